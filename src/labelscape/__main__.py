@@ -1,0 +1,3 @@
+from labelscape.cli import main
+
+main()

@@ -1,0 +1,128 @@
+"""One `.safetensors` file that knows all that mapping needs: weights and the whole contract between a network and its imagery.
+
+Loading a stranger's model must not run a stranger's code: the file holds arrays and JSON, never pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from labelscape.errors import BadFile
+from labelscape.files import written_whole
+from labelscape.imagery.bands import BandStatistics
+from labelscape.legend import Legend
+
+FORMAT = "labelscape-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network and what it understands.
+
+    network, options  name in the catalogue and the options it was built with
+    weights           state_dict as float32 arrays
+    legend            the classes; output channel k is class k
+    bands             names of the bands it reads, in the network's order
+    dtype             numpy name of the scenes' type
+    statistics        per band, in the scenes' own units; the network sees (value - mean) / std of `normalisation`
+    normalisation     (mean, std) per band as used; (0, 1) feeds raw values
+    pixel_size        side of a pixel on the ground in metres, None for pictures without coordinates
+    nodata            the rule of the training scenes: the value that means "nothing here", or None
+    crs_kind          "projected", "geographic" or "none"
+    recipe            how it was trained, as JSON values
+    scores            metrics on the held-out blocks by network; beside this one's may stand others scored on the same blocks
+    history           loss and rate over the steps
+    """
+
+    network: str
+    options: dict
+    weights: Mapping[str, np.ndarray]
+    legend: Legend
+    bands: tuple[str, ...]
+    dtype: str
+    normalisation: tuple[tuple[float, float], ...]
+    statistics: tuple[BandStatistics, ...] = ()
+    pixel_size: float | None = None
+    nodata: float | None = None
+    crs_kind: str = "none"
+    recipe: dict = field(default_factory=dict)
+    scores: dict = field(default_factory=dict)
+    history: tuple[dict, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.bands) == len(self.normalisation), "one (mean, std) per band"
+
+    def describe(self) -> dict:
+        """All but the weights, as JSON values."""
+        return {
+            "format": FORMAT,
+            "network": self.network,
+            "options": self.options,
+            "legend": json.loads(self.legend.to_json()),
+            "bands": list(self.bands),
+            "dtype": self.dtype,
+            "normalisation": [list(pair) for pair in self.normalisation],
+            "statistics": [s.to_dict() for s in self.statistics],
+            "pixel_size": self.pixel_size,
+            "nodata": self.nodata,
+            "crs_kind": self.crs_kind,
+            "recipe": self.recipe,
+            "scores": self.scores,
+            "history": list(self.history),
+        }
+
+
+def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Path:
+    """Write a checkpoint whole or not at all. `half` stores weights as float16: half the size, about three decimal digits.
+
+    Raises BadFile where the place cannot be written.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    path = Path(path)
+    weights = {k: np.array(v, np.float16 if half and v.dtype == np.float32 else v.dtype, order="C") for k, v in checkpoint.weights.items()}
+    content = to_bytes(weights, metadata={"labelscape": json.dumps(checkpoint.describe())})
+    with written_whole(path, overwrite=True) as part:
+        part.write_bytes(content)
+    return path
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint. Raises BadFile for a missing, damaged or foreign file, saying which."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise BadFile(f"{path} does not exist." if not path.exists() else f"{path} is a folder; a .safetensors checkpoint was expected.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = (file.metadata() or {}).get("labelscape")
+            weights = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise BadFile(f"{path} is no Labelscape checkpoint or is damaged ({str(error).splitlines()[0]}).") from error
+    if meta is None:
+        raise BadFile(f"{path} is a safetensors file without Labelscape's description: it was not made by `labelscape train` or an import.")
+    try:
+        fields = json.loads(meta)
+        if fields.pop("format") != FORMAT:
+            raise BadFile(f"{path} was written by another version of Labelscape (format {json.loads(meta)['format']}, this one reads {FORMAT}).")
+        return Checkpoint(**{
+            **fields,
+            "weights": weights,
+            "legend": Legend.from_json(json.dumps(fields["legend"])),
+            "bands": tuple(fields["bands"]),
+            "normalisation": tuple((float(m), float(s)) for m, s in fields["normalisation"]),
+            "statistics": tuple(BandStatistics.from_dict(s) for s in fields["statistics"]),
+            "history": tuple(fields["history"]),
+        })  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadFile(f"{path} has a damaged description ({error}).") from error
+
+
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == np.float16 else array

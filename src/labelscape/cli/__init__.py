@@ -1,0 +1,50 @@
+"""The command line: one file per verb. Results go to stdout, talk and progress to stderr.
+
+Exit codes: 0 done, 1 the work failed or was refused, 2 the command was wrong. torch is imported only by the verbs that need it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from labelscape.cli import demo, doctor, evaluate, import_caffe, map, models, train
+from labelscape.cli.options import talk
+from labelscape.errors import LabelscapeError
+from labelscape.version import __version__
+
+app = typer.Typer(
+    name="labelscape",
+    help="From pictures of the ground to maps of classes: train a network on a scene and its labels, score it, map any scene.",
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+for verb in (demo, doctor, models, train, evaluate, map, import_caffe):
+    app.command(verb.NAME)(verb.run)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"labelscape {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version and end.")) -> None:
+    pass
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; ends the process with its exit code."""
+    try:
+        app(argv)
+    except LabelscapeError as error:
+        talk(f"labelscape: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        talk("labelscape: stopped.")
+        sys.exit(130)
+    except MemoryError:
+        talk("labelscape: out of memory. Use a smaller --tile-size or --crop and --batch.")
+        sys.exit(1)

@@ -1,0 +1,109 @@
+"""labelscape doctor: is everything here that the work needs?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+
+import typer
+
+from labelscape.cli.options import AsJson, print_json
+
+NAME = "doctor"
+
+
+def run(as_json: AsJson = False) -> None:
+    """Check the installation: packages, GDAL drivers, coordinate transforms, the device, memory and disk."""
+    rows = [(what, *_tried(check)) for what, check in CHECKS.items()]
+    if as_json:
+        print_json([{"check": w, "ok": ok, "found": found} for w, ok, found in rows])
+    else:
+        for what, ok, found in rows:
+            print(f"{'ok  ' if ok else 'FAIL'}  {what:<22}{found}")
+    if not all(ok for _, ok, _ in rows):
+        raise typer.Exit(1)
+
+
+def _tried(check: Callable[[], str]) -> tuple[bool, str]:
+    try:
+        return True, check()
+    except Exception as error:  # the doctor's work is to report whatever is broken
+        return False, str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _packages() -> str:
+    from importlib.metadata import version
+
+    names = ("numpy", "torch", "rasterio", "pyogrio", "shapely", "pyproj", "safetensors", "lightning-fabric", "scikit-learn")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def _gdal() -> str:
+    import rasterio
+    from rasterio.drivers import raster_driver_extensions
+
+    with rasterio.Env() as env:
+        missing = {"GTiff", "COG", "VRT", "PNG", "JPEG"} - set(env.drivers())
+        if missing:
+            raise RuntimeError(f"GDAL lacks the drivers {', '.join(sorted(missing))}: reinstall rasterio from its wheel")
+        jp2 = "JPEG 2000 too" if "jp2" in raster_driver_extensions() else "no JPEG 2000: Sentinel-2 .jp2 files cannot be read"
+    return f"GDAL {rasterio.__gdal_version__}, {jp2}"
+
+
+def _vectors() -> str:
+    import pyogrio
+
+    missing = {"GPKG", "GeoJSON", "ESRI Shapefile"} - set(pyogrio.list_drivers(write=True))
+    if missing:
+        raise RuntimeError(f"pyogrio cannot write {', '.join(sorted(missing))}: reinstall pyogrio from its wheel")
+    return "GPKG, GeoJSON and Shapefile can be read and written"
+
+
+def _projections() -> str:
+    from rasterio.crs import CRS
+    from rasterio.warp import transform
+
+    (x,), (y,) = transform(CRS.from_epsg(4326), CRS.from_epsg(32633), [15.0], [52.0])
+    if abs(x - 500_000) > 1:
+        raise RuntimeError("coordinate transforms give wrong answers: another PROJ is in the way (unset PROJ_LIB and PROJ_DATA)")
+    return "coordinate transforms work"
+
+
+def _device() -> str:
+    import torch
+
+    from labelscape.scores import pick_device
+
+    device = pick_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    conv = torch.nn.Conv2d(3, 4, 3).to(device)
+    conv(torch.zeros(1, 3, 8, 8, device=device)).sum().backward()
+    return f"{device} ({name}), {torch.get_num_threads()} threads"
+
+
+def _memory() -> str:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return "unknown on this system"
+    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB, {os.cpu_count()} cores"
+
+
+def _disk() -> str:
+    with tempfile.NamedTemporaryFile(prefix="labelscape-"):
+        return f"{shutil.disk_usage(tempfile.gettempdir()).free / 2**30:.1f} GiB free for temporary files"
+
+
+def _demo() -> str:
+    from labelscape.demo import scene_folder
+
+    scene_folder()
+    return "the demo's scene is installed"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "python": lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+    "packages": _packages, "raster drivers": _gdal, "vector drivers": _vectors, "projections": _projections,
+    "device": _device, "memory": _memory, "disk": _disk, "demo data": _demo,
+}  # fmt: skip

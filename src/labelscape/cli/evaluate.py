@@ -1,0 +1,74 @@
+"""labelscape evaluate: a checkpoint's score on labelled scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labelscape.cli.options import AsJson, Device, Overlap, Precision, TileSize, numbers_of, print_json, scene_of, talk
+from labelscape.errors import BadOption
+
+NAME = "evaluate"
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="Checkpoint.")],
+    images: Annotated[list[str] | None, typer.Argument(help="Labelled scenes; by default those it was trained on.")] = None,
+    labels: Annotated[list[str], typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
+    classes: Annotated[list[str], typer.Option("--classes", help="NAME=VALUE of a label raster, where it is not the model's own.")] = [],
+    part: Annotated[str | None, typer.Option("--part", help="train, val, test or all.", show_default="test on its own scenes, else all")] = None,
+    tile_size: TileSize = None,
+    overlap: Overlap = None,
+    device: Device = "auto",
+    precision: Precision = "32",
+    as_json: AsJson = False,
+) -> None:
+    """Score a checkpoint on labelled pixels, tile by tile exactly as `map` maps them.
+
+    Without scenes: the blocks held out of its own training scenes. Labels are read as in training.
+
+    Example: labelscape evaluate runs/a/mlp.safetensors other.tif --labels other_fields.gpkg
+    """
+    from labelscape.checkpoint import load
+    from labelscape.datasets.split import PARTS
+    from labelscape.evaluation.measure import evaluate
+    from labelscape.evaluation.text import print_scores
+    from labelscape.training.loop import open_recipe_data
+    from labelscape.training.recipe import Data
+
+    checkpoint = load(model)
+    stored = checkpoint.recipe.get("data")
+    if part not in (None, "all", *PARTS):
+        raise BadOption(f"--part {part!r} must be one of train, val, test, all.")
+    if not images and not stored:
+        raise BadOption(f"{model} does not say what it was trained on: pass scenes and --labels.")
+    if images:
+        how = {k: v for k, v in (stored or {}).items() if k in ("class_column", "merge", "background", "ignore_values", "nodata", "classes")}
+        data = Data(**{**how, "images": [scene_of(i) for i in images], "labels": labels, **({"classes": numbers_of(classes, "classes")} if classes else {}), "bands": _bands_in(checkpoint.bands, images), "holdout": 0})
+        part = None if part in (None, "all") else part
+        if part:
+            raise BadOption("--part chooses among the blocks of the model's own training scenes; leave the scenes out.")
+    else:
+        data = Data(**stored)
+        part = "test" if part is None else None if part == "all" else part
+    with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as dataset:
+        for line in dataset.report:
+            talk(line)
+        found = evaluate(checkpoint, dataset, part=part, tile_size=tile_size, overlap=overlap, device=device, precision=precision)
+    if as_json:
+        print_json({"part": part or "all", **found.metrics, "confusion": found.confusion.counts.tolist(), "per_scene": {n: c.counts.tolist() for n, c in found.per_scene.items()}})
+        return
+    print(f"{part or 'all'} labels of {', '.join(list(found.per_scene)[:5])}{' ...' if len(found.per_scene) > 5 else ''}")
+    print_scores({checkpoint.network: found.metrics}, checkpoint.legend.names)
+
+
+def _bands_in(wanted: tuple[str, ...], images: list[str]) -> list[str] | None:
+    """The checkpoint's bands where the first scene has them by name; else its own order."""
+    from labelscape.imagery.raster import Scene
+
+    if Path(images[0]).is_dir() and any((Path(images[0]) / n).is_dir() for n in ("images", "image", "img_dir", "img")):
+        return None
+    with Scene(scene_of(images[0])) as scene:
+        return list(wanted) if set(wanted) <= set(scene.bands) else None

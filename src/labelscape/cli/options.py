@@ -1,0 +1,77 @@
+"""Options that several verbs share, declared once, and the ways to read and print values."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from labelscape.errors import BadOption
+
+TileSize = Annotated[int | None, typer.Option("--tile-size", help="Side of a tile in pixels, overlap included.", show_default="1024")]
+Overlap = Annotated[int | None, typer.Option("--overlap", help="Pixels a tile sees beyond its core on each side.", show_default="the network's reach")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+Precision = Annotated[str, typer.Option("--precision", help="32, bf16 or 16.")]
+Nodata = Annotated[float | None, typer.Option("--nodata", help="Value that means 'nothing here', where the files do not say it.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No talk on stderr.")]
+
+
+def talk(text: str) -> None:
+    """Say something that is no result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def scene_of(text: str) -> str | tuple[str, ...]:
+    """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files."""
+    files = tuple(part for part in text.split(",") if part)
+    return files if len(files) > 1 else text
+
+
+def pairs_of(items: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
+    """`woodland=forest,scrub` -> {"woodland": ("forest", "scrub")}; a bare `water` -> {"water": ("water",)}."""
+    found = {}
+    for item in items:
+        name, _, olds = item.partition("=")
+        if not name or name in found:
+            raise BadOption(f"--{option} {item!r} must read NEW=OLD,OLD and name each new class once.")
+        found[name] = tuple(o.strip() for o in olds.split(",")) if olds else (name,)
+    return found
+
+
+def numbers_of(items: Iterable[str], option: str) -> dict[str, int]:
+    """`water=5` -> {"water": 5}, several in one text apart by commas."""
+    found = {}
+    for item in (part for text in items for part in text.split(",")):
+        name, _, value = item.partition("=")
+        if not name or not value.strip().isdigit():
+            raise BadOption(f"--{option} {item!r} must read NAME=VALUE with a whole number, such as water=5.")
+        found[name.strip()] = int(value)
+    return found
+
+
+def settings_of(items: Iterable[str]) -> dict[str, Any]:
+    """`-o crop=128 -o options.hidden=256` -> {"crop": 128, "options": {"hidden": 256}}; values are JSON, else text."""
+    found: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise BadOption(f"-o {item!r} must read KEY=VALUE.")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        place = found
+        *path, last = key.split(".")
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return found

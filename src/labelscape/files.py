@@ -1,0 +1,32 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from labelscape.errors import BadFile
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a hidden neighbour of `path` to write; it takes the name only if all went well.
+
+    Raises BadFile where `path` exists and may not be replaced, or the system refuses: no right, no space.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise BadFile(f"{path} exists; pass --overwrite to replace it.")
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        if isinstance(error, BadFile):
+            raise
+        raise BadFile(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Reading pictures of the ground. Nothing here imports torch."""

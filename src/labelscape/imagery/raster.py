@@ -1,0 +1,288 @@
+"""Open anything GDAL opens and read windows of it: pixels never travel without their validity and place.
+
+A `Scene` is one picture on one grid: a file (GeoTIFF, COG, VRT, JP2, PNG, JPEG, ...), a remote path (`/vsicurl/...`, `s3://...`), or
+a band stack: a folder or a list of single-band files of the same ground, at one or several resolutions, as Sentinel-2 is delivered.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
+from labelscape.grid import Grid, Window
+
+RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
+
+# GDAL takes 5 % of the machine's memory for its block cache unless told; reading a large scene must not grow with the machine.
+GDAL_CACHE_MB = 128
+
+EXACT = 1e-6
+"""Error allowed to a warp's transformation, in pixels, so that what is read does not depend on the window; rasterio 1.4 fails on 0."""
+
+Source = str | Path | Sequence[str | Path]
+"""Where a scene is: a file, a folder of single-band files, or a list of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A window of a scene: pixels (B, H, W) in the scene's own type and units, valid (H, W) bool, and where it lies."""
+
+    pixels: np.ndarray
+    valid: np.ndarray
+    window: Window
+
+
+@contextmanager
+def gdal(**options: object) -> Iterator[None]:
+    """GDAL's settings for the time of a block, instead of the process's environment."""
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB, **options), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a PNG has no CRS: that is a fact, not a warning
+        yield
+
+
+class Scene:
+    """A picture opened for reading. Use it as a context manager; one thread at a time (`for_thread` gives another handle).
+
+    `bands` are names: descriptions of the file, else its colours (red, green, blue), else "1", "2", ...
+    Alpha bands are no bands: they say which pixels are valid. So do internal masks, NaN, and the nodata value: 0 in an integer
+    raster must stand in every band to mean "nothing here" (a black pixel in one band is a measurement); any other
+    nodata value makes the pixel invalid wherever it stands.
+    """
+
+    def __init__(self, source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None) -> None:
+        """`nodata` overrides what the file says; `bands` picks and orders the bands by name.
+
+        Raises BadFile where a file is missing or unreadable, BadInput where files are no band stack, UnknownName for a band.
+        """
+        self.source = source
+        self._options = {"nodata": nodata, "bands": bands}
+        self._stack = ExitStack()
+        self._held: Patch | None = None
+        try:
+            with gdal():
+                self._open(source, nodata)
+                if bands is not None:
+                    self._pick(bands)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, source: Source, nodata: float | None) -> None:
+        files = stack_files(source)
+        datasets = [self._stack.enter_context(open_raster(file)) for file in files]
+        if len(datasets) > 1:
+            datasets = self._aligned(datasets)
+        first = datasets[0]
+        self.name = Path(str(source if isinstance(source, (str, Path)) else files[0])).stem or str(source)
+        self.grid = Grid(first.crs, first.transform, first.height, first.width)
+        self._readers = []  # (dataset, band indices to read)
+        names: list[str] = []
+        for dataset, file in zip(datasets, files):
+            indices = [i for i, c in zip(dataset.indexes, dataset.colorinterp) if c != ColorInterp.alpha]
+            if not indices:
+                raise BadInput(f"{file} has only an alpha band: nothing to look at.")
+            self._readers.append((dataset, indices))
+            names += [_stack_name(file, files)] if len(files) > 1 else _band_names(dataset, indices)
+        self.bands: tuple[str, ...] = tuple(names)
+        dtypes = {dataset.dtypes[i - 1] for dataset, indices in self._readers for i in indices}
+        if len(dtypes) > 1 or any(d.startswith("complex") for d in dtypes):
+            raise BadInput(f"{self.name} mixes or holds the types {', '.join(sorted(dtypes))}; one real type for all bands is needed.")
+        self.dtype = np.dtype(dtypes.pop())
+        self.nodata = nodata if nodata is not None else first.nodata
+        self._has_mask = any(MaskFlags.alpha in f or MaskFlags.per_dataset in f for d, i in self._readers for f in [d.mask_flag_enums[i[0] - 1]])
+
+    def _pick(self, bands: Sequence[str]) -> None:
+        """Keep only these bands, in this order."""
+        singles = [(dataset, [i]) for dataset, indices in self._readers for i in indices]
+        picked = [singles[self.index(band)] for band in bands]
+        same_file = len({id(dataset) for dataset, _ in picked}) == 1
+        self._readers = [(picked[0][0], [i for _, (i,) in picked])] if same_file else picked
+        self.bands = tuple(bands)
+
+    def _aligned(self, datasets: list) -> list:
+        """Every file on the grid of the finest one. Raises BadInput unless all cover the same ground with one band each."""
+        crowded = [d.name for d in datasets if d.count != 1]
+        if crowded:
+            raise BadInput(f"A band stack is made of single-band files; {crowded[0]} has several. Pass scenes one by one instead.")
+        finest = min(datasets, key=lambda d: abs(d.transform.a * d.transform.e))
+        width, height = finest.bounds.right - finest.bounds.left, finest.bounds.top - finest.bounds.bottom
+        aligned = []
+        for dataset in datasets:
+            apart = np.abs(np.subtract(dataset.bounds, finest.bounds)) / [width, height, width, height]
+            if dataset.crs != finest.crs or apart.max() > 0.02:
+                raise BadInput(f"{dataset.name} and {finest.name} do not cover the same ground: they are no band stack.")
+            if dataset.shape == finest.shape and dataset.transform == finest.transform:
+                aligned.append(dataset)
+            else:
+                aligned.append(self._stack.enter_context(WarpedVRT(
+                    dataset, crs=finest.crs, transform=finest.transform, width=finest.width, height=finest.height,
+                    resampling=Resampling.bilinear, tolerance=EXACT, add_alpha=False,
+                )))  # fmt: skip
+        return aligned
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+        self._held = None
+
+    @contextmanager
+    def for_thread(self) -> Iterator[Scene]:
+        """The same scene with handles of its own, for another thread; one held in memory serves any thread as it is."""
+        if self._held is not None:
+            yield self
+            return
+        with Scene(self.source, **self._options) as other:
+            yield other
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels in memory."""
+        return self.grid.window.pixels * len(self.bands) * self.dtype.itemsize
+
+    def hold(self) -> Scene:
+        """Keep all pixels in memory from now on and let go of the files: every read is a copy of a slice. Returns itself."""
+        if self._held is None:
+            self._held = self.read(self.grid.window)
+            self._stack.close()
+        return self
+
+    def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
+        """Pixels and validity of a window inside the grid; `bands` picks and orders them by name.
+
+        Raises BadFile where the file ends early or is damaged.
+        """
+        window = window or self.grid.window
+        assert (window & self.grid.window) == window, f"{window} is not inside {self.grid.window}"
+        order = None if bands is None or tuple(bands) == self.bands else [self.index(b) for b in bands]
+        if self._held is not None:
+            inside = window.inset_of(self._held.window)
+            pixels = self._held.pixels[(slice(None), *inside)]
+            return Patch(pixels.copy() if order is None else pixels[order], self._held.valid[inside].copy(), window)
+        try:
+            with gdal():
+                parts = [dataset.read(indices, window=window.rio) for dataset, indices in self._readers]
+                pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                valid = self._valid(pixels, window)
+        except (RasterioError, OSError) as error:
+            raise BadFile(
+                f"{self.name} cannot be read at rows {window.top}-{window.bottom}, columns {window.left}-{window.right}: "
+                f"the file is truncated or damaged ({_reason(error)})."
+            ) from error
+        return Patch(pixels if order is None else pixels[order], valid, window)
+
+    def thumbnail(self, most: int = 1000) -> np.ndarray:
+        """A picture of the scene, at most `most` pixels a side: uint8 (h, w, 3), the colours a person expects, stretched to be seen.
+
+        Red, green and blue by their names (or Sentinel-2's B04 B03 B02), else the first three bands, else the first as grey; nodata is white.
+        """
+        height, width = self.grid.shape
+        shrink = max(1.0, max(height, width) / most)
+        shape = max(1, round(height / shrink)), max(1, round(width / shrink))
+        sets = (("red", "green", "blue"), ("B04", "B03", "B02"), ("B4", "B3", "B2"), self.bands[:3], self.bands[:1] * 3)
+        shown = next(names for names in sets if len(names) == 3 and set(names) <= set(self.bands))
+        if self._held is not None:
+            rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(self.grid.shape, shape))
+            pixels = self._held.pixels[[self.index(b) for b in shown]][:, rows[:, None], columns]
+            valid = self._held.valid[rows[:, None], columns]
+        else:
+            singles = [(dataset, i) for dataset, indices in self._readers for i in indices]
+            with gdal():
+                # Decimated reads take overviews where the file has them.
+                pixels = np.stack([d.read(i, out_shape=shape) for d, i in (singles[self.index(b)] for b in shown)])
+            valid = np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else np.ones(shape, bool)
+            if self.nodata is not None:
+                valid &= ~(pixels == self.nodata).all(axis=0)
+        picture = np.full((*shape, 3), 255, np.uint8)
+        if valid.any():
+            values = pixels[:, valid].astype(np.float64)
+            low, high = np.percentile(values, 2, axis=1, keepdims=True), np.percentile(values, 98, axis=1, keepdims=True)
+            stretched = np.clip((values - low) / np.maximum(high - low, 1e-9), 0, 1) ** 0.9
+            picture[valid] = (stretched.T * 254).astype(np.uint8)
+        return picture
+
+    def _valid(self, pixels: np.ndarray, window: Window) -> np.ndarray:
+        valid = np.ones(window.shape, bool)
+        if pixels.dtype.kind == "f":
+            valid &= np.isfinite(pixels).all(axis=0)
+        if self.nodata is not None and self.nodata == self.nodata:
+            is_nodata = pixels == np.asarray(self.nodata).astype(pixels.dtype)
+            dark_may_be_real = pixels.dtype.kind in "iu" and self.nodata == 0
+            valid &= ~(is_nodata.all(axis=0) if dark_may_be_real else is_nodata.any(axis=0))
+        if self._has_mask:
+            for dataset, _ in self._readers:
+                valid &= dataset.dataset_mask(window=window.rio) > 0
+        return valid
+
+    def index(self, band: str) -> int:
+        """Position of a band by name."""
+        if band not in self.bands:
+            raise UnknownName(f"band of {self.name}", band, self.bands)
+        return self.bands.index(band)
+
+
+def open_raster(file: str | Path) -> rasterio.DatasetReader:
+    """Open one file with GDAL. Raises BadFile saying whether it is missing, empty, or no raster."""
+    text = str(file)
+    local = "://" not in text and not text.startswith("/vsi")
+    if local and not Path(text).exists():
+        raise BadFile(f"{text} does not exist.")
+    if local and Path(text).is_dir():
+        raise BadFile(f"{text} is a folder; a raster file was expected.")
+    if local and Path(text).stat().st_size == 0:
+        raise BadFile(f"{text} is empty (0 bytes).")
+    try:
+        dataset = rasterio.open(text)
+    except (RasterioError, OSError) as error:
+        raise BadFile(f"{text} cannot be opened as a raster: {_reason(error)}.") from error
+    if dataset.count == 0:
+        dataset.close()
+        raise BadFile(f"{text} is a container of several rasters, not one; name one of them: {', '.join(dataset.subdatasets[:3])} ...")
+    return dataset
+
+
+def stack_files(source: Source) -> list[str]:
+    """The files of a scene: one, or those of a band stack in name order."""
+    if isinstance(source, (str, Path)):
+        folder = Path(source)
+        if "://" in str(source) or str(source).startswith("/vsi") or not folder.is_dir():
+            return [str(source)]
+        files = sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in RASTER_SUFFIXES)
+        if not files:
+            raise BadFile(f"The folder {source} holds no raster files.")
+        return files
+    if not source:
+        raise BadOption("A scene needs at least one file.")
+    return [str(file) for file in source]
+
+
+def _band_names(dataset: rasterio.DatasetReader, indices: list[int]) -> list[str]:
+    colours = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
+    names = [dataset.descriptions[i - 1] or colours.get(dataset.colorinterp[i - 1]) or str(i) for i in indices]
+    return names if len(set(names)) == len(names) else [str(i) for i in indices]
+
+
+def _stack_name(file: str, files: list[str]) -> str:
+    """`T33UUU_20170216T102101_B8A.jp2` -> `B8A` where that tells the files apart, else the whole stem."""
+    last = [Path(f).stem.split("_")[-1] for f in files]
+    return Path(file).stem.split("_")[-1] if len(set(last)) == len(last) else Path(file).stem
+
+
+def _reason(error: BaseException) -> str:
+    """GDAL's own first line, without the file name said twice."""
+    cause = error.__cause__ or error
+    return str(cause).strip().splitlines()[0].rstrip(".") if str(cause).strip() else type(cause).__name__

@@ -1,0 +1,157 @@
+"""The classes of a map: value, name, colour and description of each, and the way from label values to class indices.
+
+Inside Labelscape a label is a class *index* 0..K-1, with `IGNORE` = 255 for everything that is not labelled. Label files and
+finished maps hold class *values*; the legend is the only place that knows both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from labelscape.errors import BadInput, UnknownName
+
+IGNORE = 255
+"""Index of unlabelled pixels in labels, and nodata of every class map."""
+
+RGB = tuple[int, int, int]
+
+# Twelve colours that stay apart for most colour-blind readers (Paul Tol's "muted" and "bright" sets).
+PALETTE: tuple[RGB, ...] = (
+    (204, 102, 119), (51, 34, 136), (221, 204, 119), (17, 119, 51), (136, 204, 238), (136, 34, 85),
+    (68, 170, 153), (153, 153, 51), (170, 68, 153), (238, 119, 51), (0, 119, 187), (187, 187, 187),
+)  # fmt: skip
+
+# Land people colour the same things the same way; a name that says what it is gets that colour.
+FAMILIAR: dict[str, RGB] = {
+    "water": (43, 108, 196), "river": (43, 108, 196), "lake": (43, 108, 196), "sea": (43, 108, 196),
+    "forest": (30, 110, 50), "tree": (30, 110, 50), "trees": (30, 110, 50), "woodland": (30, 110, 50), "wood": (30, 110, 50),
+    "grassland": (158, 202, 92), "meadow": (158, 202, 92), "grass": (158, 202, 92), "scrub": (140, 150, 60),
+    "farmland": (240, 205, 110), "farm": (240, 205, 110), "cropland": (240, 205, 110),
+    "wetland": (110, 190, 180), "built-up": (205, 60, 60), "building": (205, 60, 60), "buildings": (205, 60, 60),
+    "residential": (205, 60, 60), "urban": (205, 60, 60), "road": (90, 90, 90), "roads": (90, 90, 90),
+    "barren": (190, 170, 150), "land": (190, 170, 150), "bare": (190, 170, 150),
+    "background": (225, 225, 220), "other": (225, 225, 220),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LandClass:
+    """One class. `value` is what files hold, 0..254."""
+
+    value: int
+    name: str
+    color: RGB
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Legend:
+    """The classes in index order."""
+
+    classes: tuple[LandClass, ...]
+
+    def __post_init__(self) -> None:
+        for what, items in (("value", self.values), ("name", self.names)):
+            twice = {item for item in items if items.count(item) > 1}
+            if twice:
+                raise BadInput(f"A legend needs every class {what} once; {sorted(twice)} stand twice.")
+        wrong = [value for value in self.values if not 0 <= value < IGNORE]
+        if wrong:
+            raise BadInput(f"Class values must lie in 0..254 (255 is 'no label'); found {wrong}. Remap them first.")
+
+    @classmethod
+    def of_names(cls, names: Sequence[str], *, values: Iterable[int] | None = None, colors: Sequence[RGB] | None = None) -> Legend:
+        """A legend from names alone: values 0..K-1 and familiar colours unless given."""
+        values = list(values) if values is not None else list(range(len(names)))
+        colors = list(colors) if colors is not None else _colors_for(names)
+        return cls(tuple(LandClass(int(v), str(n), tuple(int(x) for x in c)) for v, n, c in zip(values, names, colors, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> list[str]:
+        return [c.name for c in self.classes]
+
+    @property
+    def values(self) -> list[int]:
+        return [c.value for c in self.classes]
+
+    @property
+    def colors(self) -> np.ndarray:
+        """(K, 3) uint8."""
+        return np.array([c.color for c in self.classes], np.uint8).reshape(-1, 3)
+
+    def index(self, name: str) -> int:
+        if name not in self.names:
+            raise UnknownName("class", name, self.names)
+        return self.names.index(name)
+
+    def encode(
+        self, values: np.ndarray, *, stored: Mapping[str, int] | None = None, ignore: Iterable[int] = (IGNORE,), where: str = "the labels"
+    ) -> np.ndarray:
+        """Class values -> uint8 class indices of the same shape; `ignore` values -> 255.
+
+        `stored` says which value a label file holds for each class name, where that is not the legend's own (masks of 0 and 255).
+        Raises BadInput naming every value that is neither a class nor ignored.
+        """
+        index_of = {value: self.index(name) for name, value in stored.items()} if stored else {v: i for i, v in enumerate(self.values)}
+        found, inverse = np.unique(values, return_inverse=True)
+        ignored = set(ignore) - index_of.keys()
+        table = np.full(len(found), IGNORE, np.uint8)
+        unknown = []
+        for position, value in enumerate(found):
+            if value in index_of:
+                table[position] = index_of[int(value)]
+            elif value not in ignored and value == value:  # NaN is never a class and never an error
+                unknown.append(value.item())
+        if unknown:
+            known = ", ".join(f"{value} {self.names[index]}" for value, index in index_of.items())
+            raise BadInput(
+                f"{where} hold the value{'s' * (len(unknown) > 1)} {_some(unknown)}, which no class has (known: {known}). "
+                "Add the class with --classes, or name the value with --ignore-value."
+            )
+        return table[inverse].reshape(np.shape(values))
+
+    def decode(self, indices: np.ndarray) -> np.ndarray:
+        """Class indices -> uint8 class values as maps hold them; 255 stays 255."""
+        table = np.full(256, IGNORE, np.uint8)
+        table[: len(self)] = self.values
+        return table[indices]
+
+    def paint(self, indices: np.ndarray, unlabelled: RGB = (255, 255, 255)) -> np.ndarray:
+        """Class indices (H, W) -> uint8 picture (H, W, 3)."""
+        table = np.full((256, 3), unlabelled, np.uint8)
+        table[: len(self)] = self.colors
+        return table[indices]
+
+    def to_json(self) -> str:
+        return json.dumps([asdict(c) for c in self.classes])
+
+    @classmethod
+    def from_json(cls, text: str) -> Legend:
+        return cls(tuple(LandClass(c["value"], c["name"], tuple(c["color"]), c.get("description", "")) for c in json.loads(text)))
+
+
+def _colors_for(names: Sequence[str]) -> list[RGB]:
+    chosen = [FAMILIAR.get(name.lower()) for name in names]
+    taken = {c for i, c in enumerate(chosen) if c is not None and c not in chosen[:i]}
+    chosen = [c if c is not None and c not in chosen[:i] else None for i, c in enumerate(chosen)]
+    spare = (c for c in PALETTE if c not in taken)
+    # Past the palette, walk the hue circle by the golden angle: neighbours in the list never look alike.
+    return [c or next(spare, None) or _hue(i) for i, c in enumerate(chosen)]
+
+
+def _hue(i: int) -> RGB:
+    import colorsys
+
+    return tuple(round(255 * x) for x in colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.55 + 0.3 * (i % 2), 0.9 - 0.25 * (i % 3) / 2))
+
+
+def _some(items: list, most: int = 8) -> str:
+    text = ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in items[:most])
+    return text + (f" and {len(items) - most} more" if len(items) > most else "")

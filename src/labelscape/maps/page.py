@@ -1,0 +1,73 @@
+"""The report of a finished map: what was mapped, how it looks, how much there is of each class, how far to trust it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.evaluation.metrics import DEFINITIONS
+from labelscape.evaluation.report import AreaRow, ConfusionFigure, Curve, ModelScores, Picture, Report, write_report
+from labelscape.imagery.raster import Scene, gdal
+from labelscape.legend import IGNORE, Legend
+
+SIDE = 1000
+"""Pixels a side of the report's pictures, at most."""
+
+
+def write_map_report(path: Path, checkpoint: Checkpoint, scene: Scene, result: object, *, overwrite: bool = False) -> None:
+    """Write the HTML report of a `MapResult`."""
+    legend = checkpoint.legend
+    classes, confidence = (_small(result.paths[kind]) for kind in ("class", "confidence"))
+    trusted = confidence[confidence != IGNORE]
+    lead = None
+    if trusted.size:
+        lead = f"Mean confidence {trusted.mean():.0f} %; {100 * (trusted < 50).mean():.1f} % of the map lies below 50 %."
+    pictures = (
+        Picture("Scene", scene.thumbnail(SIDE), f"{scene.grid.width} x {scene.grid.height} pixels" + _metres(scene)),
+        Picture("Map", legend.paint(_indices(classes, legend)), "one colour per class; white is no data"),
+        Picture("Confidence", _shades(confidence), "probability of the class shown, dark is unsure; white is no data"),
+    )
+    areas = tuple(AreaRow(a.name, c.color, a.pixels, a.hectares) for a, c in zip(result.areas, legend.classes))
+    scores = tuple(ModelScores(name, metrics) for name, metrics in checkpoint.scores.items())
+    own = checkpoint.scores.get(checkpoint.network)
+    confusion = ConfusionFigure(tuple(legend.names), np.array(own["confusion"]["counts"]), f"{checkpoint.network}, held-out blocks") if own else None
+    curves = ()
+    if checkpoint.history:
+        steps = tuple(h["step"] for h in checkpoint.history)
+        curves = (Curve("loss", steps, tuple(h["loss"] for h in checkpoint.history), f"loss of {checkpoint.network}"),)
+    report = Report(
+        title=f"Map of {scene.name}", subtitle=f"{checkpoint.network}, {result.facts['when'][:10]}, {result.facts['software']}", lead=lead,
+        pictures=pictures, legend=tuple((c.name, c.color) for c in legend.classes), areas=areas, scores=scores, confusion=confusion, curves=curves,
+        notes=tuple(result.notes), definitions=tuple(DEFINITIONS.values()) if scores else (), provenance=result.facts,
+    )  # fmt: skip
+    write_report(path, report, overwrite=overwrite)
+
+
+def _metres(scene: Scene) -> str:
+    size = scene.grid.ground_pixel_size
+    return f" of {size:.3g} m" if size else ", no coordinates"
+
+
+def _small(path: Path) -> np.ndarray:
+    """The first band at a size for a page; from the overviews where there are any."""
+    with gdal(), rasterio.open(path) as file:
+        shrink = max(1.0, max(file.shape) / SIDE)
+        return file.read(1, out_shape=tuple(max(1, round(n / shrink)) for n in file.shape))
+
+
+def _indices(values: np.ndarray, legend: Legend) -> np.ndarray:
+    table = np.full(256, IGNORE, np.uint8)
+    table[legend.values] = np.arange(len(legend))
+    return table[values]
+
+
+def _shades(confidence: np.ndarray) -> np.ndarray:
+    """Per cent -> dark blue (0) over green to pale yellow (100), white where there is no data."""
+    stops = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], float)
+    level = np.minimum(confidence, 100) / 25
+    picture = np.stack([np.interp(level, range(5), stops[:, c]) for c in range(3)], axis=-1).astype(np.uint8)
+    picture[confidence == IGNORE] = 255
+    return picture

@@ -1,0 +1,93 @@
+"""A scene scored tile by tile in bounded memory, one tile read ahead while the network works on the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labelscape.errors import BadInput
+from labelscape.grid import Window
+from labelscape.imagery.raster import Patch, Scene
+from labelscape.legend import IGNORE
+from labelscape.scores import Scorer
+from labelscape.tiles import Tile, TilePlan, plan_tiles
+
+DEFAULT_TILE = 1024
+UNBOUNDED_OVERLAP = 64
+"""Overlap for networks that look at all of a tile (global pooling): no halo makes their tiles exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTile:
+    """The answer for one core: probabilities (K, h, w) float32 and which of its pixels are valid (h, w)."""
+
+    core: Window
+    probabilities: Tensor
+    valid: np.ndarray
+
+    def classes(self) -> np.ndarray:
+        """(h, w) uint8 index of the likeliest class, 255 on invalid pixels."""
+        indices = self.probabilities.argmax(dim=0).to(torch.uint8).numpy()
+        indices[~self.valid] = IGNORE
+        return indices
+
+    def percent(self) -> np.ndarray:
+        """(h, w) uint8 probability of the likeliest class in per cent, 255 on invalid pixels."""
+        best = self.probabilities.amax(dim=0).mul(100).round_().to(torch.uint8).numpy()
+        best[~self.valid] = IGNORE
+        return best
+
+
+def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, overlap: int | None = None) -> TilePlan:
+    """The tiles for a network and a scene. Without `overlap` the halo is the network's reach, so that tiles leave no trace."""
+    net = scorer.net
+    if overlap is None:
+        overlap = UNBOUNDED_OVERLAP if net.reach is None else net.reach
+    return plan_tiles(scene.grid.window, tile_size=tile_size or DEFAULT_TILE, overlap=overlap, stride=net.stride)
+
+
+def score_tiles(
+    scorer: Scorer, scene: Scene, plan: TilePlan, *, wanted: Callable[[Window], bool] | None = None
+) -> Iterator[ScoredTile]:
+    """Score every tile of the plan, or those whose core is `wanted`; tiles without a valid pixel are passed over.
+
+    The bands are picked by name where the scene has the checkpoint's names, else taken in their order.
+    """
+    bands = match_bands(scorer.checkpoint.bands, scene)
+    tiles = (tile for tile in plan if wanted is None or wanted(tile.core))
+    with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+
+        def read(tile: Tile | None) -> Patch | None:
+            return own.read(tile.seen, bands) if tile else None
+
+        tile = next(tiles, None)
+        ahead = reader.submit(read, tile)
+        while tile:
+            following = next(tiles, None)
+            patch, ahead = ahead.result(), reader.submit(read, following)
+            inside = tile.core.inset_of(tile.seen)
+            valid = patch.valid[inside]
+            if valid.any():
+                probabilities = scorer.score(patch.pixels, patch.valid)
+                yield ScoredTile(tile.core, probabilities[(slice(None), *inside)], valid)
+            tile = following
+
+
+def match_bands(wanted: tuple[str, ...], scene: Scene) -> tuple[str, ...]:
+    """The scene's bands in the network's order: by name where it has them all, in its own order where the counts agree.
+
+    Raises BadInput where neither is possible.
+    """
+    if set(wanted) <= set(scene.bands):
+        return wanted
+    if len(scene.bands) == len(wanted):
+        return scene.bands
+    raise BadInput(
+        f"{scene.name} has {len(scene.bands)} bands ({' '.join(scene.bands)}); this model reads {len(wanted)} ({' '.join(wanted)}). "
+        "Pick or name the bands so that they agree."
+    )

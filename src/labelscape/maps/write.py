@@ -1,0 +1,152 @@
+"""Write rasters window by window and close them as Cloud Optimized GeoTIFFs that open coloured and named.
+
+Finished windows go into a sparse tiled GeoTIFF beside the target; at the end GDAL's COG driver copies it, with overviews, to a second
+neighbour that then takes the target's name. Both need room on the disk for a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import xml.etree.ElementTree as xml
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+
+from labelscape.errors import BadFile
+from labelscape.files import written_whole
+from labelscape.grid import Grid, Window
+from labelscape.imagery.raster import _reason, gdal
+from labelscape.legend import IGNORE, Legend
+
+BLOCK = 512
+
+
+class MapWriter:
+    """Receives windows of one raster in any order; used as a context manager, which leaves a valid COG or nothing.
+
+    With a `legend` it is a class map: colour table, mode overviews and a raster attribute table beside it (`<file>.aux.xml`). `write`
+    then takes class values, and pixels never written read as nodata. Raises BadFile where the file exists and may not be
+    replaced, or the disk refuses.
+    """
+
+    def __init__(
+        self, path: str | Path, grid: Grid, dtype: str, count: int, nodata: float, *, legend: Legend | None = None,
+        descriptions: Sequence[str] | None = None, tags: Mapping[str, str] | None = None, overwrite: bool = False,
+    ) -> None:  # fmt: skip
+        self.path, self.grid, self.legend = Path(path), grid, legend
+        self._tags, self._descriptions = dict(tags or {}), descriptions
+        self._overwrite = overwrite
+        self._profile = {
+            "driver": "GTiff", "dtype": dtype, "count": count, "height": grid.height, "width": grid.width, "nodata": nodata,
+            "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "interleave": "band", "compress": "ZSTD", "zstd_level": 1,
+            "sparse_ok": True, "bigtiff": "IF_SAFER",
+        }  # fmt: skip
+        if grid.crs is not None or not grid.transform.is_identity:
+            self._profile |= {"crs": grid.crs, "transform": grid.transform}
+        self.counts = np.zeros(256, np.int64)
+        """Pixels per value written, of a class map."""
+
+    def __enter__(self) -> MapWriter:
+        if self.path.exists() and not self._overwrite:
+            raise BadFile(f"{self.path} exists; pass --overwrite to replace it.")
+        self._part = self.path.with_name(f".{self.path.stem}.tiles.tif")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with gdal():
+                self._file = rasterio.open(self._part, "w", **self._profile)
+        except (RasterioError, OSError) as error:
+            raise BadFile(f"{self.path} cannot be written: {_reason(error)}.") from error
+        return self
+
+    def write(self, window: Window, values: np.ndarray) -> None:
+        """Values (H, W) or (C, H, W) of a window inside the grid."""
+        values = values[None] if values.ndim == 2 else values
+        assert values.shape[1:] == window.shape, f"{values.shape} for {window}"
+        try:
+            with gdal():
+                self._file.write(values, window=window.rio)
+        except (RasterioError, OSError) as error:
+            raise BadFile(f"{self.path} cannot be written: {_reason(error)}. Is the disk full?") from error
+        if self.legend is not None:
+            self.counts += np.bincount(values.ravel(), minlength=256)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+            else:
+                with contextlib.suppress(RasterioError, OSError), gdal():
+                    self._file.close()
+        finally:
+            for leftover in (self._part, Path(f"{self._part}.aux.xml")):
+                leftover.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        try:
+            with gdal():
+                self._describe()
+                self._file.close()
+                with written_whole(self.path, overwrite=self._overwrite) as part:
+                    rasterio.shutil.copy(self._part, part, driver="COG", **self._cog_options())
+                    _expect_whole(part, self.grid)
+        except BadFile:
+            raise
+        except (RasterioError, OSError) as error:
+            raise BadFile(f"{self.path} cannot be written: {_reason(error)}. Is the disk full?") from error
+        side = Path(f"{self.path}.aux.xml")
+        side.unlink(missing_ok=True)
+        if self.legend is not None:
+            with written_whole(side, overwrite=True) as part:
+                part.write_bytes(attribute_table(self.legend, self.counts))
+
+    def _describe(self) -> None:
+        self._file.update_tags(**self._tags)
+        if self.legend is not None:
+            self._file.write_colormap(1, {value: (0, 0, 0, 0) for value in (IGNORE,)} | {c.value: (*c.color, 255) for c in self.legend.classes})
+            self._file.set_band_description(1, "class")
+        else:
+            self._file.colorinterp = [ColorInterp.gray] * self._file.count
+        for number, text in enumerate(self._descriptions or (), start=1):
+            self._file.set_band_description(number, text)
+
+    def _cog_options(self) -> dict[str, object]:
+        options = {"BLOCKSIZE": BLOCK, "COMPRESS": "ZSTD", "BIGTIFF": "IF_SAFER", "NUM_THREADS": "ALL_CPUS", "SPARSE_OK": True, "OVERVIEWS": "AUTO"}
+        # Classes must survive overviews: an average of "water" and "forest" is some third class.
+        options["OVERVIEW_RESAMPLING"] = "MODE" if self.legend is not None else "AVERAGE"
+        if self.legend is None:
+            options["PREDICTOR"] = "YES"
+        return options
+
+
+def _expect_whole(path: Path, grid: Grid) -> None:
+    """GDAL reports some failures of the COG driver only as a warning: open what was written before it takes its name."""
+    with rasterio.open(path) as file:
+        if file.shape != grid.shape:
+            raise OSError(f"GDAL wrote {file.shape} pixels instead of {grid.shape}")
+
+
+def attribute_table(legend: Legend, counts: np.ndarray) -> bytes:
+    """GDAL's side file with class names and a raster attribute table, as QGIS and ArcGIS read it; counts (256,) pixels per value."""
+    root = xml.Element("PAMDataset")
+    band = xml.SubElement(root, "PAMRasterBand", band="1")
+    names = xml.SubElement(band, "CategoryNames")
+    by_value = {c.value: c for c in legend.classes}
+    for value in range(max(by_value) + 1):
+        xml.SubElement(names, "Category").text = by_value[value].name if value in by_value else ""
+    table = xml.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+    # usage: 5 minimum and maximum (the value), 2 name, 6-9 red green blue alpha, 1 pixel count; type: 0 integer, 1 real, 2 text
+    fields = (("Value", 0, 5), ("Count", 1, 1), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8), ("Alpha", 0, 9))
+    for index, (name, kind, usage) in enumerate(fields):
+        definition = xml.SubElement(table, "FieldDefn", index=str(index))
+        for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):
+            xml.SubElement(definition, tag).text = str(text)
+    for index, c in enumerate(sorted(legend.classes, key=lambda c: c.value)):
+        row = xml.SubElement(table, "Row", index=str(index))
+        for value in (c.value, int(counts[c.value]), c.name, *c.color, 255):
+            xml.SubElement(row, "F").text = str(value)
+    return xml.tostring(root, encoding="utf-8", xml_declaration=False)

@@ -1,0 +1,52 @@
+"""Progress bars on stderr for long work: live in a terminal, one closing line in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Tick = Callable[..., None]
+"""`tick()` moves the bar by one; `tick(3, loss=0.41)` by three, with facts to show."""
+
+
+@contextmanager
+def bar(title: str, total: int, unit: str = "") -> Iterator[Tick]:
+    """Show `title` and how much of `total` is done while the block runs; yields the function that moves it on."""
+    if not sys.stderr.isatty():
+        yield from _logged(title, total, unit)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, facts="")
+
+        def tick(done: int = 1, **facts: float) -> None:
+            shown = {"facts": _said(facts)} if facts else {}
+            progress.update(task, advance=done, **shown)
+
+        yield tick
+
+
+def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
+    start, done, last = time.monotonic(), 0, time.monotonic()
+
+    def tick(more: int = 1, **facts: float) -> None:
+        nonlocal done, last
+        done += more
+        if time.monotonic() - last > 15:  # a log wants a sign of life, not a line a step
+            last = time.monotonic()
+            print(f"{title}: {done} of {total} {unit} {_said(facts)}".rstrip(), file=sys.stderr, flush=True)
+
+    yield tick
+    print(f"{title}: {done} {unit} in {time.monotonic() - start:.1f} s".replace("  ", " "), file=sys.stderr, flush=True)
+
+
+def _said(facts: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items())

@@ -1,0 +1,63 @@
+"""Which window next: cores and halos for mapping. Arithmetic only.
+
+Every pixel belongs to exactly one core; what the network sees is the core and a halo around it, cut at the scene's border.
+Where the halo is at least the network's reach and every tile starts on the network's stride, the map made of tiles equals the map
+made of the whole scene at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from labelscape.errors import BadOption
+from labelscape.grid import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """`core` is answered for by this tile; `seen` is what the network looks at, core and halo."""
+
+    core: Window
+    seen: Window
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """Square cores of side `core` with `halo` pixels around them, over `whole`. Both are multiples of the network's stride."""
+
+    whole: Window
+    core: int
+    halo: int
+
+    def __iter__(self) -> Iterator[Tile]:
+        for core in self.whole.blocks(self.core):
+            yield Tile(core=core, seen=core.grown(self.halo, bounds=self.whole))
+
+    def __len__(self) -> int:
+        return math.ceil(self.whole.height / self.core) * math.ceil(self.whole.width / self.core)
+
+    @property
+    def forward_share(self) -> float:
+        """Pixels the network looks at over pixels of the scene: the price of the halos."""
+        return sum(tile.seen.pixels for tile in self) / self.whole.pixels
+
+
+def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int) -> TilePlan:
+    """Tiles of about `tile_size` pixels side that overlap their neighbours by `overlap` on each side, on a grid of `stride`.
+
+    The cores are made equal over the scene, so that the last row of tiles is not a sliver. Raises BadOption where the overlap
+    leaves no core.
+    """
+    if tile_size < 1 or overlap < 0:
+        raise BadOption(f"tile_size={tile_size} must be at least 1 and overlap={overlap} at least 0.")
+    halo = math.ceil(overlap / stride) * stride
+    largest = (tile_size - 2 * halo) // stride * stride
+    longest = max(whole.shape)
+    if longest <= tile_size:
+        return TilePlan(whole, math.ceil(longest / stride) * stride, halo)
+    if largest < stride:
+        raise BadOption(f"tile_size={tile_size} leaves nothing between overlaps of {halo}; use a tile size of at least {2 * halo + 2 * stride}.")
+    core = math.ceil(longest / math.ceil(longest / largest) / stride) * stride
+    return TilePlan(whole, core, halo)

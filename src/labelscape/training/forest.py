@@ -1,0 +1,55 @@
+"""What a map maker would use without a network: a random forest over the band values of single pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from labelscape.datasets.own import Dataset
+from labelscape.evaluation.confusion import Confusion, count
+from labelscape.evaluation.measure import Evaluation
+from labelscape.legend import IGNORE
+from labelscape.progress import bar
+
+TRAINING_PIXELS = 40_000
+TREES = 100
+
+
+def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Evaluation:
+    """Train on at most 40,000 labelled pixels of the training blocks and score every labelled pixel of `part`.
+
+    Deterministic for a seed. 100 trees, leaves of at least 2 pixels, all cores.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    rng = np.random.default_rng(seed)
+    values, classes = _labelled_pixels(dataset, "train")
+    chosen = rng.choice(len(classes), min(TRAINING_PIXELS, len(classes)), replace=False)
+    forest = RandomForestClassifier(TREES, min_samples_leaf=2, n_jobs=-1, random_state=seed)
+    forest.fit(values[chosen], classes[chosen])
+    per_scene = {}
+    with bar("random forest", len(dataset.part(part)), "scenes") as tick:
+        for scene in dataset.part(part):
+            counts = Confusion.empty(len(dataset.legend))
+            for window in scene.scene.grid.window.blocks(1024):
+                patch, truth = scene.read(window, part)
+                labelled = truth != IGNORE
+                if labelled.any():
+                    found = forest.predict(patch.pixels[:, labelled].T).astype(np.uint8)
+                    counts = counts + count(truth[labelled], found, len(dataset.legend))
+            per_scene[scene.name] = counts
+            tick()
+    return Evaluation(per_scene, tuple(dataset.legend.names))
+
+
+def _labelled_pixels(dataset: Dataset, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels, bands) values and (pixels,) classes of all labelled pixels; scenes read block by block, thinned to a few million."""
+    values, classes = [], []
+    total = int(dataset.class_counts(part).sum())
+    every = max(1, total // 2_000_000)
+    for scene in dataset.part(part):
+        for window in scene.scene.grid.window.blocks(1024):
+            patch, truth = scene.read(window, part)
+            labelled = truth != IGNORE
+            values.append(patch.pixels[:, labelled].T[::every])
+            classes.append(truth[labelled][::every])
+    return np.concatenate(values), np.concatenate(classes)

@@ -1,0 +1,137 @@
+"""A training run as one frozen value. Everything wrong with it is said at once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from labelscape.errors import BadOption, UnknownName
+from labelscape.nets.catalog import entry, options_of
+
+
+class Data(BaseModel):
+    """What is learned from: scenes, their labels, and how labels are understood and held out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: tuple[str | tuple[str, ...], ...]
+    """Scenes: files, folders of single-band files, or one folder of image and label pairs."""
+    labels: tuple[str, ...] = ()
+    """One label file per scene, or one for all: a raster of class values, or polygons."""
+    classes: dict[str, int] | None = None
+    """Class name -> value in label rasters; found in the labels unless given."""
+    class_column: str | None = None
+    """The column of a polygon file that names the class."""
+    merge: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """New class -> the classes it is made of; classes not named stay unlabelled."""
+    background: str | None = None
+    """Name of the class of every pixel that no polygon covers."""
+    area: str | None = None
+    """Polygons inside which the labels are complete."""
+    ignore_values: tuple[int, ...] = ()
+    """Values of a label raster that mean "not labelled"."""
+    nodata: float | None = None
+    """Value of the scenes that means "nothing here", where the files do not say it."""
+    bands: tuple[str, ...] | None = None
+    """Names of the bands to use, in this order; all unless given."""
+    block: int = Field(256, ge=1)
+    """Side, in pixels, of the blocks that are held out whole."""
+    holdout: float = Field(0.25, ge=0, lt=1)
+    """Share of the labels held out for the score (part "test")."""
+    val: float = Field(0.0, ge=0, lt=1)
+    """Share of the labels held out to watch training with (part "val")."""
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        parts = {"train": 1 - self.holdout - self.val, "val": self.val, "test": self.holdout}
+        return parts if self.holdout or self.val else None
+
+
+class Recipe(BaseModel):
+    """How a network is trained. Attribute docstrings are the help text; variants are `recipe.replace(...)`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Data
+    network: str = "mlp"
+    """Name in the catalogue (`labelscape models`)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the network (`labelscape models NAME`)."""
+    start: str | None = None
+    """Checkpoint whose encoder the network starts from."""
+    base_steps: int = Field(0, ge=0)
+    """Steps of the first phase: the base network that the paper starts this one from is trained first, this long."""
+    base_rate: float = Field(0.1, gt=0)
+    """Learning rate of the first phase."""
+    steps: int = Field(1000, ge=1)
+    """Updates of the weights."""
+    batch: int = Field(8, ge=1)
+    """Crops per update."""
+    crop: int = Field(256, ge=16)
+    """Side of a training crop, in pixels."""
+    rate: float = Field(0.05, gt=0)
+    """Learning rate at the start."""
+    schedule: Literal["poly", "exponential", "constant"] = "poly"
+    """poly: rate (1 - step/steps)^0.9; exponential: a tenth every `tenth_every` steps."""
+    tenth_every: float = Field(10_000, gt=0)
+    """Steps after which the exponential schedule has divided the rate by ten."""
+    warmup: int = Field(0, ge=0)
+    """Steps over which the rate grows from nothing."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    class_weights: Literal["none", "auto"] = "none"
+    """auto: classes weigh 1 / sqrt(share of the training labels), scaled to a mean of 1 over labelled pixels."""
+    sampling: Literal["uniform", "labelled", "balanced"] = "labelled"
+    """Where crops are taken: anywhere; around a labelled pixel; around a pixel of a class drawn with equal chances."""
+    augment: Literal["none", "flips", "dihedral"] = "dihedral"
+    """dihedral: the eight flips and quarter turns."""
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+    @model_validator(mode="after")
+    def _can_run(self) -> Recipe:
+        problems = []
+        try:
+            known = options_of(self.network)
+            for option in self.options:
+                if option not in known:
+                    problems.append(str(UnknownName(f"option of {self.network}", option, known)))
+            if self.base_steps and entry(self.network).start is None:
+                problems.append(f"base_steps={self.base_steps}, but {self.network} starts from no other network; leave it out.")
+        except UnknownName as error:
+            problems.append(str(error))
+        if self.start and self.base_steps:
+            problems.append("start and base_steps are two ways to the same thing; give one.")
+        if self.data.holdout + self.data.val >= 1:
+            problems.append(f"holdout={self.data.holdout} and val={self.data.val} leave nothing to train on.")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def replace(self, **changes: Any) -> Recipe:
+        """The same recipe with changes; raises BadOption as `make_recipe` does."""
+        return make_recipe(**{**self.model_dump(), **changes})
+
+
+def make_recipe(**fields: Any) -> Recipe:
+    """A validated recipe. Raises BadOption with every problem named, unknown keys answered with the nearest known one."""
+    try:
+        return Recipe(**fields)
+    except ValidationError as error:
+        lines = [line for problem in error.errors() for line in _said(problem)]
+    raise BadOption("This recipe cannot run:\n  - " + "\n  - ".join(lines))
+
+
+def _said(problem: dict) -> list[str]:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        model = Data if problem["loc"][0] == "data" and len(problem["loc"]) > 1 else Recipe
+        return [str(UnknownName("recipe setting", str(problem["loc"][-1]), model.model_fields))]
+    if problem["type"] == "missing":
+        return [f"{where} is missing"]
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"]).splitlines()
+    return [f"{where}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"]

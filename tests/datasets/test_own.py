@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labelscape.datasets.own import open_dataset
+from labelscape.datasets.split import PARTS, block_split
+from labelscape.errors import BadInput
+from labelscape.grid import Window
+from labelscape.imagery.labels import LabelSpec
+from labelscape.legend import IGNORE, Legend
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 8), columns=st.integers(2, 8), seed=st.integers(0, 99), share=st.floats(0.1, 0.5))
+def test_every_labelled_block_has_one_part_and_shares_are_near(rows, columns, seed, share):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 100, (rows, columns, 3))
+    counts[rng.random((rows, columns)) < 0.2] = 0
+    counts[0, 0, 0], counts[0, 1, 1] = 5, 5  # at least two labelled blocks
+    split = block_split(counts, 16, {"train": 1 - share, "test": share}, seed=seed)
+    masks = [split.mask(Window(0, 0, rows * 16, columns * 16), part) for part in PARTS]
+    np.testing.assert_array_equal(np.sum(masks, axis=0), 1)
+    assert not masks[1].any()
+    largest = (counts / np.maximum(counts.sum(axis=(0, 1)), 1)).max()
+    held = counts[split.parts == 2].sum(axis=0) / np.maximum(counts.sum(axis=(0, 1)), 1)
+    assert np.abs(held - share).mean() <= max(largest, 0.02)  # as near as single blocks allow
+    again = block_split(counts, 16, {"train": 1 - share, "test": share}, seed=seed)
+    np.testing.assert_array_equal(split.parts, again.parts)
+
+
+def test_a_rare_class_lands_on_both_sides():
+    counts = np.zeros((4, 4, 2), int)
+    counts[..., 0] = 100
+    counts[0, 0, 1] = counts[3, 3, 1] = 2
+    split = block_split(counts, 8, {"train": 0.5, "test": 0.5}, seed=0)
+    assert {int(split.parts[0, 0]), int(split.parts[3, 3])} == {0, 2}
+
+
+def test_too_few_blocks_are_refused():
+    with pytest.raises(BadInput, match="Only 1 block of 64 pixels"):
+        block_split(np.ones((1, 1, 2), int), 64, {"train": 0.5, "test": 0.5}, seed=0)
+
+
+def test_parts_share_no_pixel_and_miss_none(tmp_path):
+    w = world.make(tmp_path, 100, 130, nodata=0)
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    with open_dataset([w.scene], [labels], block=32, shares={"train": 0.7, "test": 0.3}) as dataset:
+        scene = dataset.scenes[0]
+        whole = scene.scene.grid.window
+        train, test = (scene.read(whole, part)[1] for part in ("train", "test"))
+        assert not ((train != IGNORE) & (test != IGNORE)).any()
+        both = np.where(train != IGNORE, train, test)
+        both_valid = np.ones(w.classes.shape, bool)
+        both_valid[:33, :43] = False
+        np.testing.assert_array_equal(both, np.where(both_valid, w.classes, IGNORE))
+        np.testing.assert_array_equal(dataset.class_counts("train") + dataset.class_counts("test"), np.bincount(w.classes.ravel()))
+
+
+@pytest.mark.parametrize("sides", [("images", "labels"), ("img_dir", "ann_dir"), ("image", "gt")])
+def test_a_folder_of_pairs(tmp_path, sides):
+    for side in sides:
+        (tmp_path / side).mkdir()
+    for i in range(6):
+        classes = world.paint(40, 50, seed=i) if i else np.zeros((40, 50), np.uint8)  # the first file knows one class only
+        world.write(tmp_path / sides[0] / f"tile{i}.png", world.spectra(classes, 3, "uint8"), crs=None, driver="PNG")
+        world.write(tmp_path / sides[1] / f"tile{i}_mask.png", classes, crs=None, driver="PNG")
+    with open_dataset([tmp_path], shares={"train": 0.5, "test": 0.5}) as dataset:
+        assert len(dataset.scenes) == 6
+        assert dataset.legend.values == [0, 1, 2]
+        assert {p for p in dataset.part_of} == {"train", "test"}
+        assert len(dataset.part("train")) + len(dataset.part("test")) == 6
+        assert (dataset.class_counts("test") > 0).all()
+    (tmp_path / sides[1] / "tile3_mask.png").unlink()
+    with pytest.raises(BadInput, match=r"tile3.png has no label of the same name"):
+        open_dataset([tmp_path])
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path):
+    a, b = world.make(tmp_path, name="a"), world.make(tmp_path, bands=4, name="b")
+    la, lb = world.label_raster(a, tmp_path / "la.tif"), world.label_raster(b, tmp_path / "lb.tif")
+    with pytest.raises(BadInput, match="train on one kind of scene"):
+        open_dataset([a.scene, b.scene], [la, lb])
+    with pytest.raises(BadInput, match="Labels are missing"):
+        open_dataset([a.scene])
+    with pytest.raises(BadInput, match="3 label files"):
+        open_dataset([a.scene, b.scene], [la, lb, la])
+    polygons = world.label_polygons(a, tmp_path / "p.gpkg")
+    with open_dataset([a.scene], [polygons], spec=LabelSpec(class_column="kind")) as dataset:
+        assert dataset.report[0].startswith("field: ")
+
+
+def test_masks_of_0_and_255_are_not_taken_for_unlabelled(tmp_path):
+    w = world.make(tmp_path, 64, 64)
+    mask = world.write(tmp_path / "mask.tif", np.where(w.classes == 1, 255, 0).astype(np.uint8))
+    with pytest.raises(BadInput, match="--classes other=0,building=255"):
+        open_dataset([w.scene], [mask])
+    with open_dataset([w.scene], [mask], spec=LabelSpec(Legend.of_names(["other", "field"]), {"other": 0, "field": 255})) as dataset:
+        np.testing.assert_array_equal(dataset.scenes[0].labels.read(), w.classes == 1)
+    with open_dataset([w.scene], [mask], spec=LabelSpec(ignore_values=(255,))) as dataset:
+        assert dataset.legend.values == [0]

@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.errors import BadFile
+from labelscape.imagery.bands import QUANTILES, BandStatistics
+from labelscape.legend import Legend
+
+
+@pytest.fixture
+def checkpoint():
+    rng = np.random.default_rng(0)
+    statistics = tuple(BandStatistics(b, 1.5, 0.5, 0.0, 3.0, tuple(float(q) for q in QUANTILES)) for b in ("nir", "red"))
+    return Checkpoint(
+        network="fcn", options={"widths": [4, 4, 4, 4]}, weights={"a.weight": rng.normal(size=(3, 2)).astype(np.float32), "b": np.array(7)},
+        legend=Legend.of_names(["land", "water"], values=[1, 9]), bands=("nir", "red"), dtype="uint16", normalisation=((1.5, 0.5), (2.0, 0.25)),
+        statistics=statistics, pixel_size=10.0, nodata=0, crs_kind="projected", recipe={"steps": 5, "data": {"images": ["a.tif"]}},
+        scores={"fcn": {"mIoU": 0.5}}, history=({"step": 1, "loss": 2.0},),
+    )  # fmt: skip
+
+
+def test_all_that_is_saved_comes_back(checkpoint, tmp_path):
+    back = load(save(checkpoint, tmp_path / "new" / "model.safetensors"))
+    assert back.describe() == checkpoint.describe()
+    assert back.legend == checkpoint.legend
+    assert back.statistics == checkpoint.statistics
+    for key, value in checkpoint.weights.items():
+        np.testing.assert_array_equal(back.weights[key], value, strict=True)
+    assert save(back, tmp_path / "again.safetensors").read_bytes() == (tmp_path / "new" / "model.safetensors").read_bytes()
+
+
+def test_half_keeps_three_digits(checkpoint, tmp_path):
+    back = load(save(checkpoint, tmp_path / "half.safetensors", half=True))
+    assert back.weights["a.weight"].dtype == np.float32
+    np.testing.assert_allclose(back.weights["a.weight"], checkpoint.weights["a.weight"], rtol=1e-3)
+
+
+def test_what_is_no_checkpoint_is_said_to_be_none(checkpoint, tmp_path):
+    with pytest.raises(BadFile, match="does not exist"):
+        load(tmp_path / "no.safetensors")
+    with pytest.raises(BadFile, match="folder"):
+        load(tmp_path)
+    (tmp_path / "text.safetensors").write_text("not weights at all, just words that go on for a while")
+    with pytest.raises(BadFile, match="no Labelscape checkpoint or is damaged"):
+        load(tmp_path / "text.safetensors")
+    whole = save(checkpoint, tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) - 5])
+    with pytest.raises(BadFile, match="damaged"):
+        load(tmp_path / "cut.safetensors")
+    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(BadFile, match="without Labelscape's description"):
+        load(tmp_path / "foreign.safetensors")
+    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "odd.safetensors", metadata={"labelscape": json.dumps({"format": "labelscape-99"})})
+    with pytest.raises(BadFile, match="another version"):
+        load(tmp_path / "odd.safetensors")
+
+
+def test_a_place_that_cannot_be_written_leaves_nothing(checkpoint, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadFile, match="cannot be written"):
+        save(checkpoint, tmp_path / "file" / "model.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
