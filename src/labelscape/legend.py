@@ -138,7 +138,7 @@ class Legend:
 
 
 def _colors_for(names: Sequence[str]) -> list[RGB]:
-    chosen = [FAMILIAR.get(name.lower()) for name in names]
+    chosen = [FAMILIAR.get(name.lower()) or FAMILIAR.get(name.lower().split()[0] if name.split() else "") for name in names]
     taken = {c for i, c in enumerate(chosen) if c is not None and c not in chosen[:i]}
     chosen = [c if c is not None and c not in chosen[:i] else None for i, c in enumerate(chosen)]
     spare = (c for c in PALETTE if c not in taken)

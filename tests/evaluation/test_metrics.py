@@ -30,8 +30,8 @@ def test_scores_equal_scikit_learn(pair):
         expected = theirs(truth, predicted, labels=labels, average=None, zero_division=0)
         np.testing.assert_allclose(mine(found)[present], expected[present])
         assert np.isnan(mine(found)[~present]).all()
-    np.testing.assert_allclose(np.nan_to_num(metrics.precision(found)), reference.precision_score(truth, predicted, labels=labels, average=None, zero_division=0))
-    np.testing.assert_allclose(np.nan_to_num(metrics.recall(found)), reference.recall_score(truth, predicted, labels=labels, average=None, zero_division=0))
+    for mine, theirs in ((metrics.precision, reference.precision_score), (metrics.recall, reference.recall_score)):
+        np.testing.assert_allclose(np.nan_to_num(mine(found)), theirs(truth, predicted, labels=labels, average=None, zero_division=0))
     assert metrics.overall_accuracy(found) == pytest.approx(reference.accuracy_score(truth, predicted))
     if len(np.union1d(truth, predicted)) > 1:
         assert metrics.kappa(found) == pytest.approx(reference.cohen_kappa_score(truth, predicted, labels=labels))

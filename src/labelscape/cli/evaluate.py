@@ -46,7 +46,10 @@ def run(
         raise BadOption(f"{model} does not say what it was trained on: pass scenes and --labels.")
     if images:
         how = {k: v for k, v in (stored or {}).items() if k in ("class_column", "merge", "background", "ignore_values", "nodata", "classes")}
-        data = Data(**{**how, "images": [scene_of(i) for i in images], "labels": labels, **({"classes": numbers_of(classes, "classes")} if classes else {}), "bands": _bands_in(checkpoint.bands, images), "holdout": 0})
+        if classes:
+            how["classes"] = numbers_of(classes, "classes")
+        bands = _bands_in(checkpoint.bands, images)
+        data = Data(**how, images=[scene_of(i) for i in images], labels=labels, bands=bands, holdout=0)
         part = None if part in (None, "all") else part
         if part:
             raise BadOption("--part chooses among the blocks of the model's own training scenes; leave the scenes out.")
@@ -58,7 +61,7 @@ def run(
             talk(line)
         found = evaluate(checkpoint, dataset, part=part, tile_size=tile_size, overlap=overlap, device=device, precision=precision)
     if as_json:
-        print_json({"part": part or "all", **found.metrics, "confusion": found.confusion.counts.tolist(), "per_scene": {n: c.counts.tolist() for n, c in found.per_scene.items()}})
+        print_json({"part": part or "all", **found.metrics, "per_scene": {name: c.to_dict() for name, c in found.per_scene.items()}})
         return
     print(f"{part or 'all'} labels of {', '.join(list(found.per_scene)[:5])}{' ...' if len(found.per_scene) > 5 else ''}")
     print_scores({checkpoint.network: found.metrics}, checkpoint.legend.names)

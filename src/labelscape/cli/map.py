@@ -43,7 +43,10 @@ def run(
     for note in result.notes:
         talk(f"note: {note}")
     if as_json:
-        print_json({"files": {k: str(p) for k, p in result.paths.items()}, "areas": [asdict(a) for a in result.areas], "nodata_pixels": result.nodata_pixels, "notes": list(result.notes), "seconds": result.seconds})
+        print_json({
+            "files": {kind: str(path) for kind, path in result.paths.items()}, "areas": [asdict(a) for a in result.areas],
+            "nodata_pixels": result.nodata_pixels, "notes": list(result.notes), "seconds": result.seconds,
+        })  # fmt: skip
         return
     print_areas(result.areas)
     for kind, path in result.paths.items():

@@ -41,6 +41,7 @@ def run(
     if as_json:
         print_json({"name": name, "paper": entry(name).paper, "about": about, "parameters": parameters(name), "options": found})
         return
-    print(f"{name}: {entry(name).paper}\n\n{about}\n\n{parameters(name):,} parameters with {in_channels} bands and {classes} classes.\n\noptions (-o options.KEY=VALUE):")
+    print(f"{name}: {entry(name).paper}\n\n{about}\n\n{parameters(name):,} parameters with {in_channels} bands and {classes} classes.")
+    print("\noptions (-o options.KEY=VALUE):")
     for key, value in found.items():
         print(f"  {key:<14}{value!r}")

@@ -30,7 +30,7 @@ def run(
     labels: Annotated[Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
     network: Annotated[str, typer.Option("--network", help="Name of the network (labelscape models).")] = "mlp",
     steps: Annotated[int, typer.Option("--steps", help="Updates of the weights.")] = 400,
-    base_steps: Annotated[int | None, typer.Option("--base-steps", help="Steps for the base network this one starts from.", show_default="twice --steps")] = None,
+    base_steps: Annotated[int | None, typer.Option("--base-steps", help="Steps of the base network before it.", show_default="twice --steps")] = None,
     start: Annotated[str | None, typer.Option("--start", help="Checkpoint whose encoder to start from, instead of a first phase.")] = None,
     batch: Annotated[int, typer.Option("--batch", help="Crops per step.")] = 8,
     crop: Annotated[int, typer.Option("--crop", help="Side of a training crop in pixels.")] = 128,

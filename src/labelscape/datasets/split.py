@@ -41,7 +41,8 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
     shares  part -> share of the labelled pixels, summing to 1
 
     Iterative stratification (Sechidis et al. 2011) over blocks: take the class with the fewest unassigned pixels, give each of its
-    blocks, largest first, to the part that lacks most of it; then move single blocks while that helps. The seed breaks ties. Raises BadInput where there are fewer labelled blocks than parts.
+    blocks, largest first, to the part that lacks most of it; then move single blocks while that helps. The seed breaks ties.
+    Raises BadInput where there are fewer labelled blocks than parts.
     """
     if abs(sum(shares.values()) - 1) > 1e-6 or any(s < 0 for s in shares.values()):
         raise BadOption(f"The shares {dict(shares)} must be positive and sum to 1.")

@@ -2,49 +2,143 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from labelscape.errors import BadInput
 from labelscape.legend import IGNORE
 
+CHUNK = 1 << 17
+"""Pixels counted at a time: the joint indices of a chunk stay in the cache, and memory does not grow with the window."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Confusion:
-    """counts (K, K) int64: rows are truth, columns prediction. unpredicted (K,) int64: labelled pixels that got no class."""
+    """Pixels by truth and prediction, as read-only int64 arrays.
+
+    counts       (K, K): rows are truth, columns prediction
+    unpredicted  (K,): pixels with this truth that got no class
+    names        of the classes, where they are known; counts of differently named classes do not add
+
+    Raises BadInput where the arrays are not K x K and K whole numbers from 0 up.
+    """
 
     counts: np.ndarray
     unpredicted: np.ndarray
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for field, array in (("counts", np.array(self.counts)), ("unpredicted", np.array(self.unpredicted))):
+            if array.dtype.kind not in "iu" or (array < 0).any():
+                raise BadInput(f"Confusion counts must be whole numbers from 0 up; {field} holds {array.dtype} with minimum {array.min()}.")
+            array = array.astype(np.int64)
+            array.flags.writeable = False
+            object.__setattr__(self, field, array)
+        classes = len(self.unpredicted)
+        if self.counts.shape != (classes, classes) or self.unpredicted.shape != (classes,):
+            raise BadInput(f"Confusion counts must be K x K beside K unpredicted; found {self.counts.shape} beside {self.unpredicted.shape}.")
+        if self.names is not None:
+            object.__setattr__(self, "names", tuple(str(name) for name in self.names))
+            if len(self.names) != classes:
+                raise BadInput(f"{len(self.names)} class names stand beside the counts of {classes} classes; give one name per class.")
 
     @classmethod
-    def empty(cls, classes: int) -> Confusion:
-        return cls(np.zeros((classes, classes), np.int64), np.zeros(classes, np.int64))
+    def empty(cls, classes: int, names: tuple[str, ...] | None = None) -> Confusion:
+        return cls(np.zeros((classes, classes), np.int64), np.zeros(classes, np.int64), names)
 
     def __add__(self, other: Confusion) -> Confusion:
-        return Confusion(self.counts + other.counts, self.unpredicted + other.unpredicted)
+        """The counts of both. Raises BadInput where they are counts of different classes."""
+        # Without this check numpy would stretch one class over many.
+        if len(self) != len(other):
+            raise BadInput(f"Counts of {len(self)} and of {len(other)} classes cannot be added; score both with one legend.")
+        if self.names and other.names and self.names != other.names:
+            raise BadInput(f"Counts of {', '.join(self.names)} and of {', '.join(other.names)} cannot be added; score both with one legend.")
+        return Confusion(self.counts + other.counts, self.unpredicted + other.unpredicted, self.names or other.names)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Confusion):
+            return NotImplemented
+        same = np.array_equal(self.counts, other.counts) and np.array_equal(self.unpredicted, other.unpredicted)
+        return same and self.names == other.names
+
+    __hash__ = None
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self.unpredicted)
+
+    @property
+    def support(self) -> np.ndarray:
+        """(K,) pixels whose truth is the class, predicted or not."""
+        return self.counts.sum(axis=1) + self.unpredicted
 
     @property
     def labelled(self) -> int:
         """Pixels with a truth."""
-        return int(self.counts.sum() + self.unpredicted.sum())
+        return int(self.support.sum())
 
     def to_dict(self) -> dict:
-        return {"counts": self.counts.tolist(), "unpredicted": self.unpredicted.tolist()}
+        """JSON values; "names" only where they are known."""
+        named = {"names": list(self.names)} if self.names else {}
+        return {"counts": self.counts.tolist(), "unpredicted": self.unpredicted.tolist(), **named}
 
     @classmethod
-    def from_dict(cls, fields: dict) -> Confusion:
-        return cls(np.array(fields["counts"], np.int64), np.array(fields["unpredicted"], np.int64))
+    def from_dict(cls, fields: Mapping) -> Confusion:
+        """The other way. Raises BadInput where the fields are not those of `to_dict`."""
+        try:
+            counts, unpredicted, names = np.array(fields["counts"]), np.array(fields["unpredicted"]), fields.get("names")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise BadInput('These are no confusion counts: expected {"counts": K lists of K numbers, "unpredicted": K numbers}.') from error
+        return cls(counts, unpredicted, names)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Confusion:
+        """The other way. Raises BadInput where the text is not JSON, or holds no confusion counts."""
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"Confusion counts must be JSON; this text is not (line {error.lineno}: {error.msg}).") from error
+        return cls.from_dict(fields)
 
 
 def count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
-    """Counts over two integer arrays of one shape; pixels whose truth is 255 never count, a prediction of 255 is no class.
+    """Counts over two integer arrays of one shape, of any integer type.
 
-    Indices other than 0..classes-1 and 255 are our own mistake.
+    Pixels whose truth is 255 never count, whatever is predicted there. A prediction of 255 is no class: the pixel goes to
+    `unpredicted`. Other indices outside 0..classes-1 are our own mistake (AssertionError).
     """
     assert truth.shape == predicted.shape, f"{truth.shape} against {predicted.shape}"
-    labelled = truth != IGNORE
-    rows, columns = truth[labelled].astype(np.int64), predicted[labelled].astype(np.int64)
-    columns[columns == IGNORE] = classes
-    assert not rows.size or (rows.max() < classes and columns.max() <= classes), "an index beyond the classes"
-    table = np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
-    return Confusion(table[:, :classes], table[:, classes])
+    assert 0 < classes <= IGNORE, f"{classes} classes"
+    for array in (truth, predicted):
+        assert array.dtype.kind in "iub", f"class indices are integers, not {array.dtype}"
+    # Two more places than classes, for 255 and for what is no index, so that one bincount both counts and checks.
+    side = classes + 2
+    table = np.zeros(side * side, np.int64)
+    truth, predicted = truth.ravel(), predicted.ravel()
+    place = np.full(256, classes + 1, np.uint32)
+    place[:classes], place[IGNORE] = np.arange(classes), classes
+    for start in range(0, truth.size, CHUNK):
+        rows, columns = (place[_as_bytes(array[start : start + CHUNK], classes)] for array in (truth, predicted))
+        table += np.bincount(rows * np.uint32(side) + columns, minlength=side * side)
+    table = table.reshape(side, side)
+    assert not table[-1].any(), f"{table[-1].sum()} pixels have a truth beyond the {classes} classes"
+    assert not table[:classes, -1].any(), f"{table[:classes, -1].sum()} labelled pixels have a prediction beyond the {classes} classes"
+    return Confusion(table[:classes, :classes], table[:classes, classes])
+
+
+def _as_bytes(indices: np.ndarray, classes: int) -> np.ndarray:
+    """uint8 for table look-up; what does not fit becomes an index that no class has."""
+    if indices.dtype == np.uint8:
+        return indices
+    if indices.dtype == bool:
+        return indices.astype(np.uint8)
+    fits = (indices >= 0) & (indices <= IGNORE)
+    # With 255 classes every byte means something, so nothing is left to stand for a value that does not fit.
+    assert classes < IGNORE or fits.all(), "indices outside 0..255"
+    return np.where(fits, indices, classes).astype(np.uint8)

@@ -1,7 +1,7 @@
 """Scores as pure functions of confusion counts. Rows are truth, columns prediction.
 
-A labelled pixel that got no class counts as wrong. A class that neither occurs in the truth nor is predicted has no IoU and no F1
-(NaN) and is left out of means; a class that is predicted but does not occur has IoU 0.
+A labelled pixel that got no class counts as wrong: it enters its class's truth total. A class that neither occurs in the truth nor is
+predicted has no IoU and no F1 (NaN) and is left out of means; a class that is predicted but does not occur has IoU 0.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from labelscape.evaluation.confusion import Confusion
 
 DEFINITIONS = {
     "overall_accuracy": "OA: correct labelled pixels over all labelled pixels, counts pooled over all scenes",
-    "mean_iou": "mIoU: mean of IoU = TP / (TP + FP + FN) over the classes that occur in truth or prediction, counts pooled over all scenes",
+    "mean_iou": "mIoU: mean of IoU = TP / (TP + FP + FN) over the classes present in truth or prediction, counts pooled over all scenes",
     "mean_f1": "mean F1: mean of F1 = 2 TP / (2 TP + FP + FN) over the same classes",
-    "mean_accuracy": "mean accuracy: mean of producer's accuracy over the classes that occur in the truth",
+    "mean_accuracy": "mean accuracy: mean of producer's accuracy over the classes present in the truth",
     "kappa": "kappa: Cohen's, agreement beyond what the class shares alone would give",
+    "frequency_weighted_iou": "fwIoU: mean of IoU weighted by each class's share of the labelled pixels",
+    "precision": "UA, user's accuracy (precision): of the labelled pixels that the map calls a class, the share that is it",
+    "recall": "PA, producer's accuracy (recall): of the labelled pixels of a class, the share that the map calls so",
+    "unpredicted": "labelled pixels without a prediction count as wrong; unlabelled pixels never count",
 }
 
 
 def _parts(confusion: Confusion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True positives, truth totals and prediction totals per class, float64 (exact up to 2^53 pixels)."""
-    counts = confusion.counts.astype(np.float64)
-    return np.diag(counts), counts.sum(axis=1) + confusion.unpredicted, counts.sum(axis=0)
+    hit, predicted = np.diag(confusion.counts), confusion.counts.sum(axis=0)
+    return hit.astype(np.float64), confusion.support.astype(np.float64), predicted.astype(np.float64)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -57,18 +61,38 @@ def recall(confusion: Confusion) -> np.ndarray:
 
 
 def overall_accuracy(confusion: Confusion) -> float:
+    """Correct over labelled pixels; NaN where nothing is labelled."""
     hit, truth, _ = _parts(confusion)
     return float(_ratio(hit.sum(), truth.sum()))
 
 
+def mean_iou(confusion: Confusion) -> float:
+    """Mean of IoU over the classes present in truth or prediction."""
+    return mean(iou(confusion))
+
+
+def mean_f1(confusion: Confusion) -> float:
+    """Mean of F1 over the classes present in truth or prediction."""
+    return mean(f1(confusion))
+
+
+def mean_accuracy(confusion: Confusion) -> float:
+    """Mean of producer's accuracy over the classes present in the truth."""
+    return mean(recall(confusion))
+
+
+def frequency_weighted_iou(confusion: Confusion) -> float:
+    """IoU weighted by the classes' shares of the labelled pixels; NaN where nothing is labelled."""
+    truth = confusion.support.astype(np.float64)
+    return float(_ratio((truth * np.nan_to_num(iou(confusion))).sum(), truth.sum()))
+
+
 def kappa(confusion: Confusion) -> float:
-    """Cohen's kappa; NaN where chance alone would agree everywhere."""
-    hit, truth, predicted = _parts(confusion)
-    total = truth.sum()
-    if not total:
-        return math.nan
-    by_chance = float((truth * predicted).sum() / total**2)
-    return float((hit.sum() / total - by_chance) / (1 - by_chance)) if by_chance < 1 else math.nan
+    """Cohen's kappa; NaN where nothing is labelled or chance alone would agree everywhere."""
+    # Python integers: the products of pixel counts pass 2^63 on large scenes.
+    hit, total = int(np.trace(confusion.counts)), confusion.labelled
+    by_chance = sum(t * p for t, p in zip(confusion.support.tolist(), confusion.counts.sum(axis=0).tolist(), strict=True))
+    return (total * hit - by_chance) / (total**2 - by_chance) if total**2 > by_chance else math.nan
 
 
 def mean(values: np.ndarray) -> float:
@@ -79,15 +103,17 @@ def mean(values: np.ndarray) -> float:
 
 def summary(confusion: Confusion, names: Sequence[str]) -> dict:
     """All scores as JSON values: fractions, None where undefined. Per class under "classes", in index order."""
+    assert len(names) == len(confusion), f"{len(names)} names for {len(confusion)} classes"
     per_class = {"iou": iou(confusion), "f1": f1(confusion), "precision": precision(confusion), "recall": recall(confusion)}
-    support = confusion.counts.sum(axis=1) + confusion.unpredicted
     found = {
-        "overall_accuracy": overall_accuracy(confusion), "mean_iou": mean(per_class["iou"]), "mean_f1": mean(per_class["f1"]),
-        "mean_accuracy": mean(per_class["recall"]), "kappa": kappa(confusion), "labelled_pixels": confusion.labelled,
+        "overall_accuracy": overall_accuracy(confusion), "mean_iou": mean_iou(confusion), "mean_f1": mean_f1(confusion),
+        "mean_accuracy": mean_accuracy(confusion), "kappa": kappa(confusion), "frequency_weighted_iou": frequency_weighted_iou(confusion),
+        "labelled_pixels": confusion.labelled, "unpredicted_pixels": int(confusion.unpredicted.sum()),
     }  # fmt: skip
     found = {key: _plain(value) for key, value in found.items()}
     found["classes"] = [
-        {"name": name, **{key: _plain(values[i]) for key, values in per_class.items()}, "support": int(support[i])} for i, name in enumerate(names)
+        {"name": name, **{key: _plain(values[i]) for key, values in per_class.items()}, "support": int(confusion.support[i])}
+        for i, name in enumerate(names)
     ]
     found["confusion"] = confusion.to_dict()
     return found

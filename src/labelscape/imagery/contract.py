@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labelscape.checkpoint import Checkpoint
+from labelscape.errors import BadInput
 from labelscape.imagery.bands import QUANTILES, band_statistics
 from labelscape.imagery.raster import Scene
 
@@ -22,7 +23,10 @@ def differences(checkpoint: Checkpoint, scene: Scene, bands: tuple[str, ...], *,
         found.append(f"the scene's pixels are {size:.3g} m wide, the model was trained on {checkpoint.pixel_size:.3g} m")
     if checkpoint.statistics:
         low, median, high = (QUANTILES.index(q) for q in (0.01, 0.5, 0.99))
-        seen = {s.name: s for s in band_statistics([scene], most_blocks=blocks)}
+        try:
+            seen = {s.name: s for s in band_statistics([scene], most_blocks=blocks)}
+        except BadInput:  # the blocks looked at are empty; others need not be
+            return found
         for mine, theirs in zip(bands, checkpoint.statistics):
             value, least, most = seen[mine].quantiles[median], theirs.quantiles[low], theirs.quantiles[high]
             if not least <= value <= most:

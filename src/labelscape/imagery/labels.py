@@ -290,7 +290,9 @@ def _merged_values(spec: LabelSpec, dataset: object) -> tuple[Legend, np.ndarray
     known = {*stored.values(), *ignored_values(dataset, spec)}
     unknown = sorted(v for v in values_found(dataset) if v not in known)
     if unknown:
-        raise BadInput(f"{dataset.name} holds the values {unknown[:8]}, which no class has. Add the class with --classes, or name the value with --ignore-value.")
+        raise BadInput(
+            f"{dataset.name} holds the values {unknown[:8]}, which no class has. Add the class with --classes, or name the value with --ignore-value."
+        )
     return merged, table
 
 

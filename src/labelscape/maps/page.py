@@ -39,7 +39,7 @@ def write_map_report(path: Path, checkpoint: Checkpoint, scene: Scene, result: o
         steps = tuple(h["step"] for h in checkpoint.history)
         curves = (Curve("loss", steps, tuple(h["loss"] for h in checkpoint.history), f"loss of {checkpoint.network}"),)
     report = Report(
-        title=f"Map of {scene.name}", subtitle=f"{checkpoint.network}, {result.facts['when'][:10]}, {result.facts['software']}", lead=lead,
+        title=f"Map of {result.facts['name']}", subtitle=f"{checkpoint.network}, {result.facts['when'][:10]}, {result.facts['software']}", lead=lead,
         pictures=pictures, legend=tuple((c.name, c.color) for c in legend.classes), areas=areas, scores=scores, confusion=confusion, curves=curves,
         notes=tuple(result.notes), definitions=tuple(DEFINITIONS.values()) if scores else (), provenance=result.facts,
     )  # fmt: skip

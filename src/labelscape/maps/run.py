@@ -88,7 +88,7 @@ def map_scene(
             from labelscape.maps.vectors import polygonize
 
             polygonize(paths["class"], paths["polygons"], checkpoint.legend, min_area_ha=min_area, overwrite=overwrite)
-        facts = _provenance(checkpoint, source, scene, opened, plan, scorer)
+        facts = {"name": stem, **_provenance(checkpoint, source, scene, opened, plan, scorer)}
         result = MapResult(
             paths, tally.areas(checkpoint), int(tally.nodata), tuple(notes), time.monotonic() - start, len(plan), plan.forward_share, facts
         )
@@ -134,15 +134,14 @@ def _write_rasters(scorer: Scorer, scene: Scene, plan: TilePlan, paths: dict[str
     """Score the tiles and write them, one tile behind the network."""
     legend = scorer.checkpoint.legend
     tally = _Tally(scene.grid, np.zeros(len(legend), np.int64), np.zeros(len(legend)))
-    tags = {"labelscape_version": __version__, "labelscape_network": scorer.checkpoint.network}
     with ExitStack() as files:
-        classes = files.enter_context(MapWriter(paths["class"], scene.grid, "uint8", 1, IGNORE, legend=legend, tags=tags, overwrite=overwrite))
-        confidence = files.enter_context(MapWriter(
-            paths["confidence"], scene.grid, "uint8", 1, IGNORE, descriptions=["confidence (%)"], tags=tags, overwrite=overwrite))  # fmt: skip
+        common = {"tags": {"labelscape_version": __version__, "labelscape_network": scorer.checkpoint.network}, "overwrite": overwrite}
+        classes = files.enter_context(MapWriter(paths["class"], scene.grid, "uint8", 1, IGNORE, legend=legend, **common))
+        confidence = files.enter_context(MapWriter(paths["confidence"], scene.grid, "uint8", 1, IGNORE, descriptions=["confidence (%)"], **common))
         proba = None
         if "proba" in paths:
-            proba = files.enter_context(MapWriter(
-                paths["proba"], scene.grid, "uint8", len(legend), IGNORE, descriptions=legend.names, tags={**tags, "scale": "1/250"}, overwrite=overwrite))  # fmt: skip
+            common["tags"] |= {"scale": "1/250"}
+            proba = files.enter_context(MapWriter(paths["proba"], scene.grid, "uint8", len(legend), IGNORE, descriptions=legend.names, **common))
 
         def write(tile: ScoredTile) -> None:
             found = tile.classes()
@@ -166,15 +165,18 @@ def _write_rasters(scorer: Scorer, scene: Scene, plan: TilePlan, paths: dict[str
             if behind is not None:
                 behind.result()
             tick(len(plan) - done)
+        if not tally.pixels.sum():  # inside the writers, so that no file is left
+            raise BadInput(f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value or name it with --nodata.")
         tally.nodata = scene.grid.window.pixels - int(tally.pixels.sum())
-    if not tally.pixels.sum():
-        raise BadInput(f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value or name it with --nodata.")
     return tally
 
 
 def _free_paths(out: Path, stem: str, *, proba: bool, polygons: bool, report: bool, overwrite: bool) -> dict[str, Path]:
     """Where the files go. Raises BadFile before any work where one exists or the folder cannot be made."""
-    kinds = {"class": "_class.tif", "confidence": "_confidence.tif", "proba": "_proba.tif", "polygons": "_polygons.gpkg", "report": "_report.html", "run": "_run.json"}
+    kinds = {
+        "class": "_class.tif", "confidence": "_confidence.tif", "proba": "_proba.tif", "polygons": "_polygons.gpkg", "report": "_report.html",
+        "run": "_run.json",
+    }  # fmt: skip
     unwanted = {k for k, wanted in (("proba", proba), ("polygons", polygons), ("report", report)) if not wanted}
     paths = {kind: out / f"{stem}{ending}" for kind, ending in kinds.items() if kind not in unwanted}
     try:

@@ -20,7 +20,8 @@ def add_style(path: Path, layer: str, legend: Legend) -> None:
             "description TEXT, owner TEXT(30), ui TEXT(30), update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
         )
         base.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, styleQML, useAsDefault, description, owner) "
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, styleQML, useAsDefault, "
+            "description, owner) "
             "VALUES ('', '', ?, ?, 'classes', ?, 1, 'colours of the legend', '')",
             (layer, column, polygon_style(legend)),
         )

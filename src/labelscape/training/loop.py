@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,9 @@ from labelscape.scores import pick_device, state_arrays
 from labelscape.training.crops import CropIndex, batches, index_crops
 from labelscape.training.losses import auto_weights, cross_entropy
 from labelscape.training.recipe import Data, Recipe
+
+LOG_EVERY = 10
+"""Steps whose mean loss is one line of the log."""
 
 Say = Callable[[str], None]
 
@@ -75,6 +79,7 @@ def run_phase(recipe: Recipe, dataset: Dataset, out: Path, start: Checkpoint | N
 def _run_phase(recipe: Recipe, dataset: Dataset, blank: Checkpoint, start: Checkpoint | None, out: Path) -> Checkpoint:
     net, index, weights = _prepare(recipe, dataset, start)
     history: list[dict] = []
+    recent: list[torch.Tensor] = []
     fabric = Fabric(accelerator=pick_device(recipe.device).type, devices=1, precision=recipe.precision)
     # Batch normalisation in mixed precision keeps float32 statistics; channels last is the faster layout on every device we tried.
     optimizer = torch.optim.SGD(net.parameters(), lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
@@ -91,11 +96,14 @@ def _run_phase(recipe: Recipe, dataset: Dataset, blank: Checkpoint, start: Check
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
-            if step % 10 == 9 or step + 1 == recipe.steps:  # .item() waits for the device
-                history.append({"step": step + 1, "loss": loss.item(), "rate": rate_at(recipe, step)})
-                if not torch.isfinite(loss):
-                    raise BadInput(f"The loss became {loss.item()} at step {step + 1}: the learning rate {recipe.rate} is too high for this data.")
-            tick(1, loss=history[-1]["loss"] if history else float(loss.detach()))
+            recent.append(loss.detach())
+            if len(recent) == LOG_EVERY or step + 1 == recipe.steps:
+                mean = torch.stack(recent).mean().item()  # .item() waits for the device
+                recent.clear()
+                if not math.isfinite(mean):
+                    raise BadInput(f"The loss became {mean} by step {step + 1}: the learning rate {recipe.rate} is too high for this data.")
+                history.append({"step": step + 1, "loss": mean, "rate": rate_at(recipe, step)})
+            tick(1, **({"loss": history[-1]["loss"]} if history else {}))
     _write_log(out / f"{recipe.network}_log.csv", history)
     return replace(blank, weights=state_arrays(net.module), history=tuple(history))
 

@@ -1,0 +1,143 @@
+"""Figures of the report, drawn by matplotlib without a display and without its global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT = "#1f2933", "#9aa5b1"
+LINES = ("#0b61a4", "#c2410c", "#15803d", "#7c3aed", "#a16207", "#0e7490", "#be185d", "#4b5563")
+
+NUMBERED = 25
+"""Up to this many classes the cells hold numbers; beyond, the numbers would be too small to read."""
+
+SHARED = 12
+"""Up to this many classes there is room for the share below the count."""
+
+LONGEST_NAME = 22
+
+
+def confusion_figure(names: Sequence[str], counts: np.ndarray, unpredicted: np.ndarray | None = None) -> Figure:
+    """Confusion counts (K, K), rows truth: colour is the share of the row, numbers are pixels (up to 25 classes).
+
+    Labelled pixels without a class, where there are any, stand in a last column and in their row's total. A row without pixels is grey.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+    columns = _drawable(names)
+    rows = columns[: len(names)]
+    if unpredicted is not None and np.any(unpredicted):
+        counts, columns = np.column_stack([counts, unpredicted]), [*columns, "no class"]
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    cell = 0.72 if len(names) <= SHARED else 0.5 if len(names) <= NUMBERED else 8 / len(names)
+    figure = _blank(1.9 + cell * len(columns), 1.6 + cell * len(rows))
+    axes = figure.add_subplot()
+    colours = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#b9d3ea", "#4b8bc2", "#0b4f8a"])
+    colours.set_bad("#e4e7eb")
+    # Where no number tells of a confusion of one in fifty, the colour has to: a square-root scale shows small shares.
+    scaling = PowerNorm(0.5 if len(names) > NUMBERED else 1, vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap=colours, norm=scaling, aspect="equal", interpolation="nearest")
+    size = 8.5 if len(names) <= 40 else 6.5
+    # Names are a user's: a "$" in them is no formula.
+    axes.set_xticks(range(len(columns)), columns, rotation=45 if len(names) <= SHARED else 90, ha="right" if len(names) <= SHARED else "center",
+                    rotation_mode="anchor" if len(names) <= SHARED else "default", fontsize=size, parse_math=False)  # fmt: skip
+    axes.set_yticks(range(len(rows)), rows, fontsize=size, parse_math=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("prediction", fontsize=9, color=INK)
+    axes.set_ylabel("truth", fontsize=9, color=INK)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e4e7eb", linewidth=0.6 if len(names) <= NUMBERED else 0.2)
+    axes.tick_params(which="minor", length=0)
+    if len(names) <= NUMBERED:
+        _write_cells(axes, counts, shares)
+    if len(names) > SHARED:
+        scale = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, ticks=[0, 0.1, 0.5, 1], format="{x:.0%}")
+        scale.outline.set_visible(False)
+        scale.ax.tick_params(labelsize=8, length=0)
+    return figure
+
+
+def _write_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
+    with_shares = len(counts) <= SHARED
+    for (row, column), pixels in np.ndenumerate(counts):
+        share = shares[row, column]
+        colour = FAINT if not pixels else "white" if share > 0.55 else INK
+        text = short(int(pixels)) + (f"\n{100 * share:.1f} %" if with_shares and pixels else "")
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if with_shares else 6, linespacing=1.25)
+
+
+def short(pixels: int) -> str:
+    """9,999 in full; above, three digits: 12.3k, 1.23M, 45.6G."""
+    if pixels < 10_000:
+        return f"{pixels:,}"
+    for unit in "kMGT":
+        pixels /= 1000
+        # 999.5k would round to a fourth digit.
+        if pixels < 999.5 or unit == "T":
+            return f"{pixels:.{2 if pixels < 9.995 else 1 if pixels < 99.95 else 0}f}{unit}"
+    raise AssertionError("no unit left")
+
+
+def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]], quantity: str) -> Figure:
+    """Lines (label, steps, values) of one quantity over the steps; gaps where a value is not finite."""
+    figure = _blank(5.6, 3.1)
+    axes = figure.add_subplot()
+    lines, labels = [], []
+    for number, (label, steps, values) in enumerate(curves):
+        style = {"color": LINES[number % len(LINES)], "linestyle": ("-", "--", ":", "-.")[number // len(LINES) % 4]}
+        values = np.array([np.nan if value is None else value for value in values], float)
+        # Few points are measurements, not a line.
+        marker = "o" if len(values) <= 30 else None
+        lines += axes.plot(steps, np.where(np.isfinite(values), values, np.nan), linewidth=1.4, marker=marker, markersize=3, **style)
+        labels.append(label)
+    axes.set_xlabel("step", fontsize=9, color=INK)
+    axes.set_ylabel(quantity, fontsize=9, color=INK, parse_math=False)
+    axes.tick_params(labelsize=8, color=FAINT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.grid(color="#e4e7eb", linewidth=0.6)
+    axes.margins(x=0.02)
+    if len(labels) > 1:
+        # A leading blank: matplotlib hides labels that start with "_".
+        box = axes.legend(lines, [f" {label}" for label in _drawable(labels)], fontsize=8, frameon=False)
+        for text in box.get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure at 2 pixels per screen pixel. The same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _blank(width: float, height: float) -> Figure:
+    """A white figure, in inches of 100 screen pixels. Not pyplot's: its list of open figures belongs to the caller's notebook."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _drawable(names: Sequence[str]) -> list[str]:
+    """Names cut to a length, or their numbers where matplotlib's own font lacks a letter: boxes would say nothing."""
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont("DejaVu Sans"))
+    if any(not font.get_char_index(ord(letter)) for name in names for letter in name):
+        return [f"class {number}" for number in range(1, len(names) + 1)]
+    # Both ends stay: long names often differ only in their last word.
+    return [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}…{name[-8:]}" for name in names]

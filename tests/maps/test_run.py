@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import world
+from affine import Affine
+from rasterio.crs import CRS
+
+from labelscape.checkpoint import Checkpoint, save
+from labelscape.datasets.own import open_dataset
+from labelscape.errors import BadFile, BadInput
+from labelscape.evaluation.confusion import count
+from labelscape.evaluation.measure import evaluate
+from labelscape.imagery.raster import Scene
+from labelscape.legend import IGNORE
+from labelscape.maps.run import map_scene
+from labelscape.maps.stitch import plan_for, score_tiles
+from labelscape.nets.catalog import create_model
+from labelscape.scores import Scorer, predict, state_arrays
+
+QUICK = {"report": False, "device": "cpu"}
+
+
+def random_checkpoint(network="fcn", bands=3, *, scale=(4500.0, 2000.0), seed=0, names=None, **options):
+    """An untrained network with batch statistics that are not trivial: good enough to tell right pixels from wrong ones."""
+    torch.manual_seed(seed)
+    net = create_model(network, in_channels=bands, classes=3, widths=(8, 8, 8, 8), **options)
+    with torch.no_grad():
+        net.train()
+        for _ in range(20):
+            net(torch.randn(2, bands, 64, 64))
+    return Checkpoint(
+        network=network, options={"widths": [8, 8, 8, 8], **options}, weights=state_arrays(net), legend=world.LEGEND,
+        bands=names or tuple(str(i + 1) for i in range(bands)), dtype="uint16", normalisation=(scale,) * bands,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("network", ["fcn", "unpooling", "skip", "mlp"])
+@pytest.mark.parametrize("size", [(300, 410), (203, 517)])
+def test_tiles_leave_no_trace(tmp_path, network, size):
+    options = {"hidden": 16} if network == "mlp" else {}
+    checkpoint = random_checkpoint(network, **options)
+    w = world.make(tmp_path, *size)
+    scorer = Scorer.of(checkpoint, device="cpu")
+    with Scene(w.scene) as scene:
+        whole = scorer.score(scene.read().pixels).numpy()
+        plan = plan_for(scorer, scene, tile_size=2 * (scorer.net.reach + 16) + 96)
+        assert len(plan) > 1
+        for tile in score_tiles(scorer, scene, plan):
+            expected = whole[(slice(None), *tile.core.inset_of(scene.grid.window))]
+            np.testing.assert_allclose(tile.probabilities.numpy(), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bands", "crs", "transform", "nodata"),
+    [
+        ("uint16", 9, world.UTM, world.NORTH_UP, 0),
+        ("uint8", 3, world.UTM, world.ROTATED, None),
+        ("float32", 1, CRS.from_epsg(4326), world.DEGREES, -9999),
+        ("int16", 4, CRS.from_epsg(3857), Affine(0.5, 0, 9.5e6, 0, -0.5, 3.2e6), -1),
+    ],
+)
+def test_mapping_a_scene_gives_the_counts_of_evaluate(tmp_path, dtype, bands, crs, transform, nodata):
+    w = world.make(tmp_path, 219, 331, bands=bands, dtype=dtype, crs=crs, transform=transform, nodata=nodata)
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    checkpoint = random_checkpoint("skip", bands, scale=(0.5, 0.3) if dtype == "float32" else (100.0, 50.0) if dtype == "uint8" else (4500.0, 2000.0))
+    result = map_scene(checkpoint, w.scene, tmp_path / "map", proba=True, tile_size=300, **QUICK)
+    with rasterio.open(result.paths["class"]) as file:
+        mapped = file.read(1)
+        assert file.crs == crs
+        assert file.transform.almost_equals(transform)
+    with open_dataset([w.scene], [labels]) as dataset:
+        found = evaluate(checkpoint, dataset, tile_size=300, device="cpu").confusion
+        truth = dataset.scenes[0].read(dataset.scenes[0].scene.grid.window)[1]
+    np.testing.assert_array_equal(count(truth, mapped, 3).counts, found.counts)
+    assert found.labelled == (truth != IGNORE).sum()
+    void = np.zeros(w.classes.shape, bool)
+    if nodata is not None:
+        void[: 219 // 3, : 331 // 3] = True
+    np.testing.assert_array_equal(mapped == IGNORE, void)
+    for kind in ("confidence", "proba"):
+        with rasterio.open(result.paths[kind]) as file:
+            np.testing.assert_array_equal((file.read() == IGNORE).any(axis=0), void)
+    with rasterio.open(result.paths["proba"]) as file:
+        assert np.abs(file.read()[:, ~void].astype(int).sum(axis=0) - 250).max() <= 2
+    assert [a.pixels for a in result.areas] == np.bincount(mapped[~void], minlength=3).tolist()
+    assert result.nodata_pixels == void.sum()
+
+
+def test_areas_are_hectares_on_the_ellipsoid(tmp_path):
+    w = world.make(tmp_path, 200, 300, crs=CRS.from_epsg(3857), transform=Affine(10, 0, 1.5e6, 0, -10, 6.8e6))
+    result = map_scene(random_checkpoint(), w.scene, tmp_path / "map", **QUICK)
+    with Scene(w.scene) as scene:
+        assert sum(a.hectares for a in result.areas) == pytest.approx(scene.grid.ground_area(scene.grid.window) / 1e4, rel=1e-4)
+    assert sum(a.hectares for a in result.areas) < 0.5 * 200 * 300 * 0.01  # Web Mercator at 52 degrees north
+
+
+def test_pictures_without_coordinates_and_tiny_scenes(tmp_path):
+    for size in ((1, 1), (5, 40), (16, 16)):
+        pixels = np.full((3, *size), 80, np.uint8)
+        path = world.write(tmp_path / f"street{size[0]}.png", pixels, crs=None, driver="PNG")
+        checkpoint = random_checkpoint(names=("red", "green", "blue"), scale=(100.0, 50.0))
+        result = map_scene(checkpoint, path, tmp_path / "map", **QUICK)
+        with rasterio.open(result.paths["class"]) as file:
+            assert file.shape == size
+            assert file.crs is None
+            assert (file.read(1) != IGNORE).all()
+        assert result.areas[0].hectares is None
+
+
+def test_bands_are_found_by_name_whatever_their_order(tmp_path):
+    w = world.make(tmp_path, 64, 64, bands=4)
+    with rasterio.open(w.scene, "r+") as file:
+        file.descriptions = ("red", "green", "blue", "nir")
+    checkpoint = random_checkpoint(names=("nir", "red", "green"))
+    expected = predict(checkpoint, w.pixels[[3, 0, 1]]).argmax(axis=0)
+    result = map_scene(checkpoint, w.scene, tmp_path / "map", **QUICK)
+    with rasterio.open(result.paths["class"]) as file:
+        np.testing.assert_array_equal(file.read(1), expected)
+    with pytest.raises(BadInput, match=r"has 4 bands \(red green blue nir\); this model reads 2 \(B8 B4\)"):
+        map_scene(random_checkpoint(bands=2, names=("B8", "B4")), w.scene, tmp_path / "other", **QUICK)
+
+
+def test_what_differs_from_training_is_said(tmp_path):
+    w = world.make(tmp_path, 64, 64, dtype="float32")
+    result = map_scene(random_checkpoint(), w.scene, tmp_path / "map", **QUICK)
+    assert any("float32" in note and "uint16" in note for note in result.notes)
+
+
+def test_nothing_is_overwritten_or_half_written(tmp_path):
+    w = world.make(tmp_path, 700, 900)
+    checkpoint = random_checkpoint()
+    result = map_scene(checkpoint, w.scene, tmp_path / "map", polygons=False, **QUICK)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "map").iterdir()}
+    with pytest.raises(BadFile, match="--overwrite"):
+        map_scene(checkpoint, w.scene, tmp_path / "map", polygons=False, **QUICK)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    cut = broken / "scene.tif"
+    cut.write_bytes(w.scene.read_bytes()[: w.scene.stat().st_size * 3 // 4])
+    with pytest.raises(BadFile, match="truncated or damaged"):
+        map_scene(checkpoint, cut, tmp_path / "map", tile_size=256, polygons=False, overwrite=True, **QUICK)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "map").iterdir()} == before
+    again = map_scene(checkpoint, w.scene, tmp_path / "map", polygons=False, overwrite=True, **QUICK)
+    assert again.paths["class"].read_bytes() == before[result.paths["class"].name]
+
+
+def test_a_scene_of_nothing_is_refused(tmp_path):
+    path = world.write(tmp_path / "void.tif", np.zeros((3, 50, 50), np.uint16), nodata=0)
+    with pytest.raises(BadInput, match="no valid pixel"):
+        map_scene(random_checkpoint(), path, tmp_path / "map", **QUICK)
+    assert not list(tmp_path.glob("map/*.tif"))
+
+
+def test_the_run_file_says_how_the_map_was_made(tmp_path):
+    w = world.make(tmp_path, 64, 64)
+    path = save(random_checkpoint(), tmp_path / "model.safetensors")
+    result = map_scene(path, w.scene, tmp_path / "map", **QUICK)
+    run = json.loads(result.paths["run"].read_text())
+    assert run["checkpoint_sha256"]
+    assert run["scene"] == str(w.scene)
+    assert run["network"] == "fcn"
+    assert run["halo"] % 16 == 0
+    assert sum(a["pixels"] for a in run["areas"]) == 64 * 64
