@@ -31,15 +31,16 @@ class Confusion:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for field, array in (("counts", np.array(self.counts)), ("unpredicted", np.array(self.unpredicted))):
-            if array.dtype.kind not in "iu" or (array < 0).any():
-                raise BadInput(f"Confusion counts must be whole numbers from 0 up; {field} holds {array.dtype} with minimum {array.min()}.")
+        counts, unpredicted = np.array(self.counts), np.array(self.unpredicted)
+        classes = unpredicted.size
+        if not classes or counts.shape != (classes, classes) or unpredicted.shape != (classes,):
+            raise BadInput(f"Confusion counts must be K x K beside K unpredicted; found {counts.shape} beside {unpredicted.shape}.")
+        for field, array in (("counts", counts), ("unpredicted", unpredicted)):
+            if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > np.iinfo(np.int64).max:
+                raise BadInput(f"Confusion counts must be whole numbers from 0 to 2^63 - 1; {field} ({array.dtype}) holds others.")
             array = array.astype(np.int64)
             array.flags.writeable = False
             object.__setattr__(self, field, array)
-        classes = len(self.unpredicted)
-        if self.counts.shape != (classes, classes) or self.unpredicted.shape != (classes,):
-            raise BadInput(f"Confusion counts must be K x K beside K unpredicted; found {self.counts.shape} beside {self.unpredicted.shape}.")
         if self.names is not None:
             object.__setattr__(self, "names", tuple(str(name) for name in self.names))
             if len(self.names) != classes:
@@ -90,6 +91,7 @@ class Confusion:
         """The other way. Raises BadInput where the fields are not those of `to_dict`."""
         try:
             counts, unpredicted, names = np.array(fields["counts"]), np.array(fields["unpredicted"]), fields.get("names")
+            names = None if names is None else tuple(names)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadInput('These are no confusion counts: expected {"counts": K lists of K numbers, "unpredicted": K numbers}.') from error
         return cls(counts, unpredicted, names)

@@ -40,8 +40,7 @@ def confusion_figure(names: Sequence[str], counts: np.ndarray, unpredicted: np.n
     cell = 0.72 if len(names) <= SHARED else 0.5 if len(names) <= NUMBERED else 8 / len(names)
     figure = _blank(1.9 + cell * len(columns), 1.6 + cell * len(rows))
     axes = figure.add_subplot()
-    colours = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#b9d3ea", "#4b8bc2", "#0b4f8a"])
-    colours.set_bad("#e4e7eb")
+    colours = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#b9d3ea", "#4b8bc2", "#0b4f8a"]).with_extremes(bad="#e4e7eb")
     # Where no number tells of a confusion of one in fifty, the colour has to: a square-root scale shows small shares.
     scaling = PowerNorm(0.5 if len(names) > NUMBERED else 1, vmin=0, vmax=1)
     image = axes.imshow(shares, cmap=colours, norm=scaling, aspect="equal", interpolation="nearest")
@@ -73,7 +72,7 @@ def _write_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
         share = shares[row, column]
         colour = FAINT if not pixels else "white" if share > 0.55 else INK
         text = short(int(pixels)) + (f"\n{100 * share:.1f} %" if with_shares and pixels else "")
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if with_shares else 6, linespacing=1.25)
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if with_shares else 6.5, linespacing=1.25)
 
 
 def short(pixels: int) -> str:
@@ -116,9 +115,9 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
 
 
 def png(figure: Figure) -> bytes:
-    """The figure at 2 pixels per screen pixel. The same figure gives the same bytes."""
+    """The figure, cut close, at 2 pixels per screen pixel. The same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=200, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None})
     return buffer.getvalue()
 
 

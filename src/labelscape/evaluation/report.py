@@ -148,7 +148,10 @@ def overall_table(scores: Sequence[ModelScores]) -> ScoreTable | None:
     """One row per model; kappa times 100 like the rest."""
     if not scores:
         return None
-    keys = {"overall_accuracy": "OA", "mean_iou": "mIoU", "mean_f1": "mean F1", "kappa": "kappa x 100"}
+    keys = {
+        "overall_accuracy": "OA", "mean_iou": "mIoU", "mean_f1": "mean F1", "mean_accuracy": "mean accuracy", "frequency_weighted_iou": "fwIoU",
+        "kappa": "kappa x 100",
+    }  # fmt: skip
     columns = [_cells([s.metrics.get(key) for s in scores]) for key in keys]
     pixels = [Cell(f"{s.metrics['labelled_pixels']:,}" if "labelled_pixels" in s.metrics else "-") for s in scores]
     rows = tuple((s.name, cells) for s, cells in zip(scores, zip(*columns, pixels, strict=True), strict=True))
@@ -232,13 +235,14 @@ def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
         return None
     from labelscape.evaluation.figures import NUMBERED, confusion_figure, png
 
-    numbers = "The numbers are pixels. " if len(figure.names) <= NUMBERED else ""
-    caption = f"Colour: share of the pixels of each true class (row) that the map gives each class (column). {numbers}"
-    drawn = confusion_figure(figure.names, np.asarray(figure.counts), figure.unpredicted)
-    width = round(drawn.get_figwidth() * 100)
+    numbered = len(figure.names) <= NUMBERED
+    how = "The numbers are pixels." if numbered else "The scale is a square root, so that small shares show."
+    caption = f"Colour: share of the pixels of each true class (row) that the map gives each class (column). {how}"
+    drawn = png(confusion_figure(figure.names, np.asarray(figure.counts), figure.unpredicted))
+    width = int.from_bytes(drawn[16:20], "big") // 2  # the PNG's own width, at 2 pixels per screen pixel
     # On a phone a figure shrunk below this width could no longer be read; it scrolls instead.
-    least = min(width, 1000, 120 + 46 * len(figure.names)) if numbers else min(width, 640)
-    return {"title": figure.title, "source": _data(png(drawn)), "caption": caption.strip(), "width": width, "least": least}
+    least = min(width, 1000, 120 + 46 * len(figure.names)) if numbered else min(width, 640)
+    return {"title": figure.title, "source": _data(drawn), "caption": caption, "width": width, "least": least}
 
 
 def _curves(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:

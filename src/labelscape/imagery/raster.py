@@ -24,7 +24,8 @@ from labelscape.grid import Grid, Window
 RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
 
 # GDAL takes 5 % of the machine's memory for its block cache unless told; reading a large scene must not grow with the machine.
-GDAL_CACHE_MB = 128
+# In bytes: rasterio hands the number to GDALSetCacheMax64, which knows no megabytes.
+GDAL_CACHE_BYTES = 128 * 2**20
 
 EXACT = 1e-6
 """Error allowed to a warp's transformation, in pixels, so that what is read does not depend on the window; rasterio 1.4 fails on 0."""
@@ -45,7 +46,7 @@ class Patch:
 @contextmanager
 def gdal(**options: object) -> Iterator[None]:
     """GDAL's settings for the time of a block, instead of the process's environment."""
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB, **options), warnings.catch_warnings():
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **options), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a PNG has no CRS: that is a fact, not a warning
         yield
 
@@ -103,10 +104,7 @@ class Scene:
 
     def _pick(self, bands: Sequence[str]) -> None:
         """Keep only these bands, in this order."""
-        singles = [(dataset, [i]) for dataset, indices in self._readers for i in indices]
-        picked = [singles[self.index(band)] for band in bands]
-        same_file = len({id(dataset) for dataset, _ in picked}) == 1
-        self._readers = [(picked[0][0], [i for _, (i,) in picked])] if same_file else picked
+        self._readers = _grouped(self._readers, [self.index(band) for band in bands])
         self.bands = tuple(bands)
 
     def _aligned(self, datasets: list) -> list:
@@ -157,33 +155,36 @@ class Scene:
     def hold(self) -> Scene:
         """Keep all pixels in memory from now on and let go of the files: every read is a copy of a slice. Returns itself."""
         if self._held is None:
-            self._held = self.read(self.grid.window)
+            whole = self.read(self.grid.window)
+            with gdal():
+                self._held = Patch(whole.pixels, self._unmasked(self.grid.window), whole.window)  # values say the rest
             self._stack.close()
         return self
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
-        """Pixels and validity of a window inside the grid; `bands` picks and orders them by name.
+        """Pixels and validity of a window inside the grid; `bands` picks and orders them by name, and validity is theirs.
 
         Raises BadFile where the file ends early or is damaged.
         """
         window = window or self.grid.window
         assert (window & self.grid.window) == window, f"{window} is not inside {self.grid.window}"
-        order = None if bands is None or tuple(bands) == self.bands else [self.index(b) for b in bands]
+        chosen = None if bands is None or tuple(bands) == self.bands else [self.index(b) for b in bands]
         if self._held is not None:
             inside = window.inset_of(self._held.window)
             pixels = self._held.pixels[(slice(None), *inside)]
-            return Patch(pixels.copy() if order is None else pixels[order], self._held.valid[inside].copy(), window)
+            pixels = pixels.copy() if chosen is None else pixels[chosen]
+            return Patch(pixels, self._measured(pixels) & self._held.valid[inside], window)
         try:
             with gdal():
-                parts = [dataset.read(indices, window=window.rio) for dataset, indices in self._readers]
+                parts = [dataset.read(indices, window=window.rio) for dataset, indices in _grouped(self._readers, chosen)]
                 pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
-                valid = self._valid(pixels, window)
+                valid = self._measured(pixels) & self._unmasked(window)
         except (RasterioError, OSError) as error:
             raise BadFile(
                 f"{self.name} cannot be read at rows {window.top}-{window.bottom}, columns {window.left}-{window.right}: "
                 f"the file is truncated or damaged ({_reason(error)})."
             ) from error
-        return Patch(pixels if order is None else pixels[order], valid, window)
+        return Patch(pixels, valid, window)
 
     def thumbnail(self, most: int = 1000) -> np.ndarray:
         """A picture of the scene, at most `most` pixels a side: uint8 (h, w, 3), the colours a person expects, stretched to be seen.
@@ -195,18 +196,14 @@ class Scene:
         shape = max(1, round(height / shrink)), max(1, round(width / shrink))
         sets = (("red", "green", "blue"), ("B04", "B03", "B02"), ("B4", "B3", "B2"), self.bands[:3], self.bands[:1] * 3)
         shown = next(names for names in sets if len(names) == 3 and set(names) <= set(self.bands))
-        if self._held is not None:
-            rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(self.grid.shape, shape))
-            pixels = self._held.pixels[[self.index(b) for b in shown]][:, rows[:, None], columns]
-            valid = self._held.valid[rows[:, None], columns]
-        else:
-            singles = [(dataset, i) for dataset, indices in self._readers for i in indices]
+        singles = [(dataset, i) for dataset, indices in self._readers for i in indices]
+        levels = [d.overviews(i) for d, i in singles[:1]] if self._held is None else [[]]
+        if levels[0] and min(levels[0]) <= shrink:
             with gdal():
-                # Decimated reads take overviews where the file has them.
                 pixels = np.stack([d.read(i, out_shape=shape) for d, i in (singles[self.index(b)] for b in shown)])
-            valid = np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else np.ones(shape, bool)
-            if self.nodata is not None:
-                valid &= ~(pixels == self.nodata).all(axis=0)
+            valid = self._measured(pixels)
+        else:
+            pixels, valid = self._sampled(shown, shape)
         picture = np.full((*shape, 3), 255, np.uint8)
         if valid.any():
             values = pixels[:, valid].astype(np.float64)
@@ -215,24 +212,53 @@ class Scene:
             picture[valid] = (stretched.T * 254).astype(np.uint8)
         return picture
 
-    def _valid(self, pixels: np.ndarray, window: Window) -> np.ndarray:
-        valid = np.ones(window.shape, bool)
-        if pixels.dtype.kind == "f":
-            valid &= np.isfinite(pixels).all(axis=0)
+    def _sampled(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Every n-th pixel and its validity, gathered strip by strip, where there is no overview to take them from."""
+        rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(self.grid.shape, shape))
+        parts = []
+        for top in range(0, self.grid.height, 512):
+            mine = rows[(rows >= top) & (rows < top + 512)] - top
+            if len(mine):
+                patch = self.read(Window(top, 0, min(512, self.grid.height - top), self.grid.width), bands)
+                parts.append((patch.pixels[:, mine[:, None], columns], patch.valid[mine[:, None], columns]))
+        return np.concatenate([p for p, _ in parts], axis=1), np.concatenate([v for _, v in parts])
+
+    def _measured(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W) where pixels (B, H, W) hold a measurement by their values."""
+        measured = np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else np.ones(pixels.shape[1:], bool)
         if self.nodata is not None and self.nodata == self.nodata:
             is_nodata = pixels == np.asarray(self.nodata).astype(pixels.dtype)
             dark_may_be_real = pixels.dtype.kind in "iu" and self.nodata == 0
-            valid &= ~(is_nodata.all(axis=0) if dark_may_be_real else is_nodata.any(axis=0))
+            measured &= ~(is_nodata.all(axis=0) if dark_may_be_real else is_nodata.any(axis=0))
+        return measured
+
+    def _unmasked(self, window: Window) -> np.ndarray:
+        """(H, W) where alpha bands and internal masks let pixels count."""
+        unmasked = np.ones(window.shape, bool)
         if self._has_mask:
-            for dataset, _ in self._readers:
-                valid &= dataset.dataset_mask(window=window.rio) > 0
-        return valid
+            for dataset in {id(d): d for d, _ in self._readers}.values():
+                unmasked &= dataset.dataset_mask(window=window.rio) > 0
+        return unmasked
 
     def index(self, band: str) -> int:
         """Position of a band by name."""
         if band not in self.bands:
             raise UnknownName(f"band of {self.name}", band, self.bands)
         return self.bands.index(band)
+
+
+def _grouped(readers: list, chosen: Sequence[int] | None) -> list:
+    """(dataset, band indices) pairs that yield the chosen bands in order, with one read for neighbours in one file."""
+    if chosen is None:
+        return readers
+    singles = [(dataset, i) for dataset, indices in readers for i in indices]
+    grouped: list[tuple[rasterio.DatasetReader, list[int]]] = []
+    for dataset, i in (singles[c] for c in chosen):
+        if grouped and grouped[-1][0] is dataset:
+            grouped[-1][1].append(i)
+        else:
+            grouped.append((dataset, [i]))
+    return grouped
 
 
 def open_raster(file: str | Path) -> rasterio.DatasetReader:

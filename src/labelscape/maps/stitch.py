@@ -18,8 +18,10 @@ from labelscape.scores import Scorer
 from labelscape.tiles import Tile, TilePlan, plan_tiles
 
 DEFAULT_TILE = 1024
-UNBOUNDED_OVERLAP = 64
-"""Overlap for networks that look at all of a tile (global pooling): no halo makes their tiles exact."""
+EXACT_REACH = 256
+"""Networks that see no farther than this get halos as wide as they see: their tiles leave no trace."""
+USUAL_OVERLAP = 64
+"""Overlap for all others, which see the whole tile (global pooling) or so far that exact halos would cost more than the map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,10 @@ class ScoredTile:
 
 
 def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, overlap: int | None = None) -> TilePlan:
-    """The tiles for a network and a scene. Without `overlap` the halo is the network's reach, so that tiles leave no trace."""
+    """The tiles for a network and a scene. Without `overlap` the halo is the network's reach where that is near (EXACT_REACH)."""
     net = scorer.net
     if overlap is None:
-        overlap = UNBOUNDED_OVERLAP if net.reach is None else net.reach
+        overlap = net.reach if net.reach is not None and net.reach <= EXACT_REACH else USUAL_OVERLAP
     return plan_tiles(scene.grid.window, tile_size=tile_size or DEFAULT_TILE, overlap=overlap, stride=net.stride)
 
 

@@ -7,6 +7,8 @@ neighbour that then takes the target's name. Both need room on the disk for a mo
 from __future__ import annotations
 
 import contextlib
+import functools
+import glob
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasterio.shutil
-from rasterio.enums import ColorInterp
+from rasterio._err import CPLE_BaseError  # what copies and closes raise; rasterio.errors has no public name for it
+from rasterio.enums import ColorInterp, Compression
 from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile
@@ -24,14 +27,15 @@ from labelscape.imagery.raster import _reason, gdal
 from labelscape.legend import IGNORE, Legend
 
 BLOCK = 512
+GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError)
 
 
 class MapWriter:
     """Receives windows of one raster in any order; used as a context manager, which leaves a valid COG or nothing.
 
     With a `legend` it is a class map: colour table, mode overviews and a raster attribute table beside it (`<file>.aux.xml`). `write`
-    then takes class values, and pixels never written read as nodata. Raises BadFile where the file exists and may not be
-    replaced, or the disk refuses.
+    then takes class values. A pixel is written at most once; pixels never written read as nodata and cost nothing.
+    Raises BadFile where the file exists and may not be replaced, or the disk refuses.
     """
 
     def __init__(
@@ -43,13 +47,13 @@ class MapWriter:
         self._overwrite = overwrite
         self._profile = {
             "driver": "GTiff", "dtype": dtype, "count": count, "height": grid.height, "width": grid.width, "nodata": nodata,
-            "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "interleave": "band", "compress": "ZSTD", "zstd_level": 1,
+            "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "interleave": "band", "compress": compression(), "zstd_level": 1,
             "sparse_ok": True, "bigtiff": "IF_SAFER",
         }  # fmt: skip
         if grid.crs is not None or not grid.transform.is_identity:
             self._profile |= {"crs": grid.crs, "transform": grid.transform}
         self.counts = np.zeros(256, np.int64)
-        """Pixels per value written, of a class map."""
+        """Pixels per value written, all bands together, where `dtype` is uint8."""
 
     def __enter__(self) -> MapWriter:
         if self.path.exists() and not self._overwrite:
@@ -59,8 +63,9 @@ class MapWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with gdal():
                 self._file = rasterio.open(self._part, "w", **self._profile)
-        except (RasterioError, OSError) as error:
-            raise BadFile(f"{self.path} cannot be written: {_reason(error)}.") from error
+        except GDAL_FAILURES as error:
+            _remove(self._part)
+            raise self._refused(error) from error
         return self
 
     def write(self, window: Window, values: np.ndarray) -> None:
@@ -70,39 +75,54 @@ class MapWriter:
         try:
             with gdal():
                 self._file.write(values, window=window.rio)
-        except (RasterioError, OSError) as error:
-            raise BadFile(f"{self.path} cannot be written: {_reason(error)}. Is the disk full?") from error
-        if self.legend is not None:
+        except GDAL_FAILURES as error:
+            raise self._refused(error) from error
+        if values.dtype == np.uint8:
             self.counts += np.bincount(values.ravel(), minlength=256)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._finish()
-            else:
-                with contextlib.suppress(RasterioError, OSError), gdal():
-                    self._file.close()
         finally:
-            for leftover in (self._part, Path(f"{self._part}.aux.xml")):
-                leftover.unlink(missing_ok=True)
+            with contextlib.suppress(*GDAL_FAILURES), gdal():
+                self._file.close()
+            _remove(self._part)
 
     def _finish(self) -> None:
-        try:
-            with gdal():
-                self._describe()
-                self._file.close()
-                with written_whole(self.path, overwrite=self._overwrite) as part:
+        with written_whole(self.path, overwrite=self._overwrite) as part:
+            try:
+                with gdal(GDAL_NUM_THREADS="ALL_CPUS"):
+                    self._describe()
+                    self._file.close()
                     rasterio.shutil.copy(self._part, part, driver="COG", **self._cog_options())
-                    _expect_whole(part, self.grid)
-        except BadFile:
-            raise
-        except (RasterioError, OSError) as error:
-            raise BadFile(f"{self.path} cannot be written: {_reason(error)}. Is the disk full?") from error
-        side = Path(f"{self.path}.aux.xml")
-        side.unlink(missing_ok=True)
+                    self._read_back(part)
+            except GDAL_FAILURES as error:
+                raise self._refused(error) from error
+            finally:
+                _remove(part, but=part)
+        for ending in (".aux.xml", ".ovr", ".msk"):  # of an earlier file of this name
+            Path(f"{self.path}{ending}").unlink(missing_ok=True)
         if self.legend is not None:
-            with written_whole(side, overwrite=True) as part:
+            with written_whole(Path(f"{self.path}.aux.xml"), overwrite=True) as part:
                 part.write_bytes(attribute_table(self.legend, self.counts))
+
+    def _read_back(self, part: Path) -> None:
+        """Read the copy once and count its values: on a full disk GDAL may lose the last blocks without a word. Raises OSError."""
+        found = np.zeros(256, np.int64)
+        with rasterio.open(part) as file:
+            for window in self.grid.window.blocks(4 * BLOCK):
+                values = file.read(window=window.rio)
+                if values.dtype == np.uint8:
+                    found += np.bincount(values.ravel(), minlength=256)
+        if self._profile["dtype"] == "uint8":
+            expected = self.counts.copy()
+            expected[int(self._profile["nodata"])] += self.grid.window.pixels * self._profile["count"] - expected.sum()
+            if (found != expected).any():
+                raise OSError("what was read back is not what was written")
+
+    def _refused(self, error: BaseException) -> BadFile:
+        return BadFile(f"{self.path} cannot be written: {_reason(error)}. Is the disk full, or the folder not yours to write?")
 
     def _describe(self) -> None:
         self._file.update_tags(**self._tags)
@@ -115,7 +135,7 @@ class MapWriter:
             self._file.set_band_description(number, text)
 
     def _cog_options(self) -> dict[str, object]:
-        options = {"BLOCKSIZE": BLOCK, "COMPRESS": "ZSTD", "BIGTIFF": "IF_SAFER", "NUM_THREADS": "ALL_CPUS", "SPARSE_OK": True, "OVERVIEWS": "AUTO"}
+        options = {"BLOCKSIZE": BLOCK, "COMPRESS": compression(), "BIGTIFF": "IF_SAFER", "NUM_THREADS": "ALL_CPUS", "SPARSE_OK": True, "OVERVIEWS": "AUTO"}
         # Classes must survive overviews: an average of "water" and "forest" is some third class.
         options["OVERVIEW_RESAMPLING"] = "MODE" if self.legend is not None else "AVERAGE"
         if self.legend is None:
@@ -123,11 +143,24 @@ class MapWriter:
         return options
 
 
-def _expect_whole(path: Path, grid: Grid) -> None:
-    """GDAL reports some failures of the COG driver only as a warning: open what was written before it takes its name."""
-    with rasterio.open(path) as file:
-        if file.shape != grid.shape:
-            raise OSError(f"GDAL wrote {file.shape} pixels instead of {grid.shape}")
+@functools.cache
+def compression() -> str:
+    """ZSTD, or DEFLATE where this GDAL was built without it."""
+    with contextlib.suppress(*GDAL_FAILURES), gdal(), rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8", compress="ZSTD") as file:
+            file.write(np.zeros((1, 1, 1), np.uint8))
+        with memory.open() as file:
+            if file.compression == Compression.zstd:
+                return "ZSTD"
+    return "DEFLATE"
+
+
+def _remove(part: Path, but: Path | None = None) -> None:
+    """Remove a temporary raster and what GDAL put beside it: .aux.xml, .ovr.tmp, .msk; all `but` one."""
+    for leftover in map(Path, glob.glob(f"{glob.escape(str(part))}*")):
+        if leftover != but:
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
 
 def attribute_table(legend: Legend, counts: np.ndarray) -> bytes:

@@ -1,0 +1,343 @@
+import base64
+import copy
+import io
+import re
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labelscape.errors import BadFile
+from labelscape.evaluation.confusion import count
+from labelscape.evaluation.figures import confusion_figure, curve_figure, png, short
+from labelscape.evaluation.metrics import DEFINITIONS, summary
+from labelscape.evaluation.report import (
+    AreaRow,
+    ConfusionFigure,
+    Curve,
+    ModelScores,
+    Picture,
+    Report,
+    overall_table,
+    per_class_tables,
+    plain,
+    render,
+    score_notes,
+    write_report,
+)
+
+NAMES = ("water", "built-up")
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order; keeps text, tables and picture sources."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.attributes, self.words, self.tags = [], [], [], []
+        self.tables, self.sources = [], []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.sources.append(dict(attrs)["src"])
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data.strip()
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def pictures(self):
+        assert all(source.startswith("data:image/png;base64,") for source in self.sources)
+        return [np.array(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))) for source in self.sources]
+
+
+def scores_of(names=NAMES, *, wrong=0.2, unpredicted=0, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(len(names)), 60).astype(np.uint8)
+    predicted = np.where(rng.random(truth.size) < wrong, rng.integers(0, len(names), truth.size), truth).astype(np.uint8)
+    predicted[:unpredicted] = 255
+    return summary(count(truth, predicted, len(names)), names)
+
+
+def full_report(names=NAMES, models=("random forest", "fcn", "mlp")):
+    rng = np.random.default_rng(0)
+    scores = tuple(ModelScores(model, scores_of(names, wrong=0.5 / (i + 1), seed=i)) for i, model in enumerate(models))
+    return Report(
+        title="Map of havel", subtitle="mlp, 2024-05-01, labelscape 0.1.0", lead="Mean confidence 84 %.", notes=("Pixels of 20 m.",),
+        pictures=(Picture("Scene", rng.integers(0, 256, (31, 47, 3)).astype(np.uint8), "47 x 31"), Picture("Map", np.zeros((5, 4, 3), np.uint8))),
+        legend=tuple((name, (10, 20, i)) for i, name in enumerate(names)),
+        areas=tuple(AreaRow(name, (10, 20, i), 1000 + i, 10.125 + i) for i, name in enumerate(names)), nodata_pixels=12,
+        scores=scores, definitions=tuple(DEFINITIONS.values()),
+        confusion=ConfusionFigure(tuple(names), np.array(scores[0].metrics["confusion"]["counts"]), "mlp, held-out blocks"),
+        curves=(Curve("loss", (1, 2), (3.0, 2.0), "fcn"), Curve("rate", (1, 2), (0.1, 0.0)), Curve("loss", (1, 2), (2.0, 1.0), "mlp")),
+        provenance={"size": [5490, 5490], "crs": None, "options": {"hidden": 1024}, "pixel_size_m": 9.99612345},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def html():
+    return render(full_report())
+
+
+@pytest.fixture(scope="module")
+def full(html):
+    return Page(html)
+
+
+def test_sections_hold_what_was_given(full):
+    for words in ("Map of havel", "mlp, 2024-05-01, labelscape 0.1.0", "Mean confidence 84 %.", "Pixels of 20 m.", "mlp, held-out blocks"):
+        assert words in full.text
+    assert all(definition in full.text for definition in DEFINITIONS.values())
+    assert "5490, 5490" in full.text
+    assert "hidden = 1024" in full.text
+    assert "9.99612" in full.text
+    pictures = full.pictures()
+    assert len(pictures) == 2 + 1 + 2  # given, confusion, loss (two curves in one) and rate
+    np.testing.assert_array_equal(pictures[0], full_report().pictures[0].pixels)
+    np.testing.assert_array_equal(pictures[1], np.zeros((5, 4, 3)))
+
+
+def test_numbers_of_the_areas(full):
+    assert full.tables[0] == [
+        ["class", "pixels", "hectares", "share, %"],
+        ["water", "1,000", "10.12", "49.98"],
+        ["built-up", "1,001", "11.12", "50.02"],
+        ["mapped", "2,001", "21.25", "100.00"],
+        ["no data", "12", "", ""],
+    ]
+
+
+def test_numbers_of_the_scores(full):
+    models = full_report().scores
+    overall, iou_f1, ua_pa = full.tables[1:]
+    assert overall[0] == ["model", "OA", "mIoU", "mean F1", "mean accuracy", "fwIoU", "kappa x 100", "labelled pixels"]
+    keys = ("overall_accuracy", "mean_iou", "mean_f1", "mean_accuracy", "frequency_weighted_iou", "kappa")
+    assert overall[1:] == [[m.name, *(f"{100 * m.metrics[key]:.2f}" for key in keys), "120"] for m in models]
+    assert iou_f1[0] == ["", "IoU", "F1", ""]
+    assert ua_pa[0] == ["", "UA", "PA", ""]
+    for table, keys in ((iou_f1, ("iou", "f1")), (ua_pa, ("precision", "recall"))):
+        assert table[1] == ["class", *(m.name for m in models), *(m.name for m in models), "support"]
+        for i, name in enumerate(NAMES):
+            assert table[2 + i] == [name, *(f"{100 * m.metrics['classes'][i][key]:.2f}" for key in keys for m in models), "60"]
+
+
+def test_one_model_has_one_table_and_many_models_one_table_per_measure():
+    (single,) = per_class_tables(full_report(models=("mlp",)).scores)
+    assert single.heads == ("IoU", "F1", "UA", "PA", "support")
+    many = per_class_tables(full_report(models=tuple("abcdef")).scores)
+    assert [table.groups for table in many] == [("IoU",), ("F1",), ("UA",), ("PA",)]
+    assert all(table.heads == (*"abcdef", "support") for table in many)
+
+
+def test_the_best_model_is_marked_and_ties_as_printed():
+    scores = tuple(ModelScores(name, {**scores_of(), "mean_iou": value}) for name, value in (("a", 0.50001), ("b", 0.5), ("c", 0.1), ("d", None)))
+    column = [cells[1] for _, cells in overall_table(scores).rows]
+    assert [cell.text for cell in column] == ["50.00", "50.00", "10.00", "-"]
+    assert [cell.best for cell in column] == [True, True, False, False]
+    assert not any(cell.best for _, cells in overall_table(scores[:1]).rows for cell in cells)
+    assert Page(render(Report("x", scores=scores))).tables[0][4][2] == "-"
+
+
+def test_what_hinders_a_comparison_is_said():
+    same = (ModelScores("a", scores_of()), ModelScores("b", scores_of(seed=1)))
+    assert score_notes(same) == []
+    other = ModelScores("c", scores_of(("water", "built-up", "snow")))
+    assert "not scored on the same pixels" in score_notes((*same, other))[0]
+    assert score_notes((ModelScores("a", scores_of(unpredicted=7)),)) == ["a: 7 labelled pixels got no class; they count as wrong."]
+    truth = np.zeros(5, np.uint8)
+    assert score_notes((ModelScores("a", summary(count(truth, truth, 2), NAMES)),)) == ["Not among the labelled pixels: built-up."]
+
+
+def test_old_scores_without_the_newer_keys_still_show():
+    old = copy.deepcopy(scores_of())
+    for key in ("frequency_weighted_iou", "unpredicted_pixels", "labelled_pixels", "confusion"):
+        del old[key]
+    assert Page(render(Report("x", scores=(ModelScores("mlp", old),)))).tables[0][1][5:] == ["-", f"{100 * old['kappa']:.2f}", "-"]
+
+
+@pytest.mark.parametrize("section", [f for f in Report.__dataclass_fields__ if f != "title"])
+def test_every_section_may_be_missing_or_stand_alone(section):
+    whole, bare = replace(full_report(), curves=(Curve("rate", (1, 2), (0.1, 0.0)),)), Report("only a title")
+    alone = replace(bare, **{section: getattr(whole, section)})
+    # Figures are slow to draw: each is left out once, and drawn alone.
+    whole = replace(whole, confusion=None if section != "curves" else whole.confusion, curves=whole.curves if section == "confusion" else ())
+    Page(render(replace(whole, **{section: getattr(bare, section)})))
+    page = Page(render(alone))
+    assert "only a title" in page.text
+    assert "None" not in page.text
+
+
+def test_a_bare_report_has_no_empty_section():
+    page = Page(render(Report("only a title")))
+    assert not {"section", "table", "img", "h2"} & set(page.tags)
+
+
+def test_a_scene_without_coordinates_has_no_hectares():
+    page = Page(render(Report("x", areas=(AreaRow("water", (1, 2, 3), 0), AreaRow("land", (1, 2, 3), 0)))))
+    assert page.tables[0] == [["class", "pixels", "share, %"], ["water", "0", "-"], ["land", "0", "-"], ["mapped", "0", "-"]]
+    assert "no coordinates" in page.text
+
+
+EVIL = "<script>alert('1')</script>&amp;\"><img src=x onerror=alert(1)>{{ 7 * 7 }} $x^2$ _y"
+
+
+def test_text_cannot_become_markup(full):
+    names = (EVIL, f"{EVIL}2")
+    report = full_report(names, models=(EVIL,))
+    report = replace(
+        report, title=EVIL, subtitle=EVIL, lead=EVIL, notes=(EVIL,), definitions=(EVIL,), pictures=(replace(report.pictures[0], title=EVIL, caption=EVIL),),
+        confusion=replace(report.confusion, title=EVIL), curves=(Curve(EVIL, (1, 2), (1, 2), EVIL), Curve(EVIL, (1, 2), (1, 2), f"_{EVIL}")),
+        provenance={EVIL: {EVIL: [EVIL]}},
+    )  # fmt: skip
+    page = Page(render(report))
+    assert set(page.tags) <= set(full.tags)
+    assert not [a for a in page.attributes if a[1].startswith("on")]
+    assert " ".join(EVIL.split()) in page.text
+    assert "49" not in page.text.replace("49.", "")
+    # title twice (head, h1), subtitle, lead, note, caption (two), legend (two), ... : none got lost
+    assert page.text.count("onerror=alert(1)") >= 18
+
+
+def test_the_file_needs_no_network(html, full):
+    without_pictures = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", html)
+    assert len(without_pictures) < 30_000
+    assert not re.search(r"https?:|//|url\(|@import|<script|<link|<iframe|<object|javascript:", without_pictures)
+    assert not {"a", "script", "link", "iframe", "object", "form"} & set(full.tags)
+    assert {name for _, name, _ in full.attributes} & {"href", "srcset", "action", "background", "poster", "data"} == set()
+    assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in full.attributes
+    assert "viewport" in [value for _, name, value in full.attributes if name == "name"]
+
+
+def test_the_same_report_gives_the_same_bytes(html):
+    assert render(full_report()) == html
+
+
+def test_writing(tmp_path):
+    path = tmp_path / "new" / "map.html"
+    assert write_report(path, Report("x")) == path
+    before = path.read_bytes()
+    with pytest.raises(BadFile, match="--overwrite"):
+        write_report(path, Report("y"))
+    assert path.read_bytes() == before
+    # A file name that is no text must not cost the report.
+    write_report(str(path), Report("y", provenance={"scene": "b\udcffd.tif"}), overwrite=True)
+    assert "b?d.tif" in path.read_text("utf-8")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadFile):
+        write_report(tmp_path / "file" / "map.html", Report("x"))
+    assert [p.name for p in path.parent.iterdir()] == ["map.html"]
+
+
+def test_a_picture_of_another_shape_is_our_own_mistake():
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))):
+        with pytest.raises(AssertionError, match="picture"):
+            render(Report("x", pictures=(Picture("x", wrong),)))
+
+
+def test_plain_values():
+    assert [plain(v) for v in (None, [], {}, True, 3, 2.5, 1e-7, "a", ["a", 1])] == ["–", "–", "–", "yes", "3", "2.5", "1e-07", "a", "a, 1"]
+
+
+def test_confusion_figure_shows_counts_and_shares_of_rows():
+    figure = confusion_figure(["a", "b", "c"], np.array([[75, 25, 0], [0, 123456, 0], [0, 0, 0]]))
+    axes = figure.axes[0]
+    shown = np.ma.filled(axes.images[0].get_array(), np.nan)
+    np.testing.assert_allclose(shown, [[0.75, 0.25, 0], [0, 1, 0], [np.nan] * 3])
+    texts = {tuple(int(v) for v in t.get_position()[::-1]): t.get_text() for t in axes.texts}
+    assert texts[0, 0] == "75\n75.0 %"
+    assert texts[0, 1] == "25\n25.0 %"
+    assert texts[1, 1] == "123k\n100.0 %"
+    assert texts[2, 2] == "0"
+
+
+def test_pixels_without_a_class_have_their_column_and_lower_the_shares():
+    axes = confusion_figure(["a", "b"], np.array([[8, 0], [0, 5]]), np.array([2, 0])).axes[0]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.8, 0, 0.2], [0, 1, 0]])
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b", "no class"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b"]
+    assert confusion_figure(["a", "b"], np.eye(2, dtype=int), np.array([0, 0])).axes[0].images[0].get_array().shape == (2, 2)
+
+
+@pytest.mark.parametrize(("classes", "cells", "percents"), [(2, 4, True), (12, 144, True), (13, 169, False), (25, 625, False), (26, 0, False), (60, 0, False)])
+def test_many_classes_drop_the_numbers(classes, cells, percents):
+    figure = confusion_figure([f"class {i}" for i in range(classes)], np.eye(classes, dtype=int))
+    assert len(figure.axes[0].texts) == cells
+    assert any("%" in t.get_text() for t in figure.axes[0].texts) == percents
+    width, height = figure.get_size_inches()
+    assert max(width, height) < 16
+
+
+def test_sixty_classes_say_how_to_read_the_figure():
+    names = tuple(f"class {i}" for i in range(60))
+    page = Page(render(Report("x", confusion=ConfusionFigure(names, np.eye(60, dtype=int)))))
+    assert "The numbers are pixels" not in page.text
+    assert "square root" in page.text
+    (picture,) = page.pictures()
+    assert max(picture.shape) < 3000
+
+
+def test_names_in_figures_are_no_formulas_and_no_boxes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of glyphs that its font lacks
+        png(confusion_figure(["$x^2", "\\frac{"], np.eye(2, dtype=int)))
+        png(confusion_figure(["水体", "b"], np.eye(2, dtype=int)))
+        png(curve_figure([("$a", [1], [1]), ("_水", [1], [1])], "$loss"))
+    labels = [t.get_text() for t in confusion_figure(["水体", "b"], np.eye(2, dtype=int)).axes[0].get_yticklabels()]
+    assert labels == ["class 1", "class 2"]
+    long = [f"a very long name of a class, number {i}" for i in (1, 2)]
+    shown = [t.get_text() for t in confusion_figure(long, np.eye(2, dtype=int)).axes[0].get_yticklabels()]
+    assert len(set(shown)) == 2
+    assert max(map(len, shown)) <= 22
+
+
+def test_curves_leave_gaps_where_nothing_was_measured():
+    figure = curve_figure([("fcn", [1, 2, 3], [1.0, None, 3.0]), ("_hidden", [1, 2, 3], [1.0, float("inf"), float("nan")])], "loss")
+    lines = figure.axes[0].get_lines()
+    np.testing.assert_array_equal(lines[0].get_ydata(), [1, np.nan, 3])
+    np.testing.assert_array_equal(lines[1].get_ydata(), [1, np.nan, np.nan])
+    assert [t.get_text().strip() for t in figure.axes[0].get_legend().get_texts()] == ["fcn", "_hidden"]
+    assert figure.axes[0].get_ylabel() == "loss"
+    png(figure)
+    png(curve_figure([("", [], [])], "rate"))
+
+
+def test_short_counts():
+    numbers = (0, 999, 9_999, 10_000, 12_345, 99_949, 99_950, 123_456, 999_499, 999_500, 1_234_567, 45_600_000_000, 2**63 - 1)
+    assert [short(n) for n in numbers] == [
+        "0", "999", "9,999", "10.0k", "12.3k", "99.9k", "100k", "123k", "999k", "1.00M", "1.23M", "45.6G", "9223372T",
+    ]  # fmt: skip
+
+
+def test_scores_and_reports_are_imported_without_torch_or_matplotlib():
+    modules = "confusion, figures, metrics, report, text"
+    code = f"import sys; from labelscape.evaluation import {modules}; print({{'torch', 'matplotlib', 'jinja2', 'rich', 'PIL'}} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

