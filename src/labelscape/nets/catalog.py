@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from labelscape.errors import BadOption, UnknownName
-from labelscape.nets import maggiori
+from labelscape.nets import baselines, dfcnet, dgcwnet, ifbfnet, maggiori, mswbn, tiramisu
 from labelscape.nets.blocks import Network
 
 
@@ -22,29 +23,53 @@ class Entry:
 
 
 MAGGIORI = "Maggiori et al. 2017, High-Resolution Semantic Labeling with CNNs"
+MSWBN = "Multi-Scale Weighted Branch Network for Remote Sensing Image Classification, 2019"
+DFCNET = "Tian et al. 2018, Dense Fusion Classmate Network for Land Cover Classification"
+DGCWNET = "Zhu et al. 2020, Distance Guided Channel Weighting for Semantic Segmentation"
+IFBFNET = "Li et al. 2021, Inter-Level Feature Balanced Fusion Network for Street Scene Segmentation"
 
 NETWORKS: dict[str, Entry] = {
     "fcn": Entry(maggiori.fcn, MAGGIORI),
     "unpooling": Entry(maggiori.unpooling, MAGGIORI, start="fcn"),
     "skip": Entry(maggiori.skip, MAGGIORI, start="fcn"),
     "mlp": Entry(maggiori.mlp, MAGGIORI, start="fcn"),
+    "fc-densenet": Entry(dfcnet.fc_densenet, DFCNET),
+    "classmate": Entry(dfcnet.classmate, DFCNET, start="fc-densenet"),
+    "dfcnet": Entry(dfcnet.dfcnet, DFCNET, start="fc-densenet"),
+    "mswbn": Entry(mswbn.mswbn, MSWBN),
+    "dgcwnet": Entry(dgcwnet.dgcwnet, DGCWNET),
+    "ifbfnet": Entry(ifbfnet.ifbfnet, IFBFNET),
+    "deeplabv3plus": Entry(baselines.deeplabv3plus, "Chen et al. 2018, Encoder-Decoder with Atrous Separable Convolution"),
+    "pspnet": Entry(baselines.pspnet, "Zhao et al. 2017, Pyramid Scene Parsing Network"),
+    "tiramisu": Entry(tiramisu.fc_densenet_jegou, "Jegou et al. 2017, The One Hundred Layers Tiramisu (FC-DenseNet56/67/103)"),
 }
 
+SMP = "smp/"
+"""`smp/Unet` is the architecture Unet of segmentation-models-pytorch."""
 
-def list_models() -> list[str]:
-    return list(NETWORKS)
+
+def list_models(*, smp: bool = False) -> list[str]:
+    """Names for `create_model`; with `smp` also those of segmentation-models-pytorch, which must then be imported."""
+    return [*NETWORKS, *(SMP + name for name in baselines.smp_names())] if smp else list(NETWORKS)
 
 
 def entry(name: str) -> Entry:
+    """The catalogue's line. Raises UnknownName with the nearest known name."""
+    if name.startswith(SMP):
+        architecture = name.removeprefix(SMP)
+        baselines.smp_class(architecture)  # refuses unknown ones
+        return Entry(partial(baselines.smp_network, architecture), "segmentation-models-pytorch")
     if name not in NETWORKS:
-        raise UnknownName("network", name, NETWORKS)
+        raise UnknownName("network", name, [*NETWORKS, "smp/Unet"])
     return NETWORKS[name]
 
 
 def options_of(name: str) -> dict[str, inspect.Parameter]:
     """The options of a network with their defaults, beyond `in_channels` and `classes`."""
-    parameters = inspect.signature(entry(name).build).parameters
-    return {key: p for key, p in parameters.items() if key not in ("in_channels", "classes")}
+    found = dict(inspect.signature(entry(name).build).parameters)
+    if name.startswith(SMP):
+        found |= baselines.smp_options(name.removeprefix(SMP))
+    return {key: p for key, p in found.items() if key not in ("in_channels", "classes") and p.kind is not p.VAR_KEYWORD}
 
 
 def create_model(name: str, *, in_channels: int = 3, classes: int, **options: object) -> Network:

@@ -18,8 +18,9 @@ from labelscape.grid import Grid
 from labelscape.imagery.bands import band_statistics
 from labelscape.imagery.labels import LabelSpec
 from labelscape.legend import IGNORE, Legend
+from labelscape.nets import dfcnet, maggiori
 from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import create_model, entry
+from labelscape.nets.catalog import create_model, entry, options_of
 from labelscape.progress import bar
 from labelscape.scores import pick_device, state_arrays
 from labelscape.training.crops import CropIndex, batches, index_crops
@@ -56,7 +57,7 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, say: Say 
         scores: dict = {}
         if recipe.base_steps:
             base = recipe.replace(network=entry(recipe.network).start, steps=recipe.base_steps, rate=recipe.base_rate, base_steps=0,
-                                  options=_shared_options(recipe.options))  # fmt: skip
+                                  options=_shared_options(recipe.network, recipe.options))  # fmt: skip
             first = _run_phase(base, dataset, replace(blank, network=base.network, options=base.options, recipe=base.model_dump(mode="json")), None, out)
             if recipe.data.holdout:
                 scores[base.network] = evaluate(first, dataset, part="test", device=recipe.device).metrics
@@ -92,7 +93,10 @@ def _run_phase(recipe: Recipe, dataset: Dataset, blank: Checkpoint, start: Check
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(recipe, step)
             heads = net.heads(image.to(fabric.device, memory_format=torch.channels_last))
-            loss = cross_entropy(heads["logits"].float(), label.to(fabric.device), weights)
+            label = label.to(fabric.device)
+            loss = cross_entropy(heads["logits"].float(), label, weights)
+            if "aux" in heads:
+                loss = loss + recipe.aux_weight * cross_entropy(heads["aux"].float(), label, weights)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
@@ -129,14 +133,14 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
 
 
 def _prepare(recipe: Recipe, dataset: Dataset, start: Checkpoint | None) -> tuple[Network, CropIndex, torch.Tensor | None]:
-    from labelscape.nets.maggiori import start_from
-
     torch.manual_seed(recipe.seed)
     net = create_model(recipe.network, in_channels=len(dataset.bands), classes=len(dataset.legend), **recipe.options)
     if start is not None:
-        if entry(recipe.network).start is None:
+        starts = {"fcn": maggiori.start_from, "fc-densenet": dfcnet.start_from}
+        base = entry(recipe.network).start
+        if base is None:
             raise BadOption(f"{recipe.network} starts from no other network; leave start out.")
-        start_from(net, {key: torch.from_numpy(value) for key, value in start.weights.items()})
+        starts[base](net, {key: torch.from_numpy(value) for key, value in start.weights.items()})
     index = index_crops(dataset)
     weights = auto_weights(torch.from_numpy(index.class_counts)) if recipe.class_weights == "auto" else None
     return net, index, weights
@@ -155,11 +159,9 @@ def _blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[int], No
     )  # fmt: skip
 
 
-def _shared_options(options: dict) -> dict:
+def _shared_options(network: str, options: dict) -> dict:
     """What a derived network and its base network have in common: the encoder's options."""
-    from labelscape.nets.catalog import options_of
-
-    return {key: value for key, value in options.items() if key in options_of("fcn")}
+    return {key: value for key, value in options.items() if key in options_of(entry(network).start)}
 
 
 def _write_log(path: Path, history: list[dict]) -> None:

@@ -82,6 +82,8 @@ class Recipe(BaseModel):
     weight_decay: float = Field(5e-4, ge=0)
     class_weights: Literal["none", "auto"] = "none"
     """auto: classes weigh 1 / sqrt(share of the training labels), scaled to a mean of 1 over labelled pixels."""
+    aux_weight: float = Field(0.4, ge=0)
+    """Weight of the auxiliary head's loss, where the network has one (DGCWNet eq. 7, IFBFNet table 5)."""
     sampling: Literal["uniform", "labelled", "balanced"] = "labelled"
     """Where crops are taken: anywhere; around a labelled pixel; around a pixel of a class drawn with equal chances."""
     augment: Literal["none", "flips", "dihedral"] = "dihedral"
