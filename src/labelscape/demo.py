@@ -84,7 +84,7 @@ def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dic
     from labelscape.training.recipe import make_recipe
 
     # Chosen for six minutes on two cores: large crops for the coarse network, more of the rare classes for the fine one.
-    base = make_recipe(data=data, network="fcn", steps=1000, batch=4, crop=256, rate=0.1)
+    base = make_recipe(data=data, network="fcn", steps=900, batch=4, crop=256, rate=0.1)
     with open_recipe_data(base.data, base.seed) as dataset:
         forest = score_forest(dataset, seed=base.seed).metrics
     fcn = train(base, out, overwrite=True, say=say)

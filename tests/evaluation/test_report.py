@@ -307,9 +307,10 @@ def test_sixty_classes_say_how_to_read_the_figure():
 def test_names_in_figures_are_no_formulas_and_no_boxes():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of glyphs that its font lacks
-        png(confusion_figure(["$x^2", "\\frac{"], np.eye(2, dtype=int)))
+        png(confusion_figure(["$x^2", "$\\frac{$"], np.eye(2, dtype=int)))
         png(confusion_figure(["水体", "b"], np.eye(2, dtype=int)))
-        png(curve_figure([("$a", [1], [1]), ("_水", [1], [1])], "$loss"))
+        png(curve_figure([("$\\frac{$", [1], [1]), ("_b", [1], [1])], "$\\frac{$"))
+        png(curve_figure([("水体", [1], [1]), ("b", [1], [1])], "loss"))
     labels = [t.get_text() for t in confusion_figure(["水体", "b"], np.eye(2, dtype=int)).axes[0].get_yticklabels()]
     assert labels == ["class 1", "class 2"]
     long = [f"a very long name of a class, number {i}" for i in (1, 2)]

@@ -107,7 +107,7 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
     axes.grid(color="#e4e7eb", linewidth=0.6)
     axes.margins(x=0.02)
     if len(labels) > 1:
-        # A leading blank: matplotlib hides labels that start with "_".
+        # A leading blank: older matplotlib hides labels that start with "_".
         box = axes.legend(lines, [f" {label}" for label in _drawable(labels)], fontsize=8, frameon=False)
         for text in box.get_texts():
             text.set_parse_math(False)

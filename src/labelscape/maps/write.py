@@ -122,7 +122,7 @@ class MapWriter:
                 raise OSError("what was read back is not what was written")
 
     def _refused(self, error: BaseException) -> BadFile:
-        return BadFile(f"{self.path} cannot be written: {_reason(error)}. Is the disk full, or the folder not yours to write?")
+        return BadFile(f"{self.path} cannot be written: {_reason(error)}. Is the disk full, or the folder read-only?")
 
     def _describe(self) -> None:
         self._file.update_tags(**self._tags)

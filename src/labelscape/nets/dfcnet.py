@@ -154,7 +154,7 @@ def dense_fusion(levels: Sequence[Tensor]) -> Tensor:
 
 def add_at_finer(one: Tensor, other: Tensor) -> Tensor:
     """The sum of two levels of one width at the height and width of the finer."""
-    if one.shape[-2:].numel() < other.shape[-2:].numel():
+    if one.shape[-2] * one.shape[-1] < other.shape[-2] * other.shape[-1]:
         one, other = other, one
     return one + interp(other, one)
 
