@@ -43,6 +43,19 @@ def test_from_polygons_to_a_map(w, tmp_path, run_cli):
     assert counts.tolist() == whole["confusion"]["counts"]
 
 
+@pytest.mark.parametrize(("network", "options"), [("ifbfnet", ["-o", "options.backbone=resnet10t"]), ("smp/Unet", ["-o", "options.encoder=resnet18"])])
+def test_any_network_trains_and_maps(w, tmp_path, run_cli, network, options):
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    code, out, err = run_cli("train", w.scene, "--labels", labels, "--out", tmp_path / "run", "--block", 32, "--network", network,
+                             "--steps", 2, "--batch", 2, "--crop", 64, "--device", "cpu", *options)  # fmt: skip
+    assert code == 0, err
+    model = tmp_path / "run" / f"{network.replace('/', '-').lower()}.safetensors"
+    assert str(model) in out
+    code, out, err = run_cli("map", model, w.scene, "--out", tmp_path / "map", "--json", "--no-report", "--no-polygons")
+    assert code == 0, err
+    assert sum(a["pixels"] for a in json.loads(out)["areas"]) == 96 * 128 - 32 * 42
+
+
 def test_a_folder_of_pairs(tmp_path, run_cli):
     for side in ("images", "labels"):
         (tmp_path / "pairs" / side).mkdir(parents=True)

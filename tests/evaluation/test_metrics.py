@@ -51,8 +51,9 @@ def test_scores_equal_scikit_learn(pair):
     assert metrics.mean_iou(found) == pytest.approx(reference.jaccard_score(truth, predicted, labels=present, average="macro", zero_division=0))
     assert metrics.mean_f1(found) == pytest.approx(reference.f1_score(truth, predicted, labels=present, average="macro", zero_division=0))
     for mine, theirs, where in (
-        (metrics.precision, reference.precision_score, np.isin(labels, predicted)), (metrics.recall, reference.recall_score, np.isin(labels, truth)),
-    ):  # fmt: skip
+        (metrics.precision, reference.precision_score, np.isin(labels, predicted)),
+        (metrics.recall, reference.recall_score, np.isin(labels, truth)),
+    ):
         expected = theirs(truth, predicted, labels=labels, average=None, zero_division=0)
         np.testing.assert_allclose(mine(found)[where], expected[where])
         assert np.isnan(mine(found)[~where]).all()
@@ -66,7 +67,7 @@ def test_scores_equal_scikit_learn(pair):
         assert metrics.kappa(found) == pytest.approx(reference.cohen_kappa_score(truth, predicted, labels=every))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(counts)
 def test_scores_equal_loops_over_the_counts(found):
     table, lost, classes = found.counts.tolist(), found.unpredicted.tolist(), len(found)
@@ -96,7 +97,7 @@ def test_scores_equal_loops_over_the_counts(found):
         assert metrics.kappa(found) == pytest.approx((right - by_chance) / (1 - by_chance), abs=1e-9)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(counts)
 def test_defined_scores_lie_between_0_and_1_and_iou_never_exceeds_f1(found):
     for score in (metrics.iou, metrics.f1, metrics.precision, metrics.recall):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.nets import backbones
 from labelscape.nets.backbones import FIRST_CONVS, PACKAGES, Trunk, trunk, widened
 from labelscape.nets.count import macs, on_meta, parameters
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 CONTRACT = [
     ("resnet18", {}, (64, 128, 256, 512), (4, 8, 16, 32)),
@@ -71,7 +72,8 @@ def test_sizes(name: str, output_stride: int, stem: str, numbers: int, giga_macs
 
 
 @pytest.mark.parametrize(
-    ("name", "output_stride", "rates"), [("resnet50", 32, (1, 1)), ("resnet50", 16, (1, 2)), ("resnet50", 8, (2, 4)), ("resnet18", 8, (2, 4))]
+    ("name", "output_stride", "rates"),
+    [("resnet50", 32, (1, 1)), ("resnet50", 16, (1, 2)), ("resnet50", 8, (2, 4)), ("resnet18", 8, (2, 4))],
 )
 def test_every_block_of_a_dilated_stage_is_dilated(name: str, output_stride: int, rates: tuple[int, int]) -> None:
     with torch.device("meta"):

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.nets import baselines
 from labelscape.nets.baselines import deeplabv3plus, pspnet, smp_names, smp_network, smp_options
 from labelscape.nets.blocks import Network
 from labelscape.nets.context import ASPP, OneValueNorm, PyramidPooling
 from labelscape.nets.count import macs, on_meta, parameters
-from torch import Tensor, nn
 
 
 @pytest.fixture(autouse=True)

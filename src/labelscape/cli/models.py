@@ -1,47 +1,149 @@
-"""labelscape models: which networks there are, and what each can be asked for."""
+"""labelscape models: which networks there are, what each can be asked for, and what its paper claims."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labelscape.cli.options import AsJson, print_json
 
+if TYPE_CHECKING:
+    from labelscape.nets.blocks import Network
+
 NAME = "models"
+SIDE = 512
+"""Multiply-accumulates are counted for an image of this side."""
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(help="Show one network's options.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show one network: its options, size, cost and its rows in the papers' tables.")] = None,
     in_channels: Annotated[int, typer.Option("--in-channels", help="Bands to count parameters for.")] = 4,
     classes: Annotated[int, typer.Option("--classes", help="Classes to count parameters for.")] = 5,
+    with_macs: Annotated[bool, typer.Option("--macs", help=f"Count multiply-accumulates at {SIDE} x {SIDE} too; takes seconds.")] = False,
+    smp: Annotated[bool, typer.Option("--smp", help="List the architectures of segmentation-models-pytorch too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the networks, or show the options of one.
+    """List the networks, or show one.
 
-    Example: labelscape models mlp
+    Examples: labelscape models --macs    labelscape models mswbn    labelscape models smp/Unet
     """
-    from labelscape.nets.catalog import create_model, entry, list_models, options_of
+    from labelscape.nets.catalog import list_models
 
-    def parameters(network: str) -> int:
-        net = create_model(network, in_channels=in_channels, classes=classes)
-        return sum(p.numel() for p in net.parameters())
-
-    if name is None:
-        rows = [{"name": n, "parameters": parameters(n), "starts_from": entry(n).start, "paper": entry(n).paper} for n in list_models()]
-        if as_json:
-            print_json(rows)
-            return
-        print(f"{'name':<12}{'parameters':>12}  {'starts from':<12}paper      ({in_channels} bands, {classes} classes)")
-        for row in rows:
-            print(f"{row['name']:<12}{row['parameters']:>12,}  {row['starts_from'] or '':<12}{row['paper']}")
+    if name is not None:
+        show(about(name, in_channels, classes), as_json)
         return
-    found = {key: p.default for key, p in options_of(name).items()}
-    about = (entry(name).build.__doc__ or "").strip()
+    rows = [summary(network, in_channels, classes, with_macs=with_macs) for network in list_models(smp=smp)]
     if as_json:
-        print_json({"name": name, "paper": entry(name).paper, "about": about, "parameters": parameters(name), "options": found})
+        print_json(rows)
         return
-    print(f"{name}: {entry(name).paper}\n\n{about}\n\n{parameters(name):,} parameters with {in_channels} bands and {classes} classes.")
+    wide = max(len(row["name"]) for row in rows) + 2
+    costs = f"{'GMACs':>9}" if with_macs else ""
+    print(f"{'name':<{wide}}{'parameters':>12}{costs}  {'needs':<52}paper      ({in_channels} bands, {classes} classes)")
+    for row in rows:
+        costs = f"{in_billions(row['macs']):>9}" if with_macs else ""
+        print(f"{row['name']:<{wide}}{counted(row['parameters']):>12}{costs}  {', '.join(row['needs']):<52}{row['paper']}")
+
+
+def summary(name: str, in_channels: int, classes: int, *, with_macs: bool) -> dict[str, Any]:
+    """A line of the list as JSON values. Sizes are None for a network whose defaults do not make one."""
+    from labelscape.errors import BadOption
+    from labelscape.nets.catalog import SMP, entry
+    from labelscape.nets.count import macs, parameters
+
+    found = entry(name)
+    row = {"name": name, "parameters": None, "starts_from": found.start, "needs": needs(name), "paper": found.paper}
+    try:
+        net = without_weights(name, in_channels, classes)
+    except BadOption:
+        if not name.startswith(SMP):                                       # sizes asked for that no network can have
+            raise
+        return row | {"macs": None} if with_macs else row
+    row["parameters"] = parameters(net)
+    return row | {"macs": macs(net, SIDE, SIDE, in_channels)} if with_macs else row
+
+
+def about(name: str, in_channels: int, classes: int) -> dict[str, Any]:
+    """All that is known of one network as JSON values. Raises UnknownName with the nearest name."""
+    from labelscape.nets.catalog import SMP, entry, options_of
+    from labelscape.nets.tables import rows_of
+
+    found = summary(name, in_channels, classes, with_macs=True)
+    build = entry(name).build
+    text = f"{name.removeprefix(SMP)} of segmentation-models-pytorch, with its own defaults." if name.startswith(SMP) else build.__doc__
+    options = {key: None if p.default is inspect.Parameter.empty else p.default for key, p in options_of(name).items()}
+    rows = [
+        {"table": row.table, "shows": table.title, "data": table.data, "bands": table.in_channels, "classes": table.classes, "row": row.label,
+         "options": dict(row.options), "claimed": dict(row.claimed), "note": row.note}
+        for table, row in rows_of(name)
+    ]  # fmt: skip
+    size = {"in_channels": in_channels, "classes": classes, "side": SIDE}
+    return found | size | {"about": inspect.cleandoc(text or ""), "options": options, "claims_of_the_paper": rows}
+
+
+def show(found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    print(f"{found['name']}: {found['paper']}\n\n{found['about']}\n")
+    print(f"{counted(found['parameters'])} parameters with {found['in_channels']} bands and {found['classes']} classes.")
+    print(f"{in_billions(found['macs'])} billion multiply-accumulates for an image of {SIDE} x {SIDE}.")
+    if found["needs"]:
+        print(f"Needs: {', '.join(found['needs'])}.")
     print("\noptions (-o options.KEY=VALUE):")
-    for key, value in found.items():
-        print(f"  {key:<14}{value!r}")
+    for key, value in found["options"].items():
+        print(f"  {key:<16}{value!r}")
+    if found["claims_of_the_paper"]:
+        print("\nrows of the papers' tables. The numbers are the papers' claims, not measured by Labelscape:")
+    before = None
+    for row in found["claims_of_the_paper"]:
+        if row["table"] != before:
+            print(f"\n  {row['table']}: {row['shows']}. {row['data']}")
+            before = row["table"]
+        claimed = ", ".join(f"{metric} {value:g}" for metric, value in row["claimed"].items() if "/" not in metric)
+        print(f"    {row['row']:<46}{claimed}")
+        for line in (" ".join(f"-o options.{key}={as_typed(value)}" for key, value in row["options"].items()), row["note"]):
+            if line:
+                print(f"        {line}")
+
+
+def without_weights(name: str, in_channels: int, classes: int) -> Network:
+    """The network on torch's "meta" device: shapes only, which takes no memory."""
+    import torch
+
+    from labelscape.nets.catalog import create_model
+
+    with torch.device("meta"):
+        return create_model(name, in_channels=in_channels, classes=classes)
+
+
+def needs(name: str) -> list[str]:
+    """What a network draws on beside Labelscape itself."""
+    from labelscape.nets.catalog import SMP, entry, options_of
+
+    options, found = options_of(name), []
+    if (start := entry(name).start) is not None:
+        found.append(f"starts from {start}")
+    if name.startswith(SMP):
+        found.append("segmentation-models-pytorch")
+    elif "backbone" in options:
+        found.append("timm")
+    if "pretrained" in options:
+        found.append("ImageNet weights: pretrained=true")
+    return found
+
+
+def as_typed(value: object) -> str:
+    """A value as `-o` reads it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def counted(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
+
+
+def in_billions(number: int | None) -> str:
+    return "unknown" if number is None else f"{number / 1e9:.2f}"

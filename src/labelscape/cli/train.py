@@ -63,7 +63,7 @@ def run(
     from labelscape.evaluation.text import print_scores
     from labelscape.nets.catalog import entry
     from labelscape.training.forest import score_forest
-    from labelscape.training.loop import open_recipe_data, train
+    from labelscape.training.loop import checkpoint_path, open_recipe_data, train
     from labelscape.training.recipe import make_recipe
 
     data = {
@@ -81,7 +81,7 @@ def run(
     if forest and recipe.data.holdout:
         with open_recipe_data(recipe.data, recipe.seed) as dataset:
             scores = {"random forest": score_forest(dataset, seed=seed).metrics, **scores}
-    target = out / f"{network}.safetensors"
+    target = checkpoint_path(out, network)
     if as_json:
         print_json({"checkpoint": str(target), "scores": scores})
         return

@@ -56,7 +56,8 @@ class Confusion:
         if len(self) != len(other):
             raise BadInput(f"Counts of {len(self)} and of {len(other)} classes cannot be added; score both with one legend.")
         if self.names and other.names and self.names != other.names:
-            raise BadInput(f"Counts of {', '.join(self.names)} and of {', '.join(other.names)} cannot be added; score both with one legend.")
+            mine, others = ", ".join(self.names), ", ".join(other.names)
+            raise BadInput(f"Counts of {mine} and of {others} cannot be added; score both with one legend.")
         return Confusion(self.counts + other.counts, self.unpredicted + other.unpredicted, self.names or other.names)
 
     def __eq__(self, other: object) -> bool:

@@ -46,8 +46,8 @@ def confusion_figure(names: Sequence[str], counts: np.ndarray, unpredicted: np.n
     image = axes.imshow(shares, cmap=colours, norm=scaling, aspect="equal", interpolation="nearest")
     size = 8.5 if len(names) <= 40 else 6.5
     # Names are a user's: a "$" in them is no formula.
-    axes.set_xticks(range(len(columns)), columns, rotation=45 if len(names) <= SHARED else 90, ha="right" if len(names) <= SHARED else "center",
-                    rotation_mode="anchor" if len(names) <= SHARED else "default", fontsize=size, parse_math=False)  # fmt: skip
+    slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) <= SHARED else {"rotation": 90}
+    axes.set_xticks(range(len(columns)), columns, fontsize=size, parse_math=False, **slant)
     axes.set_yticks(range(len(rows)), rows, fontsize=size, parse_math=False)
     axes.tick_params(length=0)
     axes.set_xlabel("prediction", fontsize=9, color=INK)

@@ -149,8 +149,8 @@ def overall_table(scores: Sequence[ModelScores]) -> ScoreTable | None:
     if not scores:
         return None
     keys = {
-        "overall_accuracy": "OA", "mean_iou": "mIoU", "mean_f1": "mean F1", "mean_accuracy": "mean accuracy", "frequency_weighted_iou": "fwIoU",
-        "kappa": "kappa x 100",
+        "overall_accuracy": "OA", "mean_iou": "mIoU", "mean_f1": "mean F1", "mean_accuracy": "mean accuracy",
+        "frequency_weighted_iou": "fwIoU", "kappa": "kappa x 100",
     }  # fmt: skip
     columns = [_cells([s.metrics.get(key) for s in scores]) for key in keys]
     pixels = [Cell(f"{s.metrics['labelled_pixels']:,}" if "labelled_pixels" in s.metrics else "-") for s in scores]
@@ -260,7 +260,8 @@ def _curves(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
 def _png(pixels: np.ndarray) -> bytes:
     from PIL import Image
 
-    assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8, f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}"
+    fits = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+    assert fits, f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}"
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, say: Say = lambda text: None) -> Checkpoint:
-    """Train what the recipe describes and write `out/<network>.safetensors` (and the base network's, where it trains one first).
+    """Train what the recipe describes and write `out/<network>.safetensors` with its log as .csv (and the base network's, where it trains one first).
 
     The held-out part is scored afterwards and the score stored in the checkpoint. Raises BadOption, BadInput or BadFile before any
     step is made where the recipe, the data or the place of writing cannot work.
@@ -42,7 +42,7 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, say: Say 
     from labelscape.evaluation.measure import evaluate
 
     out = Path(out)
-    target = out / f"{recipe.network}.safetensors"
+    target = checkpoint_path(out, recipe.network)
     if target.exists() and not overwrite:
         raise BadFile(f"{target} exists; pass --overwrite to replace it.")
     try:
@@ -61,7 +61,7 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, say: Say 
             first = _run_phase(base, dataset, replace(blank, network=base.network, options=base.options, recipe=base.model_dump(mode="json")), None, out)
             if recipe.data.holdout:
                 scores[base.network] = evaluate(first, dataset, part="test", device=recipe.device).metrics
-            save(replace(first, scores=dict(scores)), out / f"{base.network}.safetensors")
+            save(replace(first, scores=dict(scores)), checkpoint_path(out, base.network))
         else:
             first = load(recipe.start) if recipe.start else None
         checkpoint = _run_phase(recipe, dataset, blank, first, out)
@@ -108,8 +108,13 @@ def _run_phase(recipe: Recipe, dataset: Dataset, blank: Checkpoint, start: Check
                     raise BadInput(f"The loss became {mean} by step {step + 1}: the learning rate {recipe.rate} is too high for this data.")
                 history.append({"step": step + 1, "loss": mean, "rate": rate_at(recipe, step)})
             tick(1, **({"loss": history[-1]["loss"]} if history else {}))
-    _write_log(out / f"{recipe.network}_log.csv", history)
+    _write_log(checkpoint_path(out, recipe.network).with_suffix(".csv"), history)
     return replace(blank, weights=state_arrays(net.module), history=tuple(history))
+
+
+def checkpoint_path(out: Path, network: str) -> Path:
+    """Where `train` writes a network's checkpoint: `smp/Unet` becomes smp-unet.safetensors; its log stands beside it as .csv."""
+    return out / f"{network.replace('/', '-').lower()}.safetensors"
 
 
 def rate_at(recipe: Recipe, step: int) -> float:

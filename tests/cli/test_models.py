@@ -1,0 +1,96 @@
+"""`labelscape models`: the list, one network, what its paper claims, and mistakes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from labelscape.cli.options import settings_of
+from labelscape.nets.catalog import list_models
+from labelscape.nets.tables import rows_of
+
+
+@pytest.fixture
+def one(run_cli):
+    def found(*arguments: str) -> dict:
+        code, out, err = run_cli("models", *arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return found
+
+
+def test_the_list_says_what_each_needs(run_cli, one):
+    rows = {row["name"]: row for row in one()}
+    assert list(rows) == list_models()
+    assert rows["mlp"]["needs"] == ["starts from fcn"]
+    assert rows["mswbn"]["needs"] == ["timm", "ImageNet weights: pretrained=true"]
+    assert rows["tiramisu"]["needs"] == []
+    assert rows["unpooling"]["parameters"] == 929_957
+    assert "macs" not in rows["mlp"]                                       # only on request: counting them all takes long
+    code, out, _ = run_cli("models")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0 and "929,957" in lines["unpooling"] and "starts from fcn" in lines["skip"] and "pretrained=true" in lines["ifbfnet"]
+
+
+def test_one_network_shows_cost_options_and_claims(run_cli, one):
+    found = one("mlp")
+    assert found["parameters"] == 798_469
+    assert found["macs"] / 1e9 == pytest.approx(24.36, abs=0.005)
+    assert found["options"]["variant"] == "paper" and found["options"]["hidden"] is None
+    vaihingen = next(row for row in found["claims_of_the_paper"] if row["table"] == "maggiori-2")
+    assert vaihingen["claimed"]["mean_f1"] == 86.58 and vaihingen["claimed"]["f1/car"] == 78.42
+    assert "starts from fcn" in found["needs"]
+    code, out, _ = run_cli("models", "mlp")
+    assert code == 0
+    assert "798,469 parameters with 4 bands and 5 classes" in out and "24.36 billion multiply-accumulates" in out
+    assert "the papers' claims, not measured" in out and "86.58" in out and "f1/car" not in out
+    assert "variant         'paper'" in out and "-o options.downsample=2" in out
+
+
+def test_bands_and_classes_are_counted(one):
+    found = one("fcn", "--in-channels", "3", "--classes", "6")
+    # one band less in the first 5 x 5 of 32 kernels; one class more in the score and its learned deconvolution
+    assert found["parameters"] == 470_405 - 25 * 32 + (128 + 1) + 32 * 32
+    assert found["in_channels"] == 3 and found["classes"] == 6
+
+
+def test_options_of_a_row_can_be_typed_as_shown(run_cli):
+    code, out, err = run_cli("models", "mswbn")
+    assert code == 0, err
+    shown = [line.split() for line in out.splitlines() if line.startswith("        -o ")]
+    read = [settings_of([word for word in words if word != "-o"])["options"] for words in shown]
+    assert read == [dict(row.options) for _, row in rows_of("mswbn") if row.options]
+
+
+def test_a_network_without_a_table_claims_nothing(run_cli):
+    code, out, _ = run_cli("models", "tiramisu")
+    assert code == 0 and "claims" not in out and "lengths" in out
+
+
+def test_architectures_of_segmentation_models_pytorch(one):
+    names = [row["name"] for row in one("--smp")]
+    assert names[: len(list_models())] == list_models()
+    assert {"smp/Unet", "smp/FPN", "smp/DPT"} <= set(names)
+    found = one("smp/Unet")
+    assert found["options"]["encoder"] == "resnet34" and found["parameters"] > 20e6 and found["macs"] > 1e9
+    assert found["needs"][0] == "segmentation-models-pytorch" and found["claims_of_the_paper"] == []
+
+
+@pytest.mark.long
+def test_all_costs_at_once(run_cli, one):
+    costs = {row["name"]: row["macs"] / 1e9 for row in one("--macs")}
+    assert costs["fcn"] == pytest.approx(2.56, abs=0.005) and costs["skip"] == pytest.approx(2.57, abs=0.005)
+    code, out, _ = run_cli("models", "--macs")
+    assert code == 0 and "GMACs" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["dgcwnett"], "Did you mean 'dgcwnet'"), (["smp/Unett"], "Did you mean 'Unet'"), (["mlp", "--classes", "0"], "at least 1"),
+     (["--in-channels", "0"], "at least 1")],
+)  # fmt: skip
+def test_mistakes(run_cli, arguments, said):
+    code, out, err = run_cli("models", *arguments)
+    assert code == 2 and said in err and not out

@@ -1,0 +1,218 @@
+"""One contract for every network of the catalogue, in small variants: sizes, heads, gradients, storage, export, formats, learning."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import world
+from torch import Tensor
+
+from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.errors import UnknownName
+from labelscape.legend import Legend
+from labelscape.nets.blocks import Network
+from labelscape.nets.catalog import create_model, list_models, options_of
+from labelscape.nets.count import on_meta
+from labelscape.scores import build, state_arrays
+
+WIDTHS = {"widths": (4, 6, 8, 10)}
+DENSE = {"encoder": (1, 2, 1, 1), "decoder": (1, 1, 2, 1), "stem": 8, "growth": 4, "width": 8, "head_width": 8}
+SMALL: dict[str, dict] = {
+    "fcn": WIDTHS,
+    "unpooling": WIDTHS,
+    "skip": WIDTHS,
+    "mlp": {**WIDTHS, "hidden": 16},
+    "fc-densenet": DENSE,
+    "classmate": DENSE,
+    "dfcnet": DENSE,
+    "mswbn": {"backbone": "resnet10t", "reduce": 8, "width": 4, "operations": 5},
+    "dgcwnet": {"backbone": "resnet10t", "width": 8, "head_width": 8, "aux_width": 8},
+    "ifbfnet": {"backbone": "resnet10t", "spatial": 8},
+    "deeplabv3plus": {"backbone": "resnet10t", "width": 8, "low_width": 8},
+    "pspnet": {"backbone": "resnet10t", "width": 8, "aux_width": 8},
+    "tiramisu": {"lengths": (1,) * 11, "growth": 4, "stem": 8},
+    "smp/Unet": {"encoder": "resnet18", "decoder_channels": (16, 8, 8, 8, 8)},
+}
+HEADS = {"dgcwnet": {"aux": 4}, "ifbfnet": {"aux": 4}, "pspnet": {"aux": 4}, "classmate": {"road": 2}, "dfcnet": {"road": 2}}
+"""What `heads` adds to "logits" in training, with its channels; the classmates' road for the images that are road."""
+SIZES = [(1, 5, 7), (3, 33, 47), (5, 65, 40)]
+"""Bands, height, width: below one stride, and sizes that are whole strides of no network."""
+
+every_network = pytest.mark.parametrize("name", SMALL)
+
+
+def small(name: str, in_channels: int = 3, classes: int = 4) -> Network:
+    """A small variant that has seen a few images, so that its normalisations are not at their start."""
+    torch.manual_seed(0)
+    net = create_model(name, in_channels=in_channels, classes=classes, **SMALL[name])
+    with torch.no_grad():
+        for _ in range(2):
+            net.heads(torch.randn(2, in_channels, 64, 64))
+    return net
+
+
+@cache
+def settled(name: str) -> Network:
+    """`small(name)` in eval mode. Tests that change it take a copy of their own."""
+    return small(name).eval()
+
+
+def image_of(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def in_training(net: Network, name: str, image: Tensor) -> dict[str, Tensor]:
+    """All heads; of a classmate's two images the second is road."""
+    return net.train().heads(image, land=1) if "road" in HEADS.get(name, {}) else net.train().heads(image)
+
+
+def test_no_network_is_left_out() -> None:
+    assert [name for name in SMALL if not name.startswith("smp/")] == list_models()
+
+
+@every_network
+@pytest.mark.parametrize(("bands", "height", "width"), SIZES)
+def test_logits_have_the_images_size_and_heads_are_what_they_are_said_to_be(name: str, bands: int, height: int, width: int) -> None:
+    with torch.device("meta"):
+        net = create_model(name, in_channels=bands, classes=4, **SMALL[name])
+        image = torch.empty(2, bands, height, width)
+        assert isinstance(net, Network) and (net.in_channels, net.classes) == (bands, 4)
+        assert on_meta(net, image[:1]).shape == (1, 4, height, width)
+        assert {head: tuple(value.shape) for head, value in net.eval().heads(image).items()} == {"logits": (2, 4, height, width)}
+        heads = in_training(net, name, image)
+        mixed = "road" in HEADS.get(name, {})
+        wanted = {"logits": 4} | HEADS.get(name, {})
+        assert {head: tuple(value.shape) for head, value in heads.items()} == {
+            head: (1 if mixed else 2, channels, height, width) for head, channels in wanted.items()
+        }
+        assert net(image).shape == (2, 4, height, width)
+
+
+@every_network
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (41, 70)])
+def test_an_image_alone_is_scored_as_in_a_batch(name: str, height: int, width: int) -> None:
+    net, images = settled(name), image_of(2, 3, height, width)
+    with torch.no_grad():
+        together, alone = net(images), net(images[1:])
+    assert torch.isfinite(together).all() and together.std() > 1e-3
+    torch.testing.assert_close(alone, together[1:], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=1e-3)         # and it is the image that counts
+
+
+@every_network
+def test_every_parameter_has_a_finite_gradient(name: str) -> None:
+    """None is left without one. Single numbers may be exactly 0: the generator of an MSWBN branch whose weight lies below theta (its
+    eq. 16 wants that), biases before a normalisation, units that ReLU has silenced. No whole kernel is.
+    """
+    net = small(name)
+    loss = sum(F.cross_entropy(scores, torch.arange(37 * 70).view(1, 37, 70).expand(len(scores), -1, -1) % scores.shape[1])
+               for scores in in_training(net, name, image_of(2, 3, 37, 70)).values())  # fmt: skip
+    loss.backward()
+    for parameter, value in net.named_parameters():
+        assert value.grad is not None, f"{parameter} takes no part"
+        assert torch.isfinite(value.grad).all(), parameter
+        if value.dim() == 4:
+            assert value.grad.abs().max() > 0, f"{parameter} is never moved"
+
+
+@every_network
+def test_a_stored_network_scores_the_same(name: str, tmp_path: Path) -> None:
+    net, image = settled(name), image_of(1, 3, 41, 50)
+    checkpoint = Checkpoint(
+        network=name, options=SMALL[name], weights=state_arrays(net), legend=Legend.of_names(["a", "b", "c", "d"]), bands=("x", "y", "z"),
+        dtype="float32", normalisation=((0, 1),) * 3,
+    )  # fmt: skip
+    restored = build(load(save(checkpoint, tmp_path / "net.safetensors")))
+    assert not restored.training and restored.state_dict().keys() == net.state_dict().keys()
+    with torch.no_grad():
+        assert torch.equal(restored(image), net(image))
+
+
+@every_network
+def test_memory_format_and_half_precision_change_little(name: str) -> None:
+    net, image = settled(name), image_of(1, 3, 64, 70)
+    other = small(name).eval().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        plain = net(image)
+        last = other(image.to(memory_format=torch.channels_last))
+        with torch.autocast("cpu", torch.bfloat16):
+            half = net(image)
+    spread = plain.std()
+    assert (last - plain).abs().max() < 1e-3 * spread
+    assert (half.float() - plain).pow(2).mean().sqrt() < 0.1 * spread      # bfloat16 has three digits, and errors add up over layers
+
+
+@every_network
+def test_an_unknown_option_is_refused_with_the_nearest(name: str) -> None:
+    for option in options_of(name):
+        with pytest.raises(UnknownName) as refused:
+            create_model(name, classes=4, **{option + "x": 1})
+        assert refused.value.nearest == option
+
+
+@every_network
+def test_options_survive_json(name: str) -> None:
+    """A checkpoint stores them so: a list must do where a tuple does."""
+    with torch.device("meta"):
+        one, two = (create_model(name, classes=4, **options) for options in (SMALL[name], json.loads(json.dumps(SMALL[name]))))
+    assert [(k, v.shape) for k, v in one.state_dict().items()] == [(k, v.shape) for k, v in two.state_dict().items()]
+
+
+def exported_equals_eager(name: str) -> None:
+    net, image = small(name).eval(), image_of(1, 3, 50, 70)
+    with torch.no_grad():
+        exported = torch.export.export(net, (image,)).module()
+        for seed in (1, 2):                                                # another image of the size: nothing of the first is baked in
+            image = image_of(1, 3, 50, 70, seed=seed)
+            torch.testing.assert_close(exported(image), net(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp"])
+def test_export(name: str) -> None:
+    exported_equals_eager(name)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "mlp"])
+def test_export_of_the_others(name: str) -> None:
+    exported_equals_eager(name)
+
+
+def accuracy_on_its_own_patch(name: str, steps: int = 60, rate: float = 1e-2) -> float:
+    """Of a network that has seen one painted patch over and over, in eval mode, on that patch."""
+    torch.manual_seed(0)
+    net = create_model(name, in_channels=3, classes=3, **SMALL[name]).train()
+    classes = world.paint(64, 64, patch=32, seed=1)
+    pixels = world.spectra(classes, 3, "float32")
+    labels, image = torch.from_numpy(classes.astype(np.int64))[None], torch.from_numpy((pixels - 0.5) / 0.3)[None]
+    assert len(labels.unique()) == 3
+    optimiser = torch.optim.Adam(net.parameters(), rate)
+    for step in range(steps):
+        if step == steps * 2 // 3:                                         # so that the running statistics catch up
+            optimiser.param_groups[0]["lr"] = rate / 10
+        optimiser.zero_grad()
+        # Twice the image: a map of one cell has no spread over a batch of one.
+        F.cross_entropy(net(image.repeat(2, 1, 1, 1)), labels.repeat(2, 1, 1)).backward()
+        optimiser.step()
+    with torch.no_grad():
+        return float((net.eval()(image).argmax(1) == labels).double().mean())
+
+
+QUICK = ("fcn", "unpooling", "skip", "mlp", "fc-densenet", "dfcnet", "tiramisu")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_one_patch_is_learned_by_heart(name: str) -> None:
+    assert accuracy_on_its_own_patch(name) > 0.95
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in QUICK])
+def test_one_patch_is_learned_by_heart_by_the_others(name: str) -> None:
+    assert accuracy_on_its_own_patch(name) > 0.95
