@@ -94,3 +94,16 @@ def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dic
     path = out / "mlp.safetensors"
     save(replace(load(path), scores=scores), path)
     return path, scores
+
+
+def pack(trained: Path, to: Path) -> None:
+    """Make the checkpoint that comes along from one that the demo trained: half precision, file names instead of this machine's paths."""
+    from dataclasses import replace
+
+    from labelscape.checkpoint import load, save
+
+    checkpoint = load(trained)
+    data = checkpoint.recipe["data"]
+    names = {key: [Path(path).name for path in data[key]] for key in ("images", "labels")}
+    recipe = {**checkpoint.recipe, "start": Path(checkpoint.recipe["start"]).name, "data": {**data, **names}}
+    save(replace(checkpoint, recipe=recipe), to, half=True)

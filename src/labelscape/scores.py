@@ -22,9 +22,11 @@ PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 def normalise(pixels: np.ndarray, valid: np.ndarray, normalisation: tuple[tuple[float, float], ...]) -> Tensor:
     """(B, H, W) in the scene's units -> (B, H, W) float32 as networks see it; invalid pixels become 0, the mean."""
     mean, std = (np.array(column, np.float32).reshape(-1, 1, 1) for column in zip(*normalisation))
-    scaled = (pixels.astype(np.float32) - mean) / np.where(std > 0, std, 1)
-    scaled[:, ~valid] = 0
-    return torch.from_numpy(scaled)
+    scaled = torch.from_numpy(pixels.astype(np.float32))
+    scaled.sub_(torch.from_numpy(mean)).div_(torch.from_numpy(np.where(std > 0, std, 1).astype(np.float32)))
+    if not valid.all():
+        scaled[:, torch.from_numpy(~valid)] = 0
+    return scaled
 
 
 def build(checkpoint: Checkpoint) -> Network:
@@ -79,7 +81,7 @@ class Scorer:
         image = normalise(pixels, valid, self.checkpoint.normalisation)[None].to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             logits = self.net(image)
-        return logits[0].float().softmax(dim=0).cpu()
+        return logits[0].float().contiguous().softmax(dim=0).cpu()
 
 
 def predict(checkpoint: Checkpoint | Scorer, pixels: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:

@@ -111,7 +111,7 @@ def test_models_lists_and_explains(run_cli):
 
 
 def test_doctor_finds_this_installation_well(run_cli):
-    code, out, _ = run_cli("doctor", "--json")
+    _, out, _ = run_cli("doctor", "--json")
     found = {row["check"]: row["ok"] for row in json.loads(out)}
     assert all(ok for check, ok in found.items() if check != "demo data"), out
 

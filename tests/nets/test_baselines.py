@@ -283,7 +283,7 @@ def test_options_that_cannot_be_are_refused(build: Callable[..., Network], optio
 
 
 def test_deeplabv3plus_reads_layer1_and_layer4() -> None:
-    net = settled(deeplabv3plus(in_channels=2, classes=3, backbone="resnet18", width=4, low_width=3, rates=(1, 2, 3)))
+    net = deeplabv3plus(in_channels=2, classes=3, backbone="resnet18", width=4, low_width=3, rates=(1, 2, 3)).double().eval()
     image = torch.randn(1, 2, 32, 48, dtype=torch.float64)
     with torch.no_grad():
         layer1, _, _, layer4 = net.trunk(image)
@@ -296,7 +296,7 @@ def test_deeplabv3plus_reads_layer1_and_layer4() -> None:
 
 
 def test_pspnet_reads_layer3_beside_layer4() -> None:
-    net = settled(pspnet(in_channels=2, classes=3, backbone="resnet18", width=4, aux_width=4)).eval()
+    net = pspnet(in_channels=2, classes=3, backbone="resnet18", width=4, aux_width=4).double().eval()
     image = torch.randn(1, 2, 48, 56, dtype=torch.float64)
     with torch.no_grad():
         *_, layer3, layer4 = net.trunk(image)

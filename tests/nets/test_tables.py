@@ -90,14 +90,14 @@ def test_the_class_a_number_belongs_to() -> None:
 
 
 @pytest.mark.parametrize(("metric", "mean", "classes"), [("iou", "mean_iou", CITYSCAPES), ("f1", "mean_f1", ISPRS)])
-def test_printed_means_are_the_means_of_the_printed_classes(metric: str, mean: str, classes: list[str]) -> None:
+def test_printed_means_are_the_means_of_the_printed_classes(metric: str, mean: str, classes: tuple[str, ...]) -> None:
     checked = 0
     for row in ROWS:
         values = [row.claimed[f"{metric}/{name}"] for name in classes if f"{metric}/{name}" in row.claimed]
         if values:
             assert sum(values) / len(values) == pytest.approx(row.claimed[mean], abs=0.11), row
             checked += 1
-    assert checked == {"iou": 22, "f1": 17}[metric]
+    assert checked == {"iou": 23, "f1": 17}[metric]
 
 
 @pytest.mark.parametrize(

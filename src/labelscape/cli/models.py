@@ -20,7 +20,7 @@ SIDE = 512
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(help="Show one network: its options, size, cost and its rows in the papers' tables.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show one network: options, size, cost, its rows in the papers' tables.")] = None,
     in_channels: Annotated[int, typer.Option("--in-channels", help="Bands to count parameters for.")] = 4,
     classes: Annotated[int, typer.Option("--classes", help="Classes to count parameters for.")] = 5,
     with_macs: Annotated[bool, typer.Option("--macs", help=f"Count multiply-accumulates at {SIDE} x {SIDE} too; takes seconds.")] = False,
@@ -76,8 +76,8 @@ def about(name: str, in_channels: int, classes: int) -> dict[str, Any]:
     text = f"{name.removeprefix(SMP)} of segmentation-models-pytorch, with its own defaults." if name.startswith(SMP) else build.__doc__
     options = {key: None if p.default is inspect.Parameter.empty else p.default for key, p in options_of(name).items()}
     rows = [
-        {"table": row.table, "shows": table.title, "data": table.data, "bands": table.in_channels, "classes": table.classes, "row": row.label,
-         "options": dict(row.options), "claimed": dict(row.claimed), "note": row.note}
+        {"table": row.table, "shows": table.title, "data": table.data, "bands": table.in_channels, "classes": table.classes,
+         "row": row.label, "options": dict(row.options), "claimed": dict(row.claimed), "note": row.note}
         for table, row in rows_of(name)
     ]  # fmt: skip
     size = {"in_channels": in_channels, "classes": classes, "side": SIDE}

@@ -33,14 +33,18 @@ def write_map_report(path: Path, checkpoint: Checkpoint, scene: Scene, result: o
     areas = tuple(AreaRow(a.name, c.color, a.pixels, a.hectares) for a, c in zip(result.areas, legend.classes))
     scores = tuple(ModelScores(name, metrics) for name, metrics in checkpoint.scores.items())
     own = checkpoint.scores.get(checkpoint.network)
-    confusion = ConfusionFigure(tuple(legend.names), np.array(own["confusion"]["counts"]), f"{checkpoint.network}, held-out blocks") if own else None
+    confusion = None
+    if own:
+        counts, unpredicted = (np.array(own["confusion"][key]) for key in ("counts", "unpredicted"))
+        confusion = ConfusionFigure(tuple(legend.names), counts, f"{checkpoint.network}, held-out blocks", unpredicted)
     curves = ()
     if checkpoint.history:
         steps = tuple(h["step"] for h in checkpoint.history)
         curves = (Curve("loss", steps, tuple(h["loss"] for h in checkpoint.history), f"loss of {checkpoint.network}"),)
     report = Report(
         title=f"Map of {result.facts['name']}", subtitle=f"{checkpoint.network}, {result.facts['when'][:10]}, {result.facts['software']}", lead=lead,
-        pictures=pictures, legend=tuple((c.name, c.color) for c in legend.classes), areas=areas, scores=scores, confusion=confusion, curves=curves,
+        pictures=pictures, legend=tuple((c.name, c.color) for c in legend.classes), areas=areas,
+        nodata_pixels=result.nodata_pixels, scores=scores, confusion=confusion, curves=curves,
         notes=tuple(result.notes), definitions=tuple(DEFINITIONS.values()) if scores else (), provenance=result.facts,
     )  # fmt: skip
     write_report(path, report, overwrite=overwrite)

@@ -18,6 +18,8 @@ from labelscape.scores import Scorer
 from labelscape.tiles import Tile, TilePlan, plan_tiles
 
 DEFAULT_TILE = 1024
+EXACT_TILE = 2048
+"""Tiles with exact halos are larger, or the halos would be most of the work; the networks that have them need little memory."""
 EXACT_REACH = 256
 """Networks that see no farther than this get halos as wide as they see: their tiles leave no trace."""
 USUAL_OVERLAP = 64
@@ -34,23 +36,32 @@ class ScoredTile:
 
     def classes(self) -> np.ndarray:
         """(h, w) uint8 index of the likeliest class, 255 on invalid pixels."""
-        indices = self.probabilities.argmax(dim=0).to(torch.uint8).numpy()
-        indices[~self.valid] = IGNORE
+        # Plane by plane: torch's own argmax over the first dimension takes as long as a small network. The first of equals wins.
+        best = self.probabilities[0].clone()
+        indices = torch.zeros(best.shape, dtype=torch.uint8)
+        for k, plane in enumerate(self.probabilities[1:], start=1):
+            indices.masked_fill_(plane > best, k)
+            torch.maximum(best, plane, out=best)
+        indices = indices.numpy()
+        if not self.valid.all():
+            indices[~self.valid] = IGNORE
         return indices
 
     def percent(self) -> np.ndarray:
         """(h, w) uint8 probability of the likeliest class in per cent, 255 on invalid pixels."""
         best = self.probabilities.amax(dim=0).mul(100).round_().to(torch.uint8).numpy()
-        best[~self.valid] = IGNORE
+        if not self.valid.all():
+            best[~self.valid] = IGNORE
         return best
 
 
 def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, overlap: int | None = None) -> TilePlan:
     """The tiles for a network and a scene. Without `overlap` the halo is the network's reach where that is near (EXACT_REACH)."""
     net = scorer.net
+    exact = net.reach is not None and net.reach <= EXACT_REACH
     if overlap is None:
-        overlap = net.reach if net.reach is not None and net.reach <= EXACT_REACH else USUAL_OVERLAP
-    return plan_tiles(scene.grid.window, tile_size=tile_size or DEFAULT_TILE, overlap=overlap, stride=net.stride)
+        overlap = net.reach if exact else USUAL_OVERLAP
+    return plan_tiles(scene.grid.window, tile_size=tile_size or (EXACT_TILE if exact else DEFAULT_TILE), overlap=overlap, stride=net.stride)
 
 
 def score_tiles(

@@ -43,10 +43,10 @@ class Table:
 
 
 CITYSCAPES = (
-    "road sidewalk building wall fence pole traffic_light traffic_sign vegetation terrain sky person rider car truck bus train motorcycle "
-    "bicycle"
-).split()
-ISPRS = "impervious building low_vegetation tree car clutter".split()
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic_light", "traffic_sign", "vegetation", "terrain", "sky", "person",
+    "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+ISPRS = ("impervious", "building", "low_vegetation", "tree", "car", "clutter")
 
 
 def numbers(**claimed: float) -> Mapping[str, float]:
@@ -296,8 +296,8 @@ IFBFNET = {
         )
     )),
     "ifbfnet-5": Table("weight of the auxiliary loss", CITYSCAPES_VAL, 3, 19, tuple(
-        own(f"lambda {tenths / 10}", "ifbfnet", miou(float(score)), f"auxiliary loss times {tenths / 10}; {FULL}")
-        for tenths, score in enumerate("80.29 81.03 80.99 81.16 80.51 80.72 81.03 79.97 79.97 80.64".split(), start=1)
+        own(f"lambda {tenths / 10}", "ifbfnet", miou(score), f"auxiliary loss times {tenths / 10}; {FULL}")
+        for tenths, score in enumerate((80.29, 81.03, 80.99, 81.16, 80.51, 80.72, 81.03, 79.97, 79.97, 80.64), start=1)
     )),
     "ifbfnet-6": Table("against other methods", CITYSCAPES_TEST, 3, 19, (
         quote("DeepLab-v2+CRF",
