@@ -47,8 +47,8 @@ class TilePlan:
 def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int) -> TilePlan:
     """Tiles of about `tile_size` pixels side that overlap their neighbours by `overlap` on each side, on a grid of `stride`.
 
-    The cores are made equal over the scene, so that the last row of tiles is not a sliver. Raises BadOption where the overlap
-    leaves no core.
+    All cores but the last of a row or column have the same size whatever the scene's, and so has the memory a tile takes. Raises BadOption
+    where the overlap leaves no core.
     """
     if tile_size < 1 or overlap < 0:
         raise BadOption(f"tile_size={tile_size} must be at least 1 and overlap={overlap} at least 0.")
@@ -59,5 +59,4 @@ def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int) -> T
         return TilePlan(whole, math.ceil(longest / stride) * stride, halo)
     if largest < stride:
         raise BadOption(f"tile_size={tile_size} leaves nothing between overlaps of {halo}; use a tile size of at least {2 * halo + 2 * stride}.")
-    core = math.ceil(longest / math.ceil(longest / largest) / stride) * stride
-    return TilePlan(whole, core, halo)
+    return TilePlan(whole, largest, halo)
