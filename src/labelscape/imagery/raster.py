@@ -25,7 +25,7 @@ RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".i
 
 # GDAL takes 5 % of the machine's memory for its block cache unless told; reading a large scene must not grow with the machine.
 # In bytes: rasterio hands the number to GDALSetCacheMax64, which knows no megabytes.
-GDAL_CACHE_BYTES = 128 * 2**20
+GDAL_CACHE_BYTES = 64 * 2**20
 
 EXACT = 1e-6
 """Error allowed to a warp's transformation, in pixels, so that what is read does not depend on the window; rasterio 1.4 fails on 0."""
