@@ -1,11 +1,13 @@
 import base64
 import copy
+import errno
 import io
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from labelscape.errors import BadFile
 from labelscape.evaluation.confusion import count
+from labelscape.evaluation.figures import curve_figure
 from labelscape.evaluation.metrics import DEFINITIONS, summary
 from labelscape.evaluation.report import (
     AreaRow,
@@ -73,7 +76,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     def pictures(self):
-        assert all(source.startswith("data:image/png;base64,") for source in self.sources)
+        assert all(source.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for source in self.sources)
         return [np.array(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))) for source in self.sources]
 
 
@@ -169,6 +172,13 @@ def test_what_hinders_a_comparison_is_said():
     assert score_notes(same) == []
     other = ModelScores("c", scores_of(("water", "built-up", "snow")))
     assert "not scored on the same pixels" in score_notes((*same, other))[0]
+    # Then no model is the best, in no table.
+    assert "best" in render(Report("x", scores=same)).partition("<body>")[2]
+    unlike = render(Report("x", scores=(*same, other))).partition("<body>")[2]
+    assert "best" not in unlike
+    assert unlike.count("not scored on the same pixels") == 1
+    noted = (ModelScores("a", scores_of(), "trained on half the labels <b>&"),)
+    assert "a: trained on half the labels <b>&" in Page(render(Report("x", scores=noted))).text
     assert score_notes((ModelScores("a", scores_of(unpredicted=7)),)) == ["a: 7 labelled pixels got no class; they count as wrong."]
     truth = np.zeros(5, np.uint8)
     assert score_notes((ModelScores("a", summary(count(truth, truth, 2), NAMES)),)) == ["Not among the labelled pixels: built-up."]
@@ -225,7 +235,7 @@ def test_text_cannot_become_markup(full):
 
 
 def test_the_file_needs_no_network(html, full):
-    without_pictures = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", html)
+    without_pictures = re.sub(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+", "", html)
     assert len(without_pictures) < 30_000
     assert not re.search(r"https?:|//|url\(|@import|<script|<link|<iframe|<object|javascript:", without_pictures)
     assert not {"a", "script", "link", "iframe", "object", "form"} & set(full.tags)
@@ -254,6 +264,40 @@ def test_writing(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["map.html"]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, overwrite):
+    path = tmp_path / "map.html"
+    if overwrite:
+        path.write_text("the old report")
+    write = Path.write_bytes
+
+    def half(self, data):
+        write(self, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(BadFile, match="No space left"):
+        write_report(path, Report("x"), overwrite=overwrite)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == ({"map.html": "the old report"} if overwrite else {})
+
+
+def test_large_photos_are_jpegs_and_maps_stay_exact():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:400, :500]
+    photo = np.clip(np.stack([x / 3, y / 3, (x + y) / 5], axis=-1) + rng.normal(0, 8, (400, 500, 3)), 0, 255).astype(np.uint8)
+    # 256 colours in disorder: as large as a photo, yet every pixel's colour means a class or a per cent.
+    flat = rng.integers(0, 256, (256, 3)).astype(np.uint8)[rng.integers(0, 256, (700, 700))]
+    page = Page(render(Report("x", pictures=(Picture("Scene", photo), Picture("Map", flat), Picture("Small", photo[:100, :100])))))
+    assert [source[11:15] for source in page.sources] == ["jpeg", "png;", "png;"]
+    assert [len(source) > 400_000 for source in page.sources] == [False, True, False]
+    scene, same, small = page.pictures()
+    np.testing.assert_array_equal(same, flat)
+    np.testing.assert_array_equal(small, photo[:100, :100])
+    # JPEG may lose noise, not colours or places: every block of 8 x 8 pixels keeps its mean.
+    blocks = [p[:, :496].reshape(50, 8, 62, 8, 3).mean(axis=(1, 3)) for p in (scene, photo)]
+    np.testing.assert_allclose(*blocks, atol=3)
+
+
 def test_a_picture_of_another_shape_is_our_own_mistake():
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))):
         with pytest.raises(AssertionError, match="picture"):
@@ -271,6 +315,18 @@ def test_sixty_classes_say_how_to_read_the_figure():
     assert "square root" in page.text
     (picture,) = page.pictures()
     assert max(picture.shape) < 3000
+
+
+def test_names_that_figures_cannot_draw_get_numbers_with_a_key():
+    # Labels of curves are models, not classes; numbers mean nothing without their key.
+    lines = [("水", [1], [1]), ("b", [1], [1])]
+    assert [t.get_text().strip() for t in curve_figure(lines, "loss").axes[0].get_legend().get_texts()] == ["curve 1", "curve 2"]
+    curves = tuple(Curve("loss", steps, values, label) for label, steps, values in lines)
+    text = Page(render(Report("x", confusion=ConfusionFigure(("水体", "b"), np.eye(2, dtype=int)), curves=curves))).text
+    assert "Classes by number: 1 = 水体, 2 = b." in text
+    assert "loss : 1 = 水, 2 = b" in text
+    plain_names = Page(render(Report("x", confusion=ConfusionFigure(("a", "b"), np.eye(2, dtype=int)), curves=(Curve("loss", (1,), (1,), "b"),)))).text
+    assert "by number" not in plain_names and "1 =" not in plain_names
 
 
 def test_scores_and_reports_are_imported_without_torch_or_matplotlib():

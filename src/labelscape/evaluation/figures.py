@@ -31,7 +31,7 @@ def confusion_figure(names: Sequence[str], counts: np.ndarray, unpredicted: np.n
     """
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
-    columns = _drawable(names)
+    columns = _labels(names, "class")
     rows = columns[: len(names)]
     if unpredicted is not None and np.any(unpredicted):
         counts, columns = np.column_stack([counts, unpredicted]), [*columns, "no class"]
@@ -108,7 +108,7 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
     axes.margins(x=0.02)
     if len(labels) > 1:
         # A leading blank: older matplotlib hides labels that start with "_".
-        box = axes.legend(lines, [f" {label}" for label in _drawable(labels)], fontsize=8, frameon=False)
+        box = axes.legend(lines, [f" {label}" for label in _labels(labels, "curve")], fontsize=8, frameon=False)
         for text in box.get_texts():
             text.set_parse_math(False)
     return figure
@@ -131,12 +131,17 @@ def _blank(width: float, height: float) -> Figure:
     return figure
 
 
-def _drawable(names: Sequence[str]) -> list[str]:
-    """Names cut to a length, or their numbers where matplotlib's own font lacks a letter: boxes would say nothing."""
+def drawable(names: Sequence[str]) -> bool:
+    """Does matplotlib's own font have every letter? Where it lacks one, figures show numbers from 1: boxes would say nothing."""
     from matplotlib.font_manager import findfont, get_font
 
     font = get_font(findfont("DejaVu Sans"))
-    if any(not font.get_char_index(ord(letter)) for name in names for letter in name):
-        return [f"class {number}" for number in range(1, len(names) + 1)]
+    return all(font.get_char_index(ord(letter)) for name in names for letter in name)
+
+
+def _labels(names: Sequence[str], kind: str) -> list[str]:
+    """Names cut to a length, or their numbers."""
+    if not drawable(names):
+        return [f"{kind} {number}" for number in range(1, len(names) + 1)]
     # Both ends stay: long names often differ only in their last word.
     return [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}…{name[-8:]}" for name in names]

@@ -30,6 +30,12 @@ from labelscape.version import __version__
 GENTLE_SIDE = 500
 """Pictures below this many pixels a side are enlarged pixel by pixel instead of blurred."""
 
+LARGE_PNG = 300_000
+"""A photo whose PNG has more bytes than this becomes a JPEG (2.5 to 5 times smaller); below, the exact pixels cost little."""
+
+FLAT_COLOURS = 256
+"""A picture of at most this many colours is a map or a scale: it stays a PNG, because JPEG would smear its edges into false colours."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -52,10 +58,11 @@ class AreaRow:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """A model's name and what `metrics.summary` says of it."""
+    """A model's name and what `metrics.summary` says of it; `note` is shown below the tables."""
 
     name: str
     metrics: Mapping
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,11 +139,12 @@ def render(report: Report) -> str:
     return environment.from_string(template).render(
         report=report,
         version=__version__,
-        pictures=[(p, _data(_png(p.pixels)), max(p.pixels.shape[:2]) < GENTLE_SIDE) for p in report.pictures],
+        pictures=[(p, _picture(p.pixels), max(p.pixels.shape[:2]) < GENTLE_SIDE) for p in report.pictures],
         legend=[(name, _css(color)) for name, color in report.legend],
         areas=_area_rows(report),
         overall=overall_table(report.scores),
         per_class=per_class_tables(report.scores),
+        comparable=comparable(report.scores),
         score_notes=score_notes(report.scores),
         confusion=_confusion(report.confusion),
         curves=_curves(report.curves),
@@ -152,7 +160,8 @@ def overall_table(scores: Sequence[ModelScores]) -> ScoreTable | None:
         "overall_accuracy": "OA", "mean_iou": "mIoU", "mean_f1": "mean F1", "mean_accuracy": "mean accuracy",
         "frequency_weighted_iou": "fwIoU", "kappa": "kappa x 100",
     }  # fmt: skip
-    columns = [_cells([s.metrics.get(key) for s in scores]) for key in keys]
+    mark = comparable(scores)
+    columns = [_cells([s.metrics.get(key) for s in scores], mark) for key in keys]
     pixels = [Cell(f"{s.metrics['labelled_pixels']:,}" if "labelled_pixels" in s.metrics else "-") for s in scores]
     rows = tuple((s.name, cells) for s, cells in zip(scores, zip(*columns, pixels, strict=True), strict=True))
     return ScoreTable((), (*keys.values(), "labelled pixels"), rows)
@@ -163,6 +172,7 @@ def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
     if not scores:
         return []
     measures = {"iou": "IoU", "f1": "F1", "precision": "UA", "recall": "PA"}
+    mark = comparable(scores)
     at_once = 4 if len(scores) == 1 else 2 if len(scores) <= 3 else 1
     parts = [tuple(measures)[start : start + at_once] for start in range(0, 4, at_once)]
     tables = []
@@ -170,7 +180,7 @@ def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
         rows = []
         for name in class_names({str(i): s.metrics for i, s in enumerate(scores)}):
             entries = [of_class(s.metrics, name) for s in scores]
-            by_measure = [_cells([entry.get(key) for entry in entries]) for key in keys]
+            by_measure = [_cells([entry.get(key) for entry in entries], mark) for key in keys]
             support = next((entry["support"] for entry in entries if "support" in entry), None)
             # Measure by measure, the models beside each other: that is what one compares.
             rows.append((name, (*itertools.chain(*by_measure), Cell("-" if support is None else f"{support:,}"))))
@@ -181,13 +191,20 @@ def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
     return tables
 
 
+def comparable(scores: Sequence[ModelScores]) -> bool:
+    """Do all models have the same classes with the same support? If not, none of them is the best."""
+    supports = {frozenset((entry["name"], entry.get("support")) for entry in s.metrics["classes"]) for s in scores}
+    return len(supports) <= 1
+
+
 def score_notes(scores: Sequence[ModelScores]) -> list[str]:
     """What a reader must know before comparing the numbers."""
     notes = []
-    supports = {tuple(sorted((entry["name"], entry.get("support")) for entry in s.metrics["classes"])) for s in scores}
-    if len(supports) > 1:
+    if not comparable(scores):
         notes.append("These models were not scored on the same pixels: their numbers cannot be compared. Support is the first model's.")
     for s in scores:
+        if s.note:
+            notes.append(f"{s.name}: {s.note}")
         missing = sum(s.metrics.get("confusion", {}).get("unpredicted", []))
         if missing:
             notes.append(f"{s.name}: {missing:,} labelled pixels got no class; they count as wrong.")
@@ -201,11 +218,11 @@ def _absent(scores: Sequence[ModelScores], name: str) -> bool:
     return not any(of_class(s.metrics, name).get("support") for s in scores)
 
 
-def _cells(values: Sequence[float | None]) -> tuple[Cell, ...]:
-    """In per cent; the best of several as printed, ties included."""
+def _cells(values: Sequence[float | None], mark: bool) -> tuple[Cell, ...]:
+    """In per cent; where `mark`, the best of several as printed, ties included."""
     texts = [percent(value) for value in values]
     known = [float(text) for text in texts if text != "-"]
-    differ = len(set(known)) > 1
+    differ = mark and len(set(known)) > 1
     return tuple(Cell(text, differ and text != "-" and float(text) == max(known)) for text in texts)
 
 
@@ -233,11 +250,13 @@ def _hectares(value: float | None) -> str:
 def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
     if figure is None:
         return None
-    from labelscape.evaluation.figures import NUMBERED, confusion_figure, png
+    from labelscape.evaluation.figures import NUMBERED, confusion_figure, drawable, png
 
     numbered = len(figure.names) <= NUMBERED
     how = "The numbers are pixels." if numbered else "The scale is a square root, so that small shares show."
     caption = f"Colour: share of the pixels of each true class (row) that the map gives each class (column). {how}"
+    if not drawable(figure.names):
+        caption += f" Classes by number: {_numbered(figure.names)}."
     drawn = png(confusion_figure(figure.names, np.asarray(figure.counts), figure.unpredicted))
     width = int.from_bytes(drawn[16:20], "big") // 2  # the PNG's own width, at 2 pixels per screen pixel
     # On a phone a figure shrunk below this width could no longer be read; it scrolls instead.
@@ -247,28 +266,41 @@ def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
 
 def _curves(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
     """(quantity, labels, picture) for each quantity, in the order of appearance."""
-    from labelscape.evaluation.figures import curve_figure, png
+    from labelscape.evaluation.figures import curve_figure, drawable, png
 
     found = []
     for quantity in dict.fromkeys(curve.quantity for curve in curves):
         together = [c for c in curves if c.quantity == quantity]
         drawn = curve_figure([(c.label, c.steps, c.values) for c in together], quantity)
-        found.append((quantity, ", ".join(c.label for c in together if c.label), _data(png(drawn))))
+        labels = [c.label for c in together]
+        said = ", ".join(filter(None, labels)) if drawable(labels) else _numbered(labels)
+        found.append((quantity, said, _data(png(drawn))))
     return found
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def _numbered(names: Sequence[str]) -> str:
+    """The key to a figure that could only draw numbers."""
+    return ", ".join(f"{number} = {name}" for number, name in enumerate(names, start=1))
+
+
+def _picture(pixels: np.ndarray) -> str:
+    """A picture's address with the picture in it: exact, or a JPEG where it is a large photo."""
     from PIL import Image
 
     fits = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
     assert fits, f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}"
+    image, buffer = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+    image.save(buffer, "PNG")
+    if buffer.tell() <= LARGE_PNG or image.getcolors(FLAT_COLOURS):
+        return _data(buffer.getvalue())
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
-    return buffer.getvalue()
+    # No subsampling: roofs and roads are a pixel wide, and their colour is what one looks at.
+    image.save(buffer, "JPEG", quality=88, subsampling=0)
+    return _data(buffer.getvalue(), "jpeg")
 
 
-def _data(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def _data(picture: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")
 
 
 def _css(color: RGB) -> str:
