@@ -71,17 +71,29 @@ class Scorer:
         net = build(checkpoint).to(where, memory_format=torch.channels_last)
         return cls(checkpoint, net, where, PRECISIONS[precision])
 
-    @torch.inference_mode()
-    def score(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
-        """(B, H, W) in the scene's units, valid (H, W) bool -> (K, H, W) float32 class probabilities on the CPU."""
+    def prepare(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
+        """(B, H, W) in the scene's units, valid (H, W) bool -> (1, B, H, W) float32 on the CPU, as the network reads it."""
         if pixels.ndim != 3 or len(pixels) != len(self.checkpoint.bands):
             bands = " ".join(self.checkpoint.bands)
             raise BadInput(f"The pixels have shape {pixels.shape}; this network reads ({len(self.checkpoint.bands)}, H, W): the bands {bands}.")
         valid = _all_finite(pixels) if valid is None else valid
-        image = normalise(pixels, valid, self.checkpoint.normalisation)[None].to(self.device, memory_format=torch.channels_last)
+        return normalise(pixels, valid, self.checkpoint.normalisation)[None].contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def logits(self, image: Tensor) -> Tensor:
+        """What `prepare` gave -> (K, H, W) scores of any scale, on the scorer's device and in its precision."""
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            logits = self.net(image)
-        return logits[0].float().contiguous().softmax(dim=0).cpu()
+            return self.net(image.to(self.device))[0]
+
+    def score(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
+        """(B, H, W) in the scene's units, valid (H, W) bool -> (K, H, W) float32 class probabilities on the CPU."""
+        return soften(self.logits(self.prepare(pixels, valid)))
+
+
+@torch.inference_mode()
+def soften(logits: Tensor) -> Tensor:
+    """(K, H, W) logits on any device -> float32 probabilities on the CPU."""
+    return logits.float().contiguous().softmax(dim=0).cpu()
 
 
 def predict(checkpoint: Checkpoint | Scorer, pixels: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:

@@ -23,7 +23,7 @@ from labelscape.imagery.contract import differences
 from labelscape.imagery.raster import Scene, Source
 from labelscape.legend import IGNORE
 from labelscape.maps.stitch import ScoredTile, match_bands, plan_for, score_tiles
-from labelscape.maps.write import MapWriter
+from labelscape.maps.write import MapWriter, count_values
 from labelscape.progress import bar
 from labelscape.scores import Scorer
 from labelscape.tiles import TilePlan
@@ -111,7 +111,7 @@ class _Tally:
 
     def add(self, core: Window, classes: np.ndarray) -> None:
         for strip in _strips(core):
-            counts = np.bincount(classes[strip.inset_of(core)].ravel(), minlength=256)
+            counts = count_values(classes[strip.inset_of(core)])
             self.nodata += int(counts[IGNORE])
             counts = counts[: len(self.pixels)]
             self.pixels += counts
@@ -167,7 +167,11 @@ def _write_rasters(scorer: Scorer, scene: Scene, plan: TilePlan, paths: dict[str
             tick(len(plan) - done)
         if not tally.pixels.sum():  # inside the writers, so that no file is left
             raise BadInput(f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value or name it with --nodata.")
-        tally.nodata = scene.grid.window.pixels - int(tally.pixels.sum())
+        writers = [w for w in (classes, confidence, proba) if w is not None]
+        with ThreadPoolExecutor(len(writers), thread_name_prefix="finish") as pool:
+            for done in [pool.submit(w.finish) for w in writers]:
+                done.result()
+    tally.nodata = scene.grid.window.pixels - int(tally.pixels.sum())
     return tally
 
 

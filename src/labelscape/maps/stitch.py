@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from labelscape.errors import BadInput
 from labelscape.grid import Window
-from labelscape.imagery.raster import Patch, Scene
+from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE
-from labelscape.scores import Scorer
+from labelscape.scores import Scorer, soften
 from labelscape.tiles import Tile, TilePlan, plan_tiles
 
 DEFAULT_TILE = 1024
@@ -26,13 +27,18 @@ USUAL_OVERLAP = 64
 """Overlap for all others, which see the whole tile (global pooling) or so far that exact halos would cost more than the map."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScoredTile:
-    """The answer for one core: probabilities (K, h, w) float32 and which of its pixels are valid (h, w)."""
+    """The answer for one core: logits (K, h, w) and which of its pixels are valid (h, w)."""
 
     core: Window
-    probabilities: Tensor
+    logits: Tensor
     valid: np.ndarray
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(K, h, w) float32, made when first asked for: in the thread that writes, while the network goes on."""
+        return soften(self.logits)
 
     def classes(self) -> np.ndarray:
         """(h, w) uint8 index of the likeliest class, 255 on invalid pixels."""
@@ -75,19 +81,21 @@ def score_tiles(
     tiles = (tile for tile in plan if wanted is None or wanted(tile.core))
     with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
 
-        def read(tile: Tile | None) -> Patch | None:
-            return own.read(tile.seen, bands) if tile else None
+        def read(tile: Tile | None) -> tuple[Tensor | None, np.ndarray] | None:
+            """What the network reads and which pixels of the core are valid; reading and scaling wait for nobody but the disk."""
+            if tile is None:
+                return None
+            patch = own.read(tile.seen, bands)
+            valid = patch.valid[tile.core.inset_of(tile.seen)]
+            return scorer.prepare(patch.pixels, patch.valid) if valid.any() else None, valid
 
         tile = next(tiles, None)
         ahead = reader.submit(read, tile)
         while tile:
             following = next(tiles, None)
-            patch, ahead = ahead.result(), reader.submit(read, following)
-            inside = tile.core.inset_of(tile.seen)
-            valid = patch.valid[inside]
-            if valid.any():
-                probabilities = scorer.score(patch.pixels, patch.valid)
-                yield ScoredTile(tile.core, probabilities[(slice(None), *inside)], valid)
+            (image, valid), ahead = ahead.result(), reader.submit(read, following)
+            if image is not None:
+                yield ScoredTile(tile.core, scorer.logits(image)[(slice(None), *tile.core.inset_of(tile.seen))], valid)
             tile = following
 
 

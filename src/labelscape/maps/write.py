@@ -54,6 +54,7 @@ class MapWriter:
             self._profile |= {"crs": grid.crs, "transform": grid.transform}
         self.counts = np.zeros(256, np.int64)
         """Pixels per value written, all bands together, where `dtype` is uint8."""
+        self._finished = False
 
     def __enter__(self) -> MapWriter:
         if self.path.exists() and not self._overwrite:
@@ -78,18 +79,20 @@ class MapWriter:
         except GDAL_FAILURES as error:
             raise self._refused(error) from error
         if values.dtype == np.uint8:
-            self.counts += np.bincount(values.ravel(), minlength=256)
+            self.counts += count_values(values)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None:
-                self._finish()
+            if kind is None and not self._finished:
+                self.finish()
         finally:
             with contextlib.suppress(*GDAL_FAILURES), gdal():
                 self._file.close()
             _remove(self._part)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Make the COG now instead of on leaving the context; several writers may do so at once, in threads."""
+        self._finished = True
         with written_whole(self.path, overwrite=self._overwrite) as part:
             try:
                 with gdal(GDAL_NUM_THREADS="ALL_CPUS"):
@@ -114,7 +117,7 @@ class MapWriter:
             for window in self.grid.window.blocks(4 * BLOCK):
                 values = file.read(window=window.rio)
                 if values.dtype == np.uint8:
-                    found += np.bincount(values.ravel(), minlength=256)
+                    found += count_values(values)
         if self._profile["dtype"] == "uint8":
             expected = self.counts.copy()
             expected[int(self._profile["nodata"])] += self.grid.window.pixels * self._profile["count"] - expected.sum()
@@ -138,9 +141,17 @@ class MapWriter:
         options = {"BLOCKSIZE": BLOCK, "COMPRESS": compression(), "BIGTIFF": "IF_SAFER", "NUM_THREADS": "ALL_CPUS", "SPARSE_OK": True, "OVERVIEWS": "AUTO"}
         # Classes must survive overviews: an average of "water" and "forest" is some third class.
         options["OVERVIEW_RESAMPLING"] = "MODE" if self.legend is not None else "AVERAGE"
-        if self.legend is None:
-            options["PREDICTOR"] = "YES"
+        # With a predictor level 1 makes smaller files of smooth values than level 9 without, in a fifth of the time.
+        options |= {"LEVEL": 1} | ({} if self.legend is not None else {"PREDICTOR": "YES"})
         return options
+
+
+def count_values(values: np.ndarray) -> np.ndarray:
+    """How often each of 0..255 stands in a uint8 array: (256,) int64. Two at a time, 2.5 times faster than one `bincount`."""
+    flat = np.ascontiguousarray(values).ravel()
+    even = len(flat) // 2 * 2
+    pairs = np.bincount(flat[:even].view(np.uint16), minlength=65536).reshape(256, 256)
+    return pairs.sum(axis=0) + pairs.sum(axis=1) + np.bincount(flat[even:], minlength=256)
 
 
 @functools.cache
