@@ -9,8 +9,9 @@ from labelscape.checkpoint import load
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.legend import IGNORE
-from labelscape.training.crops import _turned, batches, index_crops
-from labelscape.training.loop import rate_at, train
+from labelscape.training.crops import Drawing, _turned, index_crops
+from labelscape.training.loop import train
+from labelscape.training.phase import rate_at
 from labelscape.training.losses import auto_weights, cross_entropy
 from labelscape.training.recipe import make_recipe
 
@@ -118,13 +119,12 @@ def test_the_eight_turns_are_the_symmetries_of_the_square(which):
 def test_crops_come_from_training_blocks_and_repeat_exactly(data, sampling):
     recipe = make_recipe(data=data, sampling=sampling, **TINY)
     with open_dataset(data["images"], data["labels"], block=32, shares={"train": 0.7, "test": 0.3}) as dataset:
-        index, normalisation = index_crops(dataset), ((0.0, 1.0),) * 4
-        first = list(batches(index, recipe, normalisation))
-        later = list(batches(index, recipe, normalisation, first=7))
-        assert len(first) == 12
-        for (a, b), (c, d) in zip(first[7:], later, strict=True):
-            torch.testing.assert_close(a, c)
-            torch.testing.assert_close(b, d)
+        drawing = Drawing.of(recipe, index_crops(dataset), ((0.0, 1.0),) * 4)
+        first = [drawing.part(step, 0, 1) for step in range(12)]
+        for step in (7, 3):  # a step's crops do not depend on the steps before, nor on the parts they are drawn in
+            halves = [drawing.part(step, part, 2) for part in (0, 1)]
+            for whole, *parts in zip(first[step], *halves):
+                torch.testing.assert_close(whole, torch.cat(parts), atol=0, rtol=0)
         split, scene = dataset.scenes[0].split, dataset.scenes[0]
         allowed = scene.read(scene.scene.grid.window, "train")
         seen = {tuple(v) for v in allowed[0].pixels[:, allowed[1] != IGNORE].T.tolist()}

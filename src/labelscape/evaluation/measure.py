@@ -33,7 +33,7 @@ class Evaluation:
 
 def evaluate(
     checkpoint: Checkpoint, dataset: Dataset, *, part: str | None = None, tile_size: int | None = None, overlap: int | None = None,
-    device: str = "auto", precision: str = "32",
+    device: str = "auto", precision: str = "32", show: bool = True,
 ) -> Evaluation:  # fmt: skip
     """Confusion counts of a checkpoint over the labelled pixels of `part` ("train", "val", "test"; None: all labels).
 
@@ -46,7 +46,7 @@ def evaluate(
     per_scene: dict[str, Confusion] = {}
     scenes = dataset.scenes if part is None else dataset.part(part)
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap) for s in scenes]
-    with bar("evaluate", sum(len(p) for p in plans), "tiles") as tick:
+    with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
             counts = Confusion.empty(len(checkpoint.legend))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from labelscape.datasets.own import Dataset, LabelledScene
@@ -30,9 +30,18 @@ class CropIndex:
     """scene, top, left"""
     counts: np.ndarray
 
-    @property
+    @cached_property
     def class_counts(self) -> np.ndarray:
+        """(K,) labelled training pixels per class."""
         return self.counts.sum(axis=0)
+
+    @cached_property
+    def chances(self) -> np.ndarray:
+        """(K + 1, cells) running shares of each class's pixels, and of all classes' in the last row: what a random number is looked up in."""
+        weights = np.concatenate([self.counts.T, self.counts.sum(axis=1)[None]]).astype(np.float64)
+        totals = weights.sum(axis=1, keepdims=True)
+        running = (weights / np.where(totals > 0, totals, 1)).cumsum(axis=1)
+        return running / np.where(running[:, -1:] > 0, running[:, -1:], 1)
 
 
 def index_crops(dataset: Dataset) -> CropIndex:
@@ -52,48 +61,75 @@ def index_crops(dataset: Dataset) -> CropIndex:
     return CropIndex(scenes, np.array(cells), np.array(counts, np.int64))
 
 
-def batches(index: CropIndex, recipe: Recipe, normalisation: tuple[tuple[float, float], ...], first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Image (N, B, crop, crop) float32 and label (N, crop, crop) uint8 batches from step `first` on, one batch prepared ahead."""
+@dataclass(frozen=True)
+class Drawing:
+    """How crops of one data set are drawn: what a recipe says of it, and how its pixels are scaled."""
 
-    def make(step: int) -> tuple[Tensor, Tensor]:
-        crops = [_crop(index, recipe, normalisation, np.random.default_rng((recipe.seed, step, i))) for i in range(recipe.batch)]
+    index: CropIndex
+    normalisation: tuple[tuple[float, float], ...]
+    seed: int
+    batch: int
+    crop: int
+    sampling: str = "labelled"
+    augment: str = "none"
+    scale_range: tuple[float, float] | None = None
+    scale_set: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe, index: CropIndex, normalisation: tuple[tuple[float, float], ...]) -> Drawing:
+        same = {"seed": recipe.seed, "crop": recipe.crop, "sampling": recipe.sampling, "augment": recipe.augment}
+        return cls(index, normalisation, batch=recipe.batch, scale_range=recipe.scale_range, scale_set=recipe.scale_set, **same)
+
+    @classmethod
+    def of_mate(cls, recipe: Recipe, index: CropIndex, normalisation: tuple[tuple[float, float], ...]) -> Drawing:
+        # Another stream of random numbers, or both tasks would be cut at the same places of scenes of one size.
+        same = {"seed": recipe.seed + 2**32, "crop": recipe.crop, "sampling": recipe.sampling, "augment": recipe.augment}
+        return cls(index, normalisation, batch=recipe.mate.batch or recipe.batch, scale_range=recipe.mate.scale_range, **same)
+
+    def part(self, step: int, part: int, parts: int) -> tuple[Tensor, Tensor]:
+        """Image (n, B, crop, crop) float32 and label (n, crop, crop) uint8 of the part-th of `parts` equal parts of a step's batch."""
+        size = self.batch // parts
+        crops = [draw(self, np.random.default_rng((self.seed, step, i))) for i in range(part * size, (part + 1) * size)]
         images, labels = zip(*crops)
         return torch.stack(images), torch.stack(labels)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="crops") as reader:
-        ahead = reader.submit(make, first)
-        for step in range(first, recipe.steps):
-            batch, ahead = ahead.result(), reader.submit(make, step + 1)
-            yield batch
 
-
-def _crop(index: CropIndex, recipe: Recipe, normalisation: Sequence[tuple[float, float]], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    scene, window = _place(index, recipe, rng)
+def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """One crop: placed, read, padded where its scene is smaller, brought to scale and turned."""
+    scale = 1.0
+    if drawing.scale_range:
+        scale = float(rng.uniform(*drawing.scale_range))
+    elif drawing.scale_set:
+        scale = float(drawing.scale_set[rng.integers(len(drawing.scale_set))])
+    side = max(1, round(drawing.crop / scale))  # enlarging by 2 shows half as much ground
+    scene, window = _place(drawing, side, rng)
     patch, labels = scene.read(window, "train")
-    image = normalise(patch.pixels, patch.valid, tuple(normalisation))
-    image, label = _padded(image, torch.from_numpy(labels), recipe.crop)
-    if recipe.augment != "none":
-        image, label = _turned(image, label, int(rng.integers(8 if recipe.augment == "dihedral" else 4)))
-    return image, label
+    image = normalise(patch.pixels, patch.valid, tuple(drawing.normalisation))
+    image, label = _padded(image, torch.from_numpy(labels), side)
+    if side != drawing.crop:
+        image, label = _resized(image, label, drawing.crop)
+    turns = {"none": (0,), "mirror": (0, 1), "flips": (0, 1, 2, 3), "dihedral": tuple(range(8))}[drawing.augment]
+    return _turned(image, label, turns[int(rng.integers(len(turns)))]) if len(turns) > 1 else (image, label)
 
 
-def _place(index: CropIndex, recipe: Recipe, rng: np.random.Generator) -> tuple[LabelledScene, Window]:
-    """A window of the crop's size inside a scene (smaller where the scene is)."""
-    if recipe.sampling == "uniform":
+def _place(drawing: Drawing, side: int, rng: np.random.Generator) -> tuple[LabelledScene, Window]:
+    """A square window of this side inside a scene (smaller where the scene is)."""
+    index = drawing.index
+    if drawing.sampling == "uniform":
         scene = index.scenes[rng.integers(len(index.scenes))]
         whole = scene.scene.grid.window
-        row, column = (int(rng.integers(max(1, n - recipe.crop + 1))) + recipe.crop // 2 for n in whole.shape)
+        row, column = (int(rng.integers(max(1, n - side + 1))) + side // 2 for n in whole.shape)
     else:
-        weights = index.counts.sum(axis=1)
-        if recipe.sampling == "balanced":
+        chances = index.chances[-1]
+        if drawing.sampling == "balanced":
             present = np.nonzero(index.class_counts)[0]
-            weights = index.counts[:, present[rng.integers(len(present))]]
-        number, top, left = index.cells[rng.choice(len(weights), p=weights / weights.sum())]
+            chances = index.chances[present[rng.integers(len(present))]]
+        number, top, left = index.cells[chances.searchsorted(rng.random(), side="right")]
         scene = index.scenes[number]
         whole = scene.scene.grid.window
         # The labelled cell lies anywhere in the crop, not always in its middle.
-        row, column = (int(o + rng.integers(CELL) + rng.integers(-recipe.crop // 4, recipe.crop // 4 + 1)) for o in (top, left))
-    height, width = min(recipe.crop, whole.height), min(recipe.crop, whole.width)
+        row, column = (int(o + rng.integers(CELL) + rng.integers(-side // 4, side // 4 + 1)) for o in (top, left))
+    height, width = min(side, whole.height), min(side, whole.width)
     top = int(np.clip(row - height // 2, 0, whole.height - height))
     left = int(np.clip(column - width // 2, 0, whole.width - width))
     return scene, Window(top, left, height, width)
@@ -104,8 +140,13 @@ def _padded(image: Tensor, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
     down, right = size - label.shape[0], size - label.shape[1]
     if not (down or right):
         return image, label
-    pad = torch.nn.functional.pad
-    return pad(image, (0, right, 0, down)), pad(label, (0, right, 0, down), value=IGNORE)
+    return F.pad(image, (0, right, 0, down)), F.pad(label, (0, right, 0, down), value=IGNORE)
+
+
+def _resized(image: Tensor, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Bilinear for images, nearest for labels, corners not aligned: a pixel of either covers the same ground."""
+    image = F.interpolate(image[None], (size, size), mode="bilinear", align_corners=False)[0]
+    return image, F.interpolate(label[None, None], (size, size), mode="nearest-exact")[0, 0]
 
 
 def _turned(image: Tensor, label: Tensor, which: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,13 @@
-"""Losses over labelled pixels. Whatever is predicted where the label is 255 changes no loss and no gradient."""
+"""Losses over labelled pixels. Whatever is predicted where the label is 255 changes no loss and no gradient.
+
+Every loss takes logits (N, K, H, W), labels (N, H, W) integer and class weights (K,) or None, and answers one number; 0 with a gradient
+of 0 where nothing is labelled.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,18 +15,83 @@ from torch import Tensor
 
 from labelscape.legend import IGNORE
 
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over labelled pixels (Maggiori et al. eq. 2); 0 with a gradient of 0 where nothing is labelled.
-
-    logits (N, K, H, W), labels (N, H, W) integer, weights (K,) or None.
-    """
+    """Mean cross-entropy over labelled pixels (Maggiori et al. eq. 2), each weighing as its class does."""
     labelled = labels != IGNORE
     safe = torch.where(labelled, labels, 0).long()
-    share = labelled.to(logits.dtype) if weights is None else labelled * weights.to(logits.dtype)[safe]
     # A masked sum instead of ignore_index: its gradient is the same, and a batch without labels gives 0 instead of NaN.
     each = F.cross_entropy(logits, safe, reduction="none")
+    share = shares(labels, weights, each.dtype)
     return (each * share).sum() / share.sum().clamp_min(1e-12)
+
+
+def ohem(logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, threshold: float = 0.7, keep: float = 100_000) -> Tensor:
+    """Cross-entropy over hard pixels: those whose own class is given at most `threshold`, and at least the `keep` hardest of the batch.
+
+    `keep` is a count (DGCWNet sec. 4.2: theta 0.7, K 100,000, as OCNet counts) or, below 1, a share of the labelled pixels.
+    """
+    predicted, truth = labelled_pixels(logits, labels)
+    each = F.cross_entropy(predicted, truth, reduction="none")             # (P,)
+    least = int(keep) if keep >= 1 else int(keep * len(each))
+    if least >= len(each):
+        return _weighted(each, truth, weights)
+    own = (-each.detach()).exp()                                           # probability of the true class
+    limit = own.kthvalue(least).values.clamp_min(threshold) if least else own.new_tensor(threshold)
+    hard = own <= limit
+    return _weighted(each[hard], truth[hard], weights)
+
+
+def hardest(logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, share: float = 0.75) -> Tensor:
+    """Mean of the largest `share` of the pixels' cross-entropies (IFBFNet eq. 7: three quarters), over the batch."""
+    predicted, truth = labelled_pixels(logits, labels)
+    each = F.cross_entropy(predicted, truth, reduction="none")
+    most = each.topk(max(1, int(share * len(each))), sorted=False).indices if len(each) else slice(None)
+    return _weighted(each[most], truth[most], weights)
+
+
+def focal(logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, gamma: float = 2.0) -> Tensor:
+    """Cross-entropy times (1 - p)^gamma, p the probability of the true class (Lin et al. 2017, eq. 4)."""
+    predicted, truth = labelled_pixels(logits, labels)
+    each = F.cross_entropy(predicted, truth, reduction="none")
+    return _weighted(each * (1 - (-each).exp()).clamp_min(0) ** gamma, truth, weights)
+
+
+def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """1 minus the mean over the batch's classes of 2 sum(p y) / (sum p + sum y) (Milletari et al. 2016, without squares)."""
+    predicted, truth = labelled_pixels(logits, labels)
+    if not len(truth):
+        return predicted.sum()
+    probabilities, own = predicted.softmax(dim=1), F.one_hot(truth, predicted.shape[1])
+    overlap = 2 * (probabilities * own).sum(dim=0) / (probabilities.sum(dim=0) + own.sum(dim=0))  # (K,)
+    return _over_present(1 - overlap, own, weights)
+
+
+def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The Lovasz extension of 1 - IoU, mean over the batch's classes (Berman et al. 2018, Lovasz-Softmax)."""
+    predicted, truth = labelled_pixels(logits, labels)
+    if not len(truth):
+        return predicted.sum()
+    probabilities, own = predicted.softmax(dim=1), F.one_hot(truth, predicted.shape[1]).to(predicted.dtype)
+    errors, order = (own - probabilities).abs().sort(dim=0, descending=True)  # (P, K)
+    own_sorted = own.gather(0, order)
+    total = own.sum(dim=0)
+    jaccard = 1 - (total - own_sorted.cumsum(dim=0)) / (total + (1 - own_sorted).cumsum(dim=0))
+    gains = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    return _over_present((errors * gains).sum(dim=0), own, weights)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross-entropy": cross_entropy, "ohem": ohem, "hardest": hardest, "ohem-hardest": partial(ohem, keep=0.75), "focal": focal, "dice": dice,
+    "lovasz": lovasz,
+}  # fmt: skip
+
+
+def total_loss(parts: Mapping[str, float], logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """The sum of losses by name, each times its factor."""
+    return sum(factor * LOSSES[name](logits.float(), labels, weights) for name, factor in parts.items())
 
 
 def auto_weights(counts: Tensor) -> Tensor:
@@ -27,3 +99,31 @@ def auto_weights(counts: Tensor) -> Tensor:
     share = counts.double() / counts.sum().clamp_min(1)
     weights = torch.where(share > 0, share.clamp_min(1e-12).rsqrt(), 0.0)
     return (weights / (weights * share).sum().clamp_min(1e-12)).float()
+
+
+def shares(labels: Tensor, weights: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(N, H, W) what each pixel weighs: 0 where it is not labelled."""
+    labelled = labels != IGNORE
+    if weights is None:
+        return labelled.to(dtype)
+    return labelled * weights.to(dtype)[torch.where(labelled, labels, 0).long()]
+
+
+def labelled_pixels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(P, K) logits and (P,) classes of the labelled pixels."""
+    labelled = labels != IGNORE
+    return logits.movedim(1, -1)[labelled], labels[labelled].long()
+
+
+def _weighted(each: Tensor, truth: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return each.sum() / max(1, len(each))
+    share = weights.to(each.dtype)[truth]
+    return (each * share).sum() / share.sum().clamp_min(1e-12)
+
+
+def _over_present(per_class: Tensor, own: Tensor, weights: Tensor | None) -> Tensor:
+    share = (own.sum(dim=0) > 0).to(per_class.dtype)
+    if weights is not None:
+        share = share * weights.to(per_class.dtype)
+    return (per_class * share).sum() / share.sum().clamp_min(1e-12)

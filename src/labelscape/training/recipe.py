@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.catalog import entry, options_of
+from labelscape.training.losses import LOSSES
 
 
 class Data(BaseModel):
@@ -48,6 +49,21 @@ class Data(BaseModel):
         return parts if self.holdout or self.val else None
 
 
+class Mate(BaseModel):
+    """A second task trained in the same batch through one trunk (DFCNet sec. 3.2: roads beside land cover); any labelled data will do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Data
+    """The second task's scenes and labels; as many bands as the first's. Each set is scaled by its own mean and deviation."""
+    batch: int = Field(0, ge=0)
+    """Crops of the second task per update; 0: as many as of the first."""
+    weight: float = Field(1.0, ge=0)
+    """Weight of the second task's loss."""
+    scale_range: tuple[float, float] | None = None
+    """As the recipe's, for crops of the second task."""
+
+
 class Recipe(BaseModel):
     """How a network is trained. Attribute docstrings are the help text; variants are `recipe.replace(...)`."""
 
@@ -67,27 +83,51 @@ class Recipe(BaseModel):
     steps: int = Field(1000, ge=1)
     """Updates of the weights."""
     batch: int = Field(8, ge=1)
-    """Crops per update."""
+    """Crops per update, over all parts and processes together."""
+    accumulate: int = Field(1, ge=1)
+    """Parts that a batch is worked on in, one after another: the memory of one part, the gradient of the whole batch."""
+    mate: Mate | None = None
+    """A second data set that trains in the same batches, for networks with a classmate head."""
     crop: int = Field(256, ge=16)
     """Side of a training crop, in pixels."""
     rate: float = Field(0.05, gt=0)
     """Learning rate at the start."""
     schedule: Literal["poly", "exponential", "constant"] = "poly"
-    """poly: rate (1 - step/steps)^0.9; exponential: a tenth every `tenth_every` steps."""
+    """poly: rate (1 - step/steps)^power; exponential: a tenth every `tenth_every` steps."""
+    power: float = Field(0.9, gt=0)
+    """Exponent of the poly schedule."""
     tenth_every: float = Field(10_000, gt=0)
     """Steps after which the exponential schedule has divided the rate by ten."""
     warmup: int = Field(0, ge=0)
     """Steps over which the rate grows from nothing."""
+    rate_factors: dict[str, float] = Field(default_factory=dict)
+    """Start of a parameter's name -> factor on its learning rate ("backbone": 0.1); where several fit, the longest counts."""
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
+    losses: dict[str, float] = Field(default_factory=lambda: {"cross-entropy": 1.0})
+    """Loss -> its factor; the sum is minimised. cross-entropy, ohem, hardest, ohem-hardest, focal, dice, lovasz."""
+    aux_losses: dict[str, float] | None = None
+    """The same for the auxiliary head; as `losses` unless given."""
     class_weights: Literal["none", "auto"] = "none"
     """auto: classes weigh 1 / sqrt(share of the training labels), scaled to a mean of 1 over labelled pixels."""
     aux_weight: float = Field(0.4, ge=0)
     """Weight of the auxiliary head's loss, where the network has one (DGCWNet eq. 7, IFBFNet table 5)."""
     sampling: Literal["uniform", "labelled", "balanced"] = "labelled"
     """Where crops are taken: anywhere; around a labelled pixel; around a pixel of a class drawn with equal chances."""
-    augment: Literal["none", "flips", "dihedral"] = "dihedral"
-    """dihedral: the eight flips and quarter turns."""
+    augment: Literal["none", "mirror", "flips", "dihedral"] = "dihedral"
+    """flips: left-right and up-down; mirror: left-right alone, for pictures with a sky; dihedral: the eight flips and quarter turns."""
+    scale_range: tuple[float, float] | None = None
+    """Crops are enlarged by a factor drawn evenly from (least, most)."""
+    scale_set: tuple[float, ...] = ()
+    """Crops are enlarged by one of these factors, each as likely."""
+    save_every: int = Field(200, ge=1)
+    """Steps between savings of all that resuming needs."""
+    val_every: int = Field(0, ge=0)
+    """Steps between scores on the part "val" (data.val); the best weights are kept. 0: the last weights are."""
+    patience: int = Field(0, ge=0)
+    """Scores in a row without a better one after which training ends early; 0: never."""
+    sync_bn: bool = False
+    """Batch statistics over all processes instead of each one's own."""
     seed: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     device: str = "auto"
@@ -101,6 +141,8 @@ class Recipe(BaseModel):
             for option in self.options:
                 if option not in known:
                     problems.append(str(UnknownName(f"option of {self.network}", option, known)))
+            if self.mate and "mate_classes" not in known:
+                problems.append(f"mate is given, but {self.network} has no second head; classmate and dfcnet have.")
             if self.base_steps and entry(self.network).start is None:
                 problems.append(f"base_steps={self.base_steps}, but {self.network} starts from no other network; leave it out.")
         except UnknownName as error:
@@ -109,6 +151,24 @@ class Recipe(BaseModel):
             problems.append("start and base_steps are two ways to the same thing; give one.")
         if self.data.holdout + self.data.val >= 1:
             problems.append(f"holdout={self.data.holdout} and val={self.data.val} leave nothing to train on.")
+        for loss in {**self.losses, **(self.aux_losses or {})}:
+            if loss not in LOSSES:
+                problems.append(str(UnknownName("loss", loss, LOSSES)))
+        if self.batch % self.accumulate:
+            problems.append(f"batch={self.batch} cannot be worked on in accumulate={self.accumulate} equal parts.")
+        if self.mate and (self.mate.batch or self.batch) % self.accumulate:
+            problems.append(f"mate.batch={self.mate.batch} cannot be worked on in accumulate={self.accumulate} equal parts.")
+        for where, bounds in (("scale_range", self.scale_range), ("mate.scale_range", self.mate and self.mate.scale_range)):
+            if bounds and not 0 < bounds[0] <= bounds[1]:
+                problems.append(f"{where}={bounds} must be (least, most) above 0.")
+        if self.scale_range and self.scale_set:
+            problems.append("scale_range and scale_set are two ways to draw a scale; give one.")
+        if any(scale <= 0 for scale in self.scale_set):
+            problems.append(f"scale_set={self.scale_set} must be above 0.")
+        if self.val_every and not self.data.val:
+            problems.append("val_every needs a part to watch: give data.val, the share of the labels for it.")
+        if self.patience and not self.val_every:
+            problems.append("patience counts scores on the part val; give val_every.")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -1,0 +1,102 @@
+"""All that an interrupted run needs to go on as if nothing had happened: weights, momentum, step, log. One safetensors file, never pickle.
+
+Random numbers need no place here: crops and dropout of a step are drawn from (seed, step), not from a stream.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labelscape.errors import BadFile
+from labelscape.files import written_whole
+
+WHERE_ONLY = ("device", "save_every")
+"""Settings of a recipe that say where and not what is trained."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands after `step` updates."""
+
+    step: int = 0
+    history: list[dict] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
+    """Losses since the log's last line."""
+    best: float = -1.0
+    best_step: int = 0
+    waited: int = 0
+    """Scores in a row that were no better."""
+    best_weights: dict[str, np.ndarray] | None = None
+
+
+def save_state(path: Path, recipe: dict, progress: Progress, net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write the state whole or not at all. Raises BadFile where the disk refuses."""
+    from safetensors.torch import save
+
+    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
+    for number, parameter in enumerate(parameters(optimizer)):
+        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{number}"] = momentum
+    for name, value in (progress.best_weights or {}).items():
+        tensors[f"best.{name}"] = torch.from_numpy(value)
+    facts = {key: value for key, value in vars(progress).items() if key != "best_weights"}
+    # A tensor that two names share, or that is laid out channels last, is written as plain copies.
+    content = save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
+                   metadata={"labelscape-state": json.dumps({"recipe": recipe, "progress": facts})})  # fmt: skip
+    with written_whole(path, overwrite=True) as part:
+        part.write_bytes(content)
+
+
+def load_state(path: Path, recipe: dict, net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put net and optimizer where the file says and return the progress. Raises BadFile for a damaged file or another recipe's."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["labelscape-state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise BadFile(f"{path} cannot be resumed from ({str(error).splitlines()[0]}); start again with --overwrite.") from error
+    changed = differing(facts["recipe"], recipe)
+    if changed:
+        raise BadFile(
+            f"{path} belongs to an unfinished run with other settings ({', '.join(changed)}). Give the same settings to go on with it, "
+            "--overwrite to start again, or another --out."
+        )
+    net.load_state_dict(_named(tensors, "net."))
+    momentum = _named(tensors, "momentum.")
+    for number, parameter in enumerate(parameters(optimizer)):
+        if str(number) in momentum:
+            buffer = torch.empty_like(parameter).copy_(momentum[str(number)])  # on the parameter's device and in its layout
+            optimizer.state[parameter]["momentum_buffer"] = buffer
+    best = {name: value.numpy() for name, value in _named(tensors, "best.").items()}
+    return Progress(**facts["progress"], best_weights=best or None)
+
+
+def differing(one: dict, other: dict, where: str = "") -> list[str]:
+    """Dotted names of the settings in which two recipes differ, those that only say where it runs aside."""
+    found = []
+    for key in sorted({*one, *other}):
+        if not where and key in WHERE_ONLY:
+            continue
+        a, b = (json.loads(json.dumps(side.get(key))) for side in (one, other))
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differing(a, b, f"{where}{key}.")
+        elif a != b:
+            found.append(where + key)
+    return found
+
+
+def parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _named(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

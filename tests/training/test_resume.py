@@ -1,0 +1,235 @@
+"""Interrupted, shared or split into parts: training comes to the same weights."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import world
+
+from labelscape.checkpoint import load
+from labelscape.errors import BadFile
+from labelscape.training.loop import blank_checkpoint, open_recipe_data, train
+from labelscape.training.phase import state_path
+from labelscape.training.recipe import make_recipe
+
+PROGRAM = """
+import json, sys
+from labelscape.training.loop import blank_checkpoint, open_recipe_data, train
+from labelscape.training.recipe import make_recipe
+if __name__ == "__main__":
+    train(make_recipe(**json.loads(sys.argv[1])), sys.argv[2])
+"""
+TINY = {"options": {"widths": [8, 8, 8, 8]}, "batch": 4, "crop": 32, "device": "cpu", "save_every": 3, "network": "skip"}
+
+
+@pytest.fixture
+def fields(tmp_path):
+    w = world.make(tmp_path, 96, 128, bands=3, nodata=0)
+    return {"data": {"images": [str(w.scene)], "labels": [str(world.label_raster(w, tmp_path / "labels.tif"))], "block": 32}, **TINY}
+
+
+def same_weights(one, other):
+    assert one.weights.keys() == other.weights.keys()
+    for key, value in one.weights.items():
+        np.testing.assert_array_equal(value, other.weights[key], err_msg=key)
+
+
+def launch(fields, out, processes=1):
+    import json
+
+    arguments = [json.dumps(fields), str(out)]
+    head = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0", "--standalone"]
+    program = out.parent / "program.py"
+    program.write_text(PROGRAM)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen([*head, str(program), *arguments], env=environment, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def children_of(pid):
+    found = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False).stdout.split()
+    return [int(child) for child in found]
+
+
+def kill_once_saved(process, state, extra):
+    """SIGKILL to all of it, `extra` seconds after it first saved."""
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(extra)
+    for pid in [*children_of(process.pid), process.pid]:  # torchrun's processes live in sessions of their own
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    return process.stderr.read()
+
+
+@pytest.mark.parametrize("base_steps", [0, 6])
+def test_a_run_paused_anywhere_comes_to_the_same_weights(fields, tmp_path, monkeypatch, base_steps):
+    recipe = make_recipe(**fields, steps=10, base_steps=base_steps, losses={"ohem": 1.0, "dice": 0.5}, scale_range=(0.5, 2))
+    whole = train(recipe, tmp_path / "whole")
+    import labelscape.training.phase as phase
+
+    real, stops = phase.update, [4, 5, 2]
+    count = 0
+
+    def breaking(*arguments):
+        nonlocal count
+        count += 1
+        if stops and count > stops[0]:
+            stops.pop(0)
+            count = 0
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(phase, "update", breaking)
+    for _ in range(8):
+        try:
+            resumed = train(recipe, tmp_path / "broken")
+            break
+        except KeyboardInterrupt:
+            continue
+    assert not stops
+    same_weights(whole, resumed)
+    assert resumed.history == whole.history
+    assert resumed.scores == whole.scores
+    assert not state_path(tmp_path / "broken", "skip").exists()
+
+
+def test_sigkill_at_a_random_moment_loses_nothing(fields, tmp_path):
+    fields = {**fields, "steps": 400}
+    whole = launch(fields, tmp_path / "whole")
+    assert whole.wait() == 0, whole.stderr.read().decode()[-2000:]
+    for attempt in range(2):
+        process = launch(fields, tmp_path / "killed")
+        kill_once_saved(process, state_path(tmp_path / "killed", "skip"), random.uniform(0, 1) if attempt else 0)
+    last = launch(fields, tmp_path / "killed")
+    assert last.wait() == 0, last.stderr.read().decode()[-2000:]
+    same_weights(load(tmp_path / "whole" / "skip.safetensors"), load(tmp_path / "killed" / "skip.safetensors"))
+
+
+@pytest.mark.long
+def test_two_processes_killed_come_to_the_weights_of_two_left_alone(fields, tmp_path):
+    fields = {**fields, "steps": 400}
+    whole = launch(fields, tmp_path / "whole", 2)
+    assert whole.wait() == 0, whole.stderr.read().decode()[-3000:]
+    process = launch(fields, tmp_path / "killed", 2)
+    kill_once_saved(process, state_path(tmp_path / "killed", "skip"), 0.3)
+    last = launch(fields, tmp_path / "killed", 2)
+    assert last.wait() == 0, last.stderr.read().decode()[-3000:]
+    same_weights(load(tmp_path / "whole" / "skip.safetensors"), load(tmp_path / "killed" / "skip.safetensors"))
+
+
+@pytest.mark.long
+def test_a_dead_process_ends_the_job_and_is_named(fields, tmp_path):
+    process = launch({**fields, "steps": 100_000}, tmp_path / "out", 2)
+    state = state_path(tmp_path / "out", "skip")
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(children_of(process.pid)[-1], signal.SIGKILL)
+    started = time.monotonic()
+    assert process.wait(timeout=60) != 0
+    assert time.monotonic() - started < 60
+    said = process.stderr.read().decode()
+    assert "local_rank: 1" in said
+    assert "SIGKILL" in said
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(fields, tmp_path, monkeypatch):
+    """Networks without batch normalisation: equal up to the order of sums. Labels are unevenly spread over the parts."""
+    import labelscape.training.phase as phase
+    from labelscape.nets.blocks import Network
+
+    class Plain(Network):
+        stride, reach = 1, 2
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 5, 3, padding=1)
+
+        def scores(self, image):
+            hidden = self.first(image).relu()
+            return {"logits": self.last(hidden), "aux": self.last(hidden * 0.5)}
+
+    def plain(recipe, dataset, start, mate):
+        torch.manual_seed(0)
+        return Plain()
+
+    monkeypatch.setattr(phase, "build_network", plain)
+    recipe = make_recipe(**{**fields, "data": {**fields["data"], "holdout": 0}, "steps": 3, "class_weights": "auto", "sampling": "uniform"})
+    weights = []
+    for accumulate in (1, 2, 4):
+        part = recipe.replace(accumulate=accumulate)
+        with open_recipe_data(part.data, 0) as dataset:
+            weights.append(phase.run_phase(part, dataset, blank_checkpoint(part, dataset, lambda n: None), tmp_path / str(accumulate)).weights)
+    for other in weights[1:]:
+        for key, value in weights[0].items():
+            np.testing.assert_allclose(value, other[key], rtol=2e-5, atol=1e-6)  # float32 sums in another order
+    assert np.abs(weights[0]["last.weight"] - phase.build_network(None, None, None, None).last.weight.detach().numpy()).max() > 1e-3
+
+
+def test_an_unfinished_run_is_not_gone_on_from_with_other_settings(fields, tmp_path, monkeypatch):
+    import labelscape.training.phase as phase
+
+    monkeypatch.setattr(phase, "rate_at", lambda recipe, step: 1 / 0 if step == 4 else 0.01)
+    recipe = make_recipe(**fields, steps=10)
+    with pytest.raises(ZeroDivisionError):
+        train(recipe, tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(BadFile, match="other settings .momentum."):
+        train(recipe.replace(momentum=0.5), tmp_path)
+    state = state_path(tmp_path, "skip")
+    state.write_bytes(state.read_bytes()[:-1000])
+    with pytest.raises(BadFile, match="cannot be resumed from"):
+        train(recipe, tmp_path)
+    train(recipe, tmp_path, overwrite=True)
+    assert not state.exists()
+
+
+def test_the_best_weights_are_kept_and_training_ends_early(fields, tmp_path, monkeypatch):
+    import labelscape.evaluation.measure as measure
+
+    real, scores, seen = measure.evaluate, [0.2, 0.6, 0.5, 0.4, 0.9], []
+
+    def scored(checkpoint, dataset, *, part=None, **options):
+        if part != "val":
+            return real(checkpoint, dataset, part=part, **options)
+        seen.append(checkpoint)
+
+        class Made:
+            metrics = {"mean_iou": scores[len(seen) - 1]}
+
+        return Made
+
+    monkeypatch.setattr(measure, "evaluate", scored)
+    data = {**fields["data"], "val": 0.25}
+    recipe = make_recipe(**{**fields, "data": data, "steps": 50, "val_every": 5, "patience": 2})
+    trained = train(recipe, tmp_path)
+    assert len(seen) == 4
+    same_weights(trained, seen[1])
+    assert [row["val_miou"] for row in trained.history if "val_miou" in row] == scores[:4]
+    assert (tmp_path / "skip.csv").read_text().splitlines()[0] == "step,loss,rate,val_miou"
+
+
+def test_a_classmate_trains_in_the_same_batch(fields, tmp_path):
+    """Another data set with other classes: its head learns it, and without its crops the head stays as it was."""
+    (tmp_path / "mate").mkdir()
+    w = world.make(tmp_path / "mate", 96, 96, bands=3, seed=5)
+    mate = {"data": {"images": [str(w.scene)], "labels": [str(world.label_raster(w, tmp_path / "mate.tif", values=(0, 1, 1)))], "block": 32}, "batch": 2, "weight": 0.5}
+    options = {"encoder": [1, 1, 1, 1], "decoder": [1, 1, 1, 1], "stem": 8, "growth": 4, "width": 8, "head_width": 8}
+    recipe = make_recipe(**{**fields, "network": "classmate", "options": options, "mate": mate, "steps": 30, "rate": 0.02})
+    trained = train(recipe, tmp_path / "out")
+    assert trained.options["mate_classes"] == 2
+    assert trained.history[-1]["loss"] < 0.8 * trained.history[0]["loss"]
+    idle = train(recipe.replace(mate={**mate, "weight": 0.0}, weight_decay=0), tmp_path / "idle")
+    heads = [key for key in trained.weights if key.startswith("road_head") and key.endswith("weight")]
+    assert heads
+    moved = [np.abs(trained.weights[key] - idle.weights[key]).max() for key in heads]
+    assert min(moved) > 1e-4
+    with pytest.raises(Exception, match="no second head"):
+        recipe.replace(network="fcn", options={})
