@@ -37,6 +37,7 @@ class Checkpoint:
     recipe            how it was trained, as JSON values
     scores            metrics on the held-out blocks by network; beside this one's may stand others scored on the same blocks
     history           loss and rate over the steps
+    temperature       what logits are divided by before the softmax, so that a confidence of 80 % is right 80 times in 100; 1 as trained
     """
 
     network: str
@@ -53,6 +54,7 @@ class Checkpoint:
     recipe: dict = field(default_factory=dict)
     scores: dict = field(default_factory=dict)
     history: tuple[dict, ...] = ()
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         assert len(self.bands) == len(self.normalisation), "one (mean, std) per band"
@@ -74,6 +76,7 @@ class Checkpoint:
             "recipe": self.recipe,
             "scores": self.scores,
             "history": list(self.history),
+            "temperature": self.temperature,
         }
 
 

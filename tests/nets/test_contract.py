@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import world
 from torch import Tensor
 
+from labelscape import demo
 from labelscape.checkpoint import Checkpoint, load, save
-from labelscape.errors import UnknownName
-from labelscape.legend import Legend
+from labelscape.datasets.own import open_dataset
+from labelscape.errors import BadFile, UnknownName
+from labelscape.imagery.labels import LabelSpec
+from labelscape.legend import IGNORE, Legend
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, list_models, options_of
 from labelscape.nets.count import on_meta
@@ -192,37 +194,64 @@ def test_export_of_the_others(name: str) -> None:
     exported_equals_eager(name)
 
 
+@cache
+def real_patch() -> tuple[Tensor, Tensor]:
+    """(1, 10, 64, 64) of the demo's Sentinel-2 scene, scaled band by band, and its classes (1, 64, 64) from OpenStreetMap; 255 unlabelled.
+
+    Of the patches on a grid of 64 that are two thirds labelled and have three classes, the one with the shortest outlines: networks
+    that answer at an eighth of the resolution draw no fine ones.
+    """
+    try:
+        data = demo.demo_data()
+    except BadFile:
+        pytest.skip("the demo's scene is not installed")
+    spec = LabelSpec(class_column=data["class_column"], merge=data["merge"])
+    with open_dataset(data["images"], data["labels"], spec=spec, bands=data["bands"]) as dataset:
+        scene = dataset.scenes[0]
+        found = []
+        for window in scene.scene.grid.window.blocks(64):
+            labels = scene.read_labels(window).astype(np.int64)
+            counts = np.bincount(labels.ravel(), minlength=256)
+            if window.shape == (64, 64) and counts[IGNORE] < 64 * 64 / 3 and (counts[:IGNORE] > 200).sum() >= 3:
+                outline = sum(((a != b) & (a != IGNORE) & (b != IGNORE)).sum() for a, b in ((labels[1:], labels[:-1]), (labels.T[1:], labels.T[:-1])))
+                found.append((int(outline), window.top, window.left, window, labels))
+        _, _, _, window, labels = min(found)
+        pixels = torch.from_numpy(scene.scene.read(window).pixels.astype(np.float32))
+    mean, std = pixels.mean(dim=(1, 2), keepdim=True), pixels.std(dim=(1, 2), keepdim=True)
+    return ((pixels - mean) / std)[None], torch.from_numpy(labels)[None]
+
+
 def accuracy_on_its_own_patch(name: str, steps: int, rate: float = 1e-2) -> float:
-    """Of a network that has seen one painted patch over and over, in eval mode, on that patch."""
+    """Of a network that has seen one real patch over and over, in eval mode, on that patch's labelled pixels."""
+    image, labels = real_patch()
     torch.manual_seed(0)
-    net = create_model(name, in_channels=3, classes=3, **SMALL[name]).train()
-    classes = world.paint(64, 64, patch=32, seed=1)
-    pixels = world.spectra(classes, 3, "float32")
-    labels, image = torch.from_numpy(classes.astype(np.int64))[None], torch.from_numpy((pixels - 0.5) / 0.3)[None]
-    assert len(labels.unique()) == 3
+    net = create_model(name, in_channels=10, classes=5, **{**SMALL[name], **LEARNER.get(name, {})}).train()
+    labelled = labels != IGNORE
     optimiser = torch.optim.Adam(net.parameters(), rate)
     for step in range(steps):
         if step == steps * 2 // 3:                                         # so that the running statistics catch up
             optimiser.param_groups[0]["lr"] = rate / 10
         optimiser.zero_grad()
         # Twice the image: a map of one cell has no spread over a batch of one.
-        F.cross_entropy(net(image.repeat(2, 1, 1, 1)), labels.repeat(2, 1, 1)).backward()
+        F.cross_entropy(net(image.repeat(2, 1, 1, 1)), labels.repeat(2, 1, 1), ignore_index=IGNORE).backward()
         optimiser.step()
     with torch.no_grad():
-        return float((net.eval()(image).argmax(1) == labels).double().mean())
+        return float((net.eval()(image).argmax(1) == labels)[labelled].double().mean())
 
 
-STEPS = {"unpooling": 200}
+LEARNER = {"tiramisu": {"dropout": 0.0}, "pspnet": {"width": 32}}
+"""What the variants that learn the patch have beyond the smallest ones."""
+STEPS = {"unpooling": 150, "pspnet": 200}
 """Its sparse maps take longer to fill."""
 QUICK = ("fcn", "unpooling", "skip", "mlp", "fc-densenet", "dfcnet", "tiramisu")
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_one_patch_is_learned_by_heart(name: str) -> None:
-    assert accuracy_on_its_own_patch(name, STEPS.get(name, 60)) > 0.95
+    assert accuracy_on_its_own_patch(name, STEPS.get(name, 80)) > 0.95
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in QUICK])
 def test_one_patch_is_learned_by_heart_by_the_others(name: str) -> None:
-    assert accuracy_on_its_own_patch(name, STEPS.get(name, 60)) > 0.95
+    assert accuracy_on_its_own_patch(name, STEPS.get(name, 80)) > 0.95

@@ -44,7 +44,7 @@ def launch(fields, out, processes=1):
     import json
 
     arguments = [json.dumps(fields), str(out)]
-    head = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0", "--standalone"]
+    head = [sys.executable] + ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"] * (processes > 1)
     program = out.parent / "program.py"
     program.write_text(PROGRAM)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -220,7 +220,8 @@ def test_a_classmate_trains_in_the_same_batch(fields, tmp_path):
     """Another data set with other classes: its head learns it, and without its crops the head stays as it was."""
     (tmp_path / "mate").mkdir()
     w = world.make(tmp_path / "mate", 96, 96, bands=3, seed=5)
-    mate = {"data": {"images": [str(w.scene)], "labels": [str(world.label_raster(w, tmp_path / "mate.tif", values=(0, 1, 1)))], "block": 32}, "batch": 2, "weight": 0.5}
+    labels = world.label_raster(w, tmp_path / "mate.tif", values=(0, 1, 1))
+    mate = {"data": {"images": [str(w.scene)], "labels": [str(labels)], "block": 32}, "batch": 2, "weight": 0.5}
     options = {"encoder": [1, 1, 1, 1], "decoder": [1, 1, 1, 1], "stem": 8, "growth": 4, "width": 8, "head_width": 8}
     recipe = make_recipe(**{**fields, "network": "classmate", "options": options, "mate": mate, "steps": 30, "rate": 0.02})
     trained = train(recipe, tmp_path / "out")

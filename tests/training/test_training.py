@@ -11,8 +11,8 @@ from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.legend import IGNORE
 from labelscape.training.crops import Drawing, _turned, index_crops
 from labelscape.training.loop import train
-from labelscape.training.phase import rate_at
 from labelscape.training.losses import auto_weights, cross_entropy
+from labelscape.training.phase import rate_at
 from labelscape.training.recipe import make_recipe
 
 TINY = {"options": {"widths": [8, 8, 8, 8]}, "steps": 12, "batch": 4, "crop": 32, "device": "cpu"}

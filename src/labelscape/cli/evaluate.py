@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Device, Overlap, Precision, TileSize, numbers_of, print_json, scene_of, talk
+from labelscape.cli.options import (
+    Also,
+    AsJson,
+    Device,
+    Merge,
+    Overlap,
+    Precision,
+    Scales,
+    TileSize,
+    Tta,
+    numbers_of,
+    print_json,
+    protocol_of,
+    scene_of,
+    talk,
+)  # fmt: skip
 from labelscape.errors import BadOption
 
 NAME = "evaluate"
@@ -23,6 +38,10 @@ def run(
     overlap: Overlap = None,
     device: Device = "auto",
     precision: Precision = "32",
+    tta: Tta = "none",
+    scales: Scales = "1",
+    average: Merge = "probabilities",
+    also: Also = [],
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on labelled pixels, tile by tile exactly as `map` maps them.
@@ -59,7 +78,10 @@ def run(
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as dataset:
         for line in dataset.report:
             talk(line)
-        found = evaluate(checkpoint, dataset, part=part, tile_size=tile_size, overlap=overlap, device=device, precision=precision)
+        found = evaluate(
+            [checkpoint, *map(load, also)], dataset, part=part, tile_size=tile_size, overlap=overlap, device=device, precision=precision,
+            protocol=protocol_of(tta, scales, average),
+        )  # fmt: skip
     if as_json:
         print_json({"part": part or "all", **found.metrics, "per_scene": {name: c.to_dict() for name, c in found.per_scene.items()}})
         return

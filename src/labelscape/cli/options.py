@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labelscape.errors import BadOption
 
+if TYPE_CHECKING:
+    from labelscape.scores import Protocol
+
 TileSize = Annotated[int | None, typer.Option("--tile-size", help="Side of a tile in pixels, overlap included.", show_default="1024, 2048 where exact")]
 Overlap = Annotated[int | None, typer.Option("--overlap", help="Pixels a tile sees beyond its core on each side.", show_default="the network's reach")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="32, bf16 or 16.")]
+Tta = Annotated[str, typer.Option("--tta", help="Look again at the image turned: none, mirror, flips (4 looks) or dihedral (8).")]
+Scales = Annotated[str, typer.Option("--scales", help="Look at the image enlarged by each of these factors: 0.75,1,1.25.")]
+Merge = Annotated[str, typer.Option("--average", help="What several looks are averaged as: probabilities or logits.")]
+Also = Annotated[list[Path], typer.Option("--also", help="Another checkpoint whose probabilities are averaged with the first's. Repeat.")]
 Nodata = Annotated[float | None, typer.Option("--nodata", help="Value that means 'nothing here', where the files do not say it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -28,6 +36,17 @@ def talk(text: str) -> None:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
+
+
+def protocol_of(tta: str, scales: str, average: str) -> Protocol:
+    """The options of looking several times, as a value."""
+    from labelscape.scores import Protocol
+
+    try:
+        factors = tuple(float(part) for part in scales.split(","))
+    except ValueError as error:
+        raise BadOption(f"--scales {scales!r} must be numbers apart by commas, such as 0.75,1,1.25.") from error
+    return Protocol(factors, tta, average)
 
 
 def scene_of(text: str) -> str | tuple[str, ...]:

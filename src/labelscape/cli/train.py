@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +21,9 @@ from labelscape.cli.options import (
     settings_of,
     talk,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from labelscape.training.recipe import Recipe
 
 NAME = "train"
 Texts = list[str]
@@ -44,10 +49,17 @@ def run(
     bands: Annotated[str | None, typer.Option("--bands", help="Bands to use by name, in order: B04,B03,B02.")] = None,
     nodata: Nodata = None,
     block: Annotated[int, typer.Option("--block", help="Side in pixels of the blocks that are held out whole.")] = 256,
+    split: Annotated[str, typer.Option("--split", help="blocks, or random: small blocks by chance, whose score flatters.")] = "blocks",
+    buffer: Annotated[int, typer.Option("--buffer", help="Pixels around held-out blocks whose labels are not trained on.")] = 0,
     holdout: Annotated[float, typer.Option("--holdout", help="Share of the labels held out for the score.")] = 0.25,
     forest: Annotated[bool, typer.Option("--forest", help="Also score a per-pixel random forest on the same blocks.")] = False,
+    val: Annotated[float, typer.Option("--val", help="Share of the labels held out to watch training with; the best weights are kept.")] = 0.0,
+    mate: Annotated[Texts, typer.Option("--mate", help="Scenes of a second task, learned in the same batches (classmate, dfcnet).")] = [],
+    mate_labels: Annotated[Texts, typer.Option("--mate-labels", help="Its labels; more with -o mate.data.KEY=VALUE.")] = [],
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run will cost, from three real steps, and stop.")] = False,
+    slurm: Annotated[str | None, typer.Option("--slurm", metavar="NODESxGPUS", help="Print a SLURM batch script for this command and stop.")] = None,
     setting: Annotated[Texts, typer.Option("-o", "--set", help="KEY=VALUE for any other setting of the recipe. Repeat.")] = [],
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -70,12 +82,25 @@ def run(
         "images": [scene_of(i) for i in images], "labels": labels, "class_column": class_column, "merge": pairs_of(merge, "merge"),
         "classes": numbers_of(classes, "classes") or None, "background": background, "area": area, "ignore_values": ignore_value,
         "bands": bands.split(",") if bands else None, "nodata": nodata, "block": block, "holdout": holdout,
+        "split": split, "buffer": buffer,
     }  # fmt: skip
     if base_steps is None:
         base_steps = 2 * steps if entry(network).start and not start else 0
     fields = dict(network=network, steps=steps, base_steps=base_steps, start=start, batch=batch, crop=crop, rate=rate, seed=seed, device=device)
     more = settings_of(setting)
+    data["val"] = val
+    if val:
+        fields |= {"val_every": max(1, steps // 10)}
+    if mate:
+        second = {"images": [scene_of(i) for i in mate], "labels": mate_labels, "holdout": 0.0}
+        more["mate"] = {**more.get("mate", {}), "data": {**second, **more.get("mate", {}).get("data", {})}}
     recipe = make_recipe(**{**fields, **more, "data": {**data, **more.get("data", {})}})
+    if slurm is not None:
+        print_slurm(slurm, out, network)
+        return
+    if dry_run:
+        print_rehearsal(recipe, out, as_json)
+        return
     checkpoint = train(recipe, out, overwrite=overwrite, say=talk)
     scores = dict(checkpoint.scores)
     if forest and recipe.data.holdout:
@@ -88,3 +113,32 @@ def run(
     if scores:
         print_scores(scores, checkpoint.legend.names)
     print(f"checkpoint: {target}\nmap a scene with: labelscape map {target} SCENE --out map")
+
+
+def print_rehearsal(recipe: Recipe, out: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from labelscape.training.rehearse import rehearse
+
+    found = rehearse(recipe, out)
+    if as_json:
+        print_json({**asdict(found), "seconds": found.seconds})
+        return
+    minutes = found.seconds / 60
+    print(f"{recipe.network}: {found.parameters:,} parameters, {found.labelled_pixels:,} labelled training pixels")
+    print(f"{found.steps:,} steps of {recipe.batch} crops of {recipe.crop} x {recipe.crop}: {found.crops:,} crops")
+    print(f"{found.seconds_per_step:.2f} s a step, about {f'{minutes:.0f} minutes' if minutes >= 2 else f'{found.seconds:.0f} s'} in all; "
+          f"at most {found.peak_bytes / 2**30:.1f} GiB of memory")  # fmt: skip
+
+
+def print_slurm(size: str, out: Path, network: str) -> None:
+    from labelscape.errors import BadOption
+    from labelscape.training.rehearse import slurm_script
+
+    nodes, by, gpus = size.partition("x")
+    if not (by and nodes.isdigit() and gpus.isdigit() and int(nodes) and int(gpus)):
+        raise BadOption(f"--slurm {size!r} must read NODESxGPUS, such as 1x4.")
+    words = sys.argv[2:]
+    at = words.index("--slurm") if "--slurm" in words else None
+    kept = [w for i, w in enumerate(words) if not w.startswith("--slurm=") and (at is None or i not in (at, at + 1))]
+    print(slurm_script([shlex.quote(w) for w in kept], out, network, nodes=int(nodes), gpus=int(gpus), hours=24), end="")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset, LabelledScene
@@ -11,6 +13,9 @@ from labelscape.evaluation.confusion import Confusion, count
 from labelscape.evaluation.metrics import summary
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
+
+if TYPE_CHECKING:
+    from labelscape.scores import Protocol
 
 
 @dataclass(frozen=True)
@@ -32,23 +37,24 @@ class Evaluation:
 
 
 def evaluate(
-    checkpoint: Checkpoint, dataset: Dataset, *, part: str | None = None, tile_size: int | None = None, overlap: int | None = None,
-    device: str = "auto", precision: str = "32", show: bool = True,
+    checkpoint: Checkpoint | Sequence[Checkpoint], dataset: Dataset, *, part: str | None = None, tile_size: int | None = None,
+    overlap: int | None = None, device: str = "auto", precision: str = "32", protocol: Protocol | None = None, show: bool = True,
 ) -> Evaluation:  # fmt: skip
-    """Confusion counts of a checkpoint over the labelled pixels of `part` ("train", "val", "test"; None: all labels).
+    """Confusion counts of a checkpoint, or of several whose probabilities are averaged, over the labelled pixels of `part` ("train", "val", "test"; None: all labels).
 
     Each scene is scored exactly as `map_scene` maps it; tiles without a label are not scored. Raises BadInput where the part holds no label.
     """
     from labelscape.maps.stitch import plan_for, score_tiles
-    from labelscape.scores import Scorer
+    from labelscape.scores import Protocol, Scorer
 
-    scorer = Scorer.of(checkpoint, device=device, precision=precision)
+    scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol or Protocol())
+    legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     scenes = dataset.scenes if part is None else dataset.part(part)
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap) for s in scenes]
     with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
-            counts = Confusion.empty(len(checkpoint.legend))
+            counts = Confusion.empty(len(legend))
 
             def labelled(core, scene: LabelledScene = scene) -> bool:
                 tick()
@@ -57,9 +63,9 @@ def evaluate(
             for tile in score_tiles(scorer, scene.scene, plan, wanted=labelled):
                 truth = scene.read_labels(tile.core, part)
                 truth[~tile.valid] = IGNORE
-                counts = counts + count(truth, tile.classes(), len(checkpoint.legend))
+                counts = counts + count(truth, tile.classes(), len(legend))
             name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
             per_scene[name] = counts
     if not per_scene or not sum(int(c.counts.sum()) for c in per_scene.values()):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    return Evaluation(per_scene, tuple(checkpoint.legend.names))
+    return Evaluation(per_scene, tuple(legend.names))

@@ -63,11 +63,11 @@ class ScoredTile:
 
 def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, overlap: int | None = None) -> TilePlan:
     """The tiles for a network and a scene. Without `overlap` the halo is the network's reach where that is near (EXACT_REACH)."""
-    net = scorer.net
-    exact = net.reach is not None and net.reach <= EXACT_REACH
+    reach = scorer.reach
+    exact = reach is not None and reach <= EXACT_REACH
     if overlap is None:
-        overlap = net.reach if exact else USUAL_OVERLAP
-    return plan_tiles(scene.grid.window, tile_size=tile_size or (EXACT_TILE if exact else DEFAULT_TILE), overlap=overlap, stride=net.stride)
+        overlap = reach if exact else USUAL_OVERLAP
+    return plan_tiles(scene.grid.window, tile_size=tile_size or (EXACT_TILE if exact else DEFAULT_TILE), overlap=overlap, stride=scorer.stride)
 
 
 def score_tiles(
@@ -81,7 +81,7 @@ def score_tiles(
     tiles = (tile for tile in plan if wanted is None or wanted(tile.core))
     with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
 
-        def read(tile: Tile | None) -> tuple[Tensor | None, np.ndarray] | None:
+        def read(tile: Tile | None) -> tuple[list[Tensor] | None, np.ndarray] | None:
             """What the network reads and which pixels of the core are valid; reading and scaling wait for nobody but the disk."""
             if tile is None:
                 return None
@@ -93,9 +93,9 @@ def score_tiles(
         ahead = reader.submit(read, tile)
         while tile:
             following = next(tiles, None)
-            (image, valid), ahead = ahead.result(), reader.submit(read, following)
-            if image is not None:
-                yield ScoredTile(tile.core, scorer.logits(image)[(slice(None), *tile.core.inset_of(tile.seen))], valid)
+            (images, valid), ahead = ahead.result(), reader.submit(read, following)
+            if images is not None:
+                yield ScoredTile(tile.core, scorer.logits(images)[(slice(None), *tile.core.inset_of(tile.seen))], valid)
             tile = following
 
 

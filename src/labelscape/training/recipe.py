@@ -38,6 +38,10 @@ class Data(BaseModel):
     """Names of the bands to use, in this order; all unless given."""
     block: int = Field(256, ge=1)
     """Side, in pixels, of the blocks that are held out whole."""
+    split: Literal["blocks", "random"] = "blocks"
+    """blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, whose score flatters."""
+    buffer: int = Field(0, ge=0)
+    """Training labels within this many pixels of a held-out block are dropped."""
     holdout: float = Field(0.25, ge=0, lt=1)
     """Share of the labels held out for the score (part "test")."""
     val: float = Field(0.0, ge=0, lt=1)

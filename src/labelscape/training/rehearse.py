@@ -1,0 +1,89 @@
+"""What a run will cost, from a few real steps: nothing is written."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from labelscape.training.loop import blank_checkpoint, open_recipe_data
+from labelscape.training.phase import build_network, checkpoint_path, make_tasks, rate_groups, update
+from labelscape.training.recipe import Recipe
+from labelscape.training.team import gather
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Steps that a run will make, bytes it will hold at most, seconds it will take, and what it is made of."""
+
+    steps: int
+    parameters: int
+    crops: int
+    labelled_pixels: int
+    peak_bytes: int
+    seconds_per_step: float
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.seconds_per_step
+
+
+def rehearse(recipe: Recipe, out: str | Path) -> Rehearsal:
+    """Open the data, make three steps with the real network and throw them away. Raises what `train` would."""
+    fabric = gather(recipe.device, recipe.precision)
+    with open_recipe_data(recipe.data, recipe.seed) as dataset:
+        mate = open_recipe_data(recipe.mate.data, recipe.seed) if recipe.mate else None
+        blank = blank_checkpoint(recipe, dataset, lambda n: None)
+        net = build_network(recipe, dataset, None, mate)
+        tasks = make_tasks(recipe, dataset, blank, mate)
+        optimizer = torch.optim.SGD(rate_groups(net, recipe), lr=0.0, momentum=recipe.momentum)
+        net, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)
+        net.mark_forward_method("heads")
+        net.train()
+        times = []
+        for step in range(STEPS):
+            start = time.monotonic()
+            batch = [[task.drawing.part(step, number, recipe.accumulate) for task in tasks] for number in range(recipe.accumulate)]
+            float(update(net, optimizer, fabric, batch, recipe, tasks))
+            times.append(time.monotonic() - start)
+        pixels = int(tasks[0].drawing.index.class_counts.sum())
+        if mate is not None:
+            mate.close()
+    # The first step also warms up. A base network before it is smaller: counted as if each of its steps cost as much.
+    return Rehearsal(
+        recipe.steps + recipe.base_steps, sum(p.numel() for p in net.parameters()), (recipe.steps + recipe.base_steps) * recipe.batch, pixels,
+        _peak(fabric.device), min(times[1:]),
+    )  # fmt: skip
+
+
+def slurm_script(recipe_options: list[str], out: str | Path, network: str, *, nodes: int, gpus: int, hours: int) -> str:
+    """A batch script that trains with one process a GPU; sent again after it ran out of time, it goes on where it was."""
+    command = " ".join(["labelscape", "train", *recipe_options])
+    return f"""#!/bin/bash
+#SBATCH --job-name=labelscape-{network.replace("/", "-").lower()}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={gpus}
+#SBATCH --gpus-per-node={gpus}
+#SBATCH --time={hours}:00:00
+#SBATCH --output={out}/slurm-%j.log
+#SBATCH --requeue
+# One task a GPU. A task that dies ends the others at once; the job, sent or requeued again, goes on from its last saved state:
+# {checkpoint_path(Path(out), network).with_suffix(".state.safetensors")}
+set -euo pipefail
+export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+srun --kill-on-bad-exit=1 {command}
+"""
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
