@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from labelscape.datasets.split import PARTS, BlockSplit, block_split
-from labelscape.errors import BadFile, BadInput
+from labelscape.datasets.nearby import REACH, near_counts
+from labelscape.datasets.split import PARTS, RANDOM_BLOCK, BlockSplit, block_split, random_split
+from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
 from labelscape.imagery.labels import VECTOR_SUFFIXES, Labels, LabelSpec, look_like_masks, open_labels, raster_legend
 from labelscape.imagery.raster import RASTER_SUFFIXES, Patch, Scene, Source
@@ -97,6 +99,8 @@ def open_dataset(
     bands: Sequence[str] | None = None,
     block: int = 256,
     shares: Mapping[str, float] | None = None,
+    buffer: int = 0,
+    split: Literal["blocks", "random"] = "blocks",
     seed: int = 0,
     tick: Callable[[str], None] | None = None,
 ) -> Dataset:
@@ -106,7 +110,13 @@ def open_dataset(
     labels  one label file per scene, or a single one that serves all
     block   side of a block in pixels; pairs of files are split file by file instead
     shares  part -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing
+    buffer  training labels within this many pixels of a block of another part are dropped
+    split   blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, and `report` says how close the parts lie
     """
+    if buffer < 0:
+        raise BadOption(f"buffer={buffer} is a distance in pixels; it cannot be below 0.")
+    if split not in ("blocks", "random"):
+        raise BadOption(f"split={split!r} must be 'blocks' or 'random'.")
     by_file = False
     if not labels:
         images, labels = find_pairs(images)
@@ -150,12 +160,45 @@ def open_dataset(
             )
         part_of: list[str | None] = [None] * len(scenes)
         if shares is not None and by_file:
-            part_of = _parts_of_files(scenes, legend, shares, seed)
+            part_of = _parts_of_files(scenes, legend, shares, split, seed)
         elif shares is not None:
-            scenes = [replace(s, split=block_split(_counts_per_block(s, block, len(legend)), block, shares, seed=seed)) for s in scenes]
-        report = tuple(line for s in scenes[:1] for line in s.labels.report)
+            cut, side = (random_split, RANDOM_BLOCK) if split == "random" else (block_split, block)
+            scenes = [replace(s, split=cut(_counts_per_block(s, side, len(legend)), side, shares, seed=seed)) for s in scenes]
+        report = [line for s in scenes[:1] for line in s.labels.report]
+        if shares is not None:
+            scenes, lines = _buffered(scenes, legend, part_of, buffer)
+            report += lines
+            if split == "random":
+                report.append(_nearness(scenes, by_file))
         opened.pop_all()
-    return Dataset(tuple(scenes), legend, tuple(part_of), report)
+    return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
+
+
+def _buffered(scenes: list[LabelledScene], legend: Legend, part_of: Sequence[str | None], buffer: int) -> tuple[list[LabelledScene], list[str]]:
+    """The scenes with a buffer around held-out blocks, and what it costs. Raises BadInput where it leaves nothing to learn from."""
+    if not buffer:
+        return scenes, []
+    if scenes[0].split is None:
+        return scenes, ["the buffer is not used: files of pairs are held out whole, and where they touch is not known"]
+    before = Dataset(tuple(scenes), legend, tuple(part_of)).class_counts("train")
+    scenes = [replace(s, split=replace(s.split, buffer=buffer)) for s in scenes]
+    after = Dataset(tuple(scenes), legend, tuple(part_of)).class_counts("train")
+    lost = [name for name, old, new in zip(legend.names, before, after) if old and not new]
+    if lost:
+        raise BadInput(
+            f"A buffer of {buffer} pixels leaves no training label of {', '.join(lost)}: use larger blocks (--block) or a smaller --buffer."
+        )
+    return scenes, [f"the buffer of {buffer} pixels takes {100 - 100 * after.sum() / before.sum():.0f} % of the training labels"]
+
+
+def _nearness(scenes: Sequence[LabelledScene], by_file: bool) -> str:
+    """What a random split has to be told with."""
+    if by_file:
+        return "a random split of files: where they lie is not known; tiles cut from one scene are neighbours, and then the score will flatter"
+    near, held = np.sum([near_counts(s.scene.grid.window, s.read_labels) for s in scenes], axis=0)
+    return (
+        f"a random split: {100 * near / max(1, held):.0f} % of held-out pixels lie within {REACH} pixels of a training pixel; the score will flatter"
+    )
 
 
 def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
@@ -167,7 +210,11 @@ def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
         raise BadInput("Labels are missing: pass --labels FILE with the scenes, or one folder with images/ and labels/ inside.")
     folder = Path(images[0])
     sides = {}
-    for side, names in (("images", ("images", "image", "img_dir", "img")), ("labels", ("labels", "label", "masks", "mask", "gt", "annotations", "ann_dir"))):
+    known = {
+        "images": ("images", "image", "img_dir", "img"),
+        "labels": ("labels", "label", "masks", "mask", "gt", "groundtruth", "annotations", "ann_dir"),
+    }
+    for side, names in known.items():
         sides[side] = next((folder / n for n in names if (folder / n).is_dir()), None)
     if None in sides.values():
         raise BadInput(f"{folder} needs two folders inside, images/ and labels/, with files of the same names; or pass --labels FILE with the scenes.")
@@ -206,8 +253,8 @@ def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndar
     return counts
 
 
-def _parts_of_files(scenes: Sequence[LabelledScene], legend: Legend, shares: Mapping[str, float], seed: int) -> list[str | None]:
-    """Each whole file to one part, balanced over classes as blocks are."""
+def _parts_of_files(scenes: Sequence[LabelledScene], legend: Legend, shares: Mapping[str, float], split: str, seed: int) -> list[str | None]:
+    """Each whole file to one part: balanced over classes as blocks are, or by chance."""
     counts = np.stack([np.bincount(s.read_labels(s.scene.grid.window).ravel(), minlength=256)[: len(legend)] for s in scenes])
-    split = block_split(counts[:, None, :], 1, shares, seed=seed)
-    return [PARTS[int(p)] for p in split.parts[:, 0]]
+    found = (random_split if split == "random" else block_split)(counts[:, None, :], 1, shares, seed=seed)
+    return [PARTS[int(p)] for p in found.parts[:, 0]]

@@ -15,19 +15,34 @@ from labelscape.grid import Window
 
 PARTS = ("train", "val", "test")
 
+RANDOM_BLOCK = 32
+"""Side, in pixels, of the blocks of a random split: about a small training crop, each on its own."""
+
 
 @dataclass(frozen=True)
 class BlockSplit:
-    """Which part each block belongs to: `parts` is (rows, columns) uint8, an index into PARTS. Blocks are `block` pixels wide."""
+    """Which part each block belongs to: `parts` is (rows, columns) uint8, an index into PARTS. Blocks are `block` pixels wide.
+
+    Training pixels within `buffer` pixels, along rows or columns, of a block of another part belong to no part.
+    """
 
     block: int
     parts: np.ndarray
+    buffer: int = 0
 
     def mask(self, window: Window, part: str) -> np.ndarray:
         """(H, W) bool: the pixels of `window` that belong to `part`."""
-        rows = np.arange(window.top, window.bottom) // self.block
-        columns = np.arange(window.left, window.right) // self.block
-        return (self.parts == PARTS.index(part))[rows[:, None], columns[None, :]]
+        rows, columns = np.arange(window.top, window.bottom), np.arange(window.left, window.right)
+        inside = (self.parts == PARTS.index(part))[rows[:, None] // self.block, columns // self.block]
+        return inside & ~self._near_others(rows, columns) if self.buffer and part == "train" else inside
+
+    def _near_others(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(H, W) bool: pixels with a held-out block within the buffer, counted in a summed-area table of the blocks."""
+        held = np.pad(self.parts != PARTS.index("train"), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+        top, left = (np.maximum(at - self.buffer, 0) // self.block for at in (rows[:, None], columns))
+        below = np.minimum((rows[:, None] + self.buffer) // self.block + 1, self.parts.shape[0])
+        right = np.minimum((columns + self.buffer) // self.block + 1, self.parts.shape[1])
+        return held[below, right] - held[top, right] - held[below, left] + held[top, left] > 0
 
     def blocks(self, part: str) -> list[tuple[int, int]]:
         """(row, column) of the part's blocks."""
@@ -44,17 +59,9 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
     blocks, largest first, to the part that lacks most of it; then move single blocks while that helps. The seed breaks ties.
     Raises BadInput where there are fewer labelled blocks than parts.
     """
-    if abs(sum(shares.values()) - 1) > 1e-6 or any(s < 0 for s in shares.values()):
-        raise BadOption(f"The shares {dict(shares)} must be positive and sum to 1.")
+    active = _active_parts(counts, block, shares)
     rows, columns, classes = counts.shape
     flat = counts.reshape(-1, classes).astype(np.float64)
-    active = [part for part in PARTS if shares.get(part, 0) > 0]
-    labelled = int((flat.sum(axis=1) > 0).sum())
-    if labelled < len(active):
-        raise BadInput(
-            f"Only {labelled} block{'s' * (labelled != 1)} of {block} pixels hold labels, too few for {' and '.join(active)} parts. "
-            "Use smaller blocks (--block) or hold nothing out (--holdout 0)."
-        )
     rng = np.random.default_rng(seed)
     lacking = np.array([[shares[part]] for part in active]) * flat.sum(axis=0)  # (parts, K)
     total_lacking = lacking.sum(axis=1)
@@ -73,6 +80,36 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
         open_blocks[chosen] = False
     _improve(flat, assigned, {PARTS.index(part): shares[part] for part in active})
     return BlockSplit(block, assigned.reshape(rows, columns))
+
+
+def random_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, seed: int) -> BlockSplit:
+    """Each labelled block to a part by chance, with no regard to place or class: as many published scores were made.
+
+    Arguments and errors as `block_split`. The parts' shares of the blocks are as near as whole blocks allow; every part gets at least one.
+    """
+    active = _active_parts(counts, block, shares)
+    labelled = np.random.default_rng(seed).permutation(np.nonzero(counts.sum(axis=2).ravel() > 0)[0])
+    ends = np.round(np.cumsum([shares[part] for part in active]) * len(labelled)).astype(int)
+    for i in range(len(active)):  # at least one block before each end, and one after it for every part to come
+        ends[i] = min(max(ends[i], ends[i - 1] + 1 if i else 1), len(labelled) - (len(active) - 1 - i))
+    assigned = np.full(counts.shape[0] * counts.shape[1], PARTS.index(active[0]), np.uint8)
+    for part, start, end in zip(active, [0, *ends[:-1]], ends):
+        assigned[labelled[start:end]] = PARTS.index(part)
+    return BlockSplit(block, assigned.reshape(counts.shape[:2]))
+
+
+def _active_parts(counts: np.ndarray, block: int, shares: Mapping[str, float]) -> list[str]:
+    """The parts with a share. Raises BadOption for shares that make no whole, BadInput where there are fewer labelled blocks than parts."""
+    if abs(sum(shares.values()) - 1) > 1e-6 or any(s < 0 for s in shares.values()):
+        raise BadOption(f"The shares {dict(shares)} must be positive and sum to 1.")
+    active = [part for part in PARTS if shares.get(part, 0) > 0]
+    labelled = int((counts.sum(axis=2) > 0).sum())
+    if labelled < len(active):
+        raise BadInput(
+            f"Only {labelled} block{'s' * (labelled != 1)} of {block} pixels hold labels, too few for {' and '.join(active)} parts. "
+            "Use smaller blocks (--block) or hold nothing out (--holdout 0)."
+        )
+    return active
 
 
 def _improve(flat: np.ndarray, assigned: np.ndarray, shares: Mapping[int, float]) -> None:

@@ -40,7 +40,9 @@ def evaluate(
     checkpoint: Checkpoint | Sequence[Checkpoint], dataset: Dataset, *, part: str | None = None, tile_size: int | None = None,
     overlap: int | None = None, device: str = "auto", precision: str = "32", protocol: Protocol | None = None, show: bool = True,
 ) -> Evaluation:  # fmt: skip
-    """Confusion counts of a checkpoint, or of several whose probabilities are averaged, over the labelled pixels of `part` ("train", "val", "test"; None: all labels).
+    """Confusion counts of a checkpoint, or of several whose probabilities are averaged, over the labelled pixels of `part`.
+
+    part  "train", "val", "test"; None: all labels
 
     Each scene is scored exactly as `map_scene` maps it; tiles without a label are not scored. Raises BadInput where the part holds no label.
     """

@@ -1,0 +1,91 @@
+"""labelscape data check: what is wrong with images and labels, before training finds out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labelscape.cli.options import AsJson, Nodata, numbers_of, pairs_of, print_json, scene_of
+
+if TYPE_CHECKING:
+    from labelscape.datasets.doctor import Finding
+
+NAME = "check"
+Texts = list[str]
+SHOWN = {"error": 10, "warning": 10, "info": 5}
+"""Findings of one kind that are printed, by severity; the rest is counted."""
+
+
+def run_check(
+    images: Annotated[Texts, typer.Argument(help="Scenes: files, a folder (or a,b,c) of single-band files, or one folder with images/ and labels/.")],
+    labels: Annotated[Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
+    classes: Annotated[Texts, typer.Option("--classes", help="NAME=VALUE of a label raster. Repeat, or separate by commas.")] = [],
+    class_column: Annotated[str | None, typer.Option("--class-column", help="Column of the polygons that names the class.")] = None,
+    merge: Annotated[Texts, typer.Option("--merge", help="NEW=OLD,OLD: merge classes; classes not named stay unlabelled. Repeat.")] = [],
+    background: Annotated[str | None, typer.Option("--background", help="Class of all that no polygon covers.")] = None,
+    area: Annotated[str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")] = None,
+    ignore_value: Annotated[list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")] = [],
+    nodata: Nodata = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look through images and labels: values and colours, sizes and places, shifts, broken files, the same picture twice.
+
+    Takes the options of `train`. Ends with exit code 1 if training would fail or its score would be false. Files in folders called
+    train, val or test are taken for those parts.
+
+    Example: labelscape data check scene.tif --labels fields.gpkg --class-column crop
+    """
+    from labelscape.datasets.doctor import check_data
+    from labelscape.datasets.own import find_pairs
+    from labelscape.imagery.labels import LabelSpec
+    from labelscape.legend import IGNORE, Legend
+    from labelscape.progress import bar
+
+    named = numbers_of(classes, "classes") or None
+    legend = None
+    if named and not merge:
+        own_values = all(0 <= value < IGNORE for value in named.values())
+        legend = Legend.of_names(list(named), values=named.values() if own_values else None)
+    spec = LabelSpec(legend, named, class_column, pairs_of(merge, "merge"), background, area, tuple(ignore_value))
+    scenes: Sequence = [scene_of(i) for i in images]
+    if not labels:
+        scenes, labels = find_pairs(scenes)
+    parts = [part_of_path(s) if isinstance(s, (str, Path)) else None for s in scenes]
+    with bar("looking", len(scenes), "scenes", shown=len(scenes) > 1) as tick:
+        findings = check_data(scenes, labels, spec=spec, nodata=nodata, part_of=parts, tick=tick)
+    errors = sum(f.severity == "error" for f in findings)
+    if as_json:
+        print_json({"errors": errors, "findings": [f.to_dict() for f in findings]})
+    else:
+        print(report(findings, len(scenes)))
+    if errors:
+        raise typer.Exit(1)
+
+
+def part_of_path(file: str | Path) -> str | None:
+    """The part a file's nearest such folder names: `images/val/a.png` -> "val"."""
+    meant = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+    return next((meant[p.lower()] for p in reversed(Path(file).parent.parts) if p.lower() in meant), None)
+
+
+def report(findings: Sequence[Finding], scenes: int) -> str:
+    """The findings as text, worst first; of many alike the first `SHOWN`."""
+    counts = {s: sum(f.severity == s for f in findings) for s in ("error", "warning", "info")}
+    lines, seen = [], {}
+    for finding in findings:
+        key = finding.severity, finding.kind
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= SHOWN[finding.severity]:
+            mark = {"error": "ERROR", "warning": "warn ", "info": "     "}[finding.severity]
+            lines.append(f"{mark} {finding.where}: {finding.text}")
+            if finding.cure:
+                lines.append(f"      -> {finding.cure}")
+    for (severity, kind), n in seen.items():
+        if n > SHOWN[severity]:
+            lines.append(f"      ... and {n - SHOWN[severity]} more of the kind {kind} ({severity}); --json lists all.")
+    plural = {s: f"{n} {s}{'s' * (n != 1)}" for s, n in counts.items()}
+    verdict = "" if counts["error"] else " Nothing is in the way of training."
+    return "\n".join([*lines, f"{scenes} scene{'s' * (scenes != 1)}: {plural['error']}, {plural['warning']}.{verdict}"])

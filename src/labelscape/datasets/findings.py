@@ -1,0 +1,45 @@
+"""What a check of training data found: one sentence each, with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found. `kind` is a short fixed word for machines; `where` a file, or "all files"; `cure` is empty where nothing is to be done.
+
+    error    training would fail, or its score would be false
+    warning  probably not meant
+    info     what the files hold
+    """
+
+    kind: str
+    severity: Severity
+    where: str
+    text: str
+    cure: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def share(part: float, whole: float) -> str:
+    """`12.3 %`; never 0.0 % for something that is there, nor 100.0 % where something is missing."""
+    percent = 100 * part / whole if whole else 0.0
+    if 0 < percent < 0.05:
+        return "< 0.1 %"
+    if 99.95 <= percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f} %"
+
+
+def some(items: Iterable[object], most: int = 8) -> str:
+    """The first few of many, and how many more there are."""
+    items = [str(item) for item in items]
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
