@@ -103,3 +103,143 @@ def rectangle(world: World, path: Path, top: int, left: int, height: int, width:
     feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [corners]}}
     path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
     return path
+
+
+# ------------------------------------------------------------------------------------------ published data sets, tiny, in their layouts
+
+
+def picture(path: Path, height: int, width: int, bands: int = 3, *, seed: int = 0, dtype: str = "uint8") -> np.ndarray:
+    """Write noise as a picture without coordinates, by suffix, folders and all; returns what was written (B, H, W)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(1, 200, (bands, height, width)).astype(dtype)
+    write(path, pixels, crs=None, **_driver(path))
+    return pixels
+
+
+def codes(path: Path, values: np.ndarray) -> Path:
+    """Write label values (H, W), or colours (H, W, 3), without coordinates, by suffix, folders and all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(path, values if values.ndim == 2 else values.transpose(2, 0, 1), crs=None, **_driver(path))
+
+
+def draw(classes: int, height: int, width: int, *, seed: int) -> np.ndarray:
+    """(H, W) uint8 noise of 0..classes-1."""
+    return np.random.default_rng(1000 + seed).integers(0, classes, (height, width)).astype(np.uint8)
+
+
+def _driver(path: Path) -> dict[str, object]:
+    kinds = {".png": {"driver": "PNG"}, ".jpg": {"driver": "JPEG", "quality": 100}, ".tif": {"driver": "GTiff", "photometric": "MINISBLACK", "alpha": "NO"}}
+    return kinds[path.suffix]
+
+
+GID_COLORS = np.array([(255, 0, 0), (0, 255, 0), (0, 255, 255), (255, 255, 0), (0, 0, 255), (0, 0, 0)], np.uint8)
+LAND_COLORS = np.array([(0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)], np.uint8)
+ISPRS_COLORS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0), (0, 0, 0)], np.uint8)
+
+
+def gid_scenes(root: Path, count: int = 5, *, bands: int = 3, dtype: str = "uint8", folder: str = "image_RGB") -> list[np.ndarray]:
+    """The five-class folder of GID with scenes of 20 x 30; returns the classes drawn, 5 for background."""
+    base, drawn = root / "Large-scale Classification_5classes", []
+    for i in range(count):
+        name = f"GF2_PMS{1 + i % 2}__L1A00005645{i:02d}-MSS{1 + i % 2}"
+        picture(base / folder / f"{name}.tif", 20, 30, bands, seed=i, dtype=dtype)
+        drawn.append(draw(6, 20, 30, seed=i))
+        codes(base / "label_5classes" / f"{name}_label.tif", GID_COLORS[drawn[-1]])
+    return drawn
+
+
+def deepglobe_land(root: Path, count: int = 4, *, mirror: bool = False) -> list[np.ndarray]:
+    """Masks of 16 x 16 with careless colours, and pictures without masks beside them; returns the classes drawn, 6 for unknown."""
+    drawn = []
+    images, masks = ("data/training_data/images", "data/training_data/masks") if mirror else ("land-train", "land-train")
+    for i in range(count):
+        picture(root / images / f"{100 + i}_sat.jpg", 16, 16, seed=i)
+        drawn.append(draw(7, 16, 16, seed=i))
+        off = np.random.default_rng(i).integers(0, 100, (16, 16, 3))
+        careless = np.where(LAND_COLORS[drawn[-1]] == 255, 255 - off, off).astype(np.uint8)
+        codes(root / masks / f"{100 + i}_mask.png", careless)
+    picture(root / ("data/test_data/images" if mirror else "land-valid") / "999_sat.jpg", 16, 16)
+    return drawn
+
+
+def vaihingen(root: Path, tiles: tuple[int, ...] = (1, 3, 11), *, by_archive: bool = False) -> dict[int, np.ndarray]:
+    """Tiles of 12 x 14 with full and eroded labels; returns the classes drawn. Eroded labels are black in the first two rows.
+
+    `by_archive`: every archive is unpacked into a folder of its own name.
+    """
+    drawn = {}
+    base = root / "ISPRS_semantic_labeling_Vaihingen" if by_archive else root
+    eroded_folder = root / "ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_for_participants" if by_archive else root / "gts_eroded_for_participants"
+    for tile in tiles:
+        picture(base / "top" / f"top_mosaic_09cm_area{tile}.tif", 12, 14, seed=tile)
+        picture(base / "ndsm" / f"dsm_09cm_matching_area{tile}_normalized.jpg", 12, 14, 1, seed=tile)
+        drawn[tile] = draw(6, 12, 14, seed=tile)
+        eroded = drawn[tile].copy()
+        eroded[:2] = 6
+        codes(base / "gts_for_participants" / f"top_mosaic_09cm_area{tile}.tif", ISPRS_COLORS[drawn[tile]])
+        codes(eroded_folder / f"top_mosaic_09cm_area{tile}_noBoundary.tif", ISPRS_COLORS[eroded])
+    return drawn
+
+
+def potsdam(root: Path, tiles: tuple[str, ...] = ("2_10", "4_12", "2_11", "3_13")) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Tiles of 16 x 16 with coordinates; colours of 4_12 are off and the heights of 3_13 a column short. Returns classes and pictures."""
+    drawn, photos = {}, {}
+    for i, tile in enumerate(tiles):
+        row, column = (int(n) for n in tile.split("_"))
+        photos[tile] = picture(root / "4_Ortho_RGBIR" / f"top_potsdam_{tile}_RGBIR.tif", 16, 16, 4, seed=i)
+        write(root / "4_Ortho_RGBIR" / f"top_potsdam_{tile}_RGBIR.tif", photos[tile], photometric="RGB")  # GDAL calls the fourth band alpha
+        heights = root / "1_DSM_normalisation" / f"dsm_potsdam_{row:02d}_{column:02d}_normalized_lastools.jpg"
+        picture(heights, 16, 15 if tile == "3_13" else 16, 1, seed=i)
+        drawn[tile] = draw(6, 16, 16, seed=i)
+        colors = ISPRS_COLORS[drawn[tile]].astype(int)
+        if tile == "4_12":
+            colors = np.where(colors == 255, 251, 3)
+        codes(root / "5_Labels_for_participants" / f"top_potsdam_{tile}_label.tif", colors.astype(np.uint8))
+    return drawn, photos
+
+
+def cityscapes(root: Path, *, train_ids: bool = False) -> dict[str, np.ndarray]:
+    """One picture of 8 x 16 a part; returns name -> label ids drawn (0..33)."""
+    drawn = {}
+    for i, (part, city) in enumerate((("train", "aachen"), ("val", "lindau"), ("test", "berlin"))):
+        name = f"{city}_{i:06d}_000019"
+        picture(root / "leftImg8bit" / part / city / f"{name}_leftImg8bit.png", 8, 16, seed=i)
+        drawn[name] = draw(34, 8, 16, seed=i)
+        codes(root / "gtFine" / part / city / f"{name}_gtFine_instanceIds.png", drawn[name])
+        if part != "test":
+            kind = "labelTrainIds" if train_ids else "labelIds"
+            codes(root / "gtFine" / part / city / f"{name}_gtFine_{kind}.png", drawn[name] % 19 if train_ids else drawn[name])
+    return drawn
+
+
+def pascal_context(root: Path, ids: np.ndarray, *, mat: bool) -> dict[str, np.ndarray]:
+    """VOC2010 with two pictures of 10 x 12. `ids` are the 60 values that (b) numbers 0..59; returns name -> ids drawn, one of `ids`."""
+    import scipy.io
+
+    base, drawn = root / "VOC2010", {}
+    (base / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+    for i, part in enumerate(("train", "val")):
+        name = f"2008_00000{i}"
+        (base / "ImageSets" / "Main" / f"{part}.txt").write_text(f"{name} \n")
+        picture(base / "JPEGImages" / f"{name}.jpg", 10, 12, seed=i)
+        places = draw(60, 10, 12, seed=i)
+        drawn[name] = ids[places]
+        if mat:
+            # Values that are none of the 59 are background: 1 is an accordion.
+            values = np.where(drawn[name] == 0, 1, drawn[name]).astype(np.uint16)
+            (root / "trainval").mkdir(exist_ok=True)
+            scipy.io.savemat(root / "trainval" / f"{name}.mat", {"LabelMap": values})
+        else:
+            codes(base / "SegmentationClassContext" / f"{name}.png", places)
+    return drawn
+
+
+def pairs(root: Path, sides: dict[str, tuple[str, str]], names: dict[str, list[str]], high: int, *, suffix: str = ".png") -> dict[str, np.ndarray]:
+    """Pictures and label values 0..high of 9 x 11: part -> (image folder, label folder) and part -> names; returns name -> values drawn."""
+    drawn = {}
+    for part, (images, labels) in sides.items():
+        for name in names[part]:
+            drawn[name] = draw(high + 1, 9, 11, seed=len(drawn))
+            picture(root / images / f"{name}{suffix}", 9, 11, seed=len(drawn))
+            codes(root / labels / f"{name}.png", drawn[name])
+    return drawn

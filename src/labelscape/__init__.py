@@ -20,7 +20,7 @@ _PLACES = {
     "list_models": "nets.catalog", "create_model": "nets.catalog",
     "predict": "scores", "Scorer": "scores",
     "Recipe": "training.recipe", "make_recipe": "training.recipe", "train": "training.loop",
-    "open_dataset": "datasets.own", "LabelSpec": "imagery.labels", "Scene": "imagery.raster",
+    "open_dataset": "datasets.own", "open_published": "datasets.published.catalog", "check_data": "datasets.doctor", "LabelSpec": "imagery.labels", "Scene": "imagery.raster",
     "evaluate": "evaluation.measure", "Evaluation": "evaluation.measure",
     "map_scene": "maps.run", "MapResult": "maps.run",
     "import_caffe": "export.from_caffe",

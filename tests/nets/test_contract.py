@@ -239,7 +239,8 @@ def accuracy_on_its_own_patch(name: str, steps: int, rate: float = 1e-2) -> floa
         return float((net.eval()(image).argmax(1) == labels)[labelled].double().mean())
 
 
-LEARNER = {"tiramisu": {"dropout": 0.0}, "pspnet": {"width": 32}, "unpooling": {"widths": (8, 12, 16, 20)}}
+WIDER = {"widths": (8, 12, 16, 20)}
+LEARNER = {"tiramisu": {"dropout": 0.0}, "pspnet": {"width": 32}, "fcn": WIDER, "unpooling": WIDER, "skip": WIDER, "mlp": WIDER}
 """What the variants that learn the patch have beyond the smallest ones."""
 STEPS = {"unpooling": 150}
 """Its sparse maps take longer to fill."""

@@ -33,6 +33,7 @@ def run(
     images: Annotated[Texts, typer.Argument(help="Scenes: files, a folder (or a,b,c) of single-band files, or one folder with images/ and labels/.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint and its log.")],
     labels: Annotated[Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
+    dataset: Annotated[str | None, typer.Option("--dataset", help="The folder is this published data set (labelscape data list).")] = None,
     network: Annotated[str, typer.Option("--network", help="Name of the network (labelscape models).")] = "mlp",
     steps: Annotated[int, typer.Option("--steps", help="Updates of the weights.")] = 400,
     base_steps: Annotated[int | None, typer.Option("--base-steps", help="Steps of the base network before it.", show_default="twice --steps")] = None,
@@ -88,7 +89,7 @@ def run(
         base_steps = 2 * steps if entry(network).start and not start else 0
     fields = dict(network=network, steps=steps, base_steps=base_steps, start=start, batch=batch, crop=crop, rate=rate, seed=seed, device=device)
     more = settings_of(setting)
-    data["val"] = val
+    data |= {"val": val, "dataset": dataset}
     if val:
         fields |= {"val_every": max(1, steps // 10)}
     if mate:

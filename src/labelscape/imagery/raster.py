@@ -20,6 +20,7 @@ from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.grid import Grid, Window
+from labelscape.imagery.stack import laid_pixel_on_pixel, named_readers
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
 
@@ -46,7 +47,8 @@ class Patch:
 @contextmanager
 def gdal(**options: object) -> Iterator[None]:
     """GDAL's settings for the time of a block, instead of the process's environment."""
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **options), warnings.catch_warnings():
+    # GDAL's short cut for whole PNG files answers with chance values, and no error, where a file is truncated.
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, GDAL_PNG_WHOLE_IMAGE_OPTIM="NO", **options), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a PNG has no CRS: that is a fact, not a warning
         yield
 
@@ -60,30 +62,36 @@ class Scene:
     nodata value makes the pixel invalid wherever it stands.
     """
 
-    def __init__(self, source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None, band_names: Sequence[str] | None = None
+    ) -> None:
         """`nodata` overrides what the file says; `bands` picks and orders the bands by name.
 
+        `band_names` says what all bands of the file or files are, one after another. A list of files may then hold files of several
+        bands, and files without coordinates that lie pixel on pixel; one grey picture serves as red, green and blue.
         Raises BadFile where a file is missing or unreadable, BadInput where files are no band stack, UnknownName for a band.
         """
         self.source = source
-        self._options = {"nodata": nodata, "bands": bands}
+        self._options = {"nodata": nodata, "bands": bands, "band_names": band_names}
         self._stack = ExitStack()
         self._held: Patch | None = None
         try:
             with gdal():
-                self._open(source, nodata)
+                self._open(source, nodata, band_names)
                 if bands is not None:
                     self._pick(bands)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, source: Source, nodata: float | None) -> None:
+    def _open(self, source: Source, nodata: float | None, band_names: Sequence[str] | None) -> None:
         files = stack_files(source)
         datasets = [self._stack.enter_context(open_raster(file)) for file in files]
-        if len(datasets) > 1:
-            datasets = self._aligned(datasets)
-        first = datasets[0]
+        if len(datasets) > 1 and band_names is not None and any(d.crs is None for d in datasets):
+            datasets = laid_pixel_on_pixel(datasets)
+        elif len(datasets) > 1:
+            datasets = self._aligned(datasets, crowded_may_be=band_names is not None)
+        first = next((d for d in datasets if d.crs is not None), datasets[0])
         self.name = Path(str(source if isinstance(source, (str, Path)) else files[0])).stem or str(source)
         self.grid = Grid(first.crs, first.transform, first.height, first.width)
         self._readers = []  # (dataset, band indices to read)
@@ -94,23 +102,28 @@ class Scene:
                 raise BadInput(f"{file} has only an alpha band: nothing to look at.")
             self._readers.append((dataset, indices))
             names += [_stack_name(file, files)] if len(files) > 1 else _band_names(dataset, indices)
+        alpha_is_a_band = False
+        if band_names is not None:
+            self._readers, alpha_is_a_band = named_readers(self._readers, band_names, self.name)
+            names = list(band_names)
         self.bands: tuple[str, ...] = tuple(names)
         dtypes = {dataset.dtypes[i - 1] for dataset, indices in self._readers for i in indices}
         if len(dtypes) > 1 or any(d.startswith("complex") for d in dtypes):
             raise BadInput(f"{self.name} mixes or holds the types {', '.join(sorted(dtypes))}; one real type for all bands is needed.")
         self.dtype = np.dtype(dtypes.pop())
         self.nodata = nodata if nodata is not None else first.nodata
-        self._has_mask = any(MaskFlags.alpha in f or MaskFlags.per_dataset in f for d, i in self._readers for f in [d.mask_flag_enums[i[0] - 1]])
+        flags = [dataset.mask_flag_enums[indices[0] - 1] for dataset, indices in self._readers]
+        self._has_mask = not alpha_is_a_band and any(MaskFlags.alpha in f or MaskFlags.per_dataset in f for f in flags)
 
     def _pick(self, bands: Sequence[str]) -> None:
         """Keep only these bands, in this order."""
         self._readers = _grouped(self._readers, [self.index(band) for band in bands])
         self.bands = tuple(bands)
 
-    def _aligned(self, datasets: list) -> list:
-        """Every file on the grid of the finest one. Raises BadInput unless all cover the same ground with one band each."""
+    def _aligned(self, datasets: list, *, crowded_may_be: bool) -> list:
+        """Every file on the grid of the finest one. Raises BadInput unless all cover the same ground, with one band each or `crowded_may_be`."""
         crowded = [d.name for d in datasets if d.count != 1]
-        if crowded:
+        if crowded and not crowded_may_be:
             raise BadInput(f"A band stack is made of single-band files; {crowded[0]} has several. Pass scenes one by one instead.")
         finest = min(datasets, key=lambda d: abs(d.transform.a * d.transform.e))
         width, height = finest.bounds.right - finest.bounds.left, finest.bounds.top - finest.bounds.bottom

@@ -10,8 +10,8 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from labelscape.checkpoint import Checkpoint, load, save
-from labelscape.datasets.own import Dataset, open_dataset
-from labelscape.errors import BadFile
+from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
+from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid
 from labelscape.imagery.bands import band_statistics
 from labelscape.imagery.labels import LabelSpec
@@ -26,11 +26,11 @@ from labelscape.training.team import gather
 Say = Callable[[str], None]
 
 
-def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, say: Say = lambda text: None) -> Checkpoint:
+def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, score: bool = True, say: Say = lambda text: None) -> Checkpoint:
     """Train what the recipe describes and write `out/<network>.safetensors` with its log as .csv (and the base network's, where it trains one first).
 
-    The held-out part is scored afterwards and the score stored in the checkpoint. A run of the same recipe that was interrupted in `out`
-    goes on where it was last saved, to the same weights. Under `torchrun` or SLURM all processes call this; the first one writes.
+    The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint. A run of the same recipe that
+    was interrupted in `out` goes on where it was last saved, to the same weights. Under `torchrun` or SLURM all processes call this; the first one writes.
     Raises BadOption, BadInput or BadFile before any step is made where the recipe, the data or the place of writing cannot work.
     """
     out = Path(out)
@@ -53,19 +53,19 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, say: Say 
         scores: dict = {}
         start = load(recipe.start) if recipe.start else None
         if recipe.base_steps:
-            start = _base_network(recipe, dataset, blank, out, fabric, say)
+            start = _base_network(recipe, dataset, blank, out, fabric, score, say)
             scores |= start.scores
         if leads and state_path(out, recipe.network).exists():
             say(f"going on from {state_path(out, recipe.network)}")
         checkpoint = run_phase(recipe, dataset, blank, out, start=start, mate=mate, fabric=fabric)
         if leads:
-            checkpoint = replace(checkpoint, scores={**scores, **_held_out_score(checkpoint, recipe, dataset)})
+            checkpoint = replace(checkpoint, scores={**scores, **(_held_out_score(checkpoint, recipe, dataset) if score else {})})
             _finish(checkpoint, out, recipe.network)
     fabric.barrier()
     return checkpoint
 
 
-def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, out: Path, fabric: Fabric, say: Say) -> Checkpoint:
+def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, out: Path, fabric: Fabric, score: bool, say: Say) -> Checkpoint:
     """The network that the recipe's one starts from: trained, or loaded where an interrupted run had finished it."""
     base = recipe.replace(
         network=entry(recipe.network).start, steps=recipe.base_steps, rate=recipe.base_rate, base_steps=0, mate=None, rate_factors={},
@@ -81,7 +81,7 @@ def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, out: Path
             return done
     trained = run_phase(base, dataset, replace(blank, recipe=settings), out, fabric=fabric)
     if fabric.is_global_zero:
-        trained = replace(trained, scores=_held_out_score(trained, base, dataset))
+        trained = replace(trained, scores=_held_out_score(trained, base, dataset) if score else {})
         _finish(trained, out, base.network)
     fabric.barrier()
     return load(path)  # all processes the same, to the last bit
@@ -92,7 +92,7 @@ def _held_out_score(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) ->
         return {}
     from labelscape.evaluation.measure import evaluate
 
-    return {recipe.network: evaluate(checkpoint, dataset, part="test", device=recipe.device).metrics}
+    return {recipe.network: evaluate(checkpoint, dataset, part=scored_part(dataset), device=recipe.device).metrics}
 
 
 def _finish(checkpoint: Checkpoint, out: Path, network: str) -> None:
@@ -117,6 +117,8 @@ def _make_room(out: Path, recipe: Recipe, overwrite: bool) -> None:
 
 def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dataset:
     """Open and split the scenes and labels of a recipe. `legend` fixes the classes, as a trained checkpoint does."""
+    if data.dataset:
+        return _open_published(data)
     if data.classes and not data.merge and not legend:
         own_values = all(0 <= value < IGNORE for value in data.classes.values())
         legend = Legend.of_names(list(data.classes), values=data.classes.values() if own_values else None)
@@ -125,6 +127,30 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
         data.images, data.labels, spec=spec, nodata=data.nodata, bands=data.bands, block=data.block, shares=data.shares, buffer=data.buffer,
         split=data.split, seed=seed,
     )  # fmt: skip
+
+
+def _open_published(data: Data) -> Dataset:
+    from labelscape.datasets.published.catalog import open_published
+
+    if len(data.images) != 1:
+        raise BadInput(f"{data.dataset} is one folder; found {len(data.images)} places.")
+    dataset = open_published(data.dataset, data.images[0], **data.dataset_options)
+    bytes_in_all = 0
+    for scene in dataset.scenes:
+        bytes_in_all += scene.scene.nbytes + scene.scene.grid.window.pixels
+        if bytes_in_all > HOLD_BYTES:
+            return dataset
+    with bar(f"read {data.dataset}", len(dataset.scenes), "scenes") as tick:
+        for scene in dataset.scenes:
+            scene.scene.hold()
+            scene.labels.hold()
+            tick()
+    return dataset
+
+
+def scored_part(dataset: Dataset) -> str:
+    """Where the score comes from: the part "test", or "val" where a published set keeps the test labels to itself."""
+    return next((part for part in ("test", "val") if dataset.part(part) and dataset.class_counts(part).any()), "test")
 
 
 def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[int], None]) -> Checkpoint:

@@ -17,7 +17,11 @@ class Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: tuple[str | tuple[str, ...], ...]
-    """Scenes: files, folders of single-band files, or one folder of image and label pairs."""
+    """Scenes: files, folders of single-band files, or one folder of image and label pairs; the folder of a published data set."""
+    dataset: str | None = None
+    """Name of a published data set (`labelscape data list`), with its own classes and parts."""
+    dataset_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the published data set (`labelscape data list`)."""
     labels: tuple[str, ...] = ()
     """One label file per scene, or one for all: a raster of class values, or polygons."""
     classes: dict[str, int] | None = None

@@ -1,0 +1,149 @@
+"""labelscape data: the published data sets - which there are, what they hold, cut into patches, split into parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labelscape.cli.options import AsJson, Overwrite, print_json, settings_of, talk
+
+if TYPE_CHECKING:
+    from labelscape.datasets.published.layout import Published
+
+NAME = "data"
+app = typer.Typer(help="Published data sets: list, describe, prepare, split.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(help="Name of the data set; labelscape data list shows them.")]
+Root = Annotated[Path, typer.Argument(help="Folder it was unpacked in.")]
+Settings = Annotated[list[str], typer.Option("-o", "--set", help="Option of the data set, KEY=VALUE, such as bands=nir,red,green or seed=1. Repeat.")]
+
+
+@app.command("list")
+def run_list(as_json: AsJson = False) -> None:
+    """List the published data sets and their options.
+
+    Example: labelscape data list
+    """
+    from labelscape.datasets.published.catalog import PUBLISHED, SUMMARY, options_of
+
+    rows = [{"name": name, "about": SUMMARY[name], "options": options_of(name)} for name in PUBLISHED]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        options = "  ".join(f"{key}={_said(value)}" for key, value in row["options"].items())
+        print(f"{row['name']:<19}{row['about']:<58}{options}".rstrip())
+
+
+@app.command("describe")
+def run_describe(
+    name: Name,
+    path: Root,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Look at no more images of each part, spread evenly.", show_default="all")] = None,
+    settings: Settings = [],
+    as_json: AsJson = False,
+) -> None:
+    """Count images, sizes, and pixels per class of every part.
+
+    Example: labelscape data describe camvid ~/data/CamVid --limit 50
+    """
+    from labelscape.datasets.published.catalog import find_published
+    from labelscape.datasets.published.describe import chosen, describe
+    from labelscape.datasets.split import PARTS
+    from labelscape.progress import bar
+
+    found = find_published(name, path, **settings_of(settings))
+    with bar("counting", sum(len(chosen(found.part(part), limit)) for part in PARTS), "images") as tick:
+        told = describe(found, limit=limit, tick=tick)
+    if as_json:
+        print_json(told)
+    else:
+        print(as_text(told))
+
+
+@app.command("prepare")
+def run_prepare(
+    name: Name,
+    path: Root,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write: images/, labels/, train.txt, val.txt, test.txt, classes.json.")],
+    size: Annotated[int, typer.Option("--size", min=1, help="Side of a patch in pixels.")] = 512,
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="floor, ceil (all pixels), cut (each once), 188 (GID).", show_default="floor for GID, else ceil")
+    ] = None,
+    settings: Settings = [],
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cut the images into patches and write them as a folder of pairs with lists.
+
+    Example: labelscape data prepare gid-5 ~/data/GID --out gid512 --size 512
+    """
+    from labelscape.datasets.published.catalog import find_published
+    from labelscape.datasets.published.prepare import write_patches
+    from labelscape.progress import bar
+
+    found = find_published(name, path, **settings_of(settings))
+    _talk_notes(found)
+    with bar("cutting", len(found.pairs), "images") as tick:
+        patches = write_patches(found, out, size=size, grid=grid, overwrite=overwrite, tick=tick)
+    if as_json:
+        print_json({"out": str(out), "patches": patches})
+        return
+    print(f"{out}: " + ", ".join(f"{n} patches in {part}" for part, n in patches.items()))
+    talk(f"Read it again as: labelscape data describe prepared {out}")
+
+
+@app.command("split")
+def run_split(
+    name: Name,
+    path: Root,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write train.txt, val.txt, test.txt into.", show_default="print them")] = None,
+    settings: Settings = [],
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show which image belongs to which part, or write the lists.
+
+    Example: labelscape data split deepglobe-land ~/data/land -o seed=1 --out lists
+    """
+    from labelscape.datasets.published.catalog import find_published
+    from labelscape.datasets.published.prepare import write_lists
+    from labelscape.datasets.split import PARTS
+
+    found = find_published(name, path, **settings_of(settings))
+    _talk_notes(found)
+    names = {part: [p.name for p in found.part(part)] for part in PARTS if found.part(part)}
+    if out is not None:
+        written = write_lists(names, out, overwrite=overwrite)
+        talk(", ".join(f"{file}: {len(listed)}" for file, listed in zip(written, names.values())))
+    if as_json:
+        print_json(names)
+    elif out is None:
+        for part, listed in names.items():
+            print("\n".join(f"{part}\t{one}" for one in listed))
+
+
+def as_text(told: dict[str, Any]) -> str:
+    """What `describe` found, a table of classes a part."""
+    lines = [told["name"], *(f"  {note}" for note in told["notes"])]
+    for part in told["parts"]:
+        sizes = list(part["sizes"].items())
+        shown = ", ".join(f"{n} of {size}" for size, n in sizes[:3]) + (f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else "")
+        looked = "" if part["looked_at"] == part["images"] else f" ({part['looked_at']} looked at)"
+        lines.append(f"\n{part['part']}: {part['images']} images{looked}, {shown}; {' '.join(part['bands'])}; {' '.join(part['dtypes'])}")
+        wide = max(len(name) for name in part["classes"]) + 2
+        lines += [f"  {name:<{wide}}{c['pixels']:>15,}{c['share']:>8.1%}" for name, c in part["classes"].items()]
+        share = part["unlabelled"] / max(1, part["pixels"])
+        lines.append(f"  {'(not labelled)':<{wide}}{part['unlabelled']:>{15 - max(0, 14 - wide)},}{share:>8.1%} of all")
+    return "\n".join(lines)
+
+
+def _talk_notes(found: Published) -> None:
+    for note in found.notes:
+        talk(note)
+
+
+def _said(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else "auto" if value is None else str(value)

@@ -1,0 +1,110 @@
+"""labelscape table: a table of a paper, trained and scored on the data it is given, claimed beside measured."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labelscape.cli.options import AsJson, Device, print_json, settings_of, talk
+from labelscape.errors import BadOption
+
+if TYPE_CHECKING:
+    from labelscape.training.reproduce import RowResult
+
+NAME = "table"
+
+
+def run(
+    name: Annotated[str | None, typer.Argument(help="mswbn-1, dfcnet-1, ...; without it the tables are listed.")] = None,
+    data: Annotated[str | None, typer.Argument(help="Folder of the data set.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Name of the published data set (labelscape data list).")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and scores; finished rows in it are not done again.")] = Path("tables"),
+    budget: Annotated[float, typer.Option("--budget", help="Steps as a share of the paper's: 0.01 is a hundredth.")] = 1.0,
+    rows: Annotated[str | None, typer.Option("--rows", help="Numbers of the rows, from 1: 1,3.", show_default="all")] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="One run of each row with each of these seeds.")] = "0",
+    mate: Annotated[str | None, typer.Option("--mate", help="Folder of the classmate's data set (dfcnet-1).")] = None,
+    mate_dataset: Annotated[str | None, typer.Option("--mate-dataset", help="Name of the classmate's data set.")] = None,
+    device: Device = "auto",
+    setting: Annotated[list[str], typer.Option("-o", "--set", help="KEY=VALUE: a setting that differs from the paper's, for all rows. Repeat.")] = [],
+    as_json: AsJson = False,
+) -> None:
+    """Train and score the rows of a table as its paper did, and print what was measured beside what the paper claims.
+
+    Examples:
+
+      labelscape table
+
+      labelscape table mswbn-1 GID --dataset gid-5 --budget 0.01 -o batch=4 -o options.backbone=resnet18
+    """
+    from labelscape.nets.tables import TABLES
+
+    if name is None or data is None:
+        if name is not None and name in TABLES:
+            print_rows(name)
+            return
+        if name is not None:
+            from labelscape.errors import UnknownName
+
+            raise UnknownName("table", name, TABLES)
+        for key, table in TABLES.items():
+            own = sum(not row.quoted for row in table.rows)
+            print(f"{key:<12} {own:>3} of {len(table.rows):>2} rows trained   {table.title}. {table.data}")
+        return
+    from labelscape.training.reproduce import run_table
+
+    if budget <= 0:
+        raise BadOption(f"--budget {budget} must be above 0.")
+    changes = settings_of(setting)
+    options = changes.pop("options", {})
+    results = run_table(
+        name, {"images": [data], "dataset": dataset}, out, budget=budget, seeds=integers(seeds, "seeds"), rows=integers(rows, "rows") if rows else None,
+        mate={"images": [mate], "dataset": mate_dataset} if mate else None, changes={**changes, "device": device}, options=options, say=talk,
+    )  # fmt: skip
+    if as_json:
+        print_json([{"row": r.row.label, "claimed": dict(r.row.claimed), "measured": list(r.measured), "seeds": list(r.seeds), "steps": r.steps,
+                     "why_not": r.why_not} for r in results])  # fmt: skip
+        return
+    print_results(name, results, budget)
+
+
+def print_rows(name: str) -> None:
+    from labelscape.nets.tables import TABLES
+
+    table = TABLES[name]
+    print(f"{name}: {table.title}. {table.data}\n")
+    for number, row in enumerate(table.rows, start=1):
+        claimed = "  ".join(f"{metric} {value:g}" for metric, value in row.claimed.items() if "/" not in metric)
+        print(f"{number:>3} {row.label:<56} {claimed}" + ("   (quoted)" if row.quoted else ""))
+    print(f"\nTrain and score them: labelscape table {name} FOLDER --dataset NAME")
+
+
+def print_results(name: str, results: list[RowResult], budget: float) -> None:
+    metrics = [m for m in ("mean_iou", "overall_accuracy", "mean_f1") if any(m in r.row.claimed for r in results)] or ["mean_iou"]
+    seeds = next((r.seeds for r in results if r.seeds), ())
+    print(f"{name}, {budget:g} of the paper's steps, seeds {', '.join(map(str, seeds)) or '-'}. Claimed: the paper, on its data. "
+          "Measured: here, on the data given; with several seeds the mean and its 95 % interval.")  # fmt: skip
+    print(f"{'row':<44}{'steps':>8}" + "".join(f"{m:>34}" for m in metrics))
+    print(f"{'':<52}" + f"{'claimed':>14}{'measured':>20}" * len(metrics))
+    for result in results:
+        line = f"{result.row.label[:43]:<44}{result.steps or '-':>8}"
+        for metric in metrics:
+            claimed = result.row.claimed.get(metric)
+            line += f"{'-' if claimed is None else f'{claimed:.2f}':>14}{said(result.summary(metric)):>20}"
+        print(line + (f"   {result.why_not}" if result.why_not else ""))
+
+
+def said(summary: tuple[float, float] | None) -> str:
+    if summary is None:
+        return "-"
+    mean, half = summary
+    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} +- {half:.2f}"
+
+
+def integers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise BadOption(f"--{option} {text!r} must be whole numbers apart by commas, such as 1,3.") from error

@@ -1,0 +1,55 @@
+"""What a published data set holds: pictures, sizes, and pixels per class, counted block by block."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from labelscape.datasets.published.catalog import labelled
+from labelscape.datasets.published.layout import Pair, Published
+from labelscape.datasets.split import PARTS
+
+
+def chosen(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
+    """At most `limit` pairs spread evenly over all: names are often sorted by place."""
+    if limit is None or len(pairs) <= limit:
+        return list(pairs)
+    return [pairs[i] for i in np.linspace(0, len(pairs) - 1, limit).round().astype(int)]
+
+
+def describe_part(found: Published, part: str, *, limit: int | None = None, tick: Callable[[], None] | None = None) -> dict[str, Any]:
+    """JSON values about one part; reads the headers of pictures and all labels of at most `limit` of them.
+
+    images, looked_at, sizes ("height x width" -> pictures), bands, dtypes, pixels, unlabelled, classes (name -> pixels and share of the
+    labelled). Raises BadFile or BadInput where a file is damaged or is no pair.
+    """
+    pairs = found.part(part)
+    looked_at = chosen(pairs, limit)
+    counts = np.zeros(256, np.int64)
+    sizes: Counter[str] = Counter()
+    dtypes: Counter[str] = Counter()
+    for pair in looked_at:
+        one = labelled(found, pair)
+        grid = one.scene.grid
+        sizes[f"{grid.height} x {grid.width}"] += 1
+        dtypes[one.scene.dtype.name] += 1
+        for window in grid.window.blocks(2048):
+            counts += np.bincount(one.labels.read(window).ravel(), minlength=256)
+        if tick:
+            tick()
+    classes = counts[: len(found.legend)]
+    total = max(1, int(classes.sum()))
+    return {
+        "part": part, "images": len(pairs), "looked_at": len(looked_at), "sizes": dict(sizes.most_common()), "bands": list(found.bands),
+        "dtypes": sorted(dtypes), "pixels": int(counts.sum()), "unlabelled": int(counts.sum() - classes.sum()),
+        "classes": {name: {"pixels": int(n), "share": int(n) / total} for name, n in zip(found.legend.names, classes)},
+    }  # fmt: skip
+
+
+def describe(found: Published, *, limit: int | None = None, tick: Callable[[], None] | None = None) -> dict[str, Any]:
+    """All parts that hold pictures, and the notes of the data set."""
+    parts = [describe_part(found, part, limit=limit, tick=tick) for part in PARTS if found.part(part)]
+    return {"name": found.name, "notes": list(found.notes), "parts": parts}

@@ -1,0 +1,170 @@
+"""What every published data set needs: pairs of files, where they come from, finding them, and saying clearly what was not found."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from labelscape.datasets.split import PARTS
+from labelscape.errors import BadFile, UnknownName
+from labelscape.imagery.coded import Code, Reader
+from labelscape.imagery.raster import RASTER_SUFFIXES, Source
+from labelscape.legend import Legend
+
+RED_GREEN_BLUE = ("red", "green", "blue")
+PART_FOLDERS = {
+    "train": "train", "training": "train", "training_data": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
+    "test_data": "test",
+}  # fmt: skip
+"""Folder names, in lower case, that say a part."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture, file or files, and its label file; None where none was published. `part` is train, val or test."""
+
+    name: str
+    image: Source
+    label: Path | None
+    part: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published data set found on disk.
+
+    bands       names of the bands that are used, in order
+    file_bands  names of all bands of a picture's files, one after another
+    padded      pictures and labels may lack a row or column
+    reader      reads label files that GDAL does not know
+    notes       what a reader of results should know: tiles not here, where a split comes from
+    """
+
+    name: str
+    legend: Legend
+    code: Code
+    bands: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    file_bands: tuple[str, ...]
+    padded: bool = False
+    reader: Reader | None = None
+    notes: tuple[str, ...] = ()
+
+    def part(self, part: str) -> tuple[Pair, ...]:
+        """The pairs of train, val or test. Raises UnknownName for another part."""
+        if part not in PARTS:
+            raise UnknownName("part", part, PARTS)
+        return tuple(p for p in self.pairs if p.part == part)
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a data set comes from and how it must lie on disk: what an error tells the user who has not got it yet."""
+
+    title: str
+    page: str
+    download: str
+    tree: str
+
+    def not_found(self, root: Path, looked_for: str) -> BadFile:
+        """An error for `root`, which has not got `looked_for`."""
+        found = f"{root} {'does not exist' if not root.exists() else 'does not hold it, or not all of it'}"
+        tree = "\n".join(f"    {line}" for line in self.tree.strip("\n").splitlines())
+        return BadFile(
+            f"{self.title} not found: {found}.\nLooked for: {looked_for}.\nDownload: {self.download}, from {self.page}.\n"
+            f"Unpack it so that it looks like\n{tree}"
+        )
+
+    def lonely(self, root: Path, what: str, missing: Sequence[str]) -> BadFile:
+        """An error naming counterparts that are missing, e.g. `what` = "label files"."""
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        return BadFile(f"{self.title} in {root}: {len(missing)} {what} not found: {shown}. Was an archive unpacked only in part? It comes from {self.page}.")
+
+
+def rasters(folder: Path) -> list[Path]:
+    """All raster files below a folder, in name order; hidden files and GDAL's side files are none."""
+    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in RASTER_SUFFIXES and not f.name.startswith(".") and f.is_file())
+
+
+def keyed(files: Iterable[Path], pattern: str, home: Home) -> dict[str, Path]:
+    """Files whose name fully matches, by the pattern's group `key`. Raises BadFile where two files have the same key."""
+    found: dict[str, Path] = {}
+    for file in files:
+        matched = re.fullmatch(pattern, file.name, re.IGNORECASE)
+        if matched:
+            key = matched["key"]
+            if key in found:
+                raise BadFile(f"{home.title}: {found[key]} and {file} are both called {key}. Point to a folder that holds the data set once.")
+            found[key] = file
+    return found
+
+
+def part_by_folder(file: Path, root: Path) -> str | None:
+    """The part that the nearest folder between `root` and the file says, by its name or the end of it (`land-train`)."""
+    for folder in reversed(file.relative_to(root).parts[:-1]):
+        for word in (folder.lower(), re.split(r"[-_ ]", folder.lower())[-1]):
+            if word in PART_FOLDERS:
+                return PART_FOLDERS[word]
+    return None
+
+
+def first_folder(*candidates: Path) -> Path | None:
+    return next((folder for folder in candidates if folder.is_dir()), None)
+
+
+def lines_of(file: Path) -> list[str]:
+    """The words that start the lines of a list of names, empty lines left out. Raises BadFile where it is no text."""
+    try:
+        return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{file} is no list of names: it is not text.") from error
+
+
+def seeded_parts(ids: Iterable[str], counts: Mapping[str, int], *, seed: int = 0) -> dict[str, str]:
+    """Each id to a part, by a seeded shuffle of the sorted ids.
+
+    counts  part -> how many the publication has; where the ids are fewer or more, in the same proportion
+    """
+    names = sorted(ids)
+    # Of Python and NumPy only random.random() promises the same numbers in every version.
+    rng = random.Random(seed)
+    drawn = {name: rng.random() for name in names}
+    ends = np.round(np.cumsum(list(counts.values())) * len(names) / sum(counts.values())).astype(int)
+    part_of = {}
+    for place, name in enumerate(sorted(names, key=drawn.__getitem__)):
+        part_of[name] = list(counts)[int(np.searchsorted(ends, place, side="right"))]
+    return part_of
+
+
+def listed_pairs(root: Path, home: Home, *, images: Sequence[str] = ("images",), labels: Sequence[str] = ("labels",)) -> tuple[Pair, ...]:
+    """Pairs of a folder with images/, labels/ and lists of names train.txt, val.txt, test.txt (those that exist)."""
+    image_folder, label_folder = (first_folder(*(root / n for n in names)) for names in (images, labels))
+    lists = [part for part in PARTS if (root / f"{part}.txt").is_file()]
+    if image_folder is None or label_folder is None or not lists:
+        raise home.not_found(root, f"{images[0]}/, {labels[0]}/ and at least one of train.txt, val.txt, test.txt")
+    pictures = {f.stem: f for f in rasters(image_folder)}
+    masks = {f.stem: f for f in rasters(label_folder)}
+    named = [(name, part) for part in lists for name in lines_of(root / f"{part}.txt")]
+    for what, found, folder in (("images", pictures, image_folder), ("label files", masks, label_folder)):
+        missing = [str(folder / name) for name, _ in named if name not in found]
+        if missing:
+            raise home.lonely(root, what, missing)
+    return tuple(Pair(name, pictures[name], masks[name], part) for name, part in named)
+
+
+def matched_pairs(
+    root: Path, home: Home, images: Mapping[str, Path], labels: Mapping[str, Path], part_of: Callable[[str], str], *, expected: Callable[[str], str]
+) -> tuple[Pair, ...]:
+    """Pairs of equal keys in key order. Raises BadFile naming the label files that are missing as `expected` calls them."""
+    missing = [expected(key) for key in sorted(images) if key not in labels]
+    if missing:
+        raise home.lonely(root, "label files", missing)
+    missing = [str(labels[key]) for key in sorted(labels) if key not in images]
+    if missing:
+        raise home.lonely(root, "images of these label files", missing)
+    return tuple(Pair(key, images[key], labels[key], part_of(key)) for key in sorted(images))

@@ -1,0 +1,31 @@
+"""Patches that `labelscape data prepare` wrote: images/, labels/, train.txt, val.txt, test.txt and classes.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from labelscape.datasets.published.layout import Home, Published, listed_pairs
+from labelscape.errors import BadFile, LabelscapeError
+from labelscape.imagery.coded import Code
+from labelscape.imagery.raster import Scene
+from labelscape.legend import IGNORE, Legend
+
+HOME = Home("Prepared patches", "any published set", "nothing; run labelscape data prepare NAME PATH --out DIR",
+            "\nimages/NAME.tif\nlabels/NAME.tif\ntrain.txt, val.txt, test.txt\nclasses.json")  # fmt: skip
+
+
+def open_prepared(root: Path) -> Published:
+    """What `write_patches` wrote. Raises BadFile where a part of it is missing."""
+    pairs = listed_pairs(root, HOME)
+    file = root / "classes.json"
+    if not file.is_file():
+        raise HOME.not_found(root, "classes.json")
+    try:
+        legend = Legend.from_json(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, KeyError, TypeError, LabelscapeError) as error:
+        raise BadFile(f"{file} is no list of classes: {error}.") from error
+    with Scene(pairs[0].image) as first:
+        bands = first.bands
+    code = Code({IGNORE: IGNORE, **{value: index for index, value in enumerate(legend.values)}})
+    return Published("prepared", legend, code, bands, pairs, bands)
