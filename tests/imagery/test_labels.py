@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import rasterio
 import world
 from affine import Affine
 from rasterio.crs import CRS
 
 from labelscape.errors import BadFile, BadInput, UnknownName
-from labelscape.grid import Window
+from labelscape.grid import Grid, Window
 from labelscape.imagery.labels import LabelSpec, open_labels
 from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE, Legend
@@ -101,3 +102,18 @@ def test_what_cannot_be_right_is_refused(w, grid, tmp_path):
     small = world.write(tmp_path / "small.png", w.classes[:50], crs=None, driver="PNG")
     with pytest.raises(BadInput, match="same size"):
         open_labels(small, grid)
+
+
+def test_grey_masks_are_cut_at_the_threshold(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
+    file = world.write(tmp_path / "mask.tif", grey)
+    with rasterio.open(file) as dataset:
+        grid = Grid(dataset.crs, dataset.transform, 20, 30)
+    labels = open_labels(file, grid, LabelSpec(threshold=128))
+    np.testing.assert_array_equal(labels.read(), (grey >= 128).astype(np.uint8))
+    assert labels.legend.names == ["other", "object"]
+    named = open_labels(file, grid, LabelSpec(Legend.of_names(["field", "road"]), threshold=200, ignore_values=(7,)))
+    expected = np.where(grey == 7, 255, grey >= 200)
+    np.testing.assert_array_equal(named.read(), expected)
+    with pytest.raises(BadInput, match="makes two classes; 3"):
+        open_labels(file, grid, LabelSpec(Legend.of_names(["a", "b", "c"]), threshold=128))

@@ -64,7 +64,7 @@ def run(
     if not images and not stored:
         raise BadOption(f"{model} does not say what it was trained on: pass scenes and --labels.")
     if images:
-        how = {k: v for k, v in (stored or {}).items() if k in ("class_column", "merge", "background", "ignore_values", "nodata", "classes")}
+        how = {k: v for k, v in (stored or {}).items() if k in ("class_column", "merge", "background", "ignore_values", "nodata", "classes", "threshold")}
         if classes:
             how["classes"] = numbers_of(classes, "classes")
         bands = _bands_in(checkpoint.bands, images)

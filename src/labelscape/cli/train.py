@@ -47,6 +47,7 @@ def run(
     background: Annotated[str | None, typer.Option("--background", help="Class of all that no polygon covers.")] = None,
     area: Annotated[str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")] = None,
     ignore_value: Annotated[list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")] = [],
+    threshold: Annotated[int | None, typer.Option("--threshold", help="Label rasters are grey masks: from this value up is the second class.")] = None,
     bands: Annotated[str | None, typer.Option("--bands", help="Bands to use by name, in order: B04,B03,B02.")] = None,
     nodata: Nodata = None,
     block: Annotated[int, typer.Option("--block", help="Side in pixels of the blocks that are held out whole.")] = 256,
@@ -81,7 +82,7 @@ def run(
 
     data = {
         "images": [scene_of(i) for i in images], "labels": labels, "class_column": class_column, "merge": pairs_of(merge, "merge"),
-        "classes": numbers_of(classes, "classes") or None, "background": background, "area": area, "ignore_values": ignore_value,
+        "classes": numbers_of(classes, "classes") or None, "background": background, "area": area, "ignore_values": ignore_value, "threshold": threshold,
         "bands": bands.split(",") if bands else None, "nodata": nodata, "block": block, "holdout": holdout,
         "split": split, "buffer": buffer,
     }  # fmt: skip

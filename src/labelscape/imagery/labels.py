@@ -38,6 +38,7 @@ class LabelSpec:
     background     name of the class of every pixel no polygon covers; None leaves them unlabelled
     area           file of polygons inside which the labels are complete; outside nothing is labelled
     ignore_values  raster values that mean "not labelled", beside the file's nodata and 255
+    threshold      label rasters are grey masks of two classes: values from this one up are the second class, the others the first
     """
 
     legend: Legend | None = None
@@ -47,6 +48,7 @@ class LabelSpec:
     background: str | None = None
     area: str | None = None
     ignore_values: tuple[int, ...] = ()
+    threshold: int | None = None
 
 
 class Labels:
@@ -166,7 +168,9 @@ def _open_raster(source: str | Path, grid: Grid, spec: LabelSpec, scene_name: st
         if not mine.matches(grid):
             on_grid = handles.enter_context(_on_grid(dataset, mine, grid, scene_name))
         legend, table = spec.legend, None
-        if spec.merge:
+        if spec.threshold is not None:
+            legend, table = mask_legend(spec), _mask_table(dataset, spec)
+        elif spec.merge:
             legend, table = _merged_values(spec, dataset)
         return RasterLabels(on_grid, legend or _legend_found(dataset, spec), grid, spec, table, handles)
 
@@ -246,6 +250,8 @@ def values_found(dataset: object) -> Counter:
 
 def raster_legend(sources: Sequence[str | Path], spec: LabelSpec) -> Legend:
     """One legend for several label rasters: all the values that any of them holds."""
+    if spec.threshold is not None:
+        return mask_legend(spec)
     found: set[int] = set()
     for source in sources:
         with gdal(), open_raster(source) as dataset:
@@ -296,9 +302,25 @@ def _merged_values(spec: LabelSpec, dataset: object) -> tuple[Legend, np.ndarray
     return merged, table
 
 
+def mask_legend(spec: LabelSpec) -> Legend:
+    """The two classes of grey masks. Raises BadInput for another number of classes."""
+    legend = spec.legend or Legend.of_names(["other", "object"])
+    if len(legend) != 2:
+        raise BadInput(f"A threshold makes two classes; {len(legend)} are named ({', '.join(legend.names)}). Name two: --classes other=0,road=1.")
+    return legend
+
+
+def _mask_table(dataset: object, spec: LabelSpec) -> np.ndarray:
+    """Value of a grey mask -> class index; the file's nodata, but not 255, is unlabelled."""
+    table = (np.arange(65536) >= spec.threshold).astype(np.uint8)
+    for value in (*spec.ignore_values, *([] if dataset.nodata is None or not 0 <= dataset.nodata < 65536 else [int(dataset.nodata)])):
+        table[value] = IGNORE
+    return table
+
+
 def look_like_masks(sources: Sequence[str | Path], spec: LabelSpec) -> bool:
     """Label rasters of nothing but 0 and 255, where nobody said what 255 means; judged on thumbnails."""
-    if not sources or IGNORE in spec.ignore_values or IGNORE in (spec.values or {}).values():
+    if not sources or spec.threshold is not None or IGNORE in spec.ignore_values or IGNORE in (spec.values or {}).values():
         return False
     seen: set[int] = set()
     for source in sources:

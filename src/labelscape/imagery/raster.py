@@ -46,9 +46,10 @@ class Patch:
 
 @contextmanager
 def gdal(**options: object) -> Iterator[None]:
-    """GDAL's settings for the time of a block, instead of the process's environment."""
+    """GDAL's settings for the time of a block, instead of the process's environment; a GDAL_CACHEMAX given further out stays."""
+    cache = rasterio.env.getenv().get("GDAL_CACHEMAX") if rasterio.env.hasenv() else None
     # GDAL's short cut for whole PNG files answers with chance values, and no error, where a file is truncated.
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, GDAL_PNG_WHOLE_IMAGE_OPTIM="NO", **options), warnings.catch_warnings():
+    with rasterio.Env(**{"GDAL_CACHEMAX": cache or GDAL_CACHE_BYTES, "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", **options}), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a PNG has no CRS: that is a fact, not a warning
         yield
 

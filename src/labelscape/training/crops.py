@@ -13,9 +13,13 @@ from torch import Tensor
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.errors import BadInput
 from labelscape.grid import Window
+from labelscape.imagery.raster import gdal
 from labelscape.legend import IGNORE
 from labelscape.scores import normalise
 from labelscape.training.recipe import Recipe
+
+CACHE_BYTES = 512 * 2**20
+"""Crops are read here and there: blocks decoded once serve again. (Mapping goes forward and needs far less.)"""
 
 CELL = 64
 """Labels are indexed in cells of this side: fine enough to find them, coarse enough for the largest scene."""
@@ -89,7 +93,8 @@ class Drawing:
     def part(self, step: int, part: int, parts: int) -> tuple[Tensor, Tensor]:
         """Image (n, B, crop, crop) float32 and label (n, crop, crop) uint8 of the part-th of `parts` equal parts of a step's batch."""
         size = self.batch // parts
-        crops = [draw(self, np.random.default_rng((self.seed, step, i))) for i in range(part * size, (part + 1) * size)]
+        with gdal(GDAL_CACHEMAX=CACHE_BYTES):
+            crops = [draw(self, np.random.default_rng((self.seed, step, i))) for i in range(part * size, (part + 1) * size)]
         images, labels = zip(*crops)
         return torch.stack(images), torch.stack(labels)
 

@@ -122,7 +122,7 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
     if data.classes and not data.merge and not legend:
         own_values = all(0 <= value < IGNORE for value in data.classes.values())
         legend = Legend.of_names(list(data.classes), values=data.classes.values() if own_values else None)
-    spec = LabelSpec(legend, data.classes, data.class_column, data.merge, data.background, data.area, data.ignore_values)
+    spec = LabelSpec(legend, data.classes, data.class_column, data.merge, data.background, data.area, data.ignore_values, data.threshold)
     return open_dataset(
         data.images, data.labels, spec=spec, nodata=data.nodata, bands=data.bands, block=data.block, shares=data.shares, buffer=data.buffer,
         split=data.split, seed=seed,

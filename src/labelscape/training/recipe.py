@@ -36,6 +36,8 @@ class Data(BaseModel):
     """Polygons inside which the labels are complete."""
     ignore_values: tuple[int, ...] = ()
     """Values of a label raster that mean "not labelled"."""
+    threshold: int | None = Field(None, ge=1)
+    """Label rasters are grey masks: values from this one up are the second class, the others the first."""
     nodata: float | None = None
     """Value of the scenes that means "nothing here", where the files do not say it."""
     bands: tuple[str, ...] | None = None
