@@ -23,6 +23,7 @@ _PLACES = {
     "open_dataset": "datasets.own", "open_published": "datasets.published.catalog", "check_data": "datasets.doctor",
     "LabelSpec": "imagery.labels", "Scene": "imagery.raster",
     "evaluate": "evaluation.measure", "Evaluation": "evaluation.measure",
+    "check": "maps.plan", "CheckResult": "maps.plan",
     "map_scene": "maps.run", "MapResult": "maps.run",
     "import_caffe": "export.from_caffe",
     "Legend": "legend", "IGNORE": "legend", "Grid": "grid", "Window": "grid", "LabelscapeError": "errors",

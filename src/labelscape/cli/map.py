@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Device, Nodata, Overlap, Overwrite, Precision, TileSize, print_json, scene_of, talk
+from labelscape.cli.options import (
+    Also,
+    AsJson,
+    Device,
+    Merge,
+    Nodata,
+    Overlap,
+    Overwrite,
+    Precision,
+    Scales,
+    TileSize,
+    Tta,
+    print_json,
+    protocol_of,
+    scene_of,
+    talk,
+)  # fmt: skip
 
 NAME = "map"
 
@@ -19,6 +36,8 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="Folder for the map's files.")],
     name: Annotated[str | None, typer.Option("--name", help="Stem of the files.", show_default="the scene's")] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Also write a band of probabilities per class.")] = False,
+    entropy: Annotated[bool, typer.Option("--entropy", help="Also write how undecided the network was, 0 to 100.")] = False,
+    reject: Annotated[float | None, typer.Option("--reject", help="Confidence (0..1) below which a pixel becomes the class unknown.")] = None,
     polygons: Annotated[bool, typer.Option("--polygons/--no-polygons", help="Write the map as polygons too.")] = True,
     min_area: Annotated[float, typer.Option("--min-area", help="Hectares below which a polygon is left out.")] = 0.0,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
@@ -27,28 +46,43 @@ def run(
     nodata: Nodata = None,
     device: Device = "auto",
     precision: Precision = "32",
+    tta: Tta = "none",
+    scales: Scales = "1",
+    average: Merge = "probabilities",
+    also: Also = [],
+    force: Annotated[bool, typer.Option("--force", help="Map a scene that `check` refuses; the map carries the findings.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Map a scene of any size: classes, confidence, polygons with areas, a report. The checkpoint knows everything else.
 
-    Example: labelscape map runs/a/mlp.safetensors scene.tif --out map
+    Stopped or killed, the same command goes on where it was.
+
+    Examples:
+
+      labelscape map runs/a/mlp.safetensors scene.tif --out map
+
+      labelscape map a.safetensors scene.tif --out map --also b.safetensors --tta dihedral --reject 0.6
     """
     from labelscape.maps.run import map_scene
 
     result = map_scene(
-        model, scene_of(scene), out, name=name, proba=proba, polygons=polygons, min_area=min_area, report=report, tile_size=tile_size,
-        overlap=overlap, nodata=nodata, device=device, precision=precision, overwrite=overwrite,
+        [model, *also], scene_of(scene), out, name=name, proba=proba, entropy=entropy, reject=reject,
+        protocol=protocol_of(tta, scales, average), polygons=polygons, min_area=min_area, report=report, tile_size=tile_size,
+        overlap=overlap, nodata=nodata, device=device, precision=precision, overwrite=overwrite, force=force,
     )  # fmt: skip
     for note in result.notes:
         talk(f"note: {note}")
     if as_json:
         print_json({
             "files": {kind: str(path) for kind, path in result.paths.items()}, "areas": [asdict(a) for a in result.areas],
-            "nodata_pixels": result.nodata_pixels, "notes": list(result.notes), "seconds": result.seconds,
+            "nodata_pixels": result.nodata_pixels, "notes": list(result.notes),
+            "seam_score": None if math.isnan(result.seam) else result.seam, "seconds": result.seconds,
         })  # fmt: skip
         return
     print_areas(result.areas)
+    if not math.isnan(result.seam):
+        print(f"seam score {result.seam:.2f}: classes change {result.seam:.2f} times as often where tiles meet as inside them (1: no trace of tiles)")
     for kind, path in result.paths.items():
         print(f"{kind:<11}{path}")
 

@@ -1,0 +1,61 @@
+"""labelscape check: does this scene fit this model, why not, and what would the map cost?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labelscape.cli.options import AsJson, Device, Nodata, Overlap, Precision, TileSize, print_json, scene_of
+
+if TYPE_CHECKING:
+    from labelscape.maps.plan import CheckResult
+
+NAME = "check"
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="Checkpoint.")],
+    scene: Annotated[str, typer.Argument(help="Scene: a file, or a folder (or a,b,c) of single-band files.")],
+    proba: Annotated[bool, typer.Option("--proba", help="Count the disk for probabilities too.")] = False,
+    timing: Annotated[bool, typer.Option("--timing/--no-timing", help="Time the network on one block of the scene.")] = True,
+    tile_size: TileSize = None,
+    overlap: Overlap = None,
+    nodata: Nodata = None,
+    device: Device = "auto",
+    precision: Precision = "32",
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a scene fits a model before it is mapped, name what is wrong with it, and what the map will cost. Ends with 1 if refused.
+
+    Example: labelscape check runs/a/mlp.safetensors scene.tif
+    """
+    from labelscape.maps.plan import check
+
+    result = check(
+        model, scene_of(scene), nodata=nodata, tile_size=tile_size, overlap=overlap, proba=proba, timing=timing, device=device, precision=precision,
+    )  # fmt: skip
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_check(result)
+    if result.verdict == "REFUSED":
+        raise typer.Exit(1)
+
+
+def print_check(result: CheckResult) -> None:
+    """Verdict, findings, plan."""
+    print(result.verdict)
+    for finding in result.findings:
+        mark = {"REFUSED": "wrong", "FITS AFTER": "mended", "FITS": "note"}[finding.level]
+        print(f"  {mark:<8}{finding.kind}: {finding.cause}")
+    plan = result.plan
+    if plan is None:
+        return
+    print(f"{'tiles':<9}{plan.tiles:,} of {plan.core} pixels with {plan.halo} around them ({plan.forward_share:.2f} pixels looked at for each mapped)")
+    memory = f"about {plan.ram / 2**30:.1f} GiB" + (f", on {plan.device} {plan.gpu / 2**30:.1f} GiB" if plan.gpu else "")
+    print(f"{'memory':<9}{memory}")
+    print(f"{'disk':<9}at most {plan.disk / 2**30:.2f} GiB, and the polygons")
+    if plan.minutes is not None:
+        print(f"{'time':<9}about {plan.minutes:.1f} minutes on {plan.device}")

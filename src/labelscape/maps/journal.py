@@ -1,0 +1,81 @@
+"""What is finished of a map: every scored tile is kept in a file of its own until the map is whole, so that a killed run goes on.
+
+The folder stands beside the map's files and goes when they are there. A file takes its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+
+from labelscape.errors import BadFile
+from labelscape.files import written_whole
+from labelscape.grid import Window
+from labelscape.imagery.raster import gdal
+from labelscape.maps.write import GDAL_FAILURES, compression
+
+
+class Journal:
+    """The finished tiles of one map. `settings` is all that decides a tile's values: tiles made under others are thrown away."""
+
+    def __init__(self, folder: Path, settings: dict) -> None:
+        self.folder = folder
+        self._wanted = json.dumps(settings, sort_keys=True)
+        try:
+            if self._stored() != self._wanted:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                with written_whole(folder / "settings.json", overwrite=True) as part:
+                    part.write_text(self._wanted)
+        except OSError as error:
+            raise BadFile(f"{folder} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?") from error
+        self.found = len(list(folder.glob("*.tif")))
+        """Tiles that an earlier run had finished."""
+
+    def _stored(self) -> str | None:
+        with contextlib.suppress(OSError):
+            return (self.folder / "settings.json").read_text()
+        return None
+
+    def _path(self, core: Window) -> Path:
+        return self.folder / f"{core.top}_{core.left}.tif"
+
+    def has(self, core: Window) -> bool:
+        return self._path(core).exists()
+
+    def save(self, core: Window, planes: np.ndarray) -> None:
+        """Keep the uint8 planes (C, h, w) of a finished tile. Raises BadFile where the disk refuses."""
+        path = self._path(core)
+        profile = {"driver": "GTiff", "count": len(planes), "height": core.height, "width": core.width, "dtype": "uint8", "compress": compression(),
+                   "zstd_level": 1, "interleave": "band"}  # fmt: skip
+        try:
+            with written_whole(path, overwrite=True) as part, gdal(), rasterio.open(part, "w", **profile) as file:
+                file.write(planes)
+        except GDAL_FAILURES as error:
+            raise BadFile(f"{path} cannot be written ({error}). Is the disk full?") from error
+
+    def load(self, core: Window) -> np.ndarray | None:
+        """The planes of a tile, or None where its file is none or damaged: it is then scored again."""
+        try:
+            with gdal(), rasterio.open(self._path(core)) as file:
+                planes = file.read()
+        except (RasterioError, *GDAL_FAILURES):
+            return None
+        return planes if planes.shape[1:] == core.shape else None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.folder.exists() and not any(self.folder.glob("*.tif")):
+            self.close()  # stopped before anything was worth keeping
+
+    def close(self) -> None:
+        """The map is whole: nothing needs to be kept."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,201 @@
+"""Before anything is mapped: does the scene fit the model, and what will the map cost in tiles, memory, disk and minutes?"""
+
+from __future__ import annotations
+
+import time
+import weakref
+import xml.etree.ElementTree as xml
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.errors import BadInput
+from labelscape.files import written_whole
+from labelscape.grid import Window
+from labelscape.imagery.contract import REFUSED, Finding, compare, verdict
+from labelscape.imagery.raster import GDAL_CACHE_BYTES, Scene, Source
+from labelscape.imagery.sample import sampled_windows
+from labelscape.maps.stitch import ScoredTile, match_bands, plan_for
+from labelscape.scores import Scorer
+from labelscape.tiles import TilePlan
+
+PROCESS_BYTES = 600 * 2**20
+"""What Python, torch and GDAL take before the first tile."""
+TIMED_SIDE = 512
+QUICK_SIDE = 128
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What mapping a scene costs.
+
+    tiles          how many; `core` is the side each answers for and `halo` what it sees beyond, in pixels
+    forward_share  pixels the network looks at over pixels of the scene
+    ram, gpu       bytes of memory at the peak, of the machine and of the GPU (0 without one): estimates
+    disk           bytes at most, while files are being finished: rasters before compression, with overviews; polygons not counted
+    minutes        from timing the network on one real block; None where that was not asked for
+    """
+
+    tiles: int
+    core: int
+    halo: int
+    forward_share: float
+    ram: int
+    gpu: int
+    disk: int
+    minutes: float | None
+    device: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """`verdict` is "FITS", "FITS AFTER" or "REFUSED"; the plan is None where the bands do not even match."""
+
+    verdict: str
+    findings: tuple[Finding, ...]
+    plan: Plan | None
+
+    def to_dict(self) -> dict:
+        """JSON values."""
+        return {"verdict": self.verdict, "findings": [f.to_dict() for f in self.findings], "plan": asdict(self.plan) if self.plan else None}
+
+
+def check(
+    checkpoint: Checkpoint | str | Path, scene: Source, *, nodata: float | None = None, tile_size: int | None = None, overlap: int | None = None,
+    proba: bool = False, timing: bool = True, device: str = "auto", precision: str = "32",
+) -> CheckResult:  # fmt: skip
+    """Does this scene fit this model, why not, and what would the map cost? Reads about 1 % of the scene, in seconds at any size.
+
+    Options as `map_scene` has them; without `timing` the plan has no minutes. Raises BadFile where a file is missing or damaged.
+    """
+    if isinstance(checkpoint, (str, Path)):
+        from labelscape.checkpoint import load
+
+        checkpoint = load(checkpoint)
+    scorer = Scorer.of(checkpoint, device=device, precision=precision)
+    with Scene(scene, nodata=nodata) as opened:
+        findings = compare(checkpoint, opened, stride=scorer.stride)
+        try:
+            match_bands(checkpoint.bands, opened)
+        except BadInput:
+            return CheckResult(verdict(findings), findings, None)
+        tiles = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap)
+        return CheckResult(verdict(findings), findings, cost(scorer, opened, tiles, proba=proba, timing=timing))
+
+
+def refuse_unless(findings: tuple[Finding, ...], name: str) -> None:
+    """Raises BadInput with the causes where a finding refuses the scene called `name`."""
+    causes = [f.cause for f in findings if f.level == REFUSED]
+    if causes:
+        listed = "; ".join(causes) if len(causes) == 1 else "".join(f"\n  - {cause}" for cause in causes)
+        raise BadInput(f"{name} does not fit this model: {listed}.{chr(10) if len(causes) > 1 else ' '}Mend it, or pass --force to map all the same.")
+
+
+def mark_forced(class_raster: Path, findings: tuple[Finding, ...]) -> None:
+    """Put the causes that were overruled into the class raster's tags (`labelscape_forced`), by way of the side file GDAL reads with it."""
+    causes = [f.cause for f in findings if f.level == REFUSED]
+    side = Path(f"{class_raster}.aux.xml")
+    if not causes:
+        return
+    root = xml.fromstring(side.read_bytes()) if side.exists() else xml.Element("PAMDataset")
+    metadata = xml.Element("Metadata")
+    xml.SubElement(metadata, "MDI", key="labelscape_forced").text = "; ".join(causes)
+    root.insert(0, metadata)
+    with written_whole(side, overwrite=True) as part:
+        part.write_bytes(xml.tostring(root, encoding="utf-8"))
+
+
+def cost(scorer: Scorer, scene: Scene, tiles: TilePlan, *, proba: bool = False, timing: bool = True) -> Plan:
+    """What a plan of tiles costs with this network on this device."""
+    side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
+    pixels, classes, bands = side[0] * side[1], len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
+    network = network_bytes(scorer, side[0], side[1])
+    # Two tiles are read (one ahead) and scaled to float32; two are answered (one being written): logits, probabilities, their products.
+    tile_bytes = pixels * (2 * bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
+    on_gpu = scorer.device.type != "cpu"
+    ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
+    layers = 2 + (classes if proba else 0)
+    disk = int(scene.grid.window.pixels * layers * (1 + 4 / 3))  # the tiles and, while it is made, the COG with its overviews
+    share = tiles.forward_share
+    minutes = _seconds_a_pixel(scorer, scene) * share * scene.grid.window.pixels / 60 if timing else None
+    return Plan(len(tiles), tiles.core, tiles.halo, share, ram, network if on_gpu else 0, disk, minutes, str(scorer.device))
+
+
+def network_bytes(scorer: Scorer, height: int, width: int) -> int:
+    """Weights and the most that is alive at once while the network looks at height x width pixels, with a fifth for work space.
+
+    Nothing is computed: shapes go through the network on torch's "meta" device.
+    """
+    net = scorer.net
+    state = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
+    weights = sum(v.nbytes for v in state.values())
+    image = torch.zeros(1, len(scorer.checkpoint.bands), height, width, device="meta")
+    with torch.no_grad(), _Alive() as alive:
+        torch.func.functional_call(net, state, (image,))
+    half = scorer.dtype is not None
+    return int(weights + 1.2 * (alive.peak + image.nbytes) * (0.6 if half else 1))
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that exist at once; views of others count nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        results = made if isinstance(made, (tuple, list)) else (made,)
+        for result, returned in zip(results, func._schema.returns):
+            if isinstance(result, torch.Tensor) and returned.alias_info is None:
+                self.now += result.nbytes
+                weakref.finalize(result, self._gone, result.nbytes)
+        self.peak = max(self.peak, self.now)
+        return made
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+
+def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
+    """What reading, scoring and sorting out one pixel takes, timed on a real block of at most TIMED_SIDE with data in it."""
+    bands = match_bands(scorer.checkpoint.bands, scene)
+    block = _block_with_data(scene, bands)
+    start = time.monotonic()
+    patch = scene.read(block, bands)
+    reading = (time.monotonic() - start) / block.pixels
+
+    def timed(rows: int, columns: int) -> float:
+        """Seconds for the upper left part of the block."""
+        start = time.monotonic()
+        pixels, valid = patch.pixels[:, :rows, :columns], patch.valid[:rows, :columns]
+        tile = ScoredTile(Window(0, 0, rows, columns), scorer.logits(scorer.prepare(pixels, valid)), valid)
+        tile.classes()
+        tile.percent()
+        if scorer.device.type == "cuda":
+            torch.cuda.synchronize(scorer.device)
+        return time.monotonic() - start
+
+    quick = min(QUICK_SIDE, block.height), min(QUICK_SIDE, block.width)
+    timed(*quick)  # the first call pays for the machinery
+    seconds, looked = timed(*quick), quick[0] * quick[1]
+    if seconds / looked * block.pixels < 20:  # a slow network on a small machine is not asked twice
+        seconds, looked = timed(block.height, block.width), block.pixels
+    return max(reading, seconds / looked)  # reading goes on while the network works
+
+
+def _block_with_data(scene: Scene, bands: tuple[str, ...]) -> Window:
+    """Of a few blocks the one with most valid pixels."""
+    edge, inner = sampled_windows(scene.grid.window, 12, block=TIMED_SIDE)
+    best, most = None, -1
+    for window in [*inner, *edge]:
+        valid = int(np.count_nonzero(scene.read(window, bands).valid))
+        if valid > most:
+            best, most = window, valid
+        if most > 0.9 * TIMED_SIDE**2:
+            break
+    return best

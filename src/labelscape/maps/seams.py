@@ -1,0 +1,57 @@
+"""The seam score: do classes change more often where tiles meet than inside them?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from labelscape.grid import Window
+from labelscape.legend import IGNORE
+
+
+@dataclass
+class Seams:
+    """Pairs of neighbouring valid pixels and how many of them differ, along tile borders and inside; fed row by row of tiles."""
+
+    border_pairs: int = 0
+    border_changes: int = 0
+    inside_pairs: int = 0
+    inside_changes: int = 0
+    _right: tuple[Window, np.ndarray] | None = None
+    _above: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    """(bottom, left) of a core -> its last row."""
+
+    def add(self, core: Window, classes: np.ndarray) -> None:
+        """One core's class indices (h, w), 255 invalid. Cores come in the order of the plan."""
+        for one, other in ((classes[1:], classes[:-1]), (classes[:, 1:], classes[:, :-1])):
+            pairs, changes = _compared(one, other)
+            self.inside_pairs, self.inside_changes = self.inside_pairs + pairs, self.inside_changes + changes
+        if self._right is not None:
+            before, edge = self._right
+            if before.top == core.top and before.right == core.left:
+                self._border(edge, classes[:, 0])
+        above = self._above.pop((core.top, core.left), None)
+        if above is not None:
+            self._border(above, classes[0])
+        self._right = core, classes[:, -1].copy()
+        self._above[core.bottom, core.left] = classes[-1].copy()
+        if len(self._above) > 2:  # rows of tiles that nothing lies under any more
+            self._above = {place: row for place, row in self._above.items() if place[0] >= core.top}
+
+    def _border(self, one: np.ndarray, other: np.ndarray) -> None:
+        pairs, changes = _compared(one, other)
+        self.border_pairs, self.border_changes = self.border_pairs + pairs, self.border_changes + changes
+
+    @property
+    def score(self) -> float:
+        """Share of changes along borders over their share inside: 1 where tiles leave no trace; NaN without borders or without changes."""
+        if not (self.border_pairs and self.inside_changes):
+            return math.nan
+        return self.border_changes / self.border_pairs / (self.inside_changes / self.inside_pairs)
+
+
+def _compared(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:
+    valid = (one != IGNORE) & (other != IGNORE)
+    return int(np.count_nonzero(valid)), int(np.count_nonzero(valid & (one != other)))
