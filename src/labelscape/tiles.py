@@ -17,23 +17,40 @@ from labelscape.grid import Window
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """`core` is answered for by this tile; `seen` is what the network looks at, core and halo."""
+    """`seen` is what the network looks at, core and halo; `answers` is what is known for good once this tile is scored.
+
+    Without blending a tile answers for its core. With it the last pixels at its right and bottom wait for the neighbours there, and what
+    waited at its left and top is answered now.
+    """
 
     core: Window
     seen: Window
+    answers: Window
 
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
-    """Square cores of side `core` with `halo` pixels around them, over `whole`. Both are multiples of the network's stride."""
+    """Square cores of side `core` with `halo` pixels around them, over `whole`. Both are multiples of the network's stride.
+
+    `blend` pixels on each side of a border between cores both tiles have a say: from none at the one end to all at the other.
+    """
 
     whole: Window
     core: int
     halo: int
+    blend: int = 0
 
     def __iter__(self) -> Iterator[Tile]:
         for core in self.whole.blocks(self.core):
-            yield Tile(core=core, seen=core.grown(self.halo, bounds=self.whole))
+            top, left, bottom, right = (
+                edge if edge in ends else edge - self.blend
+                for edge, ends in (
+                    (core.top, (self.whole.top,)), (core.left, (self.whole.left,)), (core.bottom, (self.whole.bottom,)),
+                    (core.right, (self.whole.right,)),
+                )
+            )  # fmt: skip
+            answers = Window(top, left, bottom - top, right - left)
+            yield Tile(core, core.grown(self.halo, bounds=self.whole), answers)
 
     def __len__(self) -> int:
         return math.ceil(self.whole.height / self.core) * math.ceil(self.whole.width / self.core)
@@ -44,7 +61,11 @@ class TilePlan:
         return sum(tile.seen.pixels for tile in self) / self.whole.pixels
 
 
-def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int) -> TilePlan:
+BLENDS = ("crop", "hann", "none")
+"""Cores are cut and laid side by side; neighbours fade into each other; as crop, without any overlap."""
+
+
+def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int, blend: str = "crop") -> TilePlan:
     """Tiles of about `tile_size` pixels side that overlap their neighbours by `overlap` on each side, on a grid of `stride`.
 
     All cores but the last of a row or column have the same size whatever the scene's, and so has the memory a tile takes. Raises BadOption
@@ -52,11 +73,11 @@ def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int) -> T
     """
     if tile_size < 1 or overlap < 0:
         raise BadOption(f"tile_size={tile_size} must be at least 1 and overlap={overlap} at least 0.")
-    halo = math.ceil(overlap / stride) * stride
+    halo = 0 if blend == "none" else math.ceil(overlap / stride) * stride
     largest = (tile_size - 2 * halo) // stride * stride
     longest = max(whole.shape)
     if longest <= tile_size:
         return TilePlan(whole, math.ceil(longest / stride) * stride, halo)
     if largest < stride:
         raise BadOption(f"tile_size={tile_size} leaves nothing between overlaps of {halo}; use a tile size of at least {2 * halo + 2 * stride}.")
-    return TilePlan(whole, largest, halo)
+    return TilePlan(whole, largest, halo, min(halo, largest // 2) if blend == "hann" else 0)

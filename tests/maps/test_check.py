@@ -124,7 +124,7 @@ def test_a_band_far_from_the_training_is_a_note(model, tmp_path):
 # ------------------------------------------------------------------------------------------ each cause by its name
 
 
-@pytest.mark.parametrize(("one", "two"), [(0, 3), (2, 3), (3, 4), (0, 4)])
+@pytest.mark.parametrize(("one", "two"), [(0, 3), (2, 3), (0, 2), (1, 4)])
 @pytest.mark.parametrize("named", [True, False])
 def test_swapped_bands(model, tmp_path, one, two, named):
     pixels = landscape(21) * 1.1
@@ -284,7 +284,7 @@ def test_a_huge_sparse_scene_takes_seconds(model, tmp_path):
     assert findings(model, path)[0].kind == "values"
     with rasterio.open(path, "r+") as file:
         for window in inner[:5]:
-            file.write(np.resize(landscape(1, size=256)[[0, 1, 3, 2, 4]], (5, *window.shape)).astype("uint16"), window=window.rio)
+            file.write(np.tile(landscape(1, size=256)[[0, 1, 3, 2, 4]], (1, 2, 2)).astype("uint16"), window=window.rio)
     assert "red and nir" in refusals(model, path)["swapped bands"]
     result = check(model, path, device="cpu", timing=False, proba=True)
     assert result.verdict == "REFUSED"

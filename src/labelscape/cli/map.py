@@ -12,6 +12,7 @@ import typer
 from labelscape.cli.options import (
     Also,
     AsJson,
+    Blend,
     Device,
     Merge,
     Nodata,
@@ -43,6 +44,7 @@ def run(
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     tile_size: TileSize = None,
     overlap: Overlap = None,
+    blend: Blend = None,
     nodata: Nodata = None,
     device: Device = "auto",
     precision: Precision = "32",
@@ -69,7 +71,7 @@ def run(
     result = map_scene(
         [model, *also], scene_of(scene), out, name=name, proba=proba, entropy=entropy, reject=reject,
         protocol=protocol_of(tta, scales, average), polygons=polygons, min_area=min_area, report=report, tile_size=tile_size,
-        overlap=overlap, nodata=nodata, device=device, precision=precision, overwrite=overwrite, force=force,
+        overlap=overlap, blend=blend, nodata=nodata, device=device, precision=precision, overwrite=overwrite, force=force,
     )  # fmt: skip
     for note in result.notes:
         talk(f"note: {note}")

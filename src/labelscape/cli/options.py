@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TileSize = Annotated[int | None, typer.Option("--tile-size", help="Side of a tile in pixels, overlap included.", show_default="1024, 2048 where exact")]
 Overlap = Annotated[int | None, typer.Option("--overlap", help="Pixels a tile sees beyond its core on each side.", show_default="the network's reach")]
+Blend = Annotated[str | None, typer.Option("--blend", help="crop, hann or none.", show_default="crop where tiles are exact, else hann")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="32, bf16 or 16.")]
 Tta = Annotated[str, typer.Option("--tta", help="Look again at the image turned: none, mirror, flips (4 looks) or dihedral (8).")]

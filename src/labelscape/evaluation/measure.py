@@ -38,7 +38,7 @@ class Evaluation:
 
 def evaluate(
     checkpoint: Checkpoint | Sequence[Checkpoint], dataset: Dataset, *, part: str | None = None, tile_size: int | None = None,
-    overlap: int | None = None, device: str = "auto", precision: str = "32", protocol: Protocol | None = None, show: bool = True,
+    overlap: int | None = None, blend: str | None = None, device: str = "auto", precision: str = "32", protocol: Protocol | None = None, show: bool = True,
 ) -> Evaluation:  # fmt: skip
     """Confusion counts of a checkpoint, or of several whose probabilities are averaged, over the labelled pixels of `part`.
 
@@ -53,7 +53,7 @@ def evaluate(
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     scenes = dataset.scenes if part is None else dataset.part(part)
-    plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap) for s in scenes]
+    plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
             counts = Confusion.empty(len(legend))

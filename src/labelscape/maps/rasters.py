@@ -139,18 +139,17 @@ def write_rasters(
 
 def _in_order(scorer: Scorer, scene: Scene, plan: TilePlan, journal: Journal) -> Iterator[ScoredTile | tuple[Window, np.ndarray]]:
     """Every tile with a valid pixel in the plan's order: from the journal where it is there and whole, else scored."""
-    kept = {core for tile in plan if journal.has(core := tile.core)} if journal.found else set()
+    kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
     scored = score_tiles(scorer, scene, plan, wanted=lambda core: core not in kept)
     ahead = next(scored, None)
     for tile in plan:
-        if tile.core in kept:
-            planes = journal.load(tile.core)
+        if tile.answers in kept:
+            planes = journal.load(tile.answers)
             if planes is not None:
-                yield tile.core, planes
+                yield tile.answers, planes
                 continue
-            only = score_tiles(scorer, scene, plan, wanted=lambda core, damaged=tile.core: core == damaged)
-            yield from only
-        elif ahead is not None and ahead.core == tile.core:
+            yield from score_tiles(scorer, scene, plan, wanted=lambda window, damaged=tile.answers: window == damaged)
+        elif ahead is not None and ahead.core == tile.answers:
             yield ahead
             ahead = next(scored, None)
 

@@ -47,7 +47,7 @@ class MapResult:
 
 def map_scene(
     checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path], scene: Source, out: str | Path, *, name: str | None = None,
-    tile_size: int | None = None, overlap: int | None = None, protocol: Protocol | None = None, reject: float | None = None,
+    tile_size: int | None = None, overlap: int | None = None, blend: str | None = None, protocol: Protocol | None = None, reject: float | None = None,
     entropy: bool = False, proba: bool = False, polygons: bool = True, min_area: float = 0.0, report: bool = True,
     nodata: float | None = None, device: str = "auto", precision: str = "32", overwrite: bool = False, force: bool = False,
 ) -> MapResult:  # fmt: skip
@@ -61,6 +61,7 @@ def map_scene(
     proba     also write one uint8 band of probabilities per class (scale 1/250)
     min_area  hectares below which a polygon is left out of the polygon file (the raster keeps it)
     tile_size, overlap  pixels; by default what leaves no trace of tiles for the network
+    blend     "hann" lets neighbouring tiles fade into each other (default where halos cannot be exact), "crop" cuts at their cores
     force     map a scene that the check refuses; what was found stands in the run's notes and in the class raster's tag `labelscape_forced`
 
     Raises BadInput where the scene does not fit the model (see `check`), BadFile where files cannot be read or written. A file takes its
@@ -83,7 +84,7 @@ def map_scene(
         notes = [f.cause for f in findings]
         paths = _free_paths(out, stem, proba=proba, entropy=entropy, polygons=polygons, report=report, overwrite=overwrite)
         scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
-        plan = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap)
+        plan = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
         settings = _settings(models, scene, plan, scorer, reject, paths)
         legend = with_unknown(checkpoint.legend) if reject else checkpoint.legend
         tally = write_rasters(scorer, opened, plan, paths, legend, Journal(out / f".{stem}.unfinished", settings), reject=reject, overwrite=overwrite)
@@ -108,7 +109,7 @@ def _settings(models: list[Checkpoint], scene: Source, plan: TilePlan, scorer: S
     """All that decides a tile's values, and which rasters are written: what an interrupted map must share to be gone on with."""
     files = [Path(f) for f in stack_files(scene)]
     return {
-        "version": __version__, "models": [fingerprint(m) for m in models], "plan": [plan.core, plan.halo], "protocol": asdict(scorer.protocol),
+        "version": __version__, "models": [fingerprint(m) for m in models], "plan": [plan.core, plan.halo, plan.blend], "protocol": asdict(scorer.protocol),
         "scene": [[str(f), *([f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [])] for f in files],
         "precision": str(scorer.dtype), "device": scorer.device.type, "reject": reject, "rasters": sorted(paths),
     }  # fmt: skip
@@ -158,6 +159,7 @@ def _provenance(checkpoint: Checkpoint, path: Path | None, source: Source, scene
         "bands": list(match_bands(checkpoint.bands, scene)),
         "core": plan.core,
         "halo": plan.halo,
+        "blend": plan.blend,
         "tiles": len(plan),
         "scales": list(scorer.protocol.scales),
         "flips": scorer.protocol.flips,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labelscape.errors import BadInput
+from labelscape.errors import BadInput, UnknownName
 from labelscape.grid import Window
 from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE
 from labelscape.scores import Scorer, soften
-from labelscape.tiles import Tile, TilePlan, plan_tiles
+from labelscape.tiles import BLENDS, Tile, TilePlan, plan_tiles
 
 DEFAULT_TILE = 1024
 EXACT_TILE = 2048
@@ -61,42 +62,134 @@ class ScoredTile:
         return best
 
 
-def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, overlap: int | None = None) -> TilePlan:
-    """The tiles for a network and a scene. Without `overlap` the halo is the network's reach where that is near (EXACT_REACH)."""
-    reach = scorer.reach
-    exact = reach is not None and reach <= EXACT_REACH
+def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, overlap: int | None = None, blend: str | None = None) -> TilePlan:
+    """The tiles for a network and a scene.
+
+    Networks that see no farther than EXACT_REACH get halos as wide as they see and are cut: their tiles leave no trace. All others are
+    blended over USUAL_OVERLAP pixels. `overlap` and `blend` ("crop", "hann", "none") choose otherwise.
+    """
+    if blend is not None and blend not in BLENDS:
+        raise UnknownName("blend", blend, BLENDS)
+    exact = scorer.reach is not None and scorer.reach <= EXACT_REACH
     if overlap is None:
-        overlap = reach if exact else USUAL_OVERLAP
-    return plan_tiles(scene.grid.window, tile_size=tile_size or (EXACT_TILE if exact else DEFAULT_TILE), overlap=overlap, stride=scorer.stride)
+        overlap = scorer.reach if exact else USUAL_OVERLAP
+    blend = blend or ("crop" if exact else "hann")
+    side = tile_size or (EXACT_TILE if exact else DEFAULT_TILE)
+    return plan_tiles(scene.grid.window, tile_size=side, overlap=overlap, stride=scorer.stride, blend=blend)
 
 
 def score_tiles(
     scorer: Scorer, scene: Scene, plan: TilePlan, *, wanted: Callable[[Window], bool] | None = None
 ) -> Iterator[ScoredTile]:
-    """Score every tile of the plan, or those whose core is `wanted`; tiles without a valid pixel are passed over.
+    """Score every tile of the plan, or those whose answer is `wanted`; answers without a valid pixel are passed over.
 
     The bands are picked by name where the scene has the checkpoint's names, else taken in their order.
     """
+    chosen = (tile for tile in plan if wanted is None or wanted(tile.answers))
+    if plan.blend:
+        yield from _blended(scorer, scene, plan, None if wanted is None else {tile.answers for tile in chosen})
+        return
+    for tile, logits, valid in _looked_at(scorer, scene, chosen):
+        mine = tile.core.inset_of(tile.seen)
+        if logits is not None and valid[mine].any():
+            yield ScoredTile(tile.core, logits[(slice(None), *mine)], valid[mine])
+
+
+def _looked_at(scorer: Scorer, scene: Scene, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Tensor | None, np.ndarray]]:
+    """Each tile with the logits (K, h, w) of all it sees, None where nothing in it is valid, and which of its pixels are. One is read ahead."""
     bands = match_bands(scorer.checkpoint.bands, scene)
-    tiles = (tile for tile in plan if wanted is None or wanted(tile.core))
+    tiles = iter(tiles)
     with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
 
         def read(tile: Tile | None) -> tuple[list[Tensor] | None, np.ndarray] | None:
-            """What the network reads and which pixels of the core are valid; reading and scaling wait for nobody but the disk."""
+            """What the network reads and which pixels are valid; reading and scaling wait for nobody but the disk."""
             if tile is None:
                 return None
             patch = own.read(tile.seen, bands)
-            valid = patch.valid[tile.core.inset_of(tile.seen)]
-            return scorer.prepare(patch.pixels, patch.valid) if valid.any() else None, valid
+            return scorer.prepare(patch.pixels, patch.valid) if patch.valid.any() else None, patch.valid
 
         tile = next(tiles, None)
         ahead = reader.submit(read, tile)
         while tile:
             following = next(tiles, None)
             (images, valid), ahead = ahead.result(), reader.submit(read, following)
-            if images is not None:
-                yield ScoredTile(tile.core, scorer.logits(images)[(slice(None), *tile.core.inset_of(tile.seen))], valid)
+            yield tile, scorer.logits(images) if images is not None else None, valid
             tile = following
+
+
+def _blended(scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] | None) -> Iterator[ScoredTile]:
+    """Answers in which neighbouring tiles fade into each other. What waits for a neighbour is kept: the edge of one tile, and a strip as
+    wide as the scene and 2 x blend high.
+
+    Every pixel's weights add up to 1, so that an answer is the plain sum of what the tiles around it say.
+    """
+    tiles, half = list(plan), plan.blend
+    place = {(tile.core.top, tile.core.left): number for number, tile in enumerate(tiles)}
+    needed = range(len(tiles)) if wanted is None else sorted(_neighbours(plan, tiles, place, wanted))
+    waiting = torch.zeros(len(scorer.checkpoint.legend), 2 * half, plan.whole.width)  # what the row above said, for rows top - half ... top + half
+    below = torch.zeros_like(waiting)
+    edge: Tensor | None = None
+    row = None
+    for tile, logits, valid in _looked_at(scorer, scene, (tiles[number] for number in needed)):
+        core, seen, answers = tile.core, tile.seen, tile.answers
+        if core.top != row:
+            waiting, below = (below, waiting.zero_()) if row is not None and core.top == row + plan.core else (waiting.zero_(), below.zero_())
+            row, edge, right_of = core.top, None, None
+        if logits is None:
+            edge, right_of = None, core.right
+            continue
+        share = soften(logits) * _ramp(core.top, core.bottom, seen.top, seen.bottom, plan.whole.top, plan.whole.bottom, half)[:, None]
+        share *= _ramp(core.left, core.right, seen.left, seen.right, plan.whole.left, plan.whole.right, half)
+        if edge is not None and right_of == core.left:
+            first = core.left - half - seen.left
+            share[:, :, first : first + edge.shape[2]] += edge
+        columns = slice(answers.left - seen.left, answers.right - seen.left)
+        across = slice(answers.left - plan.whole.left, answers.right - plan.whole.left)
+        if core.top > plan.whole.top:
+            first = core.top - half - seen.top
+            rows = min(2 * half, seen.bottom - (core.top - half))
+            share[:, first : first + rows, columns] += waiting[:, :rows, across]
+        if core.bottom < plan.whole.bottom:
+            first = core.bottom - half - seen.top
+            rows = min(2 * half, seen.bottom - (core.bottom - half))
+            below[:, :rows, across] = share[:, first : first + rows, columns]
+        right_of = core.right
+        edge = None
+        if core.right < plan.whole.right:
+            first = core.right - half - seen.left
+            edge = share[:, :, first : first + 2 * half].clone()
+        mine = answers.inset_of(seen)
+        if (wanted is None or answers in wanted) and valid[mine].any():
+            yield ScoredTile(answers, share[(slice(None), *mine)].clamp_min(1e-20).log(), valid[mine])
+
+
+def _neighbours(plan: TilePlan, tiles: list[Tile], place: dict, wanted: set[Window]) -> set[int]:
+    """Numbers of the tiles that have a say in the wanted answers: their own, the one to the left, and the two above these."""
+    needed = set()
+    for tile in tiles:
+        if tile.answers in wanted:
+            for up in (0, plan.core):
+                for back in (0, plan.core):
+                    number = place.get((tile.core.top - up, tile.core.left - back))
+                    needed |= set() if number is None else {number}
+    return needed
+
+
+def _ramp(start: int, end: int, first: int, last: int, least: int, most: int, half: int) -> Tensor:
+    """Weights of the pixels first ... last of a tile whose core is start ... end: a Hann ramp over `half` pixels on each side of a border
+    to a neighbour, 0 beyond it, 1 inside and at the scene's own borders.
+    """
+    middle = torch.arange(first, last, dtype=torch.float32) + 0.5
+
+    def rise(border: int) -> Tensor:
+        return torch.sin(((middle - border + half) / (2 * half)).clamp(0, 1) * (math.pi / 2)) ** 2
+
+    weights = torch.ones_like(middle)
+    if start > least:
+        weights *= rise(start)
+    if end < most:
+        weights *= 1 - rise(end)
+    return weights
 
 
 def match_bands(wanted: tuple[str, ...], scene: Scene) -> tuple[str, ...]:
