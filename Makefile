@@ -33,6 +33,7 @@ lint: install
 
 benchmarks: install
 	$(BIN)/python benchmarks/mapping.py
+	$(BIN)/python benchmarks/crops.py
 
 clean:
 	rm -rf $(VENV) build dist demo-out

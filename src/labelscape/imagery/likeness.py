@@ -22,6 +22,7 @@ BODY = slice(QUANTILES.index(0.05), QUANTILES.index(0.95) + 1)
 GAIN = (0.75, 1.33)
 FAR = 3.0
 """Distances are cut here, so that one band under clouds does not outvote the others."""
+UNLIKE = 0.45
 KNOWN_FACTORS = (10, 100, 255, 256, 257, 1000, 10_000, 65_535, 65_536)
 
 
@@ -101,23 +102,31 @@ def _costs(seen: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _cycles(seen: np.ndarray, known: np.ndarray) -> tuple[tuple[int, ...], ...]:
     """Exchanges of bands that fit much better than the bands as they stand."""
-    bands = len(seen)
-    if bands < 2:
+    if len(seen) < 2:
         return ()
-    costs = _costs(seen * _gain(seen, known), known)
-    pairs = _exchanged_pairs(costs)
-    best = linear_sum_assignment(costs)[1]
+    # The sun's gain is not known before the bands are: each story is told with the gain that suits it best.
+    every = [_costs(seen * gain, known) for gain in np.geomspace(*GAIN, 13)]
+    plain = min(every, key=np.trace)
+    costs = min(every, key=lambda c: c[linear_sum_assignment(c)].sum())
+    unlike = _unlike(known)
+    pairs = _exchanged_pairs(costs, plain, unlike)
     # The simplest story first: pairs, unless a longer ring of bands (NIR-R-G as R-G-NIR) leaves far less to explain.
-    rings = [c for c in _rings(best) if _claimed(costs, c)]
+    rings = [c for c in _rings(linear_sum_assignment(costs)[1]) if _claimed(costs, plain, unlike, c)]
     return tuple(rings) if _left(costs, rings) < 0.5 * _left(costs, pairs) else tuple(pairs)
 
 
-def _exchanged_pairs(costs: np.ndarray) -> list[tuple[int, ...]]:
+def _unlike(known: np.ndarray) -> np.ndarray:
+    """(B, B) how much two bands of the training differ in level and in width, as logarithms of ratios."""
+    level, width = (np.log(np.maximum(v, 1e-9)) for v in (np.abs(known[:, MEDIAN]), _scales(known)[:, 0]))
+    return np.abs(level[:, None] - level) + np.abs(width[:, None] - width)
+
+
+def _exchanged_pairs(costs: np.ndarray, plain: np.ndarray, unlike: np.ndarray) -> list[tuple[int, ...]]:
     """Disjoint pairs that should change places, those that gain most first."""
     bands, taken, found = len(costs), set(), []
     pairs = [(i, j) for i in range(bands) for j in range(i + 1, bands)]
-    for i, j in sorted(pairs, key=lambda p: costs[p[0], p[1]] + costs[p[1], p[0]] - costs[p[0], p[0]] - costs[p[1], p[1]]):
-        if not {i, j} & taken and _claimed(costs, (i, j)):
+    for i, j in sorted(pairs, key=lambda p: costs[p[0], p[1]] + costs[p[1], p[0]] - plain[p[0], p[0]] - plain[p[1], p[1]]):
+        if not {i, j} & taken and _claimed(costs, plain, unlike, (i, j)):
             found.append((i, j))
             taken |= {i, j}
     return found
@@ -137,11 +146,16 @@ def _rings(assigned: np.ndarray) -> list[tuple[int, ...]]:
     return found
 
 
-def _claimed(costs: np.ndarray, cycle: tuple[int, ...]) -> bool:
-    """Do the bands of a cycle fit each other's places well, and their own badly?"""
-    after = np.array([costs[i, j] for i, j in zip(cycle, (*cycle[1:], cycle[0]))])
-    before = np.array([costs[i, i] for i in cycle])
-    return bool(after.mean() < 0.3 and after.mean() < 0.4 * before.mean() and before.min() > 0.15 and before.mean() > 0.3)
+def _claimed(costs: np.ndarray, plain: np.ndarray, unlike: np.ndarray, cycle: tuple[int, ...]) -> bool:
+    """Do the bands of a cycle fit each other's places well, and their own badly?
+
+    Bands that were alike in training (within about half, level and width together) change places from one landscape to the next: no claim.
+    """
+    moved = list(zip(cycle, (*cycle[1:], cycle[0])))
+    after, before = np.array([costs[i, j] for i, j in moved]), np.array([plain[i, i] for i in cycle])
+    apart = np.mean([unlike[i, j] for i, j in moved])
+    least = 0.15 if len(cycle) == 2 else 0.05  # in a ring one of several bands may be near its place by chance
+    return bool(apart > UNLIKE and after.mean() < 0.3 and after.mean() < 0.4 * before.mean() and before.min() > least and before.mean() > 0.3)
 
 
 def _left(costs: np.ndarray, cycles: list[tuple[int, ...]]) -> float:

@@ -29,13 +29,11 @@ class Border:
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen: values (B, N) of valid pixels in the scene's own units, a border that nobody declared, blocks read, pixels read and seconds."""
+    """What was seen: values (B, N) of valid pixels in the scene's own units, a border that nobody declared, and how many blocks were read."""
 
     values: np.ndarray
     border: Border | None
     blocks: int
-    pixels: int
-    seconds: float
 
 
 def look_at(scene: Scene, bands: tuple[str, ...], *, most_blocks: int = MOST_BLOCKS, seconds: float = 20.0) -> Look:
@@ -61,7 +59,7 @@ def look_at(scene: Scene, bands: tuple[str, ...], *, most_blocks: int = MOST_BLO
     border = _border_of(regions, area, scene.dtype)
     values = [pixels[:, ~(equal & (pixels[0] == border.value))] if border else pixels for pixels, equal in patches]
     joined = np.concatenate(values, axis=1) if values else np.zeros((len(bands), 0), np.float32)
-    return Look(joined, border, read, read * BLOCK * BLOCK, time.monotonic() - start)
+    return Look(joined, border, read)
 
 
 def sampled_windows(whole: Window, most: int = MOST_BLOCKS, *, block: int = BLOCK) -> tuple[list[Window], list[Window]]:
