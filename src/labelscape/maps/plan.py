@@ -23,7 +23,7 @@ from labelscape.maps.stitch import ScoredTile, match_bands, plan_for
 from labelscape.scores import Scorer
 from labelscape.tiles import TilePlan
 
-PROCESS_BYTES = 600 * 2**20
+PROCESS_BYTES = 450 * 2**20
 """What Python, torch and GDAL take before the first tile."""
 TIMED_SIDE = 512
 QUICK_SIDE = 128
@@ -114,8 +114,8 @@ def cost(scorer: Scorer, scene: Scene, tiles: TilePlan, *, proba: bool = False, 
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
     pixels, classes, bands = side[0] * side[1], len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
     network = network_bytes(scorer, side[0], side[1])
-    # Two tiles are read (one ahead) and scaled to float32; two are answered (one being written): logits, probabilities, their products.
-    tile_bytes = pixels * (2 * bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
+    # Beside what the network holds: one tile read ahead and scaled to float32; logits and probabilities of this tile and of the one being written.
+    tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
     ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
     layers = 2 + (classes if proba else 0)
