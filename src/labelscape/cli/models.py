@@ -23,20 +23,25 @@ def run(
     name: Annotated[str | None, typer.Argument(help="Show one network: options, size, cost, its rows in the papers' tables.")] = None,
     in_channels: Annotated[int, typer.Option("--in-channels", help="Bands to count parameters for.")] = 4,
     classes: Annotated[int, typer.Option("--classes", help="Classes to count parameters for.")] = 5,
-    with_macs: Annotated[bool, typer.Option("--macs", help=f"Count multiply-accumulates at {SIDE} x {SIDE} too; takes seconds.")] = False,
+    with_macs: Annotated[bool, typer.Option("--macs/--no-macs", help=f"Count multiply-accumulates at {SIDE} x {SIDE} too.")] = True,
     smp: Annotated[bool, typer.Option("--smp", help="List the architectures of segmentation-models-pytorch too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the networks, or show one.
 
-    Examples: labelscape models --macs    labelscape models mswbn    labelscape models smp/Unet
+    Examples: labelscape models    labelscape models mswbn    labelscape models smp/Unet
     """
     from labelscape.nets.catalog import list_models
+    from labelscape.progress import bar
 
     if name is not None:
         show(about(name, in_channels, classes), as_json)
         return
-    rows = [summary(network, in_channels, classes, with_macs=with_macs) for network in list_models(smp=smp)]
+    names, rows = list_models(smp=smp), []
+    with bar("models", len(names), "networks") as tick:
+        for network in names:
+            rows.append(summary(network, in_channels, classes, with_macs=with_macs))
+            tick()
     if as_json:
         print_json(rows)
         return

@@ -23,7 +23,7 @@ class Entry:
 
 
 MAGGIORI = "Maggiori et al. 2017, High-Resolution Semantic Labeling with CNNs"
-MSWBN = "Multi-Scale Weighted Branch Network for Remote Sensing Image Classification, 2019"
+MSWBN = "Yang et al. 2019, Multi-Scale Weighted Branch Network for Remote Sensing Image Classification"
 DFCNET = "Tian et al. 2018, Dense Fusion Classmate Network for Land Cover Classification"
 DGCWNET = "Zhu et al. 2020, Distance Guided Channel Weighting for Semantic Segmentation"
 IFBFNET = "Li et al. 2021, Inter-Level Feature Balanced Fusion Network for Street Scene Segmentation"
