@@ -16,7 +16,8 @@ from labelscape.datasets.doctor import check_data
 from labelscape.datasets.doctor_twins import Sketch, Sketcher, check_twins
 from labelscape.errors import BadInput
 from labelscape.grid import Grid
-from labelscape.imagery.labels import LabelSpec, open_labels
+from labelscape.imagery.label_values import LabelSpec
+from labelscape.imagery.labels import open_labels
 from labelscape.imagery.raster import Scene
 from labelscape.legend import Legend
 

@@ -7,7 +7,8 @@ from rasterio.crs import CRS
 
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Grid, Window
-from labelscape.imagery.labels import LabelSpec, open_labels
+from labelscape.imagery.label_values import LabelSpec
+from labelscape.imagery.labels import open_labels
 from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE, Legend
 

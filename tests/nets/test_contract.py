@@ -16,7 +16,7 @@ from labelscape import demo
 from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadFile, UnknownName
-from labelscape.imagery.labels import LabelSpec
+from labelscape.imagery.label_values import LabelSpec
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, list_models, options_of

@@ -40,7 +40,7 @@ def run_check(
     """
     from labelscape.datasets.doctor import check_data
     from labelscape.datasets.own import find_pairs
-    from labelscape.imagery.labels import LabelSpec
+    from labelscape.imagery.label_values import LabelSpec
     from labelscape.legend import IGNORE, Legend
     from labelscape.progress import bar
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from labelscape.datasets.doctor_labels import Tally, class_names, ignored, is_soft_mask
 from labelscape.grid import Window
-from labelscape.imagery.labels import LabelSpec, _on_grid, open_labels
+from labelscape.imagery.label_values import LabelSpec
+from labelscape.imagery.labels import _on_grid, open_labels
 from labelscape.imagery.raster import Scene, gdal, open_raster
 from labelscape.legend import IGNORE
 

@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError
 from labelscape.datasets.findings import Finding, share, some
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.grid import Grid
-from labelscape.imagery.labels import LabelSpec
+from labelscape.imagery.label_values import LabelSpec
 from labelscape.imagery.raster import _reason, gdal, open_raster
 from labelscape.legend import IGNORE
 

@@ -13,7 +13,9 @@ from rasterio.errors import RasterioError
 
 from labelscape.datasets.findings import Finding
 from labelscape.grid import Grid
-from labelscape.imagery.labels import LabelSpec, _class_column, merged_legend, read_polygons
+from labelscape.imagery.label_values import LabelSpec, merged_legend
+from labelscape.imagery.labels import _class_column
+from labelscape.imagery.polygons import read_polygons
 
 
 def check_polygons(source: str | Path, grid: Grid, spec: LabelSpec, scene_name: str) -> list[Finding]:

@@ -14,7 +14,9 @@ from labelscape.datasets.nearby import REACH, near_counts
 from labelscape.datasets.split import PARTS, RANDOM_BLOCK, BlockSplit, block_split, random_split
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
-from labelscape.imagery.labels import VECTOR_SUFFIXES, Labels, LabelSpec, look_like_masks, open_labels, raster_legend
+from labelscape.imagery.label_values import LabelSpec, look_like_masks, raster_legend
+from labelscape.imagery.labels import Labels, open_labels
+from labelscape.imagery.polygons import VECTOR_SUFFIXES
 from labelscape.imagery.raster import RASTER_SUFFIXES, Patch, Scene, Source
 from labelscape.legend import IGNORE, Legend
 

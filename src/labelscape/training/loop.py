@@ -14,7 +14,7 @@ from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid
 from labelscape.imagery.bands import band_statistics
-from labelscape.imagery.labels import LabelSpec
+from labelscape.imagery.label_values import LabelSpec
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
