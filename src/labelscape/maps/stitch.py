@@ -118,25 +118,24 @@ def _looked_at(scorer: Scorer, scene: Scene, tiles: Iterable[Tile]) -> Iterator[
 
 
 def _blended(scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] | None) -> Iterator[ScoredTile]:
-    """Answers in which neighbouring tiles fade into each other. What waits for a neighbour is kept: the edge of one tile, and a strip as
-    wide as the scene and 2 x blend high.
+    """Answers in which neighbouring tiles fade into each other. What waits for a neighbour is kept: the edge of one tile, and for one row of
+    tiles, where there is something to see, strips 2 x blend high.
 
     Every pixel's weights add up to 1, so that an answer is the plain sum of what the tiles around it say.
     """
     tiles, half = list(plan), plan.blend
     place = {(tile.core.top, tile.core.left): number for number, tile in enumerate(tiles)}
     needed = range(len(tiles)) if wanted is None else sorted(_neighbours(plan, tiles, place, wanted))
-    waiting = torch.zeros(len(scorer.checkpoint.legend), 2 * half, plan.whole.width)  # what the row above said, for rows top - half ... top + half
-    below = torch.zeros_like(waiting)
+    waiting: dict[int, tuple[int, Tensor]] = {}  # by column: top of the core below, and what is said there for its rows top - half ... top + half
     edge: Tensor | None = None
-    row = None
+    row = right_of = None
     for tile, logits, valid in _looked_at(scorer, scene, (tiles[number] for number in needed)):
         core, seen, answers = tile.core, tile.seen, tile.answers
         if core.top != row:
-            waiting, below = (below, waiting.zero_()) if row is not None and core.top == row + plan.core else (waiting.zero_(), below.zero_())
-            row, edge, right_of = core.top, None, None
+            row, edge = core.top, None
+        above, said = waiting.pop(answers.left, (None, None))
         if logits is None:
-            edge, right_of = None, core.right
+            edge = None
             continue
         share = soften(logits) * _ramp(core.top, core.bottom, seen.top, seen.bottom, plan.whole.top, plan.whole.bottom, half)[:, None]
         share *= _ramp(core.left, core.right, seen.left, seen.right, plan.whole.left, plan.whole.right, half)
@@ -144,15 +143,12 @@ def _blended(scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] |
             first = core.left - half - seen.left
             share[:, :, first : first + edge.shape[2]] += edge
         columns = slice(answers.left - seen.left, answers.right - seen.left)
-        across = slice(answers.left - plan.whole.left, answers.right - plan.whole.left)
-        if core.top > plan.whole.top:
+        if above == core.top:
             first = core.top - half - seen.top
-            rows = min(2 * half, seen.bottom - (core.top - half))
-            share[:, first : first + rows, columns] += waiting[:, :rows, across]
+            share[:, first : first + said.shape[1], columns] += said
         if core.bottom < plan.whole.bottom:
             first = core.bottom - half - seen.top
-            rows = min(2 * half, seen.bottom - (core.bottom - half))
-            below[:, :rows, across] = share[:, first : first + rows, columns]
+            waiting[answers.left] = (core.bottom, share[:, first : first + 2 * half, columns].clone())
         right_of = core.right
         edge = None
         if core.right < plan.whole.right:
