@@ -33,9 +33,10 @@ from labelscape.datasets.findings import SEVERITIES, Finding, share, some
 from labelscape.datasets.own import find_pairs
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.grid import Window
+from labelscape.imagery.files import Source
 from labelscape.imagery.label_values import LabelSpec
 from labelscape.imagery.polygons import VECTOR_SUFFIXES
-from labelscape.imagery.raster import Scene, Source
+from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE
 
 __all__ = ["Finding", "check_data"]

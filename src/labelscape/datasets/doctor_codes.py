@@ -9,9 +9,10 @@ import numpy as np
 
 from labelscape.datasets.doctor_labels import Tally, class_names, ignored, is_soft_mask
 from labelscape.grid import Window
+from labelscape.imagery.files import gdal, open_raster
 from labelscape.imagery.label_values import LabelSpec
 from labelscape.imagery.labels import _on_grid, open_labels
-from labelscape.imagery.raster import Scene, gdal, open_raster
+from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE
 
 Read = Callable[[Window], np.ndarray]

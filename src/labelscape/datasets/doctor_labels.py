@@ -14,8 +14,8 @@ from rasterio.errors import RasterioError
 from labelscape.datasets.findings import Finding, share, some
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.grid import Grid
+from labelscape.imagery.files import gdal, open_raster, reason
 from labelscape.imagery.label_values import LabelSpec
-from labelscape.imagery.raster import _reason, gdal, open_raster
 from labelscape.legend import IGNORE
 
 Colour = tuple[int, int, int]
@@ -61,7 +61,7 @@ def tally(source: str | Path) -> Tally:
             try:
                 pixels = dataset.read(bands, window=window.rio)
             except (RasterioError, OSError) as error:
-                raise BadFile(f"{source} cannot be read: the file is truncated or damaged ({_reason(error)}).") from error
+                raise BadFile(f"{source} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
             if len(bands) == 3:
                 grey = grey and bool((pixels == pixels[:1]).all())
             elif pixels.dtype.kind == "f":

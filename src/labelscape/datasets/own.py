@@ -14,10 +14,11 @@ from labelscape.datasets.nearby import REACH, near_counts
 from labelscape.datasets.split import PARTS, RANDOM_BLOCK, BlockSplit, block_split, random_split
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
+from labelscape.imagery.files import RASTER_SUFFIXES, Source
 from labelscape.imagery.label_values import LabelSpec, look_like_masks, raster_legend
 from labelscape.imagery.labels import Labels, open_labels
 from labelscape.imagery.polygons import VECTOR_SUFFIXES
-from labelscape.imagery.raster import RASTER_SUFFIXES, Patch, Scene, Source
+from labelscape.imagery.raster import Patch, Scene
 from labelscape.legend import IGNORE, Legend
 
 HOLD_BYTES = 1 << 30

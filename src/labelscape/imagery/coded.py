@@ -16,8 +16,8 @@ from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid, Window
+from labelscape.imagery.files import gdal, open_raster, reason
 from labelscape.imagery.labels import Labels
-from labelscape.imagery.raster import _reason, gdal, open_raster
 from labelscape.legend import IGNORE, RGB, Legend
 
 Reader = Callable[[Path], np.ndarray]
@@ -100,7 +100,7 @@ class CodedLabels(Labels):
             try:
                 return self._of_dataset(dataset, mine), dataset.shape
             except (RasterioError, OSError) as error:
-                raise BadFile(f"{self.file} cannot be read: the file is truncated or damaged ({_reason(error)}).") from error
+                raise BadFile(f"{self.file} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
 
     def _of_dataset(self, dataset: object, window: Window) -> np.ndarray:
         colors = [i for i, c in zip(dataset.indexes, dataset.colorinterp) if c != ColorInterp.alpha]

@@ -10,8 +10,9 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint
 from labelscape.grid import Grid
 from labelscape.imagery.bands import QUANTILES, BandStatistics
+from labelscape.imagery.files import stack_files
 from labelscape.imagery.likeness import KNOWN_FACTORS, Likeness, explain
-from labelscape.imagery.raster import Scene, stack_files
+from labelscape.imagery.raster import Scene
 from labelscape.imagery.sample import Border, Look, look_at
 
 REFUSED, AFTER, NOTE = "REFUSED", "FITS AFTER", "FITS"

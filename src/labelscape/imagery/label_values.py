@@ -13,7 +13,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Window
-from labelscape.imagery.raster import _reason, gdal, open_raster
+from labelscape.imagery.files import gdal, open_raster, reason
 from labelscape.legend import IGNORE, Legend
 
 
@@ -47,7 +47,7 @@ def read_labels(dataset: object, window: RasterioWindow | None) -> np.ndarray:
         with gdal():
             values = dataset.read(1, window=window)
     except (RasterioError, OSError) as error:
-        raise BadFile(f"{dataset.name} cannot be read: the file is truncated or damaged ({_reason(error)}).") from error
+        raise BadFile(f"{dataset.name} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
     if values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, IGNORE)
         if not np.array_equal(values, np.round(values)):

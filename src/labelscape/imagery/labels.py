@@ -17,9 +17,10 @@ from rasterio.windows import Window as RasterioWindow
 
 from labelscape.errors import BadInput, UnknownName
 from labelscape.grid import Grid, Window
+from labelscape.imagery.files import gdal, open_raster
 from labelscape.imagery.label_values import LabelSpec, ignored_values, legend_found, mask_legend, mask_table, merged_legend, merged_values, read_labels
 from labelscape.imagery.polygons import VECTOR_SUFFIXES, PolygonIndex, read_polygons
-from labelscape.imagery.raster import EXACT, gdal, open_raster
+from labelscape.imagery.raster import EXACT
 from labelscape.legend import IGNORE, Legend
 
 

@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from labelscape.grid import Grid, Window
-from labelscape.imagery.raster import Patch, Scene, Source
+from labelscape.imagery.files import Source
+from labelscape.imagery.raster import Patch, Scene
 
 
 class LazyScene(Scene):

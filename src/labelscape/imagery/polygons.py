@@ -10,7 +10,7 @@ import rasterio.features
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid, Window
-from labelscape.imagery.raster import _reason
+from labelscape.imagery.files import reason
 
 VECTOR_SUFFIXES = {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet", ".kml", ".gml"}
 
@@ -48,7 +48,7 @@ def read_polygons(source: str | Path, grid: Grid, columns: Sequence[str] | None 
     try:
         meta, _, wkb, fields = pyogrio.raw.read(source, columns=columns)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.GeometryError, pyogrio.errors.FieldError) as error:
-        raise BadFile(f"{source} cannot be read as a vector file: {_reason(error)}.") from error
+        raise BadFile(f"{source} cannot be read as a vector file: {reason(error)}.") from error
     geometries = shapely.from_wkb(wkb)
     kept = np.isin(shapely.get_type_id(geometries), [3, 6])  # Polygon, MultiPolygon
     if not kept.any():

@@ -6,7 +6,6 @@ a band stack: a folder or a list of single-band files of the same ground, at one
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,25 +14,16 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
-from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
+from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Grid, Window
+from labelscape.imagery.files import Source, gdal, open_raster, reason, stack_files
 from labelscape.imagery.stack import laid_pixel_on_pixel, named_readers
-
-RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
-
-# GDAL takes 5 % of the machine's memory for its block cache unless told; reading a large scene must not grow with the machine.
-# In bytes: rasterio hands the number to GDALSetCacheMax64, which knows no megabytes.
-GDAL_CACHE_BYTES = 64 * 2**20
 
 EXACT = 1e-6
 """Error allowed to a warp's transformation, in pixels, so that what is read does not depend on the window; rasterio 1.4 fails on 0."""
-
-Source = str | Path | Sequence[str | Path]
-"""Where a scene is: a file, a folder of single-band files, or a list of them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Patch:
@@ -42,16 +32,6 @@ class Patch:
     pixels: np.ndarray
     valid: np.ndarray
     window: Window
-
-
-@contextmanager
-def gdal(**options: object) -> Iterator[None]:
-    """GDAL's settings for the time of a block, instead of the process's environment; a GDAL_CACHEMAX given further out stays."""
-    cache = rasterio.env.getenv().get("GDAL_CACHEMAX") if rasterio.env.hasenv() else None
-    # GDAL's short cut for whole PNG files answers with chance values, and no error, where a file is truncated.
-    with rasterio.Env(**{"GDAL_CACHEMAX": cache or GDAL_CACHE_BYTES, "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", **options}), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a PNG has no CRS: that is a fact, not a warning
-        yield
 
 
 class Scene:
@@ -196,7 +176,7 @@ class Scene:
         except (RasterioError, OSError) as error:
             raise BadFile(
                 f"{self.name} cannot be read at rows {window.top}-{window.bottom}, columns {window.left}-{window.right}: "
-                f"the file is truncated or damaged ({_reason(error)})."
+                f"the file is truncated or damaged ({reason(error)})."
             ) from error
         return Patch(pixels, valid, window)
 
@@ -275,41 +255,6 @@ def _grouped(readers: list, chosen: Sequence[int] | None) -> list:
     return grouped
 
 
-def open_raster(file: str | Path) -> rasterio.DatasetReader:
-    """Open one file with GDAL. Raises BadFile saying whether it is missing, empty, or no raster."""
-    text = str(file)
-    local = "://" not in text and not text.startswith("/vsi")
-    if local and not Path(text).exists():
-        raise BadFile(f"{text} does not exist.")
-    if local and Path(text).is_dir():
-        raise BadFile(f"{text} is a folder; a raster file was expected.")
-    if local and Path(text).stat().st_size == 0:
-        raise BadFile(f"{text} is empty (0 bytes).")
-    try:
-        dataset = rasterio.open(text)
-    except (RasterioError, OSError) as error:
-        raise BadFile(f"{text} cannot be opened as a raster: {_reason(error)}.") from error
-    if dataset.count == 0:
-        dataset.close()
-        raise BadFile(f"{text} is a container of several rasters, not one; name one of them: {', '.join(dataset.subdatasets[:3])} ...")
-    return dataset
-
-
-def stack_files(source: Source) -> list[str]:
-    """The files of a scene: one, or those of a band stack in name order."""
-    if isinstance(source, (str, Path)):
-        folder = Path(source)
-        if "://" in str(source) or str(source).startswith("/vsi") or not folder.is_dir():
-            return [str(source)]
-        files = sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in RASTER_SUFFIXES)
-        if not files:
-            raise BadFile(f"The folder {source} holds no raster files.")
-        return files
-    if not source:
-        raise BadOption("A scene needs at least one file.")
-    return [str(file) for file in source]
-
-
 def _band_names(dataset: rasterio.DatasetReader, indices: list[int]) -> list[str]:
     colours = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
     names = [dataset.descriptions[i - 1] or colours.get(dataset.colorinterp[i - 1]) or str(i) for i in indices]
@@ -320,9 +265,3 @@ def _stack_name(file: str, files: list[str]) -> str:
     """`T33UUU_20170216T102101_B8A.jp2` -> `B8A` where that tells the files apart, else the whole stem."""
     last = [Path(f).stem.split("_")[-1] for f in files]
     return Path(file).stem.split("_")[-1] if len(set(last)) == len(last) else Path(file).stem
-
-
-def _reason(error: BaseException) -> str:
-    """GDAL's own first line, without the file name said twice."""
-    cause = error.__cause__ or error
-    return str(cause).strip().splitlines()[0].rstrip(".") if str(cause).strip() else type(cause).__name__

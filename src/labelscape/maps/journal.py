@@ -17,7 +17,7 @@ from rasterio.errors import RasterioError
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Window
-from labelscape.imagery.raster import gdal
+from labelscape.imagery.files import gdal
 from labelscape.maps.write import GDAL_FAILURES, compression
 
 

@@ -17,7 +17,8 @@ from labelscape.errors import BadInput
 from labelscape.files import written_whole
 from labelscape.grid import Window
 from labelscape.imagery.contract import REFUSED, Finding, compare, verdict
-from labelscape.imagery.raster import GDAL_CACHE_BYTES, Scene, Source
+from labelscape.imagery.files import GDAL_CACHE_BYTES, Source
+from labelscape.imagery.raster import Scene
 from labelscape.imagery.sample import sampled_windows
 from labelscape.maps.stitch import ScoredTile, match_bands, plan_for
 from labelscape.scores import Scorer

@@ -17,7 +17,8 @@ from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import written_whole
 from labelscape.imagery.contract import compare
-from labelscape.imagery.raster import Scene, Source, stack_files
+from labelscape.imagery.files import Source, stack_files
+from labelscape.imagery.raster import Scene
 from labelscape.maps.journal import Journal
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters

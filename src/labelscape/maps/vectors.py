@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import written_whole
 from labelscape.grid import Grid, Window
-from labelscape.imagery.raster import _reason, gdal, open_raster
+from labelscape.imagery.files import gdal, open_raster, reason
 from labelscape.legend import Legend
 from labelscape.maps.style import add_style
 
@@ -82,7 +82,7 @@ def trace(file: rasterio.DatasetReader, grid: Grid, strip_rows: int, tick: Calla
         try:
             values = file.read(1, window=window.rio)
         except (RasterioError, OSError) as error:
-            raise BadFile(f"{file.name} cannot be read: the file is truncated or damaged ({_reason(error)}).") from error
+            raise BadFile(f"{file.name} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
         finished, above = _stitched(above, _pieces(values, top), window, last=window.bottom == grid.height)
         yield from finished
         if tick:

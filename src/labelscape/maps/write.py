@@ -23,7 +23,7 @@ from rasterio.errors import RasterioError
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Grid, Window
-from labelscape.imagery.raster import _reason, gdal
+from labelscape.imagery.files import gdal, reason
 from labelscape.legend import IGNORE, Legend
 
 BLOCK = 512
@@ -125,7 +125,7 @@ class MapWriter:
                 raise OSError("what was read back is not what was written")
 
     def _refused(self, error: BaseException) -> BadFile:
-        return BadFile(f"{self.path} cannot be written: {_reason(error)}. Is the disk full, or the folder read-only?")
+        return BadFile(f"{self.path} cannot be written: {reason(error)}. Is the disk full, or the folder read-only?")
 
     def _describe(self) -> None:
         self._file.update_tags(**self._tags)

@@ -13,7 +13,7 @@ from torch import Tensor
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.errors import BadInput
 from labelscape.grid import Window
-from labelscape.imagery.raster import gdal
+from labelscape.imagery.files import gdal
 from labelscape.legend import IGNORE
 from labelscape.scores import normalise
 from labelscape.training.recipe import Recipe

@@ -13,7 +13,7 @@ import numpy as np
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, UnknownName
 from labelscape.imagery.coded import Code, Reader
-from labelscape.imagery.raster import RASTER_SUFFIXES, Source
+from labelscape.imagery.files import RASTER_SUFFIXES, Source
 from labelscape.legend import Legend
 
 RED_GREEN_BLUE = ("red", "green", "blue")
