@@ -18,7 +18,8 @@ from labelscape.imagery.files import RASTER_SUFFIXES, Source
 from labelscape.imagery.label_values import LabelSpec, look_like_masks, raster_legend
 from labelscape.imagery.labels import Labels, open_labels
 from labelscape.imagery.polygons import VECTOR_SUFFIXES
-from labelscape.imagery.raster import Patch, Scene
+from labelscape.imagery.raster import Patch, Scene, Units
+from labelscape.imagery.virtual import open_scene, seen_as
 from labelscape.legend import IGNORE, Legend
 
 HOLD_BYTES = 1 << 30
@@ -105,6 +106,7 @@ def open_dataset(
     buffer: int = 0,
     split: Literal["blocks", "random"] = "blocks",
     seed: int = 0,
+    pixel_size: float | None = None,
     tick: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Open scenes with their labels and split them into blocks.
@@ -114,6 +116,7 @@ def open_dataset(
     block   side of a block in pixels; pairs of files are split file by file instead
     shares  part -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing
     buffer  training labels within this many pixels of a block of another part are dropped
+    pixel_size  metres to resample all scenes to; by default those with finer pixels than others are taken to the widest among them
     split   blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, and `report` says how close the parts lie
     """
     if buffer < 0:
@@ -137,23 +140,7 @@ def open_dataset(
     if spec.legend is None and len(labels) > 1 and not any(_is_vector(f) for f in labels):
         spec = replace(spec, legend=raster_legend(labels, spec))
     with ExitStack() as opened:
-        scenes: list[LabelledScene] = []
-        held = 0
-        for source, label in zip(images, labels):
-            scene = opened.enter_context(Scene(source, nodata=nodata, bands=bands))
-            own = open_labels(label, scene.grid, spec, scene_name=scene.name)
-            opened.callback(own.close)
-            if scenes and scene.bands != scenes[0].scene.bands:
-                raise BadInput(
-                    f"{scene.name} has the bands {' '.join(scene.bands)}, {scenes[0].name} has {' '.join(scenes[0].scene.bands)}: train on one kind of scene."
-                )
-            held += scene.nbytes + scene.grid.window.pixels
-            if held <= HOLD_BYTES:
-                scene.hold()
-                own.hold()
-            scenes.append(LabelledScene(scene, own))
-            if tick:
-                tick(scene.name)
+        scenes, resampled = _of_one_kind(images, labels, spec, {"nodata": nodata, "bands": bands}, pixel_size, opened, tick or (lambda name: None))
         legend = scenes[0].labels.legend
         other = next((s for s in scenes if s.labels.legend != legend), None)
         if other is not None:
@@ -167,7 +154,7 @@ def open_dataset(
         elif shares is not None:
             cut, side = (random_split, RANDOM_BLOCK) if split == "random" else (block_split, block)
             scenes = [replace(s, split=cut(_counts_per_block(s, side, len(legend)), side, shares, seed=seed)) for s in scenes]
-        report = [line for s in scenes[:1] for line in s.labels.report]
+        report = [*resampled, *(line for s in scenes[:1] for line in s.labels.report)]
         if shares is not None:
             scenes, lines = _buffered(scenes, legend, part_of, buffer)
             report += lines
@@ -175,6 +162,57 @@ def open_dataset(
                 report.append(_nearness(scenes, by_file))
         opened.pop_all()
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
+
+
+def _of_one_kind(
+    images: Sequence[Source], labels: Sequence[str | Path], spec: LabelSpec, options: Mapping, pixel_size: float | None, opened: ExitStack,
+    tick: Callable[[str], None],
+) -> tuple[list[LabelledScene], list[str]]:  # fmt: skip
+    """Scenes with their labels, of one pixel size and in one unit, and a line for each that had another.
+
+    A network learns sizes in pixels: scenes whose pixels differ by more than a quarter are resampled to `pixel_size`, else to the widest among
+    them, which keeps what all can show. Values are brought to the scale and offset that the first scene declares.
+    """
+    asked = [pixel_size] * len(images)
+    scenes = _opened(images, labels, spec, options, asked, None, opened, tick)
+    sizes, first = [s.scene.grid.ground_pixel_size for s in scenes], scenes[0].scene
+    widest = max((size for size in sizes if size), default=0)
+    finer = {n for n, size in enumerate(sizes) if size and size / widest < 0.8}
+    strange = {n for n, s in enumerate(scenes) if s.scene.units != first.units}
+    lines = [f"{scenes[n].name} is resampled from {sizes[n]:.3g} m to {widest:.3g} m, the pixels of the widest scene" for n in sorted(finer)]
+    lines += [f"{scenes[n].name} declares another scale or offset than {first.name}; its values are brought to those" for n in sorted(strange)]
+    if lines:
+        opened.close()
+        scenes = _opened(images, labels, spec, options, [widest if n in finer else asked[n] for n in range(len(images))], first.units, opened, tick)
+    return scenes, lines
+
+
+def _opened(
+    images: Sequence[Source], labels: Sequence[str | Path], spec: LabelSpec, options: Mapping, pixel_sizes: Sequence[float | None],
+    units: Units | None, opened: ExitStack, tick: Callable[[str], None],
+) -> list[LabelledScene]:  # fmt: skip
+    """Every scene with its labels, in memory as far as HOLD_BYTES go. Raises BadInput where bands differ."""
+    scenes: list[LabelledScene] = []
+    held = 0
+    for source, label, size in zip(images, labels, pixel_sizes):
+        scene = open_scene(source, pixel_size=size, **options)
+        if units not in (None, scene.units):
+            with scene as as_declared:
+                scene = seen_as(as_declared, units=units)
+        opened.enter_context(scene)
+        own = open_labels(label, scene.grid, spec, scene_name=scene.name)
+        opened.callback(own.close)
+        if scenes and scene.bands != scenes[0].scene.bands:
+            raise BadInput(
+                f"{scene.name} has the bands {' '.join(scene.bands)}, {scenes[0].name} has {' '.join(scenes[0].scene.bands)}: train on one kind of scene."
+            )
+        held += scene.nbytes + scene.grid.window.pixels
+        if held <= HOLD_BYTES:
+            scene.hold()
+            own.hold()
+        scenes.append(LabelledScene(scene, own))
+        tick(scene.name)
+    return scenes
 
 
 def _buffered(scenes: list[LabelledScene], legend: Legend, part_of: Sequence[str | None], buffer: int) -> tuple[list[LabelledScene], list[str]]:

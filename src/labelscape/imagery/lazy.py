@@ -10,7 +10,7 @@ import numpy as np
 
 from labelscape.grid import Grid, Window
 from labelscape.imagery.files import Source
-from labelscape.imagery.raster import Patch, Scene
+from labelscape.imagery.raster import Patch, Scene, Units
 
 
 class LazyScene(Scene):
@@ -27,9 +27,9 @@ class LazyScene(Scene):
         self._stack, self._held, self._readers = ExitStack(), None, []
 
     @cached_property
-    def _facts(self) -> tuple[Grid, np.dtype, float | None]:
+    def _facts(self) -> tuple[Grid, np.dtype, float | None, Units]:
         with Scene(self.source, **self._options) as scene:
-            return scene.grid, scene.dtype, scene.nodata
+            return scene.grid, scene.dtype, scene.nodata, scene.units
 
     @property
     def grid(self) -> Grid:
@@ -42,6 +42,10 @@ class LazyScene(Scene):
     @property
     def nodata(self) -> float | None:
         return self._facts[2]
+
+    @property
+    def units(self) -> Units:
+        return self._facts[3]
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         if self._held is not None:

@@ -24,6 +24,10 @@ class PolygonIndex:
         self._geometries, self._indices, self._grid = geometries, indices, grid
         self._tree = shapely.STRtree(geometries)
 
+    def on(self, grid: Grid) -> PolygonIndex:
+        """The same polygons for another grid of the same CRS."""
+        return PolygonIndex(self._geometries, self._indices, grid)
+
     def burn(self, window: Window, onto: np.ndarray) -> np.ndarray:
         """Write each polygon's index over `onto` (H, W) uint8 where it covers a pixel's centre; file order. Returns `onto`."""
         import shapely

@@ -25,6 +25,10 @@ from labelscape.imagery.stack import laid_pixel_on_pixel, named_readers
 EXACT = 1e-6
 """Error allowed to a warp's transformation, in pixels, so that what is read does not depend on the window; rasterio 1.4 fails on 0."""
 
+Units = tuple[tuple[float, float], ...]
+"""Per band (scale, offset), as files declare them: a stored value times the scale, plus the offset, is the measured quantity."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patch:
     """A window of a scene: pixels (B, H, W) in the scene's own type and units, valid (H, W) bool, and where it lies."""
@@ -44,16 +48,17 @@ class Scene:
     """
 
     def __init__(
-        self, source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None, band_names: Sequence[str] | None = None
-    ) -> None:
-        """`nodata` overrides what the file says; `bands` picks and orders the bands by name.
+        self, source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None, band_names: Sequence[str] | None = None,
+        onto: Grid | None = None,
+    ) -> None:  # fmt: skip
+        """`nodata` overrides what the file says; `bands` picks and orders the bands by name; `onto` is the grid to resample to.
 
         `band_names` says what all bands of the file or files are, one after another. A list of files may then hold files of several
         bands, and files without coordinates that lie pixel on pixel; one grey picture serves as red, green and blue.
         Raises BadFile where a file is missing or unreadable, BadInput where files are no band stack, UnknownName for a band.
         """
         self.source = source
-        self._options = {"nodata": nodata, "bands": bands, "band_names": band_names}
+        self._options = {"nodata": nodata, "bands": bands, "band_names": band_names, "onto": onto}
         self._stack = ExitStack()
         self._held: Patch | None = None
         try:
@@ -61,6 +66,8 @@ class Scene:
                 self._open(source, nodata, band_names)
                 if bands is not None:
                     self._pick(bands)
+                if onto is not None:
+                    self._resample(onto)
         except BaseException:
             self.close()
             raise
@@ -93,13 +100,32 @@ class Scene:
             raise BadInput(f"{self.name} mixes or holds the types {', '.join(sorted(dtypes))}; one real type for all bands is needed.")
         self.dtype = np.dtype(dtypes.pop())
         self.nodata = nodata if nodata is not None else first.nodata
+        self.units: Units = tuple((d.scales[i - 1], d.offsets[i - 1]) for d, indices in self._readers for i in indices)
         flags = [dataset.mask_flag_enums[indices[0] - 1] for dataset, indices in self._readers]
         self._has_mask = not alpha_is_a_band and any(MaskFlags.alpha in f or MaskFlags.per_dataset in f for f in flags)
 
     def _pick(self, bands: Sequence[str]) -> None:
         """Keep only these bands, in this order."""
-        self._readers = _grouped(self._readers, [self.index(band) for band in bands])
+        chosen = [self.index(band) for band in bands]
+        self._readers, self.units = _grouped(self._readers, chosen), tuple(self.units[c] for c in chosen)
         self.bands = tuple(bands)
+
+    def _resample(self, onto: Grid) -> None:
+        """Read on another grid from now on: means of the pixels below where its pixels are wider by half and more, else in between of four.
+
+        What the scene does not cover is invalid there.
+        """
+        coarser = _width_on_the_ground(onto) > 1.5 * _width_on_the_ground(self.grid)
+        unified = "YES" if self.nodata == 0 and self.dtype.kind in "iu" else "PARTIAL"  # which pixels are nodata: as `Scene` says
+        warped: dict[int, WarpedVRT] = {}
+        for dataset in {id(d): d for d, _ in self._readers}.values():
+            warped[id(dataset)] = self._stack.enter_context(WarpedVRT(
+                dataset, crs=onto.crs, transform=onto.transform, width=onto.width, height=onto.height, tolerance=EXACT,
+                resampling=Resampling.average if coarser else Resampling.bilinear, src_nodata=self.nodata,
+                add_alpha=ColorInterp.alpha not in dataset.colorinterp, UNIFIED_SRC_NODATA=unified,
+            ))  # fmt: skip
+        self._readers = [(warped[id(dataset)], indices) for dataset, indices in self._readers]
+        self.grid, self._has_mask = onto, True
 
     def _aligned(self, datasets: list, *, crowded_may_be: bool) -> list:
         """Every file on the grid of the finest one. Raises BadInput unless all cover the same ground, with one band each or `crowded_may_be`."""
@@ -189,15 +215,7 @@ class Scene:
         shrink = max(1.0, max(height, width) / most)
         shape = max(1, round(height / shrink)), max(1, round(width / shrink))
         sets = (("red", "green", "blue"), ("B04", "B03", "B02"), ("B4", "B3", "B2"), self.bands[:3], self.bands[:1] * 3)
-        shown = next(names for names in sets if len(names) == 3 and set(names) <= set(self.bands))
-        singles = [(dataset, i) for dataset, indices in self._readers for i in indices]
-        levels = [d.overviews(i) for d, i in singles[:1]] if self._held is None else [[]]
-        if levels[0] and min(levels[0]) <= shrink:
-            with gdal():
-                pixels = np.stack([d.read(i, out_shape=shape) for d, i in (singles[self.index(b)] for b in shown)])
-            valid = self._measured(pixels)
-        else:
-            pixels, valid = self._sampled(shown, shape)
+        pixels, valid = self._shrunk(next(names for names in sets if len(names) == 3 and set(names) <= set(self.bands)), shape)
         picture = np.full((*shape, 3), 255, np.uint8)
         if valid.any():
             values = pixels[:, valid].astype(np.float64)
@@ -205,6 +223,16 @@ class Scene:
             stretched = np.clip((values - low) / np.maximum(high - low, 1e-9), 0, 1) ** 0.9
             picture[valid] = (stretched.T * 254).astype(np.uint8)
         return picture
+
+    def _shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (B, h, w) of the whole scene and their validity at a smaller shape, from the overviews where there are any."""
+        singles = [(dataset, i) for dataset, indices in self._readers for i in indices]
+        levels = singles[0][0].overviews(singles[0][1]) if self._held is None else []
+        if not levels or min(levels) > max(self.grid.height / shape[0], self.grid.width / shape[1]):
+            return self._sampled(bands, shape)
+        with gdal():
+            pixels = np.stack([d.read(i, out_shape=shape) for d, i in (singles[self.index(b)] for b in bands)])
+        return pixels, self._measured(pixels)
 
     def _sampled(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Every n-th pixel and its validity, gathered strip by strip, where there is no overview to take them from."""
@@ -253,6 +281,10 @@ def _grouped(readers: list, chosen: Sequence[int] | None) -> list:
         else:
             grouped.append((dataset, [i]))
     return grouped
+
+
+def _width_on_the_ground(grid: Grid) -> float:
+    return grid.ground_pixel_size or max(grid.pixel_size)
 
 
 def _band_names(dataset: rasterio.DatasetReader, indices: list[int]) -> list[str]:

@@ -125,7 +125,7 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
     spec = LabelSpec(legend, data.classes, data.class_column, data.merge, data.background, data.area, data.ignore_values, data.threshold)
     return open_dataset(
         data.images, data.labels, spec=spec, nodata=data.nodata, bands=data.bands, block=data.block, shares=data.shares, buffer=data.buffer,
-        split=data.split, seed=seed,
+        split=data.split, seed=seed, pixel_size=data.pixel_size,
     )  # fmt: skip
 
 

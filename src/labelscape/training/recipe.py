@@ -42,6 +42,8 @@ class Data(BaseModel):
     """Value of the scenes that means "nothing here", where the files do not say it."""
     bands: tuple[str, ...] | None = None
     """Names of the bands to use, in this order; all unless given."""
+    pixel_size: float | None = Field(None, gt=0)
+    """Metres on the ground to resample all scenes to; by default scenes with finer pixels than others are taken to the widest among them."""
     block: int = Field(256, ge=1)
     """Side, in pixels, of the blocks that are held out whole."""
     split: Literal["blocks", "random"] = "blocks"
