@@ -72,13 +72,25 @@ def _factor(seen: np.ndarray, known: np.ndarray) -> float:
     # Water, snow or clouds alone change one band by up to 30, but never all of many bands, and do not bring values down to 1.
     least = 8 if len(seen) >= 3 else 40
     unit_range = (top_seen <= 2 and middle_known.min() > 20) or (top_known <= 2 and middle_seen.min() > 20)
-    if not unit_range and not (ratios.min() > least or ratios.max() < 1 / least):
+    # A lake fills a photograph with values ten times darker than a town's: among bytes that is the place, not a scale.
+    both_bytes = max(top_seen, top_known) <= 255 and min(top_seen, top_known) > 4
+    if both_bytes or not (unit_range or ratios.min() > least or ratios.max() < 1 / least):
         return 1.0
-    size = max(usual, 1 / usual)
+    size = _known_factor(max(usual, 1 / usual), min(top_seen, top_known), max(top_seen, top_known))
+    return size if usual > 1 else 1 / size
+
+
+def _known_factor(size: float, lower_top: float, higher_top: float) -> float:
+    """The factor people scale by that is nearest to `size`, or `size` itself. Tops are the 99 % quantiles of the brightest bands.
+
+    Full ranges tell more than the middles, which move with the place: 0..1 beside bytes is 255, bytes beside 16 bit 257.
+    """
+    if lower_top <= 1.05 and 130 < higher_top <= 255:
+        return 255.0
+    if 130 < lower_top <= 255 and higher_top > 25_000:
+        return 257.0
     nearest = min(KNOWN_FACTORS, key=lambda f: abs(math.log(f / size)))
-    if abs(math.log(nearest / size)) < math.log(1.8):
-        size = nearest
-    return float(size) if usual > 1 else 1 / size
+    return float(nearest) if abs(math.log(nearest / size)) < math.log(1.8) else float(size)
 
 
 def _scales(known: np.ndarray) -> np.ndarray:
@@ -154,8 +166,9 @@ def _claimed(costs: np.ndarray, plain: np.ndarray, unlike: np.ndarray, cycle: tu
     moved = list(zip(cycle, (*cycle[1:], cycle[0])))
     after, before = np.array([costs[i, j] for i, j in moved]), np.array([plain[i, i] for i in cycle])
     apart = np.mean([unlike[i, j] for i, j in moved])
-    least = 0.15 if len(cycle) == 2 else 0.05  # in a ring one of several bands may be near its place by chance
-    return bool(apart > UNLIKE and after.mean() < 0.3 and after.mean() < 0.4 * before.mean() and before.min() > least and before.mean() > 0.3)
+    # In a ring one of several bands may be near its place by chance, and under another sun than the ring's at it.
+    misplaced = before.min() > 0.15 if len(cycle) == 2 else min(costs[i, i] for i in cycle) > 0.05
+    return bool(apart > UNLIKE and after.mean() < 0.3 and after.mean() < 0.4 * before.mean() and misplaced and before.mean() > 0.3)
 
 
 def _left(costs: np.ndarray, cycles: list[tuple[int, ...]]) -> float:

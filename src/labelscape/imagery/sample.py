@@ -17,6 +17,8 @@ MOST_BLOCKS = 64
 PIXELS_A_BLOCK = 8_000
 BORDER_SHARE = 0.01
 """Part of the border blocks that a value must fill, in one piece with the scene's edge, to be called a border."""
+FRINGE = 12
+"""Pixels beside a border that are searched for the step down to the ground."""
 
 
 @dataclass(frozen=True)
@@ -107,18 +109,41 @@ def _at_edge(pixels: np.ndarray, valid: np.ndarray, equal: np.ndarray, window: W
         touching = np.unique(np.concatenate([labels[side] for side in sides]))
         sizes = np.bincount(labels.ravel())
         # Single dark or saturated pixels that happen to lie at the edge are no border.
-        large = [r for r in touching if r and sizes[r] >= max(16, 0.002 * window.pixels)]
+        large = [r for r in touching if r and sizes[r] >= max(16, 0.002 * window.pixels) and _runs_along(labels == r, int(sizes[r]))]
         if not large:
             continue
         region = np.isin(labels, large)
-        beside = ndimage.binary_dilation(region, iterations=2) & valid & ~constant
-        ground = valid & ~constant
-        if beside.any():
-            step, usual = (np.abs(np.median(pixels[:, where].astype(np.float64), axis=1) - float(value)).max() for where in (beside, ground))
-            if step < 0.4 * usual:
-                continue
-        found.append((float(value), int(region.sum()), bool(beside.any())))
+        steep = _is_steep(pixels, region, valid & ~constant, float(value))
+        if steep is not False:
+            found.append((float(value), int(region.sum()), bool(steep)))
     return found
+
+
+def _runs_along(region: np.ndarray, size: int) -> bool:
+    """Does a region (H, W) of so many pixels follow the sides of its block, as strips and cut corners do, and overexposed roofs do not?
+
+    The side's length squared is at least 8 times the area of a triangle in a corner, 5 times that of a quarter disc.
+    """
+    along = sum(int(np.count_nonzero(side)) for side in (region[0], region[-1], region[:, 0], region[:, -1]))
+    return size > region.size / 6 or along**2 >= 6 * size
+
+
+def _is_steep(pixels: np.ndarray, region: np.ndarray, ground: np.ndarray, value: float) -> bool | None:
+    """Does the picture leave `value` within two pixels somewhere near the region? None where no ground lies that near.
+
+    Lossy compression smears a border over the eight pixels of its own squares, and drops steeply all the same; a cloud thins out evenly.
+    """
+    distance = np.where(ground, ndimage.distance_transform_edt(~region).round(), 0)
+    rings = [ring for away in range(1, FRINGE + 1) if np.count_nonzero(ring := distance == away) >= 8]
+    if not rings:
+        return None
+    profile = np.array([0.0, 0.0, *(_middle_apart(pixels, ring, value) for ring in rings)])
+    return bool((profile[2:] - profile[:-2]).max() >= 0.4 * _middle_apart(pixels, ground, value))
+
+
+def _middle_apart(pixels: np.ndarray, where: np.ndarray, value: float) -> float:
+    """How far the middle of the pixels (B, H, W) lies from a value, in the band where it is farthest."""
+    return float(np.abs(np.median(pixels[:, where].astype(np.float64), axis=1) - value).max())
 
 
 def _border_of(regions: list[tuple[float, int, bool]], area: int, dtype: np.dtype) -> Border | None:
