@@ -31,6 +31,7 @@ class Checkpoint:
     dtype             numpy name of the scenes' type
     statistics        per band, in the scenes' own units; the network sees (value - mean) / std of `normalisation`
     normalisation     (mean, std) per band as used; (0, 1) feeds raw values
+    units             per band (scale, offset) that the training scenes declare; () where it is not known
     pixel_size        side of a pixel on the ground in metres, None for pictures without coordinates
     nodata            the rule of the training scenes: the value that means "nothing here", or None
     crs_kind          "projected", "geographic" or "none"
@@ -48,6 +49,7 @@ class Checkpoint:
     dtype: str
     normalisation: tuple[tuple[float, float], ...]
     statistics: tuple[BandStatistics, ...] = ()
+    units: tuple[tuple[float, float], ...] = ()
     pixel_size: float | None = None
     nodata: float | None = None
     crs_kind: str = "none"
@@ -70,6 +72,7 @@ class Checkpoint:
             "dtype": self.dtype,
             "normalisation": [list(pair) for pair in self.normalisation],
             "statistics": [s.to_dict() for s in self.statistics],
+            "units": [list(pair) for pair in self.units],
             "pixel_size": self.pixel_size,
             "nodata": self.nodata,
             "crs_kind": self.crs_kind,
@@ -121,6 +124,7 @@ def load(path: str | Path) -> Checkpoint:
             "bands": tuple(fields["bands"]),
             "normalisation": tuple((float(m), float(s)) for m, s in fields["normalisation"]),
             "statistics": tuple(BandStatistics.from_dict(s) for s in fields["statistics"]),
+            "units": tuple((float(scale), float(offset)) for scale, offset in fields.get("units", ())),
             "history": tuple(fields["history"]),
         })  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:

@@ -159,7 +159,7 @@ def test_the_run_file_says_how_the_map_was_made(tmp_path):
     path = save(random_checkpoint(), tmp_path / "model.safetensors")
     result = map_scene(path, w.scene, tmp_path / "map", **QUICK)
     run = json.loads(result.paths["run"].read_text())
-    assert run["checkpoint_sha256"]
+    assert len(run["models"][0]["sha256"]) == 64
     assert run["scene"] == str(w.scene)
     assert run["network"] == "fcn"
     assert run["halo"] % 16 == 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Device, Nodata, Overlap, Precision, TileSize, print_json, scene_of
+from labelscape.cli.options import Area, AsJson, Device, Nodata, Overlap, Precision, TileSize, print_json, scene_of
 
 if TYPE_CHECKING:
     from labelscape.maps.plan import CheckResult
@@ -17,12 +17,13 @@ NAME = "check"
 
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
-    scene: Annotated[str, typer.Argument(help="Scene: a file, or a folder (or a,b,c) of single-band files.")],
+    scene: Annotated[str, typer.Argument(help="Scene: a file; a folder (or a,b,c) of single-band files of one ground, or of tiles beside each other.")],
     proba: Annotated[bool, typer.Option("--proba", help="Count the disk for probabilities too.")] = False,
     timing: Annotated[bool, typer.Option("--timing/--no-timing", help="Time the network on one block of the scene.")] = True,
     tile_size: TileSize = None,
     overlap: Overlap = None,
     nodata: Nodata = None,
+    area: Area = None,
     device: Device = "auto",
     precision: Precision = "32",
     as_json: AsJson = False,
@@ -34,7 +35,7 @@ def run(
     from labelscape.maps.plan import check
 
     result = check(
-        model, scene_of(scene), nodata=nodata, tile_size=tile_size, overlap=overlap, proba=proba, timing=timing, device=device, precision=precision,
+        model, scene_of(scene), nodata=nodata, area=area, tile_size=tile_size, overlap=overlap, proba=proba, timing=timing, device=device, precision=precision,
     )  # fmt: skip
     if as_json:
         print_json(result.to_dict())

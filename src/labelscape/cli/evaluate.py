@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from labelscape.cli.options import (
     talk,
 )  # fmt: skip
 from labelscape.errors import BadOption
+
+if TYPE_CHECKING:
+    from labelscape.checkpoint import Checkpoint
 
 NAME = "evaluate"
 
@@ -67,8 +70,7 @@ def run(
         how = {k: v for k, v in (stored or {}).items() if k in ("class_column", "merge", "background", "ignore_values", "nodata", "classes", "threshold")}
         if classes:
             how["classes"] = numbers_of(classes, "classes")
-        bands = _bands_in(checkpoint.bands, images)
-        data = Data(**how, images=[scene_of(i) for i in images], labels=labels, bands=bands, holdout=0)
+        data = Data(**how, **_as_the_model_reads(checkpoint, images), images=[scene_of(i) for i in images], labels=labels, holdout=0)
         part = None if part in (None, "all") else part
         if part:
             raise BadOption("--part chooses among the blocks of the model's own training scenes; leave the scenes out.")
@@ -89,11 +91,15 @@ def run(
     print_scores({checkpoint.network: found.metrics}, checkpoint.legend.names)
 
 
-def _bands_in(wanted: tuple[str, ...], images: list[str]) -> list[str] | None:
-    """The checkpoint's bands where the first scene has them by name; else its own order."""
-    from labelscape.imagery.raster import Scene
+def _as_the_model_reads(checkpoint: Checkpoint, images: list[str]) -> dict[str, Any]:
+    """The checkpoint's bands where the first scene has them by name, else its own order; its pixel size where the scene's pixels are finer."""
+    from labelscape.imagery.fit import is_finer
+    from labelscape.imagery.virtual import open_scene
 
     if Path(images[0]).is_dir() and any((Path(images[0]) / n).is_dir() for n in ("images", "image", "img_dir", "img")):
-        return None
-    with Scene(scene_of(images[0])) as scene:
-        return list(wanted) if set(wanted) <= set(scene.bands) else None
+        return {}
+    with open_scene(scene_of(images[0])) as scene:
+        return {
+            "bands": list(checkpoint.bands) if set(checkpoint.bands) <= set(scene.bands) else None,
+            "pixel_size": checkpoint.pixel_size if is_finer(checkpoint, scene) else None,
+        }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labelscape.cli.options import (
     Also,
+    Area,
     AsJson,
     Blend,
     Device,
@@ -27,13 +28,18 @@ from labelscape.cli.options import (
     scene_of,
     talk,
 )  # fmt: skip
+from labelscape.errors import BadOption
+
+if TYPE_CHECKING:
+    from labelscape.maps.run import MapResult
 
 NAME = "map"
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="Checkpoint.")],
-    scene: Annotated[str, typer.Argument(help="Scene: a file, or a folder (or a,b,c) of single-band files.")],
+    model: Annotated[Path | None, typer.Argument(help="Checkpoint.")] = None,
+    scene: Annotated[str | None, typer.Argument(help="Scene: a file; a folder (or a,b,c) of single-band files of one ground, or of tiles.")] = None,
+    *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the map's files.")],
     name: Annotated[str | None, typer.Option("--name", help="Stem of the files.", show_default="the scene's")] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Also write a band of probabilities per class.")] = False,
@@ -46,6 +52,7 @@ def run(
     overlap: Overlap = None,
     blend: Blend = None,
     nodata: Nodata = None,
+    area: Area = None,
     device: Device = "auto",
     precision: Precision = "32",
     tta: Tta = "none",
@@ -53,6 +60,7 @@ def run(
     average: Merge = "probabilities",
     also: Also = [],
     force: Annotated[bool, typer.Option("--force", help="Map a scene that `check` refuses; the map carries the findings.")] = False,
+    again: Annotated[Path | None, typer.Option("--rerun", metavar="RUN.json", help="Make the map of this _run.json again; no other arguments.")] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,15 +72,30 @@ def run(
 
       labelscape map runs/a/mlp.safetensors scene.tif --out map
 
+      labelscape map runs/a/mlp.safetensors tiles/ --area district.gpkg --out map
+
+      labelscape map --rerun map/scene_run.json --out again
+
       labelscape map a.safetensors scene.tif --out map --also b.safetensors --tta dihedral --reject 0.6
     """
+    if again is not None:
+        from labelscape.maps.rerun import rerun
+
+        _tell(rerun(again, out, overwrite=overwrite), as_json)
+        return
+    if model is None or scene is None:
+        raise BadOption("labelscape map needs a checkpoint and a scene, or --rerun with the _run.json of a map.")
     from labelscape.maps.run import map_scene
 
     result = map_scene(
         [model, *also], scene_of(scene), out, name=name, proba=proba, entropy=entropy, reject=reject,
         protocol=protocol_of(tta, scales, average), polygons=polygons, min_area=min_area, report=report, tile_size=tile_size,
-        overlap=overlap, blend=blend, nodata=nodata, device=device, precision=precision, overwrite=overwrite, force=force,
+        overlap=overlap, blend=blend, nodata=nodata, area=area, device=device, precision=precision, overwrite=overwrite, force=force,
     )  # fmt: skip
+    _tell(result, as_json)
+
+
+def _tell(result: MapResult, as_json: bool) -> None:
     for note in result.notes:
         talk(f"note: {note}")
     if as_json:

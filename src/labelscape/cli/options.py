@@ -25,6 +25,7 @@ Scales = Annotated[str, typer.Option("--scales", help="Look at the image enlarge
 Merge = Annotated[str, typer.Option("--average", help="What several looks are averaged as: probabilities or logits.")]
 Also = Annotated[list[Path], typer.Option("--also", help="Another checkpoint whose probabilities are averaged with the first's. Repeat.")]
 Nodata = Annotated[float | None, typer.Option("--nodata", help="Value that means 'nothing here', where the files do not say it.")]
+Area = Annotated[str | None, typer.Option("--area", help="Polygons (any CRS): map only what lies in them.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No talk on stderr.")]

@@ -37,6 +37,7 @@ from labelscape.imagery.files import Source
 from labelscape.imagery.label_values import LabelSpec
 from labelscape.imagery.polygons import VECTOR_SUFFIXES
 from labelscape.imagery.raster import Scene
+from labelscape.imagery.virtual import open_scene
 from labelscape.legend import IGNORE
 
 __all__ = ["Finding", "check_data"]
@@ -126,7 +127,7 @@ def _check_pair(ward: _Ward, source: Source, label: str, nodata: float | None, p
     """One scene and its label file."""
     name = str(source) if isinstance(source, (str, Path)) else ",".join(map(str, source))
     try:
-        scene = Scene(source, nodata=nodata)
+        scene = open_scene(source, nodata=nodata)
     except LabelscapeError as error:
         ward.findings.append(reasoned(error, "unreadable", name))
         return

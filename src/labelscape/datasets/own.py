@@ -19,7 +19,7 @@ from labelscape.imagery.label_values import LabelSpec, look_like_masks, raster_l
 from labelscape.imagery.labels import Labels, open_labels
 from labelscape.imagery.polygons import VECTOR_SUFFIXES
 from labelscape.imagery.raster import Patch, Scene, Units
-from labelscape.imagery.virtual import open_scene, seen_as
+from labelscape.imagery.virtual import declares, open_scene, seen_as
 from labelscape.legend import IGNORE, Legend
 
 HOLD_BYTES = 1 << 30
@@ -178,12 +178,13 @@ def _of_one_kind(
     sizes, first = [s.scene.grid.ground_pixel_size for s in scenes], scenes[0].scene
     widest = max((size for size in sizes if size), default=0)
     finer = {n for n, size in enumerate(sizes) if size and size / widest < 0.8}
-    strange = {n for n, s in enumerate(scenes) if s.scene.units != first.units}
+    strange = {n for n, s in enumerate(scenes) if declares(first.units) and declares(s.scene.units) and s.scene.units != first.units}
     lines = [f"{scenes[n].name} is resampled from {sizes[n]:.3g} m to {widest:.3g} m, the pixels of the widest scene" for n in sorted(finer)]
     lines += [f"{scenes[n].name} declares another scale or offset than {first.name}; its values are brought to those" for n in sorted(strange)]
     if lines:
         opened.close()
-        scenes = _opened(images, labels, spec, options, [widest if n in finer else asked[n] for n in range(len(images))], first.units, opened, tick)
+        wanted = [widest if n in finer else asked[n] for n in range(len(images))]
+        scenes = _opened(images, labels, spec, options, wanted, first.units if strange else None, opened, tick)
     return scenes, lines
 
 
@@ -196,7 +197,7 @@ def _opened(
     held = 0
     for source, label, size in zip(images, labels, pixel_sizes):
         scene = open_scene(source, pixel_size=size, **options)
-        if units not in (None, scene.units):
+        if units not in (None, scene.units) and declares(scene.units):
             with scene as as_declared:
                 scene = seen_as(as_declared, units=units)
         opened.enter_context(scene)

@@ -181,10 +181,19 @@ class VirtualScene(Scene):
 def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | None = None) -> VirtualScene:
     """An opened scene with pixels of `pixel_size` metres, or in other units. Close it like any other; it has handles of its own."""
     virtual = isinstance(scene, VirtualScene)
-    parts = scene._parts if virtual else [Part(scene.source, {k: v for k, v in scene._options.items() if k != "onto"}, scene.grid, scene.bands, scene.dtype, scene.units)]
+    if virtual:
+        parts = scene._parts
+    else:
+        options = {key: value for key, value in scene._options.items() if key != "onto"}
+        parts = [Part(scene.source, options, scene.grid, scene.bands, scene.dtype, scene.units)]
     grid = scene.grid if pixel_size is None else resized(scene.grid, pixel_size, scene.name)
     mask = scene._mask.on(grid) if virtual and scene._mask is not None else None
     return VirtualScene(scene.source, scene.name, grid, parts, mask, units)
+
+
+def declares(units: Units) -> bool:
+    """Does a file say what its values mean? A scale of 1 and an offset of 0 say nothing."""
+    return any(pair != (1.0, 0.0) for pair in units)
 
 
 def _is_stack(files: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 import xml.etree.ElementTree as xml
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from labelscape.files import written_whole
 from labelscape.grid import Window
 from labelscape.imagery.contract import REFUSED, Finding, compare, verdict
 from labelscape.imagery.files import GDAL_CACHE_BYTES, Source
+from labelscape.imagery.fit import fitted
 from labelscape.imagery.raster import Scene
 from labelscape.imagery.sample import sampled_windows
+from labelscape.imagery.virtual import open_scene
 from labelscape.maps.stitch import ScoredTile, match_bands, plan_for
 from labelscape.scores import Scorer
 from labelscape.tiles import TilePlan
@@ -67,7 +70,7 @@ class CheckResult:
 
 def check(
     checkpoint: Checkpoint | str | Path, scene: Source, *, nodata: float | None = None, tile_size: int | None = None, overlap: int | None = None,
-    proba: bool = False, timing: bool = True, device: str = "auto", precision: str = "32",
+    area: str | Path | None = None, proba: bool = False, timing: bool = True, device: str = "auto", precision: str = "32",
 ) -> CheckResult:  # fmt: skip
     """Does this scene fit this model, why not, and what would the map cost? Reads about 1 % of the scene, in seconds at any size.
 
@@ -78,8 +81,10 @@ def check(
 
         checkpoint = load(checkpoint)
     scorer = Scorer.of(checkpoint, device=device, precision=precision)
-    with Scene(scene, nodata=nodata) as opened:
-        findings = compare(checkpoint, opened, stride=scorer.stride)
+    with open_scene(scene, nodata=nodata, area=area) as as_stored, ExitStack() as handles:
+        opened, mended = fitted(checkpoint, as_stored)
+        handles.enter_context(opened)
+        findings = (*mended, *compare(checkpoint, opened, stride=scorer.stride))
         try:
             match_bands(checkpoint.bands, opened)
         except BadInput:

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -16,9 +17,12 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import written_whole
+from labelscape.grid import Grid
 from labelscape.imagery.contract import compare
 from labelscape.imagery.files import Source, stack_files
+from labelscape.imagery.fit import fitted
 from labelscape.imagery.raster import Scene
+from labelscape.imagery.virtual import open_scene
 from labelscape.maps.journal import Journal
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters
@@ -50,7 +54,7 @@ def map_scene(
     checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path], scene: Source, out: str | Path, *, name: str | None = None,
     tile_size: int | None = None, overlap: int | None = None, blend: str | None = None, protocol: Protocol | None = None, reject: float | None = None,
     entropy: bool = False, proba: bool = False, polygons: bool = True, min_area: float = 0.0, report: bool = True,
-    nodata: float | None = None, device: str = "auto", precision: str = "32", overwrite: bool = False, force: bool = False,
+    nodata: float | None = None, area: str | Path | None = None, device: str = "auto", precision: str = "32", overwrite: bool = False, force: bool = False,
 ) -> MapResult:  # fmt: skip
     """Map a scene of any size into the folder `out`; memory does not grow with the scene.
 
@@ -60,6 +64,7 @@ def map_scene(
     reject    confidence (0..1) below which a pixel becomes the class "unknown", which is added to the legend
     entropy   also write how undecided the network was: 0 (sure) to 100 (all classes alike), uint8
     proba     also write one uint8 band of probabilities per class (scale 1/250)
+    area      polygons in any CRS: only what lies in them is mapped, on a grid cut to them
     min_area  hectares below which a polygon is left out of the polygon file (the raster keeps it)
     tile_size, overlap  pixels; by default what leaves no trace of tiles for the network
     blend     "hann" lets neighbouring tiles fade into each other (default where halos cannot be exact), "crop" cuts at their cores
@@ -69,16 +74,22 @@ def map_scene(
     final name only when it is whole.
     """
     start = time.monotonic()
-    models = [checkpoint] if isinstance(checkpoint, (Checkpoint, str, Path)) else list(checkpoint)
-    source = Path(models[0]) if isinstance(models[0], (str, Path)) else None
-    models = [load(m) if isinstance(m, (str, Path)) else m for m in models]
+    checkpoints = [checkpoint] if isinstance(checkpoint, (Checkpoint, str, Path)) else list(checkpoint)
+    models = [load(m) if isinstance(m, (str, Path)) else m for m in checkpoints]
     checkpoint = models[0]
     if reject is not None and not 0 < reject < 1:
         raise BadOption(f"reject={reject} must lie between 0 and 1.")
     out = Path(out)
-    with Scene(scene, nodata=nodata) as opened:
+    asked = {
+        "tile_size": tile_size, "overlap": overlap, "blend": blend, "protocol": asdict(protocol or Protocol()), "reject": reject, "entropy": entropy,
+        "proba": proba, "polygons": polygons, "min_area": min_area, "report": report, "nodata": nodata, "area": None if area is None else str(area),
+        "device": device, "precision": precision, "force": force,
+    }  # fmt: skip
+    with open_scene(scene, nodata=nodata, area=area) as as_stored, ExitStack() as handles:
+        opened, mended = fitted(checkpoint, as_stored)
+        handles.enter_context(opened)
         stem = name or opened.name
-        findings = compare(checkpoint, opened)
+        findings = (*mended, *compare(checkpoint, opened))
         if not force:
             refuse_unless(findings, opened.name)
         match_bands(checkpoint.bands, opened)  # no force makes up a band
@@ -86,7 +97,7 @@ def map_scene(
         paths = _free_paths(out, stem, proba=proba, entropy=entropy, polygons=polygons, report=report, overwrite=overwrite)
         scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
         plan = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
-        settings = _settings(models, scene, plan, scorer, reject, paths)
+        settings = _settings(models, scene, area, opened.grid, plan, scorer, reject, paths)
         legend = with_unknown(checkpoint.legend) if reject else checkpoint.legend
         tally = write_rasters(scorer, opened, plan, paths, legend, Journal(out / f".{stem}.unfinished", settings), reject=reject, overwrite=overwrite)
         mark_forced(paths["class"], findings)
@@ -94,7 +105,7 @@ def map_scene(
             from labelscape.maps.vectors import polygonize
 
             polygonize(paths["class"], paths["polygons"], legend, min_area_ha=min_area, overwrite=overwrite)
-        facts = {"name": stem, **_provenance(checkpoint, source, scene, opened, plan, scorer)}
+        facts = {"name": stem, **_provenance(checkpoint, scene, opened, plan, scorer), "models": _files_of(checkpoints), "options": asked}
         result = MapResult(
             paths, tally.areas(), int(tally.nodata), tuple(notes), time.monotonic() - start, len(plan), plan.forward_share, tally.seams.score, facts
         )
@@ -106,12 +117,16 @@ def map_scene(
     return result
 
 
-def _settings(models: list[Checkpoint], scene: Source, plan: TilePlan, scorer: Scorer, reject: float | None, paths: dict[str, Path]) -> dict:
+def _settings(
+    models: list[Checkpoint], scene: Source, area: str | Path | None, grid: Grid, plan: TilePlan, scorer: Scorer, reject: float | None,
+    paths: dict[str, Path],
+) -> dict:  # fmt: skip
     """All that decides a tile's values, and which rasters are written: what an interrupted map must share to be gone on with."""
-    files = [Path(f) for f in stack_files(scene)]
+    files = [Path(f) for f in (*stack_files(scene), *([] if area is None else [str(area)]))]
     return {
         "version": __version__, "models": [fingerprint(m) for m in models], "plan": [plan.core, plan.halo, plan.blend], "protocol": asdict(scorer.protocol),
         "scene": [[str(f), *([f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [])] for f in files],
+        "grid": [str(grid.crs), *grid.transform, *grid.shape],
         "precision": str(scorer.dtype), "device": scorer.device.type, "reject": reject, "rasters": sorted(paths),
     }  # fmt: skip
 
@@ -143,7 +158,15 @@ def _free_paths(out: Path, stem: str, *, proba: bool, entropy: bool, polygons: b
     return paths
 
 
-def _provenance(checkpoint: Checkpoint, path: Path | None, source: Source, scene: Scene, plan: TilePlan, scorer: Scorer) -> dict:
+def _files_of(checkpoints: Sequence[Checkpoint | str | Path]) -> list[dict]:
+    """Where the checkpoints lie and which they are; those handed over in memory lie nowhere."""
+    return [
+        {"path": None, "sha256": None} if isinstance(c, Checkpoint) else {"path": str(c), "sha256": hashlib.sha256(Path(c).read_bytes()).hexdigest()}
+        for c in checkpoints
+    ]
+
+
+def _provenance(checkpoint: Checkpoint, source: Source, scene: Scene, plan: TilePlan, scorer: Scorer) -> dict:
     """What it takes to make the map again."""
     grid = scene.grid
     return {
@@ -153,8 +176,6 @@ def _provenance(checkpoint: Checkpoint, path: Path | None, source: Source, scene
         "size": [grid.width, grid.height],
         "crs": grid.crs.to_string() if grid.crs else None,
         "pixel_size_m": grid.ground_pixel_size,
-        "checkpoint": str(path) if path else None,
-        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path else None,
         "network": checkpoint.network,
         "options": checkpoint.options,
         "bands": list(match_bands(checkpoint.bands, scene)),

@@ -162,7 +162,8 @@ def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[int], Non
     return Checkpoint(
         network=recipe.network, options=dict(recipe.options), weights={}, legend=dataset.legend, bands=dataset.bands,
         dtype=dataset.scenes[0].scene.dtype.name, normalisation=tuple((s.mean, s.std) for s in statistics), statistics=statistics,
-        pixel_size=first.ground_pixel_size, nodata=dataset.scenes[0].scene.nodata, crs_kind=kind, recipe=recipe.model_dump(mode="json"),
+        units=dataset.scenes[0].scene.units, pixel_size=first.ground_pixel_size,
+        nodata=dataset.scenes[0].scene.nodata, crs_kind=kind, recipe=recipe.model_dump(mode="json"),
     )  # fmt: skip
 
 
