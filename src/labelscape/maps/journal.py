@@ -17,8 +17,19 @@ from rasterio.errors import RasterioError
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Window
-from labelscape.imagery.files import gdal
+from labelscape.imagery.files import gdal, reason
 from labelscape.maps.write import GDAL_FAILURES, compression
+
+
+def goes_on(folder: Path, settings: dict) -> bool:
+    """Does a folder hold finished tiles of a map with these settings?"""
+    return _stored(folder) == json.dumps(settings, sort_keys=True) and any(folder.glob("[!.]*.tif"))
+
+
+def _stored(folder: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        return (folder / "settings.json").read_text()
+    return None
 
 
 class Journal:
@@ -28,7 +39,7 @@ class Journal:
         self.folder = folder
         self._wanted = json.dumps(settings, sort_keys=True)
         try:
-            if self._stored() != self._wanted:
+            if _stored(folder) != self._wanted:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 with written_whole(folder / "settings.json", overwrite=True) as part:
@@ -37,11 +48,6 @@ class Journal:
             raise BadFile(f"{folder} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?") from error
         self.found = len(list(folder.glob("*.tif")))
         """Tiles that an earlier run had finished."""
-
-    def _stored(self) -> str | None:
-        with contextlib.suppress(OSError):
-            return (self.folder / "settings.json").read_text()
-        return None
 
     def _path(self, core: Window) -> Path:
         return self.folder / f"{core.top}_{core.left}.tif"
@@ -55,10 +61,15 @@ class Journal:
         profile = {"driver": "GTiff", "count": len(planes), "height": core.height, "width": core.width, "dtype": "uint8", "compress": compression(),
                    "zstd_level": 1, "interleave": "band"}  # fmt: skip
         try:
-            with written_whole(path, overwrite=True) as part, gdal(), rasterio.open(part, "w", **profile) as file:
-                file.write(planes)
+            # Made in memory and written by Python: GDAL does not say when the disk has no room for the last blocks of a file.
+            with gdal(), rasterio.MemoryFile() as memory:
+                with memory.open(**profile) as file:
+                    file.write(planes)
+                with written_whole(path, overwrite=True) as part:
+                    part.write_bytes(memory.getbuffer())
         except GDAL_FAILURES as error:
-            raise BadFile(f"{path} cannot be written ({error}). Is the disk full?") from error
+            cause = error.__cause__ if isinstance(error, BadFile) else error
+            raise BadFile(f"{path} cannot be written: {reason(cause or error)}. Is the disk full?") from error
 
     def load(self, core: Window) -> np.ndarray | None:
         """The planes of a tile, or None where its file is none or damaged: it is then scored again."""

@@ -86,7 +86,10 @@ def with_unknown(legend: Legend) -> Legend:
 def write_rasters(
     scorer: Scorer, scene: Scene, plan: TilePlan, paths: dict[str, Path], legend: Legend, journal: Journal, *, reject: float | None, overwrite: bool,
 ) -> Tally:  # fmt: skip
-    """Score the tiles that the journal lacks and write all of them, one tile behind the network."""
+    """Score the tiles that the journal lacks and write all of them, one tile behind the network.
+
+    The journal is left as it is: polygons and report are still to be made, and may fail.
+    """
     tally = Tally(scene.grid, legend, np.zeros(len(legend), np.int64), np.zeros(len(legend)))
     known = scorer.checkpoint.legend
     with journal, ExitStack() as files:
@@ -132,7 +135,6 @@ def write_rasters(
         with ThreadPoolExecutor(len(writers), thread_name_prefix="finish") as pool:
             for future in [pool.submit(w.finish) for w in writers.values()]:
                 future.result()
-    journal.close()
     tally.nodata = scene.grid.window.pixels - int(tally.pixels.sum())
     return tally
 

@@ -23,7 +23,7 @@ from labelscape.imagery.files import Source, stack_files
 from labelscape.imagery.fit import fitted
 from labelscape.imagery.raster import Scene
 from labelscape.imagery.virtual import open_scene
-from labelscape.maps.journal import Journal
+from labelscape.maps.journal import Journal, goes_on
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters
 from labelscape.maps.stitch import match_bands, plan_for
@@ -94,12 +94,16 @@ def map_scene(
             refuse_unless(findings, opened.name)
         match_bands(checkpoint.bands, opened)  # no force makes up a band
         notes = [f.cause for f in findings]
-        paths = _free_paths(out, stem, proba=proba, entropy=entropy, polygons=polygons, report=report, overwrite=overwrite)
+        paths = _paths(out, stem, proba=proba, entropy=entropy, polygons=polygons, report=report)
         scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
         plan = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
-        settings = _settings(models, scene, area, opened.grid, plan, scorer, reject, paths)
+        settings = {**_settings(models, scene, area, opened.grid, plan, scorer, reject, paths), "nodata": nodata}
+        unfinished = out / f".{stem}.unfinished"
+        overwrite = overwrite or goes_on(unfinished, settings)  # files that this very map had finished when it was stopped
+        _make_room(out, paths, overwrite)
+        journal = Journal(unfinished, settings)
         legend = with_unknown(checkpoint.legend) if reject else checkpoint.legend
-        tally = write_rasters(scorer, opened, plan, paths, legend, Journal(out / f".{stem}.unfinished", settings), reject=reject, overwrite=overwrite)
+        tally = write_rasters(scorer, opened, plan, paths, legend, journal, reject=reject, overwrite=overwrite)
         mark_forced(paths["class"], findings)
         if polygons:
             from labelscape.maps.vectors import polygonize
@@ -114,6 +118,7 @@ def map_scene(
 
             write_map_report(paths["report"], replace(checkpoint, legend=legend), opened, result, overwrite=overwrite)
         _write_run(paths["run"], result, overwrite)
+        journal.close()
     return result
 
 
@@ -139,15 +144,19 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _free_paths(out: Path, stem: str, *, proba: bool, entropy: bool, polygons: bool, report: bool, overwrite: bool) -> dict[str, Path]:
-    """Where the files go. Raises BadFile before any work where one exists or the folder cannot be made."""
+def _paths(out: Path, stem: str, *, proba: bool, entropy: bool, polygons: bool, report: bool) -> dict[str, Path]:
+    """Where the files go."""
     kinds = {
         "class": "_class.tif", "confidence": "_confidence.tif", "proba": "_proba.tif", "entropy": "_entropy.tif",
         "polygons": "_polygons.gpkg", "report": "_report.html",
         "run": "_run.json",
     }  # fmt: skip
     unwanted = {k for k, wanted in (("proba", proba), ("entropy", entropy), ("polygons", polygons), ("report", report)) if not wanted}
-    paths = {kind: out / f"{stem}{ending}" for kind, ending in kinds.items() if kind not in unwanted}
+    return {kind: out / f"{stem}{ending}" for kind, ending in kinds.items() if kind not in unwanted}
+
+
+def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
+    """Make the folder. Raises BadFile before any work where it cannot be made, or holds one of the files and may not be overwritten."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -155,7 +164,6 @@ def _free_paths(out: Path, stem: str, *, proba: bool, entropy: bool, polygons: b
     taken = [path for path in paths.values() if path.exists()]
     if taken and not overwrite:
         raise BadFile(f"{taken[0]} exists; pass --overwrite to replace it, or another --out or --name.")
-    return paths
 
 
 def _files_of(checkpoints: Sequence[Checkpoint | str | Path]) -> list[dict]:
