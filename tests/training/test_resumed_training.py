@@ -17,6 +17,7 @@ from labelscape.errors import BadFile
 from labelscape.training.loop import blank_checkpoint, open_recipe_data, train
 from labelscape.training.phase import state_path
 from labelscape.training.recipe import make_recipe
+from labelscape.training.state import Progress, load_state, save_state
 
 PROGRAM = """
 import json, sys
@@ -234,3 +235,45 @@ def test_a_classmate_trains_in_the_same_batch(fields, tmp_path):
     assert min(moved) > 1e-4
     with pytest.raises(Exception, match="no second head"):
         recipe.replace(network="fcn", options={})
+
+
+def test_the_log_in_tensorboard_is_that_of_the_csv_and_goes_on(fields, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    import labelscape.training.phase as phase
+
+    recipe = make_recipe(**{**fields, "data": {**fields["data"], "val": 0.25}, "steps": 25, "val_every": 10, "save_every": 10})
+    real, count = phase.update, 0
+
+    def breaking(*arguments):
+        nonlocal count
+        count += 1
+        if count == 22:
+            raise KeyboardInterrupt  # ten lines were written, a state saved, ten more lines written that will be written again
+        return real(*arguments)
+
+    monkeypatch.setattr(phase, "update", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path, tensorboard=True)
+    made = train(recipe, tmp_path, tensorboard=True)
+    found = EventAccumulator(str(tmp_path / "skip.tensorboard"))
+    found.Reload()
+    for name in ("loss", "rate", "val_miou"):
+        written = [(e.step, e.value) for e in found.Scalars(name)]
+        assert written == [(h["step"], pytest.approx(h[name], rel=1e-6)) for h in made.history if name in h]
+
+
+def test_float16s_scale_of_losses_is_resumed(tmp_path):
+    net = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4096.0, growth_interval=2)
+    for step in range(4):
+        optimizer.zero_grad()
+        loss = net(torch.tensor([[1.0, 3e38 if step == 1 else 1.0]])).sum()  # one overflow: the scale is halved
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    save_state(tmp_path / "s.safetensors", {}, Progress(step=4), net, optimizer, scaler)
+    other = torch.amp.GradScaler("cpu")
+    load_state(tmp_path / "s.safetensors", {}, net, optimizer, other)
+    assert other.state_dict() == scaler.state_dict() and other.get_scale() != 65536.0

@@ -61,6 +61,7 @@ def run(
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run will cost, from three real steps, and stop.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the log as TensorBoard event files too.")] = False,
     slurm: Annotated[str | None, typer.Option("--slurm", metavar="NODESxGPUS", help="Print a SLURM batch script for this command and stop.")] = None,
     setting: Annotated[Texts, typer.Option("-o", "--set", help="KEY=VALUE for any other setting of the recipe. Repeat.")] = [],
     overwrite: Overwrite = False,
@@ -103,7 +104,7 @@ def run(
     if dry_run:
         print_rehearsal(recipe, out, as_json)
         return
-    checkpoint = train(recipe, out, overwrite=overwrite, say=talk)
+    checkpoint = train(recipe, out, overwrite=overwrite, tensorboard=tensorboard, say=talk)
     scores = dict(checkpoint.scores)
     if forest and recipe.data.holdout:
         with open_recipe_data(recipe.data, recipe.seed) as dataset:

@@ -56,16 +56,18 @@ def evaluate(
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
-            counts = Confusion.empty(len(legend))
+            counts, left = Confusion.empty(len(legend)), len(plan)
 
             def labelled(core, scene: LabelledScene = scene) -> bool:
-                tick()
                 return bool((scene.read_labels(core, part) != IGNORE).any())
 
             for tile in score_tiles(scorer, scene.scene, plan, wanted=labelled):
                 truth = scene.read_labels(tile.core, part)
                 truth[~tile.valid] = IGNORE
                 counts = counts + count(truth, tile.classes(), len(legend))
+                left -= 1
+                tick()
+            tick(left)  # those without a label, which are not scored
             name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
             per_scene[name] = counts
     if not per_scene or not sum(int(c.counts.sum()) for c in per_scene.values()):

@@ -42,6 +42,10 @@ def write_map_report(path: Path, checkpoint: Checkpoint, scene: Scene, result: o
     if checkpoint.history:
         steps = tuple(h["step"] for h in checkpoint.history)
         curves = (Curve("loss", steps, tuple(h["loss"] for h in checkpoint.history), f"loss of {checkpoint.network}"),)
+        watched = [h for h in checkpoint.history if "val_miou" in h]
+        if watched:
+            miou = tuple(h["val_miou"] for h in watched)
+            curves += (Curve("mIoU on the part val", tuple(h["step"] for h in watched), miou, f"mIoU of {checkpoint.network}"),)
     report = Report(
         title=f"Map of {result.facts['name']}", subtitle=f"{checkpoint.network}, {result.facts['when'][:10]}, {result.facts['software']}", lead=lead,
         pictures=pictures, legend=tuple((c.name, c.color) for c in legend.classes), areas=areas,

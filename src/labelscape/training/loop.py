@@ -18,6 +18,7 @@ from labelscape.imagery.label_values import LabelSpec
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
+from labelscape.training.board import require_tensorboard
 from labelscape.training.phase import checkpoint_path, forget_state, run_phase, state_path, write_log
 from labelscape.training.recipe import Data, Recipe
 from labelscape.training.state import differing
@@ -26,15 +27,20 @@ from labelscape.training.team import gather
 Say = Callable[[str], None]
 
 
-def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, score: bool = True, say: Say = lambda text: None) -> Checkpoint:
+def train(
+    recipe: Recipe, out: str | Path, *, overwrite: bool = False, score: bool = True, tensorboard: bool = False, say: Say = lambda text: None
+) -> Checkpoint:  # fmt: skip
     """Train what the recipe describes and write `out/<network>.safetensors` with its log as .csv (and the base network's, where it trains one first).
 
-    The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint. A run of the same recipe that
-    was interrupted in `out` goes on where it was last saved, to the same weights. Under `torchrun` or SLURM all processes call this; the first one writes.
-    Raises BadOption, BadInput or BadFile before any step is made where the recipe, the data or the place of writing cannot work.
+    The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint; `tensorboard` writes the log as event
+    files too. A run of the same recipe that was interrupted in `out` goes on where it was last saved, to the same weights. Under `torchrun` or
+    SLURM all processes call this; the first one writes. Raises BadOption, BadInput or BadFile before any step is made where the recipe, the data
+    or the place of writing cannot work.
     """
     out = Path(out)
     target = checkpoint_path(out, recipe.network)
+    if tensorboard:
+        require_tensorboard()
     fabric = gather(recipe.device, recipe.precision)
     leads = fabric.is_global_zero
     if target.exists() and not overwrite:
@@ -53,11 +59,11 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, score: bo
         scores: dict = {}
         start = load(recipe.start) if recipe.start else None
         if recipe.base_steps:
-            start = _base_network(recipe, dataset, blank, out, fabric, score, say)
+            start = _base_network(recipe, dataset, blank, out, fabric, score, tensorboard, say)
             scores |= start.scores
         if leads and state_path(out, recipe.network).exists():
             say(f"going on from {state_path(out, recipe.network)}")
-        checkpoint = run_phase(recipe, dataset, blank, out, start=start, mate=mate, fabric=fabric)
+        checkpoint = run_phase(recipe, dataset, blank, out, start=start, mate=mate, fabric=fabric, tensorboard=tensorboard)
         if leads:
             checkpoint = replace(checkpoint, scores={**scores, **(_held_out_score(checkpoint, recipe, dataset) if score else {})})
             _finish(checkpoint, out, recipe.network)
@@ -65,7 +71,9 @@ def train(recipe: Recipe, out: str | Path, *, overwrite: bool = False, score: bo
     return checkpoint
 
 
-def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, out: Path, fabric: Fabric, score: bool, say: Say) -> Checkpoint:
+def _base_network(
+    recipe: Recipe, dataset: Dataset, blank: Checkpoint, out: Path, fabric: Fabric, score: bool, tensorboard: bool, say: Say
+) -> Checkpoint:  # fmt: skip
     """The network that the recipe's one starts from: trained, or loaded where an interrupted run had finished it."""
     base = recipe.replace(
         network=entry(recipe.network).start, steps=recipe.base_steps, rate=recipe.base_rate, base_steps=0, mate=None, rate_factors={},
@@ -79,7 +87,7 @@ def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, out: Path
             if fabric.is_global_zero:
                 say(f"{path} is finished; going on from it")
             return done
-    trained = run_phase(base, dataset, replace(blank, recipe=settings), out, fabric=fabric)
+    trained = run_phase(base, dataset, replace(blank, recipe=settings), out, fabric=fabric, tensorboard=tensorboard)
     if fabric.is_global_zero:
         trained = replace(trained, scores=_held_out_score(trained, base, dataset) if score else {})
         _finish(trained, out, base.network)

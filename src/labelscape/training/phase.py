@@ -10,7 +10,7 @@ import csv
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, entry
 from labelscape.progress import bar
 from labelscape.scores import state_arrays
+from labelscape.training.board import board
 from labelscape.training.crops import Drawing, index_crops
 from labelscape.training.losses import auto_weights, shares, total_loss
 from labelscape.training.recipe import Recipe
@@ -49,11 +50,12 @@ class Task:
 
 def run_phase(
     recipe: Recipe, dataset: Dataset, blank: Checkpoint, out: Path, *, start: Checkpoint | None = None, mate: Dataset | None = None,
-    fabric: Fabric | None = None, until: int | None = None,
+    fabric: Fabric | None = None, until: int | None = None, tensorboard: bool = False,
 ) -> Checkpoint:  # fmt: skip
     """Train one network on an open dataset, from the encoder of `start` where given, and return its checkpoint.
 
-    A state file in `out` is gone on from. With `until` the phase pauses there and leaves its state.
+    A state file in `out` is gone on from. With `until` the phase pauses there and leaves its state. With `tensorboard` the log is written as
+    event files too, in a folder beside the checkpoint.
     """
     fabric = fabric or gather(recipe.device, recipe.precision)
     blank = replace(blank, network=recipe.network, options=net_options(recipe, mate))
@@ -71,7 +73,8 @@ def run_phase(
     net.mark_forward_method("heads")
     saved = state_path(out, recipe.network)
     settings = recipe.model_dump(mode="json")
-    progress = load_state(saved, settings, net.module, optimizer) if saved.exists() else Progress()
+    scaler = getattr(fabric.strategy.precision, "scaler", None)  # of float16's losses
+    progress = load_state(saved, settings, net.module, optimizer, scaler) if saved.exists() else Progress()
     end = min(recipe.steps, until or recipe.steps)
 
     def read(step: int) -> list[list[tuple[Tensor, Tensor]]]:
@@ -79,7 +82,11 @@ def run_phase(
         mine = [number * fabric.world_size + fabric.global_rank for number in range(recipe.accumulate)]
         return [[task.drawing.part(step, number, parts) for task in tasks] for number in mine] if step < end else []
 
-    with bar(f"train {recipe.network}", recipe.steps, "steps", shown=fabric.is_global_zero) as tick, ThreadPoolExecutor(1, "crops") as reader:
+    with ExitStack() as opened:
+        tick = opened.enter_context(bar(f"train {recipe.network}", recipe.steps, "steps", shown=fabric.is_global_zero))
+        reader = opened.enter_context(ThreadPoolExecutor(1, "crops"))
+        watched = tensorboard and fabric.is_global_zero
+        note = opened.enter_context(board(checkpoint_path(out, recipe.network).with_suffix(".tensorboard"), progress.history)) if watched else None
         tick(progress.step)
         ahead, since = reader.submit(read, progress.step), time.monotonic()
         while progress.step < end and not done_early(recipe, progress):
@@ -104,9 +111,11 @@ def run_phase(
             if scored:
                 note_score(recipe, progress, net, blank, dataset, fabric)
                 since = time.monotonic()
+            if note and progress.history and progress.history[-1]["step"] == progress.step:
+                note(progress.history[-1])
             if fabric.is_global_zero and (progress.step % recipe.save_every == 0 or (until and progress.step == end < recipe.steps)):
                 progress.recent = [float(x) for x in progress.recent]
-                save_state(saved, settings, progress, net.module, optimizer)
+                save_state(saved, settings, progress, net.module, optimizer, scaler)
             tick()
     weights = progress.best_weights or state_arrays(net.module)
     return replace(blank, weights=weights, history=tuple(progress.history))

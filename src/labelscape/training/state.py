@@ -35,7 +35,13 @@ class Progress:
     best_weights: dict[str, np.ndarray] | None = None
 
 
-def save_state(path: Path, recipe: dict, progress: Progress, net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+Scaler = torch.amp.GradScaler | None
+"""What scales losses so that float16 gradients do not vanish; it learns the factor as it goes."""
+
+
+def save_state(
+    path: Path, recipe: dict, progress: Progress, net: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Scaler = None
+) -> None:  # fmt: skip
     """Write the state whole or not at all. Raises BadFile where the disk refuses."""
     from safetensors.torch import save
 
@@ -46,16 +52,21 @@ def save_state(path: Path, recipe: dict, progress: Progress, net: torch.nn.Modul
             tensors[f"momentum.{number}"] = momentum
     for name, value in (progress.best_weights or {}).items():
         tensors[f"best.{name}"] = torch.from_numpy(value)
-    facts = {key: value for key, value in vars(progress).items() if key != "best_weights"}
+    facts = {
+        "recipe": recipe, "progress": {key: value for key, value in vars(progress).items() if key != "best_weights"},
+        "scaler": scaler.state_dict() if scaler else None,
+    }  # fmt: skip
     # A tensor that two names share, or that is laid out channels last, is written as plain copies.
     content = save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
-                   metadata={"labelscape-state": json.dumps({"recipe": recipe, "progress": facts})})  # fmt: skip
+                   metadata={"labelscape-state": json.dumps(facts)})  # fmt: skip
     with written_whole(path, overwrite=True) as part:
         part.write_bytes(content)
 
 
-def load_state(path: Path, recipe: dict, net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put net and optimizer where the file says and return the progress. Raises BadFile for a damaged file or another recipe's."""
+def load_state(
+    path: Path, recipe: dict, net: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Scaler = None
+) -> Progress:  # fmt: skip
+    """Put net, optimizer and scaler where the file says and return the progress. Raises BadFile for a damaged file or another recipe's."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -76,6 +87,8 @@ def load_state(path: Path, recipe: dict, net: torch.nn.Module, optimizer: torch.
         if str(number) in momentum:
             buffer = torch.empty_like(parameter).copy_(momentum[str(number)])  # on the parameter's device and in its layout
             optimizer.state[parameter]["momentum_buffer"] = buffer
+    if scaler is not None and facts.get("scaler"):
+        scaler.load_state_dict(facts["scaler"])
     best = {name: value.numpy() for name, value in _named(tensors, "best.").items()}
     return Progress(**facts["progress"], best_weights=best or None)
 
