@@ -18,6 +18,9 @@ RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".i
 # In bytes: rasterio hands the number to GDALSetCacheMax64, which knows no megabytes.
 GDAL_CACHE_BYTES = 64 * 2**20
 
+READ_FAILURES = (RasterioError, OSError, UnicodeDecodeError)
+"""What opening and reading raise; the last where GDAL names a file whose name is no UTF-8, as damaged or old VRTs hold."""
+
 Source = str | Path | Sequence[str | Path]
 """Where a scene is: a file, a folder of single-band files, or a list of them."""
 
@@ -44,7 +47,7 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
         raise BadFile(f"{text} is empty (0 bytes).")
     try:
         dataset = rasterio.open(text)
-    except (RasterioError, OSError) as error:
+    except READ_FAILURES as error:
         raise BadFile(f"{text} cannot be opened as a raster: {reason(error)}.") from error
     if dataset.count == 0:
         dataset.close()

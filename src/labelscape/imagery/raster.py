@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Grid, Window
-from labelscape.imagery.files import Source, gdal, open_raster, reason, stack_files
+from labelscape.imagery.files import READ_FAILURES, Source, gdal, open_raster, reason, stack_files
 from labelscape.imagery.stack import laid_pixel_on_pixel, named_readers
 
 EXACT = 1e-6
@@ -199,7 +198,7 @@ class Scene:
                 parts = [dataset.read(indices, window=window.rio) for dataset, indices in _grouped(self._readers, chosen)]
                 pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
                 valid = self._measured(pixels) & self._unmasked(window)
-        except (RasterioError, OSError) as error:
+        except READ_FAILURES as error:
             raise BadFile(
                 f"{self.name} cannot be read at rows {window.top}-{window.bottom}, columns {window.left}-{window.right}: "
                 f"the file is truncated or damaged ({reason(error)})."
