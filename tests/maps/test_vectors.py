@@ -11,19 +11,26 @@ import world
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.crs import CRS
 
 from labelscape.errors import BadOption
 from labelscape.grid import Grid
-from labelscape.maps.vectors import polygonize, trace
+from labelscape.maps.trace import Areas, trace
+from labelscape.maps.vectors import polygonize
 
 
-def traced(values, strip_rows):
+def areas_of(values, strip_rows, tolerance=0.0):
     height, width = values.shape
     with rasterio.MemoryFile() as memory:
         with memory.open(driver="GTiff", height=height, width=width, count=1, dtype="uint8", nodata=255) as file:
             file.write(values, 1)
         with memory.open() as file:
-            return list(trace(file, Grid(None, Affine.identity(), height, width), strip_rows))
+            return Areas.together(list(trace(file, Grid(None, Affine.identity(), height, width), strip_rows=strip_rows, tolerance=tolerance)))
+
+
+def traced(values, strip_rows):
+    found = areas_of(values, strip_rows)
+    return list(zip(found.values.tolist(), found.polygons.tolist()))
 
 
 def whole(values):
@@ -51,6 +58,74 @@ def test_strips_leave_no_trace(seed, height, width, strip, classes):
         assert sum(p.area for value, p in found if value == v) == (values == v).sum()
     for _, polygon in found:
         assert polygon.is_valid
+
+
+def draw(seed, height, width, classes):
+    """Speckle, patches or rings around rings, with holes of nodata."""
+    rng = np.random.default_rng(seed)
+    step = (1, 3, 5)[seed % 3]
+    values = np.kron(rng.integers(0, classes, (-(-height // step), -(-width // step)), np.uint8), np.ones((step, step), np.uint8))[:height, :width]
+    values[rng.random(values.shape) < 0.05 * (seed % 4)] = 255
+    return np.ascontiguousarray(values)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 10**6), height=st.integers(1, 30), width=st.integers(1, 25), strip=st.integers(1, 30), classes=st.integers(1, 4),
+    tolerance=st.sampled_from([0.6, 1.0, 2.0, 5.0, 30.0]),
+)  # fmt: skip
+def test_simplified_polygons_cover_the_map_once(seed, height, width, strip, classes, tolerance):
+    values = draw(seed, height, width, classes)
+    exact, found = areas_of(values, strip), areas_of(values, strip, tolerance)
+    assert len(found) == len(exact)  # none vanishes
+    assert found.pixels.tolist() == exact.pixels.tolist()
+    for value in range(classes):
+        assert found.pixels[found.values == value].sum() == (values == value).sum()
+    if not len(found):
+        return
+    assert shapely.is_valid(found.polygons).all()
+    assert (shapely.get_type_id(found.polygons) == shapely.GeometryType.POLYGON).all() and (shapely.area(found.polygons) > 0).all()
+    # Their union is what was mapped, and their areas add up to its area: no gap, and nothing twice.
+    assert shapely.area(shapely.symmetric_difference(shapely.union_all(found.polygons), shapely.union_all(exact.polygons))) < 1e-9
+    assert shapely.area(found.polygons).sum() == pytest.approx((values != 255).sum(), abs=1e-9)
+    first, second = shapely.STRtree(found.polygons).query(found.polygons)
+    meet = first < second
+    assert shapely.area(shapely.intersection(found.polygons[first[meet]], found.polygons[second[meet]])).max(initial=0) < 1e-9
+
+
+def test_simplification_takes_the_steps_out_of_a_slope():
+    rows, columns = np.indices((60, 60))
+    values = (columns > rows).astype(np.uint8)
+    (below, _), (steps, _) = areas_of(values, 1000, 1.0).polygons, areas_of(values, 1000).polygons
+    assert shapely.get_num_coordinates(below) < 8 < 100 < shapely.get_num_coordinates(steps)
+    for strip in (7, 20):  # where strips were cut a corner stays, within a pixel of the border it belongs to
+        cut = areas_of(values, strip, 1.0).polygons
+        assert shapely.area(shapely.symmetric_difference(cut[0], below)) < 60
+        assert shapely.get_num_coordinates(cut[0]) < 8 + 6 * (60 // strip)
+
+
+def test_simplification_reads_metres(tmp_path):
+    rows, columns = np.indices((60, 60))
+    raster = world.write(tmp_path / "m.tif", (columns > rows).astype(np.uint8), nodata=255)  # 10 m pixels
+    points = []
+    for metres in (0, 4, 10):  # a step of 10 m cuts off 50 square metres: the root is 7.07 m
+        polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, simplify=metres, overwrite=True)
+        points.append(shapely.get_num_coordinates(shapely.from_wkb(pyogrio.raw.read(tmp_path / "m.gpkg", layer="land_cover")[2])).sum())
+    assert points[0] == points[1] > 10 * points[2]
+    with pytest.raises(BadOption, match="--simplify is -1"):
+        polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, simplify=-1, overwrite=True)
+
+
+def test_hectares_are_those_of_the_pixels(tmp_path):
+    classes = world.paint(70, 1100)  # wider than a run
+    degrees = Affine(0.01, 0, 13, 0, -0.01, 60)
+    raster = world.write(tmp_path / "m.tif", classes, transform=degrees, crs=CRS.from_epsg(4326), nodata=255)
+    polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, strip_rows=13, simplify=3000)
+    _, _, _, (values, _, pixels, hectares) = pyogrio.raw.read(tmp_path / "m.gpkg", layer="land_cover")
+    each = Grid(CRS.from_epsg(4326), degrees, 70, 1100).pixel_areas(*np.indices(classes.shape).astype(float))
+    for value in range(3):
+        assert pixels[values == value].sum() == (classes == value).sum()
+        assert hectares[values == value].sum() == pytest.approx(each[classes == value].sum() / 1e4, rel=1e-9)
 
 
 def test_no_corner_is_left_on_a_straight_line():

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from labelscape.cli import calibrate, check, data, data_check, demo, doctor, evaluate, import_caffe, map, models, table, train
+from labelscape.cli import calibrate, check, data, data_check, demo, doctor, evaluate, import_caffe, map, models, polygonize, table, train
 from labelscape.cli.options import talk
 from labelscape.errors import LabelscapeError
 from labelscape.version import __version__
@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
-for verb in (demo, doctor, models, train, evaluate, calibrate, check, map, table, import_caffe):
+for verb in (demo, doctor, models, train, evaluate, calibrate, check, map, polygonize, table, import_caffe):
     app.command(verb.NAME)(verb.run)
 data.app.command(data_check.NAME)(data_check.run_check)
 app.add_typer(data.app, name=data.NAME)

@@ -16,11 +16,13 @@ from labelscape.cli.options import (
     Blend,
     Device,
     Merge,
+    MinArea,
     Nodata,
     Overlap,
     Overwrite,
     Precision,
     Scales,
+    Simplify,
     TileSize,
     Tta,
     print_json,
@@ -46,7 +48,9 @@ def run(
     entropy: Annotated[bool, typer.Option("--entropy", help="Also write how undecided the network was, 0 to 100.")] = False,
     reject: Annotated[float | None, typer.Option("--reject", help="Confidence (0..1) below which a pixel becomes the class unknown.")] = None,
     polygons: Annotated[bool, typer.Option("--polygons/--no-polygons", help="Write the map as polygons too.")] = True,
-    min_area: Annotated[float, typer.Option("--min-area", help="Hectares below which a polygon is left out.")] = 0.0,
+    polygons_as: Annotated[str, typer.Option("--polygons-as", help="Format of the polygons: gpkg, geojson, fgb or parquet.")] = "gpkg",
+    min_area: MinArea = 0.0,
+    simplify: Simplify = 0.0,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     tile_size: TileSize = None,
     overlap: Overlap = None,
@@ -89,8 +93,8 @@ def run(
 
     result = map_scene(
         [model, *also], scene_of(scene), out, name=name, proba=proba, entropy=entropy, reject=reject,
-        protocol=protocol_of(tta, scales, average), polygons=polygons, min_area=min_area, report=report, tile_size=tile_size,
-        overlap=overlap, blend=blend, nodata=nodata, area=area, device=device, precision=precision, overwrite=overwrite, force=force,
+        protocol=protocol_of(tta, scales, average), polygons=polygons, polygons_as=polygons_as, min_area=min_area, simplify=simplify, report=report,
+        tile_size=tile_size, overlap=overlap, blend=blend, nodata=nodata, area=area, device=device, precision=precision, overwrite=overwrite, force=force,
     )  # fmt: skip
     _tell(result, as_json)
 

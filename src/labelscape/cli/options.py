@@ -26,6 +26,8 @@ Merge = Annotated[str, typer.Option("--average", help="What several looks are av
 Also = Annotated[list[Path], typer.Option("--also", help="Another checkpoint whose probabilities are averaged with the first's. Repeat.")]
 Nodata = Annotated[float | None, typer.Option("--nodata", help="Value that means 'nothing here', where the files do not say it.")]
 Area = Annotated[str | None, typer.Option("--area", help="Polygons (any CRS): map only what lies in them.")]
+MinArea = Annotated[float, typer.Option("--min-area", help="Hectares below which a polygon is left out.")]
+Simplify = Annotated[float, typer.Option("--simplify", help="Metres (pixels without coordinates) by which borders may be smoothed.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No talk on stderr.")]

@@ -25,7 +25,9 @@ from labelscape.imagery.raster import Scene
 from labelscape.imagery.virtual import open_scene
 from labelscape.maps.journal import Journal, goes_on
 from labelscape.maps.plan import mark_forced, refuse_unless
+from labelscape.maps.polygon_files import check_target
 from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters
+from labelscape.maps.stac import write_item
 from labelscape.maps.stitch import match_bands, plan_for
 from labelscape.scores import Protocol, Scorer
 from labelscape.tiles import TilePlan
@@ -34,7 +36,7 @@ from labelscape.version import __version__
 
 @dataclass(frozen=True)
 class MapResult:
-    """What `map_scene` made: files by kind ("class", "confidence", "proba", "entropy", "polygons", "report", "run"), areas, what to know.
+    """What `map_scene` made: files by kind ("class", "confidence", "proba", "entropy", "polygons", "report", "stac", "run"), areas, what to know.
 
     seam  how much more often classes change where tiles meet than inside them: 1 is no trace; NaN for a single tile
     """
@@ -53,8 +55,9 @@ class MapResult:
 def map_scene(
     checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path], scene: Source, out: str | Path, *, name: str | None = None,
     tile_size: int | None = None, overlap: int | None = None, blend: str | None = None, protocol: Protocol | None = None, reject: float | None = None,
-    entropy: bool = False, proba: bool = False, polygons: bool = True, min_area: float = 0.0, report: bool = True,
-    nodata: float | None = None, area: str | Path | None = None, device: str = "auto", precision: str = "32", overwrite: bool = False, force: bool = False,
+    entropy: bool = False, proba: bool = False, polygons: bool = True, polygons_as: str = "gpkg", min_area: float = 0.0, simplify: float = 0.0,
+    report: bool = True, nodata: float | None = None, area: str | Path | None = None, device: str = "auto", precision: str = "32",
+    overwrite: bool = False, force: bool = False,
 ) -> MapResult:  # fmt: skip
     """Map a scene of any size into the folder `out`; memory does not grow with the scene.
 
@@ -66,6 +69,8 @@ def map_scene(
     proba     also write one uint8 band of probabilities per class (scale 1/250)
     area      polygons in any CRS: only what lies in them is mapped, on a grid cut to them
     min_area  hectares below which a polygon is left out of the polygon file (the raster keeps it)
+    polygons_as  gpkg, geojson, fgb or parquet
+    simplify  metres (pixels without coordinates) by which polygon borders may be smoothed; see `polygonize`
     tile_size, overlap  pixels; by default what leaves no trace of tiles for the network
     blend     "hann" lets neighbouring tiles fade into each other (default where halos cannot be exact), "crop" cuts at their cores
     force     map a scene that the check refuses; what was found stands in the run's notes and in the class raster's tag `labelscape_forced`
@@ -82,7 +87,8 @@ def map_scene(
     out = Path(out)
     asked = {
         "tile_size": tile_size, "overlap": overlap, "blend": blend, "protocol": asdict(protocol or Protocol()), "reject": reject, "entropy": entropy,
-        "proba": proba, "polygons": polygons, "min_area": min_area, "report": report, "nodata": nodata, "area": None if area is None else str(area),
+        "proba": proba, "polygons": polygons, "polygons_as": polygons_as, "min_area": min_area, "simplify": simplify,
+        "report": report, "nodata": nodata, "area": None if area is None else str(area),
         "device": device, "precision": precision, "force": force,
     }  # fmt: skip
     with open_scene(scene, nodata=nodata, area=area) as as_stored, ExitStack() as handles:
@@ -94,7 +100,9 @@ def map_scene(
             refuse_unless(findings, opened.name)
         match_bands(checkpoint.bands, opened)  # no force makes up a band
         notes = [f.cause for f in findings]
-        paths = _paths(out, stem, proba=proba, entropy=entropy, polygons=polygons, report=report)
+        paths = _paths(out, stem, proba=proba, entropy=entropy, polygons=polygons and polygons_as, report=report, stac=opened.grid.is_georeferenced)
+        if polygons:
+            check_target(paths["polygons"])
         scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
         plan = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
         settings = {**_settings(models, scene, area, opened.grid, plan, scorer, reject, paths), "nodata": nodata}
@@ -108,7 +116,7 @@ def map_scene(
         if polygons:
             from labelscape.maps.vectors import polygonize
 
-            polygonize(paths["class"], paths["polygons"], legend, min_area_ha=min_area, overwrite=overwrite)
+            polygonize(paths["class"], paths["polygons"], legend, min_area_ha=min_area, simplify=simplify, overwrite=overwrite)
         facts = {"name": stem, **_provenance(checkpoint, scene, opened, plan, scorer), "models": _files_of(checkpoints), "options": asked}
         result = MapResult(
             paths, tally.areas(), int(tally.nodata), tuple(notes), time.monotonic() - start, len(plan), plan.forward_share, tally.seams.score, facts
@@ -118,6 +126,8 @@ def map_scene(
 
             write_map_report(paths["report"], replace(checkpoint, legend=legend), opened, result, overwrite=overwrite)
         _write_run(paths["run"], result, overwrite)
+        if "stac" in paths:
+            write_item(paths["stac"], opened.grid, legend, paths, facts["when"], software=facts["software"], overwrite=overwrite)
         journal.close()
     return result
 
@@ -144,14 +154,14 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _paths(out: Path, stem: str, *, proba: bool, entropy: bool, polygons: bool, report: bool) -> dict[str, Path]:
+def _paths(out: Path, stem: str, *, proba: bool, entropy: bool, polygons: str | bool, report: bool, stac: bool) -> dict[str, Path]:
     """Where the files go."""
     kinds = {
         "class": "_class.tif", "confidence": "_confidence.tif", "proba": "_proba.tif", "entropy": "_entropy.tif",
-        "polygons": "_polygons.gpkg", "report": "_report.html",
+        "polygons": f"_polygons.{polygons}", "report": "_report.html", "stac": "_stac.json",
         "run": "_run.json",
     }  # fmt: skip
-    unwanted = {k for k, wanted in (("proba", proba), ("entropy", entropy), ("polygons", polygons), ("report", report)) if not wanted}
+    unwanted = {k for k, wanted in (("proba", proba), ("entropy", entropy), ("polygons", polygons), ("report", report), ("stac", stac)) if not wanted}
     return {kind: out / f"{stem}{ending}" for kind, ending in kinds.items() if kind not in unwanted}
 
 

@@ -1,0 +1,44 @@
+"""labelscape polygonize: a class raster in, polygons out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labelscape.cli.options import AsJson, MinArea, Overwrite, Simplify, print_json
+
+NAME = "polygonize"
+
+
+def run(
+    raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = no data.")],
+    out: Annotated[str, typer.Argument(help=".gpkg, .geojson, .fgb or .parquet, or postgresql://user@host/db?table=name.")],
+    min_area: MinArea = 0.0,
+    simplify: Simplify = 0.0,
+    legend: Annotated[Path | None, typer.Option("--legend", help="Checkpoint whose classes these are.", show_default="the raster's own names")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn any class raster into polygons with class, pixels and hectares on the ellipsoid.
+
+    Examples:
+
+      labelscape polygonize map/scene_class.tif fields.parquet --min-area 0.1 --simplify 20
+
+      labelscape polygonize map/scene_class.tif "postgresql://gis@localhost/maps?table=land_cover"
+    """
+    from labelscape.maps.class_names import legend_of
+    from labelscape.maps.vectors import polygonize
+    from labelscape.progress import bar
+
+    names, rows = legend_of(raster, legend)
+    with bar(f"polygons of {raster.name}", rows, "rows") as tick:
+        done = polygonize(raster, out, names, min_area_ha=min_area, simplify=simplify, overwrite=overwrite, tick=tick)
+    if as_json:
+        print_json({"out": out, **asdict(done)})
+        return
+    left = f", {done.left_out:,} below {min_area:g} ha left out" if done.left_out else ""
+    print(f"{done.written:,} polygons{left}")
