@@ -57,7 +57,8 @@ def page(name: str, command: str, machine: str, made: dict) -> str:
         f"One recipe for all, one seed each: {settings}.", "",
         "Measured by Labelscape on the data set's own held-out part, nothing of it taken from a paper. Equal steps on a small budget say how fast each "
         "network learns from this start, not where it ends.", "",
-        *rows, "", *each, "", "The loss of dgcwnet and ifbfnet holds that of their auxiliary heads too.", "", f"![loss over the steps]({name}.png)", "", f"Every line of the logs: [{name}.csv]({name}.csv).", "",
+        *rows, "", *each, "", "The loss of dgcwnet and ifbfnet holds that of their auxiliary heads too.", "",
+        f"![loss over the steps]({name}.png)", "", f"Every line of the logs: [{name}.csv]({name}.csv).", "",
     ])  # fmt: skip
 
 

@@ -87,7 +87,8 @@ def test_a_folder_of_pairs(tmp_path, run_cli):
         (["evaluate", "{labels}"], 1, "no Labelscape checkpoint"),
         (["import-caffe", "{labels}", "--out", "{tmp}/c.safetensors"], 1, "labels.tif"),
         (["models", "fcnn"], 2, "Did you mean 'fcn'"),
-        (["map"], 2, "Missing argument"),
+        (["map"], 2, "Missing option"),
+        (["map", "--out", "{tmp}/m"], 2, "needs a checkpoint and a scene"),
     ],
 )
 def test_mistakes_get_one_sentence_and_no_traceback(w, tmp_path, run_cli, arguments, code, said):

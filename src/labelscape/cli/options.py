@@ -15,7 +15,7 @@ from labelscape.errors import BadOption
 if TYPE_CHECKING:
     from labelscape.scores import Protocol
 
-TileSize = Annotated[int | None, typer.Option("--tile-size", help="Side of a tile in pixels, overlap included.", show_default="1024, 2048 where exact")]
+TileSize = Annotated[int | None, typer.Option("--tile-size", help="Side of a tile in pixels, overlap included.", show_default="1152 to 2048 as memory lets")]
 Overlap = Annotated[int | None, typer.Option("--overlap", help="Pixels a tile sees beyond its core on each side.", show_default="the network's reach")]
 Blend = Annotated[str | None, typer.Option("--blend", help="crop, hann or none.", show_default="crop where tiles are exact, else hann")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]

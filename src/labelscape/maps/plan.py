@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 import xml.etree.ElementTree as xml
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadInput
@@ -23,6 +21,7 @@ from labelscape.imagery.fit import fitted
 from labelscape.imagery.raster import Scene
 from labelscape.imagery.sample import sampled_windows
 from labelscape.imagery.virtual import open_scene
+from labelscape.maps.memory import network_bytes
 from labelscape.maps.stitch import ScoredTile, match_bands, plan_for
 from labelscape.scores import Scorer
 from labelscape.tiles import TilePlan
@@ -129,42 +128,6 @@ def cost(scorer: Scorer, scene: Scene, tiles: TilePlan, *, proba: bool = False, 
     share = tiles.forward_share
     minutes = _seconds_a_pixel(scorer, scene) * share * scene.grid.window.pixels / 60 if timing else None
     return Plan(len(tiles), tiles.core, tiles.halo, share, ram, network if on_gpu else 0, disk, minutes, str(scorer.device))
-
-
-def network_bytes(scorer: Scorer, height: int, width: int) -> int:
-    """Weights and the most that is alive at once while the network looks at height x width pixels, with a fifth for work space.
-
-    Nothing is computed: shapes go through the network on torch's "meta" device.
-    """
-    net = scorer.net
-    state = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
-    weights = sum(v.nbytes for v in state.values())
-    image = torch.zeros(1, len(scorer.checkpoint.bands), height, width, device="meta")
-    with torch.no_grad(), _Alive() as alive:
-        torch.func.functional_call(net, state, (image,))
-    half = scorer.dtype is not None
-    return int(weights + 1.2 * (alive.peak + image.nbytes) * (0.6 if half else 1))
-
-
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of tensors that exist at once; views of others count nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        results = made if isinstance(made, (tuple, list)) else (made,)
-        for result, returned in zip(results, func._schema.returns):
-            if isinstance(result, torch.Tensor) and returned.alias_info is None:
-                self.now += result.nbytes
-                weakref.finalize(result, self._gone, result.nbytes)
-        self.peak = max(self.peak, self.now)
-        return made
-
-    def _gone(self, size: int) -> None:
-        self.now -= size
 
 
 def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:

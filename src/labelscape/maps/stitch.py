@@ -16,10 +16,15 @@ from labelscape.errors import BadInput, UnknownName
 from labelscape.grid import Window
 from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE
+from labelscape.maps.memory import network_bytes
 from labelscape.scores import Scorer, soften
 from labelscape.tiles import BLENDS, Tile, TilePlan, plan_tiles
 
-DEFAULT_TILE = 1024
+LARGE_TILE, DEFAULT_TILE = 1664, 1152
+"""Sides of tiles that overlap by USUAL_OVERLAP: the network then looks at 1.13 and 1.20 pixels for each that is mapped."""
+LARGE_BYTES, MOST_BYTES = 1280 * 2**20, 4 * 2**30
+"""Memory a network may take for a large tile, and for the default one; beyond that tiles are made smaller, down to SMALL_TILES."""
+SMALL_TILES = 896, 640
 EXACT_TILE = 2048
 """Tiles with exact halos are larger, or the halos would be most of the work; the networks that have them need little memory."""
 EXACT_REACH = 256
@@ -66,7 +71,8 @@ def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, over
     """The tiles for a network and a scene.
 
     Networks that see no farther than EXACT_REACH get halos as wide as they see and are cut: their tiles leave no trace. All others are
-    blended over USUAL_OVERLAP pixels. `overlap` and `blend` ("crop", "hann", "none") choose otherwise.
+    blended over USUAL_OVERLAP pixels, in tiles as large as memory lets them be, up to LARGE_TILE. `overlap` and `blend` ("crop", "hann",
+    "none") choose otherwise.
     """
     if blend is not None and blend not in BLENDS:
         raise UnknownName("blend", blend, BLENDS)
@@ -74,8 +80,18 @@ def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, over
     if overlap is None:
         overlap = scorer.reach if exact else USUAL_OVERLAP
     blend = blend or ("crop" if exact else "hann")
-    side = tile_size or (EXACT_TILE if exact else DEFAULT_TILE)
+    side = tile_size or (EXACT_TILE if exact else _side_within_memory(scorer, max(scene.grid.shape)))
     return plan_tiles(scene.grid.window, tile_size=side, overlap=overlap, stride=scorer.stride, blend=blend)
+
+
+def _side_within_memory(scorer: Scorer, longest: int) -> int:
+    """The side of the tiles of a scene whose longer side is `longest`. The same on every machine, or a map would depend on where it was made."""
+    if longest <= DEFAULT_TILE:
+        return DEFAULT_TILE
+    for side, most in ((LARGE_TILE, LARGE_BYTES), (DEFAULT_TILE, MOST_BYTES), (SMALL_TILES[0], MOST_BYTES)):
+        if network_bytes(scorer, side, side) <= most:
+            return side
+    return SMALL_TILES[1]
 
 
 def score_tiles(

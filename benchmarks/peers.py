@@ -1,0 +1,179 @@
+"""Mapping one scene with one network in several ways, side by side in one run: seconds per scene megapixel, seams, memory.
+
+    python benchmarks/peers.py                 Labelscape, and the loop one writes by hand with rasterio and torch
+    PYTHONPATH=PLACE python benchmarks/peers.py   also with torchgeo's grid sampler, where PLACE holds it
+
+The network is Unet with a resnet18 of segmentation-models-pytorch, 6 classes, trained for a minute on the painted scene (4 bands, uint16, ZSTD,
+blocks of 512). Peers run as their tutorials do: 512 pixels a tile, a quarter of overlap, sums of probabilities, default memory layout.
+Every way runs in a process of its own, `--rounds` times in turn; the best round counts. All write a compressed class raster; Labelscape also
+writes confidence, overviews, colours, names, areas and the journal that lets it go on after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from mapping import BANDS, CLASSES, paint
+from rasterio.windows import Window as RasterioWindow
+
+import labelscape as ls
+from labelscape.scores import build, state_arrays
+
+NETWORK, OPTIONS = "smp/Unet", {"encoder": "resnet18"}
+MEAN, DEVIATION = 2000.0, 1000.0
+TILE, OVERLAP = 512, 128
+
+
+def train(path: Path, steps: int) -> ls.Checkpoint:
+    """The network that tells the six levels of the first band apart from what lies around."""
+    torch.manual_seed(0)
+    net = ls.create_model(NETWORK, in_channels=BANDS, classes=CLASSES, **OPTIONS).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
+    rng = np.random.default_rng(0)
+    with rasterio.open(path) as file:
+        whole = file.read(window=RasterioWindow(0, 0, 1024, 1024))
+    for _ in range(steps):
+        places = rng.integers(0, 1024 - 128, (6, 2))
+        crops = np.stack([whole[:, r : r + 128, c : c + 128] for r, c in places]).astype(np.float32)
+        truth = torch.from_numpy(np.clip((crops[:, 0] - 500) / 3500 * CLASSES, 0, CLASSES - 1).astype(np.int64))
+        loss = torch.nn.functional.cross_entropy(net(torch.from_numpy((crops - MEAN) / DEVIATION)), truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return ls.Checkpoint(
+        network=NETWORK, options=OPTIONS, weights=state_arrays(net), legend=ls.Legend.of_names([f"class {i}" for i in range(CLASSES)]),
+        bands=tuple(str(i + 1) for i in range(BANDS)), dtype="uint16", normalisation=((MEAN, DEVIATION),) * BANDS,
+    )  # fmt: skip
+
+
+def with_labelscape(model: Path, scene: Path, out: Path) -> None:
+    ls.map_scene(model, scene, out, polygons=False, report=False, device="cpu", name="map")
+
+
+def by_hand(model: Path, scene: Path, out: Path) -> None:
+    """Tile by tile with rasterio, all probabilities summed in memory."""
+    net = build(ls.load(model)).eval()
+    with rasterio.open(scene) as file:
+        tiles = [(r, c) for r in starts(file.height) for c in starts(file.width)]
+        summed = np.zeros((CLASSES, file.height, file.width), np.float32)
+        for row, column in tiles:
+            pixels = file.read(window=RasterioWindow(column, row, TILE, TILE)).astype(np.float32)
+            add(summed, net, torch.from_numpy((pixels - MEAN) / DEVIATION)[None], row, column)
+        write(out / "map_class.tif", summed, file.profile)
+
+
+def with_torchgeo(model: Path, scene: Path, out: Path) -> None:
+    """A RasterDataset, a GridGeoSampler and a DataLoader; torchgeo leaves putting tiles together to its user."""
+    from torch.utils.data import DataLoader
+    from torchgeo.datasets import RasterDataset, stack_samples
+    from torchgeo.samplers import GridGeoSampler
+
+    net = build(ls.load(model)).eval()
+
+    class Image(RasterDataset):
+        filename_glob = scene.name
+
+    dataset = Image(str(scene.parent))
+    sampler = GridGeoSampler(dataset, size=TILE, stride=TILE - OVERLAP)
+    with rasterio.open(scene) as file:
+        summed, profile, transform = np.zeros((CLASSES, file.height, file.width), np.float32), file.profile, file.transform
+    places = [(round((y.stop - transform.f) / transform.e), round((x.start - transform.c) / transform.a)) for x, y, _ in sampler]
+    for (row, column), batch in zip(places, DataLoader(dataset, sampler=sampler, collate_fn=stack_samples)):
+        add(summed, net, (batch["image"].float() - MEAN) / DEVIATION, row, column)
+    write(out / "map_class.tif", summed, profile)
+
+
+def starts(length: int) -> list[int]:
+    """Where tiles start, the last one at the scene's end."""
+    return [*range(0, max(1, length - TILE), TILE - OVERLAP), length - TILE]
+
+
+def add(summed: np.ndarray, net: torch.nn.Module, image: torch.Tensor, row: int, column: int) -> None:
+    with torch.no_grad():
+        found = net(image).softmax(1)[0].numpy()
+    view = summed[:, row : row + TILE, column : column + TILE]
+    view += found[:, : view.shape[1], : view.shape[2]]
+
+
+def write(path: Path, summed: np.ndarray, profile: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", **{**profile, "count": 1, "dtype": "uint8", "predictor": 1}) as file:
+        file.write(summed.argmax(0).astype(np.uint8), 1)
+
+
+def seam(classes: np.ndarray, lines: list[int]) -> float:
+    """Share of changes across these rows and columns over the share across all others: 1 where tiles leave no trace."""
+    shares = []
+    for changes in (classes[1:] != classes[:-1], (classes[:, 1:] != classes[:, :-1]).T):
+        mine = np.zeros(len(changes), bool)
+        mine[[line - 1 for line in lines if 0 < line <= len(changes)]] = True
+        shares.append((changes[mine].mean(), changes[~mine].mean()))
+    return float(np.mean([border for border, _ in shares]) / np.mean([inside for _, inside in shares]))
+
+
+def timed(way: Callable, model: Path, scene: Path, out: Path, queue: multiprocessing.Queue) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    try:
+        way(model, scene, out)
+        queue.put((time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
+    except BaseException:
+        queue.put(None)  # who waits must not wait for ever
+        raise
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=2)
+    a = parser.parse_args()
+    ways = {"labelscape": with_labelscape, "by hand": by_hand} | ({"torchgeo": with_torchgeo} if find_spec("torchgeo") else {})
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "scene").mkdir()
+        scene = paint(folder / "scene" / "scene.tif", a.size)
+        model = ls.save(train(scene, a.steps), folder / "unet.safetensors")
+        found: dict[str, list] = {way: [] for way in ways}
+        for number in range(a.rounds):
+            for way, function in ways.items():
+                queue = context.Queue()
+                process = context.Process(target=timed, args=(function, model, scene, folder / f"{way}{number}", queue))
+                process.start()
+                if (run := queue.get()) is None:
+                    raise SystemExit(f"{way} failed; see above.")
+                found[way].append(run)
+                process.join()
+        core = plan_core(model, scene)
+        lines = {"labelscape": [line + d for line in range(core, a.size, core) for d in (-64, 0, 64)]}
+        print(f"{'way':<12}{'s/Mpx':>8}{'of best peer':>14}{'seam':>7}{'bytes/pixel':>13}   {a.size} x {a.size}, best of {a.rounds}, in turn")
+        best = {way: min(seconds for seconds, _ in runs) / a.size**2 * 1e6 for way, runs in found.items()}
+        peer = min(value for way, value in best.items() if way != "labelscape")
+        for way, value in best.items():
+            with rasterio.open(folder / f"{way}0" / "map_class.tif") as file:
+                score = seam(file.read(1), lines.get(way) or [e for s in starts(a.size) for e in (s, s + TILE)])
+            held = max(grown for _, grown in found[way]) / a.size**2
+            print(f"{way:<12}{value:>8.3f}{value / peer:>14.2f}{score:>7.2f}{held:>13.1f}")
+
+
+def plan_core(model: Path, scene: Path) -> int:
+    from labelscape.maps.stitch import plan_for
+    from labelscape.scores import Scorer
+
+    with ls.Scene(scene) as opened:
+        return plan_for(Scorer.of(ls.load(model), device="cpu"), opened).core
+
+
+if __name__ == "__main__":
+    main()
