@@ -46,6 +46,10 @@ def test_nodata_rules(tmp_path):
         assert valid[1, 1]
     floats = pixels.astype(np.float32)
     floats[1, 2, 2], floats[0, 3, 3], floats[1, 3, 0] = np.nan, -9999, np.inf
+    roof = np.full((3, 2, 2), 100, np.uint8)
+    roof[:2, 0, 0], roof[:, 1, 1] = 255, 255
+    with Scene(world.write(tmp_path / "roof.tif", roof), nodata=255) as scene:  # two bands overexposed: a roof; all three: the border
+        assert scene.read().valid.tolist() == [[True, True], [True, False]]
     with Scene(world.write(tmp_path / "b.tif", floats, nodata=-9999)) as scene:
         assert sorted(zip(*(i.tolist() for i in np.nonzero(~scene.read().valid)))) == [(2, 2), (3, 0), (3, 3)]
     with Scene(world.write(tmp_path / "c.tif", floats), nodata=7) as scene:

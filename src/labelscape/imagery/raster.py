@@ -41,9 +41,9 @@ class Scene:
     """A picture opened for reading. Use it as a context manager; one thread at a time (`for_thread` gives another handle).
 
     `bands` are names: descriptions of the file, else its colours (red, green, blue), else "1", "2", ...
-    Alpha bands are no bands: they say which pixels are valid. So do internal masks, NaN, and the nodata value: 0 in an integer
-    raster must stand in every band to mean "nothing here" (a black pixel in one band is a measurement); any other
-    nodata value makes the pixel invalid wherever it stands.
+    Alpha bands are no bands: they say which pixels are valid. So do internal masks, NaN, and the nodata value: 0 and the
+    greatest value (255 in bytes) of an integer raster must stand in every band to mean "nothing here", for black water and bright roofs have
+    them in one; any other nodata value makes the pixel invalid wherever it stands.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Scene:
         What the scene does not cover is invalid there.
         """
         coarser = _width_on_the_ground(onto) > 1.5 * _width_on_the_ground(self.grid)
-        unified = "YES" if self.nodata == 0 and self.dtype.kind in "iu" else "PARTIAL"  # which pixels are nodata: as `Scene` says
+        unified = "YES" if _may_be_measured(self.nodata, self.dtype) else "PARTIAL"  # which pixels are nodata: as `Scene` says
         warped: dict[int, WarpedVRT] = {}
         for dataset in {id(d): d for d, _ in self._readers}.values():
             warped[id(dataset)] = self._stack.enter_context(WarpedVRT(
@@ -249,8 +249,7 @@ class Scene:
         measured = np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else np.ones(pixels.shape[1:], bool)
         if self.nodata is not None and self.nodata == self.nodata:
             is_nodata = pixels == np.asarray(self.nodata).astype(pixels.dtype)
-            dark_may_be_real = pixels.dtype.kind in "iu" and self.nodata == 0
-            measured &= ~(is_nodata.all(axis=0) if dark_may_be_real else is_nodata.any(axis=0))
+            measured &= ~(is_nodata.all(axis=0) if _may_be_measured(self.nodata, pixels.dtype) else is_nodata.any(axis=0))
         return measured
 
     def _unmasked(self, window: Window) -> np.ndarray:
@@ -280,6 +279,11 @@ def _grouped(readers: list, chosen: Sequence[int] | None) -> list:
         else:
             grouped.append((dataset, [i]))
     return grouped
+
+
+def _may_be_measured(nodata: float | None, dtype: np.dtype) -> bool:
+    """Can this nodata value also be what a single band shows?"""
+    return dtype.kind in "iu" and nodata in (0, np.iinfo(dtype).max)
 
 
 def _width_on_the_ground(grid: Grid) -> float:
