@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -75,6 +74,10 @@ def by_hand(model: Path, scene: Path, out: Path) -> None:
 def with_torchgeo(model: Path, scene: Path, out: Path) -> None:
     """A RasterDataset, a GridGeoSampler and a DataLoader; torchgeo leaves putting tiles together to its user."""
     from torch.utils.data import DataLoader
+
+    from labelscape.nets.torchvision_guard import import_torchvision
+
+    import_torchvision()
     from torchgeo.datasets import RasterDataset, stack_samples
     from torchgeo.samplers import GridGeoSampler
 
@@ -121,12 +124,18 @@ def seam(classes: np.ndarray, lines: list[int]) -> float:
     return float(np.mean([border for border, _ in shares]) / np.mean([inside for _, inside in shares]))
 
 
+def peak_bytes() -> int:
+    """The most this process has held. getrusage would count what the parent held when it made us."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
 def timed(way: Callable, model: Path, scene: Path, out: Path, queue: multiprocessing.Queue) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     start = time.perf_counter()
     try:
         way(model, scene, out)
-        queue.put((time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
+        queue.put((time.perf_counter() - start, peak_bytes() - before))
     except BaseException:
         queue.put(None)  # who waits must not wait for ever
         raise
