@@ -18,6 +18,7 @@ from labelscape.errors import BadInput
 from labelscape.imagery.fit import fitted
 from labelscape.imagery.raster import Scene
 from labelscape.maps.plan import check
+from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scores import state_arrays
@@ -126,3 +127,20 @@ def test_a_map_made_again_has_the_same_bytes(model, tmp_path, run_cli):
     assert code == 1 and "is not the _run.json of a map" in err
     code, _, err = run_cli("map", str(checkpoint), "--out", str(tmp_path / "c"))
     assert code == 2 and "needs a checkpoint and a scene" in err
+
+
+def test_a_stac_item_maps_like_its_files(model, tmp_path):
+    """Only the model's bands are opened: the file of band 4 is not even there."""
+    made = world.make(tmp_path, 80, 90)
+    for name, pixels in zip("123", made.pixels):
+        world.write(tmp_path / f"{name}.tif", pixels)
+    assets = {n: {"href": f"{n}.tif", "type": "image/tiff", "roles": ["data"], "eo:bands": [{"name": n}]} for n in "3124"}
+    item = tmp_path / "item.json"
+    item.write_text(json.dumps({"type": "Feature", "id": "tile/33UUU", "properties": {}, "assets": assets}))
+    result = map_scene(save(model, tmp_path / "model.safetensors"), str(item), tmp_path / "map", **QUICK)
+    assert result.paths["class"].name == "tile_33UUU_class.tif" and result.notes == ()
+    whole = map_scene(model, made.scene, tmp_path / "whole", **QUICK)
+    assert np.array_equal(classes_of(result.paths["class"]), classes_of(whole.paths["class"]))
+    assert check(model, str(item), timing=False).verdict == "FITS"
+    again = rerun(result.paths["run"], tmp_path / "again")
+    assert again.paths["class"].read_bytes() == result.paths["class"].read_bytes()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import Area, AsJson, Device, Nodata, Overlap, Precision, TileSize, print_json, scene_of
+from labelscape.cli.options import SCENE, Area, AsJson, Device, Nodata, Overlap, Precision, TileSize, print_json, scene_of
 
 if TYPE_CHECKING:
     from labelscape.maps.plan import CheckResult
@@ -17,7 +17,7 @@ NAME = "check"
 
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
-    scene: Annotated[str, typer.Argument(help="Scene: a file; a folder (or a,b,c) of single-band files of one ground, or of tiles beside each other.")],
+    scene: Annotated[str, typer.Argument(help=SCENE)],
     proba: Annotated[bool, typer.Option("--proba", help="Count the disk for probabilities too.")] = False,
     timing: Annotated[bool, typer.Option("--timing/--no-timing", help="Time the network on one block of the scene.")] = True,
     tile_size: TileSize = None,

@@ -20,7 +20,7 @@ SHOWN = {"error": 10, "warning": 10, "info": 5}
 
 
 def run_check(
-    images: Annotated[Texts, typer.Argument(help="Scenes: files, a folder (or a,b,c) of single-band files, or one folder with images/ and labels/.")],
+    images: Annotated[Texts, typer.Argument(help="Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with images/ and labels/.")],
     labels: Annotated[Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
     classes: Annotated[Texts, typer.Option("--classes", help="NAME=VALUE of a label raster. Repeat, or separate by commas.")] = [],
     class_column: Annotated[str | None, typer.Option("--class-column", help="Column of the polygons that names the class.")] = None,

@@ -98,7 +98,7 @@ def _as_the_model_reads(checkpoint: Checkpoint, images: list[str]) -> dict[str, 
 
     if Path(images[0]).is_dir() and any((Path(images[0]) / n).is_dir() for n in ("images", "image", "img_dir", "img")):
         return {}
-    with open_scene(scene_of(images[0])) as scene:
+    with open_scene(scene_of(images[0]), wanted=checkpoint.bands) as scene:
         return {
             "bands": list(checkpoint.bands) if set(checkpoint.bands) <= set(scene.bands) else None,
             "pixel_size": checkpoint.pixel_size if is_finer(checkpoint, scene) else None,

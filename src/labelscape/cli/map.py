@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labelscape.cli.options import (
+    SCENE,
     Also,
     Area,
     AsJson,
@@ -40,7 +41,7 @@ NAME = "map"
 
 def run(
     model: Annotated[Path | None, typer.Argument(help="Checkpoint.")] = None,
-    scene: Annotated[str | None, typer.Argument(help="Scene: a file; a folder (or a,b,c) of single-band files of one ground, or of tiles.")] = None,
+    scene: Annotated[str | None, typer.Argument(help=SCENE)] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the map's files.")],
     name: Annotated[str | None, typer.Option("--name", help="Stem of the files.", show_default="the scene's")] = None,
@@ -77,6 +78,8 @@ def run(
       labelscape map runs/a/mlp.safetensors scene.tif --out map
 
       labelscape map runs/a/mlp.safetensors tiles/ --area district.gpkg --out map
+
+      labelscape map runs/a/mlp.safetensors S2A_33UUU.json --out map
 
       labelscape map --rerun map/scene_run.json --out again
 

@@ -29,6 +29,8 @@ Area = Annotated[str | None, typer.Option("--area", help="Polygons (any CRS): ma
 MinArea = Annotated[float, typer.Option("--min-area", help="Hectares below which a polygon is left out.")]
 Simplify = Annotated[float, typer.Option("--simplify", help="Metres (pixels without coordinates) by which borders may be smoothed.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+SCENE = "A file; a folder (or a,b,c) of single-band files of one ground, or of tiles; a STAC item, or a collection of items (.json or https://...)."
+"""What may stand for a scene wherever one is asked for."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No talk on stderr.")]
 
@@ -54,7 +56,9 @@ def protocol_of(tta: str, scales: str, average: str) -> Protocol:
 
 
 def scene_of(text: str) -> str | tuple[str, ...]:
-    """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files."""
+    """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files. Commas of a query (`https://...?bbox=1,2,3,4`) are its own."""
+    if "://" in text and "?" in text:
+        return text
     files = tuple(part for part in text.split(",") if part)
     return files if len(files) > 1 else text
 

@@ -30,7 +30,7 @@ Texts = list[str]
 
 
 def run(
-    images: Annotated[Texts, typer.Argument(help="Scenes: files, a folder (or a,b,c) of single-band files, or one folder with images/ and labels/.")],
+    images: Annotated[Texts, typer.Argument(help="Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with images/ and labels/.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint and its log.")],
     labels: Annotated[Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
     dataset: Annotated[str | None, typer.Option("--dataset", help="The folder is this published data set (labelscape data list).")] = None,

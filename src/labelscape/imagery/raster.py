@@ -167,6 +167,11 @@ class Scene:
             yield other
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """All files that the scene is read from."""
+        return tuple(stack_files(self.source))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all pixels in memory."""
         return self.grid.window.pixels * len(self.bands) * self.dtype.itemsize

@@ -22,6 +22,7 @@ from labelscape.grid import Grid, Window
 from labelscape.imagery.files import Source, stack_files
 from labelscape.imagery.polygons import PolygonIndex, read_polygons
 from labelscape.imagery.raster import Patch, Scene, Units
+from labelscape.imagery.stac import Declared, described, is_stac, name_of
 
 MOST_OPEN = 32
 """Scenes of a mosaic whose files are open at a time."""
@@ -43,9 +44,13 @@ class Part:
     units: Units
 
     @staticmethod
-    def of(source: Source, **options: object) -> Part:
+    def of(source: Source, *, declared: Declared = Declared(), **options: object) -> Part:
+        """`declared` counts where the files themselves declare nothing."""
         with Scene(source, **options) as scene:
-            return Part(source, options, scene.grid, scene.bands, scene.dtype, scene.units)
+            units = scene.units if declares(scene.units) else tuple(declared.units.get(band, (1.0, 0.0)) for band in scene.bands)
+            if scene.nodata is None and declared.nodata is not None:
+                options["nodata"] = declared.nodata
+            return Part(source, options, scene.grid, scene.bands, scene.dtype, units)
 
 
 @dataclass(frozen=True)
@@ -59,20 +64,29 @@ class Placed:
 
 
 def open_scene(
-    source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None, area: str | Path | None = None, pixel_size: float | None = None,
+    source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None, wanted: Sequence[str] | None = None,
+    area: str | Path | None = None, pixel_size: float | None = None,
 ) -> Scene:  # fmt: skip
-    """Open a picture of the ground: a file, a band stack, or a mosaic.
+    """Open a picture of the ground: a file, a band stack, a mosaic, or what a STAC item describes.
 
     Several files, or a folder of them, that cover the same ground with one band each are a band stack; files that lie beside each other
-    are a mosaic, on the CRS and pixel size that most of them have.
+    are a mosaic, on the CRS and pixel size that most of them have. A STAC item (.json, or its address) is the scene made of its data
+    assets, a collection of items the mosaic of theirs.
 
+    bands       names of the bands the scene shall have, in this order
+    wanted      names that will be asked for: where a STAC item has them all, files with other bands are not opened
     area        file of polygons in any CRS: the scene is cut to their bounds, and what lies outside them is invalid
     pixel_size  metres on the ground to resample to
 
     Raises BadFile where a file cannot be read, BadInput where files are neither a stack nor a mosaic, or the area lies elsewhere.
     """
     files = stack_files(source)
-    if len(files) == 1 or _is_stack(files):
+    if is_stac(source):
+        items = described(source, bands or wanted)
+        parts = [Part.of(i.files, nodata=nodata, bands=bands or i.bands, band_names=i.band_names, declared=i.declared) for i in items]
+        grid = parts[0].grid if len(parts) == 1 else mosaic_grid(parts)
+        name = name_of(items, source)
+    elif len(files) == 1 or _is_stack(files):
         if area is None and pixel_size is None:
             return Scene(source, nodata=nodata, bands=bands)
         parts = [Part.of(source, nodata=nodata, bands=bands)]
@@ -107,6 +121,10 @@ class VirtualScene(Scene):
         self._held: Patch | None = None
         self._opened: OrderedDict[int, Scene] = OrderedDict()
         self._stack = ExitStack()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*super().files, *(file for part in self._parts for file in stack_files(part.source)))))
 
     def close(self) -> None:
         while self._opened:
@@ -196,6 +214,11 @@ def declares(units: Units) -> bool:
     return any(pair != (1.0, 0.0) for pair in units)
 
 
+def _said(source: Source) -> str:
+    """A scene as a message names it."""
+    return str(source) if isinstance(source, (str, Path)) else str(source[0]) + (f" and {len(source) - 1} beside it" if len(source) > 1 else "")
+
+
 def _is_stack(files: Sequence[str]) -> bool:
     """Are these files bands of one scene, by where they lie? Files without coordinates are; `Scene` says what is wrong with them if they are not."""
     grids = [Part.of(file).grid for file in files]
@@ -223,11 +246,11 @@ def mosaic_grid(parts: Sequence[Part]) -> Grid:
     first = parts[0]
     for part in parts:
         if part.grid.crs is None:
-            raise BadInput(f"{part.source} has no coordinates, so its place in a mosaic is unknown.")
+            raise BadInput(f"{_said(part.source)} has no coordinates, so its place in a mosaic is unknown.")
         for what, mine, theirs in (("bands", part.bands, first.bands), ("types", (str(part.dtype),), (str(first.dtype),))):
             if mine != theirs:
                 raise BadInput(
-                    f"{part.source} and {first.source} lie beside each other but do not make a mosaic: the {what} are {' '.join(mine)} "
+                    f"{_said(part.source)} and {_said(first.source)} lie beside each other but do not make a mosaic: the {what} are {' '.join(mine)} "
                     f"and {' '.join(theirs)}."
                 )
     kinds = [(p.grid.crs.to_wkt(), *(float(f"{v:.9g}") for v in (t.a, t.b, t.d, t.e))) for p in parts for t in (p.grid.transform,)]

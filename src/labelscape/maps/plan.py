@@ -80,7 +80,7 @@ def check(
 
         checkpoint = load(checkpoint)
     scorer = Scorer.of(checkpoint, device=device, precision=precision)
-    with open_scene(scene, nodata=nodata, area=area) as as_stored, ExitStack() as handles:
+    with open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored, ExitStack() as handles:
         opened, mended = fitted(checkpoint, as_stored)
         handles.enter_context(opened)
         findings = (*mended, *compare(checkpoint, opened, stride=scorer.stride))

@@ -17,9 +17,8 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import written_whole
-from labelscape.grid import Grid
 from labelscape.imagery.contract import compare
-from labelscape.imagery.files import Source, stack_files
+from labelscape.imagery.files import Source
 from labelscape.imagery.fit import fitted
 from labelscape.imagery.raster import Scene
 from labelscape.imagery.virtual import open_scene
@@ -91,7 +90,7 @@ def map_scene(
         "report": report, "nodata": nodata, "area": None if area is None else str(area),
         "device": device, "precision": precision, "force": force,
     }  # fmt: skip
-    with open_scene(scene, nodata=nodata, area=area) as as_stored, ExitStack() as handles:
+    with open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored, ExitStack() as handles:
         opened, mended = fitted(checkpoint, as_stored)
         handles.enter_context(opened)
         stem = name or opened.name
@@ -105,7 +104,7 @@ def map_scene(
             check_target(paths["polygons"])
         scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
         plan = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
-        settings = {**_settings(models, scene, area, opened.grid, plan, scorer, reject, paths), "nodata": nodata}
+        settings = {**_settings(models, opened, area, plan, scorer, reject, paths), "nodata": nodata}
         unfinished = out / f".{stem}.unfinished"
         overwrite = overwrite or goes_on(unfinished, settings)  # files that this very map had finished when it was stopped
         _make_room(out, paths, overwrite)
@@ -133,11 +132,11 @@ def map_scene(
 
 
 def _settings(
-    models: list[Checkpoint], scene: Source, area: str | Path | None, grid: Grid, plan: TilePlan, scorer: Scorer, reject: float | None,
+    models: list[Checkpoint], scene: Scene, area: str | Path | None, plan: TilePlan, scorer: Scorer, reject: float | None,
     paths: dict[str, Path],
 ) -> dict:  # fmt: skip
     """All that decides a tile's values, and which rasters are written: what an interrupted map must share to be gone on with."""
-    files = [Path(f) for f in (*stack_files(scene), *([] if area is None else [str(area)]))]
+    grid, files = scene.grid, [Path(f) for f in (*scene.files, *([] if area is None else [str(area)]))]
     return {
         "version": __version__, "models": [fingerprint(m) for m in models], "plan": [plan.core, plan.halo, plan.blend], "protocol": asdict(scorer.protocol),
         "scene": [[str(f), *([f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [])] for f in files],
