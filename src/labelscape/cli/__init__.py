@@ -37,10 +37,10 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
     pass
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line; ends the process with its exit code."""
+def main(argv: list[str] | None = None, *, name: str | None = None) -> None:
+    """Run the command line; ends the process with its exit code. `name` is what help calls it."""
     try:
-        app(argv)
+        app(argv, prog_name=name)
     except LabelscapeError as error:
         talk(f"labelscape: {error}")
         sys.exit(error.exit_code)
