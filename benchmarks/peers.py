@@ -1,7 +1,7 @@
 """Mapping one scene with one network in several ways, side by side in one run: seconds per scene megapixel, seams, memory.
 
     python benchmarks/peers.py                 Labelscape, and the loop one writes by hand with rasterio and torch
-    PYTHONPATH=PLACE python benchmarks/peers.py   also with torchgeo's grid sampler, where PLACE holds it
+    PYTHONPATH=PLACE python benchmarks/peers.py   also with torchgeo's grid sampler and geoai's function, where PLACE holds them
 
 The network is Unet with a resnet18 of segmentation-models-pytorch, 6 classes, trained for a minute on the painted scene (4 bands, uint16, ZSTD,
 blocks of 512). Peers run as their tutorials do: 512 pixels a tile, a quarter of overlap, sums of probabilities, default memory layout.
@@ -96,6 +96,27 @@ def with_torchgeo(model: Path, scene: Path, out: Path) -> None:
     write(out / "map_class.tif", summed, profile)
 
 
+def with_geoai(model: Path, scene: Path, out: Path) -> None:
+    """geoai's own function, which divides values by 255 before the network sees them."""
+    from labelscape.nets.torchvision_guard import import_torchvision
+
+    import_torchvision()
+    from geoai.train import semantic_inference_on_geotiff
+
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = build(ls.load(model))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.net((image * 255 - MEAN) / DEVIATION)
+
+    semantic_inference_on_geotiff(
+        Scaled(), str(scene), str(out / "map_class.tif"), window_size=TILE, overlap=OVERLAP, num_channels=BANDS, num_classes=CLASSES,
+        device=torch.device("cpu"), quiet=True,
+    )  # fmt: skip
+
+
 def starts(length: int) -> list[int]:
     """Where tiles start, the last one at the scene's end."""
     return [*range(0, max(1, length - TILE), TILE - OVERLAP), length - TILE]
@@ -147,7 +168,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=2)
     a = parser.parse_args()
-    ways = {"labelscape": with_labelscape, "by hand": by_hand} | ({"torchgeo": with_torchgeo} if find_spec("torchgeo") else {})
+    ways = {"labelscape": with_labelscape, "by hand": by_hand}
+    ways |= {name: way for name, way in (("torchgeo", with_torchgeo), ("geoai", with_geoai)) if find_spec(name)}
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
