@@ -194,3 +194,33 @@ def test_the_full_ade20k_is_told_from_sceneparsing():
     with pytest.raises(Exception, match="is the full ADE20K") as error:
         ade20k.open_ade20k(real("samples/ade20k_full_format"))
     assert "ADEChallengeData2016.zip" in str(error.value)
+
+
+def test_resample_reaches_the_shares_and_writes_lists_that_can_be_read_again(tmp_path, run_cli):
+    """Ten pictures of water and ten of fields to learn from; the test part is to hold one field to two waters."""
+    root = tmp_path / "set"
+    for side in ("images", "labels"):
+        (root / side).mkdir(parents=True)
+    for n in range(20):
+        world.write(root / "images" / f"p{n:02d}.tif", np.full((3, 8, 8), 50 + n, np.uint8))
+        world.write(root / "labels" / f"p{n:02d}.tif", np.full((8, 8), n % 2, np.uint8))
+    names = [f"p{n:02d}" for n in range(20)]
+    (root / "train.txt").write_text("p00\np01\n")
+    (root / "test.txt").write_text("\n".join(names[2:]) + "\n")
+    (root / "classes.json").write_text(world.LEGEND.to_json())
+    code, out, err = run_cli("data", "resample", "prepared", root, "--share", "water=2", "--share", "field=1", "--tolerance", "20", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert len(found["parts"]["test"]) == 12 and sum(int(name[1:]) % 2 for name in found["parts"]["test"]) == 4
+    code, out, err = run_cli("data", "resample", "prepared", root, "--share", "water=2", "--share", "field=1", "--tolerance", "20", "--out", root)
+    assert code == 1 and "exists" in err
+    options = ("--tolerance", "20", "--out", root, "--overwrite", "--to", "none")
+    code, out, _ = run_cli("data", "resample", "prepared", root, "--share", "water=2", "--share", "field=1", *options)
+    assert code == 0 and out.splitlines()[-1] == "train: 2 images, test: 12 images"
+    told = json.loads(run_cli("data", "describe", "prepared", root, "--json")[1])
+    assert {part["part"]: part["images"] for part in told["parts"]} == {"train": 2, "test": 12}
+    code, out, _ = run_cli("data", "resample", "prepared", root, "--share", "forest=1")
+    assert code == 1 and "NOT reached" in out
+    for wrong, said in ((["--share", "water"], "CLASS=SHARE"), ([], "--table-6"), (["--share", "sea=1"], "sea")):
+        code, _, err = run_cli("data", "resample", "prepared", root, *wrong)
+        assert code == 2 and said in err

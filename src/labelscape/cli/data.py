@@ -1,4 +1,4 @@
-"""labelscape data: the published data sets - which there are, what they hold, cut into patches, split into parts."""
+"""labelscape data: the published data sets - which there are, what they hold, cut into patches, split into parts, resampled to class shares."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import typer
 
 from labelscape.cli.options import AsJson, Overwrite, print_json, settings_of, talk
 
+from labelscape.errors import BadOption
+
 if TYPE_CHECKING:
     from labelscape.datasets.published.layout import Published
 
 NAME = "data"
-app = typer.Typer(help="Published data sets: list, describe, prepare, split.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Published data sets: list, describe, prepare, split, resample.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(help="Name of the data set; labelscape data list shows them.")]
 Root = Annotated[Path, typer.Argument(help="Folder it was unpacked in.")]
@@ -123,6 +125,64 @@ def run_split(
     elif out is None:
         for part, listed in names.items():
             print("\n".join(f"{part}\t{one}" for one in listed))
+
+
+@app.command("resample")
+def run_resample(
+    name: Name,
+    path: Root,
+    share: Annotated[list[str], typer.Option("--share", help="CLASS=SHARE, in per cent or per mille; classes not named get none. Repeat.")] = [],
+    table_6: Annotated[bool, typer.Option("--table-6", help="The shares of the extremely imbalanced test set of MSWBN table 6.")] = False,
+    part: Annotated[str, typer.Option("--part", help="The part to choose from.")] = "test",
+    to: Annotated[str, typer.Option("--to", help="The part that gets the others; none leaves them out.")] = "train",
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="How far a share may be off, in per mille.")] = 2.0,
+    seed: Annotated[int, typer.Option("--seed", help="Which of several equally large sets is taken.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write train.txt, val.txt, test.txt into.", show_default="only say it")] = None,
+    settings: Settings = [],
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the most images whose classes have given shares, as MSWBN's extremely imbalanced test set was made; ends with 1 if none has.
+
+    Examples:
+
+      labelscape data resample gid-mtl5 ~/data/gid-mtl5 --table-6 --out lists
+
+      labelscape data resample prepared patches --share water=50 --share field=30 --share forest=20
+    """
+    from labelscape.datasets.published.catalog import open_published
+    from labelscape.datasets.published.prepare import write_lists
+    from labelscape.datasets.resample import TABLE_6, resampled
+    from labelscape.datasets.split import PARTS
+
+    if bool(share) == table_6:
+        raise BadOption("Give the shares wanted: --share CLASS=SHARE for each class, or --table-6.")
+    shares = TABLE_6["resampled test"] if table_6 else _shares_of(share)
+    with open_published(name, path, **settings_of(settings)) as dataset:
+        found = resampled(dataset, shares, part=part, to=None if to == "none" else to, tolerance=tolerance / 1000, seed=seed)
+        lines = found.report[len(dataset.report) :]
+    names = {p: [s.name for s, own in zip(found.scenes, found.part_of) if own == p] for p in PARTS}
+    if out is not None:
+        write_lists({p: listed for p, listed in names.items() if listed}, out, overwrite=overwrite)
+    if as_json:
+        print_json({"report": lines, "parts": names})
+    else:
+        print("\n".join(lines))
+        print(", ".join(f"{p}: {len(listed)} images" for p, listed in names.items() if listed))
+    if "NOT reached" in lines[0]:
+        raise typer.Exit(1)
+
+
+def _shares_of(items: list[str]) -> dict[str, float]:
+    """`water=50` -> {"water": 50.0}."""
+    found = {}
+    for item in items:
+        name, _, value = item.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError as error:
+            raise BadOption(f"--share {item!r} must read CLASS=SHARE with a number, such as water=50.") from error
+    return found
 
 
 def as_text(told: dict[str, Any]) -> str:
