@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelscape.cli.options import AsJson, Overwrite, print_json, settings_of, talk
-
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
