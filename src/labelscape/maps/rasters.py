@@ -17,9 +17,10 @@ from labelscape.grid import Grid, Window
 from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.maps.journal import Journal
+from labelscape.maps.overviews import count_values
 from labelscape.maps.seams import Seams
 from labelscape.maps.stitch import ScoredTile, score_tiles
-from labelscape.maps.write import MapWriter, count_values
+from labelscape.maps.write import MapWriter
 from labelscape.progress import bar
 from labelscape.scores import Scorer
 from labelscape.tiles import TilePlan
