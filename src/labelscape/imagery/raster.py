@@ -19,6 +19,7 @@ from rasterio.vrt import WarpedVRT
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Grid, Window
 from labelscape.imagery.files import READ_FAILURES, Source, gdal, open_raster, reason, stack_files
+from labelscape.imagery.holes import sampled
 from labelscape.imagery.stack import laid_pixel_on_pixel, named_readers
 
 EXACT = 1e-6
@@ -239,15 +240,8 @@ class Scene:
         return pixels, self._measured(pixels)
 
     def _sampled(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Every n-th pixel and its validity, gathered strip by strip, where there is no overview to take them from."""
-        rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(self.grid.shape, shape))
-        parts = []
-        for top in range(0, self.grid.height, 512):
-            mine = rows[(rows >= top) & (rows < top + 512)] - top
-            if len(mine):
-                patch = self.read(Window(top, 0, min(512, self.grid.height - top), self.grid.width), bands)
-                parts.append((patch.pixels[:, mine[:, None], columns], patch.valid[mine[:, None], columns]))
-        return np.concatenate([p for p, _ in parts], axis=1), np.concatenate([v for _, v in parts])
+        """Every n-th pixel and its validity, where there is no overview to take them from."""
+        return sampled(self, bands, shape)
 
     def _measured(self, pixels: np.ndarray) -> np.ndarray:
         """(H, W) where pixels (B, H, W) hold a measurement by their values."""

@@ -14,6 +14,7 @@ import torch
 
 from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
+from labelscape.imagery.holes import may_hold
 from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.maps.journal import Journal
@@ -141,9 +142,10 @@ def write_rasters(
 
 
 def _in_order(scorer: Scorer, scene: Scene, plan: TilePlan, journal: Journal) -> Iterator[ScoredTile | tuple[Window, np.ndarray]]:
-    """Every tile with a valid pixel in the plan's order: from the journal where it is there and whole, else scored."""
+    """Every tile with a valid pixel in the plan's order: from the journal where it is there and whole, else scored. Holes are not looked at."""
     kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
-    scored = score_tiles(scorer, scene, plan, wanted=lambda core: core not in kept)
+    holds = may_hold(scene)
+    scored = score_tiles(scorer, scene, plan, wanted=lambda core: core not in kept and holds(core))
     ahead = next(scored, None)
     for tile in plan:
         if tile.answers in kept:

@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 from labelscape.errors import BadFile
 from labelscape.grid import Grid, Window
 from labelscape.imagery.files import reason
+from labelscape.imagery.holes import stored_blocks, touched
 from labelscape.legend import IGNORE
 
 STRIP_PIXELS = 2**22
@@ -80,27 +81,49 @@ def trace(
     the number of rows done. Raises BadFile where the file cannot be read.
     """
     rows = strip_rows or strip_height(grid.width)
+    stored = None if file.nodata is None else stored_blocks(file, [1])
     above = _Open(np.full(grid.width, -1))
     for top in range(0, grid.height, rows):
         strip = Window(top, 0, min(rows, grid.height - top), grid.width)
-        try:
-            values = file.read(1, window=strip.rio)
-        except (RasterioError, OSError) as error:
-            raise BadFile(f"{file.name} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
-        if file.nodata is not None:
-            values[values == file.nodata] = IGNORE
-        labels, kinds, pixels, metres = connected(values, grid, top)
-        polygons = outlines(labels, len(kinds), top, junctions=tolerance > 0)
-        if tolerance:
-            polygons = simplified(polygons, tolerance)
-        ends = np.full(strip.width, -1) if strip.bottom == grid.height else labels[-1]
-        finished, above = _stitched(above, Areas(kinds, pixels, metres, polygons), labels[0], ends, straight=not tolerance)
-        yield finished
+        runs = [strip] if stored is None else _runs(stored, file.block_shapes[0], strip)
+        if runs or len(above.values):
+            new, first, last = _traced(file, grid, strip, runs, tolerance)
+            ends = np.full(strip.width, -1) if strip.bottom == grid.height else last
+            finished, above = _stitched(above, new, first, ends, straight=not tolerance)
+            yield finished
         if tick:
             tick(strip.height)
 
 
-def connected(values: np.ndarray, grid: Grid, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _runs(stored: np.ndarray, block: tuple[int, int], strip: Window) -> list[Window]:
+    """The parts of a strip from one hole of the file to the next: areas do not reach across."""
+    columns = np.flatnonzero(np.diff(stored[touched(strip, block)].any(axis=0), prepend=False, append=False)) * block[1]
+    return [Window(strip.top, left, strip.height, min(right, strip.right) - left) for left, right in columns.reshape(-1, 2).tolist()]
+
+
+def _traced(
+    file: rasterio.DatasetReader, grid: Grid, strip: Window, runs: list[Window], tolerance: float
+) -> tuple[Areas, np.ndarray, np.ndarray]:
+    """The areas of a strip, and which of them (-1: none) the pixels of its first and of its last row belong to."""
+    first, last = np.full((2, strip.width), -1)
+    found, count = [Areas(np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(0, object))], 0
+    for run in runs:
+        try:
+            values = file.read(1, window=run.rio)
+        except (RasterioError, OSError) as error:
+            raise BadFile(f"{file.name} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
+        if file.nodata is not None:
+            values[values == file.nodata] = IGNORE
+        labels, kinds, pixels, metres = connected(values, grid, run.top, run.left)
+        polygons = outlines(labels, len(kinds), run.top, run.left, junctions=tolerance > 0)
+        found.append(Areas(kinds, pixels, metres, simplified(polygons, tolerance) if tolerance else polygons))
+        for edge, row in ((first, labels[0]), (last, labels[-1])):
+            edge[run.left : run.right] = np.where(row >= 0, row + count, -1)
+        count += len(kinds)
+    return Areas.together(found), first, last
+
+
+def connected(values: np.ndarray, grid: Grid, top: int, left: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Number the connected areas of a strip: labels (H, W) with -1 for none, and per area its class value, pixels and square metres."""
     height, width = values.shape
     starts = np.ones(values.shape, bool)
@@ -120,13 +143,13 @@ def connected(values: np.ndarray, grid: Grid, top: int) -> tuple[np.ndarray, np.
     area = number[area]
     mine = area >= 0
     rows, columns = np.divmod(first[mine], width)
-    metres = lengths[mine] * grid.pixel_areas(top + rows, columns + (lengths[mine] - 1) / 2)
+    metres = lengths[mine] * grid.pixel_areas(top + rows, left + columns + (lengths[mine] - 1) / 2)
     count = int((kinds != IGNORE).sum())
     pixels, metres = (np.bincount(area[mine], weights=w, minlength=count) for w in (lengths[mine], metres))
     return area.astype(np.int32)[runs], kinds[kinds != IGNORE], pixels, metres
 
 
-def outlines(labels: np.ndarray, count: int, top: int, *, junctions: bool) -> np.ndarray:
+def outlines(labels: np.ndarray, count: int, top: int, left: int = 0, *, junctions: bool) -> np.ndarray:
     """(count,) polygons of labels 0.. (H, W) with corners where the outline turns; with `junctions` also where three areas meet on a straight line.
 
     An area that meets itself in a corner gets a hole that touches there, so that every polygon is valid.
@@ -157,7 +180,7 @@ def outlines(labels: np.ndarray, count: int, top: int, *, junctions: bool) -> np
     ends = np.cumsum(sizes)
     closed = np.insert(order, ends, order[ends - sizes])
     y, x = np.divmod(begins[closed], pitch)
-    xy = np.column_stack([x - 1, y - 1 + top]).astype(float)
+    xy = np.column_stack([x - 1 + left, y - 1 + top]).astype(float)
     rings = np.concatenate([[0], ends + np.arange(1, len(ends) + 1)])
     return shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, (rings, np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))])))
 
