@@ -39,15 +39,18 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
 
 def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
     start, done, last = time.monotonic(), 0, time.monotonic()
+    known: dict[str, float] = {}  # facts come at some ticks only; a line says the latest
 
     def tick(more: int = 1, **facts: float) -> None:
         nonlocal done, last
         done += more
+        known.update(facts)
         if time.monotonic() - last > 15:  # a log wants a sign of life, not a line a step
             last = time.monotonic()
-            print(f"{title}: {done} of {total} {unit} {_said(facts)}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{title}: {done} of {total} {unit} {_said(known)}".rstrip(), file=sys.stderr, flush=True)
 
     yield tick
+    unit = unit.removesuffix("s") if done == 1 else unit
     print(f"{title}: {done} {unit} in {time.monotonic() - start:.1f} s".replace("  ", " "), file=sys.stderr, flush=True)
 
 

@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import Resampling, reproject
 
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
 from labelscape.imagery.raster import Scene
 from labelscape.imagery.virtual import VirtualScene, open_scene
@@ -208,3 +208,12 @@ def test_a_vrt_is_a_file_like_any_other(tmp_path):
         rasterio.shutil.copy(file, vrt, driver="VRT")
     with open_scene(vrt) as scene:
         assert np.array_equal(scene.read().pixels, made.pixels)
+
+
+def test_a_folder_whose_files_lie_deeper_says_where(tmp_path):
+    (tmp_path / "GRANULE" / "IMG").mkdir(parents=True)
+    with pytest.raises(BadFile, match="holds no raster files[.]$"):
+        open_scene(tmp_path / "GRANULE")
+    world.make(tmp_path / "GRANULE" / "IMG", 20, 20)
+    with pytest.raises(BadFile, match="holds no raster files; its folder IMG does: name that[.]$"):
+        open_scene(tmp_path / "GRANULE")

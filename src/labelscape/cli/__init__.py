@@ -20,10 +20,20 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
-for verb in (demo, doctor, models, train, evaluate, calibrate, check, map, polygonize, table, import_caffe):
-    app.command(verb.NAME)(verb.run)
-data.app.command(data_check.NAME)(data_check.run_check)
-app.add_typer(data.app, name=data.NAME)
+VERBS = {
+    demo: "The whole way on a real scene that comes along.", doctor: "Is everything here that the work needs?",
+    models: "The networks, their sizes and options.", train: "Train on scenes with labels; score held-out blocks.",
+    evaluate: "Score a checkpoint on labelled pixels.", calibrate: "Make confidences mean what they say.",
+    check: "Does a scene fit a model; what will a map cost?", map: "Map a scene of any size.",
+    polygonize: "Turn any class raster into polygons.", table: "Train and score the rows of a paper's table.",
+    import_caffe: "Read weights published for Caffe.",
+}  # fmt: skip
+"""One line each for the list of verbs, short enough to be shown whole."""
+
+for verb, line in VERBS.items():
+    app.command(verb.NAME, short_help=line)(verb.run)
+data.app.command(data_check.NAME, short_help="Look through images and labels for what is wrong.")(data_check.run_check)
+app.add_typer(data.app, name=data.NAME, short_help="Published data sets, and a check of your own data.")
 
 
 def _version(asked: bool) -> None:

@@ -54,9 +54,15 @@ def print_check(result: CheckResult) -> None:
     plan = result.plan
     if plan is None:
         return
-    print(f"{'tiles':<9}{plan.tiles:,} of {plan.core} pixels with {plan.halo} around them ({plan.forward_share:.2f} pixels looked at for each mapped)")
+    seen = f"{plan.forward_share:.2f} pixels looked at for each mapped"
+    print(f"{'tiles':<9}{plan.tiles:,}, each {plan.core} pixels wide and seeing {plan.halo} more on each side ({seen})")
     memory = f"about {plan.ram / 2**30:.1f} GiB" + (f", on {plan.device} {plan.gpu / 2**30:.1f} GiB" if plan.gpu else "")
     print(f"{'memory':<9}{memory}")
-    print(f"{'disk':<9}at most {plan.disk / 2**30:.2f} GiB, and the polygons")
+    print(f"{'disk':<9}at most {_size(plan.disk)}, and the polygons")
     if plan.minutes is not None:
-        print(f"{'time':<9}about {plan.minutes:.1f} minutes on {plan.device}")
+        time = f"{plan.minutes:.0f} minutes" if plan.minutes >= 2 else f"{max(1, round(60 * plan.minutes))} s"
+        print(f"{'time':<9}about {time} on {plan.device}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"

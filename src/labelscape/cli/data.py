@@ -64,7 +64,7 @@ def run_describe(
         print(as_text(told))
 
 
-@app.command("prepare")
+@app.command("prepare", short_help="Cut the images into patches, with lists of parts.")
 def run_prepare(
     name: Name,
     path: Root,
@@ -126,7 +126,7 @@ def run_split(
             print("\n".join(f"{part}\t{one}" for one in listed))
 
 
-@app.command("resample")
+@app.command("resample", short_help="Choose images whose classes have given shares.")
 def run_resample(
     name: Name,
     path: Root,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,13 +75,13 @@ def part_of_path(file: str | Path) -> str | None:
 def report(findings: Sequence[Finding], scenes: int) -> str:
     """The findings as text, worst first; of many alike the first `SHOWN`."""
     counts = {s: sum(f.severity == s for f in findings) for s in ("error", "warning", "info")}
-    lines, seen = [], {}
+    lines, seen, folder = [], {}, _common_folder(findings)
     for finding in findings:
         key = finding.severity, finding.kind
         seen[key] = seen.get(key, 0) + 1
         if seen[key] <= SHOWN[finding.severity]:
             mark = {"error": "ERROR", "warning": "warn ", "info": "     "}[finding.severity]
-            lines.append(f"{mark} {finding.where}: {finding.text}")
+            lines.append(f"{mark} {finding.where.removeprefix(folder)}: {finding.text}")
             if finding.cure:
                 lines.append(f"      -> {finding.cure}")
     for (severity, kind), n in seen.items():
@@ -89,3 +90,12 @@ def report(findings: Sequence[Finding], scenes: int) -> str:
     plural = {s: f"{n} {s}{'s' * (n != 1)}" for s, n in counts.items()}
     verdict = "" if counts["error"] else " Nothing is in the way of training."
     return "\n".join([*lines, f"{scenes} scene{'s' * (scenes != 1)}: {plural['error']}, {plural['warning']}.{verdict}"])
+
+
+def _common_folder(findings: Sequence[Finding]) -> str:
+    """The folder that all files lie in: said on every line it hides what differs."""
+    places = {os.path.dirname(f.where) for f in findings if os.sep in f.where}
+    try:
+        return os.path.commonpath(places) + os.sep
+    except ValueError:  # none, or some from the root and some from here
+        return ""

@@ -29,7 +29,11 @@ def run(
 ) -> None:
     """List the networks, or show one.
 
-    Examples: labelscape models    labelscape models mswbn    labelscape models smp/Unet
+    Examples:
+
+      labelscape models
+
+      labelscape models smp/Unet
     """
     from labelscape.nets.catalog import list_models
     from labelscape.progress import bar

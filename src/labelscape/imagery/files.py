@@ -63,7 +63,8 @@ def stack_files(source: Source) -> list[str]:
             return [str(source)]
         files = sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in RASTER_SUFFIXES)
         if not files:
-            raise BadFile(f"The folder {source} holds no raster files.")
+            inside = next((f.name for f in sorted(folder.iterdir()) if f.is_dir() and any(g.suffix.lower() in RASTER_SUFFIXES for g in f.iterdir())), None)
+            raise BadFile(f"The folder {source} holds no raster files{f'; its folder {inside} does: name that' if inside else ''}.")
         return files
     if not source:
         raise BadOption("A scene needs at least one file.")

@@ -319,8 +319,8 @@ def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:
     if not window.pixels:
         west, south, east, north = grid.bounds_of(grid.window)
         raise BadInput(
-            f"The area {area} lies outside {name}: in the scene's CRS it covers x {xy[:, 0].min():.6g} to {xy[:, 0].max():.6g}, "
-            f"y {xy[:, 1].min():.6g} to {xy[:, 1].max():.6g}, the scene x {west:.6g} to {east:.6g}, y {south:.6g} to {north:.6g}. Check the CRS of both."
+            f"The area {area} lies outside {name}: in the scene's CRS it covers x {xy[:, 0].min():.9g} to {xy[:, 0].max():.9g}, "
+            f"y {xy[:, 1].min():.9g} to {xy[:, 1].max():.9g}, the scene x {west:.9g} to {east:.9g}, y {south:.9g} to {north:.9g}. Check the CRS of both."
         )
     cut = grid.crop(window)
     return cut, PolygonIndex(polygons, np.ones(len(polygons), np.uint8), cut)

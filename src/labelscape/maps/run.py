@@ -28,9 +28,13 @@ from labelscape.maps.polygon_files import check_target
 from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters
 from labelscape.maps.stac import write_item
 from labelscape.maps.stitch import match_bands, plan_for
+from labelscape.progress import bar
 from labelscape.scores import Protocol, Scorer
 from labelscape.tiles import TilePlan
 from labelscape.version import __version__
+
+LONG = 10_000_000
+"""Pixels of a map whose polygons take long enough to show how far they are."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ def map_scene(
         if polygons:
             from labelscape.maps.vectors import polygonize
 
-            polygonize(paths["class"], paths["polygons"], legend, min_area_ha=min_area, simplify=simplify, overwrite=overwrite)
+            with bar(f"polygons of {stem}", opened.grid.height, "rows", shown=opened.grid.window.pixels > LONG) as tick:
+                polygonize(paths["class"], paths["polygons"], legend, min_area_ha=min_area, simplify=simplify, overwrite=overwrite, tick=tick)
         facts = {"name": stem, **_provenance(checkpoint, scene, opened, plan, scorer), "models": _files_of(checkpoints), "options": asked}
         result = MapResult(
             paths, tally.areas(), int(tally.nodata), tuple(notes), time.monotonic() - start, len(plan), plan.forward_share, tally.seams.score, facts

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from labelscape.progress import bar
 from labelscape.training.loop import blank_checkpoint, open_recipe_data
 from labelscape.training.phase import build_network, checkpoint_path, make_tasks, rate_groups, update
 from labelscape.training.recipe import Recipe
@@ -47,11 +48,13 @@ def rehearse(recipe: Recipe, out: str | Path) -> Rehearsal:
         net.mark_forward_method("heads")
         net.train()
         times = []
-        for step in range(STEPS):
-            start = time.monotonic()
-            batch = [[task.drawing.part(step, number, recipe.accumulate) for task in tasks] for number in range(recipe.accumulate)]
-            float(update(net, optimizer, fabric, batch, recipe, tasks))
-            times.append(time.monotonic() - start)
+        with bar("rehearse", STEPS, "steps", shown=fabric.is_global_zero) as tick:
+            for step in range(STEPS):
+                start = time.monotonic()
+                batch = [[task.drawing.part(step, number, recipe.accumulate) for task in tasks] for number in range(recipe.accumulate)]
+                float(update(net, optimizer, fabric, batch, recipe, tasks))
+                times.append(time.monotonic() - start)
+                tick()
         pixels = int(tasks[0].drawing.index.class_counts.sum())
         if mate is not None:
             mate.close()

@@ -1,0 +1,37 @@
+"""What long work says of itself in a log, and what short lists say whole."""
+
+from __future__ import annotations
+
+import typer
+
+from labelscape import progress
+from labelscape.cli import app
+from labelscape.cli.data_check import report
+from labelscape.datasets.findings import Finding
+
+
+def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.bar("train", 3, "steps") as tick:
+        tick(loss=0.5)
+        tick()
+    with progress.bar("map", 1, "tiles") as tick:
+        tick()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["train: 1 of 3 steps loss 0.5", "train: 2 of 3 steps loss 0.5"]
+    assert lines[2].startswith("train: 2 steps in ") and lines[-1].startswith("map: 1 tile in ")
+
+
+def test_the_list_of_verbs_is_not_cut():
+    root = typer.main.get_command(app)
+    for command in (*root.commands.values(), *root.commands["data"].commands.values()):
+        assert not command.get_short_help_str(64).endswith("..."), command.name
+
+
+def test_the_folder_that_all_files_lie_in_is_left_out():
+    found = [Finding("a", "error", "/far/away/images/x.tif", "is bad"), Finding("b", "info", "/far/away/x.gpkg", "is good"),
+             Finding("c", "info", "all files", "are files")]  # fmt: skip
+    lines = report(found, 1).splitlines()
+    assert lines[:3] == ["ERROR images/x.tif: is bad", "      x.gpkg: is good", "      all files: are files"]
+    assert report([*found, Finding("d", "info", "here/y.tif", "")], 1).startswith("ERROR /far/away/images/x.tif")
