@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -168,16 +168,21 @@ def planes_of(tile: ScoredTile, kinds: list[str], reject: float | None, *, unkno
     if "confidence" in kinds:
         planes.append(percent[None])
     if "entropy" in kinds:
-        p = tile.probabilities
-        undecided = -(p * p.clamp_min(1e-12).log()).sum(dim=0) / math.log(max(2, len(p)))
-        planes.append(_masked(undecided[None].mul(100), tile.valid))
+        planes.append(_rounded(_undecided, tile))
     if "proba" in kinds:
-        planes.append(_masked(tile.probabilities.mul(250), tile.valid))
+        planes.append(_rounded(lambda p: p * 250, tile))
     return np.concatenate(planes)
 
 
-def _masked(values: torch.Tensor, valid: np.ndarray) -> np.ndarray:
-    rounded = values.round().to(torch.uint8).numpy()
-    if not valid.all():
-        rounded[:, ~valid] = IGNORE
+def _undecided(p: torch.Tensor) -> torch.Tensor:
+    """Probabilities (K, h, w) -> (1, h, w) entropy in per cent of the largest there can be."""
+    return -(p * p.clamp_min(1e-12).log()).sum(dim=0, keepdim=True) / math.log(max(2, len(p))) * 100
+
+
+def _rounded(made_of: Callable[[torch.Tensor], torch.Tensor], tile: ScoredTile) -> np.ndarray:
+    """(C, h, w) uint8 of what is made of probabilities, 255 on invalid pixels; some rows at a time: a tile of many classes is large."""
+    strips = [made_of(p).round_().to(torch.uint8) for p in tile.probabilities.split(AREA_ROWS, dim=1)]
+    rounded = torch.cat(strips, dim=1).numpy()
+    if not tile.valid.all():
+        rounded[:, ~tile.valid] = IGNORE
     return rounded
