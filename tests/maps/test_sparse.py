@@ -131,7 +131,7 @@ def test_a_scene_of_200000_pixels_a_side_is_mapped_in_two_gigabytes(tmp_path):
 
 def test_only_what_certainly_holds_nothing_is_a_hole(tmp_path):
     places = [Window(600, 1100, 300, 200)]
-    inside, outside, beside = Window(700, 1200, 5, 5), Window(1600, 0, 448, 512), Window(0, 512, 601, 500)
+    inside, outside, beside = Window(700, 1200, 5, 5), Window(1600, 0, 448, 512), Window(0, 512, 601, 600)
     for options, known in (({}, True), ({"nodata": None}, False), ({"interleave": "band"}, True), ({"nodata": 7}, True),
                            ({"tiled": False, "blockxsize": None, "blockysize": 1}, True)):  # fmt: skip
         path = sparse_scene(tmp_path / "scene.tif", 2048, places, **options)

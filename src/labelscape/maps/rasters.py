@@ -20,7 +20,7 @@ from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.maps.journal import Journal
 from labelscape.maps.overviews import count_values
 from labelscape.maps.seams import Seams
-from labelscape.maps.stitch import ScoredTile, score_tiles
+from labelscape.maps.stitch import SOFTENED_ROWS, ScoredTile, score_tiles
 from labelscape.maps.write import MapWriter
 from labelscape.progress import bar
 from labelscape.scores import Scorer
@@ -181,7 +181,7 @@ def _undecided(p: torch.Tensor) -> torch.Tensor:
 
 def _rounded(made_of: Callable[[torch.Tensor], torch.Tensor], tile: ScoredTile) -> np.ndarray:
     """(C, h, w) uint8 of what is made of probabilities, 255 on invalid pixels; some rows at a time: a tile of many classes is large."""
-    strips = [made_of(p).round_().to(torch.uint8) for p in tile.probabilities.split(AREA_ROWS, dim=1)]
+    strips = [made_of(p).round_().to(torch.uint8) for p in tile.probabilities.split(SOFTENED_ROWS, dim=1)]
     rounded = torch.cat(strips, dim=1).numpy()
     if not tile.valid.all():
         rounded[:, ~tile.valid] = IGNORE

@@ -32,6 +32,9 @@ EXACT_REACH = 256
 USUAL_OVERLAP = 64
 """Overlap for all others, which see the whole tile (global pooling) or so far that exact halos would cost more than the map."""
 
+SOFTENED_ROWS = 64
+"""Rows of a tile that are worked on at once where a copy of all classes would be the most that a map holds."""
+
 
 @dataclass(frozen=True)
 class ScoredTile:
@@ -44,7 +47,12 @@ class ScoredTile:
     @cached_property
     def probabilities(self) -> Tensor:
         """(K, h, w) float32, made when first asked for: in the thread that writes, while the network goes on."""
-        return soften(self.logits)
+        if self.logits.device.type != "cpu":
+            return soften(self.logits)
+        made = torch.empty(self.logits.shape)
+        for rows, out in zip(self.logits.split(SOFTENED_ROWS, dim=1), made.split(SOFTENED_ROWS, dim=1)):
+            out.copy_(soften(rows))
+        return made
 
     def classes(self) -> np.ndarray:
         """(h, w) uint8 index of the likeliest class, 255 on invalid pixels."""
