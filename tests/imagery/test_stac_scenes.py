@@ -15,8 +15,9 @@ from pyproj import Transformer
 from rasterio.crs import CRS
 
 from labelscape.errors import BadFile, BadInput, UnknownName
+from labelscape.imagery.placing import declares
 from labelscape.imagery.stac import described, is_stac
-from labelscape.imagery.virtual import declares, open_scene
+from labelscape.imagery.virtual import open_scene
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 SENTINEL = {"B02": "blue", "B03": "green", "B04": "red"}

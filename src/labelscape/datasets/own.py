@@ -17,9 +17,10 @@ from labelscape.grid import Window
 from labelscape.imagery.files import RASTER_SUFFIXES, Source
 from labelscape.imagery.label_values import LabelSpec, look_like_masks, raster_legend
 from labelscape.imagery.labels import Labels, open_labels
+from labelscape.imagery.placing import declares
 from labelscape.imagery.polygons import VECTOR_SUFFIXES
 from labelscape.imagery.raster import Patch, Scene, Units
-from labelscape.imagery.virtual import declares, open_scene, seen_as
+from labelscape.imagery.virtual import open_scene, seen_as
 from labelscape.legend import IGNORE, Legend
 
 HOLD_BYTES = 1 << 30

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.imagery.contract import AFTER, LIKE_SIZES, Finding
+from labelscape.imagery.placing import declares
 from labelscape.imagery.raster import Scene
-from labelscape.imagery.virtual import declares, seen_as
+from labelscape.imagery.virtual import seen_as
 
 
 def fitted(checkpoint: Checkpoint, scene: Scene) -> tuple[Scene, list[Finding]]:
