@@ -37,7 +37,7 @@ def write_map_report(path: Path, checkpoint: Checkpoint, scene: Scene, result: o
     confusion = None
     if own:
         counts, unpredicted = (np.array(own["confusion"][key]) for key in ("counts", "unpredicted"))
-        confusion = ConfusionFigure(tuple(legend.names), counts, f"{checkpoint.network}, held-out blocks", unpredicted)
+        confusion = ConfusionFigure(tuple(c["name"] for c in own["classes"]), counts, f"{checkpoint.network}, held-out blocks", unpredicted)
     curves = ()
     if checkpoint.history:
         steps = tuple(h["step"] for h in checkpoint.history)

@@ -52,4 +52,8 @@ def describe_part(found: Published, part: str, *, limit: int | None = None, tick
 def describe(found: Published, *, limit: int | None = None, tick: Callable[[], None] | None = None) -> dict[str, Any]:
     """All parts that hold pictures, and the notes of the data set."""
     parts = [describe_part(found, part, limit=limit, tick=tick) for part in PARTS if found.part(part)]
-    return {"name": found.name, "notes": list(found.notes), "parts": parts}
+    absent = [name for name in found.legend.names if not any(part["classes"][name]["pixels"] for part in parts)]
+    notes = list(found.notes)
+    if absent and limit is None:
+        notes.append(f"no pixel of {', '.join(absent)} in any part: are these the files of {found.name}, and not of another version?")
+    return {"name": found.name, "notes": notes, "parts": parts}
