@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -147,25 +148,19 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _can_run(self) -> Recipe:
-        problems = []
+        problems = unknown_names(self.network, self.options, {**self.losses, **(self.aux_losses or {})})
         try:
             known = options_of(self.network)
-            for option in self.options:
-                if option not in known:
-                    problems.append(str(UnknownName(f"option of {self.network}", option, known)))
             if self.mate and "mate_classes" not in known:
                 problems.append(f"mate is given, but {self.network} has no second head; classmate and dfcnet have.")
             if self.base_steps and entry(self.network).start is None:
                 problems.append(f"base_steps={self.base_steps}, but {self.network} starts from no other network; leave it out.")
-        except UnknownName as error:
-            problems.append(str(error))
+        except UnknownName:  # said already
+            pass
         if self.start and self.base_steps:
             problems.append("start and base_steps are two ways to the same thing; give one.")
         if self.data.holdout + self.data.val >= 1:
             problems.append(f"holdout={self.data.holdout} and val={self.data.val} leave nothing to train on.")
-        for loss in {**self.losses, **(self.aux_losses or {})}:
-            if loss not in LOSSES:
-                problems.append(str(UnknownName("loss", loss, LOSSES)))
         if self.batch % self.accumulate:
             problems.append(f"batch={self.batch} cannot be worked on in accumulate={self.accumulate} equal parts.")
         if self.mate and (self.mate.batch or self.batch) % self.accumulate:
@@ -196,14 +191,30 @@ def make_recipe(**fields: Any) -> Recipe:
         return Recipe(**fields)
     except ValidationError as error:
         lines = [line for problem in error.errors() for line in _said(problem)]
+    # Where a setting has a wrong type, the recipe as a whole was not looked at; names can be all the same.
+    network, options, losses = fields.get("network", "mlp"), fields.get("options", {}), fields.get("losses", {})
+    if isinstance(network, str) and isinstance(options, Mapping) and isinstance(losses, Mapping):
+        lines += [line for line in unknown_names(network, options, losses) if line not in lines]
     raise BadOption("This recipe cannot run:\n  - " + "\n  - ".join(lines))
+
+
+def unknown_names(network: str, options: Mapping[str, Any], losses: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the names of a network, its options and losses."""
+    problems = []
+    try:
+        known = options_of(network)
+        problems += [str(UnknownName(f"option of {network}", option, known)) for option in options if option not in known]
+    except UnknownName as error:
+        problems.append(str(error))
+    return problems + [str(UnknownName("loss", loss, LOSSES)) for loss in losses if loss not in LOSSES]
 
 
 def _said(problem: dict) -> list[str]:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        model = Data if problem["loc"][0] == "data" and len(problem["loc"]) > 1 else Recipe
-        return [str(UnknownName("recipe setting", str(problem["loc"][-1]), model.model_fields))]
+        *path, name = map(str, problem["loc"])
+        model = Data if path and path[-1] == "data" else Mate if path == ["mate"] else Recipe
+        return [str(UnknownName(f"setting of {'.'.join(path)}" if path else "recipe setting", name, model.model_fields))]
     if problem["type"] == "missing":
         return [f"{where} is missing"]
     if problem["type"] == "value_error":
