@@ -41,12 +41,23 @@ def spread_blocks(window: Window, *, block: int = 512, most: int = 64) -> list[W
     return [blocks[i] for i in np.linspace(0, len(blocks) - 1, most).round().astype(int)]
 
 
-def band_statistics(scenes: Iterable[Scene], *, most_blocks: int = 64, tick: Callable[[], None] | None = None) -> tuple[BandStatistics, ...]:
-    """Mean, deviation, range and quantiles per band over `most_blocks` blocks of every scene; nodata never counts.
+SAMPLED = 8_000_000
+"""Pixels that quantiles are taken from, over all scenes together: memory does not grow with their number."""
+
+
+def band_statistics(
+    scenes: Iterable[Scene], *, most_blocks: int = 64, most_scenes: int = 1000, tick: Callable[[], None] | None = None
+) -> tuple[BandStatistics, ...]:
+    """Mean, deviation, range and quantiles per band over `most_blocks` blocks of every scene, of at most `most_scenes` spread evenly; nodata never counts.
 
     Mean and deviation are exact over the pixels seen (float64 sums); quantiles come from an even sample of at most 20,000 pixels a
-    block. Raises BadInput where scenes differ in bands or no pixel is valid.
+    block. `tick` is called after every scene. Raises BadInput where scenes differ in bands or no pixel is valid.
     """
+    scenes = list(scenes)
+    if len(scenes) > most_scenes:
+        scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, most_scenes).round().astype(int)]
+    blocks = sum(len(spread_blocks(scene.grid.window, most=most_blocks)) for scene in scenes)
+    most_pixels = min(20_000, max(1, SAMPLED // max(1, blocks)))
     names: tuple[str, ...] | None = None
     count, total, squares = 0, 0.0, 0.0
     low, high, samples = None, None, []
@@ -56,17 +67,18 @@ def band_statistics(scenes: Iterable[Scene], *, most_blocks: int = 64, tick: Cal
         names = scene.bands
         for window in spread_blocks(scene.grid.window, most=most_blocks):
             patch = scene.read(window)
-            values = patch.pixels[:, patch.valid].astype(np.float64)  # (B, pixels)
-            if tick:
-                tick()
-            if not values.size:
+            stored = patch.pixels[:, patch.valid]  # (B, pixels)
+            if not stored.size:
                 continue
+            values = stored.astype(np.float64)
             count += values.shape[1]
             total = total + values.sum(axis=1)
-            squares = squares + np.square(values).sum(axis=1)
-            low = values.min(axis=1) if low is None else np.minimum(low, values.min(axis=1))
-            high = values.max(axis=1) if high is None else np.maximum(high, values.max(axis=1))
-            samples.append(values[:, :: max(1, values.shape[1] // 20_000)].astype(np.float32))
+            squares = squares + np.einsum("bp,bp->b", values, values)
+            low, high = (one if known is None else best(known, one)
+                         for known, one, best in ((low, stored.min(axis=1), np.minimum), (high, stored.max(axis=1), np.maximum)))  # fmt: skip
+            samples.append(stored[:, :: max(1, stored.shape[1] // most_pixels)].astype(np.float32))
+        if tick:
+            tick()
     if names is None or count == 0:
         raise BadInput("No valid pixel in the scene: everything is nodata. Check the nodata value, or name it with --nodata.")
     mean = total / count
