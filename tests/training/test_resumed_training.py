@@ -167,7 +167,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(fields, tmp_path, monkey
     for accumulate in (1, 2, 4):
         part = recipe.replace(accumulate=accumulate)
         with open_recipe_data(part.data, 0) as dataset:
-            weights.append(phase.run_phase(part, dataset, blank_checkpoint(part, dataset, lambda n: None), tmp_path / str(accumulate)).weights)
+            weights.append(phase.run_phase(part, dataset, blank_checkpoint(part, dataset), tmp_path / str(accumulate)).weights)
     for other in weights[1:]:
         for key, value in weights[0].items():
             np.testing.assert_allclose(value, other[key], rtol=2e-5, atol=1e-6)  # float32 sums in another order

@@ -102,7 +102,7 @@ def run(
         print_slurm(slurm, out, network)
         return
     if dry_run:
-        print_rehearsal(recipe, out, as_json)
+        print_rehearsal(recipe, as_json)
         return
     checkpoint = train(recipe, out, overwrite=overwrite, tensorboard=tensorboard, say=talk)
     scores = dict(checkpoint.scores)
@@ -118,20 +118,27 @@ def run(
     print(f"checkpoint: {target}\nmap a scene with: labelscape map {target} SCENE --out map")
 
 
-def print_rehearsal(recipe: Recipe, out: Path, as_json: bool) -> None:
+def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
     from dataclasses import asdict
 
     from labelscape.training.rehearse import rehearse
 
-    found = rehearse(recipe, out)
+    found = rehearse(recipe)
     if as_json:
         print_json({**asdict(found), "seconds": found.seconds})
         return
-    minutes = found.seconds / 60
     print(f"{recipe.network}: {found.parameters:,} parameters, {found.labelled_pixels:,} labelled training pixels")
     print(f"{found.steps:,} steps of {recipe.batch} crops of {recipe.crop} x {recipe.crop}: {found.crops:,} crops")
-    print(f"{found.seconds_per_step:.2f} s a step, about {f'{minutes:.0f} minutes' if minutes >= 2 else f'{found.seconds:.0f} s'} in all; "
-          f"at most {found.peak_bytes / 2**30:.1f} GiB of memory")  # fmt: skip
+    base = f" ({found.base_seconds_per_step:.2f} s in the base network's {found.base_steps:,})" if found.base_steps else ""
+    print(f"{found.seconds_per_step:.2f} s a step{base}, about {lasting(found.seconds)} in all, {lasting(found.seconds_before)} of it to read the data; "
+          f"the score comes on top. {found.peak_bytes / 2**30:.1f} GiB of memory")  # fmt: skip
+
+
+def lasting(seconds: float) -> str:
+    """`95 s`, `7 minutes`, `5.2 hours`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def print_slurm(size: str, out: Path, network: str) -> None:

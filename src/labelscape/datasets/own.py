@@ -70,6 +70,10 @@ class Dataset:
         """The scenes that hold anything of a part."""
         return [s for s, own in zip(self.scenes, self.part_of) if own in (None, part)]
 
+    def learned_from(self) -> list[LabelledScene]:
+        """The scenes that hold anything of the training part, else all: those held out whole must not tell even their brightness."""
+        return self.part("train") or list(self.scenes)
+
     @property
     def bands(self) -> tuple[str, ...]:
         return self.scenes[0].scene.bands
@@ -82,6 +86,11 @@ class Dataset:
             for window in scene.scene.grid.window.blocks(2048):
                 counts += np.bincount(scene.read_labels(window, part).ravel(), minlength=256)
         return counts[: len(self.legend)]
+
+    def is_labelled(self, part: str) -> bool:
+        """Is there a labelled pixel in a part? Looks no further than the first."""
+        windows = ((s, window) for s in self.part(part) for window in s.scene.grid.window.blocks(2048))
+        return any((s.read_labels(window, part) != IGNORE).any() for s, window in windows)
 
     def __enter__(self) -> Dataset:
         return self

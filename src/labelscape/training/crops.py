@@ -60,6 +60,9 @@ def index_crops(dataset: Dataset) -> CropIndex:
                 if mine.any():
                     cells.append((number, cell.top, cell.left))
                     counts.append(mine)
+    if not scenes:
+        there = ", ".join(dict.fromkeys(p for p in dataset.part_of if p))
+        raise BadInput(f"There is nothing to train on: the data has no part train (parts here: {there}).")
     if not cells:
         raise BadInput("No labelled pixel to train on. Check the labels' place and classes, or hold less out.")
     return CropIndex(scenes, np.array(cells), np.array(counts, np.int64))

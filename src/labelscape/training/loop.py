@@ -6,11 +6,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from lightning_fabric import Fabric
 
 from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
+from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid
 from labelscape.imagery.bands import band_statistics
@@ -19,7 +21,7 @@ from labelscape.legend import IGNORE, Legend
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
 from labelscape.training.board import require_tensorboard
-from labelscape.training.phase import checkpoint_path, forget_state, run_phase, state_path, write_log
+from labelscape.training.phase import checkpoint_path, forget_state, run_phase, write_log
 from labelscape.training.recipe import Data, Recipe
 from labelscape.training.state import differing
 from labelscape.training.team import gather
@@ -54,16 +56,15 @@ def train(
         mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
         for line in (*dataset.report, *(mate.report if mate else ())) if leads else ():
             say(line)
-        with bar("statistics", len(dataset.scenes), "scenes", shown=leads) as tick:
+        score = score and _can_be_scored(recipe, dataset, say if leads else lambda text: None)
+        with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
             blank = blank_checkpoint(recipe, dataset, tick)
         scores: dict = {}
         start = load(recipe.start) if recipe.start else None
         if recipe.base_steps:
             start = _base_network(recipe, dataset, blank, out, fabric, score, tensorboard, say)
             scores |= start.scores
-        if leads and state_path(out, recipe.network).exists():
-            say(f"going on from {state_path(out, recipe.network)}")
-        checkpoint = run_phase(recipe, dataset, blank, out, start=start, mate=mate, fabric=fabric, tensorboard=tensorboard)
+        checkpoint = run_phase(recipe, dataset, blank, out, start=start, mate=mate, fabric=fabric, tensorboard=tensorboard, say=say)
         if leads:
             checkpoint = replace(checkpoint, scores={**scores, **(_held_out_score(checkpoint, recipe, dataset) if score else {})})
             _finish(checkpoint, out, recipe.network)
@@ -75,18 +76,22 @@ def _base_network(
     recipe: Recipe, dataset: Dataset, blank: Checkpoint, out: Path, fabric: Fabric, score: bool, tensorboard: bool, say: Say
 ) -> Checkpoint:  # fmt: skip
     """The network that the recipe's one starts from: trained, or loaded where an interrupted run had finished it."""
-    base = recipe.replace(
-        network=entry(recipe.network).start, steps=recipe.base_steps, rate=recipe.base_rate, base_steps=0, mate=None, rate_factors={},
-        options=_shared_options(recipe.network, recipe.options),
-    )  # fmt: skip
+    base = base_recipe(recipe)
     path = checkpoint_path(out, base.network)
     settings = base.model_dump(mode="json")
     if path.exists():
         done = load(path)
-        if not differing(done.recipe, settings):
-            if fabric.is_global_zero:
-                say(f"{path} is finished; going on from it")
-            return done
+        changed = differing(done.recipe, settings)
+        if not changed and (done.legend, done.normalisation) != (blank.legend, blank.normalisation):
+            changed = ["the files"]
+        if changed:
+            raise BadFile(
+                f"{path} is of another run ({', '.join(changed)} differ) and would be replaced. Give --start {path} to go on from it as it is, "
+                "--overwrite to train it anew, or another --out."
+            )
+        if fabric.is_global_zero:
+            say(f"{path} is finished; going on from it")
+        return done
     trained = run_phase(base, dataset, replace(blank, recipe=settings), out, fabric=fabric, tensorboard=tensorboard)
     if fabric.is_global_zero:
         trained = replace(trained, scores=_held_out_score(trained, base, dataset) if score else {})
@@ -95,9 +100,32 @@ def _base_network(
     return load(path)  # all processes the same, to the last bit
 
 
-def _held_out_score(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) -> dict:
+def base_recipe(recipe: Recipe) -> Recipe:
+    """How the network that this recipe's one starts from is trained."""
+    return recipe.replace(
+        network=entry(recipe.network).start, steps=recipe.base_steps, rate=recipe.base_rate, base_steps=0, mate=None, rate_factors={},
+        options=_shared_options(recipe.network, recipe.options),
+    )  # fmt: skip
+
+
+def _can_be_scored(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
+    """Is anything held out with labels? Said before training, not found out after it. Raises BadInput where val is to be watched and has none."""
+    there = ", ".join(p for p in PARTS if dataset.part(p)) or "none"
+    if recipe.val_every and not dataset.is_labelled("val"):
+        raise BadInput(f"val_every (--val) watches the part val, but the data has no labelled pixel in it (parts here: {there}). Leave it out.")
     if not recipe.data.holdout:
-        return {}
+        return False
+    part = scored_part(dataset)
+    if part is None:
+        say(f"no score at the end: the data has no labels in the parts test and val (parts here: {there})")
+        return False
+    if part == "val" and (recipe.data.dataset or recipe.val_every):
+        also = ", the part that training is watched with too: it will flatter" if recipe.val_every else ""
+        say(f"the score will come from the part val{also}; test has no labels here")
+    return True
+
+
+def _held_out_score(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) -> dict:
     from labelscape.evaluation.measure import evaluate
 
     return {recipe.network: evaluate(checkpoint, dataset, part=scored_part(dataset), device=recipe.device).metrics}
@@ -113,8 +141,11 @@ def _finish(checkpoint: Checkpoint, out: Path, network: str) -> None:
 def _make_room(out: Path, recipe: Recipe, overwrite: bool) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):  # hours of training must not end at a folder that takes no file
+            pass
     except OSError as error:
-        raise BadFile(f"The folder {out} cannot be made: {error.strerror or error}.") from error
+        made = "written to" if out.is_dir() else "made"
+        raise BadFile(f"The folder {out} cannot be {made}: {error.strerror or error}. Name another --out.") from error
     if overwrite:
         forget_state(out, recipe.network)
         if recipe.base_steps:
@@ -156,15 +187,14 @@ def _open_published(data: Data) -> Dataset:
     return dataset
 
 
-def scored_part(dataset: Dataset) -> str:
-    """Where the score comes from: the part "test", or "val" where a published set keeps the test labels to itself."""
-    return next((part for part in ("test", "val") if dataset.part(part) and dataset.class_counts(part).any()), "test")
+def scored_part(dataset: Dataset) -> str | None:
+    """Where the score comes from: the part "test", or "val" where a published set keeps the test labels to itself. None where neither is labelled."""
+    return next((part for part in ("test", "val") if dataset.is_labelled(part)), None)
 
 
-def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[int], None]) -> Checkpoint:
+def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None) -> Checkpoint:
     """The contract of the data, before any weight is learned."""
-    statistics = band_statistics(s.scene for s in dataset.scenes)
-    tick(len(dataset.scenes))
+    statistics = band_statistics((s.scene for s in dataset.learned_from()), tick=tick)
     first: Grid = dataset.scenes[0].scene.grid
     kind = "none" if not first.is_georeferenced else "geographic" if first.crs.is_geographic else "projected"
     return Checkpoint(

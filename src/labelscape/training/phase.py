@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ from labelscape.training.recipe import Recipe
 from labelscape.training.state import Progress, load_state, save_state
 from labelscape.training.team import gather, together
 
+Say = Callable[[str], None]
+
 LOG_EVERY = 10
 """Steps whose mean loss is one line of the log."""
 
@@ -50,12 +53,12 @@ class Task:
 
 def run_phase(
     recipe: Recipe, dataset: Dataset, blank: Checkpoint, out: Path, *, start: Checkpoint | None = None, mate: Dataset | None = None,
-    fabric: Fabric | None = None, until: int | None = None, tensorboard: bool = False,
+    fabric: Fabric | None = None, until: int | None = None, tensorboard: bool = False, say: Say = lambda text: None,
 ) -> Checkpoint:  # fmt: skip
     """Train one network on an open dataset, from the encoder of `start` where given, and return its checkpoint.
 
-    A state file in `out` is gone on from. With `until` the phase pauses there and leaves its state. With `tensorboard` the log is written as
-    event files too, in a folder beside the checkpoint.
+    A state file in `out` is gone on from; the last one is of the last step, so that nothing which follows can lose a weight. With `until` the
+    phase pauses there. With `tensorboard` the log is written as event files too, in a folder beside the checkpoint.
     """
     fabric = fabric or gather(recipe.device, recipe.precision)
     blank = replace(blank, network=recipe.network, options=net_options(recipe, mate))
@@ -74,7 +77,11 @@ def run_phase(
     saved = state_path(out, recipe.network)
     settings = recipe.model_dump(mode="json")
     scaler = getattr(fabric.strategy.precision, "scaler", None)  # of float16's losses
-    progress = load_state(saved, settings, net.module, optimizer, scaler) if saved.exists() else Progress()
+    seen = seen_data(tasks)
+    progress = load_state(saved, settings, net.module, optimizer, scaler, seen) if saved.exists() else Progress()
+    if fabric.is_global_zero:
+        for line in (f"going on from {saved}, step {progress.step} of {recipe.steps}",) * saved.exists() + without_pixels(dataset, tasks[0]):
+            say(line)
     end = min(recipe.steps, until or recipe.steps)
 
     def read(step: int) -> list[list[tuple[Tensor, Tensor]]]:
@@ -100,7 +107,9 @@ def run_phase(
             progress.recent.append(update(net, optimizer, fabric, batch, recipe, tasks))
             progress.step += 1
             scored = recipe.val_every and progress.step % recipe.val_every == 0
-            if len(progress.recent) >= LOG_EVERY or progress.step == recipe.steps or scored:
+            saving = progress.step % recipe.save_every == 0
+            # What is saved holds no loss that is not in the log yet: those are each process's own.
+            if len(progress.recent) >= LOG_EVERY or progress.step == recipe.steps or scored or saving:
                 mean = together(fabric, float(np.mean([float(x) for x in progress.recent])))  # float() waits for the device
                 if not math.isfinite(mean):
                     raise BadInput(f"The loss became {mean} by step {step + 1}: the learning rate {recipe.rate} is too high for this data.")
@@ -113,9 +122,9 @@ def run_phase(
                 since = time.monotonic()
             if note and progress.history and progress.history[-1]["step"] == progress.step:
                 note(progress.history[-1])
-            if fabric.is_global_zero and (progress.step % recipe.save_every == 0 or (until and progress.step == end < recipe.steps)):
+            if fabric.is_global_zero and (saving or progress.step == end or done_early(recipe, progress)):
                 progress.recent = [float(x) for x in progress.recent]
-                save_state(saved, settings, progress, net.module, optimizer, scaler)
+                save_state(saved, settings, progress, net.module, optimizer, scaler, seen)
             tick()
     weights = progress.best_weights or state_arrays(net.module)
     return replace(blank, weights=weights, history=tuple(progress.history))
@@ -218,10 +227,25 @@ def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Datase
                 f"The classmate's scenes have the bands {' '.join(mate.bands)}, the others {' '.join(dataset.bands)}: one trunk reads both. "
                 "Pick as many with mate.data.bands."
             )
-        normalisation = tuple((s.mean, s.std) for s in band_statistics(s.scene for s in mate.scenes))
+        normalisation = tuple((s.mean, s.std) for s in band_statistics(s.scene for s in mate.learned_from()))
         index = index_crops(mate)
         tasks.append(Task(Drawing.of_mate(recipe, index, normalisation), auto_weights(torch.from_numpy(index.class_counts)) if automatic else None))
     return tasks
+
+
+def seen_data(tasks: list[Task]) -> dict[str, list]:
+    """What a run can tell of its data: labelled training pixels per class, and how bands are scaled. Other files give other numbers."""
+    found = {}
+    for task, name in zip(tasks, ("data", "mate.data")):
+        found[f"{name}: labelled pixels per class"] = task.drawing.index.class_counts.tolist()
+        found[f"{name}: mean and deviation per band"] = [list(pair) for pair in task.drawing.normalisation]
+    return found
+
+
+def without_pixels(dataset: Dataset, task: Task) -> tuple[str, ...]:
+    """A line that names the classes nothing can be learned of, where there are any."""
+    empty = [name for name, pixels in zip(dataset.legend.names, task.drawing.index.class_counts) if not pixels]
+    return (f"no training pixel of {', '.join(empty)}: such classes cannot be learned, and count in no mean",) if empty else ()
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 
+from labelscape.nets.blocks import Network
 from labelscape.progress import bar
-from labelscape.training.loop import blank_checkpoint, open_recipe_data
-from labelscape.training.phase import build_network, checkpoint_path, make_tasks, rate_groups, update
+from labelscape.training.loop import base_recipe, blank_checkpoint, open_recipe_data
+from labelscape.training.phase import Task, build_network, checkpoint_path, make_tasks, rate_groups, update
 from labelscape.training.recipe import Recipe
 from labelscape.training.team import gather
 
@@ -21,48 +24,64 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Steps that a run will make, bytes it will hold at most, seconds it will take, and what it is made of."""
+    """Steps that a run will make, bytes it will hold at most, seconds it will take, and what it is made of.
+
+    `steps` and `crops` count the base network's phase too; `seconds_before` is what reading the data took. The score at the end is not counted.
+    """
 
     steps: int
+    base_steps: int
     parameters: int
     crops: int
     labelled_pixels: int
     peak_bytes: int
+    seconds_before: float
     seconds_per_step: float
+    base_seconds_per_step: float
 
     @property
     def seconds(self) -> float:
-        return self.steps * self.seconds_per_step
+        return self.seconds_before + (self.steps - self.base_steps) * self.seconds_per_step + self.base_steps * self.base_seconds_per_step
 
 
-def rehearse(recipe: Recipe, out: str | Path) -> Rehearsal:
-    """Open the data, make three steps with the real network and throw them away. Raises what `train` would."""
+def rehearse(recipe: Recipe) -> Rehearsal:
+    """Open the data, make three steps with the real networks and throw them away. Raises what `train` would."""
     fabric = gather(recipe.device, recipe.precision)
-    with open_recipe_data(recipe.data, recipe.seed) as dataset:
-        mate = open_recipe_data(recipe.mate.data, recipe.seed) if recipe.mate else None
-        blank = blank_checkpoint(recipe, dataset, lambda n: None)
-        net = build_network(recipe, dataset, None, mate)
+    since = time.monotonic()
+    with ExitStack() as opened:
+        dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
+        mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
+        blank = blank_checkpoint(recipe, dataset)
         tasks = make_tasks(recipe, dataset, blank, mate)
-        optimizer = torch.optim.SGD(rate_groups(net, recipe), lr=0.0, momentum=recipe.momentum)
-        net, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)
-        net.mark_forward_method("heads")
-        net.train()
-        times = []
-        with bar("rehearse", STEPS, "steps", shown=fabric.is_global_zero) as tick:
-            for step in range(STEPS):
-                start = time.monotonic()
-                batch = [[task.drawing.part(step, number, recipe.accumulate) for task in tasks] for number in range(recipe.accumulate)]
-                float(update(net, optimizer, fabric, batch, recipe, tasks))
-                times.append(time.monotonic() - start)
-                tick()
-        pixels = int(tasks[0].drawing.index.class_counts.sum())
-        if mate is not None:
-            mate.close()
-    # The first step also warms up. A base network before it is smaller: counted as if each of its steps cost as much.
+        before = time.monotonic() - since
+        base_step = 0.0
+        if recipe.base_steps:
+            base = base_recipe(recipe)
+            _, base_step = _steps(base, build_network(base, dataset, None, None), tasks[:1], fabric)
+        parameters, step = _steps(recipe, build_network(recipe, dataset, None, mate), tasks, fabric)
+    steps = recipe.steps + recipe.base_steps
     return Rehearsal(
-        recipe.steps + recipe.base_steps, sum(p.numel() for p in net.parameters()), (recipe.steps + recipe.base_steps) * recipe.batch, pixels,
-        _peak(fabric.device), min(times[1:]),
+        steps, recipe.base_steps, parameters, steps * recipe.batch, int(tasks[0].drawing.index.class_counts.sum()), _peak(fabric.device), before, step,
+        base_step,
     )  # fmt: skip
+
+
+def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> tuple[int, float]:
+    """Parameters of a network, and the seconds that a step takes once it is warm."""
+    optimizer = torch.optim.SGD(rate_groups(net, recipe), lr=0.0, momentum=recipe.momentum)
+    parameters = sum(p.numel() for p in net.parameters())
+    net, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)
+    net.mark_forward_method("heads")
+    net.train()
+    times = []
+    with bar(f"rehearse {recipe.network}", STEPS, "steps", shown=fabric.is_global_zero) as tick:
+        for step in range(STEPS):
+            start = time.monotonic()
+            batch = [[task.drawing.part(step, number, recipe.accumulate) for task in tasks] for number in range(recipe.accumulate)]
+            float(update(net, optimizer, fabric, batch, recipe, tasks))
+            times.append(time.monotonic() - start)
+            tick()
+    return parameters, min(times[1:])
 
 
 def slurm_script(recipe_options: list[str], out: str | Path, network: str, *, nodes: int, gpus: int, hours: int) -> str:

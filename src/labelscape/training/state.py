@@ -40,9 +40,10 @@ Scaler = torch.amp.GradScaler | None
 
 
 def save_state(
-    path: Path, recipe: dict, progress: Progress, net: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Scaler = None
+    path: Path, recipe: dict, progress: Progress, net: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Scaler = None,
+    seen: dict | None = None,
 ) -> None:  # fmt: skip
-    """Write the state whole or not at all. Raises BadFile where the disk refuses."""
+    """Write the state whole or not at all. `seen`: what the data looked like. Raises BadFile where the disk refuses."""
     from safetensors.torch import save
 
     tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
@@ -54,7 +55,7 @@ def save_state(
         tensors[f"best.{name}"] = torch.from_numpy(value)
     facts = {
         "recipe": recipe, "progress": {key: value for key, value in vars(progress).items() if key != "best_weights"},
-        "scaler": scaler.state_dict() if scaler else None,
+        "scaler": scaler.state_dict() if scaler else None, "seen": seen,
     }  # fmt: skip
     # A tensor that two names share, or that is laid out channels last, is written as plain copies.
     content = save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
@@ -64,9 +65,9 @@ def save_state(
 
 
 def load_state(
-    path: Path, recipe: dict, net: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Scaler = None
+    path: Path, recipe: dict, net: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Scaler = None, seen: dict | None = None
 ) -> Progress:  # fmt: skip
-    """Put net, optimizer and scaler where the file says and return the progress. Raises BadFile for a damaged file or another recipe's."""
+    """Put net, optimizer and scaler where the file says and return the progress. Raises BadFile for a damaged file, another recipe's, or other data's."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -80,6 +81,12 @@ def load_state(
         raise BadFile(
             f"{path} belongs to an unfinished run with other settings ({', '.join(changed)}). Give the same settings to go on with it, "
             "--overwrite to start again, or another --out."
+        )
+    changed = differing(facts["seen"], seen) if facts.get("seen") and seen else []
+    if changed:
+        raise BadFile(
+            f"{path} belongs to an unfinished run on other data, although its files have the same names ({'; '.join(changed)} differ). Put the files back "
+            "to go on with it, --overwrite to start again, or another --out."
         )
     net.load_state_dict(_named(tensors, "net."))
     momentum = _named(tensors, "momentum.")
