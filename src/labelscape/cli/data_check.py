@@ -29,18 +29,19 @@ def run_check(
     background: Annotated[str | None, typer.Option("--background", help="Class of all that no polygon covers.")] = None,
     area: Annotated[str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")] = None,
     ignore_value: Annotated[list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")] = [],
+    threshold: Annotated[int | None, typer.Option("--threshold", help="Label rasters are grey masks: from this value up is the second class.")] = None,
     nodata: Nodata = None,
     as_json: AsJson = False,
 ) -> None:
     """Look through images and labels: values and colours, sizes and places, shifts, broken files, the same picture twice.
 
     Takes the options of `train`. Ends with exit code 1 if training would fail or its score would be false. Files in folders called
-    train, val or test are taken for those parts.
+    train, val or test, or in lists train.txt, val.txt and test.txt, are taken for those parts.
 
     Example: labelscape data check scene.tif --labels fields.gpkg --class-column crop
     """
     from labelscape.datasets.doctor import check_data
-    from labelscape.datasets.own import find_pairs
+    from labelscape.datasets.pairs import find_pairs, parts_given
     from labelscape.imagery.label_values import LabelSpec
     from labelscape.legend import IGNORE, Legend
     from labelscape.progress import bar
@@ -50,11 +51,14 @@ def run_check(
     if named and not merge:
         own_values = all(0 <= value < IGNORE for value in named.values())
         legend = Legend.of_names(list(named), values=named.values() if own_values else None)
-    spec = LabelSpec(legend, named, class_column, pairs_of(merge, "merge"), background, area, tuple(ignore_value))
+    spec = LabelSpec(legend, named, class_column, pairs_of(merge, "merge"), background, area, tuple(ignore_value), threshold)
     scenes: Sequence = [scene_of(i) for i in images]
+    given = None
     if not labels:
+        folder = scenes[0]
         scenes, labels = find_pairs(scenes)
-    parts = [part_of_path(s) if isinstance(s, (str, Path)) else None for s in scenes]
+        given = parts_given(folder, scenes)
+    parts = list(given.part_of) if given else [part_of_path(s) if isinstance(s, (str, Path)) else None for s in scenes]
     with bar("looking", len(scenes), "scenes", shown=len(scenes) > 1) as tick:
         findings = check_data(scenes, labels, spec=spec, nodata=nodata, part_of=parts, tick=tick)
     errors = sum(f.severity == "error" for f in findings)

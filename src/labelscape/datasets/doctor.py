@@ -25,12 +25,13 @@ from labelscape.datasets.doctor_labels import (
     is_hard_mask,
     reasoned,
     tally,
+    thresholded,
 )
 from labelscape.datasets.doctor_polygons import check_polygons
 from labelscape.datasets.doctor_shift import scene_matches, vote
 from labelscape.datasets.doctor_twins import Sketch, Sketcher, check_twins
 from labelscape.datasets.findings import SEVERITIES, Finding, share, some
-from labelscape.datasets.own import find_pairs
+from labelscape.datasets.pairs import find_pairs
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.grid import Window
 from labelscape.imagery.files import Source
@@ -117,7 +118,8 @@ def _count_values(ward: _Ward, label: str) -> None:
     """The values of one label raster; all are counted before any scene is read, for what 255 means shows only in all of them."""
     ward.tallies[label] = None
     try:
-        ward.tallies[label] = tally(label)
+        found = tally(label)
+        ward.tallies[label] = found if ward.spec.threshold is None else thresholded(found, ward.spec.threshold)
         ward.findings += check_values(ward.tallies[label], ward.spec)
     except LabelscapeError as error:
         ward.findings.append(reasoned(error, "unreadable", label))

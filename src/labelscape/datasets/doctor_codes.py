@@ -10,7 +10,7 @@ import numpy as np
 from labelscape.datasets.doctor_labels import Tally, class_names, ignored, is_soft_mask
 from labelscape.grid import Window
 from labelscape.imagery.files import gdal, open_raster
-from labelscape.imagery.label_values import LabelSpec
+from labelscape.imagery.label_values import LabelSpec, mask_legend
 from labelscape.imagery.labels import _on_grid, open_labels
 from labelscape.imagery.raster import Scene
 from labelscape.legend import IGNORE
@@ -32,6 +32,8 @@ def coded(found: Tally, scene: Scene, spec: LabelSpec, masks: bool) -> Iterator[
             if found.kind == "colours":
                 order = {colour: i for i, (colour, _) in enumerate(found.counts.most_common(250))}
                 yield (lambda window: _colour_codes(dataset, window, order)) if found.grid.shape == scene.grid.shape else None, None
+            elif spec.threshold is not None and found.kind == "values":
+                yield (lambda window: (view.read(1, window=window.rio) >= spec.threshold).astype(np.uint8)), mask_legend(spec).names
             elif found.kind == "grey" or is_soft_mask(found) or masks:
                 yield (lambda window: (view.read(1, window=window.rio) >= 128).astype(np.uint8)), None
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from labelscape.datasets.findings import Finding, share, some
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.grid import Grid
 from labelscape.imagery.files import gdal, open_raster, reason
-from labelscape.imagery.label_values import LabelSpec
+from labelscape.imagery.label_values import LabelSpec, mask_legend
 from labelscape.legend import IGNORE
 
 Colour = tuple[int, int, int]
@@ -78,6 +78,14 @@ def tally(source: str | Path) -> Tally:
         return Tally(str(source), kind, counts, grid, dataset.nodata, palette)
 
 
+def thresholded(found: Tally, threshold: int) -> Tally:
+    """A grey mask's counts as those of its two classes, 0 and 1."""
+    if found.kind != "values":
+        return found
+    bright = sum(n for value, n in found.counts.items() if value >= threshold)
+    return replace(found, counts=+Counter({0: found.pixels - bright, 1: bright}), palette={})
+
+
 def _counted(pixels: np.ndarray) -> dict:
     """(1, H, W) -> value: pixels; (3, H, W) -> colour: pixels."""
     if len(pixels) == 1:
@@ -93,6 +101,8 @@ def _counted(pixels: np.ndarray) -> dict:
 
 def class_names(spec: LabelSpec) -> dict[int, str] | None:
     """Value in label rasters -> class name, as training will read it; None where classes are to be found in the files."""
+    if spec.threshold is not None:
+        return dict(enumerate(mask_legend(spec).names))
     stored = dict(spec.values) if spec.values else {c.name: c.value for c in spec.legend.classes} if spec.legend and not spec.merge else None
     if stored is None:
         return None
@@ -141,7 +151,7 @@ def check_values(found: Tally, spec: LabelSpec) -> list[Finding]:
         findings.append(Finding("grey-bands", "error", where, "The labels stand in three equal bands; one band is expected.", "Save the first band alone."))
     if is_soft_mask(found):
         text = f"A black and white mask with {len(counts)} grey values: it was saved lossily (JPEG) or resized with smoothing. {_shares(found, spec, 6)}."
-        return [*findings, Finding("grey-mask", "error", where, text, "Make it two values again: 0 below 128, 1 from there on, saved as PNG or GeoTIFF.")]
+        return [*findings, Finding("grey-mask", "error", where, text, "Say from which value on it is white: --threshold 128 --classes other=0,road=1.")]
     findings.append(Finding("values", "info", where, f"{_shares(found, spec, 24)}."))
     if found.palette:
         colours = some([f"{v} is ({', '.join(map(str, found.palette[v]))})" for v in sorted(counts) if v in found.palette])

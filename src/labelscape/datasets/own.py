@@ -10,11 +10,13 @@ from typing import Literal
 
 import numpy as np
 
+from labelscape.datasets.doctor_labels import is_soft_mask, tally
 from labelscape.datasets.nearby import REACH, near_counts
+from labelscape.datasets.pairs import find_pairs, parts_given
 from labelscape.datasets.split import PARTS, RANDOM_BLOCK, BlockSplit, block_split, random_split
-from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Window
-from labelscape.imagery.files import RASTER_SUFFIXES, Source
+from labelscape.imagery.files import Source
 from labelscape.imagery.label_values import LabelSpec, look_like_masks, raster_legend
 from labelscape.imagery.labels import Labels, open_labels
 from labelscape.imagery.placing import declares
@@ -124,7 +126,8 @@ def open_dataset(
     images  scenes; or one folder of image and label pairs, and then no `labels` (see `find_pairs`)
     labels  one label file per scene, or a single one that serves all
     block   side of a block in pixels; pairs of files are split file by file instead
-    shares  part -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing
+    shares  part -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing. A folder of pairs that says its parts itself
+            (`parts_given`) keeps them, unless a random split is asked for
     buffer  training labels within this many pixels of a block of another part are dropped
     pixel_size  metres to resample all scenes to; by default those with finer pixels than others are taken to the widest among them
     split   blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, and `report` says how close the parts lie
@@ -135,6 +138,7 @@ def open_dataset(
         raise BadOption(f"split={split!r} must be 'blocks' or 'random'.")
     by_file = False
     if not labels:
+        folder = images[0] if images else None
         images, labels = find_pairs(images)
         by_file = len(images) > 1
     if len(labels) == 1:
@@ -142,6 +146,7 @@ def open_dataset(
     if len(labels) != len(images):
         raise BadInput(f"{len(images)} scenes and {len(labels)} label files: pass one label file per scene, or one for all.")
     rasters = [f for f in labels if not _is_vector(f)]
+    _refuse_soft_masks(rasters, spec)
     if look_like_masks(rasters, spec):
         raise BadInput(
             f"{rasters[0]} holds only 0 and 255, and 255 usually means 'not labelled'. If it is a mask, name both classes with "
@@ -159,12 +164,15 @@ def open_dataset(
                 "name all classes with --classes."
             )
         part_of: list[str | None] = [None] * len(scenes)
-        if shares is not None and by_file:
+        given = parts_given(folder, images) if by_file and shares is not None and split != "random" else None
+        if given:
+            part_of = list(given.part_of)
+        elif shares is not None and by_file:
             part_of = _parts_of_files(scenes, legend, shares, split, seed)
         elif shares is not None:
             cut, side = (random_split, RANDOM_BLOCK) if split == "random" else (block_split, block)
             scenes = [replace(s, split=cut(_counts_per_block(s, side, len(legend)), side, shares, seed=seed)) for s in scenes]
-        report = [*resampled, *(line for s in scenes[:1] for line in s.labels.report)]
+        report = [*resampled, *(line for s in scenes[:1] for line in s.labels.report), *([given.report] if given else [])]
         if shares is not None:
             scenes, lines = _buffered(scenes, legend, part_of, buffer)
             report += lines
@@ -172,6 +180,15 @@ def open_dataset(
                 report.append(_nearness(scenes, by_file))
         opened.pop_all()
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
+
+
+def _refuse_soft_masks(rasters: Sequence[str | Path], spec: LabelSpec) -> None:
+    """Raises BadInput where every grey of a mask's smoothed edges would become a class of its own; the first file tells."""
+    if rasters and spec.threshold is None and is_soft_mask(found := tally(rasters[0])):
+        raise BadInput(
+            f"{rasters[0]} is a black and white mask with {len(found.counts)} grey values: it was saved lossily (JPEG) or resized with smoothing. Say from "
+            "which value on it is white, and name both classes: --threshold 128 --classes other=0,road=1."
+        )
 
 
 def _of_one_kind(
@@ -251,40 +268,6 @@ def _nearness(scenes: Sequence[LabelledScene], by_file: bool) -> str:
     return (
         f"a random split: {100 * near / max(1, held):.0f} % of held-out pixels lie within {REACH} pixels of a training pixel; the score will flatter"
     )
-
-
-def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
-    """Image and label files of one folder: `images/` beside `labels/` (or `masks/`, `gt/`, `annotations/`), paired by stem.
-
-    Raises BadInput naming the first image without a label.
-    """
-    if len(images) != 1 or not isinstance(images[0], (str, Path)) or not Path(images[0]).is_dir():
-        raise BadInput("Labels are missing: pass --labels FILE with the scenes, or one folder with images/ and labels/ inside.")
-    folder = Path(images[0])
-    sides = {}
-    known = {
-        "images": ("images", "image", "img_dir", "img"),
-        "labels": ("labels", "label", "masks", "mask", "gt", "groundtruth", "annotations", "ann_dir"),
-    }
-    for side, names in known.items():
-        sides[side] = next((folder / n for n in names if (folder / n).is_dir()), None)
-    if None in sides.values():
-        raise BadInput(f"{folder} needs two folders inside, images/ and labels/, with files of the same names; or pass --labels FILE with the scenes.")
-    found = {side: {_pair_key(f): f for f in sorted(d.rglob("*")) if f.suffix.lower() in RASTER_SUFFIXES} for side, d in sides.items()}
-    if not found["images"]:
-        raise BadFile(f"{sides['images']} holds no images ({' '.join(sorted(RASTER_SUFFIXES))}).")
-    lonely = [key for key in found["images"] if key not in found["labels"]]
-    if lonely:
-        raise BadInput(f"{found['images'][lonely[0]]} has no label of the same name in {sides['labels']} ({len(lonely)} such images).")
-    return list(found["images"].values()), [found["labels"][key] for key in found["images"]]
-
-
-def _pair_key(file: Path) -> str:
-    """The stem without the endings people give to one side of a pair."""
-    stem = file.stem
-    for ending in ("_mask", "_label", "_labels", "_gt", "_sat", "_image", "_img"):
-        stem = stem.removesuffix(ending)
-    return stem
 
 
 def _is_vector(file: str | Path) -> bool:
