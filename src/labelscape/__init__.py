@@ -25,6 +25,7 @@ _PLACES = {
     "evaluate": "evaluation.measure", "Evaluation": "evaluation.measure",
     "check": "maps.plan", "CheckResult": "maps.plan",
     "map_scene": "maps.run", "MapResult": "maps.run",
+    "sieve": "maps.sieve", "SieveSummary": "maps.sieve",
     "polygonize": "maps.vectors", "PolygonSummary": "maps.vectors",
     "import_caffe": "export.from_caffe",
     "Legend": "legend", "IGNORE": "legend", "Grid": "grid", "Window": "grid", "LabelscapeError": "errors",

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from labelscape.cli import calibrate, check, data, data_check, demo, doctor, evaluate, import_caffe, map, models, polygonize, table, train
+from labelscape.cli import calibrate, check, data, data_check, demo, doctor, evaluate, import_caffe, map, models, polygonize, sieve, table, train
 from labelscape.cli.options import talk
 from labelscape.errors import LabelscapeError
 from labelscape.version import __version__
@@ -25,8 +25,8 @@ VERBS = {
     models: "The networks, their sizes and options.", train: "Train on scenes with labels; score held-out blocks.",
     evaluate: "Score a checkpoint on labelled pixels.", calibrate: "Make confidences mean what they say.",
     check: "Does a scene fit a model; what will a map cost?", map: "Map a scene of any size.",
-    polygonize: "Turn any class raster into polygons.", table: "Train and score the rows of a paper's table.",
-    import_caffe: "Read weights published for Caffe.",
+    sieve: "Give small areas of a class map to neighbours.", polygonize: "Turn any class raster into polygons.",
+    table: "Train and score the rows of a paper's table.", import_caffe: "Read weights published for Caffe.",
 }  # fmt: skip
 """One line each for the list of verbs, short enough to be shown whole."""
 

@@ -23,6 +23,7 @@ from labelscape.cli.options import (
     Overwrite,
     Precision,
     Scales,
+    Sieve,
     Simplify,
     TileSize,
     Tta,
@@ -31,6 +32,7 @@ from labelscape.cli.options import (
     scene_of,
     talk,
 )  # fmt: skip
+from labelscape.cli.sieve import print_sieved
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def run(
     proba: Annotated[bool, typer.Option("--proba", help="Also write a band of probabilities per class.")] = False,
     entropy: Annotated[bool, typer.Option("--entropy", help="Also write how undecided the network was, 0 to 100.")] = False,
     reject: Annotated[float | None, typer.Option("--reject", help="Confidence (0..1) below which a pixel becomes the class unknown.")] = None,
+    sieve: Sieve = 0.0,
     polygons: Annotated[bool, typer.Option("--polygons/--no-polygons", help="Write the map as polygons too.")] = True,
     polygons_as: Annotated[str, typer.Option("--polygons-as", help="Format of the polygons: gpkg, geojson, fgb or parquet.")] = "gpkg",
     min_area: MinArea = 0.0,
@@ -79,7 +82,7 @@ def run(
 
       labelscape map runs/a/mlp.safetensors tiles/ --area district.gpkg --out map
 
-      labelscape map runs/a/mlp.safetensors S2A_33UUU.json --out map
+      labelscape map runs/a/mlp.safetensors S2A_33UUU.json --out map --sieve 0.5
 
       labelscape map --rerun map/scene_run.json --out again
 
@@ -96,8 +99,9 @@ def run(
 
     result = map_scene(
         [model, *also], scene_of(scene), out, name=name, proba=proba, entropy=entropy, reject=reject,
-        protocol=protocol_of(tta, scales, average), polygons=polygons, polygons_as=polygons_as, min_area=min_area, simplify=simplify, report=report,
-        tile_size=tile_size, overlap=overlap, blend=blend, nodata=nodata, area=area, device=device, precision=precision, overwrite=overwrite, force=force,
+        protocol=protocol_of(tta, scales, average), sieve=sieve, polygons=polygons, polygons_as=polygons_as, min_area=min_area, simplify=simplify,
+        report=report, tile_size=tile_size, overlap=overlap, blend=blend, nodata=nodata, area=area, device=device, precision=precision,
+        overwrite=overwrite, force=force,
     )  # fmt: skip
     _tell(result, as_json)
 
@@ -108,11 +112,14 @@ def _tell(result: MapResult, as_json: bool) -> None:
     if as_json:
         print_json({
             "files": {kind: str(path) for kind, path in result.paths.items()}, "areas": [asdict(a) for a in result.areas],
-            "nodata_pixels": result.nodata_pixels, "notes": list(result.notes),
+            "nodata_pixels": result.nodata_pixels, "sieved": None if result.sieved is None else asdict(result.sieved), "notes": list(result.notes),
             "seam_score": None if math.isnan(result.seam) else result.seam, "seconds": result.seconds,
         })  # fmt: skip
         return
     print_areas(result.areas)
+    if result.sieved is not None:
+        print("\nsieved, as the polygons are: ", end="")
+        print_sieved(result.sieved)
     if not math.isnan(result.seam):
         print(f"seam score {result.seam:.2f}: classes change {result.seam:.2f} times as often where tiles meet as inside them (1: no trace of tiles)")
     for kind, path in result.paths.items():

@@ -27,6 +27,9 @@ Also = Annotated[list[Path], typer.Option("--also", help="Another checkpoint who
 Nodata = Annotated[float | None, typer.Option("--nodata", help="Value that means 'nothing here', where the files do not say it.")]
 Area = Annotated[str | None, typer.Option("--area", help="Polygons (any CRS): map only what lies in them.")]
 MinArea = Annotated[float, typer.Option("--min-area", help="Hectares below which a polygon is left out.")]
+Sieve = Annotated[
+    float, typer.Option("--sieve", metavar="HECTARES", help="Give areas below it (pixels without coordinates) to a neighbour before polygons are made.")
+]
 Simplify = Annotated[float, typer.Option("--simplify", help="Metres (pixels without coordinates) by which borders may be smoothed.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SCENE = "A file; a folder (or a,b,c) of single-band files of one ground, or of tiles; a STAC item, or a collection of items (.json or https://...)."

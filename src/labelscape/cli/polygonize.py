@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, MinArea, Overwrite, Simplify, print_json
+from labelscape.cli.options import AsJson, MinArea, Overwrite, Sieve, Simplify, print_json
 
 NAME = "polygonize"
 
@@ -16,6 +16,7 @@ NAME = "polygonize"
 def run(
     raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = no data.")],
     out: Annotated[str, typer.Argument(help=".gpkg, .geojson, .fgb or .parquet, or postgresql://user@host/db?table=name.")],
+    sieve: Sieve = 0.0,
     min_area: MinArea = 0.0,
     simplify: Simplify = 0.0,
     legend: Annotated[Path | None, typer.Option("--legend", help="Checkpoint whose classes these are.", show_default="the raster's own names")] = None,
@@ -26,7 +27,7 @@ def run(
 
     Examples:
 
-      labelscape polygonize map/scene_class.tif fields.parquet --min-area 0.1 --simplify 20
+      labelscape polygonize map/scene_class.tif fields.parquet --sieve 0.1 --simplify 20
 
       labelscape polygonize map/scene_class.tif "postgresql://gis@localhost/maps?table=land_cover"
     """
@@ -35,8 +36,8 @@ def run(
     from labelscape.progress import bar
 
     names, rows = legend_of(raster, legend)
-    with bar(f"polygons of {raster.name}", rows, "rows") as tick:
-        done = polygonize(raster, out, names, min_area_ha=min_area, simplify=simplify, overwrite=overwrite, tick=tick)
+    with bar(f"polygons of {raster.name}", rows * (2 if sieve else 1), "rows") as tick:
+        done = polygonize(raster, out, names, sieve=sieve, min_area_ha=min_area, simplify=simplify, overwrite=overwrite, tick=tick)
     if as_json:
         print_json({"out": out, **asdict(done)})
         return

@@ -33,6 +33,8 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
         except ValueError:
             palette = {}
     values = sorted(v for v in names if 0 <= v < IGNORE)
+    if not values:
+        raise BadInput(f"{raster} shows no class: every pixel is nodata, and no names come with it.")
     called = [names[v] for v in values]
     called = [f"{name} ({v})" if called.count(name) > 1 else name for v, name in zip(values, called)]
     colors = [palette[v][:3] for v in values] if all(v in palette for v in values) else None

@@ -31,6 +31,8 @@ def write_map_report(path: Path, checkpoint: Checkpoint, scene: Scene, result: o
         Picture("Map", legend.paint(_indices(classes, legend)), "one colour per class; white is no data"),
         Picture("Confidence", _shades(confidence), "probability of the class shown, dark is unsure; white is no data"),
     )
+    if result.sieved is not None:
+        pictures = (*pictures[:2], _sieved(result, legend), *pictures[2:])
     areas = tuple(AreaRow(a.name, c.color, a.pixels, a.hectares) for a, c in zip(result.areas, legend.classes))
     scores = tuple(ModelScores(name, metrics) for name, metrics in checkpoint.scores.items())
     own = checkpoint.scores.get(checkpoint.network)
@@ -53,6 +55,17 @@ def write_map_report(path: Path, checkpoint: Checkpoint, scene: Scene, result: o
         notes=tuple(result.notes), definitions=tuple(DEFINITIONS.values()) if scores else (), provenance=result.facts,
     )  # fmt: skip
     write_report(path, report, overwrite=overwrite)
+
+
+def _sieved(result: object, legend: Legend) -> Picture:
+    """The sieved map, and what it is good for."""
+    done, unit = result.sieved, "ha" if result.areas[0].hectares is not None else "pixels"
+    share = 100 * done.changed_pixels / max(1, sum(a.pixels for a in result.areas))
+    caption = f"areas below {result.facts['options']['sieve']:g} {unit} given to a neighbour: {done.given:,} areas, {share:.2f} % of the pixels. "
+    if done.left:
+        caption += f"{done.left:,} smaller ones have no neighbour and stay. "
+    caption += "The polygons are of this map; classes, confidences, areas and scores on this page are of the map before."
+    return Picture("Map without small areas", legend.paint(_indices(_small(result.paths["sieved"]), legend)), caption)
 
 
 def _metres(scene: Scene) -> str:

@@ -26,6 +26,8 @@ from labelscape.maps.journal import Journal, goes_on
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.polygon_files import check_target
 from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters
+from labelscape.maps.sieve import SieveSummary, check_minimum
+from labelscape.maps.sieve import sieve as give_away_small_areas
 from labelscape.maps.stac import write_item
 from labelscape.maps.stitch import match_bands, plan_for
 from labelscape.progress import bar
@@ -34,14 +36,16 @@ from labelscape.tiles import TilePlan
 from labelscape.version import __version__
 
 LONG = 10_000_000
-"""Pixels of a map whose polygons take long enough to show how far they are."""
+"""Pixels of a map whose polygons, and the sieve before them, take long enough to show how far they are."""
 
 
 @dataclass(frozen=True)
 class MapResult:
-    """What `map_scene` made: files by kind ("class", "confidence", "proba", "entropy", "polygons", "report", "stac", "run"), areas, what to know.
+    """What `map_scene` made: files by kind ("class", "confidence", "proba", "entropy", "sieved", "polygons", "report", "stac", "run"), areas, what to know.
 
-    seam  how much more often classes change where tiles meet than inside them: 1 is no trace; NaN for a single tile
+    areas   of the map as the network made it, also where it was sieved
+    seam    how much more often classes change where tiles meet than inside them: 1 is no trace; NaN for a single tile
+    sieved  what became of the classes in the sieved map; None where there is none
     """
 
     paths: dict[str, Path]
@@ -53,13 +57,14 @@ class MapResult:
     forward_share: float
     seam: float = math.nan
     facts: dict = field(default_factory=dict)
+    sieved: SieveSummary | None = None
 
 
 def map_scene(
     checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path], scene: Source, out: str | Path, *, name: str | None = None,
     tile_size: int | None = None, overlap: int | None = None, blend: str | None = None, protocol: Protocol | None = None, reject: float | None = None,
-    entropy: bool = False, proba: bool = False, polygons: bool = True, polygons_as: str = "gpkg", min_area: float = 0.0, simplify: float = 0.0,
-    report: bool = True, nodata: float | None = None, area: str | Path | None = None, device: str = "auto", precision: str = "32",
+    entropy: bool = False, proba: bool = False, sieve: float = 0.0, polygons: bool = True, polygons_as: str = "gpkg", min_area: float = 0.0,
+    simplify: float = 0.0, report: bool = True, nodata: float | None = None, area: str | Path | None = None, device: str = "auto", precision: str = "32",
     overwrite: bool = False, force: bool = False,
 ) -> MapResult:  # fmt: skip
     """Map a scene of any size into the folder `out`; memory does not grow with the scene.
@@ -71,6 +76,8 @@ def map_scene(
     entropy   also write how undecided the network was: 0 (sure) to 100 (all classes alike), uint8
     proba     also write one uint8 band of probabilities per class (scale 1/250)
     area      polygons in any CRS: only what lies in them is mapped, on a grid cut to them
+    sieve     hectares (pixels without coordinates): also write the map with all smaller areas given to a neighbour, see `maps.sieve`; polygons
+              are then made of that one. The class raster, and the areas that are told, stay those of the network
     min_area  hectares below which a polygon is left out of the polygon file (the raster keeps it)
     polygons_as  gpkg, geojson, fgb or parquet
     simplify  metres (pixels without coordinates) by which polygon borders may be smoothed; see `polygonize`
@@ -87,10 +94,12 @@ def map_scene(
     checkpoint = models[0]
     if reject is not None and not 0 < reject < 1:
         raise BadOption(f"reject={reject} must lie between 0 and 1.")
+    if sieve:
+        check_minimum(sieve)
     out = Path(out)
     asked = {
         "tile_size": tile_size, "overlap": overlap, "blend": blend, "protocol": asdict(protocol or Protocol()), "reject": reject, "entropy": entropy,
-        "proba": proba, "polygons": polygons, "polygons_as": polygons_as, "min_area": min_area, "simplify": simplify,
+        "proba": proba, "sieve": sieve, "polygons": polygons, "polygons_as": polygons_as, "min_area": min_area, "simplify": simplify,
         "report": report, "nodata": nodata, "area": None if area is None else str(area),
         "device": device, "precision": precision, "force": force,
     }  # fmt: skip
@@ -103,9 +112,14 @@ def map_scene(
             refuse_unless(findings, opened.name)
         match_bands(checkpoint.bands, opened)  # no force makes up a band
         notes = [f.cause for f in findings]
-        paths = _paths(out, stem, proba=proba, entropy=entropy, polygons=polygons and polygons_as, report=report, stac=opened.grid.is_georeferenced)
+        paths = _paths(
+            out, stem, proba=proba, entropy=entropy, sieved=bool(sieve), polygons=polygons and polygons_as, report=report, stac=opened.grid.is_georeferenced
+        )  # fmt: skip
         if polygons:
+            from labelscape.maps.vectors import check_sizes
+
             check_target(paths["polygons"])
+            check_sizes(min_area, simplify, opened.grid, opened.name)
         scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
         plan = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
         settings = {**_settings(models, opened, area, plan, scorer, reject, paths), "nodata": nodata}
@@ -116,15 +130,21 @@ def map_scene(
         legend = with_unknown(checkpoint.legend) if reject else checkpoint.legend
         tally = write_rasters(scorer, opened, plan, paths, legend, journal, reject=reject, overwrite=overwrite)
         mark_forced(paths["class"], findings)
+        shown, sieved = opened.grid.window.pixels > LONG, None
+        if sieve:
+            with bar(f"sieve {stem}", opened.grid.height, "rows", shown=shown) as tick:
+                sieved = give_away_small_areas(paths["class"], paths["sieved"], legend, min_area=sieve, overwrite=overwrite, tick=tick)
         if polygons:
             from labelscape.maps.vectors import polygonize
 
-            with bar(f"polygons of {stem}", opened.grid.height, "rows", shown=opened.grid.window.pixels > LONG) as tick:
-                polygonize(paths["class"], paths["polygons"], legend, min_area_ha=min_area, simplify=simplify, overwrite=overwrite, tick=tick)
+            with bar(f"polygons of {stem}", opened.grid.height, "rows", shown=shown) as tick:
+                source = paths["sieved" if sieve else "class"]
+                polygonize(source, paths["polygons"], legend, min_area_ha=min_area, simplify=simplify, overwrite=overwrite, tick=tick)
         facts = {"name": stem, **_provenance(checkpoint, scene, opened, plan, scorer), "models": _files_of(checkpoints), "options": asked}
         result = MapResult(
-            paths, tally.areas(), int(tally.nodata), tuple(notes), time.monotonic() - start, len(plan), plan.forward_share, tally.seams.score, facts
-        )
+            paths, tally.areas(), int(tally.nodata), tuple(notes), time.monotonic() - start, len(plan), plan.forward_share, tally.seams.score, facts,
+            sieved,
+        )  # fmt: skip
         if report:
             from labelscape.maps.page import write_map_report
 
@@ -158,15 +178,16 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _paths(out: Path, stem: str, *, proba: bool, entropy: bool, polygons: str | bool, report: bool, stac: bool) -> dict[str, Path]:
+def _paths(
+    out: Path, stem: str, *, proba: bool, entropy: bool, sieved: bool, polygons: str | bool, report: bool, stac: bool
+) -> dict[str, Path]:  # fmt: skip
     """Where the files go."""
     kinds = {
         "class": "_class.tif", "confidence": "_confidence.tif", "proba": "_proba.tif", "entropy": "_entropy.tif",
-        "polygons": f"_polygons.{polygons}", "report": "_report.html", "stac": "_stac.json",
-        "run": "_run.json",
+        "sieved": "_sieved.tif", "polygons": f"_polygons.{polygons}", "report": "_report.html", "stac": "_stac.json", "run": "_run.json",
     }  # fmt: skip
-    unwanted = {k for k, wanted in (("proba", proba), ("entropy", entropy), ("polygons", polygons), ("report", report), ("stac", stac)) if not wanted}
-    return {kind: out / f"{stem}{ending}" for kind, ending in kinds.items() if kind not in unwanted}
+    asked = {"proba": proba, "entropy": entropy, "sieved": sieved, "polygons": polygons, "report": report, "stac": stac}
+    return {kind: out / f"{stem}{ending}" for kind, ending in kinds.items() if asked.get(kind, True)}
 
 
 def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
@@ -219,6 +240,7 @@ def _write_run(path: Path, result: MapResult, overwrite: bool) -> None:
         "files": {kind: p.name for kind, p in result.paths.items()},
         "areas": [asdict(a) for a in result.areas],
         "nodata_pixels": result.nodata_pixels,
+        "sieved": None if result.sieved is None else asdict(result.sieved),
         "notes": list(result.notes),
         "seconds": round(result.seconds, 2),
         "seam_score": None if math.isnan(result.seam) else round(result.seam, 4),

@@ -24,7 +24,8 @@ MEDIA = {
 KINDS = {
     "class": ("Land cover", ["data"]), "confidence": ("Probability of the class shown, per cent", ["data", "confidence"]),
     "proba": ("Probability of each class", ["data", "probability"]), "entropy": ("How undecided the network was, per cent", ["data", "uncertainty"]),
-    "polygons": ("Land cover as polygons", ["data"]), "report": ("Report", ["overview"]), "run": ("How the map was made", ["metadata"]),
+    "sieved": ("Land cover, small areas given to neighbours", ["data"]), "polygons": ("Land cover as polygons", ["data"]),
+    "report": ("Report", ["overview"]), "run": ("How the map was made", ["metadata"]),
 }  # fmt: skip
 EDGE = 8
 """Points a side of the footprint: sides that are straight in the map's CRS are curves in degrees."""
@@ -70,8 +71,8 @@ def item(name: str, grid: Grid, legend: Legend, files: Mapping[str, Path], when:
             asset.extra_fields |= {"data_type": "uint8", "nodata": IGNORE}
         about = FileExtension.ext(asset, add_if_missing=True)
         about.size, about.checksum = file.stat().st_size, f"1220{_sha256(file)}"  # a multihash: 12 SHA-256, 20 its 32 bytes
-    if "class" in files:
-        named = ClassificationExtension.ext(made.assets["class"], add_if_missing=True)
+    for kind in sorted({"class", "sieved"} & set(files)):
+        named = ClassificationExtension.ext(made.assets[kind], add_if_missing=True)
         named.classes = [
             Classification.create(value=c.value, name=_machine_name(c.name, c.value), title=c.name, description=c.description or c.name,
                                   color_hint="{:02X}{:02X}{:02X}".format(*c.color))

@@ -85,7 +85,7 @@ def trace(
     above = _Open(np.full(grid.width, -1))
     for top in range(0, grid.height, rows):
         strip = Window(top, 0, min(rows, grid.height - top), grid.width)
-        runs = [strip] if stored is None else _runs(stored, file.block_shapes[0], strip)
+        runs = runs_of(file, stored, strip)
         if runs or len(above.values):
             new, first, last = _traced(file, grid, strip, runs, tolerance)
             ends = np.full(strip.width, -1) if strip.bottom == grid.height else last
@@ -95,8 +95,11 @@ def trace(
             tick(strip.height)
 
 
-def _runs(stored: np.ndarray, block: tuple[int, int], strip: Window) -> list[Window]:
-    """The parts of a strip from one hole of the file to the next: areas do not reach across."""
+def runs_of(file: rasterio.DatasetReader, stored: np.ndarray | None, strip: Window) -> list[Window]:
+    """The parts of a strip from one hole of the file to the next: areas do not reach across. All of it where its `stored` blocks are unknown."""
+    if stored is None:
+        return [strip]
+    block = file.block_shapes[0]
     columns = np.flatnonzero(np.diff(stored[touched(strip, block)].any(axis=0), prepend=False, append=False)) * block[1]
     return [Window(strip.top, left, strip.height, min(right, strip.right) - left) for left, right in columns.reshape(-1, 2).tolist()]
 
@@ -108,19 +111,26 @@ def _traced(
     first, last = np.full((2, strip.width), -1)
     found, count = [Areas(np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(0, object))], 0
     for run in runs:
-        try:
-            values = file.read(1, window=run.rio)
-        except (RasterioError, OSError) as error:
-            raise BadFile(f"{file.name} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
-        if file.nodata is not None:
-            values[values == file.nodata] = IGNORE
-        labels, kinds, pixels, metres = connected(values, grid, run.top, run.left)
+        labels, kinds, pixels, metres = connected(without_nodata(read_run(file, run), file.nodata), grid, run.top, run.left)
         polygons = outlines(labels, len(kinds), run.top, run.left, junctions=tolerance > 0)
         found.append(Areas(kinds, pixels, metres, simplified(polygons, tolerance) if tolerance else polygons))
         for edge, row in ((first, labels[0]), (last, labels[-1])):
             edge[run.left : run.right] = np.where(row >= 0, row + count, -1)
         count += len(kinds)
     return Areas.together(found), first, last
+
+
+def read_run(file: rasterio.DatasetReader, run: Window) -> np.ndarray:
+    """The class values (H, W) of a window as they are. Raises BadFile where the file cannot be read."""
+    try:
+        return file.read(1, window=run.rio)
+    except (RasterioError, OSError) as error:
+        raise BadFile(f"{file.name} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
+
+
+def without_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Class values with 255 for all that belongs to no area."""
+    return values if nodata in (None, IGNORE) else np.where(values == nodata, np.uint8(IGNORE), values)
 
 
 def connected(values: np.ndarray, grid: Grid, top: int, left: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

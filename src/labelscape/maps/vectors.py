@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.imagery.files import gdal, open_raster
 from labelscape.legend import Legend
 from labelscape.maps.class_names import legend_of
 from labelscape.maps.polygon_files import LAYER, Batch, check_target, is_database, write_database, write_file
+from labelscape.maps.sieve import check_minimum
+from labelscape.maps.sieve import sieve as give_away_small_areas
 from labelscape.maps.style import add_style
 from labelscape.maps.trace import Areas, trace
 
@@ -32,31 +35,39 @@ class PolygonSummary:
 
 
 def polygonize(
-    raster: str | Path, out: str | Path, legend: Legend | None = None, *, min_area_ha: float = 0.0, simplify: float = 0.0, strip_rows: int | None = None,
-    overwrite: bool = False, tick: Callable[[int], None] | None = None,
+    raster: str | Path, out: str | Path, legend: Legend | None = None, *, sieve: float = 0.0, min_area_ha: float = 0.0, simplify: float = 0.0,
+    strip_rows: int | None = None, overwrite: bool = False, tick: Callable[[int], None] | None = None,
 ) -> PolygonSummary:  # fmt: skip
     """Write the class map `raster` as polygons with the columns value, class, pixels and area_ha (hectares on the WGS 84 ellipsoid).
 
     out          a file whose suffix says the format (.gpkg, .geojson, .fgb, .parquet) or a table, postgresql://user@host/db?table=name
     legend       by default the names and colours that come with the raster
+    sieve        hectares (pixels without coordinates) below which areas are given to a neighbour first, see `maps.sieve`
     min_area_ha  polygons below it are left out, their place stays empty; not without coordinates
     simplify     metres (pixels without coordinates): borders lose the steps of pixels, each shared border once, so that there are neither gaps nor
                  overlaps; the map's edge and the rim of nodata stay. Pixels and hectares are those of the map, before simplification
-    tick         called with the number of rows done
+    tick         called with the number of rows done, those of the sieve first
 
     Pixels of 255 and of the raster's own nodata value belong to no polygon. A GeoPackage also gets the legend's colours as its QGIS style.
     Raises BadOption for a format, an area or a tolerance that cannot be, BadInput for a raster that is no class map, BadFile.
     """
     check_target(out)
-    for option, number in (("--min-area", min_area_ha), ("--simplify", simplify)):
-        if not 0 <= number < math.inf:
-            raise BadOption(f"{option} is {number:g}; a number from 0 up was expected.")
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         if file.count != 1 or file.dtypes[0] != "uint8":
             raise BadInput(f"{raster} has {file.count} band(s) of {file.dtypes[0]}; a class map has one of uint8.")
-        if min_area_ha and not grid.is_georeferenced:
-            raise BadOption(f"{raster} has no coordinates, so no area in hectares: leave --min-area out.")
+        check_sizes(min_area_ha, simplify, grid, str(raster))
+        if sieve:
+            check_minimum(sieve)
+            if not is_database(out) and Path(out).exists() and not overwrite:
+                raise BadFile(f"{out} exists; pass --overwrite to replace it.")
+            near = None if is_database(out) or not Path(out).parent.is_dir() else Path(out).parent
+            with tempfile.TemporaryDirectory(prefix=".sieved.", dir=near) as folder:
+                sieved = Path(folder) / Path(raster).name
+                give_away_small_areas(raster, sieved, legend, min_area=sieve, tick=tick)
+                return polygonize(
+                    sieved, out, legend, min_area_ha=min_area_ha, simplify=simplify, strip_rows=strip_rows, overwrite=overwrite, tick=tick
+                )  # fmt: skip
         legend = legend or legend_of(raster)[0]
         tolerance = simplify / (grid.ground_pixel_size or 1)
         summary = PolygonSummary()
@@ -70,6 +81,15 @@ def polygonize(
             if suffix == ".gpkg":
                 add_style(part, LAYER, legend)
     return summary
+
+
+def check_sizes(min_area_ha: float, simplify: float, grid: Grid, name: str) -> None:
+    """Raises BadOption where an area or a tolerance cannot be, or not for the raster of this name and grid."""
+    for option, number in (("--min-area", min_area_ha), ("--simplify", simplify)):
+        if not 0 <= number < math.inf:
+            raise BadOption(f"{option} is {number:g}; a number from 0 up was expected.")
+    if min_area_ha and not grid.is_georeferenced:
+        raise BadOption(f"{name} has no coordinates, so no area in hectares: leave --min-area out.")
 
 
 def _batches(found: Iterator[Areas], grid: Grid, legend: Legend, min_area_ha: float, summary: PolygonSummary) -> Iterator[Batch]:
