@@ -191,7 +191,8 @@ def as_text(told: dict[str, Any]) -> str:
         sizes = list(part["sizes"].items())
         shown = ", ".join(f"{n} of {size}" for size, n in sizes[:3]) + (f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else "")
         looked = "" if part["looked_at"] == part["images"] else f" ({part['looked_at']} looked at)"
-        lines.append(f"\n{part['part']}: {part['images']} images{looked}, {shown}; {' '.join(part['bands'])}; {' '.join(part['dtypes'])}")
+        images = f"{part['images']} image{'s' * (part['images'] != 1)}"
+        lines.append(f"\n{part['part']}: {images}{looked}, {shown}; {' '.join(part['bands'])}; {' '.join(part['dtypes'])}")
         wide = max(len(name) for name in part["classes"]) + 2
         lines += [f"  {name:<{wide}}{c['pixels']:>15,}{c['share']:>8.1%}" for name, c in part["classes"].items()]
         share = part["unlabelled"] / max(1, part["pixels"])

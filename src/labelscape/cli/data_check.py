@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Nodata, numbers_of, pairs_of, print_json, scene_of
+from labelscape.cli.options import AsJson, Nodata, numbers_of, pairs_of, print_json, scene_of, settings_of
+from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
     from labelscape.datasets.doctor import Finding
@@ -22,6 +23,7 @@ SHOWN = {"error": 10, "warning": 10, "info": 5}
 
 def run_check(
     images: Annotated[Texts, typer.Argument(help="Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with images/ and labels/.")],
+    dataset: Annotated[str | None, typer.Option("--dataset", help="The folder is this published data set (labelscape data list).")] = None,
     labels: Annotated[Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
     classes: Annotated[Texts, typer.Option("--classes", help="NAME=VALUE of a label raster. Repeat, or separate by commas.")] = [],
     class_column: Annotated[str | None, typer.Option("--class-column", help="Column of the polygons that names the class.")] = None,
@@ -31,6 +33,7 @@ def run_check(
     ignore_value: Annotated[list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")] = [],
     threshold: Annotated[int | None, typer.Option("--threshold", help="Label rasters are grey masks: from this value up is the second class.")] = None,
     nodata: Nodata = None,
+    settings: Annotated[Texts, typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")] = [],
     as_json: AsJson = False,
 ) -> None:
     """Look through images and labels: values and colours, sizes and places, shifts, broken files, the same picture twice.
@@ -38,8 +41,15 @@ def run_check(
     Takes the options of `train`. Ends with exit code 1 if training would fail or its score would be false. Files in folders called
     train, val or test, or in lists train.txt, val.txt and test.txt, are taken for those parts.
 
-    Example: labelscape data check scene.tif --labels fields.gpkg --class-column crop
+    Examples:
+
+      labelscape data check scene.tif --labels fields.gpkg --class-column crop
+
+      labelscape data check ~/data/CamVid --dataset camvid
     """
+    if dataset is not None:
+        _print(*_check_published(dataset, images, settings), as_json)
+        return
     from labelscape.datasets.doctor import check_data
     from labelscape.datasets.pairs import find_pairs, parts_given
     from labelscape.imagery.label_values import LabelSpec
@@ -61,11 +71,28 @@ def run_check(
     parts = list(given.part_of) if given else [part_of_path(s) if isinstance(s, (str, Path)) else None for s in scenes]
     with bar("looking", len(scenes), "scenes", shown=len(scenes) > 1) as tick:
         findings = check_data(scenes, labels, spec=spec, nodata=nodata, part_of=parts, tick=tick)
+    _print(findings, len(scenes), as_json)
+
+
+def _check_published(name: str, folders: Texts, settings: Texts) -> tuple[list[Finding], int]:
+    from labelscape.datasets.doctor import check_published
+    from labelscape.datasets.published.catalog import find_published
+    from labelscape.progress import bar
+
+    if len(folders) != 1:
+        raise BadOption(f"{name} is one folder; found {len(folders)} places.")
+    found = find_published(name, folders[0], **settings_of(settings))
+    with bar("looking", len(found.pairs), "images") as tick:
+        return check_published(found, tick=tick), len(found.pairs)
+
+
+def _print(findings: Sequence[Finding], scenes: int, as_json: bool) -> None:
+    """The findings; ends with exit code 1 where one is an error."""
     errors = sum(f.severity == "error" for f in findings)
     if as_json:
         print_json({"errors": errors, "findings": [f.to_dict() for f in findings]})
     else:
-        print(report(findings, len(scenes)))
+        print(report(findings, scenes))
     if errors:
         raise typer.Exit(1)
 

@@ -21,12 +21,14 @@ from labelscape.cli.options import (
     print_json,
     protocol_of,
     scene_of,
+    settings_of,
     talk,
 )  # fmt: skip
-from labelscape.errors import BadOption
+from labelscape.errors import BadInput, BadOption
 
 if TYPE_CHECKING:
     from labelscape.checkpoint import Checkpoint
+    from labelscape.datasets.own import Dataset
 
 NAME = "evaluate"
 
@@ -35,8 +37,12 @@ def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
     images: Annotated[list[str] | None, typer.Argument(help="Labelled scenes; by default those it was trained on.")] = None,
     labels: Annotated[list[str], typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
+    dataset: Annotated[str | None, typer.Option("--dataset", help="The folder is this published data set (labelscape data list).")] = None,
+    settings: Annotated[list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")] = [],
     classes: Annotated[list[str], typer.Option("--classes", help="NAME=VALUE of a label raster, where it is not the model's own.")] = [],
-    part: Annotated[str | None, typer.Option("--part", help="train, val, test or all.", show_default="test on its own scenes, else all")] = None,
+    part: Annotated[
+        str | None, typer.Option("--part", help="train, val, test or all.", show_default="what was held out, on its own scenes and published sets; else all")
+    ] = None,
     tile_size: TileSize = None,
     overlap: Overlap = None,
     device: Device = "auto",
@@ -51,13 +57,17 @@ def run(
 
     Without scenes: the blocks held out of its own training scenes. Labels are read as in training.
 
-    Example: labelscape evaluate runs/a/mlp.safetensors other.tif --labels other_fields.gpkg
+    Examples:
+
+      labelscape evaluate runs/a/mlp.safetensors other.tif --labels other_fields.gpkg
+
+      labelscape evaluate runs/v/mlp.safetensors Vaihingen --dataset vaihingen-eroded --part val
     """
     from labelscape.checkpoint import load
     from labelscape.datasets.split import PARTS
     from labelscape.evaluation.measure import evaluate
     from labelscape.evaluation.text import print_scores
-    from labelscape.training.loop import open_recipe_data
+    from labelscape.training.loop import open_recipe_data, scored_part
     from labelscape.training.recipe import Data
 
     checkpoint = load(model)
@@ -66,22 +76,29 @@ def run(
         raise BadOption(f"--part {part!r} must be one of train, val, test, all.")
     if not images and not stored:
         raise BadOption(f"{model} does not say what it was trained on: pass scenes and --labels.")
-    if images:
+    every = part == "all"
+    part = None if every else part
+    if dataset is not None:
+        if not images or len(images) != 1 or labels or classes:
+            raise BadOption("--dataset takes one folder, the published data set's, and brings labels and classes itself: leave --labels and --classes out.")
+        data = Data(images=images, dataset=dataset, dataset_options=settings_of(settings))
+    elif images:
         how = {k: v for k, v in (stored or {}).items() if k in ("class_column", "merge", "background", "ignore_values", "nodata", "classes", "threshold")}
         if classes:
             how["classes"] = numbers_of(classes, "classes")
         data = Data(**how, **_as_the_model_reads(checkpoint, images), images=[scene_of(i) for i in images], labels=labels, holdout=0)
-        part = None if part in (None, "all") else part
         if part:
-            raise BadOption("--part chooses among the blocks of the model's own training scenes; leave the scenes out.")
+            raise BadOption("--part chooses among the parts of a published data set or of the model's own training scenes; leave the scenes out.")
     else:
         data = Data(**stored)
-        part = "test" if part is None else None if part == "all" else part
-    with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as dataset:
-        for line in dataset.report:
+    with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
+        if part is None and not every and (data.dataset or not images):
+            part = scored_part(opened)
+        for line in opened.report:
             talk(line)
+        _same_classes(checkpoint, opened)
         found = evaluate(
-            [checkpoint, *map(load, also)], dataset, part=part, tile_size=tile_size, overlap=overlap, device=device, precision=precision,
+            [checkpoint, *map(load, also)], opened, part=part, tile_size=tile_size, overlap=overlap, device=device, precision=precision,
             protocol=protocol_of(tta, scales, average),
         )  # fmt: skip
     if as_json:
@@ -89,6 +106,13 @@ def run(
         return
     print(f"{part or 'all'} labels of {', '.join(list(found.per_scene)[:5])}{' ...' if len(found.per_scene) > 5 else ''}")
     print_scores({checkpoint.network: found.metrics}, checkpoint.legend.names)
+
+
+def _same_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Raises BadInput where the labels' classes are not the model's: the counts would compare places in two lists."""
+    mine, others = checkpoint.legend.names, dataset.legend.names
+    if mine != others:
+        raise BadInput(f"The labels have the classes {', '.join(others)}; the model knows {', '.join(mine)}. Score it on labels of its own classes.")
 
 
 def _as_the_model_reads(checkpoint: Checkpoint, images: list[str]) -> dict[str, Any]:

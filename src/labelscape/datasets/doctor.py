@@ -32,6 +32,8 @@ from labelscape.datasets.doctor_shift import scene_matches, vote
 from labelscape.datasets.doctor_twins import Sketch, Sketcher, check_twins
 from labelscape.datasets.findings import SEVERITIES, Finding, share, some
 from labelscape.datasets.pairs import find_pairs
+from labelscape.datasets.published.catalog import labelled
+from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.grid import Window
 from labelscape.imagery.files import Source
@@ -41,7 +43,7 @@ from labelscape.imagery.raster import Scene
 from labelscape.imagery.virtual import open_scene
 from labelscape.legend import IGNORE
 
-__all__ = ["Finding", "check_data"]
+__all__ = ["Finding", "check_data", "check_published"]
 
 SHIFT_WINDOWS = 400
 """Windows looked at for a shift, over all scenes: a few seconds, and enough for a vote."""
@@ -100,11 +102,36 @@ def check_data(
         _check_pair(ward, source, str(label), nodata, part, enough)
         if tick:
             tick()
-    _check_empty(ward, len(images))
+    known = class_names(spec)
+    names = list(dict.fromkeys(n for n in known.values() if n != "(not used)")) if known else list(sum(ward.counts.values(), Counter()))
+    return _concluded(ward, len(images), names)
+
+
+def check_published(found: Published, *, tick: Callable[[], object] | None = None) -> list[Finding]:
+    """The same for a published data set: are all files whole, of one size with their labels, and of known values; does a picture stand in two parts?"""
+    ward = _Ward(LabelSpec(found.legend))
+    enough = min(60, max(4, SHIFT_WINDOWS // len(found.pairs)))
+    for pair in found.pairs:
+        one = labelled(found, pair)
+        label = str(pair.label) if pair.label is not None else f"{pair.name} (no labels)"
+        try:
+            with one.scene.for_thread() as scene:
+                read = one.labels.read if pair.label is not None else None
+                _look(ward, scene, pair.name, label, pair.part, read, read, found.legend.names if read else None, enough)
+        except LabelscapeError as error:
+            ward.findings.append(reasoned(error, "unreadable", pair.name))
+        if tick:
+            tick()
+    for note in found.notes:
+        ward.say("note", "info", found.name, note)
+    return _concluded(ward, sum(pair.label is not None for pair in found.pairs), found.legend.names)
+
+
+def _concluded(ward: _Ward, labels: int, names: Sequence[str]) -> list[Finding]:
+    """What only all files together tell; all findings, worst first."""
+    _check_empty(ward, labels)
     _check_shift(ward)
     if ward.counts:
-        known = class_names(spec)
-        names = list(dict.fromkeys(n for n in known.values() if n != "(not used)")) if known else list(sum(ward.counts.values(), Counter()))
         ward.findings += check_classes(ward.counts, names)
     ward.findings += check_twins(ward.sketches)
     return sorted(ward.findings, key=lambda f: SEVERITIES.index(f.severity))

@@ -40,7 +40,8 @@ def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
     root = Path(images[0])
     homes = [root] if _sides(root) else [f for f in sorted(root.iterdir()) if f.name.lower() in PART_FOLDERS and _sides(f)]
     if not homes:
-        raise BadInput(f"{root} needs two folders inside, images/ and labels/, with files of the same names; or pass --labels FILE with the scenes.")
+        raise BadInput(f"{root} needs two folders inside, images/ and labels/, with files of the same names; or pass --labels FILE with the scenes, "
+                       "or --dataset NAME for a published data set (labelscape data list).")  # fmt: skip
     pairs = [pair for home in homes for pair in _pairs_below(_sides(home))]
     return [image for image, _ in pairs], [label for _, label in pairs]
 

@@ -23,7 +23,7 @@ def chosen(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
 def describe_part(found: Published, part: str, *, limit: int | None = None, tick: Callable[[], None] | None = None) -> dict[str, Any]:
     """JSON values about one part; reads the headers of pictures and all labels of at most `limit` of them.
 
-    images, looked_at, sizes ("height x width" -> pictures), bands, dtypes, pixels, unlabelled, classes (name -> pixels and share of the
+    images, looked_at, sizes ("width x height" -> pictures), bands, dtypes, pixels, unlabelled, classes (name -> pixels and share of the
     labelled). Raises BadFile or BadInput where a file is damaged or is no pair.
     """
     pairs = found.part(part)
@@ -34,7 +34,7 @@ def describe_part(found: Published, part: str, *, limit: int | None = None, tick
     for pair in looked_at:
         one = labelled(found, pair)
         grid = one.scene.grid
-        sizes[f"{grid.height} x {grid.width}"] += 1
+        sizes[f"{grid.width} x {grid.height}"] += 1
         dtypes[one.scene.dtype.name] += 1
         for window in grid.window.blocks(2048):
             counts += np.bincount(one.labels.read(window).ravel(), minlength=256)

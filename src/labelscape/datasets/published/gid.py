@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Published, listed_pairs, matched_pairs, part_by_folder, rasters, seeded_parts
+from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.grid import Window
 from labelscape.imagery.coded import Code
@@ -60,6 +61,12 @@ def open_gid(root: Path, classes: int, *, images: str = "auto", bands: Sequence[
     """
     if images not in (*KINDS, "auto"):
         raise UnknownName("kind of GID images", images, (*KINDS, "auto"))
+    if any((root / f"{part}.txt").is_file() for part in PARTS) and not any(root.rglob("*label.*")):
+        # Numbers of other people's patches start where they like: read as 1 to 5, every class of 0 to 4 would be another one.
+        raise BadFile(
+            f"{root} holds patches with lists of names, not the scenes or the packaged form of GID. Read them as gid-mtl5 (five classes from 0), as "
+            "prepared (made by labelscape data prepare), or as a folder of pairs without --dataset."
+        )
     labels, by_folder = {}, {}
     for file in rasters(root):
         ending = LABEL_ENDING.search(file.stem)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from labelscape.datasets.published.layout import Home, Pair, Published, keyed, matched_pairs, rasters
@@ -54,8 +55,22 @@ ORTHOPHOTOS = {"RGBIR": ("red", "green", "blue", "nir"), "IRRG": ("nir", "red", 
 """Potsdam's orthophotos by the end of their names, the richest first."""
 
 
-def open_vaihingen(root: Path, *, eroded: bool = False, bands: Sequence[str] = BANDS) -> Published:
-    """`bands` out of nir, red, green, ndsm. Raises BadFile where pictures, heights or labels are missing, UnknownName for a band."""
+def open_vaihingen(root: Path, *, eroded: bool = False, bands: Sequence[str] = BANDS, clutter: bool = True) -> Published:
+    """`bands` out of nir, red, green, ndsm; without `clutter` that class is not labelled, as in the MLP paper (sec. V-B: too little of it to learn from).
+
+    Raises BadFile where pictures, heights or labels are missing, UnknownName for a band.
+    """
+    found = _vaihingen(root, eroded, bands)
+    return found if clutter else _without_clutter(found)
+
+
+def _without_clutter(found: Published) -> Published:
+    last = LEGEND.index("clutter")
+    code = replace(found.code, table={value: IGNORE if index == last else index for value, index in found.code.table.items()})
+    return replace(found, legend=Legend(LEGEND.classes[:last]), code=code)
+
+
+def _vaihingen(root: Path, eroded: bool, bands: Sequence[str]) -> Published:
     if (root / "img_dir").is_dir():
         return _patches("vaihingen", root, VAIHINGEN_HOME, r"area(?P<tile>\d+)", VAIHINGEN_SPLIT, ORTHOPHOTOS["IRRG"])
     files = rasters(root)

@@ -1,0 +1,61 @@
+"""Published data sets from the command line: looked through by the label doctor, and scored on other labels of the same pictures."""
+
+import json
+
+import world
+
+FAST = ["--network", "fcn", "--steps", "2", "--batch", "2", "--crop", "16", "-o", "options.widths=[4,4,4,4]", "--device", "cpu"]
+
+
+def test_a_model_is_scored_on_the_eroded_labels_of_a_part(tmp_path, run_cli):
+    drawn = world.vaihingen(tmp_path / "v", (1, 3, 11))
+    code, _, err = run_cli("train", tmp_path / "v", "--dataset", "vaihingen", "--out", tmp_path / "run", *FAST)
+    assert code == 0, err
+    assert "the score will come from the part val; test has no labels here" in err
+    model = tmp_path / "run" / "fcn.safetensors"
+    code, out, err = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen-eroded", "--json")
+    assert code == 0, err
+    assert (json.loads(out)["part"], json.loads(out)["labelled_pixels"]) == ("val", drawn[11][2:].size)
+    code, out, _ = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "--part", "all", "--json")
+    assert json.loads(out)["labelled_pixels"] == 3 * 12 * 14
+    code, out, _ = run_cli("evaluate", model, "--json")  # what was held out
+    assert (code, json.loads(out)["part"]) == (0, "val")
+    code, _, err = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "-o", "clutter=false")
+    assert code == 1
+    assert "the model knows impervious surface" in err
+    code, _, err = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "--labels", "x.tif")
+    assert code == 2
+    assert "brings labels and classes itself" in err
+
+
+def test_the_doctor_looks_through_a_published_set(tmp_path, run_cli):
+    sides = {part: (part, f"{part}annot") for part in ("train", "val", "test")}
+    world.pairs(tmp_path, sides, {"train": ["a", "b"], "val": ["c"], "test": ["d"]}, 10)
+    code, out, err = run_cli("data", "check", tmp_path, "--dataset", "camvid")
+    assert code == 0, err
+    assert "all files: 11 classes, 396 labelled pixels" in out
+    (tmp_path / "train" / "b.png").write_bytes((tmp_path / "train" / "b.png").read_bytes()[:60])
+    world.codes(tmp_path / "testannot" / "d.png", world.draw(40, 9, 11, seed=9))
+    code, out, _ = run_cli("data", "check", tmp_path, "--dataset", "camvid", "--json")
+    assert code == 1
+    errors = {f["where"]: f["text"] for f in json.loads(out)["findings"] if f["severity"] == "error"}
+    assert "holds values that no class has" in errors["d"]
+    assert "b" in errors
+    code, _, err = run_cli("data", "check", tmp_path, tmp_path, "--dataset", "camvid")
+    assert code == 2
+    assert "camvid is one folder; found 2 places" in err
+
+
+def test_patches_with_lists_are_not_taken_for_gid_of_other_numbers(tmp_path, run_cli):
+    world.pairs(tmp_path, {"train": ("images", "labels")}, {"train": ["a", "b"]}, 4)
+    (tmp_path / "train.txt").write_text("a\nb\n")
+    assert run_cli("data", "describe", "gid-mtl5", tmp_path)[0] == 0
+    code, _, err = run_cli("data", "describe", "gid-5", tmp_path)
+    assert code == 1
+    assert "Read them as gid-mtl5" in err
+
+
+def test_sizes_are_told_width_first(tmp_path, run_cli):
+    world.pairs(tmp_path, {"train": ("images", "labels")}, {"train": ["a"]}, 4)
+    (tmp_path / "train.txt").write_text("a\n")
+    assert "train: 1 image, 1 of 11 x 9;" in run_cli("data", "describe", "gid-mtl5", tmp_path)[1]
