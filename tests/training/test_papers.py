@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import world
 
 from labelscape.errors import UnknownName
 from labelscape.nets.tables import TABLES
 from labelscape.training import papers, reproduce
+from labelscape.training.loop import open_recipe_data
 from labelscape.training.losses import LOSSES
 from labelscape.training.phase import rate_at
 
@@ -23,6 +25,9 @@ def test_every_row_is_a_recipe_or_says_why_not(table, number):
     if row.quoted:
         assert setting.recipe is None
         assert "quotes" in setting.why_not
+    elif table == "maggiori-6" or "trained on the validation images too" in row.note:
+        assert setting.recipe is None
+        assert setting.why_not
     else:
         assert setting.recipe.network == row.network
         assert row.options.items() <= {**setting.recipe.options}.items()
@@ -101,9 +106,80 @@ def test_a_table_is_trained_scored_and_not_done_twice(camvid, tmp_path, run_cli,
     assert code == 0
     assert "+-" in out
     assert "85.14" in out
+    assert "camvid, part test: 2 images, " in out
+    assert "0.0003 of the paper's steps, seeds 0, 1; the mean and its 95 % interval; other than the paper: crop=32, batch=2" in out
+    code, _, err = run_cli(*arguments, "--budget", "0.0004")
+    assert code == 1
+    assert "holds this row with other settings (steps" in err
     code, _, err = run_cli("table", "magiori-2", str(camvid))
     assert code == 2
     assert "maggiori-2" in err
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "said"),
+    [
+        (["--rows", "9"], 2, "maggiori-2 has the rows 1 to 4; there is no row 9"),
+        (["-o", "options.widhts=[4,4,4,4]"], 2, "Did you mean 'widths'?"),
+        (["--seeds", "0,1,0"], 2, "name one twice"),
+        (["-o", "data.holdout=2"], 2, "data.holdout=2"),
+        (["--dataset", "vaihingen"], 1, "ISPRS Vaihingen not found"),
+    ],
+)
+def test_mistakes_are_found_before_a_row_is_trained(camvid, tmp_path, run_cli, monkeypatch, changed, code, said):
+    monkeypatch.setattr(reproduce, "train", lambda *a, **k: pytest.fail("trained"))
+    ended, _, err = run_cli("table", "maggiori-2", camvid, "--dataset", "camvid", "--out", tmp_path / "out", "--device", "cpu", *changed)
+    assert ended == code, err
+    assert said in err
+
+
+def test_a_checkpoint_of_other_settings_is_not_scored_as_the_rows(camvid, tmp_path, run_cli, monkeypatch):
+    """As it lies there when the process dies between training and score."""
+    arguments = ["table", "maggiori-2", camvid, "--dataset", "camvid", "--out", tmp_path / "out", "--rows", "1", "--device", "cpu",
+                 "-o", "crop=32", "-o", "batch=2", "-o", "options.widths=[4,4,4,4]"]  # fmt: skip
+    assert run_cli(*arguments, "--budget", "0.0003")[0] == 0
+    next(tmp_path.rglob("scores.json")).unlink()
+    code, _, err = run_cli(*arguments, "--budget", "0.0004")
+    assert code == 1
+    assert "with other settings (steps" in err
+    code, out, _ = run_cli(*arguments, "--budget", "0.0004", "--overwrite", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["steps"] == 18
+
+
+def test_rows_that_differ_in_their_test_or_share_a_base_are_trained_once(camvid, tmp_path, monkeypatch):
+    trained = []
+    real = reproduce.train
+    monkeypatch.setattr(reproduce, "train", lambda recipe, *a, **k: trained.append(recipe.network) or real(recipe, *a, **k))
+    options, changes = {"widths": (4, 4, 4, 4)}, {"crop": 32, "batch": 2, "device": "cpu"}
+    data = {"images": [str(camvid)], "dataset": "camvid"}
+
+    def run(table, rows):
+        return reproduce.run_table(table, data, tmp_path / "out", budget=1e-5, rows=rows, changes=changes, options=options, say=said.append)
+
+    said = []
+    run("maggiori-2", [1, 3])
+    assert sum("the same network is trained already" in line for line in said) == 1  # the base of row 3 is row 1
+    assert trained == ["fcn", "skip"]
+    one, again = run("maggiori-2", [4]), run("maggiori-4", [6])
+    assert one[0].measured == again[0].measured
+    assert trained == ["fcn", "skip", "mlp"]
+
+
+def test_vaihingen_is_trained_and_scored_as_the_paper_did(tmp_path, monkeypatch):
+    """Five classes, full labels to learn from, eroded ones of the validation tiles to score, also where other tiles lie there with labels."""
+    drawn = world.vaihingen(tmp_path / "v", (1, 2, 3, 11))
+    setting = papers.setting_of(TABLES["maggiori-2"].rows[0], {"images": [str(tmp_path / "v")], "dataset": "vaihingen"})
+    options, changes = {"widths": (4, 4, 4, 4)}, {"crop": 16, "batch": 2, "device": "cpu"}
+    data = {"images": [str(tmp_path / "v")], "dataset": "vaihingen"}
+    with open_recipe_data(setting.recipe.data, 0) as dataset:
+        assert dataset.legend.names[-1] == "car" and len(dataset.legend) == 5
+        assert dataset.class_counts("train").tolist() == np.bincount(np.stack([drawn[1], drawn[3]]).ravel(), minlength=6)[:5].tolist()
+        assert [s.name for s in dataset.part("test")] == ["vaihingen_2"]
+    (result,) = reproduce.run_table("maggiori-2", data, tmp_path / "out", budget=1e-5, rows=[1], changes=changes, options=options)
+    scored = int((drawn[11][2:] < 5).sum())
+    assert result.scored_on == f"vaihingen-eroded, part val: 1 images, {scored} labelled pixels"
+    assert "iou/clutter" not in result.measured[0]
 
 
 def test_the_interval_is_students(monkeypatch):

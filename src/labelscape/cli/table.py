@@ -29,6 +29,7 @@ def run(
     mate_dataset: Annotated[str | None, typer.Option("--mate-dataset", help="Name of the classmate's data set.")] = None,
     device: Device = "auto",
     setting: Annotated[list[str], typer.Option("-o", "--set", help="KEY=VALUE: a setting that differs from the paper's, for all rows. Repeat.")] = [],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make rows anew that are unfinished in --out, or made there with other settings.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train and score the rows of a table as its paper did, and print what was measured beside what the paper claims.
@@ -59,15 +60,17 @@ def run(
         raise BadOption(f"--budget {budget} must be above 0.")
     changes = settings_of(setting)
     options = changes.pop("options", {})
+    numbers = integers(rows, "rows") if rows else None
     results = run_table(
-        name, {"images": [data], "dataset": dataset}, out, budget=budget, seeds=integers(seeds, "seeds"), rows=integers(rows, "rows") if rows else None,
-        mate={"images": [mate], "dataset": mate_dataset} if mate else None, changes={**changes, "device": device}, options=options, say=talk,
+        name, {"images": [data], "dataset": dataset}, out, budget=budget, seeds=integers(seeds, "seeds"), rows=numbers,
+        mate={"images": [mate], "dataset": mate_dataset} if mate else None, changes={**changes, "device": device}, options=options,
+        overwrite=overwrite, say=talk,
     )  # fmt: skip
     if as_json:
         print_json([{"row": r.row.label, "claimed": dict(r.row.claimed), "measured": list(r.measured), "seeds": list(r.seeds), "steps": r.steps,
-                     "why_not": r.why_not} for r in results])  # fmt: skip
+                     "scored_on": r.scored_on, "why_not": r.why_not} for r in results])  # fmt: skip
         return
-    print_results(name, results, budget)
+    print_results(name, results, budget, setting)
 
 
 def print_rows(name: str) -> None:
@@ -81,15 +84,24 @@ def print_rows(name: str) -> None:
     print(f"\nTrain and score them: labelscape table {name} FOLDER --dataset NAME")
 
 
-def print_results(name: str, results: list[RowResult], budget: float) -> None:
+def print_results(name: str, results: list[RowResult], budget: float, changed: list[str]) -> None:
+    from labelscape.nets.tables import TABLES
+
     metrics = [m for m in ("mean_iou", "overall_accuracy", "mean_f1") if any(m in r.row.claimed for r in results)] or ["mean_iou"]
     seeds = next((r.seeds for r in results if r.seeds), ())
-    print(f"{name}, {budget:g} of the paper's steps, seeds {', '.join(map(str, seeds)) or '-'}. Claimed: the paper, on its data. "
-          "Measured: here, on the data given; with several seeds the mean and its 95 % interval.")  # fmt: skip
-    print(f"{'row':<44}{'steps':>8}" + "".join(f"{m:>34}" for m in metrics))
-    print(f"{'':<52}" + f"{'claimed':>14}{'measured':>20}" * len(metrics))
+    print(f"{name}: {TABLES[name].title}. In per cent")
+    print(f"claimed   the paper: {TABLES[name].data}")
+    for where in dict.fromkeys(r.scored_on for r in results if r.scored_on):
+        print(f"measured  here: {where}")
+    several = "; the mean and its 95 % interval" if len(seeds) > 1 else ""
+    if seeds:
+        print(f"          {budget:g} of the paper's steps, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}{several}"
+              + (f"; other than the paper: {', '.join(changed)}" if changed else ""))  # fmt: skip
+    wide = max((len(r.row.label) for r in results), default=3) + 2
+    print(f"\n{'':<{wide + 8}}" + "".join(f"{m:>34}" for m in metrics))
+    print(f"{'row':<{wide}}{'steps':>8}" + f"{'claimed':>14}{'measured':>20}" * len(metrics))
     for result in results:
-        line = f"{result.row.label[:43]:<44}{result.steps or '-':>8}"
+        line = f"{result.row.label:<{wide}}{result.steps or '-':>8}"
         for metric in metrics:
             claimed = result.row.claimed.get(metric)
             line += f"{'-' if claimed is None else f'{claimed:.2f}':>14}{said(result.summary(metric)):>20}"

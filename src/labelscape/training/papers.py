@@ -13,7 +13,7 @@ from typing import Any
 
 from labelscape.nets.catalog import entry, options_of
 from labelscape.nets.tables import Row
-from labelscape.training.recipe import Recipe, make_recipe
+from labelscape.training.recipe import Data, Recipe, make_recipe
 
 OHEM_DGCW = {"ohem": 1.0}
 """Threshold 0.7, at least 100,000 pixels (DGCWNet sec. 4.2); on the main head alone (ours: both heads hurt in OCNet's notes)."""
@@ -29,12 +29,18 @@ DA_IFBF = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """How a network is trained and how often it looks when it is tested; `why_not` says why a row cannot be run here."""
+    """How a network is trained, what it is scored on and how often it looks then; `why_not` says why a row cannot be run here.
+
+    scored_on  the data of the score, where it is not the recipe's own: other labels of the same pictures
+    part       the part that is scored; None: test, or val where test has no labels
+    """
 
     recipe: Recipe | None
     scales: tuple[float, ...] = (1.0,)
     flips: str = "none"
     average: str = "probabilities"
+    scored_on: Data | None = None
+    part: str | None = None
     why_not: str = ""
 
 
@@ -87,11 +93,25 @@ def dgcwnet_ade20k(data: Mapping[str, Any], network: str = "dgcwnet", **options:
 def maggiori(data: Mapping[str, Any], network: str, *, crop: int, tenth_every: float, base_steps: int, steps: int, **options: Any) -> Setting:
     """Maggiori et al. sec. V-C: batches of 5 patches, the eight turns; the base FCN from 0.1, nets derived from it from 0.01."""
     derived = entry(network).start is not None
+    data, scored_on, part = _isprs(data)
     return Setting(make_recipe(
         data=data, network=network, options=options, batch=5, crop=crop, schedule="exponential", tenth_every=tenth_every, momentum=0.9,
         weight_decay=5e-4, augment="dihedral", sampling="uniform", rate=0.01 if derived else 0.1, steps=steps if derived else base_steps,
         base_steps=base_steps if derived else 0, base_rate=0.1,
-    ))  # fmt: skip
+    ), scored_on=scored_on, part=part)  # fmt: skip
+
+
+def _isprs(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Data | None, str | None]:
+    """The paper trains on full labels and scores the validation tiles on eroded ones (sec. V-A); of Vaihingen without clutter (sec. V-B).
+
+    Other data is trained and scored as it is.
+    """
+    name = (data.get("dataset") or "").removesuffix("-eroded")
+    if name not in ("vaihingen", "potsdam"):
+        return data, None, None
+    options = {**data.get("dataset_options", {}), **({"clutter": False} if name == "vaihingen" else {})}
+    data = {**data, "dataset": name, "dataset_options": options}
+    return data, Data(**{**data, "dataset": f"{name}-eroded"}), "val"
 
 
 def maggiori_vaihingen(data: Mapping[str, Any], network: str = "mlp", **options: Any) -> Setting:
@@ -124,6 +144,10 @@ def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None
     """How the paper trained and tested a row of its tables; `why_not` where there is nothing to train."""
     if row.quoted or row.network is None:
         return Setting(None, why_not="the paper quotes it from elsewhere")
+    if "trained on the validation images too" in row.note:
+        return Setting(None, why_not="trained on the validation images too, and those of the test have no labels here")
+    if row.table == "maggiori-6":
+        return Setting(None, why_not="times of the authors' machine; maggiori-2 trains the same networks")
     paper, options = row.table.split("-")[0], dict(row.options)
     if paper == "mswbn":
         return mswbn_gid(data, row.network, **options)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labelscape.checkpoint import load
-from labelscape.errors import UnknownName
+from labelscape.datasets.published.catalog import find_published
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.files import written_whole
 from labelscape.nets.catalog import options_of
 from labelscape.nets.tables import TABLES, Row
-from labelscape.training.loop import open_recipe_data, scored_part, train
+from labelscape.training.loop import base_recipe, open_recipe_data, scored_part, train
 from labelscape.training.papers import Setting, setting_of
 from labelscape.training.phase import checkpoint_path
 from labelscape.training.recipe import Recipe
+from labelscape.training.state import differing
 
 LEAST_STEPS = 10
 METRICS = ("mean_iou", "overall_accuracy", "mean_f1")
@@ -26,12 +29,13 @@ METRICS = ("mean_iou", "overall_accuracy", "mean_f1")
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row: per seed the metrics in per cent, in the order of the seeds; or why there are none."""
+    """One row: per seed the metrics in per cent, in the order of the seeds, and what they were measured on; or why there are none."""
 
     row: Row
     measured: tuple[dict[str, float], ...] = ()
     seeds: tuple[int, ...] = ()
     steps: int = 0
+    scored_on: str = ""
     why_not: str = ""
 
     def summary(self, metric: str) -> tuple[float, float] | None:
@@ -48,33 +52,45 @@ class RowResult:
 
 def run_table(
     name: str, data: Mapping[str, Any], out: str | Path, *, budget: float = 1.0, seeds: Sequence[int] = (0,), rows: Sequence[int] | None = None,
-    mate: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None,
+    mate: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None, overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[RowResult]:  # fmt: skip
     """Train and score the rows of a table, `budget` times their steps long; what is finished in `out` is not done again.
 
     rows     numbers from 1, all unless given
-    changes  settings of the recipe that differ from the paper's, for every row (crop, batch, device)
+    changes  settings of the recipe that differ from the paper's, for every row (crop, batch, device); those of `data` are added to it
     options  options of the networks that differ, where a network has them (a smaller backbone)
-    Raises UnknownName for a table there is not; BadInput, BadFile, BadOption as `train`.
+    overwrite  rows in `out` that are unfinished or were made with other settings are made anew; else the first are gone on with, the others refused
+    Networks that differ only in how they are tested are trained once. Raises UnknownName for a table or an option there is not; BadOption, BadInput,
+    BadFile as `train`, the wrong settings of all rows before the first of them is trained.
     """
     if name not in TABLES:
         raise UnknownName("table", name, TABLES)
+    table, changes = TABLES[name].rows, dict(changes or {})
+    missing = [number for number in rows or () if not 1 <= number <= len(table)]
+    if missing:
+        raise BadOption(f"{name} has the rows 1 to {len(table)}; there is no row {missing[0]} (labelscape table {name} shows them).")
+    if len(set(seeds)) < len(seeds):
+        raise BadOption(f"The seeds {', '.join(map(str, seeds))} name one twice: the same run again is no second measurement.")
+    data = {**data, **changes.pop("data", {})}
+    chosen = [(number, row, setting_of(row, data, mate)) for number, row in enumerate(table, start=1) if rows is None or number in rows]
+    known = {option: None for _, _, setting in chosen if setting.recipe for option in options_of(setting.recipe.network)}
+    for option in options or {}:
+        if option not in known:
+            raise UnknownName(f"option of the networks of {name}", option, known)
+    recipes = {number: scaled(setting.recipe, budget, changes, options or {}) for number, _, setting in chosen if setting.recipe}
     results = []
-    for number, row in enumerate(TABLES[name].rows, start=1):
-        if rows is not None and number not in rows:
-            continue
-        setting = setting_of(row, data, mate)
+    for number, row, setting in chosen:
         if setting.recipe is None:
             results.append(RowResult(row, why_not=setting.why_not))
             continue
-        recipe = scaled(setting.recipe, budget, changes or {}, options or {})
-        measured = []
+        recipe = recipes[number]
+        scores = []
         for seed in seeds:
             place = Path(out) / name / f"{number:02d}-{slug(row.label)}" / f"seed{seed}"
             say(f"{name} {number}: {row.label}, seed {seed}, {recipe.steps + recipe.base_steps} steps")
-            measured.append(score_row(recipe.replace(seed=seed), setting, place, say))
-        results.append(RowResult(row, tuple(measured), tuple(seeds), recipe.steps + recipe.base_steps))
+            scores.append(score_row(recipe.replace(seed=seed), setting, place, Path(out), overwrite=overwrite, say=say))
+        results.append(RowResult(row, tuple(s["metrics"] for s in scores), tuple(seeds), recipe.steps + recipe.base_steps, scores[0]["scored_on"]))
     return results
 
 
@@ -91,31 +107,75 @@ def scaled(recipe: Recipe, budget: float, changes: Mapping[str, Any], options: M
     return recipe.replace(**{**lengths, "options": own, **changes})
 
 
-def score_row(recipe: Recipe, setting: Setting, place: Path, say: Callable[[str], None]) -> dict[str, float]:
-    """Metrics in per cent of a row trained in `place`; read from there where an earlier run has finished it."""
+def score_row(recipe: Recipe, setting: Setting, place: Path, root: Path, *, overwrite: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """`metrics` in per cent of a row trained in `place`, and what they were `scored_on`; read from there where an earlier run has finished it.
+
+    A network that lies trained in another row's place below `root`, by the same recipe, is not trained again. Raises BadFile where `place` holds
+    the row with other settings, unless `overwrite`.
+    """
     from labelscape.evaluation.measure import evaluate
     from labelscape.scores import Protocol
 
     target, finished = checkpoint_path(place, recipe.network), place / "scores.json"
-    settings = {"recipe": recipe.model_dump(mode="json"), "scales": list(setting.scales), "flips": setting.flips, "average": setting.average}
-    if finished.exists():
-        stored = json.loads(finished.read_text())
-        if stored["settings"] == settings:
-            return stored["metrics"]
-        say(f"{place} holds the same row with other settings: done again")
-        finished.unlink()
-        target.unlink(missing_ok=True)
-    # The score of the row's own protocol is taken below; none at the end of training.
+    own = recipe.model_dump(mode="json")
+    data = setting.scored_on or recipe.data
+    test = {"scales": list(setting.scales), "flips": setting.flips, "average": setting.average, "part": setting.part, "data": data.model_dump(mode="json")}
+    settings = {**own, "test": test}
+    stored = json.loads(finished.read_text()) if finished.exists() else None
+    if stored and not differing(stored["settings"], settings):
+        return stored
+    changed = differing(stored["settings"], settings) if stored else differing(_recipe_in(target), own) if target.exists() else []
+    if changed and not overwrite:
+        shown = ", ".join(changed[:5])
+        raise BadFile(f"{place} holds this row with other settings ({shown}). Give the same settings, another --out, or --overwrite to make it again.")
+    if data.dataset:  # found now, not after the training
+        find_published(data.dataset, data.images[0], **data.dataset_options)
+    if overwrite:
+        for file in (*place.glob("*.safetensors"), *place.glob("*.csv"), finished):
+            file.unlink(missing_ok=True)
     if not target.exists():
-        train(recipe, place, say=say, score=False)
-    with open_recipe_data(recipe.data, recipe.seed) as dataset:
+        for needed in (base_recipe(recipe), recipe) if recipe.base_steps else (recipe,):
+            _bring(needed, place, root, say)
+        # The score of the row's own protocol is taken below; none at the end of training.
+        if not target.exists():
+            train(recipe, place, say=say, score=False)
+    with open_recipe_data(data, recipe.seed) as dataset:
+        part = setting.part or scored_part(dataset)
+        if part is None or not dataset.is_labelled(part):
+            raise BadInput(f"{target} is trained, but {data.dataset or 'the data'} has no labels to score it on (part {part or 'test or val'}).")
         protocol = Protocol(setting.scales, setting.flips, setting.average)
-        found = evaluate(load(target), dataset, part=scored_part(dataset), device=recipe.device, protocol=protocol).metrics
+        found = evaluate(load(target), dataset, part=part, device=recipe.device, protocol=protocol).metrics
+        images = len(dataset.part(part))
     metrics = {metric: None if found[metric] is None else 100 * found[metric] for metric in METRICS}
     metrics |= {f"iou/{name}": None if value is None else 100 * value for name, value in per_class(found).items()}
-    with written_whole(finished, overwrite=True) as part:
-        part.write_text(json.dumps({"settings": settings, "metrics": metrics}, indent=1))
-    return metrics
+    where = f"{data.dataset or ', '.join(map(str, data.images))}, part {part}: {images} images, {found['labelled_pixels']:,} labelled pixels"
+    scores = {"settings": settings, "scored_on": where, "metrics": metrics}
+    with written_whole(finished, overwrite=True) as file:
+        file.write_text(json.dumps(scores, indent=1))
+    return scores
+
+
+def _bring(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) -> None:
+    """Copy a network trained by the very same recipe for another row, where there is one: rows may differ only in how they are tested."""
+    target = checkpoint_path(place, recipe.network)
+    own = recipe.model_dump(mode="json")
+    trained = (path for path in sorted(root.glob(f"*/*/*/{target.name}")) if path != target)
+    same = next((path for path in trained if not differing(_recipe_in(path), own)), None)
+    if same and not (target.exists() and not differing(_recipe_in(target), own)):
+        say(f"the same network is trained already: {same}")
+        with written_whole(target, overwrite=True) as file:
+            shutil.copyfile(same, file)
+
+
+def _recipe_in(path: Path) -> dict[str, Any]:
+    """The recipe of a checkpoint, without its weights; empty where it is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads(file.metadata()["labelscape"])["recipe"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def per_class(metrics: Mapping[str, Any]) -> dict[str, float | None]:
