@@ -15,6 +15,7 @@ import numpy as np
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.imagery.bands import BandStatistics
+from labelscape.imagery.colours import Colours
 from labelscape.legend import Legend
 
 FORMAT = "labelscape-1"
@@ -30,6 +31,7 @@ class Checkpoint:
     bands             names of the bands it reads, in the network's order
     dtype             numpy name of the scenes' type
     statistics        per band, in the scenes' own units; the network sees (value - mean) / std of `normalisation`
+    colours           which values of the bands go together, None where it is not known
     normalisation     (mean, std) per band as used; (0, 1) feeds raw values
     units             per band (scale, offset) that the training scenes declare; () where it is not known
     pixel_size        side of a pixel on the ground in metres, None for pictures without coordinates
@@ -49,6 +51,7 @@ class Checkpoint:
     dtype: str
     normalisation: tuple[tuple[float, float], ...]
     statistics: tuple[BandStatistics, ...] = ()
+    colours: Colours | None = None
     units: tuple[tuple[float, float], ...] = ()
     pixel_size: float | None = None
     nodata: float | None = None
@@ -72,6 +75,7 @@ class Checkpoint:
             "dtype": self.dtype,
             "normalisation": [list(pair) for pair in self.normalisation],
             "statistics": [s.to_dict() for s in self.statistics],
+            "colours": self.colours and self.colours.to_dict(),
             "units": [list(pair) for pair in self.units],
             "pixel_size": self.pixel_size,
             "nodata": self.nodata,
@@ -124,6 +128,7 @@ def load(path: str | Path) -> Checkpoint:
             "bands": tuple(fields["bands"]),
             "normalisation": tuple((float(m), float(s)) for m, s in fields["normalisation"]),
             "statistics": tuple(BandStatistics.from_dict(s) for s in fields["statistics"]),
+            "colours": Colours.from_dict(fields["colours"]) if fields.get("colours") else None,
             "units": tuple((float(scale), float(offset)) for scale, offset in fields.get("units", ())),
             "history": tuple(fields["history"]),
         })  # fmt: skip

@@ -45,10 +45,17 @@ SAMPLED = 8_000_000
 """Pixels that quantiles are taken from, over all scenes together: memory does not grow with their number."""
 
 
-def band_statistics(
+def band_statistics(scenes: Iterable[Scene], **options) -> tuple[BandStatistics, ...]:
+    """The statistics of a `survey`."""
+    return survey(scenes, **options)[0]
+
+
+def survey(
     scenes: Iterable[Scene], *, most_blocks: int = 64, most_scenes: int = 1000, tick: Callable[[], None] | None = None
-) -> tuple[BandStatistics, ...]:
-    """Mean, deviation, range and quantiles per band over `most_blocks` blocks of every scene, of at most `most_scenes` spread evenly; nodata never counts.
+) -> tuple[tuple[BandStatistics, ...], list[np.ndarray]]:
+    """Statistics per band, and the sampled values (B, n) of every block, in order.
+
+    Mean, deviation, range and quantiles per band over `most_blocks` blocks of every scene, of at most `most_scenes` spread evenly; nodata never counts.
 
     Mean and deviation are exact over the pixels seen (float64 sums); quantiles come from an even sample of at most 20,000 pixels a
     block. `tick` is called after every scene. Raises BadInput where scenes differ in bands or no pixel is valid.
@@ -84,7 +91,8 @@ def band_statistics(
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     quantiles = np.quantile(np.concatenate(samples, axis=1), QUANTILES, axis=1).T  # (B, Q)
-    return tuple(
+    statistics = tuple(
         BandStatistics(name, float(mean[i]), float(std[i]), float(low[i]), float(high[i]), tuple(float(q) for q in quantiles[i]))
         for i, name in enumerate(names)
     )
+    return statistics, samples

@@ -17,6 +17,10 @@ from labelscape.imagery.sample import Border, Look, look_at
 
 REFUSED, AFTER, NOTE = "REFUSED", "FITS AFTER", "FITS"
 LEVELS = (NOTE, AFTER, REFUSED)
+MAYBE_SWAPPED, SURELY_SWAPPED = 0.5, 1.0
+"""Nats a pixel that an exchange of two bands must gain to be spoken of, and to refuse a scene for (see `colours`)."""
+LARGE = 500_000
+"""Pixels of a scene that shows enough of a place to be refused by its colours: a small one may be all forest or all water."""
 LIKE_SIZES = (0.8, 1.25)
 """Pixel sizes over the training's that a network takes for the same."""
 
@@ -163,6 +167,8 @@ def _values(checkpoint: Checkpoint, scene: Scene, bands: tuple[str, ...], look: 
     if mistake.offset:
         found.append(_offset(mistake.offset))
     found += [_swap(cycle, bands, checkpoint.bands, scene) for cycle in mistake.cycles]
+    if mistake == Likeness() and checkpoint.colours is not None:
+        found += _exchange(checkpoint, scene, bands, look.values)
     if mistake == Likeness():
         found += [f for name, mine, theirs in zip(bands, seen, checkpoint.statistics) if (f := _unusual(name, mine, theirs))]
     return found
@@ -209,7 +215,16 @@ def _offset(offset: float) -> Finding:
     return Finding("offset", REFUSED, cause)
 
 
-def _swap(cycle: tuple[int, ...], bands: tuple[str, ...], wanted: tuple[str, ...], scene: Scene) -> Finding:
+def _exchange(checkpoint: Checkpoint, scene: Scene, bands: tuple[str, ...], values: np.ndarray) -> list[Finding]:
+    """Two bands that look swapped by the company their values keep. A refusal where the scene is large enough to be sure."""
+    pair = checkpoint.colours.exchanged(values, least=MAYBE_SWAPPED)
+    if pair is None:
+        return []
+    surely = scene.grid.window.pixels >= LARGE and checkpoint.colours.exchanged(values, least=SURELY_SWAPPED) == pair
+    return [_swap(pair, bands, checkpoint.bands, scene, surely=surely)]
+
+
+def _swap(cycle: tuple[int, ...], bands: tuple[str, ...], wanted: tuple[str, ...], scene: Scene, *, surely: bool = True) -> Finding:
     """Named as the scene names its bands; beside that what they look like, where the model has other names."""
     shown = [f"{bands[i]} holds what looks like {wanted[j]}" for i, j in zip(cycle, (*cycle[1:], cycle[0]))]
     order = list(range(len(bands)))
@@ -222,7 +237,8 @@ def _swap(cycle: tuple[int, ...], bands: tuple[str, ...], wanted: tuple[str, ...
         "rename the files" if len(stack_files(scene.source)) > 1
         else f"put them in the model's order {' '.join(wanted)}: gdal_translate {cure} scene.tif mended.tif, then name them so"
     )  # fmt: skip
-    return Finding("swapped bands", REFUSED, f"{what}: {', '.join(shown)}, by their values; as they stand they do not fit the training. If so, {how}")
+    fits = "as they stand they do not fit the training" if surely else "the values would fit the training better so, but that may be the place"
+    return Finding("swapped bands", REFUSED if surely else NOTE, f"{what}: {', '.join(shown)}, by their values; {fits}. If so, {how}")
 
 
 def _unusual(name: str, seen: np.ndarray, known: BandStatistics) -> Finding | None:

@@ -15,7 +15,8 @@ from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid
-from labelscape.imagery.bands import band_statistics
+from labelscape.imagery.bands import survey
+from labelscape.imagery.colours import colours_of
 from labelscape.imagery.label_values import LabelSpec
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.catalog import entry, options_of
@@ -194,13 +195,13 @@ def scored_part(dataset: Dataset) -> str | None:
 
 def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None) -> Checkpoint:
     """The contract of the data, before any weight is learned."""
-    statistics = band_statistics((s.scene for s in dataset.learned_from()), tick=tick)
+    statistics, samples = survey((s.scene for s in dataset.learned_from()), tick=tick)
     first: Grid = dataset.scenes[0].scene.grid
     kind = "none" if not first.is_georeferenced else "geographic" if first.crs.is_geographic else "projected"
     return Checkpoint(
         network=recipe.network, options=dict(recipe.options), weights={}, legend=dataset.legend, bands=dataset.bands,
         dtype=dataset.scenes[0].scene.dtype.name, normalisation=tuple((s.mean, s.std) for s in statistics), statistics=statistics,
-        units=dataset.scenes[0].scene.units, pixel_size=first.ground_pixel_size,
+        colours=colours_of(samples), units=dataset.scenes[0].scene.units, pixel_size=first.ground_pixel_size,
         nodata=dataset.scenes[0].scene.nodata, crs_kind=kind, recipe=recipe.model_dump(mode="json"),
     )  # fmt: skip
 
