@@ -51,6 +51,10 @@ def main(argv: list[str] | None = None, *, name: str | None = None) -> None:
     """Run the command line; ends the process with its exit code. `name` is what help calls it."""
     try:
         app(argv, prog_name=name)
+    except SystemExit as ended:
+        if ended.code == 130:  # typer takes Ctrl-C for itself and says nothing
+            talk("labelscape: stopped.")
+        raise
     except LabelscapeError as error:
         talk(f"labelscape: {error}")
         sys.exit(error.exit_code)

@@ -99,7 +99,7 @@ def run(
         more["mate"] = {**more.get("mate", {}), "data": {**second, **more.get("mate", {}).get("data", {})}}
     recipe = make_recipe(**{**fields, **more, "data": {**data, **more.get("data", {})}})
     if slurm is not None:
-        print_slurm(slurm, out, network)
+        print_slurm(slurm, out, recipe)
         return
     if dry_run:
         print_rehearsal(recipe, as_json)
@@ -114,6 +114,7 @@ def run(
         print_json({"checkpoint": str(target), "scores": scores})
         return
     if scores:
+        print(f"on {next(iter(scores.values()))['labelled_pixels']:,} labelled pixels that were held out:\n")
         print_scores(scores, checkpoint.legend.names)
     print(f"checkpoint: {target}\nmap a scene with: labelscape map {target} SCENE --out map")
 
@@ -141,14 +142,14 @@ def lasting(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def print_slurm(size: str, out: Path, network: str) -> None:
+def print_slurm(size: str, out: Path, recipe: Recipe) -> None:
     from labelscape.errors import BadOption
     from labelscape.training.rehearse import slurm_script
 
     nodes, by, gpus = size.partition("x")
     if not (by and nodes.isdigit() and gpus.isdigit() and int(nodes) and int(gpus)):
         raise BadOption(f"--slurm {size!r} must read NODESxGPUS, such as 1x4.")
-    words = sys.argv[2:]
+    words = sys.argv[sys.argv.index(NAME) + 1 :] if NAME in sys.argv else sys.argv[2:]  # also beneath rio's own command line
     at = words.index("--slurm") if "--slurm" in words else None
     kept = [w for i, w in enumerate(words) if not w.startswith("--slurm=") and (at is None or i not in (at, at + 1))]
-    print(slurm_script([shlex.quote(w) for w in kept], out, network, nodes=int(nodes), gpus=int(gpus), hours=24), end="")
+    print(slurm_script([shlex.quote(w) for w in kept], out, recipe, nodes=int(nodes), gpus=int(gpus), hours=24), end="")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from rasterio.warp import transform_bounds
 
 from labelscape.datasets.doctor_labels import is_soft_mask, tally
 from labelscape.datasets.nearby import REACH, near_counts
@@ -178,6 +179,7 @@ def open_dataset(
             report += lines
             if split == "random":
                 report.append(_nearness(scenes, by_file))
+            report += _overlaps(scenes)
         opened.pop_all()
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
 
@@ -268,6 +270,24 @@ def _nearness(scenes: Sequence[LabelledScene], by_file: bool) -> str:
     return (
         f"a random split: {100 * near / max(1, held):.0f} % of held-out pixels lie within {REACH} pixels of a training pixel; the score will flatter"
     )
+
+
+def _overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
+    """A line where scenes show the same ground: each is split on its own, and one may learn what another holds out."""
+    placed = [s for s in scenes if s.scene.grid.is_georeferenced]
+    boxes = np.array([transform_bounds(s.scene.grid.crs, "EPSG:4326", *s.scene.grid.bounds_of(s.scene.grid.window)) for s in placed]).reshape(-1, 4)
+    for i, (west, south, east, north) in enumerate(boxes[:-1]):
+        others = boxes[i + 1 :]
+        shared = np.clip(np.minimum(east, others[:, 2]) - np.maximum(west, others[:, 0]), 0, None)
+        shared = shared * np.clip(np.minimum(north, others[:, 3]) - np.maximum(south, others[:, 1]), 0, None)
+        smaller = np.minimum((east - west) * (north - south), (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1]))
+        if (shared > 0.05 * smaller).any():  # neighbours may touch, and their boxes in degrees a little more
+            other = placed[i + 1 + int((shared / smaller).argmax())]
+            return [
+                f"{placed[i].name} and {other.name} show the same ground, and each is split on its own: what one holds out the other may learn from, and "
+                "the score will flatter. Put them into one folder and give that as the scene, a mosaic; or score on other scenes"
+            ]
+    return []
 
 
 def _is_vector(file: str | Path) -> bool:

@@ -25,7 +25,7 @@ from labelscape.training.board import require_tensorboard
 from labelscape.training.phase import checkpoint_path, forget_state, run_phase, write_log
 from labelscape.training.recipe import Data, Recipe
 from labelscape.training.state import differing
-from labelscape.training.team import gather
+from labelscape.training.team import gather, telling_of_the_lost
 
 Say = Callable[[str], None]
 
@@ -52,12 +52,12 @@ def train(
     if leads:
         _make_room(out, recipe, overwrite)
     fabric.barrier()
-    with ExitStack() as opened:
+    with telling_of_the_lost(fabric), ExitStack() as opened:
         dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
         mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
         for line in (*dataset.report, *(mate.report if mate else ())) if leads else ():
             say(line)
-        score = score and _can_be_scored(recipe, dataset, say if leads else lambda text: None)
+        score = score and _checked_for_score(recipe, dataset, say if leads else lambda text: None)
         with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
             blank = blank_checkpoint(recipe, dataset, tick)
         scores: dict = {}
@@ -69,7 +69,7 @@ def train(
         if leads:
             checkpoint = replace(checkpoint, scores={**scores, **(_held_out_score(checkpoint, recipe, dataset) if score else {})})
             _finish(checkpoint, out, recipe.network)
-    fabric.barrier()
+        fabric.barrier()
     return checkpoint
 
 
@@ -109,8 +109,13 @@ def base_recipe(recipe: Recipe) -> Recipe:
     )  # fmt: skip
 
 
-def _can_be_scored(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
-    """Is anything held out with labels? Said before training, not found out after it. Raises BadInput where val is to be watched and has none."""
+def _checked_for_score(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
+    """Is anything held out with labels? Said before training, not found out after it. Raises BadInput where nothing can be told apart or watched."""
+    if len(dataset.legend) < 2:
+        raise BadInput(
+            f"The labels know one class only, {', '.join(dataset.legend.names)}: there is nothing to tell it from. Name what no polygon covers with "
+            "--background other (and with --area where the polygons are complete), or label a second class."
+        )
     there = ", ".join(p for p in PARTS if dataset.part(p)) or "none"
     if recipe.val_every and not dataset.is_labelled("val"):
         raise BadInput(f"val_every (--val) watches the part val, but the data has no labelled pixel in it (parts here: {there}). Leave it out.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import sys
 import time
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
+from labelscape.errors import BadOption
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar
 from labelscape.training.loop import base_recipe, blank_checkpoint, open_recipe_data
@@ -84,8 +86,15 @@ def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> t
     return parameters, min(times[1:])
 
 
-def slurm_script(recipe_options: list[str], out: str | Path, network: str, *, nodes: int, gpus: int, hours: int) -> str:
-    """A batch script that trains with one process a GPU; sent again after it ran out of time, it goes on where it was."""
+def slurm_script(recipe_options: list[str], out: str | Path, recipe: Recipe, *, nodes: int, gpus: int, hours: int) -> str:
+    """A batch script that trains with one process a GPU; sent again after it ran out of time, it goes on where it was.
+
+    Raises BadOption where the processes cannot share the batch: now, not after a night in the queue.
+    """
+    network, processes = recipe.network, nodes * gpus
+    for batch in (recipe.batch, *([recipe.mate.batch] if recipe.mate and recipe.mate.batch else [])):
+        if batch % (processes * recipe.accumulate):
+            raise BadOption(f"A batch of {batch} cannot be shared by {nodes} x {gpus} processes in {recipe.accumulate} parts each; make it a multiple.")
     command = " ".join(["labelscape", "train", *recipe_options])
     return f"""#!/bin/bash
 #SBATCH --job-name=labelscape-{network.replace("/", "-").lower()}
@@ -93,8 +102,9 @@ def slurm_script(recipe_options: list[str], out: str | Path, network: str, *, no
 #SBATCH --ntasks-per-node={gpus}
 #SBATCH --gpus-per-node={gpus}
 #SBATCH --time={hours}:00:00
-#SBATCH --output={out}/slurm-%j.log
+#SBATCH --output="{out}/slurm-%j.log"
 #SBATCH --requeue
+# SLURM writes no log into a folder that is not there. Before sending this: mkdir -p {shlex.quote(str(out))}
 # One task a GPU. A task that dies ends the others at once; the job, sent or requeued again, goes on from its last saved state:
 # {checkpoint_path(Path(out), network).with_suffix(".state.safetensors")}
 set -euo pipefail

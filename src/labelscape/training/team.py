@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
+from labelscape.errors import LabelscapeError
 from labelscape.scores import pick_device
 
 PATIENCE = datetime.timedelta(minutes=30)
@@ -28,6 +31,21 @@ def gather(device: str, precision: str) -> Fabric:
     fabric = Fabric(accelerator=where.type, devices=per_node, num_nodes=max(1, size // per_node), strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def telling_of_the_lost(fabric: Fabric) -> Iterator[None]:
+    """What the library of messages says of a process that died becomes a sentence, a LabelscapeError; all else passes."""
+    try:
+        yield
+    except RuntimeError as error:
+        signs = ("gloo", "NCCL", "Connection", "connection", "imed out", "remote process", "peer")
+        if fabric.world_size == 1 or isinstance(error, LabelscapeError) or not any(sign in str(error) for sign in signs):
+            raise
+        raise LabelscapeError(
+            f"Process {fabric.global_rank} of {fabric.world_size} lost another one ({str(error).splitlines()[0][:200]}). What starts the processes names the "
+            "one that died, torchrun at the end of its output; the same command goes on from the last saved state."
+        ) from error
 
 
 def together(fabric: Fabric, value: float) -> float:
