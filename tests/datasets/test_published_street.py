@@ -8,6 +8,7 @@ import world
 
 from labelscape.datasets.published import ade20k, cityscapes, pascal_context
 from labelscape.datasets.published.catalog import find_published, open_published
+from labelscape.datasets.published.predictions import as_published
 from labelscape.errors import BadFile
 from labelscape.legend import IGNORE
 
@@ -42,7 +43,7 @@ def test_cityscapes_ids_become_train_ids_and_go_back(tmp_path):
         assert (parts["test"].labels.read() == IGNORE).all()
         assert not dataset.class_counts("test").any()
         indices = parts["val"].labels.read()
-        sent = cityscapes.to_submission(indices)
+        (sent,) = as_published(find_published("cityscapes", tmp_path), indices)
         scored = indices != IGNORE
         np.testing.assert_array_equal(sent[scored], drawn[parts["val"].name][scored])
         assert (sent[~scored] == 0).all() and sent.dtype == np.uint8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,11 +25,14 @@ from labelscape.cli.options import (
     settings_of,
     talk,
 )  # fmt: skip
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadFile, BadInput, BadOption
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from labelscape.checkpoint import Checkpoint
-    from labelscape.datasets.own import Dataset
+    from labelscape.datasets.own import Dataset, LabelledScene
+    from labelscape.training.recipe import Data
 
 NAME = "evaluate"
 
@@ -42,6 +46,9 @@ def run(
     classes: Annotated[list[str], typer.Option("--classes", help="NAME=VALUE of a label raster, where it is not the model's own.")] = [],
     part: Annotated[
         str | None, typer.Option("--part", help="train, val, test or all.", show_default="what was held out, on its own scenes and published sets; else all")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="Also write every picture's classes here, as the published labels are: what benchmarks take.")
     ] = None,
     tile_size: TileSize = None,
     overlap: Overlap = None,
@@ -62,6 +69,8 @@ def run(
       labelscape evaluate runs/a/mlp.safetensors other.tif --labels other_fields.gpkg
 
       labelscape evaluate runs/v/mlp.safetensors Vaihingen --dataset vaihingen-eroded --part val
+
+      labelscape evaluate runs/c/ifbfnet.safetensors Cityscapes --dataset cityscapes --part test --predictions sent
     """
     from labelscape.checkpoint import load
     from labelscape.datasets.split import PARTS
@@ -91,21 +100,42 @@ def run(
             raise BadOption("--part chooses among the parts of a published data set or of the model's own training scenes; leave the scenes out.")
     else:
         data = Data(**stored)
+    if predictions and not data.dataset:
+        raise BadOption("--predictions are written in the code of a published data set: name it with --dataset. For scenes of your own, use map.")
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
         if part is None and not every and (data.dataset or not images):
             part = scored_part(opened)
         for line in opened.report:
             talk(line)
         _same_classes(checkpoint, opened)
+        keep = _writer(data, opened.scenes if part is None else opened.part(part), predictions) if predictions else None
         found = evaluate(
             [checkpoint, *map(load, also)], opened, part=part, tile_size=tile_size, overlap=overlap, device=device, precision=precision,
-            protocol=protocol_of(tta, scales, average),
+            protocol=protocol_of(tta, scales, average), keep=keep,
         )  # fmt: skip
+    if predictions:
+        talk(f"{len(found.per_scene)} predictions in {predictions}")
+    if not found.confusion.labelled:
+        talk(f"no score: no label in {f'the part {part}' if part else 'any part'}")
+        return
     if as_json:
         print_json({"part": part or "all", **found.metrics, "per_scene": {name: c.to_dict() for name, c in found.per_scene.items()}})
         return
     print(f"{part or 'all'} labels of {', '.join(list(found.per_scene)[:5])}{' ...' if len(found.per_scene) > 5 else ''}")
     print_scores({checkpoint.network: found.metrics}, checkpoint.legend.names)
+
+
+def _writer(data: Data, scenes: Sequence[LabelledScene], folder: Path) -> Callable[[LabelledScene, np.ndarray], None]:
+    """What writes a scene's classes as its data set's labels are. Raises BadFile where a file is there already."""
+    from labelscape.datasets.published.catalog import find_published
+    from labelscape.datasets.published.predictions import file_name, write_prediction
+
+    published = find_published(data.dataset, str(data.images[0]), **data.dataset_options)
+    pair_of = {pair.name: pair for pair in published.pairs}
+    there = [path for scene in scenes if (path := folder / file_name(pair_of[scene.name])).exists()]
+    if there:
+        raise BadFile(f"{there[0]} exists{f' and {len(there) - 1} more' if len(there) > 1 else ''}; name another folder for --predictions.")
+    return lambda scene, indices: write_prediction(published, pair_of[scene.name], indices, scene.scene.grid, folder)
 
 
 def _same_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:

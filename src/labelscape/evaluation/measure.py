@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset, LabelledScene
@@ -38,13 +40,17 @@ class Evaluation:
 
 def evaluate(
     checkpoint: Checkpoint | Sequence[Checkpoint], dataset: Dataset, *, part: str | None = None, tile_size: int | None = None,
-    overlap: int | None = None, blend: str | None = None, device: str = "auto", precision: str = "32", protocol: Protocol | None = None, show: bool = True,
+    overlap: int | None = None, blend: str | None = None, device: str = "auto", precision: str = "32", protocol: Protocol | None = None,
+    keep: Callable[[LabelledScene, np.ndarray], None] | None = None, show: bool = True,
 ) -> Evaluation:  # fmt: skip
     """Confusion counts of a checkpoint, or of several whose probabilities are averaged, over the labelled pixels of `part`.
 
     part  "train", "val", "test"; None: all labels
 
-    Each scene is scored exactly as `map_scene` maps it; tiles without a label are not scored. Raises BadInput where the part holds no label.
+    keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a label too
+
+    Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are kept. Raises BadInput where the
+    part holds no label and nothing is kept.
     """
     from labelscape.maps.stitch import plan_for, score_tiles
     from labelscape.scores import Protocol, Scorer
@@ -57,19 +63,25 @@ def evaluate(
     with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
             counts, left = Confusion.empty(len(legend)), len(plan)
+            whole = np.full(scene.scene.grid.shape, IGNORE, np.uint8) if keep else None
 
             def labelled(core, scene: LabelledScene = scene) -> bool:
-                return bool((scene.read_labels(core, part) != IGNORE).any())
+                return keep is not None or bool((scene.read_labels(core, part) != IGNORE).any())
 
             for tile in score_tiles(scorer, scene.scene, plan, wanted=labelled):
                 truth = scene.read_labels(tile.core, part)
                 truth[~tile.valid] = IGNORE
-                counts = counts + count(truth, tile.classes(), len(legend))
+                predicted = tile.classes()
+                counts = counts + count(truth, predicted, len(legend))
+                if whole is not None:
+                    whole[tile.core.inset_of(scene.scene.grid.window)] = predicted
                 left -= 1
                 tick()
             tick(left)  # those without a label, which are not scored
             name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
             per_scene[name] = counts
-    if not per_scene or not sum(int(c.counts.sum()) for c in per_scene.values()):
+            if keep:
+                keep(scene, whole)
+    if not per_scene or (not keep and not sum(int(c.counts.sum()) for c in per_scene.values())):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
     return Evaluation(per_scene, tuple(legend.names))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Pair, Published, keyed, part_by_folder, rasters
 from labelscape.errors import UnknownName
 from labelscape.imagery.coded import Code
@@ -36,13 +34,6 @@ LABEL_IDS = tuple(LEGEND.values)
 UNSCORED = tuple(i for i in range(34) if i not in LABEL_IDS)
 IDS_CODE = Code({**{i: IGNORE for i in UNSCORED}, **{label: train for train, label in enumerate(LABEL_IDS)}, 255: IGNORE, -1: IGNORE})  # 255: -1 in uint8
 TRAIN_IDS_CODE = Code({**{i: i for i in range(19)}, 255: IGNORE})
-
-
-def to_submission(indices: np.ndarray) -> np.ndarray:
-    """Class indices (train ids) -> label ids as the benchmark takes them, uint8 of the same shape; unlabelled becomes 0."""
-    table = np.zeros(256, np.uint8)
-    table[: len(LABEL_IDS)] = LABEL_IDS
-    return table[indices]
 
 
 def open_cityscapes(root: Path, *, labels: str = "auto") -> Published:
