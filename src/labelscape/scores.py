@@ -70,7 +70,7 @@ class Protocol:
     merge: str = "probabilities"
 
     def __post_init__(self) -> None:
-        for what, value, known in (("flips", self.flips, FLIPS), ("merge", self.merge, ("probabilities", "logits"))):
+        for what, value, known in (("way of turning (--tta)", self.flips, FLIPS), ("average", self.merge, ("probabilities", "logits"))):
             if value not in known:
                 raise UnknownName(what, value, known)
         if not self.scales or any(not 0.1 <= scale <= 10 for scale in self.scales):

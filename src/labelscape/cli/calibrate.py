@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from labelscape.cli.options import AsJson, Device, print_json
-from labelscape.errors import BadOption
+from labelscape.errors import BadFile, BadOption
 
 NAME = "calibrate"
 
@@ -35,7 +35,12 @@ def run(
         raise BadOption(f"--part {part!r} must be val or test: on what it was trained on a network is surer than it should be.")
     if not checkpoint.recipe.get("data"):
         raise BadOption(f"{model} does not say what it was trained on: there is nothing to fit on.")
-    with open_recipe_data(Data(**checkpoint.recipe["data"]), checkpoint.recipe.get("seed", 0), checkpoint.legend) as dataset:
+    try:
+        opened = open_recipe_data(Data(**checkpoint.recipe["data"]), checkpoint.recipe.get("seed", 0), checkpoint.legend)
+    except BadFile as error:
+        where = f"Relative paths are looked for from {Path.cwd()}: run this where `train` ran, with the files in place."
+        raise BadFile(f"The scenes that {model} was trained on are needed to calibrate it. {error} {where}") from error
+    with opened as dataset:
         found = fit_temperature(checkpoint, dataset, part=part, device=device)
     save(replace(checkpoint, temperature=found.temperature), model)
     if as_json:

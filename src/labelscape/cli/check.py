@@ -7,7 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import SCENE, Area, AsJson, Device, Nodata, Overlap, Precision, TileSize, print_json, scene_of
+from labelscape.cli.options import (
+    SCENE,
+    Also,
+    Area,
+    AsJson,
+    Blend,
+    Device,
+    Merge,
+    Nodata,
+    Overlap,
+    Precision,
+    Scales,
+    TileSize,
+    Tta,
+    print_json,
+    protocol_of,
+    scene_of,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from labelscape.maps.plan import CheckResult
@@ -19,23 +36,36 @@ def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
     scene: Annotated[str, typer.Argument(help=SCENE)],
     proba: Annotated[bool, typer.Option("--proba", help="Count the disk for probabilities too.")] = False,
+    entropy: Annotated[bool, typer.Option("--entropy", help="Count the disk for entropy too.")] = False,
     timing: Annotated[bool, typer.Option("--timing/--no-timing", help="Time the network on one block of the scene.")] = True,
     tile_size: TileSize = None,
     overlap: Overlap = None,
+    blend: Blend = None,
     nodata: Nodata = None,
     area: Area = None,
     device: Device = "auto",
     precision: Precision = "32",
+    tta: Tta = "none",
+    scales: Scales = "1",
+    average: Merge = "probabilities",
+    also: Also = [],
     as_json: AsJson = False,
 ) -> None:
     """Say whether a scene fits a model before it is mapped, name what is wrong with it, and what the map will cost. Ends with 1 if refused.
 
-    Example: labelscape check runs/a/mlp.safetensors scene.tif
+    What the map costs depends on its options: say here what `map` will be told.
+
+    Examples:
+
+      labelscape check runs/a/mlp.safetensors scene.tif
+
+      labelscape check runs/a/mlp.safetensors scene.tif --tta dihedral --proba
     """
     from labelscape.maps.plan import check
 
     result = check(
-        model, scene_of(scene), nodata=nodata, area=area, tile_size=tile_size, overlap=overlap, proba=proba, timing=timing, device=device, precision=precision,
+        [model, *also], scene_of(scene), nodata=nodata, area=area, tile_size=tile_size, overlap=overlap, blend=blend,
+        protocol=protocol_of(tta, scales, average), entropy=entropy, proba=proba, timing=timing, device=device, precision=precision,
     )  # fmt: skip
     if as_json:
         print_json(result.to_dict())

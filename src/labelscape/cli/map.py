@@ -27,6 +27,8 @@ from labelscape.cli.options import (
     Simplify,
     TileSize,
     Tta,
+    given,
+    option_of,
     print_json,
     protocol_of,
     scene_of,
@@ -42,6 +44,7 @@ NAME = "map"
 
 
 def run(
+    ctx: typer.Context,
     model: Annotated[Path | None, typer.Argument(help="Checkpoint.")] = None,
     scene: Annotated[str | None, typer.Argument(help=SCENE)] = None,
     *,
@@ -89,6 +92,10 @@ def run(
       labelscape map a.safetensors scene.tif --out map --also b.safetensors --tta dihedral --reject 0.6
     """
     if again is not None:
+        said = [p.name for p in ctx.command.params if given(ctx, p.name) and p.name not in ("again", "out", "overwrite", "as_json")]
+        if said:
+            named = ", ".join("a checkpoint" if n == "model" else "a scene" if n == "scene" else option_of(ctx, n) for n in said)
+            raise BadOption(f"--rerun takes all but --out from {again}, but also found {named}. Leave that out, or map anew without --rerun.")
         from labelscape.maps.rerun import rerun
 
         _tell(rerun(again, out, overwrite=overwrite), as_json)

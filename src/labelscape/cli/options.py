@@ -43,6 +43,16 @@ def talk(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def given(ctx: typer.Context, parameter: str) -> bool:
+    """Was a parameter named on the command line?"""
+    return getattr(ctx.get_parameter_source(parameter), "name", "") == "COMMANDLINE"
+
+
+def option_of(ctx: typer.Context, parameter: str) -> str:
+    """What a parameter is called on the command line."""
+    return next(p.opts[0] for p in ctx.command.params if p.name == parameter)
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
@@ -60,6 +70,8 @@ def protocol_of(tta: str, scales: str, average: str) -> Protocol:
 
 def scene_of(text: str) -> str | tuple[str, ...]:
     """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files. Commas of a query (`https://...?bbox=1,2,3,4`) are its own."""
+    if text.endswith(".safetensors"):
+        raise BadOption(f"{text} is a checkpoint; a scene was expected here. The checkpoint comes first, then the scene.")
     if "://" in text and "?" in text:
         return text
     files = tuple(part for part in text.split(",") if part)

@@ -14,6 +14,15 @@ from labelscape.imagery.files import gdal, open_raster
 from labelscape.legend import IGNORE, Legend
 
 
+def check_class_map(file: rasterio.DatasetReader, raster: str | Path) -> None:
+    """Raises BadInput where a raster is no class map: of other values, of several bands, or another raster of a map."""
+    if file.count != 1 or file.dtypes[0] != "uint8":
+        raise BadInput(f"{raster} has {file.count} band(s) of {file.dtypes[0]}; a class map has one of uint8.")
+    shown = (file.descriptions[0] or "").split(" ")[0]
+    if shown in ("confidence", "entropy") and "labelscape_version" in file.tags():
+        raise BadInput(f"{raster} holds the {shown} of a map, not its classes; they are in its _class.tif.")
+
+
 def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legend, int]:
     """The legend of a class raster, and its height in pixels.
 
@@ -21,12 +30,11 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
     name there are called `class <value>`. Colours come from the raster's colour table. Raises BadFile, BadInput.
     """
     with gdal(), open_raster(raster) as file:
+        check_class_map(file, raster)
         if checkpoint is not None:
             from labelscape.checkpoint import load
 
             return load(checkpoint).legend, file.height
-        if file.dtypes[0] != "uint8":
-            raise BadInput(f"{raster} holds {file.dtypes[0]}; a class map holds uint8 values.")
         names = _named(Path(f"{raster}.aux.xml")) or {v: f"class {v}" for v in _values(file)}
         try:
             palette = file.colormap(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import xml.etree.ElementTree as xml
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labelscape.checkpoint import Checkpoint
+from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import BadInput
 from labelscape.files import written_whole
 from labelscape.grid import Window
@@ -23,7 +24,7 @@ from labelscape.imagery.sample import sampled_windows
 from labelscape.imagery.virtual import open_scene
 from labelscape.maps.memory import network_bytes
 from labelscape.maps.stitch import ScoredTile, match_bands, plan_for
-from labelscape.scores import Scorer
+from labelscape.scores import Protocol, Scorer
 from labelscape.tiles import TilePlan
 
 PROCESS_BYTES = 450 * 2**20
@@ -68,18 +69,19 @@ class CheckResult:
 
 
 def check(
-    checkpoint: Checkpoint | str | Path, scene: Source, *, nodata: float | None = None, tile_size: int | None = None, overlap: int | None = None,
-    area: str | Path | None = None, proba: bool = False, timing: bool = True, device: str = "auto", precision: str = "32",
+    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path], scene: Source, *, nodata: float | None = None,
+    tile_size: int | None = None, overlap: int | None = None, blend: str | None = None, protocol: Protocol | None = None,
+    area: str | Path | None = None, entropy: bool = False, proba: bool = False, timing: bool = True, device: str = "auto", precision: str = "32",
 ) -> CheckResult:  # fmt: skip
     """Does this scene fit this model, why not, and what would the map cost? Reads about 1 % of the scene, in seconds at any size.
 
-    Options as `map_scene` has them; without `timing` the plan has no minutes. Raises BadFile where a file is missing or damaged.
+    Options as `map_scene` has them: several looks and several checkpoints cost what they cost. The first checkpoint says what fits.
+    Without `timing` the plan has no minutes. Raises BadFile where a file is missing or damaged.
     """
-    if isinstance(checkpoint, (str, Path)):
-        from labelscape.checkpoint import load
-
-        checkpoint = load(checkpoint)
-    scorer = Scorer.of(checkpoint, device=device, precision=precision)
+    checkpoints = [checkpoint] if isinstance(checkpoint, (Checkpoint, str, Path)) else list(checkpoint)
+    models = [load(m) if isinstance(m, (str, Path)) else m for m in checkpoints]
+    checkpoint = models[0]
+    scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
     with open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored, ExitStack() as handles:
         opened, mended = fitted(checkpoint, as_stored)
         handles.enter_context(opened)
@@ -88,8 +90,8 @@ def check(
             match_bands(checkpoint.bands, opened)
         except BadInput:
             return CheckResult(verdict(findings), findings, None)
-        tiles = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap)
-        return CheckResult(verdict(findings), findings, cost(scorer, opened, tiles, proba=proba, timing=timing))
+        tiles = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
+        return CheckResult(verdict(findings), findings, cost(scorer, opened, tiles, entropy=entropy, proba=proba, timing=timing))
 
 
 def refuse_unless(findings: tuple[Finding, ...], name: str) -> None:
@@ -114,16 +116,19 @@ def mark_forced(class_raster: Path, findings: tuple[Finding, ...]) -> None:
         part.write_bytes(xml.tostring(root, encoding="utf-8"))
 
 
-def cost(scorer: Scorer, scene: Scene, tiles: TilePlan, *, proba: bool = False, timing: bool = True) -> Plan:
+def cost(scorer: Scorer, scene: Scene, tiles: TilePlan, *, entropy: bool = False, proba: bool = False, timing: bool = True) -> Plan:
     """What a plan of tiles costs with this network on this device."""
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
     pixels, classes, bands = side[0] * side[1], len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
-    network = network_bytes(scorer, side[0], side[1])
+    largest = max(1.0, *scorer.protocol.scales)
+    network = max(network_bytes(member, *(round(n * largest) for n in side)) for member in (scorer, *scorer.others))  # one after the other
+    if scorer.protocol.looks > 1 or scorer.others:  # the sum of the answers, and one look's image and answer
+        network += int(pixels * 4 * (2 * classes + (bands + 2 * classes) * largest**2))
     # Beside what the network holds: one tile read ahead and scaled to float32; logits and probabilities of this tile and of the one being written.
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
     ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
-    layers = 2 + (classes if proba else 0)
+    layers = 2 + entropy + (classes if proba else 0)
     disk = int(scene.grid.window.pixels * layers * (1 + 4 / 3))  # the tiles and, while it is made, the COG with its overviews
     share = tiles.forward_share
     minutes = _seconds_a_pixel(scorer, scene) * share * scene.grid.window.pixels / 60 if timing else None

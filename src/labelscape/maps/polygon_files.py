@@ -67,7 +67,7 @@ def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | Non
                 _write_package(package, batches, crs, SPATIAL_INDEX="NO")
                 _translate(package, path, DRIVERS[suffix])
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError) as error:
-        raise BadFile(f"{path.name} cannot be written: {error}. Is the disk full?") from error
+        raise BadFile(f"The polygons cannot be written to {path.parent}: {error}. Is the disk full, or the folder read-only?") from error
 
 
 def _write_package(path: Path, batches: Iterator[Batch], crs: CRS | None, **options: str) -> None:

@@ -96,6 +96,8 @@ def map_scene(
         raise BadOption(f"reject={reject} must lie between 0 and 1.")
     if sieve:
         check_minimum(sieve)
+    if name is not None and Path(name).name != name:
+        raise BadOption(f"The name {name!r} is no stem of files; it must be a name without folders, which --out says.")
     out = Path(out)
     asked = {
         "tile_size": tile_size, "overlap": overlap, "blend": blend, "protocol": asdict(protocol or Protocol()), "reject": reject, "entropy": entropy,

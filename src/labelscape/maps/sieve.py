@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadOption
 from labelscape.grid import Grid, Window
 from labelscape.imagery.files import gdal, open_raster
 from labelscape.imagery.holes import stored_blocks
 from labelscape.legend import IGNORE, Legend
-from labelscape.maps.class_names import legend_of
+from labelscape.maps.class_names import check_class_map, legend_of
 from labelscape.maps.neighbours import LARGE, Borders, Nodes, fused, given_away
 from labelscape.maps.trace import connected, read_run, runs_of, strip_height, without_nodata
 from labelscape.maps.write import MapWriter
@@ -87,10 +87,11 @@ def sieve(
     Raises BadOption for a minimum that cannot be, BadInput for a raster that is no class map, BadFile.
     """
     check_minimum(min_area)
+    if Path(out).suffix.lower() not in (".tif", ".tiff"):
+        raise BadOption(f"{out}: a sieved map is a GeoTIFF, .tif or .tiff; `polygonize --sieve` makes polygons of it.")
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
-        if file.count != 1 or file.dtypes[0] != "uint8":
-            raise BadInput(f"{raster} has {file.count} band(s) of {file.dtypes[0]}; a class map has one of uint8.")
+        check_class_map(file, raster)
         if Path(out).exists() and Path(raster).exists() and Path(out).samefile(raster):
             raise BadOption(f"{out} is the map itself; name another file for the sieved one.")
         legend = legend or legend_of(raster)[0]

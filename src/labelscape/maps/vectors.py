@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.errors import BadFile, BadOption
 from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.imagery.files import gdal, open_raster
 from labelscape.legend import Legend
-from labelscape.maps.class_names import legend_of
+from labelscape.maps.class_names import check_class_map, legend_of
 from labelscape.maps.polygon_files import LAYER, Batch, check_target, is_database, write_database, write_file
 from labelscape.maps.sieve import check_minimum
 from labelscape.maps.sieve import sieve as give_away_small_areas
@@ -54,8 +54,7 @@ def polygonize(
     check_target(out)
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
-        if file.count != 1 or file.dtypes[0] != "uint8":
-            raise BadInput(f"{raster} has {file.count} band(s) of {file.dtypes[0]}; a class map has one of uint8.")
+        check_class_map(file, raster)
         check_sizes(min_area_ha, simplify, grid, str(raster))
         if sieve:
             check_minimum(sieve)

@@ -1,0 +1,63 @@
+"""Commands that users get wrong: refused before any work, with what to do."""
+
+import json
+
+import numpy as np
+import pytest
+import world
+
+from labelscape.checkpoint import Checkpoint, save
+from labelscape.maps.plan import check
+from labelscape.nets.catalog import create_model
+from labelscape.scores import Protocol, Scorer, state_arrays
+
+
+@pytest.fixture
+def stored(tmp_path):
+    options = {"widths": [8, 8, 8, 8]}
+    net = create_model("fcn", in_channels=3, classes=3, **options)
+    path = tmp_path / "m.safetensors"
+    save(Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, bands=("1", "2", "3"), dtype="uint16",
+                    normalisation=((4500.0, 2000.0),) * 3, recipe={"data": {"images": ["gone.tif"], "labels": ["gone.gpkg"]}}), path)  # fmt: skip
+    return path, world.make(tmp_path, 96, 128).scene
+
+
+def test_a_map_is_asked_for_in_the_wrong_way(stored, tmp_path, run_cli):
+    model, scene = stored
+    out = tmp_path / "map"
+    for words, said in (
+        ((scene, model, "--out", out), "The checkpoint comes first, then the scene"),
+        ((model, scene, "--out", out, "--name", "a/b"), "a name without folders"),
+        ((model, scene, "--out", out, "--tta", "flip"), "Did you mean 'flips'?"),
+        (("--rerun", out / "scene_run.json", model, "--out", out, "--tta", "flips", "--no-polygons"), "found a checkpoint, --polygons, --tta"),
+    ):
+        code, _, err = run_cli("map", *words)
+        assert code == 2 and said in err and not out.exists()
+    code, _, err = run_cli("calibrate", model)
+    assert code == 1 and "gone" in err and "looked for from" in err
+
+
+def test_another_raster_of_the_map_is_no_class_map(stored, tmp_path, run_cli):
+    model, scene = stored
+    assert run_cli("map", model, scene, "--out", tmp_path, "--entropy", "--no-report", "--device", "cpu")[0] == 0
+    for kind in ("confidence", "entropy"):
+        for words in (("polygonize", f"scene_{kind}.tif", "x.gpkg"), ("sieve", f"scene_{kind}.tif", "x.tif", "--min-area", 1)):
+            code, _, err = run_cli(words[0], tmp_path / words[1], tmp_path / words[2], *words[3:])
+            assert code == 1 and f"holds the {kind} of a map" in err
+    code, _, err = run_cli("sieve", tmp_path / "scene_class.tif", tmp_path / "x.gpkg", "--min-area", 1)
+    assert code == 2 and ".tif or .tiff" in err
+    code, _, err = run_cli("polygonize", tmp_path / "scene_class.tif", "/proc/x.gpkg")
+    assert code == 1 and "folder read-only?" in err
+
+
+def test_the_plan_knows_what_the_map_will_be_asked_for(stored, run_cli, monkeypatch):
+    model, scene = stored
+    once = check(model, scene, device="cpu", timing=False).plan
+    twice = check([model, model], scene, device="cpu", timing=False, protocol=Protocol((1.0, 1.5), "flips"), entropy=True, proba=True).plan
+    assert twice.ram > once.ram and twice.disk == pytest.approx(3 * once.disk, abs=3)  # classes, confidence; entropy, three probabilities
+    seen = []
+    real = Scorer._run
+    monkeypatch.setattr("labelscape.scores.Scorer._run", lambda self, image: seen.append(image.shape) or real(self, image))
+    code, out, _ = run_cli("check", model, scene, "--tta", "flips", "--scales", "1,1.5", "--also", model, "--device", "cpu", "--json")
+    assert code == 0 and json.loads(out)["plan"]["minutes"] > 0
+    assert len(seen) == 3 * 2 * 4 * 2 and max(np.prod(shape[-2:]) for shape in seen) > 96 * 128  # three timings, all looks of both
