@@ -59,3 +59,21 @@ def test_sizes_are_told_width_first(tmp_path, run_cli):
     world.pairs(tmp_path, {"train": ("images", "labels")}, {"train": ["a"]}, 4)
     (tmp_path / "train.txt").write_text("a\n")
     assert "train: 1 image, 1 of 11 x 9;" in run_cli("data", "describe", "gid-mtl5", tmp_path)[1]
+
+
+def test_lists_made_by_resampling_are_trained_on_where_the_data_may_not_be_changed(tmp_path, run_cli):
+    names = [f"p{n}" for n in range(8)]
+    world.pairs(tmp_path / "set", {"test": ("images", "labels")}, {"test": names}, 4)
+    (tmp_path / "set" / "train.txt").write_text("p0\np1\n")
+    (tmp_path / "set" / "test.txt").write_text("\n".join(names[2:]) + "\n")
+    shares = [f"--share={c}=20" for c in ("built-up", "farmland", "forest", "meadow", "water")]
+    code, _, err = run_cli("data", "resample", "gid-mtl5", tmp_path / "set", *shares, "--tolerance", "200", "--part", "test", "--to", "val", "--out", tmp_path / "lists")  # fmt: skip
+    assert code == 0, err
+    assert f"-o data.dataset_options.lists={tmp_path / 'lists'}" in err
+    (tmp_path / "lists" / "test.txt").write_text("p5\n")
+    code, out, err = run_cli("data", "split", "gid-mtl5", tmp_path / "set", "-o", f"lists={tmp_path / 'lists'}", "--json")
+    assert code == 0, err
+    assert json.loads(out)["test"] == ["p5"]
+    code, _, err = run_cli("data", "split", "gid-mtl5", tmp_path / "set", "-o", f"lists={tmp_path}")
+    assert code == 1
+    assert "holds none of the lists train.txt" in err

@@ -163,6 +163,8 @@ def run_resample(
     names = {p: [s.name for s, own in zip(found.scenes, found.part_of) if own == p] for p in PARTS}
     if out is not None:
         write_lists({p: listed for p, listed in names.items() if listed}, out, overwrite=overwrite)
+        if name in ("gid-mtl5", "prepared"):
+            talk(f"Train on it: labelscape train {path} --dataset {name} -o data.dataset_options.lists={out} --out run")
     if as_json:
         print_json({"report": lines, "parts": names})
     else:

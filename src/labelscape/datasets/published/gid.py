@@ -88,10 +88,10 @@ def open_gid(root: Path, classes: int, *, images: str = "auto", bands: Sequence[
     return Published(f"gid-{classes}", LEGENDS[classes], code, names, pairs, names, notes=() if packaged else (NO_LIST,))
 
 
-def open_gid_mtl5(root: Path) -> Published:
-    """The 1,391 patches of 224 x 224 with images/, labels/ and three lists; five classes, 255 unlabelled."""
+def open_gid_mtl5(root: Path, *, lists: str = "auto") -> Published:
+    """The 1,391 patches of 224 x 224 with images/, labels/ and three lists (others in the folder `lists`); five classes, 255 unlabelled."""
     code = Code({**{value: value for value in range(5)}, IGNORE: IGNORE})
-    return Published("gid-mtl5", LEGENDS[5], code, RED_GREEN_BLUE, listed_pairs(root, MTL5_HOME), RED_GREEN_BLUE)
+    return Published("gid-mtl5", LEGENDS[5], code, RED_GREEN_BLUE, listed_pairs(root, MTL5_HOME, lists=lists), RED_GREEN_BLUE)
 
 
 def code_of(label: Path, classes: int, first_value: int = 1) -> Code:

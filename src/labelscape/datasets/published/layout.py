@@ -141,15 +141,18 @@ def seeded_parts(ids: Iterable[str], counts: Mapping[str, int], *, seed: int = 0
     return part_of
 
 
-def listed_pairs(root: Path, home: Home, *, images: Sequence[str] = ("images",), labels: Sequence[str] = ("labels",)) -> tuple[Pair, ...]:
-    """Pairs of a folder with images/, labels/ and lists of names train.txt, val.txt, test.txt (those that exist)."""
-    image_folder, label_folder = (first_folder(*(root / n for n in names)) for names in (images, labels))
-    lists = [part for part in PARTS if (root / f"{part}.txt").is_file()]
-    if image_folder is None or label_folder is None or not lists:
-        raise home.not_found(root, f"{images[0]}/, {labels[0]}/ and at least one of train.txt, val.txt, test.txt")
+def listed_pairs(root: Path, home: Home, *, lists: str = "auto") -> tuple[Pair, ...]:
+    """Pairs of a folder with images/, labels/ and lists of names train.txt, val.txt, test.txt (those that exist), in it or in the folder `lists`."""
+    image_folder, label_folder = (first_folder(root / n) for n in ("images", "labels"))
+    place = root if lists == "auto" else Path(lists)
+    listed = [part for part in PARTS if (place / f"{part}.txt").is_file()]
+    if lists != "auto" and not listed:
+        raise BadFile(f"{place} holds none of the lists train.txt, val.txt, test.txt (labelscape data split or resample writes them with --out).")
+    if image_folder is None or label_folder is None or not listed:
+        raise home.not_found(root, "images/, labels/ and at least one of train.txt, val.txt, test.txt")
     pictures = {f.stem: f for f in rasters(image_folder)}
     masks = {f.stem: f for f in rasters(label_folder)}
-    named = [(name, part) for part in lists for name in lines_of(root / f"{part}.txt")]
+    named = [(name, part) for part in listed for name in lines_of(place / f"{part}.txt")]
     for what, found, folder in (("images", pictures, image_folder), ("label files", masks, label_folder)):
         missing = [str(folder / name) for name, _ in named if name not in found]
         if missing:

@@ -15,9 +15,9 @@ HOME = Home("Prepared patches", "any published set", "nothing; run labelscape da
             "\nimages/NAME.tif\nlabels/NAME.tif\ntrain.txt, val.txt, test.txt\nclasses.json")  # fmt: skip
 
 
-def open_prepared(root: Path) -> Published:
-    """What `write_patches` wrote. Raises BadFile where a part of it is missing."""
-    pairs = listed_pairs(root, HOME)
+def open_prepared(root: Path, *, lists: str = "auto") -> Published:
+    """What `write_patches` wrote, with its own lists or those in the folder `lists`. Raises BadFile where a part of it is missing."""
+    pairs = listed_pairs(root, HOME, lists=lists)
     file = root / "classes.json"
     if not file.is_file():
         raise HOME.not_found(root, "classes.json")
