@@ -178,8 +178,20 @@ def test_vaihingen_is_trained_and_scored_as_the_paper_did(tmp_path, monkeypatch)
         assert [s.name for s in dataset.part("test")] == ["vaihingen_2"]
     (result,) = reproduce.run_table("maggiori-2", data, tmp_path / "out", budget=1e-5, rows=[1], changes=changes, options=options)
     scored = int((drawn[11][2:] < 5).sum())
-    assert result.scored_on == f"vaihingen-eroded, part val: 1 images, {scored} labelled pixels"
+    assert result.scored_on == f"vaihingen-eroded, part val: 1 image, {scored} labelled pixels"
     assert "iou/clutter" not in result.measured[0]
+
+
+def test_data_without_the_part_that_is_scored_is_refused_before_training(tmp_path, run_cli, monkeypatch):
+    monkeypatch.setattr(reproduce, "train", lambda *a, **k: pytest.fail("trained"))
+    world.vaihingen(tmp_path / "v", (1, 3))
+    code, _, err = run_cli("table", "maggiori-2", tmp_path / "v", "--dataset", "vaihingen", "--out", tmp_path / "out", "--device", "cpu")
+    assert code == 1
+    assert "no labels to score on in the part val (labelled parts here: train)" in err
+    code, out, _ = run_cli("table", "maggiori-6", tmp_path / "v", "--dataset", "vaihingen", "--out", tmp_path / "out", "--device", "cpu")
+    assert code == 0
+    assert "times of the authors' machine" in out
+    assert "mean_iou" not in out
 
 
 def test_the_interval_is_students(monkeypatch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
 from labelscape.datasets.doctor_labels import is_soft_mask, tally
@@ -274,8 +275,14 @@ def _nearness(scenes: Sequence[LabelledScene], by_file: bool) -> str:
 
 def _overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
     """A line where scenes show the same ground: each is split on its own, and one may learn what another holds out."""
-    placed = [s for s in scenes if s.scene.grid.is_georeferenced]
-    boxes = np.array([transform_bounds(s.scene.grid.crs, "EPSG:4326", *s.scene.grid.bounds_of(s.scene.grid.window)) for s in placed]).reshape(-1, 4)
+    placed, boxes = [], []
+    for scene in scenes:
+        grid = scene.scene.grid
+        with suppress(RasterioError, ValueError):  # a CRS that lies nowhere on Earth overlaps nothing we could tell
+            if grid.is_georeferenced:
+                boxes.append(transform_bounds(grid.crs, "EPSG:4326", *grid.bounds_of(grid.window)))
+                placed.append(scene)
+    boxes = np.array(boxes).reshape(-1, 4)
     for i, (west, south, east, north) in enumerate(boxes[:-1]):
         others = boxes[i + 1 :]
         shared = np.clip(np.minimum(east, others[:, 2]) - np.maximum(west, others[:, 0]), 0, None)

@@ -98,7 +98,8 @@ class Recipe(BaseModel):
     batch: int = Field(8, ge=1)
     """Crops per update, over all parts and processes together."""
     accumulate: int = Field(1, ge=1)
-    """Parts that a batch is worked on in, one after another: the memory of one part, the gradient of the whole batch."""
+    """Parts that a batch is worked on in, one after another: the memory of one part, the gradient of the whole batch. (Batch normalisation, and
+    losses that choose or rank pixels - all but cross-entropy and focal - see one part at a time, and one process.)"""
     mate: Mate | None = None
     """A second data set that trains in the same batches, for networks with a classmate head."""
     crop: int = Field(256, ge=16)

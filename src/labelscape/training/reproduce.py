@@ -13,6 +13,7 @@ from typing import Any
 
 from labelscape.checkpoint import load
 from labelscape.datasets.published.catalog import find_published
+from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.files import written_whole
 from labelscape.nets.catalog import options_of
@@ -129,7 +130,7 @@ def score_row(recipe: Recipe, setting: Setting, place: Path, root: Path, *, over
         shown = ", ".join(changed[:5])
         raise BadFile(f"{place} holds this row with other settings ({shown}). Give the same settings, another --out, or --overwrite to make it again.")
     if data.dataset:  # found now, not after the training
-        find_published(data.dataset, data.images[0], **data.dataset_options)
+        _check_parts(find_published(data.dataset, data.images[0], **data.dataset_options), setting.part)
     if overwrite:
         for file in (*place.glob("*.safetensors"), *place.glob("*.csv"), finished):
             file.unlink(missing_ok=True)
@@ -148,11 +149,20 @@ def score_row(recipe: Recipe, setting: Setting, place: Path, root: Path, *, over
         images = len(dataset.part(part))
     metrics = {metric: None if found[metric] is None else 100 * found[metric] for metric in METRICS}
     metrics |= {f"iou/{name}": None if value is None else 100 * value for name, value in per_class(found).items()}
-    where = f"{data.dataset or ', '.join(map(str, data.images))}, part {part}: {images} images, {found['labelled_pixels']:,} labelled pixels"
+    name = data.dataset or ", ".join(map(str, data.images))
+    where = f"{name}, part {part}: {images} image{'s' * (images != 1)}, {found['labelled_pixels']:,} labelled pixels"
     scores = {"settings": settings, "scored_on": where, "metrics": metrics}
     with written_whole(finished, overwrite=True) as file:
         file.write_text(json.dumps(scores, indent=1))
     return scores
+
+
+def _check_parts(found: Published, part: str | None) -> None:
+    """Raises BadInput where nothing can be learned from or scored on."""
+    here = {pair.part for pair in found.pairs if pair.label is not None}
+    for what, wanted in (("train on", {"train"}), ("score on", {part} if part else {"test", "val"})):
+        if not wanted & here:
+            raise BadInput(f"{found.name} has no labels to {what} in the part {' or '.join(sorted(wanted))} (labelled parts here: {', '.join(sorted(here))}).")
 
 
 def _bring(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) -> None:
