@@ -67,7 +67,7 @@ def test_lists_made_by_resampling_are_trained_on_where_the_data_may_not_be_chang
     (tmp_path / "set" / "train.txt").write_text("p0\np1\n")
     (tmp_path / "set" / "test.txt").write_text("\n".join(names[2:]) + "\n")
     shares = [f"--share={c}=20" for c in ("built-up", "farmland", "forest", "meadow", "water")]
-    code, _, err = run_cli("data", "resample", "gid-mtl5", tmp_path / "set", *shares, "--tolerance", "200", "--part", "test", "--to", "val", "--out", tmp_path / "lists")  # fmt: skip
+    code, _, err = run_cli("data", "resample", "gid-mtl5", tmp_path / "set", *shares, "--tolerance", "200", "--to", "val", "--out", tmp_path / "lists")
     assert code == 0, err
     assert f"-o data.dataset_options.lists={tmp_path / 'lists'}" in err
     (tmp_path / "lists" / "test.txt").write_text("p5\n")
