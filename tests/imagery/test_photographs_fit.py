@@ -245,7 +245,7 @@ def test_bands_that_are_not_there_cannot_be_forced(model, tmp_path, run_cli):
     for force in ([], ["--force"]):
         code, out, err = run_cli("map", checkpoint, grey, "--out", tmp_path / "map", *force)
         assert code == 1
-        assert err.count("grey has 1 bands (grey); this model reads 3 (red green blue)") == 1
+        assert err.count("grey has 1 band (grey); this model reads 3 (red green blue)") == 1
 
 
 def test_check_ends_with_what_the_map_costs(model, tmp_path, run_cli):

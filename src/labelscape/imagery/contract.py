@@ -23,6 +23,8 @@ LARGE = 500_000
 """Pixels of a scene that shows enough of a place to be refused by its colours: a small one may be all forest or all water."""
 LIKE_SIZES = (0.8, 1.25)
 """Pixel sizes over the training's that a network takes for the same."""
+TOO_COARSE = 3
+"""Pixels so many times as wide as the training's do not show what the network looks for, however they are resampled."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,14 @@ def _bands(wanted: tuple[str, ...], scene: Scene) -> tuple[tuple[str, ...] | Non
         return wanted, [Finding("band order", AFTER, cause)]
     if len(has) != len(wanted):
         missing = [b for b in wanted if b not in has]
-        cause = (
-            f"{scene.name} has {len(has)} bands ({' '.join(has)}); this model reads {len(wanted)} ({' '.join(wanted)}). "
-            f"Pick or name the bands so that they agree; no band is called {' or '.join(missing)}"
+        count = f"{len(has)} bands" if len(has) > 1 else "1 band"
+        named = f"; no band is called {' or '.join(missing)}" if missing != list(wanted) else ""
+        cure = (
+            "Where the others lie in files of their own, name the folder, or all the files apart by commas" if len(has) == 1
+            else "Bring the bands that are missing, or take a model that does without" if len(has) < len(wanted)
+            else "Pick or name the bands so that they agree, such as gdal_translate -b 3 -b 2 -b 1 scene.tif picked.tif"
         )
+        cause = f"{scene.name} has {count} ({' '.join(has)}); this model reads {len(wanted)} ({' '.join(wanted)}){named}. {cure}"
         return None, [Finding("band count", REFUSED, cause)]
     taken = ", ".join(f"{a} as {b}" for a, b in zip(has, wanted))
     if _nameless(has) or _nameless(wanted):
@@ -126,10 +132,10 @@ def _places(checkpoint: Checkpoint, grid: Grid) -> list[Finding]:
         return []
     times = f"{size / trained:.3g} times as wide" if size > trained else f"1/{trained / size:.3g} as wide"
     step = [f"{side * trained / size:.6g}" for side in grid.pixel_size]
-    cause = (
-        f"the scene's pixels are {size:.3g} m wide, the model was trained on {trained:.3g} m: they are {times}. "
-        f"Resample the scene first: gdalwarp -tr {step[0]} {step[1]} -r {'bilinear' if size > trained else 'average'} scene.tif resampled.tif"
-    )
+    cure = f"Resample the scene first: gdalwarp -tr {step[0]} {step[1]} -r {'bilinear' if size > trained else 'average'} scene.tif resampled.tif"
+    if size / trained > TOO_COARSE:
+        cure = f"Resampling does not bring back what they do not show: take a model that was trained on about {size:.2g} m, or a finer scene"
+    cause = f"the scene's pixels are {size:.3g} m wide, the model was trained on {trained:.3g} m: they are {times}. {cure}"
     return [Finding("pixel size", REFUSED, cause)]
 
 

@@ -56,7 +56,7 @@ def read_polygons(source: str | Path, grid: Grid, columns: Sequence[str] | None 
     geometries = shapely.from_wkb(wkb)
     kept = np.isin(shapely.get_type_id(geometries), [3, 6])  # Polygon, MultiPolygon
     if not kept.any():
-        raise BadInput(f"{source} holds {len(geometries)} features but no polygon; labels need polygons.")
+        raise BadInput(f"{source} holds {len(geometries)} features but no polygon; polygons were expected.")
     geometries, attributes = geometries[kept], {name: values[kept] for name, values in zip(meta["fields"], fields)}
     if grid.crs is not None:
         if meta["crs"] is None:

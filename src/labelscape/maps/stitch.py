@@ -221,7 +221,8 @@ def match_bands(wanted: tuple[str, ...], scene: Scene) -> tuple[str, ...]:
         return wanted
     if len(scene.bands) == len(wanted):
         return scene.bands
+    count = f"{len(scene.bands)} bands" if len(scene.bands) > 1 else "1 band"
     raise BadInput(
-        f"{scene.name} has {len(scene.bands)} bands ({' '.join(scene.bands)}); this model reads {len(wanted)} ({' '.join(wanted)}). "
+        f"{scene.name} has {count} ({' '.join(scene.bands)}); this model reads {len(wanted)} ({' '.join(wanted)}). "
         "Pick or name the bands so that they agree."
     )
