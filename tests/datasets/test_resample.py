@@ -17,11 +17,11 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def by_trying(counts, target):
-    """For every set of patches that leaves some of every class: (patches kept, largest difference of a share)."""
+    """For every set of patches that leaves some of every class: (patches kept, differences of the shares)."""
     for chosen in product([False, True], repeat=len(counts)):
         total = counts[list(chosen)].sum(axis=0)
         if total.sum() and (total > 0)[counts.any(axis=0)].all():
-            yield sum(chosen), np.abs(total / total.sum() - target).max()
+            yield sum(chosen), np.abs(total / total.sum() - target)
 
 
 @settings(max_examples=50, deadline=None)
@@ -35,10 +35,11 @@ def test_no_larger_set_and_no_nearer_one(patches, classes, seed, tolerance):
     total = counts[found.kept].sum(axis=0)
     np.testing.assert_allclose(found.reached, total / total.sum())
     tried = list(by_trying(counts, target))
-    least = min(off for _, off in tried)
+    least = min(off.max() for _, off in tried)
+    nearest = [n for n, off in tried if (off <= np.minimum(tolerance, target / 2)).all()]  # rare classes to half of their share
     assert found.within == (least <= tolerance and counts.any(axis=0).all())
     if least <= tolerance:
-        assert found.kept.sum() == max(n for n, off in tried if off <= tolerance) and found.most
+        assert found.kept.sum() == max(nearest or [n for n, off in tried if off.max() <= tolerance]) and found.most
     else:
         assert found.off <= 1.002 * least
 
@@ -104,7 +105,7 @@ def test_table_6_on_real_patches(capsys):
     with capsys.disabled():
         print("", *found.report(order), sep="\n")
     assert found.within and found.off <= 0.002
-    assert found.reached[order.index("meadow")] > 0  # underprivileged, not gone
+    assert found.reached[order.index("meadow")] > 0  # underprivileged, not gone; patches with meadow hold 36 pixels of it, or 25,000 and more
     assert found.kept.sum() > 0.4 * len(stems)
     again = resample(counts, [TABLE_6["resampled test"][name] for name in order])
     np.testing.assert_array_equal(found.kept, again.kept)

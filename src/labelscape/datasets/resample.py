@@ -75,7 +75,8 @@ def _said(share: float) -> str:
 def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3, seed: int = 0) -> Resampling:
     """Keep as many patches as possible so that every class has its target share of the labelled pixels, within the tolerance.
 
-    A class that is wanted keeps a pixel at least, though its share may be smaller than the tolerance.
+    A class whose share is smaller than the tolerance is met to within half of it where some set does; where none does, it keeps a
+    pixel at least.
 
     counts  (P, K) labelled pixels per patch and class
     target  (K,) shares or per mille; brought to a sum of 1
@@ -93,7 +94,7 @@ def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3,
     order = np.random.default_rng(seed).permutation(len(counts))
 
 
-    def solve(wide: float) -> tuple[np.ndarray, bool] | None:
+    def solve(wide: float | np.ndarray) -> tuple[np.ndarray, bool] | None:
         found = _largest(counts[order], target, wide)
         if found is None:
             return None
@@ -101,7 +102,7 @@ def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3,
         kept[order] = found[0]
         return kept, found[1]
 
-    found = solve(tolerance)
+    found = solve(np.minimum(tolerance, np.where(target > 0, target / 2, np.inf))) or solve(tolerance)
     if found is None:
         low, high = tolerance, 1.0  # all patches together lie within 1
         while high > 1.001 * low:
@@ -113,7 +114,7 @@ def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3,
     return Resampling(kept, target, total / total.sum(), tolerance, most)
 
 
-def _largest(counts: np.ndarray, target: np.ndarray, tolerance: float) -> tuple[np.ndarray, bool] | None:
+def _largest(counts: np.ndarray, target: np.ndarray, tolerance: float | np.ndarray) -> tuple[np.ndarray, bool] | None:
     """The largest set of patches within the tolerance, and whether it is proved to be that; None where there is none."""
     pixels = counts.sum(axis=1)
     scale = pixels.max()  # the solver's own tolerances are absolute
