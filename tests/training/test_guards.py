@@ -155,3 +155,15 @@ def test_a_rehearsal_counts_both_networks_and_the_reading(fields):
     assert (found.steps, found.base_steps) == (1003, 1000)
     assert found.seconds == pytest.approx(found.seconds_before + 3 * found.seconds_per_step + 1000 * found.base_seconds_per_step)
     assert found.base_seconds_per_step > 0
+
+
+def test_one_scene_needs_no_list_and_a_checkpoint_no_loading(fields, tmp_path):
+    data = {**fields["data"], "images": Path(fields["data"]["images"][0]), "labels": fields["data"]["labels"][0]}
+    recipe = make_recipe(**{**fields, "data": data})
+    assert recipe == make_recipe(**fields)
+    done = train(recipe, tmp_path / "out")
+    with open_recipe_data(recipe.data, 0) as dataset:
+        found = measure.evaluate(tmp_path / "out" / "fcn.safetensors", dataset, part="test")
+    assert found.metrics == done.scores["fcn"]
+    with pytest.raises(BadFile, match="does not exist"):
+        measure.evaluate("none.safetensors", dataset)

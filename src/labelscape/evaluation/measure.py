@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelscape.checkpoint import Checkpoint
+from labelscape.checkpoint import Checkpoint, load
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.errors import BadInput
 from labelscape.evaluation.confusion import Confusion, count
@@ -39,11 +40,11 @@ class Evaluation:
 
 
 def evaluate(
-    checkpoint: Checkpoint | Sequence[Checkpoint], dataset: Dataset, *, part: str | None = None, tile_size: int | None = None,
+    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint], dataset: Dataset, *, part: str | None = None, tile_size: int | None = None,
     overlap: int | None = None, blend: str | None = None, device: str = "auto", precision: str = "32", protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None, show: bool = True,
 ) -> Evaluation:  # fmt: skip
-    """Confusion counts of a checkpoint, or of several whose probabilities are averaged, over the labelled pixels of `part`.
+    """Confusion counts of a checkpoint (or its file), or of several whose probabilities are averaged, over the labelled pixels of `part`.
 
     part  "train", "val", "test"; None: all labels
 
@@ -55,6 +56,8 @@ def evaluate(
     from labelscape.maps.stitch import plan_for, score_tiles
     from labelscape.scores import Protocol, Scorer
 
+    if isinstance(checkpoint, (str, Path)):
+        checkpoint = load(checkpoint)
     scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol or Protocol())
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}

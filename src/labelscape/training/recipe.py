@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.catalog import entry, options_of
@@ -55,6 +56,11 @@ class Data(BaseModel):
     """Share of the labels held out for the score (part "test")."""
     val: float = Field(0.0, ge=0, lt=1)
     """Share of the labels held out to watch training with (part "val")."""
+
+    @field_validator("images", "labels", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any) -> Any:
+        return (str(value),) if isinstance(value, (str, os.PathLike)) else value
 
     @property
     def shares(self) -> dict[str, float] | None:
