@@ -57,7 +57,8 @@ def train(
         mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
         for line in (*dataset.report, *(mate.report if mate else ())) if leads else ():
             say(line)
-        score = score and _checked_for_score(recipe, dataset, say if leads else lambda text: None)
+        _check_data(recipe, dataset)
+        score = score and _will_be_scored(recipe, dataset, say if leads else lambda text: None)
         with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
             blank = blank_checkpoint(recipe, dataset, tick)
         scores: dict = {}
@@ -109,21 +110,28 @@ def base_recipe(recipe: Recipe) -> Recipe:
     )  # fmt: skip
 
 
-def _checked_for_score(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
-    """Is anything held out with labels? Said before training, not found out after it. Raises BadInput where nothing can be told apart or watched."""
+def _check_data(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises BadInput where there is nothing to tell apart, or nothing to watch training with."""
     if len(dataset.legend) < 2:
         raise BadInput(
             f"The labels know one class only, {', '.join(dataset.legend.names)}: there is nothing to tell it from. Name what no polygon covers with "
             "--background other (and with --area where the polygons are complete), or label a second class."
         )
-    there = ", ".join(p for p in PARTS if dataset.part(p)) or "none"
     if recipe.val_every and not dataset.is_labelled("val"):
-        raise BadInput(f"val_every (--val) watches the part val, but the data has no labelled pixel in it (parts here: {there}). Leave it out.")
+        raise BadInput(f"val_every (--val) watches the part val, but the data has no labelled pixel in it (parts here: {_parts(dataset)}). Leave it out.")
+
+
+def _parts(dataset: Dataset) -> str:
+    return ", ".join(p for p in PARTS if dataset.part(p)) or "none"
+
+
+def _will_be_scored(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
+    """Is anything held out with labels? Said before training, not found out after it."""
     if not recipe.data.holdout:
         return False
     part = scored_part(dataset)
     if part is None:
-        say(f"no score at the end: the data has no labels in the parts test and val (parts here: {there})")
+        say(f"no score at the end: the data has no labels in the parts test and val (parts here: {_parts(dataset)})")
         return False
     if part == "val" and (recipe.data.dataset or recipe.val_every):
         also = ", the part that training is watched with too: it will flatter" if recipe.val_every else ""
