@@ -9,6 +9,7 @@
     probabilities = ls.predict(checkpoint, pixels)       (bands, H, W) -> (classes, H, W)
     evaluation = ls.evaluate(checkpoint, dataset)
     result = ls.map_scene(checkpoint, "scene.tif", out="map/")
+    ls.sieve("map/scene_class.tif", "map/fields.tif", min_area=0.5)   areas below half a hectare go to their neighbours
 
 Names are imported when first used: `import labelscape` is instant, torch comes with the first network.
 """

@@ -26,7 +26,7 @@ Merge = Annotated[str, typer.Option("--average", help="What several looks are av
 Also = Annotated[list[Path], typer.Option("--also", help="Another checkpoint whose probabilities are averaged with the first's. Repeat.")]
 Nodata = Annotated[float | None, typer.Option("--nodata", help="Value that means 'nothing here', where the files do not say it.")]
 Area = Annotated[str | None, typer.Option("--area", help="Polygons (any CRS): map only what lies in them.")]
-MinArea = Annotated[float, typer.Option("--min-area", help="Hectares below which a polygon is left out.")]
+MinArea = Annotated[float, typer.Option("--min-area", help="Hectares below which a polygon is left out, its place empty; --sieve leaves no holes.")]
 Sieve = Annotated[
     float, typer.Option("--sieve", metavar="HECTARES", help="Give areas below it (pixels without coordinates) to a neighbour before polygons are made.")
 ]

@@ -41,5 +41,5 @@ def run(
     if as_json:
         print_json({"out": out, **asdict(done)})
         return
-    left = f", {done.left_out:,} below {min_area:g} ha left out" if done.left_out else ""
+    left = f", {done.left_out:,} below {min_area:g} ha left out: holes, which --sieve would not leave" if done.left_out else ""
     print(f"{done.written:,} polygons{left}")
