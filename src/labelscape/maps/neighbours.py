@@ -124,8 +124,8 @@ def given_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Bor
     shuffled = _shuffled(nodes.first)
     while len(borders.of):
         of, to = borders.of, borders.to
-        # An open neighbour can only grow: one that is larger already stays so, one as large may end up either way.
-        first = (nodes.pixels[of] < nodes.pixels[to]) | ((nodes.pixels[of] == nodes.pixels[to]) & ~nodes.open[to] & (shuffled[of] < shuffled[to]))
+        # An open neighbour can only grow: what comes before it as it is now comes before it for good.
+        first = (nodes.pixels[of] < nodes.pixels[to]) | ((nodes.pixels[of] == nodes.pixels[to]) & (shuffled[of] < shuffled[to]))
         ready = ~nodes.open
         ready[of[(to >= LARGE) & ~first]] = False
         mine = np.flatnonzero(ready[of])
