@@ -48,6 +48,8 @@ def pick_device(device: str = "auto") -> torch.device:
     """`auto` takes the first GPU if there is one. Raises BadOption for a device this machine lacks."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    if device.split(":")[0] not in ("cpu", "cuda", "mps"):  # torch itself would answer with twenty names
+        raise UnknownName("device", device, ("auto", "cpu", "cuda", "cuda:1", "mps"))
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from labelscape.checkpoint import load
 from labelscape.datasets.own import open_dataset
-from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.legend import IGNORE
 from labelscape.training.crops import Drawing, _turned, index_crops
 from labelscape.training.loop import train
@@ -174,3 +174,5 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(data, tmp_path)
         train(make_recipe(data=data, network="fcn", **TINY), tmp_path / "file" / "out")
     with pytest.raises(BadOption, match="cannot be used here"):
         train(make_recipe(data=data, network="fcn", **{**TINY, "device": "cuda:77"}), tmp_path / "gpu")
+    with pytest.raises(UnknownName, match="cpu, cuda"):
+        train(make_recipe(data=data, network="fcn", **{**TINY, "device": "gpu"}), tmp_path / "gpu")
