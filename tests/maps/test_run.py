@@ -147,6 +147,15 @@ def test_nothing_is_overwritten_or_half_written(tmp_path):
     assert again.paths["class"].read_bytes() == before[result.paths["class"].name]
 
 
+def test_files_of_an_earlier_map_are_told_apart(tmp_path):
+    w = world.make(tmp_path, 200, 150)
+    first = map_scene(random_checkpoint(), w.scene, tmp_path / "map", proba=True, polygons_as="geojson", **QUICK)
+    assert not any("earlier" in note for note in first.notes)
+    second = map_scene(random_checkpoint(seed=1), w.scene, tmp_path / "map", overwrite=True, **QUICK)
+    (note,) = [note for note in second.notes if "earlier" in note]
+    assert "scene_proba.tif, scene_polygons.geojson" in note and "scene_class.tif" not in note
+
+
 def test_a_scene_of_nothing_is_refused(tmp_path):
     path = world.write(tmp_path / "void.tif", np.zeros((3, 50, 50), np.uint16), nodata=0)
     with pytest.raises(BadInput, match="no valid pixel"):

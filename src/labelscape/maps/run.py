@@ -128,6 +128,8 @@ def map_scene(
         unfinished = out / f".{stem}.unfinished"
         overwrite = overwrite or goes_on(unfinished, settings)  # files that this very map had finished when it was stopped
         _make_room(out, paths, overwrite)
+        if left := _left_behind(out, stem, paths):
+            notes.append(f"{', '.join(left)} in {out} {'are' if len(left) > 1 else 'is'} of an earlier map, not of this one")
         journal = Journal(unfinished, settings)
         legend = with_unknown(checkpoint.legend) if reject else checkpoint.legend
         tally = write_rasters(scorer, opened, plan, paths, legend, journal, reject=reject, overwrite=overwrite)
@@ -180,16 +182,18 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
+ENDINGS = {
+    "class": "_class.tif", "confidence": "_confidence.tif", "proba": "_proba.tif", "entropy": "_entropy.tif", "sieved": "_sieved.tif",
+    "polygons": "_polygons.{}", "report": "_report.html", "stac": "_stac.json", "run": "_run.json",
+}  # fmt: skip
+
+
 def _paths(
     out: Path, stem: str, *, proba: bool, entropy: bool, sieved: bool, polygons: str | bool, report: bool, stac: bool
 ) -> dict[str, Path]:  # fmt: skip
     """Where the files go."""
-    kinds = {
-        "class": "_class.tif", "confidence": "_confidence.tif", "proba": "_proba.tif", "entropy": "_entropy.tif",
-        "sieved": "_sieved.tif", "polygons": f"_polygons.{polygons}", "report": "_report.html", "stac": "_stac.json", "run": "_run.json",
-    }  # fmt: skip
     asked = {"proba": proba, "entropy": entropy, "sieved": sieved, "polygons": polygons, "report": report, "stac": stac}
-    return {kind: out / f"{stem}{ending}" for kind, ending in kinds.items() if asked.get(kind, True)}
+    return {kind: out / f"{stem}{ending.format(polygons)}" for kind, ending in ENDINGS.items() if asked.get(kind, True)}
 
 
 def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
@@ -201,6 +205,13 @@ def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
     taken = [path for path in paths.values() if path.exists()]
     if taken and not overwrite:
         raise BadFile(f"{taken[0]} exists; pass --overwrite to replace it, or another --out or --name.")
+
+
+def _left_behind(out: Path, stem: str, paths: dict[str, Path]) -> list[str]:
+    """Names of an earlier map's files that this one does not replace: beside it they would look like its own."""
+    endings = [e.format(suffix) for e in ENDINGS.values() for suffix in (("gpkg", "geojson", "fgb", "parquet") if "{}" in e else ("",))]
+    written = {path.name for path in paths.values()}
+    return [name for ending in endings if (name := f"{stem}{ending}") not in written and (out / name).exists()]
 
 
 def _files_of(checkpoints: Sequence[Checkpoint | str | Path]) -> list[dict]:
