@@ -80,11 +80,11 @@ class Colours:
         likely = np.array([self.likelihood(logs[:, order]) for order in orders])
         return likely[1:] - likely[0]
 
-    def exchanged(self, values: np.ndarray, *, least: float) -> tuple[int, int] | None:
-        """The pair of bands whose exchange explains pixels (B, N) best, where it gains `least` nats a pixel and more than training ever showed."""
+    def exchanged(self, values: np.ndarray) -> tuple[tuple[int, int], float]:
+        """The pair of bands whose exchange explains pixels (B, N) best, and the nats a pixel it gains: 0 where training showed as much somewhere."""
         gains = self.gains(_thinned(values, PIXELS // 2))
         best = int(np.argmax(gains))
-        return list(combinations(range(len(values)), 2))[best] if gains[best] > max(least, self.limits[best]) else None
+        return list(combinations(range(len(values)), 2))[best], float(gains[best]) if gains[best] > self.limits[best] else 0.0
 
 
 def colours_of(blocks: Sequence[np.ndarray]) -> Colours | None:

@@ -173,9 +173,9 @@ def _values(checkpoint: Checkpoint, scene: Scene, bands: tuple[str, ...], look: 
     if mistake.offset:
         found.append(_offset(mistake.offset))
     found += [_swap(cycle, bands, checkpoint.bands, scene) for cycle in mistake.cycles]
-    if mistake == Likeness() and checkpoint.colours is not None:
-        found += _exchange(checkpoint, scene, bands, look.values)
     if mistake == Likeness():
+        if checkpoint.colours is not None:
+            found += _exchange(checkpoint, scene, bands, look.values)
         found += [f for name, mine, theirs in zip(bands, seen, checkpoint.statistics) if (f := _unusual(name, mine, theirs))]
     return found
 
@@ -223,11 +223,10 @@ def _offset(offset: float) -> Finding:
 
 def _exchange(checkpoint: Checkpoint, scene: Scene, bands: tuple[str, ...], values: np.ndarray) -> list[Finding]:
     """Two bands that look swapped by the company their values keep. A refusal where the scene is large enough to be sure."""
-    pair = checkpoint.colours.exchanged(values, least=MAYBE_SWAPPED)
-    if pair is None:
+    pair, gain = checkpoint.colours.exchanged(values)
+    if gain <= MAYBE_SWAPPED:
         return []
-    surely = scene.grid.window.pixels >= LARGE and checkpoint.colours.exchanged(values, least=SURELY_SWAPPED) == pair
-    return [_swap(pair, bands, checkpoint.bands, scene, surely=surely)]
+    return [_swap(pair, bands, checkpoint.bands, scene, surely=gain > SURELY_SWAPPED and scene.grid.window.pixels >= LARGE)]
 
 
 def _swap(cycle: tuple[int, ...], bands: tuple[str, ...], wanted: tuple[str, ...], scene: Scene, *, surely: bool = True) -> Finding:
