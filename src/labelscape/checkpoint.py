@@ -6,9 +6,11 @@ Loading a stranger's model must not run a stranger's code: the file holds arrays
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,25 +104,43 @@ def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Pat
     return path
 
 
-def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint. Raises BadFile for a missing, damaged or foreign file, saying which."""
-    from safetensors import SafetensorError, safe_open
-
+def description(path: str | Path) -> dict:
+    """What a checkpoint says of itself, as JSON values, its weights unread. Raises BadFile as `load`."""
     path = Path(path)
     if not path.is_file():
         raise BadFile(f"{path} does not exist." if not path.exists() else f"{path} is a folder; a .safetensors checkpoint was expected.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            meta = (file.metadata() or {}).get("labelscape")
-            weights = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise BadFile(f"{path} is no Labelscape checkpoint or is damaged ({str(error).splitlines()[0]}).") from error
+    with _opened(path) as file:
+        meta = (file.metadata() or {}).get("labelscape")
     if meta is None:
         raise BadFile(f"{path} is a safetensors file without Labelscape's description: it was not made by `labelscape train` or an import.")
     try:
         fields = json.loads(meta)
-        if fields.pop("format") != FORMAT:
-            raise BadFile(f"{path} was written by another version of Labelscape (format {json.loads(meta)['format']}, this one reads {FORMAT}).")
+        if (made_as := fields.pop("format")) != FORMAT:
+            raise BadFile(f"{path} was written by another version of Labelscape (format {made_as}, this one reads {FORMAT}).")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadFile(f"{path} has a damaged description ({error}).") from error
+    return fields
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The safetensors file. Raises BadFile where it is none, or what is read from it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise BadFile(f"{path} is no Labelscape checkpoint or is damaged ({str(error).splitlines()[0]}).") from error
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint. Raises BadFile for a missing, damaged or foreign file, saying which."""
+    path = Path(path)
+    fields = description(path)
+    with _opened(path) as file:
+        weights = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    try:
         return Checkpoint(**{
             **fields,
             "weights": weights,

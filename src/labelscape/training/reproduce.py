@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labelscape.checkpoint import load
+from labelscape.checkpoint import description, load
 from labelscape.datasets.published.catalog import find_published
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
@@ -179,12 +179,9 @@ def _bring(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) 
 
 def _recipe_in(path: Path) -> dict[str, Any]:
     """The recipe of a checkpoint, without its weights; empty where it is none."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="numpy") as file:
-            return json.loads(file.metadata()["labelscape"])["recipe"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return description(path)["recipe"]
+    except (BadFile, KeyError):
         return {}
 
 
