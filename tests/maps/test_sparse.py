@@ -107,18 +107,9 @@ def assert_right(checkpoint, scene, out, places, side):
     assert polygons.sum() == total
 
 
-def test_a_sparse_scene_is_mapped_right_where_it_holds_something(tmp_path):
-    side, places = 20_000, patches(20_000, 2, 700)
-    scene = sparse_scene(tmp_path / "scene.tif", side, places)
-    checkpoint, path = model(tmp_path)
-    _, memory = mapped_apart(scene, path, tmp_path / "map")
-    assert memory < 2 * GIGABYTE
-    assert_right(checkpoint, scene, tmp_path / "map", places, side)
-
-
-@pytest.mark.long
-def test_a_scene_of_200000_pixels_a_side_is_mapped_in_two_gigabytes(tmp_path):
-    side, places = 200_000, patches(200_000, 4, 1800)
+@pytest.mark.parametrize(("side", "count", "size"), [(20_000, 2, 700), pytest.param(200_000, 4, 1800, marks=pytest.mark.long)])
+def test_a_sparse_scene_is_mapped_right_where_it_holds_something_in_two_gigabytes(tmp_path, side, count, size):
+    places = patches(side, count, size)
     scene = sparse_scene(tmp_path / "scene.tif", side, places)
     checkpoint, path = model(tmp_path)
     _, memory = mapped_apart(scene, path, tmp_path / "map")

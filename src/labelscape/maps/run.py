@@ -24,7 +24,7 @@ from labelscape.imagery.raster import Scene
 from labelscape.imagery.virtual import open_scene
 from labelscape.maps.journal import Journal, goes_on
 from labelscape.maps.plan import mark_forced, refuse_unless
-from labelscape.maps.polygon_files import check_target
+from labelscape.maps.polygon_files import SUFFIXES, check_target
 from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters
 from labelscape.maps.sieve import SieveSummary, check_minimum
 from labelscape.maps.sieve import sieve as give_away_small_areas
@@ -184,7 +184,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 ENDINGS = {
     "class": "_class.tif", "confidence": "_confidence.tif", "proba": "_proba.tif", "entropy": "_entropy.tif", "sieved": "_sieved.tif",
-    "polygons": "_polygons.{}", "report": "_report.html", "stac": "_stac.json", "run": "_run.json",
+    "polygons": "_polygons{}", "report": "_report.html", "stac": "_stac.json", "run": "_run.json",
 }  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def _paths(
 ) -> dict[str, Path]:  # fmt: skip
     """Where the files go."""
     asked = {"proba": proba, "entropy": entropy, "sieved": sieved, "polygons": polygons, "report": report, "stac": stac}
-    return {kind: out / f"{stem}{ending.format(polygons)}" for kind, ending in ENDINGS.items() if asked.get(kind, True)}
+    return {kind: out / (stem + ending.format(f".{polygons}")) for kind, ending in ENDINGS.items() if asked.get(kind, True)}
 
 
 def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
@@ -209,7 +209,7 @@ def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
 
 def _left_behind(out: Path, stem: str, paths: dict[str, Path]) -> list[str]:
     """Names of an earlier map's files that this one does not replace: beside it they would look like its own."""
-    endings = [e.format(suffix) for e in ENDINGS.values() for suffix in (("gpkg", "geojson", "fgb", "parquet") if "{}" in e else ("",))]
+    endings = [e.format(suffix) for e in ENDINGS.values() for suffix in (SUFFIXES if "{}" in e else ("",))]
     written = {path.name for path in paths.values()}
     return [name for ending in endings if (name := f"{stem}{ending}") not in written and (out / name).exists()]
 
