@@ -6,7 +6,7 @@ Loading a stranger's model must not run a stranger's code: the file holds arrays
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,6 +154,12 @@ def load(path: str | Path) -> Checkpoint:
         })  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(f"{path} has a damaged description ({error}).") from error
+
+
+def load_all(given: Checkpoint | str | Path | Sequence[Checkpoint | str | Path]) -> list[Checkpoint]:
+    """One checkpoint or several, read where they are files. Raises BadFile as `load`."""
+    several = [given] if isinstance(given, (Checkpoint, str, Path)) else given
+    return [load(one) if isinstance(one, (str, Path)) else one for one in several]
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelscape.checkpoint import Checkpoint, load
+from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.errors import BadInput
 from labelscape.evaluation.confusion import Confusion, count
@@ -40,7 +40,7 @@ class Evaluation:
 
 
 def evaluate(
-    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint], dataset: Dataset, *, part: str | None = None, tile_size: int | None = None,
+    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path], dataset: Dataset, *, part: str | None = None, tile_size: int | None = None,
     overlap: int | None = None, blend: str | None = None, device: str = "auto", precision: str = "32", protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None, show: bool = True,
 ) -> Evaluation:  # fmt: skip
@@ -56,9 +56,7 @@ def evaluate(
     from labelscape.maps.stitch import plan_for, score_tiles
     from labelscape.scores import Protocol, Scorer
 
-    if isinstance(checkpoint, (str, Path)):
-        checkpoint = load(checkpoint)
-    scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol or Protocol())
+    scorer = Scorer.of(load_all(checkpoint), device=device, precision=precision, protocol=protocol or Protocol())
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     scenes = dataset.scenes if part is None else dataset.part(part)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from labelscape.checkpoint import Checkpoint, load
+from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.errors import BadInput
 from labelscape.files import written_whole
 from labelscape.grid import Window
@@ -78,8 +78,7 @@ def check(
     Options as `map_scene` has them: several looks and several checkpoints cost what they cost. The first checkpoint says what fits.
     Without `timing` the plan has no minutes. Raises BadFile where a file is missing or damaged.
     """
-    checkpoints = [checkpoint] if isinstance(checkpoint, (Checkpoint, str, Path)) else list(checkpoint)
-    models = [load(m) if isinstance(m, (str, Path)) else m for m in checkpoints]
+    models = load_all(checkpoint)
     checkpoint = models[0]
     scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
     with open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored, ExitStack() as handles:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labelscape.checkpoint import Checkpoint, load
+from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import written_whole
 from labelscape.imagery.contract import compare
@@ -90,7 +90,7 @@ def map_scene(
     """
     start = time.monotonic()
     checkpoints = [checkpoint] if isinstance(checkpoint, (Checkpoint, str, Path)) else list(checkpoint)
-    models = [load(m) if isinstance(m, (str, Path)) else m for m in checkpoints]
+    models = load_all(checkpoints)
     checkpoint = models[0]
     if reject is not None and not 0 < reject < 1:
         raise BadOption(f"reject={reject} must lie between 0 and 1.")
