@@ -23,8 +23,8 @@ from affine import Affine
 from rasterio.windows import Window as RasterioWindow
 
 import labelscape as ls
-from labelscape.maps.stitch import plan_for
-from labelscape.scores import Scorer, normalise, state_arrays
+from labelscape.scoring.stitch import plan_for
+from labelscape.scoring.scorer import Scorer, normalise, state_arrays
 
 BANDS, CLASSES = 4, 6
 
@@ -47,10 +47,7 @@ def paint(path: Path, size: int) -> Path:
 def checkpoint(network: str) -> ls.Checkpoint:
     torch.manual_seed(0)
     net = ls.create_model(network, in_channels=BANDS, classes=CLASSES)
-    return ls.Checkpoint(
-        network=network, options={}, weights=state_arrays(net), legend=ls.Legend.of_names([f"class {i}" for i in range(CLASSES)]),
-        bands=tuple(str(i + 1) for i in range(BANDS)), dtype="uint16", normalisation=((2000.0, 1000.0),) * BANDS,
-    )  # fmt: skip
+    return ls.Checkpoint(network=network, options={}, weights=state_arrays(net), legend=ls.Legend.of_names([f"class {i}" for i in range(CLASSES)]), contract=ls.Contract(bands=tuple(str(i + 1) for i in range(BANDS)), dtype="uint16", normalisation=((2000.0, 1000.0),) * BANDS))  # fmt: skip
 
 
 def bare(scorer: Scorer, path: Path) -> tuple[float, int]:
@@ -59,7 +56,7 @@ def bare(scorer: Scorer, path: Path) -> tuple[float, int]:
     with ls.Scene(path) as scene:
         for tile in plan_for(scorer, scene):
             patch = scene.read(tile.seen)
-            image = normalise(patch.pixels, patch.valid, scorer.checkpoint.normalisation)[None].to(memory_format=torch.channels_last)
+            image = normalise(patch.pixels, patch.valid, scorer.checkpoint.contract.normalisation)[None].to(memory_format=torch.channels_last)
             start = time.perf_counter()
             with torch.inference_mode():
                 scorer.net(image)

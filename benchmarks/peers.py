@@ -26,7 +26,7 @@ from mapping import BANDS, CLASSES, paint
 from rasterio.windows import Window as RasterioWindow
 
 import labelscape as ls
-from labelscape.scores import build, state_arrays
+from labelscape.scoring.scorer import build, state_arrays
 
 NETWORK, OPTIONS = "smp/Unet", {"encoder": "resnet18"}
 MEAN, DEVIATION = 2000.0, 1000.0
@@ -49,10 +49,7 @@ def train(path: Path, steps: int) -> ls.Checkpoint:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return ls.Checkpoint(
-        network=NETWORK, options=OPTIONS, weights=state_arrays(net), legend=ls.Legend.of_names([f"class {i}" for i in range(CLASSES)]),
-        bands=tuple(str(i + 1) for i in range(BANDS)), dtype="uint16", normalisation=((MEAN, DEVIATION),) * BANDS,
-    )  # fmt: skip
+    return ls.Checkpoint(network=NETWORK, options=OPTIONS, weights=state_arrays(net), legend=ls.Legend.of_names([f"class {i}" for i in range(CLASSES)]), contract=ls.Contract(bands=tuple(str(i + 1) for i in range(BANDS)), dtype="uint16", normalisation=((MEAN, DEVIATION),) * BANDS))  # fmt: skip
 
 
 def with_labelscape(model: Path, scene: Path, out: Path) -> None:
@@ -199,8 +196,8 @@ def main() -> None:
 
 
 def plan_core(model: Path, scene: Path) -> int:
-    from labelscape.maps.stitch import plan_for
-    from labelscape.scores import Scorer
+    from labelscape.scoring.stitch import plan_for
+    from labelscape.scoring.scorer import Scorer
 
     with ls.Scene(scene) as opened:
         return plan_for(Scorer.of(ls.load(model), device="cpu"), opened).core

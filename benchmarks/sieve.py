@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from labelscape.maps.class_names import legend_of
-from labelscape.maps.sieve import sieve
+from labelscape.rasters.class_names import legend_of
+from labelscape.areas.sieve import sieve
 
 
 def enlarged(source: Path, out: Path, side: int, speckle: float) -> None:

@@ -5,8 +5,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile
-from labelscape.imagery.bands import QUANTILES, BandStatistics
+from labelscape.contract.bands import QUANTILES, BandStatistics
 from labelscape.legend import Legend
 
 
@@ -14,19 +15,14 @@ from labelscape.legend import Legend
 def checkpoint():
     rng = np.random.default_rng(0)
     statistics = tuple(BandStatistics(b, 1.5, 0.5, 0.0, 3.0, tuple(float(q) for q in QUANTILES)) for b in ("nir", "red"))
-    return Checkpoint(
-        network="fcn", options={"widths": [4, 4, 4, 4]}, weights={"a.weight": rng.normal(size=(3, 2)).astype(np.float32), "b": np.array(7)},
-        legend=Legend.of_names(["land", "water"], values=[1, 9]), bands=("nir", "red"), dtype="uint16", normalisation=((1.5, 0.5), (2.0, 0.25)),
-        statistics=statistics, pixel_size=10.0, nodata=0, crs_kind="projected", recipe={"steps": 5, "data": {"images": ["a.tif"]}},
-        scores={"fcn": {"mIoU": 0.5}}, history=({"step": 1, "loss": 2.0},),
-    )  # fmt: skip
+    return Checkpoint(network="fcn", options={"widths": [4, 4, 4, 4]}, weights={"a.weight": rng.normal(size=(3, 2)).astype(np.float32), "b": np.array(7)}, legend=Legend.of_names(["land", "water"], values=[1, 9]), recipe={"steps": 5, "data": {"images": ["a.tif"]}}, scores={"fcn": {"mIoU": 0.5}}, history=({"step": 1, "loss": 2.0},), contract=Contract(bands=("nir", "red"), dtype="uint16", normalisation=((1.5, 0.5), (2.0, 0.25)), statistics=statistics, pixel_size=10.0, nodata=0, crs_kind="projected"))  # fmt: skip
 
 
 def test_all_that_is_saved_comes_back(checkpoint, tmp_path):
     back = load(save(checkpoint, tmp_path / "new" / "model.safetensors"))
     assert back.describe() == checkpoint.describe()
     assert back.legend == checkpoint.legend
-    assert back.statistics == checkpoint.statistics
+    assert back.contract.statistics == checkpoint.contract.statistics
     for key, value in checkpoint.weights.items():
         np.testing.assert_array_equal(back.weights[key], value, strict=True)
     assert save(back, tmp_path / "again.safetensors").read_bytes() == (tmp_path / "new" / "model.safetensors").read_bytes()

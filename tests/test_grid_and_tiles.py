@@ -7,7 +7,7 @@ from rasterio.crs import CRS
 
 from labelscape.errors import BadOption
 from labelscape.grid import Grid, Window
-from labelscape.tiles import plan_tiles
+from labelscape.scoring.tiles import plan_tiles
 
 sizes = st.integers(1, 300)
 

@@ -7,7 +7,7 @@ import typer
 from labelscape import progress
 from labelscape.cli import app
 from labelscape.cli.data_check import report
-from labelscape.datasets.findings import Finding
+from labelscape.datasets.doctor.findings import Finding
 
 
 def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):

@@ -17,17 +17,17 @@ Names are imported when first used: `import labelscape` is instant, torch comes 
 from labelscape.version import __version__
 
 _PLACES = {
-    "Checkpoint": "checkpoint", "load": "checkpoint", "save": "checkpoint",
+    "Checkpoint": "checkpoint", "Contract": "contract.contract", "load": "checkpoint", "save": "checkpoint",
     "list_models": "nets.catalog", "create_model": "nets.catalog",
-    "predict": "scores", "Scorer": "scores",
+    "predict": "scoring.scorer", "Scorer": "scoring.scorer",
     "Recipe": "training.recipe", "make_recipe": "training.recipe", "train": "training.loop",
-    "open_dataset": "datasets.own", "open_published": "datasets.published.catalog", "check_data": "datasets.doctor",
-    "LabelSpec": "imagery.labels", "Scene": "imagery.raster",
+    "open_dataset": "datasets.own", "open_published": "datasets.published.catalog", "check_data": "datasets.doctor.check",
+    "LabelSpec": "labels.labels", "Scene": "scenes.raster",
     "evaluate": "evaluation.measure", "Evaluation": "evaluation.measure",
     "check": "maps.plan", "CheckResult": "maps.plan",
     "map_scene": "maps.run", "MapResult": "maps.run",
-    "sieve": "maps.sieve", "SieveSummary": "maps.sieve",
-    "polygonize": "maps.vectors", "PolygonSummary": "maps.vectors",
+    "sieve": "areas.sieve", "SieveSummary": "areas.sieve",
+    "polygonize": "areas.polygonize", "PolygonSummary": "areas.polygonize",
     "import_caffe": "export.from_caffe",
     "Legend": "legend", "IGNORE": "legend", "Grid": "grid", "Window": "grid", "LabelscapeError": "errors",
 }  # fmt: skip

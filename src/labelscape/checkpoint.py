@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
-from labelscape.imagery.bands import BandStatistics
-from labelscape.imagery.colours import Colours
 from labelscape.legend import Legend
 
 FORMAT = "labelscape-1"
@@ -30,15 +29,7 @@ class Checkpoint:
     network, options  name in the catalogue and the options it was built with
     weights           state_dict as float32 arrays
     legend            the classes; output channel k is class k
-    bands             names of the bands it reads, in the network's order
-    dtype             numpy name of the scenes' type
-    statistics        per band, in the scenes' own units; the network sees (value - mean) / std of `normalisation`
-    colours           which values of the bands go together, None where it is not known
-    normalisation     (mean, std) per band as used; (0, 1) feeds raw values
-    units             per band (scale, offset) that the training scenes declare; () where it is not known
-    pixel_size        side of a pixel on the ground in metres, None for pictures without coordinates
-    nodata            the rule of the training scenes: the value that means "nothing here", or None
-    crs_kind          "projected", "geographic" or "none"
+    contract          what it knows of its imagery: bands, values, units, pixel size
     recipe            how it was trained, as JSON values
     scores            metrics on the held-out blocks by network; beside this one's may stand others scored on the same blocks
     history           loss and rate over the steps
@@ -49,22 +40,21 @@ class Checkpoint:
     options: dict
     weights: Mapping[str, np.ndarray]
     legend: Legend
-    bands: tuple[str, ...]
-    dtype: str
-    normalisation: tuple[tuple[float, float], ...]
-    statistics: tuple[BandStatistics, ...] = ()
-    colours: Colours | None = None
-    units: tuple[tuple[float, float], ...] = ()
-    pixel_size: float | None = None
-    nodata: float | None = None
-    crs_kind: str = "none"
+    contract: Contract
     recipe: dict = field(default_factory=dict)
     scores: dict = field(default_factory=dict)
     history: tuple[dict, ...] = ()
     temperature: float = 1.0
 
-    def __post_init__(self) -> None:
-        assert len(self.bands) == len(self.normalisation), "one (mean, std) per band"
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands it reads, in the network's order."""
+        return self.contract.bands
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Side of a training pixel on the ground in metres, None for pictures without coordinates."""
+        return self.contract.pixel_size
 
     def describe(self) -> dict:
         """All but the weights, as JSON values."""
@@ -73,15 +63,7 @@ class Checkpoint:
             "network": self.network,
             "options": self.options,
             "legend": json.loads(self.legend.to_json()),
-            "bands": list(self.bands),
-            "dtype": self.dtype,
-            "normalisation": [list(pair) for pair in self.normalisation],
-            "statistics": [s.to_dict() for s in self.statistics],
-            "colours": self.colours and self.colours.to_dict(),
-            "units": [list(pair) for pair in self.units],
-            "pixel_size": self.pixel_size,
-            "nodata": self.nodata,
-            "crs_kind": self.crs_kind,
+            **self.contract.describe(),
             "recipe": self.recipe,
             "scores": self.scores,
             "history": list(self.history),
@@ -141,19 +123,22 @@ def load(path: str | Path) -> Checkpoint:
     with _opened(path) as file:
         weights = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (no mapping)
     try:
-        return Checkpoint(**{
-            **fields,
-            "weights": weights,
-            "legend": Legend.from_json(json.dumps(fields["legend"])),
-            "bands": tuple(fields["bands"]),
-            "normalisation": tuple((float(m), float(s)) for m, s in fields["normalisation"]),
-            "statistics": tuple(BandStatistics.from_dict(s) for s in fields["statistics"]),
-            "colours": Colours.from_dict(fields["colours"]) if fields.get("colours") else None,
-            "units": tuple((float(scale), float(offset)) for scale, offset in fields.get("units", ())),
-            "history": tuple(fields["history"]),
-        })  # fmt: skip
+        loaded = Checkpoint(
+            network=fields["network"],
+            options=fields["options"],
+            weights=weights,
+            legend=Legend.from_json(json.dumps(fields["legend"])),
+            contract=Contract.from_dict(fields),
+            recipe=fields["recipe"],
+            scores=fields["scores"],
+            history=tuple(fields["history"]),
+            temperature=fields.get("temperature", 1.0),
+        )
+        if unknown := fields.keys() - loaded.describe().keys():  # a later version's: what it means is not known here
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(f"{path} has a damaged description ({error}).") from error
+    return loaded
 
 
 def load_all(given: Checkpoint | str | Path | Sequence[Checkpoint | str | Path]) -> list[Checkpoint]:

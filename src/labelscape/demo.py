@@ -53,8 +53,7 @@ def demo_checkpoint() -> Path:
 def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = print) -> None:
     """Train, score, map and report into `out`; with `quick` only map, with the checkpoint that comes along."""
     from labelscape.checkpoint import load
-    from labelscape.cli.map import print_areas
-    from labelscape.evaluation.text import print_scores
+    from labelscape.evaluation.text import print_areas, print_scores
     from labelscape.maps.run import map_scene
 
     start = time.monotonic()

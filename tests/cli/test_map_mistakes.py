@@ -7,9 +7,10 @@ import pytest
 import world
 
 from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.contract import Contract
 from labelscape.maps.plan import check
 from labelscape.nets.catalog import create_model
-from labelscape.scores import Protocol, Scorer, state_arrays
+from labelscape.scoring.scorer import Protocol, Scorer, state_arrays
 
 
 @pytest.fixture
@@ -17,8 +18,7 @@ def stored(tmp_path):
     options = {"widths": [8, 8, 8, 8]}
     net = create_model("fcn", in_channels=3, classes=3, **options)
     path = tmp_path / "m.safetensors"
-    save(Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, bands=("1", "2", "3"), dtype="uint16",
-                    normalisation=((4500.0, 2000.0),) * 3, recipe={"data": {"images": ["gone.tif"], "labels": ["gone.gpkg"]}}), path)  # fmt: skip
+    save(Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, recipe={"data": {"images": ["gone.tif"], "labels": ["gone.gpkg"]}}, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3)), path)  # fmt: skip
     return path, world.make(tmp_path, 96, 128).scene
 
 
@@ -57,7 +57,7 @@ def test_the_plan_knows_what_the_map_will_be_asked_for(stored, run_cli, monkeypa
     assert twice.ram > once.ram and twice.disk == pytest.approx(3 * once.disk, abs=3)  # classes, confidence; entropy, three probabilities
     seen = []
     real = Scorer._run
-    monkeypatch.setattr("labelscape.scores.Scorer._run", lambda self, image: seen.append(image.shape) or real(self, image))
+    monkeypatch.setattr("labelscape.scoring.scorer.Scorer._run", lambda self, image: seen.append(image.shape) or real(self, image))
     code, out, _ = run_cli("check", model, scene, "--tta", "flips", "--scales", "1,1.5", "--also", model, "--device", "cpu", "--json")
     assert code == 0 and json.loads(out)["plan"]["minutes"] > 0
     assert len(seen) == 3 * 2 * 4 * 2 and max(np.prod(shape[-2:]) for shape in seen) > 96 * 128  # three timings, all looks of both

@@ -7,8 +7,8 @@ import pytest
 import world
 
 from labelscape.grid import Grid, Window
-from labelscape.maps.class_names import legend_of
-from labelscape.maps.write import MapWriter
+from labelscape.rasters.class_names import legend_of
+from labelscape.rasters.write import MapWriter
 
 
 @pytest.fixture
@@ -56,15 +56,15 @@ def test_category_names_are_read_too(tmp_path):
 
 def test_a_map_writes_the_format_asked_for_and_a_stac_item(tmp_path, run_cli):
     from labelscape.checkpoint import save
+    from labelscape.contract.contract import Contract
     from labelscape.nets.catalog import create_model
-    from labelscape.scores import state_arrays
+    from labelscape.scoring.scorer import state_arrays
 
     w = world.make(tmp_path, 64, 80)
     net = create_model("fcn", in_channels=3, classes=3, widths=(8, 8, 8, 8))
     from labelscape.checkpoint import Checkpoint
 
-    save(Checkpoint(network="fcn", options={"widths": [8, 8, 8, 8]}, weights=state_arrays(net), legend=world.LEGEND, bands=("1", "2", "3"), dtype="uint16",
-                    normalisation=((4500.0, 2000.0),) * 3), tmp_path / "m.safetensors")  # fmt: skip
+    save(Checkpoint(network="fcn", options={"widths": [8, 8, 8, 8]}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3)), tmp_path / "m.safetensors")  # fmt: skip
     common = ("map", tmp_path / "m.safetensors", w.scene, "--out", tmp_path / "map", "--no-report", "--device", "cpu")
     assert run_cli(*common, "--polygons-as", "dxf")[0] == 2
     code, _, err = run_cli(*common, "--polygons-as", "geojson", "--simplify", 20)

@@ -10,13 +10,14 @@ import world
 from affine import Affine
 
 from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.contract import Contract
 from labelscape.datasets.published import cityscapes
 from labelscape.datasets.published.catalog import find_published, open_published
 from labelscape.datasets.published.predictions import as_published, file_name
 from labelscape.legend import IGNORE
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
-from labelscape.scores import state_arrays
+from labelscape.scoring.scorer import state_arrays
 
 SETS = {"deepglobe-land": world.deepglobe_land, "vaihingen": world.vaihingen, "potsdam": world.potsdam, "cityscapes": world.cityscapes}
 
@@ -48,10 +49,7 @@ def model(tmp_path, dataset, bands):
     net = create_model("fcn", in_channels=len(bands), classes=len(dataset.legend), **options)
     for _ in range(5):
         net(torch.randn(2, len(bands), 32, 32))
-    checkpoint = Checkpoint(
-        network="fcn", options=options, weights=state_arrays(net), legend=dataset.legend, bands=bands, dtype="uint8",
-        normalisation=((120.0, 60.0),) * len(bands),
-    )  # fmt: skip
+    checkpoint = Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=dataset.legend, contract=Contract(bands=bands, dtype="uint8", normalisation=((120.0, 60.0),) * len(bands)))  # fmt: skip
     return save(checkpoint, tmp_path / "m.safetensors")
 
 

@@ -11,14 +11,14 @@ from affine import Affine
 from rasterio.crs import CRS
 from scipy.ndimage import gaussian_filter
 
-from labelscape.datasets import doctor_shift
-from labelscape.datasets.doctor import check_data
-from labelscape.datasets.doctor_twins import Sketch, Sketcher, check_twins
+from labelscape.datasets.doctor import shift as doctor_shift
+from labelscape.datasets.doctor.check import check_data
+from labelscape.datasets.doctor.twins import Sketch, Sketcher, check_twins
 from labelscape.errors import BadInput
 from labelscape.grid import Grid
-from labelscape.imagery.label_values import LabelSpec
-from labelscape.imagery.labels import open_labels
-from labelscape.imagery.raster import Scene
+from labelscape.labels.values import LabelSpec
+from labelscape.labels.labels import open_labels
+from labelscape.scenes.raster import Scene
 from labelscape.legend import Legend
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -11,7 +11,7 @@ from labelscape.datasets.own import open_dataset
 from labelscape.datasets.split import PARTS, block_split
 from labelscape.errors import BadInput
 from labelscape.grid import Window
-from labelscape.imagery.label_values import LabelSpec
+from labelscape.labels.values import LabelSpec
 from labelscape.legend import IGNORE, Legend
 
 

@@ -9,7 +9,7 @@ import world
 from labelscape.datasets.own import open_dataset
 from labelscape.datasets.pairs import find_pairs
 from labelscape.errors import BadInput
-from labelscape.imagery.label_values import LabelSpec
+from labelscape.labels.values import LabelSpec
 
 HALVES = {"train": 0.5, "test": 0.5}
 

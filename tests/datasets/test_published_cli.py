@@ -12,7 +12,7 @@ from labelscape.datasets.own import open_dataset
 from labelscape.datasets.published import ade20k
 from labelscape.datasets.published.catalog import PUBLISHED, SUMMARY, find_published, open_published
 from labelscape.datasets.published.prepare import write_patches
-from labelscape.imagery.raster import Scene
+from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

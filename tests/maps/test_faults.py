@@ -11,13 +11,14 @@ import world
 import labelscape.maps.page as page
 import labelscape.maps.rasters as rasters
 import labelscape.maps.run as run
-import labelscape.maps.vectors as vectors
+import labelscape.areas.polygonize as vectors
 from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile
 from labelscape.maps.run import map_scene
-from labelscape.maps.write import MapWriter
+from labelscape.rasters.write import MapWriter
 from labelscape.nets.catalog import create_model
-from labelscape.scores import state_arrays
+from labelscape.scoring.scorer import state_arrays
 
 QUICK = {"device": "cpu", "tile_size": 192, "overlap": 16, "proba": True, "entropy": True}
 
@@ -29,10 +30,7 @@ def checkpoint():
     net = create_model("fcn", in_channels=3, classes=3, **options)
     for _ in range(5):
         net(torch.randn(2, 3, 32, 32))
-    return Checkpoint(
-        network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, bands=("1", "2", "3"), dtype="uint16",
-        normalisation=((4500.0, 2000.0),) * 3,
-    )  # fmt: skip
+    return Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3))  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,14 @@ import world
 from layouts import LAYOUTS, PLACES, virtual
 
 from labelscape.checkpoint import Checkpoint
+from labelscape.contract.contract import Contract
 from labelscape.errors import LabelscapeError
 from labelscape.grid import Grid
-from labelscape.imagery.raster import Scene
+from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
-from labelscape.scores import Scorer, state_arrays
+from labelscape.scoring.scorer import Scorer, state_arrays
 
 LEVELS = {"uint8": (100.0, 50.0), "int16": (4500.0, 2000.0), "uint16": (4500.0, 2000.0), "float32": (0.5, 0.3)}
 
@@ -31,10 +32,7 @@ def checkpoint_of(dtype, bands, names=None):
     with torch.no_grad():
         for _ in range(5):
             net(torch.randn(2, bands, 32, 32))
-    return Checkpoint(
-        network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, bands=names or tuple(str(i + 1) for i in range(bands)),
-        dtype=dtype, normalisation=(LEVELS[dtype],) * bands,
-    )  # fmt: skip
+    return Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=names or tuple(str(i + 1) for i in range(bands)), dtype=dtype, normalisation=(LEVELS[dtype],) * bands))  # fmt: skip
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # rasterio's log cannot say names that are no UTF-8

@@ -14,6 +14,7 @@ import world
 
 import labelscape.maps.rasters as rasters
 from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile, BadOption
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
@@ -21,7 +22,7 @@ from labelscape.maps.journal import Journal
 from labelscape.maps.run import map_scene
 from labelscape.maps.seams import Seams
 from labelscape.nets.catalog import create_model
-from labelscape.scores import state_arrays
+from labelscape.scoring.scorer import state_arrays
 
 QUICK = {"report": False, "device": "cpu", "tile_size": 128, "overlap": 16, "proba": True, "entropy": True}
 
@@ -32,10 +33,7 @@ def checkpoint():
     net = create_model("skip", in_channels=3, classes=3, widths=(8, 8, 8, 8))
     for _ in range(10):
         net(torch.randn(2, 3, 64, 64))
-    return Checkpoint(
-        network="skip", options={"widths": [8, 8, 8, 8]}, weights=state_arrays(net), legend=world.LEGEND, bands=("1", "2", "3"), dtype="uint16",
-        normalisation=((4500.0, 2000.0),) * 3,
-    )  # fmt: skip
+    return Checkpoint(network="skip", options={"widths": [8, 8, 8, 8]}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3))  # fmt: skip
 
 
 def bytes_of(folder):

@@ -9,16 +9,17 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.contract import Contract
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadFile, BadInput
 from labelscape.evaluation.confusion import count
 from labelscape.evaluation.measure import evaluate
-from labelscape.imagery.raster import Scene
+from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE
 from labelscape.maps.run import map_scene
-from labelscape.maps.stitch import plan_for, score_tiles
+from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.nets.catalog import create_model
-from labelscape.scores import Scorer, predict, state_arrays
+from labelscape.scoring.scorer import Scorer, predict, state_arrays
 
 QUICK = {"report": False, "device": "cpu"}
 
@@ -31,10 +32,7 @@ def random_checkpoint(network="fcn", bands=3, *, scale=(4500.0, 2000.0), seed=0,
         net.train()
         for _ in range(20):
             net(torch.randn(2, bands, 64, 64))
-    return Checkpoint(
-        network=network, options={"widths": [8, 8, 8, 8], **options}, weights=state_arrays(net), legend=world.LEGEND,
-        bands=names or tuple(str(i + 1) for i in range(bands)), dtype="uint16", normalisation=(scale,) * bands,
-    )  # fmt: skip
+    return Checkpoint(network=network, options={"widths": [8, 8, 8, 8], **options}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=names or tuple(str(i + 1) for i in range(bands)), dtype="uint16", normalisation=(scale,) * bands))  # fmt: skip
 
 
 @pytest.mark.parametrize("network", ["fcn", "unpooling", "skip", "mlp"])

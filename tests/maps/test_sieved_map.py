@@ -10,11 +10,12 @@ import rasterio
 import world
 
 from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.contract import Contract
 from labelscape.errors import BadOption
 from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
-from labelscape.scores import state_arrays
+from labelscape.scoring.scorer import state_arrays
 
 
 @pytest.fixture
@@ -22,8 +23,7 @@ def stored(tmp_path):
     """An untrained checkpoint, which maps nothing but specks, and a scene."""
     options = {"widths": [4, 4, 4, 4]}
     net = create_model("fcn", in_channels=3, classes=3, **options)
-    save(Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, bands=("1", "2", "3"), dtype="uint16",
-                    normalisation=((4500.0, 2000.0),) * 3), tmp_path / "m.safetensors")  # fmt: skip
+    save(Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3)), tmp_path / "m.safetensors")  # fmt: skip
     return tmp_path / "m.safetensors", world.make(tmp_path, 200, 260).scene
 
 
@@ -62,7 +62,7 @@ def test_a_map_killed_while_it_is_sieved_goes_on(stored, tmp_path):
     whole = map_scene(model, scene, tmp_path / "whole", device="cpu", report=False, sieve=1)
     script = f"""
 import os, signal
-import labelscape.maps.sieve as s
+import labelscape.areas.sieve as s
 s._Sieve.decided = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 from labelscape.maps.run import map_scene
 map_scene({str(model)!r}, {str(scene)!r}, {str(tmp_path / "map")!r}, device="cpu", report=False, sieve=1)

@@ -16,13 +16,14 @@ from rasterio.windows import Window as RasterioWindow
 from rio_cogeo import cog_validate
 
 from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.contract import Contract
 from labelscape.grid import Grid, Window
-from labelscape.imagery.holes import may_hold
-from labelscape.imagery.raster import Scene
+from labelscape.scenes.holes import may_hold
+from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE, Legend
-from labelscape.maps.trace import trace
+from labelscape.areas.trace import trace
 from labelscape.nets.catalog import create_model
-from labelscape.scores import predict, state_arrays
+from labelscape.scoring.scorer import predict, state_arrays
 
 BANDS, CLASSES, GIGABYTE = 4, 12, 10**9
 SPARSE = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1, "sparse_ok": True, "bigtiff": "IF_SAFER"}
@@ -53,10 +54,7 @@ def model(folder):
     for _ in range(5):
         net(torch.randn(2, BANDS, 32, 32))
     names = tuple(str(n + 1) for n in range(BANDS))
-    checkpoint = Checkpoint(
-        network="fcn", options=options, weights=state_arrays(net), legend=Legend.of_names([f"class {n}" for n in range(CLASSES)]), bands=names,
-        dtype="uint16", normalisation=((4500.0, 2000.0),) * BANDS,
-    )  # fmt: skip
+    checkpoint = Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=Legend.of_names([f"class {n}" for n in range(CLASSES)]), contract=Contract(bands=names, dtype="uint16", normalisation=((4500.0, 2000.0),) * BANDS))  # fmt: skip
     return checkpoint, save(checkpoint, folder / "model.safetensors")
 
 

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from labelscape import demo
 from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.contract.contract import Contract
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadFile, UnknownName
-from labelscape.imagery.label_values import LabelSpec
+from labelscape.labels.values import LabelSpec
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, list_models, options_of
 from labelscape.nets.count import on_meta
-from labelscape.scores import build, state_arrays
+from labelscape.scoring.scorer import build, state_arrays
 
 WIDTHS = {"widths": (4, 6, 8, 10)}
 DENSE = {"encoder": (1, 2, 1, 1), "decoder": (1, 1, 2, 1), "stem": 8, "growth": 4, "width": 8, "head_width": 8}
@@ -132,10 +133,7 @@ def test_every_parameter_has_a_finite_gradient(name: str) -> None:
 @every_network
 def test_a_stored_network_scores_the_same(name: str, tmp_path: Path) -> None:
     net, image = settled(name), image_of(1, 3, 41, 50)
-    checkpoint = Checkpoint(
-        network=name, options=SMALL[name], weights=state_arrays(net), legend=Legend.of_names(["a", "b", "c", "d"]), bands=("x", "y", "z"),
-        dtype="float32", normalisation=((0, 1),) * 3,
-    )  # fmt: skip
+    checkpoint = Checkpoint(network=name, options=SMALL[name], weights=state_arrays(net), legend=Legend.of_names(["a", "b", "c", "d"]), contract=Contract(bands=("x", "y", "z"), dtype="float32", normalisation=((0, 1),) * 3))  # fmt: skip
     restored = build(load(save(checkpoint, tmp_path / "net.safetensors")))
     assert not restored.training and restored.state_dict().keys() == net.state_dict().keys()
     with torch.no_grad():

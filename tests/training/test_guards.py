@@ -10,8 +10,8 @@ import labelscape.evaluation.measure as measure
 import labelscape.training.phase as phase
 from labelscape.checkpoint import load
 from labelscape.errors import BadFile, BadInput, BadOption
-from labelscape.imagery import bands
-from labelscape.imagery.raster import Scene
+from labelscape.contract import bands
+from labelscape.scenes.raster import Scene
 from labelscape.training.loop import blank_checkpoint, open_recipe_data, train
 from labelscape.training.recipe import make_recipe
 from labelscape.training.rehearse import rehearse
@@ -122,7 +122,7 @@ def test_statistics_know_nothing_of_what_is_held_out_whole(tmp_path):
     fields = camvid(tmp_path / "a", {"train": ["a", "b"], "val": ["c"], "test": ["d", "e"]})
     recipe = make_recipe(**fields)
     with open_recipe_data(recipe.data, 0) as dataset:
-        found = blank_checkpoint(recipe, dataset).normalisation
+        found = blank_checkpoint(recipe, dataset).contract.normalisation
         seen = np.concatenate([s.scene.read().pixels.reshape(3, -1) for s in dataset.part("train")], axis=1)
     np.testing.assert_allclose(np.array(found), np.stack([seen.mean(axis=1), seen.std(axis=1)], axis=1))
 

@@ -144,7 +144,7 @@ def test_training_learns_writes_and_repeats_bit_for_bit(data, tmp_path):
     assert first.scores["skip"]["overall_accuracy"] > 0.7
     back = load(tmp_path / "a" / "skip.safetensors")
     assert back.describe() == first.describe()
-    assert back.nodata == 0
+    assert back.contract.nodata == 0
     assert back.pixel_size == pytest.approx(10, rel=1e-3)
     assert (tmp_path / "a" / "skip.csv").read_text().startswith("step,loss,rate\n10,")
     with pytest.raises(BadFile, match="--overwrite"):

@@ -13,7 +13,7 @@ from labelscape.cli.options import AsJson, Nodata, numbers_of, pairs_of, print_j
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
-    from labelscape.datasets.doctor import Finding
+    from labelscape.datasets.doctor.check import Finding
 
 NAME = "check"
 Texts = list[str]
@@ -50,9 +50,9 @@ def run_check(
     if dataset is not None:
         _print(*_check_published(dataset, images, settings), as_json)
         return
-    from labelscape.datasets.doctor import check_data
+    from labelscape.datasets.doctor.check import check_data
     from labelscape.datasets.pairs import find_pairs, parts_given
-    from labelscape.imagery.label_values import LabelSpec
+    from labelscape.labels.values import LabelSpec
     from labelscape.legend import IGNORE, Legend
     from labelscape.progress import bar
 
@@ -75,7 +75,7 @@ def run_check(
 
 
 def _check_published(name: str, folders: Texts, settings: Texts) -> tuple[list[Finding], int]:
-    from labelscape.datasets.doctor import check_published
+    from labelscape.datasets.doctor.check import check_published
     from labelscape.datasets.published.catalog import find_published
     from labelscape.progress import bar
 

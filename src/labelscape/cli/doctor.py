@@ -75,7 +75,7 @@ def _projections() -> str:
 def _device() -> str:
     import torch
 
-    from labelscape.scores import pick_device
+    from labelscape.scoring.scorer import pick_device
 
     device = pick_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()

@@ -147,13 +147,13 @@ def _same_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
 
 def _as_the_model_reads(checkpoint: Checkpoint, images: list[str]) -> dict[str, Any]:
     """The checkpoint's bands where the first scene has them by name, else its own order; its pixel size where the scene's pixels are finer."""
-    from labelscape.imagery.fit import is_finer
-    from labelscape.imagery.virtual import open_scene
+    from labelscape.contract.adjust import is_finer
+    from labelscape.scenes.mosaic import open_scene
 
     if Path(images[0]).is_dir() and any((Path(images[0]) / n).is_dir() for n in ("images", "image", "img_dir", "img")):
         return {}
     with open_scene(scene_of(images[0]), wanted=checkpoint.bands) as scene:
         return {
             "bands": list(checkpoint.bands) if set(checkpoint.bands) <= set(scene.bands) else None,
-            "pixel_size": checkpoint.pixel_size if is_finer(checkpoint, scene) else None,
+            "pixel_size": checkpoint.pixel_size if is_finer(checkpoint.contract, scene) else None,
         }

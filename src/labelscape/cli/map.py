@@ -123,6 +123,8 @@ def _tell(result: MapResult, as_json: bool) -> None:
             "seam_score": None if math.isnan(result.seam) else result.seam, "seconds": result.seconds,
         })  # fmt: skip
         return
+    from labelscape.evaluation.text import print_areas
+
     print_areas(result.areas)
     if result.sieved is not None:
         print("\nsieved, as the polygons are: ", end="")
@@ -131,10 +133,3 @@ def _tell(result: MapResult, as_json: bool) -> None:
         print(f"seam score {result.seam:.2f}: classes change {result.seam:.2f} times as often where tiles meet as inside them (1: no trace of tiles)")
     for kind, path in result.paths.items():
         print(f"{kind:<11}{path}")
-
-
-def print_areas(areas: tuple) -> None:
-    total = max(1, sum(a.pixels for a in areas))
-    print(f"{'class':<20}{'pixels':>14}{'share':>9}{'hectares':>14}")
-    for a in areas:
-        print(f"{a.name:<20}{a.pixels:>14,}{100 * a.pixels / total:>8.2f}%" + (f"{a.hectares:>14,.2f}" if a.hectares is not None else f"{'-':>14}"))

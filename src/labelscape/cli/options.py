@@ -13,7 +13,7 @@ import typer
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
-    from labelscape.scores import Protocol
+    from labelscape.scoring.scorer import Protocol
 
 TileSize = Annotated[int | None, typer.Option("--tile-size", help="Side of a tile in pixels, overlap included.", show_default="1152 to 2048 as memory lets")]
 Overlap = Annotated[int | None, typer.Option("--overlap", help="Pixels a tile sees beyond its core on each side.", show_default="the network's reach")]
@@ -59,7 +59,7 @@ def print_json(value: Any) -> None:
 
 def protocol_of(tta: str, scales: str, average: str) -> Protocol:
     """The options of looking several times, as a value."""
-    from labelscape.scores import Protocol
+    from labelscape.scoring.scorer import Protocol
 
     try:
         factors = tuple(float(part) for part in scales.split(","))

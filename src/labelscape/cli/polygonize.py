@@ -31,8 +31,8 @@ def run(
 
       labelscape polygonize map/scene_class.tif "postgresql://gis@localhost/maps?table=land_cover"
     """
-    from labelscape.maps.class_names import legend_of
-    from labelscape.maps.vectors import polygonize
+    from labelscape.rasters.class_names import legend_of
+    from labelscape.areas.polygonize import polygonize
     from labelscape.progress import bar
 
     names, rows = legend_of(raster, legend)

@@ -11,7 +11,7 @@ import typer
 from labelscape.cli.options import AsJson, Overwrite, print_json
 
 if TYPE_CHECKING:
-    from labelscape.maps.sieve import SieveSummary
+    from labelscape.areas.sieve import SieveSummary
 
 NAME = "sieve"
 
@@ -32,8 +32,8 @@ def run(
 
     Example: labelscape sieve map/scene_class.tif map/scene_half_hectare.tif --min-area 0.5
     """
-    from labelscape.maps.class_names import legend_of
-    from labelscape.maps.sieve import check_minimum, sieve
+    from labelscape.rasters.class_names import legend_of
+    from labelscape.areas.sieve import check_minimum, sieve
     from labelscape.progress import bar
 
     check_minimum(min_area)

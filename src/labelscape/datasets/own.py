@@ -12,19 +12,19 @@ import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from labelscape.datasets.doctor_labels import is_soft_mask, tally
+from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.nearby import REACH, near_counts
 from labelscape.datasets.pairs import find_pairs, parts_given
 from labelscape.datasets.split import PARTS, RANDOM_BLOCK, BlockSplit, block_split, random_split
 from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Window
-from labelscape.imagery.files import Source
-from labelscape.imagery.label_values import LabelSpec, look_like_masks, raster_legend
-from labelscape.imagery.labels import Labels, open_labels
-from labelscape.imagery.placing import declares
-from labelscape.imagery.polygons import VECTOR_SUFFIXES
-from labelscape.imagery.raster import Patch, Scene, Units
-from labelscape.imagery.virtual import open_scene, seen_as
+from labelscape.scenes.files import Source
+from labelscape.labels.values import LabelSpec, look_like_masks, raster_legend
+from labelscape.labels.labels import Labels, open_labels
+from labelscape.scenes.placing import declares
+from labelscape.scenes.polygons import VECTOR_SUFFIXES
+from labelscape.scenes.raster import Patch, Scene, Units
+from labelscape.scenes.mosaic import open_scene, seen_as
 from labelscape.legend import IGNORE, Legend
 
 HOLD_BYTES = 1 << 30

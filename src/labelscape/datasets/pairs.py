@@ -10,7 +10,7 @@ from pathlib import Path
 from labelscape.datasets.published.layout import PART_FOLDERS, lines_of, part_by_folder
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
-from labelscape.imagery.files import RASTER_SUFFIXES, Source
+from labelscape.scenes.files import RASTER_SUFFIXES, Source
 
 SIDES = {
     "images": ("images", "image", "img_dir", "img"),

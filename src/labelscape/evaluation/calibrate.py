@@ -53,8 +53,8 @@ def expected_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _logits(checkpoint: Checkpoint, dataset: Dataset, part: str | None, device: str) -> tuple[np.ndarray, np.ndarray]:
-    from labelscape.maps.stitch import plan_for, score_tiles
-    from labelscape.scores import Scorer
+    from labelscape.scoring.stitch import plan_for, score_tiles
+    from labelscape.scoring.scorer import Scorer
 
     scorer = Scorer.of(checkpoint, device=device)
     scenes = dataset.scenes if part is None else dataset.part(part)

@@ -18,7 +18,7 @@ from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
 if TYPE_CHECKING:
-    from labelscape.scores import Protocol
+    from labelscape.scoring.scorer import Protocol
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def evaluate(
     Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are kept. Raises BadInput where the
     part holds no label and nothing is kept.
     """
-    from labelscape.maps.stitch import plan_for, score_tiles
-    from labelscape.scores import Protocol, Scorer
+    from labelscape.scoring.stitch import plan_for, score_tiles
+    from labelscape.scoring.scorer import Protocol, Scorer
 
     scorer = Scorer.of(load_all(checkpoint), device=device, precision=precision, protocol=protocol or Protocol())
     legend = scorer.checkpoint.legend

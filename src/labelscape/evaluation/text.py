@@ -104,3 +104,11 @@ def _print_whole(console: Console, table: Table) -> None:
 def _printable(text: str) -> str:
     """A name from a stranger's checkpoint must not steer the terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def print_areas(areas: Sequence) -> None:
+    """A line per class: pixels, share and hectares, as `ClassArea` has them."""
+    total = max(1, sum(a.pixels for a in areas))
+    print(f"{'class':<20}{'pixels':>14}{'share':>9}{'hectares':>14}")
+    for a in areas:
+        print(f"{a.name:<20}{a.pixels:>14,}{100 * a.pixels / total:>8.2f}%" + (f"{a.hectares:>14,.2f}" if a.hectares is not None else f"{'-':>14}"))

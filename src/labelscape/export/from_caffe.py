@@ -39,12 +39,6 @@ def import_caffe(
     for what, given, needed in (("classes", names, found.classes), ("bands", band_names, found.in_channels)):
         if len(given) != needed:
             raise BadOption(f"{Path(source).name} has {needed} {what}; {len(given)} names were given: {', '.join(given)}.")
-    checkpoint = Checkpoint(
-        network=found.name, options=dict(found.options), weights={key: value.numpy() for key, value in found.weights.items()},
-        legend=Legend.of_names(names, colors=ISPRS_COLORS if names == CLASSES[5] else None), bands=band_names, dtype="uint8",
-        normalisation=((0.0, 1.0),) * found.in_channels,  # raw 0..255, as the authors fed it
-        pixel_size=pixel_size or PIXEL_SIZES.get(found.classes), crs_kind="projected",
-        recipe={"imported_from": Path(source).name, "paper": "Maggiori et al. 2017", "notes": list(found.notes)},
-    )  # fmt: skip
+    checkpoint = Checkpoint(network=found.name, options=dict(found.options), weights={key: value.numpy() for key, value in found.weights.items()}, legend=Legend.of_names(names, colors=ISPRS_COLORS if names == CLASSES[5] else None), recipe={"imported_from": Path(source).name, "paper": "Maggiori et al. 2017", "notes": list(found.notes)}, contract=Contract(bands=band_names, dtype="uint8", normalisation=((0.0, 1.0),) * found.in_channels, pixel_size=pixel_size or PIXEL_SIZES.get(found.classes), crs_kind="projected"))  # fmt: skip
     save(checkpoint, out)
     return checkpoint, list(found.notes)

@@ -17,8 +17,8 @@ from rasterio.errors import RasterioError
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Window
-from labelscape.imagery.files import gdal, reason
-from labelscape.maps.write import GDAL_FAILURES, compression
+from labelscape.scenes.files import gdal, reason
+from labelscape.rasters.write import GDAL_FAILURES, compression
 
 
 def goes_on(folder: Path, settings: dict) -> bool:

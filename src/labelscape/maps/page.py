@@ -10,8 +10,8 @@ import rasterio
 from labelscape.checkpoint import Checkpoint
 from labelscape.evaluation.metrics import DEFINITIONS
 from labelscape.evaluation.report import AreaRow, ConfusionFigure, Curve, ModelScores, Picture, Report, write_report
-from labelscape.imagery.files import gdal
-from labelscape.imagery.raster import Scene
+from labelscape.scenes.files import gdal
+from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE, Legend
 
 SIDE = 1000

@@ -16,16 +16,16 @@ from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.errors import BadInput
 from labelscape.files import written_whole
 from labelscape.grid import Window
-from labelscape.imagery.contract import REFUSED, Finding, compare, verdict
-from labelscape.imagery.files import GDAL_CACHE_BYTES, Source
-from labelscape.imagery.fit import fitted
-from labelscape.imagery.raster import Scene
-from labelscape.imagery.sample import sampled_windows
-from labelscape.imagery.virtual import open_scene
-from labelscape.maps.memory import network_bytes
-from labelscape.maps.stitch import ScoredTile, match_bands, plan_for
-from labelscape.scores import Protocol, Scorer
-from labelscape.tiles import TilePlan
+from labelscape.contract.compare import REFUSED, Finding, compare, verdict
+from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
+from labelscape.contract.adjust import fitted
+from labelscape.scenes.raster import Scene
+from labelscape.contract.sample import sampled_windows
+from labelscape.scenes.mosaic import open_scene
+from labelscape.scoring.memory import network_bytes
+from labelscape.scoring.stitch import ScoredTile, match_bands, plan_for
+from labelscape.scoring.scorer import Protocol, Scorer
+from labelscape.scoring.tiles import TilePlan
 
 PROCESS_BYTES = 450 * 2**20
 """What Python, torch and GDAL take before the first tile."""
@@ -82,9 +82,9 @@ def check(
     checkpoint = models[0]
     scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
     with open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored, ExitStack() as handles:
-        opened, mended = fitted(checkpoint, as_stored)
+        opened, mended = fitted(checkpoint.contract, as_stored)
         handles.enter_context(opened)
-        findings = (*mended, *compare(checkpoint, opened, stride=scorer.stride))
+        findings = (*mended, *compare(checkpoint.contract, opened, stride=scorer.stride))
         try:
             match_bands(checkpoint.bands, opened)
         except BadInput:

@@ -14,17 +14,17 @@ import torch
 
 from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
-from labelscape.imagery.holes import may_hold
-from labelscape.imagery.raster import Scene
+from labelscape.scenes.holes import may_hold
+from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.maps.journal import Journal
-from labelscape.maps.overviews import count_values
+from labelscape.rasters.overviews import count_values
 from labelscape.maps.seams import Seams
-from labelscape.maps.stitch import SOFTENED_ROWS, ScoredTile, score_tiles
-from labelscape.maps.write import MapWriter
+from labelscape.scoring.stitch import SOFTENED_ROWS, ScoredTile, score_tiles
+from labelscape.rasters.write import MapWriter
 from labelscape.progress import bar
-from labelscape.scores import Scorer
-from labelscape.tiles import TilePlan
+from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
 AREA_ROWS, AREA_COLUMNS = 256, 512

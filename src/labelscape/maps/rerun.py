@@ -8,7 +8,7 @@ from pathlib import Path
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.maps.run import MapResult, map_scene
-from labelscape.scores import Protocol
+from labelscape.scoring.scorer import Protocol
 
 
 def rerun(run_file: str | Path, out: str | Path, *, overwrite: bool = False) -> MapResult:

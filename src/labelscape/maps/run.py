@@ -17,22 +17,22 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import written_whole
-from labelscape.imagery.contract import compare
-from labelscape.imagery.files import Source
-from labelscape.imagery.fit import fitted
-from labelscape.imagery.raster import Scene
-from labelscape.imagery.virtual import open_scene
+from labelscape.contract.compare import compare
+from labelscape.scenes.files import Source
+from labelscape.contract.adjust import fitted
+from labelscape.scenes.raster import Scene
+from labelscape.scenes.mosaic import open_scene
 from labelscape.maps.journal import Journal, goes_on
 from labelscape.maps.plan import mark_forced, refuse_unless
-from labelscape.maps.polygon_files import SUFFIXES, check_target
+from labelscape.areas.polygon_files import SUFFIXES, check_target
 from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters
-from labelscape.maps.sieve import SieveSummary, check_minimum
-from labelscape.maps.sieve import sieve as give_away_small_areas
+from labelscape.areas.sieve import SieveSummary, check_minimum
+from labelscape.areas.sieve import sieve as give_away_small_areas
 from labelscape.maps.stac import write_item
-from labelscape.maps.stitch import match_bands, plan_for
+from labelscape.scoring.stitch import match_bands, plan_for
 from labelscape.progress import bar
-from labelscape.scores import Protocol, Scorer
-from labelscape.tiles import TilePlan
+from labelscape.scoring.scorer import Protocol, Scorer
+from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
 LONG = 10_000_000
@@ -106,10 +106,10 @@ def map_scene(
         "device": device, "precision": precision, "force": force,
     }  # fmt: skip
     with open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored, ExitStack() as handles:
-        opened, mended = fitted(checkpoint, as_stored)
+        opened, mended = fitted(checkpoint.contract, as_stored)
         handles.enter_context(opened)
         stem = name or opened.name
-        findings = (*mended, *compare(checkpoint, opened))
+        findings = (*mended, *compare(checkpoint.contract, opened))
         if not force:
             refuse_unless(findings, opened.name)
         match_bands(checkpoint.bands, opened)  # no force makes up a band
@@ -118,7 +118,7 @@ def map_scene(
             out, stem, proba=proba, entropy=entropy, sieved=bool(sieve), polygons=polygons and polygons_as, report=report, stac=opened.grid.is_georeferenced
         )  # fmt: skip
         if polygons:
-            from labelscape.maps.vectors import check_sizes
+            from labelscape.areas.polygonize import check_sizes
 
             check_target(paths["polygons"])
             check_sizes(min_area, simplify, opened.grid, opened.name)
@@ -139,7 +139,7 @@ def map_scene(
             with bar(f"sieve {stem}", opened.grid.height, "rows", shown=shown) as tick:
                 sieved = give_away_small_areas(paths["class"], paths["sieved"], legend, min_area=sieve, overwrite=overwrite, tick=tick)
         if polygons:
-            from labelscape.maps.vectors import polygonize
+            from labelscape.areas.polygonize import polygonize
 
             with bar(f"polygons of {stem}", opened.grid.height, "rows", shown=shown) as tick:
                 source = paths["sieved" if sieve else "class"]

@@ -13,9 +13,9 @@ from torch import Tensor
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.errors import BadInput
 from labelscape.grid import Window
-from labelscape.imagery.files import gdal
+from labelscape.scenes.files import gdal
 from labelscape.legend import IGNORE
-from labelscape.scores import normalise
+from labelscape.scoring.scorer import normalise
 from labelscape.training.recipe import Recipe
 
 CACHE_BYTES = 512 * 2**20

@@ -11,13 +11,14 @@ from tempfile import TemporaryFile
 from lightning_fabric import Fabric
 
 from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.contract.contract import Contract
 from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid
-from labelscape.imagery.bands import survey
-from labelscape.imagery.colours import colours_of
-from labelscape.imagery.label_values import LabelSpec
+from labelscape.contract.bands import survey
+from labelscape.contract.colours import colours_of
+from labelscape.labels.values import LabelSpec
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
@@ -84,7 +85,7 @@ def _base_network(
     if path.exists():
         done = load(path)
         changed = differing(done.recipe, settings)
-        if not changed and (done.legend, done.normalisation) != (blank.legend, blank.normalisation):
+        if not changed and (done.legend, done.contract.normalisation) != (blank.legend, blank.contract.normalisation):
             changed = ["the files"]
         if changed:
             raise BadFile(
@@ -211,12 +212,7 @@ def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] 
     statistics, samples = survey((s.scene for s in dataset.learned_from()), tick=tick)
     first: Grid = dataset.scenes[0].scene.grid
     kind = "none" if not first.is_georeferenced else "geographic" if first.crs.is_geographic else "projected"
-    return Checkpoint(
-        network=recipe.network, options=dict(recipe.options), weights={}, legend=dataset.legend, bands=dataset.bands,
-        dtype=dataset.scenes[0].scene.dtype.name, normalisation=tuple((s.mean, s.std) for s in statistics), statistics=statistics,
-        colours=colours_of(samples), units=dataset.scenes[0].scene.units, pixel_size=first.ground_pixel_size,
-        nodata=dataset.scenes[0].scene.nodata, crs_kind=kind, recipe=recipe.model_dump(mode="json"),
-    )  # fmt: skip
+    return Checkpoint(network=recipe.network, options=dict(recipe.options), weights={}, legend=dataset.legend, recipe=recipe.model_dump(mode="json"), contract=Contract(bands=dataset.bands, dtype=dataset.scenes[0].scene.dtype.name, normalisation=tuple((s.mean, s.std) for s in statistics), statistics=statistics, colours=colours_of(samples), units=dataset.scenes[0].scene.units, pixel_size=first.ground_pixel_size, nodata=dataset.scenes[0].scene.nodata, crs_kind=kind))  # fmt: skip
 
 
 def _shared_options(network: str, options: dict) -> dict:

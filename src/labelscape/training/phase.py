@@ -24,12 +24,12 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.files import written_whole
-from labelscape.imagery.bands import band_statistics
+from labelscape.contract.bands import band_statistics
 from labelscape.nets import dfcnet, maggiori
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, entry
 from labelscape.progress import bar
-from labelscape.scores import state_arrays
+from labelscape.scoring.scorer import state_arrays
 from labelscape.training.board import board
 from labelscape.training.crops import Drawing, index_crops
 from labelscape.training.losses import auto_weights, shares, total_loss
@@ -220,7 +220,7 @@ def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Datase
     """The recipe's task and its classmate's. Raises BadInput where the two cannot share a trunk."""
     index = index_crops(dataset)
     automatic = recipe.class_weights == "auto"
-    tasks = [Task(Drawing.of(recipe, index, blank.normalisation), auto_weights(torch.from_numpy(index.class_counts)) if automatic else None)]
+    tasks = [Task(Drawing.of(recipe, index, blank.contract.normalisation), auto_weights(torch.from_numpy(index.class_counts)) if automatic else None)]
     if mate is not None:
         if len(mate.bands) != len(dataset.bands):
             raise BadInput(

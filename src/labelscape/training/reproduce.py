@@ -115,7 +115,7 @@ def score_row(recipe: Recipe, setting: Setting, place: Path, root: Path, *, over
     the row with other settings, unless `overwrite`.
     """
     from labelscape.evaluation.measure import evaluate
-    from labelscape.scores import Protocol
+    from labelscape.scoring.scorer import Protocol
 
     target, finished = checkpoint_path(place, recipe.network), place / "scores.json"
     own = recipe.model_dump(mode="json")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Pair, Published, keyed, matched_pairs, rasters
 from labelscape.errors import BadFile
-from labelscape.imagery.coded import Code
+from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
 
 HOME = Home(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Pair, Published, rasters
-from labelscape.imagery.coded import Code
+from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
 
 HOME = Home(

@@ -21,9 +21,9 @@ from labelscape.datasets.published.loveda import open_loveda
 from labelscape.datasets.published.pascal_context import open_pascal_context
 from labelscape.datasets.published.prepared import open_prepared
 from labelscape.errors import BadInput, BadOption, UnknownName
-from labelscape.imagery.coded import CodedLabels, NoLabels
-from labelscape.imagery.labels import Labels
-from labelscape.imagery.lazy import LazyScene
+from labelscape.labels.coded import CodedLabels, NoLabels
+from labelscape.labels.labels import Labels
+from labelscape.scenes.lazy import LazyScene
 
 PUBLISHED: dict[str, Callable[..., Published]] = {
     "gid-5": partial(open_gid, classes=5), "gid-15": partial(open_gid, classes=15), "gid-mtl5": open_gid_mtl5,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Pair, Published, keyed, part_by_folder, rasters
 from labelscape.errors import UnknownName
-from labelscape.imagery.coded import Code
+from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, LandClass, Legend
 
 HOME = Home(

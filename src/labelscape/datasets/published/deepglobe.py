@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Published, keyed, matched_pairs, part_by_folder, rasters, seeded_parts
-from labelscape.imagery.coded import Code
+from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
 
 PAGE = "http://deepglobe.org/challenge.html (CodaLab: land cover 18468, roads 18467)"

@@ -14,8 +14,8 @@ from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Published
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.grid import Window
-from labelscape.imagery.coded import Code
-from labelscape.imagery.files import gdal, open_raster
+from labelscape.labels.coded import Code
+from labelscape.scenes.files import gdal, open_raster
 from labelscape.legend import IGNORE, Legend
 
 HOME = Home(

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Published, keyed, matched_pairs, rasters
-from labelscape.imagery.coded import Code
+from labelscape.labels.coded import Code
 from labelscape.legend import Legend
 
 HOME = Home(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labelscape.datasets.published.layout import Home, Pair, Published, keyed, matched_pairs, rasters
 from labelscape.errors import UnknownName
-from labelscape.imagery.coded import Code
+from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
 
 PAGE = "https://www.isprs.org/education/benchmarks/UrbanSemLab/"

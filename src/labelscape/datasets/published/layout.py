@@ -12,8 +12,8 @@ import numpy as np
 
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, UnknownName
-from labelscape.imagery.coded import Code, Reader
-from labelscape.imagery.files import RASTER_SUFFIXES, Source
+from labelscape.labels.coded import Code, Reader
+from labelscape.scenes.files import RASTER_SUFFIXES, Source
 from labelscape.legend import Legend
 
 RED_GREEN_BLUE = ("red", "green", "blue")

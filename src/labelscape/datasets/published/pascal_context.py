@@ -12,7 +12,7 @@ import numpy as np
 
 from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Pair, Published, first_folder, lines_of, rasters
 from labelscape.errors import BadFile, UnknownName
-from labelscape.imagery.coded import Code
+from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
 
 HOME = Home(

@@ -11,7 +11,7 @@ from labelscape.datasets.published.cityscapes import LABEL_IDS
 from labelscape.datasets.published.layout import Pair, Published
 from labelscape.files import written_whole
 from labelscape.grid import Grid
-from labelscape.imagery.files import gdal
+from labelscape.scenes.files import gdal
 from labelscape.legend import IGNORE
 
 ASKED_FOR = {"cityscapes": LABEL_IDS, "loveda": tuple(range(7))}

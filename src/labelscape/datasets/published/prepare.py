@@ -19,8 +19,8 @@ from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Grid, Window
-from labelscape.imagery.files import gdal
-from labelscape.imagery.raster import Patch
+from labelscape.scenes.files import gdal
+from labelscape.scenes.raster import Patch
 from labelscape.legend import IGNORE, Legend
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from labelscape.datasets.published.layout import Home, Published, listed_pairs
 from labelscape.errors import BadFile, LabelscapeError
-from labelscape.imagery.coded import Code
-from labelscape.imagery.raster import Scene
+from labelscape.labels.coded import Code
+from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE, Legend
 
 HOME = Home("Prepared patches", "any published set", "nothing; run labelscape data prepare NAME PATH --out DIR",

@@ -1,0 +1,243 @@
+"""A class map without areas below a minimum mapping unit: each is given to a neighbour, so that no holes are left.
+
+Which neighbour is said in `neighbours`: the smallest area first, each to the class with which it shares the longest border. GRASS (`v.clean
+tool=rmarea`), QGIS and ArcGIS ("Eliminate", by the longest common border) choose alike, in polygons and in one pass, after which areas below the
+minimum may be left. `gdal_sieve` gives an area to its largest neighbour, also where it touches that with a single pixel side, and leaves alone
+areas that have none but small neighbours; here those grow together until they are large enough. What is left below the minimum lies alone
+between pixels of no data.
+
+The map is read once, strip by strip. An area is given away as soon as all around it is known, and a strip is written when all of it is; a graph
+is kept only of areas that are small so far, and of them only of those that still wait for what lies below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+from labelscape.errors import BadOption
+from labelscape.grid import Grid, Window
+from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.holes import stored_blocks
+from labelscape.legend import IGNORE, Legend
+from labelscape.rasters.class_names import check_class_map, legend_of
+from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, given_away
+from labelscape.areas.trace import connected, read_run, runs_of, strip_height, without_nodata
+from labelscape.rasters.write import MapWriter
+
+SLACK = 1e-9
+"""Sizes are sums of rounded numbers: an area that lacks no more than this share of the minimum has it."""
+
+
+@dataclass(frozen=True)
+class SievedClass:
+    """How much of a class there was before and is after, in pixels and in hectares on the WGS 84 ellipsoid (None without coordinates)."""
+
+    name: str
+    pixels_before: int
+    pixels: int
+    hectares_before: float | None
+    hectares: float | None
+
+
+@dataclass(frozen=True)
+class SieveSummary:
+    """How many areas were given to a neighbour, how many below the minimum have none, and what became of the classes."""
+
+    given: int
+    left: int
+    changed_pixels: int
+    classes: tuple[SievedClass, ...]
+
+
+@dataclass
+class _Part:
+    """A part of a strip: its class values, and which of its pixels (N,) change or are not decided yet, with their node each."""
+
+    window: Window
+    values: np.ndarray
+    where: np.ndarray
+    nodes: np.ndarray
+
+
+def check_minimum(least: float) -> None:
+    """Raises BadOption where a minimum mapping unit cannot be."""
+    if not 0 < least < math.inf:
+        raise BadOption(f"The smallest area of the sieve is {least:g}; a number above 0 was expected, in hectares (pixels without coordinates).")
+
+
+def sieve(
+    raster: str | Path, out: str | Path, legend: Legend | None = None, *, min_area: float, strip_rows: int | None = None, overwrite: bool = False,
+    tick: Callable[[int], None] | None = None,
+) -> SieveSummary:  # fmt: skip
+    """Write the class map `raster` to `out` with every area below `min_area` given to a neighbour; both are GeoTIFFs of one band of class values.
+
+    min_area  hectares on the WGS 84 ellipsoid, of a raster without coordinates pixels; areas are connected by pixel sides
+    legend    by default the names and colours that come with the raster
+    tick      called with the number of rows done
+
+    Pixels of 255 and of the raster's own nodata value are never changed and never a neighbour. All classes are treated alike, "unknown" of
+    `map_scene(reject=...)` too: a doubtful spot smaller than what is mapped is part of what it lies in, a sure one in doubtful ground becomes
+    doubtful. The result does not depend on `strip_rows`. It is a COG with colours, attribute table, overviews and nodata value of the raster.
+    Raises BadOption for a minimum that cannot be, BadInput for a raster that is no class map, BadFile.
+    """
+    check_minimum(min_area)
+    if Path(out).suffix.lower() not in (".tif", ".tiff"):
+        raise BadOption(f"{out}: a sieved map is a GeoTIFF, .tif or .tiff; `polygonize --sieve` makes polygons of it.")
+    with gdal(), open_raster(raster) as file:
+        grid = Grid(file.crs, file.transform, file.height, file.width)
+        check_class_map(file, raster)
+        if Path(out).exists() and Path(raster).exists() and Path(out).samefile(raster):
+            raise BadOption(f"{out} is the map itself; name another file for the sieved one.")
+        legend = legend or legend_of(raster)[0]
+        tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}
+        tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_georeferenced else 'pixels'}"
+        nodata = int(file.nodata) if file.nodata in range(256) else IGNORE
+        with MapWriter(out, grid, "uint8", 1, nodata, legend=legend, tags=tags, overwrite=overwrite) as writer:
+            work = _Sieve(file, grid, min_area * (1e4 if grid.is_georeferenced else 1) * (1 - SLACK))
+            rows = strip_rows or _rows(grid.width)
+            for top in range(0, grid.height, rows):
+                strip = Window(top, 0, min(rows, grid.height - top), grid.width)
+                for part in work.decided(strip):
+                    writer.write(part.window, part.values)
+                if tick:
+                    tick(strip.height)
+    return work.summary(legend)
+
+
+def _rows(width: int) -> int:
+    """Rows of a strip: of those of `trace` a power of two, so that strips and blocks of a map end together."""
+    return 2 ** int(math.log2(strip_height(width)))
+
+
+class _Sieve:
+    """What is known of a map down to a row: the small areas, the node of each pixel of that row (-1: none), and the parts that wait."""
+
+    def __init__(self, file: rasterio.DatasetReader, grid: Grid, least: float) -> None:
+        self.file, self.grid, self.least = file, grid, least
+        self.stored = None if file.nodata is None else stored_blocks(file, [1])
+        self.nodes, self.borders = Nodes.none(), Borders.none()
+        self.above = np.full(grid.width, -1)
+        self.waiting: list[_Part] = []
+        self.pieces, self.of = Nodes.none()[:0], np.zeros(0, np.int64)
+        """Pieces of areas, each within a strip, that are not decided, and the node of each."""
+        self.given = self.left = self.changed = 0
+        self.before, self.after = np.zeros((2, 2, LARGE))
+        """Pixels and sizes (2, 256) by class."""
+
+    def decided(self, strip: Window) -> list[_Part]:
+        """Take in the next strip; the parts of the map that are now ready to be written."""
+        runs = [(run, read_run(self.file, run)) for run in runs_of(self.file, self.stored, strip)]
+        if not runs and len(self.nodes) == LARGE:
+            return []
+        parts, old, below = [], len(self.nodes), np.full(self.grid.width, -1)
+        found, pairs = [self.nodes.closed()], [np.zeros((2, 0), np.int64)]
+        count = old
+        for run, values in runs:
+            classes = without_nodata(values, self.file.nodata)
+            labels, nodes = self._numbered(classes, run, ends=run.bottom == self.grid.height)
+            meet = (self.above[run.left : run.right] >= 0) & (labels[0] >= 0)
+            pairs.append(np.stack([self.above[run.left : run.right][meet], labels[0][meet] + count]))
+            below[run.left : run.right] = np.where(labels[-1] >= 0, labels[-1] + count, -1)
+            parts.append((run, values, classes, labels, count))
+            found.append(nodes)
+            count += len(nodes)
+        nodes, pairs = Nodes.together(found), np.concatenate(pairs, axis=1)
+        pieces = nodes[np.arange(old, count)]
+        nodes, number = fused(nodes, pairs[:, nodes.kinds[pairs[0]] == nodes.kinds[pairs[1]]], self.least)
+        borders = [self.borders.renamed(number)]
+        borders += [self._borders(classes, labels, first, run, number) for run, _, classes, labels, first in parts]
+        nodes, borders, step, given = given_away(nodes, Borders.together(borders), self.least)
+        number = self._carry_on(nodes, borders, step[number])
+        self.given += given
+        self.above = np.where(below >= 0, number[below], -1)
+        self._count(pieces, number[old:], number)
+        for part in self.waiting:
+            part.nodes = number[part.nodes]
+        for run, values, _, labels, first in parts:
+            named = number[first:][: labels.max(initial=-1) + 1]
+            differs = np.append(named != pieces.kinds[first - old :][: len(named)], False)  # -1, of no area, is the last
+            where = np.flatnonzero(differs[labels])
+            self.waiting.append(_Part(run, values, where, named[labels.ravel()[where]]))
+        ready = [part for part in self.waiting if (part.nodes < LARGE).all()]
+        self.waiting = [part for part in self.waiting if (part.nodes >= LARGE).any()]
+        for part in ready:
+            part.values.ravel()[part.where] = part.nodes
+        return ready
+
+    def _numbered(self, classes: np.ndarray, run: Window, *, ends: bool) -> tuple[np.ndarray, Nodes]:
+        """The connected areas of a run of pixels, those of its last row open unless the map ends there."""
+        labels, kinds, pixels, sizes = connected(classes, self.grid, run.top, run.left)
+        starts = np.ones(classes.shape, bool)
+        starts[:, 1:] = classes[:, 1:] != classes[:, :-1]
+        starts = np.flatnonzero(starts & (labels >= 0))[::-1]
+        first, goes_on = np.empty(len(kinds), np.int64), np.zeros(len(kinds), bool)
+        first[labels.ravel()[starts]] = self._places(starts, run)  # the last one written is the first one met
+        if not ends:
+            goes_on[labels[-1][labels[-1] >= 0]] = True
+        return labels, Nodes(kinds.astype(np.int64), pixels.astype(np.int64), sizes, first, goes_on)
+
+    def _places(self, pixels: np.ndarray, run: Window) -> np.ndarray:
+        """Numbers of pixels of a run, counted in the whole map."""
+        rows, columns = np.divmod(pixels, run.width)
+        return (rows + run.top) * self.grid.width + columns + run.left
+
+    def _borders(self, classes: np.ndarray, labels: np.ndarray, first: int, run: Window, number: np.ndarray) -> Borders:
+        """The borders of small areas within a run, and with the row above it."""
+        flat, found = labels.ravel(), []
+        for step, differ in ((1, classes[:, 1:] != classes[:, :-1]), (run.width, classes[1:] != classes[:-1])):
+            one = np.flatnonzero(differ)
+            if step == 1 and run.width > 1:
+                one += one // (run.width - 1)
+            one = one[(flat[one] >= 0) & (flat[one + step] >= 0)]
+            a, b = number[first + flat[one]], number[first + flat[one + step]]
+            small = (a >= LARGE) | (b >= LARGE)
+            one = one[small]
+            found.append(Borders.between(a[small], b[small], self._places(one, run), self._places(one + step, run)))
+        above = self.above[run.left : run.right]
+        meet = np.flatnonzero((above >= 0) & (labels[0] >= 0))
+        here = self._places(meet, run)
+        found.append(Borders.between(number[above[meet]], number[first + labels[0][meet]], here - self.grid.width, here))
+        return Borders.together(found)
+
+    def _carry_on(self, nodes: Nodes, borders: Borders, number: np.ndarray) -> np.ndarray:
+        """Keep the areas that are not decided, with new numbers; (N,) for each node its new number, or its class where that is decided."""
+        bordering = nodes.open.copy()
+        bordering[borders.of] = True
+        own = np.flatnonzero(number == np.arange(len(nodes)))
+        own = own[own >= LARGE]
+        kept = own[bordering[own]]
+        self.left += len(own) - len(kept)
+        final = nodes.kinds.copy()
+        final[kept] = LARGE + np.arange(len(kept))
+        self.nodes, self.borders = Nodes.together([Nodes.none(), nodes[kept]]), borders.renamed(final)
+        return final[number]
+
+    def _count(self, pieces: Nodes, of: np.ndarray, number: np.ndarray) -> None:
+        """Add up what there was and, of what is decided now, what there is."""
+        self.before += _by_class(pieces, pieces.kinds)
+        pieces, of = Nodes.together([self.pieces, pieces]), np.concatenate([number[self.of], of])
+        done = of < LARGE
+        self.after += _by_class(pieces[done], of[done])
+        self.changed += int(pieces.pixels[done & (of != pieces.kinds)].sum())
+        self.pieces, self.of = pieces[~done], of[~done]
+
+    def summary(self, legend: Legend) -> SieveSummary:
+        """What became of the map, once all of it is decided."""
+        assert not self.waiting and not len(self.of) and len(self.nodes) == LARGE
+        known = self.grid.is_georeferenced
+        (old, old_sizes), (new, new_sizes) = self.before, self.after
+        return SieveSummary(self.given, self.left, self.changed, tuple(
+            SievedClass(c.name, int(old[c.value]), int(new[c.value]), *(float(s[c.value]) / 1e4 if known else None for s in (old_sizes, new_sizes)))
+            for c in legend.classes
+        ))  # fmt: skip
+
+
+def _by_class(areas: Nodes, kinds: np.ndarray) -> np.ndarray:
+    """Pixels and sizes (2, 256) of areas by these classes."""
+    return np.stack([np.bincount(kinds, weights=w, minlength=LARGE) for w in (areas.pixels, areas.sizes)])

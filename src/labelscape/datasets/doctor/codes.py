@@ -1,0 +1,75 @@
+"""Labels as small codes on a scene's pixels, 255 where unlabelled: also of files that training would refuse, for a look at their borders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from labelscape.datasets.doctor.labels import Tally, class_names, ignored, is_soft_mask
+from labelscape.grid import Window
+from labelscape.scenes.files import gdal, open_raster
+from labelscape.labels.values import LabelSpec, mask_legend
+from labelscape.labels.labels import _on_grid, open_labels
+from labelscape.scenes.raster import Scene
+from labelscape.legend import IGNORE
+
+Read = Callable[[Window], np.ndarray]
+OTHER = 254
+"""Code of what no polygon covers, where edges are looked for: a polygon ends there."""
+
+
+@contextmanager
+def coded(found: Tally, scene: Scene, spec: LabelSpec, masks: bool) -> Iterator[tuple[Read | None, list[str] | None]]:
+    """Label rasters as codes on the scene's pixels, even where training would refuse them; and the class names, if codes are classes."""
+    if found.kind in ("fractions", "picture"):
+        yield None, None
+        return
+    with gdal(), open_raster(found.source) as dataset:
+        view = dataset if found.grid.matches(scene.grid) else _on_grid(dataset, found.grid, scene.grid, scene.name)
+        with view:
+            if found.kind == "colours":
+                order = {colour: i for i, (colour, _) in enumerate(found.counts.most_common(250))}
+                yield (lambda window: _colour_codes(dataset, window, order)) if found.grid.shape == scene.grid.shape else None, None
+            elif spec.threshold is not None and found.kind == "values":
+                yield (lambda window: (view.read(1, window=window.rio) >= spec.threshold).astype(np.uint8)), mask_legend(spec).names
+            elif found.kind == "grey" or is_soft_mask(found) or masks:
+                yield (lambda window: (view.read(1, window=window.rio) >= 128).astype(np.uint8)), None
+            else:
+                known, skipped = class_names(spec), ignored(found, spec)
+                values = np.array(sorted(v for v in found.counts if v not in skipped)[:250] or [0])
+                names = [known.get(int(v), "(not used)") for v in values] if known else [f"class {v}" for v in values]
+                yield (lambda window: _value_codes(view.read(1, window=window.rio), values)), names
+
+
+def _value_codes(pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Position of every pixel's value in `values` (sorted), 255 for others."""
+    place = np.minimum(np.searchsorted(values, pixels), len(values) - 1)
+    return np.where(values[place] == pixels, place, IGNORE).astype(np.uint8)
+
+
+def _colour_codes(dataset: object, window: Window, order: dict) -> np.ndarray:
+    codes = np.full(window.shape, IGNORE, np.uint8)
+    pixels = dataset.read([1, 2, 3], window=window.rio)
+    for colour, code in order.items():
+        codes[(pixels == np.reshape(colour, (3, 1, 1))).all(axis=0)] = code
+    return codes
+
+
+def burned(label: str, scene: Scene, spec: LabelSpec) -> tuple[Read, Read, list[str]]:
+    """Polygons as codes for the search of edges, where bare ground beside a polygon is a class of its own; as training burns them; the classes."""
+    labels = open_labels(label, scene.grid, spec, scene_name=scene.name)
+    area = open_labels(spec.area, scene.grid, LabelSpec(), scene_name=scene.name) if spec.area and not spec.background else None
+
+    def codes(window: Window) -> np.ndarray:
+        found = labels.read(window)
+        bare = found == IGNORE
+        if spec.background:
+            return found  # 255 is outside the area or beneath polygons of no class: no border there
+        if area is not None:
+            bare &= area.read(window) != IGNORE
+        found[bare] = OTHER
+        return found
+
+    return codes, labels.read, labels.legend.names

@@ -1,0 +1,219 @@
+"""What label rasters hold, before anything is made of it: values, colours and their shares; and the classes over all files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+
+from labelscape.datasets.doctor.findings import Finding, share, some
+from labelscape.errors import BadFile, LabelscapeError
+from labelscape.grid import Grid
+from labelscape.scenes.files import gdal, open_raster, reason
+from labelscape.labels.values import LabelSpec, mask_legend
+from labelscape.legend import IGNORE
+
+Colour = tuple[int, int, int]
+MOST_VALUES = 4096
+"""More values or colours than this are a picture or a measurement, not classes."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Everything one label raster holds: value (or colour) -> pixels. `kind` says how it can be read.
+
+    values     one band of whole numbers
+    colours    three bands, classes as colours
+    grey       three equal bands; counted by the value of the first
+    fractions  one band that holds fractions
+    picture    too many values or colours to be classes
+    """
+
+    source: str
+    kind: str
+    counts: Counter
+    grid: Grid
+    nodata: float | None
+    palette: Mapping[int, Colour] = field(default_factory=dict)
+
+    @property
+    def pixels(self) -> int:
+        return sum(self.counts.values())
+
+
+def tally(source: str | Path) -> Tally:
+    """Count every value or colour of a label raster, block by block. Raises BadFile where it cannot be read to its end."""
+    with gdal(), open_raster(source) as dataset:
+        bands = [i for i, c in zip(dataset.indexes, dataset.colorinterp) if c != ColorInterp.alpha][:3]
+        bands = bands if len(bands) == 3 else bands[:1] or [1]
+        grid = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+        palette = {}
+        if dataset.colorinterp[0] == ColorInterp.palette:
+            palette = {value: tuple(colour[:3]) for value, colour in dataset.colormap(1).items()}
+        counts: Counter = Counter()
+        kind, grey = "values" if len(bands) == 1 else "colours", True
+        for window in grid.window.blocks(2048):
+            try:
+                pixels = dataset.read(bands, window=window.rio)
+            except (RasterioError, OSError) as error:
+                raise BadFile(f"{source} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
+            if len(bands) == 3:
+                grey = grey and bool((pixels == pixels[:1]).all())
+            elif pixels.dtype.kind == "f":
+                pixels = np.where(np.isfinite(pixels), pixels, IGNORE)
+                if (pixels != np.round(pixels)).any():
+                    kind = "fractions"
+                    break
+            counts.update(_counted(pixels))
+            if len(counts) > MOST_VALUES:
+                kind = "picture"
+                break
+        if kind == "colours" and grey:
+            kind, counts = "grey", Counter({colour[0]: n for colour, n in counts.items()})
+        return Tally(str(source), kind, counts, grid, dataset.nodata, palette)
+
+
+def thresholded(found: Tally, threshold: int) -> Tally:
+    """A grey mask's counts as those of its two classes, 0 and 1."""
+    if found.kind != "values":
+        return found
+    bright = sum(n for value, n in found.counts.items() if value >= threshold)
+    return replace(found, counts=+Counter({0: found.pixels - bright, 1: bright}), palette={})
+
+
+def _counted(pixels: np.ndarray) -> dict:
+    """(1, H, W) -> value: pixels; (3, H, W) -> colour: pixels."""
+    if len(pixels) == 1:
+        if pixels.dtype == np.uint8:
+            counts = np.bincount(pixels.ravel(), minlength=256)
+            return {int(v): int(counts[v]) for v in np.nonzero(counts)[0]}
+        values, counts = np.unique(pixels, return_counts=True)
+        return dict(zip([int(v) for v in values], counts.tolist()))
+    packed = (pixels[0].astype(np.int64) << 32) | (pixels[1].astype(np.int64) << 16) | pixels[2].astype(np.int64)
+    values, counts = np.unique(packed, return_counts=True)
+    return {(int(v) >> 32, int(v) >> 16 & 0xFFFF, int(v) & 0xFFFF): int(n) for v, n in zip(values, counts)}
+
+
+def class_names(spec: LabelSpec) -> dict[int, str] | None:
+    """Value in label rasters -> class name, as training will read it; None where classes are to be found in the files."""
+    if spec.threshold is not None:
+        return dict(enumerate(mask_legend(spec).names))
+    stored = dict(spec.values) if spec.values else {c.name: c.value for c in spec.legend.classes} if spec.legend and not spec.merge else None
+    if stored is None:
+        return None
+    new_name = {old: new for new, olds in spec.merge.items() for old in olds}
+    return {value: new_name.get(name, "(not used)") if spec.merge else name for name, value in stored.items()}
+
+
+def ignored(found: Tally, spec: LabelSpec) -> set[int]:
+    """Values of this file that mean "not labelled"; a value that has a class is one."""
+    nodata = {int(found.nodata)} if found.nodata is not None and found.nodata == found.nodata else set()
+    return ({IGNORE} | nodata | set(spec.ignore_values)) - set(class_names(spec) or ())
+
+
+def is_soft_mask(found: Tally) -> bool:
+    """A black and white mask with greys at its edges: saved as JPEG or resized with smoothing."""
+    if found.kind not in ("values", "grey") or len(found.counts) < 5 or not {0, IGNORE} & found.counts.keys():
+        return False
+    poles = sum(n for v, n in found.counts.items() if 0 <= v <= 40 or 215 <= v <= 255)
+    between = [v for v in found.counts if 40 < v < 215]
+    bright = sum(n for v, n in found.counts.items() if 215 <= v < 255)
+    return min(found.counts) >= 0 and max(found.counts) <= 255 and max(found.counts) > 40 and poles > 0.9 * found.pixels and (len(between) > 2 or bright > 0)
+
+
+def is_hard_mask(found: Tally, spec: LabelSpec) -> bool:
+    """Nothing but 0 and 255, where nobody said what 255 means."""
+    if found.kind != "values" or found.nodata is not None or IGNORE in spec.ignore_values or IGNORE in (class_names(spec) or {}):
+        return False
+    return set(found.counts) <= {0, IGNORE}
+
+
+def check_values(found: Tally, spec: LabelSpec) -> list[Finding]:
+    """One label raster: what it holds and whether training can read it."""
+    where, counts = found.source, found.counts
+    if found.kind == "fractions":
+        return [Finding("fractions", "error", where, "The file holds fractions; labels are whole numbers.", "Is this a probability map? Save class values.")]
+    if found.kind == "picture":
+        text = f"More than {MOST_VALUES} different {'colours' if isinstance(next(iter(counts)), tuple) else 'values'}: this is a picture or a measurement."
+        cure = "Pass the label file. If it is one, it was saved lossily (JPEG) or smoothed: make it again as PNG or GeoTIFF."
+        return [Finding("picture", "error", where, text, cure)]
+    if found.kind == "colours":
+        shown = some([f"({r}, {g}, {b}) {share(n, found.pixels)}" for (r, g, b), n in counts.most_common()], 12)
+        return [Finding("colours", "error", where, f"Classes are coded as {len(counts)} colours: {shown}.",
+                        "Turn colours into class values 0, 1, 2, ... in one band, then name them with --classes.")]  # fmt: skip
+    findings = []
+    if found.kind == "grey":
+        findings.append(Finding("grey-bands", "error", where, "The labels stand in three equal bands; one band is expected.", "Save the first band alone."))
+    if is_soft_mask(found):
+        text = f"A black and white mask with {len(counts)} grey values: it was saved lossily (JPEG) or resized with smoothing. {_shares(found, spec, 6)}."
+        return [*findings, Finding("grey-mask", "error", where, text, "Say from which value on it is white: --threshold 128 --classes other=0,road=1.")]
+    findings.append(Finding("values", "info", where, f"{_shares(found, spec, 24)}."))
+    if found.palette:
+        colours = some([f"{v} is ({', '.join(map(str, found.palette[v]))})" for v in sorted(counts) if v in found.palette])
+        findings.append(Finding("palette", "info", where, f"A palette file: it holds the numbers above, and shows them as colours: {colours}.",
+                                "Name the numbers with --classes; the colours are for the eye only."))  # fmt: skip
+    return findings + _unknown(found, spec)
+
+
+def _unknown(found: Tally, spec: LabelSpec) -> list[Finding]:
+    """Values that no class has; where classes are to be found, values that no class can have."""
+    known, skipped = class_names(spec), ignored(found, spec)
+    strange = [v for v in sorted(found.counts) if v not in skipped and (v not in known if known is not None else not 0 <= v < IGNORE)]
+    if strange:
+        pixels = sum(found.counts[v] for v in strange)
+        have = ", ".join(f"{v} {name}" for v, name in sorted((known or {}).items())) or "values lie in 0..254"
+        subject, verb = (f"values {some(strange)}", "have") if len(strange) > 1 else (f"value {strange[0]}", "has")
+        text = f"The {subject} ({share(pixels, found.pixels)} of the pixels) {verb} no class ({have})."
+        cure = f"Add --classes NAME={strange[0]}, or --ignore-value {strange[0]} if it means 'not labelled'."
+        return [Finding("no-class", "error", found.source, text, cure)]
+    classes = [v for v in found.counts if v not in skipped]
+    if known is None and len(classes) > 40:
+        return [Finding("many-values", "warning", found.source, f"{len(classes)} different values would become {len(classes)} classes.",
+                        "Is this a label raster? Name its classes with --classes.")]  # fmt: skip
+    return []
+
+
+def _shares(found: Tally, spec: LabelSpec, most: int) -> str:
+    """`0 other 83.1 %, 1 road 16.9 %`, largest first."""
+    known, skipped = class_names(spec), ignored(found, spec)
+
+    def named(value: int) -> str:
+        if value in skipped:
+            return "(not labelled)"
+        return f"class {value}" if known is None else known.get(value, "(no class)")
+
+    return some([f"{value} {named(value)} {share(n, found.pixels)}" for value, n in found.counts.most_common()], most)
+
+
+def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) -> list[Finding]:
+    """Classes over all files. counts  part (or None) -> class name -> labelled pixels."""
+    findings = []
+    total = sum(counts.values(), Counter())
+    whole = sum(total.values())
+    if not whole:
+        return [Finding("nothing-labelled", "error", "all files", "Not one pixel has a class.", "Check the classes and the values that mean 'not labelled'.")]
+    table = some([f"{name} {share(n, whole)}" for name, n in total.most_common()], 24)
+    findings.append(Finding("classes", "info", "all files", f"{len(names)} classes, {whole} labelled pixels: {table}."))
+    for name in names:
+        if not total[name]:
+            findings.append(Finding("absent-class", "warning", "all files", f"The class {name!r} occurs nowhere.", "Leave it out, or check its value."))
+        elif total[name] < 1e-3 * whole:
+            text = f"The class {name!r} is rare: {total[name]} pixels, {share(total[name], whole)} of what is labelled."
+            findings.append(Finding("rare-class", "info", "all files", text, "Train with sampling=balanced, or label more of it."))
+    for part in [p for p in counts if p]:
+        missing = [name for name in names if total[name] and not counts[part][name]]
+        if missing:
+            severity = "error" if part == "train" else "warning"
+            what = "cannot be learned" if part == "train" else "gets no score"
+            findings.append(Finding("absent-class", severity, part, f"{some(missing)}: not one pixel in {part}; it {what}.", "Move files between the parts."))
+    return findings
+
+
+def reasoned(error: LabelscapeError, kind: str, where: str) -> Finding:
+    """An error of the readers as a finding: they say what to do themselves."""
+    return Finding(kind, "error", where, str(error).removeprefix(f"{where} "))  # the file is named once

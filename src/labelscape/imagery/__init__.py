@@ -1,1 +1,0 @@
-"""Reading pictures of the ground. Nothing here imports torch."""

@@ -1,0 +1,141 @@
+"""Label files that say classes in a code of their own: other numbers than ours, colours, or one of several kinds of file.
+
+A `Code` is the table; `CodedLabels` reads files through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+
+from labelscape.errors import BadFile, BadInput
+from labelscape.grid import Grid, Window
+from labelscape.scenes.files import gdal, open_raster, reason
+from labelscape.labels.labels import Labels
+from labelscape.legend import IGNORE, RGB, Legend
+
+Reader = Callable[[Path], np.ndarray]
+"""Reads a label file GDAL does not know: (H, W) raw values."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """How label files say classes.
+
+    table      raw value, or colour (red, green, blue), -> class index; IGNORE says "not labelled"
+    threshold  a channel counts as 255 from this value on and as 0 below, before the table is asked: compressed or careless colours
+    refuse     a value or colour that is not in the table is an error; else such pixels are not labelled
+    """
+
+    table: Mapping[int, int] | Mapping[RGB, int]
+    threshold: int | None = None
+    refuse: bool = True
+
+    @cached_property
+    def by_color(self) -> bool:
+        return isinstance(next(iter(self.table)), tuple)
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        packed = {_packed_color(key) if self.by_color else int(key): index for key, index in self.table.items()}
+        keys = np.array(sorted(packed), np.int64)
+        return keys, np.array([packed[key] for key in keys.tolist()], np.uint8)
+
+    def encode(self, raw: np.ndarray, where: str = "the labels") -> np.ndarray:
+        """Raw values (H, W), or colours (3, H, W), -> (H, W) uint8 class indices. Raises BadInput naming what no class has."""
+        if self.threshold is not None:
+            raw = np.where(raw >= self.threshold, np.uint8(255), np.uint8(0))
+        if self.by_color:
+            raw = (raw[0].astype(np.int32) << 16) | (raw[1].astype(np.int32) << 8) | raw[2]
+        keys, indices = self._sorted
+        places = np.minimum(np.searchsorted(keys, raw), len(keys) - 1)
+        known = keys[places] == raw
+        if self.refuse and not known.all():
+            strange, pixels = np.unique(raw[~known], return_counts=True)
+            most = strange[pixels.argsort()[::-1][:4]].tolist()
+            said = ", ".join(str(_unpacked(v)) if self.by_color else str(v) for v in most)
+            known_ones = ", ".join(str(key) for key in list(self.table)[:12])
+            raise BadInput(
+                f"{where} holds {'colours' if self.by_color else 'values'} that no class has: {said} "
+                f"({len(strange)} of them, {int(pixels.sum())} pixels; known: {known_ones}{' ...' * (len(self.table) > 12)}). Is this the right file?"
+            )
+        return np.where(known, indices[places], np.uint8(IGNORE))
+
+
+class CodedLabels(Labels):
+    """A label file read through a `Code`, pixel for pixel. It is opened at each read and closed again."""
+
+    def __init__(self, legend: Legend, file: Path, code: Code, grid: Callable[[], Grid], *, padded: bool = False, reader: Reader | None = None) -> None:
+        """`grid` answers with the scene's grid when it is first needed; `padded` lets the file lack a row or column (not labelled)."""
+        self.legend, self.report, self.file, self.code = legend, [], file, code
+        self._grid_of, self._padded, self._reader = grid, padded, reader
+        self._area, self._held = None, None
+
+    @cached_property
+    def grid(self) -> Grid:
+        return self._grid_of()
+
+    def _read(self, window: Window) -> np.ndarray:
+        raw, shape = self._raw(window)
+        height, width = self.grid.shape
+        if shape != (height, width) and not (self._padded and 0 <= height - shape[0] <= 2 and 0 <= width - shape[1] <= 2):
+            raise BadInput(f"{self.file} is {shape[1]} x {shape[0]} pixels and its image {width} x {height}: they are no pair.")
+        indices = self.code.encode(raw, str(self.file))
+        missing = [(0, window.height - indices.shape[0]), (0, window.width - indices.shape[1])]
+        return np.pad(indices, missing, constant_values=IGNORE)
+
+    def _raw(self, window: Window) -> tuple[np.ndarray, tuple[int, int]]:
+        """Raw values (h, w) or colours (3, h, w) of what the file has of a window, and the file's shape."""
+        if self._reader is not None:
+            whole = self._reader(self.file)
+            return whole[window.top : window.bottom, window.left : window.right], whole.shape
+        with gdal(), open_raster(self.file) as dataset:
+            mine = window & Window(0, 0, dataset.height, dataset.width)
+            try:
+                return self._of_dataset(dataset, mine), dataset.shape
+            except (RasterioError, OSError) as error:
+                raise BadFile(f"{self.file} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
+
+    def _of_dataset(self, dataset: object, window: Window) -> np.ndarray:
+        colors = [i for i, c in zip(dataset.indexes, dataset.colorinterp) if c != ColorInterp.alpha]
+        if self.code.by_color and len(colors) == 1 and dataset.colorinterp[0] == ColorInterp.palette:
+            palette = np.zeros((256, 3), np.uint8)
+            for value, color in dataset.colormap(1).items():
+                palette[value] = color[:3]
+            return palette[dataset.read(1, window=window.rio)].transpose(2, 0, 1)
+        if self.code.by_color and len(colors) < 3:
+            raise BadInput(f"{self.file} has {len(colors)} band{'s' * (len(colors) != 1)}; its classes should be colours of red, green and blue.")
+        if self.code.by_color:
+            return dataset.read(colors[:3], window=window.rio)
+        if len(colors) > 1 and self.code.threshold is None:
+            raise BadInput(f"{self.file} has {len(colors)} bands; one band of class values was expected.")
+        return dataset.read(1, window=window.rio)
+
+
+class NoLabels(Labels):
+    """A scene nobody labelled: 255 everywhere."""
+
+    def __init__(self, legend: Legend, grid: Callable[[], Grid]) -> None:
+        self.legend, self.report, self._grid_of = legend, [], grid
+        self._area, self._held = None, None
+
+    @cached_property
+    def grid(self) -> Grid:
+        return self._grid_of()
+
+    def _read(self, window: Window) -> np.ndarray:
+        return np.full(window.shape, IGNORE, np.uint8)
+
+
+def _packed_color(color: RGB) -> int:
+    return (color[0] << 16) | (color[1] << 8) | color[2]
+
+
+def _unpacked(value: int) -> RGB:
+    return value >> 16, value >> 8 & 255, value & 255

@@ -1,0 +1,1 @@
+"""Rasters that are written: Cloud Optimized GeoTIFFs that open coloured and named."""

@@ -1,0 +1,76 @@
+"""The classes of a finished class raster: from its attribute table, its category names, or a checkpoint."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+from labelscape.errors import BadFile, BadInput
+from labelscape.grid import Window
+from labelscape.scenes.files import gdal, open_raster
+from labelscape.legend import IGNORE, Legend
+
+
+def check_class_map(file: rasterio.DatasetReader, raster: str | Path) -> None:
+    """Raises BadInput where a raster is no class map: of other values, of several bands, or another raster of a map."""
+    if file.count != 1 or file.dtypes[0] != "uint8":
+        raise BadInput(f"{raster} has {file.count} band(s) of {file.dtypes[0]}; a class map has one of uint8.")
+    shown = (file.descriptions[0] or "").split(" ")[0]
+    if shown in ("confidence", "entropy") and "labelscape_version" in file.tags():
+        raise BadInput(f"{raster} holds the {shown} of a map, not its classes; they are in its _class.tif.")
+
+
+def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legend, int]:
+    """The legend of a class raster, and its height in pixels.
+
+    Names come from the checkpoint, else from the attribute table or the category names beside the raster (`<file>.aux.xml`); values without a
+    name there are called `class <value>`. Colours come from the raster's colour table. Raises BadFile, BadInput.
+    """
+    with gdal(), open_raster(raster) as file:
+        check_class_map(file, raster)
+        if checkpoint is not None:
+            from labelscape.checkpoint import load
+
+            return load(checkpoint).legend, file.height
+        names = _named(Path(f"{raster}.aux.xml")) or {v: f"class {v}" for v in _values(file)}
+        try:
+            palette = file.colormap(1)
+        except ValueError:
+            palette = {}
+    values = sorted(v for v in names if 0 <= v < IGNORE)
+    if not values:
+        raise BadInput(f"{raster} shows no class: every pixel is nodata, and no names come with it.")
+    called = [names[v] for v in values]
+    called = [f"{name} ({v})" if called.count(name) > 1 else name for v, name in zip(values, called)]
+    colors = [palette[v][:3] for v in values] if all(v in palette for v in values) else None
+    return Legend.of_names(called, values=values, colors=colors), file.height
+
+
+def _named(side_file: Path) -> dict[int, str]:
+    """Value -> name from GDAL's side file; empty without one."""
+    if not side_file.exists():
+        return {}
+    try:
+        band = xml.parse(side_file).getroot().find("PAMRasterBand")
+    except xml.ParseError as error:
+        raise BadFile(f"{side_file} is damaged ({error}); remove it, or name the classes with --legend.") from error
+    table = None if band is None else band.find("GDALRasterAttributeTable")
+    if table is not None:
+        usage = [int(field.findtext("Usage", "0")) for field in table.findall("FieldDefn")]
+        value, name = (next((i for i, u in enumerate(usage) if u in wanted), None) for wanted in ((5, 3), (2,)))
+        if value is not None and name is not None:
+            rows = [[cell.text or "" for cell in row.findall("F")] for row in table.findall("Row")]
+            return {int(float(row[value])): row[name] for row in rows if row[name]}
+    categories = [] if band is None else band.findall("CategoryNames/Category")
+    return {value: category.text for value, category in enumerate(categories) if category.text}
+
+
+def _values(file: rasterio.DatasetReader) -> list[int]:
+    seen = np.zeros(256, np.int64)
+    for window in Window(0, 0, file.height, file.width).blocks(2048):
+        seen += np.bincount(file.read(1, window=window.rio).ravel(), minlength=256)
+    ignored = {IGNORE} if file.nodata is None else {IGNORE, int(file.nodata)}
+    return [int(v) for v in np.flatnonzero(seen) if int(v) not in ignored]

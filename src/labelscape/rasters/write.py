@@ -1,0 +1,195 @@
+"""Write rasters window by window and close them as Cloud Optimized GeoTIFFs that open coloured and named.
+
+Finished windows go into a sparse tiled GeoTIFF beside the target; at the end smaller levels are made of it and all of them are put together
+in a second neighbour that then takes the target's name. Both need room on the disk for a moment. All of that costs time for what was written,
+not for the size of the grid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import xml.etree.ElementTree as xml
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio._err import CPLE_BaseError  # what copies and closes raise; rasterio.errors has no public name for it
+from rasterio.enums import ColorInterp, Compression
+from rasterio.errors import RasterioError
+
+from labelscape.errors import BadFile
+from labelscape.files import written_whole
+from labelscape.grid import Grid, Window
+from labelscape.scenes.files import gdal, reason
+from labelscape.legend import IGNORE, Legend
+from labelscape.rasters.cog import assemble
+from labelscape.rasters.overviews import BLOCK, Level, build_levels, count_values
+
+GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError)
+
+
+class MapWriter:
+    """Receives windows of one uint8 raster in any order; used as a context manager, which leaves a valid COG or nothing.
+
+    With a `legend` it is a class map: colour table, overviews by mode and a raster attribute table beside it (`<file>.aux.xml`). `write`
+    then takes class values. A pixel is written at most once; pixels never written read as nodata and cost nothing.
+    Raises BadFile where the file exists and may not be replaced, or the disk refuses.
+    """
+
+    def __init__(
+        self, path: str | Path, grid: Grid, dtype: str, count: int, nodata: float, *, legend: Legend | None = None,
+        descriptions: Sequence[str] | None = None, tags: Mapping[str, str] | None = None, overwrite: bool = False,
+    ) -> None:  # fmt: skip
+        self.path, self.grid, self.legend = Path(path), grid, legend
+        self._tags, self._descriptions = dict(tags or {}), descriptions
+        self._overwrite = overwrite
+        assert dtype == "uint8", dtype
+        # With a predictor level 1 makes smaller files of smooth values than level 9 without, in a fifth of the time.
+        self._profile = {
+            "driver": "GTiff", "dtype": dtype, "count": count, "nodata": nodata, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
+            "interleave": "pixel", "compress": compression(), "zstd_level": 1, "zlevel": 1, "predictor": 1 if legend is not None else 2,
+            "sparse_ok": True, "bigtiff": "IF_SAFER",
+        }  # fmt: skip
+        self._place = {}
+        if grid.crs is not None or not grid.transform.is_identity:
+            self._place = {"crs": grid.crs, "transform": grid.transform}
+        self.counts = np.zeros(256, np.int64)
+        """Pixels per value written, all bands together."""
+        self._blocks: set[tuple[int, int]] = set()
+        self._finished = False
+
+    def __enter__(self) -> MapWriter:
+        if self.path.exists() and not self._overwrite:
+            raise BadFile(f"{self.path} exists; pass --overwrite to replace it.")
+        self._part = self.path.with_name(f".{self.path.stem}.tiles.tif")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with gdal():
+                self._file = self._create(self._part, *self.grid.shape, **self._place)
+                self._describe()
+        except GDAL_FAILURES as error:
+            _remove(self._part)
+            raise self._refused(error) from error
+        return self
+
+    def write(self, window: Window, values: np.ndarray) -> None:
+        """Values (H, W) or (C, H, W) of a window inside the grid."""
+        values = values[None] if values.ndim == 2 else values
+        assert values.shape[1:] == window.shape, f"{values.shape} for {window}"
+        try:
+            with gdal():
+                self._file.write(values, window=window.rio)
+        except GDAL_FAILURES as error:
+            raise self._refused(error) from error
+        self.counts += count_values(values)
+        rows, columns = (range(first // BLOCK, -(-last // BLOCK)) for first, last in ((window.top, window.bottom), (window.left, window.right)))
+        self._blocks.update((row, column) for row in rows for column in columns)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and not self._finished:
+                self.finish()
+        finally:
+            with contextlib.suppress(*GDAL_FAILURES), gdal():
+                self._file.close()
+            _remove(self._part)
+
+    def finish(self) -> None:
+        """Make the COG now instead of on leaving the context; several writers may do so at once, in threads."""
+        self._finished = True
+        with written_whole(self.path, overwrite=self._overwrite) as part:
+            try:
+                with gdal(GDAL_NUM_THREADS="ALL_CPUS"):
+                    self._file.close()
+                    full = Level(self._part, self.grid.shape, self._blocks, self.counts)
+                    levels = [full, *build_levels(full, self._create, nodata=self._profile["nodata"], mode=self.legend is not None)]
+                    assemble([level.path for level in levels], part)
+                    self._read_back(part, levels)
+            except GDAL_FAILURES as error:
+                raise self._refused(error) from error
+            finally:
+                _remove(part, but=part)
+        for ending in (".aux.xml", ".ovr", ".msk"):  # of an earlier file of this name
+            Path(f"{self.path}{ending}").unlink(missing_ok=True)
+        if self.legend is not None:
+            with written_whole(Path(f"{self.path}.aux.xml"), overwrite=True) as part:
+                part.write_bytes(attribute_table(self.legend, self.counts))
+
+    def _read_back(self, part: Path, levels: Sequence[Level]) -> None:
+        """Read once what was written and count its values: on a full disk GDAL may lose the last blocks without a word. Raises OSError.
+
+        Where nothing was written nothing can be lost.
+        """
+        for number, level in enumerate(levels):
+            found, missing = np.zeros(256, np.int64), -level.counts.sum()
+            with rasterio.open(part, **({"overview_level": number - 1} if number else {})) as file:
+                for block in sorted(level.blocks):
+                    values = file.read(window=level.window(block).rio)
+                    found += count_values(values)
+                    missing += values.size
+            expected = level.counts.copy()
+            expected[int(self._profile["nodata"])] += missing
+            if (found != expected).any():
+                raise OSError("what was read back is not what was written")
+
+    def _refused(self, error: BaseException) -> BadFile:
+        return BadFile(f"{self.path} cannot be written: {reason(error)}. Is the disk full, or the folder read-only?")
+
+    def _create(self, path: Path, height: int, width: int, **place: object) -> rasterio.io.DatasetWriter:
+        """A sparse file of these bands and colours; colours are set before any pixel, so that they stand in the one directory of the file."""
+        file = rasterio.open(path, "w", height=height, width=width, **self._profile, **place)
+        if self.legend is not None:
+            file.write_colormap(1, {value: (0, 0, 0, 0) for value in (IGNORE,)} | {c.value: (*c.color, 255) for c in self.legend.classes})
+        else:
+            file.colorinterp = [ColorInterp.gray] * file.count
+        return file
+
+    def _describe(self) -> None:
+        self._file.update_tags(**self._tags)
+        for number, text in enumerate(["class"] if self.legend is not None else self._descriptions or (), start=1):
+            self._file.set_band_description(number, text)
+
+
+@functools.cache
+def compression() -> str:
+    """ZSTD, or DEFLATE where this GDAL was built without it."""
+    with contextlib.suppress(*GDAL_FAILURES), gdal(), rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8", compress="ZSTD") as file:
+            file.write(np.zeros((1, 1, 1), np.uint8))
+        with memory.open() as file:
+            if file.compression == Compression.zstd:
+                return "ZSTD"
+    return "DEFLATE"
+
+
+def _remove(part: Path, but: Path | None = None) -> None:
+    """Remove a temporary raster, its levels and what GDAL put beside it; all `but` one."""
+    for leftover in map(Path, glob.glob(f"{glob.escape(str(part))}*")):
+        if leftover != but:
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+
+def attribute_table(legend: Legend, counts: np.ndarray) -> bytes:
+    """GDAL's side file with class names and a raster attribute table, as QGIS and ArcGIS read it; counts (256,) pixels per value."""
+    root = xml.Element("PAMDataset")
+    band = xml.SubElement(root, "PAMRasterBand", band="1")
+    names = xml.SubElement(band, "CategoryNames")
+    by_value = {c.value: c for c in legend.classes}
+    for value in range(max(by_value) + 1):
+        xml.SubElement(names, "Category").text = by_value[value].name if value in by_value else ""
+    table = xml.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+    # usage: 5 minimum and maximum (the value), 2 name, 6-9 red green blue alpha, 1 pixel count; type: 0 integer, 1 real, 2 text
+    fields = (("Value", 0, 5), ("Count", 1, 1), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8), ("Alpha", 0, 9))
+    for index, (name, kind, usage) in enumerate(fields):
+        definition = xml.SubElement(table, "FieldDefn", index=str(index))
+        for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):
+            xml.SubElement(definition, tag).text = str(text)
+    for index, c in enumerate(sorted(legend.classes, key=lambda c: c.value)):
+        row = xml.SubElement(table, "Row", index=str(index))
+        for value in (c.value, int(counts[c.value]), c.name, *c.color, 255):
+            xml.SubElement(row, "F").text = str(value)
+    return xml.tostring(root, encoding="utf-8", xml_declaration=False)

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import world
+from affine import Affine
+from rasterio.enums import ColorInterp
+
+from labelscape.errors import BadFile, BadInput, UnknownName
+from labelscape.grid import Window
+from labelscape.contract.bands import band_statistics
+from labelscape.scenes.raster import Scene
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("transform", [world.NORTH_UP, world.ROTATED])
+def test_a_scene_is_read_as_it_was_written(tmp_path, dtype, transform):
+    w = world.make(tmp_path, 37, 101, bands=5, dtype=dtype, transform=transform)
+    with Scene(w.scene) as scene:
+        assert scene.grid.shape == (37, 101)
+        assert scene.grid.transform.almost_equals(transform)
+        assert scene.grid.crs == world.UTM
+        assert scene.dtype == dtype
+        window = Window(5, 7, 20, 90)
+        patch = scene.read(window)
+        np.testing.assert_array_equal(patch.pixels, w.pixels[:, 5:25, 7:97])
+        assert patch.valid.all()
+        np.testing.assert_array_equal(scene.read(window, ["4", "2"]).pixels, w.pixels[[3, 1], 5:25, 7:97])
+
+
+def test_a_picture_without_coordinates_stays_without(tmp_path):
+    pixels = world.spectra(world.paint(20, 30), 3, "uint8")
+    world.write(tmp_path / "street.png", pixels, crs=None, driver="PNG")
+    with Scene(tmp_path / "street.png") as scene:
+        assert scene.grid.crs is None
+        assert not scene.grid.is_georeferenced
+        assert scene.grid.ground_pixel_size is None
+        assert scene.bands == ("red", "green", "blue")
+
+
+def test_nodata_rules(tmp_path):
+    pixels = np.full((2, 4, 4), 7, np.uint8)
+    pixels[:, 0, 0] = 0  # nothing there
+    pixels[0, 1, 1] = 0  # dark in one band: a measurement
+    with Scene(world.write(tmp_path / "a.tif", pixels, nodata=0)) as scene:
+        valid = scene.read().valid
+        assert not valid[0, 0]
+        assert valid[1, 1]
+    floats = pixels.astype(np.float32)
+    floats[1, 2, 2], floats[0, 3, 3], floats[1, 3, 0] = np.nan, -9999, np.inf
+    roof = np.full((3, 2, 2), 100, np.uint8)
+    roof[:2, 0, 0], roof[:, 1, 1] = 255, 255
+    with Scene(world.write(tmp_path / "roof.tif", roof), nodata=255) as scene:  # two bands overexposed: a roof; all three: the border
+        assert scene.read().valid.tolist() == [[True, True], [True, False]]
+    with Scene(world.write(tmp_path / "b.tif", floats, nodata=-9999)) as scene:
+        assert sorted(zip(*(i.tolist() for i in np.nonzero(~scene.read().valid)))) == [(2, 2), (3, 0), (3, 3)]
+    with Scene(world.write(tmp_path / "c.tif", floats), nodata=7) as scene:
+        assert scene.read().valid.sum() == 1  # only the pixel that is 0 in both bands
+
+
+def test_alpha_and_internal_masks_are_validity_not_bands(tmp_path):
+    import rasterio
+
+    pixels = np.full((4, 6, 6), 9, np.uint8)
+    pixels[3, :2] = 0
+    path = world.write(tmp_path / "alpha.tif", pixels)
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+    with Scene(path) as scene:
+        assert scene.bands == ("red", "green", "blue")
+        np.testing.assert_array_equal(scene.read().valid, pixels[3] > 0)
+    path = world.write(tmp_path / "mask.tif", pixels[:3])
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(pixels[3] > 0)
+    with Scene(path) as scene:
+        np.testing.assert_array_equal(scene.read().valid, pixels[3] > 0)
+
+
+def test_a_folder_of_single_bands_is_one_scene_on_the_finest_grid(tmp_path):
+    fine = np.arange(16 * 24, dtype=np.uint16).reshape(16, 24)
+    coarse = np.arange(8 * 12, dtype=np.uint16).reshape(8, 12) * 10
+    folder = tmp_path / "IMG_DATA"
+    folder.mkdir()
+    world.write(folder / "T33_20170216_B05.tif", coarse, transform=world.NORTH_UP @ Affine.scale(2))
+    world.write(folder / "T33_20170216_B02.tif", fine)
+    with Scene(folder) as scene:
+        assert scene.bands == ("B02", "B05")
+        assert scene.grid.shape == (16, 24)
+        whole = scene.read()
+        np.testing.assert_array_equal(whole.pixels[0], fine)
+        # A plane stays a plane: pixel (7, 9) lies at (3.25, 4.25) of the coarse grid, whose values are 120 row + 10 column.
+        assert abs(float(whole.pixels[1, 7, 9]) - (120 * 3.25 + 10 * 4.25)) <= 0.5
+        # What is read does not depend on the window it is read in.
+        for window in (Window(3, 5, 9, 11), Window(0, 0, 1, 1), Window(15, 23, 1, 1), Window(7, 0, 2, 24)):
+            np.testing.assert_array_equal(scene.read(window).pixels, whole.pixels[(slice(None), *window.inset_of(scene.grid.window))])
+    with Scene(folder, bands=["B05"]) as scene:
+        np.testing.assert_array_equal(scene.read().pixels[0], whole.pixels[1])
+
+
+def test_holding_a_scene_changes_nothing(tmp_path):
+    w = world.make(tmp_path, 40, 50, nodata=0)
+    with Scene(w.scene) as scene:
+        window = Window(10, 12, 25, 30)
+        before = scene.read(window, ["2", "1"])
+        after = scene.hold().read(window, ["2", "1"])
+        np.testing.assert_array_equal(before.pixels, after.pixels)
+        np.testing.assert_array_equal(before.valid, after.valid)
+        with scene.for_thread() as other:
+            assert other is scene
+        scene.read(window)  # still held
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(BadFile, match="does not exist"):
+        Scene(tmp_path / "nowhere.tif")
+    (tmp_path / "empty.tif").touch()
+    with pytest.raises(BadFile, match="is empty"):
+        Scene(tmp_path / "empty.tif")
+    (tmp_path / "text.tif").write_text("these are not pixels")
+    with pytest.raises(BadFile, match="cannot be opened as a raster"):
+        Scene(tmp_path / "text.tif")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(BadFile, match="no raster files"):
+        Scene(tmp_path / "none")
+    w = world.make(tmp_path, 300, 300, name="whole")
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(w.scene.read_bytes()[: w.scene.stat().st_size // 2])
+    with Scene(cut) as scene, pytest.raises(BadFile, match="truncated or damaged"):
+        scene.read()
+    with Scene(w.scene) as scene, pytest.raises(UnknownName, match="Known: 1, 2, 3"):
+        scene.read(bands=["nir"])
+    with pytest.raises(BadInput, match="single-band files"):
+        Scene([w.scene, w.scene])
+
+
+def test_statistics_ignore_nodata_and_equal_numpy(tmp_path):
+    w = world.make(tmp_path, 90, 120, bands=4, dtype="float32", nodata=-5)
+    with Scene(w.scene) as scene:
+        found = band_statistics([scene])
+    kept = w.pixels[:, ~(w.pixels == -5).any(axis=0)].astype(np.float64)
+    for band, s in enumerate(found):
+        assert s.mean == pytest.approx(kept[band].mean())
+        assert s.std == pytest.approx(kept[band].std(), rel=1e-6)
+        assert (s.min, s.max) == (kept[band].min(), kept[band].max())
+        assert s.quantiles[4] == pytest.approx(np.median(kept[band]), abs=0.02)
+    with Scene(world.write(tmp_path / "void.tif", np.zeros((1, 5, 5), np.uint8), nodata=0)) as scene, pytest.raises(BadInput, match="No valid pixel"):
+        band_statistics([scene])

@@ -1,0 +1,86 @@
+"""Several looks at a pixel: scales, turns, checkpoints, temperature. Each against the sum written out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import world
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.contract.contract import Contract
+from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.nets.catalog import create_model
+from labelscape.scoring.scorer import FLIPS, Protocol, Scorer, state_arrays, turned, turned_back
+
+
+def checkpoint(seed=0, network="skip", scale=(4000.0, 2000.0)):
+    torch.manual_seed(seed)
+    net = create_model(network, in_channels=3, classes=3, widths=(8, 8, 8, 8))
+    for _ in range(10):
+        net(torch.randn(2, 3, 64, 64))
+    return Checkpoint(network=network, options={"widths": [8, 8, 8, 8]}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=(scale,) * 3))  # fmt: skip
+
+
+PIXELS = np.random.default_rng(0).integers(0, 9000, (3, 48, 80)).astype(np.uint16)
+
+
+def logits_of(made, image):
+    with torch.inference_mode():
+        return Scorer.of(made, device="cpu").net(image)
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_turns_are_undone(which):
+    image = torch.arange(2 * 3 * 5.0).reshape(1, 2, 3, 5)
+    assert torch.equal(turned_back(turned(image, which), which), image)
+
+
+def test_the_turns_are_the_eight_symmetries():
+    image = torch.arange(9.0).reshape(3, 3)
+    assert len({tuple(turned(image, which).flatten().tolist()) for which in FLIPS["dihedral"]}) == 8
+    assert torch.equal(turned(image, 1), image.flip(1))
+    assert torch.equal(turned(image, 2), image.flip(0))
+
+
+@pytest.mark.parametrize("merge", ["probabilities", "logits"])
+@pytest.mark.parametrize("flips", ["mirror", "dihedral"])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.25)])
+def test_looks_are_averaged_as_told(merge, flips, scales):
+    made = replace(checkpoint(), temperature=1.7)
+    scorer = Scorer.of(made, device="cpu", protocol=Protocol(scales, flips, merge))
+    image = scorer.prepare(PIXELS)[0]
+    total, looks = torch.zeros(3, 48, 80), 0
+    for scale in scales:
+        size = (round(48 * scale), round(80 * scale))
+        resized = F.interpolate(image, size, mode="bilinear", antialias=scale < 1) if scale != 1 else image
+        for which in FLIPS[flips]:
+            back = turned_back(logits_of(made, turned(resized, which)), which) / 1.7
+            back = F.interpolate(back, (48, 80), mode="bilinear") if scale != 1 else back
+            total += (back if merge == "logits" else back.softmax(dim=1))[0]
+            looks += 1
+    expected = (total / looks).softmax(dim=0) if merge == "logits" else total / looks
+    torch.testing.assert_close(scorer.score(PIXELS), expected, atol=2e-6, rtol=1e-5)
+    assert scorer.protocol.looks == looks
+
+
+def test_checkpoints_are_averaged_each_on_its_own_scaling():
+    one, two = checkpoint(0), checkpoint(1, scale=(3000.0, 1000.0))
+    each = [Scorer.of(c, device="cpu").score(PIXELS) for c in (one, two)]
+    torch.testing.assert_close(Scorer.of([one, two], device="cpu").score(PIXELS), sum(each) / 2, atol=1e-6, rtol=1e-5)
+    with pytest.raises(BadInput, match="same bands"):
+        Scorer.of([one, replace(two, contract=replace(two.contract, bands=("1", "3", "2")))], device="cpu")
+
+
+def test_temperature_softens_and_changes_no_class():
+    sharp, soft = (Scorer.of(replace(checkpoint(), temperature=t), device="cpu").score(PIXELS) for t in (1.0, 3.0))
+    assert torch.equal(sharp.argmax(0), soft.argmax(0))
+    assert soft.amax(0).mean() < sharp.amax(0).mean()
+
+
+def test_what_cannot_be_averaged_is_refused():
+    with pytest.raises(UnknownName, match="dihedral"):
+        Protocol(flips="dihedrall")
+    with pytest.raises(BadOption, match="between 0.1 and 10"):
+        Protocol(scales=(0.0,))
