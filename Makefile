@@ -21,15 +21,15 @@ demo: install
 demo-quick: install
 	$(BIN)/labelscape demo --quick
 
-test: install
-	$(BIN)/python -m ruff check src tests benchmarks
+test: lint
 	$(BIN)/python -m pytest
 
 test-all: install
 	$(BIN)/python -m pytest -m 'long or not long'
 
 lint: install
-	$(BIN)/python -m ruff check src tests benchmarks
+	$(BIN)/python -m ruff check src tests benchmarks docs
+	$(BIN)/python -m ruff format --check src tests benchmarks docs
 
 benchmarks: install
 	$(BIN)/python benchmarks/mapping.py

@@ -1,10 +1,13 @@
-"""Training crops per second: ours, torchgeo's RandomGeoSampler and a plain PIL loader, on the same files in one run.
+"""Training crops per second: ours, torchgeo's RandomGeoSampler and a plain PIL loader, on the same files in
+one run.
 
-    python benchmarks/crops.py                 tiled GeoTIFFs (4 bands, uint16, ZSTD) of 12288 and of 6144 pixels a side, and a folder of 512 x 512 PNGs
+    python benchmarks/crops.py                 tiled GeoTIFFs (4 bands, uint16, ZSTD) of 12288 and of 6144
+                                               pixels a side, and a folder of 512 x 512 PNGs
 
-Every loader gives the same: image (bands, 256, 256) float32 scaled by mean and deviation, and its label. Each runs in a process of its own, one
-after the other, round by round, without workers and with 512 MiB of GDAL cache, and the best round of each counts. Ours holds data of up to 1 GiB
-in memory and reads windows of what is larger; "from the files" reads windows of small data too. torchgeo takes part where it is installed.
+Every loader gives the same: image (bands, 256, 256) float32 scaled by mean and deviation, and its label. Each
+runs in a process of its own, one after the other, round by round, without workers and with 512 MiB of GDAL
+cache, and the best round of each counts. Ours holds data of up to 1 GiB in memory and reads windows of what
+is larger; "from the files" reads windows of small data too. torchgeo takes part where it is installed.
 """
 
 from __future__ import annotations
@@ -35,18 +38,40 @@ MEAN, STD = 2000.0, 1000.0
 
 def paint_geotiff(folder: Path, size: int) -> None:
     rng = np.random.default_rng(0)
-    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 4e5, 0, -10, 5.8e6), "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "ZSTD"}
+    place = {
+        "crs": "EPSG:32633",
+        "transform": Affine(10, 0, 4e5, 0, -10, 5.8e6),
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "compress": "ZSTD",
+    }
     image, label = folder / "scene.tif", folder / "labels.tif"
     with (
-        rasterio.open(image, "w", driver="GTiff", height=size, width=size, count=BANDS, dtype="uint16", predictor=2, **place) as pixels,
-        rasterio.open(label, "w", driver="GTiff", height=size, width=size, count=1, dtype="uint8", **place) as classes,
+        rasterio.open(
+            image,
+            "w",
+            driver="GTiff",
+            height=size,
+            width=size,
+            count=BANDS,
+            dtype="uint16",
+            predictor=2,
+            **place,
+        ) as pixels,
+        rasterio.open(
+            label, "w", driver="GTiff", height=size, width=size, count=1, dtype="uint8", **place
+        ) as classes,
     ):
         for top in range(0, size, 512):
             for left in range(0, size, 512):
                 window = rasterio.windows.Window(left, top, 512, 512)
                 fields = rng.integers(0, CLASSES, (16, 16)).astype(np.uint8).repeat(32, 0).repeat(32, 1)
                 classes.write(fields[None], window=window)
-                pixels.write((500 + 600.0 * fields[None] + rng.normal(0, 40, (BANDS, 512, 512))).astype(np.uint16), window=window)
+                pixels.write(
+                    (500 + 600.0 * fields[None] + rng.normal(0, 40, (BANDS, 512, 512))).astype(np.uint16),
+                    window=window,
+                )
 
 
 def paint_pngs(folder: Path, count: int) -> Path:
@@ -55,7 +80,9 @@ def paint_pngs(folder: Path, count: int) -> Path:
         (folder / side).mkdir(parents=True)
     for i in range(count):
         fields = rng.integers(0, CLASSES, (16, 16)).astype(np.uint8).repeat(32, 0).repeat(32, 1)
-        picture = np.clip(40 + 35.0 * fields[..., None] + rng.normal(0, 6, (512, 512, 3)), 0, 255).astype(np.uint8)
+        picture = np.clip(40 + 35.0 * fields[..., None] + rng.normal(0, 6, (512, 512, 3)), 0, 255).astype(
+            np.uint8
+        )
         Image.fromarray(picture).save(folder / "images" / f"{i:04d}.png")
         Image.fromarray(fields).save(folder / "labels" / f"{i:04d}.png")
     return folder
@@ -64,8 +91,19 @@ def paint_pngs(folder: Path, count: int) -> Path:
 def ours(folder: Path, *, hold: bool = True) -> Iterator[torch.Tensor]:
     if not hold:
         own.HOLD_BYTES = 0
-    dataset = ls.open_dataset([str(folder / "scene.tif")], [str(folder / "labels.tif")]) if (folder / "scene.tif").exists() else ls.open_dataset([str(folder)])
-    drawing = Drawing(index_crops(dataset), ((MEAN, STD),) * len(dataset.bands), seed=0, batch=1, crop=CROP, sampling="uniform")
+    dataset = (
+        ls.open_dataset([str(folder / "scene.tif")], [str(folder / "labels.tif")])
+        if (folder / "scene.tif").exists()
+        else ls.open_dataset([str(folder)])
+    )
+    drawing = Drawing(
+        index_crops(dataset),
+        ((MEAN, STD),) * len(dataset.bands),
+        seed=0,
+        batch=1,
+        crop=CROP,
+        sampling="uniform",
+    )
     number = 0
     while True:
         yield drawing.part(number, 0, 1)[0][0]
@@ -113,8 +151,12 @@ def pil(folder: Path) -> Iterator[torch.Tensor]:
 
 
 LOADERS = {
-    "ours": ours, "ours, from the files": lambda folder: ours(folder, hold=False), "torchgeo": torchgeo, "rasterio, by hand": by_hand, "PIL, by hand": pil,
-}  # fmt: skip
+    "ours": ours,
+    "ours, from the files": lambda folder: ours(folder, hold=False),
+    "torchgeo": torchgeo,
+    "rasterio, by hand": by_hand,
+    "PIL, by hand": pil,
+}
 
 
 def speed_of(loader: str, folder: Path, crops: int) -> float:
@@ -133,7 +175,9 @@ def compare(loaders: list[str], folder: Path, crops: int, rounds: int) -> None:
     for _ in range(rounds):
         for loader in list(best):
             command = [sys.executable, __file__, "--one", loader, str(folder), "--crops", str(crops)]
-            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GDAL_CACHEMAX": "512"})
+            done = subprocess.run(
+                command, capture_output=True, text=True, env={**os.environ, "GDAL_CACHEMAX": "512"}
+            )
             if done.returncode:
                 print(f"  {loader} takes no part: {done.stderr.strip().splitlines()[-1]}")
                 del best[loader]
@@ -145,7 +189,9 @@ def compare(loaders: list[str], folder: Path, crops: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--crops", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", nargs=2, metavar=("LOADER", "FOLDER"), help="only this one, here")
@@ -158,7 +204,10 @@ if __name__ == "__main__":
             folder = Path(name) / str(size)
             folder.mkdir()
             paint_geotiff(folder, size)
-            print(f"a tiled GeoTIFF, {size} x {size}, {BANDS} bands, {size * size * BANDS * 2 / 2**30:.2g} GiB", flush=True)
+            print(
+                f"a tiled GeoTIFF, {size} x {size}, {BANDS} bands, {size * size * BANDS * 2 / 2**30:.2g} GiB",
+                flush=True,
+            )
             compare(["ours", "torchgeo", "rasterio, by hand"], folder, a.crops, a.rounds)
         folder = paint_pngs(Path(name) / "pngs", 60)
         print("a folder of 60 PNGs, 512 x 512, 3 bands", flush=True)

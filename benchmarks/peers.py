@@ -1,12 +1,16 @@
-"""Mapping one scene with one network in several ways, side by side in one run: seconds per scene megapixel, seams, memory.
+"""Mapping one scene with one network in several ways, side by side in one run: seconds per scene megapixel,
+seams, memory.
 
-    python benchmarks/peers.py                 Labelscape, and the loop one writes by hand with rasterio and torch
-    PYTHONPATH=PLACE python benchmarks/peers.py   also with torchgeo's grid sampler and geoai's function, where PLACE holds them
+    python benchmarks/peers.py                 Labelscape, and the loop one writes by hand with rasterio and
+                                               torch
+    PYTHONPATH=PLACE python benchmarks/peers.py   also with torchgeo's grid sampler and geoai's function,
+                                                  where PLACE holds them
 
-The network is Unet with a resnet18 of segmentation-models-pytorch, 6 classes, trained for a minute on the painted scene (4 bands, uint16, ZSTD,
-blocks of 512). Peers run as their tutorials do: 512 pixels a tile, a quarter of overlap, sums of probabilities, default memory layout.
-Every way runs in a process of its own, `--rounds` times in turn; the best round counts. All write a compressed class raster; Labelscape also
-writes confidence, overviews, colours, names, areas and the journal that lets it go on after a kill.
+The network is Unet with a resnet18 of segmentation-models-pytorch, 6 classes, trained for a minute on the
+painted scene (4 bands, uint16, ZSTD, blocks of 512). Peers run as their tutorials do: 512 pixels a tile, a
+quarter of overlap, sums of probabilities, default memory layout. Every way runs in a process of its own,
+`--rounds` times in turn; the best round counts. All write a compressed class raster; Labelscape also writes
+confidence, overviews, colours, names, areas and the journal that lets it go on after a kill.
 """
 
 from __future__ import annotations
@@ -36,7 +40,9 @@ TILE, OVERLAP = 512, 128
 def train(path: Path, steps: int) -> ls.Checkpoint:
     """The network that tells the six levels of the first band apart from what lies around."""
     torch.manual_seed(0)
-    net = ls.create_model(NETWORK, in_channels=BANDS, classes=CLASSES, **OPTIONS).to(memory_format=torch.channels_last)
+    net = ls.create_model(NETWORK, in_channels=BANDS, classes=CLASSES, **OPTIONS).to(
+        memory_format=torch.channels_last
+    )
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     rng = np.random.default_rng(0)
     with rasterio.open(path) as file:
@@ -44,12 +50,24 @@ def train(path: Path, steps: int) -> ls.Checkpoint:
     for _ in range(steps):
         places = rng.integers(0, 1024 - 128, (6, 2))
         crops = np.stack([whole[:, r : r + 128, c : c + 128] for r, c in places]).astype(np.float32)
-        truth = torch.from_numpy(np.clip((crops[:, 0] - 500) / 3500 * CLASSES, 0, CLASSES - 1).astype(np.int64))
+        truth = torch.from_numpy(
+            np.clip((crops[:, 0] - 500) / 3500 * CLASSES, 0, CLASSES - 1).astype(np.int64)
+        )
         loss = torch.nn.functional.cross_entropy(net(torch.from_numpy((crops - MEAN) / DEVIATION)), truth)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return ls.Checkpoint(network=NETWORK, options=OPTIONS, weights=state_arrays(net), legend=ls.Legend.of_names([f"class {i}" for i in range(CLASSES)]), contract=ls.Contract(bands=tuple(str(i + 1) for i in range(BANDS)), dtype="uint16", normalisation=((MEAN, DEVIATION),) * BANDS))  # fmt: skip
+    return ls.Checkpoint(
+        network=NETWORK,
+        options=OPTIONS,
+        weights=state_arrays(net),
+        legend=ls.Legend.of_names([f"class {i}" for i in range(CLASSES)]),
+        contract=ls.Contract(
+            bands=tuple(str(i + 1) for i in range(BANDS)),
+            dtype="uint16",
+            normalisation=((MEAN, DEVIATION),) * BANDS,
+        ),
+    )
 
 
 def with_labelscape(model: Path, scene: Path, out: Path) -> None:
@@ -69,7 +87,9 @@ def by_hand(model: Path, scene: Path, out: Path) -> None:
 
 
 def with_torchgeo(model: Path, scene: Path, out: Path) -> None:
-    """A RasterDataset, a GridGeoSampler and a DataLoader; torchgeo leaves putting tiles together to its user."""
+    """A RasterDataset, a GridGeoSampler and a DataLoader; torchgeo leaves putting tiles together to its
+    user.
+    """
     from torch.utils.data import DataLoader
 
     from labelscape.nets.torchvision_guard import import_torchvision
@@ -86,8 +106,15 @@ def with_torchgeo(model: Path, scene: Path, out: Path) -> None:
     dataset = Image(str(scene.parent))
     sampler = GridGeoSampler(dataset, size=TILE, stride=TILE - OVERLAP)
     with rasterio.open(scene) as file:
-        summed, profile, transform = np.zeros((CLASSES, file.height, file.width), np.float32), file.profile, file.transform
-    places = [(round((y.stop - transform.f) / transform.e), round((x.start - transform.c) / transform.a)) for x, y, _ in sampler]
+        summed, profile, transform = (
+            np.zeros((CLASSES, file.height, file.width), np.float32),
+            file.profile,
+            file.transform,
+        )
+    places = [
+        (round((y.stop - transform.f) / transform.e), round((x.start - transform.c) / transform.a))
+        for x, y, _ in sampler
+    ]
     for (row, column), batch in zip(places, DataLoader(dataset, sampler=sampler, collate_fn=stack_samples)):
         add(summed, net, (batch["image"].float() - MEAN) / DEVIATION, row, column)
     write(out / "map_class.tif", summed, profile)
@@ -109,9 +136,16 @@ def with_geoai(model: Path, scene: Path, out: Path) -> None:
             return self.net((image * 255 - MEAN) / DEVIATION)
 
     semantic_inference_on_geotiff(
-        Scaled(), str(scene), str(out / "map_class.tif"), window_size=TILE, overlap=OVERLAP, num_channels=BANDS, num_classes=CLASSES,
-        device=torch.device("cpu"), quiet=True,
-    )  # fmt: skip
+        Scaled(),
+        str(scene),
+        str(out / "map_class.tif"),
+        window_size=TILE,
+        overlap=OVERLAP,
+        num_channels=BANDS,
+        num_classes=CLASSES,
+        device=torch.device("cpu"),
+        quiet=True,
+    )
 
 
 def starts(length: int) -> list[int]:
@@ -133,7 +167,9 @@ def write(path: Path, summed: np.ndarray, profile: dict) -> None:
 
 
 def seam(classes: np.ndarray, lines: list[int]) -> float:
-    """Share of changes across these rows and columns over the share across all others: 1 where tiles leave no trace."""
+    """Share of changes across these rows and columns over the share across all others: 1 where tiles leave
+    no trace.
+    """
     shares = []
     for changes in (classes[1:] != classes[:-1], (classes[:, 1:] != classes[:, :-1]).T):
         mine = np.zeros(len(changes), bool)
@@ -160,13 +196,17 @@ def timed(way: Callable, model: Path, scene: Path, out: Path, queue: multiproces
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=2)
     a = parser.parse_args()
     ways = {"labelscape": with_labelscape, "by hand": by_hand}
-    ways |= {name: way for name, way in (("torchgeo", with_torchgeo), ("geoai", with_geoai)) if find_spec(name)}
+    ways |= {
+        name: way for name, way in (("torchgeo", with_torchgeo), ("geoai", with_geoai)) if find_spec(name)
+    }
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -177,7 +217,9 @@ def main() -> None:
         for number in range(a.rounds):
             for way, function in ways.items():
                 queue = context.Queue()
-                process = context.Process(target=timed, args=(function, model, scene, folder / f"{way}{number}", queue))
+                process = context.Process(
+                    target=timed, args=(function, model, scene, folder / f"{way}{number}", queue)
+                )
                 process.start()
                 if (run := queue.get()) is None:
                     raise SystemExit(f"{way} failed; see above.")
@@ -185,19 +227,24 @@ def main() -> None:
                 process.join()
         core = plan_core(model, scene)
         lines = {"labelscape": [line + d for line in range(core, a.size, core) for d in (-64, 0, 64)]}
-        print(f"{'way':<12}{'s/Mpx':>8}{'of best peer':>14}{'seam':>7}{'bytes/pixel':>13}   {a.size} x {a.size}, best of {a.rounds}, in turn")
+        print(
+            f"{'way':<12}{'s/Mpx':>8}{'of best peer':>14}{'seam':>7}{'bytes/pixel':>13}   {a.size} x "
+            f"{a.size}, best of {a.rounds}, in turn"
+        )
         best = {way: min(seconds for seconds, _ in runs) / a.size**2 * 1e6 for way, runs in found.items()}
         peer = min(value for way, value in best.items() if way != "labelscape")
         for way, value in best.items():
             with rasterio.open(folder / f"{way}0" / "map_class.tif") as file:
-                score = seam(file.read(1), lines.get(way) or [e for s in starts(a.size) for e in (s, s + TILE)])
+                score = seam(
+                    file.read(1), lines.get(way) or [e for s in starts(a.size) for e in (s, s + TILE)]
+                )
             held = max(grown for _, grown in found[way]) / a.size**2
             print(f"{way:<12}{value:>8.3f}{value / peer:>14.2f}{score:>7.2f}{held:>13.1f}")
 
 
 def plan_core(model: Path, scene: Path) -> int:
-    from labelscape.scoring.stitch import plan_for
     from labelscape.scoring.scorer import Scorer
+    from labelscape.scoring.stitch import plan_for
 
     with ls.Scene(scene) as opened:
         return plan_for(Scorer.of(ls.load(model), device="cpu"), opened).core

@@ -1,4 +1,6 @@
-"""Ways in which a scene lies in files: each function writes pixels (B, H, W) at a place into a folder and returns the scene's path."""
+"""Ways in which a scene lies in files: each function writes pixels (B, H, W) at a place into a folder and
+returns the scene's path.
+"""
 
 import numpy as np
 import rasterio
@@ -9,10 +11,13 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 PLACES = {
-    "north up": (world.UTM, world.NORTH_UP), "rotated": (world.UTM, world.ROTATED), "degrees": (CRS.from_epsg(4326), world.DEGREES),
-    "south up": (world.UTM, Affine(10, 0, 400_000, 0, 10, 5_800_000)), "oblong": (world.UTM, Affine(3, 0, 400_000, 0, -7, 5_800_000)),
+    "north up": (world.UTM, world.NORTH_UP),
+    "rotated": (world.UTM, world.ROTATED),
+    "degrees": (CRS.from_epsg(4326), world.DEGREES),
+    "south up": (world.UTM, Affine(10, 0, 400_000, 0, 10, 5_800_000)),
+    "oblong": (world.UTM, Affine(3, 0, 400_000, 0, -7, 5_800_000)),
     "no crs": (None, None),
-}  # fmt: skip
+}
 
 
 def plain(folder, pixels, place, rng):
@@ -20,8 +25,20 @@ def plain(folder, pixels, place, rng):
 
 
 def tiled(folder, pixels, place, rng):
-    compress, interleave = str(rng.choice(["none", "deflate", "lzw", "zstd"])), str(rng.choice(["band", "pixel"]))
-    return write(folder / "scene.tif", pixels, place, tiled=True, blockxsize=16, blockysize=16, compress=compress, interleave=interleave)
+    compress, interleave = (
+        str(rng.choice(["none", "deflate", "lzw", "zstd"])),
+        str(rng.choice(["band", "pixel"])),
+    )
+    return write(
+        folder / "scene.tif",
+        pixels,
+        place,
+        tiled=True,
+        blockxsize=16,
+        blockysize=16,
+        compress=compress,
+        interleave=interleave,
+    )
 
 
 def with_nodata(folder, pixels, place, rng):
@@ -34,7 +51,16 @@ def with_nodata(folder, pixels, place, rng):
 def jpeg_with_mask(folder, pixels, place, rng):
     pixels = np.repeat(pixels[:1], 3, axis=0) if len(pixels) < 3 else pixels[:3]
     pixels = (pixels.astype(np.float64) / max(1e-9, pixels.max()) * 250).astype(np.uint8)
-    path = write(folder / "scene.tif", pixels, place, compress="jpeg", photometric="ycbcr", tiled=True, blockxsize=64, blockysize=64)
+    path = write(
+        folder / "scene.tif",
+        pixels,
+        place,
+        compress="jpeg",
+        photometric="ycbcr",
+        tiled=True,
+        blockxsize=64,
+        blockysize=64,
+    )
     mask = np.ones(pixels.shape[1:], bool)
     mask[: rng.integers(0, mask.shape[0]), : rng.integers(0, mask.shape[1])] = False
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
@@ -50,7 +76,13 @@ def cog(folder, pixels, place, rng):
 def sparse(folder, pixels, place, rng):
     """Only some of its blocks exist."""
     path, (_, height, width) = folder / "scene.tif", pixels.shape
-    profile = profile_of(pixels, place) | {"tiled": True, "blockxsize": 64, "blockysize": 64, "sparse_ok": True, "nodata": 0}
+    profile = profile_of(pixels, place) | {
+        "tiled": True,
+        "blockxsize": 64,
+        "blockysize": 64,
+        "sparse_ok": True,
+        "nodata": 0,
+    }
     with rasterio.open(path, "w", **profile) as file:
         for top in range(0, height, 64):
             for left in range(0, width, 64):
@@ -61,7 +93,9 @@ def sparse(folder, pixels, place, rng):
 
 
 def alpha(folder, pixels, place, rng):
-    seen = np.full(pixels.shape[1:], np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1, pixels.dtype)
+    seen = np.full(
+        pixels.shape[1:], np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1, pixels.dtype
+    )
     seen[:, : rng.integers(0, seen.shape[1])] = 0
     path = write(folder / "scene.tif", np.concatenate([pixels, seen[None]]), place)
     with rasterio.open(path, "r+") as file:
@@ -84,22 +118,37 @@ def virtual(folder, pixels, place, rng, *, most=12):
             h, w = part.shape[1:]
             for band in sources:
                 sources[band].append(
-                    f'<SimpleSource><SourceFilename relativeToVRT="1">{name}</SourceFilename><SourceBand>{band}</SourceBand>'
-                    f'<SrcRect xOff="0" yOff="0" xSize="{w}" ySize="{h}"/><DstRect xOff="{left}" yOff="{top}" xSize="{w}" ySize="{h}"/></SimpleSource>'
+                    "<SimpleSource><SourceFilename "
+                    f'relativeToVRT="1">{name}</SourceFilename><SourceBand>{band}</SourceBand>'
+                    f'<SrcRect xOff="0" yOff="0" xSize="{w}" ySize="{h}"/><DstRect xOff="{left}" '
+                    f'yOff="{top}" xSize="{w}" ySize="{h}"/></SimpleSource>'
                 )
     kind = {"uint8": "Byte", "int16": "Int16", "uint16": "UInt16", "float32": "Float32"}[pixels.dtype.name]
     bands = "".join(
-        f'<VRTRasterBand dataType="{kind}" band="{band}"><NoDataValue>0</NoDataValue>{"".join(parts)}</VRTRasterBand>' for band, parts in sources.items()
+        (
+            f'<VRTRasterBand dataType="{kind}" '
+            f'band="{band}"><NoDataValue>0</NoDataValue>{"".join(parts)}</VRTRasterBand>'
+        )
+        for band, parts in sources.items()
     )
     crs, transform = place
-    where = f"<SRS>{crs.to_string()}</SRS><GeoTransform>{', '.join(str(v) for v in transform.to_gdal())}</GeoTransform>" if crs else ""
-    (folder / "scene.vrt").write_text(f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{where}{bands}</VRTDataset>')
+    numbers = ", ".join(str(v) for v in transform.to_gdal())
+    where = f"<SRS>{crs.to_string()}</SRS><GeoTransform>{numbers}</GeoTransform>" if crs else ""
+    (folder / "scene.vrt").write_text(
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{where}{bands}</VRTDataset>'
+    )
     return folder / "scene.vrt"
 
 
 def profile_of(pixels, place):
     crs, transform = place
-    profile = {"driver": "GTiff", "count": len(pixels), "height": pixels.shape[1], "width": pixels.shape[2], "dtype": pixels.dtype.name}
+    profile = {
+        "driver": "GTiff",
+        "count": len(pixels),
+        "height": pixels.shape[1],
+        "width": pixels.shape[2],
+        "dtype": pixels.dtype.name,
+    }
     return profile if crs is None else profile | {"crs": crs, "transform": transform}
 
 

@@ -5,17 +5,36 @@ import pytest
 from safetensors.numpy import save_file
 
 from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.contract.bands import QUANTILES, BandStatistics
 from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile
-from labelscape.contract.bands import QUANTILES, BandStatistics
 from labelscape.legend import Legend
 
 
 @pytest.fixture
 def checkpoint():
     rng = np.random.default_rng(0)
-    statistics = tuple(BandStatistics(b, 1.5, 0.5, 0.0, 3.0, tuple(float(q) for q in QUANTILES)) for b in ("nir", "red"))
-    return Checkpoint(network="fcn", options={"widths": [4, 4, 4, 4]}, weights={"a.weight": rng.normal(size=(3, 2)).astype(np.float32), "b": np.array(7)}, legend=Legend.of_names(["land", "water"], values=[1, 9]), recipe={"steps": 5, "data": {"images": ["a.tif"]}}, scores={"fcn": {"mIoU": 0.5}}, history=({"step": 1, "loss": 2.0},), contract=Contract(bands=("nir", "red"), dtype="uint16", normalisation=((1.5, 0.5), (2.0, 0.25)), statistics=statistics, pixel_size=10.0, nodata=0, crs_kind="projected"))  # fmt: skip
+    statistics = tuple(
+        BandStatistics(b, 1.5, 0.5, 0.0, 3.0, tuple(float(q) for q in QUANTILES)) for b in ("nir", "red")
+    )
+    return Checkpoint(
+        network="fcn",
+        options={"widths": [4, 4, 4, 4]},
+        weights={"a.weight": rng.normal(size=(3, 2)).astype(np.float32), "b": np.array(7)},
+        legend=Legend.of_names(["land", "water"], values=[1, 9]),
+        recipe={"steps": 5, "data": {"images": ["a.tif"]}},
+        scores={"fcn": {"mIoU": 0.5}},
+        history=({"step": 1, "loss": 2.0},),
+        contract=Contract(
+            bands=("nir", "red"),
+            dtype="uint16",
+            normalisation=((1.5, 0.5), (2.0, 0.25)),
+            statistics=statistics,
+            pixel_size=10.0,
+            nodata=0,
+            crs_kind="projected",
+        ),
+    )
 
 
 def test_all_that_is_saved_comes_back(checkpoint, tmp_path):
@@ -25,7 +44,10 @@ def test_all_that_is_saved_comes_back(checkpoint, tmp_path):
     assert back.contract.statistics == checkpoint.contract.statistics
     for key, value in checkpoint.weights.items():
         np.testing.assert_array_equal(back.weights[key], value, strict=True)
-    assert save(back, tmp_path / "again.safetensors").read_bytes() == (tmp_path / "new" / "model.safetensors").read_bytes()
+    assert (
+        save(back, tmp_path / "again.safetensors").read_bytes()
+        == (tmp_path / "new" / "model.safetensors").read_bytes()
+    )
 
 
 def test_half_keeps_three_digits(checkpoint, tmp_path):
@@ -49,7 +71,11 @@ def test_what_is_no_checkpoint_is_said_to_be_none(checkpoint, tmp_path):
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "foreign.safetensors")
     with pytest.raises(BadFile, match="without Labelscape's description"):
         load(tmp_path / "foreign.safetensors")
-    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "odd.safetensors", metadata={"labelscape": json.dumps({"format": "labelscape-99"})})
+    save_file(
+        {"x": np.zeros(3, np.float32)},
+        tmp_path / "odd.safetensors",
+        metadata={"labelscape": json.dumps({"format": "labelscape-99"})},
+    )
     with pytest.raises(BadFile, match="another version"):
         load(tmp_path / "odd.safetensors")
 

@@ -12,9 +12,14 @@ from labelscape.scoring.tiles import plan_tiles
 sizes = st.integers(1, 300)
 
 
-
 @settings(deadline=None, max_examples=60)
-@given(height=sizes, width=sizes, stride=st.sampled_from([1, 4, 16, 32]), tiles=st.integers(2, 6), halos=st.integers(0, 2))
+@given(
+    height=sizes,
+    width=sizes,
+    stride=st.sampled_from([1, 4, 16, 32]),
+    tiles=st.integers(2, 6),
+    halos=st.integers(0, 2),
+)
 def test_every_pixel_is_answered_for_exactly_once(height, width, stride, tiles, halos):
     tile_size, overlap = stride * (tiles + 2 * halos), stride * halos
     whole = Window(0, 0, height, width)
@@ -26,9 +31,13 @@ def test_every_pixel_is_answered_for_exactly_once(height, width, stride, tiles, 
         assert tile.seen & whole == tile.seen
         assert tile.seen.top % stride == 0
         assert tile.seen.left % stride == 0
-        assert max(tile.seen.shape) <= max(tile_size, max(whole.shape) if max(whole.shape) <= tile_size else 0)
-        for low, high, edge in ((tile.core.top - tile.seen.top, tile.seen.bottom - tile.core.bottom, height),
-                                (tile.core.left - tile.seen.left, tile.seen.right - tile.core.right, width)):  # fmt: skip
+        assert max(tile.seen.shape) <= max(
+            tile_size, max(whole.shape) if max(whole.shape) <= tile_size else 0
+        )
+        for low, high, edge in (
+            (tile.core.top - tile.seen.top, tile.seen.bottom - tile.core.bottom, height),
+            (tile.core.left - tile.seen.left, tile.seen.right - tile.core.right, width),
+        ):
             assert low in (0, overlap) or edge <= tile_size
             assert high <= overlap
     assert (count == 1).all()
@@ -53,7 +62,10 @@ def test_windows_grow_and_meet(top, left, height, width, margin):
     outer = Window(-50, -50, 800, 800)
     array = np.arange(800 * 800).reshape(800, 800)
     np.testing.assert_array_equal(
-        array[window.grown(margin).inset_of(outer)], array[top + 50 - margin : top + height + 50 + margin, left + 50 - margin : left + width + 50 + margin]
+        array[window.grown(margin).inset_of(outer)],
+        array[
+            top + 50 - margin : top + height + 50 + margin, left + 50 - margin : left + width + 50 + margin
+        ],
     )
 
 

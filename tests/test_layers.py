@@ -1,4 +1,6 @@
-"""The rooms of the package, from the ground up: a room imports only lower ones. A rule nobody runs is a wish."""
+"""The rooms of the package, from the ground up: a room imports only lower ones. A rule nobody runs is a
+wish.
+"""
 
 import ast
 import subprocess
@@ -31,10 +33,12 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 NEVER = {
-    **dict.fromkeys(("scenes", "labels", "contract", "datasets", "rasters", "areas", "evaluation"), {"torch"}),
+    **{r: {"torch"} for r in ("scenes", "labels", "contract", "datasets", "rasters", "areas", "evaluation")},
     "nets": {"rasterio", "shapely", "pyogrio", "pyproj"},
 }
-"""What a room must do without: pages of a map are written where torch is not installed, networks know no geography."""
+"""What a room must do without: pages of a map are written where torch is not installed, networks know no
+geography.
+"""
 BESIDE = {
     "nets": {"errors"},  # networks know no files, legends or scenes
     "areas": {"errors", "version", "grid", "legend", "files", "progress", "scenes", "rasters"},  # no network
@@ -53,7 +57,9 @@ def imported(module: Path) -> set[str]:
     return names
 
 
-MODULES = [m for m in sorted(PACKAGE.rglob("*.py")) if m.name != "__main__.py" and m != PACKAGE / "__init__.py"]
+MODULES = [
+    m for m in sorted(PACKAGE.rglob("*.py")) if m.name != "__main__.py" and m != PACKAGE / "__init__.py"
+]
 
 
 def room_of(module: Path) -> str:
@@ -77,7 +83,9 @@ def test_no_module_waits_for_one_that_waits_for_it():
     """Imports at the top of modules make no circle."""
     needs = {}
     for module in MODULES:
-        name = ".".join(("labelscape", *module.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        name = ".".join(("labelscape", *module.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        )
         top = [n for n in ast.parse(module.read_text()).body if isinstance(n, ast.ImportFrom) and n.module]
         needs[name] = {m for n in top for m in (n.module, *(f"{n.module}.{a.name}" for a in n.names))}
     done: set[str] = set()
@@ -87,7 +95,10 @@ def test_no_module_waits_for_one_that_waits_for_it():
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from labelscape.cli import app; assert not {'torch', 'rasterio', 'pydantic', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    code = (
+        "import sys; from labelscape.cli import app; assert not {'torch', 'rasterio', 'pydantic', 'numpy'} "
+        "& set(sys.modules), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -30,8 +30,13 @@ def test_the_list_of_verbs_is_not_cut():
 
 
 def test_the_folder_that_all_files_lie_in_is_left_out():
-    found = [Finding("a", "error", "/far/away/images/x.tif", "is bad"), Finding("b", "info", "/far/away/x.gpkg", "is good"),
-             Finding("c", "info", "all files", "are files")]  # fmt: skip
+    found = [
+        Finding("a", "error", "/far/away/images/x.tif", "is bad"),
+        Finding("b", "info", "/far/away/x.gpkg", "is good"),
+        Finding("c", "info", "all files", "are files"),
+    ]
     lines = report(found, 1).splitlines()
     assert lines[:3] == ["ERROR images/x.tif: is bad", "      x.gpkg: is good", "      all files: are files"]
-    assert report([*found, Finding("d", "info", "here/y.tif", "")], 1).startswith("ERROR /far/away/images/x.tif")
+    assert report([*found, Finding("d", "info", "here/y.tif", "")], 1).startswith(
+        "ERROR /far/away/images/x.tif"
+    )

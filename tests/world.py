@@ -1,4 +1,6 @@
-"""A tiny painted landscape: known classes, bands that tell them apart, a CRS, a corner without data. Nothing is downloaded."""
+"""A tiny painted landscape: known classes, bands that tell them apart, a CRS, a corner without data.
+Nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -49,20 +51,44 @@ def spectra(classes: np.ndarray, bands: int, dtype: str, *, seed: int = 0) -> np
     return (np.clip(values, 0.01, 1) * {"uint8": 250, "uint16": 9000, "int16": 9000}[dtype]).astype(dtype)
 
 
-def write(path: Path, pixels: np.ndarray, *, crs: CRS | None = UTM, transform: Affine = NORTH_UP, nodata: float | None = None, **options: object) -> Path:
+def write(
+    path: Path,
+    pixels: np.ndarray,
+    *,
+    crs: CRS | None = UTM,
+    transform: Affine = NORTH_UP,
+    nodata: float | None = None,
+    **options: object,
+) -> Path:
     """A raster of (B, H, W) or (H, W)."""
     pixels = pixels if pixels.ndim == 3 else pixels[None]
     place = {} if crs is None else {"crs": crs, "transform": transform}
-    profile = {"driver": "GTiff", "count": len(pixels), "height": pixels.shape[1], "width": pixels.shape[2], "dtype": pixels.dtype.name, "nodata": nodata}
+    profile = {
+        "driver": "GTiff",
+        "count": len(pixels),
+        "height": pixels.shape[1],
+        "width": pixels.shape[2],
+        "dtype": pixels.dtype.name,
+        "nodata": nodata,
+    }
     with rasterio.open(path, "w", **{**profile, **place, **options}) as file:
         file.write(pixels)
     return path
 
 
 def make(
-    folder: Path, height: int = 96, width: int = 128, *, bands: int = 3, dtype: str = "uint16", crs: CRS | None = UTM,
-    transform: Affine = NORTH_UP, nodata: float | None = None, seed: int = 0, name: str = "scene",
-) -> World:  # fmt: skip
+    folder: Path,
+    height: int = 96,
+    width: int = 128,
+    *,
+    bands: int = 3,
+    dtype: str = "uint16",
+    crs: CRS | None = UTM,
+    transform: Affine = NORTH_UP,
+    nodata: float | None = None,
+    seed: int = 0,
+    name: str = "scene",
+) -> World:
     """Paint a scene and write it; with `nodata` the upper left ninth has no data."""
     classes = paint(height, width, seed=seed)
     pixels = spectra(classes, bands, dtype, seed=seed)
@@ -72,7 +98,9 @@ def make(
     return World(scene, classes, pixels, crs, transform)
 
 
-def label_raster(world: World, path: Path, *, values: tuple[int, ...] = (0, 1, 2), unlabelled: np.ndarray | None = None) -> Path:
+def label_raster(
+    world: World, path: Path, *, values: tuple[int, ...] = (0, 1, 2), unlabelled: np.ndarray | None = None
+) -> Path:
     """The painted classes as a label raster with these values; 255 where `unlabelled`."""
     labels = np.array(values, np.uint8)[world.classes]
     if unlabelled is not None:
@@ -80,36 +108,64 @@ def label_raster(world: World, path: Path, *, values: tuple[int, ...] = (0, 1, 2
     return write(path, labels, crs=world.crs, transform=world.transform)
 
 
-def label_polygons(world: World, path: Path, *, crs: str = "EPSG:4326", column: str = "kind", only: tuple[int, ...] = (0, 1, 2)) -> Path:
+def label_polygons(
+    world: World,
+    path: Path,
+    *,
+    crs: str = "EPSG:4326",
+    column: str = "kind",
+    only: tuple[int, ...] = (0, 1, 2),
+) -> Path:
     """The painted classes as polygons in another CRS, by the file's suffix."""
     import pyogrio
     import pyproj
     import shapely
 
-    found = [(shapely.geometry.shape(g), int(v)) for g, v in shapes(world.classes, transform=world.transform) if int(v) in only]
+    found = [
+        (shapely.geometry.shape(g), int(v))
+        for g, v in shapes(world.classes, transform=world.transform)
+        if int(v) in only
+    ]
     geometries = np.array([g for g, _ in found])
     change = pyproj.Transformer.from_crs(world.crs.to_wkt(), crs, always_xy=True)
-    geometries = shapely.transform(geometries, lambda xy: np.column_stack(change.transform(xy[:, 0], xy[:, 1])))
+    geometries = shapely.transform(
+        geometries, lambda xy: np.column_stack(change.transform(xy[:, 0], xy[:, 1]))
+    )
     names = np.array([LEGEND.names[v] for _, v in found], object)
     driver = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".shp": "ESRI Shapefile"}[path.suffix]
-    pyogrio.raw.write(path, shapely.to_wkb(geometries), [names], [column], geometry_type="Polygon", crs=crs, driver=driver)
+    pyogrio.raw.write(
+        path, shapely.to_wkb(geometries), [names], [column], geometry_type="Polygon", crs=crs, driver=driver
+    )
     return path
 
 
 def rectangle(world: World, path: Path, top: int, left: int, height: int, width: int) -> Path:
     """A GeoJSON rectangle of pixels, in the world's own CRS."""
-    corners = [world.transform @ c for c in ((left, top), (left + width, top), (left + width, top + height), (left, top + height), (left, top))]
+    corners = [
+        world.transform @ c
+        for c in (
+            (left, top),
+            (left + width, top),
+            (left + width, top + height),
+            (left, top + height),
+            (left, top),
+        )
+    ]
     crs = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{world.crs.to_epsg()}"}}
     feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [corners]}}
     path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
     return path
 
 
-# ------------------------------------------------------------------------------------------ published data sets, tiny, in their layouts
+# ---------------------------------------------------------------- published data sets, tiny, in their layouts
 
 
-def picture(path: Path, height: int, width: int, bands: int = 3, *, seed: int = 0, dtype: str = "uint8") -> np.ndarray:
-    """Write noise as a picture without coordinates, by suffix, folders and all; returns what was written (B, H, W)."""
+def picture(
+    path: Path, height: int, width: int, bands: int = 3, *, seed: int = 0, dtype: str = "uint8"
+) -> np.ndarray:
+    """Write noise as a picture without coordinates, by suffix, folders and all; returns what was written
+    (B, H, W).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(1, 200, (bands, height, width)).astype(dtype)
     write(path, pixels, crs=None, **_driver(path))
@@ -128,16 +184,30 @@ def draw(classes: int, height: int, width: int, *, seed: int) -> np.ndarray:
 
 
 def _driver(path: Path) -> dict[str, object]:
-    kinds = {".png": {"driver": "PNG"}, ".jpg": {"driver": "JPEG", "quality": 100}, ".tif": {"driver": "GTiff", "photometric": "MINISBLACK", "alpha": "NO"}}
+    kinds = {
+        ".png": {"driver": "PNG"},
+        ".jpg": {"driver": "JPEG", "quality": 100},
+        ".tif": {"driver": "GTiff", "photometric": "MINISBLACK", "alpha": "NO"},
+    }
     return kinds[path.suffix]
 
 
-GID_COLORS = np.array([(255, 0, 0), (0, 255, 0), (0, 255, 255), (255, 255, 0), (0, 0, 255), (0, 0, 0)], np.uint8)
-LAND_COLORS = np.array([(0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)], np.uint8)
-ISPRS_COLORS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0), (0, 0, 0)], np.uint8)
+GID_COLORS = np.array(
+    [(255, 0, 0), (0, 255, 0), (0, 255, 255), (255, 255, 0), (0, 0, 255), (0, 0, 0)], np.uint8
+)
+LAND_COLORS = np.array(
+    [(0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)],
+    np.uint8,
+)
+ISPRS_COLORS = np.array(
+    [(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0), (0, 0, 0)],
+    np.uint8,
+)
 
 
-def gid_scenes(root: Path, count: int = 5, *, bands: int = 3, dtype: str = "uint8", folder: str = "image_RGB") -> list[np.ndarray]:
+def gid_scenes(
+    root: Path, count: int = 5, *, bands: int = 3, dtype: str = "uint8", folder: str = "image_RGB"
+) -> list[np.ndarray]:
     """The five-class folder of GID with scenes of 20 x 30; returns the classes drawn, 5 for background."""
     base, drawn = root / "Large-scale Classification_5classes", []
     for i in range(count):
@@ -149,9 +219,13 @@ def gid_scenes(root: Path, count: int = 5, *, bands: int = 3, dtype: str = "uint
 
 
 def deepglobe_land(root: Path, count: int = 4, *, mirror: bool = False) -> list[np.ndarray]:
-    """Masks of 16 x 16 with careless colours, and pictures without masks beside them; returns the classes drawn, 6 for unknown."""
+    """Masks of 16 x 16 with careless colours, and pictures without masks beside them; returns the classes
+    drawn, 6 for unknown.
+    """
     drawn = []
-    images, masks = ("data/training_data/images", "data/training_data/masks") if mirror else ("land-train", "land-train")
+    images, masks = (
+        ("data/training_data/images", "data/training_data/masks") if mirror else ("land-train", "land-train")
+    )
     for i in range(count):
         picture(root / images / f"{100 + i}_sat.jpg", 16, 16, seed=i)
         drawn.append(draw(7, 16, 16, seed=i))
@@ -162,14 +236,21 @@ def deepglobe_land(root: Path, count: int = 4, *, mirror: bool = False) -> list[
     return drawn
 
 
-def vaihingen(root: Path, tiles: tuple[int, ...] = (1, 3, 11), *, by_archive: bool = False) -> dict[int, np.ndarray]:
-    """Tiles of 12 x 14 with full and eroded labels; returns the classes drawn. Eroded labels are black in the first two rows.
+def vaihingen(
+    root: Path, tiles: tuple[int, ...] = (1, 3, 11), *, by_archive: bool = False
+) -> dict[int, np.ndarray]:
+    """Tiles of 12 x 14 with full and eroded labels; returns the classes drawn. Eroded labels are black in the
+    first two rows.
 
     `by_archive`: every archive is unpacked into a folder of its own name.
     """
     drawn = {}
     base = root / "ISPRS_semantic_labeling_Vaihingen" if by_archive else root
-    eroded_folder = root / "ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_for_participants" if by_archive else root / "gts_eroded_for_participants"
+    eroded_folder = (
+        root / "ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_for_participants"
+        if by_archive
+        else root / "gts_eroded_for_participants"
+    )
     for tile in tiles:
         picture(base / "top" / f"top_mosaic_09cm_area{tile}.tif", 12, 14, seed=tile)
         picture(base / "ndsm" / f"dsm_09cm_matching_area{tile}_normalized.jpg", 12, 14, 1, seed=tile)
@@ -181,13 +262,19 @@ def vaihingen(root: Path, tiles: tuple[int, ...] = (1, 3, 11), *, by_archive: bo
     return drawn
 
 
-def potsdam(root: Path, tiles: tuple[str, ...] = ("2_10", "4_12", "2_11", "3_13")) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Tiles of 16 x 16 with coordinates; colours of 4_12 are off and the heights of 3_13 a column short. Returns classes and pictures."""
+def potsdam(
+    root: Path, tiles: tuple[str, ...] = ("2_10", "4_12", "2_11", "3_13")
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Tiles of 16 x 16 with coordinates; colours of 4_12 are off and the heights of 3_13 a column short.
+    Returns classes and pictures.
+    """
     drawn, photos = {}, {}
     for i, tile in enumerate(tiles):
         row, column = (int(n) for n in tile.split("_"))
         photos[tile] = picture(root / "4_Ortho_RGBIR" / f"top_potsdam_{tile}_RGBIR.tif", 16, 16, 4, seed=i)
-        write(root / "4_Ortho_RGBIR" / f"top_potsdam_{tile}_RGBIR.tif", photos[tile], photometric="RGB")  # GDAL calls the fourth band alpha
+        write(
+            root / "4_Ortho_RGBIR" / f"top_potsdam_{tile}_RGBIR.tif", photos[tile], photometric="RGB"
+        )  # GDAL calls the fourth band alpha
         heights = root / "1_DSM_normalisation" / f"dsm_potsdam_{row:02d}_{column:02d}_normalized_lastools.jpg"
         picture(heights, 16, 15 if tile == "3_13" else 16, 1, seed=i)
         drawn[tile] = draw(6, 16, 16, seed=i)
@@ -208,12 +295,17 @@ def cityscapes(root: Path, *, train_ids: bool = False) -> dict[str, np.ndarray]:
         codes(root / "gtFine" / part / city / f"{name}_gtFine_instanceIds.png", drawn[name])
         if part != "test":
             kind = "labelTrainIds" if train_ids else "labelIds"
-            codes(root / "gtFine" / part / city / f"{name}_gtFine_{kind}.png", drawn[name] % 19 if train_ids else drawn[name])
+            codes(
+                root / "gtFine" / part / city / f"{name}_gtFine_{kind}.png",
+                drawn[name] % 19 if train_ids else drawn[name],
+            )
     return drawn
 
 
 def pascal_context(root: Path, ids: np.ndarray, *, mat: bool) -> dict[str, np.ndarray]:
-    """VOC2010 with two pictures of 10 x 12. `ids` are the 60 values that (b) numbers 0..59; returns name -> ids drawn, one of `ids`."""
+    """VOC2010 with two pictures of 10 x 12. `ids` are the 60 values that (b) numbers 0..59; returns name
+    -> ids drawn, one of `ids`.
+    """
     import scipy.io
 
     base, drawn = root / "VOC2010", {}
@@ -234,8 +326,17 @@ def pascal_context(root: Path, ids: np.ndarray, *, mat: bool) -> dict[str, np.nd
     return drawn
 
 
-def pairs(root: Path, sides: dict[str, tuple[str, str]], names: dict[str, list[str]], high: int, *, suffix: str = ".png") -> dict[str, np.ndarray]:
-    """Pictures and label values 0..high of 9 x 11: part -> (image folder, label folder) and part -> names; returns name -> values drawn."""
+def pairs(
+    root: Path,
+    sides: dict[str, tuple[str, str]],
+    names: dict[str, list[str]],
+    high: int,
+    *,
+    suffix: str = ".png",
+) -> dict[str, np.ndarray]:
+    """Pictures and label values 0..high of 9 x 11: part -> (image folder, label folder) and part -> names;
+    returns name -> values drawn.
+    """
     drawn = {}
     for part, (images, labels) in sides.items():
         for name in names[part]:

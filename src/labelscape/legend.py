@@ -1,7 +1,8 @@
-"""The classes of a map: value, name, colour and description of each, and the way from label values to class indices.
+"""The classes of a map: value, name, colour and description of each, and the way from label values to class
+indices.
 
-Inside Labelscape a label is a class *index* 0..K-1, with `IGNORE` = 255 for everything that is not labelled. Label files and
-finished maps hold class *values*; the legend is the only place that knows both.
+Inside Labelscape a label is a class *index* 0..K-1, with `IGNORE` = 255 for everything that is not labelled.
+Label files and finished maps hold class *values*; the legend is the only place that knows both.
 """
 
 from __future__ import annotations
@@ -21,21 +22,52 @@ RGB = tuple[int, int, int]
 
 # Twelve colours that stay apart for most colour-blind readers (Paul Tol's "muted" and "bright" sets).
 PALETTE: tuple[RGB, ...] = (
-    (204, 102, 119), (51, 34, 136), (221, 204, 119), (17, 119, 51), (136, 204, 238), (136, 34, 85),
-    (68, 170, 153), (153, 153, 51), (170, 68, 153), (238, 119, 51), (0, 119, 187), (187, 187, 187),
-)  # fmt: skip
+    (204, 102, 119),
+    (51, 34, 136),
+    (221, 204, 119),
+    (17, 119, 51),
+    (136, 204, 238),
+    (136, 34, 85),
+    (68, 170, 153),
+    (153, 153, 51),
+    (170, 68, 153),
+    (238, 119, 51),
+    (0, 119, 187),
+    (187, 187, 187),
+)
 
 # Land people colour the same things the same way; a name that says what it is gets that colour.
 FAMILIAR: dict[str, RGB] = {
-    "water": (43, 108, 196), "river": (43, 108, 196), "lake": (43, 108, 196), "sea": (43, 108, 196),
-    "forest": (30, 110, 50), "tree": (30, 110, 50), "trees": (30, 110, 50), "woodland": (30, 110, 50), "wood": (30, 110, 50),
-    "grassland": (158, 202, 92), "meadow": (158, 202, 92), "grass": (158, 202, 92), "scrub": (140, 150, 60),
-    "farmland": (240, 205, 110), "farm": (240, 205, 110), "cropland": (240, 205, 110),
-    "wetland": (110, 190, 180), "built-up": (205, 60, 60), "building": (205, 60, 60), "buildings": (205, 60, 60),
-    "residential": (205, 60, 60), "urban": (205, 60, 60), "road": (90, 90, 90), "roads": (90, 90, 90),
-    "barren": (190, 170, 150), "land": (190, 170, 150), "bare": (190, 170, 150),
-    "background": (225, 225, 220), "other": (225, 225, 220),
-}  # fmt: skip
+    "water": (43, 108, 196),
+    "river": (43, 108, 196),
+    "lake": (43, 108, 196),
+    "sea": (43, 108, 196),
+    "forest": (30, 110, 50),
+    "tree": (30, 110, 50),
+    "trees": (30, 110, 50),
+    "woodland": (30, 110, 50),
+    "wood": (30, 110, 50),
+    "grassland": (158, 202, 92),
+    "meadow": (158, 202, 92),
+    "grass": (158, 202, 92),
+    "scrub": (140, 150, 60),
+    "farmland": (240, 205, 110),
+    "farm": (240, 205, 110),
+    "cropland": (240, 205, 110),
+    "wetland": (110, 190, 180),
+    "built-up": (205, 60, 60),
+    "building": (205, 60, 60),
+    "buildings": (205, 60, 60),
+    "residential": (205, 60, 60),
+    "urban": (205, 60, 60),
+    "road": (90, 90, 90),
+    "roads": (90, 90, 90),
+    "barren": (190, 170, 150),
+    "land": (190, 170, 150),
+    "bare": (190, 170, 150),
+    "background": (225, 225, 220),
+    "other": (225, 225, 220),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +93,23 @@ class Legend:
                 raise BadInput(f"A legend needs every class {what} once; {sorted(twice)} stand twice.")
         wrong = [value for value in self.values if not 0 <= value < IGNORE]
         if wrong:
-            raise BadInput(f"Class values must lie in 0..254 (255 is 'no label'); found {wrong}. Remap them first.")
+            raise BadInput(
+                f"Class values must lie in 0..254 (255 is 'no label'); found {wrong}. Remap them first."
+            )
 
     @classmethod
-    def of_names(cls, names: Sequence[str], *, values: Iterable[int] | None = None, colors: Sequence[RGB] | None = None) -> Legend:
+    def of_names(
+        cls, names: Sequence[str], *, values: Iterable[int] | None = None, colors: Sequence[RGB] | None = None
+    ) -> Legend:
         """A legend from names alone: values 0..K-1 and familiar colours unless given."""
         values = list(values) if values is not None else list(range(len(names)))
         colors = list(colors) if colors is not None else _colors_for(names)
-        return cls(tuple(LandClass(int(v), str(n), tuple(int(x) for x in c)) for v, n, c in zip(values, names, colors, strict=True)))
+        return cls(
+            tuple(
+                LandClass(int(v), str(n), tuple(int(x) for x in c))
+                for v, n, c in zip(values, names, colors, strict=True)
+            )
+        )
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -92,15 +133,27 @@ class Legend:
         return self.names.index(name)
 
     def encode(
-        self, values: np.ndarray, *, stored: Mapping[str, int] | None = None, ignore: Iterable[int] = (IGNORE,), where: str = "the labels"
+        self,
+        values: np.ndarray,
+        *,
+        stored: Mapping[str, int] | None = None,
+        ignore: Iterable[int] = (IGNORE,),
+        where: str = "the labels",
     ) -> np.ndarray:
         """Class values -> uint8 class indices of the same shape; `ignore` values -> 255.
 
-        `stored` says which value a label file holds for each class name, where that is not the legend's own (masks of 0 and 255).
+        `stored` says which value a label file holds for each class name, where that is not the legend's own
+          (masks of 0 and 255).
         Raises BadInput naming every value that is neither a class nor ignored.
         """
-        index_of = {value: self.index(name) for name, value in stored.items()} if stored else {v: i for i, v in enumerate(self.values)}
-        if np.asarray(values).dtype == np.uint8:  # by far the most frequent: counted, not sorted, 15 times faster
+        index_of = (
+            {value: self.index(name) for name, value in stored.items()}
+            if stored
+            else {v: i for i, v in enumerate(self.values)}
+        )
+        if (
+            np.asarray(values).dtype == np.uint8
+        ):  # by far the most frequent: counted, not sorted, 15 times faster
             found, inverse = np.arange(256), values
             seen = np.bincount(np.ravel(values), minlength=256) > 0
         else:
@@ -112,12 +165,15 @@ class Legend:
         for position, value in enumerate(found):
             if value in index_of:
                 table[position] = index_of[int(value)]
-            elif seen[position] and value not in ignored and value == value:  # NaN is never a class and never an error
+            elif (
+                seen[position] and value not in ignored and value == value
+            ):  # NaN is never a class and never an error
                 unknown.append(value.item())
         if unknown:
             known = ", ".join(f"{value} {self.names[index]}" for value, index in index_of.items())
             raise BadInput(
-                f"{where} hold the value{'s' * (len(unknown) > 1)} {_some(unknown)}, which no class has (known: {known}). "
+                f"{where} hold the value{'s' * (len(unknown) > 1)} {_some(unknown)}, which no class has "
+                f"(known: {known}). "
                 "Add the class with --classes, or name the value with --ignore-value."
             )
         return table[inverse].reshape(np.shape(values))
@@ -139,11 +195,19 @@ class Legend:
 
     @classmethod
     def from_json(cls, text: str) -> Legend:
-        return cls(tuple(LandClass(c["value"], c["name"], tuple(c["color"]), c.get("description", "")) for c in json.loads(text)))
+        return cls(
+            tuple(
+                LandClass(c["value"], c["name"], tuple(c["color"]), c.get("description", ""))
+                for c in json.loads(text)
+            )
+        )
 
 
 def _colors_for(names: Sequence[str]) -> list[RGB]:
-    chosen = [FAMILIAR.get(name.lower()) or FAMILIAR.get(name.lower().split()[0] if name.split() else "") for name in names]
+    chosen = [
+        FAMILIAR.get(name.lower()) or FAMILIAR.get(name.lower().split()[0] if name.split() else "")
+        for name in names
+    ]
     taken = {c for i, c in enumerate(chosen) if c is not None and c not in chosen[:i]}
     chosen = [c if c is not None and c not in chosen[:i] else None for i, c in enumerate(chosen)]
     spare = (c for c in PALETTE if c not in taken)
@@ -154,7 +218,10 @@ def _colors_for(names: Sequence[str]) -> list[RGB]:
 def _hue(i: int) -> RGB:
     import colorsys
 
-    return tuple(round(255 * x) for x in colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.55 + 0.3 * (i % 2), 0.9 - 0.25 * (i % 3) / 2))
+    return tuple(
+        round(255 * x)
+        for x in colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.55 + 0.3 * (i % 2), 0.9 - 0.25 * (i % 3) / 2)
+    )
 
 
 def _some(items: list, most: int = 8) -> str:

@@ -13,7 +13,9 @@ Tick = Callable[..., None]
 
 @contextmanager
 def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterator[Tick]:
-    """Show `title` and how much of `total` is done while the block runs; yields the function that moves it on."""
+    """Show `title` and how much of `total` is done while the block runs; yields the function that moves it
+    on.
+    """
     if not shown:
         yield lambda done=1, **facts: None
         return
@@ -21,12 +23,24 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
         yield from _logged(title, total, unit)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[facts]}"),
-    )  # fmt: skip
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total, facts="")
 
@@ -51,8 +65,15 @@ def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
 
     yield tick
     unit = unit.removesuffix("s") if done == 1 else unit
-    print(f"{title}: {done} {unit} in {time.monotonic() - start:.1f} s".replace("  ", " "), file=sys.stderr, flush=True)
+    print(
+        f"{title}: {done} {unit} in {time.monotonic() - start:.1f} s".replace("  ", " "),
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _said(facts: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items())
+    return "  ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in facts.items()
+    )

@@ -8,10 +8,11 @@ import shapely
 import world
 from rasterio.crs import CRS
 
-from labelscape.errors import BadFile, BadOption
-from labelscape.areas import polygon_files, polygonize
+import labelscape.areas.polygonize
+from labelscape.areas import polygon_files
 from labelscape.areas.polygon_files import Batch, check_target, database_of, geo_metadata, rows_of, srid_of
 from labelscape.areas.polygonize import polygonize
+from labelscape.errors import BadFile, BadOption
 
 SERVER = os.environ.get("LABELSCAPE_TEST_POSTGIS")  # such as postgresql://postgres@localhost/maps
 
@@ -32,8 +33,10 @@ def expected(raster, folder):
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
 def test_many_batches_are_one_layer(raster, tmp_path, monkeypatch, suffix):
     polygons, columns = expected(raster, tmp_path)
-    monkeypatch.setattr(polygonize, "BATCH", 3)
-    assert polygonize(raster, tmp_path / f"m{suffix}", world.LEGEND, strip_rows=16).written == len(polygons) > 6
+    monkeypatch.setattr(labelscape.areas.polygonize, "BATCH", 3)
+    assert (
+        polygonize(raster, tmp_path / f"m{suffix}", world.LEGEND, strip_rows=16).written == len(polygons) > 6
+    )
     layer = {"layer": "land_cover"} if suffix == ".gpkg" else {}
     meta, _, geometry, found = pyogrio.raw.read(tmp_path / f"m{suffix}", **layer)
     assert list(meta["fields"]) == ["value", "class", "pixels", "area_ha"]
@@ -41,28 +44,46 @@ def test_many_batches_are_one_layer(raster, tmp_path, monkeypatch, suffix):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     ground = shapely.from_wkb(geometry)
     if suffix == ".geojson":
-        assert CRS.from_user_input(meta["crs"]).to_epsg() == 4326 and shapely.total_bounds(ground)[0] == pytest.approx(13.5, abs=0.1)
+        assert CRS.from_user_input(meta["crs"]).to_epsg() == 4326 and shapely.total_bounds(ground)[
+            0
+        ] == pytest.approx(13.5, abs=0.1)
         assert shapely.is_ccw(shapely.get_exterior_ring(ground)).all()  # RFC 7946
     else:
         assert CRS.from_user_input(meta["crs"]) == world.UTM
-        assert shapely.area(shapely.symmetric_difference(shapely.union_all(ground), shapely.union_all(polygons))) == 0
+        assert (
+            shapely.area(shapely.symmetric_difference(shapely.union_all(ground), shapely.union_all(polygons)))
+            == 0
+        )
 
 
 def test_geoparquet(raster, tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     polygons, columns = expected(raster, tmp_path)
-    monkeypatch.setattr(polygonize, "BATCH", 3)
+    monkeypatch.setattr(labelscape.areas.polygonize, "BATCH", 3)
     polygonize(raster, tmp_path / "m.parquet", world.LEGEND)
     table = parquet.read_table(tmp_path / "m.parquet")
     assert table.column_names == ["value", "class", "pixels", "area_ha", "geometry", "bbox"]
-    assert table["pixels"].to_pylist() == columns[2].tolist() and table["class"].to_pylist() == columns[1].tolist()
+    assert (
+        table["pixels"].to_pylist() == columns[2].tolist()
+        and table["class"].to_pylist() == columns[1].tolist()
+    )
     ground = shapely.from_wkb(table["geometry"].to_pylist())
     assert shapely.equals_exact(ground, polygons).all()
-    np.testing.assert_array_equal([list(b.values()) for b in table["bbox"].to_pylist()], shapely.bounds(polygons))
+    np.testing.assert_array_equal(
+        [list(b.values()) for b in table["bbox"].to_pylist()], shapely.bounds(polygons)
+    )
     geo = json.loads(table.schema.metadata[b"geo"])
     column = geo["columns"]["geometry"]
-    assert (geo["version"], geo["primary_column"], column["encoding"], column["geometry_types"]) == ("1.1.0", "geometry", "WKB", ["Polygon"])
-    assert column["crs"]["id"] == {"authority": "EPSG", "code": 32633} and column["crs"]["type"] == "ProjectedCRS"
+    assert (geo["version"], geo["primary_column"], column["encoding"], column["geometry_types"]) == (
+        "1.1.0",
+        "geometry",
+        "WKB",
+        ["Polygon"],
+    )
+    assert (
+        column["crs"]["id"] == {"authority": "EPSG", "code": 32633}
+        and column["crs"]["type"] == "ProjectedCRS"
+    )
     assert column["bbox"] == shapely.total_bounds(polygons).tolist()
 
 
@@ -86,7 +107,11 @@ def test_what_is_missing_is_said_before_any_work(tmp_path, monkeypatch):
 
 
 def test_names_of_databases():
-    assert database_of("postgresql://me@host:5433/db?table=gis.cover&sslmode=require") == ("postgresql://me@host:5433/db?sslmode=require", "gis", "cover")
+    assert database_of("postgresql://me@host:5433/db?table=gis.cover&sslmode=require") == (
+        "postgresql://me@host:5433/db?sslmode=require",
+        "gis",
+        "cover",
+    )
     assert database_of("postgresql://me@host/db") == ("postgresql://me@host/db", "", "land_cover")
     with pytest.raises(BadOption, match="table=SCHEMA.NAME"):
         database_of("postgresql://host/db?table=a.b.c")
@@ -100,7 +125,13 @@ def test_names_of_databases_as_gdal_writes_them():
 
 
 def test_rows_for_a_database():
-    batch = Batch(np.array([shapely.box(0, 0, 1, 2)]), np.array([3], np.int32), np.array(["water"], object), np.array([7]), np.array([np.nan]))
+    batch = Batch(
+        np.array([shapely.box(0, 0, 1, 2)]),
+        np.array([3], np.int32),
+        np.array(["water"], object),
+        np.array([7]),
+        np.array([np.nan]),
+    )
     ((value, name, pixels, hectares, geometry),) = rows_of(batch, 32633)
     assert (value, name, pixels, hectares) == (3, "water", 7, None)
     polygon = shapely.from_wkb(geometry)
@@ -118,7 +149,9 @@ def test_postgis(raster, tmp_path):
     target = f"{SERVER}?table=labelscape_test"
     polygonize(raster, target, world.LEGEND, overwrite=True)
     with psycopg.connect(SERVER) as base:
-        found = base.execute("SELECT pixels, area_ha, ST_AsEWKB(geom), ST_IsValid(geom) FROM labelscape_test ORDER BY id").fetchall()
+        found = base.execute(
+            "SELECT pixels, area_ha, ST_AsEWKB(geom), ST_IsValid(geom) FROM labelscape_test ORDER BY id"
+        ).fetchall()
     assert [f[0] for f in found] == columns[2].tolist() and all(f[3] for f in found)
     assert shapely.equals_exact(shapely.from_wkb([bytes(f[2]) for f in found]), polygons).all()
     with pytest.raises(BadFile, match="exists; pass --overwrite"):

@@ -13,19 +13,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
+from labelscape.areas.polygonize import polygonize
+from labelscape.areas.trace import Areas, trace
 from labelscape.errors import BadOption
 from labelscape.grid import Grid
-from labelscape.areas.trace import Areas, trace
-from labelscape.areas.polygonize import polygonize
 
 
 def areas_of(values, strip_rows, tolerance=0.0):
     height, width = values.shape
     with rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", height=height, width=width, count=1, dtype="uint8", nodata=255) as file:
+        with memory.open(
+            driver="GTiff", height=height, width=width, count=1, dtype="uint8", nodata=255
+        ) as file:
             file.write(values, 1)
         with memory.open() as file:
-            return Areas.together(list(trace(file, Grid(None, Affine.identity(), height, width), strip_rows=strip_rows, tolerance=tolerance)))
+            return Areas.together(
+                list(
+                    trace(
+                        file,
+                        Grid(None, Affine.identity(), height, width),
+                        strip_rows=strip_rows,
+                        tolerance=tolerance,
+                    )
+                )
+            )
 
 
 def traced(values, strip_rows):
@@ -39,19 +50,29 @@ def whole(values):
 
 
 def canonical(polygons):
-    """Sets of polygons compare by their sorted normal forms; rings that touch themselves are split alike by a union of one."""
+    """Sets of polygons compare by their sorted normal forms; rings that touch themselves are split alike
+    by a union of one.
+    """
     return sorted((v, shapely.normalize(shapely.union_all([p])).wkt) for v, p in polygons)
 
 
 @settings(deadline=None, max_examples=150)
-@given(seed=st.integers(0, 10**6), height=st.integers(1, 24), width=st.integers(1, 18), strip=st.integers(1, 9), classes=st.integers(1, 3))
+@given(
+    seed=st.integers(0, 10**6),
+    height=st.integers(1, 24),
+    width=st.integers(1, 18),
+    strip=st.integers(1, 9),
+    classes=st.integers(1, 3),
+)
 def test_strips_leave_no_trace(seed, height, width, strip, classes):
     rng = np.random.default_rng(seed)
     values = rng.integers(0, classes, (height, width), np.uint8)
     values[rng.random(values.shape) < 0.15] = 255
     if seed % 3 == 0:  # rings around rings, closed only many strips further down
         rows, columns = np.indices(values.shape)
-        values = (np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns)) % 2).astype(np.uint8)
+        values = (
+            np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns)) % 2
+        ).astype(np.uint8)
     found, expected = traced(values, strip), whole(values)
     assert canonical(found) == canonical(expected)
     for v in range(classes):
@@ -64,16 +85,23 @@ def draw(seed, height, width, classes):
     """Speckle, patches or rings around rings, with holes of nodata."""
     rng = np.random.default_rng(seed)
     step = (1, 3, 5)[seed % 3]
-    values = np.kron(rng.integers(0, classes, (-(-height // step), -(-width // step)), np.uint8), np.ones((step, step), np.uint8))[:height, :width]
+    values = np.kron(
+        rng.integers(0, classes, (-(-height // step), -(-width // step)), np.uint8),
+        np.ones((step, step), np.uint8),
+    )[:height, :width]
     values[rng.random(values.shape) < 0.05 * (seed % 4)] = 255
     return np.ascontiguousarray(values)
 
 
 @settings(deadline=None, max_examples=150)
 @given(
-    seed=st.integers(0, 10**6), height=st.integers(1, 30), width=st.integers(1, 25), strip=st.integers(1, 30), classes=st.integers(1, 4),
+    seed=st.integers(0, 10**6),
+    height=st.integers(1, 30),
+    width=st.integers(1, 25),
+    strip=st.integers(1, 30),
+    classes=st.integers(1, 4),
     tolerance=st.sampled_from([0.6, 1.0, 2.0, 5.0, 30.0]),
-)  # fmt: skip
+)
 def test_simplified_polygons_cover_the_map_once(seed, height, width, strip, classes, tolerance):
     values = draw(seed, height, width, classes)
     exact, found = areas_of(values, strip), areas_of(values, strip, tolerance)
@@ -84,13 +112,25 @@ def test_simplified_polygons_cover_the_map_once(seed, height, width, strip, clas
     if not len(found):
         return
     assert shapely.is_valid(found.polygons).all()
-    assert (shapely.get_type_id(found.polygons) == shapely.GeometryType.POLYGON).all() and (shapely.area(found.polygons) > 0).all()
+    assert (shapely.get_type_id(found.polygons) == shapely.GeometryType.POLYGON).all() and (
+        shapely.area(found.polygons) > 0
+    ).all()
     # Their union is what was mapped, and their areas add up to its area: no gap, and nothing twice.
-    assert shapely.area(shapely.symmetric_difference(shapely.union_all(found.polygons), shapely.union_all(exact.polygons))) < 1e-9
+    assert (
+        shapely.area(
+            shapely.symmetric_difference(shapely.union_all(found.polygons), shapely.union_all(exact.polygons))
+        )
+        < 1e-9
+    )
     assert shapely.area(found.polygons).sum() == pytest.approx((values != 255).sum(), abs=1e-9)
     first, second = shapely.STRtree(found.polygons).query(found.polygons)
     meet = first < second
-    assert shapely.area(shapely.intersection(found.polygons[first[meet]], found.polygons[second[meet]])).max(initial=0) < 1e-9
+    assert (
+        shapely.area(shapely.intersection(found.polygons[first[meet]], found.polygons[second[meet]])).max(
+            initial=0
+        )
+        < 1e-9
+    )
 
 
 def test_simplification_takes_the_steps_out_of_a_slope():
@@ -110,7 +150,11 @@ def test_simplification_reads_metres(tmp_path):
     points = []
     for metres in (0, 4, 10):  # a step of 10 m cuts off 50 square metres: the root is 7.07 m
         polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, simplify=metres, overwrite=True)
-        points.append(shapely.get_num_coordinates(shapely.from_wkb(pyogrio.raw.read(tmp_path / "m.gpkg", layer="land_cover")[2])).sum())
+        points.append(
+            shapely.get_num_coordinates(
+                shapely.from_wkb(pyogrio.raw.read(tmp_path / "m.gpkg", layer="land_cover")[2])
+            ).sum()
+        )
     assert points[0] == points[1] > 10 * points[2]
     with pytest.raises(BadOption, match="--simplify is -1"):
         polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, simplify=-1, overwrite=True)
@@ -149,18 +193,28 @@ def test_polygons_on_the_ground(tmp_path, suffix, transform):
     polygons = shapely.from_wkb(geometry)
     if suffix != ".geojson":  # that one is in degrees
         shapes = zip(polygons, fields["value"].tolist())
-        np.testing.assert_array_equal(rasterio.features.rasterize(shapes, classes.shape, fill=255, transform=transform, dtype="uint8"), classes)
+        np.testing.assert_array_equal(
+            rasterio.features.rasterize(shapes, classes.shape, fill=255, transform=transform, dtype="uint8"),
+            classes,
+        )
     for value, name in enumerate(world.LEGEND.names):
         mine = fields["class"] == name
         assert fields["pixels"][mine].sum() == (classes == value).sum()
-        assert fields["area_ha"][mine].sum() == pytest.approx((classes == value).sum() * 0.01, rel=2e-3)  # 10 m pixels in UTM
+        assert fields["area_ha"][mine].sum() == pytest.approx(
+            (classes == value).sum() * 0.01, rel=2e-3
+        )  # 10 m pixels in UTM
     # The hectares are those of the ellipsoid: check one polygon with pyproj's own geodesics.
     from pyproj import Geod, Transformer
 
     if suffix == ".gpkg":
         to_lonlat = Transformer.from_crs("EPSG:32633", "OGC:CRS84", always_xy=True)
-        lonlat = shapely.transform(shapely.segmentize(polygons[0], 10), lambda xy: np.column_stack(to_lonlat.transform(xy[:, 0], xy[:, 1])))
-        assert abs(Geod(ellps="WGS84").geometry_area_perimeter(lonlat)[0]) / 1e4 == pytest.approx(fields["area_ha"][0], rel=1e-5)
+        lonlat = shapely.transform(
+            shapely.segmentize(polygons[0], 10),
+            lambda xy: np.column_stack(to_lonlat.transform(xy[:, 0], xy[:, 1])),
+        )
+        assert abs(Geod(ellps="WGS84").geometry_area_perimeter(lonlat)[0]) / 1e4 == pytest.approx(
+            fields["area_ha"][0], rel=1e-5
+        )
 
 
 def test_small_polygons_are_left_out_and_counted(tmp_path):
@@ -187,7 +241,13 @@ def test_qgis_finds_a_style_in_the_geopackage(tmp_path):
     raster = world.write(tmp_path / "m.tif", world.paint(20, 20), nodata=255)
     polygonize(raster, tmp_path / "m.gpkg", world.LEGEND)
     with sqlite3.connect(tmp_path / "m.gpkg") as base:
-        ((table, column, qml, default),) = base.execute("SELECT f_table_name, f_geometry_column, styleQML, useAsDefault FROM layer_styles").fetchall()
+        ((table, column, qml, default),) = base.execute(
+            "SELECT f_table_name, f_geometry_column, styleQML, useAsDefault FROM layer_styles"
+        ).fetchall()
         assert (table, column, default) == ("land_cover", "geom", 1)
     categories = xml.fromstring(qml.split("\n", 1)[1]).findall(".//category")
-    assert [(c.get("value"), c.get("label")) for c in categories] == [("0", "water"), ("1", "field"), ("2", "forest")]
+    assert [(c.get("value"), c.get("label")) for c in categories] == [
+        ("0", "water"),
+        ("1", "field"),
+        ("2", "forest"),
+    ]

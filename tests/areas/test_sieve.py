@@ -14,13 +14,13 @@ from rasterio.crs import CRS
 from rio_cogeo import cog_validate
 from scipy import ndimage
 
+from labelscape.areas.neighbours import _shuffled
+from labelscape.areas.polygonize import polygonize
+from labelscape.areas.sieve import sieve
+from labelscape.areas.trace import read_run
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.legend import Legend
-from labelscape.areas.neighbours import _shuffled
-from labelscape.areas.sieve import sieve
-from labelscape.areas.trace import read_run
-from labelscape.areas.polygonize import polygonize
 from labelscape.rasters.write import MapWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -66,7 +66,10 @@ def draw(seed, height, width, classes):
     """Speckle or patches, with holes of nodata."""
     rng = np.random.default_rng(seed)
     step = (1, 2, 4)[seed % 3]
-    values = np.kron(rng.integers(0, classes, (-(-height // step), -(-width // step)), np.uint8), np.ones((step, step), np.uint8))[:height, :width]
+    values = np.kron(
+        rng.integers(0, classes, (-(-height // step), -(-width // step)), np.uint8),
+        np.ones((step, step), np.uint8),
+    )[:height, :width]
     noise = rng.random(values.shape) < 0.1
     values[noise] = rng.integers(0, classes, noise.sum())
     values[rng.random(values.shape) < 0.06 * (seed % 4)] = 255
@@ -76,9 +79,13 @@ def draw(seed, height, width, classes):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    seed=st.integers(0, 10**6), height=st.integers(1, 19), width=st.integers(1, 17), strip=st.integers(1, 20), classes=st.integers(1, 5),
+    seed=st.integers(0, 10**6),
+    height=st.integers(1, 19),
+    width=st.integers(1, 17),
+    strip=st.integers(1, 20),
+    classes=st.integers(1, 5),
     least=st.integers(1, 30),
-)  # fmt: skip
+)
 def test_it_is_the_rule_whatever_the_strips(tmp_path_factory, seed, height, width, strip, classes, least):
     values = draw(seed, height, width, classes)
     found, summary = sieved(tmp_path_factory.mktemp("s"), values, least, strip)
@@ -86,8 +93,12 @@ def test_it_is_the_rule_whatever_the_strips(tmp_path_factory, seed, height, widt
     np.testing.assert_array_equal(found, expected)
     assert summary.changed_pixels == (values != expected).sum()
     assert summary.left == sum(area.sum() < least for area in areas(expected))
-    assert [c.pixels for c in summary.classes] == [(expected == int(c.name[6:])).sum() for c in summary.classes]
-    assert [c.pixels_before for c in summary.classes] == [(values == int(c.name[6:])).sum() for c in summary.classes]
+    assert [c.pixels for c in summary.classes] == [
+        (expected == int(c.name[6:])).sum() for c in summary.classes
+    ]
+    assert [c.pixels_before for c in summary.classes] == [
+        (values == int(c.name[6:])).sum() for c in summary.classes
+    ]
 
 
 def test_the_longest_border_takes_it_not_the_largest_neighbour(tmp_path):
@@ -123,14 +134,21 @@ def test_hectares_are_those_of_the_ellipsoid(tmp_path):
     values[2:7, 2:12], values[50:55, 2:12] = 1, 1  # 50 pixels each, at 80 and at 20 degrees north
     place = {"crs": CRS.from_epsg(4326), "transform": Affine(0.001, 0, 13, 0, -1, 80)}
     raster = world.write(tmp_path / "d.tif", values, nodata=255, **place)
-    each = Grid(place["crs"], place["transform"], 60, 60).pixel_areas(*np.indices(values.shape).astype(float)) / 1e4
+    each = (
+        Grid(place["crs"], place["transform"], 60, 60).pixel_areas(*np.indices(values.shape).astype(float))
+        / 1e4
+    )
     north, south = each[2:7, 2:12].sum(), each[50:55, 2:12].sum()
     summary = sieve(raster, tmp_path / "s.tif", min_area=(north + south) / 2)
     with rasterio.open(tmp_path / "s.tif") as file:
         found = file.read(1)
     assert not found[2:7, 2:12].any() and found[50:55, 2:12].all()
-    assert [c.hectares for c in summary.classes] == pytest.approx([each[found == 0].sum(), each[found == 1].sum()])
-    assert [c.hectares_before for c in summary.classes] == pytest.approx([each[values == 0].sum(), each[values == 1].sum()])
+    assert [c.hectares for c in summary.classes] == pytest.approx(
+        [each[found == 0].sum(), each[found == 1].sum()]
+    )
+    assert [c.hectares_before for c in summary.classes] == pytest.approx(
+        [each[values == 0].sum(), each[values == 1].sum()]
+    )
     # As large as the minimum is large enough, however the sum was rounded.
     assert sieve(raster, tmp_path / "s.tif", min_area=north * (1 + 1e-12), overwrite=True).given == 0
 
@@ -141,22 +159,36 @@ def test_it_stays_a_coloured_cog_and_holes_are_not_read(tmp_path, rows, monkeypa
     grid, place = Grid(world.UTM, world.ROTATED, 2800, 3000), Window(2048, 1024, 700, 600)
     values = np.array([0, 3, 7], np.uint8)[world.paint(700, 600, patch=40)]
     values[5, 5], values[698, 3] = 7 - values[5, 5], 3
-    with MapWriter(tmp_path / "m.tif", grid, "uint8", 1, 255, legend=legend, tags={"labelscape_network": "fcn"}) as writer:
+    with MapWriter(
+        tmp_path / "m.tif", grid, "uint8", 1, 255, legend=legend, tags={"labelscape_network": "fcn"}
+    ) as writer:
         writer.write(place, values)
     read = []
-    monkeypatch.setattr("labelscape.areas.sieve.read_run", lambda file, run: read.append(run) or read_run(file, run))
+    monkeypatch.setattr(
+        "labelscape.areas.sieve.read_run", lambda file, run: read.append(run) or read_run(file, run)
+    )
     summary = sieve(tmp_path / "m.tif", tmp_path / "out" / "s.tif", min_area=0.5, strip_rows=rows)
-    assert summary.given == 2 and {(run.left, run.width) for run in read} == {(1024, 1024)} and sum(run.height for run in read) < 1000
+    assert (
+        summary.given == 2
+        and {(run.left, run.width) for run in read} == {(1024, 1024)}
+        and sum(run.height for run in read) < 1000
+    )
     assert cog_validate(tmp_path / "out" / "s.tif")[0]
     with rasterio.open(tmp_path / "out" / "s.tif") as file, rasterio.open(tmp_path / "m.tif") as before:
         found = file.read(1, window=place.rio)
-        assert (file.profile, file.colormap(1), file.overviews(1)) == (before.profile, before.colormap(1), before.overviews(1))
+        assert (file.profile, file.colormap(1), file.overviews(1)) == (
+            before.profile,
+            before.colormap(1),
+            before.overviews(1),
+        )
         assert file.tags()["labelscape_network"] == "fcn" and file.tags()["labelscape_sieve"] == "0.5 ha"
         assert (file.read(1) != 255).sum() == 700 * 600
     assert min(area.sum() for area in areas(found)) >= 50
     table = xml.parse(tmp_path / "out" / "s.tif.aux.xml").getroot().find(".//GDALRasterAttributeTable")
     rows = [[f.text for f in row.findall("F")] for row in table.findall("Row")]
-    assert [(r[2], int(r[1])) for r in rows] == [(legend.names[legend.values.index(v)], (found == v).sum()) for v in (0, 3, 7)]
+    assert [(r[2], int(r[1])) for r in rows] == [
+        (legend.names[legend.values.index(v)], (found == v).sum()) for v in (0, 3, 7)
+    ]
 
 
 def test_polygons_of_a_sieved_map_leave_no_holes(tmp_path):
@@ -179,9 +211,18 @@ def test_what_cannot_be_sieved_is_said(tmp_path, run_cli):
     with pytest.raises(BadOption, match="is the map itself"):
         sieve(raster, raster, min_area=1, overwrite=True)
     with pytest.raises(BadInput, match="every pixel is nodata"):
-        sieve(world.write(tmp_path / "n.tif", np.full((9, 9), 255, np.uint8), nodata=255), tmp_path / "s.tif", min_area=1)
+        sieve(
+            world.write(tmp_path / "n.tif", np.full((9, 9), 255, np.uint8), nodata=255),
+            tmp_path / "s.tif",
+            min_area=1,
+        )
     with pytest.raises(BadInput, match="a class map has one of uint8"):
-        sieve(world.write(tmp_path / "w.tif", world.paint(9, 9).astype(np.uint16)), tmp_path / "s.tif", world.LEGEND, min_area=1)
+        sieve(
+            world.write(tmp_path / "w.tif", world.paint(9, 9).astype(np.uint16)),
+            tmp_path / "s.tif",
+            world.LEGEND,
+            min_area=1,
+        )
     assert not (tmp_path / "s.tif").exists()
     code, out, _ = run_cli("sieve", raster, tmp_path / "s.tif", "--min-area", 0.05, "--json")
     assert code == 0 and json.loads(out)["given"] >= 0

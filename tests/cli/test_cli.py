@@ -15,8 +15,24 @@ def w(tmp_path):
 
 def test_from_polygons_to_a_map(w, tmp_path, run_cli):
     fields = world.label_polygons(w, tmp_path / "fields.gpkg")
-    code, out, err = run_cli("train", w.scene, "--labels", fields, "--class-column", "kind", "--out", tmp_path / "run", "--block", 32,
-                             "--network", "skip", "--base-steps", 4, "--forest", *FAST)  # fmt: skip
+    code, out, err = run_cli(
+        "train",
+        w.scene,
+        "--labels",
+        fields,
+        "--class-column",
+        "kind",
+        "--out",
+        tmp_path / "run",
+        "--block",
+        32,
+        "--network",
+        "skip",
+        "--base-steps",
+        4,
+        "--forest",
+        *FAST,
+    )
     assert code == 0, err
     assert "random forest" in out
     assert "field: " in err
@@ -39,19 +55,45 @@ def test_from_polygons_to_a_map(w, tmp_path, run_cli):
     # The very counts of evaluate, from the file on the disk.
     truth = np.array([2, 0, 1], np.uint8)[w.classes]
     truth[:32, :42] = 255
-    counts = np.bincount(truth[truth != 255].astype(int) * 3 + mapped[truth != 255], minlength=9).reshape(3, 3)
+    counts = np.bincount(truth[truth != 255].astype(int) * 3 + mapped[truth != 255], minlength=9).reshape(
+        3, 3
+    )
     assert counts.tolist() == whole["confusion"]["counts"]
 
 
-@pytest.mark.parametrize(("network", "options"), [("ifbfnet", ["-o", "options.backbone=resnet10t"]), ("smp/Unet", ["-o", "options.encoder=resnet18"])])
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [("ifbfnet", ["-o", "options.backbone=resnet10t"]), ("smp/Unet", ["-o", "options.encoder=resnet18"])],
+)
 def test_any_network_trains_and_maps(w, tmp_path, run_cli, network, options):
     labels = world.label_raster(w, tmp_path / "labels.tif")
-    code, out, err = run_cli("train", w.scene, "--labels", labels, "--out", tmp_path / "run", "--block", 32, "--network", network,
-                             "--steps", 2, "--batch", 2, "--crop", 64, "--device", "cpu", *options)  # fmt: skip
+    code, out, err = run_cli(
+        "train",
+        w.scene,
+        "--labels",
+        labels,
+        "--out",
+        tmp_path / "run",
+        "--block",
+        32,
+        "--network",
+        network,
+        "--steps",
+        2,
+        "--batch",
+        2,
+        "--crop",
+        64,
+        "--device",
+        "cpu",
+        *options,
+    )
     assert code == 0, err
     model = tmp_path / "run" / f"{network.replace('/', '-').lower()}.safetensors"
     assert str(model) in out
-    code, out, err = run_cli("map", model, w.scene, "--out", tmp_path / "map", "--json", "--no-report", "--no-polygons")
+    code, out, err = run_cli(
+        "map", model, w.scene, "--out", tmp_path / "map", "--json", "--no-report", "--no-polygons"
+    )
     assert code == 0, err
     assert sum(a["pixels"] for a in json.loads(out)["areas"]) == 96 * 128 - 32 * 42
 
@@ -61,9 +103,24 @@ def test_a_folder_of_pairs(tmp_path, run_cli):
         (tmp_path / "pairs" / side).mkdir(parents=True)
     for i in range(4):
         classes = world.paint(40, 48, seed=i)
-        world.write(tmp_path / "pairs" / "images" / f"{i}.png", world.spectra(classes, 3, "uint8"), crs=None, driver="PNG")
+        world.write(
+            tmp_path / "pairs" / "images" / f"{i}.png",
+            world.spectra(classes, 3, "uint8"),
+            crs=None,
+            driver="PNG",
+        )
         world.write(tmp_path / "pairs" / "labels" / f"{i}.png", classes, crs=None, driver="PNG")
-    code, out, err = run_cli("train", tmp_path / "pairs", "--classes", "water=0,field=1,forest=2", "--network", "fcn", "--out", tmp_path / "run", *FAST)
+    code, out, err = run_cli(
+        "train",
+        tmp_path / "pairs",
+        "--classes",
+        "water=0,field=1,forest=2",
+        "--network",
+        "fcn",
+        "--out",
+        tmp_path / "run",
+        *FAST,
+    )
     assert code == 0, err
     assert "forest" in out
     code, out, err = run_cli("evaluate", tmp_path / "run" / "fcn.safetensors", tmp_path / "pairs", "--json")
@@ -76,11 +133,31 @@ def test_a_folder_of_pairs(tmp_path, run_cli):
     [
         (["train", "{scene}", "--out", "{tmp}/r", "--network", "mpl"], 2, "Did you mean 'mlp'"),
         (["train", "{tmp}/none.tif", "--labels", "{labels}", "--out", "{tmp}/r"], 1, "does not exist"),
-        (["train", "{scene}", "--labels", "{labels}", "--out", "{tmp}/r", "-o", "batsh=3"], 2, "Did you mean 'batch'"),
-        (["train", "{scene}", "--labels", "{labels}", "--out", "{tmp}/r", "-o", "batch"], 2, "must read KEY=VALUE"),
-        (["train", "{scene}", "--labels", "{labels}", "--out", "{tmp}/r", "--bands", "nir"], 2, "Known: 1, 2, 3, 4"),
-        (["train", "{scene}", "--labels", "{labels}", "--out", "{tmp}/r", "--classes", "water=0,field=1"], 1, "value 2, which no class has"),
-        (["train", "{scene}", "--labels", "{scene}", "--out", "{tmp}/r"], 1, "4 bands; a label raster has one"),
+        (
+            ["train", "{scene}", "--labels", "{labels}", "--out", "{tmp}/r", "-o", "batsh=3"],
+            2,
+            "Did you mean 'batch'",
+        ),
+        (
+            ["train", "{scene}", "--labels", "{labels}", "--out", "{tmp}/r", "-o", "batch"],
+            2,
+            "must read KEY=VALUE",
+        ),
+        (
+            ["train", "{scene}", "--labels", "{labels}", "--out", "{tmp}/r", "--bands", "nir"],
+            2,
+            "Known: 1, 2, 3, 4",
+        ),
+        (
+            ["train", "{scene}", "--labels", "{labels}", "--out", "{tmp}/r", "--classes", "water=0,field=1"],
+            1,
+            "value 2, which no class has",
+        ),
+        (
+            ["train", "{scene}", "--labels", "{scene}", "--out", "{tmp}/r"],
+            1,
+            "4 bands; a label raster has one",
+        ),
         (["train", "{scene}", "--out", "{tmp}/r"], 1, "Labels are missing"),
         (["map", "{labels}", "{scene}", "--out", "{tmp}/m"], 1, "no Labelscape checkpoint"),
         (["map", "{tmp}/none.safetensors", "{scene}", "--out", "{tmp}/m"], 1, "does not exist"),

@@ -18,7 +18,17 @@ def stored(tmp_path):
     options = {"widths": [8, 8, 8, 8]}
     net = create_model("fcn", in_channels=3, classes=3, **options)
     path = tmp_path / "m.safetensors"
-    save(Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, recipe={"data": {"images": ["gone.tif"], "labels": ["gone.gpkg"]}}, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3)), path)  # fmt: skip
+    save(
+        Checkpoint(
+            network="fcn",
+            options=options,
+            weights=state_arrays(net),
+            legend=world.LEGEND,
+            recipe={"data": {"images": ["gone.tif"], "labels": ["gone.gpkg"]}},
+            contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
+        ),
+        path,
+    )
     return path, world.make(tmp_path, 96, 128).scene
 
 
@@ -29,7 +39,10 @@ def test_a_map_is_asked_for_in_the_wrong_way(stored, tmp_path, run_cli):
         ((scene, model, "--out", out), "The checkpoint comes first, then the scene"),
         ((model, scene, "--out", out, "--name", "a/b"), "a name without folders"),
         ((model, scene, "--out", out, "--tta", "flip"), "Did you mean 'flips'?"),
-        (("--rerun", out / "scene_run.json", model, "--out", out, "--tta", "flips", "--no-polygons"), "found a checkpoint, --polygons, --tta"),
+        (
+            ("--rerun", out / "scene_run.json", model, "--out", out, "--tta", "flips", "--no-polygons"),
+            "found a checkpoint, --polygons, --tta",
+        ),
     ):
         code, _, err = run_cli("map", *words)
         assert code == 2 and said in err and not out.exists()
@@ -39,9 +52,14 @@ def test_a_map_is_asked_for_in_the_wrong_way(stored, tmp_path, run_cli):
 
 def test_another_raster_of_the_map_is_no_class_map(stored, tmp_path, run_cli):
     model, scene = stored
-    assert run_cli("map", model, scene, "--out", tmp_path, "--entropy", "--no-report", "--device", "cpu")[0] == 0
+    assert (
+        run_cli("map", model, scene, "--out", tmp_path, "--entropy", "--no-report", "--device", "cpu")[0] == 0
+    )
     for kind in ("confidence", "entropy"):
-        for words in (("polygonize", f"scene_{kind}.tif", "x.gpkg"), ("sieve", f"scene_{kind}.tif", "x.tif", "--min-area", 1)):
+        for words in (
+            ("polygonize", f"scene_{kind}.tif", "x.gpkg"),
+            ("sieve", f"scene_{kind}.tif", "x.tif", "--min-area", 1),
+        ):
             code, _, err = run_cli(words[0], tmp_path / words[1], tmp_path / words[2], *words[3:])
             assert code == 1 and f"holds the {kind} of a map" in err
     code, _, err = run_cli("sieve", tmp_path / "scene_class.tif", tmp_path / "x.gpkg", "--min-area", 1)
@@ -53,11 +71,39 @@ def test_another_raster_of_the_map_is_no_class_map(stored, tmp_path, run_cli):
 def test_the_plan_knows_what_the_map_will_be_asked_for(stored, run_cli, monkeypatch):
     model, scene = stored
     once = check(model, scene, device="cpu", timing=False).plan
-    twice = check([model, model], scene, device="cpu", timing=False, protocol=Protocol((1.0, 1.5), "flips"), entropy=True, proba=True).plan
-    assert twice.ram > once.ram and twice.disk == pytest.approx(3 * once.disk, abs=3)  # classes, confidence; entropy, three probabilities
+    twice = check(
+        [model, model],
+        scene,
+        device="cpu",
+        timing=False,
+        protocol=Protocol((1.0, 1.5), "flips"),
+        entropy=True,
+        proba=True,
+    ).plan
+    assert twice.ram > once.ram and twice.disk == pytest.approx(
+        3 * once.disk, abs=3
+    )  # classes, confidence; entropy, three probabilities
     seen = []
     real = Scorer._run
-    monkeypatch.setattr("labelscape.scoring.scorer.Scorer._run", lambda self, image: seen.append(image.shape) or real(self, image))
-    code, out, _ = run_cli("check", model, scene, "--tta", "flips", "--scales", "1,1.5", "--also", model, "--device", "cpu", "--json")
+    monkeypatch.setattr(
+        "labelscape.scoring.scorer.Scorer._run",
+        lambda self, image: seen.append(image.shape) or real(self, image),
+    )
+    code, out, _ = run_cli(
+        "check",
+        model,
+        scene,
+        "--tta",
+        "flips",
+        "--scales",
+        "1,1.5",
+        "--also",
+        model,
+        "--device",
+        "cpu",
+        "--json",
+    )
     assert code == 0 and json.loads(out)["plan"]["minutes"] > 0
-    assert len(seen) == 3 * 2 * 4 * 2 and max(np.prod(shape[-2:]) for shape in seen) > 96 * 128  # three timings, all looks of both
+    assert (
+        len(seen) == 3 * 2 * 4 * 2 and max(np.prod(shape[-2:]) for shape in seen) > 96 * 128
+    )  # three timings, all looks of both

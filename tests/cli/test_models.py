@@ -28,9 +28,17 @@ def test_the_list_says_what_each_needs(run_cli):
     assert code == 0 and list(rows) == list_models()
     assert "GMACs" in head
     costs = {name: float(line.split()[2]) for name, line in rows.items()}
-    assert costs["fcn"] == 2.56 and costs["skip"] == 2.57 and costs["deeplabv3plus"] == 88.76 and costs["mlp"] == 24.36
+    assert (
+        costs["fcn"] == 2.56
+        and costs["skip"] == 2.57
+        and costs["deeplabv3plus"] == 88.76
+        and costs["mlp"] == 24.36
+    )
     assert "929,957" in rows["unpooling"] and "starts from fcn" in rows["mlp"]
-    assert "timm, ImageNet weights: pretrained=true" in rows["mswbn"] and "2017, The One Hundred Layers" in rows["tiramisu"]
+    assert (
+        "timm, ImageNet weights: pretrained=true" in rows["mswbn"]
+        and "2017, The One Hundred Layers" in rows["tiramisu"]
+    )
     assert not any(word in rows["tiramisu"] for word in ("timm,", "starts", "weights"))
 
 
@@ -44,14 +52,17 @@ def test_one_network_shows_cost_options_and_claims(run_cli, one):
     assert "starts from fcn" in found["needs"]
     code, out, _ = run_cli("models", "mlp")
     assert code == 0
-    assert "798,469 parameters with 4 bands and 5 classes" in out and "24.36 billion multiply-accumulates" in out
+    assert (
+        "798,469 parameters with 4 bands and 5 classes" in out and "24.36 billion multiply-accumulates" in out
+    )
     assert "the papers' claims, not measured" in out and "86.58" in out and "f1/car" not in out
     assert "variant         'paper'" in out and "-o options.downsample=2" in out
 
 
 def test_bands_and_classes_are_counted(one):
     found = one("fcn", "--in-channels", "3", "--classes", "6")
-    # one band less in the first 5 x 5 of 32 kernels; one class more in the score and its learned deconvolution
+    # one band less in the first 5 x 5 of 32 kernels; one class more in the score and its learned
+    # deconvolution
     assert found["parameters"] == 470_405 - 25 * 32 + (128 + 1) + 32 * 32
     assert found["in_channels"] == 3 and found["classes"] == 6
 
@@ -80,9 +91,13 @@ def test_architectures_of_segmentation_models_pytorch(one):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["dgcwnett"], "Did you mean 'dgcwnet'"), (["smp/Unett"], "Did you mean 'Unet'"), (["mlp", "--classes", "0"], "at least 1"),
-     (["--in-channels", "0"], "at least 1")],
-)  # fmt: skip
+    [
+        (["dgcwnett"], "Did you mean 'dgcwnet'"),
+        (["smp/Unett"], "Did you mean 'Unet'"),
+        (["mlp", "--classes", "0"], "at least 1"),
+        (["--in-channels", "0"], "at least 1"),
+    ],
+)
 def test_mistakes(run_cli, arguments, said):
     code, out, err = run_cli("models", *arguments)
     assert code == 2 and said in err and not out

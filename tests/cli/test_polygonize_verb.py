@@ -21,7 +21,9 @@ def named(tmp_path):
 
 
 def test_a_map_becomes_polygons_with_its_own_names(named, tmp_path, run_cli):
-    code, out, _ = run_cli("polygonize", named, tmp_path / "m.fgb", "--simplify", 20, "--min-area", 1, "--json")
+    code, out, _ = run_cli(
+        "polygonize", named, tmp_path / "m.fgb", "--simplify", 20, "--min-area", 1, "--json"
+    )
     assert code == 0
     done = json.loads(out)
     _, _, _, columns = pyogrio.raw.read(tmp_path / "m.fgb")
@@ -37,7 +39,10 @@ def test_any_class_raster_will_do(tmp_path, run_cli):
     code, out, _ = run_cli("polygonize", raster, tmp_path / "p.gpkg")
     assert (code, out) == (0, "2 polygons\n")
     _, _, _, (found, names, pixels, _) = pyogrio.raw.read(tmp_path / "p.gpkg", layer="land_cover")
-    assert sorted(zip(found.tolist(), names.tolist(), pixels.tolist())) == [(7, "class 7", 18 * 30 - 64), (9, "class 9", 64)]
+    assert sorted(zip(found.tolist(), names.tolist(), pixels.tolist())) == [
+        (7, "class 7", 18 * 30 - 64),
+        (9, "class 9", 64),
+    ]
     code, _, err = run_cli("polygonize", raster, tmp_path / "p.gpkg")
     assert code == 1 and "exists; pass --overwrite" in err
     code, _, err = run_cli("polygonize", raster, tmp_path / "p.dxf")
@@ -51,7 +56,11 @@ def test_category_names_are_read_too(tmp_path):
     for name in ("sea", "", "wood", "wood"):
         xml.SubElement(names, "Category").text = name
     (tmp_path / "c.tif.aux.xml").write_bytes(xml.tostring(root))
-    assert [(c.value, c.name) for c in legend_of(raster)[0].classes] == [(0, "sea"), (2, "wood (2)"), (3, "wood (3)")]
+    assert [(c.value, c.name) for c in legend_of(raster)[0].classes] == [
+        (0, "sea"),
+        (2, "wood (2)"),
+        (3, "wood (3)"),
+    ]
 
 
 def test_a_map_writes_the_format_asked_for_and_a_stac_item(tmp_path, run_cli):
@@ -64,16 +73,48 @@ def test_a_map_writes_the_format_asked_for_and_a_stac_item(tmp_path, run_cli):
     net = create_model("fcn", in_channels=3, classes=3, widths=(8, 8, 8, 8))
     from labelscape.checkpoint import Checkpoint
 
-    save(Checkpoint(network="fcn", options={"widths": [8, 8, 8, 8]}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3)), tmp_path / "m.safetensors")  # fmt: skip
-    common = ("map", tmp_path / "m.safetensors", w.scene, "--out", tmp_path / "map", "--no-report", "--device", "cpu")
+    save(
+        Checkpoint(
+            network="fcn",
+            options={"widths": [8, 8, 8, 8]},
+            weights=state_arrays(net),
+            legend=world.LEGEND,
+            contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
+        ),
+        tmp_path / "m.safetensors",
+    )
+    common = (
+        "map",
+        tmp_path / "m.safetensors",
+        w.scene,
+        "--out",
+        tmp_path / "map",
+        "--no-report",
+        "--device",
+        "cpu",
+    )
     assert run_cli(*common, "--polygons-as", "dxf")[0] == 2
     code, _, err = run_cli(*common, "--polygons-as", "geojson", "--simplify", 20)
     assert code == 0, err
     item = json.loads((tmp_path / "map" / "scene_stac.json").read_text())
     assert {kind: asset["href"] for kind, asset in item["assets"].items()} == {
-        "class": "./scene_class.tif", "confidence": "./scene_confidence.tif", "polygons": "./scene_polygons.geojson", "run": "./scene_run.json",
-    }  # fmt: skip
+        "class": "./scene_class.tif",
+        "confidence": "./scene_confidence.tif",
+        "polygons": "./scene_polygons.geojson",
+        "run": "./scene_run.json",
+    }
     plain = world.make(tmp_path, 64, 80, crs=None, name="plain")
-    code, _, err = run_cli("map", tmp_path / "m.safetensors", plain.scene, "--out", tmp_path / "flat", "--no-report", "--device", "cpu")
+    code, _, err = run_cli(
+        "map",
+        tmp_path / "m.safetensors",
+        plain.scene,
+        "--out",
+        tmp_path / "flat",
+        "--no-report",
+        "--device",
+        "cpu",
+    )
     assert code == 0, err
-    assert not list((tmp_path / "flat").glob("*_stac.json")) and list((tmp_path / "flat").glob("*_polygons.gpkg"))
+    assert not list((tmp_path / "flat").glob("*_stac.json")) and list(
+        (tmp_path / "flat").glob("*_polygons.gpkg")
+    )

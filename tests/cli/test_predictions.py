@@ -19,7 +19,12 @@ from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scoring.scorer import state_arrays
 
-SETS = {"deepglobe-land": world.deepglobe_land, "vaihingen": world.vaihingen, "potsdam": world.potsdam, "cityscapes": world.cityscapes}
+SETS = {
+    "deepglobe-land": world.deepglobe_land,
+    "vaihingen": world.vaihingen,
+    "potsdam": world.potsdam,
+    "cityscapes": world.cityscapes,
+}
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -38,7 +43,9 @@ def test_what_is_written_reads_back_as_labels(name, tmp_path):
 def test_servers_that_count_otherwise(tmp_path):
     world.cityscapes(tmp_path, train_ids=True)  # read as train ids, sent as label ids
     found = find_published("cityscapes", tmp_path)
-    np.testing.assert_array_equal(as_published(found, np.arange(19, dtype=np.uint8)[None])[0, 0], cityscapes.LABEL_IDS)
+    np.testing.assert_array_equal(
+        as_published(found, np.arange(19, dtype=np.uint8)[None])[0, 0], cityscapes.LABEL_IDS
+    )
     loveda = replace(found, name="loveda", legend=replace(found.legend, classes=found.legend.classes[:7]))
     np.testing.assert_array_equal(as_published(loveda, np.arange(7, dtype=np.uint8)[None])[0, 0], range(7))
 
@@ -49,7 +56,13 @@ def model(tmp_path, dataset, bands):
     net = create_model("fcn", in_channels=len(bands), classes=len(dataset.legend), **options)
     for _ in range(5):
         net(torch.randn(2, len(bands), 32, 32))
-    checkpoint = Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=dataset.legend, contract=Contract(bands=bands, dtype="uint8", normalisation=((120.0, 60.0),) * len(bands)))  # fmt: skip
+    checkpoint = Checkpoint(
+        network="fcn",
+        options=options,
+        weights=state_arrays(net),
+        legend=dataset.legend,
+        contract=Contract(bands=bands, dtype="uint8", normalisation=((120.0, 60.0),) * len(bands)),
+    )
     return save(checkpoint, tmp_path / "m.safetensors")
 
 
@@ -57,14 +70,29 @@ def test_cityscapes_test_pictures_have_no_labels_and_are_predicted_all_the_same(
     world.cityscapes(tmp_path / "set")
     with open_published("cityscapes", tmp_path / "set") as dataset:
         path = model(tmp_path, dataset, ("red", "green", "blue"))
-    command = ("evaluate", path, tmp_path / "set", "--dataset", "cityscapes", "--predictions", tmp_path / "sent", "--device", "cpu")
+    command = (
+        "evaluate",
+        path,
+        tmp_path / "set",
+        "--dataset",
+        "cityscapes",
+        "--predictions",
+        tmp_path / "sent",
+        "--device",
+        "cpu",
+    )
     code, out, err = run_cli(*command, "--part", "test")
     assert code == 0 and out == "" and "no score: no label in the part test" in err
     (file,) = (tmp_path / "sent").iterdir()
     assert file.name.startswith("berlin_000002_000019") and file.suffix == ".png"
     with rasterio.open(file) as sent:
         values = sent.read()
-    map_scene(path, tmp_path / "set" / "leftImg8bit" / "test" / "berlin" / "berlin_000002_000019_leftImg8bit.png", tmp_path / "map", device="cpu")
+    map_scene(
+        path,
+        tmp_path / "set" / "leftImg8bit" / "test" / "berlin" / "berlin_000002_000019_leftImg8bit.png",
+        tmp_path / "map",
+        device="cpu",
+    )
     with rasterio.open(next((tmp_path / "map").glob("*_class.tif"))) as mapped:
         np.testing.assert_array_equal(values, mapped.read())
     code, out, _ = run_cli(*command, "--part", "val")
@@ -77,13 +105,34 @@ def test_colours_and_coordinates_are_those_of_the_labels(tmp_path, run_cli):
     world.potsdam(tmp_path / "set")
     with open_published("potsdam", tmp_path / "set", bands=("red", "green", "blue")) as dataset:
         path = model(tmp_path, dataset, ("red", "green", "blue"))
-    code, _, err = run_cli("evaluate", path, tmp_path / "set", "--dataset", "potsdam", "-o", "bands=red,green,blue", "--part", "val",
-                           "--predictions", tmp_path / "sent", "--device", "cpu")  # fmt: skip
+    code, _, err = run_cli(
+        "evaluate",
+        path,
+        tmp_path / "set",
+        "--dataset",
+        "potsdam",
+        "-o",
+        "bands=red,green,blue",
+        "--part",
+        "val",
+        "--predictions",
+        tmp_path / "sent",
+        "--device",
+        "cpu",
+    )
     assert code == 0, err
     (file,) = (tmp_path / "sent").iterdir()
     assert file.name == "top_potsdam_2_11_label.tif"
-    with rasterio.open(file) as sent, rasterio.open(tmp_path / "set" / "4_Ortho_RGBIR" / "top_potsdam_2_11_RGBIR.tif") as picture:
-        assert (sent.count, sent.shape, sent.crs, sent.transform) == (3, picture.shape, picture.crs, picture.transform)
+    with (
+        rasterio.open(file) as sent,
+        rasterio.open(tmp_path / "set" / "4_Ortho_RGBIR" / "top_potsdam_2_11_RGBIR.tif") as picture,
+    ):
+        assert (sent.count, sent.shape, sent.crs, sent.transform) == (
+            3,
+            picture.shape,
+            picture.crs,
+            picture.transform,
+        )
         assert sent.transform != Affine.identity()
         found = find_published("potsdam", tmp_path / "set", bands=("red", "green", "blue"))
         assert found.code.encode(sent.read()).max() < 6

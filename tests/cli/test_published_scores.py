@@ -1,22 +1,41 @@
-"""Published data sets from the command line: looked through by the label doctor, and scored on other labels of the same pictures."""
+"""Published data sets from the command line: looked through by the label doctor, and scored on other
+labels of the same pictures.
+"""
 
 import json
 
 import world
 
-FAST = ["--network", "fcn", "--steps", "2", "--batch", "2", "--crop", "16", "-o", "options.widths=[4,4,4,4]", "--device", "cpu"]
+FAST = [
+    "--network",
+    "fcn",
+    "--steps",
+    "2",
+    "--batch",
+    "2",
+    "--crop",
+    "16",
+    "-o",
+    "options.widths=[4,4,4,4]",
+    "--device",
+    "cpu",
+]
 
 
 def test_a_model_is_scored_on_the_eroded_labels_of_a_part(tmp_path, run_cli):
     drawn = world.vaihingen(tmp_path / "v", (1, 3, 11))
-    code, _, err = run_cli("train", tmp_path / "v", "--dataset", "vaihingen", "--out", tmp_path / "run", *FAST)
+    code, _, err = run_cli(
+        "train", tmp_path / "v", "--dataset", "vaihingen", "--out", tmp_path / "run", *FAST
+    )
     assert code == 0, err
     assert "the score will come from the part val; test has no labels here" in err
     model = tmp_path / "run" / "fcn.safetensors"
     code, out, err = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen-eroded", "--json")
     assert code == 0, err
     assert (json.loads(out)["part"], json.loads(out)["labelled_pixels"]) == ("val", drawn[11][2:].size)
-    code, out, _ = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "--part", "all", "--json")
+    code, out, _ = run_cli(
+        "evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "--part", "all", "--json"
+    )
     assert json.loads(out)["labelled_pixels"] == 3 * 12 * 14
     code, out, _ = run_cli("evaluate", model, "--json")  # what was held out
     assert (code, json.loads(out)["part"]) == (0, "val")
@@ -67,11 +86,25 @@ def test_lists_made_by_resampling_are_trained_on_where_the_data_may_not_be_chang
     (tmp_path / "set" / "train.txt").write_text("p0\np1\n")
     (tmp_path / "set" / "test.txt").write_text("\n".join(names[2:]) + "\n")
     shares = [f"--share={c}=20" for c in ("built-up", "farmland", "forest", "meadow", "water")]
-    code, _, err = run_cli("data", "resample", "gid-mtl5", tmp_path / "set", *shares, "--tolerance", "200", "--to", "val", "--out", tmp_path / "lists")
+    code, _, err = run_cli(
+        "data",
+        "resample",
+        "gid-mtl5",
+        tmp_path / "set",
+        *shares,
+        "--tolerance",
+        "200",
+        "--to",
+        "val",
+        "--out",
+        tmp_path / "lists",
+    )
     assert code == 0, err
     assert f"-o data.dataset_options.lists={tmp_path / 'lists'}" in err
     (tmp_path / "lists" / "test.txt").write_text("p5\n")
-    code, out, err = run_cli("data", "split", "gid-mtl5", tmp_path / "set", "-o", f"lists={tmp_path / 'lists'}", "--json")
+    code, out, err = run_cli(
+        "data", "split", "gid-mtl5", tmp_path / "set", "-o", f"lists={tmp_path / 'lists'}", "--json"
+    )
     assert code == 0, err
     assert json.loads(out)["test"] == ["p5"]
     code, _, err = run_cli("data", "split", "gid-mtl5", tmp_path / "set", "-o", f"lists={tmp_path}")

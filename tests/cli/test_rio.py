@@ -53,21 +53,34 @@ def test_all_verbs_beneath_with_their_options(rio):
 def test_errors_end_as_everywhere(rio, tmp_path):
     scene = world.make(tmp_path, 20, 20).scene
     result = rio("labelscape", "check", tmp_path / "gone.safetensors", scene)
-    assert result.exit_code == 1 and "gone.safetensors does not exist" in result.stderr and "Traceback" not in result.output
+    assert (
+        result.exit_code == 1
+        and "gone.safetensors does not exist" in result.stderr
+        and "Traceback" not in result.output
+    )
     assert rio("labelscape", "no-such-verb").exit_code == 2
     words = sys.argv
-    assert "labelscape train scene.tif --out run" in rio("labelscape", "train", "scene.tif", "--out", "run", "--slurm", "1x2").stdout
+    assert (
+        "labelscape train scene.tif --out run"
+        in rio("labelscape", "train", "scene.tif", "--out", "run", "--slurm", "1x2").stdout
+    )
     assert sys.argv is words
 
 
 def test_what_is_said_to_rio_holds(rio, monkeypatch):
     """Its GDAL settings, such as --aws-no-sign-requests, are in force while a verb runs."""
     seen = []
-    monkeypatch.setattr("labelscape.cli.main", lambda words, name: seen.append((words, rasterio.env.getenv().get("LABELSCAPE_TEST"))))
+    monkeypatch.setattr(
+        "labelscape.cli.main",
+        lambda words, name: seen.append((words, rasterio.env.getenv().get("LABELSCAPE_TEST"))),
+    )
     assert rio("--ground", "7", "labelscape", "models", "-x").exit_code == 0
     assert seen == [(["models", "-x"], "7")]
 
 
 def test_loading_it_loads_nothing_heavy():
-    code = "import sys, labelscape.cli.rio; assert not {'torch', 'rasterio', 'pydantic', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    code = (
+        "import sys, labelscape.cli.rio; assert not {'torch', 'rasterio', 'pydantic', 'numpy'} & "
+        "set(sys.modules), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,6 @@
-"""Each way in which a scene can be wrong is named with its cause; scenes that are only different are not refused."""
+"""Each way in which a scene can be wrong is named with its cause; scenes that are only different are not
+refused.
+"""
 
 import json
 from dataclasses import replace
@@ -14,16 +16,16 @@ from scipy import ndimage
 
 from labelscape import demo
 from labelscape.checkpoint import Checkpoint, load, save
-from labelscape.contract.contract import Contract
-from labelscape.errors import BadFile, BadInput
 from labelscape.contract.bands import QUANTILES, band_statistics
 from labelscape.contract.compare import compare, verdict
+from labelscape.contract.contract import Contract
 from labelscape.contract.likeness import Likeness, explain
-from labelscape.scenes.raster import Scene
 from labelscape.contract.sample import sampled_windows
+from labelscape.errors import BadFile, BadInput
 from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import state_arrays
 
 NAMES = ("blue", "green", "red", "nir", "swir")
@@ -33,7 +35,9 @@ SIZE = 240
 
 
 def landscape(seed: int, *, bare: float = 0.0, water: float = 0.0, size: int = SIZE) -> np.ndarray:
-    """(5, size, size) float: vegetation that runs smoothly into bare ground, hills and noise; `water` is the share of dark lakes, `bare` from -1 to 1."""
+    """(5, size, size) float: vegetation that runs smoothly into bare ground, hills and noise; `water` is
+    the share of dark lakes, `bare` from -1 to 1.
+    """
     rng = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(rng.normal(size=(3, size, size)), (0, 12, 12))
     mix, hills, lakes = smooth / smooth.std(axis=(1, 2), keepdims=True)
@@ -67,7 +71,20 @@ def model(tmp_path_factory):
     with Scene(write(tmp_path_factory.mktemp("trained") / "trained.tif", landscape(0))) as scene:
         statistics = band_statistics([scene])
         size = scene.grid.ground_pixel_size
-    return Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=NAMES, dtype="uint16", normalisation=tuple((s.mean, s.std) for s in statistics), statistics=statistics, pixel_size=size, crs_kind="projected"))  # fmt: skip
+    return Checkpoint(
+        network="fcn",
+        options=options,
+        weights=state_arrays(net),
+        legend=world.LEGEND,
+        contract=Contract(
+            bands=NAMES,
+            dtype="uint16",
+            normalisation=tuple((s.mean, s.std) for s in statistics),
+            statistics=statistics,
+            pixel_size=size,
+            crs_kind="projected",
+        ),
+    )
 
 
 def findings(model, path, **options):
@@ -79,7 +96,7 @@ def refusals(model, path, **options):
     return {f.kind: f.cause for f in findings(model, path, **options) if f.level == "REFUSED"}
 
 
-# ------------------------------------------------------------------------------------------ no false alarm
+# --------------------------------------------------------------------------------------------- no false alarm
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -105,9 +122,12 @@ def test_other_places_seasons_and_clouds_are_not_refused(model):
 @pytest.mark.parametrize("change", ["gain 0.8", "gain 1.25", "cloud", "water", "bare"])
 def test_mild_differences_pass_through_the_file(model, tmp_path, change):
     pixels = {
-        "gain 0.8": lambda: landscape(7) * 0.8, "gain 1.25": lambda: landscape(7) * 1.25, "cloud": lambda: clouded(landscape(7), 0.6, 1),
-        "water": lambda: landscape(7, water=0.7), "bare": lambda: landscape(7, bare=1),
-    }[change]()  # fmt: skip
+        "gain 0.8": lambda: landscape(7) * 0.8,
+        "gain 1.25": lambda: landscape(7) * 1.25,
+        "cloud": lambda: clouded(landscape(7), 0.6, 1),
+        "water": lambda: landscape(7, water=0.7),
+        "bare": lambda: landscape(7, bare=1),
+    }[change]()
     assert not refusals(model, write(tmp_path / "b.tif", pixels))
 
 
@@ -119,7 +139,7 @@ def test_a_band_far_from_the_training_is_a_note(model, tmp_path):
     assert note.cause.startswith("band swir")
 
 
-# ------------------------------------------------------------------------------------------ each cause by its name
+# ------------------------------------------------------------------------------------- each cause by its name
 
 
 @pytest.mark.parametrize(("one", "two"), [(0, 3), (2, 3), (0, 2), (1, 4)])
@@ -146,18 +166,30 @@ def test_rotated_bands_are_brought_back_by_the_cure(model, tmp_path):
     assert set(refusals(model, write(tmp_path / "mended.tif", mended, names=(None,) * 5))) == set()
 
 
-@pytest.mark.parametrize(("factor", "dtype", "says"), [
-    (1 / 10_000, "float32", "divided by 10000"), (1 / 100, "float32", "divided by 100"), (255 / 10_000, "uint8", "divided by about 39.2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("factor", "dtype", "says"),
+    [
+        (1 / 10_000, "float32", "divided by 10000"),
+        (1 / 100, "float32", "divided by 100"),
+        (255 / 10_000, "uint8", "divided by about 39.2"),
+    ],
+)
 def test_a_factor(model, tmp_path, factor, dtype, says):
     causes = refusals(model, write(tmp_path / "f.tif", landscape(31) * factor, dtype=dtype))
     assert set(causes) == {"factor"}
-    assert f"values look {says}" in causes["factor"] or (says.endswith("39.2") and "values look divided by about" in causes["factor"])
+    assert f"values look {says}" in causes["factor"] or (
+        says.endswith("39.2") and "values look divided by about" in causes["factor"]
+    )
 
 
 def test_a_factor_the_other_way(model, tmp_path):
-    statistics = tuple(replace(s, quantiles=tuple(q / 10_000 for q in s.quantiles)) for s in model.contract.statistics)
-    causes = refusals(replace(model, contract=replace(model.contract, statistics=statistics, dtype="float32")), write(tmp_path / "g.tif", landscape(31)))
+    statistics = tuple(
+        replace(s, quantiles=tuple(q / 10_000 for q in s.quantiles)) for s in model.contract.statistics
+    )
+    causes = refusals(
+        replace(model, contract=replace(model.contract, statistics=statistics, dtype="float32")),
+        write(tmp_path / "g.tif", landscape(31)),
+    )
     assert "multiplied by 10000" in causes["factor"]
 
 
@@ -171,19 +203,29 @@ def test_an_offset(model, tmp_path, gain, seed):
 
 
 def test_an_offset_that_training_had(model, tmp_path):
-    shifted = tuple(replace(s, quantiles=tuple(q + 1000 for q in s.quantiles)) for s in model.contract.statistics)
-    causes = refusals(replace(model, contract=replace(model.contract, statistics=shifted)), write(tmp_path / "i.tif", landscape(43)))
+    shifted = tuple(
+        replace(s, quantiles=tuple(q + 1000 for q in s.quantiles)) for s in model.contract.statistics
+    )
+    causes = refusals(
+        replace(model, contract=replace(model.contract, statistics=shifted)),
+        write(tmp_path / "i.tif", landscape(43)),
+    )
     assert "shifted by -1000" in causes["offset"]
 
 
-@pytest.mark.parametrize(("size", "says"), [(5, "1/2 as wide"), (20, "2 times as wide"), (60, "6 times as wide")])
+@pytest.mark.parametrize(
+    ("size", "says"), [(5, "1/2 as wide"), (20, "2 times as wide"), (60, "6 times as wide")]
+)
 def test_another_resolution(model, tmp_path, size, says):
     path = write(tmp_path / "j.tif", landscape(51), transform=Affine(size, 0, 400_000, 0, -size, 5_800_000))
     causes = refusals(model, path)
     assert set(causes) == {"pixel size"}
     assert says in causes["pixel size"]
     if size == 60:  # nobody makes fine pixels of coarse ones
-        assert "gdalwarp" not in causes["pixel size"] and "a model that was trained on about 60 m" in causes["pixel size"]
+        assert (
+            "gdalwarp" not in causes["pixel size"]
+            and "a model that was trained on about 60 m" in causes["pixel size"]
+        )
         return
     tr = float(causes["pixel size"].split("gdalwarp -tr ")[1].split()[0])
     assert tr == pytest.approx(10, rel=1e-3)
@@ -196,7 +238,11 @@ def test_another_resolution(model, tmp_path, size, says):
 def test_an_undeclared_border(model, tmp_path, value, shape):
     pixels = landscape(61)
     rows, columns = np.indices((SIZE, SIZE))
-    border = (rows + 2 * columns < 100) if shape == "wedge" else (np.minimum(rows, columns) < 6) | (np.maximum(rows, columns) > SIZE - 7)
+    border = (
+        (rows + 2 * columns < 100)
+        if shape == "wedge"
+        else (np.minimum(rows, columns) < 6) | (np.maximum(rows, columns) > SIZE - 7)
+    )
     pixels[:, border] = value
     path = write(tmp_path / "l.tif", pixels)
     causes = refusals(model, path)
@@ -208,11 +254,15 @@ def test_an_undeclared_border(model, tmp_path, value, shape):
 
 def test_a_white_border_of_bytes_is_named_and_saturated_clouds_are_not(model, tmp_path):
     squeeze = 1 / 40
-    statistics = tuple(replace(s, quantiles=tuple(q * squeeze for q in s.quantiles)) for s in model.contract.statistics)
+    statistics = tuple(
+        replace(s, quantiles=tuple(q * squeeze for q in s.quantiles)) for s in model.contract.statistics
+    )
     bytes_model = replace(model, contract=replace(model.contract, statistics=statistics, dtype="uint8"))
     pixels = landscape(62) * squeeze
     rows, columns = np.indices((SIZE, SIZE))
-    cloud = np.clip(255 * (2.2 - np.hypot(rows, columns) / 40), 0, 255)  # saturated in the corner, thinning out over 50 pixels
+    cloud = np.clip(
+        255 * (2.2 - np.hypot(rows, columns) / 40), 0, 255
+    )  # saturated in the corner, thinning out over 50 pixels
     clouds = np.maximum(pixels, cloud)
     assert "border" not in refusals(bytes_model, write(tmp_path / "m.tif", clouds, dtype="uint8"))
     pixels[:, :20] = 255
@@ -228,11 +278,21 @@ def test_black_pixels_here_and_there_are_no_border(model, tmp_path):
 
 def test_degrees_instead_of_metres(model, tmp_path):
     degrees = CRS.from_epsg(4326)
-    causes = refusals(model, write(tmp_path / "p.tif", landscape(71), crs=degrees, transform=Affine(0.0001, 0, 14.0, 0, -0.0001, 52.0)))
+    causes = refusals(
+        model,
+        write(
+            tmp_path / "p.tif",
+            landscape(71),
+            crs=degrees,
+            transform=Affine(0.0001, 0, 14.0, 0, -0.0001, 52.0),
+        ),
+    )
     assert set(causes) == {"crs"}
     assert "degrees" in causes["crs"]
     assert "EPSG:32633 -tr 10" in causes["crs"]
-    equator = write(tmp_path / "q.tif", landscape(71), crs=degrees, transform=Affine(9e-5, 0, -60.0, 0, -9e-5, 0.01))
+    equator = write(
+        tmp_path / "q.tif", landscape(71), crs=degrees, transform=Affine(9e-5, 0, -60.0, 0, -9e-5, 0.01)
+    )
     [note] = findings(model, equator)
     assert (note.kind, note.level) == ("crs", "FITS")
 
@@ -242,7 +302,9 @@ def test_counts_names_and_order_of_bands(model, tmp_path):
     few = refusals(model, write(tmp_path / "r.tif", pixels[:4], names=NAMES[:4]))
     assert "has 4 bands (blue green red nir); this model reads 5" in few["band count"]
     assert "no band is called swir. Bring the bands that are missing" in few["band count"]
-    other = refusals(model, write(tmp_path / "s.tif", pixels, names=("blue", "green", "red", "rededge", "swir")))
+    other = refusals(
+        model, write(tmp_path / "s.tif", pixels, names=("blue", "green", "red", "rededge", "swir"))
+    )
     assert "has rededge where the model reads nir" in other["band names"]
     [note] = findings(model, write(tmp_path / "t.tif", pixels, names=("B2", "B3", "B4", "B8", "B11")))
     assert (note.kind, note.level) == ("band names", "FITS")
@@ -260,7 +322,12 @@ def test_another_type_and_imported_checkpoints(model, tmp_path):
     assert "float32" in note.cause
     assert "uint16" in note.cause
     imported = replace(model, contract=replace(model.contract, statistics=()))
-    wrong = write(tmp_path / "x.tif", landscape(91)[::-1] / 10_000, dtype="float32", transform=Affine(20, 0, 4e5, 0, -20, 5.8e6))
+    wrong = write(
+        tmp_path / "x.tif",
+        landscape(91)[::-1] / 10_000,
+        dtype="float32",
+        transform=Affine(20, 0, 4e5, 0, -20, 5.8e6),
+    )
     assert {f.kind for f in findings(imported, wrong)} == {"type", "pixel size"}
 
 
@@ -271,13 +338,26 @@ def test_two_mistakes_at_once(model, tmp_path):
     assert "blue and nir" in causes["swapped bands"]
 
 
-# ------------------------------------------------------------------------------------------ any size
+# --------------------------------------------------------------------------------------------------- any size
 
 
 def test_a_huge_sparse_scene_takes_seconds(model, tmp_path):
     path = tmp_path / "huge.tif"
-    profile = {"driver": "GTiff", "width": 200_000, "height": 200_000, "count": 5, "dtype": "uint16", "nodata": 0, "crs": world.UTM,
-               "transform": world.NORTH_UP, "tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True, "bigtiff": "yes"}  # fmt: skip
+    profile = {
+        "driver": "GTiff",
+        "width": 200_000,
+        "height": 200_000,
+        "count": 5,
+        "dtype": "uint16",
+        "nodata": 0,
+        "crs": world.UTM,
+        "transform": world.NORTH_UP,
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "sparse_ok": True,
+        "bigtiff": "yes",
+    }
     with rasterio.open(path, "w", **profile) as file:
         file.descriptions = NAMES
     edge, inner = sampled_windows(Scene(path).grid.window)
@@ -285,7 +365,10 @@ def test_a_huge_sparse_scene_takes_seconds(model, tmp_path):
     assert findings(model, path)[0].kind == "values"
     with rasterio.open(path, "r+") as file:
         for window in inner[:5]:
-            file.write(np.tile(landscape(1, size=256)[[0, 1, 3, 2, 4]], (1, 2, 2)).astype("uint16"), window=window.rio)
+            file.write(
+                np.tile(landscape(1, size=256)[[0, 1, 3, 2, 4]], (1, 2, 2)).astype("uint16"),
+                window=window.rio,
+            )
     assert "red and nir" in refusals(model, path)["swapped bands"]
     result = check(model, path, device="cpu", timing=False, proba=True)
     assert result.verdict == "REFUSED"
@@ -294,12 +377,15 @@ def test_a_huge_sparse_scene_takes_seconds(model, tmp_path):
     assert result.plan.disk > 5 * 4e10
 
 
-# ------------------------------------------------------------------------------------------ the verb, and mapping
+# -------------------------------------------------------------------------------------- the verb, and mapping
 
 
 def test_the_plan_grows_with_the_work(model, tmp_path):
     small, large = (write(tmp_path / f"{n}.tif", landscape(1, size=n)) for n in (128, 900))
-    a, b = check(model, small, device="cpu", tile_size=448), check(model, large, device="cpu", tile_size=448, overlap=32)
+    a, b = (
+        check(model, small, device="cpu", tile_size=448),
+        check(model, large, device="cpu", tile_size=448, overlap=32),
+    )
     assert a.verdict == b.verdict == "FITS"
     assert a.plan.tiles == 1 < b.plan.tiles
     assert a.plan.ram < b.plan.ram
@@ -342,12 +428,14 @@ def test_the_verb(model, tmp_path, run_cli):
     code, out, err = run_cli("map", checkpoint, bad, "--out", tmp_path / "map")
     assert code == 1
     assert "--force" in err
-    code, out, err = run_cli("map", checkpoint, bad, "--out", tmp_path / "map", "--force", "--no-report", "--no-polygons")
+    code, out, err = run_cli(
+        "map", checkpoint, bad, "--out", tmp_path / "map", "--force", "--no-report", "--no-polygons"
+    )
     assert code == 0, err
     assert "shifted by +1000" in err
 
 
-# ------------------------------------------------------------------------------------------ a real scene
+# ----------------------------------------------------------------------------------------------- a real scene
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +454,17 @@ def havel():
 def real(havel, path, change, *, crs=None, transform=None, dtype="uint16"):
     checkpoint, pixels, grid = havel
     changed = change(pixels.astype(np.float32))
-    return refusals(checkpoint, write(path, changed, names=checkpoint.bands, dtype=dtype, crs=crs or grid.crs, transform=transform or grid.transform))
+    return refusals(
+        checkpoint,
+        write(
+            path,
+            changed,
+            names=checkpoint.bands,
+            dtype=dtype,
+            crs=crs or grid.crs,
+            transform=transform or grid.transform,
+        ),
+    )
 
 
 @pytest.mark.parametrize("gain", [0.8, 1.0, 1.25])
@@ -381,7 +479,11 @@ def test_real_parts_of_it_fit_in_any_light(havel):
         for left in range(0, 512, 128):
             part = pixels[:, top : top + 128, left : left + 128].reshape(10, -1)[:, ::5]
             for gain in (0.8, 1, 1.25):
-                assert explain(np.quantile(part * gain, QUANTILES, axis=1).T, known) == Likeness(), (top, left, gain)
+                assert explain(np.quantile(part * gain, QUANTILES, axis=1).T, known) == Likeness(), (
+                    top,
+                    left,
+                    gain,
+                )
 
 
 @pytest.mark.parametrize(("one", "two"), [("B02", "B08"), ("B02", "B04"), ("B04", "B11"), ("B03", "B8A")])
@@ -395,7 +497,9 @@ def test_swapped_real_bands(havel, tmp_path, one, two):
 
 
 def test_other_mistakes_on_the_real_scene(havel, tmp_path):
-    assert "divided by 10000" in real(havel, tmp_path / "c.tif", lambda x: x / 10_000, dtype="float32")["factor"]
+    assert (
+        "divided by 10000" in real(havel, tmp_path / "c.tif", lambda x: x / 10_000, dtype="float32")["factor"]
+    )
     assert "shifted by +1000" in real(havel, tmp_path / "d.tif", lambda x: x + 1000)["offset"]
     wide = havel[2].transform @ Affine.scale(2)
     assert set(real(havel, tmp_path / "e.tif", lambda x: x[:, ::2, ::2], transform=wide)) == {"pixel size"}
@@ -405,7 +509,13 @@ def test_other_mistakes_on_the_real_scene(havel, tmp_path):
         return x
 
     assert "--nodata 0" in real(havel, tmp_path / "f.tif", collar)["border"]
-    degrees = real(havel, tmp_path / "g.tif", lambda x: x, crs=CRS.from_epsg(4326), transform=Affine(1e-4, 0, 12.5, 0, -1e-4, 52.5))
+    degrees = real(
+        havel,
+        tmp_path / "g.tif",
+        lambda x: x,
+        crs=CRS.from_epsg(4326),
+        transform=Affine(1e-4, 0, 12.5, 0, -1e-4, 52.5),
+    )
     assert set(degrees) == {"crs"}
 
 

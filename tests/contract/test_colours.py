@@ -1,4 +1,6 @@
-"""Exchanged bands whose own values tell nothing are told by which values go together, and other places are not blamed."""
+"""Exchanged bands whose own values tell nothing are told by which values go together, and other places are
+not blamed.
+"""
 
 from dataclasses import replace
 from itertools import combinations
@@ -11,15 +13,19 @@ from scipy import ndimage
 from scipy.stats import multivariate_normal
 
 from labelscape.checkpoint import Checkpoint, load, save
-from labelscape.contract.contract import Contract
 from labelscape.contract.bands import QUANTILES, survey
 from labelscape.contract.colours import LEAST_LIKELY, LIGHTS, Colours, colours_of, logarithms
 from labelscape.contract.compare import compare
+from labelscape.contract.contract import Contract
 from labelscape.contract.likeness import Likeness, explain
 from labelscape.scenes.raster import Scene
 
-KINDS = np.array([[150, 110, 80], [60, 95, 62], [70, 75, 90], [120, 160, 130], [190, 180, 200], [90, 120, 160]])
-"""Red, green and blue of roofs, woods, asphalt, grass, concrete and pools: each band runs over much the same values."""
+KINDS = np.array(
+    [[150, 110, 80], [60, 95, 62], [70, 75, 90], [120, 160, 130], [190, 180, 200], [90, 120, 160]]
+)
+"""Red, green and blue of roofs, woods, asphalt, grass, concrete and pools: each band runs over much the
+same values.
+"""
 
 
 def photograph(seed, *, side=300, kinds=KINDS, light=1.0):
@@ -32,7 +38,12 @@ def photograph(seed, *, side=300, kinds=KINDS, light=1.0):
 
 
 def blocks(*pictures):
-    return [p[:, r : r + 100, c : c + 100].reshape(len(p), -1).astype(np.float32) for p in pictures for r in (0, 100, 200) for c in (0, 100, 200)]
+    return [
+        p[:, r : r + 100, c : c + 100].reshape(len(p), -1).astype(np.float32)
+        for p in pictures
+        for r in (0, 100, 200)
+        for c in (0, 100, 200)
+    ]
 
 
 def swapped(pixels, one, two):
@@ -50,7 +61,13 @@ def test_likelihood_is_that_of_the_mixture_in_its_best_light(known):
     logs = logarithms(photograph(5, light=0.8).reshape(3, -1)[:, ::2999].astype(float), known.floor)
     parts = [(w, multivariate_normal(m, c)) for w, m, c in zip(known.weights, known.means, known.covariances)]
     expected = max(
-        np.mean([max(np.log(sum(w * part.pdf(pixel + light) for w, part in parts) + 1e-300), LEAST_LIKELY) for pixel in logs]) for light in LIGHTS
+        np.mean(
+            [
+                max(np.log(sum(w * part.pdf(pixel + light) for w, part in parts) + 1e-300), LEAST_LIKELY)
+                for pixel in logs
+            ]
+        )
+        for light in LIGHTS
     )
     assert known.likelihood(logs) == pytest.approx(expected, rel=1e-9)
 
@@ -70,7 +87,9 @@ def test_quantiles_alone_do_not_tell():
 
 
 def test_what_training_saw_of_other_places_is_no_exchange():
-    """Half of the training scenes lie where everything that was red is blue: a third place of either kind is believed."""
+    """Half of the training scenes lie where everything that was red is blue: a third place of either kind
+    is believed.
+    """
     other = KINDS[:, ::-1]
     several = [photograph(s, kinds=k) for s, k in ((0, KINDS), (1, KINDS), (2, other), (3, other))]
     known = colours_of(blocks(*several))
@@ -94,18 +113,38 @@ def model(tmp_path_factory, known):
     path = world.write(tmp_path_factory.mktemp("trained") / "a.tif", photograph(0))
     with Scene(path) as scene:
         statistics, _ = survey([scene])
-    return Checkpoint(network="fcn", options={}, weights={"w": np.zeros(1, np.float32)}, legend=world.LEGEND, contract=Contract(bands=("red", "green", "blue"), dtype="uint8", normalisation=tuple((s.mean, s.std) for s in statistics), statistics=statistics, colours=known, crs_kind="projected"))  # fmt: skip
+    return Checkpoint(
+        network="fcn",
+        options={},
+        weights={"w": np.zeros(1, np.float32)},
+        legend=world.LEGEND,
+        contract=Contract(
+            bands=("red", "green", "blue"),
+            dtype="uint8",
+            normalisation=tuple((s.mean, s.std) for s in statistics),
+            statistics=statistics,
+            colours=known,
+            crs_kind="projected",
+        ),
+    )
 
 
 def test_a_checkpoint_carries_them(model, tmp_path):
     again = load(save(model, tmp_path / "m.safetensors"))
     assert again.contract.colours == model.contract.colours
     assert isinstance(again.contract.colours, Colours)
-    assert load(save(replace(model, contract=replace(model.contract, colours=None)), tmp_path / "n.safetensors")).contract.colours is None
+    assert (
+        load(
+            save(replace(model, contract=replace(model.contract, colours=None)), tmp_path / "n.safetensors")
+        ).contract.colours
+        is None
+    )
 
 
 def test_a_large_scene_is_refused_and_a_small_one_noted(model, tmp_path):
-    large = np.concatenate([np.concatenate([photograph(10 * r + c) for c in range(3)], axis=2) for r in range(3)], axis=1)
+    large = np.concatenate(
+        [np.concatenate([photograph(10 * r + c) for c in range(3)], axis=2) for r in range(3)], axis=1
+    )
     for pixels, level in ((large, "REFUSED"), (photograph(20), "FITS")):
         path = world.write(tmp_path / "b.tif", pixels[::-1])
         with rasterio.open(path, "r+") as file:

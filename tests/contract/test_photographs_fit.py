@@ -1,4 +1,6 @@
-"""The check on photographs: bytes, lossy compression, colours that are alike; and mistakes undone by the very cure that the check names."""
+"""The check on photographs: bytes, lossy compression, colours that are alike; and mistakes undone by the
+very cure that the check names.
+"""
 
 import itertools
 import json
@@ -12,15 +14,15 @@ from affine import Affine
 from scipy import ndimage
 
 from labelscape.checkpoint import Checkpoint, save
-from labelscape.contract.contract import Contract
 from labelscape.contract.bands import QUANTILES, band_statistics
 from labelscape.contract.compare import compare, verdict
+from labelscape.contract.contract import Contract
 from labelscape.contract.likeness import Likeness, explain
-from labelscape.scenes.raster import Scene
 from labelscape.contract.sample import MOST_BLOCKS, look_at
 from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import state_arrays
 
 COLOURS = ("red", "green", "blue")
@@ -37,7 +39,9 @@ def photograph(seed, *, size=SIZE, gain=1.0):
     share = np.exp(3 * fields / fields.std())
     pixels = np.einsum("kc,khw->chw", GROUND, share / share.sum(axis=0))
     light = ndimage.gaussian_filter(rng.normal(size=(size, size)), 20)
-    return np.clip(pixels * np.exp(0.15 * light / light.std()) * gain + rng.normal(0, 4, pixels.shape), 1, 254)
+    return np.clip(
+        pixels * np.exp(0.15 * light / light.std()) * gain + rng.normal(0, 4, pixels.shape), 1, 254
+    )
 
 
 def write(path, pixels, *, dtype="uint8", transform=PLACE, names=COLOURS, **options):
@@ -55,7 +59,20 @@ def model(tmp_path_factory):
     net = create_model("fcn", in_channels=3, classes=3, **options)
     with Scene(write(tmp_path_factory.mktemp("trained") / "trained.tif", photograph(0))) as scene:
         statistics, size = band_statistics([scene]), scene.grid.ground_pixel_size
-    return Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=COLOURS, dtype="uint8", normalisation=tuple((s.mean, s.std) for s in statistics), statistics=statistics, pixel_size=size, crs_kind="projected"))  # fmt: skip
+    return Checkpoint(
+        network="fcn",
+        options=options,
+        weights=state_arrays(net),
+        legend=world.LEGEND,
+        contract=Contract(
+            bands=COLOURS,
+            dtype="uint8",
+            normalisation=tuple((s.mean, s.std) for s in statistics),
+            statistics=statistics,
+            pixel_size=size,
+            crs_kind="projected",
+        ),
+    )
 
 
 def findings(model, path, **options):
@@ -78,7 +95,7 @@ def mended(pixels, cause):
     return pixels
 
 
-# ------------------------------------------------------------------------------------------ no false alarm
+# --------------------------------------------------------------------------------------------- no false alarm
 
 
 @pytest.mark.parametrize("gain", [0.8, 1.0, 1.25])
@@ -110,18 +127,27 @@ def test_a_lake_is_dark_and_no_scaled_photograph(model, tmp_path):
 
 
 def test_colours_that_are_alike_are_not_said_to_be_swapped(model, tmp_path):
-    """Roofs are as blue as they are red: values cannot tell, so nothing is claimed. (Names can: a file that has them is read by them.)"""
+    """Roofs are as blue as they are red: values cannot tell, so nothing is claimed. (Names can: a file
+    that has them is read by them.)
+    """
     for order in itertools.permutations(range(3)):
-        assert not refusals(model, write(tmp_path / "b.tif", photograph(3, gain=1.1)[list(order)] * 0.3 + 90, names=None))
+        assert not refusals(
+            model, write(tmp_path / "b.tif", photograph(3, gain=1.1)[list(order)] * 0.3 + 90, names=None)
+        )
 
 
-# ------------------------------------------------------------------------------------------ mistakes and their cures
+# ----------------------------------------------------------------------------------- mistakes and their cures
 
 
 @pytest.mark.parametrize("seed", [4, 5])
-@pytest.mark.parametrize(("factor", "dtype", "says"), [
-    (1 / 255, "float32", "values look divided by 255"), (257, "uint16", "values look multiplied by 257"), (1 / 100, "float32", "values look divided by"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("factor", "dtype", "says"),
+    [
+        (1 / 255, "float32", "values look divided by 255"),
+        (257, "uint16", "values look multiplied by 257"),
+        (1 / 100, "float32", "values look divided by"),
+    ],
+)
 def test_scaled_bytes_are_named_and_the_cure_cures(model, tmp_path, seed, factor, dtype, says):
     pixels = (photograph(seed, gain=0.9) * factor).astype(dtype)
     causes = refusals(model, write(tmp_path / "c.tif", pixels, dtype=dtype))
@@ -140,7 +166,7 @@ def test_a_photograph_from_another_height(model, tmp_path, resolution):
     assert f"the scene's pixels are {resolution:g} m wide, the model was trained on 0.5 m" in found.cause
 
 
-# ------------------------------------------------------------------------------------------ borders
+# ---------------------------------------------------------------------------------------------------- borders
 
 
 def collared(value, *, seed=7):
@@ -150,7 +176,14 @@ def collared(value, *, seed=7):
     return pixels
 
 
-JPEG = {"compress": "jpeg", "photometric": "ycbcr", "tiled": True, "blockxsize": 256, "blockysize": 256, "JPEG_QUALITY": 70}
+JPEG = {
+    "compress": "jpeg",
+    "photometric": "ycbcr",
+    "tiled": True,
+    "blockxsize": 256,
+    "blockysize": 256,
+    "JPEG_QUALITY": 70,
+}
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -168,7 +201,10 @@ def test_a_border_is_named_even_where_compression_smears_it(model, tmp_path, val
 
 def test_a_declared_border_is_none(model, tmp_path):
     assert not refusals(model, write(tmp_path / "g.tif", collared(0), nodata=0))
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(write(tmp_path / "h.tif", collared(255)), "r+") as file:
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(write(tmp_path / "h.tif", collared(255)), "r+") as file,
+    ):
         file.write_mask(~(file.read() == 255).all(axis=0))
     assert not refusals(model, tmp_path / "h.tif")
 
@@ -191,18 +227,32 @@ def test_a_saturated_cloud_is_no_border(model, tmp_path, fade):
     assert not refusals(model, write(tmp_path / "j.tif", pixels, **JPEG))
 
 
-# ------------------------------------------------------------------------------------------ any size
+# --------------------------------------------------------------------------------------------------- any size
 
 
-@pytest.mark.parametrize("layout", [{"tiled": True, "blockxsize": 512, "blockysize": 512}, {}], ids=["tiled", "striped"])
+@pytest.mark.parametrize(
+    "layout", [{"tiled": True, "blockxsize": 512, "blockysize": 512}, {}], ids=["tiled", "striped"]
+)
 def test_a_huge_scene_costs_a_bounded_number_of_blocks(model, tmp_path, monkeypatch, layout):
-    profile = {"driver": "GTiff", "width": 100_000, "height": 100_000, "count": 3, "dtype": "uint8", "crs": world.UTM, "transform": PLACE,
-               "sparse_ok": True, "bigtiff": "yes", "nodata": 0}  # fmt: skip
+    profile = {
+        "driver": "GTiff",
+        "width": 100_000,
+        "height": 100_000,
+        "count": 3,
+        "dtype": "uint8",
+        "crs": world.UTM,
+        "transform": PLACE,
+        "sparse_ok": True,
+        "bigtiff": "yes",
+        "nodata": 0,
+    }
     with rasterio.open(tmp_path / "huge.tif", "w", **profile, **layout) as file:
         file.descriptions = COLOURS
     read = []
     real = Scene.read
-    monkeypatch.setattr(Scene, "read", lambda self, window=None, *rest: read.append(window) or real(self, window, *rest))
+    monkeypatch.setattr(
+        Scene, "read", lambda self, window=None, *rest: read.append(window) or real(self, window, *rest)
+    )
     with Scene(tmp_path / "huge.tif") as scene:
         assert look_at(scene, COLOURS).blocks == len(read) <= MOST_BLOCKS == 64
     assert max(window.pixels for window in read) <= 512 * 512
@@ -213,19 +263,23 @@ def test_a_huge_scene_costs_a_bounded_number_of_blocks(model, tmp_path, monkeypa
     assert result.plan.tiles == len(range(0, 100_000, result.plan.core)) ** 2
 
 
-# ------------------------------------------------------------------------------------------ the verb
+# --------------------------------------------------------------------------------------------------- the verb
 
 
 def test_a_refused_scene_ends_in_one_message_and_a_forced_one_remembers(model, tmp_path, run_cli):
     checkpoint = save(model, tmp_path / "model.safetensors")
     bad = write(tmp_path / "bad.tif", photograph(9) / 255, dtype="float32")
-    code, out, err = run_cli("map", checkpoint, bad, "--out", tmp_path / "map", "--no-report", "--no-polygons")
+    code, out, err = run_cli(
+        "map", checkpoint, bad, "--out", tmp_path / "map", "--no-report", "--no-polygons"
+    )
     assert (code, out) == (1, "")
     assert "Traceback" not in err
     assert err.count("bad does not fit this model: values look divided by 255") == 1
     assert "--force" in err
     assert not (tmp_path / "map").exists()
-    code, out, err = run_cli("map", checkpoint, bad, "--out", tmp_path / "map", "--no-report", "--no-polygons", "--force", "--json")
+    code, out, err = run_cli(
+        "map", checkpoint, bad, "--out", tmp_path / "map", "--no-report", "--no-polygons", "--force", "--json"
+    )
     assert code == 0, err
     assert any("divided by 255" in note for note in json.loads(out)["notes"])
     with rasterio.open(tmp_path / "map" / "bad_class.tif") as file:
@@ -247,7 +301,10 @@ def test_bands_that_are_not_there_cannot_be_forced(model, tmp_path, run_cli):
 
 
 def test_check_ends_with_what_the_map_costs(model, tmp_path, run_cli):
-    checkpoint, scene = save(model, tmp_path / "model.safetensors"), write(tmp_path / "fine.tif", photograph(11))
+    checkpoint, scene = (
+        save(model, tmp_path / "model.safetensors"),
+        write(tmp_path / "fine.tif", photograph(11)),
+    )
     code, out, _ = run_cli("check", checkpoint, scene)
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["FITS", "tiles", "memory", "disk", "time"]

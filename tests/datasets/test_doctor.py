@@ -16,13 +16,15 @@ from labelscape.datasets.doctor.check import check_data
 from labelscape.datasets.doctor.twins import Sketch, Sketcher, check_twins
 from labelscape.errors import BadInput
 from labelscape.grid import Grid
-from labelscape.labels.values import LabelSpec
 from labelscape.labels.labels import open_labels
-from labelscape.scenes.raster import Scene
+from labelscape.labels.values import LabelSpec
 from labelscape.legend import Legend
+from labelscape.scenes.raster import Scene
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # pictures without coordinates are made on purpose
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::rasterio.errors.NotGeoreferencedWarning"
+)  # pictures without coordinates are made on purpose
 LEGEND = LabelSpec(Legend.of_names(["water", "field", "forest"]))
 
 
@@ -59,15 +61,26 @@ def test_values_without_a_class(tmp_path):
     labels = world.paint(96, 128)
     labels[:6, :64], labels[50, :50] = 37, 99
     found = only(one(tmp_path, labels, spec=LEGEND), "no-class")
-    assert found.severity == "error" and "37, 99" in found.text and "3.5 %" in found.text and "--ignore-value 37" in found.cure
-    assert "no-class" not in kinds(one(tmp_path, labels, spec=LabelSpec(LEGEND.legend, ignore_values=(37, 99))))
-    assert "no-class" in kinds(one(tmp_path, labels.astype(np.int16) - 5))  # without a legend: values no class can have
+    assert (
+        found.severity == "error"
+        and "37, 99" in found.text
+        and "3.5 %" in found.text
+        and "--ignore-value 37" in found.cure
+    )
+    assert "no-class" not in kinds(
+        one(tmp_path, labels, spec=LabelSpec(LEGEND.legend, ignore_values=(37, 99)))
+    )
+    assert "no-class" in kinds(
+        one(tmp_path, labels.astype(np.int16) - 5)
+    )  # without a legend: values no class can have
 
 
 def test_masks_of_0_and_255(tmp_path):
     mask = (world.paint(96, 128) == 1).astype(np.uint8) * 255
     assert "other=0,building=255" in only(one(tmp_path, mask), "mask").cure
-    assert not kinds(one(tmp_path, mask, spec=LabelSpec(Legend.of_names(["other", "field"]), {"other": 0, "field": 255})))
+    assert not kinds(
+        one(tmp_path, mask, spec=LabelSpec(Legend.of_names(["other", "field"]), {"other": 0, "field": 255}))
+    )
     assert not kinds(one(tmp_path, mask, spec=LabelSpec(ignore_values=(255,))))
     soft = gaussian_filter(mask.astype(float), 1).astype(np.uint8)
     assert "128" in only(one(tmp_path, soft), "grey-mask").cure
@@ -101,7 +114,11 @@ def test_broken_files_are_findings(tmp_path):
         cut.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         pair = ([cut], [other]) if file is w.scene else ([other], [cut])
         found = only(check_data(*pair), "unreadable")
-        assert found.severity == "error" and "truncated" in found.text and cut.name.split(".")[0] in found.text + found.where
+        assert (
+            found.severity == "error"
+            and "truncated" in found.text
+            and cut.name.split(".")[0] in found.text + found.where
+        )
     empty = tmp_path / "empty.tif"
     empty.touch()
     assert "empty (0 bytes)" in only(check_data([w.scene], [empty]), "unreadable").text
@@ -111,27 +128,50 @@ def test_broken_files_are_findings(tmp_path):
 
 
 def test_classes_are_counted_over_all_files(tmp_path):
-    """A file of one class and unlabelled pixels, 0 and 255, is no mask where other files hold more classes."""
+    """A file of one class and unlabelled pixels, 0 and 255, is no mask where other files hold more
+    classes.
+    """
     partly = np.zeros((96, 128), np.uint8)
     partly[:, :32] = 255
-    scenes = [world.make(tmp_path, seed=i, name=n, transform=world.NORTH_UP @ Affine.translation(200 * i, 0)) for i, n in enumerate("ab")]
-    labels = [world.write(tmp_path / f"l{i}.tif", c, transform=w.transform) for i, (w, c) in enumerate(zip(scenes, (partly, scenes[1].classes)))]
+    scenes = [
+        world.make(tmp_path, seed=i, name=n, transform=world.NORTH_UP @ Affine.translation(200 * i, 0))
+        for i, n in enumerate("ab")
+    ]
+    labels = [
+        world.write(tmp_path / f"l{i}.tif", c, transform=w.transform)
+        for i, (w, c) in enumerate(zip(scenes, (partly, scenes[1].classes)))
+    ]
     findings = check_data([w.scene for w in scenes], labels, spec=LEGEND, part_of=["train", "test"])
     water = 96 * 96 + (scenes[1].classes == 0).sum()
     total = 96 * 96 + 96 * 128
     assert f"{total} labelled pixels: water {100 * water / total:.1f} %" in only(findings, "classes").text
     absent = only(findings, "absent-class")
-    assert absent.severity == "error" and "field, forest: not one pixel in train" in absent.text and not kinds(findings, "warning")
+    assert (
+        absent.severity == "error"
+        and "field, forest: not one pixel in train" in absent.text
+        and not kinds(findings, "warning")
+    )
 
 
 def test_labels_that_label_nothing(tmp_path):
     w = world.make(tmp_path)
-    empty, full = world.write(tmp_path / "e.tif", np.full((96, 128), 255, np.uint8)), world.label_raster(w, tmp_path / "labels.tif")
+    empty, full = (
+        world.write(tmp_path / "e.tif", np.full((96, 128), 255, np.uint8)),
+        world.label_raster(w, tmp_path / "labels.tif"),
+    )
     other = world.make(tmp_path, seed=4, name="other", transform=world.NORTH_UP @ Affine.translation(500, 0))
     spec = LabelSpec(Legend.of_names(["water", "field", "forest", "ice"]))
-    findings = check_data([w.scene, other.scene], [world.label_raster(w, tmp_path / "a.tif"), world.write(tmp_path / "b.tif", np.full((96, 128), 255, np.uint8),
-                          transform=other.transform)], spec=spec)  # fmt: skip
-    assert only(findings, "all-ignored").severity == "warning" and "b.tif" in only(findings, "all-ignored").text
+    findings = check_data(
+        [w.scene, other.scene],
+        [
+            world.label_raster(w, tmp_path / "a.tif"),
+            world.write(tmp_path / "b.tif", np.full((96, 128), 255, np.uint8), transform=other.transform),
+        ],
+        spec=spec,
+    )
+    assert (
+        only(findings, "all-ignored").severity == "warning" and "b.tif" in only(findings, "all-ignored").text
+    )
     assert "'ice'" in only(findings, "absent-class").text
     assert only(check_data([w.scene], [empty], spec=LEGEND), "all-ignored").severity == "error"
     dark = world.make(tmp_path, nodata=7, name="dark")
@@ -152,11 +192,19 @@ def test_grids_that_do_not_match(tmp_path):
     assert not kinds(against(w.classes, crs=None))
     away = world.NORTH_UP @ Affine.translation(0, 4000)
     assert "no-overlap" in kinds(against(w.classes, transform=away), "error")
-    wrong = only(against(w.classes, crs=CRS.from_epsg(32647)), "no-overlap")  # the numbers are right, the CRS is another zone
+    wrong = only(
+        against(w.classes, crs=CRS.from_epsg(32647)), "no-overlap"
+    )  # the numbers are right, the CRS is another zone
     assert "wrong CRS" in wrong.cure
-    assert "2 times the size" in only(against(half, transform=world.NORTH_UP @ Affine.scale(2)), "pixel-size").text
+    assert (
+        "2 times the size"
+        in only(against(half, transform=world.NORTH_UP @ Affine.scale(2)), "pixel-size").text
+    )
     assert "50 %" in only(against(w.classes[:48]), "partly").text
-    assert "0.40 pixels" in only(against(w.classes, transform=world.NORTH_UP @ Affine.translation(0.4, 0)), "sub-pixel").text
+    assert (
+        "0.40 pixels"
+        in only(against(w.classes, transform=world.NORTH_UP @ Affine.translation(0.4, 0)), "sub-pixel").text
+    )
 
 
 def test_polygons_read_burned_outside_and_too_small(tmp_path):
@@ -168,20 +216,43 @@ def test_polygons_read_burned_outside_and_too_small(tmp_path):
         x, y = w.transform @ (left, top)
         return shapely.box(x, y - 10 * height, x + 10 * width, y)
 
-    shapes = [box(2, 2, 20, 20), box(30, 30, 30, 30), box(400, 3, 5, 5), box(7.1, 60.1, 0.3, 0.3), box(60.6, 60.6, 0.3, 0.3)]
+    shapes = [
+        box(2, 2, 20, 20),
+        box(30, 30, 30, 30),
+        box(400, 3, 5, 5),
+        box(7.1, 60.1, 0.3, 0.3),
+        box(60.6, 60.6, 0.3, 0.3),
+    ]
     shapes += [box(10, 70, 10, 10), box(9, 69, 12, 12)]
     kind = np.array(["field", "field", "field", "hut", "hut", "pond", "field"], object)
     file = tmp_path / "p.gpkg"
-    pyogrio.raw.write(file, shapely.to_wkb(np.array(shapes)), [kind], ["kind"], geometry_type="Polygon", crs="EPSG:32633", driver="GPKG")
+    pyogrio.raw.write(
+        file,
+        shapely.to_wkb(np.array(shapes)),
+        [kind],
+        ["kind"],
+        geometry_type="Polygon",
+        crs="EPSG:32633",
+        driver="GPKG",
+    )
     findings = check_data([w.scene], [file])
     said = {f.text.split(":")[0]: f for f in findings if f.kind == "polygons"}
     assert "4 polygons read, 3 burned, 1 outside" in said["field"].text and said["field"].severity == "info"
-    assert "2 polygons read, 0 burned, 0 outside scene, 2 too small" in said["hut"].text and said["hut"].severity == "warning"
+    assert (
+        "2 polygons read, 0 burned, 0 outside scene, 2 too small" in said["hut"].text
+        and said["hut"].severity == "warning"
+    )
     assert "1 hidden under later" in said["pond"].text and "order" in said["pond"].cure
-    assert "No class of the legend" in only(check_data([w.scene], [file], spec=LabelSpec(Legend.of_names(["field"]))), "labels").text
+    assert (
+        "No class of the legend"
+        in only(check_data([w.scene], [file], spec=LabelSpec(Legend.of_names(["field"]))), "labels").text
+    )
 
 
-@pytest.mark.parametrize(("change", "cure"), [("swapped", "x and y seem to be swapped"), ("named", "wrong CRS"), ("away", "Check the CRS")])
+@pytest.mark.parametrize(
+    ("change", "cure"),
+    [("swapped", "x and y seem to be swapped"), ("named", "wrong CRS"), ("away", "Check the CRS")],
+)
 def test_polygons_in_the_wrong_place(tmp_path, change, cure):
     w = world.make(tmp_path)
     import pyogrio
@@ -192,7 +263,15 @@ def test_polygons_in_the_wrong_place(tmp_path, change, cure):
     box = shapely.box(*corner, corner[0] + 300, corner[1] + 300)
     crs = "EPSG:32647" if change == "named" else "EPSG:32633"
     file = tmp_path / "p.gpkg"
-    pyogrio.raw.write(file, shapely.to_wkb(np.array([box])), [np.array(["field"], object)], ["kind"], geometry_type="Polygon", crs=crs, driver="GPKG")
+    pyogrio.raw.write(
+        file,
+        shapely.to_wkb(np.array([box])),
+        [np.array(["field"], object)],
+        ["kind"],
+        geometry_type="Polygon",
+        crs=crs,
+        driver="GPKG",
+    )
     findings = check_data([w.scene], [file])
     assert kinds(findings) == {"no-overlap"} and cure in only(findings, "no-overlap").cure
 
@@ -204,7 +283,12 @@ def textured(tmp_path, name, *, seed, moved=(0, 0), size=520):
     classes = (field > 0).astype(np.uint8)
     right, down = moved
     inner = np.s_[16 : 16 + size, 16 : 16 + size]
-    picture = 90 + 40 * gaussian_filter(classes.astype(float), 0.8) + gaussian_filter(rng.normal(size=classes.shape), 2) * 60 + rng.normal(0, 4, classes.shape)
+    picture = (
+        90
+        + 40 * gaussian_filter(classes.astype(float), 0.8)
+        + gaussian_filter(rng.normal(size=classes.shape), 2) * 60
+        + rng.normal(0, 4, classes.shape)
+    )
     scene = world.write(tmp_path / f"{name}.tif", np.clip(picture[inner], 1, 255).astype(np.uint8), crs=None)
     labels = np.roll(classes, (down, right), (0, 1))[inner]
     return scene, world.write(tmp_path / f"{name}_label.tif", labels, crs=None)
@@ -251,7 +335,9 @@ def real_pairs(name):
 
 @pytest.mark.parametrize(("name", "sure"), [("inria-patches", True), ("epfl-roads", False), ("banepa", True)])
 def test_shifts_of_real_labels(name, sure):
-    """Roads of `epfl-roads` are drawn too coarsely to be sure of anything; then nothing may be said, and nothing wrong ever."""
+    """Roads of `epfl-roads` are drawn too coarsely to be sure of anything; then nothing may be said, and
+    nothing wrong ever.
+    """
     items = list(real_pairs(name))[: 40 if sure else 24]
     for right, down in [(0, 0), (3, 0), (-4, 8)] if sure else [(0, 0), (-4, 8)]:
         matches = [doctor_shift.edge_match(p, v, moved_copy(i, right, down)) for p, v, i in items]
@@ -270,14 +356,26 @@ def test_the_same_picture_twice(tmp_path):
         pixels = file.read()
     coded = world.write(tmp_path / "coded.jpg", pixels, crs=None, driver="JPEG", quality=60)
     small = world.write(tmp_path / "small.jpg", pixels[:, ::2, ::2], crs=None, driver="JPEG")
-    small_labels = world.write(tmp_path / "small_label.tif", np.kron([[0, 1], [1, 0]], np.ones((130, 130))).astype(np.uint8), crs=None)
-    files, label_files = [scene, other, copy, coded, small], [labels, other_labels, labels, labels, small_labels]
+    small_labels = world.write(
+        tmp_path / "small_label.tif",
+        np.kron([[0, 1], [1, 0]], np.ones((130, 130))).astype(np.uint8),
+        crs=None,
+    )
+    files, label_files = (
+        [scene, other, copy, coded, small],
+        [labels, other_labels, labels, labels, small_labels],
+    )
     findings = check_data(files, label_files, part_of=["train", "train", "train", "test", None])
-    assert only(findings, "duplicate").severity == "warning" and "b.tif" not in only(findings, "duplicate").text
+    assert (
+        only(findings, "duplicate").severity == "warning" and "b.tif" not in only(findings, "duplicate").text
+    )
     near = only(findings, "near-duplicate")
     assert near.severity == "error" and "test and train" in near.text
     assert all(n in near.text for n in ("a.tif", "coded.jpg", "small.jpg")) and "b.tif" not in near.text
-    assert only(check_data(files[:3], label_files[:3], part_of=["train", "val", "test"]), "duplicate").severity == "error"
+    assert (
+        only(check_data(files[:3], label_files[:3], part_of=["train", "val", "test"]), "duplicate").severity
+        == "error"
+    )
     relabelled = check_data([scene, copy], [labels, other_labels])
     assert "labels differ" in only(relabelled, "duplicate").text
     blank = world.write(tmp_path / "blank.tif", np.full((520, 520), 9, np.uint8), crs=None)
@@ -295,9 +393,15 @@ def test_how_alike_is_the_same(likeness, same):
 
 
 def test_tiles_that_overlap_on_the_ground(tmp_path):
-    a, b = (world.make(tmp_path, seed=i, name=n, transform=world.NORTH_UP @ Affine.translation(x, 0)) for i, n, x in [(0, "a", 0), (1, "b", 64)])
+    a, b = (
+        world.make(tmp_path, seed=i, name=n, transform=world.NORTH_UP @ Affine.translation(x, 0))
+        for i, n, x in [(0, "a", 0), (1, "b", 64)]
+    )
     labels = [world.label_raster(w, tmp_path / f"{i}.tif") for i, w in enumerate((a, b))]
-    assert "share 50 %" in only(check_data([a.scene, b.scene], labels, part_of=["train", "test"]), "overlap").text
+    assert (
+        "share 50 %"
+        in only(check_data([a.scene, b.scene], labels, part_of=["train", "test"]), "overlap").text
+    )
     assert "overlap" in kinds(check_data([a.scene, b.scene], labels), "warning")
     assert "overlap" not in kinds(check_data([a.scene, b.scene], labels, part_of=["train", "train"]))
 
@@ -306,6 +410,7 @@ def test_tiles_that_overlap_on_the_ground(tmp_path):
 def test_copies_among_real_neighbours(tmp_path, name):
     folder = real(name)
     images = sorted((folder / "images").glob("*.jpg"))[:: 20 if name == "gid-mtl5" else 5]
+
     def sketch(file):
         with Scene(file) as scene:
             patch = scene.read()
@@ -327,9 +432,20 @@ def test_memory_stays_bounded_and_ticks_come(tmp_path):
 
     size = 6000
     scene, labels = tmp_path / "large.tif", tmp_path / "labels.tif"
-    place = {"driver": "GTiff", "height": size, "width": size, "dtype": "uint8", "tiled": True, "compress": "deflate", "sparse_ok": True}
+    place = {
+        "driver": "GTiff",
+        "height": size,
+        "width": size,
+        "dtype": "uint8",
+        "tiled": True,
+        "compress": "deflate",
+        "sparse_ok": True,
+    }
     with rasterio.open(scene, "w", count=3, **place) as file:
-        file.write(np.random.default_rng(0).integers(1, 255, (3, 512, 512), dtype=np.uint8), window=rasterio.windows.Window(0, 0, 512, 512))
+        file.write(
+            np.random.default_rng(0).integers(1, 255, (3, 512, 512), dtype=np.uint8),
+            window=rasterio.windows.Window(0, 0, 512, 512),
+        )
     with rasterio.open(labels, "w", count=1, **place) as file:
         file.write(np.ones((1, 512, 512), np.uint8), window=rasterio.windows.Window(0, 0, 512, 512))
     ticks = []
@@ -346,11 +462,18 @@ def test_the_command_prints_and_ends_with_its_code(tmp_path, capsys):
     from labelscape.cli.data_check import part_of_path, run_check
 
     w = world.make(tmp_path)
-    good, bad = world.label_raster(w, tmp_path / "good.tif"), world.label_raster(w, tmp_path / "bad.tif", values=(0, 1, 77))
+    good, bad = (
+        world.label_raster(w, tmp_path / "good.tif"),
+        world.label_raster(w, tmp_path / "bad.tif", values=(0, 1, 77)),
+    )
     run_check([str(w.scene)], labels=[str(good)], classes=["water=0,field=1,forest=2"])
     assert "0 errors" in capsys.readouterr().out
     with pytest.raises(typer.Exit) as ended:
         run_check([str(w.scene)], labels=[str(bad)], classes=["water=0,field=1,forest=2"])
     out = capsys.readouterr().out
     assert ended.value.exit_code == 1 and "ERROR" in out and "77" in out and "-> Add --classes" in out
-    assert part_of_path("a/train/images/x.png") == "train" and part_of_path("images/Val/x.png") == "val" and part_of_path("testing_ground/x.png") is None
+    assert (
+        part_of_path("a/train/images/x.png") == "train"
+        and part_of_path("images/Val/x.png") == "val"
+        and part_of_path("testing_ground/x.png") is None
+    )

@@ -58,7 +58,9 @@ def test_parts_share_no_pixel_and_miss_none(tmp_path):
         both_valid = np.ones(w.classes.shape, bool)
         both_valid[:33, :43] = False
         np.testing.assert_array_equal(both, np.where(both_valid, w.classes, IGNORE))
-        np.testing.assert_array_equal(dataset.class_counts("train") + dataset.class_counts("test"), np.bincount(w.classes.ravel()))
+        np.testing.assert_array_equal(
+            dataset.class_counts("train") + dataset.class_counts("test"), np.bincount(w.classes.ravel())
+        )
 
 
 @pytest.mark.parametrize("sides", [("images", "labels"), ("img_dir", "ann_dir"), ("image", "gt")])
@@ -66,8 +68,12 @@ def test_a_folder_of_pairs(tmp_path, sides):
     for side in sides:
         (tmp_path / side).mkdir()
     for i in range(6):
-        classes = world.paint(40, 50, seed=i) if i else np.zeros((40, 50), np.uint8)  # the first file knows one class only
-        world.write(tmp_path / sides[0] / f"tile{i}.png", world.spectra(classes, 3, "uint8"), crs=None, driver="PNG")
+        classes = (
+            world.paint(40, 50, seed=i) if i else np.zeros((40, 50), np.uint8)
+        )  # the first file knows one class only
+        world.write(
+            tmp_path / sides[0] / f"tile{i}.png", world.spectra(classes, 3, "uint8"), crs=None, driver="PNG"
+        )
         world.write(tmp_path / sides[1] / f"tile{i}_mask.png", classes, crs=None, driver="PNG")
     with open_dataset([tmp_path], shares={"train": 0.5, "test": 0.5}) as dataset:
         assert len(dataset.scenes) == 6
@@ -99,40 +105,66 @@ def test_masks_of_0_and_255_are_not_taken_for_unlabelled(tmp_path):
     mask = world.write(tmp_path / "mask.tif", np.where(w.classes == 1, 255, 0).astype(np.uint8))
     with pytest.raises(BadInput, match="--classes other=0,building=255"):
         open_dataset([w.scene], [mask])
-    with open_dataset([w.scene], [mask], spec=LabelSpec(Legend.of_names(["other", "field"]), {"other": 0, "field": 255})) as dataset:
+    with open_dataset(
+        [w.scene], [mask], spec=LabelSpec(Legend.of_names(["other", "field"]), {"other": 0, "field": 255})
+    ) as dataset:
         np.testing.assert_array_equal(dataset.scenes[0].labels.read(), w.classes == 1)
     with open_dataset([w.scene], [mask], spec=LabelSpec(ignore_values=(255,))) as dataset:
         assert dataset.legend.values == [0]
 
 
 def test_scenes_of_several_crs_and_pixel_sizes_learn_together(tmp_path):
-    """One in UTM at 10 m, one in Web Mercator, one at 5 m that is brought to 10 m: labels follow each scene."""
+    """One in UTM at 10 m, one in Web Mercator, one at 5 m that is brought to 10 m: labels follow each
+    scene.
+    """
     a = world.make(tmp_path, 64, 64, name="a")
-    b = world.make(tmp_path, 64, 64, name="b", crs=CRS.from_epsg(3857), transform=Affine(15.9, 0, 1_600_000, 0, -15.9, 6_800_000), seed=1)
+    b = world.make(
+        tmp_path,
+        64,
+        64,
+        name="b",
+        crs=CRS.from_epsg(3857),
+        transform=Affine(15.9, 0, 1_600_000, 0, -15.9, 6_800_000),
+        seed=1,
+    )
     fine = world.make(tmp_path, 128, 128, name="fine", transform=world.NORTH_UP @ Affine.scale(0.5), seed=2)
     labels = [world.label_raster(w, tmp_path / f"{w.scene.stem}_labels.tif") for w in (a, b, fine)]
     with open_dataset([a.scene, b.scene, fine.scene], labels) as dataset:
         assert [s.scene.grid.shape for s in dataset.scenes] == [(64, 64)] * 3
-        assert [line for line in dataset.report if "resampled" in line] == ["fine is resampled from 5 m to 10 m, the pixels of the widest scene"]
+        assert [line for line in dataset.report if "resampled" in line] == [
+            "fine is resampled from 5 m to 10 m, the pixels of the widest scene"
+        ]
         patch, found = dataset.scenes[2].read(dataset.scenes[2].scene.grid.window)
         means = fine.pixels.reshape(3, 64, 2, 64, 2).mean(axis=(2, 4))
         assert np.abs(patch.pixels - means).max() <= 0.5
-        agree = (found[:, :, None, None] == fine.classes.reshape(64, 2, 64, 2).transpose(0, 2, 1, 3)).any(axis=(2, 3))
+        agree = (found[:, :, None, None] == fine.classes.reshape(64, 2, 64, 2).transpose(0, 2, 1, 3)).any(
+            axis=(2, 3)
+        )
         assert agree.all()
         assert np.array_equal(dataset.scenes[0].scene.read().pixels, a.pixels)
     with open_dataset([a.scene], [labels[0]], pixel_size=20) as dataset:
-        assert dataset.scenes[0].scene.grid.shape == (32, 32) and not any("widest" in line for line in dataset.report)
+        assert dataset.scenes[0].scene.grid.shape == (32, 32) and not any(
+            "widest" in line for line in dataset.report
+        )
 
 
 def test_declared_scales_and_offsets_are_brought_together(tmp_path):
-    """Sentinel-2 before and after baseline 04.00: the same ground, values 1000 higher, and both files say so."""
+    """Sentinel-2 before and after baseline 04.00: the same ground, values 1000 higher, and both files say
+    so.
+    """
     old = world.make(tmp_path, 40, 40, name="old")
-    new = world.write(tmp_path / "new.tif", old.pixels + 1000, transform=world.NORTH_UP @ Affine.translation(100, 0))
+    new = world.write(
+        tmp_path / "new.tif", old.pixels + 1000, transform=world.NORTH_UP @ Affine.translation(100, 0)
+    )
     for path, offset in ((old.scene, 0.0), (new, -0.1)):
         with rasterio.open(path, "r+") as file:
             file.scales, file.offsets = [0.0001] * 3, [offset] * 3
     labels = [world.label_raster(old, tmp_path / "labels.tif")]
-    moved = world.write(tmp_path / "moved.tif", old.classes, transform=world.NORTH_UP @ Affine.translation(100, 0))
+    moved = world.write(
+        tmp_path / "moved.tif", old.classes, transform=world.NORTH_UP @ Affine.translation(100, 0)
+    )
     with open_dataset([old.scene, new], [*labels, moved]) as dataset:
         assert np.abs(dataset.scenes[1].scene.read().pixels - old.pixels).max() < 1e-2
-        assert "new declares another scale or offset than old; its values are brought to those" in dataset.report
+        assert (
+            "new declares another scale or offset than old; its values are brought to those" in dataset.report
+        )

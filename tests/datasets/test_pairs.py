@@ -42,9 +42,10 @@ def test_parts_that_the_folder_says_are_kept(tmp_path, layout):
     for part, names in parts.items():
         for name in names:
             image, label = {
-                "sides first": (f"images/{part}/{name}.png", f"labels/{part}/{name}.png"), "parts first": (f"{part}/img/{name}.png", f"{part}/gt/{name}.png"),
+                "sides first": (f"images/{part}/{name}.png", f"labels/{part}/{name}.png"),
+                "parts first": (f"{part}/img/{name}.png", f"{part}/gt/{name}.png"),
                 "lists": (f"images/{name}.png", f"labels/{name}.png"),
-            }[layout]  # fmt: skip
+            }[layout]
             pair(tmp_path, image, label, ord(name))
         if layout == "lists":
             (tmp_path / f"{part}.txt").write_text("".join(f"{name}.png\n" for name in names))
@@ -79,6 +80,8 @@ def test_greys_of_a_smoothed_mask_are_no_classes(tmp_path, run_cli):
     code, out, _ = run_cli("data", "check", tmp_path)
     assert code == 1
     assert "--threshold 128" in out
-    code, out, _ = run_cli("data", "check", tmp_path, "--threshold", "128", "--classes", "other=0,road=1", "--json")
+    code, out, _ = run_cli(
+        "data", "check", tmp_path, "--threshold", "128", "--classes", "other=0,road=1", "--json"
+    )
     assert code == 0, out
     assert any("2 classes, 2000 labelled pixels" in f["text"] for f in json.loads(out)["findings"])

@@ -24,7 +24,7 @@ def same_labels(dataset, drawn):
         np.testing.assert_array_equal(scene.labels.read(), expected, err_msg=scene.name)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- GID
+# -------------------------------------------------------------------------------------------------------- GID
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,9 @@ def test_gid_with_both_kinds_prefers_rgb_and_answers_to_the_other(tmp_path):
         find_published("gid-5", tmp_path, images="16bit")
     with pytest.raises(BadFile, match="GID not found"):
         find_published("gid-15", tmp_path)
-    (tmp_path / "Large-scale Classification_5classes/label_5classes/GF2_PMS2__L1A0000564503-MSS2_label.tif").unlink()
+    (
+        tmp_path / "Large-scale Classification_5classes/label_5classes/GF2_PMS2__L1A0000564503-MSS2_label.tif"
+    ).unlink()
     with pytest.raises(BadFile, match="1 label files not found: GF2_PMS2__L1A0000564503-MSS2_label.tif"):
         find_published("gid-5", tmp_path)
 
@@ -75,17 +77,26 @@ def test_packaged_gid_15_has_its_own_parts_and_numbers(tmp_path):
         assert dataset.part_of == ("train", "val", "test")
         same_labels(dataset, [np.where(d == 0, IGNORE, d - 1) for d in drawn.values()])
         assert dataset.report == ()
-    with open_published("gid-15", tmp_path, first_value=0) as dataset, pytest.raises(BadInput, match="values that no class has: 15"):
+    with (
+        open_published("gid-15", tmp_path, first_value=0) as dataset,
+        pytest.raises(BadInput, match="values that no class has: 15"),
+    ):
         dataset.class_counts()
 
 
 @pytest.mark.parametrize("published_colors", [True, False])
 def test_gid_palettes_count_only_where_they_are_the_published_ones(tmp_path, published_colors):
     drawn = world.draw(6, 9, 9, seed=0)
-    place = {c: i for i, c in enumerate((3, 5, 0, 1, 4, 2))} if published_colors else {c: (c + 1) % 6 for c in range(6)}
+    place = (
+        {c: i for i, c in enumerate((3, 5, 0, 1, 4, 2))}
+        if published_colors
+        else {c: (c + 1) % 6 for c in range(6)}
+    )
     world.picture(tmp_path / "img_dir/train/a.tif", 9, 9)
     (tmp_path / "ann_dir/train").mkdir(parents=True)
-    with rasterio.open(tmp_path / "ann_dir/train/a.png", "w", driver="PNG", width=9, height=9, count=1, dtype="uint8") as file:
+    with rasterio.open(
+        tmp_path / "ann_dir/train/a.png", "w", driver="PNG", width=9, height=9, count=1, dtype="uint8"
+    ) as file:
         colors = {v: (40 * v, 9, 9) for v in range(6)}
         if published_colors:
             colors = {place[c]: tuple(world.GID_COLORS[c].tolist()) for c in range(6)}
@@ -101,12 +112,24 @@ def test_gid_split_is_120_and_30_and_does_not_change():
     assert sum(p == "train" for p in parts.values()) == 120
     assert parts == split_gid(names)
     assert parts != split_gid(names, seed=1)
-    assert [n for n in names if parts[n] == "test"][:6] == ["scene000", "scene010", "scene016", "scene017", "scene019", "scene022"]
+    assert [n for n in names if parts[n] == "test"][:6] == [
+        "scene000",
+        "scene010",
+        "scene016",
+        "scene017",
+        "scene019",
+        "scene022",
+    ]
 
 
 def test_gid_grids_count_as_the_dossier_says():
     counted = {grid: grid_windows(6800, 7200, grid=grid) for grid in ("floor", "ceil", "188", "cut")}
-    assert {grid: len(windows) for grid, windows in counted.items()} == {"floor": 182, "ceil": 210, "188": 188, "cut": 210}
+    assert {grid: len(windows) for grid, windows in counted.items()} == {
+        "floor": 182,
+        "ceil": 210,
+        "188": 188,
+        "cut": 210,
+    }
     for grid, windows in counted.items():
         seen = np.zeros((6800 // 16, 7200 // 16), int)
         for w in windows:
@@ -116,8 +139,13 @@ def test_gid_grids_count_as_the_dossier_says():
         assert grid not in ("ceil", "cut") or seen.min() == 1
         assert grid not in ("floor", "cut") or seen.max() == 1
     assert {(w.top, w.left) for w in counted["188"]} - {(w.top, w.left) for w in counted["floor"]} == {
-        (6288, 0), (6288, 1338), (6288, 2675), (6288, 4013), (6288, 5350), (6288, 6688)
-    }  # fmt: skip
+        (6288, 0),
+        (6288, 1338),
+        (6288, 2675),
+        (6288, 4013),
+        (6288, 5350),
+        (6288, 6688),
+    }
     assert len(set(grid_windows(7200, 6800, grid="188"))) == 188
     assert grid_windows(100, 700) == [Window(0, 0, 100, 512), Window(0, 188, 100, 512)]
     with pytest.raises(BadInput, match="made for scenes of 6800 x 7200"):
@@ -126,7 +154,7 @@ def test_gid_grids_count_as_the_dossier_says():
         grid_windows(9, 9, grid="flor")
 
 
-# ---------------------------------------------------------------------------------------------------------------- DeepGlobe
+# -------------------------------------------------------------------------------------------------- DeepGlobe
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -162,12 +190,15 @@ def test_seeded_parts_have_the_papers_counts():
         assert {part: list(parts.values()).count(part) for part in counts} == counts
 
 
-# -------------------------------------------------------------------------------------------------------------------- ISPRS
+# ------------------------------------------------------------------------------------------------------ ISPRS
 
 
 def test_vaihingen_full_and_eroded(tmp_path):
     drawn = world.vaihingen(tmp_path, (1, 3, 11, 2))
-    with open_published("vaihingen", tmp_path) as full, open_published("vaihingen-eroded", tmp_path) as eroded:
+    with (
+        open_published("vaihingen", tmp_path) as full,
+        open_published("vaihingen-eroded", tmp_path) as eroded,
+    ):
         assert [s.name for s in full.scenes] == ["vaihingen_1", "vaihingen_2", "vaihingen_3", "vaihingen_11"]
         assert full.part_of == eroded.part_of == ("train", "test", "train", "val")
         assert full.bands == ("nir", "red", "green", "ndsm")
@@ -176,7 +207,9 @@ def test_vaihingen_full_and_eroded(tmp_path):
         pixels = full.scenes[0].scene.read().pixels
         photo = np.random.default_rng(1).integers(1, 200, (3, 12, 14))
         np.testing.assert_array_equal(pixels[:3], photo)
-        assert np.abs(pixels[3].astype(int) - np.random.default_rng(1).integers(1, 200, (12, 14))).max() < 12  # JPEG
+        assert (
+            np.abs(pixels[3].astype(int) - np.random.default_rng(1).integers(1, 200, (12, 14))).max() < 12
+        )  # JPEG
         assert "13 of the 16 tiles" in full.report[0]
     with open_published("vaihingen", tmp_path, bands=("red", "nir")) as dataset:
         np.testing.assert_array_equal(dataset.scenes[0].scene.read().pixels, photo[[1, 0]])
@@ -194,13 +227,20 @@ def test_vaihingen_unpacked_archive_by_archive(tmp_path):
     drawn = world.vaihingen(tmp_path, by_archive=True)
     for name, rows in (("vaihingen", 0), ("vaihingen-eroded", 2)):
         with open_published(name, tmp_path, hold=True) as dataset:
-            same_labels(dataset, [np.vstack([np.full((rows, 14), IGNORE), drawn[t][rows:]]) for t in (1, 3, 11)])
+            same_labels(
+                dataset, [np.vstack([np.full((rows, 14), IGNORE), drawn[t][rows:]]) for t in (1, 3, 11)]
+            )
 
 
 def test_potsdam_with_the_faults_of_two_tiles(tmp_path):
     drawn, photos = world.potsdam(tmp_path)
     with open_published("potsdam", tmp_path) as dataset:
-        assert [s.name for s in dataset.scenes] == ["potsdam_2_10", "potsdam_2_11", "potsdam_3_13", "potsdam_4_12"]
+        assert [s.name for s in dataset.scenes] == [
+            "potsdam_2_10",
+            "potsdam_2_11",
+            "potsdam_3_13",
+            "potsdam_4_12",
+        ]
         assert dataset.part_of == ("train", "val", "test", "train")
         same_labels(dataset, [drawn[t] for t in ("2_10", "2_11", "3_13", "4_12")])
         short = dataset.scenes[2].scene.read()
@@ -214,7 +254,9 @@ def test_potsdam_with_the_faults_of_two_tiles(tmp_path):
 def test_isprs_parts_are_the_papers():
     assert {k: len(v) for k, v in VAIHINGEN_SPLIT.items()} == {"train": 11, "val": 5}
     assert {k: len(v) for k, v in POTSDAM_SPLIT.items()} == {"train": 17, "val": 7}
-    rows = {f"{r}_{c}" for r in range(2, 6) for c in range(10, 13)} | {f"{r}_{c}" for r in (6, 7) for c in range(7, 13)}
+    rows = {f"{r}_{c}" for r in range(2, 6) for c in range(10, 13)} | {
+        f"{r}_{c}" for r in (6, 7) for c in range(7, 13)
+    }
     assert set(POTSDAM_SPLIT["train"]) | set(POTSDAM_SPLIT["val"]) == rows and len(rows) == 24
 
 
@@ -226,11 +268,13 @@ def test_isprs_patches_of_others_keep_our_parts(tmp_path):
         world.picture(tmp_path / "img_dir" / "val" / f"{name}.png", 9, 9)
         world.codes(tmp_path / "ann_dir" / "val" / f"{name}.png", drawn[name])
     with open_published("potsdam", tmp_path) as dataset:
-        assert dict(zip((s.name for s in dataset.scenes), dataset.part_of)) == dict(zip(names, ("train", "val", "test")))
+        assert dict(zip((s.name for s in dataset.scenes), dataset.part_of)) == dict(
+            zip(names, ("train", "val", "test"))
+        )
         same_labels(dataset, [np.where(drawn[n] == 0, IGNORE, drawn[n] - 1) for n in sorted(names)])
 
 
-# ---------------------------------------------------------------------------------------------------------- Inria and LoveDA
+# ------------------------------------------------------------------------------------------- Inria and LoveDA
 
 
 def test_inria_holds_out_tiles_1_to_5_of_each_city(tmp_path):
@@ -242,7 +286,13 @@ def test_inria_holds_out_tiles_1_to_5_of_each_city(tmp_path):
     world.picture(tmp_path / "AerialImageDataset/test/images/bellingham1.tif", 8, 8)
     with open_published("inria", tmp_path) as dataset:
         parts = dict(zip((s.name for s in dataset.scenes), dataset.part_of))
-        assert parts == {"austin5": "val", "austin6": "train", "tyrol-w1": "val", "vienna36": "train", "chicago15": "train"}
+        assert parts == {
+            "austin5": "val",
+            "austin6": "train",
+            "tyrol-w1": "val",
+            "vienna36": "train",
+            "chicago15": "train",
+        }
         same_labels(dataset, [drawn[n] for n in sorted(drawn)])
     with open_published("inria", tmp_path, part="val") as dataset:
         assert [s.name for s in dataset.scenes] == ["austin5", "tyrol-w1"]
@@ -263,14 +313,36 @@ def test_loveda_tells_equal_numbers_apart(tmp_path):
         same_labels(dataset, [np.where(d == 0, IGNORE, d - 1) for d in drawn])
 
 
-# -------------------------------------------------------------------------------------------------------------------- errors
+# ----------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("name", ["gid-5", "gid-mtl5", "deepglobe-land", "deepglobe-road", "vaihingen", "potsdam", "inria", "loveda", "cityscapes",
-                                  "pascal-context-59", "ade20k", "camvid", "prepared"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gid-5",
+        "gid-mtl5",
+        "deepglobe-land",
+        "deepglobe-road",
+        "vaihingen",
+        "potsdam",
+        "inria",
+        "loveda",
+        "cityscapes",
+        "pascal-context-59",
+        "ade20k",
+        "camvid",
+        "prepared",
+    ],
+)
 def test_an_empty_folder_is_answered_with_where_to_get_it(tmp_path, name):
     for root in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(BadFile, match=r"not found: .*\nLooked for: .*\nDownload: .*, from .*\nUnpack it so that it looks like\n    \S") as error:
+        with pytest.raises(
+            BadFile,
+            match=(
+                r"not found: .*\nLooked for: .*\nDownload: .*, from .*\nUnpack it so that it looks like\n   "
+                r" \S"
+            ),
+        ) as error:
             find_published(name, root)
         assert ("does not exist" in str(error.value)) == (root != tmp_path)
 
@@ -278,9 +350,11 @@ def test_an_empty_folder_is_answered_with_where_to_get_it(tmp_path, name):
 def test_wrong_names_and_options_are_refused(tmp_path):
     world.gid_scenes(tmp_path, 2)
     for error, name, options, text in (
-        (UnknownName, "gid5", {}, "Did you mean 'gid-5'"), (BadOption, "gid-5", {"sed": 1}, "no option 'sed'; it has images, bands, seed"),
-        (BadOption, "gid-5", {"seed": "x"}, "should be of the kind of its default, 0"), (UnknownName, "gid-5", {"images": "RGBN"}, "kind of GID images"),
-    ):  # fmt: skip
+        (UnknownName, "gid5", {}, "Did you mean 'gid-5'"),
+        (BadOption, "gid-5", {"sed": 1}, "no option 'sed'; it has images, bands, seed"),
+        (BadOption, "gid-5", {"seed": "x"}, "should be of the kind of its default, 0"),
+        (UnknownName, "gid-5", {"images": "RGBN"}, "kind of GID images"),
+    ):
         with pytest.raises(error, match=text):
             find_published(name, tmp_path, **options)
     with pytest.raises(LabelscapeError, match="nothing in the part 'val'; there is train"):

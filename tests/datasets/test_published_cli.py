@@ -12,8 +12,8 @@ from labelscape.datasets.own import open_dataset
 from labelscape.datasets.published import ade20k
 from labelscape.datasets.published.catalog import PUBLISHED, SUMMARY, find_published, open_published
 from labelscape.datasets.published.prepare import write_patches
-from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE
+from labelscape.scenes.raster import Scene
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -41,12 +41,18 @@ def test_describe_counts_what_was_drawn(tmp_path, run_cli):
     expected = np.bincount(np.concatenate([drawn["2_10"], drawn["4_12"]]).ravel(), minlength=6)
     assert [c["pixels"] for c in parts["train"]["classes"].values()] == expected.tolist()
     assert [c["share"] for c in parts["train"]["classes"].values()] == pytest.approx(expected / 512)
-    assert parts["train"]["sizes"] == {"16 x 16": 2} and parts["train"]["pixels"] == 512 and parts["train"]["unlabelled"] == 0
+    assert (
+        parts["train"]["sizes"] == {"16 x 16": 2}
+        and parts["train"]["pixels"] == 512
+        and parts["train"]["unlabelled"] == 0
+    )
     assert parts["val"]["images"] == parts["test"]["images"] == 1
     assert parts["val"]["bands"] == ["nir", "red", "green", "ndsm"] and parts["val"]["dtypes"] == ["uint8"]
     text = run_cli("data", "describe", "potsdam", tmp_path)[1]
     assert "21 of the 24 tiles of train and val are not here" in text
-    assert next(line.split()[-2] for line in text.splitlines() if line.strip().startswith("car ")) == str(expected[4])
+    assert next(line.split()[-2] for line in text.splitlines() if line.strip().startswith("car ")) == str(
+        expected[4]
+    )
 
 
 def test_describe_with_a_limit_looks_at_so_many_of_each_part(tmp_path, run_cli):
@@ -62,7 +68,18 @@ def test_describe_with_a_limit_looks_at_so_many_of_each_part(tmp_path, run_cli):
 def test_prepare_cuts_every_pixel_and_place_of_a_scene(tmp_path, run_cli):
     drawn, photos = world.potsdam(tmp_path / "in", ("2_10", "2_11"))
     out = tmp_path / "out"
-    code, said, err = run_cli("data", "prepare", "potsdam", tmp_path / "in", "--out", out, "--size", 6, "-o", "bands=nir,red,green,blue")
+    code, said, err = run_cli(
+        "data",
+        "prepare",
+        "potsdam",
+        tmp_path / "in",
+        "--out",
+        out,
+        "--size",
+        6,
+        "-o",
+        "bands=nir,red,green,blue",
+    )
     assert (code, said) == (0, f"{out}: 9 patches in train, 9 patches in val\n")
     assert "data describe prepared" in err
     with rasterio.open(out / "images" / "potsdam_2_11_00006_00010.tif") as file:
@@ -75,7 +92,11 @@ def test_prepare_cuts_every_pixel_and_place_of_a_scene(tmp_path, run_cli):
     with open_published("prepared", out) as dataset:
         assert dataset.bands == ("nir", "red", "green", "blue") and dataset.legend.names[1] == "building"
         starts = (0, 6, 10)  # the last patch is moved inwards
-        expected = sum(np.bincount(drawn["2_10"][y : y + 6, x : x + 6].ravel(), minlength=6) for y in starts for x in starts)
+        expected = sum(
+            np.bincount(drawn["2_10"][y : y + 6, x : x + 6].ravel(), minlength=6)
+            for y in starts
+            for x in starts
+        )
         np.testing.assert_array_equal(dataset.class_counts("train"), expected)
     with open_dataset([out]) as own:  # and it is a folder of pairs
         assert len(own.scenes) == 18 and own.legend.values == [0, 1, 2, 3, 4, 5]
@@ -94,14 +115,21 @@ def test_prepared_gid_is_cut_without_overlap_and_keeps_nothing_of_the_edge(tmp_p
         np.testing.assert_array_equal(dataset.class_counts(), inner[:5])
         assert dataset.scenes[0].scene.dtype == np.uint16 and dataset.bands == found.bands
     one = next(p for p in found.pairs if p.name.endswith("00-MSS1"))
-    with rasterio.open(one.image) as whole, rasterio.open(tmp_path / "out/images" / f"{one.name}_00008_00016.tif") as patch:
+    with (
+        rasterio.open(one.image) as whole,
+        rasterio.open(tmp_path / "out/images" / f"{one.name}_00008_00016.tif") as patch,
+    ):
         np.testing.assert_array_equal(patch.read(), whole.read()[:, 8:16, 16:24])
 
 
 def test_prepare_never_reads_a_whole_tile(tmp_path, monkeypatch):
     world.gid_scenes(tmp_path / "in", 2)
     windows, read = [], Scene.read
-    monkeypatch.setattr(Scene, "read", lambda self, window=None, bands=None: windows.append(window) or read(self, window, bands))
+    monkeypatch.setattr(
+        Scene,
+        "read",
+        lambda self, window=None, bands=None: windows.append(window) or read(self, window, bands),
+    )
     write_patches(find_published("gid-5", tmp_path / "in"), tmp_path / "out", size=4)
     assert {w.shape for w in windows} == {(4, 30)}
 
@@ -110,10 +138,17 @@ def test_plain_photographs_become_png_and_unlabelled_stays_255(tmp_path):
     sides = {part: (part, f"{part}annot") for part in ("train", "val", "test")}
     drawn = world.pairs(tmp_path / "in", sides, {"train": ["a"], "val": ["b"], "test": ["c"]}, 11)
     write_patches(find_published("camvid", tmp_path / "in"), tmp_path / "out")
-    assert sorted(f.name for f in (tmp_path / "out/labels").iterdir()) == ["a.png", "b.png", "c.png"]  # smaller than a patch: whole
+    assert sorted(f.name for f in (tmp_path / "out/labels").iterdir()) == [
+        "a.png",
+        "b.png",
+        "c.png",
+    ]  # smaller than a patch: whole
     with rasterio.open(tmp_path / "out/labels/b.png") as file:
         np.testing.assert_array_equal(file.read(1), np.where(drawn["b"] == 11, 255, drawn["b"]))
-    with rasterio.open(tmp_path / "out/images/b.png") as out, rasterio.open(tmp_path / "in/val/b.png") as there:
+    with (
+        rasterio.open(tmp_path / "out/images/b.png") as out,
+        rasterio.open(tmp_path / "in/val/b.png") as there,
+    ):
         np.testing.assert_array_equal(out.read(), there.read())
 
 
@@ -130,15 +165,16 @@ def test_split_prints_and_writes_the_lists(tmp_path, run_cli):
 
 def test_mistakes_get_one_answer_and_no_traceback(tmp_path, run_cli):
     for argv, code, text in (
-        (("describe", "camvd", tmp_path), 2, "Did you mean 'camvid'?"), (("describe", "camvid", tmp_path / "no"), 1, "does not exist"),
+        (("describe", "camvd", tmp_path), 2, "Did you mean 'camvid'?"),
+        (("describe", "camvid", tmp_path / "no"), 1, "does not exist"),
         (("split", "inria", tmp_path, "-o", "seed=1"), 2, "has no option 'seed'; it has none"),
         (("prepare", "ade20k", tmp_path, "--out", tmp_path / "o"), 1, "ADEChallengeData2016.zip"),
-    ):  # fmt: skip
+    ):
         ended, out, err = run_cli("data", *argv)
         assert (ended, out) == (code, "") and text in err and "Traceback" not in err
 
 
-# --------------------------------------------------------------------------------------------------------------- real data
+# -------------------------------------------------------------------------------------------------- real data
 
 
 def test_real_gid_patches_have_the_known_counts_and_shares():
@@ -156,11 +192,16 @@ def test_real_camvid_is_the_segnet_split():
         scene = dataset.part("train")[0]
         with rasterio.open(real("camvid") / "trainannot" / f"{scene.name}.png") as file:
             raw = file.read(1)
-        assert (scene.read(scene.scene.grid.window)[1] == np.where(raw == 11, IGNORE, raw)).all() and raw.max() == 11
+        assert (
+            scene.read(scene.scene.grid.window)[1] == np.where(raw == 11, IGNORE, raw)
+        ).all() and raw.max() == 11
 
 
 def test_real_masks_of_roads_and_buildings():
-    for name, folder, count, pattern in (("deepglobe-road", "deepglobe-road", 4, "*_mask.png"), ("inria", "inria-patches", 42, "gt/*.tif")):
+    for name, folder, count, pattern in (
+        ("deepglobe-road", "deepglobe-road", 4, "*_mask.png"),
+        ("inria", "inria-patches", 42, "gt/*.tif"),
+    ):
         files = sorted(real(folder).rglob(pattern))
         white = 0
         for file in files:
@@ -173,14 +214,23 @@ def test_real_masks_of_roads_and_buildings():
 
 def test_real_cityscapes_ids_are_the_published_train_ids():
     root = real("samples/cityscapes")
-    with open_published("cityscapes", root) as ids, open_published("cityscapes", root, labels="train-ids") as train_ids:
+    with (
+        open_published("cityscapes", root) as ids,
+        open_published("cityscapes", root, labels="train-ids") as train_ids,
+    ):
         # The two files of the sample were made smaller each on its own: single pixels on edges differ.
         assert (ids.scenes[0].labels.read() != train_ids.scenes[0].labels.read()).mean() < 0.003
         assert ids.part_of == ("val",) and len(np.unique(ids.scenes[0].labels.read())) == 11
 
 
-@pytest.mark.parametrize(("name", "part", "bands"), [("potsdam", "train", ("red", "green", "blue")), ("vaihingen", "train", ("nir", "red", "green")),
-                                                     ("loveda", "train", ("red", "green", "blue"))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "part", "bands"),
+    [
+        ("potsdam", "train", ("red", "green", "blue")),
+        ("vaihingen", "train", ("nir", "red", "green")),
+        ("loveda", "train", ("red", "green", "blue")),
+    ],
+)
 def test_real_patches_of_others(name, part, bands):
     with open_published(name, real(f"samples/{name}")) as dataset:
         assert set(dataset.part_of) == {part} and dataset.bands == bands
@@ -197,7 +247,9 @@ def test_the_full_ade20k_is_told_from_sceneparsing():
 
 
 def test_resample_reaches_the_shares_and_writes_lists_that_can_be_read_again(tmp_path, run_cli):
-    """Ten pictures of water and ten of fields to learn from; the test part is to hold one field to two waters."""
+    """Ten pictures of water and ten of fields to learn from; the test part is to hold one field to two
+    waters.
+    """
     root = tmp_path / "set"
     for side in ("images", "labels"):
         (root / side).mkdir(parents=True)
@@ -208,19 +260,52 @@ def test_resample_reaches_the_shares_and_writes_lists_that_can_be_read_again(tmp
     (root / "train.txt").write_text("p00\np01\n")
     (root / "test.txt").write_text("\n".join(names[2:]) + "\n")
     (root / "classes.json").write_text(world.LEGEND.to_json())
-    code, out, err = run_cli("data", "resample", "prepared", root, "--share", "water=2", "--share", "field=1", "--tolerance", "20", "--json")
+    code, out, err = run_cli(
+        "data",
+        "resample",
+        "prepared",
+        root,
+        "--share",
+        "water=2",
+        "--share",
+        "field=1",
+        "--tolerance",
+        "20",
+        "--json",
+    )
     assert code == 0, err
     found = json.loads(out)
-    assert len(found["parts"]["test"]) == 12 and sum(int(name[1:]) % 2 for name in found["parts"]["test"]) == 4
-    code, out, err = run_cli("data", "resample", "prepared", root, "--share", "water=2", "--share", "field=1", "--tolerance", "20", "--out", root)
+    assert (
+        len(found["parts"]["test"]) == 12 and sum(int(name[1:]) % 2 for name in found["parts"]["test"]) == 4
+    )
+    code, out, err = run_cli(
+        "data",
+        "resample",
+        "prepared",
+        root,
+        "--share",
+        "water=2",
+        "--share",
+        "field=1",
+        "--tolerance",
+        "20",
+        "--out",
+        root,
+    )
     assert code == 1 and "exists" in err
     options = ("--tolerance", "20", "--out", root, "--overwrite", "--to", "none")
-    code, out, _ = run_cli("data", "resample", "prepared", root, "--share", "water=2", "--share", "field=1", *options)
+    code, out, _ = run_cli(
+        "data", "resample", "prepared", root, "--share", "water=2", "--share", "field=1", *options
+    )
     assert code == 0 and out.splitlines()[-1] == "train: 2 images, test: 12 images"
     told = json.loads(run_cli("data", "describe", "prepared", root, "--json")[1])
     assert {part["part"]: part["images"] for part in told["parts"]} == {"train": 2, "test": 12}
     code, out, _ = run_cli("data", "resample", "prepared", root, "--share", "forest=1")
     assert code == 1 and "NOT reached" in out
-    for wrong, said in ((["--share", "water"], "CLASS=SHARE"), ([], "--table-6"), (["--share", "sea=1"], "sea")):
+    for wrong, said in (
+        (["--share", "water"], "CLASS=SHARE"),
+        ([], "--table-6"),
+        (["--share", "sea=1"], "sea"),
+    ):
         code, _, err = run_cli("data", "resample", "prepared", root, *wrong)
         assert code == 2 and said in err

@@ -25,7 +25,12 @@ def by_trying(counts, target):
 
 
 @settings(max_examples=50, deadline=None)
-@given(patches=st.integers(1, 9), classes=st.integers(2, 4), seed=st.integers(0, 10**6), tolerance=st.sampled_from([0.002, 0.03, 0.2]))
+@given(
+    patches=st.integers(1, 9),
+    classes=st.integers(2, 4),
+    seed=st.integers(0, 10**6),
+    tolerance=st.sampled_from([0.002, 0.03, 0.2]),
+)
 def test_no_larger_set_and_no_nearer_one(patches, classes, seed, tolerance):
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 60, (patches, classes)) * (rng.random((patches, classes)) < 0.7)
@@ -36,10 +41,15 @@ def test_no_larger_set_and_no_nearer_one(patches, classes, seed, tolerance):
     np.testing.assert_allclose(found.reached, total / total.sum())
     tried = list(by_trying(counts, target))
     least = min(off.max() for _, off in tried)
-    nearest = [n for n, off in tried if (off <= np.minimum(tolerance, target / 2)).all()]  # rare classes to half of their share
+    nearest = [
+        n for n, off in tried if (off <= np.minimum(tolerance, target / 2)).all()
+    ]  # rare classes to half of their share
     assert found.within == (least <= tolerance and counts.any(axis=0).all())
     if least <= tolerance:
-        assert found.kept.sum() == max(nearest or [n for n, off in tried if off.max() <= tolerance]) and found.most
+        assert (
+            found.kept.sum() == max(nearest or [n for n, off in tried if off.max() <= tolerance])
+            and found.most
+        )
     else:
         assert found.off <= 1.002 * least
 
@@ -53,7 +63,9 @@ def test_the_seed_decides_between_equals():
 
 def test_a_class_that_is_wanted_does_not_vanish():
     counts = np.array([[100, 0, 0]] * 5 + [[0, 100, 0]] * 5 + [[200, 0, 1]])
-    found = resample(counts, [499.5, 499.5, 1])  # ten patches without the third class would do, and are one more than nine with it
+    found = resample(
+        counts, [499.5, 499.5, 1]
+    )  # ten patches without the third class would do, and are one more than nine with it
     assert found.within and found.kept.sum() == 9 and found.kept[-1] and found.most
     gone = resample(counts[:10], [499.5, 499.5, 1])
     assert not gone.within and "no patch has c" in gone.report(["a", "b", "c"])[0]
@@ -82,7 +94,9 @@ def test_patches_move_to_another_part(tmp_path):
         assert before.tolist() == [1200, 1200, 1200]
         moved = resampled(dataset, {"class 0": 1, "class 1": 0.5})
         assert moved.class_counts("test").tolist() == [1200, 600, 0]
-        np.testing.assert_array_equal(moved.class_counts("train"), dataset.class_counts("train") + [0, 600, 1200])
+        np.testing.assert_array_equal(
+            moved.class_counts("train"), dataset.class_counts("train") + [0, 600, 1200]
+        )
         assert "keeps 3 of 6 patches" in moved.report[0]
         left = resampled(dataset, {"class 0": 1, "class 1": 0.5}, to=None)
         np.testing.assert_array_equal(left.class_counts("train"), dataset.class_counts("train"))
@@ -100,12 +114,19 @@ def test_table_6_on_real_patches(capsys):
 
     order = ["built-up", "farmland", "forest", "meadow", "water"]
     stems = (folder / "test.txt").read_text().split()
-    counts = np.stack([np.bincount(np.asarray(Image.open(folder / "labels" / f"{s}.png")).ravel(), minlength=256)[:5] for s in stems])
+    counts = np.stack(
+        [
+            np.bincount(np.asarray(Image.open(folder / "labels" / f"{s}.png")).ravel(), minlength=256)[:5]
+            for s in stems
+        ]
+    )
     found = resample(counts, [TABLE_6["resampled test"][name] for name in order])
     with capsys.disabled():
         print("", *found.report(order), sep="\n")
     assert found.within and found.off <= 0.002
-    assert found.reached[order.index("meadow")] > 0  # underprivileged, not gone; patches with meadow hold 36 pixels of it, or 25,000 and more
+    assert (
+        found.reached[order.index("meadow")] > 0
+    )  # underprivileged, not gone; patches with meadow hold 36 pixels of it, or 25,000 and more
     assert found.kept.sum() > 0.4 * len(stems)
     again = resample(counts, [TABLE_6["resampled test"][name] for name in order])
     np.testing.assert_array_equal(found.kept, again.kept)
@@ -113,4 +134,7 @@ def test_table_6_on_real_patches(capsys):
 
 def test_the_printed_rows_are_shares():
     for row in TABLE_6.values():
-        assert list(row) == ["built-up", "farmland", "water", "forest", "meadow"] and abs(sum(row.values()) - 1000) < 2
+        assert (
+            list(row) == ["built-up", "farmland", "water", "forest", "meadow"]
+            and abs(sum(row.values()) - 1000) < 2
+        )

@@ -20,8 +20,16 @@ SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), block=st.integers(1, 9), buffer=st.integers(0, 25), height=st.integers(1, 40), width=st.integers(1, 40))
-def test_no_training_pixel_lies_within_the_buffer_and_none_is_lost_needlessly(data, block, buffer, height, width):
+@given(
+    data=st.data(),
+    block=st.integers(1, 9),
+    buffer=st.integers(0, 25),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+)
+def test_no_training_pixel_lies_within_the_buffer_and_none_is_lost_needlessly(
+    data, block, buffer, height, width
+):
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     shape = -(-height // block), -(-width // block)
     parts = rng.choice(3, shape, p=[0.85, 0.05, 0.1]).astype(np.uint8)
@@ -77,9 +85,14 @@ def scene(tmp_path):
 
 def test_a_dataset_with_a_buffer(scene):
     w, labels = scene
-    with open_dataset([w.scene], [labels], block=64, shares=SHARES) as plain, open_dataset([w.scene], [labels], block=64, shares=SHARES, buffer=10) as buffered:
+    with (
+        open_dataset([w.scene], [labels], block=64, shares=SHARES) as plain,
+        open_dataset([w.scene], [labels], block=64, shares=SHARES, buffer=10) as buffered,
+    ):
         whole = Window(0, 0, *w.classes.shape)
-        held = (plain.scenes[0].read_labels(whole, "val") != IGNORE) | (plain.scenes[0].read_labels(whole, "test") != IGNORE)
+        held = (plain.scenes[0].read_labels(whole, "val") != IGNORE) | (
+            plain.scenes[0].read_labels(whole, "test") != IGNORE
+        )
         train = buffered.scenes[0].read_labels(whole, "train") != IGNORE
         assert train.any() and not (train & maximum_filter(held, 21)).any()
         for part in ("val", "test"):
@@ -99,20 +112,33 @@ def test_a_random_split_says_how_close_it_is(scene, tmp_path):
     w, labels = scene
     with open_dataset([w.scene], [labels], shares=SHARES, split="random") as dataset:
         (line,) = dataset.report
-        share = int(re.fullmatch(r"a random split: (\d+) % of held-out pixels lie within 64 pixels of a training pixel; the score will flatter", line)[1])
+        share = int(
+            re.fullmatch(
+                (
+                    r"a random split: (\d+) % of held-out pixels lie within 64 pixels of a training pixel; "
+                    r"the "
+                    r"score will flatter"
+                ),
+                line,
+            )[1]
+        )
         whole, scene = Window(0, 0, *w.classes.shape), dataset.scenes[0]
         assert scene.split.block == 32
         held = (scene.read_labels(whole, "val") != IGNORE) | (scene.read_labels(whole, "test") != IGNORE)
         near = maximum_filter(scene.read_labels(whole, "train") != IGNORE, 129, mode="constant")
         assert share == round(100 * (held & near).sum() / held.sum()) >= 95
-    with open_dataset([w.scene], [labels], shares={"train": 0.99, "test": 0.01}, split="random", buffer=64) as dataset:
+    with open_dataset(
+        [w.scene], [labels], shares={"train": 0.99, "test": 0.01}, split="random", buffer=64
+    ) as dataset:
         assert "0 % of held-out pixels" in dataset.report[-1]
     for i in range(4):
         for side, pixels in (("images", w.pixels), ("labels", w.classes)):
             (tmp_path / side).mkdir(exist_ok=True)
             world.write(tmp_path / side / f"{i}.tif", pixels, crs=None)
     with open_dataset([tmp_path], shares={"train": 0.5, "test": 0.5}, split="random", buffer=8) as dataset:
-        assert "the buffer is not used" in dataset.report[0] and "a random split of files" in dataset.report[1]
+        assert (
+            "the buffer is not used" in dataset.report[0] and "a random split of files" in dataset.report[1]
+        )
         assert sorted(dataset.part_of) == ["test", "test", "train", "train"]
 
 
@@ -140,7 +166,9 @@ def test_a_recipe_passes_them_on(scene):
     from labelscape.training.recipe import make_recipe
 
     w, labels = scene
-    recipe = make_recipe(data={"images": [str(w.scene)], "labels": [str(labels)], "split": "random", "buffer": 4})
+    recipe = make_recipe(
+        data={"images": [str(w.scene)], "labels": [str(labels)], "split": "random", "buffer": 4}
+    )
     with open_recipe_data(recipe.data, 0) as dataset:
         assert "buffer of 4" in dataset.report[0] and "a random split" in dataset.report[1]
     with pytest.raises(BadOption, match="data.split"):

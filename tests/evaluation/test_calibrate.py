@@ -11,7 +11,9 @@ from labelscape.training.recipe import make_recipe
 
 
 def test_the_temperature_that_was_put_in_is_found():
-    """Labels drawn from softmax(logits) are perfectly calibrated; logits three times as large need a temperature of three."""
+    """Labels drawn from softmax(logits) are perfectly calibrated; logits three times as large need a
+    temperature of three.
+    """
     rng = np.random.default_rng(0)
     logits = 2 * rng.normal(size=(40_000, 4))
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -29,8 +31,15 @@ def test_expected_error_is_its_definition():
 
 def test_calibrate_rewrites_the_checkpoint_and_no_class(tmp_path, run_cli):
     w = world.make(tmp_path, 96, 128)
-    data = {"images": [str(w.scene)], "labels": [str(world.label_raster(w, tmp_path / "l.tif"))], "block": 32, "val": 0.25}
-    recipe = make_recipe(data=data, network="fcn", options={"widths": [8, 8, 8, 8]}, steps=20, batch=4, crop=32, device="cpu")
+    data = {
+        "images": [str(w.scene)],
+        "labels": [str(world.label_raster(w, tmp_path / "l.tif"))],
+        "block": 32,
+        "val": 0.25,
+    }
+    recipe = make_recipe(
+        data=data, network="fcn", options={"widths": [8, 8, 8, 8]}, steps=20, batch=4, crop=32, device="cpu"
+    )
     train(recipe, tmp_path / "run")
     model = tmp_path / "run" / "fcn.safetensors"
     before = run_cli("evaluate", model, "--json", "--device", "cpu")[1]

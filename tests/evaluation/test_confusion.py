@@ -32,7 +32,11 @@ def scenes(draw):
     arrays = []
     for _ in range(2):
         array = np.where(rng.random(shape) < 0.2, IGNORE, rng.integers(0, classes, shape))
-        arrays.append(array.astype(draw(st.sampled_from([np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64]))))
+        arrays.append(
+            array.astype(
+                draw(st.sampled_from([np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64]))
+            )
+        )
     return *arrays, classes
 
 
@@ -69,7 +73,9 @@ def test_arrays_larger_than_a_chunk_and_with_gaps_in_memory(monkeypatch):
     monkeypatch.setattr(confusion, "CHUNK", 64)
     rng = np.random.default_rng(0)
     truth, predicted = rng.integers(0, 3, (2, 61, 74)).astype(np.uint8)
-    assert count(truth[::2, ::-1], predicted[::2, ::-1], 3) == by_loop(truth[::2, ::-1], predicted[::2, ::-1], 3)
+    assert count(truth[::2, ::-1], predicted[::2, ::-1], 3) == by_loop(
+        truth[::2, ::-1], predicted[::2, ::-1], 3
+    )
     assert count(truth.T, predicted.T, 3) == count(truth, predicted, 3)
 
 
@@ -124,13 +130,24 @@ def test_counts_survive_json(names):
 @pytest.mark.parametrize(
     "text",
     [
-        "{", "[]", "{}", "null", '{"counts": [[1]]}', '{"counts": [[1, 2]], "unpredicted": [0]}', '{"counts": [[1.5]], "unpredicted": [0]}',
-        '{"counts": [[-1]], "unpredicted": [0]}', '{"counts": [[1], [2, 3]], "unpredicted": [0, 0]}', '{"counts": [[1]], "unpredicted": 0}',
-        '{"counts": [["1"]], "unpredicted": [0]}', '{"counts": [[1]], "unpredicted": [0], "names": ["a", "b"]}',
-        '{"counts": [[1]], "unpredicted": [0], "names": 3}', '{"counts": [[99999999999999999999]], "unpredicted": [0]}',
-        '{"counts": [[18446744073709551615]], "unpredicted": [0]}', '{"counts": [], "unpredicted": []}',
+        "{",
+        "[]",
+        "{}",
+        "null",
+        '{"counts": [[1]]}',
+        '{"counts": [[1, 2]], "unpredicted": [0]}',
+        '{"counts": [[1.5]], "unpredicted": [0]}',
+        '{"counts": [[-1]], "unpredicted": [0]}',
+        '{"counts": [[1], [2, 3]], "unpredicted": [0, 0]}',
+        '{"counts": [[1]], "unpredicted": 0}',
+        '{"counts": [["1"]], "unpredicted": [0]}',
+        '{"counts": [[1]], "unpredicted": [0], "names": ["a", "b"]}',
+        '{"counts": [[1]], "unpredicted": [0], "names": 3}',
+        '{"counts": [[99999999999999999999]], "unpredicted": [0]}',
+        '{"counts": [[18446744073709551615]], "unpredicted": [0]}',
+        '{"counts": [], "unpredicted": []}',
     ],
-)  # fmt: skip
+)
 def test_json_of_something_else_is_refused_in_words(text):
     with pytest.raises(BadInput):
         Confusion.from_json(text)

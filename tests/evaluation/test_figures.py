@@ -23,11 +23,14 @@ def test_pixels_without_a_class_have_their_column_and_lower_the_shares():
     np.testing.assert_allclose(axes.images[0].get_array(), [[0.8, 0, 0.2], [0, 1, 0]])
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b", "no class"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b"]
-    assert confusion_figure(["a", "b"], np.eye(2, dtype=int), np.array([0, 0])).axes[0].images[0].get_array().shape == (2, 2)
+    assert confusion_figure(["a", "b"], np.eye(2, dtype=int), np.array([0, 0])).axes[0].images[
+        0
+    ].get_array().shape == (2, 2)
 
 
 @pytest.mark.parametrize(
-    ("classes", "cells", "percents"), [(2, 4, True), (12, 144, True), (13, 169, False), (25, 625, False), (26, 0, False), (60, 0, False)]
+    ("classes", "cells", "percents"),
+    [(2, 4, True), (12, 144, True), (13, 169, False), (25, 625, False), (26, 0, False), (60, 0, False)],
 )
 def test_many_classes_drop_the_numbers(classes, cells, percents):
     figure = confusion_figure([f"class {i}" for i in range(classes)], np.eye(classes, dtype=int))
@@ -44,7 +47,9 @@ def test_names_in_figures_are_no_formulas_and_no_boxes():
         png(confusion_figure(["水体", "b"], np.eye(2, dtype=int)))
         png(curve_figure([("$\\frac{$", [1], [1]), ("_b", [1], [1])], "$\\frac{$"))
         png(curve_figure([("水体", [1], [1]), ("b", [1], [1])], "loss"))
-    labels = [t.get_text() for t in confusion_figure(["水体", "b"], np.eye(2, dtype=int)).axes[0].get_yticklabels()]
+    labels = [
+        t.get_text() for t in confusion_figure(["水体", "b"], np.eye(2, dtype=int)).axes[0].get_yticklabels()
+    ]
     assert labels == ["class 1", "class 2"]
     long = [f"a very long name of a class, number {i}" for i in (1, 2)]
     shown = [t.get_text() for t in confusion_figure(long, np.eye(2, dtype=int)).axes[0].get_yticklabels()]
@@ -53,7 +58,10 @@ def test_names_in_figures_are_no_formulas_and_no_boxes():
 
 
 def test_curves_leave_gaps_where_nothing_was_measured():
-    figure = curve_figure([("fcn", [1, 2, 3], [1.0, None, 3.0]), ("_hidden", [1, 2, 3], [1.0, float("inf"), float("nan")])], "loss")
+    figure = curve_figure(
+        [("fcn", [1, 2, 3], [1.0, None, 3.0]), ("_hidden", [1, 2, 3], [1.0, float("inf"), float("nan")])],
+        "loss",
+    )
     lines = figure.axes[0].get_lines()
     np.testing.assert_array_equal(lines[0].get_ydata(), [1, np.nan, 3])
     np.testing.assert_array_equal(lines[1].get_ydata(), [1, np.nan, np.nan])
@@ -64,7 +72,33 @@ def test_curves_leave_gaps_where_nothing_was_measured():
 
 
 def test_short_counts():
-    numbers = (0, 999, 9_999, 10_000, 12_345, 99_949, 99_950, 123_456, 999_499, 999_500, 1_234_567, 45_600_000_000, 2**63 - 1)
+    numbers = (
+        0,
+        999,
+        9_999,
+        10_000,
+        12_345,
+        99_949,
+        99_950,
+        123_456,
+        999_499,
+        999_500,
+        1_234_567,
+        45_600_000_000,
+        2**63 - 1,
+    )
     assert [short(n) for n in numbers] == [
-        "0", "999", "9,999", "10.0k", "12.3k", "99.9k", "100k", "123k", "999k", "1.00M", "1.23M", "45.6G", "9223372T",
-    ]  # fmt: skip
+        "0",
+        "999",
+        "9,999",
+        "10.0k",
+        "12.3k",
+        "99.9k",
+        "100k",
+        "123k",
+        "999k",
+        "1.00M",
+        "1.23M",
+        "45.6G",
+        "9223372T",
+    ]

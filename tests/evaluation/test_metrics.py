@@ -13,8 +13,12 @@ from labelscape.legend import IGNORE
 
 pairs = st.integers(0, 2**32 - 1).map(lambda seed: _pair(np.random.default_rng(seed)))
 counts = st.integers(1, 6).flatmap(
-    lambda k: st.lists(st.integers(0, 9) | st.just(0) | st.integers(0, 10**9), min_size=k * (k + 1), max_size=k * (k + 1)).map(
-        lambda cells: Confusion(np.array(cells).reshape(k, k + 1)[:, :k], np.array(cells).reshape(k, k + 1)[:, k])
+    lambda k: st.lists(
+        st.integers(0, 9) | st.just(0) | st.integers(0, 10**9), min_size=k * (k + 1), max_size=k * (k + 1)
+    ).map(
+        lambda cells: Confusion(
+            np.array(cells).reshape(k, k + 1)[:, :k], np.array(cells).reshape(k, k + 1)[:, k]
+        )
     )
 )
 
@@ -23,7 +27,9 @@ def _pair(rng):
     """(truth, predicted, classes): the last class is never predicted, some pixels get no class."""
     classes, pixels = int(rng.integers(2, 7)), int(rng.integers(20, 300))
     truth = rng.integers(0, classes, pixels).astype(np.uint8)
-    predicted = np.where(rng.random(pixels) < 0.6, truth, rng.integers(0, max(1, classes - 1), pixels)).astype(np.uint8)
+    predicted = np.where(
+        rng.random(pixels) < 0.6, truth, rng.integers(0, max(1, classes - 1), pixels)
+    ).astype(np.uint8)
     predicted[rng.random(pixels) < rng.choice([0, 0.2])] = IGNORE
     if rng.random() < 0.5:
         truth[truth == classes - 1] = 0
@@ -40,7 +46,8 @@ def test_scores_equal_scikit_learn(pair):
     # scikit-learn knows "no class" as one more class that is never true.
     every = [*labels, IGNORE]
     np.testing.assert_array_equal(
-        np.column_stack([found.counts, found.unpredicted]), reference.confusion_matrix(truth, predicted, labels=every)[:classes]
+        np.column_stack([found.counts, found.unpredicted]),
+        reference.confusion_matrix(truth, predicted, labels=every)[:classes],
     )
     occurs = np.isin(labels, np.union1d(truth, predicted))
     for mine, theirs in ((metrics.f1, reference.f1_score), (metrics.iou, reference.jaccard_score)):
@@ -48,8 +55,12 @@ def test_scores_equal_scikit_learn(pair):
         np.testing.assert_allclose(mine(found)[occurs], expected[occurs])
         assert np.isnan(mine(found)[~occurs]).all()
     present = [label for label in labels if occurs[label]]
-    assert metrics.mean_iou(found) == pytest.approx(reference.jaccard_score(truth, predicted, labels=present, average="macro", zero_division=0))
-    assert metrics.mean_f1(found) == pytest.approx(reference.f1_score(truth, predicted, labels=present, average="macro", zero_division=0))
+    assert metrics.mean_iou(found) == pytest.approx(
+        reference.jaccard_score(truth, predicted, labels=present, average="macro", zero_division=0)
+    )
+    assert metrics.mean_f1(found) == pytest.approx(
+        reference.f1_score(truth, predicted, labels=present, average="macro", zero_division=0)
+    )
     for mine, theirs, where in (
         (metrics.precision, reference.precision_score, np.isin(labels, predicted)),
         (metrics.recall, reference.recall_score, np.isin(labels, truth)),
@@ -64,7 +75,9 @@ def test_scores_equal_scikit_learn(pair):
     weighted = reference.jaccard_score(truth, predicted, labels=labels, average="weighted", zero_division=0)
     assert metrics.frequency_weighted_iou(found) == pytest.approx(weighted)
     if len(np.union1d(truth, predicted)) > 1:
-        assert metrics.kappa(found) == pytest.approx(reference.cohen_kappa_score(truth, predicted, labels=every))
+        assert metrics.kappa(found) == pytest.approx(
+            reference.cohen_kappa_score(truth, predicted, labels=every)
+        )
 
 
 @settings(deadline=None, max_examples=60)
@@ -123,12 +136,26 @@ def test_absent_classes_are_left_out_of_means_but_false_alarms_count():
     found = count(truth, predicted, 4)
     np.testing.assert_allclose(metrics.iou(found), [0.5, 1, 0, np.nan])
     assert metrics.summary(found, "abcd")["mean_iou"] == pytest.approx(0.5)
-    assert metrics.summary(found, "abcd")["classes"][3] == {"name": "d", "iou": None, "f1": None, "precision": None, "recall": None, "support": 0}
+    assert metrics.summary(found, "abcd")["classes"][3] == {
+        "name": "d",
+        "iou": None,
+        "f1": None,
+        "precision": None,
+        "recall": None,
+        "support": 0,
+    }
 
 
 def test_nothing_labelled_has_no_score():
     found = metrics.summary(Confusion.empty(2), "ab")
-    for key in ("overall_accuracy", "mean_iou", "mean_f1", "mean_accuracy", "kappa", "frequency_weighted_iou"):
+    for key in (
+        "overall_accuracy",
+        "mean_iou",
+        "mean_f1",
+        "mean_accuracy",
+        "kappa",
+        "frequency_weighted_iou",
+    ):
         assert found[key] is None, key
     assert found["labelled_pixels"] == 0
 
@@ -145,13 +172,18 @@ def test_kappa_of_more_pixels_than_products_of_64_bits_hold():
 
 
 def test_summary_is_json_with_nothing_that_json_does_not_know():
-    text = json.dumps(metrics.summary(count(np.array([0, 1, 1], np.uint8), np.array([0, 0, 255], np.uint8), 3), "abc"), allow_nan=False)
+    text = json.dumps(
+        metrics.summary(count(np.array([0, 1, 1], np.uint8), np.array([0, 0, 255], np.uint8), 3), "abc"),
+        allow_nan=False,
+    )
     assert Confusion.from_dict(json.loads(text)["confusion"]).unpredicted.tolist() == [0, 1, 0]
 
 
 def test_every_score_of_a_summary_has_a_definition():
     found = metrics.summary(Confusion.empty(1), "a")
-    of_all = {key for key in found if key not in ("classes", "confusion", "labelled_pixels", "unpredicted_pixels")}
+    of_all = {
+        key for key in found if key not in ("classes", "confusion", "labelled_pixels", "unpredicted_pixels")
+    }
     assert of_all <= metrics.DEFINITIONS.keys()
     with pytest.raises(AssertionError):
         metrics.summary(Confusion.empty(2), "abc")

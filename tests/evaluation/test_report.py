@@ -76,31 +76,60 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     def pictures(self):
-        assert all(source.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for source in self.sources)
-        return [np.array(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))) for source in self.sources]
+        assert all(
+            source.startswith(("data:image/png;base64,", "data:image/jpeg;base64,"))
+            for source in self.sources
+        )
+        return [
+            np.array(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+            for source in self.sources
+        ]
 
 
 def scores_of(names=NAMES, *, wrong=0.2, unpredicted=0, seed=0):
     rng = np.random.default_rng(seed)
     truth = np.repeat(np.arange(len(names)), 60).astype(np.uint8)
-    predicted = np.where(rng.random(truth.size) < wrong, rng.integers(0, len(names), truth.size), truth).astype(np.uint8)
+    predicted = np.where(
+        rng.random(truth.size) < wrong, rng.integers(0, len(names), truth.size), truth
+    ).astype(np.uint8)
     predicted[:unpredicted] = 255
     return summary(count(truth, predicted, len(names)), names)
 
 
 def full_report(names=NAMES, models=("random forest", "fcn", "mlp")):
     rng = np.random.default_rng(0)
-    scores = tuple(ModelScores(model, scores_of(names, wrong=0.5 / (i + 1), seed=i)) for i, model in enumerate(models))
+    scores = tuple(
+        ModelScores(model, scores_of(names, wrong=0.5 / (i + 1), seed=i)) for i, model in enumerate(models)
+    )
     return Report(
-        title="Map of havel", subtitle="mlp, 2024-05-01, labelscape 0.1.0", lead="Mean confidence 84 %.", notes=("Pixels of 20 m.",),
-        pictures=(Picture("Scene", rng.integers(0, 256, (31, 47, 3)).astype(np.uint8), "47 x 31"), Picture("Map", np.zeros((5, 4, 3), np.uint8))),
+        title="Map of havel",
+        subtitle="mlp, 2024-05-01, labelscape 0.1.0",
+        lead="Mean confidence 84 %.",
+        notes=("Pixels of 20 m.",),
+        pictures=(
+            Picture("Scene", rng.integers(0, 256, (31, 47, 3)).astype(np.uint8), "47 x 31"),
+            Picture("Map", np.zeros((5, 4, 3), np.uint8)),
+        ),
         legend=tuple((name, (10, 20, i)) for i, name in enumerate(names)),
-        areas=tuple(AreaRow(name, (10, 20, i), 1000 + i, 10.125 + i) for i, name in enumerate(names)), nodata_pixels=12,
-        scores=scores, definitions=tuple(DEFINITIONS.values()),
-        confusion=ConfusionFigure(tuple(names), np.array(scores[0].metrics["confusion"]["counts"]), "mlp, held-out blocks"),
-        curves=(Curve("loss", (1, 2), (3.0, 2.0), "fcn"), Curve("rate", (1, 2), (0.1, 0.0)), Curve("loss", (1, 2), (2.0, 1.0), "mlp")),
-        provenance={"size": [5490, 5490], "crs": None, "options": {"hidden": 1024}, "pixel_size_m": 9.99612345},
-    )  # fmt: skip
+        areas=tuple(AreaRow(name, (10, 20, i), 1000 + i, 10.125 + i) for i, name in enumerate(names)),
+        nodata_pixels=12,
+        scores=scores,
+        definitions=tuple(DEFINITIONS.values()),
+        confusion=ConfusionFigure(
+            tuple(names), np.array(scores[0].metrics["confusion"]["counts"]), "mlp, held-out blocks"
+        ),
+        curves=(
+            Curve("loss", (1, 2), (3.0, 2.0), "fcn"),
+            Curve("rate", (1, 2), (0.1, 0.0)),
+            Curve("loss", (1, 2), (2.0, 1.0), "mlp"),
+        ),
+        provenance={
+            "size": [5490, 5490],
+            "crs": None,
+            "options": {"hidden": 1024},
+            "pixel_size_m": 9.99612345,
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +143,13 @@ def full(html):
 
 
 def test_sections_hold_what_was_given(full):
-    for words in ("Map of havel", "mlp, 2024-05-01, labelscape 0.1.0", "Mean confidence 84 %.", "Pixels of 20 m.", "mlp, held-out blocks"):
+    for words in (
+        "Map of havel",
+        "mlp, 2024-05-01, labelscape 0.1.0",
+        "Mean confidence 84 %.",
+        "Pixels of 20 m.",
+        "mlp, held-out blocks",
+    ):
         assert words in full.text
     assert all(definition in full.text for definition in DEFINITIONS.values())
     assert "5490, 5490" in full.text
@@ -139,7 +174,16 @@ def test_numbers_of_the_areas(full):
 def test_numbers_of_the_scores(full):
     models = full_report().scores
     overall, iou_f1, ua_pa = full.tables[1:]
-    assert overall[0] == ["model", "OA", "mIoU", "mean F1", "mean accuracy", "fwIoU", "kappa x 100", "labelled pixels"]
+    assert overall[0] == [
+        "model",
+        "OA",
+        "mIoU",
+        "mean F1",
+        "mean accuracy",
+        "fwIoU",
+        "kappa x 100",
+        "labelled pixels",
+    ]
     keys = ("overall_accuracy", "mean_iou", "mean_f1", "mean_accuracy", "frequency_weighted_iou", "kappa")
     assert overall[1:] == [[m.name, *(f"{100 * m.metrics[key]:.2f}" for key in keys), "120"] for m in models]
     assert iou_f1[0] == ["", "IoU", "F1", ""]
@@ -147,7 +191,11 @@ def test_numbers_of_the_scores(full):
     for table, keys in ((iou_f1, ("iou", "f1")), (ua_pa, ("precision", "recall"))):
         assert table[1] == ["class", *(m.name for m in models), *(m.name for m in models), "support"]
         for i, name in enumerate(NAMES):
-            assert table[2 + i] == [name, *(f"{100 * m.metrics['classes'][i][key]:.2f}" for key in keys for m in models), "60"]
+            assert table[2 + i] == [
+                name,
+                *(f"{100 * m.metrics['classes'][i][key]:.2f}" for key in keys for m in models),
+                "60",
+            ]
 
 
 def test_one_model_has_one_table_and_many_models_one_table_per_measure():
@@ -159,7 +207,10 @@ def test_one_model_has_one_table_and_many_models_one_table_per_measure():
 
 
 def test_the_best_model_is_marked_and_ties_as_printed():
-    scores = tuple(ModelScores(name, {**scores_of(), "mean_iou": value}) for name, value in (("a", 0.50001), ("b", 0.5), ("c", 0.1), ("d", None)))
+    scores = tuple(
+        ModelScores(name, {**scores_of(), "mean_iou": value})
+        for name, value in (("a", 0.50001), ("b", 0.5), ("c", 0.1), ("d", None))
+    )
     column = [cells[1] for _, cells in overall_table(scores).rows]
     assert [cell.text for cell in column] == ["50.00", "50.00", "10.00", "-"]
     assert [cell.best for cell in column] == [True, True, False, False]
@@ -179,16 +230,24 @@ def test_what_hinders_a_comparison_is_said():
     assert unlike.count("not scored on the same pixels") == 1
     noted = (ModelScores("a", scores_of(), "trained on half the labels <b>&"),)
     assert "a: trained on half the labels <b>&" in Page(render(Report("x", scores=noted))).text
-    assert score_notes((ModelScores("a", scores_of(unpredicted=7)),)) == ["a: 7 labelled pixels got no class; they count as wrong."]
+    assert score_notes((ModelScores("a", scores_of(unpredicted=7)),)) == [
+        "a: 7 labelled pixels got no class; they count as wrong."
+    ]
     truth = np.zeros(5, np.uint8)
-    assert score_notes((ModelScores("a", summary(count(truth, truth, 2), NAMES)),)) == ["Not among the labelled pixels: built-up."]
+    assert score_notes((ModelScores("a", summary(count(truth, truth, 2), NAMES)),)) == [
+        "Not among the labelled pixels: built-up."
+    ]
 
 
 def test_old_scores_without_the_newer_keys_still_show():
     old = copy.deepcopy(scores_of())
     for key in ("frequency_weighted_iou", "unpredicted_pixels", "labelled_pixels", "confusion"):
         del old[key]
-    assert Page(render(Report("x", scores=(ModelScores("mlp", old),)))).tables[0][1][5:] == ["-", f"{100 * old['kappa']:.2f}", "-"]
+    assert Page(render(Report("x", scores=(ModelScores("mlp", old),)))).tables[0][1][5:] == [
+        "-",
+        f"{100 * old['kappa']:.2f}",
+        "-",
+    ]
 
 
 @pytest.mark.parametrize("section", [f for f in Report.__dataclass_fields__ if f != "title"])
@@ -196,7 +255,11 @@ def test_every_section_may_be_missing_or_stand_alone(section):
     whole, bare = replace(full_report(), curves=(Curve("rate", (1, 2), (0.1, 0.0)),)), Report("only a title")
     alone = replace(bare, **{section: getattr(whole, section)})
     # Figures are slow to draw: each is left out once, and drawn alone.
-    whole = replace(whole, confusion=None if section != "curves" else whole.confusion, curves=whole.curves if section == "confusion" else ())
+    whole = replace(
+        whole,
+        confusion=None if section != "curves" else whole.confusion,
+        curves=whole.curves if section == "confusion" else (),
+    )
     Page(render(replace(whole, **{section: getattr(bare, section)})))
     page = Page(render(alone))
     assert "only a title" in page.text
@@ -210,7 +273,12 @@ def test_a_bare_report_has_no_empty_section():
 
 def test_a_scene_without_coordinates_has_no_hectares():
     page = Page(render(Report("x", areas=(AreaRow("water", (1, 2, 3), 0), AreaRow("land", (1, 2, 3), 0)))))
-    assert page.tables[0] == [["class", "pixels", "share, %"], ["water", "0", "-"], ["land", "0", "-"], ["mapped", "0", "-"]]
+    assert page.tables[0] == [
+        ["class", "pixels", "share, %"],
+        ["water", "0", "-"],
+        ["land", "0", "-"],
+        ["mapped", "0", "-"],
+    ]
     assert "no coordinates" in page.text
 
 
@@ -221,10 +289,17 @@ def test_text_cannot_become_markup(full):
     names = (EVIL, f"{EVIL}2")
     report = full_report(names, models=(EVIL,))
     report = replace(
-        report, title=EVIL, subtitle=EVIL, lead=EVIL, notes=(EVIL,), definitions=(EVIL,), pictures=(replace(report.pictures[0], title=EVIL, caption=EVIL),),
-        confusion=replace(report.confusion, title=EVIL), curves=(Curve(EVIL, (1, 2), (1, 2), EVIL), Curve(EVIL, (1, 2), (1, 2), f"_{EVIL}")),
+        report,
+        title=EVIL,
+        subtitle=EVIL,
+        lead=EVIL,
+        notes=(EVIL,),
+        definitions=(EVIL,),
+        pictures=(replace(report.pictures[0], title=EVIL, caption=EVIL),),
+        confusion=replace(report.confusion, title=EVIL),
+        curves=(Curve(EVIL, (1, 2), (1, 2), EVIL), Curve(EVIL, (1, 2), (1, 2), f"_{EVIL}")),
         provenance={EVIL: {EVIL: [EVIL]}},
-    )  # fmt: skip
+    )
     page = Page(render(report))
     assert set(page.tags) <= set(full.tags)
     assert not [a for a in page.attributes if a[1].startswith("on")]
@@ -237,10 +312,23 @@ def test_text_cannot_become_markup(full):
 def test_the_file_needs_no_network(html, full):
     without_pictures = re.sub(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+", "", html)
     assert len(without_pictures) < 30_000
-    assert not re.search(r"https?:|//|url\(|@import|<script|<link|<iframe|<object|javascript:", without_pictures)
+    assert not re.search(
+        r"https?:|//|url\(|@import|<script|<link|<iframe|<object|javascript:", without_pictures
+    )
     assert not {"a", "script", "link", "iframe", "object", "form"} & set(full.tags)
-    assert {name for _, name, _ in full.attributes} & {"href", "srcset", "action", "background", "poster", "data"} == set()
-    assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in full.attributes
+    assert {name for _, name, _ in full.attributes} & {
+        "href",
+        "srcset",
+        "action",
+        "background",
+        "poster",
+        "data",
+    } == set()
+    assert (
+        "meta",
+        "content",
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+    ) in full.attributes
     assert "viewport" in [value for _, name, value in full.attributes if name == "name"]
 
 
@@ -278,16 +366,27 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, overwrite):
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(BadFile, match="No space left"):
         write_report(path, Report("x"), overwrite=overwrite)
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == ({"map.html": "the old report"} if overwrite else {})
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == (
+        {"map.html": "the old report"} if overwrite else {}
+    )
 
 
 def test_large_photos_are_jpegs_and_maps_stay_exact():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:400, :500]
-    photo = np.clip(np.stack([x / 3, y / 3, (x + y) / 5], axis=-1) + rng.normal(0, 8, (400, 500, 3)), 0, 255).astype(np.uint8)
+    photo = np.clip(
+        np.stack([x / 3, y / 3, (x + y) / 5], axis=-1) + rng.normal(0, 8, (400, 500, 3)), 0, 255
+    ).astype(np.uint8)
     # 256 colours in disorder: as large as a photo, yet every pixel's colour means a class or a per cent.
     flat = rng.integers(0, 256, (256, 3)).astype(np.uint8)[rng.integers(0, 256, (700, 700))]
-    page = Page(render(Report("x", pictures=(Picture("Scene", photo), Picture("Map", flat), Picture("Small", photo[:100, :100])))))
+    page = Page(
+        render(
+            Report(
+                "x",
+                pictures=(Picture("Scene", photo), Picture("Map", flat), Picture("Small", photo[:100, :100])),
+            )
+        )
+    )
     assert [source[11:15] for source in page.sources] == ["jpeg", "png;", "png;"]
     assert [len(source) > 400_000 for source in page.sources] == [False, True, False]
     scene, same, small = page.pictures()
@@ -305,7 +404,17 @@ def test_a_picture_of_another_shape_is_our_own_mistake():
 
 
 def test_plain_values():
-    assert [plain(v) for v in (None, [], {}, True, 3, 2.5, 1e-7, "a", ["a", 1])] == ["–", "–", "–", "yes", "3", "2.5", "1e-07", "a", "a, 1"]
+    assert [plain(v) for v in (None, [], {}, True, 3, 2.5, 1e-7, "a", ["a", 1])] == [
+        "–",
+        "–",
+        "–",
+        "yes",
+        "3",
+        "2.5",
+        "1e-07",
+        "a",
+        "a, 1",
+    ]
 
 
 def test_sixty_classes_say_how_to_read_the_figure():
@@ -320,17 +429,33 @@ def test_sixty_classes_say_how_to_read_the_figure():
 def test_names_that_figures_cannot_draw_get_numbers_with_a_key():
     # Labels of curves are models, not classes; numbers mean nothing without their key.
     lines = [("水", [1], [1]), ("b", [1], [1])]
-    assert [t.get_text().strip() for t in curve_figure(lines, "loss").axes[0].get_legend().get_texts()] == ["curve 1", "curve 2"]
+    assert [t.get_text().strip() for t in curve_figure(lines, "loss").axes[0].get_legend().get_texts()] == [
+        "curve 1",
+        "curve 2",
+    ]
     curves = tuple(Curve("loss", steps, values, label) for label, steps, values in lines)
-    text = Page(render(Report("x", confusion=ConfusionFigure(("水体", "b"), np.eye(2, dtype=int)), curves=curves))).text
+    text = Page(
+        render(Report("x", confusion=ConfusionFigure(("水体", "b"), np.eye(2, dtype=int)), curves=curves))
+    ).text
     assert "Classes by number: 1 = 水体, 2 = b." in text
     assert "loss : 1 = 水, 2 = b" in text
-    plain_names = Page(render(Report("x", confusion=ConfusionFigure(("a", "b"), np.eye(2, dtype=int)), curves=(Curve("loss", (1,), (1,), "b"),)))).text
+    plain_names = Page(
+        render(
+            Report(
+                "x",
+                confusion=ConfusionFigure(("a", "b"), np.eye(2, dtype=int)),
+                curves=(Curve("loss", (1,), (1,), "b"),),
+            )
+        )
+    ).text
     assert "by number" not in plain_names and "1 =" not in plain_names
 
 
 def test_scores_and_reports_are_imported_without_torch_or_matplotlib():
     modules = "confusion, figures, metrics, report, text"
-    code = f"import sys; from labelscape.evaluation import {modules}; print({{'torch', 'matplotlib', 'jinja2', 'rich', 'PIL'}} & sys.modules.keys())"
+    code = (
+        f"import sys; from labelscape.evaluation import {modules}; print({{'torch', 'matplotlib', 'jinja2', "
+        f"'rich', 'PIL'}} & sys.modules.keys())"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

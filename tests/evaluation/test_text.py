@@ -23,7 +23,13 @@ def printed(scores, names=None, **console):
 
 
 def test_percent():
-    assert [percent(v) for v in (None, 0.0, 1.0, 0.12345, 0.999999)] == ["-", "0.00", "100.00", "12.35", "100.00"]
+    assert [percent(v) for v in (None, 0.0, 1.0, 0.12345, 0.999999)] == [
+        "-",
+        "0.00",
+        "100.00",
+        "12.35",
+        "100.00",
+    ]
 
 
 def test_rows_hold_every_class_and_the_means():
@@ -39,7 +45,9 @@ def test_rows_hold_every_class_and_the_means():
 def test_models_are_matched_by_class_name_not_by_place():
     one, other = scores_of(["water", "land"]), scores_of(["land", "snow"], seed=1)
     rows = {row[0]: row[1:] for row in score_table({"one": one, "other": other})}
-    assert rows["land"] == tuple(percent(entry[key]) for entry in (one["classes"][1], other["classes"][0]) for key in ("iou", "f1"))
+    assert rows["land"] == tuple(
+        percent(entry[key]) for entry in (one["classes"][1], other["classes"][0]) for key in ("iou", "f1")
+    )
     assert rows["water"][2:] == ("-", "-")
     assert rows["snow"][:2] == ("-", "-")
     assert [row[0] for row in score_table({"one": one}, ["land"])][1] == "land"

@@ -1,4 +1,6 @@
-"""The reader of published Caffe weights, against an interpreter of Caffe's layers that knows nothing of our networks."""
+"""The reader of published Caffe weights, against an interpreter of Caffe's layers that knows nothing of
+our networks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from labelscape.nets.catalog import create_model
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 WIDTHS = (3, 4, 5, 6)
-KINDS = {"vaihingen": {"bands": 4, "classes": 5, "downsample": 1}, "inria": {"bands": 3, "classes": 1, "downsample": 2}}
+KINDS = {
+    "vaihingen": {"bands": 4, "classes": 5, "downsample": 1},
+    "inria": {"bands": 3, "classes": 1, "downsample": 2},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -30,19 +35,25 @@ def one_thread() -> Iterator[None]:
 
 
 class Writer:
-    """Writes a NetParameter layer by layer, as Caffe's snapshots hold it (Splits inserted, statistics as sums)."""
+    """Writes a NetParameter layer by layer, as Caffe's snapshots hold it (Splits inserted, statistics as
+    sums).
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self.net = message_types()["NetParameter"](name="fcn")
         self.random = np.random.default_rng(seed)
 
-    def layer(self, kind: str, name: str, bottoms: list[str], top: str, blobs: list[np.ndarray] | None = None):
+    def layer(
+        self, kind: str, name: str, bottoms: list[str], top: str, blobs: list[np.ndarray] | None = None
+    ):
         layer = self.net.layer.add(type=kind, name=name, bottom=bottoms, top=[top])
         for blob in blobs or []:
             layer.blobs.add(data=blob.astype(np.float32).ravel()).shape.dim.extend(blob.shape)
         return layer
 
-    def conv(self, name: str, bottom: str, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> str:
+    def conv(
+        self, name: str, bottom: str, inputs: int, outputs: int, kernel: int = 3, stride: int = 1
+    ) -> str:
         weight = self.random.normal(size=(outputs, inputs, kernel, kernel)) * (2 / inputs / kernel**2) ** 0.5
         layer = self.layer("Convolution", name, [bottom], name, [weight, self.random.normal(size=outputs)])
         layer.convolution_param.num_output = outputs
@@ -55,7 +66,13 @@ class Writer:
     def norm_relu(self, name: str, blob: str, width: int) -> None:
         weight_of_sums = 987.5
         mean, variance = self.random.normal(size=width), self.random.uniform(0.5, 2, size=width)
-        self.layer("BatchNorm", f"bn{name}", [blob], blob, [mean * weight_of_sums, variance * weight_of_sums, np.array([weight_of_sums])])
+        self.layer(
+            "BatchNorm",
+            f"bn{name}",
+            [blob],
+            blob,
+            [mean * weight_of_sums, variance * weight_of_sums, np.array([weight_of_sums])],
+        )
         self.layer("ReLU", f"relu{name}", [blob], blob)
 
     def pool(self, name: str, bottom: str, kind: int) -> str:
@@ -64,7 +81,9 @@ class Writer:
         return name
 
     def up(self, name: str, bottom: str, channels: int, factor: int, *, learned: bool = False) -> str:
-        one = [1 - abs(i / factor - (2 * factor - 1) / (2 * factor)) for i in range(2 * factor)]  # Caffe's BilinearFiller
+        one = [
+            1 - abs(i / factor - (2 * factor - 1) / (2 * factor)) for i in range(2 * factor)
+        ]  # Caffe's BilinearFiller
         weight = np.broadcast_to(np.outer(one, one), (channels, 1, 2 * factor, 2 * factor))
         if learned:
             weight = weight + self.random.normal(size=weight.shape) * 0.1
@@ -85,11 +104,15 @@ class Writer:
         for level, width in enumerate(WIDTHS, start=1):
             for number in (1, 2):
                 first = (level, number) == (1, 1)
-                blob = self.conv(f"conv{level}-{number}", blob, inputs, width, 5 if first else 3, 2 if first else 1)
+                blob = self.conv(
+                    f"conv{level}-{number}", blob, inputs, width, 5 if first else 3, 2 if first else 1
+                )
                 self.norm_relu(f"{level}-{number}", blob, width)
                 inputs = width
             if level < 4:
-                self.net.layer.add(type="Split", name=f"split{level}", bottom=[blob], top=[f"{blob}_0", f"{blob}_1"])
+                self.net.layer.add(
+                    type="Split", name=f"split{level}", bottom=[blob], top=[f"{blob}_0", f"{blob}_1"]
+                )
                 taps.append(f"{blob}_1")
                 blob = self.pool(f"pool{level}", f"{blob}_0", 0)
         return [*taps, blob]
@@ -105,13 +128,19 @@ def caffe_network(head: str, *, bands: int, classes: int, downsample: int, relu:
     if head == "fcn":
         blob = w.up("upsample_16", w.conv("score", taps[3], WIDTHS[3], classes, 1), classes, 16, learned=True)
     elif head == "skip":
-        scores = {level: w.conv(f"score{level}", taps[level - 1], WIDTHS[level - 1], classes, 1) for level in (4, 3, 2, 1)}
+        scores = {
+            level: w.conv(f"score{level}", taps[level - 1], WIDTHS[level - 1], classes, 1)
+            for level in (4, 3, 2, 1)
+        }
         blob = scores[4]
         for level in (3, 2, 1):
             blob = w.add(f"combine{level}", scores[level], w.up(f"upsample_{level}", blob, classes, 2))
         blob = w.up("upsample_fcn", blob, classes, 2)
     else:
-        raised = [w.up(f"upsample_{level}", taps[level - 1], WIDTHS[level - 1], 2 ** (level - 1)) for level in (2, 3, 4)]
+        raised = [
+            w.up(f"upsample_{level}", taps[level - 1], WIDTHS[level - 1], 2 ** (level - 1))
+            for level in (2, 3, 4)
+        ]
         w.layer("Concat", "concat", [taps[0], *raised], "features")
         blob = w.conv("mlp1", "features", sum(WIDTHS), 7, 1)
         if relu:
@@ -119,30 +148,45 @@ def caffe_network(head: str, *, bands: int, classes: int, downsample: int, relu:
         blob = w.up("upsample_mlp", w.conv("mlp2", blob, 7, classes, 1), classes, 2)
     if downsample > 1:
         blob = w.up("upsample_output", blob, classes, 2)
-    w.net.layer.add(type="SoftmaxWithLoss" if classes > 1 else "SigmoidCrossEntropyLoss", name="loss", bottom=[blob, "label"], top=["loss"])
+    w.net.layer.add(
+        type="SoftmaxWithLoss" if classes > 1 else "SigmoidCrossEntropyLoss",
+        name="loss",
+        bottom=[blob, "label"],
+        top=["loss"],
+    )
     return w
 
 
 def run_caffe(net, image: Tensor) -> Tensor:
-    """Every layer of a NetParameter as Caffe computes it in its test phase, in float64. Returns what the loss reads."""
+    """Every layer of a NetParameter as Caffe computes it in its test phase, in float64. Returns what the
+    loss reads.
+    """
     blobs = {"data": image}
     for layer in net.layer:
         weights = [torch.tensor(list(b.data), dtype=torch.float64).reshape(*b.shape.dim) for b in layer.blobs]
         bottoms = [blobs.get(name) for name in layer.bottom]
         conv, pool = layer.convolution_param, layer.pooling_param
         if layer.type == "Convolution":
-            out = F.conv2d(bottoms[0], *weights, stride=(list(conv.stride) or [1])[0], padding=(list(conv.pad) or [0])[0])
+            out = F.conv2d(
+                bottoms[0], *weights, stride=(list(conv.stride) or [1])[0], padding=(list(conv.pad) or [0])[0]
+            )
         elif layer.type == "Deconvolution":
-            out = F.conv_transpose2d(bottoms[0], *weights, stride=conv.stride[0], padding=conv.pad[0], groups=conv.group or 1)
+            out = F.conv_transpose2d(
+                bottoms[0], *weights, stride=conv.stride[0], padding=conv.pad[0], groups=conv.group or 1
+            )
         elif layer.type == "BatchNorm":
             mean, variance = (v[None, :, None, None] / weights[2] for v in weights[:2])
             out = (bottoms[0] - mean) / (variance + 1e-5).sqrt()
         elif layer.type == "Pooling":
-            out = (F.avg_pool2d if pool.pool == 1 else F.max_pool2d)(bottoms[0], pool.kernel_size, pool.stride, ceil_mode=True)
+            out = (F.avg_pool2d if pool.pool == 1 else F.max_pool2d)(
+                bottoms[0], pool.kernel_size, pool.stride, ceil_mode=True
+            )
         elif layer.type == "Split":
             out = bottoms[0]
         elif layer.type in ("ReLU", "Eltwise", "Concat"):
-            out = {"ReLU": lambda b: b[0].relu(), "Eltwise": sum, "Concat": lambda b: torch.cat(b, 1)}[layer.type](bottoms)
+            out = {"ReLU": lambda b: b[0].relu(), "Eltwise": sum, "Concat": lambda b: torch.cat(b, 1)}[
+                layer.type
+            ](bottoms)
         elif layer.type.endswith("Loss"):
             return bottoms[0]
         else:
@@ -157,23 +201,36 @@ def written(writer: Writer, folder: Path) -> Path:
     return path
 
 
-CASES = [(head, kind, False) for head in ("fcn", "skip", "mlp") for kind in KINDS] + [("mlp", "vaihingen", True)]
+CASES = [(head, kind, False) for head in ("fcn", "skip", "mlp") for kind in KINDS] + [
+    ("mlp", "vaihingen", True)
+]
 
 
 @pytest.mark.parametrize(("head", "kind", "relu"), CASES)
-def test_an_imported_network_computes_what_caffe_computes(head: str, kind: str, relu: bool, tmp_path: Path) -> None:
+def test_an_imported_network_computes_what_caffe_computes(
+    head: str, kind: str, relu: bool, tmp_path: Path
+) -> None:
     sizes = KINDS[kind]
     writer = caffe_network(head, **sizes, relu=relu)
     imported = read_caffe(written(writer, tmp_path))
-    assert (imported.name, imported.in_channels, imported.classes) == (head, sizes["bands"], max(sizes["classes"], 2))
+    assert (imported.name, imported.in_channels, imported.classes) == (
+        head,
+        sizes["bands"],
+        max(sizes["classes"], 2),
+    )
     assert imported.options["widths"] == WIDTHS
     assert imported.options["downsample"] == sizes["downsample"]
     assert head != "mlp" or (imported.options["hidden"], imported.options["relu"]) == (7, relu)
-    assert imported.bands == (("red", "green", "blue") if sizes["bands"] == 3 else ("nir", "red", "green", "ndsm"))
+    assert imported.bands == (
+        ("red", "green", "blue") if sizes["bands"] == 3 else ("nir", "red", "green", "ndsm")
+    )
 
     net = create_model(head, in_channels=imported.in_channels, classes=imported.classes, **imported.options)
     net.load_state_dict(imported.weights, strict=True)
-    files = torch.rand(2, sizes["bands"], 64, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 255
+    files = (
+        torch.rand(2, sizes["bands"], 64, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        * 255
+    )
     caffe_order = [2, 1, 0, 3][: sizes["bands"]]
     expected = run_caffe(writer.net, files[:, caffe_order])
     with torch.no_grad():
@@ -184,7 +241,7 @@ def test_an_imported_network_computes_what_caffe_computes(head: str, kind: str, 
         assert torch.allclose(found.softmax(1)[:, 1], expected[:, 0].sigmoid(), atol=1e-5)
         found = found[:, 1:]
     assert size > 0.1
-    assert (found - expected).abs().max() < 1e-5 * size       # float32 statistics are all that is rounded
+    assert (found - expected).abs().max() < 1e-5 * size  # float32 statistics are all that is rounded
 
 
 def _not_bilinear(w: Writer) -> None:
@@ -245,10 +302,20 @@ def _old_format(w: Writer) -> None:
 
 
 FAULTS = {
-    _not_bilinear: "not bilinear", _other_order_of_levels: "reads", _tap_before_the_second_convolution: "reads", _other_eps: "settings",
-    _average_pooling: "settings", _no_padding: "settings", _narrower_layer: "expected", _fewer_numbers: "damaged", _not_a_number: "damaged",
-    _flat_filters: "damaged", _no_statistics: "settings", _one_layer_more: "LRN", _old_format: "2015",
-}  # fmt: skip
+    _not_bilinear: "not bilinear",
+    _other_order_of_levels: "reads",
+    _tap_before_the_second_convolution: "reads",
+    _other_eps: "settings",
+    _average_pooling: "settings",
+    _no_padding: "settings",
+    _narrower_layer: "expected",
+    _fewer_numbers: "damaged",
+    _not_a_number: "damaged",
+    _flat_filters: "damaged",
+    _no_statistics: "settings",
+    _one_layer_more: "LRN",
+    _old_format: "2015",
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__.strip("_"))
@@ -275,7 +342,12 @@ def test_a_learned_deconvolution_is_kept_and_a_fixed_one_must_be_bilinear(tmp_pa
 def test_files_that_are_no_caffe_model_are_named_in_one_sentence(tmp_path: Path) -> None:
     content = caffe_network("mlp", **KINDS["inria"]).net.SerializeToString()
     random = np.random.default_rng(3)
-    bad = {"empty": b"", "text": b"name: 'fcn'\nlayer {\n}\n", "zeros": bytes(1000), "random": random.bytes(5000)}
+    bad = {
+        "empty": b"",
+        "text": b"name: 'fcn'\nlayer {\n}\n",
+        "zeros": bytes(1000),
+        "random": random.bytes(5000),
+    }
     bad |= {f"cut{share}": content[: int(len(content) * share)] for share in (0.01, 0.1, 0.5, 0.9, 0.99)}
     for name, data in bad.items():
         path = tmp_path / f"{name}.caffemodel"
@@ -296,14 +368,16 @@ def test_damaged_bytes_never_end_in_another_error(tmp_path: Path) -> None:
             damaged[at] = random.integers(256)
         path.write_bytes(damaged)
         try:
-            read_caffe(path)                                   # a changed weight cannot be noticed
+            read_caffe(path)  # a changed weight cannot be noticed
         except BadFile:
             refused += 1
     assert refused > 30
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-@pytest.mark.skipif(not SHARED.joinpath("weights/caffe").is_dir(), reason="the published weights are not here")
+@pytest.mark.skipif(
+    not SHARED.joinpath("weights/caffe").is_dir(), reason="the published weights are not here"
+)
 def test_the_published_inria_mlp_scores_what_it_scored() -> None:
     import rasterio
 
@@ -314,8 +388,13 @@ def test_the_published_inria_mlp_scores_what_it_scored() -> None:
     with torch.inference_mode():
         for path in sorted(SHARED.glob("data/inria-patches/images/*.tif")):
             with rasterio.open(path) as image, rasterio.open(path.parents[1] / "gt" / path.name) as label:
-                building = net(torch.from_numpy(image.read().astype(np.float32))[None]).softmax(1)[0, 1].numpy() > 0.5
-                counts += np.bincount(2 * (label.read(1).ravel() > 0) + building.ravel(), minlength=4).reshape(2, 2)
+                building = (
+                    net(torch.from_numpy(image.read().astype(np.float32))[None]).softmax(1)[0, 1].numpy()
+                    > 0.5
+                )
+                counts += np.bincount(
+                    2 * (label.read(1).ravel() > 0) + building.ravel(), minlength=4
+                ).reshape(2, 2)
     assert counts.sum() == 42 * 256 * 256
     assert counts[1, 1] / (counts.sum() - counts[0, 0]) == pytest.approx(0.515, abs=0.002)
     assert np.trace(counts) / counts.sum() == pytest.approx(0.915, abs=0.002)

@@ -7,10 +7,10 @@ from rasterio.crs import CRS
 
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Grid, Window
-from labelscape.labels.values import LabelSpec
 from labelscape.labels.labels import open_labels
-from labelscape.scenes.raster import Scene
+from labelscape.labels.values import LabelSpec
 from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.raster import Scene
 
 
 @pytest.fixture
@@ -26,7 +26,9 @@ def grid(w):
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp"])
 def test_polygons_in_another_crs_burn_to_the_painted_classes(w, grid, tmp_path, suffix):
-    labels = open_labels(world.label_polygons(w, tmp_path / f"fields{suffix}"), grid, LabelSpec(class_column="kind"))
+    labels = open_labels(
+        world.label_polygons(w, tmp_path / f"fields{suffix}"), grid, LabelSpec(class_column="kind")
+    )
     assert labels.legend.names == ["field", "forest", "water"]
     painted = np.array([2, 0, 1], np.uint8)[w.classes]
     np.testing.assert_array_equal(labels.read(), painted)
@@ -37,7 +39,11 @@ def test_polygons_in_another_crs_burn_to_the_painted_classes(w, grid, tmp_path, 
 def test_rotated_grids_burn_right(tmp_path):
     w = world.make(tmp_path, 60, 60, transform=world.ROTATED)
     with Scene(w.scene) as scene:
-        labels = open_labels(world.label_polygons(w, tmp_path / "fields.gpkg"), scene.grid, LabelSpec(legend=world.LEGEND, class_column="kind"))
+        labels = open_labels(
+            world.label_polygons(w, tmp_path / "fields.gpkg"),
+            scene.grid,
+            LabelSpec(legend=world.LEGEND, class_column="kind"),
+        )
     np.testing.assert_array_equal(labels.read(Window(10, 5, 30, 40)), w.classes[10:40, 5:45])
 
 
@@ -62,7 +68,9 @@ def test_rasters_values_nodata_and_other_grids(w, grid, tmp_path):
     np.testing.assert_array_equal(labels.read(), np.where(w.classes == 2, IGNORE, w.classes))
     # The same labels at a fifth of the pixel size, and half as wide: what is outside is unlabelled.
     fine = np.kron(w.classes[:, :64], np.ones((5, 5), np.uint8))
-    other = world.write(tmp_path / "fine.tif", fine, transform=world.NORTH_UP @ Affine.scale(0.2), nodata=None)
+    other = world.write(
+        tmp_path / "fine.tif", fine, transform=world.NORTH_UP @ Affine.scale(0.2), nodata=None
+    )
     half = open_labels(other, grid, LabelSpec(legend=world.LEGEND))
     np.testing.assert_array_equal(half.read()[:, :64], w.classes[:, :64])
     assert (half.read()[:, 64:] == IGNORE).all()
@@ -73,7 +81,9 @@ def test_rasters_values_nodata_and_other_grids(w, grid, tmp_path):
 
 def test_raster_merge(w, grid, tmp_path):
     path = world.label_raster(w, tmp_path / "labels.tif", values=(3, 7, 9))
-    spec = LabelSpec(values={"water": 3, "field": 7, "forest": 9}, merge={"green": ("field", "forest"), "blue": ("water",)})
+    spec = LabelSpec(
+        values={"water": 3, "field": 7, "forest": 9}, merge={"green": ("field", "forest"), "blue": ("water",)}
+    )
     labels = open_labels(path, grid, spec)
     assert labels.legend.names == ["green", "blue"]
     np.testing.assert_array_equal(labels.read(), (w.classes == 0).astype(np.uint8))
@@ -84,7 +94,9 @@ def test_what_cannot_be_right_is_refused(w, grid, tmp_path):
     with pytest.raises(BadInput, match="do not overlap"):
         open_labels(far, grid)
     with pytest.raises(BadInput, match="value 2, which no class has"):
-        open_labels(world.label_raster(w, tmp_path / "l.tif"), grid, LabelSpec(legend=Legend.of_names(["a", "b"]))).read()
+        open_labels(
+            world.label_raster(w, tmp_path / "l.tif"), grid, LabelSpec(legend=Legend.of_names(["a", "b"]))
+        ).read()
     polygons = world.label_polygons(w, tmp_path / "fields.gpkg")
     with pytest.raises(UnknownName, match="Did you mean 'kind'"):
         open_labels(polygons, grid, LabelSpec(class_column="kinds"))
@@ -92,7 +104,9 @@ def test_what_cannot_be_right_is_refused(w, grid, tmp_path):
         open_labels(polygons, grid, LabelSpec(class_column="kind", merge={"trees": ("forrest",)}))
     moved = world.World(w.scene, w.classes, w.pixels, CRS.from_epsg(32650), w.transform)
     with pytest.raises(BadInput, match="None of the .* polygons"):
-        open_labels(world.label_polygons(moved, tmp_path / "china.gpkg"), grid, LabelSpec(class_column="kind"))
+        open_labels(
+            world.label_polygons(moved, tmp_path / "china.gpkg"), grid, LabelSpec(class_column="kind")
+        )
     with pytest.raises(BadInput, match="3 bands"):
         open_labels(w.scene, grid)
     with pytest.raises(BadFile, match="does not exist"):
@@ -113,7 +127,9 @@ def test_grey_masks_are_cut_at_the_threshold(tmp_path):
     labels = open_labels(file, grid, LabelSpec(threshold=128))
     np.testing.assert_array_equal(labels.read(), (grey >= 128).astype(np.uint8))
     assert labels.legend.names == ["other", "object"]
-    named = open_labels(file, grid, LabelSpec(Legend.of_names(["field", "road"]), threshold=200, ignore_values=(7,)))
+    named = open_labels(
+        file, grid, LabelSpec(Legend.of_names(["field", "road"]), threshold=200, ignore_values=(7,))
+    )
     expected = np.where(grey == 7, 255, grey >= 200)
     np.testing.assert_array_equal(named.read(), expected)
     with pytest.raises(BadInput, match="makes two classes; 3"):

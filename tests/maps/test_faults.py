@@ -1,4 +1,6 @@
-"""Full disks, read-only folders, cut inputs, stops at every stage: one clear sentence, nothing half-written, and the same bytes in the end."""
+"""Full disks, read-only folders, cut inputs, stops at every stage: one clear sentence, nothing
+half-written, and the same bytes in the end.
+"""
 
 import shutil
 import subprocess
@@ -8,16 +10,16 @@ import pytest
 import torch
 import world
 
+import labelscape.areas.polygonize as vectors
 import labelscape.maps.page as page
 import labelscape.maps.rasters as rasters
 import labelscape.maps.run as run
-import labelscape.areas.polygonize as vectors
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile
 from labelscape.maps.run import map_scene
-from labelscape.rasters.write import MapWriter
 from labelscape.nets.catalog import create_model
+from labelscape.rasters.write import MapWriter
 from labelscape.scoring.scorer import state_arrays
 
 QUICK = {"device": "cpu", "tile_size": 192, "overlap": 16, "proba": True, "entropy": True}
@@ -30,7 +32,13 @@ def checkpoint():
     net = create_model("fcn", in_channels=3, classes=3, **options)
     for _ in range(5):
         net(torch.randn(2, 3, 32, 32))
-    return Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3))  # fmt: skip
+    return Checkpoint(
+        network="fcn",
+        options=options,
+        weights=state_arrays(net),
+        legend=world.LEGEND,
+        contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,11 @@ def undisturbed(checkpoint, scene, tmp_path_factory):
 
 def bytes_of(folder):
     """The rasters of a map; polygons, report and run file carry the time."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in (".tif", ".xml") and not path.name.startswith(".")}
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".tif", ".xml") and not path.name.startswith(".")
+    }
 
 
 @pytest.fixture
@@ -73,7 +85,11 @@ def small_disk(tmp_path):
     folder.mkdir()
 
     def mount(*options):
-        done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True) if shutil.which("mount") else None
+        done = (
+            subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True)
+            if shutil.which("mount")
+            else None
+        )
         if done is None or done.returncode:
             pytest.skip("mounting a small disk takes rights that this user lacks")
 
@@ -85,11 +101,13 @@ def small_disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-# ------------------------------------------------------------------------------------------ disks
+# ------------------------------------------------------------------------------------------------------ disks
 
 
 @pytest.mark.parametrize("kilobytes", [16, 150, 400, 550, 700, 850, 1000, 1150])
-def test_a_full_disk_is_said_and_the_map_goes_on_once_there_is_room(checkpoint, scene, undisturbed, small_disk, scored, kilobytes):
+def test_a_full_disk_is_said_and_the_map_goes_on_once_there_is_room(
+    checkpoint, scene, undisturbed, small_disk, scored, kilobytes
+):
     sized, folder = small_disk
     sized(kilobytes * 1024)
     with pytest.raises(BadFile, match=r"cannot be written") as told:
@@ -125,17 +143,22 @@ def test_a_read_only_disk_and_a_file_in_the_way_are_said(checkpoint, scene, smal
     assert (tmp_path / "file").read_text() == ""
 
 
-# ------------------------------------------------------------------------------------------ stops
+# ------------------------------------------------------------------------------------------------------ stops
 
 
 STAGES = {
-    "a raster": (MapWriter, "finish"), "marks": (run, "mark_forced"), "polygons": (vectors, "polygonize"), "report": (page, "write_map_report"),
+    "a raster": (MapWriter, "finish"),
+    "marks": (run, "mark_forced"),
+    "polygons": (vectors, "polygonize"),
+    "report": (page, "write_map_report"),
     "run file": (run, "_write_run"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_map_stopped_while_it_is_finished_loses_nothing(checkpoint, scene, undisturbed, tmp_path, monkeypatch, scored, stage):
+def test_a_map_stopped_while_it_is_finished_loses_nothing(
+    checkpoint, scene, undisturbed, tmp_path, monkeypatch, scored, stage
+):
     where, name = STAGES[stage]
     real = getattr(where, name)
 
@@ -159,11 +182,15 @@ def test_a_map_stopped_while_it_is_finished_loses_nothing(checkpoint, scene, und
 
 
 @pytest.mark.parametrize("change", [{"nodata": 255}, {"entropy": False}, {"reject": 0.5}, {"overlap": 32}])
-def test_a_map_is_not_gone_on_with_under_other_options(checkpoint, scene, tmp_path, monkeypatch, scored, change):
+def test_a_map_is_not_gone_on_with_under_other_options(
+    checkpoint, scene, tmp_path, monkeypatch, scored, change
+):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(vectors, "polygonize", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         map_scene(checkpoint, scene, tmp_path / "map", **QUICK)
-    with pytest.raises(BadFile, match="--overwrite"):  # another map than the one that stands there half finished
+    with pytest.raises(
+        BadFile, match="--overwrite"
+    ):  # another map than the one that stands there half finished
         map_scene(checkpoint, scene, tmp_path / "map", **{**QUICK, **change})
     scored.clear()
     map_scene(checkpoint, scene, tmp_path / "map", overwrite=True, **{**QUICK, **change})
@@ -173,15 +200,20 @@ def test_a_map_is_not_gone_on_with_under_other_options(checkpoint, scene, tmp_pa
     assert {name: again[name] for name in new} == new
 
 
-# ------------------------------------------------------------------------------------------ inputs
+# ----------------------------------------------------------------------------------------------------- inputs
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.98])
-def test_a_scene_cut_in_the_middle_leaves_nothing_and_its_whole_copy_is_mapped(checkpoint, scene, undisturbed, tmp_path, share):
+def test_a_scene_cut_in_the_middle_leaves_nothing_and_its_whole_copy_is_mapped(
+    checkpoint, scene, undisturbed, tmp_path, share
+):
     copy = tmp_path / "scene.tif"
     content = scene.read_bytes()
     copy.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(BadFile, match=r"scene cannot be read at rows \d+-\d+, columns \d+-\d+: the file is truncated or damaged"):
+    with pytest.raises(
+        BadFile,
+        match=r"scene cannot be read at rows \d+-\d+, columns \d+-\d+: the file is truncated or damaged",
+    ):
         map_scene(checkpoint, copy, tmp_path / "map", **QUICK)
     assert [p.name for p in (tmp_path / "map").iterdir()] in ([], [".scene.unfinished"])
     copy.write_bytes(content)

@@ -1,4 +1,6 @@
-"""Scenes of every size, type and layout, whole and damaged: a map on the scene's own grid or one clear sentence, never a crash, never a hang."""
+"""Scenes of every size, type and layout, whole and damaged: a map on the scene's own grid or one clear
+sentence, never a crash, never a hang.
+"""
 
 import re
 import signal
@@ -15,13 +17,18 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.contract.contract import Contract
 from labelscape.errors import LabelscapeError
 from labelscape.grid import Grid
-from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import Scorer, state_arrays
 
-LEVELS = {"uint8": (100.0, 50.0), "int16": (4500.0, 2000.0), "uint16": (4500.0, 2000.0), "float32": (0.5, 0.3)}
+LEVELS = {
+    "uint8": (100.0, 50.0),
+    "int16": (4500.0, 2000.0),
+    "uint16": (4500.0, 2000.0),
+    "float32": (0.5, 0.3),
+}
 
 
 def checkpoint_of(dtype, bands, names=None):
@@ -32,12 +39,24 @@ def checkpoint_of(dtype, bands, names=None):
     with torch.no_grad():
         for _ in range(5):
             net(torch.randn(2, bands, 32, 32))
-    return Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=names or tuple(str(i + 1) for i in range(bands)), dtype=dtype, normalisation=(LEVELS[dtype],) * bands))  # fmt: skip
+    return Checkpoint(
+        network="fcn",
+        options=options,
+        weights=state_arrays(net),
+        legend=world.LEGEND,
+        contract=Contract(
+            bands=names or tuple(str(i + 1) for i in range(bands)),
+            dtype=dtype,
+            normalisation=(LEVELS[dtype],) * bands,
+        ),
+    )
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # rasterio's log cannot say names that are no UTF-8
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # rasterio's log cannot say names that are no UTF-8
 
-# ------------------------------------------------------------------------------------------ whole scenes
+# ----------------------------------------------------------------------------------------------- whole scenes
 
 
 @contextmanager
@@ -75,8 +94,19 @@ def mapped(checkpoint, path, out, rng):
     overlap = None if rng.random() < 0.5 else int(rng.integers(0, 40))
     side = 2 * (-(-(reach if overlap is None else overlap) // 16) * 16) + 16 * int(rng.integers(2, 10))
     blend = None if overlap is None else str(rng.choice(["crop", "hann", "none"]))
-    return map_scene(checkpoint, path, out, device="cpu", report=bool(rng.random() < 0.2), proba=bool(rng.random() < 0.3),
-                     entropy=bool(rng.random() < 0.3), tile_size=side, overlap=overlap, blend=blend, force=True), blend  # fmt: skip
+    return map_scene(
+        checkpoint,
+        path,
+        out,
+        device="cpu",
+        report=bool(rng.random() < 0.2),
+        proba=bool(rng.random() < 0.3),
+        entropy=bool(rng.random() < 0.3),
+        tile_size=side,
+        overlap=overlap,
+        blend=blend,
+        force=True,
+    ), blend
 
 
 def assert_on_grid(result, grid):
@@ -131,13 +161,21 @@ def test_a_virtual_scene_of_500_files(tmp_path):
     pixels = world.spectra(world.paint(400, 500), 3, "uint16")
     path = virtual(tmp_path, pixels, PLACES["north up"], np.random.default_rng(0), most=600)
     assert len(list(tmp_path.glob("part_*.tif"))) >= 450
-    result = map_scene(checkpoint_of("uint16", 3), path, tmp_path / "map", device="cpu", report=False, polygons=False, tile_size=256)
+    result = map_scene(
+        checkpoint_of("uint16", 3),
+        path,
+        tmp_path / "map",
+        device="cpu",
+        report=False,
+        polygons=False,
+        tile_size=256,
+    )
     with Scene(path) as scene, rasterio.open(result.paths["class"]) as file:
         np.testing.assert_array_equal(file.read(1) == IGNORE, ~scene.read().valid)
     assert_on_grid(result, Scene(path).grid)
 
 
-# ------------------------------------------------------------------------------------------ damaged files
+# ---------------------------------------------------------------------------------------------- damaged files
 
 
 def cut(data, rng):
@@ -145,7 +183,9 @@ def cut(data, rng):
 
 
 def flipped(data, rng):
-    """Some bits of the file the other way round, half of them in its first kilobyte, where the structure is told."""
+    """Some bits of the file the other way round, half of them in its first kilobyte, where the structure
+    is told.
+    """
     data = bytearray(data)
     for _ in range(int(rng.integers(1, 30))):
         place = int(rng.integers(0, min(len(data), 1024) if rng.random() < 0.5 else len(data)))
@@ -203,7 +243,14 @@ def test_many_damaged_files_end_in_a_sentence_or_a_map(tmp_path, layout, damage)
 
 
 def test_a_virtual_scene_that_names_no_utf8_is_said(tmp_path):
-    path = virtual(tmp_path, world.spectra(world.paint(40, 40), 3, "uint16"), PLACES["north up"], np.random.default_rng(0))
+    path = virtual(
+        tmp_path,
+        world.spectra(world.paint(40, 40), 3, "uint16"),
+        PLACES["north up"],
+        np.random.default_rng(0),
+    )
     path.write_bytes(path.read_bytes().replace(b"part_0_0.tif", b"p\xe4rt_0_0.tif"))
     with pytest.raises(LabelscapeError, match=r"scene.* cannot be (opened|read)|scene has no valid pixel"):
-        map_scene(checkpoint_of("uint16", 3), path, tmp_path / "map", device="cpu", report=False, polygons=False)
+        map_scene(
+            checkpoint_of("uint16", 3), path, tmp_path / "map", device="cpu", report=False, polygons=False
+        )

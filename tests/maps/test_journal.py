@@ -1,4 +1,6 @@
-"""A map that was stopped goes on: the same bytes, nothing scored twice; and seams are counted as they are defined."""
+"""A map that was stopped goes on: the same bytes, nothing scored twice; and seams are counted as they are
+defined.
+"""
 
 import os
 import signal
@@ -33,11 +35,19 @@ def checkpoint():
     net = create_model("skip", in_channels=3, classes=3, widths=(8, 8, 8, 8))
     for _ in range(10):
         net(torch.randn(2, 3, 64, 64))
-    return Checkpoint(network="skip", options={"widths": [8, 8, 8, 8]}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3))  # fmt: skip
+    return Checkpoint(
+        network="skip",
+        options={"widths": [8, 8, 8, 8]},
+        weights=state_arrays(net),
+        legend=world.LEGEND,
+        contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
+    )
 
 
 def bytes_of(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in (".tif", ".xml")}
+    return {
+        path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in (".tif", ".xml")
+    }
 
 
 @pytest.mark.parametrize("stops", [[0], [3], [2, 1, 4]])
@@ -71,7 +81,8 @@ def test_sigkill_in_the_middle_loses_only_the_tile_at_work(tmp_path, checkpoint)
     w = world.make(tmp_path, 1100, 1300)
     save(checkpoint, tmp_path / "m.safetensors")
     program = (
-        "import sys, time, labelscape.maps.rasters as r\nfrom labelscape.maps.run import map_scene\nreal = r.planes_of\n"
+        "import sys, time, labelscape.maps.rasters as r\nfrom labelscape.maps.run import map_scene\nreal = "
+        "r.planes_of\n"
         "def slow(*a, **k):\n    time.sleep(0.02)\n    return real(*a, **k)\nr.planes_of = slow\n"
         f"map_scene(sys.argv[1], sys.argv[2], sys.argv[3], **{QUICK!r})\n"
     )
@@ -80,9 +91,15 @@ def test_sigkill_in_the_middle_loses_only_the_tile_at_work(tmp_path, checkpoint)
     subprocess.run([*arguments, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
     folder = tmp_path / "killed" / ".scene.unfinished"
     for more in (3, 20):
-        process = subprocess.Popen([*arguments, str(tmp_path / "killed")], env=environment, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*arguments, str(tmp_path / "killed")], env=environment, stderr=subprocess.PIPE
+        )
         deadline = time.monotonic() + 60
-        while len(list(folder.glob("[!.]*.tif"))) < more and process.poll() is None and time.monotonic() < deadline:
+        while (
+            len(list(folder.glob("[!.]*.tif"))) < more
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

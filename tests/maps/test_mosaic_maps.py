@@ -1,4 +1,6 @@
-"""Mosaics, areas of interest and mended scenes, mapped: the same classes as the plain scene they stand for."""
+"""Mosaics, areas of interest and mended scenes, mapped: the same classes as the plain scene they stand
+for.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,14 @@ import world
 from affine import Affine
 
 from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.adjust import fitted
 from labelscape.contract.contract import Contract
 from labelscape.errors import BadInput
-from labelscape.contract.adjust import fitted
-from labelscape.scenes.raster import Scene
 from labelscape.maps.plan import check
 from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import state_arrays
 
 QUICK = {"report": False, "polygons": False, "device": "cpu"}
@@ -31,7 +33,19 @@ QUICK = {"report": False, "polygons": False, "device": "cpu"}
 def model() -> Checkpoint:
     torch.manual_seed(0)
     net = create_model("fcn", in_channels=3, classes=3, widths=(4, 4, 4, 4))
-    return Checkpoint(network="fcn", options={"widths": [4, 4, 4, 4]}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3, pixel_size=10.0, crs_kind="projected"))  # fmt: skip
+    return Checkpoint(
+        network="fcn",
+        options={"widths": [4, 4, 4, 4]},
+        weights=state_arrays(net),
+        legend=world.LEGEND,
+        contract=Contract(
+            bands=("1", "2", "3"),
+            dtype="uint16",
+            normalisation=((4500.0, 2000.0),) * 3,
+            pixel_size=10.0,
+            crs_kind="projected",
+        ),
+    )
 
 
 def classes_of(path) -> np.ndarray:
@@ -46,7 +60,11 @@ def test_a_folder_of_tiles_maps_like_the_scene(model, tmp_path):
     for row in range(0, 150, 50):
         for column in range(0, 210, 70):
             place = world.NORTH_UP @ Affine.translation(column, row)
-            world.write(folder / f"{row}_{column}.tif", made.pixels[:, row : row + 50, column : column + 70], transform=place)
+            world.write(
+                folder / f"{row}_{column}.tif",
+                made.pixels[:, row : row + 50, column : column + 70],
+                transform=place,
+            )
     whole = map_scene(model, made.scene, tmp_path / "a", **QUICK)
     tiled = map_scene(model, folder, tmp_path / "b", **QUICK)
     assert tiled.paths["class"].name == "tiles_class.tif"
@@ -62,29 +80,49 @@ def test_only_the_area_is_mapped(model, tmp_path):
     area = tmp_path / "area.gpkg"
     import pyogrio
 
-    pyogrio.raw.write(area, np.array([shapely.to_wkb(ring)]), [], [], geometry_type="Polygon", crs="EPSG:32633")
+    pyogrio.raw.write(
+        area, np.array([shapely.to_wkb(ring)]), [], [], geometry_type="Polygon", crs="EPSG:32633"
+    )
     result = map_scene(model, made.scene, tmp_path / "map", area=area, **QUICK)
     whole = classes_of(map_scene(model, made.scene, tmp_path / "whole", **QUICK).paths["class"])
     cut = classes_of(result.paths["class"])
     assert cut.shape == (121, 121)
     inside = cut != 255
     assert inside.sum() * 100 == pytest.approx(ring.area, rel=0.01)
-    # Around the area the network sees nothing, so only pixels farther from its edge than it can see are the same as in the whole map.
-    deep = rasterio.features.rasterize([ring.buffer(-250)], out_shape=cut.shape, transform=world.NORTH_UP @ Affine.translation(60, 40)) > 0
+    # Around the area the network sees nothing, so only pixels farther from its edge than it can see are the
+    # same as in the whole map.
+    deep = (
+        rasterio.features.rasterize(
+            [ring.buffer(-250)], out_shape=cut.shape, transform=world.NORTH_UP @ Affine.translation(60, 40)
+        )
+        > 0
+    )
     assert deep.sum() > 200 and (cut[deep] == whole[40:161, 60:181][deep]).mean() > 0.95
     assert json.loads(result.paths["run"].read_text())["options"]["area"] == str(area)
 
 
 def test_finer_pixels_are_averaged_to_what_the_model_knows(model, tmp_path):
     coarse = world.make(tmp_path, 80, 90)
-    fine = world.write(tmp_path / "fine.tif", np.kron(coarse.pixels, np.ones((1, 4, 4), np.uint16)), transform=world.NORTH_UP @ Affine.scale(0.25))
+    fine = world.write(
+        tmp_path / "fine.tif",
+        np.kron(coarse.pixels, np.ones((1, 4, 4), np.uint16)),
+        transform=world.NORTH_UP @ Affine.scale(0.25),
+    )
     found = check(model, fine, timing=False)
     assert found.verdict == "FITS AFTER" and [f.kind for f in found.findings] == ["pixel size"]
     assert "2.5 m wide, the model was trained on 10 m: the scene is resampled" in found.findings[0].cause
     result = map_scene(model, fine, tmp_path / "map", **QUICK)
-    assert np.array_equal(classes_of(result.paths["class"]), classes_of(map_scene(model, coarse.scene, tmp_path / "coarse", **QUICK).paths["class"]))
+    assert np.array_equal(
+        classes_of(result.paths["class"]),
+        classes_of(map_scene(model, coarse.scene, tmp_path / "coarse", **QUICK).paths["class"]),
+    )
     with pytest.raises(BadInput, match="2 times as wide"):
-        map_scene(replace(model, contract=replace(model.contract, pixel_size=5.0)), coarse.scene, tmp_path / "wide", **QUICK)
+        map_scene(
+            replace(model, contract=replace(model.contract, pixel_size=5.0)),
+            coarse.scene,
+            tmp_path / "wide",
+            **QUICK,
+        )
 
 
 def test_declared_offsets_are_taken_back(model, tmp_path):
@@ -97,24 +135,50 @@ def test_declared_offsets_are_taken_back(model, tmp_path):
         mended, found = fitted(trained.contract, scene)
         with mended:
             assert [f.kind for f in found] == ["units"] and "scale 0.0001 and offset -0.1" in found[0].cause
-            assert np.abs(mended.read().pixels - old.pixels).max() < 0.01 and mended.read(None, ["2"]).pixels.shape[0] == 1
+            assert (
+                np.abs(mended.read().pixels - old.pixels).max() < 0.01
+                and mended.read(None, ["2"]).pixels.shape[0] == 1
+            )
         unknown, found = fitted(model.contract, scene)
         assert unknown is scene and not found
     result = map_scene(trained, new, tmp_path / "map", **QUICK)
-    assert (classes_of(result.paths["class"]) == classes_of(map_scene(model, old.scene, tmp_path / "old", **QUICK).paths["class"])).mean() > 0.999
+    assert (
+        classes_of(result.paths["class"])
+        == classes_of(map_scene(model, old.scene, tmp_path / "old", **QUICK).paths["class"])
+    ).mean() > 0.999
 
 
 def test_a_map_made_again_has_the_same_bytes(model, tmp_path, run_cli):
     made = world.make(tmp_path, 150, 170)
     checkpoint = save(model, tmp_path / "fcn.safetensors")
-    code, _, err = run_cli("map", str(checkpoint), str(made.scene), "--out", str(tmp_path / "a"), "--tta", "mirror", "--reject", "0.4", "--tile-size", "128",
-                           "--overlap", "16", "--blend", "hann", "--no-report", "--name", "mine")  # fmt: skip
+    code, _, err = run_cli(
+        "map",
+        str(checkpoint),
+        str(made.scene),
+        "--out",
+        str(tmp_path / "a"),
+        "--tta",
+        "mirror",
+        "--reject",
+        "0.4",
+        "--tile-size",
+        "128",
+        "--overlap",
+        "16",
+        "--blend",
+        "hann",
+        "--no-report",
+        "--name",
+        "mine",
+    )
     assert code == 0, err
     run = tmp_path / "a" / "mine_run.json"
     code, _, err = run_cli("map", "--rerun", str(run), "--out", str(tmp_path / "b"))
     assert code == 0, err
     for kind in ("class", "confidence"):
-        assert (tmp_path / "a" / f"mine_{kind}.tif").read_bytes() == (tmp_path / "b" / f"mine_{kind}.tif").read_bytes()
+        assert (tmp_path / "a" / f"mine_{kind}.tif").read_bytes() == (
+            tmp_path / "b" / f"mine_{kind}.tif"
+        ).read_bytes()
     assert not (tmp_path / "b" / "mine_report.html").exists()
     code, _, err = run_cli("map", "--rerun", str(run), "--out", str(tmp_path / "b"))
     assert code == 1 and "pass --overwrite" in err
@@ -132,7 +196,10 @@ def test_a_stac_item_maps_like_its_files(model, tmp_path):
     made = world.make(tmp_path, 80, 90)
     for name, pixels in zip("123", made.pixels):
         world.write(tmp_path / f"{name}.tif", pixels)
-    assets = {n: {"href": f"{n}.tif", "type": "image/tiff", "roles": ["data"], "eo:bands": [{"name": n}]} for n in "3124"}
+    assets = {
+        n: {"href": f"{n}.tif", "type": "image/tiff", "roles": ["data"], "eo:bands": [{"name": n}]}
+        for n in "3124"
+    }
     item = tmp_path / "item.json"
     item.write_text(json.dumps({"type": "Feature", "id": "tile/33UUU", "properties": {}, "assets": assets}))
     result = map_scene(save(model, tmp_path / "model.safetensors"), str(item), tmp_path / "map", **QUICK)

@@ -14,25 +14,37 @@ from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadFile, BadInput
 from labelscape.evaluation.confusion import count
 from labelscape.evaluation.measure import evaluate
-from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE
 from labelscape.maps.run import map_scene
-from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import Scorer, predict, state_arrays
+from labelscape.scoring.stitch import plan_for, score_tiles
 
 QUICK = {"report": False, "device": "cpu"}
 
 
 def random_checkpoint(network="fcn", bands=3, *, scale=(4500.0, 2000.0), seed=0, names=None, **options):
-    """An untrained network with batch statistics that are not trivial: good enough to tell right pixels from wrong ones."""
+    """An untrained network with batch statistics that are not trivial: good enough to tell right pixels
+    from wrong ones.
+    """
     torch.manual_seed(seed)
     net = create_model(network, in_channels=bands, classes=3, widths=(8, 8, 8, 8), **options)
     with torch.no_grad():
         net.train()
         for _ in range(20):
             net(torch.randn(2, bands, 64, 64))
-    return Checkpoint(network=network, options={"widths": [8, 8, 8, 8], **options}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=names or tuple(str(i + 1) for i in range(bands)), dtype="uint16", normalisation=(scale,) * bands))  # fmt: skip
+    return Checkpoint(
+        network=network,
+        options={"widths": [8, 8, 8, 8], **options},
+        weights=state_arrays(net),
+        legend=world.LEGEND,
+        contract=Contract(
+            bands=names or tuple(str(i + 1) for i in range(bands)),
+            dtype="uint16",
+            normalisation=(scale,) * bands,
+        ),
+    )
 
 
 @pytest.mark.parametrize("network", ["fcn", "unpooling", "skip", "mlp"])
@@ -63,7 +75,11 @@ def test_tiles_leave_no_trace(tmp_path, network, size):
 def test_mapping_a_scene_gives_the_counts_of_evaluate(tmp_path, dtype, bands, crs, transform, nodata):
     w = world.make(tmp_path, 219, 331, bands=bands, dtype=dtype, crs=crs, transform=transform, nodata=nodata)
     labels = world.label_raster(w, tmp_path / "labels.tif")
-    checkpoint = random_checkpoint("skip", bands, scale=(0.5, 0.3) if dtype == "float32" else (100.0, 50.0) if dtype == "uint8" else (4500.0, 2000.0))
+    checkpoint = random_checkpoint(
+        "skip",
+        bands,
+        scale=(0.5, 0.3) if dtype == "float32" else (100.0, 50.0) if dtype == "uint8" else (4500.0, 2000.0),
+    )
     result = map_scene(checkpoint, w.scene, tmp_path / "map", proba=True, tile_size=300, **QUICK)
     with rasterio.open(result.paths["class"]) as file:
         mapped = file.read(1)
@@ -91,7 +107,9 @@ def test_areas_are_hectares_on_the_ellipsoid(tmp_path):
     w = world.make(tmp_path, 200, 300, crs=CRS.from_epsg(3857), transform=Affine(10, 0, 1.5e6, 0, -10, 6.8e6))
     result = map_scene(random_checkpoint(), w.scene, tmp_path / "map", **QUICK)
     with Scene(w.scene) as scene:
-        assert sum(a.hectares for a in result.areas) == pytest.approx(scene.grid.ground_area(scene.grid.window) / 1e4, rel=1e-4)
+        assert sum(a.hectares for a in result.areas) == pytest.approx(
+            scene.grid.ground_area(scene.grid.window) / 1e4, rel=1e-4
+        )
     assert sum(a.hectares for a in result.areas) < 0.5 * 200 * 300 * 0.01  # Web Mercator at 52 degrees north
 
 
@@ -147,7 +165,9 @@ def test_nothing_is_overwritten_or_half_written(tmp_path):
 
 def test_files_of_an_earlier_map_are_told_apart(tmp_path):
     w = world.make(tmp_path, 200, 150)
-    first = map_scene(random_checkpoint(), w.scene, tmp_path / "map", proba=True, polygons_as="geojson", **QUICK)
+    first = map_scene(
+        random_checkpoint(), w.scene, tmp_path / "map", proba=True, polygons_as="geojson", **QUICK
+    )
     assert not any("earlier" in note for note in first.notes)
     second = map_scene(random_checkpoint(seed=1), w.scene, tmp_path / "map", overwrite=True, **QUICK)
     (note,) = [note for note in second.notes if "earlier" in note]

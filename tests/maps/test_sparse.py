@@ -15,28 +15,51 @@ import world
 from rasterio.windows import Window as RasterioWindow
 from rio_cogeo import cog_validate
 
+from labelscape.areas.trace import trace
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.contract import Contract
 from labelscape.grid import Grid, Window
+from labelscape.legend import IGNORE, Legend
+from labelscape.nets.catalog import create_model
 from labelscape.scenes.holes import may_hold
 from labelscape.scenes.raster import Scene
-from labelscape.legend import IGNORE, Legend
-from labelscape.areas.trace import trace
-from labelscape.nets.catalog import create_model
 from labelscape.scoring.scorer import predict, state_arrays
 
 BANDS, CLASSES, GIGABYTE = 4, 12, 10**9
-SPARSE = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1, "sparse_ok": True, "bigtiff": "IF_SAFER"}
+SPARSE = {
+    "tiled": True,
+    "blockxsize": 512,
+    "blockysize": 512,
+    "compress": "deflate",
+    "zlevel": 1,
+    "sparse_ok": True,
+    "bigtiff": "IF_SAFER",
+}
 
 
 def sparse_scene(path, side, places, *, seed=0, **options):
     """A uint16 scene of nothing but a patch of coloured squares at each of the places, windows."""
-    profile = {"driver": "GTiff", "dtype": "uint16", "count": BANDS, "height": side, "width": side, "nodata": 0, "crs": world.UTM,
-               "transform": world.NORTH_UP}  # fmt: skip
+    profile = {
+        "driver": "GTiff",
+        "dtype": "uint16",
+        "count": BANDS,
+        "height": side,
+        "width": side,
+        "nodata": 0,
+        "crs": world.UTM,
+        "transform": world.NORTH_UP,
+    }
     with rasterio.open(path, "w", **{**profile, **SPARSE, **options}) as file:
         for number, place in enumerate(places):
-            coarse = np.random.default_rng(seed + number).integers(1, 9000, (BANDS, place.height // 32 + 1, place.width // 32 + 1)).astype(np.uint16)
-            file.write(coarse.repeat(32, axis=1).repeat(32, axis=2)[:, : place.height, : place.width], window=place.rio)
+            coarse = (
+                np.random.default_rng(seed + number)
+                .integers(1, 9000, (BANDS, place.height // 32 + 1, place.width // 32 + 1))
+                .astype(np.uint16)
+            )
+            file.write(
+                coarse.repeat(32, axis=1).repeat(32, axis=2)[:, : place.height, : place.width],
+                window=place.rio,
+            )
     return path
 
 
@@ -44,7 +67,10 @@ def patches(side, count, size, *, seed=0):
     """Windows spread over a square, in different rows and columns."""
     rng = np.random.default_rng(seed)
     step = (side - size) / max(1, count - 1)
-    return [Window(int(step * row), int(step * column), size - 10 * row, size - 7 * row) for row, column in enumerate(rng.permutation(count))]
+    return [
+        Window(int(step * row), int(step * column), size - 10 * row, size - 7 * row)
+        for row, column in enumerate(rng.permutation(count))
+    ]
 
 
 def model(folder):
@@ -54,19 +80,32 @@ def model(folder):
     for _ in range(5):
         net(torch.randn(2, BANDS, 32, 32))
     names = tuple(str(n + 1) for n in range(BANDS))
-    checkpoint = Checkpoint(network="fcn", options=options, weights=state_arrays(net), legend=Legend.of_names([f"class {n}" for n in range(CLASSES)]), contract=Contract(bands=names, dtype="uint16", normalisation=((4500.0, 2000.0),) * BANDS))  # fmt: skip
+    checkpoint = Checkpoint(
+        network="fcn",
+        options=options,
+        weights=state_arrays(net),
+        legend=Legend.of_names([f"class {n}" for n in range(CLASSES)]),
+        contract=Contract(bands=names, dtype="uint16", normalisation=((4500.0, 2000.0),) * BANDS),
+    )
     return checkpoint, save(checkpoint, folder / "model.safetensors")
 
 
 def mapped_apart(scene, checkpoint, out, **options):
-    """Map in a process of its own: what its run file says, and the most memory it held at a time, in bytes."""
+    """Map in a process of its own: what its run file says, and the most memory it held at a time, in
+    bytes.
+    """
     script = (
         "import json, resource, sys; from labelscape.maps.run import map_scene; o = json.loads(sys.argv[4])\n"
         "map_scene(sys.argv[1], sys.argv[2], sys.argv[3], proba=True, device='cpu', **o)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else "
+        "1024))"
     )
-    done = subprocess.run([sys.executable, "-c", script, checkpoint, scene, out, json.dumps(options)], capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script, checkpoint, scene, out, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(next(Path(out).glob("*_run.json")).read_text()), int(done.stdout.split()[-1])
 
@@ -78,7 +117,11 @@ def assert_right(checkpoint, scene, out, places, side):
     run = json.loads((out / f"{stem}_run.json").read_text())
     assert sum(a["pixels"] for a in run["areas"]) == total
     assert run["nodata_pixels"] == side**2 - total
-    with rasterio.open(scene) as source, rasterio.open(out / f"{stem}_class.tif") as classes, rasterio.open(out / f"{stem}_proba.tif") as proba:
+    with (
+        rasterio.open(scene) as source,
+        rasterio.open(out / f"{stem}_class.tif") as classes,
+        rasterio.open(out / f"{stem}_proba.tif") as proba,
+    ):
         for place in (places[0], places[-1]):
             around = place.grown(100, bounds=Window(0, 0, side, side))
             found, shares = classes.read(1, window=around.rio), proba.read(window=around.rio)
@@ -86,7 +129,9 @@ def assert_right(checkpoint, scene, out, places, side):
             inside[place.inset_of(around)] = True
             np.testing.assert_array_equal(found != IGNORE, inside)
             np.testing.assert_array_equal(shares != IGNORE, np.broadcast_to(inside, shares.shape))
-            part = Window(place.top // 16 * 16 + 64, place.left // 16 * 16 + 64, 448, 448)  # on the network's stride
+            part = Window(
+                place.top // 16 * 16 + 64, place.left // 16 * 16 + 64, 448, 448
+            )  # on the network's stride
             expected = predict(checkpoint, source.read(window=part.rio))
             inner = (slice(None), slice(160, 288), slice(160, 288))
             here = RasterioWindow(part.left + 160, part.top + 160, 128, 128)
@@ -97,16 +142,24 @@ def assert_right(checkpoint, scene, out, places, side):
         shown = smallest.read(1) != IGNORE
         step = side / max(smallest.shape)
         for place in places:
-            assert shown[int((place.top + place.height / 2) / step), int((place.left + place.width / 2) / step)]
+            assert shown[
+                int((place.top + place.height / 2) / step), int((place.left + place.width / 2) / step)
+            ]
     for kind in ("class", "proba", "confidence"):
         valid, errors, _ = cog_validate(out / f"{stem}_{kind}.tif")
         assert valid, errors
-    polygons = pyogrio.raw.read(out / f"{stem}_polygons.gpkg", layer="land_cover", read_geometry=False, columns=["pixels"])[3][0]
+    polygons = pyogrio.raw.read(
+        out / f"{stem}_polygons.gpkg", layer="land_cover", read_geometry=False, columns=["pixels"]
+    )[3][0]
     assert polygons.sum() == total
 
 
-@pytest.mark.parametrize(("side", "count", "size"), [(20_000, 2, 700), pytest.param(200_000, 4, 1800, marks=pytest.mark.long)])
-def test_a_sparse_scene_is_mapped_right_where_it_holds_something_in_two_gigabytes(tmp_path, side, count, size):
+@pytest.mark.parametrize(
+    ("side", "count", "size"), [(20_000, 2, 700), pytest.param(200_000, 4, 1800, marks=pytest.mark.long)]
+)
+def test_a_sparse_scene_is_mapped_right_where_it_holds_something_in_two_gigabytes(
+    tmp_path, side, count, size
+):
     places = patches(side, count, size)
     scene = sparse_scene(tmp_path / "scene.tif", side, places)
     checkpoint, path = model(tmp_path)
@@ -115,14 +168,19 @@ def test_a_sparse_scene_is_mapped_right_where_it_holds_something_in_two_gigabyte
     assert_right(checkpoint, scene, tmp_path / "map", places, side)
 
 
-# ------------------------------------------------------------------------------------------ holes
+# ------------------------------------------------------------------------------------------------------ holes
 
 
 def test_only_what_certainly_holds_nothing_is_a_hole(tmp_path):
     places = [Window(600, 1100, 300, 200)]
     inside, outside, beside = Window(700, 1200, 5, 5), Window(1600, 0, 448, 512), Window(0, 512, 601, 600)
-    for options, known in (({}, True), ({"nodata": None}, False), ({"interleave": "band"}, True), ({"nodata": 7}, True),
-                           ({"tiled": False, "blockxsize": None, "blockysize": 1}, True)):  # fmt: skip
+    for options, known in (
+        ({}, True),
+        ({"nodata": None}, False),
+        ({"interleave": "band"}, True),
+        ({"nodata": 7}, True),
+        ({"tiled": False, "blockxsize": None, "blockysize": 1}, True),
+    ):
         path = sparse_scene(tmp_path / "scene.tif", 2048, places, **options)
         with Scene(path) as scene:
             holds = may_hold(scene)
@@ -135,7 +193,9 @@ def test_only_what_certainly_holds_nothing_is_a_hole(tmp_path):
                     assert holds(window) or not scene.read(window).valid.any()
     with Scene(sparse_scene(tmp_path / "scene.tif", 2048, places, nodata=None), nodata=0) as scene:
         assert not may_hold(scene)(outside)
-    with Scene(sparse_scene(tmp_path / "scene.tif", 2048, places, nodata=0), nodata=9) as scene:  # its holes are measurements of 0
+    with Scene(
+        sparse_scene(tmp_path / "scene.tif", 2048, places, nodata=0), nodata=9
+    ) as scene:  # its holes are measurements of 0
         assert may_hold(scene)(outside)
 
 
@@ -162,8 +222,16 @@ def test_polygons_of_a_sparse_map_are_those_of_the_same_map_in_full(tmp_path, to
     for name, options in (("full", {}), ("sparse", SPARSE | {"blockxsize": 64, "blockysize": 64})):
         path = world.write(tmp_path / f"{name}.tif", values, nodata=IGNORE, **options)
         with rasterio.open(path) as file:
-            areas = [a for part in trace(file, grid, tolerance=tolerance, strip_rows=128) for a in zip(part.values, part.pixels, part.metres, part.polygons)]
-        found[name] = sorted(((int(v), p, m, g.normalize().wkb) for v, p, m, g in areas), key=lambda a: (a[0], a[1], a[3]))
+            areas = [
+                a
+                for part in trace(file, grid, tolerance=tolerance, strip_rows=128)
+                for a in zip(part.values, part.pixels, part.metres, part.polygons)
+            ]
+        found[name] = sorted(
+            ((int(v), p, m, g.normalize().wkb) for v, p, m, g in areas), key=lambda a: (a[0], a[1], a[3])
+        )
     assert [(v, p, g) for v, p, _, g in found["sparse"]] == [(v, p, g) for v, p, _, g in found["full"]]
     assert sum(p for _, p, _, _ in found["full"]) == (values != IGNORE).sum()
-    np.testing.assert_allclose([m for _, _, m, _ in found["sparse"]], [m for _, _, m, _ in found["full"]], rtol=1e-8)  # runs of a row are cut elsewhere
+    np.testing.assert_allclose(
+        [m for _, _, m, _ in found["sparse"]], [m for _, _, m, _ in found["full"]], rtol=1e-8
+    )  # runs of a row are cut elsewhere

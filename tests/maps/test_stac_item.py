@@ -18,14 +18,19 @@ WHEN = "2026-01-02T03:04:05+00:00"
 
 @pytest.fixture
 def files(tmp_path):
-    found = {"class": world.write(tmp_path / "a_class.tif", world.paint(64, 80), nodata=255), "polygons": tmp_path / "a_polygons.gpkg"}
+    found = {
+        "class": world.write(tmp_path / "a_class.tif", world.paint(64, 80), nodata=255),
+        "polygons": tmp_path / "a_polygons.gpkg",
+    }
     found["polygons"].write_bytes(b"polygons")
     return found
 
 
 @pytest.mark.parametrize("transform", [world.NORTH_UP, world.ROTATED])
 def test_the_item_says_where_and_what(files, transform):
-    found = item("a", Grid(world.UTM, transform, 64, 80), world.LEGEND, files, WHEN, software="labelscape 1.2")
+    found = item(
+        "a", Grid(world.UTM, transform, 64, 80), world.LEGEND, files, WHEN, software="labelscape 1.2"
+    )
     properties, classes = found["properties"], found["assets"]["class"]
     assert (properties["proj:code"], properties["proj:shape"]) == ("EPSG:32633", [64, 80])
     assert Affine(*properties["proj:transform"]) == transform
@@ -33,8 +38,17 @@ def test_the_item_says_where_and_what(files, transform):
     assert [(c["value"], c["title"], c["color_hint"]) for c in classes["classification:classes"][:3]] == [
         (c.value, c.name, "{:02X}{:02X}{:02X}".format(*c.color)) for c in world.LEGEND.classes
     ]
-    assert classes["classification:classes"][3] == {"value": 255, "name": "nodata", "description": "no data", "nodata": True}
-    assert classes["href"] == "./a_class.tif" and classes["roles"] == ["data"] and "cloud-optimized" in classes["type"]
+    assert classes["classification:classes"][3] == {
+        "value": 255,
+        "name": "nodata",
+        "description": "no data",
+        "nodata": True,
+    }
+    assert (
+        classes["href"] == "./a_class.tif"
+        and classes["roles"] == ["data"]
+        and "cloud-optimized" in classes["type"]
+    )
     assert classes["file:checksum"] == "1220" + hashlib.sha256(files["class"].read_bytes()).hexdigest()
     assert found["assets"]["polygons"]["type"] == "application/geopackage+sqlite3"
     assert {"projection", "classification", "file"} <= {url.split("/")[3] for url in found["stac_extensions"]}
@@ -66,17 +80,31 @@ def test_the_footprint_is_the_ground_of_the_pixels(transform):
 
 def test_a_crs_without_a_number_is_written_out(files):
     crs = CRS.from_string("+proj=laea +lat_0=52 +lon_0=13 +datum=WGS84")
-    properties = item("a", Grid(crs, Affine(10, 0, 0, 0, -10, 0), 64, 80), world.LEGEND, files, WHEN)["properties"]
+    properties = item("a", Grid(crs, Affine(10, 0, 0, 0, -10, 0), 64, 80), world.LEGEND, files, WHEN)[
+        "properties"
+    ]
     assert properties["proj:code"] is None and CRS.from_wkt(properties["proj:wkt2"]) == crs
 
 
 def test_names_of_classes_are_what_the_extension_allows(files):
     legend = Legend.of_names(["built-up area", "Wälder", "水"])
-    named = item("a", Grid(world.UTM, world.NORTH_UP, 64, 80), legend, files, WHEN)["assets"]["class"]["classification:classes"]
-    assert [(c["name"], c["title"]) for c in named[:3]] == [("built-up_area", "built-up area"), ("W_lder", "Wälder"), ("class_2", "水")]
+    named = item("a", Grid(world.UTM, world.NORTH_UP, 64, 80), legend, files, WHEN)["assets"]["class"][
+        "classification:classes"
+    ]
+    assert [(c["name"], c["title"]) for c in named[:3]] == [
+        ("built-up_area", "built-up area"),
+        ("W_lder", "Wälder"),
+        ("class_2", "水"),
+    ]
 
 
 def test_files_that_are_not_there_are_no_assets(files, tmp_path):
-    write_item(tmp_path / "a_stac.json", Grid(world.UTM, world.NORTH_UP, 64, 80), world.LEGEND, {**files, "report": tmp_path / "none.html"}, WHEN)
+    write_item(
+        tmp_path / "a_stac.json",
+        Grid(world.UTM, world.NORTH_UP, 64, 80),
+        world.LEGEND,
+        {**files, "report": tmp_path / "none.html"},
+        WHEN,
+    )
     found = json.loads((tmp_path / "a_stac.json").read_text())
     assert found["id"] == "a" and set(found["assets"]) == {"class", "polygons"}

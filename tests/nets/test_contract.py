@@ -1,4 +1,6 @@
-"""One contract for every network of the catalogue, in small variants: sizes, heads, gradients, storage, export, formats, learning."""
+"""One contract for every network of the catalogue, in small variants: sizes, heads, gradients, storage,
+export, formats, learning.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,14 @@ from labelscape.nets.count import on_meta
 from labelscape.scoring.scorer import build, state_arrays
 
 WIDTHS = {"widths": (4, 6, 8, 10)}
-DENSE = {"encoder": (1, 2, 1, 1), "decoder": (1, 1, 2, 1), "stem": 8, "growth": 4, "width": 8, "head_width": 8}
+DENSE = {
+    "encoder": (1, 2, 1, 1),
+    "decoder": (1, 1, 2, 1),
+    "stem": 8,
+    "growth": 4,
+    "width": 8,
+    "head_width": 8,
+}
 SMALL: dict[str, dict] = {
     "fcn": WIDTHS,
     "unpooling": WIDTHS,
@@ -42,8 +51,16 @@ SMALL: dict[str, dict] = {
     "tiramisu": {"lengths": (1,) * 11, "growth": 4, "stem": 8},
     "smp/Unet": {"encoder": "resnet18", "decoder_channels": (16, 8, 8, 8, 8)},
 }
-HEADS = {"dgcwnet": {"aux": 4}, "ifbfnet": {"aux": 4}, "pspnet": {"aux": 4}, "classmate": {"road": 2}, "dfcnet": {"road": 2}}
-"""What `heads` adds to "logits" in training, with its channels; the classmates' road for the images that are road."""
+HEADS = {
+    "dgcwnet": {"aux": 4},
+    "ifbfnet": {"aux": 4},
+    "pspnet": {"aux": 4},
+    "classmate": {"road": 2},
+    "dfcnet": {"road": 2},
+}
+"""What `heads` adds to "logits" in training, with its channels; the classmates' road for the images that
+are road.
+"""
 SIZES = [(1, 5, 7), (3, 33, 47), (5, 65, 40)]
 """Bands, height, width: below one stride, and sizes that are whole strides of no network."""
 
@@ -51,14 +68,18 @@ every_network = pytest.mark.parametrize("name", SMALL)
 
 
 def small(name: str, in_channels: int = 3, classes: int = 4) -> Network:
-    """A small variant whose normalisations are not at their start: it has seen a few images, and its residual blocks count, which
-    timm starts at 0.
+    """A small variant whose normalisations are not at their start: it has seen a few images, and its residual
+    blocks count, which timm starts at 0.
     """
     torch.manual_seed(0)
     net = create_model(name, in_channels=in_channels, classes=classes, **SMALL[name])
     with torch.no_grad():
         for module in net.modules():
-            if isinstance(module, torch.nn.BatchNorm2d) and module.weight is not None and not module.weight.any():
+            if (
+                isinstance(module, torch.nn.BatchNorm2d)
+                and module.weight is not None
+                and not module.weight.any()
+            ):
                 module.weight.fill_(1)
         for _ in range(2):
             net.heads(torch.randn(2, in_channels, 64, 64))
@@ -86,13 +107,17 @@ def test_no_network_is_left_out() -> None:
 
 @every_network
 @pytest.mark.parametrize(("bands", "height", "width"), SIZES)
-def test_logits_have_the_images_size_and_heads_are_what_they_are_said_to_be(name: str, bands: int, height: int, width: int) -> None:
+def test_logits_have_the_images_size_and_heads_are_what_they_are_said_to_be(
+    name: str, bands: int, height: int, width: int
+) -> None:
     with torch.device("meta"):
         net = create_model(name, in_channels=bands, classes=4, **SMALL[name])
         image = torch.empty(2, bands, height, width)
         assert isinstance(net, Network) and (net.in_channels, net.classes) == (bands, 4)
         assert on_meta(net, image[:1]).shape == (1, 4, height, width)
-        assert {head: tuple(value.shape) for head, value in net.eval().heads(image).items()} == {"logits": (2, 4, height, width)}
+        assert {head: tuple(value.shape) for head, value in net.eval().heads(image).items()} == {
+            "logits": (2, 4, height, width)
+        }
         heads = in_training(net, name, image)
         mixed = "road" in HEADS.get(name, {})
         wanted = {"logits": 4} | HEADS.get(name, {})
@@ -110,18 +135,23 @@ def test_an_image_alone_is_scored_as_in_a_batch(name: str, height: int, width: i
         together, alone = net(images), net(images[1:])
     assert torch.isfinite(together).all() and together.std() > 1e-3
     torch.testing.assert_close(alone, together[1:], rtol=1e-4, atol=1e-4)
-    if height > 8:                                                         # at 5 x 7 eight units may all be silent
-        assert not torch.allclose(together[0], together[1], atol=1e-3)     # and it is the image that counts
+    if height > 8:  # at 5 x 7 eight units may all be silent
+        assert not torch.allclose(together[0], together[1], atol=1e-3)  # and it is the image that counts
 
 
 @every_network
 def test_every_parameter_has_a_finite_gradient(name: str) -> None:
-    """None is left without one. Single numbers may be exactly 0: the generator of an MSWBN branch whose weight lies below theta (its
-    eq. 16 wants that), biases before a normalisation, units that ReLU has silenced. No whole kernel is.
+    """None is left without one. Single numbers may be exactly 0: the generator of an MSWBN branch whose
+    weight lies below theta (its eq. 16 wants that), biases before a normalisation, units that ReLU has
+    silenced. No whole kernel is.
     """
     net = small(name)
-    loss = sum(F.cross_entropy(scores, torch.arange(37 * 70).view(1, 37, 70).expand(len(scores), -1, -1) % scores.shape[1])
-               for scores in in_training(net, name, image_of(2, 3, 37, 70)).values())  # fmt: skip
+    loss = sum(
+        F.cross_entropy(
+            scores, torch.arange(37 * 70).view(1, 37, 70).expand(len(scores), -1, -1) % scores.shape[1]
+        )
+        for scores in in_training(net, name, image_of(2, 3, 37, 70)).values()
+    )
     loss.backward()
     for parameter, value in net.named_parameters():
         assert value.grad is not None, f"{parameter} takes no part"
@@ -133,7 +163,13 @@ def test_every_parameter_has_a_finite_gradient(name: str) -> None:
 @every_network
 def test_a_stored_network_scores_the_same(name: str, tmp_path: Path) -> None:
     net, image = settled(name), image_of(1, 3, 41, 50)
-    checkpoint = Checkpoint(network=name, options=SMALL[name], weights=state_arrays(net), legend=Legend.of_names(["a", "b", "c", "d"]), contract=Contract(bands=("x", "y", "z"), dtype="float32", normalisation=((0, 1),) * 3))  # fmt: skip
+    checkpoint = Checkpoint(
+        network=name,
+        options=SMALL[name],
+        weights=state_arrays(net),
+        legend=Legend.of_names(["a", "b", "c", "d"]),
+        contract=Contract(bands=("x", "y", "z"), dtype="float32", normalisation=((0, 1),) * 3),
+    )
     restored = build(load(save(checkpoint, tmp_path / "net.safetensors")))
     assert not restored.training and restored.state_dict().keys() == net.state_dict().keys()
     with torch.no_grad():
@@ -151,8 +187,8 @@ def test_memory_format_and_half_precision_change_little(name: str) -> None:
             half = net(image)
     spread = plain.std()
     assert (last - plain).abs().max() < 1e-3 * spread
-    # bfloat16 has three digits, and errors add up over layers. Where two values of a window are that close, the unpooling network's
-    # maximum moves to the other one, and with it all that the decoder makes of it.
+    # bfloat16 has three digits, and errors add up over layers. Where two values of a window are that close,
+    # the unpooling network's maximum moves to the other one, and with it all that the decoder makes of it.
     assert (half.float() - plain).pow(2).mean().sqrt() < (0.5 if name == "unpooling" else 0.1) * spread
 
 
@@ -168,15 +204,20 @@ def test_an_unknown_option_is_refused_with_the_nearest(name: str) -> None:
 def test_options_survive_json(name: str) -> None:
     """A checkpoint stores them so: a list must do where a tuple does."""
     with torch.device("meta"):
-        one, two = (create_model(name, classes=4, **options) for options in (SMALL[name], json.loads(json.dumps(SMALL[name]))))
-    assert [(k, v.shape) for k, v in one.state_dict().items()] == [(k, v.shape) for k, v in two.state_dict().items()]
+        one, two = (
+            create_model(name, classes=4, **options)
+            for options in (SMALL[name], json.loads(json.dumps(SMALL[name])))
+        )
+    assert [(k, v.shape) for k, v in one.state_dict().items()] == [
+        (k, v.shape) for k, v in two.state_dict().items()
+    ]
 
 
 def exported_equals_eager(name: str) -> None:
     net, image = small(name).eval(), image_of(1, 3, 50, 70)
     with torch.no_grad():
         exported = torch.export.export(net, (image,)).module()
-        for seed in (1, 2):                                                # another image of the size: nothing of the first is baked in
+        for seed in (1, 2):  # another image of the size: nothing of the first is baked in
             image = image_of(1, 3, 50, 70, seed=seed)
             torch.testing.assert_close(exported(image), net(image), rtol=1e-4, atol=1e-5)
 
@@ -194,10 +235,11 @@ def test_export_of_the_others(name: str) -> None:
 
 @cache
 def real_patch() -> tuple[Tensor, Tensor]:
-    """(1, 10, 64, 64) of the demo's Sentinel-2 scene, scaled band by band, and its classes (1, 64, 64) from OpenStreetMap; 255 unlabelled.
+    """(1, 10, 64, 64) of the demo's Sentinel-2 scene, scaled band by band, and its classes (1, 64, 64) from
+    OpenStreetMap; 255 unlabelled.
 
-    Of the patches on a grid of 64 that are two thirds labelled and have three classes, the one with the shortest outlines: networks
-    that answer at an eighth of the resolution draw no fine ones.
+    Of the patches on a grid of 64 that are two thirds labelled and have three classes, the one with the
+    shortest outlines: networks that answer at an eighth of the resolution draw no fine ones.
     """
     try:
         data = demo.demo_data()
@@ -210,8 +252,15 @@ def real_patch() -> tuple[Tensor, Tensor]:
         for window in scene.scene.grid.window.blocks(64):
             labels = scene.read_labels(window).astype(np.int64)
             counts = np.bincount(labels.ravel(), minlength=256)
-            if window.shape == (64, 64) and counts[IGNORE] < 64 * 64 / 3 and (counts[:IGNORE] > 200).sum() >= 3:
-                outline = sum(((a != b) & (a != IGNORE) & (b != IGNORE)).sum() for a, b in ((labels[1:], labels[:-1]), (labels.T[1:], labels.T[:-1])))
+            if (
+                window.shape == (64, 64)
+                and counts[IGNORE] < 64 * 64 / 3
+                and (counts[:IGNORE] > 200).sum() >= 3
+            ):
+                outline = sum(
+                    ((a != b) & (a != IGNORE) & (b != IGNORE)).sum()
+                    for a, b in ((labels[1:], labels[:-1]), (labels.T[1:], labels.T[:-1]))
+                )
                 found.append((int(outline), window.top, window.left, window, labels))
         _, _, _, window, labels = min(found)
         pixels = torch.from_numpy(scene.scene.read(window).pixels.astype(np.float32))
@@ -220,25 +269,37 @@ def real_patch() -> tuple[Tensor, Tensor]:
 
 
 def accuracy_on_its_own_patch(name: str, steps: int, rate: float = 1e-2) -> float:
-    """Of a network that has seen one real patch over and over, in eval mode, on that patch's labelled pixels."""
+    """Of a network that has seen one real patch over and over, in eval mode, on that patch's labelled
+    pixels.
+    """
     image, labels = real_patch()
     torch.manual_seed(0)
     net = create_model(name, in_channels=10, classes=5, **{**SMALL[name], **LEARNER.get(name, {})}).train()
     labelled = labels != IGNORE
     optimiser = torch.optim.Adam(net.parameters(), rate)
     for step in range(steps):
-        if step == steps * 2 // 3:                                         # so that the running statistics catch up
+        if step == steps * 2 // 3:  # so that the running statistics catch up
             optimiser.param_groups[0]["lr"] = rate / 10
         optimiser.zero_grad()
-        # The patch and its mirror image: normalised over one image, or two that are the same, a map of one cell has no spread.
-        F.cross_entropy(net(torch.cat([image, image.flip(3)])), torch.cat([labels, labels.flip(2)]), ignore_index=IGNORE).backward()
+        # The patch and its mirror image: normalised over one image, or two that are the same, a map of one
+        # cell has no spread.
+        F.cross_entropy(
+            net(torch.cat([image, image.flip(3)])), torch.cat([labels, labels.flip(2)]), ignore_index=IGNORE
+        ).backward()
         optimiser.step()
     with torch.no_grad():
         return float((net.eval()(image).argmax(1) == labels)[labelled].double().mean())
 
 
 WIDER = {"widths": (8, 12, 16, 20)}
-LEARNER = {"tiramisu": {"dropout": 0.0}, "pspnet": {"width": 32}, "fcn": WIDER, "unpooling": WIDER, "skip": WIDER, "mlp": WIDER}
+LEARNER = {
+    "tiramisu": {"dropout": 0.0},
+    "pspnet": {"width": 32},
+    "fcn": WIDER,
+    "unpooling": WIDER,
+    "skip": WIDER,
+    "mlp": WIDER,
+}
 """What the variants that learn the patch have beyond the smallest ones."""
 STEPS = {"unpooling": 150}
 """Its sparse maps take longer to fill."""

@@ -1,4 +1,6 @@
-"""DFCNet against its equations written as loops (float64, value and gradient), its published sizes, and its joint batches."""
+"""DFCNet against its equations written as loops (float64, value and gradient), its published sizes, and
+its joint batches.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from labelscape.nets.dfcnet import (
     named_as_ours,
     pad_to_corners,
     start_from,
-)  # fmt: skip
+)
 from labelscape.nets.torchvision_guard import import_torchvision
 
 SMALL = {"encoder": (2, 1, 2, 1), "decoder": (1, 2, 1, 2), "stem": 6, "growth": 3, "width": 5}
@@ -83,12 +85,16 @@ def at_corners(level: Tensor, height: int, width: int) -> Tensor:
 def assert_same_with_gradients(mine: Tensor, loops: Tensor, leaves: list[Tensor]) -> None:
     torch.testing.assert_close(mine, loops)
     pull = torch.randn_like(mine)
-    for got, wanted in zip(torch.autograd.grad(mine, leaves, pull), torch.autograd.grad(loops, leaves, pull), strict=True):
+    for got, wanted in zip(
+        torch.autograd.grad(mine, leaves, pull), torch.autograd.grad(loops, leaves, pull), strict=True
+    ):
         torch.testing.assert_close(got, wanted)
 
 
 def unlike_defaults(net: nn.Module) -> None:
-    """Normalisations that do something: other scales, shifts and running statistics than those they are born with."""
+    """Normalisations that do something: other scales, shifts and running statistics than those they are
+    born with.
+    """
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -115,7 +121,9 @@ def test_a_dense_block_joins_and_sums_its_layers(checkpointing: bool) -> None:
     assert block.outputs == 3 + 3 * 2 and block.new == 3 * 2
     leaves = [inputs, *block.parameters()]
     mine = torch.cat([grown.stack, grown.new, grown.total], dim=1)
-    assert_same_with_gradients(mine, torch.cat([stack, *outputs, outputs[0] + outputs[1] + outputs[2]], dim=1), leaves)
+    assert_same_with_gradients(
+        mine, torch.cat([stack, *outputs, outputs[0] + outputs[1] + outputs[2]], dim=1), leaves
+    )
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -138,7 +146,10 @@ def test_transition_down_averages_in_twos_and_rounds_up(size: tuple[int, int]) -
     stack = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
     narrow = convolved(normalised(stack, down.norm), down.conv.weight)
     height, width = -(-size[0] // 2), -(-size[1] // 2)
-    rows = [[narrow[:, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((2, 3)) for x in range(width)] for y in range(height)]
+    rows = [
+        [narrow[:, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((2, 3)) for x in range(width)]
+        for y in range(height)
+    ]
     loops = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
     assert loops.shape == (2, 2, height, width)
     assert_same_with_gradients(down(stack), loops, [stack, *down.parameters()])
@@ -151,7 +162,9 @@ def test_transition_up_projects_then_interpolates_corner_on_corner(size: tuple[i
     stack = torch.randn(2, 4, 3, size[1] // 2 + 1, dtype=torch.float64, requires_grad=True)
     skip = torch.randn(2, 2, *size, dtype=torch.float64, requires_grad=True)
     after = at_corners(convolved(normalised(stack, up.norm), up.conv.weight), *size)
-    assert_same_with_gradients(up(stack, skip), torch.cat([after, skip], dim=1), [stack, skip, *up.parameters()])
+    assert_same_with_gradients(
+        up(stack, skip), torch.cat([after, skip], dim=1), [stack, skip, *up.parameters()]
+    )
 
 
 def levels_of(sides: list[int]) -> list[Tensor]:
@@ -170,7 +183,9 @@ def test_dense_fusion_is_the_tree_of_figure_1() -> None:
     tree = at_corners(f2345, sides[7], sides[7]) + f6789
     assert_same_with_gradients(dense_fusion(levels), tree, levels)
     # With sides of 2 n + 1 for n + 1 the tree is exactly the plain sum: no level is smoothed twice.
-    assert_same_with_gradients(dense_fusion(levels), sum(at_corners(level, sides[7], sides[7]) for level in levels), levels)
+    assert_same_with_gradients(
+        dense_fusion(levels), sum(at_corners(level, sides[7], sides[7]) for level in levels), levels
+    )
 
 
 def test_dense_fusion_of_even_sides_is_the_tree_and_not_the_plain_sum() -> None:
@@ -182,7 +197,9 @@ def test_dense_fusion_of_even_sides_is_the_tree_and_not_the_plain_sum() -> None:
 def test_an_odd_block_out_waits_for_the_next_round() -> None:
     f2, f3, f4, f5, f6, f7, f8 = levels = levels_of([8, 4, 2, 1, 2, 4, 8])
     f23, f45, f67 = f2 + at_corners(f3, 8, 8), f4 + at_corners(f5, 2, 2), at_corners(f6, 4, 4) + f7
-    assert_same_with_gradients(dense_fusion(levels), f23 + at_corners(f45, 8, 8) + (at_corners(f67, 8, 8) + f8), levels)
+    assert_same_with_gradients(
+        dense_fusion(levels), f23 + at_corners(f45, 8, 8) + (at_corners(f67, 8, 8) + f8), levels
+    )
 
 
 SIZES = {
@@ -199,7 +216,9 @@ def test_sizes(row: str) -> None:
     with torch.device("meta"):
         net = build(in_channels=3, classes=7, **options).eval()
     assert parameters(net) == wanted
-    cost = macs(net, 1025, 1025, 3) + (0 if net.road_head is None else macs(net.road_head, 513, 513, net.decoder.outputs))
+    cost = macs(net, 1025, 1025, 3) + (
+        0 if net.road_head is None else macs(net.road_head, 513, 513, net.decoder.outputs)
+    )
     assert cost / 1e9 == pytest.approx(at_1025, abs=0.05)
 
 
@@ -209,14 +228,23 @@ def test_the_encoder_is_densenet_121() -> None:
         assert parameters(net.encoder) + parameters(net.decoder.up6.norm) == 6_953_856
         x2, blocks = net.encoder(torch.empty(1, 3, 1025, 1025))
     assert x2.shape[1:] == (64, 513, 513)
-    assert [block.stack.shape[1:] for block in blocks] == [(256, 257, 257), (512, 129, 129), (1024, 65, 65), (1024, 33, 33)]
+    assert [block.stack.shape[1:] for block in blocks] == [
+        (256, 257, 257),
+        (512, 129, 129),
+        (1024, 65, 65),
+        (1024, 33, 33),
+    ]
     assert {block.total.shape[1] for block in blocks} == {32}
 
 
-@pytest.mark.parametrize(("decoder", "wanted"), [((12, 6, 3, 3), 13.0e6), ((6, 6, 6, 6), 12.2e6), ((4, 4, 4, 4), 10.9e6)])
+@pytest.mark.parametrize(
+    ("decoder", "wanted"), [((12, 6, 3, 3), 13.0e6), ((6, 6, 6, 6), 12.2e6), ((4, 4, 4, 4), 10.9e6)]
+)
 def test_other_decoders(decoder: tuple[int, ...], wanted: float) -> None:
     with torch.device("meta"):
-        assert parameters(dfcnet(in_channels=3, classes=7, decoder=decoder)) == pytest.approx(wanted, abs=0.05e6)
+        assert parameters(dfcnet(in_channels=3, classes=7, decoder=decoder)) == pytest.approx(
+            wanted, abs=0.05e6
+        )
 
 
 def test_macs_of_an_image_are_those_of_its_padded_self() -> None:
@@ -273,7 +301,12 @@ def test_a_joint_batch_is_its_parts(variant: str, land: int) -> None:
     image = torch.randn(3, 3, 40, 33, dtype=torch.float64)
     joint, both = net.heads(image, land=land), net.both(image)
     assert set(joint) == {name for name, images in (("logits", land), ("road", 3 - land)) if images}
-    assert both["logits"].shape == (3, 4, 40, 33) and both["road"].shape == (3, net.both(image)["road"].shape[1], 40, 33)
+    assert both["logits"].shape == (3, 4, 40, 33) and both["road"].shape == (
+        3,
+        net.both(image)["road"].shape[1],
+        40,
+        33,
+    )
     torch.testing.assert_close(both["logits"], net(image))
     if land:
         torch.testing.assert_close(joint["logits"], net(image[:land]))
@@ -317,14 +350,18 @@ def test_checkpointing_changes_nothing_but_memory(variant: str) -> None:
     for net in (plain, lean):
         loss = sum(logits.square().mean() for logits in net.heads(image, land=2).values())
         loss.backward(retain_graph=True)
-        loss.backward()                                                    # recomputed twice, counted once
+        loss.backward()  # recomputed twice, counted once
     for (name, one), other in zip(plain.named_parameters(), lean.parameters(), strict=True):
         torch.testing.assert_close(other.grad, one.grad, msg=name)
     for (name, one), other in zip(plain.named_buffers(), lean.buffers(), strict=True):
         torch.testing.assert_close(other, one, msg=name)
     before = {name: value.clone() for name, value in lean.named_buffers()}
     lean(image)
-    assert all((value != before[name]).any() for name, value in lean.named_buffers() if "running_mean" in name and "road" not in name)
+    assert all(
+        (value != before[name]).any()
+        for name, value in lean.named_buffers()
+        if "running_mean" in name and "road" not in name
+    )
 
 
 def test_checkpointing_keeps_less() -> None:
@@ -343,8 +380,12 @@ def test_checkpointing_keeps_less() -> None:
     assert kept[True] < kept[False] / 2
 
 
-@pytest.mark.parametrize(("size", "wanted"), [((1, 32), (1, 33)), ((512, 1024), (513, 1025)), ((9, 2448), (33, 2465))])
-def test_sides_are_padded_to_one_more_than_whole_strides(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((1, 32), (1, 33)), ((512, 1024), (513, 1025)), ((9, 2448), (33, 2465))]
+)
+def test_sides_are_padded_to_one_more_than_whole_strides(
+    size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
     image = torch.randn(1, 1, *size)
     padded = pad_to_corners(image)
     assert padded.shape[-2:] == wanted
@@ -353,7 +394,9 @@ def test_sides_are_padded_to_one_more_than_whole_strides(size: tuple[int, int], 
 
 
 def thin(variant: str) -> DenseNetwork:
-    """One layer in each block and nothing that can hide an influence: all weights positive, normalisations the identity."""
+    """One layer in each block and nothing that can hide an influence: all weights positive, normalisations
+    the identity.
+    """
     options = {"encoder": (1, 1, 1, 1), "decoder": (1, 1, 1, 1), "stem": 2, "growth": 2, "width": 2}
     net = made(variant, in_channels=1, classes=1, **options).double().eval()
     for name, parameter in net.named_parameters():
@@ -364,11 +407,14 @@ def thin(variant: str) -> DenseNetwork:
     return net
 
 
-@pytest.mark.parametrize("variant", ["baseline", "dfcnet", "only new features go up", "a decoder for each task"])
+@pytest.mark.parametrize(
+    "variant", ["baseline", "dfcnet", "only new features go up", "a decoder for each task"]
+)
 def test_reach_is_how_far_the_farthest_input_lies(variant: str) -> None:
     net = thin(variant)
     side = 32 * 13 + 1
-    # Brighter to the right: then every maximum of pool1 is the rightmost of its three, and the farthest input lies on the right.
+    # Brighter to the right: then every maximum of pool1 is the rightmost of its three, and the farthest input
+    # lies on the right.
     image = torch.linspace(1, 2, side, dtype=torch.float64).reshape(1, 1, 1, side).requires_grad_()
     logits, farthest = net(image), 0
     for column in range(192, 224):
@@ -388,7 +434,9 @@ def test_a_tile_gives_what_the_whole_scene_gives(variant: str) -> None:
         whole = net(scene)
         for left in (32, 64):
             tile = net(scene[..., left : left + 2 * halo + 64])
-            torch.testing.assert_close(tile[..., halo : halo + 64], whole[..., left + halo : left + halo + 64])
+            torch.testing.assert_close(
+                tile[..., halo : halo + 64], whole[..., left + halo : left + halo + 64]
+            )
 
 
 @pytest.mark.parametrize("variant", ["dfcnet", "a decoder for each task"])
@@ -407,13 +455,19 @@ def test_dfcnet_starts_from_the_trained_baseline(variant: str) -> None:
     base, net = made("baseline"), made(variant)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     copied = start_from(net, base.state_dict())
-    assert {"encoder.conv1.weight", "encoder.block5.layers.0.conv2.weight", "decoder.block8.layers.0.norm1.running_var"} <= set(copied)
+    assert {
+        "encoder.conv1.weight",
+        "encoder.block5.layers.0.conv2.weight",
+        "decoder.block8.layers.0.norm1.running_var",
+    } <= set(copied)
     assert ("road_decoder.block8.layers.0.conv1.weight" in copied) == (variant == "a decoder for each task")
     for name, value in net.state_dict().items():
         wanted = base.state_dict()[name.removeprefix("road_")] if name in copied else before[name]
         assert (value == wanted).all()
-        assert (name in copied) == (name.startswith(("encoder", "decoder", "road_decoder")) and not any(
-            new in name for new in ("up9", "block9", "out9", "project"))), name  # fmt: skip
+        assert (name in copied) == (
+            name.startswith(("encoder", "decoder", "road_decoder"))
+            and not any(new in name for new in ("up9", "block9", "out9", "project"))
+        ), name
     levels = base.encoder.eval()(torch.ones(1, 3, 33, 33))[1][-1].stack
     assert (net.encoder.eval()(torch.ones(1, 3, 33, 33))[1][-1].stack == levels).all()
 
@@ -426,7 +480,9 @@ def test_a_start_that_does_not_fit_is_refused() -> None:
 
 
 def test_imagenet_weights_give_imagenet_features() -> None:
-    """Against DenseNet-121 as timm has it: at sides of 32 m its pooling, which rounds down, is ours, which rounds up."""
+    """Against DenseNet-121 as timm has it: at sides of 32 m its pooling, which rounds down, is ours, which
+    rounds up.
+    """
     import_torchvision()
     import timm
 
@@ -434,11 +490,15 @@ def test_imagenet_weights_give_imagenet_features() -> None:
     unlike_defaults(theirs)
     net = fc_densenet(in_channels=3, classes=2, predict_at=2).eval()
     copied = start_from(net, named_as_ours(theirs.state_dict()))
-    assert set(copied) == {name for name in net.state_dict() if name.startswith(("encoder.", "decoder.up6.norm."))}
+    assert set(copied) == {
+        name for name in net.state_dict() if name.startswith(("encoder.", "decoder.up6.norm."))
+    }
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         stack = net.encoder(image)[1][-1].stack
-        torch.testing.assert_close(F.relu(net.decoder.up6.norm(stack)), theirs.forward_features(image), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            F.relu(net.decoder.up6.norm(stack)), theirs.forward_features(image), rtol=1e-4, atol=1e-4
+        )
 
 
 BAD = [

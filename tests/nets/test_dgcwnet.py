@@ -1,4 +1,6 @@
-"""DGCWNet against its equations written as loops (float64, value and gradient), the fast form of eqs. 2-5, its sizes and promises."""
+"""DGCWNet against its equations written as loops (float64, value and gradient), the fast form of eqs. 2-5,
+its sizes and promises.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ from torch.utils._pytree import tree_leaves
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.backbones import trunk
 from labelscape.nets.count import macs, parameters
-from labelscape.nets.dgcwnet import ChannelWeighting, GlobalPool, NonLocal, Relation, SqueezeExcite, dgcwnet, shrink, to_pixels
+from labelscape.nets.dgcwnet import (
+    ChannelWeighting,
+    GlobalPool,
+    NonLocal,
+    Relation,
+    SqueezeExcite,
+    dgcwnet,
+    shrink,
+    to_pixels,
+)
 from labelscape.nets.kernels.distance import EPS, relation_sum
 
 TINY = {"backbone": "resnet10t", "width": 4, "base_width": 4, "head_width": 6, "aux_width": 5}
@@ -48,13 +59,17 @@ def paper_module(module: ChannelWeighting, features: Tensor, weighting: str, agg
             total = torch.zeros_like(own)
             for j in range(pixels):
                 distance = (point(module.query, image[:, i]) - point(module.key, image[:, j])) ** 2
-                total = total + point(module.second, point(module.first, shares(distance, weighting) * own).clamp(min=0))
+                total = total + point(
+                    module.second, point(module.first, shares(distance, weighting) * own).clamp(min=0)
+                )
             columns.append(image[:, i] + (total / pixels if agg == "mean" else total))
         out.append(torch.stack(columns, dim=-1))
     return torch.stack(out).view_as(features)
 
 
-def plain_sum(query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, weighting: str) -> Tensor:
+def plain_sum(
+    query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, weighting: str
+) -> Tensor:
     """What relation_sum promises, with all N x C x P x P tensors alive."""
     distance = (query[..., :, None] - key[..., None, :]) ** 2
     if weighting == "dbs":
@@ -67,11 +82,15 @@ def plain_sum(query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: T
 def assert_same_with_gradients(mine: Tensor, loops: Tensor, leaves: list[Tensor]) -> None:
     torch.testing.assert_close(mine, loops)
     pull = torch.randn_like(mine)
-    for got, wanted in zip(torch.autograd.grad(mine, leaves, pull), torch.autograd.grad(loops, leaves, pull), strict=True):
+    for got, wanted in zip(
+        torch.autograd.grad(mine, leaves, pull), torch.autograd.grad(loops, leaves, pull), strict=True
+    ):
         torch.testing.assert_close(got, wanted)
 
 
-def five(pixels: int, channels: int = 5, outputs: int = 5, images: int = 2, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def five(
+    pixels: int, channels: int = 5, outputs: int = 5, images: int = 2, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
     """Q, K, V, W1 and b1 at random, leaves."""
     shapes = [(images, channels, pixels)] * 3 + [(outputs, channels), (outputs,)]
     return [torch.randn(*shape, dtype=dtype).requires_grad_() for shape in shapes]
@@ -82,7 +101,9 @@ def five(pixels: int, channels: int = 5, outputs: int = 5, images: int = 2, dtyp
 def test_the_module_is_equations_1_to_5(weighting: str, agg: str) -> None:
     module = ChannelWeighting(4, weighting=weighting, agg=agg).double()
     features = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
-    assert_same_with_gradients(module(features), paper_module(module, features, weighting, agg), [features, *module.parameters()])
+    assert_same_with_gradients(
+        module(features), paper_module(module, features, weighting, agg), [features, *module.parameters()]
+    )
 
 
 @pytest.mark.parametrize("weighting", ["conv", "conv-input"])
@@ -91,9 +112,21 @@ def test_the_ablation_is_g_of_v_or_of_f_without_partners(weighting: str) -> None
     features = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     out = []
     for image in features.flatten(2):
-        own = [image[:, i] if weighting == "conv-input" else point(module.value, image[:, i]) for i in range(6)]
-        out.append(torch.stack([image[:, i] + point(module.second, point(module.first, own[i]).clamp(min=0)) for i in range(6)], dim=-1))
-    assert_same_with_gradients(module(features), torch.stack(out).view_as(features), [features, *module.parameters()])
+        own = [
+            image[:, i] if weighting == "conv-input" else point(module.value, image[:, i]) for i in range(6)
+        ]
+        out.append(
+            torch.stack(
+                [
+                    image[:, i] + point(module.second, point(module.first, own[i]).clamp(min=0))
+                    for i in range(6)
+                ],
+                dim=-1,
+            )
+        )
+    assert_same_with_gradients(
+        module(features), torch.stack(out).view_as(features), [features, *module.parameters()]
+    )
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 1500, 2**30])
@@ -108,7 +141,10 @@ def test_the_fast_form_is_the_plain_form(weighting: str, chunk_bytes: int) -> No
 
 @pytest.mark.parametrize("weighting", ["dbs", "softmax", "tanh"])
 def test_the_fast_form_agrees_with_finite_differences(weighting: str) -> None:
-    assert torch.autograd.gradcheck(lambda *leaves: relation_sum(*leaves, weighting=weighting, chunk_bytes=400), five(pixels=4, channels=3))
+    assert torch.autograd.gradcheck(
+        lambda *leaves: relation_sum(*leaves, weighting=weighting, chunk_bytes=400),
+        five(pixels=4, channels=3),
+    )
 
 
 def test_offsets_common_to_query_and_key_do_no_harm() -> None:
@@ -129,7 +165,9 @@ def test_pixels_that_agree_in_every_channel_give_no_nan() -> None:
     query, key = same.clone().requires_grad_(), same.clone().requires_grad_()
     out = relation_sum(query, key, value, weight, bias)
     out.square().sum().backward()
-    assert out.isfinite().all() and all(leaf.grad.isfinite().all() for leaf in (query, key, value, weight, bias))
+    assert out.isfinite().all() and all(
+        leaf.grad.isfinite().all() for leaf in (query, key, value, weight, bias)
+    )
     flat = torch.ones(1, 5, 3, dtype=torch.float64)  # all pixels alike: W is 0 and only the bias is left
     torch.testing.assert_close(relation_sum(flat, flat, flat, weight, bias)[0, :, 0], 3 * bias.clamp(min=0))
 
@@ -162,7 +200,9 @@ def test_memory_does_not_grow_with_the_square_of_the_pixels(weighting: str) -> N
             out = relation_sum(*leaves, weighting=weighting, chunk_bytes=4 * 8 * pixels * 5)
             out.sum().backward()
         assert largest.elements <= 8 * pixels * 5  # five queries at a time
-        assert kept == sum(leaf.numel() for leaf in leaves)  # nothing but the inputs waits for the backward pass
+        assert kept == sum(
+            leaf.numel() for leaf in leaves
+        )  # nothing but the inputs waits for the backward pass
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -191,12 +231,16 @@ def test_non_local_is_equation_6(scaled: bool) -> None:
     for image in features.flatten(2):
         columns = []
         for i in range(6):
-            products = torch.stack([point(module.query, image[:, i]) @ point(module.key, image[:, j]) for j in range(6)])
+            products = torch.stack(
+                [point(module.query, image[:, i]) @ point(module.key, image[:, j]) for j in range(6)]
+            )
             share = (products / (2 if scaled else 1)).exp()
             mixed = sum(share[j] / share.sum() * point(module.value, image[:, j]) for j in range(6))
             columns.append(image[:, i] + point(module.out, mixed))
         out.append(torch.stack(columns, dim=-1))
-    assert_same_with_gradients(module(features), torch.stack(out).view_as(features), [features, *module.parameters()])
+    assert_same_with_gradients(
+        module(features), torch.stack(out).view_as(features), [features, *module.parameters()]
+    )
 
 
 def mean_of(image: Tensor) -> Tensor:
@@ -207,9 +251,13 @@ def mean_of(image: Tensor) -> Tensor:
 def test_gap_and_se_are_section_4_4_1() -> None:
     x8 = torch.randn(2, 3, 2, 4, dtype=torch.float64, requires_grad=True)
     gap, se = GlobalPool(3, 2).double(), SqueezeExcite(3, 2).double()
-    joined = [torch.cat([image, point(gap.squeeze, mean_of(image))[:, None, None].expand(2, 2, 4)]) for image in x8]
+    joined = [
+        torch.cat([image, point(gap.squeeze, mean_of(image))[:, None, None].expand(2, 2, 4)]) for image in x8
+    ]
     assert_same_with_gradients(gap(x8), torch.stack(joined), [x8, *gap.parameters()])
-    shares_of = [1 / (1 + (-point(se.excite, point(se.squeeze, mean_of(image)).clamp(min=0))).exp()) for image in x8]
+    shares_of = [
+        1 / (1 + (-point(se.excite, point(se.squeeze, mean_of(image)).clamp(min=0))).exp()) for image in x8
+    ]
     weighted = [torch.stack([image[c] * share[c] for c in range(3)]) for image, share in zip(x8, shares_of)]
     assert_same_with_gradients(se(x8), torch.stack(weighted), [x8, *se.parameters()])
 
@@ -221,13 +269,29 @@ def test_downsampling_by_four(how: str) -> None:
     ramp = torch.arange(10.0).expand(1, 1, 9, 10)
     cells = {"bilinear": [0, 4.5, 9], "max": [3, 7, 9], "avg": [1.5, 5.5, 8.5]}[how]
     torch.testing.assert_close(shrink(ramp, 4, how, True)[0, 0, 0], torch.tensor(cells, dtype=torch.float32))
-    torch.testing.assert_close(shrink(torch.arange(9.0).expand(1, 1, 9, 9), 4, "bilinear", True)[0, 0, 0], torch.tensor([0.0, 4.0, 8.0]))
+    torch.testing.assert_close(
+        shrink(torch.arange(9.0).expand(1, 1, 9, 9), 4, "bilinear", True)[0, 0, 0],
+        torch.tensor([0.0, 4.0, 8.0]),
+    )
     assert shrink(ramp, 1, how, True) is ramp
 
 
 @pytest.mark.parametrize("fuse", ["concat", "upsample", "none"])
 def test_relation_fuses_as_told(fuse: str) -> None:
-    module = Relation(3, 2, nn.Identity(), ratio=4, reduce_kernel=1, downsample="bilinear", fuse=fuse, align_corners=True).double().eval()
+    module = (
+        Relation(
+            3,
+            2,
+            nn.Identity(),
+            ratio=4,
+            reduce_kernel=1,
+            downsample="bilinear",
+            fuse=fuse,
+            align_corners=True,
+        )
+        .double()
+        .eval()
+    )
     x8 = torch.randn(1, 3, 9, 13, dtype=torch.float64)
     small = module.reduce(x8)[..., ::4, ::4]  # with 4k + 1 cells and aligned corners every fourth cell
     context = F.interpolate(small, (9, 13), mode="bilinear", align_corners=True)
@@ -243,7 +307,9 @@ def test_cells_stand_on_every_eighth_pixel_whatever_the_size() -> None:
         out = to_pixels(logits, image, 8, True)
         assert out.shape == (1, 2, height, width)
         torch.testing.assert_close(out[..., ::8, ::8], logits)
-    torch.testing.assert_close(out, F.interpolate(logits, (25, 17), mode="bilinear", align_corners=True))  # 8k + 1: the usual reading
+    torch.testing.assert_close(
+        out, F.interpolate(logits, (25, 17), mode="bilinear", align_corners=True)
+    )  # 8k + 1: the usual reading
     other = to_pixels(logits, torch.empty(1, 3, 32, 24), 8, False)
     torch.testing.assert_close(other, F.interpolate(logits, scale_factor=8, mode="bilinear"))
 
@@ -257,7 +323,10 @@ def test_the_network_is_figure_2() -> None:
     x32 = net.context.reduce(x8)[..., ::4, ::4]
     x32 = paper_module(net.context.update, x32, "dbs", "sum")
     joined = torch.cat([x8, F.interpolate(x32, (9, 5), mode="bilinear", align_corners=True)], dim=1)
-    torch.testing.assert_close(net(image)[..., :65, :33], F.interpolate(net.head(joined), (65, 33), mode="bilinear", align_corners=True))
+    torch.testing.assert_close(
+        net(image)[..., :65, :33],
+        F.interpolate(net.head(joined), (65, 33), mode="bilinear", align_corners=True),
+    )
 
 
 @functools.cache
@@ -267,8 +336,9 @@ def once(name: str, **options: object) -> nn.Module:
 
 
 def training_macs(net: nn.Module, side: int) -> int:
-    """Multiply-accumulates as the sizes below count them: with the auxiliary head, which does not run in evaluation, and with the
-    second convolution of g on every pair of pixels, where the fast form has it once for each pixel.
+    """Multiply-accumulates as the sizes below count them: with the auxiliary head, which does not run in
+    evaluation, and with the second convolution of g on every pair of pixels, where the fast form has it once
+    for each pixel.
     """
     cells = (-(-side // 8)) ** 2
     total = macs(net, side, side, 3) + cells * (9 * 1024 * 512 + 512 * 19)
@@ -281,12 +351,18 @@ def training_macs(net: nn.Module, side: int) -> int:
 @pytest.mark.parametrize(
     ("options", "millions", "giga_macs"),
     [
-        ({"context": "none"}, 56.80, 242.4), ({}, 59.83, 256.6), ({"fuse": "none"}, 49.80, 215.5),
-        ({"base": "ppm", "context": "none"}, 70.44, 281.1), ({"base": "ppm"}, 75.83, 305.0),
-        ({"base": "aspp", "context": "none"}, 81.45, 339.0), ({"base": "aspp"}, 82.71, 346.0),
+        ({"context": "none"}, 56.80, 242.4),
+        ({}, 59.83, 256.6),
+        ({"fuse": "none"}, 49.80, 215.5),
+        ({"base": "ppm", "context": "none"}, 70.44, 281.1),
+        ({"base": "ppm"}, 75.83, 305.0),
+        ({"base": "aspp", "context": "none"}, 81.45, 339.0),
+        ({"base": "aspp"}, 82.71, 346.0),
     ],
-)  # fmt: skip
-def test_published_sizes(options: dict, millions: float, giga_macs: float, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_published_sizes(
+    options: dict, millions: float, giga_macs: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("labelscape.nets.dgcwnet.trunk", once)
     with torch.device("meta"):
         net = dgcwnet(in_channels=3, classes=19, stem="deep", **options)
@@ -310,20 +386,36 @@ def test_the_module_has_five_convolutions_of_128_channels() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"base": "ppm"}, {"base": "aspp"}, {"weighting": "softmax", "agg": "mean"}, {"weighting": "tanh"}, {"weighting": "conv"},
-        {"weighting": "conv-input"}, {"context": "gap"}, {"context": "se"}, {"context": "nl-h"}, {"context": "nl-d", "nl_scaled": True},
-        {"context": "none"}, {"fuse": "upsample", "downsample": "max"}, {"fuse": "none", "downsample": "avg"},
+        {},
+        {"base": "ppm"},
+        {"base": "aspp"},
+        {"weighting": "softmax", "agg": "mean"},
+        {"weighting": "tanh"},
+        {"weighting": "conv"},
+        {"weighting": "conv-input"},
+        {"context": "gap"},
+        {"context": "se"},
+        {"context": "nl-h"},
+        {"context": "nl-d", "nl_scaled": True},
+        {"context": "none"},
+        {"fuse": "upsample", "downsample": "max"},
+        {"fuse": "none", "downsample": "avg"},
         {"align_corners": False, "reduce_kernel": 1},
     ],
-)  # fmt: skip
+)
 def test_same_size_back_and_gradients_reach_every_parameter(options: dict) -> None:
     net = dgcwnet(in_channels=4, classes=3, **TINY, **options)
-    for module in net.trunk.modules():  # some trunks start with a zero at the end of each residual, which hides what is before it
+    for module in (
+        net.trunk.modules()
+    ):  # some trunks start with a zero at the end of each residual, which hides what is before it
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
     image, label = torch.randn(2, 4, 37, 50), torch.randint(0, 3, (2, 37, 50))
     heads = net.heads(image)
-    assert {name: tuple(logits.shape) for name, logits in heads.items()} == {"logits": (2, 3, 37, 50), "aux": (2, 3, 37, 50)}
+    assert {name: tuple(logits.shape) for name, logits in heads.items()} == {
+        "logits": (2, 3, 37, 50),
+        "aux": (2, 3, 37, 50),
+    }
     (F.cross_entropy(heads["logits"], label) + 0.4 * F.cross_entropy(heads["aux"], label)).backward()  # eq. 7
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -352,14 +444,20 @@ def test_saved_and_loaded_is_the_same_network() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"base": "asp"}, UnknownName, "'aspp'"), ({"context": "nl"}, UnknownName, "nl-h"), ({"weighting": "DBS"}, UnknownName, "dbs"),
-        ({"fuse": "concatenate"}, UnknownName, "'concat'"), ({"agg": "max"}, UnknownName, "mean"),
-        ({"downsample": "linear"}, UnknownName, "'bilinear'"), ({"reduce_kernel": 2}, UnknownName, "1, 3"),
-        ({"width": 0}, BadOption, "width=0"), ({"head_width": 1.5}, BadOption, "head_width"),
-        ({"nl_scaled": 1}, BadOption, "True or False"), ({"context": "gap", "fuse": "none"}, BadOption, "leave fuse"),
+        ({"base": "asp"}, UnknownName, "'aspp'"),
+        ({"context": "nl"}, UnknownName, "nl-h"),
+        ({"weighting": "DBS"}, UnknownName, "dbs"),
+        ({"fuse": "concatenate"}, UnknownName, "'concat'"),
+        ({"agg": "max"}, UnknownName, "mean"),
+        ({"downsample": "linear"}, UnknownName, "'bilinear'"),
+        ({"reduce_kernel": 2}, UnknownName, "1, 3"),
+        ({"width": 0}, BadOption, "width=0"),
+        ({"head_width": 1.5}, BadOption, "head_width"),
+        ({"nl_scaled": 1}, BadOption, "True or False"),
+        ({"context": "gap", "fuse": "none"}, BadOption, "leave fuse"),
         ({"context": "se", "weighting": "tanh"}, BadOption, "leave them out"),
     ],
-)  # fmt: skip
+)
 def test_options_that_cannot_be_are_named(options: dict, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         dgcwnet(in_channels=3, classes=3, **{"backbone": "resnet18"} | options)

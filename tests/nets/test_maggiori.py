@@ -1,4 +1,6 @@
-"""The networks of Maggiori et al. against their equations written as loops, and what a network of the catalogue promises."""
+"""The networks of Maggiori et al. against their equations written as loops, and what a network of the
+catalogue promises.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,25 @@ from torch import Tensor, nn
 
 from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.nets import maggiori
-from labelscape.nets.maggiori import Features, HighResolution, Mirror, Perceptron, Score, Skip, bilinear_deconv, start_from, upsample
+from labelscape.nets.maggiori import (
+    Features,
+    HighResolution,
+    Mirror,
+    Perceptron,
+    Score,
+    Skip,
+    bilinear_deconv,
+    start_from,
+    upsample,
+)
 
 SMALL = (3, 4, 5, 6)
 BUILDERS = {"fcn": maggiori.fcn, "unpooling": maggiori.unpooling, "skip": maggiori.skip, "mlp": maggiori.mlp}
-VARIANTS = [(name, downsample, upsampling) for name in BUILDERS for downsample, upsampling in ((1, "deconv"), (2, "deconv"), (3, "interpolate"))]
+VARIANTS = [
+    (name, downsample, upsampling)
+    for name in BUILDERS
+    for downsample, upsampling in ((1, "deconv"), (2, "deconv"), (3, "interpolate"))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -36,13 +52,18 @@ def small(name: str, *, in_channels: int = 2, classes: int = 3, **options: objec
 
 def features(height: int = 32, width: int = 48, images: int = 1) -> Features:
     torch.manual_seed(1)
-    levels = [torch.randn(images, c, height >> i, width >> i, dtype=torch.float64) for i, c in enumerate(SMALL, start=1)]
+    levels = [
+        torch.randn(images, c, height >> i, width >> i, dtype=torch.float64)
+        for i, c in enumerate(SMALL, start=1)
+    ]
     places = tuple(F.max_pool2d(level, 2, return_indices=True)[1] for level in levels[:3])
     return Features(*levels, places)
 
 
 def upsampled_by_loops(level: Tensor, factor: int) -> Tensor:
-    """Bilinear deconvolution as a sum: every input adds a triangle 2 factor wide around its centre; nothing comes from beyond the border."""
+    """Bilinear deconvolution as a sum: every input adds a triangle 2 factor wide around its centre;
+    nothing comes from beyond the border.
+    """
     _, channels, height, width = level.shape
     out = torch.zeros(1, channels, height * factor, width * factor, dtype=level.dtype)
     for y in range(height * factor):
@@ -65,11 +86,15 @@ def test_bilinear_deconvolution_is_a_sum_of_triangles(factor: int) -> None:
 def test_both_readings_of_bilinear_are_torchs(factor: int) -> None:
     level = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     deconv = bilinear_deconv(3, factor).double()
-    assert torch.allclose(upsample(level, factor), deconv(level), atol=1e-6)          # its weights were made in float32
+    assert torch.allclose(
+        upsample(level, factor), deconv(level), atol=1e-6
+    )  # its weights were made in float32
     wide = F.interpolate(level, scale_factor=factor, mode="bilinear", align_corners=False)
     assert torch.allclose(upsample(level, factor, "replicate"), wide, atol=1e-12)
     inside = (..., slice(factor, -factor), slice(factor, -factor))
-    assert torch.allclose(upsample(level, factor)[inside], wide[inside], atol=1e-12)  # they differ at the border only
+    assert torch.allclose(
+        upsample(level, factor)[inside], wide[inside], atol=1e-12
+    )  # they differ at the border only
     assert (upsample(level, factor) - wide).abs().max() > 0.1
 
 
@@ -81,7 +106,9 @@ def test_skip_adds_scores_from_coarse_to_fine(border: str) -> None:
     def score(conv: nn.Conv2d, level: Tensor) -> Tensor:
         out = torch.zeros(1, 2, *level.shape[-2:], dtype=torch.float64)
         for k in range(2):
-            out[0, k] = conv.bias[k] + sum(conv.weight[k, c, 0, 0] * level[0, c] for c in range(level.shape[1]))
+            out[0, k] = conv.bias[k] + sum(
+                conv.weight[k, c, 0, 0] * level[0, c] for c in range(level.shape[1])
+            )
         return out
 
     total = score(head.score4, x16)
@@ -94,7 +121,10 @@ def test_skip_adds_scores_from_coarse_to_fine(border: str) -> None:
 def test_the_perceptron_is_one_and_the_same_at_every_pixel(relu: bool) -> None:
     levels = features()
     head = Perceptron(SMALL, 2, "constant", hidden=7, relu=relu).double()
-    raised = [upsampled_by_loops(level, 2**i) if level.shape[-1] < 8 else upsample(level, 2**i) for i, level in enumerate(levels[:4])]
+    raised = [
+        upsampled_by_loops(level, 2**i) if level.shape[-1] < 8 else upsample(level, 2**i)
+        for i, level in enumerate(levels[:4])
+    ]
     x2 = torch.zeros(1, 2, 16, 24, dtype=torch.float64)
     first, second = head.mlp1.weight.flatten(1), head.mlp2.weight.flatten(1)
     for y in range(16):
@@ -104,13 +134,15 @@ def test_the_perceptron_is_one_and_the_same_at_every_pixel(relu: bool) -> None:
             x2[0, :, y, x] = second @ (hidden.clamp(min=0) if relu else hidden) + head.mlp2.bias
     expected = upsample(x2, 2)
     assert torch.allclose(head(levels), expected, atol=1e-12)
-    with torch.no_grad():                                      # strips, or one linear layer
+    with torch.no_grad():  # strips, or one linear layer
         assert torch.allclose(head.eval()(levels), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("border", ["constant", "replicate"])
 @pytest.mark.parametrize(("limit", "rows"), [(1, [8] * 5), (160_000, [16, 16, 8]), (2**40, [40])])
-def test_strips_are_the_whole(border: str, limit: int, rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_are_the_whole(
+    border: str, limit: int, rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(maggiori, "STRIP_BYTES", limit)
     levels = features(80, 48, images=2)
     head = Perceptron(SMALL, 2, border, hidden=33, relu=True).double().eval()
@@ -120,13 +152,18 @@ def test_strips_are_the_whole(border: str, limit: int, rows: list[int], monkeypa
     with torch.no_grad():
         strips = head(levels)
     assert torch.allclose(whole, strips, atol=1e-12)
-    assert sizes == [(2, 33, 40, 24), *[(1, 33, count, 24) for count in rows] * 2]  # 16 rows of 18 + 33 float64 channels: 156,672 bytes
+    assert sizes == [
+        (2, 33, 40, 24),
+        *[(1, 33, count, 24) for count in rows] * 2,
+    ]  # 16 rows of 18 + 33 float64 channels: 156,672 bytes
 
 
 def test_the_hidden_layer_of_the_paper_stays_below_the_limit() -> None:
     net = maggiori.mlp(in_channels=1, classes=2).eval()
     largest = []
-    net.head.mlp1.register_forward_hook(lambda module, inputs, out: largest.append(out.nbytes + inputs[0].nbytes))
+    net.head.mlp1.register_forward_hook(
+        lambda module, inputs, out: largest.append(out.nbytes + inputs[0].nbytes)
+    )
     with torch.inference_mode():
         net(torch.zeros(2, 1, 32, 3008))
         assert max(largest) <= maggiori.STRIP_BYTES
@@ -165,15 +202,28 @@ def test_the_fcn_upsamples_one_score_and_learns_how() -> None:
     head = Score(SMALL, 2, "constant").double()
     assert torch.allclose(head(levels), upsample(head.score(levels.x16), 16), atol=1e-6)
     assert head.up16.weight.requires_grad
-    assert [name for name, _ in Score(SMALL, 2, "replicate").named_parameters()] == ["score.weight", "score.bias"]
+    assert [name for name, _ in Score(SMALL, 2, "replicate").named_parameters()] == [
+        "score.weight",
+        "score.bias",
+    ]
 
 
 def test_the_encoder_is_table_1() -> None:
-    table = [(4, 32, 5, 2, 2), (32, 32, 3, 1, 1), (32, 64, 3, 1, 1), (64, 64, 3, 1, 1),
-             (64, 96, 3, 1, 1), (96, 96, 3, 1, 1), (96, 128, 3, 1, 1), (128, 128, 3, 1, 1)]  # fmt: skip
+    table = [
+        (4, 32, 5, 2, 2),
+        (32, 32, 3, 1, 1),
+        (32, 64, 3, 1, 1),
+        (64, 64, 3, 1, 1),
+        (64, 96, 3, 1, 1),
+        (96, 96, 3, 1, 1),
+        (96, 128, 3, 1, 1),
+        (128, 128, 3, 1, 1),
+    ]
     encoder = maggiori.fcn(in_channels=4, classes=5).encoder
     convs = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
-    assert [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], m.padding[0]) for m in convs] == table
+    assert [
+        (m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], m.padding[0]) for m in convs
+    ] == table
     assert all(m.bias is not None for m in convs)
     norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
     assert [(m.eps, m.momentum, m.affine) for m in norms] == [(1e-5, 0.1, False)] * 8
@@ -192,7 +242,10 @@ def test_the_encoder_is_table_1() -> None:
 )
 def test_parameter_counts(name: str, options: dict, five: int, six: int) -> None:
     with torch.device("meta"):
-        counts = [sum(p.numel() for p in BUILDERS[name](in_channels=4, classes=k, **options).parameters()) for k in (5, 6)]
+        counts = [
+            sum(p.numel() for p in BUILDERS[name](in_channels=4, classes=k, **options).parameters())
+            for k in (5, 6)
+        ]
     assert counts == [five, six]
 
 
@@ -203,14 +256,19 @@ def test_weights_start_as_he_et_al_and_biases_at_zero() -> None:
         for where, module in net.named_modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
                 fan_in = module.in_channels * math.prod(module.kernel_size)
-                assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.2), (name, where)
+                assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.2), (
+                    name,
+                    where,
+                )
                 assert not module.bias.any()
         if name == "fcn":
             assert torch.allclose(net.head.up16.weight.sum(), torch.tensor(5 * 16.0**2))
 
 
 @pytest.mark.parametrize(("name", "downsample", "upsampling"), VARIANTS)
-def test_any_size_in_train_and_eval_with_gradients_everywhere(name: str, downsample: int, upsampling: str) -> None:
+def test_any_size_in_train_and_eval_with_gradients_everywhere(
+    name: str, downsample: int, upsampling: str
+) -> None:
     net = small(name, downsample=downsample, upsampling=upsampling)
     assert net.stride == 16 * downsample
     assert (net.in_channels, net.classes) == (2, 3)
@@ -243,7 +301,14 @@ def settled(net: HighResolution) -> HighResolution:
     return net
 
 
-REACHES = [("fcn", 1, 83), ("unpooling", 1, 134), ("skip", 1, 90), ("mlp", 1, 84), ("fcn", 2, 168), ("mlp", 3, 255)]
+REACHES = [
+    ("fcn", 1, 83),
+    ("unpooling", 1, 134),
+    ("skip", 1, 90),
+    ("mlp", 1, 84),
+    ("fcn", 2, 168),
+    ("mlp", 3, 255),
+]
 
 
 @pytest.mark.parametrize(("name", "downsample", "reach"), REACHES)
@@ -279,7 +344,7 @@ def test_some_output_looks_as_far_as_reach(name: str, downsample: int, reach: in
 
 def test_a_derived_network_starts_from_the_base_encoder() -> None:
     base = small("fcn")
-    base.train()(torch.randn(2, 2, 32, 32))                    # statistics that differ from fresh ones
+    base.train()(torch.randn(2, 2, 32, 32))  # statistics that differ from fresh ones
     for name in ("unpooling", "skip", "mlp"):
         torch.manual_seed(5)
         net = BUILDERS[name](in_channels=2, classes=4, widths=SMALL)
@@ -309,7 +374,15 @@ def test_a_start_that_does_not_fit_is_refused_with_its_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"widths": (1, 2, 3)}, {"widths": (1, 2, 3, 0)}, {"downsample": 0}, {"downsample": 1.5}, {"upsampling": "deconvolution"}, {"bn_momentum": 0}]
+    "wrong",
+    [
+        {"widths": (1, 2, 3)},
+        {"widths": (1, 2, 3, 0)},
+        {"downsample": 0},
+        {"downsample": 1.5},
+        {"upsampling": "deconvolution"},
+        {"bn_momentum": 0},
+    ],
 )
 def test_options_that_cannot_be_are_refused(wrong: dict) -> None:
     for name in BUILDERS:
@@ -322,7 +395,11 @@ def test_the_variants_of_the_perceptron() -> None:
         maggiori.mlp(in_channels=3, classes=2, variant="release")
     with pytest.raises(BadOption, match="hidden"):
         maggiori.mlp(in_channels=3, classes=2, hidden=0)
-    for options, hidden, relu in (({}, 1024, True), ({"variant": "released"}, 128, False), ({"hidden": 256, "relu": False}, 256, False)):
+    for options, hidden, relu in (
+        ({}, 1024, True),
+        ({"variant": "released"}, 128, False),
+        ({"hidden": 256, "relu": False}, 256, False),
+    ):
         with torch.device("meta"):
             head = maggiori.mlp(in_channels=3, classes=2, **options).head
         assert head.mlp1.out_channels == hidden

@@ -1,4 +1,6 @@
-"""MSWBN against its equations written as loops (float64, value and gradient), its gates, its sizes and its promises."""
+"""MSWBN against its equations written as loops (float64, value and gradient), its gates, its sizes and its
+promises.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +57,23 @@ def normalised(maps: Tensor, norm: nn.BatchNorm2d) -> Tensor:
 def assert_same_with_gradients(mine: Tensor, loops: Tensor, leaves: list[Tensor]) -> None:
     torch.testing.assert_close(mine, loops)
     pull = torch.randn_like(mine)
-    for got, wanted in zip(torch.autograd.grad(mine, leaves, pull), torch.autograd.grad(loops, leaves, pull), strict=True):
+    for got, wanted in zip(
+        torch.autograd.grad(mine, leaves, pull), torch.autograd.grad(loops, leaves, pull), strict=True
+    ):
         torch.testing.assert_close(got, wanted)
 
 
 def test_the_operations_are_those_of_section_4_2() -> None:
-    assert [(op.kernel, op.dilation()) for op in OPERATIONS[8]] == [(1, 1), (3, 1), (5, 1), (5, 2), (5, 4), (7, 1), (7, 2), (7, 4)]
+    assert [(op.kernel, op.dilation()) for op in OPERATIONS[8]] == [
+        (1, 1),
+        (3, 1),
+        (5, 1),
+        (5, 2),
+        (5, 4),
+        (7, 1),
+        (7, 2),
+        (7, 4),
+    ]
     assert [op.field() for op in OPERATIONS[8]] == [1, 3, 5, 9, 17, 7, 13, 25]
     assert [op.field("holes") for op in OPERATIONS[8]] == [1, 3, 5, 13, 21, 7, 19, 31]
     assert [op.field() for op in OPERATIONS[5]] == [1, 3, 5, 9, 17]
@@ -81,9 +94,15 @@ def test_weights_are_equation_1() -> None:
     loops = []
     for image in level:
         squeezed = convolved(image, hierarchy.generator.weight, hierarchy.generator.bias, 1)
-        pooled = torch.stack([sum(squeezed[b, y, x] for y in range(4) for x in range(5)) / 20 for b in range(5)])
+        pooled = torch.stack(
+            [sum(squeezed[b, y, x] for y in range(4) for x in range(5)) / 20 for b in range(5)]
+        )
         loops.append(pooled.exp() / sum(value.exp() for value in pooled))
-    assert_same_with_gradients(hierarchy.weights(level), torch.stack(loops), [level, hierarchy.generator.weight, hierarchy.generator.bias])
+    assert_same_with_gradients(
+        hierarchy.weights(level),
+        torch.stack(loops),
+        [level, hierarchy.generator.weight, hierarchy.generator.bias],
+    )
 
 
 @pytest.mark.parametrize("branch", ["linear", "bn", "bn_relu"])
@@ -144,7 +163,9 @@ def test_uniform_weights_stand_at_the_threshold_and_still_train() -> None:
 
 
 def test_a_weak_branch_teaches_its_kernels_but_not_its_generator() -> None:
-    """Eqs. 16 and 18: below theta the kernels get theta times the gradient, what makes the weight gets none."""
+    """Eqs. 16 and 18: below theta the kernels get theta times the gradient, what makes the weight gets
+    none.
+    """
     hierarchy = Hierarchy(2, 2, 3, OPERATIONS[5], branch="linear", rate_semantics="rate").double()
     features = torch.randn(1, 2, 6, 6, dtype=torch.float64)
     weights = torch.tensor([[0.1, 0.2, 0.3, 0.15, 0.25]], dtype=torch.float64, requires_grad=True)
@@ -156,7 +177,9 @@ def test_a_weak_branch_teaches_its_kernels_but_not_its_generator() -> None:
         step = hierarchy.branches[index]
         alone = torch.autograd.grad(step(features), step[0].weight, pull)[0]
         torch.testing.assert_close(step[0].weight.grad, used * alone)
-        if weights.grad[0, index] != 0:  # dLoss/dW_b = sum over positions of O_b dLoss/dF_h, the exact form of eq. 13
+        if (
+            weights.grad[0, index] != 0
+        ):  # dLoss/dW_b = sum over positions of O_b dLoss/dF_h, the exact form of eq. 13
             torch.testing.assert_close(weights.grad[0, index], (step(features) * pull).sum())
 
 
@@ -170,17 +193,30 @@ def test_lbm_is_equations_8_and_9(theta: float | None) -> None:
     out = []
     for n in range(2):
         joined = torch.stack([weight[n, b] for weight in weights for b in range(5)])
-        hidden = torch.stack([(first.weight[o] * joined).sum() + first.bias[o] for o in range(15)]).clamp(min=0)
+        hidden = torch.stack([(first.weight[o] * joined).sum() + first.bias[o] for o in range(15)]).clamp(
+            min=0
+        )
         pair = torch.stack([(second.weight[o] * hidden).sum() + second.bias[o] for o in range(2)])
         w_bin = pair.exp() / (pair[0].exp() + pair[1].exp())
-        used = w_bin if theta is None else torch.stack([2 * (w if w >= theta else torch.zeros_like(w) + theta) for w in w_bin])
+        used = (
+            w_bin
+            if theta is None
+            else torch.stack([2 * (w if w >= theta else torch.zeros_like(w) + theta) for w in w_bin])
+        )
         hidden_low = convolved(level[n], lbm.low[0][0].weight, None, 1)
         norm = lbm.low[0][1]
-        hidden_low = torch.stack([(c - m) / (v + norm.eps).sqrt() for c, m, v in zip(hidden_low, norm.running_mean, norm.running_var)])
+        hidden_low = torch.stack(
+            [
+                (c - m) / (v + norm.eps).sqrt()
+                for c, m, v in zip(hidden_low, norm.running_mean, norm.running_var)
+            ]
+        )
         low = convolved(hidden_low.clamp(min=0), lbm.low[1].weight, lbm.low[1].bias, 1)
         out.append(used[0] * high[n] + used[1] * low)
     mine = lbm(high, level, lbm.gated(lbm.weights(weights)))
-    assert_same_with_gradients(mine, torch.stack(out), [*weights, high, level, first.weight, lbm.low[1].weight])
+    assert_same_with_gradients(
+        mine, torch.stack(out), [*weights, high, level, first.weight, lbm.low[1].weight]
+    )
 
 
 def test_gradient_to_the_high_scores_is_equation_15() -> None:
@@ -192,9 +228,11 @@ def test_gradient_to_the_high_scores_is_equation_15() -> None:
     label = torch.randint(0, 4, (1, 3, 3))
     F.cross_entropy(out, label, reduction="sum").backward()
     error = out.softmax(1) - F.one_hot(label, 4).movedim(-1, 1)
-    torch.testing.assert_close(high.grad, 2 * 0.5 * error)                     # cl(0.3) is 0.5
+    torch.testing.assert_close(high.grad, 2 * 0.5 * error)  # cl(0.3) is 0.5
     assert w_bin.grad[0, 0] == 0
-    torch.testing.assert_close(w_bin.grad[0, 1], 2 * (lbm.low(level) * error).sum())  # eq. 11, with the gate's factor
+    torch.testing.assert_close(
+        w_bin.grad[0, 1], 2 * (lbm.low(level) * error).sum()
+    )  # eq. 11, with the gate's factor
 
 
 def decided(net: MSWBN) -> MSWBN:
@@ -226,14 +264,20 @@ def test_the_network_is_figure_1() -> None:
 def test_gates_and_lbm_can_be_left_out() -> None:
     image = torch.randn(1, 3, 32, 32)
     full = decided(mswbn(in_channels=3, classes=4, **TINY)).eval()
-    for options, hwm_gate, lbm_gate in (({"gate_hwm": False}, None, 0.5), ({"gate_lbm": False}, 0.2, None), ({"theta_hwm": 0.4}, 0.4, 0.5)):
+    for options, hwm_gate, lbm_gate in (
+        ({"gate_hwm": False}, None, 0.5),
+        ({"gate_lbm": False}, 0.2, None),
+        ({"theta_hwm": 0.4}, 0.4, 0.5),
+    ):
         net = mswbn(in_channels=3, classes=4, **TINY, **options).eval()
         net.load_state_dict(full.state_dict())
         assert (net.hwm.theta, net.lbm.theta) == (hwm_gate, lbm_gate)
         assert not torch.allclose(net(image), full(image), rtol=1e-4, atol=1e-6), options
     net = mswbn(in_channels=3, classes=4, **TINY, lbm=False).eval()
     assert net.lbm is None and "w_bin" not in net.branch_weights(image)
-    net.load_state_dict({name: value for name, value in full.state_dict().items() if not name.startswith("lbm.")})
+    net.load_state_dict(
+        {name: value for name, value in full.state_dict().items() if not name.startswith("lbm.")}
+    )
     levels = net.trunk(image)
     weights = net.hwm.gated(net.hwm.weights([levels[2], levels[1], levels[0]]))
     high = net.high(net.hwm(net.reduce(levels[3]), weights).relu())
@@ -246,7 +290,9 @@ def test_the_mlp_reads_weights_before_or_after_their_gate() -> None:
     gated = mswbn(in_channels=3, classes=4, **TINY, mlp_input="gated").eval()
     gated.load_state_dict(raw.state_dict())
     weights = [raw.branch_weights(image)[name] for name in ("w1", "w2", "w3")]
-    torch.testing.assert_close(gated.branch_weights(image)["w_bin"], raw.lbm.weights([clip_gate(w, 0.2) for w in weights]))
+    torch.testing.assert_close(
+        gated.branch_weights(image)["w_bin"], raw.lbm.weights([clip_gate(w, 0.2) for w in weights])
+    )
     assert not torch.equal(gated.branch_weights(image)["w_bin"], raw.branch_weights(image)["w_bin"])
 
 
@@ -256,7 +302,12 @@ def test_weights_belong_to_the_image_not_to_the_batch() -> None:
     together, weights = net(images), net.branch_weights(images)
     for n in range(3):
         torch.testing.assert_close(together[n : n + 1], net(images[n : n + 1]), rtol=1e-4, atol=1e-5)
-        assert {name: tuple(w.shape) for name, w in weights.items()} == {"w1": (3, 5), "w2": (3, 5), "w3": (3, 5), "w_bin": (3, 2)}
+        assert {name: tuple(w.shape) for name, w in weights.items()} == {
+            "w1": (3, 5),
+            "w2": (3, 5),
+            "w3": (3, 5),
+            "w_bin": (3, 2),
+        }
         for name, alone in net.branch_weights(images[n : n + 1]).items():
             torch.testing.assert_close(weights[name][n : n + 1], alone)
             torch.testing.assert_close(alone.sum(1), torch.ones(1))
@@ -289,22 +340,32 @@ def test_inference_holds_one_branch_at_a_time() -> None:
 
 @functools.cache
 def once(name: str, **options: object) -> nn.Module:
-    """A trunk without storage, built once for each output stride: building ResNet-101 is what takes time here."""
+    """A trunk without storage, built once for each output stride: building ResNet-101 is what takes time
+    here.
+    """
     return trunk(name, **options)
 
 
 @pytest.mark.parametrize(
     ("options", "millions", "giga_macs"),
     [
-        ({"width": 64}, 49.05, 61.2), ({"width": 96}, 53.45, 66.9), ({}, 58.82, 73.5), ({"width": 160}, 65.16, 81.2),
-        ({"reduce": None, "width": 64}, 75.13, 87.9), ({"reduce": None, "width": 96}, 92.84, 107.2),
-        ({"reduce": None}, 111.51, 127.5), ({"reduce": None, "width": 160}, 131.15, 148.8),
+        ({"width": 64}, 49.05, 61.2),
+        ({"width": 96}, 53.45, 66.9),
+        ({}, 58.82, 73.5),
+        ({"width": 160}, 65.16, 81.2),
+        ({"reduce": None, "width": 64}, 75.13, 87.9),
+        ({"reduce": None, "width": 96}, 92.84, 107.2),
+        ({"reduce": None}, 111.51, 127.5),
+        ({"reduce": None, "width": 160}, 131.15, 148.8),
         ({"reduce": None, "output_stride": 32}, 111.51, 63.8),
-        ({"reduce": None, "operations": 5}, 68.11, 82.9), ({"reduce": None, "operations": 5, "output_stride": 32}, 68.11, 52.5),
+        ({"reduce": None, "operations": 5}, 68.11, 82.9),
+        ({"reduce": None, "operations": 5, "output_stride": 32}, 68.11, 52.5),
         ({"reduce": None, "operations": 5, "output_stride": 32, "lbm": False}, 67.81, 47.5),
     ],
-)  # fmt: skip
-def test_published_sizes(options: dict, millions: float, giga_macs: float, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_published_sizes(
+    options: dict, millions: float, giga_macs: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("labelscape.nets.mswbn.trunk", once)
     with torch.device("meta"):
         net = mswbn(in_channels=3, classes=5, **options)
@@ -324,18 +385,31 @@ def test_any_bands_any_size_the_same_size_back(bands: int, training: bool) -> No
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_literal_backbone_at_every_output_stride(stride: int) -> None:
     net = mswbn(in_channels=3, classes=3, **TINY | {"reduce": None, "output_stride": stride}).eval()
-    assert net.stride == stride and net.trunk(torch.randn(1, 3, 64, 64))[-1].shape == (1, 512, 64 // stride, 64 // stride)
+    assert net.stride == stride and net.trunk(torch.randn(1, 3, 64, 64))[-1].shape == (
+        1,
+        512,
+        64 // stride,
+        64 // stride,
+    )
     assert net(torch.randn(1, 3, 45, 41)).shape == (1, 3, 45, 41)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"branch": "linear"}, {"branch": "bn_relu"}, {"levels": ["layer1", "layer2", "layer3"]}, {"lbm": False, "depth": 1},
-     {"gate_hwm": False, "gate_lbm": False, "rate_semantics": "holes", "align_corners": True}],
-)  # fmt: skip
+    [
+        {},
+        {"branch": "linear"},
+        {"branch": "bn_relu"},
+        {"levels": ["layer1", "layer2", "layer3"]},
+        {"lbm": False, "depth": 1},
+        {"gate_hwm": False, "gate_lbm": False, "rate_semantics": "holes", "align_corners": True},
+    ],
+)
 def test_gradients_reach_every_parameter(options: dict) -> None:
     net = mswbn(in_channels=3, classes=3, **TINY, **options)
-    for module in net.trunk.modules():  # some trunks start with a zero at the end of each residual, which hides what is before it
+    for module in (
+        net.trunk.modules()
+    ):  # some trunks start with a zero at the end of each residual, which hides what is before it
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
     image, label = torch.randn(4, 3, 48, 48), torch.randint(0, 3, (4, 48, 48))
@@ -356,15 +430,24 @@ def test_saved_and_loaded_is_the_same_network() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"branch": "bn-relu"}, UnknownName, "bn_relu"), ({"operations": 7}, UnknownName, "8, 5"),
-        ({"rate_semantics": "hole"}, UnknownName, "holes"), ({"mlp_input": "gate"}, UnknownName, "gated"),
-        ({"output_stride": 4}, UnknownName, "8, 16, 32"), ({"levels": ("layer3", "layer2", "layr1")}, UnknownName, "layer1"),
-        ({"levels": "layer1"}, BadOption, "three levels"), ({"levels": ("layer1",)}, BadOption, "three levels"),
-        ({"width": 0}, BadOption, "width=0"), ({"reduce": -1}, BadOption, "or None"), ({"depth": True}, BadOption, "depth"),
-        ({"theta_lbm": 1.5}, BadOption, "theta_lbm"), ({"theta_hwm": -0.1}, BadOption, "theta_hwm"),
-        ({"theta_lbm": "0.5"}, BadOption, "theta_lbm"), ({"lbm": "no"}, BadOption, "lbm='no'"), ({"levels": 3}, BadOption, "three levels"),
+        ({"branch": "bn-relu"}, UnknownName, "bn_relu"),
+        ({"operations": 7}, UnknownName, "8, 5"),
+        ({"rate_semantics": "hole"}, UnknownName, "holes"),
+        ({"mlp_input": "gate"}, UnknownName, "gated"),
+        ({"output_stride": 4}, UnknownName, "8, 16, 32"),
+        ({"levels": ("layer3", "layer2", "layr1")}, UnknownName, "layer1"),
+        ({"levels": "layer1"}, BadOption, "three levels"),
+        ({"levels": ("layer1",)}, BadOption, "three levels"),
+        ({"width": 0}, BadOption, "width=0"),
+        ({"reduce": -1}, BadOption, "or None"),
+        ({"depth": True}, BadOption, "depth"),
+        ({"theta_lbm": 1.5}, BadOption, "theta_lbm"),
+        ({"theta_hwm": -0.1}, BadOption, "theta_hwm"),
+        ({"theta_lbm": "0.5"}, BadOption, "theta_lbm"),
+        ({"lbm": "no"}, BadOption, "lbm='no'"),
+        ({"levels": 3}, BadOption, "three levels"),
     ],
-)  # fmt: skip
+)
 def test_options_that_cannot_be_are_named(options: dict, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         mswbn(in_channels=3, classes=3, **{"backbone": "resnet18"} | options)
@@ -372,5 +455,9 @@ def test_options_that_cannot_be_are_named(options: dict, error: type[Exception],
 
 def test_depth_counts_the_convolutions_of_a_sequence() -> None:
     for depth in (1, 2, 3):
-        convolutions = [module for module in scores_from(6, 4, 2, depth).modules() if isinstance(module, nn.Conv2d)]
-        assert [c.kernel_size for c in convolutions] == [(3, 3)] * depth and convolutions[-1].out_channels == 2
+        convolutions = [
+            module for module in scores_from(6, 4, 2, depth).modules() if isinstance(module, nn.Conv2d)
+        ]
+        assert [c.kernel_size for c in convolutions] == [(3, 3)] * depth and convolutions[
+            -1
+        ].out_channels == 2

@@ -35,7 +35,7 @@ def test_sizes_as_the_release_counts_them(layers: str, released: int) -> None:
     running = sum(2 * module.num_features for module in net.modules() if isinstance(module, nn.BatchNorm2d))
     assert parameters(net) + running == released
     convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
-    assert len(convolutions) == int(layers)                                # what the number in the name counts
+    assert len(convolutions) == int(layers)  # what the number in the name counts
 
 
 def test_widths_of_the_103_are_those_of_table_2() -> None:
@@ -50,13 +50,17 @@ def test_a_layer_is_normalisation_relu_convolution_dropout() -> None:
     inputs = torch.randn(2, 2, 3, 3, dtype=torch.float64)
     layer.dropout.eval()
     wanted = torch.zeros(2, 3, 3, 3, dtype=torch.float64)
-    scaled = (inputs - inputs.mean((0, 2, 3), keepdim=True)) / (inputs.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
+    scaled = (inputs - inputs.mean((0, 2, 3), keepdim=True)) / (
+        inputs.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5
+    ).sqrt()
     for y in range(3):
         for x in range(3):
             wanted[:, :, y, x] = layer.conv.bias
             for u in range(max(0, 1 - y), min(3, 4 - y)):
                 for v in range(max(0, 1 - x), min(3, 4 - x)):
-                    wanted[:, :, y, x] += scaled[:, :, y + u - 1, x + v - 1].clamp(min=0) @ layer.conv.weight[:, :, u, v].T
+                    wanted[:, :, y, x] += (
+                        scaled[:, :, y + u - 1, x + v - 1].clamp(min=0) @ layer.conv.weight[:, :, u, v].T
+                    )
     torch.testing.assert_close(layer(inputs), wanted)
     layer.dropout.train()
     assert 0.2 < (layer(torch.randn(8, 2, 9, 9, dtype=torch.float64)) == 0).double().mean() < 0.8
@@ -70,7 +74,9 @@ def test_transition_up_keeps_the_first_rows_of_the_transposed_convolution(size: 
     wanted = up.conv.bias.reshape(1, 2, 1, 1).expand(1, 2, 5, 7).clone()
     for y in range(2):
         for x in range(3):
-            wanted[:, :, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3] += torch.einsum("ni,iouv->nouv", new[:, :, y, x], up.conv.weight)
+            wanted[:, :, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3] += torch.einsum(
+                "ni,iouv->nouv", new[:, :, y, x], up.conv.weight
+            )
     torch.testing.assert_close(up(new, skip), torch.cat([wanted[..., : size[0], : size[1]], skip], dim=1))
 
 
@@ -126,7 +132,10 @@ def test_reach_is_how_far_the_farthest_input_lies() -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
     side, farthest = 32 * 19, 0
-    for ramp in (torch.linspace(1, 2, side), torch.linspace(2, 1, side)):  # every maximum the rightmost, then the leftmost
+    for ramp in (
+        torch.linspace(1, 2, side),
+        torch.linspace(2, 1, side),
+    ):  # every maximum the rightmost, then the leftmost
         image = ramp.double().expand(1, 1, 32, side).clone().requires_grad_()
         logits = net(image)
         for column in range(288, 320):

@@ -1,4 +1,6 @@
-"""Smaller levels against a slow loop, and the file they are put together in against GDAL's own reading of it."""
+"""Smaller levels against a slow loop, and the file they are put together in against GDAL's own reading of
+it.
+"""
 
 import math
 from collections import Counter
@@ -23,7 +25,11 @@ def slowly(values, nodata, mode):
     bands, height, width = values.shape
     made = np.full((bands, math.ceil(height / 2), math.ceil(width / 2)), nodata, np.uint8)
     for band, row, column in np.ndindex(made.shape):
-        four = [int(v) for v in values[band, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel() if v != nodata]
+        four = [
+            int(v)
+            for v in values[band, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel()
+            if v != nodata
+        ]
         if four and mode:
             made[band, row, column] = Counter(four).most_common(1)[0][0]  # of equals the one met first
         elif four:
@@ -48,8 +54,14 @@ def test_the_levels_of_a_file_are_those_of_its_pixels(tmp_path, size, mode):
     grid = Grid(world.UTM, world.NORTH_UP, *size)
     rng = np.random.default_rng(1)
     values = np.full((1 if mode else 2, *size), IGNORE, np.uint8)
-    with MapWriter(tmp_path / "m.tif", grid, "uint8", len(values), IGNORE, legend=LEGEND if mode else None) as writer:
-        for window in (Window(0, 0, 301, 1), Window(333, 0, 180, 530) & grid.window, Window(900, 20, 130, 100) & grid.window):
+    with MapWriter(
+        tmp_path / "m.tif", grid, "uint8", len(values), IGNORE, legend=LEGEND if mode else None
+    ) as writer:
+        for window in (
+            Window(0, 0, 301, 1),
+            Window(333, 0, 180, 530) & grid.window,
+            Window(900, 20, 130, 100) & grid.window,
+        ):
             here = (slice(None), *window.inset_of(grid.window))
             values[here] = rng.integers(0, 4, values[here].shape)
             writer.write(window, values[here])
@@ -71,7 +83,15 @@ def test_the_levels_of_a_file_are_those_of_its_pixels(tmp_path, size, mode):
 def test_both_kinds_of_tiff_are_valid_and_keep_every_word(tmp_path, big):
     rng = np.random.default_rng(2)
     values = rng.integers(0, 9, (3, 1100, 700)).astype(np.uint8)
-    profile = {"tiled": True, "blockxsize": 512, "blockysize": 512, "interleave": "pixel", "compress": "deflate", "sparse_ok": True, "nodata": 8}
+    profile = {
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "interleave": "pixel",
+        "compress": "deflate",
+        "sparse_ok": True,
+        "nodata": 8,
+    }
     values[:, 512:1024, :512] = 8
     full = world.write(tmp_path / "full.tif", values, **profile)
     halves = [halved(values, 8, mode=False)]
@@ -79,7 +99,13 @@ def test_both_kinds_of_tiff_are_valid_and_keep_every_word(tmp_path, big):
     with rasterio.open(full, "r+") as file:
         file.update_tags(about="ä" * 100)
         file.descriptions = ("x", "yy", "zzz")
-    levels = [full, *(world.write(tmp_path / f"{n}.tif", h, bigtiff="YES" if n else "NO", **profile) for n, h in enumerate(halves))]
+    levels = [
+        full,
+        *(
+            world.write(tmp_path / f"{n}.tif", h, bigtiff="YES" if n else "NO", **profile)
+            for n, h in enumerate(halves)
+        ),
+    ]
     assemble(levels, tmp_path / "out.tif", big=big)
     content = (tmp_path / "out.tif").read_bytes()
     assert content[:4] == (b"II+\0" if big else b"II*\0")
@@ -101,7 +127,9 @@ def test_both_kinds_of_tiff_are_valid_and_keep_every_word(tmp_path, big):
 
 def test_levels_that_are_no_tiff_or_end_early_are_said(tmp_path):
     noise = np.random.default_rng(3).integers(0, 255, (1, 600, 600)).astype(np.uint8)
-    full = world.write(tmp_path / "full.tif", noise, tiled=True, blockxsize=512, blockysize=512, compress="deflate")
+    full = world.write(
+        tmp_path / "full.tif", noise, tiled=True, blockxsize=512, blockysize=512, compress="deflate"
+    )
     assemble([full], tmp_path / "out.tif")
     with rasterio.open(tmp_path / "out.tif") as file:
         np.testing.assert_array_equal(file.read(), noise)

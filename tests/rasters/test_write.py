@@ -30,8 +30,13 @@ def write_classes(path, grid, values, **options):
 @pytest.mark.parametrize("size", [(1, 1), (37, 1), (700, 513), (1030, 600)])
 @pytest.mark.parametrize(
     ("crs", "transform"),
-    [(world.UTM, world.NORTH_UP), (world.UTM, world.ROTATED), (CRS.from_epsg(4326), world.DEGREES), (None, Affine.identity())],
-)  # fmt: skip
+    [
+        (world.UTM, world.NORTH_UP),
+        (world.UTM, world.ROTATED),
+        (CRS.from_epsg(4326), world.DEGREES),
+        (None, Affine.identity()),
+    ],
+)
 def test_a_class_map_is_a_valid_coloured_cog_on_its_own_grid(tmp_path, size, crs, transform, recwarn):
     grid = Grid(crs, transform, *size)
     values = np.random.default_rng(0).choice(np.array([0, 3, 7, 255], np.uint8), size)
@@ -63,7 +68,11 @@ def test_the_attribute_table_names_counts_and_colours_classes(tmp_path):
     table = xml.parse(tmp_path / "m.tif.aux.xml").getroot().find(".//GDALRasterAttributeTable")
     names = [f.findtext("Name") for f in table.findall("FieldDefn")]
     rows = [dict(zip(names, (f.text for f in row.findall("F")))) for row in table.findall("Row")]
-    assert [(r["Value"], r["Class"], r["Count"]) for r in rows] == [("0", "field & <meadow>", "1500"), ("3", "water", "0"), ("7", "forest", "500")]
+    assert [(r["Value"], r["Class"], r["Count"]) for r in rows] == [
+        ("0", "field & <meadow>", "1500"),
+        ("3", "water", "0"),
+        ("7", "forest", "500"),
+    ]
     assert [int(rows[2][c]) for c in ("Red", "Green", "Blue")] == LEGEND.colors[2].tolist()
 
 
@@ -90,14 +99,20 @@ def test_several_bands_keep_their_names(tmp_path):
 
 def test_nothing_is_left_when_the_work_breaks_off(tmp_path):
     grid = Grid(world.UTM, world.NORTH_UP, 40, 50)
-    with pytest.raises(RuntimeError, match="half way"), MapWriter(tmp_path / "m.tif", grid, "uint8", 1, IGNORE, legend=LEGEND):
+    with (
+        pytest.raises(RuntimeError, match="half way"),
+        MapWriter(tmp_path / "m.tif", grid, "uint8", 1, IGNORE, legend=LEGEND),
+    ):
         raise RuntimeError("half way")
     assert not list(tmp_path.iterdir())
     write_classes(tmp_path / "m.tif", grid, np.zeros((40, 50), np.uint8))
     before = (tmp_path / "m.tif").read_bytes()
     with pytest.raises(BadFile, match="--overwrite"):
         write_classes(tmp_path / "m.tif", grid, np.full((40, 50), 3, np.uint8))
-    with pytest.raises(RuntimeError), MapWriter(tmp_path / "m.tif", grid, "uint8", 1, IGNORE, legend=LEGEND, overwrite=True):
+    with (
+        pytest.raises(RuntimeError),
+        MapWriter(tmp_path / "m.tif", grid, "uint8", 1, IGNORE, legend=LEGEND, overwrite=True),
+    ):
         raise RuntimeError
     assert (tmp_path / "m.tif").read_bytes() == before
 

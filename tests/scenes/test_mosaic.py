@@ -13,21 +13,26 @@ from rasterio.warp import Resampling, reproject
 
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
-from labelscape.scenes.raster import Scene
 from labelscape.scenes.mosaic import VirtualScene, open_scene
+from labelscape.scenes.raster import Scene
 
 
 def cut_up(made: world.World, folder, rows: list[int], columns: list[int], *, overlap: int = 0, **options):
-    """Files of the made scene between these rows and columns, each larger by `overlap` to the right and below."""
+    """Files of the made scene between these rows and columns, each larger by `overlap` to the right and
+    below.
+    """
     folder.mkdir(exist_ok=True)
     height, width = made.classes.shape
     for top, bottom in zip(rows[:-1], rows[1:]):
         for left, right in zip(columns[:-1], columns[1:]):
             bottom_, right_ = min(height, bottom + overlap), min(width, right + overlap)
             world.write(
-                folder / f"tile_{top:04d}_{left:04d}.tif", made.pixels[:, top:bottom_, left:right_], crs=made.crs,
-                transform=made.transform @ Affine.translation(left, top), **options,
-            )  # fmt: skip
+                folder / f"tile_{top:04d}_{left:04d}.tif",
+                made.pixels[:, top:bottom_, left:right_],
+                crs=made.crs,
+                transform=made.transform @ Affine.translation(left, top),
+                **options,
+            )
     return folder
 
 
@@ -42,7 +47,9 @@ def test_a_folder_of_tiles_is_the_scene_they_were_cut_from(tmp_path, transform, 
         rng = np.random.default_rng(0)
         for _ in range(20):
             top, left = rng.integers(0, 60), rng.integers(0, 82)
-            window = Window(int(top), int(left), int(rng.integers(1, 62 - top)), int(rng.integers(1, 84 - left)))
+            window = Window(
+                int(top), int(left), int(rng.integers(1, 62 - top)), int(rng.integers(1, 84 - left))
+            )
             patch = mosaic.read(window)
             assert patch.valid.all() and np.array_equal(patch.pixels, whole.read(window).pixels)
         assert np.array_equal(mosaic.read(None, ["3", "1"]).pixels, made.pixels[[2, 0]])
@@ -60,7 +67,9 @@ def test_what_no_tile_covers_is_invalid(tmp_path):
         patch = mosaic.read()
     valid = np.ones((40, 60), bool)
     valid[:20, 30:] = False
-    assert np.array_equal(patch.valid, valid) and np.array_equal(patch.pixels[:, valid], made.pixels[:, valid])
+    assert np.array_equal(patch.valid, valid) and np.array_equal(
+        patch.pixels[:, valid], made.pixels[:, valid]
+    )
 
 
 def test_later_files_lie_on_top_and_their_nodata_lets_earlier_ones_through(tmp_path):
@@ -71,7 +80,7 @@ def test_later_files_lie_on_top_and_their_nodata_lets_earlier_ones_through(tmp_p
     with open_scene([tmp_path / "a.tif", tmp_path / "b.tif"]) as mosaic:
         assert mosaic.name == "a_mosaic"
         row = mosaic.read().pixels[0, 0]
-    assert row.tolist() == [7] * 7 + [9] * 7                # b starts at column 4 with three columns of nothing
+    assert row.tolist() == [7] * 7 + [9] * 7  # b starts at column 4 with three columns of nothing
 
 
 def test_more_files_than_may_be_open(tmp_path, monkeypatch):
@@ -84,7 +93,9 @@ def test_more_files_than_may_be_open(tmp_path, monkeypatch):
 
 
 def test_another_crs_is_taken_to_the_mosaics_grid(tmp_path):
-    """Two tiles in UTM 33 and one in UTM 32 beside them, as neighbouring Sentinel-2 tiles are: against GDAL's own warp of the third."""
+    """Two tiles in UTM 33 and one in UTM 32 beside them, as neighbouring Sentinel-2 tiles are: against
+    GDAL's own warp of the third.
+    """
     ramp = np.add.outer(np.arange(50.0), np.arange(60.0)).astype(np.float32)[None]
     world.write(tmp_path / "a.tif", ramp)
     world.write(tmp_path / "b.tif", ramp, transform=world.NORTH_UP @ Affine.translation(60, 0))
@@ -97,16 +108,26 @@ def test_another_crs_is_taken_to_the_mosaics_grid(tmp_path):
     with open_scene([tmp_path / f"{n}.tif" for n in "abc"]) as mosaic:
         assert mosaic.grid.crs == world.UTM and mosaic.grid.transform.a == 10
         patch = mosaic.read()
-        expected, covered = np.zeros((mosaic.grid.height, mosaic.grid.width), np.float32), np.zeros(mosaic.grid.shape, np.uint8)
-        common = {"src_crs": other, "src_transform": place, "dst_crs": world.UTM, "dst_transform": mosaic.grid.transform}
+        expected, covered = (
+            np.zeros((mosaic.grid.height, mosaic.grid.width), np.float32),
+            np.zeros(mosaic.grid.shape, np.uint8),
+        )
+        common = {
+            "src_crs": other,
+            "src_transform": place,
+            "dst_crs": world.UTM,
+            "dst_transform": mosaic.grid.transform,
+        }
         reproject(ramp[0], expected, resampling=Resampling.bilinear, tolerance=1e-6, **common)
-        reproject(np.ones_like(ramp[0], np.uint8), covered, resampling=Resampling.nearest, tolerance=1e-6, **common)
+        reproject(
+            np.ones_like(ramp[0], np.uint8), covered, resampling=Resampling.nearest, tolerance=1e-6, **common
+        )
     only_c = (covered > 0) & (np.arange(mosaic.grid.width) >= 121)
     assert only_c.sum() > 2000 and patch.valid[only_c].mean() > 0.97
     both = only_c & patch.valid
     assert np.abs(patch.pixels[0][both] - expected[both]).max() < 1e-3
     top = round((~mosaic.grid.transform @ (world.NORTH_UP @ (0, 0)))[1])
-    assert np.array_equal(patch.pixels[0, top : top + 50, :60], ramp[0]) and not patch.valid[: top, :120].any()
+    assert np.array_equal(patch.pixels[0, top : top + 50, :60], ramp[0]) and not patch.valid[:top, :120].any()
 
 
 def test_an_area_cuts_and_masks(tmp_path):
@@ -114,8 +135,11 @@ def test_an_area_cuts_and_masks(tmp_path):
     corners = [(10, 12), (50, 12), (50, 40), (30, 40), (30, 30), (10, 30)]  # an L, in pixels
     lonlat = _in_degrees([world.NORTH_UP @ c for c in corners])
     area = tmp_path / "area.geojson"
-    area.write_text('{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {}, "geometry": '
-                    + shapely.to_geojson(shapely.Polygon(lonlat)) + "}]}")  # fmt: skip
+    area.write_text(
+        '{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {}, "geometry": '
+        + shapely.to_geojson(shapely.Polygon(lonlat))
+        + "}]}"
+    )
     with open_scene(made.scene, area=area) as scene:
         assert 40 <= scene.grid.width <= 42 and 28 <= scene.grid.height <= 30
         column, row = (round(v) for v in ~world.NORTH_UP @ (scene.grid.transform @ (0, 0)))
@@ -123,11 +147,19 @@ def test_an_area_cuts_and_masks(tmp_path):
         inside = np.zeros((60, 80), bool)
         inside[12:30, 10:50] = inside[12:40, 30:50] = True
         mine = inside[row : row + scene.grid.height, column : column + scene.grid.width]
-        assert np.mean(patch.valid == mine) > 0.99  # a millimetre of GeoJSON's seven decimals may decide a pixel's centre
-        assert np.array_equal(patch.pixels, made.pixels[:, row : row + scene.grid.height, column : column + scene.grid.width])
+        assert (
+            np.mean(patch.valid == mine) > 0.99
+        )  # a millimetre of GeoJSON's seven decimals may decide a pixel's centre
+        assert np.array_equal(
+            patch.pixels, made.pixels[:, row : row + scene.grid.height, column : column + scene.grid.width]
+        )
     far = tmp_path / "far.geojson"
     moved = shapely.to_geojson(shapely.transform(shapely.Polygon(lonlat), lambda xy: xy + 5))
-    far.write_text('{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {}, "geometry": ' + moved + "}]}")
+    far.write_text(
+        '{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {}, "geometry": '
+        + moved
+        + "}]}"
+    )
     with pytest.raises(BadInput, match="far.geojson lies outside scene: in the scene's CRS it covers x"):
         open_scene(made.scene, area=far)
 
@@ -145,7 +177,9 @@ def test_wider_pixels_are_means_of_those_below(tmp_path, dtype):
     with Scene(made.scene) as whole:
         size = whole.grid.ground_pixel_size
     with open_scene(made.scene, pixel_size=4 * size) as scene:
-        assert scene.grid.shape == (10, 15) and scene.grid.ground_pixel_size == pytest.approx(4 * size, rel=1e-6)
+        assert scene.grid.shape == (10, 15) and scene.grid.ground_pixel_size == pytest.approx(
+            4 * size, rel=1e-6
+        )
         patch = scene.read()
     means = made.pixels.reshape(3, 10, 4, 15, 4).mean(axis=(2, 4))
     assert patch.valid.all() and np.abs(patch.pixels - means).max() <= (0.5 if dtype != "float32" else 1e-5)
@@ -167,14 +201,22 @@ def test_the_same_pixels_whatever_the_window(tmp_path):
         whole = scene.read()
         for window in scene.grid.window.blocks(7):
             patch = scene.read(window)
-            assert np.array_equal(patch.pixels, whole.pixels[(slice(None), *window.inset_of(scene.grid.window))])
+            assert np.array_equal(
+                patch.pixels, whole.pixels[(slice(None), *window.inset_of(scene.grid.window))]
+            )
 
 
 def test_mistakes(tmp_path):
     made = world.make(tmp_path, 20, 20)
     beside = world.NORTH_UP @ Affine.translation(20, 0)
     two_bands = world.write(tmp_path / "two.tif", made.pixels[:2], transform=beside)
-    with pytest.raises(BadInput, match=r"two.tif and .*scene.tif lie beside each other but do not make a mosaic: the bands are 1 2 and 1 2 3"):
+    with pytest.raises(
+        BadInput,
+        match=(
+            r"two.tif and .*scene.tif lie beside each other but do not make a mosaic: the bands are 1 2 and "
+            r"1 2 3"
+        ),
+    ):
         open_scene([made.scene, two_bands])
     floats = world.write(tmp_path / "float.tif", made.pixels.astype(np.float32), transform=beside)
     with pytest.raises(BadInput, match="the types are float32 and uint16"):

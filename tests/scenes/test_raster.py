@@ -4,9 +4,9 @@ import world
 from affine import Affine
 from rasterio.enums import ColorInterp
 
+from labelscape.contract.bands import band_statistics
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Window
-from labelscape.contract.bands import band_statistics
 from labelscape.scenes.raster import Scene
 
 
@@ -48,7 +48,9 @@ def test_nodata_rules(tmp_path):
     floats[1, 2, 2], floats[0, 3, 3], floats[1, 3, 0] = np.nan, -9999, np.inf
     roof = np.full((3, 2, 2), 100, np.uint8)
     roof[:2, 0, 0], roof[:, 1, 1] = 255, 255
-    with Scene(world.write(tmp_path / "roof.tif", roof), nodata=255) as scene:  # two bands overexposed: a roof; all three: the border
+    with Scene(
+        world.write(tmp_path / "roof.tif", roof), nodata=255
+    ) as scene:  # two bands overexposed: a roof; all three: the border
         assert scene.read().valid.tolist() == [[True, True], [True, False]]
     with Scene(world.write(tmp_path / "b.tif", floats, nodata=-9999)) as scene:
         assert sorted(zip(*(i.tolist() for i in np.nonzero(~scene.read().valid)))) == [(2, 2), (3, 0), (3, 3)]
@@ -86,11 +88,14 @@ def test_a_folder_of_single_bands_is_one_scene_on_the_finest_grid(tmp_path):
         assert scene.grid.shape == (16, 24)
         whole = scene.read()
         np.testing.assert_array_equal(whole.pixels[0], fine)
-        # A plane stays a plane: pixel (7, 9) lies at (3.25, 4.25) of the coarse grid, whose values are 120 row + 10 column.
+        # A plane stays a plane: pixel (7, 9) lies at (3.25, 4.25) of the coarse grid, whose values are 120
+        # row + 10 column.
         assert abs(float(whole.pixels[1, 7, 9]) - (120 * 3.25 + 10 * 4.25)) <= 0.5
         # What is read does not depend on the window it is read in.
         for window in (Window(3, 5, 9, 11), Window(0, 0, 1, 1), Window(15, 23, 1, 1), Window(7, 0, 2, 24)):
-            np.testing.assert_array_equal(scene.read(window).pixels, whole.pixels[(slice(None), *window.inset_of(scene.grid.window))])
+            np.testing.assert_array_equal(
+                scene.read(window).pixels, whole.pixels[(slice(None), *window.inset_of(scene.grid.window))]
+            )
     with Scene(folder, bands=["B05"]) as scene:
         np.testing.assert_array_equal(scene.read().pixels[0], whole.pixels[1])
 
@@ -141,5 +146,8 @@ def test_statistics_ignore_nodata_and_equal_numpy(tmp_path):
         assert s.std == pytest.approx(kept[band].std(), rel=1e-6)
         assert (s.min, s.max) == (kept[band].min(), kept[band].max())
         assert s.quantiles[4] == pytest.approx(np.median(kept[band]), abs=0.02)
-    with Scene(world.write(tmp_path / "void.tif", np.zeros((1, 5, 5), np.uint8), nodata=0)) as scene, pytest.raises(BadInput, match="No valid pixel"):
+    with (
+        Scene(world.write(tmp_path / "void.tif", np.zeros((1, 5, 5), np.uint8), nodata=0)) as scene,
+        pytest.raises(BadInput, match="No valid pixel"),
+    ):
         band_statistics([scene])

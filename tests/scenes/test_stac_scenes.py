@@ -1,4 +1,6 @@
-"""STAC items as scenes: which files, which bands, what the item adds, and what is said where an item holds no scene. No network."""
+"""STAC items as scenes: which files, which bands, what the item adds, and what is said where an item holds
+no scene. No network.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from pyproj import Transformer
 from rasterio.crs import CRS
 
 from labelscape.errors import BadFile, BadInput, UnknownName
+from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.placing import declares
 from labelscape.scenes.stac import described, is_stac
-from labelscape.scenes.mosaic import open_scene
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 SENTINEL = {"B02": "blue", "B03": "green", "B04": "red"}
@@ -25,8 +27,18 @@ SENTINEL = {"B02": "blue", "B03": "green", "B04": "red"}
 
 def item(path, assets, **fields):
     """A STAC item with these assets, {key: (href, fields)}."""
-    listed = {key: {"href": href, "type": COG, "roles": ["data"], **more} for key, (href, more) in assets.items()}
-    base = {"type": "Feature", "stac_version": "1.0.0", "id": "made", "geometry": None, "properties": {}, "links": [], "assets": listed}
+    listed = {
+        key: {"href": href, "type": COG, "roles": ["data"], **more} for key, (href, more) in assets.items()
+    }
+    base = {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": "made",
+        "geometry": None,
+        "properties": {},
+        "links": [],
+        "assets": listed,
+    }
     path.write_text(json.dumps({**base, **fields}))
     return path
 
@@ -37,7 +49,9 @@ def band(name, common=None, **more):
 
 @pytest.fixture
 def sentinel(tmp_path):
-    """A small Sentinel-2 as catalogues describe it: single bands at two resolutions, pictures, masks and texts beside them."""
+    """A small Sentinel-2 as catalogues describe it: single bands at two resolutions, pictures, masks and
+    texts beside them.
+    """
     made = world.make(tmp_path, 40, 60)
     for name, pixels in zip(SENTINEL, made.pixels):
         world.write(tmp_path / f"{name}.tif", pixels)
@@ -63,12 +77,19 @@ def test_data_assets_are_the_scene(sentinel):
         assert scene.grid.shape == (40, 60) and scene.read(None, ["B11"]).pixels.shape == (1, 40, 60)
         with scene.for_thread() as other:
             assert np.array_equal(other.read(None, ["B03"]).pixels, made.pixels[[1]])
-        assert {f.rsplit("/", 1)[1] for f in scene.files} == {"item.json", "B02.tif", "B03.tif", "B04.tif", "B11.tif"}
+        assert {f.rsplit("/", 1)[1] for f in scene.files} == {
+            "item.json",
+            "B02.tif",
+            "B03.tif",
+            "B04.tif",
+            "B11.tif",
+        }
 
 
-@pytest.mark.parametrize(("wanted", "bands"), [
-    (("B04", "B02"), (2, 0)), (("red", "blue"), (2, 0)), (("green",), (1,)), (("swir", "B03"), (None, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wanted", "bands"),
+    [(("B04", "B02"), (2, 0)), (("red", "blue"), (2, 0)), (("green",), (1,)), (("swir", "B03"), (None, 1))],
+)
 def test_only_what_is_wanted_is_opened(sentinel, wanted, bands):
     """By name, by common name, by asset key; the files of the other bands need not even be there."""
     made, file = sentinel
@@ -110,11 +131,18 @@ def test_what_the_item_says_counts_where_the_files_say_nothing(tmp_path):
     with open_scene(item(tmp_path / "item.json", {"B02": ("a.tif", {**band("B02"), **says})})) as scene:
         patch = scene.read()
         assert not patch.valid[:3].any() and patch.valid[3:].all()
-        assert scene.units == ((0.0001, -0.1),) and declares(scene.units) and patch.pixels.dtype == np.uint16 and patch.pixels[0, 5, 5] == 500
+        assert (
+            scene.units == ((0.0001, -0.1),)
+            and declares(scene.units)
+            and patch.pixels.dtype == np.uint16
+            and patch.pixels[0, 5, 5] == 500
+        )
     newer = {"nodata": 7, "raster:scale": 0.0001, "raster:offset": -0.1, "bands": [{"name": "B02"}]}
     with open_scene(item(tmp_path / "item.json", {"B02": ("a.tif", newer)})) as scene:
         assert scene.units == ((0.0001, -0.1),) and not scene.read().valid[:3].any()
-    with open_scene(item(tmp_path / "item.json", {"B02": ("a.tif", {**band("B02"), **says})}), nodata=500) as scene:
+    with open_scene(
+        item(tmp_path / "item.json", {"B02": ("a.tif", {**band("B02"), **says})}), nodata=500
+    ) as scene:
         assert scene.read().valid[:3].all() and not scene.read().valid[3:].any()
     world.write(tmp_path / "a.tif", pixels, nodata=500)
     with open_scene(item(tmp_path / "item.json", {"B02": ("a.tif", {**band("B02"), **says})})) as scene:
@@ -123,8 +151,11 @@ def test_what_the_item_says_counts_where_the_files_say_nothing(tmp_path):
 
 def test_no_roles_at_all(tmp_path):
     made = world.make(tmp_path, 20, 30)
-    assets = {"image": ("scene.tif", {"roles": None}), "pdf": ("x.pdf", {"roles": None, "type": "application/pdf"}),
-              "preview": ("x.png", {"roles": None, "type": "image/png"})}  # fmt: skip
+    assets = {
+        "image": ("scene.tif", {"roles": None}),
+        "pdf": ("x.pdf", {"roles": None, "type": "application/pdf"}),
+        "preview": ("x.png", {"roles": None, "type": "image/png"}),
+    }
     with open_scene(item(tmp_path / "item.json", assets)) as scene:
         assert scene.bands == ("1", "2", "3") and np.array_equal(scene.read().pixels, made.pixels)
 
@@ -134,8 +165,10 @@ def test_the_same_band_twice_counts_once_and_names_that_say_nothing_give_way_to_
     for name, pixels in zip("ab", made.pixels):
         world.write(tmp_path / f"{name}.tif", pixels)
     formats = {
-        "blue": ("a.tif", band("B02", gsd=10)), "blue-jp2": ("gone.jp2", band("B02", gsd=10, type="image/jp2")), "B02_60m": ("gone.tif", band("B02", gsd=60)),
-    }  # fmt: skip
+        "blue": ("a.tif", band("B02", gsd=10)),
+        "blue-jp2": ("gone.jp2", band("B02", gsd=10, type="image/jp2")),
+        "B02_60m": ("gone.tif", band("B02", gsd=60)),
+    }
     with open_scene(item(tmp_path / "item.json", formats)) as scene:
         assert scene.bands == ("B02",) and np.array_equal(scene.read().pixels, made.pixels[:1])
     nameless = item(tmp_path / "item.json", {"vv": ("a.tif", band("b1")), "vh": ("b.tif", band("b1"))})
@@ -146,19 +179,30 @@ def test_the_same_band_twice_counts_once_and_names_that_say_nothing_give_way_to_
 
 
 def two_zones(folder):
-    """Two items beside each other, the second in another UTM zone, with bands stacked from files of two sizes."""
+    """Two items beside each other, the second in another UTM zone, with bands stacked from files of two
+    sizes.
+    """
     grids = {"a": (world.UTM, world.NORTH_UP)}
     x, y = Transformer.from_crs(32633, 32632, always_xy=True).transform(*(world.NORTH_UP @ (58, 5)))
     grids["b"] = CRS.from_epsg(32632), Affine(10, 0, x, 0, -10, y)
     items = []
     for name, (crs, place) in grids.items():
-        fine, coarse = np.full((60, 60), {"a": 100, "b": 200}[name], np.uint16), np.full((30, 30), {"a": 10, "b": 20}[name], np.uint16)
+        fine, coarse = (
+            np.full((60, 60), {"a": 100, "b": 200}[name], np.uint16),
+            np.full((30, 30), {"a": 10, "b": 20}[name], np.uint16),
+        )
         world.write(folder / f"{name}_B04.tif", fine, crs=crs, transform=place)
         world.write(folder / f"{name}_B11.tif", coarse, crs=crs, transform=place @ Affine.scale(2))
-        assets = {"B04": (f"{name}_B04.tif", band("B04")), "B11": (f"{name}_B11.tif", band("B11")), "SCL": ("gone.tif", {})}
+        assets = {
+            "B04": (f"{name}_B04.tif", band("B04")),
+            "B11": (f"{name}_B11.tif", band("B11")),
+            "SCL": ("gone.tif", {}),
+        }
         items.append(item(folder / f"{name}.json", assets, id=name))
     both = folder / "both.json"
-    both.write_text(json.dumps({"type": "FeatureCollection", "features": [json.loads(i.read_text()) for i in items]}))
+    both.write_text(
+        json.dumps({"type": "FeatureCollection", "features": [json.loads(i.read_text()) for i in items]})
+    )
     return items, both
 
 
@@ -180,17 +224,38 @@ def test_items_in_two_zones_are_a_mosaic(tmp_path):
 def test_items_that_do_not_fit_are_named_by_a_file(tmp_path):
     items, _ = two_zones(tmp_path)
     other = item(tmp_path / "c.json", {"B04": ("b_B04.tif", band("B04"))}, id="c")
-    with pytest.raises(BadInput, match=r"b_B04.tif and .*a_B04.tif and 1 beside it lie beside each other .* the bands are B04 and B04 B11"):
+    with pytest.raises(
+        BadInput,
+        match=(
+            r"b_B04.tif and .*a_B04.tif and 1 beside it lie beside each other .* the bands are B04 and B04 "
+            r"B11"
+        ),
+    ):
         open_scene([items[0], other])
 
 
 def test_hrefs(tmp_path, sentinel):
     _, file = sentinel
-    assets = {"a": ("s3://bucket/a.tif", band("a")), "b": ("https://there/b.tif", band("b")), "c": ("./c.tif", band("c")),
-              "d": (f"file://{file.parent}/B02.tif", band("d"))}  # fmt: skip
-    saved = item(tmp_path / "saved.json", assets, links=[{"rel": "self", "href": "https://there/items/x.json"}])
-    assert described(saved)[0].files == ("s3://bucket/a.tif", "https://there/b.tif", "https://there/items/c.tif", f"{file.parent}/B02.tif")
-    assert is_stac("https://there/collections/c/items/S2A_1") and is_stac("https://there/search?bbox=1,2,3,4.tif") and is_stac("a.GeoJSON")
+    assets = {
+        "a": ("s3://bucket/a.tif", band("a")),
+        "b": ("https://there/b.tif", band("b")),
+        "c": ("./c.tif", band("c")),
+        "d": (f"file://{file.parent}/B02.tif", band("d")),
+    }
+    saved = item(
+        tmp_path / "saved.json", assets, links=[{"rel": "self", "href": "https://there/items/x.json"}]
+    )
+    assert described(saved)[0].files == (
+        "s3://bucket/a.tif",
+        "https://there/b.tif",
+        "https://there/items/c.tif",
+        f"{file.parent}/B02.tif",
+    )
+    assert (
+        is_stac("https://there/collections/c/items/S2A_1")
+        and is_stac("https://there/search?bbox=1,2,3,4.tif")
+        and is_stac("a.GeoJSON")
+    )
     assert not is_stac("https://there/a.tif?x=.json") and not is_stac("a.tif") and not is_stac("folder")
 
 
@@ -208,28 +273,54 @@ def test_an_item_from_a_server(sentinel):
             server.shutdown()
 
 
-@pytest.mark.parametrize(("assets", "error", "says"), [
-    ({"B02": ("gone.tif", {})}, BadFile, r"names gone.tif as its asset 'B02', but .*gone.tif does not exist"),
-    ({}, BadInput, r"\(item made\) has no raster with the role data; its assets are none"),
-    ({"report": ("a.html", {"type": "text/html"})}, BadInput, r"assets are report \(text/html\). Is it another item"),
-    ({"B02": ("gone.tif", {"eo:bands": ["B02"]})}, BadFile, "its bands cannot be understood"),
-    ({"B02": ("gone.tif", {"raster:bands": [{"nodata": "none"}]})}, BadFile, "its bands cannot be understood"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("assets", "error", "says"),
+    [
+        (
+            {"B02": ("gone.tif", {})},
+            BadFile,
+            r"names gone.tif as its asset 'B02', but .*gone.tif does not exist",
+        ),
+        ({}, BadInput, r"\(item made\) has no raster with the role data; its assets are none"),
+        (
+            {"report": ("a.html", {"type": "text/html"})},
+            BadInput,
+            r"assets are report \(text/html\). Is it another item",
+        ),
+        ({"B02": ("gone.tif", {"eo:bands": ["B02"]})}, BadFile, "its bands cannot be understood"),
+        (
+            {"B02": ("gone.tif", {"raster:bands": [{"nodata": "none"}]})},
+            BadFile,
+            "its bands cannot be understood",
+        ),
+    ],
+)
 def test_items_without_a_scene(tmp_path, assets, error, says):
     with pytest.raises(error, match=says):
         open_scene(item(tmp_path / "item.json", assets))
 
 
-@pytest.mark.parametrize(("text", "error", "says"), [
-    ("no json", BadFile, "is no JSON, so it is no STAC item"),
-    ("[1]", BadInput, "is no STAC item: a GeoJSON feature with assets was expected"),
-    ('{"type": "Feature", "geometry": null}', BadInput, "is no STAC item"),
-    ('{"type": "Collection"}', BadInput, "is a STAC Collection, not an item"),
-    ('{"type": "FeatureCollection", "features": []}', BadInput, "without a single item"),
-    ('{"type": "FeatureCollection", "features": [{"type": "Feature"}]}', BadInput, "1 features, 0 of them STAC items.*Polygons go to --labels"),
-    ('{"type": "FeatureCollection", "features": [], "links": [{"rel": "next"}]}', BadInput, "one page of several"),
-    (None, BadFile, "item.json does not exist"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("no json", BadFile, "is no JSON, so it is no STAC item"),
+        ("[1]", BadInput, "is no STAC item: a GeoJSON feature with assets was expected"),
+        ('{"type": "Feature", "geometry": null}', BadInput, "is no STAC item"),
+        ('{"type": "Collection"}', BadInput, "is a STAC Collection, not an item"),
+        ('{"type": "FeatureCollection", "features": []}', BadInput, "without a single item"),
+        (
+            '{"type": "FeatureCollection", "features": [{"type": "Feature"}]}',
+            BadInput,
+            "1 features, 0 of them STAC items.*Polygons go to --labels",
+        ),
+        (
+            '{"type": "FeatureCollection", "features": [], "links": [{"rel": "next"}]}',
+            BadInput,
+            "one page of several",
+        ),
+        (None, BadFile, "item.json does not exist"),
+    ],
+)
 def test_documents_that_are_no_items(tmp_path, text, error, says):
     if text is not None:
         (tmp_path / "item.json").write_text(text)
@@ -245,6 +336,13 @@ def test_the_item_of_a_map_is_no_scene(tmp_path):
 
     world.write(tmp_path / "scene_class.tif", np.zeros((10, 10), np.uint8))
     grid, out = Grid(world.UTM, world.NORTH_UP, 10, 10), tmp_path / "scene_stac.json"
-    write_item(out, grid, world.LEGEND, {"class": tmp_path / "scene_class.tif"}, "2026-01-01T00:00:00+00:00", software="labelscape 1.0")
+    write_item(
+        out,
+        grid,
+        world.LEGEND,
+        {"class": tmp_path / "scene_class.tif"},
+        "2026-01-01T00:00:00+00:00",
+        software="labelscape 1.0",
+    )
     with pytest.raises(BadInput, match="describes a map that Labelscape made, not a scene"):
         open_scene(out)

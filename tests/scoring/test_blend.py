@@ -11,11 +11,11 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.contract.contract import Contract
 from labelscape.errors import UnknownName
 from labelscape.grid import Window
-from labelscape.scenes.raster import Scene
 from labelscape.maps.run import map_scene
-from labelscape.scoring.stitch import _ramp, plan_for, score_tiles
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import Scorer, state_arrays
+from labelscape.scoring.stitch import _ramp, plan_for, score_tiles
 from labelscape.scoring.tiles import plan_tiles
 
 
@@ -25,11 +25,26 @@ def scorer():
     net = create_model("skip", in_channels=3, classes=3, widths=(8, 8, 8, 8))
     for _ in range(10):
         net(torch.randn(2, 3, 64, 64))
-    return Scorer.of(Checkpoint(network="skip", options={"widths": [8, 8, 8, 8]}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3)), device="cpu")  # fmt: skip
+    return Scorer.of(
+        Checkpoint(
+            network="skip",
+            options={"widths": [8, 8, 8, 8]},
+            weights=state_arrays(net),
+            legend=world.LEGEND,
+            contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
+        ),
+        device="cpu",
+    )
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(40, 130), st.integers(0, 30), st.sampled_from([1, 8]))
+@given(
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.integers(40, 130),
+    st.integers(0, 30),
+    st.sampled_from([1, 8]),
+)
 def test_weights_add_up_to_one_and_every_pixel_is_answered_once(height, width, tile_size, overlap, stride):
     if tile_size < 2 * (overlap + stride) + stride:
         return
@@ -39,8 +54,12 @@ def test_weights_add_up_to_one_and_every_pixel_is_answered_once(height, width, t
     for tile in plan:
         share = torch.ones(tile.seen.shape)
         if plan.blend:
-            share *= _ramp(tile.core.top, tile.core.bottom, tile.seen.top, tile.seen.bottom, 0, height, plan.blend)[:, None]
-            share *= _ramp(tile.core.left, tile.core.right, tile.seen.left, tile.seen.right, 0, width, plan.blend)
+            share *= _ramp(
+                tile.core.top, tile.core.bottom, tile.seen.top, tile.seen.bottom, 0, height, plan.blend
+            )[:, None]
+            share *= _ramp(
+                tile.core.left, tile.core.right, tile.seen.left, tile.seen.right, 0, width, plan.blend
+            )
             total[tile.seen.inset_of(whole)] += share
         answered[tile.answers.inset_of(whole)] += 1
         assert (tile.answers & tile.seen) == tile.answers
@@ -60,14 +79,23 @@ def test_blended_answers_are_the_weighted_sums(tmp_path, scorer, size):
         for tile in plan:
             patch = scene.read(tile.seen)
             share = scorer.score(patch.pixels, patch.valid)
-            share = share * _ramp(tile.core.top, tile.core.bottom, tile.seen.top, tile.seen.bottom, 0, size[0], 16)[:, None]
-            share = share * _ramp(tile.core.left, tile.core.right, tile.seen.left, tile.seen.right, 0, size[1], 16)
+            share = (
+                share
+                * _ramp(tile.core.top, tile.core.bottom, tile.seen.top, tile.seen.bottom, 0, size[0], 16)[
+                    :, None
+                ]
+            )
+            share = share * _ramp(
+                tile.core.left, tile.core.right, tile.seen.left, tile.seen.right, 0, size[1], 16
+            )
             expected[(slice(None), *tile.seen.inset_of(whole))] += share
         found = {tile.core: tile for tile in score_tiles(scorer, scene, plan)}
         for window, tile in found.items():
             inside = (slice(None), *window.inset_of(whole))
             valid = torch.from_numpy(tile.valid)
-            torch.testing.assert_close(tile.probabilities[:, valid], expected[inside][:, valid], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                tile.probabilities[:, valid], expected[inside][:, valid], atol=1e-5, rtol=1e-4
+            )
         for window in list(found)[1::3]:  # asked for alone, an answer is the same
             (alone,) = score_tiles(scorer, scene, plan, wanted=lambda w, one=window: w == one)
             assert torch.equal(alone.probabilities, found[window].probabilities)
@@ -100,7 +128,13 @@ def test_a_pixelwise_network_maps_like_the_whole_scene_whatever_the_tiles(tmp_pa
             return {"logits": self.conv(image)}
 
     torch.manual_seed(0)
-    made = Checkpoint(network="fcn", options={}, weights={}, legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3))
+    made = Checkpoint(
+        network="fcn",
+        options={},
+        weights={},
+        legend=world.LEGEND,
+        contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
+    )
     pixelwise = Scorer(made, Pixelwise().eval(), torch.device("cpu"))
     w = world.make(tmp_path, 53, 71)
     with Scene(w.scene) as scene:

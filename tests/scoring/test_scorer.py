@@ -20,7 +20,13 @@ def checkpoint(seed=0, network="skip", scale=(4000.0, 2000.0)):
     net = create_model(network, in_channels=3, classes=3, widths=(8, 8, 8, 8))
     for _ in range(10):
         net(torch.randn(2, 3, 64, 64))
-    return Checkpoint(network=network, options={"widths": [8, 8, 8, 8]}, weights=state_arrays(net), legend=world.LEGEND, contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=(scale,) * 3))  # fmt: skip
+    return Checkpoint(
+        network=network,
+        options={"widths": [8, 8, 8, 8]},
+        weights=state_arrays(net),
+        legend=world.LEGEND,
+        contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=(scale,) * 3),
+    )
 
 
 PIXELS = np.random.default_rng(0).integers(0, 9000, (3, 48, 80)).astype(np.uint16)
@@ -68,13 +74,17 @@ def test_looks_are_averaged_as_told(merge, flips, scales):
 def test_checkpoints_are_averaged_each_on_its_own_scaling():
     one, two = checkpoint(0), checkpoint(1, scale=(3000.0, 1000.0))
     each = [Scorer.of(c, device="cpu").score(PIXELS) for c in (one, two)]
-    torch.testing.assert_close(Scorer.of([one, two], device="cpu").score(PIXELS), sum(each) / 2, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        Scorer.of([one, two], device="cpu").score(PIXELS), sum(each) / 2, atol=1e-6, rtol=1e-5
+    )
     with pytest.raises(BadInput, match="same bands"):
         Scorer.of([one, replace(two, contract=replace(two.contract, bands=("1", "3", "2")))], device="cpu")
 
 
 def test_temperature_softens_and_changes_no_class():
-    sharp, soft = (Scorer.of(replace(checkpoint(), temperature=t), device="cpu").score(PIXELS) for t in (1.0, 3.0))
+    sharp, soft = (
+        Scorer.of(replace(checkpoint(), temperature=t), device="cpu").score(PIXELS) for t in (1.0, 3.0)
+    )
     assert torch.equal(sharp.argmax(0), soft.argmax(0))
     assert soft.amax(0).mean() < sharp.amax(0).mean()
 

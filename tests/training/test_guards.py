@@ -1,4 +1,6 @@
-"""What keeps hours of training from ending in nothing: everything that cannot work is said before the first step, and nothing done is lost."""
+"""What keeps hours of training from ending in nothing: everything that cannot work is said before the
+first step, and nothing done is lost.
+"""
 
 from pathlib import Path
 
@@ -9,20 +11,34 @@ import world
 import labelscape.evaluation.measure as measure
 import labelscape.training.phase as phase
 from labelscape.checkpoint import load
-from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.contract import bands
+from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.scenes.raster import Scene
 from labelscape.training.loop import blank_checkpoint, open_recipe_data, train
 from labelscape.training.recipe import make_recipe
 from labelscape.training.rehearse import rehearse
 
-TINY = {"options": {"widths": [4, 4, 4, 4]}, "batch": 2, "crop": 16, "device": "cpu", "network": "fcn", "steps": 3}
+TINY = {
+    "options": {"widths": [4, 4, 4, 4]},
+    "batch": 2,
+    "crop": 16,
+    "device": "cpu",
+    "network": "fcn",
+    "steps": 3,
+}
 
 
 @pytest.fixture
 def fields(tmp_path):
     w = world.make(tmp_path, 96, 128, bands=3, nodata=0)
-    return {"data": {"images": [str(w.scene)], "labels": [str(world.label_raster(w, tmp_path / "labels.tif"))], "block": 32}, **TINY}
+    return {
+        "data": {
+            "images": [str(w.scene)],
+            "labels": [str(world.label_raster(w, tmp_path / "labels.tif"))],
+            "block": 32,
+        },
+        **TINY,
+    }
 
 
 def camvid(folder: Path, names: dict[str, list[str]]) -> dict:
@@ -42,8 +58,12 @@ def test_data_without_a_held_out_label_is_trained_and_not_scored(tmp_path, monke
     assert "no score at the end: the data has no labels in the parts test and val (parts here: train)" in said
     assert load(tmp_path / "out" / "fcn.safetensors").weights
     monkeypatch.setattr(phase, "update", never)
-    with pytest.raises(BadInput, match="watches the part val, but the data has no labelled pixel in it .parts here: train"):
-        train(recipe.replace(data={**recipe.data.model_dump(), "val": 0.1}, val_every=1), tmp_path / "watched")
+    with pytest.raises(
+        BadInput, match="watches the part val, but the data has no labelled pixel in it .parts here: train"
+    ):
+        train(
+            recipe.replace(data={**recipe.data.model_dump(), "val": 0.1}, val_every=1), tmp_path / "watched"
+        )
 
 
 def test_a_score_that_fails_loses_no_step(fields, tmp_path, monkeypatch):
@@ -60,11 +80,18 @@ def test_a_score_that_fails_loses_no_step(fields, tmp_path, monkeypatch):
 
 
 def test_the_score_tells_when_it_comes_from_val(tmp_path):
-    world.pairs(tmp_path / "love", {"train": ("img_dir/train", "ann_dir/train"), "val": ("img_dir/val", "ann_dir/val")}, {"train": ["1"], "val": ["2"]}, 6)
+    world.pairs(
+        tmp_path / "love",
+        {"train": ("img_dir/train", "ann_dir/train"), "val": ("img_dir/val", "ann_dir/val")},
+        {"train": ["1"], "val": ["2"]},
+        6,
+    )
     data = {"images": [str(tmp_path / "love")], "dataset": "loveda", "val": 0.1}
     said = []
     train(make_recipe(**TINY, data=data, val_every=2), tmp_path / "out", say=said.append)
-    assert any("the part val, the part that training is watched with too: it will flatter" in line for line in said)
+    assert any(
+        "the part val, the part that training is watched with too: it will flatter" in line for line in said
+    )
 
 
 def test_data_changed_between_two_runs_is_not_gone_on_with(fields, tmp_path, monkeypatch):
@@ -85,7 +112,10 @@ def test_data_changed_between_two_runs_is_not_gone_on_with(fields, tmp_path, mon
     corner = np.zeros((96, 128), bool)
     corner[60:, 80:] = True
     world.label_raster(w, tmp_path / "labels.tif", unlabelled=corner)
-    with pytest.raises(BadFile, match="on other data, although its files have the same names .data: labelled pixels per class"):
+    with pytest.raises(
+        BadFile,
+        match="on other data, although its files have the same names .data: labelled pixels per class",
+    ):
         train(recipe, tmp_path / "out")
 
 
@@ -93,7 +123,9 @@ def test_a_finished_network_of_another_run_is_not_replaced(fields, tmp_path, mon
     first = train(make_recipe(**fields), tmp_path / "out")
     monkeypatch.setattr(phase, "update", never)
     skip = make_recipe(**{**fields, "network": "skip"}, base_steps=5)
-    with pytest.raises(BadFile, match=r"fcn.safetensors is of another run \(.*steps.*would be replaced. Give --start"):
+    with pytest.raises(
+        BadFile, match=r"fcn.safetensors is of another run \(.*steps.*would be replaced. Give --start"
+    ):
         train(skip, tmp_path / "out")
     assert load(tmp_path / "out" / "fcn.safetensors").history == first.history
 
@@ -113,9 +145,14 @@ def test_classes_without_training_pixels_are_named(fields, tmp_path):
 
 
 def test_only_pictures_to_be_scored_are_nothing_to_train_on(tmp_path):
-    world.pairs(tmp_path / "inria", {"val": ("images", "gt")}, {"val": ["austin1", "austin2"]}, 0, suffix=".tif")
+    world.pairs(
+        tmp_path / "inria", {"val": ("images", "gt")}, {"val": ["austin1", "austin2"]}, 0, suffix=".tif"
+    )
     with pytest.raises(BadInput, match="no part train .parts here: val"):
-        train(make_recipe(**TINY, data={"images": [str(tmp_path / "inria")], "dataset": "inria"}), tmp_path / "out")
+        train(
+            make_recipe(**TINY, data={"images": [str(tmp_path / "inria")], "dataset": "inria"}),
+            tmp_path / "out",
+        )
 
 
 def test_statistics_know_nothing_of_what_is_held_out_whole(tmp_path):
@@ -133,7 +170,9 @@ def test_statistics_of_many_scenes_stay_small(tmp_path, monkeypatch):
     monkeypatch.setattr(bands, "SAMPLED", 1000)
     ticks, sizes = [], []
     real = np.quantile
-    monkeypatch.setattr(np, "quantile", lambda values, *a, **k: sizes.append(values.shape[1]) or real(values, *a, **k))
+    monkeypatch.setattr(
+        np, "quantile", lambda values, *a, **k: sizes.append(values.shape[1]) or real(values, *a, **k)
+    )
     many = bands.band_statistics([scene] * 50, most_scenes=20, tick=lambda: ticks.append(1))
     assert len(ticks) == 20
     assert sizes[0] <= 1100
@@ -143,7 +182,14 @@ def test_statistics_of_many_scenes_stay_small(tmp_path, monkeypatch):
 
 def test_everything_wrong_is_said_at_once_and_where():
     with pytest.raises(BadOption) as error:
-        make_recipe(data={"images": ["a"]}, network="mlp", steps=-1, options={"hiden": 3}, losses={"dise": 1}, mate={"data": {"imges": ["x"]}, "wait": 2})
+        make_recipe(
+            data={"images": ["a"]},
+            network="mlp",
+            steps=-1,
+            options={"hiden": 3},
+            losses={"dise": 1},
+            mate={"data": {"imges": ["x"]}, "wait": 2},
+        )
     text = str(error.value)
     assert all(f"Did you mean {name!r}" in text for name in ("hidden", "dice", "images", "weight"))
     assert "steps=-1" in text
@@ -153,12 +199,18 @@ def test_everything_wrong_is_said_at_once_and_where():
 def test_a_rehearsal_counts_both_networks_and_the_reading(fields):
     found = rehearse(make_recipe(**{**fields, "network": "skip"}, base_steps=1000))
     assert (found.steps, found.base_steps) == (1003, 1000)
-    assert found.seconds == pytest.approx(found.seconds_before + 3 * found.seconds_per_step + 1000 * found.base_seconds_per_step)
+    assert found.seconds == pytest.approx(
+        found.seconds_before + 3 * found.seconds_per_step + 1000 * found.base_seconds_per_step
+    )
     assert found.base_seconds_per_step > 0
 
 
 def test_one_scene_needs_no_list_and_a_checkpoint_no_loading(fields, tmp_path):
-    data = {**fields["data"], "images": Path(fields["data"]["images"][0]), "labels": fields["data"]["labels"][0]}
+    data = {
+        **fields["data"],
+        "images": Path(fields["data"]["images"][0]),
+        "labels": fields["data"]["labels"][0],
+    }
     recipe = make_recipe(**{**fields, "data": data})
     assert recipe == make_recipe(**fields)
     done = train(recipe, tmp_path / "out")

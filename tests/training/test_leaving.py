@@ -25,7 +25,9 @@ def test_a_batch_script_is_whole(run_cli, monkeypatch):
     assert code == 0
     assert '#SBATCH --output="runs/a b/slurm-%j.log"' in out
     assert "mkdir -p 'runs/a b'" in out
-    assert out.endswith("srun --kill-on-bad-exit=1 labelscape train 'scene tif' --labels l.gpkg --out 'runs/a b'\n")
+    assert out.endswith(
+        "srun --kill-on-bad-exit=1 labelscape train 'scene tif' --labels l.gpkg --out 'runs/a b'\n"
+    )
     code, _, err = run_cli("train", *DATA, "--out", "run", "--slurm", "2x3")
     assert code == 2
     assert "A batch of 8 cannot be shared by 2 x 3 processes" in err
@@ -35,14 +37,25 @@ def test_one_class_alone_is_nothing_to_learn(tmp_path):
     w = world.make(tmp_path, 96, 128)
     polygons = world.label_polygons(w, tmp_path / "water.gpkg", only=(0,))
     data = {"images": [str(w.scene)], "labels": [str(polygons)], "class_column": "kind", "block": 32}
-    recipe = make_recipe(data=data, network="fcn", steps=1, batch=2, crop=16, device="cpu", options={"widths": [4, 4, 4, 4]})
-    with pytest.raises(BadInput, match="one class only, water: there is nothing to tell it from. Name what no polygon covers with --background other"):
+    recipe = make_recipe(
+        data=data, network="fcn", steps=1, batch=2, crop=16, device="cpu", options={"widths": [4, 4, 4, 4]}
+    )
+    with pytest.raises(
+        BadInput,
+        match=(
+            "one class only, water: there is nothing to tell it from. Name what no polygon covers with "
+            "--background other"
+        ),
+    ):
         train(recipe, tmp_path / "out", score=False)
     train(recipe.replace(data={**data, "background": "land"}), tmp_path / "out")
 
 
 def test_scenes_of_one_ground_are_told(tmp_path):
-    a, b = world.make(tmp_path, 64, 64, name="a"), world.make(tmp_path, 64, 64, name="b", transform=world.NORTH_UP @ Affine.translation(32, 0))
+    a, b = (
+        world.make(tmp_path, 64, 64, name="a"),
+        world.make(tmp_path, 64, 64, name="b", transform=world.NORTH_UP @ Affine.translation(32, 0)),
+    )
     beside = world.make(tmp_path, 64, 64, name="c", transform=world.NORTH_UP @ Affine.translation(64, 0))
     labels = [world.label_raster(w, tmp_path / f"l{i}.tif") for i, w in enumerate((a, b, beside))]
     halves = {"block": 16, "shares": {"train": 0.5, "test": 0.5}}
@@ -67,15 +80,43 @@ def test_the_loss_of_another_process_is_a_sentence():
 
 def test_control_c_stops_with_one_line_and_the_run_can_go_on(tmp_path):
     w = world.make(tmp_path, 64, 64)
-    arguments = ["train", str(w.scene), "--labels", str(world.label_raster(w, tmp_path / "l.tif")), "--block", "32", "--network", "fcn", "--batch", "2",
-                 "--crop", "16", "--steps", "100000", "--out", str(tmp_path / "run"), "--device", "cpu", "-o", "options.widths=[4,4,4,4]",
-                 "-o", "save_every=5"]  # fmt: skip
+    arguments = [
+        "train",
+        str(w.scene),
+        "--labels",
+        str(world.label_raster(w, tmp_path / "l.tif")),
+        "--block",
+        "32",
+        "--network",
+        "fcn",
+        "--batch",
+        "2",
+        "--crop",
+        "16",
+        "--steps",
+        "100000",
+        "--out",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "-o",
+        "options.widths=[4,4,4,4]",
+        "-o",
+        "save_every=5",
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "labelscape", *arguments], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "labelscape", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "run").glob("*.state.safetensors")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list((tmp_path / "run").glob("*.state.safetensors"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)

@@ -20,7 +20,13 @@ def case():
 
 def pixels(logits, labels):
     """The labelled pixels as plain rows."""
-    rows = [(logits[n, :, r, c], int(labels[n, r, c])) for n in range(2) for r in range(6) for c in range(7) if labels[n, r, c] != IGNORE]
+    rows = [
+        (logits[n, :, r, c], int(labels[n, r, c]))
+        for n in range(2)
+        for r in range(6)
+        for c in range(7)
+        if labels[n, r, c] != IGNORE
+    ]
     return torch.stack([row for row, _ in rows]), torch.tensor([k for _, k in rows])
 
 
@@ -57,7 +63,9 @@ def test_ohem_keeps_what_its_rule_says(case):
     for threshold, keep in ((0.7, 10), (0.05, 20), (0.2, 0.5)):
         least = keep if keep >= 1 else int(keep * len(truth))
         limit = max(threshold, float(own.sort().values[least - 1]))
-        torch.testing.assert_close(ohem(logits, labels, threshold=threshold, keep=keep), each[own <= limit].mean())
+        torch.testing.assert_close(
+            ohem(logits, labels, threshold=threshold, keep=keep), each[own <= limit].mean()
+        )
     torch.testing.assert_close(ohem(logits, labels), each.mean())  # fewer than 100,000: all
 
 
@@ -84,7 +92,9 @@ def test_lovasz_of_hard_predictions_is_one_minus_iou(case):
     labels = case[1]
     generator = torch.Generator().manual_seed(1)
     right = torch.rand(labels.shape, generator=generator) < 0.7
-    guess = torch.where(right & (labels != IGNORE), labels, torch.randint(0, 4, labels.shape, generator=generator))
+    guess = torch.where(
+        right & (labels != IGNORE), labels, torch.randint(0, 4, labels.shape, generator=generator)
+    )
     logits = 1e4 * F.one_hot(guess, 4).movedim(-1, 1).double()
     seen = labels != IGNORE
     expected = []
@@ -97,5 +107,7 @@ def test_lovasz_of_hard_predictions_is_one_minus_iou(case):
 
 def test_losses_add_up_by_their_factors(case):
     logits, labels = case[0].float(), case[1]
-    torch.testing.assert_close(total_loss({"cross-entropy": 0.5, "dice": 2.0}, logits, labels, None),
-                               0.5 * LOSSES["cross-entropy"](logits, labels, None) + 2 * dice(logits, labels))  # fmt: skip
+    torch.testing.assert_close(
+        total_loss({"cross-entropy": 0.5, "dice": 2.0}, logits, labels, None),
+        0.5 * LOSSES["cross-entropy"](logits, labels, None) + 2 * dice(logits, labels),
+    )

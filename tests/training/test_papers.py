@@ -35,22 +35,52 @@ def test_every_row_is_a_recipe_or_says_why_not(table, number):
 
 def test_the_numbers_are_the_papers():
     mswbn = papers.mswbn_gid(DATA).recipe
-    assert (mswbn.rate, mswbn.batch, mswbn.crop, mswbn.weight_decay, mswbn.steps) == (0.007, 10, 512, 1e-4, 22_560 // 10 * 20)
+    assert (mswbn.rate, mswbn.batch, mswbn.crop, mswbn.weight_decay, mswbn.steps) == (
+        0.007,
+        10,
+        512,
+        1e-4,
+        22_560 // 10 * 20,
+    )
     assert mswbn.scale_range == (0.5, 2.0)
     dgcwnet = papers.dgcwnet_cityscapes(DATA).recipe
-    assert (dgcwnet.rate, dgcwnet.batch, dgcwnet.crop, dgcwnet.weight_decay, dgcwnet.aux_weight, dgcwnet.sync_bn) == (0.01, 8, 769, 5e-4, 0.4, True)
+    assert (
+        dgcwnet.rate,
+        dgcwnet.batch,
+        dgcwnet.crop,
+        dgcwnet.weight_decay,
+        dgcwnet.aux_weight,
+        dgcwnet.sync_bn,
+    ) == (0.01, 8, 769, 5e-4, 0.4, True)
     assert papers.dgcwnet_pascal_context(DATA).recipe.rate == 0.005
     assert papers.dgcwnet_ade20k(DATA).recipe.rate == 0.02
     ifbfnet = papers.ifbfnet_cityscapes(DATA)
-    assert (ifbfnet.recipe.steps, ifbfnet.recipe.warmup, ifbfnet.recipe.crop, ifbfnet.recipe.rate) == (81_000, 1_000, 876, 0.01)
+    assert (ifbfnet.recipe.steps, ifbfnet.recipe.warmup, ifbfnet.recipe.crop, ifbfnet.recipe.rate) == (
+        81_000,
+        1_000,
+        876,
+        0.01,
+    )
     assert ifbfnet.recipe.rate_factors == {"aux": 10.0, "balance": 10.0}
     assert ifbfnet.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     dfcnet = papers.dfcnet_deepglobe(DATA, mate=MATE).recipe
-    assert (dfcnet.steps, dfcnet.rate, dfcnet.crop, dfcnet.batch + dfcnet.mate.batch) == (80_000, 0.001, 1025, 16)
+    assert (dfcnet.steps, dfcnet.rate, dfcnet.crop, dfcnet.batch + dfcnet.mate.batch) == (
+        80_000,
+        0.001,
+        1025,
+        16,
+    )
     assert (dfcnet.scale_range, dfcnet.mate.scale_range) == ((0.8, 1.25), (0.5, 1.5))
     assert papers.dfcnet_deepglobe(DATA, "fc-densenet").recipe.batch == 32
     mlp = papers.maggiori_vaihingen(DATA).recipe
-    assert (mlp.base_rate, mlp.rate, mlp.batch, mlp.crop, mlp.base_steps, mlp.steps) == (0.1, 0.01, 5, 256, 45_000, 30_000)
+    assert (mlp.base_rate, mlp.rate, mlp.batch, mlp.crop, mlp.base_steps, mlp.steps) == (
+        0.1,
+        0.01,
+        5,
+        256,
+        45_000,
+        30_000,
+    )
     assert rate_at(mlp, 10_000) == pytest.approx(0.001)  # a tenth every 10,000
     fcn = papers.maggiori_potsdam(DATA, "fcn").recipe
     assert (fcn.rate, fcn.steps, fcn.crop, fcn.options["downsample"]) == (0.1, 90_000, 512, 2)
@@ -61,12 +91,25 @@ def test_ablations_of_training_and_testing_change_what_the_row_says():
         return [papers.setting_of(row, DATA) for row in TABLES[table].rows]
 
     plain, ohem, scales, flips = settings("dgcwnet-3")
-    assert [next(iter(s.recipe.losses)) for s in (plain, ohem, scales, flips)] == ["cross-entropy", "ohem", "ohem", "ohem"]
+    assert [next(iter(s.recipe.losses)) for s in (plain, ohem, scales, flips)] == [
+        "cross-entropy",
+        "ohem",
+        "ohem",
+        "ohem",
+    ]
     assert [len(s.scales) for s in (plain, ohem, scales, flips)] == [1, 1, 4, 4]
     assert [s.flips for s in (plain, ohem, scales, flips)] == ["none", "none", "none", "mirror"]
-    assert all(s.average == "logits" and s.recipe.aux_losses == {"cross-entropy": 1.0} for s in (plain, ohem, scales, flips))
+    assert all(
+        s.average == "logits" and s.recipe.aux_losses == {"cross-entropy": 1.0}
+        for s in (plain, ohem, scales, flips)
+    )
     none, ohem, scaling, all_of_it = settings("ifbfnet-4")
-    assert [next(iter(s.recipe.losses)) for s in (none, ohem, scaling, all_of_it)] == ["cross-entropy", "hardest", "hardest", "hardest"]
+    assert [next(iter(s.recipe.losses)) for s in (none, ohem, scaling, all_of_it)] == [
+        "cross-entropy",
+        "hardest",
+        "hardest",
+        "hardest",
+    ]
     assert [bool(s.recipe.scale_set) for s in (none, ohem, scaling, all_of_it)] == [False, False, True, True]
     assert [len(s.scales) for s in (none, ohem, scaling, all_of_it)] == [1, 1, 1, 6]
     assert [s.recipe.aux_weight for s in settings("ifbfnet-5")] == [t / 10 for t in range(1, 11)]
@@ -77,7 +120,9 @@ def test_ablations_of_training_and_testing_change_what_the_row_says():
 
 
 def test_a_smaller_budget_shortens_every_schedule_alike():
-    short = reproduce.scaled(papers.ifbfnet_cityscapes(DATA).recipe, 0.01, {"batch": 2}, {"backbone": "resnet18", "hidden": 3})
+    short = reproduce.scaled(
+        papers.ifbfnet_cityscapes(DATA).recipe, 0.01, {"batch": 2}, {"backbone": "resnet18", "hidden": 3}
+    )
     assert (short.steps, short.warmup, short.batch) == (810, 10, 2)
     assert short.options["backbone"] == "resnet18"
     assert "hidden" not in short.options
@@ -93,21 +138,47 @@ def camvid(tmp_path):
 
 
 def test_a_table_is_trained_scored_and_not_done_twice(camvid, tmp_path, run_cli, monkeypatch):
-    arguments = ["table", "maggiori-2", str(camvid), "--dataset", "camvid", "--out", str(tmp_path / "out"), "--budget", "0.0003", "--rows", "1,3",
-                 "--seeds", "0,1", "--device", "cpu", "-o", "crop=32", "-o", "batch=2", "-o", "options.widths=[4,4,4,4]"]  # fmt: skip
+    arguments = [
+        "table",
+        "maggiori-2",
+        str(camvid),
+        "--dataset",
+        "camvid",
+        "--out",
+        str(tmp_path / "out"),
+        "--budget",
+        "0.0003",
+        "--rows",
+        "1,3",
+        "--seeds",
+        "0,1",
+        "--device",
+        "cpu",
+        "-o",
+        "crop=32",
+        "-o",
+        "batch=2",
+        "-o",
+        "options.widths=[4,4,4,4]",
+    ]
     code, out, _ = run_cli(*arguments, "--json")
     assert code == 0
     rows = json.loads(out)
     assert [row["row"] for row in rows] == ["Base FCN", "Skip"]
     assert rows[0]["claimed"]["mean_f1"] == 85.14
-    assert all(len(row["measured"]) == 2 and 0 <= m["mean_iou"] <= 100 for row in rows for m in row["measured"])
+    assert all(
+        len(row["measured"]) == 2 and 0 <= m["mean_iou"] <= 100 for row in rows for m in row["measured"]
+    )
     monkeypatch.setattr(reproduce, "train", lambda *a, **k: pytest.fail("trained again"))
     code, out, _ = run_cli(*arguments)
     assert code == 0
     assert "+-" in out
     assert "85.14" in out
     assert "camvid, part test: 2 images, " in out
-    assert "0.0003 of the paper's steps, seeds 0, 1; the mean and its 95 % interval; other than the paper: crop=32, batch=2" in out
+    assert (
+        "0.0003 of the paper's steps, seeds 0, 1; the mean and its 95 % interval; other than the paper: "
+        "crop=32, batch=2"
+    ) in out
     code, _, err = run_cli(*arguments, "--budget", "0.0004")
     assert code == 1
     assert "holds this row with other settings (steps" in err
@@ -126,17 +197,47 @@ def test_a_table_is_trained_scored_and_not_done_twice(camvid, tmp_path, run_cli,
         (["--dataset", "vaihingen"], 1, "ISPRS Vaihingen not found"),
     ],
 )
-def test_mistakes_are_found_before_a_row_is_trained(camvid, tmp_path, run_cli, monkeypatch, changed, code, said):
+def test_mistakes_are_found_before_a_row_is_trained(
+    camvid, tmp_path, run_cli, monkeypatch, changed, code, said
+):
     monkeypatch.setattr(reproduce, "train", lambda *a, **k: pytest.fail("trained"))
-    ended, _, err = run_cli("table", "maggiori-2", camvid, "--dataset", "camvid", "--out", tmp_path / "out", "--device", "cpu", *changed)
+    ended, _, err = run_cli(
+        "table",
+        "maggiori-2",
+        camvid,
+        "--dataset",
+        "camvid",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        *changed,
+    )
     assert ended == code, err
     assert said in err
 
 
 def test_a_checkpoint_of_other_settings_is_not_scored_as_the_rows(camvid, tmp_path, run_cli, monkeypatch):
     """As it lies there when the process dies between training and score."""
-    arguments = ["table", "maggiori-2", camvid, "--dataset", "camvid", "--out", tmp_path / "out", "--rows", "1", "--device", "cpu",
-                 "-o", "crop=32", "-o", "batch=2", "-o", "options.widths=[4,4,4,4]"]  # fmt: skip
+    arguments = [
+        "table",
+        "maggiori-2",
+        camvid,
+        "--dataset",
+        "camvid",
+        "--out",
+        tmp_path / "out",
+        "--rows",
+        "1",
+        "--device",
+        "cpu",
+        "-o",
+        "crop=32",
+        "-o",
+        "batch=2",
+        "-o",
+        "options.widths=[4,4,4,4]",
+    ]
     assert run_cli(*arguments, "--budget", "0.0003")[0] == 0
     next(tmp_path.rglob("scores.json")).unlink()
     code, _, err = run_cli(*arguments, "--budget", "0.0004")
@@ -150,16 +251,29 @@ def test_a_checkpoint_of_other_settings_is_not_scored_as_the_rows(camvid, tmp_pa
 def test_rows_that_differ_in_their_test_or_share_a_base_are_trained_once(camvid, tmp_path, monkeypatch):
     trained = []
     real = reproduce.train
-    monkeypatch.setattr(reproduce, "train", lambda recipe, *a, **k: trained.append(recipe.network) or real(recipe, *a, **k))
+    monkeypatch.setattr(
+        reproduce, "train", lambda recipe, *a, **k: trained.append(recipe.network) or real(recipe, *a, **k)
+    )
     options, changes = {"widths": (4, 4, 4, 4)}, {"crop": 32, "batch": 2, "device": "cpu"}
     data = {"images": [str(camvid)], "dataset": "camvid"}
 
     def run(table, rows):
-        return reproduce.run_table(table, data, tmp_path / "out", budget=1e-5, rows=rows, changes=changes, options=options, say=said.append)
+        return reproduce.run_table(
+            table,
+            data,
+            tmp_path / "out",
+            budget=1e-5,
+            rows=rows,
+            changes=changes,
+            options=options,
+            say=said.append,
+        )
 
     said = []
     run("maggiori-2", [1, 3])
-    assert sum("the same network is trained already" in line for line in said) == 1  # the base of row 3 is row 1
+    assert (
+        sum("the same network is trained already" in line for line in said) == 1
+    )  # the base of row 3 is row 1
     assert trained == ["fcn", "skip"]
     one, again = run("maggiori-2", [4]), run("maggiori-4", [6])
     assert one[0].measured == again[0].measured
@@ -167,16 +281,25 @@ def test_rows_that_differ_in_their_test_or_share_a_base_are_trained_once(camvid,
 
 
 def test_vaihingen_is_trained_and_scored_as_the_paper_did(tmp_path, monkeypatch):
-    """Five classes, full labels to learn from, eroded ones of the validation tiles to score, also where other tiles lie there with labels."""
+    """Five classes, full labels to learn from, eroded ones of the validation tiles to score, also where
+    other tiles lie there with labels.
+    """
     drawn = world.vaihingen(tmp_path / "v", (1, 2, 3, 11))
-    setting = papers.setting_of(TABLES["maggiori-2"].rows[0], {"images": [str(tmp_path / "v")], "dataset": "vaihingen"})
+    setting = papers.setting_of(
+        TABLES["maggiori-2"].rows[0], {"images": [str(tmp_path / "v")], "dataset": "vaihingen"}
+    )
     options, changes = {"widths": (4, 4, 4, 4)}, {"crop": 16, "batch": 2, "device": "cpu"}
     data = {"images": [str(tmp_path / "v")], "dataset": "vaihingen"}
     with open_recipe_data(setting.recipe.data, 0) as dataset:
         assert dataset.legend.names[-1] == "car" and len(dataset.legend) == 5
-        assert dataset.class_counts("train").tolist() == np.bincount(np.stack([drawn[1], drawn[3]]).ravel(), minlength=6)[:5].tolist()
+        assert (
+            dataset.class_counts("train").tolist()
+            == np.bincount(np.stack([drawn[1], drawn[3]]).ravel(), minlength=6)[:5].tolist()
+        )
         assert [s.name for s in dataset.part("test")] == ["vaihingen_2"]
-    (result,) = reproduce.run_table("maggiori-2", data, tmp_path / "out", budget=1e-5, rows=[1], changes=changes, options=options)
+    (result,) = reproduce.run_table(
+        "maggiori-2", data, tmp_path / "out", budget=1e-5, rows=[1], changes=changes, options=options
+    )
     scored = int((drawn[11][2:] < 5).sum())
     assert result.scored_on == f"vaihingen-eroded, part val: 1 image, {scored} labelled pixels"
     assert "iou/clutter" not in result.measured[0]
@@ -185,10 +308,30 @@ def test_vaihingen_is_trained_and_scored_as_the_paper_did(tmp_path, monkeypatch)
 def test_data_without_the_part_that_is_scored_is_refused_before_training(tmp_path, run_cli, monkeypatch):
     monkeypatch.setattr(reproduce, "train", lambda *a, **k: pytest.fail("trained"))
     world.vaihingen(tmp_path / "v", (1, 3))
-    code, _, err = run_cli("table", "maggiori-2", tmp_path / "v", "--dataset", "vaihingen", "--out", tmp_path / "out", "--device", "cpu")
+    code, _, err = run_cli(
+        "table",
+        "maggiori-2",
+        tmp_path / "v",
+        "--dataset",
+        "vaihingen",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    )
     assert code == 1
     assert "no labels to score on in the part val (labelled parts here: train)" in err
-    code, out, _ = run_cli("table", "maggiori-6", tmp_path / "v", "--dataset", "vaihingen", "--out", tmp_path / "out", "--device", "cpu")
+    code, out, _ = run_cli(
+        "table",
+        "maggiori-6",
+        tmp_path / "v",
+        "--dataset",
+        "vaihingen",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    )
     assert code == 0
     assert "times of the authors' machine" in out
     assert "mean_iou" not in out

@@ -26,13 +26,27 @@ from labelscape.training.recipe import make_recipe
 if __name__ == "__main__":
     train(make_recipe(**json.loads(sys.argv[1])), sys.argv[2])
 """
-TINY = {"options": {"widths": [8, 8, 8, 8]}, "batch": 4, "crop": 32, "device": "cpu", "save_every": 3, "network": "skip"}
+TINY = {
+    "options": {"widths": [8, 8, 8, 8]},
+    "batch": 4,
+    "crop": 32,
+    "device": "cpu",
+    "save_every": 3,
+    "network": "skip",
+}
 
 
 @pytest.fixture
 def fields(tmp_path):
     w = world.make(tmp_path, 96, 128, bands=3, nodata=0)
-    return {"data": {"images": [str(w.scene)], "labels": [str(world.label_raster(w, tmp_path / "labels.tif"))], "block": 32}, **TINY}
+    return {
+        "data": {
+            "images": [str(w.scene)],
+            "labels": [str(world.label_raster(w, tmp_path / "labels.tif"))],
+            "block": 32,
+        },
+        **TINY,
+    }
 
 
 def same_weights(one, other):
@@ -45,15 +59,24 @@ def launch(fields, out, processes=1):
     import json
 
     arguments = [json.dumps(fields), str(out)]
-    head = [sys.executable] + ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"] * (processes > 1)
+    head = [sys.executable] + [
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={processes}",
+        "--standalone",
+    ] * (processes > 1)
     program = out.parent / "program.py"
     program.write_text(PROGRAM)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen([*head, str(program), *arguments], env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        [*head, str(program), *arguments], env=environment, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 def children_of(pid):
-    found = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False).stdout.split()
+    found = subprocess.run(
+        ["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False
+    ).stdout.split()
     return [int(child) for child in found]
 
 
@@ -71,7 +94,9 @@ def kill_once_saved(process, state, extra):
 
 @pytest.mark.parametrize("base_steps", [0, 6])
 def test_a_run_paused_anywhere_comes_to_the_same_weights(fields, tmp_path, monkeypatch, base_steps):
-    recipe = make_recipe(**fields, steps=10, base_steps=base_steps, losses={"ohem": 1.0, "dice": 0.5}, scale_range=(0.5, 2))
+    recipe = make_recipe(
+        **fields, steps=10, base_steps=base_steps, losses={"ohem": 1.0, "dice": 0.5}, scale_range=(0.5, 2)
+    )
     whole = train(recipe, tmp_path / "whole")
     import labelscape.training.phase as phase
 
@@ -107,10 +132,14 @@ def test_sigkill_at_a_random_moment_loses_nothing(fields, tmp_path):
     assert whole.wait() == 0, whole.stderr.read().decode()[-2000:]
     for attempt in range(2):
         process = launch(fields, tmp_path / "killed")
-        kill_once_saved(process, state_path(tmp_path / "killed", "skip"), random.uniform(0, 1) if attempt else 0)
+        kill_once_saved(
+            process, state_path(tmp_path / "killed", "skip"), random.uniform(0, 1) if attempt else 0
+        )
     last = launch(fields, tmp_path / "killed")
     assert last.wait() == 0, last.stderr.read().decode()[-2000:]
-    same_weights(load(tmp_path / "whole" / "skip.safetensors"), load(tmp_path / "killed" / "skip.safetensors"))
+    same_weights(
+        load(tmp_path / "whole" / "skip.safetensors"), load(tmp_path / "killed" / "skip.safetensors")
+    )
 
 
 @pytest.mark.long
@@ -122,7 +151,9 @@ def test_two_processes_killed_come_to_the_weights_of_two_left_alone(fields, tmp_
     kill_once_saved(process, state_path(tmp_path / "killed", "skip"), 0.3)
     last = launch(fields, tmp_path / "killed", 2)
     assert last.wait() == 0, last.stderr.read().decode()[-3000:]
-    same_weights(load(tmp_path / "whole" / "skip.safetensors"), load(tmp_path / "killed" / "skip.safetensors"))
+    same_weights(
+        load(tmp_path / "whole" / "skip.safetensors"), load(tmp_path / "killed" / "skip.safetensors")
+    )
 
 
 @pytest.mark.long
@@ -142,7 +173,9 @@ def test_a_dead_process_ends_the_job_and_is_named(fields, tmp_path):
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(fields, tmp_path, monkeypatch):
-    """Networks without batch normalisation: equal up to the order of sums. Labels are unevenly spread over the parts."""
+    """Networks without batch normalisation: equal up to the order of sums. Labels are unevenly spread over
+    the parts.
+    """
     import labelscape.training.phase as phase
     from labelscape.nets.blocks import Network
 
@@ -162,16 +195,36 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(fields, tmp_path, monkey
         return Plain()
 
     monkeypatch.setattr(phase, "build_network", plain)
-    recipe = make_recipe(**{**fields, "data": {**fields["data"], "holdout": 0}, "steps": 3, "class_weights": "auto", "sampling": "uniform"})
+    recipe = make_recipe(
+        **{
+            **fields,
+            "data": {**fields["data"], "holdout": 0},
+            "steps": 3,
+            "class_weights": "auto",
+            "sampling": "uniform",
+        }
+    )
     weights = []
     for accumulate in (1, 2, 4):
         part = recipe.replace(accumulate=accumulate)
         with open_recipe_data(part.data, 0) as dataset:
-            weights.append(phase.run_phase(part, dataset, blank_checkpoint(part, dataset), tmp_path / str(accumulate)).weights)
+            weights.append(
+                phase.run_phase(
+                    part, dataset, blank_checkpoint(part, dataset), tmp_path / str(accumulate)
+                ).weights
+            )
     for other in weights[1:]:
         for key, value in weights[0].items():
-            np.testing.assert_allclose(value, other[key], rtol=2e-5, atol=1e-6)  # float32 sums in another order
-    assert np.abs(weights[0]["last.weight"] - phase.build_network(None, None, None, None).last.weight.detach().numpy()).max() > 1e-3
+            np.testing.assert_allclose(
+                value, other[key], rtol=2e-5, atol=1e-6
+            )  # float32 sums in another order
+    assert (
+        np.abs(
+            weights[0]["last.weight"]
+            - phase.build_network(None, None, None, None).last.weight.detach().numpy()
+        ).max()
+        > 1e-3
+    )
 
 
 def test_an_unfinished_run_is_not_gone_on_from_with_other_settings(fields, tmp_path, monkeypatch):
@@ -218,13 +271,28 @@ def test_the_best_weights_are_kept_and_training_ends_early(fields, tmp_path, mon
 
 
 def test_a_classmate_trains_in_the_same_batch(fields, tmp_path):
-    """Another data set with other classes: its head learns it, and without its crops the head stays as it was."""
+    """Another data set with other classes: its head learns it, and without its crops the head stays as it
+    was.
+    """
     (tmp_path / "mate").mkdir()
     w = world.make(tmp_path / "mate", 96, 96, bands=3, seed=5)
     labels = world.label_raster(w, tmp_path / "mate.tif", values=(0, 1, 1))
-    mate = {"data": {"images": [str(w.scene)], "labels": [str(labels)], "block": 32}, "batch": 2, "weight": 0.5}
-    options = {"encoder": [1, 1, 1, 1], "decoder": [1, 1, 1, 1], "stem": 8, "growth": 4, "width": 8, "head_width": 8}
-    recipe = make_recipe(**{**fields, "network": "classmate", "options": options, "mate": mate, "steps": 30, "rate": 0.02})
+    mate = {
+        "data": {"images": [str(w.scene)], "labels": [str(labels)], "block": 32},
+        "batch": 2,
+        "weight": 0.5,
+    }
+    options = {
+        "encoder": [1, 1, 1, 1],
+        "decoder": [1, 1, 1, 1],
+        "stem": 8,
+        "growth": 4,
+        "width": 8,
+        "head_width": 8,
+    }
+    recipe = make_recipe(
+        **{**fields, "network": "classmate", "options": options, "mate": mate, "steps": 30, "rate": 0.02}
+    )
     trained = train(recipe, tmp_path / "out")
     assert trained.options["mate_classes"] == 2
     assert trained.history[-1]["loss"] < 0.8 * trained.history[0]["loss"]
@@ -242,14 +310,17 @@ def test_the_log_in_tensorboard_is_that_of_the_csv_and_goes_on(fields, tmp_path,
 
     import labelscape.training.phase as phase
 
-    recipe = make_recipe(**{**fields, "data": {**fields["data"], "val": 0.25}, "steps": 25, "val_every": 10, "save_every": 10})
+    recipe = make_recipe(
+        **{**fields, "data": {**fields["data"], "val": 0.25}, "steps": 25, "val_every": 10, "save_every": 10}
+    )
     real, count = phase.update, 0
 
     def breaking(*arguments):
         nonlocal count
         count += 1
         if count == 22:
-            raise KeyboardInterrupt  # ten lines were written, a state saved, ten more lines written that will be written again
+            # ten lines were written, a state saved, ten more lines written that will be written again
+            raise KeyboardInterrupt
         return real(*arguments)
 
     monkeypatch.setattr(phase, "update", breaking)
@@ -269,7 +340,9 @@ def test_float16s_scale_of_losses_is_resumed(tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=4096.0, growth_interval=2)
     for step in range(4):
         optimizer.zero_grad()
-        loss = net(torch.tensor([[1.0, 3e38 if step == 1 else 1.0]])).sum()  # one overflow: the scale is halved
+        loss = net(
+            torch.tensor([[1.0, 3e38 if step == 1 else 1.0]])
+        ).sum()  # one overflow: the scale is halved
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

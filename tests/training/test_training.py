@@ -21,7 +21,11 @@ TINY = {"options": {"widths": [8, 8, 8, 8]}, "steps": 12, "batch": 4, "crop": 32
 @pytest.fixture
 def data(tmp_path):
     w = world.make(tmp_path, 96, 128, bands=4, nodata=0)
-    return {"images": [str(w.scene)], "labels": [str(world.label_raster(w, tmp_path / "labels.tif"))], "block": 32}
+    return {
+        "images": [str(w.scene)],
+        "labels": [str(world.label_raster(w, tmp_path / "labels.tif"))],
+        "block": 32,
+    }
 
 
 def test_cross_entropy_is_equation_2():
@@ -40,7 +44,9 @@ def test_cross_entropy_is_equation_2():
     expected = total / pixels
     found = cross_entropy(logits, labels)
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (found, expected)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (found, expected))
+    )
 
 
 def test_ignored_pixels_change_no_loss_and_no_gradient():
@@ -118,10 +124,15 @@ def test_the_eight_turns_are_the_symmetries_of_the_square(which):
 @pytest.mark.parametrize("sampling", ["uniform", "labelled", "balanced"])
 def test_crops_come_from_training_blocks_and_repeat_exactly(data, sampling):
     recipe = make_recipe(data=data, sampling=sampling, **TINY)
-    with open_dataset(data["images"], data["labels"], block=32, shares={"train": 0.7, "test": 0.3}) as dataset:
+    with open_dataset(
+        data["images"], data["labels"], block=32, shares={"train": 0.7, "test": 0.3}
+    ) as dataset:
         drawing = Drawing.of(recipe, index_crops(dataset), ((0.0, 1.0),) * 4)
         first = [drawing.part(step, 0, 1) for step in range(12)]
-        for step in (7, 3):  # a step's crops do not depend on the steps before, nor on the parts they are drawn in
+        for step in (
+            7,
+            3,
+        ):  # a step's crops do not depend on the steps before, nor on the parts they are drawn in
             halves = [drawing.part(step, part, 2) for part in (0, 1)]
             for whole, *parts in zip(first[step], *halves):
                 torch.testing.assert_close(whole, torch.cat(parts), atol=0, rtol=0)
@@ -152,7 +163,9 @@ def test_training_learns_writes_and_repeats_bit_for_bit(data, tmp_path):
 
 
 def test_two_phases_start_the_derived_network_from_the_base(data, tmp_path):
-    recipe = make_recipe(data=data, network="skip", base_steps=5, rate=1e-9, weight_decay=0, momentum=0, **{**TINY, "steps": 1})
+    recipe = make_recipe(
+        data=data, network="skip", base_steps=5, rate=1e-9, weight_decay=0, momentum=0, **{**TINY, "steps": 1}
+    )
     skip = train(recipe, tmp_path)
     base = load(tmp_path / "fcn.safetensors")
     assert base.network == "fcn"

@@ -1,15 +1,17 @@
 """Areas that are too small, what they border on, and to which class each is given.
 
-The rule. The smallest area below the minimum that has a neighbour takes the class with which it shares the longest border, counted in pixel
-sides; of classes with as long a border the one whose bordering pixel comes first in reading order. From then on it is one area with all its
-neighbours of that class, as large as all of them together. This is repeated until no area below the minimum has a neighbour. Size is in pixels;
-of areas of one size those come first whose first pixel is first in a fixed shuffle of all pixels.
+The rule. The smallest area below the minimum that has a neighbour takes the class with which it shares the
+longest border, counted in pixel sides; of classes with as long a border the one whose bordering pixel comes
+first in reading order. From then on it is one area with all its neighbours of that class, as large as all of
+them together. This is repeated until no area below the minimum has a neighbour. Size is in pixels; of areas
+of one size those come first whose first pixel is first in a fixed shuffle of all pixels.
 
-What makes this a matter of neighbourhoods: borders are counted by class, so what an area becomes depends only on the areas below the minimum
-around it and on the classes of those above. An area that is smaller than all its small neighbours stays so, and its borders stay as they are,
-until it is given away, since its neighbours can only grow. So all such areas may be given away at once, and long before the rest of the map is
-known: the end is the same in whichever order. The shuffle keeps chains of areas that wait for each other short; reading order would make one of
-every field of single pixels.
+What makes this a matter of neighbourhoods: borders are counted by class, so what an area becomes depends only
+on the areas below the minimum around it and on the classes of those above. An area that is smaller than all
+its small neighbours stays so, and its borders stay as they are, until it is given away, since its neighbours
+can only grow. So all such areas may be given away at once, and long before the rest of the map is known: the
+end is the same in whichever order. The shuffle keeps chains of areas that wait for each other short; reading
+order would make one of every field of single pixels.
 """
 
 from __future__ import annotations
@@ -21,12 +23,16 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 LARGE = 256
-"""Nodes below this number stand for all areas of the class of that number which are not below the minimum: nothing more is asked of those."""
+"""Nodes below this number stand for all areas of the class of that number which are not below the minimum:
+nothing more is asked of those.
+"""
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """(N,) areas: class, pixels, size (square metres or pixels), the first pixel's place in the map, and whether more of it may follow below."""
+    """(N,) areas: class, pixels, size (square metres or pixels), the first pixel's place in the map, and
+    whether more of it may follow below.
+    """
 
     kinds: np.ndarray
     pixels: np.ndarray
@@ -51,7 +57,13 @@ class Nodes:
     @classmethod
     def none(cls) -> Nodes:
         """The LARGE ones alone."""
-        return cls(np.arange(LARGE), np.zeros(LARGE, np.int64), np.zeros(LARGE), np.full(LARGE, -1), np.zeros(LARGE, bool))
+        return cls(
+            np.arange(LARGE),
+            np.zeros(LARGE, np.int64),
+            np.zeros(LARGE),
+            np.full(LARGE, -1),
+            np.zeros(LARGE, bool),
+        )
 
 
 NODE = ("kinds", "pixels", "sizes", "first", "open")
@@ -59,7 +71,8 @@ NODE = ("kinds", "pixels", "sizes", "first", "open")
 
 @dataclass(frozen=True)
 class Borders:
-    """(E,) pixel sides where small areas end: of which area, to which other, and the place of the other's pixel in the map.
+    """(E,) pixel sides where small areas end: of which area, to which other, and the place of the other's
+    pixel in the map.
 
     Between two small areas a side stands here twice, once from each.
     """
@@ -73,9 +86,15 @@ class Borders:
         return cls(*np.zeros((3, 0), np.int64))
 
     @classmethod
-    def between(cls, one: np.ndarray, other: np.ndarray, one_place: np.ndarray, other_place: np.ndarray) -> Borders:
+    def between(
+        cls, one: np.ndarray, other: np.ndarray, one_place: np.ndarray, other_place: np.ndarray
+    ) -> Borders:
         """Of pairs of pixels that share a side: the nodes and places of both."""
-        of, to, place = np.concatenate([one, other]), np.concatenate([other, one]), np.concatenate([other_place, one_place])
+        of, to, place = (
+            np.concatenate([one, other]),
+            np.concatenate([other, one]),
+            np.concatenate([other_place, one_place]),
+        )
         return cls(of, to, place)._of_small()
 
     @classmethod
@@ -92,19 +111,27 @@ class Borders:
 
 
 def fused(nodes: Nodes, pairs: np.ndarray, least: float) -> tuple[Nodes, np.ndarray]:
-    """Make one node of nodes that are one area, given in pairs (2, P), and LARGE ones of those that reach `least`.
+    """Make one node of nodes that are one area, given in pairs (2, P), and LARGE ones of those that reach
+    `least`.
 
-    The node with the lowest number stands for all and takes their sum; the others stay as they were. Also returned: the number of the node
-    that now stands for each, (N,).
+    The node with the lowest number stands for all and takes their sum; the others stay as they were. Also
+    returned: the number of the node that now stands for each, (N,).
     """
     count = len(nodes)
-    group = connected_components(coo_array((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=(count, count)), directed=False)[1]
+    group = connected_components(
+        coo_array((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=(count, count)), directed=False
+    )[1]
     lowest = np.empty(count, np.int64)
     lowest[group[::-1]] = np.arange(count)[::-1]
     stands = lowest[group]
     gone = np.flatnonzero(stands != np.arange(count))
     heirs = stands[gone]
-    pixels, sizes, first, still = nodes.pixels.copy(), nodes.sizes.copy(), nodes.first.copy(), nodes.open.copy()
+    pixels, sizes, first, still = (
+        nodes.pixels.copy(),
+        nodes.sizes.copy(),
+        nodes.first.copy(),
+        nodes.open.copy(),
+    )
     np.add.at(pixels, heirs, nodes.pixels[gone])
     np.add.at(sizes, heirs, nodes.sizes[gone])
     np.minimum.at(first, heirs, nodes.first[gone])
@@ -116,7 +143,8 @@ def fused(nodes: Nodes, pairs: np.ndarray, least: float) -> tuple[Nodes, np.ndar
 
 
 def given_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Borders, np.ndarray, int]:
-    """Give away every small area that need not wait for one that is open: nodes, borders left, which node stands for each, how many were given.
+    """Give away every small area that need not wait for one that is open: nodes, borders left, which node
+    stands for each, how many were given.
 
     Nodes that no longer stand for themselves keep stale values.
     """
@@ -125,7 +153,9 @@ def given_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Bor
     while len(borders.of):
         of, to = borders.of, borders.to
         # An open neighbour can only grow: what comes before it as it is now comes before it for good.
-        first = (nodes.pixels[of] < nodes.pixels[to]) | ((nodes.pixels[of] == nodes.pixels[to]) & (shuffled[of] < shuffled[to]))
+        first = (nodes.pixels[of] < nodes.pixels[to]) | (
+            (nodes.pixels[of] == nodes.pixels[to]) & (shuffled[of] < shuffled[to])
+        )
         ready = ~nodes.open
         ready[of[(to >= LARGE) & ~first]] = False
         mine = np.flatnonzero(ready[of])
@@ -155,7 +185,9 @@ def _longest(of: np.ndarray, kinds: np.ndarray, place: np.ndarray) -> tuple[np.n
 
 
 def _shuffled(places: np.ndarray) -> np.ndarray:
-    """Another number for each number, far from those of its neighbours, and never the same for two (the finish of SplitMix64)."""
+    """Another number for each number, far from those of its neighbours, and never the same for two (the
+    finish of SplitMix64).
+    """
     mixed = places.astype(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)

@@ -1,8 +1,9 @@
 """Polygons into a file or a table, batch after batch: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, PostGIS.
 
-Each writer takes an iterator of batches and draws it once, so that no more than a batch is in memory. GeoJSON and FlatGeobuf cannot be added to
-at one price, so they pass through a GeoPackage beside the target. The GDAL in pyogrio's wheel knows neither Parquet nor PostgreSQL: for those
-pyarrow and psycopg, their own maintained clients, are optional extras.
+Each writer takes an iterator of batches and draws it once, so that no more than a batch is in memory. GeoJSON
+and FlatGeobuf cannot be added to at one price, so they pass through a GeoPackage beside the target. The GDAL
+in pyogrio's wheel knows neither Parquet nor PostgreSQL: for those pyarrow and psycopg, their own maintained
+clients, are optional extras.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ COLUMNS = ("value", "class", "pixels", "area_ha")
 
 @dataclass(frozen=True)
 class Batch:
-    """Polygons on the ground (N,) and their columns: class values, class names, pixels, hectares (NaN where unknown)."""
+    """Polygons on the ground (N,) and their columns: class values, class names, pixels, hectares (NaN
+    where unknown).
+    """
 
     polygons: np.ndarray
     values: np.ndarray
@@ -44,12 +47,20 @@ def is_database(out: str | Path) -> bool:
 
 
 def check_target(out: str | Path) -> None:
-    """Raises BadOption where polygons cannot be written to `out`: an unknown suffix, a package that is not installed."""
+    """Raises BadOption where polygons cannot be written to `out`: an unknown suffix, a package that is not
+    installed.
+    """
     module, extra = ("psycopg", "postgis") if is_database(out) else ("pyarrow", "parquet")
     if not is_database(out) and Path(out).suffix.lower() not in SUFFIXES:
-        raise BadOption(f"{Path(out).name}: polygons are written as {', '.join(SUFFIXES)} or to postgresql://user@host/db?table=name.")
+        raise BadOption(
+            f"{Path(out).name}: polygons are written as {', '.join(SUFFIXES)} or to "
+            "postgresql://user@host/db?table=name."
+        )
     if (is_database(out) or Path(out).suffix.lower() == ".parquet") and find_spec(module) is None:
-        raise BadOption(f"Writing {'to PostGIS' if is_database(out) else '.parquet'} needs {module}: pip install 'labelscape[{extra}]'.")
+        raise BadOption(
+            f"Writing {'to PostGIS' if is_database(out) else '.parquet'} needs {module}: pip install "
+            f"'labelscape[{extra}]'."
+        )
 
 
 def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | None) -> None:
@@ -66,8 +77,15 @@ def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | Non
                 package = Path(folder) / "polygons.gpkg"
                 _write_package(package, batches, crs, SPATIAL_INDEX="NO")
                 _translate(package, path, DRIVERS[suffix])
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError) as error:
-        raise BadFile(f"The polygons cannot be written to {path.parent}: {error}. Is the disk full, or the folder read-only?") from error
+    except (
+        pyogrio.errors.DataSourceError,
+        pyogrio.errors.DataLayerError,
+        pyogrio.errors.FeatureError,
+    ) as error:
+        raise BadFile(
+            f"The polygons cannot be written to {path.parent}: {error}. Is the disk full, or the folder "
+            "read-only?"
+        ) from error
 
 
 def _write_package(path: Path, batches: Iterator[Batch], crs: CRS | None, **options: str) -> None:
@@ -79,9 +97,17 @@ def _write_package(path: Path, batches: Iterator[Batch], crs: CRS | None, **opti
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.raw.write(
-                path, shapely.to_wkb(batch.polygons), fields, list(COLUMNS), geometry_type="Polygon", driver="GPKG", layer=LAYER,
-                crs=crs.to_wkt() if crs else None, append=started, layer_options=None if started else options,
-            )  # fmt: skip
+                path,
+                shapely.to_wkb(batch.polygons),
+                fields,
+                list(COLUMNS),
+                geometry_type="Polygon",
+                driver="GPKG",
+                layer=LAYER,
+                crs=crs.to_wkt() if crs else None,
+                append=started,
+                layer_options=None if started else options,
+            )
         started = True
 
 
@@ -89,12 +115,24 @@ def _translate(package: Path, target: Path, driver: str) -> None:
     """The same layer in another format, streamed; GeoJSON in degrees of WGS 84 as RFC 7946 wants it."""
     import pyogrio
 
-    options = {"layer_options": {"RFC7946": "YES"} if driver == "GeoJSON" else None, "geometry_type": "Polygon", "layer": LAYER}
-    with pyogrio.raw.open_arrow(package, layer=LAYER, use_pyarrow=False) as (meta, stream), warnings.catch_warnings():
+    options = {
+        "layer_options": {"RFC7946": "YES"} if driver == "GeoJSON" else None,
+        "geometry_type": "Polygon",
+        "layer": LAYER,
+    }
+    with (
+        pyogrio.raw.open_arrow(package, layer=LAYER, use_pyarrow=False) as (meta, stream),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", "'crs' was not provided")
         pyogrio.raw.write_arrow(
-            stream, target, driver=driver, geometry_name=meta["geometry_name"] or "wkb_geometry", crs=meta["crs"], **options
-        )  # fmt: skip
+            stream,
+            target,
+            driver=driver,
+            geometry_name=meta["geometry_name"] or "wkb_geometry",
+            crs=meta["crs"],
+            **options,
+        )
 
 
 def _write_parquet(path: Path, batches: Iterator[Batch], crs: CRS | None) -> None:
@@ -104,21 +142,37 @@ def _write_parquet(path: Path, batches: Iterator[Batch], crs: CRS | None) -> Non
 
     sides = ("xmin", "ymin", "xmax", "ymax")
     box = pa.struct([(side, pa.float64()) for side in sides])
-    schema = pa.schema([
-        ("value", pa.int32()), ("class", pa.string()), ("pixels", pa.int64()), ("area_ha", pa.float64()), ("geometry", pa.binary()), ("bbox", box),
-    ])  # fmt: skip
+    schema = pa.schema(
+        [
+            ("value", pa.int32()),
+            ("class", pa.string()),
+            ("pixels", pa.int64()),
+            ("area_ha", pa.float64()),
+            ("geometry", pa.binary()),
+            ("bbox", box),
+        ]
+    )
     bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
     try:
         # An Arrow schema of its own would hide the `geo` entry from readers that ask Arrow for the metadata.
         with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
             for batch in batches:
                 boxes = shapely.bounds(batch.polygons).reshape(-1, 4)
-                bounds = np.r_[np.fmin(bounds[:2], boxes[:, :2].min(axis=0, initial=np.inf)), np.fmax(bounds[2:], boxes[:, 2:].max(axis=0, initial=-np.inf))]
+                bounds = np.r_[
+                    np.fmin(bounds[:2], boxes[:, :2].min(axis=0, initial=np.inf)),
+                    np.fmax(bounds[2:], boxes[:, 2:].max(axis=0, initial=-np.inf)),
+                ]
                 columns = [
-                    batch.values, batch.names, batch.pixels, pa.array(batch.hectares, mask=np.isnan(batch.hectares)),
-                    pa.array(shapely.to_wkb(batch.polygons), pa.binary()), pa.StructArray.from_arrays(list(boxes.T.copy()), fields=list(box)),
-                ]  # fmt: skip
-                arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, schema)]
+                    batch.values,
+                    batch.names,
+                    batch.pixels,
+                    pa.array(batch.hectares, mask=np.isnan(batch.hectares)),
+                    pa.array(shapely.to_wkb(batch.polygons), pa.binary()),
+                    pa.StructArray.from_arrays(list(boxes.T.copy()), fields=list(box)),
+                ]
+                arrays = [
+                    c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, schema)
+                ]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             writer.add_key_value_metadata({"geo": json.dumps(geo_metadata(crs, bounds))})
     except pa.ArrowException as error:
@@ -126,10 +180,16 @@ def _write_parquet(path: Path, batches: Iterator[Batch], crs: CRS | None) -> Non
 
 
 def geo_metadata(crs: CRS | None, bounds: np.ndarray) -> dict:
-    """The `geo` entry of a GeoParquet 1.1 file; a CRS of null says that there is none, a missing one would mean degrees."""
+    """The `geo` entry of a GeoParquet 1.1 file; a CRS of null says that there is none, a missing one would
+    mean degrees.
+    """
     from pyproj import CRS as ProjCRS
 
-    column = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": ProjCRS.from_wkt(crs.to_wkt()).to_json_dict() if crs else None}
+    column = {
+        "encoding": "WKB",
+        "geometry_types": ["Polygon"],
+        "crs": ProjCRS.from_wkt(crs.to_wkt()).to_json_dict() if crs else None,
+    }
     column["covering"] = {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}}
     if np.isfinite(bounds).all():
         column["bbox"] = bounds.tolist()
@@ -137,9 +197,11 @@ def geo_metadata(crs: CRS | None, bounds: np.ndarray) -> dict:
 
 
 def database_of(out: str) -> tuple[str, str, str]:
-    """`postgresql://user@host/db?table=schema.name` or `PG:dbname=db table=name` -> (what libpq connects with, schema or "", table).
+    """`postgresql://user@host/db?table=schema.name` or `PG:dbname=db table=name` -> (what libpq connects
+    with, schema or "", table).
 
-    Without a table it is `land_cover` in the first schema of the search path. Raises BadOption where the text cannot be read.
+    Without a table it is `land_cover` in the first schema of the search path. Raises BadOption where the text
+    cannot be read.
     """
     table = LAYER
     if out.startswith("PG:"):
@@ -151,7 +213,10 @@ def database_of(out: str) -> tuple[str, str, str]:
         try:
             conninfo.conninfo_to_dict(connection)
         except Error as error:
-            raise BadOption(f"The database after PG: cannot be read ({error}); it reads PG:dbname=NAME host=HOST user=NAME table=NAME.") from error
+            raise BadOption(
+                f"The database after PG: cannot be read ({error}); it reads PG:dbname=NAME host=HOST "
+                "user=NAME table=NAME."
+            ) from error
     else:
         parts = urlsplit(out)
         query = parse_qsl(parts.query)
@@ -171,7 +236,10 @@ def srid_of(crs: CRS | None) -> int:
         return 0
     code = crs.to_epsg()
     if code is None:
-        raise BadOption("The map's CRS has no EPSG code, which PostGIS names coordinate systems by; write a .gpkg, or reproject the map first.")
+        raise BadOption(
+            "The map's CRS has no EPSG code, which PostGIS names coordinate systems by; write a .gpkg, or "
+            "reproject the map first."
+        )
     return code
 
 
@@ -179,13 +247,17 @@ def rows_of(batch: Batch, srid: int) -> Iterator[tuple]:
     """Rows as COPY takes them: value, class, pixels, area_ha, geometry as EWKB in hexadecimal."""
     polygons = shapely.to_wkb(shapely.set_srid(batch.polygons, srid), hex=True, include_srid=True)
     hectares = [None if h != h else h for h in batch.hectares.tolist()]
-    return zip(batch.values.tolist(), batch.names.tolist(), batch.pixels.tolist(), hectares, polygons.tolist())
+    return zip(
+        batch.values.tolist(), batch.names.tolist(), batch.pixels.tolist(), hectares, polygons.tolist()
+    )
 
 
 def write_database(out: str, batches: Iterator[Batch], crs: CRS | None, *, overwrite: bool = False) -> None:
-    """Write all batches to a table of a PostGIS database in one transaction: the table is there whole or not at all.
+    """Write all batches to a table of a PostGIS database in one transaction: the table is there whole or not
+    at all.
 
-    Raises BadFile where the table exists and may not be replaced, the database cannot be reached or has no PostGIS; BadOption for its name.
+    Raises BadFile where the table exists and may not be replaced, the database cannot be reached or has no
+    PostGIS; BadOption for its name.
     """
     import psycopg
     from psycopg import sql
@@ -197,14 +269,22 @@ def write_database(out: str, batches: Iterator[Batch], crs: CRS | None, *, overw
         with psycopg.connect(connection) as base:
             if base.execute("SELECT to_regclass(%s)", (table.as_string(base),)).fetchone()[0] is not None:
                 if not overwrite:
-                    raise BadFile(f"The table {name} exists; pass --overwrite to replace it, or name another with ?table=NAME.")
+                    raise BadFile(
+                        f"The table {name} exists; pass --overwrite to replace it, or name another with "
+                        "?table=NAME."
+                    )
                 base.execute(sql.SQL("DROP TABLE {}").format(table))
-            base.execute(sql.SQL(
-                'CREATE TABLE {} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, value integer, "class" text, pixels bigint, '
-                "area_ha double precision, geom geometry(Polygon, {}))"
-            ).format(table, sql.Literal(srid)))  # fmt: skip
+            base.execute(
+                sql.SQL(
+                    "CREATE TABLE {} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, value integer, "
+                    '"class" text, pixels bigint, '
+                    "area_ha double precision, geom geometry(Polygon, {}))"
+                ).format(table, sql.Literal(srid))
+            )
             with base.cursor() as cursor:
-                with cursor.copy(sql.SQL('COPY {} (value, "class", pixels, area_ha, geom) FROM STDIN').format(table)) as copy:
+                with cursor.copy(
+                    sql.SQL('COPY {} (value, "class", pixels, area_ha, geom) FROM STDIN').format(table)
+                ) as copy:
                     for batch in batches:
                         for row in rows_of(batch, srid):
                             copy.write_row(row)

@@ -1,4 +1,6 @@
-"""A finished class map as polygons on the ground, in any of the formats of `polygon_files`, in bounded memory."""
+"""A finished class map as polygons on the ground, in any of the formats of `polygon_files`, in bounded
+memory.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from labelscape.errors import BadFile, BadOption
-from labelscape.files import written_whole
-from labelscape.grid import Grid
-from labelscape.scenes.files import gdal, open_raster
-from labelscape.legend import Legend
-from labelscape.rasters.class_names import check_class_map, legend_of
 from labelscape.areas.polygon_files import LAYER, Batch, check_target, is_database, write_database, write_file
 from labelscape.areas.sieve import check_minimum
 from labelscape.areas.sieve import sieve as give_away_small_areas
 from labelscape.areas.style import add_style
 from labelscape.areas.trace import Areas, trace
+from labelscape.errors import BadFile, BadOption
+from labelscape.files import written_whole
+from labelscape.grid import Grid
+from labelscape.legend import Legend
+from labelscape.rasters.class_names import check_class_map, legend_of
+from labelscape.scenes.files import gdal, open_raster
 
 BATCH = 50_000
 
@@ -35,21 +37,34 @@ class PolygonSummary:
 
 
 def polygonize(
-    raster: str | Path, out: str | Path, legend: Legend | None = None, *, sieve: float = 0.0, min_area_ha: float = 0.0, simplify: float = 0.0,
-    strip_rows: int | None = None, overwrite: bool = False, tick: Callable[[int], None] | None = None,
-) -> PolygonSummary:  # fmt: skip
-    """Write the class map `raster` as polygons with the columns value, class, pixels and area_ha (hectares on the WGS 84 ellipsoid).
+    raster: str | Path,
+    out: str | Path,
+    legend: Legend | None = None,
+    *,
+    sieve: float = 0.0,
+    min_area_ha: float = 0.0,
+    simplify: float = 0.0,
+    strip_rows: int | None = None,
+    overwrite: bool = False,
+    tick: Callable[[int], None] | None = None,
+) -> PolygonSummary:
+    """Write the class map `raster` as polygons with the columns value, class, pixels and area_ha (hectares on
+    the WGS 84 ellipsoid).
 
-    out          a file whose suffix says the format (.gpkg, .geojson, .fgb, .parquet) or a table, postgresql://user@host/db?table=name
+    out          a file whose suffix says the format (.gpkg, .geojson, .fgb, .parquet) or a table,
+                 postgresql://user@host/db?table=name
     legend       by default the names and colours that come with the raster
-    sieve        hectares (pixels without coordinates) below which areas are given to a neighbour first, see `maps.sieve`
+    sieve        hectares (pixels without coordinates) below which areas are given to a neighbour first, see
+                 `maps.sieve`
     min_area_ha  polygons below it are left out, their place stays empty; not without coordinates
-    simplify     metres (pixels without coordinates): borders lose the steps of pixels, each shared border once, so that there are neither gaps nor
-                 overlaps; the map's edge and the rim of nodata stay. Pixels and hectares are those of the map, before simplification
+    simplify     metres (pixels without coordinates): borders lose the steps of pixels, each shared border
+                 once, so that there are neither gaps nor overlaps; the map's edge and the rim of nodata stay.
+                 Pixels and hectares are those of the map, before simplification
     tick         called with the number of rows done, those of the sieve first
 
-    Pixels of 255 and of the raster's own nodata value belong to no polygon. A GeoPackage also gets the legend's colours as its QGIS style.
-    Raises BadOption for a format, an area or a tolerance that cannot be, BadInput for a raster that is no class map, BadFile.
+    Pixels of 255 and of the raster's own nodata value belong to no polygon. A GeoPackage also gets the
+    legend's colours as its QGIS style. Raises BadOption for a format, an area or a tolerance that cannot be,
+    BadInput for a raster that is no class map, BadFile.
     """
     check_target(out)
     with gdal(), open_raster(raster) as file:
@@ -65,12 +80,25 @@ def polygonize(
                 sieved = Path(folder) / Path(raster).name
                 give_away_small_areas(raster, sieved, legend, min_area=sieve, tick=tick)
                 return polygonize(
-                    sieved, out, legend, min_area_ha=min_area_ha, simplify=simplify, strip_rows=strip_rows, overwrite=overwrite, tick=tick
-                )  # fmt: skip
+                    sieved,
+                    out,
+                    legend,
+                    min_area_ha=min_area_ha,
+                    simplify=simplify,
+                    strip_rows=strip_rows,
+                    overwrite=overwrite,
+                    tick=tick,
+                )
         legend = legend or legend_of(raster)[0]
         tolerance = simplify / (grid.ground_pixel_size or 1)
         summary = PolygonSummary()
-        batches = _batches(trace(file, grid, tolerance=tolerance, strip_rows=strip_rows, tick=tick), grid, legend, min_area_ha, summary)
+        batches = _batches(
+            trace(file, grid, tolerance=tolerance, strip_rows=strip_rows, tick=tick),
+            grid,
+            legend,
+            min_area_ha,
+            summary,
+        )
         if is_database(out):
             write_database(str(out), batches, grid.crs, overwrite=overwrite)
             return summary
@@ -83,7 +111,9 @@ def polygonize(
 
 
 def check_sizes(min_area_ha: float, simplify: float, grid: Grid, name: str) -> None:
-    """Raises BadOption where an area or a tolerance cannot be, or not for the raster of this name and grid."""
+    """Raises BadOption where an area or a tolerance cannot be, or not for the raster of this name and
+    grid.
+    """
     for option, number in (("--min-area", min_area_ha), ("--simplify", simplify)):
         if not 0 <= number < math.inf:
             raise BadOption(f"{option} is {number:g}; a number from 0 up was expected.")
@@ -91,8 +121,12 @@ def check_sizes(min_area_ha: float, simplify: float, grid: Grid, name: str) -> N
         raise BadOption(f"{name} has no coordinates, so no area in hectares: leave --min-area out.")
 
 
-def _batches(found: Iterator[Areas], grid: Grid, legend: Legend, min_area_ha: float, summary: PolygonSummary) -> Iterator[Batch]:
-    """Areas in pixels -> what is written, at least one batch, so that a map of nothing is an empty layer; counts in `summary`."""
+def _batches(
+    found: Iterator[Areas], grid: Grid, legend: Legend, min_area_ha: float, summary: PolygonSummary
+) -> Iterator[Batch]:
+    """Areas in pixels -> what is written, at least one batch, so that a map of nothing is an empty layer;
+    counts in `summary`.
+    """
     names = {c.value: c.name for c in legend.classes}
     t, waiting, started = grid.transform, [], False
 

@@ -1,13 +1,16 @@
-"""A class map without areas below a minimum mapping unit: each is given to a neighbour, so that no holes are left.
+"""A class map without areas below a minimum mapping unit: each is given to a neighbour, so that no holes are
+left.
 
-Which neighbour is said in `neighbours`: the smallest area first, each to the class with which it shares the longest border. GRASS (`v.clean
-tool=rmarea`), QGIS and ArcGIS ("Eliminate", by the longest common border) choose alike, in polygons and in one pass, after which areas below the
-minimum may be left. `gdal_sieve` gives an area to its largest neighbour, also where it touches that with a single pixel side, and leaves alone
-areas that have none but small neighbours; here those grow together until they are large enough. What is left below the minimum lies alone
-between pixels of no data.
+Which neighbour is said in `neighbours`: the smallest area first, each to the class with which it shares the
+longest border. GRASS (`v.clean tool=rmarea`), QGIS and ArcGIS ("Eliminate", by the longest common border)
+choose alike, in polygons and in one pass, after which areas below the minimum may be left. `gdal_sieve` gives
+an area to its largest neighbour, also where it touches that with a single pixel side, and leaves alone areas
+that have none but small neighbours; here those grow together until they are large enough. What is left below
+the minimum lies alone between pixels of no data.
 
-The map is read once, strip by strip. An area is given away as soon as all around it is known, and a strip is written when all of it is; a graph
-is kept only of areas that are small so far, and of them only of those that still wait for what lies below.
+The map is read once, strip by strip. An area is given away as soon as all around it is known, and a strip is
+written when all of it is; a graph is kept only of areas that are small so far, and of them only of those that
+still wait for what lies below.
 """
 
 from __future__ import annotations
@@ -20,15 +23,15 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from labelscape.errors import BadOption
-from labelscape.grid import Grid, Window
-from labelscape.scenes.files import gdal, open_raster
-from labelscape.scenes.holes import stored_blocks
-from labelscape.legend import IGNORE, Legend
-from labelscape.rasters.class_names import check_class_map, legend_of
 from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, given_away
 from labelscape.areas.trace import connected, read_run, runs_of, strip_height, without_nodata
+from labelscape.errors import BadOption
+from labelscape.grid import Grid, Window
+from labelscape.legend import IGNORE, Legend
+from labelscape.rasters.class_names import check_class_map, legend_of
 from labelscape.rasters.write import MapWriter
+from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.holes import stored_blocks
 
 SLACK = 1e-9
 """Sizes are sums of rounded numbers: an area that lacks no more than this share of the minimum has it."""
@@ -36,7 +39,9 @@ SLACK = 1e-9
 
 @dataclass(frozen=True)
 class SievedClass:
-    """How much of a class there was before and is after, in pixels and in hectares on the WGS 84 ellipsoid (None without coordinates)."""
+    """How much of a class there was before and is after, in pixels and in hectares on the WGS 84 ellipsoid
+    (None without coordinates).
+    """
 
     name: str
     pixels_before: int
@@ -47,7 +52,9 @@ class SievedClass:
 
 @dataclass(frozen=True)
 class SieveSummary:
-    """How many areas were given to a neighbour, how many below the minimum have none, and what became of the classes."""
+    """How many areas were given to a neighbour, how many below the minimum have none, and what became of
+    the classes.
+    """
 
     given: int
     left: int
@@ -57,7 +64,9 @@ class SieveSummary:
 
 @dataclass
 class _Part:
-    """A part of a strip: its class values, and which of its pixels (N,) change or are not decided yet, with their node each."""
+    """A part of a strip: its class values, and which of its pixels (N,) change or are not decided yet,
+    with their node each.
+    """
 
     window: Window
     values: np.ndarray
@@ -68,27 +77,43 @@ class _Part:
 def check_minimum(least: float) -> None:
     """Raises BadOption where a minimum mapping unit cannot be."""
     if not 0 < least < math.inf:
-        raise BadOption(f"The smallest area of the sieve is {least:g}; a number above 0 was expected, in hectares (pixels without coordinates).")
+        raise BadOption(
+            f"The smallest area of the sieve is {least:g}; a number above 0 was expected, in hectares "
+            "(pixels without coordinates)."
+        )
 
 
 def sieve(
-    raster: str | Path, out: str | Path, legend: Legend | None = None, *, min_area: float, strip_rows: int | None = None, overwrite: bool = False,
+    raster: str | Path,
+    out: str | Path,
+    legend: Legend | None = None,
+    *,
+    min_area: float,
+    strip_rows: int | None = None,
+    overwrite: bool = False,
     tick: Callable[[int], None] | None = None,
-) -> SieveSummary:  # fmt: skip
-    """Write the class map `raster` to `out` with every area below `min_area` given to a neighbour; both are GeoTIFFs of one band of class values.
+) -> SieveSummary:
+    """Write the class map `raster` to `out` with every area below `min_area` given to a neighbour; both are
+    GeoTIFFs of one band of class values.
 
-    min_area  hectares on the WGS 84 ellipsoid, of a raster without coordinates pixels; areas are connected by pixel sides
+    min_area  hectares on the WGS 84 ellipsoid, of a raster without coordinates pixels; areas are connected by
+              pixel sides
     legend    by default the names and colours that come with the raster
     tick      called with the number of rows done
 
-    Pixels of 255 and of the raster's own nodata value are never changed and never a neighbour. All classes are treated alike, "unknown" of
-    `map_scene(reject=...)` too: a doubtful spot smaller than what is mapped is part of what it lies in, a sure one in doubtful ground becomes
-    doubtful. The result does not depend on `strip_rows`. It is a COG with colours, attribute table, overviews and nodata value of the raster.
-    Raises BadOption for a minimum that cannot be, BadInput for a raster that is no class map, BadFile.
+    Pixels of 255 and of the raster's own nodata value are never changed and never a neighbour. All classes
+    are treated alike, "unknown" of
+    `map_scene(reject=...)` too: a doubtful spot smaller than what is mapped is part of what it lies in, a
+      sure one in doubtful ground becomes
+    doubtful. The result does not depend on `strip_rows`. It is a COG with colours, attribute table, overviews
+    and nodata value of the raster. Raises BadOption for a minimum that cannot be, BadInput for a raster that
+    is no class map, BadFile.
     """
     check_minimum(min_area)
     if Path(out).suffix.lower() not in (".tif", ".tiff"):
-        raise BadOption(f"{out}: a sieved map is a GeoTIFF, .tif or .tiff; `polygonize --sieve` makes polygons of it.")
+        raise BadOption(
+            f"{out}: a sieved map is a GeoTIFF, .tif or .tiff; `polygonize --sieve` makes polygons of it."
+        )
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         check_class_map(file, raster)
@@ -98,7 +123,9 @@ def sieve(
         tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}
         tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_georeferenced else 'pixels'}"
         nodata = int(file.nodata) if file.nodata in range(256) else IGNORE
-        with MapWriter(out, grid, "uint8", 1, nodata, legend=legend, tags=tags, overwrite=overwrite) as writer:
+        with MapWriter(
+            out, grid, "uint8", 1, nodata, legend=legend, tags=tags, overwrite=overwrite
+        ) as writer:
             work = _Sieve(file, grid, min_area * (1e4 if grid.is_georeferenced else 1) * (1 - SLACK))
             rows = strip_rows or _rows(grid.width)
             for top in range(0, grid.height, rows):
@@ -111,12 +138,16 @@ def sieve(
 
 
 def _rows(width: int) -> int:
-    """Rows of a strip: of those of `trace` a power of two, so that strips and blocks of a map end together."""
+    """Rows of a strip: of those of `trace` a power of two, so that strips and blocks of a map end
+    together.
+    """
     return 2 ** int(math.log2(strip_height(width)))
 
 
 class _Sieve:
-    """What is known of a map down to a row: the small areas, the node of each pixel of that row (-1: none), and the parts that wait."""
+    """What is known of a map down to a row: the small areas, the node of each pixel of that row (-1:
+    none), and the parts that wait.
+    """
 
     def __init__(self, file: rasterio.DatasetReader, grid: Grid, least: float) -> None:
         self.file, self.grid, self.least = file, grid, least
@@ -151,7 +182,9 @@ class _Sieve:
         pieces = nodes[np.arange(old, count)]
         nodes, number = fused(nodes, pairs[:, nodes.kinds[pairs[0]] == nodes.kinds[pairs[1]]], self.least)
         borders = [self.borders.renamed(number)]
-        borders += [self._borders(classes, labels, first, run, number) for run, _, classes, labels, first in parts]
+        borders += [
+            self._borders(classes, labels, first, run, number) for run, _, classes, labels, first in parts
+        ]
         nodes, borders, step, given = given_away(nodes, Borders.together(borders), self.least)
         number = self._carry_on(nodes, borders, step[number])
         self.given += given
@@ -161,7 +194,9 @@ class _Sieve:
             part.nodes = number[part.nodes]
         for run, values, _, labels, first in parts:
             named = number[first:][: labels.max(initial=-1) + 1]
-            differs = np.append(named != pieces.kinds[first - old :][: len(named)], False)  # -1, of no area, is the last
+            differs = np.append(
+                named != pieces.kinds[first - old :][: len(named)], False
+            )  # -1, of no area, is the last
             where = np.flatnonzero(differs[labels])
             self.waiting.append(_Part(run, values, where, named[labels.ravel()[where]]))
         ready = [part for part in self.waiting if (part.nodes < LARGE).all()]
@@ -187,10 +222,15 @@ class _Sieve:
         rows, columns = np.divmod(pixels, run.width)
         return (rows + run.top) * self.grid.width + columns + run.left
 
-    def _borders(self, classes: np.ndarray, labels: np.ndarray, first: int, run: Window, number: np.ndarray) -> Borders:
+    def _borders(
+        self, classes: np.ndarray, labels: np.ndarray, first: int, run: Window, number: np.ndarray
+    ) -> Borders:
         """The borders of small areas within a run, and with the row above it."""
         flat, found = labels.ravel(), []
-        for step, differ in ((1, classes[:, 1:] != classes[:, :-1]), (run.width, classes[1:] != classes[:-1])):
+        for step, differ in (
+            (1, classes[:, 1:] != classes[:, :-1]),
+            (run.width, classes[1:] != classes[:-1]),
+        ):
             one = np.flatnonzero(differ)
             if step == 1 and run.width > 1:
                 one += one // (run.width - 1)
@@ -198,15 +238,23 @@ class _Sieve:
             a, b = number[first + flat[one]], number[first + flat[one + step]]
             small = (a >= LARGE) | (b >= LARGE)
             one = one[small]
-            found.append(Borders.between(a[small], b[small], self._places(one, run), self._places(one + step, run)))
+            found.append(
+                Borders.between(a[small], b[small], self._places(one, run), self._places(one + step, run))
+            )
         above = self.above[run.left : run.right]
         meet = np.flatnonzero((above >= 0) & (labels[0] >= 0))
         here = self._places(meet, run)
-        found.append(Borders.between(number[above[meet]], number[first + labels[0][meet]], here - self.grid.width, here))
+        found.append(
+            Borders.between(
+                number[above[meet]], number[first + labels[0][meet]], here - self.grid.width, here
+            )
+        )
         return Borders.together(found)
 
     def _carry_on(self, nodes: Nodes, borders: Borders, number: np.ndarray) -> np.ndarray:
-        """Keep the areas that are not decided, with new numbers; (N,) for each node its new number, or its class where that is decided."""
+        """Keep the areas that are not decided, with new numbers; (N,) for each node its new number, or its
+        class where that is decided.
+        """
         bordering = nodes.open.copy()
         bordering[borders.of] = True
         own = np.flatnonzero(number == np.arange(len(nodes)))
@@ -232,10 +280,20 @@ class _Sieve:
         assert not self.waiting and not len(self.of) and len(self.nodes) == LARGE
         known = self.grid.is_georeferenced
         (old, old_sizes), (new, new_sizes) = self.before, self.after
-        return SieveSummary(self.given, self.left, self.changed, tuple(
-            SievedClass(c.name, int(old[c.value]), int(new[c.value]), *(float(s[c.value]) / 1e4 if known else None for s in (old_sizes, new_sizes)))
-            for c in legend.classes
-        ))  # fmt: skip
+        return SieveSummary(
+            self.given,
+            self.left,
+            self.changed,
+            tuple(
+                SievedClass(
+                    c.name,
+                    int(old[c.value]),
+                    int(new[c.value]),
+                    *(float(s[c.value]) / 1e4 if known else None for s in (old_sizes, new_sizes)),
+                )
+                for c in legend.classes
+            ),
+        )
 
 
 def _by_class(areas: Nodes, kinds: np.ndarray) -> np.ndarray:

@@ -13,34 +13,67 @@ from labelscape.legend import Legend
 def add_style(path: Path, layer: str, legend: Legend) -> None:
     """Add QGIS's own `layer_styles` table with a default style for `layer`."""
     with contextlib.closing(sqlite3.connect(path)) as base, base:
-        (column,) = base.execute("SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)).fetchone()
+        (column,) = base.execute(
+            "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
+        ).fetchone()
         base.execute(
-            "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), f_table_schema TEXT(256), "
-            "f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, "
-            "description TEXT, owner TEXT(30), ui TEXT(30), update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+            "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog "
+            "TEXT(256), f_table_schema TEXT(256), "
+            "f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, "
+            "styleSLD TEXT, useAsDefault BOOLEAN, "
+            "description TEXT, owner TEXT(30), ui TEXT(30), update_time DATETIME DEFAULT "
+            "(strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
         )
         base.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, styleQML, useAsDefault, "
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
+            "styleName, styleQML, useAsDefault, "
             "description, owner) "
             "VALUES ('', '', ?, ?, 'classes', ?, 1, 'colours of the legend', '')",
             (layer, column, polygon_style(legend)),
         )
         base.execute(
-            "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) VALUES ('layer_styles', 'attributes', 'layer_styles')"
+            "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) VALUES "
+            "('layer_styles', 'attributes', 'layer_styles')"
         )
 
 
 def polygon_style(legend: Legend) -> str:
     """QML: one category per class by the column `value`, filled in its colour, without outline."""
     root = xml.Element("qgis", version="3.22", styleCategories="Symbology")
-    renderer = xml.SubElement(root, "renderer-v2", type="categorizedSymbol", attr="value", symbollevels="0", enableorderby="0", forceraster="0")
+    renderer = xml.SubElement(
+        root,
+        "renderer-v2",
+        type="categorizedSymbol",
+        attr="value",
+        symbollevels="0",
+        enableorderby="0",
+        forceraster="0",
+    )
     categories, symbols = xml.SubElement(renderer, "categories"), xml.SubElement(renderer, "symbols")
     for number, c in enumerate(legend.classes):
-        xml.SubElement(categories, "category", value=str(c.value), symbol=str(number), label=c.name, render="true", type="long")
-        symbol = xml.SubElement(symbols, "symbol", name=str(number), type="fill", alpha="1", clip_to_extent="1", force_rhr="0")
-        fill = xml.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"})
+        xml.SubElement(
+            categories,
+            "category",
+            value=str(c.value),
+            symbol=str(number),
+            label=c.name,
+            render="true",
+            type="long",
+        )
+        symbol = xml.SubElement(
+            symbols, "symbol", name=str(number), type="fill", alpha="1", clip_to_extent="1", force_rhr="0"
+        )
+        fill = xml.SubElement(
+            symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
+        )
         options = xml.SubElement(fill, "Option", type="Map")
         red, green, blue = c.color
-        for name, value in (("color", f"{red},{green},{blue},255"), ("style", "solid"), ("outline_style", "no")):
+        for name, value in (
+            ("color", f"{red},{green},{blue},255"),
+            ("style", "solid"),
+            ("outline_style", "no"),
+        ):
             xml.SubElement(options, "Option", name=name, type="QString", value=value)
-    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + xml.tostring(root, encoding="unicode")
+    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + xml.tostring(
+        root, encoding="unicode"
+    )

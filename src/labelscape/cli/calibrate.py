@@ -14,12 +14,17 @@ NAME = "calibrate"
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="Checkpoint that `train` made; it is rewritten with the temperature.")],
-    part: Annotated[str, typer.Option("--part", help="Blocks of its own training scenes to fit on: val or test.")] = "val",
+    model: Annotated[
+        Path, typer.Argument(help="Checkpoint that `train` made; it is rewritten with the temperature.")
+    ],
+    part: Annotated[
+        str, typer.Option("--part", help="Blocks of its own training scenes to fit on: val or test.")
+    ] = "val",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fit the temperature that makes a confidence of 80 % right 80 times in 100, on blocks the network was not trained on.
+    """Fit the temperature that makes a confidence of 80 % right 80 times in 100, on blocks the network was
+    not trained on.
 
     Classes do not change; confidences, probabilities and what --reject leaves out do.
     """
@@ -32,14 +37,24 @@ def run(
 
     checkpoint = load(model)
     if part not in ("val", "test"):
-        raise BadOption(f"--part {part!r} must be val or test: on what it was trained on a network is surer than it should be.")
+        raise BadOption(
+            f"--part {part!r} must be val or test: on what it was trained on a network is surer than it "
+            "should be."
+        )
     if not checkpoint.recipe.get("data"):
         raise BadOption(f"{model} does not say what it was trained on: there is nothing to fit on.")
     try:
-        opened = open_recipe_data(Data(**checkpoint.recipe["data"]), checkpoint.recipe.get("seed", 0), checkpoint.legend)
+        opened = open_recipe_data(
+            Data(**checkpoint.recipe["data"]), checkpoint.recipe.get("seed", 0), checkpoint.legend
+        )
     except BadFile as error:
-        where = f"Relative paths are looked for from {Path.cwd()}: run this where `train` ran, with the files in place."
-        raise BadFile(f"The scenes that {model} was trained on are needed to calibrate it. {error} {where}") from error
+        where = (
+            f"Relative paths are looked for from {Path.cwd()}: run this where `train` ran, with the files "
+            "in place."
+        )
+        raise BadFile(
+            f"The scenes that {model} was trained on are needed to calibrate it. {error} {where}"
+        ) from error
     with opened as dataset:
         found = fit_temperature(checkpoint, dataset, part=part, device=device)
     save(replace(checkpoint, temperature=found.temperature), model)
@@ -47,4 +62,7 @@ def run(
         print_json(asdict(found))
         return
     print(f"temperature {found.temperature:.3f}, fitted on {found.pixels:,} pixels of the part {part}")
-    print(f"expected calibration error {100 * found.error_before:.2f} % before, {100 * found.error_after:.2f} % after")
+    print(
+        f"expected calibration error {100 * found.error_before:.2f} % before, {100 * found.error_after:.2f} "
+        "% after"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,22 +10,16 @@ import typer
 
 from labelscape.cli.options import (
     SCENE,
-    Also,
     Area,
     AsJson,
-    Blend,
-    Device,
-    Merge,
+    Averaging,
+    Machine,
     Nodata,
-    Overlap,
-    Precision,
-    Scales,
-    TileSize,
-    Tta,
+    Tiles,
+    grouped,
     print_json,
-    protocol_of,
     scene_of,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from labelscape.maps.plan import CheckResult
@@ -32,26 +27,25 @@ if TYPE_CHECKING:
 NAME = "check"
 
 
+@grouped
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
     scene: Annotated[str, typer.Argument(help=SCENE)],
+    *,
     proba: Annotated[bool, typer.Option("--proba", help="Count the disk for probabilities too.")] = False,
     entropy: Annotated[bool, typer.Option("--entropy", help="Count the disk for entropy too.")] = False,
-    timing: Annotated[bool, typer.Option("--timing/--no-timing", help="Time the network on one block of the scene.")] = True,
-    tile_size: TileSize = None,
-    overlap: Overlap = None,
-    blend: Blend = None,
+    timing: Annotated[
+        bool, typer.Option("--timing/--no-timing", help="Time the network on one block of the scene.")
+    ] = True,
+    tiles: Tiles,
     nodata: Nodata = None,
     area: Area = None,
-    device: Device = "auto",
-    precision: Precision = "32",
-    tta: Tta = "none",
-    scales: Scales = "1",
-    average: Merge = "probabilities",
-    also: Also = [],
+    machine: Machine,
+    averaging: Averaging,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a scene fits a model before it is mapped, name what is wrong with it, and what the map will cost. Ends with 1 if refused.
+    """Say whether a scene fits a model before it is mapped, name what is wrong with it, and what the map will
+    cost. Ends with 1 if refused.
 
     What the map costs depends on its options: say here what `map` will be told.
 
@@ -64,9 +58,17 @@ def run(
     from labelscape.maps.plan import check
 
     result = check(
-        [model, *also], scene_of(scene), nodata=nodata, area=area, tile_size=tile_size, overlap=overlap, blend=blend,
-        protocol=protocol_of(tta, scales, average), entropy=entropy, proba=proba, timing=timing, device=device, precision=precision,
-    )  # fmt: skip
+        [model, *averaging.also],
+        scene_of(scene),
+        nodata=nodata,
+        area=area,
+        protocol=averaging.protocol,
+        entropy=entropy,
+        proba=proba,
+        timing=timing,
+        **asdict(tiles),
+        **asdict(machine),
+    )
     if as_json:
         print_json(result.to_dict())
     else:
@@ -85,8 +87,13 @@ def print_check(result: CheckResult) -> None:
     if plan is None:
         return
     seen = f"{plan.forward_share:.2f} pixels looked at for each mapped"
-    print(f"{'tiles':<9}{plan.tiles:,}, each {plan.core} pixels wide and seeing {plan.halo} more on each side ({seen})")
-    memory = f"about {plan.ram / 2**30:.1f} GiB" + (f", on {plan.device} {plan.gpu / 2**30:.1f} GiB" if plan.gpu else "")
+    print(
+        f"{'tiles':<9}{plan.tiles:,}, each {plan.core} pixels wide and seeing {plan.halo} more on each side "
+        f"({seen})"
+    )
+    memory = f"about {plan.ram / 2**30:.1f} GiB" + (
+        f", on {plan.device} {plan.gpu / 2**30:.1f} GiB" if plan.gpu else ""
+    )
     print(f"{'memory':<9}{memory}")
     print(f"{'disk':<9}at most {_size(plan.disk)}, and the polygons")
     if plan.minutes is not None:

@@ -1,4 +1,6 @@
-"""labelscape data: the published data sets - which there are, what they hold, cut into patches, split into parts, resampled to class shares."""
+"""labelscape data: the published data sets - which there are, what they hold, cut into patches, split into
+parts, resampled to class shares.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,22 @@ if TYPE_CHECKING:
     from labelscape.datasets.published.layout import Published
 
 NAME = "data"
-app = typer.Typer(help="Published data sets: list, describe, prepare, split, resample.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Published data sets: list, describe, prepare, split, resample.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 Name = Annotated[str, typer.Argument(help="Name of the data set; labelscape data list shows them.")]
 Root = Annotated[Path, typer.Argument(help="Folder it was unpacked in.")]
-Settings = Annotated[list[str], typer.Option("-o", "--set", help="Option of the data set, KEY=VALUE, such as bands=nir,red,green or seed=1. Repeat.")]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "-o",
+        "--set",
+        help="Option of the data set, KEY=VALUE, such as bands=nir,red,green or seed=1. Repeat.",
+    ),
+]
 
 
 @app.command("list")
@@ -42,7 +55,12 @@ def run_list(as_json: AsJson = False) -> None:
 def run_describe(
     name: Name,
     path: Root,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Look at no more images of each part, spread evenly.", show_default="all")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="Look at no more images of each part, spread evenly.", show_default="all"
+        ),
+    ] = None,
     settings: Settings = [],
     as_json: AsJson = False,
 ) -> None:
@@ -68,10 +86,20 @@ def run_describe(
 def run_prepare(
     name: Name,
     path: Root,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write: images/, labels/, train.txt, val.txt, test.txt, classes.json.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="Folder to write: images/, labels/, train.txt, val.txt, test.txt, classes.json."
+        ),
+    ],
     size: Annotated[int, typer.Option("--size", min=1, help="Side of a patch in pixels.")] = 512,
     grid: Annotated[
-        str | None, typer.Option("--grid", help="floor, ceil (all pixels), cut (each once), 188 (GID).", show_default="floor for GID, else ceil")
+        str | None,
+        typer.Option(
+            "--grid",
+            help="floor, ceil (all pixels), cut (each once), 188 (GID).",
+            show_default="floor for GID, else ceil",
+        ),
     ] = None,
     settings: Settings = [],
     overwrite: Overwrite = False,
@@ -100,7 +128,12 @@ def run_prepare(
 def run_split(
     name: Name,
     path: Root,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write train.txt, val.txt, test.txt into.", show_default="print them")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder to write train.txt, val.txt, test.txt into.", show_default="print them"
+        ),
+    ] = None,
     settings: Settings = [],
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -130,18 +163,36 @@ def run_split(
 def run_resample(
     name: Name,
     path: Root,
-    share: Annotated[list[str], typer.Option("--share", help="CLASS=SHARE, in per cent or per mille; classes not named get none. Repeat.")] = [],
-    table_6: Annotated[bool, typer.Option("--table-6", help="The shares of the extremely imbalanced test set of MSWBN table 6.")] = False,
+    share: Annotated[
+        list[str],
+        typer.Option(
+            "--share", help="CLASS=SHARE, in per cent or per mille; classes not named get none. Repeat."
+        ),
+    ] = [],
+    table_6: Annotated[
+        bool,
+        typer.Option("--table-6", help="The shares of the extremely imbalanced test set of MSWBN table 6."),
+    ] = False,
     part: Annotated[str, typer.Option("--part", help="The part to choose from.")] = "test",
-    to: Annotated[str, typer.Option("--to", help="The part that gets the others; none leaves them out.")] = "train",
-    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="How far a share may be off, in per mille.")] = 2.0,
+    to: Annotated[
+        str, typer.Option("--to", help="The part that gets the others; none leaves them out.")
+    ] = "train",
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="How far a share may be off, in per mille.")
+    ] = 2.0,
     seed: Annotated[int, typer.Option("--seed", help="Which of several equally large sets is taken.")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write train.txt, val.txt, test.txt into.", show_default="only say it")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder to write train.txt, val.txt, test.txt into.", show_default="only say it"
+        ),
+    ] = None,
     settings: Settings = [],
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Choose the most images whose classes have given shares, as MSWBN's extremely imbalanced test set was made; ends with 1 if none has.
+    """Choose the most images whose classes have given shares, as MSWBN's extremely imbalanced test set was
+    made; ends with 1 if none has.
 
     Examples:
 
@@ -158,13 +209,18 @@ def run_resample(
         raise BadOption("Give the shares wanted: --share CLASS=SHARE for each class, or --table-6.")
     shares = TABLE_6["resampled test"] if table_6 else _shares_of(share)
     with open_published(name, path, **settings_of(settings)) as dataset:
-        found = resampled(dataset, shares, part=part, to=None if to == "none" else to, tolerance=tolerance / 1000, seed=seed)
+        found = resampled(
+            dataset, shares, part=part, to=None if to == "none" else to, tolerance=tolerance / 1000, seed=seed
+        )
         lines = found.report[len(dataset.report) :]
     names = {p: [s.name for s, own in zip(found.scenes, found.part_of) if own == p] for p in PARTS}
     if out is not None:
         write_lists({p: listed for p, listed in names.items() if listed}, out, overwrite=overwrite)
         if name in ("gid-mtl5", "prepared"):
-            talk(f"Train on it: labelscape train {path} --dataset {name} -o data.dataset_options.lists={out} --out run")
+            talk(
+                f"Train on it: labelscape train {path} --dataset {name} -o data.dataset_options.lists={out} "
+                "--out run"
+            )
     if as_json:
         print_json({"report": lines, "parts": names})
     else:
@@ -182,7 +238,9 @@ def _shares_of(items: list[str]) -> dict[str, float]:
         try:
             found[name] = float(value)
         except ValueError as error:
-            raise BadOption(f"--share {item!r} must read CLASS=SHARE with a number, such as water=50.") from error
+            raise BadOption(
+                f"--share {item!r} must read CLASS=SHARE with a number, such as water=50."
+            ) from error
     return found
 
 
@@ -191,14 +249,23 @@ def as_text(told: dict[str, Any]) -> str:
     lines = [told["name"], *(f"  {note}" for note in told["notes"])]
     for part in told["parts"]:
         sizes = list(part["sizes"].items())
-        shown = ", ".join(f"{n} of {size}" for size, n in sizes[:3]) + (f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else "")
+        shown = ", ".join(f"{n} of {size}" for size, n in sizes[:3]) + (
+            f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+        )
         looked = "" if part["looked_at"] == part["images"] else f" ({part['looked_at']} looked at)"
         images = f"{part['images']} image{'s' * (part['images'] != 1)}"
-        lines.append(f"\n{part['part']}: {images}{looked}, {shown}; {' '.join(part['bands'])}; {' '.join(part['dtypes'])}")
+        lines.append(
+            f"\n{part['part']}: {images}{looked}, {shown}; {' '.join(part['bands'])}; "
+            f"{' '.join(part['dtypes'])}"
+        )
         wide = max(len(name) for name in part["classes"]) + 2
-        lines += [f"  {name:<{wide}}{c['pixels']:>15,}{c['share']:>8.1%}" for name, c in part["classes"].items()]
+        lines += [
+            f"  {name:<{wide}}{c['pixels']:>15,}{c['share']:>8.1%}" for name, c in part["classes"].items()
+        ]
         share = part["unlabelled"] / max(1, part["pixels"])
-        lines.append(f"  {'(not labelled)':<{wide}}{part['unlabelled']:>{15 - max(0, 14 - wide)},}{share:>8.1%} of all")
+        lines.append(
+            f"  {'(not labelled)':<{wide}}{part['unlabelled']:>{15 - max(0, 14 - wide)},}{share:>8.1%} of all"
+        )
     return "\n".join(lines)
 
 

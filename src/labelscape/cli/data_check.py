@@ -22,24 +22,61 @@ SHOWN = {"error": 10, "warning": 10, "info": 5}
 
 
 def run_check(
-    images: Annotated[Texts, typer.Argument(help="Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with images/ and labels/.")],
-    dataset: Annotated[str | None, typer.Option("--dataset", help="The folder is this published data set (labelscape data list).")] = None,
-    labels: Annotated[Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
-    classes: Annotated[Texts, typer.Option("--classes", help="NAME=VALUE of a label raster. Repeat, or separate by commas.")] = [],
-    class_column: Annotated[str | None, typer.Option("--class-column", help="Column of the polygons that names the class.")] = None,
-    merge: Annotated[Texts, typer.Option("--merge", help="NEW=OLD,OLD: merge classes; classes not named stay unlabelled. Repeat.")] = [],
-    background: Annotated[str | None, typer.Option("--background", help="Class of all that no polygon covers.")] = None,
-    area: Annotated[str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")] = None,
-    ignore_value: Annotated[list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")] = [],
-    threshold: Annotated[int | None, typer.Option("--threshold", help="Label rasters are grey masks: from this value up is the second class.")] = None,
+    images: Annotated[
+        Texts,
+        typer.Argument(
+            help=(
+                "Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with "
+                "images/ and labels/."
+            )
+        ),
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
+    ] = None,
+    labels: Annotated[
+        Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")
+    ] = [],
+    classes: Annotated[
+        Texts, typer.Option("--classes", help="NAME=VALUE of a label raster. Repeat, or separate by commas.")
+    ] = [],
+    class_column: Annotated[
+        str | None, typer.Option("--class-column", help="Column of the polygons that names the class.")
+    ] = None,
+    merge: Annotated[
+        Texts,
+        typer.Option(
+            "--merge", help="NEW=OLD,OLD: merge classes; classes not named stay unlabelled. Repeat."
+        ),
+    ] = [],
+    background: Annotated[
+        str | None, typer.Option("--background", help="Class of all that no polygon covers.")
+    ] = None,
+    area: Annotated[
+        str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")
+    ] = None,
+    ignore_value: Annotated[
+        list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")
+    ] = [],
+    threshold: Annotated[
+        int | None,
+        typer.Option(
+            "--threshold", help="Label rasters are grey masks: from this value up is the second class."
+        ),
+    ] = None,
     nodata: Nodata = None,
-    settings: Annotated[Texts, typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")] = [],
+    settings: Annotated[
+        Texts, typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
+    ] = [],
     as_json: AsJson = False,
 ) -> None:
-    """Look through images and labels: values and colours, sizes and places, shifts, broken files, the same picture twice.
+    """Look through images and labels: values and colours, sizes and places, shifts, broken files, the same
+    picture twice.
 
-    Takes the options of `train`. Ends with exit code 1 if training would fail or its score would be false. Files in folders called
-    train, val or test, or in lists train.txt, val.txt and test.txt, are taken for those parts.
+    Takes the options of `train`. Ends with exit code 1 if training would fail or its score would be false.
+    Files in folders called train, val or test, or in lists train.txt, val.txt and test.txt, are taken for
+    those parts.
 
     Examples:
 
@@ -61,14 +98,27 @@ def run_check(
     if named and not merge:
         own_values = all(0 <= value < IGNORE for value in named.values())
         legend = Legend.of_names(list(named), values=named.values() if own_values else None)
-    spec = LabelSpec(legend, named, class_column, pairs_of(merge, "merge"), background, area, tuple(ignore_value), threshold)
+    spec = LabelSpec(
+        legend,
+        named,
+        class_column,
+        pairs_of(merge, "merge"),
+        background,
+        area,
+        tuple(ignore_value),
+        threshold,
+    )
     scenes: Sequence = [scene_of(i) for i in images]
     given = None
     if not labels:
         folder = scenes[0]
         scenes, labels = find_pairs(scenes)
         given = parts_given(folder, scenes)
-    parts = list(given.part_of) if given else [part_of_path(s) if isinstance(s, (str, Path)) else None for s in scenes]
+    parts = (
+        list(given.part_of)
+        if given
+        else [part_of_path(s) if isinstance(s, (str, Path)) else None for s in scenes]
+    )
     with bar("looking", len(scenes), "scenes", shown=len(scenes) > 1) as tick:
         findings = check_data(scenes, labels, spec=spec, nodata=nodata, part_of=parts, tick=tick)
     _print(findings, len(scenes), as_json)
@@ -99,7 +149,15 @@ def _print(findings: Sequence[Finding], scenes: int, as_json: bool) -> None:
 
 def part_of_path(file: str | Path) -> str | None:
     """The part a file's nearest such folder names: `images/val/a.png` -> "val"."""
-    meant = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+    meant = {
+        "train": "train",
+        "training": "train",
+        "val": "val",
+        "valid": "val",
+        "validation": "val",
+        "test": "test",
+        "testing": "test",
+    }
     return next((meant[p.lower()] for p in reversed(Path(file).parent.parts) if p.lower() in meant), None)
 
 
@@ -117,10 +175,14 @@ def report(findings: Sequence[Finding], scenes: int) -> str:
                 lines.append(f"      -> {finding.cure}")
     for (severity, kind), n in seen.items():
         if n > SHOWN[severity]:
-            lines.append(f"      ... and {n - SHOWN[severity]} more of the kind {kind} ({severity}); --json lists all.")
+            lines.append(
+                f"      ... and {n - SHOWN[severity]} more of the kind {kind} ({severity}); --json lists all."
+            )
     plural = {s: f"{n} {s}{'s' * (n != 1)}" for s, n in counts.items()}
     verdict = "" if counts["error"] else " Nothing is in the way of training."
-    return "\n".join([*lines, f"{scenes} scene{'s' * (scenes != 1)}: {plural['error']}, {plural['warning']}.{verdict}"])
+    return "\n".join(
+        [*lines, f"{scenes} scene{'s' * (scenes != 1)}: {plural['error']}, {plural['warning']}.{verdict}"]
+    )
 
 
 def _common_folder(findings: Sequence[Finding]) -> str:

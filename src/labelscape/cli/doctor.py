@@ -37,7 +37,17 @@ def _tried(check: Callable[[], str]) -> tuple[bool, str]:
 def _packages() -> str:
     from importlib.metadata import version
 
-    names = ("numpy", "torch", "rasterio", "pyogrio", "shapely", "pyproj", "safetensors", "lightning-fabric", "scikit-learn")
+    names = (
+        "numpy",
+        "torch",
+        "rasterio",
+        "pyogrio",
+        "shapely",
+        "pyproj",
+        "safetensors",
+        "lightning-fabric",
+        "scikit-learn",
+    )
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
@@ -48,8 +58,14 @@ def _gdal() -> str:
     with rasterio.Env() as env:
         missing = {"GTiff", "COG", "VRT", "PNG", "JPEG"} - set(env.drivers())
         if missing:
-            raise RuntimeError(f"GDAL lacks the drivers {', '.join(sorted(missing))}: reinstall rasterio from its wheel")
-        jp2 = "JPEG 2000 too" if "jp2" in raster_driver_extensions() else "no JPEG 2000: Sentinel-2 .jp2 files cannot be read"
+            raise RuntimeError(
+                f"GDAL lacks the drivers {', '.join(sorted(missing))}: reinstall rasterio from its wheel"
+            )
+        jp2 = (
+            "JPEG 2000 too"
+            if "jp2" in raster_driver_extensions()
+            else "no JPEG 2000: Sentinel-2 .jp2 files cannot be read"
+        )
     return f"GDAL {rasterio.__gdal_version__}, {jp2}"
 
 
@@ -58,7 +74,9 @@ def _vectors() -> str:
 
     missing = {"GPKG", "GeoJSON", "ESRI Shapefile"} - set(pyogrio.list_drivers(write=True))
     if missing:
-        raise RuntimeError(f"pyogrio cannot write {', '.join(sorted(missing))}: reinstall pyogrio from its wheel")
+        raise RuntimeError(
+            f"pyogrio cannot write {', '.join(sorted(missing))}: reinstall pyogrio from its wheel"
+        )
     return "GPKG, GeoJSON and Shapefile can be read and written"
 
 
@@ -68,7 +86,10 @@ def _projections() -> str:
 
     (x,), _ = transform(CRS.from_epsg(4326), CRS.from_epsg(32633), [15.0], [52.0])
     if abs(x - 500_000) > 1:
-        raise RuntimeError("coordinate transforms give wrong answers: another PROJ is in the way (unset PROJ_LIB and PROJ_DATA)")
+        raise RuntimeError(
+            "coordinate transforms give wrong answers: another PROJ is in the way (unset PROJ_LIB and "
+            "PROJ_DATA)"
+        )
     return "coordinate transforms work"
 
 
@@ -78,7 +99,11 @@ def _device() -> str:
     from labelscape.scoring.scorer import pick_device
 
     device = pick_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     conv = torch.nn.Conv2d(3, 4, 3).to(device)
     conv(torch.zeros(1, 3, 8, 8, device=device)).sum().backward()
     return f"{device} ({name}), {torch.get_num_threads()} threads"
@@ -87,7 +112,9 @@ def _device() -> str:
 def _memory() -> str:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return "unknown on this system"
-    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB, {os.cpu_count()} cores"
+    return (
+        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB, {os.cpu_count()} cores"
+    )
 
 
 def _disk() -> str:
@@ -104,6 +131,12 @@ def _demo() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "python": lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-    "packages": _packages, "raster drivers": _gdal, "vector drivers": _vectors, "projections": _projections,
-    "device": _device, "memory": _memory, "disk": _disk, "demo data": _demo,
-}  # fmt: skip
+    "packages": _packages,
+    "raster drivers": _gdal,
+    "vector drivers": _vectors,
+    "projections": _projections,
+    "device": _device,
+    "memory": _memory,
+    "disk": _disk,
+    "demo data": _demo,
+}

@@ -24,7 +24,7 @@ from labelscape.cli.options import (
     scene_of,
     settings_of,
     talk,
-)  # fmt: skip
+)
 from labelscape.errors import BadFile, BadInput, BadOption
 
 if TYPE_CHECKING:
@@ -39,16 +39,37 @@ NAME = "evaluate"
 
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
-    images: Annotated[list[str] | None, typer.Argument(help="Labelled scenes; by default those it was trained on.")] = None,
-    labels: Annotated[list[str], typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")] = [],
-    dataset: Annotated[str | None, typer.Option("--dataset", help="The folder is this published data set (labelscape data list).")] = None,
-    settings: Annotated[list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")] = [],
-    classes: Annotated[list[str], typer.Option("--classes", help="NAME=VALUE of a label raster, where it is not the model's own.")] = [],
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Labelled scenes; by default those it was trained on.")
+    ] = None,
+    labels: Annotated[
+        list[str], typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")
+    ] = [],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
+    ] = None,
+    settings: Annotated[
+        list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
+    ] = [],
+    classes: Annotated[
+        list[str],
+        typer.Option("--classes", help="NAME=VALUE of a label raster, where it is not the model's own."),
+    ] = [],
     part: Annotated[
-        str | None, typer.Option("--part", help="train, val, test or all.", show_default="what was held out, on its own scenes and published sets; else all")
+        str | None,
+        typer.Option(
+            "--part",
+            help="train, val, test or all.",
+            show_default="what was held out, on its own scenes and published sets; else all",
+        ),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", help="Also write every picture's classes here, as the published labels are: what benchmarks take.")
+        Path | None,
+        typer.Option(
+            "--predictions",
+            help="Also write predictions here in the data set's label format, ready for submission.",
+        ),
     ] = None,
     tile_size: TileSize = None,
     overlap: Overlap = None,
@@ -70,7 +91,8 @@ def run(
 
       labelscape evaluate runs/v/mlp.safetensors Vaihingen --dataset vaihingen-eroded --part val
 
-      labelscape evaluate runs/c/ifbfnet.safetensors Cityscapes --dataset cityscapes --part test --predictions sent
+      labelscape evaluate runs/c/ifbfnet.safetensors Cityscapes --dataset cityscapes --part test --predictions
+        sent
     """
     from labelscape.checkpoint import load
     from labelscape.datasets.split import PARTS
@@ -89,44 +111,87 @@ def run(
     part = None if every else part
     if dataset is not None:
         if not images or len(images) != 1 or labels or classes:
-            raise BadOption("--dataset takes one folder, the published data set's, and brings labels and classes itself: leave --labels and --classes out.")
+            raise BadOption(
+                "--dataset takes one folder, the published data set's, and brings labels and classes "
+                "itself: leave --labels and --classes out."
+            )
         data = Data(images=images, dataset=dataset, dataset_options=settings_of(settings))
     elif images:
-        how = {k: v for k, v in (stored or {}).items() if k in ("class_column", "merge", "background", "ignore_values", "nodata", "classes", "threshold")}
+        how = {
+            k: v
+            for k, v in (stored or {}).items()
+            if k in ("class_column", "merge", "background", "ignore_values", "nodata", "classes", "threshold")
+        }
         if classes:
             how["classes"] = numbers_of(classes, "classes")
-        data = Data(**how, **_as_the_model_reads(checkpoint, images), images=[scene_of(i) for i in images], labels=labels, holdout=0)
+        data = Data(
+            **how,
+            **_as_the_model_reads(checkpoint, images),
+            images=[scene_of(i) for i in images],
+            labels=labels,
+            holdout=0,
+        )
         if part:
-            raise BadOption("--part chooses among the parts of a published data set or of the model's own training scenes; leave the scenes out.")
+            raise BadOption(
+                "--part chooses among the parts of a published data set or of the model's own training "
+                "scenes; leave the scenes out."
+            )
     else:
         data = Data(**stored)
     if predictions and not data.dataset:
-        raise BadOption("--predictions are written in the code of a published data set: name it with --dataset. For scenes of your own, use map.")
+        raise BadOption(
+            "--predictions are written in the code of a published data set: name it with --dataset. For "
+            "scenes of your own, use map."
+        )
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
         if part is None and not every and (data.dataset or not images):
             part = scored_part(opened)
         for line in opened.report:
             talk(line)
         _same_classes(checkpoint, opened)
-        keep = _writer(data, opened.scenes if part is None else opened.part(part), predictions) if predictions else None
+        keep = (
+            _writer(data, opened.scenes if part is None else opened.part(part), predictions)
+            if predictions
+            else None
+        )
         found = evaluate(
-            [checkpoint, *map(load, also)], opened, part=part, tile_size=tile_size, overlap=overlap, device=device, precision=precision,
-            protocol=protocol_of(tta, scales, average), keep=keep,
-        )  # fmt: skip
+            [checkpoint, *map(load, also)],
+            opened,
+            part=part,
+            tile_size=tile_size,
+            overlap=overlap,
+            device=device,
+            precision=precision,
+            protocol=protocol_of(tta, scales, average),
+            keep=keep,
+        )
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")
     if not found.confusion.labelled:
         talk(f"no score: no label in {f'the part {part}' if part else 'any part'}")
         return
     if as_json:
-        print_json({"part": part or "all", **found.metrics, "per_scene": {name: c.to_dict() for name, c in found.per_scene.items()}})
+        print_json(
+            {
+                "part": part or "all",
+                **found.metrics,
+                "per_scene": {name: c.to_dict() for name, c in found.per_scene.items()},
+            }
+        )
         return
-    print(f"{part or 'all'} labels of {', '.join(list(found.per_scene)[:5])}{' ...' if len(found.per_scene) > 5 else ''}")
+    print(
+        f"{part or 'all'} labels of "
+        f"{', '.join(list(found.per_scene)[:5])}{' ...' if len(found.per_scene) > 5 else ''}"
+    )
     print_scores({checkpoint.network: found.metrics}, checkpoint.legend.names)
 
 
-def _writer(data: Data, scenes: Sequence[LabelledScene], folder: Path) -> Callable[[LabelledScene, np.ndarray], None]:
-    """What writes a scene's classes as its data set's labels are. Raises BadFile where a file is there already."""
+def _writer(
+    data: Data, scenes: Sequence[LabelledScene], folder: Path
+) -> Callable[[LabelledScene, np.ndarray], None]:
+    """What writes a scene's classes as its data set's labels are. Raises BadFile where a file is there
+    already.
+    """
     from labelscape.datasets.published.catalog import find_published
     from labelscape.datasets.published.predictions import file_name, write_prediction
 
@@ -134,23 +199,37 @@ def _writer(data: Data, scenes: Sequence[LabelledScene], folder: Path) -> Callab
     pair_of = {pair.name: pair for pair in published.pairs}
     there = [path for scene in scenes if (path := folder / file_name(pair_of[scene.name])).exists()]
     if there:
-        raise BadFile(f"{there[0]} exists{f' and {len(there) - 1} more' if len(there) > 1 else ''}; name another folder for --predictions.")
-    return lambda scene, indices: write_prediction(published, pair_of[scene.name], indices, scene.scene.grid, folder)
+        raise BadFile(
+            f"{there[0]} exists{f' and {len(there) - 1} more' if len(there) > 1 else ''}; name another "
+            "folder for --predictions."
+        )
+    return lambda scene, indices: write_prediction(
+        published, pair_of[scene.name], indices, scene.scene.grid, folder
+    )
 
 
 def _same_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    """Raises BadInput where the labels' classes are not the model's: the counts would compare places in two lists."""
+    """Raises BadInput where the labels' classes are not the model's: the counts would compare places in
+    two lists.
+    """
     mine, others = checkpoint.legend.names, dataset.legend.names
     if mine != others:
-        raise BadInput(f"The labels have the classes {', '.join(others)}; the model knows {', '.join(mine)}. Score it on labels of its own classes.")
+        raise BadInput(
+            f"The labels have the classes {', '.join(others)}; the model knows {', '.join(mine)}. Score it "
+            "on labels of its own classes."
+        )
 
 
 def _as_the_model_reads(checkpoint: Checkpoint, images: list[str]) -> dict[str, Any]:
-    """The checkpoint's bands where the first scene has them by name, else its own order; its pixel size where the scene's pixels are finer."""
+    """The checkpoint's bands where the first scene has them by name, else its own order; its pixel size
+    where the scene's pixels are finer.
+    """
     from labelscape.contract.adjust import is_finer
     from labelscape.scenes.mosaic import open_scene
 
-    if Path(images[0]).is_dir() and any((Path(images[0]) / n).is_dir() for n in ("images", "image", "img_dir", "img")):
+    if Path(images[0]).is_dir() and any(
+        (Path(images[0]) / n).is_dir() for n in ("images", "image", "img_dir", "img")
+    ):
         return {}
     with open_scene(scene_of(images[0]), wanted=checkpoint.bands) as scene:
         return {

@@ -13,11 +13,23 @@ NAME = "import-caffe"
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A .caffemodel that Maggiori et al. published (FCN, skip or MLP; Vaihingen or Inria).")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A .caffemodel that Maggiori et al. published (FCN, skip or MLP; Vaihingen or Inria)."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
-    classes: Annotated[str | None, typer.Option("--classes", help="Names of the classes in the network's order: other,building.")] = None,
-    bands: Annotated[str | None, typer.Option("--bands", help="Names of the bands in the file's order: red,green,blue.")] = None,
-    pixel_size: Annotated[float | None, typer.Option("--pixel-size", help="Metres per pixel the network was trained at.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Names of the classes in the network's order: other,building."),
+    ] = None,
+    bands: Annotated[
+        str | None, typer.Option("--bands", help="Names of the bands in the file's order: red,green,blue.")
+    ] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option("--pixel-size", help="Metres per pixel the network was trained at.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Read weights published for Caffe, without Caffe, into a normal checkpoint.
@@ -27,7 +39,17 @@ def run(
     from labelscape.export.from_caffe import import_caffe
 
     names = tuple(classes.split(",")) if classes else None
-    checkpoint, notes = import_caffe(model, out, classes=names, bands=tuple(bands.split(",")) if bands else None, pixel_size=pixel_size, overwrite=overwrite)
+    checkpoint, notes = import_caffe(
+        model,
+        out,
+        classes=names,
+        bands=tuple(bands.split(",")) if bands else None,
+        pixel_size=pixel_size,
+        overwrite=overwrite,
+    )
     for note in notes:
         talk(note)
-    print(f"{checkpoint.network} with the classes {', '.join(checkpoint.legend.names)}, bands {' '.join(checkpoint.bands)}: {out}")
+    print(
+        f"{checkpoint.network} with the classes {', '.join(checkpoint.legend.names)}, bands "
+        f"{' '.join(checkpoint.bands)}: {out}"
+    )

@@ -33,7 +33,7 @@ from labelscape.cli.options import (
     protocol_of,
     scene_of,
     talk,
-)  # fmt: skip
+)
 from labelscape.cli.sieve import print_sieved
 from labelscape.errors import BadOption
 
@@ -49,13 +49,26 @@ def run(
     scene: Annotated[str | None, typer.Argument(help=SCENE)] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the map's files.")],
-    name: Annotated[str | None, typer.Option("--name", help="Stem of the files.", show_default="the scene's")] = None,
-    proba: Annotated[bool, typer.Option("--proba", help="Also write a band of probabilities per class.")] = False,
-    entropy: Annotated[bool, typer.Option("--entropy", help="Also write how undecided the network was, 0 to 100.")] = False,
-    reject: Annotated[float | None, typer.Option("--reject", help="Confidence (0..1) below which a pixel becomes the class unknown.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Stem of the files.", show_default="the scene's")
+    ] = None,
+    proba: Annotated[
+        bool, typer.Option("--proba", help="Also write a band of probabilities per class.")
+    ] = False,
+    entropy: Annotated[
+        bool, typer.Option("--entropy", help="Also write how undecided the network was, 0 to 100.")
+    ] = False,
+    reject: Annotated[
+        float | None,
+        typer.Option("--reject", help="Confidence (0..1) below which a pixel becomes the class unknown."),
+    ] = None,
     sieve: Sieve = 0.0,
-    polygons: Annotated[bool, typer.Option("--polygons/--no-polygons", help="Write the map as polygons too.")] = True,
-    polygons_as: Annotated[str, typer.Option("--polygons-as", help="Format of the polygons: gpkg, geojson, fgb or parquet.")] = "gpkg",
+    polygons: Annotated[
+        bool, typer.Option("--polygons/--no-polygons", help="Write the map as polygons too.")
+    ] = True,
+    polygons_as: Annotated[
+        str, typer.Option("--polygons-as", help="Format of the polygons: gpkg, geojson, fgb or parquet.")
+    ] = "gpkg",
     min_area: MinArea = 0.0,
     simplify: Simplify = 0.0,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
@@ -70,12 +83,20 @@ def run(
     scales: Scales = "1",
     average: Merge = "probabilities",
     also: Also = [],
-    force: Annotated[bool, typer.Option("--force", help="Map a scene that `check` refuses; the map carries the findings.")] = False,
-    again: Annotated[Path | None, typer.Option("--rerun", metavar="RUN.json", help="Make the map of this _run.json again; no other arguments.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Map a scene that `check` refuses; the map carries the findings.")
+    ] = False,
+    again: Annotated[
+        Path | None,
+        typer.Option(
+            "--rerun", metavar="RUN.json", help="Make the map of this _run.json again; no other arguments."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Map a scene of any size: classes, confidence, polygons with areas, a report. The checkpoint knows everything else.
+    """Map a scene of any size: classes, confidence, polygons with areas, a report. The checkpoint knows
+    everything else.
 
     Stopped or killed, the same command goes on where it was.
 
@@ -92,24 +113,55 @@ def run(
       labelscape map a.safetensors scene.tif --out map --also b.safetensors --tta dihedral --reject 0.6
     """
     if again is not None:
-        said = [p.name for p in ctx.command.params if given(ctx, p.name) and p.name not in ("again", "out", "overwrite", "as_json")]
+        said = [
+            p.name
+            for p in ctx.command.params
+            if given(ctx, p.name) and p.name not in ("again", "out", "overwrite", "as_json")
+        ]
         if said:
-            named = ", ".join("a checkpoint" if n == "model" else "a scene" if n == "scene" else option_of(ctx, n) for n in said)
-            raise BadOption(f"--rerun takes all but --out from {again}, but also found {named}. Leave that out, or map anew without --rerun.")
+            named = ", ".join(
+                "a checkpoint" if n == "model" else "a scene" if n == "scene" else option_of(ctx, n)
+                for n in said
+            )
+            raise BadOption(
+                f"--rerun takes all but --out from {again}, but also found {named}. Leave that out, or map "
+                "anew without --rerun."
+            )
         from labelscape.maps.rerun import rerun
 
         _tell(rerun(again, out, overwrite=overwrite), as_json)
         return
     if model is None or scene is None:
-        raise BadOption("labelscape map needs a checkpoint and a scene, or --rerun with the _run.json of a map.")
+        raise BadOption(
+            "labelscape map needs a checkpoint and a scene, or --rerun with the _run.json of a map."
+        )
     from labelscape.maps.run import map_scene
 
     result = map_scene(
-        [model, *also], scene_of(scene), out, name=name, proba=proba, entropy=entropy, reject=reject,
-        protocol=protocol_of(tta, scales, average), sieve=sieve, polygons=polygons, polygons_as=polygons_as, min_area=min_area, simplify=simplify,
-        report=report, tile_size=tile_size, overlap=overlap, blend=blend, nodata=nodata, area=area, device=device, precision=precision,
-        overwrite=overwrite, force=force,
-    )  # fmt: skip
+        [model, *also],
+        scene_of(scene),
+        out,
+        name=name,
+        proba=proba,
+        entropy=entropy,
+        reject=reject,
+        protocol=protocol_of(tta, scales, average),
+        sieve=sieve,
+        polygons=polygons,
+        polygons_as=polygons_as,
+        min_area=min_area,
+        simplify=simplify,
+        report=report,
+        tile_size=tile_size,
+        overlap=overlap,
+        blend=blend,
+        nodata=nodata,
+        area=area,
+        device=device,
+        precision=precision,
+        overwrite=overwrite,
+        force=force,
+    )
     _tell(result, as_json)
 
 
@@ -117,11 +169,17 @@ def _tell(result: MapResult, as_json: bool) -> None:
     for note in result.notes:
         talk(f"note: {note}")
     if as_json:
-        print_json({
-            "files": {kind: str(path) for kind, path in result.paths.items()}, "areas": [asdict(a) for a in result.areas],
-            "nodata_pixels": result.nodata_pixels, "sieved": None if result.sieved is None else asdict(result.sieved), "notes": list(result.notes),
-            "seam_score": None if math.isnan(result.seam) else result.seam, "seconds": result.seconds,
-        })  # fmt: skip
+        print_json(
+            {
+                "files": {kind: str(path) for kind, path in result.paths.items()},
+                "areas": [asdict(a) for a in result.areas],
+                "nodata_pixels": result.nodata_pixels,
+                "sieved": None if result.sieved is None else asdict(result.sieved),
+                "notes": list(result.notes),
+                "seam_score": None if math.isnan(result.seam) else result.seam,
+                "seconds": result.seconds,
+            }
+        )
         return
     from labelscape.evaluation.text import print_areas
 
@@ -130,6 +188,9 @@ def _tell(result: MapResult, as_json: bool) -> None:
         print("\nsieved, as the polygons are: ", end="")
         print_sieved(result.sieved)
     if not math.isnan(result.seam):
-        print(f"seam score {result.seam:.2f}: classes change {result.seam:.2f} times as often where tiles meet as inside them (1: no trace of tiles)")
+        print(
+            f"seam score {result.seam:.2f}: classes change {result.seam:.2f} times as often where tiles "
+            "meet as inside them (1: no trace of tiles)"
+        )
     for kind, path in result.paths.items():
         print(f"{kind:<11}{path}")

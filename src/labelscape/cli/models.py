@@ -20,11 +20,18 @@ SIDE = 512
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(help="Show one network: options, size, cost, its rows in the papers' tables.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show one network: options, size, cost, its rows in the papers' tables."),
+    ] = None,
     in_channels: Annotated[int, typer.Option("--in-channels", help="Bands to count parameters for.")] = 4,
     classes: Annotated[int, typer.Option("--classes", help="Classes to count parameters for.")] = 5,
-    with_macs: Annotated[bool, typer.Option("--macs/--no-macs", help=f"Count multiply-accumulates at {SIDE} x {SIDE} too.")] = True,
-    smp: Annotated[bool, typer.Option("--smp", help="List the architectures of segmentation-models-pytorch too.")] = False,
+    with_macs: Annotated[
+        bool, typer.Option("--macs/--no-macs", help=f"Count multiply-accumulates at {SIDE} x {SIDE} too.")
+    ] = True,
+    smp: Annotated[
+        bool, typer.Option("--smp", help="List the architectures of segmentation-models-pytorch too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the networks, or show one.
@@ -51,10 +58,16 @@ def run(
         return
     wide = max(len(row["name"]) for row in rows) + 2
     costs = f"{'GMACs':>9}" if with_macs else ""
-    print(f"{'name':<{wide}}{'parameters':>12}{costs}  {'needs':<52}paper      ({in_channels} bands, {classes} classes)")
+    print(
+        f"{'name':<{wide}}{'parameters':>12}{costs}  {'needs':<52}paper      ({in_channels} bands, "
+        f"{classes} classes)"
+    )
     for row in rows:
         costs = f"{in_billions(row['macs']):>9}" if with_macs else ""
-        print(f"{row['name']:<{wide}}{counted(row['parameters']):>12}{costs}  {', '.join(row['needs']):<52}{row['paper']}")
+        print(
+            f"{row['name']:<{wide}}{counted(row['parameters']):>12}{costs}  "
+            f"{', '.join(row['needs']):<52}{row['paper']}"
+        )
 
 
 def summary(name: str, in_channels: int, classes: int, *, with_macs: bool) -> dict[str, Any]:
@@ -64,11 +77,17 @@ def summary(name: str, in_channels: int, classes: int, *, with_macs: bool) -> di
     from labelscape.nets.count import macs, parameters
 
     found = entry(name)
-    row = {"name": name, "parameters": None, "starts_from": found.start, "needs": needs(name), "paper": found.paper}
+    row = {
+        "name": name,
+        "parameters": None,
+        "starts_from": found.start,
+        "needs": needs(name),
+        "paper": found.paper,
+    }
     try:
         net = without_weights(name, in_channels, classes)
     except BadOption:
-        if not name.startswith(SMP):                                       # sizes asked for that no network can have
+        if not name.startswith(SMP):  # sizes asked for that no network can have
             raise
         return row | {"macs": None} if with_macs else row
     row["parameters"] = parameters(net)
@@ -82,15 +101,35 @@ def about(name: str, in_channels: int, classes: int) -> dict[str, Any]:
 
     found = summary(name, in_channels, classes, with_macs=True)
     build = entry(name).build
-    text = f"{name.removeprefix(SMP)} of segmentation-models-pytorch, with its own defaults." if name.startswith(SMP) else build.__doc__
-    options = {key: None if p.default is inspect.Parameter.empty else p.default for key, p in options_of(name).items()}
+    text = (
+        f"{name.removeprefix(SMP)} of segmentation-models-pytorch, with its own defaults."
+        if name.startswith(SMP)
+        else build.__doc__
+    )
+    options = {
+        key: None if p.default is inspect.Parameter.empty else p.default
+        for key, p in options_of(name).items()
+    }
     rows = [
-        {"table": row.table, "shows": table.title, "data": table.data, "bands": table.in_channels, "classes": table.classes,
-         "row": row.label, "options": dict(row.options), "claimed": dict(row.claimed), "note": row.note}
+        {
+            "table": row.table,
+            "shows": table.title,
+            "data": table.data,
+            "bands": table.in_channels,
+            "classes": table.classes,
+            "row": row.label,
+            "options": dict(row.options),
+            "claimed": dict(row.claimed),
+            "note": row.note,
+        }
         for table, row in rows_of(name)
-    ]  # fmt: skip
+    ]
     size = {"in_channels": in_channels, "classes": classes, "side": SIDE}
-    return found | size | {"about": inspect.cleandoc(text or ""), "options": options, "claims_of_the_paper": rows}
+    return (
+        found
+        | size
+        | {"about": inspect.cleandoc(text or ""), "options": options, "claims_of_the_paper": rows}
+    )
 
 
 def show(found: Mapping[str, Any], as_json: bool) -> None:
@@ -98,7 +137,10 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
         print_json(found)
         return
     print(f"{found['name']}: {found['paper']}\n\n{found['about']}\n")
-    print(f"{counted(found['parameters'])} parameters with {found['in_channels']} bands and {found['classes']} classes.")
+    print(
+        f"{counted(found['parameters'])} parameters with {found['in_channels']} bands and "
+        f"{found['classes']} classes."
+    )
     print(f"{in_billions(found['macs'])} billion multiply-accumulates for an image of {SIDE} x {SIDE}.")
     if found["needs"]:
         print(f"Needs: {', '.join(found['needs'])}.")
@@ -112,9 +154,14 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
         if row["table"] != before:
             print(f"\n  {row['table']}: {row['shows']}. {row['data']}")
             before = row["table"]
-        claimed = ", ".join(f"{metric} {value:g}" for metric, value in row["claimed"].items() if "/" not in metric)
+        claimed = ", ".join(
+            f"{metric} {value:g}" for metric, value in row["claimed"].items() if "/" not in metric
+        )
         print(f"    {row['row']:<46}{claimed}")
-        for line in (" ".join(f"-o options.{key}={as_typed(value)}" for key, value in row["options"].items()), row["note"]):
+        for line in (
+            " ".join(f"-o options.{key}={as_typed(value)}" for key, value in row["options"].items()),
+            row["note"],
+        ):
             if line:
                 print(f"        {line}")
 

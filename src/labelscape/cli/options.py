@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -15,27 +18,138 @@ from labelscape.errors import BadOption
 if TYPE_CHECKING:
     from labelscape.scoring.scorer import Protocol
 
-TileSize = Annotated[int | None, typer.Option("--tile-size", help="Side of a tile in pixels, overlap included.", show_default="1152 to 2048 as memory lets")]
-Overlap = Annotated[int | None, typer.Option("--overlap", help="Pixels a tile sees beyond its core on each side.", show_default="the network's reach")]
-Blend = Annotated[str | None, typer.Option("--blend", help="crop, hann or none.", show_default="crop where tiles are exact, else hann")]
+TileSize = Annotated[
+    int | None,
+    typer.Option(
+        "--tile-size",
+        help="Side of a tile in pixels, overlap included.",
+        show_default="1152 to 2048 as memory lets",
+    ),
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(
+        "--overlap",
+        help="Pixels a tile sees beyond its core on each side.",
+        show_default="the network's reach",
+    ),
+]
+Blend = Annotated[
+    str | None,
+    typer.Option("--blend", help="crop, hann or none.", show_default="crop where tiles are exact, else hann"),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="32, bf16 or 16.")]
-Tta = Annotated[str, typer.Option("--tta", help="Look again at the image turned: none, mirror, flips (4 looks) or dihedral (8).")]
-Scales = Annotated[str, typer.Option("--scales", help="Look at the image enlarged by each of these factors: 0.75,1,1.25.")]
-Merge = Annotated[str, typer.Option("--average", help="What several looks are averaged as: probabilities or logits.")]
-Also = Annotated[list[Path], typer.Option("--also", help="Another checkpoint whose probabilities are averaged with the first's. Repeat.")]
-Nodata = Annotated[float | None, typer.Option("--nodata", help="Value that means 'nothing here', where the files do not say it.")]
-Area = Annotated[str | None, typer.Option("--area", help="Polygons (any CRS): map only what lies in them.")]
-MinArea = Annotated[float, typer.Option("--min-area", help="Hectares below which a polygon is left out, its place empty; --sieve leaves no holes.")]
-Sieve = Annotated[
-    float, typer.Option("--sieve", metavar="HECTARES", help="Give areas below it (pixels without coordinates) to a neighbour before polygons are made.")
+Tta = Annotated[
+    str,
+    typer.Option(
+        "--tta", help="Look again at the image turned: none, mirror, flips (4 looks) or dihedral (8)."
+    ),
 ]
-Simplify = Annotated[float, typer.Option("--simplify", help="Metres (pixels without coordinates) by which borders may be smoothed.")]
+Scales = Annotated[
+    str, typer.Option("--scales", help="Look at the image enlarged by each of these factors: 0.75,1,1.25.")
+]
+Merge = Annotated[
+    str, typer.Option("--average", help="What several looks are averaged as: probabilities or logits.")
+]
+Also = Annotated[
+    list[Path],
+    typer.Option(
+        "--also", help="Another checkpoint whose probabilities are averaged with the first's. Repeat."
+    ),
+]
+Nodata = Annotated[
+    float | None,
+    typer.Option("--nodata", help="Value that means 'nothing here', where the files do not say it."),
+]
+Area = Annotated[str | None, typer.Option("--area", help="Polygons (any CRS): map only what lies in them.")]
+MinArea = Annotated[
+    float,
+    typer.Option(
+        "--min-area",
+        help="Hectares below which a polygon is left out, its place empty; --sieve leaves no holes.",
+    ),
+]
+Sieve = Annotated[
+    float,
+    typer.Option(
+        "--sieve",
+        metavar="HECTARES",
+        help="Give areas below it (pixels without coordinates) to a neighbour before polygons are made.",
+    ),
+]
+Simplify = Annotated[
+    float,
+    typer.Option("--simplify", help="Metres (pixels without coordinates) by which borders may be smoothed."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-SCENE = "A file; a folder (or a,b,c) of single-band files of one ground, or of tiles; a STAC item, or a collection of items (.json or https://...)."
+SCENE = (
+    "A file; a folder (or a,b,c) of single-band files of one ground, or of tiles; a STAC item, or a "
+    "collection of items (.json or https://...)."
+)
 """What may stand for a scene wherever one is asked for."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No talk on stderr.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How a scene is cut into tiles."""
+
+    tile_size: TileSize = None
+    overlap: Overlap = None
+    blend: Blend = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging:
+    """What is averaged into one prediction: augmented images, scales, several checkpoints."""
+
+    tta: Tta = "none"
+    scales: Scales = "1"
+    average: Merge = "probabilities"
+    also: Also = field(default_factory=list)
+
+    @property
+    def protocol(self) -> Protocol:
+        return protocol_of(self.tta, self.scales, self.average)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where the network runs."""
+
+    device: Device = "auto"
+    precision: Precision = "32"
+
+
+def grouped(run: Callable[..., None]) -> Callable[..., None]:
+    """A verb that takes groups of options (dataclasses above) as single values: the command line shows the
+    fields of each group as options of their own.
+    """
+    own = inspect.signature(run, eval_str=True).parameters
+    groups = {name: p.annotation for name, p in own.items() if is_dataclass(p.annotation)}
+    shown = []
+    for name, parameter in own.items():
+        for option in fields(groups[name]) if name in groups else ():
+            default = option.default if option.default_factory is MISSING else option.default_factory()
+            hint = get_type_hints(groups[name], include_extras=True)[option.name]
+            shown.append(
+                inspect.Parameter(option.name, parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            )
+        if name not in groups:
+            shown.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+
+    @functools.wraps(run)
+    def verb(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{option.name: given.pop(option.name) for option in fields(group)})
+        run(**given)
+
+    verb.__signature__ = inspect.Signature(shown)
+    verb.__annotations__ = {p.name: p.annotation for p in shown}
+    del verb.__wrapped__  # whoever looks for the verb's parameters finds the options
+    return verb
 
 
 def talk(text: str) -> None:
@@ -64,14 +178,20 @@ def protocol_of(tta: str, scales: str, average: str) -> Protocol:
     try:
         factors = tuple(float(part) for part in scales.split(","))
     except ValueError as error:
-        raise BadOption(f"--scales {scales!r} must be numbers apart by commas, such as 0.75,1,1.25.") from error
+        raise BadOption(
+            f"--scales {scales!r} must be numbers apart by commas, such as 0.75,1,1.25."
+        ) from error
     return Protocol(factors, tta, average)
 
 
 def scene_of(text: str) -> str | tuple[str, ...]:
-    """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files. Commas of a query (`https://...?bbox=1,2,3,4`) are its own."""
+    """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files. Commas of a query
+    (`https://...?bbox=1,2,3,4`) are its own.
+    """
     if text.endswith(".safetensors"):
-        raise BadOption(f"{text} is a checkpoint; a scene was expected here. The checkpoint comes first, then the scene.")
+        raise BadOption(
+            f"{text} is a checkpoint; a scene was expected here. The checkpoint comes first, then the scene."
+        )
     if "://" in text and "?" in text:
         return text
     files = tuple(part for part in text.split(",") if part)
@@ -79,7 +199,9 @@ def scene_of(text: str) -> str | tuple[str, ...]:
 
 
 def pairs_of(items: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
-    """`woodland=forest,scrub` -> {"woodland": ("forest", "scrub")}; a bare `water` -> {"water": ("water",)}."""
+    """`woodland=forest,scrub` -> {"woodland": ("forest", "scrub")}; a bare `water` -> {"water":
+    ("water",)}.
+    """
     found = {}
     for item in items:
         name, _, olds = item.partition("=")
@@ -101,7 +223,9 @@ def numbers_of(items: Iterable[str], option: str) -> dict[str, int]:
 
 
 def settings_of(items: Iterable[str]) -> dict[str, Any]:
-    """`-o crop=128 -o options.hidden=256` -> {"crop": 128, "options": {"hidden": 256}}; values are JSON, else text."""
+    """`-o crop=128 -o options.hidden=256` -> {"crop": 128, "options": {"hidden": 256}}; values are JSON,
+    else text.
+    """
     found: dict[str, Any] = {}
     for item in items:
         key, equals, text = item.partition("=")

@@ -15,11 +15,19 @@ NAME = "polygonize"
 
 def run(
     raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = no data.")],
-    out: Annotated[str, typer.Argument(help=".gpkg, .geojson, .fgb or .parquet, or postgresql://user@host/db?table=name.")],
+    out: Annotated[
+        str,
+        typer.Argument(help=".gpkg, .geojson, .fgb or .parquet, or postgresql://user@host/db?table=name."),
+    ],
     sieve: Sieve = 0.0,
     min_area: MinArea = 0.0,
     simplify: Simplify = 0.0,
-    legend: Annotated[Path | None, typer.Option("--legend", help="Checkpoint whose classes these are.", show_default="the raster's own names")] = None,
+    legend: Annotated[
+        Path | None,
+        typer.Option(
+            "--legend", help="Checkpoint whose classes these are.", show_default="the raster's own names"
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -31,15 +39,28 @@ def run(
 
       labelscape polygonize map/scene_class.tif "postgresql://gis@localhost/maps?table=land_cover"
     """
-    from labelscape.rasters.class_names import legend_of
     from labelscape.areas.polygonize import polygonize
     from labelscape.progress import bar
+    from labelscape.rasters.class_names import legend_of
 
     names, rows = legend_of(raster, legend)
     with bar(f"polygons of {raster.name}", rows * (2 if sieve else 1), "rows") as tick:
-        done = polygonize(raster, out, names, sieve=sieve, min_area_ha=min_area, simplify=simplify, overwrite=overwrite, tick=tick)
+        done = polygonize(
+            raster,
+            out,
+            names,
+            sieve=sieve,
+            min_area_ha=min_area,
+            simplify=simplify,
+            overwrite=overwrite,
+            tick=tick,
+        )
     if as_json:
         print_json({"out": out, **asdict(done)})
         return
-    left = f", {done.left_out:,} below {min_area:g} ha left out: holes, which --sieve would not leave" if done.left_out else ""
+    left = (
+        f", {done.left_out:,} below {min_area:g} ha left out: holes, which --sieve would not leave"
+        if done.left_out
+        else ""
+    )
     print(f"{done.written:,} polygons{left}")

@@ -20,21 +20,30 @@ def run(
     raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = no data.")],
     out: Annotated[Path, typer.Argument(help="The sieved map, a GeoTIFF (COG).")],
     *,
-    min_area: Annotated[float, typer.Option("--min-area", help="Hectares (pixels without coordinates) that an area needs to stay.")],
-    legend: Annotated[Path | None, typer.Option("--legend", help="Checkpoint whose classes these are.", show_default="the raster's own names")] = None,
+    min_area: Annotated[
+        float,
+        typer.Option("--min-area", help="Hectares (pixels without coordinates) that an area needs to stay."),
+    ],
+    legend: Annotated[
+        Path | None,
+        typer.Option(
+            "--legend", help="Checkpoint whose classes these are.", show_default="the raster's own names"
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give every area of a class map that is smaller than a minimum mapping unit to a neighbour; no holes are left.
+    """Give every area of a class map that is smaller than a minimum mapping unit to a neighbour; no holes are
+    left.
 
-    The smallest first, each to the class with which it shares the longest border; what it is joined with grows by it. Areas are connected by
-    pixel sides. No data is never changed and never a neighbour.
+    The smallest first, each to the class with which it shares the longest border; what it is joined with
+    grows by it. Areas are connected by pixel sides. No data is never changed and never a neighbour.
 
     Example: labelscape sieve map/scene_class.tif map/scene_half_hectare.tif --min-area 0.5
     """
-    from labelscape.rasters.class_names import legend_of
     from labelscape.areas.sieve import check_minimum, sieve
     from labelscape.progress import bar
+    from labelscape.rasters.class_names import legend_of
 
     check_minimum(min_area)
     names, rows = legend_of(raster, legend)
@@ -49,12 +58,17 @@ def run(
 def print_sieved(done: SieveSummary) -> None:
     """What was given away, and what became of the classes."""
     pixels = sum(c.pixels for c in done.classes)
-    print(f"{done.given:,} areas given to a neighbour; {done.changed_pixels:,} pixels changed class ({100 * done.changed_pixels / max(1, pixels):.2f} %)")
+    print(
+        f"{done.given:,} areas given to a neighbour; {done.changed_pixels:,} pixels changed class "
+        f"({100 * done.changed_pixels / max(1, pixels):.2f} %)"
+    )
     if done.left:
         print(f"{done.left:,} smaller areas stay: they have no neighbour but no data")
     unit = "hectares" if done.classes[0].hectares is not None else "pixels"
     print(f"{'class':<20}{unit + ' before':>18}{'after':>16}{'change':>14}")
     for c in done.classes:
-        before, after = (c.hectares_before, c.hectares) if c.hectares is not None else (c.pixels_before, c.pixels)
+        before, after = (
+            (c.hectares_before, c.hectares) if c.hectares is not None else (c.pixels_before, c.pixels)
+        )
         digits = 2 if c.hectares is not None else 0
         print(f"{c.name:<20}{before:>18,.{digits}f}{after:>16,.{digits}f}{after - before:>+14,.{digits}f}")

@@ -1,4 +1,6 @@
-"""labelscape table: a table of a paper, trained and scored on the data it is given, claimed beside measured."""
+"""labelscape table: a table of a paper, trained and scored on the data it is given, claimed beside
+measured.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +20,52 @@ NAME = "table"
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(help="mswbn-1, dfcnet-1, ...; without it the tables are listed.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="mswbn-1, dfcnet-1, ...; without it the tables are listed.")
+    ] = None,
     data: Annotated[str | None, typer.Argument(help="Folder of the data set.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Name of the published data set (labelscape data list).")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and scores; finished rows in it are not done again.")] = Path("tables"),
-    budget: Annotated[float, typer.Option("--budget", help="Steps as a share of the paper's: 0.01 is a hundredth.")] = 1.0,
-    rows: Annotated[str | None, typer.Option("--rows", help="Numbers of the rows, from 1: 1,3.", show_default="all")] = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="One run of each row with each of these seeds.")] = "0",
-    mate: Annotated[str | None, typer.Option("--mate", help="Folder of the classmate's data set (dfcnet-1).")] = None,
-    mate_dataset: Annotated[str | None, typer.Option("--mate-dataset", help="Name of the classmate's data set.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Name of the published data set (labelscape data list).")
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="Folder for checkpoints and scores; finished rows in it are not done again."
+        ),
+    ] = Path("tables"),
+    budget: Annotated[
+        float, typer.Option("--budget", help="Steps as a share of the paper's: 0.01 is a hundredth.")
+    ] = 1.0,
+    rows: Annotated[
+        str | None, typer.Option("--rows", help="Numbers of the rows, from 1: 1,3.", show_default="all")
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="One run of each row with each of these seeds.")
+    ] = "0",
+    mate: Annotated[
+        str | None, typer.Option("--mate", help="Folder of the classmate's data set (dfcnet-1).")
+    ] = None,
+    mate_dataset: Annotated[
+        str | None, typer.Option("--mate-dataset", help="Name of the classmate's data set.")
+    ] = None,
     device: Device = "auto",
-    setting: Annotated[list[str], typer.Option("-o", "--set", help="KEY=VALUE: a setting that differs from the paper's, for all rows. Repeat.")] = [],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make rows anew that are unfinished in --out, or made there with other settings.")] = False,
+    setting: Annotated[
+        list[str],
+        typer.Option(
+            "-o", "--set", help="KEY=VALUE: a setting that differs from the paper's, for all rows. Repeat."
+        ),
+    ] = [],
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Make rows anew that are unfinished in --out, or made there with other settings.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train and score the rows of a table as its paper did, and print what was measured beside what the paper claims.
+    """Train and score the rows of a table as its paper did, and print what was measured beside what the paper
+    claims.
 
     Examples:
 
@@ -62,13 +95,33 @@ def run(
     options = changes.pop("options", {})
     numbers = integers(rows, "rows") if rows else None
     results = run_table(
-        name, {"images": [data], "dataset": dataset}, out, budget=budget, seeds=integers(seeds, "seeds"), rows=numbers,
-        mate={"images": [mate], "dataset": mate_dataset} if mate else None, changes={**changes, "device": device}, options=options,
-        overwrite=overwrite, say=talk,
-    )  # fmt: skip
+        name,
+        {"images": [data], "dataset": dataset},
+        out,
+        budget=budget,
+        seeds=integers(seeds, "seeds"),
+        rows=numbers,
+        mate={"images": [mate], "dataset": mate_dataset} if mate else None,
+        changes={**changes, "device": device},
+        options=options,
+        overwrite=overwrite,
+        say=talk,
+    )
     if as_json:
-        print_json([{"row": r.row.label, "claimed": dict(r.row.claimed), "measured": list(r.measured), "seeds": list(r.seeds), "steps": r.steps,
-                     "scored_on": r.scored_on, "why_not": r.why_not} for r in results])  # fmt: skip
+        print_json(
+            [
+                {
+                    "row": r.row.label,
+                    "claimed": dict(r.row.claimed),
+                    "measured": list(r.measured),
+                    "seeds": list(r.seeds),
+                    "steps": r.steps,
+                    "scored_on": r.scored_on,
+                    "why_not": r.why_not,
+                }
+                for r in results
+            ]
+        )
         return
     print_results(name, results, budget, setting)
 
@@ -79,7 +132,9 @@ def print_rows(name: str) -> None:
     table = TABLES[name]
     print(f"{name}: {table.title}. {table.data}\n")
     for number, row in enumerate(table.rows, start=1):
-        claimed = "  ".join(f"{metric} {value:g}" for metric, value in row.claimed.items() if "/" not in metric)
+        claimed = "  ".join(
+            f"{metric} {value:g}" for metric, value in row.claimed.items() if "/" not in metric
+        )
         print(f"{number:>3} {row.label:<56} {claimed}" + ("   (quoted)" if row.quoted else ""))
     print(f"\nTrain and score them: labelscape table {name} FOLDER --dataset NAME")
 
@@ -87,7 +142,9 @@ def print_rows(name: str) -> None:
 def print_results(name: str, results: list[RowResult], budget: float, changed: list[str]) -> None:
     from labelscape.nets.tables import TABLES
 
-    metrics = [m for m in ("mean_iou", "overall_accuracy", "mean_f1") if any(m in r.row.claimed for r in results)]
+    metrics = [
+        m for m in ("mean_iou", "overall_accuracy", "mean_f1") if any(m in r.row.claimed for r in results)
+    ]
     seeds = next((r.seeds for r in results if r.seeds), ())
     print(f"{name}: {TABLES[name].title}. In per cent")
     print(f"claimed   the paper: {TABLES[name].data}")
@@ -95,8 +152,13 @@ def print_results(name: str, results: list[RowResult], budget: float, changed: l
         print(f"measured  here: {where}")
     several = "; the mean and its 95 % interval" if len(seeds) > 1 else ""
     if seeds:
-        print(f"          {budget:g} of the paper's steps, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}{several}"
-              + (f"; other than the paper: {', '.join(changed)}" if changed else ""))  # fmt: skip
+        print(
+            (
+                f"          {budget:g} of the paper's steps, seed{'s' * (len(seeds) > 1)} "
+                f"{', '.join(map(str, seeds))}{several}"
+            )
+            + (f"; other than the paper: {', '.join(changed)}" if changed else "")
+        )
     wide = max((len(r.row.label) for r in results), default=3) + 2
     print(f"\n{'':<{wide + 8}}" + "".join(f"{m:>34}" for m in metrics))
     print(f"{'row':<{wide}}{'steps':>8}" + f"{'claimed':>14}{'measured':>20}" * len(metrics))

@@ -1,1 +1,3 @@
-"""What a model knows of its imagery (bands, values, units, pixel size, colours), and whether a scene fits it."""
+"""What a model knows of its imagery (bands, values, units, pixel size, colours), and whether a scene fits
+it.
+"""

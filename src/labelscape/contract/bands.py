@@ -51,14 +51,20 @@ def band_statistics(scenes: Iterable[Scene], **options) -> tuple[BandStatistics,
 
 
 def survey(
-    scenes: Iterable[Scene], *, most_blocks: int = 64, most_scenes: int = 1000, tick: Callable[[], None] | None = None
+    scenes: Iterable[Scene],
+    *,
+    most_blocks: int = 64,
+    most_scenes: int = 1000,
+    tick: Callable[[], None] | None = None,
 ) -> tuple[tuple[BandStatistics, ...], list[np.ndarray]]:
     """Statistics per band, and the sampled values (B, n) of every block, in order.
 
-    Mean, deviation, range and quantiles per band over `most_blocks` blocks of every scene, of at most `most_scenes` spread evenly; nodata never counts.
+    Mean, deviation, range and quantiles per band over `most_blocks` blocks of every scene, of at most
+    `most_scenes` spread evenly; nodata never counts.
 
-    Mean and deviation are exact over the pixels seen (float64 sums); quantiles come from an even sample of at most 20,000 pixels a
-    block. `tick` is called after every scene. Raises BadInput where scenes differ in bands or no pixel is valid.
+    Mean and deviation are exact over the pixels seen (float64 sums); quantiles come from an even sample of at
+    most 20,000 pixels a block. `tick` is called after every scene. Raises BadInput where scenes differ in
+    bands or no pixel is valid.
     """
     scenes = list(scenes)
     if len(scenes) > most_scenes:
@@ -70,7 +76,10 @@ def survey(
     low, high, samples = None, None, []
     for scene in scenes:
         if names is not None and scene.bands != names:
-            raise BadInput(f"{scene.name} has the bands {' '.join(scene.bands)}, the scenes before it {' '.join(names)}: train on one kind.")
+            raise BadInput(
+                f"{scene.name} has the bands {' '.join(scene.bands)}, the scenes before it "
+                f"{' '.join(names)}: train on one kind."
+            )
         names = scene.bands
         for window in spread_blocks(scene.grid.window, most=most_blocks):
             patch = scene.read(window)
@@ -81,18 +90,33 @@ def survey(
             count += values.shape[1]
             total = total + values.sum(axis=1)
             squares = squares + np.einsum("bp,bp->b", values, values)
-            low, high = (one if known is None else best(known, one)
-                         for known, one, best in ((low, stored.min(axis=1), np.minimum), (high, stored.max(axis=1), np.maximum)))  # fmt: skip
+            low, high = (
+                one if known is None else best(known, one)
+                for known, one, best in (
+                    (low, stored.min(axis=1), np.minimum),
+                    (high, stored.max(axis=1), np.maximum),
+                )
+            )
             samples.append(stored[:, :: max(1, stored.shape[1] // most_pixels)].astype(np.float32))
         if tick:
             tick()
     if names is None or count == 0:
-        raise BadInput("No valid pixel in the scene: everything is nodata. Check the nodata value, or name it with --nodata.")
+        raise BadInput(
+            "No valid pixel in the scene: everything is nodata. Check the nodata value, or name it with "
+            "--nodata."
+        )
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     quantiles = np.quantile(np.concatenate(samples, axis=1), QUANTILES, axis=1).T  # (B, Q)
     statistics = tuple(
-        BandStatistics(name, float(mean[i]), float(std[i]), float(low[i]), float(high[i]), tuple(float(q) for q in quantiles[i]))
+        BandStatistics(
+            name,
+            float(mean[i]),
+            float(std[i]),
+            float(low[i]),
+            float(high[i]),
+            tuple(float(q) for q in quantiles[i]),
+        )
         for i, name in enumerate(names)
     )
     return statistics, samples

@@ -1,11 +1,13 @@
-"""Which values of the bands go together: exchanged bands stand out by it where each band's own values do not tell.
+"""Which values of the bands go together: exchanged bands stand out by it where each band's own values do not
+tell.
 
 Symbols   B bands  N pixels  K components  P pairs of bands, as itertools.combinations orders them
 
-Red and blue of a photograph run over the same values. But soil is redder than it is blue, shadow bluer than red, and what is greener than both
-is no roof: together the values of a pixel are likely as they were in training, and unlikely with two bands exchanged. A mixture of Gaussians
-over the logarithms of the values says how likely; how far other places speak for an exchange that nobody made is learned from the training
-scenes, one half of them judged by the other.
+Red and blue of a photograph run over the same values. But soil is redder than it is blue, shadow bluer than
+red, and what is greener than both is no roof: together the values of a pixel are likely as they were in
+training, and unlikely with two bands exchanged. A mixture of Gaussians over the logarithms of the values says
+how likely; how far other places speak for an exchange that nobody made is learned from the training scenes,
+one half of them judged by the other.
 """
 
 from __future__ import annotations
@@ -33,11 +35,13 @@ MOST_BANDS = 16
 class Colours:
     """The mixture, and how much each exchange must gain to be believed.
 
-    floor        added to values before their logarithm, in the scenes' units: noise among dark values says nothing
+    floor        added to values before their logarithm, in the scenes' units: noise among dark values says
+                 nothing
     weights      (K,)
     means        (K, B) of log(value + floor)
     covariances  (K, B, B)
-    limits       (P,) mean log-likelihood of a pixel, in nats, that exchanging this pair gained somewhere in training, and a margin
+    limits       (P,) mean log-likelihood of a pixel, in nats, that exchanging this pair gained somewhere in
+                 training, and a margin
     """
 
     floor: float
@@ -66,35 +70,59 @@ class Colours:
         for weight, mean, white in zip(self.weights, np.array(self.means), self._whitening):
             apart, light = (logs - mean) @ white, white.sum(axis=0)
             # |apart + l light|^2 for every light l at once
-            squares = np.square(apart).sum(axis=1) + np.multiply.outer(2 * LIGHTS, apart @ light) + np.square(LIGHTS)[:, None] * (light @ light)
-            parts.append(np.log(weight) + np.log(np.diagonal(white)).sum() - logs.shape[1] / 2 * np.log(2 * np.pi) - squares / 2)
+            squares = (
+                np.square(apart).sum(axis=1)
+                + np.multiply.outer(2 * LIGHTS, apart @ light)
+                + np.square(LIGHTS)[:, None] * (light @ light)
+            )
+            parts.append(
+                np.log(weight)
+                + np.log(np.diagonal(white)).sum()
+                - logs.shape[1] / 2 * np.log(2 * np.pi)
+                - squares / 2
+            )
         together = np.array(parts)  # (K, lights, N)
         most = together.max(axis=0)
         likely = most + np.log(np.exp(together - most).sum(axis=0))
         return float(np.maximum(likely, LEAST_LIKELY).mean(axis=1).max())
 
     def gains(self, values: np.ndarray) -> np.ndarray:
-        """(P,) by how much exchanging each pair makes pixels (B, N) more likely, in nats a pixel, each way in its best light."""
+        """(P,) by how much exchanging each pair makes pixels (B, N) more likely, in nats a pixel, each way
+        in its best light.
+        """
         logs = logarithms(values, self.floor)
-        orders = [np.arange(len(values)), *(_exchanged(len(values), *pair) for pair in combinations(range(len(values)), 2))]
+        orders = [
+            np.arange(len(values)),
+            *(_exchanged(len(values), *pair) for pair in combinations(range(len(values)), 2)),
+        ]
         likely = np.array([self.likelihood(logs[:, order]) for order in orders])
         return likely[1:] - likely[0]
 
     def exchanged(self, values: np.ndarray) -> tuple[tuple[int, int], float]:
-        """The pair of bands whose exchange explains pixels (B, N) best, and the nats a pixel it gains: 0 where training showed as much somewhere."""
+        """The pair of bands whose exchange explains pixels (B, N) best, and the nats a pixel it gains: 0
+        where training showed as much somewhere.
+        """
         gains = self.gains(_thinned(values, PIXELS // 2))
         best = int(np.argmax(gains))
-        return list(combinations(range(len(values)), 2))[best], float(gains[best]) if gains[best] > self.limits[best] else 0.0
+        return list(combinations(range(len(values)), 2))[best], float(gains[best]) if gains[
+            best
+        ] > self.limits[best] else 0.0
 
 
 def colours_of(blocks: Sequence[np.ndarray]) -> Colours | None:
     """Learn from blocks (B, n) of values in the order in which they lie in the training scenes.
 
-    None where there is nothing to tell bands apart by: one band, more than 16, values below zero, hardly a pixel.
+    None where there is nothing to tell bands apart by: one band, more than 16, values below zero, hardly a
+    pixel.
     """
     together = _thinned(np.concatenate(blocks, axis=1), PIXELS)
     middle = float(np.median(together))
-    if not 2 <= len(together) <= MOST_BANDS or together.min() < 0 or middle <= 0 or together.shape[1] < 50 * COMPONENTS:
+    if (
+        not 2 <= len(together) <= MOST_BANDS
+        or together.min() < 0
+        or middle <= 0
+        or together.shape[1] < 50 * COMPONENTS
+    ):
         return None
     floor = 0.05 * middle
     half = len(blocks) // 2
@@ -108,7 +136,9 @@ def colours_of(blocks: Sequence[np.ndarray]) -> Colours | None:
             seen = np.maximum(seen, mixture.gains(_thinned(block, 1000)))
     limits = np.maximum(1.2 * seen + 0.3, 0.0)
     whole = _mixture(together, floor)
-    return Colours(whole.floor, whole.weights, whole.means, whole.covariances, tuple(float(f"{v:.4g}") for v in limits))
+    return Colours(
+        whole.floor, whole.weights, whole.means, whole.covariances, tuple(float(f"{v:.4g}") for v in limits)
+    )
 
 
 def logarithms(values: np.ndarray, floor: float) -> np.ndarray:
@@ -123,13 +153,23 @@ def _mixture(values: np.ndarray, floor: float) -> Colours:
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
 
-    # One thread: matrices this small only wait for more, and a checkpoint does not depend on how many there are.
+    # One thread: matrices this small only wait for more, and a checkpoint does not depend on how many there
+    # are.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of scenes painted in fewer colours than components
-        fitted = GaussianMixture(COMPONENTS, reg_covar=1e-4, tol=1e-2, init_params="k-means++", random_state=0).fit(logarithms(values, floor))
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # of scenes painted in fewer colours than components
+        fitted = GaussianMixture(
+            COMPONENTS, reg_covar=1e-4, tol=1e-2, init_params="k-means++", random_state=0
+        ).fit(logarithms(values, floor))
     short = np.vectorize(lambda v: float(f"{v:.6g}"))
     weights, means, covariances = short(fitted.weights_), short(fitted.means_), short(fitted.covariances_)
-    return Colours(floor, tuple(weights.tolist()), tuple(map(tuple, means.tolist())), tuple(tuple(map(tuple, c)) for c in covariances.tolist()))
+    return Colours(
+        floor,
+        tuple(weights.tolist()),
+        tuple(map(tuple, means.tolist())),
+        tuple(tuple(map(tuple, c)) for c in covariances.tolist()),
+    )
 
 
 def _exchanged(bands: int, one: int, two: int) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""Does this scene fit this model? Every difference between a scene and the scenes a model was trained on, with its cause and its cure."""
+"""Does this scene fit this model? Every difference between a scene and the scenes a model was trained on,
+with its cause and its cure.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +9,40 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from labelscape.contract.contract import Contract
-from labelscape.grid import Grid
 from labelscape.contract.bands import QUANTILES, BandStatistics
-from labelscape.scenes.files import stack_files
+from labelscape.contract.contract import Contract
 from labelscape.contract.likeness import KNOWN_FACTORS, Likeness, explain
-from labelscape.scenes.raster import Scene
 from labelscape.contract.sample import Border, Look, look_at
+from labelscape.grid import Grid
+from labelscape.scenes.files import stack_files
+from labelscape.scenes.raster import Scene
 
 REFUSED, AFTER, NOTE = "REFUSED", "FITS AFTER", "FITS"
 LEVELS = (NOTE, AFTER, REFUSED)
 MAYBE_SWAPPED, SURELY_SWAPPED = 0.5, 1.0
-"""Nats a pixel that an exchange of two bands must gain to be spoken of, and to refuse a scene for (see `colours`)."""
+"""Nats a pixel that an exchange of two bands must gain to be spoken of, and to refuse a scene for (see
+`colours`).
+"""
 LARGE = 500_000
-"""Pixels of a scene that shows enough of a place to be refused by its colours: a small one may be all forest or all water."""
+"""Pixels of a scene that shows enough of a place to be refused by its colours: a small one may be all
+forest or all water.
+"""
 LIKE_SIZES = (0.8, 1.25)
 """Pixel sizes over the training's that a network takes for the same."""
 TOO_COARSE = 3
-"""Pixels so many times as wide as the training's do not show what the network looks for, however they are resampled."""
+"""Pixels so many times as wide as the training's do not show what the network looks for, however they are
+resampled.
+"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One difference. `kind` names it in a word or two; `level` is what it means for the map; `cause`: what was found, what was expected, what to do.
+    """One difference. `kind` names it in a word or two; `level` is what it means for the map; `cause`: what
+    was found, what was expected, what to do.
 
-    Kinds: "band count", "band names", "band order", "swapped bands", "type", "factor", "offset", "values", "border", "pixel size", "crs",
-    "nodata", "small". Levels: "REFUSED", "FITS AFTER" (mapping mends it by itself), "FITS" (good to know).
+    Kinds: "band count", "band names", "band order", "swapped bands", "type", "factor", "offset", "values",
+    "border", "pixel size", "crs", "nodata", "small". Levels: "REFUSED", "FITS AFTER" (mapping mends it by
+    itself), "FITS" (good to know).
     """
 
     kind: str
@@ -51,56 +61,94 @@ def verdict(findings: tuple[Finding, ...]) -> str:
 def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Finding, ...]:
     """All that differs between a scene and the model's training scenes, the gravest first.
 
-    Values are compared where the contract carries statistics, on about 1 % of the scene's blocks. `stride` is the network's. Raises BadFile
-    for a damaged file.
+    Values are compared where the contract carries statistics, on about 1 % of the scene's blocks. `stride` is
+    the network's. Raises BadFile for a damaged file.
     """
     bands, found = _bands(contract.bands, scene)
     found += _types(contract, scene) + _places(contract, scene.grid)
     if min(scene.grid.shape) < stride:
         size = f"{scene.grid.width} x {scene.grid.height}"
-        found.append(Finding("small", NOTE, f"the scene has {size} pixels, the network works on squares of {stride}: it sees the border repeated"))
+        found.append(
+            Finding(
+                "small",
+                NOTE,
+                (
+                    f"the scene has {size} pixels, the network works on squares of {stride}: it sees the "
+                    "border "
+                    "repeated"
+                ),
+            )
+        )
     if bands is not None and len(contract.statistics) == len(contract.bands):
         look = look_at(scene, bands)
         found += _values(contract, scene, bands, look)
     return tuple(sorted(found, key=lambda f: -LEVELS.index(f.level)))
 
 
-# ------------------------------------------------------------------------------------------ bands, type
+# ------------------------------------------------------------------------------------------------ bands, type
 
 
 def _bands(wanted: tuple[str, ...], scene: Scene) -> tuple[tuple[str, ...] | None, list[Finding]]:
-    """The scene's bands in the network's order, None where there is no such order, and what was found on the way."""
+    """The scene's bands in the network's order, None where there is no such order, and what was found on
+    the way.
+    """
     has = scene.bands
     if set(wanted) <= set(has):
         picked = tuple(b for b in has if b in wanted)
         # Files of a folder have no order but that of their names: nothing is out of order there.
         if picked == wanted or len(stack_files(scene.source)) > 1:
             return wanted, []
-        cause = f"the scene's bands stand in the order {' '.join(picked)}, the model reads {' '.join(wanted)}: they are taken by name"
+        cause = (
+            f"the scene's bands stand in the order {' '.join(picked)}, the model reads {' '.join(wanted)}: "
+            "they are taken by name"
+        )
         return wanted, [Finding("band order", AFTER, cause)]
     if len(has) != len(wanted):
         missing = [b for b in wanted if b not in has]
         count = f"{len(has)} bands" if len(has) > 1 else "1 band"
         named = f"; no band is called {' or '.join(missing)}" if missing != list(wanted) else ""
         cure = (
-            "Where the others lie in files of their own, name the folder, or all the files apart by commas" if len(has) == 1
-            else "Bring the bands that are missing, or take a model that does without" if len(has) < len(wanted)
-            else "Pick or name the bands so that they agree, such as gdal_translate -b 3 -b 2 -b 1 scene.tif picked.tif"
+            "Where the others lie in files of their own, name the folder, or all the files apart by commas"
+            if len(has) == 1
+            else "Bring the bands that are missing, or take a model that does without"
+            if len(has) < len(wanted)
+            else (
+                "Pick or name the bands so that they agree, such as gdal_translate -b 3 -b 2 -b 1 scene.tif "
+                "picked.tif"
+            )
         )
-        cause = f"{scene.name} has {count} ({' '.join(has)}); this model reads {len(wanted)} ({' '.join(wanted)}){named}. {cure}"
+        cause = (
+            f"{scene.name} has {count} ({' '.join(has)}); this model reads {len(wanted)} "
+            f"({' '.join(wanted)}){named}. {cure}"
+        )
         return None, [Finding("band count", REFUSED, cause)]
     taken = ", ".join(f"{a} as {b}" for a, b in zip(has, wanted))
     if _nameless(has) or _nameless(wanted):
-        return has, [Finding("band names", NOTE, f"bands are taken in their order: {taken}; one side has numbers for names")]
+        return has, [
+            Finding(
+                "band names", NOTE, f"bands are taken in their order: {taken}; one side has numbers for names"
+            )
+        ]
     shared = set(has) & set(wanted)
     if shared:  # the two speak the same language, so a missing name is a missing band
         strange, missing = [b for b in has if b not in wanted], [b for b in wanted if b not in has]
         cause = (
-            f"the scene has {' '.join(strange)} where the model reads {' '.join(missing)} (scene: {' '.join(has)}; model: {' '.join(wanted)}). "
-            "Bring the missing bands, or correct the names in the file with gdal_edit.py or rasterio if they are the same bands"
+            f"the scene has {' '.join(strange)} where the model reads {' '.join(missing)} (scene: "
+            f"{' '.join(has)}; model: {' '.join(wanted)}). "
+            "Bring the missing bands, or correct the names in the file with gdal_edit.py or rasterio if "
+            "they are the same bands"
         )
         return has, [Finding("band names", REFUSED, cause)]
-    return has, [Finding("band names", NOTE, f"bands are taken in their order: {taken}; the model knows none of these names, so look that they mean the same")]
+    return has, [
+        Finding(
+            "band names",
+            NOTE,
+            (
+                f"bands are taken in their order: {taken}; the model knows none of these names, so look that "
+                "they mean the same"
+            ),
+        )
+    ]
 
 
 def _nameless(bands: tuple[str, ...]) -> bool:
@@ -110,11 +158,21 @@ def _nameless(bands: tuple[str, ...]) -> bool:
 def _types(contract: Contract, scene: Scene) -> list[Finding]:
     if scene.dtype.name == contract.dtype:
         return []
-    more = "" if contract.statistics else "; this model carries no statistics, so look that the values mean the same"
-    return [Finding("type", NOTE, f"the scene holds {scene.dtype.name} values, the model was trained on {contract.dtype}{more}")]
+    more = (
+        ""
+        if contract.statistics
+        else "; this model carries no statistics, so look that the values mean the same"
+    )
+    return [
+        Finding(
+            "type",
+            NOTE,
+            f"the scene holds {scene.dtype.name} values, the model was trained on {contract.dtype}{more}",
+        )
+    ]
 
 
-# ------------------------------------------------------------------------------------------ where
+# ------------------------------------------------------------------------------------------------------ where
 
 
 def _places(contract: Contract, grid: Grid) -> list[Finding]:
@@ -123,7 +181,10 @@ def _places(contract: Contract, grid: Grid) -> list[Finding]:
         return []
     trained, size = contract.pixel_size, grid.ground_pixel_size
     if size is None:
-        cause = f"the scene has no coordinates, so that its pixels cannot be compared with the {trained:.3g} m of the training"
+        cause = (
+            f"the scene has no coordinates, so that its pixels cannot be compared with the {trained:.3g} m "
+            "of the training"
+        )
         return [Finding("pixel size", NOTE, cause)]
     if grid.crs.is_geographic and contract.crs_kind == "projected":
         return [_degrees(grid, trained, size)]
@@ -132,29 +193,46 @@ def _places(contract: Contract, grid: Grid) -> list[Finding]:
         return []
     times = f"{size / trained:.3g} times as wide" if size > trained else f"1/{trained / size:.3g} as wide"
     step = [f"{side * trained / size:.6g}" for side in grid.pixel_size]
-    cure = f"Resample the scene first: gdalwarp -tr {step[0]} {step[1]} -r {'bilinear' if size > trained else 'average'} scene.tif resampled.tif"
+    cure = (
+        f"Resample the scene first: gdalwarp -tr {step[0]} {step[1]} -r "
+        f"{'bilinear' if size > trained else 'average'} scene.tif resampled.tif"
+    )
     if size / trained > TOO_COARSE:
-        cure = f"Resampling does not bring back what they do not show: take a model that was trained on about {size:.2g} m, or a finer scene"
-    cause = f"the scene's pixels are {size:.3g} m wide, the model was trained on {trained:.3g} m: they are {times}. {cure}"
+        cure = (
+            "Resampling does not bring back what they do not show: take a model that was trained on about "
+            f"{size:.2g} m, or a finer scene"
+        )
+    cause = (
+        f"the scene's pixels are {size:.3g} m wide, the model was trained on {trained:.3g} m: they are "
+        f"{times}. {cure}"
+    )
     return [Finding("pixel size", REFUSED, cause)]
 
 
 def _degrees(grid: Grid, trained: float, size: float) -> Finding:
-    """A scene in degrees for a model trained in metres: near the equator its pixels are squares of metres all the same, elsewhere not."""
+    """A scene in degrees for a model trained in metres: near the equator its pixels are squares of metres
+    all the same, elsewhere not.
+    """
     x, y = grid.transform @ (grid.width / 2, grid.height / 2)
     t = grid.transform
     north, east = 110_574.0, 111_320.0 * math.cos(math.radians(y))
     across, down = math.hypot(t.a * east, t.d * north), math.hypot(t.b * east, t.e * north)
-    found = f"the scene's coordinates are degrees (a pixel is {across:.3g} m across and {down:.3g} m down), the model was trained on metres ({trained:.3g} m)"
+    found = (
+        f"the scene's coordinates are degrees (a pixel is {across:.3g} m across and {down:.3g} m down), the "
+        f"model was trained on metres ({trained:.3g} m)"
+    )
     low, high = LIKE_SIZES
     if all(low < side / trained < high for side in (across, down, size)):
         return Finding("crs", NOTE, f"{found}; the sizes agree")
     zone = int((x + 180) // 6) % 60 + 1
-    cure = f"gdalwarp -t_srs EPSG:{(32600 if y >= 0 else 32700) + zone} -tr {trained:.4g} {trained:.4g} -r bilinear scene.tif metres.tif"
+    cure = (
+        f"gdalwarp -t_srs EPSG:{(32600 if y >= 0 else 32700) + zone} -tr {trained:.4g} {trained:.4g} -r "
+        "bilinear scene.tif metres.tif"
+    )
     return Finding("crs", REFUSED, f"{found}. Bring it to metres first: {cure}")
 
 
-# ------------------------------------------------------------------------------------------ values
+# ----------------------------------------------------------------------------------------------------- values
 
 
 def _values(contract: Contract, scene: Scene, bands: tuple[str, ...], look: Look) -> list[Finding]:
@@ -176,19 +254,26 @@ def _values(contract: Contract, scene: Scene, bands: tuple[str, ...], look: Look
     if mistake == Likeness():
         if contract.colours is not None:
             found += _exchange(contract, scene, bands, look.values)
-        found += [f for name, mine, theirs in zip(bands, seen, contract.statistics) if (f := _unusual(name, mine, theirs))]
+        found += [
+            f
+            for name, mine, theirs in zip(bands, seen, contract.statistics)
+            if (f := _unusual(name, mine, theirs))
+        ]
     return found
 
 
 def _border_was_trained(border: Border, contract: Contract) -> bool:
     """Were the training scenes full of this value too, as measurements?"""
-    return contract.nodata != border.value and all(s.quantiles[0] <= border.value <= s.quantiles[-1] for s in contract.statistics)
+    return contract.nodata != border.value and all(
+        s.quantiles[0] <= border.value <= s.quantiles[-1] for s in contract.statistics
+    )
 
 
 def _border(border: Border, scene: Scene) -> Finding:
     says = "declares no nodata value" if scene.nodata is None else f"declares nodata {scene.nodata:g}"
     cause = (
-        f"{border.value:g} stands in all bands along the scene's edge ({100 * border.share:.0f} % of the border looked at) and the scene {says}: "
+        f"{border.value:g} stands in all bands along the scene's edge ({100 * border.share:.0f} % of the "
+        f"border looked at) and the scene {says}: "
         f"the border would be mapped as ground. Pass --nodata {border.value:g}"
     )
     # A photograph may be black or white at its edge; an orthophoto is so where it ends.
@@ -205,13 +290,18 @@ def _factor(factor: float, seen: np.ndarray, known: np.ndarray, dtype: str) -> F
     ends = f"0 1 0 {factor:.6g}" if factor > 1 else f"0 {1 / factor:.6g} 0 1"
     cause = (
         f"values look {how}: the middles of the bands are {ranges[0]}, in training they were {ranges[1]}. "
-        f"{cure.capitalize()} them by {size} first: gdal_translate -ot {gdal_type} -scale {ends} scene.tif mended.tif"
+        f"{cure.capitalize()} them by {size} first: gdal_translate -ot {gdal_type} -scale {ends} scene.tif "
+        "mended.tif"
     )
     return Finding("factor", REFUSED, cause)
 
 
 def _offset(offset: float) -> Finding:
-    why = " (Sentinel-2 products of processing baseline 04.00 and later carry +1000, older ones do not)" if abs(offset) == 1000 else ""
+    why = (
+        " (Sentinel-2 products of processing baseline 04.00 and later carry +1000, older ones do not)"
+        if abs(offset) == 1000
+        else ""
+    )
     start, end = (f"{offset:g}", f"{offset * 11:g}") if offset > 0 else ("0", f"{-10 * offset:g}")
     to = ("0", f"{offset * 10:g}") if offset > 0 else (f"{-offset:g}", f"{-11 * offset:g}")
     cause = (
@@ -222,28 +312,63 @@ def _offset(offset: float) -> Finding:
 
 
 def _exchange(contract: Contract, scene: Scene, bands: tuple[str, ...], values: np.ndarray) -> list[Finding]:
-    """Two bands that look swapped by the company their values keep. A refusal where the scene is large enough to be sure."""
+    """Two bands that look swapped by the company their values keep. A refusal where the scene is large
+    enough to be sure.
+    """
     pair, gain = contract.colours.exchanged(values)
     if gain <= MAYBE_SWAPPED:
         return []
-    return [_swap(pair, bands, contract.bands, scene, surely=gain > SURELY_SWAPPED and scene.grid.window.pixels >= LARGE)]
+    return [
+        _swap(
+            pair,
+            bands,
+            contract.bands,
+            scene,
+            surely=gain > SURELY_SWAPPED and scene.grid.window.pixels >= LARGE,
+        )
+    ]
 
 
-def _swap(cycle: tuple[int, ...], bands: tuple[str, ...], wanted: tuple[str, ...], scene: Scene, *, surely: bool = True) -> Finding:
-    """Named as the scene names its bands; beside that what they look like, where the model has other names."""
+def _swap(
+    cycle: tuple[int, ...],
+    bands: tuple[str, ...],
+    wanted: tuple[str, ...],
+    scene: Scene,
+    *,
+    surely: bool = True,
+) -> Finding:
+    """Named as the scene names its bands; beside that what they look like, where the model has other
+    names.
+    """
     shown = [f"{bands[i]} holds what looks like {wanted[j]}" for i, j in zip(cycle, (*cycle[1:], cycle[0]))]
     order = list(range(len(bands)))
     for i, j in zip(cycle, (*cycle[1:], cycle[0])):
         order[j] = i
     numbers = [scene.bands.index(bands[i]) + 1 for i in order]
-    what = f"bands {bands[cycle[0]]} and {bands[cycle[1]]} look swapped" if len(cycle) == 2 else f"bands {' '.join(bands[i] for i in cycle)} look rotated"
+    what = (
+        f"bands {bands[cycle[0]]} and {bands[cycle[1]]} look swapped"
+        if len(cycle) == 2
+        else f"bands {' '.join(bands[i] for i in cycle)} look rotated"
+    )
     cure = " ".join(f"-b {n}" for n in numbers)
     how = (
-        "rename the files" if len(stack_files(scene.source)) > 1
-        else f"put them in the model's order {' '.join(wanted)}: gdal_translate {cure} scene.tif mended.tif, then name them so"
-    )  # fmt: skip
-    fits = "as they stand they do not fit the training" if surely else "the values would fit the training better so, but that may be the place"
-    return Finding("swapped bands", REFUSED if surely else NOTE, f"{what}: {', '.join(shown)}, by their values; {fits}. If so, {how}")
+        "rename the files"
+        if len(stack_files(scene.source)) > 1
+        else (
+            f"put them in the model's order {' '.join(wanted)}: gdal_translate {cure} scene.tif mended.tif, "
+            "then name them so"
+        )
+    )
+    fits = (
+        "as they stand they do not fit the training"
+        if surely
+        else "the values would fit the training better so, but that may be the place"
+    )
+    return Finding(
+        "swapped bands",
+        REFUSED if surely else NOTE,
+        f"{what}: {', '.join(shown)}, by their values; {fits}. If so, {how}",
+    )
 
 
 def _unusual(name: str, seen: np.ndarray, known: BandStatistics) -> Finding | None:
@@ -252,5 +377,8 @@ def _unusual(name: str, seen: np.ndarray, known: BandStatistics) -> Finding | No
     value, least, most = seen[median], known.quantiles[low], known.quantiles[high]
     if least <= value <= most:
         return None
-    cause = f"band {name}: half the pixels lie around {value:.4g}, where training saw {least:.4g} to {most:.4g}: another season or place, snow or clouds?"
+    cause = (
+        f"band {name}: half the pixels lie around {value:.4g}, where training saw {least:.4g} to "
+        f"{most:.4g}: another season or place, snow or clouds?"
+    )
     return Finding("values", NOTE, cause)

@@ -15,7 +15,8 @@ class Contract:
 
     bands             names of the bands that the network reads, in its order
     dtype             numpy name of the scenes' type
-    normalisation     (mean, std) per band as used: the network sees (value - mean) / std; (0, 1) feeds raw values
+    normalisation     (mean, std) per band as used: the network sees (value - mean) / std; (0, 1) feeds raw
+                      values
     statistics        per band, in the scenes' own units; () where they are not known
     colours           which values of the bands go together, None where it is not known
     units             per band (scale, offset) that the training scenes declare; () where it is not known

@@ -1,9 +1,12 @@
-"""Which simple mistake would turn the bands a model knows into the bands a scene shows? Arithmetic on quantiles, nothing is read.
+"""Which simple mistake would turn the bands a model knows into the bands a scene shows? Arithmetic on
+quantiles, nothing is read.
 
-Symbols   B bands  Q quantiles; `seen` and `known` are (B, Q) at `bands.QUANTILES`: of the scene, of the training scenes
+Symbols   B bands  Q quantiles; `seen` and `known` are (B, Q) at `bands.QUANTILES`: of the scene, of the
+          training scenes
 
-A mistake is only claimed where it explains the scene much better than "another place, another season, clouds" does: the distance left
-after undoing it must be small and a fraction of the distance before. A common gain of 0.75 to 1.33 (the sun) is never held against a scene.
+A mistake is only claimed where it explains the scene much better than "another place, another season, clouds"
+does: the distance left after undoing it must be small and a fraction of the distance before. A common gain of
+0.75 to 1.33 (the sun) is never held against a scene.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ class Likeness:
 
     factor  the scene's values times this are like the training's; 1 where they need nothing
     offset  what was added to the scene's values (after `factor`); 0 for nothing
-    cycles  bands that changed places: each a tuple (a, b, ...) of positions where place a shows what b showed in training, b shows ..., back to a
+    cycles  bands that changed places: each a tuple (a, b, ...) of positions where place a shows what b showed
+            in training, b shows ..., back to a
     """
 
     factor: float = 1.0
@@ -69,10 +73,12 @@ def _factor(seen: np.ndarray, known: np.ndarray) -> float:
         return 1.0
     ratios = middle_known / middle_seen
     usual = float(np.exp(np.log(ratios).mean()))
-    # Water, snow or clouds alone change one band by up to 30, but never all of many bands, and do not bring values down to 1.
+    # Water, snow or clouds alone change one band by up to 30, but never all of many bands, and do not bring
+    # values down to 1.
     least = 8 if len(seen) >= 3 else 40
     unit_range = (top_seen <= 2 and middle_known.min() > 20) or (top_known <= 2 and middle_seen.min() > 20)
-    # A lake fills a photograph with values ten times darker than a town's: among bytes that is the place, not a scale.
+    # A lake fills a photograph with values ten times darker than a town's: among bytes that is the place, not
+    # a scale.
     both_bytes = max(top_seen, top_known) <= 255 and min(top_seen, top_known) > 4
     if both_bytes or not (unit_range or ratios.min() > least or ratios.max() < 1 / least):
         return 1.0
@@ -81,9 +87,11 @@ def _factor(seen: np.ndarray, known: np.ndarray) -> float:
 
 
 def _known_factor(size: float, lower_top: float, higher_top: float) -> float:
-    """The factor people scale by that is nearest to `size`, or `size` itself. Tops are the 99 % quantiles of the brightest bands.
+    """The factor people scale by that is nearest to `size`, or `size` itself. Tops are the 99 % quantiles of
+    the brightest bands.
 
-    Full ranges tell more than the middles, which move with the place: 0..1 beside bytes is 255, bytes beside 16 bit 257.
+    Full ranges tell more than the middles, which move with the place: 0..1 beside bytes is 255, bytes beside
+    16 bit 257.
     """
     if lower_top <= 1.05 and 130 < higher_top <= 255:
         return 255.0
@@ -122,7 +130,8 @@ def _cycles(seen: np.ndarray, known: np.ndarray) -> tuple[tuple[int, ...], ...]:
     costs = min(every, key=lambda c: c[linear_sum_assignment(c)].sum())
     unlike = _unlike(known)
     pairs = _exchanged_pairs(costs, plain, unlike)
-    # The simplest story first: pairs, unless a longer ring of bands (NIR-R-G as R-G-NIR) leaves far less to explain.
+    # The simplest story first: pairs, unless a longer ring of bands (NIR-R-G as R-G-NIR) leaves far less to
+    # explain.
     rings = [c for c in _rings(linear_sum_assignment(costs)[1]) if _claimed(costs, plain, unlike, c)]
     return tuple(rings) if _left(costs, rings) < 0.5 * _left(costs, pairs) else tuple(pairs)
 
@@ -137,7 +146,9 @@ def _exchanged_pairs(costs: np.ndarray, plain: np.ndarray, unlike: np.ndarray) -
     """Disjoint pairs that should change places, those that gain most first."""
     bands, taken, found = len(costs), set(), []
     pairs = [(i, j) for i in range(bands) for j in range(i + 1, bands)]
-    for i, j in sorted(pairs, key=lambda p: costs[p[0], p[1]] + costs[p[1], p[0]] - plain[p[0], p[0]] - plain[p[1], p[1]]):
+    for i, j in sorted(
+        pairs, key=lambda p: costs[p[0], p[1]] + costs[p[1], p[0]] - plain[p[0], p[0]] - plain[p[1], p[1]]
+    ):
         if not {i, j} & taken and _claimed(costs, plain, unlike, (i, j)):
             found.append((i, j))
             taken |= {i, j}
@@ -161,14 +172,22 @@ def _rings(assigned: np.ndarray) -> list[tuple[int, ...]]:
 def _claimed(costs: np.ndarray, plain: np.ndarray, unlike: np.ndarray, cycle: tuple[int, ...]) -> bool:
     """Do the bands of a cycle fit each other's places well, and their own badly?
 
-    Bands that were alike in training (within about half, level and width together) change places from one landscape to the next: no claim.
+    Bands that were alike in training (within about half, level and width together) change places from one
+    landscape to the next: no claim.
     """
     moved = list(zip(cycle, (*cycle[1:], cycle[0])))
     after, before = np.array([costs[i, j] for i, j in moved]), np.array([plain[i, i] for i in cycle])
     apart = np.mean([unlike[i, j] for i, j in moved])
-    # In a ring one of several bands may be near its place by chance, and under another sun than the ring's at it.
+    # In a ring one of several bands may be near its place by chance, and under another sun than the ring's at
+    # it.
     misplaced = before.min() > 0.15 if len(cycle) == 2 else min(costs[i, i] for i in cycle) > 0.05
-    return bool(apart > UNLIKE and after.mean() < 0.3 and after.mean() < 0.4 * before.mean() and misplaced and before.mean() > 0.3)
+    return bool(
+        apart > UNLIKE
+        and after.mean() < 0.3
+        and after.mean() < 0.4 * before.mean()
+        and misplaced
+        and before.mean() > 0.3
+    )
 
 
 def _left(costs: np.ndarray, cycles: list[tuple[int, ...]]) -> float:
@@ -181,7 +200,8 @@ def _left(costs: np.ndarray, cycles: list[tuple[int, ...]]) -> float:
 
 
 def _offset(seen: np.ndarray, known: np.ndarray) -> float:
-    """What was added to all bands alike, 1000 or -1000 (0.1 where values run from 0 to 1); 0 where nothing was.
+    """What was added to all bands alike, 1000 or -1000 (0.1 where values run from 0 to 1); 0 where nothing
+    was.
 
     Three bands or more are asked for: one band that is brighter by 1000 is a brighter place.
     """
@@ -192,7 +212,8 @@ def _offset(seen: np.ndarray, known: np.ndarray) -> float:
     for offset in (step, -step):
         shifted = seen - offset
         rise = (seen[:, BODY] - known[:, BODY]) / offset
-        # A gain makes bright bands rise more than dark ones, another place each band as it likes; an offset lifts all of it by the same.
+        # A gain makes bright bands rise more than dark ones, another place each band as it likes; an offset
+        # lifts all of it by the same.
         alike = np.abs(np.median(rise, axis=1) - 1).max() < 0.8 and (rise > 0.1).mean() > 0.9
         dark_end = (offset * (seen[:, LOW] - known[:, LOW]) > 0.4 * step * step).all()
         if alike and dark_end and _apart(shifted, known) < 0.4 * plain and plain > 0.05:

@@ -1,4 +1,6 @@
-"""A look at a scene of any size: a bounded number of small windows, their values, and what stands along the scene's border."""
+"""A look at a scene of any size: a bounded number of small windows, their values, and what stands along
+the scene's border.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ BLOCK = 512
 MOST_BLOCKS = 64
 PIXELS_A_BLOCK = 8_000
 BORDER_SHARE = 0.01
-"""Part of the border blocks that a value must fill, in one piece with the scene's edge, to be called a border."""
+"""Part of the border blocks that a value must fill, in one piece with the scene's edge, to be called a
+border.
+"""
 FRINGE = 12
 """Pixels beside a border that are searched for the step down to the ground."""
 
@@ -31,18 +35,23 @@ class Border:
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen: values (B, N) of valid pixels in the scene's own units, a border that nobody declared, and how many blocks were read."""
+    """What was seen: values (B, N) of valid pixels in the scene's own units, a border that nobody
+    declared, and how many blocks were read.
+    """
 
     values: np.ndarray
     border: Border | None
     blocks: int
 
 
-def look_at(scene: Scene, bands: tuple[str, ...], *, most_blocks: int = MOST_BLOCKS, seconds: float = 20.0) -> Look:
-    """Read about 1 % of the scene's blocks, 12 to `most_blocks`, the border's first; pixels of an undeclared border are no values.
+def look_at(
+    scene: Scene, bands: tuple[str, ...], *, most_blocks: int = MOST_BLOCKS, seconds: float = 20.0
+) -> Look:
+    """Read about 1 % of the scene's blocks, 12 to `most_blocks`, the border's first; pixels of an undeclared
+    border are no values.
 
-    Blocks whose reading takes longer than `seconds` in all are given up, after the first 12: scenes stored in strips as wide as they are make
-    each block dear. Raises BadFile where the file is damaged.
+    Blocks whose reading takes longer than `seconds` in all are given up, after the first 12: scenes stored in
+    strips as wide as they are make each block dear. Raises BadFile where the file is damaged.
     """
     start = time.monotonic()
     edge, inner = sampled_windows(scene.grid.window, most_blocks)
@@ -52,29 +61,43 @@ def look_at(scene: Scene, bands: tuple[str, ...], *, most_blocks: int = MOST_BLO
             break
         patch = scene.read(window, bands)
         read += 1
-        equal = patch.valid & (patch.pixels == patch.pixels[:1]).all(axis=0)  # a border has the same value in every band
+        equal = patch.valid & (patch.pixels == patch.pixels[:1]).all(
+            axis=0
+        )  # a border has the same value in every band
         if number < len(edge):
             area += window.pixels
             regions += _at_edge(patch.pixels, patch.valid, equal, window, scene.grid.window)
         if patch.valid.any():
             patches.append(_thinned(patch.pixels, patch.valid, equal))
     border = _border_of(regions, area, scene.dtype)
-    values = [pixels[:, ~(equal & (pixels[0] == border.value))] if border else pixels for pixels, equal in patches]
+    values = [
+        pixels[:, ~(equal & (pixels[0] == border.value))] if border else pixels for pixels, equal in patches
+    ]
     joined = np.concatenate(values, axis=1) if values else np.zeros((len(bands), 0), np.float32)
     return Look(joined, border, read)
 
 
-def sampled_windows(whole: Window, most: int = MOST_BLOCKS, *, block: int = BLOCK) -> tuple[list[Window], list[Window]]:
-    """Blocks at the corners and the middle of the edges, and blocks spread evenly over the inside; all blocks of a small scene."""
+def sampled_windows(
+    whole: Window, most: int = MOST_BLOCKS, *, block: int = BLOCK
+) -> tuple[list[Window], list[Window]]:
+    """Blocks at the corners and the middle of the edges, and blocks spread evenly over the inside; all
+    blocks of a small scene.
+    """
     rows, columns = math.ceil(whole.height / block), math.ceil(whole.width / block)
     wanted = min(rows * columns, most, max(12, math.ceil(rows * columns / 100)))
     places = [(r, c) for r in (0, rows // 2, rows - 1) for c in (0, columns // 2, columns - 1)]
-    edge = list(dict.fromkeys(p for p in places if p[0] in (0, rows - 1) or p[1] in (0, columns - 1)))[:wanted]
-    # Each number's distance from all before it is as large as can be, whatever their count (a sequence of golden ratios in two dimensions).
+    edge = list(dict.fromkeys(p for p in places if p[0] in (0, rows - 1) or p[1] in (0, columns - 1)))[
+        :wanted
+    ]
+    # Each number's distance from all before it is as large as can be, whatever their count (a sequence of
+    # golden ratios in two dimensions).
     inner: dict[tuple[int, int], None] = {}
     n = 0
     while len(edge) + len(inner) < wanted and n < 50 * wanted:
-        place = (int((0.5 + n * 0.7548776662466927) % 1 * rows), int((0.5 + n * 0.5698402909980532) % 1 * columns))
+        place = (
+            int((0.5 + n * 0.7548776662466927) % 1 * rows),
+            int((0.5 + n * 0.5698402909980532) % 1 * columns),
+        )
         if place not in edge:
             inner[place] = None
         n += 1
@@ -83,23 +106,32 @@ def sampled_windows(whole: Window, most: int = MOST_BLOCKS, *, block: int = BLOC
 
 
 def _thinned(pixels: np.ndarray, valid: np.ndarray, equal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most PIXELS_A_BLOCK valid pixels (B, N), evenly taken, and which of them are the same in all bands."""
+    """At most PIXELS_A_BLOCK valid pixels (B, N), evenly taken, and which of them are the same in all
+    bands.
+    """
     places = np.flatnonzero(valid)
     places = places[:: max(1, len(places) // PIXELS_A_BLOCK)]
     return pixels.reshape(len(pixels), -1)[:, places].astype(np.float32), equal.reshape(-1)[places]
 
 
-def _at_edge(pixels: np.ndarray, valid: np.ndarray, equal: np.ndarray, window: Window, whole: Window) -> list[tuple[float, int, bool]]:
-    """Constant regions that grow from the scene's edge into a block (B, H, W): value, pixels, and whether ground was seen beside them.
+def _at_edge(
+    pixels: np.ndarray, valid: np.ndarray, equal: np.ndarray, window: Window, whole: Window
+) -> list[tuple[float, int, bool]]:
+    """Constant regions that grow from the scene's edge into a block (B, H, W): value, pixels, and whether
+    ground was seen beside them.
 
     Regions that fade into what lies beside them are left out: saturated clouds and black water are no border.
     """
     sides = (
-        (window.top == whole.top, np.s_[0, :]), (window.bottom == whole.bottom, np.s_[-1, :]),
-        (window.left == whole.left, np.s_[:, 0]), (window.right == whole.right, np.s_[:, -1]),
-    )  # fmt: skip
+        (window.top == whole.top, np.s_[0, :]),
+        (window.bottom == whole.bottom, np.s_[-1, :]),
+        (window.left == whole.left, np.s_[:, 0]),
+        (window.right == whole.right, np.s_[:, -1]),
+    )
     sides = [side for is_edge, side in sides if is_edge]
-    values, counts = np.unique(np.concatenate([pixels[0][side][equal[side]] for side in sides]), return_counts=True)
+    values, counts = np.unique(
+        np.concatenate([pixels[0][side][equal[side]] for side in sides]), return_counts=True
+    )
     if len(pixels) == 1:  # in one band every value is "equal in all bands"
         values, counts = values[special := np.isin(values, _usual_nodata(pixels.dtype))], counts[special]
     found = []
@@ -109,7 +141,11 @@ def _at_edge(pixels: np.ndarray, valid: np.ndarray, equal: np.ndarray, window: W
         touching = np.unique(np.concatenate([labels[side] for side in sides]))
         sizes = np.bincount(labels.ravel())
         # Single dark or saturated pixels that happen to lie at the edge are no border.
-        large = [r for r in touching if r and sizes[r] >= max(16, 0.002 * window.pixels) and _runs_along(labels == r, int(sizes[r]))]
+        large = [
+            r
+            for r in touching
+            if r and sizes[r] >= max(16, 0.002 * window.pixels) and _runs_along(labels == r, int(sizes[r]))
+        ]
         if not large:
             continue
         region = np.isin(labels, large)
@@ -120,18 +156,22 @@ def _at_edge(pixels: np.ndarray, valid: np.ndarray, equal: np.ndarray, window: W
 
 
 def _runs_along(region: np.ndarray, size: int) -> bool:
-    """Does a region (H, W) of so many pixels follow the sides of its block, as strips and cut corners do, and overexposed roofs do not?
+    """Does a region (H, W) of so many pixels follow the sides of its block, as strips and cut corners do, and
+    overexposed roofs do not?
 
-    The side's length squared is at least 8 times the area of a triangle in a corner, 5 times that of a quarter disc.
+    The side's length squared is at least 8 times the area of a triangle in a corner, 5 times that of a
+    quarter disc.
     """
     along = sum(int(np.count_nonzero(side)) for side in (region[0], region[-1], region[:, 0], region[:, -1]))
     return size > region.size / 6 or along**2 >= 6 * size
 
 
 def _is_steep(pixels: np.ndarray, region: np.ndarray, ground: np.ndarray, value: float) -> bool | None:
-    """Does the picture leave `value` within two pixels somewhere near the region? None where no ground lies that near.
+    """Does the picture leave `value` within two pixels somewhere near the region? None where no ground lies
+    that near.
 
-    Lossy compression smears a border over the eight pixels of its own squares, and drops steeply all the same; a cloud thins out evenly.
+    Lossy compression smears a border over the eight pixels of its own squares, and drops steeply all the
+    same; a cloud thins out evenly.
     """
     distance = np.where(ground, ndimage.distance_transform_edt(~region).round(), 0)
     rings = [ring for away in range(1, FRINGE + 1) if np.count_nonzero(ring := distance == away) >= 8]
@@ -153,7 +193,11 @@ def _border_of(regions: list[tuple[float, int, bool]], area: int, dtype: np.dtyp
         totals[value] = totals.get(value, 0) + pixels
     # A cloud that fills whole blocks is white too: white needs to have been seen beside ground.
     proven = {value for value, _, beside in regions if beside or not _is_brightest(value, dtype)}
-    best = max((Border(value, pixels / area) for value, pixels in totals.items() if value in proven), key=lambda b: b.share, default=None)
+    best = max(
+        (Border(value, pixels / area) for value, pixels in totals.items() if value in proven),
+        key=lambda b: b.share,
+        default=None,
+    )
     return best if best and best.share >= BORDER_SHARE else None
 
 
@@ -163,4 +207,10 @@ def _is_brightest(value: float, dtype: np.dtype) -> bool:
 
 def _usual_nodata(dtype: np.dtype) -> list[float]:
     """Values that people fill empty pixels with."""
-    return [0, -9999, -32768, 255, *((np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (-3.4028234663852886e38,))]
+    return [
+        0,
+        -9999,
+        -32768,
+        255,
+        *((np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (-3.4028234663852886e38,)),
+    ]

@@ -1,4 +1,6 @@
-"""How far what is scored lies from what was learned: the share of held-out labels that have a training label close by."""
+"""How far what is scored lies from what was learned: the share of held-out labels that have a training
+label close by.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ Read = Callable[[Window, str], np.ndarray]
 
 
 def near_counts(whole: Window, read: Read, *, reach: int = REACH) -> tuple[int, int]:
-    """Held-out labelled pixels (val and test) of a scene that lie within `reach` pixels of a training label, and all of them.
+    """Held-out labelled pixels (val and test) of a scene that lie within `reach` pixels of a training label,
+    and all of them.
 
-    `read(window, part)` gives (H, W) class indices, 255 where the part has no label; a scene is read in windows with a margin.
+    `read(window, part)` gives (H, W) class indices, 255 where the part has no label; a scene is read in
+      windows with a margin.
     """
     near = held = 0
     for window in whole.blocks(2048):

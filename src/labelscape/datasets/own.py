@@ -18,17 +18,19 @@ from labelscape.datasets.pairs import find_pairs, parts_given
 from labelscape.datasets.split import PARTS, RANDOM_BLOCK, BlockSplit, block_split, random_split
 from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Window
-from labelscape.scenes.files import Source
-from labelscape.labels.values import LabelSpec, look_like_masks, raster_legend
 from labelscape.labels.labels import Labels, open_labels
+from labelscape.labels.values import LabelSpec, look_like_masks, raster_legend
+from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.files import Source
+from labelscape.scenes.mosaic import open_scene, seen_as
 from labelscape.scenes.placing import declares
 from labelscape.scenes.polygons import VECTOR_SUFFIXES
 from labelscape.scenes.raster import Patch, Scene, Units
-from labelscape.scenes.mosaic import open_scene, seen_as
-from labelscape.legend import IGNORE, Legend
 
 HOLD_BYTES = 1 << 30
-"""Scenes up to this many bytes in all are kept in memory while training; larger ones are read window by window."""
+"""Scenes up to this many bytes in all are kept in memory while training; larger ones are read window by
+window.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ class LabelledScene:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled scenes of one kind: the same bands and one legend. Close it when done, or use it as a context manager.
+    """Labelled scenes of one kind: the same bands and one legend. Close it when done, or use it as a context
+    manager.
 
-    Scenes with blocks are split by block; scenes of a folder of pairs are split whole: `part_of` then names each scene's part.
+    Scenes with blocks are split by block; scenes of a folder of pairs are split whole: `part_of` then names
+    each scene's part.
     """
 
     scenes: tuple[LabelledScene, ...]
@@ -75,7 +79,9 @@ class Dataset:
         return [s for s, own in zip(self.scenes, self.part_of) if own in (None, part)]
 
     def learned_from(self) -> list[LabelledScene]:
-        """The scenes that hold anything of the training part, else all: those held out whole must not tell even their brightness."""
+        """The scenes that hold anything of the training part, else all: those held out whole must not tell
+        even their brightness.
+        """
         return self.part("train") or list(self.scenes)
 
     @property
@@ -128,11 +134,13 @@ def open_dataset(
     images  scenes; or one folder of image and label pairs, and then no `labels` (see `find_pairs`)
     labels  one label file per scene, or a single one that serves all
     block   side of a block in pixels; pairs of files are split file by file instead
-    shares  part -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing. A folder of pairs that says its parts itself
-            (`parts_given`) keeps them, unless a random split is asked for
+    shares  part -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing. A folder of
+            pairs that says its parts itself (`parts_given`) keeps them, unless a random split is asked for
     buffer  training labels within this many pixels of a block of another part are dropped
-    pixel_size  metres to resample all scenes to; by default those with finer pixels than others are taken to the widest among them
-    split   blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, and `report` says how close the parts lie
+    pixel_size  metres to resample all scenes to; by default those with finer pixels than others are taken to
+                the widest among them
+    split   blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, and `report`
+            says how close the parts lie
     """
     if buffer < 0:
         raise BadOption(f"buffer={buffer} is a distance in pixels; it cannot be below 0.")
@@ -146,23 +154,36 @@ def open_dataset(
     if len(labels) == 1:
         labels = list(labels) * len(images)
     if len(labels) != len(images):
-        raise BadInput(f"{len(images)} scenes and {len(labels)} label files: pass one label file per scene, or one for all.")
+        raise BadInput(
+            f"{len(images)} scenes and {len(labels)} label files: pass one label file per scene, or one for "
+            "all."
+        )
     rasters = [f for f in labels if not _is_vector(f)]
     _refuse_soft_masks(rasters, spec)
     if look_like_masks(rasters, spec):
         raise BadInput(
-            f"{rasters[0]} holds only 0 and 255, and 255 usually means 'not labelled'. If it is a mask, name both classes with "
+            f"{rasters[0]} holds only 0 and 255, and 255 usually means 'not labelled'. If it is a mask, "
+            "name both classes with "
             "--classes other=0,building=255; if 255 is unlabelled, say so with --ignore-value 255."
         )
     if spec.legend is None and len(labels) > 1 and not any(_is_vector(f) for f in labels):
         spec = replace(spec, legend=raster_legend(labels, spec))
     with ExitStack() as opened:
-        scenes, resampled = _of_one_kind(images, labels, spec, {"nodata": nodata, "bands": bands}, pixel_size, opened, tick or (lambda name: None))
+        scenes, resampled = _of_one_kind(
+            images,
+            labels,
+            spec,
+            {"nodata": nodata, "bands": bands},
+            pixel_size,
+            opened,
+            tick or (lambda name: None),
+        )
         legend = scenes[0].labels.legend
         other = next((s for s in scenes if s.labels.legend != legend), None)
         if other is not None:
             raise BadInput(
-                f"{other.name} has the classes {', '.join(other.labels.legend.names)}, {scenes[0].name} has {', '.join(legend.names)}; "
+                f"{other.name} has the classes {', '.join(other.labels.legend.names)}, {scenes[0].name} has "
+                f"{', '.join(legend.names)}; "
                 "name all classes with --classes."
             )
         part_of: list[str | None] = [None] * len(scenes)
@@ -173,8 +194,15 @@ def open_dataset(
             part_of = _parts_of_files(scenes, legend, shares, split, seed)
         elif shares is not None:
             cut, side = (random_split, RANDOM_BLOCK) if split == "random" else (block_split, block)
-            scenes = [replace(s, split=cut(_counts_per_block(s, side, len(legend)), side, shares, seed=seed)) for s in scenes]
-        report = [*resampled, *(line for s in scenes[:1] for line in s.labels.report), *([given.report] if given else [])]
+            scenes = [
+                replace(s, split=cut(_counts_per_block(s, side, len(legend)), side, shares, seed=seed))
+                for s in scenes
+            ]
+        report = [
+            *resampled,
+            *(line for s in scenes[:1] for line in s.labels.report),
+            *([given.report] if given else []),
+        ]
         if shares is not None:
             scenes, lines = _buffered(scenes, legend, part_of, buffer)
             report += lines
@@ -186,42 +214,76 @@ def open_dataset(
 
 
 def _refuse_soft_masks(rasters: Sequence[str | Path], spec: LabelSpec) -> None:
-    """Raises BadInput where every grey of a mask's smoothed edges would become a class of its own; the first file tells."""
+    """Raises BadInput where every grey of a mask's smoothed edges would become a class of its own; the
+    first file tells.
+    """
     if rasters and spec.threshold is None and is_soft_mask(found := tally(rasters[0])):
         raise BadInput(
-            f"{rasters[0]} is a black and white mask with {len(found.counts)} grey values: it was saved lossily (JPEG) or resized with smoothing. Say from "
+            f"{rasters[0]} is a black and white mask with {len(found.counts)} grey values: it was saved "
+            "lossily (JPEG) or resized with smoothing. Say from "
             "which value on it is white, and name both classes: --threshold 128 --classes other=0,road=1."
         )
 
 
 def _of_one_kind(
-    images: Sequence[Source], labels: Sequence[str | Path], spec: LabelSpec, options: Mapping, pixel_size: float | None, opened: ExitStack,
+    images: Sequence[Source],
+    labels: Sequence[str | Path],
+    spec: LabelSpec,
+    options: Mapping,
+    pixel_size: float | None,
+    opened: ExitStack,
     tick: Callable[[str], None],
-) -> tuple[list[LabelledScene], list[str]]:  # fmt: skip
+) -> tuple[list[LabelledScene], list[str]]:
     """Scenes with their labels, of one pixel size and in one unit, and a line for each that had another.
 
-    A network learns sizes in pixels: scenes whose pixels differ by more than a quarter are resampled to `pixel_size`, else to the widest among
-    them, which keeps what all can show. Values are brought to the scale and offset that the first scene declares.
+    A network learns sizes in pixels: scenes whose pixels differ by more than a quarter are resampled to
+    `pixel_size`, else to the widest among them, which keeps what all can show. Values are brought to the
+    scale and offset that the first scene declares.
     """
     asked = [pixel_size] * len(images)
     scenes = _opened(images, labels, spec, options, asked, None, opened, tick)
     sizes, first = [s.scene.grid.ground_pixel_size for s in scenes], scenes[0].scene
     widest = max((size for size in sizes if size), default=0)
     finer = {n for n, size in enumerate(sizes) if size and size / widest < 0.8}
-    strange = {n for n, s in enumerate(scenes) if declares(first.units) and declares(s.scene.units) and s.scene.units != first.units}
-    lines = [f"{scenes[n].name} is resampled from {sizes[n]:.3g} m to {widest:.3g} m, the pixels of the widest scene" for n in sorted(finer)]
-    lines += [f"{scenes[n].name} declares another scale or offset than {first.name}; its values are brought to those" for n in sorted(strange)]
+    strange = {
+        n
+        for n, s in enumerate(scenes)
+        if declares(first.units) and declares(s.scene.units) and s.scene.units != first.units
+    }
+    lines = [
+        (
+            f"{scenes[n].name} is resampled from {sizes[n]:.3g} m to {widest:.3g} m, the pixels of the "
+            "widest "
+            "scene"
+        )
+        for n in sorted(finer)
+    ]
+    lines += [
+        (
+            f"{scenes[n].name} declares another scale or offset than {first.name}; its values are brought to "
+            "those"
+        )
+        for n in sorted(strange)
+    ]
     if lines:
         opened.close()
         wanted = [widest if n in finer else asked[n] for n in range(len(images))]
-        scenes = _opened(images, labels, spec, options, wanted, first.units if strange else None, opened, tick)
+        scenes = _opened(
+            images, labels, spec, options, wanted, first.units if strange else None, opened, tick
+        )
     return scenes, lines
 
 
 def _opened(
-    images: Sequence[Source], labels: Sequence[str | Path], spec: LabelSpec, options: Mapping, pixel_sizes: Sequence[float | None],
-    units: Units | None, opened: ExitStack, tick: Callable[[str], None],
-) -> list[LabelledScene]:  # fmt: skip
+    images: Sequence[Source],
+    labels: Sequence[str | Path],
+    spec: LabelSpec,
+    options: Mapping,
+    pixel_sizes: Sequence[float | None],
+    units: Units | None,
+    opened: ExitStack,
+    tick: Callable[[str], None],
+) -> list[LabelledScene]:
     """Every scene with its labels, in memory as far as HOLD_BYTES go. Raises BadInput where bands differ."""
     scenes: list[LabelledScene] = []
     held = 0
@@ -235,7 +297,8 @@ def _opened(
         opened.callback(own.close)
         if scenes and scene.bands != scenes[0].scene.bands:
             raise BadInput(
-                f"{scene.name} has the bands {' '.join(scene.bands)}, {scenes[0].name} has {' '.join(scenes[0].scene.bands)}: train on one kind of scene."
+                f"{scene.name} has the bands {' '.join(scene.bands)}, {scenes[0].name} has "
+                f"{' '.join(scenes[0].scene.bands)}: train on one kind of scene."
             )
         held += scene.nbytes + scene.grid.window.pixels
         if held <= HOLD_BYTES:
@@ -246,39 +309,59 @@ def _opened(
     return scenes
 
 
-def _buffered(scenes: list[LabelledScene], legend: Legend, part_of: Sequence[str | None], buffer: int) -> tuple[list[LabelledScene], list[str]]:
-    """The scenes with a buffer around held-out blocks, and what it costs. Raises BadInput where it leaves nothing to learn from."""
+def _buffered(
+    scenes: list[LabelledScene], legend: Legend, part_of: Sequence[str | None], buffer: int
+) -> tuple[list[LabelledScene], list[str]]:
+    """The scenes with a buffer around held-out blocks, and what it costs. Raises BadInput where it leaves
+    nothing to learn from.
+    """
     if not buffer:
         return scenes, []
     if scenes[0].split is None:
-        return scenes, ["the buffer is not used: files of pairs are held out whole, and where they touch is not known"]
+        return scenes, [
+            "the buffer is not used: files of pairs are held out whole, and where they touch is not known"
+        ]
     before = Dataset(tuple(scenes), legend, tuple(part_of)).class_counts("train")
     scenes = [replace(s, split=replace(s.split, buffer=buffer)) for s in scenes]
     after = Dataset(tuple(scenes), legend, tuple(part_of)).class_counts("train")
     lost = [name for name, old, new in zip(legend.names, before, after) if old and not new]
     if lost:
         raise BadInput(
-            f"A buffer of {buffer} pixels leaves no training label of {', '.join(lost)}: use larger blocks (--block) or a smaller --buffer."
+            f"A buffer of {buffer} pixels leaves no training label of {', '.join(lost)}: use larger blocks "
+            "(--block) or a smaller --buffer."
         )
-    return scenes, [f"the buffer of {buffer} pixels takes {100 - 100 * after.sum() / before.sum():.0f} % of the training labels"]
+    return scenes, [
+        (
+            f"the buffer of {buffer} pixels takes {100 - 100 * after.sum() / before.sum():.0f} % of the "
+            "training labels"
+        )
+    ]
 
 
 def _nearness(scenes: Sequence[LabelledScene], by_file: bool) -> str:
     """What a random split has to be told with."""
     if by_file:
-        return "a random split of files: where they lie is not known; tiles cut from one scene are neighbours, and then the score will flatter"
+        return (
+            "a random split of files: where they lie is not known; tiles cut from one scene are neighbours, "
+            "and then the score will flatter"
+        )
     near, held = np.sum([near_counts(s.scene.grid.window, s.read_labels) for s in scenes], axis=0)
     return (
-        f"a random split: {100 * near / max(1, held):.0f} % of held-out pixels lie within {REACH} pixels of a training pixel; the score will flatter"
+        f"a random split: {100 * near / max(1, held):.0f} % of held-out pixels lie within {REACH} pixels of "
+        "a training pixel; the score will flatter"
     )
 
 
 def _overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
-    """A line where scenes show the same ground: each is split on its own, and one may learn what another holds out."""
+    """A line where scenes show the same ground: each is split on its own, and one may learn what another
+    holds out.
+    """
     placed, boxes = [], []
     for scene in scenes:
         grid = scene.scene.grid
-        with suppress(RasterioError, ValueError):  # a CRS that lies nowhere on Earth overlaps nothing we could tell
+        with suppress(
+            RasterioError, ValueError
+        ):  # a CRS that lies nowhere on Earth overlaps nothing we could tell
             if grid.is_georeferenced:
                 boxes.append(transform_bounds(grid.crs, "EPSG:4326", *grid.bounds_of(grid.window)))
                 placed.append(scene)
@@ -287,12 +370,16 @@ def _overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
         others = boxes[i + 1 :]
         shared = np.clip(np.minimum(east, others[:, 2]) - np.maximum(west, others[:, 0]), 0, None)
         shared = shared * np.clip(np.minimum(north, others[:, 3]) - np.maximum(south, others[:, 1]), 0, None)
-        smaller = np.minimum((east - west) * (north - south), (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1]))
+        smaller = np.minimum(
+            (east - west) * (north - south), (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
+        )
         if (shared > 0.05 * smaller).any():  # neighbours may touch, and their boxes in degrees a little more
             other = placed[i + 1 + int((shared / smaller).argmax())]
             return [
-                f"{placed[i].name} and {other.name} show the same ground, and each is split on its own: what one holds out the other may learn from, and "
-                "the score will flatter. Put them into one folder and give that as the scene, a mosaic; or score on other scenes"
+                f"{placed[i].name} and {other.name} show the same ground, and each is split on its own: "
+                "what one holds out the other may learn from, and "
+                "the score will flatter. Put them into one folder and give that as the scene, a mosaic; or "
+                "score on other scenes"
             ]
     return []
 
@@ -311,12 +398,21 @@ def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndar
         indices = scene.read_labels(band)
         for window in Window(0, 0, band.height, band.width).blocks(block):
             r, c = (band.top + window.top) // block, (band.left + window.left) // block
-            counts[r, c] = np.bincount(indices[window.inset_of(Window(0, 0, *band.shape))].ravel(), minlength=256)[:classes]
+            counts[r, c] = np.bincount(
+                indices[window.inset_of(Window(0, 0, *band.shape))].ravel(), minlength=256
+            )[:classes]
     return counts
 
 
-def _parts_of_files(scenes: Sequence[LabelledScene], legend: Legend, shares: Mapping[str, float], split: str, seed: int) -> list[str | None]:
+def _parts_of_files(
+    scenes: Sequence[LabelledScene], legend: Legend, shares: Mapping[str, float], split: str, seed: int
+) -> list[str | None]:
     """Each whole file to one part: balanced over classes as blocks are, or by chance."""
-    counts = np.stack([np.bincount(s.read_labels(s.scene.grid.window).ravel(), minlength=256)[: len(legend)] for s in scenes])
+    counts = np.stack(
+        [
+            np.bincount(s.read_labels(s.scene.grid.window).ravel(), minlength=256)[: len(legend)]
+            for s in scenes
+        ]
+    )
     found = (random_split if split == "random" else block_split)(counts[:, None, :], 1, shares, seed=seed)
     return [PARTS[int(p)] for p in found.parts[:, 0]]

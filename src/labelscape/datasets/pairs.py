@@ -1,4 +1,6 @@
-"""A folder of image and label files: which belong together, and which part each belongs to where the folder says so."""
+"""A folder of image and label files: which belong together, and which part each belongs to where the
+folder says so.
+"""
 
 from __future__ import annotations
 
@@ -23,31 +25,46 @@ ENDINGS = ("_mask", "_label", "_labels", "_gt", "_sat", "_image", "_img")
 
 @dataclass(frozen=True)
 class GivenParts:
-    """The part of every image as the folder says it ("left out": in none of its lists), and a line about it."""
+    """The part of every image as the folder says it ("left out": in none of its lists), and a line about
+    it.
+    """
 
     part_of: tuple[str, ...]
     report: str
 
 
 def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
-    """Image and label files of one folder: `images/` beside `labels/` (or `masks/`, `gt/`, `annotations/`), or both in each of `train/`, `val/`, `test/`.
+    """Image and label files of one folder: `images/` beside `labels/` (or `masks/`, `gt/`, `annotations/`),
+    or both in each of `train/`, `val/`, `test/`.
 
-    Files belong together that lie in the same folder below the two and have the same stem, endings such as _mask aside; where folders differ, the
-    stem alone. Raises BadInput naming the first image without a label, or two files that one label could belong to.
+    Files belong together that lie in the same folder below the two and have the same stem, endings such as
+    _mask aside; where folders differ, the stem alone. Raises BadInput naming the first image without a label,
+    or two files that one label could belong to.
     """
     if len(images) != 1 or not isinstance(images[0], (str, Path)) or not Path(images[0]).is_dir():
-        raise BadInput("Labels are missing: pass --labels FILE with the scenes, or one folder with images/ and labels/ inside.")
+        raise BadInput(
+            "Labels are missing: pass --labels FILE with the scenes, or one folder with images/ and labels/ "
+            "inside."
+        )
     root = Path(images[0])
-    homes = [root] if _sides(root) else [f for f in sorted(root.iterdir()) if f.name.lower() in PART_FOLDERS and _sides(f)]
+    homes = (
+        [root]
+        if _sides(root)
+        else [f for f in sorted(root.iterdir()) if f.name.lower() in PART_FOLDERS and _sides(f)]
+    )
     if not homes:
-        raise BadInput(f"{root} needs two folders inside, images/ and labels/, with files of the same names; or pass --labels FILE with the scenes, "
-                       "or --dataset NAME for a published data set (labelscape data list).")  # fmt: skip
+        raise BadInput(
+            f"{root} needs two folders inside, images/ and labels/, with files of the same names; or pass "
+            "--labels FILE with the scenes, "
+            "or --dataset NAME for a published data set (labelscape data list)."
+        )
     pairs = [pair for home in homes for pair in _pairs_below(_sides(home))]
     return [image for image, _ in pairs], [label for _, label in pairs]
 
 
 def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None:
-    """The parts that a folder of pairs says itself: lists of names train.txt, val.txt, test.txt in it, or folders of these names above its files.
+    """The parts that a folder of pairs says itself: lists of names train.txt, val.txt, test.txt in it, or
+    folders of these names above its files.
 
     None where it says none, or where nothing is left to train on or to score.
     """
@@ -66,27 +83,41 @@ def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None
 
 
 def _sides(folder: Path) -> dict[str, Path] | None:
-    found = {side: next((folder / n for n in names if (folder / n).is_dir()), None) for side, names in SIDES.items()}
+    found = {
+        side: next((folder / n for n in names if (folder / n).is_dir()), None)
+        for side, names in SIDES.items()
+    }
     return None if None in found.values() else found
 
 
 def _pairs_below(sides: dict[str, Path]) -> list[tuple[Path, Path]]:
-    files = {side: [f for f in sorted(d.rglob("*")) if f.suffix.lower() in RASTER_SUFFIXES] for side, d in sides.items()}
+    files = {
+        side: [f for f in sorted(d.rglob("*")) if f.suffix.lower() in RASTER_SUFFIXES]
+        for side, d in sides.items()
+    }
     if not files["images"]:
         raise BadFile(f"{sides['images']} holds no images ({' '.join(sorted(RASTER_SUFFIXES))}).")
-    keys = {side: [(f.relative_to(sides[side]).parts[:-1], _stem(f)) for f in found] for side, found in files.items()}
+    keys = {
+        side: [(f.relative_to(sides[side]).parts[:-1], _stem(f)) for f in found]
+        for side, found in files.items()
+    }
     if not set(keys["images"]) <= set(keys["labels"]):
         keys = {side: [((), stem) for _, stem in found] for side, found in keys.items()}
     for side, found in keys.items():
         first: dict[object, Path] = {}
         for key, file in zip(found, files[side]):
             if key in first and (side == "images" or key in keys["images"]):
-                raise BadInput(f"{first[key]} and {file} have the same name: which of the {side} is meant cannot be told. Rename or move one of them.")
+                raise BadInput(
+                    f"{first[key]} and {file} have the same name: which of the {side} is meant cannot be "
+                    "told. Rename or move one of them."
+                )
             first[key] = file
     labels = dict(zip(keys["labels"], files["labels"]))
     lonely = [file for key, file in zip(keys["images"], files["images"]) if key not in labels]
     if lonely:
-        raise BadInput(f"{lonely[0]} has no label of the same name in {sides['labels']} ({len(lonely)} such images).")
+        raise BadInput(
+            f"{lonely[0]} has no label of the same name in {sides['labels']} ({len(lonely)} such images)."
+        )
     return [(file, labels[key]) for key, file in zip(keys["images"], files["images"])]
 
 

@@ -1,11 +1,17 @@
 """Resampling patches to given class shares, as the extremely imbalanced set of the MSWBN paper was made.
 
-Paper     MSWBN (multi-size weighted branches on GID), sec. 4.5 and table 6: the class shares before and after; how patches were chosen is not said.
+Paper     MSWBN (multi-size weighted branches on GID), sec. 4.5 and table 6: the class shares before and
+          after; how patches were chosen is not said.
 Reads as  table 6 -> TABLE_6   sec. 4.5 "we resample the patches" -> resample, resampled
-Differs   Chosen here: the largest set of patches whose shares all lie within a tolerance of the printed ones. The printed numbers agree with
-          test patches that were moved to training (`to="train"`): about half of them; `to=None` leaves them out of every part.
+Differs   Chosen here: the largest set of patches whose shares all lie within a tolerance of the printed ones.
+          The printed numbers agree with test patches that were moved to training (`to="train"`): about half
+          of them; `to=None` leaves them out of every part.
 
-Keeping x of the patches with n labelled pixels, c of a class, reaches the share t within e when  (t - e) sum(x n) <= sum(x c) <= (t + e) sum(x n):
+Keeping x of the patches with n labelled pixels, c of a class, reaches the share t within e when  (t - e)
+                                                                                                  sum(x n) <=
+                                                                                                  sum(x c) <=
+                                                                                                  (t + e)
+                                                                                                  sum(x n):
 linear in x, so the largest set is a small integer program, solved exactly (HiGHS).
 """
 
@@ -34,9 +40,11 @@ NODES = 20_000
 
 @dataclass(frozen=True)
 class Resampling:
-    """Which patches stay: kept (P,) bool; the shares wanted and reached (K,), and the difference that was allowed.
+    """Which patches stay: kept (P,) bool; the shares wanted and reached (K,), and the difference that was
+    allowed.
 
-    `most` is True where no larger set exists (within what was allowed, or within the least that can be reached).
+    `most` is True where no larger set exists (within what was allowed, or within the least that can be
+      reached).
     """
 
     kept: np.ndarray
@@ -57,12 +65,25 @@ class Resampling:
 
     def report(self, names: list[str]) -> list[str]:
         """Shares in per mille beside those wanted, and what was kept."""
-        gone = [name for name, got, want in zip(names, self.reached, self.target, strict=True) if want > 0 and not got]
-        why = f"the nearest found is {1000 * self.off:.1f} per mille off" + f", and no patch has {' or '.join(gone)}" * bool(gone)
+        gone = [
+            name
+            for name, got, want in zip(names, self.reached, self.target, strict=True)
+            if want > 0 and not got
+        ]
+        why = (
+            f"the nearest found is {1000 * self.off:.1f} per mille off"
+            + f", and no patch has {' or '.join(gone)}" * bool(gone)
+        )
         verdict = "reached" if self.within else f"NOT reached: {why}"
-        pairs = ", ".join(f"{name} {_said(got)} ({_said(want)})" for name, got, want in zip(names, self.reached, self.target, strict=True))
+        pairs = ", ".join(
+            f"{name} {_said(got)} ({_said(want)})"
+            for name, got, want in zip(names, self.reached, self.target, strict=True)
+        )
         return [
-            f"resampling keeps {self.kept.sum()} of {len(self.kept)} patches; the shares within {1000 * self.tolerance:g} per mille are {verdict}",
+            (
+                f"resampling keeps {self.kept.sum()} of {len(self.kept)} patches; the shares within "
+                f"{1000 * self.tolerance:g} per mille are {verdict}"
+            ),
             f"per mille reached (wanted): {pairs}",
         ]
 
@@ -73,26 +94,32 @@ def _said(share: float) -> str:
 
 
 def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3, seed: int = 0) -> Resampling:
-    """Keep as many patches as possible so that every class has its target share of the labelled pixels, within the tolerance.
+    """Keep as many patches as possible so that every class has its target share of the labelled pixels,
+    within the tolerance.
 
-    A class whose share is smaller than the tolerance is met to within half of it where some set does; where none does, it keeps a
-    pixel at least.
+    A class whose share is smaller than the tolerance is met to within half of it where some set does; where
+    none does, it keeps a pixel at least.
 
     counts  (P, K) labelled pixels per patch and class
     target  (K,) shares or per mille; brought to a sum of 1
     seed    which of several equally large sets is taken
 
-    Where no set reaches the target, the tolerance is widened to the least (to a thousandth of it) that a set reaches, and `within` is False.
-    Raises BadOption for a target that is none, BadInput where nothing is labelled.
+    Where no set reaches the target, the tolerance is widened to the least (to a thousandth of it) that a set
+    reaches, and `within` is False. Raises BadOption for a target that is none, BadInput where nothing is
+    labelled.
     """
     counts, target = np.asarray(counts, np.float64), np.asarray(target, np.float64)
     if target.shape != counts.shape[1:] or (target < 0).any() or not target.sum() > 0 or not tolerance > 0:
-        raise BadOption(f"The target needs one share, not below 0, for each of the {counts.shape[1]} classes, and a tolerance above 0.")
+        raise BadOption(
+            f"The target needs one share, not below 0, for each of the {counts.shape[1]} classes, and a "
+            "tolerance above 0."
+        )
     if not counts.sum() > 0:
-        raise BadInput(f"None of the {len(counts)} patches has a labelled pixel; there are no shares to reach.")
+        raise BadInput(
+            f"None of the {len(counts)} patches has a labelled pixel; there are no shares to reach."
+        )
     target = target / target.sum()
     order = np.random.default_rng(seed).permutation(len(counts))
-
 
     def solve(wide: float | np.ndarray) -> tuple[np.ndarray, bool] | None:
         found = _largest(counts[order], target, wide)
@@ -114,41 +141,74 @@ def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3,
     return Resampling(kept, target, total / total.sum(), tolerance, most)
 
 
-def _largest(counts: np.ndarray, target: np.ndarray, tolerance: float | np.ndarray) -> tuple[np.ndarray, bool] | None:
-    """The largest set of patches within the tolerance, and whether it is proved to be that; None where there is none."""
+def _largest(
+    counts: np.ndarray, target: np.ndarray, tolerance: float | np.ndarray
+) -> tuple[np.ndarray, bool] | None:
+    """The largest set of patches within the tolerance, and whether it is proved to be that; None where
+    there is none.
+    """
     pixels = counts.sum(axis=1)
     scale = pixels.max()  # the solver's own tolerances are absolute
     above = (counts - np.outer(pixels, target + tolerance)).T / scale
     below = (counts - np.outer(pixels, target - tolerance)).T / scale
-    # At least one patch with labels, and one of every class that is wanted: counted in patches, for one may hold just a few pixels of it.
+    # At least one patch with labels, and one of every class that is wanted: counted in patches, for one may
+    # hold just a few pixels of it.
     wanted = [pixels > 0, *(counts[:, k] > 0 for k in np.nonzero((target > 0) & (counts.sum(axis=0) > 0))[0])]
-    rows = [LinearConstraint(above, ub=0), LinearConstraint(below, lb=0), LinearConstraint(np.array(wanted, float), lb=1)]
-    result = milp(-np.ones(len(counts)), constraints=rows, integrality=np.ones(len(counts)), bounds=Bounds(0, 1), options={"node_limit": NODES})
+    rows = [
+        LinearConstraint(above, ub=0),
+        LinearConstraint(below, lb=0),
+        LinearConstraint(np.array(wanted, float), lb=1),
+    ]
+    result = milp(
+        -np.ones(len(counts)),
+        constraints=rows,
+        integrality=np.ones(len(counts)),
+        bounds=Bounds(0, 1),
+        options={"node_limit": NODES},
+    )
     if result.x is None:
         return None
     return result.x > 0.5, result.status == 0
 
 
 def resampled(
-    dataset: Dataset, shares: Mapping[str, float], *, part: str = "test", to: str | None = "train", tolerance: float = 2e-3, seed: int = 0
+    dataset: Dataset,
+    shares: Mapping[str, float],
+    *,
+    part: str = "test",
+    to: str | None = "train",
+    tolerance: float = 2e-3,
+    seed: int = 0,
 ) -> Dataset:
-    """The same data set with fewer scenes in `part`, so that its classes have these shares; the others go to the part `to`, or to none.
+    """The same data set with fewer scenes in `part`, so that its classes have these shares; the others go to
+    the part `to`, or to none.
 
-    dataset  scenes split whole (a folder of pairs); shares  class name -> share or per mille, 0 for classes not named
-    The report tells what was reached. Raises UnknownName for a class that is not there, BadInput for scenes that are split into blocks.
+    dataset  scenes split whole (a folder of pairs); shares  class name -> share or per mille, 0 for classes
+             not named
+    The report tells what was reached. Raises UnknownName for a class that is not there, BadInput for scenes
+    that are split into blocks.
     """
     for name in shares:
         if name not in dataset.legend.names:
             raise UnknownName("class", name, dataset.legend.names)
     mine = [i for i, own in enumerate(dataset.part_of) if own == part]
     if not mine:
-        raise BadInput(f"No scene belongs to {part} as a whole: resampling chooses among the files of a folder of pairs.")
+        raise BadInput(
+            f"No scene belongs to {part} as a whole: resampling chooses among the files of a folder of pairs."
+        )
     counts = np.stack([scene_counts(dataset, i) for i in mine])
-    found = resample(counts, np.array([shares.get(name, 0.0) for name in dataset.legend.names]), tolerance=tolerance, seed=seed)
+    found = resample(
+        counts,
+        np.array([shares.get(name, 0.0) for name in dataset.legend.names]),
+        tolerance=tolerance,
+        seed=seed,
+    )
     part_of = list(dataset.part_of)
     for i, kept in zip(mine, found.kept):
         part_of[i] = part if kept else to or "left out"
-    return replace(dataset, part_of=tuple(part_of), report=(*dataset.report, *found.report(dataset.legend.names)))
+    return replace(
+        dataset, part_of=tuple(part_of), report=(*dataset.report, *found.report(dataset.legend.names))
+    )
 
 
 def scene_counts(dataset: Dataset, index: int) -> np.ndarray:

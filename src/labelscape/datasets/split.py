@@ -1,4 +1,5 @@
-"""Spatially blocked splits: a scene is cut into square blocks and each block belongs to one part, so that what is scored was never seen.
+"""Spatially blocked splits: a scene is cut into square blocks and each block belongs to one part, so that
+what is scored was never seen.
 
 Neighbouring pixels look alike; a random split of pixels or of overlapping tiles scores memory, not mapping.
 """
@@ -21,9 +22,11 @@ RANDOM_BLOCK = 32
 
 @dataclass(frozen=True)
 class BlockSplit:
-    """Which part each block belongs to: `parts` is (rows, columns) uint8, an index into PARTS. Blocks are `block` pixels wide.
+    """Which part each block belongs to: `parts` is (rows, columns) uint8, an index into PARTS. Blocks are
+    `block` pixels wide.
 
-    Training pixels within `buffer` pixels, along rows or columns, of a block of another part belong to no part.
+    Training pixels within `buffer` pixels, along rows or columns, of a block of another part belong to no
+    part.
     """
 
     block: int
@@ -37,7 +40,9 @@ class BlockSplit:
         return inside & ~self._near_others(rows, columns) if self.buffer and part == "train" else inside
 
     def _near_others(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(H, W) bool: pixels with a held-out block within the buffer, counted in a summed-area table of the blocks."""
+        """(H, W) bool: pixels with a held-out block within the buffer, counted in a summed-area table of
+        the blocks.
+        """
         held = np.pad(self.parts != PARTS.index("train"), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
         top, left = (np.maximum(at - self.buffer, 0) // self.block for at in (rows[:, None], columns))
         below = np.minimum((rows[:, None] + self.buffer) // self.block + 1, self.parts.shape[0])
@@ -55,9 +60,9 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
     counts  (rows, columns, K): labelled pixels per block and class
     shares  part -> share of the labelled pixels, summing to 1
 
-    Iterative stratification (Sechidis et al. 2011) over blocks: take the class with the fewest unassigned pixels, give each of its
-    blocks, largest first, to the part that lacks most of it; then move single blocks while that helps. The seed breaks ties.
-    Raises BadInput where there are fewer labelled blocks than parts.
+    Iterative stratification (Sechidis et al. 2011) over blocks: take the class with the fewest unassigned
+    pixels, give each of its blocks, largest first, to the part that lacks most of it; then move single blocks
+    while that helps. The seed breaks ties. Raises BadInput where there are fewer labelled blocks than parts.
     """
     active = _active_parts(counts, block, shares)
     rows, columns, classes = counts.shape
@@ -83,14 +88,18 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
 
 
 def random_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, seed: int) -> BlockSplit:
-    """Each labelled block to a part by chance, with no regard to place or class: as many published scores were made.
+    """Each labelled block to a part by chance, with no regard to place or class: as many published scores
+    were made.
 
-    Arguments and errors as `block_split`. The parts' shares of the blocks are as near as whole blocks allow; every part gets at least one.
+    Arguments and errors as `block_split`. The parts' shares of the blocks are as near as whole blocks allow;
+    every part gets at least one.
     """
     active = _active_parts(counts, block, shares)
     labelled = np.random.default_rng(seed).permutation(np.nonzero(counts.sum(axis=2).ravel() > 0)[0])
     ends = np.round(np.cumsum([shares[part] for part in active]) * len(labelled)).astype(int)
-    for i in range(len(active)):  # at least one block before each end, and one after it for every part to come
+    for i in range(
+        len(active)
+    ):  # at least one block before each end, and one after it for every part to come
         ends[i] = min(max(ends[i], ends[i - 1] + 1 if i else 1), len(labelled) - (len(active) - 1 - i))
     assigned = np.full(counts.shape[0] * counts.shape[1], PARTS.index(active[0]), np.uint8)
     for part, start, end in zip(active, [0, *ends[:-1]], ends):
@@ -99,26 +108,33 @@ def random_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *,
 
 
 def _active_parts(counts: np.ndarray, block: int, shares: Mapping[str, float]) -> list[str]:
-    """The parts with a share. Raises BadOption for shares that make no whole, BadInput where there are fewer labelled blocks than parts."""
+    """The parts with a share. Raises BadOption for shares that make no whole, BadInput where there are
+    fewer labelled blocks than parts.
+    """
     if abs(sum(shares.values()) - 1) > 1e-6 or any(s < 0 for s in shares.values()):
         raise BadOption(f"The shares {dict(shares)} must be positive and sum to 1.")
     active = [part for part in PARTS if shares.get(part, 0) > 0]
     labelled = int((counts.sum(axis=2) > 0).sum())
     if labelled < len(active):
         raise BadInput(
-            f"Only {labelled} block{'s' * (labelled != 1)} of {block} pixels hold labels, too few for {' and '.join(active)} parts. "
+            f"Only {labelled} block{'s' * (labelled != 1)} of {block} pixels hold labels, too few for "
+            f"{' and '.join(active)} parts. "
             "Use smaller blocks (--block) or hold nothing out (--holdout 0)."
         )
     return active
 
 
 def _improve(flat: np.ndarray, assigned: np.ndarray, shares: Mapping[int, float]) -> None:
-    """Move single blocks between parts, the most helpful first, while that brings the class shares of the parts nearer.
+    """Move single blocks between parts, the most helpful first, while that brings the class shares of the
+    parts nearer.
 
-    flat (blocks, K) counts; the distance is the sum over parts and classes, and all labels together, of |share - wanted|.
+    flat (blocks, K) counts; the distance is the sum over parts and classes, and all labels together, of
+    |share - wanted|.
     """
     present = flat[:, flat.sum(axis=0) > 0]
-    columns = np.concatenate([present / present.sum(axis=0), present.sum(axis=1, keepdims=True) / present.sum()], axis=1)  # shares of each block
+    columns = np.concatenate(
+        [present / present.sum(axis=0), present.sum(axis=1, keepdims=True) / present.sum()], axis=1
+    )  # shares of each block
     labelled = np.nonzero(flat.sum(axis=1) > 0)[0]
     off = {p: columns[assigned == p].sum(axis=0) - share for p, share in shares.items()}
     for _ in range(len(labelled)):
@@ -131,7 +147,9 @@ def _improve(flat: np.ndarray, assigned: np.ndarray, shares: Mapping[int, float]
                 if target == source:
                     continue
                 before = np.abs(off[source]).sum() + np.abs(off[target]).sum()
-                after = np.abs(off[source] - columns[mine]).sum(axis=1) + np.abs(off[target] + columns[mine]).sum(axis=1)
+                after = np.abs(off[source] - columns[mine]).sum(axis=1) + np.abs(
+                    off[target] + columns[mine]
+                ).sum(axis=1)
                 gain = float(after.min() - before)
                 if gain < best[0]:
                     best = (gain, int(mine[after.argmin()]), target)

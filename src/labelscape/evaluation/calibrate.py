@@ -1,4 +1,6 @@
-"""Is a confidence of 80 % right 80 times in 100? One temperature that makes it so, and how far off it was and is."""
+"""Is a confidence of 80 % right 80 times in 100? One temperature that makes it so, and how far off it was
+and is.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """`temperature` minimises the cross-entropy of the labelled pixels looked at. The errors are expected calibration errors (0..1)."""
+    """`temperature` minimises the cross-entropy of the labelled pixels looked at. The errors are expected
+    calibration errors (0..1).
+    """
 
     temperature: float
     error_before: float
@@ -29,32 +33,45 @@ class Calibration:
     pixels: int
 
 
-def fit_temperature(checkpoint: Checkpoint, dataset: Dataset, *, part: str | None = "val", device: str = "auto") -> Calibration:
-    """Fit the temperature (Guo et al. 2017) on the labelled pixels of a part, scored through the tiles of mapping.
+def fit_temperature(
+    checkpoint: Checkpoint, dataset: Dataset, *, part: str | None = "val", device: str = "auto"
+) -> Calibration:
+    """Fit the temperature (Guo et al. 2017) on the labelled pixels of a part, scored through the tiles of
+    mapping.
 
-    The fit starts from the network's own logits, whatever temperature the checkpoint carries. Raises BadInput where nothing is labelled.
+    The fit starts from the network's own logits, whatever temperature the checkpoint carries. Raises BadInput
+    where nothing is labelled.
     """
     from dataclasses import replace
 
     logits, truth = _logits(replace(checkpoint, temperature=1.0), dataset, part, device)
     if not len(truth):
-        raise BadInput(f"No labelled pixel to calibrate on{f' in the {part} part' if part else ''}. Train with --val, or pass --part test.")
+        raise BadInput(
+            f"No labelled pixel to calibrate on{f' in the {part} part' if part else ''}. Train with --val, "
+            "or pass --part test."
+        )
     temperature = _minimum(lambda t: _cross_entropy(logits / t, truth))
-    before, after = (expected_error(_softmax(logits / t), truth) for t in (checkpoint.temperature, temperature))
+    before, after = (
+        expected_error(_softmax(logits / t), truth) for t in (checkpoint.temperature, temperature)
+    )
     return Calibration(temperature, before, after, len(truth))
 
 
 def expected_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the pixels of |confidence - share that is right| in fifteen bins of confidence; (P, K) and (P,)."""
+    """Mean over the pixels of |confidence - share that is right| in fifteen bins of confidence; (P, K) and
+    (P,).
+    """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     sums = [np.bincount(bins, weights=w, minlength=BINS) for w in (confidence, right.astype(float))]
     return float(np.abs(sums[0] - sums[1]).sum() / len(truth))
 
 
-def _logits(checkpoint: Checkpoint, dataset: Dataset, part: str | None, device: str) -> tuple[np.ndarray, np.ndarray]:
-    from labelscape.scoring.stitch import plan_for, score_tiles
+def _logits(
+    checkpoint: Checkpoint, dataset: Dataset, part: str | None, device: str
+) -> tuple[np.ndarray, np.ndarray]:
     from labelscape.scoring.scorer import Scorer
+    from labelscape.scoring.stitch import plan_for, score_tiles
 
     scorer = Scorer.of(checkpoint, device=device)
     scenes = dataset.scenes if part is None else dataset.part(part)
@@ -82,7 +99,13 @@ def _logits(checkpoint: Checkpoint, dataset: Dataset, part: str | None, device: 
 def _minimum(loss: Callable[[float], float]) -> float:
     from scipy.optimize import minimize_scalar
 
-    return float(math.exp(minimize_scalar(lambda log_t: loss(math.exp(log_t)), bounds=(math.log(0.05), math.log(20)), method="bounded").x))
+    return float(
+        math.exp(
+            minimize_scalar(
+                lambda log_t: loss(math.exp(log_t)), bounds=(math.log(0.05), math.log(20)), method="bounded"
+            ).x
+        )
+    )
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

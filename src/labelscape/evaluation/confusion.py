@@ -1,4 +1,6 @@
-"""Integer confusion counts: what every score is computed from. Counts of parts add up to the counts of the whole."""
+"""Integer confusion counts: what every score is computed from. Counts of parts add up to the counts of the
+whole.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from labelscape.errors import BadInput
 from labelscape.legend import IGNORE
 
 CHUNK = 1 << 17
-"""Pixels counted at a time: the joint indices of a chunk stay in the cache, and memory does not grow with the window."""
+"""Pixels counted at a time: the joint indices of a chunk stay in the cache, and memory does not grow with
+the window.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +38,26 @@ class Confusion:
         counts, unpredicted = np.array(self.counts), np.array(self.unpredicted)
         classes = unpredicted.size
         if not classes or counts.shape != (classes, classes) or unpredicted.shape != (classes,):
-            raise BadInput(f"Confusion counts must be K x K beside K unpredicted; found {counts.shape} beside {unpredicted.shape}.")
+            raise BadInput(
+                f"Confusion counts must be K x K beside K unpredicted; found {counts.shape} beside "
+                f"{unpredicted.shape}."
+            )
         for field, array in (("counts", counts), ("unpredicted", unpredicted)):
             if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > np.iinfo(np.int64).max:
-                raise BadInput(f"Confusion counts must be whole numbers from 0 to 2^63 - 1; {field} ({array.dtype}) holds others.")
+                raise BadInput(
+                    f"Confusion counts must be whole numbers from 0 to 2^63 - 1; {field} ({array.dtype}) "
+                    "holds others."
+                )
             array = array.astype(np.int64)
             array.flags.writeable = False
             object.__setattr__(self, field, array)
         if self.names is not None:
             object.__setattr__(self, "names", tuple(str(name) for name in self.names))
             if len(self.names) != classes:
-                raise BadInput(f"{len(self.names)} class names stand beside the counts of {classes} classes; give one name per class.")
+                raise BadInput(
+                    f"{len(self.names)} class names stand beside the counts of {classes} classes; give one "
+                    "name per class."
+                )
 
     @classmethod
     def empty(cls, classes: int, names: tuple[str, ...] | None = None) -> Confusion:
@@ -54,16 +67,23 @@ class Confusion:
         """The counts of both. Raises BadInput where they are counts of different classes."""
         # Without this check numpy would stretch one class over many.
         if len(self) != len(other):
-            raise BadInput(f"Counts of {len(self)} and of {len(other)} classes cannot be added; score both with one legend.")
+            raise BadInput(
+                f"Counts of {len(self)} and of {len(other)} classes cannot be added; score both with one "
+                "legend."
+            )
         if self.names and other.names and self.names != other.names:
             mine, others = ", ".join(self.names), ", ".join(other.names)
             raise BadInput(f"Counts of {mine} and of {others} cannot be added; score both with one legend.")
-        return Confusion(self.counts + other.counts, self.unpredicted + other.unpredicted, self.names or other.names)
+        return Confusion(
+            self.counts + other.counts, self.unpredicted + other.unpredicted, self.names or other.names
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Confusion):
             return NotImplemented
-        same = np.array_equal(self.counts, other.counts) and np.array_equal(self.unpredicted, other.unpredicted)
+        same = np.array_equal(self.counts, other.counts) and np.array_equal(
+            self.unpredicted, other.unpredicted
+        )
         return same and self.names == other.names
 
     __hash__ = None
@@ -91,10 +111,17 @@ class Confusion:
     def from_dict(cls, fields: Mapping) -> Confusion:
         """The other way. Raises BadInput where the fields are not those of `to_dict`."""
         try:
-            counts, unpredicted, names = np.array(fields["counts"]), np.array(fields["unpredicted"]), fields.get("names")
+            counts, unpredicted, names = (
+                np.array(fields["counts"]),
+                np.array(fields["unpredicted"]),
+                fields.get("names"),
+            )
             names = None if names is None else tuple(names)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise BadInput('These are no confusion counts: expected {"counts": K lists of K numbers, "unpredicted": K numbers}.') from error
+            raise BadInput(
+                'These are no confusion counts: expected {"counts": K lists of K numbers, "unpredicted": K '
+                "numbers}."
+            ) from error
         return cls(counts, unpredicted, names)
 
     def to_json(self) -> str:
@@ -106,32 +133,40 @@ class Confusion:
         try:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
-            raise BadInput(f"Confusion counts must be JSON; this text is not (line {error.lineno}: {error.msg}).") from error
+            raise BadInput(
+                f"Confusion counts must be JSON; this text is not (line {error.lineno}: {error.msg})."
+            ) from error
         return cls.from_dict(fields)
 
 
 def count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
     """Counts over two integer arrays of one shape, of any integer type.
 
-    Pixels whose truth is 255 never count, whatever is predicted there. A prediction of 255 is no class: the pixel goes to
+    Pixels whose truth is 255 never count, whatever is predicted there. A prediction of 255 is no class: the
+    pixel goes to
     `unpredicted`. Other indices outside 0..classes-1 are our own mistake (AssertionError).
     """
     assert truth.shape == predicted.shape, f"{truth.shape} against {predicted.shape}"
     assert 0 < classes <= IGNORE, f"{classes} classes"
     for array in (truth, predicted):
         assert array.dtype.kind in "iub", f"class indices are integers, not {array.dtype}"
-    # Two more places than classes, for 255 and for what is no index, so that one bincount both counts and checks.
+    # Two more places than classes, for 255 and for what is no index, so that one bincount both counts and
+    # checks.
     side = classes + 2
     table = np.zeros(side * side, np.int64)
     truth, predicted = truth.ravel(), predicted.ravel()
     place = np.full(256, classes + 1, np.uint32)
     place[:classes], place[IGNORE] = np.arange(classes), classes
     for start in range(0, truth.size, CHUNK):
-        rows, columns = (place[_as_bytes(array[start : start + CHUNK], classes)] for array in (truth, predicted))
+        rows, columns = (
+            place[_as_bytes(array[start : start + CHUNK], classes)] for array in (truth, predicted)
+        )
         table += np.bincount(rows * np.uint32(side) + columns, minlength=side * side)
     table = table.reshape(side, side)
     assert not table[-1].any(), f"{table[-1].sum()} pixels have a truth beyond the {classes} classes"
-    assert not table[:classes, -1].any(), f"{table[:classes, -1].sum()} labelled pixels have a prediction beyond the {classes} classes"
+    assert not table[:classes, -1].any(), (
+        f"{table[:classes, -1].sum()} labelled pixels have a prediction beyond the {classes} classes"
+    )
     return Confusion(table[:classes, :classes], table[:classes, classes])
 
 

@@ -24,10 +24,14 @@ SHARED = 12
 LONGEST_NAME = 22
 
 
-def confusion_figure(names: Sequence[str], counts: np.ndarray, unpredicted: np.ndarray | None = None) -> Figure:
-    """Confusion counts (K, K), rows truth: colour is the share of the row, numbers are pixels (up to 25 classes).
+def confusion_figure(
+    names: Sequence[str], counts: np.ndarray, unpredicted: np.ndarray | None = None
+) -> Figure:
+    """Confusion counts (K, K), rows truth: colour is the share of the row, numbers are pixels (up to 25
+    classes).
 
-    Labelled pixels without a class, where there are any, stand in a last column and in their row's total. A row without pixels is grey.
+    Labelled pixels without a class, where there are any, stand in a last column and in their row's total. A
+    row without pixels is grey.
     """
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
@@ -40,13 +44,20 @@ def confusion_figure(names: Sequence[str], counts: np.ndarray, unpredicted: np.n
     cell = 0.72 if len(names) <= SHARED else 0.5 if len(names) <= NUMBERED else 8 / len(names)
     figure = _blank(1.9 + cell * len(columns), 1.6 + cell * len(rows))
     axes = figure.add_subplot()
-    colours = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#b9d3ea", "#4b8bc2", "#0b4f8a"]).with_extremes(bad="#e4e7eb")
-    # Where no number tells of a confusion of one in fifty, the colour has to: a square-root scale shows small shares.
+    colours = LinearSegmentedColormap.from_list(
+        "shares", ["#ffffff", "#b9d3ea", "#4b8bc2", "#0b4f8a"]
+    ).with_extremes(bad="#e4e7eb")
+    # Where no number tells of a confusion of one in fifty, the colour has to: a square-root scale shows small
+    # shares.
     scaling = PowerNorm(0.5 if len(names) > NUMBERED else 1, vmin=0, vmax=1)
     image = axes.imshow(shares, cmap=colours, norm=scaling, aspect="equal", interpolation="nearest")
     size = 8.5 if len(names) <= 40 else 6.5
     # Names are a user's: a "$" in them is no formula.
-    slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) <= SHARED else {"rotation": 90}
+    slant = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        if len(names) <= SHARED
+        else {"rotation": 90}
+    )
     axes.set_xticks(range(len(columns)), columns, fontsize=size, parse_math=False, **slant)
     axes.set_yticks(range(len(rows)), rows, fontsize=size, parse_math=False)
     axes.tick_params(length=0)
@@ -60,7 +71,9 @@ def confusion_figure(names: Sequence[str], counts: np.ndarray, unpredicted: np.n
     if len(names) <= NUMBERED:
         _write_cells(axes, counts, shares)
     if len(names) > SHARED:
-        scale = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, ticks=[0, 0.1, 0.5, 1], format="{x:.0%}")
+        scale = figure.colorbar(
+            image, ax=axes, fraction=0.03, pad=0.02, ticks=[0, 0.1, 0.5, 1], format="{x:.0%}"
+        )
         scale.outline.set_visible(False)
         scale.ax.tick_params(labelsize=8, length=0)
     return figure
@@ -72,7 +85,16 @@ def _write_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
         share = shares[row, column]
         colour = FAINT if not pixels else "white" if share > 0.55 else INK
         text = short(int(pixels)) + (f"\n{100 * share:.1f} %" if with_shares and pixels else "")
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if with_shares else 6.5, linespacing=1.25)
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=8 if with_shares else 6.5,
+            linespacing=1.25,
+        )
 
 
 def short(pixels: int) -> str:
@@ -93,11 +115,21 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
     axes = figure.add_subplot()
     lines, labels = [], []
     for number, (label, steps, values) in enumerate(curves):
-        style = {"color": LINES[number % len(LINES)], "linestyle": ("-", "--", ":", "-.")[number // len(LINES) % 4]}
+        style = {
+            "color": LINES[number % len(LINES)],
+            "linestyle": ("-", "--", ":", "-.")[number // len(LINES) % 4],
+        }
         values = np.array([np.nan if value is None else value for value in values], float)
         # Few points are measurements, not a line.
         marker = "o" if len(values) <= 30 else None
-        lines += axes.plot(steps, np.where(np.isfinite(values), values, np.nan), linewidth=1.4, marker=marker, markersize=3, **style)
+        lines += axes.plot(
+            steps,
+            np.where(np.isfinite(values), values, np.nan),
+            linewidth=1.4,
+            marker=marker,
+            markersize=3,
+            **style,
+        )
         labels.append(label)
     axes.set_xlabel("step", fontsize=9, color=INK)
     axes.set_ylabel(quantity, fontsize=9, color=INK, parse_math=False)
@@ -108,7 +140,9 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
     axes.margins(x=0.02)
     if len(labels) > 1:
         # A leading blank: older matplotlib hides labels that start with "_".
-        box = axes.legend(lines, [f" {label}" for label in _labels(labels, "curve")], fontsize=8, frameon=False)
+        box = axes.legend(
+            lines, [f" {label}" for label in _labels(labels, "curve")], fontsize=8, frameon=False
+        )
         for text in box.get_texts():
             text.set_parse_math(False)
     return figure
@@ -117,12 +151,16 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
 def png(figure: Figure) -> bytes:
     """The figure, cut close, at 2 pixels per screen pixel. The same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None})
+    figure.savefig(
+        buffer, format="png", dpi=200, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None}
+    )
     return buffer.getvalue()
 
 
 def _blank(width: float, height: float) -> Figure:
-    """A white figure, in inches of 100 screen pixels. Not pyplot's: its list of open figures belongs to the caller's notebook."""
+    """A white figure, in inches of 100 screen pixels. Not pyplot's: its list of open figures belongs to
+    the caller's notebook.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -132,7 +170,9 @@ def _blank(width: float, height: float) -> Figure:
 
 
 def drawable(names: Sequence[str]) -> bool:
-    """Does matplotlib's own font have every letter? Where it lacks one, figures show numbers from 1: boxes would say nothing."""
+    """Does matplotlib's own font have every letter? Where it lacks one, figures show numbers from 1: boxes
+    would say nothing.
+    """
     from matplotlib.font_manager import findfont, get_font
 
     font = get_font(findfont("DejaVu Sans"))
@@ -144,4 +184,6 @@ def _labels(names: Sequence[str], kind: str) -> list[str]:
     if not drawable(names):
         return [f"{kind} {number}" for number in range(1, len(names) + 1)]
     # Both ends stay: long names often differ only in their last word.
-    return [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}…{name[-8:]}" for name in names]
+    return [
+        name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}…{name[-8:]}" for name in names
+    ]

@@ -40,23 +40,36 @@ class Evaluation:
 
 
 def evaluate(
-    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path], dataset: Dataset, *, part: str | None = None, tile_size: int | None = None,
-    overlap: int | None = None, blend: str | None = None, device: str = "auto", precision: str = "32", protocol: Protocol | None = None,
-    keep: Callable[[LabelledScene, np.ndarray], None] | None = None, show: bool = True,
-) -> Evaluation:  # fmt: skip
-    """Confusion counts of a checkpoint (or its file), or of several whose probabilities are averaged, over the labelled pixels of `part`.
+    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
+    dataset: Dataset,
+    *,
+    part: str | None = None,
+    tile_size: int | None = None,
+    overlap: int | None = None,
+    blend: str | None = None,
+    device: str = "auto",
+    precision: str = "32",
+    protocol: Protocol | None = None,
+    keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
+    show: bool = True,
+) -> Evaluation:
+    """Confusion counts of a checkpoint (or its file), or of several whose probabilities are averaged, over
+    the labelled pixels of `part`.
 
     part  "train", "val", "test"; None: all labels
 
-    keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a label too
+    keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
+          label too
 
-    Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are kept. Raises BadInput where the
-    part holds no label and nothing is kept.
+    Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are
+    kept. Raises BadInput where the part holds no label and nothing is kept.
     """
-    from labelscape.scoring.stitch import plan_for, score_tiles
     from labelscape.scoring.scorer import Protocol, Scorer
+    from labelscape.scoring.stitch import plan_for, score_tiles
 
-    scorer = Scorer.of(load_all(checkpoint), device=device, precision=precision, protocol=protocol or Protocol())
+    scorer = Scorer.of(
+        load_all(checkpoint), device=device, precision=precision, protocol=protocol or Protocol()
+    )
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     scenes = dataset.scenes if part is None else dataset.part(part)

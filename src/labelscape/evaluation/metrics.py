@@ -1,7 +1,8 @@
 """Scores as pure functions of confusion counts. Rows are truth, columns prediction.
 
-A labelled pixel that got no class counts as wrong: it enters its class's truth total. A class that neither occurs in the truth nor is
-predicted has no IoU and no F1 (NaN) and is left out of means; a class that is predicted but does not occur has IoU 0.
+A labelled pixel that got no class counts as wrong: it enters its class's truth total. A class that neither
+occurs in the truth nor is predicted has no IoU and no F1 (NaN) and is left out of means; a class that is
+predicted but does not occur has IoU 0.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ from labelscape.evaluation.confusion import Confusion
 
 DEFINITIONS = {
     "overall_accuracy": "OA: correct labelled pixels over all labelled pixels, counts pooled over all scenes",
-    "mean_iou": "mIoU: mean of IoU = TP / (TP + FP + FN) over the classes present in truth or prediction, counts pooled over all scenes",
+    "mean_iou": (
+        "mIoU: mean of IoU = TP / (TP + FP + FN) over the classes present in truth or prediction, counts "
+        "pooled over all scenes"
+    ),
     "mean_f1": "mean F1: mean of F1 = 2 TP / (2 TP + FP + FN) over the same classes",
     "mean_accuracy": "mean accuracy: mean of producer's accuracy over the classes present in the truth",
     "kappa": "kappa: Cohen's, agreement beyond what the class shares alone would give",
     "frequency_weighted_iou": "fwIoU: mean of IoU weighted by each class's share of the labelled pixels",
-    "precision": "UA, user's accuracy (precision): of the labelled pixels that the map calls a class, the share that is it",
-    "recall": "PA, producer's accuracy (recall): of the labelled pixels of a class, the share that the map calls so",
+    "precision": (
+        "UA, user's accuracy (precision): of the labelled pixels that the map calls a class, the share that "
+        "is it"
+    ),
+    "recall": (
+        "PA, producer's accuracy (recall): of the labelled pixels of a class, the share that the map calls so"
+    ),
     "unpredicted": "labelled pixels without a prediction count as wrong; unlabelled pixels never count",
 }
 
@@ -91,7 +100,9 @@ def kappa(confusion: Confusion) -> float:
     """Cohen's kappa; NaN where nothing is labelled or chance alone would agree everywhere."""
     # Python integers: the products of pixel counts pass 2^63 on large scenes.
     hit, total = int(np.trace(confusion.counts)), confusion.labelled
-    by_chance = sum(t * p for t, p in zip(confusion.support.tolist(), confusion.counts.sum(axis=0).tolist(), strict=True))
+    by_chance = sum(
+        t * p for t, p in zip(confusion.support.tolist(), confusion.counts.sum(axis=0).tolist(), strict=True)
+    )
     return (total * hit - by_chance) / (total**2 - by_chance) if total**2 > by_chance else math.nan
 
 
@@ -102,17 +113,33 @@ def mean(values: np.ndarray) -> float:
 
 
 def summary(confusion: Confusion, names: Sequence[str]) -> dict:
-    """All scores as JSON values: fractions, None where undefined. Per class under "classes", in index order."""
+    """All scores as JSON values: fractions, None where undefined. Per class under "classes", in index
+    order.
+    """
     assert len(names) == len(confusion), f"{len(names)} names for {len(confusion)} classes"
-    per_class = {"iou": iou(confusion), "f1": f1(confusion), "precision": precision(confusion), "recall": recall(confusion)}
+    per_class = {
+        "iou": iou(confusion),
+        "f1": f1(confusion),
+        "precision": precision(confusion),
+        "recall": recall(confusion),
+    }
     found = {
-        "overall_accuracy": overall_accuracy(confusion), "mean_iou": mean_iou(confusion), "mean_f1": mean_f1(confusion),
-        "mean_accuracy": mean_accuracy(confusion), "kappa": kappa(confusion), "frequency_weighted_iou": frequency_weighted_iou(confusion),
-        "labelled_pixels": confusion.labelled, "unpredicted_pixels": int(confusion.unpredicted.sum()),
-    }  # fmt: skip
+        "overall_accuracy": overall_accuracy(confusion),
+        "mean_iou": mean_iou(confusion),
+        "mean_f1": mean_f1(confusion),
+        "mean_accuracy": mean_accuracy(confusion),
+        "kappa": kappa(confusion),
+        "frequency_weighted_iou": frequency_weighted_iou(confusion),
+        "labelled_pixels": confusion.labelled,
+        "unpredicted_pixels": int(confusion.unpredicted.sum()),
+    }
     found = {key: _plain(value) for key, value in found.items()}
     found["classes"] = [
-        {"name": name, **{key: _plain(values[i]) for key, values in per_class.items()}, "support": int(confusion.support[i])}
+        {
+            "name": name,
+            **{key: _plain(values[i]) for key, values in per_class.items()},
+            "support": int(confusion.support[i]),
+        }
         for i, name in enumerate(names)
     ]
     found["confusion"] = confusion.to_dict()

@@ -31,10 +31,14 @@ GENTLE_SIDE = 500
 """Pictures below this many pixels a side are enlarged pixel by pixel instead of blurred."""
 
 LARGE_PNG = 300_000
-"""A photo whose PNG has more bytes than this becomes a JPEG (2.5 to 5 times smaller); below, the exact pixels cost little."""
+"""A photo whose PNG has more bytes than this becomes a JPEG (2.5 to 5 times smaller); below, the exact
+pixels cost little.
+"""
 
 FLAT_COLOURS = 256
-"""A picture of at most this many colours is a map or a scale: it stays a PNG, because JPEG would smear its edges into false colours."""
+"""A picture of at most this many colours is a map or a scale: it stays a PNG, because JPEG would smear its
+edges into false colours.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class ConfusionFigure:
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over steps. Curves of one `quantity` ("loss", "rate", "validation mIoU") share a figure; `label` tells them apart."""
+    """Values over steps. Curves of one `quantity` ("loss", "rate", "validation mIoU") share a figure;
+    `label` tells them apart.
+    """
 
     quantity: str
     steps: Sequence[float]
@@ -87,7 +93,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows, in this order. `provenance` holds JSON values; `nodata_pixels` follows the areas where it is not None."""
+    """What a report shows, in this order. `provenance` holds JSON values; `nodata_pixels` follows the
+    areas where it is not None.
+    """
 
     title: str
     subtitle: str = ""
@@ -122,7 +130,9 @@ class ScoreTable:
 
 
 def write_report(path: str | Path, report: Report, *, overwrite: bool = False) -> Path:
-    """Write the report as one HTML file. Raises BadFile where `path` exists and may not be replaced, or cannot be written."""
+    """Write the report as one HTML file. Raises BadFile where `path` exists and may not be replaced, or
+    cannot be written.
+    """
     path = Path(path)
     with written_whole(path, overwrite=overwrite) as part:
         # A file name in the provenance may hold bytes that are no text at all.
@@ -134,8 +144,12 @@ def render(report: Report) -> str:
     """The report as HTML."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = importlib.resources.files("labelscape.evaluation").joinpath("report.html.jinja").read_text("utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = (
+        importlib.resources.files("labelscape.evaluation").joinpath("report.html.jinja").read_text("utf-8")
+    )
     return environment.from_string(template).render(
         report=report,
         version=__version__,
@@ -157,18 +171,26 @@ def overall_table(scores: Sequence[ModelScores]) -> ScoreTable | None:
     if not scores:
         return None
     keys = {
-        "overall_accuracy": "OA", "mean_iou": "mIoU", "mean_f1": "mean F1", "mean_accuracy": "mean accuracy",
-        "frequency_weighted_iou": "fwIoU", "kappa": "kappa x 100",
-    }  # fmt: skip
+        "overall_accuracy": "OA",
+        "mean_iou": "mIoU",
+        "mean_f1": "mean F1",
+        "mean_accuracy": "mean accuracy",
+        "frequency_weighted_iou": "fwIoU",
+        "kappa": "kappa x 100",
+    }
     mark = comparable(scores)
     columns = [_cells([s.metrics.get(key) for s in scores], mark) for key in keys]
-    pixels = [Cell(f"{s.metrics['labelled_pixels']:,}" if "labelled_pixels" in s.metrics else "-") for s in scores]
+    pixels = [
+        Cell(f"{s.metrics['labelled_pixels']:,}" if "labelled_pixels" in s.metrics else "-") for s in scores
+    ]
     rows = tuple((s.name, cells) for s, cells in zip(scores, zip(*columns, pixels, strict=True), strict=True))
     return ScoreTable((), (*keys.values(), "labelled pixels"), rows)
 
 
 def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
-    """IoU, F1, UA, PA and support of every class: one table for one model; for more, two or four that still fit on a page."""
+    """IoU, F1, UA, PA and support of every class: one table for one model; for more, two or four that
+    still fit on a page.
+    """
     if not scores:
         return []
     measures = {"iou": "IoU", "f1": "F1", "precision": "UA", "recall": "PA"}
@@ -183,17 +205,23 @@ def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
             by_measure = [_cells([entry.get(key) for entry in entries], mark) for key in keys]
             support = next((entry["support"] for entry in entries if "support" in entry), None)
             # Measure by measure, the models beside each other: that is what one compares.
-            rows.append((name, (*itertools.chain(*by_measure), Cell("-" if support is None else f"{support:,}"))))
+            rows.append(
+                (name, (*itertools.chain(*by_measure), Cell("-" if support is None else f"{support:,}")))
+            )
         several = len(scores) > 1
         groups = tuple(measures[key] for key in keys) if several else ()
-        heads = tuple(s.name for _ in keys for s in scores) if several else tuple(measures[key] for key in keys)
+        heads = (
+            tuple(s.name for _ in keys for s in scores) if several else tuple(measures[key] for key in keys)
+        )
         tables.append(ScoreTable(groups, (*heads, "support"), tuple(rows)))
     return tables
 
 
 def comparable(scores: Sequence[ModelScores]) -> bool:
     """Do all models have the same classes with the same support? If not, none of them is the best."""
-    supports = {frozenset((entry["name"], entry.get("support")) for entry in s.metrics["classes"]) for s in scores}
+    supports = {
+        frozenset((entry["name"], entry.get("support")) for entry in s.metrics["classes"]) for s in scores
+    }
     return len(supports) <= 1
 
 
@@ -201,14 +229,21 @@ def score_notes(scores: Sequence[ModelScores]) -> list[str]:
     """What a reader must know before comparing the numbers."""
     notes = []
     if not comparable(scores):
-        notes.append("These models were not scored on the same pixels: their numbers cannot be compared. Support is the first model's.")
+        notes.append(
+            "These models were not scored on the same pixels: their numbers cannot be compared. Support is "
+            "the first model's."
+        )
     for s in scores:
         if s.note:
             notes.append(f"{s.name}: {s.note}")
         missing = sum(s.metrics.get("confusion", {}).get("unpredicted", []))
         if missing:
             notes.append(f"{s.name}: {missing:,} labelled pixels got no class; they count as wrong.")
-    absent = [name for name in class_names({str(i): s.metrics for i, s in enumerate(scores)}) if _absent(scores, name)]
+    absent = [
+        name
+        for name in class_names({str(i): s.metrics for i, s in enumerate(scores)})
+        if _absent(scores, name)
+    ]
     if absent:
         notes.append(f"Not among the labelled pixels: {', '.join(absent)}.")
     return notes
@@ -232,7 +267,13 @@ def _area_rows(report: Report) -> dict[str, Any] | None:
     total = sum(row.pixels for row in report.areas)
     known = [row.hectares for row in report.areas if row.hectares is not None]
     rows = [
-        (row.name, _css(row.color), f"{row.pixels:,}", _hectares(row.hectares), percent(row.pixels / total) if total else "-")
+        (
+            row.name,
+            _css(row.color),
+            f"{row.pixels:,}",
+            _hectares(row.hectares),
+            percent(row.pixels / total) if total else "-",
+        )
         for row in report.areas
     ]
     return {
@@ -254,7 +295,9 @@ def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
 
     numbered = len(figure.names) <= NUMBERED
     how = "The numbers are pixels." if numbered else "The scale is a square root, so that small shares show."
-    caption = f"Colour: share of the pixels of each true class (row) that the map gives each class (column). {how}"
+    caption = (
+        f"Colour: share of the pixels of each true class (row) that the map gives each class (column). {how}"
+    )
     if not drawable(figure.names):
         caption += f" Classes by number: {_numbered(figure.names)}."
     drawn = png(confusion_figure(figure.names, np.asarray(figure.counts), figure.unpredicted))
@@ -305,7 +348,9 @@ def _data(picture: bytes, kind: str = "png") -> str:
 
 def _css(color: RGB) -> str:
     red, green, blue = (int(part) for part in color)
-    assert all(0 <= part <= 255 for part in (red, green, blue)), f"a colour is three numbers 0..255, not {color}"
+    assert all(0 <= part <= 255 for part in (red, green, blue)), (
+        f"a colour is three numbers 0..255, not {color}"
+    )
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 

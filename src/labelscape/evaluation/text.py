@@ -28,30 +28,47 @@ def class_names(scores: Scores) -> list[str]:
 
 
 def of_class(score: Mapping, name: str) -> Mapping:
-    """One class's entry of a summary, found by name: models need not share an order. Empty where the model has no such class."""
+    """One class's entry of a summary, found by name: models need not share an order. Empty where the model
+    has no such class.
+    """
     return next((entry for entry in score["classes"] if entry["name"] == name), {})
 
 
 def score_table(scores: Scores, names: Sequence[str] | None = None) -> list[tuple[str, ...]]:
-    """Rows of text in per cent: "class" and IoU, F1 of every model; one row per class; then mean, OA and kappa x 100.
+    """Rows of text in per cent: "class" and IoU, F1 of every model; one row per class; then mean, OA and
+    kappa x 100.
 
     A model without a class shows "-" there. `names` picks and orders the classes; by default all.
     """
     rows = [("class", *(f"{_printable(model)} {what}" for model in scores for what in ("IoU", "F1")))]
     for name in class_names(scores) if names is None else names:
-        cells = (percent(of_class(score, name).get(key)) for score in scores.values() for key in ("iou", "f1"))
+        cells = (
+            percent(of_class(score, name).get(key)) for score in scores.values() for key in ("iou", "f1")
+        )
         rows.append((_printable(name), *cells))
-    rows.append(("mean (mIoU, mean F1)", *(percent(score.get(key)) for score in scores.values() for key in ("mean_iou", "mean_f1"))))
+    rows.append(
+        (
+            "mean (mIoU, mean F1)",
+            *(percent(score.get(key)) for score in scores.values() for key in ("mean_iou", "mean_f1")),
+        )
+    )
     for label, key in (("OA", "overall_accuracy"), ("kappa x 100", "kappa")):
         rows.append((label, *(cell for score in scores.values() for cell in (percent(score.get(key)), ""))))
     return rows
 
 
-def print_scores(scores: Scores, names: Sequence[str] | None = None, *, console: Console | None = None, definitions: bool = True) -> None:
-    """Print models side by side: IoU and F1 per class, then their means, OA and kappa, in per cent, with what the words mean.
+def print_scores(
+    scores: Scores,
+    names: Sequence[str] | None = None,
+    *,
+    console: Console | None = None,
+    definitions: bool = True,
+) -> None:
+    """Print models side by side: IoU and F1 per class, then their means, OA and kappa, in per cent, with what
+    the words mean.
 
-    Models that do not fit beside each other in a terminal follow below each other. `console` is stdout by default; a pipe or a file gets
-    lines as long as they need to be.
+    Models that do not fit beside each other in a terminal follow below each other. `console` is stdout by
+    default; a pipe or a file gets lines as long as they need to be.
     """
     if not scores:
         return
@@ -69,7 +86,13 @@ def print_scores(scores: Scores, names: Sequence[str] | None = None, *, console:
     _print_whole(console, _beside(rows, models, group))
     if definitions:
         for key in PRINTED:
-            console.print(DEFINITIONS[key], style="dim", markup=False, highlight=False, soft_wrap=not console.is_terminal)
+            console.print(
+                DEFINITIONS[key],
+                style="dim",
+                markup=False,
+                highlight=False,
+                soft_wrap=not console.is_terminal,
+            )
 
 
 def _beside(rows: list[tuple[str, ...]], models: list[str], group: list[int]) -> Table:
@@ -111,4 +134,7 @@ def print_areas(areas: Sequence) -> None:
     total = max(1, sum(a.pixels for a in areas))
     print(f"{'class':<20}{'pixels':>14}{'share':>9}{'hectares':>14}")
     for a in areas:
-        print(f"{a.name:<20}{a.pixels:>14,}{100 * a.pixels / total:>8.2f}%" + (f"{a.hectares:>14,.2f}" if a.hectares is not None else f"{'-':>14}"))
+        print(
+            f"{a.name:<20}{a.pixels:>14,}{100 * a.pixels / total:>8.2f}%"
+            + (f"{a.hectares:>14,.2f}" if a.hectares is not None else f"{'-':>14}")
+        )

@@ -1,9 +1,12 @@
-"""The weights published by the authors of the MLP paper (Caffe, 2017) as networks of the catalogue. Caffe itself is not needed.
+"""The weights published by the authors of the MLP paper (Caffe, 2017) as networks of the catalogue. Caffe
+itself is not needed.
 
-Reads     https://github.com/emaggiori/CaffeRemoteSensing: RemoteSensingVaihingen (fcn, skip, mlp) and InriaBenchmark (fcn, mlp)
-Format    a protobuf NetParameter, https://github.com/BVLC/caffe/blob/master/src/caffe/proto/caffe.proto; the few fields needed here
-          are declared below and the `protobuf` library does the parsing
-Exact     a file is taken only if its layers, their order, wiring, kernels, strides and pads are those of a network we have
+Reads     https://github.com/emaggiori/CaffeRemoteSensing: RemoteSensingVaihingen (fcn, skip, mlp) and
+          InriaBenchmark (fcn, mlp)
+Format    a protobuf NetParameter, https://github.com/BVLC/caffe/blob/master/src/caffe/proto/caffe.proto; the
+          few fields needed here are declared below and the `protobuf` library does the parsing
+Exact     a file is taken only if its layers, their order, wiring, kernels, strides and pads are those of a
+          network we have
 """
 
 from __future__ import annotations
@@ -23,29 +26,54 @@ if TYPE_CHECKING:
 
 MESSAGES = {
     "BlobShape": "dim:1:int64[]",
-    "BlobProto": "shape:7:BlobShape data:5:float[] double_data:8:double[] num:1:int32 channels:2:int32 height:3:int32 width:4:int32",
-    "ConvolutionParameter": "num_output:1:uint32 pad:3:uint32[] kernel_size:4:uint32[] stride:6:uint32[] dilation:18:uint32[] group:5:uint32 "
-    "pad_h:9:uint32 pad_w:10:uint32 kernel_h:11:uint32 kernel_w:12:uint32 stride_h:13:uint32 stride_w:14:uint32",
+    "BlobProto": (
+        "shape:7:BlobShape data:5:float[] double_data:8:double[] num:1:int32 channels:2:int32 "
+        "height:3:int32 width:4:int32"
+    ),
+    "ConvolutionParameter": "num_output:1:uint32 pad:3:uint32[] kernel_size:4:uint32[] stride:6:uint32[] "
+    "dilation:18:uint32[] "
+    "group:5:uint32 "
+    "pad_h:9:uint32 pad_w:10:uint32 kernel_h:11:uint32 kernel_w:12:uint32 stride_h:13:uint32 "
+    "stride_w:14:uint32",
     "PoolingParameter": "pool:1:int32 kernel_size:2:uint32 stride:3:uint32 pad:4:uint32",
     "EltwiseParameter": "operation:1:int32 coeff:2:float[]",
     "BatchNormParameter": "eps:3:float",
-    "LayerParameter": "name:1:string type:2:string bottom:3:string[] top:4:string[] blobs:7:BlobProto[] eltwise_param:110:EltwiseParameter "
-    "convolution_param:106:ConvolutionParameter pooling_param:121:PoolingParameter batch_norm_param:139:BatchNormParameter",
+    "LayerParameter": "name:1:string type:2:string bottom:3:string[] top:4:string[] blobs:7:BlobProto[] "
+    "eltwise_param:110:EltwiseParameter "
+    "convolution_param:106:ConvolutionParameter pooling_param:121:PoolingParameter "
+    "batch_norm_param:139:BatchNormParameter",
     "V1LayerParameter": "name:4:string",
     "NetParameter": "name:1:string layers:2:V1LayerParameter[] layer:100:LayerParameter[]",
 }
-"""caffe.proto as far as we read it: message -> name:number:type of its fields, [] for a repeated one; other fields are skipped."""
+"""caffe.proto as far as we read it: message -> name:number:type of its fields, [] for a repeated one;
+other fields are skipped.
+"""
 
-ASIDE = ("Data", "Input", "ImagePairData", "Split", "Softmax", "Sigmoid", "Silence", "SoftmaxWithLoss", "SigmoidCrossEntropyLoss", "Accuracy")
+ASIDE = (
+    "Data",
+    "Input",
+    "ImagePairData",
+    "Split",
+    "Softmax",
+    "Sigmoid",
+    "Silence",
+    "SoftmaxWithLoss",
+    "SigmoidCrossEntropyLoss",
+    "Accuracy",
+)
 """Types of layers that compute nothing of the logits (Split only copies)."""
 
 BANDS = {3: ("red", "green", "blue"), 4: ("nir", "red", "green", "ndsm")}
-"""Caffe read an RGB file as B G R, and an infrared-red-green file with heights as G R IR heights; this is the files' own order."""
+"""Caffe read an RGB file as B G R, and an infrared-red-green file with heights as G R IR heights; this is
+the files' own order.
+"""
 
 
 @dataclass(frozen=True)
 class ImportedNetwork:
-    """A published network in our terms: `create_model(name, in_channels=..., classes=..., **options)` loads `weights` strictly."""
+    """A published network in our terms: `create_model(name, in_channels=..., classes=..., **options)`
+    loads `weights` strictly.
+    """
 
     name: str
     """In the catalogue: fcn, skip or mlp."""
@@ -53,7 +81,9 @@ class ImportedNetwork:
     classes: int
     options: dict[str, object]
     weights: dict[str, Tensor]
-    """A state_dict of float32 tensors; the network expects raw pixel values 0..255, neither centred nor scaled."""
+    """A state_dict of float32 tensors; the network expects raw pixel values 0..255, neither centred nor
+    scaled.
+    """
     bands: tuple[str, ...]
     """What the published networks of so many bands were trained on, in the order of `weights`."""
     notes: list[str]
@@ -72,18 +102,25 @@ def message_types() -> dict[str, type]:
         for text in fields.split():
             name, number, kind = text.split(":")
             many, kind = kind.endswith("[]"), kind.removesuffix("[]")
-            added = message.field.add(name=name, number=int(number), label=Field.LABEL_REPEATED if many else Field.LABEL_OPTIONAL)
+            added = message.field.add(
+                name=name, number=int(number), label=Field.LABEL_REPEATED if many else Field.LABEL_OPTIONAL
+            )
             if kind in MESSAGES:
                 added.type, added.type_name = Field.TYPE_MESSAGE, f".caffe.{kind}"
             else:
                 added.type = getattr(Field, f"TYPE_{kind.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in MESSAGES}
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}"))
+        for name in MESSAGES
+    }
 
 
 class Row(NamedTuple):
-    """A layer we expect: Caffe's type, our name for what it computes, the names it reads, and kernel, stride, pad."""
+    """A layer we expect: Caffe's type, our name for what it computes, the names it reads, and kernel,
+    stride, pad.
+    """
 
     type: str
     name: str
@@ -100,16 +137,27 @@ HEADS = {
     "fcn": (Row("Convolution", "score", ("x16",), (1, 1, 0)), up("up16", "score", 16)),
     "skip": (
         *(Row("Convolution", f"score{level}", (f"x{2**level}",), (1, 1, 0)) for level in (4, 3, 2, 1)),
-        up("up4", "score4", 2), Row("Eltwise", "sum3", ("score3", "up4")),
-        up("up3", "sum3", 2), Row("Eltwise", "sum2", ("score2", "up3")),
-        up("up2", "sum2", 2), Row("Eltwise", "sum1", ("score1", "up2")), up("up1", "sum1", 2),
+        up("up4", "score4", 2),
+        Row("Eltwise", "sum3", ("score3", "up4")),
+        up("up3", "sum3", 2),
+        Row("Eltwise", "sum2", ("score2", "up3")),
+        up("up2", "sum2", 2),
+        Row("Eltwise", "sum1", ("score1", "up2")),
+        up("up1", "sum1", 2),
     ),
     "mlp": (
-        up("up_x4", "x4", 2), up("up_x8", "x8", 4), up("up_x16", "x16", 8), Row("Concat", "pool", ("x2", "up_x4", "up_x8", "up_x16")),
-        Row("Convolution", "mlp1", ("pool",), (1, 1, 0)), Row("Convolution", "mlp2", ("mlp1",), (1, 1, 0)), up("up_mlp", "mlp2", 2),
+        up("up_x4", "x4", 2),
+        up("up_x8", "x8", 4),
+        up("up_x16", "x16", 8),
+        Row("Concat", "pool", ("x2", "up_x4", "up_x8", "up_x16")),
+        Row("Convolution", "mlp1", ("pool",), (1, 1, 0)),
+        Row("Convolution", "mlp2", ("mlp1",), (1, 1, 0)),
+        up("up_mlp", "mlp2", 2),
     ),
-}  # fmt: skip
-"""The heads of nets/maggiori.py as the released prototxt files list them; x2 ... x16 are the encoder's levels."""
+}
+"""The heads of nets/maggiori.py as the released prototxt files list them; x2 ... x16 are the encoder's
+levels.
+"""
 
 
 def expected_rows(head: str, *, downsample: int, relu: bool) -> list[Row]:
@@ -121,7 +169,10 @@ def expected_rows(head: str, *, downsample: int, relu: bool) -> list[Row]:
             here = f"{level}_{number}"
             shape = (5, 2, 2) if here == "1_1" else (3, 1, 1)
             level_output = f"x{2**level}" if number == 2 else f"relu{here}"
-            rows += [Row("Convolution", f"conv{here}", (reads,), shape), Row("BatchNorm", f"norm{here}", (f"conv{here}",))]
+            rows += [
+                Row("Convolution", f"conv{here}", (reads,), shape),
+                Row("BatchNorm", f"norm{here}", (f"conv{here}",)),
+            ]
             rows += [Row("ReLU", level_output, (f"norm{here}",))]
             reads = level_output
         if level < 4:
@@ -136,8 +187,9 @@ def expected_rows(head: str, *, downsample: int, relu: bool) -> list[Row]:
 def read_caffe(path: str | Path) -> ImportedNetwork:
     """Read a published `.caffemodel`.
 
-    The first three bands are turned from Caffe's B, G, R to the order of the files. A single sigmoid output s becomes two classes with the
-    logits 0 and s, whose softmax is that sigmoid. Raises BadFile if the file is missing, damaged, or holds another network.
+    The first three bands are turned from Caffe's B, G, R to the order of the files. A single sigmoid output s
+    becomes two classes with the logits 0 and s, whose softmax is that sigmoid. Raises BadFile if the file is
+    missing, damaged, or holds another network.
     """
     from google.protobuf.message import DecodeError
 
@@ -155,9 +207,13 @@ def read_caffe(path: str | Path) -> ImportedNetwork:
 
 
 def import_network(net: Any) -> ImportedNetwork:
-    """A parsed NetParameter in our terms. Raises BadFile with the rest of a sentence that begins with the file's name."""
+    """A parsed NetParameter in our terms. Raises BadFile with the rest of a sentence that begins with the
+    file's name.
+    """
     if net.layers:
-        raise BadFile("is in Caffe's format of before 2015; convert it with Caffe's upgrade_net_proto_binary first.")
+        raise BadFile(
+            "is in Caffe's format of before 2015; convert it with Caffe's upgrade_net_proto_binary first."
+        )
     if not net.layer:
         raise BadFile("is no Caffe model: it holds no layers.")
     head, relu, downsample = recognise(net)
@@ -166,13 +222,19 @@ def import_network(net: Any) -> ImportedNetwork:
     check_wiring(net, rows)
     for layer, row in zip(layers, rows, strict=True):
         check_layer(layer, row)
-    blobs = {row.name: [tensor(layer, blob) for blob in layer.blobs] for layer, row in zip(layers, rows, strict=True)}
+    blobs = {
+        row.name: [tensor(layer, blob) for blob in layer.blobs]
+        for layer, row in zip(layers, rows, strict=True)
+    }
     for row in rows:
         if row.type == "Deconvolution" and row.name != "up16":
             check_bilinear(row, blobs[row.name][0])
 
     in_channels = blobs["conv1_1"][0].shape[1]
-    options: dict[str, object] = {"widths": tuple(blobs[f"conv{level}_1"][0].shape[0] for level in (1, 2, 3, 4)), "downsample": downsample}
+    options: dict[str, object] = {
+        "widths": tuple(blobs[f"conv{level}_1"][0].shape[0] for level in (1, 2, 3, 4)),
+        "downsample": downsample,
+    }
     if head == "mlp":
         options |= {"hidden": blobs["mlp1"][0].shape[0], "relu": relu}
     weights, classes, notes = to_state(head, blobs)
@@ -182,7 +244,9 @@ def import_network(net: Any) -> ImportedNetwork:
 
 
 def recognise(net: Any) -> tuple[str, bool, int]:
-    """The head, whether its perceptron has a ReLU, and the factor of the average pooling, told from the layers' types in file order."""
+    """The head, whether its perceptron has a ReLU, and the factor of the average pooling, told from the
+    layers' types in file order.
+    """
     layers = [layer for layer in net.layer if layer.type not in ASIDE]
     types = [layer.type for layer in layers]
     factor = layers[0].pooling_param.stride if types[:1] == ["Pooling"] else 1
@@ -190,13 +254,16 @@ def recognise(net: Any) -> tuple[str, bool, int]:
         if types == [row.type for row in expected_rows(head, downsample=factor, relu=relu)]:
             return head, relu, factor
     raise BadFile(
-        f"holds {len(types)} layers ({', '.join(dict.fromkeys(types)) or 'none that computes'}) that are not those of the published fcn, "
+        f"holds {len(types)} layers ({', '.join(dict.fromkeys(types)) or 'none that computes'}) that are "
+        "not those of the published fcn, "
         "skip or mlp network: only these three can be read, and whole."
     )
 
 
 def check_wiring(net: Any, rows: list[Row]) -> None:
-    """Every layer must read what ours reads. A blob's name is not enough: Caffe computes in place, and Split copies."""
+    """Every layer must read what ours reads. A blob's name is not enough: Caffe computes in place, and
+    Split copies.
+    """
     expected = iter(rows)
     source: dict[str, str] = {}  # name of a blob -> what was last written to it
     for layer in net.layer:
@@ -207,12 +274,17 @@ def check_wiring(net: Any, rows: list[Row]) -> None:
             row = next(expected)
             same = sorted(read) == sorted(row.reads) if row.type == "Eltwise" else read == row.reads
             if not same or len(layer.top) != 1:
-                raise BadFile(f"is another network: layer {layer.name!r} reads {', '.join(read) or 'nothing'}, not {', '.join(row.reads)}.")
+                raise BadFile(
+                    f"is another network: layer {layer.name!r} reads {', '.join(read) or 'nothing'}, not "
+                    f"{', '.join(row.reads)}."
+                )
             source[layer.top[0]] = row.name
 
 
 def check_layer(layer: Any, row: Row) -> None:
-    """Kernel, stride, pad, groups, the kind of pooling and of sum, and the number of blobs must be those of our layer."""
+    """Kernel, stride, pad, groups, the kind of pooling and of sum, and the number of blobs must be those
+    of our layer.
+    """
     conv, pool, elt = layer.convolution_param, layer.pooling_param, layer.eltwise_param
     blobs = {"Convolution": 2, "BatchNorm": 3, "Deconvolution": 1}.get(row.type, 0)
     found: tuple[object, ...] = (len(layer.blobs),)
@@ -226,10 +298,10 @@ def check_layer(layer: Any, row: Row) -> None:
         wanted += (*({number} for number in row.shape or ()), groups, {1})
     elif row.type == "Pooling":
         found += (pool.pool, pool.kernel_size, pool.stride or 1, pool.pad)
-        wanted += (int(row.name == "small"), *(row.shape or ()))           # 0 is the maximum, 1 the average
+        wanted += (int(row.name == "small"), *(row.shape or ()))  # 0 is the maximum, 1 the average
     elif row.type == "Eltwise":
         found += (elt.operation if elt.HasField("operation") else 1, list(elt.coeff))
-        wanted += (1, [])                                                  # 1 is the sum
+        wanted += (1, [])  # 1 is the sum
     elif row.type == "BatchNorm":
         eps = layer.batch_norm_param.eps if layer.batch_norm_param.HasField("eps") else 1e-5
         found, wanted = (*found, bool(np.isclose(eps, 1e-5))), (*wanted, True)
@@ -241,12 +313,24 @@ def tensor(layer: Any, blob: Any) -> Tensor:
     """A blob as a float32 tensor of its shape."""
     import torch
 
-    shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
+    shape = (
+        tuple(blob.shape.dim)
+        if blob.HasField("shape")
+        else (blob.num, blob.channels, blob.height, blob.width)
+    )
     data = np.array(blob.data or blob.double_data, np.float32)
     if layer.type in ("Convolution", "Deconvolution") and len(shape) != 4 and blob is layer.blobs[0]:
         raise BadFile(f"is damaged: the filters of layer {layer.name!r} have the shape {shape}.")
-    if not shape or min(shape) < 1 or np.prod([float(size) for size in shape]) != data.size or not np.isfinite(data).all():
-        raise BadFile(f"is damaged: layer {layer.name!r} holds {data.size} numbers for the shape {shape}, or some are not finite.")
+    if (
+        not shape
+        or min(shape) < 1
+        or np.prod([float(size) for size in shape]) != data.size
+        or not np.isfinite(data).all()
+    ):
+        raise BadFile(
+            f"is damaged: layer {layer.name!r} holds {data.size} numbers for the shape {shape}, or some are "
+            "not finite."
+        )
     return torch.from_numpy(data.reshape(shape))
 
 
@@ -267,16 +351,23 @@ def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tenso
     state: dict[str, Tensor] = {}
     notes = ["The network takes raw pixel values 0..255, as it was trained: neither centred nor scaled."]
     for level, number in product((1, 2, 3, 4), (1, 2)):
-        conv, norm = f"encoder.level{level}.conv{level}_{number}", f"encoder.level{level}.norm{level}_{number}"
+        conv, norm = (
+            f"encoder.level{level}.conv{level}_{number}",
+            f"encoder.level{level}.norm{level}_{number}",
+        )
         state[f"{conv}.weight"], state[f"{conv}.bias"] = blobs[f"conv{level}_{number}"]
         mean, variance, factor = blobs[f"norm{level}_{number}"]
-        scale = 1 / factor.item() if factor.numel() == 1 and factor.item() else 0.0   # Caffe stores sums and the weight of the sums
+        scale = (
+            1 / factor.item() if factor.numel() == 1 and factor.item() else 0.0
+        )  # Caffe stores sums and the weight of the sums
         state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = mean * scale, variance * scale
         state[f"{norm}.num_batches_tracked"] = torch.tensor(0)
     first = state["encoder.level1.conv1_1.weight"]
     if first.shape[1] in BANDS:
         state["encoder.level1.conv1_1.weight"] = torch.cat([first[:, :3].flip(1), first[:, 3:]], dim=1)
-        notes.append(f"Bands were turned from Caffe's order to the files' own: {', '.join(BANDS[first.shape[1]])}.")
+        notes.append(
+            f"Bands were turned from Caffe's order to the files' own: {', '.join(BANDS[first.shape[1]])}."
+        )
 
     classifiers = [row.name for row in HEADS[head] if row.type == "Convolution" and row.name != "mlp1"]
     classes = blobs[classifiers[0]][1].numel()
@@ -291,11 +382,16 @@ def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tenso
         learned = blobs["up16"][0]
         state["head.up16.weight"] = torch.cat([learned, learned]) if classes == 1 else learned
     if classes == 1:
-        notes.append("The one sigmoid output s became two classes with the logits 0 and s: the softmax of class 1 is that sigmoid.")
+        notes.append(
+            "The one sigmoid output s became two classes with the logits 0 and s: the softmax of class 1 is "
+            "that sigmoid."
+        )
     return state, max(classes, 2), notes
 
 
-def check_fit(head: str, in_channels: int, classes: int, options: dict[str, object], weights: dict[str, Tensor]) -> None:
+def check_fit(
+    head: str, in_channels: int, classes: int, options: dict[str, object], weights: dict[str, Tensor]
+) -> None:
     """The weights must have the shapes of our network of that name and those options."""
     import torch
 
@@ -306,4 +402,6 @@ def check_fit(head: str, in_channels: int, classes: int, options: dict[str, obje
     for name, value in ours.items():
         if name not in weights or weights[name].shape != value.shape:
             found = tuple(weights[name].shape) if name in weights else "nothing"
-            raise BadFile(f"does not fit together: {name} has the shape {found}, expected {tuple(value.shape)}.")
+            raise BadFile(
+                f"does not fit together: {name} has the shape {found}, expected {tuple(value.shape)}."
+            )

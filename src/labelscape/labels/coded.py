@@ -1,4 +1,5 @@
-"""Label files that say classes in a code of their own: other numbers than ours, colours, or one of several kinds of file.
+"""Label files that say classes in a code of their own: other numbers than ours, colours, or one of several
+kinds of file.
 
 A `Code` is the table; `CodedLabels` reads files through it.
 """
@@ -16,9 +17,9 @@ from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import gdal, open_raster, reason
 from labelscape.labels.labels import Labels
 from labelscape.legend import IGNORE, RGB, Legend
+from labelscape.scenes.files import gdal, open_raster, reason
 
 Reader = Callable[[Path], np.ndarray]
 """Reads a label file GDAL does not know: (H, W) raw values."""
@@ -29,7 +30,8 @@ class Code:
     """How label files say classes.
 
     table      raw value, or colour (red, green, blue), -> class index; IGNORE says "not labelled"
-    threshold  a channel counts as 255 from this value on and as 0 below, before the table is asked: compressed or careless colours
+    threshold  a channel counts as 255 from this value on and as 0 below, before the table is asked:
+               compressed or careless colours
     refuse     a value or colour that is not in the table is an error; else such pixels are not labelled
     """
 
@@ -43,12 +45,16 @@ class Code:
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        packed = {_packed_color(key) if self.by_color else int(key): index for key, index in self.table.items()}
+        packed = {
+            _packed_color(key) if self.by_color else int(key): index for key, index in self.table.items()
+        }
         keys = np.array(sorted(packed), np.int64)
         return keys, np.array([packed[key] for key in keys.tolist()], np.uint8)
 
     def encode(self, raw: np.ndarray, where: str = "the labels") -> np.ndarray:
-        """Raw values (H, W), or colours (3, H, W), -> (H, W) uint8 class indices. Raises BadInput naming what no class has."""
+        """Raw values (H, W), or colours (3, H, W), -> (H, W) uint8 class indices. Raises BadInput naming
+        what no class has.
+        """
         if self.threshold is not None:
             raw = np.where(raw >= self.threshold, np.uint8(255), np.uint8(0))
         if self.by_color:
@@ -63,7 +69,8 @@ class Code:
             known_ones = ", ".join(str(key) for key in list(self.table)[:12])
             raise BadInput(
                 f"{where} holds {'colours' if self.by_color else 'values'} that no class has: {said} "
-                f"({len(strange)} of them, {int(pixels.sum())} pixels; known: {known_ones}{' ...' * (len(self.table) > 12)}). Is this the right file?"
+                f"({len(strange)} of them, {int(pixels.sum())} pixels; known: "
+                f"{known_ones}{' ...' * (len(self.table) > 12)}). Is this the right file?"
             )
         return np.where(known, indices[places], np.uint8(IGNORE))
 
@@ -71,8 +78,19 @@ class Code:
 class CodedLabels(Labels):
     """A label file read through a `Code`, pixel for pixel. It is opened at each read and closed again."""
 
-    def __init__(self, legend: Legend, file: Path, code: Code, grid: Callable[[], Grid], *, padded: bool = False, reader: Reader | None = None) -> None:
-        """`grid` answers with the scene's grid when it is first needed; `padded` lets the file lack a row or column (not labelled)."""
+    def __init__(
+        self,
+        legend: Legend,
+        file: Path,
+        code: Code,
+        grid: Callable[[], Grid],
+        *,
+        padded: bool = False,
+        reader: Reader | None = None,
+    ) -> None:
+        """`grid` answers with the scene's grid when it is first needed; `padded` lets the file lack a row
+        or column (not labelled).
+        """
         self.legend, self.report, self.file, self.code = legend, [], file, code
         self._grid_of, self._padded, self._reader = grid, padded, reader
         self._area, self._held = None, None
@@ -84,8 +102,13 @@ class CodedLabels(Labels):
     def _read(self, window: Window) -> np.ndarray:
         raw, shape = self._raw(window)
         height, width = self.grid.shape
-        if shape != (height, width) and not (self._padded and 0 <= height - shape[0] <= 2 and 0 <= width - shape[1] <= 2):
-            raise BadInput(f"{self.file} is {shape[1]} x {shape[0]} pixels and its image {width} x {height}: they are no pair.")
+        if shape != (height, width) and not (
+            self._padded and 0 <= height - shape[0] <= 2 and 0 <= width - shape[1] <= 2
+        ):
+            raise BadInput(
+                f"{self.file} is {shape[1]} x {shape[0]} pixels and its image {width} x {height}: they are "
+                "no pair."
+            )
         indices = self.code.encode(raw, str(self.file))
         missing = [(0, window.height - indices.shape[0]), (0, window.width - indices.shape[1])]
         return np.pad(indices, missing, constant_values=IGNORE)
@@ -100,7 +123,9 @@ class CodedLabels(Labels):
             try:
                 return self._of_dataset(dataset, mine), dataset.shape
             except (RasterioError, OSError) as error:
-                raise BadFile(f"{self.file} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
+                raise BadFile(
+                    f"{self.file} cannot be read: the file is truncated or damaged ({reason(error)})."
+                ) from error
 
     def _of_dataset(self, dataset: object, window: Window) -> np.ndarray:
         colors = [i for i, c in zip(dataset.indexes, dataset.colorinterp) if c != ColorInterp.alpha]
@@ -110,7 +135,10 @@ class CodedLabels(Labels):
                 palette[value] = color[:3]
             return palette[dataset.read(1, window=window.rio)].transpose(2, 0, 1)
         if self.code.by_color and len(colors) < 3:
-            raise BadInput(f"{self.file} has {len(colors)} band{'s' * (len(colors) != 1)}; its classes should be colours of red, green and blue.")
+            raise BadInput(
+                f"{self.file} has {len(colors)} band{'s' * (len(colors) != 1)}; its classes should be "
+                "colours of red, green and blue."
+            )
         if self.code.by_color:
             return dataset.read(colors[:3], window=window.rio)
         if len(colors) > 1 and self.code.threshold is None:

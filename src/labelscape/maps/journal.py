@@ -1,6 +1,8 @@
-"""What is finished of a map: every scored tile is kept in a file of its own until the map is whole, so that a killed run goes on.
+"""What is finished of a map: every scored tile is kept in a file of its own until the map is whole, so that a
+killed run goes on.
 
-The folder stands beside the map's files and goes when they are there. A file takes its name only when it is whole.
+The folder stands beside the map's files and goes when they are there. A file takes its name only when it is
+whole.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from rasterio.errors import RasterioError
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Window
-from labelscape.scenes.files import gdal, reason
 from labelscape.rasters.write import GDAL_FAILURES, compression
+from labelscape.scenes.files import gdal, reason
 
 
 def goes_on(folder: Path, settings: dict) -> bool:
@@ -33,7 +35,9 @@ def _stored(folder: Path) -> str | None:
 
 
 class Journal:
-    """The finished tiles of one map. `settings` is all that decides a tile's values: tiles made under others are thrown away."""
+    """The finished tiles of one map. `settings` is all that decides a tile's values: tiles made under
+    others are thrown away.
+    """
 
     def __init__(self, folder: Path, settings: dict) -> None:
         self.folder = folder
@@ -45,7 +49,10 @@ class Journal:
                 with written_whole(folder / "settings.json", overwrite=True) as part:
                     part.write_text(self._wanted)
         except OSError as error:
-            raise BadFile(f"{folder} cannot be written: {error.strerror or error}. Is the disk full, or the folder read-only?") from error
+            raise BadFile(
+                f"{folder} cannot be written: {error.strerror or error}. Is the disk full, or the folder "
+                "read-only?"
+            ) from error
         self.found = len(list(folder.glob("*.tif")))
         """Tiles that an earlier run had finished."""
 
@@ -58,10 +65,19 @@ class Journal:
     def save(self, core: Window, planes: np.ndarray) -> None:
         """Keep the uint8 planes (C, h, w) of a finished tile. Raises BadFile where the disk refuses."""
         path = self._path(core)
-        profile = {"driver": "GTiff", "count": len(planes), "height": core.height, "width": core.width, "dtype": "uint8", "compress": compression(),
-                   "zstd_level": 1, "interleave": "band"}  # fmt: skip
+        profile = {
+            "driver": "GTiff",
+            "count": len(planes),
+            "height": core.height,
+            "width": core.width,
+            "dtype": "uint8",
+            "compress": compression(),
+            "zstd_level": 1,
+            "interleave": "band",
+        }
         try:
-            # Made in memory and written by Python: GDAL does not say when the disk has no room for the last blocks of a file.
+            # Made in memory and written by Python: GDAL does not say when the disk has no room for the last
+            # blocks of a file.
             with gdal(), rasterio.MemoryFile() as memory:
                 with memory.open(**profile) as file:
                     file.write(planes)

@@ -1,4 +1,6 @@
-"""The report of a finished map: what was mapped, how it looks, how much there is of each class, how far to trust it."""
+"""The report of a finished map: what was mapped, how it looks, how much there is of each class, how far to
+trust it.
+"""
 
 from __future__ import annotations
 
@@ -9,51 +11,99 @@ import rasterio
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.evaluation.metrics import DEFINITIONS
-from labelscape.evaluation.report import AreaRow, ConfusionFigure, Curve, ModelScores, Picture, Report, write_report
+from labelscape.evaluation.report import (
+    AreaRow,
+    ConfusionFigure,
+    Curve,
+    ModelScores,
+    Picture,
+    Report,
+    write_report,
+)
+from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.files import gdal
 from labelscape.scenes.raster import Scene
-from labelscape.legend import IGNORE, Legend
 
 SIDE = 1000
 """Pixels a side of the report's pictures, at most."""
 
 
-def write_map_report(path: Path, checkpoint: Checkpoint, scene: Scene, result: object, *, overwrite: bool = False) -> None:
+def write_map_report(
+    path: Path, checkpoint: Checkpoint, scene: Scene, result: object, *, overwrite: bool = False
+) -> None:
     """Write the HTML report of a `MapResult`."""
     legend = checkpoint.legend
     classes, confidence = (_small(result.paths[kind]) for kind in ("class", "confidence"))
     trusted = confidence[confidence != IGNORE]
     lead = None
     if trusted.size:
-        lead = f"Mean confidence {trusted.mean():.0f} %; {100 * (trusted < 50).mean():.1f} % of the map lies below 50 %."
+        lead = (
+            f"Mean confidence {trusted.mean():.0f} %; {100 * (trusted < 50).mean():.1f} % of the map lies "
+            "below 50 %."
+        )
     pictures = (
-        Picture("Scene", scene.thumbnail(SIDE), f"{scene.grid.width} x {scene.grid.height} pixels" + _metres(scene)),
+        Picture(
+            "Scene",
+            scene.thumbnail(SIDE),
+            f"{scene.grid.width} x {scene.grid.height} pixels" + _metres(scene),
+        ),
         Picture("Map", legend.paint(_indices(classes, legend)), "one colour per class; white is no data"),
-        Picture("Confidence", _shades(confidence), "probability of the class shown, dark is unsure; white is no data"),
+        Picture(
+            "Confidence",
+            _shades(confidence),
+            "probability of the class shown, dark is unsure; white is no data",
+        ),
     )
     if result.sieved is not None:
         pictures = (*pictures[:2], _sieved(result, legend), *pictures[2:])
-    areas = tuple(AreaRow(a.name, c.color, a.pixels, a.hectares) for a, c in zip(result.areas, legend.classes))
+    areas = tuple(
+        AreaRow(a.name, c.color, a.pixels, a.hectares) for a, c in zip(result.areas, legend.classes)
+    )
     scores = tuple(ModelScores(name, metrics) for name, metrics in checkpoint.scores.items())
     own = checkpoint.scores.get(checkpoint.network)
     confusion = None
     if own:
         counts, unpredicted = (np.array(own["confusion"][key]) for key in ("counts", "unpredicted"))
-        confusion = ConfusionFigure(tuple(c["name"] for c in own["classes"]), counts, f"{checkpoint.network}, held-out blocks", unpredicted)
+        confusion = ConfusionFigure(
+            tuple(c["name"] for c in own["classes"]),
+            counts,
+            f"{checkpoint.network}, held-out blocks",
+            unpredicted,
+        )
     curves = ()
     if checkpoint.history:
         steps = tuple(h["step"] for h in checkpoint.history)
-        curves = (Curve("loss", steps, tuple(h["loss"] for h in checkpoint.history), f"loss of {checkpoint.network}"),)
+        curves = (
+            Curve(
+                "loss", steps, tuple(h["loss"] for h in checkpoint.history), f"loss of {checkpoint.network}"
+            ),
+        )
         watched = [h for h in checkpoint.history if "val_miou" in h]
         if watched:
             miou = tuple(h["val_miou"] for h in watched)
-            curves += (Curve("mIoU on the part val", tuple(h["step"] for h in watched), miou, f"mIoU of {checkpoint.network}"),)
+            curves += (
+                Curve(
+                    "mIoU on the part val",
+                    tuple(h["step"] for h in watched),
+                    miou,
+                    f"mIoU of {checkpoint.network}",
+                ),
+            )
     report = Report(
-        title=f"Map of {result.facts['name']}", subtitle=f"{checkpoint.network}, {result.facts['when'][:10]}, {result.facts['software']}", lead=lead,
-        pictures=pictures, legend=tuple((c.name, c.color) for c in legend.classes), areas=areas,
-        nodata_pixels=result.nodata_pixels, scores=scores, confusion=confusion, curves=curves,
-        notes=tuple(result.notes), definitions=tuple(DEFINITIONS.values()) if scores else (), provenance=result.facts,
-    )  # fmt: skip
+        title=f"Map of {result.facts['name']}",
+        subtitle=f"{checkpoint.network}, {result.facts['when'][:10]}, {result.facts['software']}",
+        lead=lead,
+        pictures=pictures,
+        legend=tuple((c.name, c.color) for c in legend.classes),
+        areas=areas,
+        nodata_pixels=result.nodata_pixels,
+        scores=scores,
+        confusion=confusion,
+        curves=curves,
+        notes=tuple(result.notes),
+        definitions=tuple(DEFINITIONS.values()) if scores else (),
+        provenance=result.facts,
+    )
     write_report(path, report, overwrite=overwrite)
 
 
@@ -61,11 +111,19 @@ def _sieved(result: object, legend: Legend) -> Picture:
     """The sieved map, and what it is good for."""
     done, unit = result.sieved, "ha" if result.areas[0].hectares is not None else "pixels"
     share = 100 * done.changed_pixels / max(1, sum(a.pixels for a in result.areas))
-    caption = f"areas below {result.facts['options']['sieve']:g} {unit} given to a neighbour: {done.given:,} areas, {share:.2f} % of the pixels. "
+    caption = (
+        f"areas below {result.facts['options']['sieve']:g} {unit} given to a neighbour: {done.given:,} "
+        f"areas, {share:.2f} % of the pixels. "
+    )
     if done.left:
         caption += f"{done.left:,} smaller ones have no neighbour and stay. "
-    caption += "The polygons are of this map; classes, confidences, areas and scores on this page are of the map before."
-    return Picture("Map without small areas", legend.paint(_indices(_small(result.paths["sieved"]), legend)), caption)
+    caption += (
+        "The polygons are of this map; classes, confidences, areas and scores on this page are of the map "
+        "before."
+    )
+    return Picture(
+        "Map without small areas", legend.paint(_indices(_small(result.paths["sieved"]), legend)), caption
+    )
 
 
 def _metres(scene: Scene) -> str:

@@ -1,4 +1,6 @@
-"""Before anything is mapped: does the scene fit the model, and what will the map cost in tiles, memory, disk and minutes?"""
+"""Before anything is mapped: does the scene fit the model, and what will the map cost in tiles, memory,
+disk and minutes?
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,18 @@ import numpy as np
 import torch
 
 from labelscape.checkpoint import Checkpoint, load_all
+from labelscape.contract.adjust import fitted
+from labelscape.contract.compare import REFUSED, Finding, compare, verdict
+from labelscape.contract.sample import sampled_windows
 from labelscape.errors import BadInput
 from labelscape.files import written_whole
 from labelscape.grid import Window
-from labelscape.contract.compare import REFUSED, Finding, compare, verdict
 from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
-from labelscape.contract.adjust import fitted
-from labelscape.scenes.raster import Scene
-from labelscape.contract.sample import sampled_windows
 from labelscape.scenes.mosaic import open_scene
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.memory import network_bytes
-from labelscape.scoring.stitch import ScoredTile, match_bands, plan_for
 from labelscape.scoring.scorer import Protocol, Scorer
+from labelscape.scoring.stitch import ScoredTile, match_bands, plan_for
 from labelscape.scoring.tiles import TilePlan
 
 PROCESS_BYTES = 450 * 2**20
@@ -40,7 +42,8 @@ class Plan:
     tiles          how many; `core` is the side each answers for and `halo` what it sees beyond, in pixels
     forward_share  pixels the network looks at over pixels of the scene
     ram, gpu       bytes of memory at the peak, of the machine and of the GPU (0 without one): estimates
-    disk           bytes at most, while files are being finished: rasters before compression, with overviews; polygons not counted
+    disk           bytes at most, while files are being finished: rasters before compression, with overviews;
+                   polygons not counted
     minutes        from timing the network on one real block; None where that was not asked for
     """
 
@@ -65,23 +68,43 @@ class CheckResult:
 
     def to_dict(self) -> dict:
         """JSON values."""
-        return {"verdict": self.verdict, "findings": [f.to_dict() for f in self.findings], "plan": asdict(self.plan) if self.plan else None}
+        return {
+            "verdict": self.verdict,
+            "findings": [f.to_dict() for f in self.findings],
+            "plan": asdict(self.plan) if self.plan else None,
+        }
 
 
 def check(
-    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path], scene: Source, *, nodata: float | None = None,
-    tile_size: int | None = None, overlap: int | None = None, blend: str | None = None, protocol: Protocol | None = None,
-    area: str | Path | None = None, entropy: bool = False, proba: bool = False, timing: bool = True, device: str = "auto", precision: str = "32",
-) -> CheckResult:  # fmt: skip
-    """Does this scene fit this model, why not, and what would the map cost? Reads about 1 % of the scene, in seconds at any size.
+    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
+    scene: Source,
+    *,
+    nodata: float | None = None,
+    tile_size: int | None = None,
+    overlap: int | None = None,
+    blend: str | None = None,
+    protocol: Protocol | None = None,
+    area: str | Path | None = None,
+    entropy: bool = False,
+    proba: bool = False,
+    timing: bool = True,
+    device: str = "auto",
+    precision: str = "32",
+) -> CheckResult:
+    """Does this scene fit this model, why not, and what would the map cost? Reads about 1 % of the scene, in
+    seconds at any size.
 
-    Options as `map_scene` has them: several looks and several checkpoints cost what they cost. The first checkpoint says what fits.
-    Without `timing` the plan has no minutes. Raises BadFile where a file is missing or damaged.
+    Options as `map_scene` has them: several looks and several checkpoints cost what they cost. The first
+    checkpoint says what fits. Without `timing` the plan has no minutes. Raises BadFile where a file is
+    missing or damaged.
     """
     models = load_all(checkpoint)
     checkpoint = models[0]
     scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
-    with open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored, ExitStack() as handles:
+    with (
+        open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored,
+        ExitStack() as handles,
+    ):
         opened, mended = fitted(checkpoint.contract, as_stored)
         handles.enter_context(opened)
         findings = (*mended, *compare(checkpoint.contract, opened, stride=scorer.stride))
@@ -90,7 +113,11 @@ def check(
         except BadInput:
             return CheckResult(verdict(findings), findings, None)
         tiles = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
-        return CheckResult(verdict(findings), findings, cost(scorer, opened, tiles, entropy=entropy, proba=proba, timing=timing))
+        return CheckResult(
+            verdict(findings),
+            findings,
+            cost(scorer, opened, tiles, entropy=entropy, proba=proba, timing=timing),
+        )
 
 
 def refuse_unless(findings: tuple[Finding, ...], name: str) -> None:
@@ -98,11 +125,16 @@ def refuse_unless(findings: tuple[Finding, ...], name: str) -> None:
     causes = [f.cause for f in findings if f.level == REFUSED]
     if causes:
         listed = "; ".join(causes) if len(causes) == 1 else "".join(f"\n  - {cause}" for cause in causes)
-        raise BadInput(f"{name} does not fit this model: {listed}.{chr(10) if len(causes) > 1 else ' '}Mend it, or pass --force to map all the same.")
+        raise BadInput(
+            f"{name} does not fit this model: {listed}.{chr(10) if len(causes) > 1 else ' '}Mend it, or "
+            "pass --force to map all the same."
+        )
 
 
 def mark_forced(class_raster: Path, findings: tuple[Finding, ...]) -> None:
-    """Put the causes that were overruled into the class raster's tags (`labelscape_forced`), by way of the side file GDAL reads with it."""
+    """Put the causes that were overruled into the class raster's tags (`labelscape_forced`), by way of the
+    side file GDAL reads with it.
+    """
     causes = [f.cause for f in findings if f.level == REFUSED]
     side = Path(f"{class_raster}.aux.xml")
     if not causes:
@@ -115,27 +147,52 @@ def mark_forced(class_raster: Path, findings: tuple[Finding, ...]) -> None:
         part.write_bytes(xml.tostring(root, encoding="utf-8"))
 
 
-def cost(scorer: Scorer, scene: Scene, tiles: TilePlan, *, entropy: bool = False, proba: bool = False, timing: bool = True) -> Plan:
+def cost(
+    scorer: Scorer,
+    scene: Scene,
+    tiles: TilePlan,
+    *,
+    entropy: bool = False,
+    proba: bool = False,
+    timing: bool = True,
+) -> Plan:
     """What a plan of tiles costs with this network on this device."""
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
     pixels, classes, bands = side[0] * side[1], len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
     largest = max(1.0, *scorer.protocol.scales)
-    network = max(network_bytes(member, *(round(n * largest) for n in side)) for member in (scorer, *scorer.others))  # one after the other
+    network = max(
+        network_bytes(member, *(round(n * largest) for n in side)) for member in (scorer, *scorer.others)
+    )  # one after the other
     if scorer.protocol.looks > 1 or scorer.others:  # the sum of the answers, and one look's image and answer
         network += int(pixels * 4 * (2 * classes + (bands + 2 * classes) * largest**2))
-    # Beside what the network holds: one tile read ahead and scaled to float32; logits and probabilities of this tile and of the one being written.
+    # Beside what the network holds: one tile read ahead and scaled to float32; logits and probabilities of
+    # this tile and of the one being written.
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
     ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
     layers = 2 + entropy + (classes if proba else 0)
-    disk = int(scene.grid.window.pixels * layers * (1 + 4 / 3))  # the tiles and, while it is made, the COG with its overviews
+    disk = int(
+        scene.grid.window.pixels * layers * (1 + 4 / 3)
+    )  # the tiles and, while it is made, the COG with its overviews
     share = tiles.forward_share
     minutes = _seconds_a_pixel(scorer, scene) * share * scene.grid.window.pixels / 60 if timing else None
-    return Plan(len(tiles), tiles.core, tiles.halo, share, ram, network if on_gpu else 0, disk, minutes, str(scorer.device))
+    return Plan(
+        len(tiles),
+        tiles.core,
+        tiles.halo,
+        share,
+        ram,
+        network if on_gpu else 0,
+        disk,
+        minutes,
+        str(scorer.device),
+    )
 
 
 def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
-    """What reading, scoring and sorting out one pixel takes, timed on a real block of at most TIMED_SIDE with data in it."""
+    """What reading, scoring and sorting out one pixel takes, timed on a real block of at most TIMED_SIDE
+    with data in it.
+    """
     bands = match_bands(scorer.checkpoint.bands, scene)
     block = _block_with_data(scene, bands)
     start = time.monotonic()

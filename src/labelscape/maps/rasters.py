@@ -14,21 +14,23 @@ import torch
 
 from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
-from labelscape.scenes.holes import may_hold
-from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.maps.journal import Journal
-from labelscape.rasters.overviews import count_values
 from labelscape.maps.seams import Seams
-from labelscape.scoring.stitch import SOFTENED_ROWS, ScoredTile, score_tiles
-from labelscape.rasters.write import MapWriter
 from labelscape.progress import bar
+from labelscape.rasters.overviews import count_values
+from labelscape.rasters.write import MapWriter
+from labelscape.scenes.holes import may_hold
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.stitch import SOFTENED_ROWS, ScoredTile, score_tiles
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
 AREA_ROWS, AREA_COLUMNS = 256, 512
-"""Pixel areas are taken per block of so many rows and columns: they change slowly, on most grids faster from row to row."""
+"""Pixel areas are taken per block of so many rows and columns: they change slowly, on most grids faster
+from row to row.
+"""
 
 
 UNKNOWN = "unknown"
@@ -62,7 +64,9 @@ class Tally:
             self.nodata += int(counts[IGNORE])
             counts = counts[: len(self.pixels)]
             self.pixels += counts
-            self.square_metres += counts * self.grid.pixel_areas(block.top + (block.height - 1) / 2, block.left + (block.width - 1) / 2)
+            self.square_metres += counts * self.grid.pixel_areas(
+                block.top + (block.height - 1) / 2, block.left + (block.width - 1) / 2
+            )
 
     def areas(self) -> tuple[ClassArea, ...]:
         known = self.grid.is_georeferenced
@@ -79,16 +83,29 @@ def _blocks(core: Window) -> Iterator[Window]:
 
 
 def with_unknown(legend: Legend) -> Legend:
-    """The legend with one class more, last, for what is too uncertain to be named. Raises BadInput where 254 classes leave no value."""
+    """The legend with one class more, last, for what is too uncertain to be named. Raises BadInput where
+    254 classes leave no value.
+    """
     free = next((value for value in range(254, -1, -1) if value not in legend.values), None)
     if free is None or UNKNOWN in legend.names:
-        raise BadInput(f"The class {UNKNOWN!r} cannot be added to the legend: {'it has one' if UNKNOWN in legend.names else 'no value is free'}.")
+        raise BadInput(
+            f"The class {UNKNOWN!r} cannot be added to the legend: "
+            f"{'it has one' if UNKNOWN in legend.names else 'no value is free'}."
+        )
     return Legend((*legend.classes, LandClass(free, UNKNOWN, (120, 120, 120), "confidence below the limit")))
 
 
 def write_rasters(
-    scorer: Scorer, scene: Scene, plan: TilePlan, paths: dict[str, Path], legend: Legend, journal: Journal, *, reject: float | None, overwrite: bool,
-) -> Tally:  # fmt: skip
+    scorer: Scorer,
+    scene: Scene,
+    plan: TilePlan,
+    paths: dict[str, Path],
+    legend: Legend,
+    journal: Journal,
+    *,
+    reject: float | None,
+    overwrite: bool,
+) -> Tally:
     """Score the tiles that the journal lacks and write all of them, one tile behind the network.
 
     The journal is left as it is: polygons and report are still to be made, and may fail.
@@ -96,13 +113,23 @@ def write_rasters(
     tally = Tally(scene.grid, legend, np.zeros(len(legend), np.int64), np.zeros(len(legend)))
     known = scorer.checkpoint.legend
     with journal, ExitStack() as files:
-        common = {"tags": {"labelscape_version": __version__, "labelscape_network": scorer.checkpoint.network}, "overwrite": overwrite}
-        writers = {"class": MapWriter(paths["class"], scene.grid, "uint8", 1, IGNORE, legend=legend, **common)}
-        for kind, count, names, tags in (("confidence", 1, ["confidence (%)"], {}), ("entropy", 1, ["entropy (% of the largest)"], {}),
-                                         ("proba", len(known), known.names, {"scale": "1/250"})):  # fmt: skip
+        common = {
+            "tags": {"labelscape_version": __version__, "labelscape_network": scorer.checkpoint.network},
+            "overwrite": overwrite,
+        }
+        writers = {
+            "class": MapWriter(paths["class"], scene.grid, "uint8", 1, IGNORE, legend=legend, **common)
+        }
+        for kind, count, names, tags in (
+            ("confidence", 1, ["confidence (%)"], {}),
+            ("entropy", 1, ["entropy (% of the largest)"], {}),
+            ("proba", len(known), known.names, {"scale": "1/250"}),
+        ):
             if kind in paths:
                 described = {**common, "tags": common["tags"] | tags}
-                writers[kind] = MapWriter(paths[kind], scene.grid, "uint8", count, IGNORE, descriptions=names, **described)
+                writers[kind] = MapWriter(
+                    paths[kind], scene.grid, "uint8", count, IGNORE, descriptions=names, **described
+                )
         for writer in writers.values():
             files.enter_context(writer)
 
@@ -112,7 +139,9 @@ def write_rasters(
             first = 0
             for kind, writer in writers.items():
                 count = len(known) if kind == "proba" else 1
-                writer.write(core, legend.decode(planes[:1]) if kind == "class" else planes[first : first + count])
+                writer.write(
+                    core, legend.decode(planes[:1]) if kind == "class" else planes[first : first + count]
+                )
                 first += count
 
         def finish(tile: ScoredTile) -> None:
@@ -120,13 +149,19 @@ def write_rasters(
             journal.save(tile.core, planes)
             write(tile.core, planes)
 
-        with bar(f"map {scene.name}", len(plan), "tiles") as tick, ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+        with (
+            bar(f"map {scene.name}", len(plan), "tiles") as tick,
+            ThreadPoolExecutor(1, thread_name_prefix="write") as pool,
+        ):
             behind: Future | None = None
             done = 0
             for item in _in_order(scorer, scene, plan, journal):
                 if behind is not None:
-                    behind.result()  # at most one tile waits: memory stays bounded, and an error stops the work at once
-                behind = pool.submit(finish, item) if isinstance(item, ScoredTile) else pool.submit(write, *item)
+                    # at most one tile waits: memory stays bounded, and an error stops the work at once
+                    behind.result()
+                behind = (
+                    pool.submit(finish, item) if isinstance(item, ScoredTile) else pool.submit(write, *item)
+                )
                 done += 1
                 tick()
             if behind is not None:
@@ -134,7 +169,10 @@ def write_rasters(
             tick(len(plan) - done)
         if not tally.pixels.sum():  # inside the writers, so that no file is left
             journal.close()
-            raise BadInput(f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value or name it with --nodata.")
+            raise BadInput(
+                f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value "
+                "or name it with --nodata."
+            )
         with ThreadPoolExecutor(len(writers), thread_name_prefix="finish") as pool:
             for future in [pool.submit(w.finish) for w in writers.values()]:
                 future.result()
@@ -142,8 +180,12 @@ def write_rasters(
     return tally
 
 
-def _in_order(scorer: Scorer, scene: Scene, plan: TilePlan, journal: Journal) -> Iterator[ScoredTile | tuple[Window, np.ndarray]]:
-    """Every tile with a valid pixel in the plan's order: from the journal where it is there and whole, else scored. Holes are not looked at."""
+def _in_order(
+    scorer: Scorer, scene: Scene, plan: TilePlan, journal: Journal
+) -> Iterator[ScoredTile | tuple[Window, np.ndarray]]:
+    """Every tile with a valid pixel in the plan's order: from the journal where it is there and whole,
+    else scored. Holes are not looked at.
+    """
     kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
     holds = may_hold(scene)
     scored = score_tiles(scorer, scene, plan, wanted=lambda core: core not in kept and holds(core))
@@ -154,14 +196,18 @@ def _in_order(scorer: Scorer, scene: Scene, plan: TilePlan, journal: Journal) ->
             if planes is not None:
                 yield tile.answers, planes
                 continue
-            yield from score_tiles(scorer, scene, plan, wanted=lambda window, damaged=tile.answers: window == damaged)
+            yield from score_tiles(
+                scorer, scene, plan, wanted=lambda window, damaged=tile.answers: window == damaged
+            )
         elif ahead is not None and ahead.core == tile.answers:
             yield ahead
             ahead = next(scored, None)
 
 
 def planes_of(tile: ScoredTile, kinds: list[str], reject: float | None, *, unknown: int) -> np.ndarray:
-    """(C, h, w) uint8: class indices, then confidence, entropy and probabilities as far as they are asked for; 255 on invalid pixels."""
+    """(C, h, w) uint8: class indices, then confidence, entropy and probabilities as far as they are asked
+    for; 255 on invalid pixels.
+    """
     classes, percent = tile.classes(), tile.percent()
     if reject is not None:
         classes[(percent < 100 * reject) & tile.valid] = unknown
@@ -181,7 +227,9 @@ def _undecided(p: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded(made_of: Callable[[torch.Tensor], torch.Tensor], tile: ScoredTile) -> np.ndarray:
-    """(C, h, w) uint8 of what is made of probabilities, 255 on invalid pixels; some rows at a time: a tile of many classes is large."""
+    """(C, h, w) uint8 of what is made of probabilities, 255 on invalid pixels; some rows at a time: a tile
+    of many classes is large.
+    """
     strips = [made_of(p).round_().to(torch.uint8) for p in tile.probabilities.split(SOFTENED_ROWS, dim=1)]
     rounded = torch.cat(strips, dim=1).numpy()
     if not tile.valid.all():

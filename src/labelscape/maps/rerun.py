@@ -12,10 +12,12 @@ from labelscape.scoring.scorer import Protocol
 
 
 def rerun(run_file: str | Path, out: str | Path, *, overwrite: bool = False) -> MapResult:
-    """Make the map that `run_file` (a map's `_run.json`) describes again in the folder `out`, with the same models, scene and options.
+    """Make the map that `run_file` (a map's `_run.json`) describes again in the folder `out`, with the same
+    models, scene and options.
 
-    The same software on the same kind of machine gives the same bytes. Paths that were relative are looked for from the present folder.
-    Raises BadFile where the file is none of ours or something it names is missing, BadInput where a checkpoint is another one than it was.
+    The same software on the same kind of machine gives the same bytes. Paths that were relative are looked
+    for from the present folder. Raises BadFile where the file is none of ours or something it names is
+    missing, BadInput where a checkpoint is another one than it was.
     """
     try:
         run = json.loads(Path(run_file).read_text())
@@ -28,9 +30,14 @@ def rerun(run_file: str | Path, out: str | Path, *, overwrite: bool = False) -> 
         _check(model, run_file)
     protocol = options.pop("protocol")
     return map_scene(
-        [m["path"] for m in models], scene if isinstance(scene, str) else tuple(scene), out, name=run["name"], overwrite=overwrite,
-        protocol=Protocol(tuple(protocol["scales"]), protocol["flips"], protocol["merge"]), **options,
-    )  # fmt: skip
+        [m["path"] for m in models],
+        scene if isinstance(scene, str) else tuple(scene),
+        out,
+        name=run["name"],
+        overwrite=overwrite,
+        protocol=Protocol(tuple(protocol["scales"]), protocol["flips"], protocol["merge"]),
+        **options,
+    )
 
 
 def _check(model: dict, run_file: str | Path) -> None:
@@ -41,4 +48,7 @@ def _check(model: dict, run_file: str | Path) -> None:
     if not path.is_file():
         raise BadFile(f"{path}, the checkpoint of {run_file}, does not exist (looked for from {Path.cwd()}).")
     if hashlib.sha256(path.read_bytes()).hexdigest() != model["sha256"]:
-        raise BadInput(f"{path} is not the checkpoint that {run_file} was made with: its SHA-256 differs. Bring the old one back, or map anew.")
+        raise BadInput(
+            f"{path} is not the checkpoint that {run_file} was made with: its SHA-256 differs. Bring the "
+            "old one back, or map anew."
+        )

@@ -14,24 +14,24 @@ from pathlib import Path
 
 import numpy as np
 
-from labelscape.checkpoint import Checkpoint, load_all
-from labelscape.errors import BadFile, BadOption
-from labelscape.files import written_whole
-from labelscape.contract.compare import compare
-from labelscape.scenes.files import Source
-from labelscape.contract.adjust import fitted
-from labelscape.scenes.raster import Scene
-from labelscape.scenes.mosaic import open_scene
-from labelscape.maps.journal import Journal, goes_on
-from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.areas.polygon_files import SUFFIXES, check_target
-from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters
 from labelscape.areas.sieve import SieveSummary, check_minimum
 from labelscape.areas.sieve import sieve as give_away_small_areas
+from labelscape.checkpoint import Checkpoint, load_all
+from labelscape.contract.adjust import fitted
+from labelscape.contract.compare import compare
+from labelscape.errors import BadFile, BadOption
+from labelscape.files import written_whole
+from labelscape.maps.journal import Journal, goes_on
+from labelscape.maps.plan import mark_forced, refuse_unless
+from labelscape.maps.rasters import ClassArea, with_unknown, write_rasters
 from labelscape.maps.stac import write_item
-from labelscape.scoring.stitch import match_bands, plan_for
 from labelscape.progress import bar
+from labelscape.scenes.files import Source
+from labelscape.scenes.mosaic import open_scene
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import Protocol, Scorer
+from labelscape.scoring.stitch import match_bands, plan_for
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
@@ -41,10 +41,12 @@ LONG = 10_000_000
 
 @dataclass(frozen=True)
 class MapResult:
-    """What `map_scene` made: files by kind ("class", "confidence", "proba", "entropy", "sieved", "polygons", "report", "stac", "run"), areas, what to know.
+    """What `map_scene` made: files by kind ("class", "confidence", "proba", "entropy", "sieved", "polygons",
+    "report", "stac", "run"), areas, what to know.
 
     areas   of the map as the network made it, also where it was sieved
-    seam    how much more often classes change where tiles meet than inside them: 1 is no trace; NaN for a single tile
+    seam    how much more often classes change where tiles meet than inside them: 1 is no trace; NaN for a
+            single tile
     sieved  what became of the classes in the sieved map; None where there is none
     """
 
@@ -61,32 +63,55 @@ class MapResult:
 
 
 def map_scene(
-    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path], scene: Source, out: str | Path, *, name: str | None = None,
-    tile_size: int | None = None, overlap: int | None = None, blend: str | None = None, protocol: Protocol | None = None, reject: float | None = None,
-    entropy: bool = False, proba: bool = False, sieve: float = 0.0, polygons: bool = True, polygons_as: str = "gpkg", min_area: float = 0.0,
-    simplify: float = 0.0, report: bool = True, nodata: float | None = None, area: str | Path | None = None, device: str = "auto", precision: str = "32",
-    overwrite: bool = False, force: bool = False,
-) -> MapResult:  # fmt: skip
+    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
+    scene: Source,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    tile_size: int | None = None,
+    overlap: int | None = None,
+    blend: str | None = None,
+    protocol: Protocol | None = None,
+    reject: float | None = None,
+    entropy: bool = False,
+    proba: bool = False,
+    sieve: float = 0.0,
+    polygons: bool = True,
+    polygons_as: str = "gpkg",
+    min_area: float = 0.0,
+    simplify: float = 0.0,
+    report: bool = True,
+    nodata: float | None = None,
+    area: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "32",
+    overwrite: bool = False,
+    force: bool = False,
+) -> MapResult:
     """Map a scene of any size into the folder `out`; memory does not grow with the scene.
 
-    A map of the same scene, model and options that was interrupted in `out` goes on where it was. Several checkpoints are averaged.
+    A map of the same scene, model and options that was interrupted in `out` goes on where it was. Several
+    checkpoints are averaged.
 
     protocol  scales and turns that each tile is looked at with
     reject    confidence (0..1) below which a pixel becomes the class "unknown", which is added to the legend
     entropy   also write how undecided the network was: 0 (sure) to 100 (all classes alike), uint8
     proba     also write one uint8 band of probabilities per class (scale 1/250)
     area      polygons in any CRS: only what lies in them is mapped, on a grid cut to them
-    sieve     hectares (pixels without coordinates): also write the map with all smaller areas given to a neighbour, see `maps.sieve`; polygons
-              are then made of that one. The class raster, and the areas that are told, stay those of the network
+    sieve     hectares (pixels without coordinates): also write the map with all smaller areas given to a
+              neighbour, see `maps.sieve`; polygons are then made of that one. The class raster, and the areas
+              that are told, stay those of the network
     min_area  hectares below which a polygon is left out of the polygon file (the raster keeps it)
     polygons_as  gpkg, geojson, fgb or parquet
     simplify  metres (pixels without coordinates) by which polygon borders may be smoothed; see `polygonize`
     tile_size, overlap  pixels; by default what leaves no trace of tiles for the network
-    blend     "hann" lets neighbouring tiles fade into each other (default where halos cannot be exact), "crop" cuts at their cores
-    force     map a scene that the check refuses; what was found stands in the run's notes and in the class raster's tag `labelscape_forced`
+    blend     "hann" lets neighbouring tiles fade into each other (default where halos cannot be exact),
+              "crop" cuts at their cores
+    force     map a scene that the check refuses; what was found stands in the run's notes and in the class
+              raster's tag `labelscape_forced`
 
-    Raises BadInput where the scene does not fit the model (see `check`), BadFile where files cannot be read or written. A file takes its
-    final name only when it is whole.
+    Raises BadInput where the scene does not fit the model (see `check`), BadFile where files cannot be read
+    or written. A file takes its final name only when it is whole.
     """
     start = time.monotonic()
     checkpoints = [checkpoint] if isinstance(checkpoint, (Checkpoint, str, Path)) else list(checkpoint)
@@ -97,15 +122,34 @@ def map_scene(
     if sieve:
         check_minimum(sieve)
     if name is not None and Path(name).name != name:
-        raise BadOption(f"The name {name!r} is no stem of files; it must be a name without folders, which --out says.")
+        raise BadOption(
+            f"The name {name!r} is no stem of files; it must be a name without folders, which --out says."
+        )
     out = Path(out)
     asked = {
-        "tile_size": tile_size, "overlap": overlap, "blend": blend, "protocol": asdict(protocol or Protocol()), "reject": reject, "entropy": entropy,
-        "proba": proba, "sieve": sieve, "polygons": polygons, "polygons_as": polygons_as, "min_area": min_area, "simplify": simplify,
-        "report": report, "nodata": nodata, "area": None if area is None else str(area),
-        "device": device, "precision": precision, "force": force,
-    }  # fmt: skip
-    with open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored, ExitStack() as handles:
+        "tile_size": tile_size,
+        "overlap": overlap,
+        "blend": blend,
+        "protocol": asdict(protocol or Protocol()),
+        "reject": reject,
+        "entropy": entropy,
+        "proba": proba,
+        "sieve": sieve,
+        "polygons": polygons,
+        "polygons_as": polygons_as,
+        "min_area": min_area,
+        "simplify": simplify,
+        "report": report,
+        "nodata": nodata,
+        "area": None if area is None else str(area),
+        "device": device,
+        "precision": precision,
+        "force": force,
+    }
+    with (
+        open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored,
+        ExitStack() as handles,
+    ):
         opened, mended = fitted(checkpoint.contract, as_stored)
         handles.enter_context(opened)
         stem = name or opened.name
@@ -115,8 +159,15 @@ def map_scene(
         match_bands(checkpoint.bands, opened)  # no force makes up a band
         notes = [f.cause for f in findings]
         paths = _paths(
-            out, stem, proba=proba, entropy=entropy, sieved=bool(sieve), polygons=polygons and polygons_as, report=report, stac=opened.grid.is_georeferenced
-        )  # fmt: skip
+            out,
+            stem,
+            proba=proba,
+            entropy=entropy,
+            sieved=bool(sieve),
+            polygons=polygons and polygons_as,
+            report=report,
+            stac=opened.grid.is_georeferenced,
+        )
         if polygons:
             from labelscape.areas.polygonize import check_sizes
 
@@ -126,52 +177,105 @@ def map_scene(
         plan = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
         settings = {**_settings(models, opened, area, plan, scorer, reject, paths), "nodata": nodata}
         unfinished = out / f".{stem}.unfinished"
-        overwrite = overwrite or goes_on(unfinished, settings)  # files that this very map had finished when it was stopped
+        overwrite = overwrite or goes_on(
+            unfinished, settings
+        )  # files that this very map had finished when it was stopped
         _make_room(out, paths, overwrite)
         if left := _left_behind(out, stem, paths):
-            notes.append(f"{', '.join(left)} in {out} {'are' if len(left) > 1 else 'is'} of an earlier map, not of this one")
+            notes.append(
+                f"{', '.join(left)} in {out} {'are' if len(left) > 1 else 'is'} of an earlier map, not of "
+                "this one"
+            )
         journal = Journal(unfinished, settings)
         legend = with_unknown(checkpoint.legend) if reject else checkpoint.legend
-        tally = write_rasters(scorer, opened, plan, paths, legend, journal, reject=reject, overwrite=overwrite)
+        tally = write_rasters(
+            scorer, opened, plan, paths, legend, journal, reject=reject, overwrite=overwrite
+        )
         mark_forced(paths["class"], findings)
         shown, sieved = opened.grid.window.pixels > LONG, None
         if sieve:
             with bar(f"sieve {stem}", opened.grid.height, "rows", shown=shown) as tick:
-                sieved = give_away_small_areas(paths["class"], paths["sieved"], legend, min_area=sieve, overwrite=overwrite, tick=tick)
+                sieved = give_away_small_areas(
+                    paths["class"], paths["sieved"], legend, min_area=sieve, overwrite=overwrite, tick=tick
+                )
         if polygons:
             from labelscape.areas.polygonize import polygonize
 
             with bar(f"polygons of {stem}", opened.grid.height, "rows", shown=shown) as tick:
                 source = paths["sieved" if sieve else "class"]
-                polygonize(source, paths["polygons"], legend, min_area_ha=min_area, simplify=simplify, overwrite=overwrite, tick=tick)
-        facts = {"name": stem, **_provenance(checkpoint, scene, opened, plan, scorer), "models": _files_of(checkpoints), "options": asked}
+                polygonize(
+                    source,
+                    paths["polygons"],
+                    legend,
+                    min_area_ha=min_area,
+                    simplify=simplify,
+                    overwrite=overwrite,
+                    tick=tick,
+                )
+        facts = {
+            "name": stem,
+            **_provenance(checkpoint, scene, opened, plan, scorer),
+            "models": _files_of(checkpoints),
+            "options": asked,
+        }
         result = MapResult(
-            paths, tally.areas(), int(tally.nodata), tuple(notes), time.monotonic() - start, len(plan), plan.forward_share, tally.seams.score, facts,
+            paths,
+            tally.areas(),
+            int(tally.nodata),
+            tuple(notes),
+            time.monotonic() - start,
+            len(plan),
+            plan.forward_share,
+            tally.seams.score,
+            facts,
             sieved,
-        )  # fmt: skip
+        )
         if report:
             from labelscape.maps.page import write_map_report
 
-            write_map_report(paths["report"], replace(checkpoint, legend=legend), opened, result, overwrite=overwrite)
+            write_map_report(
+                paths["report"], replace(checkpoint, legend=legend), opened, result, overwrite=overwrite
+            )
         _write_run(paths["run"], result, overwrite)
         if "stac" in paths:
-            write_item(paths["stac"], opened.grid, legend, paths, facts["when"], software=facts["software"], overwrite=overwrite)
+            write_item(
+                paths["stac"],
+                opened.grid,
+                legend,
+                paths,
+                facts["when"],
+                software=facts["software"],
+                overwrite=overwrite,
+            )
         journal.close()
     return result
 
 
 def _settings(
-    models: list[Checkpoint], scene: Scene, area: str | Path | None, plan: TilePlan, scorer: Scorer, reject: float | None,
+    models: list[Checkpoint],
+    scene: Scene,
+    area: str | Path | None,
+    plan: TilePlan,
+    scorer: Scorer,
+    reject: float | None,
     paths: dict[str, Path],
-) -> dict:  # fmt: skip
-    """All that decides a tile's values, and which rasters are written: what an interrupted map must share to be gone on with."""
+) -> dict:
+    """All that decides a tile's values, and which rasters are written: what an interrupted map must share
+    to be gone on with.
+    """
     grid, files = scene.grid, [Path(f) for f in (*scene.files, *([] if area is None else [str(area)]))]
     return {
-        "version": __version__, "models": [fingerprint(m) for m in models], "plan": [plan.core, plan.halo, plan.blend], "protocol": asdict(scorer.protocol),
+        "version": __version__,
+        "models": [fingerprint(m) for m in models],
+        "plan": [plan.core, plan.halo, plan.blend],
+        "protocol": asdict(scorer.protocol),
         "scene": [[str(f), *([f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [])] for f in files],
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
-        "precision": str(scorer.dtype), "device": scorer.device.type, "reject": reject, "rasters": sorted(paths),
-    }  # fmt: skip
+        "precision": str(scorer.dtype),
+        "device": scorer.device.type,
+        "reject": reject,
+        "rasters": sorted(paths),
+    }
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -183,21 +287,49 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 ENDINGS = {
-    "class": "_class.tif", "confidence": "_confidence.tif", "proba": "_proba.tif", "entropy": "_entropy.tif", "sieved": "_sieved.tif",
-    "polygons": "_polygons{}", "report": "_report.html", "stac": "_stac.json", "run": "_run.json",
-}  # fmt: skip
+    "class": "_class.tif",
+    "confidence": "_confidence.tif",
+    "proba": "_proba.tif",
+    "entropy": "_entropy.tif",
+    "sieved": "_sieved.tif",
+    "polygons": "_polygons{}",
+    "report": "_report.html",
+    "stac": "_stac.json",
+    "run": "_run.json",
+}
 
 
 def _paths(
-    out: Path, stem: str, *, proba: bool, entropy: bool, sieved: bool, polygons: str | bool, report: bool, stac: bool
-) -> dict[str, Path]:  # fmt: skip
+    out: Path,
+    stem: str,
+    *,
+    proba: bool,
+    entropy: bool,
+    sieved: bool,
+    polygons: str | bool,
+    report: bool,
+    stac: bool,
+) -> dict[str, Path]:
     """Where the files go."""
-    asked = {"proba": proba, "entropy": entropy, "sieved": sieved, "polygons": polygons, "report": report, "stac": stac}
-    return {kind: out / (stem + ending.format(f".{polygons}")) for kind, ending in ENDINGS.items() if asked.get(kind, True)}
+    asked = {
+        "proba": proba,
+        "entropy": entropy,
+        "sieved": sieved,
+        "polygons": polygons,
+        "report": report,
+        "stac": stac,
+    }
+    return {
+        kind: out / (stem + ending.format(f".{polygons}"))
+        for kind, ending in ENDINGS.items()
+        if asked.get(kind, True)
+    }
 
 
 def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
-    """Make the folder. Raises BadFile before any work where it cannot be made, or holds one of the files and may not be overwritten."""
+    """Make the folder. Raises BadFile before any work where it cannot be made, or holds one of the files
+    and may not be overwritten.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -208,16 +340,22 @@ def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
 
 
 def _left_behind(out: Path, stem: str, paths: dict[str, Path]) -> list[str]:
-    """Names of an earlier map's files that this one does not replace: beside it they would look like its own."""
+    """Names of an earlier map's files that this one does not replace: beside it they would look like its
+    own.
+    """
     endings = [e.format(suffix) for e in ENDINGS.values() for suffix in (SUFFIXES if "{}" in e else ("",))]
     written = {path.name for path in paths.values()}
-    return [name for ending in endings if (name := f"{stem}{ending}") not in written and (out / name).exists()]
+    return [
+        name for ending in endings if (name := f"{stem}{ending}") not in written and (out / name).exists()
+    ]
 
 
 def _files_of(checkpoints: Sequence[Checkpoint | str | Path]) -> list[dict]:
     """Where the checkpoints lie and which they are; those handed over in memory lie nowhere."""
     return [
-        {"path": None, "sha256": None} if isinstance(c, Checkpoint) else {"path": str(c), "sha256": hashlib.sha256(Path(c).read_bytes()).hexdigest()}
+        {"path": None, "sha256": None}
+        if isinstance(c, Checkpoint)
+        else {"path": str(c), "sha256": hashlib.sha256(Path(c).read_bytes()).hexdigest()}
         for c in checkpoints
     ]
 
@@ -228,7 +366,9 @@ def _provenance(checkpoint: Checkpoint, source: Source, scene: Scene, plan: Tile
     return {
         "software": f"labelscape {__version__}",
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "scene": [str(s) for s in source] if isinstance(source, Sequence) and not isinstance(source, str) else str(source),
+        "scene": [str(s) for s in source]
+        if isinstance(source, Sequence) and not isinstance(source, str)
+        else str(source),
         "size": [grid.width, grid.height],
         "crs": grid.crs.to_string() if grid.crs else None,
         "pixel_size_m": grid.ground_pixel_size,

@@ -13,7 +13,9 @@ from labelscape.legend import IGNORE
 
 @dataclass
 class Seams:
-    """Pairs of neighbouring valid pixels and how many of them differ, along tile borders and inside; fed row by row of tiles."""
+    """Pairs of neighbouring valid pixels and how many of them differ, along tile borders and inside; fed
+    row by row of tiles.
+    """
 
     border_pairs: int = 0
     border_changes: int = 0
@@ -46,7 +48,9 @@ class Seams:
 
     @property
     def score(self) -> float:
-        """Share of changes along borders over their share inside: 1 where tiles leave no trace; NaN without borders or without changes."""
+        """Share of changes along borders over their share inside: 1 where tiles leave no trace; NaN
+        without borders or without changes.
+        """
         if not (self.border_pairs and self.inside_changes):
             return math.nan
         return self.border_changes / self.border_pairs / (self.inside_changes / self.inside_pairs)

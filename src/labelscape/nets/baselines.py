@@ -1,16 +1,19 @@
-"""The networks the papers compare with: DeepLabV3+, PSPNet, and any architecture of segmentation_models_pytorch.
+"""The networks the papers compare with: DeepLabV3+, PSPNet, and any architecture of
+segmentation_models_pytorch.
 
-Papers    L.-C. Chen, Y. Zhu, G. Papandreou, F. Schroff, H. Adam. "Encoder-Decoder with Atrous Separable Convolution for Semantic Image
-          Segmentation". ECCV 2018. https://arxiv.org/abs/1802.02611 -> deeplabv3plus
-          H. Zhao, J. Shi, X. Qi, X. Wang, J. Jia. "Pyramid Scene Parsing Network". CVPR 2017. https://arxiv.org/abs/1612.01105 -> pspnet
-          P. Iakubovskii. "Segmentation Models Pytorch". https://github.com/qubvel-org/segmentation_models.pytorch -> smp_network
-Reads as  DeepLabV3+ sec. 3.1, fig. 2 -> DeepLabV3Plus   PSPNet sec. 3.2, fig. 3 -> PSPNet.head, sec. 3.3, fig. 4 -> PSPNet.aux
-Differs   DeepLabV3+: plain 3x3 convolutions in ASPP and decoder, no multi-grid. ASPP's joined map has dropout 0.1. For output_stride=8 its
-          paper doubles the rates: rates=(12, 24, 36)
-          PSPNet: heads as in its authors' code, 3x3 to 512 (auxiliary: layer3, 3x3 to 256), BN, ReLU, dropout 0.1, 1x1
-          bilinear upsampling with align_corners=False unless asked
-          a map pooled to one cell, of a batch of one image, is normalised with the running statistics in training (context.OneValueNorm),
-          in the decoders of segmentation_models_pytorch too, which else refuse such a batch
+Papers    L.-C. Chen, Y. Zhu, G. Papandreou, F. Schroff, H. Adam. "Encoder-Decoder with Atrous Separable
+          Convolution for Semantic Image Segmentation". ECCV 2018. https://arxiv.org/abs/1802.02611 ->
+          deeplabv3plus H. Zhao, J. Shi, X. Qi, X. Wang, J. Jia. "Pyramid Scene Parsing Network". CVPR 2017.
+          https://arxiv.org/abs/1612.01105 -> pspnet P. Iakubovskii. "Segmentation Models Pytorch".
+          https://github.com/qubvel-org/segmentation_models.pytorch -> smp_network
+Reads as  DeepLabV3+ sec. 3.1, fig. 2 -> DeepLabV3Plus   PSPNet sec. 3.2, fig. 3 -> PSPNet.head, sec. 3.3,
+          fig. 4 -> PSPNet.aux
+Differs   DeepLabV3+: plain 3x3 convolutions in ASPP and decoder, no multi-grid. ASPP's joined map has dropout
+          0.1. For output_stride=8 its paper doubles the rates: rates=(12, 24, 36) PSPNet: heads as in its
+          authors' code, 3x3 to 512 (auxiliary: layer3, 3x3 to 256), BN, ReLU, dropout 0.1, 1x1 bilinear
+          upsampling with align_corners=False unless asked a map pooled to one cell, of a batch of one image,
+          is normalised with the running statistics in training (context.OneValueNorm), in the decoders of
+          segmentation_models_pytorch too, which else refuse such a batch
 Symbols   N images  B bands  K classes; x4 is a level at stride 4: (N, ., H/4, W/4)
 """
 
@@ -39,9 +42,17 @@ class DeepLabV3Plus(Network):
     reach = None
 
     def __init__(
-        self, in_channels: int, classes: int, levels: Trunk, *, rates: Sequence[int], width: int, low_width: int, dropout: float,
+        self,
+        in_channels: int,
+        classes: int,
+        levels: Trunk,
+        *,
+        rates: Sequence[int],
+        width: int,
+        low_width: int,
+        dropout: float,
         align_corners: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.in_channels, self.classes, self.stride = in_channels, classes, max(levels.strides)
         self.align_corners = align_corners
@@ -53,18 +64,32 @@ class DeepLabV3Plus(Network):
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         levels = self.trunk(image)
-        x4 = self.low(levels[0])                                               # (N, 48, H/4, W/4)
-        context = resize_like(self.context(levels[-1]), x4, align_corners=self.align_corners)  # (N, 256, H/4, W/4)
-        logits = self.score(self.fuse(torch.cat([context, x4], dim=1)))        # (N, K, H/4, W/4)
+        x4 = self.low(levels[0])  # (N, 48, H/4, W/4)
+        context = resize_like(
+            self.context(levels[-1]), x4, align_corners=self.align_corners
+        )  # (N, 256, H/4, W/4)
+        logits = self.score(self.fuse(torch.cat([context, x4], dim=1)))  # (N, K, H/4, W/4)
         return {"logits": resize_like(logits, image, align_corners=self.align_corners)}
 
 
 def deeplabv3plus(
-    *, in_channels: int, classes: int, backbone: str = "resnet101", output_stride: int = 16, pretrained: bool = False,
-    weights: str | Path | None = None, first_conv: str = "repeat", stem: str = "standard", rates: tuple[int, ...] = (6, 12, 18),
-    width: int = 256, low_width: int = 48, dropout: float = 0.1, align_corners: bool = False,
-) -> DeepLabV3Plus:  # fmt: skip
-    """59,340,197 parameters with ResNet-101 and 5 classes; `width` channels in each ASPP branch and the decoder, `low_width` from layer1.
+    *,
+    in_channels: int,
+    classes: int,
+    backbone: str = "resnet101",
+    output_stride: int = 16,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    first_conv: str = "repeat",
+    stem: str = "standard",
+    rates: tuple[int, ...] = (6, 12, 18),
+    width: int = 256,
+    low_width: int = 48,
+    dropout: float = 0.1,
+    align_corners: bool = False,
+) -> DeepLabV3Plus:
+    """59,340,197 parameters with ResNet-101 and 5 classes; `width` channels in each ASPP branch and the
+    decoder, `low_width` from layer1.
 
     `backbone`, `output_stride`, `pretrained`, `weights`, `first_conv`, `stem` as `backbones.trunk` has them.
     Raises UnknownName for an unknown backbone, BadOption for numbers that cannot be.
@@ -73,11 +98,23 @@ def deeplabv3plus(
     check_dropout(dropout)
     check_list("rates", rates, "the dilations of ASPP")
     levels = trunk(
-        backbone, in_channels=in_channels, output_stride=output_stride, pretrained=pretrained, weights=weights, first_conv=first_conv,
+        backbone,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        pretrained=pretrained,
+        weights=weights,
+        first_conv=first_conv,
         stem=stem,
-    )  # fmt: skip
+    )
     return DeepLabV3Plus(
-        in_channels, classes, levels, rates=rates, width=width, low_width=low_width, dropout=dropout, align_corners=align_corners
+        in_channels,
+        classes,
+        levels,
+        rates=rates,
+        width=width,
+        low_width=low_width,
+        dropout=dropout,
+        align_corners=align_corners,
     )
 
 
@@ -87,32 +124,61 @@ class PSPNet(Network):
     reach = None
 
     def __init__(
-        self, in_channels: int, classes: int, levels: Trunk, *, bins: Sequence[int], width: int, aux_width: int, dropout: float,
+        self,
+        in_channels: int,
+        classes: int,
+        levels: Trunk,
+        *,
+        bins: Sequence[int],
+        width: int,
+        aux_width: int,
+        dropout: float,
         align_corners: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.in_channels, self.classes, self.stride = in_channels, classes, max(levels.strides)
         self.align_corners = align_corners
         *_, x3, x4 = levels.widths
         self.trunk = levels
         self.pool = PyramidPooling(x4, width, bins=bins, align_corners=align_corners)
-        self.head = nn.Sequential(conv_bn_relu(x4 + len(bins) * width, width), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1))
-        self.aux = nn.Sequential(conv_bn_relu(x3, aux_width), nn.Dropout2d(dropout), nn.Conv2d(aux_width, classes, 1))
+        self.head = nn.Sequential(
+            conv_bn_relu(x4 + len(bins) * width, width), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1)
+        )
+        self.aux = nn.Sequential(
+            conv_bn_relu(x3, aux_width), nn.Dropout2d(dropout), nn.Conv2d(aux_width, classes, 1)
+        )
 
+    # fmt: off
     def scores(self, image: Tensor) -> dict[str, Tensor]:
-        *_, layer3, layer4 = self.trunk(image)                                 # (N, 1024, H/8, W/8), (N, 2048, H/8, W/8)
-        scores = {"logits": self.head(self.pool(layer4))}                      # (N, 4096, H/8, W/8) -> (N, K, H/8, W/8)
+        # (N, 1024, H/8, W/8), (N, 2048, H/8, W/8)
+        *_, layer3, layer4 = self.trunk(image)
+        # (N, 4096, H/8, W/8) -> (N, K, H/8, W/8)
+        scores = {"logits": self.head(self.pool(layer4))}
         if self.training:
             scores["aux"] = self.aux(layer3)                                   # (N, K, H/8, W/8)
-        return {name: resize_like(logits, image, align_corners=self.align_corners) for name, logits in scores.items()}
+        corners = self.align_corners
+        return {name: resize_like(logits, image, align_corners=corners) for name, logits in scores.items()}
+    # fmt: on
 
 
 def pspnet(
-    *, in_channels: int, classes: int, backbone: str = "resnet101", output_stride: int = 8, pretrained: bool = False,
-    weights: str | Path | None = None, first_conv: str = "repeat", stem: str = "standard", bins: tuple[int, ...] = (1, 2, 3, 6),
-    width: int = 512, aux_width: int = 256, dropout: float = 0.1, align_corners: bool = False,
-) -> PSPNet:  # fmt: skip
-    """`width` channels for each of `bins` and in the head: 4096 = 2048 + 4 x 512 go into it. Its authors' code has stem="deep".
+    *,
+    in_channels: int,
+    classes: int,
+    backbone: str = "resnet101",
+    output_stride: int = 8,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    first_conv: str = "repeat",
+    stem: str = "standard",
+    bins: tuple[int, ...] = (1, 2, 3, 6),
+    width: int = 512,
+    aux_width: int = 256,
+    dropout: float = 0.1,
+    align_corners: bool = False,
+) -> PSPNet:
+    """`width` channels for each of `bins` and in the head: 4096 = 2048 + 4 x 512 go into it. Its authors'
+    code has stem="deep".
 
     `backbone`, `output_stride`, `pretrained`, `weights`, `first_conv`, `stem` as `backbones.trunk` has them.
     Raises UnknownName for an unknown backbone, BadOption for numbers that cannot be.
@@ -121,11 +187,23 @@ def pspnet(
     check_dropout(dropout)
     check_list("bins", bins, "the cells a side of each pooled map")
     levels = trunk(
-        backbone, in_channels=in_channels, output_stride=output_stride, pretrained=pretrained, weights=weights, first_conv=first_conv,
+        backbone,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        pretrained=pretrained,
+        weights=weights,
+        first_conv=first_conv,
         stem=stem,
-    )  # fmt: skip
+    )
     return PSPNet(
-        in_channels, classes, levels, bins=bins, width=width, aux_width=aux_width, dropout=dropout, align_corners=align_corners
+        in_channels,
+        classes,
+        levels,
+        bins=bins,
+        width=width,
+        aux_width=aux_width,
+        dropout=dropout,
+        align_corners=align_corners,
     )
 
 
@@ -136,8 +214,14 @@ def check_numbers(**sizes: object) -> None:
 
 
 def check_list(what: str, values: object, meaning: str) -> None:
-    if not isinstance(values, list | tuple) or not values or not all(type(value) is int and value > 0 for value in values):
-        raise BadOption(f"{what}={values!r} must be whole numbers of at least 1, {meaning}, such as {what}=(1, 2).")
+    if (
+        not isinstance(values, list | tuple)
+        or not values
+        or not all(type(value) is int and value > 0 for value in values)
+    ):
+        raise BadOption(
+            f"{what}={values!r} must be whole numbers of at least 1, {meaning}, such as {what}=(1, 2)."
+        )
 
 
 def check_dropout(dropout: float) -> None:
@@ -163,13 +247,16 @@ def smp_names() -> list[str]:
 
 
 def smp_options(architecture: str) -> dict[str, inspect.Parameter]:
-    """What `smp_network` takes for this architecture, with defaults: `encoder`, `pretrained` and the library's own options.
+    """What `smp_network` takes for this architecture, with defaults: `encoder`, `pretrained` and the
+    library's own options.
 
     Raises UnknownName for an architecture the library does not have.
     """
     ours = inspect.signature(smp_network).parameters
     library = inspect.signature(smp_class(architecture)).parameters
-    return {name: ours[name] for name in ("encoder", "pretrained")} | {k: p for k, p in library.items() if k not in SMP_OURS}
+    return {name: ours[name] for name in ("encoder", "pretrained")} | {
+        k: p for k, p in library.items() if k not in SMP_OURS
+    }
 
 
 def smp_class(architecture: str) -> type[nn.Module]:
@@ -179,7 +266,9 @@ def smp_class(architecture: str) -> type[nn.Module]:
 
 
 class SMPNetwork(Network):
-    """An architecture of segmentation_models_pytorch under the contract. Options as `smp_network` has them."""
+    """An architecture of segmentation_models_pytorch under the contract. Options as `smp_network` has
+    them.
+    """
 
     reach = None
 
@@ -188,7 +277,7 @@ class SMPNetwork(Network):
         self.in_channels, self.classes = in_channels, classes
         for norm in net.decoder.modules():
             if type(norm) is nn.BatchNorm2d:
-                norm.__class__ = OneValueNorm                                  # the same state, another forward
+                norm.__class__ = OneValueNorm  # the same state, another forward
         self.net = net
         self.stride = smallest_side(net, in_channels)
 
@@ -197,7 +286,8 @@ class SMPNetwork(Network):
 
 
 def smallest_side(net: nn.Module, in_channels: int) -> int:
-    """The smallest multiple of the encoder's stride that the whole network takes: pools in a decoder (PAN's) may need more.
+    """The smallest multiple of the encoder's stride that the whole network takes: pools in a decoder (PAN's)
+    may need more.
 
     Raises BadOption for a network that takes images of one size only.
     """
@@ -210,18 +300,28 @@ def smallest_side(net: nn.Module, in_channels: int) -> int:
             problem = failure
         else:
             return side
-    raise BadOption(f"This network does not take images of any size ({first_line(problem)}); pass another encoder.") from problem
+    raise BadOption(
+        f"This network does not take images of any size ({first_line(problem)}); pass another encoder."
+    ) from problem
 
 
 def smp_network(
-    architecture: str, *, in_channels: int, classes: int, encoder: str = "resnet34", pretrained: bool = False, **options: object
+    architecture: str,
+    *,
+    in_channels: int,
+    classes: int,
+    encoder: str = "resnet34",
+    pretrained: bool = False,
+    **options: object,
 ) -> SMPNetwork:
-    """Any architecture of segmentation_models_pytorch, with its own defaults; `options` are its constructor's (`smp_options`).
+    """Any architecture of segmentation_models_pytorch, with its own defaults; `options` are its constructor's
+    (`smp_options`).
 
-    `encoder` is one of the library's or "tu-" and a name of timm's; DPT needs a transformer ("tu-vit_base_patch16_224"). `pretrained`
-    fetches the library's ImageNet weights for the encoder from the network.
-    Raises UnknownName for an unknown architecture, encoder or option, BadOption for what the library refuses, BadFile where the
-    weights cannot be had.
+    `encoder` is one of the library's or "tu-" and a name of timm's; DPT needs a transformer
+      ("tu-vit_base_patch16_224"). `pretrained`
+    fetches the library's ImageNet weights for the encoder from the network. Raises UnknownName for an unknown
+    architecture, encoder or option, BadOption for what the library refuses, BadFile where the weights cannot
+    be had.
     """
     build = smp_class(architecture)
     known = smp_options(architecture)
@@ -233,15 +333,22 @@ def smp_network(
     extra = {"dynamic_img_size": True} if architecture == "DPT" else {}
     try:
         net = build(
-            encoder_name=encoder, encoder_weights="imagenet" if pretrained else None, in_channels=in_channels, classes=classes,
-            **options, **extra,
-        )  # fmt: skip
+            encoder_name=encoder,
+            encoder_weights="imagenet" if pretrained else None,
+            in_channels=in_channels,
+            classes=classes,
+            **options,
+            **extra,
+        )
     except OSError as failure:
         raise BadFile(
-            f"The published weights of {encoder} could not be fetched ({first_line(failure)}). Pass pretrained=False to train without."
+            f"The published weights of {encoder} could not be fetched ({first_line(failure)}). Pass "
+            "pretrained=False to train without."
         ) from failure
     except (TypeError, ValueError, LookupError, RuntimeError, AssertionError) as failure:
-        raise BadOption(f"smp/{architecture} refuses encoder={encoder!r} with these options: {first_line(failure)}") from failure
+        raise BadOption(
+            f"smp/{architecture} refuses encoder={encoder!r} with these options: {first_line(failure)}"
+        ) from failure
     return SMPNetwork(in_channels, classes, net)
 
 
@@ -252,6 +359,14 @@ def check_encoder(encoder: str) -> None:
     names = smp().encoders.get_encoder_names()
     if encoder in names or (encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))):
         return
-    near = difflib.get_close_matches(encoder.removeprefix("tu-"), timm.list_models(), n=3) if encoder.startswith("tu-") else []
-    current = [name for name in names if not name.startswith("timm-")]         # those are other names for timm's
-    raise UnknownName("encoder", encoder, [*(f"tu-{name}" for name in near), *current, "and tu- with a name of timm.list_models()"])
+    near = (
+        difflib.get_close_matches(encoder.removeprefix("tu-"), timm.list_models(), n=3)
+        if encoder.startswith("tu-")
+        else []
+    )
+    current = [name for name in names if not name.startswith("timm-")]  # those are other names for timm's
+    raise UnknownName(
+        "encoder",
+        encoder,
+        [*(f"tu-{name}" for name in near), *current, "and tu- with a name of timm.list_models()"],
+    )

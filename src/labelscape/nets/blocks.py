@@ -12,11 +12,13 @@ from torch import Tensor, nn
 class Network(nn.Module):
     """The contract of every network in the catalogue.
 
-    `net(image)`        (N, B, H, W) -> logits (N, K, H, W), any H and W from one stride up, in train and eval mode
-    `net.heads(image)`  the same logits under "logits" and, in train mode, the auxiliary outputs the loss needs
-                        ("aux", "road", ...), each of the image's size
+    `net(image)`        (N, B, H, W) -> logits (N, K, H, W), any H and W from one stride up, in train and eval
+                        mode
+    `net.heads(image)`  the same logits under "logits" and, in train mode, the auxiliary outputs the loss
+                        needs ("aux", "road", ...), each of the image's size
 
-    A network implements `scores`, which sees an image already padded to whole strides. Inputs are normalised float images.
+    A network implements `scores`, which sees an image already padded to whole strides. Inputs are normalised
+    float images.
     """
 
     in_channels: int
@@ -24,7 +26,9 @@ class Network(nn.Module):
     stride: int
     """The image is padded at the right and bottom (edge pixels repeated) to a multiple of this."""
     reach: int | None
-    """How far, in pixels, an output depends on the input; None where it depends on all of it (global pooling)."""
+    """How far, in pixels, an output depends on the input; None where it depends on all of it (global
+    pooling).
+    """
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         """(N, B, H, W), whole strides -> {"logits": (N, K, H, W), ...}."""
@@ -40,19 +44,25 @@ class Network(nn.Module):
 
 
 def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
-    """Repeat the last row and column until H and W are multiples of `stride`; nothing is copied if they are."""
+    """Repeat the last row and column until H and W are multiples of `stride`; nothing is copied if they
+    are.
+    """
     down, right = -image.shape[-2] % stride, -image.shape[-1] % stride
     return F.pad(image, (0, right, 0, down), mode="replicate") if down or right else image
 
 
 def resize_like(level: Tensor, other: Tensor, *, align_corners: bool = False) -> Tensor:
-    """Bilinear, to the height and width of `other`. Which `align_corners` is right is the paper's business: say it."""
+    """Bilinear, to the height and width of `other`. Which `align_corners` is right is the paper's
+    business: say it.
+    """
     if level.shape[-2:] == other.shape[-2:]:
         return level
     return F.interpolate(level, other.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 
-def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def conv_bn_relu(
+    inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
     """Convolution without bias ("same" padding at stride 1), batch normalisation, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation, bias=False),

@@ -1,4 +1,6 @@
-"""Every network by name. `create_model` is the one way to build one; a checkpoint stores the name and the options."""
+"""Every network by name. `create_model` is the one way to build one; a checkpoint stores the name and the
+options.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,14 @@ NETWORKS: dict[str, Entry] = {
     "mswbn": Entry(mswbn.mswbn, MSWBN),
     "dgcwnet": Entry(dgcwnet.dgcwnet, DGCWNET),
     "ifbfnet": Entry(ifbfnet.ifbfnet, IFBFNET),
-    "deeplabv3plus": Entry(baselines.deeplabv3plus, "Chen et al. 2018, Encoder-Decoder with Atrous Separable Convolution"),
+    "deeplabv3plus": Entry(
+        baselines.deeplabv3plus, "Chen et al. 2018, Encoder-Decoder with Atrous Separable Convolution"
+    ),
     "pspnet": Entry(baselines.pspnet, "Zhao et al. 2017, Pyramid Scene Parsing Network"),
-    "tiramisu": Entry(tiramisu.fc_densenet_jegou, "Jegou et al. 2017, The One Hundred Layers Tiramisu (FC-DenseNet56/67/103)"),
+    "tiramisu": Entry(
+        tiramisu.fc_densenet_jegou,
+        "Jegou et al. 2017, The One Hundred Layers Tiramisu (FC-DenseNet56/67/103)",
+    ),
 }
 
 SMP = "smp/"
@@ -49,7 +56,9 @@ SMP = "smp/"
 
 
 def list_models(*, smp: bool = False) -> list[str]:
-    """Names for `create_model`; with `smp` also those of segmentation-models-pytorch, which must then be imported."""
+    """Names for `create_model`; with `smp` also those of segmentation-models-pytorch, which must then be
+    imported.
+    """
     return [*NETWORKS, *(SMP + name for name in baselines.smp_names())] if smp else list(NETWORKS)
 
 
@@ -69,13 +78,18 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
     found = dict(inspect.signature(entry(name).build).parameters)
     if name.startswith(SMP):
         found |= baselines.smp_options(name.removeprefix(SMP))
-    return {key: p for key, p in found.items() if key not in ("in_channels", "classes") and p.kind is not p.VAR_KEYWORD}
+    return {
+        key: p
+        for key, p in found.items()
+        if key not in ("in_channels", "classes") and p.kind is not p.VAR_KEYWORD
+    }
 
 
 def create_model(name: str, *, in_channels: int = 3, classes: int, **options: object) -> Network:
     """Build a network of the catalogue with fresh weights.
 
-    Raises UnknownName for an unknown network or option, BadOption for sizes below 1 or values the network refuses.
+    Raises UnknownName for an unknown network or option, BadOption for sizes below 1 or values the network
+    refuses.
     """
     known = options_of(name)
     for option in options:

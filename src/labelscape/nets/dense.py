@@ -41,19 +41,25 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        narrow = self.conv1(F.relu(self.norm1(inputs), inplace=True))      # (N, 4 k, h, w)
-        return self.conv2(F.relu(self.norm2(narrow), inplace=True))        # (N, k, h, w)
+        narrow = self.conv1(F.relu(self.norm1(inputs), inplace=True))  # (N, 4 k, h, w)
+        return self.conv2(F.relu(self.norm2(narrow), inplace=True))  # (N, k, h, w)
 
 
 class DenseBlock(nn.Module):
     """`length` layers, each made by `layer(inputs, growth)`. (N, C, h, w) -> Grown.
 
-    With `checkpointing` a layer's inner maps are computed again in the backward pass instead of being kept: for dfcnet a quarter of
-    the memory and a quarter more time.
+    With `checkpointing` a layer's inner maps are computed again in the backward pass instead of being kept:
+    for dfcnet a quarter of the memory and a quarter more time.
     """
 
     def __init__(
-        self, inputs: int, length: int, growth: int, *, checkpointing: bool = False, layer: Callable[[int, int], nn.Module] = DenseLayer
+        self,
+        inputs: int,
+        length: int,
+        growth: int,
+        *,
+        checkpointing: bool = False,
+        layer: Callable[[int, int], nn.Module] = DenseLayer,
     ) -> None:
         super().__init__()
         self.new, self.outputs = length * growth, inputs + length * growth
@@ -61,7 +67,12 @@ class DenseBlock(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, inputs: Tensor) -> Grown:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or not inputs.is_contiguous():
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or not inputs.is_contiguous()
+        ):
             return self.joined(inputs)
         return self.filled(inputs)
 
@@ -69,19 +80,25 @@ class DenseBlock(nn.Module):
         """Every layer's input joined anew: what the backward pass can follow."""
         parts, total = [inputs], None
         for layer in self.layers:
-            new = recomputed(layer, parts) if self.checkpointing and torch.is_grad_enabled() else layer(torch.cat(parts, dim=1))
-            total = new if total is None else total + new                  # (N, k, h, w)  summed on the way
+            new = (
+                recomputed(layer, parts)
+                if self.checkpointing and torch.is_grad_enabled()
+                else layer(torch.cat(parts, dim=1))
+            )
+            total = new if total is None else total + new  # (N, k, h, w)  summed on the way
             parts.append(new)
-        stack = torch.cat(parts, dim=1)                                    # (N, C + l k, h, w)
+        stack = torch.cat(parts, dim=1)  # (N, C + l k, h, w)
         return Grown(stack, stack[:, inputs.shape[1] :], total)
 
     def filled(self, inputs: Tensor) -> Grown:
-        """The same with one stack that is filled layer by layer: joining anew costs 8 % of a network's time."""
+        """The same with one stack that is filled layer by layer: joining anew costs 8 % of a network's
+        time.
+        """
         images, first, height, width = inputs.shape
         stack, total = inputs.new_empty(images, self.outputs, height, width), None
         stack[:, :first], filled = inputs, first
         for layer in self.layers:
-            new = layer(stack[:, :filled])                                 # (N, k, h, w)
+            new = layer(stack[:, :filled])  # (N, k, h, w)
             total = new if total is None else total + new
             stack[:, filled : filled + new.shape[1]] = new
             filled += new.shape[1]
@@ -94,11 +111,14 @@ def recomputed(layer: nn.Module, parts: list[Tensor]) -> Tensor:
     def run(*parts: Tensor) -> Tensor:
         return layer(torch.cat(parts, dim=1))
 
-    return checkpoint(run, *parts, use_reentrant=False, context_fn=lambda: (nullcontext(), StatisticsKept(layer)))
+    return checkpoint(
+        run, *parts, use_reentrant=False, context_fn=lambda: (nullcontext(), StatisticsKept(layer))
+    )
 
 
 class StatisticsKept:
-    """While entered, the normalisations of a module add the batch's statistics to copies of their running ones.
+    """While entered, the normalisations of a module add the batch's statistics to copies of their running
+    ones.
 
     A second forward over the same batch would count it twice.
     """
@@ -107,7 +127,9 @@ class StatisticsKept:
         self.norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
     def __enter__(self) -> None:
-        self.kept = [(norm, name, buffer) for norm in self.norms for name, buffer in norm.named_buffers(recurse=False)]
+        self.kept = [
+            (norm, name, buffer) for norm in self.norms for name, buffer in norm.named_buffers(recurse=False)
+        ]
         for norm, name, buffer in self.kept:
             setattr(norm, name, buffer.clone())
 

@@ -1,22 +1,28 @@
-"""Dense Fusion Classmate Network: a fully convolutional DenseNet-121 sees land and roads in one batch; all its layers are summed.
+"""Dense Fusion Classmate Network: a fully convolutional DenseNet-121 sees land and roads in one batch; all
+its layers are summed.
 
-Paper     C. Tian, C. Li, J. Shi. "Dense Fusion Classmate Network for Land Cover Classification". CVPR Workshops (DeepGlobe) 2018.
-Reads as  fig. 2 -> dense.DenseLayer, dense.DenseBlock   sec. 2.1 -> TransitionDown, TransitionUp, Encoder, Decoder
-          sec. 2.1 and 2.3, fig. 1 and 2 -> dense_fusion   sec. 2.2 and 3.2 -> DenseNetwork.heads
+Paper     C. Tian, C. Li, J. Shi. "Dense Fusion Classmate Network for Land Cover Classification". CVPR
+          Workshops (DeepGlobe) 2018.
+Reads as  fig. 2 -> dense.DenseLayer, dense.DenseBlock   sec. 2.1 -> TransitionDown, TransitionUp, Encoder,
+          Decoder sec. 2.1 and 2.3, fig. 1 and 2 -> dense_fusion   sec. 2.2 and 3.2 -> DenseNetwork.heads
           table 1 -> fc_densenet (baseline), classmate (ClassmateNet), dfcnet
-Differs   only the encoder is pinned ("standard DenseNet 121", "DenseBlock 5, l = 16"): blocks 2 to 5 at strides 4 to 32, pool1 a maximum;
-          blocks 6 to 9 at strides 16 to 2 mirror it (decoder=(24, 12, 6, 3)); "(256, 1*1, 0, 1)" is the 1 x 1 before each upsampling
-          the whole output of a block goes up (upsampled="all"); "new" sends up its layers' outputs alone, as FC-DenseNet does
-          dense fusion sums the layers' outputs, as wide in all blocks (fusion="growth"); "proj256" sums blocks projected by a 1 x 1
-          the fused map is joined to the last block's projection (fused="concat") or takes its place ("replace")
-          "sliced in the deepest convolution layer": after the last shared layer (slice_at="block9"); "block5" gives each task a decoder
-          task layers: 3 x 3 to head_width, normalisation, ReLU, 1 x 1; the baseline's are one 1 x 1 after the last block's projection
-          Caffe's Interp is bilinear with align_corners=True and its average pooling rounds up. Sides of 32 m + 1, like the paper's 513
-          to 1025, halve and double exactly, so every image is padded to such a side: a tile then gives what the whole scene gives
-          both tasks share one forward and its batch statistics; weights start as DenseNet's do (He et al.), or from `start_from`,
-          which is how we read "take the DenseNet model as initial model". Crops, loss weights, how many images of a batch are land, and
-          the scales of the test are the recipe's business
-Symbols   N images  B bands  C width  K classes  k growth; x4 is a level at stride 4: (N, C, H/4, W/4), that is 8 m + 1 pixels a side
+Differs   only the encoder is pinned ("standard DenseNet 121", "DenseBlock 5, l = 16"): blocks 2 to 5 at
+          strides 4 to 32, pool1 a maximum; blocks 6 to 9 at strides 16 to 2 mirror it (decoder=(24, 12, 6,
+          3)); "(256, 1*1, 0, 1)" is the 1 x 1 before each upsampling the whole output of a block goes up
+          (upsampled="all"); "new" sends up its layers' outputs alone, as FC-DenseNet does dense fusion sums
+          the layers' outputs, as wide in all blocks (fusion="growth"); "proj256" sums blocks projected by a 1
+          x 1 the fused map is joined to the last block's projection (fused="concat") or takes its place
+          ("replace") "sliced in the deepest convolution layer": after the last shared layer
+          (slice_at="block9"); "block5" gives each task a decoder task layers: 3 x 3 to head_width,
+          normalisation, ReLU, 1 x 1; the baseline's are one 1 x 1 after the last block's projection Caffe's
+          Interp is bilinear with align_corners=True and its average pooling rounds up. Sides of 32 m + 1,
+          like the paper's 513 to 1025, halve and double exactly, so every image is padded to such a side: a
+          tile then gives what the whole scene gives both tasks share one forward and its batch statistics;
+          weights start as DenseNet's do (He et al.), or from `start_from`, which is how we read "take the
+          DenseNet model as initial model". Crops, loss weights, how many images of a batch are land, and the
+          scales of the test are the recipe's business
+Symbols   N images  B bands  C width  K classes  k growth; x4 is a level at stride 4: (N, C, H/4, W/4), that
+          is 8 m + 1 pixels a side
 """
 
 from __future__ import annotations
@@ -47,8 +53,10 @@ class TransitionDown(nn.Module):
         self.conv = nn.Conv2d(inputs, inputs // 2, 1, bias=False)
 
     def forward(self, stack: Tensor) -> Tensor:
-        narrow = self.conv(F.relu(self.norm(stack), inplace=True))         # (N, C/2, h, w)
-        return F.avg_pool2d(narrow, 2, ceil_mode=True)                     # (N, C/2, h/2, w/2)  a cut window averages what it has
+        narrow = self.conv(F.relu(self.norm(stack), inplace=True))  # (N, C/2, h, w)
+        return F.avg_pool2d(
+            narrow, 2, ceil_mode=True
+        )  # (N, C/2, h/2, w/2)  a cut window averages what it has
 
 
 class Projection(nn.Module):
@@ -64,7 +72,9 @@ class Projection(nn.Module):
 
 
 class TransitionUp(Projection):
-    """A block's output, narrowed and upsampled, joined to the skip. (N, C, h, w), (N, S, 2 h, 2 w) -> (N, width + S, 2 h, 2 w)."""
+    """A block's output, narrowed and upsampled, joined to the skip. (N, C, h, w), (N, S, 2 h, 2 w) -> (N,
+    width + S, 2 h, 2 w).
+    """
 
     def forward(self, stack: Tensor, skip: Tensor) -> Tensor:
         return torch.cat([interp(super().forward(stack), skip), skip], dim=1)
@@ -76,9 +86,13 @@ def interp(level: Tensor, other: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """DenseNet-121 up to block 5. (N, B, H, W) -> conv1's output at stride 2 and what blocks 2 ... 5 hand on, at strides 4 ... 32."""
+    """DenseNet-121 up to block 5. (N, B, H, W) -> conv1's output at stride 2 and what blocks 2 ... 5 hand
+    on, at strides 4 ... 32.
+    """
 
-    def __init__(self, in_channels: int, stem: int, lengths: Sequence[int], growth: int, *, checkpointing: bool) -> None:
+    def __init__(
+        self, in_channels: int, stem: int, lengths: Sequence[int], growth: int, *, checkpointing: bool
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, stem, 7, 2, 3, bias=False)
         self.norm1 = nn.BatchNorm2d(stem)
@@ -92,6 +106,7 @@ class Encoder(nn.Module):
             inputs = block.outputs
             self.widths.append(inputs)
 
+    # fmt: off
     def forward(self, image: Tensor) -> tuple[Tensor, list[Grown]]:
         x2 = F.relu(self.norm1(self.conv1(image)), inplace=True)           # (N, 64, H/2, W/2)
         block2 = self.block2(F.max_pool2d(x2, 3, 2, 1))                    # (N, 256, H/4, W/4)
@@ -99,13 +114,24 @@ class Encoder(nn.Module):
         block4 = self.block4(self.down4(block3.stack))                     # (N, 1024, H/16, W/16)
         block5 = self.block5(self.down5(block4.stack))                     # (N, 1024, H/32, W/32)
         return x2, [block2, block3, block4, block5]
+    # fmt: on
 
 
 class Decoder(nn.Module):
-    """Blocks 6 ... 8 or 9, then their projection and the fused map. What the encoder gives -> (N, outputs, H/2, W/2) or H/4, W/4."""
+    """Blocks 6 ... 8 or 9, then their projection and the fused map. What the encoder gives -> (N, outputs,
+    H/2, W/2) or H/4, W/4.
+    """
 
     def __init__(
-        self, encoder: Encoder, lengths: Sequence[int], growth: int, width: int, *, fusion: str | None, fused: str, upsampled: str,
+        self,
+        encoder: Encoder,
+        lengths: Sequence[int],
+        growth: int,
+        width: int,
+        *,
+        fusion: str | None,
+        fused: str,
+        upsampled: str,
         checkpointing: bool,
     ) -> None:
         super().__init__()
@@ -119,13 +145,16 @@ class Decoder(nn.Module):
             self.add_module(f"block{number}", block)
             widths.append(block.outputs)
             inputs = block.new if self.only_new else block.outputs
-        self.project = nn.ModuleList(nn.Conv2d(w, width, 1, bias=False) for w in widths) if fusion == "proj256" else None
+        self.project = (
+            nn.ModuleList(nn.Conv2d(w, width, 1, bias=False) for w in widths) if fusion == "proj256" else None
+        )
         self.fusion = fusion
         if fusion is None or fused == "concat":
             self.add_module(f"out{self.last}", Projection(block.outputs, width))
         fused_width = {None: 0, "growth": growth, "proj256": width}[fusion]
         self.outputs = fused_width + (width if fusion is None or fused == "concat" else 0)
 
+    # fmt: off
     def forward(self, x2: Tensor, encoded: Sequence[Grown]) -> Tensor:
         blocks, skips = list(encoded), [x2, *(block.stack for block in encoded[:-1])]
         for number in range(6, self.last + 1):
@@ -139,12 +168,15 @@ class Decoder(nn.Module):
         elif self.fusion == "proj256":
             maps.append(dense_fusion([project(block.stack) for project, block in zip(self.project, blocks)]))
         return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)       # (N, 256 + k, H/2, W/2)
+    # fmt: on
 
 
 def dense_fusion(levels: Sequence[Tensor]) -> Tensor:
-    """Fig. 1: neighbours summed in pairs without overlap, the coarser upsampled first, again and again until one map is left.
+    """Fig. 1: neighbours summed in pairs without overlap, the coarser upsampled first, again and again until
+    one map is left.
 
-    For blocks 2 ... 9: ((2 + 3) + (4 + 5)) + ((6 + 7) + (8 + 9)), (N, C, h, w) each; an odd one out waits for the next round.
+    For blocks 2 ... 9: ((2 + 3) + (4 + 5)) + ((6 + 7) + (8 + 9)), (N, C, h, w) each; an odd one out waits for
+    the next round.
     """
     while len(levels) > 1:
         pairs = [levels[first : first + 2] for first in range(0, len(levels), 2)]
@@ -160,8 +192,14 @@ def add_at_finer(one: Tensor, other: Tensor) -> Tensor:
 
 
 def head(inputs: int, width: int, classes: int) -> nn.Module:
-    """Sec. 3.2: "different convolution layers after the slice layer". (N, C, h, w) -> (N, K, h, w); of width 0 it is one 1 x 1."""
-    return nn.Sequential(conv_bn_relu(inputs, width), nn.Conv2d(width, classes, 1)) if width else nn.Conv2d(inputs, classes, 1)
+    """Sec. 3.2: "different convolution layers after the slice layer". (N, C, h, w) -> (N, K, h, w); of
+    width 0 it is one 1 x 1.
+    """
+    return (
+        nn.Sequential(conv_bn_relu(inputs, width), nn.Conv2d(width, classes, 1))
+        if width
+        else nn.Conv2d(inputs, classes, 1)
+    )
 
 
 class DenseNetwork(Network):
@@ -170,14 +208,22 @@ class DenseNetwork(Network):
     `net(image)`, `net.heads(image)`   every image is land: {"logits": (N, K, H, W)}
     `net.heads(image, land=n)`         the first n images are land, the others road: {"logits": (n, K, H, W),
                                        "road": (N - n, mate_classes, H, W)}; a task without images is left out
-    `net.both(image)`                  both tasks for every image, to see how much road there is on each land class
+    `net.both(image)`                  both tasks for every image, to see how much road there is on each land
+                                       class
     """
 
     stride = 32
     """The image is padded to 32 m + 1 pixels, not to 32 m (see `Differs`)."""
 
-    def __init__(self, in_channels: int, classes: int, encoder: Encoder, decoders: Sequence[Decoder], land: nn.Module,
-                 road: nn.Module | None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        encoder: Encoder,
+        decoders: Sequence[Decoder],
+        land: nn.Module,
+        road: nn.Module | None,
+    ) -> None:
         super().__init__()
         self.in_channels, self.classes = in_channels, classes
         # The names are those of the baseline, so that its weights fit wherever the blocks do (start_from).
@@ -185,27 +231,36 @@ class DenseNetwork(Network):
         self.road_decoder = decoders[1] if len(decoders) == 2 else None
         self.land_head, self.road_head = land, road
         self.reach = reach_of(encoder, decoders[0], land)
-        for module in self.modules():                                      # as DenseNet starts; the paper trains its baseline from scratch
+        for module in self.modules():  # as DenseNet starts; the paper trains its baseline from scratch
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
     def heads(self, image: Tensor, land: int | None = None) -> dict[str, Tensor]:
-        """Raises BadInput where `land` is more than there are images, or road images meet a network without a classmate."""
+        """Raises BadInput where `land` is more than there are images, or road images meet a network
+        without a classmate.
+        """
         count = len(image) if land is None else land
         if not 0 <= count <= len(image):
-            raise BadInput(f"land={land} of {len(image)} images; give how many images, from the first on, are land.")
+            raise BadInput(
+                f"land={land} of {len(image)} images; give how many images, from the first on, are land."
+            )
         return self.cropped(image, slice(0, count), slice(count, len(image)))
 
     def both(self, image: Tensor) -> dict[str, Tensor]:
-        """{"logits": (N, K, H, W), "road": (N, mate_classes, H, W)} through one trunk. Raises BadInput without a classmate."""
+        """{"logits": (N, K, H, W), "road": (N, mate_classes, H, W)} through one trunk. Raises BadInput
+        without a classmate.
+        """
         return self.cropped(image, slice(0, len(image)), slice(0, len(image)))
 
     def cropped(self, image: Tensor, land: slice, road: slice) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
         if road.stop > road.start and self.road_head is None:
-            raise BadInput("This network has no classmate head, but was asked about roads; build classmate or dfcnet with mate_classes=2.")
+            raise BadInput(
+                "This network has no classmate head, but was asked about roads; build classmate or dfcnet "
+                "with mate_classes=2."
+            )
         scores = self.scores(pad_to_corners(image), land, road)
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
@@ -213,11 +268,18 @@ class DenseNetwork(Network):
         x2, encoded = self.encoder(image)
         shared = self.decoder(x2, encoded) if self.road_decoder is None else None  # (N, 256 + k, H/2, W/2)
         scores = {}
-        tasks = (("logits", self.decoder, self.land_head, land), ("road", self.road_decoder, self.road_head, road))
+        tasks = (
+            ("logits", self.decoder, self.land_head, land),
+            ("road", self.road_decoder, self.road_head, road),
+        )
         for name, decoder, predict, images in tasks:
-            if len(x2[images]):                                            # batch statistics of no image are an error
-                features = shared[images] if shared is not None else decoder(x2[images], [block.of(images) for block in encoded])
-                scores[name] = interp(predict(features), image)               # (n, K, H, W)
+            if len(x2[images]):  # batch statistics of no image are an error
+                features = (
+                    shared[images]
+                    if shared is not None
+                    else decoder(x2[images], [block.of(images) for block in encoded])
+                )
+                scores[name] = interp(predict(features), image)  # (n, K, H, W)
         return scores
 
 
@@ -228,8 +290,10 @@ def pad_to_corners(image: Tensor, stride: int = DenseNetwork.stride) -> Tensor:
 
 
 def reach_of(encoder: Encoder, decoder: Decoder, head: nn.Module) -> int:
-    """How many pixels away the farthest input lies on which an output depends: to the right, where average pooling looks."""
-    reach = 3 + 2                                                          # conv1, pool1
+    """How many pixels away the farthest input lies on which an output depends: to the right, where average
+    pooling looks.
+    """
+    reach = 3 + 2  # conv1, pool1
     for number in range(2, 6):
         stride = 2**number
         reach += stride * len(getattr(encoder, f"block{number}").layers) + (stride if number < 5 else 0)
@@ -242,14 +306,18 @@ def reach_of(encoder: Encoder, decoder: Decoder, head: nn.Module) -> int:
 def start_from(net: DenseNetwork, base_state: Mapping[str, Tensor]) -> list[str]:
     """Copy what a trained baseline shares with `net` (sec. 3.2, "initial model") and return the names copied.
 
-    `base_state` is the state_dict of a network of this module, or that of a DenseNet-121 after `named_as_ours`. Heads, and blocks
-    that only one of the two has, are left alone; with a decoder for each task both start alike. Raises BadInput if there is no
-    encoder, or one of other sizes.
+    `base_state` is the state_dict of a network of this module, or that of a DenseNet-121 after
+      `named_as_ours`. Heads, and blocks
+    that only one of the two has, are left alone; with a decoder for each task both start alike. Raises
+    BadInput if there is no encoder, or one of other sizes.
     """
     mine, copied = net.state_dict(), []
     shared = [name for name in base_state if name in mine and name.startswith(("encoder.", "decoder."))]
     if not any(name.startswith("encoder.") for name in shared):
-        raise BadInput("There is no encoder in the weights to start from; this start is for fc-densenet, classmate and dfcnet.")
+        raise BadInput(
+            "There is no encoder in the weights to start from; this start is for fc-densenet, classmate and "
+            "dfcnet."
+        )
     for name in shared:
         there, here = tuple(base_state[name].shape), tuple(mine[name].shape)
         if there != here:
@@ -267,12 +335,19 @@ def start_from(net: DenseNetwork, base_state: Mapping[str, Tensor]) -> list[str]
 
 
 def named_as_ours(imagenet: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A DenseNet-121 as torchvision and timm name its tensors, renamed for `start_from`; what comes after block 5 but norm5 is dropped."""
+    """A DenseNet-121 as torchvision and timm name its tensors, renamed for `start_from`; what comes after
+    block 5 but norm5 is dropped.
+    """
     names = (
-        (r"features\.conv0\.", "encoder.conv1."), (r"features\.norm0\.", "encoder.norm1."), (r"features\.norm5\.", "decoder.up6.norm."),
-        (r"features\.denseblock(\d)\.denselayer(\d+)\.", lambda m: f"encoder.block{int(m[1]) + 1}.layers.{int(m[2]) - 1}."),
+        (r"features\.conv0\.", "encoder.conv1."),
+        (r"features\.norm0\.", "encoder.norm1."),
+        (r"features\.norm5\.", "decoder.up6.norm."),
+        (
+            r"features\.denseblock(\d)\.denselayer(\d+)\.",
+            lambda m: f"encoder.block{int(m[1]) + 1}.layers.{int(m[2]) - 1}.",
+        ),
         (r"features\.transition(\d)\.", lambda m: f"encoder.down{int(m[1]) + 2}."),
-    )  # fmt: skip
+    )
     ours = {}
     for name, value in imagenet.items():
         for pattern, replacement in names:
@@ -282,29 +357,69 @@ def named_as_ours(imagenet: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(
-    in_channels: int, classes: int, *, mate_classes: int = 0, predict_at: int, head_width: int, fusion: str | None = None,
-    fused: str = "concat", slice_at: str = "block9", upsampled: str, encoder: Sequence[int], decoder: Sequence[int], stem: int,
-    growth: int, width: int, checkpointing: bool,
-) -> DenseNetwork:  # fmt: skip
-    """What the builders share. Raises UnknownName for an unknown reading, BadOption for sizes that cannot be."""
-    for what, value, known in (("fused", fused, FUSED), ("slice_at", slice_at, SLICES), ("upsampled", upsampled, UPSAMPLED)):
+    in_channels: int,
+    classes: int,
+    *,
+    mate_classes: int = 0,
+    predict_at: int,
+    head_width: int,
+    fusion: str | None = None,
+    fused: str = "concat",
+    slice_at: str = "block9",
+    upsampled: str,
+    encoder: Sequence[int],
+    decoder: Sequence[int],
+    stem: int,
+    growth: int,
+    width: int,
+    checkpointing: bool,
+) -> DenseNetwork:
+    """What the builders share. Raises UnknownName for an unknown reading, BadOption for sizes that cannot
+    be.
+    """
+    for what, value, known in (
+        ("fused", fused, FUSED),
+        ("slice_at", slice_at, SLICES),
+        ("upsampled", upsampled, UPSAMPLED),
+    ):
         if value not in known:
             raise UnknownName(what, value, known)
     if predict_at not in (2, 4):
-        raise BadOption(f"predict_at={predict_at!r} must be 4 (the baseline: after block 8) or 2 (after block 9).")
+        raise BadOption(
+            f"predict_at={predict_at!r} must be 4 (the baseline: after block 8) or 2 (after block 9)."
+        )
     blocks = 3 if predict_at == 4 else 4
     for what, lengths, needed in (("encoder", encoder, 4), ("decoder", decoder, blocks)):
-        whole = isinstance(lengths, list | tuple) and all(isinstance(length, int) and length > 0 for length in lengths)
+        whole = isinstance(lengths, list | tuple) and all(
+            isinstance(length, int) and length > 0 for length in lengths
+        )
         if not whole or not needed <= len(lengths) <= 4:
-            raise BadOption(f"{what}={lengths!r} must be {needed} whole numbers of at least 1, the layers of each block.")
-    sizes = {"mate_classes": mate_classes, "head_width": head_width, "stem": stem, "growth": growth, "width": width}
+            raise BadOption(
+                f"{what}={lengths!r} must be {needed} whole numbers of at least 1, the layers of each block."
+            )
+    sizes = {
+        "mate_classes": mate_classes,
+        "head_width": head_width,
+        "stem": stem,
+        "growth": growth,
+        "width": width,
+    }
     for what, size in sizes.items():
-        least = 0 if what in ("mate_classes", "head_width") else 2         # a transition halves the channels
+        least = 0 if what in ("mate_classes", "head_width") else 2  # a transition halves the channels
         if isinstance(size, bool) or not isinstance(size, int) or size < least:
             raise BadOption(f"{what}={size!r} must be a whole number of at least {least}.")
     trunk = Encoder(in_channels, stem, encoder, growth, checkpointing=checkpointing)
     decoders = [
-        Decoder(trunk, decoder[:blocks], growth, width, fusion=fusion, fused=fused, upsampled=upsampled, checkpointing=checkpointing)
+        Decoder(
+            trunk,
+            decoder[:blocks],
+            growth,
+            width,
+            fusion=fusion,
+            fused=fused,
+            upsampled=upsampled,
+            checkpointing=checkpointing,
+        )
         for _ in range(2 if mate_classes and slice_at == "block5" else 1)
     ]
     land = head(decoders[0].outputs, head_width, classes)
@@ -313,29 +428,66 @@ def build(
 
 
 def fc_densenet(
-    *, in_channels: int, classes: int, predict_at: int = 4, head_width: int = 0, upsampled: str = "all",
-    encoder: Sequence[int] = (6, 12, 24, 16), decoder: Sequence[int] = (24, 12, 6, 3), stem: int = 64, growth: int = 32, width: int = 256,
+    *,
+    in_channels: int,
+    classes: int,
+    predict_at: int = 4,
+    head_width: int = 0,
+    upsampled: str = "all",
+    encoder: Sequence[int] = (6, 12, 24, 16),
+    decoder: Sequence[int] = (24, 12, 6, 3),
+    stem: int = 64,
+    growth: int = 32,
+    width: int = 256,
     checkpointing: bool = False,
-) -> DenseNetwork:  # fmt: skip
+) -> DenseNetwork:
     """Table 1, Baseline: land alone, predicted at 1/4; 16,860,231 parameters for seven classes."""
     return build(**locals())
 
 
 def classmate(
-    *, in_channels: int, classes: int, mate_classes: int = 2, predict_at: int = 2, head_width: int = 128, slice_at: str = "block9",
-    upsampled: str = "all", encoder: Sequence[int] = (6, 12, 24, 16), decoder: Sequence[int] = (24, 12, 6, 3), stem: int = 64,
-    growth: int = 32, width: int = 256, checkpointing: bool = False,
-) -> DenseNetwork:  # fmt: skip
-    """Table 1, ClassmateNet: land and road at 1/2; 17,805,897 parameters. `mate_classes=0` is a control, land alone at 1/2."""
+    *,
+    in_channels: int,
+    classes: int,
+    mate_classes: int = 2,
+    predict_at: int = 2,
+    head_width: int = 128,
+    slice_at: str = "block9",
+    upsampled: str = "all",
+    encoder: Sequence[int] = (6, 12, 24, 16),
+    decoder: Sequence[int] = (24, 12, 6, 3),
+    stem: int = 64,
+    growth: int = 32,
+    width: int = 256,
+    checkpointing: bool = False,
+) -> DenseNetwork:
+    """Table 1, ClassmateNet: land and road at 1/2; 17,805,897 parameters. `mate_classes=0` is a control,
+    land alone at 1/2.
+    """
     return build(**locals())
 
 
 def dfcnet(
-    *, in_channels: int, classes: int, mate_classes: int = 2, predict_at: int = 2, head_width: int = 128, fusion: str = "growth",
-    fused: str = "concat", slice_at: str = "block9", upsampled: str = "all", encoder: Sequence[int] = (6, 12, 24, 16),
-    decoder: Sequence[int] = (24, 12, 6, 3), stem: int = 64, growth: int = 32, width: int = 256, checkpointing: bool = False,
-) -> DenseNetwork:  # fmt: skip
-    """Table 1, DFCNet; 17,879,625 parameters. `mate_classes=0` is a control, dense fusion on land alone, 17,547,335."""
+    *,
+    in_channels: int,
+    classes: int,
+    mate_classes: int = 2,
+    predict_at: int = 2,
+    head_width: int = 128,
+    fusion: str = "growth",
+    fused: str = "concat",
+    slice_at: str = "block9",
+    upsampled: str = "all",
+    encoder: Sequence[int] = (6, 12, 24, 16),
+    decoder: Sequence[int] = (24, 12, 6, 3),
+    stem: int = 64,
+    growth: int = 32,
+    width: int = 256,
+    checkpointing: bool = False,
+) -> DenseNetwork:
+    """Table 1, DFCNet; 17,879,625 parameters. `mate_classes=0` is a control, dense fusion on land alone,
+    17,547,335.
+    """
     if fusion not in FUSIONS:
         raise UnknownName("fusion", fusion, FUSIONS)
     return build(**locals())

@@ -2,28 +2,29 @@
 
 Paper     L. Zhu, S. Zhu, X. Liu, L. Luo. "Distance Guided Channel Weighting for Semantic Segmentation". 2020.
           https://arxiv.org/abs/2004.12679
-Reads as  sec. 3.2, eqs. 1-5 -> ChannelWeighting, kernels/distance.py        sec. 3.3, eq. 6 and 4.4.1 -> NonLocal (NL-H, NL-D)
-          sec. 4.1 -> base_of      sec. 4.3 -> Relation (128 channels, down by 4), eq. 7 -> DGCWNet.aux
-          sec. 4.4.1 -> GlobalPool (GAP), SqueezeExcite (SE)                  fig. 2 -> DGCWNet
-Differs   how a map at stride 32 becomes the prediction is not told: fuse="concat" brings it to stride 8, joins it to X, then 3x3 to 512
-          with BN and ReLU, dropout 0.1, 1x1 to the classes, as OCNet and CCNet do; "upsample" leaves X out; "none" is the text to the
-          letter, a 1x1 classifier at stride 32. The base networks have the same head on X
-          i and j run over the HW pixels (eqs. 2 and 5 print C-1), "row i" of a C x HW matrix is its column; V_i belongs to the query i
-          channel reduction: 3x3 convolution, BN, ReLU (reduce_kernel=1: 1x1)
-          downsampling: bilinear (downsample="max", "avg": pooling, the last partial window kept)
-          Q, K, V and g: 1x1 convolutions with bias and no BN, none started at zero
-          eq. 5 sums over j, so its weight grows with the image: show it crops of the training size, or train with agg="mean"
-          "divide by the sum" has 1e-6 added to the sum: 0/0 where two pixels agree in every channel
-          "+conv" of table 1: F + g(V), no sum over j (weighting="conv"), or F + g(F) ("conv-input")
+Reads as  sec. 3.2, eqs. 1-5 -> ChannelWeighting, kernels/distance.py        sec. 3.3, eq. 6 and 4.4.1 ->
+          NonLocal (NL-H, NL-D) sec. 4.1 -> base_of      sec. 4.3 -> Relation (128 channels, down by 4), eq. 7
+          -> DGCWNet.aux sec. 4.4.1 -> GlobalPool (GAP), SqueezeExcite (SE)                  fig. 2 -> DGCWNet
+Differs   how a map at stride 32 becomes the prediction is not told: fuse="concat" brings it to stride 8,
+          joins it to X, then 3x3 to 512 with BN and ReLU, dropout 0.1, 1x1 to the classes, as OCNet and CCNet
+          do; "upsample" leaves X out; "none" is the text to the letter, a 1x1 classifier at stride 32. The
+          base networks have the same head on X i and j run over the HW pixels (eqs. 2 and 5 print C-1), "row
+          i" of a C x HW matrix is its column; V_i belongs to the query i channel reduction: 3x3 convolution,
+          BN, ReLU (reduce_kernel=1: 1x1) downsampling: bilinear (downsample="max", "avg": pooling, the last
+          partial window kept) Q, K, V and g: 1x1 convolutions with bias and no BN, none started at zero eq. 5
+          sums over j, so its weight grows with the image: show it crops of the training size, or train with
+          agg="mean" "divide by the sum" has 1e-6 added to the sum: 0/0 where two pixels agree in every
+          channel "+conv" of table 1: F + g(V), no sum over j (weighting="conv"), or F + g(F) ("conv-input")
           Stage 4 is layer3 (res4): auxiliary head 3x3 to 512, BN, ReLU, dropout 0.1, 1x1, in training only
-          ResNet-101: stem="standard" (7x7) has published weights; "deep" (three 3x3) is what OCNet and CCNet trained
-          GAP: 1x1 to 128 with bias, spread over the map, joined to X. SE: hidden 128, the last layer must return to X's width; X times the
-          weights takes X's place. NL: softmax of the plain product as eq. 6 has it (nl_scaled=True divides by sqrt(C) as OCNet does), fuse
-          as for DGCW
-          bilinear with align_corners=True as OCNet and CCNet: level pixel i stands on image pixel 8i, exact for 8k + 1 (their 769 and 513);
-          for other sizes the last rows repeat. align_corners=False is the other convention
-          iterations, OHEM, and what multi-scale testing adds up are the recipe's business
-Symbols   N images  B bands  K classes  C width (128)  P = h w pixels of F; x8 is a level at stride 8: (N, ., H/8, W/8), x32 likewise
+          ResNet-101: stem="standard" (7x7) has published weights; "deep" (three 3x3) is what OCNet and CCNet
+          trained GAP: 1x1 to 128 with bias, spread over the map, joined to X. SE: hidden 128, the last layer
+          must return to X's width; X times the weights takes X's place. NL: softmax of the plain product as
+          eq. 6 has it (nl_scaled=True divides by sqrt(C) as OCNet does), fuse as for DGCW bilinear with
+          align_corners=True as OCNet and CCNet: level pixel i stands on image pixel 8i, exact for 8k + 1
+          (their 769 and 513); for other sizes the last rows repeat. align_corners=False is the other
+          convention iterations, OHEM, and what multi-scale testing adds up are the recipe's business
+Symbols   N images  B bands  K classes  C width (128)  P = h w pixels of F; x8 is a level at stride 8: (N, .,
+          H/8, W/8), x32 likewise
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ ABLATIONS = ("conv", "conv-input")
 
 
 class ChannelWeighting(nn.Module):
-    """The DGCW module, sec. 3.2: (N, C, h, w) -> (N, C, h, w); 5 (C^2 + C) parameters. Computed in float32 inside autocast too."""
+    """The DGCW module, sec. 3.2: (N, C, h, w) -> (N, C, h, w); 5 (C^2 + C) parameters. Computed in float32
+    inside autocast too.
+    """
 
     def __init__(self, width: int, *, weighting: str = "dbs", agg: str = "sum") -> None:
         super().__init__()
@@ -59,22 +62,26 @@ class ChannelWeighting(nn.Module):
             self.key = nn.Conv2d(width, width, 1)
         if weighting != "conv-input":
             self.value = nn.Conv2d(width, width, 1)
-        self.first = nn.Conv2d(width, width, 1)                                # g = second(ReLU(first(.)))
+        self.first = nn.Conv2d(width, width, 1)  # g = second(ReLU(first(.)))
         self.second = nn.Conv2d(width, width, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         # Half precision would lose the distances: they are small differences of large numbers.
         with without_autocast(features):
-            full = features.to(self.first.weight.dtype)                        # (N, C, h, w)  F
-            return (full + self._update(full)).to(features.dtype)              # (N, C, h, w)  eq. 5
+            full = features.to(self.first.weight.dtype)  # (N, C, h, w)  F
+            return (full + self._update(full)).to(features.dtype)  # (N, C, h, w)  eq. 5
 
     def _update(self, features: Tensor) -> Tensor:
         """The sum (or mean) over j of R_ij."""
         if self.weighting in ABLATIONS:
             own = features if self.weighting == "conv-input" else self.value(features)
             return self.second(self.first(own).relu())
-        query, key, value = (conv(features).flatten(2) for conv in (self.query, self.key, self.value))  # (N, C, P)  eq. 1
-        hidden = relation_sum(query, key, value, self.first.weight.flatten(1), self.first.bias, weighting=self.weighting)  # eqs. 2-4
+        query, key, value = (
+            conv(features).flatten(2) for conv in (self.query, self.key, self.value)
+        )  # (N, C, P)  eq. 1
+        hidden = relation_sum(
+            query, key, value, self.first.weight.flatten(1), self.first.bias, weighting=self.weighting
+        )  # eqs. 2-4
         pixels = query.shape[-1]
         # The second convolution once, of the sum over j: W2 sum_j h_ij + P b2 = P (W2 sum_j h_ij / P + b2).
         mean = self.second((hidden / pixels).to(features.dtype).view_as(features))  # (N, C, h, w)  eqs. 4, 5
@@ -90,16 +97,29 @@ class NonLocal(nn.Module):
         self.scale = width**-0.5 if scaled else 1.0
 
     def forward(self, features: Tensor) -> Tensor:
-        query, key, value = (conv(features).flatten(2).mT[:, None] for conv in (self.query, self.key, self.value))  # (N, 1, P, C)
+        query, key, value = (
+            conv(features).flatten(2).mT[:, None] for conv in (self.query, self.key, self.value)
+        )  # (N, 1, P, C)
         mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)  # (N, 1, P, C)
-        return features + self.out(mixed[:, 0].mT.reshape(features.shape))     # (N, C, h, w)  eq. 6
+        return features + self.out(mixed[:, 0].mT.reshape(features.shape))  # (N, C, h, w)  eq. 6
 
 
 class Relation(nn.Module):
-    """Sec. 3.1, 4.3: X to C channels, down by `ratio` (1 for NL-H), `update` (DGCW or NL), and back as `fuse` says."""
+    """Sec. 3.1, 4.3: X to C channels, down by `ratio` (1 for NL-H), `update` (DGCW or NL), and back as
+    `fuse` says.
+    """
 
     def __init__(
-        self, inputs: int, width: int, update: nn.Module, *, ratio: int, reduce_kernel: int, downsample: str, fuse: str, align_corners: bool
+        self,
+        inputs: int,
+        width: int,
+        update: nn.Module,
+        *,
+        ratio: int,
+        reduce_kernel: int,
+        downsample: str,
+        fuse: str,
+        align_corners: bool,
     ) -> None:
         super().__init__()
         self.reduce = conv_bn_relu(inputs, width, reduce_kernel)
@@ -108,11 +128,13 @@ class Relation(nn.Module):
         self.width = {"concat": inputs + width, "upsample": width, "none": width}[fuse]
 
     def forward(self, x8: Tensor) -> Tensor:
-        x32 = shrink(self.reduce(x8), self.ratio, self.downsample, self.align_corners)  # (N, C, H/32, W/32)  F
-        x32 = self.update(x32)                                                 # (N, C, H/32, W/32)
+        x32 = shrink(
+            self.reduce(x8), self.ratio, self.downsample, self.align_corners
+        )  # (N, C, H/32, W/32)  F
+        x32 = self.update(x32)  # (N, C, H/32, W/32)
         if self.fuse == "none":
             return x32
-        context = resize_like(x32, x8, align_corners=self.align_corners)       # (N, C, H/8, W/8)
+        context = resize_like(x32, x8, align_corners=self.align_corners)  # (N, C, H/8, W/8)
         return context if self.fuse == "upsample" else torch.cat([x8, context], dim=1)
 
 
@@ -128,7 +150,9 @@ def shrink(features: Tensor, ratio: int, how: str, align_corners: bool) -> Tenso
 
 
 class GlobalPool(nn.Module):
-    """GAP of table 2: the mean of X through a 1x1 convolution, beside X. (N, C', h, w) -> (N, C' + C, h, w)."""
+    """GAP of table 2: the mean of X through a 1x1 convolution, beside X. (N, C', h, w) -> (N, C' + C, h,
+    w).
+    """
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -136,7 +160,7 @@ class GlobalPool(nn.Module):
         self.width = inputs + width
 
     def forward(self, x8: Tensor) -> Tensor:
-        context = self.squeeze(x8.mean((2, 3), keepdim=True))                  # (N, C, 1, 1)
+        context = self.squeeze(x8.mean((2, 3), keepdim=True))  # (N, C, 1, 1)
         return torch.cat([x8, context.expand(-1, -1, *x8.shape[-2:])], dim=1)
 
 
@@ -149,14 +173,16 @@ class SqueezeExcite(nn.Module):
         self.width = inputs
 
     def forward(self, x8: Tensor) -> Tensor:
-        hidden = self.squeeze(x8.mean((2, 3), keepdim=True)).relu()            # (N, C, 1, 1)
-        return x8 * torch.sigmoid(self.excite(hidden))                         # (N, C', h, w)
+        hidden = self.squeeze(x8.mean((2, 3), keepdim=True)).relu()  # (N, C, 1, 1)
+        return x8 * torch.sigmoid(self.excite(hidden))  # (N, C', h, w)
 
 
 def base_of(name: str, inputs: int, branch_width: int, align_corners: bool) -> tuple[nn.Module, int]:
     """Sec. 4.1: what stands on layer4, and the width of its output X."""
     if name == "ppm":
-        return PyramidPooling(inputs, branch_width, bins=(1, 2, 3, 6), align_corners=align_corners), inputs + 4 * branch_width
+        return PyramidPooling(
+            inputs, branch_width, bins=(1, 2, 3, 6), align_corners=align_corners
+        ), inputs + 4 * branch_width
     if name == "aspp":
         return ASPP(inputs, branch_width, rates=(12, 24, 36)), branch_width
     return nn.Identity(), inputs
@@ -168,8 +194,8 @@ def head_of(inputs: int, width: int, classes: int) -> nn.Sequential:
 
 
 def to_pixels(logits: Tensor, image: Tensor, stride: int, align_corners: bool) -> Tensor:
-    """(N, K, h, w) at `stride` -> (N, K, H, W). With `align_corners` cell i stands on pixel `stride` i whatever the size, so a crop
-    sees the grid the scene sees, and pixels beyond the last cell repeat it.
+    """(N, K, h, w) at `stride` -> (N, K, H, W). With `align_corners` cell i stands on pixel `stride` i
+    whatever the size, so a crop sees the grid the scene sees, and pixels beyond the last cell repeat it.
     """
     if not align_corners:
         return resize_like(logits, image)
@@ -184,28 +210,50 @@ class DGCWNet(Network):
     reach = None  # all contexts but "none" see the whole image
 
     def __init__(
-        self, in_channels: int, classes: int, levels: Trunk, base: nn.Module, context: nn.Module, head: nn.Module, *,
-        aux_width: int, align_corners: bool,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        classes: int,
+        levels: Trunk,
+        base: nn.Module,
+        context: nn.Module,
+        head: nn.Module,
+        *,
+        aux_width: int,
+        align_corners: bool,
+    ) -> None:
         super().__init__()
         self.in_channels, self.classes, self.stride = in_channels, classes, max(levels.strides)
         self.align_corners = align_corners
         self.trunk, self.base, self.context, self.head = levels, base, context, head
         self.aux = head_of(levels.widths[2], aux_width, classes)
 
+    # fmt: off
     def scores(self, image: Tensor) -> dict[str, Tensor]:
-        levels = self.trunk(image)                                             # layer1 .. layer4: (N, 256, H/4, W/4) .. (N, 2048, H/8, W/8)
+        # layer1 .. layer4: (N, 256, H/4, W/4) .. (N, 2048, H/8, W/8)
+        levels = self.trunk(image)
         x8 = self.base(levels[-1])                                             # (N, ., H/8, W/8)  X
-        logits = self.head(self.context(x8))                                   # (N, K, H/8, W/8), H/32 where fuse="none"
+        # (N, K, H/8, W/8), H/32 where fuse="none"
+        logits = self.head(self.context(x8))
         logits = resize_like(logits, x8, align_corners=self.align_corners)
         heads = {"logits": to_pixels(logits, image, self.stride, self.align_corners)}
         if self.training:
-            heads["aux"] = to_pixels(self.aux(levels[2]), image, self.stride, self.align_corners)  # eq. 7, L_4
+            # eq. 7, L_4
+            heads["aux"] = to_pixels(self.aux(levels[2]), image, self.stride, self.align_corners)
         return heads
+    # fmt: on
 
 
 def context_of(
-    name: str, inputs: int, width: int, *, weighting: str, agg: str, nl_scaled: bool, reduce_kernel: int, downsample: str, fuse: str,
+    name: str,
+    inputs: int,
+    width: int,
+    *,
+    weighting: str,
+    agg: str,
+    nl_scaled: bool,
+    reduce_kernel: int,
+    downsample: str,
+    fuse: str,
     align_corners: bool,
 ) -> tuple[nn.Module, int]:
     """What stands between X and the head (tables 1 and 2), and the width it hands on."""
@@ -214,51 +262,113 @@ def context_of(
     if name in ("gap", "se"):
         simple = GlobalPool(inputs, width) if name == "gap" else SqueezeExcite(inputs, width)
         return simple, simple.width
-    update = ChannelWeighting(width, weighting=weighting, agg=agg) if name == "dgcw" else NonLocal(width, scaled=nl_scaled)
+    update = (
+        ChannelWeighting(width, weighting=weighting, agg=agg)
+        if name == "dgcw"
+        else NonLocal(width, scaled=nl_scaled)
+    )
     relation = Relation(
-        inputs, width, update, ratio=1 if name == "nl-h" else 4, reduce_kernel=reduce_kernel, downsample=downsample, fuse=fuse,
+        inputs,
+        width,
+        update,
+        ratio=1 if name == "nl-h" else 4,
+        reduce_kernel=reduce_kernel,
+        downsample=downsample,
+        fuse=fuse,
         align_corners=align_corners,
-    )  # fmt: skip
+    )
     return relation, relation.width
 
 
 def dgcwnet(
-    *, in_channels: int, classes: int, backbone: str = "resnet101", pretrained: bool = False, weights: str | Path | None = None,
-    first_conv: str = "repeat", stem: str = "standard", base: str = "plain", context: str = "dgcw", weighting: str = "dbs",
-    agg: str = "sum", fuse: str = "concat", downsample: str = "bilinear", reduce_kernel: int = 3, nl_scaled: bool = False,
+    *,
+    in_channels: int,
+    classes: int,
+    backbone: str = "resnet101",
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    first_conv: str = "repeat",
+    stem: str = "standard",
+    base: str = "plain",
+    context: str = "dgcw",
+    weighting: str = "dbs",
+    agg: str = "sum",
+    fuse: str = "concat",
+    downsample: str = "bilinear",
+    reduce_kernel: int = 3,
+    nl_scaled: bool = False,
     align_corners: bool = True,
-    width: int = 128, base_width: int = 512, head_width: int = 512, aux_width: int = 512,
+    width: int = 128,
+    base_width: int = 512,
+    head_width: int = 512,
+    aux_width: int = 512,
 ) -> DGCWNet:
-    """Table 1, "ResNet-101 + DGCW" (59.83 M parameters with 19 classes and the deep stem); base="aspp" is the row of table 3.
+    """Table 1, "ResNet-101 + DGCW" (59.83 M parameters with 19 classes and the deep stem); base="aspp" is the
+    row of table 3.
 
-    `base` plain, ppm, aspp; `context` dgcw, gap, se, nl-h, nl-d, none (tables 1 and 2); `weighting` dbs, softmax, tanh, conv,
-    conv-input; `fuse` concat, upsample, none. `width` is C; `base_width` that of each PPM or ASPP branch. `backbone`, `pretrained`,
-    `weights`, `first_conv`, `stem` as `backbones.trunk` has them. Raises UnknownName for an unknown name, BadOption for numbers or
+    `base` plain, ppm, aspp; `context` dgcw, gap, se, nl-h, nl-d, none (tables 1 and 2); `weighting` dbs,
+      softmax, tanh, conv,
+    conv-input; `fuse` concat, upsample, none. `width` is C; `base_width` that of each PPM or ASPP branch.
+    `backbone`, `pretrained`,
+    `weights`, `first_conv`, `stem` as `backbones.trunk` has them. Raises UnknownName for an unknown name,
+      BadOption for numbers or
     combinations that cannot be.
     """
     for what, value, known in (
-        ("base", base, BASES), ("context", context, CONTEXTS), ("weighting", weighting, WEIGHTINGS + ABLATIONS), ("fuse", fuse, FUSES),
-        ("agg", agg, AGGREGATIONS), ("downsample", downsample, DOWNSAMPLES), ("reduce_kernel", reduce_kernel, (1, 3)),
-    ):  # fmt: skip
+        ("base", base, BASES),
+        ("context", context, CONTEXTS),
+        ("weighting", weighting, WEIGHTINGS + ABLATIONS),
+        ("fuse", fuse, FUSES),
+        ("agg", agg, AGGREGATIONS),
+        ("downsample", downsample, DOWNSAMPLES),
+        ("reduce_kernel", reduce_kernel, (1, 3)),
+    ):
         if value not in known:
             raise UnknownName(what, value, known)
-    for what, size in (("width", width), ("base_width", base_width), ("head_width", head_width), ("aux_width", aux_width)):
+    for what, size in (
+        ("width", width),
+        ("base_width", base_width),
+        ("head_width", head_width),
+        ("aux_width", aux_width),
+    ):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise BadOption(f"{what}={size!r} must be a whole number of at least 1.")
     for what, switch in (("nl_scaled", nl_scaled), ("align_corners", align_corners)):
         if not isinstance(switch, bool):
             raise BadOption(f"{what}={switch!r} must be True or False.")
     if context in ("gap", "se", "none") and fuse != "concat":
-        raise BadOption(f"fuse={fuse!r} needs a map of its own to fuse, which context={context!r} does not make; leave fuse='concat'.")
+        raise BadOption(
+            f"fuse={fuse!r} needs a map of its own to fuse, which context={context!r} does not make; leave "
+            "fuse='concat'."
+        )
     if context != "dgcw" and (weighting, agg) != ("dbs", "sum"):
-        raise BadOption(f"weighting={weighting!r} and agg={agg!r} belong to context='dgcw', not to context={context!r}; leave them out.")
+        raise BadOption(
+            f"weighting={weighting!r} and agg={agg!r} belong to context='dgcw', not to context={context!r}; "
+            "leave them out."
+        )
     levels = trunk(
-        backbone, in_channels=in_channels, output_stride=8, pretrained=pretrained, weights=weights, first_conv=first_conv, stem=stem
+        backbone,
+        in_channels=in_channels,
+        output_stride=8,
+        pretrained=pretrained,
+        weights=weights,
+        first_conv=first_conv,
+        stem=stem,
     )
     module, inputs = base_of(base, levels.widths[-1], base_width, align_corners)
     relation, inputs = context_of(
-        context, inputs, width, weighting=weighting, agg=agg, nl_scaled=nl_scaled, reduce_kernel=reduce_kernel, downsample=downsample,
-        fuse=fuse, align_corners=align_corners,
-    )  # fmt: skip
+        context,
+        inputs,
+        width,
+        weighting=weighting,
+        agg=agg,
+        nl_scaled=nl_scaled,
+        reduce_kernel=reduce_kernel,
+        downsample=downsample,
+        fuse=fuse,
+        align_corners=align_corners,
+    )
     head = nn.Conv2d(inputs, classes, 1) if fuse == "none" else head_of(inputs, head_width, classes)
-    return DGCWNet(in_channels, classes, levels, module, relation, head, aux_width=aux_width, align_corners=align_corners)
+    return DGCWNet(
+        in_channels, classes, levels, module, relation, head, aux_width=aux_width, align_corners=align_corners
+    )

@@ -1,22 +1,26 @@
-"""Inter-Level Feature Balanced Fusion Network: before levels are fused, every channel gets a weight that all channels decide together.
+"""Inter-Level Feature Balanced Fusion Network: before levels are fused, every channel gets a weight that all
+channels decide together.
 
-Paper     D. Li, C. Fan, L. Zou, Q. Zuo, H. Jiang, Y. Liu. "Inter-Level Feature Balanced Fusion Network for Street Scene Segmentation".
-          Sensors 21(23):7844, 2021. https://doi.org/10.3390/s21237844
-Reads as  sec. 3.2, eq. 2 to 4, fig. 3 -> BalancedFusion   sec. 3.3, fig. 4 -> SpatialStream   sec. 3.1, fig. 2 -> IFBFNet
-          sec. 3.4, second part -> IFBFNet.aux   sec. 4.1 -> IFBFNet.fast_parameters   tables 2 and 3 -> ifbfnet
-Differs   order of fusing: eq. 4 weighs the joined levels before they are convolved, and only then are there "384" channels for the last
-          two convolutions (order="eq"); the text convolves first, then weighs 256 channels, twice (order="text")
-          eq. 2 leaves out the 1 x 1 convolution of text and fig. 3: here one from all channels to all, with bias, nothing after it but the
-          sigmoid; eq. 3 leaves out the residual of text and fig. 3: w f + f is computed as (1 + w) f
-          stage 4 is reduced to 256 by a 1 x 1 before ASPP (aspp="reduced"), as text and fig. 2 say; "stage4" is ASPP on all its channels
-          ASPP has the four branches the text names and no 1 x 1 branch, 256 channels each
-          rows without skip: reduction, ASPP if any, 1 x 1 to 128, 1 x 1 to the classes, upsampled by 16; without spatial stream the last
-          two convolutions work on 256 channels; "Skip-Connection" is the same decoder with levels joined and not weighed
-          InPlaceABN is ordinary normalisation with its default activation, leaky ReLU of slope 0.01, in all we add to the trunk
-          (abn_act="leaky", or "relu"); trunks keep their own. The auxiliary branch has its own 3 x 3, not the skip's
-          upsampling is bilinear, to the size of the finer level (876 / 16 is no whole number), align_corners=False unless asked
-          images are padded to a multiple of 4 only, so that the paper's crop of 876 gives the paper's 219 and 55 pixels
-          OHEM, the weight of the auxiliary loss, batch size, warm-up and weight decay are the recipe's business
+Paper     D. Li, C. Fan, L. Zou, Q. Zuo, H. Jiang, Y. Liu. "Inter-Level Feature Balanced Fusion Network for
+          Street Scene Segmentation". Sensors 21(23):7844, 2021. https://doi.org/10.3390/s21237844
+Reads as  sec. 3.2, eq. 2 to 4, fig. 3 -> BalancedFusion   sec. 3.3, fig. 4 -> SpatialStream   sec. 3.1, fig.
+          2 -> IFBFNet sec. 3.4, second part -> IFBFNet.aux   sec. 4.1 -> IFBFNet.fast_parameters   tables 2
+          and 3 -> ifbfnet
+Differs   order of fusing: eq. 4 weighs the joined levels before they are convolved, and only then are there
+          "384" channels for the last two convolutions (order="eq"); the text convolves first, then weighs 256
+          channels, twice (order="text") eq. 2 leaves out the 1 x 1 convolution of text and fig. 3: here one
+          from all channels to all, with bias, nothing after it but the sigmoid; eq. 3 leaves out the residual
+          of text and fig. 3: w f + f is computed as (1 + w) f stage 4 is reduced to 256 by a 1 x 1 before
+          ASPP (aspp="reduced"), as text and fig. 2 say; "stage4" is ASPP on all its channels ASPP has the
+          four branches the text names and no 1 x 1 branch, 256 channels each rows without skip: reduction,
+          ASPP if any, 1 x 1 to 128, 1 x 1 to the classes, upsampled by 16; without spatial stream the last
+          two convolutions work on 256 channels; "Skip-Connection" is the same decoder with levels joined and
+          not weighed InPlaceABN is ordinary normalisation with its default activation, leaky ReLU of slope
+          0.01, in all we add to the trunk (abn_act="leaky", or "relu"); trunks keep their own. The auxiliary
+          branch has its own 3 x 3, not the skip's upsampling is bilinear, to the size of the finer level (876
+          / 16 is no whole number), align_corners=False unless asked images are padded to a multiple of 4
+          only, so that the paper's crop of 876 gives the paper's 219 and 55 pixels OHEM, the weight of the
+          auxiliary loss, batch size, warm-up and weight decay are the recipe's business
 Symbols   N images  B bands  K classes  H x W pixels; x4 is a level at stride 4: (N, ., H/4, W/4)
 """
 
@@ -53,31 +57,50 @@ class BalancedFusion(nn.Module):
         return torch.sigmoid(self.relate(levels.mean((2, 3), keepdim=True)))  # (N, C, 1, 1)  eq. 2
 
     def forward(self, levels: Tensor) -> Tensor:
-        # The factor could be folded into the kernel that follows, exactly, for each image its own: that saves less than 0.5 % of a forward.
-        return (1 + self.weights(levels)) * levels                         # (N, C, h, w)  eq. 3 and its residual; eq. 4 with what follows
+        # The factor could be folded into the kernel that follows, exactly, for each image its own: that saves
+        # less than 0.5 % of a forward.
+        return (
+            1 + self.weights(levels)
+        ) * levels  # (N, C, h, w)  eq. 3 and its residual; eq. 4 with what follows
 
 
 class SpatialStream(nn.Sequential):
-    """Fig. 4: 7 x 7 and 3 x 3 of stride 2, then 1 x 1. (N, B, H, W) -> (N, 64, H/2, W/2) -> (N, 64, H/4, W/4) -> (N, C, H/4, W/4)."""
+    """Fig. 4: 7 x 7 and 3 x 3 of stride 2, then 1 x 1. (N, B, H, W) -> (N, 64, H/2, W/2) -> (N, 64, H/4,
+    W/4) -> (N, C, H/4, W/4).
+    """
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__(
-            conv_bn_relu(in_channels, 64, 7, stride=2), conv_bn_relu(64, 64, 3, stride=2), conv_bn_relu(64, channels, 1)
-        )  # fmt: skip
+            conv_bn_relu(in_channels, 64, 7, stride=2),
+            conv_bn_relu(64, 64, 3, stride=2),
+            conv_bn_relu(64, channels, 1),
+        )
 
 
 class IFBFNet(Network):
     """Fig. 2. `net.heads(image)` adds "aux", a prediction from stage 1, in train mode.
 
-    Parts that a row of table 2 leaves out are None. `stride` is that of the coarsest level; images are padded to a multiple of 4.
+    Parts that a row of table 2 leaves out are None. `stride` is that of the coarsest level; images are padded
+    to a multiple of 4.
     """
 
     reach = None
 
     def __init__(
-        self, in_channels: int, classes: int, levels: Trunk, *, aspp: str, rates: Sequence[int], skip: str, spatial: int, order: str,
-        aux: bool, abn_act: str, align_corners: bool,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        classes: int,
+        levels: Trunk,
+        *,
+        aspp: str,
+        rates: Sequence[int],
+        skip: str,
+        spatial: int,
+        order: str,
+        aux: bool,
+        abn_act: str,
+        align_corners: bool,
+    ) -> None:
         super().__init__()
         self.in_channels, self.classes = in_channels, classes
         self.stride, self.order, self.align_corners = max(levels.strides), order, align_corners
@@ -87,7 +110,11 @@ class IFBFNet(Network):
             return BalancedFusion(channels) if skip == "balanced" else nn.Identity()
 
         self.reduce = conv_bn_relu(s4, 256, 1) if aspp != "stage4" else None
-        self.aspp = None if aspp == "none" else ASPP(s4 if aspp == "stage4" else 256, 256, rates=rates, pointwise=False)
+        self.aspp = (
+            None
+            if aspp == "none"
+            else ASPP(s4 if aspp == "stage4" else 256, 256, rates=rates, pointwise=False)
+        )
         if skip != "none":
             self.low = conv_bn_relu(s1, 64)
             self.fuse1 = nn.Sequential(conv_bn_relu(256 + 64, 256), conv_bn_relu(256, 256))
@@ -97,7 +124,7 @@ class IFBFNet(Network):
         self.spatial = SpatialStream(in_channels, spatial) if spatial else None
         last = 256
         if spatial and order == "eq":
-            last = 256 + spatial                                           # "384": with 128 channels
+            last = 256 + spatial  # "384": with 128 channels
             self.balance2 = balance(last)
         elif spatial:
             self.fuse2 = conv_bn_relu(256 + spatial, 256, 1)
@@ -106,7 +133,7 @@ class IFBFNet(Network):
         self.aux = nn.Sequential(conv_bn_relu(s1, 64), nn.Conv2d(64, classes, 1)) if aux else None
         if abn_act == "leaky":
             leaky_for_relu(self)
-        self.trunk = levels                                                # after that: it keeps its own activations
+        self.trunk = levels  # after that: it keeps its own activations
 
     def fast_parameters(self) -> list[nn.Parameter]:
         """Sec. 4.1: the auxiliary branch and the balanced fusions learn at ten times the rate of all else."""
@@ -118,9 +145,11 @@ class IFBFNet(Network):
         scores = self.scores(pad_to_multiple(image, 4))
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
+    # fmt: off
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         levels = self.trunk(image)
-        s1, features = levels[0], levels[-1]                               # (N, 256, H/4, W/4), (N, 2048, H/16, W/16)
+        # (N, 256, H/4, W/4), (N, 2048, H/16, W/16)
+        s1, features = levels[0], levels[-1]
         features = features if self.reduce is None else self.reduce(features)  # (N, 256, H/16, W/16)
         features = features if self.aspp is None else self.aspp(features)  # (N, 256, H/16, W/16)
         if self.low is not None:
@@ -129,11 +158,16 @@ class IFBFNet(Network):
         if self.training and self.aux is not None:
             scores["aux"] = self.enlarge(self.aux(s1), image)              # (N, K, H, W)
         return scores
+    # fmt: on
 
     def decode(self, image: Tensor, s1: Tensor, x16: Tensor) -> Tensor:
-        """Sec. 3.1, decoder: what goes into the last two convolutions, (N, 256 or 256 + spatial, H/4, W/4)."""
-        x4 = torch.cat([self.enlarge(x16, s1), self.low(s1)], dim=1)       # (N, 320, H/4, W/4)  eq. 1
-        x4 = self.fuse1(self.balance1(x4)) if self.order == "eq" else self.balance1(self.fuse1(x4))  # (N, 256, H/4, W/4)
+        """Sec. 3.1, decoder: what goes into the last two convolutions, (N, 256 or 256 + spatial, H/4,
+        W/4).
+        """
+        x4 = torch.cat([self.enlarge(x16, s1), self.low(s1)], dim=1)  # (N, 320, H/4, W/4)  eq. 1
+        x4 = (
+            self.fuse1(self.balance1(x4)) if self.order == "eq" else self.balance1(self.fuse1(x4))
+        )  # (N, 256, H/4, W/4)
         if self.spatial is None:
             return x4
         x4 = torch.cat([x4, self.enlarge(self.spatial(image), s1)], dim=1)  # (N, 384, H/4, W/4)
@@ -144,7 +178,9 @@ class IFBFNet(Network):
 
 
 def leaky_for_relu(module: nn.Module) -> None:
-    """InPlaceABN's default activation, slope 0.01, wherever a ReLU stands (sec. 4.1: all normalisations are replaced)."""
+    """InPlaceABN's default activation, slope 0.01, wherever a ReLU stands (sec. 4.1: all normalisations
+    are replaced).
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.ReLU):
             setattr(module, name, nn.LeakyReLU(0.01, inplace=True))
@@ -152,16 +188,32 @@ def leaky_for_relu(module: nn.Module) -> None:
 
 
 def ifbfnet(
-    *, in_channels: int, classes: int, backbone: str = "resnet101", pretrained: bool = False, weights: str | Path | None = None,
-    first_conv: str = "repeat", output_stride: int = 16, aspp: str = "reduced", rates: Sequence[int] = (6, 12, 18),
-    skip: str = "balanced", spatial: int = 128, order: str = "eq", aux: bool = True, abn_act: str = "leaky", align_corners: bool = False,
-) -> IFBFNet:  # fmt: skip
-    """The full network: 47,106,598 parameters with ResNet-101 and 19 classes, the auxiliary branch among them.
+    *,
+    in_channels: int,
+    classes: int,
+    backbone: str = "resnet101",
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    first_conv: str = "repeat",
+    output_stride: int = 16,
+    aspp: str = "reduced",
+    rates: Sequence[int] = (6, 12, 18),
+    skip: str = "balanced",
+    spatial: int = 128,
+    order: str = "eq",
+    aux: bool = True,
+    abn_act: str = "leaky",
+    align_corners: bool = False,
+) -> IFBFNet:
+    """The full network: 47,106,598 parameters with ResNet-101 and 19 classes, the auxiliary branch among
+    them.
 
     Rows of table 2, for each backbone: (1) aspp="none", skip="none", spatial=0   (2) skip="none", spatial=0
     (3) skip="concat", spatial=0   (4) spatial=0   (5) nothing. Columns of table 3: spatial=16 ... 256.
-    `backbone`, `pretrained`, `weights`, `first_conv` and `output_stride` are the trunk's; one without dilation takes output_stride=32.
-    Raises UnknownName for an unknown reading or backbone, BadOption for sizes and combinations that cannot be.
+    `backbone`, `pretrained`, `weights`, `first_conv` and `output_stride` are the trunk's; one without
+      dilation takes output_stride=32.
+    Raises UnknownName for an unknown reading or backbone, BadOption for sizes and combinations that cannot
+    be.
     """
     for what, value in (("aspp", aspp), ("skip", skip), ("order", order), ("abn_act", abn_act)):
         if value not in READINGS[what]:
@@ -169,13 +221,34 @@ def ifbfnet(
     if isinstance(spatial, bool) or not isinstance(spatial, int) or spatial < 0:
         raise BadOption(f"spatial={spatial!r} must be the channels of the spatial stream, 0 for none.")
     if spatial and skip == "none":
-        raise BadOption(f"spatial={spatial} without a skip connection has nothing at 1/4 to join; pass spatial=0 or skip='balanced'.")
-    if not isinstance(rates, list | tuple) or not rates or not all(isinstance(rate, int) and rate > 0 for rate in rates):
+        raise BadOption(
+            f"spatial={spatial} without a skip connection has nothing at 1/4 to join; pass spatial=0 or "
+            "skip='balanced'."
+        )
+    if (
+        not isinstance(rates, list | tuple)
+        or not rates
+        or not all(isinstance(rate, int) and rate > 0 for rate in rates)
+    ):
         raise BadOption(f"rates={rates!r} must be whole numbers of at least 1, the dilations of ASPP.")
     levels = trunk(
-        backbone, in_channels=in_channels, output_stride=output_stride, pretrained=pretrained, weights=weights, first_conv=first_conv
+        backbone,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        pretrained=pretrained,
+        weights=weights,
+        first_conv=first_conv,
     )
     return IFBFNet(
-        in_channels, classes, levels, aspp=aspp, rates=rates, skip=skip, spatial=spatial, order=order, aux=aux, abn_act=abn_act,
+        in_channels,
+        classes,
+        levels,
+        aspp=aspp,
+        rates=rates,
+        skip=skip,
+        spatial=spatial,
+        order=order,
+        aux=aux,
+        abn_act=abn_act,
         align_corners=align_corners,
-    )  # fmt: skip
+    )

@@ -1,18 +1,22 @@
-"""One small encoder and four ways back to full resolution: a score upsampled, unpooling, skip connections, an MLP over all levels.
+"""One small encoder and four ways back to full resolution: a score upsampled, unpooling, skip connections, an
+MLP over all levels.
 
-Paper     E. Maggiori, Y. Tarabalka, G. Charpiat, P. Alliez. "High-Resolution Aerial Image Labeling with Convolutional Neural
-          Networks". IEEE TGRS 55(12), 2017. https://arxiv.org/abs/1611.01962
-          Released Caffe networks: https://github.com/emaggiori/CaffeRemoteSensing
-Reads as  table I -> Encoder   sec. II-C, fig. 1 -> Score (fcn)   sec. III-B, fig. 4 and 5 -> Mirror (unpooling)
-          sec. III-C, fig. 6 -> Skip   sec. IV, fig. 7 -> Perceptron (mlp)   sec. V-C, second phase -> start_from
+Paper     E. Maggiori, Y. Tarabalka, G. Charpiat, P. Alliez. "High-Resolution Aerial Image Labeling with
+          Convolutional Neural Networks". IEEE TGRS 55(12), 2017. https://arxiv.org/abs/1611.01962 Released
+          Caffe networks: https://github.com/emaggiori/CaffeRemoteSensing
+Reads as  table I -> Encoder   sec. II-C, fig. 1 -> Score (fcn)   sec. III-B, fig. 4 and 5 -> Mirror
+          (unpooling) sec. III-C, fig. 6 -> Skip   sec. IV, fig. 7 -> Perceptron (mlp)   sec. V-C, second
+          phase -> start_from
 Differs   table I prints a fourth pooling: the text (sampling down by 16 in all) and the release have three
-          the paper says "bilinear": upsampling="deconv" is the release's bilinear deconvolution, into which zeros enter at the border;
-          "interpolate" repeats the edge instead. The release learns the x16 deconvolution of the fcn and keeps all others fixed
-          hidden layer of the mlp: 1024 units and a ReLU as the paper says; variant="released" is 128 units without ReLU
-          batch normalisation without scale and shift, as released (affine=True adds them); bn_momentum is 0.1 where the release has
-          0.001 (1 - Caffe's moving fraction), which needs thousands of steps before evaluation sees what training saw
+          the paper says "bilinear": upsampling="deconv" is the release's bilinear deconvolution, into which
+          zeros enter at the border; "interpolate" repeats the edge instead. The release learns the x16
+          deconvolution of the fcn and keeps all others fixed hidden layer of the mlp: 1024 units and a ReLU
+          as the paper says; variant="released" is 128 units without ReLU batch normalisation without scale
+          and shift, as released (affine=True adds them); bn_momentum is 0.1 where the release has 0.001 (1 -
+          Caffe's moving fraction), which needs thousands of steps before evaluation sees what training saw
           unpooling (never released): normalisation and ReLU after every deconvolution but the last
-Symbols   N images  B bands  C width  K classes  D hidden units; x4 is a level at stride 4 of the encoder's input: (N, C2, H/4, W/4)
+Symbols   N images  B bands  C width  K classes  D hidden units; x4 is a level at stride 4 of the encoder's
+          input: (N, C2, H/4, W/4)
 """
 
 from __future__ import annotations
@@ -36,7 +40,9 @@ STRIP_BYTES = 64 * 2**20
 
 
 class Features(NamedTuple):
-    """What the encoder hands on: the last feature map before each pooling, and where each pooling found its maxima."""
+    """What the encoder hands on: the last feature map before each pooling, and where each pooling found
+    its maxima.
+    """
 
     x2: Tensor
     x4: Tensor
@@ -47,14 +53,20 @@ class Features(NamedTuple):
 
 
 class Convolutions(nn.Sequential):
-    """Two convolutions of one level, each with normalisation and ReLU; `conv<level>_1` may be 5 x 5 of stride 2."""
+    """Two convolutions of one level, each with normalisation and ReLU; `conv<level>_1` may be 5 x 5 of
+    stride 2.
+    """
 
     def __init__(self, level: int, inputs: int, width: int, *, affine: bool, bn_momentum: float) -> None:
         first = nn.Conv2d(inputs, width, 5, 2, 2) if level == 1 else nn.Conv2d(inputs, width, 3, 1, 1)
         steps: list[tuple[str, nn.Module]] = []
         for number, conv in enumerate((first, nn.Conv2d(width, width, 3, 1, 1)), start=1):
             norm = nn.BatchNorm2d(width, eps=1e-5, momentum=bn_momentum, affine=affine)
-            steps += [(f"conv{level}_{number}", conv), (f"norm{level}_{number}", norm), (f"relu{level}_{number}", nn.ReLU(inplace=True))]
+            steps += [
+                (f"conv{level}_{number}", conv),
+                (f"norm{level}_{number}", norm),
+                (f"relu{level}_{number}", nn.ReLU(inplace=True)),
+            ]
         super().__init__(OrderedDict(steps))
 
 
@@ -65,9 +77,12 @@ class Encoder(nn.Module):
         super().__init__()
         inputs = in_channels
         for level, width in enumerate(widths, start=1):
-            self.add_module(f"level{level}", Convolutions(level, inputs, width, affine=affine, bn_momentum=bn_momentum))
+            self.add_module(
+                f"level{level}", Convolutions(level, inputs, width, affine=affine, bn_momentum=bn_momentum)
+            )
             inputs = width
 
+    # fmt: off
     def forward(self, image: Tensor) -> Features:
         x2 = self.level1(image)                                            # (N, C1, H/2, W/2)    conv1_2
         half, place1 = F.max_pool2d(x2, 2, return_indices=True)
@@ -75,20 +90,25 @@ class Encoder(nn.Module):
         half, place2 = F.max_pool2d(x4, 2, return_indices=True)
         x8 = self.level3(half)                                             # (N, C3, H/8, W/8)    conv3_2
         half, place3 = F.max_pool2d(x8, 2, return_indices=True)
-        return Features(x2, x4, x8, self.level4(half), (place1, place2, place3))  # (N, C4, H/16, W/16)  conv4_2
+        # (N, C4, H/16, W/16)  conv4_2
+        return Features(x2, x4, x8, self.level4(half), (place1, place2, place3))
+    # fmt: on
 
 
 def upsample(level: Tensor, factor: int, border: str = "constant") -> Tensor:
     """Bilinear upsampling, (N, C, h, w) -> (N, C, factor h, factor w).
 
-    `border="constant"` equals Caffe's bilinear deconvolution, kernel 2 factor - factor % 2 and as many channels as groups;
+    `border="constant"` equals Caffe's bilinear deconvolution, kernel 2 factor - factor % 2 and as many
+      channels as groups;
     `border="replicate"` equals F.interpolate(align_corners=False).
     """
     return level if factor == 1 else upsample_framed(F.pad(level, (1, 1, 1, 1), mode=border), factor)
 
 
 def upsample_framed(framed: Tensor, factor: int) -> Tensor:
-    """`upsample` of what lies within a frame one pixel wide: away from its own border interpolation sees no border at all."""
+    """`upsample` of what lies within a frame one pixel wide: away from its own border interpolation sees
+    no border at all.
+    """
     if factor == 1:
         return framed[..., 1:-1, 1:-1]
     wide = F.interpolate(framed, scale_factor=factor, mode="bilinear", align_corners=False)
@@ -96,9 +116,11 @@ def upsample_framed(framed: Tensor, factor: int) -> Tensor:
 
 
 def bilinear_deconv(classes: int, factor: int) -> nn.ConvTranspose2d:
-    """A learned deconvolution, one filter for each class, that starts as bilinear upsampling by an even factor."""
+    """A learned deconvolution, one filter for each class, that starts as bilinear upsampling by an even
+    factor.
+    """
     deconv = nn.ConvTranspose2d(classes, classes, 2 * factor, factor, factor // 2, groups=classes, bias=False)
-    ramp = 1 - ((torch.arange(2 * factor) + 0.5) / factor - 1).abs()       # (2 factor,) a triangle
+    ramp = 1 - ((torch.arange(2 * factor) + 0.5) / factor - 1).abs()  # (2 factor,) a triangle
     with torch.no_grad():
         deconv.weight.copy_(torch.outer(ramp, ramp).expand_as(deconv.weight))
     return deconv
@@ -108,7 +130,9 @@ class Score(nn.Module):
     """Fig. 1: one score map at stride 16, upsampled by 16. Features -> (N, K, H, W)."""
 
     reach = 83
-    """Pixels from an output to the farthest input it depends on: 74 from x16 (135 seen, off centre) and the upsampling's; tested."""
+    """Pixels from an output to the farthest input it depends on: 74 from x16 (135 seen, off centre) and
+    the upsampling's; tested.
+    """
 
     def __init__(self, widths: Sequence[int], classes: int, border: str) -> None:
         super().__init__()
@@ -116,15 +140,18 @@ class Score(nn.Module):
         self.up16 = bilinear_deconv(classes, 16) if border == "constant" else None
 
     def forward(self, features: Features) -> Tensor:
-        score = self.score(features.x16)                                   # (N, K, H/16, W/16)
+        score = self.score(features.x16)  # (N, K, H/16, W/16)
         return upsample(score, 16, "replicate") if self.up16 is None else self.up16(score)  # (N, K, H, W)
 
 
 class Mirror(nn.Module):
-    """Fig. 4: the encoder reflected, deconvolutions for convolutions and unpooling for pooling. Features -> (N, K, H, W)."""
+    """Fig. 4: the encoder reflected, deconvolutions for convolutions and unpooling for pooling. Features
+    -> (N, K, H, W).
+    """
 
     reach = 134
 
+    # fmt: off
     def __init__(self, widths: Sequence[int], classes: int, *, affine: bool, bn_momentum: float) -> None:
         super().__init__()
 
@@ -137,36 +164,48 @@ class Mirror(nn.Module):
         self.level3 = nn.Sequential(block(c3, c3), block(c3, c2))
         self.level2 = nn.Sequential(block(c2, c2), block(c2, c1))
         self.level1 = block(c1, c1)                                        # deconv1_2
-        self.score = nn.ConvTranspose2d(c1, classes, 5, 2, 2, 1)           # deconv1_1: 2 h - 1 pixels and one more
+        # deconv1_1: 2 h - 1 pixels and one more
+        self.score = nn.ConvTranspose2d(c1, classes, 5, 2, 2, 1)
+    # fmt: on
 
+    # fmt: off
     def forward(self, features: Features) -> Tensor:
         place1, place2, place3 = features.places
         x8 = F.max_unpool2d(self.level4(features.x16), place3, 2)          # (N, C3, H/8, W/8)  fig. 5
         x4 = F.max_unpool2d(self.level3(x8), place2, 2)                    # (N, C2, H/4, W/4)
         x2 = F.max_unpool2d(self.level2(x4), place1, 2)                    # (N, C1, H/2, W/2)
         return self.score(self.level1(x2))                                 # (N, K, H, W)
+    # fmt: on
 
 
 class Skip(nn.Module):
-    """Fig. 6: a score map from every level, upsampled by two and added, coarse to fine. Features -> (N, K, H, W)."""
+    """Fig. 6: a score map from every level, upsampled by two and added, coarse to fine. Features -> (N, K,
+    H, W).
+    """
 
     reach = 90
 
     def __init__(self, widths: Sequence[int], classes: int, border: str) -> None:
         super().__init__()
-        self.score1, self.score2, self.score3, self.score4 = (nn.Conv2d(width, classes, 1) for width in widths)
+        self.score1, self.score2, self.score3, self.score4 = (
+            nn.Conv2d(width, classes, 1) for width in widths
+        )
         self.border = border
 
+    # fmt: off
     def forward(self, features: Features) -> Tensor:
         x16 = self.score4(features.x16)                                    # (N, K, H/16, W/16)
         x8 = upsample(x16, 2, self.border) + self.score3(features.x8)      # (N, K, H/8, W/8)
         x4 = upsample(x8, 2, self.border) + self.score2(features.x4)       # (N, K, H/4, W/4)
         x2 = upsample(x4, 2, self.border) + self.score1(features.x2)       # (N, K, H/2, W/2)
         return upsample(x2, 2, self.border)                                # (N, K, H, W)
+    # fmt: on
 
 
 class Perceptron(nn.Module):
-    """Fig. 7: all levels upsampled to stride 2, concatenated, and classified pixel by pixel. Features -> (N, K, H, W)."""
+    """Fig. 7: all levels upsampled to stride 2, concatenated, and classified pixel by pixel. Features ->
+    (N, K, H, W).
+    """
 
     reach = 84
 
@@ -177,50 +216,75 @@ class Perceptron(nn.Module):
         self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
         self.border = border
 
+    # fmt: off
     def forward(self, features: Features) -> Tensor:
         levels = tuple(F.pad(level, (1, 1, 1, 1), mode=self.border) for level in features[:4])
         if self.training or torch.is_grad_enabled():
             x2 = self.classify(levels)                                     # (N, K, H/2, W/2)
         elif isinstance(self.relu, nn.Identity):
             x2 = self.classify_linearly(levels)
-        elif torch.compiler.is_compiling() or torch.jit.is_tracing():      # a loop over rows would fix the size of an exported network
+        # a loop over rows would fix the size of an exported network
+        elif torch.compiler.is_compiling() or torch.jit.is_tracing():
             x2 = self.classify(levels)
         else:
             x2 = self.classify_in_strips(levels)
         return upsample(x2, 2, self.border)                                # (N, K, H, W)
+    # fmt: on
 
     def classify(self, levels: tuple[Tensor, ...]) -> Tensor:
         """Levels within their frames -> (N, K, H/2, W/2)."""
-        pool = torch.cat([upsample_framed(level, 2**index) for index, level in enumerate(levels)], dim=1)  # (N, sum C, H/2, W/2)
-        return self.mlp2(self.relu(self.mlp1(pool)))                       # (N, D, H/2, W/2) -> (N, K, H/2, W/2)
+        pool = torch.cat(
+            [upsample_framed(level, 2**index) for index, level in enumerate(levels)], dim=1
+        )  # (N, sum C, H/2, W/2)
+        return self.mlp2(self.relu(self.mlp1(pool)))  # (N, D, H/2, W/2) -> (N, K, H/2, W/2)
 
     def classify_linearly(self, levels: tuple[Tensor, ...]) -> Tensor:
-        """`classify` without ReLU: the two layers are one, and it commutes with upsampling if its bias comes after."""
+        """`classify` without ReLU: the two layers are one, and it commutes with upsampling if its bias
+        comes after.
+        """
         second, first = self.mlp2.weight.flatten(1), self.mlp1.weight.flatten(1)
         weights = (second @ first)[..., None, None].split([level.shape[1] for level in levels], dim=1)
-        maps = (upsample_framed(F.conv2d(level, weight), 2**i) for i, (level, weight) in enumerate(zip(levels, weights, strict=True)))
+        maps = (
+            upsample_framed(F.conv2d(level, weight), 2**i)
+            for i, (level, weight) in enumerate(zip(levels, weights, strict=True))
+        )
         return sum(maps) + (second @ self.mlp1.bias + self.mlp2.bias)[:, None, None]
 
     def classify_in_strips(self, levels: tuple[Tensor, ...]) -> Tensor:
-        """`classify`, a few rows of one image at a time: the pool and the hidden layer are some 270 times the logits' size."""
+        """`classify`, a few rows of one image at a time: the pool and the hidden layer are some 270 times
+        the logits' size.
+        """
         height, width = levels[0].shape[-2] - 2, levels[0].shape[-1] - 2
         row_bytes = (self.mlp1.in_channels + self.mlp1.out_channels) * width * levels[0].element_size()
-        rows = max(1, STRIP_BYTES // (8 * row_bytes)) * 8                  # 8 rows at stride 2 are one at stride 16
+        rows = max(1, STRIP_BYTES // (8 * row_bytes)) * 8  # 8 rows at stride 2 are one at stride 16
         images = []
         for one in range(len(levels[0])):
             strips = []
             for top in range(0, height, rows):
                 bottom = min(top + rows, height)
-                parts = (level[one : one + 1, :, top >> i : (bottom >> i) + 2] for i, level in enumerate(levels))
-                strips.append(self.classify(tuple(parts)))                 # (1, K, rows, W/2)
+                parts = (
+                    level[one : one + 1, :, top >> i : (bottom >> i) + 2] for i, level in enumerate(levels)
+                )
+                strips.append(self.classify(tuple(parts)))  # (1, K, rows, W/2)
             images.append(torch.cat(strips, dim=2))
         return torch.cat(images)
 
 
 class HighResolution(Network):
-    """An encoder and one of the four heads; with `downsample` both work on the image averaged down by it (sec. V-B, Potsdam)."""
+    """An encoder and one of the four heads; with `downsample` both work on the image averaged down by it
+    (sec. V-B, Potsdam).
+    """
 
-    def __init__(self, in_channels: int, classes: int, encoder: Encoder, head: nn.Module, *, downsample: int, border: str) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        encoder: Encoder,
+        head: nn.Module,
+        *,
+        downsample: int,
+        border: str,
+    ) -> None:
         super().__init__()
         self.in_channels, self.classes = in_channels, classes
         self.encoder, self.head = encoder, head
@@ -229,21 +293,29 @@ class HighResolution(Network):
         # the head's reach in averaged pixels, then bilinear upsampling back and the average that made them
         self.reach = downsample * head.reach + (3 * downsample - 2) // 2
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:  # not the bilinear one
-                fan_in = "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"  # its weight is (inputs, outputs, ...)
-                nn.init.kaiming_normal_(module.weight, mode=fan_in, nonlinearity="relu")    # sec. V-C: "following [30]"
+            if (
+                isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None
+            ):  # not the bilinear one
+                fan_in = (
+                    "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
+                )  # its weight is (inputs, outputs, ...)
+                nn.init.kaiming_normal_(
+                    module.weight, mode=fan_in, nonlinearity="relu"
+                )  # sec. V-C: "following [30]"
                 nn.init.zeros_(module.bias)
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         small = F.avg_pool2d(image, self.downsample) if self.downsample > 1 else image
-        logits = self.head(self.encoder(small))                            # (N, K, H/downsample, W/downsample)
+        logits = self.head(self.encoder(small))  # (N, K, H/downsample, W/downsample)
         return {"logits": upsample(logits, self.downsample, self.border)}
 
 
 def start_from(net: Network, base_state: Mapping[str, Tensor]) -> list[str]:
-    """Copy the encoder of a trained base network into a derived one (sec. V-C, second phase) and return the names copied.
+    """Copy the encoder of a trained base network into a derived one (sec. V-C, second phase) and return the
+    names copied.
 
-    `base_state` is the state_dict of an `fcn` (or any network of this module). Raises BadInput if the encoders differ.
+    `base_state` is the state_dict of an `fcn` (or any network of this module). Raises BadInput if the
+      encoders differ.
     """
     mine = {name: value for name, value in net.state_dict().items() if name.startswith("encoder.")}
     theirs = {name: value for name, value in base_state.items() if name.startswith("encoder.")}
@@ -252,9 +324,13 @@ def start_from(net: Network, base_state: Mapping[str, Tensor]) -> list[str]:
         raise BadInput(f"There is no encoder in {which}; this start is for fcn, unpooling, skip and mlp.")
     if mine.keys() != theirs.keys():
         odd = sorted(mine.keys() ^ theirs.keys())[0]
-        raise BadInput(f"Only one of the two networks has {odd}; build both with the same affine and number of widths.")
+        raise BadInput(
+            f"Only one of the two networks has {odd}; build both with the same affine and number of widths."
+        )
     if any(mine[name].shape != theirs[name].shape for name in mine):
-        raise BadInput(f"The base network has {encoder_sizes(theirs)}, this one {encoder_sizes(mine)}; build both alike.")
+        raise BadInput(
+            f"The base network has {encoder_sizes(theirs)}, this one {encoder_sizes(mine)}; build both alike."
+        )
     with torch.no_grad():
         for name, value in mine.items():
             value.copy_(theirs[name])
@@ -268,12 +344,23 @@ def encoder_sizes(state: Mapping[str, Tensor]) -> str:
 
 
 def build(
-    head: type[nn.Module], in_channels: int, classes: int, widths: Sequence[int], affine: bool, bn_momentum: float,
-    downsample: int, upsampling: str, **head_options: object,
+    head: type[nn.Module],
+    in_channels: int,
+    classes: int,
+    widths: Sequence[int],
+    affine: bool,
+    bn_momentum: float,
+    downsample: int,
+    upsampling: str,
+    **head_options: object,
 ) -> HighResolution:
-    """What the four builders share. Raises BadOption for sizes that cannot be, UnknownName for an unknown `upsampling`."""
+    """What the four builders share. Raises BadOption for sizes that cannot be, UnknownName for an unknown
+    `upsampling`.
+    """
     if len(widths) != 4 or not all(isinstance(width, int) and width > 0 for width in widths):
-        raise BadOption(f"widths={tuple(widths)} must be four whole numbers of at least 1, such as (32, 64, 96, 128).")
+        raise BadOption(
+            f"widths={tuple(widths)} must be four whole numbers of at least 1, such as (32, 64, 96, 128)."
+        )
     if not isinstance(downsample, int) or downsample < 1:
         raise BadOption(f"downsample={downsample!r} must be a whole number of at least 1.")
     if not 0 < bn_momentum <= 1:
@@ -290,34 +377,64 @@ def build(
 
 
 def fcn(
-    *, in_channels: int, classes: int, widths: Sequence[int] = (32, 64, 96, 128), affine: bool = False, bn_momentum: float = 0.1,
-    downsample: int = 1, upsampling: str = "deconv",
+    *,
+    in_channels: int,
+    classes: int,
+    widths: Sequence[int] = (32, 64, 96, 128),
+    affine: bool = False,
+    bn_momentum: float = 0.1,
+    downsample: int = 1,
+    upsampling: str = "deconv",
 ) -> HighResolution:
-    """The base FCN of table I; 470,405 parameters for four bands and five classes. The x16 deconvolution is learned."""
+    """The base FCN of table I; 470,405 parameters for four bands and five classes. The x16 deconvolution
+    is learned.
+    """
     return build(Score, in_channels, classes, widths, affine, bn_momentum, downsample, upsampling)
 
 
 def unpooling(
-    *, in_channels: int, classes: int, widths: Sequence[int] = (32, 64, 96, 128), affine: bool = False, bn_momentum: float = 0.1,
-    downsample: int = 1, upsampling: str = "deconv",
+    *,
+    in_channels: int,
+    classes: int,
+    widths: Sequence[int] = (32, 64, 96, 128),
+    affine: bool = False,
+    bn_momentum: float = 0.1,
+    downsample: int = 1,
+    upsampling: str = "deconv",
 ) -> HighResolution:
     """Fig. 4, 929,957 parameters; `upsampling` matters only with `downsample`."""
     return build(Mirror, in_channels, classes, widths, affine, bn_momentum, downsample, upsampling)
 
 
 def skip(
-    *, in_channels: int, classes: int, widths: Sequence[int] = (32, 64, 96, 128), affine: bool = False, bn_momentum: float = 0.1,
-    downsample: int = 1, upsampling: str = "deconv",
+    *,
+    in_channels: int,
+    classes: int,
+    widths: Sequence[int] = (32, 64, 96, 128),
+    affine: bool = False,
+    bn_momentum: float = 0.1,
+    downsample: int = 1,
+    upsampling: str = "deconv",
 ) -> HighResolution:
     """Fig. 6, 466,260 parameters."""
     return build(Skip, in_channels, classes, widths, affine, bn_momentum, downsample, upsampling)
 
 
 def mlp(
-    *, in_channels: int, classes: int, widths: Sequence[int] = (32, 64, 96, 128), affine: bool = False, bn_momentum: float = 0.1,
-    downsample: int = 1, upsampling: str = "deconv", variant: str = "paper", hidden: int | None = None, relu: bool | None = None,
+    *,
+    in_channels: int,
+    classes: int,
+    widths: Sequence[int] = (32, 64, 96, 128),
+    affine: bool = False,
+    bn_momentum: float = 0.1,
+    downsample: int = 1,
+    upsampling: str = "deconv",
+    variant: str = "paper",
+    hidden: int | None = None,
+    relu: bool | None = None,
 ) -> HighResolution:
-    """Fig. 7; 798,469 parameters with the paper's 1024 hidden units and ReLU, 506,373 with variant="released" (128, linear).
+    """Fig. 7; 798,469 parameters with the paper's 1024 hidden units and ReLU, 506,373 with variant="released"
+    (128, linear).
 
     `hidden` and `relu` replace what the variant says (the networks released for the Inria data: 256, linear).
     """
@@ -327,7 +444,18 @@ def mlp(
     hidden, relu = usual_hidden if hidden is None else hidden, usual_relu if relu is None else relu
     if not isinstance(hidden, int) or hidden < 1:
         raise BadOption(f"hidden={hidden!r} must be a whole number of at least 1.")
-    return build(Perceptron, in_channels, classes, widths, affine, bn_momentum, downsample, upsampling, hidden=hidden, relu=relu)
+    return build(
+        Perceptron,
+        in_channels,
+        classes,
+        widths,
+        affine,
+        bn_momentum,
+        downsample,
+        upsampling,
+        hidden=hidden,
+        relu=relu,
+    )
 
 
 MLP_VARIANTS = {"paper": (1024, True), "released": (128, False)}

@@ -1,28 +1,31 @@
 """MSWBN: three sums of parallel convolutions, weighted for each image by what its lower levels look like.
 
-Paper     K. Yang, Z. Liu, Q. Lu, G.-S. Xia. "Multi-Scale Weighted Branch Network for Remote Sensing Image Classification".
-          CVPR workshops 2019
-Reads as  sec. 3.1, eqs. 1-7, fig. 2 -> Operation, Hierarchy, HWM      sec. 3.2, eqs. 8-9, fig. 3 -> scores_from, LBM
-          sec. 3.3, eq. 14 -> clip_gate      fig. 1 -> MSWBN           sec. 4.2, 4.5 -> OPERATIONS
-Differs   the paper names no output stride and no channel reduction. Default: layer4 at stride 16, reduced to 256 channels by a 1x1
-          convolution, BN and ReLU. INFERRED from table 1 (cheaper and smaller than DeepLabV3+); reduce=None is the paper to the letter,
-          the operations on all 2048 channels, at output_stride 8, 16 or 32
-          rate 0 is no legal dilation: read as an ordinary convolution, dilation max(r, 1). rate_semantics="holes" reads r as the number of
-          zeros between taps, dilation r + 1
-          L_1, L_2, L_3 are only "lower layers": layer3, layer2, layer1, so that L_3, which the LBM shows, is the finest (levels=...)
-          "convolution operations" in a branch: branch="bn" is convolution and BN; the sum of eq. 2 stays signed, as sec. 3.3 needs, and
-          whoever reads it applies the ReLU. "linear": convolution with bias and no ReLU anywhere in the HWM. "bn_relu": ReLU in each branch
-          C_1 .. C_3: plain 3x3 convolutions with bias, started at random: from zero every weight would stand at the threshold
-          eq. 14 raises a weak weight to theta (it does not zero it) and weights are not normalised again; the "relu" is in the gradient
-          the factor 2 of the LBM belongs to its gate: without the gate, eq. 9 as printed
-          eq. 8 is fed the weights before their gate (mlp_input="gated": after); its MLP is Linear(3n, 3n), ReLU, Linear(3n, 2)
-          C_H and C_L: `depth` = 2 convolutions of 3x3, N kernels with BN and ReLU, then K kernels with bias. C_H is computed on the HWM's
-          grid, its scores go to L_3's size; all resizing is bilinear, align_corners=False unless asked
-          no LBM (table 7): C_H alone, upsampled to the image
-          eq. 10 lacks its minus sign; the loss, the ignored background, RGB input and ImageNet weights are the recipe's business
-          of the 64 and 512 chains of convolutions (sec. 3.1) only 20 and 32 differ in receptive field
-Symbols   N images  B bands  K classes  C width (the paper's "channels")  n branches; w1 w2 w3 are W^1 .. W^3, (N, n); w_bin (N, 2)
-          x4 is a level at stride 4: (N, ., H/4, W/4); xs is at the output stride s
+Paper     K. Yang, Z. Liu, Q. Lu, G.-S. Xia. "Multi-Scale Weighted Branch Network for Remote Sensing Image
+          Classification". CVPR workshops 2019
+Reads as  sec. 3.1, eqs. 1-7, fig. 2 -> Operation, Hierarchy, HWM      sec. 3.2, eqs. 8-9, fig. 3 ->
+          scores_from, LBM sec. 3.3, eq. 14 -> clip_gate      fig. 1 -> MSWBN           sec. 4.2, 4.5 ->
+          OPERATIONS
+Differs   the paper names no output stride and no channel reduction. Default: layer4 at stride 16, reduced to
+          256 channels by a 1x1 convolution, BN and ReLU. INFERRED from table 1 (cheaper and smaller than
+          DeepLabV3+); reduce=None is the paper to the letter, the operations on all 2048 channels, at
+          output_stride 8, 16 or 32 rate 0 is no legal dilation: read as an ordinary convolution, dilation
+          max(r, 1). rate_semantics="holes" reads r as the number of zeros between taps, dilation r + 1 L_1,
+          L_2, L_3 are only "lower layers": layer3, layer2, layer1, so that L_3, which the LBM shows, is the
+          finest (levels=...) "convolution operations" in a branch: branch="bn" is convolution and BN; the sum
+          of eq. 2 stays signed, as sec. 3.3 needs, and whoever reads it applies the ReLU. "linear":
+          convolution with bias and no ReLU anywhere in the HWM. "bn_relu": ReLU in each branch C_1 .. C_3:
+          plain 3x3 convolutions with bias, started at random: from zero every weight would stand at the
+          threshold eq. 14 raises a weak weight to theta (it does not zero it) and weights are not normalised
+          again; the "relu" is in the gradient the factor 2 of the LBM belongs to its gate: without the gate,
+          eq. 9 as printed eq. 8 is fed the weights before their gate (mlp_input="gated": after); its MLP is
+          Linear(3n, 3n), ReLU, Linear(3n, 2) C_H and C_L: `depth` = 2 convolutions of 3x3, N kernels with BN
+          and ReLU, then K kernels with bias. C_H is computed on the HWM's grid, its scores go to L_3's size;
+          all resizing is bilinear, align_corners=False unless asked no LBM (table 7): C_H alone, upsampled to
+          the image eq. 10 lacks its minus sign; the loss, the ignored background, RGB input and ImageNet
+          weights are the recipe's business of the 64 and 512 chains of convolutions (sec. 3.1) only 20 and 32
+          differ in receptive field
+Symbols   N images  B bands  K classes  C width (the paper's "channels")  n branches; w1 w2 w3 are W^1 .. W^3,
+          (N, n); w_bin (N, 2) x4 is a level at stride 4: (N, ., H/4, W/4); xs is at the output stride s
 """
 
 from __future__ import annotations
@@ -60,15 +63,18 @@ class Operation(NamedTuple):
 
 
 OPERATIONS: dict[int, tuple[Operation, ...]] = {
-    8: tuple(Operation(k, r) for k, r in ((1, 0), (3, 0), (5, 0), (5, 2), (5, 4), (7, 0), (7, 2), (7, 4))),  # sec. 4.2
-    5: tuple(Operation(k, r) for k, r in ((1, 0), (3, 0), (5, 0), (5, 2), (5, 4))),                          # sec. 4.5, table 7
+    8: tuple(
+        Operation(k, r) for k, r in ((1, 0), (3, 0), (5, 0), (5, 2), (5, 4), (7, 0), (7, 2), (7, 4))
+    ),  # sec. 4.2
+    5: tuple(Operation(k, r) for k, r in ((1, 0), (3, 0), (5, 0), (5, 2), (5, 4))),  # sec. 4.5, table 7
 }
 """S_o by its size: sum of k^2 is 232 and 85."""
 
 
 def clip_gate(weight: Tensor, theta: float) -> Tensor:
     """Eq. 14: the weight where it reaches theta, theta below; gradient 1 at and above theta, 0 below."""
-    # Spelled out for its gradient at equality, where uniform weights stand (theta is 1/n): torch.maximum halves it.
+    # Spelled out for its gradient at equality, where uniform weights stand (theta is 1/n): torch.maximum
+    # halves it.
     return torch.where(weight >= theta, weight, theta)
 
 
@@ -76,7 +82,14 @@ class Hierarchy(nn.Module):
     """One hierarchy of fig. 2: the generator of its weights and its parallel branches."""
 
     def __init__(
-        self, inputs: int, width: int, level_width: int, operations: Sequence[Operation], *, branch: str, rate_semantics: str
+        self,
+        inputs: int,
+        width: int,
+        level_width: int,
+        operations: Sequence[Operation],
+        *,
+        branch: str,
+        rate_semantics: str,
     ) -> None:
         super().__init__()
         self.generator = nn.Conv2d(level_width, len(operations), 3, padding=1)
@@ -84,7 +97,15 @@ class Hierarchy(nn.Module):
         for operation in operations:
             pad = operation.field(rate_semantics) // 2
             steps: list[nn.Module] = [
-                nn.Conv2d(inputs, width, operation.kernel, 1, pad, operation.dilation(rate_semantics), bias=branch == "linear")
+                nn.Conv2d(
+                    inputs,
+                    width,
+                    operation.kernel,
+                    1,
+                    pad,
+                    operation.dilation(rate_semantics),
+                    bias=branch == "linear",
+                )
             ]
             if branch != "linear":
                 steps.append(nn.BatchNorm2d(width))
@@ -94,14 +115,16 @@ class Hierarchy(nn.Module):
 
     def weights(self, level: Tensor) -> Tensor:
         """L_h (N, level_width, h, w) -> W^h (N, n), each row of sum 1."""
-        return torch.softmax(self.generator(level).mean((2, 3)), dim=1)        # (N, n)  eqs. 1, 3, 5
+        return torch.softmax(self.generator(level).mean((2, 3)), dim=1)  # (N, n)  eqs. 1, 3, 5
 
     def forward(self, features: Tensor, coefficients: Tensor) -> Tensor:
-        """(N, inputs, h, w) and (N, n) -> (N, C, h, w). In inference a branch is freed as soon as it is added."""
+        """(N, inputs, h, w) and (N, n) -> (N, C, h, w). In inference a branch is freed as soon as it is
+        added.
+        """
         total: Tensor | None = None
         for coefficient, branch in zip(coefficients.unbind(1), self.branches, strict=True):
             term = coefficient[:, None, None, None] * branch(features)
-            total = term if total is None else total + term                    # (N, C, h, w)  eqs. 2, 4, 6
+            total = term if total is None else total + term  # (N, C, h, w)  eqs. 2, 4, 6
         return total
 
 
@@ -109,14 +132,28 @@ class HWM(nn.Module):
     """Hierarchical Weighted branch Module, sec. 3.1. `theta` is None where its gates are off."""
 
     def __init__(
-        self, inputs: int, width: int, level_widths: Sequence[int], operations: Sequence[Operation], *,
-        branch: str, rate_semantics: str, theta: float | None,
+        self,
+        inputs: int,
+        width: int,
+        level_widths: Sequence[int],
+        operations: Sequence[Operation],
+        *,
+        branch: str,
+        rate_semantics: str,
+        theta: float | None,
     ) -> None:
         super().__init__()
         self.theta = theta
         self.read = nn.ReLU() if branch == "bn" else nn.Identity()
         self.hierarchies = nn.ModuleList(
-            Hierarchy(width if h else inputs, width, level_width, operations, branch=branch, rate_semantics=rate_semantics)
+            Hierarchy(
+                width if h else inputs,
+                width,
+                level_width,
+                operations,
+                branch=branch,
+                rate_semantics=rate_semantics,
+            )
             for h, level_width in enumerate(level_widths)
         )
 
@@ -129,24 +166,30 @@ class HWM(nn.Module):
         return list(weights) if self.theta is None else [clip_gate(weight, self.theta) for weight in weights]
 
     def forward(self, features: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
-        """F_b (N, inputs, h, w) and the gated weights -> F_h3 (N, C, h, w), signed unless branch="bn_relu"."""
+        """F_b (N, inputs, h, w) and the gated weights -> F_h3 (N, C, h, w), signed unless
+        branch="bn_relu".
+        """
         for hierarchy, coefficient in zip(self.hierarchies, coefficients, strict=True):
-            features = hierarchy(self.read(features), coefficient)             # F_h1, F_h2, F_h3
+            features = hierarchy(self.read(features), coefficient)  # F_h1, F_h2, F_h3
         return features
 
 
 def scores_from(inputs: int, width: int, classes: int, depth: int) -> nn.Sequential:
-    """A "sequence of operations" of sec. 3.2, C_H or C_L: 3x3 convolutions, the last with one kernel for each class."""
+    """A "sequence of operations" of sec. 3.2, C_H or C_L: 3x3 convolutions, the last with one kernel for
+    each class.
+    """
     steps = [conv_bn_relu(inputs if step == 0 else width, width) for step in range(depth - 1)]
     return nn.Sequential(*steps, nn.Conv2d(width if steps else inputs, classes, 3, padding=1))
 
 
 class LBM(nn.Module):
-    """Low level features Branch Module, sec. 3.2. `theta` is None where its gate is off. C_H stays with the network, which needs it
-    without an LBM too.
+    """Low level features Branch Module, sec. 3.2. `theta` is None where its gate is off. C_H stays with the
+    network, which needs it without an LBM too.
     """
 
-    def __init__(self, level_width: int, width: int, classes: int, branches: int, *, depth: int, theta: float | None) -> None:
+    def __init__(
+        self, level_width: int, width: int, classes: int, branches: int, *, depth: int, theta: float | None
+    ) -> None:
         super().__init__()
         self.theta = theta
         self.low = scores_from(level_width, width, classes, depth)
@@ -163,7 +206,7 @@ class LBM(nn.Module):
     def forward(self, high: Tensor, level: Tensor, coefficients: Tensor) -> Tensor:
         """C_H's and L_3's maps, both of L_3's size, and the gated W_bin -> F_out (N, K, h, w)."""
         for_high, for_low = coefficients[:, :, None, None, None].unbind(1)
-        return for_high * high + for_low * self.low(level)                     # (N, K, h, w)  eq. 9
+        return for_high * high + for_low * self.low(level)  # (N, K, h, w)  eq. 9
 
 
 class MSWBN(Network):
@@ -172,9 +215,23 @@ class MSWBN(Network):
     reach = None  # the branch weights are averages over the whole image
 
     def __init__(
-        self, in_channels: int, classes: int, levels: nn.Module, *, operations: Sequence[Operation], width: int, reduce: int | None,
-        level_names: Sequence[str], branch: str, rate_semantics: str, theta_hwm: float | None, theta_lbm: float | None, lbm: bool,
-        mlp_input: str, depth: int, align_corners: bool,
+        self,
+        in_channels: int,
+        classes: int,
+        levels: nn.Module,
+        *,
+        operations: Sequence[Operation],
+        width: int,
+        reduce: int | None,
+        level_names: Sequence[str],
+        branch: str,
+        rate_semantics: str,
+        theta_hwm: float | None,
+        theta_lbm: float | None,
+        lbm: bool,
+        mlp_input: str,
+        depth: int,
+        align_corners: bool,
     ) -> None:
         super().__init__()
         self.in_channels, self.classes, self.stride = in_channels, classes, max(levels.strides)
@@ -185,15 +242,25 @@ class MSWBN(Network):
         self.trunk = levels
         self.reduce = nn.Identity() if reduce is None else conv_bn_relu(levels.widths[-1], reduce, 1)
         self.hwm = HWM(
-            levels.widths[-1] if reduce is None else reduce, width, level_widths, operations,
-            branch=branch, rate_semantics=rate_semantics, theta=theta_hwm,
-        )  # fmt: skip
+            levels.widths[-1] if reduce is None else reduce,
+            width,
+            level_widths,
+            operations,
+            branch=branch,
+            rate_semantics=rate_semantics,
+            theta=theta_hwm,
+        )
         self.high = scores_from(width, width, classes, depth)
-        self.lbm = LBM(level_widths[-1], width, classes, len(operations), depth=depth, theta=theta_lbm) if lbm else None
+        self.lbm = (
+            LBM(level_widths[-1], width, classes, len(operations), depth=depth, theta=theta_lbm)
+            if lbm
+            else None
+        )
 
     def branch_weights(self, image: Tensor) -> dict[str, Tensor]:
-        """(N, B, H, W), normalised -> "w1", "w2", "w3" (N, n) in the order of `operations` and, with an LBM, "w_bin" (N, 2); softmax
-        outputs, before any gate: what multiplies the branches is `hwm.gated` and `lbm.gated` of them. Any H and W; keeps gradients.
+        """(N, B, H, W), normalised -> "w1", "w2", "w3" (N, n) in the order of `operations` and, with an LBM,
+        "w_bin" (N, 2); softmax outputs, before any gate: what multiplies the branches is `hwm.gated` and
+        `lbm.gated` of them. Any H and W; keeps gradients.
         """
         levels = self.trunk(pad_to_multiple(image, self.stride))
         weights = self.hwm.weights([levels[index] for index in self.lower])
@@ -202,8 +269,10 @@ class MSWBN(Network):
             named["w_bin"] = self.lbm.weights(self._for_mlp(weights))
         return named
 
+    # fmt: off
     def scores(self, image: Tensor) -> dict[str, Tensor]:
-        levels = self.trunk(image)                                             # (N, ., H/4, W/4) .. (N, 2048, H/s, W/s)
+        # (N, ., H/4, W/4) .. (N, 2048, H/s, W/s)
+        levels = self.trunk(image)
         lower = [levels[index] for index in self.lower]                        # L_1, L_2, L_3
         weights = self.hwm.weights(lower)
         xs = self.reduce(levels[-1])                                           # (N, 256, H/s, W/s)  F_b
@@ -214,51 +283,104 @@ class MSWBN(Network):
             w_bin = self.lbm.weights(self._for_mlp(weights))
             out = self.lbm(out, lower[-1], self.lbm.gated(w_bin))              # (N, K, H/4, W/4)  F_out
         return {"logits": resize_like(out, image, align_corners=self.align_corners)}
+    # fmt: on
 
     def _for_mlp(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
         return weights if self.mlp_input == "raw" else self.hwm.gated(weights)
 
 
 def mswbn(
-    *, in_channels: int, classes: int, backbone: str = "resnet101", pretrained: bool = False, weights: str | Path | None = None,
-    first_conv: str = "repeat", output_stride: int = 16, reduce: int | None = 256, width: int = 128, operations: int = 8,
-    gate_hwm: bool = True, gate_lbm: bool = True, lbm: bool = True, theta_hwm: float | None = None, theta_lbm: float = 0.5,
-    levels: Sequence[str] = ("layer3", "layer2", "layer1"), branch: str = "bn", rate_semantics: str = "rate", mlp_input: str = "raw",
-    depth: int = 2, align_corners: bool = False,
+    *,
+    in_channels: int,
+    classes: int,
+    backbone: str = "resnet101",
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    first_conv: str = "repeat",
+    output_stride: int = 16,
+    reduce: int | None = 256,
+    width: int = 128,
+    operations: int = 8,
+    gate_hwm: bool = True,
+    gate_lbm: bool = True,
+    lbm: bool = True,
+    theta_hwm: float | None = None,
+    theta_lbm: float = 0.5,
+    levels: Sequence[str] = ("layer3", "layer2", "layer1"),
+    branch: str = "bn",
+    rate_semantics: str = "rate",
+    mlp_input: str = "raw",
+    depth: int = 2,
+    align_corners: bool = False,
 ) -> MSWBN:
-    """Table 1, best row: 58.8 M parameters, 73.5 G multiply-accumulates for 512 x 512, with three bands and five classes.
+    """Table 1, best row: 58.8 M parameters, 73.5 G multiply-accumulates for 512 x 512, with three bands and
+    five classes.
 
-    `width` is N of table 1 (64, 96, 128, 160); `operations` 8 or 5; `theta_hwm` None is 1/n, which is 0.125 and 0.2 as the paper sets
-    them; `levels` names L_1, L_2, L_3. `backbone`, `pretrained`, `weights`, `first_conv` as `backbones.trunk` has them.
-    Raises UnknownName for an unknown name, BadOption for a number that cannot be.
+    `width` is N of table 1 (64, 96, 128, 160); `operations` 8 or 5; `theta_hwm` None is 1/n, which is 0.125
+      and 0.2 as the paper sets
+    them; `levels` names L_1, L_2, L_3. `backbone`, `pretrained`, `weights`, `first_conv` as `backbones.trunk`
+    has them. Raises UnknownName for an unknown name, BadOption for a number that cannot be.
     """
     for what, value, known in (
-        ("set of operations", operations, tuple(OPERATIONS)), ("branch", branch, BRANCHES), ("mlp_input", mlp_input, MLP_INPUTS),
-        ("rate_semantics", rate_semantics, RATE_SEMANTICS), ("output_stride", output_stride, (8, 16, 32)),
-    ):  # fmt: skip
+        ("set of operations", operations, tuple(OPERATIONS)),
+        ("branch", branch, BRANCHES),
+        ("mlp_input", mlp_input, MLP_INPUTS),
+        ("rate_semantics", rate_semantics, RATE_SEMANTICS),
+        ("output_stride", output_stride, (8, 16, 32)),
+    ):
         if value not in known:
             raise UnknownName(what, value, known)
-    for what, switch in (("gate_hwm", gate_hwm), ("gate_lbm", gate_lbm), ("lbm", lbm), ("align_corners", align_corners)):
+    for what, switch in (
+        ("gate_hwm", gate_hwm),
+        ("gate_lbm", gate_lbm),
+        ("lbm", lbm),
+        ("align_corners", align_corners),
+    ):
         if not isinstance(switch, bool):
             raise BadOption(f"{what}={switch!r} must be True or False.")
     if not isinstance(levels, (list, tuple)) or len(levels) != 3:
-        raise BadOption(f"levels={levels!r} must name three levels, L_1, L_2 and L_3, such as ('layer3', 'layer2', 'layer1').")
+        raise BadOption(
+            f"levels={levels!r} must name three levels, L_1, L_2 and L_3, such as ('layer3', 'layer2', "
+            "'layer1')."
+        )
     for name in levels:
         if name not in LEVELS:
             raise UnknownName("level", name, LEVELS)
     for what, size in (("width", width), ("depth", depth), ("reduce", 1 if reduce is None else reduce)):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise BadOption(f"{what}={size!r} must be a whole number of at least 1{' or None' if what == 'reduce' else ''}.")
+            raise BadOption(
+                f"{what}={size!r} must be a whole number of at least "
+                f"1{' or None' if what == 'reduce' else ''}."
+            )
     chosen = OPERATIONS[operations]
     theta_hwm = 1 / len(chosen) if theta_hwm is None else theta_hwm
     for what, theta in (("theta_hwm", theta_hwm), ("theta_lbm", theta_lbm)):
         if isinstance(theta, str) or not 0 <= theta <= 1:
-            raise BadOption(f"{what}={theta!r} is the threshold of softmax weights and must lie between 0 and 1.")
+            raise BadOption(
+                f"{what}={theta!r} is the threshold of softmax weights and must lie between 0 and 1."
+            )
     trunk_levels = trunk(
-        backbone, in_channels=in_channels, output_stride=output_stride, pretrained=pretrained, weights=weights, first_conv=first_conv
+        backbone,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        pretrained=pretrained,
+        weights=weights,
+        first_conv=first_conv,
     )
     return MSWBN(
-        in_channels, classes, trunk_levels, operations=chosen, width=width, reduce=reduce, level_names=levels, branch=branch,
-        rate_semantics=rate_semantics, theta_hwm=theta_hwm if gate_hwm else None, theta_lbm=theta_lbm if gate_lbm else None, lbm=lbm,
-        mlp_input=mlp_input, depth=depth, align_corners=align_corners,
-    )  # fmt: skip
+        in_channels,
+        classes,
+        trunk_levels,
+        operations=chosen,
+        width=width,
+        reduce=reduce,
+        level_names=levels,
+        branch=branch,
+        rate_semantics=rate_semantics,
+        theta_hwm=theta_hwm if gate_hwm else None,
+        theta_lbm=theta_lbm if gate_lbm else None,
+        lbm=lbm,
+        mlp_input=mlp_input,
+        depth=depth,
+        align_corners=align_corners,
+    )

@@ -1,10 +1,13 @@
 """FC-DenseNet, the "Tiramisu": dense blocks down and up; on the way up only what a block added is upsampled.
 
-Paper     S. Jegou, M. Drozdzal, D. Vazquez, A. Romero, Y. Bengio. "The One Hundred Layers Tiramisu: Fully Convolutional DenseNets for
-          Semantic Segmentation". CVPR Workshops 2017. https://arxiv.org/abs/1611.09326   https://github.com/SimJeg/FC-DenseNet
-Reads as  table 1 -> TiramisuLayer, Down, Up   sec. 3.3, fig. 1 and table 2 -> Tiramisu   sec. 4.2 and table 3 -> LAYERS
-Differs   the transposed convolution gives 2 n + 1 pixels; the first H and W of them are kept, as in the release
-          the release counts running statistics as parameters: 1,397,963, 3,502,923 and 9,425,163; table 3 prints 1.5 M for the first
+Paper     S. Jegou, M. Drozdzal, D. Vazquez, A. Romero, Y. Bengio. "The One Hundred Layers Tiramisu: Fully
+          Convolutional DenseNets for Semantic Segmentation". CVPR Workshops 2017.
+          https://arxiv.org/abs/1611.09326   https://github.com/SimJeg/FC-DenseNet
+Reads as  table 1 -> TiramisuLayer, Down, Up   sec. 3.3, fig. 1 and table 2 -> Tiramisu   sec. 4.2 and table 3
+          -> LAYERS
+Differs   the transposed convolution gives 2 n + 1 pixels; the first H and W of them are kept, as in the
+          release the release counts running statistics as parameters: 1,397,963, 3,502,923 and 9,425,163;
+          table 3 prints 1.5 M for the first
 Symbols   N images  B bands  C width  K classes  k growth  l layers; h x w pixels of a level
 """
 
@@ -40,7 +43,9 @@ class TiramisuLayer(nn.Module):
 
 
 class Down(nn.Module):
-    """Table 1, transition down: normalisation, ReLU, 1 x 1, dropout, 2 x 2 maximum. (N, C, h, w) -> (N, C, h/2, w/2)."""
+    """Table 1, transition down: normalisation, ReLU, 1 x 1, dropout, 2 x 2 maximum. (N, C, h, w) -> (N, C,
+    h/2, w/2).
+    """
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -53,7 +58,9 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Table 1, transition up: transposed 3 x 3, joined to the skip. (N, l k, h, w), (N, S, 2 h, 2 w) -> (N, l k + S, 2 h, 2 w)."""
+    """Table 1, transition up: transposed 3 x 3, joined to the skip. (N, l k, h, w), (N, S, 2 h, 2 w) ->
+    (N, l k + S, 2 h, 2 w).
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -69,17 +76,36 @@ class Tiramisu(Network):
 
     stride = 32
 
-    def __init__(self, in_channels: int, classes: int, *, growth: int, lengths: tuple[int, ...], stem: int, dropout: float,
-                 checkpointing: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        *,
+        growth: int,
+        lengths: tuple[int, ...],
+        stem: int,
+        dropout: float,
+        checkpointing: bool,
+    ) -> None:
         super().__init__()
         self.in_channels, self.classes = in_channels, classes
         self.reach = reach_of(lengths)
 
         def block(inputs: int, length: int) -> DenseBlock:
-            return DenseBlock(inputs, length, growth, checkpointing=checkpointing, layer=lambda i, k: TiramisuLayer(i, k, dropout))
+            return DenseBlock(
+                inputs,
+                length,
+                growth,
+                checkpointing=checkpointing,
+                layer=lambda i, k: TiramisuLayer(i, k, dropout),
+            )
 
         self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1)
-        self.blocks, self.downs, self.ups = nn.ModuleList([block(stem, lengths[0])]), nn.ModuleList(), nn.ModuleList()
+        self.blocks, self.downs, self.ups = (
+            nn.ModuleList([block(stem, lengths[0])]),
+            nn.ModuleList(),
+            nn.ModuleList(),
+        )
         for length in lengths[1:6]:
             self.downs.append(Down(self.blocks[-1].outputs, dropout))
             self.blocks.append(block(self.blocks[-1].outputs, length))
@@ -89,9 +115,10 @@ class Tiramisu(Network):
         self.score = nn.Conv2d(self.blocks[-1].outputs, classes, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")   # sec. 4.1: HeUniform
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")  # sec. 4.1: HeUniform
                 nn.init.zeros_(module.bias)
 
+    # fmt: off
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         grown, skips = self.blocks[0](self.conv1(image)), []
         for down, block in zip(self.downs, self.blocks[1:6]):
@@ -100,6 +127,7 @@ class Tiramisu(Network):
         for up, block in zip(self.ups, self.blocks[6:]):
             grown = block(up(grown.new, skips.pop()))                      # at 2 h, 2 w
         return {"logits": self.score(grown.stack)}                         # (N, K, H, W)
+    # fmt: on
 
 
 def reach_of(lengths: tuple[int, ...]) -> int:
@@ -107,32 +135,59 @@ def reach_of(lengths: tuple[int, ...]) -> int:
     farthest = 0
     for pixel in range(32):
         first = last = pixel
-        for length in lengths[:5:-1]:                                      # back from the last block to the bottleneck
-            first, last = -(-(first - length - 2) // 2), (last + length) // 2  # output i of the transposed 3 x 3 sees (i - 2)/2 ... i/2
+        for length in lengths[:5:-1]:  # back from the last block to the bottleneck
+            first, last = (
+                -(-(first - length - 2) // 2),
+                (last + length) // 2,
+            )  # output i of the transposed 3 x 3 sees (i - 2)/2 ... i/2
         for length in lengths[5:0:-1]:
-            first, last = 2 * (first - length), 2 * (last + length) + 1    # the maximum of two
+            first, last = 2 * (first - length), 2 * (last + length) + 1  # the maximum of two
         farthest = max(farthest, pixel - first + lengths[0] + 1, last - pixel + lengths[0] + 1)
     return farthest
 
 
 def fc_densenet_jegou(
-    *, in_channels: int, classes: int, layers: str = "103", stem: int = 48, dropout: float = 0.2, checkpointing: bool = False,
-    growth: int | None = None, lengths: tuple[int, ...] | None = None,
-) -> Tiramisu:  # fmt: skip
-    """Table 3: FC-DenseNet56, 67 or 103, of 1.4, 3.5 and 9.4 million parameters; `growth` and `lengths` (eleven) replace theirs.
+    *,
+    in_channels: int,
+    classes: int,
+    layers: str = "103",
+    stem: int = 48,
+    dropout: float = 0.2,
+    checkpointing: bool = False,
+    growth: int | None = None,
+    lengths: tuple[int, ...] | None = None,
+) -> Tiramisu:
+    """Table 3: FC-DenseNet56, 67 or 103, of 1.4, 3.5 and 9.4 million parameters; `growth` and `lengths`
+    (eleven) replace theirs.
 
     Raises UnknownName for other `layers`, BadOption for sizes that cannot be.
     """
     if layers not in LAYERS:
         raise UnknownName("number of layers of fc_densenet_jegou", layers, LAYERS)
     usual_growth, usual_lengths = LAYERS[layers]
-    growth, lengths = usual_growth if growth is None else growth, usual_lengths if lengths is None else lengths
-    whole = isinstance(lengths, list | tuple) and all(isinstance(length, int) and length > 0 for length in lengths)
+    growth, lengths = (
+        usual_growth if growth is None else growth,
+        usual_lengths if lengths is None else lengths,
+    )
+    whole = isinstance(lengths, list | tuple) and all(
+        isinstance(length, int) and length > 0 for length in lengths
+    )
     if not whole or len(lengths) != 11:
-        raise BadOption(f"lengths={lengths!r} must be eleven whole numbers of at least 1: five blocks down, the bottleneck, five up.")
+        raise BadOption(
+            f"lengths={lengths!r} must be eleven whole numbers of at least 1: five blocks down, the "
+            "bottleneck, five up."
+        )
     for what, size in (("stem", stem), ("growth", growth)):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise BadOption(f"{what}={size!r} must be a whole number of at least 1.")
     if not 0 <= dropout < 1:
         raise BadOption(f"dropout={dropout!r} must lie in 0 ... 1, without 1.")
-    return Tiramisu(in_channels, classes, growth=growth, lengths=tuple(lengths), stem=stem, dropout=dropout, checkpointing=checkpointing)
+    return Tiramisu(
+        in_channels,
+        classes,
+        growth=growth,
+        lengths=tuple(lengths),
+        stem=stem,
+        dropout=dropout,
+        checkpointing=checkpointing,
+    )

@@ -8,17 +8,20 @@ from functools import cache
 import torch
 
 MISSING = ("nms", "qnms")
-"""Operators that torchvision describes to torch at import without asking whether its compiled part is there."""
+"""Operators that torchvision describes to torch at import without asking whether its compiled part is
+there.
+"""
 
 
 @cache
 def import_torchvision() -> torch.library.Library | None:
     """Import torchvision; call this before timm or segmentation_models_pytorch.
 
-    A torchvision built for CUDA beside a CPU build of torch (or the other way round, a frequent result of pip) cannot load its compiled
-    operators. It notes that and goes on, until it registers the shape rule of one of them: "operator torchvision::nms does not exist".
-    timm and segmentation_models_pytorch use none of these operators, so it is enough to declare them: calling one still fails, and
-    says so. Nothing is declared where torchvision imports as it should. Returns what holds the declarations, which end with it.
+    A torchvision built for CUDA beside a CPU build of torch (or the other way round, a frequent result of
+    pip) cannot load its compiled operators. It notes that and goes on, until it registers the shape rule of
+    one of them: "operator torchvision::nms does not exist". timm and segmentation_models_pytorch use none of
+    these operators, so it is enough to declare them: calling one still fails, and says so. Nothing is
+    declared where torchvision imports as it should. Returns what holds the declarations, which end with it.
     Raises ImportError where torchvision is not installed.
     """
     try:

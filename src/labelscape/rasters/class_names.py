@@ -10,14 +10,18 @@ import rasterio
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Window
-from labelscape.scenes.files import gdal, open_raster
 from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.files import gdal, open_raster
 
 
 def check_class_map(file: rasterio.DatasetReader, raster: str | Path) -> None:
-    """Raises BadInput where a raster is no class map: of other values, of several bands, or another raster of a map."""
+    """Raises BadInput where a raster is no class map: of other values, of several bands, or another raster
+    of a map.
+    """
     if file.count != 1 or file.dtypes[0] != "uint8":
-        raise BadInput(f"{raster} has {file.count} band(s) of {file.dtypes[0]}; a class map has one of uint8.")
+        raise BadInput(
+            f"{raster} has {file.count} band(s) of {file.dtypes[0]}; a class map has one of uint8."
+        )
     shown = (file.descriptions[0] or "").split(" ")[0]
     if shown in ("confidence", "entropy") and "labelscape_version" in file.tags():
         raise BadInput(f"{raster} holds the {shown} of a map, not its classes; they are in its _class.tif.")
@@ -26,8 +30,9 @@ def check_class_map(file: rasterio.DatasetReader, raster: str | Path) -> None:
 def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legend, int]:
     """The legend of a class raster, and its height in pixels.
 
-    Names come from the checkpoint, else from the attribute table or the category names beside the raster (`<file>.aux.xml`); values without a
-    name there are called `class <value>`. Colours come from the raster's colour table. Raises BadFile, BadInput.
+    Names come from the checkpoint, else from the attribute table or the category names beside the raster
+    (`<file>.aux.xml`); values without a name there are called `class <value>`. Colours come from the raster's
+    colour table. Raises BadFile, BadInput.
     """
     with gdal(), open_raster(raster) as file:
         check_class_map(file, raster)
@@ -56,11 +61,15 @@ def _named(side_file: Path) -> dict[int, str]:
     try:
         band = xml.parse(side_file).getroot().find("PAMRasterBand")
     except xml.ParseError as error:
-        raise BadFile(f"{side_file} is damaged ({error}); remove it, or name the classes with --legend.") from error
+        raise BadFile(
+            f"{side_file} is damaged ({error}); remove it, or name the classes with --legend."
+        ) from error
     table = None if band is None else band.find("GDALRasterAttributeTable")
     if table is not None:
         usage = [int(field.findtext("Usage", "0")) for field in table.findall("FieldDefn")]
-        value, name = (next((i for i, u in enumerate(usage) if u in wanted), None) for wanted in ((5, 3), (2,)))
+        value, name = (
+            next((i for i, u in enumerate(usage) if u in wanted), None) for wanted in ((5, 3), (2,))
+        )
         if value is not None and name is not None:
             rows = [[cell.text or "" for cell in row.findall("F")] for row in table.findall("Row")]
             return {int(float(row[value])): row[name] for row in rows if row[name]}

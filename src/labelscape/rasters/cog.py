@@ -1,7 +1,9 @@
-"""A Cloud Optimized GeoTIFF put together from the files of its levels: directories first, then the blocks as they are, the smallest level's first.
+"""A Cloud Optimized GeoTIFF put together from the files of its levels: directories first, then the blocks as
+they are, the smallest level's first.
 
-GDAL's own COG driver looks at every block of every band, also where nothing was ever written: on a scene of 200,000 x 200,000 pixels that is
-nearly an hour for a handful of tiles. Here compressed blocks are copied byte for byte, and a block that is not there costs 12 bytes.
+GDAL's own COG driver looks at every block of every band, also where nothing was ever written: on a scene of
+200,000 x 200,000 pixels that is nearly an hour for a handful of tiles. Here compressed blocks are copied byte
+for byte, and a block that is not there costs 12 bytes.
 """
 
 from __future__ import annotations
@@ -17,21 +19,43 @@ import numpy as np
 
 SUBFILE, WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT, OFFSETS, SIZES = 254, 256, 257, 322, 323, 324, 325
 SHORT, LONG, LONG8 = 3, 4, 16
-BYTES = {1: 1, 2: 1, SHORT: 2, LONG: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, LONG8: 8, 17: 8, 18: 8}
+BYTES = {
+    1: 1,
+    2: 1,
+    SHORT: 2,
+    LONG: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    LONG8: 8,
+    17: 8,
+    18: 8,
+}
 """Bytes of one value, by the type of a TIFF field."""
 NUMBERS = {SHORT: "<u2", LONG: "<u4", LONG8: "<u8"}
 
 PROMISES = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\nBLOCK_TRAILER=LAST_4_BYTES_REPEATED\n"
-    b"KNOWN_INCOMPATIBLE_EDITION=NO\n "  # the blank makes room for YES, which whoever edits the file writes there
+    # the blank makes room for YES, which whoever edits the file writes there
+    b"KNOWN_INCOMPATIBLE_EDITION=NO\n "
 )
 GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(PROMISES) + PROMISES
-"""What GDAL's COG driver writes behind the header, for readers over a network: each block's size stands before it, so that one request reads both."""
+"""What GDAL's COG driver writes behind the header, for readers over a network: each block's size stands
+before it, so that one request reads both.
+"""
 
 
 @dataclass
 class Level:
-    """The first directory of a TIFF: fields as tag -> (type, bytes), and where its blocks lie in the file: offsets and sizes (N,), 0 for none."""
+    """The first directory of a TIFF: fields as tag -> (type, bytes), and where its blocks lie in the file:
+    offsets and sizes (N,), 0 for none.
+    """
 
     path: Path
     fields: dict[int, tuple[int, bytes]]
@@ -45,10 +69,11 @@ class Level:
 
 
 def assemble(levels: Sequence[Path], out: Path, *, big: bool | None = None) -> None:
-    """Write the levels, from the full one down, as one COG `out`; `big` forces BigTIFF, which is used for 4 GB and more anyway.
+    """Write the levels, from the full one down, as one COG `out`; `big` forces BigTIFF, which is used for 4
+    GB and more anyway.
 
-    Each level is a tiled little-endian TIFF of one directory with the bands of a pixel side by side, as GDAL writes it on request.
-    Raises OSError where a file is not, ends early, or the disk refuses.
+    Each level is a tiled little-endian TIFF of one directory with the bands of a pixel side by side, as GDAL
+    writes it on request. Raises OSError where a file is not, ends early, or the disk refuses.
     """
     found = [read_level(path) for path in levels]
     for level in found[1:]:
@@ -57,7 +82,14 @@ def assemble(levels: Sequence[Path], out: Path, *, big: bool | None = None) -> N
         big = _places(found, big=False)[1] >= 2**32
     starts, _ = _places(found, big=big)
     with out.open("wb") as file:
-        file.write((struct.pack("<2sHHHQ", b"II", 43, 8, 0, _head(big)) if big else struct.pack("<2sHL", b"II", 42, _head(big))) + GHOST)
+        file.write(
+            (
+                struct.pack("<2sHHHQ", b"II", 43, 8, 0, _head(big))
+                if big
+                else struct.pack("<2sHL", b"II", 42, _head(big))
+            )
+            + GHOST
+        )
         for number, (level, offsets) in enumerate(zip(found, starts)):
             _pad(file, 2)
             file.write(_directory(level, offsets, file.tell(), big=big, last=number == len(found) - 1))
@@ -75,13 +107,18 @@ def read_level(path: Path) -> Level:
         file.seek(int.from_bytes(head[8:16] if big else head[4:8], "little"))
         count = int.from_bytes(file.read(8 if big else 2), "little")
         fields = {}
-        for tag, kind, number, value in struct.iter_unpack("<HHQ8s" if big else "<HHL4s", file.read(count * (20 if big else 12))):
+        for tag, kind, number, value in struct.iter_unpack(
+            "<HHQ8s" if big else "<HHL4s", file.read(count * (20 if big else 12))
+        ):
             length = BYTES[kind] * number
             if length > len(value):
                 file.seek(int.from_bytes(value, "little"))
                 value = file.read(length)
             fields[tag] = kind, value[:length]
-    blocks = math.prod(math.ceil(_number(fields, side) / _number(fields, tile)) for side, tile in ((WIDTH, TILE_WIDTH), (HEIGHT, TILE_HEIGHT)))
+    blocks = math.prod(
+        math.ceil(_number(fields, side) / _number(fields, tile))
+        for side, tile in ((WIDTH, TILE_WIDTH), (HEIGHT, TILE_HEIGHT))
+    )
     offsets, sizes = (_numbers(*fields.pop(tag, (LONG, b"")), blocks) for tag in (OFFSETS, SIZES))
     return Level(path, fields, offsets, np.where(offsets > 0, sizes, 0))
 
@@ -113,7 +150,9 @@ def _places(levels: Sequence[Level], *, big: bool) -> tuple[list[np.ndarray], in
     starts = []
     for level in levels[::-1]:
         there = level.there
-        ends = at + np.cumsum(level.sizes[there] + 8)  # its size before it, its last four bytes once more behind it
+        ends = at + np.cumsum(
+            level.sizes[there] + 8
+        )  # its size before it, its last four bytes once more behind it
         offsets = np.zeros(len(level.offsets), np.int64)
         offsets[there] = ends - level.sizes[there] - 4
         starts.append(offsets)
@@ -124,7 +163,11 @@ def _places(levels: Sequence[Level], *, big: bool) -> tuple[list[np.ndarray], in
 def _directory(level: Level, offsets: np.ndarray, at: int, *, big: bool, last: bool) -> bytes:
     """The bytes of a directory that starts at `at`, with what does not fit into its entries behind it."""
     kind = LONG8 if big else LONG
-    fields = {**level.fields, OFFSETS: (kind, offsets.astype(NUMBERS[kind]).tobytes()), SIZES: (LONG, level.sizes.astype("<u4").tobytes())}
+    fields = {
+        **level.fields,
+        OFFSETS: (kind, offsets.astype(NUMBERS[kind]).tobytes()),
+        SIZES: (LONG, level.sizes.astype("<u4").tobytes()),
+    }
     word = 8 if big else 4
     table = (8 if big else 2) + len(fields) * (20 if big else 12) + word
     entries, behind = [], b""
@@ -136,7 +179,12 @@ def _directory(level: Level, offsets: np.ndarray, at: int, *, big: bool, last: b
         entries.append(struct.pack("<HHQ8s" if big else "<HHL4s", tag, kind, len(raw) // BYTES[kind], value))
     end = at + table + len(behind)
     following = 0 if last else end + end % 2
-    return len(fields).to_bytes(8 if big else 2, "little") + b"".join(entries) + following.to_bytes(word, "little") + behind
+    return (
+        len(fields).to_bytes(8 if big else 2, "little")
+        + b"".join(entries)
+        + following.to_bytes(word, "little")
+        + behind
+    )
 
 
 def _pad(file: BinaryIO, step: int) -> None:

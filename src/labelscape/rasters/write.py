@@ -1,8 +1,8 @@
 """Write rasters window by window and close them as Cloud Optimized GeoTIFFs that open coloured and named.
 
-Finished windows go into a sparse tiled GeoTIFF beside the target; at the end smaller levels are made of it and all of them are put together
-in a second neighbour that then takes the target's name. Both need room on the disk for a moment. All of that costs time for what was written,
-not for the size of the grid.
+Finished windows go into a sparse tiled GeoTIFF beside the target; at the end smaller levels are made of it
+and all of them are put together in a second neighbour that then takes the target's name. Both need room on
+the disk for a moment. All of that costs time for what was written, not for the size of the grid.
 """
 
 from __future__ import annotations
@@ -16,43 +16,68 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError  # what copies and closes raise; rasterio.errors has no public name for it
+from rasterio._err import (
+    CPLE_BaseError,
+)  # what copies and closes raise; rasterio.errors has no public name for it
 from rasterio.enums import ColorInterp, Compression
 from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import gdal, reason
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.cog import assemble
 from labelscape.rasters.overviews import BLOCK, Level, build_levels, count_values
+from labelscape.scenes.files import gdal, reason
 
 GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError)
 
 
 class MapWriter:
-    """Receives windows of one uint8 raster in any order; used as a context manager, which leaves a valid COG or nothing.
+    """Receives windows of one uint8 raster in any order; used as a context manager, which leaves a valid COG
+    or nothing.
 
-    With a `legend` it is a class map: colour table, overviews by mode and a raster attribute table beside it (`<file>.aux.xml`). `write`
-    then takes class values. A pixel is written at most once; pixels never written read as nodata and cost nothing.
-    Raises BadFile where the file exists and may not be replaced, or the disk refuses.
+    With a `legend` it is a class map: colour table, overviews by mode and a raster attribute table beside it
+    (`<file>.aux.xml`). `write` then takes class values. A pixel is written at most once; pixels never written
+    read as nodata and cost nothing. Raises BadFile where the file exists and may not be replaced, or the disk
+    refuses.
     """
 
     def __init__(
-        self, path: str | Path, grid: Grid, dtype: str, count: int, nodata: float, *, legend: Legend | None = None,
-        descriptions: Sequence[str] | None = None, tags: Mapping[str, str] | None = None, overwrite: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        path: str | Path,
+        grid: Grid,
+        dtype: str,
+        count: int,
+        nodata: float,
+        *,
+        legend: Legend | None = None,
+        descriptions: Sequence[str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         self.path, self.grid, self.legend = Path(path), grid, legend
         self._tags, self._descriptions = dict(tags or {}), descriptions
         self._overwrite = overwrite
         assert dtype == "uint8", dtype
-        # With a predictor level 1 makes smaller files of smooth values than level 9 without, in a fifth of the time.
+        # With a predictor level 1 makes smaller files of smooth values than level 9 without, in a fifth of
+        # the time.
         self._profile = {
-            "driver": "GTiff", "dtype": dtype, "count": count, "nodata": nodata, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
-            "interleave": "pixel", "compress": compression(), "zstd_level": 1, "zlevel": 1, "predictor": 1 if legend is not None else 2,
-            "sparse_ok": True, "bigtiff": "IF_SAFER",
-        }  # fmt: skip
+            "driver": "GTiff",
+            "dtype": dtype,
+            "count": count,
+            "nodata": nodata,
+            "tiled": True,
+            "blockxsize": BLOCK,
+            "blockysize": BLOCK,
+            "interleave": "pixel",
+            "compress": compression(),
+            "zstd_level": 1,
+            "zlevel": 1,
+            "predictor": 1 if legend is not None else 2,
+            "sparse_ok": True,
+            "bigtiff": "IF_SAFER",
+        }
         self._place = {}
         if grid.crs is not None or not grid.transform.is_identity:
             self._place = {"crs": grid.crs, "transform": grid.transform}
@@ -85,7 +110,10 @@ class MapWriter:
         except GDAL_FAILURES as error:
             raise self._refused(error) from error
         self.counts += count_values(values)
-        rows, columns = (range(first // BLOCK, -(-last // BLOCK)) for first, last in ((window.top, window.bottom), (window.left, window.right)))
+        rows, columns = (
+            range(first // BLOCK, -(-last // BLOCK))
+            for first, last in ((window.top, window.bottom), (window.left, window.right))
+        )
         self._blocks.update((row, column) for row in rows for column in columns)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -98,14 +126,21 @@ class MapWriter:
             _remove(self._part)
 
     def finish(self) -> None:
-        """Make the COG now instead of on leaving the context; several writers may do so at once, in threads."""
+        """Make the COG now instead of on leaving the context; several writers may do so at once, in
+        threads.
+        """
         self._finished = True
         with written_whole(self.path, overwrite=self._overwrite) as part:
             try:
                 with gdal(GDAL_NUM_THREADS="ALL_CPUS"):
                     self._file.close()
                     full = Level(self._part, self.grid.shape, self._blocks, self.counts)
-                    levels = [full, *build_levels(full, self._create, nodata=self._profile["nodata"], mode=self.legend is not None)]
+                    levels = [
+                        full,
+                        *build_levels(
+                            full, self._create, nodata=self._profile["nodata"], mode=self.legend is not None
+                        ),
+                    ]
                     assemble([level.path for level in levels], part)
                     self._read_back(part, levels)
             except GDAL_FAILURES as error:
@@ -119,7 +154,8 @@ class MapWriter:
                 part.write_bytes(attribute_table(self.legend, self.counts))
 
     def _read_back(self, part: Path, levels: Sequence[Level]) -> None:
-        """Read once what was written and count its values: on a full disk GDAL may lose the last blocks without a word. Raises OSError.
+        """Read once what was written and count its values: on a full disk GDAL may lose the last blocks
+        without a word. Raises OSError.
 
         Where nothing was written nothing can be lost.
         """
@@ -136,20 +172,30 @@ class MapWriter:
                 raise OSError("what was read back is not what was written")
 
     def _refused(self, error: BaseException) -> BadFile:
-        return BadFile(f"{self.path} cannot be written: {reason(error)}. Is the disk full, or the folder read-only?")
+        return BadFile(
+            f"{self.path} cannot be written: {reason(error)}. Is the disk full, or the folder read-only?"
+        )
 
     def _create(self, path: Path, height: int, width: int, **place: object) -> rasterio.io.DatasetWriter:
-        """A sparse file of these bands and colours; colours are set before any pixel, so that they stand in the one directory of the file."""
+        """A sparse file of these bands and colours; colours are set before any pixel, so that they stand
+        in the one directory of the file.
+        """
         file = rasterio.open(path, "w", height=height, width=width, **self._profile, **place)
         if self.legend is not None:
-            file.write_colormap(1, {value: (0, 0, 0, 0) for value in (IGNORE,)} | {c.value: (*c.color, 255) for c in self.legend.classes})
+            file.write_colormap(
+                1,
+                {value: (0, 0, 0, 0) for value in (IGNORE,)}
+                | {c.value: (*c.color, 255) for c in self.legend.classes},
+            )
         else:
             file.colorinterp = [ColorInterp.gray] * file.count
         return file
 
     def _describe(self) -> None:
         self._file.update_tags(**self._tags)
-        for number, text in enumerate(["class"] if self.legend is not None else self._descriptions or (), start=1):
+        for number, text in enumerate(
+            ["class"] if self.legend is not None else self._descriptions or (), start=1
+        ):
             self._file.set_band_description(number, text)
 
 
@@ -174,7 +220,9 @@ def _remove(part: Path, but: Path | None = None) -> None:
 
 
 def attribute_table(legend: Legend, counts: np.ndarray) -> bytes:
-    """GDAL's side file with class names and a raster attribute table, as QGIS and ArcGIS read it; counts (256,) pixels per value."""
+    """GDAL's side file with class names and a raster attribute table, as QGIS and ArcGIS read it; counts
+    (256,) pixels per value.
+    """
     root = xml.Element("PAMDataset")
     band = xml.SubElement(root, "PAMRasterBand", band="1")
     names = xml.SubElement(band, "CategoryNames")
@@ -182,8 +230,17 @@ def attribute_table(legend: Legend, counts: np.ndarray) -> bytes:
     for value in range(max(by_value) + 1):
         xml.SubElement(names, "Category").text = by_value[value].name if value in by_value else ""
     table = xml.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
-    # usage: 5 minimum and maximum (the value), 2 name, 6-9 red green blue alpha, 1 pixel count; type: 0 integer, 1 real, 2 text
-    fields = (("Value", 0, 5), ("Count", 1, 1), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8), ("Alpha", 0, 9))
+    # usage: 5 minimum and maximum (the value), 2 name, 6-9 red green blue alpha, 1 pixel count; type: 0
+    # integer, 1 real, 2 text
+    fields = (
+        ("Value", 0, 5),
+        ("Count", 1, 1),
+        ("Class", 2, 2),
+        ("Red", 0, 6),
+        ("Green", 0, 7),
+        ("Blue", 0, 8),
+        ("Alpha", 0, 9),
+    )
     for index, (name, kind, usage) in enumerate(fields):
         definition = xml.SubElement(table, "FieldDefn", index=str(index))
         for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):

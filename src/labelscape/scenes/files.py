@@ -14,12 +14,14 @@ from labelscape.errors import BadFile, BadOption
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
 
-# GDAL takes 5 % of the machine's memory for its block cache unless told; reading a large scene must not grow with the machine.
-# In bytes: rasterio hands the number to GDALSetCacheMax64, which knows no megabytes.
+# GDAL takes 5 % of the machine's memory for its block cache unless told; reading a large scene must not grow
+# with the machine. In bytes: rasterio hands the number to GDALSetCacheMax64, which knows no megabytes.
 GDAL_CACHE_BYTES = 64 * 2**20
 
 READ_FAILURES = (RasterioError, OSError, UnicodeDecodeError)
-"""What opening and reading raise; the last where GDAL names a file whose name is no UTF-8, as damaged or old VRTs hold."""
+"""What opening and reading raise; the last where GDAL names a file whose name is no UTF-8, as damaged or
+old VRTs hold.
+"""
 
 Source = str | Path | Sequence[str | Path]
 """Where a scene is: a file, a folder of single-band files, or a list of them."""
@@ -27,11 +29,21 @@ Source = str | Path | Sequence[str | Path]
 
 @contextmanager
 def gdal(**options: object) -> Iterator[None]:
-    """GDAL's settings for the time of a block, instead of the process's environment; a GDAL_CACHEMAX given further out stays."""
+    """GDAL's settings for the time of a block, instead of the process's environment; a GDAL_CACHEMAX given
+    further out stays.
+    """
     cache = rasterio.env.getenv().get("GDAL_CACHEMAX") if rasterio.env.hasenv() else None
-    # GDAL's short cut for whole PNG files answers with chance values, and no error, where a file is truncated.
-    with rasterio.Env(**{"GDAL_CACHEMAX": cache or GDAL_CACHE_BYTES, "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", **options}), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a PNG has no CRS: that is a fact, not a warning
+    # GDAL's short cut for whole PNG files answers with chance values, and no error, where a file is
+    # truncated.
+    with (
+        rasterio.Env(
+            **{"GDAL_CACHEMAX": cache or GDAL_CACHE_BYTES, "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", **options}
+        ),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter(
+            "ignore", NotGeoreferencedWarning
+        )  # a PNG has no CRS: that is a fact, not a warning
         yield
 
 
@@ -51,7 +63,10 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
         raise BadFile(f"{text} cannot be opened as a raster: {reason(error)}.") from error
     if dataset.count == 0:
         dataset.close()
-        raise BadFile(f"{text} is a container of several rasters, not one; name one of them: {', '.join(dataset.subdatasets[:3])} ...")
+        raise BadFile(
+            f"{text} is a container of several rasters, not one; name one of them: "
+            f"{', '.join(dataset.subdatasets[:3])} ..."
+        )
     return dataset
 
 
@@ -63,8 +78,18 @@ def stack_files(source: Source) -> list[str]:
             return [str(source)]
         files = sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in RASTER_SUFFIXES)
         if not files:
-            inside = next((f.name for f in sorted(folder.iterdir()) if f.is_dir() and any(g.suffix.lower() in RASTER_SUFFIXES for g in f.iterdir())), None)
-            raise BadFile(f"The folder {source} holds no raster files{f'; its folder {inside} does: name that' if inside else ''}.")
+            inside = next(
+                (
+                    f.name
+                    for f in sorted(folder.iterdir())
+                    if f.is_dir() and any(g.suffix.lower() in RASTER_SUFFIXES for g in f.iterdir())
+                ),
+                None,
+            )
+            raise BadFile(
+                f"The folder {source} holds no raster "
+                f"files{f'; its folder {inside} does: name that' if inside else ''}."
+            )
         return files
     if not source:
         raise BadOption("A scene needs at least one file.")

@@ -22,7 +22,8 @@ PIECE_ROWS, PIECE_COLUMNS = 512, 8192
 
 
 def stored_blocks(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> np.ndarray | None:
-    """(rows, columns) bool: which blocks of a GeoTIFF's bands (counted from 1) the file has, in any of them; None where that is unknown.
+    """(rows, columns) bool: which blocks of a GeoTIFF's bands (counted from 1) the file has, in any of them;
+    None where that is unknown.
 
     Others read as the nodata value, as 0 where there is none.
     """
@@ -33,18 +34,28 @@ def stored_blocks(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> np
     asked = indices[:1] if dataset.profile.get("interleave") == "pixel" else indices
     if rows * columns * len(asked) > MOST_ASKED:
         return None
-    return np.array([
-        [any(dataset.get_tag_item(f"BLOCK_OFFSET_{c}_{r}", "TIFF", bidx=i) is not None for i in asked) for c in range(columns)] for r in range(rows)
-    ])  # fmt: skip
+    return np.array(
+        [
+            [
+                any(dataset.get_tag_item(f"BLOCK_OFFSET_{c}_{r}", "TIFF", bidx=i) is not None for i in asked)
+                for c in range(columns)
+            ]
+            for r in range(rows)
+        ]
+    )
 
 
 def may_hold(scene: Scene) -> Callable[[Window], bool]:
-    """A function that is False for windows of the scene that certainly have no valid pixel. Asks once for all blocks, and reads none."""
+    """A function that is False for windows of the scene that certainly have no valid pixel. Asks once for
+    all blocks, and reads none.
+    """
     known = []
     for dataset, indices in getattr(scene, "_readers", ()):
         fill = np.array(dataset.nodata if dataset.nodata is not None else 0).astype(scene.dtype)
         with gdal():
-            stored = stored_blocks(dataset, indices) if not scene._measured(fill.reshape(1, 1, 1)).any() else None
+            stored = (
+                stored_blocks(dataset, indices) if not scene._measured(fill.reshape(1, 1, 1)).any() else None
+            )
         if stored is None or dataset.shape != scene.grid.shape:
             return lambda window: True
         known.append((stored, dataset.block_shapes[0]))
@@ -55,11 +66,15 @@ def may_hold(scene: Scene) -> Callable[[Window], bool]:
 
 def touched(window: Window, block: tuple[int, int]) -> tuple[slice, slice]:
     """The blocks of a shape (rows, columns) that a window touches, as array slices."""
-    return slice(window.top // block[0], math.ceil(window.bottom / block[0])), slice(window.left // block[1], math.ceil(window.right / block[1]))
+    return slice(window.top // block[0], math.ceil(window.bottom / block[0])), slice(
+        window.left // block[1], math.ceil(window.right / block[1])
+    )
 
 
 def sampled(scene: Scene, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Every n-th pixel (B, h, w) and its validity (h, w), gathered piece by piece where the scene may hold something; 0 and invalid elsewhere."""
+    """Every n-th pixel (B, h, w) and its validity (h, w), gathered piece by piece where the scene may hold
+    something; 0 and invalid elsewhere.
+    """
     rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(scene.grid.shape, shape))
     readers = getattr(scene, "_readers", ())
     in_strips = any(dataset.block_shapes[0][1] > PIECE_COLUMNS for dataset, _ in readers)
@@ -70,11 +85,16 @@ def sampled(scene: Scene, bands: Sequence[str], shape: tuple[int, int]) -> tuple
     for down in _together(rows // high):
         for across in _together(columns // wide):
             first, last = (rows[down][0], columns[across][0]), (rows[down][-1], columns[across][-1])
-            piece = Window(int(first[0]), int(first[1]), int(last[0] - first[0]) + 1, int(last[1] - first[1]) + 1)
+            piece = Window(
+                int(first[0]), int(first[1]), int(last[0] - first[0]) + 1, int(last[1] - first[1]) + 1
+            )
             if holds(piece):
                 patch = scene.read(piece, bands)
                 places = rows[down][:, None] - piece.top, columns[across] - piece.left
-                pixels[:, down, across], valid[down, across] = patch.pixels[:, places[0], places[1]], patch.valid[places]
+                pixels[:, down, across], valid[down, across] = (
+                    patch.pixels[:, places[0], places[1]],
+                    patch.valid[places],
+                )
     return pixels, valid
 
 

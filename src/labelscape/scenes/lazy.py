@@ -14,13 +14,22 @@ from labelscape.scenes.raster import Patch, Scene, Units
 
 
 class LazyScene(Scene):
-    """A scene that opens its files at each read and closes them again; `with scene.for_thread() as open_one:` keeps them open for a while.
+    """A scene that opens its files at each read and closes them again; `with scene.for_thread() as open_one:`
+    keeps them open for a while.
 
-    Name and bands are known from the start; shape and type are looked up once, when asked for. Errors of a file (missing, damaged,
-    other bands) come with the first look.
+    Name and bands are known from the start; shape and type are looked up once, when asked for. Errors of a
+    file (missing, damaged, other bands) come with the first look.
     """
 
-    def __init__(self, source: Source, *, name: str, band_names: Sequence[str], bands: Sequence[str] | None = None, nodata: float | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        name: str,
+        band_names: Sequence[str],
+        bands: Sequence[str] | None = None,
+        nodata: float | None = None,
+    ) -> None:
         self.source, self.name = source, name
         self.bands = tuple(bands if bands is not None else band_names)
         self._options = {"nodata": nodata, "bands": bands, "band_names": band_names}

@@ -1,8 +1,8 @@
-"""Scenes as one wants them: several laid onto one grid, cut to an area, resampled to a pixel size, in other units. Nothing is copied; windows are
-read as asked.
+"""Scenes as one wants them: several laid onto one grid, cut to an area, resampled to a pixel size, in other
+units. Nothing is copied; windows are read as asked.
 
-A mosaic's later scenes lie on top of earlier ones, as in GDAL's own mosaics. Scenes that lie on the mosaic's pixels are read as they are;
-others (another CRS, another pixel size, pixels shifted by a part) are resampled.
+A mosaic's later scenes lie on top of earlier ones, as in GDAL's own mosaics. Scenes that lie on the mosaic's
+pixels are read as they are; others (another CRS, another pixel size, pixels shifted by a part) are resampled.
 """
 
 from __future__ import annotations
@@ -28,26 +28,39 @@ MOST_OPEN = 32
 
 
 def open_scene(
-    source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None, wanted: Sequence[str] | None = None,
-    area: str | Path | None = None, pixel_size: float | None = None,
-) -> Scene:  # fmt: skip
+    source: Source,
+    *,
+    nodata: float | None = None,
+    bands: Sequence[str] | None = None,
+    wanted: Sequence[str] | None = None,
+    area: str | Path | None = None,
+    pixel_size: float | None = None,
+) -> Scene:
     """Open a picture of the ground: a file, a band stack, a mosaic, or what a STAC item describes.
 
-    Several files, or a folder of them, that cover the same ground with one band each are a band stack; files that lie beside each other
-    are a mosaic, on the CRS and pixel size that most of them have. A STAC item (.json, or its address) is the scene made of its data
-    assets, a collection of items the mosaic of theirs.
+    Several files, or a folder of them, that cover the same ground with one band each are a band stack; files
+    that lie beside each other are a mosaic, on the CRS and pixel size that most of them have. A STAC item
+    (.json, or its address) is the scene made of its data assets, a collection of items the mosaic of theirs.
 
     bands       names of the bands the scene shall have, in this order
-    wanted      names that will be asked for: where a STAC item has them all, files with other bands are not opened
-    area        file of polygons in any CRS: the scene is cut to their bounds, and what lies outside them is invalid
+    wanted      names that will be asked for: where a STAC item has them all, files with other bands are not
+                opened
+    area        file of polygons in any CRS: the scene is cut to their bounds, and what lies outside them is
+                invalid
     pixel_size  metres on the ground to resample to
 
-    Raises BadFile where a file cannot be read, BadInput where files are neither a stack nor a mosaic, or the area lies elsewhere.
+    Raises BadFile where a file cannot be read, BadInput where files are neither a stack nor a mosaic, or the
+    area lies elsewhere.
     """
     files = stack_files(source)
     if is_stac(source):
         items = described(source, bands or wanted)
-        parts = [Part.of(i.files, nodata=nodata, bands=bands or i.bands, band_names=i.band_names, declared=i.declared) for i in items]
+        parts = [
+            Part.of(
+                i.files, nodata=nodata, bands=bands or i.bands, band_names=i.band_names, declared=i.declared
+            )
+            for i in items
+        ]
         grid = parts[0].grid if len(parts) == 1 else mosaic_grid(parts)
         name = name_of(items, source)
     elif len(files) == 1 or is_stack(files):
@@ -72,23 +85,41 @@ class VirtualScene(Scene):
     """Parts on one grid, the later ones on top, and nothing outside a mask. `open_scene` makes them."""
 
     def __init__(
-        self, source: Source, name: str, grid: Grid, parts: Sequence[Part], mask: PolygonIndex | None = None, units: Units | None = None
-    ) -> None:  # fmt: skip
-        """`units`: those that pixels are given in, float32 where a part has others; the first part's by default."""
+        self,
+        source: Source,
+        name: str,
+        grid: Grid,
+        parts: Sequence[Part],
+        mask: PolygonIndex | None = None,
+        units: Units | None = None,
+    ) -> None:
+        """`units`: those that pixels are given in, float32 where a part has others; the first part's by
+        default.
+        """
         self.source, self.name, self.grid = source, name, grid
         self.bands, self.units = parts[0].bands, units or parts[0].units
-        self.dtype = parts[0].dtype if all(part.units == self.units for part in parts) else np.dtype(np.float32)
+        self.dtype = (
+            parts[0].dtype if all(part.units == self.units for part in parts) else np.dtype(np.float32)
+        )
         self.nodata = None  # each part knows its own
         self._parts, self._mask = parts, mask
         self._placed = [placed for part in parts if (placed := placed_on(part, grid)).place.pixels]
-        self._edges = np.array([[p.place.top, p.place.left, p.place.bottom, p.place.right] for p in self._placed]).reshape(-1, 4).T
+        self._edges = (
+            np.array([[p.place.top, p.place.left, p.place.bottom, p.place.right] for p in self._placed])
+            .reshape(-1, 4)
+            .T
+        )
         self._held: Patch | None = None
         self._opened: OrderedDict[int, Scene] = OrderedDict()
         self._stack = ExitStack()
 
     @property
     def files(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*super().files, *(file for part in self._parts for file in stack_files(part.source)))))
+        return tuple(
+            dict.fromkeys(
+                (*super().files, *(file for part in self._parts for file in stack_files(part.source)))
+            )
+        )
 
     def close(self) -> None:
         while self._opened:
@@ -117,16 +148,24 @@ class VirtualScene(Scene):
         assert (window & self.grid.window) == window, f"{window} is not inside {self.grid.window}"
         pixels = np.zeros((len(self.bands if bands is None else bands), *window.shape), self.dtype)
         valid = np.zeros(window.shape, bool)
-        wanted = np.ones(window.shape, bool) if self._mask is None else self._mask.burn(window, np.zeros(window.shape, np.uint8)) > 0
+        wanted = (
+            np.ones(window.shape, bool)
+            if self._mask is None
+            else self._mask.burn(window, np.zeros(window.shape, np.uint8)) > 0
+        )
         if wanted.any():
             for number in self._touching(window)[::-1]:
                 placed = self._placed[number]
                 shared = window & placed.place
                 row, column = placed.origin
-                patch = self._scene(number).read(Window(shared.top - row, shared.left - column, *shared.shape), bands)
+                patch = self._scene(number).read(
+                    Window(shared.top - row, shared.left - column, *shared.shape), bands
+                )
                 here = shared.inset_of(window)
                 fresh = patch.valid & ~valid[here]
-                pixels[(slice(None), *here)][:, fresh] = self._converted(patch.pixels[:, fresh], placed.part, bands)
+                pixels[(slice(None), *here)][:, fresh] = self._converted(
+                    patch.pixels[:, fresh], placed.part, bands
+                )
                 valid[here] |= fresh
                 if valid.all():
                     break
@@ -144,7 +183,9 @@ class VirtualScene(Scene):
     def _touching(self, window: Window) -> list[int]:
         """Numbers of the parts that cover some of a window."""
         top, left, bottom, right = self._edges
-        return np.flatnonzero((top < window.bottom) & (bottom > window.top) & (left < window.right) & (right > window.left)).tolist()
+        return np.flatnonzero(
+            (top < window.bottom) & (bottom > window.top) & (left < window.right) & (right > window.left)
+        ).tolist()
 
     def _scene(self, number: int) -> Scene:
         """The opened part; the one that was not used for longest is closed for it."""
@@ -161,7 +202,9 @@ class VirtualScene(Scene):
 
 
 def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | None = None) -> VirtualScene:
-    """An opened scene with pixels of `pixel_size` metres, or in other units. Close it like any other; it has handles of its own."""
+    """An opened scene with pixels of `pixel_size` metres, or in other units. Close it like any other; it
+    has handles of its own.
+    """
     virtual = isinstance(scene, VirtualScene)
     if virtual:
         parts = scene._parts
@@ -174,7 +217,9 @@ def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | Non
 
 
 def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:
-    """The grid cut to the bounds of the polygons in `area`, and the polygons. Raises BadInput where none lies in the scene."""
+    """The grid cut to the bounds of the polygons in `area`, and the polygons. Raises BadInput where none
+    lies in the scene.
+    """
     import shapely
 
     if not grid.is_georeferenced:
@@ -187,8 +232,10 @@ def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:
     if not window.pixels:
         west, south, east, north = grid.bounds_of(grid.window)
         raise BadInput(
-            f"The area {area} lies outside {name}: in the scene's CRS it covers x {xy[:, 0].min():.9g} to {xy[:, 0].max():.9g}, "
-            f"y {xy[:, 1].min():.9g} to {xy[:, 1].max():.9g}, the scene x {west:.9g} to {east:.9g}, y {south:.9g} to {north:.9g}. Check the CRS of both."
+            f"The area {area} lies outside {name}: in the scene's CRS it covers x {xy[:, 0].min():.9g} to "
+            f"{xy[:, 0].max():.9g}, "
+            f"y {xy[:, 1].min():.9g} to {xy[:, 1].max():.9g}, the scene x {west:.9g} to {east:.9g}, y "
+            f"{south:.9g} to {north:.9g}. Check the CRS of both."
         )
     cut = grid.crop(window)
     return cut, PolygonIndex(polygons, np.ones(len(polygons), np.uint8), cut)

@@ -1,4 +1,6 @@
-"""Where scenes lie on each other's grids: the grid of a mosaic, a grid with other pixels, the place of a part on either."""
+"""Where scenes lie on each other's grids: the grid of a mosaic, a grid with other pixels, the place of a
+part on either.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ class Part:
     def of(source: Source, *, declared: Declared = Declared(), **options: object) -> Part:
         """`declared` counts where the files themselves declare nothing."""
         with Scene(source, **options) as scene:
-            units = scene.units if declares(scene.units) else tuple(declared.units.get(band, (1.0, 0.0)) for band in scene.bands)
+            units = (
+                scene.units
+                if declares(scene.units)
+                else tuple(declared.units.get(band, (1.0, 0.0)) for band in scene.bands)
+            )
             if scene.nodata is None and declared.nodata is not None:
                 options["nodata"] = declared.nodata
             return Part(source, options, scene.grid, scene.bands, scene.dtype, units)
@@ -51,7 +57,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Placed:
-    """A part on another grid: what it covers there, where its first pixel lies there, and the grid it is resampled to, if it must be."""
+    """A part on another grid: what it covers there, where its first pixel lies there, and the grid it is
+    resampled to, if it must be.
+    """
 
     part: Part
     place: Window
@@ -60,11 +68,16 @@ class Placed:
 
 
 def is_stack(files: Sequence[str]) -> bool:
-    """Are these files bands of one scene, by where they lie? Files without coordinates are; `Scene` says what is wrong with them if they are not."""
+    """Are these files bands of one scene, by where they lie? Files without coordinates are; `Scene` says
+    what is wrong with them if they are not.
+    """
     grids = [Part.of(file).grid for file in files]
     if any(g.crs is None for g in grids):
         return True
-    places = {(g.crs.to_wkt(), *(round(v / (SAME_GROUND * size)) for v, size in zip(_corner(g), _extent(g)))) for g in grids}
+    places = {
+        (g.crs.to_wkt(), *(round(v / (SAME_GROUND * size)) for v, size in zip(_corner(g), _extent(g))))
+        for g in grids
+    }
     # A mosaic's files all lie elsewhere; where some share their ground, one that does not is a stray.
     return len(places) < len(files)
 
@@ -80,11 +93,16 @@ def _extent(grid: Grid) -> tuple[float, float]:
 
 def _said(source: Source) -> str:
     """A scene as a message names it."""
-    return str(source) if isinstance(source, (str, Path)) else str(source[0]) + (f" and {len(source) - 1} beside it" if len(source) > 1 else "")
+    return (
+        str(source)
+        if isinstance(source, (str, Path))
+        else str(source[0]) + (f" and {len(source) - 1} beside it" if len(source) > 1 else "")
+    )
 
 
 def mosaic_grid(parts: Sequence[Part]) -> Grid:
-    """The grid that covers all parts, on the pixels of the kind (CRS, pixel size, direction) that most of them have.
+    """The grid that covers all parts, on the pixels of the kind (CRS, pixel size, direction) that most of
+    them have.
 
     Raises BadInput for parts without coordinates or with other bands or types than the first.
     """
@@ -92,13 +110,21 @@ def mosaic_grid(parts: Sequence[Part]) -> Grid:
     for part in parts:
         if part.grid.crs is None:
             raise BadInput(f"{_said(part.source)} has no coordinates, so its place in a mosaic is unknown.")
-        for what, mine, theirs in (("bands", part.bands, first.bands), ("types", (str(part.dtype),), (str(first.dtype),))):
+        for what, mine, theirs in (
+            ("bands", part.bands, first.bands),
+            ("types", (str(part.dtype),), (str(first.dtype),)),
+        ):
             if mine != theirs:
                 raise BadInput(
-                    f"{_said(part.source)} and {_said(first.source)} lie beside each other but do not make a mosaic: the {what} are {' '.join(mine)} "
+                    f"{_said(part.source)} and {_said(first.source)} lie beside each other but do not make "
+                    f"a mosaic: the {what} are {' '.join(mine)} "
                     f"and {' '.join(theirs)}."
                 )
-    kinds = [(p.grid.crs.to_wkt(), *(float(f"{v:.9g}") for v in (t.a, t.b, t.d, t.e))) for p in parts for t in (p.grid.transform,)]
+    kinds = [
+        (p.grid.crs.to_wkt(), *(float(f"{v:.9g}") for v in (t.a, t.b, t.d, t.e)))
+        for p in parts
+        for t in (p.grid.transform,)
+    ]
     model = parts[kinds.index(Counter(kinds).most_common(1)[0][0])].grid
     bounds = np.array([_bounds_on(part.grid, model) for part in parts])
     top, left = (math.floor(v + SAME_PIXEL) for v in bounds[:, :2].min(axis=0))
@@ -107,14 +133,18 @@ def mosaic_grid(parts: Sequence[Part]) -> Grid:
 
 
 def resized(grid: Grid, pixel_size: float, name: str = "the scene") -> Grid:
-    """The grid over the same ground with pixels of `pixel_size` metres. Raises BadOption, BadInput where there are no coordinates."""
+    """The grid over the same ground with pixels of `pixel_size` metres. Raises BadOption, BadInput where
+    there are no coordinates.
+    """
     if pixel_size <= 0:
         raise BadOption(f"A pixel size of {pixel_size:g} metres was asked for; it must be above 0.")
     if not grid.is_georeferenced:
         raise BadInput(f"{name} has no coordinates, so it cannot be resampled to {pixel_size:g} metres.")
     times = pixel_size / grid.ground_pixel_size
     whole = round(times) if times > 0.5 else 1 / round(1 / times)
-    if abs(times / whole - 1) < 1e-3:  # so that 10 m are exactly 2 x 2 pixels of 5 m, wherever on the ellipsoid
+    if (
+        abs(times / whole - 1) < 1e-3
+    ):  # so that 10 m are exactly 2 x 2 pixels of 5 m, wherever on the ellipsoid
         times = whole
     if times == 1:
         return grid
@@ -123,7 +153,9 @@ def resized(grid: Grid, pixel_size: float, name: str = "the scene") -> Grid:
 
 
 def _bounds_on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
-    """(top, left, bottom, right) of a grid in the pixels of another, through any CRS; edges are followed, since they may be curves there."""
+    """(top, left, bottom, right) of a grid in the pixels of another, through any CRS; edges are followed,
+    since they may be curves there.
+    """
     steps = np.linspace(0, 1, 41)
     columns = np.concatenate([steps, steps, np.zeros(41), np.ones(41)]) * grid.width
     rows = np.concatenate([np.zeros(41), np.ones(41), steps, steps]) * grid.height

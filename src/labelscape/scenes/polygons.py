@@ -29,7 +29,9 @@ class PolygonIndex:
         return PolygonIndex(self._geometries, self._indices, grid)
 
     def burn(self, window: Window, onto: np.ndarray) -> np.ndarray:
-        """Write each polygon's index over `onto` (H, W) uint8 where it covers a pixel's centre; file order. Returns `onto`."""
+        """Write each polygon's index over `onto` (H, W) uint8 where it covers a pixel's centre; file
+        order. Returns `onto`.
+        """
         import shapely
 
         found = np.sort(self._tree.query(shapely.box(*self._grid.bounds_of(window))))
@@ -39,10 +41,13 @@ class PolygonIndex:
         return onto
 
 
-def read_polygons(source: str | Path, grid: Grid, columns: Sequence[str] | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def read_polygons(
+    source: str | Path, grid: Grid, columns: Sequence[str] | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Polygons of a vector file in the CRS of `grid`, and their attribute columns.
 
-    Raises BadFile for a file that cannot be read, BadInput where there is no polygon, no CRS to go by, or none near the scene.
+    Raises BadFile for a file that cannot be read, BadInput where there is no polygon, no CRS to go by, or
+    none near the scene.
     """
     import pyogrio
     import shapely
@@ -51,16 +56,27 @@ def read_polygons(source: str | Path, grid: Grid, columns: Sequence[str] | None 
         raise BadFile(f"{source} does not exist.")
     try:
         meta, _, wkb, fields = pyogrio.raw.read(source, columns=columns)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.GeometryError, pyogrio.errors.FieldError) as error:
+    except (
+        pyogrio.errors.DataSourceError,
+        pyogrio.errors.DataLayerError,
+        pyogrio.errors.GeometryError,
+        pyogrio.errors.FieldError,
+    ) as error:
         raise BadFile(f"{source} cannot be read as a vector file: {reason(error)}.") from error
     geometries = shapely.from_wkb(wkb)
     kept = np.isin(shapely.get_type_id(geometries), [3, 6])  # Polygon, MultiPolygon
     if not kept.any():
         raise BadInput(f"{source} holds {len(geometries)} features but no polygon; polygons were expected.")
-    geometries, attributes = geometries[kept], {name: values[kept] for name, values in zip(meta["fields"], fields)}
+    geometries, attributes = (
+        geometries[kept],
+        {name: values[kept] for name, values in zip(meta["fields"], fields)},
+    )
     if grid.crs is not None:
         if meta["crs"] is None:
-            raise BadInput(f"{source} says no CRS, so its place is unknown. Assign the right one (in QGIS: Layer CRS) and save it again.")
+            raise BadInput(
+                f"{source} says no CRS, so its place is unknown. Assign the right one (in QGIS: Layer CRS) "
+                "and save it again."
+            )
         geometries = _reprojected(geometries, meta["crs"], grid)
     broken = ~shapely.is_valid(geometries)
     geometries[broken] = shapely.make_valid(geometries[broken])

@@ -1,7 +1,8 @@
 """Open anything GDAL opens and read windows of it: pixels never travel without their validity and place.
 
-A `Scene` is one picture on one grid: a file (GeoTIFF, COG, VRT, JP2, PNG, JPEG, ...), a remote path (`/vsicurl/...`, `s3://...`), or
-a band stack: a folder or a list of single-band files of the same ground, at one or several resolutions, as Sentinel-2 is delivered.
+A `Scene` is one picture on one grid: a file (GeoTIFF, COG, VRT, JP2, PNG, JPEG, ...), a remote path
+(`/vsicurl/...`, `s3://...`), or a band stack: a folder or a list of single-band files of the same ground, at
+one or several resolutions, as Sentinel-2 is delivered.
 """
 
 from __future__ import annotations
@@ -23,15 +24,21 @@ from labelscape.scenes.holes import sampled
 from labelscape.scenes.stack import laid_pixel_on_pixel, named_readers
 
 EXACT = 1e-6
-"""Error allowed to a warp's transformation, in pixels, so that what is read does not depend on the window; rasterio 1.4 fails on 0."""
+"""Error allowed to a warp's transformation, in pixels, so that what is read does not depend on the window;
+rasterio 1.4 fails on 0.
+"""
 
 Units = tuple[tuple[float, float], ...]
-"""Per band (scale, offset), as files declare them: a stored value times the scale, plus the offset, is the measured quantity."""
+"""Per band (scale, offset), as files declare them: a stored value times the scale, plus the offset, is the
+measured quantity.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A window of a scene: pixels (B, H, W) in the scene's own type and units, valid (H, W) bool, and where it lies."""
+    """A window of a scene: pixels (B, H, W) in the scene's own type and units, valid (H, W) bool, and
+    where it lies.
+    """
 
     pixels: np.ndarray
     valid: np.ndarray
@@ -39,23 +46,33 @@ class Patch:
 
 
 class Scene:
-    """A picture opened for reading. Use it as a context manager; one thread at a time (`for_thread` gives another handle).
+    """A picture opened for reading. Use it as a context manager; one thread at a time (`for_thread` gives
+    another handle).
 
     `bands` are names: descriptions of the file, else its colours (red, green, blue), else "1", "2", ...
-    Alpha bands are no bands: they say which pixels are valid. So do internal masks, NaN, and the nodata value: 0 and the
-    greatest value (255 in bytes) of an integer raster must stand in every band to mean "nothing here", for black water and bright roofs have
-    them in one; any other nodata value makes the pixel invalid wherever it stands.
+    Alpha bands are no bands: they say which pixels are valid. So do internal masks, NaN, and the nodata
+    value: 0 and the greatest value (255 in bytes) of an integer raster must stand in every band to mean
+    "nothing here", for black water and bright roofs have them in one; any other nodata value makes the pixel
+    invalid wherever it stands.
     """
 
     def __init__(
-        self, source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None, band_names: Sequence[str] | None = None,
+        self,
+        source: Source,
+        *,
+        nodata: float | None = None,
+        bands: Sequence[str] | None = None,
+        band_names: Sequence[str] | None = None,
         onto: Grid | None = None,
-    ) -> None:  # fmt: skip
-        """`nodata` overrides what the file says; `bands` picks and orders the bands by name; `onto` is the grid to resample to.
+    ) -> None:
+        """`nodata` overrides what the file says; `bands` picks and orders the bands by name; `onto` is the
+        grid to resample to.
 
-        `band_names` says what all bands of the file or files are, one after another. A list of files may then hold files of several
-        bands, and files without coordinates that lie pixel on pixel; one grey picture serves as red, green and blue.
-        Raises BadFile where a file is missing or unreadable, BadInput where files are no band stack, UnknownName for a band.
+        `band_names` says what all bands of the file or files are, one after another. A list of files may then
+          hold files of several
+        bands, and files without coordinates that lie pixel on pixel; one grey picture serves as red, green
+        and blue. Raises BadFile where a file is missing or unreadable, BadInput where files are no band
+        stack, UnknownName for a band.
         """
         self.source = source
         self._options = {"nodata": nodata, "bands": bands, "band_names": band_names, "onto": onto}
@@ -97,12 +114,19 @@ class Scene:
         self.bands: tuple[str, ...] = tuple(names)
         dtypes = {dataset.dtypes[i - 1] for dataset, indices in self._readers for i in indices}
         if len(dtypes) > 1 or any(d.startswith("complex") for d in dtypes):
-            raise BadInput(f"{self.name} mixes or holds the types {', '.join(sorted(dtypes))}; one real type for all bands is needed.")
+            raise BadInput(
+                f"{self.name} mixes or holds the types {', '.join(sorted(dtypes))}; one real type for all "
+                "bands is needed."
+            )
         self.dtype = np.dtype(dtypes.pop())
         self.nodata = nodata if nodata is not None else first.nodata
-        self.units: Units = tuple((d.scales[i - 1], d.offsets[i - 1]) for d, indices in self._readers for i in indices)
+        self.units: Units = tuple(
+            (d.scales[i - 1], d.offsets[i - 1]) for d, indices in self._readers for i in indices
+        )
         flags = [dataset.mask_flag_enums[indices[0] - 1] for dataset, indices in self._readers]
-        self._has_mask = not alpha_is_a_band and any(MaskFlags.alpha in f or MaskFlags.per_dataset in f for f in flags)
+        self._has_mask = not alpha_is_a_band and any(
+            MaskFlags.alpha in f or MaskFlags.per_dataset in f for f in flags
+        )
 
     def _pick(self, bands: Sequence[str]) -> None:
         """Keep only these bands, in this order."""
@@ -111,41 +135,70 @@ class Scene:
         self.bands = tuple(bands)
 
     def _resample(self, onto: Grid) -> None:
-        """Read on another grid from now on: means of the pixels below where its pixels are wider by half and more, else in between of four.
+        """Read on another grid from now on: means of the pixels below where its pixels are wider by half and
+        more, else in between of four.
 
         What the scene does not cover is invalid there.
         """
         coarser = _width_on_the_ground(onto) > 1.5 * _width_on_the_ground(self.grid)
-        unified = "YES" if _may_be_measured(self.nodata, self.dtype) else "PARTIAL"  # which pixels are nodata: as `Scene` says
+        unified = (
+            "YES" if _may_be_measured(self.nodata, self.dtype) else "PARTIAL"
+        )  # which pixels are nodata: as `Scene` says
         warped: dict[int, WarpedVRT] = {}
         for dataset in {id(d): d for d, _ in self._readers}.values():
-            warped[id(dataset)] = self._stack.enter_context(WarpedVRT(
-                dataset, crs=onto.crs, transform=onto.transform, width=onto.width, height=onto.height, tolerance=EXACT,
-                resampling=Resampling.average if coarser else Resampling.bilinear, src_nodata=self.nodata,
-                add_alpha=ColorInterp.alpha not in dataset.colorinterp, UNIFIED_SRC_NODATA=unified,
-            ))  # fmt: skip
+            warped[id(dataset)] = self._stack.enter_context(
+                WarpedVRT(
+                    dataset,
+                    crs=onto.crs,
+                    transform=onto.transform,
+                    width=onto.width,
+                    height=onto.height,
+                    tolerance=EXACT,
+                    resampling=Resampling.average if coarser else Resampling.bilinear,
+                    src_nodata=self.nodata,
+                    add_alpha=ColorInterp.alpha not in dataset.colorinterp,
+                    UNIFIED_SRC_NODATA=unified,
+                )
+            )
         self._readers = [(warped[id(dataset)], indices) for dataset, indices in self._readers]
         self.grid, self._has_mask = onto, True
 
     def _aligned(self, datasets: list, *, crowded_may_be: bool) -> list:
-        """Every file on the grid of the finest one. Raises BadInput unless all cover the same ground, with one band each or `crowded_may_be`."""
+        """Every file on the grid of the finest one. Raises BadInput unless all cover the same ground, with
+        one band each or `crowded_may_be`.
+        """
         crowded = [d.name for d in datasets if d.count != 1]
         if crowded and not crowded_may_be:
-            raise BadInput(f"A band stack is made of single-band files; {crowded[0]} has several. Pass scenes one by one instead.")
+            raise BadInput(
+                f"A band stack is made of single-band files; {crowded[0]} has several. Pass scenes one by "
+                "one instead."
+            )
         finest = min(datasets, key=lambda d: abs(d.transform.a * d.transform.e))
         width, height = finest.bounds.right - finest.bounds.left, finest.bounds.top - finest.bounds.bottom
         aligned = []
         for dataset in datasets:
             apart = np.abs(np.subtract(dataset.bounds, finest.bounds)) / [width, height, width, height]
             if dataset.crs != finest.crs or apart.max() > 0.02:
-                raise BadInput(f"{dataset.name} and {finest.name} do not cover the same ground: they are no band stack.")
+                raise BadInput(
+                    f"{dataset.name} and {finest.name} do not cover the same ground: they are no band stack."
+                )
             if dataset.shape == finest.shape and dataset.transform == finest.transform:
                 aligned.append(dataset)
             else:
-                aligned.append(self._stack.enter_context(WarpedVRT(
-                    dataset, crs=finest.crs, transform=finest.transform, width=finest.width, height=finest.height,
-                    resampling=Resampling.bilinear, tolerance=EXACT, add_alpha=False,
-                )))  # fmt: skip
+                aligned.append(
+                    self._stack.enter_context(
+                        WarpedVRT(
+                            dataset,
+                            crs=finest.crs,
+                            transform=finest.transform,
+                            width=finest.width,
+                            height=finest.height,
+                            resampling=Resampling.bilinear,
+                            tolerance=EXACT,
+                            add_alpha=False,
+                        )
+                    )
+                )
         return aligned
 
     def __enter__(self) -> Scene:
@@ -160,7 +213,9 @@ class Scene:
 
     @contextmanager
     def for_thread(self) -> Iterator[Scene]:
-        """The same scene with handles of its own, for another thread; one held in memory serves any thread as it is."""
+        """The same scene with handles of its own, for another thread; one held in memory serves any thread
+        as it is.
+        """
         if self._held is not None:
             yield self
             return
@@ -178,16 +233,21 @@ class Scene:
         return self.grid.window.pixels * len(self.bands) * self.dtype.itemsize
 
     def hold(self) -> Scene:
-        """Keep all pixels in memory from now on and let go of the files: every read is a copy of a slice. Returns itself."""
+        """Keep all pixels in memory from now on and let go of the files: every read is a copy of a slice.
+        Returns itself.
+        """
         if self._held is None:
             whole = self.read(self.grid.window)
             with gdal():
-                self._held = Patch(whole.pixels, self._unmasked(self.grid.window), whole.window)  # values say the rest
+                self._held = Patch(
+                    whole.pixels, self._unmasked(self.grid.window), whole.window
+                )  # values say the rest
             self._stack.close()
         return self
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
-        """Pixels and validity of a window inside the grid; `bands` picks and orders them by name, and validity is theirs.
+        """Pixels and validity of a window inside the grid; `bands` picks and orders them by name, and
+        validity is theirs.
 
         Raises BadFile where the file ends early or is damaged.
         """
@@ -201,42 +261,63 @@ class Scene:
             return Patch(pixels, self._measured(pixels) & self._held.valid[inside], window)
         try:
             with gdal():
-                parts = [dataset.read(indices, window=window.rio) for dataset, indices in _grouped(self._readers, chosen)]
+                parts = [
+                    dataset.read(indices, window=window.rio)
+                    for dataset, indices in _grouped(self._readers, chosen)
+                ]
                 pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
                 valid = self._measured(pixels) & self._unmasked(window)
         except READ_FAILURES as error:
             raise BadFile(
-                f"{self.name} cannot be read at rows {window.top}-{window.bottom}, columns {window.left}-{window.right}: "
+                f"{self.name} cannot be read at rows {window.top}-{window.bottom}, columns "
+                f"{window.left}-{window.right}: "
                 f"the file is truncated or damaged ({reason(error)})."
             ) from error
         return Patch(pixels, valid, window)
 
     def thumbnail(self, most: int = 1000) -> np.ndarray:
-        """A picture of the scene, at most `most` pixels a side: uint8 (h, w, 3), the colours a person expects, stretched to be seen.
+        """A picture of the scene, at most `most` pixels a side: uint8 (h, w, 3), the colours a person
+        expects, stretched to be seen.
 
-        Red, green and blue by their names (or Sentinel-2's B04 B03 B02), else the first three bands, else the first as grey; nodata is white.
+        Red, green and blue by their names (or Sentinel-2's B04 B03 B02), else the first three bands, else the
+        first as grey; nodata is white.
         """
         height, width = self.grid.shape
         shrink = max(1.0, max(height, width) / most)
         shape = max(1, round(height / shrink)), max(1, round(width / shrink))
-        sets = (("red", "green", "blue"), ("B04", "B03", "B02"), ("B4", "B3", "B2"), self.bands[:3], self.bands[:1] * 3)
-        pixels, valid = self._shrunk(next(names for names in sets if len(names) == 3 and set(names) <= set(self.bands)), shape)
+        sets = (
+            ("red", "green", "blue"),
+            ("B04", "B03", "B02"),
+            ("B4", "B3", "B2"),
+            self.bands[:3],
+            self.bands[:1] * 3,
+        )
+        pixels, valid = self._shrunk(
+            next(names for names in sets if len(names) == 3 and set(names) <= set(self.bands)), shape
+        )
         picture = np.full((*shape, 3), 255, np.uint8)
         if valid.any():
             values = pixels[:, valid].astype(np.float64)
-            low, high = np.percentile(values, 2, axis=1, keepdims=True), np.percentile(values, 98, axis=1, keepdims=True)
+            low, high = (
+                np.percentile(values, 2, axis=1, keepdims=True),
+                np.percentile(values, 98, axis=1, keepdims=True),
+            )
             stretched = np.clip((values - low) / np.maximum(high - low, 1e-9), 0, 1) ** 0.9
             picture[valid] = (stretched.T * 254).astype(np.uint8)
         return picture
 
     def _shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (B, h, w) of the whole scene and their validity at a smaller shape, from the overviews where there are any."""
+        """Pixels (B, h, w) of the whole scene and their validity at a smaller shape, from the overviews
+        where there are any.
+        """
         singles = [(dataset, i) for dataset, indices in self._readers for i in indices]
         levels = singles[0][0].overviews(singles[0][1]) if self._held is None else []
         if not levels or min(levels) > max(self.grid.height / shape[0], self.grid.width / shape[1]):
             return self._sampled(bands, shape)
         with gdal():
-            pixels = np.stack([d.read(i, out_shape=shape) for d, i in (singles[self.index(b)] for b in bands)])
+            pixels = np.stack(
+                [d.read(i, out_shape=shape) for d, i in (singles[self.index(b)] for b in bands)]
+            )
         return pixels, self._measured(pixels)
 
     def _sampled(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -245,10 +326,16 @@ class Scene:
 
     def _measured(self, pixels: np.ndarray) -> np.ndarray:
         """(H, W) where pixels (B, H, W) hold a measurement by their values."""
-        measured = np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else np.ones(pixels.shape[1:], bool)
+        measured = (
+            np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else np.ones(pixels.shape[1:], bool)
+        )
         if self.nodata is not None and self.nodata == self.nodata:
             is_nodata = pixels == np.asarray(self.nodata).astype(pixels.dtype)
-            measured &= ~(is_nodata.all(axis=0) if _may_be_measured(self.nodata, pixels.dtype) else is_nodata.any(axis=0))
+            measured &= ~(
+                is_nodata.all(axis=0)
+                if _may_be_measured(self.nodata, pixels.dtype)
+                else is_nodata.any(axis=0)
+            )
         return measured
 
     def _unmasked(self, window: Window) -> np.ndarray:
@@ -267,7 +354,9 @@ class Scene:
 
 
 def _grouped(readers: list, chosen: Sequence[int] | None) -> list:
-    """(dataset, band indices) pairs that yield the chosen bands in order, with one read for neighbours in one file."""
+    """(dataset, band indices) pairs that yield the chosen bands in order, with one read for neighbours in
+    one file.
+    """
     if chosen is None:
         return readers
     singles = [(dataset, i) for dataset, indices in readers for i in indices]
@@ -291,7 +380,9 @@ def _width_on_the_ground(grid: Grid) -> float:
 
 def _band_names(dataset: rasterio.DatasetReader, indices: list[int]) -> list[str]:
     colours = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
-    names = [dataset.descriptions[i - 1] or colours.get(dataset.colorinterp[i - 1]) or str(i) for i in indices]
+    names = [
+        dataset.descriptions[i - 1] or colours.get(dataset.colorinterp[i - 1]) or str(i) for i in indices
+    ]
     return names if len(set(names)) == len(names) else [str(i) for i in indices]
 
 

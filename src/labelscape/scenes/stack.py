@@ -10,7 +10,9 @@ from rasterio.windows import Window as RasterioWindow
 from labelscape.errors import BadInput
 
 MOST_MISSING = 2
-"""Rows or columns a file may lack beside its neighbours: the published height model of one Potsdam tile is a column short."""
+"""Rows or columns a file may lack beside its neighbours: the published height model of one Potsdam tile is
+a column short.
+"""
 
 
 class Padded:
@@ -23,7 +25,9 @@ class Padded:
         return getattr(self._dataset, name)
 
     def read(self, indices: int | Sequence[int], *, window: RasterioWindow) -> np.ndarray:
-        """Pixels (B, H, W), or (H, W) for one index, of a window that may reach into the repeated rows and columns."""
+        """Pixels (B, H, W), or (H, W) for one index, of a window that may reach into the repeated rows and
+        columns.
+        """
         own, missing = self._own_part(window)
         pixels = self._dataset.read(indices, window=own)
         return np.pad(pixels, [(0, 0)] * (pixels.ndim - 2) + missing, mode="edge")
@@ -33,8 +37,13 @@ class Padded:
         return np.pad(self._dataset.dataset_mask(window=own), missing, mode="edge")
 
     def _own_part(self, window: RasterioWindow) -> tuple[RasterioWindow, list[tuple[int, int]]]:
-        """The nearest window that the file has, at least a pixel wide, and (before, after) to add along rows and columns."""
-        row, column = min(window.row_off, self._dataset.height - 1), min(window.col_off, self._dataset.width - 1)
+        """The nearest window that the file has, at least a pixel wide, and (before, after) to add along
+        rows and columns.
+        """
+        row, column = (
+            min(window.row_off, self._dataset.height - 1),
+            min(window.col_off, self._dataset.width - 1),
+        )
         bottom = min(window.row_off + window.height, self._dataset.height)
         right = min(window.col_off + window.width, self._dataset.width)
         own = RasterioWindow(column, row, right - column, bottom - row)
@@ -42,13 +51,16 @@ class Padded:
 
 
 def laid_pixel_on_pixel(datasets: Sequence) -> list:
-    """Files of which some have no coordinates, as rasters of one shape. Raises BadInput where a shape is another one."""
+    """Files of which some have no coordinates, as rasters of one shape. Raises BadInput where a shape is
+    another one.
+    """
     height, width = max(d.height for d in datasets), max(d.width for d in datasets)
     laid = []
     for dataset in datasets:
         if max(height - dataset.height, width - dataset.width) > MOST_MISSING:
             raise BadInput(
-                f"{dataset.name} is {dataset.width} x {dataset.height} pixels, its neighbours {width} x {height}, and not all of them have "
+                f"{dataset.name} is {dataset.width} x {dataset.height} pixels, its neighbours {width} x "
+                f"{height}, and not all of them have "
                 "coordinates: they are no band stack."
             )
         laid.append(dataset if dataset.shape == (height, width) else Padded(dataset, height, width))
@@ -56,7 +68,8 @@ def laid_pixel_on_pixel(datasets: Sequence) -> list:
 
 
 def named_readers(readers: list, band_names: Sequence[str], where: str) -> tuple[list, bool]:
-    """The (dataset, band indices) pairs that yield the named bands, and whether what the file calls alpha is one of them.
+    """The (dataset, band indices) pairs that yield the named bands, and whether what the file calls alpha is
+    one of them.
 
     Raises BadInput where there are more or fewer bands than names.
     """
@@ -70,4 +83,7 @@ def named_readers(readers: list, band_names: Sequence[str], where: str) -> tuple
     if found == 1 and tuple(band_names) == ("red", "green", "blue"):
         dataset, indices = readers[0]
         return [(dataset, indices * 3)], False
-    raise BadInput(f"{where} has {found} band{'s' * (found != 1)}; {len(band_names)} were expected: {', '.join(band_names)}.")
+    raise BadInput(
+        f"{where} has {found} band{'s' * (found != 1)}; {len(band_names)} were expected: "
+        f"{', '.join(band_names)}."
+    )

@@ -11,7 +11,8 @@ from labelscape.scoring.scorer import Scorer
 
 
 def network_bytes(scorer: Scorer, height: int, width: int) -> int:
-    """Weights and the most that is alive at once while the network looks at height x width pixels, with a fifth for work space.
+    """Weights and the most that is alive at once while the network looks at height x width pixels, with a
+    fifth for work space.
 
     Nothing is computed: shapes go through the network on torch's "meta" device.
     """

@@ -1,4 +1,6 @@
-"""A scene scored tile by tile in bounded memory, one tile read ahead while the network works on the one before."""
+"""A scene scored tile by tile in bounded memory, one tile read ahead while the network works on the one
+before.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +16,36 @@ from torch import Tensor
 
 from labelscape.errors import BadInput, UnknownName
 from labelscape.grid import Window
-from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.memory import network_bytes
 from labelscape.scoring.scorer import Scorer, soften
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
 
 LARGE_TILE, DEFAULT_TILE = 1664, 1152
-"""Sides of tiles that overlap by USUAL_OVERLAP: the network then looks at 1.13 and 1.20 pixels for each that is mapped."""
+"""Sides of tiles that overlap by USUAL_OVERLAP: the network then looks at 1.13 and 1.20 pixels for each
+that is mapped.
+"""
 LARGE_BYTES, MOST_BYTES = 1280 * 2**20, 4 * 2**30
-"""Memory a network may take for a large tile, and for the default one; beyond that tiles are made smaller, down to SMALL_TILES."""
+"""Memory a network may take for a large tile, and for the default one; beyond that tiles are made smaller,
+down to SMALL_TILES.
+"""
 SMALL_TILES = 896, 640
 EXACT_TILE = 2048
-"""Tiles with exact halos are larger, or the halos would be most of the work; the networks that have them need little memory."""
+"""Tiles with exact halos are larger, or the halos would be most of the work; the networks that have them
+need little memory.
+"""
 EXACT_REACH = 256
 """Networks that see no farther than this get halos as wide as they see: their tiles leave no trace."""
 USUAL_OVERLAP = 64
-"""Overlap for all others, which see the whole tile (global pooling) or so far that exact halos would cost more than the map."""
+"""Overlap for all others, which see the whole tile (global pooling) or so far that exact halos would cost
+more than the map.
+"""
 
 SOFTENED_ROWS = 64
-"""Rows of a tile that are worked on at once where a copy of all classes would be the most that a map holds."""
+"""Rows of a tile that are worked on at once where a copy of all classes would be the most that a map
+holds.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,9 @@ class ScoredTile:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """(K, h, w) float32, made when first asked for: in the thread that writes, while the network goes on."""
+        """(K, h, w) float32, made when first asked for: in the thread that writes, while the network goes
+        on.
+        """
         if self.logits.device.type != "cpu":
             return soften(self.logits)
         made = torch.empty(self.logits.shape)
@@ -56,7 +70,8 @@ class ScoredTile:
 
     def classes(self) -> np.ndarray:
         """(h, w) uint8 index of the likeliest class, 255 on invalid pixels."""
-        # Plane by plane: torch's own argmax over the first dimension takes as long as a small network. The first of equals wins.
+        # Plane by plane: torch's own argmax over the first dimension takes as long as a small network. The
+        # first of equals wins.
         best = self.probabilities[0].clone()
         indices = torch.zeros(best.shape, dtype=torch.uint8)
         for k, plane in enumerate(self.probabilities[1:], start=1):
@@ -75,12 +90,19 @@ class ScoredTile:
         return best
 
 
-def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, overlap: int | None = None, blend: str | None = None) -> TilePlan:
+def plan_for(
+    scorer: Scorer,
+    scene: Scene,
+    *,
+    tile_size: int | None = None,
+    overlap: int | None = None,
+    blend: str | None = None,
+) -> TilePlan:
     """The tiles for a network and a scene.
 
-    Networks that see no farther than EXACT_REACH get halos as wide as they see and are cut: their tiles leave no trace. All others are
-    blended over USUAL_OVERLAP pixels, in tiles as large as memory lets them be, up to LARGE_TILE. `overlap` and `blend` ("crop", "hann",
-    "none") choose otherwise.
+    Networks that see no farther than EXACT_REACH get halos as wide as they see and are cut: their tiles leave
+    no trace. All others are blended over USUAL_OVERLAP pixels, in tiles as large as memory lets them be, up
+    to LARGE_TILE. `overlap` and `blend` ("crop", "hann", "none") choose otherwise.
     """
     if blend is not None and blend not in BLENDS:
         raise UnknownName("blend", blend, BLENDS)
@@ -93,7 +115,9 @@ def plan_for(scorer: Scorer, scene: Scene, *, tile_size: int | None = None, over
 
 
 def _side_within_memory(scorer: Scorer, longest: int) -> int:
-    """The side of the tiles of a scene whose longer side is `longest`. The same on every machine, or a map would depend on where it was made."""
+    """The side of the tiles of a scene whose longer side is `longest`. The same on every machine, or a map
+    would depend on where it was made.
+    """
     if longest <= DEFAULT_TILE:
         return DEFAULT_TILE
     for side, most in ((LARGE_TILE, LARGE_BYTES), (DEFAULT_TILE, MOST_BYTES), (SMALL_TILES[0], MOST_BYTES)):
@@ -105,13 +129,16 @@ def _side_within_memory(scorer: Scorer, longest: int) -> int:
 def score_tiles(
     scorer: Scorer, scene: Scene, plan: TilePlan, *, wanted: Callable[[Window], bool] | None = None
 ) -> Iterator[ScoredTile]:
-    """Score every tile of the plan, or those whose answer is `wanted`; answers without a valid pixel are passed over.
+    """Score every tile of the plan, or those whose answer is `wanted`; answers without a valid pixel are
+    passed over.
 
     The bands are picked by name where the scene has the checkpoint's names, else taken in their order.
     """
     chosen = (tile for tile in plan if wanted is None or wanted(tile.answers))
     if plan.blend:
-        yield from _blended(scorer, scene, plan, None if wanted is None else {tile.answers for tile in chosen})
+        yield from _blended(
+            scorer, scene, plan, None if wanted is None else {tile.answers for tile in chosen}
+        )
         return
     for tile, logits, valid in _looked_at(scorer, scene, chosen):
         mine = tile.core.inset_of(tile.seen)
@@ -119,14 +146,20 @@ def score_tiles(
             yield ScoredTile(tile.core, logits[(slice(None), *mine)], valid[mine])
 
 
-def _looked_at(scorer: Scorer, scene: Scene, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Tensor | None, np.ndarray]]:
-    """Each tile with the logits (K, h, w) of all it sees, None where nothing in it is valid, and which of its pixels are. One is read ahead."""
+def _looked_at(
+    scorer: Scorer, scene: Scene, tiles: Iterable[Tile]
+) -> Iterator[tuple[Tile, Tensor | None, np.ndarray]]:
+    """Each tile with the logits (K, h, w) of all it sees, None where nothing in it is valid, and which of
+    its pixels are. One is read ahead.
+    """
     bands = match_bands(scorer.checkpoint.bands, scene)
     tiles = iter(tiles)
     with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
 
         def read(tile: Tile | None) -> tuple[list[Tensor] | None, np.ndarray] | None:
-            """What the network reads and which pixels are valid; reading and scaling wait for nobody but the disk."""
+            """What the network reads and which pixels are valid; reading and scaling wait for nobody but
+            the disk.
+            """
             if tile is None:
                 return None
             patch = own.read(tile.seen, bands)
@@ -141,16 +174,20 @@ def _looked_at(scorer: Scorer, scene: Scene, tiles: Iterable[Tile]) -> Iterator[
             tile = following
 
 
-def _blended(scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] | None) -> Iterator[ScoredTile]:
-    """Answers in which neighbouring tiles fade into each other. What waits for a neighbour is kept: the edge of one tile, and for one row of
-    tiles, where there is something to see, strips 2 x blend high.
+def _blended(
+    scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] | None
+) -> Iterator[ScoredTile]:
+    """Answers in which neighbouring tiles fade into each other. What waits for a neighbour is kept: the edge
+    of one tile, and for one row of tiles, where there is something to see, strips 2 x blend high.
 
     Every pixel's weights add up to 1, so that an answer is the plain sum of what the tiles around it say.
     """
     tiles, half = list(plan), plan.blend
     place = {(tile.core.top, tile.core.left): number for number, tile in enumerate(tiles)}
     needed = range(len(tiles)) if wanted is None else sorted(_neighbours(plan, tiles, place, wanted))
-    waiting: dict[int, tuple[int, Tensor]] = {}  # by column: top of the core below, and what is said there for its rows top - half ... top + half
+    waiting: dict[
+        int, tuple[int, Tensor]
+    ] = {}  # by column: top of the core below, and what is said there for its rows top - half ... top + half
     edge: Tensor | None = None
     row = right_of = None
     for tile, logits, valid in _looked_at(scorer, scene, (tiles[number] for number in needed)):
@@ -161,7 +198,12 @@ def _blended(scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] |
         if logits is None:
             edge = None
             continue
-        share = soften(logits) * _ramp(core.top, core.bottom, seen.top, seen.bottom, plan.whole.top, plan.whole.bottom, half)[:, None]
+        share = (
+            soften(logits)
+            * _ramp(core.top, core.bottom, seen.top, seen.bottom, plan.whole.top, plan.whole.bottom, half)[
+                :, None
+            ]
+        )
         share *= _ramp(core.left, core.right, seen.left, seen.right, plan.whole.left, plan.whole.right, half)
         if edge is not None and right_of == core.left:
             first = core.left - half - seen.left
@@ -184,7 +226,9 @@ def _blended(scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] |
 
 
 def _neighbours(plan: TilePlan, tiles: list[Tile], place: dict, wanted: set[Window]) -> set[int]:
-    """Numbers of the tiles that have a say in the wanted answers: their own, the one to the left, and the two above these."""
+    """Numbers of the tiles that have a say in the wanted answers: their own, the one to the left, and the
+    two above these.
+    """
     needed = set()
     for tile in tiles:
         if tile.answers in wanted:
@@ -196,8 +240,8 @@ def _neighbours(plan: TilePlan, tiles: list[Tile], place: dict, wanted: set[Wind
 
 
 def _ramp(start: int, end: int, first: int, last: int, least: int, most: int, half: int) -> Tensor:
-    """Weights of the pixels first ... last of a tile whose core is start ... end: a Hann ramp over `half` pixels on each side of a border
-    to a neighbour, 0 beyond it, 1 inside and at the scene's own borders.
+    """Weights of the pixels first ... last of a tile whose core is start ... end: a Hann ramp over `half`
+    pixels on each side of a border to a neighbour, 0 beyond it, 1 inside and at the scene's own borders.
     """
     middle = torch.arange(first, last, dtype=torch.float32) + 0.5
 
@@ -213,7 +257,8 @@ def _ramp(start: int, end: int, first: int, last: int, least: int, most: int, ha
 
 
 def match_bands(wanted: tuple[str, ...], scene: Scene) -> tuple[str, ...]:
-    """The scene's bands in the network's order: by name where it has them all, in its own order where the counts agree.
+    """The scene's bands in the network's order: by name where it has them all, in its own order where the
+    counts agree.
 
     Raises BadInput where neither is possible.
     """
@@ -223,6 +268,7 @@ def match_bands(wanted: tuple[str, ...], scene: Scene) -> tuple[str, ...]:
         return scene.bands
     count = f"{len(scene.bands)} bands" if len(scene.bands) > 1 else "1 band"
     raise BadInput(
-        f"{scene.name} has {count} ({' '.join(scene.bands)}); this model reads {len(wanted)} ({' '.join(wanted)}). "
+        f"{scene.name} has {count} ({' '.join(scene.bands)}); this model reads {len(wanted)} "
+        f"({' '.join(wanted)}). "
         "Pick or name the bands so that they agree."
     )

@@ -1,8 +1,8 @@
 """Which window next: cores and halos for mapping. Arithmetic only.
 
-Every pixel belongs to exactly one core; what the network sees is the core and a halo around it, cut at the scene's border.
-Where the halo is at least the network's reach and every tile starts on the network's stride, the map made of tiles equals the map
-made of the whole scene at once.
+Every pixel belongs to exactly one core; what the network sees is the core and a halo around it, cut at the
+scene's border. Where the halo is at least the network's reach and every tile starts on the network's stride,
+the map made of tiles equals the map made of the whole scene at once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from labelscape.grid import Window
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """`seen` is what the network looks at, core and halo; `answers` is what is known for good once this tile is scored.
+    """`seen` is what the network looks at, core and halo; `answers` is what is known for good once this tile
+    is scored.
 
-    Without blending a tile answers for its core. With it the last pixels at its right and bottom wait for the neighbours there, and what
-    waited at its left and top is answered now.
+    Without blending a tile answers for its core. With it the last pixels at its right and bottom wait for the
+    neighbours there, and what waited at its left and top is answered now.
     """
 
     core: Window
@@ -30,9 +31,11 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
-    """Square cores of side `core` with `halo` pixels around them, over `whole`. Both are multiples of the network's stride.
+    """Square cores of side `core` with `halo` pixels around them, over `whole`. Both are multiples of the
+    network's stride.
 
-    `blend` pixels on each side of a border between cores both tiles have a say: from none at the one end to all at the other.
+    `blend` pixels on each side of a border between cores both tiles have a say: from none at the one end to
+      all at the other.
     """
 
     whole: Window
@@ -45,10 +48,12 @@ class TilePlan:
             top, left, bottom, right = (
                 edge if edge in ends else edge - self.blend
                 for edge, ends in (
-                    (core.top, (self.whole.top,)), (core.left, (self.whole.left,)), (core.bottom, (self.whole.bottom,)),
+                    (core.top, (self.whole.top,)),
+                    (core.left, (self.whole.left,)),
+                    (core.bottom, (self.whole.bottom,)),
                     (core.right, (self.whole.right,)),
                 )
-            )  # fmt: skip
+            )
             answers = Window(top, left, bottom - top, right - left)
             yield Tile(core, core.grown(self.halo, bounds=self.whole), answers)
 
@@ -66,10 +71,11 @@ BLENDS = ("crop", "hann", "none")
 
 
 def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int, blend: str = "crop") -> TilePlan:
-    """Tiles of about `tile_size` pixels side that overlap their neighbours by `overlap` on each side, on a grid of `stride`.
+    """Tiles of about `tile_size` pixels side that overlap their neighbours by `overlap` on each side, on a
+    grid of `stride`.
 
-    All cores but the last of a row or column have the same size whatever the scene's, and so has the memory a tile takes. Raises BadOption
-    where the overlap leaves no core.
+    All cores but the last of a row or column have the same size whatever the scene's, and so has the memory a
+    tile takes. Raises BadOption where the overlap leaves no core.
     """
     if tile_size < 1 or overlap < 0:
         raise BadOption(f"tile_size={tile_size} must be at least 1 and overlap={overlap} at least 0.")
@@ -79,5 +85,8 @@ def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int, blen
     if longest <= tile_size:
         return TilePlan(whole, math.ceil(longest / stride) * stride, halo)
     if largest < stride:
-        raise BadOption(f"tile_size={tile_size} leaves nothing between overlaps of {halo}; use a tile size of at least {2 * halo + 2 * stride}.")
+        raise BadOption(
+            f"tile_size={tile_size} leaves nothing between overlaps of {halo}; use a tile size of at least "
+            f"{2 * halo + 2 * stride}."
+        )
     return TilePlan(whole, largest, halo, min(halo, largest // 2) if blend == "hann" else 0)

@@ -1,4 +1,6 @@
-"""The log as TensorBoard's event files, for those who watch several runs side by side. Needs the package tensorboard."""
+"""The log as TensorBoard's event files, for those who watch several runs side by side. Needs the package
+tensorboard.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,15 @@ def require_tensorboard() -> None:
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
-        raise BadOption("TensorBoard logs need the package tensorboard: pip install 'labelscape[tensorboard]'.") from error
+        raise BadOption(
+            "TensorBoard logs need the package tensorboard: pip install 'labelscape[tensorboard]'."
+        ) from error
 
 
 @contextmanager
 def board(folder: Path, history: Sequence[dict]) -> Iterator[Callable[[dict], None]]:
-    """Yields what writes a line of the log (step, loss, rate, val_miou) as scalars. `history`: the lines of an earlier run that is gone on from.
+    """Yields what writes a line of the log (step, loss, rate, val_miou) as scalars. `history`: the lines of
+    an earlier run that is gone on from.
 
     What the earlier run had written beyond its last saved state is struck out.
     """

@@ -1,4 +1,6 @@
-"""Training crops: where they are taken and how they are turned. Crop i of step s depends on (seed, s, i) alone."""
+"""Training crops: where they are taken and how they are turned. Crop i of step s depends on (seed, s, i)
+alone.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,15 @@ from torch import Tensor
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.errors import BadInput
 from labelscape.grid import Window
-from labelscape.scenes.files import gdal
 from labelscape.legend import IGNORE
+from labelscape.scenes.files import gdal
 from labelscape.scoring.scorer import normalise
 from labelscape.training.recipe import Recipe
 
 CACHE_BYTES = 512 * 2**20
-"""Crops are read here and there: blocks decoded once serve again. (Mapping goes forward and needs far less.)"""
+"""Crops are read here and there: blocks decoded once serve again. (Mapping goes forward and needs far
+less.)
+"""
 
 CELL = 64
 """Labels are indexed in cells of this side: fine enough to find them, coarse enough for the largest scene."""
@@ -27,7 +31,9 @@ CELL = 64
 
 @dataclass(frozen=True)
 class CropIndex:
-    """How many labelled training pixels of each class lie in each cell of each scene: counts (cells, K), cells (cells, 3)."""
+    """How many labelled training pixels of each class lie in each cell of each scene: counts (cells, K),
+    cells (cells, 3).
+    """
 
     scenes: tuple[LabelledScene, ...]
     cells: np.ndarray
@@ -41,7 +47,9 @@ class CropIndex:
 
     @cached_property
     def chances(self) -> np.ndarray:
-        """(K + 1, cells) running shares of each class's pixels, and of all classes' in the last row: what a random number is looked up in."""
+        """(K + 1, cells) running shares of each class's pixels, and of all classes' in the last row: what
+        a random number is looked up in.
+        """
         weights = np.concatenate([self.counts.T, self.counts.sum(axis=1)[None]]).astype(np.float64)
         totals = weights.sum(axis=1, keepdims=True)
         running = (weights / np.where(totals > 0, totals, 1)).cumsum(axis=1)
@@ -64,7 +72,9 @@ def index_crops(dataset: Dataset) -> CropIndex:
         there = ", ".join(dict.fromkeys(p for p in dataset.part_of if p))
         raise BadInput(f"There is nothing to train on: the data has no part train (parts here: {there}).")
     if not cells:
-        raise BadInput("No labelled pixel to train on. Check the labels' place and classes, or hold less out.")
+        raise BadInput(
+            "No labelled pixel to train on. Check the labels' place and classes, or hold less out."
+        )
     return CropIndex(scenes, np.array(cells), np.array(counts, np.int64))
 
 
@@ -84,20 +94,51 @@ class Drawing:
 
     @classmethod
     def of(cls, recipe: Recipe, index: CropIndex, normalisation: tuple[tuple[float, float], ...]) -> Drawing:
-        same = {"seed": recipe.seed, "crop": recipe.crop, "sampling": recipe.sampling, "augment": recipe.augment}
-        return cls(index, normalisation, batch=recipe.batch, scale_range=recipe.scale_range, scale_set=recipe.scale_set, **same)
+        same = {
+            "seed": recipe.seed,
+            "crop": recipe.crop,
+            "sampling": recipe.sampling,
+            "augment": recipe.augment,
+        }
+        return cls(
+            index,
+            normalisation,
+            batch=recipe.batch,
+            scale_range=recipe.scale_range,
+            scale_set=recipe.scale_set,
+            **same,
+        )
 
     @classmethod
-    def of_mate(cls, recipe: Recipe, index: CropIndex, normalisation: tuple[tuple[float, float], ...]) -> Drawing:
-        # Another stream of random numbers, or both tasks would be cut at the same places of scenes of one size.
-        same = {"seed": recipe.seed + 2**32, "crop": recipe.crop, "sampling": recipe.sampling, "augment": recipe.augment}
-        return cls(index, normalisation, batch=recipe.mate.batch or recipe.batch, scale_range=recipe.mate.scale_range, **same)
+    def of_mate(
+        cls, recipe: Recipe, index: CropIndex, normalisation: tuple[tuple[float, float], ...]
+    ) -> Drawing:
+        # Another stream of random numbers, or both tasks would be cut at the same places of scenes of one
+        # size.
+        same = {
+            "seed": recipe.seed + 2**32,
+            "crop": recipe.crop,
+            "sampling": recipe.sampling,
+            "augment": recipe.augment,
+        }
+        return cls(
+            index,
+            normalisation,
+            batch=recipe.mate.batch or recipe.batch,
+            scale_range=recipe.mate.scale_range,
+            **same,
+        )
 
     def part(self, step: int, part: int, parts: int) -> tuple[Tensor, Tensor]:
-        """Image (n, B, crop, crop) float32 and label (n, crop, crop) uint8 of the part-th of `parts` equal parts of a step's batch."""
+        """Image (n, B, crop, crop) float32 and label (n, crop, crop) uint8 of the part-th of `parts` equal
+        parts of a step's batch.
+        """
         size = self.batch // parts
         with gdal(GDAL_CACHEMAX=CACHE_BYTES):
-            crops = [draw(self, np.random.default_rng((self.seed, step, i))) for i in range(part * size, (part + 1) * size)]
+            crops = [
+                draw(self, np.random.default_rng((self.seed, step, i)))
+                for i in range(part * size, (part + 1) * size)
+            ]
         images, labels = zip(*crops)
         return torch.stack(images), torch.stack(labels)
 
@@ -116,7 +157,9 @@ def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     image, label = _padded(image, torch.from_numpy(labels), side)
     if side != drawing.crop:
         image, label = _resized(image, label, drawing.crop)
-    turns = {"none": (0,), "mirror": (0, 1), "flips": (0, 1, 2, 3), "dihedral": tuple(range(8))}[drawing.augment]
+    turns = {"none": (0,), "mirror": (0, 1), "flips": (0, 1, 2, 3), "dihedral": tuple(range(8))}[
+        drawing.augment
+    ]
     return _turned(image, label, turns[int(rng.integers(len(turns)))]) if len(turns) > 1 else (image, label)
 
 
@@ -136,7 +179,9 @@ def _place(drawing: Drawing, side: int, rng: np.random.Generator) -> tuple[Label
         scene = index.scenes[number]
         whole = scene.scene.grid.window
         # The labelled cell lies anywhere in the crop, not always in its middle.
-        row, column = (int(o + rng.integers(CELL) + rng.integers(-side // 4, side // 4 + 1)) for o in (top, left))
+        row, column = (
+            int(o + rng.integers(CELL) + rng.integers(-side // 4, side // 4 + 1)) for o in (top, left)
+        )
     height, width = min(side, whole.height), min(side, whole.width)
     top = int(np.clip(row - height // 2, 0, whole.height - height))
     left = int(np.clip(column - width // 2, 0, whole.width - width))
@@ -152,7 +197,9 @@ def _padded(image: Tensor, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _resized(image: Tensor, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Bilinear for images, nearest for labels, corners not aligned: a pixel of either covers the same ground."""
+    """Bilinear for images, nearest for labels, corners not aligned: a pixel of either covers the same
+    ground.
+    """
     image = F.interpolate(image[None], (size, size), mode="bilinear", align_corners=False)[0]
     return image, F.interpolate(label[None, None], (size, size), mode="nearest-exact")[0, 0]
 

@@ -15,7 +15,8 @@ TREES = 100
 
 
 def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Evaluation:
-    """Train on at most 40,000 labelled pixels of the training blocks and score every labelled pixel of `part`.
+    """Train on at most 40,000 labelled pixels of the training blocks and score every labelled pixel of
+    `part`.
 
     Deterministic for a seed. 100 trees, leaves of at least 2 pixels, all cores.
     """
@@ -42,7 +43,9 @@ def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Eval
 
 
 def _labelled_pixels(dataset: Dataset, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """(pixels, bands) values and (pixels,) classes of all labelled pixels; scenes read block by block, thinned to a few million."""
+    """(pixels, bands) values and (pixels,) classes of all labelled pixels; scenes read block by block,
+    thinned to a few million.
+    """
     values, classes = [], []
     total = int(dataset.class_counts(part).sum())
     every = max(1, total // 2_000_000)

@@ -1,7 +1,7 @@
 """Losses over labelled pixels. Whatever is predicted where the label is 255 changes no loss and no gradient.
 
-Every loss takes logits (N, K, H, W), labels (N, H, W) integer and class weights (K,) or None, and answers one number; 0 with a gradient
-of 0 where nothing is labelled.
+Every loss takes logits (N, K, H, W), labels (N, H, W) integer and class weights (K,) or None, and answers one
+number; 0 with a gradient of 0 where nothing is labelled.
 """
 
 from __future__ import annotations
@@ -22,30 +22,42 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
     """Mean cross-entropy over labelled pixels (Maggiori et al. eq. 2), each weighing as its class does."""
     labelled = labels != IGNORE
     safe = torch.where(labelled, labels, 0).long()
-    # A masked sum instead of ignore_index: its gradient is the same, and a batch without labels gives 0 instead of NaN.
+    # A masked sum instead of ignore_index: its gradient is the same, and a batch without labels gives 0
+    # instead of NaN.
     each = F.cross_entropy(logits, safe, reduction="none")
     share = shares(labels, weights, each.dtype)
     return (each * share).sum() / share.sum().clamp_min(1e-12)
 
 
-def ohem(logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, threshold: float = 0.7, keep: float = 100_000) -> Tensor:
-    """Cross-entropy over hard pixels: those whose own class is given at most `threshold`, and at least the `keep` hardest of the batch.
+def ohem(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    threshold: float = 0.7,
+    keep: float = 100_000,
+) -> Tensor:
+    """Cross-entropy over hard pixels: those whose own class is given at most `threshold`, and at least the
+    `keep` hardest of the batch.
 
-    `keep` is a count (DGCWNet sec. 4.2: theta 0.7, K 100,000, as OCNet counts) or, below 1, a share of the labelled pixels.
+    `keep` is a count (DGCWNet sec. 4.2: theta 0.7, K 100,000, as OCNet counts) or, below 1, a share of the
+      labelled pixels.
     """
     predicted, truth = labelled_pixels(logits, labels)
-    each = F.cross_entropy(predicted, truth, reduction="none")             # (P,)
+    each = F.cross_entropy(predicted, truth, reduction="none")  # (P,)
     least = int(keep) if keep >= 1 else int(keep * len(each))
     if least >= len(each):
         return _weighted(each, truth, weights)
-    own = (-each.detach()).exp()                                           # probability of the true class
+    own = (-each.detach()).exp()  # probability of the true class
     limit = own.kthvalue(least).values.clamp_min(threshold) if least else own.new_tensor(threshold)
     hard = own <= limit
     return _weighted(each[hard], truth[hard], weights)
 
 
 def hardest(logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, share: float = 0.75) -> Tensor:
-    """Mean of the largest `share` of the pixels' cross-entropies (IFBFNet eq. 7: three quarters), over the batch."""
+    """Mean of the largest `share` of the pixels' cross-entropies (IFBFNet eq. 7: three quarters), over the
+    batch.
+    """
     predicted, truth = labelled_pixels(logits, labels)
     each = F.cross_entropy(predicted, truth, reduction="none")
     most = each.topk(max(1, int(share * len(each))), sorted=False).indices if len(each) else slice(None)
@@ -60,7 +72,9 @@ def focal(logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, gamm
 
 
 def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """1 minus the mean over the batch's classes of 2 sum(p y) / (sum p + sum y) (Milletari et al. 2016, without squares)."""
+    """1 minus the mean over the batch's classes of 2 sum(p y) / (sum p + sum y) (Milletari et al. 2016,
+    without squares).
+    """
     predicted, truth = labelled_pixels(logits, labels)
     if not len(truth):
         return predicted.sum()
@@ -84,9 +98,14 @@ def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Ten
 
 
 LOSSES: dict[str, Loss] = {
-    "cross-entropy": cross_entropy, "ohem": ohem, "hardest": hardest, "ohem-hardest": partial(ohem, keep=0.75), "focal": focal, "dice": dice,
+    "cross-entropy": cross_entropy,
+    "ohem": ohem,
+    "hardest": hardest,
+    "ohem-hardest": partial(ohem, keep=0.75),
+    "focal": focal,
+    "dice": dice,
     "lovasz": lovasz,
-}  # fmt: skip
+}
 
 
 def total_loss(parts: Mapping[str, float], logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
@@ -95,7 +114,9 @@ def total_loss(parts: Mapping[str, float], logits: Tensor, labels: Tensor, weigh
 
 
 def auto_weights(counts: Tensor) -> Tensor:
-    """(K,) weights 1 / sqrt(share), scaled so that the mean over labelled pixels is 1; classes without a pixel weigh 0."""
+    """(K,) weights 1 / sqrt(share), scaled so that the mean over labelled pixels is 1; classes without a
+    pixel weigh 0.
+    """
     share = counts.double() / counts.sum().clamp_min(1)
     weights = torch.where(share > 0, share.clamp_min(1e-12).rsqrt(), 0.0)
     return (weights / (weights * share).sum().clamp_min(1e-12)).float()

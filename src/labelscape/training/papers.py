@@ -1,5 +1,6 @@
-"""Every published setting as a function: how each paper trained, and how it tested. Numbers carry their source, or "(ours: ...)" where the
-paper does not say. A function takes the data and answers a `Setting`; a row of a table is a setting with the row's own changes.
+"""Every published setting as a function: how each paper trained, and how it tested. Numbers carry their
+source, or "(ours: ...)" where the paper does not say. A function takes the data and answers a `Setting`; a
+row of a table is a setting with the row's own changes.
 
     setting = mswbn_gid({"dataset": "gid-5", "images": ["GID"]})
     train(setting.recipe, "runs/mswbn")
@@ -16,7 +17,9 @@ from labelscape.nets.tables import Row
 from labelscape.training.recipe import Data, Recipe, make_recipe
 
 OHEM_DGCW = {"ohem": 1.0}
-"""Threshold 0.7, at least 100,000 pixels (DGCWNet sec. 4.2); on the main head alone (ours: both heads hurt in OCNet's notes)."""
+"""Threshold 0.7, at least 100,000 pixels (DGCWNet sec. 4.2); on the main head alone (ours: both heads hurt
+in OCNet's notes).
+"""
 OHEM_IFBF = {"hardest": 1.0}
 """The hardest three quarters (IFBFNet eq. 7), on both heads (ours: as BiSeNet, whose code it grew from)."""
 MS_DGCW = (0.75, 1.0, 1.25, 1.5)
@@ -29,7 +32,8 @@ DA_IFBF = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """How a network is trained, what it is scored on and how often it looks then; `why_not` says why a row cannot be run here.
+    """How a network is trained, what it is scored on and how often it looks then; `why_not` says why a row
+    cannot be run here.
 
     scored_on  the data of the score, where it is not the recipe's own: other labels of the same pictures
     part       the part that is scored; None: test, or val where test has no labels
@@ -46,33 +50,99 @@ class Setting:
 
 def mswbn_gid(data: Mapping[str, Any], network: str = "mswbn", **options: Any) -> Setting:
     """MSWBN sec. 4.2: SGD, 0.007, poly 0.9, batch 10, 20 epochs of 22,560 patches of 512."""
-    return Setting(make_recipe(
-        data=data, network=network, options=_pretrained(network, options), rate=0.007, schedule="poly", power=0.9, momentum=0.9,
-        weight_decay=1e-4, batch=10, steps=45_120, crop=512, augment="mirror", scale_range=(0.5, 2.0), sampling="uniform",
-    ))  # fmt: skip
+    return Setting(
+        make_recipe(
+            data=data,
+            network=network,
+            options=_pretrained(network, options),
+            rate=0.007,
+            schedule="poly",
+            power=0.9,
+            momentum=0.9,
+            weight_decay=1e-4,
+            batch=10,
+            steps=45_120,
+            crop=512,
+            augment="mirror",
+            scale_range=(0.5, 2.0),
+            sampling="uniform",
+        )
+    )
 
 
-def dfcnet_deepglobe(data: Mapping[str, Any], network: str = "dfcnet", mate: Mapping[str, Any] | None = None, **options: Any) -> Setting:
-    """DFCNet sec. 3.2: SGD, 0.001, poly, 80,000 steps, crops of 1025; batch 32 for the baseline, 16 for the others.
+def dfcnet_deepglobe(
+    data: Mapping[str, Any], network: str = "dfcnet", mate: Mapping[str, Any] | None = None, **options: Any
+) -> Setting:
+    """DFCNet sec. 3.2: SGD, 0.001, poly, 80,000 steps, crops of 1025; batch 32 for the baseline, 16 for the
+    others.
 
-    (ours: poly 0.9; 8 land and 8 road; averaged over 0.75, 1, 1.25 and all flips; the others start from the baseline trained as long.)
+    (ours: poly 0.9; 8 land and 8 road; averaged over 0.75, 1, 1.25 and all flips; the others start from the
+    baseline trained as long.)
     """
     baseline = network == "fc-densenet"
-    second = None if mate is None or baseline else {"data": mate, "batch": 8, "weight": 1.0, "scale_range": (0.5, 1.5)}
-    return Setting(make_recipe(
-        data=data, network=network, options=options, rate=0.001, schedule="poly", power=0.9, momentum=0.9, weight_decay=5e-4,
-        batch=32 if baseline else 8 if second else 16, mate=second, steps=80_000, base_steps=0 if baseline else 80_000, base_rate=0.001, crop=1025,
-        augment="none", scale_range=(0.8, 1.25), sampling="uniform",
-    ))  # fmt: skip
+    second = (
+        None
+        if mate is None or baseline
+        else {"data": mate, "batch": 8, "weight": 1.0, "scale_range": (0.5, 1.5)}
+    )
+    return Setting(
+        make_recipe(
+            data=data,
+            network=network,
+            options=options,
+            rate=0.001,
+            schedule="poly",
+            power=0.9,
+            momentum=0.9,
+            weight_decay=5e-4,
+            batch=32 if baseline else 8 if second else 16,
+            mate=second,
+            steps=80_000,
+            base_steps=0 if baseline else 80_000,
+            base_rate=0.001,
+            crop=1025,
+            augment="none",
+            scale_range=(0.8, 1.25),
+            sampling="uniform",
+        )
+    )
 
 
-def dgcwnet(data: Mapping[str, Any], network: str = "dgcwnet", *, rate: float, batch: int, crop: int, steps: int, **options: Any) -> Setting:
-    """DGCWNet sec. 4.2: SGD, poly 0.9, weight decay 5e-4, scales 0.5 to 2, flips, synchronised statistics, auxiliary loss 0.4."""
-    return Setting(make_recipe(
-        data=data, network=network, options=_pretrained(network, options), rate=rate, schedule="poly", power=0.9, momentum=0.9,
-        weight_decay=5e-4, batch=batch, steps=steps, crop=crop, augment="mirror", scale_range=(0.5, 2.0), sampling="uniform", sync_bn=True,
-        aux_weight=0.4, aux_losses={"cross-entropy": 1.0},
-    ), average="logits")  # fmt: skip
+def dgcwnet(
+    data: Mapping[str, Any],
+    network: str = "dgcwnet",
+    *,
+    rate: float,
+    batch: int,
+    crop: int,
+    steps: int,
+    **options: Any,
+) -> Setting:
+    """DGCWNet sec. 4.2: SGD, poly 0.9, weight decay 5e-4, scales 0.5 to 2, flips, synchronised statistics,
+    auxiliary loss 0.4.
+    """
+    return Setting(
+        make_recipe(
+            data=data,
+            network=network,
+            options=_pretrained(network, options),
+            rate=rate,
+            schedule="poly",
+            power=0.9,
+            momentum=0.9,
+            weight_decay=5e-4,
+            batch=batch,
+            steps=steps,
+            crop=crop,
+            augment="mirror",
+            scale_range=(0.5, 2.0),
+            sampling="uniform",
+            sync_bn=True,
+            aux_weight=0.4,
+            aux_losses={"cross-entropy": 1.0},
+        ),
+        average="logits",
+    )
 
 
 def dgcwnet_cityscapes(data: Mapping[str, Any], network: str = "dgcwnet", **options: Any) -> Setting:
@@ -90,19 +160,47 @@ def dgcwnet_ade20k(data: Mapping[str, Any], network: str = "dgcwnet", **options:
     return dgcwnet(data, network, rate=0.02, batch=16, crop=513, steps=150_000, **options)
 
 
-def maggiori(data: Mapping[str, Any], network: str, *, crop: int, tenth_every: float, base_steps: int, steps: int, **options: Any) -> Setting:
-    """Maggiori et al. sec. V-C: batches of 5 patches, the eight turns; the base FCN from 0.1, nets derived from it from 0.01."""
+def maggiori(
+    data: Mapping[str, Any],
+    network: str,
+    *,
+    crop: int,
+    tenth_every: float,
+    base_steps: int,
+    steps: int,
+    **options: Any,
+) -> Setting:
+    """Maggiori et al. sec. V-C: batches of 5 patches, the eight turns; the base FCN from 0.1, nets derived
+    from it from 0.01.
+    """
     derived = entry(network).start is not None
     data, scored_on, part = _isprs(data)
-    return Setting(make_recipe(
-        data=data, network=network, options=options, batch=5, crop=crop, schedule="exponential", tenth_every=tenth_every, momentum=0.9,
-        weight_decay=5e-4, augment="dihedral", sampling="uniform", rate=0.01 if derived else 0.1, steps=steps if derived else base_steps,
-        base_steps=base_steps if derived else 0, base_rate=0.1,
-    ), scored_on=scored_on, part=part)  # fmt: skip
+    return Setting(
+        make_recipe(
+            data=data,
+            network=network,
+            options=options,
+            batch=5,
+            crop=crop,
+            schedule="exponential",
+            tenth_every=tenth_every,
+            momentum=0.9,
+            weight_decay=5e-4,
+            augment="dihedral",
+            sampling="uniform",
+            rate=0.01 if derived else 0.1,
+            steps=steps if derived else base_steps,
+            base_steps=base_steps if derived else 0,
+            base_rate=0.1,
+        ),
+        scored_on=scored_on,
+        part=part,
+    )
 
 
 def _isprs(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Data | None, str | None]:
-    """The paper trains on full labels and scores the validation tiles on eroded ones (sec. V-A); of Vaihingen without clutter (sec. V-B).
+    """The paper trains on full labels and scores the validation tiles on eroded ones (sec. V-A); of Vaihingen
+    without clutter (sec. V-B).
 
     Other data is trained and scored as it is.
     """
@@ -121,23 +219,51 @@ def maggiori_vaihingen(data: Mapping[str, Any], network: str = "mlp", **options:
 
 def maggiori_potsdam(data: Mapping[str, Any], network: str = "mlp", **options: Any) -> Setting:
     """Patches of 512, halved by the network; a tenth every 20,000; 90,000 steps, then 65,000."""
-    return maggiori(data, network, crop=512, tenth_every=20_000, base_steps=90_000, steps=65_000, **{"downsample": 2, **options})
+    return maggiori(
+        data,
+        network,
+        crop=512,
+        tenth_every=20_000,
+        base_steps=90_000,
+        steps=65_000,
+        **{"downsample": 2, **options},
+    )
 
 
 def ifbfnet_cityscapes(data: Mapping[str, Any], network: str = "ifbfnet", **options: Any) -> Setting:
-    """IFBFNet sec. 4.1: 0.01, poly 0.9, 81,000 steps with 1,000 of warm-up, crops of 876, seven scales, flips, OHEM, auxiliary loss 0.4.
+    """IFBFNet sec. 4.1: 0.01, poly 0.9, 81,000 steps with 1,000 of warm-up, crops of 876, seven scales,
+    flips, OHEM, auxiliary loss 0.4.
 
-    Ten times the rate for the auxiliary branch and the balanced fusions (sec. 4.1). Batch 4 (ours: two on each of the paper's two cards).
-    Tested at six scales (sec. 4.2).
+    Ten times the rate for the auxiliary branch and the balanced fusions (sec. 4.1). Batch 4 (ours: two on
+    each of the paper's two cards). Tested at six scales (sec. 4.2).
     """
     factors = {"aux": 10.0} if network == "ifbfnet" else {}
     if network == "ifbfnet" and options.get("skip", "balanced") == "balanced":
         factors["balance"] = 10.0
-    return Setting(make_recipe(
-        data=data, network=network, options=_pretrained(network, options), rate=0.01, schedule="poly", power=0.9, momentum=0.9,
-        weight_decay=5e-4, batch=4, steps=81_000, warmup=1_000, crop=876, augment="mirror", scale_set=DA_IFBF, sampling="uniform", sync_bn=True,
-        losses=OHEM_IFBF, aux_weight=0.4, rate_factors=factors,
-    ), MS_IFBF)  # fmt: skip
+    return Setting(
+        make_recipe(
+            data=data,
+            network=network,
+            options=_pretrained(network, options),
+            rate=0.01,
+            schedule="poly",
+            power=0.9,
+            momentum=0.9,
+            weight_decay=5e-4,
+            batch=4,
+            steps=81_000,
+            warmup=1_000,
+            crop=876,
+            augment="mirror",
+            scale_set=DA_IFBF,
+            sampling="uniform",
+            sync_bn=True,
+            losses=OHEM_IFBF,
+            aux_weight=0.4,
+            rate_factors=factors,
+        ),
+        MS_IFBF,
+    )
 
 
 def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None = None) -> Setting:
@@ -145,7 +271,9 @@ def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None
     if row.quoted or row.network is None:
         return Setting(None, why_not="the paper quotes it from elsewhere")
     if "trained on the validation images too" in row.note:
-        return Setting(None, why_not="trained on the validation images too, and those of the test have no labels here")
+        return Setting(
+            None, why_not="trained on the validation images too, and those of the test have no labels here"
+        )
     if row.table == "maggiori-6":
         return Setting(None, why_not="times of the authors' machine; maggiori-2 trains the same networks")
     paper, options = row.table.split("-")[0], dict(row.options)
@@ -157,11 +285,15 @@ def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None
     if paper == "dfcnet":
         if row.network != "fc-densenet" and mate is None:
             return Setting(None, why_not="needs the classmate's data: --mate")
-        setting = dfcnet_deepglobe(data, row.network, mate, **({} if row.network == "fc-densenet" else options))
+        setting = dfcnet_deepglobe(
+            data, row.network, mate, **({} if row.network == "fc-densenet" else options)
+        )
         merged = "merged" in row.label
         return replace(setting, scales=(0.75, 1.0, 1.25), flips="flips") if merged else setting
     if paper == "dgcwnet":
-        make = {"dgcwnet-5": dgcwnet_pascal_context, "dgcwnet-6": dgcwnet_ade20k}.get(row.table, dgcwnet_cityscapes)
+        make = {"dgcwnet-5": dgcwnet_pascal_context, "dgcwnet-6": dgcwnet_ade20k}.get(
+            row.table, dgcwnet_cityscapes
+        )
         return _as_noted(make(data, row.network, **options), row, OHEM_DGCW, MS_DGCW)
     setting = ifbfnet_cityscapes(data, row.network, **options)
     if row.table == "ifbfnet-4":
@@ -172,7 +304,9 @@ def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None
 
 
 def _as_noted(setting: Setting, row: Row, ohem: dict, scales: tuple[float, ...]) -> Setting:
-    """A row of DGCWNet's tables: its note says OHEM, several scales, flips. Tables 5 and 6 are tested as 4."""
+    """A row of DGCWNet's tables: its note says OHEM, several scales, flips. Tables 5 and 6 are tested as
+    4.
+    """
     full = row.table in ("dgcwnet-5", "dgcwnet-6")
     if full or "OHEM" in row.note:
         setting = replace(setting, recipe=setting.recipe.replace(losses=ohem))

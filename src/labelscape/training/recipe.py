@@ -19,7 +19,9 @@ class Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: tuple[str | tuple[str, ...], ...]
-    """Scenes: files, folders of single-band files, or one folder of image and label pairs; the folder of a published data set."""
+    """Scenes: files, folders of single-band files, or one folder of image and label pairs; the folder of a
+    published data set.
+    """
     dataset: str | None = None
     """Name of a published data set (`labelscape data list`), with its own classes and parts."""
     dataset_options: dict[str, Any] = Field(default_factory=dict)
@@ -45,11 +47,15 @@ class Data(BaseModel):
     bands: tuple[str, ...] | None = None
     """Names of the bands to use, in this order; all unless given."""
     pixel_size: float | None = Field(None, gt=0)
-    """Metres on the ground to resample all scenes to; by default scenes with finer pixels than others are taken to the widest among them."""
+    """Metres on the ground to resample all scenes to; by default scenes with finer pixels than others are
+    taken to the widest among them.
+    """
     block: int = Field(256, ge=1)
     """Side, in pixels, of the blocks that are held out whole."""
     split: Literal["blocks", "random"] = "blocks"
-    """blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, whose score flatters."""
+    """blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, whose score
+    flatters.
+    """
     buffer: int = Field(0, ge=0)
     """Training labels within this many pixels of a held-out block are dropped."""
     holdout: float = Field(0.25, ge=0, lt=1)
@@ -69,12 +75,16 @@ class Data(BaseModel):
 
 
 class Mate(BaseModel):
-    """A second task trained in the same batch through one trunk (DFCNet sec. 3.2: roads beside land cover); any labelled data will do."""
+    """A second task trained in the same batch through one trunk (DFCNet sec. 3.2: roads beside land
+    cover); any labelled data will do.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Data
-    """The second task's scenes and labels; as many bands as the first's. Each set is scaled by its own mean and deviation."""
+    """The second task's scenes and labels; as many bands as the first's. Each set is scaled by its own
+    mean and deviation.
+    """
     batch: int = Field(0, ge=0)
     """Crops of the second task per update; 0: as many as of the first."""
     weight: float = Field(1.0, ge=0)
@@ -84,7 +94,9 @@ class Mate(BaseModel):
 
 
 class Recipe(BaseModel):
-    """How a network is trained. Attribute docstrings are the help text; variants are `recipe.replace(...)`."""
+    """How a network is trained. Attribute docstrings are the help text; variants are
+    `recipe.replace(...)`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -96,7 +108,9 @@ class Recipe(BaseModel):
     start: str | None = None
     """Checkpoint whose encoder the network starts from."""
     base_steps: int = Field(0, ge=0)
-    """Steps of the first phase: the base network that the paper starts this one from is trained first, this long."""
+    """Steps of the first phase: the base network that the paper starts this one from is trained first,
+    this long.
+    """
     base_rate: float = Field(0.1, gt=0)
     """Learning rate of the first phase."""
     steps: int = Field(1000, ge=1)
@@ -104,8 +118,9 @@ class Recipe(BaseModel):
     batch: int = Field(8, ge=1)
     """Crops per update, over all parts and processes together."""
     accumulate: int = Field(1, ge=1)
-    """Parts that a batch is worked on in, one after another: the memory of one part, the gradient of the whole batch. (Batch normalisation, and
-    losses that choose or rank pixels - all but cross-entropy and focal - see one part at a time, and one process.)"""
+    """Parts that a batch is worked on in, one after another: the memory of one part, the gradient of the
+    whole batch. (Batch normalisation, and losses that choose or rank pixels - all but cross-entropy and focal
+    - see one part at a time, and one process.)"""
     mate: Mate | None = None
     """A second data set that trains in the same batches, for networks with a classmate head."""
     crop: int = Field(256, ge=16)
@@ -121,21 +136,31 @@ class Recipe(BaseModel):
     warmup: int = Field(0, ge=0)
     """Steps over which the rate grows from nothing."""
     rate_factors: dict[str, float] = Field(default_factory=dict)
-    """Start of a parameter's name -> factor on its learning rate ("backbone": 0.1); where several fit, the longest counts."""
+    """Start of a parameter's name -> factor on its learning rate ("backbone": 0.1); where several fit, the
+    longest counts.
+    """
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     losses: dict[str, float] = Field(default_factory=lambda: {"cross-entropy": 1.0})
-    """Loss -> its factor; the sum is minimised. cross-entropy, ohem, hardest, ohem-hardest, focal, dice, lovasz."""
+    """Loss -> its factor; the sum is minimised. cross-entropy, ohem, hardest, ohem-hardest, focal, dice,
+    lovasz.
+    """
     aux_losses: dict[str, float] | None = None
     """The same for the auxiliary head; as `losses` unless given."""
     class_weights: Literal["none", "auto"] = "none"
-    """auto: classes weigh 1 / sqrt(share of the training labels), scaled to a mean of 1 over labelled pixels."""
+    """auto: classes weigh 1 / sqrt(share of the training labels), scaled to a mean of 1 over labelled
+    pixels.
+    """
     aux_weight: float = Field(0.4, ge=0)
     """Weight of the auxiliary head's loss, where the network has one (DGCWNet eq. 7, IFBFNet table 5)."""
     sampling: Literal["uniform", "labelled", "balanced"] = "labelled"
-    """Where crops are taken: anywhere; around a labelled pixel; around a pixel of a class drawn with equal chances."""
+    """Where crops are taken: anywhere; around a labelled pixel; around a pixel of a class drawn with equal
+    chances.
+    """
     augment: Literal["none", "mirror", "flips", "dihedral"] = "dihedral"
-    """flips: left-right and up-down; mirror: left-right alone, for pictures with a sky; dihedral: the eight flips and quarter turns."""
+    """flips: left-right and up-down; mirror: left-right alone, for pictures with a sky; dihedral: the
+    eight flips and quarter turns.
+    """
     scale_range: tuple[float, float] | None = None
     """Crops are enlarged by a factor drawn evenly from (least, most)."""
     scale_set: tuple[float, ...] = ()
@@ -143,7 +168,9 @@ class Recipe(BaseModel):
     save_every: int = Field(200, ge=1)
     """Steps between savings of all that resuming needs."""
     val_every: int = Field(0, ge=0)
-    """Steps between scores on the part "val" (data.val); the best weights are kept. 0: the last weights are."""
+    """Steps between scores on the part "val" (data.val); the best weights are kept. 0: the last weights
+    are.
+    """
     patience: int = Field(0, ge=0)
     """Scores in a row without a better one after which training ends early; 0: never."""
     sync_bn: bool = False
@@ -159,9 +186,14 @@ class Recipe(BaseModel):
         try:
             known = options_of(self.network)
             if self.mate and "mate_classes" not in known:
-                problems.append(f"mate is given, but {self.network} has no second head; classmate and dfcnet have.")
+                problems.append(
+                    f"mate is given, but {self.network} has no second head; classmate and dfcnet have."
+                )
             if self.base_steps and entry(self.network).start is None:
-                problems.append(f"base_steps={self.base_steps}, but {self.network} starts from no other network; leave it out.")
+                problems.append(
+                    f"base_steps={self.base_steps}, but {self.network} starts from no other network; leave "
+                    "it out."
+                )
         except UnknownName:  # said already
             pass
         if self.start and self.base_steps:
@@ -169,10 +201,18 @@ class Recipe(BaseModel):
         if self.data.holdout + self.data.val >= 1:
             problems.append(f"holdout={self.data.holdout} and val={self.data.val} leave nothing to train on.")
         if self.batch % self.accumulate:
-            problems.append(f"batch={self.batch} cannot be worked on in accumulate={self.accumulate} equal parts.")
+            problems.append(
+                f"batch={self.batch} cannot be worked on in accumulate={self.accumulate} equal parts."
+            )
         if self.mate and (self.mate.batch or self.batch) % self.accumulate:
-            problems.append(f"mate.batch={self.mate.batch} cannot be worked on in accumulate={self.accumulate} equal parts.")
-        for where, bounds in (("scale_range", self.scale_range), ("mate.scale_range", self.mate and self.mate.scale_range)):
+            problems.append(
+                f"mate.batch={self.mate.batch} cannot be worked on in accumulate={self.accumulate} equal "
+                "parts."
+            )
+        for where, bounds in (
+            ("scale_range", self.scale_range),
+            ("mate.scale_range", self.mate and self.mate.scale_range),
+        ):
             if bounds and not 0 < bounds[0] <= bounds[1]:
                 problems.append(f"{where}={bounds} must be (least, most) above 0.")
         if self.scale_range and self.scale_set:
@@ -193,13 +233,19 @@ class Recipe(BaseModel):
 
 
 def make_recipe(**fields: Any) -> Recipe:
-    """A validated recipe. Raises BadOption with every problem named, unknown keys answered with the nearest known one."""
+    """A validated recipe. Raises BadOption with every problem named, unknown keys answered with the
+    nearest known one.
+    """
     try:
         return Recipe(**fields)
     except ValidationError as error:
         lines = [line for problem in error.errors() for line in _said(problem)]
     # Where a setting has a wrong type, the recipe as a whole was not looked at; names can be all the same.
-    network, options, losses = fields.get("network", "mlp"), fields.get("options", {}), fields.get("losses", {})
+    network, options, losses = (
+        fields.get("network", "mlp"),
+        fields.get("options", {}),
+        fields.get("losses", {}),
+    )
     if isinstance(network, str) and isinstance(options, Mapping) and isinstance(losses, Mapping):
         lines += [line for line in unknown_names(network, options, losses) if line not in lines]
     raise BadOption("This recipe cannot run:\n  - " + "\n  - ".join(lines))
@@ -210,7 +256,11 @@ def unknown_names(network: str, options: Mapping[str, Any], losses: Mapping[str,
     problems = []
     try:
         known = options_of(network)
-        problems += [str(UnknownName(f"option of {network}", option, known)) for option in options if option not in known]
+        problems += [
+            str(UnknownName(f"option of {network}", option, known))
+            for option in options
+            if option not in known
+        ]
     except UnknownName as error:
         problems.append(str(error))
     return problems + [str(UnknownName("loss", loss, LOSSES)) for loss in losses if loss not in LOSSES]
@@ -221,7 +271,13 @@ def _said(problem: dict) -> list[str]:
     if problem["type"] == "extra_forbidden":
         *path, name = map(str, problem["loc"])
         model = Data if path and path[-1] == "data" else Mate if path == ["mate"] else Recipe
-        return [str(UnknownName(f"setting of {'.'.join(path)}" if path else "recipe setting", name, model.model_fields))]
+        return [
+            str(
+                UnknownName(
+                    f"setting of {'.'.join(path)}" if path else "recipe setting", name, model.model_fields
+                )
+            )
+        ]
     if problem["type"] == "missing":
         return [f"{where} is missing"]
     if problem["type"] == "value_error":

@@ -28,7 +28,8 @@ STEPS = 3
 class Rehearsal:
     """Steps that a run will make, bytes it will hold at most, seconds it will take, and what it is made of.
 
-    `steps` and `crops` count the base network's phase too; `seconds_before` is what reading the data took. The score at the end is not counted.
+    `steps` and `crops` count the base network's phase too; `seconds_before` is what reading the data took.
+      The score at the end is not counted.
     """
 
     steps: int
@@ -43,11 +44,17 @@ class Rehearsal:
 
     @property
     def seconds(self) -> float:
-        return self.seconds_before + (self.steps - self.base_steps) * self.seconds_per_step + self.base_steps * self.base_seconds_per_step
+        return (
+            self.seconds_before
+            + (self.steps - self.base_steps) * self.seconds_per_step
+            + self.base_steps * self.base_seconds_per_step
+        )
 
 
 def rehearse(recipe: Recipe) -> Rehearsal:
-    """Open the data, make three steps with the real networks and throw them away. Raises what `train` would."""
+    """Open the data, make three steps with the real networks and throw them away. Raises what `train`
+    would.
+    """
     fabric = gather(recipe.device, recipe.precision)
     since = time.monotonic()
     with ExitStack() as opened:
@@ -63,9 +70,16 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         parameters, step = _steps(recipe, build_network(recipe, dataset, None, mate), tasks, fabric)
     steps = recipe.steps + recipe.base_steps
     return Rehearsal(
-        steps, recipe.base_steps, parameters, steps * recipe.batch, int(tasks[0].drawing.index.class_counts.sum()), _peak(fabric.device), before, step,
+        steps,
+        recipe.base_steps,
+        parameters,
+        steps * recipe.batch,
+        int(tasks[0].drawing.index.class_counts.sum()),
+        _peak(fabric.device),
+        before,
+        step,
         base_step,
-    )  # fmt: skip
+    )
 
 
 def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> tuple[int, float]:
@@ -79,22 +93,31 @@ def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> t
     with bar(f"rehearse {recipe.network}", STEPS, "steps", shown=fabric.is_global_zero) as tick:
         for step in range(STEPS):
             start = time.monotonic()
-            batch = [[task.drawing.part(step, number, recipe.accumulate) for task in tasks] for number in range(recipe.accumulate)]
+            batch = [
+                [task.drawing.part(step, number, recipe.accumulate) for task in tasks]
+                for number in range(recipe.accumulate)
+            ]
             float(update(net, optimizer, fabric, batch, recipe, tasks))
             times.append(time.monotonic() - start)
             tick()
     return parameters, min(times[1:])
 
 
-def slurm_script(recipe_options: list[str], out: str | Path, recipe: Recipe, *, nodes: int, gpus: int, hours: int) -> str:
-    """A batch script that trains with one process a GPU; sent again after it ran out of time, it goes on where it was.
+def slurm_script(
+    recipe_options: list[str], out: str | Path, recipe: Recipe, *, nodes: int, gpus: int, hours: int
+) -> str:
+    """A batch script that trains with one process a GPU; sent again after it ran out of time, it goes on
+    where it was.
 
     Raises BadOption where the processes cannot share the batch: now, not after a night in the queue.
     """
     network, processes = recipe.network, nodes * gpus
     for batch in (recipe.batch, *([recipe.mate.batch] if recipe.mate and recipe.mate.batch else [])):
         if batch % (processes * recipe.accumulate):
-            raise BadOption(f"A batch of {batch} cannot be shared by {nodes} x {gpus} processes in {recipe.accumulate} parts each; make it a multiple.")
+            raise BadOption(
+                f"A batch of {batch} cannot be shared by {nodes} x {gpus} processes in {recipe.accumulate} "
+                "parts each; make it a multiple."
+            )
     command = " ".join(["labelscape", "train", *recipe_options])
     return f"""#!/bin/bash
 #SBATCH --job-name=labelscape-{network.replace("/", "-").lower()}
@@ -105,7 +128,8 @@ def slurm_script(recipe_options: list[str], out: str | Path, recipe: Recipe, *, 
 #SBATCH --output="{out}/slurm-%j.log"
 #SBATCH --requeue
 # SLURM writes no log into a folder that is not there. Before sending this: mkdir -p {shlex.quote(str(out))}
-# One task a GPU. A task that dies ends the others at once; the job, sent or requeued again, goes on from its last saved state:
+# One task a GPU. A task that dies ends the others at once; the job, sent or requeued again, goes on from its
+# last saved state:
 # {checkpoint_path(Path(out), network).with_suffix(".state.safetensors")}
 set -euo pipefail
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

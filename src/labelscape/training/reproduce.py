@@ -1,4 +1,6 @@
-"""A table of a paper, row by row, on the data it is given: trained, scored, and set beside what the paper claims."""
+"""A table of a paper, row by row, on the data it is given: trained, scored, and set beside what the paper
+claims.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ METRICS = ("mean_iou", "overall_accuracy", "mean_f1")
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row: per seed the metrics in per cent, in the order of the seeds, and what they were measured on; or why there are none."""
+    """One row: per seed the metrics in per cent, in the order of the seeds, and what they were measured
+    on; or why there are none.
+    """
 
     row: Row
     measured: tuple[dict[str, float], ...] = ()
@@ -52,34 +56,66 @@ class RowResult:
 
 
 def run_table(
-    name: str, data: Mapping[str, Any], out: str | Path, *, budget: float = 1.0, seeds: Sequence[int] = (0,), rows: Sequence[int] | None = None,
-    mate: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None, overwrite: bool = False,
+    name: str,
+    data: Mapping[str, Any],
+    out: str | Path,
+    *,
+    budget: float = 1.0,
+    seeds: Sequence[int] = (0,),
+    rows: Sequence[int] | None = None,
+    mate: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
-) -> list[RowResult]:  # fmt: skip
-    """Train and score the rows of a table, `budget` times their steps long; what is finished in `out` is not done again.
+) -> list[RowResult]:
+    """Train and score the rows of a table, `budget` times their steps long; what is finished in `out` is not
+    done again.
 
     rows     numbers from 1, all unless given
-    changes  settings of the recipe that differ from the paper's, for every row (crop, batch, device); those of `data` are added to it
+    changes  settings of the recipe that differ from the paper's, for every row (crop, batch, device); those
+             of `data` are added to it
     options  options of the networks that differ, where a network has them (a smaller backbone)
-    overwrite  rows in `out` that are unfinished or were made with other settings are made anew; else the first are gone on with, the others refused
-    Networks that differ only in how they are tested are trained once. Raises UnknownName for a table or an option there is not; BadOption, BadInput,
-    BadFile as `train`, the wrong settings of all rows before the first of them is trained.
+    overwrite  rows in `out` that are unfinished or were made with other settings are made anew; else the
+               first are gone on with, the others refused
+    Networks that differ only in how they are tested are trained once. Raises UnknownName for a table or an
+    option there is not; BadOption, BadInput, BadFile as `train`, the wrong settings of all rows before the
+    first of them is trained.
     """
     if name not in TABLES:
         raise UnknownName("table", name, TABLES)
     table, changes = TABLES[name].rows, dict(changes or {})
     missing = [number for number in rows or () if not 1 <= number <= len(table)]
     if missing:
-        raise BadOption(f"{name} has the rows 1 to {len(table)}; there is no row {missing[0]} (labelscape table {name} shows them).")
+        raise BadOption(
+            f"{name} has the rows 1 to {len(table)}; there is no row {missing[0]} (labelscape table {name} "
+            "shows them)."
+        )
     if len(set(seeds)) < len(seeds):
-        raise BadOption(f"The seeds {', '.join(map(str, seeds))} name one twice: the same run again is no second measurement.")
+        raise BadOption(
+            f"The seeds {', '.join(map(str, seeds))} name one twice: the same run again is no second "
+            "measurement."
+        )
     data = {**data, **changes.pop("data", {})}
-    chosen = [(number, row, setting_of(row, data, mate)) for number, row in enumerate(table, start=1) if rows is None or number in rows]
-    known = {option: None for _, _, setting in chosen if setting.recipe for option in options_of(setting.recipe.network)}
+    chosen = [
+        (number, row, setting_of(row, data, mate))
+        for number, row in enumerate(table, start=1)
+        if rows is None or number in rows
+    ]
+    known = {
+        option: None
+        for _, _, setting in chosen
+        if setting.recipe
+        for option in options_of(setting.recipe.network)
+    }
     for option in options or {}:
         if option not in known:
             raise UnknownName(f"option of the networks of {name}", option, known)
-    recipes = {number: scaled(setting.recipe, budget, changes, options or {}) for number, _, setting in chosen if setting.recipe}
+    recipes = {
+        number: scaled(setting.recipe, budget, changes, options or {})
+        for number, _, setting in chosen
+        if setting.recipe
+    }
     results = []
     for number, row, setting in chosen:
         if setting.recipe is None:
@@ -90,8 +126,18 @@ def run_table(
         for seed in seeds:
             place = Path(out) / name / f"{number:02d}-{slug(row.label)}" / f"seed{seed}"
             say(f"{name} {number}: {row.label}, seed {seed}, {recipe.steps + recipe.base_steps} steps")
-            scores.append(score_row(recipe.replace(seed=seed), setting, place, Path(out), overwrite=overwrite, say=say))
-        results.append(RowResult(row, tuple(s["metrics"] for s in scores), tuple(seeds), recipe.steps + recipe.base_steps, scores[0]["scored_on"]))
+            scores.append(
+                score_row(recipe.replace(seed=seed), setting, place, Path(out), overwrite=overwrite, say=say)
+            )
+        results.append(
+            RowResult(
+                row,
+                tuple(s["metrics"] for s in scores),
+                tuple(seeds),
+                recipe.steps + recipe.base_steps,
+                scores[0]["scored_on"],
+            )
+        )
     return results
 
 
@@ -103,16 +149,23 @@ def scaled(recipe: Recipe, budget: float, changes: Mapping[str, Any], options: M
     def shrunk(steps: int) -> int:
         return max(LEAST_STEPS, round(steps * budget)) if steps else 0
 
-    lengths = {"steps": shrunk(recipe.steps), "base_steps": shrunk(recipe.base_steps), "warmup": round(recipe.warmup * budget),
-               "tenth_every": max(1.0, recipe.tenth_every * budget)}  # fmt: skip
+    lengths = {
+        "steps": shrunk(recipe.steps),
+        "base_steps": shrunk(recipe.base_steps),
+        "warmup": round(recipe.warmup * budget),
+        "tenth_every": max(1.0, recipe.tenth_every * budget),
+    }
     return recipe.replace(**{**lengths, "options": own, **changes})
 
 
-def score_row(recipe: Recipe, setting: Setting, place: Path, root: Path, *, overwrite: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """`metrics` in per cent of a row trained in `place`, and what they were `scored_on`; read from there where an earlier run has finished it.
+def score_row(
+    recipe: Recipe, setting: Setting, place: Path, root: Path, *, overwrite: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """`metrics` in per cent of a row trained in `place`, and what they were `scored_on`; read from there
+    where an earlier run has finished it.
 
-    A network that lies trained in another row's place below `root`, by the same recipe, is not trained again. Raises BadFile where `place` holds
-    the row with other settings, unless `overwrite`.
+    A network that lies trained in another row's place below `root`, by the same recipe, is not trained again.
+    Raises BadFile where `place` holds the row with other settings, unless `overwrite`.
     """
     from labelscape.evaluation.measure import evaluate
     from labelscape.scoring.scorer import Protocol
@@ -120,15 +173,30 @@ def score_row(recipe: Recipe, setting: Setting, place: Path, root: Path, *, over
     target, finished = checkpoint_path(place, recipe.network), place / "scores.json"
     own = recipe.model_dump(mode="json")
     data = setting.scored_on or recipe.data
-    test = {"scales": list(setting.scales), "flips": setting.flips, "average": setting.average, "part": setting.part, "data": data.model_dump(mode="json")}
+    test = {
+        "scales": list(setting.scales),
+        "flips": setting.flips,
+        "average": setting.average,
+        "part": setting.part,
+        "data": data.model_dump(mode="json"),
+    }
     settings = {**own, "test": test}
     stored = json.loads(finished.read_text()) if finished.exists() else None
     if stored and not differing(stored["settings"], settings):
         return stored
-    changed = differing(stored["settings"], settings) if stored else differing(_recipe_in(target), own) if target.exists() else []
+    changed = (
+        differing(stored["settings"], settings)
+        if stored
+        else differing(_recipe_in(target), own)
+        if target.exists()
+        else []
+    )
     if changed and not overwrite:
         shown = ", ".join(changed[:5])
-        raise BadFile(f"{place} holds this row with other settings ({shown}). Give the same settings, another --out, or --overwrite to make it again.")
+        raise BadFile(
+            f"{place} holds this row with other settings ({shown}). Give the same settings, another --out, "
+            "or --overwrite to make it again."
+        )
     if data.dataset:  # found now, not after the training
         _check_parts(find_published(data.dataset, data.images[0], **data.dataset_options), setting.part)
     if overwrite:
@@ -143,14 +211,22 @@ def score_row(recipe: Recipe, setting: Setting, place: Path, root: Path, *, over
     with open_recipe_data(data, recipe.seed) as dataset:
         part = setting.part or scored_part(dataset)
         if part is None or not dataset.is_labelled(part):
-            raise BadInput(f"{target} is trained, but {data.dataset or 'the data'} has no labels to score it on (part {part or 'test or val'}).")
+            raise BadInput(
+                f"{target} is trained, but {data.dataset or 'the data'} has no labels to score it on (part "
+                f"{part or 'test or val'})."
+            )
         protocol = Protocol(setting.scales, setting.flips, setting.average)
         found = evaluate(load(target), dataset, part=part, device=recipe.device, protocol=protocol).metrics
         images = len(dataset.part(part))
     metrics = {metric: None if found[metric] is None else 100 * found[metric] for metric in METRICS}
-    metrics |= {f"iou/{name}": None if value is None else 100 * value for name, value in per_class(found).items()}
+    metrics |= {
+        f"iou/{name}": None if value is None else 100 * value for name, value in per_class(found).items()
+    }
     name = data.dataset or ", ".join(map(str, data.images))
-    where = f"{name}, part {part}: {images} image{'s' * (images != 1)}, {found['labelled_pixels']:,} labelled pixels"
+    where = (
+        f"{name}, part {part}: {images} image{'s' * (images != 1)}, {found['labelled_pixels']:,} labelled "
+        "pixels"
+    )
     scores = {"settings": settings, "scored_on": where, "metrics": metrics}
     with written_whole(finished, overwrite=True) as file:
         file.write_text(json.dumps(scores, indent=1))
@@ -162,11 +238,16 @@ def _check_parts(found: Published, part: str | None) -> None:
     here = {pair.part for pair in found.pairs if pair.label is not None}
     for what, wanted in (("train on", {"train"}), ("score on", {part} if part else {"test", "val"})):
         if not wanted & here:
-            raise BadInput(f"{found.name} has no labels to {what} in the part {' or '.join(sorted(wanted))} (labelled parts here: {', '.join(sorted(here))}).")
+            raise BadInput(
+                f"{found.name} has no labels to {what} in the part {' or '.join(sorted(wanted))} (labelled "
+                f"parts here: {', '.join(sorted(here))})."
+            )
 
 
 def _bring(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) -> None:
-    """Copy a network trained by the very same recipe for another row, where there is one: rows may differ only in how they are tested."""
+    """Copy a network trained by the very same recipe for another row, where there is one: rows may differ
+    only in how they are tested.
+    """
     target = checkpoint_path(place, recipe.network)
     own = recipe.model_dump(mode="json")
     trained = (path for path in sorted(root.glob(f"*/*/*/{target.name}")) if path != target)

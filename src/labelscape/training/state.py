@@ -1,4 +1,5 @@
-"""All that an interrupted run needs to go on as if nothing had happened: weights, momentum, step, log. One safetensors file, never pickle.
+"""All that an interrupted run needs to go on as if nothing had happened: weights, momentum, step, log. One
+safetensors file, never pickle.
 
 Random numbers need no place here: crops and dropout of a step are drawn from (seed, step), not from a stream.
 """
@@ -40,10 +41,17 @@ Scaler = torch.amp.GradScaler | None
 
 
 def save_state(
-    path: Path, recipe: dict, progress: Progress, net: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Scaler = None,
+    path: Path,
+    recipe: dict,
+    progress: Progress,
+    net: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: Scaler = None,
     seen: dict | None = None,
-) -> None:  # fmt: skip
-    """Write the state whole or not at all. `seen`: what the data looked like. Raises BadFile where the disk refuses."""
+) -> None:
+    """Write the state whole or not at all. `seen`: what the data looked like. Raises BadFile where the
+    disk refuses.
+    """
     from safetensors.torch import save
 
     tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
@@ -54,20 +62,31 @@ def save_state(
     for name, value in (progress.best_weights or {}).items():
         tensors[f"best.{name}"] = torch.from_numpy(value)
     facts = {
-        "recipe": recipe, "progress": {key: value for key, value in vars(progress).items() if key != "best_weights"},
-        "scaler": scaler.state_dict() if scaler else None, "seen": seen,
-    }  # fmt: skip
+        "recipe": recipe,
+        "progress": {key: value for key, value in vars(progress).items() if key != "best_weights"},
+        "scaler": scaler.state_dict() if scaler else None,
+        "seen": seen,
+    }
     # A tensor that two names share, or that is laid out channels last, is written as plain copies.
-    content = save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
-                   metadata={"labelscape-state": json.dumps(facts)})  # fmt: skip
+    content = save(
+        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
+        metadata={"labelscape-state": json.dumps(facts)},
+    )
     with written_whole(path, overwrite=True) as part:
         part.write_bytes(content)
 
 
 def load_state(
-    path: Path, recipe: dict, net: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: Scaler = None, seen: dict | None = None
-) -> Progress:  # fmt: skip
-    """Put net, optimizer and scaler where the file says and return the progress. Raises BadFile for a damaged file, another recipe's, or other data's."""
+    path: Path,
+    recipe: dict,
+    net: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: Scaler = None,
+    seen: dict | None = None,
+) -> Progress:
+    """Put net, optimizer and scaler where the file says and return the progress. Raises BadFile for a
+    damaged file, another recipe's, or other data's.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -75,24 +94,30 @@ def load_state(
             facts = json.loads(file.metadata()["labelscape-state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise BadFile(f"{path} cannot be resumed from ({str(error).splitlines()[0]}); start again with --overwrite.") from error
+        raise BadFile(
+            f"{path} cannot be resumed from ({str(error).splitlines()[0]}); start again with --overwrite."
+        ) from error
     changed = differing(facts["recipe"], recipe)
     if changed:
         raise BadFile(
-            f"{path} belongs to an unfinished run with other settings ({', '.join(changed)}). Give the same settings to go on with it, "
+            f"{path} belongs to an unfinished run with other settings ({', '.join(changed)}). Give the same "
+            "settings to go on with it, "
             "--overwrite to start again, or another --out."
         )
     changed = differing(facts["seen"], seen) if facts.get("seen") and seen else []
     if changed:
         raise BadFile(
-            f"{path} belongs to an unfinished run on other data, although its files have the same names ({'; '.join(changed)} differ). Put the files back "
+            f"{path} belongs to an unfinished run on other data, although its files have the same names "
+            f"({'; '.join(changed)} differ). Put the files back "
             "to go on with it, --overwrite to start again, or another --out."
         )
     net.load_state_dict(_named(tensors, "net."))
     momentum = _named(tensors, "momentum.")
     for number, parameter in enumerate(parameters(optimizer)):
         if str(number) in momentum:
-            buffer = torch.empty_like(parameter).copy_(momentum[str(number)])  # on the parameter's device and in its layout
+            buffer = torch.empty_like(parameter).copy_(
+                momentum[str(number)]
+            )  # on the parameter's device and in its layout
             optimizer.state[parameter]["momentum_buffer"] = buffer
     if scaler is not None and facts.get("scaler"):
         scaler.load_state_dict(facts["scaler"])

@@ -1,6 +1,7 @@
 """The label doctor: looks through images and labels before training does, and explains what it finds.
 
-`check_data` never stops at the first problem and never fails on a broken file: everything becomes a `Finding`.
+`check_data` never stops at the first problem and never fails on a broken file: everything becomes a
+  `Finding`.
 Scenes are read window by window; what is kept per scene is a sketch of 4 KB and the counts.
 """
 
@@ -17,6 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
 from labelscape.datasets.doctor.codes import Read, burned, coded
+from labelscape.datasets.doctor.findings import SEVERITIES, Finding, share, some
 from labelscape.datasets.doctor.labels import (
     Tally,
     check_classes,
@@ -30,18 +32,17 @@ from labelscape.datasets.doctor.labels import (
 from labelscape.datasets.doctor.polygons import check_polygons
 from labelscape.datasets.doctor.shift import scene_matches, vote
 from labelscape.datasets.doctor.twins import Sketch, Sketcher, check_twins
-from labelscape.datasets.doctor.findings import SEVERITIES, Finding, share, some
 from labelscape.datasets.pairs import find_pairs
 from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.grid import Window
-from labelscape.scenes.files import Source
 from labelscape.labels.values import LabelSpec
+from labelscape.legend import IGNORE
+from labelscape.scenes.files import Source
+from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.polygons import VECTOR_SUFFIXES
 from labelscape.scenes.raster import Scene
-from labelscape.scenes.mosaic import open_scene
-from labelscape.legend import IGNORE
 
 __all__ = ["Finding", "check_data", "check_published"]
 
@@ -77,8 +78,10 @@ def check_data(
 ) -> list[Finding]:
     """Look through scenes and their labels; errors first, then warnings, then what the files hold.
 
-    images, labels, spec, nodata  as `open_dataset` takes them: one label file per scene, one for all, or a folder of pairs and no labels
-    part_of                       per scene "train", "val", "test" or None; the same picture in two parts is then an error
+    images, labels, spec, nodata  as `open_dataset` takes them: one label file per scene, one for all, or a
+                                  folder of pairs and no labels
+    part_of                       per scene "train", "val", "test" or None; the same picture in two parts is
+                                  then an error
     tick                          called after every scene
 
     Raises BadInput only where labels and images cannot be paired at all.
@@ -88,7 +91,10 @@ def check_data(
     if len(labels) == 1:
         labels = list(labels) * len(images)
     if len(labels) != len(images):
-        raise BadInput(f"{len(images)} scenes and {len(labels)} label files: pass one label file per scene, or one for all.")
+        raise BadInput(
+            f"{len(images)} scenes and {len(labels)} label files: pass one label file per scene, or one for "
+            "all."
+        )
     parts = list(part_of) if part_of is not None else [None] * len(images)
     if len(parts) != len(images):
         raise BadInput(f"{len(images)} scenes and {len(parts)} parts: name the part of every scene.")
@@ -103,12 +109,18 @@ def check_data(
         if tick:
             tick()
     known = class_names(spec)
-    names = list(dict.fromkeys(n for n in known.values() if n != "(not used)")) if known else list(sum(ward.counts.values(), Counter()))
+    names = (
+        list(dict.fromkeys(n for n in known.values() if n != "(not used)"))
+        if known
+        else list(sum(ward.counts.values(), Counter()))
+    )
     return _concluded(ward, len(images), names)
 
 
 def check_published(found: Published, *, tick: Callable[[], object] | None = None) -> list[Finding]:
-    """The same for a published data set: are all files whole, of one size with their labels, and of known values; does a picture stand in two parts?"""
+    """The same for a published data set: are all files whole, of one size with their labels, and of known
+    values; does a picture stand in two parts?
+    """
     ward = _Ward(LabelSpec(found.legend))
     enough = min(60, max(4, SHIFT_WINDOWS // len(found.pairs)))
     for pair in found.pairs:
@@ -117,7 +129,17 @@ def check_published(found: Published, *, tick: Callable[[], object] | None = Non
         try:
             with one.scene.for_thread() as scene:
                 read = one.labels.read if pair.label is not None else None
-                _look(ward, scene, pair.name, label, pair.part, read, read, found.legend.names if read else None, enough)
+                _look(
+                    ward,
+                    scene,
+                    pair.name,
+                    label,
+                    pair.part,
+                    read,
+                    read,
+                    found.legend.names if read else None,
+                    enough,
+                )
         except LabelscapeError as error:
             ward.findings.append(reasoned(error, "unreadable", pair.name))
         if tick:
@@ -142,17 +164,23 @@ def _is_vector(label: str) -> bool:
 
 
 def _count_values(ward: _Ward, label: str) -> None:
-    """The values of one label raster; all are counted before any scene is read, for what 255 means shows only in all of them."""
+    """The values of one label raster; all are counted before any scene is read, for what 255 means shows
+    only in all of them.
+    """
     ward.tallies[label] = None
     try:
         found = tally(label)
-        ward.tallies[label] = found if ward.spec.threshold is None else thresholded(found, ward.spec.threshold)
+        ward.tallies[label] = (
+            found if ward.spec.threshold is None else thresholded(found, ward.spec.threshold)
+        )
         ward.findings += check_values(ward.tallies[label], ward.spec)
     except LabelscapeError as error:
         ward.findings.append(reasoned(error, "unreadable", label))
 
 
-def _check_pair(ward: _Ward, source: Source, label: str, nodata: float | None, part: str | None, enough: int) -> None:
+def _check_pair(
+    ward: _Ward, source: Source, label: str, nodata: float | None, part: str | None, enough: int
+) -> None:
     """One scene and its label file."""
     name = str(source) if isinstance(source, (str, Path)) else ",".join(map(str, source))
     try:
@@ -175,10 +203,12 @@ def _check_pair(ward: _Ward, source: Source, label: str, nodata: float | None, p
                 return
         except LabelscapeError as error:
             ward.findings.append(reasoned(error, "labels", label))
-        _look(ward, scene, name, label, part, None, None, None, enough)  # the labels are beyond reading; the picture still counts
+        _look(
+            ward, scene, name, label, part, None, None, None, enough
+        )  # the labels are beyond reading; the picture still counts
 
 
-# ------------------------------------------------------------------------------------------------------------ two grids
+# -------------------------------------------------------------------------------------------------- two grids
 
 
 def _check_grid(ward: _Ward, found: Tally, scene: Scene, name: str) -> bool:
@@ -195,13 +225,29 @@ def _check_grid(ward: _Ward, found: Tally, scene: Scene, name: str) -> bool:
         factor = grid.width / mine.width
         if abs(grid.height / mine.height - factor) < 0.01 * factor:
             hint = f" The same picture at {factor:g} times the size, it seems."
-        cure = "Bring both to one size; enlarge or shrink labels by nearest neighbour, never smoothly." if hint else "Is this the label file of this image?"
-        ward.say("size", "error", label, f"{sizes}, and {lacks} no coordinates that could bring them together.{hint}", cure)
+        cure = (
+            "Bring both to one size; enlarge or shrink labels by nearest neighbour, never smoothly."
+            if hint
+            else "Is this the label file of this image?"
+        )
+        ward.say(
+            "size",
+            "error",
+            label,
+            f"{sizes}, and {lacks} no coordinates that could bring them together.{hint}",
+            cure,
+        )
         return False
     try:
         box = transform_bounds(mine.crs, grid.crs, *mine.bounds_of(mine.window))
     except (RasterioError, ValueError) as error:
-        ward.say("crs", "error", label, f"The labels' CRS {mine.crs.to_string()} cannot be brought to that of {name}: {error}.", "Check the CRS of both.")
+        ward.say(
+            "crs",
+            "error",
+            label,
+            f"The labels' CRS {mine.crs.to_string()} cannot be brought to that of {name}: {error}.",
+            "Check the CRS of both.",
+        )
         return False
     west, south, east, north = grid.bounds_of(grid.window)
     overlap = max(0, min(east, box[2]) - max(west, box[0])) * max(0, min(north, box[3]) - max(south, box[1]))
@@ -209,35 +255,79 @@ def _check_grid(ward: _Ward, found: Tally, scene: Scene, name: str) -> bool:
     if not covered > 0:  # infinite bounds too: such a place is nowhere in the scene's CRS
         as_is = mine.bounds_of(mine.window)
         inside = as_is[0] < east and as_is[2] > west and as_is[1] < north and as_is[3] > south
-        cure = f"Their numbers lie inside the image in {grid.crs.to_string()}: the labels were given a wrong CRS." if inside else "Check the CRS of both."
-        text = f"The labels ({mine.crs.to_string()}) and {name} ({grid.crs.to_string()}) do not overlap on the ground."
+        cure = (
+            (
+                f"Their numbers lie inside the image in {grid.crs.to_string()}: the labels were given a "
+                "wrong "
+                "CRS."
+            )
+            if inside
+            else "Check the CRS of both."
+        )
+        text = (
+            f"The labels ({mine.crs.to_string()}) and {name} ({grid.crs.to_string()}) do not overlap on the "
+            "ground."
+        )
         ward.say("no-overlap", "error", label, text, cure)
         return False
     if covered < 0.99:
-        ward.say("partly", "info", label, f"The labels cover {100 * covered:.0f} % of {name}; the rest is not labelled.")
+        ward.say(
+            "partly",
+            "info",
+            label,
+            f"The labels cover {100 * covered:.0f} % of {name}; the rest is not labelled.",
+        )
     if mine.crs != grid.crs:
-        text = f"The labels are in {mine.crs.to_string()}, {name} in {grid.crs.to_string()}; they are brought to it by nearest neighbour."
+        text = (
+            f"The labels are in {mine.crs.to_string()}, {name} in {grid.crs.to_string()}; they are brought "
+            "to it by nearest neighbour."
+        )
         ward.say("crs", "info", label, text)
     ratio = (mine.ground_pixel_size or 1) / (grid.ground_pixel_size or 1)
     if not 0.98 < ratio < 1.02:
-        text = f"A label pixel is {ratio:.3g} times the size of an image pixel ({mine.ground_pixel_size:.3g} m and {grid.ground_pixel_size:.3g} m)."
-        cure = "Expect stairs at the borders of classes." if ratio > 1 else "Fine labels are thinned by nearest neighbour."
+        text = (
+            f"A label pixel is {ratio:.3g} times the size of an image pixel ({mine.ground_pixel_size:.3g} m "
+            f"and {grid.ground_pixel_size:.3g} m)."
+        )
+        cure = (
+            "Expect stairs at the borders of classes."
+            if ratio > 1
+            else "Fine labels are thinned by nearest neighbour."
+        )
         ward.say("pixel-size", "warning", label, text, cure)
     elif mine.crs == grid.crs:
         column, row = ~grid.transform @ (mine.transform @ (0, 0))
         part = float(max(abs(column - round(column)), abs(row - round(row))))
         if part > 0.05:
-            ward.say("sub-pixel", "info", label, f"The two grids lie {part:.2f} pixels apart within a pixel; labels are taken by nearest neighbour.")
+            ward.say(
+                "sub-pixel",
+                "info",
+                label,
+                (
+                    f"The two grids lie {part:.2f} pixels apart within a pixel; labels are taken by nearest "
+                    "neighbour."
+                ),
+            )
     return True
 
 
-# ------------------------------------------------------------------------------------------------------ one look at all
+# -------------------------------------------------------------------------------------------- one look at all
 
 
 def _look(
-    ward: _Ward, scene: Scene, name: str, label: str, part: str | None, read: Read | None, codes: Read | None, names: list[str] | None, enough: int
+    ward: _Ward,
+    scene: Scene,
+    name: str,
+    label: str,
+    part: str | None,
+    read: Read | None,
+    codes: Read | None,
+    names: list[str] | None,
+    enough: int,
 ) -> None:
-    """Read a scene and its labels once, to their ends; keep the sketch, the counts and how well edges meet."""
+    """Read a scene and its labels once, to their ends; keep the sketch, the counts and how well edges
+    meet.
+    """
     sketcher, label_hash = Sketcher(*scene.grid.shape), hashlib.blake2b(digest_size=16)
     counts, valid_pixels, on_nothing = np.zeros(256, np.int64), 0, 0
     try:
@@ -256,13 +346,28 @@ def _look(
         return
     ward.sketches.append(sketcher.done(name, scene.grid, part, label_hash.digest() if read else b""))
     if not valid_pixels:
-        ward.say("no-data", "error", name, "The image holds no valid pixel: all is nodata.", "Check --nodata, or leave the file out.")
+        ward.say(
+            "no-data",
+            "error",
+            name,
+            "The image holds no valid pixel: all is nodata.",
+            "Check --nodata, or leave the file out.",
+        )
         return
     if read is None:
         return
     labelled = int(counts[:IGNORE].sum())
     if on_nothing > labelled:
-        ward.say("no-data", "warning", label, f"{share(on_nothing, on_nothing + labelled)} of the labels lie where {name} has no data; they are not used.")
+        ward.say(
+            "no-data",
+            "warning",
+            label,
+            (
+                f"{share(on_nothing, on_nothing + labelled)} of the labels lie where {name} has no data; "
+                "they "
+                "are not used."
+            ),
+        )
     elif not labelled and names is not None:
         ward.empty.append(label)
     if names is not None:
@@ -281,34 +386,53 @@ def _look(
             ward.say("labels", "error", label, str(error))
 
 
-# ---------------------------------------------------------------------------------------------------------- over all files
+# --------------------------------------------------------------------------------------------- over all files
 
 
 def _check_masks(ward: _Ward) -> None:
-    """Masks of 0 and 255 once for all files: where every label raster is one, 255 cannot be told from "not labelled"."""
+    """Masks of 0 and 255 once for all files: where every label raster is one, 255 cannot be told from "not
+    labelled".
+    """
     read = [t for t in ward.tallies.values() if t is not None]
-    if read and all(is_hard_mask(t, ward.spec) for t in read) and all(any(v in t.counts for t in read) for v in (0, IGNORE)):
+    if (
+        read
+        and all(is_hard_mask(t, ward.spec) for t in read)
+        and all(any(v in t.counts for t in read) for v in (0, IGNORE))
+    ):
         ward.masks = True
         total = sum((t.counts for t in read), Counter())
         shares = f"{share(total[0], total.total())} and {share(total[IGNORE], total.total())}"
         ward.say(
-            "mask", "error", "all files" if len(read) > 1 else read[0].source,
+            "mask",
+            "error",
+            "all files" if len(read) > 1 else read[0].source,
             f"The labels hold only 0 and 255 ({shares}), and 255 usually means 'not labelled'.",
-            "If it is a mask, name both classes with --classes other=0,building=255; if 255 is unlabelled, say so with --ignore-value 255.",
-        )  # fmt: skip
+            (
+                "If it is a mask, name both classes with --classes other=0,building=255; if 255 is "
+                "unlabelled, "
+                "say so with --ignore-value 255."
+            ),
+        )
 
 
 def _check_empty(ward: _Ward, files: int) -> None:
     if ward.empty:
         ward.say(
-            "all-ignored", "error" if len(ward.empty) == files else "warning", ward.empty[0] if len(ward.empty) == 1 else "all files",
-            f"{len(ward.empty)} of {files} label files label nothing: every pixel is 255, nodata or ignored: {some(ward.empty, 4)}.",
+            "all-ignored",
+            "error" if len(ward.empty) == files else "warning",
+            ward.empty[0] if len(ward.empty) == 1 else "all files",
+            (
+                f"{len(ward.empty)} of {files} label files label nothing: every pixel is 255, nodata or "
+                f"ignored: {some(ward.empty, 4)}."
+            ),
             "Leave them out, or check the values that mean 'not labelled'.",
-        )  # fmt: skip
+        )
 
 
 def _check_shift(ward: _Ward) -> None:
-    """One vote over all scenes; where that is not clear, one for every scene large enough for a vote of its own."""
+    """One vote over all scenes; where that is not clear, one for every scene large enough for a vote of
+    its own.
+    """
     pooled = vote([match for found in ward.matches.values() for match in found])
     votes = {"all files" if len(ward.matches) > 1 else next(iter(ward.matches), ""): pooled}
     if not (pooled and pooled.clear) and len(ward.matches) > 1:
@@ -316,8 +440,14 @@ def _check_shift(ward: _Ward) -> None:
     for where, shift in votes.items():
         if shift and shift.clear:
             ward.say(
-                "shift", "warning", where,
-                f"The labels seem shifted by {shift.right}, {shift.down} pixels (right, down): there their borders meet the edges of the image best "
+                "shift",
+                "warning",
+                where,
+                f"The labels seem shifted by {shift.right}, {shift.down} pixels (right, down): there their "
+                "borders meet the edges of the image best "
                 f"({shift.windows} windows agree).",
-                f"Look at both in a map; if it is so, move the labels by {-shift.right}, {-shift.down} pixels.",
-            )  # fmt: skip
+                (
+                    f"Look at both in a map; if it is so, move the labels by {-shift.right}, {-shift.down} "
+                    "pixels."
+                ),
+            )

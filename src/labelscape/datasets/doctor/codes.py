@@ -1,4 +1,6 @@
-"""Labels as small codes on a scene's pixels, 255 where unlabelled: also of files that training would refuse, for a look at their borders."""
+"""Labels as small codes on a scene's pixels, 255 where unlabelled: also of files that training would
+refuse, for a look at their borders.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ import numpy as np
 
 from labelscape.datasets.doctor.labels import Tally, class_names, ignored, is_soft_mask
 from labelscape.grid import Window
-from labelscape.scenes.files import gdal, open_raster
-from labelscape.labels.values import LabelSpec, mask_legend
 from labelscape.labels.labels import _on_grid, open_labels
-from labelscape.scenes.raster import Scene
+from labelscape.labels.values import LabelSpec, mask_legend
 from labelscape.legend import IGNORE
+from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.raster import Scene
 
 Read = Callable[[Window], np.ndarray]
 OTHER = 254
@@ -21,25 +23,45 @@ OTHER = 254
 
 
 @contextmanager
-def coded(found: Tally, scene: Scene, spec: LabelSpec, masks: bool) -> Iterator[tuple[Read | None, list[str] | None]]:
-    """Label rasters as codes on the scene's pixels, even where training would refuse them; and the class names, if codes are classes."""
+def coded(
+    found: Tally, scene: Scene, spec: LabelSpec, masks: bool
+) -> Iterator[tuple[Read | None, list[str] | None]]:
+    """Label rasters as codes on the scene's pixels, even where training would refuse them; and the class
+    names, if codes are classes.
+    """
     if found.kind in ("fractions", "picture"):
         yield None, None
         return
     with gdal(), open_raster(found.source) as dataset:
-        view = dataset if found.grid.matches(scene.grid) else _on_grid(dataset, found.grid, scene.grid, scene.name)
+        view = (
+            dataset
+            if found.grid.matches(scene.grid)
+            else _on_grid(dataset, found.grid, scene.grid, scene.name)
+        )
         with view:
             if found.kind == "colours":
                 order = {colour: i for i, (colour, _) in enumerate(found.counts.most_common(250))}
-                yield (lambda window: _colour_codes(dataset, window, order)) if found.grid.shape == scene.grid.shape else None, None
+                yield (
+                    (lambda window: _colour_codes(dataset, window, order))
+                    if found.grid.shape == scene.grid.shape
+                    else None,
+                    None,
+                )
             elif spec.threshold is not None and found.kind == "values":
-                yield (lambda window: (view.read(1, window=window.rio) >= spec.threshold).astype(np.uint8)), mask_legend(spec).names
+                yield (
+                    (lambda window: (view.read(1, window=window.rio) >= spec.threshold).astype(np.uint8)),
+                    mask_legend(spec).names,
+                )
             elif found.kind == "grey" or is_soft_mask(found) or masks:
                 yield (lambda window: (view.read(1, window=window.rio) >= 128).astype(np.uint8)), None
             else:
                 known, skipped = class_names(spec), ignored(found, spec)
                 values = np.array(sorted(v for v in found.counts if v not in skipped)[:250] or [0])
-                names = [known.get(int(v), "(not used)") for v in values] if known else [f"class {v}" for v in values]
+                names = (
+                    [known.get(int(v), "(not used)") for v in values]
+                    if known
+                    else [f"class {v}" for v in values]
+                )
                 yield (lambda window: _value_codes(view.read(1, window=window.rio), values)), names
 
 
@@ -58,9 +80,15 @@ def _colour_codes(dataset: object, window: Window, order: dict) -> np.ndarray:
 
 
 def burned(label: str, scene: Scene, spec: LabelSpec) -> tuple[Read, Read, list[str]]:
-    """Polygons as codes for the search of edges, where bare ground beside a polygon is a class of its own; as training burns them; the classes."""
+    """Polygons as codes for the search of edges, where bare ground beside a polygon is a class of its own;
+    as training burns them; the classes.
+    """
     labels = open_labels(label, scene.grid, spec, scene_name=scene.name)
-    area = open_labels(spec.area, scene.grid, LabelSpec(), scene_name=scene.name) if spec.area and not spec.background else None
+    area = (
+        open_labels(spec.area, scene.grid, LabelSpec(), scene_name=scene.name)
+        if spec.area and not spec.background
+        else None
+    )
 
     def codes(window: Window) -> np.ndarray:
         found = labels.read(window)

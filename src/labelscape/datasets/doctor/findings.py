@@ -12,7 +12,8 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found. `kind` is a short fixed word for machines; `where` a file, or "all files"; `cure` is empty where nothing is to be done.
+    """One thing found. `kind` is a short fixed word for machines; `where` a file, or "all files"; `cure` is
+    empty where nothing is to be done.
 
     error    training would fail, or its score would be false
     warning  probably not meant

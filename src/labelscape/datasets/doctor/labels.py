@@ -1,4 +1,6 @@
-"""What label rasters hold, before anything is made of it: values, colours and their shares; and the classes over all files."""
+"""What label rasters hold, before anything is made of it: values, colours and their shares; and the
+classes over all files.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from rasterio.errors import RasterioError
 from labelscape.datasets.doctor.findings import Finding, share, some
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.grid import Grid
-from labelscape.scenes.files import gdal, open_raster, reason
 from labelscape.labels.values import LabelSpec, mask_legend
 from labelscape.legend import IGNORE
+from labelscape.scenes.files import gdal, open_raster, reason
 
 Colour = tuple[int, int, int]
 MOST_VALUES = 4096
@@ -47,7 +49,9 @@ class Tally:
 
 
 def tally(source: str | Path) -> Tally:
-    """Count every value or colour of a label raster, block by block. Raises BadFile where it cannot be read to its end."""
+    """Count every value or colour of a label raster, block by block. Raises BadFile where it cannot be
+    read to its end.
+    """
     with gdal(), open_raster(source) as dataset:
         bands = [i for i, c in zip(dataset.indexes, dataset.colorinterp) if c != ColorInterp.alpha][:3]
         bands = bands if len(bands) == 3 else bands[:1] or [1]
@@ -61,7 +65,9 @@ def tally(source: str | Path) -> Tally:
             try:
                 pixels = dataset.read(bands, window=window.rio)
             except (RasterioError, OSError) as error:
-                raise BadFile(f"{source} cannot be read: the file is truncated or damaged ({reason(error)}).") from error
+                raise BadFile(
+                    f"{source} cannot be read: the file is truncated or damaged ({reason(error)})."
+                ) from error
             if len(bands) == 3:
                 grey = grey and bool((pixels == pixels[:1]).all())
             elif pixels.dtype.kind == "f":
@@ -94,16 +100,26 @@ def _counted(pixels: np.ndarray) -> dict:
             return {int(v): int(counts[v]) for v in np.nonzero(counts)[0]}
         values, counts = np.unique(pixels, return_counts=True)
         return dict(zip([int(v) for v in values], counts.tolist()))
-    packed = (pixels[0].astype(np.int64) << 32) | (pixels[1].astype(np.int64) << 16) | pixels[2].astype(np.int64)
+    packed = (
+        (pixels[0].astype(np.int64) << 32) | (pixels[1].astype(np.int64) << 16) | pixels[2].astype(np.int64)
+    )
     values, counts = np.unique(packed, return_counts=True)
     return {(int(v) >> 32, int(v) >> 16 & 0xFFFF, int(v) & 0xFFFF): int(n) for v, n in zip(values, counts)}
 
 
 def class_names(spec: LabelSpec) -> dict[int, str] | None:
-    """Value in label rasters -> class name, as training will read it; None where classes are to be found in the files."""
+    """Value in label rasters -> class name, as training will read it; None where classes are to be found
+    in the files.
+    """
     if spec.threshold is not None:
         return dict(enumerate(mask_legend(spec).names))
-    stored = dict(spec.values) if spec.values else {c.name: c.value for c in spec.legend.classes} if spec.legend and not spec.merge else None
+    stored = (
+        dict(spec.values)
+        if spec.values
+        else {c.name: c.value for c in spec.legend.classes}
+        if spec.legend and not spec.merge
+        else None
+    )
     if stored is None:
         return None
     new_name = {old: new for new, olds in spec.merge.items() for old in olds}
@@ -123,12 +139,23 @@ def is_soft_mask(found: Tally) -> bool:
     poles = sum(n for v, n in found.counts.items() if 0 <= v <= 40 or 215 <= v <= 255)
     between = [v for v in found.counts if 40 < v < 215]
     bright = sum(n for v, n in found.counts.items() if 215 <= v < 255)
-    return min(found.counts) >= 0 and max(found.counts) <= 255 and max(found.counts) > 40 and poles > 0.9 * found.pixels and (len(between) > 2 or bright > 0)
+    return (
+        min(found.counts) >= 0
+        and max(found.counts) <= 255
+        and max(found.counts) > 40
+        and poles > 0.9 * found.pixels
+        and (len(between) > 2 or bright > 0)
+    )
 
 
 def is_hard_mask(found: Tally, spec: LabelSpec) -> bool:
     """Nothing but 0 and 255, where nobody said what 255 means."""
-    if found.kind != "values" or found.nodata is not None or IGNORE in spec.ignore_values or IGNORE in (class_names(spec) or {}):
+    if (
+        found.kind != "values"
+        or found.nodata is not None
+        or IGNORE in spec.ignore_values
+        or IGNORE in (class_names(spec) or {})
+    ):
         return False
     return set(found.counts) <= {0, IGNORE}
 
@@ -137,44 +164,114 @@ def check_values(found: Tally, spec: LabelSpec) -> list[Finding]:
     """One label raster: what it holds and whether training can read it."""
     where, counts = found.source, found.counts
     if found.kind == "fractions":
-        return [Finding("fractions", "error", where, "The file holds fractions; labels are whole numbers.", "Is this a probability map? Save class values.")]
+        return [
+            Finding(
+                "fractions",
+                "error",
+                where,
+                "The file holds fractions; labels are whole numbers.",
+                "Is this a probability map? Save class values.",
+            )
+        ]
     if found.kind == "picture":
-        text = f"More than {MOST_VALUES} different {'colours' if isinstance(next(iter(counts)), tuple) else 'values'}: this is a picture or a measurement."
-        cure = "Pass the label file. If it is one, it was saved lossily (JPEG) or smoothed: make it again as PNG or GeoTIFF."
+        text = (
+            f"More than {MOST_VALUES} different "
+            f"{'colours' if isinstance(next(iter(counts)), tuple) else 'values'}: this is a picture or a "
+            "measurement."
+        )
+        cure = (
+            "Pass the label file. If it is one, it was saved lossily (JPEG) or smoothed: make it again as "
+            "PNG or GeoTIFF."
+        )
         return [Finding("picture", "error", where, text, cure)]
     if found.kind == "colours":
-        shown = some([f"({r}, {g}, {b}) {share(n, found.pixels)}" for (r, g, b), n in counts.most_common()], 12)
-        return [Finding("colours", "error", where, f"Classes are coded as {len(counts)} colours: {shown}.",
-                        "Turn colours into class values 0, 1, 2, ... in one band, then name them with --classes.")]  # fmt: skip
+        shown = some(
+            [f"({r}, {g}, {b}) {share(n, found.pixels)}" for (r, g, b), n in counts.most_common()], 12
+        )
+        return [
+            Finding(
+                "colours",
+                "error",
+                where,
+                f"Classes are coded as {len(counts)} colours: {shown}.",
+                "Turn colours into class values 0, 1, 2, ... in one band, then name them with --classes.",
+            )
+        ]
     findings = []
     if found.kind == "grey":
-        findings.append(Finding("grey-bands", "error", where, "The labels stand in three equal bands; one band is expected.", "Save the first band alone."))
+        findings.append(
+            Finding(
+                "grey-bands",
+                "error",
+                where,
+                "The labels stand in three equal bands; one band is expected.",
+                "Save the first band alone.",
+            )
+        )
     if is_soft_mask(found):
-        text = f"A black and white mask with {len(counts)} grey values: it was saved lossily (JPEG) or resized with smoothing. {_shares(found, spec, 6)}."
-        return [*findings, Finding("grey-mask", "error", where, text, "Say from which value on it is white: --threshold 128 --classes other=0,road=1.")]
+        text = (
+            f"A black and white mask with {len(counts)} grey values: it was saved lossily (JPEG) or resized "
+            f"with smoothing. {_shares(found, spec, 6)}."
+        )
+        return [
+            *findings,
+            Finding(
+                "grey-mask",
+                "error",
+                where,
+                text,
+                "Say from which value on it is white: --threshold 128 --classes other=0,road=1.",
+            ),
+        ]
     findings.append(Finding("values", "info", where, f"{_shares(found, spec, 24)}."))
     if found.palette:
-        colours = some([f"{v} is ({', '.join(map(str, found.palette[v]))})" for v in sorted(counts) if v in found.palette])
-        findings.append(Finding("palette", "info", where, f"A palette file: it holds the numbers above, and shows them as colours: {colours}.",
-                                "Name the numbers with --classes; the colours are for the eye only."))  # fmt: skip
+        colours = some(
+            [
+                f"{v} is ({', '.join(map(str, found.palette[v]))})"
+                for v in sorted(counts)
+                if v in found.palette
+            ]
+        )
+        findings.append(
+            Finding(
+                "palette",
+                "info",
+                where,
+                f"A palette file: it holds the numbers above, and shows them as colours: {colours}.",
+                "Name the numbers with --classes; the colours are for the eye only.",
+            )
+        )
     return findings + _unknown(found, spec)
 
 
 def _unknown(found: Tally, spec: LabelSpec) -> list[Finding]:
     """Values that no class has; where classes are to be found, values that no class can have."""
     known, skipped = class_names(spec), ignored(found, spec)
-    strange = [v for v in sorted(found.counts) if v not in skipped and (v not in known if known is not None else not 0 <= v < IGNORE)]
+    strange = [
+        v
+        for v in sorted(found.counts)
+        if v not in skipped and (v not in known if known is not None else not 0 <= v < IGNORE)
+    ]
     if strange:
         pixels = sum(found.counts[v] for v in strange)
         have = ", ".join(f"{v} {name}" for v, name in sorted((known or {}).items())) or "values lie in 0..254"
-        subject, verb = (f"values {some(strange)}", "have") if len(strange) > 1 else (f"value {strange[0]}", "has")
+        subject, verb = (
+            (f"values {some(strange)}", "have") if len(strange) > 1 else (f"value {strange[0]}", "has")
+        )
         text = f"The {subject} ({share(pixels, found.pixels)} of the pixels) {verb} no class ({have})."
         cure = f"Add --classes NAME={strange[0]}, or --ignore-value {strange[0]} if it means 'not labelled'."
         return [Finding("no-class", "error", found.source, text, cure)]
     classes = [v for v in found.counts if v not in skipped]
     if known is None and len(classes) > 40:
-        return [Finding("many-values", "warning", found.source, f"{len(classes)} different values would become {len(classes)} classes.",
-                        "Is this a label raster? Name its classes with --classes.")]  # fmt: skip
+        return [
+            Finding(
+                "many-values",
+                "warning",
+                found.source,
+                f"{len(classes)} different values would become {len(classes)} classes.",
+                "Is this a label raster? Name its classes with --classes.",
+            )
+        ]
     return []
 
 
@@ -187,7 +284,9 @@ def _shares(found: Tally, spec: LabelSpec, most: int) -> str:
             return "(not labelled)"
         return f"class {value}" if known is None else known.get(value, "(no class)")
 
-    return some([f"{value} {named(value)} {share(n, found.pixels)}" for value, n in found.counts.most_common()], most)
+    return some(
+        [f"{value} {named(value)} {share(n, found.pixels)}" for value, n in found.counts.most_common()], most
+    )
 
 
 def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) -> list[Finding]:
@@ -196,21 +295,58 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
     total = sum(counts.values(), Counter())
     whole = sum(total.values())
     if not whole:
-        return [Finding("nothing-labelled", "error", "all files", "Not one pixel has a class.", "Check the classes and the values that mean 'not labelled'.")]
+        return [
+            Finding(
+                "nothing-labelled",
+                "error",
+                "all files",
+                "Not one pixel has a class.",
+                "Check the classes and the values that mean 'not labelled'.",
+            )
+        ]
     table = some([f"{name} {share(n, whole)}" for name, n in total.most_common()], 24)
-    findings.append(Finding("classes", "info", "all files", f"{len(names)} classes, {whole} labelled pixels: {table}."))
+    findings.append(
+        Finding("classes", "info", "all files", f"{len(names)} classes, {whole} labelled pixels: {table}.")
+    )
     for name in names:
         if not total[name]:
-            findings.append(Finding("absent-class", "warning", "all files", f"The class {name!r} occurs nowhere.", "Leave it out, or check its value."))
+            findings.append(
+                Finding(
+                    "absent-class",
+                    "warning",
+                    "all files",
+                    f"The class {name!r} occurs nowhere.",
+                    "Leave it out, or check its value.",
+                )
+            )
         elif total[name] < 1e-3 * whole:
-            text = f"The class {name!r} is rare: {total[name]} pixels, {share(total[name], whole)} of what is labelled."
-            findings.append(Finding("rare-class", "info", "all files", text, "Train with sampling=balanced, or label more of it."))
+            text = (
+                f"The class {name!r} is rare: {total[name]} pixels, {share(total[name], whole)} of what is "
+                "labelled."
+            )
+            findings.append(
+                Finding(
+                    "rare-class",
+                    "info",
+                    "all files",
+                    text,
+                    "Train with sampling=balanced, or label more of it.",
+                )
+            )
     for part in [p for p in counts if p]:
         missing = [name for name in names if total[name] and not counts[part][name]]
         if missing:
             severity = "error" if part == "train" else "warning"
             what = "cannot be learned" if part == "train" else "gets no score"
-            findings.append(Finding("absent-class", severity, part, f"{some(missing)}: not one pixel in {part}; it {what}.", "Move files between the parts."))
+            findings.append(
+                Finding(
+                    "absent-class",
+                    severity,
+                    part,
+                    f"{some(missing)}: not one pixel in {part}; it {what}.",
+                    "Move files between the parts.",
+                )
+            )
     return findings
 
 

@@ -1,4 +1,6 @@
-"""Label polygons over one scene: the fate of every polygon, class by class, and why none is where the scene is."""
+"""Label polygons over one scene: the fate of every polygon, class by class, and why none is where the
+scene is.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,14 @@ from rasterio.errors import RasterioError
 
 from labelscape.datasets.doctor.findings import Finding
 from labelscape.grid import Grid
-from labelscape.labels.values import LabelSpec, merged_legend
 from labelscape.labels.labels import _class_column
+from labelscape.labels.values import LabelSpec, merged_legend
 from labelscape.scenes.polygons import read_polygons
 
 
 def check_polygons(source: str | Path, grid: Grid, spec: LabelSpec, scene_name: str) -> list[Finding]:
-    """Polygons of a file over one scene: per class read, burned, outside, too small to cover a pixel's centre, hidden under later ones.
+    """Polygons of a file over one scene: per class read, burned, outside, too small to cover a pixel's
+    centre, hidden under later ones.
 
     Raises LabelscapeError as `open_labels` does where nothing can be burned.
     """
@@ -28,7 +31,11 @@ def check_polygons(source: str | Path, grid: Grid, spec: LabelSpec, scene_name: 
     where = str(source)
     geometries, attributes = read_polygons(source, grid)
     column = _class_column(source, attributes, spec)
-    names = np.array(["" if v is None else str(v) for v in attributes[column]]) if column else np.full(len(geometries), "labelled")
+    names = (
+        np.array(["" if v is None else str(v) for v in attributes[column]])
+        if column
+        else np.full(len(geometries), "labelled")
+    )
     used = set(spec.legend.names) if spec.legend else set(names.tolist()) - {""}
     if spec.merge:
         merged_legend(sorted({*names.tolist()} - {""}), spec.merge)  # says which old class does not exist
@@ -45,7 +52,10 @@ def check_polygons(source: str | Path, grid: Grid, spec: LabelSpec, scene_name: 
     for name in sorted(set(names.tolist()) - {""}):
         fate = Counter(fates[names == name].tolist())
         read, burned = int((names == name).sum()), fate["burned"]
-        text = f"{name}: {read} polygons read, {burned} burned, {fate['outside']} outside {scene_name}, {fate['small']} too small to cover a pixel's centre"
+        text = (
+            f"{name}: {read} polygons read, {burned} burned, {fate['outside']} outside {scene_name}, "
+            f"{fate['small']} too small to cover a pixel's centre"
+        )
         text += f", {fate['hidden']} hidden under later polygons" if fate["hidden"] else ""
         text += "" if name in used else "; the class is not used"
         lost = fate["small"] + fate["hidden"]
@@ -53,8 +63,15 @@ def check_polygons(source: str | Path, grid: Grid, spec: LabelSpec, scene_name: 
             cure = "Not one polygon of this class reaches the pixels: check their place, size and order."
             findings.append(Finding("polygons", "warning", where, text + ".", cure))
         elif name in used and lost > 0.2 * (read - fate["outside"]):
-            covered = "Polygons overlap, and the later one in the file wins: remove overlaps, or put this class last."
-            cure = covered if fate["hidden"] > fate["small"] else "Use a finer image, or larger polygons, for this class."
+            covered = (
+                "Polygons overlap, and the later one in the file wins: remove overlaps, or put this class "
+                "last."
+            )
+            cure = (
+                covered
+                if fate["hidden"] > fate["small"]
+                else "Use a finer image, or larger polygons, for this class."
+            )
             findings.append(Finding("polygons", "warning", where, text + ".", cure))
         else:
             findings.append(Finding("polygons", "info", where, text + "."))
@@ -62,14 +79,22 @@ def check_polygons(source: str | Path, grid: Grid, spec: LabelSpec, scene_name: 
 
 
 def _away(source: str, geometries: np.ndarray, grid: Grid, scene_name: str) -> Finding:
-    """Polygons that do not touch the scene, and the usual reasons: a CRS that is not theirs, or x and y swapped."""
+    """Polygons that do not touch the scene, and the usual reasons: a CRS that is not theirs, or x and y
+    swapped.
+    """
     import pyogrio
     import shapely
 
-    scene_box, text = shapely.box(*grid.bounds_of(grid.window)), f"None of the {len(geometries)} polygons touches {scene_name}: in its CRS they"
+    scene_box, text = (
+        shapely.box(*grid.bounds_of(grid.window)),
+        f"None of the {len(geometries)} polygons touches {scene_name}: in its CRS they",
+    )
     left, bottom, right, top = (float(x) for x in shapely.total_bounds(geometries))
     west, south, east, north = shapely.bounds(scene_box)
-    text += f" cover x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x {west:.6g} to {east:.6g}, y {south:.6g} to {north:.6g}."
+    text += (
+        f" cover x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x {west:.6g} to "
+        f"{east:.6g}, y {south:.6g} to {north:.6g}."
+    )
     info, cure = pyogrio.read_info(source, force_total_bounds=True), "Check the CRS of both."
     if info["crs"] and grid.crs is not None:
         left, bottom, right, top = info["total_bounds"]
@@ -81,13 +106,22 @@ def _away(source: str, geometries: np.ndarray, grid: Grid, scene_name: str) -> F
             except (RasterioError, ValueError):  # numbers that are no place in that CRS
                 continue
             if shapely.intersects(there, scene_box):
-                cure = "x and y seem to be swapped." if swapped else f"Their numbers lie inside the scene in {crs.to_string()}: the file was given a wrong CRS."
+                cure = (
+                    "x and y seem to be swapped."
+                    if swapped
+                    else (
+                        f"Their numbers lie inside the scene in {crs.to_string()}: the file was given a "
+                        "wrong CRS."
+                    )
+                )
                 break
     return Finding("no-overlap", "error", source, text, cure)
 
 
 def polygon_fates(geometries: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:
-    """(P,) of "outside", "burned", "small" (no pixel centre inside) or "hidden" (every pixel taken by later polygons)."""
+    """(P,) of "outside", "burned", "small" (no pixel centre inside) or "hidden" (every pixel taken by
+    later polygons).
+    """
     import shapely
 
     fates = np.full(len(geometries), "outside", dtype="<U7")
@@ -98,7 +132,9 @@ def polygon_fates(geometries: np.ndarray, inside: np.ndarray, grid: Grid) -> np.
         near = mine[np.sort(tree.query(shapely.box(*grid.bounds_of(window))))]
         if len(near):
             shapes = zip(geometries[near], (near + 1).tolist())
-            burned = rasterio.features.rasterize(shapes, out_shape=window.shape, transform=grid.transform_of(window), dtype="int32")
+            burned = rasterio.features.rasterize(
+                shapes, out_shape=window.shape, transform=grid.transform_of(window), dtype="int32"
+            )
             fates[np.unique(burned[burned > 0]) - 1] = "burned"
     for i in np.nonzero(fates == "hidden")[0]:
         if not _covers_a_centre(geometries[i], grid):
@@ -110,12 +146,24 @@ def _covers_a_centre(geometry: object, grid: Grid) -> bool:
     import shapely
 
     left, bottom, right, top = shapely.bounds(geometry)
-    columns, rows = ~grid.transform @ (np.array([left, left, right, right]), np.array([bottom, top, bottom, top]))
+    columns, rows = ~grid.transform @ (
+        np.array([left, left, right, right]),
+        np.array([bottom, top, bottom, top]),
+    )
     left, top = max(0, int(np.floor(columns.min()))), max(0, int(np.floor(rows.min())))
-    right, bottom = min(grid.width, int(np.ceil(columns.max())) + 1), min(grid.height, int(np.ceil(rows.max())) + 1)
+    right, bottom = (
+        min(grid.width, int(np.ceil(columns.max())) + 1),
+        min(grid.height, int(np.ceil(rows.max())) + 1),
+    )
     if right <= left or bottom <= top:
         return False
-    if (bottom - top) * (right - left) > 1 << 22:  # so large a polygon covers some centre, unless it is a hair
+    if (bottom - top) * (
+        right - left
+    ) > 1 << 22:  # so large a polygon covers some centre, unless it is a hair
         return True
     own = grid.transform @ type(grid.transform).translation(left, top)
-    return bool(rasterio.features.rasterize([(geometry, 1)], out_shape=(bottom - top, right - left), transform=own, dtype="uint8").any())
+    return bool(
+        rasterio.features.rasterize(
+            [(geometry, 1)], out_shape=(bottom - top, right - left), transform=own, dtype="uint8"
+        ).any()
+    )

@@ -1,8 +1,9 @@
-"""Do labels lie where the picture has its edges? An estimate of a constant shift between an image and its labels.
+"""Do labels lie where the picture has its edges? An estimate of a constant shift between an image and its
+labels.
 
-For every shift d within `REACH` pixels, the mean strength of the image's edges under the label's borders moved back by d; the shift under
-which borders meet edges best wins a vote over many windows. Cross-correlation of edges, as image registration does it; the vote and what
-counts as clear are ours.
+For every shift d within `REACH` pixels, the mean strength of the image's edges under the label's borders
+moved back by d; the shift under which borders meet edges best wins a vote over many windows.
+Cross-correlation of edges, as image registration does it; the vote and what counts as clear are ours.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ REACH = 12
 SIDE = 256
 """Side of a window, in pixels: many borders in each, and enough windows for a vote."""
 LEAST = 2.0
-"""Shifts shorter than this many pixels are no finding: shadows and the width of an edge alone make one or two."""
+"""Shifts shorter than this many pixels are no finding: shadows and the width of an edge alone make one or
+two.
+"""
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Labels lie `right` columns and `down` rows from where the image has its edges; `clear` says whether the windows agree on it."""
+    """Labels lie `right` columns and `down` rows from where the image has its edges; `clear` says whether
+    the windows agree on it.
+    """
 
     right: int
     down: int
@@ -36,11 +41,14 @@ class Shift:
     clear: bool
 
 
-def edge_match(pixels: np.ndarray, valid: np.ndarray, indices: np.ndarray, *, reach: int = REACH) -> tuple[np.ndarray, int] | None:
+def edge_match(
+    pixels: np.ndarray, valid: np.ndarray, indices: np.ndarray, *, reach: int = REACH
+) -> tuple[np.ndarray, int] | None:
     """How well label borders meet image edges under every shift.
 
-    pixels (B, H, W) any type, valid (H, W) bool, indices (H, W) uint8 with 255 unlabelled -> (2 reach + 1, 2 reach + 1) mean edge strength,
-    [reach + down, reach + right], and the number of border pixels; None where there is too little of either to say anything.
+    pixels (B, H, W) any type, valid (H, W) bool, indices (H, W) uint8 with 255 unlabelled -> (2 reach + 1, 2
+    reach + 1) mean edge strength, [reach + down, reach + right], and the number of border pixels; None where
+    there is too little of either to say anything.
     """
     height, width = indices.shape
     if min(height, width) < 4 * reach:
@@ -53,7 +61,8 @@ def edge_match(pixels: np.ndarray, valid: np.ndarray, indices: np.ndarray, *, re
     strength = edge_strength(pixels, valid)
     if strength is None:
         return None
-    # [e] = sum over border pixels q of strength(q + e); none wraps around, for borders keep `reach` from the rim. Labels moved by d meet at e = -d.
+    # [e] = sum over border pixels q of strength(q + e); none wraps around, for borders keep `reach` from the
+    # rim. Labels moved by d meet at e = -d.
     together = irfft2(rfft2(strength) * rfft2(border).conj(), s=strength.shape)
     back = -np.arange(-reach, reach + 1)
     match = together[back[:, None] % height, back % width]
@@ -61,7 +70,9 @@ def edge_match(pixels: np.ndarray, valid: np.ndarray, indices: np.ndarray, *, re
 
 
 def label_borders(indices: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels beside a pixel of another class; unlabelled pixels make no border, theirs is only the end of the work."""
+    """(H, W) bool: pixels beside a pixel of another class; unlabelled pixels make no border, theirs is
+    only the end of the work.
+    """
     border = np.zeros(indices.shape, bool)
     for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         differs = (indices[here] != indices[there]) & (indices[here] != IGNORE) & (indices[there] != IGNORE)
@@ -71,7 +82,9 @@ def label_borders(indices: np.ndarray) -> np.ndarray:
 
 
 def edge_strength(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
-    """(H, W) float32: length of the gradient over all bands, relative to its surroundings, so that no bright corner decides alone."""
+    """(H, W) float32: length of the gradient over all bands, relative to its surroundings, so that no
+    bright corner decides alone.
+    """
     total = np.zeros(valid.shape, np.float32)
     for band in pixels:
         band = band.astype(np.float32)
@@ -103,7 +116,9 @@ def vote(matches: Sequence[tuple[np.ndarray, int]], *, seed: int = 0) -> Shift |
     best = int(flat.sum(axis=0).argmax())
     down, right = best // size - reach, best % size - reach
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(flat), np.full(len(flat), 1 / len(flat)), size=200) @ flat  # (200, shifts): windows drawn with replacement
+    drawn = (
+        rng.multinomial(len(flat), np.full(len(flat), 1 / len(flat)), size=200) @ flat
+    )  # (200, shifts): windows drawn with replacement
     peaks = drawn.argmax(axis=1)
     near = np.maximum(np.abs(peaks // size - reach - down), np.abs(peaks % size - reach - right)) <= 1
     gain = flat[:, best] - flat[:, reach * size + reach]
@@ -123,8 +138,16 @@ def sample_windows(whole: Window, most: int, *, seed: int = 0) -> list[Window]:
     return [Window(int(i) // columns * SIDE, int(i) % columns * SIDE, SIDE, SIDE) for i in chosen]
 
 
-def scene_matches(whole: Window, read: Callable[[Window], tuple[np.ndarray, np.ndarray, np.ndarray]], *, enough: int = 40, most: int = 400) -> list:
-    """`edge_match` of sampled windows of a scene, until `enough` of them tell something; `read` gives (pixels, valid, indices)."""
+def scene_matches(
+    whole: Window,
+    read: Callable[[Window], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    *,
+    enough: int = 40,
+    most: int = 400,
+) -> list:
+    """`edge_match` of sampled windows of a scene, until `enough` of them tell something; `read` gives
+    (pixels, valid, indices).
+    """
     found: list[tuple[np.ndarray, int]] = []
     for window in sample_windows(whole, most):
         match = edge_match(*read(window))

@@ -1,9 +1,10 @@
 """The same picture twice: byte for byte, encoded again, or overlapping on the ground.
 
-A picture that is in training and in test makes the score a memory test. Copies are found by a hash of the decoded pixels; re-encoded and
-resized copies by a small sketch: the mean of every cell of a 32 x 32 raster less its surroundings, compared by correlation.
-Measured on 1,391 patches of Gaofen-2 and on drone, aerial and satellite tiles: distinct neighbours reach 0.51, copies at JPEG quality 30
-or shrunk to 0.7 stay above 0.96 unless the picture is nearly flat.
+A picture that is in training and in test makes the score a memory test. Copies are found by a hash of the
+decoded pixels; re-encoded and resized copies by a small sketch: the mean of every cell of a 32 x 32 raster
+less its surroundings, compared by correlation. Measured on 1,391 patches of Gaofen-2 and on drone, aerial and
+satellite tiles: distinct neighbours reach 0.51, copies at JPEG quality 30 or shrunk to 0.7 stay above 0.96
+unless the picture is nearly flat.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ CELLS = 32
 ALIKE = 0.93
 """Correlation of two sketches from which on they show the same picture."""
 FLAT = 2.0
-"""A sketch whose cells differ by less than this many grey levels (root mean square) has nothing to be recognised by."""
+"""A sketch whose cells differ by less than this many grey levels (root mean square) has nothing to be
+recognised by.
+"""
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """A picture for comparison: hash of all pixels, unit sketch (32 * 32,) float32 or None where it is flat, and its grid."""
+    """A picture for comparison: hash of all pixels, unit sketch (32 * 32,) float32 or None where it is
+    flat, and its grid.
+    """
 
     name: str
     digest: bytes
@@ -60,17 +65,25 @@ class Sketcher:
             low, high = float(seen.min()), float(seen.max())
             self._least = low if self._least is None else min(self._least, low)
             self._most = high if self._most is None else max(self._most, high)
-        rows, tops = np.unique(np.arange(window.top, window.bottom) * CELLS // self._shape[0], return_index=True)
-        columns, lefts = np.unique(np.arange(window.left, window.right) * CELLS // self._shape[1], return_index=True)
+        rows, tops = np.unique(
+            np.arange(window.top, window.bottom) * CELLS // self._shape[0], return_index=True
+        )
+        columns, lefts = np.unique(
+            np.arange(window.left, window.right) * CELLS // self._shape[1], return_index=True
+        )
         for total, values in ((self._sum, np.where(valid, grey, 0)), (self._count, valid)):
-            total[np.ix_(rows, columns)] += np.add.reduceat(np.add.reduceat(values, tops, axis=0, dtype=np.float64), lefts, axis=1)
+            total[np.ix_(rows, columns)] += np.add.reduceat(
+                np.add.reduceat(values, tops, axis=0, dtype=np.float64), lefts, axis=1
+            )
 
     def done(self, name: str, grid: Grid, part: str | None, labels: bytes = b"") -> Sketch:
         blank = self._least is None or self._least == self._most
         known = self._count > 0
         cells = None
         if not blank and known.any():
-            mean = np.where(known, self._sum / np.maximum(self._count, 1), self._sum.sum() / self._count.sum())
+            mean = np.where(
+                known, self._sum / np.maximum(self._count, 1), self._sum.sum() / self._count.sum()
+            )
             detail = (mean - uniform_filter(mean, 5, mode="nearest")).ravel()
             detail -= detail.mean()
             # Reflectances of 0..1 have no grey levels: there they are a 256th of the range.
@@ -84,10 +97,16 @@ def check_twins(sketches: Sequence[Sketch]) -> list[Finding]:
     findings = []
     blank = [s.name for s in sketches if s.blank]
     if blank:
-        findings.append(Finding(
-            "blank", "warning", blank[0] if len(blank) == 1 else "all files", f"{len(blank)} image{'s show' if len(blank) > 1 else ' shows'} one flat "
-            f"colour or nothing at all: {some(blank, 4)}.", "Leave them out; they teach nothing.",
-        ))  # fmt: skip
+        findings.append(
+            Finding(
+                "blank",
+                "warning",
+                blank[0] if len(blank) == 1 else "all files",
+                f"{len(blank)} image{'s show' if len(blank) > 1 else ' shows'} one flat "
+                f"colour or nothing at all: {some(blank, 4)}.",
+                "Leave them out; they teach nothing.",
+            )
+        )
     same: dict[bytes, list[Sketch]] = defaultdict(list)
     for sketch in sketches:
         if not sketch.blank:
@@ -98,12 +117,21 @@ def check_twins(sketches: Sequence[Sketch]) -> list[Finding]:
             findings.append(_twin_finding("duplicate", group, "hold the very same pixels", quarrel))
     firsts = [group[0] for group in same.values()]
     for group in _alike(firsts):
-        findings.append(_twin_finding("near-duplicate", group, f"show the same picture, encoded or sized differently (likeness above {ALIKE:g})", ""))
+        findings.append(
+            _twin_finding(
+                "near-duplicate",
+                group,
+                f"show the same picture, encoded or sized differently (likeness above {ALIKE:g})",
+                "",
+            )
+        )
     return findings + _overlaps(firsts)
 
 
 def _alike(sketches: Sequence[Sketch]) -> list[list[Sketch]]:
-    """Groups of sketches linked by likeness, compared in blocks so that the table of all pairs is never in memory."""
+    """Groups of sketches linked by likeness, compared in blocks so that the table of all pairs is never in
+    memory.
+    """
     known = [s for s in sketches if s.cells is not None]
     if len(known) < 2:
         return []
@@ -130,9 +158,20 @@ def _twin_finding(kind: str, group: Sequence[Sketch], what: str, more: str) -> F
     parts = sorted({s.part for s in group if s.part})
     if len(parts) > 1:
         named = some([f"{s.name} ({s.part or 'no part'})" for s in group], 4)
-        return Finding(kind, "error", group[0].name, f"{named} {what}, in {' and '.join(parts)}: the score would test memory.{more}",
-                       "Keep one copy, or put all copies into one part.")  # fmt: skip
-    return Finding(kind, "warning", group[0].name, f"{some([s.name for s in group], 4)} {what}.{more}", "Keep one copy, or keep all copies in one part.")
+        return Finding(
+            kind,
+            "error",
+            group[0].name,
+            f"{named} {what}, in {' and '.join(parts)}: the score would test memory.{more}",
+            "Keep one copy, or put all copies into one part.",
+        )
+    return Finding(
+        kind,
+        "warning",
+        group[0].name,
+        f"{some([s.name for s in group], 4)} {what}.{more}",
+        "Keep one copy, or keep all copies in one part.",
+    )
 
 
 def _overlaps(sketches: Sequence[Sketch]) -> list[Finding]:
@@ -146,17 +185,33 @@ def _overlaps(sketches: Sequence[Sketch]) -> list[Finding]:
         boxes = shapely.box(*np.array([s.grid.bounds_of(s.grid.window) for s in mine]).T)
         left, right = shapely.STRtree(boxes).query(boxes, predicate="intersects")
         pairs = [(i, j) for i, j in zip(left.tolist(), right.tolist()) if i < j]
-        shares = [shapely.area(shapely.intersection(boxes[i], boxes[j])) / min(boxes[i].area, boxes[j].area) for i, j in pairs]
-        # A row of shared pixels along an edge is how grids are often cut; more is a second look at the same ground.
+        shares = [
+            shapely.area(shapely.intersection(boxes[i], boxes[j])) / min(boxes[i].area, boxes[j].area)
+            for i, j in pairs
+        ]
+        # A row of shared pixels along an edge is how grids are often cut; more is a second look at the same
+        # ground.
         close = [(i, j, s) for (i, j), s in zip(pairs, shares) if s > 0.01]
-        across = [(i, j, s) for i, j, s in close if mine[i].part and mine[j].part and mine[i].part != mine[j].part]
-        for found, severity in ((across, "error"), ([] if across else [p for p in close if not (mine[p[0]].part and mine[p[1]].part)], "warning")):
+        across = [
+            (i, j, s) for i, j, s in close if mine[i].part and mine[j].part and mine[i].part != mine[j].part
+        ]
+        for found, severity in (
+            (across, "error"),
+            ([] if across else [p for p in close if not (mine[p[0]].part and mine[p[1]].part)], "warning"),
+        ):
             if found:
                 i, j, most = max(found, key=lambda p: p[2])
                 split = f" ({mine[i].part} and {mine[j].part})" if severity == "error" else ""
-                findings.append(Finding(
-                    "overlap", severity, mine[i].name, f"{len(found)} pair{'s' * (len(found) > 1)} of scenes cover{'s' * (len(found) == 1)} the same ground; "
-                    f"{mine[i].name} and {mine[j].name}{split} share {100 * most:.0f} % of the smaller one.",
-                    "Split by place, not by file: overlapping tiles belong into one part.",
-                ))  # fmt: skip
+                findings.append(
+                    Finding(
+                        "overlap",
+                        severity,
+                        mine[i].name,
+                        f"{len(found)} pair{'s' * (len(found) > 1)} of scenes "
+                        f"cover{'s' * (len(found) == 1)} the same ground; "
+                        f"{mine[i].name} and {mine[j].name}{split} share {100 * most:.0f} % of the smaller "
+                        "one.",
+                        "Split by place, not by file: overlapping tiles belong into one part.",
+                    )
+                )
     return findings

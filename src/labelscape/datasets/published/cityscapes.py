@@ -7,37 +7,70 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Pair, Published, keyed, part_by_folder, rasters
+from labelscape.datasets.published.layout import (
+    RED_GREEN_BLUE,
+    Home,
+    Pair,
+    Published,
+    keyed,
+    part_by_folder,
+    rasters,
+)
 from labelscape.errors import UnknownName
 from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, LandClass, Legend
 
 HOME = Home(
-    "Cityscapes", "https://www.cityscapes-dataset.com/downloads/", "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
+    "Cityscapes",
+    "https://www.cityscapes-dataset.com/downloads/",
+    "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
     """
 leftImg8bit/{train,val,test}/CITY/CITY_000000_000294_leftImg8bit.png
 gtFine/{train,val,test}/CITY/CITY_000000_000294_gtFine_labelIds.png
                              (or ..._gtFine_labelTrainIds.png)""",
-)  # fmt: skip
+)
 
-LEGEND = Legend((
-    LandClass(7, "road", (128, 64, 128)), LandClass(8, "sidewalk", (244, 35, 232)), LandClass(11, "building", (70, 70, 70)),
-    LandClass(12, "wall", (102, 102, 156)), LandClass(13, "fence", (190, 153, 153)), LandClass(17, "pole", (153, 153, 153)),
-    LandClass(19, "traffic light", (250, 170, 30)), LandClass(20, "traffic sign", (220, 220, 0)), LandClass(21, "vegetation", (107, 142, 35)),
-    LandClass(22, "terrain", (152, 251, 152)), LandClass(23, "sky", (70, 130, 180)), LandClass(24, "person", (220, 20, 60)),
-    LandClass(25, "rider", (255, 0, 0)), LandClass(26, "car", (0, 0, 142)), LandClass(27, "truck", (0, 0, 70)), LandClass(28, "bus", (0, 60, 100)),
-    LandClass(31, "train", (0, 80, 100)), LandClass(32, "motorcycle", (0, 0, 230)), LandClass(33, "bicycle", (119, 11, 32)),
-))  # fmt: skip
+LEGEND = Legend(
+    (
+        LandClass(7, "road", (128, 64, 128)),
+        LandClass(8, "sidewalk", (244, 35, 232)),
+        LandClass(11, "building", (70, 70, 70)),
+        LandClass(12, "wall", (102, 102, 156)),
+        LandClass(13, "fence", (190, 153, 153)),
+        LandClass(17, "pole", (153, 153, 153)),
+        LandClass(19, "traffic light", (250, 170, 30)),
+        LandClass(20, "traffic sign", (220, 220, 0)),
+        LandClass(21, "vegetation", (107, 142, 35)),
+        LandClass(22, "terrain", (152, 251, 152)),
+        LandClass(23, "sky", (70, 130, 180)),
+        LandClass(24, "person", (220, 20, 60)),
+        LandClass(25, "rider", (255, 0, 0)),
+        LandClass(26, "car", (0, 0, 142)),
+        LandClass(27, "truck", (0, 0, 70)),
+        LandClass(28, "bus", (0, 60, 100)),
+        LandClass(31, "train", (0, 80, 100)),
+        LandClass(32, "motorcycle", (0, 0, 230)),
+        LandClass(33, "bicycle", (119, 11, 32)),
+    )
+)
 LABEL_IDS = tuple(LEGEND.values)
 """Train id (place in the tuple) -> label id."""
 
 UNSCORED = tuple(i for i in range(34) if i not in LABEL_IDS)
-IDS_CODE = Code({**{i: IGNORE for i in UNSCORED}, **{label: train for train, label in enumerate(LABEL_IDS)}, 255: IGNORE, -1: IGNORE})  # 255: -1 in uint8
+IDS_CODE = Code(
+    {
+        **{i: IGNORE for i in UNSCORED},
+        **{label: train for train, label in enumerate(LABEL_IDS)},
+        255: IGNORE,
+        -1: IGNORE,
+    }
+)  # 255: -1 in uint8
 TRAIN_IDS_CODE = Code({**{i: i for i in range(19)}, 255: IGNORE})
 
 
 def open_cityscapes(root: Path, *, labels: str = "auto") -> Published:
-    """`labels`: "ids" reads ..._labelIds.png, "train-ids" ..._labelTrainIds.png, "auto" the first that is complete.
+    """`labels`: "ids" reads ..._labelIds.png, "train-ids" ..._labelTrainIds.png, "auto" the first that is
+      complete.
 
     Pictures of the part test may be without labels. Raises BadFile where folders or label files are missing.
     """
@@ -53,8 +86,20 @@ def open_cityscapes(root: Path, *, labels: str = "auto") -> Published:
     for kind in kinds if labels == "auto" else (labels,):
         ending, code = kinds[kind]
         found = keyed(masks, rf"(?P<key>.+_\d{{6}}_\d{{6}})_gtFine_{ending}\.png", HOME)
-        lacking[kind] = [f"gtFine/{part_of[k]}/{k.split('_')[0]}/{k}_gtFine_{ending}.png" for k in sorted(images) if k not in found and part_of[k] != "test"]
+        lacking[kind] = [
+            f"gtFine/{part_of[k]}/{k.split('_')[0]}/{k}_gtFine_{ending}.png"
+            for k in sorted(images)
+            if k not in found and part_of[k] != "test"
+        ]
         if not lacking[kind]:
             pairs = tuple(Pair(key, images[key], found.get(key), part_of[key]) for key in sorted(images))
-            return Published("cityscapes", LEGEND, code, RED_GREEN_BLUE, pairs, RED_GREEN_BLUE, notes=(f"Labels: {ending}.",))
+            return Published(
+                "cityscapes",
+                LEGEND,
+                code,
+                RED_GREEN_BLUE,
+                pairs,
+                RED_GREEN_BLUE,
+                notes=(f"Labels: {ending}.",),
+            )
     raise HOME.lonely(root, "label files", min(lacking.values(), key=len))

@@ -20,11 +20,13 @@ def chosen(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
     return [pairs[i] for i in np.linspace(0, len(pairs) - 1, limit).round().astype(int)]
 
 
-def describe_part(found: Published, part: str, *, limit: int | None = None, tick: Callable[[], None] | None = None) -> dict[str, Any]:
+def describe_part(
+    found: Published, part: str, *, limit: int | None = None, tick: Callable[[], None] | None = None
+) -> dict[str, Any]:
     """JSON values about one part; reads the headers of pictures and all labels of at most `limit` of them.
 
-    images, looked_at, sizes ("width x height" -> pictures), bands, dtypes, pixels, unlabelled, classes (name -> pixels and share of the
-    labelled). Raises BadFile or BadInput where a file is damaged or is no pair.
+    images, looked_at, sizes ("width x height" -> pictures), bands, dtypes, pixels, unlabelled, classes (name
+    -> pixels and share of the labelled). Raises BadFile or BadInput where a file is damaged or is no pair.
     """
     pairs = found.part(part)
     looked_at = chosen(pairs, limit)
@@ -43,17 +45,32 @@ def describe_part(found: Published, part: str, *, limit: int | None = None, tick
     classes = counts[: len(found.legend)]
     total = max(1, int(classes.sum()))
     return {
-        "part": part, "images": len(pairs), "looked_at": len(looked_at), "sizes": dict(sizes.most_common()), "bands": list(found.bands),
-        "dtypes": sorted(dtypes), "pixels": int(counts.sum()), "unlabelled": int(counts.sum() - classes.sum()),
-        "classes": {name: {"pixels": int(n), "share": int(n) / total} for name, n in zip(found.legend.names, classes)},
-    }  # fmt: skip
+        "part": part,
+        "images": len(pairs),
+        "looked_at": len(looked_at),
+        "sizes": dict(sizes.most_common()),
+        "bands": list(found.bands),
+        "dtypes": sorted(dtypes),
+        "pixels": int(counts.sum()),
+        "unlabelled": int(counts.sum() - classes.sum()),
+        "classes": {
+            name: {"pixels": int(n), "share": int(n) / total} for name, n in zip(found.legend.names, classes)
+        },
+    }
 
 
-def describe(found: Published, *, limit: int | None = None, tick: Callable[[], None] | None = None) -> dict[str, Any]:
+def describe(
+    found: Published, *, limit: int | None = None, tick: Callable[[], None] | None = None
+) -> dict[str, Any]:
     """All parts that hold pictures, and the notes of the data set."""
     parts = [describe_part(found, part, limit=limit, tick=tick) for part in PARTS if found.part(part)]
-    absent = [name for name in found.legend.names if not any(part["classes"][name]["pixels"] for part in parts)]
+    absent = [
+        name for name in found.legend.names if not any(part["classes"][name]["pixels"] for part in parts)
+    ]
     notes = list(found.notes)
     if absent and limit is None:
-        notes.append(f"no pixel of {', '.join(absent)} in any part: are these the files of {found.name}, and not of another version?")
+        notes.append(
+            f"no pixel of {', '.join(absent)} in any part: are these the files of {found.name}, and not of "
+            "another version?"
+        )
     return {"name": found.name, "notes": notes, "parts": parts}

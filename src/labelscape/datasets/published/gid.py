@@ -1,7 +1,9 @@
-"""GID: 150 Gaofen-2 scenes of 6800 x 7200 at 4 m, 5 or 15 classes; as whole scenes or in the packaged img_dir/ann_dir form.
+"""GID: 150 Gaofen-2 scenes of 6800 x 7200 at 4 m, 5 or 15 classes; as whole scenes or in the packaged
+img_dir/ann_dir form.
 
-The scenes are spread in three kinds: 8-bit RGB, 8-bit NirRGB, 16-bit of four bands. Which one lies there is read from the files.
-No official list of the papers' 120/30 scenes is known; `split_gid` makes a seeded one by whole scenes.
+The scenes are spread in three kinds: 8-bit RGB, 8-bit NirRGB, 16-bit of four bands. Which one lies there is
+read from the files. No official list of the papers' 120/30 scenes is known; `split_gid` makes a seeded one by
+whole scenes.
 """
 
 from __future__ import annotations
@@ -10,38 +12,77 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Published, listed_pairs, matched_pairs, part_by_folder, rasters, seeded_parts
+from labelscape.datasets.published.layout import (
+    RED_GREEN_BLUE,
+    Home,
+    Published,
+    listed_pairs,
+    matched_pairs,
+    part_by_folder,
+    rasters,
+    seeded_parts,
+)
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.grid import Window
 from labelscape.labels.coded import Code
-from labelscape.scenes.files import gdal, open_raster
 from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.files import gdal, open_raster
 
 HOME = Home(
-    "GID", "https://x-ytong.github.io/project/GID.html", "Large-scale Classification (5 classes) or Fine Land-cover Classification (15 classes)",
+    "GID",
+    "https://x-ytong.github.io/project/GID.html",
+    "Large-scale Classification (5 classes) or Fine Land-cover Classification (15 classes)",
     """
 Large-scale Classification_5classes/
   image_RGB/GF2_PMS1__L1A0000564539-MSS1.tif  (or image_NirRGB/)
   label_5classes/GF2_PMS1__L1A0000564539-MSS1_label.tif
 Fine Land-cover Classification_15classes/ likewise, label_15classes/..._15label.tif
 or, packaged: img_dir/{train,val,test}/NAME.tif, ann_dir/{train,val,test}/NAME_15label.png""",
-)  # fmt: skip
-MTL5_HOME = Home("GID patches of 224 pixels", HOME.page, "patches cut by others", "\nimages/NAME.jpg\nlabels/NAME.png\ntrain.txt, val.txt, test.txt")
+)
+MTL5_HOME = Home(
+    "GID patches of 224 pixels",
+    HOME.page,
+    "patches cut by others",
+    "\nimages/NAME.jpg\nlabels/NAME.png\ntrain.txt, val.txt, test.txt",
+)
 
-COLORS_5 = {"built-up": (255, 0, 0), "farmland": (0, 255, 0), "forest": (0, 255, 255), "meadow": (255, 255, 0), "water": (0, 0, 255)}
+COLORS_5 = {
+    "built-up": (255, 0, 0),
+    "farmland": (0, 255, 0),
+    "forest": (0, 255, 255),
+    "meadow": (255, 255, 0),
+    "water": (0, 0, 255),
+}
 COLORS_15 = {
-    "industrial land": (200, 0, 0), "urban residential": (250, 0, 150), "rural residential": (200, 150, 150), "traffic land": (250, 150, 150),
-    "paddy field": (0, 200, 0), "irrigated land": (150, 250, 0), "dry cropland": (150, 200, 150), "garden plot": (200, 0, 200),
-    "arbor woodland": (150, 0, 250), "shrub land": (150, 150, 250), "natural grassland": (250, 200, 0), "artificial grassland": (200, 200, 0),
-    "river": (0, 0, 200), "lake": (0, 150, 200), "pond": (0, 200, 250),
-}  # fmt: skip
-LEGENDS = {classes: Legend.of_names(list(colors), colors=list(colors.values())) for classes, colors in ((5, COLORS_5), (15, COLORS_15))}
+    "industrial land": (200, 0, 0),
+    "urban residential": (250, 0, 150),
+    "rural residential": (200, 150, 150),
+    "traffic land": (250, 150, 150),
+    "paddy field": (0, 200, 0),
+    "irrigated land": (150, 250, 0),
+    "dry cropland": (150, 200, 150),
+    "garden plot": (200, 0, 200),
+    "arbor woodland": (150, 0, 250),
+    "shrub land": (150, 150, 250),
+    "natural grassland": (250, 200, 0),
+    "artificial grassland": (200, 200, 0),
+    "river": (0, 0, 200),
+    "lake": (0, 150, 200),
+    "pond": (0, 200, 250),
+}
+LEGENDS = {
+    classes: Legend.of_names(list(colors), colors=list(colors.values()))
+    for classes, colors in ((5, COLORS_5), (15, COLORS_15))
+}
 
 KINDS = {"rgb": (3, "uint8"), "nirrgb": (4, "uint8"), "16bit": (4, "uint16")}
 """Bands and type of the three kinds of scenes, in the order they are preferred."""
 SATELLITE_BANDS = ("blue", "green", "red", "nir")
-NO_LIST = "No official list of the 120 training and 30 test scenes is known: this one is a seeded shuffle of the sorted names, by whole scenes."
+NO_LIST = (
+    "No official list of the 120 training and 30 test scenes is known: this one is a seeded shuffle of the "
+    "sorted names, by whole scenes."
+)
 GRIDS = ("floor", "ceil", "cut", "188")
 LABEL_ENDING = re.compile(r"_(\d*)label$", re.IGNORECASE)
 
@@ -51,51 +92,84 @@ def split_gid(names: Iterable[str], *, seed: int = 0) -> dict[str, str]:
     return seeded_parts(names, {"train": 120, "test": 30}, seed=seed)
 
 
-def open_gid(root: Path, classes: int, *, images: str = "auto", bands: Sequence[str] | None = None, seed: int = 0, first_value: int = 1) -> Published:
+def open_gid(
+    root: Path,
+    classes: int,
+    *,
+    images: str = "auto",
+    bands: Sequence[str] | None = None,
+    seed: int = 0,
+    first_value: int = 1,
+) -> Published:
     """Scenes or packaged patches with 5 or 15 classes.
 
     images       "rgb", "nirrgb", "16bit", or "auto": the first of these that is there
     bands        names of the file's bands, where they are others than the folder's name says
-    first_value  value of the first class in label files that hold numbers, not colours; 0 is background unless it is the first class
+    first_value  value of the first class in label files that hold numbers, not colours; 0 is background
+                 unless it is the first class
     Raises BadFile where folders or counterparts are missing.
     """
     if images not in (*KINDS, "auto"):
         raise UnknownName("kind of GID images", images, (*KINDS, "auto"))
     if any((root / f"{part}.txt").is_file() for part in PARTS) and not any(root.rglob("*label.*")):
-        # Numbers of other people's patches start where they like: read as 1 to 5, every class of 0 to 4 would be another one.
+        # Numbers of other people's patches start where they like: read as 1 to 5, every class of 0 to 4 would
+        # be another one.
         raise BadFile(
-            f"{root} holds patches with lists of names, not the scenes or the packaged form of GID. Read them as gid-mtl5 (five classes from 0), as "
+            f"{root} holds patches with lists of names, not the scenes or the packaged form of GID. Read "
+            "them as gid-mtl5 (five classes from 0), as "
             "prepared (made by labelscape data prepare), or as a folder of pairs without --dataset."
         )
     labels, by_folder = {}, {}
     for file in rasters(root):
         ending = LABEL_ENDING.search(file.stem)
-        if ending or any(p.lower() in ("ann_dir", "masks", "labels") or p.lower().startswith("label_") for p in file.relative_to(root).parts[:-1]):
-            if ((ending and ending[1]) or str(classes)) == str(classes) and not _of_other_classes(file, root, classes):
+        if ending or any(
+            p.lower() in ("ann_dir", "masks", "labels") or p.lower().startswith("label_")
+            for p in file.relative_to(root).parts[:-1]
+        ):
+            if ((ending and ending[1]) or str(classes)) == str(classes) and not _of_other_classes(
+                file, root, classes
+            ):
                 labels[LABEL_ENDING.sub("", file.stem)] = file
         elif not _of_other_classes(file, root, classes):
             folder = file.parent if part_by_folder(file, root) is None else file.parent.parent
             by_folder.setdefault(folder, {})[file.stem] = file
     if not labels or not by_folder:
-        raise HOME.not_found(root, f"scenes GF2_*.tif and labels of {classes} classes (*_label.tif, *_{classes}label.*)")
+        raise HOME.not_found(
+            root, f"scenes GF2_*.tif and labels of {classes} classes (*_label.tif, *_{classes}label.*)"
+        )
     pictures, kind = _of_kind(root, by_folder, images)
     names = tuple(bands) if bands is not None else _bands_of(next(iter(pictures.values())), kind)
     folders = {key: part_by_folder(file, root) for key, file in pictures.items()}
     packaged = None not in folders.values()
     part_of = folders if packaged else split_gid(pictures, seed=seed)
-    pairs = matched_pairs(root, HOME, pictures, labels, part_of.__getitem__, expected=lambda key: f"{key}_label.tif")
+    pairs = matched_pairs(
+        root, HOME, pictures, labels, part_of.__getitem__, expected=lambda key: f"{key}_label.tif"
+    )
     code = code_of(pairs[0].label, classes, first_value)
-    return Published(f"gid-{classes}", LEGENDS[classes], code, names, pairs, names, notes=() if packaged else (NO_LIST,))
+    return Published(
+        f"gid-{classes}", LEGENDS[classes], code, names, pairs, names, notes=() if packaged else (NO_LIST,)
+    )
 
 
 def open_gid_mtl5(root: Path, *, lists: str = "auto") -> Published:
-    """The 1,391 patches of 224 x 224 with images/, labels/ and three lists (others in the folder `lists`); five classes, 255 unlabelled."""
+    """The 1,391 patches of 224 x 224 with images/, labels/ and three lists (others in the folder `lists`);
+    five classes, 255 unlabelled.
+    """
     code = Code({**{value: value for value in range(5)}, IGNORE: IGNORE})
-    return Published("gid-mtl5", LEGENDS[5], code, RED_GREEN_BLUE, listed_pairs(root, MTL5_HOME, lists=lists), RED_GREEN_BLUE)
+    return Published(
+        "gid-mtl5",
+        LEGENDS[5],
+        code,
+        RED_GREEN_BLUE,
+        listed_pairs(root, MTL5_HOME, lists=lists),
+        RED_GREEN_BLUE,
+    )
 
 
 def code_of(label: Path, classes: int, first_value: int = 1) -> Code:
-    """The code of a label file as it is: the published colours, or numbers. Background (black, or below `first_value`) is not labelled."""
+    """The code of a label file as it is: the published colours, or numbers. Background (black, or below
+    `first_value`) is not labelled.
+    """
     colors = [tuple(color) for color in LEGENDS[classes].colors.tolist()]
     with gdal(), open_raster(label) as dataset:
         colored = dataset.count >= 3
@@ -104,17 +178,24 @@ def code_of(label: Path, classes: int, first_value: int = 1) -> Code:
             colored = len({tuple(c[:3]) for c in dataset.colormap(1).values()} & set(colors)) >= 3
     if colored:
         return Code({**{color: index for index, color in enumerate(colors)}, (0, 0, 0): IGNORE})
-    return Code({IGNORE: IGNORE, **({0: IGNORE} if first_value else {}), **{first_value + index: index for index in range(classes)}})
+    return Code(
+        {
+            IGNORE: IGNORE,
+            **({0: IGNORE} if first_value else {}),
+            **{first_value + index: index for index in range(classes)},
+        }
+    )
 
 
 def grid_windows(height: int, width: int, *, size: int = 512, grid: str = "floor") -> list[Window]:
     """Windows of `size` x `size` that cut an image into patches; narrower where the image is.
 
     floor  those that fit side by side; the rest at the bottom and right is left out (182 of a GID scene)
-    ceil   all of the image, the last row and column moved inwards (210): pixels where patches overlap are there twice
+    ceil   all of the image, the last row and column moved inwards (210): pixels where patches overlap are
+           there twice
     cut    all of the image, each pixel once: the last row and column are smaller
-    188    the 182 and six along the longer uncovered edge: the count per scene that the MSWBN paper's totals imply. Which windows its
-           authors cut is not known; only the number is matched
+    188    the 182 and six along the longer uncovered edge: the count per scene that the MSWBN paper's totals
+           imply. Which windows its authors cut is not known; only the number is matched
     """
     if grid not in GRIDS:
         raise UnknownName("grid", grid, GRIDS)
@@ -124,13 +205,22 @@ def grid_windows(height: int, width: int, *, size: int = 512, grid: str = "floor
         return list(Window(0, 0, height, width).blocks(size))
     if grid == "ceil" or height < size or width < size:
         return _ceil(height, width, size)
-    found = [Window(row * size, column * size, size, size) for row in range(height // size) for column in range(width // size)]
+    found = [
+        Window(row * size, column * size, size, size)
+        for row in range(height // size)
+        for column in range(width // size)
+    ]
     if grid == "188":
         if {height, width} != {6800, 7200} or size != 512:
-            raise BadInput(f"The grid of 188 is made for scenes of 6800 x 7200 and patches of 512; this scene is {height} x {width}, the patches {size}.")
+            raise BadInput(
+                "The grid of 188 is made for scenes of 6800 x 7200 and patches of 512; this scene is "
+                f"{height} x {width}, the patches {size}."
+            )
         places = [round(i * (7200 - size) / 5) for i in range(6)]
         edge = 6800 - size
-        found += [Window(edge, p, size, size) if height == 6800 else Window(p, edge, size, size) for p in places]
+        found += [
+            Window(edge, p, size, size) if height == 6800 else Window(p, edge, size, size) for p in places
+        ]
     return found
 
 
@@ -146,7 +236,9 @@ def _of_other_classes(file: Path, root: Path, classes: int) -> bool:
 
 
 def _of_kind(root: Path, by_folder: dict[Path, dict[str, Path]], wanted: str) -> tuple[dict[str, Path], str]:
-    """The pictures of the wanted kind and its name. Raises BadFile where there is none, naming what lies there."""
+    """The pictures of the wanted kind and its name. Raises BadFile where there is none, naming what lies
+    there.
+    """
     shape_of = {}
     for folder, files in by_folder.items():
         with gdal(), open_raster(next(iter(files.values()))) as dataset:
@@ -155,8 +247,13 @@ def _of_kind(root: Path, by_folder: dict[Path, dict[str, Path]], wanted: str) ->
         found = [folder for folder, shape in shape_of.items() if shape == KINDS[kind]]
         if found:
             return {key: file for folder in found for key, file in by_folder[folder].items()}, kind
-    there = "; ".join(f"{folder.name}: {count} bands of {dtype}" for folder, (count, dtype) in shape_of.items())
-    raise BadFile(f"GID in {root}: no {'known kind of' if wanted == 'auto' else wanted} scenes ({KINDS}). Found {there}.")
+    there = "; ".join(
+        f"{folder.name}: {count} bands of {dtype}" for folder, (count, dtype) in shape_of.items()
+    )
+    raise BadFile(
+        f"GID in {root}: no {'known kind of' if wanted == 'auto' else wanted} scenes ({KINDS}). Found "
+        f"{there}."
+    )
 
 
 def _bands_of(file: Path, kind: str) -> tuple[str, ...]:

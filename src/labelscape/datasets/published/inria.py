@@ -5,18 +5,27 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from labelscape.datasets.published.layout import RED_GREEN_BLUE, Home, Published, keyed, matched_pairs, rasters
+from labelscape.datasets.published.layout import (
+    RED_GREEN_BLUE,
+    Home,
+    Published,
+    keyed,
+    matched_pairs,
+    rasters,
+)
 from labelscape.labels.coded import Code
 from labelscape.legend import Legend
 
 HOME = Home(
-    "Inria Aerial Image Labeling", "https://project.inria.fr/aerialimagelabeling/", "AerialImageDataset",
+    "Inria Aerial Image Labeling",
+    "https://project.inria.fr/aerialimagelabeling/",
+    "AerialImageDataset",
     """
 AerialImageDataset/
   train/images/austin1.tif ... vienna36.tif
   train/gt/austin1.tif ... vienna36.tif
   test/images/... (without labels, not used)""",
-)  # fmt: skip
+)
 CITIES = ("austin", "chicago", "kitsap", "tyrol-w", "vienna")
 HELD_OUT = range(1, 6)
 """The authors hold out tiles 1 to 5 of each city for validation."""
@@ -27,7 +36,9 @@ NAME = rf"(?P<key>(?:{'|'.join(CITIES)})\d+(?:_\w+)?)\.\w+"
 
 
 def open_inria(root: Path) -> Published:
-    """Inria tiles, or patches of them called TILE_SOMETHING, below `root`. Raises BadFile where folders or counterparts are missing."""
+    """Inria tiles, or patches of them called TILE_SOMETHING, below `root`. Raises BadFile where folders or
+    counterparts are missing.
+    """
     files = rasters(root)
     folders = {f: f.relative_to(root).parts[:-1] for f in files}
     images = keyed((f for f in files if "images" in folders[f] and "test" not in folders[f]), NAME, HOME)

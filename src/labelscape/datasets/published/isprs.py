@@ -1,7 +1,9 @@
-"""ISPRS semantic labelling: Vaihingen (9 cm, near infrared, red, green, height) and Potsdam (5 cm, blue as well).
+"""ISPRS semantic labelling: Vaihingen (9 cm, near infrared, red, green, height) and Potsdam (5 cm, blue as
+well).
 
-Files are found by their published names wherever they lie, because every archive has other folders. Labels are full, or eroded: black
-around boundaries, not scored. Train and validation tiles are those of the MLP paper; tiles that others hold out are "test".
+Files are found by their published names wherever they lie, because every archive has other folders. Labels
+are full, or eroded: black around boundaries, not scored. Train and validation tiles are those of the MLP
+paper; tiles that others hold out are "test".
 """
 
 from __future__ import annotations
@@ -18,45 +20,81 @@ from labelscape.legend import IGNORE, Legend
 
 PAGE = "https://www.isprs.org/education/benchmarks/UrbanSemLab/"
 VAIHINGEN_HOME = Home(
-    "ISPRS Vaihingen", PAGE, "ISPRS_semantic_labeling_Vaihingen.zip and its _ground_truth and _ground_truth_eroded archives",
+    "ISPRS Vaihingen",
+    PAGE,
+    "ISPRS_semantic_labeling_Vaihingen.zip and its _ground_truth and _ground_truth_eroded archives",
     """
 top/top_mosaic_09cm_area1.tif
 ndsm/dsm_09cm_matching_area1_normalized.jpg        (Gerke's normalised heights)
 gts_for_participants/top_mosaic_09cm_area1.tif
 gts_eroded_for_participants/top_mosaic_09cm_area1_noBoundary.tif""",
-)  # fmt: skip
+)
 POTSDAM_HOME = Home(
-    "ISPRS Potsdam", PAGE, "the archives 1_DSM_normalisation, 4_Ortho_RGBIR (or 3_Ortho_IRRG) and 5_Labels_*",
+    "ISPRS Potsdam",
+    PAGE,
+    "the archives 1_DSM_normalisation, 4_Ortho_RGBIR (or 3_Ortho_IRRG) and 5_Labels_*",
     """
 1_DSM_normalisation/dsm_potsdam_02_10_normalized_lastools.jpg
 4_Ortho_RGBIR/top_potsdam_2_10_RGBIR.tif           (or 3_Ortho_IRRG, 2_Ortho_RGB)
 5_Labels_for_participants/top_potsdam_2_10_label.tif
 5_Labels_for_participants_no_Boundary/top_potsdam_2_10_label_noBoundary.tif""",
-)  # fmt: skip
+)
 
 COLORS = {
-    "impervious surface": (255, 255, 255), "building": (0, 0, 255), "low vegetation": (0, 255, 255), "tree": (0, 255, 0), "car": (255, 255, 0),
+    "impervious surface": (255, 255, 255),
+    "building": (0, 0, 255),
+    "low vegetation": (0, 255, 255),
+    "tree": (0, 255, 0),
+    "car": (255, 255, 0),
     "clutter": (255, 0, 0),
-}  # fmt: skip
+}
 LEGEND = Legend.of_names(list(COLORS), colors=list(COLORS.values()))
 TABLE = {**{color: index for index, color in enumerate(COLORS.values())}, (0, 0, 0): IGNORE}
 VAIHINGEN_CODE = Code(TABLE)
 # Colours of Potsdam's tile 4_12 are off by a few levels: matched exactly, all of it would be unlabelled.
 POTSDAM_CODE = Code(TABLE, threshold=128, refuse=False)
 
-VAIHINGEN_SPLIT = {"train": ["1", "3", "5", "7", "13", "17", "21", "23", "26", "32", "37"], "val": ["11", "15", "28", "30", "34"]}
+VAIHINGEN_SPLIT = {
+    "train": ["1", "3", "5", "7", "13", "17", "21", "23", "26", "32", "37"],
+    "val": ["11", "15", "28", "30", "34"],
+}
 POTSDAM_SPLIT = {
-    "train": ["2_10", "3_10", "3_11", "3_12", "4_11", "4_12", "5_10", "5_12", "6_8", "6_9", "6_10", "6_11", "6_12", "7_7", "7_9", "7_11", "7_12"],
+    "train": [
+        "2_10",
+        "3_10",
+        "3_11",
+        "3_12",
+        "4_11",
+        "4_12",
+        "5_10",
+        "5_12",
+        "6_8",
+        "6_9",
+        "6_10",
+        "6_11",
+        "6_12",
+        "7_7",
+        "7_9",
+        "7_11",
+        "7_12",
+    ],
     "val": ["2_11", "2_12", "4_10", "5_11", "6_7", "7_8", "7_10"],
 }
 HEIGHT = "ndsm"
 BANDS = ("nir", "red", "green", HEIGHT)
-ORTHOPHOTOS = {"RGBIR": ("red", "green", "blue", "nir"), "IRRG": ("nir", "red", "green"), "RGB": ("red", "green", "blue")}
+ORTHOPHOTOS = {
+    "RGBIR": ("red", "green", "blue", "nir"),
+    "IRRG": ("nir", "red", "green"),
+    "RGB": ("red", "green", "blue"),
+}
 """Potsdam's orthophotos by the end of their names, the richest first."""
 
 
-def open_vaihingen(root: Path, *, eroded: bool = False, bands: Sequence[str] = BANDS, clutter: bool = True) -> Published:
-    """`bands` out of nir, red, green, ndsm; without `clutter` that class is not labelled, as in the MLP paper (sec. V-B: too little of it to learn from).
+def open_vaihingen(
+    root: Path, *, eroded: bool = False, bands: Sequence[str] = BANDS, clutter: bool = True
+) -> Published:
+    """`bands` out of nir, red, green, ndsm; without `clutter` that class is not labelled, as in the MLP paper
+      (sec. V-B: too little of it to learn from).
 
     Raises BadFile where pictures, heights or labels are missing, UnknownName for a band.
     """
@@ -66,60 +104,131 @@ def open_vaihingen(root: Path, *, eroded: bool = False, bands: Sequence[str] = B
 
 def _without_clutter(found: Published) -> Published:
     last = LEGEND.index("clutter")
-    code = replace(found.code, table={value: IGNORE if index == last else index for value, index in found.code.table.items()})
+    code = replace(
+        found.code,
+        table={value: IGNORE if index == last else index for value, index in found.code.table.items()},
+    )
     return replace(found, legend=Legend(LEGEND.classes[:last]), code=code)
 
 
 def _vaihingen(root: Path, eroded: bool, bands: Sequence[str]) -> Published:
     if (root / "img_dir").is_dir():
-        return _patches("vaihingen", root, VAIHINGEN_HOME, r"area(?P<tile>\d+)", VAIHINGEN_SPLIT, ORTHOPHOTOS["IRRG"])
+        return _patches(
+            "vaihingen", root, VAIHINGEN_HOME, r"area(?P<tile>\d+)", VAIHINGEN_SPLIT, ORTHOPHOTOS["IRRG"]
+        )
     files = rasters(root)
-    # Pictures and labels have the same names: folders tell them apart. "semantic_labeling" in an archive's name says nothing.
-    truths = [f for f in files if any(re.match(r"gts|labels?(_|$)|.*ground_truth", p, re.IGNORECASE) for p in f.relative_to(root).parts[:-1])]
+    # Pictures and labels have the same names: folders tell them apart. "semantic_labeling" in an archive's
+    # name says nothing.
+    truths = [
+        f
+        for f in files
+        if any(
+            re.match(r"gts|labels?(_|$)|.*ground_truth", p, re.IGNORECASE)
+            for p in f.relative_to(root).parts[:-1]
+        )
+    ]
     name = r"top_mosaic_09cm_area(?P<key>\d+)"
     photos = {"IRRG": keyed((f for f in files if f not in set(truths)), rf"{name}\.tif", VAIHINGEN_HOME)}
     heights = keyed(files, r"dsm_09cm_matching_area(?P<key>\d+)_normalized\.(jpg|tif)", VAIHINGEN_HOME)
     labels = keyed(_one_folder(truths), rf"{name}{'_noBoundary' if eroded else ''}\.tif", VAIHINGEN_HOME)
-    label_name = f"gts{'_eroded' * eroded}_for_participants/top_mosaic_09cm_area%s{'_noBoundary' * eroded}.tif"
-    return _published("vaihingen", root, VAIHINGEN_HOME, VAIHINGEN_CODE, VAIHINGEN_SPLIT, photos, heights, labels, label_name, bands, eroded)
+    label_name = (
+        f"gts{'_eroded' * eroded}_for_participants/top_mosaic_09cm_area%s{'_noBoundary' * eroded}.tif"
+    )
+    return _published(
+        "vaihingen",
+        root,
+        VAIHINGEN_HOME,
+        VAIHINGEN_CODE,
+        VAIHINGEN_SPLIT,
+        photos,
+        heights,
+        labels,
+        label_name,
+        bands,
+        eroded,
+    )
 
 
 def open_potsdam(root: Path, *, eroded: bool = False, bands: Sequence[str] = BANDS) -> Published:
-    """`bands` out of nir, red, green, blue, ndsm. Raises BadFile where pictures, heights or labels are missing, UnknownName for a band."""
+    """`bands` out of nir, red, green, blue, ndsm. Raises BadFile where pictures, heights or labels are
+    missing, UnknownName for a band.
+    """
     if (root / "img_dir").is_dir():
-        return _patches("potsdam", root, POTSDAM_HOME, r"(?P<tile>\d+_\d+)", POTSDAM_SPLIT, ORTHOPHOTOS["RGB"])
+        return _patches(
+            "potsdam", root, POTSDAM_HOME, r"(?P<tile>\d+_\d+)", POTSDAM_SPLIT, ORTHOPHOTOS["RGB"]
+        )
     files = rasters(root)
-    photos = {kind: keyed(files, rf"top_potsdam_(?P<key>\d+_\d+)_{kind}\.tif", POTSDAM_HOME) for kind in ORTHOPHOTOS}
+    photos = {
+        kind: keyed(files, rf"top_potsdam_(?P<key>\d+_\d+)_{kind}\.tif", POTSDAM_HOME) for kind in ORTHOPHOTOS
+    }
     found = keyed(files, r"dsm_potsdam_(?P<key>\d+_\d+)_normalized_lastools\.jpg", POTSDAM_HOME)
-    heights = {"_".join(str(int(n)) for n in key.split("_")): file for key, file in found.items()}  # 02_10 is tile 2_10
-    labels = keyed(_one_folder(files), rf"top_potsdam_(?P<key>\d+_\d+)_label{'_noBoundary' * eroded}\.tif", POTSDAM_HOME)
-    label_name = f"5_Labels_for_participants{'_no_Boundary' * eroded}/top_potsdam_%s_label{'_noBoundary' * eroded}.tif"
-    return _published("potsdam", root, POTSDAM_HOME, POTSDAM_CODE, POTSDAM_SPLIT, photos, heights, labels, label_name, bands, eroded)
+    heights = {
+        "_".join(str(int(n)) for n in key.split("_")): file for key, file in found.items()
+    }  # 02_10 is tile 2_10
+    labels = keyed(
+        _one_folder(files), rf"top_potsdam_(?P<key>\d+_\d+)_label{'_noBoundary' * eroded}\.tif", POTSDAM_HOME
+    )
+    label_name = (
+        f"5_Labels_for_participants{'_no_Boundary' * eroded}/top_potsdam_%s_label{'_noBoundary' * eroded}.tif"
+    )
+    return _published(
+        "potsdam",
+        root,
+        POTSDAM_HOME,
+        POTSDAM_CODE,
+        POTSDAM_SPLIT,
+        photos,
+        heights,
+        labels,
+        label_name,
+        bands,
+        eroded,
+    )
 
 
-def _patches(name: str, root: Path, home: Home, tile: str, split: Mapping[str, Sequence[str]], bands: tuple[str, ...]) -> Published:
-    """Patches as others package them: img_dir/, ann_dir/ with 1..6 in our order of classes and 0 on boundaries. Parts are still ours, by tile."""
+def _patches(
+    name: str, root: Path, home: Home, tile: str, split: Mapping[str, Sequence[str]], bands: tuple[str, ...]
+) -> Published:
+    """Patches as others package them: img_dir/, ann_dir/ with 1..6 in our order of classes and 0 on
+    boundaries. Parts are still ours, by tile.
+    """
     pattern = rf"(?P<key>{tile}_\d+_\d+_\d+_\d+)\.png"
     images, labels = (keyed(rasters(root / side), pattern, home) for side in ("img_dir", "ann_dir"))
     if not images or not labels:
         raise home.not_found(root, "img_dir/ and ann_dir/ with patches called TILE_X_Y_X_Y.png")
     part_of = {t: part for part, tiles in split.items() for t in tiles}
     pairs = matched_pairs(
-        root, home, images, labels, lambda key: part_of.get(re.match(tile, key)["tile"], "test"), expected=lambda key: f"ann_dir/{key}.png"
+        root,
+        home,
+        images,
+        labels,
+        lambda key: part_of.get(re.match(tile, key)["tile"], "test"),
+        expected=lambda key: f"ann_dir/{key}.png",
     )
     code = Code({0: IGNORE, IGNORE: IGNORE, **{value: value - 1 for value in range(1, 7)}})
     return Published(name, LEGEND, code, bands, pairs, bands)
 
 
 def _one_folder(files: Sequence[Path]) -> list[Path]:
-    """Labels come for participants and, later, for all tiles: of files of one name the first is taken, they are the same."""
+    """Labels come for participants and, later, for all tiles: of files of one name the first is taken,
+    they are the same.
+    """
     return list({f.name: f for f in reversed(files)}.values())
 
 
 def _published(
-    name: str, root: Path, home: Home, code: Code, split: Mapping[str, Sequence[str]], photos: Mapping[str, Mapping[str, Path]],
-    heights: Mapping[str, Path], labels: Mapping[str, Path], label_name: str, bands: Sequence[str], eroded: bool,
-) -> Published:  # fmt: skip
+    name: str,
+    root: Path,
+    home: Home,
+    code: Code,
+    split: Mapping[str, Sequence[str]],
+    photos: Mapping[str, Mapping[str, Path]],
+    heights: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    label_name: str,
+    bands: Sequence[str],
+    eroded: bool,
+) -> Published:
     colors = [b for b in bands if b != HEIGHT]
     known = dict.fromkeys(b for kind in photos for b in ORTHOPHOTOS[kind])
     unknown = next((b for b in bands if b not in (*known, HEIGHT)), None)
@@ -139,12 +248,22 @@ def _published(
         tiles = [tile for tile in here if tile not in heights]
         error = home.lonely(root, "normalised heights", [f"tile {tile}" for tile in tiles])
         raise type(error)(f"{error} Leave the heights out with bands={','.join(colors)}.")
-    source = {tile: (photos[kind][tile], heights[tile]) if HEIGHT in bands else photos[kind][tile] for tile in here}
-    pairs = tuple(Pair(f"{name}_{tile}", source[tile], labels[tile], published.get(tile, "test")) for tile in here)
+    source = {
+        tile: (photos[kind][tile], heights[tile]) if HEIGHT in bands else photos[kind][tile] for tile in here
+    }
+    pairs = tuple(
+        Pair(f"{name}_{tile}", source[tile], labels[tile], published.get(tile, "test")) for tile in here
+    )
     absent = [tile for tile in published if tile not in here]
-    notes = (f"{len(absent)} of the {len(published)} tiles of train and val are not here: {', '.join(absent)}.",) if absent else ()
+    notes = (
+        (f"{len(absent)} of the {len(published)} tiles of train and val are not here: {', '.join(absent)}.",)
+        if absent
+        else ()
+    )
     file_bands = (*ORTHOPHOTOS[kind], *([HEIGHT] if HEIGHT in bands else []))
-    return Published(name + "-eroded" * eroded, LEGEND, code, tuple(bands), pairs, file_bands, padded=True, notes=notes)
+    return Published(
+        name + "-eroded" * eroded, LEGEND, code, tuple(bands), pairs, file_bands, padded=True, notes=notes
+    )
 
 
 def _tile_order(tile: str) -> tuple[int, ...]:

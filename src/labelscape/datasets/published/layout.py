@@ -1,4 +1,6 @@
-"""What every published data set needs: pairs of files, where they come from, finding them, and saying clearly what was not found."""
+"""What every published data set needs: pairs of files, where they come from, finding them, and saying
+clearly what was not found.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,29 @@ import numpy as np
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, UnknownName
 from labelscape.labels.coded import Code, Reader
-from labelscape.scenes.files import RASTER_SUFFIXES, Source
 from labelscape.legend import Legend
+from labelscape.scenes.files import RASTER_SUFFIXES, Source
 
 RED_GREEN_BLUE = ("red", "green", "blue")
 PART_FOLDERS = {
-    "train": "train", "training": "train", "training_data": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
+    "train": "train",
+    "training": "train",
+    "training_data": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
     "test_data": "test",
-}  # fmt: skip
+}
 """Folder names, in lower case, that say a part."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture, file or files, and its label file; None where none was published. `part` is train, val or test."""
+    """One picture, file or files, and its label file; None where none was published. `part` is train, val
+    or test.
+    """
 
     name: str
     image: Source
@@ -64,7 +75,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Home:
-    """Where a data set comes from and how it must lie on disk: what an error tells the user who has not got it yet."""
+    """Where a data set comes from and how it must lie on disk: what an error tells the user who has not
+    got it yet.
+    """
 
     title: str
     page: str
@@ -76,36 +89,51 @@ class Home:
         found = f"{root} {'does not exist' if not root.exists() else 'does not hold it, or not all of it'}"
         tree = "\n".join(f"    {line}" for line in self.tree.strip("\n").splitlines())
         return BadFile(
-            f"{self.title} not found: {found}.\nLooked for: {looked_for}.\nDownload: {self.download}, from {self.page}.\n"
+            f"{self.title} not found: {found}.\nLooked for: {looked_for}.\nDownload: {self.download}, from "
+            f"{self.page}.\n"
             f"Unpack it so that it looks like\n{tree}"
         )
 
     def lonely(self, root: Path, what: str, missing: Sequence[str]) -> BadFile:
         """An error naming counterparts that are missing, e.g. `what` = "label files"."""
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        return BadFile(f"{self.title} in {root}: {len(missing)} {what} not found: {shown}. Was an archive unpacked only in part? It comes from {self.page}.")
+        return BadFile(
+            f"{self.title} in {root}: {len(missing)} {what} not found: {shown}. Was an archive unpacked "
+            f"only in part? It comes from {self.page}."
+        )
 
 
 def rasters(folder: Path) -> list[Path]:
     """All raster files below a folder, in name order; hidden files and GDAL's side files are none."""
-    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in RASTER_SUFFIXES and not f.name.startswith(".") and f.is_file())
+    return sorted(
+        f
+        for f in folder.rglob("*")
+        if f.suffix.lower() in RASTER_SUFFIXES and not f.name.startswith(".") and f.is_file()
+    )
 
 
 def keyed(files: Iterable[Path], pattern: str, home: Home) -> dict[str, Path]:
-    """Files whose name fully matches, by the pattern's group `key`. Raises BadFile where two files have the same key."""
+    """Files whose name fully matches, by the pattern's group `key`. Raises BadFile where two files have
+    the same key.
+    """
     found: dict[str, Path] = {}
     for file in files:
         matched = re.fullmatch(pattern, file.name, re.IGNORECASE)
         if matched:
             key = matched["key"]
             if key in found:
-                raise BadFile(f"{home.title}: {found[key]} and {file} are both called {key}. Point to a folder that holds the data set once.")
+                raise BadFile(
+                    f"{home.title}: {found[key]} and {file} are both called {key}. Point to a folder that "
+                    "holds the data set once."
+                )
             found[key] = file
     return found
 
 
 def part_by_folder(file: Path, root: Path) -> str | None:
-    """The part that the nearest folder between `root` and the file says, by its name or the end of it (`land-train`)."""
+    """The part that the nearest folder between `root` and the file says, by its name or the end of it
+    (`land-train`).
+    """
     for folder in reversed(file.relative_to(root).parts[:-1]):
         for word in (folder.lower(), re.split(r"[-_ ]", folder.lower())[-1]):
             if word in PART_FOLDERS:
@@ -118,7 +146,9 @@ def first_folder(*candidates: Path) -> Path | None:
 
 
 def lines_of(file: Path) -> list[str]:
-    """The words that start the lines of a list of names, empty lines left out. Raises BadFile where it is no text."""
+    """The words that start the lines of a list of names, empty lines left out. Raises BadFile where it is
+    no text.
+    """
     try:
         return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -142,12 +172,17 @@ def seeded_parts(ids: Iterable[str], counts: Mapping[str, int], *, seed: int = 0
 
 
 def listed_pairs(root: Path, home: Home, *, lists: str = "auto") -> tuple[Pair, ...]:
-    """Pairs of a folder with images/, labels/ and lists of names train.txt, val.txt, test.txt (those that exist), in it or in the folder `lists`."""
+    """Pairs of a folder with images/, labels/ and lists of names train.txt, val.txt, test.txt (those that
+    exist), in it or in the folder `lists`.
+    """
     image_folder, label_folder = (first_folder(root / n) for n in ("images", "labels"))
     place = root if lists == "auto" else Path(lists)
     listed = [part for part in PARTS if (place / f"{part}.txt").is_file()]
     if lists != "auto" and not listed:
-        raise BadFile(f"{place} holds none of the lists train.txt, val.txt, test.txt (labelscape data split or resample writes them with --out).")
+        raise BadFile(
+            f"{place} holds none of the lists train.txt, val.txt, test.txt (labelscape data split or "
+            "resample writes them with --out)."
+        )
     if image_folder is None or label_folder is None or not listed:
         raise home.not_found(root, "images/, labels/ and at least one of train.txt, val.txt, test.txt")
     pictures = {f.stem: f for f in rasters(image_folder)}
@@ -161,9 +196,17 @@ def listed_pairs(root: Path, home: Home, *, lists: str = "auto") -> tuple[Pair, 
 
 
 def matched_pairs(
-    root: Path, home: Home, images: Mapping[str, Path], labels: Mapping[str, Path], part_of: Callable[[str], str], *, expected: Callable[[str], str]
+    root: Path,
+    home: Home,
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    part_of: Callable[[str], str],
+    *,
+    expected: Callable[[str], str],
 ) -> tuple[Pair, ...]:
-    """Pairs of equal keys in key order. Raises BadFile naming the label files that are missing as `expected` calls them."""
+    """Pairs of equal keys in key order. Raises BadFile naming the label files that are missing as
+    `expected` calls them.
+    """
     missing = [expected(key) for key in sorted(images) if key not in labels]
     if missing:
         raise home.lonely(root, "label files", missing)

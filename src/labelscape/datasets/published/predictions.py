@@ -1,4 +1,6 @@
-"""Predictions in the files and values that the published labels have: what benchmarks take, and what scripts written for the labels read."""
+"""Predictions in the files and values that the published labels have: what benchmarks take, and what
+scripts written for the labels read.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +13,52 @@ from labelscape.datasets.published.cityscapes import LABEL_IDS
 from labelscape.datasets.published.layout import Pair, Published
 from labelscape.files import written_whole
 from labelscape.grid import Grid
-from labelscape.scenes.files import gdal
 from labelscape.legend import IGNORE
+from labelscape.scenes.files import gdal
 
 ASKED_FOR = {"cityscapes": LABEL_IDS, "loveda": tuple(range(7))}
-"""Values by class where the benchmark takes others than label files hold: label ids whatever was read; LoveDA counts from 0, its labels from 1."""
+"""Values by class where the benchmark takes others than label files hold: label ids whatever was read;
+LoveDA counts from 0, its labels from 1.
+"""
 
 
 def file_name(pair: Pair) -> str:
-    """The label file's name, or the picture's where no label was published; PNG where that is no lossless raster."""
+    """The label file's name, or the picture's where no label was published; PNG where that is no lossless
+    raster.
+    """
     name = Path(pair.label.name if pair.label else pair.name)
-    return name.name if name.suffix.lower() in (".png", ".tif") else f"{name.stem if pair.label else name}.png"
+    return (
+        name.name if name.suffix.lower() in (".png", ".tif") else f"{name.stem if pair.label else name}.png"
+    )
 
 
 def as_published(found: Published, indices: np.ndarray) -> np.ndarray:
-    """Class indices (H, W) -> (1, H, W) values or (3, H, W) colours, uint8, of the label files; no class becomes 0."""
+    """Class indices (H, W) -> (1, H, W) values or (3, H, W) colours, uint8, of the label files; no class
+    becomes 0.
+    """
     known = {index: key for key, index in reversed(found.code.table.items()) if index != IGNORE}
     known |= dict(enumerate(ASKED_FOR.get(found.name, ())))
-    values = np.array([known[index] for index in range(len(found.legend))], np.uint8).reshape(len(found.legend), -1)
+    values = np.array([known[index] for index in range(len(found.legend))], np.uint8).reshape(
+        len(found.legend), -1
+    )
     table = np.zeros((256, values.shape[1]), np.uint8)
     table[: len(values)] = values
     return np.ascontiguousarray(np.moveaxis(table[indices], -1, 0))
 
 
 def write_prediction(found: Published, pair: Pair, indices: np.ndarray, grid: Grid, folder: Path) -> Path:
-    """Write one picture's class indices (H, W). Raises BadFile where the file is there already or cannot be written."""
+    """Write one picture's class indices (H, W). Raises BadFile where the file is there already or cannot
+    be written.
+    """
     pixels = as_published(found, indices)
     path = folder / file_name(pair)
     how = {"driver": "PNG"}
     if path.suffix.lower() == ".tif":
-        how = {"driver": "GTiff", "compress": "lzw", "photometric": "rgb" if len(pixels) == 3 else "minisblack"}
+        how = {
+            "driver": "GTiff",
+            "compress": "lzw",
+            "photometric": "rgb" if len(pixels) == 3 else "minisblack",
+        }
         how |= {"crs": grid.crs, "transform": grid.transform} if grid.is_georeferenced else {}
     shape = {"count": len(pixels), "height": indices.shape[0], "width": indices.shape[1]}
     with written_whole(path) as part, gdal(), rasterio.open(part, "w", dtype="uint8", **shape, **how) as file:

@@ -1,4 +1,5 @@
-"""Published pictures cut into patches and written as a folder of pairs: images/, labels/, a list per part, and the classes.
+"""Published pictures cut into patches and written as a folder of pairs: images/, labels/, a list per part,
+and the classes.
 
 A picture is read in bands of rows as high as a patch: no whole tile is ever in memory.
 """
@@ -19,9 +20,9 @@ from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Grid, Window
+from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.files import gdal
 from labelscape.scenes.raster import Patch
-from labelscape.legend import IGNORE, Legend
 
 
 def default_grid(name: str) -> str:
@@ -30,13 +31,21 @@ def default_grid(name: str) -> str:
 
 
 def write_patches(
-    found: Published, out: Path, *, size: int = 512, grid: str | None = None, overwrite: bool = False, tick: Callable[[], None] | None = None
+    found: Published,
+    out: Path,
+    *,
+    size: int = 512,
+    grid: str | None = None,
+    overwrite: bool = False,
+    tick: Callable[[], None] | None = None,
 ) -> dict[str, int]:
-    """Cut every labelled picture into windows (see `gid.grid_windows`) and write them; answers with the patches per part.
+    """Cut every labelled picture into windows (see `gid.grid_windows`) and write them; answers with the
+    patches per part.
 
-    Patches are PNG where pictures are 8-bit red, green, blue without coordinates, else GeoTIFF. Labels hold the legend's values, 255
-    where nothing is labelled. `train.txt`, `val.txt`, `test.txt` and `classes.json` come last: where they are, all is written.
-    Raises BadFile where `out` holds files and may not be written over, or a file is damaged.
+    Patches are PNG where pictures are 8-bit red, green, blue without coordinates, else GeoTIFF. Labels hold
+    the legend's values, 255 where nothing is labelled. `train.txt`, `val.txt`, `test.txt` and `classes.json`
+    come last: where they are, all is written. Raises BadFile where `out` holds files and may not be written
+    over, or a file is damaged.
     """
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise BadFile(f"{out} is not empty; pass --overwrite to write into it.")
@@ -53,7 +62,9 @@ def write_patches(
 
 
 def write_lists(names: Mapping[str, list[str]], out: Path, *, overwrite: bool = False) -> list[Path]:
-    """Part -> names as PART.txt, a name a line. Raises BadFile where a list exists and may not be replaced."""
+    """Part -> names as PART.txt, a name a line. Raises BadFile where a list exists and may not be
+    replaced.
+    """
     for part, listed in names.items():
         with written_whole(out / f"{part}.txt", overwrite=overwrite) as file:
             file.write_text("".join(f"{name}\n" for name in listed), encoding="utf-8")
@@ -71,23 +82,47 @@ def _patches_of(found: Published, pair: Pair, out: Path, size: int, grid: str) -
             indices[~patch.valid] = IGNORE
             for window in row:
                 inside = window.inset_of(band)
-                name = pair.name if window == scene.grid.window else f"{pair.name}_{window.top:05d}_{window.left:05d}"
+                name = (
+                    pair.name
+                    if window == scene.grid.window
+                    else f"{pair.name}_{window.top:05d}_{window.left:05d}"
+                )
                 cut = Patch(patch.pixels[(slice(None), *inside)], patch.valid[inside], window)
                 _write_pair(out, name, cut, indices[inside], scene.grid.crop(window), found, scene.nodata)
                 yield name
 
 
-def _write_pair(out: Path, name: str, patch: Patch, indices: np.ndarray, grid: Grid, found: Published, nodata: float | None) -> None:
+def _write_pair(
+    out: Path,
+    name: str,
+    patch: Patch,
+    indices: np.ndarray,
+    grid: Grid,
+    found: Published,
+    nodata: float | None,
+) -> None:
     plain = not grid.is_georeferenced and found.bands == RED_GREEN_BLUE and patch.pixels.dtype == np.uint8
     # GDAL takes a fourth 8-bit band for transparency unless told that no band is.
-    options = {"driver": "PNG"} if plain else {"driver": "GTiff", "compress": "deflate", "photometric": "MINISBLACK", "alpha": "NO"}
+    options = (
+        {"driver": "PNG"}
+        if plain
+        else {"driver": "GTiff", "compress": "deflate", "photometric": "MINISBLACK", "alpha": "NO"}
+    )
     suffix = "png" if plain else "tif"
     place = {"crs": grid.crs, "transform": grid.transform} if grid.is_georeferenced else {}
     shape = {"height": grid.height, "width": grid.width, **place}
     with gdal():
         with (
             written_whole(out / "images" / f"{name}.{suffix}", overwrite=True) as path,
-            rasterio.open(path, "w", count=len(patch.pixels), dtype=patch.pixels.dtype, nodata=None if plain else nodata, **shape, **options) as file,
+            rasterio.open(
+                path,
+                "w",
+                count=len(patch.pixels),
+                dtype=patch.pixels.dtype,
+                nodata=None if plain else nodata,
+                **shape,
+                **options,
+            ) as file,
         ):
             file.write(patch.pixels)
             if not plain:
@@ -95,7 +130,9 @@ def _write_pair(out: Path, name: str, patch: Patch, indices: np.ndarray, grid: G
         label_options = {k: v for k, v in options.items() if k not in ("photometric", "alpha")}
         with (
             written_whole(out / "labels" / f"{name}.{suffix}", overwrite=True) as path,
-            rasterio.open(path, "w", count=1, dtype="uint8", nodata=None if plain else IGNORE, **shape, **label_options) as file,
+            rasterio.open(
+                path, "w", count=1, dtype="uint8", nodata=None if plain else IGNORE, **shape, **label_options
+            ) as file,
         ):
             file.write_colormap(1, _palette(found.legend))
             file.write(found.legend.decode(indices), 1)
@@ -103,4 +140,6 @@ def _write_pair(out: Path, name: str, patch: Patch, indices: np.ndarray, grid: G
 
 def _palette(legend: Legend) -> dict[int, tuple[int, int, int]]:
     """All 256 colours: PNG knows no value beyond its palette. What no class has is white."""
-    return {value: (255, 255, 255) for value in range(256)} | dict(zip(legend.values, map(tuple, legend.colors.tolist())))
+    return {value: (255, 255, 255) for value in range(256)} | dict(
+        zip(legend.values, map(tuple, legend.colors.tolist()))
+    )

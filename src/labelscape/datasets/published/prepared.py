@@ -1,4 +1,6 @@
-"""Patches that `labelscape data prepare` wrote: images/, labels/, train.txt, val.txt, test.txt and classes.json."""
+"""Patches that `labelscape data prepare` wrote: images/, labels/, train.txt, val.txt, test.txt and
+classes.json.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,21 @@ from pathlib import Path
 from labelscape.datasets.published.layout import Home, Published, listed_pairs
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.labels.coded import Code
-from labelscape.scenes.raster import Scene
 from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.raster import Scene
 
-HOME = Home("Prepared patches", "any published set", "nothing; run labelscape data prepare NAME PATH --out DIR",
-            "\nimages/NAME.tif\nlabels/NAME.tif\ntrain.txt, val.txt, test.txt\nclasses.json")  # fmt: skip
+HOME = Home(
+    "Prepared patches",
+    "any published set",
+    "nothing; run labelscape data prepare NAME PATH --out DIR",
+    "\nimages/NAME.tif\nlabels/NAME.tif\ntrain.txt, val.txt, test.txt\nclasses.json",
+)
 
 
 def open_prepared(root: Path, *, lists: str = "auto") -> Published:
-    """What `write_patches` wrote, with its own lists or those in the folder `lists`. Raises BadFile where a part of it is missing."""
+    """What `write_patches` wrote, with its own lists or those in the folder `lists`. Raises BadFile where
+    a part of it is missing.
+    """
     pairs = listed_pairs(root, HOME, lists=lists)
     file = root / "classes.json"
     if not file.is_file():

@@ -1,17 +1,22 @@
-"""Distance guided channel weighting (DGCW, eqs. 2-5) in memory that does not grow with the square of the pixels.
+"""Distance guided channel weighting (DGCW, eqs. 2-5) in memory that does not grow with the square of the
+pixels.
 
-The paper writes R_ij = g(f((Q_i - K_j)^2) * V_i) for every pair of pixels i, j and sums over j; g is two 1x1 convolutions (W1, b1),
-(W2, b2) with a ReLU between. Three tensors of C x P x P would be alive at once: 2.1 GB each for a 1024 x 2048 image. Two rewritings,
-both exact, avoid them:
+The paper writes R_ij = g(f((Q_i - K_j)^2) * V_i) for every pair of pixels i, j and sums over j; g is two 1x1
+convolutions (W1, b1), (W2, b2) with a ReLU between. Three tensors of C x P x P would be alive at once: 2.1 GB
+each for a 1024 x 2048 image. Two rewritings, both exact, avoid them:
 
-  sum before the second convolution    sum_j (W2 h_ij + b2) = W2 (sum_j h_ij) + P b2,   h_ij = ReLU(W1 (W_ij * V_i) + b1)
-  never weight V                       W1 (W_ij * V_i) = (W1 diag V_i) W_ij, one C x C matrix for each query i: a batched product
+  sum before the second convolution    sum_j (W2 h_ij + b2) = W2 (sum_j h_ij) + P b2,   h_ij = ReLU(W1 (W_ij *
+                                       V_i) + b1)
+  never weight V                       W1 (W_ij * V_i) = (W1 diag V_i) W_ij, one C x C matrix for each query
+                                       i: a batched product
 
-`relation_sum` returns sum_j h_ij, a few queries at a time, and computes its gradient by doing each few again. The caller applies
-W2 and P b2. Divided by their sum, the squared distances could be expanded into matrix products too (q^2 - 2qk + k^2); that cancels
-badly in float32 where the mean is larger than the spread, so it is not done.
+`relation_sum` returns sum_j h_ij, a few queries at a time, and computes its gradient by doing each few again.
+  The caller applies
+W2 and P b2. Divided by their sum, the squared distances could be expanded into matrix products too (q^2 - 2qk
++ k^2); that cancels badly in float32 where the mean is larger than the spread, so it is not done.
 
-Symbols   N images  C channels  P pixels  i query  j partner  m queries at a time; letters in comments as in the paper
+Symbols   N images  C channels  P pixels  i query  j partner  m queries at a time; letters in comments as in
+          the paper
 """
 
 from __future__ import annotations
@@ -29,28 +34,47 @@ WEIGHTINGS = ("dbs", "softmax", "tanh")
 """f of eq. 3, over channels: divided by the sum (the paper's choice), softmax, element-wise tanh."""
 
 EPS = 1e-6
-"""Added to the sum in "dbs", where a query equal to its partner in every channel would be 0/0; its weights are 0."""
+"""Added to the sum in "dbs", where a query equal to its partner in every channel would be 0/0; its weights
+are 0.
+"""
 
 CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 64 * 2**20}
-"""Most that one (m, C, P) tensor takes; about four are alive. Small enough for a processor's cache, large enough to fill a GPU."""
+"""Most that one (m, C, P) tensor takes; about four are alive. Small enough for a processor's cache, large
+enough to fill a GPU.
+"""
 
 
 def relation_sum(
-    query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, *, weighting: str = "dbs", chunk_bytes: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    weighting: str = "dbs",
+    chunk_bytes: int | None = None,
 ) -> Tensor:
     """sum_j ReLU(W1 (f((Q_i - K_j)^2) * V_i) + b1), eqs. 2-5 up to the second convolution of g.
 
-    `query`, `key`, `value` (N, C, P); `weight` (C', C) and `bias` (C',) are the first convolution's; -> (N, C', P). Half precision is
-    raised to float32, inside autocast too, and stays so in the result: the sum has P terms. Raises UnknownName for another `weighting`.
+    `query`, `key`, `value` (N, C, P); `weight` (C', C) and `bias` (C',) are the first convolution's; -> (N,
+      C', P). Half precision is
+    raised to float32, inside autocast too, and stays so in the result: the sum has P terms. Raises
+    UnknownName for another `weighting`.
     """
     if weighting not in WEIGHTINGS:
         raise UnknownName("weighting", weighting, WEIGHTINGS)
     images, channels, pixels = key.shape
     with without_autocast(query):
         given = (query, key, value, weight, bias)
-        inputs = [tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in given]
-        budget = CHUNK_BYTES.get(query.device.type, CHUNK_BYTES["cuda"]) if chunk_bytes is None else chunk_bytes
-        queries = max(1, budget // (images * max(channels, weight.shape[0]) * pixels * inputs[0].element_size()))
+        inputs = [
+            tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in given
+        ]
+        budget = (
+            CHUNK_BYTES.get(query.device.type, CHUNK_BYTES["cuda"]) if chunk_bytes is None else chunk_bytes
+        )
+        queries = max(
+            1, budget // (images * max(channels, weight.shape[0]) * pixels * inputs[0].element_size())
+        )
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             return RelationSum.apply(*inputs, weighting, queries)
         return _forward(*inputs, weighting, queries)
@@ -63,9 +87,11 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager:
 
 
 def weigh(distance: Tensor, weighting: str) -> tuple[Tensor, Tensor | None]:
-    """Eq. 3 over the last but one axis; `distance` is overwritten. -> W, and for "dbs" what it was divided by."""
+    """Eq. 3 over the last but one axis; `distance` is overwritten. -> W, and for "dbs" what it was divided
+    by.
+    """
     if weighting == "dbs":
-        total = distance.sum(-2, keepdim=True).add_(EPS)                       # (N, m, 1, P)
+        total = distance.sum(-2, keepdim=True).add_(EPS)  # (N, m, 1, P)
         return distance.div_(total), total
     return (distance.softmax(-2) if weighting == "softmax" else distance.tanh_()), None
 
@@ -75,12 +101,20 @@ class RelationSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, weighting: str, queries: int
+        ctx: FunctionCtx,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        weighting: str,
+        queries: int,
     ) -> Tensor:
         ctx.save_for_backward(query, key, value, weight, bias)
         ctx.weighting, ctx.queries = weighting, queries
         return _forward(query, key, value, weight, bias, weighting, queries)
 
+    # fmt: off
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -92,31 +126,38 @@ class RelationSum(torch.autograd.Function):
             share, total = weigh(difference.square(), ctx.weighting)           # (N, m, C, P)  W_ij
             own = value[..., chunk].mT[..., None, :]                           # (N, m, 1, C)  V_i
             per_query = weight * own                                           # (N, m, C', C)  W1 diag V_i
-            active = (per_query @ share).add_(bias[:, None]).gt_(0)            # (N, m, C', P)  where the ReLU lets through
+            # (N, m, C', P)  where the ReLU lets through
+            active = (per_query @ share).add_(bias[:, None]).gt_(0)
             to_hidden = active.mul_(gradient[..., chunk].mT[..., None])        # (N, m, C', P)
             to_bias += to_hidden.sum((0, 1, 3))
             to_per_query = to_hidden @ share.mT                                # (N, m, C', C)
             to_weight += (to_per_query * own).sum((0, 1))
             to_value[..., chunk] = (to_per_query * weight).sum(-2).mT
-            to_distance = _through_weighing(per_query.mT @ to_hidden, share, total, ctx.weighting)  # (N, m, C, P)
+            # (N, m, C, P)
+            to_distance = _through_weighing(per_query.mT @ to_hidden, share, total, ctx.weighting)
             to_difference = to_distance.mul_(difference).mul_(2)
             to_query[..., chunk] = to_difference.sum(-1).mT
             to_key -= to_difference.sum(1)
         return to_query, to_key, to_value, to_weight, to_bias, None, None
+    # fmt: on
 
 
+# fmt: off
 def _forward(
     query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, weighting: str, queries: int
 ) -> Tensor:
-    # Filled in place: a small result kept after every chunk would pin the heap between them (1.7 GB for 2048 pixels, now 12 MB).
+    # Filled in place: a small result kept after every chunk would pin the heap between them (1.7 GB for 2048
+    # pixels, now 12 MB).
     sums = value.new_empty(value.shape[0], value.shape[2], weight.shape[0])    # (N, P, C')
     for chunk in _chunks(query, queries):
         distance = (query[..., chunk].mT[..., None] - key[:, None]).square_()  # (N, m, C, P)  eq. 2
         share, _ = weigh(distance, weighting)                                  # (N, m, C, P)  eq. 3
         per_query = weight * value[..., chunk].mT[..., None, :]                # (N, m, C', C)  W1 diag V_i
-        hidden = (per_query @ share).add_(bias[:, None]).relu_()               # (N, m, C', P)  first half of eq. 4
+        # (N, m, C', P)  first half of eq. 4
+        hidden = (per_query @ share).add_(bias[:, None]).relu_()
         sums[:, chunk] = hidden.sum(-1)                                        # (N, m, C')  eq. 5
     return sums.mT                                                             # (N, C', P)
+# fmt: on
 
 
 def _through_weighing(to_share: Tensor, share: Tensor, total: Tensor | None, weighting: str) -> Tensor:
