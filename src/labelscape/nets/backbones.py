@@ -14,10 +14,11 @@ number of bands.
     trunk("resnet18", finest=2)            one level more  -> (N, 64, 32, 32) (N, 64, 16, 16) ... (N, 512, 2,
                                            2)
 
-Differs   timm and torchvision leave the previous dilation in the first block of a dilated stage. Here all
-          blocks of a ResNet's stage have its dilation, as in PSPNet, OCNet and CCNet: same weights, another
-          function. No multi-grid. Other families are as timm has them stem="deep" is timm's resnet50s and
-          resnet101s: 3x3 convolutions of 64, 64 and 128 channels, the first of stride 2
+Differs   - timm and torchvision leave the previous dilation in the first block of a dilated stage. Here all
+            blocks of a ResNet's stage have its dilation, as in PSPNet, OCNet and CCNet: same weights, another
+            function. No multi-grid. Other families are as timm has them
+          - stem="deep" is timm's resnet50s and resnet101s: 3x3 convolutions of 64, 64 and 128 channels, the
+            first of stride 2
 Symbols   N images  B bands; x4 is a level at stride 4: (N, ., H/4, W/4)
 """
 

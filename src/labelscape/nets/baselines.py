@@ -3,17 +3,21 @@ segmentation_models_pytorch.
 
 Papers    L.-C. Chen, Y. Zhu, G. Papandreou, F. Schroff, H. Adam. "Encoder-Decoder with Atrous Separable
           Convolution for Semantic Image Segmentation". ECCV 2018. https://arxiv.org/abs/1802.02611 ->
-          deeplabv3plus H. Zhao, J. Shi, X. Qi, X. Wang, J. Jia. "Pyramid Scene Parsing Network". CVPR 2017.
-          https://arxiv.org/abs/1612.01105 -> pspnet P. Iakubovskii. "Segmentation Models Pytorch".
+          deeplabv3plus
+          H. Zhao, J. Shi, X. Qi, X. Wang, J. Jia. "Pyramid Scene Parsing Network". CVPR 2017.
+          https://arxiv.org/abs/1612.01105 -> pspnet
+          P. Iakubovskii. "Segmentation Models Pytorch".
           https://github.com/qubvel-org/segmentation_models.pytorch -> smp_network
-Reads as  DeepLabV3+ sec. 3.1, fig. 2 -> DeepLabV3Plus   PSPNet sec. 3.2, fig. 3 -> PSPNet.head, sec. 3.3,
-          fig. 4 -> PSPNet.aux
-Differs   DeepLabV3+: plain 3x3 convolutions in ASPP and decoder, no multi-grid. ASPP's joined map has dropout
-          0.1. For output_stride=8 its paper doubles the rates: rates=(12, 24, 36) PSPNet: heads as in its
-          authors' code, 3x3 to 512 (auxiliary: layer3, 3x3 to 256), BN, ReLU, dropout 0.1, 1x1 bilinear
-          upsampling with align_corners=False unless asked a map pooled to one cell, of a batch of one image,
-          is normalised with the running statistics in training (context.OneValueNorm), in the decoders of
-          segmentation_models_pytorch too, which else refuse such a batch
+Reads as  DeepLabV3+ sec. 3.1, fig. 2 -> DeepLabV3Plus
+          PSPNet sec. 3.2, fig. 3 -> PSPNet.head, sec. 3.3, fig. 4 -> PSPNet.aux
+Differs   - DeepLabV3+: plain 3x3 convolutions in ASPP and decoder, no multi-grid. ASPP's joined map has
+            dropout 0.1. For output_stride=8 its paper doubles the rates: rates=(12, 24, 36)
+          - PSPNet: heads as in its authors' code, 3x3 to 512 (auxiliary: layer3, 3x3 to 256), BN, ReLU,
+            dropout 0.1, 1x1
+          - bilinear upsampling with align_corners=False unless asked
+          - a map pooled to one cell, of a batch of one image, is normalised with the running statistics in
+            training (context.OneValueNorm), in the decoders of segmentation_models_pytorch too, which else
+            refuse such a batch
 Symbols   N images  B bands  K classes; x4 is a level at stride 4: (N, ., H/4, W/4)
 """
 

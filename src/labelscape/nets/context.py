@@ -3,12 +3,13 @@ pyramid pooling.
 
 Papers    L.-C. Chen, Y. Zhu, G. Papandreou, F. Schroff, H. Adam. "Encoder-Decoder with Atrous Separable
           Convolution for Semantic Image Segmentation". ECCV 2018. https://arxiv.org/abs/1802.02611 -> ASPP,
-          with plain 3x3 convolutions H. Zhao, J. Shi, X. Qi, X. Wang, J. Jia. "Pyramid Scene Parsing
-          Network". CVPR 2017. https://arxiv.org/abs/1612.01105 -> PyramidPooling
-Differs   batch statistics of a pooled map need more than one value for each channel, and a batch of one image
-          pooled to one cell has one: such a map is normalised with the running statistics and leaves them as
-          they are (OneValueNorm) a map pooled to one cell is spread over all pixels, which is what bilinear
-          upsampling makes of it
+          with plain 3x3 convolutions
+          H. Zhao, J. Shi, X. Qi, X. Wang, J. Jia. "Pyramid Scene Parsing Network". CVPR 2017.
+          https://arxiv.org/abs/1612.01105 -> PyramidPooling
+Differs   - batch statistics of a pooled map need more than one value for each channel, and a batch of one
+            image pooled to one cell has one: such a map is normalised with the running statistics and leaves
+            them as they are (OneValueNorm)
+          - a map pooled to one cell is spread over all pixels, which is what bilinear upsampling makes of it
 Symbols   N images  C width  h x w pixels of the level
 """
 

@@ -3,24 +3,29 @@ its layers are summed.
 
 Paper     C. Tian, C. Li, J. Shi. "Dense Fusion Classmate Network for Land Cover Classification". CVPR
           Workshops (DeepGlobe) 2018.
-Reads as  fig. 2 -> dense.DenseLayer, dense.DenseBlock   sec. 2.1 -> TransitionDown, TransitionUp, Encoder,
-          Decoder sec. 2.1 and 2.3, fig. 1 and 2 -> dense_fusion   sec. 2.2 and 3.2 -> DenseNetwork.heads
+Reads as  fig. 2 -> dense.DenseLayer, dense.DenseBlock
+          sec. 2.1 -> TransitionDown, TransitionUp, Encoder, Decoder
+          sec. 2.1 and 2.3, fig. 1 and 2 -> dense_fusion   sec. 2.2 and 3.2 -> DenseNetwork.heads
           table 1 -> fc_densenet (baseline), classmate (ClassmateNet), dfcnet
-Differs   only the encoder is pinned ("standard DenseNet 121", "DenseBlock 5, l = 16"): blocks 2 to 5 at
-          strides 4 to 32, pool1 a maximum; blocks 6 to 9 at strides 16 to 2 mirror it (decoder=(24, 12, 6,
-          3)); "(256, 1*1, 0, 1)" is the 1 x 1 before each upsampling the whole output of a block goes up
-          (upsampled="all"); "new" sends up its layers' outputs alone, as FC-DenseNet does dense fusion sums
-          the layers' outputs, as wide in all blocks (fusion="growth"); "proj256" sums blocks projected by a 1
-          x 1 the fused map is joined to the last block's projection (fused="concat") or takes its place
-          ("replace") "sliced in the deepest convolution layer": after the last shared layer
-          (slice_at="block9"); "block5" gives each task a decoder task layers: 3 x 3 to head_width,
-          normalisation, ReLU, 1 x 1; the baseline's are one 1 x 1 after the last block's projection Caffe's
-          Interp is bilinear with align_corners=True and its average pooling rounds up. Sides of 32 m + 1,
-          like the paper's 513 to 1025, halve and double exactly, so every image is padded to such a side: a
-          tile then gives what the whole scene gives both tasks share one forward and its batch statistics;
-          weights start as DenseNet's do (He et al.), or from `start_from`, which is how we read "take the
-          DenseNet model as initial model". Crops, loss weights, how many images of a batch are land, and the
-          scales of the test are the recipe's business
+Differs   - only the encoder is pinned ("standard DenseNet 121", "DenseBlock 5, l = 16"): blocks 2 to 5 at
+            strides 4 to 32, pool1 a maximum; blocks 6 to 9 at strides 16 to 2 mirror it (decoder=(24, 12, 6,
+            3)); "(256, 1*1, 0, 1)" is the 1 x 1 before each upsampling
+          - the whole output of a block goes up (upsampled="all"); "new" sends up its layers' outputs alone,
+            as FC-DenseNet does
+          - dense fusion sums the layers' outputs, as wide in all blocks (fusion="growth"); "proj256" sums
+            blocks projected by a 1 x 1
+          - the fused map is joined to the last block's projection (fused="concat") or takes its place
+            ("replace")
+          - "sliced in the deepest convolution layer": after the last shared layer (slice_at="block9");
+            "block5" gives each task a decoder
+          - task layers: 3 x 3 to head_width, normalisation, ReLU, 1 x 1; the baseline's are one 1 x 1 after
+            the last block's projection
+          - Caffe's Interp is bilinear with align_corners=True and its average pooling rounds up. Sides of 32
+            m + 1, like the paper's 513 to 1025, halve and double exactly, so every image is padded to such a
+            side: a tile then gives what the whole scene gives
+          - both tasks share one forward and its batch statistics; weights start as DenseNet's do (He et al.),
+            or from `start_from`, which is how we read "take the DenseNet model as initial model". Crops, loss
+            weights, how many images of a batch are land, and the scales of the test are the recipe's business
 Symbols   N images  B bands  C width  K classes  k growth; x4 is a level at stride 4: (N, C, H/4, W/4), that
           is 8 m + 1 pixels a side
 """

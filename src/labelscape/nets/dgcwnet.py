@@ -2,27 +2,33 @@
 
 Paper     L. Zhu, S. Zhu, X. Liu, L. Luo. "Distance Guided Channel Weighting for Semantic Segmentation". 2020.
           https://arxiv.org/abs/2004.12679
-Reads as  sec. 3.2, eqs. 1-5 -> ChannelWeighting, kernels/distance.py        sec. 3.3, eq. 6 and 4.4.1 ->
-          NonLocal (NL-H, NL-D) sec. 4.1 -> base_of      sec. 4.3 -> Relation (128 channels, down by 4), eq. 7
-          -> DGCWNet.aux sec. 4.4.1 -> GlobalPool (GAP), SqueezeExcite (SE)                  fig. 2 -> DGCWNet
-Differs   how a map at stride 32 becomes the prediction is not told: fuse="concat" brings it to stride 8,
-          joins it to X, then 3x3 to 512 with BN and ReLU, dropout 0.1, 1x1 to the classes, as OCNet and CCNet
-          do; "upsample" leaves X out; "none" is the text to the letter, a 1x1 classifier at stride 32. The
-          base networks have the same head on X i and j run over the HW pixels (eqs. 2 and 5 print C-1), "row
-          i" of a C x HW matrix is its column; V_i belongs to the query i channel reduction: 3x3 convolution,
-          BN, ReLU (reduce_kernel=1: 1x1) downsampling: bilinear (downsample="max", "avg": pooling, the last
-          partial window kept) Q, K, V and g: 1x1 convolutions with bias and no BN, none started at zero eq. 5
-          sums over j, so its weight grows with the image: show it crops of the training size, or train with
-          agg="mean" "divide by the sum" has 1e-6 added to the sum: 0/0 where two pixels agree in every
-          channel "+conv" of table 1: F + g(V), no sum over j (weighting="conv"), or F + g(F) ("conv-input")
-          Stage 4 is layer3 (res4): auxiliary head 3x3 to 512, BN, ReLU, dropout 0.1, 1x1, in training only
-          ResNet-101: stem="standard" (7x7) has published weights; "deep" (three 3x3) is what OCNet and CCNet
-          trained GAP: 1x1 to 128 with bias, spread over the map, joined to X. SE: hidden 128, the last layer
-          must return to X's width; X times the weights takes X's place. NL: softmax of the plain product as
-          eq. 6 has it (nl_scaled=True divides by sqrt(C) as OCNet does), fuse as for DGCW bilinear with
-          align_corners=True as OCNet and CCNet: level pixel i stands on image pixel 8i, exact for 8k + 1
-          (their 769 and 513); for other sizes the last rows repeat. align_corners=False is the other
-          convention iterations, OHEM, and what multi-scale testing adds up are the recipe's business
+Reads as  sec. 3.2, eqs. 1-5 -> ChannelWeighting, kernels/distance.py
+          sec. 3.3, eq. 6 and 4.4.1 -> NonLocal (NL-H, NL-D)   sec. 4.1 -> base_of
+          sec. 4.3 -> Relation (128 channels, down by 4), eq. 7 -> DGCWNet.aux
+          sec. 4.4.1 -> GlobalPool (GAP), SqueezeExcite (SE)   fig. 2 -> DGCWNet
+Differs   - how a map at stride 32 becomes the prediction is not told: fuse="concat" brings it to stride 8,
+            joins it to X, then 3x3 to 512 with BN and ReLU, dropout 0.1, 1x1 to the classes, as OCNet and
+            CCNet do; "upsample" leaves X out; "none" is the text to the letter, a 1x1 classifier at stride
+            32. The base networks have the same head on X
+          - i and j run over the HW pixels (eqs. 2 and 5 print C-1), "row i" of a C x HW matrix is its column;
+            V_i belongs to the query i
+          - channel reduction: 3x3 convolution, BN, ReLU (reduce_kernel=1: 1x1)
+          - downsampling: bilinear (downsample="max", "avg": pooling, the last partial window kept)
+          - Q, K, V and g: 1x1 convolutions with bias and no BN, none started at zero
+          - eq. 5 sums over j, so its weight grows with the image: show it crops of the training size, or
+            train with agg="mean"
+          - "divide by the sum" has 1e-6 added to the sum: 0/0 where two pixels agree in every channel
+          - "+conv" of table 1: F + g(V), no sum over j (weighting="conv"), or F + g(F) ("conv-input")
+          - Stage 4 is layer3 (res4): auxiliary head 3x3 to 512, BN, ReLU, dropout 0.1, 1x1, in training only
+          - ResNet-101: stem="standard" (7x7) has published weights; "deep" (three 3x3) is what OCNet and
+            CCNet trained
+          - GAP: 1x1 to 128 with bias, spread over the map, joined to X. SE: hidden 128, the last layer must
+            return to X's width; X times the weights takes X's place. NL: softmax of the plain product as eq.
+            6 has it (nl_scaled=True divides by sqrt(C) as OCNet does), fuse as for DGCW
+          - bilinear with align_corners=True as OCNet and CCNet: level pixel i stands on image pixel 8i, exact
+            for 8k + 1 (their 769 and 513); for other sizes the last rows repeat. align_corners=False is the
+            other convention
+          - iterations, OHEM, and what multi-scale testing adds up are the recipe's business
 Symbols   N images  B bands  K classes  C width (128)  P = h w pixels of F; x8 is a level at stride 8: (N, .,
           H/8, W/8), x32 likewise
 """

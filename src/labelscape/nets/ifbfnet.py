@@ -3,24 +3,30 @@ channels decide together.
 
 Paper     D. Li, C. Fan, L. Zou, Q. Zuo, H. Jiang, Y. Liu. "Inter-Level Feature Balanced Fusion Network for
           Street Scene Segmentation". Sensors 21(23):7844, 2021. https://doi.org/10.3390/s21237844
-Reads as  sec. 3.2, eq. 2 to 4, fig. 3 -> BalancedFusion   sec. 3.3, fig. 4 -> SpatialStream   sec. 3.1, fig.
-          2 -> IFBFNet sec. 3.4, second part -> IFBFNet.aux   sec. 4.1 -> IFBFNet.fast_parameters   tables 2
-          and 3 -> ifbfnet
-Differs   order of fusing: eq. 4 weighs the joined levels before they are convolved, and only then are there
-          "384" channels for the last two convolutions (order="eq"); the text convolves first, then weighs 256
-          channels, twice (order="text") eq. 2 leaves out the 1 x 1 convolution of text and fig. 3: here one
-          from all channels to all, with bias, nothing after it but the sigmoid; eq. 3 leaves out the residual
-          of text and fig. 3: w f + f is computed as (1 + w) f stage 4 is reduced to 256 by a 1 x 1 before
-          ASPP (aspp="reduced"), as text and fig. 2 say; "stage4" is ASPP on all its channels ASPP has the
-          four branches the text names and no 1 x 1 branch, 256 channels each rows without skip: reduction,
-          ASPP if any, 1 x 1 to 128, 1 x 1 to the classes, upsampled by 16; without spatial stream the last
-          two convolutions work on 256 channels; "Skip-Connection" is the same decoder with levels joined and
-          not weighed InPlaceABN is ordinary normalisation with its default activation, leaky ReLU of slope
-          0.01, in all we add to the trunk (abn_act="leaky", or "relu"); trunks keep their own. The auxiliary
-          branch has its own 3 x 3, not the skip's upsampling is bilinear, to the size of the finer level (876
-          / 16 is no whole number), align_corners=False unless asked images are padded to a multiple of 4
-          only, so that the paper's crop of 876 gives the paper's 219 and 55 pixels OHEM, the weight of the
-          auxiliary loss, batch size, warm-up and weight decay are the recipe's business
+Reads as  sec. 3.2, eq. 2 to 4, fig. 3 -> BalancedFusion   sec. 3.3, fig. 4 -> SpatialStream
+          sec. 3.1, fig. 2 -> IFBFNet   sec. 3.4, second part -> IFBFNet.aux
+          sec. 4.1 -> IFBFNet.fast_parameters   tables 2 and 3 -> ifbfnet
+Differs   - order of fusing: eq. 4 weighs the joined levels before they are convolved, and only then are there
+            "384" channels for the last two convolutions (order="eq"); the text convolves first, then weighs
+            256 channels, twice (order="text")
+          - eq. 2 leaves out the 1 x 1 convolution of text and fig. 3: here one from all channels to all, with
+            bias, nothing after it but the sigmoid; eq. 3 leaves out the residual of text and fig. 3: w f + f
+            is computed as (1 + w) f
+          - stage 4 is reduced to 256 by a 1 x 1 before ASPP (aspp="reduced"), as text and fig. 2 say;
+            "stage4" is ASPP on all its channels
+          - ASPP has the four branches the text names and no 1 x 1 branch, 256 channels each
+          - rows without skip: reduction, ASPP if any, 1 x 1 to 128, 1 x 1 to the classes, upsampled by 16;
+            without spatial stream the last two convolutions work on 256 channels; "Skip-Connection" is the
+            same decoder with levels joined and not weighed
+          - InPlaceABN is ordinary normalisation with its default activation, leaky ReLU of slope 0.01, in all
+            we add to the trunk (abn_act="leaky", or "relu"); trunks keep their own. The auxiliary branch has
+            its own 3 x 3, not the skip's
+          - upsampling is bilinear, to the size of the finer level (876 / 16 is no whole number),
+            align_corners=False unless asked
+          - images are padded to a multiple of 4 only, so that the paper's crop of 876 gives the paper's 219
+            and 55 pixels
+          - OHEM, the weight of the auxiliary loss, batch size, warm-up and weight decay are the recipe's
+            business
 Symbols   N images  B bands  K classes  H x W pixels; x4 is a level at stride 4: (N, ., H/4, W/4)
 """
 

@@ -2,19 +2,21 @@
 MLP over all levels.
 
 Paper     E. Maggiori, Y. Tarabalka, G. Charpiat, P. Alliez. "High-Resolution Aerial Image Labeling with
-          Convolutional Neural Networks". IEEE TGRS 55(12), 2017. https://arxiv.org/abs/1611.01962 Released
-          Caffe networks: https://github.com/emaggiori/CaffeRemoteSensing
-Reads as  table I -> Encoder   sec. II-C, fig. 1 -> Score (fcn)   sec. III-B, fig. 4 and 5 -> Mirror
-          (unpooling) sec. III-C, fig. 6 -> Skip   sec. IV, fig. 7 -> Perceptron (mlp)   sec. V-C, second
-          phase -> start_from
-Differs   table I prints a fourth pooling: the text (sampling down by 16 in all) and the release have three
-          the paper says "bilinear": upsampling="deconv" is the release's bilinear deconvolution, into which
-          zeros enter at the border; "interpolate" repeats the edge instead. The release learns the x16
-          deconvolution of the fcn and keeps all others fixed hidden layer of the mlp: 1024 units and a ReLU
-          as the paper says; variant="released" is 128 units without ReLU batch normalisation without scale
-          and shift, as released (affine=True adds them); bn_momentum is 0.1 where the release has 0.001 (1 -
-          Caffe's moving fraction), which needs thousands of steps before evaluation sees what training saw
-          unpooling (never released): normalisation and ReLU after every deconvolution but the last
+          Convolutional Neural Networks". IEEE TGRS 55(12), 2017. https://arxiv.org/abs/1611.01962
+          Released Caffe networks: https://github.com/emaggiori/CaffeRemoteSensing
+Reads as  table I -> Encoder   sec. II-C, fig. 1 -> Score (fcn)
+          sec. III-B, fig. 4 and 5 -> Mirror (unpooling)   sec. III-C, fig. 6 -> Skip
+          sec. IV, fig. 7 -> Perceptron (mlp)   sec. V-C, second phase -> start_from
+Differs   - table I prints a fourth pooling: the text (sampling down by 16 in all) and the release have three
+          - the paper says "bilinear": upsampling="deconv" is the release's bilinear deconvolution, into which
+            zeros enter at the border; "interpolate" repeats the edge instead. The release learns the x16
+            deconvolution of the fcn and keeps all others fixed
+          - hidden layer of the mlp: 1024 units and a ReLU as the paper says; variant="released" is 128 units
+            without ReLU
+          - batch normalisation without scale and shift, as released (affine=True adds them); bn_momentum is
+            0.1 where the release has 0.001 (1 - Caffe's moving fraction), which needs thousands of steps
+            before evaluation sees what training saw
+          - unpooling (never released): normalisation and ReLU after every deconvolution but the last
 Symbols   N images  B bands  C width  K classes  D hidden units; x4 is a level at stride 4 of the encoder's
           input: (N, C2, H/4, W/4)
 """

@@ -2,30 +2,37 @@
 
 Paper     K. Yang, Z. Liu, Q. Lu, G.-S. Xia. "Multi-Scale Weighted Branch Network for Remote Sensing Image
           Classification". CVPR workshops 2019
-Reads as  sec. 3.1, eqs. 1-7, fig. 2 -> Operation, Hierarchy, HWM      sec. 3.2, eqs. 8-9, fig. 3 ->
-          scores_from, LBM sec. 3.3, eq. 14 -> clip_gate      fig. 1 -> MSWBN           sec. 4.2, 4.5 ->
-          OPERATIONS
-Differs   the paper names no output stride and no channel reduction. Default: layer4 at stride 16, reduced to
-          256 channels by a 1x1 convolution, BN and ReLU. INFERRED from table 1 (cheaper and smaller than
-          DeepLabV3+); reduce=None is the paper to the letter, the operations on all 2048 channels, at
-          output_stride 8, 16 or 32 rate 0 is no legal dilation: read as an ordinary convolution, dilation
-          max(r, 1). rate_semantics="holes" reads r as the number of zeros between taps, dilation r + 1 L_1,
-          L_2, L_3 are only "lower layers": layer3, layer2, layer1, so that L_3, which the LBM shows, is the
-          finest (levels=...) "convolution operations" in a branch: branch="bn" is convolution and BN; the sum
-          of eq. 2 stays signed, as sec. 3.3 needs, and whoever reads it applies the ReLU. "linear":
-          convolution with bias and no ReLU anywhere in the HWM. "bn_relu": ReLU in each branch C_1 .. C_3:
-          plain 3x3 convolutions with bias, started at random: from zero every weight would stand at the
-          threshold eq. 14 raises a weak weight to theta (it does not zero it) and weights are not normalised
-          again; the "relu" is in the gradient the factor 2 of the LBM belongs to its gate: without the gate,
-          eq. 9 as printed eq. 8 is fed the weights before their gate (mlp_input="gated": after); its MLP is
-          Linear(3n, 3n), ReLU, Linear(3n, 2) C_H and C_L: `depth` = 2 convolutions of 3x3, N kernels with BN
-          and ReLU, then K kernels with bias. C_H is computed on the HWM's grid, its scores go to L_3's size;
-          all resizing is bilinear, align_corners=False unless asked no LBM (table 7): C_H alone, upsampled to
-          the image eq. 10 lacks its minus sign; the loss, the ignored background, RGB input and ImageNet
-          weights are the recipe's business of the 64 and 512 chains of convolutions (sec. 3.1) only 20 and 32
-          differ in receptive field
+Reads as  sec. 3.1, eqs. 1-7, fig. 2 -> Operation, Hierarchy, HWM
+          sec. 3.2, eqs. 8-9, fig. 3 -> scores_from, LBM   sec. 3.3, eq. 14 -> clip_gate   fig. 1 -> MSWBN
+          sec. 4.2, 4.5 -> OPERATIONS
+Differs   - the paper names no output stride and no channel reduction. Default: layer4 at stride 16, reduced
+            to 256 channels by a 1x1 convolution, BN and ReLU. INFERRED from table 1 (cheaper and smaller than
+            DeepLabV3+); reduce=None is the paper to the letter, the operations on all 2048 channels, at
+            output_stride 8, 16 or 32
+          - rate 0 is no legal dilation: read as an ordinary convolution, dilation max(r, 1).
+            rate_semantics="holes" reads r as the number of zeros between taps, dilation r + 1
+          - L_1, L_2, L_3 are only "lower layers": layer3, layer2, layer1, so that L_3, which the LBM shows,
+            is the finest (levels=...)
+          - "convolution operations" in a branch: branch="bn" is convolution and BN; the sum of eq. 2 stays
+            signed, as sec. 3.3 needs, and whoever reads it applies the ReLU. "linear": convolution with bias
+            and no ReLU anywhere in the HWM. "bn_relu": ReLU in each branch
+          - C_1 .. C_3: plain 3x3 convolutions with bias, started at random: from zero every weight would
+            stand at the threshold
+          - eq. 14 raises a weak weight to theta (it does not zero it) and weights are not normalised again;
+            the "relu" is in the gradient
+          - the factor 2 of the LBM belongs to its gate: without the gate, eq. 9 as printed
+          - eq. 8 is fed the weights before their gate (mlp_input="gated": after); its MLP is Linear(3n, 3n),
+            ReLU, Linear(3n, 2)
+          - C_H and C_L: `depth` = 2 convolutions of 3x3, N kernels with BN and ReLU, then K kernels with
+            bias. C_H is computed on the HWM's grid, its scores go to L_3's size; all resizing is bilinear,
+            align_corners=False unless asked
+          - no LBM (table 7): C_H alone, upsampled to the image
+          - eq. 10 lacks its minus sign; the loss, the ignored background, RGB input and ImageNet weights are
+            the recipe's business
+          - of the 64 and 512 chains of convolutions (sec. 3.1) only 20 and 32 differ in receptive field
 Symbols   N images  B bands  K classes  C width (the paper's "channels")  n branches; w1 w2 w3 are W^1 .. W^3,
-          (N, n); w_bin (N, 2) x4 is a level at stride 4: (N, ., H/4, W/4); xs is at the output stride s
+          (N, n); w_bin (N, 2)
+          x4 is a level at stride 4: (N, ., H/4, W/4); xs is at the output stride s
 """
 
 from __future__ import annotations

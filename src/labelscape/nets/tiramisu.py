@@ -2,12 +2,13 @@
 
 Paper     S. Jegou, M. Drozdzal, D. Vazquez, A. Romero, Y. Bengio. "The One Hundred Layers Tiramisu: Fully
           Convolutional DenseNets for Semantic Segmentation". CVPR Workshops 2017.
-          https://arxiv.org/abs/1611.09326   https://github.com/SimJeg/FC-DenseNet
-Reads as  table 1 -> TiramisuLayer, Down, Up   sec. 3.3, fig. 1 and table 2 -> Tiramisu   sec. 4.2 and table 3
-          -> LAYERS
-Differs   the transposed convolution gives 2 n + 1 pixels; the first H and W of them are kept, as in the
-          release the release counts running statistics as parameters: 1,397,963, 3,502,923 and 9,425,163;
-          table 3 prints 1.5 M for the first
+          https://arxiv.org/abs/1611.09326 https://github.com/SimJeg/FC-DenseNet
+Reads as  table 1 -> TiramisuLayer, Down, Up   sec. 3.3, fig. 1 and table 2 -> Tiramisu
+          sec. 4.2 and table 3 -> LAYERS
+Differs   - the transposed convolution gives 2 n + 1 pixels; the first H and W of them are kept, as in the
+            release
+          - the release counts running statistics as parameters: 1,397,963, 3,502,923 and 9,425,163; table 3
+            prints 1.5 M for the first
 Symbols   N images  B bands  C width  K classes  k growth  l layers; h x w pixels of a level
 """
 
