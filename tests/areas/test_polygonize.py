@@ -221,11 +221,11 @@ def test_small_polygons_are_left_out_and_counted(tmp_path):
     values = np.zeros((50, 50), np.uint8)
     values[10, 10], values[20:30, 20:30] = 1, 2
     raster = world.write(tmp_path / "m.tif", values, nodata=255)
-    done = polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, min_area_ha=0.5)
+    done = polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, min_area=0.5)
     assert (done.written, done.left_out) == (2, 1)
     plain = world.write(tmp_path / "p.tif", values, crs=None)
     with pytest.raises(BadOption, match="no area in hectares"):
-        polygonize(plain, tmp_path / "p.gpkg", world.LEGEND, min_area_ha=0.5)
+        polygonize(plain, tmp_path / "p.gpkg", world.LEGEND, min_area=0.5)
     assert polygonize(plain, tmp_path / "p.gpkg", world.LEGEND).written == 3
     with pytest.raises(BadOption, match="written as .gpkg"):
         polygonize(raster, tmp_path / "m.dxf", world.LEGEND)

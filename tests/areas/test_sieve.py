@@ -160,7 +160,7 @@ def test_it_stays_a_coloured_cog_and_holes_are_not_read(tmp_path, rows, monkeypa
     values = np.array([0, 3, 7], np.uint8)[world.paint(700, 600, patch=40)]
     values[5, 5], values[698, 3] = 7 - values[5, 5], 3
     with MapWriter(
-        tmp_path / "m.tif", grid, "uint8", 1, 255, legend=legend, tags={"labelscape_network": "fcn"}
+        tmp_path / "m.tif", grid, 1, 255, legend=legend, tags={"labelscape_network": "fcn"}
     ) as writer:
         writer.write(place, values)
     read = []

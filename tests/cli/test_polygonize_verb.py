@@ -15,7 +15,7 @@ from labelscape.rasters.write import MapWriter
 def named(tmp_path):
     """A class raster as `map` writes it, with names and colours."""
     grid = Grid(world.UTM, world.NORTH_UP, 64, 80)
-    with MapWriter(tmp_path / "m_class.tif", grid, "uint8", 1, 255, legend=world.LEGEND) as writer:
+    with MapWriter(tmp_path / "m_class.tif", grid, 1, 255, legend=world.LEGEND) as writer:
         writer.write(Window(0, 0, 64, 80), world.paint(64, 80))
     return tmp_path / "m_class.tif"
 

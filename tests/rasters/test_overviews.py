@@ -54,9 +54,7 @@ def test_the_levels_of_a_file_are_those_of_its_pixels(tmp_path, size, mode):
     grid = Grid(world.UTM, world.NORTH_UP, *size)
     rng = np.random.default_rng(1)
     values = np.full((1 if mode else 2, *size), IGNORE, np.uint8)
-    with MapWriter(
-        tmp_path / "m.tif", grid, "uint8", len(values), IGNORE, legend=LEGEND if mode else None
-    ) as writer:
+    with MapWriter(tmp_path / "m.tif", grid, len(values), IGNORE, legend=LEGEND if mode else None) as writer:
         for window in (
             Window(0, 0, 301, 1),
             Window(333, 0, 180, 530) & grid.window,

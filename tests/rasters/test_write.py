@@ -21,7 +21,7 @@ LEGEND = Legend.of_names(["water", "field & <meadow>", "forest"], values=[3, 0, 
 
 
 def write_classes(path, grid, values, **options):
-    with MapWriter(path, grid, "uint8", 1, IGNORE, legend=LEGEND, **options) as writer:
+    with MapWriter(path, grid, 1, IGNORE, legend=LEGEND, **options) as writer:
         for window in reversed(list(grid.window.blocks(300))):  # any order, not on block borders
             writer.write(window, values[window.inset_of(grid.window)])
     return writer
@@ -78,7 +78,7 @@ def test_the_attribute_table_names_counts_and_colours_classes(tmp_path):
 
 def test_what_was_never_written_is_nodata_and_costs_nothing(tmp_path):
     grid = Grid(world.UTM, world.NORTH_UP, 20_000, 20_000)
-    with MapWriter(tmp_path / "m.tif", grid, "uint8", 1, IGNORE, legend=LEGEND) as writer:
+    with MapWriter(tmp_path / "m.tif", grid, 1, IGNORE, legend=LEGEND) as writer:
         writer.write(Window(5000, 7000, 300, 200), np.full((300, 200), 3, np.uint8))
     assert (tmp_path / "m.tif").stat().st_size < 2_000_000
     with rasterio.open(tmp_path / "m.tif") as file:
@@ -89,7 +89,7 @@ def test_what_was_never_written_is_nodata_and_costs_nothing(tmp_path):
 def test_several_bands_keep_their_names(tmp_path):
     grid = Grid(world.UTM, world.NORTH_UP, 600, 700)
     values = np.random.default_rng(1).integers(0, 251, (3, 600, 700), np.uint8)
-    with MapWriter(tmp_path / "p.tif", grid, "uint8", 3, IGNORE, descriptions=["a", "b", "c"]) as writer:
+    with MapWriter(tmp_path / "p.tif", grid, 3, IGNORE, descriptions=["a", "b", "c"]) as writer:
         writer.write(grid.window, values)
     with rasterio.open(tmp_path / "p.tif") as file:
         np.testing.assert_array_equal(file.read(), values)
@@ -101,7 +101,7 @@ def test_nothing_is_left_when_the_work_breaks_off(tmp_path):
     grid = Grid(world.UTM, world.NORTH_UP, 40, 50)
     with (
         pytest.raises(RuntimeError, match="half way"),
-        MapWriter(tmp_path / "m.tif", grid, "uint8", 1, IGNORE, legend=LEGEND),
+        MapWriter(tmp_path / "m.tif", grid, 1, IGNORE, legend=LEGEND),
     ):
         raise RuntimeError("half way")
     assert not list(tmp_path.iterdir())
@@ -111,7 +111,7 @@ def test_nothing_is_left_when_the_work_breaks_off(tmp_path):
         write_classes(tmp_path / "m.tif", grid, np.full((40, 50), 3, np.uint8))
     with (
         pytest.raises(RuntimeError),
-        MapWriter(tmp_path / "m.tif", grid, "uint8", 1, IGNORE, legend=LEGEND, overwrite=True),
+        MapWriter(tmp_path / "m.tif", grid, 1, IGNORE, legend=LEGEND, overwrite=True),
     ):
         raise RuntimeError
     assert (tmp_path / "m.tif").read_bytes() == before
@@ -131,7 +131,7 @@ grid = Grid(CRS.from_epsg(32633), Affine(10, 0, 4e5, 0, -10, 5e6), 3000, 3000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 noise = np.random.default_rng(0).integers(0, 251, (3000, 3000), np.uint8)
 try:
-    with MapWriter({str(tmp_path / "m.tif")!r}, grid, "uint8", 1, 255) as writer:
+    with MapWriter({str(tmp_path / "m.tif")!r}, grid, 1, 255) as writer:
         for window in grid.window.blocks(512):
             writer.write(window, noise[window.inset_of(grid.window)])
     print(json.dumps("finished"))

@@ -42,7 +42,7 @@ def polygonize(
     legend: Legend | None = None,
     *,
     sieve: float = 0.0,
-    min_area_ha: float = 0.0,
+    min_area: float = 0.0,
     simplify: float = 0.0,
     strip_rows: int | None = None,
     overwrite: bool = False,
@@ -56,7 +56,7 @@ def polygonize(
     legend       by default the names and colours that come with the raster
     sieve        hectares (pixels without coordinates) below which areas are given to a neighbour first, see
                  `maps.sieve`
-    min_area_ha  polygons below it are left out, their place stays empty; not without coordinates
+    min_area     hectares: polygons below it are left out, their place stays empty; not without coordinates
     simplify     metres (pixels without coordinates): borders lose the steps of pixels, each shared border
                  once, so that there are neither gaps nor overlaps; the map's edge and the rim of nodata stay.
                  Pixels and hectares are those of the map, before simplification
@@ -70,7 +70,7 @@ def polygonize(
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         check_class_map(file, raster)
-        check_sizes(min_area_ha, simplify, grid, str(raster))
+        check_sizes(min_area, simplify, grid, str(raster))
         if sieve:
             check_minimum(sieve)
             if not is_database(out) and Path(out).exists() and not overwrite:
@@ -83,7 +83,7 @@ def polygonize(
                     sieved,
                     out,
                     legend,
-                    min_area_ha=min_area_ha,
+                    min_area=min_area,
                     simplify=simplify,
                     strip_rows=strip_rows,
                     overwrite=overwrite,
@@ -96,7 +96,7 @@ def polygonize(
             trace(file, grid, tolerance=tolerance, strip_rows=strip_rows, tick=tick),
             grid,
             legend,
-            min_area_ha,
+            min_area,
             summary,
         )
         if is_database(out):
@@ -110,19 +110,19 @@ def polygonize(
     return summary
 
 
-def check_sizes(min_area_ha: float, simplify: float, grid: Grid, name: str) -> None:
+def check_sizes(min_area: float, simplify: float, grid: Grid, name: str) -> None:
     """Raises BadOption where an area or a tolerance cannot be, or not for the raster of this name and
     grid.
     """
-    for option, number in (("--min-area", min_area_ha), ("--simplify", simplify)):
+    for option, number in (("--min-area", min_area), ("--simplify", simplify)):
         if not 0 <= number < math.inf:
             raise BadOption(f"{option} is {number:g}; a number from 0 up was expected.")
-    if min_area_ha and not grid.is_georeferenced:
+    if min_area and not grid.is_georeferenced:
         raise BadOption(f"{name} has no coordinates, so no area in hectares: leave --min-area out.")
 
 
 def _batches(
-    found: Iterator[Areas], grid: Grid, legend: Legend, min_area_ha: float, summary: PolygonSummary
+    found: Iterator[Areas], grid: Grid, legend: Legend, min_area: float, summary: PolygonSummary
 ) -> Iterator[Batch]:
     """Areas in pixels -> what is written, at least one batch, so that a map of nothing is an empty layer;
     counts in `summary`.
@@ -137,7 +137,7 @@ def _batches(
         return Batch(ground, areas.values.astype(np.int32), called, areas.pixels.astype(np.int64), hectares)
 
     for areas in found:
-        kept = ~(areas.metres < min_area_ha * 10_000)
+        kept = ~(areas.metres < min_area * 10_000)
         summary.written += int(kept.sum())
         summary.left_out += int((~kept).sum())
         waiting.append(areas[kept])

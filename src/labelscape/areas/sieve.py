@@ -123,9 +123,7 @@ def sieve(
         tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}
         tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_georeferenced else 'pixels'}"
         nodata = int(file.nodata) if file.nodata in range(256) else IGNORE
-        with MapWriter(
-            out, grid, "uint8", 1, nodata, legend=legend, tags=tags, overwrite=overwrite
-        ) as writer:
+        with MapWriter(out, grid, 1, nodata, legend=legend, tags=tags, overwrite=overwrite) as writer:
             work = _Sieve(file, grid, min_area * (1e4 if grid.is_georeferenced else 1) * (1 - SLACK))
             rows = strip_rows or _rows(grid.width)
             for top in range(0, grid.height, rows):

@@ -10,11 +10,11 @@ import typer
 
 from labelscape.cli.options import (
     SCENE,
-    Area,
     AsJson,
     Averaging,
+    Extras,
     Machine,
-    Nodata,
+    Reading,
     Tiles,
     grouped,
     print_json,
@@ -32,14 +32,12 @@ def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
     scene: Annotated[str, typer.Argument(help=SCENE)],
     *,
-    proba: Annotated[bool, typer.Option("--proba", help="Count the disk for probabilities too.")] = False,
-    entropy: Annotated[bool, typer.Option("--entropy", help="Count the disk for entropy too.")] = False,
+    extras: Extras,
     timing: Annotated[
         bool, typer.Option("--timing/--no-timing", help="Time the network on one block of the scene.")
     ] = True,
     tiles: Tiles,
-    nodata: Nodata = None,
-    area: Area = None,
+    reading: Reading,
     machine: Machine,
     averaging: Averaging,
     as_json: AsJson = False,
@@ -47,7 +45,7 @@ def run(
     """Say whether a scene fits a model before it is mapped, name what is wrong with it, and what the map will
     cost. Ends with 1 if refused.
 
-    What the map costs depends on its options: say here what `map` will be told.
+    What the map costs depends on its options: give the same ones here as to `map`.
 
     Examples:
 
@@ -60,13 +58,11 @@ def run(
     result = check(
         [model, *averaging.also],
         scene_of(scene),
-        nodata=nodata,
-        area=area,
         protocol=averaging.protocol,
-        entropy=entropy,
-        proba=proba,
         timing=timing,
+        **asdict(extras),
         **asdict(tiles),
+        **asdict(reading),
         **asdict(machine),
     )
     if as_json:
@@ -81,12 +77,12 @@ def print_check(result: CheckResult) -> None:
     """Verdict, findings, plan."""
     print(result.verdict)
     for finding in result.findings:
-        mark = {"REFUSED": "wrong", "FITS AFTER": "mended", "FITS": "note"}[finding.level]
-        print(f"  {mark:<8}{finding.kind}: {finding.cause}")
+        mark = {"REFUSED": "wrong", "FITS AFTER": "adjusted", "FITS": "note"}[finding.level]
+        print(f"  {mark:<9}{finding.kind}: {finding.cause}")
     plan = result.plan
     if plan is None:
         return
-    seen = f"{plan.forward_share:.2f} pixels looked at for each mapped"
+    seen = f"{plan.forward_share:.2f} pixels predicted for each mapped"
     print(
         f"{'tiles':<9}{plan.tiles:,}, each {plan.core} pixels wide and seeing {plan.halo} more on each side "
         f"({seen})"

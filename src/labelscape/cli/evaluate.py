@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labelscape.cli.options import (
-    Also,
     AsJson,
-    Device,
-    Merge,
-    Overlap,
-    Precision,
-    Scales,
-    TileSize,
-    Tta,
+    Averaging,
+    Machine,
+    Tiles,
+    grouped,
     numbers_of,
     print_json,
-    protocol_of,
     scene_of,
     settings_of,
     talk,
@@ -37,11 +33,13 @@ if TYPE_CHECKING:
 NAME = "evaluate"
 
 
+@grouped
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
     images: Annotated[
         list[str] | None, typer.Argument(help="Labelled scenes; by default those it was trained on.")
     ] = None,
+    *,
     labels: Annotated[
         list[str], typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")
     ] = [],
@@ -71,14 +69,9 @@ def run(
             help="Also write predictions here in the data set's label format, ready for submission.",
         ),
     ] = None,
-    tile_size: TileSize = None,
-    overlap: Overlap = None,
-    device: Device = "auto",
-    precision: Precision = "32",
-    tta: Tta = "none",
-    scales: Scales = "1",
-    average: Merge = "probabilities",
-    also: Also = [],
+    tiles: Tiles,
+    machine: Machine,
+    averaging: Averaging,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on labelled pixels, tile by tile exactly as `map` maps them.
@@ -155,15 +148,13 @@ def run(
             else None
         )
         found = evaluate(
-            [checkpoint, *map(load, also)],
+            [checkpoint, *map(load, averaging.also)],
             opened,
             part=part,
-            tile_size=tile_size,
-            overlap=overlap,
-            device=device,
-            precision=precision,
-            protocol=protocol_of(tta, scales, average),
+            protocol=averaging.protocol,
             keep=keep,
+            **asdict(tiles),
+            **asdict(machine),
         )
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")

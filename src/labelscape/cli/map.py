@@ -11,26 +11,18 @@ import typer
 
 from labelscape.cli.options import (
     SCENE,
-    Also,
-    Area,
     AsJson,
-    Blend,
-    Device,
-    Merge,
-    MinArea,
-    Nodata,
-    Overlap,
+    Averaging,
+    Extras,
+    Machine,
+    Outlines,
     Overwrite,
-    Precision,
-    Scales,
-    Sieve,
-    Simplify,
-    TileSize,
-    Tta,
+    Reading,
+    Tiles,
     given,
+    grouped,
     option_of,
     print_json,
-    protocol_of,
     scene_of,
     talk,
 )
@@ -43,6 +35,7 @@ if TYPE_CHECKING:
 NAME = "map"
 
 
+@grouped
 def run(
     ctx: typer.Context,
     model: Annotated[Path | None, typer.Argument(help="Checkpoint.")] = None,
@@ -52,37 +45,23 @@ def run(
     name: Annotated[
         str | None, typer.Option("--name", help="Stem of the files.", show_default="the scene's")
     ] = None,
-    proba: Annotated[
-        bool, typer.Option("--proba", help="Also write a band of probabilities per class.")
-    ] = False,
-    entropy: Annotated[
-        bool, typer.Option("--entropy", help="Also write how undecided the network was, 0 to 100.")
-    ] = False,
+    extras: Extras,
     reject: Annotated[
         float | None,
         typer.Option("--reject", help="Confidence (0..1) below which a pixel becomes the class unknown."),
     ] = None,
-    sieve: Sieve = 0.0,
     polygons: Annotated[
         bool, typer.Option("--polygons/--no-polygons", help="Write the map as polygons too.")
     ] = True,
     polygons_as: Annotated[
         str, typer.Option("--polygons-as", help="Format of the polygons: gpkg, geojson, fgb or parquet.")
     ] = "gpkg",
-    min_area: MinArea = 0.0,
-    simplify: Simplify = 0.0,
+    outlines: Outlines,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
-    tile_size: TileSize = None,
-    overlap: Overlap = None,
-    blend: Blend = None,
-    nodata: Nodata = None,
-    area: Area = None,
-    device: Device = "auto",
-    precision: Precision = "32",
-    tta: Tta = "none",
-    scales: Scales = "1",
-    average: Merge = "probabilities",
-    also: Also = [],
+    tiles: Tiles,
+    reading: Reading,
+    machine: Machine,
+    averaging: Averaging,
     force: Annotated[
         bool, typer.Option("--force", help="Map a scene that `check` refuses; the map carries the findings.")
     ] = False,
@@ -113,20 +92,7 @@ def run(
       labelscape map a.safetensors scene.tif --out map --also b.safetensors --tta dihedral --reject 0.6
     """
     if again is not None:
-        said = [
-            p.name
-            for p in ctx.command.params
-            if given(ctx, p.name) and p.name not in ("again", "out", "overwrite", "as_json")
-        ]
-        if said:
-            named = ", ".join(
-                "a checkpoint" if n == "model" else "a scene" if n == "scene" else option_of(ctx, n)
-                for n in said
-            )
-            raise BadOption(
-                f"--rerun takes all but --out from {again}, but also found {named}. Leave that out, or map "
-                "anew without --rerun."
-            )
+        _only_out(ctx, again)
         from labelscape.maps.rerun import rerun
 
         _tell(rerun(again, out, overwrite=overwrite), as_json)
@@ -138,31 +104,40 @@ def run(
     from labelscape.maps.run import map_scene
 
     result = map_scene(
-        [model, *also],
+        [model, *averaging.also],
         scene_of(scene),
         out,
         name=name,
-        proba=proba,
-        entropy=entropy,
         reject=reject,
-        protocol=protocol_of(tta, scales, average),
-        sieve=sieve,
+        protocol=averaging.protocol,
         polygons=polygons,
         polygons_as=polygons_as,
-        min_area=min_area,
-        simplify=simplify,
         report=report,
-        tile_size=tile_size,
-        overlap=overlap,
-        blend=blend,
-        nodata=nodata,
-        area=area,
-        device=device,
-        precision=precision,
         overwrite=overwrite,
         force=force,
+        **asdict(extras),
+        **asdict(outlines),
+        **asdict(tiles),
+        **asdict(reading),
+        **asdict(machine),
     )
     _tell(result, as_json)
+
+
+def _only_out(ctx: typer.Context, again: Path) -> None:
+    """Raises BadOption where --rerun stands beside options that the run file answers."""
+    said = [
+        p.name
+        for p in ctx.command.params
+        if given(ctx, p.name) and p.name not in ("again", "out", "overwrite", "as_json")
+    ]
+    if said:
+        arguments = {"model": "a checkpoint", "scene": "a scene"}
+        named = ", ".join(arguments.get(n) or option_of(ctx, n) for n in said)
+        raise BadOption(
+            f"--rerun takes every option but --out from {again}, but also found {named}. Leave that out, or "
+            "map anew without --rerun."
+        )
 
 
 def _tell(result: MapResult, as_json: bool) -> None:

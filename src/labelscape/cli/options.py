@@ -43,14 +43,16 @@ Precision = Annotated[str, typer.Option("--precision", help="32, bf16 or 16.")]
 Tta = Annotated[
     str,
     typer.Option(
-        "--tta", help="Look again at the image turned: none, mirror, flips (4 looks) or dihedral (8)."
+        "--tta",
+        help="Test-time augmentation, averaged: none, mirror (left-right), flips (4 images) or dihedral (8).",
     ),
 ]
 Scales = Annotated[
-    str, typer.Option("--scales", help="Look at the image enlarged by each of these factors: 0.75,1,1.25.")
+    str,
+    typer.Option("--scales", help="Multi-scale inference: factors the image is resized by, as 0.75,1,1.25."),
 ]
-Merge = Annotated[
-    str, typer.Option("--average", help="What several looks are averaged as: probabilities or logits.")
+Average = Annotated[
+    str, typer.Option("--average", help="How augmented predictions are averaged: as probabilities or logits.")
 ]
 Also = Annotated[
     list[Path],
@@ -60,14 +62,14 @@ Also = Annotated[
 ]
 Nodata = Annotated[
     float | None,
-    typer.Option("--nodata", help="Value that means 'nothing here', where the files do not say it."),
+    typer.Option("--nodata", help="Nodata value of the scene, where its files do not declare it."),
 ]
 Area = Annotated[str | None, typer.Option("--area", help="Polygons (any CRS): map only what lies in them.")]
 MinArea = Annotated[
     float,
     typer.Option(
         "--min-area",
-        help="Hectares below which a polygon is left out, its place empty; --sieve leaves no holes.",
+        help="Hectares below which a polygon is dropped, leaving a gap (use --sieve to avoid gaps).",
     ),
 ]
 Sieve = Annotated[
@@ -75,12 +77,19 @@ Sieve = Annotated[
     typer.Option(
         "--sieve",
         metavar="HECTARES",
-        help="Give areas below it (pixels without coordinates) to a neighbour before polygons are made.",
+        help="Minimum mapping unit (pixels without coordinates): merge smaller areas into a neighbour before "
+        "polygons are made.",
     ),
 ]
 Simplify = Annotated[
     float,
     typer.Option("--simplify", help="Metres (pixels without coordinates) by which borders may be smoothed."),
+]
+Proba = Annotated[
+    bool, typer.Option("--proba", help="Also write the probability of every class, one band each.")
+]
+Entropy = Annotated[
+    bool, typer.Option("--entropy", help="Also write the entropy of the prediction, 0 (certain) to 100.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SCENE = (
@@ -107,12 +116,37 @@ class Averaging:
 
     tta: Tta = "none"
     scales: Scales = "1"
-    average: Merge = "probabilities"
+    average: Average = "probabilities"
     also: Also = field(default_factory=list)
 
     @property
     def protocol(self) -> Protocol:
         return protocol_of(self.tta, self.scales, self.average)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a scene is read."""
+
+    nodata: Nodata = None
+    area: Area = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """Rasters that are written on request."""
+
+    proba: Proba = False
+    entropy: Entropy = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlines:
+    """How a class map becomes polygons."""
+
+    sieve: Sieve = 0.0
+    min_area: MinArea = 0.0
+    simplify: Simplify = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,16 +206,20 @@ def print_json(value: Any) -> None:
 
 
 def protocol_of(tta: str, scales: str, average: str) -> Protocol:
-    """The options of looking several times, as a value."""
+    """The options of test-time augmentation, as a value."""
     from labelscape.scoring.scorer import Protocol
 
+    return Protocol(scales_of(scales), tta, average)
+
+
+def scales_of(text: str) -> tuple[float, ...]:
+    """`0.75,1,1.25` -> (0.75, 1.0, 1.25)."""
     try:
-        factors = tuple(float(part) for part in scales.split(","))
+        return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise BadOption(
-            f"--scales {scales!r} must be numbers apart by commas, such as 0.75,1,1.25."
+            f"--scales {text!r} must be numbers separated by commas, such as 0.75,1,1.25."
         ) from error
-    return Protocol(factors, tta, average)
 
 
 def scene_of(text: str) -> str | tuple[str, ...]:

@@ -8,20 +8,20 @@ from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, MinArea, Overwrite, Sieve, Simplify, print_json
+from labelscape.cli.options import AsJson, Outlines, Overwrite, grouped, print_json
 
 NAME = "polygonize"
 
 
+@grouped
 def run(
     raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = no data.")],
     out: Annotated[
         str,
         typer.Argument(help=".gpkg, .geojson, .fgb or .parquet, or postgresql://user@host/db?table=name."),
     ],
-    sieve: Sieve = 0.0,
-    min_area: MinArea = 0.0,
-    simplify: Simplify = 0.0,
+    *,
+    outlines: Outlines,
     legend: Annotated[
         Path | None,
         typer.Option(
@@ -44,22 +44,14 @@ def run(
     from labelscape.rasters.class_names import legend_of
 
     names, rows = legend_of(raster, legend)
-    with bar(f"polygons of {raster.name}", rows * (2 if sieve else 1), "rows") as tick:
-        done = polygonize(
-            raster,
-            out,
-            names,
-            sieve=sieve,
-            min_area_ha=min_area,
-            simplify=simplify,
-            overwrite=overwrite,
-            tick=tick,
-        )
+    with bar(f"polygons of {raster.name}", rows * (2 if outlines.sieve else 1), "rows") as tick:
+        done = polygonize(raster, out, names, **asdict(outlines), overwrite=overwrite, tick=tick)
     if as_json:
         print_json({"out": out, **asdict(done)})
         return
     left = (
-        f", {done.left_out:,} below {min_area:g} ha left out: holes, which --sieve would not leave"
+        f", {done.left_out:,} below {outlines.min_area:g} ha dropped, leaving gaps "
+        "(use --sieve to avoid them)"
         if done.left_out
         else ""
     )

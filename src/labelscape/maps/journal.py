@@ -19,7 +19,8 @@ from rasterio.errors import RasterioError
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Window
-from labelscape.rasters.write import GDAL_FAILURES, compression
+from labelscape.rasters import compression
+from labelscape.rasters.write import GDAL_FAILURES
 from labelscape.scenes.files import gdal, reason
 
 
@@ -71,8 +72,7 @@ class Journal:
             "height": core.height,
             "width": core.width,
             "dtype": "uint8",
-            "compress": compression(),
-            "zstd_level": 1,
+            **compression.for_journal().profile,
             "interleave": "band",
         }
         try:

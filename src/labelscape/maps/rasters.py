@@ -60,9 +60,7 @@ class Tally:
     def add(self, core: Window, classes: np.ndarray) -> None:
         self.seams.add(core, classes)
         for block in _blocks(core):
-            counts = count_values(classes[block.inset_of(core)])
-            self.nodata += int(counts[IGNORE])
-            counts = counts[: len(self.pixels)]
+            counts = count_values(classes[block.inset_of(core)])[: len(self.pixels)]
             self.pixels += counts
             self.square_metres += counts * self.grid.pixel_areas(
                 block.top + (block.height - 1) / 2, block.left + (block.width - 1) / 2
@@ -117,9 +115,7 @@ def write_rasters(
             "tags": {"labelscape_version": __version__, "labelscape_network": scorer.checkpoint.network},
             "overwrite": overwrite,
         }
-        writers = {
-            "class": MapWriter(paths["class"], scene.grid, "uint8", 1, IGNORE, legend=legend, **common)
-        }
+        writers = {"class": MapWriter(paths["class"], scene.grid, 1, IGNORE, legend=legend, **common)}
         for kind, count, names, tags in (
             ("confidence", 1, ["confidence (%)"], {}),
             ("entropy", 1, ["entropy (% of the largest)"], {}),
@@ -128,7 +124,7 @@ def write_rasters(
             if kind in paths:
                 described = {**common, "tags": common["tags"] | tags}
                 writers[kind] = MapWriter(
-                    paths[kind], scene.grid, "uint8", count, IGNORE, descriptions=names, **described
+                    paths[kind], scene.grid, count, IGNORE, descriptions=names, **described
                 )
         for writer in writers.values():
             files.enter_context(writer)

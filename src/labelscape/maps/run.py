@@ -207,7 +207,7 @@ def map_scene(
                     source,
                     paths["polygons"],
                     legend,
-                    min_area_ha=min_area,
+                    min_area=min_area,
                     simplify=simplify,
                     overwrite=overwrite,
                     tick=tick,

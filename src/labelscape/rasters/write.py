@@ -8,7 +8,6 @@ the disk for a moment. All of that costs time for what was written, not for the 
 from __future__ import annotations
 
 import contextlib
-import functools
 import glob
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,14 @@ import rasterio
 from rasterio._err import (
     CPLE_BaseError,
 )  # what copies and closes raise; rasterio.errors has no public name for it
-from rasterio.enums import ColorInterp, Compression
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
+from labelscape.rasters import compression
 from labelscape.rasters.cog import assemble
 from labelscape.rasters.overviews import BLOCK, Level, build_levels, count_values
 from labelscape.scenes.files import gdal, reason
@@ -47,9 +47,8 @@ class MapWriter:
         self,
         path: str | Path,
         grid: Grid,
-        dtype: str,
         count: int,
-        nodata: float,
+        nodata: int,
         *,
         legend: Legend | None = None,
         descriptions: Sequence[str] | None = None,
@@ -59,22 +58,17 @@ class MapWriter:
         self.path, self.grid, self.legend = Path(path), grid, legend
         self._tags, self._descriptions = dict(tags or {}), descriptions
         self._overwrite = overwrite
-        assert dtype == "uint8", dtype
-        # With a predictor level 1 makes smaller files of smooth values than level 9 without, in a fifth of
-        # the time.
+        packed = compression.for_classes() if legend is not None else compression.for_smooth_values()
         self._profile = {
             "driver": "GTiff",
-            "dtype": dtype,
+            "dtype": "uint8",
             "count": count,
             "nodata": nodata,
             "tiled": True,
             "blockxsize": BLOCK,
             "blockysize": BLOCK,
             "interleave": "pixel",
-            "compress": compression(),
-            "zstd_level": 1,
-            "zlevel": 1,
-            "predictor": 1 if legend is not None else 2,
+            **packed.profile,
             "sparse_ok": True,
             "bigtiff": "IF_SAFER",
         }
@@ -167,7 +161,7 @@ class MapWriter:
                     found += count_values(values)
                     missing += values.size
             expected = level.counts.copy()
-            expected[int(self._profile["nodata"])] += missing
+            expected[self._profile["nodata"]] += missing
             if (found != expected).any():
                 raise OSError("what was read back is not what was written")
 
@@ -183,9 +177,7 @@ class MapWriter:
         file = rasterio.open(path, "w", height=height, width=width, **self._profile, **place)
         if self.legend is not None:
             file.write_colormap(
-                1,
-                {value: (0, 0, 0, 0) for value in (IGNORE,)}
-                | {c.value: (*c.color, 255) for c in self.legend.classes},
+                1, {IGNORE: (0, 0, 0, 0)} | {c.value: (*c.color, 255) for c in self.legend.classes}
             )
         else:
             file.colorinterp = [ColorInterp.gray] * file.count
@@ -197,18 +189,6 @@ class MapWriter:
             ["class"] if self.legend is not None else self._descriptions or (), start=1
         ):
             self._file.set_band_description(number, text)
-
-
-@functools.cache
-def compression() -> str:
-    """ZSTD, or DEFLATE where this GDAL was built without it."""
-    with contextlib.suppress(*GDAL_FAILURES), gdal(), rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8", compress="ZSTD") as file:
-            file.write(np.zeros((1, 1, 1), np.uint8))
-        with memory.open() as file:
-            if file.compression == Compression.zstd:
-                return "ZSTD"
-    return "DEFLATE"
 
 
 def _remove(part: Path, but: Path | None = None) -> None:
