@@ -1,13 +1,14 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.checkpoint import Checkpoint, load, load_all, save
 from labelscape.contract.bands import QUANTILES, BandStatistics
 from labelscape.contract.contract import Contract
-from labelscape.errors import BadFile
+from labelscape.errors import BadFile, WrongType
 from labelscape.legend import Legend
 
 
@@ -85,3 +86,33 @@ def test_a_place_that_cannot_be_written_leaves_nothing(checkpoint, tmp_path):
     with pytest.raises(BadFile, match="cannot be written"):
         save(checkpoint, tmp_path / "file" / "model.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_checkpoint_prints_on_one_line_and_equals_itself_only(checkpoint):
+    scored = replace(checkpoint, scores={"fcn": {"mean_iou": 0.51234}})
+    assert repr(scored) == "<Checkpoint fcn: 2 bands, 2 classes, 10 m, mIoU 51.23 %>"
+    without = replace(checkpoint, contract=replace(checkpoint.contract, pixel_size=None), scores={})
+    assert repr(without) == "<Checkpoint fcn: 2 bands, 2 classes, no pixel size>"
+    assert checkpoint == checkpoint
+    assert checkpoint != replace(checkpoint)
+    assert {checkpoint: 1, replace(checkpoint): 2}[checkpoint] == 1
+
+
+def test_a_notebook_shows_a_table_in_which_names_stay_text(checkpoint):
+    legend = Legend.of_names(["<b>land", "water"], colors=[(1, 2, 255), (0, 0, 0)])
+    html = replace(checkpoint, legend=legend)._repr_html_()
+    assert "&lt;b&gt;land" in html and "<b>land" not in html
+    assert "background:#0102ff" in html
+    assert "nir, red" in html
+    assert len(html) < 3000
+
+
+@pytest.mark.parametrize("wrong", [None, np.zeros((2, 3)), 7])
+def test_what_is_no_path_gets_a_sentence(wrong):
+    found = {"NoneType": "nothing (None)", "ndarray": "a numpy.ndarray", "int": "a int"}
+    for read in (load, load_all):
+        with pytest.raises(WrongType) as said:
+            read(wrong)
+        assert str(said.value) == (
+            f"A checkpoint must be given as a path; found {found[type(wrong).__name__]}."
+        )

@@ -17,7 +17,7 @@ FLOORS = (
     {"scenes"},
     {"labels"},
     {"contract"},
-    {"nets"},
+    {"nets", "model_card"},
     {"checkpoint"},
     {"scoring"},
     {"datasets"},

@@ -1,19 +1,21 @@
-"""Labelscape: from pictures of the ground to maps of classes.
+"""Labelscape: land-cover maps from satellite and aerial scenes.
 
     import labelscape as ls
 
-    ls.list_models()                                     names of the networks
-    net = ls.create_model("mlp", in_channels=4, classes=6) checkpoint =
-    ls.train(ls.make_recipe(data={"images": ["scene.tif"], "labels": ["fields.gpkg"]}), out="runs/a")
+    ls.list_models()                                         # names of the networks
+    net = ls.create_model("mlp", in_channels=4, classes=6)   # a torch module
+    recipe = ls.make_recipe(data={"images": ["scene.tif"], "labels": ["fields.gpkg"]})
+    checkpoint = ls.train(recipe, out="runs/a")
     checkpoint = ls.load("runs/a/mlp.safetensors")
-    probabilities = ls.predict(checkpoint, pixels)       (bands, H, W) -> (classes, H, W)
+    probabilities = ls.predict(checkpoint, pixels)           # (bands, H, W) -> (classes, H, W)
     evaluation = ls.evaluate(checkpoint, dataset)
     result = ls.map_scene(checkpoint, "scene.tif", out="map/")
-    ls.sieve("map/scene_class.tif", "map/fields.tif", min_area=0.5)   areas below half a hectare go to their
-                                                                      neighbours
+    ls.sieve("map/scene_class.tif", "map/fields.tif", min_area=0.5)   # minimum mapping unit: half a hectare
 
-Names are imported when first used: `import labelscape` is instant, torch comes with the first network.
+Names are imported when first used: `import labelscape` is instant, torch is loaded with the first network.
 """
+
+from typing import TYPE_CHECKING
 
 from labelscape.version import __version__
 
@@ -51,18 +53,56 @@ _PLACES = {
     "Window": "grid",
     "LabelscapeError": "errors",
 }
+"""Public name -> the module that holds it."""
+
+# Type checkers and editors do not run `__getattr__`: they read this list, which a test holds equal to the one
+# above.
+if TYPE_CHECKING:
+    from labelscape.areas.polygonize import PolygonSummary as PolygonSummary
+    from labelscape.areas.polygonize import polygonize as polygonize
+    from labelscape.areas.sieve import SieveSummary as SieveSummary
+    from labelscape.areas.sieve import sieve as sieve
+    from labelscape.checkpoint import Checkpoint as Checkpoint
+    from labelscape.checkpoint import load as load
+    from labelscape.checkpoint import save as save
+    from labelscape.contract.contract import Contract as Contract
+    from labelscape.datasets.doctor.check import check_data as check_data
+    from labelscape.datasets.own import open_dataset as open_dataset
+    from labelscape.datasets.published.catalog import open_published as open_published
+    from labelscape.errors import LabelscapeError as LabelscapeError
+    from labelscape.evaluation.measure import Evaluation as Evaluation
+    from labelscape.evaluation.measure import evaluate as evaluate
+    from labelscape.export.from_caffe import import_caffe as import_caffe
+    from labelscape.grid import Grid as Grid
+    from labelscape.grid import Window as Window
+    from labelscape.labels.labels import LabelSpec as LabelSpec
+    from labelscape.legend import IGNORE as IGNORE
+    from labelscape.legend import Legend as Legend
+    from labelscape.maps.plan import CheckResult as CheckResult
+    from labelscape.maps.plan import check as check
+    from labelscape.maps.run import MapResult as MapResult
+    from labelscape.maps.run import map_scene as map_scene
+    from labelscape.nets.catalog import create_model as create_model
+    from labelscape.nets.catalog import list_models as list_models
+    from labelscape.scenes.raster import Scene as Scene
+    from labelscape.scoring.scorer import Scorer as Scorer
+    from labelscape.scoring.scorer import predict as predict
+    from labelscape.training.loop import train as train
+    from labelscape.training.recipe import Recipe as Recipe
+    from labelscape.training.recipe import make_recipe as make_recipe
 
 __all__ = ["__version__", *_PLACES]
 
+if not TYPE_CHECKING:  # to a type checker this would make every misspelt name an object
 
-def __getattr__(name: str) -> object:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'labelscape' has no attribute {name!r}")
-    import importlib
+    def __getattr__(name: str) -> object:
+        if name not in _PLACES:
+            raise AttributeError(f"module 'labelscape' has no attribute {name!r}")
+        import importlib
 
-    value = getattr(importlib.import_module(f"labelscape.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+        value = getattr(importlib.import_module(f"labelscape.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

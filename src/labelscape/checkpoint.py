@@ -1,5 +1,5 @@
-"""One `.safetensors` file that knows all that mapping needs: weights and the whole contract between a network
-and its imagery.
+"""One `.safetensors` file with all that mapping needs: weights, classes, and what the network knows of its
+imagery.
 
 Loading a stranger's model must not run a stranger's code: the file holds arrays and JSON, never pickle.
 """
@@ -17,15 +17,16 @@ import numpy as np
 
 from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile
-from labelscape.files import written_whole
+from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
 
 FORMAT = "labelscape-1"
 
 
-@dataclass(frozen=True)
+# Weights are arrays, and arrays do not compare to one truth value: a checkpoint equals itself only.
+@dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint:
-    """A trained network and what it understands.
+    """A trained network, its classes, and the imagery it was trained on.
 
     network, options  name in the catalogue and the options it was built with
     weights           state_dict as float32 arrays
@@ -37,6 +38,8 @@ class Checkpoint:
     history           loss and rate over the steps
     temperature       what logits are divided by before the softmax, so that a confidence of 80 % is right 80
                       times in 100; 1 as trained
+
+    Two checkpoints are equal when they are the same object; `describe()` and `weights` can be compared.
     """
 
     network: str
@@ -73,6 +76,19 @@ class Checkpoint:
             "temperature": self.temperature,
         }
 
+    def __repr__(self) -> str:
+        size = "no pixel size" if self.pixel_size is None else f"{self.pixel_size:.3g} m"
+        score = self.scores.get(self.network, {}).get("mean_iou")
+        scored = "" if score is None else f", mIoU {100 * score:.2f} %"
+        counts = f"{len(self.bands)} bands, {len(self.legend)} classes"
+        return f"<Checkpoint {self.network}: {counts}, {size}{scored}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from labelscape.model_card import html_card
+
+        return html_card(self.describe())
+
 
 def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Path:
     """Write a checkpoint whole or not at all. `half` stores weights as float16: half the size, about three
@@ -94,7 +110,8 @@ def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Pat
 
 
 def description(path: str | Path) -> dict:
-    """What a checkpoint says of itself, as JSON values, its weights unread. Raises BadFile as `load`."""
+    """What a checkpoint says of itself, as JSON values, without loading weights. Raises BadFile as `load`."""
+    check_path(path, "A checkpoint")
     path = Path(path)
     if not path.is_file():
         raise BadFile(
@@ -137,8 +154,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint. Raises BadFile for a missing, damaged or foreign file, saying which."""
-    path = Path(path)
     fields = description(path)
+    path = Path(path)
     with _opened(path) as file:
         weights = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (no mapping)
     try:
@@ -153,9 +170,8 @@ def load(path: str | Path) -> Checkpoint:
             history=tuple(fields["history"]),
             temperature=fields.get("temperature", 1.0),
         )
-        if (
-            unknown := fields.keys() - loaded.describe().keys()
-        ):  # a later version's: what it means is not known here
+        # A later version's: what it means is not known here.
+        if unknown := fields.keys() - loaded.describe().keys():
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(f"{path} has a damaged description ({error}).") from error
@@ -164,8 +180,8 @@ def load(path: str | Path) -> Checkpoint:
 
 def load_all(given: Checkpoint | str | Path | Sequence[Checkpoint | str | Path]) -> list[Checkpoint]:
     """One checkpoint or several, read where they are files. Raises BadFile as `load`."""
-    several = [given] if isinstance(given, (Checkpoint, str, Path)) else given
-    return [load(one) if isinstance(one, (str, Path)) else one for one in several]
+    several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    return [one if isinstance(one, Checkpoint) else load(one) for one in several]
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:

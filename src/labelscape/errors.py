@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class LabelscapeError(Exception):
-    """Something a user can mend. `exit_code` is what the command line ends with."""
+    """Something a user can fix. `exit_code` is what the command line ends with."""
 
     exit_code = 1
 
@@ -28,6 +28,10 @@ class BadOption(LabelscapeError, ValueError):
     """An option or a recipe that cannot work, whatever the data."""
 
     exit_code = 2
+
+
+class WrongType(BadOption, TypeError):
+    """A value of a type that cannot work: an array where a path is expected."""
 
 
 class UnknownName(BadOption, LookupError):

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from labelscape.errors import BadFile
+from labelscape.errors import BadFile, WrongType
+
+
+def check_path(given: object, what: str) -> None:
+    """Raises WrongType where `given` is no path: None, an array, an open file. `what` begins the sentence."""
+    if not isinstance(given, (str, os.PathLike)):
+        found = (
+            "nothing (None)" if given is None else f"a {type(given).__module__}.{type(given).__qualname__}"
+        )
+        raise WrongType(f"{what} must be given as a path; found {found.replace('builtins.', '')}.")
 
 
 @contextlib.contextmanager

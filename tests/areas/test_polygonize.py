@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 
 from labelscape.areas.polygonize import polygonize
+from labelscape.areas.sieve import sieve
 from labelscape.areas.trace import Areas, trace
-from labelscape.errors import BadOption
+from labelscape.errors import BadOption, WrongType
 from labelscape.grid import Grid
 
 
@@ -251,3 +252,14 @@ def test_qgis_finds_a_style_in_the_geopackage(tmp_path):
         ("1", "field"),
         ("2", "forest"),
     ]
+
+
+def test_what_is_no_path_gets_a_sentence(tmp_path):
+    with pytest.raises(WrongType, match=r"The class map must be given as a path; found a numpy\.ndarray\."):
+        polygonize(np.zeros((3, 3), np.uint8), tmp_path / "p.gpkg")
+    with pytest.raises(
+        WrongType, match=r"The polygon file must be given as a path; found nothing \(None\)\."
+    ):
+        polygonize(tmp_path / "m.tif", None)
+    with pytest.raises(WrongType, match=r"The class map must be given as a path; found nothing"):
+        sieve(None, tmp_path / "out.tif", min_area=1)

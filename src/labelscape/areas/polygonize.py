@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,11 @@ import shapely
 
 from labelscape.areas.polygon_files import LAYER, Batch, check_target, is_database, write_database, write_file
 from labelscape.areas.sieve import check_minimum
-from labelscape.areas.sieve import sieve as give_away_small_areas
+from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.areas.style import add_style
 from labelscape.areas.trace import Areas, trace
 from labelscape.errors import BadFile, BadOption
-from labelscape.files import written_whole
+from labelscape.files import check_path, written_whole
 from labelscape.grid import Grid
 from labelscape.legend import Legend
 from labelscape.rasters.class_names import check_class_map, legend_of
@@ -30,7 +31,7 @@ BATCH = 50_000
 
 @dataclass
 class PolygonSummary:
-    """How many polygons were written and how many were left out for their size."""
+    """How many polygons were written, and how many were dropped for being too small."""
 
     written: int = 0
     left_out: int = 0
@@ -51,63 +52,69 @@ def polygonize(
     """Write the class map `raster` as polygons with the columns value, class, pixels and area_ha (hectares on
     the WGS 84 ellipsoid).
 
-    out          a file whose suffix says the format (.gpkg, .geojson, .fgb, .parquet) or a table,
-                 postgresql://user@host/db?table=name
-    legend       by default the names and colours that come with the raster
-    sieve        hectares (pixels without coordinates) below which areas are given to a neighbour first, see
-                 `maps.sieve`
-    min_area     hectares: polygons below it are left out, their place stays empty; not without coordinates
-    simplify     metres (pixels without coordinates): borders lose the steps of pixels, each shared border
-                 once, so that there are neither gaps nor overlaps; the map's edge and the rim of nodata stay.
-                 Pixels and hectares are those of the map, before simplification
-    tick         called with the number of rows done, those of the sieve first
+    out       a file whose suffix says the format (.gpkg, .geojson, .fgb, .parquet) or a table,
+              postgresql://user@host/db?table=name
+    legend    by default the names and colours stored with the raster
+    sieve     minimum mapping unit in hectares (pixels without coordinates): smaller areas are merged into a
+              neighbour first, see `areas.sieve`
+    min_area  hectares: smaller polygons are dropped, which leaves gaps; not without coordinates
+    simplify  tolerance in metres (pixels without coordinates): borders lose the steps of pixels, each shared
+              border once, so that there are neither gaps nor overlaps; the map's edge and the rim of nodata
+              stay. Pixels and hectares are those of the map, before simplification
+    tick      called with the number of rows done, those of the sieve first
 
     Pixels of 255 and of the raster's own nodata value belong to no polygon. A GeoPackage also gets the
     legend's colours as its QGIS style. Raises BadOption for a format, an area or a tolerance that cannot be,
     BadInput for a raster that is no class map, BadFile.
     """
+    check_path(raster, "The class map")
+    check_path(out, "The polygon file")
     check_target(out)
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         check_class_map(file, raster)
         check_sizes(min_area, simplify, grid, str(raster))
-        if sieve:
-            check_minimum(sieve)
-            if not is_database(out) and Path(out).exists() and not overwrite:
-                raise BadFile(f"{out} exists; pass --overwrite to replace it.")
-            near = None if is_database(out) or not Path(out).parent.is_dir() else Path(out).parent
-            with tempfile.TemporaryDirectory(prefix=".sieved.", dir=near) as folder:
-                sieved = Path(folder) / Path(raster).name
-                give_away_small_areas(raster, sieved, legend, min_area=sieve, tick=tick)
-                return polygonize(
-                    sieved,
-                    out,
-                    legend,
-                    min_area=min_area,
-                    simplify=simplify,
-                    strip_rows=strip_rows,
-                    overwrite=overwrite,
-                    tick=tick,
-                )
         legend = legend or legend_of(raster)[0]
-        tolerance = simplify / (grid.ground_pixel_size or 1)
-        summary = PolygonSummary()
-        batches = _batches(
-            trace(file, grid, tolerance=tolerance, strip_rows=strip_rows, tick=tick),
-            grid,
-            legend,
-            min_area,
-            summary,
-        )
-        if is_database(out):
-            write_database(str(out), batches, grid.crs, overwrite=overwrite)
-            return summary
-        suffix = Path(out).suffix.lower()
-        with written_whole(out, overwrite=overwrite) as part:
-            write_file(part, suffix, batches, grid.crs)
-            if suffix == ".gpkg":
-                add_style(part, LAYER, legend)
+    summary, tolerance = PolygonSummary(), simplify / (grid.ground_pixel_size or 1)
+    with _sieved(raster, out, legend, sieve, overwrite, tick) as source, gdal(), open_raster(source) as file:
+        areas = trace(file, grid, tolerance=tolerance, strip_rows=strip_rows, tick=tick)
+        _write(out, _batches(areas, grid, legend, min_area, summary), grid, legend, overwrite)
     return summary
+
+
+@contextmanager
+def _sieved(
+    raster: str | Path,
+    out: str | Path,
+    legend: Legend,
+    sieve: float,
+    overwrite: bool,
+    tick: Callable[[int], None] | None,
+) -> Iterator[str | Path]:
+    """The raster itself, or for the time of a block a sieved copy of it beside `out`."""
+    if not sieve:
+        yield raster
+        return
+    check_minimum(sieve)
+    # Said before the sieve, which may take long, instead of after it.
+    if not is_database(out) and Path(out).exists() and not overwrite:
+        raise BadFile(f"{out} exists; pass --overwrite to replace it.")
+    near = None if is_database(out) or not Path(out).parent.is_dir() else Path(out).parent
+    with tempfile.TemporaryDirectory(prefix=".sieved.", dir=near) as folder:
+        copy = Path(folder) / Path(raster).name
+        merge_small_areas(raster, copy, legend, min_area=sieve, tick=tick)
+        yield copy
+
+
+def _write(out: str | Path, batches: Iterator[Batch], grid: Grid, legend: Legend, overwrite: bool) -> None:
+    if is_database(out):
+        write_database(str(out), batches, grid.crs, overwrite=overwrite)
+        return
+    suffix = Path(out).suffix.lower()
+    with written_whole(out, overwrite=overwrite) as part:
+        write_file(part, suffix, batches, grid.crs)
+        if suffix == ".gpkg":
+            add_style(part, LAYER, legend)
 
 
 def check_sizes(min_area: float, simplify: float, grid: Grid, name: str) -> None:

@@ -26,6 +26,7 @@ import rasterio
 from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, given_away
 from labelscape.areas.trace import connected, read_run, runs_of, strip_height, without_nodata
 from labelscape.errors import BadOption
+from labelscape.files import check_path
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_names import check_class_map, legend_of
@@ -109,6 +110,8 @@ def sieve(
     and nodata value of the raster. Raises BadOption for a minimum that cannot be, BadInput for a raster that
     is no class map, BadFile.
     """
+    check_path(raster, "The class map")
+    check_path(out, "The sieved map")
     check_minimum(min_area)
     if Path(out).suffix.lower() not in (".tif", ".tiff"):
         raise BadOption(

@@ -1,0 +1,110 @@
+"""What a checkpoint says of itself, in words: for notebooks, `labelscape info` and the report of a map.
+
+Everything is read from the checkpoint's description (`checkpoint.description(path)`), so that no weights need
+to be loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+SHOWN_FILES = 3
+"""Names of training scenes that are listed; of more, the first ones and their number."""
+
+
+def model_card(description: Mapping) -> dict[str, str]:
+    """Heading -> text: network, classes, bands, values, pixel size, training, scores, calibration."""
+    card = {
+        "network": description["network"] + _options(description["options"]),
+        "classes": ", ".join(f"{c['value']} {c['name']}" for c in description["legend"]),
+        "bands": ", ".join(description["bands"]),
+        "values": f"{description['dtype']}" + _nodata(description.get("nodata")),
+        "pixel size": pixel_size(description.get("pixel_size")),
+        "trained on": trained_on(description["recipe"]),
+        "training": _training(description["recipe"]),
+        "scores": "; ".join(f"{name}: {_score(s)}" for name, s in description["scores"].items()),
+        "measured on": measured_on(description["recipe"]) if description["scores"] else "",
+        "confidences": calibration(description.get("temperature", 1.0)),
+    }
+    return {heading: text for heading, text in card.items() if text}
+
+
+def html_card(description: Mapping) -> str:
+    """The same as an HTML table with the classes in their colours."""
+    card = {heading: escape(text) for heading, text in model_card(description).items()}
+    style = "display:inline-block;width:.9em;height:.9em;border:1px solid #888;background:{}"
+    card["classes"] = "&ensp;".join(
+        f'<span style="{style.format("#{:02x}{:02x}{:02x}".format(*c["color"]))}"></span> {escape(c["name"])}'
+        for c in description["legend"]
+    )
+    rows = "".join(
+        f'<tr><th style="text-align:left;vertical-align:top">{heading}</th><td style="text-align:left">{text}'
+        "</td></tr>"
+        for heading, text in card.items()
+    )
+    return f"<table>{rows}</table>"
+
+
+def trained_on(recipe: Mapping) -> str:
+    """The training scenes: "centre.tif", "a.tif, b.tif, c.tif and 4 more", "gid-5"; "" where not known."""
+    if recipe.get("imported_from"):
+        return f"weights imported from {recipe['imported_from']}"
+    data = recipe.get("data") or {}
+    if data.get("dataset"):
+        return str(data["dataset"])
+    names = [_name(image) for image in data.get("images", ())]
+    more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+    return ", ".join(names[:SHOWN_FILES]) + more
+
+
+def measured_on(recipe: Mapping) -> str:
+    """Which pixels the scores are of: "held-out blocks of centre.tif"; "" where it is not known."""
+    data, scenes = recipe.get("data") or {}, trained_on(recipe)
+    if not data or not scenes:
+        return ""
+    if data.get("dataset"):
+        return f"the held-out part of {scenes}"
+    if data.get("split") == "random":
+        return f"randomly held-out blocks of {scenes}: an optimistic estimate"
+    return f"{'held-out blocks' if data.get('labels') else 'held-out pictures'} of {scenes}"
+
+
+def calibration(temperature: float) -> str:
+    """Whether confidences are calibrated."""
+    if temperature == 1:
+        return "not calibrated (see `labelscape calibrate`)"
+    return f"calibrated by temperature scaling (temperature {temperature:.3g})"
+
+
+def pixel_size(metres: float | None) -> str:
+    return "unknown (pictures without coordinates)" if metres is None else f"{metres:.4g} m on the ground"
+
+
+def _name(image: str | list | tuple) -> str:
+    return Path(image).name if isinstance(image, str) else "+".join(Path(part).name for part in image)
+
+
+def _options(options: Mapping) -> str:
+    return f" ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else ""
+
+
+def _nodata(value: float | None) -> str:
+    return "" if value is None else f", nodata {value:g}"
+
+
+def _training(recipe: Mapping) -> str:
+    if not recipe.get("steps"):
+        return ""
+    start = f", started from {Path(recipe['start']).name}" if recipe.get("start") else ""
+    crops = (
+        f" of {recipe['batch']} crops of {recipe['crop']} pixels" if {"batch", "crop"} <= set(recipe) else ""
+    )
+    return f"{recipe['steps']:,} steps{crops}{start}"
+
+
+def _score(metrics: Mapping) -> str:
+    shown = (("mIoU", "mean_iou"), ("overall accuracy", "overall_accuracy"))
+    known = [(label, metrics[key]) for label, key in shown if metrics.get(key) is not None]
+    return ", ".join(f"{label} {100 * value:.2f} %" for label, value in known) or "none"
