@@ -28,6 +28,7 @@ _PLACES = {
     "create_model": "nets.catalog",
     "predict": "scoring.scorer",
     "Scorer": "scoring.scorer",
+    "Protocol": "scoring.protocol",
     "Recipe": "training.recipe",
     "make_recipe": "training.recipe",
     "train": "training.loop",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from labelscape.nets.catalog import create_model as create_model
     from labelscape.nets.catalog import list_models as list_models
     from labelscape.scenes.raster import Scene as Scene
+    from labelscape.scoring.protocol import Protocol as Protocol
     from labelscape.scoring.scorer import Scorer as Scorer
     from labelscape.scoring.scorer import predict as predict
     from labelscape.training.loop import train as train

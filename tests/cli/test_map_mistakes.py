@@ -10,7 +10,8 @@ from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.contract import Contract
 from labelscape.maps.plan import check
 from labelscape.nets.catalog import create_model
-from labelscape.scoring.scorer import Protocol, Scorer, state_arrays
+from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scorer import Scorer, state_arrays
 
 
 @pytest.fixture

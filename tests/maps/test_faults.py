@@ -71,7 +71,7 @@ def scored(monkeypatch):
 
     def counted(tile, *arguments, **options):
         planes = real(tile, *arguments, **options)
-        cores.append(tile.core)
+        cores.append(tile.window)
         return planes
 
     monkeypatch.setattr(rasters, "planes_of", counted)

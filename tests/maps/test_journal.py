@@ -60,7 +60,7 @@ def test_a_map_stopped_anywhere_has_the_same_bytes_in_the_end(tmp_path, checkpoi
         if stops and len(scored) == sum(stopped) + stops[0]:
             stopped.append(stops.pop(0))
             raise KeyboardInterrupt
-        scored.append(tile.core)
+        scored.append(tile.window)
         return real(tile, *arguments, **options)
 
     stopped: list[int] = []

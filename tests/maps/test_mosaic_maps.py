@@ -180,6 +180,14 @@ def test_a_map_made_again_has_the_same_bytes(model, tmp_path, run_cli):
             tmp_path / "b" / f"mine_{kind}.tif"
         ).read_bytes()
     assert not (tmp_path / "b" / "mine_report.html").exists()
+    fields = json.loads(run.read_text())
+    assert fields["options"]["protocol"] == {"scales": [1.0], "tta": "mirror", "average": "probabilities"}
+    fields["options"]["protocol"] = {"scales": [1.0], "flips": "mirror", "merge": "probabilities"}
+    older = tmp_path / "as_older_versions_wrote_it.json"
+    older.write_text(json.dumps(fields))
+    code, _, err = run_cli("map", "--rerun", str(older), "--out", str(tmp_path / "o"))
+    assert code == 0, err
+    assert (tmp_path / "a" / "mine_class.tif").read_bytes() == (tmp_path / "o/mine_class.tif").read_bytes()
     code, _, err = run_cli("map", "--rerun", str(run), "--out", str(tmp_path / "b"))
     assert code == 1 and "pass --overwrite" in err
     save(replace(model, temperature=2.0), checkpoint)

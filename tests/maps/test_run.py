@@ -56,10 +56,10 @@ def test_tiles_leave_no_trace(tmp_path, network, size):
     scorer = Scorer.of(checkpoint, device="cpu")
     with Scene(w.scene) as scene:
         whole = scorer.score(scene.read().pixels).numpy()
-        plan = plan_for(scorer, scene, tile_size=2 * (scorer.net.reach + 16) + 96)
+        plan = plan_for(scorer, scene, tile_size=2 * (scorer.reach + 16) + 96)
         assert len(plan) > 1
         for tile in score_tiles(scorer, scene, plan):
-            expected = whole[(slice(None), *tile.core.inset_of(scene.grid.window))]
+            expected = whole[(slice(None), *tile.window.inset_of(scene.grid.window))]
             np.testing.assert_allclose(tile.probabilities.numpy(), expected, atol=2e-5)
 
 

@@ -53,18 +53,18 @@ def test_weights_add_up_to_one_and_every_pixel_is_answered_once(height, width, t
     total, answered = torch.zeros(height, width), np.zeros((height, width), int)
     for tile in plan:
         share = torch.ones(tile.seen.shape)
-        if plan.blend:
+        if plan.fade:
             share *= _ramp(
-                tile.core.top, tile.core.bottom, tile.seen.top, tile.seen.bottom, 0, height, plan.blend
+                tile.core.top, tile.core.bottom, tile.seen.top, tile.seen.bottom, 0, height, plan.fade
             )[:, None]
             share *= _ramp(
-                tile.core.left, tile.core.right, tile.seen.left, tile.seen.right, 0, width, plan.blend
+                tile.core.left, tile.core.right, tile.seen.left, tile.seen.right, 0, width, plan.fade
             )
             total[tile.seen.inset_of(whole)] += share
         answered[tile.answers.inset_of(whole)] += 1
         assert (tile.answers & tile.seen) == tile.answers
     assert (answered == 1).all()
-    if plan.blend:
+    if plan.fade:
         torch.testing.assert_close(total, torch.ones(height, width))
 
 
@@ -73,7 +73,7 @@ def test_blended_answers_are_the_weighted_sums(tmp_path, scorer, size):
     w = world.make(tmp_path, *size, nodata=0)
     with Scene(w.scene) as scene:
         plan = plan_for(scorer, scene, tile_size=96, overlap=16, blend="hann")
-        assert plan.blend == 16
+        assert plan.fade == 16
         whole = scene.grid.window
         expected = torch.zeros(3, *size)
         for tile in plan:
@@ -89,7 +89,7 @@ def test_blended_answers_are_the_weighted_sums(tmp_path, scorer, size):
                 tile.core.left, tile.core.right, tile.seen.left, tile.seen.right, 0, size[1], 16
             )
             expected[(slice(None), *tile.seen.inset_of(whole))] += share
-        found = {tile.core: tile for tile in score_tiles(scorer, scene, plan)}
+        found = {tile.window: tile for tile in score_tiles(scorer, scene, plan)}
         for window, tile in found.items():
             inside = (slice(None), *window.inset_of(whole))
             valid = torch.from_numpy(tile.valid)
@@ -143,5 +143,5 @@ def test_a_pixelwise_network_maps_like_the_whole_scene_whatever_the_tiles(tmp_pa
             for overlap, blend in ((0, "none"), (3, "crop"), (5, "hann"), (9, "hann")):
                 plan = plan_for(pixelwise, scene, tile_size=tile_size, overlap=overlap, blend=blend)
                 for tile in score_tiles(pixelwise, scene, plan):
-                    expected = whole[(slice(None), *tile.core.inset_of(scene.grid.window))]
+                    expected = whole[(slice(None), *tile.window.inset_of(scene.grid.window))]
                     torch.testing.assert_close(tile.probabilities, expected, atol=1e-5, rtol=1e-5)

@@ -12,7 +12,9 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.contract.contract import Contract
 from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.nets.catalog import create_model
-from labelscape.scoring.scorer import FLIPS, Protocol, Scorer, state_arrays, turned, turned_back
+from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scorer import Scorer, state_arrays
+from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
 
 
 def checkpoint(seed=0, network="skip", scale=(4000.0, 2000.0)):
@@ -45,30 +47,32 @@ def test_turns_are_undone(which):
 
 def test_the_turns_are_the_eight_symmetries():
     image = torch.arange(9.0).reshape(3, 3)
-    assert len({tuple(turned(image, which).flatten().tolist()) for which in FLIPS["dihedral"]}) == 8
+    assert len({tuple(turned(image, which).flatten().tolist()) for which in SYMMETRIES["dihedral"]}) == 8
     assert torch.equal(turned(image, 1), image.flip(1))
     assert torch.equal(turned(image, 2), image.flip(0))
+    assert turned(image, 5).tolist() == [[6, 3, 0], [7, 4, 1], [8, 5, 2]]  # a quarter turn, clockwise
+    assert turned_back(image, 5).tolist() == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]  # and back
 
 
-@pytest.mark.parametrize("merge", ["probabilities", "logits"])
-@pytest.mark.parametrize("flips", ["mirror", "dihedral"])
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize("tta", ["mirror", "dihedral"])
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.25)])
-def test_looks_are_averaged_as_told(merge, flips, scales):
+def test_looks_are_averaged_as_told(average, tta, scales):
     made = replace(checkpoint(), temperature=1.7)
-    scorer = Scorer.of(made, device="cpu", protocol=Protocol(scales, flips, merge))
+    scorer = Scorer.of(made, device="cpu", protocol=Protocol(scales, tta, average))
     image = scorer.prepare(PIXELS)[0]
     total, looks = torch.zeros(3, 48, 80), 0
     for scale in scales:
         size = (round(48 * scale), round(80 * scale))
         resized = F.interpolate(image, size, mode="bilinear", antialias=scale < 1) if scale != 1 else image
-        for which in FLIPS[flips]:
+        for which in SYMMETRIES[tta]:
             back = turned_back(logits_of(made, turned(resized, which)), which) / 1.7
             back = F.interpolate(back, (48, 80), mode="bilinear") if scale != 1 else back
-            total += (back if merge == "logits" else back.softmax(dim=1))[0]
+            total += (back if average == "logits" else back.softmax(dim=1))[0]
             looks += 1
-    expected = (total / looks).softmax(dim=0) if merge == "logits" else total / looks
+    expected = (total / looks).softmax(dim=0) if average == "logits" else total / looks
     torch.testing.assert_close(scorer.score(PIXELS), expected, atol=2e-6, rtol=1e-5)
-    assert scorer.protocol.looks == looks
+    assert scorer.protocol.passes == looks
 
 
 def test_checkpoints_are_averaged_each_on_its_own_scaling():
@@ -91,6 +95,8 @@ def test_temperature_softens_and_changes_no_class():
 
 def test_what_cannot_be_averaged_is_refused():
     with pytest.raises(UnknownName, match="dihedral"):
-        Protocol(flips="dihedrall")
+        Protocol(tta="dihedrall")
+    with pytest.raises(UnknownName, match="No average is called 'mean'"):
+        Protocol(average="mean")
     with pytest.raises(BadOption, match="between 0.1 and 10"):
         Protocol(scales=(0.0,))

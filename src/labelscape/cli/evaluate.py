@@ -216,6 +216,7 @@ def _as_the_model_reads(checkpoint: Checkpoint, images: list[str]) -> dict[str, 
     where the scene's pixels are finer.
     """
     from labelscape.contract.adjust import is_finer
+    from labelscape.contract.matching import match_bands
     from labelscape.scenes.mosaic import open_scene
 
     if Path(images[0]).is_dir() and any(
@@ -224,6 +225,8 @@ def _as_the_model_reads(checkpoint: Checkpoint, images: list[str]) -> dict[str, 
         return {}
     with open_scene(scene_of(images[0]), wanted=checkpoint.bands) as scene:
         return {
-            "bands": list(checkpoint.bands) if set(checkpoint.bands) <= set(scene.bands) else None,
+            "bands": list(checkpoint.bands)
+            if match_bands(checkpoint.bands, scene.bands).by == "name"
+            else None,
             "pixel_size": checkpoint.pixel_size if is_finer(checkpoint.contract, scene) else None,
         }

@@ -16,7 +16,7 @@ import typer
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
-    from labelscape.scoring.scorer import Protocol
+    from labelscape.scoring.protocol import Protocol
 
 TileSize = Annotated[
     int | None,
@@ -207,7 +207,7 @@ def print_json(value: Any) -> None:
 
 def protocol_of(tta: str, scales: str, average: str) -> Protocol:
     """The options of test-time augmentation, as a value."""
-    from labelscape.scoring.scorer import Protocol
+    from labelscape.scoring.protocol import Protocol
 
     return Protocol(scales_of(scales), tta, average)
 

@@ -1,17 +1,18 @@
-"""What is mended by itself before a scene is mapped: units that the file declares, and pixels finer than
-the model knows.
+"""What is adjusted before a scene is mapped: units that the file declares, and pixels finer than the model
+knows.
 """
 
 from __future__ import annotations
 
-from labelscape.contract.compare import AFTER, LIKE_SIZES, Finding
+from labelscape.contract.compare import AFTER, Difference
 from labelscape.contract.contract import Contract
+from labelscape.contract.matching import match_bands, match_pixels
 from labelscape.scenes.mosaic import seen_as
 from labelscape.scenes.placing import declares
 from labelscape.scenes.raster import Scene
 
 
-def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Finding]]:
+def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
     """The scene as the model wants it, and what that took; the very scene where nothing is to do. Close both.
 
     Values are brought to the scale and offset that the training scenes declared; pixels finer than the
@@ -25,13 +26,11 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Finding]]:
             units = wanted
             band, own, theirs = next((b, o, t) for b, o, t in zip(scene.bands, scene.units, wanted) if o != t)
             found.append(
-                Finding(
+                Difference(
                     "units",
                     AFTER,
-                    (
-                        f"{band} declares {_said(own)}, in training it declared {_said(theirs)}: values are "
-                        "converted"
-                    ),
+                    f"{band} declares {_stated(own)}, in training it declared {_stated(theirs)}: values "
+                    "are converted",
                 )
             )
     finer = is_finer(contract, scene)
@@ -41,7 +40,7 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Finding]]:
             f"{contract.pixel_size:.3g} m: "
             "the scene is resampled to that size by averaging, and so is the map"
         )
-        found.append(Finding("pixel size", AFTER, cause))
+        found.append(Difference("pixel size", AFTER, cause))
     if not found:
         return scene, []
     return seen_as(scene, pixel_size=contract.pixel_size if finer else None, units=units), found
@@ -49,24 +48,18 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Finding]]:
 
 def is_finer(contract: Contract, scene: Scene) -> bool:
     """Does the scene show more than the model has learned to read?"""
-    size = scene.grid.ground_pixel_size
-    return bool(
-        size
-        and contract.pixel_size
-        and size / contract.pixel_size <= LIKE_SIZES[0]
-        and not scene.grid.crs.is_geographic
-    )
+    # Sides in degrees are not resampled to metres: the check says what to do.
+    found = match_pixels(contract.pixel_size, scene.grid.ground_pixel_size)
+    return found.is_finer and not scene.grid.crs.is_geographic
 
 
 def _in_scene_order(contract: Contract, scene: Scene) -> tuple[tuple[float, float], ...]:
     """The training's units in the order of the scene's bands; a band that the model does not read keeps
     its own.
     """
-    if set(contract.bands) <= set(scene.bands):
-        known = dict(zip(contract.bands, contract.units))
-        return tuple(known.get(band, own) for band, own in zip(scene.bands, scene.units))
-    return contract.units if len(contract.units) == len(scene.units) else scene.units
+    known = dict(zip(match_bands(contract.bands, scene.bands).order or (), contract.units))
+    return tuple(known.get(band, own) for band, own in zip(scene.bands, scene.units))
 
 
-def _said(units: tuple[float, float]) -> str:
+def _stated(units: tuple[float, float]) -> str:
     return f"scale {units[0]:g} and offset {units[1]:g}"

@@ -12,6 +12,7 @@ import numpy as np
 from labelscape.contract.bands import QUANTILES, BandStatistics
 from labelscape.contract.contract import Contract
 from labelscape.contract.likeness import KNOWN_FACTORS, Likeness, explain
+from labelscape.contract.matching import BandMatch, match_bands, match_pixels
 from labelscape.contract.sample import Border, Look, look_at
 from labelscape.grid import Grid
 from labelscape.scenes.files import stack_files
@@ -27,8 +28,6 @@ LARGE = 500_000
 """Pixels of a scene that shows enough of a place to be refused by its colours: a small one may be all
 forest or all water.
 """
-LIKE_SIZES = (0.8, 1.25)
-"""Pixel sizes over the training's that a network takes for the same."""
 TOO_COARSE = 3
 """Pixels so many times as wide as the training's do not show what the network looks for, however they are
 resampled.
@@ -36,13 +35,13 @@ resampled.
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One difference. `kind` names it in a word or two; `level` is what it means for the map; `cause`: what
-    was found, what was expected, what to do.
+class Difference:
+    """One way in which a scene differs from the training scenes.
 
-    Kinds: "band count", "band names", "band order", "swapped bands", "type", "factor", "offset", "values",
-    "border", "pixel size", "crs", "nodata", "small". Levels: "REFUSED", "FITS AFTER" (mapping mends it by
-    itself), "FITS" (good to know).
+    kind   "band count", "band names", "band order", "swapped bands", "type", "factor", "offset", "values",
+           "border", "pixel size", "crs", "units" or "small"
+    level  what it means for the map: "REFUSED", "FITS AFTER" (mapping adjusts it by itself), "FITS" (a note)
+    cause  what was found, what was expected, what to do
     """
 
     kind: str
@@ -53,12 +52,12 @@ class Finding:
         return asdict(self)
 
 
-def verdict(findings: tuple[Finding, ...]) -> str:
+def verdict(findings: tuple[Difference, ...]) -> str:
     """The gravest level of all findings; "FITS" for none."""
     return max((f.level for f in findings), key=LEVELS.index, default=NOTE)
 
 
-def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Finding, ...]:
+def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Difference, ...]:
     """All that differs between a scene and the model's training scenes, the gravest first.
 
     Values are compared where the contract carries statistics, on about 1 % of the scene's blocks. `stride` is
@@ -69,7 +68,7 @@ def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Findi
     if min(scene.grid.shape) < stride:
         size = f"{scene.grid.width} x {scene.grid.height}"
         found.append(
-            Finding(
+            Difference(
                 "small",
                 NOTE,
                 (
@@ -88,74 +87,71 @@ def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Findi
 # ------------------------------------------------------------------------------------------------ bands, type
 
 
-def _bands(wanted: tuple[str, ...], scene: Scene) -> tuple[tuple[str, ...] | None, list[Finding]]:
+def _bands(wanted: tuple[str, ...], scene: Scene) -> tuple[tuple[str, ...] | None, list[Difference]]:
     """The scene's bands in the network's order, None where there is no such order, and what was found on
     the way.
     """
+    match = match_bands(wanted, scene.bands)
+    found = {"name": _by_name, "position": _by_position, "none": _too_few_or_many}[match.by]
+    return match.order, found(match, wanted, scene)
+
+
+def _by_name(match: BandMatch, wanted: tuple[str, ...], scene: Scene) -> list[Difference]:
+    picked = tuple(b for b in scene.bands if b in wanted)
+    # Files of a folder have no order but that of their names: nothing is out of order there.
+    if picked == wanted or len(stack_files(scene.source)) > 1:
+        return []
+    cause = (
+        f"the scene's bands stand in the order {' '.join(picked)}, the model reads {' '.join(wanted)}: "
+        "they are taken by name"
+    )
+    return [Difference("band order", AFTER, cause)]
+
+
+def _too_few_or_many(match: BandMatch, wanted: tuple[str, ...], scene: Scene) -> list[Difference]:
     has = scene.bands
-    if set(wanted) <= set(has):
-        picked = tuple(b for b in has if b in wanted)
-        # Files of a folder have no order but that of their names: nothing is out of order there.
-        if picked == wanted or len(stack_files(scene.source)) > 1:
-            return wanted, []
-        cause = (
-            f"the scene's bands stand in the order {' '.join(picked)}, the model reads {' '.join(wanted)}: "
-            "they are taken by name"
-        )
-        return wanted, [Finding("band order", AFTER, cause)]
-    if len(has) != len(wanted):
-        missing = [b for b in wanted if b not in has]
-        count = f"{len(has)} bands" if len(has) > 1 else "1 band"
-        named = f"; no band is called {' or '.join(missing)}" if missing != list(wanted) else ""
+    count = f"{len(has)} bands" if len(has) > 1 else "1 band"
+    named = f"; no band is called {' or '.join(match.missing)}" if match.missing != wanted else ""
+    if len(has) == 1:
+        cure = "Where the others lie in files of their own, name the folder, or all the files apart by commas"
+    elif len(has) < len(wanted):
+        cure = "Bring the bands that are missing, or take a model that does without"
+    else:
         cure = (
-            "Where the others lie in files of their own, name the folder, or all the files apart by commas"
-            if len(has) == 1
-            else "Bring the bands that are missing, or take a model that does without"
-            if len(has) < len(wanted)
-            else (
-                "Pick or name the bands so that they agree, such as gdal_translate -b 3 -b 2 -b 1 scene.tif "
-                "picked.tif"
-            )
+            "Pick or name the bands so that they agree, such as gdal_translate -b 3 -b 2 -b 1 scene.tif "
+            "picked.tif"
         )
-        cause = (
-            f"{scene.name} has {count} ({' '.join(has)}); this model reads {len(wanted)} "
-            f"({' '.join(wanted)}){named}. {cure}"
-        )
-        return None, [Finding("band count", REFUSED, cause)]
-    taken = ", ".join(f"{a} as {b}" for a, b in zip(has, wanted))
+    cause = (
+        f"{scene.name} has {count} ({' '.join(has)}); this model reads {len(wanted)} "
+        f"({' '.join(wanted)}){named}. {cure}"
+    )
+    return [Difference("band count", REFUSED, cause)]
+
+
+def _by_position(match: BandMatch, wanted: tuple[str, ...], scene: Scene) -> list[Difference]:
+    has = scene.bands
+    taken = f"bands are taken in their order: {', '.join(f'{a} as {b}' for a, b in zip(has, wanted))}"
     if _nameless(has) or _nameless(wanted):
-        return has, [
-            Finding(
-                "band names", NOTE, f"bands are taken in their order: {taken}; one side has numbers for names"
-            )
-        ]
-    shared = set(has) & set(wanted)
-    if shared:  # the two speak the same language, so a missing name is a missing band
-        strange, missing = [b for b in has if b not in wanted], [b for b in wanted if b not in has]
-        cause = (
-            f"the scene has {' '.join(strange)} where the model reads {' '.join(missing)} (scene: "
-            f"{' '.join(has)}; model: {' '.join(wanted)}). "
-            "Bring the missing bands, or correct the names in the file with gdal_edit.py or rasterio if "
-            "they are the same bands"
-        )
-        return has, [Finding("band names", REFUSED, cause)]
-    return has, [
-        Finding(
-            "band names",
-            NOTE,
-            (
-                f"bands are taken in their order: {taken}; the model knows none of these names, so look that "
-                "they mean the same"
-            ),
-        )
-    ]
+        return [Difference("band names", NOTE, f"{taken}; one side has numbers for names")]
+    if len(match.missing) == len(wanted):
+        cause = f"{taken}; the model knows none of these names, so check that they mean the same"
+        return [Difference("band names", NOTE, cause)]
+    # Some names agree, so both sides use one naming and a missing name is a missing band.
+    strange = " ".join(b for b in has if b not in wanted)
+    cause = (
+        f"the scene has {strange} where the model reads {' '.join(match.missing)} (scene: "
+        f"{' '.join(has)}; model: {' '.join(wanted)}). "
+        "Bring the missing bands, or correct the names in the file with gdal_edit.py or rasterio if "
+        "they are the same bands"
+    )
+    return [Difference("band names", REFUSED, cause)]
 
 
 def _nameless(bands: tuple[str, ...]) -> bool:
     return all(b.isdigit() for b in bands)
 
 
-def _types(contract: Contract, scene: Scene) -> list[Finding]:
+def _types(contract: Contract, scene: Scene) -> list[Difference]:
     if scene.dtype.name == contract.dtype:
         return []
     more = (
@@ -164,7 +160,7 @@ def _types(contract: Contract, scene: Scene) -> list[Finding]:
         else "; this model carries no statistics, so look that the values mean the same"
     )
     return [
-        Finding(
+        Difference(
             "type",
             NOTE,
             f"the scene holds {scene.dtype.name} values, the model was trained on {contract.dtype}{more}",
@@ -175,7 +171,7 @@ def _types(contract: Contract, scene: Scene) -> list[Finding]:
 # ------------------------------------------------------------------------------------------------------ where
 
 
-def _places(contract: Contract, grid: Grid) -> list[Finding]:
+def _places(contract: Contract, grid: Grid) -> list[Difference]:
     """Pixel size and kind of coordinates."""
     if contract.pixel_size is None:
         return []
@@ -185,11 +181,10 @@ def _places(contract: Contract, grid: Grid) -> list[Finding]:
             f"the scene has no coordinates, so that its pixels cannot be compared with the {trained:.3g} m "
             "of the training"
         )
-        return [Finding("pixel size", NOTE, cause)]
+        return [Difference("pixel size", NOTE, cause)]
     if grid.crs.is_geographic and contract.crs_kind == "projected":
         return [_degrees(grid, trained, size)]
-    low, high = LIKE_SIZES
-    if low < size / trained < high:
+    if match_pixels(trained, size).is_alike:
         return []
     times = f"{size / trained:.3g} times as wide" if size > trained else f"1/{trained / size:.3g} as wide"
     step = [f"{side * trained / size:.6g}" for side in grid.pixel_size]
@@ -206,10 +201,10 @@ def _places(contract: Contract, grid: Grid) -> list[Finding]:
         f"the scene's pixels are {size:.3g} m wide, the model was trained on {trained:.3g} m: they are "
         f"{times}. {cure}"
     )
-    return [Finding("pixel size", REFUSED, cause)]
+    return [Difference("pixel size", REFUSED, cause)]
 
 
-def _degrees(grid: Grid, trained: float, size: float) -> Finding:
+def _degrees(grid: Grid, trained: float, size: float) -> Difference:
     """A scene in degrees for a model trained in metres: near the equator its pixels are squares of metres
     all the same, elsewhere not.
     """
@@ -221,21 +216,20 @@ def _degrees(grid: Grid, trained: float, size: float) -> Finding:
         f"the scene's coordinates are degrees (a pixel is {across:.3g} m across and {down:.3g} m down), the "
         f"model was trained on metres ({trained:.3g} m)"
     )
-    low, high = LIKE_SIZES
-    if all(low < side / trained < high for side in (across, down, size)):
-        return Finding("crs", NOTE, f"{found}; the sizes agree")
+    if all(match_pixels(trained, side).is_alike for side in (across, down, size)):
+        return Difference("crs", NOTE, f"{found}; the sizes agree")
     zone = int((x + 180) // 6) % 60 + 1
     cure = (
         f"gdalwarp -t_srs EPSG:{(32600 if y >= 0 else 32700) + zone} -tr {trained:.4g} {trained:.4g} -r "
         "bilinear scene.tif metres.tif"
     )
-    return Finding("crs", REFUSED, f"{found}. Bring it to metres first: {cure}")
+    return Difference("crs", REFUSED, f"{found}. Bring it to metres first: {cure}")
 
 
 # ----------------------------------------------------------------------------------------------------- values
 
 
-def _values(contract: Contract, scene: Scene, bands: tuple[str, ...], look: Look) -> list[Finding]:
+def _values(contract: Contract, scene: Scene, bands: tuple[str, ...], look: Look) -> list[Difference]:
     """What the values of the blocks looked at tell, against the training's statistics."""
     known = np.array([s.quantiles for s in contract.statistics])
     found = []
@@ -243,7 +237,7 @@ def _values(contract: Contract, scene: Scene, bands: tuple[str, ...], look: Look
         found.append(_border(look.border, scene))
     if look.values.shape[1] < 100:
         cause = f"hardly a valid pixel in the {look.blocks} blocks looked at: values were not compared"
-        return found or [Finding("values", NOTE, cause)]
+        return found or [Difference("values", NOTE, cause)]
     seen = np.quantile(look.values, QUANTILES, axis=1).T  # (B, Q)
     mistake = explain(seen, known)
     if mistake.factor != 1:
@@ -269,7 +263,7 @@ def _border_was_trained(border: Border, contract: Contract) -> bool:
     )
 
 
-def _border(border: Border, scene: Scene) -> Finding:
+def _border(border: Border, scene: Scene) -> Difference:
     says = "declares no nodata value" if scene.nodata is None else f"declares nodata {scene.nodata:g}"
     cause = (
         f"{border.value:g} stands in all bands along the scene's edge ({100 * border.share:.0f} % of the "
@@ -277,10 +271,10 @@ def _border(border: Border, scene: Scene) -> Finding:
         f"the border would be mapped as ground. Pass --nodata {border.value:g}"
     )
     # A photograph may be black or white at its edge; an orthophoto is so where it ends.
-    return Finding("border", REFUSED if scene.grid.is_georeferenced else NOTE, cause)
+    return Difference("border", REFUSED if scene.grid.is_georeferenced else NOTE, cause)
 
 
-def _factor(factor: float, seen: np.ndarray, known: np.ndarray, dtype: str) -> Finding:
+def _factor(factor: float, seen: np.ndarray, known: np.ndarray, dtype: str) -> Difference:
     median = QUANTILES.index(0.5)
     ranges = [f"{row[:, median].min():.4g} to {row[:, median].max():.4g}" for row in (seen, known)]
     size = max(factor, 1 / factor)
@@ -293,10 +287,10 @@ def _factor(factor: float, seen: np.ndarray, known: np.ndarray, dtype: str) -> F
         f"{cure.capitalize()} them by {size} first: gdal_translate -ot {gdal_type} -scale {ends} scene.tif "
         "mended.tif"
     )
-    return Finding("factor", REFUSED, cause)
+    return Difference("factor", REFUSED, cause)
 
 
-def _offset(offset: float) -> Finding:
+def _offset(offset: float) -> Difference:
     why = (
         " (Sentinel-2 products of processing baseline 04.00 and later carry +1000, older ones do not)"
         if abs(offset) == 1000
@@ -308,10 +302,12 @@ def _offset(offset: float) -> Finding:
         f"values look shifted by {offset:+g} in all bands{why}, against the training. "
         f"Bring them back first: gdal_translate -scale {start} {end} {to[0]} {to[1]} scene.tif mended.tif"
     )
-    return Finding("offset", REFUSED, cause)
+    return Difference("offset", REFUSED, cause)
 
 
-def _exchange(contract: Contract, scene: Scene, bands: tuple[str, ...], values: np.ndarray) -> list[Finding]:
+def _exchange(
+    contract: Contract, scene: Scene, bands: tuple[str, ...], values: np.ndarray
+) -> list[Difference]:
     """Two bands that look swapped by the company their values keep. A refusal where the scene is large
     enough to be sure.
     """
@@ -336,7 +332,7 @@ def _swap(
     scene: Scene,
     *,
     surely: bool = True,
-) -> Finding:
+) -> Difference:
     """Named as the scene names its bands; beside that what they look like, where the model has other
     names.
     """
@@ -364,14 +360,14 @@ def _swap(
         if surely
         else "the values would fit the training better so, but that may be the place"
     )
-    return Finding(
+    return Difference(
         "swapped bands",
         REFUSED if surely else NOTE,
         f"{what}: {', '.join(shown)}, by their values; {fits}. If so, {how}",
     )
 
 
-def _unusual(name: str, seen: np.ndarray, known: BandStatistics) -> Finding | None:
+def _unusual(name: str, seen: np.ndarray, known: BandStatistics) -> Difference | None:
     """A band whose middle lies outside nearly all of the training's values."""
     low, median, high = (QUANTILES.index(q) for q in (0.01, 0.5, 0.99))
     value, least, most = seen[median], known.quantiles[low], known.quantiles[high]
@@ -381,4 +377,4 @@ def _unusual(name: str, seen: np.ndarray, known: BandStatistics) -> Finding | No
         f"band {name}: half the pixels lie around {value:.4g}, where training saw {least:.4g} to "
         f"{most:.4g}: another season or place, snow or clouds?"
     )
-    return Finding("values", NOTE, cause)
+    return Difference("values", NOTE, cause)

@@ -12,6 +12,7 @@ import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
+from labelscape.contract.matching import match_pixels
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.nearby import REACH, near_counts
 from labelscape.datasets.pairs import find_pairs, parts_given
@@ -244,7 +245,7 @@ def _of_one_kind(
     scenes = _opened(images, labels, spec, options, asked, None, opened, tick)
     sizes, first = [s.scene.grid.ground_pixel_size for s in scenes], scenes[0].scene
     widest = max((size for size in sizes if size), default=0)
-    finer = {n for n, size in enumerate(sizes) if size and size / widest < 0.8}
+    finer = {n for n, size in enumerate(sizes) if match_pixels(widest, size).is_finer}
     strange = {
         n
         for n, s in enumerate(scenes)

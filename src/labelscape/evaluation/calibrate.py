@@ -86,7 +86,7 @@ def _logits(
                 return bool((scene.read_labels(core, part) != IGNORE).any())
 
             for tile in score_tiles(scorer, scene.scene, plan, wanted=labelled):
-                truth = scene.read_labels(tile.core, part)
+                truth = scene.read_labels(tile.window, part)
                 places = np.flatnonzero((truth != IGNORE) & tile.valid)
                 places = rng.choice(places, min(share, len(places)), replace=False)
                 rows = tile.logits.float().cpu().numpy().reshape(len(checkpoint.legend), -1)

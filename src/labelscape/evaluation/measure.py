@@ -18,7 +18,7 @@ from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
 if TYPE_CHECKING:
-    from labelscape.scoring.scorer import Protocol
+    from labelscape.scoring.protocol import Protocol
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def evaluate(
     Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are
     kept. Raises BadInput where the part holds no label and nothing is kept.
     """
-    from labelscape.scoring.scorer import Protocol, Scorer
+    from labelscape.scoring.protocol import Protocol
+    from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for, score_tiles
 
     scorer = Scorer.of(
@@ -83,12 +84,12 @@ def evaluate(
                 return keep is not None or bool((scene.read_labels(core, part) != IGNORE).any())
 
             for tile in score_tiles(scorer, scene.scene, plan, wanted=labelled):
-                truth = scene.read_labels(tile.core, part)
+                truth = scene.read_labels(tile.window, part)
                 truth[~tile.valid] = IGNORE
                 predicted = tile.classes()
                 counts = counts + count(truth, predicted, len(legend))
                 if whole is not None:
-                    whole[tile.core.inset_of(scene.scene.grid.window)] = predicted
+                    whole[tile.window.inset_of(scene.scene.grid.window)] = predicted
                 left -= 1
                 tick()
             tick(left)  # those without a label, which are not scored

@@ -16,7 +16,8 @@ import torch
 
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.adjust import fitted
-from labelscape.contract.compare import REFUSED, Finding, compare, verdict
+from labelscape.contract.compare import REFUSED, Difference, compare, verdict
+from labelscape.contract.matching import bands_to_read, match_bands
 from labelscape.contract.sample import sampled_windows
 from labelscape.errors import BadInput
 from labelscape.files import written_whole
@@ -25,8 +26,9 @@ from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.memory import network_bytes
-from labelscape.scoring.scorer import Protocol, Scorer
-from labelscape.scoring.stitch import ScoredTile, match_bands, plan_for
+from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.stitch import ScoredTile, plan_for
 from labelscape.scoring.tiles import TilePlan
 
 PROCESS_BYTES = 450 * 2**20
@@ -63,7 +65,7 @@ class CheckResult:
     """`verdict` is "FITS", "FITS AFTER" or "REFUSED"; the plan is None where the bands do not even match."""
 
     verdict: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Difference, ...]
     plan: Plan | None
 
     def to_dict(self) -> dict:
@@ -108,9 +110,7 @@ def check(
         opened, mended = fitted(checkpoint.contract, as_stored)
         handles.enter_context(opened)
         findings = (*mended, *compare(checkpoint.contract, opened, stride=scorer.stride))
-        try:
-            match_bands(checkpoint.bands, opened)
-        except BadInput:
+        if match_bands(checkpoint.bands, opened.bands).order is None:
             return CheckResult(verdict(findings), findings, None)
         tiles = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
         return CheckResult(
@@ -120,7 +120,7 @@ def check(
         )
 
 
-def refuse_unless(findings: tuple[Finding, ...], name: str) -> None:
+def refuse_unless(findings: tuple[Difference, ...], name: str) -> None:
     """Raises BadInput with the causes where a finding refuses the scene called `name`."""
     causes = [f.cause for f in findings if f.level == REFUSED]
     if causes:
@@ -131,7 +131,7 @@ def refuse_unless(findings: tuple[Finding, ...], name: str) -> None:
         )
 
 
-def mark_forced(class_raster: Path, findings: tuple[Finding, ...]) -> None:
+def mark_forced(class_raster: Path, findings: tuple[Difference, ...]) -> None:
     """Put the causes that were overruled into the class raster's tags (`labelscape_forced`), by way of the
     side file GDAL reads with it.
     """
@@ -163,7 +163,7 @@ def cost(
     network = max(
         network_bytes(member, *(round(n * largest) for n in side)) for member in (scorer, *scorer.others)
     )  # one after the other
-    if scorer.protocol.looks > 1 or scorer.others:  # the sum of the answers, and one look's image and answer
+    if scorer.protocol.passes > 1 or scorer.others:  # the sum of the answers, and one look's image and answer
         network += int(pixels * 4 * (2 * classes + (bands + 2 * classes) * largest**2))
     # Beside what the network holds: one tile read ahead and scaled to float32; logits and probabilities of
     # this tile and of the one being written.
@@ -193,7 +193,7 @@ def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
     """What reading, scoring and sorting out one pixel takes, timed on a real block of at most TIMED_SIDE
     with data in it.
     """
-    bands = match_bands(scorer.checkpoint.bands, scene)
+    bands = bands_to_read(scorer.checkpoint.bands, scene)
     block = _block_with_data(scene, bands)
     start = time.monotonic()
     patch = scene.read(block, bands)

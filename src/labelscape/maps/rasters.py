@@ -142,8 +142,8 @@ def write_rasters(
 
         def finish(tile: ScoredTile) -> None:
             planes = planes_of(tile, list(writers), reject, unknown=len(known))
-            journal.save(tile.core, planes)
-            write(tile.core, planes)
+            journal.save(tile.window, planes)
+            write(tile.window, planes)
 
         with (
             bar(f"map {scene.name}", len(plan), "tiles") as tick,
@@ -195,7 +195,7 @@ def _in_order(
             yield from score_tiles(
                 scorer, scene, plan, wanted=lambda window, damaged=tile.answers: window == damaged
             )
-        elif ahead is not None and ahead.core == tile.answers:
+        elif ahead is not None and ahead.window == tile.answers:
             yield ahead
             ahead = next(scored, None)
 

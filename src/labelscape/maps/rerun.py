@@ -8,7 +8,7 @@ from pathlib import Path
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.maps.run import MapResult, map_scene
-from labelscape.scoring.scorer import Protocol
+from labelscape.scoring.protocol import Protocol
 
 
 def rerun(run_file: str | Path, out: str | Path, *, overwrite: bool = False) -> MapResult:
@@ -35,7 +35,7 @@ def rerun(run_file: str | Path, out: str | Path, *, overwrite: bool = False) -> 
         out,
         name=run["name"],
         overwrite=overwrite,
-        protocol=Protocol(tuple(protocol["scales"]), protocol["flips"], protocol["merge"]),
+        protocol=Protocol.from_dict(protocol),
         **options,
     )
 

@@ -20,6 +20,7 @@ from labelscape.areas.sieve import sieve as give_away_small_areas
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.adjust import fitted
 from labelscape.contract.compare import compare
+from labelscape.contract.matching import bands_to_read
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import written_whole
 from labelscape.maps.journal import Journal, goes_on
@@ -30,8 +31,9 @@ from labelscape.progress import bar
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.scorer import Protocol, Scorer
-from labelscape.scoring.stitch import match_bands, plan_for
+from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
@@ -156,7 +158,7 @@ def map_scene(
         findings = (*mended, *compare(checkpoint.contract, opened))
         if not force:
             refuse_unless(findings, opened.name)
-        match_bands(checkpoint.bands, opened)  # no force makes up a band
+        bands_to_read(checkpoint.bands, opened)  # no force makes up a band
         notes = [f.cause for f in findings]
         paths = _paths(
             out,
@@ -267,7 +269,7 @@ def _settings(
     return {
         "version": __version__,
         "models": [fingerprint(m) for m in models],
-        "plan": [plan.core, plan.halo, plan.blend],
+        "plan": [plan.core, plan.halo, plan.fade],
         "protocol": asdict(scorer.protocol),
         "scene": [[str(f), *([f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [])] for f in files],
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
@@ -374,13 +376,13 @@ def _provenance(checkpoint: Checkpoint, source: Source, scene: Scene, plan: Tile
         "pixel_size_m": grid.ground_pixel_size,
         "network": checkpoint.network,
         "options": checkpoint.options,
-        "bands": list(match_bands(checkpoint.bands, scene)),
+        "bands": list(bands_to_read(checkpoint.bands, scene)),
         "core": plan.core,
         "halo": plan.halo,
-        "blend": plan.blend,
+        "blend": plan.fade,
         "tiles": len(plan),
         "scales": list(scorer.protocol.scales),
-        "flips": scorer.protocol.flips,
+        "tta": scorer.protocol.tta,
         "models_averaged": 1 + len(scorer.others),
         "device": str(scorer.device),
         "precision": "32" if scorer.dtype is None else str(scorer.dtype).removeprefix("torch."),

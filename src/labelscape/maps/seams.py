@@ -1,4 +1,7 @@
-"""The seam score: do classes change more often where tiles meet than inside them?"""
+"""The seam score: do classes change more often where tiles meet than inside them?
+
+How tiles are blended so that they do not is `scoring.fade`.
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model
+from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
 
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -70,40 +72,6 @@ def pick_device(device: str = "auto") -> torch.device:
             f"The device {device!r} cannot be used here ({str(error).splitlines()[0]}). Try --device cpu."
         ) from error
     return chosen
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How often and how each pixel is looked at.
-
-    scales  the image is enlarged by each of these factors, the answers brought back and averaged
-    flips   "none", "mirror" (left-right too), "flips" (also up-down: four looks), "dihedral" (all eight
-            symmetries of the square)
-    merge   what is averaged: "probabilities" (IFBFNet, DFCNet) or "logits" (DGCWNet: "sum all prediction
-            maps")
-    """
-
-    scales: tuple[float, ...] = (1.0,)
-    flips: str = "none"
-    merge: str = "probabilities"
-
-    def __post_init__(self) -> None:
-        for what, value, known in (
-            ("way of turning (--tta)", self.flips, FLIPS),
-            ("average", self.merge, ("probabilities", "logits")),
-        ):
-            if value not in known:
-                raise UnknownName(what, value, known)
-        if not self.scales or any(not 0.1 <= scale <= 10 for scale in self.scales):
-            raise BadOption(f"scales={self.scales} must be factors between 0.1 and 10, such as 0.75,1,1.25.")
-
-    @property
-    def looks(self) -> int:
-        return len(self.scales) * len(FLIPS[self.flips])
-
-
-FLIPS = {"none": (0,), "mirror": (0, 1), "flips": (0, 1, 2, 3), "dihedral": tuple(range(8))}
-"""Turns of an image: bit 0 flips left-right, bit 1 up-down, bit 2 transposes first."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +170,7 @@ class Scorer:
     def _looks(self, image: Tensor) -> Tensor:
         """(1, B, H, W) -> (K, H, W): all scales and turns of one network, merged."""
         image, protocol, temperature = image.to(self.device), self.protocol, self.checkpoint.temperature
-        if protocol.looks == 1 and protocol.scales == (1.0,):
+        if protocol.passes == 1 and protocol.scales == (1.0,):
             logits = self._run(image)[0]
             return logits if temperature == 1 else logits / temperature
         total = None
@@ -213,14 +181,14 @@ class Scorer:
                 if scale == 1
                 else F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=scale < 1)
             )
-            for which in FLIPS[protocol.flips]:
+            for which in SYMMETRIES[protocol.tta]:
                 logits = turned_back(self._run(turned(resized, which)), which).float() / temperature
                 if scale != 1:
                     logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
-                answer = logits if protocol.merge == "logits" else logits.softmax(dim=1)
+                answer = logits if protocol.average == "logits" else logits.softmax(dim=1)
                 total = answer if total is None else total.add_(answer)
-        mean = total[0] / protocol.looks
-        return mean if protocol.merge == "logits" else mean.clamp_min(1e-20).log()
+        mean = total[0] / protocol.passes
+        return mean if protocol.average == "logits" else mean.clamp_min(1e-20).log()
 
     def _run(self, image: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
@@ -231,20 +199,6 @@ class Scorer:
         the CPU.
         """
         return soften(self.logits(self.prepare(pixels, valid)))
-
-
-def turned(image: Tensor, which: int) -> Tensor:
-    """One of the eight symmetries of the square, of the last two dimensions (see FLIPS)."""
-    image = image.transpose(-1, -2) if which & 4 else image
-    axes = [axis for bit, axis in ((1, -1), (2, -2)) if which & bit]
-    return image.flip(axes) if axes else image
-
-
-def turned_back(image: Tensor, which: int) -> Tensor:
-    """Undo `turned`."""
-    axes = [axis for bit, axis in ((1, -1), (2, -2)) if which & bit]
-    image = image.flip(axes) if axes else image
-    return image.transpose(-1, -2) if which & 4 else image
 
 
 @torch.inference_mode()

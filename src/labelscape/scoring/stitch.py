@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labelscape.errors import BadInput, UnknownName
+from labelscape.contract.matching import bands_to_read
+from labelscape.errors import UnknownName
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
 from labelscape.scenes.raster import Scene
@@ -50,9 +51,9 @@ holds.
 
 @dataclass(frozen=True)
 class ScoredTile:
-    """The answer for one core: logits (K, h, w) and which of its pixels are valid (h, w)."""
+    """The prediction for one window (a tile's `answers`): logits (K, h, w), and (h, w) which are valid."""
 
-    core: Window
+    window: Window
     logits: Tensor
     valid: np.ndarray
 
@@ -135,7 +136,7 @@ def score_tiles(
     The bands are picked by name where the scene has the checkpoint's names, else taken in their order.
     """
     chosen = (tile for tile in plan if wanted is None or wanted(tile.answers))
-    if plan.blend:
+    if plan.fade:
         yield from _blended(
             scorer, scene, plan, None if wanted is None else {tile.answers for tile in chosen}
         )
@@ -152,7 +153,7 @@ def _looked_at(
     """Each tile with the logits (K, h, w) of all it sees, None where nothing in it is valid, and which of
     its pixels are. One is read ahead.
     """
-    bands = match_bands(scorer.checkpoint.bands, scene)
+    bands = bands_to_read(scorer.checkpoint.bands, scene)
     tiles = iter(tiles)
     with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
 
@@ -182,7 +183,7 @@ def _blended(
 
     Every pixel's weights add up to 1, so that an answer is the plain sum of what the tiles around it say.
     """
-    tiles, half = list(plan), plan.blend
+    tiles, half = list(plan), plan.fade
     place = {(tile.core.top, tile.core.left): number for number, tile in enumerate(tiles)}
     needed = range(len(tiles)) if wanted is None else sorted(_neighbours(plan, tiles, place, wanted))
     waiting: dict[
@@ -254,21 +255,3 @@ def _ramp(start: int, end: int, first: int, last: int, least: int, most: int, ha
     if end < most:
         weights *= 1 - rise(end)
     return weights
-
-
-def match_bands(wanted: tuple[str, ...], scene: Scene) -> tuple[str, ...]:
-    """The scene's bands in the network's order: by name where it has them all, in its own order where the
-    counts agree.
-
-    Raises BadInput where neither is possible.
-    """
-    if set(wanted) <= set(scene.bands):
-        return wanted
-    if len(scene.bands) == len(wanted):
-        return scene.bands
-    count = f"{len(scene.bands)} bands" if len(scene.bands) > 1 else "1 band"
-    raise BadInput(
-        f"{scene.name} has {count} ({' '.join(scene.bands)}); this model reads {len(wanted)} "
-        f"({' '.join(wanted)}). "
-        "Pick or name the bands so that they agree."
-    )

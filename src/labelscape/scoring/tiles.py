@@ -34,19 +34,19 @@ class TilePlan:
     """Square cores of side `core` with `halo` pixels around them, over `whole`. Both are multiples of the
     network's stride.
 
-    `blend` pixels on each side of a border between cores both tiles have a say: from none at the one end to
-      all at the other.
+    Within `fade` pixels on each side of a border between cores both tiles count: from nothing at the one end
+    to all at the other.
     """
 
     whole: Window
     core: int
     halo: int
-    blend: int = 0
+    fade: int = 0
 
     def __iter__(self) -> Iterator[Tile]:
         for core in self.whole.blocks(self.core):
             top, left, bottom, right = (
-                edge if edge in ends else edge - self.blend
+                edge if edge in ends else edge - self.fade
                 for edge, ends in (
                     (core.top, (self.whole.top,)),
                     (core.left, (self.whole.left,)),

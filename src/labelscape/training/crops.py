@@ -18,6 +18,7 @@ from labelscape.grid import Window
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal
 from labelscape.scoring.scorer import normalise
+from labelscape.scoring.symmetry import SYMMETRIES, turned_back
 from labelscape.training.recipe import Recipe
 
 CACHE_BYTES = 512 * 2**20
@@ -157,9 +158,7 @@ def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     image, label = _padded(image, torch.from_numpy(labels), side)
     if side != drawing.crop:
         image, label = _resized(image, label, drawing.crop)
-    turns = {"none": (0,), "mirror": (0, 1), "flips": (0, 1, 2, 3), "dihedral": tuple(range(8))}[
-        drawing.augment
-    ]
+    turns = SYMMETRIES[drawing.augment]
     return _turned(image, label, turns[int(rng.integers(len(turns)))]) if len(turns) > 1 else (image, label)
 
 
@@ -205,7 +204,5 @@ def _resized(image: Tensor, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _turned(image: Tensor, label: Tensor, which: int) -> tuple[Tensor, Tensor]:
-    """One of the eight symmetries of the square: bit 0 flips left-right, bit 1 up-down, bit 2 transposes."""
-    flips = [axis for bit, axis in ((1, -1), (2, -2)) if which & bit]
-    image, label = image.flip(flips), label.flip(flips)
-    return (image.transpose(-1, -2), label.transpose(-1, -2)) if which & 4 else (image, label)
+    """One of the eight symmetries of the square. The inverse, for the crops that a seed has always given."""
+    return turned_back(image, which), turned_back(label, which)

@@ -168,7 +168,7 @@ def score_row(
     Raises BadFile where `place` holds the row with other settings, unless `overwrite`.
     """
     from labelscape.evaluation.measure import evaluate
-    from labelscape.scoring.scorer import Protocol
+    from labelscape.scoring.protocol import Protocol
 
     target, finished = checkpoint_path(place, recipe.network), place / "scores.json"
     own = recipe.model_dump(mode="json")
