@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 
 import labelscape as ls
-from labelscape.training.loop import open_recipe_data, scored_part
-from labelscape.training.phase import checkpoint_path
+from labelscape.training.data import open_recipe_data, scored_part
+from labelscape.training.outputs import checkpoint_path
 
 TRUNK = {"backbone": "tf_efficientnet_lite0", "pretrained": True}
 NETWORKS: dict[str, dict] = {
@@ -68,6 +68,7 @@ def main() -> None:
             network=network,
             options=NETWORKS[network],
             steps=a.steps,
+            base_steps=0,
             batch=a.batch,
             crop=a.crop,
             rate=a.rate,

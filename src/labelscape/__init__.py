@@ -31,7 +31,7 @@ _PLACES = {
     "Protocol": "scoring.protocol",
     "Recipe": "training.recipe",
     "make_recipe": "training.recipe",
-    "train": "training.loop",
+    "train": "training.run",
     "open_dataset": "datasets.own",
     "open_published": "datasets.published.catalog",
     "check_data": "datasets.doctor.check",

@@ -95,9 +95,10 @@ def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dic
     from dataclasses import replace
 
     from labelscape.checkpoint import load, save
+    from labelscape.training.data import open_recipe_data
     from labelscape.training.forest import score_forest
-    from labelscape.training.loop import open_recipe_data, train
     from labelscape.training.recipe import make_recipe
+    from labelscape.training.run import train
 
     # Chosen for six minutes on two cores: large crops for the coarse network, more of the rare classes for
     # the fine one.

@@ -162,7 +162,7 @@ def test_nearness_is_the_same_over_windows(monkeypatch):
 
 
 def test_a_recipe_passes_them_on(scene):
-    from labelscape.training.loop import open_recipe_data
+    from labelscape.training.data import open_recipe_data
     from labelscape.training.recipe import make_recipe
 
     w, labels = scene

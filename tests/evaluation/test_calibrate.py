@@ -6,8 +6,8 @@ import world
 
 from labelscape.checkpoint import load
 from labelscape.evaluation.calibrate import _cross_entropy, _minimum, expected_error
-from labelscape.training.loop import train
 from labelscape.training.recipe import make_recipe
+from labelscape.training.run import train
 
 
 def test_the_temperature_that_was_put_in_is_found():

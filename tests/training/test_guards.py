@@ -9,14 +9,15 @@ import pytest
 import world
 
 import labelscape.evaluation.measure as measure
-import labelscape.training.phase as phase
+import labelscape.training.loop as loop
 from labelscape.checkpoint import load
 from labelscape.contract import bands
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.scenes.raster import Scene
-from labelscape.training.loop import blank_checkpoint, open_recipe_data, train
+from labelscape.training.data import blank_checkpoint, open_recipe_data
 from labelscape.training.recipe import make_recipe
 from labelscape.training.rehearse import rehearse
+from labelscape.training.run import train
 
 TINY = {
     "options": {"widths": [4, 4, 4, 4]},
@@ -57,7 +58,7 @@ def test_data_without_a_held_out_label_is_trained_and_not_scored(tmp_path, monke
     assert train(recipe, tmp_path / "out", say=said.append).scores == {}
     assert "no score at the end: the data has no labels in the parts test and val (parts here: train)" in said
     assert load(tmp_path / "out" / "fcn.safetensors").weights
-    monkeypatch.setattr(phase, "update", never)
+    monkeypatch.setattr(loop, "update", never)
     with pytest.raises(
         BadInput, match="watches the part val, but the data has no labelled pixel in it .parts here: train"
     ):
@@ -67,13 +68,13 @@ def test_data_without_a_held_out_label_is_trained_and_not_scored(tmp_path, monke
 
 
 def test_a_score_that_fails_loses_no_step(fields, tmp_path, monkeypatch):
-    recipe = make_recipe(**fields, base_steps=0)
+    recipe = make_recipe(**fields)
     whole = train(recipe, tmp_path / "whole")
     with monkeypatch.context() as broken:
         broken.setattr(measure, "evaluate", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             train(recipe, tmp_path / "out")
-    monkeypatch.setattr(phase, "update", never)
+    monkeypatch.setattr(loop, "update", never)
     again = train(recipe, tmp_path / "out")
     assert all(np.array_equal(again.weights[key], value) for key, value in whole.weights.items())
     assert (again.scores, again.history) == (whole.scores, whole.history)
@@ -95,7 +96,7 @@ def test_the_score_tells_when_it_comes_from_val(tmp_path):
 
 
 def test_data_changed_between_two_runs_is_not_gone_on_with(fields, tmp_path, monkeypatch):
-    real, made = phase.update, []
+    real, made = loop.update, []
 
     def breaking(*arguments):
         made.append(1)
@@ -104,10 +105,10 @@ def test_data_changed_between_two_runs_is_not_gone_on_with(fields, tmp_path, mon
         return real(*arguments)
 
     recipe = make_recipe(**fields, save_every=1)
-    monkeypatch.setattr(phase, "update", breaking)
+    monkeypatch.setattr(loop, "update", breaking)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "out")
-    monkeypatch.setattr(phase, "update", never)
+    monkeypatch.setattr(loop, "update", never)
     w = world.make(tmp_path.parent, 96, 128, bands=3, nodata=0, name=f"{tmp_path.name}-same")
     corner = np.zeros((96, 128), bool)
     corner[60:, 80:] = True
@@ -121,7 +122,7 @@ def test_data_changed_between_two_runs_is_not_gone_on_with(fields, tmp_path, mon
 
 def test_a_finished_network_of_another_run_is_not_replaced(fields, tmp_path, monkeypatch):
     first = train(make_recipe(**fields), tmp_path / "out")
-    monkeypatch.setattr(phase, "update", never)
+    monkeypatch.setattr(loop, "update", never)
     skip = make_recipe(**{**fields, "network": "skip"}, base_steps=5)
     with pytest.raises(
         BadFile, match=r"fcn.safetensors is of another run \(.*steps.*would be replaced. Give --start"
@@ -132,7 +133,7 @@ def test_a_finished_network_of_another_run_is_not_replaced(fields, tmp_path, mon
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")
 def test_a_folder_that_takes_no_file_is_found_at_once(fields, monkeypatch):
-    monkeypatch.setattr(phase, "update", never)
+    monkeypatch.setattr(loop, "update", never)
     with pytest.raises(BadFile, match="/proc/self cannot be written to"):
         train(make_recipe(**fields), "/proc/self")
 

@@ -12,8 +12,8 @@ from affine import Affine
 
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadInput, LabelscapeError
-from labelscape.training.loop import train
 from labelscape.training.recipe import make_recipe
+from labelscape.training.run import train
 from labelscape.training.team import gather, telling_of_the_lost
 
 DATA = ["scene tif", "--labels", "l.gpkg"]
@@ -69,12 +69,12 @@ def test_the_loss_of_another_process_is_a_sentence():
     class Two:
         world_size, global_rank = 2, 1
 
-    said = "Process 1 of 2 lost another one .*Connection reset.*goes on from the last saved state"
+    said = "Process 1 of 2 lost contact with another process .*Connection reset.*the last saved state"
     with pytest.raises(LabelscapeError, match=said), telling_of_the_lost(Two()):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
     with pytest.raises(RuntimeError, match="shapes"), telling_of_the_lost(Two()):
         raise RuntimeError("shapes do not fit")
-    with pytest.raises(RuntimeError, match="peer"), telling_of_the_lost(gather("cpu", "32-true")):
+    with pytest.raises(RuntimeError, match="peer"), telling_of_the_lost(gather("cpu", "32")):
         raise RuntimeError("Connection reset by peer")
 
 

@@ -9,9 +9,9 @@ import world
 from labelscape.errors import UnknownName
 from labelscape.nets.tables import TABLES
 from labelscape.training import papers, reproduce
-from labelscape.training.loop import open_recipe_data
+from labelscape.training.data import open_recipe_data
 from labelscape.training.losses import LOSSES
-from labelscape.training.phase import rate_at
+from labelscape.training.optimizers import rate_at
 
 DATA = {"dataset": "camvid", "images": ["folder"]}
 MATE = {"dataset": "deepglobe-road", "images": ["roads"]}

@@ -1,27 +1,34 @@
 """Interrupted, shared or split into parts: training comes to the same weights."""
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import world
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from labelscape.checkpoint import load
 from labelscape.errors import BadFile
-from labelscape.training.loop import blank_checkpoint, open_recipe_data, train
-from labelscape.training.phase import state_path
-from labelscape.training.recipe import make_recipe
+from labelscape.training.data import blank_checkpoint, open_recipe_data
+from labelscape.training.optimizers import make_optimizer, pack, rate_at, unpack
+from labelscape.training.outputs import state_path
+from labelscape.training.recipe import Recipe, make_recipe
+from labelscape.training.run import train
 from labelscape.training.state import Progress, load_state, save_state
 
 PROGRAM = """
 import json, sys
-from labelscape.training.loop import blank_checkpoint, open_recipe_data, train
+from labelscape.training.data import blank_checkpoint, open_recipe_data
+from labelscape.training.run import train
 from labelscape.training.recipe import make_recipe
 if __name__ == "__main__":
     train(make_recipe(**json.loads(sys.argv[1])), sys.argv[2])
@@ -33,6 +40,7 @@ TINY = {
     "device": "cpu",
     "save_every": 3,
     "network": "skip",
+    "base_steps": 0,
 }
 
 
@@ -49,6 +57,9 @@ def fields(tmp_path):
     }
 
 
+OPTIMIZERS = get_args(Recipe.model_fields["optimizer"].annotation)
+
+
 def same_weights(one, other):
     assert one.weights.keys() == other.weights.keys()
     for key, value in one.weights.items():
@@ -56,8 +67,6 @@ def same_weights(one, other):
 
 
 def launch(fields, out, processes=1):
-    import json
-
     arguments = [json.dumps(fields), str(out)]
     head = [sys.executable] + [
         "-m",
@@ -93,14 +102,22 @@ def kill_once_saved(process, state, extra):
 
 
 @pytest.mark.parametrize("base_steps", [0, 6])
-def test_a_run_paused_anywhere_comes_to_the_same_weights(fields, tmp_path, monkeypatch, base_steps):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_paused_anywhere_comes_to_the_same_weights(
+    fields, tmp_path, monkeypatch, base_steps, optimizer
+):
     recipe = make_recipe(
-        **fields, steps=10, base_steps=base_steps, losses={"ohem": 1.0, "dice": 0.5}, scale_range=(0.5, 2)
+        **{**fields, "base_steps": base_steps, "optimizer": optimizer},
+        steps=10,
+        rate=0.01,
+        base_rate=0.01,
+        losses={"ohem": 1.0, "dice": 0.5},
+        scale_range=(0.5, 2),
     )
     whole = train(recipe, tmp_path / "whole")
-    import labelscape.training.phase as phase
+    import labelscape.training.loop as loop
 
-    real, stops = phase.update, [4, 5, 2]
+    real, stops = loop.update, [4, 5, 2]
     count = 0
 
     def breaking(*arguments):
@@ -112,7 +129,7 @@ def test_a_run_paused_anywhere_comes_to_the_same_weights(fields, tmp_path, monke
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(phase, "update", breaking)
+    monkeypatch.setattr(loop, "update", breaking)
     for _ in range(8):
         try:
             resumed = train(recipe, tmp_path / "broken")
@@ -176,7 +193,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(fields, tmp_path, monkey
     """Networks without batch normalisation: equal up to the order of sums. Labels are unevenly spread over
     the parts.
     """
-    import labelscape.training.phase as phase
+    import labelscape.training.loop as loop
     from labelscape.nets.blocks import Network
 
     class Plain(Network):
@@ -194,7 +211,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(fields, tmp_path, monkey
         torch.manual_seed(0)
         return Plain()
 
-    monkeypatch.setattr(phase, "build_network", plain)
+    monkeypatch.setattr(loop, "build_network", plain)
     recipe = make_recipe(
         **{
             **fields,
@@ -209,7 +226,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(fields, tmp_path, monkey
         part = recipe.replace(accumulate=accumulate)
         with open_recipe_data(part.data, 0) as dataset:
             weights.append(
-                phase.run_phase(
+                loop.run_phase(
                     part, dataset, blank_checkpoint(part, dataset), tmp_path / str(accumulate)
                 ).weights
             )
@@ -221,16 +238,16 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(fields, tmp_path, monkey
     assert (
         np.abs(
             weights[0]["last.weight"]
-            - phase.build_network(None, None, None, None).last.weight.detach().numpy()
+            - loop.build_network(None, None, None, None).last.weight.detach().numpy()
         ).max()
         > 1e-3
     )
 
 
 def test_an_unfinished_run_is_not_gone_on_from_with_other_settings(fields, tmp_path, monkeypatch):
-    import labelscape.training.phase as phase
+    import labelscape.training.loop as loop
 
-    monkeypatch.setattr(phase, "rate_at", lambda recipe, step: 1 / 0 if step == 4 else 0.01)
+    monkeypatch.setattr(loop, "rate_at", lambda recipe, step: 1 / 0 if step == 4 else 0.01)
     recipe = make_recipe(**fields, steps=10)
     with pytest.raises(ZeroDivisionError):
         train(recipe, tmp_path)
@@ -308,12 +325,12 @@ def test_a_classmate_trains_in_the_same_batch(fields, tmp_path):
 def test_the_log_in_tensorboard_is_that_of_the_csv_and_goes_on(fields, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    import labelscape.training.phase as phase
+    import labelscape.training.loop as loop
 
     recipe = make_recipe(
         **{**fields, "data": {**fields["data"], "val": 0.25}, "steps": 25, "val_every": 10, "save_every": 10}
     )
-    real, count = phase.update, 0
+    real, count = loop.update, 0
 
     def breaking(*arguments):
         nonlocal count
@@ -323,7 +340,7 @@ def test_the_log_in_tensorboard_is_that_of_the_csv_and_goes_on(fields, tmp_path,
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(phase, "update", breaking)
+    monkeypatch.setattr(loop, "update", breaking)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path, tensorboard=True)
     made = train(recipe, tmp_path, tensorboard=True)
@@ -332,6 +349,69 @@ def test_the_log_in_tensorboard_is_that_of_the_csv_and_goes_on(fields, tmp_path,
     for name in ("loss", "rate", "val_miou"):
         written = [(e.step, e.value) for e in found.Scalars(name)]
         assert written == [(h["step"], pytest.approx(h[name], rel=1e-6)) for h in made.history if name in h]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_what_an_optimizer_remembers_survives_packing(optimizer, momentum):
+    """The next step after packing is the very step without it; all of the state is in the pack."""
+    recipe = make_recipe(
+        data={"images": ["a"]}, optimizer=optimizer, rate=0.01, momentum=momentum, base_steps=0
+    )
+
+    def made():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3))
+        return net, make_optimizer(net, recipe)
+
+    def step(net, optimizer, image):
+        optimizer.zero_grad()
+        net(image).square().mean().backward()
+        optimizer.step()
+
+    (one, first), (other, second) = made(), made()
+    for number in range(3):
+        step(one, first, torch.full((1, 2, 5, 5), 1.0 + number))
+    other.load_state_dict(one.state_dict())
+    packed = {name: value.clone() for name, value in pack(first).items()}
+    keys = {name.partition(".")[0] for name in packed}
+    assert (
+        keys
+        == {"sgd": {"momentum_buffer"} if momentum else set(), "adamw": {"step", "exp_avg", "exp_avg_sq"}}[
+            optimizer
+        ]
+    )
+    assert len(packed) == 4 * len(keys)
+    unpack(second, packed)
+    for net, updating in ((one, first), (other, second)):
+        step(net, updating, torch.full((1, 2, 5, 5), 0.5))
+    for a, b in zip(one.parameters(), other.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_states_of_before_there_were_other_optimizers_are_resumed(fields, tmp_path, monkeypatch):
+    """Their momentum has a name of its own, their recipe no optimizer and another word for 32 bits."""
+    import labelscape.training.loop as loop
+
+    recipe = make_recipe(**fields, steps=9)
+    whole = train(recipe, tmp_path / "whole")
+    monkeypatch.setattr(loop, "rate_at", lambda recipe, step: 1 / 0 if step == 7 else rate_at(recipe, step))
+    with pytest.raises(ZeroDivisionError):
+        train(recipe, tmp_path / "broken")
+    monkeypatch.undo()
+    path = state_path(tmp_path / "broken", "skip")
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["labelscape-state"])
+        tensors = {
+            name.replace("optimizer.momentum_buffer.", "momentum."): file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118 (no mapping)
+        }
+    assert any(name.startswith("momentum.") for name in tensors)
+    assert facts["recipe"].pop("optimizer") == "sgd"
+    assert facts["recipe"].pop("precision") == "32"
+    facts["recipe"]["precision"] = "32-true"
+    save_file(tensors, path, metadata={"labelscape-state": json.dumps(facts)})
+    same_weights(whole, train(recipe, tmp_path / "broken"))
 
 
 def test_float16s_scale_of_losses_is_resumed(tmp_path):

@@ -10,10 +10,10 @@ from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.legend import IGNORE
 from labelscape.training.crops import Drawing, _turned, index_crops
-from labelscape.training.loop import train
 from labelscape.training.losses import auto_weights, cross_entropy
-from labelscape.training.phase import rate_at
+from labelscape.training.optimizers import rate_at
 from labelscape.training.recipe import make_recipe
+from labelscape.training.run import train
 
 TINY = {"options": {"widths": [8, 8, 8, 8]}, "steps": 12, "batch": 4, "crop": 32, "device": "cpu"}
 
@@ -146,7 +146,7 @@ def test_crops_come_from_training_blocks_and_repeat_exactly(data, sampling):
 
 
 def test_training_learns_writes_and_repeats_bit_for_bit(data, tmp_path):
-    recipe = make_recipe(data=data, network="skip", rate=0.05, **{**TINY, "steps": 60})
+    recipe = make_recipe(data=data, network="skip", base_steps=0, rate=0.05, **{**TINY, "steps": 60})
     first = train(recipe, tmp_path / "a")
     again = train(recipe, tmp_path / "b")
     for key, value in first.weights.items():

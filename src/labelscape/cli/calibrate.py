@@ -32,7 +32,7 @@ def run(
 
     from labelscape.checkpoint import load, save
     from labelscape.evaluation.calibrate import fit_temperature
-    from labelscape.training.loop import open_recipe_data
+    from labelscape.training.data import open_recipe_data
     from labelscape.training.recipe import Data
 
     checkpoint = load(model)

@@ -91,7 +91,7 @@ def run(
     from labelscape.datasets.split import PARTS
     from labelscape.evaluation.measure import evaluate
     from labelscape.evaluation.text import print_scores
-    from labelscape.training.loop import open_recipe_data, scored_part
+    from labelscape.training.data import open_recipe_data, scored_part
     from labelscape.training.recipe import Data
 
     checkpoint = load(model)

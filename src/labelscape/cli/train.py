@@ -156,9 +156,11 @@ def run(
     """
     from labelscape.evaluation.text import print_scores
     from labelscape.nets.catalog import entry
+    from labelscape.training.data import open_recipe_data
     from labelscape.training.forest import score_forest
-    from labelscape.training.loop import checkpoint_path, open_recipe_data, train
+    from labelscape.training.outputs import checkpoint_path
     from labelscape.training.recipe import make_recipe
+    from labelscape.training.run import train
 
     data = {
         "images": [scene_of(i) for i in images],

@@ -1,311 +1,282 @@
-"""From a recipe to checkpoints: open the data, run the phases, score what was held out."""
+"""The loop, on one page: a network, a data set, so many steps.
+
+Crops and dropout of a step depend on (seed, step) alone, so a phase stopped at any moment continues from its
+last saved state to the very weights it would have had. A batch may be worked on in parts and by several
+processes; its gradient is that of the whole batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryFile
 
+import numpy as np
+import torch
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch import Tensor
 
-from labelscape.checkpoint import Checkpoint, load, save
-from labelscape.contract.bands import survey
-from labelscape.contract.colours import colours_of
-from labelscape.contract.contract import Contract
-from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
-from labelscape.datasets.split import PARTS
-from labelscape.errors import BadFile, BadInput
-from labelscape.grid import Grid
-from labelscape.labels.values import LabelSpec
-from labelscape.legend import IGNORE, Legend
-from labelscape.nets.catalog import entry, options_of
-from labelscape.progress import bar
-from labelscape.training.board import require_tensorboard
-from labelscape.training.phase import checkpoint_path, forget_state, run_phase, write_log
-from labelscape.training.recipe import Data, Recipe
-from labelscape.training.state import differing
-from labelscape.training.team import gather, telling_of_the_lost
+from labelscape.checkpoint import Checkpoint
+from labelscape.datasets.own import Dataset
+from labelscape.errors import BadInput, BadOption
+from labelscape.nets.blocks import Network
+from labelscape.progress import Tick, bar
+from labelscape.scoring.scorer import state_arrays
+from labelscape.training.board import board
+from labelscape.training.losses import shares, total_loss
+from labelscape.training.optimizers import make_optimizer, rate_at
+from labelscape.training.outputs import checkpoint_path, state_path
+from labelscape.training.recipe import Recipe
+from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
+from labelscape.training.state import Progress, load_state, save_state
+from labelscape.training.team import gather, together
 
 Say = Callable[[str], None]
+Batch = list[list[tuple[Tensor, Tensor]]]
+"""A process's parts of a batch; of each part, the images and labels of every task."""
+
+LOG_EVERY = 10
+"""Steps whose mean loss is one line of the log."""
 
 
-def train(
-    recipe: Recipe,
-    out: str | Path,
+@dataclass(frozen=True)
+class Phase:
+    """All that one phase works with, ready for its first step."""
+
+    recipe: Recipe
+    dataset: Dataset
+    blank: Checkpoint
+    """What the checkpoint will be, without its weights."""
+    tasks: list[Task]
+    net: _FabricModule
+    optimizer: _FabricOptimizer
+    fabric: Fabric
+
+
+def learn(
+    phase: Phase,
+    progress: Progress,
+    end: int,
     *,
-    overwrite: bool = False,
-    score: bool = True,
-    tensorboard: bool = False,
-    say: Say = lambda text: None,
-) -> Checkpoint:
-    """Train what the recipe describes and write `out/<network>.safetensors` with its log as .csv (and the
-    base network's, where it trains one first).
-
-    The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint;
-    `tensorboard` writes the log as event files too. A run of the same recipe that was interrupted in `out`
-    goes on where it was last saved, to the same weights. Under `torchrun` or SLURM all processes call this;
-    the first one writes. Raises BadOption, BadInput or BadFile before any step is made where the recipe, the
-    data or the place of writing cannot work.
-    """
-    out = Path(out)
-    target = checkpoint_path(out, recipe.network)
-    if tensorboard:
-        require_tensorboard()
-    fabric = gather(recipe.device, recipe.precision)
-    leads = fabric.is_global_zero
-    if target.exists() and not overwrite:
-        raise BadFile(f"{target} exists; pass --overwrite to replace it.")
-    fabric.barrier()  # nobody may find what another of us has just written
-    if leads:
-        _make_room(out, recipe, overwrite)
-    fabric.barrier()
-    with telling_of_the_lost(fabric), ExitStack() as opened:
-        dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
-        mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
-        for line in (*dataset.report, *(mate.report if mate else ())) if leads else ():
-            say(line)
-        _check_data(recipe, dataset)
-        score = score and _will_be_scored(recipe, dataset, say if leads else lambda text: None)
-        with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
-            blank = blank_checkpoint(recipe, dataset, tick)
-        scores: dict = {}
-        start = load(recipe.start) if recipe.start else None
-        if recipe.base_steps:
-            start = _base_network(recipe, dataset, blank, out, fabric, score, tensorboard, say)
-            scores |= start.scores
-        checkpoint = run_phase(
-            recipe,
-            dataset,
-            blank,
-            out,
-            start=start,
-            mate=mate,
-            fabric=fabric,
-            tensorboard=tensorboard,
-            say=say,
-        )
-        if leads:
-            checkpoint = replace(
-                checkpoint,
-                scores={**scores, **(_held_out_score(checkpoint, recipe, dataset) if score else {})},
-            )
-            _finish(checkpoint, out, recipe.network)
-        fabric.barrier()
-    return checkpoint
+    save: Callable[[Progress], None],
+    note: Callable[[dict], None],
+    tick: Tick,
+) -> None:
+    """The loop: steps from where `progress` stands up to `end`; `note` takes finished lines of the log."""
+    recipe, fabric = phase.recipe, phase.fabric
+    since = time.monotonic()
+    with closing(batches(recipe, phase.tasks, fabric, progress.step, end)) as read:
+        for step, batch in read:
+            if done_early(recipe, progress):  # here, because a state may come from a run that ended so
+                break
+            rate = set_rate(phase.optimizer, recipe, step)
+            seed_step(recipe.seed, step, fabric.global_rank)
+            phase.net.train()
+            progress.recent.append(update(phase.net, phase.optimizer, fabric, batch, recipe, phase.tasks))
+            progress.step += 1
+            scored = recipe.val_every and progress.step % recipe.val_every == 0
+            saving = progress.step % recipe.save_every == 0
+            # What is saved holds no loss that is not in the log yet: those are each process's own.
+            if len(progress.recent) >= LOG_EVERY or progress.step == recipe.steps or scored or saving:
+                crops = recipe.batch * len(progress.recent)
+                line = log_line(recipe, progress, rate, fabric)  # waits for the device
+                tick(0, loss=line["loss"], rate=rate, **{"images/s": crops / (time.monotonic() - since)})
+                if scored:
+                    line["val_miou"] = score_val(phase, progress)
+                note(line)
+                since = time.monotonic()
+            if fabric.is_global_zero and (saving or progress.step == end or done_early(recipe, progress)):
+                progress.recent = [float(x) for x in progress.recent]
+                save(progress)
+            tick()
 
 
-def _base_network(
+def run_phase(
     recipe: Recipe,
     dataset: Dataset,
     blank: Checkpoint,
     out: Path,
-    fabric: Fabric,
-    score: bool,
-    tensorboard: bool,
-    say: Say,
+    *,
+    start: Checkpoint | None = None,
+    mate: Dataset | None = None,
+    fabric: Fabric | None = None,
+    until: int | None = None,
+    tensorboard: bool = False,
+    say: Say = lambda text: None,
 ) -> Checkpoint:
-    """The network that the recipe's one starts from: trained, or loaded where an interrupted run had
-    finished it.
+    """Train one network on an open dataset, from the encoder of `start` where given, and return its
+    checkpoint.
+
+    A state file in `out` is continued from; the last one is of the last step, so that nothing which follows
+    can lose a weight. With `until` the phase pauses there. With `tensorboard` the log is written as event
+    files too, in a folder beside the checkpoint.
     """
-    base = base_recipe(recipe)
-    path = checkpoint_path(out, base.network)
-    settings = base.model_dump(mode="json")
-    if path.exists():
-        done = load(path)
-        changed = differing(done.recipe, settings)
-        if not changed and (done.legend, done.contract.normalisation) != (
-            blank.legend,
-            blank.contract.normalisation,
-        ):
-            changed = ["the files"]
-        if changed:
-            raise BadFile(
-                f"{path} is of another run ({', '.join(changed)} differ) and would be replaced. Give "
-                f"--start {path} to go on from it as it is, "
-                "--overwrite to train it anew, or another --out."
+    fabric = fabric or gather(recipe.device, recipe.precision)
+    leads = fabric.is_global_zero
+    blank = replace(blank, network=recipe.network, options=net_options(recipe, mate))
+    net = build_network(recipe, dataset, start, mate)
+    tasks = make_tasks(recipe, dataset, blank, mate)
+    refuse_unequal_parts(recipe, tasks, fabric)
+    phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric)
+    state, settings = state_path(out, recipe.network), recipe.model_dump(mode="json")
+    scaler = getattr(fabric.strategy.precision, "scaler", None)  # of float16's losses
+    resumable = phase.net.module, phase.optimizer, scaler, seen_data(tasks)
+    progress = load_state(state, settings, *resumable) if state.exists() else Progress()
+    if leads and state.exists():
+        say(f"continuing from {state}, step {progress.step} of {recipe.steps}")
+    for line in without_pixels(dataset, tasks[0]) if leads else ():
+        say(line)
+    with ExitStack() as opened:
+        tick = opened.enter_context(bar(f"train {recipe.network}", recipe.steps, "steps", shown=leads))
+        events = checkpoint_path(out, recipe.network).with_suffix(".tensorboard")
+        log = board(events, progress.history) if tensorboard and leads else nullcontext(lambda line: None)
+        tick(progress.step)
+        learn(
+            phase,
+            progress,
+            min(recipe.steps, until or recipe.steps),
+            save=lambda progress: save_state(state, settings, progress, *resumable),
+            note=opened.enter_context(log),
+            tick=tick,
+        )
+    weights = progress.best_weights or state_arrays(phase.net.module)
+    return replace(blank, weights=weights, history=tuple(progress.history))
+
+
+def refuse_unequal_parts(recipe: Recipe, tasks: list[Task], fabric: Fabric) -> None:
+    """Raises BadOption where a batch cannot be shared equally by the processes and their parts."""
+    for task in tasks:
+        if task.drawing.batch % (recipe.accumulate * fabric.world_size):
+            raise BadOption(
+                f"A batch of {task.drawing.batch} cannot be shared by {fabric.world_size} processes in "
+                f"{recipe.accumulate} parts each."
             )
-        if fabric.is_global_zero:
-            say(f"{path} is finished; going on from it")
-        return done
-    trained = run_phase(
-        base, dataset, replace(blank, recipe=settings), out, fabric=fabric, tensorboard=tensorboard
-    )
-    if fabric.is_global_zero:
-        trained = replace(trained, scores=_held_out_score(trained, base, dataset) if score else {})
-        _finish(trained, out, base.network)
-    fabric.barrier()
-    return load(path)  # all processes the same, to the last bit
 
 
-def base_recipe(recipe: Recipe) -> Recipe:
-    """How the network that this recipe's one starts from is trained."""
-    return recipe.replace(
-        network=entry(recipe.network).start,
-        steps=recipe.base_steps,
-        rate=recipe.base_rate,
-        base_steps=0,
-        mate=None,
-        rate_factors={},
-        options=_shared_options(recipe.network, recipe.options),
-    )
+def set_up(net: Network, recipe: Recipe, fabric: Fabric) -> tuple[_FabricModule, _FabricOptimizer]:
+    """Network and optimizer on the device, shared by the processes."""
+    optimizer = make_optimizer(net, recipe)
+    if recipe.sync_bn and fabric.world_size > 1:
+        net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    # Channels last is the faster layout on every device we tried.
+    net, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)
+    net.mark_forward_method("heads")
+    return net, optimizer
 
 
-def _check_data(recipe: Recipe, dataset: Dataset) -> None:
-    """Raises BadInput where there is nothing to tell apart, or nothing to watch training with."""
-    if len(dataset.legend) < 2:
+def batches(
+    recipe: Recipe, tasks: list[Task], fabric: Fabric, first: int, end: int
+) -> Iterator[tuple[int, Batch]]:
+    """This process's parts of the batches of steps `first` to `end` - 1, each read while the one before is
+    worked on.
+    """
+    parts = recipe.accumulate * fabric.world_size
+    mine = [number * fabric.world_size + fabric.global_rank for number in range(recipe.accumulate)]
+
+    def read(step: int) -> Batch:
+        return [[task.drawing.part(step, number, parts) for task in tasks] for number in mine]
+
+    with ThreadPoolExecutor(1, "crops") as reader:
+        ahead = reader.submit(read, first) if first < end else None
+        for step in range(first, end):
+            batch, ahead = ahead.result(), reader.submit(read, step + 1) if step + 1 < end else None
+            yield step, batch
+
+
+def set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> float:
+    """Give every group of parameters its learning rate of this step; returns the rate at factor 1."""
+    rate = rate_at(recipe, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    return rate
+
+
+def log_line(recipe: Recipe, progress: Progress, rate: float, fabric: Fabric) -> dict:
+    """Close a line of the log: the mean loss of the steps since the last one. Raises BadInput where it is no
+    number.
+    """
+    mean = together(fabric, float(np.mean([float(x) for x in progress.recent])))
+    if not math.isfinite(mean):
         raise BadInput(
-            f"The labels know one class only, {', '.join(dataset.legend.names)}: there is nothing to tell "
-            "it from. Name what no polygon covers with "
-            "--background other (and with --area where the polygons are complete), or label a second class."
+            f"The loss became {mean} by step {progress.step}: the learning rate {recipe.rate} is too high "
+            "for this data."
         )
-    if recipe.val_every and not dataset.is_labelled("val"):
-        raise BadInput(
-            "val_every (--val) watches the part val, but the data has no labelled pixel in it (parts here: "
-            f"{_parts(dataset)}). Leave it out."
-        )
+    progress.history.append({"step": progress.step, "loss": mean, "rate": rate})
+    progress.recent = []
+    return progress.history[-1]
 
 
-def _parts(dataset: Dataset) -> str:
-    return ", ".join(p for p in PARTS if dataset.part(p)) or "none"
+def update(
+    net: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    batch: Batch,
+    recipe: Recipe,
+    tasks: list[Task],
+) -> Tensor:
+    """One step over all parts of a batch; returns this process's share of the loss. (Their sum over
+    processes is the loss.)
+    """
+    weights = [task.weights.to(fabric.device) if task.weights is not None else None for task in tasks]
+    # Each part counts as much as its labelled pixels do in the whole batch: parts and processes change no
+    # gradient.
+    totals = [
+        together(fabric, float(sum(shares(part[t][1], task.weights).sum() for part in batch)))
+        for t, task in enumerate(tasks)
+    ]
+    optimizer.zero_grad(set_to_none=True)
+    value = torch.zeros((), device=fabric.device)
+    for number, part in enumerate(batch):
+        image = torch.cat([crops for crops, _ in part]).to(fabric.device, memory_format=torch.channels_last)
+        labels = [label.to(fabric.device) for _, label in part]
+        with fabric.no_backward_sync(net, enabled=number + 1 < len(batch)):
+            heads = net.heads(image) if len(tasks) == 1 else net.heads(image, land=len(labels[0]))
+            share = [
+                float(shares(label, w).sum()) / max(total, 1e-12)
+                for label, w, total in zip(labels, weights, totals)
+            ]
+            loss = share[0] * total_loss(recipe.losses, heads["logits"], labels[0], weights[0])
+            if "aux" in heads:
+                loss = loss + share[0] * recipe.aux_weight * total_loss(
+                    recipe.aux_losses or recipe.losses, heads["aux"], labels[0], weights[0]
+                )
+            if len(tasks) == 2:
+                loss = loss + share[1] * recipe.mate.weight * total_loss(
+                    recipe.losses, heads["road"], labels[1], weights[1]
+                )
+            fabric.backward(loss * fabric.world_size)  # processes' gradients are averaged; we want their sum
+        value += loss.detach()
+    optimizer.step()
+    return value
 
 
-def _will_be_scored(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
-    """Is anything held out with labels? Said before training, not found out after it."""
-    if not recipe.data.holdout:
-        return False
-    part = scored_part(dataset)
-    if part is None:
-        say(
-            "no score at the end: the data has no labels in the parts test and val (parts here: "
-            f"{_parts(dataset)})"
-        )
-        return False
-    if part == "val" and (recipe.data.dataset or recipe.val_every):
-        also = ", the part that training is watched with too: it will flatter" if recipe.val_every else ""
-        say(f"the score will come from the part val{also}; test has no labels here")
-    return True
-
-
-def _held_out_score(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) -> dict:
+def score_val(phase: Phase, progress: Progress) -> float:
+    """Score the part "val", keep the weights if they are the best so far, and return the mean IoU."""
     from labelscape.evaluation.measure import evaluate
 
-    return {
-        recipe.network: evaluate(checkpoint, dataset, part=scored_part(dataset), device=recipe.device).metrics
-    }
+    score, weights, device = 0.0, None, str(phase.fabric.device)
+    if phase.fabric.is_global_zero:
+        weights = state_arrays(phase.net.module)
+        made = replace(phase.blank, weights=weights)
+        found = evaluate(made, phase.dataset, part="val", device=device, show=False).metrics
+        score = found["mean_iou"] or 0.0
+    score = phase.fabric.broadcast(score)
+    progress.waited += 1
+    if score > progress.best:
+        progress.best, progress.best_step = score, progress.step
+        progress.waited, progress.best_weights = 0, weights
+    return score
 
 
-def _finish(checkpoint: Checkpoint, out: Path, network: str) -> None:
-    """Write log and checkpoint; only then let go of what resuming would need."""
-    write_log(checkpoint_path(out, network).with_suffix(".csv"), checkpoint.history)
-    save(checkpoint, checkpoint_path(out, network))
-    forget_state(out, network)
+def done_early(recipe: Recipe, progress: Progress) -> bool:
+    return bool(recipe.patience) and progress.waited >= recipe.patience
 
 
-def _make_room(out: Path, recipe: Recipe, overwrite: bool) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):  # hours of training must not end at a folder that takes no file
-            pass
-    except OSError as error:
-        made = "written to" if out.is_dir() else "made"
-        raise BadFile(
-            f"The folder {out} cannot be {made}: {error.strerror or error}. Name another --out."
-        ) from error
-    if overwrite:
-        forget_state(out, recipe.network)
-        if recipe.base_steps:
-            base = entry(recipe.network).start
-            forget_state(out, base)
-            checkpoint_path(out, base).unlink(missing_ok=True)
-
-
-def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dataset:
-    """Open and split the scenes and labels of a recipe. `legend` fixes the classes, as a trained
-    checkpoint does.
-    """
-    if data.dataset:
-        return _open_published(data)
-    if data.classes and not data.merge and not legend:
-        own_values = all(0 <= value < IGNORE for value in data.classes.values())
-        legend = Legend.of_names(list(data.classes), values=data.classes.values() if own_values else None)
-    spec = LabelSpec(
-        legend,
-        data.classes,
-        data.class_column,
-        data.merge,
-        data.background,
-        data.area,
-        data.ignore_values,
-        data.threshold,
-    )
-    return open_dataset(
-        data.images,
-        data.labels,
-        spec=spec,
-        nodata=data.nodata,
-        bands=data.bands,
-        block=data.block,
-        shares=data.shares,
-        buffer=data.buffer,
-        split=data.split,
-        seed=seed,
-        pixel_size=data.pixel_size,
-    )
-
-
-def _open_published(data: Data) -> Dataset:
-    from labelscape.datasets.published.catalog import open_published
-
-    if len(data.images) != 1:
-        raise BadInput(f"{data.dataset} is one folder; found {len(data.images)} places.")
-    dataset = open_published(data.dataset, data.images[0], **data.dataset_options)
-    bytes_in_all = 0
-    for scene in dataset.scenes:
-        bytes_in_all += scene.scene.nbytes + scene.scene.grid.window.pixels
-        if bytes_in_all > HOLD_BYTES:
-            return dataset
-    with bar(f"read {data.dataset}", len(dataset.scenes), "scenes") as tick:
-        for scene in dataset.scenes:
-            scene.scene.hold()
-            scene.labels.hold()
-            tick()
-    return dataset
-
-
-def scored_part(dataset: Dataset) -> str | None:
-    """Where the score comes from: the part "test", or "val" where a published set keeps the test labels to
-    itself. None where neither is labelled.
-    """
-    return next((part for part in ("test", "val") if dataset.is_labelled(part)), None)
-
-
-def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None) -> Checkpoint:
-    """The contract of the data, before any weight is learned."""
-    statistics, samples = survey((s.scene for s in dataset.learned_from()), tick=tick)
-    first: Grid = dataset.scenes[0].scene.grid
-    kind = "none" if not first.is_georeferenced else "geographic" if first.crs.is_geographic else "projected"
-    return Checkpoint(
-        network=recipe.network,
-        options=dict(recipe.options),
-        weights={},
-        legend=dataset.legend,
-        recipe=recipe.model_dump(mode="json"),
-        contract=Contract(
-            bands=dataset.bands,
-            dtype=dataset.scenes[0].scene.dtype.name,
-            normalisation=tuple((s.mean, s.std) for s in statistics),
-            statistics=statistics,
-            colours=colours_of(samples),
-            units=dataset.scenes[0].scene.units,
-            pixel_size=first.ground_pixel_size,
-            nodata=dataset.scenes[0].scene.nodata,
-            crs_kind=kind,
-        ),
-    )
-
-
-def _shared_options(network: str, options: dict) -> dict:
-    """What a derived network and its base network have in common: the encoder's options."""
-    return {key: value for key, value in options.items() if key in options_of(entry(network).start)}
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout of a step depends on the step, not on how many came before it in this process."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))

@@ -9,8 +9,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from labelscape.errors import BadOption, UnknownName
-from labelscape.nets.catalog import entry, options_of
+from labelscape.nets.catalog import NETWORKS, entry, options_of
 from labelscape.training.losses import LOSSES
+
+DEFAULT_NETWORK, DEFAULT_STEPS = "mlp", 400
+HIGHEST_ADAMW_RATE = 0.02
+"""No network here learned anything above it; SGD's default is 0.05."""
 
 
 class Data(BaseModel):
@@ -101,19 +105,19 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Data
-    network: str = "mlp"
+    network: str = DEFAULT_NETWORK
     """Name in the catalogue (`labelscape models`)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the network (`labelscape models NAME`)."""
     start: str | None = None
     """Checkpoint whose encoder the network starts from."""
-    base_steps: int = Field(0, ge=0)
-    """Steps of the first phase: the base network that the paper starts this one from is trained first,
-    this long.
+    base_steps: int = Field(None, ge=0)
+    """Steps of the base network that is trained before this one, where its paper starts from one; twice
+    `steps` unless given, 0 with `start`.
     """
     base_rate: float = Field(0.1, gt=0)
     """Learning rate of the first phase."""
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(DEFAULT_STEPS, ge=1)
     """Updates of the weights."""
     batch: int = Field(8, ge=1)
     """Crops per update, over all parts and processes together."""
@@ -123,7 +127,7 @@ class Recipe(BaseModel):
     - see one part at a time, and one process.)"""
     mate: Mate | None = None
     """A second data set that trains in the same batches, for networks with a classmate head."""
-    crop: int = Field(256, ge=16)
+    crop: int = Field(128, ge=16)
     """Side of a training crop, in pixels."""
     rate: float = Field(0.05, gt=0)
     """Learning rate at the start."""
@@ -139,8 +143,12 @@ class Recipe(BaseModel):
     """Start of a parameter's name -> factor on its learning rate ("backbone": 0.1); where several fit, the
     longest counts.
     """
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """adamw wants a smaller rate than sgd: 0.001 or less."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd, beta1 of adamw."""
     weight_decay: float = Field(5e-4, ge=0)
+    """Weight decay (L2)."""
     losses: dict[str, float] = Field(default_factory=lambda: {"cross-entropy": 1.0})
     """Loss -> its factor; the sum is minimised. cross-entropy, ohem, hardest, ohem-hardest, focal, dice,
     lovasz.
@@ -176,9 +184,25 @@ class Recipe(BaseModel):
     sync_bn: bool = False
     """Batch statistics over all processes instead of each one's own."""
     seed: int = 0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Seed of the first weights, the split, the crops and the dropout."""
+    precision: Literal["32", "bf16", "16"] = "32"
+    """32, or mixed precision: bf16 or 16 bits where a layer allows it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision_of_before(cls, value: Any) -> Any:
+        return {"32-true": "32", "bf16-mixed": "bf16", "16-mixed": "16"}.get(str(value), str(value))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _base_comes_first(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("base_steps") is not None:
+            return given
+        network, steps = given.get("network", DEFAULT_NETWORK), given.get("steps", DEFAULT_STEPS)
+        derived = network in NETWORKS and NETWORKS[network].start is not None and not given.get("start")
+        return {**given, "base_steps": 2 * steps if derived and isinstance(steps, int) else 0}
 
     @model_validator(mode="after")
     def _can_run(self) -> Recipe:
@@ -200,6 +224,10 @@ class Recipe(BaseModel):
             problems.append("start and base_steps are two ways to the same thing; give one.")
         if self.data.holdout + self.data.val >= 1:
             problems.append(f"holdout={self.data.holdout} and val={self.data.val} leave nothing to train on.")
+        rates = {"rate": self.rate, **({"base_rate": self.base_rate} if self.base_steps else {})}
+        for what, rate in rates.items():
+            if self.optimizer == "adamw" and rate > HIGHEST_ADAMW_RATE:
+                problems.append(f"{what}={rate} is too high for adamw; 0.001 is a good first try.")
         if self.batch % self.accumulate:
             problems.append(
                 f"batch={self.batch} cannot be worked on in accumulate={self.accumulate} equal parts."
@@ -249,6 +277,16 @@ def make_recipe(**fields: Any) -> Recipe:
     if isinstance(network, str) and isinstance(options, Mapping) and isinstance(losses, Mapping):
         lines += [line for line in unknown_names(network, options, losses) if line not in lines]
     raise BadOption("This recipe cannot run:\n  - " + "\n  - ".join(lines))
+
+
+def in_todays_words(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as an earlier version stored it, with today's words, and today's defaults for settings that
+    it did not know. What is no recipe today comes back as it is.
+    """
+    try:
+        return Recipe(**stored).model_dump(mode="json")
+    except ValidationError:
+        return dict(stored)
 
 
 def unknown_names(network: str, options: Mapping[str, Any], losses: Mapping[str, Any]) -> list[str]:

@@ -16,9 +16,12 @@ from lightning_fabric import Fabric
 from labelscape.errors import BadOption
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar
-from labelscape.training.loop import base_recipe, blank_checkpoint, open_recipe_data
-from labelscape.training.phase import Task, build_network, checkpoint_path, make_tasks, rate_groups, update
+from labelscape.training.data import blank_checkpoint, open_recipe_data
+from labelscape.training.loop import set_up, update
+from labelscape.training.outputs import checkpoint_path
 from labelscape.training.recipe import Recipe
+from labelscape.training.run import base_recipe
+from labelscape.training.setup import Task, build_network, make_tasks
 from labelscape.training.team import gather
 
 STEPS = 3
@@ -84,10 +87,10 @@ def rehearse(recipe: Recipe) -> Rehearsal:
 
 def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> tuple[int, float]:
     """Parameters of a network, and the seconds that a step takes once it is warm."""
-    optimizer = torch.optim.SGD(rate_groups(net, recipe), lr=0.0, momentum=recipe.momentum)
     parameters = sum(p.numel() for p in net.parameters())
-    net, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)
-    net.mark_forward_method("heads")
+    net, optimizer = set_up(net, recipe, fabric)
+    for group in optimizer.param_groups:  # three steps at a full rate could end in NaN
+        group["lr"] = 0.0
     net.train()
     times = []
     with bar(f"rehearse {recipe.network}", STEPS, "steps", shown=fabric.is_global_zero) as tick:

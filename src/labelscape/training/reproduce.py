@@ -20,10 +20,11 @@ from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.files import written_whole
 from labelscape.nets.catalog import options_of
 from labelscape.nets.tables import TABLES, Row
-from labelscape.training.loop import base_recipe, open_recipe_data, scored_part, train
+from labelscape.training.data import open_recipe_data, scored_part
+from labelscape.training.outputs import checkpoint_path
 from labelscape.training.papers import Setting, setting_of
-from labelscape.training.phase import checkpoint_path
-from labelscape.training.recipe import Recipe
+from labelscape.training.recipe import Recipe, in_todays_words
+from labelscape.training.run import base_recipe, train
 from labelscape.training.state import differing
 
 LEAST_STEPS = 10
@@ -187,7 +188,7 @@ def score_row(
     changed = (
         differing(stored["settings"], settings)
         if stored
-        else differing(_recipe_in(target), own)
+        else differing(in_todays_words(_recipe_in(target)), own)
         if target.exists()
         else []
     )
@@ -251,8 +252,8 @@ def _bring(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) 
     target = checkpoint_path(place, recipe.network)
     own = recipe.model_dump(mode="json")
     trained = (path for path in sorted(root.glob(f"*/*/*/{target.name}")) if path != target)
-    same = next((path for path in trained if not differing(_recipe_in(path), own)), None)
-    if same and not (target.exists() and not differing(_recipe_in(target), own)):
+    same = next((path for path in trained if not differing(in_todays_words(_recipe_in(path)), own)), None)
+    if same and not (target.exists() and not differing(in_todays_words(_recipe_in(target)), own)):
         say(f"the same network is trained already: {same}")
         with written_whole(target, overwrite=True) as file:
             shutil.copyfile(same, file)

@@ -1,5 +1,5 @@
-"""All that an interrupted run needs to go on as if nothing had happened: weights, momentum, step, log. One
-safetensors file, never pickle.
+"""All that an interrupted run needs to continue as if nothing had happened: weights, the optimizer's state,
+step, log. One safetensors file, never pickle.
 
 Random numbers need no place here: crops and dropout of a step are drawn from (seed, step), not from a stream.
 """
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
+from labelscape.training.optimizers import pack, unpack
+from labelscape.training.recipe import in_todays_words
 
 WHERE_ONLY = ("device", "save_every")
 """Settings of a recipe that say where and not what is trained."""
@@ -55,10 +57,7 @@ def save_state(
     from safetensors.torch import save
 
     tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
-    for number, parameter in enumerate(parameters(optimizer)):
-        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{number}"] = momentum
+    tensors |= {f"optimizer.{name}": value for name, value in pack(optimizer).items()}
     for name, value in (progress.best_weights or {}).items():
         tensors[f"best.{name}"] = torch.from_numpy(value)
     facts = {
@@ -97,7 +96,7 @@ def load_state(
         raise BadFile(
             f"{path} cannot be resumed from ({str(error).splitlines()[0]}); start again with --overwrite."
         ) from error
-    changed = differing(facts["recipe"], recipe)
+    changed = differing(in_todays_words(facts["recipe"]), recipe)
     if changed:
         raise BadFile(
             f"{path} belongs to an unfinished run with other settings ({', '.join(changed)}). Give the same "
@@ -112,13 +111,9 @@ def load_state(
             "to go on with it, --overwrite to start again, or another --out."
         )
     net.load_state_dict(_named(tensors, "net."))
-    momentum = _named(tensors, "momentum.")
-    for number, parameter in enumerate(parameters(optimizer)):
-        if str(number) in momentum:
-            buffer = torch.empty_like(parameter).copy_(
-                momentum[str(number)]
-            )  # on the parameter's device and in its layout
-            optimizer.state[parameter]["momentum_buffer"] = buffer
+    # States of before there were other optimizers hold SGD's momentum under a name of its own.
+    old = {f"momentum_buffer.{number}": value for number, value in _named(tensors, "momentum.").items()}
+    unpack(optimizer, old | _named(tensors, "optimizer."))
     if scaler is not None and facts.get("scaler"):
         scaler.load_state_dict(facts["scaler"])
     best = {name: value.numpy() for name, value in _named(tensors, "best.").items()}
@@ -137,10 +132,6 @@ def differing(one: dict, other: dict, where: str = "") -> list[str]:
         elif a != b:
             found.append(where + key)
     return found
-
-
-def parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _named(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:

@@ -17,9 +17,14 @@ from labelscape.scoring.scorer import pick_device
 PATIENCE = datetime.timedelta(minutes=30)
 """A process that waits longer than this for the others gives up: somebody died without a word."""
 
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+"""A recipe's words in Fabric's."""
+
 
 def gather(device: str, precision: str) -> Fabric:
-    """The team as `torchrun` or SLURM started it, one process a GPU; without either, this process alone."""
+    """The team as `torchrun` or SLURM started it, one process a GPU; without either, this process alone.
+    `precision` is "32", "bf16" or "16".
+    """
     where = pick_device(device)
     # SLURM_STEP_...: set for what `srun` starts, not for a lone process inside a batch script.
     size = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
@@ -27,7 +32,7 @@ def gather(device: str, precision: str) -> Fabric:
         return Fabric(
             accelerator=where.type,
             devices=[where.index] if where.index is not None else 1,
-            precision=precision,
+            precision=PRECISIONS[precision],
         )
     per_node = int(
         os.environ.get(
@@ -42,7 +47,7 @@ def gather(device: str, precision: str) -> Fabric:
         devices=per_node,
         num_nodes=max(1, size // per_node),
         strategy=strategy,
-        precision=precision,
+        precision=PRECISIONS[precision],
     )
     fabric.launch()
     return fabric
@@ -64,10 +69,10 @@ def telling_of_the_lost(fabric: Fabric) -> Iterator[None]:
         ):
             raise
         raise LabelscapeError(
-            f"Process {fabric.global_rank} of {fabric.world_size} lost another one "
+            f"Process {fabric.global_rank} of {fabric.world_size} lost contact with another process "
             f"({str(error).splitlines()[0][:200]}). What starts the processes names the "
-            "one that died, torchrun at the end of its output; the same command goes on from the last saved "
-            "state."
+            "one that died, torchrun at the end of its output; the same command continues from the last "
+            "saved state."
         ) from error
 
 

@@ -1,0 +1,102 @@
+"""The data of a recipe, opened, split and described: what training, scoring and calibration start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.contract.bands import survey
+from labelscape.contract.colours import colours_of
+from labelscape.contract.contract import Contract
+from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
+from labelscape.errors import BadInput
+from labelscape.grid import Grid
+from labelscape.labels.values import LabelSpec
+from labelscape.legend import IGNORE, Legend
+from labelscape.progress import bar
+from labelscape.training.recipe import Data, Recipe
+
+
+def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dataset:
+    """Open and split the scenes and labels of a recipe. `legend` fixes the classes, as a trained
+    checkpoint does.
+    """
+    if data.dataset:
+        return _open_published(data)
+    if data.classes and not data.merge and not legend:
+        own_values = all(0 <= value < IGNORE for value in data.classes.values())
+        legend = Legend.of_names(list(data.classes), values=data.classes.values() if own_values else None)
+    spec = LabelSpec(
+        legend,
+        data.classes,
+        data.class_column,
+        data.merge,
+        data.background,
+        data.area,
+        data.ignore_values,
+        data.threshold,
+    )
+    return open_dataset(
+        data.images,
+        data.labels,
+        spec=spec,
+        nodata=data.nodata,
+        bands=data.bands,
+        block=data.block,
+        shares=data.shares,
+        buffer=data.buffer,
+        split=data.split,
+        seed=seed,
+        pixel_size=data.pixel_size,
+    )
+
+
+def _open_published(data: Data) -> Dataset:
+    from labelscape.datasets.published.catalog import open_published
+
+    if len(data.images) != 1:
+        raise BadInput(f"{data.dataset} is one folder; found {len(data.images)} places.")
+    dataset = open_published(data.dataset, data.images[0], **data.dataset_options)
+    bytes_in_all = 0
+    for scene in dataset.scenes:
+        bytes_in_all += scene.scene.nbytes + scene.scene.grid.window.pixels
+        if bytes_in_all > HOLD_BYTES:
+            return dataset
+    with bar(f"read {data.dataset}", len(dataset.scenes), "scenes") as tick:
+        for scene in dataset.scenes:
+            scene.scene.hold()
+            scene.labels.hold()
+            tick()
+    return dataset
+
+
+def scored_part(dataset: Dataset) -> str | None:
+    """Where the score comes from: the part "test", or "val" where a published set keeps the test labels to
+    itself. None where neither is labelled.
+    """
+    return next((part for part in ("test", "val") if dataset.is_labelled(part)), None)
+
+
+def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None) -> Checkpoint:
+    """The contract of the data, before any weight is learned."""
+    statistics, samples = survey((s.scene for s in dataset.learned_from()), tick=tick)
+    first: Grid = dataset.scenes[0].scene.grid
+    kind = "none" if not first.is_georeferenced else "geographic" if first.crs.is_geographic else "projected"
+    return Checkpoint(
+        network=recipe.network,
+        options=dict(recipe.options),
+        weights={},
+        legend=dataset.legend,
+        recipe=recipe.model_dump(mode="json"),
+        contract=Contract(
+            bands=dataset.bands,
+            dtype=dataset.scenes[0].scene.dtype.name,
+            normalisation=tuple((s.mean, s.std) for s in statistics),
+            statistics=statistics,
+            colours=colours_of(samples),
+            units=dataset.scenes[0].scene.units,
+            pixel_size=first.ground_pixel_size,
+            nodata=dataset.scenes[0].scene.nodata,
+            crs_kind=kind,
+        ),
+    )

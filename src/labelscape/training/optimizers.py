@@ -1,0 +1,78 @@
+"""Optimizers by name, their learning rates, and their state as tensors that a file can hold."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from labelscape.errors import UnknownName
+from labelscape.nets.blocks import Network
+from labelscape.training.recipe import Recipe
+
+
+def make_optimizer(net: Network, recipe: Recipe) -> Optimizer:
+    """The recipe's optimizer over the parameters of `net`; `momentum` is AdamW's beta1. Raises UnknownName
+    for a rate factor that fits no parameter.
+    """
+    groups = rate_groups(net, recipe)
+    if recipe.optimizer == "adamw":
+        betas = (recipe.momentum, 0.999)
+        return torch.optim.AdamW(groups, lr=recipe.rate, betas=betas, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def pack(optimizer: Optimizer) -> dict[str, Tensor]:
+    """All that an optimizer remembers, as `KEY.N`: a key of its state and the number of the parameter."""
+    tensors = {}
+    for number, parameter in enumerate(parameters(optimizer)):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if value is None:  # SGD without momentum remembers nothing
+                continue
+            assert isinstance(value, Tensor), f"{key} of {type(optimizer).__name__} would not be saved"
+            tensors[f"{key}.{number}"] = value
+    return tensors
+
+
+def unpack(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put what `pack` gave back into an optimizer over the same parameters."""
+    known = parameters(optimizer)
+    for name, value in tensors.items():
+        key, _, number = name.rpartition(".")
+        parameter = known[int(number)]
+        if value.shape == parameter.shape:  # on the parameter's device and in its memory layout
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        optimizer.state[parameter][key] = value
+
+
+def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def rate_groups(net: Network, recipe: Recipe) -> list[dict]:
+    """The network's parameters grouped by their factor on the learning rate. Raises UnknownName for a
+    start no parameter has.
+    """
+    groups: dict[float, list] = {}
+    used = set()
+    for name, parameter in net.named_parameters():
+        fitting = max(
+            (start for start in recipe.rate_factors if name.startswith(start)), key=len, default=None
+        )
+        used.add(fitting)
+        groups.setdefault(recipe.rate_factors.get(fitting, 1.0), []).append(parameter)
+    for start in recipe.rate_factors:
+        if start not in used:
+            raise UnknownName(f"part of {recipe.network}", start, [name for name, _ in net.named_children()])
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
+
+
+def rate_at(recipe: Recipe, step: int) -> float:
+    """The learning rate of step 0, 1, ... of a recipe."""
+    if step < recipe.warmup:
+        return recipe.rate * (step + 1) / recipe.warmup
+    if recipe.schedule == "poly":
+        return recipe.rate * (1 - step / recipe.steps) ** recipe.power
+    if recipe.schedule == "exponential":
+        return recipe.rate * 0.1 ** (step / recipe.tenth_every)
+    return recipe.rate

@@ -1,0 +1,52 @@
+"""The files of a training run: where they lie, and how the log is written."""
+
+from __future__ import annotations
+
+import csv
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from labelscape.errors import BadFile
+from labelscape.files import written_whole
+
+
+def checkpoint_path(out: Path, network: str) -> Path:
+    """Where `train` writes a network's checkpoint: `smp/Unet` becomes smp-unet.safetensors; its log stands
+    beside it as .csv.
+    """
+    return out / f"{network.replace('/', '-').lower()}.safetensors"
+
+
+def state_path(out: Path, network: str) -> Path:
+    """Where an unfinished phase keeps what it needs to go on."""
+    return checkpoint_path(out, network).with_suffix(".state.safetensors")
+
+
+def write_log(path: Path, history: tuple[dict, ...]) -> None:
+    """Step, loss, rate and, where it was scored, mIoU on the part "val"."""
+    fields = ["step", "loss", "rate"] + ["val_miou"] * any("val_miou" in row for row in history)
+    with written_whole(path, overwrite=True) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=fields)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def forget_state(out: Path, network: str) -> None:
+    with suppress(OSError):
+        state_path(out, network).unlink()
+
+
+def make_room(out: Path) -> None:
+    """Make the folder and try it: hours of training must not end at one that takes no file. Raises
+    BadFile.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        made = "written to" if out.is_dir() else "made"
+        raise BadFile(
+            f"The folder {out} cannot be {made}: {error.strerror or error}. Name another --out."
+        ) from error

@@ -1,0 +1,217 @@
+"""From a recipe to checkpoints: open the data, run the phases, score what was held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.datasets.own import Dataset
+from labelscape.datasets.split import PARTS
+from labelscape.errors import BadFile, BadInput
+from labelscape.nets.catalog import entry, options_of
+from labelscape.progress import bar
+from labelscape.training.board import require_tensorboard
+from labelscape.training.data import blank_checkpoint, open_recipe_data, scored_part
+from labelscape.training.loop import run_phase
+from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
+from labelscape.training.recipe import Recipe, in_todays_words
+from labelscape.training.state import differing
+from labelscape.training.team import gather, telling_of_the_lost
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run works, whatever it trains: where it writes, on which processes, what it says."""
+
+    out: Path
+    fabric: Fabric
+    score: bool
+    tensorboard: bool
+    say: Say
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    score: bool = True,
+    tensorboard: bool = False,
+    say: Say = lambda text: None,
+) -> Checkpoint:
+    """Train what the recipe describes and write `out/<network>.safetensors` with its log as .csv (and the
+    base network's, where it trains one first).
+
+    The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint;
+    `tensorboard` writes the log as event files too. An interrupted run of the same recipe in `out` continues
+    from where it was last saved, to the same weights. Under `torchrun` or SLURM all processes call this;
+    the first one writes. Raises BadOption, BadInput or BadFile before any step is made where the recipe, the
+    data or the place of writing cannot work.
+    """
+    out = Path(out)
+    if tensorboard:
+        require_tensorboard()
+    fabric = gather(recipe.device, recipe.precision)
+    _make_place(recipe, out, fabric, overwrite)
+    leads = fabric.is_global_zero
+    with telling_of_the_lost(fabric), ExitStack() as opened:
+        dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
+        mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
+        run = Run(out, fabric, score, tensorboard, say if leads else lambda text: None)
+        for line in (*dataset.report, *(mate.report if mate else ())):
+            run.say(line)
+        _check_data(recipe, dataset)
+        run = replace(run, score=score and _will_be_scored(recipe, dataset, run.say))
+        with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
+            blank = blank_checkpoint(recipe, dataset, tick)
+        start = load(recipe.start) if recipe.start else None
+        if recipe.base_steps:
+            start = _base_network(recipe, dataset, blank, run)
+        checkpoint = run_phase(
+            recipe,
+            dataset,
+            blank,
+            out,
+            start=start,
+            mate=mate,
+            fabric=fabric,
+            tensorboard=tensorboard,
+            say=run.say,
+        )
+        before = start.scores if recipe.base_steps else {}
+        return _finished(checkpoint, recipe, dataset, run, before)
+
+
+def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool) -> None:
+    """A folder that takes files and holds none that may not be replaced."""
+    target = checkpoint_path(out, recipe.network)
+    if target.exists() and not overwrite:
+        raise BadFile(f"{target} exists; pass --overwrite to replace it.")
+    fabric.barrier()  # nobody may find what another of us has just written
+    if fabric.is_global_zero:
+        make_room(out)
+        if overwrite:
+            forget_state(out, recipe.network)
+            if recipe.base_steps:
+                base = base_recipe(recipe).network
+                forget_state(out, base)
+                checkpoint_path(out, base).unlink(missing_ok=True)
+    fabric.barrier()
+
+
+def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, run: Run) -> Checkpoint:
+    """The network that the recipe's one starts from: trained, or loaded where an interrupted run had
+    finished it.
+    """
+    base = base_recipe(recipe)
+    path = checkpoint_path(run.out, base.network)
+    settings = base.model_dump(mode="json")
+    if path.exists():
+        done = load(path)
+        _refuse_another_run(path, done, replace(blank, recipe=settings))
+        run.say(f"{path} is finished; continuing from it")
+        return done
+    blank = replace(blank, recipe=settings)
+    trained = run_phase(base, dataset, blank, run.out, fabric=run.fabric, tensorboard=run.tensorboard)
+    _finished(trained, base, dataset, run)
+    return load(path)  # all processes the same, to the last bit
+
+
+def _refuse_another_run(path: Path, done: Checkpoint, wanted: Checkpoint) -> None:
+    """Raises BadFile where a finished network was trained by other settings or on other data."""
+    changed = differing(in_todays_words(done.recipe), wanted.recipe)
+    same_data = (done.legend, done.contract.normalisation) == (wanted.legend, wanted.contract.normalisation)
+    if not changed and not same_data:
+        changed = ["the files"]
+    if changed:
+        raise BadFile(
+            f"{path} is of another run ({', '.join(changed)} differ) and would be replaced. Give "
+            f"--start {path} to continue from it as it is, "
+            "--overwrite to train it anew, or another --out."
+        )
+
+
+def base_recipe(recipe: Recipe) -> Recipe:
+    """How the network that this recipe's one starts from is trained."""
+    return recipe.replace(
+        network=entry(recipe.network).start,
+        steps=recipe.base_steps,
+        rate=recipe.base_rate,
+        base_steps=0,
+        mate=None,
+        rate_factors={},
+        options=_shared_options(recipe.network, recipe.options),
+    )
+
+
+def _shared_options(network: str, options: dict) -> dict:
+    """What a derived network and its base network have in common: the encoder's options."""
+    return {key: value for key, value in options.items() if key in options_of(entry(network).start)}
+
+
+def _check_data(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises BadInput where there is nothing to tell apart, or nothing to watch training with."""
+    if len(dataset.legend) < 2:
+        raise BadInput(
+            f"The labels know one class only, {', '.join(dataset.legend.names)}: there is nothing to tell "
+            "it from. Name what no polygon covers with "
+            "--background other (and with --area where the polygons are complete), or label a second class."
+        )
+    if recipe.val_every and not dataset.is_labelled("val"):
+        raise BadInput(
+            "val_every (--val) watches the part val, but the data has no labelled pixel in it (parts here: "
+            f"{_parts(dataset)}). Leave it out."
+        )
+
+
+def _parts(dataset: Dataset) -> str:
+    return ", ".join(p for p in PARTS if dataset.part(p)) or "none"
+
+
+def _will_be_scored(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
+    """Is anything held out with labels? Said before training, not found out after it."""
+    if not recipe.data.holdout:
+        return False
+    part = scored_part(dataset)
+    if part is None:
+        say(
+            "no score at the end: the data has no labels in the parts test and val (parts here: "
+            f"{_parts(dataset)})"
+        )
+        return False
+    if part == "val" and (recipe.data.dataset or recipe.val_every):
+        also = ", the part that training is watched with too: it will flatter" if recipe.val_every else ""
+        say(f"the score will come from the part val{also}; test has no labels here")
+    return True
+
+
+def _held_out_score(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) -> dict:
+    from labelscape.evaluation.measure import evaluate
+
+    return {
+        recipe.network: evaluate(checkpoint, dataset, part=scored_part(dataset), device=recipe.device).metrics
+    }
+
+
+def _finished(
+    checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, run: Run, before: dict | None = None
+) -> Checkpoint:
+    """Score a trained network beside the scores `before` it, and write log and checkpoint; only then let go
+    of what resuming would need.
+    """
+    if run.fabric.is_global_zero:
+        score = _held_out_score(checkpoint, recipe, dataset) if run.score else {}
+        checkpoint = replace(checkpoint, scores={**(before or {}), **score})
+        target = checkpoint_path(run.out, recipe.network)
+        write_log(target.with_suffix(".csv"), checkpoint.history)
+        save(checkpoint, target)
+        forget_state(run.out, recipe.network)
+    run.fabric.barrier()
+    return checkpoint

@@ -1,0 +1,103 @@
+"""What stands before the first step: the network with its first weights, and the tasks that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.contract.bands import band_statistics
+from labelscape.datasets.own import Dataset
+from labelscape.errors import BadInput, BadOption
+from labelscape.nets import dfcnet, maggiori
+from labelscape.nets.blocks import Network
+from labelscape.nets.catalog import create_model, entry
+from labelscape.training.crops import Drawing, index_crops
+from labelscape.training.losses import auto_weights
+from labelscape.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one head learns: how its crops are drawn, and what its classes weigh."""
+
+    drawing: Drawing
+    weights: Tensor | None
+
+
+def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Dataset | None) -> list[Task]:
+    """The recipe's task and its classmate's. Raises BadInput where the two cannot share a trunk."""
+    index = index_crops(dataset)
+    automatic = recipe.class_weights == "auto"
+    tasks = [
+        Task(
+            Drawing.of(recipe, index, blank.contract.normalisation),
+            auto_weights(torch.from_numpy(index.class_counts)) if automatic else None,
+        )
+    ]
+    if mate is not None:
+        if len(mate.bands) != len(dataset.bands):
+            raise BadInput(
+                f"The classmate's scenes have the bands {' '.join(mate.bands)}, the others "
+                f"{' '.join(dataset.bands)}: one trunk reads both. "
+                "Pick as many with mate.data.bands."
+            )
+        normalisation = tuple((s.mean, s.std) for s in band_statistics(s.scene for s in mate.learned_from()))
+        index = index_crops(mate)
+        tasks.append(
+            Task(
+                Drawing.of_mate(recipe, index, normalisation),
+                auto_weights(torch.from_numpy(index.class_counts)) if automatic else None,
+            )
+        )
+    return tasks
+
+
+def seen_data(tasks: list[Task]) -> dict[str, list]:
+    """What a run can tell of its data: labelled training pixels per class, and how bands are scaled. Other
+    files give other numbers.
+    """
+    found = {}
+    for task, name in zip(tasks, ("data", "mate.data")):
+        found[f"{name}: labelled pixels per class"] = task.drawing.index.class_counts.tolist()
+        found[f"{name}: mean and deviation per band"] = [list(pair) for pair in task.drawing.normalisation]
+    return found
+
+
+def without_pixels(dataset: Dataset, task: Task) -> tuple[str, ...]:
+    """A line that names the classes nothing can be learned of, where there are any."""
+    empty = [
+        name for name, pixels in zip(dataset.legend.names, task.drawing.index.class_counts) if not pixels
+    ]
+    return (
+        (f"no training pixel of {', '.join(empty)}: such classes cannot be learned, and count in no mean",)
+        if empty
+        else ()
+    )
+
+
+def build_network(
+    recipe: Recipe, dataset: Dataset, start: Checkpoint | None, mate: Dataset | None
+) -> Network:
+    """The recipe's network with its first weights, the same for every process."""
+    torch.manual_seed(recipe.seed)
+    net = create_model(
+        recipe.network,
+        in_channels=len(dataset.bands),
+        classes=len(dataset.legend),
+        **net_options(recipe, mate),
+    )
+    if start is not None:
+        starts = {"fcn": maggiori.start_from, "fc-densenet": dfcnet.start_from}
+        base = entry(recipe.network).start
+        if base is None:
+            raise BadOption(f"{recipe.network} starts from no other network; leave start out.")
+        starts[base](net, {key: torch.from_numpy(value) for key, value in start.weights.items()})
+    return net
+
+
+def net_options(recipe: Recipe, mate: Dataset | None) -> dict:
+    """The network's options; a second head has as many classes as the second data set."""
+    return {**recipe.options, "mate_classes": len(mate.legend)} if mate is not None else dict(recipe.options)
