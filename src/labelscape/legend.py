@@ -151,32 +151,7 @@ class Legend:
             if stored
             else {v: i for i, v in enumerate(self.values)}
         )
-        if (
-            np.asarray(values).dtype == np.uint8
-        ):  # by far the most frequent: counted, not sorted, 15 times faster
-            found, inverse = np.arange(256), values
-            seen = np.bincount(np.ravel(values), minlength=256) > 0
-        else:
-            found, inverse = np.unique(values, return_inverse=True)
-            seen = np.ones(len(found), bool)
-        ignored = set(ignore) - index_of.keys()
-        table = np.full(len(found), IGNORE, np.uint8)
-        unknown = []
-        for position, value in enumerate(found):
-            if value in index_of:
-                table[position] = index_of[int(value)]
-            elif (
-                seen[position] and value not in ignored and value == value
-            ):  # NaN is never a class and never an error
-                unknown.append(value.item())
-        if unknown:
-            known = ", ".join(f"{value} {self.names[index]}" for value, index in index_of.items())
-            raise BadInput(
-                f"{where} hold the value{'s' * (len(unknown) > 1)} {_some(unknown)}, which no class has "
-                f"(known: {known}). "
-                "Add the class with --classes, or name the value with --ignore-value."
-            )
-        return table[inverse].reshape(np.shape(values))
+        return encode_values(values, index_of, self.names, ignore=ignore, where=where)
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
         """Class indices -> uint8 class values as maps hold them; 255 stays 255."""
@@ -201,6 +176,45 @@ class Legend:
                 for c in json.loads(text)
             )
         )
+
+
+def encode_values(
+    values: np.ndarray,
+    index_of: Mapping[int, int],
+    names: Sequence[str],
+    *,
+    ignore: Iterable[int] = (IGNORE,),
+    where: str = "the labels",
+) -> np.ndarray:
+    """Values -> uint8 class indices of the same shape by a table; `ignore` values that have no class -> 255.
+
+    A value may stand in the table with the index IGNORE: it is known, and not used. Raises BadInput naming
+    every value that is neither in the table nor ignored.
+    """
+    if np.asarray(values).dtype == np.uint8:  # by far the most frequent: counted, not sorted, 15 times faster
+        found, inverse = np.arange(256), values
+        seen = np.bincount(np.ravel(values), minlength=256) > 0
+    else:
+        found, inverse = np.unique(values, return_inverse=True)
+        seen = np.ones(len(found), bool)
+    ignored = set(ignore) - index_of.keys()
+    table = np.full(len(found), IGNORE, np.uint8)
+    unknown = []
+    for position, value in enumerate(found):
+        if value in index_of:
+            table[position] = index_of[int(value)]
+        elif seen[position] and value not in ignored and value == value:  # NaN is no class and no error
+            unknown.append(value.item())
+    if unknown:
+        known = ", ".join(
+            f"{value} {'(not used)' if index == IGNORE else names[index]}"
+            for value, index in index_of.items()
+        )
+        raise BadInput(
+            f"{where} hold the value{'s' * (len(unknown) > 1)} {_some(unknown)}, which no class has "
+            f"(known: {known}). Add the class with --classes, or name the value with --ignore-value."
+        )
+    return table[inverse].reshape(np.shape(values))
 
 
 def _colors_for(names: Sequence[str]) -> list[RGB]:

@@ -17,7 +17,7 @@ from labelscape.datasets.doctor.twins import Sketch, Sketcher, check_twins
 from labelscape.errors import BadInput
 from labelscape.grid import Grid
 from labelscape.labels.labels import open_labels
-from labelscape.labels.values import LabelSpec
+from labelscape.labels.rules import LabelRules
 from labelscape.legend import Legend
 from labelscape.scenes.raster import Scene
 
@@ -25,7 +25,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = pytest.mark.filterwarnings(
     "ignore::rasterio.errors.NotGeoreferencedWarning"
 )  # pictures without coordinates are made on purpose
-LEGEND = LabelSpec(Legend.of_names(["water", "field", "forest"]))
+LEGEND = LabelRules(legend=Legend.of_names(["water", "field", "forest"]))
 
 
 def kinds(findings, *severities):
@@ -42,7 +42,7 @@ def real(name):
     return folder if folder.exists() else pytest.skip(f"{folder} is not here")
 
 
-def one(tmp_path, labels, *, spec=LabelSpec(), **options):
+def one(tmp_path, labels, *, spec=LabelRules(), **options):
     """Findings of a painted scene of 96 x 128 with these label pixels."""
     w = world.make(tmp_path)
     return check_data([w.scene], [world.write(tmp_path / "labels.tif", labels, **options)], spec=spec)
@@ -68,7 +68,7 @@ def test_values_without_a_class(tmp_path):
         and "--ignore-value 37" in found.cure
     )
     assert "no-class" not in kinds(
-        one(tmp_path, labels, spec=LabelSpec(LEGEND.legend, ignore_values=(37, 99)))
+        one(tmp_path, labels, spec=LabelRules(legend=LEGEND.legend, ignore_values=(37, 99)))
     )
     assert "no-class" in kinds(
         one(tmp_path, labels.astype(np.int16) - 5)
@@ -79,9 +79,13 @@ def test_masks_of_0_and_255(tmp_path):
     mask = (world.paint(96, 128) == 1).astype(np.uint8) * 255
     assert "other=0,building=255" in only(one(tmp_path, mask), "mask").cure
     assert not kinds(
-        one(tmp_path, mask, spec=LabelSpec(Legend.of_names(["other", "field"]), {"other": 0, "field": 255}))
+        one(
+            tmp_path,
+            mask,
+            spec=LabelRules(legend=Legend.of_names(["other", "field"]), classes={"other": 0, "field": 255}),
+        )
     )
-    assert not kinds(one(tmp_path, mask, spec=LabelSpec(ignore_values=(255,))))
+    assert not kinds(one(tmp_path, mask, spec=LabelRules(ignore_values=(255,))))
     soft = gaussian_filter(mask.astype(float), 1).astype(np.uint8)
     assert "128" in only(one(tmp_path, soft), "grey-mask").cure
     assert "mask" not in kinds(one(tmp_path, soft))
@@ -160,7 +164,7 @@ def test_labels_that_label_nothing(tmp_path):
         world.label_raster(w, tmp_path / "labels.tif"),
     )
     other = world.make(tmp_path, seed=4, name="other", transform=world.NORTH_UP @ Affine.translation(500, 0))
-    spec = LabelSpec(Legend.of_names(["water", "field", "forest", "ice"]))
+    spec = LabelRules(legend=Legend.of_names(["water", "field", "forest", "ice"]))
     findings = check_data(
         [w.scene, other.scene],
         [
@@ -245,7 +249,9 @@ def test_polygons_read_burned_outside_and_too_small(tmp_path):
     assert "1 hidden under later" in said["pond"].text and "order" in said["pond"].cure
     assert (
         "No class of the legend"
-        in only(check_data([w.scene], [file], spec=LabelSpec(Legend.of_names(["field"]))), "labels").text
+        in only(
+            check_data([w.scene], [file], spec=LabelRules(legend=Legend.of_names(["field"]))), "labels"
+        ).text
     )
 
 
@@ -319,7 +325,7 @@ def real_pairs(name):
     if name == "banepa":
         folder = real("banepa")
         with Scene(folder / "centre.tif") as scene:
-            spec = LabelSpec(background="other", area=str(folder / "labelled_area.geojson"))
+            spec = LabelRules(background="other", area=str(folder / "labelled_area.geojson"))
             labels = open_labels(folder / "buildings.geojson", scene.grid, spec)
             for window in doctor_shift.sample_windows(scene.grid.window, 70):
                 patch = scene.read(window)

@@ -11,7 +11,7 @@ from labelscape.datasets.own import open_dataset
 from labelscape.datasets.split import PARTS, block_split
 from labelscape.errors import BadInput
 from labelscape.grid import Window
-from labelscape.labels.values import LabelSpec
+from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE, Legend
 
 
@@ -96,7 +96,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     with pytest.raises(BadInput, match="3 label files"):
         open_dataset([a.scene, b.scene], [la, lb, la])
     polygons = world.label_polygons(a, tmp_path / "p.gpkg")
-    with open_dataset([a.scene], [polygons], spec=LabelSpec(class_column="kind")) as dataset:
+    with open_dataset([a.scene], [polygons], spec=LabelRules(class_column="kind")) as dataset:
         assert dataset.report[0].startswith("field: ")
 
 
@@ -106,10 +106,12 @@ def test_masks_of_0_and_255_are_not_taken_for_unlabelled(tmp_path):
     with pytest.raises(BadInput, match="--classes other=0,building=255"):
         open_dataset([w.scene], [mask])
     with open_dataset(
-        [w.scene], [mask], spec=LabelSpec(Legend.of_names(["other", "field"]), {"other": 0, "field": 255})
+        [w.scene],
+        [mask],
+        spec=LabelRules(legend=Legend.of_names(["other", "field"]), classes={"other": 0, "field": 255}),
     ) as dataset:
         np.testing.assert_array_equal(dataset.scenes[0].labels.read(), w.classes == 1)
-    with open_dataset([w.scene], [mask], spec=LabelSpec(ignore_values=(255,))) as dataset:
+    with open_dataset([w.scene], [mask], spec=LabelRules(ignore_values=(255,))) as dataset:
         assert dataset.legend.values == [0]
 
 

@@ -9,7 +9,7 @@ import world
 from labelscape.datasets.own import open_dataset
 from labelscape.datasets.pairs import find_pairs
 from labelscape.errors import BadInput
-from labelscape.labels.values import LabelSpec
+from labelscape.labels.rules import LabelRules
 
 HALVES = {"train": 0.5, "test": 0.5}
 
@@ -75,7 +75,7 @@ def test_greys_of_a_smoothed_mask_are_no_classes(tmp_path, run_cli):
     world.write(tmp_path / "labels" / "a.png", soft, crs=None, driver="PNG")
     with pytest.raises(BadInput, match="grey values.*--threshold 128 --classes other=0,road=1"):
         open_dataset([tmp_path])
-    with open_dataset([tmp_path], spec=LabelSpec(threshold=128)) as dataset:
+    with open_dataset([tmp_path], spec=LabelRules(threshold=128)) as dataset:
         assert dataset.class_counts().tolist() == [int((soft < 128).sum()), int((soft >= 128).sum())]
     code, out, _ = run_cli("data", "check", tmp_path)
     assert code == 1

@@ -8,7 +8,7 @@ from rasterio.crs import CRS
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Grid, Window
 from labelscape.labels.labels import open_labels
-from labelscape.labels.values import LabelSpec
+from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.raster import Scene
 
@@ -27,7 +27,7 @@ def grid(w):
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp"])
 def test_polygons_in_another_crs_burn_to_the_painted_classes(w, grid, tmp_path, suffix):
     labels = open_labels(
-        world.label_polygons(w, tmp_path / f"fields{suffix}"), grid, LabelSpec(class_column="kind")
+        world.label_polygons(w, tmp_path / f"fields{suffix}"), grid, LabelRules(class_column="kind")
     )
     assert labels.legend.names == ["field", "forest", "water"]
     painted = np.array([2, 0, 1], np.uint8)[w.classes]
@@ -42,19 +42,19 @@ def test_rotated_grids_burn_right(tmp_path):
         labels = open_labels(
             world.label_polygons(w, tmp_path / "fields.gpkg"),
             scene.grid,
-            LabelSpec(legend=world.LEGEND, class_column="kind"),
+            LabelRules(legend=world.LEGEND, class_column="kind"),
         )
     np.testing.assert_array_equal(labels.read(Window(10, 5, 30, 40)), w.classes[10:40, 5:45])
 
 
 def test_merge_background_and_area(w, grid, tmp_path):
     path = world.label_polygons(w, tmp_path / "fields.gpkg")
-    merged = open_labels(path, grid, LabelSpec(class_column="kind", merge={"land": ("field", "forest")}))
+    merged = open_labels(path, grid, LabelRules(class_column="kind", merge={"land": ("field", "forest")}))
     assert merged.legend.names == ["land"]
     np.testing.assert_array_equal(merged.read(), np.where(w.classes == 0, IGNORE, 0))
     only_water = world.label_polygons(w, tmp_path / "water.gpkg", only=(0,))
     area = world.rectangle(w, tmp_path / "area.geojson", 10, 20, 50, 60)
-    with_background = open_labels(only_water, grid, LabelSpec(background="other", area=str(area)))
+    with_background = open_labels(only_water, grid, LabelRules(background="other", area=str(area)))
     assert with_background.legend.names == ["other", "water"]
     expected = np.full(w.classes.shape, IGNORE, np.uint8)
     expected[10:60, 20:80] = (w.classes == 0)[10:60, 20:80]
@@ -71,7 +71,7 @@ def test_rasters_values_nodata_and_other_grids(w, grid, tmp_path):
     other = world.write(
         tmp_path / "fine.tif", fine, transform=world.NORTH_UP @ Affine.scale(0.2), nodata=None
     )
-    half = open_labels(other, grid, LabelSpec(legend=world.LEGEND))
+    half = open_labels(other, grid, LabelRules(legend=world.LEGEND))
     np.testing.assert_array_equal(half.read()[:, :64], w.classes[:, :64])
     assert (half.read()[:, 64:] == IGNORE).all()
     # A plain PNG of the same shape beside a GeoTIFF.
@@ -81,8 +81,9 @@ def test_rasters_values_nodata_and_other_grids(w, grid, tmp_path):
 
 def test_raster_merge(w, grid, tmp_path):
     path = world.label_raster(w, tmp_path / "labels.tif", values=(3, 7, 9))
-    spec = LabelSpec(
-        values={"water": 3, "field": 7, "forest": 9}, merge={"green": ("field", "forest"), "blue": ("water",)}
+    spec = LabelRules(
+        classes={"water": 3, "field": 7, "forest": 9},
+        merge={"green": ("field", "forest"), "blue": ("water",)},
     )
     labels = open_labels(path, grid, spec)
     assert labels.legend.names == ["green", "blue"]
@@ -95,17 +96,17 @@ def test_what_cannot_be_right_is_refused(w, grid, tmp_path):
         open_labels(far, grid)
     with pytest.raises(BadInput, match="value 2, which no class has"):
         open_labels(
-            world.label_raster(w, tmp_path / "l.tif"), grid, LabelSpec(legend=Legend.of_names(["a", "b"]))
+            world.label_raster(w, tmp_path / "l.tif"), grid, LabelRules(legend=Legend.of_names(["a", "b"]))
         ).read()
     polygons = world.label_polygons(w, tmp_path / "fields.gpkg")
     with pytest.raises(UnknownName, match="Did you mean 'kind'"):
-        open_labels(polygons, grid, LabelSpec(class_column="kinds"))
+        open_labels(polygons, grid, LabelRules(class_column="kinds"))
     with pytest.raises(UnknownName, match="Did you mean 'forest'"):
-        open_labels(polygons, grid, LabelSpec(class_column="kind", merge={"trees": ("forrest",)}))
+        open_labels(polygons, grid, LabelRules(class_column="kind", merge={"trees": ("forrest",)}))
     moved = world.World(w.scene, w.classes, w.pixels, CRS.from_epsg(32650), w.transform)
     with pytest.raises(BadInput, match="None of the .* polygons"):
         open_labels(
-            world.label_polygons(moved, tmp_path / "china.gpkg"), grid, LabelSpec(class_column="kind")
+            world.label_polygons(moved, tmp_path / "china.gpkg"), grid, LabelRules(class_column="kind")
         )
     with pytest.raises(BadInput, match="3 bands"):
         open_labels(w.scene, grid)
@@ -124,13 +125,13 @@ def test_grey_masks_are_cut_at_the_threshold(tmp_path):
     file = world.write(tmp_path / "mask.tif", grey)
     with rasterio.open(file) as dataset:
         grid = Grid(dataset.crs, dataset.transform, 20, 30)
-    labels = open_labels(file, grid, LabelSpec(threshold=128))
+    labels = open_labels(file, grid, LabelRules(threshold=128))
     np.testing.assert_array_equal(labels.read(), (grey >= 128).astype(np.uint8))
     assert labels.legend.names == ["other", "object"]
     named = open_labels(
-        file, grid, LabelSpec(Legend.of_names(["field", "road"]), threshold=200, ignore_values=(7,))
+        file, grid, LabelRules(legend=Legend.of_names(["field", "road"]), threshold=200, ignore_values=(7,))
     )
     expected = np.where(grey == 7, 255, grey >= 200)
     np.testing.assert_array_equal(named.read(), expected)
     with pytest.raises(BadInput, match="makes two classes; 3"):
-        open_labels(file, grid, LabelSpec(Legend.of_names(["a", "b", "c"]), threshold=128))
+        open_labels(file, grid, LabelRules(legend=Legend.of_names(["a", "b", "c"]), threshold=128))

@@ -19,7 +19,7 @@ from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.contract.contract import Contract
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadFile, UnknownName
-from labelscape.labels.values import LabelSpec
+from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, list_models, options_of
@@ -245,7 +245,7 @@ def real_patch() -> tuple[Tensor, Tensor]:
         data = demo.demo_data()
     except BadFile:
         pytest.skip("the demo's scene is not installed")
-    spec = LabelSpec(class_column=data["class_column"], merge=data["merge"])
+    spec = LabelRules(class_column=data["class_column"], merge=data["merge"])
     with open_dataset(data["images"], data["labels"], spec=spec, bands=data["bands"]) as dataset:
         scene = dataset.scenes[0]
         found = []

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Nodata, numbers_of, pairs_of, print_json, scene_of, settings_of
+from labelscape.cli.options import AsJson, Labels, grouped, print_json, scene_of, settings_of
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
     from labelscape.datasets.doctor.check import Finding
+    from labelscape.scenes.files import Source
 
 NAME = "check"
 Texts = list[str]
@@ -21,6 +22,7 @@ SHOWN = {"error": 10, "warning": 10, "info": 5}
 """Findings of one kind that are printed, by severity; the rest is counted."""
 
 
+@grouped
 def run_check(
     images: Annotated[
         Texts,
@@ -31,41 +33,11 @@ def run_check(
             )
         ),
     ],
+    reading: Labels,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
     ] = None,
-    labels: Annotated[
-        Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")
-    ] = [],
-    classes: Annotated[
-        Texts, typer.Option("--classes", help="NAME=VALUE of a label raster. Repeat, or separate by commas.")
-    ] = [],
-    class_column: Annotated[
-        str | None, typer.Option("--class-column", help="Column of the polygons that names the class.")
-    ] = None,
-    merge: Annotated[
-        Texts,
-        typer.Option(
-            "--merge", help="NEW=OLD,OLD: merge classes; classes not named stay unlabelled. Repeat."
-        ),
-    ] = [],
-    background: Annotated[
-        str | None, typer.Option("--background", help="Class of all that no polygon covers.")
-    ] = None,
-    area: Annotated[
-        str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")
-    ] = None,
-    ignore_value: Annotated[
-        list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")
-    ] = [],
-    threshold: Annotated[
-        int | None,
-        typer.Option(
-            "--threshold", help="Label rasters are grey masks: from this value up is the second class."
-        ),
-    ] = None,
-    nodata: Nodata = None,
     settings: Annotated[
         Texts, typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
     ] = [],
@@ -86,42 +58,40 @@ def run_check(
     """
     if dataset is not None:
         _print(*_check_published(dataset, images, settings), as_json)
-        return
+    else:
+        _print(*_check_own([scene_of(i) for i in images], reading), as_json)
+
+
+def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding], int]:
+    """Findings in scenes of a user's own, and the number of scenes."""
     from labelscape.datasets.doctor.check import check_data
     from labelscape.datasets.pairs import find_pairs, parts_given
-    from labelscape.labels.values import LabelSpec
-    from labelscape.legend import IGNORE, Legend
+    from labelscape.labels.rules import SETTINGS, LabelRules
     from labelscape.progress import bar
 
-    named = numbers_of(classes, "classes") or None
-    legend = None
-    if named and not merge:
-        own_values = all(0 <= value < IGNORE for value in named.values())
-        legend = Legend.of_names(list(named), values=named.values() if own_values else None)
-    spec = LabelSpec(
-        legend,
-        named,
-        class_column,
-        pairs_of(merge, "merge"),
-        background,
-        area,
-        tuple(ignore_value),
-        threshold,
-    )
-    scenes: Sequence = [scene_of(i) for i in images]
-    given = None
+    told = reading.settings
+    rules = LabelRules(**{name: told[name] for name in SETTINGS if name in told})
+    labels, given = reading.labels, None
     if not labels:
         folder = scenes[0]
         scenes, labels = find_pairs(scenes)
         given = parts_given(folder, scenes)
-    parts = (
+    splits = (
         list(given.part_of)
         if given
         else [part_of_path(s) if isinstance(s, (str, Path)) else None for s in scenes]
     )
-    with bar("looking", len(scenes), "scenes", shown=len(scenes) > 1) as tick:
-        findings = check_data(scenes, labels, spec=spec, nodata=nodata, part_of=parts, tick=tick)
-    _print(findings, len(scenes), as_json)
+    with bar("checking", len(scenes), "scenes", shown=len(scenes) > 1) as tick:
+        findings = check_data(
+            scenes,
+            labels,
+            spec=rules,
+            nodata=reading.nodata,
+            bands=told.get("bands"),
+            part_of=splits,
+            tick=tick,
+        )
+    return findings, len(scenes)
 
 
 def _check_published(name: str, folders: Texts, settings: Texts) -> tuple[list[Finding], int]:
@@ -132,7 +102,7 @@ def _check_published(name: str, folders: Texts, settings: Texts) -> tuple[list[F
     if len(folders) != 1:
         raise BadOption(f"{name} is one folder; found {len(folders)} places.")
     found = find_published(name, folders[0], **settings_of(settings))
-    with bar("looking", len(found.pairs), "images") as tick:
+    with bar("checking", len(found.pairs), "images") as tick:
         return check_published(found, tick=tick), len(found.pairs)
 
 

@@ -150,6 +150,71 @@ class Outlines:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Label files, and how they and their scenes are read."""
+
+    labels: Annotated[
+        list[str], typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")
+    ] = field(default_factory=list)
+    class_column: Annotated[
+        str | None, typer.Option("--class-column", help="Column of the polygons that names the class.")
+    ] = None
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", help="Layer of the polygon file with the labels.", show_default="the first"),
+    ] = None
+    merge: Annotated[
+        list[str],
+        typer.Option(
+            "--merge", help="NEW=OLD,OLD: merge classes; classes not named stay unlabelled. Repeat."
+        ),
+    ] = field(default_factory=list)
+    classes: Annotated[
+        list[str],
+        typer.Option("--classes", help="NAME=VALUE of a label raster. Repeat, or separate by commas."),
+    ] = field(default_factory=list)
+    background: Annotated[
+        str | None, typer.Option("--background", help="Class of all that no polygon covers.")
+    ] = None
+    area: Annotated[
+        str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")
+    ] = None
+    ignore_value: Annotated[
+        list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")
+    ] = field(default_factory=list)
+    threshold: Annotated[
+        int | None,
+        typer.Option(
+            "--threshold", help="Label rasters are grey masks: from this value up is the second class."
+        ),
+    ] = None
+    bands: Annotated[
+        str | None, typer.Option("--bands", help="Bands to use by name, in order: B04,B03,B02.")
+    ] = None
+    nodata: Nodata = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was named on the command line, as settings of a recipe's data (`training.recipe.Data`).
+        Raises BadOption for classes or merges that cannot be read.
+        """
+        told = {
+            "labels": self.labels,
+            "class_column": self.class_column,
+            "layer": self.layer,
+            "merge": pairs_of(self.merge, "merge"),
+            "classes": numbers_of(self.classes, "classes"),
+            "background": self.background,
+            "area": self.area,
+            "ignore_values": self.ignore_value,
+            "threshold": self.threshold,
+            "bands": self.bands.split(",") if self.bands else None,
+            "nodata": self.nodata,
+        }
+        return {name: value for name, value in told.items() if value not in (None, [], {})}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """Where the network runs."""
 

@@ -19,13 +19,13 @@ from labelscape.datasets.pairs import find_pairs, parts_given
 from labelscape.datasets.split import PARTS, RANDOM_BLOCK, BlockSplit, block_split, random_split
 from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Window
-from labelscape.labels.labels import Labels, open_labels
-from labelscape.labels.values import LabelSpec, look_like_masks, raster_legend
+from labelscape.labels.labels import Labels, classes_of, open_labels
+from labelscape.labels.rules import ClassTable, LabelRules, is_vector
+from labelscape.labels.values import look_like_masks
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene, seen_as
 from labelscape.scenes.placing import declares
-from labelscape.scenes.polygons import VECTOR_SUFFIXES
 from labelscape.scenes.raster import Patch, Scene, Units
 
 HOLD_BYTES = 1 << 30
@@ -119,7 +119,7 @@ def open_dataset(
     images: Sequence[Source],
     labels: Sequence[str | Path] = (),
     *,
-    spec: LabelSpec = LabelSpec(),
+    spec: LabelRules = LabelRules(),
     nodata: float | None = None,
     bands: Sequence[str] | None = None,
     block: int = 256,
@@ -159,7 +159,7 @@ def open_dataset(
             f"{len(images)} scenes and {len(labels)} label files: pass one label file per scene, or one for "
             "all."
         )
-    rasters = [f for f in labels if not _is_vector(f)]
+    rasters = [f for f in labels if not is_vector(f)]
     _refuse_soft_masks(rasters, spec)
     if look_like_masks(rasters, spec):
         raise BadInput(
@@ -167,26 +167,19 @@ def open_dataset(
             "name both classes with "
             "--classes other=0,building=255; if 255 is unlabelled, say so with --ignore-value 255."
         )
-    if spec.legend is None and len(labels) > 1 and not any(_is_vector(f) for f in labels):
-        spec = replace(spec, legend=raster_legend(labels, spec))
+    table = classes_of(labels, spec) if len(labels) > 1 else None
     with ExitStack() as opened:
         scenes, resampled = _of_one_kind(
             images,
             labels,
             spec,
+            table,
             {"nodata": nodata, "bands": bands},
             pixel_size,
             opened,
             tick or (lambda name: None),
         )
         legend = scenes[0].labels.legend
-        other = next((s for s in scenes if s.labels.legend != legend), None)
-        if other is not None:
-            raise BadInput(
-                f"{other.name} has the classes {', '.join(other.labels.legend.names)}, {scenes[0].name} has "
-                f"{', '.join(legend.names)}; "
-                "name all classes with --classes."
-            )
         part_of: list[str | None] = [None] * len(scenes)
         given = parts_given(folder, images) if by_file and shares is not None and split != "random" else None
         if given:
@@ -214,7 +207,7 @@ def open_dataset(
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
 
 
-def _refuse_soft_masks(rasters: Sequence[str | Path], spec: LabelSpec) -> None:
+def _refuse_soft_masks(rasters: Sequence[str | Path], spec: LabelRules) -> None:
     """Raises BadInput where every grey of a mask's smoothed edges would become a class of its own; the
     first file tells.
     """
@@ -229,7 +222,8 @@ def _refuse_soft_masks(rasters: Sequence[str | Path], spec: LabelSpec) -> None:
 def _of_one_kind(
     images: Sequence[Source],
     labels: Sequence[str | Path],
-    spec: LabelSpec,
+    spec: LabelRules,
+    table: ClassTable | None,
     options: Mapping,
     pixel_size: float | None,
     opened: ExitStack,
@@ -242,7 +236,7 @@ def _of_one_kind(
     scale and offset that the first scene declares.
     """
     asked = [pixel_size] * len(images)
-    scenes = _opened(images, labels, spec, options, asked, None, opened, tick)
+    scenes = _opened(images, labels, spec, table, options, asked, None, opened, tick)
     sizes, first = [s.scene.grid.ground_pixel_size for s in scenes], scenes[0].scene
     widest = max((size for size in sizes if size), default=0)
     finer = {n for n, size in enumerate(sizes) if match_pixels(widest, size).is_finer}
@@ -270,7 +264,7 @@ def _of_one_kind(
         opened.close()
         wanted = [widest if n in finer else asked[n] for n in range(len(images))]
         scenes = _opened(
-            images, labels, spec, options, wanted, first.units if strange else None, opened, tick
+            images, labels, spec, table, options, wanted, first.units if strange else None, opened, tick
         )
     return scenes, lines
 
@@ -278,7 +272,8 @@ def _of_one_kind(
 def _opened(
     images: Sequence[Source],
     labels: Sequence[str | Path],
-    spec: LabelSpec,
+    spec: LabelRules,
+    table: ClassTable | None,
     options: Mapping,
     pixel_sizes: Sequence[float | None],
     units: Units | None,
@@ -294,7 +289,7 @@ def _opened(
             with scene as as_declared:
                 scene = seen_as(as_declared, units=units)
         opened.enter_context(scene)
-        own = open_labels(label, scene.grid, spec, scene_name=scene.name)
+        own = open_labels(label, scene.grid, spec, table=table, scene_name=scene.name)
         opened.callback(own.close)
         if scenes and scene.bands != scenes[0].scene.bands:
             raise BadInput(
@@ -383,10 +378,6 @@ def _overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
                 "score on other scenes"
             ]
     return []
-
-
-def _is_vector(file: str | Path) -> bool:
-    return Path(str(file)).suffix.lower() in VECTOR_SUFFIXES
 
 
 def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid, Window
-from labelscape.labels.labels import Labels
+from labelscape.labels.base import Labels
 from labelscape.legend import IGNORE, RGB, Legend
 from labelscape.scenes.files import gdal, open_raster, reason
 

@@ -1,53 +1,26 @@
-"""What the values of label rasters mean: how a user says it, which values a file holds, and which classes
-they are.
-"""
+"""The values that label rasters hold: read as whole numbers, counted, and told from masks."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from labelscape.errors import BadFile, BadInput, UnknownName
+from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Window
-from labelscape.legend import IGNORE, Legend
+from labelscape.labels.rules import FoundClasses, LabelRules
+from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
 
 
-@dataclass(frozen=True)
-class LabelSpec:
-    """How label files are to be understood.
-
-    legend         the classes; None lets them be found: the values of a raster, the class names of polygons
-    values         class name -> its value in label rasters, where that is not the legend's own
-    class_column   the column of a polygon file that names the class; needed only where there are several
-                   columns to choose from
-    merge          new class -> classes it is made of; classes not named are not used ("woodland": ("forest",
-                   "scrub"))
-    background     name of the class of every pixel no polygon covers; None leaves them unlabelled
-    area           file of polygons inside which the labels are complete; outside nothing is labelled
-    ignore_values  raster values that mean "not labelled", beside the file's nodata and 255
-    threshold      label rasters are grey masks of two classes: values from this one up are the second class,
-                   the others the first
-    """
-
-    legend: Legend | None = None
-    values: Mapping[str, int] | None = None
-    class_column: str | None = None
-    merge: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    background: str | None = None
-    area: str | None = None
-    ignore_values: tuple[int, ...] = ()
-    threshold: int | None = None
-
-
 def read_labels(dataset: object, window: RasterioWindow | None) -> np.ndarray:
-    """One window of a label raster as integers; NaN becomes 255."""
+    """(H, W) whole numbers of one window of a label raster; NaN becomes 255. Raises BadFile where it cannot
+    be read, BadInput where it holds fractions.
+    """
     try:
         with gdal():
             values = dataset.read(1, window=window)
@@ -66,9 +39,10 @@ def read_labels(dataset: object, window: RasterioWindow | None) -> np.ndarray:
     return values
 
 
-def ignored_values(dataset: object, spec: LabelSpec) -> tuple[int, ...]:
-    nodata = () if dataset.nodata is None or dataset.nodata != dataset.nodata else (int(dataset.nodata),)
-    return (IGNORE, *nodata, *spec.ignore_values)
+def ignored_values(dataset: object, rules: LabelRules) -> tuple[int, ...]:
+    """Values that mean "not labelled": 255, the file's nodata, and those the rules name."""
+    has_nodata = dataset.nodata is not None and np.isfinite(dataset.nodata)
+    return (IGNORE, *((int(dataset.nodata),) if has_nodata else ()), *rules.ignore_values)
 
 
 def values_found(dataset: object) -> Counter:
@@ -80,121 +54,49 @@ def values_found(dataset: object) -> Counter:
     return counts
 
 
-def raster_legend(sources: Sequence[str | Path], spec: LabelSpec) -> Legend:
-    """One legend for several label rasters: all the values that any of them holds."""
-    if spec.threshold is not None:
-        return mask_legend(spec)
-    found: set[int] = set()
-    for source in sources:
-        with gdal(), open_raster(source) as dataset:
-            found.update(legend_found(dataset, spec, may_be_empty=True).values)
-    if not found:
-        raise BadInput(
-            f"None of the {len(sources)} label files labels anything: every pixel is nodata or 255."
-        )
-    return Legend.of_names([f"class {v}" for v in sorted(found)], values=sorted(found))
+def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
+    """What an open label raster holds. It is read to its end only where the rules do not say the classes.
 
-
-def legend_found(dataset: object, spec: LabelSpec, *, may_be_empty: bool = False) -> Legend:
-    """A legend from the values in the file, with the colours of its colour table where it has one."""
-    ignore = set(ignored_values(dataset, spec))
+    Raises BadInput for values that cannot be class values, BadFile where it cannot be read.
+    """
+    if rules.threshold is not None or rules.classes or (rules.legend and not rules.merge):
+        return FoundClasses(dataset.name)
+    ignore = set(ignored_values(dataset, rules))
     values = sorted(v for v in values_found(dataset) if v not in ignore)
-    if not values and may_be_empty:
-        return Legend(())
-    if not values:
-        raise BadInput(f"{dataset.name} labels nothing: every pixel is nodata or 255.")
-    if len(values) > 254 or values[0] < 0 or values[-1] > 254:
+    if values and (len(values) > 254 or values[0] < 0 or values[-1] > 254):
         raise BadInput(
             f"{dataset.name} holds {len(values)} values from {values[0]} to {values[-1]}; class values lie "
-            "in 0..254. "
-            "Is this a label raster? Name its classes with --classes."
+            "in 0..254. Is this a label raster? Name its classes with --classes."
         )
     try:
         palette = dataset.colormap(1)
-        colors = [tuple(palette[v][:3]) for v in values]
+        colors = tuple(tuple(palette[v][:3]) for v in values)
     except (ValueError, KeyError):
         colors = None
-    return Legend.of_names([f"class {v}" for v in values], values=values, colors=colors)
+    return FoundClasses(dataset.name, values=tuple(values), colors=colors)
 
 
-def merged_values(spec: LabelSpec, dataset: object) -> tuple[Legend, np.ndarray]:
-    """The legend of the merged classes, and value -> merged index."""
-    if spec.values:
-        stored = dict(spec.values)
-    else:
-        stored = {c.name: c.value for c in legend_found(dataset, replace(spec, legend=None)).classes}
-    merged = spec.legend or merged_legend(list(stored), spec.merge)
-    table = np.full(65536, IGNORE, np.uint8)
-    for new, olds in spec.merge.items():
-        for old in olds:
-            table[stored[old]] = merged.index(new)
-    known = {*stored.values(), *ignored_values(dataset, spec)}
-    unknown = sorted(v for v in values_found(dataset) if v not in known)
-    if unknown:
-        raise BadInput(
-            f"{dataset.name} holds the values {unknown[:8]}, which no class has. Add the class with "
-            "--classes, or name the value with --ignore-value."
-        )
-    return merged, table
-
-
-def mask_legend(spec: LabelSpec) -> Legend:
-    """The two classes of grey masks. Raises BadInput for another number of classes."""
-    legend = spec.legend or Legend.of_names(["other", "object"])
-    if len(legend) != 2:
-        raise BadInput(
-            f"A threshold makes two classes; {len(legend)} are named ({', '.join(legend.names)}). Name two: "
-            "--classes other=0,road=1."
-        )
-    return legend
-
-
-def mask_table(dataset: object, spec: LabelSpec) -> np.ndarray:
-    """Value of a grey mask -> class index; the file's nodata, but not 255, is unlabelled."""
-    table = (np.arange(65536) >= spec.threshold).astype(np.uint8)
-    for value in (
-        *spec.ignore_values,
-        *([] if dataset.nodata is None or not 0 <= dataset.nodata < 65536 else [int(dataset.nodata)]),
-    ):
-        table[value] = IGNORE
+def mask_table(dataset: object, rules: LabelRules) -> np.ndarray:
+    """(65536,) uint8: value of a grey mask -> class index; the file's nodata, but not 255, is unlabelled."""
+    table = (np.arange(65536) >= rules.threshold).astype(np.uint8)
+    table[list(rules.ignore_values)] = IGNORE
+    if dataset.nodata is not None and 0 <= dataset.nodata < 65536:
+        table[int(dataset.nodata)] = IGNORE
     return table
 
 
-def look_like_masks(sources: Sequence[str | Path], spec: LabelSpec) -> bool:
+def look_like_masks(sources: Sequence[str | Path], rules: LabelRules) -> bool:
     """Label rasters of nothing but 0 and 255, where nobody said what 255 means; judged on thumbnails."""
-    if (
-        not sources
-        or spec.threshold is not None
-        or IGNORE in spec.ignore_values
-        or IGNORE in (spec.values or {}).values()
-    ):
+    explained = IGNORE in rules.ignore_values or IGNORE in (rules.classes or {}).values()
+    if not sources or rules.threshold is not None or explained:
         return False
     seen: set[int] = set()
     for source in sources:
         with gdal(), open_raster(source) as dataset:
             if dataset.nodata is not None or dataset.count != 1:
                 return False
-            seen.update(
-                np.unique(
-                    dataset.read(1, out_shape=(min(512, dataset.height), min(512, dataset.width)))
-                ).tolist()
-            )
+            small = min(512, dataset.height), min(512, dataset.width)
+            seen.update(np.unique(dataset.read(1, out_shape=small)).tolist())
         if not seen <= {0, IGNORE}:
             return False
     return IGNORE in seen
-
-
-def merged_legend(names: Sequence[str], merge: Mapping[str, Sequence[str]]) -> Legend:
-    """The legend of the new classes. Raises UnknownName for an old class that does not exist, BadInput for
-    one used twice.
-    """
-    used: Counter = Counter()
-    for olds in merge.values():
-        for old in olds:
-            if old not in names:
-                raise UnknownName("class in the labels", old, names)
-            used[old] += 1
-    twice = [name for name, times in used.items() if times > 1]
-    if twice:
-        raise BadInput(f"The class {twice[0]!r} is merged into two classes; put it into one.")
-    return Legend.of_names(list(merge))

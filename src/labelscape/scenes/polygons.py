@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rasterio.features
 
-from labelscape.errors import BadFile, BadInput
+from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Grid, Window
 from labelscape.scenes.files import reason
 
 VECTOR_SUFFIXES = {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet", ".kml", ".gml"}
+
+
+@dataclass(frozen=True)
+class VectorSource:
+    """A vector file and which of its layers to read; the first unless named."""
+
+    path: str | Path
+    layer: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 class PolygonIndex:
@@ -42,20 +55,26 @@ class PolygonIndex:
 
 
 def read_polygons(
-    source: str | Path, grid: Grid, columns: Sequence[str] | None = None
+    source: str | Path | VectorSource, grid: Grid | None = None, columns: Sequence[str] | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Polygons of a vector file in the CRS of `grid`, and their attribute columns.
+    """Polygons of a vector file in the CRS of `grid` (without a grid, in their own), and their attribute
+    columns.
 
-    Raises BadFile for a file that cannot be read, BadInput where there is no polygon, no CRS to go by, or
-    none near the scene.
+    Raises BadFile for a file that cannot be read, UnknownName for a layer it does not have, BadInput where
+    there is no polygon, no CRS to go by, or none near the scene.
     """
     import pyogrio
     import shapely
 
-    if "://" not in str(source) and not str(source).startswith("/vsi") and not Path(source).exists():
+    source = source if isinstance(source, VectorSource) else VectorSource(source)
+    if "://" not in str(source) and not str(source).startswith("/vsi") and not Path(source.path).exists():
         raise BadFile(f"{source} does not exist.")
     try:
-        meta, _, wkb, fields = pyogrio.raw.read(source, columns=columns)
+        if source.layer is not None and source.layer not in (layers := layers_of(source.path)):
+            raise UnknownName(f"layer of {source}", source.layer, layers)
+        with warnings.catch_warnings():  # of several layers the first is read; labels say so in their report
+            warnings.filterwarnings("ignore", message="More than one layer found")
+            meta, _, wkb, fields = pyogrio.raw.read(source.path, layer=source.layer, columns=columns)
     except (
         pyogrio.errors.DataSourceError,
         pyogrio.errors.DataLayerError,
@@ -71,7 +90,7 @@ def read_polygons(
         geometries[kept],
         {name: values[kept] for name, values in zip(meta["fields"], fields)},
     )
-    if grid.crs is not None:
+    if grid is not None and grid.crs is not None:
         if meta["crs"] is None:
             raise BadInput(
                 f"{source} says no CRS, so its place is unknown. Assign the right one (in QGIS: Layer CRS) "
@@ -81,6 +100,13 @@ def read_polygons(
     broken = ~shapely.is_valid(geometries)
     geometries[broken] = shapely.make_valid(geometries[broken])
     return geometries, attributes
+
+
+def layers_of(source: str | Path) -> list[str]:
+    """Names of a vector file's layers."""
+    import pyogrio
+
+    return [str(name) for name, _ in pyogrio.list_layers(source)]
 
 
 def _reprojected(geometries: np.ndarray, crs: str, grid: Grid) -> np.ndarray:

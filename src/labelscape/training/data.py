@@ -11,8 +11,8 @@ from labelscape.contract.contract import Contract
 from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
 from labelscape.errors import BadInput
 from labelscape.grid import Grid
-from labelscape.labels.values import LabelSpec
-from labelscape.legend import IGNORE, Legend
+from labelscape.labels.rules import SETTINGS, LabelRules
+from labelscape.legend import Legend
 from labelscape.progress import bar
 from labelscape.training.recipe import Data, Recipe
 
@@ -23,23 +23,11 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
     """
     if data.dataset:
         return _open_published(data)
-    if data.classes and not data.merge and not legend:
-        own_values = all(0 <= value < IGNORE for value in data.classes.values())
-        legend = Legend.of_names(list(data.classes), values=data.classes.values() if own_values else None)
-    spec = LabelSpec(
-        legend,
-        data.classes,
-        data.class_column,
-        data.merge,
-        data.background,
-        data.area,
-        data.ignore_values,
-        data.threshold,
-    )
+    rules = LabelRules(legend=legend, **{name: getattr(data, name) for name in SETTINGS})
     return open_dataset(
         data.images,
         data.labels,
-        spec=spec,
+        spec=rules,
         nodata=data.nodata,
         bands=data.bands,
         block=data.block,

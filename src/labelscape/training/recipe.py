@@ -36,6 +36,10 @@ class Data(BaseModel):
     """Class name -> value in label rasters; found in the labels unless given."""
     class_column: str | None = None
     """The column of a polygon file that names the class."""
+    layer: str | None = Field(None, exclude_if=lambda layer: layer is None)
+    """The layer of polygon files that holds the labels; the first unless given, and then not stored: recipes
+    of earlier versions stay the same, to the byte.
+    """
     merge: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """New class -> the classes it is made of; classes not named stay unlabelled."""
     background: str | None = None

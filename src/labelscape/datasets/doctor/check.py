@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,11 +38,11 @@ from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.grid import Window
-from labelscape.labels.values import LabelSpec
+from labelscape.labels.labels import found_in
+from labelscape.labels.rules import ClassTable, LabelRules, is_vector, resolve_classes
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
-from labelscape.scenes.polygons import VECTOR_SUFFIXES
 from labelscape.scenes.raster import Scene
 
 __all__ = ["Finding", "check_data", "check_published"]
@@ -54,7 +55,7 @@ SHIFT_WINDOWS = 400
 class _Ward:
     """What is gathered while scenes are looked at one by one."""
 
-    spec: LabelSpec
+    spec: LabelRules
     findings: list[Finding] = field(default_factory=list)
     tallies: dict[str, Tally | None] = field(default_factory=dict)
     sketches: list[Sketch] = field(default_factory=list)
@@ -62,6 +63,7 @@ class _Ward:
     counts: dict[str | None, Counter] = field(default_factory=lambda: defaultdict(Counter))
     empty: list[str] = field(default_factory=list)
     masks: bool = False
+    table: ClassTable | None = None
 
     def say(self, kind: str, severity: str, where: str, text: str, cure: str = "") -> None:
         self.findings.append(Finding(kind, severity, where, text, cure))
@@ -71,18 +73,19 @@ def check_data(
     images: Sequence[Source],
     labels: Sequence[str | Path] = (),
     *,
-    spec: LabelSpec = LabelSpec(),
+    spec: LabelRules = LabelRules(),
     nodata: float | None = None,
+    bands: Sequence[str] | None = None,
     part_of: Sequence[str | None] | None = None,
     tick: Callable[[], object] | None = None,
 ) -> list[Finding]:
     """Look through scenes and their labels; errors first, then warnings, then what the files hold.
 
-    images, labels, spec, nodata  as `open_dataset` takes them: one label file per scene, one for all, or a
-                                  folder of pairs and no labels
-    part_of                       per scene "train", "val", "test" or None; the same picture in two parts is
-                                  then an error
-    tick                          called after every scene
+    images, labels, spec, nodata, bands  as `open_dataset` takes them: one label file per scene, one for all,
+                                         or a folder of pairs and no labels
+    part_of                              per scene "train", "val", "test" or None; the same picture in two of
+                                         them is then an error
+    tick                                 called after every scene
 
     Raises BadInput only where labels and images cannot be paired at all.
     """
@@ -101,11 +104,12 @@ def check_data(
     ward = _Ward(spec)
     enough = min(60, max(4, SHIFT_WINDOWS // len(images)))
     for label in dict.fromkeys(map(str, labels)):
-        if not _is_vector(label):
+        if not is_vector(label):
             _count_values(ward, label)
     _check_masks(ward)
+    ward.table = _shared_classes(labels, ward)
     for source, label, part in zip(images, labels, parts):
-        _check_pair(ward, source, str(label), nodata, part, enough)
+        _check_pair(ward, source, str(label), {"nodata": nodata, "bands": bands}, part, enough)
         if tick:
             tick()
     known = class_names(spec)
@@ -121,7 +125,7 @@ def check_published(found: Published, *, tick: Callable[[], object] | None = Non
     """The same for a published data set: are all files whole, of one size with their labels, and of known
     values; does a picture stand in two parts?
     """
-    ward = _Ward(LabelSpec(found.legend))
+    ward = _Ward(LabelRules(legend=found.legend))
     enough = min(60, max(4, SHIFT_WINDOWS // len(found.pairs)))
     for pair in found.pairs:
         one = labelled(found, pair)
@@ -159,8 +163,16 @@ def _concluded(ward: _Ward, labels: int, names: Sequence[str]) -> list[Finding]:
     return sorted(ward.findings, key=lambda f: SEVERITIES.index(f.severity))
 
 
-def _is_vector(label: str) -> bool:
-    return Path(label).suffix.lower() in VECTOR_SUFFIXES
+def _shared_classes(labels: Sequence[str | Path], ward: _Ward) -> ClassTable | None:
+    """The classes of all label files that can be read; None where they make none, which each file then says
+    itself.
+    """
+    found = []
+    for label in dict.fromkeys(map(str, labels)):
+        with suppress(LabelscapeError):
+            found.append(found_in(label, ward.spec))
+    with suppress(LabelscapeError):
+        return resolve_classes(found, ward.spec) if found else None
 
 
 def _count_values(ward: _Ward, label: str) -> None:
@@ -179,22 +191,22 @@ def _count_values(ward: _Ward, label: str) -> None:
 
 
 def _check_pair(
-    ward: _Ward, source: Source, label: str, nodata: float | None, part: str | None, enough: int
+    ward: _Ward, source: Source, label: str, options: Mapping, part: str | None, enough: int
 ) -> None:
     """One scene and its label file."""
     name = str(source) if isinstance(source, (str, Path)) else ",".join(map(str, source))
     try:
-        scene = open_scene(source, nodata=nodata)
+        scene = open_scene(source, **options)
     except LabelscapeError as error:
         ward.findings.append(reasoned(error, "unreadable", name))
         return
     with scene:
         try:
-            if _is_vector(label):
-                findings = check_polygons(label, scene.grid, ward.spec, scene.name)
+            if is_vector(label):
+                findings = check_polygons(label, scene.grid, ward.spec, ward.table, scene.name)
                 ward.findings += findings
                 if not any(f.severity == "error" for f in findings):
-                    codes, read, names = burned(label, scene, ward.spec)
+                    codes, read, names = burned(label, scene, ward.spec, ward.table)
                     _look(ward, scene, name, label, part, read, codes, names, enough)
                     return
             elif (found := ward.tallies[label]) is not None and _check_grid(ward, found, scene, name):

@@ -11,8 +11,9 @@ import numpy as np
 
 from labelscape.datasets.doctor.labels import Tally, class_names, ignored, is_soft_mask
 from labelscape.grid import Window
-from labelscape.labels.labels import _on_grid, open_labels
-from labelscape.labels.values import LabelSpec, mask_legend
+from labelscape.labels.labels import open_labels
+from labelscape.labels.rasters import on_grid
+from labelscape.labels.rules import ClassTable, LabelRules, mask_legend
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.raster import Scene
@@ -24,7 +25,7 @@ OTHER = 254
 
 @contextmanager
 def coded(
-    found: Tally, scene: Scene, spec: LabelSpec, masks: bool
+    found: Tally, scene: Scene, spec: LabelRules, masks: bool
 ) -> Iterator[tuple[Read | None, list[str] | None]]:
     """Label rasters as codes on the scene's pixels, even where training would refuse them; and the class
     names, if codes are classes.
@@ -36,7 +37,7 @@ def coded(
         view = (
             dataset
             if found.grid.matches(scene.grid)
-            else _on_grid(dataset, found.grid, scene.grid, scene.name)
+            else on_grid(dataset, found.grid, scene.grid, scene.name)
         )
         with view:
             if found.kind == "colours":
@@ -79,13 +80,15 @@ def _colour_codes(dataset: object, window: Window, order: dict) -> np.ndarray:
     return codes
 
 
-def burned(label: str, scene: Scene, spec: LabelSpec) -> tuple[Read, Read, list[str]]:
+def burned(
+    label: str, scene: Scene, spec: LabelRules, table: ClassTable | None
+) -> tuple[Read, Read, list[str]]:
     """Polygons as codes for the search of edges, where bare ground beside a polygon is a class of its own;
     as training burns them; the classes.
     """
-    labels = open_labels(label, scene.grid, spec, scene_name=scene.name)
+    labels = open_labels(label, scene.grid, spec, table=table, scene_name=scene.name)
     area = (
-        open_labels(spec.area, scene.grid, LabelSpec(), scene_name=scene.name)
+        open_labels(spec.area, scene.grid, LabelRules(), scene_name=scene.name)
         if spec.area and not spec.background
         else None
     )

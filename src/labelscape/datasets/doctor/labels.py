@@ -16,7 +16,7 @@ from rasterio.errors import RasterioError
 from labelscape.datasets.doctor.findings import Finding, share, some
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.grid import Grid
-from labelscape.labels.values import LabelSpec, mask_legend
+from labelscape.labels.rules import LabelRules, mask_legend
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
 
@@ -107,15 +107,15 @@ def _counted(pixels: np.ndarray) -> dict:
     return {(int(v) >> 32, int(v) >> 16 & 0xFFFF, int(v) & 0xFFFF): int(n) for v, n in zip(values, counts)}
 
 
-def class_names(spec: LabelSpec) -> dict[int, str] | None:
+def class_names(spec: LabelRules) -> dict[int, str] | None:
     """Value in label rasters -> class name, as training will read it; None where classes are to be found
     in the files.
     """
     if spec.threshold is not None:
         return dict(enumerate(mask_legend(spec).names))
     stored = (
-        dict(spec.values)
-        if spec.values
+        dict(spec.classes)
+        if spec.classes
         else {c.name: c.value for c in spec.legend.classes}
         if spec.legend and not spec.merge
         else None
@@ -126,7 +126,7 @@ def class_names(spec: LabelSpec) -> dict[int, str] | None:
     return {value: new_name.get(name, "(not used)") if spec.merge else name for name, value in stored.items()}
 
 
-def ignored(found: Tally, spec: LabelSpec) -> set[int]:
+def ignored(found: Tally, spec: LabelRules) -> set[int]:
     """Values of this file that mean "not labelled"; a value that has a class is one."""
     nodata = {int(found.nodata)} if found.nodata is not None and found.nodata == found.nodata else set()
     return ({IGNORE} | nodata | set(spec.ignore_values)) - set(class_names(spec) or ())
@@ -148,7 +148,7 @@ def is_soft_mask(found: Tally) -> bool:
     )
 
 
-def is_hard_mask(found: Tally, spec: LabelSpec) -> bool:
+def is_hard_mask(found: Tally, spec: LabelRules) -> bool:
     """Nothing but 0 and 255, where nobody said what 255 means."""
     if (
         found.kind != "values"
@@ -160,7 +160,7 @@ def is_hard_mask(found: Tally, spec: LabelSpec) -> bool:
     return set(found.counts) <= {0, IGNORE}
 
 
-def check_values(found: Tally, spec: LabelSpec) -> list[Finding]:
+def check_values(found: Tally, spec: LabelRules) -> list[Finding]:
     """One label raster: what it holds and whether training can read it."""
     where, counts = found.source, found.counts
     if found.kind == "fractions":
@@ -244,7 +244,7 @@ def check_values(found: Tally, spec: LabelSpec) -> list[Finding]:
     return findings + _unknown(found, spec)
 
 
-def _unknown(found: Tally, spec: LabelSpec) -> list[Finding]:
+def _unknown(found: Tally, spec: LabelRules) -> list[Finding]:
     """Values that no class has; where classes are to be found, values that no class can have."""
     known, skipped = class_names(spec), ignored(found, spec)
     strange = [
@@ -275,7 +275,7 @@ def _unknown(found: Tally, spec: LabelSpec) -> list[Finding]:
     return []
 
 
-def _shares(found: Tally, spec: LabelSpec, most: int) -> str:
+def _shares(found: Tally, spec: LabelRules, most: int) -> str:
     """`0 other 83.1 %, 1 road 16.9 %`, largest first."""
     known, skipped = class_names(spec), ignored(found, spec)
 

@@ -15,31 +15,27 @@ from rasterio.errors import RasterioError
 
 from labelscape.datasets.doctor.findings import Finding
 from labelscape.grid import Grid
-from labelscape.labels.labels import _class_column
-from labelscape.labels.values import LabelSpec, merged_legend
+from labelscape.labels.polygons import class_column, found_names, polygon_names
+from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes
+from labelscape.legend import IGNORE
 from labelscape.scenes.polygons import read_polygons
 
 
-def check_polygons(source: str | Path, grid: Grid, spec: LabelSpec, scene_name: str) -> list[Finding]:
+def check_polygons(
+    source: str | Path, grid: Grid, rules: LabelRules, table: ClassTable | None, scene_name: str
+) -> list[Finding]:
     """Polygons of a file over one scene: per class read, burned, outside, too small to cover a pixel's
-    centre, hidden under later ones.
+    centre, hidden under later ones. `table` holds the classes shared with other files, if any.
 
     Raises LabelscapeError as `open_labels` does where nothing can be burned.
     """
     import shapely
 
     where = str(source)
-    geometries, attributes = read_polygons(source, grid)
-    column = _class_column(source, attributes, spec)
-    names = (
-        np.array(["" if v is None else str(v) for v in attributes[column]])
-        if column
-        else np.full(len(geometries), "labelled")
-    )
-    used = set(spec.legend.names) if spec.legend else set(names.tolist()) - {""}
-    if spec.merge:
-        merged_legend(sorted({*names.tolist()} - {""}), spec.merge)  # says which old class does not exist
-        used = {old for olds in spec.merge.values() for old in olds}
+    geometries, attributes = read_polygons(rules.vector(source), grid)
+    names = polygon_names(source, attributes, len(geometries), rules)
+    table = table or resolve_classes([found_names(source, names)], rules)
+    used = {name for name, index in table.index_of.items() if index != IGNORE}
     inside = shapely.intersects(geometries, shapely.box(*grid.bounds_of(grid.window)))
     if not inside.any():
         return [_away(where, geometries, grid, scene_name)]
@@ -47,6 +43,7 @@ def check_polygons(source: str | Path, grid: Grid, spec: LabelSpec, scene_name: 
     findings = []
     nameless = int((names == "").sum())
     if nameless:
+        column = class_column(source, attributes, rules)
         text = f"{nameless} of {len(names)} polygons have an empty {column!r}; they are not used."
         findings.append(Finding("no-class", "warning", where, text, "Give them a class."))
     for name in sorted(set(names.tolist()) - {""}):

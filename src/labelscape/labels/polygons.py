@@ -1,0 +1,161 @@
+"""Polygons with a class each, burned onto a scene's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from labelscape.errors import BadInput, UnknownName
+from labelscape.grid import Grid, Window
+from labelscape.labels.base import Labels
+from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, resolve_classes
+from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.polygons import PolygonIndex, layers_of, read_polygons
+
+
+class PolygonLabels(Labels):
+    """Polygons burned where a pixel's centre lies inside; where polygons overlap, the later one in the
+    file wins.
+    """
+
+    def __init__(
+        self,
+        polygons: PolygonIndex,
+        legend: Legend,
+        grid: Grid,
+        background: int | None,
+        report: Sequence[str],
+    ) -> None:
+        super().__init__(legend, grid, report)
+        self._polygons, self._background = polygons, IGNORE if background is None else background
+
+    def _read(self, window: Window) -> np.ndarray:
+        return self._polygons.burn(window, np.full(window.shape, self._background, np.uint8))
+
+
+def open_polygon_labels(
+    source: str | Path, grid: Grid, rules: LabelRules, table: ClassTable | None, scene_name: str
+) -> PolygonLabels:
+    """Polygons burned on the pixels of `grid`; their classes come from `table`, else from the file itself.
+
+    Raises BadFile where they cannot be read, UnknownName for a column, layer or class that does not exist,
+    BadInput where none of them labels a pixel.
+    """
+    import shapely
+
+    geometries, attributes = read_polygons(rules.vector(source), grid)
+    names = polygon_names(source, attributes, len(geometries), rules)
+    inside = shapely.intersects(geometries, shapely.box(*grid.bounds_of(grid.window)))
+    if not inside.any():
+        raise BadInput(_elsewhere(source, geometries, grid, scene_name))
+    table = table or resolve_classes([found_names(source, names)], rules)
+    legend, index_of = table.legend, table.index_of
+    strange = sorted({*names.tolist()} - index_of.keys() - {"", rules.background})
+    if strange and not rules.merge:
+        raise UnknownName(f"class of the legend (found in {source})", strange[0], legend.names)
+    indices = np.array([index_of.get(name, IGNORE) for name in names], np.uint8)
+    used = inside & (indices != IGNORE)
+    if not used.any():
+        raise BadInput(
+            f"No polygon of {source} inside {scene_name} has a class that is used "
+            f"({', '.join(legend.names)})."
+        )
+    background = legend.index(rules.background) if rules.background else None
+    report = [*_unnamed_layers(source, rules), *polygon_report(names, index_of, inside, legend)]
+    # Polygons of unused classes still burn, as unlabelled: what they cover is known not to be background.
+    return PolygonLabels(
+        PolygonIndex(geometries[inside], indices[inside], grid), legend, grid, background, report
+    )
+
+
+def polygon_classes(source: str | Path, rules: LabelRules) -> FoundClasses:
+    """What a polygon file holds. Raises as `open_polygon_labels` does where it cannot be read."""
+    geometries, attributes = read_polygons(rules.vector(source))
+    return found_names(source, polygon_names(source, attributes, len(geometries), rules))
+
+
+def found_names(source: str | Path, names: np.ndarray) -> FoundClasses:
+    """The class names that polygons have, as what a file holds."""
+    return FoundClasses(str(source), names=tuple(sorted({*names.tolist()} - {""})))
+
+
+def polygon_names(
+    source: str | Path, attributes: Mapping[str, np.ndarray], count: int, rules: LabelRules
+) -> np.ndarray:
+    """(count,) class name of every polygon, "" where it has none. Raises BadInput where none has."""
+    column = class_column(source, attributes, rules)
+    if column is None:
+        return np.full(count, "labelled")
+    names = np.array(["" if v is None else str(v) for v in attributes[column]])
+    if not names.astype(bool).any():
+        raise BadInput(
+            f"The column {column!r} of {source} is empty for all {count} polygons; pick another with "
+            "--class-column."
+        )
+    return names
+
+
+def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_name: str) -> str:
+    import shapely
+
+    left, bottom, right, top = shapely.total_bounds(geometries)
+    west, south, east, north = grid.bounds_of(grid.window)
+    return (
+        f"None of the {len(geometries)} polygons of {source} touches {scene_name}: in the scene's CRS "
+        f"the polygons cover x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x "
+        f"{west:.6g} to {east:.6g}, y {south:.6g} to {north:.6g}. Check the CRS of both."
+    )
+
+
+def _unnamed_layers(source: str | Path, rules: LabelRules) -> list[str]:
+    """A line where a file has several layers and nobody said which one is meant."""
+    layers = layers_of(source)
+    if rules.layer is not None or len(layers) < 2:
+        return []
+    return [f"{source} has the layers {', '.join(layers)}: {layers[0]} is read (--layer names another)"]
+
+
+def polygon_report(
+    names: np.ndarray, index_of: Mapping[str, int], inside: np.ndarray, legend: Legend
+) -> list[str]:
+    """Per class found or merged: polygons read, used and outside the scene."""
+    lines = []
+    for name in sorted({*names.tolist()}):
+        mine, index = names == name, index_of.get(name, IGNORE)
+        fate = "not used" if index == IGNORE else f"-> {legend.names[index]}"
+        lines.append(
+            f"{name or '(no class)'}: {mine.sum()} polygons read, {(mine & inside).sum()} in the scene, "
+            f"{(mine & ~inside).sum()} outside {fate}"
+        )
+    return lines
+
+
+def class_column(source: str | Path, attributes: Mapping[str, np.ndarray], rules: LabelRules) -> str | None:
+    """The column that names the class: the one asked for, a familiar one, or the only one of text."""
+    if rules.class_column:
+        if rules.class_column not in attributes:
+            raise UnknownName(f"column of {source}", rules.class_column, attributes)
+        return rules.class_column
+    for familiar in (
+        "class",
+        "classname",
+        "class_name",
+        "label",
+        "fclass",
+        "landuse",
+        "landcover",
+        "land_cover",
+    ):
+        for column in attributes:
+            if column.lower() == familiar:
+                return column
+    text = [name for name, values in attributes.items() if values.dtype == object]
+    if len(text) == 1:
+        return text[0]
+    if not attributes:
+        return None
+    raise BadInput(
+        f"Which column of {source} names the class? Pass --class-column with one of: {', '.join(attributes)}."
+    )

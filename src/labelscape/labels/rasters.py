@@ -1,0 +1,139 @@
+"""A raster of class values, read on a scene's grid."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as RasterioWindow
+
+from labelscape.errors import BadInput
+from labelscape.grid import Grid, Window
+from labelscape.labels.base import Labels
+from labelscape.labels.rules import ClassTable, LabelRules, mask_legend, resolve_classes
+from labelscape.labels.values import ignored_values, mask_table, raster_classes, read_labels
+from labelscape.legend import IGNORE, encode_values
+from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.raster import EXACT
+
+
+class RasterLabels(Labels):
+    """A raster of class values, taken to the scene's grid by nearest neighbour where it has another one."""
+
+    def __init__(
+        self,
+        dataset: object,
+        grid: Grid,
+        rules: LabelRules,
+        table: ClassTable,
+        mask: np.ndarray | None,
+        handles: ExitStack,
+    ) -> None:
+        """`mask` takes the values of a grey mask to its two classes; others go by `table`."""
+        super().__init__(table.legend, grid)
+        self._dataset, self._handles, self._mask = dataset, handles, mask
+        self._index_of, self._ignore = table.index_of_value, ignored_values(dataset, rules)
+        self._lock = threading.Lock()  # a GDAL handle serves one thread at a time
+
+    def _read(self, window: Window) -> np.ndarray:
+        with self._lock:
+            values = read_labels(self._dataset, window.rio)
+        if self._mask is not None:
+            return self._mask[values]
+        return encode_values(
+            values, self._index_of, self.legend.names, ignore=self._ignore, where=self._dataset.name
+        )
+
+    def close(self) -> None:
+        self._handles.close()
+
+
+def open_raster_labels(
+    source: str | Path, grid: Grid, rules: LabelRules, table: ClassTable | None, scene_name: str
+) -> RasterLabels:
+    """A label raster on the pixels of `grid`; its classes come from `table`, else from the file itself.
+
+    Raises BadFile where it cannot be read, BadInput where it is no label raster or lies elsewhere.
+    """
+    with gdal(), ExitStack() as handles:
+        dataset = handles.enter_context(open_raster(source))
+        if dataset.count != 1:
+            raise BadInput(
+                f"{source} has {dataset.count} bands; a label raster has one band of class values. Turn "
+                "colours into values first."
+            )
+        if dataset.dtypes[0].startswith("complex") or (
+            dataset.dtypes[0] == "float64" and dataset.crs is None and grid.is_georeferenced
+        ):
+            raise BadInput(f"{source} holds {dataset.dtypes[0]} values; a label raster holds whole numbers.")
+        mine = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+        seen = dataset
+        if not mine.matches(grid):
+            seen = handles.enter_context(on_grid(dataset, mine, grid, scene_name))
+        mask = None
+        if rules.threshold is not None:
+            mask_legend(rules)  # two classes, whoever made the table
+            mask = mask_table(dataset, rules)
+        table = table or resolve_classes([raster_classes(dataset, rules)], rules)
+        return RasterLabels(seen, grid, rules, table, mask, handles.pop_all())
+
+
+def on_grid(dataset: object, mine: Grid, grid: Grid, scene_name: str) -> WarpedVRT | _Unplaced:
+    """The label raster seen on the scene's grid. Without coordinates on either side only equal shapes can
+    be right: raises BadInput for others, and where the two do not overlap.
+    """
+    if not (mine.is_georeferenced and grid.is_georeferenced):
+        lacks = dataset.name if not mine.is_georeferenced else scene_name
+        if mine.shape == grid.shape:
+            # Label PNGs beside GeoTIFFs carry no coordinates; equal shapes are the usual and only sensible
+            # reading.
+            return _Unplaced(dataset)
+        raise BadInput(
+            f"{dataset.name} is {mine.width} x {mine.height} pixels and {scene_name} {grid.width} x "
+            f"{grid.height}, and {lacks} has no "
+            "coordinates: labels and image must then have the same size."
+        )
+    from rasterio.warp import transform_bounds
+
+    left, bottom, right, top = transform_bounds(dataset.crs, grid.crs, *dataset.bounds)
+    west, south, east, north = grid.bounds_of(grid.window)
+    if left >= east or right <= west or bottom >= north or top <= south:
+        raise BadInput(
+            f"{dataset.name} and {scene_name} do not overlap: in the scene's CRS the labels cover x "
+            f"{left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x {west:.6g} to {east:.6g}, "
+            f"y {south:.6g} to {north:.6g}. Check the CRS of both."
+        )
+    # Outside the label raster is unlabelled: with 255 as the VRT's own nodata GDAL fills with it; types wider
+    # than uint8 keep 255 too.
+    nodata = dataset.nodata if dataset.nodata is not None else IGNORE
+    return WarpedVRT(
+        dataset,
+        crs=grid.crs,
+        transform=grid.transform,
+        width=grid.width,
+        height=grid.height,
+        resampling=Resampling.nearest,
+        tolerance=EXACT,
+        nodata=nodata,
+        src_nodata=dataset.nodata,
+    )
+
+
+class _Unplaced:
+    """A label raster without coordinates, read pixel for pixel."""
+
+    def __init__(self, dataset: object) -> None:
+        self._dataset, self.name, self.nodata = dataset, dataset.name, dataset.nodata
+
+    def __enter__(self) -> _Unplaced:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read(self, band: int, window: RasterioWindow) -> np.ndarray:
+        return self._dataset.read(band, window=window)

@@ -1,0 +1,229 @@
+"""What labels mean: the rules a user gives, and the classes that the values of rasters and the names of
+polygons become by them.
+
+Every label file is first asked what it holds (`FoundClasses`); `resolve_classes` then makes one `ClassTable`
+for all files together, so that a class one file lacks is a class all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from labelscape.errors import BadInput, UnknownName
+from labelscape.legend import IGNORE, RGB, Legend
+from labelscape.scenes.polygons import VECTOR_SUFFIXES, VectorSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRules:
+    """How label files are to be understood."""
+
+    legend: Legend | None = None
+    """The classes; None lets them be found: the values of rasters, the class names of polygons."""
+    classes: Mapping[str, int] | None = None
+    """Class name -> its value in label rasters, where that is not the legend's own. Without a legend, and
+    with nothing merged, these are the classes, in this order."""
+    class_column: str | None = None
+    """The column of a polygon file that names the class; needed only where there are several to choose
+    from."""
+    layer: str | None = None
+    """The layer of polygon files that holds the labels; the first unless given."""
+    merge: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """New class -> the classes it is made of ("woodland": ("forest", "scrub")); classes not named stay
+    unlabelled."""
+    background: str | None = None
+    """Name of the class of every pixel that no polygon covers; None leaves them unlabelled."""
+    area: str | None = None
+    """File of polygons inside which the labels are complete; outside nothing is labelled."""
+    ignore_values: tuple[int, ...] = ()
+    """Values of label rasters that mean "not labelled", beside the file's nodata and 255."""
+    threshold: int | None = None
+    """Label rasters are grey masks of two classes: values from this one up are the second class, the others
+    the first."""
+
+    @property
+    def known_legend(self) -> Legend | None:
+        """The classes, where the rules alone say them; None where the files must be asked."""
+        if self.legend is not None or not self.classes or self.merge:
+            return self.legend
+        own_values = all(0 <= value < IGNORE for value in self.classes.values())
+        return Legend.of_names(list(self.classes), values=self.classes.values() if own_values else None)
+
+    def vector(self, source: str | Path) -> VectorSource:
+        """A polygon file of labels with the layer to read."""
+        return VectorSource(source, self.layer)
+
+
+SETTINGS = tuple(f.name for f in fields(LabelRules) if f.name != "legend")
+"""The rules that a recipe stores and the command line offers, under the same names."""
+
+
+def LabelSpec(
+    legend: Legend | None = None,
+    values: Mapping[str, int] | None = None,
+    class_column: str | None = None,
+    merge: Mapping[str, Sequence[str]] | None = None,
+    background: str | None = None,
+    area: str | None = None,
+    ignore_values: tuple[int, ...] = (),
+    threshold: int | None = None,
+) -> LabelRules:
+    """`LabelRules` by its earlier name and order of arguments, for programs written against those."""
+    return LabelRules(
+        legend=legend,
+        classes=values,
+        class_column=class_column,
+        merge=merge or {},
+        background=background,
+        area=area,
+        ignore_values=ignore_values,
+        threshold=threshold,
+    )
+
+
+def is_vector(source: str | Path) -> bool:
+    """Are these labels polygons, by the file's suffix?"""
+    return Path(str(source)).suffix.lower() in VECTOR_SUFFIXES
+
+
+@dataclass(frozen=True)
+class FoundClasses:
+    """What one label file holds."""
+
+    source: str
+    values: tuple[int, ...] = ()
+    """Values of a raster, ascending, without those that mean "not labelled"; empty where they need not be
+    known."""
+    names: tuple[str, ...] | None = None
+    """Class names of polygons, ascending; None for a raster."""
+    colors: tuple[RGB, ...] | None = None
+    """Colours of `values` in the file's colour table, where it has them all."""
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of all label files together.
+
+    index_of  value of a raster (int), or class name of polygons (str) -> index in the legend; IGNORE for
+              values that are known and not used
+    """
+
+    legend: Legend
+    index_of: Mapping[int | str, int]
+
+    @property
+    def index_of_value(self) -> dict[int, int]:
+        return {key: index for key, index in self.index_of.items() if not isinstance(key, str)}
+
+
+def resolve_classes(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
+    """The classes of label files, all files taken together: rasters, polygons or both.
+
+    A class may be absent from some files, and from all of them where `rules.legend` says the classes (as a
+    trained model does). Raises BadInput where no file labels anything, where rasters and polygons have
+    different classes, or where a class is merged twice; UnknownName for a class to be merged that no file
+    has.
+    """
+    rasters = [f for f in found if f.names is None]
+    if rules.threshold is not None and rasters:
+        legend = mask_legend(rules)
+    elif rules.merge:
+        return _merged(found, rules)
+    else:
+        legend = rules.known_legend or _found_legend(found, rules)
+    stored = rules.classes or dict(zip(legend.names, legend.values))
+    return ClassTable(
+        legend, {**{v: legend.index(name) for name, v in stored.items()}, **_indices(legend.names)}
+    )
+
+
+def _indices(names: Sequence[str]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(names)}
+
+
+def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
+    """Classes as the files hold them: `class 7` for each value of rasters, the names of polygons."""
+    rasters, polygons = [f for f in found if f.names is None], [f for f in found if f.names is not None]
+    legends = []
+    if rasters:
+        values = _values_of(rasters)
+        # The colour tables of several files may disagree; only a single file's is believed.
+        colors = rasters[0].colors if len(rasters) == 1 else None
+        legends.append(Legend.of_names([f"class {v}" for v in values], values=values, colors=colors))
+    if polygons:
+        names = sorted({name for f in polygons for name in f.names})
+        legends.append(Legend.of_names(_with_background(names, rules)))
+    if len(legends) == 2 and legends[0] != legends[1]:
+        raise BadInput(
+            f"The label rasters have the classes {', '.join(legends[0].names)}, the polygons "
+            f"{', '.join(legends[1].names)}: name all classes with --classes."
+        )
+    return legends[0]
+
+
+def _values_of(rasters: Sequence[FoundClasses]) -> list[int]:
+    """The values of label rasters, ascending. Raises BadInput where there is none."""
+    values = sorted({value for f in rasters for value in f.values})
+    if not values and len(rasters) == 1:
+        raise BadInput(f"{rasters[0].source} labels nothing: every pixel is nodata or 255.")
+    if not values:
+        raise BadInput(
+            f"None of the {len(rasters)} label files labels anything: every pixel is nodata or 255."
+        )
+    return values
+
+
+def _with_background(names: Sequence[str], rules: LabelRules) -> list[str]:
+    """Class names of polygons, that of all they do not cover first."""
+    return ([rules.background] if rules.background and rules.background not in names else []) + list(names)
+
+
+def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
+    """New classes from those of the files; what no new class is made of stays unlabelled."""
+    rasters = [f for f in found if f.names is None]
+    polygon_names = sorted({name for f in found for name in f.names or ()})
+    stored: dict[str, int] = {}
+    if rasters:
+        stored = dict(rules.classes or {f"class {v}": v for v in _values_of(rasters)})
+    _check_merge(dict.fromkeys([*stored, *polygon_names]), rules, polygons=bool(polygon_names))
+    legend = rules.legend or Legend.of_names(
+        _with_background(list(rules.merge), rules) if polygon_names else list(rules.merge)
+    )
+    index_of: dict[int | str, int] = {value: IGNORE for value in stored.values()}
+    for new, olds in rules.merge.items():
+        for old in olds:
+            index_of[old] = legend.index(new)
+            if old in stored:
+                index_of[stored[old]] = legend.index(new)
+    return ClassTable(legend, index_of)
+
+
+def _check_merge(known: Iterable[str], rules: LabelRules, *, polygons: bool) -> None:
+    """Raises UnknownName for an old class that does not exist, BadInput for one that is used twice."""
+    known, used = list(known), Counter(old for olds in rules.merge.values() for old in olds)
+    for old in used:
+        # Labels that a trained model is scored on may lack a class; a name that no raster could have is a
+        # mistake all the same.
+        absent = rules.legend is not None and (
+            polygons or (not rules.classes and re.fullmatch(r"class \d+", old))
+        )
+        if old not in known and not absent:
+            raise UnknownName("class in the labels", old, known)
+    twice = [name for name, times in used.items() if times > 1]
+    if twice:
+        raise BadInput(f"The class {twice[0]!r} is merged into two classes; put it into one.")
+
+
+def mask_legend(rules: LabelRules) -> Legend:
+    """The two classes of grey masks. Raises BadInput for another number of classes."""
+    legend = rules.known_legend or Legend.of_names(["other", "object"])
+    if len(legend) != 2:
+        raise BadInput(
+            f"A threshold makes two classes; {len(legend)} are named ({', '.join(legend.names)}). Name two: "
+            "--classes other=0,road=1."
+        )
+    return legend
