@@ -77,7 +77,8 @@ if TYPE_CHECKING:
     from labelscape.export.from_caffe import import_caffe as import_caffe
     from labelscape.grid import Grid as Grid
     from labelscape.grid import Window as Window
-    from labelscape.labels.labels import LabelSpec as LabelSpec
+    from labelscape.labels.rules import LabelRules as LabelRules
+    from labelscape.labels.rules import LabelSpec as LabelSpec
     from labelscape.legend import IGNORE as IGNORE
     from labelscape.legend import Legend as Legend
     from labelscape.maps.plan import CheckResult as CheckResult

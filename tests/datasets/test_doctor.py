@@ -462,22 +462,17 @@ def test_memory_stays_bounded_and_ticks_come(tmp_path):
     assert ticks == [1] and peak < 3 * size * size  # less than the picture
 
 
-def test_the_command_prints_and_ends_with_its_code(tmp_path, capsys):
-    import typer
-
-    from labelscape.cli.data_check import part_of_path, run_check
+def test_the_command_prints_and_ends_with_its_code(tmp_path, run_cli):
+    from labelscape.cli.data_check import part_of_path
 
     w = world.make(tmp_path)
-    good, bad = (
-        world.label_raster(w, tmp_path / "good.tif"),
-        world.label_raster(w, tmp_path / "bad.tif", values=(0, 1, 77)),
-    )
-    run_check([str(w.scene)], labels=[str(good)], classes=["water=0,field=1,forest=2"])
-    assert "0 errors" in capsys.readouterr().out
-    with pytest.raises(typer.Exit) as ended:
-        run_check([str(w.scene)], labels=[str(bad)], classes=["water=0,field=1,forest=2"])
-    out = capsys.readouterr().out
-    assert ended.value.exit_code == 1 and "ERROR" in out and "77" in out and "-> Add --classes" in out
+    good = world.label_raster(w, tmp_path / "good.tif")
+    bad = world.label_raster(w, tmp_path / "bad.tif", values=(0, 1, 77))
+    named = ("--classes", "water=0,field=1,forest=2")
+    code, out, _ = run_cli("data", "check", w.scene, "--labels", good, *named)
+    assert code == 0 and "0 errors" in out
+    code, out, _ = run_cli("data", "check", w.scene, "--labels", bad, *named)
+    assert code == 1 and "ERROR" in out and "77" in out and "-> Add --classes" in out
     assert (
         part_of_path("a/train/images/x.png") == "train"
         and part_of_path("images/Val/x.png") == "val"

@@ -9,7 +9,7 @@ from rasterio.crs import CRS
 
 from labelscape.datasets.own import open_dataset
 from labelscape.datasets.split import PARTS, block_split
-from labelscape.errors import BadInput
+from labelscape.errors import BadInput, UnknownName
 from labelscape.grid import Window
 from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE, Legend
@@ -170,3 +170,64 @@ def test_declared_scales_and_offsets_are_brought_together(tmp_path):
         assert (
             "new declares another scale or offset than old; its values are brought to those" in dataset.report
         )
+
+
+MERGED = LabelRules(merge={"land": ("class 4", "class 9"), "water": ("class 2",)})
+
+
+def test_rasters_with_other_values_each_are_merged_together(tmp_path):
+    """The first raster lacks what the second has; the classes are those of both."""
+    a, b = world.make(tmp_path, 48, 64, name="a"), world.make(tmp_path, 48, 64, name="b", seed=1)
+    labels = [
+        world.label_raster(a, tmp_path / "la.tif", values=(2, 4, 4)),
+        world.label_raster(b, tmp_path / "lb.tif", values=(7, 9, 9)),
+    ]
+    with open_dataset([a.scene, b.scene], labels, spec=MERGED) as dataset:
+        assert dataset.legend == Legend.of_names(["land", "water"])
+        np.testing.assert_array_equal(dataset.scenes[0].labels.read(), a.classes == 0)
+        np.testing.assert_array_equal(dataset.scenes[1].labels.read(), np.where(b.classes == 0, IGNORE, 0))
+    with pytest.raises(UnknownName, match="'class 9'"):
+        open_dataset([a.scene, a.scene], [labels[0], labels[0]], spec=MERGED)
+
+
+def test_polygons_and_rasters_are_merged_together(tmp_path):
+    a, b = world.make(tmp_path, 48, 64, name="a"), world.make(tmp_path, 48, 64, name="b", seed=1)
+    labels = [
+        world.label_raster(a, tmp_path / "la.tif", values=(2, 4, 9)),
+        world.label_polygons(b, tmp_path / "lb.gpkg", only=(0, 1)),
+    ]
+    merge = {"land": ("class 4", "class 9", "field"), "wet": ("class 2", "water")}
+    with open_dataset([a.scene, b.scene], labels, spec=LabelRules(merge=merge)) as dataset:
+        assert dataset.legend.names == ["land", "wet"]
+        np.testing.assert_array_equal(dataset.scenes[0].labels.read(), a.classes == 0)
+        expected = np.array([1, 0, IGNORE], np.uint8)[b.classes]
+        np.testing.assert_array_equal(dataset.scenes[1].labels.read(), expected)
+    with pytest.raises(BadInput, match="name all classes with --classes"):
+        open_dataset([a.scene, b.scene], labels)
+
+
+def test_a_folder_of_pairs_is_merged_over_all_its_files(tmp_path):
+    for side in ("images", "labels"):
+        (tmp_path / side).mkdir()
+    painted = [world.paint(40, 50, seed=i) for i in range(4)]
+    for i, classes in enumerate(painted):
+        values = np.array([(2, 4, 4), (2, 9, 9)][i % 2], np.uint8)[classes]
+        pixels = world.spectra(classes, 3, "uint8")
+        world.write(tmp_path / "images" / f"{i}.png", pixels, crs=None, driver="PNG")
+        world.write(tmp_path / "labels" / f"{i}.png", values, crs=None, driver="PNG")
+    with open_dataset([tmp_path], spec=MERGED, shares={"train": 0.5, "test": 0.5}) as dataset:
+        assert dataset.legend.names == ["land", "water"]
+        for scene, classes in zip(dataset.scenes, painted):
+            np.testing.assert_array_equal(scene.labels.read(), classes == 0)
+
+
+def test_polygon_files_that_lack_a_class_each_learn_together(tmp_path):
+    a, b = world.make(tmp_path, 48, 64, name="a"), world.make(tmp_path, 48, 64, name="b", seed=1)
+    labels = [
+        world.label_polygons(a, tmp_path / "la.gpkg", only=(0, 1)),
+        world.label_polygons(b, tmp_path / "lb.gpkg", only=(1, 2)),
+    ]
+    with open_dataset([a.scene, b.scene], labels) as dataset:
+        assert dataset.legend == Legend.of_names(["field", "forest", "water"])
+        expected = np.array([2, 0, IGNORE], np.uint8)[a.classes]
+        np.testing.assert_array_equal(dataset.scenes[0].labels.read(), expected)
