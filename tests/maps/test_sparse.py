@@ -21,7 +21,6 @@ from labelscape.contract.contract import Contract
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.catalog import create_model
-from labelscape.scenes.holes import may_hold
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import predict, state_arrays
 
@@ -183,7 +182,7 @@ def test_only_what_certainly_holds_nothing_is_a_hole(tmp_path):
     ):
         path = sparse_scene(tmp_path / "scene.tif", 2048, places, **options)
         with Scene(path) as scene:
-            holds = may_hold(scene)
+            holds = scene.may_hold
             assert holds(inside)
             assert holds(beside)  # the blocks it touches are there
             assert holds(outside) == (not known)
@@ -192,11 +191,11 @@ def test_only_what_certainly_holds_nothing_is_a_hole(tmp_path):
                     window = Window(row, column, 256, 256)
                     assert holds(window) or not scene.read(window).valid.any()
     with Scene(sparse_scene(tmp_path / "scene.tif", 2048, places, nodata=None), nodata=0) as scene:
-        assert not may_hold(scene)(outside)
+        assert not scene.may_hold(outside)
     with Scene(
         sparse_scene(tmp_path / "scene.tif", 2048, places, nodata=0), nodata=9
     ) as scene:  # its holes are measurements of 0
-        assert may_hold(scene)(outside)
+        assert scene.may_hold(outside)
 
 
 @pytest.mark.parametrize("options", [{}, {"blockysize": 1, "blockxsize": None, "tiled": False}])

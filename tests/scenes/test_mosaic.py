@@ -13,7 +13,7 @@ from rasterio.warp import Resampling, reproject
 
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
-from labelscape.scenes.mosaic import VirtualScene, open_scene
+from labelscape.scenes.mosaic import MosaicScene, open_scene
 from labelscape.scenes.raster import Scene
 
 
@@ -42,7 +42,7 @@ def test_a_folder_of_tiles_is_the_scene_they_were_cut_from(tmp_path, transform, 
     made = world.make(tmp_path, 61, 83, transform=transform)
     folder = cut_up(made, tmp_path / "tiles", [0, 20, 45, 61], [0, 33, 83], overlap=overlap)
     with open_scene(folder) as mosaic, Scene(made.scene) as whole:
-        assert isinstance(mosaic, VirtualScene) and mosaic.name == "tiles"
+        assert isinstance(mosaic, MosaicScene) and mosaic.name == "tiles"
         assert mosaic.grid.matches(whole.grid) and mosaic.bands == whole.bands and mosaic.dtype == whole.dtype
         rng = np.random.default_rng(0)
         for _ in range(20):

@@ -105,12 +105,15 @@ def test_holding_a_scene_changes_nothing(tmp_path):
     with Scene(w.scene) as scene:
         window = Window(10, 12, 25, 30)
         before = scene.read(window, ["2", "1"])
-        after = scene.hold().read(window, ["2", "1"])
+        held = scene.hold()
+        after = held.read(window, ["2", "1"])
         np.testing.assert_array_equal(before.pixels, after.pixels)
         np.testing.assert_array_equal(before.valid, after.valid)
-        with scene.for_thread() as other:
-            assert other is scene
-        scene.read(window)  # still held
+        with held.for_thread() as other:
+            assert np.shares_memory(other.pixels, held.pixels)
+        np.testing.assert_array_equal(held.read(window, ["2", "1"]).pixels, before.pixels)
+        with pytest.raises(BadFile):
+            scene.read(window)  # its files are closed
 
 
 def test_bad_files_are_named(tmp_path):

@@ -89,6 +89,15 @@ class Dataset:
     def bands(self) -> tuple[str, ...]:
         return self.scenes[0].scene.bands
 
+    def held(self, tick: Callable[[], object] = lambda: None) -> Dataset:
+        """The same with all pixels and labels in memory; `tick` is called after every scene."""
+        scenes = []
+        for one in self.scenes:
+            one.labels.hold()
+            scenes.append(replace(one, scene=one.scene.hold()))
+            tick()
+        return replace(self, scenes=tuple(scenes))
+
     def class_counts(self, part: str | None = None) -> np.ndarray:
         """(K,) labelled pixels per class."""
         scenes = self.scenes if part is None else self.part(part)
@@ -298,7 +307,7 @@ def _opened(
             )
         held += scene.nbytes + scene.grid.window.pixels
         if held <= HOLD_BYTES:
-            scene.hold()
+            scene = opened.enter_context(scene.hold())
             own.hold()
         scenes.append(LabelledScene(scene, own))
         tick(scene.name)

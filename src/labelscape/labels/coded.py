@@ -20,6 +20,7 @@ from labelscape.grid import Grid, Window
 from labelscape.labels.base import Labels
 from labelscape.legend import IGNORE, RGB, Legend
 from labelscape.scenes.files import gdal, open_raster, reason
+from labelscape.scenes.validity import bands_and_validity
 
 Reader = Callable[[Path], np.ndarray]
 """Reads a label file GDAL does not know: (H, W) raw values."""
@@ -128,7 +129,7 @@ class CodedLabels(Labels):
                 ) from error
 
     def _of_dataset(self, dataset: object, window: Window) -> np.ndarray:
-        colors = [i for i, c in zip(dataset.indexes, dataset.colorinterp) if c != ColorInterp.alpha]
+        colors = bands_and_validity(dataset).bands
         if self.code.by_color and len(colors) == 1 and dataset.colorinterp[0] == ColorInterp.palette:
             palette = np.zeros((256, 3), np.uint8)
             for value, color in dataset.colormap(1).items():
@@ -140,7 +141,7 @@ class CodedLabels(Labels):
                 "colours of red, green and blue."
             )
         if self.code.by_color:
-            return dataset.read(colors[:3], window=window.rio)
+            return dataset.read(list(colors[:3]), window=window.rio)
         if len(colors) > 1 and self.code.threshold is None:
             raise BadInput(f"{self.file} has {len(colors)} bands; one band of class values was expected.")
         return dataset.read(1, window=window.rio)

@@ -20,7 +20,6 @@ from labelscape.maps.seams import Seams
 from labelscape.progress import bar
 from labelscape.rasters.overviews import count_values
 from labelscape.rasters.write import MapWriter
-from labelscape.scenes.holes import may_hold
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import SOFTENED_ROWS, ScoredTile, score_tiles
@@ -183,7 +182,7 @@ def _in_order(
     else scored. Holes are not looked at.
     """
     kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
-    holds = may_hold(scene)
+    holds = scene.may_hold
     scored = score_tiles(scorer, scene, plan, wanted=lambda core: core not in kept and holds(core))
     ahead = next(scored, None)
     for tile in plan:

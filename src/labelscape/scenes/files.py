@@ -18,6 +18,11 @@ RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".i
 # with the machine. In bytes: rasterio hands the number to GDALSetCacheMax64, which knows no megabytes.
 GDAL_CACHE_BYTES = 64 * 2**20
 
+EXACT = 1e-6
+"""Error allowed to a warp's transformation, in pixels, so that what is read does not depend on the window;
+rasterio 1.4 fails on 0.
+"""
+
 READ_FAILURES = (RasterioError, OSError, UnicodeDecodeError)
 """What opening and reading raise; the last where GDAL names a file whose name is no UTF-8, as damaged or
 old VRTs hold.
@@ -94,6 +99,13 @@ def stack_files(source: Source) -> list[str]:
     if not source:
         raise BadOption("A scene needs at least one file.")
     return [str(file) for file in source]
+
+
+def source_text(source: Source) -> str:
+    """A scene's source as a message names it."""
+    if isinstance(source, (str, Path)):
+        return str(source)
+    return str(source[0]) + (f" and {len(source) - 1} beside it" if len(source) > 1 else "")
 
 
 def reason(error: BaseException) -> str:

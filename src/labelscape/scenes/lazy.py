@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import cached_property
 
 import numpy as np
 
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import Source
-from labelscape.scenes.raster import Patch, Scene, Units
+from labelscape.scenes.files import Source, stack_files
+from labelscape.scenes.memory import HeldScene
+from labelscape.scenes.raster import FileScene
+from labelscape.scenes.scene import Part, Patch, Scene, Units
 
 
 class LazyScene(Scene):
@@ -33,11 +34,10 @@ class LazyScene(Scene):
         self.source, self.name = source, name
         self.bands = tuple(bands if bands is not None else band_names)
         self._options = {"nodata": nodata, "bands": bands, "band_names": band_names}
-        self._stack, self._held, self._readers = ExitStack(), None, []
 
     @cached_property
     def _facts(self) -> tuple[Grid, np.dtype, float | None, Units]:
-        with Scene(self.source, **self._options) as scene:
+        with self.again() as scene:
             return scene.grid, scene.dtype, scene.nodata, scene.units
 
     @property
@@ -56,20 +56,31 @@ class LazyScene(Scene):
     def units(self) -> Units:
         return self._facts[3]
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(stack_files(self.source))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        with self.again() as scene:
+            return scene.parts
+
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
-        if self._held is not None:
-            return super().read(window, bands)
-        with self.for_thread() as scene:
+        with self.again() as scene:
             return scene.read(window, bands)
 
-    def hold(self) -> Scene:
-        if self._held is None:
-            with self.for_thread() as scene:
-                self._held = scene.hold()._held
-        return self
+    def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        with self.again() as scene:
+            return scene.shrunk(bands, shape)
 
-    def thumbnail(self, most: int = 1000) -> np.ndarray:
-        if self._held is not None:
-            return super().thumbnail(most)
-        with self.for_thread() as scene:
-            return scene.thumbnail(most)
+    def again(self) -> FileScene:
+        return FileScene(self.source, **self._options)
+
+    def hold(self) -> HeldScene:
+        held = self.again().hold()
+        return HeldScene(self, held.pixels, held.unmasked)
+
+    def __repr__(self) -> str:
+        if "_facts" in self.__dict__:
+            return super().__repr__()
+        return f"<Scene {self.name}: {len(self.bands)} bands ({' '.join(self.bands)}), not opened yet>"

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,12 @@ import numpy as np
 from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
 from labelscape.scenes.files import Source, stack_files
-from labelscape.scenes.placing import Part, is_stack, mosaic_grid, placed_on, resized
+from labelscape.scenes.memory import HeldScene
+from labelscape.scenes.placing import file_part, is_stack, mosaic_grid, placed_on, resized
 from labelscape.scenes.polygons import PolygonIndex, read_polygons
-from labelscape.scenes.raster import Patch, Scene, Units
+from labelscape.scenes.raster import FileScene
+from labelscape.scenes.sampling import sampled
+from labelscape.scenes.scene import Part, Patch, Scene, Units
 from labelscape.scenes.stac import described, is_stac, name_of
 
 MOST_OPEN = 32
@@ -56,7 +58,7 @@ def open_scene(
     if is_stac(source):
         items = described(source, bands or wanted)
         parts = [
-            Part.of(
+            file_part(
                 i.files, nodata=nodata, bands=bands or i.bands, band_names=i.band_names, declared=i.declared
             )
             for i in items
@@ -65,12 +67,12 @@ def open_scene(
         name = name_of(items, source)
     elif len(files) == 1 or is_stack(files):
         if area is None and pixel_size is None:
-            return Scene(source, nodata=nodata, bands=bands)
-        parts = [Part.of(source, nodata=nodata, bands=bands)]
+            return FileScene(source, nodata=nodata, bands=bands)
+        parts = [file_part(source, nodata=nodata, bands=bands)]
         grid = parts[0].grid
         name = Path(str(source if isinstance(source, (str, Path)) else files[0])).stem
     else:
-        parts = [Part.of(file, nodata=nodata, bands=bands) for file in files]
+        parts = [file_part(file, nodata=nodata, bands=bands) for file in files]
         grid = mosaic_grid(parts)
         name = Path(source).name if isinstance(source, (str, Path)) else f"{Path(files[0]).stem}_mosaic"
     if pixel_size is not None:
@@ -78,10 +80,10 @@ def open_scene(
     mask = None
     if area is not None:
         grid, mask = _cut(grid, area, name)
-    return VirtualScene(source, name, grid, parts, mask)
+    return MosaicScene(source, name, grid, parts, mask)
 
 
-class VirtualScene(Scene):
+class MosaicScene(Scene):
     """Parts on one grid, the later ones on top, and nothing outside a mask. `open_scene` makes them."""
 
     def __init__(
@@ -102,56 +104,45 @@ class VirtualScene(Scene):
             parts[0].dtype if all(part.units == self.units for part in parts) else np.dtype(np.float32)
         )
         self.nodata = None  # each part knows its own
-        self._parts, self._mask = parts, mask
+        self.mask, self._parts = mask, tuple(parts)
         self._placed = [placed for part in parts if (placed := placed_on(part, grid)).place.pixels]
         self._edges = (
             np.array([[p.place.top, p.place.left, p.place.bottom, p.place.right] for p in self._placed])
             .reshape(-1, 4)
             .T
         )
-        self._held: Patch | None = None
         self._opened: OrderedDict[int, Scene] = OrderedDict()
-        self._stack = ExitStack()
 
     @property
     def files(self) -> tuple[str, ...]:
-        return tuple(
-            dict.fromkeys(
-                (*super().files, *(file for part in self._parts for file in stack_files(part.source)))
-            )
-        )
+        own = (file for part in self._parts for file in part.files)
+        return tuple(dict.fromkeys((*stack_files(self.source), *own)))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self._parts
 
     def close(self) -> None:
         while self._opened:
             self._opened.popitem()[1].close()
-        self._held = None
 
-    @contextmanager
-    def for_thread(self) -> Iterator[Scene]:
-        if self._held is not None:
-            yield self
-            return
-        with VirtualScene(self.source, self.name, self.grid, self._parts, self._mask, self.units) as other:
-            yield other
+    def again(self) -> MosaicScene:
+        return MosaicScene(self.source, self.name, self.grid, self._parts, self.mask, self.units)
 
-    def hold(self) -> Scene:
-        if self._held is None:
-            held = self.read(self.grid.window)
-            self.close()
-            self._held = held
-        return self
+    def hold(self) -> HeldScene:
+        whole = self.read(self.grid.window)
+        self.close()
+        return HeldScene(self, whole.pixels, whole.valid)
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         window = window or self.grid.window
-        if self._held is not None:
-            return super().read(window, bands)
         assert (window & self.grid.window) == window, f"{window} is not inside {self.grid.window}"
         pixels = np.zeros((len(self.bands if bands is None else bands), *window.shape), self.dtype)
         valid = np.zeros(window.shape, bool)
         wanted = (
             np.ones(window.shape, bool)
-            if self._mask is None
-            else self._mask.burn(window, np.zeros(window.shape, np.uint8)) > 0
+            if self.mask is None
+            else self.mask.burn(window, np.zeros(window.shape, np.uint8)) > 0
         )
         if wanted.any():
             for number in self._touching(window)[::-1]:
@@ -193,27 +184,22 @@ class VirtualScene(Scene):
             if len(self._opened) >= MOST_OPEN:
                 self._opened.popitem(last=False)[1].close()
             placed = self._placed[number]
-            self._opened[number] = Scene(placed.part.source, **placed.part.options, onto=placed.onto)
+            self._opened[number] = placed.part.open(onto=placed.onto)
         self._opened.move_to_end(number)
         return self._opened[number]
 
-    def _shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return self._sampled(bands, shape)
+    def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return sampled(self, bands, shape)
 
 
-def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | None = None) -> VirtualScene:
+def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | None = None) -> MosaicScene:
     """An opened scene with pixels of `pixel_size` metres, or in other units. Close it like any other; it
     has handles of its own.
     """
-    virtual = isinstance(scene, VirtualScene)
-    if virtual:
-        parts = scene._parts
-    else:
-        options = {key: value for key, value in scene._options.items() if key != "onto"}
-        parts = [Part(scene.source, options, scene.grid, scene.bands, scene.dtype, scene.units)]
+    scene = scene.origin if isinstance(scene, HeldScene) else scene
     grid = scene.grid if pixel_size is None else resized(scene.grid, pixel_size, scene.name)
-    mask = scene._mask.on(grid) if virtual and scene._mask is not None else None
-    return VirtualScene(scene.source, scene.name, grid, parts, mask, units)
+    mask = scene.mask.on(grid) if isinstance(scene, MosaicScene) and scene.mask is not None else None
+    return MosaicScene(scene.source, scene.name, grid, scene.parts, mask, units)
 
 
 def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:

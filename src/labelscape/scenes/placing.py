@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from affine import Affine
@@ -16,7 +16,8 @@ from affine import Affine
 from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.scenes.files import Source
-from labelscape.scenes.raster import Scene, Units
+from labelscape.scenes.raster import FileScene
+from labelscape.scenes.scene import Part, Units
 from labelscape.scenes.stac import Declared
 
 SAME_PIXEL = 0.01
@@ -30,29 +31,18 @@ def declares(units: Units) -> bool:
     return any(pair != (1.0, 0.0) for pair in units)
 
 
-@dataclass(frozen=True)
-class Part:
-    """A scene that is, alone or beside others, laid onto a grid."""
-
-    source: Source
-    options: Mapping
-    grid: Grid
-    bands: tuple[str, ...]
-    dtype: np.dtype
-    units: Units
-
-    @staticmethod
-    def of(source: Source, *, declared: Declared = Declared(), **options: object) -> Part:
-        """`declared` counts where the files themselves declare nothing."""
-        with Scene(source, **options) as scene:
-            units = (
-                scene.units
-                if declares(scene.units)
-                else tuple(declared.units.get(band, (1.0, 0.0)) for band in scene.bands)
-            )
-            if scene.nodata is None and declared.nodata is not None:
-                options["nodata"] = declared.nodata
-            return Part(source, options, scene.grid, scene.bands, scene.dtype, units)
+def file_part(source: Source, *, declared: Declared = Declared(), **options: object) -> Part:
+    """A file or a band stack as a part. `options` are those of `FileScene`; `declared` counts where the files
+    themselves declare nothing.
+    """
+    with FileScene(source, **options) as scene:
+        units = scene.units
+        if not declares(units):
+            units = tuple(declared.units.get(band, (1.0, 0.0)) for band in scene.bands)
+        if scene.nodata is None and declared.nodata is not None:
+            options["nodata"] = declared.nodata
+        opened = partial(FileScene, source, **options)
+        return replace(scene.parts[0], open=opened, units=units)
 
 
 @dataclass(frozen=True)
@@ -68,10 +58,10 @@ class Placed:
 
 
 def is_stack(files: Sequence[str]) -> bool:
-    """Are these files bands of one scene, by where they lie? Files without coordinates are; `Scene` says
+    """Are these files bands of one scene, by where they lie? Files without coordinates are; `FileScene` says
     what is wrong with them if they are not.
     """
-    grids = [Part.of(file).grid for file in files]
+    grids = [file_part(file).grid for file in files]
     if any(g.crs is None for g in grids):
         return True
     places = {
@@ -91,15 +81,6 @@ def _extent(grid: Grid) -> tuple[float, float]:
     return width * grid.width, height * grid.height
 
 
-def _said(source: Source) -> str:
-    """A scene as a message names it."""
-    return (
-        str(source)
-        if isinstance(source, (str, Path))
-        else str(source[0]) + (f" and {len(source) - 1} beside it" if len(source) > 1 else "")
-    )
-
-
 def mosaic_grid(parts: Sequence[Part]) -> Grid:
     """The grid that covers all parts, on the pixels of the kind (CRS, pixel size, direction) that most of
     them have.
@@ -109,14 +90,14 @@ def mosaic_grid(parts: Sequence[Part]) -> Grid:
     first = parts[0]
     for part in parts:
         if part.grid.crs is None:
-            raise BadInput(f"{_said(part.source)} has no coordinates, so its place in a mosaic is unknown.")
+            raise BadInput(f"{part.said} has no coordinates, so its place in a mosaic is unknown.")
         for what, mine, theirs in (
             ("bands", part.bands, first.bands),
             ("types", (str(part.dtype),), (str(first.dtype),)),
         ):
             if mine != theirs:
                 raise BadInput(
-                    f"{_said(part.source)} and {_said(first.source)} lie beside each other but do not make "
+                    f"{part.said} and {first.said} lie beside each other but do not make "
                     f"a mosaic: the {what} are {' '.join(mine)} "
                     f"and {' '.join(theirs)}."
                 )

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from labelscape.errors import BadInput
+from labelscape.scenes.files import EXACT
+from labelscape.scenes.validity import BandsAndValidity, bands_and_validity
 
 MOST_MISSING = 2
 """Rows or columns a file may lack beside its neighbours: the published height model of one Potsdam tile is
@@ -67,23 +75,88 @@ def laid_pixel_on_pixel(datasets: Sequence) -> list:
     return laid
 
 
-def named_readers(readers: list, band_names: Sequence[str], where: str) -> tuple[list, bool]:
-    """The (dataset, band indices) pairs that yield the named bands, and whether what the file calls alpha is
-    one of them.
-
-    Raises BadInput where there are more or fewer bands than names.
+def laid_on_the_finest(datasets: Sequence, handles: ExitStack, *, crowded_may_be: bool) -> list:
+    """Every file on the grid of the finest one. Raises BadInput unless all cover the same ground, with one
+    band each or `crowded_may_be`.
     """
-    everything = [(dataset, list(dataset.indexes)) for dataset, _ in readers]
-    found, held = (sum(len(indices) for _, indices in pairs) for pairs in (readers, everything))
-    if found == len(band_names):
-        return readers, False
-    if held == len(band_names):
+    crowded = [d.name for d in datasets if d.count != 1]
+    if crowded and not crowded_may_be:
+        raise BadInput(
+            f"A band stack is made of single-band files; {crowded[0]} has several. Pass scenes one by "
+            "one instead."
+        )
+    finest = min(datasets, key=lambda d: abs(d.transform.a * d.transform.e))
+    width, height = finest.bounds.right - finest.bounds.left, finest.bounds.top - finest.bounds.bottom
+    laid = []
+    for dataset in datasets:
+        apart = np.abs(np.subtract(dataset.bounds, finest.bounds)) / [width, height, width, height]
+        if dataset.crs != finest.crs or apart.max() > 0.02:
+            raise BadInput(
+                f"{dataset.name} and {finest.name} do not cover the same ground: they are no band stack."
+            )
+        if dataset.shape == finest.shape and dataset.transform == finest.transform:
+            laid.append(dataset)
+            continue
+        onto_finest = WarpedVRT(
+            dataset,
+            crs=finest.crs,
+            transform=finest.transform,
+            width=finest.width,
+            height=finest.height,
+            resampling=Resampling.bilinear,
+            tolerance=EXACT,
+            add_alpha=False,
+        )
+        laid.append(handles.enter_context(onto_finest))
+    return laid
+
+
+def as_named(
+    datasets: Sequence, found: Sequence[BandsAndValidity], band_names: Sequence[str], where: str
+) -> list[BandsAndValidity]:
+    """Which bands of each file make the named ones, in all. Raises BadInput where there are more or fewer
+    bands than names.
+    """
+    count = sum(len(f.bands) for f in found)
+    if count == len(band_names):
+        return list(found)
+    if sum(d.count for d in datasets) == len(band_names):
         # Writers mark a fourth measured band (near infrared) as alpha; who names every band knows better.
-        return everything, True
-    if found == 1 and tuple(band_names) == ("red", "green", "blue"):
-        dataset, indices = readers[0]
-        return [(dataset, indices * 3)], False
+        return [bands_and_validity(d, every_band=True) for d in datasets]
+    if count == 1 and tuple(band_names) == ("red", "green", "blue"):
+        return [replace(f, bands=f.bands * 3) for f in found]
     raise BadInput(
-        f"{where} has {found} band{'s' * (found != 1)}; {len(band_names)} were expected: "
+        f"{where} has {count} band{'s' * (count != 1)}; {len(band_names)} were expected: "
         f"{', '.join(band_names)}."
     )
+
+
+def names_in_file(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> list[str]:
+    """The file's descriptions of bands, else their colours, else their numbers, each once."""
+    colours = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
+    names = [
+        dataset.descriptions[i - 1] or colours.get(dataset.colorinterp[i - 1]) or str(i) for i in indices
+    ]
+    return names if len(set(names)) == len(names) else [str(i) for i in indices]
+
+
+def name_in_stack(file: str, files: Sequence[str]) -> str:
+    """`T33UUU_20170216T102101_B8A.jp2` -> `B8A` where that tells the files apart, else the whole stem."""
+    last = [Path(f).stem.split("_")[-1] for f in files]
+    return Path(file).stem.split("_")[-1] if len(set(last)) == len(last) else Path(file).stem
+
+
+def picked(readers: Sequence[tuple], chosen: Sequence[int] | None) -> list[tuple]:
+    """(dataset, band numbers) pairs that yield the chosen bands in order, all for None, with one read for
+    neighbours in one file.
+    """
+    if chosen is None:
+        return list(readers)
+    singles = [(dataset, i) for dataset, indices in readers for i in indices]
+    grouped: list[tuple[rasterio.DatasetReader, list[int]]] = []
+    for dataset, i in (singles[c] for c in chosen):
+        if grouped and grouped[-1][0] is dataset:
+            grouped[-1][1].append(i)
+        else:
+            grouped.append((dataset, [i]))
+    return grouped

@@ -51,11 +51,7 @@ def _open_published(data: Data) -> Dataset:
         if bytes_in_all > HOLD_BYTES:
             return dataset
     with bar(f"read {data.dataset}", len(dataset.scenes), "scenes") as tick:
-        for scene in dataset.scenes:
-            scene.scene.hold()
-            scene.labels.hold()
-            tick()
-    return dataset
+        return dataset.held(tick)
 
 
 def scored_part(dataset: Dataset) -> str | None:

@@ -19,6 +19,7 @@ from labelscape.grid import Grid
 from labelscape.labels.rules import LabelRules, mask_legend
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
+from labelscape.scenes.validity import bands_and_validity
 
 Colour = tuple[int, int, int]
 MOST_VALUES = 4096
@@ -53,7 +54,7 @@ def tally(source: str | Path) -> Tally:
     read to its end.
     """
     with gdal(), open_raster(source) as dataset:
-        bands = [i for i, c in zip(dataset.indexes, dataset.colorinterp) if c != ColorInterp.alpha][:3]
+        bands = list(bands_and_validity(dataset).bands[:3])
         bands = bands if len(bands) == 3 else bands[:1] or [1]
         grid = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
         palette = {}

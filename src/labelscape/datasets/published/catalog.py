@@ -108,10 +108,7 @@ def open_published(
     and kept in memory. Raises as `find_published`, BadInput for an empty part.
     """
     dataset = dataset_of(find_published(name, root, **options), part)
-    for scene in dataset.scenes if hold else ():
-        scene.scene.hold()
-        scene.labels.hold()
-    return dataset
+    return dataset.held() if hold else dataset
 
 
 def dataset_of(found: Published, part: str | None = None) -> Dataset:
