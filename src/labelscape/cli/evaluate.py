@@ -12,10 +12,10 @@ import typer
 from labelscape.cli.options import (
     AsJson,
     Averaging,
+    Labels,
     Machine,
     Tiles,
     grouped,
-    numbers_of,
     print_json,
     scene_of,
     settings_of,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from labelscape.checkpoint import Checkpoint
     from labelscape.datasets.own import Dataset, LabelledScene
+    from labelscape.evaluation.measure import Evaluation
     from labelscape.training.recipe import Data
 
 NAME = "evaluate"
@@ -40,19 +41,13 @@ def run(
         list[str] | None, typer.Argument(help="Labelled scenes; by default those it was trained on.")
     ] = None,
     *,
-    labels: Annotated[
-        list[str], typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")
-    ] = [],
+    labels: Labels,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
     ] = None,
     settings: Annotated[
         list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
-    ] = [],
-    classes: Annotated[
-        list[str],
-        typer.Option("--classes", help="NAME=VALUE of a label raster, where it is not the model's own."),
     ] = [],
     part: Annotated[
         str | None,
@@ -76,7 +71,8 @@ def run(
 ) -> None:
     """Score a checkpoint on labelled pixels, tile by tile exactly as `map` maps them.
 
-    Without scenes: the blocks held out of its own training scenes. Labels are read as in training.
+    Without scenes: the blocks held out of its own training scenes. Labels are read as in training, but for
+    what is named here.
 
     Examples:
 
@@ -88,92 +84,144 @@ def run(
         sent
     """
     from labelscape.checkpoint import load
-    from labelscape.datasets.split import PARTS
-    from labelscape.evaluation.measure import evaluate
-    from labelscape.evaluation.text import print_scores
-    from labelscape.training.data import open_recipe_data, scored_part
-    from labelscape.training.recipe import Data
+    from labelscape.training.data import open_recipe_data
 
     checkpoint = load(model)
-    stored = checkpoint.recipe.get("data")
-    if part not in (None, "all", *PARTS):
-        raise BadOption(f"--part {part!r} must be one of train, val, test, all.")
-    if not images and not stored:
-        raise BadOption(f"{model} does not say what it was trained on: pass scenes and --labels.")
-    every = part == "all"
-    part = None if every else part
-    if dataset is not None:
-        if not images or len(images) != 1 or labels or classes:
-            raise BadOption(
-                "--dataset takes one folder, the published data set's, and brings labels and classes "
-                "itself: leave --labels and --classes out."
-            )
-        data = Data(images=images, dataset=dataset, dataset_options=settings_of(settings))
-    elif images:
-        how = {
-            k: v
-            for k, v in (stored or {}).items()
-            if k in ("class_column", "merge", "background", "ignore_values", "nodata", "classes", "threshold")
-        }
-        if classes:
-            how["classes"] = numbers_of(classes, "classes")
-        data = Data(
-            **how,
-            **_as_the_model_reads(checkpoint, images),
-            images=[scene_of(i) for i in images],
-            labels=labels,
-            holdout=0,
-        )
-        if part:
-            raise BadOption(
-                "--part chooses among the parts of a published data set or of the model's own training "
-                "scenes; leave the scenes out."
-            )
-    else:
-        data = Data(**stored)
+    _check_options(checkpoint, model, images, dataset, labels, part)
+    data = _scored_data(checkpoint, images, dataset, settings, labels)
     if predictions and not data.dataset:
         raise BadOption(
             "--predictions are written in the code of a published data set: name it with --dataset. For "
             "scenes of your own, use map."
         )
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
-        if part is None and not every and (data.dataset or not images):
-            part = scored_part(opened)
         for line in opened.report:
             talk(line)
         _same_classes(checkpoint, opened)
-        keep = (
-            _writer(data, opened.scenes if part is None else opened.part(part), predictions)
-            if predictions
-            else None
-        )
-        found = evaluate(
-            [checkpoint, *map(load, averaging.also)],
-            opened,
-            part=part,
-            protocol=averaging.protocol,
-            keep=keep,
-            **asdict(tiles),
-            **asdict(machine),
-        )
+        split = _chosen_split(part, opened, may_choose=bool(data.dataset or not images))
+        found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging))
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")
+    _print(found, checkpoint, split, as_json)
+
+
+def _check_options(
+    checkpoint: Checkpoint,
+    model: Path,
+    images: Sequence[str] | None,
+    dataset: str | None,
+    labels: Labels,
+    part: str | None,
+) -> None:
+    """Raises BadOption where options do not belong together."""
+    from labelscape.datasets.split import PARTS
+
+    named = ", ".join(labels.named)
+    if part not in (None, "all", *PARTS):
+        raise BadOption(f"--part {part!r} must be one of train, val, test, all.")
+    if not images and not checkpoint.recipe.get("data"):
+        raise BadOption(f"{model} does not say what it was trained on: pass scenes and --labels.")
+    if dataset is not None and (not images or len(images) != 1 or named):
+        raise BadOption(
+            "--dataset takes one folder, the published data set's, and brings labels and classes itself"
+            f"{f': leave {named} out' if named else ''}."
+        )
+    if not images and named:
+        raise BadOption(
+            f"{named} say{'s' * (len(labels.named) == 1)} how the labels of other scenes are read, but no "
+            "scene is given: the model's own are read as in training. Pass the scenes too."
+        )
+    if images and dataset is None and part not in (None, "all"):
+        raise BadOption(
+            "--part chooses among the parts of a published data set or of the model's own training scenes; "
+            "leave the scenes out."
+        )
+
+
+def _scored_data(
+    checkpoint: Checkpoint, images: list[str] | None, dataset: str | None, settings: list[str], labels: Labels
+) -> Data:
+    """The scenes and labels to score on: a published set, scenes of the user's own, or those of training."""
+    from labelscape.labels.rules import SETTINGS
+    from labelscape.training.recipe import Data
+
+    stored = checkpoint.recipe.get("data") or {}
+    if not images:
+        return Data(**stored)
+    if dataset is not None:
+        return Data(images=images, dataset=dataset, dataset_options=settings_of(settings))
+    # Labels elsewhere are complete elsewhere: the area of training says nothing about them.
+    as_trained = {name: stored[name] for name in (*SETTINGS, "nodata") if name != "area" and name in stored}
+    given = labels.settings
+    if stored.get("area") and "area" not in given:
+        talk(_area_warning(stored["area"], given.get("background", stored.get("background"))))
+    scenes = {"images": [scene_of(i) for i in images], "holdout": 0}
+    return Data(**{**as_trained, **_as_the_model_reads(checkpoint, images), **given, **scenes})
+
+
+def _area_warning(area: str, background: str | None) -> str:
+    """What a score means without the area in which labels are complete."""
+    counted = (
+        f"all land without a label counts as {background!r}, labelled or only not yet looked at, and the "
+        "score may be far too low"
+        if background
+        else "all labels count, also where they are not complete"
+    )
+    return (
+        f"warning: training read labels only inside {area} (--area), and no --area is named for these "
+        f"scenes: {counted}. Name the polygons inside which their labels are complete with --area."
+    )
+
+
+def _chosen_split(part: str | None, dataset: Dataset, *, may_choose: bool) -> str | None:
+    """The split to score: the one asked for, else what was held out where `may_choose`; None for all."""
+    from labelscape.training.data import scored_part
+
+    if part is None and may_choose:
+        return scored_part(dataset)
+    return None if part == "all" else part
+
+
+def _scored(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    data: Data,
+    split: str | None,
+    predictions: Path | None,
+    options: tuple[Tiles, Machine, Averaging],
+) -> Evaluation:
+    """The counts, with every scene's prediction written where that is asked for."""
+    from labelscape.checkpoint import load
+    from labelscape.evaluation.measure import evaluate
+
+    tiles, machine, averaging = options
+    keep = None
+    if predictions:
+        scenes = dataset.scenes if split is None else dataset.part(split)
+        keep = _writer(data, scenes, predictions)
+    return evaluate(
+        [checkpoint, *map(load, averaging.also)],
+        dataset,
+        part=split,
+        protocol=averaging.protocol,
+        keep=keep,
+        **asdict(tiles),
+        **asdict(machine),
+    )
+
+
+def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json: bool) -> None:
+    from labelscape.evaluation.text import print_scores
+
     if not found.confusion.labelled:
-        talk(f"no score: no label in {f'the part {part}' if part else 'any part'}")
+        talk(f"no score: no label in {f'the part {split}' if split else 'any part'}")
         return
     if as_json:
-        print_json(
-            {
-                "part": part or "all",
-                **found.metrics,
-                "per_scene": {name: c.to_dict() for name, c in found.per_scene.items()},
-            }
-        )
+        per_scene = {name: counts.to_dict() for name, counts in found.per_scene.items()}
+        print_json({"part": split or "all", **found.metrics, "per_scene": per_scene})
         return
-    print(
-        f"{part or 'all'} labels of "
-        f"{', '.join(list(found.per_scene)[:5])}{' ...' if len(found.per_scene) > 5 else ''}"
-    )
+    names = list(found.per_scene)
+    print(f"{split or 'all'} labels of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
     print_scores({checkpoint.network: found.metrics}, checkpoint.legend.names)
 
 

@@ -213,6 +213,15 @@ class Labels:
         }
         return {name: value for name, value in told.items() if value not in (None, [], {})}
 
+    @property
+    def named(self) -> list[str]:
+        """The options that were named, as on the command line: --class-column."""
+        return [
+            f"--{option.name.replace('_', '-')}"
+            for option in fields(self)
+            if getattr(self, option.name) not in (None, [])
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:

@@ -1,0 +1,111 @@
+"""`evaluate` reads labels as training did, but for what is named on its command line."""
+
+import json
+
+import numpy as np
+import pytest
+import world
+
+from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.contract import Contract
+from labelscape.labels.rules import SETTINGS
+from labelscape.legend import Legend
+from labelscape.nets.catalog import create_model
+from labelscape.scoring.scorer import state_arrays
+from labelscape.training.recipe import make_recipe
+
+
+@pytest.fixture
+def w(tmp_path):
+    return world.make(tmp_path, 64, 80)
+
+
+def model(tmp_path, names, **data):
+    """An untrained network whose recipe says how its labels were read."""
+    options = {"widths": [4, 4, 4, 4]}
+    net = create_model("fcn", in_channels=3, classes=len(names), **options)
+    checkpoint = Checkpoint(
+        network="fcn",
+        options=options,
+        weights=state_arrays(net),
+        legend=Legend.of_names(names),
+        recipe=make_recipe(network="fcn", data={"images": ["trained.tif"], **data}).model_dump(mode="json"),
+        contract=Contract(
+            bands=("band 1", "band 2", "band 3"), dtype="uint16", normalisation=((1000.0, 500.0),) * 3
+        ),
+    )
+    return save(checkpoint, tmp_path / "m.safetensors")
+
+
+def labelled(run_cli, *command):
+    """Labelled pixels per class of a score, and what was said."""
+    code, out, err = run_cli("evaluate", *command, "--device", "cpu", "--json")
+    assert code == 0, err
+    counts = json.loads(out)["confusion"]
+    return (np.sum(counts["counts"], axis=1) + counts["unpredicted"]).tolist(), err
+
+
+def test_an_area_of_training_is_missed_and_can_be_named(w, tmp_path, run_cli):
+    water = world.label_polygons(w, tmp_path / "water.gpkg", only=(0,))
+    area = world.rectangle(w, tmp_path / "area.geojson", 0, 0, 64, 40)
+    path = model(tmp_path, ["other", "water"], background="other", area="town.geojson", class_column="kind")
+    wet = w.classes == 0
+    counts, said = labelled(run_cli, path, w.scene, "--labels", water)
+    assert counts == [int((~wet).sum()), int(wet.sum())]
+    assert "warning: training read labels only inside town.geojson" in said
+    assert "all land without a label counts as 'other'" in said
+    counts, said = labelled(run_cli, path, w.scene, "--labels", water, "--area", area)
+    assert counts == [int((~wet[:, :40]).sum()), int(wet[:, :40].sum())]
+    assert "warning" not in said
+
+
+def test_what_is_named_replaces_what_training_said(w, tmp_path, run_cli):
+    polygons = world.label_polygons(w, tmp_path / "fields.gpkg", column="crop")
+    path = model(
+        tmp_path, ["land", "wet"], class_column="kind", merge={"land": ["field", "wood"], "wet": ["water"]}
+    )
+    code, _, err = run_cli("evaluate", path, w.scene, "--labels", polygons)
+    assert code == 2 and "No column of" in err and "'kind'" in err
+    water, field, forest = np.bincount(w.classes.ravel(), minlength=3).tolist()
+    counts, _ = labelled(run_cli, path, w.scene, "--labels", polygons, "--class-column", "crop")
+    assert counts == [field, water]  # no polygon is called wood, and forest is not used
+    merge = ("--merge", "land=field,forest", "--merge", "wet=water")
+    counts, _ = labelled(run_cli, path, w.scene, "--labels", polygons, "--class-column", "crop", *merge)
+    assert counts == [field + forest, water]
+
+
+def test_a_raster_that_lacks_a_merged_class_is_scored(w, tmp_path, run_cli):
+    path = model(tmp_path, ["wood", "water"], merge={"wood": ["class 5", "class 9"], "water": ["class 2"]})
+    labels = world.label_raster(w, tmp_path / "labels.tif", values=(2, 5, 5))
+    water = int((w.classes == 0).sum())
+    counts, _ = labelled(run_cli, path, w.scene, "--labels", labels)
+    assert counts == [w.classes.size - water, water]
+    counts, _ = labelled(run_cli, path, w.scene, "--labels", labels, "--ignore-value", 5)
+    assert counts == [0, water]
+
+
+def test_options_that_would_not_be_read_are_refused(w, tmp_path, run_cli):
+    path = model(tmp_path, ["a", "b"])
+    code, _, err = run_cli("evaluate", path, "--class-column", "kind", "--area", "a.gpkg")
+    assert code == 2 and "--class-column, --area say how the labels of other scenes are read" in err
+    code, _, err = run_cli("evaluate", path, tmp_path, "--dataset", "camvid", "--nodata", 0)
+    assert code == 2 and "leave --nodata out" in err
+    code, _, err = run_cli("evaluate", path, w.scene, "--labels", "x.tif", "--part", "val")
+    assert code == 2 and "leave the scenes out" in err
+
+
+@pytest.mark.parametrize("name", sorted(set(SETTINGS) - {"area"}))
+def test_every_rule_of_training_is_kept(name, w, tmp_path, monkeypatch, run_cli):
+    """A rule that is not handed on would be read as its default."""
+    value = {"classes": {"a": 3, "b": 7}, "merge": {"a": ["c"]}, "ignore_values": [9], "threshold": 4}
+    value = value.get(name, "there")
+    path = model(tmp_path, ["a", "b"], **{name: value})
+    seen = []
+
+    def keep(data, *_):
+        seen.append(data.model_dump(mode="json")[name])
+        raise SystemExit(0)
+
+    monkeypatch.setattr("labelscape.training.data.open_recipe_data", keep)
+    run_cli("evaluate", path, w.scene, "--labels", "x.tif")
+    assert seen == [value]
