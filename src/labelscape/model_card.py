@@ -74,7 +74,7 @@ def measured_on(recipe: Mapping) -> str:
 def calibration(temperature: float) -> str:
     """Whether confidences are calibrated."""
     if temperature == 1:
-        return "not calibrated (see `labelscape calibrate`)"
+        return "not calibrated (labelscape calibrate does that)"
     return f"calibrated by temperature scaling (temperature {temperature:.3g})"
 
 

@@ -1,6 +1,7 @@
 import base64
 import copy
 import errno
+import hashlib
 import io
 import re
 import subprocess
@@ -19,20 +20,21 @@ from labelscape.evaluation.figures import curve_figure
 from labelscape.evaluation.metrics import DEFINITIONS, summary
 from labelscape.evaluation.report import (
     AreaRow,
+    ColourBar,
     ConfusionFigure,
     Curve,
+    FileRow,
     ModelScores,
     Picture,
     Report,
-    overall_table,
-    per_class_tables,
     plain,
     render,
-    score_notes,
     write_report,
 )
+from labelscape.evaluation.score_tables import overall_table, per_class_tables, score_notes
 
 NAMES = ("water", "built-up")
+BAR = ColourBar(((68, 1, 84), (253, 231, 37)), ("0 %", "100 %"))
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -65,7 +67,7 @@ class Page(HTMLParser):
         assert self.open and self.open.pop() == tag, f"</{tag}> closes something else"
 
     def handle_data(self, data):
-        if "style" in self.open:
+        if {"style", "script"} & set(self.open):
             return
         self.words.append(data)
         if {"td", "th"} & set(self.open):
@@ -108,11 +110,15 @@ def full_report(names=NAMES, models=("random forest", "fcn", "mlp")):
         notes=("Pixels of 20 m.",),
         pictures=(
             Picture("Scene", rng.integers(0, 256, (31, 47, 3)).astype(np.uint8), "47 x 31"),
-            Picture("Map", np.zeros((5, 4, 3), np.uint8)),
+            Picture("Map", np.zeros((31, 47, 3), np.uint8), legend=(("snow", (1, 2, 3)),)),
+            Picture("Confidence", np.zeros((5, 4, 3), np.uint8), bar=BAR),
         ),
+        overlay=(0, 1),
         legend=tuple((name, (10, 20, i)) for i, name in enumerate(names)),
         areas=tuple(AreaRow(name, (10, 20, i), 1000 + i, 10.125 + i) for i, name in enumerate(names)),
         nodata_pixels=12,
+        area_hint="Most polygons are specks.",
+        measured_on="Measured on held-out blocks of centre.tif, not on this scene.",
         scores=scores,
         definitions=tuple(DEFINITIONS.values()),
         confusion=ConfusionFigure(
@@ -123,6 +129,7 @@ def full_report(names=NAMES, models=("random forest", "fcn", "mlp")):
             Curve("rate", (1, 2), (0.1, 0.0)),
             Curve("loss", (1, 2), (2.0, 1.0), "mlp"),
         ),
+        files=(FileRow("havel_class.tif", "Class map", 98_639), FileRow("havel_run.json", "Settings")),
         provenance={
             "size": [5490, 5490],
             "crs": None,
@@ -156,9 +163,44 @@ def test_sections_hold_what_was_given(full):
     assert "hidden = 1024" in full.text
     assert "9.99612" in full.text
     pictures = full.pictures()
-    assert len(pictures) == 2 + 1 + 2  # given, confusion, loss (two curves in one) and rate
+    assert len(pictures) == 3 + 1 + 2  # given, confusion, loss (two curves in one) and rate
     np.testing.assert_array_equal(pictures[0], full_report().pictures[0].pixels)
-    np.testing.assert_array_equal(pictures[1], np.zeros((5, 4, 3)))
+    np.testing.assert_array_equal(pictures[1], np.zeros((31, 47, 3)))
+
+
+def test_legend_and_colour_bar_stand_below_their_picture(html, full):
+    scene, land, confidence = html.partition('<div class="pictures">')[2].split("<figure>")[1:4]
+    assert "snow" in land and "#010203" in land
+    assert "linear-gradient(to right, #440154, #fde725)" in confidence and "100 %" in confidence
+    assert "snow" not in scene + confidence.partition('<figure class="overlay"')[0]
+    assert "linear-gradient" not in scene + land
+    # Pictures without legends of their own: the report's legend follows them.
+    bare = Report(
+        "x", pictures=(Picture("Map", np.zeros((5, 4, 3), np.uint8)),), legend=(("ice", (9, 9, 9)),)
+    )
+    assert "ice" in render(bare)
+
+
+def test_pictures_are_described_to_who_cannot_see_them(html):
+    assert 'alt="Scene"' in html
+    picture = Picture("Map", np.zeros((5, 4, 3), np.uint8), alt="A map of <b>ice")
+    assert 'alt="A map of &lt;b&gt;ice"' in render(Report("x", pictures=(picture,)))
+    assert not re.search(r"<img(?![^>]*alt=)", html)
+
+
+def test_files_are_listed_with_their_sizes(full):
+    assert full.tables[-1] == [
+        ["file", "contents", "size"],
+        ["havel_class.tif", "Class map", "98.6 kB"],
+        ["havel_run.json", "Settings", "-"],
+    ]
+
+
+def test_an_overlay_needs_two_pictures_of_one_size():
+    same, other = (np.zeros((4, side, 3), np.uint8) for side in (5, 6))
+    assert 'id="stack"' not in render(Report("x", pictures=(Picture("a", same),), overlay=(0, 1)))
+    with pytest.raises(AssertionError, match="one size"):
+        render(Report("x", pictures=(Picture("a", same), Picture("b", other)), overlay=(0, 1)))
 
 
 def test_numbers_of_the_areas(full):
@@ -167,13 +209,13 @@ def test_numbers_of_the_areas(full):
         ["water", "1,000", "10.12", "49.98"],
         ["built-up", "1,001", "11.12", "50.02"],
         ["mapped", "2,001", "21.25", "100.00"],
-        ["no data", "12", "", ""],
+        ["nodata", "12", "", ""],
     ]
 
 
 def test_numbers_of_the_scores(full):
     models = full_report().scores
-    overall, iou_f1, ua_pa = full.tables[1:]
+    overall, iou_f1, ua_pa = full.tables[1:-1]
     assert overall[0] == [
         "model",
         "OA",
@@ -271,6 +313,11 @@ def test_a_bare_report_has_no_empty_section():
     assert not {"section", "table", "img", "h2"} & set(page.tags)
 
 
+def test_fine_pixels_are_measured_in_square_metres():
+    page = Page(render(Report("x", areas=(AreaRow("roof", (1, 2, 3), 100, 0.0025),))))
+    assert page.tables[0][:2] == [["class", "pixels", "m²", "share, %"], ["roof", "100", "25", "100.00"]]
+
+
 def test_a_scene_without_coordinates_has_no_hectares():
     page = Page(render(Report("x", areas=(AreaRow("water", (1, 2, 3), 0), AreaRow("land", (1, 2, 3), 0)))))
     assert page.tables[0] == [
@@ -312,10 +359,12 @@ def test_text_cannot_become_markup(full):
 def test_the_file_needs_no_network(html, full):
     without_pictures = re.sub(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+", "", html)
     assert len(without_pictures) < 30_000
-    assert not re.search(
-        r"https?:|//|url\(|@import|<script|<link|<iframe|<object|javascript:", without_pictures
-    )
-    assert not {"a", "script", "link", "iframe", "object", "form"} & set(full.tags)
+    assert not re.search(r"https?:|//|url\(|@import|<link|<iframe|<object|javascript:", without_pictures)
+    assert not {"a", "link", "iframe", "object", "form"} & set(full.tags)
+    # One script, the page's own: the policy knows its hash and lets no other run.
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert full.tags.count("script") == 1
     assert {name for _, name, _ in full.attributes} & {
         "href",
         "srcset",
@@ -327,7 +376,7 @@ def test_the_file_needs_no_network(html, full):
     assert (
         "meta",
         "content",
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
     ) in full.attributes
     assert "viewport" in [value for _, name, value in full.attributes if name == "name"]
 

@@ -48,7 +48,7 @@ def test_a_sieved_map_lies_beside_the_map(stored, tmp_path, run_cli):
         "map", model, scene, "--out", tmp_path / "map", "--device", "cpu", "--reject", 0.45, "--sieve", 1
     )
     assert code == 0, err
-    assert "given to a neighbour" in out and "scene_sieved.tif" in out
+    assert "merged into a neighbour" in out and "scene_sieved.tif" in out
     folder = tmp_path / "map"
     assert (folder / "scene_class.tif").read_bytes() == plain.paths["class"].read_bytes()
     before, after = read(folder / "scene_class.tif"), read(folder / "scene_sieved.tif")
@@ -78,7 +78,7 @@ def test_a_sieved_map_lies_beside_the_map(stored, tmp_path, run_cli):
         len(item["assets"]["sieved"]["classification:classes"]) == 5 and item["assets"]["sieved"]["file:size"]
     )
     page = (folder / "scene_report.html").read_text()
-    assert "areas below 1 ha given to a neighbour" in page and "The polygons are of this map" in page
+    assert "areas below 1 ha merged into a neighbour" in page and "The polygons are of this map" in page
     again = rerun(folder / "scene_run.json", tmp_path / "again")
     assert again.paths["sieved"].read_bytes() == (folder / "scene_sieved.tif").read_bytes()
 

@@ -35,6 +35,9 @@ class PolygonSummary:
 
     written: int = 0
     left_out: int = 0
+    tiny: int = 0
+    """Of those written, how many have fewer than `tiny_pixels` pixels."""
+    tiny_pixels: int = 8
 
 
 def polygonize(
@@ -147,6 +150,7 @@ def _batches(
         kept = ~(areas.metres < min_area * 10_000)
         summary.written += int(kept.sum())
         summary.left_out += int((~kept).sum())
+        summary.tiny += int((areas.pixels[kept] < summary.tiny_pixels).sum())
         waiting.append(areas[kept])
         if sum(map(len, waiting)) >= BATCH:
             yield from map(on_ground, _cut(waiting))

@@ -56,19 +56,24 @@ def run(
 
 
 def print_sieved(done: SieveSummary) -> None:
-    """What was given away, and what became of the classes."""
+    """How many areas were merged, and how much of each class there was before and is after."""
+    from labelscape.evaluation.units import area_unit
+
     pixels = sum(c.pixels for c in done.classes)
-    print(
-        f"{done.given:,} areas given to a neighbour; {done.changed_pixels:,} pixels changed class "
-        f"({100 * done.changed_pixels / max(1, pixels):.2f} %)"
-    )
+    share = 100 * done.changed_pixels / max(1, pixels)
+    changed = f"{done.changed_pixels:,} pixels changed class ({share:.2f} %)"
+    print(f"{done.given:,} areas merged into a neighbour; {changed}")
     if done.left:
-        print(f"{done.left:,} smaller areas stay: they have no neighbour but no data")
-    unit = "hectares" if done.classes[0].hectares is not None else "pixels"
-    print(f"{'class':<20}{unit + ' before':>18}{'after':>16}{'change':>14}")
+        print(f"{done.left:,} smaller areas remain: they are surrounded by nodata")
+    known = done.classes[0].hectares is not None
+    unit = area_unit((c.pixels_before, c.hectares_before) for c in done.classes)
+    name = unit.name if known else "pixels"
+    print(f"{'class':<20}{name + ' before':>18}{'after':>16}{'change':>14}")
     for c in done.classes:
-        before, after = (
-            (c.hectares_before, c.hectares) if c.hectares is not None else (c.pixels_before, c.pixels)
-        )
-        digits = 2 if c.hectares is not None else 0
-        print(f"{c.name:<20}{before:>18,.{digits}f}{after:>16,.{digits}f}{after - before:>+14,.{digits}f}")
+        if known:
+            before, after = unit.text(c.hectares_before), unit.text(c.hectares)
+            change = unit.text(c.hectares - c.hectares_before, sign=True)
+        else:
+            before, after = f"{c.pixels_before:,}", f"{c.pixels:,}"
+            change = f"{c.pixels - c.pixels_before:+,}"
+        print(f"{c.name:<20}{before:>18}{after:>16}{change:>14}")

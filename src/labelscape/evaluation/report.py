@@ -1,4 +1,4 @@
-"""A report in one HTML file that needs nothing else: no network, no scripts, pictures inside.
+"""A report in one self-contained HTML file: pictures inside, no network, one short script of its own.
 
     write_report("map.html", Report(
         title="Map of havel", subtitle="mlp, 2024-05-01, labelscape 0.1.0",
@@ -6,15 +6,17 @@
         scores=(ModelScores("random forest", forest), ModelScores("mlp", mlp)),
     ))
 
-Every section is optional. All text is shown as it is written: names and notes cannot become markup.
+Every section is optional. All text is shown as it is written: names and notes cannot become markup. The page
+allows one script only, by its hash: it enlarges pictures and blends two of them by a slider. Without scripts
+the page loses only that.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib.resources
 import io
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +24,21 @@ from typing import Any
 
 import numpy as np
 
-from labelscape.evaluation.text import class_names, of_class, percent
+from labelscape.evaluation.score_tables import (
+    ModelScores,
+    comparable,
+    overall_table,
+    per_class_tables,
+    score_notes,
+)
+from labelscape.evaluation.text import percent
+from labelscape.evaluation.units import area_unit
 from labelscape.files import written_whole
 from labelscape.legend import RGB
 from labelscape.version import __version__
 
 GENTLE_SIDE = 500
-"""Pictures below this many pixels a side are enlarged pixel by pixel instead of blurred."""
+"""Pictures smaller than this are enlarged with sharp pixels instead of being smoothed."""
 
 LARGE_PNG = 300_000
 """A photo whose PNG has more bytes than this becomes a JPEG (2.5 to 5 times smaller); below, the exact
@@ -41,13 +51,30 @@ edges into false colours.
 """
 
 
+Chip = tuple[str, RGB]
+"""A name and its colour, as legends show them."""
+
+
+@dataclass(frozen=True)
+class ColourBar:
+    """Colours from left to right at equal distances, and the text below them, spread likewise."""
+
+    colors: tuple[RGB, ...]
+    labels: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Picture:
-    """pixels (H, W, 3) uint8, shown under `title`; `caption` says how to read it."""
+    """pixels (H, W, 3) uint8 under a `title`; `caption` says how to read it, `alt` is for screen readers.
+    A legend or a colour bar stands below.
+    """
 
     title: str
     pixels: np.ndarray
     caption: str = ""
+    alt: str = ""
+    legend: tuple[Chip, ...] = ()
+    bar: ColourBar | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +88,12 @@ class AreaRow:
 
 
 @dataclass(frozen=True)
-class ModelScores:
-    """A model's name and what `metrics.summary` says of it; `note` is shown below the tables."""
+class FileRow:
+    """A file that belongs to what is reported: its name, what it holds, its size where that is known."""
 
     name: str
-    metrics: Mapping
-    note: str = ""
+    holds: str
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +120,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows, in this order. `provenance` holds JSON values; `nodata_pixels` follows the
-    areas where it is not None.
+    """What a report shows, in this order.
+
+    overlay        (below, above): positions of two pictures of one size that a slider mixes
+    legend         shown where no picture has one of its own
+    nodata_pixels  follows the areas
+    area_hint      a sentence below the areas
+    measured_on    what the scores were measured on, a sentence
+    provenance     JSON values
     """
 
     title: str
@@ -102,31 +135,18 @@ class Report:
     lead: str | None = None
     notes: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    legend: tuple[tuple[str, RGB], ...] = ()
+    overlay: tuple[int, int] | None = None
+    legend: tuple[Chip, ...] = ()
     areas: tuple[AreaRow, ...] = ()
     nodata_pixels: int | None = None
+    area_hint: str = ""
+    measured_on: str = ""
     scores: tuple[ModelScores, ...] = ()
     definitions: tuple[str, ...] = ()
     confusion: ConfusionFigure | None = None
     curves: tuple[Curve, ...] = ()
+    files: tuple[FileRow, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number as text; `best` among the models beside it."""
-
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """Rows of (class, cells) under two rows of heads: models over measures."""
-
-    groups: tuple[str, ...]
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
 
 
 def write_report(path: str | Path, report: Report, *, overwrite: bool = False) -> Path:
@@ -147,14 +167,16 @@ def render(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = (
-        importlib.resources.files("labelscape.evaluation").joinpath("report.html.jinja").read_text("utf-8")
-    )
+    here = importlib.resources.files("labelscape.evaluation")
+    template, script = (here.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("html.jinja", "js"))
     return environment.from_string(template).render(
         report=report,
         version=__version__,
-        pictures=[(p, _picture(p.pixels), max(p.pixels.shape[:2]) < GENTLE_SIDE) for p in report.pictures],
-        legend=[(name, _css(color)) for name, color in report.legend],
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        pictures=[_shown(picture) for picture in report.pictures],
+        overlay=_overlay(report),
+        legend=[] if any(p.legend for p in report.pictures) else _chips(report.legend),
         areas=_area_rows(report),
         overall=overall_table(report.scores),
         per_class=per_class_tables(report.scores),
@@ -162,103 +184,48 @@ def render(report: Report) -> str:
         score_notes=score_notes(report.scores),
         confusion=_confusion(report.confusion),
         curves=_curves(report.curves),
+        files=[(row.name, row.holds, _bytes(row.size)) for row in report.files],
         provenance=[(str(key), plain(value)) for key, value in report.provenance.items()],
     )
 
 
-def overall_table(scores: Sequence[ModelScores]) -> ScoreTable | None:
-    """One row per model; kappa times 100 like the rest."""
-    if not scores:
+def _shown(picture: Picture) -> dict[str, Any]:
+    bar = picture.bar and {
+        "gradient": ", ".join(_css(color) for color in picture.bar.colors),
+        "labels": picture.bar.labels,
+    }
+    return {
+        "title": picture.title,
+        "caption": picture.caption,
+        "alt": picture.alt or picture.title,
+        "source": _picture(picture.pixels),
+        "crisp": max(picture.pixels.shape[:2]) < GENTLE_SIDE,
+        "legend": _chips(picture.legend),
+        "bar": bar,
+    }
+
+
+def _overlay(report: Report) -> dict[str, Any] | None:
+    """Two pictures of one size; None where one of them is missing."""
+    if report.overlay is None or max(report.overlay) >= len(report.pictures):
         return None
-    keys = {
-        "overall_accuracy": "OA",
-        "mean_iou": "mIoU",
-        "mean_f1": "mean F1",
-        "mean_accuracy": "mean accuracy",
-        "frequency_weighted_iou": "fwIoU",
-        "kappa": "kappa x 100",
-    }
-    mark = comparable(scores)
-    columns = [_cells([s.metrics.get(key) for s in scores], mark) for key in keys]
-    pixels = [
-        Cell(f"{s.metrics['labelled_pixels']:,}" if "labelled_pixels" in s.metrics else "-") for s in scores
-    ]
-    rows = tuple((s.name, cells) for s, cells in zip(scores, zip(*columns, pixels, strict=True), strict=True))
-    return ScoreTable((), (*keys.values(), "labelled pixels"), rows)
+    below, above = (report.pictures[number] for number in report.overlay)
+    assert below.pixels.shape == above.pixels.shape, "pictures that lie on each other have one size"
+    return {"numbers": report.overlay, "titles": (below.title, above.title), "legend": _chips(above.legend)}
 
 
-def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
-    """IoU, F1, UA, PA and support of every class: one table for one model; for more, two or four that
-    still fit on a page.
-    """
-    if not scores:
-        return []
-    measures = {"iou": "IoU", "f1": "F1", "precision": "UA", "recall": "PA"}
-    mark = comparable(scores)
-    at_once = 4 if len(scores) == 1 else 2 if len(scores) <= 3 else 1
-    parts = [tuple(measures)[start : start + at_once] for start in range(0, 4, at_once)]
-    tables = []
-    for keys in parts:
-        rows = []
-        for name in class_names({str(i): s.metrics for i, s in enumerate(scores)}):
-            entries = [of_class(s.metrics, name) for s in scores]
-            by_measure = [_cells([entry.get(key) for entry in entries], mark) for key in keys]
-            support = next((entry["support"] for entry in entries if "support" in entry), None)
-            # Measure by measure, the models beside each other: that is what one compares.
-            rows.append(
-                (name, (*itertools.chain(*by_measure), Cell("-" if support is None else f"{support:,}")))
-            )
-        several = len(scores) > 1
-        groups = tuple(measures[key] for key in keys) if several else ()
-        heads = (
-            tuple(s.name for _ in keys for s in scores) if several else tuple(measures[key] for key in keys)
-        )
-        tables.append(ScoreTable(groups, (*heads, "support"), tuple(rows)))
-    return tables
+def _chips(legend: Sequence[Chip]) -> list[tuple[str, str]]:
+    return [(name, _css(color)) for name, color in legend]
 
 
-def comparable(scores: Sequence[ModelScores]) -> bool:
-    """Do all models have the same classes with the same support? If not, none of them is the best."""
-    supports = {
-        frozenset((entry["name"], entry.get("support")) for entry in s.metrics["classes"]) for s in scores
-    }
-    return len(supports) <= 1
-
-
-def score_notes(scores: Sequence[ModelScores]) -> list[str]:
-    """What a reader must know before comparing the numbers."""
-    notes = []
-    if not comparable(scores):
-        notes.append(
-            "These models were not scored on the same pixels: their numbers cannot be compared. Support is "
-            "the first model's."
-        )
-    for s in scores:
-        if s.note:
-            notes.append(f"{s.name}: {s.note}")
-        missing = sum(s.metrics.get("confusion", {}).get("unpredicted", []))
-        if missing:
-            notes.append(f"{s.name}: {missing:,} labelled pixels got no class; they count as wrong.")
-    absent = [
-        name
-        for name in class_names({str(i): s.metrics for i, s in enumerate(scores)})
-        if _absent(scores, name)
-    ]
-    if absent:
-        notes.append(f"Not among the labelled pixels: {', '.join(absent)}.")
-    return notes
-
-
-def _absent(scores: Sequence[ModelScores], name: str) -> bool:
-    return not any(of_class(s.metrics, name).get("support") for s in scores)
-
-
-def _cells(values: Sequence[float | None], mark: bool) -> tuple[Cell, ...]:
-    """In per cent; where `mark`, the best of several as printed, ties included."""
-    texts = [percent(value) for value in values]
-    known = [float(text) for text in texts if text != "-"]
-    differ = mark and len(set(known)) > 1
-    return tuple(Cell(text, differ and text != "-" and float(text) == max(known)) for text in texts)
+def _bytes(size: int | None) -> str:
+    """1,234,567 -> "1.2 MB", in powers of ten as file managers count."""
+    if size is None:
+        return "-"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
 
 
 def _area_rows(report: Report) -> dict[str, Any] | None:
@@ -266,26 +233,23 @@ def _area_rows(report: Report) -> dict[str, Any] | None:
         return None
     total = sum(row.pixels for row in report.areas)
     known = [row.hectares for row in report.areas if row.hectares is not None]
+    unit = area_unit((row.pixels, row.hectares) for row in report.areas)
     rows = [
         (
             row.name,
             _css(row.color),
             f"{row.pixels:,}",
-            _hectares(row.hectares),
+            unit.text(row.hectares),
             percent(row.pixels / total) if total else "-",
         )
         for row in report.areas
     ]
     return {
         "rows": rows,
-        "total": (f"{total:,}", _hectares(sum(known) if known else None), percent(1.0) if total else "-"),
+        "total": (f"{total:,}", unit.text(sum(known) if known else None), percent(1.0) if total else "-"),
         "nodata": None if report.nodata_pixels is None else f"{report.nodata_pixels:,}",
-        "has_hectares": bool(known),
+        "unit": unit.name if known else None,
     }
-
-
-def _hectares(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.2f}"
 
 
 def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
@@ -294,9 +258,10 @@ def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
     from labelscape.evaluation.figures import NUMBERED, confusion_figure, drawable, png
 
     numbered = len(figure.names) <= NUMBERED
-    how = "The numbers are pixels." if numbered else "The scale is a square root, so that small shares show."
+    how = "Numbers: pixels." if numbered else "The colour scale is a square root, so that small shares show."
     caption = (
-        f"Colour: share of the pixels of each true class (row) that the map gives each class (column). {how}"
+        "Rows: true class. Columns: predicted class. Colour: share of the true class's pixels (on the "
+        f"diagonal: producer's accuracy). {how}"
     )
     if not drawable(figure.names):
         caption += f" Classes by number: {_numbered(figure.names)}."

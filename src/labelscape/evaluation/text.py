@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labelscape.evaluation.metrics import DEFINITIONS
+from labelscape.evaluation.units import area_unit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,11 +131,10 @@ def _printable(text: str) -> str:
 
 
 def print_areas(areas: Sequence) -> None:
-    """A line per class: pixels, share and hectares, as `ClassArea` has them."""
+    """A line per class: pixels, share and area in a unit that fits the map, as `ClassArea` has them."""
     total = max(1, sum(a.pixels for a in areas))
-    print(f"{'class':<20}{'pixels':>14}{'share':>9}{'hectares':>14}")
+    unit = area_unit((a.pixels, a.hectares) for a in areas)
+    print(f"{'class':<20}{'pixels':>14}{'share':>9}{unit.name:>14}")
     for a in areas:
-        print(
-            f"{a.name:<20}{a.pixels:>14,}{100 * a.pixels / total:>8.2f}%"
-            + (f"{a.hectares:>14,.2f}" if a.hectares is not None else f"{'-':>14}")
-        )
+        share = f"{100 * a.pixels / total:.2f}%"
+        print(f"{_printable(a.name):<20}{a.pixels:>14,}{share:>9}{unit.text(a.hectares):>14}")

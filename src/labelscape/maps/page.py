@@ -1,10 +1,10 @@
-"""The report of a finished map: what was mapped, how it looks, how much there is of each class, how far to
-trust it.
-"""
+"""The report of a finished map: pictures, areas, accuracy, files and settings on one page."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
@@ -13,122 +13,208 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.evaluation.metrics import DEFINITIONS
 from labelscape.evaluation.report import (
     AreaRow,
+    ColourBar,
     ConfusionFigure,
     Curve,
+    FileRow,
     ModelScores,
     Picture,
     Report,
     write_report,
 )
+from labelscape.evaluation.units import area_unit
 from labelscape.legend import IGNORE, Legend
+from labelscape.maps.settings import settings_in_words
+from labelscape.model_card import calibration, measured_on
 from labelscape.scenes.files import gdal
 from labelscape.scenes.raster import Scene
+
+if TYPE_CHECKING:
+    from labelscape.maps.run import MapResult
 
 SIDE = 1000
 """Pixels a side of the report's pictures, at most."""
 
+VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+"""Confidence from 0 to 100 %: a colour map of matplotlib's, readable in grey and by the colour-blind."""
+
+HOLDS = {
+    "class": "Class map: one class value per pixel, with colours and names (COG)",
+    "confidence": "Confidence: probability of the class shown, in per cent (COG)",
+    "proba": "Probability of every class, one band each, in 1/250 (COG)",
+    "entropy": "Entropy of the prediction, 0 (certain) to 100 (COG)",
+    "sieved": "Class map without areas below the minimum mapping unit (COG)",
+    "polygons": "Polygons with class, pixels and hectares",
+    "report": "This page",
+    "stac": "STAC item: metadata for catalogues",
+    "run": "Settings of this run, for repeating it",
+}
+UNFINISHED = {"report", "stac", "run"}
+"""Written with or after the page: what lies there now, if anything, is of an earlier map."""
+
 
 def write_map_report(
-    path: Path, checkpoint: Checkpoint, scene: Scene, result: object, *, overwrite: bool = False
+    path: Path, checkpoint: Checkpoint, scene: Scene, result: MapResult, *, overwrite: bool = False
 ) -> None:
     """Write the HTML report of a `MapResult`."""
-    legend = checkpoint.legend
-    classes, confidence = (_small(result.paths[kind]) for kind in ("class", "confidence"))
-    trusted = confidence[confidence != IGNORE]
-    lead = None
-    if trusted.size:
-        lead = (
-            f"Mean confidence {trusted.mean():.0f} %; {100 * (trusted < 50).mean():.1f} % of the map lies "
-            "below 50 %."
-        )
-    pictures = (
-        Picture(
-            "Scene",
-            scene.thumbnail(SIDE),
-            f"{scene.grid.width} x {scene.grid.height} pixels" + _metres(scene),
-        ),
-        Picture("Map", legend.paint(_indices(classes, legend)), "one colour per class; white is no data"),
-        Picture(
-            "Confidence",
-            _shades(confidence),
-            "probability of the class shown, dark is unsure; white is no data",
-        ),
-    )
-    if result.sieved is not None:
-        pictures = (*pictures[:2], _sieved(result, legend), *pictures[2:])
-    areas = tuple(
-        AreaRow(a.name, c.color, a.pixels, a.hectares) for a, c in zip(result.areas, legend.classes)
-    )
+    legend, facts = checkpoint.legend, result.facts
+    confidence = _small(result.paths["confidence"])
     scores = tuple(ModelScores(name, metrics) for name, metrics in checkpoint.scores.items())
-    own = checkpoint.scores.get(checkpoint.network)
-    confusion = None
-    if own:
-        counts, unpredicted = (np.array(own["confusion"][key]) for key in ("counts", "unpredicted"))
-        confusion = ConfusionFigure(
-            tuple(c["name"] for c in own["classes"]),
-            counts,
-            f"{checkpoint.network}, held-out blocks",
-            unpredicted,
-        )
-    curves = ()
-    if checkpoint.history:
-        steps = tuple(h["step"] for h in checkpoint.history)
-        curves = (
-            Curve(
-                "loss", steps, tuple(h["loss"] for h in checkpoint.history), f"loss of {checkpoint.network}"
-            ),
-        )
-        watched = [h for h in checkpoint.history if "val_miou" in h]
-        if watched:
-            miou = tuple(h["val_miou"] for h in watched)
-            curves += (
-                Curve(
-                    "mIoU on the part val",
-                    tuple(h["step"] for h in watched),
-                    miou,
-                    f"mIoU of {checkpoint.network}",
-                ),
-            )
     report = Report(
-        title=f"Map of {result.facts['name']}",
-        subtitle=f"{checkpoint.network}, {result.facts['when'][:10]}, {result.facts['software']}",
-        lead=lead,
-        pictures=pictures,
-        legend=tuple((c.name, c.color) for c in legend.classes),
-        areas=areas,
-        nodata_pixels=result.nodata_pixels,
-        scores=scores,
-        confusion=confusion,
-        curves=curves,
+        title=f"Map of {facts['name']}",
+        subtitle=f"{checkpoint.network}, {facts['when'][:10]}, {facts['software']}",
+        lead=lead(result, confidence[confidence != IGNORE], checkpoint),
         notes=tuple(result.notes),
+        pictures=_pictures(scene, result, legend, confidence),
+        overlay=(0, 1),
+        areas=tuple(
+            AreaRow(a.name, c.color, a.pixels, a.hectares) for a, c in zip(result.areas, legend.classes)
+        ),
+        nodata_pixels=result.nodata_pixels,
+        area_hint=tiny_hint(result),
+        measured_on=measured(checkpoint.recipe, facts.get("scene")) if scores else "",
+        scores=scores,
         definitions=tuple(DEFINITIONS.values()) if scores else (),
-        provenance=result.facts,
+        confusion=_confusion(checkpoint),
+        curves=_curves(checkpoint),
+        files=_files(result.paths),
+        provenance=settings_in_words(facts),
     )
     write_report(path, report, overwrite=overwrite)
 
 
-def _sieved(result: object, legend: Legend) -> Picture:
-    """The sieved map, and what it is good for."""
+def lead(result: MapResult, confidence: np.ndarray, checkpoint: Checkpoint) -> str:
+    """What the map shows and how sure the network is: confidence (N,) in per cent of the valid pixels.
+
+    "Unsure" is below half way between chance and certainty: with two classes no confidence is below 50 %.
+    """
+    total = sum(a.pixels for a in result.areas)
+    hectares = sum(a.hectares or 0 for a in result.areas)
+    unit = area_unit([(total, hectares)])
+    size = unit.of_hectares(hectares)
+    mapped = f"{size:,.{0 if size >= 100 else unit.digits}f} {unit.name}" if hectares else f"{total:,} pixels"
+    largest = max(result.areas, key=lambda a: a.pixels)
+    share = 100 * largest.pixels / max(1, total)
+    text = f"{mapped} mapped; the largest class is {largest.name} ({share:.1f} %). "
+    if confidence.size:
+        limit = 5 * round((50 + 50 / max(2, len(checkpoint.legend))) / 5)
+        unsure = 100 * (confidence < limit).mean()
+        text += f"Mean confidence {confidence.mean():.0f} %; {unsure:.1f} % of the map is below {limit} %. "
+    text += f"Confidences are {calibration(checkpoint.temperature)}."
+    if not checkpoint.scores:
+        text += " The accuracy of this model has not been measured."
+    return text
+
+
+def measured(recipe: Mapping, scene: str | Sequence[str] | None) -> str:
+    """What the scores are of, and whether the mapped scene was among it.
+
+    Paths of other machines and relative ones cannot be compared for sure: an equal name is said to be no more
+    than that.
+    """
+    held_out = measured_on(recipe)
+    if not held_out:
+        return "It is not recorded where these scores were measured; it was not on this map."
+    mapped = [scene] if isinstance(scene, str) else list(scene or ())
+    images = [i if isinstance(i, str) else i[0] for i in (recipe.get("data") or {}).get("images", ())]
+    here = Path(mapped[0]) if mapped else Path()
+    if any(Path(i).is_absolute() and Path(i).resolve() == here.resolve() for i in images):
+        return f"Measured on {held_out}; this scene was used for training."
+    if any(Path(i).name == here.name for i in images):
+        return f"Measured on {held_out}; the scene mapped here has the same name."
+    return f"Measured on {held_out}, not on this scene."
+
+
+def tiny_hint(result: MapResult) -> str:
+    """What to do where most polygons are specks; "" elsewhere."""
+    done = result.outlined
+    if done is None or not done.written or done.tiny <= done.written / 2:
+        return ""
+    hectares, pixels = (sum(getattr(a, key) or 0 for a in result.areas) for key in ("hectares", "pixels"))
+    size = done.tiny_pixels * (hectares / pixels if hectares else 1)
+    return (
+        f"{done.tiny:,} of {done.written:,} polygons are smaller than {done.tiny_pixels} pixels "
+        f"({size:.2g} {'ha' if hectares else 'pixels'}). A minimum mapping unit merges such areas into their "
+        f"neighbours: labelscape map ... --sieve {size:.2g}, or for the finished map: labelscape sieve "
+        f"{result.paths['class'].name} OUT.tif --min-area {size:.2g}"
+    )
+
+
+def _pictures(scene: Scene, result: MapResult, legend: Legend, confidence: np.ndarray) -> tuple[Picture, ...]:
+    """Scene, map, the sieved map where there is one, confidence."""
+    chips = tuple((c.name, c.color) for c in legend.classes)
+    size = scene.grid.ground_pixel_size
+    said = f"{scene.grid.width:,} x {scene.grid.height:,} pixels" + (
+        f" of {size:.3g} m" if size else ", no coordinates"
+    )
+    nodata = "white is nodata" if result.nodata_pixels else ""
+    classes = legend.paint(_indices(_small(result.paths["class"]), legend))
+    pictures = [
+        Picture("Scene", scene.thumbnail(SIDE), said, f"The scene, {said}"),
+        Picture("Map", classes, nodata, f"Class map with {len(legend)} classes", legend=chips),
+    ]
+    if result.sieved is not None:
+        pictures.append(_sieved(result, legend))
+    pictures.append(
+        Picture(
+            "Confidence",
+            _shades(confidence),
+            "; ".join(filter(None, ("probability of the class shown", nodata))),
+            "Confidence of the class map, dark where it is low",
+            bar=ColourBar(VIRIDIS, ("0 %", "25 %", "50 %", "75 %", "100 %")),
+        )
+    )
+    return tuple(pictures)
+
+
+def _sieved(result: MapResult, legend: Legend) -> Picture:
+    """The sieved map, and what was made from it."""
     done, unit = result.sieved, "ha" if result.areas[0].hectares is not None else "pixels"
     share = 100 * done.changed_pixels / max(1, sum(a.pixels for a in result.areas))
     caption = (
-        f"areas below {result.facts['options']['sieve']:g} {unit} given to a neighbour: {done.given:,} "
+        f"areas below {result.facts['options']['sieve']:g} {unit} merged into a neighbour: {done.given:,} "
         f"areas, {share:.2f} % of the pixels. "
     )
     if done.left:
-        caption += f"{done.left:,} smaller ones have no neighbour and stay. "
+        caption += f"{done.left:,} smaller ones remain, surrounded by nodata. "
     caption += (
-        "The polygons are of this map; classes, confidences, areas and scores on this page are of the map "
-        "before."
+        "The polygons are of this map; classes, confidences, areas and scores on this page are of the "
+        "map before sieving."
     )
-    return Picture(
-        "Map without small areas", legend.paint(_indices(_small(result.paths["sieved"]), legend)), caption
-    )
+    picture = legend.paint(_indices(_small(result.paths["sieved"]), legend))
+    return Picture("Sieved map", picture, caption, "Class map without small areas")
 
 
-def _metres(scene: Scene) -> str:
-    size = scene.grid.ground_pixel_size
-    return f" of {size:.3g} m" if size else ", no coordinates"
+def _confusion(checkpoint: Checkpoint) -> ConfusionFigure | None:
+    own = checkpoint.scores.get(checkpoint.network)
+    if not own:
+        return None
+    counts, unpredicted = (np.array(own["confusion"][key]) for key in ("counts", "unpredicted"))
+    title = f"{checkpoint.network}, {measured_on(checkpoint.recipe) or 'unknown scenes'}"
+    return ConfusionFigure(tuple(c["name"] for c in own["classes"]), counts, title, unpredicted)
+
+
+def _curves(checkpoint: Checkpoint) -> tuple[Curve, ...]:
+    """Loss, and the validation mIoU where training was watched with it."""
+    quantities = {"loss": ("loss", "loss"), "val_miou": ("validation mIoU", "mIoU")}
+    curves = []
+    for key, (quantity, what) in quantities.items():
+        known = [h for h in checkpoint.history if key in h]
+        if known:
+            steps, values = (tuple(h[k] for h in known) for k in ("step", key))
+            curves.append(Curve(quantity, steps, values, f"{what} of {checkpoint.network}"))
+    return tuple(curves)
+
+
+def _files(paths: Mapping[str, Path]) -> tuple[FileRow, ...]:
+    return tuple(
+        FileRow(
+            path.name,
+            HOLDS.get(kind, kind),
+            path.stat().st_size if kind not in UNFINISHED and path.is_file() else None,
+        )
+        for kind, path in paths.items()
+    )
 
 
 def _small(path: Path) -> np.ndarray:
@@ -145,8 +231,8 @@ def _indices(values: np.ndarray, legend: Legend) -> np.ndarray:
 
 
 def _shades(confidence: np.ndarray) -> np.ndarray:
-    """Per cent -> dark blue (0) over green to pale yellow (100), white where there is no data."""
-    stops = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], float)
+    """Per cent (H, W) -> colours of VIRIDIS (H, W, 3), white where there is no data."""
+    stops = np.array(VIRIDIS, float)
     level = np.minimum(confidence, 100) / 25
     picture = np.stack([np.interp(level, range(5), stops[:, c]) for c in range(3)], axis=-1).astype(np.uint8)
     picture[confidence == IGNORE] = 255

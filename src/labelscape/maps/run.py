@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,6 +38,9 @@ from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
+if TYPE_CHECKING:
+    from labelscape.areas.polygonize import PolygonSummary
+
 LONG = 10_000_000
 """Pixels of a map whose polygons, and the sieve before them, take long enough to show how far they are."""
 
@@ -50,6 +54,7 @@ class MapResult:
     seam    how much more often classes change where tiles meet than inside them: 1 is no trace; NaN for a
             single tile
     sieved  what became of the classes in the sieved map; None where there is none
+    outlined  how many polygons were written; None where none were asked for
     """
 
     paths: dict[str, Path]
@@ -62,6 +67,7 @@ class MapResult:
     seam: float = math.nan
     facts: dict = field(default_factory=dict)
     sieved: SieveSummary | None = None
+    outlined: PolygonSummary | None = None
 
 
 def map_scene(
@@ -194,7 +200,7 @@ def map_scene(
             scorer, opened, plan, paths, legend, journal, reject=reject, overwrite=overwrite
         )
         mark_forced(paths["class"], findings)
-        shown, sieved = opened.grid.window.pixels > LONG, None
+        shown, sieved, outlined = opened.grid.window.pixels > LONG, None, None
         if sieve:
             with bar(f"sieve {stem}", opened.grid.height, "rows", shown=shown) as tick:
                 sieved = give_away_small_areas(
@@ -205,7 +211,7 @@ def map_scene(
 
             with bar(f"polygons of {stem}", opened.grid.height, "rows", shown=shown) as tick:
                 source = paths["sieved" if sieve else "class"]
-                polygonize(
+                outlined = polygonize(
                     source,
                     paths["polygons"],
                     legend,
@@ -231,6 +237,7 @@ def map_scene(
             tally.seams.score,
             facts,
             sieved,
+            outlined,
         )
         if report:
             from labelscape.maps.page import write_map_report

@@ -1,0 +1,93 @@
+"""The facts of a map's run in words, for its report. The run file keeps the raw values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+AUGMENTED = {
+    "none": "none",
+    "mirror": "original and left-right mirrored image, averaged",
+    "flips": "4 flips, averaged",
+    "dihedral": "8 flips and rotations, averaged",
+}
+PRECISIONS = {"32": "32-bit floating point", "bfloat16": "bfloat16, mixed", "float16": "float16, mixed"}
+
+# Said elsewhere on the page, or part of a line below.
+SAID = {"name", "options", "core", "halo", "blend", "software", "when"}
+
+
+def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Label -> value, in the order in which a reader asks: what was mapped, by what, how. Defaults that say
+    nothing (no test-time scales, one model) are left out; keys not known here keep their names.
+    """
+    rows: dict[str, Any] = {
+        "Software": facts.get("software"),
+        "Date": str(facts.get("when", "")).replace("T", " ").replace("+00:00", " UTC"),
+    }
+    for key, value in facts.items():
+        if key in WORDS:
+            label, words = WORDS[key]
+            rows[label] = words(value)
+        elif key not in SAID:
+            rows[key.replace("_", " ").capitalize()] = value
+    if "core" in facts:
+        rows["Tiles"] = _tiles(facts)
+    rows |= _options(facts.get("options") or {}, metric=facts.get("crs") is not None)
+    return {label: value for label, value in rows.items() if value not in (None, "")}
+
+
+def _tiles(facts: Mapping[str, Any]) -> str:
+    count, core, halo, blend = (facts.get(key) or 0 for key in ("tiles", "core", "halo", "blend"))
+    if count == 1:
+        return "1: the whole scene at once"
+    overlap = f", overlapping by {halo} pixels on each side" if halo else ", without overlap"
+    joined = f"; neighbours blended over {blend} pixels" if blend else "; no blending"
+    return f"{count:,} of {core} x {core} pixels{overlap}{joined}"
+
+
+def _options(options: Mapping[str, Any], *, metric: bool) -> dict[str, str]:
+    """What was asked for beyond the defaults."""
+    area, length = ("ha", "m") if metric else ("pixels", "pixels")
+    rows = {}
+    if options.get("reject"):
+        rows["Rejection threshold"] = f"confidence below {100 * options['reject']:g} % is mapped as unknown"
+    if options.get("sieve"):
+        rows["Minimum mapping unit"] = f"{options['sieve']:g} {area} (sieved map and polygons)"
+    if options.get("min_area"):
+        rows["Smallest polygon"] = f"{options['min_area']:g} ha"
+    if options.get("simplify"):
+        rows["Polygon simplification"] = f"tolerance {options['simplify']:g} {length}"
+    if options.get("area"):
+        rows["Mapped area"] = f"inside the polygons of {options['area']}"
+    if options.get("nodata") is not None:
+        rows["Nodata value given"] = f"{options['nodata']:g}"
+    if options.get("force"):
+        rows["Forced"] = "yes: the scene was mapped although the check refused it"
+    return rows
+
+
+def _models(models: list[Mapping[str, Any]]) -> str:
+    said = [
+        f"{m['path']} (SHA-256 {m['sha256'][:12]}…)" if m.get("path") else "from memory, not from a file"
+        for m in models
+    ]
+    return "; ".join(said)
+
+
+WORDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "scene": ("Scene", lambda value: value),
+    "size": ("Size", lambda size: f"{size[0]:,} x {size[1]:,} pixels"),
+    "crs": ("Coordinate reference system", lambda crs: crs or "none"),
+    "pixel_size_m": ("Pixel size", lambda size: None if size is None else f"{size:.4g} m on the ground"),
+    "network": ("Network", lambda value: value),
+    "bands": ("Bands read", lambda value: value),
+    "models": ("Checkpoint", _models),
+    "tiles": ("Tiles", lambda value: f"{value:,}"),
+    "scales": ("Test-time scales", lambda scales: None if list(scales) == [1] else scales),
+    "tta": ("Test-time augmentation", lambda tta: AUGMENTED.get(tta, tta)),
+    "average": ("Averaged as", lambda value: value),
+    "models_averaged": ("Models averaged", lambda count: None if count == 1 else count),
+    "device": ("Device", lambda value: value),
+    "precision": ("Precision", lambda value: PRECISIONS.get(str(value), value)),
+}
