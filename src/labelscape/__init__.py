@@ -32,6 +32,8 @@ _PLACES = {
     "Recipe": "training.recipe",
     "make_recipe": "training.recipe",
     "train": "training.run",
+    "rehearse": "training.rehearse",
+    "run_table": "training.reproduce",
     "open_dataset": "datasets.own",
     "open_published": "datasets.published.catalog",
     "check_data": "datasets.doctor.check",
@@ -91,9 +93,11 @@ if TYPE_CHECKING:
     from labelscape.scoring.protocol import Protocol as Protocol
     from labelscape.scoring.scorer import Scorer as Scorer
     from labelscape.scoring.scorer import predict as predict
-    from labelscape.training.loop import train as train
     from labelscape.training.recipe import Recipe as Recipe
     from labelscape.training.recipe import make_recipe as make_recipe
+    from labelscape.training.rehearse import rehearse as rehearse
+    from labelscape.training.reproduce import run_table as run_table
+    from labelscape.training.run import train as train
 
 __all__ = ["__version__", *_PLACES]
 

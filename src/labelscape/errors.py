@@ -7,7 +7,8 @@ Every error a user can cause is a `LabelscapeError`; the command line prints its
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 
 class LabelscapeError(Exception):
@@ -39,7 +40,57 @@ class UnknownName(BadOption, LookupError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = [str(k) for k in known]
-        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        nearest = nearest_name(str(name), known)
+        hint = f" Did you mean {nearest!r}?" if nearest else ""
         super().__init__(f"No {kind} is called {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
-        self.kind, self.name, self.nearest = kind, name, close[0] if close else None
+        self.kind, self.name, self.nearest = kind, name, nearest
+
+
+SYNONYMS = {
+    "lr": "rate",
+    "epochs": "steps",
+    "max_epochs": "steps",
+    "iterations": "steps",
+    "max_steps": "steps",
+    "patch_size": "crop",
+    "chip_size": "crop",
+    "tile_size": "crop",
+    "model": "network",
+    "architecture": "network",
+    "encoder_name": "backbone",
+    "encoder_weights": "pretrained",
+    "gpus": "device",
+    "accelerator": "device",
+}
+"""What other software calls things, where neither letters nor words would lead to our name."""
+
+
+def nearest_name(name: str, known: Sequence[str]) -> str | None:
+    """The known name that was probably meant: what others call so, the same word written otherwise (`unet`,
+    `smp/Unet`), few letters apart, or sharing words (`learning_rate`, `rate`). None where nothing is near.
+    """
+    if SYNONYMS.get(name.lower()) in known:
+        return SYNONYMS[name.lower()]
+    lower = {key.lower(): key for key in reversed(known)}
+    lower |= {key.lower().rpartition("/")[2]: key for key in reversed(known)}
+
+    def close(cutoff: float) -> str | None:
+        found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
+        return lower[found[0]] if found else None
+
+    return close(0.8) or _sharing_words(name, known) or close(0.5)
+
+
+def _sharing_words(name: str, known: Sequence[str]) -> str | None:
+    """The known name whose words are all in `name`, or that has all words of `name`; most words win."""
+    asked, best = _words(name), (0, None)
+    for key in known:
+        words = _words(key)
+        common = [word for word in words if difflib.get_close_matches(word, asked, n=1, cutoff=0.8)]
+        if len(common) == min(len(words), len(asked)) and len(common) > best[0]:
+            best = len(common), key
+    return best[1]
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]

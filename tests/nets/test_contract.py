@@ -18,11 +18,11 @@ from labelscape import demo
 from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.contract.contract import Contract
 from labelscape.datasets.own import open_dataset
-from labelscape.errors import BadFile, UnknownName
+from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import create_model, list_models, options_of
+from labelscape.nets.catalog import NETWORKS, create_model, list_models, options_of
 from labelscape.nets.count import on_meta
 from labelscape.scoring.scorer import build, state_arrays
 
@@ -55,11 +55,11 @@ HEADS = {
     "dgcwnet": {"aux": 4},
     "ifbfnet": {"aux": 4},
     "pspnet": {"aux": 4},
-    "classmate": {"road": 2},
-    "dfcnet": {"road": 2},
+    "classmate": {"mate": 2},
+    "dfcnet": {"mate": 2},
 }
-"""What `heads` adds to "logits" in training, with its channels; the classmates' road for the images that
-are road.
+"""What `heads` adds to "logits" in training, with its channels; the classmates' second task for the images
+that are of it.
 """
 SIZES = [(1, 5, 7), (3, 33, 47), (5, 65, 40)]
 """Bands, height, width: below one stride, and sizes that are whole strides of no network."""
@@ -97,8 +97,8 @@ def image_of(*shape: int, seed: int = 1) -> Tensor:
 
 
 def in_training(net: Network, name: str, image: Tensor) -> dict[str, Tensor]:
-    """All heads; of a classmate's two images the second is road."""
-    return net.train().heads(image, land=1) if "road" in HEADS.get(name, {}) else net.train().heads(image)
+    """All heads; of a classmate's two images the second is of the second task."""
+    return net.train().heads(image, first=1) if "mate" in HEADS.get(name, {}) else net.train().heads(image)
 
 
 def test_no_network_is_left_out() -> None:
@@ -119,7 +119,7 @@ def test_logits_have_the_images_size_and_heads_are_what_they_are_said_to_be(
             "logits": (2, 4, height, width)
         }
         heads = in_training(net, name, image)
-        mixed = "road" in HEADS.get(name, {})
+        mixed = "mate" in HEADS.get(name, {})
         wanted = {"logits": 4} | HEADS.get(name, {})
         assert {head: tuple(value.shape) for head, value in heads.items()} == {
             head: (1 if mixed else 2, channels, height, width) for head, channels in wanted.items()
@@ -315,3 +315,21 @@ def test_one_patch_is_learned_by_heart(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in QUICK])
 def test_one_patch_is_learned_by_heart_by_the_others(name: str) -> None:
     assert accuracy_on_its_own_patch(name, STEPS.get(name, 150)) > 0.95
+
+
+def test_images_of_a_second_task_need_a_network_that_has_one() -> None:
+    net, image = settled("fcn"), image_of(2, 3, 32, 32)
+    torch.testing.assert_close(net.heads(image, first=2), net.heads(image))
+    with pytest.raises(BadInput, match="no second head; classmate and dfcnet"):
+        net.heads(image, first=1)
+
+
+def test_starts_copy_from_their_base() -> None:
+    for name, line in NETWORKS.items():
+        if line.start is None:
+            continue
+        base, net = small(line.start.base), small(name)
+        copied = line.start.copy_weights(net, base.state_dict())
+        assert copied
+        for key in set(copied) & set(base.state_dict()):
+            assert torch.equal(net.state_dict()[key], base.state_dict()[key])

@@ -288,7 +288,7 @@ def test_any_size_and_mode_gives_logits_of_the_images_size(variant: str) -> None
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_learns(variant: str) -> None:
     net = made(variant).train()
-    scores = net.heads(torch.randn(4, 3, 65, 65), land=2 if net.road_head is not None else 4)
+    scores = net.heads(torch.randn(4, 3, 65, 65), first=2 if net.road_head is not None else 4)
     sum(logits.square().mean() for logits in scores.values()).backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
@@ -299,11 +299,11 @@ def test_every_parameter_learns(variant: str) -> None:
 def test_a_joint_batch_is_its_parts(variant: str, land: int) -> None:
     net = made(variant).double().eval()
     image = torch.randn(3, 3, 40, 33, dtype=torch.float64)
-    joint, both = net.heads(image, land=land), net.both(image)
-    assert set(joint) == {name for name, images in (("logits", land), ("road", 3 - land)) if images}
-    assert both["logits"].shape == (3, 4, 40, 33) and both["road"].shape == (
+    joint, both = net.heads(image, first=land), net.both(image)
+    assert set(joint) == {name for name, images in (("logits", land), ("mate", 3 - land)) if images}
+    assert both["logits"].shape == (3, 4, 40, 33) and both["mate"].shape == (
         3,
-        net.both(image)["road"].shape[1],
+        net.both(image)["mate"].shape[1],
         40,
         33,
     )
@@ -311,8 +311,8 @@ def test_a_joint_batch_is_its_parts(variant: str, land: int) -> None:
     if land:
         torch.testing.assert_close(joint["logits"], net(image[:land]))
     if land < 3:
-        torch.testing.assert_close(joint["road"], net.heads(image[land:], land=0)["road"])
-        torch.testing.assert_close(joint["road"], both["road"][land:])
+        torch.testing.assert_close(joint["mate"], net.heads(image[land:], first=0)["mate"])
+        torch.testing.assert_close(joint["mate"], both["mate"][land:])
 
 
 def test_the_trunk_normalises_both_tasks_together_and_each_head_its_own() -> None:
@@ -324,7 +324,7 @@ def test_the_trunk_normalises_both_tasks_together_and_each_head_its_own() -> Non
         norm.momentum = 1.0
     seen: list[Tensor] = []
     net.land_head[0][0].register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
-    net.heads(image, land=2)
+    net.heads(image, first=2)
     torch.testing.assert_close(trunk_norm.running_mean, net.encoder.conv1(image).mean((0, 2, 3)))
     assert len(seen[0]) == 2
     torch.testing.assert_close(land_norm.running_mean, seen[0].mean((0, 2, 3)))
@@ -333,12 +333,12 @@ def test_the_trunk_normalises_both_tasks_together_and_each_head_its_own() -> Non
 def test_the_baseline_has_no_second_output() -> None:
     net = made("baseline").train()
     assert set(net.heads(torch.randn(2, 3, 33, 33))) == {"logits"}
-    for ask in (net.both, lambda image: net.heads(image, land=1)):
+    for ask in (net.both, lambda image: net.heads(image, first=1)):
         with pytest.raises(BadInput, match="no classmate head.*mate_classes=2"):
             ask(torch.randn(2, 3, 33, 33))
     for land in (-1, 3):
         with pytest.raises(BadInput, match="2 images"):
-            made("dfcnet").heads(torch.randn(2, 3, 33, 33), land=land)
+            made("dfcnet").heads(torch.randn(2, 3, 33, 33), first=land)
 
 
 @pytest.mark.parametrize("variant", ["dfcnet", "a decoder for each task"])
@@ -348,7 +348,7 @@ def test_checkpointing_changes_nothing_but_memory(variant: str) -> None:
     lean.load_state_dict(plain.state_dict())
     image = torch.randn(4, 3, 33, 40, dtype=torch.float64)
     for net in (plain, lean):
-        loss = sum(logits.square().mean() for logits in net.heads(image, land=2).values())
+        loss = sum(logits.square().mean() for logits in net.heads(image, first=2).values())
         loss.backward(retain_graph=True)
         loss.backward()  # recomputed twice, counted once
     for (name, one), other in zip(plain.named_parameters(), lean.parameters(), strict=True):

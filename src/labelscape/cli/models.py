@@ -80,7 +80,7 @@ def summary(name: str, in_channels: int, classes: int, *, with_macs: bool) -> di
     row = {
         "name": name,
         "parameters": None,
-        "starts_from": found.start,
+        "starts_from": found.start.base if found.start else None,
         "needs": needs(name),
         "paper": found.paper,
     }
@@ -182,7 +182,7 @@ def needs(name: str) -> list[str]:
 
     options, found = options_of(name), []
     if (start := entry(name).start) is not None:
-        found.append(f"starts from {start}")
+        found.append(f"starts from {start.base}")
     if name.startswith(SMP):
         found.append("segmentation-models-pytorch")
     elif "backbone" in options:

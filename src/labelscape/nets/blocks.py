@@ -8,14 +8,18 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labelscape.errors import BadInput
+
 
 class Network(nn.Module):
     """The contract of every network in the catalogue.
 
     `net(image)`        (N, B, H, W) -> logits (N, K, H, W), any H and W from one stride up, in train and eval
                         mode
-    `net.heads(image)`  the same logits under "logits" and, in train mode, the auxiliary outputs the loss
-                        needs ("aux", "road", ...), each of the image's size
+    `net.heads(image)`  the same logits under "logits" and, in train mode, the auxiliary output the loss needs
+                        ("aux"), each of the image's size
+    `net.heads(image, first=n)`  for a network that learns a second task: the first n images are of its own
+                        task, the others of the second; that one's logits are under "mate"
 
     A network implements `scores`, which sees an image already padded to whole strides. Inputs are normalised
     float images.
@@ -34,7 +38,10 @@ class Network(nn.Module):
         """(N, B, H, W), whole strides -> {"logits": (N, K, H, W), ...}."""
         raise NotImplementedError
 
-    def heads(self, image: Tensor) -> dict[str, Tensor]:
+    def heads(self, image: Tensor, first: int | None = None) -> dict[str, Tensor]:
+        """Raises BadInput where images are of a second task that this network does not have."""
+        if first not in (None, len(image)):
+            raise BadInput(f"{type(self).__name__} has no second head; classmate and dfcnet have one.")
         height, width = image.shape[-2:]
         scores = self.scores(pad_to_multiple(image, self.stride))
         return {name: logits[..., :height, :width] for name, logits in scores.items()}

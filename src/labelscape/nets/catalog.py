@@ -5,13 +5,25 @@ options.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+
+from torch import Tensor
 
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets import baselines, dfcnet, dgcwnet, ifbfnet, maggiori, mswbn, tiramisu
 from labelscape.nets.blocks import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The trained network that a paper's network starts from."""
+
+    base: str
+    """Its name in the catalogue."""
+    copy_weights: Callable[[Network, Mapping[str, Tensor]], list[str]]
+    """`copy_weights(net, base_state)` copies what the two share into `net`; returns the names copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +32,8 @@ class Entry:
 
     build: Callable[..., Network]
     paper: str
-    start: str | None = None
-    """The network whose trained weights this one starts from in its paper, if any."""
+    start: Start | None = None
+    """What this network starts from in its paper, if anything."""
 
 
 MAGGIORI = "Maggiori et al. 2017, High-Resolution Semantic Labeling with CNNs"
@@ -30,14 +42,17 @@ DFCNET = "Tian et al. 2018, Dense Fusion Classmate Network for Land Cover Classi
 DGCWNET = "Zhu et al. 2020, Distance Guided Channel Weighting for Semantic Segmentation"
 IFBFNET = "Li et al. 2021, Inter-Level Feature Balanced Fusion Network for Street Scene Segmentation"
 
+FROM_FCN = Start("fcn", maggiori.start_from)
+FROM_FC_DENSENET = Start("fc-densenet", dfcnet.start_from)
+
 NETWORKS: dict[str, Entry] = {
     "fcn": Entry(maggiori.fcn, MAGGIORI),
-    "unpooling": Entry(maggiori.unpooling, MAGGIORI, start="fcn"),
-    "skip": Entry(maggiori.skip, MAGGIORI, start="fcn"),
-    "mlp": Entry(maggiori.mlp, MAGGIORI, start="fcn"),
+    "unpooling": Entry(maggiori.unpooling, MAGGIORI, start=FROM_FCN),
+    "skip": Entry(maggiori.skip, MAGGIORI, start=FROM_FCN),
+    "mlp": Entry(maggiori.mlp, MAGGIORI, start=FROM_FCN),
     "fc-densenet": Entry(dfcnet.fc_densenet, DFCNET),
-    "classmate": Entry(dfcnet.classmate, DFCNET, start="fc-densenet"),
-    "dfcnet": Entry(dfcnet.dfcnet, DFCNET, start="fc-densenet"),
+    "classmate": Entry(dfcnet.classmate, DFCNET, start=FROM_FC_DENSENET),
+    "dfcnet": Entry(dfcnet.dfcnet, DFCNET, start=FROM_FC_DENSENET),
     "mswbn": Entry(mswbn.mswbn, MSWBN),
     "dgcwnet": Entry(dgcwnet.dgcwnet, DGCWNET),
     "ifbfnet": Entry(ifbfnet.ifbfnet, IFBFNET),
@@ -85,17 +100,55 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
     }
 
 
-def create_model(name: str, *, in_channels: int = 3, classes: int, **options: object) -> Network:
-    """Build a network of the catalogue with fresh weights.
+ALIASES = {
+    "encoder_name": ("backbone", "encoder"),
+    "encoder_weights": ("pretrained",),
+    "num_classes": ("classes",),
+    "in_chans": ("in_channels",),
+}
+"""What segmentation-models-pytorch, torchgeo and timm call options of ours."""
+
+
+def in_our_words(name: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The options with names of other libraries replaced by those this network has for them. Raises
+    BadOption where both are given.
+    """
+    known = {*options_of(name), "classes", "in_channels"}
+    if not name.startswith(SMP):
+        known -= {"encoder"}  # elsewhere that is no name of a network
+    found = dict(options)
+    for theirs, ours in ALIASES.items():
+        own = next((option for option in ours if option in known), None)
+        if theirs not in found or own is None or theirs in known:
+            continue
+        if own in found:
+            raise BadOption(f"{theirs} and {own} are two names of one option; give {own} alone.")
+        value = found.pop(theirs)
+        if theirs == "encoder_weights":
+            if value not in (None, "imagenet"):
+                raise BadOption(f"encoder_weights={value!r} must be 'imagenet' or None.")
+            value = value is not None
+        found[own] = value
+    return found
+
+
+def create_model(
+    name: str, *, in_channels: int | None = None, classes: int | None = None, **options: object
+) -> Network:
+    """Build a network of the catalogue with fresh weights: for `in_channels` bands (3 unless given) and
+    `classes` classes. `ALIASES` of options are understood.
 
     Raises UnknownName for an unknown network or option, BadOption for sizes below 1 or values the network
     refuses.
     """
+    sizes = {"in_channels": in_channels, "classes": classes}
+    given = in_our_words(name, {**options, **{key: size for key, size in sizes.items() if size is not None}})
+    sizes = {"in_channels": given.pop("in_channels", 3), "classes": given.pop("classes", None)}
     known = options_of(name)
-    for option in options:
+    for option in given:
         if option not in known:
             raise UnknownName(f"option of {name}", option, known)
-    for what, size in (("in_channels", in_channels), ("classes", classes)):
+    for what, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise BadOption(f"{what}={size!r} must be a whole number of at least 1.")
-    return entry(name).build(in_channels=in_channels, classes=classes, **options)
+    return entry(name).build(**sizes, **given)

@@ -208,11 +208,12 @@ def head(inputs: int, width: int, classes: int) -> nn.Module:
 
 
 class DenseNetwork(Network):
-    """Encoder, decoder and a head for each task; without a classmate there is one task, land.
+    """Encoder, decoder and a head for each task; without a classmate there is one task. The paper's first
+    task is land, its second roads.
 
     `net(image)`, `net.heads(image)`   every image is land: {"logits": (N, K, H, W)}
-    `net.heads(image, land=n)`         the first n images are land, the others road: {"logits": (n, K, H, W),
-                                       "road": (N - n, mate_classes, H, W)}; a task without images is left out
+    `net.heads(image, first=n)`        the first n images are land, the others road: {"logits": (n, K, H, W),
+                                       "mate": (N - n, mate_classes, H, W)}; a task without images is left out
     `net.both(image)`                  both tasks for every image, to see how much road there is on each land
                                        class
     """
@@ -242,19 +243,20 @@ class DenseNetwork(Network):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def heads(self, image: Tensor, land: int | None = None) -> dict[str, Tensor]:
-        """Raises BadInput where `land` is more than there are images, or road images meet a network
+    def heads(self, image: Tensor, first: int | None = None) -> dict[str, Tensor]:
+        """Raises BadInput where `first` is more than there are images, or road images meet a network
         without a classmate.
         """
-        count = len(image) if land is None else land
+        count = len(image) if first is None else first
         if not 0 <= count <= len(image):
             raise BadInput(
-                f"land={land} of {len(image)} images; give how many images, from the first on, are land."
+                f"first={first} of {len(image)} images; give how many of them, from the start, are of the "
+                "first task."
             )
         return self.cropped(image, slice(0, count), slice(count, len(image)))
 
     def both(self, image: Tensor) -> dict[str, Tensor]:
-        """{"logits": (N, K, H, W), "road": (N, mate_classes, H, W)} through one trunk. Raises BadInput
+        """{"logits": (N, K, H, W), "mate": (N, mate_classes, H, W)} through one trunk. Raises BadInput
         without a classmate.
         """
         return self.cropped(image, slice(0, len(image)), slice(0, len(image)))
@@ -263,8 +265,8 @@ class DenseNetwork(Network):
         height, width = image.shape[-2:]
         if road.stop > road.start and self.road_head is None:
             raise BadInput(
-                "This network has no classmate head, but was asked about roads; build classmate or dfcnet "
-                "with mate_classes=2."
+                "This network has no classmate head, but was asked about a second task; build classmate or "
+                "dfcnet with mate_classes=2."
             )
         scores = self.scores(pad_to_corners(image), land, road)
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
@@ -275,7 +277,7 @@ class DenseNetwork(Network):
         scores = {}
         tasks = (
             ("logits", self.decoder, self.land_head, land),
-            ("road", self.road_decoder, self.road_head, road),
+            ("mate", self.road_decoder, self.road_head, road),
         )
         for name, decoder, predict, images in tasks:
             if len(x2[images]):  # batch statistics of no image are an error

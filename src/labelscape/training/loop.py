@@ -235,7 +235,7 @@ def update(
         image = torch.cat([crops for crops, _ in part]).to(fabric.device, memory_format=torch.channels_last)
         labels = [label.to(fabric.device) for _, label in part]
         with fabric.no_backward_sync(net, enabled=number + 1 < len(batch)):
-            heads = net.heads(image) if len(tasks) == 1 else net.heads(image, land=len(labels[0]))
+            heads = net.heads(image) if len(tasks) == 1 else net.heads(image, first=len(labels[0]))
             share = [
                 float(shares(label, w).sum()) / max(total, 1e-12)
                 for label, w, total in zip(labels, weights, totals)
@@ -247,7 +247,7 @@ def update(
                 )
             if len(tasks) == 2:
                 loss = loss + share[1] * recipe.mate.weight * total_loss(
-                    recipe.losses, heads["road"], labels[1], weights[1]
+                    recipe.losses, heads["mate"], labels[1], weights[1]
                 )
             fabric.backward(loss * fabric.world_size)  # processes' gradients are averaged; we want their sum
         value += loss.detach()

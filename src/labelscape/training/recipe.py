@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from labelscape.errors import BadOption, UnknownName
-from labelscape.nets.catalog import NETWORKS, entry, options_of
+from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
 
 DEFAULT_NETWORK, DEFAULT_STEPS = "mlp", 400
+SUMMARISED = ("network", "steps", "base_steps", "batch", "crop")
 HIGHEST_ADAMW_RATE = 0.02
 """No network here learned anything above it; SGD's default is 0.05."""
 
@@ -147,8 +150,10 @@ class Recipe(BaseModel):
     """Start of a parameter's name -> factor on its learning rate ("backbone": 0.1); where several fit, the
     longest counts.
     """
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """adamw wants a smaller rate than sgd: 0.001 or less."""
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", exclude_if=lambda name: name == "sgd")
+    """sgd or adamw; adamw wants a smaller rate: 0.001 or less. (sgd is not stored: recipes of earlier
+    versions stay the same.)
+    """
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd, beta1 of adamw."""
     weight_decay: float = Field(5e-4, ge=0)
@@ -201,8 +206,18 @@ class Recipe(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _options_in_our_words(cls, given: Any) -> Any:
+        network, options = given.get("network", DEFAULT_NETWORK), given.get("options")
+        if not isinstance(network, str) or not isinstance(options, Mapping):
+            return given
+        with suppress(UnknownName):  # a network that there is not is named by `_can_run`
+            return {**given, "options": in_our_words(network, options)}
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
     def _base_comes_first(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or given.get("base_steps") is not None:
+        if given.get("base_steps") is not None:
             return given
         network, steps = given.get("network", DEFAULT_NETWORK), given.get("steps", DEFAULT_STEPS)
         derived = network in NETWORKS and NETWORKS[network].start is not None and not given.get("start")
@@ -259,9 +274,39 @@ class Recipe(BaseModel):
             raise ValueError("\n".join(problems))
         return self
 
+    def __repr__(self) -> str:
+        return f"<Recipe {', '.join(self._summary().values())}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the summary, and every setting that differs from its default."""
+        rows = self._summary()
+        for name, setting in Recipe.model_fields.items():
+            value = getattr(self, name)
+            if name not in ("data", *SUMMARISED) and value != setting.get_default(call_default_factory=True):
+                rows[name] = str(value)
+        cells = (f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
+        return f"<table>{''.join(cells)}</table>"
+
+    def _summary(self) -> dict[str, str]:
+        names = [self.data.dataset] if self.data.dataset else []
+        for place in (*self.data.images, *self.data.labels):
+            names += [os.path.basename(file.rstrip("/")) or file for file in one_or_several(place)]
+        shown = " ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        base = f" after {self.base_steps} of its base network" if self.base_steps else ""
+        return {
+            "network": self.network,
+            "steps": f"{self.steps} steps{base}",
+            "batch": f"{self.batch} x {self.crop} x {self.crop} pixels",
+            "data": shown,
+        }
+
     def replace(self, **changes: Any) -> Recipe:
         """The same recipe with changes; raises BadOption as `make_recipe` does."""
         return make_recipe(**{**self.model_dump(), **changes})
+
+
+def one_or_several(place: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (place,) if isinstance(place, str) else place
 
 
 def make_recipe(**fields: Any) -> Recipe:
@@ -279,6 +324,10 @@ def make_recipe(**fields: Any) -> Recipe:
         fields.get("losses", {}),
     )
     if isinstance(network, str) and isinstance(options, Mapping) and isinstance(losses, Mapping):
+        try:
+            options = in_our_words(network, options)
+        except BadOption:  # named already
+            options = {}
         lines += [line for line in unknown_names(network, options, losses) if line not in lines]
     raise BadOption("This recipe cannot run:\n  - " + "\n  - ".join(lines))
 
@@ -299,7 +348,9 @@ def unknown_names(network: str, options: Mapping[str, Any], losses: Mapping[str,
     try:
         known = options_of(network)
         problems += [
-            str(UnknownName(f"option of {network}", option, known))
+            f"{option} follows from the labels or the bands; leave options.{option} out."
+            if option in ("classes", "in_channels")
+            else str(UnknownName(f"option of {network}", option, known))
             for option in options
             if option not in known
         ]

@@ -72,6 +72,8 @@ def train(
         with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
             blank = blank_checkpoint(recipe, dataset, tick)
         start = load(recipe.start) if recipe.start else None
+        if start is None:
+            _warn_of_random_weights(recipe, run.say)
         if recipe.base_steps:
             start = _base_network(recipe, dataset, blank, run)
         checkpoint = run_phase(
@@ -141,7 +143,7 @@ def _refuse_another_run(path: Path, done: Checkpoint, wanted: Checkpoint) -> Non
 def base_recipe(recipe: Recipe) -> Recipe:
     """How the network that this recipe's one starts from is trained."""
     return recipe.replace(
-        network=entry(recipe.network).start,
+        network=entry(recipe.network).start.base,
         steps=recipe.base_steps,
         rate=recipe.base_rate,
         base_steps=0,
@@ -153,7 +155,7 @@ def base_recipe(recipe: Recipe) -> Recipe:
 
 def _shared_options(network: str, options: dict) -> dict:
     """What a derived network and its base network have in common: the encoder's options."""
-    return {key: value for key, value in options.items() if key in options_of(entry(network).start)}
+    return {key: value for key, value in options.items() if key in options_of(entry(network).start.base)}
 
 
 def _check_data(recipe: Recipe, dataset: Dataset) -> None:
@@ -169,6 +171,15 @@ def _check_data(recipe: Recipe, dataset: Dataset) -> None:
             "val_every (--val) watches the part val, but the data has no labelled pixel in it (parts here: "
             f"{_parts(dataset)}). Leave it out."
         )
+
+
+def _warn_of_random_weights(recipe: Recipe, say: Say) -> None:
+    first = base_recipe(recipe) if recipe.base_steps else recipe
+    if first.options.get("pretrained") or first.options.get("weights"):
+        return
+    has = "pretrained" in options_of(first.network)
+    better = "; options.pretrained=true starts from ImageNet" if has else ""
+    say(f"{first.network} starts from random weights{better}")
 
 
 def _parts(dataset: Dataset) -> str:

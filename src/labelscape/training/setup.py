@@ -11,7 +11,6 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.contract.bands import band_statistics
 from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput, BadOption
-from labelscape.nets import dfcnet, maggiori
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, entry
 from labelscape.training.crops import Drawing, index_crops
@@ -90,11 +89,10 @@ def build_network(
         **net_options(recipe, mate),
     )
     if start is not None:
-        starts = {"fcn": maggiori.start_from, "fc-densenet": dfcnet.start_from}
-        base = entry(recipe.network).start
-        if base is None:
+        paper = entry(recipe.network).start
+        if paper is None:
             raise BadOption(f"{recipe.network} starts from no other network; leave start out.")
-        starts[base](net, {key: torch.from_numpy(value) for key, value in start.weights.items()})
+        paper.copy_weights(net, {key: torch.from_numpy(value) for key, value in start.weights.items()})
     return net
 
 
