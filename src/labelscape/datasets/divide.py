@@ -1,0 +1,141 @@
+"""Labelled scenes divided into train, val and test, and what a reader of the score must know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+from rasterio.errors import RasterioError
+from rasterio.warp import transform_bounds
+
+from labelscape.datasets.labelled import Dataset, LabelledScene
+from labelscape.datasets.nearby import REACH, near_counts
+from labelscape.datasets.split import PARTS, RANDOM_BLOCK, block_split, random_split
+from labelscape.errors import BadInput
+from labelscape.grid import Window
+from labelscape.legend import Legend
+
+
+def divided(
+    scenes: Sequence[LabelledScene],
+    legend: Legend,
+    shares: Mapping[str, float],
+    *,
+    by_file: bool,
+    split: str,
+    block: int,
+    seed: int,
+) -> tuple[list[LabelledScene], list[str | None]]:
+    """Scenes with their blocks split, and per scene the part it belongs to whole (None where its blocks are
+    split). Raises BadInput where there are too few blocks or files.
+    """
+    if by_file:
+        return list(scenes), _splits_of_files(scenes, legend, shares, split, seed)
+    cut, side = (random_split, RANDOM_BLOCK) if split == "random" else (block_split, block)
+    divided = [
+        replace(s, split=cut(_counts_per_block(s, side, len(legend)), side, shares, seed=seed))
+        for s in scenes
+    ]
+    return divided, [None] * len(divided)
+
+
+def buffered(
+    scenes: list[LabelledScene], legend: Legend, part_of: Sequence[str | None], buffer: int
+) -> tuple[list[LabelledScene], list[str]]:
+    """The scenes with a buffer around held-out blocks, and what it costs. Raises BadInput where it leaves
+    nothing to learn from.
+    """
+    if not buffer:
+        return scenes, []
+    if scenes[0].split is None:
+        return scenes, [
+            "the buffer is not used: files of pairs are held out whole, and where they touch is not known"
+        ]
+    before = Dataset(tuple(scenes), legend, tuple(part_of)).class_counts("train")
+    scenes = [replace(s, split=replace(s.split, buffer=buffer)) for s in scenes]
+    after = Dataset(tuple(scenes), legend, tuple(part_of)).class_counts("train")
+    lost = [name for name, old, new in zip(legend.names, before, after) if old and not new]
+    if lost:
+        raise BadInput(
+            f"A buffer of {buffer} pixels leaves no training label of {', '.join(lost)}: use larger blocks "
+            "(--block) or a smaller --buffer."
+        )
+    taken = 100 - 100 * after.sum() / before.sum()
+    return scenes, [f"the buffer of {buffer} pixels takes {taken:.0f} % of the training labels"]
+
+
+def nearness(scenes: Sequence[LabelledScene], by_file: bool) -> str:
+    """How close the held-out pixels of a random split lie to training pixels: a line for the report."""
+    if by_file:
+        return (
+            "a random split of files: where they lie is not known; tiles cut from one scene are neighbours, "
+            "and then the score will flatter"
+        )
+    near, held = np.sum([near_counts(s.scene.grid.window, s.read_labels) for s in scenes], axis=0)
+    return (
+        f"a random split: {100 * near / max(1, held):.0f} % of held-out pixels lie within {REACH} pixels of "
+        "a training pixel; the score will flatter"
+    )
+
+
+def overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
+    """A line where scenes show the same ground: each is split on its own, and one may learn what another
+    holds out. Compared by their boxes in degrees.
+    """
+    placed, boxes = [], []
+    for scene in scenes:
+        grid = scene.scene.grid
+        # A CRS that lies nowhere on Earth overlaps nothing that could be told.
+        with suppress(RasterioError, ValueError):
+            if grid.is_georeferenced:
+                boxes.append(transform_bounds(grid.crs, "EPSG:4326", *grid.bounds_of(grid.window)))
+                placed.append(scene)
+    boxes = np.array(boxes).reshape(-1, 4)
+    for i, (west, south, east, north) in enumerate(boxes[:-1]):
+        others = boxes[i + 1 :]
+        shared = np.clip(np.minimum(east, others[:, 2]) - np.maximum(west, others[:, 0]), 0, None)
+        shared = shared * np.clip(np.minimum(north, others[:, 3]) - np.maximum(south, others[:, 1]), 0, None)
+        smaller = np.minimum(
+            (east - west) * (north - south), (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
+        )
+        if (shared > 0.05 * smaller).any():  # neighbours may touch, and their boxes in degrees a little more
+            other = placed[i + 1 + int((shared / smaller).argmax())]
+            return [
+                f"{placed[i].name} and {other.name} show the same ground, and each is split on its own: "
+                "what one holds out the other may learn from, and "
+                "the score will flatter. Put them into one folder and give that as the scene, a mosaic; or "
+                "score on other scenes"
+            ]
+    return []
+
+
+def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndarray:
+    """(rows, columns, K) labelled valid pixels per block and class."""
+    whole = scene.scene.grid.window
+    rows, columns = -(-whole.height // block), -(-whole.width // block)
+    counts = np.zeros((rows, columns, classes), np.int64)
+    # Read several blocks at once: label files are decoded in bands of rows.
+    for band in Window(0, 0, whole.height, whole.width).blocks(max(block, 2048 // block * block)):
+        indices = scene.read_labels(band)
+        for window in Window(0, 0, band.height, band.width).blocks(block):
+            r, c = (band.top + window.top) // block, (band.left + window.left) // block
+            counts[r, c] = np.bincount(
+                indices[window.inset_of(Window(0, 0, *band.shape))].ravel(), minlength=256
+            )[:classes]
+    return counts
+
+
+def _splits_of_files(
+    scenes: Sequence[LabelledScene], legend: Legend, shares: Mapping[str, float], split: str, seed: int
+) -> list[str | None]:
+    """Each whole file to train, val or test: balanced over classes as blocks are, or by chance."""
+    counts = np.stack(
+        [
+            np.bincount(s.read_labels(s.scene.grid.window).ravel(), minlength=256)[: len(legend)]
+            for s in scenes
+        ]
+    )
+    found = (random_split if split == "random" else block_split)(counts[:, None, :], 1, shares, seed=seed)
+    return [PARTS[int(p)] for p in found.parts[:, 0]]

@@ -1,0 +1,104 @@
+"""Scenes with their labels, and several of them as one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from labelscape.datasets.split import BlockSplit
+from labelscape.grid import Window
+from labelscape.labels.base import Labels
+from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.raster import Patch, Scene
+
+
+@dataclass(frozen=True)
+class LabelledScene:
+    """A scene, its labels and, where it was split by blocks, which block belongs to train, val or test."""
+
+    scene: Scene
+    labels: Labels
+    split: BlockSplit | None = None
+
+    @property
+    def name(self) -> str:
+        return self.scene.name
+
+    def read_labels(self, window: Window, part: str | None = None) -> np.ndarray:
+        """(H, W) uint8 class indices; 255 outside `part`'s blocks and wherever nothing is labelled."""
+        indices = self.labels.read(window)
+        if part is not None and self.split is not None:
+            indices[~self.split.mask(window, part)] = IGNORE
+        return indices
+
+    def read(self, window: Window, part: str | None = None) -> tuple[Patch, np.ndarray]:
+        """Pixels and labels of a window; labels are 255 on invalid pixels too."""
+        patch = self.scene.read(window)
+        indices = self.read_labels(window, part)
+        indices[~patch.valid] = IGNORE
+        return patch, indices
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled scenes of one kind: the same bands and one legend. Close it when done, or use it as a context
+    manager.
+
+    Every label belongs to one of the parts train, val and test. Large scenes are split by blocks; scenes of a
+    folder of pairs are split whole, and `part_of` then names each scene's part.
+    """
+
+    scenes: tuple[LabelledScene, ...]
+    legend: Legend
+    part_of: tuple[str | None, ...]
+    report: tuple[str, ...] = ()
+
+    def part(self, part: str) -> list[LabelledScene]:
+        """The scenes that hold anything of a part."""
+        return [s for s, own in zip(self.scenes, self.part_of) if own in (None, part)]
+
+    def learned_from(self) -> list[LabelledScene]:
+        """The scenes that hold anything of the training part, else all: those held out whole must not tell
+        even their brightness.
+        """
+        return self.part("train") or list(self.scenes)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        return self.scenes[0].scene.bands
+
+    def held(self, tick: Callable[[], object] = lambda: None) -> Dataset:
+        """The same with all pixels and labels in memory; `tick` is called after every scene."""
+        scenes = []
+        for one in self.scenes:
+            one.labels.hold()
+            scenes.append(replace(one, scene=one.scene.hold()))
+            tick()
+        return replace(self, scenes=tuple(scenes))
+
+    def class_counts(self, part: str | None = None) -> np.ndarray:
+        """(K,) labelled pixels per class."""
+        scenes = self.scenes if part is None else self.part(part)
+        counts = np.zeros(256, np.int64)
+        for scene in scenes:
+            for window in scene.scene.grid.window.blocks(2048):
+                counts += np.bincount(scene.read_labels(window, part).ravel(), minlength=256)
+        return counts[: len(self.legend)]
+
+    def is_labelled(self, part: str) -> bool:
+        """Is there a labelled pixel in a part? Looks no further than the first."""
+        windows = ((s, window) for s in self.part(part) for window in s.scene.grid.window.blocks(2048))
+        return any((s.read_labels(window, part) != IGNORE).any() for s, window in windows)
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for scene in self.scenes:
+            scene.scene.close()
+            scene.labels.close()
