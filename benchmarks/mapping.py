@@ -88,7 +88,7 @@ def bare(scorer: Scorer, path: Path) -> tuple[float, int]:
             )
             start = time.perf_counter()
             with torch.inference_mode():
-                scorer.net(image)
+                scorer.members[0].engine.forward(image)
             total += time.perf_counter() - start
             pixels += tile.seen.pixels
     return total, pixels

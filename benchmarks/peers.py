@@ -30,7 +30,8 @@ from mapping import BANDS, CLASSES, paint
 from rasterio.windows import Window as RasterioWindow
 
 import labelscape as ls
-from labelscape.scoring.scorer import build, state_arrays
+from labelscape.scoring.engines import build_network
+from labelscape.scoring.scorer import state_arrays
 
 NETWORK, OPTIONS = "smp/Unet", {"encoder": "resnet18"}
 MEAN, DEVIATION = 2000.0, 1000.0
@@ -76,7 +77,7 @@ def with_labelscape(model: Path, scene: Path, out: Path) -> None:
 
 def by_hand(model: Path, scene: Path, out: Path) -> None:
     """Tile by tile with rasterio, all probabilities summed in memory."""
-    net = build(ls.load(model)).eval()
+    net = build_network(ls.load(model)).eval()
     with rasterio.open(scene) as file:
         tiles = [(r, c) for r in starts(file.height) for c in starts(file.width)]
         summed = np.zeros((CLASSES, file.height, file.width), np.float32)
@@ -98,7 +99,7 @@ def with_torchgeo(model: Path, scene: Path, out: Path) -> None:
     from torchgeo.datasets import RasterDataset, stack_samples
     from torchgeo.samplers import GridGeoSampler
 
-    net = build(ls.load(model)).eval()
+    net = build_network(ls.load(model)).eval()
 
     class Image(RasterDataset):
         filename_glob = scene.name
@@ -130,7 +131,7 @@ def with_geoai(model: Path, scene: Path, out: Path) -> None:
     class Scaled(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = build(ls.load(model))
+            self.net = build_network(ls.load(model))
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return self.net((image * 255 - MEAN) / DEVIATION)

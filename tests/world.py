@@ -5,6 +5,7 @@ Nothing is downloaded.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.features import shapes
 
+from labelscape.checkpoint import Checkpoint
+from labelscape.contract.contract import Contract
 from labelscape.legend import IGNORE, Legend
 
 LEGEND = Legend.of_names(["water", "field", "forest"])
@@ -137,6 +140,76 @@ def label_polygons(
         path, shapely.to_wkb(geometries), [names], [column], geometry_type="Polygon", crs=crs, driver=driver
     )
     return path
+
+
+UNITS = (0.0001, -0.1)
+"""Scale and offset that the training scenes of a tiny checkpoint declared."""
+
+
+def tiny_checkpoint(
+    network: str = "skip",
+    *,
+    seed: int = 0,
+    bands: Sequence[str] = ("1", "2", "3"),
+    scaling: tuple[float, float] = (4500.0, 2000.0),
+    temperature: float = 1.3,
+    like: Path | None = None,
+    warmed: bool = True,
+    recipe: dict | None = None,
+    **options: object,
+) -> Checkpoint:
+    """An untrained network of a few channels; its units and temperature are not the defaults.
+
+    like    a scene whose contract it carries (see `contract_like`), instead of `bands` and `scaling`
+    warmed  batch normalisations hold statistics of noise; False leaves them at 0 and 1
+    options of the network, beside `widths`
+    """
+    import torch
+
+    from labelscape.nets.catalog import create_model
+    from labelscape.scoring.scorer import state_arrays
+
+    contract = (
+        contract_like(like)
+        if like
+        else Contract(tuple(bands), "uint16", (scaling,) * len(bands), units=(UNITS,) * len(bands))
+    )
+    options = {"widths": [8, 8, 8, 8], **options}
+    torch.manual_seed(seed)
+    net = create_model(network, in_channels=len(contract.bands), classes=len(LEGEND), **options)
+    for _ in range(10 * warmed):
+        net(torch.randn(2, len(contract.bands), 64, 64))
+    return Checkpoint(
+        network=network,
+        options=options,
+        weights=state_arrays(net),
+        legend=LEGEND,
+        contract=contract,
+        recipe=recipe or {},
+        temperature=temperature,
+    )
+
+
+def contract_like(path: Path) -> Contract:
+    """What training on this scene alone writes into a checkpoint; UNITS where the scene declares none."""
+    from labelscape.contract.bands import survey
+    from labelscape.contract.colours import colours_of
+    from labelscape.scenes.placing import declares
+    from labelscape.scenes.raster import Scene
+
+    with Scene(path) as scene:
+        statistics, samples = survey([scene])
+        return Contract(
+            bands=scene.bands,
+            dtype=scene.dtype.name,
+            normalisation=tuple((s.mean, s.std) for s in statistics),
+            statistics=statistics,
+            colours=colours_of(samples),
+            units=scene.units if declares(scene.units) else (UNITS,) * len(scene.bands),
+            pixel_size=scene.grid.ground_pixel_size,
+            nodata=scene.nodata,
+            crs_kind="projected" if scene.grid.crs and scene.grid.crs.is_projected else "none",
+        )
 
 
 def rectangle(world: World, path: Path, top: int, left: int, height: int, width: int) -> Path:

@@ -6,30 +6,16 @@ import numpy as np
 import pytest
 import world
 
-from labelscape.checkpoint import Checkpoint, save
-from labelscape.contract.contract import Contract
+from labelscape.checkpoint import save
 from labelscape.maps.plan import check
-from labelscape.nets.catalog import create_model
+from labelscape.scoring.engines import TorchEngine
 from labelscape.scoring.protocol import Protocol
-from labelscape.scoring.scorer import Scorer, state_arrays
 
 
 @pytest.fixture
 def stored(tmp_path):
-    options = {"widths": [8, 8, 8, 8]}
-    net = create_model("fcn", in_channels=3, classes=3, **options)
-    path = tmp_path / "m.safetensors"
-    save(
-        Checkpoint(
-            network="fcn",
-            options=options,
-            weights=state_arrays(net),
-            legend=world.LEGEND,
-            recipe={"data": {"images": ["gone.tif"], "labels": ["gone.gpkg"]}},
-            contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
-        ),
-        path,
-    )
+    recipe = {"data": {"images": ["gone.tif"], "labels": ["gone.gpkg"]}}
+    path = save(world.tiny_checkpoint("fcn", recipe=recipe, warmed=False), tmp_path / "m.safetensors")
     return path, world.make(tmp_path, 96, 128).scene
 
 
@@ -85,9 +71,9 @@ def test_the_plan_knows_what_the_map_will_be_asked_for(stored, run_cli, monkeypa
         3 * once.disk, abs=3
     )  # classes, confidence; entropy, three probabilities
     seen = []
-    real = Scorer._run
+    real = TorchEngine.forward
     monkeypatch.setattr(
-        "labelscape.scoring.scorer.Scorer._run",
+        "labelscape.scoring.engines.TorchEngine.forward",
         lambda self, image: seen.append(image.shape) or real(self, image),
     )
     code, out, _ = run_cli(

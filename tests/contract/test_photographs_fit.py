@@ -5,6 +5,7 @@ very cure that the check names.
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,17 +14,15 @@ import world
 from affine import Affine
 from scipy import ndimage
 
-from labelscape.checkpoint import Checkpoint, save
-from labelscape.contract.bands import QUANTILES, band_statistics
+from labelscape.checkpoint import save
+from labelscape.contract.bands import QUANTILES
 from labelscape.contract.compare import compare, verdict
-from labelscape.contract.contract import Contract
 from labelscape.contract.likeness import Likeness, explain
 from labelscape.contract.sample import MOST_BLOCKS, look_at
 from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
-from labelscape.nets.catalog import create_model
-from labelscape.scenes.raster import Scene
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scenes.raster import FileScene
+from labelscape.scenes.scene import Scene
 
 COLOURS = ("red", "green", "blue")
 GROUND = np.array([[70, 90, 60], [140, 120, 100], [200, 190, 180], [45, 55, 50]])
@@ -55,24 +54,9 @@ def write(path, pixels, *, dtype="uint8", transform=PLACE, names=COLOURS, **opti
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """An untrained network with the contract of a photograph."""
-    options = {"widths": [4, 4, 4, 4]}
-    net = create_model("fcn", in_channels=3, classes=3, **options)
-    with Scene(write(tmp_path_factory.mktemp("trained") / "trained.tif", photograph(0))) as scene:
-        statistics, size = band_statistics([scene]), scene.grid.ground_pixel_size
-    return Checkpoint(
-        network="fcn",
-        options=options,
-        weights=state_arrays(net),
-        legend=world.LEGEND,
-        contract=Contract(
-            bands=COLOURS,
-            dtype="uint8",
-            normalisation=tuple((s.mean, s.std) for s in statistics),
-            statistics=statistics,
-            pixel_size=size,
-            crs_kind="projected",
-        ),
-    )
+    trained = write(tmp_path_factory.mktemp("trained") / "trained.tif", photograph(0))
+    made = world.tiny_checkpoint("fcn", like=trained, warmed=False)
+    return replace(made, contract=replace(made.contract, colours=None))  # those are test_colours' business
 
 
 def findings(model, path, **options):
@@ -249,9 +233,9 @@ def test_a_huge_scene_costs_a_bounded_number_of_blocks(model, tmp_path, monkeypa
     with rasterio.open(tmp_path / "huge.tif", "w", **profile, **layout) as file:
         file.descriptions = COLOURS
     read = []
-    real = Scene.read
+    real = FileScene.read
     monkeypatch.setattr(
-        Scene, "read", lambda self, window=None, *rest: read.append(window) or real(self, window, *rest)
+        FileScene, "read", lambda self, window=None, *rest: read.append(window) or real(self, window, *rest)
     )
     with Scene(tmp_path / "huge.tif") as scene:
         assert look_at(scene, COLOURS).blocks == len(read) <= MOST_BLOCKS == 64

@@ -24,7 +24,8 @@ from labelscape.legend import IGNORE, Legend
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import NETWORKS, create_model, list_models, options_of
 from labelscape.nets.count import on_meta
-from labelscape.scoring.scorer import build, state_arrays
+from labelscape.scoring.engines import build_network
+from labelscape.scoring.scorer import state_arrays
 
 WIDTHS = {"widths": (4, 6, 8, 10)}
 DENSE = {
@@ -170,7 +171,7 @@ def test_a_stored_network_scores_the_same(name: str, tmp_path: Path) -> None:
         legend=Legend.of_names(["a", "b", "c", "d"]),
         contract=Contract(bands=("x", "y", "z"), dtype="float32", normalisation=((0, 1),) * 3),
     )
-    restored = build(load(save(checkpoint, tmp_path / "net.safetensors")))
+    restored = build_network(load(save(checkpoint, tmp_path / "net.safetensors")))
     assert not restored.training and restored.state_dict().keys() == net.state_dict().keys()
     with torch.no_grad():
         assert torch.equal(restored(image), net(image))

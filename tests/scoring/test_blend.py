@@ -7,34 +7,70 @@ import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelscape.checkpoint import Checkpoint
-from labelscape.contract.contract import Contract
 from labelscape.errors import UnknownName
 from labelscape.grid import Window
 from labelscape.maps.run import map_scene
-from labelscape.nets.catalog import create_model
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.scorer import Scorer, state_arrays
-from labelscape.scoring.stitch import _ramp, plan_for, score_tiles
+from labelscape.scoring.engines import TorchEngine
+from labelscape.scoring.fade import HANN, Curve, Fader, ramp
+from labelscape.scoring.scorer import Member, Scorer
+from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.scoring.tiles import plan_tiles
 
 
 @pytest.fixture
 def scorer():
-    torch.manual_seed(0)
-    net = create_model("skip", in_channels=3, classes=3, widths=(8, 8, 8, 8))
-    for _ in range(10):
-        net(torch.randn(2, 3, 64, 64))
-    return Scorer.of(
-        Checkpoint(
-            network="skip",
-            options={"widths": [8, 8, 8, 8]},
-            weights=state_arrays(net),
-            legend=world.LEGEND,
-            contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
-        ),
-        device="cpu",
-    )
+    return Scorer.of(world.tiny_checkpoint(), device="cpu")
+
+
+# ---------------------------------------------------------------------------------------------------- weights
+
+
+def test_weights_of_a_tile_are_half_hann_windows_in_numbers():
+    rising = [0.0380602, 0.3086583, 0.6913417, 0.9619398]  # sin^2 of 1/16, 3/16, 5/16, 7/16 of pi
+    expected = [0, 0, *rising, *[1] * 6, *rising[::-1], 0, 0]
+    found = ramp(range(10, 20), range(6, 24), range(30), fade=2)
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
+    found = ramp(range(9), range(12), range(30), fade=3)
+    expected = [1.0] * 6 + [0.9829629, 0.8535534, 0.6294095, 0.3705905, 0.1464466, 0.0170371]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_there_is_no_ramp_at_the_scenes_own_borders():
+    assert ramp(range(7), range(7), range(7), fade=3).tolist() == [1.0] * 7
+
+
+@pytest.mark.parametrize("length", [41, 43, 57, 60, 61, 79])
+@pytest.mark.parametrize("fade", [1, 3, 4, 7])
+def test_weights_along_an_axis_add_up_to_one(length, fade):
+    """Also where the last tile is narrower than its ramp would be."""
+    total = torch.zeros(length)
+    for start in range(0, length, 14):
+        stop = min(start + 14, length)
+        seen = range(max(0, start - 7), min(length, stop + 7))
+        total[seen.start : seen.stop] += ramp(range(start, stop), seen, range(length), fade)
+    torch.testing.assert_close(total, torch.ones(length), atol=1e-6, rtol=0)
+
+
+def hann(core: Window, seen: Window, whole: Window, fade: int) -> torch.Tensor:
+    """(h, w) weights by the window's usual formula, (1 - cos) / 2, pixel by pixel."""
+
+    def rise(place: float) -> float:
+        return 0.5 - 0.5 * np.cos(np.pi * min(max(place, 0.0), 1.0))
+
+    def along(start, stop, first, last, least, most):
+        weights = np.ones(last - first)
+        for i, middle in enumerate(np.arange(first, last) + 0.5):
+            weights[i] *= rise((middle - (start - fade)) / (2 * fade)) if start > least else 1
+            weights[i] *= rise((stop + fade - middle) / (2 * fade)) if stop < most else 1
+        return weights
+
+    rows = along(core.top, core.bottom, seen.top, seen.bottom, whole.top, whole.bottom)
+    columns = along(core.left, core.right, seen.left, seen.right, whole.left, whole.right)
+    return torch.from_numpy(np.outer(rows, columns)).float()
+
+
+# -------------------------------------------------------------------------------------------------- blending
 
 
 @settings(deadline=None, max_examples=60)
@@ -45,31 +81,28 @@ def scorer():
     st.integers(0, 30),
     st.sampled_from([1, 8]),
 )
-def test_weights_add_up_to_one_and_every_pixel_is_answered_once(height, width, tile_size, overlap, stride):
+def test_every_pixel_is_answered_once_with_the_whole_weight(height, width, tile_size, overlap, stride):
+    """Tiles that all say the same leave it as it is: weights of 1 in sum, each pixel in one window."""
     if tile_size < 2 * (overlap + stride) + stride:
         return
     whole = Window(0, 0, height, width)
     plan = plan_tiles(whole, tile_size=tile_size, overlap=overlap, stride=stride, blend="hann")
-    total, answered = torch.zeros(height, width), np.zeros((height, width), int)
+    if not plan.fade:
+        return
+    said = torch.tensor([0.7, 0.2, 0.1])
+    fader, answered = Fader(plan), np.zeros((height, width), int)
     for tile in plan:
-        share = torch.ones(tile.seen.shape)
-        if plan.fade:
-            share *= _ramp(
-                tile.core.top, tile.core.bottom, tile.seen.top, tile.seen.bottom, 0, height, plan.fade
-            )[:, None]
-            share *= _ramp(
-                tile.core.left, tile.core.right, tile.seen.left, tile.seen.right, 0, width, plan.fade
-            )
-            total[tile.seen.inset_of(whole)] += share
-        answered[tile.answers.inset_of(whole)] += 1
-        assert (tile.answers & tile.seen) == tile.answers
+        logits = said.log()[:, None, None].expand(-1, *tile.seen.shape)
+        scored = fader.feed(tile, logits, np.ones(tile.seen.shape, bool))
+        assert scored.window == tile.answers == tile.answers & tile.seen
+        answered[scored.window.inset_of(whole)] += 1
+        total = scored.logits.exp()  # not softened: a sum of weights other than 1 shows
+        torch.testing.assert_close(total, said[:, None, None].expand_as(total), atol=1e-5, rtol=1e-5)
     assert (answered == 1).all()
-    if plan.fade:
-        torch.testing.assert_close(total, torch.ones(height, width))
 
 
 @pytest.mark.parametrize("size", [(150, 330), (97, 129), (200, 260), (48, 500)])
-def test_blended_answers_are_the_weighted_sums(tmp_path, scorer, size):
+def test_blended_tiles_are_the_weighted_sums(tmp_path, scorer, size):
     w = world.make(tmp_path, *size, nodata=0)
     with Scene(w.scene) as scene:
         plan = plan_for(scorer, scene, tile_size=96, overlap=16, blend="hann")
@@ -78,17 +111,10 @@ def test_blended_answers_are_the_weighted_sums(tmp_path, scorer, size):
         expected = torch.zeros(3, *size)
         for tile in plan:
             patch = scene.read(tile.seen)
-            share = scorer.score(patch.pixels, patch.valid)
-            share = (
-                share
-                * _ramp(tile.core.top, tile.core.bottom, tile.seen.top, tile.seen.bottom, 0, size[0], 16)[
-                    :, None
-                ]
+            weights = hann(tile.core, tile.seen, whole, 16)
+            expected[(slice(None), *tile.seen.inset_of(whole))] += weights * scorer.score(
+                patch.pixels, patch.valid
             )
-            share = share * _ramp(
-                tile.core.left, tile.core.right, tile.seen.left, tile.seen.right, 0, size[1], 16
-            )
-            expected[(slice(None), *tile.seen.inset_of(whole))] += share
         found = {tile.window: tile for tile in score_tiles(scorer, scene, plan)}
         for window, tile in found.items():
             inside = (slice(None), *window.inset_of(whole))
@@ -99,6 +125,45 @@ def test_blended_answers_are_the_weighted_sums(tmp_path, scorer, size):
         for window in list(found)[1::3]:  # asked for alone, an answer is the same
             (alone,) = score_tiles(scorer, scene, plan, wanted=lambda w, one=window: w == one)
             assert torch.equal(alone.probabilities, found[window].probabilities)
+
+
+def test_another_curve_is_another_map_and_has_another_name():
+    """What keeps blended tiles tells curves apart by their names."""
+    plan = plan_tiles(Window(0, 0, 20, 60), tile_size=40, overlap=8, stride=1, blend="hann")
+    linear = Curve("linear", lambda place: place)
+    made = {}
+    for curve in (HANN, linear):
+        fader, made[curve.name] = Fader(plan, curve), []
+        for number, tile in enumerate(plan):  # the tiles disagree, so that their weights show
+            logits = torch.zeros(2, *tile.seen.shape)
+            logits[number % 2] = 3
+            scored = fader.feed(tile, logits, np.ones(tile.seen.shape, bool))
+            made[curve.name].append(scored.probabilities)
+    assert set(made) == {"hann", "linear"}
+    hanned, linearly = (torch.cat(made[name], dim=2) for name in ("hann", "linear"))
+    assert (hanned - linearly).abs().max() > 0.05
+
+
+def test_tiles_without_data_and_tiles_left_out_break_no_sum():
+    """A strip waits for the very tile beyond it: it is not added to a later one."""
+    plan = plan_tiles(Window(0, 0, 72, 72), tile_size=40, overlap=8, stride=1, blend="hann")
+    tiles, valid = list(plan), np.ones(plan.whole.shape, bool)
+
+    def fed(given):
+        fader = Fader(plan)
+        out = {}
+        for tile, seen in given:
+            logits = torch.zeros(2, *tile.seen.shape) if seen else None
+            scored = fader.feed(tile, logits, valid[tile.seen.inset_of(plan.whole)])
+            out[tile.core] = scored and scored.logits.exp().sum(dim=0)
+        return out
+
+    assert len(tiles) == 9
+    holes = fed((tile, number != 4) for number, tile in enumerate(tiles))
+    assert holes.pop(tiles[4].core) is None
+    some = fed((tile, True) for number, tile in enumerate(tiles) if number not in (1, 4))
+    for total in (*holes.values(), *some.values()):
+        assert total.max() < 1 + 1e-5  # a neighbour's share may be missing, never be there twice
 
 
 def test_blending_hides_seams_that_cutting_leaves(tmp_path, scorer):
@@ -128,14 +193,7 @@ def test_a_pixelwise_network_maps_like_the_whole_scene_whatever_the_tiles(tmp_pa
             return {"logits": self.conv(image)}
 
     torch.manual_seed(0)
-    made = Checkpoint(
-        network="fcn",
-        options={},
-        weights={},
-        legend=world.LEGEND,
-        contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
-    )
-    pixelwise = Scorer(made, Pixelwise().eval(), torch.device("cpu"))
+    pixelwise = Scorer((Member(world.tiny_checkpoint("fcn"), TorchEngine(Pixelwise().eval())),))
     w = world.make(tmp_path, 53, 71)
     with Scene(w.scene) as scene:
         whole = pixelwise.score(scene.read().pixels)

@@ -8,35 +8,18 @@ import torch
 import torch.nn.functional as F
 import world
 
-from labelscape.checkpoint import Checkpoint
-from labelscape.contract.contract import Contract
 from labelscape.errors import BadInput, BadOption, UnknownName
-from labelscape.nets.catalog import create_model
+from labelscape.scoring.engines import build_network
 from labelscape.scoring.protocol import Protocol
-from labelscape.scoring.scorer import Scorer, state_arrays
+from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
-
-
-def checkpoint(seed=0, network="skip", scale=(4000.0, 2000.0)):
-    torch.manual_seed(seed)
-    net = create_model(network, in_channels=3, classes=3, widths=(8, 8, 8, 8))
-    for _ in range(10):
-        net(torch.randn(2, 3, 64, 64))
-    return Checkpoint(
-        network=network,
-        options={"widths": [8, 8, 8, 8]},
-        weights=state_arrays(net),
-        legend=world.LEGEND,
-        contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=(scale,) * 3),
-    )
-
 
 PIXELS = np.random.default_rng(0).integers(0, 9000, (3, 48, 80)).astype(np.uint16)
 
 
 def logits_of(made, image):
     with torch.inference_mode():
-        return Scorer.of(made, device="cpu").net(image)
+        return build_network(made)(image)
 
 
 @pytest.mark.parametrize("which", range(8))
@@ -58,7 +41,7 @@ def test_the_turns_are_the_eight_symmetries():
 @pytest.mark.parametrize("tta", ["mirror", "dihedral"])
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.25)])
 def test_looks_are_averaged_as_told(average, tta, scales):
-    made = replace(checkpoint(), temperature=1.7)
+    made = world.tiny_checkpoint(temperature=1.7)
     scorer = Scorer.of(made, device="cpu", protocol=Protocol(scales, tta, average))
     image = scorer.prepare(PIXELS)[0]
     total, looks = torch.zeros(3, 48, 80), 0
@@ -76,7 +59,8 @@ def test_looks_are_averaged_as_told(average, tta, scales):
 
 
 def test_checkpoints_are_averaged_each_on_its_own_scaling():
-    one, two = checkpoint(0), checkpoint(1, scale=(3000.0, 1000.0))
+    one = world.tiny_checkpoint()
+    two = world.tiny_checkpoint(seed=1, scaling=(3000.0, 1000.0), temperature=0.8)
     each = [Scorer.of(c, device="cpu").score(PIXELS) for c in (one, two)]
     torch.testing.assert_close(
         Scorer.of([one, two], device="cpu").score(PIXELS), sum(each) / 2, atol=1e-6, rtol=1e-5
@@ -87,7 +71,7 @@ def test_checkpoints_are_averaged_each_on_its_own_scaling():
 
 def test_temperature_softens_and_changes_no_class():
     sharp, soft = (
-        Scorer.of(replace(checkpoint(), temperature=t), device="cpu").score(PIXELS) for t in (1.0, 3.0)
+        Scorer.of(world.tiny_checkpoint(temperature=t), device="cpu").score(PIXELS) for t in (1.0, 3.0)
     )
     assert torch.equal(sharp.argmax(0), soft.argmax(0))
     assert soft.amax(0).mean() < sharp.amax(0).mean()

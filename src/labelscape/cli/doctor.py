@@ -96,7 +96,7 @@ def _projections() -> str:
 def _device() -> str:
     import torch
 
-    from labelscape.scoring.scorer import pick_device
+    from labelscape.scoring.engines import pick_device
 
     device = pick_device()
     name = (

@@ -9,7 +9,7 @@ from labelscape.contract.contract import Contract
 from labelscape.contract.matching import match_bands, match_pixels
 from labelscape.scenes.mosaic import seen_as
 from labelscape.scenes.placing import declares
-from labelscape.scenes.raster import Scene
+from labelscape.scenes.scene import Scene
 
 
 def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:

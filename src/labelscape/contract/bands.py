@@ -9,7 +9,7 @@ import numpy as np
 
 from labelscape.errors import BadInput
 from labelscape.grid import Window
-from labelscape.scenes.raster import Scene
+from labelscape.scenes.scene import Scene
 
 QUANTILES = (0.01, 0.02, 0.05, 0.25, 0.5, 0.75, 0.95, 0.98, 0.99)
 

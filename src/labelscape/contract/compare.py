@@ -16,7 +16,7 @@ from labelscape.contract.matching import BandMatch, match_bands, match_pixels
 from labelscape.contract.sample import Border, Look, look_at
 from labelscape.grid import Grid
 from labelscape.scenes.files import stack_files
-from labelscape.scenes.raster import Scene
+from labelscape.scenes.scene import Scene
 
 REFUSED, AFTER, NOTE = "REFUSED", "FITS AFTER", "FITS"
 LEVELS = (NOTE, AFTER, REFUSED)

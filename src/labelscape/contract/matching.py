@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from labelscape.errors import BadInput
-from labelscape.scenes.raster import Scene
+from labelscape.scenes.scene import Scene
 
 FINER, COARSER = 0.8, 1.25
 """Pixel sizes over the training's from which on a network sees other objects: strictly between them it takes

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from labelscape.grid import Window
-from labelscape.scenes.raster import Scene
+from labelscape.scenes.scene import Scene
 
 BLOCK = 512
 MOST_BLOCKS = 64

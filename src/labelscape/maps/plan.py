@@ -25,10 +25,11 @@ from labelscape.grid import Window
 from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.memory import network_bytes
+from labelscape.scoring.memory import scoring_bytes
 from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
-from labelscape.scoring.stitch import ScoredTile, plan_for
+from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
 
 PROCESS_BYTES = 450 * 2**20
@@ -159,12 +160,7 @@ def cost(
     """What a plan of tiles costs with this network on this device."""
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
     pixels, classes, bands = side[0] * side[1], len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
-    largest = max(1.0, *scorer.protocol.scales)
-    network = max(
-        network_bytes(member, *(round(n * largest) for n in side)) for member in (scorer, *scorer.others)
-    )  # one after the other
-    if scorer.protocol.passes > 1 or scorer.others:  # the sum of the answers, and one look's image and answer
-        network += int(pixels * 4 * (2 * classes + (bands + 2 * classes) * largest**2))
+    network = scoring_bytes(scorer, *side)
     # Beside what the network holds: one tile read ahead and scaled to float32; logits and probabilities of
     # this tile and of the one being written.
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)

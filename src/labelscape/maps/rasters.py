@@ -21,8 +21,9 @@ from labelscape.progress import bar
 from labelscape.rasters.overviews import count_values
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.raster import Scene
+from labelscape.scoring.scored import SOFTENED_ROWS, ScoredTile
 from labelscape.scoring.scorer import Scorer
-from labelscape.scoring.stitch import SOFTENED_ROWS, ScoredTile, score_tiles
+from labelscape.scoring.stitch import score_tiles
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 

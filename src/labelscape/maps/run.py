@@ -32,6 +32,7 @@ from labelscape.progress import bar
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.raster import Scene
+from labelscape.scoring.fade import HANN
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for
@@ -276,7 +277,7 @@ def _settings(
     return {
         "version": __version__,
         "models": [fingerprint(m) for m in models],
-        "plan": [plan.core, plan.halo, plan.fade],
+        "plan": [plan.core, plan.halo, plan.fade, HANN.name],
         "protocol": asdict(scorer.protocol),
         "scene": [[str(f), *([f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [])] for f in files],
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
@@ -390,7 +391,7 @@ def _provenance(checkpoint: Checkpoint, source: Source, scene: Scene, plan: Tile
         "tiles": len(plan),
         "scales": list(scorer.protocol.scales),
         "tta": scorer.protocol.tta,
-        "models_averaged": 1 + len(scorer.others),
+        "models_averaged": len(scorer.members),
         "device": str(scorer.device),
         "precision": "32" if scorer.dtype is None else str(scorer.dtype).removeprefix("torch."),
     }

@@ -1,47 +1,43 @@
-"""How much memory a network takes for a tile, without computing it."""
+"""Memory that predicting a tile takes, and how large tiles may be: decided here for maps and scores."""
 
 from __future__ import annotations
 
-import weakref
-
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from labelscape.scoring.scorer import Scorer
 
+LARGE_TILE, DEFAULT_TILE = 1664, 1152
+"""Sides of tiles that overlap by 64 pixels: the network then reads 1.13 and 1.20 pixels for each that is
+mapped.
+"""
+LARGE_BYTES, MOST_BYTES = 1280 * 2**20, 4 * 2**30
+"""Memory a network may take for a large tile, and for the default one; beyond that tiles are made smaller,
+down to SMALL_TILES.
+"""
+SMALL_TILES = 896, 640
 
-def network_bytes(scorer: Scorer, height: int, width: int) -> int:
-    """Weights and the most that is alive at once while the network looks at height x width pixels, with a
-    fifth for work space.
 
-    Nothing is computed: shapes go through the network on torch's "meta" device.
+def tile_side(scorer: Scorer, longest: int) -> int:
+    """The side of the tiles of a scene whose longer side is `longest` pixels.
+
+    It depends on the first network alone, never on the machine: a map would depend on where it was made.
     """
-    net = scorer.net
-    state = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
-    weights = sum(v.nbytes for v in state.values())
-    image = torch.zeros(1, len(scorer.checkpoint.bands), height, width, device="meta")
-    with torch.no_grad(), _Alive() as alive:
-        torch.func.functional_call(net, state, (image,))
-    half = scorer.dtype is not None
-    return int(weights + 1.2 * (alive.peak + image.nbytes) * (0.6 if half else 1))
+    if longest <= DEFAULT_TILE:
+        return DEFAULT_TILE
+    engine = scorer.members[0].engine
+    for side, most in ((LARGE_TILE, LARGE_BYTES), (DEFAULT_TILE, MOST_BYTES), (SMALL_TILES[0], MOST_BYTES)):
+        if engine.peak_bytes(side, side) <= most:
+            return side
+    return SMALL_TILES[1]
 
 
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of tensors that exist at once; views of others count nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        results = made if isinstance(made, (tuple, list)) else (made,)
-        for result, returned in zip(results, func._schema.returns):
-            if isinstance(result, torch.Tensor) and returned.alias_info is None:
-                self.now += result.nbytes
-                weakref.finalize(result, self._gone, result.nbytes)
-        self.peak = max(self.peak, self.now)
-        return made
-
-    def _gone(self, size: int) -> None:
-        self.now -= size
+def scoring_bytes(scorer: Scorer, height: int, width: int) -> int:
+    """Memory at the peak on the scorer's device, for one tile of height x width pixels with all scales,
+    augmentations and networks.
+    """
+    classes, bands = len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
+    scale = max(1.0, *scorer.protocol.scales)
+    # Networks run one after the other: the largest counts.
+    most = max(m.engine.peak_bytes(round(height * scale), round(width * scale)) for m in scorer.members)
+    if scorer.protocol.passes == 1 and len(scorer.members) == 1:
+        return most
+    # The running sum of predictions, and one pass's image and prediction.
+    return most + int(height * width * 4 * (2 * classes + (bands + 2 * classes) * scale**2))

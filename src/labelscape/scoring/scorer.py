@@ -1,6 +1,6 @@
 """The only road from pixels to class probabilities: normalise, pad, run the network, soften.
 
-Training, evaluation and mapping prepare pixels with `normalise`; evaluation and mapping ask `Scorer.score`.
+Training, evaluation and mapping prepare pixels with `normalise`; evaluation and mapping call `Scorer.logits`.
 Nobody else scales, pads or flips.
 """
 
@@ -16,13 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.errors import BadInput, BadOption, UnknownName
-from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import create_model
+from labelscape.errors import BadInput
+from labelscape.scoring.engines import Engine, TorchEngine
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
-
-PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 def normalise(
@@ -39,54 +36,26 @@ def normalise(
     return scaled
 
 
-def build(checkpoint: Checkpoint) -> Network:
-    """The checkpoint's network with its weights, in eval mode on the CPU."""
-    net = create_model(
-        checkpoint.network,
-        in_channels=len(checkpoint.bands),
-        classes=len(checkpoint.legend),
-        **checkpoint.options,
-    )
-    net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in checkpoint.weights.items()})
-    return net.eval()
-
-
 def state_arrays(net: torch.nn.Module) -> dict[str, np.ndarray]:
     """A network's state as a checkpoint holds it."""
     return {key: value.detach().cpu().numpy().copy() for key, value in net.state_dict().items()}
 
 
-def pick_device(device: str = "auto") -> torch.device:
-    """`auto` takes the first GPU if there is one. Raises BadOption for a device this machine lacks."""
-    if device == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    if device.split(":")[0] not in ("cpu", "cuda", "mps"):  # torch itself would answer with twenty names
-        raise UnknownName("device", device, ("auto", "cpu", "cuda", "cuda:1", "mps"))
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise BadOption(
-            f"The device {device!r} cannot be used here ({str(error).splitlines()[0]}). Try --device cpu."
-        ) from error
-    return chosen
+@dataclass(frozen=True)
+class Member:
+    """One of the networks whose predictions are averaged: its checkpoint, and what runs it."""
+
+    checkpoint: Checkpoint
+    engine: Engine
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """One checkpoint made ready to score, or several whose probabilities are averaged: their networks on a
-    device.
-    """
+    """One checkpoint ready to predict, or several whose probabilities are averaged."""
 
-    checkpoint: Checkpoint
-    """The first one; all have its bands and classes."""
-    net: Network
-    device: torch.device
-    dtype: torch.dtype | None = None
+    members: tuple[Member, ...]
+    """All have the same bands and classes, and their engines one device and precision."""
     protocol: Protocol = Protocol()
-    others: tuple[Scorer, ...] = ()
 
     @classmethod
     def of(
@@ -97,45 +66,43 @@ class Scorer:
         precision: str = "32",
         protocol: Protocol = Protocol(),
     ) -> Scorer:
-        """Raises BadOption for a device or precision there is not, BadInput where several checkpoints do
-        not answer the same question.
+        """Raises BadOption for a device or precision there is not, BadInput where several checkpoints differ
+        in bands or classes.
         """
-        if precision not in PRECISIONS:
-            raise BadOption(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}.")
-        checkpoint, *others = [checkpoint] if isinstance(checkpoint, Checkpoint) else checkpoint
-        for other in others:
-            for what, one, two in (
-                ("bands", checkpoint.bands, other.bands),
-                ("classes", checkpoint.legend.names, other.legend.names),
-            ):
-                if list(one) != list(two):
-                    raise BadInput(
-                        f"Models that are averaged need the same {what}; the first has {' '.join(one)}, "
-                        f"another {' '.join(two)}."
-                    )
-        where = pick_device(device)
-        # Convolutions on the CPU are 1.1 to 1.3 times faster with channels last; the values are the same up
-        # to rounding.
-        net = build(checkpoint).to(where, memory_format=torch.channels_last)
-        more = tuple(cls.of(other, device=device, precision=precision, protocol=protocol) for other in others)
-        return cls(checkpoint, net, where, PRECISIONS[precision], protocol, more)
+        checkpoints = [checkpoint] if isinstance(checkpoint, Checkpoint) else list(checkpoint)
+        _check_agreement(checkpoints)
+        members = (Member(c, TorchEngine.of(c, device=device, precision=precision)) for c in checkpoints)
+        return cls(tuple(members), protocol)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The first: its bands, classes and contract count for all."""
+        return self.members[0].checkpoint
+
+    @property
+    def device(self) -> torch.device:
+        return self.members[0].engine.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return self.members[0].engine.dtype
 
     @property
     def reach(self) -> int | None:
-        """How far a pixel's answer looks, in pixels of the scene; None where a tile is always seen as a
-        whole.
+        """How far, in pixels of the scene, a prediction depends on the image; None where it depends on the
+        whole tile.
         """
-        reaches = [member.net.reach for member in (self, *self.others)]
+        reaches = [member.engine.reach for member in self.members]
         # Resizing moves every pixel's sampling points with the tile's size: no halo makes that exact.
         return None if None in reaches or self.protocol.scales != (1.0,) else max(reaches)
 
     @property
     def stride(self) -> int:
-        return math.lcm(*(member.net.stride for member in (self, *self.others)))
+        return math.lcm(*(member.engine.stride for member in self.members))
 
     def prepare(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> list[Tensor]:
         """(B, H, W) in the scene's units, valid (H, W) bool -> (1, B, H, W) float32 on the CPU for each
-        network, as it reads it.
+        member, as its network reads it.
         """
         if pixels.ndim != 3 or len(pixels) != len(self.checkpoint.bands):
             bands = " ".join(self.checkpoint.bands)
@@ -144,61 +111,74 @@ class Scorer:
                 f"H, W): the bands {bands}."
             )
         valid = _all_finite(pixels) if valid is None else valid
-        made: dict[tuple, Tensor] = {}
-        for member in (self, *self.others):
-            scaling = member.checkpoint.contract.normalisation
-            if scaling not in made:
-                made[scaling] = normalise(pixels, valid, scaling)[None].contiguous(
-                    memory_format=torch.channels_last
-                )
-        return [made[member.checkpoint.contract.normalisation] for member in (self, *self.others)]
+        scalings = [member.checkpoint.contract.normalisation for member in self.members]
+        made = {  # members of one scaling share the image: a tile of many bands is large
+            scaling: normalise(pixels, valid, scaling)[None].contiguous(memory_format=torch.channels_last)
+            for scaling in dict.fromkeys(scalings)
+        }
+        return [made[scaling] for scaling in scalings]
 
     @torch.inference_mode()
     def logits(self, images: Sequence[Tensor]) -> Tensor:
-        """What `prepare` gave -> (K, H, W) scores whose softmax is the answer, on the scorer's device.
+        """What `prepare` gave -> (K, H, W) scores whose softmax is the prediction, on the scorer's device.
 
-        One look of one network: its logits over its temperature. Several: the logarithm of the mean
+        One pass of one network: its logits over its temperature. Several: the logarithm of the mean
         probability.
         """
-        if not self.others:
-            return self._looks(images[0])
-        each = [
-            member._looks(image).float().softmax(dim=0) for member, image in zip((self, *self.others), images)
-        ]
-        return (sum(each) / len(each)).clamp_min(1e-20).log()
-
-    def _looks(self, image: Tensor) -> Tensor:
-        """(1, B, H, W) -> (K, H, W): all scales and turns of one network, merged."""
-        image, protocol, temperature = image.to(self.device), self.protocol, self.checkpoint.temperature
-        if protocol.passes == 1 and protocol.scales == (1.0,):
-            logits = self._run(image)[0]
-            return logits if temperature == 1 else logits / temperature
-        total = None
-        for scale in protocol.scales:
-            size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-            resized = (
-                image
-                if scale == 1
-                else F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=scale < 1)
-            )
-            for which in SYMMETRIES[protocol.tta]:
-                logits = turned_back(self._run(turned(resized, which)), which).float() / temperature
-                if scale != 1:
-                    logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
-                answer = logits if protocol.average == "logits" else logits.softmax(dim=1)
-                total = answer if total is None else total.add_(answer)
-        mean = total[0] / protocol.passes
-        return mean if protocol.average == "logits" else mean.clamp_min(1e-20).log()
-
-    def _run(self, image: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            return self.net(image)
+        each = (_member_logits(m, self.protocol, image) for m, image in zip(self.members, images))
+        if len(self.members) == 1:
+            return next(each)
+        total = sum(logits.float().softmax(dim=0) for logits in each)
+        return (total / len(self.members)).clamp_min(1e-20).log()
 
     def score(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
         """(B, H, W) in the scene's units, valid (H, W) bool -> (K, H, W) float32 class probabilities on
         the CPU.
         """
         return soften(self.logits(self.prepare(pixels, valid)))
+
+
+def _check_agreement(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raises BadInput where checkpoints that are to be averaged differ in bands or classes."""
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        for what, one, two in (
+            ("bands", first.bands, other.bands),
+            ("classes", first.legend.names, other.legend.names),
+        ):
+            if list(one) != list(two):
+                raise BadInput(
+                    f"Models that are averaged need the same {what}; the first has {' '.join(one)}, "
+                    f"another {' '.join(two)}."
+                )
+
+
+def _member_logits(member: Member, protocol: Protocol, image: Tensor) -> Tensor:
+    """(1, B, H, W) -> (K, H, W): all scales and augmentations of one network, averaged."""
+    engine, temperature = member.engine, member.checkpoint.temperature
+    image = image.to(engine.device)
+    if protocol.passes == 1 and protocol.scales == (1.0,):
+        logits = engine.forward(image)[0]
+        return logits if temperature == 1 else logits / temperature
+    total = None
+    for scale in protocol.scales:
+        resized = _resized(image, scale)
+        for which in SYMMETRIES[protocol.tta]:
+            logits = turned_back(engine.forward(turned(resized, which)), which).float() / temperature
+            if scale != 1:
+                logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+            answer = logits if protocol.average == "logits" else logits.softmax(dim=1)
+            total = answer if total is None else total.add_(answer)
+    mean = total[0] / protocol.passes
+    return mean if protocol.average == "logits" else mean.clamp_min(1e-20).log()
+
+
+def _resized(image: Tensor, scale: float) -> Tensor:
+    """Enlarged by `scale`; reduced with a filter, as a coarser sensor would average the ground."""
+    if scale == 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from labelscape.errors import LabelscapeError
-from labelscape.scoring.scorer import pick_device
+from labelscape.scoring.engines import pick_device
 
 PATIENCE = datetime.timedelta(minutes=30)
 """A process that waits longer than this for the others gives up: somebody died without a word."""

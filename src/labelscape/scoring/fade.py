@@ -1,0 +1,131 @@
+"""Neighbouring tiles that fade into each other (`--blend hann`): the ramp of weights, and the sums kept for a
+neighbour.
+
+The seam score, which measures what blending hides, is `maps.seams`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labelscape.grid import Window
+from labelscape.scoring.scored import ScoredTile
+from labelscape.scoring.scorer import soften
+from labelscape.scoring.tiles import Tile, TilePlan
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a tile's weight rises across a border to its neighbour.
+
+    name  stands for the shape wherever blended tiles are kept: a map begun with another curve must not go on
+    rise  weights 0..1 at places 0..1 (Tensor -> Tensor); the neighbour's weight is 1 - rise
+    """
+
+    name: str
+    rise: Callable[[Tensor], Tensor]
+
+
+HANN = Curve("hann", lambda place: torch.sin(place * (math.pi / 2)) ** 2)
+"""Half a Hann window: flat at both ends, so that neither end of a ramp shows."""
+
+
+def ramp(core: range, seen: range, whole: range, fade: int, curve: Curve = HANN) -> Tensor:
+    """(len(seen),) weights of a tile along one axis, at the middles of the pixels that it sees.
+
+    At a border of its `core` to a neighbour they pass from 0 to 1 within `fade` pixels on each side. They are
+    1 inside, and at the ends of the `whole` scene, where there is no neighbour.
+    """
+    middle = torch.arange(seen.start, seen.stop, dtype=torch.float32) + 0.5
+
+    def rise(border: int) -> Tensor:
+        return curve.rise(((middle - border + fade) / (2 * fade)).clamp(0, 1))
+
+    weights = torch.ones_like(middle)
+    if core.start > whole.start:
+        weights *= rise(core.start)
+    if core.stop < whole.stop:
+        weights *= 1 - rise(core.stop)
+    return weights
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Weighted sums (K, h, w) around a border; the tile at `next` (top, left of its core) adds its own."""
+
+    next: tuple[int, int]
+    window: Window
+    sums: Tensor
+
+    def add_to(self, sums: Tensor, seen: Window) -> None:
+        sums[(slice(None), *self.window.inset_of(seen))] += self.sums
+
+
+class Fader:
+    """Blends the tiles of a plan, fed in its order; some may be left out.
+
+    A pixel's weights add up to 1 over the tiles that see it, so that its probabilities are a plain sum. What
+    still lacks a neighbour's share is kept: a strip at the right of one tile, and strips at the bottom of one
+    row of tiles.
+    """
+
+    def __init__(self, plan: TilePlan, curve: Curve = HANN) -> None:
+        self.plan, self.curve = plan, curve
+        self._right: _Strip | None = None
+        self._below: dict[int, _Strip] = {}
+        """By the left edge of the window."""
+
+    def feed(self, tile: Tile, logits: Tensor | None, valid: np.ndarray) -> ScoredTile | None:
+        """Take logits (K, h, w) and validity (h, w) of all that a tile sees; None where nothing is valid.
+
+        Returns what is now complete, the tile's `answers`; None where no pixel of it is valid.
+        """
+        left, self._right = self._right, None
+        above = self._below.pop(tile.answers.left, None)
+        if logits is None:
+            return None
+        sums = self._weighted(tile, logits)
+        for strip in (left, above):
+            if strip is not None and strip.next == (tile.core.top, tile.core.left):
+                strip.add_to(sums, tile.seen)
+        self._keep(tile, sums)
+        inside = tile.answers.inset_of(tile.seen)
+        if not valid[inside].any():
+            return None
+        # Back to logits, whose softmax is these probabilities; 1e-20 is the least that float32 logs safely.
+        complete = sums[(slice(None), *inside)].clamp_min(1e-20).log()
+        return ScoredTile(tile.answers, complete, valid[inside])
+
+    def _weighted(self, tile: Tile, logits: Tensor) -> Tensor:
+        core, seen, whole, fade = tile.core, tile.seen, self.plan.whole, self.plan.fade
+        rows = ramp(_rows(core), _rows(seen), _rows(whole), fade, self.curve)
+        columns = ramp(_columns(core), _columns(seen), _columns(whole), fade, self.curve)
+        sums = soften(logits) * rows[:, None]
+        sums *= columns
+        return sums
+
+    def _keep(self, tile: Tile, sums: Tensor) -> None:
+        """Keep what tiles at the right and below will add to."""
+        core, seen, answers, fade = tile.core, tile.seen, tile.answers, self.plan.fade
+        if core.bottom < self.plan.whole.bottom:
+            window = Window(core.bottom - fade, answers.left, 2 * fade, answers.width) & seen
+            kept = sums[(slice(None), *window.inset_of(seen))].clone()
+            self._below[answers.left] = _Strip((core.bottom, core.left), window, kept)
+        if core.right < self.plan.whole.right:
+            window = Window(seen.top, core.right - fade, seen.height, 2 * fade) & seen
+            kept = sums[(slice(None), *window.inset_of(seen))].clone()
+            self._right = _Strip((core.top, core.right), window, kept)
+
+
+def _rows(window: Window) -> range:
+    return range(window.top, window.bottom)
+
+
+def _columns(window: Window) -> range:
+    return range(window.left, window.right)

@@ -1,0 +1,61 @@
+"""What the network says about a window of a scene: logits, probabilities, classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labelscape.grid import Window
+from labelscape.legend import IGNORE
+from labelscape.scoring.scorer import soften
+
+SOFTENED_ROWS = 64
+"""Rows of a tile that are worked on at once where a copy of all classes would be the most that a map
+holds.
+"""
+
+
+@dataclass(frozen=True)
+class ScoredTile:
+    """The prediction for one window (a tile's `answers`): logits (K, h, w), and (h, w) which are valid."""
+
+    window: Window
+    logits: Tensor
+    valid: np.ndarray
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(K, h, w) float32, made when first asked for: in the thread that writes, while the network goes
+        on.
+        """
+        if self.logits.device.type != "cpu":
+            return soften(self.logits)
+        made = torch.empty(self.logits.shape)
+        for rows, out in zip(self.logits.split(SOFTENED_ROWS, dim=1), made.split(SOFTENED_ROWS, dim=1)):
+            out.copy_(soften(rows))
+        return made
+
+    def classes(self) -> np.ndarray:
+        """(h, w) uint8 index of the likeliest class, 255 on invalid pixels."""
+        # Plane by plane: torch's own argmax over the first dimension takes as long as a small network. The
+        # first of equals wins.
+        best = self.probabilities[0].clone()
+        indices = torch.zeros(best.shape, dtype=torch.uint8)
+        for k, plane in enumerate(self.probabilities[1:], start=1):
+            indices.masked_fill_(plane > best, k)
+            torch.maximum(best, plane, out=best)
+        indices = indices.numpy()
+        if not self.valid.all():
+            indices[~self.valid] = IGNORE
+        return indices
+
+    def percent(self) -> np.ndarray:
+        """(h, w) uint8 probability of the likeliest class in per cent, 255 on invalid pixels."""
+        best = self.probabilities.amax(dim=0).mul(100).round_().to(torch.uint8).numpy()
+        if not self.valid.all():
+            best[~self.valid] = IGNORE
+        return best
