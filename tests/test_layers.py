@@ -26,7 +26,7 @@ FLOORS = (
     {"evaluation"},
     {"training"},
     {"maps"},
-    {"export"},
+    {"export", "inspection"},
     {"demo"},
     {"cli"},
 )
@@ -34,6 +34,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 NEVER = {
     **{r: {"torch"} for r in ("scenes", "labels", "contract", "datasets", "rasters", "areas", "evaluation")},
+    "inspection": {"torch"},
     "nets": {"rasterio", "shapely", "pyogrio", "pyproj"},
 }
 """What a room must do without: pages of a map are written where torch is not installed, networks know no

@@ -2,6 +2,7 @@
 
     import labelscape as ls
 
+    ls.info("scene.tif")                                     # size, bands, CRS; also of checkpoints and maps
     ls.list_models()                                         # names of the networks
     net = ls.create_model("mlp", in_channels=4, classes=6)   # a torch module
     recipe = ls.make_recipe(data={"images": ["scene.tif"], "labels": ["fields.gpkg"]})
@@ -39,7 +40,7 @@ _PLACES = {
     "check_data": "datasets.doctor.check",
     "LabelRules": "labels.rules",
     "LabelSpec": "labels.rules",
-    "Scene": "scenes.raster",
+    "Scene": "scenes.scene",
     "evaluate": "evaluation.measure",
     "Evaluation": "evaluation.measure",
     "check": "maps.plan",
@@ -51,6 +52,8 @@ _PLACES = {
     "polygonize": "areas.polygonize",
     "PolygonSummary": "areas.polygonize",
     "import_caffe": "export.from_caffe",
+    "info": "inspection",
+    "Info": "inspection",
     "Legend": "legend",
     "IGNORE": "legend",
     "Grid": "grid",
@@ -79,6 +82,8 @@ if TYPE_CHECKING:
     from labelscape.export.from_caffe import import_caffe as import_caffe
     from labelscape.grid import Grid as Grid
     from labelscape.grid import Window as Window
+    from labelscape.inspection import Info as Info
+    from labelscape.inspection import info as info
     from labelscape.labels.rules import LabelRules as LabelRules
     from labelscape.labels.rules import LabelSpec as LabelSpec
     from labelscape.legend import IGNORE as IGNORE
@@ -89,7 +94,7 @@ if TYPE_CHECKING:
     from labelscape.maps.run import map_scene as map_scene
     from labelscape.nets.catalog import create_model as create_model
     from labelscape.nets.catalog import list_models as list_models
-    from labelscape.scenes.raster import Scene as Scene
+    from labelscape.scenes.scene import Scene as Scene
     from labelscape.scoring.protocol import Protocol as Protocol
     from labelscape.scoring.scorer import Scorer as Scorer
     from labelscape.scoring.scorer import predict as predict

@@ -20,7 +20,7 @@ def model_card(description: Mapping) -> dict[str, str]:
         "network": description["network"] + _options(description["options"]),
         "classes": ", ".join(f"{c['value']} {c['name']}" for c in description["legend"]),
         "bands": ", ".join(description["bands"]),
-        "values": f"{description['dtype']}" + _nodata(description.get("nodata")),
+        "data type": f"{description['dtype']}" + _nodata(description.get("nodata")),
         "pixel size": pixel_size(description.get("pixel_size")),
         "trained on": trained_on(description["recipe"]),
         "training": _training(description["recipe"]),

@@ -1,4 +1,4 @@
-"""The command line: one file per verb. Results go to stdout, talk and progress to stderr.
+"""The command line: one file per verb. Results go to stdout, messages and progress to stderr.
 
 Exit codes: 0 done, 1 the work failed or was refused, 2 the command was wrong. torch is imported only by the
 verbs that need it.
@@ -19,6 +19,7 @@ from labelscape.cli import (
     doctor,
     evaluate,
     import_caffe,
+    info,
     map,
     models,
     polygonize,
@@ -33,8 +34,8 @@ from labelscape.version import __version__
 app = typer.Typer(
     name="labelscape",
     help=(
-        "From pictures of the ground to maps of classes: train a network on a scene and its labels, score "
-        "it, map any scene."
+        "Land-cover maps from satellite and aerial scenes: train a segmentation network on a scene and its "
+        "labels, measure its accuracy, map scenes of any size."
     ),
     no_args_is_help=True,
     add_completion=True,
@@ -43,27 +44,28 @@ app = typer.Typer(
 )
 
 VERBS = {
-    demo: "The whole way on a real scene that comes along.",
-    doctor: "Is everything here that the work needs?",
-    models: "The networks, their sizes and options.",
-    train: "Train on scenes with labels; score held-out blocks.",
-    evaluate: "Score a checkpoint on labelled pixels.",
-    calibrate: "Make confidences mean what they say.",
-    check: "Does a scene fit a model; what will a map cost?",
+    demo: "Map a real Sentinel-2 scene from start to end.",
+    doctor: "Check the installation.",
+    info: "Show what a checkpoint, map or scene holds.",
+    models: "List the networks and their options.",
+    train: "Train a network; score it on held-out blocks.",
+    evaluate: "Measure accuracy against labels.",
+    calibrate: "Calibrate the predicted probabilities.",
+    check: "Check that a scene fits a model; estimate time.",
     map: "Map a scene of any size.",
-    sieve: "Give small areas of a class map to neighbours.",
-    polygonize: "Turn any class raster into polygons.",
-    table: "Train and score the rows of a paper's table.",
-    import_caffe: "Read weights published for Caffe.",
+    sieve: "Apply a minimum mapping unit to a class map.",
+    polygonize: "Convert a class raster to polygons.",
+    table: "Reproduce a table of a paper.",
+    import_caffe: "Import weights published for Caffe.",
 }
-"""One line each for the list of verbs, short enough to be shown whole."""
+"""One line each for the list of commands, short enough not to be cut at 80 columns."""
 
 for verb, line in VERBS.items():
     app.command(verb.NAME, short_help=line)(verb.run)
-data.app.command(data_check.NAME, short_help="Look through images and labels for what is wrong.")(
+data.app.command(data_check.NAME, short_help="Check your images and labels for mistakes.")(
     data_check.run_check
 )
-app.add_typer(data.app, name=data.NAME, short_help="Published data sets, and a check of your own data.")
+app.add_typer(data.app, name=data.NAME, short_help="Published data sets; check your own data.")
 
 
 def _version(asked: bool) -> None:
@@ -75,7 +77,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Show the version and end."
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
     pass

@@ -131,10 +131,16 @@ def _printable(text: str) -> str:
 
 
 def print_areas(areas: Sequence) -> None:
-    """A line per class: pixels, share and area in a unit that fits the map, as `ClassArea` has them."""
-    total = max(1, sum(a.pixels for a in areas))
-    unit = area_unit((a.pixels, a.hectares) for a in areas)
-    print(f"{'class':<20}{'pixels':>14}{'share':>9}{unit.name:>14}")
-    for a in areas:
-        share = f"{100 * a.pixels / total:.2f}%"
-        print(f"{_printable(a.name):<20}{a.pixels:>14,}{share:>9}{unit.text(a.hectares):>14}")
+    """Print `area_lines` of `ClassArea` values."""
+    print("\n".join(area_lines([(a.name, a.pixels, a.hectares) for a in areas])))
+
+
+def area_lines(areas: Sequence[tuple[str, int, float | None]]) -> list[str]:
+    """A line per class (name, pixels, hectares): pixels, share and area in a unit that fits the map."""
+    total = max(1, sum(pixels for _, pixels, _ in areas))
+    unit = area_unit((pixels, hectares) for _, pixels, hectares in areas)
+    lines = [f"{'class':<20}{'pixels':>14}{'share':>9}{unit.name:>14}"]
+    for name, pixels, hectares in areas:
+        share = f"{100 * pixels / total:.2f}%"
+        lines.append(f"{_printable(name):<20}{pixels:>14,}{share:>9}{unit.text(hectares):>14}")
+    return lines

@@ -1,0 +1,48 @@
+"""labelscape info: what a checkpoint, a map or a scene is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from labelscape.cli.options import AsJson, print_json
+
+NAME = "info"
+
+
+def run(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint (.safetensors); a map's folder, _run.json or class raster; or any scene.",
+            show_default=False,
+        ),
+    ],
+    statistics: Annotated[
+        bool,
+        typer.Option(
+            "--statistics",
+            help="Also the range of each band of a scene (sampled) or the class areas of a class raster.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a file holds: network, classes and scores of a checkpoint; areas and settings of a map; size,
+    bands, CRS, pixel size and nodata of a scene.
+
+    Examples:
+
+      labelscape info runs/a/mlp.safetensors
+
+      labelscape info map/
+
+      labelscape info scene.tif --statistics
+    """
+    from labelscape.inspection import info
+
+    found = info(file, statistics=statistics)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    print(found.text)
