@@ -46,7 +46,9 @@ _PLACES = {
     "check": "maps.plan",
     "CheckResult": "maps.plan",
     "map_scene": "maps.run",
-    "MapResult": "maps.run",
+    "rerun": "maps.rerun",
+    "MapRequest": "maps.request",
+    "MapResult": "maps.result",
     "sieve": "areas.sieve",
     "SieveSummary": "areas.sieve",
     "polygonize": "areas.polygonize",
@@ -90,7 +92,9 @@ if TYPE_CHECKING:
     from labelscape.legend import Legend as Legend
     from labelscape.maps.plan import CheckResult as CheckResult
     from labelscape.maps.plan import check as check
-    from labelscape.maps.run import MapResult as MapResult
+    from labelscape.maps.request import MapRequest as MapRequest
+    from labelscape.maps.rerun import rerun as rerun
+    from labelscape.maps.result import MapResult as MapResult
     from labelscape.maps.run import map_scene as map_scene
     from labelscape.nets.catalog import create_model as create_model
     from labelscape.nets.catalog import list_models as list_models

@@ -200,6 +200,24 @@ def test_a_map_is_not_gone_on_with_under_other_options(
     assert {name: again[name] for name in new} == new
 
 
+@pytest.mark.parametrize(
+    "change", [{"report": False}, {"polygons": False}, {"polygons_as": "geojson"}, {"sieve": 2.0}]
+)
+def test_finished_tiles_are_kept_under_options_that_do_not_touch_them(
+    checkpoint, scene, undisturbed, tmp_path, monkeypatch, scored, change
+):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(vectors, "polygonize", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        map_scene(checkpoint, scene, tmp_path / "map", **QUICK)
+    scored.clear()
+    result = map_scene(checkpoint, scene, tmp_path / "map", **{**QUICK, **change})
+    assert scored == []
+    found = bytes_of(tmp_path / "map")
+    assert {name: found[name] for name in undisturbed} == undisturbed
+    assert all(path.exists() for path in result.paths.values())
+    assert not list(tmp_path.glob("map/.*"))
+
+
 # ----------------------------------------------------------------------------------------------------- inputs
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +21,14 @@ from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile, BadOption
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
-from labelscape.maps.journal import Journal
+from labelscape.maps.journal import Journal, is_begun, tile_key
+from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_scene
 from labelscape.maps.seams import Seams
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.raster import Scene
 from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.tiles import TilePlan
 
 QUICK = {"report": False, "device": "cpu", "tile_size": 128, "overlap": 16, "proba": True, "entropy": True}
 
@@ -108,18 +112,35 @@ def test_sigkill_in_the_middle_loses_only_the_tile_at_work(tmp_path, checkpoint)
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 
 
-def test_other_settings_or_a_damaged_tile_are_not_gone_on_from(tmp_path, checkpoint, monkeypatch):
-    core = Window(0, 0, 4, 6)
-    planes = np.arange(48, dtype=np.uint8).reshape(2, 4, 6)
-    journal = Journal(tmp_path / "j", {"a": 1})
-    journal.save(core, planes)
-    again = Journal(tmp_path / "j", {"a": 1})
-    assert again.found == 1
+def test_a_tile_is_kept_for_its_own_key_and_as_long_as_it_is_whole(tmp_path, checkpoint):
+    w = world.make(tmp_path, 300, 410)
+    core, planes = Window(0, 0, 4, 6), np.arange(48, dtype=np.uint8).reshape(2, 4, 6)
+    plan = TilePlan(Window(0, 0, 300, 410), 96, 16)
+    with Scene(w.scene) as scene:
+        keys = [
+            tile_key(MapRequest(**changes), [model], scene, plan, "cpu")
+            for changes, model in (
+                ({}, checkpoint),
+                ({"report": False, "sieve": 2}, checkpoint),
+                ({"nodata": 3}, checkpoint),
+                ({}, replace(checkpoint, temperature=2.0)),
+            )
+        ]
+    Journal(tmp_path / "j", keys[0]).save(core, planes)
+    again = Journal(tmp_path / "j", keys[1])
+    assert again.found == 1 and is_begun(tmp_path / "j", keys[0])
     np.testing.assert_array_equal(again.load(core), planes)
+    for other in keys[2:]:
+        assert not is_begun(tmp_path / "j", other)
     file = next((tmp_path / "j").glob("*.tif"))
     file.write_bytes(file.read_bytes()[:-40])
     assert again.load(core) is None
-    assert not Journal(tmp_path / "j", {"a": 2}).has(core)
+    for other in keys[2:]:
+        Journal(tmp_path / "j", keys[0]).save(core, planes)
+        assert not Journal(tmp_path / "j", other).has(core)
+
+
+def test_damaged_tiles_are_scored_again(tmp_path, checkpoint, monkeypatch):
     w = world.make(tmp_path, 300, 410)
     whole = map_scene(checkpoint, w.scene, tmp_path / "whole", **QUICK)
     monkeypatch.setattr(Journal, "close", lambda self: None)

@@ -182,6 +182,7 @@ def test_a_map_made_again_has_the_same_bytes(model, tmp_path, run_cli):
     assert not (tmp_path / "b" / "mine_report.html").exists()
     fields = json.loads(run.read_text())
     assert fields["options"]["protocol"] == {"scales": [1.0], "tta": "mirror", "average": "probabilities"}
+    assert fields.pop("request")["tta"] == "mirror"
     fields["options"]["protocol"] = {"scales": [1.0], "flips": "mirror", "merge": "probabilities"}
     older = tmp_path / "as_older_versions_wrote_it.json"
     older.write_text(json.dumps(fields))

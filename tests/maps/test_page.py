@@ -113,7 +113,7 @@ def test_settings_are_words():
         "precision": "bfloat16",
         "models": [{"path": "m.safetensors", "sha256": "0123456789abcdef"}, {"path": None, "sha256": None}],
         "a_later_key": 7,
-        "options": {"reject": 0.4, "sieve": 0.5, "simplify": 2, "area": None, "force": False, "nodata": 0},
+        "request": {"reject": 0.4, "sieve": 0.5, "simplify": 2, "area": None, "force": False, "nodata": 0},
     }
     assert settings_in_words(facts) == {
         "Software": "labelscape 1",

@@ -58,12 +58,12 @@ def run(
     result = check(
         [model, *averaging.also],
         scene_of(scene),
-        protocol=averaging.protocol,
         timing=timing,
         **asdict(extras),
         **asdict(tiles),
         **asdict(reading),
         **asdict(machine),
+        **averaging.settings,
     )
     if as_json:
         print_json(result.to_dict())

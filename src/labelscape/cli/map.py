@@ -30,7 +30,7 @@ from labelscape.cli.sieve import print_sieved
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
-    from labelscape.maps.run import MapResult
+    from labelscape.maps.result import MapResult
 
 NAME = "map"
 
@@ -109,7 +109,6 @@ def run(
         out,
         name=name,
         reject=reject,
-        protocol=averaging.protocol,
         polygons=polygons,
         polygons_as=polygons_as,
         report=report,
@@ -120,6 +119,7 @@ def run(
         **asdict(tiles),
         **asdict(reading),
         **asdict(machine),
+        **averaging.settings,
     )
     _tell(result, as_json)
 

@@ -123,6 +123,11 @@ class Averaging:
     def protocol(self) -> Protocol:
         return protocol_of(self.tta, self.scales, self.average)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As `map_scene` and `check` take them; `also` goes with the checkpoint."""
+        return {"tta": self.tta, "scales": scales_of(self.scales), "average": self.average}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:

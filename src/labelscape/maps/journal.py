@@ -8,25 +8,78 @@ whole.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
+from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Window
+from labelscape.maps.outputs import rasters_of
+from labelscape.maps.request import Affects, MapRequest
 from labelscape.rasters import compression
 from labelscape.rasters.write import GDAL_FAILURES
 from labelscape.scenes.files import gdal, reason
+from labelscape.scenes.scene import Scene
+from labelscape.scoring.fade import HANN
+from labelscape.scoring.tiles import TilePlan
+from labelscape.version import __version__
+
+SEEN_THROUGH = {"checkpoint", "scene", "tile_size", "overlap", "blend"}
+"""Settings that count as what becomes of them: the same weights under another path, or tiles of the same
+size chosen otherwise, give the same values.
+"""
 
 
-def goes_on(folder: Path, settings: dict) -> bool:
-    """Does a folder hold finished tiles of a map with these settings?"""
-    return _stored(folder) == json.dumps(settings, sort_keys=True) and any(folder.glob("[!.]*.tif"))
+def tile_key(
+    request: MapRequest, models: Sequence[Checkpoint], scene: Scene, plan: TilePlan, device: str
+) -> dict:
+    """All that decides the values of a finished tile, as JSON values; maps of one key share their tiles.
+
+    Polygons, report and the like are made of finished tiles and have no place here. `device` is the type of
+    the one at work (cpu, cuda, mps): their sums differ in the last digit.
+    """
+    grid = scene.grid
+    files = [Path(f) for f in (*scene.files, *([] if request.area is None else [request.area]))]
+    return {
+        **request.model_dump(mode="json", include=set(request.fields_that(Affects.TILES)) - SEEN_THROUGH),
+        "version": __version__,
+        "models": [fingerprint(m) for m in models],
+        "plan": [plan.core, plan.halo, plan.fade],
+        # Tiles that end in the middle of another ramp do not fit beside these.
+        "ramp": HANN.name if plan.fade else None,
+        # Of a scene in memory nobody knows whether it is still the same: such a map starts anew.
+        "files": [[str(f), *_stamp(f)] for f in files] if scene.files else uuid.uuid4().hex,
+        "grid": [str(grid.crs), *grid.transform, *grid.shape],
+        "planes": [[r.kind, len(r.band_names(models[0].legend))] for r in rasters_of(request)],
+        "device": device,
+    }
+
+
+def _stamp(file: Path) -> list[int]:
+    """Size and time of a local file."""
+    return [file.stat().st_size, file.stat().st_mtime_ns] if file.exists() else []
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """SHA-256 of a checkpoint's weights and of what it reads."""
+    digest = hashlib.sha256(json.dumps(checkpoint.describe(), sort_keys=True, default=str).encode())
+    for name in sorted(checkpoint.weights):
+        digest.update(name.encode() + np.ascontiguousarray(checkpoint.weights[name]).tobytes())
+    return digest.hexdigest()
+
+
+def is_begun(folder: Path, key: dict) -> bool:
+    """Does a folder hold finished tiles of a map with this key?"""
+    return _stored(folder) == json.dumps(key, sort_keys=True) and any(folder.glob("[!.]*.tif"))
 
 
 def _stored(folder: Path) -> str | None:
@@ -36,13 +89,11 @@ def _stored(folder: Path) -> str | None:
 
 
 class Journal:
-    """The finished tiles of one map. `settings` is all that decides a tile's values: tiles made under
-    others are thrown away.
-    """
+    """The finished tiles of one map; those made under another `tile_key` are thrown away."""
 
-    def __init__(self, folder: Path, settings: dict) -> None:
+    def __init__(self, folder: Path, key: dict) -> None:
         self.folder = folder
-        self._wanted = json.dumps(settings, sort_keys=True)
+        self._wanted = json.dumps(key, sort_keys=True)
         try:
             if _stored(folder) != self._wanted:
                 shutil.rmtree(folder, ignore_errors=True)

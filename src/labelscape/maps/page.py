@@ -24,13 +24,14 @@ from labelscape.evaluation.report import (
 )
 from labelscape.evaluation.units import area_unit
 from labelscape.legend import IGNORE, Legend
+from labelscape.maps.outputs import all_outputs
 from labelscape.maps.settings import settings_in_words
 from labelscape.model_card import calibration, measured_on
 from labelscape.scenes.files import gdal
-from labelscape.scenes.raster import Scene
+from labelscape.scenes.scene import Scene
 
 if TYPE_CHECKING:
-    from labelscape.maps.run import MapResult
+    from labelscape.maps.result import MapResult
 
 SIDE = 1000
 """Pixels a side of the report's pictures, at most."""
@@ -38,17 +39,6 @@ SIDE = 1000
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Confidence from 0 to 100 %: a colour map of matplotlib's, readable in grey and by the colour-blind."""
 
-HOLDS = {
-    "class": "Class map: one class value per pixel, with colours and names (COG)",
-    "confidence": "Confidence: probability of the class shown, in per cent (COG)",
-    "proba": "Probability of every class, one band each, in 1/250 (COG)",
-    "entropy": "Entropy of the prediction, 0 (certain) to 100 (COG)",
-    "sieved": "Class map without areas below the minimum mapping unit (COG)",
-    "polygons": "Polygons with class, pixels and hectares",
-    "report": "This page",
-    "stac": "STAC item: metadata for catalogues",
-    "run": "Settings of this run, for repeating it",
-}
 UNFINISHED = {"report", "stac", "run"}
 """Written with or after the page: what lies there now, if anything, is of an earlier map."""
 
@@ -172,7 +162,7 @@ def _sieved(result: MapResult, legend: Legend) -> Picture:
     done, unit = result.sieved, "ha" if result.areas[0].hectares is not None else "pixels"
     share = 100 * done.changed_pixels / max(1, sum(a.pixels for a in result.areas))
     caption = (
-        f"areas below {result.facts['options']['sieve']:g} {unit} merged into a neighbour: {done.given:,} "
+        f"areas below {result.facts['request']['sieve']:g} {unit} merged into a neighbour: {done.given:,} "
         f"areas, {share:.2f} % of the pixels. "
     )
     if done.left:
@@ -207,10 +197,11 @@ def _curves(checkpoint: Checkpoint) -> tuple[Curve, ...]:
 
 
 def _files(paths: Mapping[str, Path]) -> tuple[FileRow, ...]:
+    in_words = {output.kind: output.holds for output in all_outputs()}
     return tuple(
         FileRow(
             path.name,
-            HOLDS.get(kind, kind),
+            in_words[kind],
             path.stat().st_size if kind not in UNFINISHED and path.is_file() else None,
         )
         for kind, path in paths.items()

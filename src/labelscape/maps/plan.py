@@ -7,24 +7,25 @@ from __future__ import annotations
 import time
 import xml.etree.ElementTree as xml
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 
-from labelscape.checkpoint import Checkpoint, load_all
-from labelscape.contract.adjust import fitted
-from labelscape.contract.compare import REFUSED, Difference, compare, verdict
+from labelscape.checkpoint import load_all
+from labelscape.contract.compare import REFUSED, Difference, verdict
 from labelscape.contract.matching import bands_to_read, match_bands
 from labelscape.contract.sample import sampled_windows
 from labelscape.errors import BadInput
 from labelscape.files import written_whole
 from labelscape.grid import Window
+from labelscape.maps.outputs import RasterOutput, rasters_of
+from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
+from labelscape.maps.work import fitting
 from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
-from labelscape.scenes.mosaic import open_scene
-from labelscape.scenes.raster import Scene
+from labelscape.scenes.scene import Scene
 from labelscape.scoring.memory import scoring_bytes
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scored import ScoredTile
@@ -78,47 +79,35 @@ class CheckResult:
         }
 
 
+@spelt_out
 def check(
-    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
-    scene: Source,
+    checkpoint: Models | None = None,
+    scene: Source | None = None,
     *,
-    nodata: float | None = None,
-    tile_size: int | None = None,
-    overlap: int | None = None,
-    blend: str | None = None,
+    request: MapRequest | None = None,
     protocol: Protocol | None = None,
-    area: str | Path | None = None,
-    entropy: bool = False,
-    proba: bool = False,
     timing: bool = True,
-    device: str = "auto",
-    precision: str = "32",
+    **settings: Unpack[MapSettings],
 ) -> CheckResult:
     """Does this scene fit this model, why not, and what would the map cost? Reads about 1 % of the scene, in
     seconds at any size.
 
-    Options as `map_scene` has them: several looks and several checkpoints cost what they cost. The first
-    checkpoint says what fits. Without `timing` the plan has no minutes. Raises BadFile where a file is
-    missing or damaged.
+    Settings as `map_scene` has them, one by one or as a `request`. Test-time augmentation and several
+    checkpoints cost what they cost; the first checkpoint says what fits. Without `timing` the plan has no
+    minutes. Raises BadOption for settings that cannot be, BadFile where a file is missing or damaged.
     """
-    models = load_all(checkpoint)
-    checkpoint = models[0]
-    scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
-    with (
-        open_scene(scene, nodata=nodata, area=area, wanted=checkpoint.bands) as as_stored,
-        ExitStack() as handles,
-    ):
-        opened, mended = fitted(checkpoint.contract, as_stored)
-        handles.enter_context(opened)
-        findings = (*mended, *compare(checkpoint.contract, opened, stride=scorer.stride))
-        if match_bands(checkpoint.bands, opened.bands).order is None:
+    request = request_for(checkpoint, scene, request, protocol, settings)
+    models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
+    scorer = Scorer.of(models, device=request.device, precision=request.precision, protocol=request.protocol)
+    source = scene if scene is not None else request.scene
+    with fitting(models[0], source, request, stride=scorer.stride) as (opened, findings):
+        if match_bands(models[0].bands, opened.bands).order is None:
             return CheckResult(verdict(findings), findings, None)
-        tiles = plan_for(scorer, opened, tile_size=tile_size, overlap=overlap, blend=blend)
-        return CheckResult(
-            verdict(findings),
-            findings,
-            cost(scorer, opened, tiles, entropy=entropy, proba=proba, timing=timing),
+        tiles = plan_for(
+            scorer, opened, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend
         )
+        found = cost(scorer, opened, tiles, rasters_of(request), timing=timing)
+        return CheckResult(verdict(findings), findings, found)
 
 
 def refuse_unless(findings: tuple[Difference, ...], name: str) -> None:
@@ -127,8 +116,8 @@ def refuse_unless(findings: tuple[Difference, ...], name: str) -> None:
     if causes:
         listed = "; ".join(causes) if len(causes) == 1 else "".join(f"\n  - {cause}" for cause in causes)
         raise BadInput(
-            f"{name} does not fit this model: {listed}.{chr(10) if len(causes) > 1 else ' '}Mend it, or "
-            "pass --force to map all the same."
+            f"{name} does not fit this model: {listed}.{chr(10) if len(causes) > 1 else ' '}Fix it, or "
+            "pass --force to map anyway."
         )
 
 
@@ -149,15 +138,9 @@ def mark_forced(class_raster: Path, findings: tuple[Difference, ...]) -> None:
 
 
 def cost(
-    scorer: Scorer,
-    scene: Scene,
-    tiles: TilePlan,
-    *,
-    entropy: bool = False,
-    proba: bool = False,
-    timing: bool = True,
+    scorer: Scorer, scene: Scene, tiles: TilePlan, outputs: Sequence[RasterOutput], *, timing: bool = True
 ) -> Plan:
-    """What a plan of tiles costs with this network on this device."""
+    """What a plan of tiles costs with this network on this device, written as these rasters."""
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
     pixels, classes, bands = side[0] * side[1], len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
     network = scoring_bytes(scorer, *side)
@@ -166,7 +149,7 @@ def cost(
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
     ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
-    layers = 2 + entropy + (classes if proba else 0)
+    layers = sum(len(output.band_names(scorer.checkpoint.legend)) for output in outputs)
     disk = int(
         scene.grid.window.pixels * layers * (1 + 4 / 3)
     )  # the tiles and, while it is made, the COG with its overviews

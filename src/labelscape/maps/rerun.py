@@ -5,50 +5,62 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from labelscape.errors import BadFile, BadInput
-from labelscape.maps.run import MapResult, map_scene
+from labelscape.maps.request import MapRequest
+from labelscape.maps.result import MapResult
+from labelscape.maps.run import map_scene
 from labelscape.scoring.protocol import Protocol
 
 
-def rerun(run_file: str | Path, out: str | Path, *, overwrite: bool = False) -> MapResult:
-    """Make the map that `run_file` (a map's `_run.json`) describes again in the folder `out`, with the same
-    models, scene and options.
+def rerun(run_json: str | Path, out: str | Path, overwrite: bool = False) -> MapResult:
+    """Make the map that `run_json` (a map's `_run.json`) describes again in the folder `out`, with the same
+    models, scene and settings.
 
     The same software on the same kind of machine gives the same bytes. Paths that were relative are looked
-    for from the present folder. Raises BadFile where the file is none of ours or something it names is
-    missing, BadInput where a checkpoint is another one than it was.
+    for from the present folder. Raises BadFile where the file is no run file or something it names is
+    missing, BadInput where a checkpoint is another one than it was, or model or scene were in memory.
     """
     try:
-        run = json.loads(Path(run_file).read_text())
-        models, scene, options = run["models"], run["scene"], dict(run["options"])
+        run = json.loads(Path(run_json).read_text())
+        models, name = run["models"], run["name"]
+        request = MapRequest(**run["request"]) if "request" in run else _before_requests(run)
     except OSError as error:
-        raise BadFile(f"{run_file} cannot be read: {error.strerror or error}.") from error
+        raise BadFile(f"{run_json} cannot be read: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise BadFile(f"{run_file} is not the _run.json of a map.") from error
+        raise BadFile(f"{run_json} is not the _run.json of a map.") from error
     for model in models:
-        _check(model, run_file)
-    protocol = options.pop("protocol")
-    return map_scene(
-        [m["path"] for m in models],
-        scene if isinstance(scene, str) else tuple(scene),
-        out,
-        name=run["name"],
-        overwrite=overwrite,
-        protocol=Protocol.from_dict(protocol),
+        _check(model, run_json)
+    if request.scene is None:
+        raise BadInput(f"{run_json} was made of a scene in memory; save it and map the file instead.")
+    return map_scene(out=out, request=request.replace(name=name), overwrite=overwrite)
+
+
+def _before_requests(run: dict[str, Any]) -> MapRequest:
+    """The request of a run file that older versions wrote. Raises KeyError or TypeError where it is none."""
+    options = dict(run["options"])
+    protocol = Protocol.from_dict(options.pop("protocol"))
+    scene, models = run["scene"], run["models"]
+    return MapRequest(
+        checkpoint=tuple(m["path"] for m in models if m["path"] is not None),
+        scene=scene if isinstance(scene, str) else tuple(scene),
+        tta=protocol.tta,
+        scales=protocol.scales,
+        average=protocol.average,
         **options,
     )
 
 
-def _check(model: dict, run_file: str | Path) -> None:
+def _check(model: dict[str, str | None], run_json: str | Path) -> None:
     """Is a checkpoint still there and the same?"""
     if model["path"] is None:
-        raise BadInput(f"{run_file} was made from a checkpoint in memory; save it and map with it instead.")
+        raise BadInput(f"{run_json} was made from a checkpoint in memory; save it and map with it instead.")
     path = Path(model["path"])
     if not path.is_file():
-        raise BadFile(f"{path}, the checkpoint of {run_file}, does not exist (looked for from {Path.cwd()}).")
+        raise BadFile(f"{path}, the checkpoint of {run_json}, does not exist (looked for from {Path.cwd()}).")
     if hashlib.sha256(path.read_bytes()).hexdigest() != model["sha256"]:
         raise BadInput(
-            f"{path} is not the checkpoint that {run_file} was made with: its SHA-256 differs. Bring the "
-            "old one back, or map anew."
+            f"{path} is not the checkpoint that {run_json} was made with: its SHA-256 differs. Restore the "
+            "old one, or map anew."
         )

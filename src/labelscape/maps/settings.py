@@ -14,7 +14,7 @@ AUGMENTED = {
 PRECISIONS = {"32": "32-bit floating point", "bfloat16": "bfloat16, mixed", "float16": "float16, mixed"}
 
 # Said elsewhere on the page, or part of a line below.
-SAID = {"name", "options", "core", "halo", "blend", "software", "when"}
+SAID = {"name", "request", "core", "halo", "blend", "software", "when"}
 
 
 def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
             rows[key.replace("_", " ").capitalize()] = value
     if "core" in facts:
         rows["Tiles"] = _tiles(facts)
-    rows |= _options(facts.get("options") or {}, metric=facts.get("crs") is not None)
+    rows |= _options(facts.get("request") or {}, metric=facts.get("crs") is not None)
     return {label: value for label, value in rows.items() if value not in (None, "")}
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE, Legend
+from labelscape.maps.outputs import assets
 
 MEDIA = {
     ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
@@ -26,16 +27,6 @@ MEDIA = {
     ".parquet": "application/vnd.apache.parquet",
     ".html": "text/html",
     ".json": "application/json",
-}
-KINDS = {
-    "class": ("Land cover", ["data"]),
-    "confidence": ("Probability of the class shown, per cent", ["data", "confidence"]),
-    "proba": ("Probability of each class", ["data", "probability"]),
-    "entropy": ("How undecided the network was, per cent", ["data", "uncertainty"]),
-    "sieved": ("Land cover, small areas given to neighbours", ["data"]),
-    "polygons": ("Land cover as polygons", ["data"]),
-    "report": ("Report", ["overview"]),
-    "run": ("How the map was made", ["metadata"]),
 }
 EDGE = 8
 """Points a side of the footprint: sides that are straight in the map's CRS are curves in degrees."""
@@ -57,7 +48,7 @@ def write_item(
     The grid must be georeferenced. Raises BadFile where the file exists or cannot be written.
     """
     with written_whole(path, overwrite=overwrite) as part:
-        present = {kind: file for kind, file in files.items() if kind in KINDS and file.exists()}
+        present = {kind: file for kind, file in files.items() if kind in assets() and file.exists()}
         part.write_text(
             json.dumps(
                 item(path.stem.removesuffix("_stac"), grid, legend, present, when, software=software),
@@ -102,7 +93,7 @@ def item(
         transform=list(grid.transform)[:6],
     )
     for kind, file in files.items():
-        title, roles = KINDS[kind]
+        title, roles = assets()[kind]
         asset = pystac.Asset(href=f"./{file.name}", title=title, media_type=MEDIA[file.suffix], roles=roles)
         made.add_asset(kind, asset)
         if file.suffix == ".tif":

@@ -55,7 +55,7 @@ class MapWriter:
         tags: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ) -> None:
-        self.path, self.grid, self.legend = Path(path), grid, legend
+        self.path, self.grid, self.count, self.legend = Path(path), grid, count, legend
         self._tags, self._descriptions = dict(tags or {}), descriptions
         self._overwrite = overwrite
         packed = compression.for_classes() if legend is not None else compression.for_smooth_values()

@@ -1,0 +1,210 @@
+"""The files of a map, one row each. Writers, the tiles kept until the map is whole, the disk a plan counts,
+paths and the STAC item all go through these rows: a new raster is one more row of RASTERS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from labelscape.areas.polygon_files import SUFFIXES
+from labelscape.legend import IGNORE, Legend
+from labelscape.scoring.scored import SOFTENED_ROWS, ScoredTile
+
+if TYPE_CHECKING:
+    from labelscape.maps.request import MapRequest
+
+DATA = ("data",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOutput:
+    """A file of a map: its kind (key of `MapResult.paths` and of the STAC item's assets) and the end of its
+    name; `{}` there stands for the suffix of polygons.
+
+    holds         what is in it, for the report
+    title, roles  of the STAC asset; an output without a title is none
+    asked         does a request want it?
+    """
+
+    kind: str
+    ending: str
+    holds: str
+    title: str = ""
+    roles: tuple[str, ...] = DATA
+    asked: Callable[[MapRequest], bool] = lambda request: True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RasterOutput(FileOutput):
+    """A uint8 raster written tile by tile.
+
+    band_names  the network's legend -> a description per band
+    render      a tile, and the confidence below which classes are unknown -> (bands, h, w) uint8, 255 where
+                invalid
+    classes     class indices: written as class values with the legend's colours, overviews by mode; else
+                smooth values, overviews by mean
+    tags        of the file
+    """
+
+    band_names: Callable[[Legend], tuple[str, ...]]
+    render: Callable[[ScoredTile, float | None], np.ndarray]
+    classes: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def _classes(tile: ScoredTile, reject: float | None) -> np.ndarray:
+    """Indices of the likeliest class; that of "unknown" comes after the network's last."""
+    classes = tile.classes()
+    if reject is not None:
+        classes[(tile.percent() < 100 * reject) & tile.valid] = len(tile.probabilities)
+    return classes[None]
+
+
+def _confidence(tile: ScoredTile, reject: float | None) -> np.ndarray:
+    return tile.percent()[None]
+
+
+def _probabilities(tile: ScoredTile, reject: float | None) -> np.ndarray:
+    return _rounded(lambda p: p * 250, tile)
+
+
+def _entropy(tile: ScoredTile, reject: float | None) -> np.ndarray:
+    """Per cent of the largest entropy there can be."""
+
+    def entropy(p: torch.Tensor) -> torch.Tensor:
+        """Probabilities (K, h, w) -> (1, h, w)."""
+        return -(p * p.clamp_min(1e-12).log()).sum(dim=0, keepdim=True) / math.log(max(2, len(p))) * 100
+
+    return _rounded(entropy, tile)
+
+
+def _rounded(made_of: Callable[[torch.Tensor], torch.Tensor], tile: ScoredTile) -> np.ndarray:
+    """(C, h, w) uint8 of what is made of probabilities, 255 on invalid pixels; some rows at a time: a tile
+    of many classes is large.
+    """
+    strips = [made_of(p).round_().to(torch.uint8) for p in tile.probabilities.split(SOFTENED_ROWS, dim=1)]
+    rounded = torch.cat(strips, dim=1).numpy()
+    if not tile.valid.all():
+        rounded[:, ~tile.valid] = IGNORE
+    return rounded
+
+
+RASTERS = (
+    RasterOutput(
+        kind="class",
+        ending="_class.tif",
+        holds="Class map: one class value per pixel, with colours and names (COG)",
+        title="Land cover",
+        band_names=lambda legend: ("class",),
+        render=_classes,
+        classes=True,
+    ),
+    RasterOutput(
+        kind="confidence",
+        ending="_confidence.tif",
+        holds="Confidence: probability of the class shown, in per cent (COG)",
+        title="Probability of the class shown, per cent",
+        roles=("data", "confidence"),
+        band_names=lambda legend: ("confidence (%)",),
+        render=_confidence,
+    ),
+    RasterOutput(
+        kind="proba",
+        ending="_proba.tif",
+        holds="Probability of every class, one band each, in 1/250 (COG)",
+        title="Probability of each class",
+        roles=("data", "probability"),
+        asked=lambda request: request.proba,
+        band_names=lambda legend: tuple(legend.names),
+        render=_probabilities,
+        tags={"scale": "1/250"},
+    ),
+    RasterOutput(
+        kind="entropy",
+        ending="_entropy.tif",
+        holds="Entropy of the prediction, 0 (certain) to 100 (COG)",
+        title="How undecided the network was, per cent",
+        roles=("data", "uncertainty"),
+        asked=lambda request: request.entropy,
+        band_names=lambda legend: ("entropy (% of the largest)",),
+        render=_entropy,
+    ),
+)
+
+MADE_OF_THEM = (
+    FileOutput(
+        kind="sieved",
+        ending="_sieved.tif",
+        holds="Class map without areas below the minimum mapping unit (COG)",
+        title="Land cover, small areas merged into neighbours",
+        asked=lambda request: request.sieve > 0,
+    ),
+    FileOutput(
+        kind="polygons",
+        ending="_polygons{}",
+        holds="Polygons with class, pixels and hectares",
+        title="Land cover as polygons",
+        asked=lambda request: request.polygons,
+    ),
+    FileOutput(
+        kind="report",
+        ending="_report.html",
+        holds="This page",
+        title="Report",
+        roles=("overview",),
+        asked=lambda request: request.report,
+    ),
+    FileOutput(kind="stac", ending="_stac.json", holds="STAC item: metadata for catalogues"),
+    FileOutput(
+        kind="run",
+        ending="_run.json",
+        holds="Settings of this run, for repeating it",
+        title="How the map was made",
+        roles=("metadata",),
+    ),
+)
+"""Files made of the finished rasters, in the order in which they are listed."""
+
+
+def all_outputs() -> tuple[FileOutput, ...]:
+    """Every file that a map can have."""
+    return (*RASTERS, *MADE_OF_THEM)
+
+
+def rasters_of(request: MapRequest) -> tuple[RasterOutput, ...]:
+    """The rasters that a request asks for: the planes of a tile, in this order."""
+    return tuple(output for output in RASTERS if output.asked(request))
+
+
+def paths_of(request: MapRequest, out: Path, stem: str, *, located: bool) -> dict[str, Path]:
+    """Where the files of a map go, by kind; a scene that is not `located` gets no STAC item."""
+    return {
+        output.kind: out / (stem + output.ending.format(f".{request.polygons_as}"))
+        for output in all_outputs()
+        if output.asked(request) and (located or output.kind != "stac")
+    }
+
+
+def left_behind(out: Path, stem: str, paths: Mapping[str, Path]) -> list[str]:
+    """Names of an earlier map's files that this one does not replace: beside it they would pass for its
+    own.
+    """
+    written = {path.name for path in paths.values()}
+    names = [
+        stem + output.ending.format(suffix)
+        for output in all_outputs()
+        for suffix in (SUFFIXES if "{}" in output.ending else ("",))
+    ]
+    return [name for name in names if name not in written and (out / name).exists()]
+
+
+def assets() -> dict[str, tuple[str, list[str]]]:
+    """Kinds that are assets of the STAC item: title and roles."""
+    return {o.kind: (o.title, list(o.roles)) for o in all_outputs() if o.title}

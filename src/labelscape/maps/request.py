@@ -1,0 +1,290 @@
+"""A map as one frozen value. Everything wrong with it is said at once."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from labelscape.areas.polygon_files import SUFFIXES
+from labelscape.areas.sieve import check_minimum
+from labelscape.checkpoint import Checkpoint
+from labelscape.errors import BadOption, UnknownName
+from labelscape.scoring.engines import PRECISIONS, pick_device
+from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.tiles import BLENDS
+
+Models = Checkpoint | str | Path | Sequence[Checkpoint | str | Path]
+"""A checkpoint or its file, or several that are averaged."""
+
+
+class Affects(Enum):
+    """What a setting of a map decides. Finished tiles of an interrupted map are used again if and only if no
+    setting of the first kind has changed.
+    """
+
+    TILES = "the values of tiles, or which planes they have"
+    FILES = "which files are made of the tiles, and how"
+    MACHINE = "where the work is done"
+
+
+class MapSettings(TypedDict, total=False):
+    """The settings of `map_scene` and `check`, for editors and type checkers; `MapRequest` says what each
+    means.
+    """
+
+    name: str | None
+    tile_size: int | None
+    overlap: int | None
+    blend: str | None
+    tta: str
+    scales: tuple[float, ...]
+    average: str
+    reject: float | None
+    entropy: bool
+    proba: bool
+    sieve: float
+    polygons: bool
+    polygons_as: str
+    min_area: float
+    simplify: float
+    report: bool
+    nodata: float | None
+    area: str | Path | None
+    device: str
+    precision: str
+    force: bool
+
+
+class MapRequest(BaseModel):
+    """How a map is made. Attribute docstrings are the help text; variants are `request.replace(...)`.
+
+    Raises BadOption with every problem named, unknown settings and names answered with the nearest known one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint: Annotated[tuple[str, ...], Affects.TILES] = ()
+    """Checkpoint files; the probabilities of several are averaged. Empty where they are in memory."""
+    scene: Annotated[str | tuple[str, ...] | None, Affects.TILES] = None
+    """File, folder, list of files or STAC item. None where the scene is in memory."""
+    name: Annotated[str | None, Affects.FILES] = None
+    """Stem of the map's file names; by default the scene's."""
+    tile_size: Annotated[int | None, Affects.TILES] = Field(None, ge=1)
+    """Side of a tile in pixels, overlap included; by default what the network and memory allow."""
+    overlap: Annotated[int | None, Affects.TILES] = Field(None, ge=0)
+    """Pixels that a tile sees beyond its core on each side; by default the network's reach."""
+    blend: Annotated[str | None, Affects.TILES] = None
+    """hann: neighbouring tiles are blended; crop: cut at their cores; none: no overlap. By default crop where
+    that is exact, else hann.
+    """
+    tta: Annotated[str, Affects.TILES] = "none"
+    """Test-time augmentation: none, mirror (left-right), flips (4 images) or dihedral (8)."""
+    scales: Annotated[tuple[float, ...], Affects.TILES] = (1.0,)
+    """Multi-scale inference: factors by which the image is resized."""
+    average: Annotated[str, Affects.TILES] = "probabilities"
+    """How augmented predictions are averaged: as probabilities or logits."""
+    reject: Annotated[float | None, Affects.TILES] = None
+    """Confidence (0..1) below which a pixel becomes the class "unknown", which is added to the legend."""
+    entropy: Annotated[bool, Affects.TILES] = False
+    """Also write the entropy of the prediction: 0 (certain) to 100 (all classes alike), uint8."""
+    proba: Annotated[bool, Affects.TILES] = False
+    """Also write the probability of every class: one uint8 band each, scale 1/250."""
+    sieve: Annotated[float, Affects.FILES] = 0.0
+    """Minimum mapping unit in hectares (pixels without coordinates): also write the map with all smaller
+    areas merged into a neighbour, and make the polygons of it. The class raster and the reported areas stay
+    those of the network.
+    """
+    polygons: Annotated[bool, Affects.FILES] = True
+    """Write the map as polygons too."""
+    polygons_as: Annotated[str, Affects.FILES] = "gpkg"
+    """Format of the polygons: gpkg, geojson, fgb or parquet."""
+    min_area: Annotated[float, Affects.FILES] = Field(0.0, ge=0, allow_inf_nan=False)
+    """Hectares below which a polygon is dropped, leaving a gap; the raster keeps it."""
+    simplify: Annotated[float, Affects.FILES] = Field(0.0, ge=0, allow_inf_nan=False)
+    """Metres (pixels without coordinates) by which polygon borders may be smoothed."""
+    report: Annotated[bool, Affects.FILES] = True
+    """Write the HTML report."""
+    nodata: Annotated[float | None, Affects.TILES] = None
+    """Nodata value of the scene, where its files do not declare it."""
+    area: Annotated[str | None, Affects.TILES] = None
+    """File of polygons in any CRS: only what lies in them is mapped, on a grid cut to them."""
+    device: Annotated[str, Affects.MACHINE] = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Annotated[str, Affects.TILES] = "32"
+    """32, bf16 or 16."""
+    force: Annotated[bool, Affects.FILES] = False
+    """Map a scene that `check` refuses; the findings stand in the run's notes and in the class raster's tag
+    `labelscape_forced`.
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _as_one(error) from None
+
+    def replace(self, **changes: Any) -> MapRequest:
+        """The same request with changes. Raises BadOption as `MapRequest` does."""
+        return MapRequest(**{**self.model_dump(), **changes})
+
+    @property
+    def protocol(self) -> Protocol:
+        """Scales and test-time augmentation as one value."""
+        return Protocol(self.scales, self.tta, self.average)
+
+    @classmethod
+    def fields_that(cls, affects: Affects) -> tuple[str, ...]:
+        """Names of the settings that decide this."""
+        return tuple(name for name, about in cls.model_fields.items() if affects in about.metadata)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        """Numbers of NumPy and paths as JSON has them."""
+        return value.item() if isinstance(value, np.generic) else _text(value)
+
+    @field_validator("checkpoint", "scales", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (str, os.PathLike, int, float)) else value
+
+    @field_validator("name")
+    @classmethod
+    def _stem(cls, name: str | None) -> str | None:
+        if name is not None and (not name or Path(name).name != name):
+            raise BadOption(
+                f"The name {name!r} cannot start file names; give a name without folders, which --out says."
+            )
+        return name
+
+    @field_validator("blend", "precision", "polygons_as")
+    @classmethod
+    def _known(cls, value: str | None, info: Any) -> str | None:
+        formats = [suffix.removeprefix(".") for suffix in SUFFIXES]
+        known = {"blend": BLENDS, "precision": PRECISIONS, "polygons_as": formats}[info.field_name]
+        if value is not None and value not in known:
+            raise UnknownName(info.field_name, value, known)
+        return value
+
+    @field_validator("tta", "scales", "average")
+    @classmethod
+    def _in_a_protocol(cls, value: Any, info: Any) -> Any:
+        Protocol(**{info.field_name: value})
+        return value
+
+    @field_validator("reject")
+    @classmethod
+    def _confidence(cls, reject: float | None) -> float | None:
+        if reject is not None and not 0 < reject < 1:
+            raise BadOption(f"reject={reject} must lie between 0 and 1.")
+        return reject
+
+    @field_validator("sieve")
+    @classmethod
+    def _mapping_unit(cls, sieve: float) -> float:
+        if sieve:
+            check_minimum(sieve)
+        return sieve
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, device: str) -> str:
+        """A device that only this machine lacks is no mistake of the request."""
+        try:
+            pick_device(device)
+        except UnknownName:
+            raise
+        except BadOption:
+            pass
+        return device
+
+
+def request_for(
+    checkpoint: Models | None,
+    scene: object,
+    request: MapRequest | None,
+    protocol: Protocol | None,
+    settings: Mapping[str, Any],
+) -> MapRequest:
+    """The request that the arguments of `map_scene` or `check` make; settings change the `request` given."""
+    changes = dict(settings)
+    if protocol is not None:
+        changes |= {"tta": protocol.tta, "scales": protocol.scales, "average": protocol.average}
+    if checkpoint is not None:
+        changes["checkpoint"] = files_of(checkpoint)
+    if scene is not None:
+        changes["scene"] = file_or_files(scene)
+    made = MapRequest(**{**(request.model_dump() if request else {}), **changes})
+    missing = ["checkpoint"] if checkpoint is None and not made.checkpoint else []
+    missing += ["scene"] if scene is None and made.scene is None else []
+    if missing:
+        raise BadOption(f"A map needs a {' and a '.join(missing)}; the request names none.")
+    return made
+
+
+def files_of(checkpoint: Models) -> tuple[str, ...]:
+    """Where checkpoints lie; empty where one of them is in memory, for then the files do not make the map."""
+    several = [checkpoint] if isinstance(checkpoint, (Checkpoint, str, os.PathLike)) else checkpoint
+    return () if any(isinstance(one, Checkpoint) for one in several) else tuple(map(str, several))
+
+
+def file_or_files(scene: object) -> str | tuple[str, ...] | None:
+    """Where a scene lies; None where it is in memory."""
+    if isinstance(scene, (str, os.PathLike)):
+        return str(scene)
+    if isinstance(scene, (list, tuple)) and all(isinstance(s, (str, os.PathLike)) for s in scene):
+        return tuple(map(str, scene))
+    return None
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return [_text(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _as_one(error: ValidationError) -> BadOption:
+    """All problems as one error; a single one as it is."""
+    problems = [_problem(found) for found in error.errors()]
+    if len(problems) == 1:
+        return problems[0]
+    return BadOption("This map cannot be made:\n  - " + "\n  - ".join(map(str, problems)))
+
+
+def _problem(found: ErrorDetails) -> BadOption:
+    where = ".".join(str(part) for part in found["loc"])
+    if found["type"] == "extra_forbidden":
+        return UnknownName("setting of a map", where, MapRequest.model_fields)
+    if found["type"] == "value_error":  # ours
+        return found["ctx"]["error"]
+    return BadOption(f"{where}={found['input']!r}: {found['msg'][0].lower()}{found['msg'][1:]}.")
+
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def spelt_out(function: Function) -> Function:
+    """Show the settings behind `**settings` in the function's signature, for `help` and notebooks, which do
+    not read `Unpack`.
+    """
+    own = inspect.signature(function)
+    settings = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=MapRequest.model_fields[name].default,
+            annotation=annotation,
+        )
+        for name, annotation in get_type_hints(MapSettings).items()
+    ]
+    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    function.__signature__ = own.replace(parameters=[*kept, *settings])  # type: ignore[attr-defined]
+    return function

@@ -1,0 +1,79 @@
+"""What a finished map is: files, areas, what to know."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labelscape.areas.sieve import SieveSummary
+from labelscape.maps.rasters import ClassArea
+
+if TYPE_CHECKING:
+    from labelscape.areas.polygonize import PolygonSummary
+
+
+@dataclass(frozen=True, eq=False)
+class MapResult:
+    """What `map_scene` made: files by kind (`maps.outputs`), areas, what to know.
+
+    areas          of the map as the network made it, also where it was sieved
+    seconds        of this run: tiles that an interrupted one had finished are not counted
+    forward_share  pixels that the network predicted over pixels of the scene
+    seam           how much more often classes change where tiles meet than inside them: 1 is no trace; NaN
+                   for a single tile
+    facts          how it was made, as JSON values
+    sieved         what became of the classes in the sieved map; None where there is none
+    outlined       how many polygons were written; None where none were asked for
+    """
+
+    paths: dict[str, Path]
+    areas: tuple[ClassArea, ...]
+    nodata_pixels: int
+    notes: tuple[str, ...]
+    seconds: float
+    tiles: int
+    forward_share: float
+    seam: float = math.nan
+    facts: dict = field(default_factory=dict)
+    sieved: SieveSummary | None = None
+    outlined: PolygonSummary | None = None
+
+    def __repr__(self) -> str:
+        seam = "" if math.isnan(self.seam) else f", seam score {self.seam:.2f}"
+        notes = f", {len(self.notes)} notes" if self.notes else ""
+        files = f"{len(self.paths)} files in {self.paths['class'].parent}"
+        return f"<MapResult {self.paths['class'].name}: {len(self.areas)} classes, {files}{seam}{notes}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: areas, files, seam score, notes."""
+        total = sum(area.pixels for area in self.areas) or 1
+        hectares = any(area.hectares is not None for area in self.areas)
+        areas = [("class", "pixels", "share", *(["hectares"] if hectares else []))]
+        areas += [
+            (
+                area.name,
+                f"{area.pixels:,}",
+                f"{100 * area.pixels / total:.2f} %",
+                *([f"{area.hectares:,.2f}"] if hectares else []),
+            )
+            for area in self.areas
+        ]
+        parts = [_table(areas), _table([("file", "path"), *((k, str(p)) for k, p in self.paths.items())])]
+        if not math.isnan(self.seam):
+            parts.append(f"<p>Seam score {self.seam:.2f} (1: no trace of tiles)</p>")
+        if self.notes:
+            notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+            parts.append(f"<ul>{notes}</ul>")
+        return "".join(parts)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """HTML of rows of text, the first of them the head."""
+    cells = [
+        "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row)
+        for tag, row in zip(("th", *("td",) * len(rows)), rows)
+    ]
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"

@@ -1,0 +1,134 @@
+"""What is known of a map before its first tile: does the scene fit, which tiles, which files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from labelscape.areas.polygon_files import check_target
+from labelscape.checkpoint import Checkpoint
+from labelscape.contract.adjust import fitted
+from labelscape.contract.compare import Difference, compare
+from labelscape.contract.matching import bands_to_read
+from labelscape.errors import BadFile, BadInput
+from labelscape.legend import LandClass, Legend
+from labelscape.maps.journal import Journal, is_begun, tile_key
+from labelscape.maps.outputs import RasterOutput, left_behind, paths_of, rasters_of
+from labelscape.maps.request import MapRequest
+from labelscape.scenes.files import Source
+from labelscape.scenes.mosaic import open_scene
+from labelscape.scenes.scene import Scene
+from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.stitch import plan_for
+from labelscape.scoring.tiles import TilePlan
+
+UNKNOWN = "unknown"
+"""Name of the class of pixels whose confidence is too low."""
+
+
+@dataclass(frozen=True, eq=False)
+class MapWork:
+    """One map that is being made.
+
+    legend     the map's classes: the network's, and "unknown" where pixels are rejected
+    overwrite  may files be replaced? Also those that this very map had finished when it was interrupted
+    notes      what to know about the scene and the folder
+    """
+
+    request: MapRequest
+    scorer: Scorer
+    scene: Scene
+    plan: TilePlan
+    legend: Legend
+    stem: str
+    paths: dict[str, Path]
+    outputs: tuple[RasterOutput, ...]
+    journal: Journal
+    overwrite: bool
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def fitting(
+    checkpoint: Checkpoint, source: Source, request: MapRequest, *, stride: int = 1
+) -> Iterator[tuple[Scene, tuple[Difference, ...]]]:
+    """The scene opened and adjusted to what the model reads, and what differs. Raises as `open_scene`."""
+    with (
+        open_scene(source, nodata=request.nodata, area=request.area, wanted=checkpoint.bands) as as_stored,
+        ExitStack() as handles,
+    ):
+        scene, adjusted = fitted(checkpoint.contract, as_stored)
+        handles.enter_context(scene)
+        yield scene, (*adjusted, *compare(checkpoint.contract, scene, stride=stride))
+
+
+def prepare(
+    request: MapRequest,
+    models: Sequence[Checkpoint],
+    scene: Scene,
+    out: Path,
+    *,
+    overwrite: bool,
+    notes: Sequence[str],
+) -> MapWork:
+    """All that can be refused is refused here, before the first tile: raises BadOption, BadInput, BadFile."""
+    checkpoint, grid = models[0], scene.grid
+    bands_to_read(checkpoint.bands, scene)  # no force makes up a band
+    stem = request.name or scene.name
+    paths = paths_of(request, out, stem, located=grid.is_georeferenced)
+    if request.polygons:
+        from labelscape.areas.polygonize import check_sizes
+
+        check_target(paths["polygons"])
+        check_sizes(request.min_area, request.simplify, grid, scene.name)
+    scorer = Scorer.of(models, device=request.device, precision=request.precision, protocol=request.protocol)
+    plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
+    legend = checkpoint.legend if request.reject is None else with_unknown(checkpoint.legend)
+    key = tile_key(request, models, scene, plan, scorer.device.type)
+    folder = out / f".{stem}.unfinished"
+    overwrite = overwrite or is_begun(folder, key)
+    _make_room(out, paths, overwrite)
+    if left := left_behind(out, stem, paths):
+        verb = "are" if len(left) > 1 else "is"
+        notes = [*notes, f"{', '.join(left)} in {out} {verb} of an earlier map, not of this one"]
+    return MapWork(
+        request,
+        scorer,
+        scene,
+        plan,
+        legend,
+        stem,
+        paths,
+        rasters_of(request),
+        Journal(folder, key),
+        overwrite,
+        tuple(notes),
+    )
+
+
+def with_unknown(legend: Legend) -> Legend:
+    """The legend with one class more, last, for what is too uncertain to be named. Raises BadInput where
+    254 classes leave no value.
+    """
+    free = next((value for value in range(254, -1, -1) if value not in legend.values), None)
+    if free is None or UNKNOWN in legend.names:
+        raise BadInput(
+            f"The class {UNKNOWN!r} cannot be added to the legend: "
+            f"{'it has one' if UNKNOWN in legend.names else 'no value is free'}."
+        )
+    return Legend((*legend.classes, LandClass(free, UNKNOWN, (120, 120, 120), "confidence below the limit")))
+
+
+def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
+    """Make the folder. Raises BadFile before any work where it cannot be made, or holds one of the files
+    and may not be overwritten.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadFile(f"The folder {out} cannot be made: {error.strerror or error}.") from error
+    taken = [path for path in paths.values() if path.exists()]
+    if taken and not overwrite:
+        raise BadFile(f"{taken[0]} exists; pass --overwrite to replace it, or another --out or --name.")

@@ -1,0 +1,258 @@
+"""A map as one value: what is wrong with it, what its settings decide, and that it makes the map again."""
+
+import inspect
+import json
+from dataclasses import replace
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+import torch
+import world
+
+import labelscape as ls
+from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.contract.contract import Contract
+from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.maps.journal import tile_key
+from labelscape.maps.request import Affects, MapRequest, MapSettings
+from labelscape.maps.work import fitting
+from labelscape.nets.catalog import create_model
+from labelscape.scoring.scorer import Scorer, state_arrays
+from labelscape.scoring.stitch import plan_for
+
+SMALL = {"tile_size": 128, "overlap": 16, "blend": "hann", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Two checkpoints, two scenes and an area of the first scene."""
+    folder = tmp_path_factory.mktemp("stored")
+    for name, seed in (("a", 0), ("b", 1)):
+        torch.manual_seed(seed)
+        net = create_model("fcn", in_channels=3, classes=3, widths=(4, 4, 4, 4))
+        checkpoint = Checkpoint(
+            network="fcn",
+            options={"widths": [4, 4, 4, 4]},
+            weights=state_arrays(net),
+            legend=world.LEGEND,
+            contract=Contract(bands=("1", "2", "3"), dtype="uint16", normalisation=((4500.0, 2000.0),) * 3),
+        )
+        save(checkpoint, folder / f"{name}.safetensors")
+    one = world.make(folder, 200, 260, name="one")
+    world.make(folder, 200, 260, seed=1, name="two")
+    world.rectangle(one, folder / "area.geojson", 20, 30, 150, 200)
+    return folder
+
+
+def key_of(request: MapRequest, device: str = "cpu") -> dict:
+    """The tile key of a request, by way of everything that goes into one."""
+    models = [load(path) for path in request.checkpoint]
+    with fitting(models[0], request.scene, request) as (scene, _):
+        scorer = Scorer.of(models, device="cpu", precision=request.precision, protocol=request.protocol)
+        sizes = {"tile_size": request.tile_size, "overlap": request.overlap, "blend": request.blend}
+        return tile_key(request, models, scene, plan_for(scorer, scene, **sizes), device)
+
+
+def test_tiles_are_kept_exactly_where_no_setting_changes_their_values(stored):
+    base = MapRequest(checkpoint=stored / "a.safetensors", scene=stored / "one.tif", **SMALL)
+    others = {
+        "checkpoint": stored / "b.safetensors",
+        "scene": stored / "two.tif",
+        "name": "mine",
+        "tile_size": 160,
+        "overlap": 32,
+        "blend": "crop",
+        "tta": "mirror",
+        "scales": (1.0, 1.5),
+        "average": "logits",
+        "reject": 0.5,
+        "entropy": True,
+        "proba": True,
+        "sieve": 1.0,
+        "polygons": False,
+        "polygons_as": "fgb",
+        "min_area": 0.5,
+        "simplify": 3.0,
+        "report": False,
+        "nodata": 7.0,
+        "area": stored / "area.geojson",
+        "device": "auto",
+        "precision": "bf16",
+        "force": True,
+    }
+    assert set(others) == set(MapRequest.model_fields)
+    key = key_of(base)
+    assert key == key_of(base.replace())
+    for name, other in others.items():
+        changed = base.replace(**{name: other})
+        assert getattr(changed, name) != getattr(base, name)
+        (kind,) = [about for about in MapRequest.model_fields[name].metadata if isinstance(about, Affects)]
+        assert (key_of(changed) != key) == (kind is Affects.TILES), name
+    assert key_of(base, device="cuda") != key  # its sums differ in the last digit, wherever it was asked for
+
+
+def test_the_same_model_elsewhere_and_the_default_size_said_aloud_keep_tiles(stored, tmp_path):
+    base = MapRequest(checkpoint=stored / "a.safetensors", scene=stored / "one.tif")
+    copy = save(load(stored / "a.safetensors"), tmp_path / "copy.safetensors")
+    assert key_of(base.replace(checkpoint=copy)) == key_of(base)
+    assert key_of(base.replace(blend="crop")) == key_of(base)  # what this network gets anyway
+    again = save(replace(load(copy), temperature=2.0), copy)
+    assert key_of(base.replace(checkpoint=again)) != key_of(base)
+
+
+def test_everything_wrong_is_said_at_once():
+    with pytest.raises(BadOption) as told:
+        MapRequest(
+            tile_size=0,
+            blend="han",
+            tta="flip",
+            scales=(1, 99),
+            reject=70,
+            sieve=-1,
+            min_area=float("inf"),
+            polygons_as="gpk",
+            precision="64",
+            device="cuba",
+            name="a/b",
+            polygon=True,
+        )
+    heading, *problems = str(told.value).splitlines()
+    assert heading == "This map cannot be made:" and len(problems) == 12
+    for said in (
+        "tile_size=0",
+        "Did you mean 'hann'?",
+        "Did you mean 'flips'?",
+        "scales=(1.0, 99.0)",
+        "reject=70.0 must lie between 0 and 1",
+        "sieve is -1",
+        "min_area=inf",
+        "Did you mean 'gpkg'?",
+        "'64'",
+        "Did you mean 'cuda'?",
+        "without folders",
+        "Did you mean 'polygons'?",
+    ):
+        assert sum(said in problem for problem in problems) == 1, said
+    with pytest.raises(UnknownName, match="No setting of a map is called 'tile'"):
+        ls.map_scene("m.safetensors", "s.tif", "map", tile=3)
+    with pytest.raises(BadOption, match="needs a checkpoint and a scene"):
+        ls.map_scene(out="map")
+    with pytest.raises(BadOption, match="pass out="):
+        ls.map_scene("m.safetensors", "s.tif")
+
+
+def test_a_device_that_only_this_machine_lacks_is_no_mistake():
+    assert MapRequest(device="cuda:7").device == "cuda:7"
+
+
+def test_map_and_check_take_every_setting_and_say_so():
+    settings = get_type_hints(MapSettings)
+    assert set(settings) == set(MapRequest.model_fields) - {"checkpoint", "scene"}
+    for name, kind in settings.items():
+        if name != "area":  # paths become text
+            assert MapRequest.model_fields[name].annotation == kind, name
+    for function in (ls.map_scene, ls.check):
+        shown = inspect.signature(function).parameters
+        assert {n: shown[n].default for n in settings} == {
+            n: MapRequest.model_fields[n].default for n in settings
+        }
+
+
+def test_requests_are_values_of_plain_types(tmp_path):
+    request = MapRequest(
+        checkpoint=[tmp_path / "a", "b"],
+        scene=tmp_path,
+        tile_size=np.int64(5),
+        scales=2,
+        nodata=np.float32(1),
+    )
+    assert request.checkpoint == (str(tmp_path / "a"), "b") and request.scene == str(tmp_path)
+    assert json.loads(json.dumps(request.model_dump(mode="json"))) == {
+        **MapRequest().model_dump(mode="json"),
+        "checkpoint": [str(tmp_path / "a"), "b"],
+        "scene": str(tmp_path),
+        "tile_size": 5,
+        "scales": [2.0],
+        "nodata": 1.0,
+    }
+    assert request == MapRequest(**request.model_dump(mode="json")) != request.replace(tta="mirror")
+    assert request.replace(tta="mirror").protocol == ls.Protocol((2.0,), "mirror")
+
+
+def test_a_request_makes_the_map_that_its_settings_make(stored, tmp_path):
+    files = stored / "a.safetensors", stored / "one.tif"
+    said = {"tta": "mirror", "scales": (1.0, 1.25), "average": "logits", **SMALL, "report": False}
+    one = ls.map_scene(*files, tmp_path / "one", **said)
+    asked = MapRequest(checkpoint=files[0], scene=files[1], **said)
+    two = ls.map_scene(out=tmp_path / "two", request=asked)
+    rest = {name: value for name, value in said.items() if name not in ("tta", "scales", "average")}
+    protocol = ls.Protocol((1.0, 1.25), "mirror", "logits")
+    three = ls.map_scene(*files, tmp_path / "three", protocol=protocol, **rest)
+    four = ls.map_scene(*files, tmp_path / "four", request=asked, tta="none")
+    for kind in ("class", "confidence"):
+        first, second, third, other = (r.paths[kind].read_bytes() for r in (one, two, three, four))
+        assert first == second == third != other
+    run = json.loads(two.paths["run"].read_text())
+    assert MapRequest(**run["request"]) == asked
+    plans = [
+        ls.check(*files, timing=False, **said).plan,
+        ls.check(request=asked, timing=False).plan,
+        ls.check(*files, timing=False, protocol=protocol, **rest).plan,
+    ]
+    assert plans[0] == plans[1] == plans[2] != ls.check(*files, timing=False, **rest).plan
+
+
+def test_run_files_of_older_versions_make_the_map_again(stored, tmp_path):
+    files = stored / "a.safetensors", stored / "one.tif"
+    made = ls.map_scene(*files, tmp_path / "new", tta="flips", reject=0.4, name="mine", report=False, **SMALL)
+    run = json.loads(made.paths["run"].read_text())
+    old = {key: run[key] for key in ("models", "scene", "name")}
+    old["options"] = {
+        "tile_size": 128,
+        "overlap": 16,
+        "blend": "hann",
+        "protocol": {"scales": [1.0], "flips": "flips", "merge": "probabilities"},
+        "reject": 0.4,
+        "entropy": False,
+        "proba": False,
+        "sieve": 0.0,
+        "polygons": True,
+        "polygons_as": "gpkg",
+        "min_area": 0.0,
+        "simplify": 0.0,
+        "report": False,
+        "nodata": None,
+        "area": None,
+        "device": "cpu",
+        "precision": "32",
+        "force": False,
+    }
+    (tmp_path / "old_run.json").write_text(json.dumps(old))
+    again = ls.rerun(tmp_path / "old_run.json", tmp_path / "again")
+    for kind in ("class", "confidence"):
+        assert again.paths[kind].name == f"mine_{kind}.tif"
+        assert again.paths[kind].read_bytes() == made.paths[kind].read_bytes()
+
+
+def test_a_checkpoint_in_memory_is_not_stored(stored, tmp_path):
+    checkpoint = load(stored / "a.safetensors")
+    made = ls.map_scene(checkpoint, stored / "one.tif", tmp_path, report=False, polygons=False, **SMALL)
+    assert json.loads(made.paths["run"].read_text())["request"]["checkpoint"] == []
+    with pytest.raises(BadInput, match="checkpoint in memory"):
+        ls.rerun(made.paths["run"], tmp_path / "again")
+
+
+def test_a_result_is_short_to_read(stored, tmp_path):
+    out = tmp_path / "a<b"
+    files = stored / "a.safetensors", stored / "one.tif"
+    made = ls.map_scene(*files, out, report=False, **SMALL)
+    assert len(repr(made)) < 200 + len(str(out)) and "one_class.tif" in repr(made)
+    page = made._repr_html_()
+    assert "a&lt;b" in page and "a<b" not in page
+    for area in made.areas:
+        assert f"<td>{area.name}</td><td>{area.pixels:,}</td>" in page
+    assert f"Seam score {made.seam:.2f}" in page
+    assert made == made != replace(made) and hash(
+        made
+    )  # by identity: arrays and floats make no good equality
