@@ -1,4 +1,4 @@
-"""Published data sets from the command line: looked through by the label doctor, and scored on other
+"""Published data sets from the command line: checked, and scored on other
 labels of the same pictures.
 """
 
@@ -47,7 +47,7 @@ def test_a_model_is_scored_on_the_eroded_labels_of_a_part(tmp_path, run_cli):
     assert "brings labels and classes itself" in err
 
 
-def test_the_doctor_looks_through_a_published_set(tmp_path, run_cli):
+def test_labels_are_checked_in_a_published_set(tmp_path, run_cli):
     sides = {part: (part, f"{part}annot") for part in ("train", "val", "test")}
     world.pairs(tmp_path, sides, {"train": ["a", "b"], "val": ["c"], "test": ["d"]}, 10)
     code, out, err = run_cli("data", "check", tmp_path, "--dataset", "camvid")

@@ -214,9 +214,10 @@ def run_resample(
         )
         lines = found.report[len(dataset.report) :]
     names = {p: [s.name for s, own in zip(found.scenes, found.part_of) if own == p] for p in PARTS}
+    chosen = {split: listed for split, listed in names.items() if listed}
     if out is not None:
-        write_lists({p: listed for p, listed in names.items() if listed}, out, overwrite=overwrite)
-        if name in ("gid-mtl5", "prepared"):
+        write_lists(chosen, out, overwrite=overwrite)
+        if name in ("gid-mtl5", "prepared"):  # the sets that read lists of a user's own
             talk(
                 f"Train on it: labelscape train {path} --dataset {name} -o data.dataset_options.lists={out} "
                 "--out run"
@@ -224,8 +225,7 @@ def run_resample(
     if as_json:
         print_json({"report": lines, "parts": names})
     else:
-        print("\n".join(lines))
-        print(", ".join(f"{p}: {len(listed)} images" for p, listed in names.items() if listed))
+        print("\n".join([*lines, ", ".join(f"{split}: {len(n)} images" for split, n in chosen.items())]))
     if "NOT reached" in lines[0]:
         raise typer.Exit(1)
 

@@ -43,8 +43,8 @@ def run_check(
     ] = [],
     as_json: AsJson = False,
 ) -> None:
-    """Look through images and labels: values and colours, sizes and places, shifts, broken files, the same
-    picture twice.
+    """Check images and labels: values and colours, sizes and places, shifts, broken files, the same picture
+    twice.
 
     Takes the options of `train`. Ends with exit code 1 if training would fail or its score would be false.
     Files in folders called train, val or test, or in lists train.txt, val.txt and test.txt, are taken for

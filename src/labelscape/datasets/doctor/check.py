@@ -1,7 +1,7 @@
-"""The label doctor: looks through images and labels before training does, and explains what it finds.
+"""Labels and images are checked before training reads them, and what is wrong is explained.
 
 `check_data` never stops at the first problem and never fails on a broken file: everything becomes a
-  `Finding`.
+`Finding`.
 Scenes are read window by window; what is kept per scene is a sketch of 4 KB and the counts.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ from labelscape.datasets.pairs import find_pairs
 from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
-from labelscape.grid import Window
+from labelscape.grid import Grid, Window
 from labelscape.labels.labels import found_in
 from labelscape.labels.rules import ClassTable, LabelRules, is_vector, resolve_classes
 from labelscape.legend import IGNORE
@@ -79,7 +79,7 @@ def check_data(
     part_of: Sequence[str | None] | None = None,
     tick: Callable[[], object] | None = None,
 ) -> list[Finding]:
-    """Look through scenes and their labels; errors first, then warnings, then what the files hold.
+    """Check scenes and their labels; errors first, then warnings, then what the files hold.
 
     images, labels, spec, nodata, bands  as `open_dataset` takes them: one label file per scene, one for all,
                                          or a folder of pairs and no labels
@@ -133,17 +133,8 @@ def check_published(found: Published, *, tick: Callable[[], object] | None = Non
         try:
             with one.scene.for_thread() as scene:
                 read = one.labels.read if pair.label is not None else None
-                _look(
-                    ward,
-                    scene,
-                    pair.name,
-                    label,
-                    pair.part,
-                    read,
-                    read,
-                    found.legend.names if read else None,
-                    enough,
-                )
+                names = found.legend.names if read else None
+                _read_once(ward, _Pair(scene, pair.name, label, pair.part, read, read, names), enough)
         except LabelscapeError as error:
             ward.findings.append(reasoned(error, "unreadable", pair.name))
         if tick:
@@ -191,33 +182,38 @@ def _count_values(ward: _Ward, label: str) -> None:
 
 
 def _check_pair(
-    ward: _Ward, source: Source, label: str, options: Mapping, part: str | None, enough: int
+    ward: _Ward, source: Source, label: str, options: Mapping, split: str | None, enough: int
 ) -> None:
-    """One scene and its label file."""
+    """One scene and its label file; where the labels are beyond reading, the picture still counts."""
     name = str(source) if isinstance(source, (str, Path)) else ",".join(map(str, source))
     try:
         scene = open_scene(source, **options)
     except LabelscapeError as error:
         ward.findings.append(reasoned(error, "unreadable", name))
         return
-    with scene:
+    with scene, ExitStack() as opened:
+        pair = _Pair(scene, name, label, split)
         try:
             if is_vector(label):
-                findings = check_polygons(label, scene.grid, ward.spec, ward.table, scene.name)
-                ward.findings += findings
-                if not any(f.severity == "error" for f in findings):
-                    codes, read, names = burned(label, scene, ward.spec, ward.table)
-                    _look(ward, scene, name, label, part, read, codes, names, enough)
-                    return
+                pair = _with_polygons(ward, pair)
             elif (found := ward.tallies[label]) is not None and _check_grid(ward, found, scene, name):
-                with coded(found, scene, ward.spec, ward.masks) as (codes, names):
-                    _look(ward, scene, name, label, part, codes, codes, names, enough)
-                return
+                codes, names = opened.enter_context(coded(found, scene, ward.spec, ward.masks))
+                pair = replace(pair, read=codes, codes=codes, names=names)
         except LabelscapeError as error:
             ward.findings.append(reasoned(error, "labels", label))
-        _look(
-            ward, scene, name, label, part, None, None, None, enough
-        )  # the labels are beyond reading; the picture still counts
+        _read_once(ward, pair, enough)
+
+
+def _with_polygons(ward: _Ward, pair: _Pair) -> _Pair:
+    """The pair with its polygons burned, unless they cannot be. Raises LabelscapeError where they cannot be
+    read.
+    """
+    findings = check_polygons(pair.label, pair.scene.grid, ward.spec, ward.table, pair.scene.name)
+    ward.findings += findings
+    if any(f.severity == "error" for f in findings):
+        return pair
+    codes, read, names = burned(pair.label, pair.scene, ward.spec, ward.table)
+    return replace(pair, read=read, codes=codes, names=names)
 
 
 # -------------------------------------------------------------------------------------------------- two grids
@@ -225,70 +221,70 @@ def _check_pair(
 
 def _check_grid(ward: _Ward, found: Tally, scene: Scene, name: str) -> bool:
     """Do a label raster and a scene cover the same pixels? False where they cannot be put onto each other."""
-    mine, grid, label = found.grid, scene.grid, found.source
+    mine, grid = found.grid, scene.grid
     if mine.matches(grid):
         return True
-    sizes = f"The labels are {mine.width} x {mine.height} pixels, {name} is {grid.width} x {grid.height}"
     if not (mine.is_georeferenced and grid.is_georeferenced):
-        if mine.shape == grid.shape:
-            return True
-        lacks = "the labels have" if not mine.is_georeferenced else "the image has"
-        hint = " They are turned by a quarter." if mine.shape == grid.shape[::-1] else ""
-        factor = grid.width / mine.width
-        if abs(grid.height / mine.height - factor) < 0.01 * factor:
-            hint = f" The same picture at {factor:g} times the size, it seems."
-        cure = (
-            "Bring both to one size; enlarge or shrink labels by nearest neighbour, never smoothly."
-            if hint
-            else "Is this the label file of this image?"
-        )
-        ward.say(
-            "size",
-            "error",
-            label,
-            f"{sizes}, and {lacks} no coordinates that could bring them together.{hint}",
-            cure,
-        )
-        return False
+        return mine.shape == grid.shape or _other_size(ward, found, grid, name)
     try:
         box = transform_bounds(mine.crs, grid.crs, *mine.bounds_of(mine.window))
     except (RasterioError, ValueError) as error:
-        ward.say(
-            "crs",
-            "error",
-            label,
-            f"The labels' CRS {mine.crs.to_string()} cannot be brought to that of {name}: {error}.",
-            "Check the CRS of both.",
-        )
+        text = f"The labels' CRS {mine.crs.to_string()} cannot be brought to that of {name}: {error}."
+        ward.say("crs", "error", found.source, text, "Check the CRS of both.")
         return False
     west, south, east, north = grid.bounds_of(grid.window)
     overlap = max(0, min(east, box[2]) - max(west, box[0])) * max(0, min(north, box[3]) - max(south, box[1]))
     covered = overlap / ((east - west) * (north - south))
     if not covered > 0:  # infinite bounds too: such a place is nowhere in the scene's CRS
-        as_is = mine.bounds_of(mine.window)
-        inside = as_is[0] < east and as_is[2] > west and as_is[1] < north and as_is[3] > south
-        cure = (
-            (
-                f"Their numbers lie inside the image in {grid.crs.to_string()}: the labels were given a "
-                "wrong "
-                "CRS."
-            )
-            if inside
-            else "Check the CRS of both."
-        )
-        text = (
-            f"The labels ({mine.crs.to_string()}) and {name} ({grid.crs.to_string()}) do not overlap on the "
-            "ground."
-        )
-        ward.say("no-overlap", "error", label, text, cure)
-        return False
+        return _elsewhere(ward, found, grid, name)
     if covered < 0.99:
-        ward.say(
-            "partly",
-            "info",
-            label,
-            f"The labels cover {100 * covered:.0f} % of {name}; the rest is not labelled.",
+        text = f"The labels cover {100 * covered:.0f} % of {name}; the rest is not labelled."
+        ward.say("partly", "info", found.source, text)
+    _note_resampling(ward, found, grid, name)
+    return True
+
+
+def _other_size(ward: _Ward, found: Tally, grid: Grid, name: str) -> bool:
+    """Says that two rasters without coordinates differ in size, and how they may have come to it. False."""
+    mine = found.grid
+    lacks = "the labels have" if not mine.is_georeferenced else "the image has"
+    hint = " They are turned by a quarter." if mine.shape == grid.shape[::-1] else ""
+    factor = grid.width / mine.width
+    if abs(grid.height / mine.height - factor) < 0.01 * factor:
+        hint = f" The same picture at {factor:g} times the size, it seems."
+    text = (
+        f"The labels are {mine.width} x {mine.height} pixels, {name} is {grid.width} x {grid.height}, and "
+        f"{lacks} no coordinates that could bring them together.{hint}"
+    )
+    cure = "Is this the label file of this image?"
+    if hint:
+        cure = "Bring both to one size; enlarge or shrink labels by nearest neighbour, never smoothly."
+    ward.say("size", "error", found.source, text, cure)
+    return False
+
+
+def _elsewhere(ward: _Ward, found: Tally, grid: Grid, name: str) -> bool:
+    """Says that labels and scene do not overlap, and whether a wrong CRS is to blame. False."""
+    mine = found.grid
+    west, south, east, north = grid.bounds_of(grid.window)
+    left, bottom, right, top = mine.bounds_of(mine.window)
+    cure = "Check the CRS of both."
+    if left < east and right > west and bottom < north and top > south:
+        cure = (
+            f"Their numbers lie inside the image in {grid.crs.to_string()}: the labels were given a wrong "
+            "CRS."
         )
+    text = (
+        f"The labels ({mine.crs.to_string()}) and {name} ({grid.crs.to_string()}) do not overlap on the "
+        "ground."
+    )
+    ward.say("no-overlap", "error", found.source, text, cure)
+    return False
+
+
+def _note_resampling(ward: _Ward, found: Tally, grid: Grid, name: str) -> None:
+    """Says how label pixels are taken to the scene's: from another CRS, size or place within a pixel."""
+    mine, label = found.grid, found.source
     if mine.crs != grid.crs:
         text = (
             f"The labels are in {mine.crs.to_string()}, {name} in {grid.crs.to_string()}; they are brought "
@@ -301,45 +297,44 @@ def _check_grid(ward: _Ward, found: Tally, scene: Scene, name: str) -> bool:
             f"A label pixel is {ratio:.3g} times the size of an image pixel ({mine.ground_pixel_size:.3g} m "
             f"and {grid.ground_pixel_size:.3g} m)."
         )
-        cure = (
-            "Expect stairs at the borders of classes."
-            if ratio > 1
-            else "Fine labels are thinned by nearest neighbour."
-        )
+        cure = "Fine labels are thinned by nearest neighbour."
+        if ratio > 1:
+            cure = "Expect stairs at the borders of classes."
         ward.say("pixel-size", "warning", label, text, cure)
     elif mine.crs == grid.crs:
         column, row = ~grid.transform @ (mine.transform @ (0, 0))
-        part = float(max(abs(column - round(column)), abs(row - round(row))))
-        if part > 0.05:
-            ward.say(
-                "sub-pixel",
-                "info",
-                label,
-                (
-                    f"The two grids lie {part:.2f} pixels apart within a pixel; labels are taken by nearest "
-                    "neighbour."
-                ),
+        apart = float(max(abs(column - round(column)), abs(row - round(row))))
+        if apart > 0.05:
+            text = (
+                f"The two grids lie {apart:.2f} pixels apart within a pixel; labels are taken by nearest "
+                "neighbour."
             )
-    return True
+            ward.say("sub-pixel", "info", label, text)
 
 
 # -------------------------------------------------------------------------------------------- one look at all
 
 
-def _look(
-    ward: _Ward,
-    scene: Scene,
-    name: str,
-    label: str,
-    part: str | None,
-    read: Read | None,
-    codes: Read | None,
-    names: list[str] | None,
-    enough: int,
-) -> None:
-    """Read a scene and its labels once, to their ends; keep the sketch, the counts and how well edges
-    meet.
-    """
+@dataclass(frozen=True)
+class _Pair:
+    """One scene and its labels, ready to be read."""
+
+    scene: Scene
+    name: str
+    label: str
+    split: str | None
+    """train, val or test, where that is known."""
+    read: Read | None = None
+    """The labels as training reads them; None where they cannot be read."""
+    codes: Read | None = None
+    """The labels for the search of shifts, where edges count more than classes."""
+    names: Sequence[str] | None = None
+    """Class names, where what `read` gives are classes."""
+
+
+def _read_once(ward: _Ward, pair: _Pair, enough: int) -> None:
+    """Read a scene and its labels to their ends; keep the sketch, the counts and how well edges meet."""
+    scene, read = pair.scene, pair.read
     sketcher, label_hash = Sketcher(*scene.grid.shape), hashlib.blake2b(digest_size=16)
     counts, valid_pixels, on_nothing = np.zeros(256, np.int64), 0, 0
     try:
@@ -354,48 +349,49 @@ def _look(
                 counts += np.bincount(indices[patch.valid], minlength=256)
     except (LabelscapeError, RasterioError, OSError) as error:
         kind = "unreadable" if isinstance(error, (OSError, RasterioError)) else "labels"
-        ward.say(kind, "error", name, str(error))
+        ward.say(kind, "error", pair.name, str(error))
         return
-    ward.sketches.append(sketcher.done(name, scene.grid, part, label_hash.digest() if read else b""))
+    digest = label_hash.digest() if read else b""
+    ward.sketches.append(sketcher.done(pair.name, scene.grid, pair.split, digest))
     if not valid_pixels:
-        ward.say(
-            "no-data",
-            "error",
-            name,
-            "The image holds no valid pixel: all is nodata.",
-            "Check --nodata, or leave the file out.",
-        )
-        return
-    if read is None:
-        return
-    labelled = int(counts[:IGNORE].sum())
+        text = "The image holds no valid pixel: all is nodata."
+        ward.say("no-data", "error", pair.name, text, "Check --nodata, or leave the file out.")
+    elif read is not None:
+        _keep_counts(ward, pair, counts[:IGNORE], on_nothing)
+        _keep_matches(ward, pair, enough)
+
+
+def _keep_counts(ward: _Ward, pair: _Pair, counts: np.ndarray, on_nothing: int) -> None:
+    """Labelled pixels of a scene, (255,) by class, to those of its split; `on_nothing` more lie on nodata."""
+    labelled = int(counts.sum())
     if on_nothing > labelled:
-        ward.say(
-            "no-data",
-            "warning",
-            label,
-            (
-                f"{share(on_nothing, on_nothing + labelled)} of the labels lie where {name} has no data; "
-                "they "
-                "are not used."
-            ),
+        text = (
+            f"{share(on_nothing, on_nothing + labelled)} of the labels lie where {pair.name} has no data; "
+            "they are not used."
         )
-    elif not labelled and names is not None:
-        ward.empty.append(label)
-    if names is not None:
-        for code in np.nonzero(counts[:IGNORE])[0]:
-            if code < len(names) and names[code] != "(not used)":
-                ward.counts[part][names[code]] += int(counts[code])
-    if codes is not None:
+        ward.say("no-data", "warning", pair.label, text)
+    elif not labelled and pair.names is not None:
+        ward.empty.append(pair.label)
+    for name, pixels in zip(pair.names or (), counts.tolist()):
+        if pixels and name != "(not used)":
+            ward.counts[pair.split][name] += pixels
 
-        def window_of(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            patch = scene.read(window)
-            return patch.pixels, patch.valid, codes(window)
 
-        try:
-            ward.matches[name] = scene_matches(scene.grid.window, window_of, enough=enough, most=8 * enough)
-        except LabelscapeError as error:
-            ward.say("labels", "error", label, str(error))
+def _keep_matches(ward: _Ward, pair: _Pair, enough: int) -> None:
+    """How well label borders meet the edges of the image, in sampled windows."""
+    if pair.codes is None:
+        return
+
+    def window_of(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        patch = pair.scene.read(window)
+        return patch.pixels, patch.valid, pair.codes(window)
+
+    try:
+        ward.matches[pair.name] = scene_matches(
+            pair.scene.grid.window, window_of, enough=enough, most=8 * enough
+        )
+    except LabelscapeError as error:
+        ward.say("labels", "error", pair.label, str(error))
 
 
 # --------------------------------------------------------------------------------------------- over all files

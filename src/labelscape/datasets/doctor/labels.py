@@ -161,88 +161,51 @@ def is_hard_mask(found: Tally, spec: LabelRules) -> bool:
     return set(found.counts) <= {0, IGNORE}
 
 
-def check_values(found: Tally, spec: LabelRules) -> list[Finding]:
+def check_values(found: Tally, rules: LabelRules) -> list[Finding]:
     """One label raster: what it holds and whether training can read it."""
-    where, counts = found.source, found.counts
-    if found.kind == "fractions":
-        return [
-            Finding(
-                "fractions",
-                "error",
-                where,
-                "The file holds fractions; labels are whole numbers.",
-                "Is this a probability map? Save class values.",
-            )
-        ]
-    if found.kind == "picture":
+    if found.kind in ("fractions", "picture", "colours"):
+        return [_no_values(found)]
+    where, findings = found.source, []
+    if found.kind == "grey":
+        text = "The labels stand in three equal bands; one band is expected."
+        findings.append(Finding("grey-bands", "error", where, text, "Save the first band alone."))
+    if is_soft_mask(found):
         text = (
-            f"More than {MOST_VALUES} different "
-            f"{'colours' if isinstance(next(iter(counts)), tuple) else 'values'}: this is a picture or a "
-            "measurement."
+            f"A black and white mask with {len(found.counts)} grey values: it was saved lossily (JPEG) or "
+            f"resized with smoothing. {_shares(found, rules, 6)}."
         )
+        cure = "Say from which value on it is white: --threshold 128 --classes other=0,road=1."
+        return [*findings, Finding("grey-mask", "error", where, text, cure)]
+    findings.append(Finding("values", "info", where, f"{_shares(found, rules, 24)}."))
+    if found.palette:
+        known = [value for value in sorted(found.counts) if value in found.palette]
+        colours = some([f"{v} is ({', '.join(map(str, found.palette[v]))})" for v in known])
+        text = f"A palette file: it holds the numbers above, and shows them as colours: {colours}."
+        cure = "Name the numbers with --classes; the colours are for the eye only."
+        findings.append(Finding("palette", "info", where, text, cure))
+    return findings + _unknown(found, rules)
+
+
+def _no_values(found: Tally) -> Finding:
+    """Why a file is no raster of class values: fractions, a picture, or classes as colours."""
+    if found.kind == "fractions":
+        text = "The file holds fractions; labels are whole numbers."
+        return Finding(
+            "fractions", "error", found.source, text, "Is this a probability map? Save class values."
+        )
+    if found.kind == "picture":
+        what = "colours" if isinstance(next(iter(found.counts)), tuple) else "values"
+        text = f"More than {MOST_VALUES} different {what}: this is a picture or a measurement."
         cure = (
             "Pass the label file. If it is one, it was saved lossily (JPEG) or smoothed: make it again as "
             "PNG or GeoTIFF."
         )
-        return [Finding("picture", "error", where, text, cure)]
-    if found.kind == "colours":
-        shown = some(
-            [f"({r}, {g}, {b}) {share(n, found.pixels)}" for (r, g, b), n in counts.most_common()], 12
-        )
-        return [
-            Finding(
-                "colours",
-                "error",
-                where,
-                f"Classes are coded as {len(counts)} colours: {shown}.",
-                "Turn colours into class values 0, 1, 2, ... in one band, then name them with --classes.",
-            )
-        ]
-    findings = []
-    if found.kind == "grey":
-        findings.append(
-            Finding(
-                "grey-bands",
-                "error",
-                where,
-                "The labels stand in three equal bands; one band is expected.",
-                "Save the first band alone.",
-            )
-        )
-    if is_soft_mask(found):
-        text = (
-            f"A black and white mask with {len(counts)} grey values: it was saved lossily (JPEG) or resized "
-            f"with smoothing. {_shares(found, spec, 6)}."
-        )
-        return [
-            *findings,
-            Finding(
-                "grey-mask",
-                "error",
-                where,
-                text,
-                "Say from which value on it is white: --threshold 128 --classes other=0,road=1.",
-            ),
-        ]
-    findings.append(Finding("values", "info", where, f"{_shares(found, spec, 24)}."))
-    if found.palette:
-        colours = some(
-            [
-                f"{v} is ({', '.join(map(str, found.palette[v]))})"
-                for v in sorted(counts)
-                if v in found.palette
-            ]
-        )
-        findings.append(
-            Finding(
-                "palette",
-                "info",
-                where,
-                f"A palette file: it holds the numbers above, and shows them as colours: {colours}.",
-                "Name the numbers with --classes; the colours are for the eye only.",
-            )
-        )
-    return findings + _unknown(found, spec)
+        return Finding("picture", "error", found.source, text, cure)
+    most = found.counts.most_common()
+    shown = some([f"({r}, {g}, {b}) {share(n, found.pixels)}" for (r, g, b), n in most], 12)
+    text = f"Classes are coded as {len(most)} colours: {shown}."
+    cure = "Turn colours into class values 0, 1, 2, ... in one band, then name them with --classes."
+    return Finding("colours", "error", found.source, text, cure)
 
 
 def _unknown(found: Tally, spec: LabelRules) -> list[Finding]:

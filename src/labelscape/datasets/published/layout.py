@@ -75,17 +75,21 @@ class Published:
 
 @dataclass(frozen=True)
 class Home:
-    """Where a data set comes from and how it must lie on disk: what an error tells the user who has not
-    got it yet.
+    """Where a published data set can be downloaded, and the folders and files it must have on disk; errors
+    quote both.
     """
 
     title: str
+    """Its name in messages."""
     page: str
+    """Address of its page."""
     download: str
+    """What to download there."""
     tree: str
+    """An example of its folders and files, one a line."""
 
     def not_found(self, root: Path, looked_for: str) -> BadFile:
-        """An error for `root`, which has not got `looked_for`."""
+        """The error (returned, not raised) for a folder `root` that lacks `looked_for`."""
         found = f"{root} {'does not exist' if not root.exists() else 'does not hold it, or not all of it'}"
         tree = "\n".join(f"    {line}" for line in self.tree.strip("\n").splitlines())
         return BadFile(
@@ -95,7 +99,7 @@ class Home:
         )
 
     def lonely(self, root: Path, what: str, missing: Sequence[str]) -> BadFile:
-        """An error naming counterparts that are missing, e.g. `what` = "label files"."""
+        """The error (returned, not raised) for missing files of pairs; `what` names them: "label files"."""
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         return BadFile(
             f"{self.title} in {root}: {len(missing)} {what} not found: {shown}. Was an archive unpacked "
@@ -113,8 +117,9 @@ def rasters(folder: Path) -> list[Path]:
 
 
 def keyed(files: Iterable[Path], pattern: str, home: Home) -> dict[str, Path]:
-    """Files whose name fully matches, by the pattern's group `key`. Raises BadFile where two files have
-    the same key.
+    """Files by the part of their name that images and labels share: the group `key` of a regular expression
+    that the whole name must match, upper or lower case. Other files are left out. Raises BadFile where two
+    files have the same key.
     """
     found: dict[str, Path] = {}
     for file in files:
