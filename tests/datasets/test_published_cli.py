@@ -13,7 +13,7 @@ from labelscape.datasets.published import ade20k
 from labelscape.datasets.published.catalog import PUBLISHED, SUMMARY, find_published, open_published
 from labelscape.datasets.published.prepare import write_patches
 from labelscape.legend import IGNORE
-from labelscape.scenes.raster import Scene
+from labelscape.scenes.raster import FileScene
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -124,9 +124,9 @@ def test_prepared_gid_is_cut_without_overlap_and_keeps_nothing_of_the_edge(tmp_p
 
 def test_prepare_never_reads_a_whole_tile(tmp_path, monkeypatch):
     world.gid_scenes(tmp_path / "in", 2)
-    windows, read = [], Scene.read
+    windows, read = [], FileScene.read
     monkeypatch.setattr(
-        Scene,
+        FileScene,
         "read",
         lambda self, window=None, bands=None: windows.append(window) or read(self, window, bands),
     )

@@ -4,6 +4,7 @@ parts, resampled to class shares.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,9 @@ Settings = Annotated[
         "--set",
         help="Option of the data set, KEY=VALUE, such as bands=nir,red,green or seed=1. Repeat.",
     ),
+]
+Tolerance = Annotated[
+    float, typer.Option("--tolerance", min=0, help="How far a share may be off, in per mille.")
 ]
 
 
@@ -177,9 +181,7 @@ def run_resample(
     to: Annotated[
         str, typer.Option("--to", help="The part that gets the others; none leaves them out.")
     ] = "train",
-    tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="How far a share may be off, in per mille.")
-    ] = 2.0,
+    tolerance: Tolerance = 2.0,
     seed: Annotated[int, typer.Option("--seed", help="Which of several equally large sets is taken.")] = 0,
     out: Annotated[
         Path | None,
@@ -214,20 +216,25 @@ def run_resample(
         )
         lines = found.report[len(dataset.report) :]
     names = {p: [s.name for s, own in zip(found.scenes, found.part_of) if own == p] for p in PARTS}
-    chosen = {split: listed for split, listed in names.items() if listed}
     if out is not None:
-        write_lists(chosen, out, overwrite=overwrite)
+        write_lists({split: n for split, n in names.items() if n}, out, overwrite=overwrite)
         if name in ("gid-mtl5", "prepared"):  # the sets that read lists of a user's own
             talk(
                 f"Train on it: labelscape train {path} --dataset {name} -o data.dataset_options.lists={out} "
                 "--out run"
             )
+    _print_chosen(lines, names, as_json)
+    if "NOT reached" in lines[0]:
+        raise typer.Exit(1)
+
+
+def _print_chosen(lines: Sequence[str], names: dict[str, list[str]], as_json: bool) -> None:
+    """What was chosen, and how many images each part now has."""
     if as_json:
         print_json({"report": lines, "parts": names})
     else:
-        print("\n".join([*lines, ", ".join(f"{split}: {len(n)} images" for split, n in chosen.items())]))
-    if "NOT reached" in lines[0]:
-        raise typer.Exit(1)
+        print("\n".join(lines))
+        print(", ".join(f"{split}: {len(listed)} images" for split, listed in names.items() if listed))
 
 
 def _shares_of(items: list[str]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Labels, grouped, print_json, scene_of, settings_of
+from labelscape.cli.options import AsJson, Labels, PublishedSet, grouped, print_json, scene_of, settings_of
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ def run_check(
         ),
     ],
     reading: Labels,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
-    ] = None,
+    dataset: PublishedSet = None,
     settings: Annotated[
         Texts, typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
     ] = [],

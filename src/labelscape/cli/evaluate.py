@@ -14,6 +14,7 @@ from labelscape.cli.options import (
     Averaging,
     Labels,
     Machine,
+    PublishedSet,
     Tiles,
     grouped,
     print_json,
@@ -32,6 +33,21 @@ if TYPE_CHECKING:
     from labelscape.training.recipe import Data
 
 NAME = "evaluate"
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        help="train, val, test or all.",
+        show_default="what was held out, on its own scenes and published sets; else all",
+    ),
+]
+Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions",
+        help="Also write predictions here in the data set's label format, ready for submission.",
+    ),
+]
 
 
 @grouped
@@ -42,28 +58,12 @@ def run(
     ] = None,
     *,
     labels: Labels,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
-    ] = None,
+    dataset: PublishedSet = None,
     settings: Annotated[
         list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
     ] = [],
-    part: Annotated[
-        str | None,
-        typer.Option(
-            "--part",
-            help="train, val, test or all.",
-            show_default="what was held out, on its own scenes and published sets; else all",
-        ),
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            "--predictions",
-            help="Also write predictions here in the data set's label format, ready for submission.",
-        ),
-    ] = None,
+    part: Split = None,
+    predictions: Predictions = None,
     tiles: Tiles,
     machine: Machine,
     averaging: Averaging,

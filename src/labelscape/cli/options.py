@@ -60,6 +60,10 @@ Also = Annotated[
         "--also", help="Another checkpoint whose probabilities are averaged with the first's. Repeat."
     ),
 ]
+PublishedSet = Annotated[
+    str | None,
+    typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
+]
 Nodata = Annotated[
     float | None,
     typer.Option("--nodata", help="Nodata value of the scene, where its files do not declare it."),

@@ -63,10 +63,7 @@ def open_dataset(
     Raises BadFile for files that cannot be read, BadOption for options that cannot work, and BadInput where
     labels and scenes do not belong together, nothing is labelled, or there is too little to split.
     """
-    if buffer < 0:
-        raise BadOption(f"buffer={buffer} is a distance in pixels; it cannot be below 0.")
-    if split not in ("blocks", "random"):
-        raise BadOption(f"split={split!r} must be 'blocks' or 'random'.")
+    _check_division(buffer, split)
     by_file, given = False, None
     if not labels:
         folder = images[0] if images else None
@@ -92,9 +89,20 @@ def open_dataset(
             )
         if shares is not None:
             scenes, lines = buffered(scenes, legend, part_of, buffer)
-            report += [*lines, *([nearness(scenes, by_file)] if split == "random" else []), *overlaps(scenes)]
+            report += lines
+            if split == "random":
+                report.append(nearness(scenes, by_file))
+            report += overlaps(scenes)
         opened.pop_all()
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
+
+
+def _check_division(buffer: int, split: str) -> None:
+    """Raises BadOption for a way of dividing that does not exist."""
+    if buffer < 0:
+        raise BadOption(f"buffer={buffer} is a distance in pixels; it cannot be below 0.")
+    if split not in ("blocks", "random"):
+        raise BadOption(f"split={split!r} must be 'blocks' or 'random'.")
 
 
 def one_each(images: Sequence[Source], labels: Sequence[str | Path]) -> list[str | Path]:
