@@ -34,6 +34,7 @@ _PLACES = {
     "make_recipe": "training.recipe",
     "train": "training.run",
     "rehearse": "training.rehearse",
+    "slurm_script": "training.slurm",
     "run_table": "training.reproduce",
     "open_dataset": "datasets.own",
     "open_published": "datasets.published.catalog",
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
     from labelscape.training.rehearse import rehearse as rehearse
     from labelscape.training.reproduce import run_table as run_table
     from labelscape.training.run import train as train
+    from labelscape.training.slurm import slurm_script as slurm_script
 
 __all__ = ["__version__", *_PLACES]
 

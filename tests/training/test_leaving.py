@@ -1,19 +1,27 @@
 """What is said before a run is sent away, and when it is stopped."""
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import world
 from affine import Affine
+from typer.main import get_command
 
+import labelscape.evaluation.measure as measure
+from labelscape.cli import app
 from labelscape.datasets.own import open_dataset
-from labelscape.errors import BadInput, LabelscapeError
-from labelscape.training.recipe import make_recipe
-from labelscape.training.run import train
+from labelscape.errors import BadInput, BadOption, LabelscapeError
+from labelscape.training.recipe import Data, Recipe, make_recipe
+from labelscape.training.run import best_network, train
+from labelscape.training.slurm import slurm_script
 from labelscape.training.team import gather, telling_of_the_lost
 
 DATA = ["scene tif", "--labels", "l.gpkg"]
@@ -28,9 +36,125 @@ def test_a_batch_script_is_whole(run_cli, monkeypatch):
     assert out.endswith(
         "srun --kill-on-bad-exit=1 labelscape train 'scene tif' --labels l.gpkg --out 'runs/a b'\n"
     )
+    assert "#SBATCH --time=24:00:00" in out
+    assert "#SBATCH --cpus-per-task=4" in out
+    words = ["train", *DATA, "--out", "run", "--slurm=1x2", "--hours", "3"]
+    monkeypatch.setattr(sys, "argv", ["labelscape", *words])
+    code, out, _ = run_cli(*words)
+    assert "#SBATCH --time=3:00:00" in out
+    assert out.endswith("srun --kill-on-bad-exit=1 labelscape train 'scene tif' --labels l.gpkg --out run\n")
     code, _, err = run_cli("train", *DATA, "--out", "run", "--slurm", "2x3")
     assert code == 2
     assert "A batch of 8 cannot be shared by 2 x 3 processes" in err
+
+
+def test_a_batch_script_runs_and_activates_the_environment(tmp_path, monkeypatch):
+    """The script is bash that ends in the command, with the environment's `activate` before `set -u`, which
+    conda's scripts do not survive.
+    """
+    recipe = make_recipe(data={"images": ["a.tif"]}, network="fcn")
+    for name, says in {"scontrol": "echo node1", "srun": 'shift; "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{says}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n", "SLURM_CPUS_PER_TASK": "4"}
+    for conda in (False, True):
+        prefix = tmp_path / f"env {conda}"
+        (prefix / "bin").mkdir(parents=True)
+        (prefix / "bin" / "activate").write_text('ACTIVE="active $UNSET $1"\n')
+        if conda:
+            (prefix / "conda-meta").mkdir()
+            monkeypatch.setenv("CONDA_EXE", str(prefix / "bin" / "conda"))
+        monkeypatch.setattr(sys, "prefix", str(prefix))
+        found = subprocess.run(
+            ["bash", "-c", slurm_script(recipe, tmp_path / "out", command='echo "$ACTIVE" $MASTER_PORT')],
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout.startswith("active")
+        assert found.stdout.rstrip().endswith("20007")
+        assert (str(prefix) in found.stdout) == conda  # conda's script is told which environment
+    with pytest.raises(BadOption, match="hours=0"):
+        slurm_script(recipe, "out", hours=0)
+
+
+def test_a_recipe_as_a_command_line_is_the_same_recipe(monkeypatch):
+    from labelscape.cli import train as verb
+    from labelscape.training import slurm
+
+    scenes = ["a b.tif", ("b.tif", "c.tif")]
+    recipe = make_recipe(
+        data={"images": scenes, "labels": ["x.gpkg"], "block": 32, "merge": {"a": ["b"]}},
+        network="classmate",
+        optimizer="adamw",
+        rate=0.001,
+        base_rate=0.001,
+        losses={"dice": 1.0},
+        scale_range=(0.5, 2),
+        mate={"data": {"images": ["z"]}, "weight": 0.5},
+    )
+    seen = []
+    monkeypatch.setattr(verb, "print_slurm", lambda ahead, out, recipe: seen.append((out, recipe)))
+    words = shlex.split(slurm.command_of(recipe, "runs/a b"))
+    assert words[:2] == ["labelscape", "train"]
+    app([*words[1:], "--slurm", "1x1"], standalone_mode=False)
+    assert seen == [(Path("runs/a b"), recipe)]
+
+
+def test_the_defaults_that_help_shows_are_the_recipes():
+    shown = {p.name: p.show_default for p in get_command(app).commands["train"].params}
+    for model, names in {
+        Recipe: "network steps batch crop rate optimizer precision seed",
+        Data: "block split buffer holdout val",
+    }.items():
+        for name in names.split():
+            assert shown[name] == str(model.model_fields[name].default), name
+
+
+def test_the_better_of_two_networks_is_recommended(tmp_path, run_cli, monkeypatch):
+    recipe = make_recipe(data={"images": ["a"]}, network="mlp", steps=1)
+    scores = {"fcn": {"mean_iou": 0.6898}, "mlp": {"mean_iou": 0.654}, "random forest": {"mean_iou": 0.9}}
+    assert best_network(recipe, scores) == "fcn"
+    assert best_network(recipe, {**scores, "mlp": {"mean_iou": 0.7}}) == "mlp"
+    assert best_network(recipe, {}) == "mlp"
+    assert best_network(recipe, {"mlp": {"mean_iou": None}}) == "mlp"
+    assert best_network(recipe.replace(base_steps=0), scores) == "mlp"
+    w = world.make(tmp_path, 96, 128)
+    labels = world.label_raster(w, tmp_path / "l.tif")
+    words = ["train", w.scene, "--labels", labels, "--block", 32, "--steps", 1, "--base-steps", 1]
+    words += ["--network", "skip", "--batch", 2, "--crop", 16, "-o", "options.widths=[4,4,4,4]"]
+    real = measure.evaluate
+
+    def scored(checkpoint, *arguments, **options):
+        found = real(checkpoint, *arguments, **options)
+        miou = {"fcn": 0.6898, "skip": 0.654}[checkpoint.network]
+        return SimpleNamespace(metrics={**found.metrics, "mean_iou": miou})
+
+    monkeypatch.setattr(measure, "evaluate", scored)
+    code, out, _ = run_cli(*words, "--device", "cpu", "--out", tmp_path / "run")
+    fcn = tmp_path / "run" / "fcn.safetensors"
+    assert code == 0
+    assert f"the base network scored better (mean IoU: fcn 68.98 %, skip 65.40 %): {fcn}" in out
+    assert f"map a scene with: labelscape map {fcn} SCENE" in out
+    code, out, _ = run_cli(*words, "--device", "cpu", "--out", tmp_path / "again", "--json")
+    assert json.loads(out)["best"] == str(tmp_path / "again" / "fcn.safetensors")
+    assert json.loads(out)["checkpoint"] == str(tmp_path / "again" / "skip.safetensors")
+
+
+def test_a_dry_run_works_where_memory_cannot_be_measured(tmp_path, run_cli, monkeypatch):
+    """Windows has no module `resource`."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    w = world.make(tmp_path, 64, 64)
+    labels = world.label_raster(w, tmp_path / "l.tif")
+    words = ["train", w.scene, "--labels", labels, "--block", 16, "--network", "fcn", "--batch", 2]
+    words += ["--crop", 16, "--device", "cpu", "-o", "options.widths=[4,4,4,4]"]
+    words += ["--dry-run", "--out", tmp_path / "run"]
+    code, out, _ = run_cli(*words)
+    assert code == 0
+    assert "Memory was not measured" in out
+    assert json.loads(run_cli(*words, "--json")[1])["peak_bytes"] is None
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_class_alone_is_nothing_to_learn(tmp_path):

@@ -5,12 +5,13 @@ measured.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import AsJson, Device, print_json, settings_of, talk
+from labelscape.cli.options import AsJson, Device, grouped, print_json, settings_of, talk
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
@@ -19,6 +20,50 @@ if TYPE_CHECKING:
 NAME = "table"
 
 
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "-o", "--set", help="KEY=VALUE: a setting that differs from the paper's, for all rows. Repeat."
+    ),
+]
+OverwriteRows = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Make rows anew that are unfinished in --out, or made there with other settings."
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """Which rows are run, how long and how often."""
+
+    budget: Annotated[
+        float, typer.Option("--budget", help="Steps as a share of the paper's: 0.01 is a hundredth.")
+    ] = 1.0
+    rows: Annotated[
+        str | None, typer.Option("--rows", help="Numbers of the rows, from 1: 1,3.", show_default="all")
+    ] = None
+    seeds: Annotated[str, typer.Option("--seeds", help="One run of each row with each of these seeds.")] = "0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classmate:
+    """The data set of the second task."""
+
+    mate: Annotated[
+        str | None, typer.Option("--mate", help="Folder of the classmate's data set (dfcnet-1).")
+    ] = None
+    mate_dataset: Annotated[
+        str | None, typer.Option("--mate-dataset", help="Name of the classmate's data set.")
+    ] = None
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        return {"images": [self.mate], "dataset": self.mate_dataset} if self.mate else None
+
+
+@grouped
 def run(
     name: Annotated[
         str | None, typer.Argument(help="mswbn-1, dfcnet-1, ...; without it the tables are listed.")
@@ -33,35 +78,11 @@ def run(
             "--out", help="Folder for checkpoints and scores; finished rows in it are not done again."
         ),
     ] = Path("tables"),
-    budget: Annotated[
-        float, typer.Option("--budget", help="Steps as a share of the paper's: 0.01 is a hundredth.")
-    ] = 1.0,
-    rows: Annotated[
-        str | None, typer.Option("--rows", help="Numbers of the rows, from 1: 1,3.", show_default="all")
-    ] = None,
-    seeds: Annotated[
-        str, typer.Option("--seeds", help="One run of each row with each of these seeds.")
-    ] = "0",
-    mate: Annotated[
-        str | None, typer.Option("--mate", help="Folder of the classmate's data set (dfcnet-1).")
-    ] = None,
-    mate_dataset: Annotated[
-        str | None, typer.Option("--mate-dataset", help="Name of the classmate's data set.")
-    ] = None,
+    extent: Extent = Extent(),
+    mate: Classmate = Classmate(),
     device: Device = "auto",
-    setting: Annotated[
-        list[str],
-        typer.Option(
-            "-o", "--set", help="KEY=VALUE: a setting that differs from the paper's, for all rows. Repeat."
-        ),
-    ] = [],
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Make rows anew that are unfinished in --out, or made there with other settings.",
-        ),
-    ] = False,
+    setting: Settings = [],
+    overwrite: OverwriteRows = False,
     as_json: AsJson = False,
 ) -> None:
     """Train and score the rows of a table as its paper did, and print what was measured beside what the paper
@@ -73,62 +94,51 @@ def run(
 
       labelscape table mswbn-1 GID --dataset gid-5 --budget 0.01 -o batch=4 -o options.backbone=resnet18
     """
-    from labelscape.nets.tables import TABLES
-
-    if name is None or data is None:
-        if name is not None and name in TABLES:
-            print_rows(name)
-            return
-        if name is not None:
-            from labelscape.errors import UnknownName
-
-            raise UnknownName("table", name, TABLES)
-        for key, table in TABLES.items():
-            own = sum(not row.quoted for row in table.rows)
-            print(f"{key:<12} {own:>3} of {len(table.rows):>2} rows trained   {table.title}. {table.data}")
+    if name is None:
+        list_tables()
+        return
+    if data is None:
+        print_rows(name)
         return
     from labelscape.training.reproduce import run_table
 
-    if budget <= 0:
-        raise BadOption(f"--budget {budget} must be above 0.")
+    if extent.budget <= 0:
+        raise BadOption(f"--budget {extent.budget} must be above 0.")
     changes = settings_of(setting)
     options = changes.pop("options", {})
-    numbers = integers(rows, "rows") if rows else None
     results = run_table(
         name,
         {"images": [data], "dataset": dataset},
         out,
-        budget=budget,
-        seeds=integers(seeds, "seeds"),
-        rows=numbers,
-        mate={"images": [mate], "dataset": mate_dataset} if mate else None,
+        budget=extent.budget,
+        seeds=integers(extent.seeds, "seeds"),
+        rows=integers(extent.rows, "rows") if extent.rows else None,
+        mate=mate.data,
         changes={**changes, "device": device},
         options=options,
         overwrite=overwrite,
         say=talk,
     )
     if as_json:
-        print_json(
-            [
-                {
-                    "row": r.row.label,
-                    "claimed": dict(r.row.claimed),
-                    "measured": list(r.measured),
-                    "seeds": list(r.seeds),
-                    "steps": r.steps,
-                    "scored_on": r.scored_on,
-                    "why_not": r.why_not,
-                }
-                for r in results
-            ]
-        )
+        print_json([result.as_json() for result in results])
         return
-    print_results(name, results, budget, setting)
+    print_results(name, results, extent.budget, setting)
+
+
+def list_tables() -> None:
+    from labelscape.nets.tables import TABLES
+
+    for key, table in TABLES.items():
+        own = sum(not row.quoted for row in table.rows)
+        print(f"{key:<12} {own:>3} of {len(table.rows):>2} rows trained   {table.title}. {table.data}")
 
 
 def print_rows(name: str) -> None:
+    from labelscape.errors import UnknownName
     from labelscape.nets.tables import TABLES
 
+    if name not in TABLES:
+        raise UnknownName("table", name, TABLES)
     table = TABLES[name]
     print(f"{name}: {table.title}. {table.data}\n")
     for number, row in enumerate(table.rows, start=1):
@@ -181,4 +191,6 @@ def integers(text: str, option: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise BadOption(f"--{option} {text!r} must be whole numbers apart by commas, such as 1,3.") from error
+        raise BadOption(
+            f"--{option} {text!r} must be whole numbers separated by commas, such as 1,3."
+        ) from error

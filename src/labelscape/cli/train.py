@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labelscape.cli.options import (
     AsJson,
     Device,
-    Nodata,
+    Labels,
     Overwrite,
-    numbers_of,
-    pairs_of,
+    grouped,
     print_json,
     scene_of,
     settings_of,
@@ -28,7 +29,130 @@ if TYPE_CHECKING:
 NAME = "train"
 Texts = list[str]
 
+# Options that are not given stay out of the recipe, whose defaults are the only ones; a test holds what help
+# shows equal to them. (Reading them from the recipe here would import pydantic and torch for every --help.)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Holdout:
+    """What is held out of training, and how."""
+
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
+    ] = None
+    block: Annotated[
+        int | None,
+        typer.Option(
+            "--block", help="Side in pixels of the blocks that are held out whole.", show_default="256"
+        ),
+    ] = None
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="blocks, or random: small blocks by chance, which gives optimistic scores.",
+            show_default="blocks",
+        ),
+    ] = None
+    buffer: Annotated[
+        int | None,
+        typer.Option(
+            "--buffer",
+            help="Pixels around held-out blocks whose labels are not trained on.",
+            show_default="0",
+        ),
+    ] = None
+    holdout: Annotated[
+        float | None,
+        typer.Option("--holdout", help="Share of the labels held out for the score.", show_default="0.25"),
+    ] = None
+    val: Annotated[
+        float | None,
+        typer.Option(
+            "--val",
+            help="Share of the labels held out to watch training with; the best weights are kept.",
+            show_default="0.0",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The network, and how long and how fast it learns."""
+
+    network: Annotated[
+        str | None,
+        typer.Option("--network", help="Name of the network (labelscape models).", show_default="mlp"),
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Updates of the weights.", show_default="400")
+    ] = None
+    base_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--base-steps", help="Steps of the base network before it.", show_default="twice --steps"
+        ),
+    ] = None
+    start: Annotated[
+        str | None,
+        typer.Option("--start", help="Checkpoint whose encoder to start from, instead of a base network."),
+    ] = None
+    batch: Annotated[int | None, typer.Option("--batch", help="Crops per step.", show_default="8")] = None
+    crop: Annotated[
+        int | None, typer.Option("--crop", help="Side of a training crop in pixels.", show_default="128")
+    ] = None
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Learning rate at the start.", show_default="0.05")
+    ] = None
+    optimizer: Annotated[
+        str | None,
+        typer.Option("--optimizer", help="sgd, or adamw with a --rate of 0.001 or less.", show_default="sgd"),
+    ] = None
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="32, or mixed precision: bf16, 16.", show_default="32")
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="Seed of the weights, the held-out blocks and the crops.", show_default="0"
+        ),
+    ] = None
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondTask:
+    """Another data set, learned in the same batches."""
+
+    mate: Annotated[
+        Texts,
+        typer.Option(
+            "--mate", help="Scenes of a second task, learned in the same batches (classmate, dfcnet)."
+        ),
+    ] = field(default_factory=list)
+    mate_labels: Annotated[
+        Texts, typer.Option("--mate-labels", help="Its labels; more with -o mate.data.KEY=VALUE.")
+    ] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ahead:
+    """What is said of a run instead of making it."""
+
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run will cost, from three real steps, and stop.")
+    ] = False
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            "--slurm", metavar="NODESxGPUS", help="Print a SLURM batch script for this command and stop."
+        ),
+    ] = None
+    hours: Annotated[int, typer.Option("--hours", help="Time limit of the SLURM job.")] = 24
+
+
+@grouped
 def run(
     images: Annotated[
         Texts,
@@ -40,105 +164,17 @@ def run(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint and its log.")],
-    labels: Annotated[
-        Texts, typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")
-    ] = [],
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
-    ] = None,
-    network: Annotated[
-        str, typer.Option("--network", help="Name of the network (labelscape models).")
-    ] = "mlp",
-    steps: Annotated[int, typer.Option("--steps", help="Updates of the weights.")] = 400,
-    base_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--base-steps", help="Steps of the base network before it.", show_default="twice --steps"
-        ),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--start", help="Checkpoint whose encoder to start from, instead of a first phase."),
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Crops per step.")] = 8,
-    crop: Annotated[int, typer.Option("--crop", help="Side of a training crop in pixels.")] = 128,
-    rate: Annotated[float, typer.Option("--rate", help="Learning rate at the start.")] = 0.05,
-    class_column: Annotated[
-        str | None, typer.Option("--class-column", help="Column of the polygons that names the class.")
-    ] = None,
-    merge: Annotated[
-        Texts,
-        typer.Option(
-            "--merge", help="NEW=OLD,OLD: merge classes; classes not named stay unlabelled. Repeat."
-        ),
-    ] = [],
-    classes: Annotated[
-        Texts, typer.Option("--classes", help="NAME=VALUE of a label raster. Repeat, or separate by commas.")
-    ] = [],
-    background: Annotated[
-        str | None, typer.Option("--background", help="Class of all that no polygon covers.")
-    ] = None,
-    area: Annotated[
-        str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")
-    ] = None,
-    ignore_value: Annotated[
-        list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")
-    ] = [],
-    threshold: Annotated[
-        int | None,
-        typer.Option(
-            "--threshold", help="Label rasters are grey masks: from this value up is the second class."
-        ),
-    ] = None,
-    bands: Annotated[
-        str | None, typer.Option("--bands", help="Bands to use by name, in order: B04,B03,B02.")
-    ] = None,
-    nodata: Nodata = None,
-    block: Annotated[
-        int, typer.Option("--block", help="Side in pixels of the blocks that are held out whole.")
-    ] = 256,
-    split: Annotated[
-        str, typer.Option("--split", help="blocks, or random: small blocks by chance, whose score flatters.")
-    ] = "blocks",
-    buffer: Annotated[
-        int, typer.Option("--buffer", help="Pixels around held-out blocks whose labels are not trained on.")
-    ] = 0,
-    holdout: Annotated[
-        float, typer.Option("--holdout", help="Share of the labels held out for the score.")
-    ] = 0.25,
+    labels: Labels,
+    schedule: Schedule,
+    holdout: Holdout,
+    second: SecondTask,
+    ahead: Ahead,
     forest: Annotated[
         bool, typer.Option("--forest", help="Also score a per-pixel random forest on the same blocks.")
-    ] = False,
-    val: Annotated[
-        float,
-        typer.Option(
-            "--val", help="Share of the labels held out to watch training with; the best weights are kept."
-        ),
-    ] = 0.0,
-    mate: Annotated[
-        Texts,
-        typer.Option(
-            "--mate", help="Scenes of a second task, learned in the same batches (classmate, dfcnet)."
-        ),
-    ] = [],
-    mate_labels: Annotated[
-        Texts, typer.Option("--mate-labels", help="Its labels; more with -o mate.data.KEY=VALUE.")
-    ] = [],
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    device: Device = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what the run will cost, from three real steps, and stop.")
     ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the log as TensorBoard event files too.")
     ] = False,
-    slurm: Annotated[
-        str | None,
-        typer.Option(
-            "--slurm", metavar="NODESxGPUS", help="Print a SLURM batch script for this command and stop."
-        ),
-    ] = None,
     setting: Annotated[
         Texts, typer.Option("-o", "--set", help="KEY=VALUE for any other setting of the recipe. Repeat.")
     ] = [],
@@ -154,71 +190,73 @@ def run(
       labelscape train town.tif --labels buildings.geojson --background other --area surveyed.geojson --out
         runs/town
     """
-    from labelscape.evaluation.text import print_scores
-    from labelscape.nets.catalog import entry
-    from labelscape.training.data import open_recipe_data
-    from labelscape.training.forest import score_forest
-    from labelscape.training.outputs import checkpoint_path
-    from labelscape.training.recipe import make_recipe
     from labelscape.training.run import train
 
-    data = {
-        "images": [scene_of(i) for i in images],
-        "labels": labels,
-        "class_column": class_column,
-        "merge": pairs_of(merge, "merge"),
-        "classes": numbers_of(classes, "classes") or None,
-        "background": background,
-        "area": area,
-        "ignore_values": ignore_value,
-        "threshold": threshold,
-        "bands": bands.split(",") if bands else None,
-        "nodata": nodata,
-        "block": block,
-        "holdout": holdout,
-        "split": split,
-        "buffer": buffer,
-    }
-    if base_steps is None:
-        base_steps = 2 * steps if entry(network).start and not start else 0
-    fields = dict(
-        network=network,
-        steps=steps,
-        base_steps=base_steps,
-        start=start,
-        batch=batch,
-        crop=crop,
-        rate=rate,
-        seed=seed,
-        device=device,
-    )
-    more = settings_of(setting)
-    data |= {"val": val, "dataset": dataset}
-    if val:
-        fields |= {"val_every": max(1, steps // 10)}
-    if mate:
-        second = {"images": [scene_of(i) for i in mate], "labels": mate_labels, "holdout": 0.0}
-        more["mate"] = {**more.get("mate", {}), "data": {**second, **more.get("mate", {}).get("data", {})}}
-    recipe = make_recipe(**{**fields, **more, "data": {**data, **more.get("data", {})}})
-    if slurm is not None:
-        print_slurm(slurm, out, recipe)
+    recipe = recipe_of(images, labels, schedule, holdout, second, setting)
+    if ahead.slurm is not None:
+        print_slurm(ahead, out, recipe)
         return
-    if dry_run:
+    if ahead.dry_run:
         print_rehearsal(recipe, as_json)
         return
     checkpoint = train(recipe, out, overwrite=overwrite, tensorboard=tensorboard, say=talk)
-    scores = dict(checkpoint.scores)
-    if forest and recipe.data.holdout:
-        with open_recipe_data(recipe.data, recipe.seed) as dataset:
-            scores = {"random forest": score_forest(dataset, seed=seed).metrics, **scores}
-    target = checkpoint_path(out, network)
+    scores = {**(forest_score(recipe) if forest and recipe.data.holdout else {}), **checkpoint.scores}
+    print_trained(out, recipe, scores, checkpoint.legend.names, as_json)
+
+
+def recipe_of(
+    images: Texts, labels: Labels, schedule: Schedule, holdout: Holdout, second: SecondTask, setting: Texts
+) -> Recipe:
+    """The recipe that the command line asks for; `-o` has the last word."""
+    from labelscape.training.recipe import Recipe, make_recipe
+
+    more = settings_of(setting)
+    data = {"images": [scene_of(i) for i in images], **labels.settings, **named(holdout)}
+    settings = named(schedule)
+    if holdout.val:
+        steps = settings.get("steps", Recipe.model_fields["steps"].default)
+        settings["val_every"] = max(1, steps // 10)
+    if second.mate:
+        own = more.get("mate", {})
+        its = {"images": [scene_of(i) for i in second.mate], "labels": second.mate_labels, "holdout": 0.0}
+        more["mate"] = {**own, "data": {**its, **own.get("data", {})}}
+    return make_recipe(**{**settings, **more, "data": {**data, **more.get("data", {})}})
+
+
+def named(group: Holdout | Schedule) -> dict[str, Any]:
+    """The options of a group that were given."""
+    values = {option.name: getattr(group, option.name) for option in fields(group)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def forest_score(recipe: Recipe) -> dict[str, Any]:
+    from labelscape.training.data import open_recipe_data
+    from labelscape.training.forest import score_forest
+
+    with open_recipe_data(recipe.data, recipe.seed) as dataset:
+        return {"random forest": score_forest(dataset, seed=recipe.seed).metrics}
+
+
+def print_trained(
+    out: Path, recipe: Recipe, scores: Mapping[str, Any], classes: tuple[str, ...], as_json: bool
+) -> None:
+    from labelscape.evaluation.text import print_scores
+    from labelscape.training.outputs import checkpoint_path
+    from labelscape.training.run import best_network
+
+    target, best = checkpoint_path(out, recipe.network), best_network(recipe, scores)
+    use = checkpoint_path(out, best)
     if as_json:
-        print_json({"checkpoint": str(target), "scores": scores})
+        print_json({"checkpoint": str(target), "best": str(use), "scores": scores})
         return
     if scores:
         print(f"on {next(iter(scores.values()))['labelled_pixels']:,} labelled pixels that were held out:\n")
-        print_scores(scores, checkpoint.legend.names)
-    print(f"checkpoint: {target}\nmap a scene with: labelscape map {target} SCENE --out map")
+        print_scores(scores, classes)
+    print(f"checkpoint: {target}")
+    if best != recipe.network:
+        better, last = (f"{name} {100 * scores[name]['mean_iou']:.2f} %" for name in (best, recipe.network))
+        print(f"the base network scored better (mean IoU: {better}, {last}): {use}")
+    print(f"map a scene with: labelscape map {use} SCENE --out map")
 
 
 def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
@@ -238,6 +276,11 @@ def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
         f"{found.steps:,} steps of {recipe.batch} crops of {recipe.crop} x {recipe.crop}: {found.crops:,} "
         "crops"
     )
+    memory = (
+        "Memory was not measured"
+        if found.peak_bytes is None
+        else f"{found.peak_bytes / 2**30:.1f} GiB of memory"
+    )
     base = (
         f" ({found.base_seconds_per_step:.2f} s in the base network's {found.base_steps:,})"
         if found.base_steps
@@ -246,7 +289,7 @@ def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
     print(
         f"{found.seconds_per_step:.2f} s a step{base}, about {lasting(found.seconds)} in all, "
         f"{lasting(found.seconds_before)} of it to read the data; "
-        f"the score comes on top. {found.peak_bytes / 2**30:.1f} GiB of memory"
+        f"the score comes on top. {memory}"
     )
 
 
@@ -257,23 +300,27 @@ def lasting(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def print_slurm(size: str, out: Path, recipe: Recipe) -> None:
+def print_slurm(ahead: Ahead, out: Path, recipe: Recipe) -> None:
     from labelscape.errors import BadOption
-    from labelscape.training.rehearse import slurm_script
+    from labelscape.training.slurm import slurm_script
 
-    nodes, by, gpus = size.partition("x")
+    nodes, by, gpus = ahead.slurm.partition("x")
     if not (by and nodes.isdigit() and gpus.isdigit() and int(nodes) and int(gpus)):
-        raise BadOption(f"--slurm {size!r} must read NODESxGPUS, such as 1x4.")
+        raise BadOption(f"--slurm {ahead.slurm!r} must read NODESxGPUS, such as 1x4.")
     words = (
         sys.argv[sys.argv.index(NAME) + 1 :] if NAME in sys.argv else sys.argv[2:]
     )  # also beneath rio's own command line
-    at = words.index("--slurm") if "--slurm" in words else None
-    kept = [
-        w
-        for i, w in enumerate(words)
-        if not w.startswith("--slurm=") and (at is None or i not in (at, at + 1))
-    ]
-    print(
-        slurm_script([shlex.quote(w) for w in kept], out, recipe, nodes=int(nodes), gpus=int(gpus), hours=24),
-        end="",
-    )
+    size = {"nodes": int(nodes), "gpus": int(gpus), "hours": ahead.hours}
+    command = shlex.join(["labelscape", NAME, *without(words, ("--slurm", "--hours"))])
+    print(slurm_script(recipe, out, command=command, **size), end="")
+
+
+def without(words: Texts, options: tuple[str, ...]) -> Texts:
+    """A command line without some options and their values."""
+    left, rest = [], iter(words)
+    for word in rest:
+        if word in options:
+            next(rest, None)
+        elif not word.startswith(tuple(f"{option}=" for option in options)):
+            left.append(word)
+    return left

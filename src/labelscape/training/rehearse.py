@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import resource
-import shlex
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 
-from labelscape.errors import BadOption
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar
 from labelscape.training.data import blank_checkpoint, open_recipe_data
 from labelscape.training.loop import set_up, update
-from labelscape.training.outputs import checkpoint_path
 from labelscape.training.recipe import Recipe
 from labelscape.training.run import base_recipe
 from labelscape.training.setup import Task, build_network, make_tasks
@@ -32,7 +27,7 @@ class Rehearsal:
     """Steps that a run will make, bytes it will hold at most, seconds it will take, and what it is made of.
 
     `steps` and `crops` count the base network's phase too; `seconds_before` is what reading the data took.
-      The score at the end is not counted.
+      The score at the end is not counted; `peak_bytes` is None where memory cannot be measured.
     """
 
     steps: int
@@ -40,7 +35,7 @@ class Rehearsal:
     parameters: int
     crops: int
     labelled_pixels: int
-    peak_bytes: int
+    peak_bytes: int | None
     seconds_before: float
     seconds_per_step: float
     base_seconds_per_step: float
@@ -106,43 +101,15 @@ def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> t
     return parameters, min(times[1:])
 
 
-def slurm_script(
-    recipe_options: list[str], out: str | Path, recipe: Recipe, *, nodes: int, gpus: int, hours: int
-) -> str:
-    """A batch script that trains with one process a GPU; sent again after it ran out of time, it goes on
-    where it was.
-
-    Raises BadOption where the processes cannot share the batch: now, not after a night in the queue.
+def _peak(device: torch.device) -> int | None:
+    """Bytes held at most so far: of the GPU, else of this process where the system counts them (Windows does
+    it another way).
     """
-    network, processes = recipe.network, nodes * gpus
-    for batch in (recipe.batch, *([recipe.mate.batch] if recipe.mate and recipe.mate.batch else [])):
-        if batch % (processes * recipe.accumulate):
-            raise BadOption(
-                f"A batch of {batch} cannot be shared by {nodes} x {gpus} processes in {recipe.accumulate} "
-                "parts each; make it a multiple."
-            )
-    command = " ".join(["labelscape", "train", *recipe_options])
-    return f"""#!/bin/bash
-#SBATCH --job-name=labelscape-{network.replace("/", "-").lower()}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node={gpus}
-#SBATCH --gpus-per-node={gpus}
-#SBATCH --time={hours}:00:00
-#SBATCH --output="{out}/slurm-%j.log"
-#SBATCH --requeue
-# SLURM writes no log into a folder that is not there. Before sending this: mkdir -p {shlex.quote(str(out))}
-# One task a GPU. A task that dies ends the others at once; the job, sent or requeued again, goes on from its
-# last saved state:
-# {checkpoint_path(Path(out), network).with_suffix(".state.safetensors")}
-set -euo pipefail
-export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-srun --kill-on-bad-exit=1 {command}
-"""
-
-
-def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

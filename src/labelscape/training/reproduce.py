@@ -8,7 +8,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,17 @@ class RowResult:
     scored_on: str = ""
     why_not: str = ""
 
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "row": self.row.label,
+            "claimed": dict(self.row.claimed),
+            "measured": list(self.measured),
+            "seeds": list(self.seeds),
+            "steps": self.steps,
+            "scored_on": self.scored_on,
+            "why_not": self.why_not,
+        }
+
     def summary(self, metric: str) -> tuple[float, float] | None:
         """Mean over the seeds and half the width of its 95 % interval (Student's t; NaN for one seed)."""
         from scipy.stats import t
@@ -78,15 +89,43 @@ def run_table(
              of `data` are added to it
     options  options of the networks that differ, where a network has them (a smaller backbone)
     overwrite  rows in `out` that are unfinished or were made with other settings are made anew; else the
-               first are gone on with, the others refused
+               first are continued, the others refused
     Networks that differ only in how they are tested are trained once. Raises UnknownName for a table or an
     option there is not; BadOption, BadInput, BadFile as `train`, the wrong settings of all rows before the
     first of them is trained.
     """
+    table = _table(name, rows, seeds)
+    changes, options = dict(changes or {}), options or {}
+    data = {**data, **changes.pop("data", {})}
+    settings = {number: setting_of(row, data, mate) for number, row in table.items()}
+    trained = {number: setting.recipe for number, setting in settings.items() if setting.recipe}
+    _refuse_unknown(options, name, trained.values())
+    recipes = {number: scaled(recipe, budget, changes, options) for number, recipe in trained.items()}
+    results = []
+    for number, row in table.items():
+        setting = settings[number]
+        if setting.recipe is None:
+            results.append(RowResult(row, why_not=setting.why_not))
+            continue
+        recipe = recipes[number]
+        steps = recipe.steps + recipe.base_steps
+        scores = []
+        for seed in seeds:
+            place = Path(out) / name / f"{number:02d}-{slug(row.label)}" / f"seed{seed}"
+            say(f"{name} {number}: {row.label}, seed {seed}, {steps} steps")
+            seeded = recipe.replace(seed=seed)
+            scores.append(score_row(seeded, setting, place, Path(out), overwrite=overwrite, say=say))
+        measured = tuple(score["metrics"] for score in scores)
+        results.append(RowResult(row, measured, tuple(seeds), steps, scores[0]["scored_on"]))
+    return results
+
+
+def _table(name: str, rows: Sequence[int] | None, seeds: Sequence[int]) -> dict[int, Row]:
+    """The chosen rows of a table by number. Raises UnknownName or BadOption for what there is not."""
     if name not in TABLES:
         raise UnknownName("table", name, TABLES)
-    table, changes = TABLES[name].rows, dict(changes or {})
-    missing = [number for number in rows or () if not 1 <= number <= len(table)]
+    table = dict(enumerate(TABLES[name].rows, start=1))
+    missing = [number for number in rows or () if number not in table]
     if missing:
         raise BadOption(
             f"{name} has the rows 1 to {len(table)}; there is no row {missing[0]} (labelscape table {name} "
@@ -97,49 +136,14 @@ def run_table(
             f"The seeds {', '.join(map(str, seeds))} name one twice: the same run again is no second "
             "measurement."
         )
-    data = {**data, **changes.pop("data", {})}
-    chosen = [
-        (number, row, setting_of(row, data, mate))
-        for number, row in enumerate(table, start=1)
-        if rows is None or number in rows
-    ]
-    known = {
-        option: None
-        for _, _, setting in chosen
-        if setting.recipe
-        for option in options_of(setting.recipe.network)
-    }
-    for option in options or {}:
+    return {number: row for number, row in table.items() if rows is None or number in rows}
+
+
+def _refuse_unknown(options: Mapping[str, Any], name: str, recipes: Iterable[Recipe]) -> None:
+    known = {option: None for recipe in recipes for option in options_of(recipe.network)}
+    for option in options:
         if option not in known:
             raise UnknownName(f"option of the networks of {name}", option, known)
-    recipes = {
-        number: scaled(setting.recipe, budget, changes, options or {})
-        for number, _, setting in chosen
-        if setting.recipe
-    }
-    results = []
-    for number, row, setting in chosen:
-        if setting.recipe is None:
-            results.append(RowResult(row, why_not=setting.why_not))
-            continue
-        recipe = recipes[number]
-        scores = []
-        for seed in seeds:
-            place = Path(out) / name / f"{number:02d}-{slug(row.label)}" / f"seed{seed}"
-            say(f"{name} {number}: {row.label}, seed {seed}, {recipe.steps + recipe.base_steps} steps")
-            scores.append(
-                score_row(recipe.replace(seed=seed), setting, place, Path(out), overwrite=overwrite, say=say)
-            )
-        results.append(
-            RowResult(
-                row,
-                tuple(s["metrics"] for s in scores),
-                tuple(seeds),
-                recipe.steps + recipe.base_steps,
-                scores[0]["scored_on"],
-            )
-        )
-    return results
 
 
 def scaled(recipe: Recipe, budget: float, changes: Mapping[str, Any], options: Mapping[str, Any]) -> Recipe:
@@ -168,9 +172,6 @@ def score_row(
     A network that lies trained in another row's place below `root`, by the same recipe, is not trained again.
     Raises BadFile where `place` holds the row with other settings, unless `overwrite`.
     """
-    from labelscape.evaluation.measure import evaluate
-    from labelscape.scoring.protocol import Protocol
-
     target, finished = checkpoint_path(place, recipe.network), place / "scores.json"
     own = recipe.model_dump(mode="json")
     data = setting.scored_on or recipe.data
@@ -182,16 +183,16 @@ def score_row(
         "data": data.model_dump(mode="json"),
     }
     settings = {**own, "test": test}
-    stored = json.loads(finished.read_text()) if finished.exists() else None
-    if stored and not differing(stored["settings"], settings):
-        return stored
-    changed = (
-        differing(stored["settings"], settings)
-        if stored
-        else differing(in_todays_words(_recipe_in(target)), own)
-        if target.exists()
-        else []
-    )
+    changed = []
+    if finished.exists():
+        stored = json.loads(finished.read_text())
+        its_recipe = {key: value for key, value in stored["settings"].items() if key != "test"}
+        before = {**in_todays_words(its_recipe), "test": stored["settings"].get("test")}
+        changed = differing(before, settings)
+        if not changed:
+            return stored
+    elif target.exists():
+        changed = differing(_recipe_in(target), own)
     if changed and not overwrite:
         shown = ", ".join(changed[:5])
         raise BadFile(
@@ -203,12 +204,30 @@ def score_row(
     if overwrite:
         for file in (*place.glob("*.safetensors"), *place.glob("*.csv"), finished):
             file.unlink(missing_ok=True)
+    _train_once(recipe, place, root, say)
+    scores = {"settings": settings, **_scored(target, recipe, setting)}
+    with written_whole(finished, overwrite=True) as file:
+        file.write_text(json.dumps(scores, indent=1))
+    return scores
+
+
+def _train_once(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) -> None:
+    """See that the row's network lies in `place`: there already, brought from another row, or trained now."""
+    target = checkpoint_path(place, recipe.network)
+    if target.exists():
+        return
+    for needed in (base_recipe(recipe), recipe) if recipe.base_steps else (recipe,):
+        _bring(needed, place, root, say)
     if not target.exists():
-        for needed in (base_recipe(recipe), recipe) if recipe.base_steps else (recipe,):
-            _bring(needed, place, root, say)
-        # The score of the row's own protocol is taken below; none at the end of training.
-        if not target.exists():
-            train(recipe, place, say=say, score=False)
+        train(recipe, place, say=say, score=False)  # the score by the row's own protocol is taken later
+
+
+def _scored(target: Path, recipe: Recipe, setting: Setting) -> dict[str, Any]:
+    """`metrics` in per cent of a trained row by its own protocol, and what they were `scored_on`."""
+    from labelscape.evaluation.measure import evaluate
+    from labelscape.scoring.protocol import Protocol
+
+    data = setting.scored_on or recipe.data
     with open_recipe_data(data, recipe.seed) as dataset:
         part = setting.part or scored_part(dataset)
         if part is None or not dataset.is_labelled(part):
@@ -219,19 +238,14 @@ def score_row(
         protocol = Protocol(setting.scales, setting.flips, setting.average)
         found = evaluate(load(target), dataset, part=part, device=recipe.device, protocol=protocol).metrics
         images = len(dataset.part(part))
-    metrics = {metric: None if found[metric] is None else 100 * found[metric] for metric in METRICS}
-    metrics |= {
-        f"iou/{name}": None if value is None else 100 * value for name, value in per_class(found).items()
-    }
+    shares = {metric: found[metric] for metric in METRICS}
+    shares |= {f"iou/{name}": value for name, value in per_class(found).items()}
     name = data.dataset or ", ".join(map(str, data.images))
-    where = (
-        f"{name}, part {part}: {images} image{'s' * (images != 1)}, {found['labelled_pixels']:,} labelled "
-        "pixels"
-    )
-    scores = {"settings": settings, "scored_on": where, "metrics": metrics}
-    with written_whole(finished, overwrite=True) as file:
-        file.write_text(json.dumps(scores, indent=1))
-    return scores
+    where = f"{name}, part {part}: {images} image{'s' * (images != 1)}"
+    return {
+        "scored_on": f"{where}, {found['labelled_pixels']:,} labelled pixels",
+        "metrics": {key: None if share is None else 100 * share for key, share in shares.items()},
+    }
 
 
 def _check_parts(found: Published, part: str | None) -> None:
@@ -252,17 +266,17 @@ def _bring(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) 
     target = checkpoint_path(place, recipe.network)
     own = recipe.model_dump(mode="json")
     trained = (path for path in sorted(root.glob(f"*/*/*/{target.name}")) if path != target)
-    same = next((path for path in trained if not differing(in_todays_words(_recipe_in(path)), own)), None)
-    if same and not (target.exists() and not differing(in_todays_words(_recipe_in(target)), own)):
+    same = next((path for path in trained if not differing(_recipe_in(path), own)), None)
+    if same and not (target.exists() and not differing(_recipe_in(target), own)):
         say(f"the same network is trained already: {same}")
         with written_whole(target, overwrite=True) as file:
             shutil.copyfile(same, file)
 
 
 def _recipe_in(path: Path) -> dict[str, Any]:
-    """The recipe of a checkpoint, without its weights; empty where it is none."""
+    """The recipe of a checkpoint in today's words, without its weights; empty where it is none."""
     try:
-        return description(path)["recipe"]
+        return in_todays_words(description(path)["recipe"])
     except (BadFile, KeyError):
         return {}
 

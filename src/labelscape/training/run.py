@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,6 +209,15 @@ def _held_out_score(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) ->
     return {
         recipe.network: evaluate(checkpoint, dataset, part=scored_part(dataset), device=recipe.device).metrics
     }
+
+
+def best_network(recipe: Recipe, scores: Mapping[str, Mapping]) -> str:
+    """Which of the networks that a recipe trains to use: its base network where that scored better (mean
+    IoU), else its own.
+    """
+    trained = [recipe.network] + ([base_recipe(recipe).network] if recipe.base_steps else [])
+    scored = [name for name in trained if scores.get(name, {}).get("mean_iou") is not None]
+    return max(scored, key=lambda name: scores[name]["mean_iou"], default=recipe.network)
 
 
 def _finished(

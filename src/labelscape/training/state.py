@@ -91,7 +91,8 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["labelscape-state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            # Copies: Windows replaces no file that is still mapped into memory.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise BadFile(
             f"{path} cannot be resumed from ({str(error).splitlines()[0]}); start again with --overwrite."

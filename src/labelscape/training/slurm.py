@@ -1,0 +1,98 @@
+"""A training run as a SLURM batch script."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from labelscape.errors import BadOption
+from labelscape.training.outputs import state_path
+from labelscape.training.recipe import Recipe
+
+CPUS = 4
+"""Per task: one trains, one reads the next crops, the others serve decoding and the GPU's driver."""
+
+
+def slurm_script(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    nodes: int = 1,
+    gpus: int = 1,
+    hours: int = 24,
+    command: str | None = None,
+) -> str:
+    """A batch script that trains with one process a GPU, in the environment that is active now; submitted
+    again after it ran out of time, it continues where it was. `command` is `labelscape train` with the recipe
+    unless given.
+
+    Raises BadOption where the processes cannot share the batch: now, not after a night in the queue.
+    """
+    if hours < 1:
+        raise BadOption(f"hours={hours} must be at least 1.")
+    network, processes = recipe.network, nodes * gpus
+    for batch in (recipe.batch, *([recipe.mate.batch] if recipe.mate and recipe.mate.batch else [])):
+        if batch % (processes * recipe.accumulate):
+            raise BadOption(
+                f"A batch of {batch} cannot be shared by {nodes} x {gpus} processes in {recipe.accumulate} "
+                "parts each; make it a multiple."
+            )
+    return f"""#!/bin/bash
+#SBATCH --job-name=labelscape-{network.replace("/", "-").lower()}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={gpus}
+#SBATCH --gpus-per-node={gpus}
+#SBATCH --cpus-per-task={CPUS}
+#SBATCH --time={hours}:00:00
+#SBATCH --output="{out}/slurm-%j.log"
+#SBATCH --requeue
+# SLURM writes no log into a folder that is not there. Before submitting: mkdir -p {shlex.quote(str(out))}
+# One task a GPU. A task that dies ends the others at once; the job, submitted or requeued again, continues
+# from its last saved state:
+# {state_path(Path(out), network)}
+{activation()}
+set -euo pipefail
+export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun no longer takes it from sbatch
+srun --kill-on-bad-exit=1 {command or command_of(recipe, out)}
+"""
+
+
+def activation() -> str:
+    """The line that activates the environment of this Python: conda's, a virtual one, or none."""
+    here = Path(sys.prefix)
+    if (here / "conda-meta").is_dir():
+        # CONDA_EXE is <installation>/bin/conda; its activate script needs no `conda init`.
+        home = here.parent.parent if here.parent.name == "envs" else here
+        if "CONDA_EXE" in os.environ:
+            home = Path(os.environ["CONDA_EXE"]).parent.parent
+        return f"source {shlex.quote(str(home / 'bin' / 'activate'))} {shlex.quote(str(here))}"
+    if sys.prefix != sys.base_prefix:
+        return f"source {shlex.quote(str(here / 'bin' / 'activate'))}"
+    return "# No environment was active when this script was written: activate the one with labelscape here."
+
+
+def command_of(recipe: Recipe, out: str | Path) -> str:
+    """The command line that trains this recipe."""
+    images = [image if isinstance(image, str) else ",".join(image) for image in recipe.data.images]
+    settings = [*_changed(recipe, ("data", "mate")), *_changed(recipe.data, ("images",), "data.")]
+    if recipe.mate:
+        settings += [("mate", recipe.mate.model_dump_json(exclude_defaults=True))]
+    options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
+    return shlex.join(["labelscape", "train", *images, "--out", str(out), *options])
+
+
+def _changed(model: BaseModel, without: tuple[str, ...], where: str = "") -> Iterator[tuple[str, str]]:
+    """Name and JSON of the settings that differ from their defaults."""
+    dumped = model.model_dump(mode="json")
+    for name, setting in type(model).model_fields.items():
+        default = setting.get_default(call_default_factory=True)
+        if name not in without and name in dumped and getattr(model, name) != default:
+            yield where + name, json.dumps(dumped[name])
