@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo demo-quick test test-all lint benchmarks clean
+.PHONY: install demo demo-quick test test-all lint docs benchmarks clean
 
 install: $(VENV)/installed
 
@@ -30,6 +30,12 @@ test-all: install
 lint: install
 	$(BIN)/python -m ruff check src tests benchmarks docs
 	$(BIN)/python -m ruff format --check src tests benchmarks docs
+
+# Pages go to build/docs; nothing is fetched from the network and a warning is an error.
+docs: install
+	$(BIN)/python docs/generate.py build/pages
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs build/pages build/docs
+	@echo "open build/docs/index.html"
 
 benchmarks: install
 	$(BIN)/python benchmarks/mapping.py
