@@ -27,7 +27,7 @@ to be among the polygons.
 """
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
-"""The bands at 10 and 20 m; those at 60 m (B01, B09, B10) look at the air, not at the ground."""
+"""The bands at 10 and 20 m; those at 60 m (B01, B09, B10) measure the air, not the ground."""
 
 
 def scene_folder() -> Path:

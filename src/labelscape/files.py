@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,13 @@ def check_path(given: object, what: str) -> None:
             "nothing (None)" if given is None else f"a {type(given).__module__}.{type(given).__qualname__}"
         )
         raise WrongType(f"{what} must be given as a path; found {found.replace('builtins.', '')}.")
+
+
+def stem_of(name: str, system: str = sys.platform) -> str:
+    """A scene's name as the start of file names. Windows takes `a:b.tif` for a stream hidden in the file `a`,
+    and scenes of STAC items are called so.
+    """
+    return re.sub(r'[<>:"/\\|?*]', "_", name) if system == "win32" else name
 
 
 @contextlib.contextmanager
@@ -36,7 +45,8 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     except OSError as error:
         if isinstance(error, BadFile):
             raise
-        raise BadFile(f"{path} cannot be written: {error.strerror or error}.") from error
+        in_use = " Is it open in another program?" if sys.platform == "win32" and path.exists() else ""
+        raise BadFile(f"{path} cannot be written: {error.strerror or error}.{in_use}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import labelscape as ls
 from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.contract.contract import Contract
 from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.files import stem_of
 from labelscape.maps.journal import tile_key
 from labelscape.maps.request import Affects, MapRequest, MapSettings
 from labelscape.maps.work import fitting
@@ -140,6 +141,11 @@ def test_everything_wrong_is_said_at_once():
         ls.map_scene(out="map")
     with pytest.raises(BadOption, match="pass out="):
         ls.map_scene("m.safetensors", "s.tif")
+
+
+def test_names_that_windows_forbids_do_not_start_file_names_there():
+    assert stem_of('urn:item/a?"b', "win32") == "urn_item_a__b"
+    assert stem_of("urn:item", "linux") == "urn:item"
 
 
 def test_a_device_that_only_this_machine_lacks_is_no_mistake():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +35,37 @@ if TYPE_CHECKING:
 NAME = "map"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Products:
+    """What is written, and what is shown as unknown."""
+
+    name: Annotated[
+        str | None, typer.Option("--name", help="Stem of the file names.", show_default="the scene's")
+    ] = None
+    reject: Annotated[
+        float | None,
+        typer.Option("--reject", help="Confidence (0..1) below which a pixel becomes the class unknown."),
+    ] = None
+    polygons: Annotated[
+        bool, typer.Option("--polygons/--no-polygons", help="Write the map as polygons too.")
+    ] = True
+    polygons_as: Annotated[
+        str, typer.Option("--polygons-as", help="Format of the polygons: gpkg, geojson, fgb or parquet.")
+    ] = "gpkg"
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True
+    force: Annotated[
+        bool, typer.Option("--force", help="Map a scene that `check` refuses; the map carries the findings.")
+    ] = False
+
+
+Again = Annotated[
+    Path | None,
+    typer.Option(
+        "--rerun", metavar="RUN.json", help="Make the map of this _run.json again; no other arguments."
+    ),
+]
+
+
 @grouped
 def run(
     ctx: typer.Context,
@@ -42,42 +73,21 @@ def run(
     scene: Annotated[str | None, typer.Argument(help=SCENE)] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the map's files.")],
-    name: Annotated[
-        str | None, typer.Option("--name", help="Stem of the files.", show_default="the scene's")
-    ] = None,
+    products: Products,
     extras: Extras,
-    reject: Annotated[
-        float | None,
-        typer.Option("--reject", help="Confidence (0..1) below which a pixel becomes the class unknown."),
-    ] = None,
-    polygons: Annotated[
-        bool, typer.Option("--polygons/--no-polygons", help="Write the map as polygons too.")
-    ] = True,
-    polygons_as: Annotated[
-        str, typer.Option("--polygons-as", help="Format of the polygons: gpkg, geojson, fgb or parquet.")
-    ] = "gpkg",
     outlines: Outlines,
-    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     tiles: Tiles,
     reading: Reading,
     machine: Machine,
     averaging: Averaging,
-    force: Annotated[
-        bool, typer.Option("--force", help="Map a scene that `check` refuses; the map carries the findings.")
-    ] = False,
-    again: Annotated[
-        Path | None,
-        typer.Option(
-            "--rerun", metavar="RUN.json", help="Make the map of this _run.json again; no other arguments."
-        ),
-    ] = None,
+    again: Again = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Map a scene of any size: classes, confidence, polygons with areas, a report. The checkpoint knows
     everything else.
 
-    Stopped or killed, the same command goes on where it was.
+    Interrupted or killed, the same command resumes where it stopped.
 
     Examples:
 
@@ -103,25 +113,10 @@ def run(
         )
     from labelscape.maps.run import map_scene
 
-    result = map_scene(
-        [model, *averaging.also],
-        scene_of(scene),
-        out,
-        name=name,
-        reject=reject,
-        polygons=polygons,
-        polygons_as=polygons_as,
-        report=report,
-        overwrite=overwrite,
-        force=force,
-        **asdict(extras),
-        **asdict(outlines),
-        **asdict(tiles),
-        **asdict(reading),
-        **asdict(machine),
-        **averaging.settings,
-    )
-    _tell(result, as_json)
+    settings = averaging.settings
+    for group in (products, extras, outlines, tiles, reading, machine):
+        settings |= asdict(group)
+    _tell(map_scene([model, *averaging.also], scene_of(scene), out, overwrite=overwrite, **settings), as_json)
 
 
 def _only_out(ctx: typer.Context, again: Path) -> None:
@@ -160,7 +155,7 @@ def _tell(result: MapResult, as_json: bool) -> None:
 
     print_areas(result.areas)
     if result.sieved is not None:
-        print("\nsieved, as the polygons are: ", end="")
+        print("\nsieved map, of which the polygons are made: ", end="")
         print_sieved(result.sieved)
     if not math.isnan(result.seam):
         print(

@@ -1,5 +1,5 @@
 """What is finished of a map: every scored tile is kept in a file of its own until the map is whole, so that a
-killed run goes on.
+killed run is resumed.
 
 The folder stands beside the map's files and goes when they are there. A file takes its name only when it is
 whole.
@@ -84,7 +84,7 @@ def is_begun(folder: Path, key: dict) -> bool:
 
 def _stored(folder: Path) -> str | None:
     with contextlib.suppress(OSError, ValueError):
-        return (folder / "settings.json").read_text()
+        return (folder / "settings.json").read_text(encoding="utf-8")
     return None
 
 
@@ -99,7 +99,7 @@ class Journal:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 with written_whole(folder / "settings.json", overwrite=True) as part:
-                    part.write_text(self._wanted)
+                    part.write_text(self._wanted, encoding="utf-8")
         except OSError as error:
             raise BadFile(
                 f"{folder} cannot be written: {error.strerror or error}. Is the disk full, or the folder "

@@ -44,7 +44,7 @@ class Plan:
     """What mapping a scene costs.
 
     tiles          how many; `core` is the side each answers for and `halo` what it sees beyond, in pixels
-    forward_share  pixels the network looks at over pixels of the scene
+    forward_share  pixels the network predicts over pixels of the scene
     ram, gpu       bytes of memory at the peak, of the machine and of the GPU (0 without one): estimates
     disk           bytes at most, while files are being finished: rasters before compression, with overviews;
                    polygons not counted
@@ -191,10 +191,10 @@ def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
 
     quick = min(QUICK_SIDE, block.height), min(QUICK_SIDE, block.width)
     timed(*quick)  # the first call pays for the machinery
-    seconds, looked = timed(*quick), quick[0] * quick[1]
-    if seconds / looked * block.pixels < 20:  # a slow network on a small machine is not asked twice
-        seconds, looked = timed(block.height, block.width), block.pixels
-    return max(reading, seconds / looked)  # reading goes on while the network works
+    seconds, pixels = timed(*quick), quick[0] * quick[1]
+    if seconds / pixels * block.pixels < 20:  # a slow network on a small machine is not timed twice
+        seconds, pixels = timed(block.height, block.width), block.pixels
+    return max(reading, seconds / pixels)  # the next tile is read while the network works
 
 
 def _block_with_data(scene: Scene, bands: tuple[str, ...]) -> Window:

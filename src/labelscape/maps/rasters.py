@@ -162,7 +162,7 @@ def _in_order(
     scorer: Scorer, scene: Scene, plan: TilePlan, journal: Journal
 ) -> Iterator[ScoredTile | tuple[Window, np.ndarray]]:
     """Every tile with a valid pixel in the plan's order: from the journal where it is there and whole,
-    else scored. Holes are not looked at.
+    else scored. Holes are not predicted.
     """
     kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
     holds = scene.may_hold

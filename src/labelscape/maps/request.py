@@ -17,6 +17,7 @@ from labelscape.areas.polygon_files import SUFFIXES
 from labelscape.areas.sieve import check_minimum
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, UnknownName
+from labelscape.files import stem_of
 from labelscape.scoring.engines import PRECISIONS, pick_device
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.tiles import BLENDS
@@ -159,9 +160,10 @@ class MapRequest(BaseModel):
     @field_validator("name")
     @classmethod
     def _stem(cls, name: str | None) -> str | None:
-        if name is not None and (not name or Path(name).name != name):
+        if name is not None and (not name or Path(name).name != name or stem_of(name) != name):
             raise BadOption(
-                f"The name {name!r} cannot start file names; give a name without folders, which --out says."
+                f"The name {name!r} cannot start file names; give a name without folders (which --out says) "
+                "and signs that the system forbids."
             )
         return name
 

@@ -23,7 +23,7 @@ def rerun(run_json: str | Path, out: str | Path, overwrite: bool = False) -> Map
     missing, BadInput where a checkpoint is another one than it was, or model or scene were in memory.
     """
     try:
-        run = json.loads(Path(run_json).read_text())
+        run = json.loads(Path(run_json).read_text(encoding="utf-8"))
         models, name = run["models"], run["name"]
         request = MapRequest(**run["request"]) if "request" in run else _before_requests(run)
     except OSError as error:

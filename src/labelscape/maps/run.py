@@ -18,7 +18,7 @@ from labelscape.contract.matching import bands_to_read
 from labelscape.errors import BadOption
 from labelscape.files import written_whole
 from labelscape.maps.plan import mark_forced, refuse_unless
-from labelscape.maps.rasters import write_rasters
+from labelscape.maps.rasters import Tally, write_rasters
 from labelscape.maps.request import MapRequest, MapSettings, Models, file_or_files, request_for, spelt_out
 from labelscape.maps.result import MapResult
 from labelscape.maps.stac import write_item
@@ -80,19 +80,7 @@ def map_scene(
         sieved = _write_sieved(work)
         outlined = _write_polygons(work)
         facts = _facts(work, _sources(given), source)
-        result = MapResult(
-            work.paths,
-            tally.areas(),
-            int(tally.nodata),
-            work.notes,
-            time.monotonic() - start,
-            len(work.plan),
-            work.plan.forward_share,
-            tally.seams.score,
-            facts,
-            sieved,
-            outlined,
-        )
+        result = _result(work, tally, facts, sieved, outlined, seconds=time.monotonic() - start)
         _write_report(work, result)
         _write_run(work.paths["run"], result, work.overwrite)
         _write_stac(work, facts)
@@ -158,6 +146,30 @@ def _write_stac(work: MapWork, facts: dict[str, Any]) -> None:
         )
 
 
+def _result(
+    work: MapWork,
+    tally: Tally,
+    facts: dict[str, Any],
+    sieved: SieveSummary | None,
+    outlined: PolygonSummary | None,
+    *,
+    seconds: float,
+) -> MapResult:
+    return MapResult(
+        work.paths,
+        tally.areas(),
+        int(tally.nodata),
+        work.notes,
+        seconds,
+        len(work.plan),
+        work.plan.forward_share,
+        tally.seams.score,
+        facts,
+        sieved,
+        outlined,
+    )
+
+
 def _sources(models: Models) -> list[dict[str, str | None]]:
     """Where the checkpoints lie and which they are; those handed over in memory lie nowhere."""
     several = [models] if isinstance(models, (Checkpoint, str, Path)) else models
@@ -216,4 +228,4 @@ def _write_run(path: Path, result: MapResult, overwrite: bool) -> None:
         "forward_share": None if math.isnan(result.forward_share) else round(result.forward_share, 4),
     }
     with written_whole(path, overwrite=overwrite) as part:
-        part.write_text(json.dumps(fields, indent=2) + "\n")
+        part.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8", newline="\n")

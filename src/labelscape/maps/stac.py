@@ -54,7 +54,9 @@ def write_item(
                 item(path.stem.removesuffix("_stac"), grid, legend, present, when, software=software),
                 indent=2,
             )
-            + "\n"
+            + "\n",
+            encoding="utf-8",
+            newline="\n",
         )
 
 

@@ -13,6 +13,7 @@ from labelscape.contract.adjust import fitted
 from labelscape.contract.compare import Difference, compare
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import BadFile, BadInput
+from labelscape.files import stem_of
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.journal import Journal, is_begun, tile_key
 from labelscape.maps.outputs import RasterOutput, left_behind, paths_of, rasters_of
@@ -76,7 +77,7 @@ def prepare(
     """All that can be refused is refused here, before the first tile: raises BadOption, BadInput, BadFile."""
     checkpoint, grid = models[0], scene.grid
     bands_to_read(checkpoint.bands, scene)  # no force makes up a band
-    stem = request.name or scene.name
+    stem = request.name or stem_of(scene.name)
     paths = paths_of(request, out, stem, located=grid.is_georeferenced)
     if request.polygons:
         from labelscape.areas.polygonize import check_sizes

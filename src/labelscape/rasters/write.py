@@ -141,8 +141,11 @@ class MapWriter:
                 raise self._refused(error) from error
             finally:
                 _remove(part, but=part)
-        for ending in (".aux.xml", ".ovr", ".msk"):  # of an earlier file of this name
-            Path(f"{self.path}{ending}").unlink(missing_ok=True)
+        try:
+            for ending in (".aux.xml", ".ovr", ".msk"):  # of an earlier file of this name
+                Path(f"{self.path}{ending}").unlink(missing_ok=True)
+        except OSError as error:  # Windows removes no file that a viewer has open
+            raise BadFile(f"{error.filename} is of an earlier map and cannot be removed.") from error
         if self.legend is not None:
             with written_whole(Path(f"{self.path}.aux.xml"), overwrite=True) as part:
                 part.write_bytes(attribute_table(self.legend, self.counts))
