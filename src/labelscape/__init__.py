@@ -44,6 +44,8 @@ _PLACES = {
     "Scene": "scenes.scene",
     "evaluate": "evaluation.measure",
     "Evaluation": "evaluation.measure",
+    "calibrate": "evaluation.calibrate",
+    "Calibration": "evaluation.calibrate",
     "check": "maps.plan",
     "CheckResult": "maps.plan",
     "map_scene": "maps.run",
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from labelscape.datasets.own import open_dataset as open_dataset
     from labelscape.datasets.published.catalog import open_published as open_published
     from labelscape.errors import LabelscapeError as LabelscapeError
+    from labelscape.evaluation.calibrate import Calibration as Calibration
+    from labelscape.evaluation.calibrate import calibrate as calibrate
     from labelscape.evaluation.measure import Evaluation as Evaluation
     from labelscape.evaluation.measure import evaluate as evaluate
     from labelscape.export.from_caffe import import_caffe as import_caffe

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import world
 
+import labelscape as ls
 from labelscape.checkpoint import load
+from labelscape.errors import BadFile, BadInput, WrongType
 from labelscape.evaluation.calibrate import _cross_entropy, _minimum, expected_error
+from labelscape.evaluation.confusion import Confusion
 from labelscape.training.recipe import make_recipe
 from labelscape.training.run import train
 
@@ -49,7 +52,60 @@ def test_calibrate_rewrites_the_checkpoint_and_no_class(tmp_path, run_cli):
     assert json.loads(run_cli("evaluate", model, "--json", "--device", "cpu")[1]) == json.loads(before)
     again = json.loads(run_cli("calibrate", model, "--json", "--device", "cpu")[1])
     assert again["temperature"] == pytest.approx(load(model).temperature)
-    assert again["error_before"] == pytest.approx(again["error_after"])
+    assert again["ece_before"] == pytest.approx(again["ece_after"])
+    assert again.keys() == {"temperature", "ece_before", "ece_after", "pixels"}
     code, _, err = run_cli("calibrate", model, "--part", "train")
     assert code == 2
     assert "val or test" in err
+
+
+def test_calibrate_in_python_leaves_the_file_alone_until_saved(tmp_path):
+    """The temperature is the one of least cross-entropy, and ECE is that of `predict`'s probabilities."""
+    w = world.make(tmp_path, 96, 128)
+    path = ls.save(world.tiny_checkpoint(temperature=2.5), tmp_path / "m.safetensors")
+    before = path.read_bytes()
+    with ls.open_dataset([str(w.scene)], [str(world.label_raster(w, tmp_path / "l.tif"))]) as dataset:
+        found = ls.calibrate(path, dataset, part=None, device="cpu")
+        assert ls.calibrate(ls.load(path), dataset, part=None, device="cpu").to_dict() == found.to_dict()
+    assert path.read_bytes() == before
+    assert found.pixels == 96 * 128
+    truth = w.classes.ravel()
+    errors = {}
+    for checkpoint in (ls.load(path), found.checkpoint):
+        p = ls.predict(checkpoint, w.pixels).reshape(3, -1).T.astype(np.float64)
+        errors[checkpoint.temperature] = expected_error(p, truth), -np.log(p[np.arange(len(p)), truth]).mean()
+    assert found.ece_before == pytest.approx(errors[2.5][0], abs=1e-5)
+    assert found.ece_after == pytest.approx(errors[found.temperature][0], abs=1e-5)
+    assert errors[found.temperature][1] < errors[2.5][1]
+    assert ls.load(found.save(tmp_path / "calibrated.safetensors")).temperature == found.temperature
+
+
+@pytest.mark.parametrize("verb", [ls.evaluate, ls.calibrate])
+def test_what_is_no_dataset_or_no_checkpoint_is_said_in_a_sentence(tmp_path, verb):
+    made = world.tiny_checkpoint()
+    w = world.make(tmp_path, 40, 50)
+    for given, said in ((str(w.scene), repr(str(w.scene))), (w.scene, "scene.tif"), (w.pixels, "a ndarray")):
+        with pytest.raises(WrongType, match=r"ls\.open_dataset") as caught:
+            verb(made, given)
+        assert said in str(caught.value) and "A dataset, scenes with their labels" in str(caught.value)
+    with ls.open_dataset([str(w.scene)], [str(world.label_raster(w, tmp_path / "l.tif"))]) as dataset:
+        with pytest.raises(WrongType, match="found a Checkpoint"):
+            verb(dataset, made)
+        with pytest.raises(WrongType, match="A checkpoint must be given as a path; found a int"):
+            verb(7, dataset)
+        with pytest.raises(BadFile, match="does not exist"):
+            verb(tmp_path / "gone.safetensors", dataset)
+    with pytest.raises(BadInput, match="No checkpoint is given"):
+        ls.predict([], w.pixels)
+
+
+def test_an_evaluation_shows_its_scores_and_equals_only_itself():
+    legend = ("water", "<b>field</b>")
+    counts = Confusion(np.array([[30, 10], [0, 60]]), np.zeros(2, np.int64))
+    one, two = (ls.Evaluation({"a": counts}, legend) for _ in range(2))
+    assert repr(one) == "<Evaluation: OA 90.00 %, mIoU 80.36 %, 100 labelled pixels of 1 scene>"
+    assert one == one and one != two and len({one, two}) == 2
+    shown = one._repr_html_()
+    assert "<td>75.00</td><td>85.71</td>" in shown and "&lt;b&gt;field" in shown and "<b>" not in shown
+    assert repr(ls.Evaluation({}, legend)) == "<Evaluation of no scene>"
+    assert "no scene" in ls.Evaluation({}, legend)._repr_html_()

@@ -1,4 +1,4 @@
-"""labelscape calibrate: confidences that mean what they say."""
+"""labelscape calibrate: calibrate the predicted probabilities."""
 
 from __future__ import annotations
 
@@ -23,23 +23,21 @@ def run(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fit the temperature that makes a confidence of 80 % right 80 times in 100, on blocks the network was
-    not trained on.
+    """Calibrate the predicted probabilities: of pixels with a confidence of 80 %, 80 in 100 are then right.
 
-    Classes do not change; confidences, probabilities and what --reject leaves out do.
+    Temperature scaling, fitted on blocks that the network was not trained on. Classes do not change;
+    confidences, probabilities and what --reject leaves out do.
     """
-    from dataclasses import asdict, replace
-
-    from labelscape.checkpoint import load, save
-    from labelscape.evaluation.calibrate import fit_temperature
+    from labelscape.checkpoint import load
+    from labelscape.evaluation.calibrate import calibrate
     from labelscape.training.data import open_recipe_data
     from labelscape.training.recipe import Data
 
     checkpoint = load(model)
     if part not in ("val", "test"):
         raise BadOption(
-            f"--part {part!r} must be val or test: on what it was trained on a network is surer than it "
-            "should be."
+            f"--part {part!r} must be val or test: on its training pixels a network is more confident than "
+            "it should be."
         )
     if not checkpoint.recipe.get("data"):
         raise BadOption(f"{model} does not say what it was trained on: there is nothing to fit on.")
@@ -56,13 +54,11 @@ def run(
             f"The scenes that {model} was trained on are needed to calibrate it. {error} {where}"
         ) from error
     with opened as dataset:
-        found = fit_temperature(checkpoint, dataset, part=part, device=device)
-    save(replace(checkpoint, temperature=found.temperature), model)
+        found = calibrate(checkpoint, dataset, part=part, device=device)
+    found.save(model)
     if as_json:
-        print_json(asdict(found))
+        print_json(found.to_dict())
         return
     print(f"temperature {found.temperature:.3f}, fitted on {found.pixels:,} pixels of the part {part}")
-    print(
-        f"expected calibration error {100 * found.error_before:.2f} % before, {100 * found.error_after:.2f} "
-        "% after"
-    )
+    before, after = (f"{100 * error:.2f} %" for error in (found.ece_before, found.ece_after))
+    print(f"expected calibration error {before} before, {after} after")

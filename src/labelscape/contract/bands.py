@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -71,52 +71,56 @@ def survey(
         scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, most_scenes).round().astype(int)]
     blocks = sum(len(spread_blocks(scene.grid.window, most=most_blocks)) for scene in scenes)
     most_pixels = min(20_000, max(1, SAMPLED // max(1, blocks)))
-    names: tuple[str, ...] | None = None
-    count, total, squares = 0, 0.0, 0.0
-    low, high, samples = None, None, []
+    totals, samples = _Totals(), []
     for scene in scenes:
-        if names is not None and scene.bands != names:
+        if scene.bands != scenes[0].bands:
             raise BadInput(
                 f"{scene.name} has the bands {' '.join(scene.bands)}, the scenes before it "
-                f"{' '.join(names)}: train on one kind."
+                f"{' '.join(scenes[0].bands)}: train on one kind."
             )
-        names = scene.bands
         for window in spread_blocks(scene.grid.window, most=most_blocks):
             patch = scene.read(window)
-            stored = patch.pixels[:, patch.valid]  # (B, pixels)
-            if not stored.size:
-                continue
-            values = stored.astype(np.float64)
-            count += values.shape[1]
-            total = total + values.sum(axis=1)
-            squares = squares + np.einsum("bp,bp->b", values, values)
-            low, high = (
-                one if known is None else best(known, one)
-                for known, one, best in (
-                    (low, stored.min(axis=1), np.minimum),
-                    (high, stored.max(axis=1), np.maximum),
-                )
-            )
-            samples.append(stored[:, :: max(1, stored.shape[1] // most_pixels)].astype(np.float32))
+            values = patch.pixels[:, patch.valid]  # (B, pixels)
+            if values.size:
+                totals.add(values)
+                samples.append(values[:, :: max(1, values.shape[1] // most_pixels)].astype(np.float32))
         if tick:
             tick()
-    if names is None or count == 0:
+    if not samples:
         raise BadInput(
             "No valid pixel in the scene: everything is nodata. Check the nodata value, or name it with "
             "--nodata."
         )
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     quantiles = np.quantile(np.concatenate(samples, axis=1), QUANTILES, axis=1).T  # (B, Q)
-    statistics = tuple(
-        BandStatistics(
-            name,
-            float(mean[i]),
-            float(std[i]),
-            float(low[i]),
-            float(high[i]),
-            tuple(float(q) for q in quantiles[i]),
+    return totals.statistics(scenes[0].bands, quantiles), samples
+
+
+class _Totals:
+    """Running sums and ranges per band."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums = self.squares = np.zeros(())
+        self.low: np.ndarray | None = None
+        self.high: np.ndarray | None = None
+
+    def add(self, values: np.ndarray) -> None:
+        """Valid values (B, n), n > 0."""
+        low, high = values.min(axis=1), values.max(axis=1)
+        self.low = low if self.low is None else np.minimum(self.low, low)
+        self.high = high if self.high is None else np.maximum(self.high, high)
+        # Squares of 16-bit values over a scene pass what float32 or integers of that type hold.
+        values = values.astype(np.float64)
+        self.count += values.shape[1]
+        self.sums = self.sums + values.sum(axis=1)
+        self.squares = self.squares + np.einsum("bp,bp->b", values, values)
+
+    def statistics(self, names: Sequence[str], quantiles: np.ndarray) -> tuple[BandStatistics, ...]:
+        """Of what was added; quantiles (B, Q) were taken elsewhere."""
+        mean = self.sums / self.count
+        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
+        columns = zip(names, mean, std, self.low, self.high, quantiles, strict=True)
+        return tuple(
+            BandStatistics(name, float(m), float(s), float(low), float(high), tuple(map(float, row)))
+            for name, m, s, low, high, row in columns
         )
-        for i, name in enumerate(names)
-    )
-    return statistics, samples

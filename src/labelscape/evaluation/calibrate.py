@@ -1,66 +1,89 @@
-"""Is a confidence of 80 % right 80 times in 100? One temperature that makes it so, and how far off it was
-and is.
+"""Calibrate the predicted probabilities: temperature scaling, and the expected calibration error before and
+after it.
+
+Source  C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger. "On Calibration of Modern Neural Networks". ICML 2017.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from labelscape.checkpoint import Checkpoint
+from labelscape.checkpoint import Checkpoint, load_all, save
 from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput
+from labelscape.evaluation.measure import check_dataset
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
 MOST_PIXELS = 400_000
 """Pixels the temperature is fitted on, drawn evenly from the tiles: one number needs no more."""
 BINS = 15
+"""Bins of confidence of the expected calibration error, as in Guo et al."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
-    """`temperature` minimises the cross-entropy of the labelled pixels looked at. The errors are expected
-    calibration errors (0..1).
+    """A checkpoint whose probabilities are calibrated, and what that changed.
+
+    checkpoint   the checkpoint with its new temperature; classes are the same, confidences are not
+    temperature  minimises the cross-entropy of the labelled pixels; above 1 the network was overconfident
+    ece_before   expected calibration error (0..1) with the temperature that the checkpoint had
+    ece_after    the same with this one
+    pixels       labelled pixels it was fitted on
     """
 
+    checkpoint: Checkpoint = field(repr=False)
     temperature: float
-    error_before: float
-    error_after: float
+    ece_before: float
+    ece_after: float
     pixels: int
 
+    def to_dict(self) -> dict[str, float | int]:
+        """JSON values: all but the checkpoint."""
+        return {
+            "temperature": self.temperature,
+            "ece_before": self.ece_before,
+            "ece_after": self.ece_after,
+            "pixels": self.pixels,
+        }
 
-def fit_temperature(
-    checkpoint: Checkpoint, dataset: Dataset, *, part: str | None = "val", device: str = "auto"
+    def save(self, path: str | Path) -> Path:
+        """Write the calibrated checkpoint; a file that is there is replaced. Raises BadFile."""
+        return save(self.checkpoint, path)
+
+
+def calibrate(
+    checkpoint: Checkpoint | str | Path, dataset: Dataset, *, part: str | None = "val", device: str = "auto"
 ) -> Calibration:
-    """Fit the temperature (Guo et al. 2017) on the labelled pixels of a part, scored through the tiles of
-    mapping.
+    """Fit the temperature of a checkpoint (or its file) on the labelled pixels of a part, predicted through
+    the tiles of mapping.
 
-    The fit starts from the network's own logits, whatever temperature the checkpoint carries. Raises BadInput
-    where nothing is labelled.
+    part  "val" or "test", blocks that the network was not trained on; None: all labels, for scenes it has
+          never seen. On its training pixels a network is more confident than it should be
+
+    The fit starts from the network's own logits, whatever temperature the checkpoint has. Nothing is written:
+    see `Calibration.save`. Raises BadInput where nothing is labelled, WrongType for what is no dataset.
     """
-    from dataclasses import replace
-
-    logits, truth = _logits(replace(checkpoint, temperature=1.0), dataset, part, device)
+    check_dataset(dataset, "calibrate a checkpoint")
+    (loaded,) = load_all([checkpoint])
+    logits, truth = _logits(replace(loaded, temperature=1.0), dataset, part, device)
     if not len(truth):
         raise BadInput(
             f"No labelled pixel to calibrate on{f' in the {part} part' if part else ''}. Train with --val, "
             "or pass --part test."
         )
     temperature = _minimum(lambda t: _cross_entropy(logits / t, truth))
-    before, after = (
-        expected_error(_softmax(logits / t), truth) for t in (checkpoint.temperature, temperature)
-    )
-    return Calibration(temperature, before, after, len(truth))
+    before, after = (expected_error(_softmax(logits / t), truth) for t in (loaded.temperature, temperature))
+    return Calibration(replace(loaded, temperature=temperature), temperature, before, after, len(truth))
 
 
 def expected_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the pixels of |confidence - share that is right| in fifteen bins of confidence; (P, K) and
-    (P,).
-    """
+    """ECE: mean over the pixels of |confidence - accuracy| in fifteen bins of confidence; (P, K) and (P,)."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     sums = [np.bincount(bins, weights=w, minlength=BINS) for w in (confidence, right.astype(float))]
@@ -70,6 +93,7 @@ def expected_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def _logits(
     checkpoint: Checkpoint, dataset: Dataset, part: str | None, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (P, K) float64 and classes (P,) of some MOST_PIXELS labelled pixels, always the same."""
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for, score_tiles
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelscape.checkpoint import Checkpoint, load_all
+from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset, LabelledScene
-from labelscape.errors import BadInput
+from labelscape.errors import BadInput, WrongType
 from labelscape.evaluation.confusion import Confusion, count
 from labelscape.evaluation.metrics import summary
+from labelscape.evaluation.text import percent, score_table
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
     from labelscape.scoring.protocol import Protocol
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """Integer confusion counts per scene, and what follows from their sum."""
+    """Integer confusion counts per scene, and what follows from their sum. Equal only to itself: compare
+    `confusion` or `metrics`.
+    """
 
     per_scene: dict[str, Confusion]
     names: tuple[str, ...]
@@ -37,6 +41,37 @@ class Evaluation:
     def metrics(self) -> dict:
         """Fractions: overall accuracy, mIoU, per class IoU, F1, ...; None where undefined."""
         return summary(self.confusion, self.names)
+
+    def __repr__(self) -> str:
+        if not self.per_scene:
+            return "<Evaluation of no scene>"
+        found, count = self.metrics, len(self.per_scene)
+        scores = f"OA {percent(found['overall_accuracy'])} %, mIoU {percent(found['mean_iou'])} %"
+        pixels = f"{found['labelled_pixels']:,} labelled pixels"
+        return f"<Evaluation: {scores}, {pixels} of {count} scene{'s' * (count != 1)}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the table of scores in per cent."""
+        if not self.per_scene:
+            return escape(repr(self))
+        _, *rows = score_table({"": self.metrics})
+        cells = (
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{iou}</td><td>{f1}</td></tr>"
+            for name, iou, f1 in rows
+        )
+        head = "<tr><th style='text-align:left'>%</th><th>IoU</th><th>F1</th></tr>"
+        return f"<table><caption>{escape(repr(self)[1:-1])}</caption>{head}{''.join(cells)}</table>"
+
+
+def check_dataset(given: object, purpose: str) -> None:
+    """Raises WrongType, naming what labels are needed for, where something else is given than a Dataset."""
+    if isinstance(given, Dataset):
+        return
+    found = repr(str(given)) if isinstance(given, (str, Path)) else f"a {type(given).__name__}"
+    raise WrongType(
+        f"A dataset, scenes with their labels, is needed to {purpose}; found {found}. Open one with "
+        'ls.open_dataset(["scene.tif"], ["labels.gpkg"]).'
+    )
 
 
 def evaluate(
@@ -62,15 +97,14 @@ def evaluate(
           label too
 
     Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are
-    kept. Raises BadInput where the part holds no label and nothing is kept.
+    kept. Raises BadInput where the part holds no label and nothing is kept, WrongType for what is no dataset.
     """
+    check_dataset(dataset, "score a checkpoint")
     from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for, score_tiles
 
-    scorer = Scorer.of(
-        load_all(checkpoint), device=device, precision=precision, protocol=protocol or Protocol()
-    )
+    scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol or Protocol())
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     scenes = dataset.scenes if part is None else dataset.part(part)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labelscape.checkpoint import Checkpoint
+from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.errors import BadInput
 from labelscape.scoring.engines import Engine, TorchEngine
 from labelscape.scoring.protocol import Protocol
@@ -60,16 +61,16 @@ class Scorer:
     @classmethod
     def of(
         cls,
-        checkpoint: Checkpoint | Sequence[Checkpoint],
+        checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
         *,
         device: str = "auto",
         precision: str = "32",
         protocol: Protocol = Protocol(),
     ) -> Scorer:
-        """Raises BadOption for a device or precision there is not, BadInput where several checkpoints differ
-        in bands or classes.
+        """Raises BadFile as `load`, BadOption for a device or precision there is not, BadInput where several
+        checkpoints differ in bands or classes.
         """
-        checkpoints = [checkpoint] if isinstance(checkpoint, Checkpoint) else list(checkpoint)
+        checkpoints = load_all(checkpoint)
         _check_agreement(checkpoints)
         members = (Member(c, TorchEngine.of(c, device=device, precision=precision)) for c in checkpoints)
         return cls(tuple(members), protocol)
@@ -139,7 +140,9 @@ class Scorer:
 
 
 def _check_agreement(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raises BadInput where checkpoints that are to be averaged differ in bands or classes."""
+    """Raises BadInput where checkpoints to be averaged differ in bands or classes, or there is none."""
+    if not checkpoints:
+        raise BadInput("No checkpoint is given: an empty list. Pass one checkpoint or several.")
     first = checkpoints[0]
     for other in checkpoints[1:]:
         for what, one, two in (
@@ -188,7 +191,7 @@ def soften(logits: Tensor) -> Tensor:
 
 
 def predict(
-    checkpoint: Checkpoint | Scorer, pixels: np.ndarray, valid: np.ndarray | None = None
+    checkpoint: Checkpoint | str | Path | Scorer, pixels: np.ndarray, valid: np.ndarray | None = None
 ) -> np.ndarray:
     """(B, H, W) array in the scene's own units -> (K, H, W) float32 probabilities, any H and W.
 
