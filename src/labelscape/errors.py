@@ -1,4 +1,4 @@
-"""What can go wrong, said in one sentence: what was found, what was expected, what to do.
+"""Errors in one sentence: what was found, what was expected, what to do.
 
 Every error a user can cause is a `LabelscapeError`; the command line prints its text and nothing else.
 `assert` is for our own mistakes.

@@ -1,5 +1,5 @@
-"""The classes of a map: value, name, colour and description of each, and the way from label values to class
-indices.
+"""The classes of a map: value, name, colour and description of each, and the conversion of label values to
+class indices.
 
 Inside Labelscape a label is a class *index* 0..K-1, with `IGNORE` = 255 for everything that is not labelled.
 Label files and finished maps hold class *values*; the legend is the only place that knows both.
@@ -20,7 +20,7 @@ IGNORE = 255
 
 RGB = tuple[int, int, int]
 
-# Twelve colours that stay apart for most colour-blind readers (Paul Tol's "muted" and "bright" sets).
+# Twelve colours that most colour-blind readers can tell apart (Paul Tol's "muted" and "bright" sets).
 PALETTE: tuple[RGB, ...] = (
     (204, 102, 119),
     (51, 34, 136),
@@ -36,7 +36,7 @@ PALETTE: tuple[RGB, ...] = (
     (187, 187, 187),
 )
 
-# Land people colour the same things the same way; a name that says what it is gets that colour.
+# Land-cover maps share conventions: water is blue, forest dark green. Classes of such names follow them.
 FAMILIAR: dict[str, RGB] = {
     "water": (43, 108, 196),
     "river": (43, 108, 196),
@@ -90,7 +90,9 @@ class Legend:
         for what, items in (("value", self.values), ("name", self.names)):
             twice = {item for item in items if items.count(item) > 1}
             if twice:
-                raise BadInput(f"A legend needs every class {what} once; {sorted(twice)} stand twice.")
+                raise BadInput(
+                    f"Every class {what} must be unique in a legend; {sorted(twice)} occur more than once."
+                )
         wrong = [value for value in self.values if not 0 <= value < IGNORE]
         if wrong:
             raise BadInput(

@@ -13,8 +13,8 @@ Tick = Callable[..., None]
 
 @contextmanager
 def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterator[Tick]:
-    """Show `title` and how much of `total` is done while the block runs; yields the function that moves it
-    on.
+    """Show `title` and how much of `total` is done while the block runs; yields the function that advances
+    it.
     """
     if not shown:
         yield lambda done=1, **facts: None
@@ -59,7 +59,7 @@ def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
         nonlocal done, last
         done += more
         known.update(facts)
-        if time.monotonic() - last > 15:  # a log wants a sign of life, not a line a step
+        if time.monotonic() - last > 15:  # a log needs a sign of progress, not a line per step
             last = time.monotonic()
             print(f"{title}: {done} of {total} {unit} {_said(known)}".rstrip(), file=sys.stderr, flush=True)
 

@@ -137,7 +137,7 @@ def test_rows_for_a_database():
     polygon = shapely.from_wkb(geometry)
     assert shapely.get_srid(polygon) == 32633 and polygon.equals(shapely.box(0, 0, 1, 2))
     assert (srid_of(world.UTM), srid_of(None)) == (32633, 0)
-    with pytest.raises(BadOption, match="no EPSG code"):
+    with pytest.raises(BadOption, match="needs an EPSG code"):
         srid_of(CRS.from_string("+proj=laea +lat_0=12 +lon_0=3 +datum=WGS84"))
 
 

@@ -225,7 +225,7 @@ def test_small_polygons_are_left_out_and_counted(tmp_path):
     done = polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, min_area=0.5)
     assert (done.written, done.left_out) == (2, 1)
     plain = world.write(tmp_path / "p.tif", values, crs=None)
-    with pytest.raises(BadOption, match="no area in hectares"):
+    with pytest.raises(BadOption, match="areas in hectares are unknown"):
         polygonize(plain, tmp_path / "p.gpkg", world.LEGEND, min_area=0.5)
     assert polygonize(plain, tmp_path / "p.gpkg", world.LEGEND).written == 3
     with pytest.raises(BadOption, match="written as .gpkg"):

@@ -1,4 +1,4 @@
-"""Areas that are too small, what they border on, and to which class each is given.
+"""Areas below the minimum mapping unit, what they border on, and the class that each is merged into.
 
 The rule. The smallest area below the minimum that has a neighbour takes the class with which it shares the
 longest border, counted in pixel sides; of classes with as long a border the one whose bordering pixel comes
@@ -8,9 +8,9 @@ of one size those come first whose first pixel is first in a fixed shuffle of al
 
 What makes this a matter of neighbourhoods: borders are counted by class, so what an area becomes depends only
 on the areas below the minimum around it and on the classes of those above. An area that is smaller than all
-its small neighbours stays so, and its borders stay as they are, until it is given away, since its neighbours
-can only grow. So all such areas may be given away at once, and long before the rest of the map is known: the
-end is the same in whichever order. The shuffle keeps chains of areas that wait for each other short; reading
+its small neighbours stays so, and its borders stay as they are, until it is merged, since its neighbours
+can only grow. So all such areas may be merged at once, and long before the rest of the map is known: the
+result does not depend on the order. The shuffle keeps chains of areas that wait for each other short; reading
 order would make one of every field of single pixels.
 """
 
@@ -142,9 +142,9 @@ def fused(nodes: Nodes, pairs: np.ndarray, least: float) -> tuple[Nodes, np.ndar
     return Nodes(nodes.kinds, pixels, sizes, first, still), onward[stands]
 
 
-def given_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Borders, np.ndarray, int]:
-    """Give away every small area that need not wait for one that is open: nodes, borders left, which node
-    stands for each, how many were given.
+def merged_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Borders, np.ndarray, int]:
+    """Merge every small area that need not wait for one that is open: nodes, borders left, which node stands
+    for each, how many were merged.
 
     Nodes that no longer stand for themselves keep stale values.
     """

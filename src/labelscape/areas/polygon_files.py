@@ -1,7 +1,7 @@
 """Polygons into a file or a table, batch after batch: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, PostGIS.
 
-Each writer takes an iterator of batches and draws it once, so that no more than a batch is in memory. GeoJSON
-and FlatGeobuf cannot be added to at one price, so they pass through a GeoPackage beside the target. The GDAL
+Each writer takes an iterator of batches and reads it once, so that no more than a batch is in memory. GeoJSON
+and FlatGeobuf cannot be appended to cheaply, so they pass through a GeoPackage beside the target. The GDAL
 in pyogrio's wheel knows neither Parquet nor PostgreSQL: for those pyarrow and psycopg, their own maintained
 clients, are optional extras.
 """
@@ -237,8 +237,7 @@ def srid_of(crs: CRS | None) -> int:
     code = crs.to_epsg()
     if code is None:
         raise BadOption(
-            "The map's CRS has no EPSG code, which PostGIS names coordinate systems by; write a .gpkg, or "
-            "reproject the map first."
+            "PostGIS needs an EPSG code, and the map's CRS has none; write a .gpkg or reproject the map."
         )
     return code
 
@@ -290,6 +289,8 @@ def write_database(out: str, batches: Iterator[Batch], crs: CRS | None, *, overw
                             copy.write_row(row)
             base.execute(sql.SQL("CREATE INDEX ON {} USING gist (geom)").format(table))
     except psycopg.errors.UndefinedObject as error:
-        raise BadFile("The database has no PostGIS; have its owner run CREATE EXTENSION postgis.") from error
+        raise BadFile(
+            "The database lacks the PostGIS extension; its owner can add it with CREATE EXTENSION postgis."
+        ) from error
     except psycopg.Error as error:
         raise BadFile(f"The table {name} cannot be written: {str(error).strip()}") from error

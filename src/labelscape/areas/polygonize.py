@@ -1,6 +1,4 @@
-"""A finished class map as polygons on the ground, in any of the formats of `polygon_files`, in bounded
-memory.
-"""
+"""A finished class map as polygons, in any of the formats of `polygon_files`, in bounded memory."""
 
 from __future__ import annotations
 
@@ -128,7 +126,7 @@ def check_sizes(min_area: float, simplify: float, grid: Grid, name: str) -> None
         if not 0 <= number < math.inf:
             raise BadOption(f"{option} is {number:g}; a number from 0 up was expected.")
     if min_area and not grid.is_georeferenced:
-        raise BadOption(f"{name} has no coordinates, so no area in hectares: leave --min-area out.")
+        raise BadOption(f"{name} has no coordinates, so areas in hectares are unknown: leave --min-area out.")
 
 
 def _batches(

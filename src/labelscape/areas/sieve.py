@@ -1,16 +1,16 @@
-"""A class map without areas below a minimum mapping unit: each is given to a neighbour, so that no holes are
-left.
+"""A minimum mapping unit for a class map: every smaller area is merged into a neighbour, which leaves no
+gaps.
 
-Which neighbour is said in `neighbours`: the smallest area first, each to the class with which it shares the
+Which neighbour is said in `neighbours`: the smallest area first, each into the class with which it shares the
 longest border. GRASS (`v.clean tool=rmarea`), QGIS and ArcGIS ("Eliminate", by the longest common border)
-choose alike, in polygons and in one pass, after which areas below the minimum may be left. `gdal_sieve` gives
-an area to its largest neighbour, also where it touches that with a single pixel side, and leaves alone areas
-that have none but small neighbours; here those grow together until they are large enough. What is left below
-the minimum lies alone between pixels of no data.
+choose alike, in polygons and in one pass, after which areas below the minimum may be left. `gdal_sieve`
+merges an area into its largest neighbour, also where it touches that with a single pixel side, and skips
+areas that have none but small neighbours; here those grow together until they are large enough. An area that
+is still below the minimum afterwards is surrounded by nodata.
 
-The map is read once, strip by strip. An area is given away as soon as all around it is known, and a strip is
-written when all of it is; a graph is kept only of areas that are small so far, and of them only of those that
-still wait for what lies below.
+The map is read once, strip by strip. An area is merged as soon as everything around it is known, and a strip
+is written when all its areas are decided; a graph is kept only of areas that are small so far, and of them
+only of those that may still grow below.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, given_away
+from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, merged_away
 from labelscape.areas.trace import connected, read_run, runs_of, strip_height, without_nodata
 from labelscape.errors import BadOption
 from labelscape.files import check_path
@@ -35,7 +35,7 @@ from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.holes import stored_blocks
 
 SLACK = 1e-9
-"""Sizes are sums of rounded numbers: an area that lacks no more than this share of the minimum has it."""
+"""Sizes are sums of rounded numbers: an area that lacks no more than this share of the minimum reaches it."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class SievedClass:
 
 @dataclass(frozen=True)
 class SieveSummary:
-    """How many areas were given to a neighbour, how many below the minimum have none, and what became of
-    the classes.
+    """How many areas were merged into a neighbour (`given`), how many below the minimum have no neighbour
+    (`left`), how many pixels changed class, and how much there is of each class.
     """
 
     given: int
@@ -79,8 +79,8 @@ def check_minimum(least: float) -> None:
     """Raises BadOption where a minimum mapping unit cannot be."""
     if not 0 < least < math.inf:
         raise BadOption(
-            f"The smallest area of the sieve is {least:g}; a number above 0 was expected, in hectares "
-            "(pixels without coordinates)."
+            f"The minimum mapping unit is {least:g}; a number above 0 was expected, in hectares (pixels "
+            "without coordinates)."
         )
 
 
@@ -94,34 +94,31 @@ def sieve(
     overwrite: bool = False,
     tick: Callable[[int], None] | None = None,
 ) -> SieveSummary:
-    """Write the class map `raster` to `out` with every area below `min_area` given to a neighbour; both are
-    GeoTIFFs of one band of class values.
+    """Write the class map `raster` to `out` with every area below `min_area` merged into a neighbour; both
+    are GeoTIFFs of one band of class values.
 
-    min_area  hectares on the WGS 84 ellipsoid, of a raster without coordinates pixels; areas are connected by
-              pixel sides
-    legend    by default the names and colours that come with the raster
+    min_area  minimum mapping unit: hectares on the WGS 84 ellipsoid, or pixels for a raster without
+              coordinates; areas are 4-connected
+    legend    by default the names and colours stored with the raster
     tick      called with the number of rows done
 
     Pixels of 255 and of the raster's own nodata value are never changed and never a neighbour. All classes
-    are treated alike, "unknown" of
-    `map_scene(reject=...)` too: a doubtful spot smaller than what is mapped is part of what it lies in, a
-      sure one in doubtful ground becomes
-    doubtful. The result does not depend on `strip_rows`. It is a COG with colours, attribute table, overviews
-    and nodata value of the raster. Raises BadOption for a minimum that cannot be, BadInput for a raster that
-    is no class map, BadFile.
+    are treated alike, also the class "unknown" of `map_scene(reject=...)`. The result does not depend on
+    `strip_rows`. It is a COG with the colours, attribute table, overviews and nodata value of the raster.
+    Raises BadOption for a minimum that cannot be, BadInput for a raster that is no class map, BadFile.
     """
     check_path(raster, "The class map")
     check_path(out, "The sieved map")
     check_minimum(min_area)
     if Path(out).suffix.lower() not in (".tif", ".tiff"):
         raise BadOption(
-            f"{out}: a sieved map is a GeoTIFF, .tif or .tiff; `polygonize --sieve` makes polygons of it."
+            f"{out}: a sieved map is a GeoTIFF (.tif, .tiff); for polygons use labelscape polygonize --sieve."
         )
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         check_class_map(file, raster)
         if Path(out).exists() and Path(raster).exists() and Path(out).samefile(raster):
-            raise BadOption(f"{out} is the map itself; name another file for the sieved one.")
+            raise BadOption(f"{out} is the input itself; name another file for the sieved map.")
         legend = legend or legend_of(raster)[0]
         tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}
         tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_georeferenced else 'pixels'}"
@@ -186,7 +183,7 @@ class _Sieve:
         borders += [
             self._borders(classes, labels, first, run, number) for run, _, classes, labels, first in parts
         ]
-        nodes, borders, step, given = given_away(nodes, Borders.together(borders), self.least)
+        nodes, borders, step, given = merged_away(nodes, Borders.together(borders), self.least)
         number = self._carry_on(nodes, borders, step[number])
         self.given += given
         self.above = np.where(below >= 0, number[below], -1)

@@ -1,4 +1,4 @@
-"""labelscape demo: the whole way on a real scene that comes with a package."""
+"""labelscape demo: train, score and map on a real scene that comes with a package."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ NAME = "demo"
 
 
 def run(
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path(
-        "demo-out"
-    ),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("demo-out"),
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Map with the checkpoint that comes with Labelscape, without training."),
+        typer.Option("--quick", help="Skip training: map with the checkpoint that comes with Labelscape."),
     ] = False,
 ) -> None:
     """Map the land around the Havel lakes from a real Sentinel-2 scene and OpenStreetMap polygons.
 
-    Trains fcn, then mlp from it, scores both on blocks they never saw beside a random forest, maps the scene,
-    writes every file.
+    Trains fcn, then mlp starting from it, scores both and a random forest on held-out blocks, then maps the
+    scene and writes rasters, polygons and a report. Takes about six minutes on two cores, ten seconds with
+    --quick.
     """
     from labelscape.demo import run_demo
 

@@ -1,4 +1,4 @@
-"""labelscape doctor: is everything here that the work needs?"""
+"""labelscape doctor: check the installation."""
 
 from __future__ import annotations
 
@@ -109,12 +109,29 @@ def _device() -> str:
     return f"{device} ({name}), {torch.get_num_threads()} threads"
 
 
+def _system() -> str:
+    names = {"Darwin": f"macOS {platform.mac_ver()[0]}".strip()}
+    name = names.get(platform.system(), f"{platform.system()} {platform.release()}")
+    return f"{platform.python_version()} on {name}, {platform.machine()}"
+
+
 def _memory() -> str:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return "unknown on this system"
-    return (
-        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB, {os.cpu_count()} cores"
-    )
+    total = _memory_bytes()
+    return f"{f'{total / 2**30:.1f} GiB' if total else 'unknown'}, {os.cpu_count()} cores"
+
+
+def _memory_bytes() -> int | None:
+    """Memory of the machine; None where the system does not tell."""
+    if platform.system() == "Windows":
+        import ctypes
+
+        # MEMORYSTATUSEX: two numbers of 32 bits, then seven of 64; the first of those is the memory in all.
+        status = (ctypes.c_uint64 * 8)(64)
+        return status[1] if ctypes.windll.kernel32.GlobalMemoryStatusEx(status) else None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _disk() -> str:
@@ -130,7 +147,7 @@ def _demo() -> str:
 
 
 CHECKS: dict[str, Callable[[], str]] = {
-    "python": lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+    "python": _system,
     "packages": _packages,
     "raster drivers": _gdal,
     "vector drivers": _vectors,

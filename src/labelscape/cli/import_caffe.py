@@ -1,4 +1,4 @@
-"""labelscape import-caffe: a published .caffemodel becomes a checkpoint."""
+"""labelscape import-caffe: convert a published .caffemodel to a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ def run(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A .caffemodel that Maggiori et al. published (FCN, skip or MLP; Vaihingen or Inria)."
+            help="A .caffemodel published by Maggiori et al. (FCN, skip or MLP; Vaihingen or Inria)."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
     classes: Annotated[
         str | None,
-        typer.Option("--classes", help="Names of the classes in the network's order: other,building."),
+        typer.Option("--classes", help="Class names in the order of the network's outputs: other,building."),
     ] = None,
     bands: Annotated[
-        str | None, typer.Option("--bands", help="Names of the bands in the file's order: red,green,blue.")
+        str | None,
+        typer.Option("--bands", help="Band names in the order of the scenes' files: red,green,blue."),
     ] = None,
     pixel_size: Annotated[
-        float | None, typer.Option("--pixel-size", help="Metres per pixel the network was trained at.")
+        float | None, typer.Option("--pixel-size", help="Pixel size of the training imagery in metres.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read weights published for Caffe, without Caffe, into a normal checkpoint.
+    """Convert weights published for Caffe to a checkpoint; Caffe itself is not needed.
 
     Example: labelscape import-caffe inria_mlp.caffemodel --out inria_mlp.safetensors
     """

@@ -15,7 +15,7 @@ NAME = "polygonize"
 
 @grouped
 def run(
-    raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = no data.")],
+    raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = nodata.")],
     out: Annotated[
         str,
         typer.Argument(help=".gpkg, .geojson, .fgb or .parquet, or postgresql://user@host/db?table=name."),
@@ -31,7 +31,7 @@ def run(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn any class raster into polygons with class, pixels and hectares on the ellipsoid.
+    """Convert a class raster to polygons with class, pixels and hectares (measured on the ellipsoid).
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""labelscape sieve: a class map without areas below a minimum mapping unit."""
+"""labelscape sieve: apply a minimum mapping unit to a class map."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NAME = "sieve"
 
 
 def run(
-    raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = no data.")],
+    raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = nodata.")],
     out: Annotated[Path, typer.Argument(help="The sieved map, a GeoTIFF (COG).")],
     *,
     min_area: Annotated[
         float,
-        typer.Option("--min-area", help="Hectares (pixels without coordinates) that an area needs to stay."),
+        typer.Option("--min-area", help="Minimum mapping unit in hectares (pixels without coordinates)."),
     ],
     legend: Annotated[
         Path | None,
@@ -33,11 +33,10 @@ def run(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give every area of a class map that is smaller than a minimum mapping unit to a neighbour; no holes are
-    left.
+    """Merge areas smaller than a minimum mapping unit into a neighbour; no gaps are left.
 
-    The smallest first, each to the class with which it shares the longest border; what it is joined with
-    grows by it. Areas are connected by pixel sides. No data is never changed and never a neighbour.
+    The smallest areas are merged first, each into the class with which it shares the longest border; the area
+    it joins grows by it. Areas are 4-connected. Nodata is never changed and never a neighbour.
 
     Example: labelscape sieve map/scene_class.tif map/scene_half_hectare.tif --min-area 0.5
     """

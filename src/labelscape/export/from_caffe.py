@@ -1,4 +1,4 @@
-"""A published Caffe network as a checkpoint that maps like any other."""
+"""A published Caffe network converted to a checkpoint."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def import_caffe(
     what was changed on the way.
 
     `classes` and `bands` name outputs and inputs where the published ones do not apply. Raises BadFile for a
-      file that is none of the
-    published networks, BadOption where the number of names does not fit.
+    file that is none of the published networks, BadOption where the number of names does not fit.
     """
     out = Path(out)
     if out.exists() and not overwrite:
