@@ -23,9 +23,9 @@ def test_unknown_values_are_named_and_ignored_ones_are_not():
 
 
 def test_legends_that_cannot_be():
-    with pytest.raises(BadInput, match="twice"):
+    with pytest.raises(BadInput, match="occur more than once"):
         Legend.of_names(["a", "a"])
-    with pytest.raises(BadInput, match="twice"):
+    with pytest.raises(BadInput, match="occur more than once"):
         Legend.of_names(["a", "b"], values=[1, 1])
     with pytest.raises(BadInput, match="0..254"):
         Legend.of_names(["a"], values=[255])
