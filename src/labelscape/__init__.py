@@ -42,6 +42,8 @@ _PLACES = {
     "LabelRules": "labels.rules",
     "LabelSpec": "labels.rules",
     "Scene": "scenes.scene",
+    "ArrayScene": "scenes.array",
+    "open_scene": "scenes.mosaic",
     "evaluate": "evaluation.measure",
     "Evaluation": "evaluation.measure",
     "calibrate": "evaluation.calibrate",
@@ -103,6 +105,8 @@ if TYPE_CHECKING:
     from labelscape.maps.run import map_scene as map_scene
     from labelscape.nets.catalog import create_model as create_model
     from labelscape.nets.catalog import list_models as list_models
+    from labelscape.scenes.array import ArrayScene as ArrayScene
+    from labelscape.scenes.mosaic import open_scene as open_scene
     from labelscape.scenes.scene import Scene as Scene
     from labelscape.scoring.protocol import Protocol as Protocol
     from labelscape.scoring.scorer import Scorer as Scorer

@@ -195,6 +195,43 @@ def test_resampling_takes_no_value_from_nodata(tmp_path):
     assert patch.pixels[:, patch.valid].min() >= made.pixels[made.pixels > 0].min()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [("uint8", 255), ("uint16", 7), ("int16", -9999), ("float32", -9999), ("float32", np.nan)],
+)
+@pytest.mark.parametrize("times", [2, 0.5])
+def test_what_is_nodata_stays_so_when_resampled(tmp_path, dtype, nodata, times):
+    """GDAL masks by few alpha bands alone; behind others it calls holes valid, and they are 0."""
+    pixels = np.full((2, 40, 40), 9, dtype)
+    pixels[:, :20, :20] = nodata
+    path = world.write(tmp_path / "scene.tif", pixels, nodata=nodata)
+    with Scene(path) as whole:
+        size = whole.grid.ground_pixel_size
+    with open_scene(path, pixel_size=times * size) as scene:
+        patch = scene.read()
+    half = round(20 / times)
+    assert not patch.valid[: half - 1, : half - 1].any()
+    assert patch.valid[half + 1 :].all() and patch.valid[:, half + 1 :].all()
+    assert (patch.pixels[:, patch.valid] == 9).all()
+
+
+@pytest.mark.parametrize("times", [2, 0.5])
+def test_resampling_keeps_internal_masks(tmp_path, times):
+    path = world.write(tmp_path / "scene.tif", np.full((2, 40, 40), 9, np.uint8))
+    mask = np.ones((40, 40), bool)
+    mask[:20, :20] = False
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(mask)
+    with Scene(path) as whole:
+        size = whole.grid.ground_pixel_size
+    with open_scene(path, pixel_size=times * size) as scene:
+        patch = scene.read()
+    half = round(20 / times)
+    assert not patch.valid[: half - 1, : half - 1].any()
+    assert patch.valid[half + 1 :].all() and patch.valid[:, half + 1 :].all()
+    assert (patch.pixels[:, patch.valid] == 9).all()
+
+
 def test_the_same_pixels_whatever_the_window(tmp_path):
     made = world.make(tmp_path, 50, 70)
     with open_scene(made.scene, pixel_size=17.3) as scene:

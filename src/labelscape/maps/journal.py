@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,8 +55,8 @@ def tile_key(
         "plan": [plan.core, plan.halo, plan.fade],
         # Tiles that end in the middle of another ramp do not fit beside these.
         "ramp": HANN.name if plan.fade else None,
-        # Of a scene in memory nobody knows whether it is still the same: such a map starts anew.
-        "files": [[str(f), *_stamp(f)] for f in files] if scene.files else uuid.uuid4().hex,
+        # No file's time tells whether a scene in memory is still the same.
+        "files": [[str(f), *_stamp(f)] for f in files] + ([scene.digest()] if scene.in_memory else []),
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
         "planes": [[r.kind, len(r.band_names(models[0].legend))] for r in rasters_of(request)],
         "device": device,

@@ -18,6 +18,7 @@ from labelscape.areas.sieve import check_minimum
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, UnknownName
 from labelscape.files import stem_of
+from labelscape.scenes.files import source_paths
 from labelscape.scoring.engines import PRECISIONS, pick_device
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.tiles import BLENDS
@@ -223,7 +224,7 @@ def request_for(
     if checkpoint is not None:
         changes["checkpoint"] = files_of(checkpoint)
     if scene is not None:
-        changes["scene"] = file_or_files(scene)
+        changes["scene"] = source_paths(scene)
     made = MapRequest(**{**(request.model_dump() if request else {}), **changes})
     missing = ["checkpoint"] if checkpoint is None and not made.checkpoint else []
     missing += ["scene"] if scene is None and made.scene is None else []
@@ -236,15 +237,6 @@ def files_of(checkpoint: Models) -> tuple[str, ...]:
     """Where checkpoints lie; empty where one of them is in memory, for then the files do not make the map."""
     several = [checkpoint] if isinstance(checkpoint, (Checkpoint, str, os.PathLike)) else checkpoint
     return () if any(isinstance(one, Checkpoint) for one in several) else tuple(map(str, several))
-
-
-def file_or_files(scene: object) -> str | tuple[str, ...] | None:
-    """Where a scene lies; None where it is in memory."""
-    if isinstance(scene, (str, os.PathLike)):
-        return str(scene)
-    if isinstance(scene, (list, tuple)) and all(isinstance(s, (str, os.PathLike)) for s in scene):
-        return tuple(map(str, scene))
-    return None
 
 
 def _text(value: Any) -> Any:

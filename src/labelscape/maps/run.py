@@ -19,12 +19,12 @@ from labelscape.errors import BadOption
 from labelscape.files import written_whole
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.rasters import Tally, write_rasters
-from labelscape.maps.request import MapRequest, MapSettings, Models, file_or_files, request_for, spelt_out
+from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.maps.result import MapResult
 from labelscape.maps.stac import write_item
 from labelscape.maps.work import MapWork, fitting, prepare
 from labelscape.progress import bar
-from labelscape.scenes.files import Source
+from labelscape.scenes.files import Source, source_paths
 from labelscape.scoring.protocol import Protocol
 from labelscape.version import __version__
 
@@ -189,7 +189,7 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         "name": work.stem,
         "software": f"labelscape {__version__}",
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "scene": file_or_files(source) or f"{type(source).__name__} in memory",
+        "scene": source_paths(source) or f"{type(source).__name__} in memory",
         "size": [grid.width, grid.height],
         "crs": grid.crs.to_string() if grid.crs else None,
         "pixel_size_m": grid.ground_pixel_size,

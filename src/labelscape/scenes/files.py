@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
 
-from labelscape.errors import BadFile, BadOption
+from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.scenes.scene import Scene
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
 
@@ -28,8 +35,32 @@ READ_FAILURES = (RasterioError, OSError, UnicodeDecodeError)
 old VRTs hold.
 """
 
-Source = str | Path | Sequence[str | Path]
-"""Where a scene is: a file, a folder of single-band files, or a list of them."""
+Files = str | Path | Sequence[str | Path]
+"""Where files are: a file, a folder, an address, or a list of them."""
+
+
+class DataArray(Protocol):
+    """An `xarray.DataArray` with the accessor of rioxarray, as far as it is asked; xarray need not be
+    installed.
+    """
+
+    dims: tuple[str, ...]
+    attrs: dict[str, Any]
+    rio: Any
+
+
+Source = Files | rasterio.DatasetReader | WarpedVRT | DataArray | Scene
+"""What may stand for a scene: files, a STAC item, or an object that holds pixels with their place."""
+
+
+@dataclass(frozen=True, eq=False)
+class SharedDataset:
+    """Somebody else's open dataset that cannot be opened a second time, such as a `WarpedVRT`: it is read by
+    one thread at a time, and never closed.
+    """
+
+    dataset: rasterio.DatasetReader | WarpedVRT
+    lock: Lock = field(default_factory=Lock)
 
 
 @contextmanager
@@ -55,7 +86,7 @@ def gdal(**options: object) -> Iterator[None]:
 def open_raster(file: str | Path) -> rasterio.DatasetReader:
     """Open one file with GDAL. Raises BadFile saying whether it is missing, empty, or no raster."""
     text = str(file)
-    local = "://" not in text and not text.startswith("/vsi")
+    local = is_local(text)
     if local and not Path(text).exists():
         raise BadFile(f"{text} does not exist.")
     if local and Path(text).is_dir():
@@ -75,11 +106,25 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
     return dataset
 
 
-def stack_files(source: Source) -> list[str]:
-    """The files of a scene: one, or those of a band stack in name order."""
+def is_local(place: str | Path) -> bool:
+    """Is this a path of the machine's own files? Others are addresses, GDAL's virtual paths, and names of
+    parts of files such as NETCDF:"a.nc":red; one letter before a colon is a drive of Windows.
+    """
+    text = str(place)
+    if "://" in text or text.startswith("/vsi"):
+        return False
+    return re.match(r"[A-Za-z]\w+:", text) is None or Path(text).exists()
+
+
+def stack_files(source: Source | SharedDataset) -> list[str]:
+    """The files of a scene: one, or those of a band stack in name order; none where it lies in memory."""
+    if isinstance(source, Scene):
+        return list(source.files)
+    if isinstance(source, SharedDataset):
+        return [source.dataset.name]
     if isinstance(source, (str, Path)):
         folder = Path(source)
-        if "://" in str(source) or str(source).startswith("/vsi") or not folder.is_dir():
+        if not is_local(source) or not folder.is_dir():
             return [str(source)]
         files = sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in RASTER_SUFFIXES)
         if not files:
@@ -96,16 +141,40 @@ def stack_files(source: Source) -> list[str]:
                 f"files{f'; its folder {inside} does: name that' if inside else ''}."
             )
         return files
+    if not isinstance(source, Sequence):
+        raise BadInput(
+            f"Scene(...) opens files by their paths; a {type(source).__name__} goes to open_scene(...)."
+        )
     if not source:
         raise BadOption("A scene needs at least one file.")
     return [str(file) for file in source]
 
 
-def source_text(source: Source) -> str:
+def source_paths(source: object) -> str | tuple[str, ...] | None:
+    """Where a scene's source lies, as it can be written down and opened again; None where that is in memory,
+    or the source is no scene.
+    """
+    if isinstance(source, Scene):
+        return None if source.in_memory else source_paths(source.source)
+    if isinstance(source, rasterio.DatasetReader):
+        return None if source.name.startswith("/vsimem/") else source.name
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, (list, tuple)) and all(isinstance(one, (str, os.PathLike)) for one in source):
+        return tuple(map(os.fspath, source))
+    return None
+
+
+def source_text(source: Source | SharedDataset) -> str:
     """A scene's source as a message names it."""
-    if isinstance(source, (str, Path)):
-        return str(source)
-    return str(source[0]) + (f" and {len(source) - 1} beside it" if len(source) > 1 else "")
+    paths = source_paths(source)
+    if isinstance(paths, str):
+        return paths
+    if paths is not None:
+        return paths[0] + (f" and {len(paths) - 1} beside it" if len(paths) > 1 else "")
+    if isinstance(source, SharedDataset):
+        return source.dataset.name
+    return str(getattr(source, "name", None) or f"a {type(source).__name__} in memory")
 
 
 def reason(error: BaseException) -> str:

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import Source, stack_files
+from labelscape.scenes.files import Files, stack_files
 from labelscape.scenes.memory import HeldScene
 from labelscape.scenes.raster import FileScene
-from labelscape.scenes.scene import Part, Patch, Scene, Units
+from labelscape.scenes.scene import Part, Patch, Scene, Units, bands_text
 
 
 class LazyScene(Scene):
@@ -24,7 +24,7 @@ class LazyScene(Scene):
 
     def __init__(
         self,
-        source: Source,
+        source: Files,
         *,
         name: str,
         band_names: Sequence[str],
@@ -83,4 +83,4 @@ class LazyScene(Scene):
     def __repr__(self) -> str:
         if "_facts" in self.__dict__:
             return super().__repr__()
-        return f"<Scene {self.name}: {len(self.bands)} bands ({' '.join(self.bands)}), not opened yet>"
+        return f"<Scene {self.name}: {bands_text(self.bands)}, not opened yet>"

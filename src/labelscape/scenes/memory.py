@@ -1,8 +1,9 @@
-"""Scenes whose pixels lie in memory."""
+"""Scenes held in memory that were read from somewhere else, and how pixels are cut from arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -12,42 +13,65 @@ from labelscape.scenes.scene import Part, Patch, Scene
 from labelscape.scenes.validity import measured
 
 
+class Sliced(Protocol):
+    """What is sliced as numpy arrays are: (B, H, W), a list or a slice for the bands."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, key: tuple) -> np.ndarray: ...
+
+
+def cut(
+    scene: Scene,
+    pixels: Sliced,
+    unmasked: np.ndarray | None,
+    window: Window | None,
+    bands: Sequence[str] | None,
+) -> Patch:
+    """What `Scene.read` returns, a copy, of all pixels (B, H, W) of a scene; `unmasked` (H, W): which count,
+    whatever their values, None for all.
+    """
+    window = window or scene.grid.window
+    assert (window & scene.grid.window) == window, f"{window} is not inside {scene.grid.window}"
+    inside = window.inset_of(scene.grid.window)
+    if bands is None or tuple(bands) == scene.bands:
+        found = np.array(pixels[(slice(None), *inside)])
+    else:
+        found = pixels[([scene.index(b) for b in bands], *inside)]
+    valid = measured(found, scene.nodata)
+    return Patch(found, valid if unmasked is None else valid & unmasked[inside], window)
+
+
 class HeldScene(Scene):
     """Another scene with all its pixels in memory; `hold` makes it. Everything else is the other's, whose
     files may be closed.
 
     pixels    (B, H, W)
-    unmasked  (H, W) bool: which pixels count, whatever their values; values say the rest at each read, for
-              validity is that of the bands asked for
+    unmasked  (H, W) bool: which pixels count, whatever their values, None for all; values say the rest at
+              each read, for validity is that of the bands asked for
     """
 
-    def __init__(self, origin: Scene, pixels: np.ndarray, unmasked: np.ndarray) -> None:
+    def __init__(self, origin: Scene, pixels: np.ndarray, unmasked: np.ndarray | None) -> None:
         self.origin, self.pixels, self.unmasked = origin, pixels, unmasked
         self.source, self.name, self.grid = origin.source, origin.name, origin.grid
-        self.bands, self.dtype, self.nodata, self.units = (
-            origin.bands,
-            origin.dtype,
-            origin.nodata,
-            origin.units,
-        )
+        self.bands, self.dtype = origin.bands, origin.dtype
+        self.nodata, self.units = origin.nodata, origin.units
 
     @property
     def files(self) -> tuple[str, ...]:
         return self.origin.files
 
     @property
+    def in_memory(self) -> bool:
+        return self.origin.in_memory
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         return self.origin.parts
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
-        window = window or self.grid.window
-        assert (window & self.grid.window) == window, f"{window} is not inside {self.grid.window}"
-        rows, columns = window.inset_of(self.grid.window)
-        if bands is None or tuple(bands) == self.bands:
-            pixels = self.pixels[:, rows, columns].copy()
-        else:
-            pixels = self.pixels[[self.index(b) for b in bands], rows, columns]
-        return Patch(pixels, measured(pixels, self.nodata) & self.unmasked[rows, columns], window)
+        return cut(self, self.pixels, self.unmasked, window, bands)
 
     def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         return sampled(self, bands, shape)
@@ -60,4 +84,4 @@ class HeldScene(Scene):
 
     def close(self) -> None:
         """Let go of the pixels; others that share them keep them."""
-        self.pixels, self.unmasked = self.pixels[:, :0, :0], self.unmasked[:0, :0]
+        self.pixels, self.unmasked = self.pixels[:, :0, :0], None

@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from labelscape.errors import BadInput
+from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import Source, stack_files
+from labelscape.scenes.files import Files, Source, stack_files
+from labelscape.scenes.given import scene_given
 from labelscape.scenes.memory import HeldScene
 from labelscape.scenes.placing import file_part, is_stack, mosaic_grid, placed_on, resized
 from labelscape.scenes.polygons import PolygonIndex, read_polygons
@@ -51,36 +53,72 @@ def open_scene(
                 invalid
     pixel_size  metres on the ground to resample to
 
-    Raises BadFile where a file cannot be read, BadInput where files are neither a stack nor a mosaic, or the
-    area lies elsewhere.
+    Objects that hold pixels with their place are scenes too: an open rasterio dataset (opened again by its
+    name where that can be, else read as it is, and never closed), an `xarray.DataArray` with the accessor of
+    rioxarray, an `ArrayScene`, and any scene.
+
+    Raises BadFile where a file cannot be read, BadInput where files are neither a stack nor a mosaic, the
+    area lies elsewhere, or the source can be no scene.
     """
-    files = stack_files(source)
-    if is_stac(source):
-        items = described(source, bands or wanted)
-        parts = [
-            file_part(
-                i.files, nodata=nodata, bands=bands or i.bands, band_names=i.band_names, declared=i.declared
-            )
-            for i in items
-        ]
-        grid = parts[0].grid if len(parts) == 1 else mosaic_grid(parts)
-        name = name_of(items, source)
-    elif len(files) == 1 or is_stack(files):
-        if area is None and pixel_size is None:
-            return FileScene(source, nodata=nodata, bands=bands)
-        parts = [file_part(source, nodata=nodata, bands=bands)]
-        grid = parts[0].grid
-        name = Path(str(source if isinstance(source, (str, Path)) else files[0])).stem
+    given = scene_given(source, nodata=nodata, bands=bands)
+    if given is None and not is_stac(source):
+        files = stack_files(source)
+        if len(files) == 1 or is_stack(files):
+            given = FileScene(source, nodata=nodata, bands=bands)
+    if given is not None and area is None and pixel_size is None:
+        return given
+    if given is not None:
+        with given:
+            facts = given.source, given.name, given.grid, given.parts
+            found = _Laid(*facts, mask=_mask_of(given), units=given.units)
+    elif is_stac(source):
+        found = _described(source, bands or wanted, nodata, bands)
     else:
-        parts = [file_part(file, nodata=nodata, bands=bands) for file in files]
-        grid = mosaic_grid(parts)
+        parts = tuple(file_part(file, nodata=nodata, bands=bands) for file in files)
         name = Path(source).name if isinstance(source, (str, Path)) else f"{Path(files[0]).stem}_mosaic"
+        found = _Laid(source, name, mosaic_grid(parts), parts)
+    return _cut_and_resized(found, area, pixel_size)
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """What a mosaic is made of; see `MosaicScene`."""
+
+    source: object
+    name: str
+    grid: Grid
+    parts: tuple[Part, ...]
+    mask: PolygonIndex | None = None
+    units: Units | None = None
+
+
+def _described(
+    source: Files, wanted: Sequence[str] | None, nodata: float | None, bands: Sequence[str] | None
+) -> _Laid:
+    """What STAC items describe."""
+    items = described(source, wanted)
+    parts = tuple(
+        file_part(
+            i.files, nodata=nodata, bands=bands or i.bands, band_names=i.band_names, declared=i.declared
+        )
+        for i in items
+    )
+    grid = parts[0].grid if len(parts) == 1 else mosaic_grid(parts)
+    return _Laid(source, name_of(items, source), grid, parts)
+
+
+def _cut_and_resized(found: _Laid, area: str | Path | None, pixel_size: float | None) -> MosaicScene:
+    grid, mask = found.grid, found.mask
     if pixel_size is not None:
-        grid = resized(grid, pixel_size, name)
-    mask = None
+        grid = resized(grid, pixel_size, found.name)
+        mask = mask and mask.on(grid)
     if area is not None:
-        grid, mask = _cut(grid, area, name)
-    return MosaicScene(source, name, grid, parts, mask)
+        if mask is not None:
+            raise BadOption(
+                f"{found.name} is cut to an area already; say the area {area} where it is opened."
+            )
+        grid, mask = _cut(grid, area, found.name)
+    return MosaicScene(found.source, found.name, grid, found.parts, mask, found.units)
 
 
 class MosaicScene(Scene):
@@ -88,7 +126,7 @@ class MosaicScene(Scene):
 
     def __init__(
         self,
-        source: Source,
+        source: object,
         name: str,
         grid: Grid,
         parts: Sequence[Part],
@@ -117,6 +155,10 @@ class MosaicScene(Scene):
     def files(self) -> tuple[str, ...]:
         own = (file for part in self._parts for file in part.files)
         return tuple(dict.fromkeys((*stack_files(self.source), *own)))
+
+    @property
+    def in_memory(self) -> bool:
+        return any(part.in_memory for part in self._parts)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -196,10 +238,15 @@ def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | Non
     """An opened scene with pixels of `pixel_size` metres, or in other units. Close it like any other; it
     has handles of its own.
     """
-    scene = scene.origin if isinstance(scene, HeldScene) else scene
     grid = scene.grid if pixel_size is None else resized(scene.grid, pixel_size, scene.name)
-    mask = scene.mask.on(grid) if isinstance(scene, MosaicScene) and scene.mask is not None else None
-    return MosaicScene(scene.source, scene.name, grid, scene.parts, mask, units)
+    mask = _mask_of(scene)
+    return MosaicScene(scene.source, scene.name, grid, scene.parts, mask and mask.on(grid), units)
+
+
+def _mask_of(scene: Scene) -> PolygonIndex | None:
+    """The polygons that an opened scene is cut to."""
+    scene = scene.origin if isinstance(scene, HeldScene) else scene
+    return scene.mask if isinstance(scene, MosaicScene) else None
 
 
 def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:

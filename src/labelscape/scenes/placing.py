@@ -15,7 +15,7 @@ from affine import Affine
 
 from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import Source
+from labelscape.scenes.files import Files
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.scene import Part, Units
 from labelscape.scenes.stac import Declared
@@ -31,7 +31,7 @@ def declares(units: Units) -> bool:
     return any(pair != (1.0, 0.0) for pair in units)
 
 
-def file_part(source: Source, *, declared: Declared = Declared(), **options: object) -> Part:
+def file_part(source: Files, *, declared: Declared = Declared(), **options: object) -> Part:
     """A file or a band stack as a part. `options` are those of `FileScene`; `declared` counts where the files
     themselves declare nothing.
     """

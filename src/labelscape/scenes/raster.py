@@ -8,7 +8,7 @@ one or several resolutions, as Sentinel-2 is delivered.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from labelscape.grid import Grid, Window
 from labelscape.scenes.files import (
     EXACT,
     READ_FAILURES,
-    Source,
+    Files,
+    SharedDataset,
     gdal,
     open_raster,
     reason,
@@ -54,28 +55,30 @@ class FileScene(Scene):
 
     def __init__(
         self,
-        source: Source,
+        source: Files | SharedDataset,
         *,
         nodata: float | None = None,
         bands: Sequence[str] | None = None,
         band_names: Sequence[str] | None = None,
+        name: str | None = None,
         onto: Grid | None = None,
     ) -> None:
         """`nodata` overrides what the file says; `bands` picks and orders the bands by name; `onto` is the
         grid to resample to.
 
-        `band_names` says what all bands of the file or files are, one after another. A list of files may then
-        hold files of several bands, and files without coordinates that lie pixel on pixel; one grey picture
-        serves as red, green and blue. Raises BadFile where a file is missing or unreadable, BadInput where
-        files are no band stack, UnknownName for a band.
+        `name` is the file's stem by default. `band_names` says what all bands of the file or files are, one
+        after another. A list of files may then hold files of several bands, and files without coordinates
+        that lie pixel on pixel; one grey picture serves as red, green and blue. Raises BadFile where a file
+        is missing or unreadable, BadInput where files are no band stack, UnknownName for a band.
         """
         self.source = source
-        self._options = {"nodata": nodata, "bands": bands, "band_names": band_names}
+        self._options = {"nodata": nodata, "bands": bands, "band_names": band_names, "name": name}
         self._onto = onto
         self._handles = ExitStack()
+        self._one_at_a_time = source.lock if isinstance(source, SharedDataset) else nullcontext()
         try:
-            with gdal():
-                self._open(source, nodata, band_names)
+            with gdal(), self._one_at_a_time:
+                self._open(source, nodata, band_names, name)
                 if bands is not None:
                     self._pick(bands)
                 if onto is not None:
@@ -84,15 +87,25 @@ class FileScene(Scene):
             self.close()
             raise
 
-    def _open(self, source: Source, nodata: float | None, band_names: Sequence[str] | None) -> None:
+    def _open(
+        self,
+        source: Files | SharedDataset,
+        nodata: float | None,
+        band_names: Sequence[str] | None,
+        name: str | None,
+    ) -> None:
         files = stack_files(source)
-        datasets = [self._handles.enter_context(open_raster(file)) for file in files]
+        if isinstance(source, SharedDataset):
+            datasets = [source.dataset]
+        else:
+            datasets = [self._handles.enter_context(open_raster(file)) for file in files]
         if len(datasets) > 1 and band_names is not None and any(d.crs is None for d in datasets):
             datasets = laid_pixel_on_pixel(datasets)
         elif len(datasets) > 1:
             datasets = laid_on_the_finest(datasets, self._handles, crowded_may_be=band_names is not None)
         first = next((d for d in datasets if d.crs is not None), datasets[0])
-        self.name = Path(str(source if isinstance(source, (str, Path)) else files[0])).stem or str(source)
+        place = str(source if isinstance(source, (str, Path)) else files[0])
+        self.name = name or Path(place).stem or place
         self.grid = Grid(first.crs, first.transform, first.height, first.width)
         found = [bands_and_validity(dataset) for dataset in datasets]
         for file, own in zip(files, found):
@@ -157,7 +170,7 @@ class FileScene(Scene):
         assert (window & self.grid.window) == window, f"{window} is not inside {self.grid.window}"
         chosen = None if bands is None or tuple(bands) == self.bands else [self.index(b) for b in bands]
         try:
-            with gdal():
+            with gdal(), self._one_at_a_time:
                 parts = [
                     dataset.read(indices, window=window.rio)
                     for dataset, indices in picked(self._readers, chosen)
@@ -183,7 +196,7 @@ class FileScene(Scene):
         if not levels or min(levels) > max(self.grid.height / shape[0], self.grid.width / shape[1]):
             in_strips = any(d.block_shapes[0][1] > PIECE_COLUMNS for d, _ in self._readers)
             return sampled(self, bands, shape, in_strips=in_strips)
-        with gdal():
+        with gdal(), self._one_at_a_time:
             pixels = np.stack(
                 [d.read(i, out_shape=shape) for d, i in (singles[self.index(b)] for b in bands)]
             )
@@ -208,17 +221,22 @@ class FileScene(Scene):
         return tuple(stack_files(self.source))
 
     @property
+    def in_memory(self) -> bool:
+        shared = isinstance(self.source, SharedDataset)
+        return shared or any(file.startswith("/vsimem/") for file in self.files)
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         opened = partial(FileScene, self.source, **self._options)
         facts = self.grid, self.bands, self.dtype, self.units
-        return (Part(source_text(self.source), self.files, opened, *facts),)
+        return (Part(source_text(self.source), self.files, opened, *facts, self.in_memory),)
 
     def again(self) -> FileScene:
         return FileScene(self.source, **self._options, onto=self._onto)
 
     def hold(self) -> HeldScene:
         whole = self.read(self.grid.window)
-        with gdal():
+        with gdal(), self._one_at_a_time:
             held = HeldScene(self, whole.pixels, self._unmasked(self.grid.window))  # values say the rest
         self.close()
         return held

@@ -1,12 +1,14 @@
 """What every scene is, wherever its pixels lie: `Scene`, and the values that its reads and its places give.
 
-`FileScene` (raster.py) reads files, `MosaicScene` several scenes as one, `LazyScene` files that are opened at
-each read, `HeldScene` and `ArrayScene` (memory.py) arrays. All others ask for no more than a `Scene`.
+`FileScene` (raster.py) reads files, `LazyScene` opens them at each read, `MosaicScene` reads several scenes
+as one, `HeldScene` (memory.py) keeps another's pixels, `ArrayScene` has an array. Whoever reads asks for no
+more than a `Scene`.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,10 @@ Units = tuple[tuple[float, float], ...]
 measured quantity.
 """
 
+IN_MEMORY = "scene"
+"""What a scene is called that has no file to be called after."""
+BLOCK = 1024
+"""Side of the windows in which a scene is read from end to end."""
 MOST_LISTED = 12
 """Bands that a scene's text names; hyperspectral scenes have hundreds."""
 QUICK_PIXELS = 25_000_000
@@ -111,6 +117,11 @@ class Scene:
         return True
 
     @property
+    def in_memory(self) -> bool:
+        """Do some of its pixels lie in no file of `files`?"""
+        return False
+
+    @property
     def has_overviews(self) -> bool:
         """Are there smaller copies of the pixels that a picture can be made of?"""
         return False
@@ -136,6 +147,14 @@ class Scene:
     def nbytes(self) -> int:
         """Bytes of all pixels in memory."""
         return self.grid.window.pixels * len(self.bands) * self.dtype.itemsize
+
+    def digest(self) -> str:
+        """SHA-256 of all pixels and their validity, which tells scenes in memory apart. Reads all of them."""
+        found = hashlib.sha256()
+        for window in self.grid.window.blocks(BLOCK):
+            patch = self.read(window)
+            found.update(np.ascontiguousarray(patch.pixels).tobytes() + patch.valid.tobytes())
+        return found.hexdigest()
 
     def index(self, band: str) -> int:
         """Position of a band by name."""
@@ -174,10 +193,9 @@ class Scene:
         return f"<table><tr>{picture}<td><table>{rows}</table></td></tr></table>"
 
     def _facts_as_text(self) -> list[tuple[str, str]]:
-        listed = " ".join(self.bands[:MOST_LISTED]) + (" ..." if len(self.bands) > MOST_LISTED else "")
         facts = [
             ("size", f"{self.grid.width} x {self.grid.height}"),
-            ("bands", f"{len(self.bands)} band{'s' * (len(self.bands) != 1)} ({listed})"),
+            ("bands", bands_text(self.bands)),
             ("type", str(self.dtype)),
             ("CRS", crs_text(self.grid)),
         ]
@@ -200,6 +218,13 @@ class Part:
     bands: tuple[str, ...]
     dtype: np.dtype
     units: Units
+    in_memory: bool = False
+
+
+def bands_text(bands: Sequence[str]) -> str:
+    """Bands in a few words: how many, and the first of their names."""
+    listed = " ".join(bands[:MOST_LISTED]) + (" ..." if len(bands) > MOST_LISTED else "")
+    return f"{len(bands)} band{'s' * (len(bands) != 1)} ({listed})"
 
 
 def crs_text(grid: Grid) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 from labelscape.errors import BadFile, BadInput
-from labelscape.scenes.files import RASTER_SUFFIXES, Source
+from labelscape.scenes.files import RASTER_SUFFIXES, Files
 
 SUFFIXES = {".json", ".geojson"}
 MEDIA = ("image/tiff", "image/jp2", "image/geotiff", "image/x-geotiff", "image/vnd.stac.geotiff")
@@ -64,7 +64,7 @@ class _Band:
     units: tuple[float, float]
 
 
-def is_stac(source: Source) -> bool:
+def is_stac(source: Files) -> bool:
     """Is this the place of a STAC document, by its name? Addresses of an API's items have no ending."""
     if not isinstance(source, (str, Path)):
         return bool(source) and all(is_stac(one) for one in source)
@@ -72,7 +72,7 @@ def is_stac(source: Source) -> bool:
     return suffix in SUFFIXES or (not suffix and _on_the_web(source))
 
 
-def described(source: Source, wanted: Sequence[str] | None = None) -> list[Described]:
+def described(source: Files, wanted: Sequence[str] | None = None) -> list[Described]:
     """The scenes of an item, of a collection of items, or of a list of either; of bands only those `wanted`
     where an item has them all.
 
@@ -87,7 +87,7 @@ def described(source: Source, wanted: Sequence[str] | None = None) -> list[Descr
     return found
 
 
-def name_of(items: Sequence[Described], source: Source) -> str:
+def name_of(items: Sequence[Described], source: Files) -> str:
     """What the scene made of these items is called."""
     if len(items) == 1:
         return items[0].name

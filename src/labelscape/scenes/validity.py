@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.vrt import WarpedVRT
 
 from labelscape.grid import Window
 
@@ -59,8 +60,18 @@ def unmasked(datasets: Iterable[rasterio.DatasetReader], window: Window) -> np.n
     """(H, W) where alpha bands and internal masks let pixels count."""
     found = np.ones(window.shape, bool)
     for dataset in {id(d): d for d in datasets}.values():
-        found &= dataset.dataset_mask(window=window.rio) > 0
+        found &= _mask(dataset, window) > 0
     return found
+
+
+def _mask(dataset: rasterio.DatasetReader | WarpedVRT, window: Window) -> np.ndarray:
+    # GDAL masks by an alpha band only where it is the second or the fourth, of 8 or 16 unsigned bits; it
+    # calls every other warp valid everywhere, yet it writes the alpha band that was asked for.
+    if isinstance(dataset, WarpedVRT) and MaskFlags.all_valid in dataset.mask_flag_enums[0]:
+        alpha = [i for i, c in zip(dataset.indexes, dataset.colorinterp) if c == ColorInterp.alpha]
+        if alpha:
+            return dataset.read(alpha[-1], window=window.rio)
+    return dataset.dataset_mask(window=window.rio)
 
 
 def may_be_measured(nodata: float | None, dtype: np.dtype) -> bool:

@@ -41,7 +41,7 @@ from labelscape.grid import Grid, Window
 from labelscape.labels.labels import found_in
 from labelscape.labels.rules import ClassTable, LabelRules, is_vector, resolve_classes
 from labelscape.legend import IGNORE
-from labelscape.scenes.files import Source
+from labelscape.scenes.files import Source, source_text
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.raster import Scene
 
@@ -185,7 +185,7 @@ def _check_pair(
     ward: _Ward, source: Source, label: str, options: Mapping, split: str | None, enough: int
 ) -> None:
     """One scene and its label file; where the labels are beyond reading, the picture still counts."""
-    name = str(source) if isinstance(source, (str, Path)) else ",".join(map(str, source))
+    name = ",".join(map(str, source)) if isinstance(source, (list, tuple)) else source_text(source)
     try:
         scene = open_scene(source, **options)
     except LabelscapeError as error:
