@@ -91,7 +91,7 @@ def test_the_score_tells_when_it_comes_from_val(tmp_path):
     said = []
     train(make_recipe(**TINY, data=data, val_every=2), tmp_path / "out", say=said.append)
     assert any(
-        "the part val, the part that training is watched with too: it will flatter" in line for line in said
+        "the part val, which training is watched with too: it will be optimistic" in line for line in said
     )
 
 

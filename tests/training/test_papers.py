@@ -98,7 +98,7 @@ def test_ablations_of_training_and_testing_change_what_the_row_says():
         "ohem",
     ]
     assert [len(s.scales) for s in (plain, ohem, scales, flips)] == [1, 1, 4, 4]
-    assert [s.flips for s in (plain, ohem, scales, flips)] == ["none", "none", "none", "mirror"]
+    assert [s.tta for s in (plain, ohem, scales, flips)] == ["none", "none", "none", "mirror"]
     assert all(
         s.average == "logits" and s.recipe.aux_losses == {"cross-entropy": 1.0}
         for s in (plain, ohem, scales, flips)

@@ -39,7 +39,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.errors import BadInput, BadOption
+from labelscape.nets import checks
 from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
 from labelscape.nets.dense import DenseBlock, Grown
 
@@ -298,7 +299,7 @@ def pad_to_corners(image: Tensor, stride: int = DenseNetwork.stride) -> Tensor:
 
 def reach_of(encoder: Encoder, decoder: Decoder, head: nn.Module) -> int:
     """How many pixels away the farthest input lies on which an output depends: to the right, where average
-    pooling looks.
+    pooling reaches.
     """
     reach = 3 + 2  # conv1, pool1
     for number in range(2, 6):
@@ -384,13 +385,9 @@ def build(
     """What the builders share. Raises UnknownName for an unknown reading, BadOption for sizes that cannot
     be.
     """
-    for what, value, known in (
-        ("fused", fused, FUSED),
-        ("slice_at", slice_at, SLICES),
-        ("upsampled", upsampled, UPSAMPLED),
-    ):
-        if value not in known:
-            raise UnknownName(what, value, known)
+    checks.one_of("fused", fused, FUSED)
+    checks.one_of("slice_at", slice_at, SLICES)
+    checks.one_of("upsampled", upsampled, UPSAMPLED)
     if predict_at not in (2, 4):
         raise BadOption(
             f"predict_at={predict_at!r} must be 4 (the baseline: after block 8) or 2 (after block 9)."
@@ -404,17 +401,8 @@ def build(
             raise BadOption(
                 f"{what}={lengths!r} must be {needed} whole numbers of at least 1, the layers of each block."
             )
-    sizes = {
-        "mate_classes": mate_classes,
-        "head_width": head_width,
-        "stem": stem,
-        "growth": growth,
-        "width": width,
-    }
-    for what, size in sizes.items():
-        least = 0 if what in ("mate_classes", "head_width") else 2  # a transition halves the channels
-        if isinstance(size, bool) or not isinstance(size, int) or size < least:
-            raise BadOption(f"{what}={size!r} must be a whole number of at least {least}.")
+    checks.sizes(0, mate_classes=mate_classes, head_width=head_width)
+    checks.sizes(2, stem=stem, growth=growth, width=width)  # a transition halves the channels
     trunk = Encoder(in_channels, stem, encoder, growth, checkpointing=checkpointing)
     decoders = [
         Decoder(
@@ -495,6 +483,5 @@ def dfcnet(
     """Table 1, DFCNet; 17,879,625 parameters. `mate_classes=0` is a control, dense fusion on land alone,
     17,547,335.
     """
-    if fusion not in FUSIONS:
-        raise UnknownName("fusion", fusion, FUSIONS)
+    checks.one_of("fusion", fusion, FUSIONS)
     return build(**locals())

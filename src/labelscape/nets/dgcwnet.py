@@ -41,7 +41,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labelscape.errors import BadOption, UnknownName
+from labelscape.errors import BadOption
+from labelscape.nets import checks
 from labelscape.nets.backbones import Trunk, trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
 from labelscape.nets.context import ASPP, PyramidPooling
@@ -320,28 +321,15 @@ def dgcwnet(
       BadOption for numbers or
     combinations that cannot be.
     """
-    for what, value, known in (
-        ("base", base, BASES),
-        ("context", context, CONTEXTS),
-        ("weighting", weighting, WEIGHTINGS + ABLATIONS),
-        ("fuse", fuse, FUSES),
-        ("agg", agg, AGGREGATIONS),
-        ("downsample", downsample, DOWNSAMPLES),
-        ("reduce_kernel", reduce_kernel, (1, 3)),
-    ):
-        if value not in known:
-            raise UnknownName(what, value, known)
-    for what, size in (
-        ("width", width),
-        ("base_width", base_width),
-        ("head_width", head_width),
-        ("aux_width", aux_width),
-    ):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise BadOption(f"{what}={size!r} must be a whole number of at least 1.")
-    for what, switch in (("nl_scaled", nl_scaled), ("align_corners", align_corners)):
-        if not isinstance(switch, bool):
-            raise BadOption(f"{what}={switch!r} must be True or False.")
+    checks.one_of("base", base, BASES)
+    checks.one_of("context", context, CONTEXTS)
+    checks.one_of("weighting", weighting, WEIGHTINGS + ABLATIONS)
+    checks.one_of("fuse", fuse, FUSES)
+    checks.one_of("agg", agg, AGGREGATIONS)
+    checks.one_of("downsample", downsample, DOWNSAMPLES)
+    checks.one_of("reduce_kernel", reduce_kernel, (1, 3))
+    checks.sizes(width=width, base_width=base_width, head_width=head_width, aux_width=aux_width)
+    checks.switches(nl_scaled=nl_scaled, align_corners=align_corners)
     if context in ("gap", "se", "none") and fuse != "concat":
         raise BadOption(
             f"fuse={fuse!r} needs a map of its own to fuse, which context={context!r} does not make; leave "

@@ -44,7 +44,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labelscape.errors import BadOption, UnknownName
+from labelscape.errors import BadOption
+from labelscape.nets import checks
 from labelscape.nets.backbones import trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, pad_to_multiple, resize_like
 
@@ -328,37 +329,22 @@ def mswbn(
     them; `levels` names L_1, L_2, L_3. `backbone`, `pretrained`, `weights`, `first_conv` as `backbones.trunk`
     has them. Raises UnknownName for an unknown name, BadOption for a number that cannot be.
     """
-    for what, value, known in (
-        ("set of operations", operations, tuple(OPERATIONS)),
-        ("branch", branch, BRANCHES),
-        ("mlp_input", mlp_input, MLP_INPUTS),
-        ("rate_semantics", rate_semantics, RATE_SEMANTICS),
-        ("output_stride", output_stride, (8, 16, 32)),
-    ):
-        if value not in known:
-            raise UnknownName(what, value, known)
-    for what, switch in (
-        ("gate_hwm", gate_hwm),
-        ("gate_lbm", gate_lbm),
-        ("lbm", lbm),
-        ("align_corners", align_corners),
-    ):
-        if not isinstance(switch, bool):
-            raise BadOption(f"{what}={switch!r} must be True or False.")
+    checks.one_of("set of operations", operations, tuple(OPERATIONS))
+    checks.one_of("branch", branch, BRANCHES)
+    checks.one_of("mlp_input", mlp_input, MLP_INPUTS)
+    checks.one_of("rate_semantics", rate_semantics, RATE_SEMANTICS)
+    checks.one_of("output_stride", output_stride, (8, 16, 32))
+    checks.switches(gate_hwm=gate_hwm, gate_lbm=gate_lbm, lbm=lbm, align_corners=align_corners)
+    checks.sizes(width=width, depth=depth)
+    if reduce is not None and (isinstance(reduce, bool) or not isinstance(reduce, int) or reduce < 1):
+        raise BadOption(f"reduce={reduce!r} must be a whole number of at least 1 or None.")
     if not isinstance(levels, (list, tuple)) or len(levels) != 3:
         raise BadOption(
             f"levels={levels!r} must name three levels, L_1, L_2 and L_3, such as ('layer3', 'layer2', "
             "'layer1')."
         )
     for name in levels:
-        if name not in LEVELS:
-            raise UnknownName("level", name, LEVELS)
-    for what, size in (("width", width), ("depth", depth), ("reduce", 1 if reduce is None else reduce)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise BadOption(
-                f"{what}={size!r} must be a whole number of at least "
-                f"1{' or None' if what == 'reduce' else ''}."
-            )
+        checks.one_of("level", name, LEVELS)
     chosen = OPERATIONS[operations]
     theta_hwm = 1 / len(chosen) if theta_hwm is None else theta_hwm
     for what, theta in (("theta_hwm", theta_hwm), ("theta_lbm", theta_lbm)):

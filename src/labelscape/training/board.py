@@ -24,9 +24,9 @@ def require_tensorboard() -> None:
 @contextmanager
 def board(folder: Path, history: Sequence[dict]) -> Iterator[Callable[[dict], None]]:
     """Yields what writes a line of the log (step, loss, rate, val_miou) as scalars. `history`: the lines of
-    an earlier run that is gone on from.
+    an earlier run that is continued.
 
-    What the earlier run had written beyond its last saved state is struck out.
+    What the earlier run had written beyond its last saved state is dropped.
     """
     from torch.utils.tensorboard import SummaryWriter
 

@@ -19,7 +19,7 @@ def checkpoint_path(out: Path, network: str) -> Path:
 
 
 def state_path(out: Path, network: str) -> Path:
-    """Where an unfinished phase keeps what it needs to go on."""
+    """Where an unfinished phase keeps what it needs to continue."""
     return checkpoint_path(out, network).with_suffix(".state.safetensors")
 
 

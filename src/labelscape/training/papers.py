@@ -32,16 +32,16 @@ DA_IFBF = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """How a network is trained, what it is scored on and how often it looks then; `why_not` says why a row
-    cannot be run here.
+    """How a network is trained and how it is scored; `why_not` says why a row cannot be run here.
 
+    scales, tta, average  the test's, as `scoring.protocol.Protocol` has them
     scored_on  the data of the score, where it is not the recipe's own: other labels of the same pictures
     part       the part that is scored; None: test, or val where test has no labels
     """
 
     recipe: Recipe | None
     scales: tuple[float, ...] = (1.0,)
-    flips: str = "none"
+    tta: str = "none"
     average: str = "probabilities"
     scored_on: Data | None = None
     part: str | None = None
@@ -289,7 +289,7 @@ def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None
             data, row.network, mate, **({} if row.network == "fc-densenet" else options)
         )
         merged = "merged" in row.label
-        return replace(setting, scales=(0.75, 1.0, 1.25), flips="flips") if merged else setting
+        return replace(setting, scales=(0.75, 1.0, 1.25), tta="flips") if merged else setting
     if paper == "dgcwnet":
         make = {"dgcwnet-5": dgcwnet_pascal_context, "dgcwnet-6": dgcwnet_ade20k}.get(
             row.table, dgcwnet_cityscapes
@@ -300,7 +300,7 @@ def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None
         setting = _ifbfnet_4(setting, row.label)
     if row.table == "ifbfnet-5":
         setting = replace(setting, recipe=setting.recipe.replace(aux_weight=float(row.label.split()[-1])))
-    return replace(setting, flips="mirror") if "flipped" in row.note else setting
+    return replace(setting, tta="mirror") if "flipped" in row.note else setting
 
 
 def _as_noted(setting: Setting, row: Row, ohem: dict, scales: tuple[float, ...]) -> Setting:
@@ -312,7 +312,7 @@ def _as_noted(setting: Setting, row: Row, ohem: dict, scales: tuple[float, ...])
         setting = replace(setting, recipe=setting.recipe.replace(losses=ohem))
     if full or "scales" in row.note:
         setting = replace(setting, scales=scales)
-    return replace(setting, flips="mirror") if full or "flipped" in row.note else setting
+    return replace(setting, tta="mirror") if full or "flipped" in row.note else setting
 
 
 def _ifbfnet_4(setting: Setting, label: str) -> Setting:

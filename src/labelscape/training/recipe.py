@@ -64,8 +64,8 @@ class Data(BaseModel):
     block: int = Field(256, ge=1)
     """Side, in pixels, of the blocks that are held out whole."""
     split: Literal["blocks", "random"] = "blocks"
-    """blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, whose score
-    flatters.
+    """blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, which
+    gives optimistic scores.
     """
     buffer: int = Field(0, ge=0)
     """Training labels within this many pixels of a held-out block are dropped."""

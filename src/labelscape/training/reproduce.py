@@ -177,7 +177,7 @@ def score_row(
     data = setting.scored_on or recipe.data
     test = {
         "scales": list(setting.scales),
-        "flips": setting.flips,
+        "flips": setting.tta,  # the word of files that are there already
         "average": setting.average,
         "part": setting.part,
         "data": data.model_dump(mode="json"),
@@ -235,7 +235,7 @@ def _scored(target: Path, recipe: Recipe, setting: Setting) -> dict[str, Any]:
                 f"{target} is trained, but {data.dataset or 'the data'} has no labels to score it on (part "
                 f"{part or 'test or val'})."
             )
-        protocol = Protocol(setting.scales, setting.flips, setting.average)
+        protocol = Protocol(setting.scales, setting.tta, setting.average)
         found = evaluate(load(target), dataset, part=part, device=recipe.device, protocol=protocol).metrics
         images = len(dataset.part(part))
     shares = {metric: found[metric] for metric in METRICS}

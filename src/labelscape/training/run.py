@@ -198,7 +198,7 @@ def _will_be_scored(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
         )
         return False
     if part == "val" and (recipe.data.dataset or recipe.val_every):
-        also = ", the part that training is watched with too: it will flatter" if recipe.val_every else ""
+        also = ", which training is watched with too: it will be optimistic" if recipe.val_every else ""
         say(f"the score will come from the part val{also}; test has no labels here")
     return True
 

@@ -70,11 +70,9 @@ def without_pixels(dataset: Dataset, task: Task) -> tuple[str, ...]:
     empty = [
         name for name, pixels in zip(dataset.legend.names, task.drawing.index.class_counts) if not pixels
     ]
-    return (
-        (f"no training pixel of {', '.join(empty)}: such classes cannot be learned, and count in no mean",)
-        if empty
-        else ()
-    )
+    if not empty:
+        return ()
+    return (f"no training pixel of {', '.join(empty)}: cannot be learned, excluded from mean scores",)
 
 
 def build_network(

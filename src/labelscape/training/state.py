@@ -101,7 +101,7 @@ def load_state(
     if changed:
         raise BadFile(
             f"{path} belongs to an unfinished run with other settings ({', '.join(changed)}). Give the same "
-            "settings to go on with it, "
+            "settings to continue it, "
             "--overwrite to start again, or another --out."
         )
     changed = differing(facts["seen"], seen) if facts.get("seen") and seen else []
@@ -109,7 +109,7 @@ def load_state(
         raise BadFile(
             f"{path} belongs to an unfinished run on other data, although its files have the same names "
             f"({'; '.join(changed)} differ). Put the files back "
-            "to go on with it, --overwrite to start again, or another --out."
+            "to continue it, --overwrite to start again, or another --out."
         )
     net.load_state_dict(_named(tensors, "net."))
     # States of before there were other optimizers hold SGD's momentum under a name of its own.
