@@ -17,7 +17,8 @@ from scipy import ndimage
 from labelscape import demo
 from labelscape.checkpoint import load, save
 from labelscape.contract.bands import QUANTILES
-from labelscape.contract.compare import compare, verdict
+from labelscape.contract.compare import compare
+from labelscape.contract.difference import verdict
 from labelscape.contract.likeness import Likeness, explain
 from labelscape.contract.sample import sampled_windows
 from labelscape.errors import BadFile, BadInput

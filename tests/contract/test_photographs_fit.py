@@ -16,9 +16,10 @@ from scipy import ndimage
 
 from labelscape.checkpoint import save
 from labelscape.contract.bands import QUANTILES
-from labelscape.contract.compare import compare, verdict
+from labelscape.contract.compare import compare
+from labelscape.contract.difference import verdict
 from labelscape.contract.likeness import Likeness, explain
-from labelscape.contract.sample import MOST_BLOCKS, look_at
+from labelscape.contract.sample import MOST_BLOCKS, sample_scene
 from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
 from labelscape.scenes.raster import FileScene
@@ -238,7 +239,7 @@ def test_a_huge_scene_costs_a_bounded_number_of_blocks(model, tmp_path, monkeypa
         FileScene, "read", lambda self, window=None, *rest: read.append(window) or real(self, window, *rest)
     )
     with Scene(tmp_path / "huge.tif") as scene:
-        assert look_at(scene, COLOURS).blocks == len(read) <= MOST_BLOCKS == 64
+        assert sample_scene(scene, COLOURS).blocks == len(read) <= MOST_BLOCKS == 64
     assert max(window.pixels for window in read) <= 512 * 512
     read.clear()
     result = check(model, tmp_path / "huge.tif", device="cpu", timing=False)

@@ -4,8 +4,8 @@ knows.
 
 from __future__ import annotations
 
-from labelscape.contract.compare import AFTER, Difference
 from labelscape.contract.contract import Contract
+from labelscape.contract.difference import AFTER, Difference
 from labelscape.contract.matching import match_bands, match_pixels
 from labelscape.scenes.mosaic import seen_as
 from labelscape.scenes.placing import declares

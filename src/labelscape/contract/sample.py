@@ -1,5 +1,5 @@
-"""A look at a scene of any size: a bounded number of small windows, their values, and what stands along
-the scene's border.
+"""A sample of a scene of any size: a bounded number of small windows, their values, and what stands along the
+scene's border.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ FRINGE = 12
 
 @dataclass(frozen=True)
 class Border:
-    """A value that stands in all bands along the scene's edge; `share` of the blocks looked at there."""
+    """A value that stands in all bands along the scene's edge; `share` of the blocks sampled there."""
 
     value: float
     share: float
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen: values (B, N) of valid pixels in the scene's own units, a border that nobody
+class Sample:
+    """What was read: values (B, N) of valid pixels in the scene's own units, a border that nobody
     declared, and how many blocks were read.
     """
 
@@ -44,9 +44,9 @@ class Look:
     blocks: int
 
 
-def look_at(
+def sample_scene(
     scene: Scene, bands: tuple[str, ...], *, most_blocks: int = MOST_BLOCKS, seconds: float = 20.0
-) -> Look:
+) -> Sample:
     """Read about 1 % of the scene's blocks, 12 to `most_blocks`, the border's first; pixels of an undeclared
     border are no values.
 
@@ -74,7 +74,7 @@ def look_at(
         pixels[:, ~(equal & (pixels[0] == border.value))] if border else pixels for pixels, equal in patches
     ]
     joined = np.concatenate(values, axis=1) if values else np.zeros((len(bands), 0), np.float32)
-    return Look(joined, border, read)
+    return Sample(joined, border, read)
 
 
 def sampled_windows(

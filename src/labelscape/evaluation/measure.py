@@ -20,7 +20,10 @@ from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
 if TYPE_CHECKING:
+    from labelscape.grid import Window
     from labelscape.scoring.protocol import Protocol
+    from labelscape.scoring.scorer import Scorer
+    from labelscape.scoring.tiles import TilePlan
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,18 +95,17 @@ def evaluate(
     the labelled pixels of `part`.
 
     part  "train", "val", "test"; None: all labels
-
     keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
           label too
 
     Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are
     kept. Raises BadInput where the part holds no label and nothing is kept, WrongType for what is no dataset.
     """
-    check_dataset(dataset, "score a checkpoint")
     from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
-    from labelscape.scoring.stitch import plan_for, score_tiles
+    from labelscape.scoring.stitch import plan_for
 
+    check_dataset(dataset, "score a checkpoint")
     scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol or Protocol())
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
@@ -111,22 +113,7 @@ def evaluate(
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
-            counts, left = Confusion.empty(len(legend)), len(plan)
-            whole = np.full(scene.scene.grid.shape, IGNORE, np.uint8) if keep else None
-
-            def labelled(core, scene: LabelledScene = scene) -> bool:
-                return keep is not None or bool((scene.read_labels(core, part) != IGNORE).any())
-
-            for tile in score_tiles(scorer, scene.scene, plan, wanted=labelled):
-                truth = scene.read_labels(tile.window, part)
-                truth[~tile.valid] = IGNORE
-                predicted = tile.classes()
-                counts = counts + count(truth, predicted, len(legend))
-                if whole is not None:
-                    whole[tile.window.inset_of(scene.scene.grid.window)] = predicted
-                left -= 1
-                tick()
-            tick(left)  # those without a label, which are not scored
+            counts, whole = _score_scene(scorer, scene, plan, part, tick, whole=keep is not None)
             name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
             per_scene[name] = counts
             if keep:
@@ -134,3 +121,36 @@ def evaluate(
     if not per_scene or (not keep and not sum(int(c.counts.sum()) for c in per_scene.values())):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
     return Evaluation(per_scene, tuple(legend.names))
+
+
+def _score_scene(
+    scorer: Scorer,
+    scene: LabelledScene,
+    plan: TilePlan,
+    part: str | None,
+    tick: Callable[..., None],
+    *,
+    whole: bool,
+) -> tuple[Confusion, np.ndarray | None]:
+    """Counts of one scene, and its class indices (H, W) where the `whole` is asked for: else tiles without a
+    label are passed over.
+    """
+    from labelscape.scoring.stitch import score_tiles
+
+    counts, left = Confusion.empty(len(scorer.checkpoint.legend)), len(plan)
+    indices = np.full(scene.scene.grid.shape, IGNORE, np.uint8) if whole else None
+
+    def wanted(window: Window) -> bool:
+        return whole or bool((scene.read_labels(window, part) != IGNORE).any())
+
+    for tile in score_tiles(scorer, scene.scene, plan, wanted=wanted):
+        truth = scene.read_labels(tile.window, part)
+        truth[~tile.valid] = IGNORE
+        predicted = tile.classes()
+        counts = counts + count(truth, predicted, len(scorer.checkpoint.legend))
+        if indices is not None:
+            indices[tile.window.inset_of(scene.scene.grid.window)] = predicted
+        left -= 1
+        tick()
+    tick(left)  # those without a label, which are not predicted
+    return counts, indices

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from labelscape.checkpoint import load_all
-from labelscape.contract.compare import REFUSED, Difference, verdict
+from labelscape.contract.difference import REFUSED, Difference, verdict
 from labelscape.contract.matching import bands_to_read, match_bands
 from labelscape.contract.sample import sampled_windows
 from labelscape.errors import BadInput

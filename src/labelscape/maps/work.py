@@ -10,7 +10,8 @@ from pathlib import Path
 from labelscape.areas.polygon_files import check_target
 from labelscape.checkpoint import Checkpoint
 from labelscape.contract.adjust import fitted
-from labelscape.contract.compare import Difference, compare
+from labelscape.contract.compare import compare
+from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import stem_of

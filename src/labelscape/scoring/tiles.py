@@ -17,11 +17,11 @@ from labelscape.grid import Window
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """`seen` is what the network looks at, core and halo; `answers` is what is known for good once this tile
-    is scored.
+    """`seen` is what the network reads, core and halo; `answers` is the window that is final once this tile
+    is predicted.
 
-    Without blending a tile answers for its core. With it the last pixels at its right and bottom wait for the
-    neighbours there, and what waited at its left and top is answered now.
+    Without blending that is the core. With it the last pixels at the right and bottom still lack the
+    neighbours there, and those at the left and top that lacked this tile are complete.
     """
 
     core: Window
@@ -62,7 +62,7 @@ class TilePlan:
 
     @property
     def forward_share(self) -> float:
-        """Pixels the network looks at over pixels of the scene: the price of the halos."""
+        """Pixels the network reads over pixels of the scene: the price of the halos."""
         return sum(tile.seen.pixels for tile in self) / self.whole.pixels
 
 
