@@ -70,6 +70,14 @@ def test_a_scene_with_and_without_coordinates(tmp_path):
     assert rows(degrees)["pixel size"] == "0.0001 degrees (8.742 m on the ground)"
 
 
+def test_several_files_of_one_scene(tmp_path, run_cli):
+    w = world.make(tmp_path, bands=2)
+    files = [world.write(tmp_path / f"B0{i}.tif", band) for i, band in enumerate(w.pixels)]
+    assert info(files).facts["bands"] == ["B00", "B01"]
+    code, out, _ = run_cli("info", ",".join(map(str, files)), "--json")
+    assert code == 0 and json.loads(out)["bands"] == ["B00", "B01"]
+
+
 def test_statistics_of_a_scene_are_those_of_its_pixels(tmp_path):
     w = world.make(tmp_path, 96, 128, bands=2, dtype="float32")
     found = info(w.scene, statistics=True)

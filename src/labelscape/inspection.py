@@ -20,7 +20,7 @@ from labelscape.maps.settings import settings_in_words
 from labelscape.model_card import model_card
 from labelscape.rasters.class_names import legend_of
 from labelscape.rasters.overviews import count_values
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import Source, gdal, open_raster
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 
@@ -45,17 +45,19 @@ class Info:
         return {"kind": self.kind, "path": self.path, **self.facts}
 
 
-def info(path: str | Path, *, statistics: bool = False) -> Info:
+def info(path: Source, *, statistics: bool = False) -> Info:
     """Say what a file or folder is.
 
     path        a checkpoint (.safetensors); a map: its folder, its `_run.json` or a class raster; anything
-                that opens as a scene
+                that opens as a scene, also a list of files
     statistics  also read about 1 % of a scene's pixels for the range of each band, and all of a class raster
                 for the areas of its classes
 
     Raises BadFile where it is none of these or damaged, BadInput for a folder of several maps or checkpoints.
     """
-    check_path(path, "What info is asked about")
+    if isinstance(path, (list, tuple)):
+        return _scene(path, statistics)
+    check_path(path, "A checkpoint, map or scene")
     place = Path(path)
     if place.suffix == ".safetensors":
         return _checkpoint(place)
@@ -163,18 +165,14 @@ def _counted(path: Path, names: Mapping[int, str]) -> list[tuple[str, int, float
     return [(n, int(pixels[v]), float(metres[v]) / 10_000 if known else None) for v, n in names.items()]
 
 
-def _scene(path: str | Path, statistics: bool) -> Info:
+def _scene(path: Source, statistics: bool) -> Info:
+    said = str(path) if isinstance(path, (str, Path)) else ",".join(map(str, path))
     with open_scene(path) as scene:
         facts, card = _place(scene)
         names = ", ".join(scene.bands)
         facts |= {"bands": list(scene.bands), "dtype": scene.dtype.name, "nodata": _json_number(scene.nodata)}
         facts |= {"units": [list(pair) for pair in scene.units], "files": list(scene.files)}
-        card = {
-            "scene": str(path),
-            **card,
-            "bands": f"{len(scene.bands)}: {names}",
-            "data type": scene.dtype.name,
-        }
+        card = {"scene": said, **card, "bands": f"{len(scene.bands)}: {names}", "data type": scene.dtype.name}
         card["nodata"] = "none declared" if scene.nodata is None else f"{scene.nodata:g}"
         card["units"] = _units(scene)
         card["files"] = f"{len(scene.files):,}" if len(scene.files) > 1 else ""
@@ -187,7 +185,7 @@ def _scene(path: str | Path, statistics: bool) -> Info:
             facts["statistics"] = [s.to_dict() for s in found]
             table = [f"{'band (sampled)':<20}{'min':>12}{'mean':>12}{'max':>12}{'std':>12}"]
             table += [f"{s.name:<20}{s.min:>12.6g}{s.mean:>12.6g}{s.max:>12.6g}{s.std:>12.6g}" for s in found]
-    return Info("scene", str(path), facts, _lines(card, table))
+    return Info("scene", said, facts, _lines(card, table))
 
 
 def _json_number(value: float | None) -> float | str | None:

@@ -118,3 +118,12 @@ def test_a_map_writes_the_format_asked_for_and_a_stac_item(tmp_path, run_cli):
     assert not list((tmp_path / "flat").glob("*_stac.json")) and list(
         (tmp_path / "flat").glob("*_polygons.gpkg")
     )
+
+
+def test_specks_bring_a_hint_at_the_minimum_mapping_unit(tmp_path, run_cli):
+    specks = np.random.default_rng(0).integers(0, 3, (30, 30)).astype(np.uint8)
+    raster = world.write(tmp_path / "specks.tif", specks)
+    _, _, err = run_cli("polygonize", raster, tmp_path / "p.gpkg")
+    assert "of them are smaller than 8 pixels: a minimum mapping unit (--sieve)" in err
+    _, _, err = run_cli("polygonize", raster, tmp_path / "q.gpkg", "--sieve", 0.2)
+    assert "smaller than" not in err

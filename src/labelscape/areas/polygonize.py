@@ -37,6 +37,11 @@ class PolygonSummary:
     """Of those written, how many have fewer than `tiny_pixels` pixels."""
     tiny_pixels: int = 8
 
+    @property
+    def mostly_tiny(self) -> bool:
+        """Are most polygons specks, so that a minimum mapping unit would help?"""
+        return self.tiny > self.written / 2
+
 
 def polygonize(
     raster: str | Path,

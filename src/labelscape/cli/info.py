@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, print_json
+from labelscape.cli.options import AsJson, print_json, scene_of
 
 NAME = "info"
 
@@ -15,7 +15,7 @@ def run(
     file: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint (.safetensors); a map's folder, _run.json or class raster; or any scene.",
+            help="A checkpoint (.safetensors); a map's folder, _run.json or class raster; or a scene.",
             show_default=False,
         ),
     ],
@@ -41,7 +41,7 @@ def run(
     """
     from labelscape.inspection import info
 
-    found = info(file, statistics=statistics)
+    found = info(file if file.endswith(".safetensors") else scene_of(file), statistics=statistics)
     if as_json:
         print_json(found.to_dict())
         return

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Outlines, Overwrite, grouped, print_json
+from labelscape.cli.options import AsJson, Outlines, Overwrite, grouped, print_json, talk
 
 NAME = "polygonize"
 
@@ -56,3 +56,8 @@ def run(
         else ""
     )
     print(f"{done.written:,} polygons{left}")
+    if done.mostly_tiny:
+        talk(
+            f"{done.tiny:,} of them are smaller than {done.tiny_pixels} pixels: a minimum mapping unit "
+            "(--sieve) merges such areas into their neighbours."
+        )

@@ -211,7 +211,14 @@ def _overlay(report: Report) -> dict[str, Any] | None:
         return None
     below, above = (report.pictures[number] for number in report.overlay)
     assert below.pixels.shape == above.pixels.shape, "pictures that lie on each other have one size"
-    return {"numbers": report.overlay, "titles": (below.title, above.title), "legend": _chips(above.legend)}
+    height, width = above.pixels.shape[:2]
+    return {
+        "numbers": report.overlay,
+        "titles": (below.title, above.title),
+        "legend": _chips(above.legend),
+        # Tall pictures are held to the window's height, so that picture and slider are seen together.
+        "aspect": round(width / height, 4),
+    }
 
 
 def _chips(legend: Sequence[Chip]) -> list[tuple[str, str]]:

@@ -118,7 +118,7 @@ def measured(recipe: Mapping, scene: str | Sequence[str] | None) -> str:
 def tiny_hint(result: MapResult) -> str:
     """What to do where most polygons are specks; "" elsewhere."""
     done = result.outlined
-    if done is None or not done.written or done.tiny <= done.written / 2:
+    if done is None or not done.mostly_tiny:
         return ""
     hectares, pixels = (sum(getattr(a, key) or 0 for a in result.areas) for key in ("hectares", "pixels"))
     size = done.tiny_pixels * (hectares / pixels if hectares else 1)
