@@ -128,9 +128,9 @@ def test_names_of_bands_and_validity_come_from_one_place(tmp_path):
             file.colorinterp = [rasterio.enums.ColorInterp[name] for name in interpretations.split()]
         with rasterio.open(path) as file:
             found = bands_and_validity(file)
-            assert (found.bands, found.masked, found.nodata) == (bands, masked, None)
+            assert (found.bands, found.is_masked(file), found.nodata) == (bands, masked, None)
             everything = bands_and_validity(file, every_band=True)
-            assert (everything.bands, everything.masked) == ((1, 2, 3, 4), False)
+            assert (everything.bands, everything.is_masked(file)) == ((1, 2, 3, 4), False)
 
 
 def test_threads_read_their_own_handles(scenes):

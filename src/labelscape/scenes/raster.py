@@ -119,7 +119,6 @@ class FileScene(Scene):
         else:
             self.bands = tuple(names_in_file(datasets[0], found[0].bands))
         self._readers = [(dataset, list(own.bands)) for dataset, own in zip(datasets, found)]
-        self._masked = any(own.masked for own in found)
         self.nodata = nodata if nodata is not None else first.nodata
         self.units = tuple(
             (d.scales[i - 1], d.offsets[i - 1]) for d, indices in self._readers for i in indices
@@ -131,6 +130,7 @@ class FileScene(Scene):
                 "bands is needed."
             )
         self.dtype = np.dtype(dtypes.pop())
+        self._masked = any(own.is_masked(dataset) for dataset, own in zip(datasets, found))
 
     def _pick(self, bands: Sequence[str]) -> None:
         """Keep only these bands, in this order."""

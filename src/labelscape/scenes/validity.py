@@ -24,26 +24,31 @@ from labelscape.grid import Window
 class BandsAndValidity:
     """What a file says of its own pixels.
 
-    bands   numbers, from 1, of the bands that hold measurements
-    masked  does an alpha band or an internal mask say which pixels count?
-    nodata  the file's own value for "nothing here"
+    bands       numbers, from 1, of the bands that hold measurements
+    nodata      the file's own value for "nothing here"
+    every_band  are all bands measured, whatever the file calls them?
     """
 
     bands: tuple[int, ...]
-    masked: bool
     nodata: float | None
+    every_band: bool
+
+    def is_masked(self, dataset: rasterio.DatasetReader) -> bool:
+        """Does an alpha band or an internal mask say which pixels count? Ask it last: of a damaged mask GDAL
+        leaves an error behind, which its next call raises.
+        """
+        flags = dataset.mask_flag_enums[self.bands[0] - 1]
+        return not self.every_band and (MaskFlags.alpha in flags or MaskFlags.per_dataset in flags)
 
 
 def bands_and_validity(dataset: rasterio.DatasetReader, *, every_band: bool = False) -> BandsAndValidity:
     """`every_band`: whoever names all bands of a file knows better than its writer that the one marked as
     alpha is measured too; nothing but nodata is invalid then.
     """
-    if every_band:
-        return BandsAndValidity(tuple(dataset.indexes), False, dataset.nodata)
-    bands = tuple(i for i, c in zip(dataset.indexes, dataset.colorinterp) if c != ColorInterp.alpha)
-    flags = dataset.mask_flag_enums[bands[0] - 1] if bands else ()
-    masked = MaskFlags.alpha in flags or MaskFlags.per_dataset in flags
-    return BandsAndValidity(bands, masked, dataset.nodata)
+    bands = tuple(
+        i for i, c in zip(dataset.indexes, dataset.colorinterp) if every_band or c != ColorInterp.alpha
+    )
+    return BandsAndValidity(bands, dataset.nodata, every_band)
 
 
 def measured(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
