@@ -77,6 +77,13 @@ def test_temperature_softens_and_changes_no_class():
     assert soft.amax(0).mean() < sharp.amax(0).mean()
 
 
+def test_a_scorer_prints_on_one_line():
+    one = world.tiny_checkpoint()
+    shown = repr(Scorer.of([one, one], device="cpu", protocol=Protocol(tta="flips")))
+    assert shown.startswith("<Scorer of skip, skip on cpu: Protocol(scales=(1.0,), tta='flips'")
+    assert len(shown) < 110
+
+
 def test_what_cannot_be_averaged_is_refused():
     with pytest.raises(UnknownName, match="dihedral"):
         Protocol(tta="dihedrall")

@@ -16,7 +16,7 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
     """The scene as the model wants it, and what that took; the very scene where nothing is to do. Close both.
 
     Values are brought to the scale and offset that the training scenes declared; pixels finer than the
-    training's by a quarter and more are averaged to its size. Wider pixels are left to the check: no
+    training's (see `match_pixels`) are averaged to its size. Wider pixels are left to the check: no
     resampling brings back what they do not show.
     """
     found, units = [], None

@@ -153,9 +153,9 @@ def _of_one_kind(
 ) -> tuple[list[LabelledScene], list[str]]:
     """Scenes with their labels, of one pixel size and in one unit, and a line for each that had another.
 
-    A network learns sizes in pixels: scenes whose pixels differ by more than a quarter are resampled to
-    `pixel_size`, else to the widest among them, which keeps what all can show. Values are brought to the
-    scale and offset that the first scene declares.
+    A network learns sizes in pixels: all scenes are resampled to `pixel_size`; without it, those with finer
+    pixels (see `match_pixels`) to the widest among them, which keeps what all can show. Values are brought to
+    the scale and offset that the first scene declares.
     """
     asked = [pixel_size] * len(files.images)
     scenes = _opened(files, asked, None, opened)

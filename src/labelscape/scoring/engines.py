@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Engine(typing.Protocol):
 class TorchEngine:
     """A network of the catalogue in torch, in eval mode."""
 
-    net: Network
+    net: Network = field(repr=False)
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype | None = None
 

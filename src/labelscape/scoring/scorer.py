@@ -50,7 +50,7 @@ class Member:
     engine: Engine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scorer:
     """One checkpoint ready to predict, or several whose probabilities are averaged."""
 
@@ -100,6 +100,10 @@ class Scorer:
     @property
     def stride(self) -> int:
         return math.lcm(*(member.engine.stride for member in self.members))
+
+    def __repr__(self) -> str:
+        names = ", ".join(member.checkpoint.network for member in self.members)
+        return f"<Scorer of {names} on {self.device}: {self.protocol}>"
 
     def prepare(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> list[Tensor]:
         """(B, H, W) in the scene's units, valid (H, W) bool -> (1, B, H, W) float32 on the CPU for each

@@ -1,0 +1,124 @@
+"""Engines are exchangeable, and memory decides the size of tiles from their numbers alone."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import world
+
+from labelscape.nets.blocks import Network
+from labelscape.scenes.raster import Scene
+from labelscape.scoring.engines import Engine, TorchEngine
+from labelscape.scoring.memory import scoring_bytes, tile_side
+from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scorer import Member, Scorer
+from labelscape.scoring.stitch import plan_for, score_tiles
+
+MIB = 2**20
+
+
+class Pixelwise(Network):
+    """One convolution of 1 x 1, of 3 bands and 3 classes."""
+
+    stride, reach, in_channels, classes = 1, 0, 3, 3
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 1)
+
+    def scores(self, image):
+        return {"logits": self.conv(image)}
+
+
+@dataclass(frozen=True)
+class NumpyEngine:
+    """The same network without torch's layers: what another inference engine looks like."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    stride = 1
+    reach = 0
+    device = torch.device("cpu")
+    dtype = None
+
+    def forward(self, images):
+        out = np.einsum("kb,nbhw->nkhw", self.weight, images.numpy()) + self.bias[:, None, None]
+        return torch.from_numpy(out.astype(np.float32))
+
+    def peak_bytes(self, height, width):
+        return 2 * 3 * height * width * 4
+
+
+@pytest.fixture
+def twins():
+    """The same network in two engines."""
+    torch.manual_seed(0)
+    net = Pixelwise().eval()
+    weight, bias = (value.detach().numpy().copy() for value in (net.conv.weight, net.conv.bias))
+    engines: tuple[Engine, Engine] = TorchEngine(net), NumpyEngine(weight[:, :, 0, 0], bias)
+    return engines
+
+
+@pytest.mark.parametrize(
+    "protocol", [Protocol(), Protocol((0.5, 1.0), "dihedral"), Protocol(average="logits")]
+)
+def test_another_engine_makes_the_same_map(tmp_path, twins, protocol):
+    checkpoint = world.tiny_checkpoint("fcn")
+    found = []
+    with Scene(world.make(tmp_path, 90, 130, nodata=0).scene) as scene:
+        for engine in twins:
+            scorer = Scorer((Member(checkpoint, engine),) * 2, protocol)
+            plan = plan_for(scorer, scene, tile_size=64, overlap=8, blend="hann")
+            found.append({t.window: t.probabilities for t in score_tiles(scorer, scene, plan)})
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 4
+    for window, one in found[0].items():
+        torch.testing.assert_close(one, found[1][window], atol=1e-5, rtol=1e-5)
+
+
+def test_memory_of_a_network_is_its_weights_image_and_activations(twins):
+    weights, plane = 4 * (9 + 3), 4 * 3 * 100 * 50
+    assert twins[0].peak_bytes(100, 50) == int(weights + 1.2 * 2 * plane)
+    half = replace(twins[0], dtype=torch.bfloat16)
+    assert half.peak_bytes(100, 50) == int(weights + 1.2 * 2 * plane * 0.6)
+
+
+@dataclass(frozen=True)
+class Hungry:
+    """Takes so many bytes a pixel."""
+
+    bytes_a_pixel: float
+    stride = 1
+    reach = None
+
+    def peak_bytes(self, height, width):
+        return int(self.bytes_a_pixel * height * width)
+
+
+def scorer_of(*engines, protocol=Protocol()):
+    return Scorer(tuple(Member(world.tiny_checkpoint("fcn", warmed=False), e) for e in engines), protocol)
+
+
+@pytest.mark.parametrize(
+    ("bytes_a_pixel", "longest", "side"),
+    [
+        (1, 1152, 1152),
+        (10**6, 1152, 1152),  # a single tile is not cut, whatever it takes
+        (1280 * MIB / 1664**2, 5000, 1664),
+        (1281 * MIB / 1664**2, 5000, 1152),
+        (4096 * MIB / 1152**2, 5000, 1152),
+        (4097 * MIB / 1152**2, 5000, 896),
+        (4097 * MIB / 896**2, 5000, 640),
+    ],
+)
+def test_tiles_are_as_large_as_memory_lets_them_be(bytes_a_pixel, longest, side):
+    assert tile_side(scorer_of(Hungry(bytes_a_pixel)), longest) == side
+
+
+def test_memory_of_scoring_counts_the_largest_network_scale_and_the_sum():
+    assert scoring_bytes(scorer_of(Hungry(100)), 30, 40) == 120_000
+    # 3 bands, 3 classes, float32: the sum and one prediction, and at scale 2 an image and its prediction.
+    twice = scorer_of(Hungry(100), Hungry(300), protocol=Protocol((1.0, 2.0)))
+    assert scoring_bytes(twice, 30, 40) == 300 * 60 * 80 + 30 * 40 * 4 * (2 * 3 + (3 + 2 * 3) * 4)
+    small = scorer_of(Hungry(100), protocol=Protocol((0.5,), "mirror"))
+    assert scoring_bytes(small, 30, 40) == 120_000 + 30 * 40 * 4 * (2 * 3 + 3 + 2 * 3)
