@@ -63,7 +63,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(checkpoint, tmp_path):
     with pytest.raises(BadFile, match="folder"):
         load(tmp_path)
     (tmp_path / "text.safetensors").write_text("not weights at all, just words that go on for a while")
-    with pytest.raises(BadFile, match="no Labelscape checkpoint or is damaged"):
+    with pytest.raises(BadFile, match="not a Labelscape checkpoint or is damaged"):
         load(tmp_path / "text.safetensors")
     whole = save(checkpoint, tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) - 5])

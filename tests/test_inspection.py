@@ -145,7 +145,7 @@ def test_a_folder_of_several_is_asked_back(tmp_path):
 @pytest.mark.parametrize("name", ["notes.txt", "polygons.geojson", "empty.tif"])
 def test_what_is_nothing_of_all_this_gets_one_sentence(tmp_path, name):
     (tmp_path / name).write_text("" if name == "empty.tif" else "words")
-    with pytest.raises(BadFile, match="is neither a checkpoint nor a map, and no scene: ") as said:
+    with pytest.raises(BadFile, match="is not a checkpoint, a map or a scene: ") as said:
         info(tmp_path / name)
     assert len(str(said.value)) < 400 and str(said.value).endswith(".")
     with pytest.raises(BadFile, match=r"none\.tif does not exist\.$"):

@@ -148,7 +148,7 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise BadFile(
-            f"{path} is no Labelscape checkpoint or is damaged ({str(error).splitlines()[0]})."
+            f"{path} is not a Labelscape checkpoint or is damaged ({str(error).splitlines()[0]})."
         ) from error
 
 

@@ -78,7 +78,7 @@ def info(path: Source, *, statistics: bool = False) -> Info:
         if not place.exists():
             raise
         why = str(error).removeprefix(f"{path} ").rstrip(".")
-        raise BadFile(f"{path} is neither a checkpoint nor a map, and no scene: {why}.") from error
+        raise BadFile(f"{path} is not a checkpoint, a map or a scene: {why}.") from error
 
 
 def _checkpoint(path: Path) -> Info:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labelscape.errors import BadFile
-from labelscape.export.caffe import message_types, read_caffe
+from labelscape.export.caffe import read_caffe
+from labelscape.export.caffe_format import message_types
 from labelscape.nets.catalog import create_model
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

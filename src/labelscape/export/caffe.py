@@ -3,8 +3,7 @@ itself is not needed.
 
 Reads     https://github.com/emaggiori/CaffeRemoteSensing: RemoteSensingVaihingen (fcn, skip, mlp) and
           InriaBenchmark (fcn, mlp)
-Format    a protobuf NetParameter, https://github.com/BVLC/caffe/blob/master/src/caffe/proto/caffe.proto; the
-          few fields needed here are declared below and the `protobuf` library does the parsing
+Format    see `caffe_format`; the layers that are expected stand in `caffe_layers`
 Exact     a file is taken only if its layers, their order, wiring, kernels, strides and pads are those of a
           network we have
 """
@@ -12,56 +11,18 @@ Exact     a file is taken only if its layers, their order, wiring, kernels, stri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelscape.errors import BadFile
+from labelscape.export.caffe_format import message_types
+from labelscape.export.caffe_layers import ASIDE, HEADS, Row, expected_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MESSAGES = {
-    "BlobShape": "dim:1:int64[]",
-    "BlobProto": (
-        "shape:7:BlobShape data:5:float[] double_data:8:double[] num:1:int32 channels:2:int32 "
-        "height:3:int32 width:4:int32"
-    ),
-    "ConvolutionParameter": "num_output:1:uint32 pad:3:uint32[] kernel_size:4:uint32[] stride:6:uint32[] "
-    "dilation:18:uint32[] "
-    "group:5:uint32 "
-    "pad_h:9:uint32 pad_w:10:uint32 kernel_h:11:uint32 kernel_w:12:uint32 stride_h:13:uint32 "
-    "stride_w:14:uint32",
-    "PoolingParameter": "pool:1:int32 kernel_size:2:uint32 stride:3:uint32 pad:4:uint32",
-    "EltwiseParameter": "operation:1:int32 coeff:2:float[]",
-    "BatchNormParameter": "eps:3:float",
-    "LayerParameter": "name:1:string type:2:string bottom:3:string[] top:4:string[] blobs:7:BlobProto[] "
-    "eltwise_param:110:EltwiseParameter "
-    "convolution_param:106:ConvolutionParameter pooling_param:121:PoolingParameter "
-    "batch_norm_param:139:BatchNormParameter",
-    "V1LayerParameter": "name:4:string",
-    "NetParameter": "name:1:string layers:2:V1LayerParameter[] layer:100:LayerParameter[]",
-}
-"""caffe.proto as far as we read it: message -> name:number:type of its fields, [] for a repeated one;
-other fields are skipped.
-"""
-
-ASIDE = (
-    "Data",
-    "Input",
-    "ImagePairData",
-    "Split",
-    "Softmax",
-    "Sigmoid",
-    "Silence",
-    "SoftmaxWithLoss",
-    "SigmoidCrossEntropyLoss",
-    "Accuracy",
-)
-"""Types of layers that compute nothing of the logits (Split only copies)."""
 
 BANDS = {3: ("red", "green", "blue"), 4: ("nir", "red", "green", "ndsm")}
 """Caffe read an RGB file as B G R, and an infrared-red-green file with heights as G R IR heights; this is
@@ -90,100 +51,6 @@ class ImportedNetwork:
     """What was changed on the way in, as sentences for a person."""
 
 
-@cache
-def message_types() -> dict[str, type]:
-    """The classes of `MESSAGES`, built at run time: name -> protobuf message class."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    Field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="labelscape_caffe.proto", package="caffe", syntax="proto2")
-    for message_name, fields in MESSAGES.items():
-        message = file.message_type.add(name=message_name)
-        for text in fields.split():
-            name, number, kind = text.split(":")
-            many, kind = kind.endswith("[]"), kind.removesuffix("[]")
-            added = message.field.add(
-                name=name, number=int(number), label=Field.LABEL_REPEATED if many else Field.LABEL_OPTIONAL
-            )
-            if kind in MESSAGES:
-                added.type, added.type_name = Field.TYPE_MESSAGE, f".caffe.{kind}"
-            else:
-                added.type = getattr(Field, f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}"))
-        for name in MESSAGES
-    }
-
-
-class Row(NamedTuple):
-    """A layer we expect: Caffe's type, our name for what it computes, the names it reads, and kernel,
-    stride, pad.
-    """
-
-    type: str
-    name: str
-    reads: tuple[str, ...]
-    shape: tuple[int, int, int] | None = None
-
-
-def up(name: str, reads: str, factor: int) -> Row:
-    """A bilinear deconvolution as Caffe's users write it: twice as wide as its stride."""
-    return Row("Deconvolution", name, (reads,), (2 * factor - factor % 2, factor, factor // 2))
-
-
-HEADS = {
-    "fcn": (Row("Convolution", "score", ("x16",), (1, 1, 0)), up("up16", "score", 16)),
-    "skip": (
-        *(Row("Convolution", f"score{level}", (f"x{2**level}",), (1, 1, 0)) for level in (4, 3, 2, 1)),
-        up("up4", "score4", 2),
-        Row("Eltwise", "sum3", ("score3", "up4")),
-        up("up3", "sum3", 2),
-        Row("Eltwise", "sum2", ("score2", "up3")),
-        up("up2", "sum2", 2),
-        Row("Eltwise", "sum1", ("score1", "up2")),
-        up("up1", "sum1", 2),
-    ),
-    "mlp": (
-        up("up_x4", "x4", 2),
-        up("up_x8", "x8", 4),
-        up("up_x16", "x16", 8),
-        Row("Concat", "pool", ("x2", "up_x4", "up_x8", "up_x16")),
-        Row("Convolution", "mlp1", ("pool",), (1, 1, 0)),
-        Row("Convolution", "mlp2", ("mlp1",), (1, 1, 0)),
-        up("up_mlp", "mlp2", 2),
-    ),
-}
-"""The heads of nets/maggiori.py as the released prototxt files list them; x2 ... x16 are the encoder's
-levels.
-"""
-
-
-def expected_rows(head: str, *, downsample: int, relu: bool) -> list[Row]:
-    """The whole network in file order."""
-    rows = [Row("Pooling", "small", ("image",), (downsample, downsample, 0))] if downsample > 1 else []
-    reads = "small" if rows else "image"
-    for level in (1, 2, 3, 4):
-        for number in (1, 2):
-            here = f"{level}_{number}"
-            shape = (5, 2, 2) if here == "1_1" else (3, 1, 1)
-            level_output = f"x{2**level}" if number == 2 else f"relu{here}"
-            rows += [
-                Row("Convolution", f"conv{here}", (reads,), shape),
-                Row("BatchNorm", f"norm{here}", (f"conv{here}",)),
-            ]
-            rows += [Row("ReLU", level_output, (f"norm{here}",))]
-            reads = level_output
-        if level < 4:
-            rows += [Row("Pooling", f"pool{level}", (reads,), (2, 2, 0))]
-            reads = f"pool{level}"
-    for row in HEADS[head]:
-        rows += [row._replace(reads=("relu_mlp",)) if relu and row.name == "mlp2" else row]
-        rows += [Row("ReLU", "relu_mlp", ("mlp1",))] if relu and row.name == "mlp1" else []
-    return rows + ([up("output", rows[-1].name, downsample)] if downsample > 1 else [])
-
-
 def read_caffe(path: str | Path) -> ImportedNetwork:
     """Read a published `.caffemodel`.
 
@@ -201,7 +68,7 @@ def read_caffe(path: str | Path) -> ImportedNetwork:
     try:
         return import_network(message_types()["NetParameter"].FromString(content))
     except (DecodeError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} is no Caffe model or is damaged: it cannot be parsed.") from error
+        raise BadFile(f"{path} is not a Caffe model or is damaged: it cannot be parsed.") from error
     except BadFile as error:
         raise BadFile(f"{path} {error}") from error
 
@@ -215,7 +82,7 @@ def import_network(net: Any) -> ImportedNetwork:
             "is in Caffe's format of before 2015; convert it with Caffe's upgrade_net_proto_binary first."
         )
     if not net.layer:
-        raise BadFile("is no Caffe model: it holds no layers.")
+        raise BadFile("is not a Caffe model: it holds no layers.")
     head, relu, downsample = recognise(net)
     rows = expected_rows(head, downsample=downsample, relu=relu)
     layers = [layer for layer in net.layer if layer.type not in ASIDE]
