@@ -50,7 +50,7 @@ def test_another_raster_of_the_map_is_no_class_map(stored, tmp_path, run_cli):
             code, _, err = run_cli(words[0], tmp_path / words[1], tmp_path / words[2], *words[3:])
             assert code == 1 and f"holds the {kind} of a map" in err
     code, _, err = run_cli("sieve", tmp_path / "scene_class.tif", tmp_path / "x.gpkg", "--min-area", 1)
-    assert code == 2 and ".tif or .tiff" in err
+    assert code == 2 and "a GeoTIFF (.tif, .tiff)" in err
     code, _, err = run_cli("polygonize", tmp_path / "scene_class.tif", "/proc/x.gpkg")
     assert code == 1 and "folder read-only?" in err
 

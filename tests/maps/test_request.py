@@ -13,7 +13,7 @@ import world
 import labelscape as ls
 from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.contract.contract import Contract
-from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.errors import BadInput, BadOption, UnknownName, WrongType
 from labelscape.files import stem_of
 from labelscape.maps.journal import tile_key
 from labelscape.maps.request import Affects, MapRequest, MapSettings
@@ -126,7 +126,7 @@ def test_everything_wrong_is_said_at_once():
         "Did you mean 'flips'?",
         "scales=(1.0, 99.0)",
         "reject=70.0 must lie between 0 and 1",
-        "sieve is -1",
+        "-1; a number above 0",
         "min_area=inf",
         "Did you mean 'gpkg'?",
         "'64'",
@@ -139,8 +139,14 @@ def test_everything_wrong_is_said_at_once():
         ls.map_scene("m.safetensors", "s.tif", "map", tile=3)
     with pytest.raises(BadOption, match="needs a checkpoint and a scene"):
         ls.map_scene(out="map")
-    with pytest.raises(BadOption, match="pass out="):
-        ls.map_scene("m.safetensors", "s.tif")
+    with pytest.raises(BadOption, match="protocol and tta are two ways"):
+        ls.map_scene("m.safetensors", "s.tif", "map", protocol=ls.Protocol(), tta="mirror")
+    for checkpoint, out, said in (
+        (3, "map", "found a int"),
+        ("m.safetensors", None, r"\(out\) must be given"),
+    ):
+        with pytest.raises(WrongType, match=said):
+            ls.map_scene(checkpoint, "s.tif", out)
 
 
 def test_names_that_windows_forbids_do_not_start_file_names_there():

@@ -220,6 +220,9 @@ def request_for(
     """The request that the arguments of `map_scene` or `check` make; settings change the `request` given."""
     changes = dict(settings)
     if protocol is not None:
+        twice = [name for name in ("tta", "scales", "average") if name in changes]
+        if twice:
+            raise BadOption(f"protocol and {twice[0]} are two ways to the same thing; give one.")
         changes |= {"tta": protocol.tta, "scales": protocol.scales, "average": protocol.average}
     if checkpoint is not None:
         changes["checkpoint"] = files_of(checkpoint)
@@ -235,8 +238,10 @@ def request_for(
 
 def files_of(checkpoint: Models) -> tuple[str, ...]:
     """Where checkpoints lie; empty where one of them is in memory, for then the files do not make the map."""
-    several = [checkpoint] if isinstance(checkpoint, (Checkpoint, str, os.PathLike)) else checkpoint
-    return () if any(isinstance(one, Checkpoint) for one in several) else tuple(map(str, several))
+    several = (
+        [checkpoint] if isinstance(checkpoint, str) or not isinstance(checkpoint, Sequence) else checkpoint
+    )
+    return tuple(map(str, several)) if all(isinstance(one, (str, os.PathLike)) for one in several) else ()
 
 
 def _text(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from labelscape.errors import BadFile, BadInput
+from labelscape.files import check_path
 from labelscape.maps.request import MapRequest
 from labelscape.maps.result import MapResult
 from labelscape.maps.run import map_scene
@@ -22,6 +23,7 @@ def rerun(run_json: str | Path, out: str | Path, overwrite: bool = False) -> Map
     for from the present folder. Raises BadFile where the file is no run file or something it names is
     missing, BadInput where a checkpoint is another one than it was, or model or scene were in memory.
     """
+    check_path(run_json, "A run file")
     try:
         run = json.loads(Path(run_json).read_text(encoding="utf-8"))
         models, name = run["models"], run["name"]

@@ -15,8 +15,7 @@ from labelscape.areas.sieve import SieveSummary
 from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.matching import bands_to_read
-from labelscape.errors import BadOption
-from labelscape.files import written_whole
+from labelscape.files import check_path, written_whole
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.rasters import Tally, write_rasters
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
@@ -65,8 +64,7 @@ def map_scene(
     """
     start = time.monotonic()
     request = request_for(checkpoint, scene, request, protocol, settings)
-    if out is None:
-        raise BadOption("A map needs a folder for its files: pass out=.")
+    check_path(out, "The folder of a map (out)")
     given = checkpoint if checkpoint is not None else request.checkpoint
     models = load_all(given)
     source = scene if scene is not None else request.scene
