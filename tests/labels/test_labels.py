@@ -135,3 +135,42 @@ def test_grey_masks_are_cut_at_the_threshold(tmp_path):
     np.testing.assert_array_equal(named.read(), expected)
     with pytest.raises(BadInput, match="makes two classes; 3"):
         open_labels(file, grid, LabelRules(legend=Legend.of_names(["a", "b", "c"]), threshold=128))
+
+
+def test_masks_with_nodata_below_zero_or_nan(tmp_path):
+    """Neither -9999 nor NaN is a dark or a bright pixel; 255 is bright."""
+    grey = np.array([[0, 127, 128, 255], [-9999, 200, 1, -9999]])
+    expected = np.array([[0, 0, 1, 1], [IGNORE, 1, 0, IGNORE]])
+    grid = Grid(CRS.from_epsg(32633), world.NORTH_UP, 2, 4)
+    for name, values, nodata in (
+        ("int", grey.astype(np.int16), -9999),
+        ("nan", np.where(grey < 0, np.nan, grey).astype(np.float32), np.nan),
+        ("wide", np.where(grey == 255, 70_000, grey).astype(np.int32), -9999),
+    ):
+        file = world.write(tmp_path / f"{name}.tif", values, nodata=nodata)
+        np.testing.assert_array_equal(open_labels(file, grid, LabelRules(threshold=128)).read(), expected)
+
+
+@pytest.mark.parametrize(
+    ("rules", "black", "white"),
+    [
+        (LabelRules(threshold=128), 0, 1),
+        (LabelRules(classes={"ground": 0, "building": 255}), 0, 1),
+        (LabelRules(classes={"building": 255}, ignore_values=(0,)), IGNORE, 0),
+    ],
+)
+@pytest.mark.parametrize("finer", [1, 5])
+def test_nothing_is_labelled_outside_a_label_raster_without_nodata(
+    w, grid, tmp_path, rules, black, white, finer
+):
+    """0 and 255 are classes here: whatever GDAL fills the rest of the scene with must be neither."""
+    mask = np.where(w.classes == 0, 0, 255).astype(np.uint8)[8:88, 16:80]
+    place = w.transform @ Affine.translation(16, 8) @ Affine.scale(1 / finer)
+    file = world.write(
+        tmp_path / "mask.tif", np.kron(mask, np.ones((finer, finer), np.uint8)), transform=place
+    )
+    expected = np.full(w.classes.shape, IGNORE)
+    expected[8:88, 16:80] = np.where(mask == 0, black, white)
+    labels = open_labels(file, grid, rules)
+    np.testing.assert_array_equal(labels.read(), expected)
+    np.testing.assert_array_equal(labels.read(Window(0, 0, 20, 30)), expected[:20, :30])

@@ -15,7 +15,7 @@ from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
 from labelscape.labels.base import Labels
 from labelscape.labels.rules import ClassTable, LabelRules, mask_legend, resolve_classes
-from labelscape.labels.values import ignored_values, mask_table, raster_classes, read_labels
+from labelscape.labels.values import ignored_values, raster_classes, read_labels, read_mask
 from labelscape.legend import IGNORE, encode_values
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.raster import EXACT
@@ -25,28 +25,30 @@ class RasterLabels(Labels):
     """A raster of class values, taken to the scene's grid by nearest neighbour where it has another one."""
 
     def __init__(
-        self,
-        dataset: object,
-        grid: Grid,
-        rules: LabelRules,
-        table: ClassTable,
-        mask: np.ndarray | None,
-        handles: ExitStack,
+        self, dataset: object, grid: Grid, rules: LabelRules, table: ClassTable, handles: ExitStack
     ) -> None:
-        """`mask` takes the values of a grey mask to its two classes; others go by `table`."""
+        """`dataset` covers the pixels of `grid`; `handles` holds its open files."""
         super().__init__(table.legend, grid)
-        self._dataset, self._handles, self._mask = dataset, handles, mask
+        self._dataset, self._handles, self._rules = dataset, handles, rules
         self._index_of, self._ignore = table.index_of_value, ignored_values(dataset, rules)
         self._lock = threading.Lock()  # a GDAL handle serves one thread at a time
 
     def _read(self, window: Window) -> np.ndarray:
         with self._lock:
-            values = read_labels(self._dataset, window.rio)
-        if self._mask is not None:
-            return self._mask[values]
-        return encode_values(
-            values, self._index_of, self.legend.names, ignore=self._ignore, where=self._dataset.name
-        )
+            outside = beyond(self._dataset, window.rio)
+            if self._rules.threshold is not None:
+                indices = read_mask(self._dataset, window.rio, self._rules)
+            else:
+                values = read_labels(self._dataset, window.rio)
+                if outside is not None and outside.any():
+                    # What GDAL fills with is no value of the file: it must neither count nor be refused.
+                    values = np.where(outside, np.uint8(IGNORE), values)
+                indices = encode_values(
+                    values, self._index_of, self.legend.names, ignore=self._ignore, where=self._dataset.name
+                )
+        if outside is not None:
+            indices[outside] = IGNORE
+        return indices
 
     def close(self) -> None:
         self._handles.close()
@@ -74,12 +76,10 @@ def open_raster_labels(
         seen = dataset
         if not mine.matches(grid):
             seen = handles.enter_context(on_grid(dataset, mine, grid, scene_name))
-        mask = None
         if rules.threshold is not None:
             mask_legend(rules)  # two classes, whoever made the table
-            mask = mask_table(dataset, rules)
         table = table or resolve_classes([raster_classes(dataset, rules)], rules)
-        return RasterLabels(seen, grid, rules, table, mask, handles.pop_all())
+        return RasterLabels(seen, grid, rules, table, handles.pop_all())
 
 
 def on_grid(dataset: object, mine: Grid, grid: Grid, scene_name: str) -> WarpedVRT | _Unplaced:
@@ -107,9 +107,9 @@ def on_grid(dataset: object, mine: Grid, grid: Grid, scene_name: str) -> WarpedV
             f"{left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x {west:.6g} to {east:.6g}, "
             f"y {south:.6g} to {north:.6g}. Check the CRS of both."
         )
-    # Outside the label raster is unlabelled: with 255 as the VRT's own nodata GDAL fills with it; types wider
-    # than uint8 keep 255 too.
-    nodata = dataset.nodata if dataset.nodata is not None else IGNORE
+    # Without a nodata value, no value can mark what lies outside the raster: every one, 255 too, may be a
+    # class. The alpha band of the VRT marks it instead (see `beyond`).
+    fill = {"add_alpha": True} if dataset.nodata is None else {"nodata": dataset.nodata}
     return WarpedVRT(
         dataset,
         crs=grid.crs,
@@ -118,9 +118,18 @@ def on_grid(dataset: object, mine: Grid, grid: Grid, scene_name: str) -> WarpedV
         height=grid.height,
         resampling=Resampling.nearest,
         tolerance=EXACT,
-        nodata=nodata,
         src_nodata=dataset.nodata,
+        **fill,
     )
+
+
+def beyond(view: object, window: RasterioWindow) -> np.ndarray | None:
+    """(H, W) bool: the pixels outside a label raster's own extent, of a raster seen by `on_grid`; None where
+    there are none to mark: it has a nodata value, or was not warped.
+    """
+    if not isinstance(view, WarpedVRT) or view.nodata is not None:
+        return None
+    return view.read(view.count, window=window) == 0
 
 
 class _Unplaced:

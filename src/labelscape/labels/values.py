@@ -16,10 +16,14 @@ from labelscape.labels.rules import FoundClasses, LabelRules
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
 
+MASK_NAN = -(2**31)
+"""What NaN of a mask is read as: no grey value, unlike 255."""
 
-def read_labels(dataset: object, window: RasterioWindow | None) -> np.ndarray:
-    """(H, W) whole numbers of one window of a label raster; NaN becomes 255. Raises BadFile where it cannot
-    be read, BadInput where it holds fractions.
+
+def read_labels(dataset: object, window: RasterioWindow | None, *, nan: int = IGNORE) -> np.ndarray:
+    """(H, W) whole numbers of one window of a label raster; NaN becomes `nan`.
+
+    Raises BadFile if the file cannot be read, BadInput if it holds fractions.
     """
     try:
         with gdal():
@@ -29,7 +33,7 @@ def read_labels(dataset: object, window: RasterioWindow | None) -> np.ndarray:
             f"{dataset.name} cannot be read: the file is truncated or damaged ({reason(error)})."
         ) from error
     if values.dtype.kind == "f":
-        values = np.where(np.isfinite(values), values, IGNORE)
+        values = np.where(np.isfinite(values), values, nan)
         if not np.array_equal(values, np.round(values)):
             raise BadInput(
                 f"{dataset.name} holds fractions such as {values[values != np.round(values)][0]:g}; labels "
@@ -76,13 +80,18 @@ def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
     return FoundClasses(dataset.name, values=tuple(values), colors=colors)
 
 
-def mask_table(dataset: object, rules: LabelRules) -> np.ndarray:
-    """(65536,) uint8: value of a grey mask -> class index; the file's nodata, but not 255, is unlabelled."""
-    table = (np.arange(65536) >= rules.threshold).astype(np.uint8)
-    table[list(rules.ignore_values)] = IGNORE
-    if dataset.nodata is not None and 0 <= dataset.nodata < 65536:
-        table[int(dataset.nodata)] = IGNORE
-    return table
+def read_mask(dataset: object, window: RasterioWindow | None, rules: LabelRules) -> np.ndarray:
+    """(H, W) uint8 class indices of a grey mask: 1 from `rules.threshold` on, 0 below, IGNORE for nodata, NaN
+    and `rules.ignore_values`. 255 is white here, not "unlabelled", unless the rules or the file say so.
+
+    Raises BadFile if the file cannot be read, BadInput if it holds fractions.
+    """
+    values = read_labels(dataset, window, nan=MASK_NAN)
+    indices = (values >= rules.threshold).astype(np.uint8)
+    has_nodata = dataset.nodata is not None and np.isfinite(dataset.nodata)
+    nodata = (int(dataset.nodata),) if has_nodata else ()
+    indices[np.isin(values, (MASK_NAN, *nodata, *rules.ignore_values))] = IGNORE
+    return indices
 
 
 def look_like_masks(sources: Sequence[str | Path], rules: LabelRules) -> bool:

@@ -1,5 +1,5 @@
-"""Labels as small codes on a scene's pixels, 255 where unlabelled: also of files that training would
-refuse, for a look at their borders.
+"""Labels as small codes on a scene's pixels, 255 where unlabelled. Files that training would refuse get codes
+too, so that their borders can be compared with the image.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ import numpy as np
 from labelscape.datasets.doctor.labels import Tally, class_names, ignored, is_soft_mask
 from labelscape.grid import Window
 from labelscape.labels.labels import open_labels
-from labelscape.labels.rasters import on_grid
+from labelscape.labels.rasters import beyond, on_grid
 from labelscape.labels.rules import ClassTable, LabelRules, mask_legend
+from labelscape.labels.values import read_mask
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.raster import Scene
 
 Read = Callable[[Window], np.ndarray]
 OTHER = 254
-"""Code of what no polygon covers, where edges are looked for: a polygon ends there."""
+"""Code of ground that no polygon covers, in the search for a shift: polygons have an edge there too."""
 
 
 @contextmanager
 def coded(
     found: Tally, scene: Scene, spec: LabelRules, masks: bool
 ) -> Iterator[tuple[Read | None, list[str] | None]]:
-    """Label rasters as codes on the scene's pixels, even where training would refuse them; and the class
-    names, if codes are classes.
+    """A label raster as codes on the scene's pixels, and the class names where codes are classes.
+
+    Yields (None, None) where no codes can be made: fractions, or too many values. Raises BadInput where the
+    raster and the scene do not overlap.
     """
     if found.kind in ("fractions", "picture"):
         yield None, None
@@ -50,11 +53,12 @@ def coded(
                 )
             elif spec.threshold is not None and found.kind == "values":
                 yield (
-                    (lambda window: (view.read(1, window=window.rio) >= spec.threshold).astype(np.uint8)),
+                    lambda window: _inside(view, window, read_mask(view, window.rio, spec)),
                     mask_legend(spec).names,
                 )
             elif found.kind == "grey" or is_soft_mask(found) or masks:
-                yield (lambda window: (view.read(1, window=window.rio) >= 128).astype(np.uint8)), None
+                halves = LabelRules(threshold=128)
+                yield (lambda window: _inside(view, window, read_mask(view, window.rio, halves))), None
             else:
                 known, skipped = class_names(spec), ignored(found, spec)
                 values = np.array(sorted(v for v in found.counts if v not in skipped)[:250] or [0])
@@ -63,7 +67,18 @@ def coded(
                     if known
                     else [f"class {v}" for v in values]
                 )
-                yield (lambda window: _value_codes(view.read(1, window=window.rio), values)), names
+                yield (
+                    lambda window: _inside(
+                        view, window, _value_codes(view.read(1, window=window.rio), values)
+                    ),
+                    names,
+                )
+
+
+def _inside(view: object, window: Window, codes: np.ndarray) -> np.ndarray:
+    """(H, W) codes of a window, 255 outside the label raster's own extent."""
+    outside = beyond(view, window.rio)
+    return codes if outside is None else np.where(outside, np.uint8(IGNORE), codes)
 
 
 def _value_codes(pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -83,8 +98,8 @@ def _colour_codes(dataset: object, window: Window, order: dict) -> np.ndarray:
 def burned(
     label: str, scene: Scene, spec: LabelRules, table: ClassTable | None
 ) -> tuple[Read, Read, list[str]]:
-    """Polygons as codes for the search of edges, where bare ground beside a polygon is a class of its own;
-    as training burns them; the classes.
+    """Polygons as codes for the search for a shift, where ground beside a polygon is a class of its own;
+    the same polygons as training burns them; the class names. Raises as `open_labels`.
     """
     labels = open_labels(label, scene.grid, spec, table=table, scene_name=scene.name)
     area = (
