@@ -57,6 +57,31 @@ def test_good_data_has_no_faults_and_every_value_is_told(tmp_path):
         assert f"{value} {name} {100 * (w.classes == value).mean():.1f} %" in said
 
 
+def test_what_lies_outside_a_mask_is_not_counted(tmp_path):
+    """A mask of half the scene, all white: with the other half counted there would be two classes."""
+    white = np.full((96, 64), 255, np.uint8)
+    findings = one(tmp_path, white, spec=LabelRules(threshold=128, classes={"other": 0, "road": 1}))
+    assert "1 labelled pixels" not in only(findings, "classes").text
+    assert f"{96 * 64} labelled pixels: road 100.0 %" in only(findings, "classes").text
+    classes = np.where(np.arange(64) < 32, 0, 7).astype(np.uint8)[None].repeat(96, axis=0)
+    text = only(one(tmp_path, classes), "classes").text
+    assert f"{96 * 64} labelled pixels: class 0 50.0 %, class 7 50.0 %" in text
+
+
+def test_merged_classes_are_shown(tmp_path):
+    w = world.make(tmp_path)
+    file = world.label_raster(w, tmp_path / "labels.tif", values=(3, 7, 9))
+    land = LabelRules(merge={"land": ("class 7", "class 9")})
+    findings = check_data([w.scene], [file], spec=land)
+    assert not kinds(findings)
+    pixels = int((w.classes > 0).sum())
+    assert only(findings, "classes").text == f"1 classes, {pixels} labelled pixels: land 100.0 %."
+    said = only(findings, "values").text
+    assert "3 (not used)" in said and "7 land" in said and "9 land" in said and "class" not in said
+    absent = only(check_data([w.scene], [file], spec=LabelRules(merge={"a": ("class 4",)})), "merge")
+    assert absent.severity == "error" and "class 4" in absent.text
+
+
 def test_values_without_a_class(tmp_path):
     labels = world.paint(96, 128)
     labels[:6, :64], labels[50, :50] = 37, 99

@@ -89,7 +89,7 @@ def test_a_folder_of_pairs(tmp_path, sides):
 def test_what_does_not_belong_together_is_refused(tmp_path):
     a, b = world.make(tmp_path, name="a"), world.make(tmp_path, bands=4, name="b")
     la, lb = world.label_raster(a, tmp_path / "la.tif"), world.label_raster(b, tmp_path / "lb.tif")
-    with pytest.raises(BadInput, match="train on one kind of scene"):
+    with pytest.raises(BadInput, match="All training scenes need the same bands"):
         open_dataset([a.scene, b.scene], [la, lb])
     with pytest.raises(BadInput, match="Labels are missing"):
         open_dataset([a.scene])
@@ -116,7 +116,7 @@ def test_masks_of_0_and_255_are_not_taken_for_unlabelled(tmp_path):
 
 
 def test_scenes_of_several_crs_and_pixel_sizes_learn_together(tmp_path):
-    """One in UTM at 10 m, one in Web Mercator, one at 5 m that is brought to 10 m: labels follow each
+    """One in UTM at 10 m, one in Web Mercator, one at 5 m that is resampled to 10 m: labels follow each
     scene.
     """
     a = world.make(tmp_path, 64, 64, name="a")
@@ -134,7 +134,7 @@ def test_scenes_of_several_crs_and_pixel_sizes_learn_together(tmp_path):
     with open_dataset([a.scene, b.scene, fine.scene], labels) as dataset:
         assert [s.scene.grid.shape for s in dataset.scenes] == [(64, 64)] * 3
         assert [line for line in dataset.report if "resampled" in line] == [
-            "fine is resampled from 5 m to 10 m, the pixels of the widest scene"
+            "fine is resampled from 5 m to 10 m, the pixel size of the coarsest scene"
         ]
         patch, found = dataset.scenes[2].read(dataset.scenes[2].scene.grid.window)
         means = fine.pixels.reshape(3, 64, 2, 64, 2).mean(axis=(2, 4))
@@ -146,7 +146,7 @@ def test_scenes_of_several_crs_and_pixel_sizes_learn_together(tmp_path):
         assert np.array_equal(dataset.scenes[0].scene.read().pixels, a.pixels)
     with open_dataset([a.scene], [labels[0]], pixel_size=20) as dataset:
         assert dataset.scenes[0].scene.grid.shape == (32, 32) and not any(
-            "widest" in line for line in dataset.report
+            "coarsest" in line for line in dataset.report
         )
 
 
@@ -167,9 +167,7 @@ def test_declared_scales_and_offsets_are_brought_together(tmp_path):
     )
     with open_dataset([old.scene, new], [*labels, moved]) as dataset:
         assert np.abs(dataset.scenes[1].scene.read().pixels - old.pixels).max() < 1e-2
-        assert (
-            "new declares another scale or offset than old; its values are brought to those" in dataset.report
-        )
+        assert "new declares another scale or offset than old; its values are converted" in dataset.report
 
 
 MERGED = LabelRules(merge={"land": ("class 4", "class 9"), "water": ("class 2",)})

@@ -80,7 +80,7 @@ def test_prepare_cuts_every_pixel_and_place_of_a_scene(tmp_path, run_cli):
         "-o",
         "bands=nir,red,green,blue",
     )
-    assert (code, said) == (0, f"{out}: 9 patches in train, 9 patches in val\n")
+    assert (code, said) == (0, f"{out}: 9 train patches, 9 val patches\n")
     assert "data describe prepared" in err
     with rasterio.open(out / "images" / "potsdam_2_11_00006_00010.tif") as file:
         np.testing.assert_array_equal(file.read(), photos["2_11"][[3, 0, 1, 2], 6:12, 10:16])
@@ -303,7 +303,7 @@ def test_resample_reaches_the_shares_and_writes_lists_that_can_be_read_again(tmp
     code, out, _ = run_cli("data", "resample", "prepared", root, "--share", "forest=1")
     assert code == 1 and "NOT reached" in out
     for wrong, said in (
-        (["--share", "water"], "CLASS=SHARE"),
+        (["--share", "water"], "CLASS=NUMBER"),
         ([], "--table-6"),
         (["--share", "sea=1"], "sea"),
     ):

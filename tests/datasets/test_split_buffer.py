@@ -98,11 +98,11 @@ def test_a_dataset_with_a_buffer(scene):
         for part in ("val", "test"):
             np.testing.assert_array_equal(plain.class_counts(part), buffered.class_counts(part))
         share = 100 - 100 * buffered.class_counts("train").sum() / plain.class_counts("train").sum()
-        assert f"the buffer of 10 pixels takes {share:.0f} % of the training labels" in buffered.report
+        assert f"the buffer of 10 pixels removes {share:.0f} % of the training labels" in buffered.report
         assert sum(plain.class_counts(p).sum() for p in PARTS) == w.classes.size and not plain.report
     with pytest.raises(BadInput, match="leaves no training label of class 0, class 1, class 2"):
         open_dataset([w.scene], [labels], block=64, shares=SHARES, buffer=400)
-    with pytest.raises(BadOption, match="cannot be below 0"):
+    with pytest.raises(BadOption, match="must be 0 or more"):
         open_dataset([w.scene], [labels], shares=SHARES, buffer=-1)
     with pytest.raises(BadOption, match="'blocks' or 'random'"):
         open_dataset([w.scene], [labels], shares=SHARES, split="rows")
@@ -117,7 +117,7 @@ def test_a_random_split_says_how_close_it_is(scene, tmp_path):
                 (
                     r"a random split: (\d+) % of held-out pixels lie within 64 pixels of a training pixel; "
                     r"the "
-                    r"score will flatter"
+                    r"score is optimistic"
                 ),
                 line,
             )[1]

@@ -1,6 +1,4 @@
-"""labelscape data: the published data sets - which there are, what they hold, cut into patches, split into
-parts, resampled to class shares.
-"""
+"""labelscape data: list, describe, prepare (cut into patches), split and resample published data sets."""
 
 from __future__ import annotations
 
@@ -18,13 +16,13 @@ if TYPE_CHECKING:
 
 NAME = "data"
 app = typer.Typer(
-    help="Published data sets: list, describe, prepare, split, resample.",
+    help="Published data sets: list, describe, prepare, split, resample; check any training data.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Name = Annotated[str, typer.Argument(help="Name of the data set; labelscape data list shows them.")]
-Root = Annotated[Path, typer.Argument(help="Folder it was unpacked in.")]
+Root = Annotated[Path, typer.Argument(help="Folder of the unpacked data set.")]
 Settings = Annotated[
     list[str],
     typer.Option(
@@ -34,7 +32,7 @@ Settings = Annotated[
     ),
 ]
 Tolerance = Annotated[
-    float, typer.Option("--tolerance", min=0, help="How far a share may be off, in per mille.")
+    float, typer.Option("--tolerance", min=0, help="Allowed difference of a share, in per mille.")
 ]
 
 
@@ -62,13 +60,16 @@ def run_describe(
     limit: Annotated[
         int | None,
         typer.Option(
-            "--limit", min=1, help="Look at no more images of each part, spread evenly.", show_default="all"
+            "--limit",
+            min=1,
+            help="Read at most this many images per split, spread evenly.",
+            show_default="all",
         ),
     ] = None,
     settings: Settings = [],
     as_json: AsJson = False,
 ) -> None:
-    """Count images, sizes, and pixels per class of every part.
+    """Count images, image sizes and pixels per class in every split.
 
     Example: labelscape data describe camvid ~/data/CamVid --limit 50
     """
@@ -79,14 +80,14 @@ def run_describe(
 
     found = find_published(name, path, **settings_of(settings))
     with bar("counting", sum(len(chosen(found.part(part), limit)) for part in PARTS), "images") as tick:
-        told = describe(found, limit=limit, tick=tick)
+        description = describe(found, limit=limit, tick=tick)
     if as_json:
-        print_json(told)
+        print_json(description)
     else:
-        print(as_text(told))
+        print(as_text(description))
 
 
-@app.command("prepare", short_help="Cut the images into patches, with lists of parts.")
+@app.command("prepare", short_help="Cut the images into patches and list their splits.")
 def run_prepare(
     name: Name,
     path: Root,
@@ -101,7 +102,10 @@ def run_prepare(
         str | None,
         typer.Option(
             "--grid",
-            help="floor, ceil (all pixels), cut (each once), 188 (GID).",
+            help=(
+                "How patches cover an image: floor (whole patches only), ceil (all pixels, with overlap), "
+                "cut (all pixels once, smaller patches at the edge), 188 (GID in the MSWBN paper)."
+            ),
             show_default="floor for GID, else ceil",
         ),
     ] = None,
@@ -109,7 +113,7 @@ def run_prepare(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cut the images into patches and write them as a folder of pairs with lists.
+    """Cut the images into patches: a folder of image and label pairs with a list of names per split.
 
     Example: labelscape data prepare gid-5 ~/data/GID --out gid512 --size 512
     """
@@ -124,8 +128,8 @@ def run_prepare(
     if as_json:
         print_json({"out": str(out), "patches": patches})
         return
-    print(f"{out}: " + ", ".join(f"{n} patches in {part}" for part, n in patches.items()))
-    talk(f"Read it again as: labelscape data describe prepared {out}")
+    print(f"{out}: " + ", ".join(f"{n} {split} patches" for split, n in patches.items()))
+    talk(f"Use it as the data set 'prepared', for example: labelscape data describe prepared {out}")
 
 
 @app.command("split")
@@ -142,7 +146,7 @@ def run_split(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show which image belongs to which part, or write the lists.
+    """Show the train, val and test split of a data set, or write its lists.
 
     Example: labelscape data split deepglobe-land ~/data/land -o seed=1 --out lists
     """
@@ -163,38 +167,38 @@ def run_split(
             print("\n".join(f"{part}\t{one}" for one in listed))
 
 
-@app.command("resample", short_help="Choose images whose classes have given shares.")
+@app.command("resample", short_help="Choose images with given class proportions.")
 def run_resample(
     name: Name,
     path: Root,
     share: Annotated[
         list[str],
         typer.Option(
-            "--share", help="CLASS=SHARE, in per cent or per mille; classes not named get none. Repeat."
+            "--share", help="CLASS=SHARE, in per cent or per mille; classes that are not named get 0. Repeat."
         ),
     ] = [],
     table_6: Annotated[
         bool,
-        typer.Option("--table-6", help="The shares of the extremely imbalanced test set of MSWBN table 6."),
+        typer.Option("--table-6", help="The class shares of the imbalanced test set in table 6 of MSWBN."),
     ] = False,
-    part: Annotated[str, typer.Option("--part", help="The part to choose from.")] = "test",
+    part: Annotated[str, typer.Option("--part", help="Split to choose from.")] = "test",
     to: Annotated[
-        str, typer.Option("--to", help="The part that gets the others; none leaves them out.")
+        str, typer.Option("--to", help="Split that gets the other images; none leaves them out.")
     ] = "train",
     tolerance: Tolerance = 2.0,
-    seed: Annotated[int, typer.Option("--seed", help="Which of several equally large sets is taken.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Picks among equally large sets.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder to write train.txt, val.txt, test.txt into.", show_default="only say it"
+            "--out", help="Folder to write train.txt, val.txt, test.txt into.", show_default="print only"
         ),
     ] = None,
     settings: Settings = [],
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Choose the most images whose classes have given shares, as MSWBN's extremely imbalanced test set was
-    made; ends with 1 if none has.
+    """Choose the largest set of images with given class proportions, like the extremely imbalanced test set
+    of the MSWBN paper. Ends with exit code 1 if no set comes within the tolerance.
 
     Examples:
 
@@ -208,7 +212,7 @@ def run_resample(
     from labelscape.datasets.split import PARTS
 
     if bool(share) == table_6:
-        raise BadOption("Give the shares wanted: --share CLASS=SHARE for each class, or --table-6.")
+        raise BadOption("Pass either --share CLASS=SHARE for each class, or --table-6.")
     shares = TABLE_6["resampled test"] if table_6 else _shares_of(share)
     with open_published(name, path, **settings_of(settings)) as dataset:
         found = resampled(
@@ -218,18 +222,23 @@ def run_resample(
     names = {p: [s.name for s, own in zip(found.scenes, found.part_of) if own == p] for p in PARTS}
     if out is not None:
         write_lists({split: n for split, n in names.items() if n}, out, overwrite=overwrite)
-        if name in ("gid-mtl5", "prepared"):  # the sets that read lists of a user's own
-            talk(
-                f"Train on it: labelscape train {path} --dataset {name} -o data.dataset_options.lists={out} "
-                "--out run"
-            )
+        _talk_training(name, path, out)
     _print_chosen(lines, names, as_json)
     if "NOT reached" in lines[0]:
         raise typer.Exit(1)
 
 
+def _talk_training(name: str, path: Path, lists: Path) -> None:
+    """How to train on the lists just written; only these data sets read lists from another folder."""
+    if name in ("gid-mtl5", "prepared"):
+        talk(
+            f"Train on it: labelscape train {path} --dataset {name} -o data.dataset_options.lists={lists} "
+            "--out run"
+        )
+
+
 def _print_chosen(lines: Sequence[str], names: dict[str, list[str]], as_json: bool) -> None:
-    """What was chosen, and how many images each part now has."""
+    """What was chosen, and how many images each split has now."""
     if as_json:
         print_json({"report": lines, "parts": names})
     else:
@@ -245,21 +254,19 @@ def _shares_of(items: list[str]) -> dict[str, float]:
         try:
             found[name] = float(value)
         except ValueError as error:
-            raise BadOption(
-                f"--share {item!r} must read CLASS=SHARE with a number, such as water=50."
-            ) from error
+            raise BadOption(f"--share {item!r} must be CLASS=NUMBER, such as water=50.") from error
     return found
 
 
-def as_text(told: dict[str, Any]) -> str:
-    """What `describe` found, a table of classes a part."""
-    lines = [told["name"], *(f"  {note}" for note in told["notes"])]
-    for part in told["parts"]:
+def as_text(description: dict[str, Any]) -> str:
+    """What `describe` found as text, one table of classes per split."""
+    lines = [description["name"], *(f"  {note}" for note in description["notes"])]
+    for part in description["parts"]:
         sizes = list(part["sizes"].items())
         shown = ", ".join(f"{n} of {size}" for size, n in sizes[:3]) + (
             f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
         )
-        looked = "" if part["looked_at"] == part["images"] else f" ({part['looked_at']} looked at)"
+        looked = "" if part["looked_at"] == part["images"] else f" ({part['looked_at']} read)"
         images = f"{part['images']} image{'s' * (part['images'] != 1)}"
         lines.append(
             f"\n{part['part']}: {images}{looked}, {shown}; {' '.join(part['bands'])}; "

@@ -1,4 +1,4 @@
-"""Labelled scenes divided into train, val and test, and what a reader of the score must know about it."""
+"""Labelled scenes split into train, val and test, and what the split means for the score."""
 
 from __future__ import annotations
 
@@ -12,25 +12,56 @@ from rasterio.warp import transform_bounds
 
 from labelscape.datasets.labelled import Dataset, LabelledScene
 from labelscape.datasets.nearby import REACH, near_counts
+from labelscape.datasets.pairs import GivenParts
 from labelscape.datasets.split import PARTS, RANDOM_BLOCK, block_split, random_split
 from labelscape.errors import BadInput
 from labelscape.grid import Window
 from labelscape.legend import Legend
 
 
-def divided(
+def divide(
     scenes: Sequence[LabelledScene],
     legend: Legend,
     shares: Mapping[str, float],
     *,
+    given: GivenParts | None,
+    by_file: bool,
+    split: str,
+    block: int,
+    buffer: int,
+    seed: int,
+) -> tuple[list[LabelledScene], list[str | None], list[str]]:
+    """The scenes split as `open_dataset` describes; per scene the split of a whole file (None where its
+    blocks are split); and lines for the report.
+
+    given  the splits of a folder that names its own, else None
+
+    Raises BadInput where there are too few blocks or files, or the buffer leaves a class without training
+    labels.
+    """
+    report = []
+    if given:
+        scenes, part_of = list(scenes), list(given.part_of)
+        report.append(given.report)
+    else:
+        scenes, part_of = _divided(scenes, legend, shares, by_file, split, block, seed)
+    scenes, lines = buffered(scenes, legend, part_of, buffer)
+    report += lines
+    if split == "random":
+        report.append(nearness(scenes, by_file))
+    return scenes, part_of, report + overlaps(scenes)
+
+
+def _divided(
+    scenes: Sequence[LabelledScene],
+    legend: Legend,
+    shares: Mapping[str, float],
     by_file: bool,
     split: str,
     block: int,
     seed: int,
 ) -> tuple[list[LabelledScene], list[str | None]]:
-    """Scenes with their blocks split, and per scene the part it belongs to whole (None where its blocks are
-    split). Raises BadInput where there are too few blocks or files.
-    """
+    """Whole files, or the blocks of every scene, assigned to splits."""
     if by_file:
         return list(scenes), _splits_of_files(scenes, legend, shares, split, seed)
     cut, side = (random_split, RANDOM_BLOCK) if split == "random" else (block_split, block)
@@ -44,14 +75,14 @@ def divided(
 def buffered(
     scenes: list[LabelledScene], legend: Legend, part_of: Sequence[str | None], buffer: int
 ) -> tuple[list[LabelledScene], list[str]]:
-    """The scenes with a buffer around held-out blocks, and what it costs. Raises BadInput where it leaves
-    nothing to learn from.
+    """The scenes with a buffer around held-out blocks, and its cost in training labels. Raises BadInput where
+    it leaves a class without any.
     """
     if not buffer:
         return scenes, []
     if scenes[0].split is None:
         return scenes, [
-            "the buffer is not used: files of pairs are held out whole, and where they touch is not known"
+            "the buffer is not used: image files are held out whole, and their positions are not compared"
         ]
     before = Dataset(tuple(scenes), legend, tuple(part_of)).class_counts("train")
     scenes = [replace(s, split=replace(s.split, buffer=buffer)) for s in scenes]
@@ -63,31 +94,31 @@ def buffered(
             "(--block) or a smaller --buffer."
         )
     taken = 100 - 100 * after.sum() / before.sum()
-    return scenes, [f"the buffer of {buffer} pixels takes {taken:.0f} % of the training labels"]
+    return scenes, [f"the buffer of {buffer} pixels removes {taken:.0f} % of the training labels"]
 
 
 def nearness(scenes: Sequence[LabelledScene], by_file: bool) -> str:
     """How close the held-out pixels of a random split lie to training pixels: a line for the report."""
     if by_file:
         return (
-            "a random split of files: where they lie is not known; tiles cut from one scene are neighbours, "
-            "and then the score will flatter"
+            "a random split of files: their positions are not known; if they are tiles of one scene, "
+            "neighbouring tiles are in train and test, and the score is optimistic"
         )
     near, held = np.sum([near_counts(s.scene.grid.window, s.read_labels) for s in scenes], axis=0)
     return (
         f"a random split: {100 * near / max(1, held):.0f} % of held-out pixels lie within {REACH} pixels of "
-        "a training pixel; the score will flatter"
+        "a training pixel; the score is optimistic"
     )
 
 
 def overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
-    """A line where scenes show the same ground: each is split on its own, and one may learn what another
-    holds out. Compared by their boxes in degrees.
+    """A line where scenes overlap: each is split on its own, and one may be trained on what another holds
+    out. Bounds are compared in degrees.
     """
     placed, boxes = [], []
     for scene in scenes:
         grid = scene.scene.grid
-        # A CRS that lies nowhere on Earth overlaps nothing that could be told.
+        # A local CRS without a place on Earth cannot be compared.
         with suppress(RasterioError, ValueError):
             if grid.is_georeferenced:
                 boxes.append(transform_bounds(grid.crs, "EPSG:4326", *grid.bounds_of(grid.window)))
@@ -100,13 +131,14 @@ def overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
         smaller = np.minimum(
             (east - west) * (north - south), (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
         )
-        if (shared > 0.05 * smaller).any():  # neighbours may touch, and their boxes in degrees a little more
+        if (
+            shared > 0.05 * smaller
+        ).any():  # adjacent tiles may share a row, and bounds in degrees are wider than the tiles
             other = placed[i + 1 + int((shared / smaller).argmax())]
             return [
-                f"{placed[i].name} and {other.name} show the same ground, and each is split on its own: "
-                "what one holds out the other may learn from, and "
-                "the score will flatter. Put them into one folder and give that as the scene, a mosaic; or "
-                "score on other scenes"
+                f"{placed[i].name} and {other.name} overlap, and each is split on its own: pixels held out "
+                "in one may be training pixels in the other, and the score is optimistic. Put them into one "
+                "folder and pass it as a single scene (a mosaic), or evaluate on other scenes"
             ]
     return []
 
@@ -116,7 +148,7 @@ def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndar
     whole = scene.scene.grid.window
     rows, columns = -(-whole.height // block), -(-whole.width // block)
     counts = np.zeros((rows, columns, classes), np.int64)
-    # Read several blocks at once: label files are decoded in bands of rows.
+    # Several blocks a read: label files are compressed in strips of rows, and each read decodes whole strips.
     for band in Window(0, 0, whole.height, whole.width).blocks(max(block, 2048 // block * block)):
         indices = scene.read_labels(band)
         for window in Window(0, 0, band.height, band.width).blocks(block):
@@ -130,7 +162,7 @@ def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndar
 def _splits_of_files(
     scenes: Sequence[LabelledScene], legend: Legend, shares: Mapping[str, float], split: str, seed: int
 ) -> list[str | None]:
-    """Each whole file to train, val or test: balanced over classes as blocks are, or by chance."""
+    """Each whole file to train, val or test: stratified by class as blocks are, or by chance."""
     counts = np.stack(
         [
             np.bincount(s.read_labels(s.scene.grid.window).ravel(), minlength=256)[: len(legend)]

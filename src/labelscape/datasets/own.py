@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from labelscape.contract.matching import match_pixels
-from labelscape.datasets.divide import buffered, divided, nearness, overlaps
+from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.labelled import Dataset, LabelledScene
 from labelscape.datasets.pairs import find_pairs, parts_given
@@ -25,8 +25,8 @@ from labelscape.scenes.raster import Scene, Units
 __all__ = ["HOLD_BYTES", "Dataset", "LabelledScene", "open_dataset"]
 
 HOLD_BYTES = 1 << 30
-"""Scenes up to this many bytes in all are kept in memory while training; larger ones are read window by
-window.
+"""Scenes of up to this many bytes in total are kept in memory for training; beyond that they are read window
+by window.
 """
 
 
@@ -48,20 +48,20 @@ def open_dataset(
     """Open scenes with their labels and split them into blocks.
 
     images  scenes; or one folder of image and label pairs, and then no `labels` (see `find_pairs`)
-    labels  one label file per scene, or a single one that serves all
-    spec    how labels are read; classes that the rules do not say are found in all label files together
+    labels  one label file per scene, or a single one for all
+    spec    how labels are read; classes that the rules do not name are taken from all label files together
     block   side of a block in pixels; pairs of files are split file by file instead
-    shares  part -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing. A folder of
-            pairs that says its parts itself (`parts_given`) keeps them, unless a random split is asked for
-    buffer  training labels within this many pixels of a block of another part are dropped
-    pixel_size  metres to resample all scenes to; by default those with finer pixels than others are taken to
-                the widest among them
-    split   blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, and `report`
-            says how close the parts lie
+    shares  split -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing. A folder of
+            pairs with splits of its own (`parts_given`) keeps them, unless a random split is asked for
+    buffer  training labels within this many pixels of a held-out block are dropped
+    pixel_size  metres to resample all scenes to; by default scenes with finer pixels are resampled to the
+                coarsest
+    split   blocks: large blocks, stratified by class; random: blocks of 32 pixels by chance, and `report`
+            says how close the splits lie
     tick    called with the name of every scene that is opened
 
-    Raises BadFile for files that cannot be read, BadOption for options that cannot work, and BadInput where
-    labels and scenes do not belong together, nothing is labelled, or there is too little to split.
+    Raises BadFile for files that cannot be read, BadOption for invalid options, and BadInput where labels and
+    scenes do not match, nothing is labelled, or there is too little to split.
     """
     _check_division(buffer, split)
     by_file, given = False, None
@@ -77,36 +77,26 @@ def open_dataset(
     files = _Files(images, labels, spec, table, nodata, bands, tick or (lambda name: None))
     with ExitStack() as opened:
         scenes, report = _of_one_kind(files, pixel_size, opened)
-        legend = scenes[0].labels.legend
+        legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
         report += scenes[0].labels.report
-        part_of: list[str | None] = [None] * len(scenes)
-        if given:
-            part_of = list(given.part_of)
-            report.append(given.report)
-        elif shares is not None:
-            scenes, part_of = divided(
-                scenes, legend, shares, by_file=by_file, split=split, block=block, seed=seed
-            )
         if shares is not None:
-            scenes, lines = buffered(scenes, legend, part_of, buffer)
+            how = {"by_file": by_file, "split": split, "block": block, "buffer": buffer, "seed": seed}
+            scenes, part_of, lines = divide(scenes, legend, shares, given=given, **how)
             report += lines
-            if split == "random":
-                report.append(nearness(scenes, by_file))
-            report += overlaps(scenes)
-        opened.pop_all()
+        opened.pop_all()  # the dataset closes its files; up to here a failure closes them
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
 
 
 def _check_division(buffer: int, split: str) -> None:
-    """Raises BadOption for a way of dividing that does not exist."""
+    """Raises BadOption for an unknown kind of split or a negative buffer."""
     if buffer < 0:
-        raise BadOption(f"buffer={buffer} is a distance in pixels; it cannot be below 0.")
+        raise BadOption(f"buffer={buffer} must be 0 or more: it is a distance in pixels.")
     if split not in ("blocks", "random"):
         raise BadOption(f"split={split!r} must be 'blocks' or 'random'.")
 
 
 def one_each(images: Sequence[Source], labels: Sequence[str | Path]) -> list[str | Path]:
-    """A label file per scene; a single one serves all. Raises BadInput for another number of them."""
+    """One label file per scene; a single one is used for all. Raises BadInput for another number."""
     if len(labels) == 1:
         return list(labels) * len(images)
     if len(labels) != len(images):
@@ -118,19 +108,19 @@ def one_each(images: Sequence[Source], labels: Sequence[str | Path]) -> list[str
 
 
 def _refuse_masks(rasters: Sequence[str | Path], rules: LabelRules) -> None:
-    """Raises BadInput where every grey of a mask's smoothed edges would become a class of its own (the first
-    file tells), and where 255 may be a class or "not labelled".
+    """Raises BadInput for masks that would be read wrongly: every grey of a smoothed edge would become a
+    class (judged by the first file), and 255 may mean a class or "not labelled".
     """
     if rasters and rules.threshold is None and is_soft_mask(found := tally(rasters[0])):
         raise BadInput(
             f"{rasters[0]} is a black and white mask with {len(found.counts)} grey values: it was saved "
-            "lossily (JPEG) or resized with smoothing. Say from which value on it is white, and name both "
-            "classes: --threshold 128 --classes other=0,road=1."
+            "lossily (JPEG) or resized by interpolation. Give the value from which pixels count as white, "
+            "and name both classes: --threshold 128 --classes other=0,road=1."
         )
     if look_like_masks(rasters, rules):
         raise BadInput(
-            f"{rasters[0]} holds only 0 and 255, and 255 usually means 'not labelled'. If it is a mask, "
-            "name both classes with --classes other=0,building=255; if 255 is unlabelled, say so with "
+            f"{rasters[0]} holds only 0 and 255, and 255 usually means 'not labelled'. If this is a mask, "
+            "name both classes with --classes other=0,building=255; if 255 is unlabelled, pass "
             "--ignore-value 255."
         )
 
@@ -151,34 +141,33 @@ class _Files:
 def _of_one_kind(
     files: _Files, pixel_size: float | None, opened: ExitStack
 ) -> tuple[list[LabelledScene], list[str]]:
-    """Scenes with their labels, of one pixel size and in one unit, and a line for each that had another.
+    """Scenes with their labels, at one pixel size and in one unit, and a line for each that was converted.
 
     A network learns sizes in pixels: all scenes are resampled to `pixel_size`; without it, those with finer
-    pixels (see `match_pixels`) to the widest among them, which keeps what all can show. Values are brought to
-    the scale and offset that the first scene declares.
+    pixels (see `match_pixels`) to the coarsest scene, because no resampling adds detail. Values are converted
+    to the scale and offset that the first scene declares.
     """
     asked = [pixel_size] * len(files.images)
     scenes = _opened(files, asked, None, opened)
     first = scenes[0].scene
     sizes = [s.scene.grid.ground_pixel_size for s in scenes]
-    widest = max((size for size in sizes if size), default=0)
-    finer = [n for n, size in enumerate(sizes) if match_pixels(widest, size).is_finer]
+    coarsest = max((size for size in sizes if size), default=0)
+    finer = [n for n, size in enumerate(sizes) if match_pixels(coarsest, size).is_finer]
     other_units = [n for n, s in enumerate(scenes) if _units_differ(first, s.scene)]
     if not finer and not other_units:
         return scenes, []
     report = [
-        f"{scenes[n].name} is resampled from {sizes[n]:.3g} m to {widest:.3g} m, the pixels of the widest "
-        "scene"
+        f"{scenes[n].name} is resampled from {sizes[n]:.3g} m to {coarsest:.3g} m, the pixel size of the "
+        "coarsest scene"
         for n in finer
     ]
     report += [
-        f"{scenes[n].name} declares another scale or offset than {first.name}; its values are brought to "
-        "those"
+        f"{scenes[n].name} declares another scale or offset than {first.name}; its values are converted"
         for n in other_units
     ]
-    # How a scene is read is settled when it is opened: all are opened again, now with what the others need.
+    # Scenes are resampled and converted as they are opened, but only all of them together say to what.
     opened.close()
-    wanted = [widest if n in finer else size for n, size in enumerate(asked)]
+    wanted = [coarsest if n in finer else size for n, size in enumerate(asked)]
     return _opened(files, wanted, first.units if other_units else None, opened), report
 
 
@@ -189,7 +178,7 @@ def _units_differ(first: Scene, other: Scene) -> bool:
 def _opened(
     files: _Files, pixel_sizes: Sequence[float | None], units: Units | None, opened: ExitStack
 ) -> list[LabelledScene]:
-    """Every scene with its labels, in memory as far as HOLD_BYTES go. Raises BadInput where bands differ."""
+    """Every scene with its labels, in memory while HOLD_BYTES suffice. Raises BadInput where bands differ."""
     scenes: list[LabelledScene] = []
     held = 0
     for source, label, size in zip(files.images, files.labels, pixel_sizes):
@@ -203,7 +192,8 @@ def _opened(
         if scenes and scene.bands != scenes[0].scene.bands:
             raise BadInput(
                 f"{scene.name} has the bands {' '.join(scene.bands)}, {scenes[0].name} has "
-                f"{' '.join(scenes[0].scene.bands)}: train on one kind of scene."
+                f"{' '.join(scenes[0].scene.bands)}. All training scenes need the same bands; "
+                "choose them with --bands."
             )
         held += scene.nbytes + scene.grid.window.pixels
         if held <= HOLD_BYTES:

@@ -1,0 +1,100 @@
+"""Do a label raster and a scene share one grid, and if not, can the labels be resampled to it?"""
+
+from __future__ import annotations
+
+from rasterio.errors import RasterioError
+from rasterio.warp import transform_bounds
+
+from labelscape.datasets.doctor.findings import Finding
+from labelscape.datasets.doctor.labels import Tally
+from labelscape.grid import Grid
+
+
+def check_grids(found: Tally, grid: Grid, name: str) -> list[Finding]:
+    """What differs between the grid of a label raster and that of the scene called `name`.
+
+    Empty for equal grids. An error means that labels cannot be put onto the scene.
+    """
+    mine = found.grid
+    if mine.matches(grid):
+        return []
+    if not (mine.is_georeferenced and grid.is_georeferenced):
+        return [] if mine.shape == grid.shape else [_other_size(found, grid, name)]
+    try:
+        left, bottom, right, top = transform_bounds(mine.crs, grid.crs, *mine.bounds_of(mine.window))
+    except (RasterioError, ValueError) as error:
+        text = f"The labels' CRS {mine.crs.to_string()} cannot be transformed to that of {name}: {error}."
+        return [Finding("crs", "error", found.source, text, "Check the CRS of both.")]
+    west, south, east, north = grid.bounds_of(grid.window)
+    overlap = max(0, min(east, right) - max(west, left)) * max(0, min(north, top) - max(south, bottom))
+    covered = overlap / ((east - west) * (north - south))
+    # Written so that NaN counts as no overlap: a place outside the valid area of a CRS has infinite bounds.
+    if not covered > 0:
+        return [_elsewhere(found, grid, name)]
+    findings = []
+    if covered < 0.99:
+        text = f"The labels cover {100 * covered:.0f} % of {name}; the rest is unlabelled."
+        findings.append(Finding("partly", "info", found.source, text))
+    return findings + _resampling(found, grid, name)
+
+
+def _other_size(found: Tally, grid: Grid, name: str) -> Finding:
+    """Two rasters without coordinates that differ in size, and what may have happened."""
+    mine = found.grid
+    lacks = "the labels have" if not mine.is_georeferenced else "the image has"
+    hint = " They are rotated by 90 degrees." if mine.shape == grid.shape[::-1] else ""
+    factor = grid.width / mine.width
+    if abs(grid.height / mine.height - factor) < 0.01 * factor:
+        hint = f" The image seems to be the same scene at {factor:g} times the size."
+    text = (
+        f"The labels are {mine.width} x {mine.height} pixels, {name} is {grid.width} x {grid.height}, and "
+        f"{lacks} no coordinates to align them.{hint}"
+    )
+    cure = "Is this the label file of this image?"
+    if hint:
+        cure = "Bring both to one size; resample labels by nearest neighbour, never by interpolation."
+    return Finding("size", "error", found.source, text, cure)
+
+
+def _elsewhere(found: Tally, grid: Grid, name: str) -> Finding:
+    """Labels and a scene that do not overlap, and whether a wrong CRS is the reason."""
+    mine = found.grid
+    west, south, east, north = grid.bounds_of(grid.window)
+    left, bottom, right, top = mine.bounds_of(mine.window)
+    cure = "Check the CRS of both."
+    # The bare numbers would fit: the file was written in the scene's CRS and declares another.
+    if left < east and right > west and bottom < north and top > south:
+        cure = (
+            f"The labels' coordinates lie inside the image if read as {grid.crs.to_string()}: the labels "
+            "probably declare a wrong CRS."
+        )
+    text = f"The labels ({mine.crs.to_string()}) and {name} ({grid.crs.to_string()}) do not overlap."
+    return Finding("no-overlap", "error", found.source, text, cure)
+
+
+def _resampling(found: Tally, grid: Grid, name: str) -> list[Finding]:
+    """How label pixels are taken to the scene's: from another CRS, pixel size or sub-pixel position."""
+    mine, label, findings = found.grid, found.source, []
+    if mine.crs != grid.crs:
+        text = (
+            f"The labels are in {mine.crs.to_string()}, {name} in {grid.crs.to_string()}; they are "
+            "reprojected by nearest neighbour."
+        )
+        findings.append(Finding("crs", "info", label, text))
+    ratio = (mine.ground_pixel_size or 1) / (grid.ground_pixel_size or 1)
+    if not 0.98 < ratio < 1.02:
+        text = (
+            f"A label pixel is {ratio:.3g} times the size of an image pixel ({mine.ground_pixel_size:.3g} m "
+            f"and {grid.ground_pixel_size:.3g} m)."
+        )
+        cure = "Fine labels are subsampled by nearest neighbour."
+        if ratio > 1:
+            cure = "Expect stair-stepped class borders."
+        findings.append(Finding("pixel-size", "warning", label, text, cure))
+    elif mine.crs == grid.crs:
+        column, row = ~grid.transform @ (mine.transform @ (0, 0))
+        apart = float(max(abs(column - round(column)), abs(row - round(row))))
+        if apart > 0.05:  # below that, rounding in a header is the usual reason
+            text = f"The two grids are offset by {apart:.2f} pixels; labels are taken by nearest neighbour."
+            findings.append(Finding("sub-pixel", "info", label, text))
+    return findings
