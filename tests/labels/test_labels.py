@@ -159,9 +159,12 @@ def test_masks_with_nodata_below_zero_or_nan(tmp_path):
         (LabelRules(classes={"building": 255}, ignore_values=(0,)), IGNORE, 0),
     ],
 )
-@pytest.mark.parametrize("finer", [1, 5])
+@pytest.mark.parametrize(
+    ("finer", "dtype"),
+    [(1, "uint8"), (5, "uint8"), (1, "uint16"), (5, "int16"), (1, "int32"), (1, "float32")],
+)
 def test_nothing_is_labelled_outside_a_label_raster_without_nodata(
-    w, grid, tmp_path, rules, black, white, finer
+    w, grid, tmp_path, rules, black, white, finer, dtype
 ):
     """0 and 255 are classes here: whatever GDAL fills the rest of the scene with must be neither."""
     mask = np.where(w.classes == 0, 0, 255).astype(np.uint8)[8:88, 16:80]
