@@ -1,5 +1,6 @@
 """Sphinx: `make docs` builds the pages that docs/generate.py gathered."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,9 @@ html_theme = "furo"
 html_title = f"Labelscape {__version__}"
 html_copy_source = False
 html_show_sphinx = False
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
+toc_object_entries_show_parents = "hide"
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -28,5 +32,13 @@ def _docstring(app, what, name, obj, options, lines):
     lines[:] = as_rst(lines)
 
 
+def _signature(app, what, name, obj, options, signature, returns):
+    """Fields with a factory have no default that can be written, and Sphinx then spells types in full."""
+    return (
+        re.sub(r"~(?:\w+\.)*", "", signature).replace("<factory>", "...") if signature else signature
+    ), returns
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-process-docstring", _docstring)

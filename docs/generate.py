@@ -146,8 +146,7 @@ def table_section(name: str) -> str:
     commands = row_commands(name)
     if not commands:
         return "\n".join([*lines, "\nNo row of this table can be trained here.\n"])
-    wide = max(len(command) for command, _ in commands)
-    block = "\n".join(f"{command:<{wide}}  # {label}" for command, label in commands)
+    block = "\n".join(f"# {label}\n{command}" for command, label in commands)
     return "\n".join([*lines, f"\n```console\n{block}\n```\n"])
 
 
@@ -276,7 +275,7 @@ def python_names() -> str:
             continue
         module = getattr(value, "__module__", None) or "labelscape"
         room = module.split(".")[1] if kind != "data" and "." in module else "constants"
-        members = "\n   :members:" if kind == "class" else ""
+        members = "\n   :members:\n   :exclude-members: model_config" if kind == "class" else ""
         rooms.setdefault(room, []).append(f".. auto{kind}:: labelscape.{name}{members}\n")
     parts = [
         "# Python\n",
