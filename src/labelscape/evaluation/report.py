@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from labelscape.evaluation.embedding import data_address, picture_address
 from labelscape.evaluation.score_tables import (
     ModelScores,
     comparable,
@@ -39,17 +39,6 @@ from labelscape.version import __version__
 
 GENTLE_SIDE = 500
 """Pictures smaller than this are enlarged with sharp pixels instead of being smoothed."""
-
-LARGE_PNG = 300_000
-"""A photo whose PNG has more bytes than this becomes a JPEG (2.5 to 5 times smaller); below, the exact
-pixels cost little.
-"""
-
-FLAT_COLOURS = 256
-"""A picture of at most this many colours is a map or a scale: it stays a PNG, because JPEG would smear its
-edges into false colours.
-"""
-
 
 Chip = tuple[str, RGB]
 """A name and its colour, as legends show them."""
@@ -198,7 +187,7 @@ def _shown(picture: Picture) -> dict[str, Any]:
         "title": picture.title,
         "caption": picture.caption,
         "alt": picture.alt or picture.title,
-        "source": _picture(picture.pixels),
+        "source": picture_address(picture.pixels),
         "crisp": max(picture.pixels.shape[:2]) < GENTLE_SIDE,
         "legend": _chips(picture.legend),
         "bar": bar,
@@ -276,7 +265,13 @@ def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
     width = int.from_bytes(drawn[16:20], "big") // 2  # the PNG's own width, at 2 pixels per screen pixel
     # On a phone a figure shrunk below this width could no longer be read; it scrolls instead.
     least = min(width, 1000, 120 + 46 * len(figure.names)) if numbered else min(width, 640)
-    return {"title": figure.title, "source": _data(drawn), "caption": caption, "width": width, "least": least}
+    return {
+        "title": figure.title,
+        "source": data_address(drawn),
+        "caption": caption,
+        "width": width,
+        "least": least,
+    }
 
 
 def _curves(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
@@ -289,33 +284,13 @@ def _curves(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
         drawn = curve_figure([(c.label, c.steps, c.values) for c in together], quantity)
         labels = [c.label for c in together]
         said = ", ".join(filter(None, labels)) if drawable(labels) else _numbered(labels)
-        found.append((quantity, said, _data(png(drawn))))
+        found.append((quantity, said, data_address(png(drawn))))
     return found
 
 
 def _numbered(names: Sequence[str]) -> str:
     """The key to a figure that could only draw numbers."""
     return ", ".join(f"{number} = {name}" for number, name in enumerate(names, start=1))
-
-
-def _picture(pixels: np.ndarray) -> str:
-    """A picture's address with the picture in it: exact, or a JPEG where it is a large photo."""
-    from PIL import Image
-
-    fits = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
-    assert fits, f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}"
-    image, buffer = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
-    image.save(buffer, "PNG")
-    if buffer.tell() <= LARGE_PNG or image.getcolors(FLAT_COLOURS):
-        return _data(buffer.getvalue())
-    buffer = io.BytesIO()
-    # No subsampling: roofs and roads are a pixel wide, and their colour is what one looks at.
-    image.save(buffer, "JPEG", quality=88, subsampling=0)
-    return _data(buffer.getvalue(), "jpeg")
-
-
-def _data(picture: bytes, kind: str = "png") -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")
 
 
 def _css(color: RGB) -> str:
