@@ -289,6 +289,14 @@ def test_a_vrt_is_a_file_like_any_other(tmp_path):
         assert np.array_equal(scene.read().pixels, made.pixels)
 
 
+def test_hidden_files_are_no_part_of_a_folder(tmp_path):
+    made = world.make(tmp_path, 20, 20)
+    (tmp_path / "._scene.tif").write_bytes(b"\0\5\x16\7 Mac OS X")
+    (tmp_path / ".other.part.tif").touch()
+    with open_scene(tmp_path) as scene:
+        assert scene.files == (str(made.scene),) and np.array_equal(scene.read().pixels, made.pixels)
+
+
 def test_a_folder_whose_files_lie_deeper_says_where(tmp_path):
     (tmp_path / "GRANULE" / "IMG").mkdir(parents=True)
     with pytest.raises(BadFile, match="holds no raster files[.]$"):

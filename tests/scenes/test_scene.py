@@ -92,6 +92,7 @@ def test_a_scene_prints_on_one_line(tmp_path, scenes):
     assert "ETRS89" in text and len(text) < 120
     scenes[0].close()
     assert facts in repr(scenes[0])
+    assert "EPSG:32633" in scenes[0]._repr_html_() and "<img" not in scenes[0]._repr_html_()
 
 
 def test_notebooks_show_a_table_and_a_picture(tmp_path):

@@ -116,6 +116,13 @@ def is_local(place: str | Path) -> bool:
     return re.match(r"[A-Za-z]\w+:", text) is None or Path(text).exists()
 
 
+def is_raster(file: Path) -> bool:
+    """Is this a raster by its name? Hidden files are none: macOS puts `._scene.tif` beside every file on
+    drives of other systems, and files that are being written are hidden too.
+    """
+    return file.suffix.lower() in RASTER_SUFFIXES and not file.name.startswith(".")
+
+
 def stack_files(source: Source | SharedDataset) -> list[str]:
     """The files of a scene: one, or those of a band stack in name order; none where it lies in memory."""
     if isinstance(source, Scene):
@@ -126,14 +133,10 @@ def stack_files(source: Source | SharedDataset) -> list[str]:
         folder = Path(source)
         if not is_local(source) or not folder.is_dir():
             return [str(source)]
-        files = sorted(str(f) for f in folder.iterdir() if f.suffix.lower() in RASTER_SUFFIXES)
+        files = sorted(str(f) for f in folder.iterdir() if is_raster(f))
         if not files:
             inside = next(
-                (
-                    f.name
-                    for f in sorted(folder.iterdir())
-                    if f.is_dir() and any(g.suffix.lower() in RASTER_SUFFIXES for g in f.iterdir())
-                ),
+                (f.name for f in sorted(folder.iterdir()) if f.is_dir() and any(map(is_raster, f.iterdir()))),
                 None,
             )
             raise BadFile(

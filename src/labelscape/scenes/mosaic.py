@@ -8,6 +8,7 @@ pixels are read as they are; others (another CRS, another pixel size, pixels shi
 from __future__ import annotations
 
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def open_scene(
     Raises BadFile where a file cannot be read, BadInput where files are neither a stack nor a mosaic, the
     area lies elsewhere, or the source can be no scene.
     """
+    source = Path(source) if isinstance(source, os.PathLike) else source
     given = scene_given(source, nodata=nodata, bands=bands)
     if given is None and not is_stac(source):
         files = stack_files(source)

@@ -12,7 +12,7 @@ import rasterio.features
 
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import reason
+from labelscape.scenes.files import is_local, reason
 
 VECTOR_SUFFIXES = {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet", ".kml", ".gml"}
 
@@ -67,7 +67,7 @@ def read_polygons(
     import shapely
 
     source = source if isinstance(source, VectorSource) else VectorSource(source)
-    if "://" not in str(source) and not str(source).startswith("/vsi") and not Path(source.path).exists():
+    if is_local(source.path) and not Path(source.path).exists():
         raise BadFile(f"{source} does not exist.")
     try:
         if source.layer is not None and source.layer not in (layers := layers_of(source.path)):

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import html
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,9 +187,10 @@ class Scene:
             for what, text in (("name", self.name), *self._facts_as_text())
         )
         picture = ""
-        if self.grid.window.pixels <= QUICK_PIXELS or self.has_overviews:
-            data = base64.b64encode(png(self.thumbnail(160))).decode()
-            picture = f"<td><img alt='' src='data:image/png;base64,{data}'></td>"
+        with suppress(OSError):  # closed meanwhile, or damaged: the table still says which scene it was
+            if self.grid.window.pixels <= QUICK_PIXELS or self.has_overviews:
+                data = base64.b64encode(png(self.thumbnail(160))).decode()
+                picture = f"<td><img alt='' src='data:image/png;base64,{data}'></td>"
         return f"<table><tr>{picture}<td><table>{rows}</table></td></tr></table>"
 
     def _facts_as_text(self) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.scenes.files import RASTER_SUFFIXES, Files
@@ -318,7 +318,9 @@ def _file(href: str, place: str, item: dict, what: str) -> str:
     relative to where it came from.
     """
     if href.startswith("file://"):
-        href = unquote(urlsplit(href).path)
+        from urllib.request import url2pathname
+
+        href = url2pathname(urlsplit(href).path)  # /C:/scene.tif is C:\scene.tif on Windows
     if "://" in href or href.startswith("/vsi"):
         return href
     if _on_the_web(place):
