@@ -164,8 +164,8 @@ def timm_body(name: str, bands: int, output_stride: int, levels: int, *, pretrai
         config = timm.get_pretrained_cfg(name)
         if config is None or not config.has_weights:
             raise BadOption(
-                f"timm has no published weights for {name!r}; pass weights=FILE, or pretrained=False for "
-                "random ones."
+                f"timm has no published weights for {name!r}; pass pretrained=False, and weights=FILE "
+                "unless they may be random."
             )
     options = {} if output_stride == 32 else {"output_stride": output_stride}
     indices = tuple(range(-levels, 0))
@@ -193,7 +193,7 @@ def timm_body(name: str, bands: int, output_stride: int, levels: int, *, pretrai
         )
         raise BadFile(
             f"The published weights of {name} could not be fetched ({first_line(failure)}). Pass "
-            f"weights=FILE with a local copy{other}."
+            f"pretrained=False and weights=FILE, a local copy{other}."
         ) from failure
 
 
@@ -233,7 +233,7 @@ def renamed(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     if [key.rsplit(".")[-1] for key in names] != [key.rsplit(".")[-1] for key in state]:
         raise BadInput(
             f"The package of {name} lists other weights than timm's network, which has {len(names)}; pass "
-            "weights=FILE instead."
+            "pretrained=False and weights=FILE instead."
         )
     return dict(zip(names, state.values(), strict=True))
 

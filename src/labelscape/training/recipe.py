@@ -157,7 +157,7 @@ class Recipe(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd, beta1 of adamw."""
     weight_decay: float = Field(5e-4, ge=0)
-    """Weight decay (L2)."""
+    """Weight decay: L2 in sgd, decoupled in adamw."""
     losses: dict[str, float] = Field(default_factory=lambda: {"cross-entropy": 1.0})
     """Loss -> its factor; the sum is minimised. cross-entropy, ohem, hardest, ohem-hardest, focal, dice,
     lovasz.
