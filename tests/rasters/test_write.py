@@ -13,6 +13,7 @@ from rasterio.crs import CRS
 from rio_cogeo import cog_validate
 
 from labelscape.errors import BadFile
+from labelscape.files import written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.write import MapWriter
@@ -123,6 +124,7 @@ import json, resource, signal, sys
 import numpy as np
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)   # writing beyond the limit then fails as a full disk does
 from labelscape.errors import BadFile
+from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.rasters.write import MapWriter
 from rasterio.crs import CRS
@@ -143,3 +145,22 @@ except BadFile as error:
     said = json.loads(done.stdout.strip().splitlines()[-1])
     assert "m.tif cannot be written" in said, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_side_files_of_an_earlier_map_that_stay_are_said(tmp_path):
+    """As where a viewer on Windows has them open: the new map would be shown with the old overviews."""
+    (tmp_path / "m.tif.ovr" / "held").mkdir(parents=True)
+    grid = Grid(world.UTM, world.NORTH_UP, 8, 8)
+    with pytest.raises(BadFile, match=r"m\.tif\.ovr.* of an earlier map and cannot be removed"):
+        with MapWriter(tmp_path / "m.tif", grid, 1, IGNORE, legend=LEGEND) as writer:
+            writer.write(grid.window, np.zeros((8, 8), np.uint8))
+
+
+@pytest.mark.parametrize(("system", "hint"), [("win32", True), ("linux", False)])
+def test_a_file_in_use_is_a_likely_cause_on_windows(tmp_path, monkeypatch, system, hint):
+    monkeypatch.setattr("labelscape.files.sys.platform", system)
+    (tmp_path / "report.html").mkdir()  # what no file replaces
+    with pytest.raises(BadFile, match="cannot be written") as told:
+        with written_whole(tmp_path / "report.html", overwrite=True) as part:
+            part.write_text("")
+    assert ("open in another program" in str(told.value)) == hint
