@@ -64,7 +64,8 @@ def test_calibrate_in_python_leaves_the_file_alone_until_saved(tmp_path):
     w = world.make(tmp_path, 96, 128)
     path = ls.save(world.tiny_checkpoint(temperature=2.5), tmp_path / "m.safetensors")
     before = path.read_bytes()
-    with ls.open_dataset([str(w.scene)], [str(world.label_raster(w, tmp_path / "l.tif"))]) as dataset:
+    labels, rules = world.label_raster(w, tmp_path / "l.tif"), ls.LabelRules(legend=world.LEGEND)
+    with ls.open_dataset([str(w.scene)], [str(labels)], spec=rules) as dataset:
         found = ls.calibrate(path, dataset, part=None, device="cpu")
         assert ls.calibrate(ls.load(path), dataset, part=None, device="cpu").to_dict() == found.to_dict()
     assert path.read_bytes() == before

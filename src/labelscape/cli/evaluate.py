@@ -22,7 +22,7 @@ from labelscape.cli.options import (
     settings_of,
     talk,
 )
-from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.errors import BadFile, BadOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +97,6 @@ def run(
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
         for line in opened.report:
             talk(line)
-        _same_classes(checkpoint, opened)
         split = _chosen_split(part, opened, may_choose=bool(data.dataset or not images))
         found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging))
     if predictions:
@@ -245,18 +244,6 @@ def _writer(
     return lambda scene, indices: write_prediction(
         published, pair_of[scene.name], indices, scene.scene.grid, folder
     )
-
-
-def _same_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    """Raises BadInput where the labels' classes are not the model's: the counts would compare places in
-    two lists.
-    """
-    mine, others = checkpoint.legend.names, dataset.legend.names
-    if mine != others:
-        raise BadInput(
-            f"The labels have the classes {', '.join(others)}; the model knows {', '.join(mine)}. Score it "
-            "on labels of its own classes."
-        )
 
 
 def _as_the_model_reads(checkpoint: Checkpoint, images: list[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint, load_all, save
 from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput
-from labelscape.evaluation.measure import check_dataset
+from labelscape.evaluation.measure import check_classes, check_dataset
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
@@ -67,10 +67,12 @@ def calibrate(
           never seen. On its training pixels a network is more confident than it should be
 
     The fit starts from the network's own logits, whatever temperature the checkpoint has. Nothing is written:
-    see `Calibration.save`. Raises BadInput where nothing is labelled, WrongType for what is no dataset.
+    see `Calibration.save`. Raises BadInput where nothing is labelled or
+    the labels have other classes, WrongType for what is no dataset.
     """
     check_dataset(dataset, "calibrate a checkpoint")
     (loaded,) = load_all([checkpoint])
+    check_classes(loaded, dataset)
     logits, truth = _logits(replace(loaded, temperature=1.0), dataset, part, device)
     if not len(truth):
         raise BadInput(

@@ -12,7 +12,7 @@ import numpy as np
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset, LabelledScene
-from labelscape.errors import BadInput, WrongType
+from labelscape.errors import BadInput, BadOption, WrongType
 from labelscape.evaluation.confusion import Confusion, count
 from labelscape.evaluation.metrics import summary
 from labelscape.evaluation.text import percent, score_table
@@ -77,6 +77,19 @@ def check_dataset(given: object, purpose: str) -> None:
     )
 
 
+def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Raises BadInput where the labels' classes are not the model's: the counts would compare class 2 of one
+    list with class 2 of another.
+    """
+    mine, others = checkpoint.legend.names, dataset.legend.names
+    if mine != others:
+        raise BadInput(
+            f"The labels have the classes {', '.join(others)}; the model knows {', '.join(mine)}. Read "
+            "the labels with the model's classes, LabelRules(legend=checkpoint.legend), or merge them into "
+            "these (--merge NEW=OLD,OLD)."
+        )
+
+
 def evaluate(
     checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
     dataset: Dataset,
@@ -87,6 +100,9 @@ def evaluate(
     blend: str | None = None,
     device: str = "auto",
     precision: str = "32",
+    tta: str = "none",
+    scales: Sequence[float] = (1.0,),
+    average: str = "probabilities",
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
     show: bool = True,
@@ -95,18 +111,26 @@ def evaluate(
     the labelled pixels of `part`.
 
     part  "train", "val", "test"; None: all labels
+    tta, scales, average  test-time augmentation and multi-scale inference, as `map_scene` has them;
+          `protocol` is all three as one value
     keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
           label too
 
     Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are
-    kept. Raises BadInput where the part holds no label and nothing is kept, WrongType for what is no dataset.
+    kept. Raises BadInput where the part holds no label and nothing is kept, or where the labels have other
+    classes than the model; WrongType for what is no dataset.
     """
     from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for
 
     check_dataset(dataset, "score a checkpoint")
-    scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol or Protocol())
+    if protocol is None:
+        protocol = Protocol(tuple(scales), tta, average)
+    elif (tta, tuple(scales), average) != ("none", (1.0,), "probabilities"):
+        raise BadOption("protocol and tta, scales or average are two ways to the same thing; give one.")
+    scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol)
+    check_classes(scorer.checkpoint, dataset)
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     scenes = dataset.scenes if part is None else dataset.part(part)
