@@ -25,7 +25,8 @@ from affine import Affine
 from rasterio.windows import Window as RasterioWindow
 
 import labelscape as ls
-from labelscape.scoring.scorer import Scorer, normalise, state_arrays
+from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.scorer import Scorer, normalise
 from labelscape.scoring.stitch import plan_for
 
 BANDS, CLASSES = 4, 6

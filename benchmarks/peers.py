@@ -30,8 +30,7 @@ from mapping import BANDS, CLASSES, paint
 from rasterio.windows import Window as RasterioWindow
 
 import labelscape as ls
-from labelscape.scoring.engines import build_network
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import build_network, state_arrays
 
 NETWORK, OPTIONS = "smp/Unet", {"encoder": "resnet18"}
 MEAN, DEVIATION = 2000.0, 1000.0

@@ -14,7 +14,7 @@ from labelscape.errors import BadFile, BadInput, WrongType
 from labelscape.inspection import info
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import state_arrays
 
 
 def rows(found):

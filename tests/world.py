@@ -167,7 +167,7 @@ def tiny_checkpoint(
     import torch
 
     from labelscape.nets.catalog import create_model
-    from labelscape.scoring.scorer import state_arrays
+    from labelscape.scoring.engines import state_arrays
 
     contract = (
         contract_like(like)

@@ -11,7 +11,7 @@ from labelscape.contract.contract import Contract
 from labelscape.labels.rules import SETTINGS
 from labelscape.legend import Legend
 from labelscape.nets.catalog import create_model
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import state_arrays
 from labelscape.training.recipe import make_recipe
 
 

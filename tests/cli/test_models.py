@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from labelscape.cli.options import settings_of
+from labelscape.cli.parsing import settings_of
 from labelscape.nets.catalog import list_models
 from labelscape.nets.tables import rows_of
 

@@ -67,7 +67,7 @@ def test_a_map_writes_the_format_asked_for_and_a_stac_item(tmp_path, run_cli):
     from labelscape.checkpoint import save
     from labelscape.contract.contract import Contract
     from labelscape.nets.catalog import create_model
-    from labelscape.scoring.scorer import state_arrays
+    from labelscape.scoring.engines import state_arrays
 
     w = world.make(tmp_path, 64, 80)
     net = create_model("fcn", in_channels=3, classes=3, widths=(8, 8, 8, 8))

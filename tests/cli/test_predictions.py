@@ -17,7 +17,7 @@ from labelscape.datasets.published.predictions import as_published, file_name
 from labelscape.legend import IGNORE
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import state_arrays
 
 SETS = {
     "deepglobe-land": world.deepglobe_land,

@@ -134,7 +134,7 @@ def test_a_layer_is_read_by_its_name_and_the_first_one_is_named(tmp_path):
 def test_rules_have_one_name_everywhere():
     """A rule that the recipe did not store, or a verb did not offer, would be read as its default."""
     from labelscape.cli.options import Labels
-    from labelscape.training.recipe import Data
+    from labelscape.training.recipe_data import Data
 
     assert set(SETTINGS) <= Data.model_fields.keys()
     given = {

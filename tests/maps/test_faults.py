@@ -20,7 +20,7 @@ from labelscape.errors import BadFile
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.rasters.write import MapWriter
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import state_arrays
 
 QUICK = {"device": "cpu", "tile_size": 192, "overlap": 16, "proba": True, "entropy": True}
 

@@ -21,7 +21,8 @@ from labelscape.legend import IGNORE
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.scorer import Scorer, state_arrays
+from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.scorer import Scorer
 
 LEVELS = {
     "uint8": (100.0, 50.0),

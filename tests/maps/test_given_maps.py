@@ -20,7 +20,7 @@ from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scenes.array import ArrayScene
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import state_arrays
 
 QUICK = {"report": False, "polygons": False, "device": "cpu"}
 

@@ -27,7 +27,7 @@ from labelscape.maps.run import map_scene
 from labelscape.maps.seams import Seams
 from labelscape.nets.catalog import create_model
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.tiles import TilePlan
 
 QUICK = {"report": False, "device": "cpu", "tile_size": 128, "overlap": 16, "proba": True, "entropy": True}

@@ -24,7 +24,7 @@ from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import state_arrays
 
 QUICK = {"report": False, "polygons": False, "device": "cpu"}
 

@@ -19,7 +19,8 @@ from labelscape.maps.journal import tile_key
 from labelscape.maps.request import Affects, MapRequest, MapSettings
 from labelscape.maps.work import fitting
 from labelscape.nets.catalog import create_model
-from labelscape.scoring.scorer import Scorer, state_arrays
+from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for
 
 SMALL = {"tile_size": 128, "overlap": 16, "blend": "hann", "device": "cpu"}

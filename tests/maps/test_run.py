@@ -18,7 +18,8 @@ from labelscape.legend import IGNORE
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.scorer import Scorer, predict, state_arrays
+from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.scorer import Scorer, predict
 from labelscape.scoring.stitch import plan_for, score_tiles
 
 QUICK = {"report": False, "device": "cpu"}

@@ -15,7 +15,7 @@ from labelscape.errors import BadOption
 from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import state_arrays
 
 
 @pytest.fixture

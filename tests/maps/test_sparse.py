@@ -22,7 +22,8 @@ from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.catalog import create_model
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.scorer import predict, state_arrays
+from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.scorer import predict
 
 BANDS, CLASSES, GIGABYTE = 4, 12, 10**9
 SPARSE = {

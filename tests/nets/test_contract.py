@@ -24,8 +24,7 @@ from labelscape.legend import IGNORE, Legend
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import NETWORKS, create_model, list_models, options_of
 from labelscape.nets.count import on_meta
-from labelscape.scoring.engines import build_network
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import build_network, state_arrays
 
 WIDTHS = {"widths": (4, 6, 8, 10)}
 DENSE = {

@@ -19,7 +19,8 @@ import labelscape.evaluation.measure as measure
 from labelscape.cli import app
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadInput, BadOption, LabelscapeError
-from labelscape.training.recipe import Data, Recipe, make_recipe
+from labelscape.training.recipe import Recipe, make_recipe
+from labelscape.training.recipe_data import Data
 from labelscape.training.run import best_network, train
 from labelscape.training.slurm import slurm_script
 from labelscape.training.team import gather, telling_of_the_lost
@@ -175,7 +176,7 @@ def test_one_class_alone_is_nothing_to_learn(tmp_path):
     train(recipe.replace(data={**data, "background": "land"}), tmp_path / "out")
 
 
-def test_scenes_of_one_ground_are_told(tmp_path):
+def test_overlapping_scenes_are_reported(tmp_path):
     a, b = (
         world.make(tmp_path, 64, 64, name="a"),
         world.make(tmp_path, 64, 64, name="b", transform=world.NORTH_UP @ Affine.translation(32, 0)),
@@ -184,9 +185,9 @@ def test_scenes_of_one_ground_are_told(tmp_path):
     labels = [world.label_raster(w, tmp_path / f"l{i}.tif") for i, w in enumerate((a, b, beside))]
     halves = {"block": 16, "shares": {"train": 0.5, "test": 0.5}}
     with open_dataset([a.scene, b.scene], labels[:2], **halves) as dataset:
-        assert any(line.startswith("a and b show the same ground") for line in dataset.report)
+        assert any(line.startswith("a and b overlap") for line in dataset.report)
     with open_dataset([a.scene, beside.scene], [labels[0], labels[2]], **halves) as dataset:
-        assert not any("same ground" in line for line in dataset.report)
+        assert not any(" overlap" in line for line in dataset.report)
 
 
 def test_the_loss_of_another_process_is_a_sentence():

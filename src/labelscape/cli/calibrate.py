@@ -31,7 +31,7 @@ def run(
     from labelscape.checkpoint import load
     from labelscape.evaluation.calibrate import calibrate
     from labelscape.training.data import open_recipe_data
-    from labelscape.training.recipe import Data
+    from labelscape.training.recipe_data import Data
 
     checkpoint = load(model)
     if part not in ("val", "test"):

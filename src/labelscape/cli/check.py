@@ -18,8 +18,8 @@ from labelscape.cli.options import (
     Tiles,
     grouped,
     print_json,
-    scene_of,
 )
+from labelscape.cli.parsing import scene_of
 
 if TYPE_CHECKING:
     from labelscape.maps.plan import CheckResult

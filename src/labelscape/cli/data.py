@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import AsJson, Overwrite, print_json, settings_of, talk
+from labelscape.cli.options import AsJson, Overwrite, print_json, talk
+from labelscape.cli.parsing import settings_of
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:

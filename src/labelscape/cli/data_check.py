@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Labels, PublishedSet, grouped, print_json, scene_of, settings_of
+from labelscape.cli.options import AsJson, Labels, PublishedSet, grouped, print_json
+from labelscape.cli.parsing import scene_of, settings_of
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:

@@ -18,10 +18,9 @@ from labelscape.cli.options import (
     Tiles,
     grouped,
     print_json,
-    scene_of,
-    settings_of,
     talk,
 )
+from labelscape.cli.parsing import scene_of, settings_of
 from labelscape.errors import BadFile, BadOption
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from labelscape.checkpoint import Checkpoint
     from labelscape.datasets.own import Dataset, LabelledScene
     from labelscape.evaluation.measure import Evaluation
-    from labelscape.training.recipe import Data
+    from labelscape.training.recipe_data import Data
 
 NAME = "evaluate"
 Split = Annotated[
@@ -142,7 +141,7 @@ def _scored_data(
 ) -> Data:
     """The scenes and labels to score on: a published set, scenes of the user's own, or those of training."""
     from labelscape.labels.rules import SETTINGS
-    from labelscape.training.recipe import Data
+    from labelscape.training.recipe_data import Data
 
     stored = checkpoint.recipe.get("data") or {}
     if not images:

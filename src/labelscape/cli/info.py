@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, print_json, scene_of
+from labelscape.cli.options import AsJson, print_json
+from labelscape.cli.parsing import scene_of
 
 NAME = "info"
 

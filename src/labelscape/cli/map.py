@@ -23,9 +23,9 @@ from labelscape.cli.options import (
     grouped,
     option_of,
     print_json,
-    scene_of,
     talk,
 )
+from labelscape.cli.parsing import scene_of
 from labelscape.cli.sieve import print_sieved
 from labelscape.errors import BadOption
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import AsJson, Device, grouped, print_json, settings_of, talk
+from labelscape.cli.options import AsJson, Device, grouped, print_json, talk
+from labelscape.cli.parsing import integers_of, settings_of
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
@@ -111,8 +112,8 @@ def run(
         {"images": [data], "dataset": dataset},
         out,
         budget=extent.budget,
-        seeds=integers(extent.seeds, "seeds"),
-        rows=integers(extent.rows, "rows") if extent.rows else None,
+        seeds=integers_of(extent.seeds, "seeds"),
+        rows=integers_of(extent.rows, "rows") if extent.rows else None,
         mate=mate.data,
         changes={**changes, "device": device},
         options=options,
@@ -185,12 +186,3 @@ def said(summary: tuple[float, float] | None) -> str:
         return "-"
     mean, half = summary
     return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} +- {half:.2f}"
-
-
-def integers(text: str, option: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise BadOption(
-            f"--{option} {text!r} must be whole numbers separated by commas, such as 1,3."
-        ) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,17 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import (
-    AsJson,
-    Device,
-    Labels,
-    Overwrite,
-    grouped,
-    print_json,
-    scene_of,
-    settings_of,
-    talk,
-)
+from labelscape.cli.options import AsJson, Device, Labels, Overwrite, grouped, print_json, talk
+from labelscape.cli.parsing import scene_of, settings_of
+from labelscape.cli.train_ahead import Ahead, print_rehearsal, print_slurm
 
 if TYPE_CHECKING:
     from labelscape.training.recipe import Recipe
@@ -136,22 +126,6 @@ class SecondTask:
     ] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ahead:
-    """What is said of a run instead of making it."""
-
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what the run will cost, from three real steps, and stop.")
-    ] = False
-    slurm: Annotated[
-        str | None,
-        typer.Option(
-            "--slurm", metavar="NODESxGPUS", help="Print a SLURM batch script for this command and stop."
-        ),
-    ] = None
-    hours: Annotated[int, typer.Option("--hours", help="Time limit of the SLURM job.")] = 24
-
-
 @grouped
 def run(
     images: Annotated[
@@ -257,70 +231,3 @@ def print_trained(
         better, last = (f"{name} {100 * scores[name]['mean_iou']:.2f} %" for name in (best, recipe.network))
         print(f"the base network scored better (mean IoU: {better}, {last}): {use}")
     print(f"map a scene with: labelscape map {use} SCENE --out map")
-
-
-def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from labelscape.training.rehearse import rehearse
-
-    found = rehearse(recipe)
-    if as_json:
-        print_json({**asdict(found), "seconds": found.seconds})
-        return
-    print(
-        f"{recipe.network}: {found.parameters:,} parameters, {found.labelled_pixels:,} labelled training "
-        "pixels"
-    )
-    print(
-        f"{found.steps:,} steps of {recipe.batch} crops of {recipe.crop} x {recipe.crop}: {found.crops:,} "
-        "crops"
-    )
-    memory = (
-        "Memory was not measured"
-        if found.peak_bytes is None
-        else f"{found.peak_bytes / 2**30:.1f} GiB of memory"
-    )
-    base = (
-        f" ({found.base_seconds_per_step:.2f} s in the base network's {found.base_steps:,})"
-        if found.base_steps
-        else ""
-    )
-    print(
-        f"{found.seconds_per_step:.2f} s a step{base}, about {lasting(found.seconds)} in all, "
-        f"{lasting(found.seconds_before)} of it to read the data; "
-        f"the score comes on top. {memory}"
-    )
-
-
-def lasting(seconds: float) -> str:
-    """`95 s`, `7 minutes`, `5.2 hours`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
-def print_slurm(ahead: Ahead, out: Path, recipe: Recipe) -> None:
-    from labelscape.errors import BadOption
-    from labelscape.training.slurm import slurm_script
-
-    nodes, by, gpus = ahead.slurm.partition("x")
-    if not (by and nodes.isdigit() and gpus.isdigit() and int(nodes) and int(gpus)):
-        raise BadOption(f"--slurm {ahead.slurm!r} must read NODESxGPUS, such as 1x4.")
-    words = (
-        sys.argv[sys.argv.index(NAME) + 1 :] if NAME in sys.argv else sys.argv[2:]
-    )  # also beneath rio's own command line
-    size = {"nodes": int(nodes), "gpus": int(gpus), "hours": ahead.hours}
-    command = shlex.join(["labelscape", NAME, *without(words, ("--slurm", "--hours"))])
-    print(slurm_script(recipe, out, command=command, **size), end="")
-
-
-def without(words: Texts, options: tuple[str, ...]) -> Texts:
-    """A command line without some options and their values."""
-    left, rest = [], iter(words)
-    for word in rest:
-        if word in options:
-            next(rest, None)
-        elif not word.startswith(tuple(f"{option}=" for option in options)):
-            left.append(word)
-    return left

@@ -106,6 +106,11 @@ def build_network(checkpoint: Checkpoint) -> Network:
     return net.eval()
 
 
+def state_arrays(net: torch.nn.Module) -> dict[str, np.ndarray]:
+    """A network's weights as a checkpoint holds them: copies, on the CPU. `build_network` loads them back."""
+    return {key: value.detach().cpu().numpy().copy() for key, value in net.state_dict().items()}
+
+
 def pick_device(device: str = "auto") -> torch.device:
     """`auto` takes the first GPU if there is one. Raises BadOption for a device this machine lacks."""
     if device == "auto":

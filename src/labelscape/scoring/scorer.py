@@ -37,11 +37,6 @@ def normalise(
     return scaled
 
 
-def state_arrays(net: torch.nn.Module) -> dict[str, np.ndarray]:
-    """A network's state as a checkpoint holds it."""
-    return {key: value.detach().cpu().numpy().copy() for key, value in net.state_dict().items()}
-
-
 @dataclass(frozen=True)
 class Member:
     """One of the networks whose predictions are averaged: its checkpoint, and what runs it."""

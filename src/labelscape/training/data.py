@@ -14,7 +14,8 @@ from labelscape.grid import Grid
 from labelscape.labels.rules import SETTINGS, LabelRules
 from labelscape.legend import Legend
 from labelscape.progress import bar
-from labelscape.training.recipe import Data, Recipe
+from labelscape.training.recipe import Recipe
+from labelscape.training.recipe_data import Data
 
 
 def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dataset:

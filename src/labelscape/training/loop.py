@@ -26,7 +26,7 @@ from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput, BadOption
 from labelscape.nets.blocks import Network
 from labelscape.progress import Tick, bar
-from labelscape.scoring.scorer import state_arrays
+from labelscape.scoring.engines import state_arrays
 from labelscape.training.board import board
 from labelscape.training.losses import shares, total_loss
 from labelscape.training.optimizers import make_optimizer, rate_at

@@ -14,7 +14,8 @@ from typing import Any
 
 from labelscape.nets.catalog import entry, options_of
 from labelscape.nets.tables import Row
-from labelscape.training.recipe import Data, Recipe, make_recipe
+from labelscape.training.recipe import Recipe, make_recipe
+from labelscape.training.recipe_data import Data
 
 OHEM_DGCW = {"ohem": 1.0}
 """Threshold 0.7, at least 100,000 pixels (DGCWNet sec. 4.2); on the main head alone (ours: both heads hurt

@@ -13,76 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
+from labelscape.training.recipe_data import Data
 
 DEFAULT_NETWORK, DEFAULT_STEPS = "mlp", 400
 SUMMARISED = ("network", "steps", "base_steps", "batch", "crop")
 HIGHEST_ADAMW_RATE = 0.02
 """No network here learned anything above it; SGD's default is 0.05."""
-
-
-class Data(BaseModel):
-    """What is learned from: scenes, their labels, and how labels are understood and held out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: tuple[str | tuple[str, ...], ...]
-    """Scenes: files, folders of single-band files, or one folder of image and label pairs; the folder of a
-    published data set.
-    """
-    dataset: str | None = None
-    """Name of a published data set (`labelscape data list`), with its own classes and parts."""
-    dataset_options: dict[str, Any] = Field(default_factory=dict)
-    """Options of the published data set (`labelscape data list`)."""
-    labels: tuple[str, ...] = ()
-    """One label file per scene, or one for all: a raster of class values, or polygons."""
-    classes: dict[str, int] | None = None
-    """Class name -> value in label rasters; found in the labels unless given."""
-    class_column: str | None = None
-    """The column of a polygon file that names the class."""
-    layer: str | None = Field(None, exclude_if=lambda layer: layer is None)
-    """The layer of polygon files that holds the labels; the first unless given, and then not stored: recipes
-    of earlier versions stay the same, to the byte.
-    """
-    merge: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """New class -> the classes it is made of; classes not named stay unlabelled."""
-    background: str | None = None
-    """Name of the class of every pixel that no polygon covers."""
-    area: str | None = None
-    """Polygons inside which the labels are complete."""
-    ignore_values: tuple[int, ...] = ()
-    """Values of a label raster that mean "not labelled"."""
-    threshold: int | None = Field(None, ge=1)
-    """Label rasters are grey masks: values from this one up are the second class, the others the first."""
-    nodata: float | None = None
-    """Value of the scenes that means "nothing here", where the files do not say it."""
-    bands: tuple[str, ...] | None = None
-    """Names of the bands to use, in this order; all unless given."""
-    pixel_size: float | None = Field(None, gt=0)
-    """Metres on the ground to resample all scenes to; by default scenes with finer pixels than others are
-    taken to the widest among them.
-    """
-    block: int = Field(256, ge=1)
-    """Side, in pixels, of the blocks that are held out whole."""
-    split: Literal["blocks", "random"] = "blocks"
-    """blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, which
-    gives optimistic scores.
-    """
-    buffer: int = Field(0, ge=0)
-    """Training labels within this many pixels of a held-out block are dropped."""
-    holdout: float = Field(0.25, ge=0, lt=1)
-    """Share of the labels held out for the score (part "test")."""
-    val: float = Field(0.0, ge=0, lt=1)
-    """Share of the labels held out to watch training with (part "val")."""
-
-    @field_validator("images", "labels", mode="before")
-    @classmethod
-    def _one_is_a_list_of_one(cls, value: Any) -> Any:
-        return (str(value),) if isinstance(value, (str, os.PathLike)) else value
-
-    @property
-    def shares(self) -> dict[str, float] | None:
-        parts = {"train": 1 - self.holdout - self.val, "val": self.val, "test": self.holdout}
-        return parts if self.holdout or self.val else None
 
 
 class Mate(BaseModel):

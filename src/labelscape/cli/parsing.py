@@ -1,0 +1,89 @@
+"""What users type, turned into values: scenes, scales, KEY=VALUE settings. Every parser raises BadOption and
+quotes the text that it could not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from labelscape.errors import BadOption
+
+
+def scales_of(text: str) -> tuple[float, ...]:
+    """`0.75,1,1.25` -> (0.75, 1.0, 1.25)."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadOption(
+            f"--scales {text!r} must be numbers separated by commas, such as 0.75,1,1.25."
+        ) from error
+
+
+def scene_of(text: str) -> str | tuple[str, ...]:
+    """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files. Commas of a query
+    (`https://...?bbox=1,2,3,4`) are its own.
+    """
+    if text.endswith(".safetensors"):
+        raise BadOption(
+            f"{text} is a checkpoint; a scene was expected here. The checkpoint comes first, then the scene."
+        )
+    if "://" in text and "?" in text:
+        return text
+    files = tuple(part for part in text.split(",") if part)
+    return files if len(files) > 1 else text
+
+
+def pairs_of(items: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
+    """`woodland=forest,scrub` -> {"woodland": ("forest", "scrub")}; a bare `water` -> {"water":
+    ("water",)}.
+    """
+    found = {}
+    for item in items:
+        name, _, olds = item.partition("=")
+        if not name or name in found:
+            raise BadOption(f"--{option} {item!r} must read NEW=OLD,OLD and name each new class once.")
+        found[name] = tuple(o.strip() for o in olds.split(",")) if olds else (name,)
+    return found
+
+
+def numbers_of(items: Iterable[str], option: str) -> dict[str, int]:
+    """`water=5` -> {"water": 5}, several in one text apart by commas."""
+    found = {}
+    for item in (part for text in items for part in text.split(",")):
+        name, _, value = item.partition("=")
+        if not name or not value.strip().isdigit():
+            raise BadOption(f"--{option} {item!r} must read NAME=VALUE with a whole number, such as water=5.")
+        found[name.strip()] = int(value)
+    return found
+
+
+def settings_of(items: Iterable[str]) -> dict[str, Any]:
+    """`-o crop=128 -o options.hidden=256` -> {"crop": 128, "options": {"hidden": 256}}; values are JSON,
+    else text.
+    """
+    found: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise BadOption(f"-o {item!r} must read KEY=VALUE.")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        place = found
+        *path, last = key.split(".")
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return found
+
+
+def integers_of(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise BadOption(
+            f"--{option} {text!r} must be whole numbers separated by commas, such as 1,3."
+        ) from error

@@ -1,0 +1,97 @@
+"""labelscape train --dry-run and --slurm: the cost of a run, or a batch script for it, instead of the run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labelscape.cli.options import print_json
+from labelscape.errors import BadOption
+
+if TYPE_CHECKING:
+    from labelscape.training.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ahead:
+    """What is said of a run instead of making it."""
+
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run will cost, from three real steps, and stop.")
+    ] = False
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            "--slurm", metavar="NODESxGPUS", help="Print a SLURM batch script for this command and stop."
+        ),
+    ] = None
+    hours: Annotated[int, typer.Option("--hours", help="Time limit of the SLURM job.")] = 24
+
+
+def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
+    from labelscape.training.rehearse import rehearse
+
+    found = rehearse(recipe)
+    if as_json:
+        print_json({**asdict(found), "seconds": found.seconds})
+        return
+    print(
+        f"{recipe.network}: {found.parameters:,} parameters, {found.labelled_pixels:,} labelled training "
+        "pixels"
+    )
+    print(
+        f"{found.steps:,} steps of {recipe.batch} crops of {recipe.crop} x {recipe.crop}: {found.crops:,} "
+        "crops"
+    )
+    memory = (
+        "Memory was not measured"
+        if found.peak_bytes is None
+        else f"{found.peak_bytes / 2**30:.1f} GiB of memory"
+    )
+    base = (
+        f" ({found.base_seconds_per_step:.2f} s in the base network's {found.base_steps:,})"
+        if found.base_steps
+        else ""
+    )
+    print(
+        f"{found.seconds_per_step:.2f} s a step{base}, about {lasting(found.seconds)} in all, "
+        f"{lasting(found.seconds_before)} of it to read the data; "
+        f"the score comes on top. {memory}"
+    )
+
+
+def lasting(seconds: float) -> str:
+    """`95 s`, `7 minutes`, `5.2 hours`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def print_slurm(ahead: Ahead, out: Path, recipe: Recipe) -> None:
+    from labelscape.training.slurm import slurm_script
+
+    nodes, by, gpus = ahead.slurm.partition("x")
+    if not (by and nodes.isdigit() and gpus.isdigit() and int(nodes) and int(gpus)):
+        raise BadOption(f"--slurm {ahead.slurm!r} must read NODESxGPUS, such as 1x4.")
+    words = (
+        sys.argv[sys.argv.index("train") + 1 :] if "train" in sys.argv else sys.argv[2:]
+    )  # also beneath rio's own command line
+    size = {"nodes": int(nodes), "gpus": int(gpus), "hours": ahead.hours}
+    command = shlex.join(["labelscape", "train", *without(words, ("--slurm", "--hours"))])
+    print(slurm_script(recipe, out, command=command, **size), end="")
+
+
+def without(words: list[str], options: tuple[str, ...]) -> list[str]:
+    """A command line without some options and their values."""
+    left, rest = [], iter(words)
+    for word in rest:
+        if word in options:
+            next(rest, None)
+        elif not word.startswith(tuple(f"{option}=" for option in options)):
+            left.append(word)
+    return left
