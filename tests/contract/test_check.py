@@ -153,7 +153,7 @@ def test_rotated_bands_are_brought_back_by_the_cure(model, tmp_path):
 def test_a_factor(model, tmp_path, factor, dtype, says):
     causes = refusals(model, write(tmp_path / "f.tif", landscape(31) * factor, dtype=dtype))
     assert set(causes) == {"factor"}
-    found = re.match(r"values look divided by (about )?([\d.]+): the middles", causes["factor"])
+    found = re.match(r"values look divided by (about )?([\d.]+): the band medians", causes["factor"])
     assert bool(found[1]) == (says == "about")  # a power of ten is known; any other factor is an estimate
     assert float(found[2]) == pytest.approx(1 / factor, rel=0.05 if says == "about" else 1e-9)
 
@@ -200,7 +200,7 @@ def test_another_resolution(model, tmp_path, size, says):
     if size == 60:  # nobody makes fine pixels of coarse ones
         assert (
             "gdalwarp" not in causes["pixel size"]
-            and "a model that was trained on about 60 m" in causes["pixel size"]
+            and "a model that was trained at about 60 m" in causes["pixel size"]
         )
         return
     tr = float(causes["pixel size"].split("gdalwarp -tr ")[1].split()[0])
@@ -223,7 +223,7 @@ def test_an_undeclared_border(model, tmp_path, value, shape):
     path = write(tmp_path / "l.tif", pixels)
     causes = refusals(model, path)
     assert set(causes) == {"border"}
-    assert causes["border"].startswith(f"{value} stands in all bands")
+    assert causes["border"].startswith(f"all bands are {value}")
     assert f"--nodata {value}" in causes["border"]
     assert refusals(model, path, nodata=value) == {}
 
@@ -277,7 +277,7 @@ def test_counts_names_and_order_of_bands(model, tmp_path):
     pixels = landscape(81)
     few = refusals(model, write(tmp_path / "r.tif", pixels[:4], names=NAMES[:4]))
     assert "has 4 bands (blue green red nir); this model reads 5" in few["band count"]
-    assert "no band is called swir. Bring the bands that are missing" in few["band count"]
+    assert "no band is called swir. Add the missing bands" in few["band count"]
     other = refusals(
         model, write(tmp_path / "s.tif", pixels, names=("blue", "green", "red", "rededge", "swir"))
     )

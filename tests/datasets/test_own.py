@@ -42,7 +42,7 @@ def test_a_rare_class_lands_on_both_sides():
 
 
 def test_too_few_blocks_are_refused():
-    with pytest.raises(BadInput, match="Only 1 block of 64 pixels"):
+    with pytest.raises(BadInput, match="only 1 block of 64 pixels"):
         block_split(np.ones((1, 1, 2), int), 64, {"train": 0.5, "test": 0.5}, seed=0)
 
 
@@ -82,7 +82,7 @@ def test_a_folder_of_pairs(tmp_path, sides):
         assert len(dataset.part("train")) + len(dataset.part("test")) == 6
         assert (dataset.class_counts("test") > 0).all()
     (tmp_path / sides[1] / "tile3_mask.png").unlink()
-    with pytest.raises(BadInput, match=r"tile3.png has no label of the same name"):
+    with pytest.raises(BadInput, match=r"tile3.png has no label file of the same name"):
         open_dataset([tmp_path])
 
 
@@ -200,7 +200,7 @@ def test_polygons_and_rasters_are_merged_together(tmp_path):
         np.testing.assert_array_equal(dataset.scenes[0].labels.read(), a.classes == 0)
         expected = np.array([1, 0, IGNORE], np.uint8)[b.classes]
         np.testing.assert_array_equal(dataset.scenes[1].labels.read(), expected)
-    with pytest.raises(BadInput, match="name all classes with --classes"):
+    with pytest.raises(BadInput, match="Name all classes with --classes"):
         open_dataset([a.scene, b.scene], labels)
 
 

@@ -32,7 +32,7 @@ def test_files_of_one_name_in_several_folders_are_all_there(tmp_path):
 def test_a_name_that_two_files_have_is_refused_where_folders_do_not_tell(tmp_path):
     pair(tmp_path, "images/rural/0.png", "labels/0.png", 0)
     pair(tmp_path, "images/urban/0.png", "labels/1.png", 1)
-    with pytest.raises(BadInput, match="have the same name: which of the images is meant"):
+    with pytest.raises(BadInput, match="have the same name, so their pair is ambiguous"):
         find_pairs([tmp_path])
 
 

@@ -79,7 +79,7 @@ def test_packaged_gid_15_has_its_own_parts_and_numbers(tmp_path):
         assert dataset.report == ()
     with (
         open_published("gid-15", tmp_path, first_value=0) as dataset,
-        pytest.raises(BadInput, match="values that no class has: 15"),
+        pytest.raises(BadInput, match="values without a class: 15"),
     ):
         dataset.class_counts()
 

@@ -74,11 +74,11 @@ def test_a_class_that_is_wanted_does_not_vanish():
 def test_what_cannot_be_reached_is_said():
     found = resample(np.array([[90, 10], [80, 20]]), [1, 1])
     assert not found.within and found.off == pytest.approx(0.3) and found.kept.tolist() == [False, True]
-    assert "NOT reached: the nearest found is 300.0 per mille off" in found.report(["a", "b"])[0]
+    assert "NOT reached: the closest set found is 300.0 per mille off" in found.report(["a", "b"])[0]
     with pytest.raises(BadInput, match="None of the 2 patches"):
         resample(np.zeros((2, 2)), [1, 1])
     for target in ([1, 1, 1], [0, 0], [-1, 2]):
-        with pytest.raises(BadOption, match="one share"):
+        with pytest.raises(BadOption, match="a share of at least 0"):
             resample(np.ones((2, 2)), target)
 
 
@@ -102,7 +102,10 @@ def test_patches_move_to_another_part(tmp_path):
         np.testing.assert_array_equal(left.class_counts("train"), dataset.class_counts("train"))
         with pytest.raises(UnknownName):
             resampled(dataset, {"water": 1})
-    with open_dataset([tmp_path]) as dataset, pytest.raises(BadInput, match="No scene belongs to test"):
+    with (
+        open_dataset([tmp_path]) as dataset,
+        pytest.raises(BadInput, match="No image belongs to the test split"),
+    ):
         resampled(dataset, {"class 0": 1})
 
 

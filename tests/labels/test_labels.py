@@ -133,7 +133,7 @@ def test_grey_masks_are_cut_at_the_threshold(tmp_path):
     )
     expected = np.where(grey == 7, 255, grey >= 200)
     np.testing.assert_array_equal(named.read(), expected)
-    with pytest.raises(BadInput, match="makes two classes; 3"):
+    with pytest.raises(BadInput, match="makes two classes, but 3"):
         open_labels(file, grid, LabelRules(legend=Legend.of_names(["a", "b", "c"]), threshold=128))
 
 

@@ -72,12 +72,12 @@ def test_a_class_that_no_file_has_is_a_mistake_unless_the_legend_is_known():
 
 
 def test_what_makes_no_classes_is_refused():
-    with pytest.raises(BadInput, match="a.tif labels nothing"):
+    with pytest.raises(BadInput, match="a.tif has no labelled pixel"):
         resolve_classes([raster()], LabelRules())
     with pytest.raises(BadInput, match="None of the 2 label files"):
         resolve_classes([raster(), raster(name="b.tif")], LabelRules(merge=WOOD))
     assert resolve_classes([raster(), raster(4)], LabelRules()).legend.values == [4]
-    with pytest.raises(BadInput, match="rasters have the classes class 1, the polygons field: name all"):
+    with pytest.raises(BadInput, match="rasters have the classes class 1, the polygons field. Name all"):
         resolve_classes([raster(1), polygons("field")], LabelRules())
     named = LabelRules(classes={"field": 1, "water": 300})
     assert resolve_classes([], named).legend.values == [0, 1]  # 300 is no value of a map
@@ -125,7 +125,7 @@ def test_a_layer_is_read_by_its_name_and_the_first_one_is_named(tmp_path):
             open_labels(path, scene.grid, LabelRules(layer="newer"))
         assert len(read_polygons(path, scene.grid)[0]) == 1
     assert (first.legend.names, new.legend.names) == (["before"], ["after"])
-    assert "has the layers old, new: old is read" in first.report[0]
+    assert "has the layers old, new: using old" in first.report[0]
     assert not any("layers" in line for line in new.report)
     np.testing.assert_array_equal(new.read(), np.where(np.arange(60) < 30, 0, IGNORE)[None].repeat(40, 0))
     assert classes_of([path, path], LabelRules(layer="new")).legend.names == ["after"]

@@ -1,6 +1,4 @@
-"""What is adjusted before a scene is mapped: units that the file declares, and pixels finer than the model
-knows.
-"""
+"""What is adjusted before a scene is mapped: declared scale and offset, and pixels finer than in training."""
 
 from __future__ import annotations
 
@@ -13,11 +11,12 @@ from labelscape.scenes.scene import Scene
 
 
 def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
-    """The scene as the model wants it, and what that took; the very scene where nothing is to do. Close both.
+    """The scene adjusted to the model, and what was adjusted; the same scene object where nothing is needed.
+    Close both.
 
-    Values are brought to the scale and offset that the training scenes declared; pixels finer than the
-    training's (see `match_pixels`) are averaged to its size. Wider pixels are left to the check: no
-    resampling brings back what they do not show.
+    Values are converted to the scale and offset that the training scenes declared; pixels finer than the
+    training's (see `match_pixels`) are averaged to its size. Coarser pixels are not touched, because
+    resampling cannot add detail: `compare` reports them.
     """
     found, units = [], None
     if declares(contract.units) and declares(scene.units):
@@ -38,7 +37,7 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
         cause = (
             f"the scene's pixels are {scene.grid.ground_pixel_size:.3g} m wide, the model was trained on "
             f"{contract.pixel_size:.3g} m: "
-            "the scene is resampled to that size by averaging, and so is the map"
+            "the scene is resampled to that pixel size by averaging, and so is the map"
         )
         found.append(Difference("pixel size", AFTER, cause))
     if not found:
@@ -47,15 +46,15 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
 
 
 def is_finer(contract: Contract, scene: Scene) -> bool:
-    """Does the scene show more than the model has learned to read?"""
-    # Sides in degrees are not resampled to metres: the check says what to do.
+    """Are the scene's pixels so much finer than in training that it has to be resampled?"""
+    # A scene in degrees would need a reprojection, which is the user's choice: the check suggests one.
     found = match_pixels(contract.pixel_size, scene.grid.ground_pixel_size)
     return found.is_finer and not scene.grid.crs.is_geographic
 
 
 def _in_scene_order(contract: Contract, scene: Scene) -> tuple[tuple[float, float], ...]:
-    """The training's units in the order of the scene's bands; a band that the model does not read keeps
-    its own.
+    """The training scale and offset in the order of the scene's bands; a band that the model does not read
+    keeps its own.
     """
     known = dict(zip(match_bands(contract.bands, scene.bands).order or (), contract.units))
     return tuple(known.get(band, own) for band, own in zip(scene.bands, scene.units))

@@ -1,13 +1,13 @@
-"""Which values of the bands go together: exchanged bands stand out by it where each band's own values do not
-tell.
+"""A model of the joint values of all bands in a pixel: it finds swapped bands whose separate histograms look
+the same.
 
 Symbols   B bands  N pixels  K components  P pairs of bands, as itertools.combinations orders them
 
-Red and blue of a photograph run over the same values. But soil is redder than it is blue, shadow bluer than
-red, and what is greener than both is no roof: together the values of a pixel are likely as they were in
-training, and unlikely with two bands exchanged. A mixture of Gaussians over the logarithms of the values says
-how likely; how far other places speak for an exchange that nobody made is learned from the training scenes,
-one half of them judged by the other.
+In a photograph, red and blue have similar histograms. But soil is redder than it is blue, and shadow bluer
+than it is red: a pixel's values are likely together as in training, and unlikely with two bands swapped. A
+Gaussian mixture over the logarithms of the values gives the likelihood. How much a swap that nobody made
+seems to gain in other places is learned by cross-validation: each half of the training scenes is judged by
+the other.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from labelscape.contract.likeness import GAIN
 
 COMPONENTS, PIXELS = 8, 6000
 LOOKS = 200
-"""Exchanges tried on blocks of each half of the training scenes, which the other half judges."""
+"""Swaps tried on blocks of each half of the training scenes."""
 LIGHTS = np.log(np.geomspace(*GAIN, 7))
-"""What the sun may have added to all logarithms: never held against a scene."""
+"""Illumination gains, as logarithms: each scene is judged with the one that suits it best."""
 LEAST_LIKELY = -15.0
-"""Log-likelihoods are cut here, so that clouds and glass roofs do not decide for all pixels."""
+"""Log-likelihoods are capped below here, so that clouds and glass roofs do not decide for all pixels."""
 MOST_BANDS = 16
+"""More bands have too many pairs to try."""
 
 
 @dataclass(frozen=True)
 class Colours:
-    """The mixture, and how much each exchange must gain to be believed.
+    """The Gaussian mixture, and how much each swap must gain to be believed.
 
-    floor        added to values before their logarithm, in the scenes' units: noise among dark values says
-                 nothing
+    floor        added to values before their logarithm, in the scenes' units, so that noise in dark pixels
+                 has no weight
     weights      (K,)
     means        (K, B) of log(value + floor)
     covariances  (K, B, B)
-    limits       (P,) mean log-likelihood of a pixel, in nats, that exchanging this pair gained somewhere in
-                 training, and a margin
+    limits       (P,) the largest gain in mean log-likelihood, in nats per pixel, of swapping this pair that
+                 was seen within the training scenes, plus a margin
     """
 
     floor: float
@@ -61,11 +62,11 @@ class Colours:
 
     @cached_property
     def _whitening(self) -> np.ndarray:
-        """(K, B, B) that make each component's deviations standard ones."""
+        """(K, B, B) matrices that whiten each component: deviations become independent with variance 1."""
         return np.linalg.inv(np.linalg.cholesky(np.array(self.covariances))).transpose(0, 2, 1)
 
     def likelihood(self, logs: np.ndarray) -> float:
-        """Mean log-likelihood of pixels (N, B) of logarithms, in nats, in the light that suits them best."""
+        """Mean log-likelihood of pixels (N, B) of logarithms, in nats, under the best illumination gain."""
         parts = []
         for weight, mean, white in zip(self.weights, np.array(self.means), self._whitening):
             apart, light = (logs - mean) @ white, white.sum(axis=0)
@@ -87,8 +88,8 @@ class Colours:
         return float(np.maximum(likely, LEAST_LIKELY).mean(axis=1).max())
 
     def gains(self, values: np.ndarray) -> np.ndarray:
-        """(P,) by how much exchanging each pair makes pixels (B, N) more likely, in nats a pixel, each way
-        in its best light.
+        """(P,) gain in mean log-likelihood of pixels (B, N) from swapping each pair, in nats per pixel, each
+        order under its best illumination gain.
         """
         logs = logarithms(values, self.floor)
         orders = [
@@ -99,8 +100,8 @@ class Colours:
         return likely[1:] - likely[0]
 
     def exchanged(self, values: np.ndarray) -> tuple[tuple[int, int], float]:
-        """The pair of bands whose exchange explains pixels (B, N) best, and the nats a pixel it gains: 0
-        where training showed as much somewhere.
+        """The pair of bands whose swap fits pixels (B, N) best, and its gain in nats per pixel; 0 where
+        training scenes showed as large a gain without a swap.
         """
         gains = self.gains(_thinned(values, PIXELS // 2))
         best = int(np.argmax(gains))
@@ -110,10 +111,10 @@ class Colours:
 
 
 def colours_of(blocks: Sequence[np.ndarray]) -> Colours | None:
-    """Learn from blocks (B, n) of values in the order in which they lie in the training scenes.
+    """Fit to blocks (B, n) of values, in the order of the training scenes.
 
-    None where there is nothing to tell bands apart by: one band, more than 16, values below zero, hardly a
-    pixel.
+    None where bands cannot be told apart: a single one, more than MOST_BANDS, values below zero, or too few
+    pixels.
     """
     together = _thinned(np.concatenate(blocks, axis=1), PIXELS)
     middle = float(np.median(together))
@@ -153,12 +154,10 @@ def _mixture(values: np.ndarray, floor: float) -> Colours:
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
 
-    # One thread: matrices this small only wait for more, and a checkpoint does not depend on how many there
-    # are.
+    # One thread: matrices this small gain nothing from more, and the checkpoint's bytes must not
+    # depend on their number.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # of scenes painted in fewer colours than components
+        warnings.simplefilter("ignore", ConvergenceWarning)  # scenes with fewer colours than components
         fitted = GaussianMixture(
             COMPONENTS, reg_covar=1e-4, tol=1e-2, init_params="k-means++", random_state=0
         ).fit(logarithms(values, floor))
@@ -179,5 +178,5 @@ def _exchanged(bands: int, one: int, two: int) -> np.ndarray:
 
 
 def _thinned(values: np.ndarray, most: int) -> np.ndarray:
-    """At most so many pixels of (B, N), evenly taken."""
+    """At most `most` pixels of (B, N), evenly spaced."""
     return values[:, np.linspace(0, values.shape[1] - 1, min(most, values.shape[1])).astype(int)]

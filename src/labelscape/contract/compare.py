@@ -1,5 +1,5 @@
 """Does this scene fit this model? Every difference between a scene and the scenes a model was trained on,
-with its cause and its cure.
+with its cause and what to do about it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from labelscape.scenes.files import stack_files
 from labelscape.scenes.scene import Scene
 
 TOO_COARSE = 3
-"""Pixels so many times as wide as the training's do not show what the network looks for, however they are
-resampled.
+"""From this ratio of pixel sizes on, resampling is not suggested: coarse pixels lack the detail the network
+was trained on.
 """
 
 
 def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Difference, ...]:
-    """All that differs between a scene and the model's training scenes, the gravest first.
+    """All differences between a scene and the model's training scenes, the most severe first.
 
     Values are compared where the contract carries statistics, on about 1 % of the scene's blocks. `stride` is
-    the network's. Raises BadFile for a damaged file.
+    the network's, in pixels. Raises BadFile for a damaged file.
     """
     bands, found = _bands(contract.bands, scene)
     found += _types(contract, scene) + _places(contract, scene.grid)
@@ -36,9 +36,8 @@ def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Diffe
                 "small",
                 NOTE,
                 (
-                    f"the scene has {size} pixels, the network works on squares of {stride}: it sees the "
-                    "border "
-                    "repeated"
+                    f"the scene has {size} pixels, the network needs at least {stride} x {stride}: the scene "
+                    "is padded by repeating its border"
                 ),
             )
         )
@@ -51,8 +50,8 @@ def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Diffe
 
 
 def _bands(wanted: tuple[str, ...], scene: Scene) -> tuple[tuple[str, ...] | None, list[Difference]]:
-    """The scene's bands in the network's order, None where there is no such order, and what was found on
-    the way.
+    """The scene's bands in the network's order, None where they cannot be matched, and the differences
+    found.
     """
     match = match_bands(wanted, scene.bands)
     found = {"name": _by_name, "position": _by_position, "none": _too_few_or_many}[match.by]
@@ -61,12 +60,12 @@ def _bands(wanted: tuple[str, ...], scene: Scene) -> tuple[tuple[str, ...] | Non
 
 def _by_name(match: BandMatch, wanted: tuple[str, ...], scene: Scene) -> list[Difference]:
     picked = tuple(b for b in scene.bands if b in wanted)
-    # Files of a folder have no order but that of their names: nothing is out of order there.
+    # The order of files in a folder is only that of their names, and no finding.
     if picked == wanted or len(stack_files(scene.source)) > 1:
         return []
     cause = (
-        f"the scene's bands stand in the order {' '.join(picked)}, the model reads {' '.join(wanted)}: "
-        "they are taken by name"
+        f"the scene's bands are in the order {' '.join(picked)}, the model reads {' '.join(wanted)}: "
+        "they are matched by name"
     )
     return [Difference("band order", AFTER, cause)]
 
@@ -76,12 +75,12 @@ def _too_few_or_many(match: BandMatch, wanted: tuple[str, ...], scene: Scene) ->
     count = f"{len(has)} bands" if len(has) > 1 else "1 band"
     named = f"; no band is called {' or '.join(match.missing)}" if match.missing != wanted else ""
     if len(has) == 1:
-        cure = "Where the others lie in files of their own, name the folder, or all the files apart by commas"
+        cure = "If each band is a file of its own, pass their folder, or all files separated by commas"
     elif len(has) < len(wanted):
-        cure = "Bring the bands that are missing, or take a model that does without"
+        cure = "Add the missing bands, or use a model that does not need them"
     else:
         cure = (
-            "Pick or name the bands so that they agree, such as gdal_translate -b 3 -b 2 -b 1 scene.tif "
+            "Select or name the bands to match, for example with gdal_translate -b 3 -b 2 -b 1 scene.tif "
             "picked.tif"
         )
     cause = (
@@ -93,19 +92,20 @@ def _too_few_or_many(match: BandMatch, wanted: tuple[str, ...], scene: Scene) ->
 
 def _by_position(match: BandMatch, wanted: tuple[str, ...], scene: Scene) -> list[Difference]:
     has = scene.bands
-    taken = f"bands are taken in their order: {', '.join(f'{a} as {b}' for a, b in zip(has, wanted))}"
+    taken = f"bands are matched by position: {', '.join(f'{a} as {b}' for a, b in zip(has, wanted))}"
     if _nameless(has) or _nameless(wanted):
-        return [Difference("band names", NOTE, f"{taken}; one side has numbers for names")]
+        side = "the scene's" if _nameless(has) else "the model's"
+        return [Difference("band names", NOTE, f"{taken}, because {side} bands are only numbered")]
     if len(match.missing) == len(wanted):
-        cause = f"{taken}; the model knows none of these names, so check that they mean the same"
+        cause = f"{taken}; the model has other band names, so check that these are the same bands"
         return [Difference("band names", NOTE, cause)]
     # Some names agree, so both sides use one naming and a missing name is a missing band.
     strange = " ".join(b for b in has if b not in wanted)
     cause = (
         f"the scene has {strange} where the model reads {' '.join(match.missing)} (scene: "
         f"{' '.join(has)}; model: {' '.join(wanted)}). "
-        "Bring the missing bands, or correct the names in the file with gdal_edit.py or rasterio if "
-        "they are the same bands"
+        "Add the missing bands, or, if they are the same bands under other names, correct the names in the "
+        "file with gdal_edit.py or rasterio"
     )
     return [Difference("band names", REFUSED, cause)]
 
@@ -135,14 +135,14 @@ def _types(contract: Contract, scene: Scene) -> list[Difference]:
 
 
 def _places(contract: Contract, grid: Grid) -> list[Difference]:
-    """Pixel size and kind of coordinates."""
+    """Differences in pixel size and kind of coordinates (metres or degrees)."""
     if contract.pixel_size is None:
         return []
     trained, size = contract.pixel_size, grid.ground_pixel_size
     if size is None:
         cause = (
-            f"the scene has no coordinates, so that its pixels cannot be compared with the {trained:.3g} m "
-            "of the training"
+            f"the scene has no coordinates, so its pixel size cannot be compared with the {trained:.3g} m "
+            "of the training scenes"
         )
         return [Difference("pixel size", NOTE, cause)]
     if grid.crs.is_geographic and contract.crs_kind == "projected":
@@ -157,7 +157,7 @@ def _places(contract: Contract, grid: Grid) -> list[Difference]:
     )
     if size / trained > TOO_COARSE:
         cure = (
-            "Resampling does not bring back what they do not show: take a model that was trained on about "
+            "Resampling cannot add the missing detail: use a model that was trained at about "
             f"{size:.2g} m, or a finer scene"
         )
     cause = (
@@ -168,22 +168,23 @@ def _places(contract: Contract, grid: Grid) -> list[Difference]:
 
 
 def _degrees(grid: Grid, trained: float, size: float) -> Difference:
-    """A scene in degrees for a model trained in metres: near the equator its pixels are squares of metres
-    all the same, elsewhere not.
+    """A scene in degrees for a model trained in metres. Away from the equator its pixels are narrower on the
+    ground than they are high, so the shapes of objects differ too.
     """
     x, y = grid.transform @ (grid.width / 2, grid.height / 2)
     t = grid.transform
+    # Metres in a degree of latitude and of longitude, at the scene's centre.
     north, east = 110_574.0, 111_320.0 * math.cos(math.radians(y))
     across, down = math.hypot(t.a * east, t.d * north), math.hypot(t.b * east, t.e * north)
     found = (
-        f"the scene's coordinates are degrees (a pixel is {across:.3g} m across and {down:.3g} m down), the "
-        f"model was trained on metres ({trained:.3g} m)"
+        f"the scene's coordinates are degrees (a pixel is {across:.3g} m wide and {down:.3g} m high), the "
+        f"model was trained on scenes in metres ({trained:.3g} m)"
     )
     if all(match_pixels(trained, side).is_alike for side in (across, down, size)):
-        return Difference("crs", NOTE, f"{found}; the sizes agree")
+        return Difference("crs", NOTE, f"{found}; the pixel sizes agree")
     zone = int((x + 180) // 6) % 60 + 1
     cure = (
         f"gdalwarp -t_srs EPSG:{(32600 if y >= 0 else 32700) + zone} -tr {trained:.4g} {trained:.4g} -r "
         "bilinear scene.tif metres.tif"
     )
-    return Difference("crs", REFUSED, f"{found}. Bring it to metres first: {cure}")
+    return Difference("crs", REFUSED, f"{found}. Reproject the scene first: {cure}")

@@ -27,5 +27,5 @@ class Difference:
 
 
 def verdict(findings: tuple[Difference, ...]) -> str:
-    """The gravest level of all findings; "FITS" for none."""
+    """The most severe level of all findings; "FITS" for none."""
     return max((f.level for f in findings), key=LEVELS.index, default=NOTE)

@@ -18,11 +18,9 @@ BLOCK = 512
 MOST_BLOCKS = 64
 PIXELS_A_BLOCK = 8_000
 BORDER_SHARE = 0.01
-"""Part of the border blocks that a value must fill, in one piece with the scene's edge, to be called a
-border.
-"""
+"""Share of the border blocks that a value must fill, connected to the scene's edge, to be called a border."""
 FRINGE = 12
-"""Pixels beside a border that are searched for the step down to the ground."""
+"""Pixels beside a border within which the image must step from its value to the ground."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,11 @@ class Sample:
 def sample_scene(
     scene: Scene, bands: tuple[str, ...], *, most_blocks: int = MOST_BLOCKS, seconds: float = 20.0
 ) -> Sample:
-    """Read about 1 % of the scene's blocks, 12 to `most_blocks`, the border's first; pixels of an undeclared
-    border are no values.
+    """Read about 1 % of the scene's blocks, 12 to `most_blocks`, those along the border first; pixels of an
+    undeclared border are excluded from the values.
 
-    Blocks whose reading takes longer than `seconds` in all are given up, after the first 12: scenes stored in
-    strips as wide as they are make each block dear. Raises BadFile where the file is damaged.
+    After 12 blocks, reading stops when `seconds` have passed: in scenes stored in strips of full width every
+    block is expensive. Raises BadFile where the file is damaged.
     """
     start = time.monotonic()
     edge, inner = sampled_windows(scene.grid.window, most_blocks)
@@ -61,9 +59,8 @@ def sample_scene(
             break
         patch = scene.read(window, bands)
         read += 1
-        equal = patch.valid & (patch.pixels == patch.pixels[:1]).all(
-            axis=0
-        )  # a border has the same value in every band
+        # A border has the same value in every band.
+        equal = patch.valid & (patch.pixels == patch.pixels[:1]).all(axis=0)
         if number < len(edge):
             area += window.pixels
             regions += _at_edge(patch.pixels, patch.valid, equal, window, scene.grid.window)
@@ -80,7 +77,7 @@ def sample_scene(
 def sampled_windows(
     whole: Window, most: int = MOST_BLOCKS, *, block: int = BLOCK
 ) -> tuple[list[Window], list[Window]]:
-    """Blocks at the corners and the middle of the edges, and blocks spread evenly over the inside; all
+    """Blocks at the corners and in the middle of the edges, and blocks spread evenly over the interior; all
     blocks of a small scene.
     """
     rows, columns = math.ceil(whole.height / block), math.ceil(whole.width / block)
@@ -89,8 +86,8 @@ def sampled_windows(
     edge = list(dict.fromkeys(p for p in places if p[0] in (0, rows - 1) or p[1] in (0, columns - 1)))[
         :wanted
     ]
-    # Each number's distance from all before it is as large as can be, whatever their count (a sequence of
-    # golden ratios in two dimensions).
+    # A low-discrepancy sequence (the golden ratio's generalisation to two dimensions): evenly spread whatever
+    # the number of blocks, and free of the stripes that a regular step would have with fields and streets.
     inner: dict[tuple[int, int], None] = {}
     n = 0
     while len(edge) + len(inner) < wanted and n < 50 * wanted:
@@ -106,7 +103,7 @@ def sampled_windows(
 
 
 def _thinned(pixels: np.ndarray, valid: np.ndarray, equal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most PIXELS_A_BLOCK valid pixels (B, N), evenly taken, and which of them are the same in all
+    """At most PIXELS_A_BLOCK valid pixels (B, N), evenly spaced, and which of them (N,) are equal in all
     bands.
     """
     places = np.flatnonzero(valid)
@@ -117,10 +114,10 @@ def _thinned(pixels: np.ndarray, valid: np.ndarray, equal: np.ndarray) -> tuple[
 def _at_edge(
     pixels: np.ndarray, valid: np.ndarray, equal: np.ndarray, window: Window, whole: Window
 ) -> list[tuple[float, int, bool]]:
-    """Constant regions that grow from the scene's edge into a block (B, H, W): value, pixels, and whether
-    ground was seen beside them.
+    """Constant regions that reach from the scene's edge into a block (B, H, W): value, pixels, and whether a
+    step to the ground was found beside them.
 
-    Regions that fade into what lies beside them are left out: saturated clouds and black water are no border.
+    Regions that fade into their surroundings are skipped: saturated clouds and black water are no border.
     """
     sides = (
         (window.top == whole.top, np.s_[0, :]),
@@ -132,7 +129,7 @@ def _at_edge(
     values, counts = np.unique(
         np.concatenate([pixels[0][side][equal[side]] for side in sides]), return_counts=True
     )
-    if len(pixels) == 1:  # in one band every value is "equal in all bands"
+    if len(pixels) == 1:  # a single band is always "equal in all bands": only the usual fill values count
         values, counts = values[special := np.isin(values, _usual_nodata(pixels.dtype))], counts[special]
     found = []
     for value in values[np.argsort(counts)[::-1][:2]]:  # a border has one value, two where images were joined
@@ -140,7 +137,7 @@ def _at_edge(
         labels, _ = ndimage.label(constant)
         touching = np.unique(np.concatenate([labels[side] for side in sides]))
         sizes = np.bincount(labels.ravel())
-        # Single dark or saturated pixels that happen to lie at the edge are no border.
+        # A few dark or saturated pixels that happen to touch the edge are no border.
         large = [
             r
             for r in touching
@@ -156,10 +153,10 @@ def _at_edge(
 
 
 def _runs_along(region: np.ndarray, size: int) -> bool:
-    """Does a region (H, W) of so many pixels follow the sides of its block, as strips and cut corners do, and
+    """Does a region (H, W) of `size` pixels follow the sides of its block, as strips and cut corners do and
     overexposed roofs do not?
 
-    The side's length squared is at least 8 times the area of a triangle in a corner, 5 times that of a
+    The squared length along the sides is at least 8 times the area for a triangle in a corner, 5 times for a
     quarter disc.
     """
     along = sum(int(np.count_nonzero(side)) for side in (region[0], region[-1], region[:, 0], region[:, -1]))
@@ -167,11 +164,10 @@ def _runs_along(region: np.ndarray, size: int) -> bool:
 
 
 def _is_steep(pixels: np.ndarray, region: np.ndarray, ground: np.ndarray, value: float) -> bool | None:
-    """Does the picture leave `value` within two pixels somewhere near the region? None where no ground lies
-    that near.
+    """Does the image step away from `value` within two pixels, somewhere within FRINGE of the region? None
+    where no ground is that near.
 
-    Lossy compression smears a border over the eight pixels of its own squares, and drops steeply all the
-    same; a cloud thins out evenly.
+    JPEG blurs a border within its 8 x 8 blocks and still leaves a step; a cloud thins out gradually.
     """
     distance = np.where(ground, ndimage.distance_transform_edt(~region).round(), 0)
     rings = [ring for away in range(1, FRINGE + 1) if np.count_nonzero(ring := distance == away) >= 8]
@@ -182,16 +178,16 @@ def _is_steep(pixels: np.ndarray, region: np.ndarray, ground: np.ndarray, value:
 
 
 def _middle_apart(pixels: np.ndarray, where: np.ndarray, value: float) -> float:
-    """How far the middle of the pixels (B, H, W) lies from a value, in the band where it is farthest."""
+    """Distance of the median of pixels (B, H, W) from a value, in the band where it is largest."""
     return float(np.abs(np.median(pixels[:, where].astype(np.float64), axis=1) - value).max())
 
 
 def _border_of(regions: list[tuple[float, int, bool]], area: int, dtype: np.dtype) -> Border | None:
-    """The value that fills most of `area` pixels along the edge, where that is enough to be a border."""
+    """The value that fills most of the `area` pixels along the edge, if at least BORDER_SHARE of them."""
     totals: dict[float, int] = {}
     for value, pixels, _ in regions:
         totals[value] = totals.get(value, 0) + pixels
-    # A cloud that fills whole blocks is white too: white needs to have been seen beside ground.
+    # Clouds fill whole blocks with white too: white counts only where a step to the ground was found.
     proven = {value for value, _, beside in regions if beside or not _is_brightest(value, dtype)}
     best = max(
         (Border(value, pixels / area) for value, pixels in totals.items() if value in proven),
@@ -206,7 +202,7 @@ def _is_brightest(value: float, dtype: np.dtype) -> bool:
 
 
 def _usual_nodata(dtype: np.dtype) -> list[float]:
-    """Values that people fill empty pixels with."""
+    """Values commonly used to fill empty pixels."""
     return [
         0,
         -9999,

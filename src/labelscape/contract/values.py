@@ -1,5 +1,5 @@
-"""Do the values of a scene fit those of the training? Undeclared nodata along the border, factors, offsets,
-swapped bands, unusual values: each is named with its cure.
+"""Do the values of a scene fit those of the training scenes? Undeclared nodata along the border, scale
+factors, offsets, swapped bands, unusual values: each is named, with the command that corrects it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from labelscape.scenes.files import stack_files
 from labelscape.scenes.scene import Scene
 
 MAYBE_SWAPPED, SURELY_SWAPPED = 0.5, 1.0
-"""Nats a pixel that an exchange of two bands must gain to be spoken of, and to refuse a scene for (see
-`colours`).
+"""Gain in log-likelihood, in nats per pixel, from which a swap of two bands is mentioned, and from which a
+scene is refused for it (see `colours`).
 """
 LARGE = 500_000
-"""Pixels of a scene that shows enough of a place to be refused by its colours: a small one may be all
-forest or all water.
+"""Pixels that a scene must have to be refused by its colours: a smaller one may be all forest or all
+water.
 """
 
 
 def compare_values(
     contract: Contract, scene: Scene, bands: tuple[str, ...], sample: Sample
 ) -> list[Difference]:
-    """Differences between values sampled from a scene (`bands`: its own, in the model's order) and the
-    statistics of the training, which the contract must carry.
+    """Differences between values sampled from a scene and the training statistics in the contract.
+
+    bands  the scene's own band names, in the model's order
     """
     known = np.array([s.quantiles for s in contract.statistics])
     found = []
@@ -36,7 +37,8 @@ def compare_values(
         found.append(_border(sample.border, scene))
     if sample.values.shape[1] < 100:
         cause = (
-            f"hardly a valid pixel in the {sample.blocks} blocks that were sampled: values were not compared"
+            f"fewer than 100 valid pixels in the {sample.blocks} blocks that were sampled: values were not "
+            "compared"
         )
         return found or [Difference("values", NOTE, cause)]
     seen = np.quantile(sample.values, QUANTILES, axis=1).T  # (B, Q)
@@ -46,6 +48,7 @@ def compare_values(
     if mistake.offset:
         found.append(_offset(mistake.offset))
     found += [_swap(cycle, bands, contract.bands, scene) for cycle in mistake.cycles]
+    # Colours and single bands say nothing while a factor, an offset or a swap is not undone.
     if mistake == Likeness():
         if contract.colours is not None:
             found += _exchange(contract, scene, bands, sample.values)
@@ -58,7 +61,7 @@ def compare_values(
 
 
 def _border_was_trained(border: Border, contract: Contract) -> bool:
-    """Were the training scenes full of this value too, as measurements?"""
+    """Is the border's value a normal measurement in the training scenes?"""
     return contract.nodata != border.value and all(
         s.quantiles[0] <= border.value <= s.quantiles[-1] for s in contract.statistics
     )
@@ -67,11 +70,11 @@ def _border_was_trained(border: Border, contract: Contract) -> bool:
 def _border(border: Border, scene: Scene) -> Difference:
     says = "declares no nodata value" if scene.nodata is None else f"declares nodata {scene.nodata:g}"
     cause = (
-        f"{border.value:g} stands in all bands along the scene's edge ({100 * border.share:.0f} % of the "
-        f"border that was sampled) and the scene {says}: "
-        f"the border would be mapped as ground. Pass --nodata {border.value:g}"
+        f"all bands are {border.value:g} along the scene's edge ({100 * border.share:.0f} % of the border "
+        f"that was sampled) and the scene {says}: the border would be mapped as ground. Pass --nodata "
+        f"{border.value:g}"
     )
-    # A photograph may be black or white at its edge; an orthophoto is so where it ends.
+    # A photograph may well be black or white at its edge; in a georeferenced image that is where data end.
     return Difference("border", REFUSED if scene.grid.is_georeferenced else NOTE, cause)
 
 
@@ -84,7 +87,7 @@ def _factor(factor: float, seen: np.ndarray, known: np.ndarray, dtype: str) -> D
     gdal_type = {"uint8": "Byte"}.get(dtype, dtype.capitalize().replace("Uint", "UInt"))
     ends = f"0 1 0 {factor:.6g}" if factor > 1 else f"0 {1 / factor:.6g} 0 1"
     cause = (
-        f"values look {how}: the middles of the bands are {ranges[0]}, in training they were {ranges[1]}. "
+        f"values look {how}: the band medians are {ranges[0]}, in training they were {ranges[1]}. "
         f"{cure.capitalize()} them by {size} first: gdal_translate -ot {gdal_type} -scale {ends} scene.tif "
         "corrected.tif"
     )
@@ -100,8 +103,9 @@ def _offset(offset: float) -> Difference:
     start, end = (f"{offset:g}", f"{offset * 11:g}") if offset > 0 else ("0", f"{-10 * offset:g}")
     to = ("0", f"{offset * 10:g}") if offset > 0 else (f"{-offset:g}", f"{-11 * offset:g}")
     cause = (
-        f"values look shifted by {offset:+g} in all bands{why}, against the training. "
-        f"Bring them back first: gdal_translate -scale {start} {end} {to[0]} {to[1]} scene.tif corrected.tif"
+        f"values look shifted by {offset:+g} in all bands{why}, compared with the training scenes. "
+        f"Subtract the offset first: gdal_translate -scale {start} {end} {to[0]} {to[1]} scene.tif "
+        "corrected.tif"
     )
     return Difference("offset", REFUSED, cause)
 
@@ -109,8 +113,8 @@ def _offset(offset: float) -> Difference:
 def _exchange(
     contract: Contract, scene: Scene, bands: tuple[str, ...], values: np.ndarray
 ) -> list[Difference]:
-    """Two bands that look swapped by the company their values keep. A refusal where the scene is large
-    enough to be sure.
+    """Two bands that look swapped, judged by the values of all bands in each pixel. A refusal where the scene
+    is large enough to be sure.
     """
     pair, gain = contract.colours.exchanged(values)
     if gain <= MAYBE_SWAPPED:
@@ -134,8 +138,8 @@ def _swap(
     *,
     surely: bool = True,
 ) -> Difference:
-    """Named as the scene names its bands; beside that what they look like, where the model has other
-    names.
+    """A cycle of swapped bands, under the scene's names and beside them the model's names for what they look
+    like; with the command that puts them in order.
     """
     shown = [f"{bands[i]} holds what looks like {wanted[j]}" for i, j in zip(cycle, (*cycle[1:], cycle[0]))]
     order = list(range(len(bands)))
@@ -153,29 +157,29 @@ def _swap(
         if len(stack_files(scene.source)) > 1
         else (
             f"put them in the model's order {' '.join(wanted)}: gdal_translate {cure} scene.tif "
-            "corrected.tif, then name them so"
+            "corrected.tif, then set these band names"
         )
     )
     fits = (
-        "as they stand they do not fit the training"
+        "in the present order they do not fit the training scenes"
         if surely
-        else "the values would fit the training better so, but that may be the place"
+        else "the training scenes would fit better then, but the reason may also be the place"
     )
     return Difference(
         "swapped bands",
         REFUSED if surely else NOTE,
-        f"{what}: {', '.join(shown)}, by their values; {fits}. If so, {how}",
+        f"{what}: judged by its values, {', '.join(shown)}; {fits}. If they are swapped, {how}",
     )
 
 
 def _unusual(name: str, seen: np.ndarray, known: BandStatistics) -> Difference | None:
-    """A band whose middle lies outside nearly all of the training's values."""
+    """A band whose median lies outside the 1 % to 99 % range of the training values."""
     low, median, high = (QUANTILES.index(q) for q in (0.01, 0.5, 0.99))
     value, least, most = seen[median], known.quantiles[low], known.quantiles[high]
     if least <= value <= most:
         return None
     cause = (
-        f"band {name}: half the pixels lie around {value:.4g}, where training saw {least:.4g} to "
-        f"{most:.4g}: another season or place, snow or clouds?"
+        f"band {name}: the median is {value:.4g}, outside the range of the training scenes ({least:.4g} to "
+        f"{most:.4g}): another season or place, snow or clouds?"
     )
     return Difference("values", NOTE, cause)

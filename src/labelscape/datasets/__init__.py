@@ -1,1 +1,1 @@
-"""Labelled scenes: a user's own and, in time, the published sets. Splits, sampling, augmentation."""
+"""Labelled scenes: a user's own and published data sets; train, val and test splits; checks."""

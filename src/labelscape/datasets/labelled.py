@@ -1,4 +1,4 @@
-"""Scenes with their labels, and several of them as one data set."""
+"""Scenes with their labels, and data sets made of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labelscape.scenes.raster import Patch, Scene
 
 @dataclass(frozen=True)
 class LabelledScene:
-    """A scene, its labels and, where it was split by blocks, which block belongs to train, val or test."""
+    """A scene, its labels and, if it was split into blocks, the split (train, val or test) of each block."""
 
     scene: Scene
     labels: Labels
@@ -27,14 +27,18 @@ class LabelledScene:
         return self.scene.name
 
     def read_labels(self, window: Window, part: str | None = None) -> np.ndarray:
-        """(H, W) uint8 class indices; 255 outside `part`'s blocks and wherever nothing is labelled."""
+        """(H, W) uint8 class indices; 255 where unlabelled, and outside the blocks of the split `part`.
+        Raises as `Labels.read`.
+        """
         indices = self.labels.read(window)
         if part is not None and self.split is not None:
             indices[~self.split.mask(window, part)] = IGNORE
         return indices
 
     def read(self, window: Window, part: str | None = None) -> tuple[Patch, np.ndarray]:
-        """Pixels and labels of a window; labels are 255 on invalid pixels too."""
+        """Pixels and labels (H, W) of a window; labels are 255 on invalid pixels too. Raises as
+        `Labels.read`.
+        """
         patch = self.scene.read(window)
         indices = self.read_labels(window, part)
         indices[~patch.valid] = IGNORE
@@ -43,11 +47,11 @@ class LabelledScene:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled scenes of one kind: the same bands and one legend. Close it when done, or use it as a context
-    manager.
+    """Labelled scenes with the same bands and one legend. Close it when done, or use it as a context manager.
 
-    Every label belongs to one of the parts train, val and test. Large scenes are split by blocks; scenes of a
-    folder of pairs are split whole, and `part_of` then names each scene's part.
+    Every label belongs to one of the splits train, val and test (`part` in code and options). Large scenes
+    are split into blocks; scenes of a folder of pairs are split as whole files, and `part_of` then gives the
+    split of each. `report` says in lines of text how the data were read and split.
     """
 
     scenes: tuple[LabelledScene, ...]
@@ -56,12 +60,12 @@ class Dataset:
     report: tuple[str, ...] = ()
 
     def part(self, part: str) -> list[LabelledScene]:
-        """The scenes that hold anything of a part."""
+        """The scenes with pixels in a split."""
         return [s for s, own in zip(self.scenes, self.part_of) if own in (None, part)]
 
     def learned_from(self) -> list[LabelledScene]:
-        """The scenes that hold anything of the training part, else all: those held out whole must not tell
-        even their brightness.
+        """The scenes with training pixels; all where there are none. Statistics are taken from these only:
+        normalising with held-out scenes would already leak information.
         """
         return self.part("train") or list(self.scenes)
 
@@ -70,7 +74,7 @@ class Dataset:
         return self.scenes[0].scene.bands
 
     def held(self, tick: Callable[[], object] = lambda: None) -> Dataset:
-        """The same with all pixels and labels in memory; `tick` is called after every scene."""
+        """The same data set with all pixels and labels in memory; `tick` is called after every scene."""
         scenes = []
         for one in self.scenes:
             one.labels.hold()
@@ -79,7 +83,7 @@ class Dataset:
         return replace(self, scenes=tuple(scenes))
 
     def class_counts(self, part: str | None = None) -> np.ndarray:
-        """(K,) labelled pixels per class."""
+        """(K,) labelled pixels per class, in one split or in all."""
         scenes = self.scenes if part is None else self.part(part)
         counts = np.zeros(256, np.int64)
         for scene in scenes:
@@ -88,7 +92,7 @@ class Dataset:
         return counts[: len(self.legend)]
 
     def is_labelled(self, part: str) -> bool:
-        """Is there a labelled pixel in a part? Looks no further than the first."""
+        """Does a split have a labelled pixel? Reads up to the first one."""
         windows = ((s, window) for s in self.part(part) for window in s.scene.grid.window.blocks(2048))
         return any((s.read_labels(window, part) != IGNORE).any() for s, window in windows)
 

@@ -1,6 +1,4 @@
-"""How far what is scored lies from what was learned: the share of held-out labels that have a training
-label close by.
-"""
+"""Spatial autocorrelation between splits: the share of held-out labels that have a training label nearby."""
 
 from __future__ import annotations
 
@@ -13,17 +11,17 @@ from labelscape.grid import Window
 from labelscape.legend import IGNORE
 
 REACH = 64
-"""Pixels: within this distance, along rows and columns, a training label counts as close by."""
+"""Pixels along rows and columns within which a training label counts as nearby."""
 
 Read = Callable[[Window, str], np.ndarray]
 
 
 def near_counts(whole: Window, read: Read, *, reach: int = REACH) -> tuple[int, int]:
-    """Held-out labelled pixels (val and test) of a scene that lie within `reach` pixels of a training label,
-    and all of them.
+    """The number of held-out labelled pixels (val and test) of a scene within `reach` pixels of a training
+    label, and the number of all held-out ones.
 
-    `read(window, part)` gives (H, W) class indices, 255 where the part has no label; a scene is read in
-      windows with a margin.
+    `read(window, split)` gives (H, W) class indices, 255 where the split has no label. Windows are read with
+    a margin, so that the result does not depend on how the scene is cut into them.
     """
     near = held = 0
     for window in whole.blocks(2048):

@@ -1,5 +1,5 @@
-"""A folder of image and label files: which belong together, and which part each belongs to where the
-folder says so.
+"""A folder of image and label files: which belong together, and the train, val and test split given by the
+folder.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ SIDES = {
     "images": ("images", "image", "img_dir", "img"),
     "labels": ("labels", "label", "masks", "mask", "gt", "groundtruth", "annotations", "ann_dir"),
 }
-"""Names of the two folders of pairs."""
+"""Folder names for the two sides of pairs."""
 ENDINGS = ("_mask", "_label", "_labels", "_gt", "_sat", "_image", "_img")
-"""What people give to one side of a pair."""
+"""Common endings of file names on one side of a pair, ignored when names are compared."""
 
 
 @dataclass(frozen=True)
 class GivenParts:
-    """The part of every image as the folder says it ("left out": in none of its lists), and a line about
-    it.
+    """The split of every image as the folder gives it ("left out" for images in none of its lists), and a
+    line for the report.
     """
 
     part_of: tuple[str, ...]
@@ -37,14 +37,15 @@ def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
     """Image and label files of one folder: `images/` beside `labels/` (or `masks/`, `gt/`, `annotations/`),
     or both in each of `train/`, `val/`, `test/`.
 
-    Files belong together that lie in the same folder below the two and have the same stem, endings such as
-    _mask aside; where folders differ, the stem alone. Raises BadInput naming the first image without a label,
-    or two files that one label could belong to.
+    Files are paired by their subfolder and name, without suffix and endings such as _mask; where the
+    subfolders differ, by name alone. Raises BadInput naming the first image without a label, or two files
+    with the same name; BadFile where there are no images.
     """
     if len(images) != 1 or not isinstance(images[0], (str, Path)) or not Path(images[0]).is_dir():
         raise BadInput(
-            "Labels are missing: pass --labels FILE with the scenes, or one folder with images/ and labels/ "
-            "inside."
+            "Labels are missing: pass --labels FILE with the scenes, or a single folder that contains "
+            "images/ "
+            "and labels/."
         )
     root = Path(images[0])
     homes = (
@@ -54,19 +55,20 @@ def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
     )
     if not homes:
         raise BadInput(
-            f"{root} needs two folders inside, images/ and labels/, with files of the same names; or pass "
-            "--labels FILE with the scenes, "
-            "or --dataset NAME for a published data set (labelscape data list)."
+            f"{root} must contain the folders images/ and labels/ with files of the same names. Otherwise "
+            "pass --labels FILE with the scenes, or --dataset NAME for a published data set (see labelscape "
+            "data list)."
         )
     pairs = [pair for home in homes for pair in _pairs_below(_sides(home))]
     return [image for image, _ in pairs], [label for _, label in pairs]
 
 
 def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None:
-    """The parts that a folder of pairs says itself: lists of names train.txt, val.txt, test.txt in it, or
+    """The splits that a folder of pairs gives: by lists of names train.txt, val.txt, test.txt in it, or by
     folders of these names above its files.
 
-    None where it says none, or where nothing is left to train on or to score.
+    None where it gives none, or where one of training and held-out images would be empty. Raises BadFile for
+    a list that is not text.
     """
     folder = Path(folder)
     lists = {part: folder / f"{part}.txt" for part in PARTS if (folder / f"{part}.txt").is_file()}
@@ -79,7 +81,7 @@ def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None
     if not counts["train"] or not counts["val"] + counts["test"]:
         return None
     shown = ", ".join(f"{counts[part]} {part}" for part in (*PARTS, "left out") if counts[part])
-    return GivenParts(tuple(part_of), f"parts as {source} say: {shown} (--split random to make others)")
+    return GivenParts(tuple(part_of), f"split given by {source}: {shown} (--split random ignores it)")
 
 
 def _sides(folder: Path) -> dict[str, Path] | None:
@@ -96,7 +98,7 @@ def _pairs_below(sides: dict[str, Path]) -> list[tuple[Path, Path]]:
         for side, d in sides.items()
     }
     if not files["images"]:
-        raise BadFile(f"{sides['images']} holds no images ({' '.join(sorted(RASTER_SUFFIXES))}).")
+        raise BadFile(f"{sides['images']} contains no images ({' '.join(sorted(RASTER_SUFFIXES))}).")
     keys = {
         side: [(f.relative_to(sides[side]).parts[:-1], _stem(f)) for f in found]
         for side, found in files.items()
@@ -108,15 +110,16 @@ def _pairs_below(sides: dict[str, Path]) -> list[tuple[Path, Path]]:
         for key, file in zip(found, files[side]):
             if key in first and (side == "images" or key in keys["images"]):
                 raise BadInput(
-                    f"{first[key]} and {file} have the same name: which of the {side} is meant cannot be "
-                    "told. Rename or move one of them."
+                    f"{first[key]} and {file} have the same name, so their pair is ambiguous. Rename or "
+                    "remove one of them."
                 )
             first[key] = file
     labels = dict(zip(keys["labels"], files["labels"]))
     lonely = [file for key, file in zip(keys["images"], files["images"]) if key not in labels]
     if lonely:
         raise BadInput(
-            f"{lonely[0]} has no label of the same name in {sides['labels']} ({len(lonely)} such images)."
+            f"{lonely[0]} has no label file of the same name in {sides['labels']} ({len(lonely)} such "
+            "images)."
         )
     return [(file, labels[key]) for key, file in zip(keys["images"], files["images"])]
 

@@ -1,18 +1,18 @@
-"""Resampling patches to given class shares, as the extremely imbalanced set of the MSWBN paper was made.
+"""Choosing patches with given class proportions, as for the extremely imbalanced test set of the MSWBN paper.
 
 Paper     MSWBN (multi-size weighted branches on GID), sec. 4.5 and table 6: the class shares before and
           after; how patches were chosen is not said.
 Reads as  table 6 -> TABLE_6   sec. 4.5 "we resample the patches" -> resample, resampled
 Differs   Chosen here: the largest set of patches whose shares all lie within a tolerance of the printed ones.
           The printed numbers agree with test patches that were moved to training (`to="train"`): about half
-          of them; `to=None` leaves them out of every part.
+          of them; `to=None` leaves them out of every split.
 
-Keeping x of the patches with n labelled pixels, c of a class, reaches the share t within e when  (t - e)
-                                                                                                  sum(x n) <=
-                                                                                                  sum(x c) <=
-                                                                                                  (t + e)
-                                                                                                  sum(x n):
-linear in x, so the largest set is a small integer program, solved exactly (HiGHS).
+Let x (0 or 1) say which patches are kept, n be their labelled pixels and c those of a class. The class has
+the share t within the tolerance e when
+
+    (t - e) sum(x n) <= sum(x c) <= (t + e) sum(x n)
+
+This is linear in x: the largest set is a small integer program, solved exactly (HiGHS).
 """
 
 from __future__ import annotations
@@ -40,11 +40,9 @@ NODES = 20_000
 
 @dataclass(frozen=True)
 class Resampling:
-    """Which patches stay: kept (P,) bool; the shares wanted and reached (K,), and the difference that was
-    allowed.
+    """The patches that are kept, (P,) bool; the shares wanted and reached, (K,); and the tolerance.
 
-    `most` is True where no larger set exists (within what was allowed, or within the least that can be
-      reached).
+    `most` is True where it is proved that no larger set exists.
     """
 
     kept: np.ndarray
@@ -55,23 +53,23 @@ class Resampling:
 
     @property
     def off(self) -> float:
-        """The largest difference between a share reached and wanted."""
+        """The largest difference between a share reached and the one wanted."""
         return float(np.abs(self.reached - self.target).max())
 
     @property
     def within(self) -> bool:
-        """Every share is as near as was asked for, and no class that was wanted is gone."""
+        """Is every share within the tolerance, and no wanted class missing?"""
         return self.off <= self.tolerance + 1e-9 and bool((self.reached > 0)[self.target > 0].all())
 
     def report(self, names: list[str]) -> list[str]:
-        """Shares in per mille beside those wanted, and what was kept."""
+        """Two lines: how many patches are kept, and the shares reached beside those wanted, in per mille."""
         gone = [
             name
             for name, got, want in zip(names, self.reached, self.target, strict=True)
             if want > 0 and not got
         ]
         why = (
-            f"the nearest found is {1000 * self.off:.1f} per mille off"
+            f"the closest set found is {1000 * self.off:.1f} per mille off"
             + f", and no patch has {' or '.join(gone)}" * bool(gone)
         )
         verdict = "reached" if self.within else f"NOT reached: {why}"
@@ -89,7 +87,7 @@ class Resampling:
 
 
 def _said(share: float) -> str:
-    """Per mille; what is nearly nothing is not called nothing."""
+    """Per mille; a tiny share is not rounded to 0."""
     return f"{1000 * share:.1g}" if 0 < share < 5e-5 else f"{1000 * share:.1f}"
 
 
@@ -97,26 +95,26 @@ def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3,
     """Keep as many patches as possible so that every class has its target share of the labelled pixels,
     within the tolerance.
 
-    A class whose share is smaller than the tolerance is met to within half of it where some set does; where
-    none does, it keeps a pixel at least.
+    A class whose share is smaller than the tolerance is met within half its share where possible; otherwise
+    it keeps at least one pixel.
 
     counts  (P, K) labelled pixels per patch and class
-    target  (K,) shares or per mille; brought to a sum of 1
-    seed    which of several equally large sets is taken
+    target  (K,) shares or per mille; normalised to a sum of 1
+    seed    picks among equally large sets
 
-    Where no set reaches the target, the tolerance is widened to the least (to a thousandth of it) that a set
-    reaches, and `within` is False. Raises BadOption for a target that is none, BadInput where nothing is
-    labelled.
+    Where no set reaches the target, the tolerance is widened to the smallest possible (within a thousandth),
+    and `within` is False. Raises BadOption for an invalid target, BadInput where nothing is labelled.
     """
     counts, target = np.asarray(counts, np.float64), np.asarray(target, np.float64)
     if target.shape != counts.shape[1:] or (target < 0).any() or not target.sum() > 0 or not tolerance > 0:
         raise BadOption(
-            f"The target needs one share, not below 0, for each of the {counts.shape[1]} classes, and a "
-            "tolerance above 0."
+            f"The target must have a share of at least 0 for each of the {counts.shape[1]} classes, "
+            "with a sum "
+            "above 0, and the tolerance must be above 0."
         )
     if not counts.sum() > 0:
         raise BadInput(
-            f"None of the {len(counts)} patches has a labelled pixel; there are no shares to reach."
+            f"None of the {len(counts)} patches has a labelled pixel, so there are no class shares."
         )
     target = target / target.sum()
     order = np.random.default_rng(seed).permutation(len(counts))
@@ -144,15 +142,15 @@ def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3,
 def _largest(
     counts: np.ndarray, target: np.ndarray, tolerance: float | np.ndarray
 ) -> tuple[np.ndarray, bool] | None:
-    """The largest set of patches within the tolerance, and whether it is proved to be that; None where
-    there is none.
+    """The largest set of patches within the tolerance, and whether that is proved; None where there is
+    none.
     """
     pixels = counts.sum(axis=1)
-    scale = pixels.max()  # the solver's own tolerances are absolute
+    scale = pixels.max()  # the solver's own tolerances are absolute, made for numbers near 1
     above = (counts - np.outer(pixels, target + tolerance)).T / scale
     below = (counts - np.outer(pixels, target - tolerance)).T / scale
-    # At least one patch with labels, and one of every class that is wanted: counted in patches, for one may
-    # hold just a few pixels of it.
+    # At least one patch with labels, and one of every wanted class. Patches are counted, not pixels: a
+    # few pixels beside millions would drown in the solver's tolerance.
     wanted = [pixels > 0, *(counts[:, k] > 0 for k in np.nonzero((target > 0) & (counts.sum(axis=0) > 0))[0])]
     rows = [
         LinearConstraint(above, ub=0),
@@ -180,12 +178,13 @@ def resampled(
     tolerance: float = 2e-3,
     seed: int = 0,
 ) -> Dataset:
-    """The same data set with fewer scenes in `part`, so that its classes have these shares; the others go to
-    the part `to`, or to none.
+    """The same data set with fewer scenes in the split `part`, so that its classes have these shares; the
+    other scenes go to the split `to`, or to none.
 
-    dataset  scenes split whole (a folder of pairs); shares  class name -> share or per mille, 0 for classes
-             not named
-    The report tells what was reached. Raises UnknownName for a class that is not there, BadInput for scenes
+    dataset  scenes split as whole files (a folder of pairs)
+    shares   class name -> share or per mille, 0 for classes not named
+
+    The report says what was reached. Raises UnknownName for a class that does not exist, BadInput for scenes
     that are split into blocks.
     """
     for name in shares:
@@ -194,7 +193,8 @@ def resampled(
     mine = [i for i, own in enumerate(dataset.part_of) if own == part]
     if not mine:
         raise BadInput(
-            f"No scene belongs to {part} as a whole: resampling chooses among the files of a folder of pairs."
+            f"No image belongs to the {part} split as a whole: resampling needs a data set of separate "
+            "images."
         )
     counts = np.stack([scene_counts(dataset, i) for i in mine])
     found = resample(

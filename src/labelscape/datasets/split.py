@@ -1,7 +1,7 @@
-"""Spatially blocked splits: a scene is cut into square blocks and each block belongs to one part, so that
-what is scored was never seen.
+"""Spatial block splits: a scene is cut into square blocks, and each block belongs to train, val or test.
 
-Neighbouring pixels look alike; a random split of pixels or of overlapping tiles scores memory, not mapping.
+Neighbouring pixels are correlated (spatial autocorrelation): a random split of pixels or of overlapping tiles
+gives optimistic scores.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from labelscape.grid import Window
 PARTS = ("train", "val", "test")
 
 RANDOM_BLOCK = 32
-"""Side, in pixels, of the blocks of a random split: about a small training crop, each on its own."""
+"""Side, in pixels, of the blocks of a random split: about the size of a small training crop."""
 
 
 @dataclass(frozen=True)
 class BlockSplit:
-    """Which part each block belongs to: `parts` is (rows, columns) uint8, an index into PARTS. Blocks are
-    `block` pixels wide.
+    """The split of each block: `parts` is (rows, columns) uint8, an index into PARTS. Blocks are `block`
+    pixels wide.
 
-    Training pixels within `buffer` pixels, along rows or columns, of a block of another part belong to no
-    part.
+    Training pixels within `buffer` pixels, along rows or columns, of a held-out block belong to no split.
     """
 
     block: int
@@ -34,14 +33,14 @@ class BlockSplit:
     buffer: int = 0
 
     def mask(self, window: Window, part: str) -> np.ndarray:
-        """(H, W) bool: the pixels of `window` that belong to `part`."""
+        """(H, W) bool: the pixels of `window` in the split `part`."""
         rows, columns = np.arange(window.top, window.bottom), np.arange(window.left, window.right)
         inside = (self.parts == PARTS.index(part))[rows[:, None] // self.block, columns // self.block]
         return inside & ~self._near_others(rows, columns) if self.buffer and part == "train" else inside
 
     def _near_others(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(H, W) bool: pixels with a held-out block within the buffer, counted in a summed-area table of
-        the blocks.
+        """(H, W) bool: pixels with a held-out block within the buffer. A summed-area table of the blocks
+        keeps the cost independent of the buffer's width.
         """
         held = np.pad(self.parts != PARTS.index("train"), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
         top, left = (np.maximum(at - self.buffer, 0) // self.block for at in (rows[:, None], columns))
@@ -50,19 +49,21 @@ class BlockSplit:
         return held[below, right] - held[top, right] - held[below, left] + held[top, left] > 0
 
     def blocks(self, part: str) -> list[tuple[int, int]]:
-        """(row, column) of the part's blocks."""
+        """(row, column) of the blocks in a split."""
         return [(int(r), int(c)) for r, c in zip(*np.nonzero(self.parts == PARTS.index(part)))]
 
 
 def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, seed: int) -> BlockSplit:
-    """Assign blocks to parts so that every part gets its share of every class, rare classes first.
+    """Assign blocks to splits so that every split gets its share of every class (stratified), rare classes
+    first.
 
     counts  (rows, columns, K): labelled pixels per block and class
-    shares  part -> share of the labelled pixels, summing to 1
+    shares  split -> share of the labelled pixels, summing to 1
 
     Iterative stratification (Sechidis et al. 2011) over blocks: take the class with the fewest unassigned
-    pixels, give each of its blocks, largest first, to the part that lacks most of it; then move single blocks
-    while that helps. The seed breaks ties. Raises BadInput where there are fewer labelled blocks than parts.
+    pixels, give each of its blocks, largest first, to the split that lacks most of it; then move single
+    blocks while that helps. The seed breaks ties. Raises BadInput where there are fewer labelled blocks than
+    splits, BadOption for shares that do not sum to 1.
     """
     active = _active_parts(counts, block, shares)
     rows, columns, classes = counts.shape
@@ -88,18 +89,16 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
 
 
 def random_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, seed: int) -> BlockSplit:
-    """Each labelled block to a part by chance, with no regard to place or class: as many published scores
-    were made.
+    """Assign labelled blocks to splits at random, ignoring place and class, as for many published scores.
 
-    Arguments and errors as `block_split`. The parts' shares of the blocks are as near as whole blocks allow;
-    every part gets at least one.
+    Arguments and errors as `block_split`. The shares of blocks are as close as whole blocks allow; every
+    split gets at least one.
     """
     active = _active_parts(counts, block, shares)
     labelled = np.random.default_rng(seed).permutation(np.nonzero(counts.sum(axis=2).ravel() > 0)[0])
     ends = np.round(np.cumsum([shares[part] for part in active]) * len(labelled)).astype(int)
-    for i in range(
-        len(active)
-    ):  # at least one block before each end, and one after it for every part to come
+    # At least one block before each end, and one after it for every split that follows.
+    for i in range(len(active)):
         ends[i] = min(max(ends[i], ends[i - 1] + 1 if i else 1), len(labelled) - (len(active) - 1 - i))
     assigned = np.full(counts.shape[0] * counts.shape[1], PARTS.index(active[0]), np.uint8)
     for part, start, end in zip(active, [0, *ends[:-1]], ends):
@@ -108,8 +107,8 @@ def random_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *,
 
 
 def _active_parts(counts: np.ndarray, block: int, shares: Mapping[str, float]) -> list[str]:
-    """The parts with a share. Raises BadOption for shares that make no whole, BadInput where there are
-    fewer labelled blocks than parts.
+    """The splits with a share. Raises BadOption for shares that do not sum to 1, BadInput where there are
+    fewer labelled blocks than splits.
     """
     if abs(sum(shares.values()) - 1) > 1e-6 or any(s < 0 for s in shares.values()):
         raise BadOption(f"The shares {dict(shares)} must be positive and sum to 1.")
@@ -117,18 +116,17 @@ def _active_parts(counts: np.ndarray, block: int, shares: Mapping[str, float]) -
     labelled = int((counts.sum(axis=2) > 0).sum())
     if labelled < len(active):
         raise BadInput(
-            f"Only {labelled} block{'s' * (labelled != 1)} of {block} pixels hold labels, too few for "
-            f"{' and '.join(active)} parts. "
-            "Use smaller blocks (--block) or hold nothing out (--holdout 0)."
+            f"Labels lie in only {labelled} block{'s' * (labelled != 1)} of {block} pixels, too few to split "
+            f"into {' and '.join(active)}. Use smaller blocks (--block) or hold nothing out (--holdout 0)."
         )
     return active
 
 
 def _improve(flat: np.ndarray, assigned: np.ndarray, shares: Mapping[int, float]) -> None:
-    """Move single blocks between parts, the most helpful first, while that brings the class shares of the
-    parts nearer.
+    """Move single blocks between splits, the most helpful first, while that brings the class shares closer to
+    those wanted.
 
-    flat (blocks, K) counts; the distance is the sum over parts and classes, and all labels together, of
+    flat (blocks, K) counts; the distance is the sum over splits and classes, and all labels together, of
     |share - wanted|.
     """
     present = flat[:, flat.sum(axis=0) > 0]
@@ -141,7 +139,7 @@ def _improve(flat: np.ndarray, assigned: np.ndarray, shares: Mapping[int, float]
         best = (-1e-9, -1, -1)
         for source in shares:
             mine = labelled[assigned[labelled] == source]
-            if len(mine) < 2:  # a part keeps at least one block
+            if len(mine) < 2:  # a split keeps at least one block
                 continue
             for target in shares:
                 if target == source:

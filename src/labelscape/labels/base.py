@@ -1,4 +1,4 @@
-"""The labels of one scene on the scene's own pixels, whatever they are read from."""
+"""The labels of one scene on the scene's grid, whatever file they come from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labelscape.scenes.polygons import PolygonIndex
 
 
 class Labels:
-    """The labels of one scene. `legend` says what the indices mean; `report` tells what was read, line by
+    """The labels of one scene. `legend` gives the class of each index; `report` says what was read, line by
     line.
     """
 
@@ -22,7 +22,10 @@ class Labels:
         self._held: np.ndarray | None = None
 
     def read(self, window: Window | None = None) -> np.ndarray:
-        """(H, W) uint8 class indices of a window, IGNORE where unlabelled."""
+        """(H, W) uint8 class indices of a window, of the whole scene without one; IGNORE where unlabelled.
+
+        Raises BadFile where the file is damaged, BadInput for values that have no class.
+        """
         window = window or self.grid.window
         if self._held is not None:
             return self._held[window.inset_of(self.grid.window)].copy()
@@ -32,7 +35,7 @@ class Labels:
         return indices
 
     def hold(self) -> Labels:
-        """Keep all labels in memory from now on and let go of the files. Returns itself."""
+        """Load all labels into memory (a byte per pixel) and close the files. Returns itself."""
         if self._held is None:
             self._held = self.read(self.grid.window)
             self.close()
@@ -42,4 +45,4 @@ class Labels:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close the files."""

@@ -1,7 +1,6 @@
-"""Label files that say classes in a code of their own: other numbers than ours, colours, or one of several
-kinds of file.
+"""Label files that encode classes in their own way: other values, colours, or a format that GDAL cannot read.
 
-A `Code` is the table; `CodedLabels` reads files through it.
+A `Code` is the table of values or colours; `CodedLabels` reads files with it.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from labelscape.scenes.files import gdal, open_raster, reason
 from labelscape.scenes.validity import bands_and_validity
 
 Reader = Callable[[Path], np.ndarray]
-"""Reads a label file GDAL does not know: (H, W) raw values."""
+"""Reads a label file that GDAL cannot read: (H, W) raw values."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """How label files say classes.
+    """How label files encode classes.
 
-    table      raw value, or colour (red, green, blue), -> class index; IGNORE says "not labelled"
-    threshold  a channel counts as 255 from this value on and as 0 below, before the table is asked:
-               compressed or careless colours
-    refuse     a value or colour that is not in the table is an error; else such pixels are not labelled
+    table      raw value, or colour (red, green, blue), -> class index; IGNORE for unlabelled
+    threshold  before the table is used, every channel becomes 255 from this value on and 0 below: for colours
+               that lossy compression has changed
+    refuse     whether a value or colour that is not in the table is an error; else such pixels are unlabelled
     """
 
     table: Mapping[int, int] | Mapping[RGB, int]
@@ -53,8 +52,8 @@ class Code:
         return keys, np.array([packed[key] for key in keys.tolist()], np.uint8)
 
     def encode(self, raw: np.ndarray, where: str = "the labels") -> np.ndarray:
-        """Raw values (H, W), or colours (3, H, W), -> (H, W) uint8 class indices. Raises BadInput naming
-        what no class has.
+        """Raw values (H, W), or colours (3, H, W), -> (H, W) uint8 class indices. Raises BadInput listing
+        values or colours without a class.
         """
         if self.threshold is not None:
             raw = np.where(raw >= self.threshold, np.uint8(255), np.uint8(0))
@@ -69,15 +68,17 @@ class Code:
             said = ", ".join(str(_unpacked(v)) if self.by_color else str(v) for v in most)
             known_ones = ", ".join(str(key) for key in list(self.table)[:12])
             raise BadInput(
-                f"{where} holds {'colours' if self.by_color else 'values'} that no class has: {said} "
-                f"({len(strange)} of them, {int(pixels.sum())} pixels; known: "
+                f"{where} has {'colours' if self.by_color else 'values'} without a class: {said} "
+                f"({len(strange)} different ones, {int(pixels.sum())} pixels; known: "
                 f"{known_ones}{' ...' * (len(self.table) > 12)}). Is this the right file?"
             )
         return np.where(known, indices[places], np.uint8(IGNORE))
 
 
 class CodedLabels(Labels):
-    """A label file read through a `Code`, pixel for pixel. It is opened at each read and closed again."""
+    """A label file read with a `Code`, pixel for pixel. It is opened and closed at each read: data sets have
+    thousands of files, more than a process may keep open.
+    """
 
     def __init__(
         self,
@@ -89,8 +90,8 @@ class CodedLabels(Labels):
         padded: bool = False,
         reader: Reader | None = None,
     ) -> None:
-        """`grid` answers with the scene's grid when it is first needed; `padded` lets the file lack a row
-        or column (not labelled).
+        """`grid` returns the scene's grid when it is first needed; `padded` allows the file to be smaller by
+        up to two rows or columns (unlabelled).
         """
         self.legend, self.report, self.file, self.code = legend, [], file, code
         self._grid_of, self._padded, self._reader = grid, padded, reader
@@ -107,15 +108,15 @@ class CodedLabels(Labels):
             self._padded and 0 <= height - shape[0] <= 2 and 0 <= width - shape[1] <= 2
         ):
             raise BadInput(
-                f"{self.file} is {shape[1]} x {shape[0]} pixels and its image {width} x {height}: they are "
-                "no pair."
+                f"{self.file} is {shape[1]} x {shape[0]} pixels, but its image is {width} x {height}: labels "
+                "and image must have the same size."
             )
         indices = self.code.encode(raw, str(self.file))
         missing = [(0, window.height - indices.shape[0]), (0, window.width - indices.shape[1])]
         return np.pad(indices, missing, constant_values=IGNORE)
 
     def _raw(self, window: Window) -> tuple[np.ndarray, tuple[int, int]]:
-        """Raw values (h, w) or colours (3, h, w) of what the file has of a window, and the file's shape."""
+        """Raw values (h, w) or colours (3, h, w) where the window overlaps the file, and the file's shape."""
         if self._reader is not None:
             whole = self._reader(self.file)
             return whole[window.top : window.bottom, window.left : window.right], whole.shape
@@ -137,8 +138,8 @@ class CodedLabels(Labels):
             return palette[dataset.read(1, window=window.rio)].transpose(2, 0, 1)
         if self.code.by_color and len(colors) < 3:
             raise BadInput(
-                f"{self.file} has {len(colors)} band{'s' * (len(colors) != 1)}; its classes should be "
-                "colours of red, green and blue."
+                f"{self.file} has {len(colors)} band{'s' * (len(colors) != 1)}; classes encoded as "
+                "colours need red, green and blue."
             )
         if self.code.by_color:
             return dataset.read(list(colors[:3]), window=window.rio)
@@ -148,7 +149,7 @@ class CodedLabels(Labels):
 
 
 class NoLabels(Labels):
-    """A scene nobody labelled: 255 everywhere."""
+    """A scene without labels: 255 everywhere."""
 
     def __init__(self, legend: Legend, grid: Callable[[], Grid]) -> None:
         self.legend, self.report, self._grid_of = legend, [], grid

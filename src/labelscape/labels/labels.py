@@ -1,6 +1,6 @@
-"""Labels of a scene on the scene's own pixels: from a raster of class values or from polygons, in any CRS.
+"""Labels on a scene's grid: from a raster of class values or from polygons, in any CRS.
 
-Both answer `read(window) -> (H, W) uint8` class indices, 255 where nothing is labelled.
+Both have `read(window) -> (H, W) uint8` class indices, 255 where unlabelled.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def open_labels(
 ) -> Labels:
     """Open a label raster or polygons (by file suffix) for the pixels of `grid`.
 
-    table  the classes that this file shares with others (`classes_of`); without it the file's own
+    table  the classes shared with other label files (`classes_of`); by default those of this file
 
-    Raises BadFile for unreadable files, BadInput where labels and scene do not overlap, no polygon is burned
-    or a value has no class, and UnknownName where a layer, column or class does not exist.
+    Raises BadFile for unreadable files, BadInput where labels and scene do not overlap, no polygon is
+    rasterized or a value has no class, and UnknownName where a layer, column or class does not exist.
     """
     opener = open_polygon_labels if is_vector(source) else open_raster_labels
     labels = opener(source, grid, rules, table, scene_name)
@@ -46,10 +46,10 @@ def open_labels(
 
 
 def classes_of(sources: Sequence[str | Path], rules: LabelRules) -> ClassTable:
-    """The classes of label files, all files taken together: one for each scene, so a file may stand twice.
+    """The classes of several label files together. A file may be listed for several scenes; it is read once.
 
-    Files are read only as far as the rules do not say the classes. Raises as `resolve_classes` does, and
-    BadFile where a file cannot be read.
+    Files are read only where the rules do not name the classes. Raises as `resolve_classes` does, and BadFile
+    where a file cannot be read.
     """
     if rules.known_legend is not None and not rules.merge:
         return resolve_classes([], rules)
@@ -58,8 +58,8 @@ def classes_of(sources: Sequence[str | Path], rules: LabelRules) -> ClassTable:
 
 
 def found_in(source: str, rules: LabelRules) -> FoundClasses:
-    """What one label file holds, as far as the rules do not say it. Raises BadFile or BadInput where it
-    cannot be read.
+    """The classes in one label file; a raster is read only where the rules do not name them. Raises BadFile
+    or BadInput where it cannot be read.
     """
     if is_vector(source):
         return polygon_classes(source, rules)

@@ -1,4 +1,4 @@
-"""Polygons with a class each, burned onto a scene's grid."""
+"""Polygons with a class attribute, rasterized on a scene's grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labelscape.scenes.polygons import PolygonIndex, layers_of, read_polygons
 
 
 class PolygonLabels(Labels):
-    """Polygons burned where a pixel's centre lies inside; where polygons overlap, the later one in the
+    """Polygons, rasterized where they contain a pixel's centre; where polygons overlap, the later one in the
     file wins.
     """
 
@@ -38,10 +38,10 @@ class PolygonLabels(Labels):
 def open_polygon_labels(
     source: str | Path, grid: Grid, rules: LabelRules, table: ClassTable | None, scene_name: str
 ) -> PolygonLabels:
-    """Polygons burned on the pixels of `grid`; their classes come from `table`, else from the file itself.
+    """Polygons rasterized on `grid`; their classes come from `table`, else from the file itself.
 
     Raises BadFile where they cannot be read, UnknownName for a column, layer or class that does not exist,
-    BadInput where none of them labels a pixel.
+    BadInput where no polygon with a used class touches the scene.
     """
     import shapely
 
@@ -59,39 +59,41 @@ def open_polygon_labels(
     used = inside & (indices != IGNORE)
     if not used.any():
         raise BadInput(
-            f"No polygon of {source} inside {scene_name} has a class that is used "
-            f"({', '.join(legend.names)})."
+            f"No polygon of {source} within {scene_name} belongs to one of the classes "
+            f"{', '.join(legend.names)}. Check --class-column and --merge."
         )
     background = legend.index(rules.background) if rules.background else None
     report = [*_unnamed_layers(source, rules), *polygon_report(names, index_of, inside, legend)]
-    # Polygons of unused classes still burn, as unlabelled: what they cover is known not to be background.
+    # Polygons of unused classes are rasterized too, as unlabelled: they are certainly not background.
     return PolygonLabels(
         PolygonIndex(geometries[inside], indices[inside], grid), legend, grid, background, report
     )
 
 
 def polygon_classes(source: str | Path, rules: LabelRules) -> FoundClasses:
-    """What a polygon file holds. Raises as `open_polygon_labels` does where it cannot be read."""
+    """The classes in a polygon file. Raises as `open_polygon_labels` does where it cannot be read."""
     geometries, attributes = read_polygons(rules.vector(source))
     return found_names(source, polygon_names(source, attributes, len(geometries), rules))
 
 
 def found_names(source: str | Path, names: np.ndarray) -> FoundClasses:
-    """The class names that polygons have, as what a file holds."""
+    """The classes in a file whose polygons have these names."""
     return FoundClasses(str(source), names=tuple(sorted({*names.tolist()} - {""})))
 
 
 def polygon_names(
     source: str | Path, attributes: Mapping[str, np.ndarray], count: int, rules: LabelRules
 ) -> np.ndarray:
-    """(count,) class name of every polygon, "" where it has none. Raises BadInput where none has."""
+    """(count,) class name of every polygon, "" where it has none. Raises BadInput where all are empty, or the
+    column has to be chosen; UnknownName for a column that does not exist.
+    """
     column = class_column(source, attributes, rules)
     if column is None:
         return np.full(count, "labelled")
     names = np.array(["" if v is None else str(v) for v in attributes[column]])
     if not names.astype(bool).any():
         raise BadInput(
-            f"The column {column!r} of {source} is empty for all {count} polygons; pick another with "
+            f"The column {column!r} of {source} is empty for all {count} polygons; choose another with "
             "--class-column."
         )
     return names
@@ -103,24 +105,26 @@ def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_nam
     left, bottom, right, top = shapely.total_bounds(geometries)
     west, south, east, north = grid.bounds_of(grid.window)
     return (
-        f"None of the {len(geometries)} polygons of {source} touches {scene_name}: in the scene's CRS "
+        f"None of the {len(geometries)} polygons of {source} intersects {scene_name}: in the scene's CRS "
         f"the polygons cover x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x "
         f"{west:.6g} to {east:.6g}, y {south:.6g} to {north:.6g}. Check the CRS of both."
     )
 
 
 def _unnamed_layers(source: str | Path, rules: LabelRules) -> list[str]:
-    """A line where a file has several layers and nobody said which one is meant."""
+    """A line where a file has several layers and none was chosen."""
     layers = layers_of(source)
     if rules.layer is not None or len(layers) < 2:
         return []
-    return [f"{source} has the layers {', '.join(layers)}: {layers[0]} is read (--layer names another)"]
+    return [f"{source} has the layers {', '.join(layers)}: using {layers[0]} (choose with --layer)"]
 
 
 def polygon_report(
     names: np.ndarray, index_of: Mapping[str, int], inside: np.ndarray, legend: Legend
 ) -> list[str]:
-    """Per class found or merged: polygons read, used and outside the scene."""
+    """One line per class name in the file: polygons read, within the scene, outside, and the class they
+    become.
+    """
     lines = []
     for name in sorted({*names.tolist()}):
         mine, index = names == name, index_of.get(name, IGNORE)
@@ -133,7 +137,10 @@ def polygon_report(
 
 
 def class_column(source: str | Path, attributes: Mapping[str, np.ndarray], rules: LabelRules) -> str | None:
-    """The column that names the class: the one asked for, a familiar one, or the only one of text."""
+    """The column with the class names: the one asked for, one with a common name, or the only text column;
+    None for a file without columns. Raises BadInput where there are several to choose from, UnknownName for
+    one that does not exist.
+    """
     if rules.class_column:
         if rules.class_column not in attributes:
             raise UnknownName(f"column of {source}", rules.class_column, attributes)

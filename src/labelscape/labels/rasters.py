@@ -1,4 +1,4 @@
-"""A raster of class values, read on a scene's grid."""
+"""A raster of class values, resampled to a scene's grid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from labelscape.scenes.raster import EXACT
 
 
 class RasterLabels(Labels):
-    """A raster of class values, taken to the scene's grid by nearest neighbour where it has another one."""
+    """A raster of class values, resampled by nearest neighbour where its grid is not the scene's."""
 
     def __init__(
         self, dataset: object, grid: Grid, rules: LabelRules, table: ClassTable, handles: ExitStack
@@ -57,21 +57,22 @@ class RasterLabels(Labels):
 def open_raster_labels(
     source: str | Path, grid: Grid, rules: LabelRules, table: ClassTable | None, scene_name: str
 ) -> RasterLabels:
-    """A label raster on the pixels of `grid`; its classes come from `table`, else from the file itself.
+    """A label raster on `grid`; its classes come from `table`, else from the file itself.
 
-    Raises BadFile where it cannot be read, BadInput where it is no label raster or lies elsewhere.
+    Raises BadFile where it cannot be read, BadInput where it is no label raster or does not overlap the
+    scene.
     """
     with gdal(), ExitStack() as handles:
         dataset = handles.enter_context(open_raster(source))
         if dataset.count != 1:
             raise BadInput(
-                f"{source} has {dataset.count} bands; a label raster has one band of class values. Turn "
-                "colours into values first."
+                f"{source} has {dataset.count} bands; a label raster has one band of class values. Convert "
+                "colours to class values first."
             )
         if dataset.dtypes[0].startswith("complex") or (
             dataset.dtypes[0] == "float64" and dataset.crs is None and grid.is_georeferenced
         ):
-            raise BadInput(f"{source} holds {dataset.dtypes[0]} values; a label raster holds whole numbers.")
+            raise BadInput(f"{source} has {dataset.dtypes[0]} values; a label raster has integers.")
         mine = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
         seen = dataset
         if not mine.matches(grid):
@@ -83,14 +84,13 @@ def open_raster_labels(
 
 
 def on_grid(dataset: object, mine: Grid, grid: Grid, scene_name: str) -> WarpedVRT | _Unplaced:
-    """The label raster seen on the scene's grid. Without coordinates on either side only equal shapes can
-    be right: raises BadInput for others, and where the two do not overlap.
+    """The label raster resampled to the scene's grid. Raises BadInput where the two do not overlap, or where
+    one has no coordinates and their sizes differ.
     """
     if not (mine.is_georeferenced and grid.is_georeferenced):
         lacks = dataset.name if not mine.is_georeferenced else scene_name
         if mine.shape == grid.shape:
-            # Label PNGs beside GeoTIFFs carry no coordinates; equal shapes are the usual and only sensible
-            # reading.
+            # Label PNGs beside GeoTIFFs have no coordinates; with equal sizes they are meant pixel for pixel.
             return _Unplaced(dataset)
         raise BadInput(
             f"{dataset.name} is {mine.width} x {mine.height} pixels and {scene_name} {grid.width} x "
@@ -107,7 +107,7 @@ def on_grid(dataset: object, mine: Grid, grid: Grid, scene_name: str) -> WarpedV
             f"{left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x {west:.6g} to {east:.6g}, "
             f"y {south:.6g} to {north:.6g}. Check the CRS of both."
         )
-    # Without a nodata value, no value can mark what lies outside the raster: every one, 255 too, may be a
+    # Without a nodata value, no value can mark what lies outside the raster: any of them, even 255, may be a
     # class. The alpha band of the VRT marks it instead (see `beyond`).
     fill = {"add_alpha": True} if dataset.nodata is None else {"nodata": dataset.nodata}
     return WarpedVRT(

@@ -1,8 +1,7 @@
-"""What labels mean: the rules a user gives, and the classes that the values of rasters and the names of
-polygons become by them.
+"""What labels mean: the rules a user gives, and how raster values and polygon names become classes.
 
-Every label file is first asked what it holds (`FoundClasses`); `resolve_classes` then makes one `ClassTable`
-for all files together, so that a class one file lacks is a class all the same.
+`resolve_classes` combines the classes found in each label file (`FoundClasses`) into one `ClassTable` for all
+files, so that a class missing in one file keeps its index.
 """
 
 from __future__ import annotations
@@ -20,41 +19,40 @@ from labelscape.scenes.polygons import VECTOR_SUFFIXES, VectorSource
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRules:
-    """How label files are to be understood."""
+    """How label files are read."""
 
     legend: Legend | None = None
-    """The classes; None lets them be found: the values of rasters, the class names of polygons."""
+    """The classes; None takes them from the files: the values of rasters, the class names of polygons."""
     classes: Mapping[str, int] | None = None
-    """Class name -> its value in label rasters, where that is not the legend's own. Without a legend, and
-    with nothing merged, these are the classes, in this order."""
+    """Class name -> its value in label rasters, where that differs from the legend's. Without a legend and a
+    merge, these are the classes, in this order."""
     class_column: str | None = None
-    """The column of a polygon file that names the class; needed only where there are several to choose
-    from."""
+    """The column of a polygon file with the class names; needed where there are several text columns."""
     layer: str | None = None
-    """The layer of polygon files that holds the labels; the first unless given."""
+    """The layer of polygon files with the labels; by default the first."""
     merge: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """New class -> the classes it is made of ("woodland": ("forest", "scrub")); classes not named stay
+    """New class -> the classes merged into it ("woodland": ("forest", "scrub")); other classes become
     unlabelled."""
     background: str | None = None
-    """Name of the class of every pixel that no polygon covers; None leaves them unlabelled."""
+    """Class of the pixels that no polygon covers; None leaves them unlabelled."""
     area: str | None = None
-    """File of polygons inside which the labels are complete; outside nothing is labelled."""
+    """File of polygons within which the labels are complete; pixels outside are unlabelled."""
     ignore_values: tuple[int, ...] = ()
-    """Values of label rasters that mean "not labelled", beside the file's nodata and 255."""
+    """Values of label rasters that mean "not labelled", in addition to the file's nodata and 255."""
     threshold: int | None = None
-    """Label rasters are grey masks of two classes: values from this one up are the second class, the others
-    the first."""
+    """For label rasters that are grey masks of two classes: values from this one on are the second class,
+    lower ones the first."""
 
     @property
     def known_legend(self) -> Legend | None:
-        """The classes, where the rules alone say them; None where the files must be asked."""
+        """The classes, where the rules alone name them; None where the files must be read."""
         if self.legend is not None or not self.classes or self.merge:
             return self.legend
         own_values = all(0 <= value < IGNORE for value in self.classes.values())
         return Legend.of_names(list(self.classes), values=self.classes.values() if own_values else None)
 
     def vector(self, source: str | Path) -> VectorSource:
-        """A polygon file of labels with the layer to read."""
+        """A polygon file of labels, with its layer."""
         return VectorSource(source, self.layer)
 
 
@@ -92,12 +90,12 @@ def is_vector(source: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class FoundClasses:
-    """What one label file holds."""
+    """The classes found in one label file."""
 
     source: str
     values: tuple[int, ...] = ()
-    """Values of a raster, ascending, without those that mean "not labelled"; empty where they need not be
-    known."""
+    """Values of a raster, ascending, without those that mean "not labelled"; empty where they were not
+    needed."""
     names: tuple[str, ...] | None = None
     """Class names of polygons, ascending; None for a raster."""
     colors: tuple[RGB, ...] | None = None
@@ -108,8 +106,8 @@ class FoundClasses:
 class ClassTable:
     """The classes of all label files together.
 
-    index_of  value of a raster (int), or class name of polygons (str) -> index in the legend; IGNORE for
-              values that are known and not used
+    index_of  raster value (int) or polygon class name (str) -> index in the legend; IGNORE for values that
+              are known and not used
     """
 
     legend: Legend
@@ -121,10 +119,10 @@ class ClassTable:
 
 
 def resolve_classes(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
-    """The classes of label files, all files taken together: rasters, polygons or both.
+    """The classes of several label files together: rasters, polygons or both.
 
-    A class may be absent from some files, and from all of them where `rules.legend` says the classes (as a
-    trained model does). Raises BadInput where no file labels anything, where rasters and polygons have
+    A class may be absent from some files, and from all of them where `rules.legend` names the classes (as a
+    trained model does). Raises BadInput where no file has a labelled pixel, where rasters and polygons have
     different classes, or where a class is merged twice; UnknownName for a class to be merged that no file
     has.
     """
@@ -146,12 +144,12 @@ def _indices(names: Sequence[str]) -> dict[str, int]:
 
 
 def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
-    """Classes as the files hold them: `class 7` for each value of rasters, the names of polygons."""
+    """Classes as found in the files: `class 7` for each raster value, the names of polygons."""
     rasters, polygons = [f for f in found if f.names is None], [f for f in found if f.names is not None]
     legends = []
     if rasters:
         values = _values_of(rasters)
-        # The colour tables of several files may disagree; only a single file's is believed.
+        # The colour tables of several files may disagree; only that of a single file is used.
         colors = rasters[0].colors if len(rasters) == 1 else None
         legends.append(Legend.of_names([f"class {v}" for v in values], values=values, colors=colors))
     if polygons:
@@ -160,7 +158,7 @@ def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
     if len(legends) == 2 and legends[0] != legends[1]:
         raise BadInput(
             f"The label rasters have the classes {', '.join(legends[0].names)}, the polygons "
-            f"{', '.join(legends[1].names)}: name all classes with --classes."
+            f"{', '.join(legends[1].names)}. Name all classes with --classes."
         )
     return legends[0]
 
@@ -169,21 +167,21 @@ def _values_of(rasters: Sequence[FoundClasses]) -> list[int]:
     """The values of label rasters, ascending. Raises BadInput where there is none."""
     values = sorted({value for f in rasters for value in f.values})
     if not values and len(rasters) == 1:
-        raise BadInput(f"{rasters[0].source} labels nothing: every pixel is nodata or 255.")
+        raise BadInput(f"{rasters[0].source} has no labelled pixel: every pixel is nodata or 255.")
     if not values:
         raise BadInput(
-            f"None of the {len(rasters)} label files labels anything: every pixel is nodata or 255."
+            f"None of the {len(rasters)} label files has a labelled pixel: every pixel is nodata or 255."
         )
     return values
 
 
 def _with_background(names: Sequence[str], rules: LabelRules) -> list[str]:
-    """Class names of polygons, that of all they do not cover first."""
+    """Class names of polygons, the background class first."""
     return ([rules.background] if rules.background and rules.background not in names else []) + list(names)
 
 
 def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
-    """New classes from those of the files; what no new class is made of stays unlabelled."""
+    """New classes merged from those of the files; classes that are not merged become unlabelled."""
     rasters = [f for f in found if f.names is None]
     polygon_names = sorted({name for f in found for name in f.names or ()})
     stored: dict[str, int] = {}
@@ -206,8 +204,8 @@ def _check_merge(known: Iterable[str], rules: LabelRules, *, polygons: bool) -> 
     """Raises UnknownName for an old class that does not exist, BadInput for one that is used twice."""
     known, used = list(known), Counter(old for olds in rules.merge.values() for old in olds)
     for old in used:
-        # Labels that a trained model is scored on may lack a class; a name that no raster could have is a
-        # mistake all the same.
+        # Labels that a trained model is evaluated on may lack a class. A name that rasters cannot have (they
+        # only have `class N`) is a mistake even then.
         absent = rules.legend is not None and (
             polygons or (not rules.classes and re.fullmatch(r"class \d+", old))
         )
@@ -215,7 +213,7 @@ def _check_merge(known: Iterable[str], rules: LabelRules, *, polygons: bool) -> 
             raise UnknownName("class in the labels", old, known)
     twice = [name for name, times in used.items() if times > 1]
     if twice:
-        raise BadInput(f"The class {twice[0]!r} is merged into two classes; put it into one.")
+        raise BadInput(f"The class {twice[0]!r} is merged into two classes; merge it into one only.")
 
 
 def mask_legend(rules: LabelRules) -> Legend:
@@ -223,7 +221,7 @@ def mask_legend(rules: LabelRules) -> Legend:
     legend = rules.known_legend or Legend.of_names(["other", "object"])
     if len(legend) != 2:
         raise BadInput(
-            f"A threshold makes two classes; {len(legend)} are named ({', '.join(legend.names)}). Name two: "
-            "--classes other=0,road=1."
+            f"--threshold makes two classes, but {len(legend)} are named ({', '.join(legend.names)}). Name "
+            "two: --classes other=0,road=1."
         )
     return legend

@@ -1,4 +1,4 @@
-"""The values that label rasters hold: read as whole numbers, counted, and told from masks."""
+"""The values in label rasters: read as integers, counted, and recognised as masks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
 
 MASK_NAN = -(2**31)
-"""What NaN of a mask is read as: no grey value, unlike 255."""
+"""NaN in a mask is read as this value, which no mask has; 255 would be white."""
 
 
 def read_labels(dataset: object, window: RasterioWindow | None, *, nan: int = IGNORE) -> np.ndarray:
-    """(H, W) whole numbers of one window of a label raster; NaN becomes `nan`.
+    """(H, W) integers of one window of a label raster; NaN becomes `nan`.
 
     Raises BadFile if the file cannot be read, BadInput if it holds fractions.
     """
@@ -36,8 +36,8 @@ def read_labels(dataset: object, window: RasterioWindow | None, *, nan: int = IG
         values = np.where(np.isfinite(values), values, nan)
         if not np.array_equal(values, np.round(values)):
             raise BadInput(
-                f"{dataset.name} holds fractions such as {values[values != np.round(values)][0]:g}; labels "
-                "are whole numbers."
+                f"{dataset.name} has fractional values such as {values[values != np.round(values)][0]:g}; "
+                "labels must be integers."
             )
         values = values.astype(np.int32)
     return values
@@ -50,7 +50,7 @@ def ignored_values(dataset: object, rules: LabelRules) -> tuple[int, ...]:
 
 
 def values_found(dataset: object) -> Counter:
-    """Every value of a label raster and its pixel count, block by block."""
+    """The pixel count of every value of a label raster, read block by block."""
     counts: Counter = Counter()
     for window in Window(0, 0, dataset.height, dataset.width).blocks(2048):
         values, pixels = np.unique(read_labels(dataset, window.rio), return_counts=True)
@@ -59,7 +59,7 @@ def values_found(dataset: object) -> Counter:
 
 
 def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
-    """What an open label raster holds. It is read to its end only where the rules do not say the classes.
+    """The classes in an open label raster. It is read only where the rules do not name them.
 
     Raises BadInput for values that cannot be class values, BadFile where it cannot be read.
     """
@@ -69,8 +69,8 @@ def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
     values = sorted(v for v in values_found(dataset) if v not in ignore)
     if values and (len(values) > 254 or values[0] < 0 or values[-1] > 254):
         raise BadInput(
-            f"{dataset.name} holds {len(values)} values from {values[0]} to {values[-1]}; class values lie "
-            "in 0..254. Is this a label raster? Name its classes with --classes."
+            f"{dataset.name} has {len(values)} values from {values[0]} to {values[-1]}; class values must be "
+            "0 to 254. Is this a label raster? Name its classes with --classes."
         )
     try:
         palette = dataset.colormap(1)
@@ -95,7 +95,9 @@ def read_mask(dataset: object, window: RasterioWindow | None, rules: LabelRules)
 
 
 def look_like_masks(sources: Sequence[str | Path], rules: LabelRules) -> bool:
-    """Label rasters of nothing but 0 and 255, where nobody said what 255 means; judged on thumbnails."""
+    """Do label rasters hold only 0 and 255, and the rules do not say what 255 means? Judged on thumbnails of
+    512 pixels, because every file is tested.
+    """
     explained = IGNORE in rules.ignore_values or IGNORE in (rules.classes or {}).values()
     if not sources or rules.threshold is not None or explained:
         return False
