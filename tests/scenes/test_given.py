@@ -168,18 +168,18 @@ def test_a_plane_and_a_masked_array(tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "options", "message"),
     [
-        (np.zeros((100, 120, 3), np.uint8), {}, r"100 x 120 x 3 seems to have its bands last"),
-        (np.zeros(7), {}, r"shape 7 is no picture: \(bands, H, W\)"),
-        (np.zeros((2, 3, 4, 5)), {}, "2 x 3 x 4 x 5 is no picture"),
-        (np.zeros((1, 0, 5)), {}, "1 x 0 x 5 is no picture"),
-        (np.zeros((2, 5, 5), bool), {}, "bool is no type of pixels.*astype"),
-        (np.zeros((2, 5, 5), complex), {}, "complex128 is no type of pixels"),
-        (np.zeros((2, 5, 5), np.float16), {}, "float16 is no type of pixels"),
+        (np.zeros((100, 120, 3), np.uint8), {}, r"shape 100 x 120 x 3 seems to have its bands last"),
+        (np.zeros(7), {}, r"shape 7 is not an image: \(bands, H, W\)"),
+        (np.zeros((2, 3, 4, 5)), {}, "2 x 3 x 4 x 5 is not an image"),
+        (np.zeros((1, 0, 5)), {}, "1 x 0 x 5 is not an image"),
+        (np.zeros((2, 5, 5), bool), {}, "Pixels of type bool are not supported.*astype"),
+        (np.zeros((2, 5, 5), complex), {}, "type complex128 are not"),
+        (np.zeros((2, 5, 5), np.float16), {}, "type float16 are not"),
         (np.zeros((2, 5, 5)), {"bands": ["a"]}, "2 bands, so 2 different names.*found a"),
         (np.zeros((2, 5, 5)), {"bands": ["a", "a"]}, "2 different names"),
         (np.zeros((2, 5, 5)), {"crs": 32633}, "32633 needs a transform"),
         (np.zeros((2, 5, 5)), {"transform": (1, 0, 0, 0, 1, 0)}, "a tuple; an affine.Affine was expected"),
-        (np.zeros((2, 5, 5)), {"transform": Affine.scale(2), "crs": "moon"}, "'moon' is no CRS"),
+        (np.zeros((2, 5, 5)), {"transform": Affine.scale(2), "crs": "moon"}, "'moon' is not a CRS"),
     ],
 )
 def test_arrays_that_are_no_scene(pixels, options, message):
@@ -286,9 +286,12 @@ def test_data_arrays_that_are_no_scene():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (np.zeros((3, 5, 6)), r"An array of shape \(3, 5, 6\) without a place cannot.*ArrayScene\(pixels"),
+        (
+            np.zeros((3, 5, 6)),
+            r"An array of shape \(3, 5, 6\) without coordinates cannot.*ArrayScene\(pixels",
+        ),
         (7, r"An int \(7\) cannot be opened as a scene\. A scene is a file"),
-        (None, r"A nonetype \(none\) cannot"),
+        (None, r"A NoneType \(None\) cannot"),
         ({"path": "a.tif"}, "A dict"),
         ([np.zeros((2, 2))], "list of files was expected, but it holds an array of shape"),
         (["a.tif", ArrayScene(np.zeros((2, 5, 5)))], "but it holds an ArrayScene"),

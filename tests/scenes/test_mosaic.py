@@ -84,7 +84,7 @@ def test_later_files_lie_on_top_and_their_nodata_lets_earlier_ones_through(tmp_p
 
 
 def test_more_files_than_may_be_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("labelscape.scenes.mosaic.MOST_OPEN", 3)
+    monkeypatch.setattr("labelscape.scenes.mosaic.MAX_OPEN", 3)
     made = world.make(tmp_path, 40, 40)
     folder = cut_up(made, tmp_path / "tiles", list(range(0, 41, 8)), list(range(0, 41, 8)))
     with open_scene(folder) as mosaic:
@@ -263,7 +263,7 @@ def test_mistakes(tmp_path):
     bare = world.make(tmp_path, 20, 20, crs=None, name="bare")
     with pytest.raises(BadInput, match="bare has no coordinates, so it cannot be resampled"):
         open_scene(bare.scene, pixel_size=3)
-    with pytest.raises(BadInput, match="no coordinates, so the area"):
+    with pytest.raises(BadInput, match="no coordinates, so it cannot be cropped to the area"):
         open_scene(bare.scene, area="any.geojson")
 
 
@@ -302,5 +302,5 @@ def test_a_folder_whose_files_lie_deeper_says_where(tmp_path):
     with pytest.raises(BadFile, match="holds no raster files[.]$"):
         open_scene(tmp_path / "GRANULE")
     world.make(tmp_path / "GRANULE" / "IMG", 20, 20)
-    with pytest.raises(BadFile, match="holds no raster files; its folder IMG does: name that[.]$"):
+    with pytest.raises(BadFile, match="holds no raster files; its subfolder IMG does: pass that one[.]$"):
         open_scene(tmp_path / "GRANULE")

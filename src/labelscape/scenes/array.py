@@ -1,4 +1,4 @@
-"""Scenes made of arrays."""
+"""Scenes from arrays with a transform and a CRS: `ArrayScene`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from labelscape.scenes.raster import FileScene
 from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import BLOCK, IN_MEMORY, Part, Patch, Scene, Units
 
-MOST_CHANNELS = 4
-"""Up to so many in the last place of a large array are colours that stand behind rows and columns."""
+MAX_CHANNELS = 4
+"""An array whose last axis is no longer than this, and its others are, has its bands last (H, W, bands)."""
 
 
 class ArrayScene(Scene):
-    """An array with its place, as a scene: `ArrayScene(pixels, transform, crs)`.
+    """A scene from an array, a transform and a CRS: `ArrayScene(pixels, transform, crs)`.
 
     The array is not copied: leave it as it is while the scene is in use.
     """
@@ -50,12 +50,12 @@ class ArrayScene(Scene):
                    without coordinates
         crs        what rasterio understands: "EPSG:32633", 32633, a CRS, WKT
         bands      names; "1", "2", ... by default
-        nodata     the value that means "nothing here", by the rules for files; NaN is always invalid
+        nodata     the nodata value, by the same rules as for files; NaN is always invalid
         name       stem of the files that a map of it gets
-        units      (scale, offset) a band, where values are stored quantities
+        units      (scale, offset) a band: value x scale + offset is the measured quantity
 
-        Raises BadInput for an array that is no picture, BadOption where names, transform or CRS do not go
-        with it.
+        Raises BadInput for an array of another shape or type, BadOption where names, transform or CRS do not
+        fit it.
         """
         self.pixels, self.unmasked = _pixels(pixels)
         count, height, width = self.pixels.shape
@@ -81,7 +81,7 @@ class ArrayScene(Scene):
     @property
     def parts(self) -> tuple[Part, ...]:
         facts = self.grid, self.bands, self.dtype, self.units
-        return (Part(self.name, (), self._laid, *facts, in_memory=True),)
+        return (Part(self.name, (), self._on_grid, *facts, in_memory=True),)
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         return cut(self, self.pixels, self.unmasked, window, bands)
@@ -97,24 +97,26 @@ class ArrayScene(Scene):
             return self
         return HeldScene(self, self.read().pixels, self.unmasked)
 
-    def _laid(self, onto: Grid | None = None) -> Scene:
-        """Itself, or, on another grid, a copy on disk: GDAL resamples files, and what is read piece by piece
-        may be larger than the memory.
+    def _on_grid(self, onto: Grid | None = None) -> Scene:
+        """Itself, or, on another grid, a temporary GeoTIFF of it: GDAL resamples files, and an array read
+        piece by piece (xarray) may be larger than the memory.
         """
         if onto is None:
             return self
-        with self._lock:
+        with self._lock:  # threads that open parts share one copy
             if self._folder is None:
-                # It goes with the scene; on Windows an open handle would keep it, and must not fail the exit.
+                # Removed with the scene. On Windows an open handle prevents that, which must not fail the
+                # exit.
                 self._folder = TemporaryDirectory(prefix="labelscape-", ignore_cleanup_errors=True)
                 _write(self, Path(self._folder.name) / "scene.tif")
+        # With a masked array the copy's internal mask holds all of the validity, nodata included.
         nodata = self.nodata if self.unmasked is None else None
         path = Path(self._folder.name) / "scene.tif"
         return FileScene(path, nodata=nodata, band_names=self.bands, onto=onto)
 
 
 def _pixels(given: np.ndarray | Sliced) -> tuple[Sliced, np.ndarray | None]:
-    """(B, H, W), and which pixels (H, W) a masked array leaves unmasked, None for all."""
+    """Pixels (B, H, W) and, for a masked array, which (H, W) are unmasked in all bands; None for all."""
     masked = given.mask if isinstance(given, np.ma.MaskedArray) and given.mask is not np.ma.nomask else None
     if isinstance(given, np.ma.MaskedArray):
         given = given.data
@@ -122,17 +124,17 @@ def _pixels(given: np.ndarray | Sliced) -> tuple[Sliced, np.ndarray | None]:
     shape = " x ".join(map(str, pixels.shape))
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise BadInput(
-            f"An array of shape {shape or '()'} is no picture: (bands, H, W) or (H, W) was expected."
+            f"An array of shape {shape or '()'} is not an image: (bands, H, W) or (H, W) was expected."
         )
-    if pixels.ndim == 3 and pixels.shape[2] <= MOST_CHANNELS < min(64, *pixels.shape[:2]):
+    if pixels.ndim == 3 and pixels.shape[2] <= MAX_CHANNELS < min(pixels.shape[:2]):
         raise BadInput(
-            f"An array of {shape} seems to have its bands last: (bands, H, W) was expected, which "
-            "pixels.transpose(2, 0, 1) gives."
+            f"An array of shape {shape} seems to have its bands last: (bands, H, W) was expected. Use "
+            "pixels.transpose(2, 0, 1)."
         )
     if pixels.dtype.kind not in "uif" or not check_dtype(pixels.dtype):
         raise BadInput(
-            f"The type {pixels.dtype} is no type of pixels: integers or floats of 32 or 64 bits were "
-            "expected; convert them, such as with pixels.astype('float32')."
+            f"Pixels of type {pixels.dtype} are not supported: integers or floats of 32 or 64 bits were "
+            "expected. Convert them, for example with pixels.astype('float32')."
         )
     if masked is not None:
         masked = masked.any(axis=0) if masked.ndim == 3 else masked
@@ -140,28 +142,28 @@ def _pixels(given: np.ndarray | Sliced) -> tuple[Sliced, np.ndarray | None]:
 
 
 def _is_sliced(given: object) -> bool:
-    """Is this read piece by piece, not an array already?"""
+    """Is this read piece by piece when sliced, unlike an array (or a list, which has no shape)?"""
     return not hasattr(given, "__array__") and all(hasattr(given, n) for n in ("shape", "dtype", "ndim"))
 
 
 def _grid(transform: Affine | None, crs: CRS | str | int | None, height: int, width: int) -> Grid:
     if transform is None and crs is not None:
-        raise BadOption(f"The CRS {crs} needs a transform that says where in it the pixels lie.")
+        raise BadOption(f"The CRS {crs} needs a transform from pixels to its coordinates.")
     if transform is not None and not isinstance(transform, Affine):
         raise BadOption(
-            f"The transform is a {type(transform).__name__}; an affine.Affine was expected, as "
-            "dataset.transform has it (Affine.from_gdal(*numbers) where they are GDAL's six)."
+            f"The transform is a {type(transform).__name__}; an affine.Affine was expected, such as "
+            "dataset.transform, or Affine.from_gdal(*numbers) for GDAL's six numbers."
         )
     try:
         place = None if crs is None else CRS.from_user_input(crs)
     except CRSError as error:
-        raise BadOption(f"{crs!r} is no CRS: an EPSG code or WKT was expected.") from error
+        raise BadOption(f"{crs!r} is not a CRS: an EPSG code or WKT was expected.") from error
     return Grid(place, Affine.identity() if transform is None else transform, height, width)
 
 
 def _write(scene: ArrayScene, path: Path) -> None:
-    """A GeoTIFF of the same pixels, window by window. Its nodata value is not written: whoever opens the file
-    says it.
+    """Write the pixels as a GeoTIFF, window by window. The nodata value is not stored: it is passed where the
+    file is opened.
     """
     grid, count = scene.grid, len(scene.bands)
     profile = {
@@ -179,6 +181,7 @@ def _write(scene: ArrayScene, path: Path) -> None:
         "photometric": "MINISBLACK",  # else GDAL takes a fourth band for alpha
         "alpha": "NO",
     }
+    # Internal: by default GDAL writes masks to a .msk file beside the raster.
     with gdal(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "w", **profile) as file:
         for window in grid.window.blocks(BLOCK):
             patch = scene.read(window)

@@ -1,4 +1,4 @@
-"""GDAL's settings, and files opened with one clear sentence where that fails."""
+"""Open raster files with GDAL: settings, what counts as a file or a band stack, error messages."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from labelscape.scenes.scene import Scene
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
 
-# GDAL takes 5 % of the machine's memory for its block cache unless told; reading a large scene must not grow
-# with the machine. In bytes: rasterio hands the number to GDALSetCacheMax64, which knows no megabytes.
+# GDAL's block cache takes 5 % of the machine's memory by default; memory for a large scene must not depend on
+# the machine. In bytes: rasterio passes the number to GDALSetCacheMax64, which does not take megabytes.
 GDAL_CACHE_BYTES = 64 * 2**20
 
 EXACT = 1e-6
-"""Error allowed to a warp's transformation, in pixels, so that what is read does not depend on the window;
-rasterio 1.4 fails on 0.
+"""Error threshold of a warp's approximate transformer, in pixels: so small that pixels do not depend on the
+window they are read in. 0 would be exact, but rasterio 1.4 fails on it.
 """
 
 READ_FAILURES = (RasterioError, OSError, UnicodeDecodeError)
-"""What opening and reading raise; the last where GDAL names a file whose name is no UTF-8, as damaged or
-old VRTs hold.
+"""What opening and reading raise; UnicodeDecodeError where GDAL's message quotes a file name that is not
+UTF-8, as damaged or old VRTs hold.
 """
 
 Files = str | Path | Sequence[str | Path]
@@ -40,8 +40,8 @@ Files = str | Path | Sequence[str | Path]
 
 
 class DataArray(Protocol):
-    """An `xarray.DataArray` with the accessor of rioxarray, as far as it is asked; xarray need not be
-    installed.
+    """The part of `xarray.DataArray`, with rioxarray's accessor, that is used here: a protocol, since xarray
+    need not be installed.
     """
 
     dims: tuple[str, ...]
@@ -50,13 +50,13 @@ class DataArray(Protocol):
 
 
 Source = Files | rasterio.DatasetReader | WarpedVRT | DataArray | Scene
-"""What may stand for a scene: files, a STAC item, or an object that holds pixels with their place."""
+"""What `open_scene` takes: files, a STAC item, or an object that holds georeferenced pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class SharedDataset:
-    """Somebody else's open dataset that cannot be opened a second time, such as a `WarpedVRT`: it is read by
-    one thread at a time, and never closed.
+    """A caller's open dataset that cannot be opened a second time, such as a `WarpedVRT`: it is read by one
+    thread at a time, and never closed here.
     """
 
     dataset: rasterio.DatasetReader | WarpedVRT
@@ -65,26 +65,27 @@ class SharedDataset:
 
 @contextmanager
 def gdal(**options: object) -> Iterator[None]:
-    """GDAL's settings for the time of a block, instead of the process's environment; a GDAL_CACHEMAX given
-    further out stays.
+    """Set GDAL's options for the time of a block, without touching the process's environment; GDAL_CACHEMAX
+    of an enclosing rasterio.Env is kept.
     """
     cache = rasterio.env.getenv().get("GDAL_CACHEMAX") if rasterio.env.hasenv() else None
-    # GDAL's short cut for whole PNG files answers with chance values, and no error, where a file is
-    # truncated.
+    # GDAL's fast path for whole PNG files returns random values, and no error, where a file is truncated.
     with (
         rasterio.Env(
             **{"GDAL_CACHEMAX": cache or GDAL_CACHE_BYTES, "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", **options}
         ),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter(
-            "ignore", NotGeoreferencedWarning
-        )  # a PNG has no CRS: that is a fact, not a warning
+        # Photographs have no CRS and need none; what does need one refuses them itself.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
 
 def open_raster(file: str | Path) -> rasterio.DatasetReader:
-    """Open one file with GDAL. Raises BadFile saying whether it is missing, empty, or no raster."""
+    """Open one raster file with GDAL. Raises BadFile where it is missing, empty, a folder, a container of
+    several rasters (HDF, NetCDF), or not a raster.
+    """
+    # Checked before GDAL opens it: an empty file would only be "not recognized as a supported file format".
     text = str(file)
     local = is_local(text)
     if local and not Path(text).exists():
@@ -100,15 +101,15 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
     if dataset.count == 0:
         dataset.close()
         raise BadFile(
-            f"{text} is a container of several rasters, not one; name one of them: "
+            f"{text} is a container of several rasters; name one of its subdatasets: "
             f"{', '.join(dataset.subdatasets[:3])} ..."
         )
     return dataset
 
 
 def is_local(place: str | Path) -> bool:
-    """Is this a path of the machine's own files? Others are addresses, GDAL's virtual paths, and names of
-    parts of files such as NETCDF:"a.nc":red; one letter before a colon is a drive of Windows.
+    """Is this a local path? Everything else is a URL, a GDAL virtual path (/vsi...) or a subdataset such as
+    NETCDF:"a.nc":red; a single letter before a colon is a Windows drive.
     """
     text = str(place)
     if "://" in text or text.startswith("/vsi"):
@@ -117,14 +118,17 @@ def is_local(place: str | Path) -> bool:
 
 
 def is_raster(file: Path) -> bool:
-    """Is this a raster by its name? Hidden files are none: macOS puts `._scene.tif` beside every file on
-    drives of other systems, and files that are being written are hidden too.
+    """Is this a raster file by its suffix? Hidden files are not: macOS puts `._scene.tif` beside every file
+    on drives of other systems, and files still being written are hidden too.
     """
     return file.suffix.lower() in RASTER_SUFFIXES and not file.name.startswith(".")
 
 
 def stack_files(source: Source | SharedDataset) -> list[str]:
-    """The files of a scene: one, or those of a band stack in name order; none where it lies in memory."""
+    """List the files of a scene: one, or those of a folder in name order; none for a scene in memory.
+
+    Raises BadFile for a folder without rasters, BadInput for other types, BadOption for an empty list.
+    """
     if isinstance(source, Scene):
         return list(source.files)
     if isinstance(source, SharedDataset):
@@ -135,27 +139,26 @@ def stack_files(source: Source | SharedDataset) -> list[str]:
             return [str(source)]
         files = sorted(str(f) for f in folder.iterdir() if is_raster(f))
         if not files:
+            # One level down, as in a Sentinel-2 product's GRANULE: a hint, deeper folders are not searched.
             inside = next(
                 (f.name for f in sorted(folder.iterdir()) if f.is_dir() and any(map(is_raster, f.iterdir()))),
                 None,
             )
             raise BadFile(
                 f"The folder {source} holds no raster "
-                f"files{f'; its folder {inside} does: name that' if inside else ''}."
+                f"files{f'; its subfolder {inside} does: pass that one' if inside else ''}."
             )
         return files
     if not isinstance(source, Sequence):
-        raise BadInput(
-            f"Scene(...) opens files by their paths; a {type(source).__name__} goes to open_scene(...)."
-        )
+        raise BadInput(f"Scene(...) opens paths; pass a {type(source).__name__} to open_scene(...).")
     if not source:
         raise BadOption("A scene needs at least one file.")
     return [str(file) for file in source]
 
 
 def source_paths(source: object) -> str | tuple[str, ...] | None:
-    """Where a scene's source lies, as it can be written down and opened again; None where that is in memory,
-    or the source is no scene.
+    """The path or paths that open a scene's source again, as they are stored in _run.json; None where it is
+    in memory or not a scene.
     """
     if isinstance(source, Scene):
         return None if source.in_memory else source_paths(source.source)
@@ -169,18 +172,19 @@ def source_paths(source: object) -> str | tuple[str, ...] | None:
 
 
 def source_text(source: Source | SharedDataset) -> str:
-    """A scene's source as a message names it."""
+    """A scene's source as messages name it."""
     paths = source_paths(source)
     if isinstance(paths, str):
         return paths
     if paths is not None:
-        return paths[0] + (f" and {len(paths) - 1} beside it" if len(paths) > 1 else "")
+        return paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     if isinstance(source, SharedDataset):
         return source.dataset.name
     return str(getattr(source, "name", None) or f"a {type(source).__name__} in memory")
 
 
 def reason(error: BaseException) -> str:
-    """GDAL's own first line, without the file name said twice."""
+    """The first line of GDAL's own message."""
+    # rasterio raises its error from GDAL's, which is the more exact of the two.
     cause = error.__cause__ or error
     return str(cause).strip().splitlines()[0].rstrip(".") if str(cause).strip() else type(cause).__name__

@@ -1,4 +1,4 @@
-"""Scenes from objects that hold pixels with their place: open rasterio datasets and xarray DataArrays."""
+"""Scenes from objects that hold georeferenced pixels: open rasterio datasets and xarray DataArrays."""
 
 from __future__ import annotations
 
@@ -28,44 +28,40 @@ WHAT_MAY_BE_GIVEN = (
 def scene_given(
     source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None
 ) -> Scene | None:
-    """The scene that an object holds, with handles of its own; None for paths and lists of them.
+    """Make a scene of an object, with handles of its own; None for paths and lists of them.
 
-    Raises BadInput where the object can be no scene, BadOption where it was opened with other options.
+    Raises BadInput where the object cannot be a scene, BadOption where it is one and options are given too.
     """
     if isinstance(source, (str, os.PathLike)):
         return None
     if isinstance(source, Scene):
         if nodata is not None or bands is not None:
             raise BadOption(
-                f"{source.name} is a scene already: say its nodata value and bands where it is opened or "
-                "made."
+                f"{source.name} is a scene already: pass nodata and bands where it is opened or made."
             )
         return source.again()
     if isinstance(source, (rasterio.DatasetReader, DatasetWriter, WarpedVRT)):
         return _of_dataset(source, nodata, bands)
+    # By its attributes, not by its class: xarray need not be installed.
     if all(hasattr(source, name) for name in ("dims", "coords", "attrs", "transpose")):
         return _of_data_array(source, nodata, bands)
     if isinstance(source, (list, tuple)):
         stranger = next((one for one in source if not isinstance(one, (str, os.PathLike))), None)
         if stranger is None:
             return None
-        raise BadInput(
-            f"A list of files was expected, but it holds {_a(stranger)}; give such a scene by itself."
-        )
-    raise BadInput(f"{_a(source).capitalize()} cannot be opened as a scene. {WHAT_MAY_BE_GIVEN}.")
+        raise BadInput(f"A list of files was expected, but it holds {_a(stranger)}; pass such a scene alone.")
+    named = _a(source)
+    raise BadInput(f"{named[0].upper()}{named[1:]} cannot be opened as a scene. {WHAT_MAY_BE_GIVEN}.")
 
 
 def _a(value: object) -> str:
-    """A value as a message names it, in a few words."""
+    """A value as a message names it: an int (7), a dict, an array of shape (3, 5, 6)."""
     kind = type(value).__name__
     if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} without a place"
+        return f"an array of shape {value.shape} without coordinates"
     text = repr(value)
     article = "an" if kind[0].lower() in "aeiou" else "a"
     return f"{article} {kind}" + (f" ({text})" if len(text) <= 40 and "\n" not in text else "")
-
-
-# -------------------------------------------------------------------------------------------------- rasterio
 
 
 def _of_dataset(
@@ -73,21 +69,21 @@ def _of_dataset(
 ) -> FileScene:
     if isinstance(dataset, DatasetWriter):
         raise BadInput(
-            f"{dataset.name} is open for writing, so its pixels may not be in the file yet: close it, and "
-            "give its path or open it for reading."
+            f"{dataset.name} is open for writing, so its pixels may not be in the file yet: close it, then "
+            "pass its path or open it for reading."
         )
     in_memory = "/vsimem/" in dataset.name
     name = IN_MEMORY if in_memory else None
     if _opens_again(dataset):
         return FileScene(dataset.name, nodata=nodata, bands=bands, name=name)
     if dataset.closed:
-        raise BadInput(f"The dataset {dataset.name} is closed and cannot be opened again: give an open one.")
+        raise BadInput(f"The dataset {dataset.name} is closed and cannot be opened again: pass an open one.")
     return FileScene(SharedDataset(dataset), nodata=nodata, bands=bands, name=name)
 
 
 def _opens_again(dataset: rasterio.DatasetReader | WarpedVRT) -> bool:
-    """Does the dataset's name open the very same picture? It does not for a warped one, nor for one that was
-    opened at an overview level.
+    """Does opening the dataset's name give the same raster? Not for a warped one, nor for one opened at an
+    overview level.
     """
     if type(dataset) is not rasterio.DatasetReader:
         return False
@@ -99,9 +95,6 @@ def _opens_again(dataset: rasterio.DatasetReader | WarpedVRT) -> bool:
             )
     except BadFile:
         return False
-
-
-# ---------------------------------------------------------------------------------------------------- xarray
 
 
 class _Windows:
@@ -121,9 +114,10 @@ class _Windows:
 def _of_data_array(array: Any, nodata: float | None, bands: Sequence[str] | None) -> ArrayScene:
     if not hasattr(array, "dtype"):
         raise BadInput(
-            f"An xarray.{type(array).__name__} was given; a scene is a DataArray: pick a variable, or stack "
-            "them with .to_dataarray(dim='band')."
+            f"An xarray.{type(array).__name__} was given; a DataArray was expected: pick a variable, or "
+            "stack them with .to_dataarray(dim='band')."
         )
+    # The name becomes the stem of a map's files.
     name = str(array.name or IN_MEMORY).replace("/", "_").replace("\\", "_")
     array, crs, transform = _placed(array, name)
     names = _band_names(array)
@@ -146,12 +140,13 @@ def _of_data_array(array: Any, nodata: float | None, bands: Sequence[str] | None
 
 
 def _placed(array: DataArray, name: str) -> tuple[Any, object, rasterio.Affine]:
-    """The array as (band, y, x), its CRS and its transform, as rioxarray has them."""
+    """The array transposed to (band, y, x), with rioxarray's CRS and transform of it."""
     try:
         import rioxarray
     except ImportError as error:
         raise BadInput(
-            "A DataArray tells its place by rioxarray, which is not installed: pip install rioxarray."
+            "The coordinates of a DataArray are read with rioxarray, which is not installed: pip install "
+            "rioxarray."
         ) from error
     try:
         rows, columns = array.rio.y_dim, array.rio.x_dim
@@ -171,7 +166,9 @@ def _placed(array: DataArray, name: str) -> tuple[Any, object, rasterio.Affine]:
 
 
 def _band_names(array: Any) -> tuple[str, ...]:
-    """The names that `long_name` gives, else those of the band coordinate, else numbers."""
+    """Band names: `long_name`, where rioxarray stores the descriptions of a file's bands, else the band
+    coordinate, else numbers.
+    """
     count = array.shape[0]
     given = array.attrs.get("long_name")
     given = (given,) if isinstance(given, str) else given
@@ -183,8 +180,8 @@ def _band_names(array: Any) -> tuple[str, ...]:
 
 
 def _units(attrs: dict[str, Any], count: int) -> Units:
-    """(scale, offset) a band as rioxarray keeps them: one for all, or lists where bands differ. Values that
-    were scaled when read have none.
+    """(scale, offset) a band from rioxarray's attributes: one for all, or lists where bands differ. Values
+    scaled when they were read (mask_and_scale) have none left.
     """
     scales = np.broadcast_to(attrs.get("scales", attrs.get("scale_factor", 1.0)), count)
     offsets = np.broadcast_to(attrs.get("offsets", attrs.get("add_offset", 0.0)), count)

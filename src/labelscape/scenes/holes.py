@@ -1,4 +1,4 @@
-"""Where a sparse file holds nothing, known without reading a pixel."""
+"""Which blocks of a sparse GeoTIFF were never written, so that windows without data are skipped unread."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from labelscape.grid import Window
 from labelscape.scenes.files import gdal
 from labelscape.scenes.validity import measured
 
-MOST_ASKED = 5_000_000
-"""Blocks that are asked for at most, at 2 microseconds each; nothing is said of files of more."""
+MAX_LOOKUPS = 5_000_000
+"""Blocks looked up at most, at 2 microseconds each; files of more blocks are read as if nothing were missing.
+"""
 
 
 def stored_blocks(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> np.ndarray | None:
-    """(rows, columns) bool: which blocks of a GeoTIFF's bands (counted from 1) the file has, in any of them;
-    None where that is unknown.
+    """(rows, columns) bool: which blocks of a GeoTIFF are stored in any of the bands (counted from 1); None
+    where that is unknown.
 
-    Others read as the nodata value, as 0 where there is none.
+    Missing blocks read as the nodata value, or as 0 where there is none.
     """
     if type(dataset) is not rasterio.DatasetReader or dataset.driver != "GTiff":
         return None
     high, wide = dataset.block_shapes[0]
     rows, columns = math.ceil(dataset.height / high), math.ceil(dataset.width / wide)
+    # Bands interleaved by pixel share their blocks.
     asked = indices[:1] if dataset.profile.get("interleave") == "pixel" else indices
-    if rows * columns * len(asked) > MOST_ASKED:
+    if rows * columns * len(asked) > MAX_LOOKUPS:
         return None
+    # GDAL's TIFF driver has no BLOCK_OFFSET for a block that a sparse file leaves out. Note: column, then
+    # row.
     return np.array(
         [
             [
@@ -46,15 +50,18 @@ def may_hold(
     dtype: np.dtype,
     nodata: float | None,
 ) -> Callable[[Window], bool]:
-    """A function that is False for windows that certainly have no valid pixel, of a scene of `shape` whose
-    bands the readers, (dataset, band numbers), yield. Asks once for all blocks, and reads none.
+    """Make a function of windows that is False where certainly no pixel is valid.
+
+    The scene has `shape` and is read from (dataset, band numbers) pairs. All blocks are looked up once, and
+    none is read.
     """
     known = []
     for dataset, indices in readers:
         fill = np.array(dataset.nodata if dataset.nodata is not None else 0).astype(dtype)
         with gdal():
-            counts = measured(fill.reshape(1, 1, 1), nodata).any()
-            stored = None if counts else stored_blocks(dataset, indices)
+            # Where the fill value of missing blocks is valid (0 without nodata), they cannot be skipped.
+            fill_is_valid = measured(fill.reshape(1, 1, 1), nodata).any()
+            stored = None if fill_is_valid else stored_blocks(dataset, indices)
         if stored is None or dataset.shape != shape:
             return lambda window: True
         known.append((stored, dataset.block_shapes[0]))
@@ -64,7 +71,7 @@ def may_hold(
 
 
 def touched(window: Window, block: tuple[int, int]) -> tuple[slice, slice]:
-    """The blocks of a shape (rows, columns) that a window touches, as array slices."""
+    """The blocks of `block` (rows, columns) pixels that a window touches, as array slices of blocks."""
     return slice(window.top // block[0], math.ceil(window.bottom / block[0])), slice(
         window.left // block[1], math.ceil(window.right / block[1])
     )

@@ -1,4 +1,4 @@
-"""Scenes that hold no file handle: thousands of small pictures cannot all stay open."""
+"""Scenes that keep no file open: data sets have thousands of small images, more than a process may open."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from labelscape.scenes.scene import Part, Patch, Scene, Units, bands_text
 
 
 class LazyScene(Scene):
-    """A scene that opens its files at each read and closes them again; `with scene.for_thread() as open_one:`
-    keeps them open for a while.
+    """A scene that opens its files at each read and closes them again. For several reads,
+    `with scene.for_thread() as open_one:` keeps them open.
 
-    Name and bands are known from the start; shape and type are looked up once, when asked for. Errors of a
-    file (missing, damaged, other bands) come with the first look.
+    Name and bands are given; shape and type are read from the file once, when first asked for. Errors of a
+    file (missing, damaged, other bands) are raised then, not on construction.
     """
 
     def __init__(
@@ -77,10 +77,12 @@ class LazyScene(Scene):
         return FileScene(self.source, **self._options)
 
     def hold(self) -> HeldScene:
+        # Held under this scene: the opened one has its name from its files.
         held = self.again().hold()
         return HeldScene(self, held.pixels, held.unmasked)
 
     def __repr__(self) -> str:
+        # Printing must not open a file that may be missing.
         if "_facts" in self.__dict__:
             return super().__repr__()
         return f"<Scene {self.name}: {bands_text(self.bands)}, not opened yet>"

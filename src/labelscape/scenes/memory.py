@@ -1,4 +1,4 @@
-"""Scenes held in memory that were read from somewhere else, and how pixels are cut from arrays."""
+"""Scenes loaded into memory (`HeldScene`), and windows cut from arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labelscape.scenes.validity import measured
 
 
 class Sliced(Protocol):
-    """What is sliced as numpy arrays are: (B, H, W), a list or a slice for the bands."""
+    """An array (B, H, W) sliced as numpy arrays are, with a list or a slice for the bands."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -29,27 +29,27 @@ def cut(
     window: Window | None,
     bands: Sequence[str] | None,
 ) -> Patch:
-    """What `Scene.read` returns, a copy, of all pixels (B, H, W) of a scene; `unmasked` (H, W): which count,
-    whatever their values, None for all.
+    """`Scene.read` for a scene whose pixels are an array (B, H, W); `unmasked` (H, W) is its mask, None where
+    there is none. Returns copies.
     """
     window = window or scene.grid.window
     assert (window & scene.grid.window) == window, f"{window} is not inside {scene.grid.window}"
     inside = window.inset_of(scene.grid.window)
     if bands is None or tuple(bands) == scene.bands:
         found = np.array(pixels[(slice(None), *inside)])
-    else:
+    else:  # a list of bands makes numpy copy by itself
         found = pixels[([scene.index(b) for b in bands], *inside)]
     valid = measured(found, scene.nodata)
     return Patch(found, valid if unmasked is None else valid & unmasked[inside], window)
 
 
 class HeldScene(Scene):
-    """Another scene with all its pixels in memory; `hold` makes it. Everything else is the other's, whose
-    files may be closed.
+    """Another scene with all its pixels in memory; `Scene.hold` makes it. Everything else is the origin's,
+    whose files may be closed.
 
     pixels    (B, H, W)
-    unmasked  (H, W) bool: which pixels count, whatever their values, None for all; values say the rest at
-              each read, for validity is that of the bands asked for
+    unmasked  (H, W) bool: validity by masks alone, None without masks; nodata is applied at each read, since
+              it depends on the bands read
     """
 
     def __init__(self, origin: Scene, pixels: np.ndarray, unmasked: np.ndarray | None) -> None:
@@ -83,5 +83,5 @@ class HeldScene(Scene):
         return self
 
     def close(self) -> None:
-        """Let go of the pixels; others that share them keep them."""
+        """Free the pixels, unless another scene shares them."""
         self.pixels, self.unmasked = self.pixels[:, :0, :0], None

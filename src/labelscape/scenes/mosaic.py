@@ -1,8 +1,8 @@
-"""Scenes as one wants them: several laid onto one grid, cut to an area, resampled to a pixel size, in other
-units. Nothing is copied; windows are read as asked.
+"""Open a scene (`open_scene`), mosaic several, crop to an area, resample to a pixel size, convert units.
+Nothing is copied; windows are read on demand.
 
-A mosaic's later scenes lie on top of earlier ones, as in GDAL's own mosaics. Scenes that lie on the mosaic's
-pixels are read as they are; others (another CRS, another pixel size, pixels shifted by a part) are resampled.
+In a mosaic later scenes cover earlier ones, as in GDAL's mosaics. Scenes aligned with the mosaic's pixels are
+read unchanged; others (another CRS or pixel size, or shifted by part of a pixel) are resampled.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import Part, Patch, Scene, Units
 from labelscape.scenes.stac import described, is_stac, name_of
 
-MOST_OPEN = 32
-"""Scenes of a mosaic whose files are open at a time."""
+MAX_OPEN = 32
+"""Scenes of a mosaic whose files are open at a time (ours); systems limit the open files of a process."""
 
 
 def open_scene(
@@ -41,25 +41,25 @@ def open_scene(
     area: str | Path | None = None,
     pixel_size: float | None = None,
 ) -> Scene:
-    """Open a picture of the ground: a file, a band stack, a mosaic, or what a STAC item describes.
+    """Open a scene from a file, a band stack, a mosaic, a STAC item or an object that holds pixels.
 
-    Several files, or a folder of them, that cover the same ground with one band each are a band stack; files
-    that lie beside each other are a mosaic, on the CRS and pixel size that most of them have. A STAC item
-    (.json, or its address) is the scene made of its data assets, a collection of items the mosaic of theirs.
+    Several files, or a folder of them, of one band each that cover the same ground are a band stack; files
+    beside each other are a mosaic, on the CRS and pixel size that most of them have. A STAC item (.json, or
+    its URL) is the scene of its data assets, an ItemCollection the mosaic of its items.
 
-    bands       names of the bands the scene shall have, in this order
-    wanted      names that will be asked for: where a STAC item has them all, files with other bands are not
+    nodata      overrides the nodata value of the files
+    bands       names of the bands of the scene, in this order
+    wanted      names of bands that will be read: where a STAC item has them all, its other files are not
                 opened
-    area        file of polygons in any CRS: the scene is cut to their bounds, and what lies outside them is
-                invalid
+    area        polygon file in any CRS: the scene is cropped to their bounds, and invalid outside of them
     pixel_size  metres on the ground to resample to
 
-    Objects that hold pixels with their place are scenes too: an open rasterio dataset (opened again by its
-    name where that can be, else read as it is, and never closed), an `xarray.DataArray` with the accessor of
-    rioxarray, an `ArrayScene`, and any scene.
+    Georeferenced objects are scenes too: an open rasterio dataset (opened again by its name where possible,
+    else read as it is; never closed), an `xarray.DataArray` with rioxarray's accessor, an `ArrayScene`, and
+    any other scene.
 
     Raises BadFile where a file cannot be read, BadInput where files are neither a stack nor a mosaic, the
-    area lies elsewhere, or the source can be no scene.
+    area lies outside the scene, or the source cannot be a scene, BadOption for a pixel size of 0 or less.
     """
     source = Path(source) if isinstance(source, os.PathLike) else source
     given = scene_given(source, nodata=nodata, bands=bands)
@@ -70,21 +70,22 @@ def open_scene(
     if given is not None and area is None and pixel_size is None:
         return given
     if given is not None:
+        # Closed at once: its parts open files for themselves, when they are read.
         with given:
             facts = given.source, given.name, given.grid, given.parts
-            found = _Laid(*facts, mask=_mask_of(given), units=given.units)
+            found = _Parts(*facts, mask=_mask_of(given), units=given.units)
     elif is_stac(source):
         found = _described(source, bands or wanted, nodata, bands)
     else:
         parts = tuple(file_part(file, nodata=nodata, bands=bands) for file in files)
         name = Path(source).name if isinstance(source, (str, Path)) else f"{Path(files[0]).stem}_mosaic"
-        found = _Laid(source, name, mosaic_grid(parts), parts)
+        found = _Parts(source, name, mosaic_grid(parts), parts)
     return _cut_and_resized(found, area, pixel_size)
 
 
 @dataclass(frozen=True)
-class _Laid:
-    """What a mosaic is made of; see `MosaicScene`."""
+class _Parts:
+    """The arguments of a `MosaicScene`, before it is cropped and resampled."""
 
     source: object
     name: str
@@ -96,8 +97,8 @@ class _Laid:
 
 def _described(
     source: Files, wanted: Sequence[str] | None, nodata: float | None, bands: Sequence[str] | None
-) -> _Laid:
-    """What STAC items describe."""
+) -> _Parts:
+    """The parts and the grid of the scenes that STAC items describe."""
     items = described(source, wanted)
     parts = tuple(
         file_part(
@@ -106,10 +107,10 @@ def _described(
         for i in items
     )
     grid = parts[0].grid if len(parts) == 1 else mosaic_grid(parts)
-    return _Laid(source, name_of(items, source), grid, parts)
+    return _Parts(source, name_of(items, source), grid, parts)
 
 
-def _cut_and_resized(found: _Laid, area: str | Path | None, pixel_size: float | None) -> MosaicScene:
+def _cut_and_resized(found: _Parts, area: str | Path | None, pixel_size: float | None) -> MosaicScene:
     grid, mask = found.grid, found.mask
     if pixel_size is not None:
         grid = resized(grid, pixel_size, found.name)
@@ -117,14 +118,14 @@ def _cut_and_resized(found: _Laid, area: str | Path | None, pixel_size: float | 
     if area is not None:
         if mask is not None:
             raise BadOption(
-                f"{found.name} is cut to an area already; say the area {area} where it is opened."
+                f"{found.name} is cropped to an area already; pass {area} where it is opened instead."
             )
         grid, mask = _cut(grid, area, found.name)
     return MosaicScene(found.source, found.name, grid, found.parts, mask, found.units)
 
 
 class MosaicScene(Scene):
-    """Parts on one grid, the later ones on top, and nothing outside a mask. `open_scene` makes them."""
+    """Parts on one grid, the later ones on top, invalid outside a mask. `open_scene` makes them."""
 
     def __init__(
         self,
@@ -135,8 +136,8 @@ class MosaicScene(Scene):
         mask: PolygonIndex | None = None,
         units: Units | None = None,
     ) -> None:
-        """`units`: those that pixels are given in, float32 where a part has others; the first part's by
-        default.
+        """`units` are those of the pixels read, by default the first part's; parts with other units are
+        converted, and the scene is then float32.
         """
         self.source, self.name, self.grid = source, name, grid
         self.bands, self.units = parts[0].bands, units or parts[0].units
@@ -146,6 +147,7 @@ class MosaicScene(Scene):
         self.nodata = None  # each part knows its own
         self.mask, self._parts = mask, tuple(parts)
         self._placed = [placed for part in parts if (placed := placed_on(part, grid)).place.pixels]
+        # As one array: a window is compared with thousands of parts at once.
         self._edges = (
             np.array([[p.place.top, p.place.left, p.place.bottom, p.place.right] for p in self._placed])
             .reshape(-1, 4)
@@ -189,6 +191,7 @@ class MosaicScene(Scene):
             else self.mask.burn(window, np.zeros(window.shape, np.uint8)) > 0
         )
         if wanted.any():
+            # From the top down, so that parts that are covered completely are not read.
             for number in self._touching(window)[::-1]:
                 placed = self._placed[number]
                 shared = window & placed.place
@@ -207,25 +210,26 @@ class MosaicScene(Scene):
         return Patch(pixels, valid & wanted, window)
 
     def _converted(self, values: np.ndarray, part: Part, bands: Sequence[str] | None) -> np.ndarray:
-        """(B, N) of a part in this scene's units."""
+        """Values (B, N) of a part in this scene's units."""
         if part.units == self.units:
             return values
         chosen = [self.index(band) for band in bands or self.bands]
         theirs, mine = np.array(part.units)[chosen], np.array(self.units)[chosen]
+        # value * theirs.scale + theirs.offset == result * mine.scale + mine.offset
         factors, offsets = theirs[:, 0] / mine[:, 0], (theirs[:, 1] - mine[:, 1]) / mine[:, 0]
         return (values * factors[:, None] + offsets[:, None]).astype(np.float32)
 
     def _touching(self, window: Window) -> list[int]:
-        """Numbers of the parts that cover some of a window."""
+        """Numbers of the parts that intersect a window."""
         top, left, bottom, right = self._edges
         return np.flatnonzero(
             (top < window.bottom) & (bottom > window.top) & (left < window.right) & (right > window.left)
         ).tolist()
 
     def _scene(self, number: int) -> Scene:
-        """The opened part; the one that was not used for longest is closed for it."""
+        """An opened part, from a cache that closes the least recently used."""
         if number not in self._opened:
-            if len(self._opened) >= MOST_OPEN:
+            if len(self._opened) >= MAX_OPEN:
                 self._opened.popitem(last=False)[1].close()
             placed = self._placed[number]
             self._opened[number] = placed.part.open(onto=placed.onto)
@@ -237,8 +241,8 @@ class MosaicScene(Scene):
 
 
 def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | None = None) -> MosaicScene:
-    """An opened scene with pixels of `pixel_size` metres, or in other units. Close it like any other; it
-    has handles of its own.
+    """Resample an opened scene to pixels of `pixel_size` metres, or convert it to other units (scale,
+    offset). The result has file handles of its own and is closed like any other scene.
     """
     grid = scene.grid if pixel_size is None else resized(scene.grid, pixel_size, scene.name)
     mask = _mask_of(scene)
@@ -246,19 +250,19 @@ def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | Non
 
 
 def _mask_of(scene: Scene) -> PolygonIndex | None:
-    """The polygons that an opened scene is cut to."""
+    """The polygons that an opened scene is cropped to."""
     scene = scene.origin if isinstance(scene, HeldScene) else scene
     return scene.mask if isinstance(scene, MosaicScene) else None
 
 
 def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:
-    """The grid cut to the bounds of the polygons in `area`, and the polygons. Raises BadInput where none
-    lies in the scene.
+    """Crop the grid to the bounds of the polygons in `area`; also returns the polygons. Raises BadInput where
+    they are all outside the scene.
     """
     import shapely
 
     if not grid.is_georeferenced:
-        raise BadInput(f"{name} has no coordinates, so the area {area} cannot be found in it.")
+        raise BadInput(f"{name} has no coordinates, so it cannot be cropped to the area {area}.")
     polygons, _ = read_polygons(area, grid)
     xy = shapely.get_coordinates(polygons)
     columns, rows = ~grid.transform @ (xy[:, 0], xy[:, 1])

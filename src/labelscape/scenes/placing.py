@@ -1,6 +1,4 @@
-"""Where scenes lie on each other's grids: the grid of a mosaic, a grid with other pixels, the place of a
-part on either.
-"""
+"""Align scenes: the grid of a mosaic, a grid of another pixel size, the position of a part on it."""
 
 from __future__ import annotations
 
@@ -19,21 +17,20 @@ from labelscape.scenes.files import Files
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.scene import Part, Units
 from labelscape.scenes.stac import Declared
+from labelscape.scenes.stack import SAME_GROUND
 
 SAME_PIXEL = 0.01
-"""Part of a pixel by which a scene may miss a mosaic's pixels and still be read as it is."""
-SAME_GROUND = 0.02
-"""Part of its own extent by which a file of a band stack may differ from the others."""
+"""Fraction of a pixel by which a scene may be shifted against a mosaic's grid and still be read unchanged."""
 
 
 def declares(units: Units) -> bool:
-    """Does a file say what its values mean? A scale of 1 and an offset of 0 say nothing."""
+    """Does a file declare scales and offsets? 1 and 0 are GDAL's defaults, and declare nothing."""
     return any(pair != (1.0, 0.0) for pair in units)
 
 
 def file_part(source: Files, *, declared: Declared = Declared(), **options: object) -> Part:
-    """A file or a band stack as a part. `options` are those of `FileScene`; `declared` counts where the files
-    themselves declare nothing.
+    """Make a `Part` of a file or a band stack, which is opened and closed for it. `options` are those of
+    `FileScene`; `declared` (by a STAC item) is used where the files themselves declare nothing.
     """
     with FileScene(source, **options) as scene:
         units = scene.units
@@ -47,8 +44,11 @@ def file_part(source: Files, *, declared: Declared = Declared(), **options: obje
 
 @dataclass(frozen=True)
 class Placed:
-    """A part on another grid: what it covers there, where its first pixel lies there, and the grid it is
-    resampled to, if it must be.
+    """A part on a mosaic's grid.
+
+    place   the window it covers there
+    origin  row and column there of its first pixel
+    onto    the grid it is resampled to, None where its pixels are aligned already
     """
 
     part: Part
@@ -58,8 +58,8 @@ class Placed:
 
 
 def is_stack(files: Sequence[str]) -> bool:
-    """Are these files bands of one scene, by where they lie? Files without coordinates are; `FileScene` says
-    what is wrong with them if they are not.
+    """Do these files cover the same ground, as the bands of one scene do? Files without coordinates count as
+    a stack; `FileScene` raises where they cannot be one.
     """
     grids = [file_part(file).grid for file in files]
     if any(g.crs is None for g in grids):
@@ -68,7 +68,8 @@ def is_stack(files: Sequence[str]) -> bool:
         (g.crs.to_wkt(), *(round(v / (SAME_GROUND * size)) for v, size in zip(_corner(g), _extent(g))))
         for g in grids
     }
-    # A mosaic's files all lie elsewhere; where some share their ground, one that does not is a stray.
+    # All files of a mosaic cover different ground. Where some share theirs, one that does not is a stray
+    # band, which `FileScene` names.
     return len(places) < len(files)
 
 
@@ -82,25 +83,25 @@ def _extent(grid: Grid) -> tuple[float, float]:
 
 
 def mosaic_grid(parts: Sequence[Part]) -> Grid:
-    """The grid that covers all parts, on the pixels of the kind (CRS, pixel size, direction) that most of
-    them have.
+    """The grid that covers all parts, with the CRS, pixel size, rotation and origin of the majority.
 
-    Raises BadInput for parts without coordinates or with other bands or types than the first.
+    Raises BadInput for parts without coordinates, or with other bands or types than the first.
     """
     first = parts[0]
     for part in parts:
         if part.grid.crs is None:
-            raise BadInput(f"{part.said} has no coordinates, so its place in a mosaic is unknown.")
+            raise BadInput(f"{part.title} has no coordinates, so it cannot be part of a mosaic.")
         for what, mine, theirs in (
             ("bands", part.bands, first.bands),
             ("types", (str(part.dtype),), (str(first.dtype),)),
         ):
             if mine != theirs:
                 raise BadInput(
-                    f"{part.said} and {first.said} lie beside each other but do not make "
+                    f"{part.title} and {first.title} lie beside each other but do not make "
                     f"a mosaic: the {what} are {' '.join(mine)} "
                     f"and {' '.join(theirs)}."
                 )
+    # 9 digits: transforms that differ only by rounding in the files are alike.
     kinds = [
         (p.grid.crs.to_wkt(), *(float(f"{v:.9g}") for v in (t.a, t.b, t.d, t.e)))
         for p in parts
@@ -108,14 +109,16 @@ def mosaic_grid(parts: Sequence[Part]) -> Grid:
     ]
     model = parts[kinds.index(Counter(kinds).most_common(1)[0][0])].grid
     bounds = np.array([_bounds_on(part.grid, model) for part in parts])
+    # Less a hundredth of a pixel, or edges that coincide but for rounding would add a row or column of
+    # nodata.
     top, left = (math.floor(v + SAME_PIXEL) for v in bounds[:, :2].min(axis=0))
     bottom, right = (math.ceil(v - SAME_PIXEL) for v in bounds[:, 2:].max(axis=0))
     return model.crop(Window(top, left, bottom - top, right - left))
 
 
 def resized(grid: Grid, pixel_size: float, name: str = "the scene") -> Grid:
-    """The grid over the same ground with pixels of `pixel_size` metres. Raises BadOption, BadInput where
-    there are no coordinates.
+    """The grid of the same extent with pixels of `pixel_size` metres. Raises BadOption for a size of 0 or
+    less, BadInput where there are no coordinates.
     """
     if pixel_size <= 0:
         raise BadOption(f"A pixel size of {pixel_size:g} metres was asked for; it must be above 0.")
@@ -123,9 +126,9 @@ def resized(grid: Grid, pixel_size: float, name: str = "the scene") -> Grid:
         raise BadInput(f"{name} has no coordinates, so it cannot be resampled to {pixel_size:g} metres.")
     times = pixel_size / grid.ground_pixel_size
     whole = round(times) if times > 0.5 else 1 / round(1 / times)
-    if (
-        abs(times / whole - 1) < 1e-3
-    ):  # so that 10 m are exactly 2 x 2 pixels of 5 m, wherever on the ellipsoid
+    # So that 10 m are exactly 2 x 2 pixels of 5 m anywhere: sizes are measured on the ellipsoid, from which
+    # those of a projection differ (at UTM's central meridian by 0.04 %).
+    if abs(times / whole - 1) < 1e-3:
         times = whole
     if times == 1:
         return grid
@@ -134,8 +137,10 @@ def resized(grid: Grid, pixel_size: float, name: str = "the scene") -> Grid:
 
 
 def _bounds_on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
-    """(top, left, bottom, right) of a grid in the pixels of another, through any CRS; edges are followed,
-    since they may be curves there.
+    """(top, left, bottom, right) of a grid in the pixels of another, through any CRS.
+
+    Edges are sampled at 41 points (ours), since straight edges may be curves in another CRS: corners alone
+    would miss their bulge.
     """
     steps = np.linspace(0, 1, 41)
     columns = np.concatenate([steps, steps, np.zeros(41), np.ones(41)]) * grid.width
@@ -144,15 +149,17 @@ def _bounds_on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
     if grid.crs != other.crs:
         from pyproj import Transformer
 
+        # always_xy: some CRS (EPSG:4326) have latitude first, while GDAL's transforms always have x first.
         xs, ys = Transformer.from_crs(grid.crs.to_wkt(), other.crs.to_wkt(), always_xy=True).transform(xs, ys)
     columns, rows = ~other.transform @ (np.asarray(xs), np.asarray(ys))
     return rows.min(), columns.min(), rows.max(), columns.max()
 
 
 def placed_on(part: Part, grid: Grid) -> Placed:
-    """Where a part lies on the grid: on its very pixels where it does, else resampled to them."""
+    """Place a part on the grid: unchanged where its pixels are aligned with it, resampled otherwise."""
     if part.grid.crs == grid.crs:
         own = ~grid.transform @ part.grid.transform  # pixels of the part -> pixels of the grid
+        # The error at the far end of the part, in pixels: a pixel size 1e-6 off is 0.1 after 100,000 of them.
         drift = max(abs(own.a - 1), abs(own.b), abs(own.d), abs(own.e - 1)) * max(part.grid.shape)
         row, column = round(own.f), round(own.c)
         if drift < SAME_PIXEL and max(abs(own.f - row), abs(own.c - column)) < SAME_PIXEL:

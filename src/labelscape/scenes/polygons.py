@@ -1,4 +1,4 @@
-"""Polygons of a vector file on a grid: read in any CRS, found by window, burned into pixels."""
+"""Read polygons of a vector file into a grid's CRS, and rasterize those in a window."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VECTOR_SUFFIXES = {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet", ".k
 
 @dataclass(frozen=True)
 class VectorSource:
-    """A vector file and which of its layers to read; the first unless named."""
+    """A vector file and the layer to read, by default the first."""
 
     path: str | Path
     layer: str | None = None
@@ -29,7 +29,7 @@ class VectorSource:
 
 
 class PolygonIndex:
-    """Polygons in a grid's CRS with the index each burns, found quickly by window."""
+    """Polygons in a grid's CRS with the value each burns, in a spatial index."""
 
     def __init__(self, geometries: np.ndarray, indices: np.ndarray, grid: Grid) -> None:
         import shapely
@@ -42,11 +42,12 @@ class PolygonIndex:
         return PolygonIndex(self._geometries, self._indices, grid)
 
     def burn(self, window: Window, onto: np.ndarray) -> np.ndarray:
-        """Write each polygon's index over `onto` (H, W) uint8 where it covers a pixel's centre; file
-        order. Returns `onto`.
+        """Rasterize the polygons in a window into `onto` (H, W) uint8, and return it: each writes its value
+        where it covers a pixel's centre, later ones of the file over earlier ones.
         """
         import shapely
 
+        # The tree returns no particular order; file order decides which polygon is on top.
         found = np.sort(self._tree.query(shapely.box(*self._grid.bounds_of(window))))
         if len(found):
             shapes = zip(self._geometries[found], self._indices[found].tolist())
@@ -57,11 +58,11 @@ class PolygonIndex:
 def read_polygons(
     source: str | Path | VectorSource, grid: Grid | None = None, columns: Sequence[str] | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Polygons of a vector file in the CRS of `grid` (without a grid, in their own), and their attribute
-    columns.
+    """Read the polygons of a vector file, reprojected to the CRS of `grid` (without one, in their own), and
+    their attribute columns as arrays.
 
-    Raises BadFile for a file that cannot be read, UnknownName for a layer it does not have, BadInput where
-    there is no polygon, no CRS to go by, or none near the scene.
+    Invalid polygons are repaired, other geometry types left out. Raises BadFile for a file that cannot be
+    read, UnknownName for a layer it does not have, BadInput where it has no polygon or no CRS.
     """
     import pyogrio
     import shapely
@@ -72,7 +73,7 @@ def read_polygons(
     try:
         if source.layer is not None and source.layer not in (layers := layers_of(source.path)):
             raise UnknownName(f"layer of {source}", source.layer, layers)
-        with warnings.catch_warnings():  # of several layers the first is read; labels say so in their report
+        with warnings.catch_warnings():  # the first of several layers is read; reading labels reports it
             warnings.filterwarnings("ignore", message="More than one layer found")
             meta, _, wkb, fields = pyogrio.raw.read(source.path, layer=source.layer, columns=columns)
     except (
@@ -93,7 +94,7 @@ def read_polygons(
     if grid is not None and grid.crs is not None:
         if meta["crs"] is None:
             raise BadInput(
-                f"{source} says no CRS, so its place is unknown. Assign the right one (in QGIS: Layer CRS) "
+                f"{source} has no CRS, so its location is unknown. Assign the right one (in QGIS: Layer CRS) "
                 "and save it again."
             )
         geometries = _reprojected(geometries, meta["crs"], grid)
@@ -113,6 +114,7 @@ def _reprojected(geometries: np.ndarray, crs: str, grid: Grid) -> np.ndarray:
     import pyproj
     import shapely
 
+    # As WKT: rasterio and pyproj may bring a PROJ library each, whose objects cannot be exchanged.
     source, target = pyproj.CRS.from_user_input(crs), pyproj.CRS.from_wkt(grid.crs.to_wkt())
     if source == target:
         return geometries

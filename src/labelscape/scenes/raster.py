@@ -1,4 +1,4 @@
-"""Open anything GDAL opens and read windows of it: pixels never travel without their validity and place.
+"""Open anything GDAL opens and read windows of it, always together with their validity mask.
 
 A `FileScene` is one picture on one grid: a file (GeoTIFF, COG, VRT, JP2, PNG, JPEG, ...), a remote path
 (`/vsicurl/...`, `s3://...`), or a band stack: a folder or a list of single-band files of the same ground, at
@@ -34,12 +34,12 @@ from labelscape.scenes.memory import HeldScene
 from labelscape.scenes.sampling import PIECE_COLUMNS, sampled
 from labelscape.scenes.scene import Part, Patch, Scene, Units
 from labelscape.scenes.stack import (
-    as_named,
-    laid_on_the_finest,
-    laid_pixel_on_pixel,
+    match_band_names,
     name_in_stack,
     names_in_file,
-    picked,
+    padded_to_one_shape,
+    selected,
+    warped_to_finest,
 )
 from labelscape.scenes.validity import bands_and_validity, measured, unmasked, warp_options
 
@@ -47,10 +47,10 @@ __all__ = ["EXACT", "FileScene", "Patch", "Scene", "Units"]
 
 
 class FileScene(Scene):
-    """A picture in files, opened for reading.
+    """A scene read from a file or a band stack.
 
-    `bands` are names: descriptions of the file, else its colours (red, green, blue), else "1", "2", ...
-    Alpha bands are no bands; validity.py says which pixels are valid.
+    `bands` are names: the file's band descriptions, else its colour interpretation (red, green, blue), else
+    "1", "2", ... Alpha bands are not among them; validity.py decides which pixels are valid.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class FileScene(Scene):
         name: str | None = None,
         onto: Grid | None = None,
     ) -> None:
-        """`nodata` overrides what the file says; `bands` picks and orders the bands by name; `onto` is the
+        """`nodata` overrides the file's nodata value; `bands` selects and orders bands by name; `onto` is the
         grid to resample to.
 
-        `name` is the file's stem by default. `band_names` says what all bands of the file or files are, one
-        after another. A list of files may then hold files of several bands, and files without coordinates
-        that lie pixel on pixel; one grey picture serves as red, green and blue. Raises BadFile where a file
-        is missing or unreadable, BadInput where files are no band stack, UnknownName for a band.
+        `name` is the file's stem by default. `band_names` names all bands of the file or files in order. A
+        list may then hold multi-band files, and files without coordinates that share one pixel grid; a single
+        grey band serves as red, green and blue. Raises BadFile where a file is missing or unreadable,
+        BadInput where files are not a band stack, UnknownName for a band.
         """
         self.source = source
         self._options = {"nodata": nodata, "bands": bands, "band_names": band_names, "name": name}
@@ -83,7 +83,7 @@ class FileScene(Scene):
                     self._pick(bands)
                 if onto is not None:
                     self._resample(onto)
-        except BaseException:
+        except BaseException:  # there is no scene yet that a caller could close
             self.close()
             raise
 
@@ -100,9 +100,10 @@ class FileScene(Scene):
         else:
             datasets = [self._handles.enter_context(open_raster(file)) for file in files]
         if len(datasets) > 1 and band_names is not None and any(d.crs is None for d in datasets):
-            datasets = laid_pixel_on_pixel(datasets)
+            datasets = padded_to_one_shape(datasets)
         elif len(datasets) > 1:
-            datasets = laid_on_the_finest(datasets, self._handles, crowded_may_be=band_names is not None)
+            datasets = warped_to_finest(datasets, self._handles, allow_multiband=band_names is not None)
+        # A file without coordinates lies where its neighbours in the stack lie.
         first = next((d for d in datasets if d.crs is not None), datasets[0])
         place = str(source if isinstance(source, (str, Path)) else files[0])
         self.name = name or Path(place).stem or place
@@ -110,9 +111,11 @@ class FileScene(Scene):
         found = [bands_and_validity(dataset) for dataset in datasets]
         for file, own in zip(files, found):
             if not own.bands:
-                raise BadInput(f"{file} has only an alpha band: nothing to look at.")
+                raise BadInput(
+                    f"{file} has only an alpha band; at least one band of measurements was expected."
+                )
         if band_names is not None:
-            found = as_named(datasets, found, band_names, self.name)
+            found = match_band_names(datasets, found, band_names, self.name)
             self.bands = tuple(band_names)
         elif len(files) > 1:
             self.bands = tuple(name_in_stack(file, files) for file in files)
@@ -126,23 +129,22 @@ class FileScene(Scene):
         dtypes = {dataset.dtypes[i - 1] for dataset, indices in self._readers for i in indices}
         if len(dtypes) > 1 or any(d.startswith("complex") for d in dtypes):
             raise BadInput(
-                f"{self.name} mixes or holds the types {', '.join(sorted(dtypes))}; one real type for all "
-                "bands is needed."
+                f"{self.name} has bands of type {', '.join(sorted(dtypes))}; all bands must have one data "
+                "type, and not a complex one."
             )
         self.dtype = np.dtype(dtypes.pop())
+        # Asked last: after a damaged mask GDAL raises its error at the next call, whatever that is.
         self._masked = any(own.is_masked(dataset) for dataset, own in zip(datasets, found))
 
     def _pick(self, bands: Sequence[str]) -> None:
-        """Keep only these bands, in this order."""
+        """Select these bands, in this order."""
         chosen = [self.index(band) for band in bands]
-        self._readers, self.units = picked(self._readers, chosen), tuple(self.units[c] for c in chosen)
+        self._readers, self.units = selected(self._readers, chosen), tuple(self.units[c] for c in chosen)
         self.bands = tuple(bands)
 
     def _resample(self, onto: Grid) -> None:
-        """Read on another grid from now on: means of the pixels below where its pixels are wider by half and
-        more, else in between of four.
-
-        What the scene does not cover is invalid there.
+        """Read resampled to another grid from now on: averaged where its pixels are more than 1.5 times as
+        wide (ours), bilinear otherwise. What the scene does not cover is invalid.
         """
         coarser = _width_on_the_ground(onto) > 1.5 * _width_on_the_ground(self.grid)
         warped = {
@@ -161,9 +163,8 @@ class FileScene(Scene):
             for dataset in {id(d): d for d, _ in self._readers}.values()
         }
         self._readers = [(warped[id(dataset)], indices) for dataset, indices in self._readers]
+        # Whatever the file has, the warp has an alpha band: it marks what the scene does not cover.
         self.grid, self._masked = onto, True
-
-    # ------------------------------------------------------------------------------------------------ reading
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         window = window or self.grid.window
@@ -173,8 +174,9 @@ class FileScene(Scene):
             with gdal(), self._one_at_a_time:
                 parts = [
                     dataset.read(indices, window=window.rio)
-                    for dataset, indices in picked(self._readers, chosen)
+                    for dataset, indices in selected(self._readers, chosen)
                 ]
+                # One file is the usual case: its pixels are not copied once more.
                 pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
                 valid = measured(pixels, self.nodata) & self._unmasked(window)
         except READ_FAILURES as error:
@@ -186,11 +188,11 @@ class FileScene(Scene):
         return Patch(pixels, valid, window)
 
     def _unmasked(self, window: Window) -> np.ndarray:
-        """(H, W) where alpha bands and internal masks let pixels count."""
+        """(H, W) bool: not masked by an alpha band or an internal mask."""
         return unmasked((d for d, _ in self._readers) if self._masked else (), window)
 
     def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """From the overviews where there are any that are large enough."""
+        """From overviews, where one is at least as fine as `shape`; every n-th pixel otherwise."""
         singles = [(dataset, i) for dataset, indices in self._readers for i in indices]
         levels = singles[0][0].overviews(singles[0][1])
         if not levels or min(levels) > max(self.grid.height / shape[0], self.grid.width / shape[1]):
@@ -214,8 +216,6 @@ class FileScene(Scene):
     def _may_hold(self) -> Callable[[Window], bool]:
         return may_hold(self._readers, self.grid.shape, self.dtype, self.nodata)
 
-    # ---------------------------------------------------------------------------------------- the scene again
-
     @property
     def files(self) -> tuple[str, ...]:
         return tuple(stack_files(self.source))
@@ -237,7 +237,8 @@ class FileScene(Scene):
     def hold(self) -> HeldScene:
         whole = self.read(self.grid.window)
         with gdal(), self._one_at_a_time:
-            held = HeldScene(self, whole.pixels, self._unmasked(self.grid.window))  # values say the rest
+            # Not `whole.valid`: which nodata values count depends on the bands of each later read.
+            held = HeldScene(self, whole.pixels, self._unmasked(self.grid.window))
         self.close()
         return held
 

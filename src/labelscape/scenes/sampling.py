@@ -1,4 +1,4 @@
-"""Every n-th pixel of a scene, where there is no overview to take them from."""
+"""Decimate a scene to every n-th pixel, for scenes without overviews."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from labelscape.grid import Window
 from labelscape.scenes.scene import Scene
 
 PIECE_ROWS, PIECE_COLUMNS = 512, 8192
-"""What is read at once to take samples from."""
+"""Size of a read to take samples from: 8 MB per band of 16 bits."""
 
 
 def sampled(
     scene: Scene, bands: Sequence[str], shape: tuple[int, int], *, in_strips: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every n-th pixel (B, h, w) and its validity (h, w), gathered piece by piece where the scene may hold
-    something; 0 and invalid elsewhere.
+    """Every n-th pixel (B, h, w) and its validity (h, w), read piece by piece; 0 and invalid where the scene
+    has no data.
 
-    `in_strips`: the file's blocks are as wide as the scene; only those are read that are needed, each once.
+    `in_strips`: the file's blocks are as wide as the scene. A row is then read as a whole, since GDAL decodes
+    whole blocks, and rows in between are not read.
     """
     rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(scene.grid.shape, shape))
     high, wide = (1, scene.grid.width) if in_strips else (PIECE_ROWS, PIECE_COLUMNS)
     pixels, valid = np.zeros((len(bands), *shape), scene.dtype), np.zeros(shape, bool)
-    for down in _together(rows // high):
-        for across in _together(columns // wide):
+    for down in _runs(rows // high):
+        for across in _runs(columns // wide):
             top, left = int(rows[down][0]), int(columns[across][0])
             bottom, right = int(rows[down][-1]) + 1, int(columns[across][-1]) + 1
             piece = Window(top, left, bottom - top, right - left)
@@ -37,7 +38,7 @@ def sampled(
     return pixels, valid
 
 
-def _together(groups: np.ndarray) -> list[slice]:
-    """Slices of equal neighbours in a sorted array."""
+def _runs(groups: np.ndarray) -> list[slice]:
+    """Slices of the runs of equal values in a sorted array."""
     ends = np.flatnonzero(np.diff(groups)) + 1
     return [slice(a, b) for a, b in zip([0, *ends.tolist()], [*ends.tolist(), len(groups)])]

@@ -1,8 +1,9 @@
-"""What every scene is, wherever its pixels lie: `Scene`, and the values that its reads and its places give.
+"""The base class of all scenes, `Scene`, with the values it returns: `Patch` (a window) and `Part` (a
+source).
 
 `FileScene` (raster.py) reads files, `LazyScene` opens them at each read, `MosaicScene` reads several scenes
-as one, `HeldScene` (memory.py) keeps another's pixels, `ArrayScene` has an array. Whoever reads asks for no
-more than a `Scene`.
+as one, `HeldScene` (memory.py) keeps another's pixels in memory, `ArrayScene` wraps an array. Code that reads
+scenes depends on `Scene` alone.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ measured quantity.
 """
 
 IN_MEMORY = "scene"
-"""What a scene is called that has no file to be called after."""
+"""Name of a scene that has no file to take its name from."""
 BLOCK = 1024
 """Side of the windows in which a scene is read from end to end."""
-MOST_LISTED = 12
-"""Bands that a scene's text names; hyperspectral scenes have hundreds."""
+MAX_LISTED = 12
+"""Bands that a scene's text lists; hyperspectral scenes have hundreds."""
 QUICK_PIXELS = 25_000_000
-"""Scenes beyond it get a picture in a notebook only from overviews: without them it takes minutes."""
+"""Larger scenes are shown in a notebook only from their overviews: without overviews it takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A window of a scene: pixels (B, H, W) in the scene's own type and units, valid (H, W) bool, and
-    where it lies.
+    """A window of a scene: pixels (B, H, W) in the scene's own type and units, the validity mask (H, W) bool,
+    and the window in the scene's pixels.
     """
 
     pixels: np.ndarray
@@ -47,14 +48,15 @@ class Patch:
 
 
 class Scene:
-    """A picture of the ground, opened for reading. Use it as a context manager; one thread at a time
-    (`for_thread` gives another handle). Scenes are equal only to themselves.
+    """An image of the ground opened for windowed reads. Use it as a context manager, in one thread at a time
+    (`for_thread` opens handles for another). Scenes compare by identity.
 
-    `Scene("scene.tif")` opens a file or a band stack, a `FileScene`, as `pathlib.Path(...)` makes the path of
-    the system at hand; `open_scene` opens mosaics, STAC items and objects of other libraries too.
+    `Scene("scene.tif")` opens a file or a band stack and returns a `FileScene`, as `pathlib.Path(...)`
+    returns the path class of the system at hand; `open_scene` also opens mosaics, STAC items and objects of
+    other libraries.
 
     grid    place and shape         bands  names, in the order of the pixels
-    dtype   of the pixels           nodata the value that means "nothing here", None where there is none
+    dtype   of the pixels           nodata the nodata value, None where there is none
     units   (scale, offset) a band  name   stem of the files that a map of it gets
     source  what it was opened from
     """
@@ -68,49 +70,46 @@ class Scene:
     units: Units
 
     def __new__(cls, *_: object, **__: object) -> Scene:
+        # Imported here because raster.py itself imports this module.
         if cls is Scene:
             from labelscape.scenes.raster import FileScene
 
             cls = FileScene
         return super().__new__(cls)
 
-    # ------------------------------------------------------------------------------ what each kind has to say
-
     @property
     def files(self) -> tuple[str, ...]:
-        """All files that the scene is read from; none where its pixels lie in memory."""
+        """All files that the scene is read from; empty where its pixels are in memory."""
         raise NotImplementedError
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The scene as it can be laid onto other grids: itself, or what a mosaic is made of."""
+        """The sources that can be resampled to other grids: the scene itself, or the parts of a mosaic."""
         raise NotImplementedError
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
-        """Pixels and validity of a window inside the grid; `bands` picks and orders them by name, and
-        validity is theirs.
+        """Read a window inside the grid, by default all of it; `bands` selects and orders bands by name.
 
-        Raises BadFile where the file ends early or is damaged.
+        Validity is that of the bands read: nodata in other bands does not count. Raises BadFile where the
+        file is truncated or damaged, UnknownName for a band the scene does not have.
         """
         raise NotImplementedError
 
     def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (B, h, w) of the whole scene and their validity (h, w) at a smaller shape, as quickly as
-        can be.
+        """Pixels (B, h, w) of the whole scene and their validity (h, w) decimated to a smaller shape, from
+        overviews where there are any.
         """
         raise NotImplementedError
 
     def again(self) -> Scene:
-        """The same scene with handles of its own, to be closed for itself."""
+        """Open the same scene again with file handles of its own, to be closed separately."""
         raise NotImplementedError
 
     def hold(self) -> Scene:
-        """The scene with all its pixels in memory; every read is a copy of a slice. This one's files are
-        closed.
+        """Load all pixels into memory (`nbytes`) and return that scene, whose reads are copies of slices.
+        This scene's files are closed.
         """
         raise NotImplementedError
-
-    # ---------------------------------------------------------------------------- what may stay as it is here
 
     def may_hold(self, window: Window) -> bool:
         """False where a sparse file certainly has no valid pixel in a window, known without reading any."""
@@ -118,18 +117,16 @@ class Scene:
 
     @property
     def in_memory(self) -> bool:
-        """Do some of its pixels lie in no file of `files`?"""
+        """Are some of its pixels in no file of `files`, so that a path cannot open them again?"""
         return False
 
     @property
     def has_overviews(self) -> bool:
-        """Are there smaller copies of the pixels that a picture can be made of?"""
+        """Has the file overviews (pyramid levels), so that a small picture is quick to make?"""
         return False
 
     def close(self) -> None:
         """Close the files. Closing twice does no harm."""
-
-    # ---------------------------------------------------------------------------------------------- all alike
 
     def __enter__(self) -> Scene:
         return self
@@ -139,7 +136,9 @@ class Scene:
 
     @contextmanager
     def for_thread(self) -> Iterator[Scene]:
-        """The same scene with handles of its own, for another thread."""
+        """The same scene with file handles of its own for another thread, closed on leaving the block: a GDAL
+        dataset may be read by one thread only.
+        """
         with self.again() as other:
             yield other
 
@@ -149,7 +148,10 @@ class Scene:
         return self.grid.window.pixels * len(self.bands) * self.dtype.itemsize
 
     def digest(self) -> str:
-        """SHA-256 of all pixels and their validity, which tells scenes in memory apart. Reads all of them."""
+        """SHA-256 of all pixels and their validity. Reads the whole scene.
+
+        A scene in memory has no path or date: only its pixels show that an interrupted map may be resumed.
+        """
         found = hashlib.sha256()
         for window in self.grid.window.blocks(BLOCK):
             patch = self.read(window)
@@ -163,8 +165,8 @@ class Scene:
         return self.bands.index(band)
 
     def thumbnail(self, most: int = 1000) -> np.ndarray:
-        """A picture of the scene, at most `most` pixels a side: uint8 (h, w, 3), the colours a person
-        expects, stretched to be seen.
+        """A quicklook of at most `most` pixels a side: uint8 (h, w, 3), true colour with a percentile
+        stretch.
 
         Red, green and blue by their names (or Sentinel-2's B04 B03 B02), else the first three bands, else the
         first as grey; nodata is white.
@@ -180,7 +182,7 @@ class Scene:
         return f"<Scene {self.name}: {', '.join(text for _, text in self._facts_as_text())}>"
 
     def _repr_html_(self) -> str:
-        """A table and, where that is quick, a small picture: what notebooks show."""
+        """What notebooks show: a table and, where that is quick, a thumbnail."""
         rows = "".join(
             f"<tr><th style='text-align:left'>{what}</th><td style='text-align:left'>{html.escape(text)}</td>"
             "</tr>"
@@ -206,13 +208,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Part:
-    """A scene that is, alone or beside others, laid onto a grid: what is known of it, and how it is opened.
+    """One source of a scene, alone or in a mosaic, not opened: its facts, and a function that opens it.
 
-    said   as messages name it
-    open   a scene with handles of its own, resampled to a grid where one is given
+    title  as messages name it
+    open   returns a scene with handles of its own, resampled to the grid `onto` where one is given
     """
 
-    said: str
+    title: str
     files: tuple[str, ...]
     open: Callable[..., Scene]
     grid: Grid
@@ -223,17 +225,17 @@ class Part:
 
 
 def bands_text(bands: Sequence[str]) -> str:
-    """Bands in a few words: how many, and the first of their names."""
-    listed = " ".join(bands[:MOST_LISTED]) + (" ..." if len(bands) > MOST_LISTED else "")
+    """The number of bands and the first of their names, for messages."""
+    listed = " ".join(bands[:MAX_LISTED]) + (" ..." if len(bands) > MAX_LISTED else "")
     return f"{len(bands)} band{'s' * (len(bands) != 1)} ({listed})"
 
 
 def crs_text(grid: Grid) -> str:
-    """A CRS in a few letters: its EPSG code, else its own name."""
+    """A CRS as a short text: its EPSG code, else its own name."""
     if grid.crs is None:
         return "no CRS"
     code = grid.crs.to_epsg()
     if code is not None:
         return f"EPSG:{code}"
-    wkt = grid.crs.to_wkt()
+    wkt = grid.crs.to_wkt()  # PROJCS["name", ...]: the first quoted word is the name
     return wkt.split('"')[1] if wkt.count('"') > 1 else "a CRS without a name"

@@ -1,4 +1,4 @@
-"""Bands from several files: names for all of them, and files without coordinates laid pixel on pixel."""
+"""Band stacks: bands from several files, on one grid, and their names."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from labelscape.errors import BadInput
 from labelscape.scenes.files import EXACT
 from labelscape.scenes.validity import BandsAndValidity, bands_and_validity
 
-MOST_MISSING = 2
-"""Rows or columns a file may lack beside its neighbours: the published height model of one Potsdam tile is
-a column short.
+SAME_GROUND = 0.02
+"""Fraction of its own extent by which a file of a band stack may be shifted against the others (ours)."""
+MAX_MISSING = 2
+"""Rows or columns by which a file may be smaller than the others: the published height model of one Potsdam
+tile is a column short.
 """
 
 
 class Padded:
-    """A raster of a row or column too few, its last one repeated; all else is the raster's own."""
+    """A raster that is a row or column short, padded by repeating its last; otherwise the raster itself."""
 
     def __init__(self, dataset: object, height: int, width: int) -> None:
         self._dataset, self.height, self.width, self.shape = dataset, height, width, (height, width)
@@ -45,8 +47,8 @@ class Padded:
         return np.pad(self._dataset.dataset_mask(window=own), missing, mode="edge")
 
     def _own_part(self, window: RasterioWindow) -> tuple[RasterioWindow, list[tuple[int, int]]]:
-        """The nearest window that the file has, at least a pixel wide, and (before, after) to add along
-        rows and columns.
+        """The nearest window inside the file, at least a pixel wide, and the padding (before, after) of rows
+        and of columns.
         """
         row, column = (
             min(window.row_off, self._dataset.height - 1),
@@ -58,31 +60,30 @@ class Padded:
         return own, [(0, int(window.height - own.height)), (0, int(window.width - own.width))]
 
 
-def laid_pixel_on_pixel(datasets: Sequence) -> list:
-    """Files of which some have no coordinates, as rasters of one shape. Raises BadInput where a shape is
-    another one.
+def padded_to_one_shape(datasets: Sequence) -> list:
+    """Give files of which some have no coordinates the same shape, by padding. Raises BadInput where one is
+    smaller by more than MAX_MISSING.
     """
     height, width = max(d.height for d in datasets), max(d.width for d in datasets)
     laid = []
     for dataset in datasets:
-        if max(height - dataset.height, width - dataset.width) > MOST_MISSING:
+        if max(height - dataset.height, width - dataset.width) > MAX_MISSING:
             raise BadInput(
-                f"{dataset.name} is {dataset.width} x {dataset.height} pixels, its neighbours {width} x "
-                f"{height}, and not all of them have "
-                "coordinates: they are no band stack."
+                f"{dataset.name} is {dataset.width} x {dataset.height} pixels, the others are {width} x "
+                f"{height}, and not all of them have coordinates: they are not a band stack."
             )
         laid.append(dataset if dataset.shape == (height, width) else Padded(dataset, height, width))
     return laid
 
 
-def laid_on_the_finest(datasets: Sequence, handles: ExitStack, *, crowded_may_be: bool) -> list:
-    """Every file on the grid of the finest one. Raises BadInput unless all cover the same ground, with one
-    band each or `crowded_may_be`.
+def warped_to_finest(datasets: Sequence, handles: ExitStack, *, allow_multiband: bool) -> list:
+    """Resample every file to the grid of the finest one. Raises BadInput unless all cover the same ground,
+    with one band each or `allow_multiband`. Warped files are closed by `handles`.
     """
-    crowded = [d.name for d in datasets if d.count != 1]
-    if crowded and not crowded_may_be:
+    multiband = [d.name for d in datasets if d.count != 1]
+    if multiband and not allow_multiband:
         raise BadInput(
-            f"A band stack is made of single-band files; {crowded[0]} has several. Pass scenes one by "
+            f"A band stack is made of single-band files; {multiband[0]} has several. Pass scenes one by "
             "one instead."
         )
     finest = min(datasets, key=lambda d: abs(d.transform.a * d.transform.e))
@@ -90,9 +91,9 @@ def laid_on_the_finest(datasets: Sequence, handles: ExitStack, *, crowded_may_be
     laid = []
     for dataset in datasets:
         apart = np.abs(np.subtract(dataset.bounds, finest.bounds)) / [width, height, width, height]
-        if dataset.crs != finest.crs or apart.max() > 0.02:
+        if dataset.crs != finest.crs or apart.max() > SAME_GROUND:
             raise BadInput(
-                f"{dataset.name} and {finest.name} do not cover the same ground: they are no band stack."
+                f"{dataset.name} and {finest.name} do not cover the same ground: they are not a band stack."
             )
         if dataset.shape == finest.shape and dataset.transform == finest.transform:
             laid.append(dataset)
@@ -111,17 +112,17 @@ def laid_on_the_finest(datasets: Sequence, handles: ExitStack, *, crowded_may_be
     return laid
 
 
-def as_named(
+def match_band_names(
     datasets: Sequence, found: Sequence[BandsAndValidity], band_names: Sequence[str], where: str
 ) -> list[BandsAndValidity]:
-    """Which bands of each file make the named ones, in all. Raises BadInput where there are more or fewer
+    """Match the bands of all files to names, by their number. Raises BadInput where there are more or fewer
     bands than names.
     """
     count = sum(len(f.bands) for f in found)
     if count == len(band_names):
         return list(found)
     if sum(d.count for d in datasets) == len(band_names):
-        # Writers mark a fourth measured band (near infrared) as alpha; who names every band knows better.
+        # Writers mark a fourth measured band (near infrared) as alpha; whoever names every band knows better.
         return [bands_and_validity(d, every_band=True) for d in datasets]
     if count == 1 and tuple(band_names) == ("red", "green", "blue"):
         return [replace(f, bands=f.bands * 3) for f in found]
@@ -132,7 +133,7 @@ def as_named(
 
 
 def names_in_file(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> list[str]:
-    """The file's descriptions of bands, else their colours, else their numbers, each once."""
+    """Band names: the file's descriptions, else colours, else numbers; numbers for all where names repeat."""
     colours = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
     names = [
         dataset.descriptions[i - 1] or colours.get(dataset.colorinterp[i - 1]) or str(i) for i in indices
@@ -141,14 +142,16 @@ def names_in_file(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> li
 
 
 def name_in_stack(file: str, files: Sequence[str]) -> str:
-    """`T33UUU_20170216T102101_B8A.jp2` -> `B8A` where that tells the files apart, else the whole stem."""
+    """Band name from a file name: `T33UUU_20170216T102101_B8A.jp2` -> `B8A` where that is unique in the
+    stack, else the whole stem.
+    """
     last = [Path(f).stem.split("_")[-1] for f in files]
     return Path(file).stem.split("_")[-1] if len(set(last)) == len(last) else Path(file).stem
 
 
-def picked(readers: Sequence[tuple], chosen: Sequence[int] | None) -> list[tuple]:
-    """(dataset, band numbers) pairs that yield the chosen bands in order, all for None, with one read for
-    neighbours in one file.
+def selected(readers: Sequence[tuple], chosen: Sequence[int] | None) -> list[tuple]:
+    """Select bands by position from (dataset, band numbers) pairs, all for None. Consecutive bands of one
+    file stay one pair, so that they are one read: blocks interleaved by pixel are decoded once.
     """
     if chosen is None:
         return list(readers)

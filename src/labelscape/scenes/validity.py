@@ -1,10 +1,10 @@
-"""Which bands of a file hold measurements and which pixels count: the only place that knows of alpha bands,
+"""Which bands of a file hold measurements and which pixels are valid: the only place that knows alpha bands,
 internal masks and nodata values.
 
-Alpha bands are no bands: they say which pixels are valid. So do internal masks, NaN, and the nodata value:
-0 and the greatest value (255 in bytes) of an integer raster must stand in every band to mean "nothing here",
-for black water and bright roofs have them in one; any other nodata value makes the pixel invalid wherever it
-stands.
+Alpha bands are not measurements: they mark valid pixels, as internal masks, NaN and the nodata value do. A
+nodata value of 0, or of the largest value of an integer type (255 for bytes), makes a pixel invalid only
+where all bands have it, since dark water and bright roofs reach it in one band; any other nodata value makes
+the pixel invalid in whichever band it occurs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from labelscape.grid import Window
 
 @dataclass(frozen=True, slots=True)
 class BandsAndValidity:
-    """What a file says of its own pixels.
+    """The bands of a file that hold measurements, and its nodata value.
 
-    bands       numbers, from 1, of the bands that hold measurements
-    nodata      the file's own value for "nothing here"
-    every_band  are all bands measured, whatever the file calls them?
+    bands       band numbers, from 1, without alpha bands
+    nodata      the file's own nodata value
+    every_band  are all bands measurements, even those marked as alpha?
     """
 
     bands: tuple[int, ...]
@@ -34,16 +34,17 @@ class BandsAndValidity:
     every_band: bool
 
     def is_masked(self, dataset: rasterio.DatasetReader) -> bool:
-        """Does an alpha band or an internal mask say which pixels count? Ask it last: of a damaged mask GDAL
-        leaves an error behind, which its next call raises.
+        """Has the file an alpha band or an internal mask? Ask it last: a damaged mask leaves an error in
+        GDAL, which its next call raises.
         """
         flags = dataset.mask_flag_enums[self.bands[0] - 1]
         return not self.every_band and (MaskFlags.alpha in flags or MaskFlags.per_dataset in flags)
 
 
 def bands_and_validity(dataset: rasterio.DatasetReader, *, every_band: bool = False) -> BandsAndValidity:
-    """`every_band`: whoever names all bands of a file knows better than its writer that the one marked as
-    alpha is measured too; nothing but nodata is invalid then.
+    """Find the bands of measurements. `every_band` counts alpha bands too: whoever names all bands of a file
+    knows that the fourth is near infrared, which rasterio's writer marks as alpha; only nodata is invalid
+    then.
     """
     bands = tuple(
         i for i, c in zip(dataset.indexes, dataset.colorinterp) if every_band or c != ColorInterp.alpha
@@ -52,9 +53,10 @@ def bands_and_validity(dataset: rasterio.DatasetReader, *, every_band: bool = Fa
 
 
 def measured(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
-    """(H, W) where pixels (B, H, W) hold a measurement by their values."""
+    """(H, W) bool: which pixels (B, H, W) are finite and not nodata, by the rules of the module."""
     found = np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else np.ones(pixels.shape[1:], bool)
-    if nodata is not None and nodata == nodata:
+    if nodata is not None and nodata == nodata:  # NaN as nodata is covered by isfinite
+        # Cast first: in float32 the usual nodata -3.4028234663852886e+38 equals its pixels only once rounded.
         is_nodata = pixels == np.asarray(nodata).astype(pixels.dtype)
         all_needed = may_be_measured(nodata, pixels.dtype)
         found &= ~(is_nodata.all(axis=0) if all_needed else is_nodata.any(axis=0))
@@ -62,8 +64,9 @@ def measured(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
 
 
 def unmasked(datasets: Iterable[rasterio.DatasetReader], window: Window) -> np.ndarray:
-    """(H, W) where alpha bands and internal masks let pixels count."""
+    """(H, W) bool: not masked by an alpha band or an internal mask of any dataset."""
     found = np.ones(window.shape, bool)
+    # A dataset may come several times, once per group of bands; its mask is read once.
     for dataset in {id(d): d for d in datasets}.values():
         found &= _mask(dataset, window) > 0
     return found
@@ -80,16 +83,17 @@ def _mask(dataset: rasterio.DatasetReader | WarpedVRT, window: Window) -> np.nda
 
 
 def may_be_measured(nodata: float | None, dtype: np.dtype) -> bool:
-    """Can this nodata value also be what a single band shows?"""
+    """Can this nodata value also be a measurement in a single band (0 or saturated)?"""
     return dtype.kind in "iu" and nodata in (0, np.iinfo(dtype).max)
 
 
 def warp_options(dataset: rasterio.DatasetReader, nodata: float | None, dtype: np.dtype) -> dict[str, object]:
-    """How GDAL's warper is told the same, so that no value is taken from a pixel that does not count; what
-    counts after it stands in an alpha band.
+    """The same rules as options of GDAL's warper, so that no invalid pixel is interpolated; validity after
+    the warp is in an alpha band.
     """
     return {
         "src_nodata": nodata,
         "add_alpha": ColorInterp.alpha not in dataset.colorinterp,
+        # YES: invalid where all bands are nodata; PARTIAL: where any is.
         "UNIFIED_SRC_NODATA": "YES" if may_be_measured(nodata, dtype) else "PARTIAL",
     }
