@@ -125,7 +125,7 @@ def test_finer_arrays_are_averaged_as_files_are(model, tmp_path):
 
 
 def test_what_is_no_scene_is_answered(model, tmp_path):
-    with pytest.raises(BadInput, match=r"shape \(3, 40, 50\) without a place.*ArrayScene"):
+    with pytest.raises(BadInput, match=r"shape \(3, 40, 50\) without coordinates.*ArrayScene"):
         map_scene(model, np.zeros((3, 40, 50)), tmp_path / "map", **QUICK)
     with pytest.raises(BadInput, match="An int"):
         check(model, 3)
