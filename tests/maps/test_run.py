@@ -14,6 +14,7 @@ from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadFile, BadInput
 from labelscape.evaluation.confusion import count
 from labelscape.evaluation.measure import evaluate
+from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
@@ -86,7 +87,7 @@ def test_mapping_a_scene_gives_the_counts_of_evaluate(tmp_path, dtype, bands, cr
         mapped = file.read(1)
         assert file.crs == crs
         assert file.transform.almost_equals(transform)
-    with open_dataset([w.scene], [labels]) as dataset:
+    with open_dataset([w.scene], [labels], spec=LabelRules(legend=checkpoint.legend)) as dataset:
         found = evaluate(checkpoint, dataset, tile_size=300, device="cpu").confusion
         truth = dataset.scenes[0].read(dataset.scenes[0].scene.grid.window)[1]
     np.testing.assert_array_equal(count(truth, mapped, 3).counts, found.counts)

@@ -133,7 +133,7 @@ def run_prepare(
     talk(f"Use it as the data set 'prepared', for example: labelscape data describe prepared {out}")
 
 
-@app.command("split")
+@app.command("split", short_help="Show or write the splits: train, val, test.")
 def run_split(
     name: Name,
     path: Root,
