@@ -52,8 +52,8 @@ def test_an_area_of_training_is_missed_and_can_be_named(w, tmp_path, run_cli):
     wet = w.classes == 0
     counts, said = labelled(run_cli, path, w.scene, "--labels", water)
     assert counts == [int((~wet).sum()), int(wet.sum())]
-    assert "warning: training read labels only inside town.geojson" in said
-    assert "all land without a label counts as 'other'" in said
+    assert "warning: training used labels only inside town.geojson" in said
+    assert "every pixel without a label counts as 'other'" in said
     counts, said = labelled(run_cli, path, w.scene, "--labels", water, "--area", area)
     assert counts == [int((~wet[:, :40]).sum()), int(wet[:, :40].sum())]
     assert "warning" not in said
@@ -87,7 +87,7 @@ def test_a_raster_that_lacks_a_merged_class_is_scored(w, tmp_path, run_cli):
 def test_options_that_would_not_be_read_are_refused(w, tmp_path, run_cli):
     path = model(tmp_path, ["a", "b"])
     code, _, err = run_cli("evaluate", path, "--class-column", "kind", "--area", "a.gpkg")
-    assert code == 2 and "--class-column, --area say how the labels of other scenes are read" in err
+    assert code == 2 and "--class-column, --area describe the labels of other scenes" in err
     code, _, err = run_cli("evaluate", path, tmp_path, "--dataset", "camvid", "--nodata", 0)
     assert code == 2 and "leave --nodata out" in err
     code, _, err = run_cli("evaluate", path, w.scene, "--labels", "x.tif", "--part", "val")

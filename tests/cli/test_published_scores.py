@@ -44,7 +44,7 @@ def test_a_model_is_scored_on_the_eroded_labels_of_a_part(tmp_path, run_cli):
     assert "the model knows impervious surface" in err
     code, _, err = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "--labels", "x.tif")
     assert code == 2
-    assert "brings labels and classes itself" in err
+    assert "which has its own labels and classes" in err
 
 
 def test_labels_are_checked_in_a_published_set(tmp_path, run_cli):
@@ -58,11 +58,11 @@ def test_labels_are_checked_in_a_published_set(tmp_path, run_cli):
     code, out, _ = run_cli("data", "check", tmp_path, "--dataset", "camvid", "--json")
     assert code == 1
     errors = {f["where"]: f["text"] for f in json.loads(out)["findings"] if f["severity"] == "error"}
-    assert "holds values that no class has" in errors["d"]
+    assert "has values without a class" in errors["d"]
     assert "b" in errors
     code, _, err = run_cli("data", "check", tmp_path, tmp_path, "--dataset", "camvid")
     assert code == 2
-    assert "camvid is one folder; found 2 places" in err
+    assert "camvid takes one folder, but 2 paths were given" in err
 
 
 def test_patches_with_lists_are_not_taken_for_gid_of_other_numbers(tmp_path, run_cli):
@@ -71,7 +71,7 @@ def test_patches_with_lists_are_not_taken_for_gid_of_other_numbers(tmp_path, run
     assert run_cli("data", "describe", "gid-mtl5", tmp_path)[0] == 0
     code, _, err = run_cli("data", "describe", "gid-5", tmp_path)
     assert code == 1
-    assert "Read them as gid-mtl5" in err
+    assert "Read them as the data set gid-mtl5" in err
 
 
 def test_sizes_are_told_width_first(tmp_path, run_cli):
@@ -109,4 +109,4 @@ def test_lists_made_by_resampling_are_trained_on_where_the_data_may_not_be_chang
     assert json.loads(out)["test"] == ["p5"]
     code, _, err = run_cli("data", "split", "gid-mtl5", tmp_path / "set", "-o", f"lists={tmp_path}")
     assert code == 1
-    assert "holds none of the lists train.txt" in err
+    assert "contains none of the lists train.txt" in err

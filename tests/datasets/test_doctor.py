@@ -177,7 +177,7 @@ def test_classes_are_counted_over_all_files(tmp_path):
     absent = only(findings, "absent-class")
     assert (
         absent.severity == "error"
-        and "field, forest: not one pixel in train" in absent.text
+        and "field, forest: no pixel in the train split" in absent.text
         and not kinds(findings, "warning")
     )
 
@@ -266,12 +266,14 @@ def test_polygons_read_burned_outside_and_too_small(tmp_path):
     )
     findings = check_data([w.scene], [file])
     said = {f.text.split(":")[0]: f for f in findings if f.kind == "polygons"}
-    assert "4 polygons read, 3 burned, 1 outside" in said["field"].text and said["field"].severity == "info"
     assert (
-        "2 polygons read, 0 burned, 0 outside scene, 2 too small" in said["hut"].text
+        "4 polygons read, 3 rasterized, 1 outside" in said["field"].text and said["field"].severity == "info"
+    )
+    assert (
+        "2 polygons read, 0 rasterized, 0 outside scene, 2 too small" in said["hut"].text
         and said["hut"].severity == "warning"
     )
-    assert "1 hidden under later" in said["pond"].text and "order" in said["pond"].cure
+    assert "1 covered by later" in said["pond"].text and "order" in said["pond"].cure
     assert (
         "No class of the legend"
         in only(

@@ -148,7 +148,7 @@ def test_gid_grids_count_as_the_dossier_says():
     }
     assert len(set(grid_windows(7200, 6800, grid="188"))) == 188
     assert grid_windows(100, 700) == [Window(0, 0, 100, 512), Window(0, 188, 100, 512)]
-    with pytest.raises(BadInput, match="made for scenes of 6800 x 7200"):
+    with pytest.raises(BadInput, match="needs scenes of 6800 x 7200"):
         grid_windows(5000, 5000, grid="188")
     with pytest.raises(UnknownName, match="'flor'.*'floor'"):
         grid_windows(9, 9, grid="flor")
@@ -210,13 +210,13 @@ def test_vaihingen_full_and_eroded(tmp_path):
         assert (
             np.abs(pixels[3].astype(int) - np.random.default_rng(1).integers(1, 200, (12, 14))).max() < 12
         )  # JPEG
-        assert "13 of the 16 tiles" in full.report[0]
+        assert "13 of the 16 train and val tiles" in full.report[0]
     with open_published("vaihingen", tmp_path, bands=("red", "nir")) as dataset:
         np.testing.assert_array_equal(dataset.scenes[0].scene.read().pixels, photo[[1, 0]])
     with pytest.raises(UnknownName, match="'blue'"):
         find_published("vaihingen", tmp_path, bands=("blue",))
     (tmp_path / "ndsm/dsm_09cm_matching_area3_normalized.jpg").unlink()
-    with pytest.raises(BadFile, match=r"tile 3\. .*Leave the heights out with bands=nir,red,green"):
+    with pytest.raises(BadFile, match=r"tile 3\. .*Or use only bands=nir,red,green"):
         find_published("vaihingen", tmp_path)
     (tmp_path / "gts_for_participants/top_mosaic_09cm_area11.tif").unlink()
     with pytest.raises(BadFile, match="gts_for_participants/top_mosaic_09cm_area11.tif"):
@@ -352,10 +352,10 @@ def test_wrong_names_and_options_are_refused(tmp_path):
     for error, name, options, text in (
         (UnknownName, "gid5", {}, "Did you mean 'gid-5'"),
         (BadOption, "gid-5", {"sed": 1}, "no option 'sed'; it has images, bands, seed"),
-        (BadOption, "gid-5", {"seed": "x"}, "should be of the kind of its default, 0"),
+        (BadOption, "gid-5", {"seed": "x"}, "must have the same type as its default, 0"),
         (UnknownName, "gid-5", {"images": "RGBN"}, "kind of GID images"),
     ):
         with pytest.raises(error, match=text):
             find_published(name, tmp_path, **options)
-    with pytest.raises(LabelscapeError, match="nothing in the part 'val'; there is train"):
+    with pytest.raises(LabelscapeError, match="no images in the val split; it has train"):
         open_published("gid-5", tmp_path, part="val")

@@ -49,7 +49,7 @@ def test_describe_counts_what_was_drawn(tmp_path, run_cli):
     assert parts["val"]["images"] == parts["test"]["images"] == 1
     assert parts["val"]["bands"] == ["nir", "red", "green", "ndsm"] and parts["val"]["dtypes"] == ["uint8"]
     text = run_cli("data", "describe", "potsdam", tmp_path)[1]
-    assert "21 of the 24 tiles of train and val are not here" in text
+    assert "21 of the 24 train and val tiles are missing" in text
     assert next(line.split()[-2] for line in text.splitlines() if line.strip().startswith("car ")) == str(
         expected[4]
     )
@@ -101,7 +101,7 @@ def test_prepare_cuts_every_pixel_and_place_of_a_scene(tmp_path, run_cli):
     with open_dataset([out]) as own:  # and it is a folder of pairs
         assert len(own.scenes) == 18 and own.legend.values == [0, 1, 2, 3, 4, 5]
     code, _, err = run_cli("data", "prepare", "potsdam", tmp_path / "in", "--out", out)
-    assert code == 1 and "is not empty; pass --overwrite" in err
+    assert code == 1 and "is not empty; choose another folder, or pass --overwrite" in err
 
 
 def test_prepared_gid_is_cut_without_overlap_and_keeps_nothing_of_the_edge(tmp_path):

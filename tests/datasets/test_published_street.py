@@ -244,7 +244,7 @@ def test_context_says_what_is_missing(tmp_path):
     )
     with (
         open_published("pascal-context-60", tmp_path, part="val") as dataset,
-        pytest.raises(BadFile, match=r"2008_000001.mat is no label file"),
+        pytest.raises(BadFile, match=r"2008_000001.mat is not a label file"),
     ):
         dataset.class_counts()
     (tmp_path / "trainval" / "2008_000001.mat").unlink()
@@ -252,7 +252,7 @@ def test_context_says_what_is_missing(tmp_path):
         find_published("pascal-context-60", tmp_path)
     (tmp_path / "trainval").rename(tmp_path / "gone")
     (tmp_path / "VOC2010" / "trainval_merged.json").write_text("{}")
-    with pytest.raises(BadFile, match="trainval_merged.json only"):
+    with pytest.raises(BadFile, match="has only trainval_merged.json"):
         find_published("pascal-context-60", tmp_path)
 
 
@@ -339,5 +339,5 @@ def test_lists_must_name_what_is_there(tmp_path):
         find_published("gid-mtl5", tmp_path)
     (tmp_path / "test.txt").write_text("forest_1\n")
     (tmp_path / "classes.json").write_text(json.dumps([{"value": 0}]))
-    with pytest.raises(BadFile, match=r"classes.json is no list of classes"):
+    with pytest.raises(BadFile, match=r"classes.json is not a valid list of classes"):
         find_published("prepared", tmp_path)

@@ -1,4 +1,4 @@
-"""labelscape data check: what is wrong with images and labels, before training finds out."""
+"""labelscape data check: check images and labels before training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAME = "check"
 Texts = list[str]
 SHOWN = {"error": 10, "warning": 10, "info": 5}
-"""Findings of one kind that are printed, by severity; the rest is counted."""
+"""Findings of one kind that are printed, by severity; the others are only counted."""
 
 
 @grouped
@@ -29,8 +29,8 @@ def run_check(
         Texts,
         typer.Argument(
             help=(
-                "Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with "
-                "images/ and labels/."
+                "Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with images/ "
+                "and labels/."
             )
         ),
     ],
@@ -41,12 +41,12 @@ def run_check(
     ] = [],
     as_json: AsJson = False,
 ) -> None:
-    """Check images and labels: values and colours, sizes and places, shifts, broken files, the same picture
-    twice.
+    """Check images and labels: class values, sizes and georeferencing, misregistration, damaged files,
+    duplicate images.
 
-    Takes the options of `train`. Ends with exit code 1 if training would fail or its score would be false.
-    Files in folders called train, val or test, or in lists train.txt, val.txt and test.txt, are taken for
-    those parts.
+    Takes the options of `train`. Ends with exit code 1 if training would fail or its score would be wrong.
+    Folders called train, val or test, or lists train.txt, val.txt and test.txt, give the split of their
+    files.
 
     Examples:
 
@@ -67,8 +67,8 @@ def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding]
     from labelscape.labels.rules import SETTINGS, LabelRules
     from labelscape.progress import bar
 
-    told = reading.settings
-    rules = LabelRules(**{name: told[name] for name in SETTINGS if name in told})
+    settings = reading.settings
+    rules = LabelRules(**{name: settings[name] for name in SETTINGS if name in settings})
     labels, given = reading.labels, None
     if not labels:
         folder = scenes[0]
@@ -85,7 +85,7 @@ def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding]
             labels,
             spec=rules,
             nodata=reading.nodata,
-            bands=told.get("bands"),
+            bands=settings.get("bands"),
             part_of=splits,
             tick=tick,
         )
@@ -98,7 +98,7 @@ def _check_published(name: str, folders: Texts, settings: Texts) -> tuple[list[F
     from labelscape.progress import bar
 
     if len(folders) != 1:
-        raise BadOption(f"{name} is one folder; found {len(folders)} places.")
+        raise BadOption(f"--dataset {name} takes one folder, but {len(folders)} paths were given.")
     found = find_published(name, folders[0], **settings_of(settings))
     with bar("checking", len(found.pairs), "images") as tick:
         return check_published(found, tick=tick), len(found.pairs)
@@ -116,7 +116,7 @@ def _print(findings: Sequence[Finding], scenes: int, as_json: bool) -> None:
 
 
 def part_of_path(file: str | Path) -> str | None:
-    """The part a file's nearest such folder names: `images/val/a.png` -> "val"."""
+    """The split named by the nearest of a file's folders: `images/val/a.png` -> "val"."""
     meant = {
         "train": "train",
         "training": "train",
@@ -147,14 +147,14 @@ def report(findings: Sequence[Finding], scenes: int) -> str:
                 f"      ... and {n - SHOWN[severity]} more of the kind {kind} ({severity}); --json lists all."
             )
     plural = {s: f"{n} {s}{'s' * (n != 1)}" for s, n in counts.items()}
-    verdict = "" if counts["error"] else " Nothing is in the way of training."
+    verdict = "" if counts["error"] else " Ready for training."
     return "\n".join(
         [*lines, f"{scenes} scene{'s' * (scenes != 1)}: {plural['error']}, {plural['warning']}.{verdict}"]
     )
 
 
 def _common_folder(findings: Sequence[Finding]) -> str:
-    """The folder that all files lie in: said on every line it hides what differs."""
+    """The folder that contains all files; left out of every line, so that the file names stand out."""
     places = {os.path.dirname(f.where) for f in findings if os.sep in f.where}
     try:
         return os.path.commonpath(places) + os.sep

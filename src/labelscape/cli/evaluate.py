@@ -1,4 +1,4 @@
-"""labelscape evaluate: a checkpoint's score on labelled scenes."""
+"""labelscape evaluate: score a checkpoint on labelled scenes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Split = Annotated[
     typer.Option(
         "--part",
         help="train, val, test or all.",
-        show_default="what was held out, on its own scenes and published sets; else all",
+        show_default="held-out blocks of its own scenes, test or val of a published set, else all",
     ),
 ]
 Predictions = Annotated[
@@ -53,7 +53,7 @@ Predictions = Annotated[
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
     images: Annotated[
-        list[str] | None, typer.Argument(help="Labelled scenes; by default those it was trained on.")
+        list[str] | None, typer.Argument(help="Labelled scenes; by default its training scenes.")
     ] = None,
     *,
     labels: Labels,
@@ -68,10 +68,10 @@ def run(
     averaging: Averaging,
     as_json: AsJson = False,
 ) -> None:
-    """Score a checkpoint on labelled pixels, tile by tile exactly as `map` maps them.
+    """Score a checkpoint on labelled pixels, mapped tile by tile exactly as by `map`.
 
-    Without scenes: the blocks held out of its own training scenes. Labels are read as in training, but for
-    what is named here.
+    Without scenes, it is scored on the held-out blocks of its own training scenes. Labels are read as in
+    training, except for the options given here.
 
     Examples:
 
@@ -90,8 +90,8 @@ def run(
     data = _scored_data(checkpoint, images, dataset, settings, labels)
     if predictions and not data.dataset:
         raise BadOption(
-            "--predictions are written in the code of a published data set: name it with --dataset. For "
-            "scenes of your own, use map."
+            "--predictions writes the label format of a published data set: name it with --dataset. For "
+            "your own scenes, use labelscape map."
         )
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
         for line in opened.report:
@@ -121,18 +121,18 @@ def _check_options(
         raise BadOption(f"{model} does not say what it was trained on: pass scenes and --labels.")
     if dataset is not None and (not images or len(images) != 1 or named):
         raise BadOption(
-            "--dataset takes one folder, the published data set's, and brings labels and classes itself"
+            "--dataset takes one folder, that of the published data set, which has its own labels and classes"
             f"{f': leave {named} out' if named else ''}."
         )
     if not images and named:
         raise BadOption(
-            f"{named} say{'s' * (len(labels.named) == 1)} how the labels of other scenes are read, but no "
-            "scene is given: the model's own are read as in training. Pass the scenes too."
+            f"{named} describe{'s' * (len(labels.named) == 1)} the labels of other scenes, but no scene is "
+            "given. Pass the scenes too, or leave it out to score on the model's own training scenes."
         )
     if images and dataset is None and part not in (None, "all"):
         raise BadOption(
-            "--part chooses among the parts of a published data set or of the model's own training scenes; "
-            "leave the scenes out."
+            "--part selects a split of a published data set or of the model's own training scenes; leave the "
+            "scenes out, or leave --part out."
         )
 
 
@@ -148,7 +148,7 @@ def _scored_data(
         return Data(**stored)
     if dataset is not None:
         return Data(images=images, dataset=dataset, dataset_options=settings_of(settings))
-    # Labels elsewhere are complete elsewhere: the area of training says nothing about them.
+    # The area within which training labels are complete says nothing about the labels of other scenes.
     as_trained = {name: stored[name] for name in (*SETTINGS, "nodata") if name != "area" and name in stored}
     given = labels.settings
     if stored.get("area") and "area" not in given:
@@ -160,14 +160,14 @@ def _scored_data(
 def _area_warning(area: str, background: str | None) -> str:
     """What a score means without the area in which labels are complete."""
     counted = (
-        f"all land without a label counts as {background!r}, labelled or only not yet looked at, and the "
-        "score may be far too low"
+        f"every pixel without a label counts as {background!r}, even where nothing was mapped, and the score "
+        "may be far too low"
         if background
-        else "all labels count, also where they are not complete"
+        else "all labels count, even where they are incomplete"
     )
     return (
-        f"warning: training read labels only inside {area} (--area), and no --area is named for these "
-        f"scenes: {counted}. Name the polygons inside which their labels are complete with --area."
+        f"warning: training used labels only inside {area} (--area), and no --area is given for these "
+        f"scenes: {counted}. Pass the polygons within which their labels are complete with --area."
     )
 
 
@@ -212,7 +212,7 @@ def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json
     from labelscape.evaluation.text import print_scores
 
     if not found.confusion.labelled:
-        talk(f"no score: no label in {f'the part {split}' if split else 'any part'}")
+        talk(f"no score: there are no labels in {f'the {split} split' if split else 'any split'}")
         return
     if as_json:
         per_scene = {name: counts.to_dict() for name, counts in found.per_scene.items()}
@@ -226,8 +226,8 @@ def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json
 def _writer(
     data: Data, scenes: Sequence[LabelledScene], folder: Path
 ) -> Callable[[LabelledScene, np.ndarray], None]:
-    """What writes a scene's classes as its data set's labels are. Raises BadFile where a file is there
-    already.
+    """A function that writes a scene's classes in its data set's label format. Raises BadFile where a file
+    exists already: found before hours of scoring, not after.
     """
     from labelscape.datasets.published.catalog import find_published
     from labelscape.datasets.published.predictions import file_name, write_prediction
@@ -237,8 +237,8 @@ def _writer(
     there = [path for scene in scenes if (path := folder / file_name(pair_of[scene.name])).exists()]
     if there:
         raise BadFile(
-            f"{there[0]} exists{f' and {len(there) - 1} more' if len(there) > 1 else ''}; name another "
-            "folder for --predictions."
+            f"{there[0]} already exists{f', and {len(there) - 1} more' if len(there) > 1 else ''}. Choose "
+            "another folder for --predictions."
         )
     return lambda scene, indices: write_prediction(
         published, pair_of[scene.name], indices, scene.scene.grid, folder

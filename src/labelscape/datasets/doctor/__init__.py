@@ -1,1 +1,1 @@
-"""What is wrong with images and labels, found before anything is trained on them."""
+"""Checks of images and labels before training."""

@@ -1,4 +1,4 @@
-"""What a check of training data found: one sentence each, with what to do about it."""
+"""What a check of training data found, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found. `kind` is a short fixed word for machines; `where` a file, or "all files"; `cure` is
-    empty where nothing is to be done.
+    """One thing found. `kind` is a short fixed word for scripts; `where` a file, or "all files"; `cure` is
+    empty where nothing needs to be done.
 
     error    training would fail, or its score would be false
-    warning  probably not meant
+    warning  probably not intended
     info     what the files hold
     """
 
@@ -31,7 +31,7 @@ class Finding:
 
 
 def share(part: float, whole: float) -> str:
-    """`12.3 %`; never 0.0 % for something that is there, nor 100.0 % where something is missing."""
+    """`12.3 %`; never 0.0 % for something that exists, nor 100.0 % where something is missing."""
     percent = 100 * part / whole if whole else 0.0
     if 0 < percent < 0.05:
         return "< 0.1 %"

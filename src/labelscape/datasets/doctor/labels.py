@@ -1,6 +1,4 @@
-"""What label rasters hold, before anything is made of it: values, colours and their shares; and the
-classes over all files.
-"""
+"""The values or colours in label rasters and their shares, and the classes over all files."""
 
 from __future__ import annotations
 
@@ -23,17 +21,17 @@ from labelscape.scenes.validity import bands_and_validity
 
 Colour = tuple[int, int, int]
 MOST_VALUES = 4096
-"""More values or colours than this are a picture or a measurement, not classes."""
+"""Files with more values or colours than this are images or measurements, not classes."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Everything one label raster holds: value (or colour) -> pixels. `kind` says how it can be read.
+    """The pixel count of every value (or colour) of one label raster. `kind` says how it can be read.
 
-    values     one band of whole numbers
-    colours    three bands, classes as colours
-    grey       three equal bands; counted by the value of the first
-    fractions  one band that holds fractions
+    values     one band of integers
+    colours    three bands, classes encoded as colours
+    grey       three equal bands; counts are those of the first
+    fractions  one band with fractional values
     picture    too many values or colours to be classes
     """
 
@@ -50,8 +48,8 @@ class Tally:
 
 
 def tally(source: str | Path) -> Tally:
-    """Count every value or colour of a label raster, block by block. Raises BadFile where it cannot be
-    read to its end.
+    """Count every value or colour of a label raster, block by block. Raises BadFile where it cannot be read
+    completely.
     """
     with gdal(), open_raster(source) as dataset:
         bands = list(bands_and_validity(dataset).bands[:3])
@@ -86,7 +84,7 @@ def tally(source: str | Path) -> Tally:
 
 
 def thresholded(found: Tally, threshold: int) -> Tally:
-    """A grey mask's counts as those of its two classes, 0 and 1."""
+    """The counts of a grey mask as those of its two classes, 0 and 1."""
     if found.kind != "values":
         return found
     bright = sum(n for value, n in found.counts.items() if value >= threshold)
@@ -109,8 +107,8 @@ def _counted(pixels: np.ndarray) -> dict:
 
 
 def class_names(spec: LabelRules) -> dict[int, str] | None:
-    """Value in label rasters -> class name, as training will read it; None where classes are to be found
-    in the files.
+    """Value in label rasters -> class name, as training will read it; None where the rules do not name the
+    classes.
     """
     if spec.threshold is not None:
         return dict(enumerate(mask_legend(spec).names))
@@ -128,13 +126,13 @@ def class_names(spec: LabelRules) -> dict[int, str] | None:
 
 
 def ignored(found: Tally, spec: LabelRules) -> set[int]:
-    """Values of this file that mean "not labelled"; a value that has a class is one."""
+    """Values of this file that mean "not labelled"; a value with a class is labelled, even 255."""
     nodata = {int(found.nodata)} if found.nodata is not None and found.nodata == found.nodata else set()
     return ({IGNORE} | nodata | set(spec.ignore_values)) - set(class_names(spec) or ())
 
 
 def is_soft_mask(found: Tally) -> bool:
-    """A black and white mask with greys at its edges: saved as JPEG or resized with smoothing."""
+    """Is this a black and white mask with greys at its edges, saved as JPEG or resized by interpolation?"""
     if found.kind not in ("values", "grey") or len(found.counts) < 5 or not {0, IGNORE} & found.counts.keys():
         return False
     poles = sum(n for v, n in found.counts.items() if 0 <= v <= 40 or 215 <= v <= 255)
@@ -150,7 +148,7 @@ def is_soft_mask(found: Tally) -> bool:
 
 
 def is_hard_mask(found: Tally, spec: LabelRules) -> bool:
-    """Nothing but 0 and 255, where nobody said what 255 means."""
+    """Are there only 0 and 255, and the rules do not say what 255 means?"""
     if (
         found.kind != "values"
         or found.nodata is not None
@@ -162,54 +160,55 @@ def is_hard_mask(found: Tally, spec: LabelRules) -> bool:
 
 
 def check_values(found: Tally, rules: LabelRules) -> list[Finding]:
-    """One label raster: what it holds and whether training can read it."""
+    """The values of one label raster, and whether training can read them."""
     if found.kind in ("fractions", "picture", "colours"):
         return [_no_values(found)]
     where, findings = found.source, []
     if found.kind == "grey":
-        text = "The labels stand in three equal bands; one band is expected."
-        findings.append(Finding("grey-bands", "error", where, text, "Save the first band alone."))
+        text = "The labels have three equal bands; one band is expected."
+        findings.append(Finding("grey-bands", "error", where, text, "Save only the first band."))
     if is_soft_mask(found):
         text = (
             f"A black and white mask with {len(found.counts)} grey values: it was saved lossily (JPEG) or "
-            f"resized with smoothing. {_shares(found, rules, 6)}."
+            f"resized by interpolation. {_shares(found, rules, 6)}."
         )
-        cure = "Say from which value on it is white: --threshold 128 --classes other=0,road=1."
+        cure = "Give the value from which pixels are white: --threshold 128 --classes other=0,road=1."
         return [*findings, Finding("grey-mask", "error", where, text, cure)]
     findings.append(Finding("values", "info", where, f"{_shares(found, rules, 24)}."))
     if found.palette:
         known = [value for value in sorted(found.counts) if value in found.palette]
         colours = some([f"{v} is ({', '.join(map(str, found.palette[v]))})" for v in known])
-        text = f"A palette file: it holds the numbers above, and shows them as colours: {colours}."
-        cure = "Name the numbers with --classes; the colours are for the eye only."
+        text = f"The file has a colour table: the values above are displayed as colours: {colours}."
+        cure = "Name the values with --classes; the colours are for display only."
         findings.append(Finding("palette", "info", where, text, cure))
     return findings + _unknown(found, rules)
 
 
 def _no_values(found: Tally) -> Finding:
-    """Why a file is no raster of class values: fractions, a picture, or classes as colours."""
+    """Why a file is no raster of class values: fractions, an image, or classes encoded as colours."""
     if found.kind == "fractions":
-        text = "The file holds fractions; labels are whole numbers."
+        text = "The file has fractional values; labels must be integers."
         return Finding(
             "fractions", "error", found.source, text, "Is this a probability map? Save class values."
         )
     if found.kind == "picture":
         what = "colours" if isinstance(next(iter(found.counts)), tuple) else "values"
-        text = f"More than {MOST_VALUES} different {what}: this is a picture or a measurement."
+        text = f"More than {MOST_VALUES} different {what}: this is an image or a measurement."
         cure = (
-            "Pass the label file. If it is one, it was saved lossily (JPEG) or smoothed: make it again as "
+            "Pass the label file. If this is one, it was saved lossily (JPEG) or smoothed: create it "
+            "again as "
             "PNG or GeoTIFF."
         )
         return Finding("picture", "error", found.source, text, cure)
     most = found.counts.most_common()
     shown = some([f"({r}, {g}, {b}) {share(n, found.pixels)}" for (r, g, b), n in most], 12)
-    text = f"Classes are coded as {len(most)} colours: {shown}."
-    cure = "Turn colours into class values 0, 1, 2, ... in one band, then name them with --classes."
+    text = f"Classes are encoded as {len(most)} colours: {shown}."
+    cure = "Convert the colours to class values 0, 1, 2, ... in one band, then name them with --classes."
     return Finding("colours", "error", found.source, text, cure)
 
 
 def _unknown(found: Tally, spec: LabelRules) -> list[Finding]:
-    """Values that no class has; where classes are to be found, values that no class can have."""
+    """Values without a class; where the rules name no classes, values outside 0 to 254."""
     known, skipped = class_names(spec), ignored(found, spec)
     strange = [
         v
@@ -218,7 +217,10 @@ def _unknown(found: Tally, spec: LabelRules) -> list[Finding]:
     ]
     if strange:
         pixels = sum(found.counts[v] for v in strange)
-        have = ", ".join(f"{v} {name}" for v, name in sorted((known or {}).items())) or "values lie in 0..254"
+        have = (
+            ", ".join(f"{v} {name}" for v, name in sorted((known or {}).items()))
+            or "class values are 0 to 254"
+        )
         subject, verb = (
             (f"values {some(strange)}", "have") if len(strange) > 1 else (f"value {strange[0]}", "has")
         )
@@ -254,7 +256,10 @@ def _shares(found: Tally, spec: LabelRules, most: int) -> str:
 
 
 def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) -> list[Finding]:
-    """Classes over all files. counts  part (or None) -> class name -> labelled pixels."""
+    """Classes over all files: shares, rare and absent ones, and those missing in a split.
+
+    counts  split (or None) -> class name -> labelled pixels
+    """
     findings = []
     total = sum(counts.values(), Counter())
     whole = sum(total.values())
@@ -264,7 +269,7 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
                 "nothing-labelled",
                 "error",
                 "all files",
-                "Not one pixel has a class.",
+                "No pixel has a class.",
                 "Check the classes and the values that mean 'not labelled'.",
             )
         ]
@@ -279,14 +284,15 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
                     "absent-class",
                     "warning",
                     "all files",
-                    f"The class {name!r} occurs nowhere.",
-                    "Leave it out, or check its value.",
+                    f"The class {name!r} has no pixel in any file.",
+                    "Remove it, or check its value.",
                 )
             )
         elif total[name] < 1e-3 * whole:
             text = (
-                f"The class {name!r} is rare: {total[name]} pixels, {share(total[name], whole)} of what is "
-                "labelled."
+                f"The class {name!r} is rare: {total[name]} pixels, {share(total[name], whole)} of the "
+                "labelled "
+                "pixels."
             )
             findings.append(
                 Finding(
@@ -301,19 +307,24 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
         missing = [name for name in names if total[name] and not counts[part][name]]
         if missing:
             severity = "error" if part == "train" else "warning"
-            what = "cannot be learned" if part == "train" else "gets no score"
+            what = (
+                "cannot be learned"
+                if part == "train"
+                else "cannot be scored and is excluded from mean scores"
+            )
             findings.append(
                 Finding(
                     "absent-class",
                     severity,
                     part,
-                    f"{some(missing)}: not one pixel in {part}; it {what}.",
-                    "Move files between the parts.",
+                    f"{some(missing)}: no pixel in the {part} split; {what}.",
+                    "Move files between the splits.",
                 )
             )
     return findings
 
 
 def reasoned(error: LabelscapeError, kind: str, where: str) -> Finding:
-    """An error of the readers as a finding: they say what to do themselves."""
-    return Finding(kind, "error", where, str(error).removeprefix(f"{where} "))  # the file is named once
+    """An error of a reader as a finding; its message already says what to do."""
+    # The finding names the file, so the message need not start with it again.
+    return Finding(kind, "error", where, str(error).removeprefix(f"{where} "))

@@ -1,5 +1,5 @@
-"""Label polygons over one scene: the fate of every polygon, class by class, and why none is where the
-scene is.
+"""Label polygons on one scene: how many of each class are rasterized, and why polygons and scene do not
+overlap.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from labelscape.scenes.polygons import read_polygons
 def check_polygons(
     source: str | Path, grid: Grid, rules: LabelRules, table: ClassTable | None, scene_name: str
 ) -> list[Finding]:
-    """Polygons of a file over one scene: per class read, burned, outside, too small to cover a pixel's
-    centre, hidden under later ones. `table` holds the classes shared with other files, if any.
+    """Polygons of a file on one scene: per class the number read, rasterized, outside, too small to contain a
+    pixel's centre, and covered by later polygons. `table` holds the classes shared with other files, if any.
 
-    Raises LabelscapeError as `open_labels` does where nothing can be burned.
+    Raises LabelscapeError as `open_labels` does where the file cannot be used.
     """
     import shapely
 
@@ -44,20 +44,20 @@ def check_polygons(
     nameless = int((names == "").sum())
     if nameless:
         column = class_column(source, attributes, rules)
-        text = f"{nameless} of {len(names)} polygons have an empty {column!r}; they are not used."
+        text = f"{nameless} of {len(names)} polygons have no value in {column!r}; they are not used."
         findings.append(Finding("no-class", "warning", where, text, "Give them a class."))
     for name in sorted(set(names.tolist()) - {""}):
         fate = Counter(fates[names == name].tolist())
         read, burned = int((names == name).sum()), fate["burned"]
         text = (
-            f"{name}: {read} polygons read, {burned} burned, {fate['outside']} outside {scene_name}, "
-            f"{fate['small']} too small to cover a pixel's centre"
+            f"{name}: {read} polygons read, {burned} rasterized, {fate['outside']} outside {scene_name}, "
+            f"{fate['small']} too small to contain a pixel's centre"
         )
-        text += f", {fate['hidden']} hidden under later polygons" if fate["hidden"] else ""
+        text += f", {fate['hidden']} covered by later polygons" if fate["hidden"] else ""
         text += "" if name in used else "; the class is not used"
         lost = fate["small"] + fate["hidden"]
         if name in used and not burned:
-            cure = "Not one polygon of this class reaches the pixels: check their place, size and order."
+            cure = "This class gets no pixel: check the position, size and order of its polygons."
             findings.append(Finding("polygons", "warning", where, text + ".", cure))
         elif name in used and lost > 0.2 * (read - fate["outside"]):
             covered = (
@@ -76,15 +76,13 @@ def check_polygons(
 
 
 def _away(source: str, geometries: np.ndarray, grid: Grid, scene_name: str) -> Finding:
-    """Polygons that do not touch the scene, and the usual reasons: a CRS that is not theirs, or x and y
-    swapped.
-    """
+    """Polygons that do not intersect the scene, and the usual reasons: a wrong CRS, or x and y swapped."""
     import pyogrio
     import shapely
 
     scene_box, text = (
         shapely.box(*grid.bounds_of(grid.window)),
-        f"None of the {len(geometries)} polygons touches {scene_name}: in its CRS they",
+        f"None of the {len(geometries)} polygons intersects {scene_name}: in its CRS they",
     )
     left, bottom, right, top = (float(x) for x in shapely.total_bounds(geometries))
     west, south, east, north = shapely.bounds(scene_box)
@@ -107,8 +105,8 @@ def _away(source: str, geometries: np.ndarray, grid: Grid, scene_name: str) -> F
                     "x and y seem to be swapped."
                     if swapped
                     else (
-                        f"Their numbers lie inside the scene in {crs.to_string()}: the file was given a "
-                        "wrong CRS."
+                        f"The polygons' coordinates lie inside the scene if read as {crs.to_string()}: the "
+                        "file probably declares a wrong CRS."
                     )
                 )
                 break
@@ -116,8 +114,8 @@ def _away(source: str, geometries: np.ndarray, grid: Grid, scene_name: str) -> F
 
 
 def polygon_fates(geometries: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:
-    """(P,) of "outside", "burned", "small" (no pixel centre inside) or "hidden" (every pixel taken by
-    later polygons).
+    """(P,) of "outside", "burned", "small" (contains no pixel centre) or "hidden" (covered by later
+    polygons).
     """
     import shapely
 
@@ -154,9 +152,8 @@ def _covers_a_centre(geometry: object, grid: Grid) -> bool:
     )
     if right <= left or bottom <= top:
         return False
-    if (bottom - top) * (
-        right - left
-    ) > 1 << 22:  # so large a polygon covers some centre, unless it is a hair
+    # Not rasterized for memory's sake: a polygon with such a large box contains a centre, slivers aside.
+    if (bottom - top) * (right - left) > 1 << 22:
         return True
     own = grid.transform @ type(grid.transform).translation(left, top)
     return bool(

@@ -1,9 +1,8 @@
-"""Do labels lie where the picture has its edges? An estimate of a constant shift between an image and its
-labels.
+"""Misregistration: an estimate of a constant shift between an image and its labels.
 
-For every shift d within `REACH` pixels, the mean strength of the image's edges under the label's borders
-moved back by d; the shift under which borders meet edges best wins a vote over many windows.
-Cross-correlation of edges, as image registration does it; the vote and what counts as clear are ours.
+For every shift d within `REACH` pixels: the mean edge strength of the image along the label borders, moved
+back by d. The shift with the strongest edges in many windows wins. This is cross-correlation of edges, as in
+image registration; the vote over windows and the limits of a clear result are ours.
 """
 
 from __future__ import annotations
@@ -19,19 +18,17 @@ from labelscape.grid import Window
 from labelscape.legend import IGNORE
 
 REACH = 12
-"""The largest shift looked for, in pixels along rows and columns."""
+"""The largest shift that is searched for, in pixels along rows and columns."""
 SIDE = 256
 """Side of a window, in pixels: many borders in each, and enough windows for a vote."""
 LEAST = 2.0
-"""Shifts shorter than this many pixels are no finding: shadows and the width of an edge alone make one or
-two.
-"""
+"""Shifts shorter than this many pixels are not reported: shadows and blurred edges alone cause one or two."""
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Labels lie `right` columns and `down` rows from where the image has its edges; `clear` says whether
-    the windows agree on it.
+    """Labels lie `right` columns and `down` rows away from the edges in the image; `clear` says whether the
+    windows agree.
     """
 
     right: int
@@ -44,11 +41,11 @@ class Shift:
 def edge_match(
     pixels: np.ndarray, valid: np.ndarray, indices: np.ndarray, *, reach: int = REACH
 ) -> tuple[np.ndarray, int] | None:
-    """How well label borders meet image edges under every shift.
+    """How well label borders match image edges under every shift.
 
     pixels (B, H, W) any type, valid (H, W) bool, indices (H, W) uint8 with 255 unlabelled -> (2 reach + 1, 2
     reach + 1) mean edge strength, [reach + down, reach + right], and the number of border pixels; None where
-    there is too little of either to say anything.
+    there are too few borders or valid pixels.
     """
     height, width = indices.shape
     if min(height, width) < 4 * reach:
@@ -61,8 +58,8 @@ def edge_match(
     strength = edge_strength(pixels, valid)
     if strength is None:
         return None
-    # [e] = sum over border pixels q of strength(q + e); none wraps around, for borders keep `reach` from the
-    # rim. Labels moved by d meet at e = -d.
+    # [e] = sum over border pixels q of strength(q + e); none wraps around, because borders keep
+    # `reach` away from the margin. Labels shifted by d match at e = -d.
     together = irfft2(rfft2(strength) * rfft2(border).conj(), s=strength.shape)
     back = -np.arange(-reach, reach + 1)
     match = together[back[:, None] % height, back % width]
@@ -70,8 +67,8 @@ def edge_match(
 
 
 def label_borders(indices: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels beside a pixel of another class; unlabelled pixels make no border, theirs is
-    only the end of the work.
+    """(H, W) bool: pixels beside a pixel of another class. The limit of the labelled area is no border: it
+    need not follow anything in the image.
     """
     border = np.zeros(indices.shape, bool)
     for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
@@ -82,8 +79,8 @@ def label_borders(indices: np.ndarray) -> np.ndarray:
 
 
 def edge_strength(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
-    """(H, W) float32: length of the gradient over all bands, relative to its surroundings, so that no
-    bright corner decides alone.
+    """(H, W) float32: gradient magnitude over all bands, relative to its surroundings, so that no single
+    bright object decides; None for an image without any edge.
     """
     total = np.zeros(valid.shape, np.float32)
     for band in pixels:
@@ -99,7 +96,7 @@ def edge_strength(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
         return None
     relative = total / (gaussian_filter(total, 12) + 1e-3 * float(total.mean()) + 1e-6)
     hidden = ~valid
-    if hidden.any():  # the edge of the data is no edge of the ground
+    if hidden.any():  # the limit of the data is no edge on the ground
         relative[uniform_filter(hidden.astype(np.float32), 7) > 1e-4] = 1
     return np.minimum(relative, 3)
 
@@ -116,15 +113,15 @@ def vote(matches: Sequence[tuple[np.ndarray, int]], *, seed: int = 0) -> Shift |
     best = int(flat.sum(axis=0).argmax())
     down, right = best // size - reach, best % size - reach
     rng = np.random.default_rng(seed)
-    drawn = (
-        rng.multinomial(len(flat), np.full(len(flat), 1 / len(flat)), size=200) @ flat
-    )  # (200, shifts): windows drawn with replacement
+    # Bootstrap: 200 draws of windows with replacement, (200, shifts). A real shift wins in nearly all
+    # of them.
+    drawn = rng.multinomial(len(flat), np.full(len(flat), 1 / len(flat)), size=200) @ flat
     peaks = drawn.argmax(axis=1)
     near = np.maximum(np.abs(peaks // size - reach - down), np.abs(peaks % size - reach - right)) <= 1
     gain = flat[:, best] - flat[:, reach * size + reach]
     error = gain.std(ddof=1) / np.sqrt(len(gain))
     strength = float(gain.mean() / error) if error > 0 else 0.0
-    at_rim = max(abs(down), abs(right)) >= reach - 1
+    at_rim = max(abs(down), abs(right)) >= reach - 1  # the true maximum may lie beyond
     clear = bool(near.mean() >= 0.95 and strength > 4 and np.hypot(down, right) >= LEAST and not at_rim)
     return Shift(right, down, len(matches), strength, clear)
 
@@ -145,8 +142,8 @@ def scene_matches(
     enough: int = 40,
     most: int = 400,
 ) -> list:
-    """`edge_match` of sampled windows of a scene, until `enough` of them tell something; `read` gives
-    (pixels, valid, indices).
+    """`edge_match` of at most `most` sampled windows of a scene, until `enough` of them have a result;
+    `read(window)` gives (pixels, valid, indices).
     """
     found: list[tuple[np.ndarray, int]] = []
     for window in sample_windows(whole, most):

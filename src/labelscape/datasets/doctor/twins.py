@@ -1,10 +1,10 @@
-"""The same picture twice: byte for byte, encoded again, or overlapping on the ground.
+"""Duplicate images: identical, re-encoded or resized, and overlapping scenes.
 
-A picture that is in training and in test makes the score a memory test. Copies are found by a hash of the
-decoded pixels; re-encoded and resized copies by a small sketch: the mean of every cell of a 32 x 32 raster
-less its surroundings, compared by correlation. Measured on 1,391 patches of Gaofen-2 and on drone, aerial and
-satellite tiles: distinct neighbours reach 0.51, copies at JPEG quality 30 or shrunk to 0.7 stay above 0.96
-unless the picture is nearly flat.
+An image in both training and test leaks: its score measures memory. Identical images are found by a hash of
+the decoded pixels; re-encoded and resized ones by a small fingerprint: the mean of every cell of a 32 x 32
+raster minus its surroundings, compared by correlation. Measured on 1,391 patches of Gaofen-2 and on drone,
+aerial and satellite tiles: distinct neighbours reach 0.51, copies at JPEG quality 30 or resized to 0.7 stay
+above 0.96 unless the image is nearly uniform.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from labelscape.grid import Grid, Window
 
 CELLS = 32
 ALIKE = 0.93
-"""Correlation of two sketches from which on they show the same picture."""
+"""Correlation of two fingerprints from which on the images count as the same."""
 FLAT = 2.0
-"""A sketch whose cells differ by less than this many grey levels (root mean square) has nothing to be
-recognised by.
+"""An image whose cells differ by less than this many grey levels (root mean square) is too uniform to be
+recognised.
 """
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """A picture for comparison: hash of all pixels, unit sketch (32 * 32,) float32 or None where it is
-    flat, and its grid.
+    """The fingerprint of an image: hash of all pixels, `cells` (32 * 32,) float32 of length 1 or None where
+    it is too uniform, and its grid.
     """
 
     name: str
@@ -45,7 +45,9 @@ class Sketch:
 
 
 class Sketcher:
-    """Gathers a sketch window by window. Windows must come in the same order for equal pictures."""
+    """Computes a fingerprint window by window. The hash depends on their order, so it must always be the
+    same.
+    """
 
     def __init__(self, height: int, width: int) -> None:
         self._shape = height, width
@@ -93,7 +95,7 @@ class Sketcher:
 
 
 def check_twins(sketches: Sequence[Sketch]) -> list[Finding]:
-    """Pictures that occur more than once: an error where train, val and test share them, else a warning."""
+    """Images that occur more than once: an error where train, val and test share them, else a warning."""
     findings = []
     blank = [s.name for s in sketches if s.blank]
     if blank:
@@ -102,9 +104,9 @@ def check_twins(sketches: Sequence[Sketch]) -> list[Finding]:
                 "blank",
                 "warning",
                 blank[0] if len(blank) == 1 else "all files",
-                f"{len(blank)} image{'s show' if len(blank) > 1 else ' shows'} one flat "
-                f"colour or nothing at all: {some(blank, 4)}.",
-                "Leave them out; they teach nothing.",
+                f"{len(blank)} image{'s have' if len(blank) > 1 else ' has'} a single "
+                f"colour or no valid pixel: {some(blank, 4)}.",
+                "Leave them out; nothing can be learned from them.",
             )
         )
     same: dict[bytes, list[Sketch]] = defaultdict(list)
@@ -114,14 +116,14 @@ def check_twins(sketches: Sequence[Sketch]) -> list[Finding]:
     for group in same.values():
         if len(group) > 1:
             quarrel = " Their labels differ." if len({s.labels for s in group}) > 1 else ""
-            findings.append(_twin_finding("duplicate", group, "hold the very same pixels", quarrel))
+            findings.append(_twin_finding("duplicate", group, "have identical pixels", quarrel))
     firsts = [group[0] for group in same.values()]
     for group in _alike(firsts):
         findings.append(
             _twin_finding(
                 "near-duplicate",
                 group,
-                f"show the same picture, encoded or sized differently (likeness above {ALIKE:g})",
+                f"are the same image, encoded or resized differently (correlation above {ALIKE:g})",
                 "",
             )
         )
@@ -129,8 +131,8 @@ def check_twins(sketches: Sequence[Sketch]) -> list[Finding]:
 
 
 def _alike(sketches: Sequence[Sketch]) -> list[list[Sketch]]:
-    """Groups of sketches linked by likeness, compared in blocks so that the table of all pairs is never in
-    memory.
+    """Groups of similar images. They are compared in blocks, because the table of all pairs of a large data
+    set would not fit into memory.
     """
     known = [s for s in sketches if s.cells is not None]
     if len(known) < 2:
@@ -157,25 +159,25 @@ def _alike(sketches: Sequence[Sketch]) -> list[list[Sketch]]:
 def _twin_finding(kind: str, group: Sequence[Sketch], what: str, more: str) -> Finding:
     parts = sorted({s.part for s in group if s.part})
     if len(parts) > 1:
-        named = some([f"{s.name} ({s.part or 'no part'})" for s in group], 4)
+        named = some([f"{s.name} ({s.part or 'no split'})" for s in group], 4)
         return Finding(
             kind,
             "error",
             group[0].name,
-            f"{named} {what}, in {' and '.join(parts)}: the score would test memory.{more}",
-            "Keep one copy, or put all copies into one part.",
+            f"{named} {what}, in {' and '.join(parts)}: the score would be optimistic (data leakage).{more}",
+            "Keep one copy, or put all copies into one split.",
         )
     return Finding(
         kind,
         "warning",
         group[0].name,
         f"{some([s.name for s in group], 4)} {what}.{more}",
-        "Keep one copy, or keep all copies in one part.",
+        "Keep one copy, or keep all copies in one split.",
     )
 
 
 def _overlaps(sketches: Sequence[Sketch]) -> list[Finding]:
-    """Tiles that cover the same ground in different parts; only among scenes with the same CRS."""
+    """Scenes that overlap, above all in different splits; compared only within the same CRS."""
     import shapely
 
     placed = [s for s in sketches if s.grid.is_georeferenced]
@@ -189,8 +191,7 @@ def _overlaps(sketches: Sequence[Sketch]) -> list[Finding]:
             shapely.area(shapely.intersection(boxes[i], boxes[j])) / min(boxes[i].area, boxes[j].area)
             for i, j in pairs
         ]
-        # A row of shared pixels along an edge is how grids are often cut; more is a second look at the same
-        # ground.
+        # Adjacent tiles often share a row of pixels; more than 1 % is a real overlap.
         close = [(i, j, s) for (i, j), s in zip(pairs, shares) if s > 0.01]
         across = [
             (i, j, s) for i, j, s in close if mine[i].part and mine[j].part and mine[i].part != mine[j].part
@@ -208,10 +209,10 @@ def _overlaps(sketches: Sequence[Sketch]) -> list[Finding]:
                         severity,
                         mine[i].name,
                         f"{len(found)} pair{'s' * (len(found) > 1)} of scenes "
-                        f"cover{'s' * (len(found) == 1)} the same ground; "
+                        f"overlap{'s' * (len(found) == 1)}; "
                         f"{mine[i].name} and {mine[j].name}{split} share {100 * most:.0f} % of the smaller "
                         "one.",
-                        "Split by place, not by file: overlapping tiles belong into one part.",
+                        "Split by location, not by file: put overlapping tiles into one split.",
                     )
                 )
     return findings

@@ -1,1 +1,1 @@
-"""Published data sets in the layouts they are distributed in, with the splits the papers use."""
+"""Published data sets, read in the folder layouts they are distributed in, with the papers' splits."""

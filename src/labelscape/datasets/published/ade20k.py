@@ -27,8 +27,8 @@ ADEChallengeData2016/
   annotations/training/ADE_train_00000001.png    annotations/validation/ADE_val_00000001.png""",
 )
 
-# In the order of the challenge's objectInfo150.txt, the first name of each; label files hold the place in
-# this list from 1 on.
+# In the order of the challenge's objectInfo150.txt, the first name of each. Values in label files
+# count from 1: 1 is wall.
 NAMES = (
     "wall building sky floor tree ceiling road bed windowpane grass cabinet sidewalk person earth door "
     "table mountain plant curtain chair car water "
@@ -51,8 +51,8 @@ CODE = Code({0: IGNORE, **{value: value - 1 for value in range(1, 151)}})  # 0 i
 
 
 def open_ade20k(root: Path) -> Published:
-    """SceneParsing below `root`. Raises BadFile where folders or annotations are missing, and for the full
-    ADE20K, whose labels are others.
+    """SceneParsing in the folder `root`. Raises BadFile where folders or annotations are missing, and for the
+    full ADE20K, whose label files have another format.
     """
     if (root / "ADEChallengeData2016").is_dir():
         root = root / "ADEChallengeData2016"

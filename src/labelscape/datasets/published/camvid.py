@@ -52,7 +52,7 @@ CODE = Code({**{value: value for value in range(11)}, 11: IGNORE, IGNORE: IGNORE
 
 
 def open_camvid(root: Path) -> Published:
-    """CamVid below `root`. Raises BadFile where folders or label files are missing."""
+    """CamVid in the folder `root`. Raises BadFile where folders or label files are missing."""
     if (root / "CamVid").is_dir():
         root = root / "CamVid"
     pairs: list[Pair] = []
@@ -60,7 +60,7 @@ def open_camvid(root: Path) -> Published:
         images = {f.stem: f for f in rasters(root / part)}
         labels = {f.stem: f for f in rasters(root / f"{part}annot")}
         if not images:
-            raise HOME.not_found(root, f"pictures in {part}/")
+            raise HOME.not_found(root, f"images in {part}/")
         missing = [f"{part}annot/{stem}.png" for stem in images if stem not in labels]
         if missing:
             raise HOME.lonely(root, "label files", missing)

@@ -67,10 +67,11 @@ SUMMARY = {
 
 
 def find_published(name: str, root: str | Path, **options: Any) -> Published:
-    """The pairs of a published data set below a folder; no picture is read. Options are those of the set's
-    opener.
+    """The image and label files of a published data set in a folder; no image is read. Options are those of
+    the data set (`options_of`).
 
-    Raises UnknownName for another name, BadOption for another option, BadFile where files are missing.
+    Raises UnknownName for an unknown data set, BadOption for an unknown option or a wrong value, BadFile
+    where files are missing or have the same key twice.
     """
     if name not in PUBLISHED:
         raise UnknownName("published data set", name, PUBLISHED)
@@ -83,14 +84,14 @@ def find_published(name: str, root: str | Path, **options: Any) -> Published:
     wrong = [key for key, value in options.items() if key != "bands" and type(value) is not type(known[key])]
     if wrong:
         raise BadOption(
-            f"The option {wrong[0]} of {name} is {options[wrong[0]]!r}; it should be of the kind of its "
+            f"The option {wrong[0]} of {name} is {options[wrong[0]]!r}; it must have the same type as its "
             f"default, {known[wrong[0]]!r}."
         )
     return PUBLISHED[name](Path(root), **options)
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """Option -> default of a data set's opener."""
+    """Option -> default value of a data set. Raises KeyError for a name that is not in PUBLISHED."""
     opener = PUBLISHED[name]
     fixed = opener.keywords if isinstance(opener, partial) else {}
     parameters = list(
@@ -102,21 +103,25 @@ def options_of(name: str) -> dict[str, Any]:
 def open_published(
     name: str, root: str | Path, *, part: str | None = None, hold: bool = False, **options: Any
 ) -> Dataset:
-    """A published data set as scenes with labels, each with its part; only one `part` where asked for.
+    """A published data set as labelled scenes with their splits, or only those of the split `part`.
 
-    Files are opened when a scene is first looked at and closed after each read; with `hold` all is read now
-    and kept in memory. Raises as `find_published`, BadInput for an empty part.
+    Files are opened at the first use of a scene and closed after each read; with `hold` everything is read
+    now and kept in memory. Raises as `find_published`; BadInput for an empty split; with `hold` also BadFile
+    and BadInput where a file is damaged or has unknown values.
     """
     dataset = dataset_of(find_published(name, root, **options), part)
     return dataset.held() if hold else dataset
 
 
 def dataset_of(found: Published, part: str | None = None) -> Dataset:
+    """The same for a data set that was found. Raises UnknownName for another split than train, val and test,
+    BadInput for an empty one.
+    """
     pairs = found.pairs if part is None else found.part(part)
     if not pairs:
         there = sorted({p.part for p in found.pairs})
         raise BadInput(
-            f"{found.name} has nothing in the part {part!r}; there is {', '.join(there) or 'nothing at all'}."
+            f"{found.name} has no images in the {part} split; it has {', '.join(there) or 'none at all'}."
         )
     return Dataset(
         tuple(labelled(found, pair) for pair in pairs),
@@ -127,7 +132,9 @@ def dataset_of(found: Published, part: str | None = None) -> Dataset:
 
 
 def labelled(found: Published, pair: Pair) -> LabelledScene:
-    """One pair as a scene with labels that holds no file open."""
+    """One pair as a labelled scene that keeps no file open. Reading it raises BadFile or BadInput where a
+    file is damaged or has unknown values.
+    """
     scene = LazyScene(
         pair.image,
         name=pair.name,

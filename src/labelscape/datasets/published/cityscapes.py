@@ -1,6 +1,6 @@
 """Cityscapes: 2048 x 1024 street scenes, 2975/500/1525, nineteen of thirty-four classes are scored.
 
-The legend's values are the label ids, so a finished map already holds what the benchmark takes.
+The legend's values are the label ids, so a finished map is in the benchmark's format, ready for submission.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LEGEND = Legend(
     )
 )
 LABEL_IDS = tuple(LEGEND.values)
-"""Train id (place in the tuple) -> label id."""
+"""Train id (index in the tuple) -> label id."""
 
 UNSCORED = tuple(i for i in range(34) if i not in LABEL_IDS)
 IDS_CODE = Code(
@@ -69,10 +69,12 @@ TRAIN_IDS_CODE = Code({**{i: i for i in range(19)}, 255: IGNORE})
 
 
 def open_cityscapes(root: Path, *, labels: str = "auto") -> Published:
-    """`labels`: "ids" reads ..._labelIds.png, "train-ids" ..._labelTrainIds.png, "auto" the first that is
-      complete.
+    """Cityscapes in the folder `root`.
 
-    Pictures of the part test may be without labels. Raises BadFile where folders or label files are missing.
+    labels  "ids" reads ..._labelIds.png, "train-ids" ..._labelTrainIds.png, "auto" the first that is complete
+
+    Images of the test split may have no labels: the benchmark keeps them. Raises BadFile where folders or
+    label files are missing, UnknownName for another value of `labels`.
     """
     if labels not in ("auto", "ids", "train-ids"):
         raise UnknownName("kind of Cityscapes labels", labels, ("auto", "ids", "train-ids"))

@@ -1,6 +1,6 @@
 """DeepGlobe 2018: land cover (803 labelled, 2448 x 2448) and roads (6226 labelled, 1024 x 1024), 0.5 m.
 
-Masks were compressed: each channel counts as 255 from 128 on, as the challenge's own text says.
+Masks were compressed lossily: each channel counts as 255 from 128 on, as the challenge's own text says.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ ROAD_CODE = Code({0: 0, 255: 1}, threshold=128)
 
 LAND_SPLIT = {"train": 600, "test": 203}
 ROAD_SPLIT = {"train": 5000, "test": 1226}
-NO_LIST = "The paper names no list: the split is a seeded shuffle of the sorted ids."
+NO_LIST = "The paper gives no list of its split: this one is a seeded shuffle of the sorted ids."
 
 
 def open_deepglobe(root: Path, kind: str, *, seed: int = 0) -> Published:
-    """`kind` is "land" or "road". Raises BadFile where there are no pairs, or a mask is missing outside
-    valid/ and test/.
+    """DeepGlobe in the folder `root`; `kind` is "land" or "road". Raises BadFile where there are no pairs,
+    or a mask is missing outside valid/ and test/.
     """
     home, legend, code, counts = (
         (LAND_HOME, LAND, LAND_CODE, LAND_SPLIT)

@@ -1,4 +1,4 @@
-"""What a published data set holds: pictures, sizes, and pixels per class, counted block by block."""
+"""A published data set in numbers: images, sizes, and pixels per class, counted block by block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labelscape.datasets.split import PARTS
 
 
 def chosen(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
-    """At most `limit` pairs spread evenly over all: names are often sorted by place."""
+    """At most `limit` pairs, spread evenly because names are often sorted by place."""
     if limit is None or len(pairs) <= limit:
         return list(pairs)
     return [pairs[i] for i in np.linspace(0, len(pairs) - 1, limit).round().astype(int)]
@@ -23,10 +23,12 @@ def chosen(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
 def describe_part(
     found: Published, part: str, *, limit: int | None = None, tick: Callable[[], None] | None = None
 ) -> dict[str, Any]:
-    """JSON values about one part; reads the headers of pictures and all labels of at most `limit` of them.
+    """One split in JSON values; reads the headers of images and all labels of at most `limit` of them.
 
-    images, looked_at, sizes ("width x height" -> pictures), bands, dtypes, pixels, unlabelled, classes (name
-    -> pixels and share of the labelled). Raises BadFile or BadInput where a file is damaged or is no pair.
+    images, looked_at, sizes ("width x height" -> images), bands, dtypes, pixels, unlabelled, classes (name
+    -> pixels and share of the labelled). Raises UnknownName for another split than train, val and test,
+    BadFile where a file is damaged, BadInput for unknown values or labels that differ from their image in
+    size.
     """
     pairs = found.part(part)
     looked_at = chosen(pairs, limit)
@@ -62,7 +64,9 @@ def describe_part(
 def describe(
     found: Published, *, limit: int | None = None, tick: Callable[[], None] | None = None
 ) -> dict[str, Any]:
-    """All parts that hold pictures, and the notes of the data set."""
+    """All splits with images, and the notes of the data set. Raises BadFile or BadInput as
+    `describe_part`.
+    """
     parts = [describe_part(found, part, limit=limit, tick=tick) for part in PARTS if found.part(part)]
     absent = [
         name for name in found.legend.names if not any(part["classes"][name]["pixels"] for part in parts)
@@ -70,7 +74,8 @@ def describe(
     notes = list(found.notes)
     if absent and limit is None:
         notes.append(
-            f"no pixel of {', '.join(absent)} in any part: are these the files of {found.name}, and not of "
-            "another version?"
+            f"no pixel of {', '.join(absent)} in any split: are these the files of {found.name}, or of "
+            "another "
+            "version?"
         )
     return {"name": found.name, "notes": notes, "parts": parts}

@@ -1,9 +1,9 @@
-"""GID: 150 Gaofen-2 scenes of 6800 x 7200 at 4 m, 5 or 15 classes; as whole scenes or in the packaged
-img_dir/ann_dir form.
+"""GID: 150 Gaofen-2 scenes of 6800 x 7200 at 4 m, 5 or 15 classes; as whole scenes or repackaged as img_dir/
+and ann_dir/.
 
-The scenes are spread in three kinds: 8-bit RGB, 8-bit NirRGB, 16-bit of four bands. Which one lies there is
-read from the files. No official list of the papers' 120/30 scenes is known; `split_gid` makes a seeded one by
-whole scenes.
+The scenes are distributed in three forms: 8-bit RGB, 8-bit NirRGB, 16-bit with four bands. The form is
+detected from the files. No official list of the papers' 120/30 scenes is known; `split_gid` makes a seeded
+one by whole scenes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ LEGENDS = {
 }
 
 KINDS = {"rgb": (3, "uint8"), "nirrgb": (4, "uint8"), "16bit": (4, "uint16")}
-"""Bands and type of the three kinds of scenes, in the order they are preferred."""
+"""Band count and type of the three forms, in order of preference."""
 SATELLITE_BANDS = ("blue", "green", "red", "nir")
 NO_LIST = (
     "No official list of the 120 training and 30 test scenes is known: this one is a seeded shuffle of the "
@@ -101,23 +101,26 @@ def open_gid(
     seed: int = 0,
     first_value: int = 1,
 ) -> Published:
-    """Scenes or packaged patches with 5 or 15 classes.
+    """Scenes or repackaged patches with 5 or 15 classes, in the folder `root`.
 
-    images       "rgb", "nirrgb", "16bit", or "auto": the first of these that is there
-    bands        names of the file's bands, where they are others than the folder's name says
-    first_value  value of the first class in label files that hold numbers, not colours; 0 is background
+    images       "rgb", "nirrgb", "16bit", or "auto": the first of these that exists
+    bands        names of the file's bands, where the folder's name does not give them
+    first_value  value of the first class in label files with class values instead of colours; 0 is background
                  unless it is the first class
-    Raises BadFile where folders or counterparts are missing.
+
+    Raises BadFile where folders, images or labels are missing or are patches with lists, UnknownName for
+    another value of `images`.
     """
     if images not in (*KINDS, "auto"):
         raise UnknownName("kind of GID images", images, (*KINDS, "auto"))
     if any((root / f"{part}.txt").is_file() for part in PARTS) and not any(root.rglob("*label.*")):
-        # Numbers of other people's patches start where they like: read as 1 to 5, every class of 0 to 4 would
-        # be another one.
+        # Class values of repackaged patches may start at 0: read as 1 to 5, every class would be another one.
         raise BadFile(
-            f"{root} holds patches with lists of names, not the scenes or the packaged form of GID. Read "
-            "them as gid-mtl5 (five classes from 0), as "
-            "prepared (made by labelscape data prepare), or as a folder of pairs without --dataset."
+            f"{root} has patches with lists of names, not the scenes of GID or their img_dir/ann_dir "
+            "form. Read "
+            "them as the data set gid-mtl5 (five classes from 0) or prepared (made by labelscape data "
+            "prepare), "
+            "or as a folder of pairs without --dataset."
         )
     labels, by_folder = {}, {}
     for file in rasters(root):
@@ -152,8 +155,8 @@ def open_gid(
 
 
 def open_gid_mtl5(root: Path, *, lists: str = "auto") -> Published:
-    """The 1,391 patches of 224 x 224 with images/, labels/ and three lists (others in the folder `lists`);
-    five classes, 255 unlabelled.
+    """The 1,391 patches of 224 x 224 with images/, labels/ and three lists (or those in the folder `lists`);
+    five classes, 255 unlabelled. Raises BadFile where folders, files or lists are missing.
     """
     code = Code({**{value: value for value in range(5)}, IGNORE: IGNORE})
     return Published(
@@ -167,14 +170,14 @@ def open_gid_mtl5(root: Path, *, lists: str = "auto") -> Published:
 
 
 def code_of(label: Path, classes: int, first_value: int = 1) -> Code:
-    """The code of a label file as it is: the published colours, or numbers. Background (black, or below
-    `first_value`) is not labelled.
+    """The code of a label file, detected from the file: the published colours, or class values. Background
+    (black, or 0 below `first_value`) is unlabelled. Raises BadFile where it cannot be opened.
     """
     colors = [tuple(color) for color in LEGENDS[classes].colors.tolist()]
     with gdal(), open_raster(label) as dataset:
         colored = dataset.count >= 3
         if dataset.colorinterp[0].name == "palette":
-            # Many tools give numbers a palette of their own; only the published colours mean anything.
+            # Many tools add a colour table of their own to class values; only the published colours count.
             colored = len({tuple(c[:3]) for c in dataset.colormap(1).values()} & set(colors)) >= 3
     if colored:
         return Code({**{color: index for index, color in enumerate(colors)}, (0, 0, 0): IGNORE})
@@ -188,19 +191,22 @@ def code_of(label: Path, classes: int, first_value: int = 1) -> Code:
 
 
 def grid_windows(height: int, width: int, *, size: int = 512, grid: str = "floor") -> list[Window]:
-    """Windows of `size` x `size` that cut an image into patches; narrower where the image is.
+    """Windows of `size` x `size` pixels that cut an image into patches; smaller where the image is.
 
-    floor  those that fit side by side; the rest at the bottom and right is left out (182 of a GID scene)
-    ceil   all of the image, the last row and column moved inwards (210): pixels where patches overlap are
-           there twice
-    cut    all of the image, each pixel once: the last row and column are smaller
-    188    the 182 and six along the longer uncovered edge: the count per scene that the MSWBN paper's totals
-           imply. Which windows its authors cut is not known; only the number is matched
+    floor  whole patches side by side; the rest at the bottom and right is dropped (182 for a GID scene)
+    ceil   the whole image, the last row and column moved inwards (210): pixels where patches overlap occur
+           twice
+    cut    the whole image, each pixel once: the last row and column are smaller
+    188    the 182 and six along the longer uncovered edge: the count per scene implied by the totals in the
+           MSWBN paper. Which windows its authors cut is not known; only the number is matched
+
+    Raises UnknownName for another grid, BadOption for a size below 1, BadInput for a scene that grid 188 does
+    not fit.
     """
     if grid not in GRIDS:
         raise UnknownName("grid", grid, GRIDS)
     if size < 1:
-        raise BadOption(f"A patch of {size} pixels is no patch.")
+        raise BadOption(f"size={size} must be at least 1 pixel.")
     if grid == "cut":
         return list(Window(0, 0, height, width).blocks(size))
     if grid == "ceil" or height < size or width < size:
@@ -213,8 +219,8 @@ def grid_windows(height: int, width: int, *, size: int = 512, grid: str = "floor
     if grid == "188":
         if {height, width} != {6800, 7200} or size != 512:
             raise BadInput(
-                "The grid of 188 is made for scenes of 6800 x 7200 and patches of 512; this scene is "
-                f"{height} x {width}, the patches {size}."
+                "--grid 188 needs scenes of 6800 x 7200 and patches of 512; this scene is "
+                f"{height} x {width}, the patches are {size}. Choose floor, ceil or cut."
             )
         places = [round(i * (7200 - size) / 5) for i in range(6)]
         edge = 6800 - size
@@ -230,14 +236,14 @@ def _ceil(height: int, width: int, size: int) -> list[Window]:
 
 
 def _of_other_classes(file: Path, root: Path, classes: int) -> bool:
-    """Does a folder above say another number of classes (`image_RGB` of the 15-class set)?"""
+    """Does a folder name give another number of classes (as for `image_RGB` of the 15-class set)?"""
     said = {int(n) for part in file.relative_to(root).parts[:-1] for n in re.findall(r"(\d+)_?class", part)}
     return bool(said) and classes not in said
 
 
 def _of_kind(root: Path, by_folder: dict[Path, dict[str, Path]], wanted: str) -> tuple[dict[str, Path], str]:
-    """The pictures of the wanted kind and its name. Raises BadFile where there is none, naming what lies
-    there.
+    """The images of the wanted form, and the form. Raises BadFile where there are none, listing those
+    found.
     """
     shape_of = {}
     for folder, files in by_folder.items():
@@ -259,5 +265,5 @@ def _of_kind(root: Path, by_folder: dict[Path, dict[str, Path]], wanted: str) ->
 def _bands_of(file: Path, kind: str) -> tuple[str, ...]:
     if kind == "rgb":
         return ("nir", "red", "green") if "nir" in file.parent.name.lower() else RED_GREEN_BLUE
-    # A folder called NirRGB says the order; else it is the satellite's own.
+    # A folder called NirRGB gives the order; otherwise it is that of the satellite.
     return ("nir", *RED_GREEN_BLUE) if any("nirrgb" in p.lower() for p in file.parts) else SATELLITE_BANDS

@@ -36,8 +36,8 @@ NAME = rf"(?P<key>(?:{'|'.join(CITIES)})\d+(?:_\w+)?)\.\w+"
 
 
 def open_inria(root: Path) -> Published:
-    """Inria tiles, or patches of them called TILE_SOMETHING, below `root`. Raises BadFile where folders or
-    counterparts are missing.
+    """Inria tiles, or patches of them called TILE_SOMETHING, in the folder `root`. Raises BadFile where
+    folders, images or labels are missing.
     """
     files = rasters(root)
     folders = {f: f.relative_to(root).parts[:-1] for f in files}

@@ -1,9 +1,9 @@
 """ISPRS semantic labelling: Vaihingen (9 cm, near infrared, red, green, height) and Potsdam (5 cm, blue as
 well).
 
-Files are found by their published names wherever they lie, because every archive has other folders. Labels
-are full, or eroded: black around boundaries, not scored. Train and validation tiles are those of the MLP
-paper; tiles that others hold out are "test".
+Files are found by their published names in any subfolder, because archives differ. Labels are full, or
+eroded: black around class boundaries, which are then not scored. Train and validation tiles are those of the
+MLP paper; tiles that others hold out are "test".
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COLORS = {
 LEGEND = Legend.of_names(list(COLORS), colors=list(COLORS.values()))
 TABLE = {**{color: index for index, color in enumerate(COLORS.values())}, (0, 0, 0): IGNORE}
 VAIHINGEN_CODE = Code(TABLE)
-# Colours of Potsdam's tile 4_12 are off by a few levels: matched exactly, all of it would be unlabelled.
+# The colours of Potsdam's tile 4_12 are off by a few levels: matched exactly, all of it would be unlabelled.
 POTSDAM_CODE = Code(TABLE, threshold=128, refuse=False)
 
 VAIHINGEN_SPLIT = {
@@ -87,16 +87,19 @@ ORTHOPHOTOS = {
     "IRRG": ("nir", "red", "green"),
     "RGB": ("red", "green", "blue"),
 }
-"""Potsdam's orthophotos by the end of their names, the richest first."""
+"""Bands of Potsdam's orthophotos by the ending of their names, those with most bands first."""
 
 
 def open_vaihingen(
     root: Path, *, eroded: bool = False, bands: Sequence[str] = BANDS, clutter: bool = True
 ) -> Published:
-    """`bands` out of nir, red, green, ndsm; without `clutter` that class is not labelled, as in the MLP paper
-      (sec. V-B: too little of it to learn from).
+    """Vaihingen in the folder `root`.
 
-    Raises BadFile where pictures, heights or labels are missing, UnknownName for a band.
+    bands    of nir, red, green, ndsm
+    clutter  False leaves that class unlabelled, as in the MLP paper (sec. V-B: too little of it to learn
+    from)
+
+    Raises BadFile where images, heights or labels are missing, UnknownName for another band.
     """
     found = _vaihingen(root, eroded, bands)
     return found if clutter else _without_clutter(found)
@@ -117,8 +120,8 @@ def _vaihingen(root: Path, eroded: bool, bands: Sequence[str]) -> Published:
             "vaihingen", root, VAIHINGEN_HOME, r"area(?P<tile>\d+)", VAIHINGEN_SPLIT, ORTHOPHOTOS["IRRG"]
         )
     files = rasters(root)
-    # Pictures and labels have the same names: folders tell them apart. "semantic_labeling" in an archive's
-    # name says nothing.
+    # Images and labels have the same file names and differ only by folder. "semantic_labeling" in the
+    # name of an archive does not mean labels.
     truths = [
         f
         for f in files
@@ -150,8 +153,8 @@ def _vaihingen(root: Path, eroded: bool, bands: Sequence[str]) -> Published:
 
 
 def open_potsdam(root: Path, *, eroded: bool = False, bands: Sequence[str] = BANDS) -> Published:
-    """`bands` out of nir, red, green, blue, ndsm. Raises BadFile where pictures, heights or labels are
-    missing, UnknownName for a band.
+    """Potsdam in the folder `root`; `bands` of nir, red, green, blue, ndsm. Raises BadFile where images,
+    heights or labels are missing, UnknownName for another band.
     """
     if (root / "img_dir").is_dir():
         return _patches(
@@ -189,8 +192,8 @@ def open_potsdam(root: Path, *, eroded: bool = False, bands: Sequence[str] = BAN
 def _patches(
     name: str, root: Path, home: Home, tile: str, split: Mapping[str, Sequence[str]], bands: tuple[str, ...]
 ) -> Published:
-    """Patches as others package them: img_dir/, ann_dir/ with 1..6 in our order of classes and 0 on
-    boundaries. Parts are still ours, by tile.
+    """Patches as repackaged by others: img_dir/, ann_dir/ with 1..6 in our order of classes and 0 on
+    boundaries. The split is still that of the whole tiles.
     """
     pattern = rf"(?P<key>{tile}_\d+_\d+_\d+_\d+)\.png"
     images, labels = (keyed(rasters(root / side), pattern, home) for side in ("img_dir", "ann_dir"))
@@ -210,8 +213,8 @@ def _patches(
 
 
 def _one_folder(files: Sequence[Path]) -> list[Path]:
-    """Labels come for participants and, later, for all tiles: of files of one name the first is taken,
-    they are the same.
+    """Labels were published for participants and, later, for all tiles: of several files with one name,
+    which are identical, the first.
     """
     return list({f.name: f for f in reversed(files)}.values())
 
@@ -247,7 +250,7 @@ def _published(
     if HEIGHT in bands and not all(tile in heights for tile in here):
         tiles = [tile for tile in here if tile not in heights]
         error = home.lonely(root, "normalised heights", [f"tile {tile}" for tile in tiles])
-        raise type(error)(f"{error} Leave the heights out with bands={','.join(colors)}.")
+        raise type(error)(f"{error} Or use only bands={','.join(colors)}.")
     source = {
         tile: (photos[kind][tile], heights[tile]) if HEIGHT in bands else photos[kind][tile] for tile in here
     }
@@ -256,7 +259,7 @@ def _published(
     )
     absent = [tile for tile in published if tile not in here]
     notes = (
-        (f"{len(absent)} of the {len(published)} tiles of train and val are not here: {', '.join(absent)}.",)
+        (f"{len(absent)} of the {len(published)} train and val tiles are missing: {', '.join(absent)}.",)
         if absent
         else ()
     )

@@ -1,5 +1,5 @@
-"""What every published data set needs: pairs of files, where they come from, finding them, and saying
-clearly what was not found.
+"""Shared by all published data sets: pairs of files, finding them, download addresses, and errors for missing
+files.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ PART_FOLDERS = {
     "testing": "test",
     "test_data": "test",
 }
-"""Folder names, in lower case, that say a part."""
+"""Folder names, in lower case, and the split they stand for."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture, file or files, and its label file; None where none was published. `part` is train, val
-    or test.
+    """One image, a file or several, and its label file; None where none was published. `part` is its split:
+    train, val or test.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Published:
     """A published data set found on disk.
 
     bands       names of the bands that are used, in order
-    file_bands  names of all bands of a picture's files, one after another
-    padded      pictures and labels may lack a row or column
-    reader      reads label files that GDAL does not know
-    notes       what a reader of results should know: tiles not here, where a split comes from
+    file_bands  names of all bands in an image's files, in file order
+    padded      whether labels may be smaller than their image by up to two rows or columns
+    reader      reads label files that GDAL cannot read
+    notes       what matters for results: missing tiles, the origin of the split
     """
 
     name: str
@@ -67,7 +67,7 @@ class Published:
     notes: tuple[str, ...] = ()
 
     def part(self, part: str) -> tuple[Pair, ...]:
-        """The pairs of train, val or test. Raises UnknownName for another part."""
+        """The pairs of the split train, val or test. Raises UnknownName for another."""
         if part not in PARTS:
             raise UnknownName("part", part, PARTS)
         return tuple(p for p in self.pairs if p.part == part)
@@ -75,14 +75,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Home:
-    """Where a published data set can be downloaded, and the folders and files it must have on disk; errors
-    quote both.
+    """Where a published data set can be downloaded, and the folders and files it must have; both are part of
+    error messages.
     """
 
     title: str
-    """Its name in messages."""
+    """Its full name."""
     page: str
-    """Address of its page."""
+    """URL of its page."""
     download: str
     """What to download there."""
     tree: str
@@ -90,7 +90,7 @@ class Home:
 
     def not_found(self, root: Path, looked_for: str) -> BadFile:
         """The error (returned, not raised) for a folder `root` that lacks `looked_for`."""
-        found = f"{root} {'does not exist' if not root.exists() else 'does not hold it, or not all of it'}"
+        found = f"{root} {'does not exist' if not root.exists() else 'does not contain it completely'}"
         tree = "\n".join(f"    {line}" for line in self.tree.strip("\n").splitlines())
         return BadFile(
             f"{self.title} not found: {found}.\nLooked for: {looked_for}.\nDownload: {self.download}, from "
@@ -103,12 +103,12 @@ class Home:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         return BadFile(
             f"{self.title} in {root}: {len(missing)} {what} not found: {shown}. Was an archive unpacked "
-            f"only in part? It comes from {self.page}."
+            f"incompletely? Download: {self.page}."
         )
 
 
 def rasters(folder: Path) -> list[Path]:
-    """All raster files below a folder, in name order; hidden files and GDAL's side files are none."""
+    """All raster files below a folder, sorted by name, without hidden files (macOS adds `._name.tif`)."""
     return sorted(
         f
         for f in folder.rglob("*")
@@ -117,9 +117,9 @@ def rasters(folder: Path) -> list[Path]:
 
 
 def keyed(files: Iterable[Path], pattern: str, home: Home) -> dict[str, Path]:
-    """Files by the part of their name that images and labels share: the group `key` of a regular expression
-    that the whole name must match, upper or lower case. Other files are left out. Raises BadFile where two
-    files have the same key.
+    """Files by the common part of image and label names: the group `key` of a regular expression that the
+    whole name must match, ignoring case. Other files are skipped. Raises BadFile where two files have the
+    same key.
     """
     found: dict[str, Path] = {}
     for file in files:
@@ -128,16 +128,17 @@ def keyed(files: Iterable[Path], pattern: str, home: Home) -> dict[str, Path]:
             key = matched["key"]
             if key in found:
                 raise BadFile(
-                    f"{home.title}: {found[key]} and {file} are both called {key}. Point to a folder that "
-                    "holds the data set once."
+                    f"{home.title}: {found[key]} and {file} are the same image or label, {key}. Pass a "
+                    "folder "
+                    "that contains the data set only once."
                 )
             found[key] = file
     return found
 
 
 def part_by_folder(file: Path, root: Path) -> str | None:
-    """The part that the nearest folder between `root` and the file says, by its name or the end of it
-    (`land-train`).
+    """The split given by the nearest folder between `root` and the file, by its name or its ending
+    (`land-train`); None where none does.
     """
     for folder in reversed(file.relative_to(root).parts[:-1]):
         for word in (folder.lower(), re.split(r"[-_ ]", folder.lower())[-1]):
@@ -147,26 +148,28 @@ def part_by_folder(file: Path, root: Path) -> str | None:
 
 
 def first_folder(*candidates: Path) -> Path | None:
+    """The first of several folders that exists."""
     return next((folder for folder in candidates if folder.is_dir()), None)
 
 
 def lines_of(file: Path) -> list[str]:
-    """The words that start the lines of a list of names, empty lines left out. Raises BadFile where it is
-    no text.
+    """The first word of every line of a list of names, without empty lines. Raises BadFile where it is not
+    text.
     """
     try:
         return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise BadFile(f"{file} is no list of names: it is not text.") from error
+        raise BadFile(f"{file} must be a text file with one name per line (UTF-8).") from error
 
 
 def seeded_parts(ids: Iterable[str], counts: Mapping[str, int], *, seed: int = 0) -> dict[str, str]:
-    """Each id to a part, by a seeded shuffle of the sorted ids.
+    """The split of each id, by a seeded shuffle of the sorted ids.
 
-    counts  part -> how many the publication has; where the ids are fewer or more, in the same proportion
+    counts  split -> number in the publication; with fewer or more ids, the same proportions
     """
     names = sorted(ids)
-    # Of Python and NumPy only random.random() promises the same numbers in every version.
+    # Splits must be the same on every machine: of Python and NumPy, only random.random() guarantees the same
+    # numbers in every version.
     rng = random.Random(seed)
     drawn = {name: rng.random() for name in names}
     ends = np.round(np.cumsum(list(counts.values())) * len(names) / sum(counts.values())).astype(int)
@@ -178,14 +181,15 @@ def seeded_parts(ids: Iterable[str], counts: Mapping[str, int], *, seed: int = 0
 
 def listed_pairs(root: Path, home: Home, *, lists: str = "auto") -> tuple[Pair, ...]:
     """Pairs of a folder with images/, labels/ and lists of names train.txt, val.txt, test.txt (those that
-    exist), in it or in the folder `lists`.
+    exist), in it or in the folder `lists`. Raises BadFile where folders, listed files or all lists are
+    missing.
     """
     image_folder, label_folder = (first_folder(root / n) for n in ("images", "labels"))
     place = root if lists == "auto" else Path(lists)
     listed = [part for part in PARTS if (place / f"{part}.txt").is_file()]
     if lists != "auto" and not listed:
         raise BadFile(
-            f"{place} holds none of the lists train.txt, val.txt, test.txt (labelscape data split or "
+            f"{place} contains none of the lists train.txt, val.txt, test.txt (labelscape data split or "
             "resample writes them with --out)."
         )
     if image_folder is None or label_folder is None or not listed:
@@ -209,8 +213,8 @@ def matched_pairs(
     *,
     expected: Callable[[str], str],
 ) -> tuple[Pair, ...]:
-    """Pairs of equal keys in key order. Raises BadFile naming the label files that are missing as
-    `expected` calls them.
+    """Pairs with equal keys, sorted by key. Raises BadFile for missing label files, under the names that
+    `expected` gives them, and for labels without an image.
     """
     missing = [expected(key) for key in sorted(images) if key not in labels]
     if missing:

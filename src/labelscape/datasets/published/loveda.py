@@ -36,12 +36,12 @@ COLORS = {
 LEGEND = Legend.of_names(list(COLORS), values=range(1, 8), colors=list(COLORS.values()))
 CODE = Code(
     {0: IGNORE, IGNORE: IGNORE, **{value: value - 1 for value in range(1, 8)}}
-)  # 0 is no data; background is a class
+)  # 0 is nodata; background is a class
 SIDES = {"images_png": "images", "img_dir": "images", "masks_png": "labels", "ann_dir": "labels"}
 
 
 def open_loveda(root: Path) -> Published:
-    """LoveDA below `root`; pictures in no folder of a part are "train". Raises BadFile where folders or
+    """LoveDA in the folder `root`; images in no split's folder are "train". Raises BadFile where folders or
     label files are missing.
     """
     found: dict[str, dict[str, Path]] = {"images": {}, "labels": {}}
@@ -49,7 +49,8 @@ def open_loveda(root: Path) -> Published:
         folders = file.relative_to(root).parts[:-1]
         side = next((SIDES[f] for f in folders if f in SIDES), None)
         if side is not None:
-            # Numbers start anew in each folder: the key is the path without the folder that says the side.
+            # File numbers start again in each folder: the key is the whole path, without images_png or
+            # masks_png.
             found[side]["_".join([*(f for f in folders if f not in SIDES), file.stem])] = file
     images = {
         key: f

@@ -160,21 +160,22 @@ def ids_of(labels_txt: Path) -> dict[str, int]:
 
 
 def read_mat(file: Path) -> np.ndarray:
-    """(H, W) LabelMap of a .mat file. Raises BadFile where it is none."""
+    """(H, W) LabelMap of a .mat file. Raises BadFile where it has none or cannot be read."""
     import scipy.io
 
     try:
         return np.asarray(scipy.io.loadmat(file)["LabelMap"])
     except (OSError, ValueError, TypeError, NotImplementedError, KeyError) as error:
         raise BadFile(
-            f"{file} is no label file of PASCAL Context (a MATLAB file with LabelMap): {error}."
+            f"{file} is not a label file of PASCAL Context (a MATLAB file with LabelMap): {error}."
         ) from error
 
 
 def open_pascal_context(root: Path, classes: int, *, labels: str = "auto") -> Published:
-    """59 or 60 classes; `labels` is "mat" (conversion a), "png" (b), or "auto": mat where it is there.
+    """PASCAL Context with 59 or 60 classes; `labels` is "mat" (conversion a), "png" (b), or "auto": mat if it
+    exists.
 
-    Raises BadFile where pictures, lists or label files are missing.
+    Raises BadFile where images, lists or label files are missing, UnknownName for another value of `labels`.
     """
     if labels not in ("auto", "mat", "png"):
         raise UnknownName("kind of PASCAL Context labels", labels, ("auto", "mat", "png"))
@@ -193,9 +194,9 @@ def open_pascal_context(root: Path, classes: int, *, labels: str = "auto") -> Pu
     if mats is None and pngs is None:
         if any((f / "trainval_merged.json").is_file() for f in folders):
             raise BadFile(
-                f"{root} has trainval_merged.json only. Its masks need the Detail API: make "
-                "SegmentationClassContext/*.png with it, "
-                "or take the .mat files of 459 classes."
+                f"{root} has only trainval_merged.json. Create SegmentationClassContext/*.png from it "
+                "with the "
+                "Detail API, or download the .mat files of 459 classes."
             )
         raise HOME.not_found(root, "trainval/*.mat or SegmentationClassContext/*.png")
     if mats is not None:

@@ -1,6 +1,4 @@
-"""Predictions in the files and values that the published labels have: what benchmarks take, and what
-scripts written for the labels read.
-"""
+"""Predictions in the data set's own label format, ready for submission to its benchmark."""
 
 from __future__ import annotations
 
@@ -17,14 +15,14 @@ from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal
 
 ASKED_FOR = {"cityscapes": LABEL_IDS, "loveda": tuple(range(7))}
-"""Values by class where the benchmark takes others than label files hold: label ids whatever was read;
-LoveDA counts from 0, its labels from 1.
+"""Values by class where the benchmark's differ from those of label files: Cityscapes wants label ids even
+where train ids were read; LoveDA counts from 0, its label files from 1.
 """
 
 
 def file_name(pair: Pair) -> str:
-    """The label file's name, or the picture's where no label was published; PNG where that is no lossless
-    raster.
+    """The name of the label file, or of the image where no label was published; PNG where that is not a
+    lossless format.
     """
     name = Path(pair.label.name if pair.label else pair.name)
     return (
@@ -33,8 +31,8 @@ def file_name(pair: Pair) -> str:
 
 
 def as_published(found: Published, indices: np.ndarray) -> np.ndarray:
-    """Class indices (H, W) -> (1, H, W) values or (3, H, W) colours, uint8, of the label files; no class
-    becomes 0.
+    """Class indices (H, W) -> (1, H, W) values or (3, H, W) colours, uint8, as in label files; unlabelled
+    pixels become 0.
     """
     known = {index: key for key, index in reversed(found.code.table.items()) if index != IGNORE}
     known |= dict(enumerate(ASKED_FOR.get(found.name, ())))
@@ -47,8 +45,8 @@ def as_published(found: Published, indices: np.ndarray) -> np.ndarray:
 
 
 def write_prediction(found: Published, pair: Pair, indices: np.ndarray, grid: Grid, folder: Path) -> Path:
-    """Write one picture's class indices (H, W). Raises BadFile where the file is there already or cannot
-    be written.
+    """Write the class indices (H, W) of one image into `folder`; returns the file. Raises BadFile where it
+    exists or cannot be written.
     """
     pixels = as_published(found, indices)
     path = folder / file_name(pair)

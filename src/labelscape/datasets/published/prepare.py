@@ -1,7 +1,7 @@
-"""Published pictures cut into patches and written as a folder of pairs: images/, labels/, a list per part,
-and the classes.
+"""Cut published images into patches: a folder of pairs with images/, labels/, a list per split, and the
+classes.
 
-A picture is read in bands of rows as high as a patch: no whole tile is ever in memory.
+An image is read in strips as high as a patch, because tiles of some data sets do not fit into memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from labelscape.scenes.raster import Patch
 
 
 def default_grid(name: str) -> str:
-    """GID is cut as its paper does, without overlap; of the other sets all pixels are kept."""
+    """GID is cut as in its paper, without overlap; of other data sets all pixels are kept."""
     return "floor" if name.startswith("gid") else "ceil"
 
 
@@ -39,16 +39,16 @@ def write_patches(
     overwrite: bool = False,
     tick: Callable[[], None] | None = None,
 ) -> dict[str, int]:
-    """Cut every labelled picture into windows (see `gid.grid_windows`) and write them; answers with the
-    patches per part.
+    """Cut every labelled image into windows (see `gid.grid_windows`) and write them; returns the number of
+    patches per split.
 
-    Patches are PNG where pictures are 8-bit red, green, blue without coordinates, else GeoTIFF. Labels hold
-    the legend's values, 255 where nothing is labelled. `train.txt`, `val.txt`, `test.txt` and `classes.json`
-    come last: where they are, all is written. Raises BadFile where `out` holds files and may not be written
-    over, or a file is damaged.
+    Patches are PNG where images are 8-bit red, green, blue without coordinates, else GeoTIFF. Labels have the
+    legend's values, 255 where unlabelled. `train.txt`, `val.txt`, `test.txt` and `classes.json` are written
+    last: where they exist, the folder is complete. Raises BadFile where `out` is not empty and `overwrite`
+    not set, or a file is damaged; otherwise as `gid.grid_windows`.
     """
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise BadFile(f"{out} is not empty; pass --overwrite to write into it.")
+        raise BadFile(f"{out} is not empty; choose another folder, or pass --overwrite.")
     names: dict[str, list[str]] = {part: [] for part in PARTS}
     for pair in found.pairs:
         if pair.label is not None:
@@ -62,8 +62,8 @@ def write_patches(
 
 
 def write_lists(names: Mapping[str, list[str]], out: Path, *, overwrite: bool = False) -> list[Path]:
-    """Part -> names as PART.txt, a name a line. Raises BadFile where a list exists and may not be
-    replaced.
+    """Write the names of each split to SPLIT.txt, one per line; returns the files. Raises BadFile where a
+    list exists and `overwrite` is not set.
     """
     for part, listed in names.items():
         with written_whole(out / f"{part}.txt", overwrite=overwrite) as file:
@@ -72,7 +72,7 @@ def write_lists(names: Mapping[str, list[str]], out: Path, *, overwrite: bool = 
 
 
 def _patches_of(found: Published, pair: Pair, out: Path, size: int, grid: str) -> Iterator[str]:
-    """Write the patches of one picture; yields their names."""
+    """Write the patches of one image; yields their names."""
     one = labelled(found, pair)
     with one.scene.for_thread() as scene:
         windows = grid_windows(*scene.grid.shape, size=size, grid=grid)
@@ -102,7 +102,7 @@ def _write_pair(
     nodata: float | None,
 ) -> None:
     plain = not grid.is_georeferenced and found.bands == RED_GREEN_BLUE and patch.pixels.dtype == np.uint8
-    # GDAL takes a fourth 8-bit band for transparency unless told that no band is.
+    # GDAL marks a fourth 8-bit band as transparency by default; here it may be near infrared.
     options = (
         {"driver": "PNG"}
         if plain
@@ -139,7 +139,7 @@ def _write_pair(
 
 
 def _palette(legend: Legend) -> dict[int, tuple[int, int, int]]:
-    """All 256 colours: PNG knows no value beyond its palette. What no class has is white."""
+    """All 256 colours, because PNG has no values beyond its palette; white for values without a class."""
     return {value: (255, 255, 255) for value in range(256)} | dict(
         zip(legend.values, map(tuple, legend.colors.tolist()))
     )

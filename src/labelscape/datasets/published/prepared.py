@@ -22,8 +22,8 @@ HOME = Home(
 
 
 def open_prepared(root: Path, *, lists: str = "auto") -> Published:
-    """What `write_patches` wrote, with its own lists or those in the folder `lists`. Raises BadFile where
-    a part of it is missing.
+    """A folder written by `write_patches`, with its own lists or those in the folder `lists`. Raises BadFile
+    where files are missing or classes.json is damaged.
     """
     pairs = listed_pairs(root, HOME, lists=lists)
     file = root / "classes.json"
@@ -32,7 +32,7 @@ def open_prepared(root: Path, *, lists: str = "auto") -> Published:
     try:
         legend = Legend.from_json(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, KeyError, TypeError, LabelscapeError) as error:
-        raise BadFile(f"{file} is no list of classes: {error}.") from error
+        raise BadFile(f"{file} is not a valid list of classes: {error}.") from error
     with Scene(pairs[0].image) as first:
         bands = first.bands
     code = Code({IGNORE: IGNORE, **{value: index for index, value in enumerate(legend.values)}})
