@@ -1,4 +1,4 @@
-"""Errors in one sentence: what was found, what was expected, what to do.
+"""Error types, each message one sentence: what was found, what was expected, what to do.
 
 Every error a user can cause is a `LabelscapeError`; the command line prints its text and nothing else.
 `assert` is for our own mistakes.
@@ -36,7 +36,9 @@ class WrongType(BadOption, TypeError):
 
 
 class UnknownName(BadOption, LookupError):
-    """A name that is not known, answered with the nearest one that is."""
+    """An unknown name: the message suggests the nearest known one and lists all. `nearest` is None without
+    one.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = [str(k) for k in known]
@@ -62,15 +64,16 @@ SYNONYMS = {
     "gpus": "device",
     "accelerator": "device",
 }
-"""What other software calls things, where neither letters nor words would lead to our name."""
+"""Names that other software uses -> ours, where spelling alone would suggest a wrong name."""
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str | None:
-    """The known name that was probably meant: what others call so, the same word written otherwise (`unet`,
-    `smp/Unet`), few letters apart, or sharing words (`learning_rate`, `rate`). None where nothing is near.
+    """The known name that was probably meant, or None: a synonym of other software, another spelling (`unet`,
+    `smp/Unet`), a typing error, or a name that shares words (`learning_rate`, `rate`).
     """
     if SYNONYMS.get(name.lower()) in known:
         return SYNONYMS[name.lower()]
+    # Reversed: of names that are equal in lower case, the first known one wins.
     lower = {key.lower(): key for key in reversed(known)}
     lower |= {key.lower().rpartition("/")[2]: key for key in reversed(known)}
 
@@ -78,6 +81,7 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
         found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
         return lower[found[0]] if found else None
 
+    # Words before loose spelling: by letters alone `lerning_rate` would be taken for `base_rate`.
     return close(0.8) or _sharing_words(name, known) or close(0.5)
 
 

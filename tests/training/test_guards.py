@@ -60,7 +60,7 @@ def test_data_without_a_held_out_label_is_trained_and_not_scored(tmp_path, monke
     assert load(tmp_path / "out" / "fcn.safetensors").weights
     monkeypatch.setattr(loop, "update", never)
     with pytest.raises(
-        BadInput, match="watches the part val, but the data has no labelled pixel in it .parts here: train"
+        BadInput, match="scores the part val, but the data has no labelled pixel in it .parts here: train"
     ):
         train(
             recipe.replace(data={**recipe.data.model_dump(), "val": 0.1}, val_every=1), tmp_path / "watched"
@@ -91,7 +91,7 @@ def test_the_score_tells_when_it_comes_from_val(tmp_path):
     said = []
     train(make_recipe(**TINY, data=data, val_every=2), tmp_path / "out", say=said.append)
     assert any(
-        "the part val, which training is watched with too: it will be optimistic" in line for line in said
+        "the part val, which also chooses the best weights: it will be optimistic" in line for line in said
     )
 
 
@@ -125,7 +125,7 @@ def test_a_finished_network_of_another_run_is_not_replaced(fields, tmp_path, mon
     monkeypatch.setattr(loop, "update", never)
     skip = make_recipe(**{**fields, "network": "skip"}, base_steps=5)
     with pytest.raises(
-        BadFile, match=r"fcn.safetensors is of another run \(.*steps.*would be replaced. Give --start"
+        BadFile, match=r"fcn.safetensors is from another run \(.*steps.*would be replaced. Give --start"
     ):
         train(skip, tmp_path / "out")
     assert load(tmp_path / "out" / "fcn.safetensors").history == first.history

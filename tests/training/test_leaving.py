@@ -46,7 +46,7 @@ def test_a_batch_script_is_whole(run_cli, monkeypatch):
     assert out.endswith("srun --kill-on-bad-exit=1 labelscape train 'scene tif' --labels l.gpkg --out run\n")
     code, _, err = run_cli("train", *DATA, "--out", "run", "--slurm", "2x3")
     assert code == 2
-    assert "A batch of 8 cannot be shared by 2 x 3 processes" in err
+    assert "A batch of 8 does not divide over 2 x 3 processes" in err
 
 
 def test_a_batch_script_runs_and_activates_the_environment(tmp_path, monkeypatch):
@@ -168,7 +168,7 @@ def test_one_class_alone_is_nothing_to_learn(tmp_path):
     with pytest.raises(
         BadInput,
         match=(
-            "one class only, water: there is nothing to tell it from. Name what no polygon covers with "
+            "one class only, water; a network needs at least two. Name what no polygon covers with "
             "--background other"
         ),
     ):

@@ -24,7 +24,7 @@ def test_every_row_is_a_recipe_or_says_why_not(table, number):
     setting = papers.setting_of(row, DATA, MATE)
     if row.quoted:
         assert setting.recipe is None
-        assert "quotes" in setting.why_not
+        assert "quoted" in setting.why_not
     elif table == "maggiori-6" or "trained on the validation images too" in row.note:
         assert setting.recipe is None
         assert setting.why_not
@@ -333,7 +333,7 @@ def test_data_without_the_part_that_is_scored_is_refused_before_training(tmp_pat
         "cpu",
     )
     assert code == 0
-    assert "times of the authors' machine" in out
+    assert "times on the authors' machine" in out
     assert "mean_iou" not in out
 
 

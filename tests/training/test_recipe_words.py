@@ -131,7 +131,7 @@ def test_random_first_weights_are_said(tmp_path):
     said = []
     options = {"backbone": "resnet10t", **SMALL}
     train(make_recipe(network="mswbn", options=options, **tiny), tmp_path / "a", say=said.append)
-    line = "mswbn starts from random weights; options.pretrained=true starts from ImageNet"
+    line = "mswbn starts from random weights; options.pretrained=true starts from ImageNet weights"
     assert said.count(line) == 1
     said.clear()
     widths = {"widths": [4, 4, 4, 4]}

@@ -1,4 +1,4 @@
-"""What runs a network: torch here. Another engine (OpenVINO, onnxruntime) is one more class with the names of
+"""Inference engines: torch here. Another engine (OpenVINO, onnxruntime) is one more class with the methods of
 `Engine`, made in `Scorer.of`.
 
 An engine maps normalised images to logits. It knows nothing of tiles, augmentation, temperatures or classes.
@@ -24,7 +24,7 @@ PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 class Engine(typing.Protocol):
-    """A network that is ready to run.
+    """A network that is ready for inference.
 
     stride  tiles start at multiples of this many pixels
     reach   how far, in pixels, a logit depends on the image; None where it depends on all of it
@@ -58,7 +58,9 @@ class TorchEngine:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, *, device: str = "auto", precision: str = "32") -> TorchEngine:
-        """Raises BadOption or UnknownName for a device or precision there is not."""
+        """The checkpoint's network on a device. Raises BadOption or UnknownName for an unknown device or
+        precision.
+        """
         if precision not in PRECISIONS:
             raise BadOption(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}.")
         where = pick_device(device)
@@ -80,9 +82,10 @@ class TorchEngine:
             return self.net(images)
 
     def peak_bytes(self, height: int, width: int) -> int:
-        """Weights and the most activations alive at once, with a fifth for work space.
+        """Weights and the peak of activations alive at once, with a fifth for work space.
 
-        Nothing is computed: shapes go through the network on torch's "meta" device.
+        Nothing is computed: shapes go through the network on torch's "meta" device, so the estimate is the
+        same on every machine, and with it the tiles of a map.
         """
         net = self.net
         state = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
@@ -120,6 +123,7 @@ def pick_device(device: str = "auto") -> torch.device:
     if device.split(":")[0] not in ("cpu", "cuda", "mps"):  # torch itself would answer with twenty names
         raise UnknownName("device", device, ("auto", "cpu", "cuda", "cuda:1", "mps"))
     try:
+        # torch.device() accepts cuda on any machine; only memory on it shows whether there is one.
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
@@ -130,7 +134,9 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of tensors that exist at once; views of others count nothing."""
+    """Counts the bytes of tensors alive at once. Views count nothing: they share the memory of another
+    tensor.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,6 +148,8 @@ class _Alive(TorchDispatchMode):
         for result, returned in zip(results, func._schema.returns):
             if isinstance(result, torch.Tensor) and returned.alias_info is None:
                 self.now += result.nbytes
+                # Reference counting frees a tensor at its last use, on "meta" at the same place as on a
+                # device.
                 weakref.finalize(result, self._gone, result.nbytes)
         self.peak = max(self.peak, self.now)
         return made

@@ -1,5 +1,4 @@
-"""Neighbouring tiles that fade into each other (`--blend hann`): the ramp of weights, and the sums kept for a
-neighbour.
+"""Blend overlapping tiles (`--blend hann`): the ramp of weights, and the partial sums kept for neighbours.
 
 The seam score, which measures what blending hides, is `maps.seams`.
 """
@@ -24,7 +23,7 @@ from labelscape.scoring.tiles import Tile, TilePlan
 class Curve:
     """How a tile's weight rises across a border to its neighbour.
 
-    name  stands for the shape wherever blended tiles are kept: a map begun with another curve must not go on
+    name  identifies the shape where blended tiles are kept: a map begun with another curve cannot be resumed
     rise  weights 0..1 at places 0..1 (Tensor -> Tensor); the neighbour's weight is 1 - rise
     """
 
@@ -33,11 +32,11 @@ class Curve:
 
 
 HANN = Curve("hann", lambda place: torch.sin(place * (math.pi / 2)) ** 2)
-"""Half a Hann window: flat at both ends, so that neither end of a ramp shows."""
+"""Half a Hann window: its slope is 0 at both ends, so that neither end of a ramp is visible."""
 
 
 def ramp(core: range, seen: range, whole: range, fade: int, curve: Curve = HANN) -> Tensor:
-    """(len(seen),) weights of a tile along one axis, at the middles of the pixels that it sees.
+    """(len(seen),) weights of a tile along one axis, at the centres of the pixels that it reads.
 
     At a border of its `core` to a neighbour they pass from 0 to 1 within `fade` pixels on each side. They are
     1 inside, and at the ends of the `whole` scene, where there is no neighbour.
@@ -72,7 +71,7 @@ class Fader:
 
     A pixel's weights add up to 1 over the tiles that see it, so that its probabilities are a plain sum. What
     still lacks a neighbour's share is kept: a strip at the right of one tile, and strips at the bottom of one
-    row of tiles.
+    row of tiles. Memory therefore grows with the width of a scene, not with its area.
     """
 
     def __init__(self, plan: TilePlan, curve: Curve = HANN) -> None:
@@ -92,6 +91,8 @@ class Fader:
             return None
         sums = self._weighted(tile, logits)
         for strip in (left, above):
+            # A strip whose neighbour was left out (nodata, or not wanted) meets another tile here and is
+            # dropped.
             if strip is not None and strip.next == (tile.core.top, tile.core.left):
                 strip.add_to(sums, tile.seen)
         self._keep(tile, sums)
@@ -115,6 +116,7 @@ class Fader:
         core, seen, answers, fade = tile.core, tile.seen, tile.answers, self.plan.fade
         if core.bottom < self.plan.whole.bottom:
             window = Window(core.bottom - fade, answers.left, 2 * fade, answers.width) & seen
+            # A copy: a view would keep the sums of the whole tile in memory.
             kept = sums[(slice(None), *window.inset_of(seen))].clone()
             self._below[answers.left] = _Strip((core.bottom, core.left), window, kept)
         if core.right < self.plan.whole.right:

@@ -1,16 +1,16 @@
-"""Memory that predicting a tile takes, and how large tiles may be: decided here for maps and scores."""
+"""Memory needed to predict a tile, and the tile size that follows: decided here for maps and for scores."""
 
 from __future__ import annotations
 
 from labelscape.scoring.scorer import Scorer
 
 LARGE_TILE, DEFAULT_TILE = 1664, 1152
-"""Sides of tiles that overlap by 64 pixels: the network then reads 1.13 and 1.20 pixels for each that is
-mapped.
+"""Sides of tiles that overlap by 64 pixels: the network then reads 1.13 and 1.20 pixels for each mapped
+pixel.
 """
 LARGE_BYTES, MOST_BYTES = 1280 * 2**20, 4 * 2**30
-"""Memory a network may take for a large tile, and for the default one; beyond that tiles are made smaller,
-down to SMALL_TILES.
+"""Memory a network may take for a large tile and for the default one (ours); networks that need more get
+SMALL_TILES.
 """
 SMALL_TILES = 896, 640
 
@@ -18,7 +18,8 @@ SMALL_TILES = 896, 640
 def tile_side(scorer: Scorer, longest: int) -> int:
     """The side of the tiles of a scene whose longer side is `longest` pixels.
 
-    It depends on the first network alone, never on the machine: a map would depend on where it was made.
+    It depends on the first network alone, never on the memory of the machine: blended tiles of another size
+    give another map.
     """
     if longest <= DEFAULT_TILE:
         return DEFAULT_TILE

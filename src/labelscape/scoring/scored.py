@@ -1,4 +1,4 @@
-"""What the network says about a window of a scene: logits, probabilities, classes."""
+"""The prediction for one window of a scene: logits, probabilities, classes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from labelscape.legend import IGNORE
 from labelscape.scoring.scorer import soften
 
 SOFTENED_ROWS = 64
-"""Rows of a tile that are worked on at once where a copy of all classes would be the most that a map
-holds.
+"""Rows of a tile turned into probabilities at once: a second copy of all classes of a whole tile would set
+the peak memory of a map.
 """
 
 
@@ -29,8 +29,8 @@ class ScoredTile:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """(K, h, w) float32, made when first asked for: in the thread that writes, while the network goes
-        on.
+        """(K, h, w) float32 class probabilities, computed at first use: in the thread that writes, while the
+        network runs on the next tile.
         """
         if self.logits.device.type != "cpu":
             return soften(self.logits)
@@ -40,7 +40,7 @@ class ScoredTile:
         return made
 
     def classes(self) -> np.ndarray:
-        """(h, w) uint8 index of the likeliest class, 255 on invalid pixels."""
+        """(h, w) uint8 index of the most probable class, 255 on invalid pixels."""
         # Plane by plane: torch's own argmax over the first dimension takes as long as a small network. The
         # first of equals wins.
         best = self.probabilities[0].clone()
@@ -54,7 +54,9 @@ class ScoredTile:
         return indices
 
     def percent(self) -> np.ndarray:
-        """(h, w) uint8 probability of the likeliest class in per cent, 255 on invalid pixels."""
+        """(h, w) uint8 probability of the most probable class in per cent (the confidence), 255 on invalid
+        pixels.
+        """
         best = self.probabilities.amax(dim=0).mul(100).round_().to(torch.uint8).numpy()
         if not self.valid.all():
             best[~self.valid] = IGNORE

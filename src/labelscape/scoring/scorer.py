@@ -1,7 +1,7 @@
-"""The only road from pixels to class probabilities: normalise, pad, run the network, soften.
+"""From pixels to class probabilities, in one place: normalise, pad, run the network, softmax.
 
 Training, evaluation and mapping prepare pixels with `normalise`; evaluation and mapping call `Scorer.logits`.
-Nobody else scales, pads or flips.
+No other module scales, pads or flips: what is trained is what is scored and mapped.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
 def normalise(
     pixels: np.ndarray, valid: np.ndarray, normalisation: tuple[tuple[float, float], ...]
 ) -> Tensor:
-    """(B, H, W) in the scene's units -> (B, H, W) float32 as networks see it; invalid pixels become 0, the
-    mean.
+    """(B, H, W) in the scene's units -> (B, H, W) float32, (value - mean) / std per band; invalid pixels
+    become 0, the mean.
     """
+    # A constant band has std 0: it is centred and not scaled.
     mean, std = (np.array(column, np.float32).reshape(-1, 1, 1) for column in zip(*normalisation))
     scaled = torch.from_numpy(pixels.astype(np.float32))
     scaled.sub_(torch.from_numpy(mean)).div_(torch.from_numpy(np.where(std > 0, std, 1).astype(np.float32)))
@@ -39,7 +40,7 @@ def normalise(
 
 @dataclass(frozen=True)
 class Member:
-    """One of the networks whose predictions are averaged: its checkpoint, and what runs it."""
+    """One network of an ensemble: its checkpoint, and the engine that runs it."""
 
     checkpoint: Checkpoint
     engine: Engine
@@ -47,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True, repr=False)
 class Scorer:
-    """One checkpoint ready to predict, or several whose probabilities are averaged."""
+    """One checkpoint ready for inference, or an ensemble of several whose probabilities are averaged."""
 
     members: tuple[Member, ...]
     """All have the same bands and classes, and their engines one device and precision."""
@@ -62,8 +63,8 @@ class Scorer:
         precision: str = "32",
         protocol: Protocol = Protocol(),
     ) -> Scorer:
-        """Raises BadFile as `load`, BadOption for a device or precision there is not, BadInput where several
-        checkpoints differ in bands or classes.
+        """Load one checkpoint or several. Raises BadFile as `load`, BadOption for an unknown device or
+        precision, BadInput where several checkpoints differ in bands or classes.
         """
         checkpoints = load_all(checkpoint)
         _check_agreement(checkpoints)
@@ -72,7 +73,7 @@ class Scorer:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The first: its bands, classes and contract count for all."""
+        """The first member's: its bands, classes and contract hold for all."""
         return self.members[0].checkpoint
 
     @property
@@ -89,7 +90,7 @@ class Scorer:
         whole tile.
         """
         reaches = [member.engine.reach for member in self.members]
-        # Resizing moves every pixel's sampling points with the tile's size: no halo makes that exact.
+        # Resized tiles sample the scene at places that depend on the tile's size: no halo makes that exact.
         return None if None in reaches or self.protocol.scales != (1.0,) else max(reaches)
 
     @property
@@ -162,7 +163,7 @@ def _member_logits(member: Member, protocol: Protocol, image: Tensor) -> Tensor:
     if protocol.passes == 1 and protocol.scales == (1.0,):
         logits = engine.forward(image)[0]
         return logits if temperature == 1 else logits / temperature
-    total = None
+    total = None  # one running sum, whatever the number of passes
     for scale in protocol.scales:
         resized = _resized(image, scale)
         for which in SYMMETRIES[protocol.tta]:
@@ -172,11 +173,14 @@ def _member_logits(member: Member, protocol: Protocol, image: Tensor) -> Tensor:
             answer = logits if protocol.average == "logits" else logits.softmax(dim=1)
             total = answer if total is None else total.add_(answer)
     mean = total[0] / protocol.passes
+    # Back to logits; the clamp keeps a class of probability 0 in every pass from becoming -inf.
     return mean if protocol.average == "logits" else mean.clamp_min(1e-20).log()
 
 
 def _resized(image: Tensor, scale: float) -> Tensor:
-    """Enlarged by `scale`; reduced with a filter, as a coarser sensor would average the ground."""
+    """Resize by `scale`, bilinear; with antialiasing when reducing, as a coarser sensor would average the
+    ground.
+    """
     if scale == 1:
         return image
     size = [max(1, round(side * scale)) for side in image.shape[-2:]]

@@ -1,4 +1,4 @@
-"""A scene predicted tile by tile in bounded memory; the next tile is read while the network runs."""
+"""Predict a scene tile by tile in bounded memory; the next tile is read while the network runs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
 
 EXACT_TILE = 2048
-"""Tiles with exact halos are larger, or the halos would be most of the work; the networks that have them
-need little memory.
+"""Tile side for networks with exact halos. Their halos are wide, so small tiles would be mostly halo, and
+these networks need little memory.
 """
 EXACT_REACH = 256
-"""Networks that see no farther than this get halos as wide as they see: their tiles leave no trace."""
+"""Networks with a receptive field no farther than this from a pixel get a halo of that width: the tiled map
+then equals the whole-scene map.
+"""
 USUAL_OVERLAP = 64
-"""Overlap for all others, which see the whole tile (global pooling) or so far that exact halos would cost
-more than the map.
+"""Overlap for all others: those with global pooling, or with a receptive field so wide that exact halos would
+cost more than the map.
 """
 
 
@@ -38,12 +40,12 @@ def plan_for(
     overlap: int | None = None,
     blend: str | None = None,
 ) -> TilePlan:
-    """The tiles for a network and a scene.
+    """The tiles that suit a network and a scene.
 
-    Networks that see no farther than EXACT_REACH get halos as wide as they see and are cut: their tiles leave
-    no trace. All others are blended over USUAL_OVERLAP pixels, in tiles as large as memory lets them be
-    (`memory.tile_side`). `overlap` and `blend` ("crop", "hann", "none") choose otherwise. Raises UnknownName
-    for another blend, BadOption where the overlap leaves no core.
+    Networks with a reach of at most EXACT_REACH get halos of that width, which are cropped: the tiled map
+    equals the whole-scene map. All others are blended over USUAL_OVERLAP pixels, in tiles as large as their
+    memory use allows (`memory.tile_side`). `overlap` and `blend` ("crop", "hann", "none") override that.
+    Raises UnknownName for another blend, BadOption where the overlap leaves no core.
     """
     if blend is not None and blend not in BLENDS:
         raise UnknownName("blend", blend, BLENDS)
@@ -59,9 +61,9 @@ def score_tiles(
     scorer: Scorer, scene: Scene, plan: TilePlan, *, wanted: Callable[[Window], bool] | None = None
 ) -> Iterator[ScoredTile]:
     """Predict every tile of the plan, or those whose window (`Tile.answers`) is `wanted`; windows without a
-    valid pixel are passed over.
+    valid pixel are skipped.
 
-    The bands are picked by name where the scene has the checkpoint's names, else taken in their order. Raises
+    Bands are matched by name where the scene has the checkpoint's names, else taken in their order. Raises
     BadInput where neither is possible.
     """
     chosen = (tile for tile in plan if wanted is None or wanted(tile.answers))
@@ -77,15 +79,18 @@ def score_tiles(
 def _predicted(
     scorer: Scorer, scene: Scene, tiles: Iterable[Tile]
 ) -> Iterator[tuple[Tile, Tensor | None, np.ndarray]]:
-    """Each tile with the logits (K, h, w) of all it sees, None where nothing in it is valid, and which of
-    its pixels are. One is read ahead.
+    """Each tile with the logits (K, h, w) of its whole `seen` window, None where no pixel is valid, and the
+    mask of valid pixels (h, w). One tile is read ahead.
     """
     bands = bands_to_read(scorer.checkpoint.bands, scene)
     tiles = iter(tiles)
+    # GDAL data sets must not be shared between threads: the reader opens the scene for itself.
     with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
 
         def read(tile: Tile | None) -> tuple[list[Tensor] | None, np.ndarray] | None:
-            """What the networks read and which pixels are valid: scaled here, beside the network."""
+            """The normalised images and the mask of valid pixels: scaled in this thread, while the network
+            runs.
+            """
             if tile is None:
                 return None
             patch = own.read(tile.seen, bands)
@@ -101,7 +106,7 @@ def _predicted(
 
 
 def _faded(scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] | None) -> Iterator[ScoredTile]:
-    """The plan's windows with neighbouring tiles blended, or the wanted ones."""
+    """The plan's windows, or the wanted ones, with neighbouring tiles blended."""
     fader = Fader(plan)
     tiles = plan if wanted is None else _contributing(plan, wanted)
     for tile, logits, valid in _predicted(scorer, scene, tiles):
@@ -111,7 +116,9 @@ def _faded(scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] | N
 
 
 def _contributing(plan: TilePlan, wanted: set[Window]) -> list[Tile]:
-    """The tiles that count in the wanted windows: their own, the one to the left, and the two above these."""
+    """The tiles that contribute to the wanted windows: their own, the left neighbour, and the two above
+    these. Right and lower neighbours do not: a tile's `answers` ends where their ramps begin.
+    """
     starts = {
         (tile.core.top - up, tile.core.left - back)
         for tile in plan

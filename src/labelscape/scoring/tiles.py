@@ -1,4 +1,4 @@
-"""Which window next: cores and halos for mapping. Arithmetic only.
+"""Cut a scene into tiles: cores with halos (overlap) around them. Arithmetic only.
 
 Every pixel belongs to exactly one core; what the network sees is the core and a halo around it, cut at the
 scene's border. Where the halo is at least the network's reach and every tile starts on the network's stride,
@@ -20,8 +20,8 @@ class Tile:
     """`seen` is what the network reads, core and halo; `answers` is the window that is final once this tile
     is predicted.
 
-    Without blending that is the core. With it the last pixels at the right and bottom still lack the
-    neighbours there, and those at the left and top that lacked this tile are complete.
+    Without blending that is the core. With blending it is moved up and left by the fade: pixels at the right
+    and bottom still wait for their neighbours, and those at the left and top waited for this tile.
     """
 
     core: Window
@@ -34,8 +34,8 @@ class TilePlan:
     """Square cores of side `core` with `halo` pixels around them, over `whole`. Both are multiples of the
     network's stride.
 
-    Within `fade` pixels on each side of a border between cores both tiles count: from nothing at the one end
-    to all at the other.
+    Within `fade` pixels on each side of a border between cores both tiles contribute, with weights from 0 at
+    the one end to 1 at the other.
     """
 
     whole: Window
@@ -62,12 +62,12 @@ class TilePlan:
 
     @property
     def forward_share(self) -> float:
-        """Pixels the network reads over pixels of the scene: the price of the halos."""
+        """Pixels the network reads per pixel of the scene: the cost of the halos."""
         return sum(tile.seen.pixels for tile in self) / self.whole.pixels
 
 
 BLENDS = ("crop", "hann", "none")
-"""Cores are cut and laid side by side; neighbours fade into each other; as crop, without any overlap."""
+"""crop: overlaps are cropped; hann: overlaps are blended with a Hann ramp; none: no overlap at all."""
 
 
 def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int, blend: str = "crop") -> TilePlan:
@@ -79,11 +79,12 @@ def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int, blen
     """
     if tile_size < 1 or overlap < 0:
         raise BadOption(f"tile_size={tile_size} must be at least 1 and overlap={overlap} at least 0.")
+    # Whole strides, so that every tile has its pooling cells where the whole scene would have them.
     halo = 0 if blend == "none" else math.ceil(overlap / stride) * stride
     largest = (tile_size - 2 * halo) // stride * stride
     longest = max(whole.shape)
     if longest <= tile_size:
-        return TilePlan(whole, math.ceil(longest / stride) * stride, halo)
+        return TilePlan(whole, math.ceil(longest / stride) * stride, halo)  # one tile: nothing to overlap
     if largest < stride:
         raise BadOption(
             f"tile_size={tile_size} leaves nothing between overlaps of {halo}; use a tile size of at least "

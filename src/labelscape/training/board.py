@@ -1,6 +1,4 @@
-"""The log as TensorBoard's event files, for those who watch several runs side by side. Needs the package
-tensorboard.
-"""
+"""The training log as TensorBoard event files. Needs the package tensorboard."""
 
 from __future__ import annotations
 
@@ -12,7 +10,9 @@ from labelscape.errors import BadOption
 
 
 def require_tensorboard() -> None:
-    """Raises BadOption where the package is missing, before any step is made."""
+    """Raises BadOption if the package is missing. Called before the first step, not after hours of
+    training.
+    """
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
@@ -23,14 +23,15 @@ def require_tensorboard() -> None:
 
 @contextmanager
 def board(folder: Path, history: Sequence[dict]) -> Iterator[Callable[[dict], None]]:
-    """Yields what writes a line of the log (step, loss, rate, val_miou) as scalars. `history`: the lines of
-    an earlier run that is continued.
+    """Yields a function that writes one line of the log (step, loss, rate, val_miou) as scalars.
 
-    What the earlier run had written beyond its last saved state is dropped.
+    `history` holds the lines of an interrupted run that is resumed; events it wrote after its last saved
+    state are hidden.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     done = history[-1]["step"] if history else 0
+    # purge_step: TensorBoard hides events from this step on, because those steps are run again.
     writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
 
     def note(row: dict) -> None:

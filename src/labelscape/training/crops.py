@@ -1,4 +1,4 @@
-"""Training crops: where they are taken and how they are turned. Crop i of step s depends on (seed, s, i)
+"""Training crops: where they are taken and how they are augmented. Crop i of step s depends on (seed, s, i)
 alone.
 """
 
@@ -22,8 +22,8 @@ from labelscape.scoring.symmetry import SYMMETRIES, turned_back
 from labelscape.training.recipe import Recipe
 
 CACHE_BYTES = 512 * 2**20
-"""Crops are read here and there: blocks decoded once serve again. (Mapping goes forward and needs far
-less.)
+"""GDAL's block cache while crops are read: they lie at random places, so decoded blocks are used again.
+(Mapping reads each block once and needs far less.)
 """
 
 CELL = 64
@@ -48,12 +48,13 @@ class CropIndex:
 
     @cached_property
     def chances(self) -> np.ndarray:
-        """(K + 1, cells) running shares of each class's pixels, and of all classes' in the last row: what
-        a random number is looked up in.
+        """(K + 1, cells) cumulative distribution over the cells, one row for each class and the last for all
+        classes: a cell is drawn by looking a random number up in it.
         """
         weights = np.concatenate([self.counts.T, self.counts.sum(axis=1)[None]]).astype(np.float64)
         totals = weights.sum(axis=1, keepdims=True)
         running = (weights / np.where(totals > 0, totals, 1)).cumsum(axis=1)
+        # A cumulative sum ends a rounding error beside 1, and a number drawn beyond it would find no cell.
         return running / np.where(running[:, -1:] > 0, running[:, -1:], 1)
 
 
@@ -65,6 +66,7 @@ def index_crops(dataset: Dataset) -> CropIndex:
         for band in scene.scene.grid.window.blocks(2048):
             indices = scene.read_labels(band, "train")
             for cell in band.blocks(CELL):
+                # 256 bins and the first K of them: 255 (not labelled) is counted in none.
                 mine = np.bincount(indices[cell.inset_of(band)].ravel(), minlength=256)[:classes]
                 if mine.any():
                     cells.append((number, cell.top, cell.left))
@@ -74,14 +76,16 @@ def index_crops(dataset: Dataset) -> CropIndex:
         raise BadInput(f"There is nothing to train on: the data has no part train (parts here: {there}).")
     if not cells:
         raise BadInput(
-            "No labelled pixel to train on. Check the labels' place and classes, or hold less out."
+            "No labelled pixel to train on. Check where the labels lie and their classes, or hold out less."
         )
     return CropIndex(scenes, np.array(cells), np.array(counts, np.int64))
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How crops of one data set are drawn: what a recipe says of it, and how its pixels are scaled."""
+    """How crops of one data set are drawn: the recipe's settings for it, and the mean and deviation per
+    band.
+    """
 
     index: CropIndex
     normalisation: tuple[tuple[float, float], ...]
@@ -114,8 +118,7 @@ class Drawing:
     def of_mate(
         cls, recipe: Recipe, index: CropIndex, normalisation: tuple[tuple[float, float], ...]
     ) -> Drawing:
-        # Another stream of random numbers, or both tasks would be cut at the same places of scenes of one
-        # size.
+        # Another stream of random numbers: scenes of one size would otherwise be cropped at the same places.
         same = {
             "seed": recipe.seed + 2**32,
             "crop": recipe.crop,
@@ -135,6 +138,7 @@ class Drawing:
         parts of a step's batch.
         """
         size = self.batch // parts
+        # Seeded per crop: a batch is the same whatever the number of processes and parts that draw it.
         with gdal(GDAL_CACHEMAX=CACHE_BYTES):
             crops = [
                 draw(self, np.random.default_rng((self.seed, step, i)))
@@ -145,7 +149,7 @@ class Drawing:
 
 
 def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """One crop: placed, read, padded where its scene is smaller, brought to scale and turned."""
+    """One crop: placed, read, padded where its scene is smaller, resized to scale, flipped or rotated."""
     scale = 1.0
     if drawing.scale_range:
         scale = float(rng.uniform(*drawing.scale_range))
@@ -174,10 +178,11 @@ def _place(drawing: Drawing, side: int, rng: np.random.Generator) -> tuple[Label
         if drawing.sampling == "balanced":
             present = np.nonzero(index.class_counts)[0]
             chances = index.chances[present[rng.integers(len(present))]]
+        # side="right": a cell without a pixel of the class adds nothing to the sum and is never drawn.
         number, top, left = index.cells[chances.searchsorted(rng.random(), side="right")]
         scene = index.scenes[number]
         whole = scene.scene.grid.window
-        # The labelled cell lies anywhere in the crop, not always in its middle.
+        # Jitter of a quarter of the side (ours): the labelled cell must not always lie in the middle.
         row, column = (
             int(o + rng.integers(CELL) + rng.integers(-side // 4, side // 4 + 1)) for o in (top, left)
         )
@@ -199,10 +204,14 @@ def _resized(image: Tensor, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Bilinear for images, nearest for labels, corners not aligned: a pixel of either covers the same
     ground.
     """
+    # No antialiasing when reducing, unlike multi-scale inference (scorer._resized).
     image = F.interpolate(image[None], (size, size), mode="bilinear", align_corners=False)[0]
+    # nearest-exact: torch's "nearest" moves labels by up to half a pixel against a bilinear image.
     return image, F.interpolate(label[None, None], (size, size), mode="nearest-exact")[0, 0]
 
 
 def _turned(image: Tensor, label: Tensor, which: int) -> tuple[Tensor, Tensor]:
-    """One of the eight symmetries of the square. The inverse, for the crops that a seed has always given."""
+    """One of the eight symmetries of the square, applied as its inverse: a seed gives the crops it always
+    gave.
+    """
     return turned_back(image, which), turned_back(label, which)

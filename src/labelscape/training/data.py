@@ -1,4 +1,4 @@
-"""The data of a recipe, opened, split and described: what training, scoring and calibration start from."""
+"""Open and split the data of a recipe, and describe its bands: used by training, scoring and calibration."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def _open_published(data: Data) -> Dataset:
     if len(data.images) != 1:
         raise BadInput(f"{data.dataset} is one folder; found {len(data.images)} places.")
     dataset = open_published(data.dataset, data.images[0], **data.dataset_options)
+    # Small sets are held in memory: otherwise every crop decodes its file again.
     bytes_in_all = 0
     for scene in dataset.scenes:
         bytes_in_all += scene.scene.nbytes + scene.scene.grid.window.pixels
@@ -56,14 +57,16 @@ def _open_published(data: Data) -> Dataset:
 
 
 def scored_part(dataset: Dataset) -> str | None:
-    """Where the score comes from: the part "test", or "val" where a published set keeps the test labels to
-    itself. None where neither is labelled.
+    """The part that is scored: "test", or "val" where the test labels of a published set are not public. None
+    where neither has labels.
     """
     return next((part for part in ("test", "val") if dataset.is_labelled(part)), None)
 
 
 def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None) -> Checkpoint:
-    """The contract of the data, before any weight is learned."""
+    """A checkpoint without weights: classes, recipe, and the contract of the training imagery (bands,
+    statistics, units, pixel size). `tick` is called for every scene surveyed.
+    """
     statistics, samples = survey((s.scene for s in dataset.learned_from()), tick=tick)
     first: Grid = dataset.scenes[0].scene.grid
     kind = "none" if not first.is_georeferenced else "geographic" if first.crs.is_geographic else "projected"

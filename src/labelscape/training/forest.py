@@ -1,4 +1,4 @@
-"""What a map maker would use without a network: a random forest over the band values of single pixels."""
+"""A baseline without a network: a random forest on the band values of single pixels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from labelscape.progress import bar
 
 TRAINING_PIXELS = 40_000
 TREES = 100
+"""Ours: no paper has this baseline."""
 
 
 def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Evaluation:
@@ -48,6 +49,7 @@ def _labelled_pixels(dataset: Dataset, part: str) -> tuple[np.ndarray, np.ndarra
     """
     values, classes = [], []
     total = int(dataset.class_counts(part).sum())
+    # All pixels of a large scene do not fit in memory, and the forest is trained on 40,000 of them.
     every = max(1, total // 2_000_000)
     for scene in dataset.part(part):
         for window in scene.scene.grid.window.blocks(1024):

@@ -1,4 +1,4 @@
-"""The loop, on one page: a network, a data set, so many steps.
+"""The training loop on one page: a network, a data set, a number of steps.
 
 Crops and dropout of a step depend on (seed, step) alone, so a phase stopped at any moment continues from its
 last saved state to the very weights it would have had. A batch may be worked on in parts and by several
@@ -41,17 +41,17 @@ Batch = list[list[tuple[Tensor, Tensor]]]
 """A process's parts of a batch; of each part, the images and labels of every task."""
 
 LOG_EVERY = 10
-"""Steps whose mean loss is one line of the log."""
+"""Steps whose mean loss is one line of the log. Reading a loss waits for the GPU, so not every step does."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """All that one phase works with, ready for its first step."""
+    """Everything one training phase works with, ready for its first step."""
 
     recipe: Recipe
     dataset: Dataset
     blank: Checkpoint
-    """What the checkpoint will be, without its weights."""
+    """The checkpoint to be, still without weights."""
     tasks: list[Task]
     net: _FabricModule
     optimizer: _FabricOptimizer
@@ -67,12 +67,14 @@ def learn(
     note: Callable[[dict], None],
     tick: Tick,
 ) -> None:
-    """The loop: steps from where `progress` stands up to `end`; `note` takes finished lines of the log."""
+    """Train from step `progress.step` up to `end`, updating `progress`. `note` gets every finished line of
+    the log, `save` the progress at each saving. Raises BadInput if the loss becomes NaN or infinite.
+    """
     recipe, fabric = phase.recipe, phase.fabric
     since = time.monotonic()
     with closing(batches(recipe, phase.tasks, fabric, progress.step, end)) as read:
         for step, batch in read:
-            if done_early(recipe, progress):  # here, because a state may come from a run that ended so
+            if done_early(recipe, progress):  # first: a saved state may be that of a run that ended early
                 break
             rate = set_rate(phase.optimizer, recipe, step)
             seed_step(recipe.seed, step, fabric.global_rank)
@@ -81,7 +83,8 @@ def learn(
             progress.step += 1
             scored = recipe.val_every and progress.step % recipe.val_every == 0
             saving = progress.step % recipe.save_every == 0
-            # What is saved holds no loss that is not in the log yet: those are each process's own.
+            # Before saving, losses are averaged into the log: until then each process knows only its own, and
+            # only the first one saves.
             if len(progress.recent) >= LOG_EVERY or progress.step == recipe.steps or scored or saving:
                 crops = recipe.batch * len(progress.recent)
                 line = log_line(recipe, progress, rate, fabric)  # waits for the device
@@ -112,9 +115,10 @@ def run_phase(
     """Train one network on an open dataset, from the encoder of `start` where given, and return its
     checkpoint.
 
-    A state file in `out` is continued from; the last one is of the last step, so that nothing which follows
-    can lose a weight. With `until` the phase pauses there. With `tensorboard` the log is written as event
-    files too, in a folder beside the checkpoint.
+    A state file in `out` is resumed from. The last step is saved too, so that a failure in what follows (the
+    score) loses no weights. With `until` the phase pauses at that step. With `tensorboard` the log is written
+    as event files too, in a folder beside the checkpoint. Raises BadOption, BadInput or BadFile where recipe,
+    data or state do not fit.
     """
     fabric = fabric or gather(recipe.device, recipe.precision)
     leads = fabric.is_global_zero
@@ -124,7 +128,8 @@ def run_phase(
     refuse_unequal_parts(recipe, tasks, fabric)
     phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric)
     state, settings = state_path(out, recipe.network), recipe.model_dump(mode="json")
-    scaler = getattr(fabric.strategy.precision, "scaler", None)  # of float16's losses
+    # Only 16-mixed has a loss scaler. It adapts over time, so resuming without it would change weights.
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
     resumable = phase.net.module, phase.optimizer, scaler, seen_data(tasks)
     progress = load_state(state, settings, *resumable) if state.exists() else Progress()
     if leads and state.exists():
@@ -149,22 +154,25 @@ def run_phase(
 
 
 def refuse_unequal_parts(recipe: Recipe, tasks: list[Task], fabric: Fabric) -> None:
-    """Raises BadOption where a batch cannot be shared equally by the processes and their parts."""
+    """Raises BadOption unless the batch divides evenly over processes and accumulated parts."""
     for task in tasks:
         if task.drawing.batch % (recipe.accumulate * fabric.world_size):
             raise BadOption(
-                f"A batch of {task.drawing.batch} cannot be shared by {fabric.world_size} processes in "
-                f"{recipe.accumulate} parts each."
+                f"A batch of {task.drawing.batch} does not divide over {fabric.world_size} processes with "
+                f"accumulate={recipe.accumulate} parts each; make it a multiple of "
+                f"{fabric.world_size * recipe.accumulate}."
             )
 
 
 def set_up(net: Network, recipe: Recipe, fabric: Fabric) -> tuple[_FabricModule, _FabricOptimizer]:
-    """Network and optimizer on the device, shared by the processes."""
+    """Move network and optimizer to the device, wrapped by Fabric for mixed precision and DDP."""
     optimizer = make_optimizer(net, recipe)
+    # Before fabric.setup: torch wants the conversion done before DDP wraps the network.
     if recipe.sync_bn and fabric.world_size > 1:
         net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
     # Channels last is the faster layout on every device we tried.
     net, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)
+    # Fabric wraps forward() alone: unmarked, heads() would run without autocast and outside DDP.
     net.mark_forward_method("heads")
     return net, optimizer
 
@@ -172,8 +180,8 @@ def set_up(net: Network, recipe: Recipe, fabric: Fabric) -> tuple[_FabricModule,
 def batches(
     recipe: Recipe, tasks: list[Task], fabric: Fabric, first: int, end: int
 ) -> Iterator[tuple[int, Batch]]:
-    """This process's parts of the batches of steps `first` to `end` - 1, each read while the one before is
-    worked on.
+    """This process's parts of the batches of steps `first` to `end` - 1, each read in a thread while the one
+    before is trained on.
     """
     parts = recipe.accumulate * fabric.world_size
     mine = [number * fabric.world_size + fabric.global_rank for number in range(recipe.accumulate)]
@@ -197,8 +205,8 @@ def set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> flo
 
 
 def log_line(recipe: Recipe, progress: Progress, rate: float, fabric: Fabric) -> dict:
-    """Close a line of the log: the mean loss of the steps since the last one. Raises BadInput where it is no
-    number.
+    """Add a line to the log: the mean loss of the steps since the last one. Raises BadInput if it is NaN or
+    infinite.
     """
     mean = together(fabric, float(np.mean([float(x) for x in progress.recent])))
     if not math.isfinite(mean):
@@ -219,12 +227,12 @@ def update(
     recipe: Recipe,
     tasks: list[Task],
 ) -> Tensor:
-    """One step over all parts of a batch; returns this process's share of the loss. (Their sum over
-    processes is the loss.)
+    """One optimizer step over all parts of a batch. Returns this process's share of the loss, a scalar; the
+    shares of all processes add up to the loss.
     """
     weights = [task.weights.to(fabric.device) if task.weights is not None else None for task in tasks]
-    # Each part counts as much as its labelled pixels do in the whole batch: parts and processes change no
-    # gradient.
+    # Each part is weighted by its share of the batch's labelled pixels: with equal weights, the gradient
+    # would depend on how the batch is divided into parts and processes.
     totals = [
         together(fabric, float(sum(shares(part[t][1], task.weights).sum() for part in batch)))
         for t, task in enumerate(tasks)
@@ -234,6 +242,7 @@ def update(
     for number, part in enumerate(batch):
         image = torch.cat([crops for crops, _ in part]).to(fabric.device, memory_format=torch.channels_last)
         labels = [label.to(fabric.device) for _, label in part]
+        # DDP exchanges gradients once, in the backward pass of the last part.
         with fabric.no_backward_sync(net, enabled=number + 1 < len(batch)):
             heads = net.heads(image) if len(tasks) == 1 else net.heads(image, first=len(labels[0]))
             share = [
@@ -249,16 +258,19 @@ def update(
                 loss = loss + share[1] * recipe.mate.weight * total_loss(
                     recipe.losses, heads["mate"], labels[1], weights[1]
                 )
-            fabric.backward(loss * fabric.world_size)  # processes' gradients are averaged; we want their sum
+            # DDP averages gradients over processes; the gradient of the whole batch is their sum.
+            fabric.backward(loss * fabric.world_size)
         value += loss.detach()
     optimizer.step()
     return value
 
 
 def score_val(phase: Phase, progress: Progress) -> float:
-    """Score the part "val", keep the weights if they are the best so far, and return the mean IoU."""
+    """Score the part "val", keep the weights if they are the best so far, and return the mean IoU (0..1)."""
     from labelscape.evaluation.measure import evaluate
 
+    # The first process alone scores and keeps the best weights, because it alone writes them; the others
+    # wait.
     score, weights, device = 0.0, None, str(phase.fabric.device)
     if phase.fabric.is_global_zero:
         weights = state_arrays(phase.net.module)
@@ -278,5 +290,7 @@ def done_early(recipe: Recipe, progress: Progress) -> bool:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Dropout of a step depends on the step, not on how many came before it in this process."""
+    """Seed dropout from the step, so that a resumed run draws what an uninterrupted one would; the rank is in
+    it because processes must not drop the same units.
+    """
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))

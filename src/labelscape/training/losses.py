@@ -1,7 +1,8 @@
-"""Losses over labelled pixels. Whatever is predicted where the label is 255 changes no loss and no gradient.
+"""Segmentation losses over labelled pixels: predictions where the label is 255 change no loss and no
+gradient.
 
-Every loss takes logits (N, K, H, W), labels (N, H, W) integer and class weights (K,) or None, and answers one
-number; 0 with a gradient of 0 where nothing is labelled.
+Every loss takes logits (N, K, H, W), labels (N, H, W) integer and class weights (K,) or None, and returns a
+scalar; 0 with a gradient of 0 where nothing is labelled.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ def ohem(
     threshold: float = 0.7,
     keep: float = 100_000,
 ) -> Tensor:
-    """Cross-entropy over hard pixels: those whose own class is given at most `threshold`, and at least the
-    `keep` hardest of the batch.
+    """Online hard example mining: cross-entropy over pixels whose true class has a probability of at most
+    `threshold`, and over no fewer than the `keep` hardest of the batch.
 
-    `keep` is a count (DGCWNet sec. 4.2: theta 0.7, K 100,000, as OCNet counts) or, below 1, a share of the
-      labelled pixels.
+    `keep` is a count (DGCWNet sec. 4.4.1: theta 0.7, K 100,000, counted as OCNet does) or, below 1, a share
+    of the labelled pixels.
     """
     predicted, truth = labelled_pixels(logits, labels)
     each = F.cross_entropy(predicted, truth, reduction="none")  # (P,)
@@ -49,14 +50,15 @@ def ohem(
     if least >= len(each):
         return _weighted(each, truth, weights)
     own = (-each.detach()).exp()  # probability of the true class
+    # Easy batches have fewer than `keep` pixels below the threshold: then the limit rises to the keep-th one.
     limit = own.kthvalue(least).values.clamp_min(threshold) if least else own.new_tensor(threshold)
     hard = own <= limit
     return _weighted(each[hard], truth[hard], weights)
 
 
 def hardest(logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, share: float = 0.75) -> Tensor:
-    """Mean of the largest `share` of the pixels' cross-entropies (IFBFNet eq. 7: three quarters), over the
-    batch.
+    """Mean of the largest `share` of the pixels' cross-entropies (IFBFNet eq. 7: three quarters). Pixels are
+    ranked over the batch (ours: eq. 7 ranks those of one image).
     """
     predicted, truth = labelled_pixels(logits, labels)
     each = F.cross_entropy(predicted, truth, reduction="none")
@@ -68,6 +70,7 @@ def focal(logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, gamm
     """Cross-entropy times (1 - p)^gamma, p the probability of the true class (Lin et al. 2017, eq. 4)."""
     predicted, truth = labelled_pixels(logits, labels)
     each = F.cross_entropy(predicted, truth, reduction="none")
+    # Clamped: rounding may leave p above 1, and a fractional power of a negative number is NaN.
     return _weighted(each * (1 - (-each).exp()).clamp_min(0) ** gamma, truth, weights)
 
 
@@ -77,7 +80,7 @@ def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
     """
     predicted, truth = labelled_pixels(logits, labels)
     if not len(truth):
-        return predicted.sum()
+        return predicted.sum()  # of nothing: 0 that still has a gradient
     probabilities, own = predicted.softmax(dim=1), F.one_hot(truth, predicted.shape[1])
     overlap = 2 * (probabilities * own).sum(dim=0) / (probabilities.sum(dim=0) + own.sum(dim=0))  # (K,)
     return _over_present(1 - overlap, own, weights)
@@ -90,6 +93,7 @@ def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Ten
         return predicted.sum()
     probabilities, own = predicted.softmax(dim=1), F.one_hot(truth, predicted.shape[1]).to(predicted.dtype)
     errors, order = (own - probabilities).abs().sort(dim=0, descending=True)  # (P, K)
+    # Berman et al., algorithm 1: the gradient of the extension is the growth of 1 - IoU from pixel to pixel.
     own_sorted = own.gather(0, order)
     total = own.sum(dim=0)
     jaccard = 1 - (total - own_sorted.cumsum(dim=0)) / (total + (1 - own_sorted).cumsum(dim=0))
@@ -101,6 +105,7 @@ LOSSES: dict[str, Loss] = {
     "cross-entropy": cross_entropy,
     "ohem": ohem,
     "hardest": hardest,
+    # Both rules of IFBFNet at once: eq. 7 keeps three quarters, sec. 4.3.4 those below 0.7.
     "ohem-hardest": partial(ohem, keep=0.75),
     "focal": focal,
     "dice": dice,
@@ -109,21 +114,23 @@ LOSSES: dict[str, Loss] = {
 
 
 def total_loss(parts: Mapping[str, float], logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """The sum of losses by name, each times its factor."""
+    """The sum of losses by name, each times its factor. A scalar."""
+    # float32 under autocast too: a sum over a million pixels overflows float16.
     return sum(factor * LOSSES[name](logits.float(), labels, weights) for name, factor in parts.items())
 
 
 def auto_weights(counts: Tensor) -> Tensor:
-    """(K,) weights 1 / sqrt(share), scaled so that the mean over labelled pixels is 1; classes without a
-    pixel weigh 0.
+    """Class weights from pixel counts (K,): 1 / sqrt(share) (ours), scaled to a mean of 1 over labelled
+    pixels; 0 for a class without pixels.
     """
+    # Mean 1 leaves the size of the loss, and so the learning rate that suits it, as without weights.
     share = counts.double() / counts.sum().clamp_min(1)
     weights = torch.where(share > 0, share.clamp_min(1e-12).rsqrt(), 0.0)
     return (weights / (weights * share).sum().clamp_min(1e-12)).float()
 
 
 def shares(labels: Tensor, weights: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, H, W) what each pixel weighs: 0 where it is not labelled."""
+    """(N, H, W) weight of each pixel in the loss: that of its class, 0 where it is not labelled."""
     labelled = labels != IGNORE
     if weights is None:
         return labelled.to(dtype)

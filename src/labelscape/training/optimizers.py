@@ -14,28 +14,32 @@ from labelscape.training.recipe import Recipe
 def make_optimizer(net: Network, recipe: Recipe) -> Optimizer:
     """The recipe's optimizer over the parameters of `net`; `momentum` is AdamW's beta1. Raises UnknownName
     for a rate factor that fits no parameter.
+
+    Weight decay reaches batch normalisation and biases too: Caffe's default, and so Maggiori et al.'s (ours
+    for the other papers, which do not say).
     """
     groups = rate_groups(net, recipe)
     if recipe.optimizer == "adamw":
-        betas = (recipe.momentum, 0.999)
+        betas = (recipe.momentum, 0.999)  # beta2 is torch's default
         return torch.optim.AdamW(groups, lr=recipe.rate, betas=betas, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def pack(optimizer: Optimizer) -> dict[str, Tensor]:
-    """All that an optimizer remembers, as `KEY.N`: a key of its state and the number of the parameter."""
+    """An optimizer's state as named tensors, `KEY.N`: a key of the state and the number of the parameter."""
     tensors = {}
     for number, parameter in enumerate(parameters(optimizer)):
         for key, value in optimizer.state.get(parameter, {}).items():
             if value is None:  # SGD without momentum remembers nothing
                 continue
+            # Generic over keys, and loud: momentum dropped in silence would make resumed weights differ.
             assert isinstance(value, Tensor), f"{key} of {type(optimizer).__name__} would not be saved"
             tensors[f"{key}.{number}"] = value
     return tensors
 
 
 def unpack(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put what `pack` gave back into an optimizer over the same parameters."""
+    """Restore the state that `pack` returned, into an optimizer over the same parameters."""
     known = parameters(optimizer)
     for name, value in tensors.items():
         key, _, number = name.rpartition(".")
@@ -50,8 +54,8 @@ def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def rate_groups(net: Network, recipe: Recipe) -> list[dict]:
-    """The network's parameters grouped by their factor on the learning rate. Raises UnknownName for a
-    start no parameter has.
+    """The network's parameters grouped by their factor on the learning rate. Raises UnknownName if no
+    parameter's name begins with a prefix of `rate_factors`.
     """
     groups: dict[float, list] = {}
     used = set()
@@ -68,7 +72,8 @@ def rate_groups(net: Network, recipe: Recipe) -> list[dict]:
 
 
 def rate_at(recipe: Recipe, step: int) -> float:
-    """The learning rate of step 0, 1, ... of a recipe."""
+    """The learning rate at a step, counted from 0."""
+    # Linear, and within the schedule's own count (ours: IFBFNet sec. 4.1 names 1,000 steps and no shape).
     if step < recipe.warmup:
         return recipe.rate * (step + 1) / recipe.warmup
     if recipe.schedule == "poly":

@@ -1,4 +1,4 @@
-"""The files of a training run: where they lie, and how the log is written."""
+"""The files of a training run: their paths, and how the log is written."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from labelscape.files import written_whole
 
 
 def checkpoint_path(out: Path, network: str) -> Path:
-    """Where `train` writes a network's checkpoint: `smp/Unet` becomes smp-unet.safetensors; its log stands
-    beside it as .csv.
+    """Path of a network's checkpoint: `smp/Unet` becomes smp-unet.safetensors. Its log lies beside it as
+    .csv.
     """
     return out / f"{network.replace('/', '-').lower()}.safetensors"
 
 
 def state_path(out: Path, network: str) -> Path:
-    """Where an unfinished phase keeps what it needs to continue."""
+    """Path of the state file that an unfinished run is resumed from."""
     return checkpoint_path(out, network).with_suffix(".state.safetensors")
 
 
 def write_log(path: Path, history: tuple[dict, ...]) -> None:
-    """Step, loss, rate and, where it was scored, mIoU on the part "val"."""
+    """Write the log as CSV: step, loss, learning rate and, where it was scored, mIoU on the part "val"."""
     fields = ["step", "loss", "rate"] + ["val_miou"] * any("val_miou" in row for row in history)
     with written_whole(path, overwrite=True) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=fields)
@@ -38,7 +38,7 @@ def forget_state(out: Path, network: str) -> None:
 
 
 def make_room(out: Path) -> None:
-    """Make the folder and try it: hours of training must not end at one that takes no file. Raises
+    """Create the folder and write to it once: hours of training must not end at a read-only one. Raises
     BadFile.
     """
     try:
@@ -46,7 +46,7 @@ def make_room(out: Path) -> None:
         with TemporaryFile(dir=out):
             pass
     except OSError as error:
-        made = "written to" if out.is_dir() else "made"
+        made = "written to" if out.is_dir() else "created"
         raise BadFile(
             f"The folder {out} cannot be {made}: {error.strerror or error}. Name another --out."
         ) from error

@@ -1,6 +1,7 @@
-"""Every published setting as a function: how each paper trained, and how it tested. Numbers carry their
-source, or "(ours: ...)" where the paper does not say. A function takes the data and answers a `Setting`; a
-row of a table is a setting with the row's own changes.
+"""The papers' training and test settings, one function each. Numbers carry their source, or "(ours: ...)"
+where the paper does not say. A function takes the data and returns a `Setting`; a row of a table is a setting
+with
+the row's own changes.
 
     setting = mswbn_gid({"dataset": "gid-5", "images": ["GID"]})
     train(setting.recipe, "runs/mswbn")
@@ -18,22 +19,23 @@ from labelscape.training.recipe import Recipe, make_recipe
 from labelscape.training.recipe_data import Data
 
 OHEM_DGCW = {"ohem": 1.0}
-"""Threshold 0.7, at least 100,000 pixels (DGCWNet sec. 4.2); on the main head alone (ours: both heads hurt
-in OCNet's notes).
+"""Threshold 0.7, at least 100,000 pixels (DGCWNet sec. 4.4.1); on the main head alone (ours: OCNet's notes
+say that OHEM on both heads hurts).
 """
 OHEM_IFBF = {"hardest": 1.0}
-"""The hardest three quarters (IFBFNet eq. 7), on both heads (ours: as BiSeNet, whose code it grew from)."""
+"""The hardest three quarters (IFBFNet eq. 7), on both heads (ours: as in BiSeNet, whose loss eq. 6 follows).
+"""
 MS_DGCW = (0.75, 1.0, 1.25, 1.5)
-"""DGCWNet sec. 4.2."""
+"""DGCWNet sec. 4.4.1."""
 MS_IFBF = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""IFBFNet sec. 4.2."""
+"""IFBFNet sec. 4.3.4, MS."""
 DA_IFBF = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-"""IFBFNet sec. 4.1."""
+"""IFBFNet sec. 4.3.4, DA."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a network is trained and how it is scored; `why_not` says why a row cannot be run here.
+    """How a network is trained and how it is scored; `why_not` gives the reason why a row cannot be run here.
 
     scales, tta, average  the test's, as `scoring.protocol.Protocol` has them
     scored_on  the data of the score, where it is not the recipe's own: other labels of the same pictures
@@ -50,7 +52,11 @@ class Setting:
 
 
 def mswbn_gid(data: Mapping[str, Any], network: str = "mswbn", **options: Any) -> Setting:
-    """MSWBN sec. 4.2: SGD, 0.007, poly 0.9, batch 10, 20 epochs of 22,560 patches of 512."""
+    """MSWBN sec. 4: SGD, rate 0.007, poly 0.9, batch 10, 20 epochs of 22,560 patches of 512, flips, scales
+    0.5 to 2.
+
+    (ours: ImageNet weights.)
+    """
     return Setting(
         make_recipe(
             data=data,
@@ -62,9 +68,9 @@ def mswbn_gid(data: Mapping[str, Any], network: str = "mswbn", **options: Any) -
             momentum=0.9,
             weight_decay=1e-4,
             batch=10,
-            steps=45_120,
+            steps=45_120,  # 20 epochs of 22,560 patches in batches of 10
             crop=512,
-            augment="mirror",
+            augment="mirror",  # "random flip" (ours: left-right, as in the DeepLabV3+ it refers to)
             scale_range=(0.5, 2.0),
             sampling="uniform",
         )
@@ -74,11 +80,11 @@ def mswbn_gid(data: Mapping[str, Any], network: str = "mswbn", **options: Any) -
 def dfcnet_deepglobe(
     data: Mapping[str, Any], network: str = "dfcnet", mate: Mapping[str, Any] | None = None, **options: Any
 ) -> Setting:
-    """DFCNet sec. 3.2: SGD, 0.001, poly, 80,000 steps, crops of 1025; batch 32 for the baseline, 16 for the
-    others.
+    """DFCNet sec. 3.2: SGD, rate 0.001, poly, 80,000 steps, crops of 1025; batch 32 for the baseline, 16 for
+    the others.
 
-    (ours: poly 0.9; 8 land and 8 road; averaged over 0.75, 1, 1.25 and all flips; the others start from the
-    baseline trained as long.)
+    (ours: poly 0.9; 8 land and 8 road crops, equal loss weights; no flips; the merged row is averaged over
+    0.75, 1, 1.25 and flips; the others start from the baseline trained as long, in their own batch size.)
     """
     baseline = network == "fc-densenet"
     second = (
@@ -103,7 +109,7 @@ def dfcnet_deepglobe(
             base_rate=0.001,
             crop=1025,
             augment="none",
-            scale_range=(0.8, 1.25),
+            scale_range=(0.8, 1.25),  # of land; roads 0.5 to 1.5 (sec. 3.2)
             sampling="uniform",
         )
     )
@@ -119,8 +125,11 @@ def dgcwnet(
     steps: int,
     **options: Any,
 ) -> Setting:
-    """DGCWNet sec. 4.2: SGD, poly 0.9, weight decay 5e-4, scales 0.5 to 2, flips, synchronised statistics,
-    auxiliary loss 0.4.
+    """DGCWNet sec. 4.3: SGD, poly 0.9, weight decay 5e-4, scales 0.5 to 2, flips, synchronised batch norm,
+    auxiliary loss 0.4 (eq. 7).
+
+    Test scales are averaged as logits (ours: sec. 4.4.1 sums "prediction maps", and the code of OCNet and
+    CCNet sums logits).
     """
     return Setting(
         make_recipe(
@@ -147,17 +156,17 @@ def dgcwnet(
 
 
 def dgcwnet_cityscapes(data: Mapping[str, Any], network: str = "dgcwnet", **options: Any) -> Setting:
-    """0.01, batch 8, crops of 769 (sec. 4.2); 40,000 steps (ours: as OCNet)."""
+    """Rate 0.01, batch 8, crops of 769 (sec. 4.3); 40,000 steps (ours: as OCNet)."""
     return dgcwnet(data, network, rate=0.01, batch=8, crop=769, steps=40_000, **options)
 
 
 def dgcwnet_pascal_context(data: Mapping[str, Any], network: str = "dgcwnet", **options: Any) -> Setting:
-    """0.005, batch 16, crops of 513 (sec. 4.3); 30,000 steps (ours)."""
+    """Rate 0.005, batch 16, crops of 513 (sec. 4.3); 30,000 steps (ours)."""
     return dgcwnet(data, network, rate=0.005, batch=16, crop=513, steps=30_000, **options)
 
 
 def dgcwnet_ade20k(data: Mapping[str, Any], network: str = "dgcwnet", **options: Any) -> Setting:
-    """0.02, batch 16, crops of 513 (sec. 4.4); 150,000 steps (ours)."""
+    """Rate 0.02, batch 16, crops of 513 (sec. 4.3); 150,000 steps (ours)."""
     return dgcwnet(data, network, rate=0.02, batch=16, crop=513, steps=150_000, **options)
 
 
@@ -171,10 +180,12 @@ def maggiori(
     steps: int,
     **options: Any,
 ) -> Setting:
-    """Maggiori et al. sec. V-C: batches of 5 patches, the eight turns; the base FCN from 0.1, nets derived
-    from it from 0.01.
+    """Maggiori et al. sec. V-C: batches of 5 patches, flips and transposition; rate 0.1 for the base FCN,
+    0.01 for the networks that start from it.
     """
-    derived = entry(network).start is not None
+    derived = (
+        entry(network).start is not None
+    )  # the second phase retrains the whole network, encoder included
     data, scored_on, part = _isprs(data)
     return Setting(
         make_recipe(
@@ -214,12 +225,14 @@ def _isprs(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Data | None, str
 
 
 def maggiori_vaihingen(data: Mapping[str, Any], network: str = "mlp", **options: Any) -> Setting:
-    """Patches of 256; a tenth every 10,000; 45,000 steps, then 30,000."""
+    """Patches of 256; the rate falls to a tenth every 10,000 steps; 45,000 steps, then 30,000 (sec. V-C)."""
     return maggiori(data, network, crop=256, tenth_every=10_000, base_steps=45_000, steps=30_000, **options)
 
 
 def maggiori_potsdam(data: Mapping[str, Any], network: str = "mlp", **options: Any) -> Setting:
-    """Patches of 512, halved by the network; a tenth every 20,000; 90,000 steps, then 65,000."""
+    """Patches of 512, halved by the network (sec. V-B); the rate falls to a tenth every 20,000 steps; 90,000
+    steps, then 65,000 (sec. V-C).
+    """
     return maggiori(
         data,
         network,
@@ -232,12 +245,13 @@ def maggiori_potsdam(data: Mapping[str, Any], network: str = "mlp", **options: A
 
 
 def ifbfnet_cityscapes(data: Mapping[str, Any], network: str = "ifbfnet", **options: Any) -> Setting:
-    """IFBFNet sec. 4.1: 0.01, poly 0.9, 81,000 steps with 1,000 of warm-up, crops of 876, seven scales,
-    flips, OHEM, auxiliary loss 0.4.
+    """IFBFNet sec. 4.1: rate 0.01, poly 0.9, 81,000 steps with 1,000 of warm-up, crops of 876, seven scales
+    (sec. 4.3.4), flips, OHEM, auxiliary loss 0.4.
 
     Ten times the rate for the auxiliary branch and the balanced fusions (sec. 4.1). Batch 4 (ours: two on
-    each of the paper's two cards). Tested at six scales (sec. 4.2).
+    each of the paper's two GPUs, 11 GB each). Tested at six scales (sec. 4.3.4).
     """
+    # Prefixes of parameter names: "balance" is balance1 and balance2, which rows without fusion do not have.
     factors = {"aux": 10.0} if network == "ifbfnet" else {}
     if network == "ifbfnet" and options.get("skip", "balanced") == "balanced":
         factors["balance"] = 10.0
@@ -268,15 +282,18 @@ def ifbfnet_cityscapes(data: Mapping[str, Any], network: str = "ifbfnet", **opti
 
 
 def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None = None) -> Setting:
-    """How the paper trained and tested a row of its tables; `why_not` where there is nothing to train."""
+    """The setting of a row of a paper's table; `why_not` is filled in where the row cannot be trained.
+
+    `data` and `mate` are the fields of a recipe's data set, as `recipe_data.Data` has them.
+    """
     if row.quoted or row.network is None:
-        return Setting(None, why_not="the paper quotes it from elsewhere")
+        return Setting(None, why_not="quoted in the paper from another one")
     if "trained on the validation images too" in row.note:
         return Setting(
-            None, why_not="trained on the validation images too, and those of the test have no labels here"
+            None, why_not="trained on the validation images too; the test images have no public labels"
         )
     if row.table == "maggiori-6":
-        return Setting(None, why_not="times of the authors' machine; maggiori-2 trains the same networks")
+        return Setting(None, why_not="times on the authors' machine; maggiori-2 trains the same networks")
     paper, options = row.table.split("-")[0], dict(row.options)
     if paper == "mswbn":
         return mswbn_gid(data, row.network, **options)
@@ -285,7 +302,7 @@ def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None
         return make(data, row.network, **options)
     if paper == "dfcnet":
         if row.network != "fc-densenet" and mate is None:
-            return Setting(None, why_not="needs the classmate's data: --mate")
+            return Setting(None, why_not="needs the data set of the second task: --mate")
         setting = dfcnet_deepglobe(
             data, row.network, mate, **({} if row.network == "fc-densenet" else options)
         )
@@ -305,8 +322,8 @@ def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None
 
 
 def _as_noted(setting: Setting, row: Row, ohem: dict, scales: tuple[float, ...]) -> Setting:
-    """A row of DGCWNet's tables: its note says OHEM, several scales, flips. Tables 5 and 6 are tested as
-    4.
+    """A row of DGCWNet's tables: OHEM, test scales and flips as its note has them. Tables 5 and 6 are trained
+    and tested like table 4 (sec. 4.5 for table 5; ours for table 6).
     """
     full = row.table in ("dgcwnet-5", "dgcwnet-6")
     if full or "OHEM" in row.note:
@@ -317,7 +334,7 @@ def _as_noted(setting: Setting, row: Row, ohem: dict, scales: tuple[float, ...])
 
 
 def _ifbfnet_4(setting: Setting, label: str) -> Setting:
-    """Table 4 adds OHEM, random scales and several scales at the test, one after another."""
+    """IFBFNet table 4 adds OHEM, random scaling (DA) and multi-scale testing (MS) one after another."""
     if "OHEM" not in label:
         setting = replace(setting, recipe=setting.recipe.replace(losses={"cross-entropy": 1.0}))
     if "DA" not in label:
@@ -326,5 +343,7 @@ def _ifbfnet_4(setting: Setting, label: str) -> Setting:
 
 
 def _pretrained(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The ResNets of MSWBN, DGCWNet and IFBFNet start from ImageNet weights."""
+    """The options of a network, with ImageNet weights where it has a ResNet (ours for MSWBN, whose paper does
+    not say).
+    """
     return {"pretrained": True, **options} if "pretrained" in options_of(network) else dict(options)

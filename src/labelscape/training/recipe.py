@@ -1,4 +1,4 @@
-"""A training run as one frozen value. Everything wrong with it is said at once."""
+"""The recipe of a training run as one frozen, validated value. All its problems are reported at once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from labelscape.training.recipe_data import Data
 DEFAULT_NETWORK, DEFAULT_STEPS = "mlp", 400
 SUMMARISED = ("network", "steps", "base_steps", "batch", "crop")
 HIGHEST_ADAMW_RATE = 0.02
-"""No network here learned anything above it; SGD's default is 0.05."""
+"""No network of the catalogue learned anything above it, and the default rate of 0.05 is meant for SGD."""
 
 
 class Mate(BaseModel):
-    """A second task trained in the same batch through one trunk (DFCNet sec. 3.2: roads beside land
-    cover); any labelled data will do.
+    """A second task trained in the same batches through one trunk (DFCNet sec. 3.2: roads beside land cover).
+    Any labelled data will do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,17 +55,17 @@ class Recipe(BaseModel):
     start: str | None = None
     """Checkpoint whose encoder the network starts from."""
     base_steps: int = Field(None, ge=0)
-    """Steps of the base network that is trained before this one, where its paper starts from one; twice
-    `steps` unless given, 0 with `start`.
+    """Steps of the base network that is trained first, where the paper of this network starts from one; twice
+    `steps` unless given (ours), 0 with `start`.
     """
     base_rate: float = Field(0.1, gt=0)
-    """Learning rate of the first phase."""
+    """Learning rate of the base network (0.1: Maggiori et al., sec. V-C)."""
     steps: int = Field(DEFAULT_STEPS, ge=1)
     """Updates of the weights."""
     batch: int = Field(8, ge=1)
     """Crops per update, over all parts and processes together."""
     accumulate: int = Field(1, ge=1)
-    """Parts that a batch is worked on in, one after another: the memory of one part, the gradient of the
+    """Gradient accumulation: parts that a batch is divided into; the memory of one part, the gradient of the
     whole batch. (Batch normalisation, and losses that choose or rank pixels - all but cross-entropy and focal
     - see one part at a time, and one process.)"""
     mate: Mate | None = None
@@ -81,7 +81,7 @@ class Recipe(BaseModel):
     tenth_every: float = Field(10_000, gt=0)
     """Steps after which the exponential schedule has divided the rate by ten."""
     warmup: int = Field(0, ge=0)
-    """Steps over which the rate grows from nothing."""
+    """Steps over which the rate grows linearly from 0."""
     rate_factors: dict[str, float] = Field(default_factory=dict)
     """Start of a parameter's name -> factor on its learning rate ("backbone": 0.1); where several fit, the
     longest counts.
@@ -93,7 +93,7 @@ class Recipe(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd, beta1 of adamw."""
     weight_decay: float = Field(5e-4, ge=0)
-    """Weight decay: L2 in sgd, decoupled in adamw."""
+    """Weight decay: L2 in sgd, decoupled in adamw. (5e-4 in all five papers but MSWBN: 1e-4.)"""
     losses: dict[str, float] = Field(default_factory=lambda: {"cross-entropy": 1.0})
     """Loss -> its factor; the sum is minimised. cross-entropy, ohem, hardest, ohem-hardest, focal, dice,
     lovasz.
@@ -119,15 +119,15 @@ class Recipe(BaseModel):
     scale_set: tuple[float, ...] = ()
     """Crops are enlarged by one of these factors, each as likely."""
     save_every: int = Field(200, ge=1)
-    """Steps between savings of all that resuming needs."""
+    """Steps between two saved states, from which an interrupted run resumes."""
     val_every: int = Field(0, ge=0)
-    """Steps between scores on the part "val" (data.val); the best weights are kept. 0: the last weights
-    are.
+    """Steps between validation scores (data.val); the weights with the best score are kept. 0: no validation,
+    the last weights are kept.
     """
     patience: int = Field(0, ge=0)
-    """Scores in a row without a better one after which training ends early; 0: never."""
+    """Early stopping: validation scores in a row without an improvement before training ends; 0: never."""
     sync_bn: bool = False
-    """Batch statistics over all processes instead of each one's own."""
+    """Synchronised batch normalisation: statistics over all processes instead of each one's own."""
     seed: int = 0
     """Seed of the first weights, the split, the crops and the dropout."""
     precision: Literal["32", "bf16", "16"] = "32"
@@ -146,13 +146,14 @@ class Recipe(BaseModel):
         network, options = given.get("network", DEFAULT_NETWORK), given.get("options")
         if not isinstance(network, str) or not isinstance(options, Mapping):
             return given
-        with suppress(UnknownName):  # a network that there is not is named by `_can_run`
+        with suppress(UnknownName):  # `_can_run` reports an unknown network
             return {**given, "options": in_our_words(network, options)}
         return given
 
     @model_validator(mode="before")
     @classmethod
     def _base_comes_first(cls, given: Any) -> Any:
+        # Before validation, because the default depends on other fields and the stored recipe has the number.
         if given.get("base_steps") is not None:
             return given
         network, steps = given.get("network", DEFAULT_NETWORK), given.get("steps", DEFAULT_STEPS)
@@ -173,10 +174,10 @@ class Recipe(BaseModel):
                     f"base_steps={self.base_steps}, but {self.network} starts from no other network; leave "
                     "it out."
                 )
-        except UnknownName:  # said already
+        except UnknownName:  # in `problems` already
             pass
         if self.start and self.base_steps:
-            problems.append("start and base_steps are two ways to the same thing; give one.")
+            problems.append("start and base_steps both choose the first weights; give one of them.")
         if self.data.holdout + self.data.val >= 1:
             problems.append(f"holdout={self.data.holdout} and val={self.data.val} leave nothing to train on.")
         rates = {"rate": self.rate, **({"base_rate": self.base_rate} if self.base_steps else {})}
@@ -185,11 +186,11 @@ class Recipe(BaseModel):
                 problems.append(f"{what}={rate} is too high for adamw; 0.001 is a good first try.")
         if self.batch % self.accumulate:
             problems.append(
-                f"batch={self.batch} cannot be worked on in accumulate={self.accumulate} equal parts."
+                f"batch={self.batch} cannot be divided into accumulate={self.accumulate} equal parts."
             )
         if self.mate and (self.mate.batch or self.batch) % self.accumulate:
             problems.append(
-                f"mate.batch={self.mate.batch} cannot be worked on in accumulate={self.accumulate} equal "
+                f"mate.batch={self.mate.batch} cannot be divided into accumulate={self.accumulate} equal "
                 "parts."
             )
         for where, bounds in (
@@ -203,9 +204,11 @@ class Recipe(BaseModel):
         if any(scale <= 0 for scale in self.scale_set):
             problems.append(f"scale_set={self.scale_set} must be above 0.")
         if self.val_every and not self.data.val:
-            problems.append("val_every needs a part to watch: give data.val, the share of the labels for it.")
+            problems.append(
+                "val_every needs validation labels: give data.val, the share of the labels held out for them."
+            )
         if self.patience and not self.val_every:
-            problems.append("patience counts scores on the part val; give val_every.")
+            problems.append("patience counts validation scores; give val_every, the steps between them.")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -238,6 +241,7 @@ class Recipe(BaseModel):
 
     def replace(self, **changes: Any) -> Recipe:
         """The same recipe with changes; raises BadOption as `make_recipe` does."""
+        # Not pydantic's model_copy, which does not validate.
         return make_recipe(**{**self.model_dump(), **changes})
 
 
@@ -246,14 +250,14 @@ def one_or_several(place: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def make_recipe(**fields: Any) -> Recipe:
-    """A validated recipe. Raises BadOption with every problem named, unknown keys answered with the
-    nearest known one.
+    """A validated recipe. Raises BadOption that lists every problem, with the nearest known name for unknown
+    ones.
     """
     try:
         return Recipe(**fields)
     except ValidationError as error:
         lines = [line for problem in error.errors() for line in _said(problem)]
-    # Where a setting has a wrong type, the recipe as a whole was not looked at; names can be all the same.
+    # pydantic skips checks of the whole recipe where a single setting is wrong: names are checked here then.
     network, options, losses = (
         fields.get("network", "mlp"),
         fields.get("options", {}),
@@ -269,8 +273,8 @@ def make_recipe(**fields: Any) -> Recipe:
 
 
 def in_todays_words(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as an earlier version stored it, with today's words, and today's defaults for settings that
-    it did not know. What is no recipe today comes back as it is.
+    """A recipe stored by an earlier version, with today's names, and today's defaults for settings that
+    version did not have. What does not validate today is returned unchanged.
     """
     try:
         return Recipe(**stored).model_dump(mode="json")
@@ -279,7 +283,7 @@ def in_todays_words(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unknown_names(network: str, options: Mapping[str, Any], losses: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the names of a network, its options and losses."""
+    """One sentence for each unknown name of a network, its options and losses."""
     problems = []
     try:
         known = options_of(network)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Data(BaseModel):
-    """What is learned from: scenes, their labels, and how labels are understood and held out."""
+    """Training data: scenes, their labels, how labels are read, and what is held out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,25 +45,24 @@ class Data(BaseModel):
     threshold: int | None = Field(None, ge=1)
     """Label rasters are grey masks: values from this one up are the second class, the others the first."""
     nodata: float | None = None
-    """Value of the scenes that means "nothing here", where the files do not say it."""
+    """Nodata value of the scenes, where the files do not declare it."""
     bands: tuple[str, ...] | None = None
     """Names of the bands to use, in this order; all unless given."""
     pixel_size: float | None = Field(None, gt=0)
-    """Metres on the ground to resample all scenes to; by default scenes with finer pixels than others are
-    taken to the widest among them.
+    """Pixel size in metres that all scenes are resampled to; by default that of the coarsest scene.
     """
     block: int = Field(256, ge=1)
     """Side, in pixels, of the blocks that are held out whole."""
     split: Literal["blocks", "random"] = "blocks"
-    """blocks: large blocks, balanced over classes; random: blocks of 32 pixels by chance, which
-    gives optimistic scores.
+    """blocks: large blocks, balanced over classes; random: blocks of 32 pixels at random, which gives
+    optimistic scores, because neighbouring pixels look alike.
     """
     buffer: int = Field(0, ge=0)
     """Training labels within this many pixels of a held-out block are dropped."""
     holdout: float = Field(0.25, ge=0, lt=1)
     """Share of the labels held out for the score (part "test")."""
     val: float = Field(0.0, ge=0, lt=1)
-    """Share of the labels held out to watch training with (part "val")."""
+    """Share of the labels held out for validation during training (part "val")."""
 
     @field_validator("images", "labels", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""What a run will cost, from a few real steps: nothing is written."""
+"""Estimate the time and memory of a training run from a few real steps. Nothing is written."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from labelscape.training.setup import Task, build_network, make_tasks
 from labelscape.training.team import gather
 
 STEPS = 3
+"""The first is left out of the timing: it allocates memory and chooses kernels."""
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Steps that a run will make, bytes it will hold at most, seconds it will take, and what it is made of.
+    """The estimate: steps, peak memory in bytes, seconds, and the sizes behind them.
 
-    `steps` and `crops` count the base network's phase too; `seconds_before` is what reading the data took.
-      The score at the end is not counted; `peak_bytes` is None where memory cannot be measured.
+    `steps` and `crops` include the base network's phase; `seconds_before` is what reading the data took. The
+    score at the end is not included; `peak_bytes` is None where memory cannot be measured.
     """
 
     steps: int
@@ -50,8 +51,8 @@ class Rehearsal:
 
 
 def rehearse(recipe: Recipe) -> Rehearsal:
-    """Open the data, make three steps with the real networks and throw them away. Raises what `train`
-    would.
+    """Open the data and make three steps with the real networks, which are then discarded. Raises what
+    `train` would.
     """
     fabric = gather(recipe.device, recipe.precision)
     since = time.monotonic()
@@ -81,7 +82,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
 
 
 def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> tuple[int, float]:
-    """Parameters of a network, and the seconds that a step takes once it is warm."""
+    """Number of parameters of a network, and the seconds that a step takes after the first."""
     parameters = sum(p.numel() for p in net.parameters())
     net, optimizer = set_up(net, recipe, fabric)
     for group in optimizer.param_groups:  # three steps at a full rate could end in NaN
@@ -95,6 +96,7 @@ def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> t
                 [task.drawing.part(step, number, recipe.accumulate) for task in tasks]
                 for number in range(recipe.accumulate)
             ]
+            # float() waits for the GPU: otherwise only the launch of its work would be timed.
             float(update(net, optimizer, fabric, batch, recipe, tasks))
             times.append(time.monotonic() - start)
             tick()
@@ -102,8 +104,8 @@ def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> t
 
 
 def _peak(device: torch.device) -> int | None:
-    """Bytes held at most so far: of the GPU, else of this process where the system counts them (Windows does
-    it another way).
+    """Peak memory so far in bytes: of the GPU, else of this process. None on Windows, which has no
+    `resource`.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -111,5 +113,6 @@ def _peak(device: torch.device) -> int | None:
         import resource
     except ImportError:
         return None
+    # ru_maxrss is in bytes on macOS and in KiB on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

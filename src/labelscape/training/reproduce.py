@@ -1,5 +1,5 @@
-"""A table of a paper, row by row, on the data it is given: trained, scored, and set beside what the paper
-claims.
+"""Reproduce a table of a paper on given data: each row is trained, scored, and compared with the paper's
+claim.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from labelscape.training.run import base_recipe, train
 from labelscape.training.state import differing
 
 LEAST_STEPS = 10
+"""Ours: a small `budget` leaves every phase at least this many."""
 METRICS = ("mean_iou", "overall_accuracy", "mean_f1")
 
 
@@ -81,8 +82,8 @@ def run_table(
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[RowResult]:
-    """Train and score the rows of a table, `budget` times their steps long; what is finished in `out` is not
-    done again.
+    """Train and score the rows of a table with `budget` times the paper's steps; rows finished in `out` are
+    not run again.
 
     rows     numbers from 1, all unless given
     changes  settings of the recipe that differ from the paper's, for every row (crop, batch, device); those
@@ -133,7 +134,7 @@ def _table(name: str, rows: Sequence[int] | None, seeds: Sequence[int]) -> dict[
         )
     if len(set(seeds)) < len(seeds):
         raise BadOption(
-            f"The seeds {', '.join(map(str, seeds))} name one twice: the same run again is no second "
+            f"The seeds {', '.join(map(str, seeds))} name one twice; the same run again is not a second "
             "measurement."
         )
     return {number: row for number, row in table.items() if rows is None or number in rows}
@@ -147,7 +148,7 @@ def _refuse_unknown(options: Mapping[str, Any], name: str, recipes: Iterable[Rec
 
 
 def scaled(recipe: Recipe, budget: float, changes: Mapping[str, Any], options: Mapping[str, Any]) -> Recipe:
-    """The recipe with its schedule `budget` times as long: every number of steps shrinks alike."""
+    """The recipe with its schedule `budget` times as long: all its numbers of steps are scaled alike."""
     known = options_of(recipe.network)
     own = {**recipe.options, **{key: value for key, value in options.items() if key in known}}
 
@@ -177,7 +178,7 @@ def score_row(
     data = setting.scored_on or recipe.data
     test = {
         "scales": list(setting.scales),
-        "flips": setting.tta,  # the word of files that are there already
+        "flips": setting.tta,  # not "tta": existing scores.json files would no longer be recognised
         "average": setting.average,
         "part": setting.part,
         "data": data.model_dump(mode="json"),
@@ -199,7 +200,7 @@ def score_row(
             f"{place} holds this row with other settings ({shown}). Give the same settings, another --out, "
             "or --overwrite to make it again."
         )
-    if data.dataset:  # found now, not after the training
+    if data.dataset:  # checked before hours of training, not after
         _check_parts(find_published(data.dataset, data.images[0], **data.dataset_options), setting.part)
     if overwrite:
         for file in (*place.glob("*.safetensors"), *place.glob("*.csv"), finished):
@@ -212,7 +213,9 @@ def score_row(
 
 
 def _train_once(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) -> None:
-    """See that the row's network lies in `place`: there already, brought from another row, or trained now."""
+    """Make sure that the row's network is in `place`: there already, copied from another row, or trained
+    now.
+    """
     target = checkpoint_path(place, recipe.network)
     if target.exists():
         return
@@ -265,6 +268,7 @@ def _bring(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) 
     """
     target = checkpoint_path(place, recipe.network)
     own = recipe.model_dump(mode="json")
+    # <root>/<table>/<row>/<seed>/: recipes hold their seed, so a copy is of the same seed.
     trained = (path for path in sorted(root.glob(f"*/*/*/{target.name}")) if path != target)
     same = next((path for path in trained if not differing(_recipe_in(path), own)), None)
     if same and not (target.exists() and not differing(_recipe_in(target), own)):

@@ -1,4 +1,4 @@
-"""From a recipe to checkpoints: open the data, run the phases, score what was held out."""
+"""Train a recipe: open the data, run the phases, score the held-out part, write the checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Run:
-    """How a run works, whatever it trains: where it writes, on which processes, what it says."""
+    """What all phases of a run share: output folder, processes, whether to score, where messages go."""
 
     out: Path
     fabric: Fabric
@@ -46,7 +46,7 @@ def train(
     tensorboard: bool = False,
     say: Say = lambda text: None,
 ) -> Checkpoint:
-    """Train what the recipe describes and write `out/<network>.safetensors` with its log as .csv (and the
+    """Train the recipe's network and write `out/<network>.safetensors` with its log as .csv (and the
     base network's, where it trains one first).
 
     The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint;
@@ -92,11 +92,13 @@ def train(
 
 
 def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool) -> None:
-    """A folder that takes files and holds none that may not be replaced."""
+    """Create `out`, and clear it for `overwrite`. Raises BadFile where it is read-only or holds a finished
+    checkpoint.
+    """
     target = checkpoint_path(out, recipe.network)
     if target.exists() and not overwrite:
         raise BadFile(f"{target} exists; pass --overwrite to replace it.")
-    fabric.barrier()  # nobody may find what another of us has just written
+    fabric.barrier()  # all processes have checked before the first one writes
     if fabric.is_global_zero:
         make_room(out)
         if overwrite:
@@ -109,7 +111,7 @@ def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool) -> N
 
 
 def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, run: Run) -> Checkpoint:
-    """The network that the recipe's one starts from: trained, or loaded where an interrupted run had
+    """The base network that the recipe's network starts from: trained, or loaded where an interrupted run had
     finished it.
     """
     base = base_recipe(recipe)
@@ -123,7 +125,7 @@ def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, run: Run)
     blank = replace(blank, recipe=settings)
     trained = run_phase(base, dataset, blank, run.out, fabric=run.fabric, tensorboard=run.tensorboard)
     _finished(trained, base, dataset, run)
-    return load(path)  # all processes the same, to the last bit
+    return load(path)  # from the file, so that all processes start from the same bytes
 
 
 def _refuse_another_run(path: Path, done: Checkpoint, wanted: Checkpoint) -> None:
@@ -134,7 +136,7 @@ def _refuse_another_run(path: Path, done: Checkpoint, wanted: Checkpoint) -> Non
         changed = ["the files"]
     if changed:
         raise BadFile(
-            f"{path} is of another run ({', '.join(changed)} differ) and would be replaced. Give "
+            f"{path} is from another run ({', '.join(changed)} differ) and would be replaced. Give "
             f"--start {path} to continue from it as it is, "
             "--overwrite to train it anew, or another --out."
         )
@@ -154,21 +156,23 @@ def base_recipe(recipe: Recipe) -> Recipe:
 
 
 def _shared_options(network: str, options: dict) -> dict:
-    """What a derived network and its base network have in common: the encoder's options."""
+    """The options that a network and its base network have in common: those of the encoder."""
     return {key: value for key, value in options.items() if key in options_of(entry(network).start.base)}
 
 
 def _check_data(recipe: Recipe, dataset: Dataset) -> None:
-    """Raises BadInput where there is nothing to tell apart, or nothing to watch training with."""
+    """Raises BadInput where the labels have one class only, or `val_every` has no labelled pixels to
+    score.
+    """
     if len(dataset.legend) < 2:
         raise BadInput(
-            f"The labels know one class only, {', '.join(dataset.legend.names)}: there is nothing to tell "
-            "it from. Name what no polygon covers with "
-            "--background other (and with --area where the polygons are complete), or label a second class."
+            f"The labels have one class only, {', '.join(dataset.legend.names)}; a network needs at least "
+            "two. Name what no polygon covers with --background other (and with --area where polygons are "
+            "complete), or label a second class."
         )
     if recipe.val_every and not dataset.is_labelled("val"):
         raise BadInput(
-            "val_every (--val) watches the part val, but the data has no labelled pixel in it (parts here: "
+            "val_every (--val) scores the part val, but the data has no labelled pixel in it (parts here: "
             f"{_parts(dataset)}). Leave it out."
         )
 
@@ -178,7 +182,7 @@ def _warn_of_random_weights(recipe: Recipe, say: Say) -> None:
     if first.options.get("pretrained") or first.options.get("weights"):
         return
     has = "pretrained" in options_of(first.network)
-    better = "; options.pretrained=true starts from ImageNet" if has else ""
+    better = "; options.pretrained=true starts from ImageNet weights" if has else ""
     say(f"{first.network} starts from random weights{better}")
 
 
@@ -187,7 +191,7 @@ def _parts(dataset: Dataset) -> str:
 
 
 def _will_be_scored(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
-    """Is anything held out with labels? Said before training, not found out after it."""
+    """Whether a labelled part is held out; what is missing is reported before training, not after it."""
     if not recipe.data.holdout:
         return False
     part = scored_part(dataset)
@@ -198,7 +202,7 @@ def _will_be_scored(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
         )
         return False
     if part == "val" and (recipe.data.dataset or recipe.val_every):
-        also = ", which training is watched with too: it will be optimistic" if recipe.val_every else ""
+        also = ", which also chooses the best weights: it will be optimistic" if recipe.val_every else ""
         say(f"the score will come from the part val{also}; test has no labels here")
     return True
 
@@ -212,8 +216,8 @@ def _held_out_score(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) ->
 
 
 def best_network(recipe: Recipe, scores: Mapping[str, Mapping]) -> str:
-    """Which of the networks that a recipe trains to use: its base network where that scored better (mean
-    IoU), else its own.
+    """The name of the better of the networks that a recipe trains: its base network where that has the higher
+    mean IoU, else its own.
     """
     trained = [recipe.network] + ([base_recipe(recipe).network] if recipe.base_steps else [])
     scored = [name for name in trained if scores.get(name, {}).get("mean_iou") is not None]
@@ -223,8 +227,8 @@ def best_network(recipe: Recipe, scores: Mapping[str, Mapping]) -> str:
 def _finished(
     checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, run: Run, before: dict | None = None
 ) -> Checkpoint:
-    """Score a trained network beside the scores `before` it, and write log and checkpoint; only then let go
-    of what resuming would need.
+    """Score a trained network, add the scores `before` it (the base network's), and write log and checkpoint.
+    Only then is the state file deleted: a failing score loses no training.
     """
     if run.fabric.is_global_zero:
         score = _held_out_score(checkpoint, recipe, dataset) if run.score else {}

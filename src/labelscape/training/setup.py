@@ -1,4 +1,4 @@
-"""What stands before the first step: the network with its first weights, and the tasks that it learns."""
+"""Before the first step: the network with its first weights, and the tasks that it learns."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from labelscape.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Task:
-    """What one head learns: how its crops are drawn, and what its classes weigh."""
+    """What one head learns: how its crops are drawn, and the class weights (K,) of its loss."""
 
     drawing: Drawing
     weights: Tensor | None
 
 
 def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Dataset | None) -> list[Task]:
-    """The recipe's task and its classmate's. Raises BadInput where the two cannot share a trunk."""
+    """The recipe's task and that of its second data set. Raises BadInput where the two have different numbers
+    of bands.
+    """
     index = index_crops(dataset)
     automatic = recipe.class_weights == "auto"
     tasks = [
@@ -39,9 +41,9 @@ def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Datase
     if mate is not None:
         if len(mate.bands) != len(dataset.bands):
             raise BadInput(
-                f"The classmate's scenes have the bands {' '.join(mate.bands)}, the others "
-                f"{' '.join(dataset.bands)}: one trunk reads both. "
-                "Pick as many with mate.data.bands."
+                f"The scenes of the second task have the bands {' '.join(mate.bands)}, the others "
+                f"{' '.join(dataset.bands)}; one trunk reads both. "
+                "Choose as many with mate.data.bands."
             )
         normalisation = tuple((s.mean, s.std) for s in band_statistics(s.scene for s in mate.learned_from()))
         index = index_crops(mate)
@@ -55,8 +57,8 @@ def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Datase
 
 
 def seen_data(tasks: list[Task]) -> dict[str, list]:
-    """What a run can tell of its data: labelled training pixels per class, and how bands are scaled. Other
-    files give other numbers.
+    """A fingerprint of the training data: labelled pixels per class, mean and deviation per band. A resumed
+    run compares it, because files may have changed under the same names.
     """
     found = {}
     for task, name in zip(tasks, ("data", "mate.data")):
@@ -66,7 +68,7 @@ def seen_data(tasks: list[Task]) -> dict[str, list]:
 
 
 def without_pixels(dataset: Dataset, task: Task) -> tuple[str, ...]:
-    """A line that names the classes nothing can be learned of, where there are any."""
+    """A message that names the classes without a training pixel; empty where there are none."""
     empty = [
         name for name, pixels in zip(dataset.legend.names, task.drawing.index.class_counts) if not pixels
     ]

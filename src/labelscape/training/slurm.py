@@ -28,11 +28,12 @@ def slurm_script(
     hours: int = 24,
     command: str | None = None,
 ) -> str:
-    """A batch script that trains with one process a GPU, in the environment that is active now; submitted
-    again after it ran out of time, it continues where it was. `command` is `labelscape train` with the recipe
+    """A SLURM batch script that trains with one process per GPU, in the Python environment that is active
+    now. Submitted again after its time limit, it resumes the run. `command` is `labelscape train` with the
+    recipe
     unless given.
 
-    Raises BadOption where the processes cannot share the batch: now, not after a night in the queue.
+    Raises BadOption where the batch does not divide over the processes: now, not after a night in the queue.
     """
     if hours < 1:
         raise BadOption(f"hours={hours} must be at least 1.")
@@ -40,8 +41,9 @@ def slurm_script(
     for batch in (recipe.batch, *([recipe.mate.batch] if recipe.mate and recipe.mate.batch else [])):
         if batch % (processes * recipe.accumulate):
             raise BadOption(
-                f"A batch of {batch} cannot be shared by {nodes} x {gpus} processes in {recipe.accumulate} "
-                "parts each; make it a multiple."
+                f"A batch of {batch} does not divide over {nodes} x {gpus} processes with "
+                f"accumulate={recipe.accumulate} parts each; make it a multiple of "
+                f"{processes * recipe.accumulate}."
             )
     return f"""#!/bin/bash
 #SBATCH --job-name=labelscape-{network.replace("/", "-").lower()}
@@ -66,7 +68,9 @@ srun --kill-on-bad-exit=1 {command or command_of(recipe, out)}
 
 
 def activation() -> str:
-    """The line that activates the environment of this Python: conda's, a virtual one, or none."""
+    """The shell line that activates the environment of this Python: conda, venv, or a reminder without
+    either.
+    """
     here = Path(sys.prefix)
     if (here / "conda-meta").is_dir():
         # CONDA_EXE is <installation>/bin/conda; its activate script needs no `conda init`.

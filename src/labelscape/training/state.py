@@ -1,5 +1,5 @@
-"""All that an interrupted run needs to continue as if nothing had happened: weights, the optimizer's state,
-step, log. One safetensors file, never pickle.
+"""Save and resume an interrupted run, to the same weights: network, optimizer state, step and log. One
+safetensors file, never pickle.
 
 Random numbers need no place here: crops and dropout of a step are drawn from (seed, step), not from a stream.
 """
@@ -20,7 +20,7 @@ from labelscape.training.optimizers import pack, unpack
 from labelscape.training.recipe import in_todays_words
 
 WHERE_ONLY = ("device", "save_every")
-"""Settings of a recipe that say where and not what is trained."""
+"""Settings that may change between a run and its resumption: they do not change the weights."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Progress:
 
 
 Scaler = torch.amp.GradScaler | None
-"""What scales losses so that float16 gradients do not vanish; it learns the factor as it goes."""
+"""Scales losses so that float16 gradients do not underflow; the factor adapts during training."""
 
 
 def save_state(
@@ -51,8 +51,8 @@ def save_state(
     scaler: Scaler = None,
     seen: dict | None = None,
 ) -> None:
-    """Write the state whole or not at all. `seen`: what the data looked like. Raises BadFile where the
-    disk refuses.
+    """Write the state file, whole or not at all. `seen` is the fingerprint of the data (`setup.seen_data`).
+    Raises BadFile where it cannot be written.
     """
     from safetensors.torch import save
 
@@ -66,7 +66,7 @@ def save_state(
         "scaler": scaler.state_dict() if scaler else None,
         "seen": seen,
     }
-    # A tensor that two names share, or that is laid out channels last, is written as plain copies.
+    # safetensors refuses tensors that share memory and those that are not contiguous (channels last).
     content = save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"labelscape-state": json.dumps(facts)},
@@ -83,8 +83,8 @@ def load_state(
     scaler: Scaler = None,
     seen: dict | None = None,
 ) -> Progress:
-    """Put net, optimizer and scaler where the file says and return the progress. Raises BadFile for a
-    damaged file, another recipe's, or other data's.
+    """Restore net, optimizer and scaler from the file and return the progress. Raises BadFile for a damaged
+    file, or one of another recipe or other data.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -112,7 +112,7 @@ def load_state(
             "to continue it, --overwrite to start again, or another --out."
         )
     net.load_state_dict(_named(tensors, "net."))
-    # States of before there were other optimizers hold SGD's momentum under a name of its own.
+    # State files older than AdamW hold SGD's momentum as momentum.N.
     old = {f"momentum_buffer.{number}": value for number, value in _named(tensors, "momentum.").items()}
     unpack(optimizer, old | _named(tensors, "optimizer."))
     if scaler is not None and facts.get("scaler"):
@@ -122,11 +122,12 @@ def load_state(
 
 
 def differing(one: dict, other: dict, where: str = "") -> list[str]:
-    """Dotted names of the settings in which two recipes differ, those that only say where it runs aside."""
+    """Dotted names of the settings in which two recipes differ, except WHERE_ONLY."""
     found = []
     for key in sorted({*one, *other}):
         if not where and key in WHERE_ONLY:
             continue
+        # Through JSON: a stored recipe has lists where a new one has tuples.
         a, b = (json.loads(json.dumps(side.get(key))) for side in (one, other))
         if isinstance(a, dict) and isinstance(b, dict):
             found += differing(a, b, f"{where}{key}.")

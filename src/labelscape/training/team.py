@@ -1,4 +1,6 @@
-"""The processes that train together. Alone is a team of one: nobody else asks how many there are."""
+"""The processes that train together (DDP through Lightning Fabric). A single process is a team of one, so
+that other modules need no special case.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,16 @@ from labelscape.errors import LabelscapeError
 from labelscape.scoring.engines import pick_device
 
 PATIENCE = datetime.timedelta(minutes=30)
-"""A process that waits longer than this for the others gives up: somebody died without a word."""
+"""A process that waits longer than this for the others gives up: one of them has died or hangs."""
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-"""A recipe's words in Fabric's."""
+"""A recipe's `precision` -> Fabric's name for it."""
 
 
 def gather(device: str, precision: str) -> Fabric:
-    """The team as `torchrun` or SLURM started it, one process a GPU; without either, this process alone.
-    `precision` is "32", "bf16" or "16".
+    """Connect the processes that `torchrun` or SLURM started, one per GPU; without either, this process
+    alone.
+    `precision` is "32", "bf16" or "16". Raises BadOption for a device that this machine lacks.
     """
     where = pick_device(device)
     # SLURM_STEP_...: set for what `srun` starts, not for a lone process inside a batch script.
@@ -34,13 +37,14 @@ def gather(device: str, precision: str) -> Fabric:
             devices=[where.index] if where.index is not None else 1,
             precision=PRECISIONS[precision],
         )
+    # SLURM writes 4(x2) for four tasks on each of two nodes.
     per_node = int(
         os.environ.get(
             "LOCAL_WORLD_SIZE", os.environ.get("SLURM_STEP_TASKS_PER_NODE", str(size)).split("(")[0]
         )
     )
-    # Some parameters take no part in some batches (generators below their threshold, heads of a task without
-    # crops).
+    # Some parameters have no gradient in some batches (heads of a task without crops); DDP would wait for
+    # them.
     strategy = DDPStrategy(timeout=PATIENCE, find_unused_parameters=True)
     fabric = Fabric(
         accelerator=where.type,
@@ -55,12 +59,13 @@ def gather(device: str, precision: str) -> Fabric:
 
 @contextmanager
 def telling_of_the_lost(fabric: Fabric) -> Iterator[None]:
-    """What the library of messages says of a process that died becomes a sentence, a LabelscapeError; all
-    else passes.
+    """Turn the error of gloo or NCCL about a dead process into a LabelscapeError that says what to do. Other
+    errors pass through.
     """
     try:
         yield
     except RuntimeError as error:
+        # Both raise plain RuntimeErrors: only words tell them from errors of the training itself.
         signs = ("gloo", "NCCL", "Connection", "connection", "imed out", "remote process", "peer")
         if (
             fabric.world_size == 1
@@ -80,6 +85,7 @@ def together(fabric: Fabric, value: float) -> float:
     """The sum over all processes."""
     if fabric.world_size == 1:
         return value
+    # float64, for counts of pixels beyond 2^24 too; mps has none, and the CPU stands in.
     total = torch.tensor(
         value, dtype=torch.float64, device=fabric.device if fabric.device.type != "mps" else "cpu"
     )
