@@ -35,6 +35,8 @@ generate = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(generate)
 
 
+SIDE = 320
+"""Of the scenes, in pixels: two blocks of the default size a side, so that one can be held out."""
 REWRITE = "REWRITE_DOCS" in os.environ
 STALE = "REWRITE_DOCS=1 pytest tests/test_docs.py puts this into the page:"
 
@@ -130,17 +132,17 @@ def larder(tmp_path_factory) -> Path:
     import labelscape as ls
 
     folder = tmp_path_factory.mktemp("larder")
-    side = {"height": 512, "width": 512}
+    side = {"height": SIDE, "width": SIDE}
     scene = world.make(folder, **side, bands=4, name="scene")
     other = world.make(folder, **side, bands=4, name="other")  # the same ground: the same classes
     world.label_polygons(scene, folder / "fields.gpkg", column="crop")
     world.label_polygons(other, folder / "other_fields.gpkg", column="crop")
     world.label_raster(scene, folder / "classes.tif")
-    world.rectangle(scene, folder / "district.gpkg.geojson", 64, 64, 200, 300)
+    world.rectangle(scene, folder / "district.gpkg.geojson", 64, 64, 200, 160)
     _as_gpkg(folder / "district.gpkg.geojson", folder / "district.gpkg")
     town = world.make(folder, **side, bands=4, name="town", seed=3)
     world.label_polygons(town, folder / "buildings.geojson", column="class", only=(1,))
-    world.rectangle(town, folder / "surveyed.geojson", 0, 0, 512, 512)
+    world.rectangle(town, folder / "surveyed.geojson", 0, 0, SIDE, SIDE)
     world.label_raster(town, folder / "roads.tif", values=(0, 1, 0))
     _tiles_and_bands(scene, folder)
     (folder / "Vaihingen").mkdir()
@@ -171,12 +173,12 @@ def _tiles_and_bands(scene: world.World, folder: Path) -> None:
     for name in ("tiles", "sentinel", "patches/images", "patches/labels"):
         (folder / name).mkdir(parents=True)
     for number, half in enumerate(np.split(scene.pixels, 2, axis=2)):
-        place = scene.transform @ type(scene.transform).translation(256 * number, 0)
+        place = scene.transform @ type(scene.transform).translation(SIDE // 2 * number, 0)
         world.write(folder / "tiles" / f"{number}.tif", half, transform=place)
     for name, band in zip(("B02", "B03", "B04", "B08"), scene.pixels):
         world.write(folder / "sentinel" / f"T33UUU_20170216T102101_{name}.tif", band)
     for number in range(4):
-        rows = slice(128 * number, 128 * number + 128)
+        rows = slice(SIDE // 4 * number, SIDE // 4 * (number + 1))
         world.write(folder / "patches" / "images" / f"{number}.tif", scene.pixels[:, rows])
         world.write(folder / "patches" / "labels" / f"{number}.tif", scene.classes[rows])
 

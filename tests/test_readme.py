@@ -44,3 +44,33 @@ def test_benchmarks_and_networks_exist():
         assert (ROOT / script).is_file()
     for network in NETWORKS:
         assert f"`{network}`" in README
+
+
+def test_the_version_is_the_same_everywhere():
+    import yaml
+
+    from labelscape.version import __version__
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+def test_the_five_papers_are_cited_with_all_authors():
+    import yaml
+
+    papers = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    names = [[a["family-names"] for a in paper["authors"]] for paper in papers]
+    assert names == [
+        ["Maggiori", "Tarabalka", "Charpiat", "Alliez"],
+        ["Tian", "Li", "Shi"],
+        ["Yang", "Liu", "Lu", "Xia"],
+        ["Zhu", "Zhu", "Liu", "Luo"],
+        ["Li", "Fan", "Zou", "Zuo", "Jiang", "Liu"],
+    ]
+    for paper in papers:
+        assert all(
+            f"`{network}`" in README
+            for network in re.findall(r"\b(?:fcn|dfcnet|mswbn|dgcwnet|ifbfnet)\b", paper["notes"])
+        )
