@@ -22,10 +22,10 @@ def check_path(given: object, what: str) -> None:
 
 
 def stem_of(name: str, system: str = sys.platform) -> str:
-    """A scene's name as the start of file names. Windows takes `a:b.tif` for a stream hidden in the file `a`,
-    and scenes of STAC items are called so.
+    """A scene's name as the start of file names, of no other folder. Windows takes `a:b.tif` for a stream
+    hidden in the file `a`, and scenes of STAC items are called so.
     """
-    return re.sub(r'[<>:"/\\|?*]', "_", name) if system == "win32" else name
+    return re.sub(r'[<>:"/\\|?*\0]' if system == "win32" else r"[/\0]", "_", name)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from labelscape.scenes.files import is_local, source_paths, source_text
 from labelscape.scenes.mosaic import MosaicScene, open_scene, seen_as
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.scene import Scene
+from labelscape.scenes.validity import measured
 
 WINDOW = Window(5, 9, 30, 41)
 
@@ -111,6 +112,15 @@ def test_another_overview_level_is_not_mistaken_for_the_file(tmp_path):
         np.testing.assert_array_equal(scene.read().pixels, small.read())
 
 
+def test_an_overview_level_is_not_written_down_as_its_file(tmp_path):
+    path, _ = made_file(tmp_path)
+    with rasterio.open(path, "r+") as file:
+        file.build_overviews([2])
+    with rasterio.open(path) as whole, rasterio.open(path, overview_level=0) as half:
+        assert source_paths(whole) == str(path)
+        assert source_paths(half) is None
+
+
 def test_datasets_that_cannot_be_read(tmp_path):
     path, _ = made_file(tmp_path)
     with rasterio.open(path, "r+") as writable, pytest.raises(BadInput, match="open for writing.*close it"):
@@ -180,11 +190,34 @@ def test_a_plane_and_a_masked_array(tmp_path):
         (np.zeros((2, 5, 5)), {"crs": 32633}, "32633 needs a transform"),
         (np.zeros((2, 5, 5)), {"transform": (1, 0, 0, 0, 1, 0)}, "a tuple; an affine.Affine was expected"),
         (np.zeros((2, 5, 5)), {"transform": Affine.scale(2), "crs": "moon"}, "'moon' is not a CRS"),
+        (np.zeros((2, 5, 5)), {"transform": Affine(1, 0, 0, 0, 0, 0)}, "gives pixels no area"),
+        (np.zeros((2, 5, 5)), {"transform": Affine(1, 0, np.nan, 0, 1, 0)}, "gives pixels no area"),
+        (np.zeros((2, 5, 5)), {"units": ((1.0, 0.0),)}, r"2 bands, so 2 pairs \(scale, offset\)"),
+        (np.zeros((2, 5, 5)), {"units": (1.0, 2.0)}, r"2 pairs \(scale, offset\)"),
+        (np.zeros((2, 5, 5), "u2"), {"nodata": -9999}, "uint16: a whole number from 0 to 65535"),
+        (np.zeros((2, 5, 5), "u2"), {"nodata": 0.5}, "nodata=0.5 cannot be a pixel"),
     ],
 )
 def test_arrays_that_are_no_scene(pixels, options, message):
     with pytest.raises((BadInput, BadOption), match=message):
         ArrayScene(pixels, **options)
+
+
+def test_a_nodata_value_that_no_pixel_can_have_makes_none_invalid(tmp_path):
+    # In uint16, -9999 wraps to 55537, a measurement.
+    pixels = np.full((2, 5, 5), 55537, np.uint16)
+    path = world.write(tmp_path / "scene.tif", pixels)
+    for wrong in (-9999, 70000, 0.5, float("inf")):
+        with pytest.raises(BadOption, match=f"nodata={wrong:g} cannot be a pixel of scene.*uint16"):
+            open_scene(path, nodata=wrong)
+        assert measured(pixels, wrong).all()
+    with open_scene(path, nodata=float("nan")) as scene:
+        assert scene.read().valid.all()
+    assert type(ArrayScene(pixels, nodata=np.uint16(55537)).nodata) is int  # goes into JSON
+    assert not ArrayScene(pixels, nodata=55537).read().valid.any()
+    # Rounded to the pixels' own precision, the usual nodata of float32 is one of its values.
+    lowest = np.full((1, 2, 2), -3.4028234663852886e38, np.float32)
+    assert not measured(lowest, -3.4028234663852886e38).any()
 
 
 # ---------------------------------------------------------------------------------------------------- xarray

@@ -21,6 +21,7 @@ from labelscape.scenes.memory import HeldScene, Sliced, cut
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import BLOCK, IN_MEMORY, Part, Patch, Scene, Units
+from labelscape.scenes.validity import check_nodata
 
 MAX_CHANNELS = 4
 """An array whose last axis is no longer than this, and its others are, has its bands last (H, W, bands)."""
@@ -65,9 +66,17 @@ class ArrayScene(Scene):
                 f"The array has {count} bands, so {count} different names were expected; found "
                 f"{', '.join(self.bands)}."
             )
-        self.source, self.name, self.nodata = self, name, nodata
+        self.source, self.name = self, str(name)
         self.dtype, self.grid = np.dtype(self.pixels.dtype), _grid(transform, crs, height, width)
+        self.nodata = nodata.item() if isinstance(nodata, np.generic) else nodata
+        if nodata is not None:
+            check_nodata(self.nodata, self.dtype, "the array")
         self.units = ((1.0, 0.0),) * count if units is None else tuple(units)
+        if np.shape(self.units) != (count, 2):
+            raise BadOption(
+                f"The array has {count} bands, so {count} pairs (scale, offset) were expected as units; "
+                f"found {self.units}."
+            )
         self._lock, self._folder = Lock(), None
 
     @property
@@ -153,6 +162,12 @@ def _grid(transform: Affine | None, crs: CRS | str | int | None, height: int, wi
         raise BadOption(
             f"The transform is a {type(transform).__name__}; an affine.Affine was expected, such as "
             "dataset.transform, or Affine.from_gdal(*numbers) for GDAL's six numbers."
+        )
+    # 1 / determinant is what every way back from coordinates to pixels needs.
+    if transform is not None and (transform.is_degenerate or not np.isfinite(transform).all()):
+        raise BadOption(
+            f"The transform {tuple(transform)[:6]} gives pixels no area: the sides of a pixel and the upper "
+            "left corner were expected."
         )
     try:
         place = None if crs is None else CRS.from_user_input(crs)

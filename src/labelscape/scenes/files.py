@@ -107,6 +107,22 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
     return dataset
 
 
+def opens_again(dataset: rasterio.DatasetReader | WarpedVRT) -> bool:
+    """Does opening the dataset's name give the same raster? Not for a warped one, nor for one opened at an
+    overview level.
+    """
+    if type(dataset) is not rasterio.DatasetReader:
+        return False
+    try:
+        with gdal(), open_raster(dataset.name) as other:
+            return dataset.closed or (
+                (other.shape, other.transform, other.crs, other.dtypes)
+                == (dataset.shape, dataset.transform, dataset.crs, dataset.dtypes)
+            )
+    except BadFile:
+        return False
+
+
 def is_local(place: str | Path) -> bool:
     """Is this a local path? Everything else is a URL, a GDAL virtual path (/vsi...) or a subdataset such as
     NETCDF:"a.nc":red; a single letter before a colon is a Windows drive.
@@ -163,7 +179,7 @@ def source_paths(source: object) -> str | tuple[str, ...] | None:
     if isinstance(source, Scene):
         return None if source.in_memory else source_paths(source.source)
     if isinstance(source, rasterio.DatasetReader):
-        return None if source.name.startswith("/vsimem/") else source.name
+        return source.name if opens_again(source) and not source.name.startswith("/vsimem/") else None
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, (list, tuple)) and all(isinstance(one, (str, os.PathLike)) for one in source):

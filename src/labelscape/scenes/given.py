@@ -12,11 +12,12 @@ import rasterio
 from rasterio.io import DatasetWriter
 from rasterio.vrt import WarpedVRT
 
-from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
+from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.scenes.array import ArrayScene
-from labelscape.scenes.files import DataArray, SharedDataset, Source, gdal, open_raster
+from labelscape.scenes.files import DataArray, SharedDataset, Source, opens_again
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.scene import IN_MEMORY, Scene, Units
+from labelscape.scenes.validity import may_be_stored
 
 WHAT_MAY_BE_GIVEN = (
     "A scene is a file, a folder, an address, a list of files or a STAC item, all by their paths; an open "
@@ -74,27 +75,11 @@ def _of_dataset(
         )
     in_memory = "/vsimem/" in dataset.name
     name = IN_MEMORY if in_memory else None
-    if _opens_again(dataset):
+    if opens_again(dataset):
         return FileScene(dataset.name, nodata=nodata, bands=bands, name=name)
     if dataset.closed:
         raise BadInput(f"The dataset {dataset.name} is closed and cannot be opened again: pass an open one.")
     return FileScene(SharedDataset(dataset), nodata=nodata, bands=bands, name=name)
-
-
-def _opens_again(dataset: rasterio.DatasetReader | WarpedVRT) -> bool:
-    """Does opening the dataset's name give the same raster? Not for a warped one, nor for one opened at an
-    overview level.
-    """
-    if type(dataset) is not rasterio.DatasetReader:
-        return False
-    try:
-        with gdal(), open_raster(dataset.name) as other:
-            return dataset.closed or (
-                (other.shape, other.transform, other.crs, other.dtypes)
-                == (dataset.shape, dataset.transform, dataset.crs, dataset.dtypes)
-            )
-    except BadFile:
-        return False
 
 
 class _Windows:
@@ -128,12 +113,15 @@ def _of_data_array(array: Any, nodata: float | None, bands: Sequence[str] | None
                 raise UnknownName(f"band of {name}", band, names)
         chosen = [names.index(band) for band in bands]
         array, names, units = array[chosen], tuple(bands), tuple(units[i] for i in chosen)
+    declared = array.rio.nodata
+    if declared is not None and not may_be_stored(declared, array.dtype):
+        declared = None  # kept from the type that the pixels were converted from
     return ArrayScene(
         _Windows(array),
         transform,
         crs,
         bands=names,
-        nodata=array.rio.nodata if nodata is None else nodata,
+        nodata=declared if nodata is None else nodata,
         name=name,
         units=units,
     )

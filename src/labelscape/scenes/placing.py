@@ -18,6 +18,7 @@ from labelscape.scenes.raster import FileScene
 from labelscape.scenes.scene import Part, Units
 from labelscape.scenes.stac import Declared
 from labelscape.scenes.stack import SAME_GROUND
+from labelscape.scenes.validity import may_be_stored
 
 SAME_PIXEL = 0.01
 """Fraction of a pixel by which a scene may be shifted against a mosaic's grid and still be read unchanged."""
@@ -36,8 +37,9 @@ def file_part(source: Files, *, declared: Declared = Declared(), **options: obje
         units = scene.units
         if not declares(units):
             units = tuple(declared.units.get(band, (1.0, 0.0)) for band in scene.bands)
-        if scene.nodata is None and declared.nodata is not None:
-            options["nodata"] = declared.nodata
+        described = declared.nodata
+        if scene.nodata is None and described is not None and may_be_stored(described, scene.dtype):
+            options["nodata"] = described
         opened = partial(FileScene, source, **options)
         return replace(scene.parts[0], open=opened, units=units)
 

@@ -41,7 +41,7 @@ from labelscape.scenes.stack import (
     selected,
     warped_to_finest,
 )
-from labelscape.scenes.validity import bands_and_validity, measured, unmasked, warp_options
+from labelscape.scenes.validity import bands_and_validity, check_nodata, measured, unmasked, warp_options
 
 __all__ = ["EXACT", "FileScene", "Patch", "Scene", "Units"]
 
@@ -133,6 +133,8 @@ class FileScene(Scene):
                 "type, and not a complex one."
             )
         self.dtype = np.dtype(dtypes.pop())
+        if nodata is not None:
+            check_nodata(nodata, self.dtype, self.name)
         # Asked last: after a damaged mask GDAL raises its error at the next call, whatever that is.
         self._masked = any(own.is_masked(dataset) for dataset, own in zip(datasets, found))
 

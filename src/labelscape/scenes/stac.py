@@ -102,7 +102,7 @@ def _read(place: str) -> object:
         return json.loads(Path(place).read_bytes())
     except FileNotFoundError as error:
         raise BadFile(f"{place} does not exist.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadFile(f"{place} is not JSON, so it is not a STAC item ({error}).") from error
     except OSError as error:
         if isinstance(error, BadFile):  # raised above: BadFile is an OSError too

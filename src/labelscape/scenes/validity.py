@@ -17,6 +17,7 @@ import rasterio
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.vrt import WarpedVRT
 
+from labelscape.errors import BadOption
 from labelscape.grid import Window
 
 
@@ -55,7 +56,7 @@ def bands_and_validity(dataset: rasterio.DatasetReader, *, every_band: bool = Fa
 def measured(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
     """(H, W) bool: which pixels (B, H, W) are finite and not nodata, by the rules of the module."""
     found = np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else np.ones(pixels.shape[1:], bool)
-    if nodata is not None and nodata == nodata:  # NaN as nodata is covered by isfinite
+    if nodata is not None and may_be_stored(nodata, pixels.dtype):  # isfinite covers NaN as nodata
         # Cast first: in float32 the usual nodata -3.4028234663852886e+38 equals its pixels only once rounded.
         is_nodata = pixels == np.asarray(nodata).astype(pixels.dtype)
         all_needed = may_be_measured(nodata, pixels.dtype)
@@ -80,6 +81,28 @@ def _mask(dataset: rasterio.DatasetReader | WarpedVRT, window: Window) -> np.nda
         if alpha:
             return dataset.read(alpha[-1], window=window.rio)
     return dataset.dataset_mask(window=window.rio)
+
+
+def may_be_stored(value: float, dtype: np.dtype) -> bool:
+    """Can a pixel of this type have the value? A cast would make another value of it: -9999 becomes 55537
+    in uint16. NaN equals no pixel.
+    """
+    if dtype.kind not in "iu":
+        return value == value
+    limits = np.iinfo(dtype)
+    return float(value).is_integer() and limits.min <= int(value) <= limits.max
+
+
+def check_nodata(given: float, dtype: np.dtype, name: str) -> None:
+    """Raises BadOption where no pixel of the scene `name` can have the nodata value that was given. NaN is
+    accepted for integers: it overrides the file's value with none.
+    """
+    if given == given and not may_be_stored(given, dtype):
+        limits = np.iinfo(dtype)
+        raise BadOption(
+            f"nodata={given:g} cannot be a pixel of {name}, whose type is {dtype.name}: a whole number from "
+            f"{limits.min} to {limits.max} was expected."
+        )
 
 
 def may_be_measured(nodata: float | None, dtype: np.dtype) -> bool:
