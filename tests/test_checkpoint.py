@@ -79,6 +79,12 @@ def test_what_is_no_checkpoint_is_said_to_be_none(checkpoint, tmp_path):
     )
     with pytest.raises(BadFile, match="another version"):
         load(tmp_path / "odd.safetensors")
+    described = {**checkpoint.describe(), "bands": ["red"]}
+    save_file(
+        {"x": np.zeros(3)}, tmp_path / "few.safetensors", metadata={"labelscape": json.dumps(described)}
+    )
+    with pytest.raises(BadFile, match=r"damaged description \(1 bands, \d pairs"):
+        load(tmp_path / "few.safetensors")
 
 
 def test_a_place_that_cannot_be_written_leaves_nothing(checkpoint, tmp_path):

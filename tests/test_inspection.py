@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import world
+from safetensors.numpy import save as to_bytes
 
 from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.contract.contract import Contract
@@ -152,3 +153,45 @@ def test_what_is_nothing_of_all_this_gets_one_sentence(tmp_path, name):
         info(tmp_path / "none.tif")
     with pytest.raises(WrongType, match="must be given as a path"):
         info(None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"network": None},
+        {"options": 5},
+        {"legend": [[1]]},
+        {"bands": [["1"]]},
+        {"recipe": []},
+        {"scores": None},
+        {"temperature": "warm"},
+        {"nodata": [0]},
+    ],
+)
+def test_a_damaged_description_gets_one_sentence(tmp_path, fields):
+    path = tmp_path / "m.safetensors"
+    described = {**load(demo_checkpoint()).describe(), **fields}
+    path.write_bytes(to_bytes({"a": np.zeros(1)}, metadata={"labelscape": json.dumps(described)}))
+    with pytest.raises(BadFile, match=r"m\.safetensors has a damaged description \("):
+        info(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"files": 1, "areas": [], "software": ""}',
+        '{"files": {"class": 5}, "areas": [], "software": ""}',
+        '{"files": {}, "areas": [{}], "software": ""}',
+        '{"files": {}, "areas": [], "software": "", "seam_score": "low"}',
+    ],
+)
+def test_a_damaged_run_file_gets_one_sentence(tmp_path, text):
+    (tmp_path / "a_run.json").write_text(text)
+    with pytest.raises(BadFile, match=r"a_run\.json is not the _run\.json of a map, or is damaged \("):
+        info(tmp_path / "a_run.json")
+    (tmp_path / "a_run.json").write_text("{}")
+    with pytest.raises(BadFile, match=r"a_run\.json is not the _run\.json of a map"):
+        info(tmp_path)
+    (tmp_path / "a_run.json").write_text("[" * 100_000)
+    with pytest.raises(BadFile, match=r"cannot be read as JSON"):
+        info(tmp_path)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from labelscape.contract.contract import Contract
-from labelscape.errors import BadFile
+from labelscape.errors import BadFile, BadOption
 from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
 
@@ -179,8 +179,12 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def load_all(given: Checkpoint | str | Path | Sequence[Checkpoint | str | Path]) -> list[Checkpoint]:
-    """One checkpoint or several, read where they are files. Raises BadFile as `load`."""
+    """One checkpoint or several, read where they are files. Raises BadFile as `load`, BadOption for an
+    empty list.
+    """
     several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not several:
+        raise BadOption("At least one checkpoint is needed; the list is empty.")
     return [one if isinstance(one, Checkpoint) else load(one) for one in several]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def info(path: Source, *, statistics: bool = False) -> Info:
     if place.is_dir():
         runs, models = sorted(place.glob(f"*{RUN}")), sorted(place.glob("*.safetensors"))
         if len(runs) == 1:
-            return _map(runs[0], _run_of(runs[0]) or {})
+            return _map(runs[0], _run_of(runs[0]))
         for kind, found in (("maps", runs), ("checkpoints", models)):
             if found:
                 names = ", ".join(str(f) for f in found[:5])
@@ -81,10 +82,21 @@ def info(path: Source, *, statistics: bool = False) -> Info:
         raise BadFile(f"{path} is not a checkpoint, a map or a scene: {why}.") from error
 
 
+@contextmanager
+def _damaged(what: str) -> Iterator[None]:
+    """Values of another type than the program writes, in a file that anybody may have changed, as BadFile."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadFile(f"{what} ({type(error).__name__}: {error}).") from error
+
+
 def _checkpoint(path: Path) -> Info:
     fields = description(path)
     facts = {"bytes": path.stat().st_size, **fields}
-    card = {"checkpoint": str(path), **model_card(fields), "file size": _megabytes(path.stat().st_size)}
+    with _damaged(f"{path} has a damaged description"):
+        about = model_card(fields)
+    card = {"checkpoint": str(path), **about, "file size": _megabytes(path.stat().st_size)}
     return Info("checkpoint", str(path), facts, _lines(card))
 
 
@@ -92,12 +104,18 @@ def _run_of(path: Path) -> dict[str, Any] | None:
     """The settings of a map's run; None for another JSON file. Raises BadFile where it cannot be read."""
     try:
         run = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadFile(f"{path} cannot be read as JSON ({error}).") from error
     return run if isinstance(run, dict) and {"files", "areas", "software"} <= run.keys() else None
 
 
-def _map(path: Path, run: dict[str, Any]) -> Info:
+def _map(path: Path, run: dict[str, Any] | None) -> Info:
+    """A map by the settings that were stored with it."""
+    with _damaged(f"{path} is not the _run.json of a map, or is damaged"):
+        return _described(path, run or {})
+
+
+def _described(path: Path, run: dict[str, Any]) -> Info:
     told = {"files", "areas", "nodata_pixels", "sieved", "notes", "seconds", "seam_score", "forward_share"}
     card = {"map": str(run.get("name", path.stem))}
     card |= settings_in_words({key: value for key, value in run.items() if key not in told})

@@ -269,3 +269,28 @@ def test_a_result_is_short_to_read(stored, tmp_path):
     assert made == made != replace(made) and hash(
         made
     )  # by identity: arrays and floats make no good equality
+
+
+def test_what_is_no_request_is_answered(stored):
+    a, one = stored / "a.safetensors", stored / "one.tif"
+    with pytest.raises(WrongType, match=r"request must be a labelscape\.MapRequest; found a dict"):
+        ls.check(a, one, request={"tile_size": 64})
+    with pytest.raises(WrongType, match=r"protocol must be a labelscape\.Protocol; found a str"):
+        ls.check(a, one, protocol="flips")
+    with pytest.raises(BadOption, match="the list is empty"):
+        ls.check([], one)
+    with pytest.raises(BadOption) as said:
+        MapRequest(scene=np.zeros((3, 100, 100)))
+    assert len(str(said.value)) < 3000
+
+
+def test_one_number_of_numpy_is_one_scale():
+    assert MapRequest(scales=np.float32(1.5)).scales == (1.5,)
+    assert MapRequest(scales=[np.float32(1.5), 1]).scales == (1.5, 1.0)
+
+
+def test_no_name_leads_to_another_folder():
+    assert stem_of("../a/b") == ".._a_b" and stem_of("a\0b") == "a_b"
+    for name in ("../a", "a/b", "a\0b"):
+        with pytest.raises(BadOption, match="cannot start file names"):
+            MapRequest(name=name)

@@ -55,10 +55,13 @@ class Contract:
     @classmethod
     def from_dict(cls, fields: Mapping) -> Contract:
         """The inverse of `describe`. Raises KeyError, TypeError or ValueError for what is no contract."""
+        bands, pairs = tuple(fields["bands"]), fields["normalisation"]
+        if len(bands) != len(pairs):
+            raise ValueError(f"{len(bands)} bands, {len(pairs)} pairs of mean and standard deviation")
         return cls(
-            bands=tuple(fields["bands"]),
+            bands=bands,
             dtype=fields["dtype"],
-            normalisation=tuple((float(m), float(s)) for m, s in fields["normalisation"]),
+            normalisation=tuple((float(m), float(s)) for m, s in pairs),
             statistics=tuple(BandStatistics.from_dict(s) for s in fields.get("statistics", ())),
             colours=Colours.from_dict(fields["colours"]) if fields.get("colours") else None,
             units=tuple((float(scale), float(offset)) for scale, offset in fields.get("units", ())),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic_core import ErrorDetails
 from labelscape.areas.polygon_files import SUFFIXES
 from labelscape.areas.sieve import check_minimum
 from labelscape.checkpoint import Checkpoint
-from labelscape.errors import BadOption, UnknownName
+from labelscape.errors import BadOption, UnknownName, WrongType
 from labelscape.files import stem_of
 from labelscape.scenes.files import source_paths
 from labelscape.scoring.engines import PRECISIONS, pick_device
@@ -147,16 +148,17 @@ class MapRequest(BaseModel):
         """Names of the settings that decide this."""
         return tuple(name for name, about in cls.model_fields.items() if affects in about.metadata)
 
+    @field_validator("checkpoint", "scales", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (str, os.PathLike, int, float)) else value
+
+    # Of validators of one kind pydantic runs the last first, and lists are made of plain values.
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any) -> Any:
         """Numbers of NumPy and paths as JSON has them."""
         return value.item() if isinstance(value, np.generic) else _text(value)
-
-    @field_validator("checkpoint", "scales", mode="before")
-    @classmethod
-    def _one_is_a_list_of_one(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, (str, os.PathLike, int, float)) else value
 
     @field_validator("name")
     @classmethod
@@ -218,6 +220,9 @@ def request_for(
     settings: Mapping[str, Any],
 ) -> MapRequest:
     """The request that the arguments of `map_scene` or `check` make; settings change the `request` given."""
+    for what, given, kind in (("request", request, MapRequest), ("protocol", protocol, Protocol)):
+        if given is not None and not isinstance(given, kind):
+            raise WrongType(f"{what} must be a labelscape.{kind.__name__}; found a {type(given).__name__}.")
     changes = dict(settings)
     if protocol is not None:
         twice = [name for name in ("tta", "scales", "average") if name in changes]
@@ -264,7 +269,7 @@ def _problem(found: ErrorDetails) -> BadOption:
         return UnknownName("setting of a map", where, MapRequest.model_fields)
     if found["type"] == "value_error":  # ours
         return found["ctx"]["error"]
-    return BadOption(f"{where}={found['input']!r}: {found['msg'][0].lower()}{found['msg'][1:]}.")
+    return BadOption(f"{where}={reprlib.repr(found['input'])}: {found['msg'][0].lower()}{found['msg'][1:]}.")
 
 
 Function = TypeVar("Function", bound=Callable[..., object])
