@@ -120,7 +120,7 @@ def test_names_of_databases():
 def test_names_of_databases_as_gdal_writes_them():
     pytest.importorskip("psycopg")
     assert database_of("PG:dbname=db host=h table=gis.cover") == ("dbname=db host=h", "gis", "cover")
-    with pytest.raises(BadOption, match="cannot be read"):
+    with pytest.raises(BadOption, match="cannot be parsed"):
         database_of("PG:nonsense")
 
 

@@ -136,5 +136,5 @@ def test_levels_that_are_no_tiff_or_end_early_are_said(tmp_path):
     with pytest.raises(OSError, match="in the middle of a block"):
         assemble([tmp_path / "cut.tif"], tmp_path / "again.tif")
     (tmp_path / "cut.tif").write_bytes(b"MM\0*" + content[4:])
-    with pytest.raises(OSError, match="no little-endian TIFF"):
+    with pytest.raises(OSError, match="not a little-endian TIFF"):
         assemble([tmp_path / "cut.tif"], tmp_path / "again.tif")

@@ -1,4 +1,4 @@
-"""Areas below the minimum mapping unit, what they border on, and the class that each is merged into.
+"""Sieve areas below a minimum mapping unit: their borders, and the class that each is merged into.
 
 The rule. The smallest area below the minimum that has a neighbour takes the class with which it shares the
 longest border, counted in pixel sides; of classes with as long a border the one whose bordering pixel comes
@@ -24,14 +24,14 @@ from scipy.sparse.csgraph import connected_components
 
 LARGE = 256
 """Nodes below this number stand for all areas of the class of that number which are not below the minimum:
-nothing more is asked of those.
+their class is all that a small neighbour needs to know.
 """
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """(N,) areas: class, pixels, size (square metres or pixels), the first pixel's place in the map, and
-    whether more of it may follow below.
+    """(N,) areas: class, pixels, size (square metres or pixels), position in the map of the first pixel, and
+    whether the area may continue below.
     """
 
     kinds: np.ndarray
@@ -47,7 +47,7 @@ class Nodes:
         return Nodes(*(getattr(self, name)[which] for name in NODE))
 
     def closed(self) -> Nodes:
-        """The same, nothing open: what goes on below is said by what lies there."""
+        """The same with nothing open: the strip below marks what is open after it."""
         return replace(self, open=np.zeros(len(self), bool))
 
     @classmethod
@@ -56,7 +56,7 @@ class Nodes:
 
     @classmethod
     def none(cls) -> Nodes:
-        """The LARGE ones alone."""
+        """The LARGE nodes alone, one per class value."""
         return cls(
             np.arange(LARGE),
             np.zeros(LARGE, np.int64),
@@ -71,10 +71,10 @@ NODE = ("kinds", "pixels", "sizes", "first", "open")
 
 @dataclass(frozen=True)
 class Borders:
-    """(E,) pixel sides where small areas end: of which area, to which other, and the place of the other's
+    """(E,) pixel sides along small areas: of which area, to which other, and the position of the other's
     pixel in the map.
 
-    Between two small areas a side stands here twice, once from each.
+    A side between two small areas is listed twice, once from each.
     """
 
     of: np.ndarray
@@ -89,7 +89,7 @@ class Borders:
     def between(
         cls, one: np.ndarray, other: np.ndarray, one_place: np.ndarray, other_place: np.ndarray
     ) -> Borders:
-        """Of pairs of pixels that share a side: the nodes and places of both."""
+        """From pairs of pixels that share a side, given by the nodes and positions of both."""
         of, to, place = (
             np.concatenate([one, other]),
             np.concatenate([other, one]),
@@ -102,7 +102,7 @@ class Borders:
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("of", "to", "place")))
 
     def renamed(self, number: np.ndarray) -> Borders:
-        """With other numbers for the nodes, without those that have become inner ones."""
+        """Renumber the nodes, and drop sides that are inside an area now."""
         return Borders(number[self.of], number[self.to], self.place)._of_small()
 
     def _of_small(self) -> Borders:
@@ -111,11 +111,11 @@ class Borders:
 
 
 def fused(nodes: Nodes, pairs: np.ndarray, least: float) -> tuple[Nodes, np.ndarray]:
-    """Make one node of nodes that are one area, given in pairs (2, P), and LARGE ones of those that reach
-    `least`.
+    """Merge nodes that are one area, given in pairs (2, P), and replace those that reach `least` by the LARGE
+    node of their class.
 
-    The node with the lowest number stands for all and takes their sum; the others stay as they were. Also
-    returned: the number of the node that now stands for each, (N,).
+    The node with the lowest number represents all and takes their sum; the others stay as they were. Also
+    returns the number of the node that now represents each, (N,).
     """
     count = len(nodes)
     group = connected_components(
@@ -126,6 +126,7 @@ def fused(nodes: Nodes, pairs: np.ndarray, least: float) -> tuple[Nodes, np.ndar
     stands = lowest[group]
     gone = np.flatnonzero(stands != np.arange(count))
     heirs = stands[gone]
+    # ufunc.at, not `pixels[heirs] += ...`: several nodes may go into one.
     pixels, sizes, first, still = (
         nodes.pixels.copy(),
         nodes.sizes.copy(),
@@ -143,16 +144,16 @@ def fused(nodes: Nodes, pairs: np.ndarray, least: float) -> tuple[Nodes, np.ndar
 
 
 def merged_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Borders, np.ndarray, int]:
-    """Merge every small area that need not wait for one that is open: nodes, borders left, which node stands
-    for each, how many were merged.
+    """Merge every small area that need not wait for an open one. Returns nodes, remaining borders, the node
+    that now represents each, and how many were merged.
 
-    Nodes that no longer stand for themselves keep stale values.
+    Nodes that were merged into others keep stale values.
     """
     number, given = np.arange(len(nodes)), 0
     shuffled = _shuffled(nodes.first)
     while len(borders.of):
         of, to = borders.of, borders.to
-        # An open neighbour can only grow: what comes before it as it is now comes before it for good.
+        # An open neighbour can only grow: an area that is smaller now stays smaller.
         first = (nodes.pixels[of] < nodes.pixels[to]) | (
             (nodes.pixels[of] == nodes.pixels[to]) & (shuffled[of] < shuffled[to])
         )
@@ -173,7 +174,7 @@ def merged_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Bo
 
 
 def _longest(of: np.ndarray, kinds: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each area once, and the class with which it shares most sides."""
+    """Each area once, and the class with which it shares the longest border."""
     order = np.lexsort((kinds, of))
     of, kinds = of[order], kinds[order]
     starts = np.flatnonzero(np.r_[True, (of[1:] != of[:-1]) | (kinds[1:] != kinds[:-1])])
@@ -185,8 +186,8 @@ def _longest(of: np.ndarray, kinds: np.ndarray, place: np.ndarray) -> tuple[np.n
 
 
 def _shuffled(places: np.ndarray) -> np.ndarray:
-    """Another number for each number, far from those of its neighbours, and never the same for two (the
-    finish of SplitMix64).
+    """Hash positions to distinct uint64 numbers, unrelated for neighbours: SplitMix64's finalizer, which is a
+    bijection (Steele, Lea and Flood 2014).
     """
     mixed = places.astype(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -1,9 +1,9 @@
-"""Polygons into a file or a table, batch after batch: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, PostGIS.
+"""Write polygons to a file or a table, in batches: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, PostGIS.
 
-Each writer takes an iterator of batches and reads it once, so that no more than a batch is in memory. GeoJSON
-and FlatGeobuf cannot be appended to cheaply, so they pass through a GeoPackage beside the target. The GDAL
-in pyogrio's wheel knows neither Parquet nor PostgreSQL: for those pyarrow and psycopg, their own maintained
-clients, are optional extras.
+Each writer consumes an iterator of batches once, so that only one batch is in memory. GeoJSON and FlatGeobuf
+cannot be appended to cheaply, so they are translated from a GeoPackage beside the target. The GDAL in
+pyogrio's wheel has neither a Parquet nor a PostgreSQL driver: for those pyarrow and psycopg are optional
+extras.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLUMNS = ("value", "class", "pixels", "area_ha")
 
 @dataclass(frozen=True)
 class Batch:
-    """Polygons on the ground (N,) and their columns: class values, class names, pixels, hectares (NaN
+    """Polygons (N,) in the map's CRS and their columns: class values, class names, pixels, hectares (NaN
     where unknown).
     """
 
@@ -43,12 +43,13 @@ class Batch:
 
 
 def is_database(out: str | Path) -> bool:
+    """Is this the address of a PostgreSQL database, as libpq (postgresql://) or GDAL (PG:) writes it?"""
     return str(out).startswith(("postgresql://", "postgres://", "PG:"))
 
 
 def check_target(out: str | Path) -> None:
-    """Raises BadOption where polygons cannot be written to `out`: an unknown suffix, a package that is not
-    installed.
+    """Raises BadOption where polygons cannot be written to `out`: its suffix is unknown, or an optional
+    package is not installed. Called before any work.
     """
     module, extra = ("psycopg", "postgis") if is_database(out) else ("pyarrow", "parquet")
     if not is_database(out) and Path(out).suffix.lower() not in SUFFIXES:
@@ -64,7 +65,7 @@ def check_target(out: str | Path) -> None:
 
 
 def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | None) -> None:
-    """Write all batches to `path` in the format of `suffix`. Raises BadFile where the system refuses."""
+    """Write all batches to `path` in the format of `suffix`. Raises BadFile where it cannot be written."""
     import pyogrio
 
     try:
@@ -75,6 +76,7 @@ def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | Non
         else:
             with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as folder:
                 package = Path(folder) / "polygons.gpkg"
+                # The copy is read once from end to end: an index would only cost time.
                 _write_package(package, batches, crs, SPATIAL_INDEX="NO")
                 _translate(package, path, DRIVERS[suffix])
     except (
@@ -94,7 +96,7 @@ def _write_package(path: Path, batches: Iterator[Batch], crs: CRS | None, **opti
     started = False
     for batch in batches:
         fields = [batch.values, batch.names, batch.pixels, batch.hectares]
-        with warnings.catch_warnings():
+        with warnings.catch_warnings():  # a map without coordinates is not a mistake
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.raw.write(
                 path,
@@ -112,7 +114,9 @@ def _write_package(path: Path, batches: Iterator[Batch], crs: CRS | None, **opti
 
 
 def _translate(package: Path, target: Path, driver: str) -> None:
-    """The same layer in another format, streamed; GeoJSON in degrees of WGS 84 as RFC 7946 wants it."""
+    """Translate the layer to another format as a stream; GeoJSON is reprojected to WGS 84, as RFC 7946
+    requires.
+    """
     import pyogrio
 
     options = {
@@ -136,7 +140,9 @@ def _translate(package: Path, target: Path, driver: str) -> None:
 
 
 def _write_parquet(path: Path, batches: Iterator[Batch], crs: CRS | None) -> None:
-    """GeoParquet 1.1: WKB, the CRS as PROJJSON, the bounds of the file and of each polygon."""
+    """GeoParquet 1.1: WKB, the CRS as PROJJSON, bounds of the file and of each polygon (to filter without
+    WKB).
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -154,7 +160,7 @@ def _write_parquet(path: Path, batches: Iterator[Batch], crs: CRS | None) -> Non
     )
     bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
     try:
-        # An Arrow schema of its own would hide the `geo` entry from readers that ask Arrow for the metadata.
+        # A stored Arrow schema would hide the `geo` entry from readers that ask Arrow for the metadata.
         with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
             for batch in batches:
                 boxes = shapely.bounds(batch.polygons).reshape(-1, 4)
@@ -180,8 +186,8 @@ def _write_parquet(path: Path, batches: Iterator[Batch], crs: CRS | None) -> Non
 
 
 def geo_metadata(crs: CRS | None, bounds: np.ndarray) -> dict:
-    """The `geo` entry of a GeoParquet 1.1 file; a CRS of null says that there is none, a missing one would
-    mean degrees.
+    """The `geo` entry of a GeoParquet 1.1 file. Without a CRS `crs` is null: leaving it out would mean
+    degrees (OGC:CRS84).
     """
     from pyproj import CRS as ProjCRS
 
@@ -197,16 +203,17 @@ def geo_metadata(crs: CRS | None, bounds: np.ndarray) -> dict:
 
 
 def database_of(out: str) -> tuple[str, str, str]:
-    """`postgresql://user@host/db?table=schema.name` or `PG:dbname=db table=name` -> (what libpq connects
-    with, schema or "", table).
+    """Parse `postgresql://user@host/db?table=schema.name` or `PG:dbname=db table=name` -> (libpq connection
+    string, schema or "", table).
 
-    Without a table it is `land_cover` in the first schema of the search path. Raises BadOption where the text
-    cannot be read.
+    The default table is `land_cover` in the first schema of the search path. Raises BadOption where the text
+    cannot be parsed.
     """
     table = LAYER
     if out.startswith("PG:"):
         from psycopg import Error, conninfo
 
+        # libpq knows no `table`; it is GDAL's word, and taken out before connecting.
         words = out.removeprefix("PG:").split()
         given = [w.partition("=")[2].strip("'") for w in words if w.startswith("table=")]
         connection = " ".join(w for w in words if not w.startswith("table="))
@@ -214,7 +221,7 @@ def database_of(out: str) -> tuple[str, str, str]:
             conninfo.conninfo_to_dict(connection)
         except Error as error:
             raise BadOption(
-                f"The database after PG: cannot be read ({error}); it reads PG:dbname=NAME host=HOST "
+                f"The database after PG: cannot be parsed ({error}); expected PG:dbname=NAME host=HOST "
                 "user=NAME table=NAME."
             ) from error
     else:
@@ -226,12 +233,12 @@ def database_of(out: str) -> tuple[str, str, str]:
         table = given[-1]
     schema, _, name = table.rpartition(".")
     if not name or "." in schema:
-        raise BadOption(f"table={table} must read table=NAME or table=SCHEMA.NAME.")
+        raise BadOption(f"table={table} must be table=NAME or table=SCHEMA.NAME.")
     return connection, schema, name
 
 
 def srid_of(crs: CRS | None) -> int:
-    """The number PostGIS knows a CRS by; 0 without coordinates. Raises BadOption where it has none."""
+    """The SRID (EPSG code) of a CRS; 0 without coordinates. Raises BadOption where it has no EPSG code."""
     if crs is None:
         return 0
     code = crs.to_epsg()
@@ -243,7 +250,7 @@ def srid_of(crs: CRS | None) -> int:
 
 
 def rows_of(batch: Batch, srid: int) -> Iterator[tuple]:
-    """Rows as COPY takes them: value, class, pixels, area_ha, geometry as EWKB in hexadecimal."""
+    """Rows for COPY: value, class, pixels, area_ha, geometry as EWKB in hexadecimal."""
     polygons = shapely.to_wkb(shapely.set_srid(batch.polygons, srid), hex=True, include_srid=True)
     hectares = [None if h != h else h for h in batch.hectares.tolist()]
     return zip(
@@ -252,11 +259,11 @@ def rows_of(batch: Batch, srid: int) -> Iterator[tuple]:
 
 
 def write_database(out: str, batches: Iterator[Batch], crs: CRS | None, *, overwrite: bool = False) -> None:
-    """Write all batches to a table of a PostGIS database in one transaction: the table is there whole or not
-    at all.
+    """Write all batches to a table of a PostGIS database, in one transaction: on failure there is no table,
+    and an earlier one is kept.
 
     Raises BadFile where the table exists and may not be replaced, the database cannot be reached or has no
-    PostGIS; BadOption for its name.
+    PostGIS; BadOption for an address that cannot be parsed.
     """
     import psycopg
     from psycopg import sql
@@ -287,8 +294,9 @@ def write_database(out: str, batches: Iterator[Batch], crs: CRS | None, *, overw
                     for batch in batches:
                         for row in rows_of(batch, srid):
                             copy.write_row(row)
+            # After the rows: building the index once is faster than extending it for each.
             base.execute(sql.SQL("CREATE INDEX ON {} USING gist (geom)").format(table))
-    except psycopg.errors.UndefinedObject as error:
+    except psycopg.errors.UndefinedObject as error:  # the type geometry
         raise BadFile(
             "The database lacks the PostGIS extension; its owner can add it with CREATE EXTENSION postgis."
         ) from error

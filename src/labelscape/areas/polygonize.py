@@ -1,4 +1,4 @@
-"""A finished class map as polygons, in any of the formats of `polygon_files`, in bounded memory."""
+"""Polygonize a class map into any of the formats of `polygon_files`, in bounded memory."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from labelscape.rasters.class_names import check_class_map, legend_of
 from labelscape.scenes.files import gdal, open_raster
 
 BATCH = 50_000
+"""Polygons written at once (ours): a few hundred bytes each."""
 
 
 @dataclass
 class PolygonSummary:
-    """How many polygons were written, and how many were dropped for being too small."""
+    """Numbers of polygons written, and dropped (`left_out`) because they are below the smallest area."""
 
     written: int = 0
     left_out: int = 0
     tiny: int = 0
-    """Of those written, how many have fewer than `tiny_pixels` pixels."""
+    """Written polygons of fewer than `tiny_pixels` pixels."""
     tiny_pixels: int = 8
 
     @property
@@ -55,7 +56,7 @@ def polygonize(
     overwrite: bool = False,
     tick: Callable[[int], None] | None = None,
 ) -> PolygonSummary:
-    """Write the class map `raster` as polygons with the columns value, class, pixels and area_ha (hectares on
+    """Polygonize the class map `raster`, with the columns value, class, pixels and area_ha (hectares on
     the WGS 84 ellipsoid).
 
     out       a file whose suffix says the format (.gpkg, .geojson, .fgb, .parquet) or a table,
@@ -70,8 +71,8 @@ def polygonize(
     tick      called with the number of rows done, those of the sieve first
 
     Pixels of 255 and of the raster's own nodata value belong to no polygon. A GeoPackage also gets the
-    legend's colours as its QGIS style. Raises BadOption for a format, an area or a tolerance that cannot be,
-    BadInput for a raster that is no class map, BadFile.
+    legend's colours as its QGIS style. Raises BadOption for an unknown format, a negative area or tolerance,
+    BadInput for a raster that is not a class map, BadFile where a file cannot be read or written.
     """
     check_path(raster, "The class map")
     check_path(out, "The polygon file")
@@ -102,9 +103,10 @@ def _sieved(
         yield raster
         return
     check_minimum(sieve)
-    # Said before the sieve, which may take long, instead of after it.
+    # Checked before the sieve, which may take long; the writer checks again.
     if not is_database(out) and Path(out).exists() and not overwrite:
         raise BadFile(f"{out} exists; pass --overwrite to replace it.")
+    # On the target's own disk: /tmp is often too small for a copy of the map.
     near = None if is_database(out) or not Path(out).parent.is_dir() else Path(out).parent
     with tempfile.TemporaryDirectory(prefix=".sieved.", dir=near) as folder:
         copy = Path(folder) / Path(raster).name
@@ -124,21 +126,21 @@ def _write(out: str | Path, batches: Iterator[Batch], grid: Grid, legend: Legend
 
 
 def check_sizes(min_area: float, simplify: float, grid: Grid, name: str) -> None:
-    """Raises BadOption where an area or a tolerance cannot be, or not for the raster of this name and
-    grid.
+    """Raises BadOption where an area or a tolerance is negative, or an area in hectares is asked for a raster
+    without coordinates.
     """
     for option, number in (("--min-area", min_area), ("--simplify", simplify)):
         if not 0 <= number < math.inf:
             raise BadOption(f"{option} is {number:g}; a number from 0 up was expected.")
     if min_area and not grid.is_georeferenced:
-        raise BadOption(f"{name} has no coordinates, so areas in hectares are unknown: leave --min-area out.")
+        raise BadOption(f"{name} has no coordinates, so areas in hectares are unknown: omit --min-area.")
 
 
 def _batches(
     found: Iterator[Areas], grid: Grid, legend: Legend, min_area: float, summary: PolygonSummary
 ) -> Iterator[Batch]:
-    """Areas in pixels -> what is written, at least one batch, so that a map of nothing is an empty layer;
-    counts in `summary`.
+    """Areas in pixel coordinates -> batches on the ground. At least one, so that a map without areas becomes
+    an empty layer with columns; counts go to `summary`.
     """
     names = {c.value: c.name for c in legend.classes}
     t, waiting, started = grid.transform, [], False
@@ -150,6 +152,7 @@ def _batches(
         return Batch(ground, areas.values.astype(np.int32), called, areas.pixels.astype(np.int64), hectares)
 
     for areas in found:
+        # Not >=: without coordinates sizes are NaN, and all are kept.
         kept = ~(areas.metres < min_area * 10_000)
         summary.written += int(kept.sum())
         summary.left_out += int((~kept).sum())

@@ -1,12 +1,11 @@
-"""A minimum mapping unit for a class map: every smaller area is merged into a neighbour, which leaves no
-gaps.
+"""Sieve a class map to a minimum mapping unit: every smaller area is merged into a neighbour, without gaps.
 
-Which neighbour is said in `neighbours`: the smallest area first, each into the class with which it shares the
-longest border. GRASS (`v.clean tool=rmarea`), QGIS and ArcGIS ("Eliminate", by the longest common border)
-choose alike, in polygons and in one pass, after which areas below the minimum may be left. `gdal_sieve`
-merges an area into its largest neighbour, also where it touches that with a single pixel side, and skips
-areas that have none but small neighbours; here those grow together until they are large enough. An area that
-is still below the minimum afterwards is surrounded by nodata.
+The smallest area comes first, each goes into the class with which it shares the longest border; `neighbours`
+has the rule in full. GRASS (`v.clean tool=rmarea`), QGIS and ArcGIS ("Eliminate", by the longest common
+border) choose alike, in polygons and in one pass, after which areas below the minimum may be left.
+`gdal_sieve` merges an area into its largest neighbour, also where it touches that with a single pixel side,
+and skips areas that have none but small neighbours; here those grow together until they are large enough. An
+area that is still below the minimum afterwards is surrounded by nodata.
 
 The map is read once, strip by strip. An area is merged as soon as everything around it is known, and a strip
 is written when all its areas are decided; a graph is kept only of areas that are small so far, and of them
@@ -24,7 +23,8 @@ import numpy as np
 import rasterio
 
 from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, merged_away
-from labelscape.areas.trace import connected, read_run, runs_of, strip_height, without_nodata
+from labelscape.areas.outlines import connected
+from labelscape.areas.trace import read_run, runs_of, strip_height, without_nodata
 from labelscape.errors import BadOption
 from labelscape.files import check_path
 from labelscape.grid import Grid, Window
@@ -35,14 +35,14 @@ from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.holes import stored_blocks
 
 SLACK = 1e-9
-"""Sizes are sums of rounded numbers: an area that lacks no more than this share of the minimum reaches it."""
+"""Relative tolerance of the minimum: sizes are sums of rounded numbers, so one that should equal it may fall
+just below.
+"""
 
 
 @dataclass(frozen=True)
 class SievedClass:
-    """How much of a class there was before and is after, in pixels and in hectares on the WGS 84 ellipsoid
-    (None without coordinates).
-    """
+    """Size of a class before and after, in pixels and hectares (WGS 84; None without coordinates)."""
 
     name: str
     pixels_before: int
@@ -53,8 +53,8 @@ class SievedClass:
 
 @dataclass(frozen=True)
 class SieveSummary:
-    """How many areas were merged into a neighbour (`given`), how many below the minimum have no neighbour
-    (`left`), how many pixels changed class, and how much there is of each class.
+    """What the sieve did: areas merged into a neighbour (`given`), areas below the minimum that remain
+    because they have no neighbour (`left`), pixels that changed class, and the size of each class.
     """
 
     given: int
@@ -65,8 +65,8 @@ class SieveSummary:
 
 @dataclass
 class _Part:
-    """A part of a strip: its class values, and which of its pixels (N,) change or are not decided yet,
-    with their node each.
+    """A part of a strip: its class values, and the pixels (N,) that change class or are undecided, with the
+    node of each.
     """
 
     window: Window
@@ -76,7 +76,7 @@ class _Part:
 
 
 def check_minimum(least: float) -> None:
-    """Raises BadOption where a minimum mapping unit cannot be."""
+    """Raises BadOption where a minimum mapping unit is not a number above 0."""
     if not 0 < least < math.inf:
         raise BadOption(
             f"The minimum mapping unit is {least:g}; a number above 0 was expected, in hectares (pixels "
@@ -94,8 +94,8 @@ def sieve(
     overwrite: bool = False,
     tick: Callable[[int], None] | None = None,
 ) -> SieveSummary:
-    """Write the class map `raster` to `out` with every area below `min_area` merged into a neighbour; both
-    are GeoTIFFs of one band of class values.
+    """Sieve the class map `raster`: write it to `out` with every area below `min_area` merged into a
+    neighbour. Both are GeoTIFFs of one band of class values.
 
     min_area  minimum mapping unit: hectares on the WGS 84 ellipsoid, or pixels for a raster without
               coordinates; areas are 4-connected
@@ -105,7 +105,8 @@ def sieve(
     Pixels of 255 and of the raster's own nodata value are never changed and never a neighbour. All classes
     are treated alike, also the class "unknown" of `map_scene(reject=...)`. The result does not depend on
     `strip_rows`. It is a COG with the colours, attribute table, overviews and nodata value of the raster.
-    Raises BadOption for a minimum that cannot be, BadInput for a raster that is no class map, BadFile.
+    Raises BadOption for a minimum that is not above 0, BadInput for a raster that is not a class map,
+    BadFile.
     """
     check_path(raster, "The class map")
     check_path(out, "The sieved map")
@@ -118,7 +119,7 @@ def sieve(
         grid = Grid(file.crs, file.transform, file.height, file.width)
         check_class_map(file, raster)
         if Path(out).exists() and Path(raster).exists() and Path(out).samefile(raster):
-            raise BadOption(f"{out} is the input itself; name another file for the sieved map.")
+            raise BadOption(f"{out} is the input itself; give another file for the sieved map.")
         legend = legend or legend_of(raster)[0]
         tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}
         tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_georeferenced else 'pixels'}"
@@ -136,15 +137,15 @@ def sieve(
 
 
 def _rows(width: int) -> int:
-    """Rows of a strip: of those of `trace` a power of two, so that strips and blocks of a map end
-    together.
+    """Rows of a strip: those of `trace` rounded down to a power of two, so that the ends of strips and
+    blocks coincide.
     """
     return 2 ** int(math.log2(strip_height(width)))
 
 
 class _Sieve:
-    """What is known of a map down to a row: the small areas, the node of each pixel of that row (-1:
-    none), and the parts that wait.
+    """The state of the sieve down to a row: the small areas, the node of each pixel of that row (-1: none),
+    and the parts not written yet.
     """
 
     def __init__(self, file: rasterio.DatasetReader, grid: Grid, least: float) -> None:
@@ -154,13 +155,13 @@ class _Sieve:
         self.above = np.full(grid.width, -1)
         self.waiting: list[_Part] = []
         self.pieces, self.of = Nodes.none()[:0], np.zeros(0, np.int64)
-        """Pieces of areas, each within a strip, that are not decided, and the node of each."""
+        """Undecided pieces of areas, each within a strip, and the node of each; for the summary."""
         self.given = self.left = self.changed = 0
         self.before, self.after = np.zeros((2, 2, LARGE))
         """Pixels and sizes (2, 256) by class."""
 
     def decided(self, strip: Window) -> list[_Part]:
-        """Take in the next strip; the parts of the map that are now ready to be written."""
+        """Read the next strip; returns the parts of the map that are ready to be written."""
         runs = [(run, read_run(self.file, run)) for run in runs_of(self.file, self.stored, strip)]
         if not runs and len(self.nodes) == LARGE:
             return []
@@ -192,9 +193,8 @@ class _Sieve:
             part.nodes = number[part.nodes]
         for run, values, _, labels, first in parts:
             named = number[first:][: labels.max(initial=-1) + 1]
-            differs = np.append(
-                named != pieces.kinds[first - old :][: len(named)], False
-            )  # -1, of no area, is the last
+            # The False at the end is for label -1, pixels of no area.
+            differs = np.append(named != pieces.kinds[first - old :][: len(named)], False)
             where = np.flatnonzero(differs[labels])
             self.waiting.append(_Part(run, values, where, named[labels.ravel()[where]]))
         ready = [part for part in self.waiting if (part.nodes < LARGE).all()]
@@ -210,13 +210,14 @@ class _Sieve:
         starts[:, 1:] = classes[:, 1:] != classes[:, :-1]
         starts = np.flatnonzero(starts & (labels >= 0))[::-1]
         first, goes_on = np.empty(len(kinds), np.int64), np.zeros(len(kinds), bool)
-        first[labels.ravel()[starts]] = self._places(starts, run)  # the last one written is the first one met
+        # Starts are in reverse order: the last one written to an area is its first in reading order.
+        first[labels.ravel()[starts]] = self._places(starts, run)
         if not ends:
             goes_on[labels[-1][labels[-1] >= 0]] = True
         return labels, Nodes(kinds.astype(np.int64), pixels.astype(np.int64), sizes, first, goes_on)
 
     def _places(self, pixels: np.ndarray, run: Window) -> np.ndarray:
-        """Numbers of pixels of a run, counted in the whole map."""
+        """Positions of a run's pixels in the whole map, counted row by row."""
         rows, columns = np.divmod(pixels, run.width)
         return (rows + run.top) * self.grid.width + columns + run.left
 
@@ -230,6 +231,7 @@ class _Sieve:
             (run.width, classes[1:] != classes[:-1]),
         ):
             one = np.flatnonzero(differ)
+            # Pairs along a row are one fewer than pixels: positions among pairs -> positions among pixels.
             if step == 1 and run.width > 1:
                 one += one // (run.width - 1)
             one = one[(flat[one] >= 0) & (flat[one + step] >= 0)]
@@ -250,8 +252,8 @@ class _Sieve:
         return Borders.together(found)
 
     def _carry_on(self, nodes: Nodes, borders: Borders, number: np.ndarray) -> np.ndarray:
-        """Keep the areas that are not decided, with new numbers; (N,) for each node its new number, or its
-        class where that is decided.
+        """Keep the undecided areas under new numbers. Returns (N,) for each node its new number, or its class
+        where that is decided.
         """
         bordering = nodes.open.copy()
         bordering[borders.of] = True
@@ -265,7 +267,7 @@ class _Sieve:
         return final[number]
 
     def _count(self, pieces: Nodes, of: np.ndarray, number: np.ndarray) -> None:
-        """Add up what there was and, of what is decided now, what there is."""
+        """Add up the classes before the sieve, and after it for what is decided now."""
         self.before += _by_class(pieces, pieces.kinds)
         pieces, of = Nodes.together([self.pieces, pieces]), np.concatenate([number[self.of], of])
         done = of < LARGE
@@ -274,7 +276,7 @@ class _Sieve:
         self.pieces, self.of = pieces[~done], of[~done]
 
     def summary(self, legend: Legend) -> SieveSummary:
-        """What became of the map, once all of it is decided."""
+        """The summary, once the whole map is decided."""
         assert not self.waiting and not len(self.of) and len(self.nodes) == LARGE
         known = self.grid.is_georeferenced
         (old, old_sizes), (new, new_sizes) = self.before, self.after

@@ -1,4 +1,4 @@
-"""How QGIS shows the polygons: a categorised style inside the GeoPackage, where QGIS looks for it."""
+"""QGIS style of the polygons, stored in the GeoPackage: QGIS applies the default style of `layer_styles`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from labelscape.legend import Legend
 
 
 def add_style(path: Path, layer: str, legend: Legend) -> None:
-    """Add QGIS's own `layer_styles` table with a default style for `layer`."""
+    """Store a default style for `layer` in the table `layer_styles`, with the columns that QGIS creates."""
+    # closing(...), base: the connection as a context manager commits, but does not close.
     with contextlib.closing(sqlite3.connect(path)) as base, base:
         (column,) = base.execute(
             "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
@@ -31,6 +32,7 @@ def add_style(path: Path, layer: str, legend: Legend) -> None:
             "VALUES ('', '', ?, ?, 'classes', ?, 1, 'colours of the legend', '')",
             (layer, column, polygon_style(legend)),
         )
+        # A table that gpkg_contents does not list is not part of a GeoPackage for other readers.
         base.execute(
             "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) VALUES "
             "('layer_styles', 'attributes', 'layer_styles')"

@@ -1,1 +1,1 @@
-"""Rasters that are written: Cloud Optimized GeoTIFFs that open coloured and named."""
+"""Write rasters: Cloud Optimized GeoTIFFs with colour tables, class names and overviews."""

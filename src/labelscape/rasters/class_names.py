@@ -1,4 +1,4 @@
-"""The classes of a finished class raster: from its attribute table, its category names, or a checkpoint."""
+"""Read the legend of a class raster: from its attribute table, its category names, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from labelscape.scenes.files import gdal, open_raster
 
 
 def check_class_map(file: rasterio.DatasetReader, raster: str | Path) -> None:
-    """Raises BadInput where a raster is no class map: of other values, of several bands, or another raster
-    of a map.
+    """Raises BadInput where a raster is not a class map: several bands, another data type, or another raster
+    of a map (its confidence or entropy, which are uint8 too).
     """
     if file.count != 1 or file.dtypes[0] != "uint8":
         raise BadInput(
@@ -24,15 +24,18 @@ def check_class_map(file: rasterio.DatasetReader, raster: str | Path) -> None:
         )
     shown = (file.descriptions[0] or "").split(" ")[0]
     if shown in ("confidence", "entropy") and "labelscape_version" in file.tags():
-        raise BadInput(f"{raster} holds the {shown} of a map, not its classes; they are in its _class.tif.")
+        raise BadInput(f"{raster} holds the {shown} of a map, not its classes; use its _class.tif.")
 
 
 def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legend, int]:
-    """The legend of a class raster, and its height in pixels.
+    """Read the legend of a class raster; also returns its height in pixels.
 
     Names come from the checkpoint, else from the attribute table or the category names beside the raster
     (`<file>.aux.xml`); values without a name there are called `class <value>`. Colours come from the raster's
-    colour table. Raises BadFile, BadInput.
+    colour table.
+
+    Raises BadFile where a file cannot be read, BadInput where the raster is not a class map or has no
+    classes.
     """
     with gdal(), open_raster(raster) as file:
         check_class_map(file, raster)
@@ -43,19 +46,23 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
         names = _named(Path(f"{raster}.aux.xml")) or {v: f"class {v}" for v in _values(file)}
         try:
             palette = file.colormap(1)
-        except ValueError:
+        except ValueError:  # rasterio's answer where there is no colour table
             palette = {}
     values = sorted(v for v in names if 0 <= v < IGNORE)
     if not values:
-        raise BadInput(f"{raster} shows no class: every pixel is nodata, and no names come with it.")
+        raise BadInput(f"{raster} has no classes: every pixel is nodata, and it has no attribute table.")
     called = [names[v] for v in values]
+    # A legend needs unique names, which attribute tables of other software need not have.
     called = [f"{name} ({v})" if called.count(name) > 1 else name for v, name in zip(values, called)]
     colors = [palette[v][:3] for v in values] if all(v in palette for v in values) else None
     return Legend.of_names(called, values=values, colors=colors), file.height
 
 
 def _named(side_file: Path) -> dict[int, str]:
-    """Value -> name from GDAL's side file; empty without one."""
+    """Value -> name from GDAL's side file (.aux.xml); empty without one.
+
+    Read as XML, since rasterio gives no access to attribute tables.
+    """
     if not side_file.exists():
         return {}
     try:
@@ -66,6 +73,7 @@ def _named(side_file: Path) -> dict[int, str]:
         ) from error
     table = None if band is None else band.find("GDALRasterAttributeTable")
     if table is not None:
+        # GDAL's GDALRATFieldUsage: 5 value (minimum and maximum), 3 minimum, 2 name.
         usage = [int(field.findtext("Usage", "0")) for field in table.findall("FieldDefn")]
         value, name = (
             next((i for i, u in enumerate(usage) if u in wanted), None) for wanted in ((5, 3), (2,))

@@ -1,9 +1,8 @@
-"""A Cloud Optimized GeoTIFF put together from the files of its levels: directories first, then the blocks as
-they are, the smallest level's first.
+"""Assemble a Cloud Optimized GeoTIFF from one file per level: directories (IFDs) first, then the compressed
+blocks byte for byte, the smallest level's first.
 
-GDAL's own COG driver looks at every block of every band, also where nothing was ever written: on a scene of
-200,000 x 200,000 pixels that is nearly an hour for a handful of tiles. Here compressed blocks are copied byte
-for byte, and a block that is not there costs 12 bytes.
+GDAL's own COG driver reads every block of every band, also those never written: on a scene of 200,000 x
+200,000 pixels that takes nearly an hour for a handful of tiles. Here a missing block costs 12 bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+# Tags and types by their numbers in the TIFF 6.0 specification; LONG8 is BigTIFF's.
 SUBFILE, WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT, OFFSETS, SIZES = 254, 256, 257, 322, 323, 324, 325
 SHORT, LONG, LONG8 = 3, 4, 16
 BYTES = {
@@ -42,19 +42,19 @@ NUMBERS = {SHORT: "<u2", LONG: "<u4", LONG8: "<u8"}
 
 PROMISES = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\nBLOCK_TRAILER=LAST_4_BYTES_REPEATED\n"
-    # the blank makes room for YES, which whoever edits the file writes there
+    # The blank leaves room for YES, which software that edits the file writes there.
     b"KNOWN_INCOMPATIBLE_EDITION=NO\n "
 )
 GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(PROMISES) + PROMISES
-"""What GDAL's COG driver writes behind the header, for readers over a network: each block's size stands
-before it, so that one request reads both.
+"""The text that GDAL's COG driver writes behind the header. It tells remote readers that each block is
+preceded by its size, so that one request reads both.
 """
 
 
 @dataclass
 class Level:
-    """The first directory of a TIFF: fields as tag -> (type, bytes), and where its blocks lie in the file:
-    offsets and sizes (N,), 0 for none.
+    """The first directory of a TIFF: fields as tag -> (type, bytes), and the offsets and sizes (N,) of its
+    blocks, 0 for missing ones.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Level:
 
     @property
     def there(self) -> np.ndarray:
-        """(N,) numbers of the blocks that exist, row by row."""
+        """(N,) numbers of the blocks that are stored, row by row."""
         return np.flatnonzero(self.sizes)
 
 
@@ -72,8 +72,8 @@ def assemble(levels: Sequence[Path], out: Path, *, big: bool | None = None) -> N
     """Write the levels, from the full one down, as one COG `out`; `big` forces BigTIFF, which is used for 4
     GB and more anyway.
 
-    Each level is a tiled little-endian TIFF of one directory with the bands of a pixel side by side, as GDAL
-    writes it on request. Raises OSError where a file is not, ends early, or the disk refuses.
+    Each level is a tiled little-endian TIFF of one directory, interleaved by pixel. Raises OSError where a
+    file is not, is truncated, or the disk is full.
     """
     found = [read_level(path) for path in levels]
     for level in found[1:]:
@@ -98,11 +98,11 @@ def assemble(levels: Sequence[Path], out: Path, *, big: bool | None = None) -> N
 
 
 def read_level(path: Path) -> Level:
-    """The first directory of a TIFF. Raises OSError where it is none that `assemble` can use."""
+    """Read the first directory of a TIFF. Raises OSError where it is not one that `assemble` can use."""
     with path.open("rb") as file:
         head = file.read(16)
         if head[:4] not in (b"II*\0", b"II+\0"):
-            raise OSError(f"{path.name} is no little-endian TIFF")
+            raise OSError(f"{path.name} is not a little-endian TIFF")
         big = head[2:3] == b"+"
         file.seek(int.from_bytes(head[8:16] if big else head[4:8], "little"))
         count = int.from_bytes(file.read(8 if big else 2), "little")
@@ -110,6 +110,7 @@ def read_level(path: Path) -> Level:
         for tag, kind, number, value in struct.iter_unpack(
             "<HHQ8s" if big else "<HHL4s", file.read(count * (20 if big else 12))
         ):
+            # A value that does not fit into its entry is stored elsewhere, and the entry has its offset.
             length = BYTES[kind] * number
             if length > len(value):
                 file.seek(int.from_bytes(value, "little"))
@@ -128,7 +129,7 @@ def _number(fields: dict[int, tuple[int, bytes]], tag: int) -> int:
 
 
 def _numbers(kind: int, raw: bytes, count: int) -> np.ndarray:
-    """(count,) of a field's values; libtiff leaves out arrays of nothing but zeros."""
+    """(count,) values of a field; zeros for arrays that libtiff leaves out because they are all zero."""
     values = np.zeros(count, np.int64)
     stored = np.frombuffer(raw, NUMBERS[kind])
     values[: len(stored)] = stored
@@ -136,13 +137,13 @@ def _numbers(kind: int, raw: bytes, count: int) -> np.ndarray:
 
 
 def _head(big: bool) -> int:
-    """Where the first directory starts."""
+    """Offset of the first directory: after the header and GHOST, on an even byte as TIFF requires."""
     end = (16 if big else 8) + len(GHOST)
     return end + end % 2
 
 
 def _places(levels: Sequence[Level], *, big: bool) -> tuple[list[np.ndarray], int]:
-    """Where each level's blocks will lie, (N,) with 0 for none, and how long the file will be."""
+    """Offsets of each level's blocks in the COG, (N,) with 0 for missing ones, and the length of the file."""
     at = _head(big)
     for level in levels:
         at += at % 2
@@ -150,9 +151,8 @@ def _places(levels: Sequence[Level], *, big: bool) -> tuple[list[np.ndarray], in
     starts = []
     for level in levels[::-1]:
         there = level.there
-        ends = at + np.cumsum(
-            level.sizes[there] + 8
-        )  # its size before it, its last four bytes once more behind it
+        # 8 bytes more each: the size before a block, and its last four bytes repeated after it (see GHOST).
+        ends = at + np.cumsum(level.sizes[there] + 8)
         offsets = np.zeros(len(level.offsets), np.int64)
         offsets[there] = ends - level.sizes[there] - 4
         starts.append(offsets)
@@ -171,7 +171,7 @@ def _directory(level: Level, offsets: np.ndarray, at: int, *, big: bool, last: b
     word = 8 if big else 4
     table = (8 if big else 2) + len(fields) * (20 if big else 12) + word
     entries, behind = [], b""
-    for tag, (kind, raw) in sorted(fields.items()):
+    for tag, (kind, raw) in sorted(fields.items()):  # TIFF requires ascending tags
         value = raw
         if len(raw) > word:
             value = (at + table + len(behind)).to_bytes(word, "little")

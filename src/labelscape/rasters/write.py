@@ -1,8 +1,8 @@
-"""Write rasters window by window and close them as Cloud Optimized GeoTIFFs that open coloured and named.
+"""Write rasters window by window as Cloud Optimized GeoTIFFs with colours, class names and overviews.
 
-Finished windows go into a sparse tiled GeoTIFF beside the target; at the end smaller levels are made of it
-and all of them are put together in a second neighbour that then takes the target's name. Both need room on
-the disk for a moment. All of that costs time for what was written, not for the size of the grid.
+Windows are written to a sparse tiled GeoTIFF beside the target; at the end overviews are made of it, and all
+levels are assembled in a second file, which then takes the target's name. For a moment both need disk space.
+Time depends on what was written, not on the size of the grid.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio._err import (
-    CPLE_BaseError,
-)  # what copies and closes raise; rasterio.errors has no public name for it
+
+# Raised by copying and closing; rasterio.errors has no public name for it.
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
@@ -34,13 +34,12 @@ GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError)
 
 
 class MapWriter:
-    """Receives windows of one uint8 raster in any order; used as a context manager, which leaves a valid COG
-    or nothing.
+    """Write windows of one uint8 raster in any order; a context manager that leaves a valid COG or nothing.
 
     With a `legend` it is a class map: colour table, overviews by mode and a raster attribute table beside it
     (`<file>.aux.xml`). `write` then takes class values. A pixel is written at most once; pixels never written
-    read as nodata and cost nothing. Raises BadFile where the file exists and may not be replaced, or the disk
-    refuses.
+    read as nodata and take no space. Raises BadFile where the file exists and may not be replaced, or cannot
+    be written.
     """
 
     def __init__(
@@ -72,11 +71,12 @@ class MapWriter:
             "sparse_ok": True,
             "bigtiff": "IF_SAFER",
         }
+        # Photographs have neither, and stay without.
         self._place = {}
         if grid.crs is not None or not grid.transform.is_identity:
             self._place = {"crs": grid.crs, "transform": grid.transform}
         self.counts = np.zeros(256, np.int64)
-        """Pixels per value written, all bands together."""
+        """Histogram of the values written, all bands together."""
         self._blocks: set[tuple[int, int]] = set()
         self._finished = False
 
@@ -95,7 +95,7 @@ class MapWriter:
         return self
 
     def write(self, window: Window, values: np.ndarray) -> None:
-        """Values (H, W) or (C, H, W) of a window inside the grid."""
+        """Write values, uint8 (H, W) or (C, H, W), of a window inside the grid. Raises BadFile."""
         values = values[None] if values.ndim == 2 else values
         assert values.shape[1:] == window.shape, f"{values.shape} for {window}"
         try:
@@ -120,9 +120,7 @@ class MapWriter:
             _remove(self._part)
 
     def finish(self) -> None:
-        """Make the COG now instead of on leaving the context; several writers may do so at once, in
-        threads.
-        """
+        """Make the COG now, not on leaving the context; several writers may do so at once, in threads."""
         self._finished = True
         with written_whole(self.path, overwrite=self._overwrite) as part:
             try:
@@ -142,19 +140,23 @@ class MapWriter:
             finally:
                 _remove(part, but=part)
         try:
-            for ending in (".aux.xml", ".ovr", ".msk"):  # of an earlier file of this name
+            for ending in (
+                ".aux.xml",
+                ".ovr",
+                ".msk",
+            ):  # of an earlier file of this name: GDAL would still use them
                 Path(f"{self.path}{ending}").unlink(missing_ok=True)
         except OSError as error:  # Windows removes no file that a viewer has open
-            raise BadFile(f"{error.filename} is of an earlier map and cannot be removed.") from error
+            raise BadFile(f"{error.filename} belongs to an earlier map and cannot be removed.") from error
         if self.legend is not None:
             with written_whole(Path(f"{self.path}.aux.xml"), overwrite=True) as part:
                 part.write_bytes(attribute_table(self.legend, self.counts))
 
     def _read_back(self, part: Path, levels: Sequence[Level]) -> None:
-        """Read once what was written and count its values: on a full disk GDAL may lose the last blocks
-        without a word. Raises OSError.
+        """Read back what was written and compare its histogram: on a full disk GDAL may lose the last blocks
+        without an error. Raises OSError.
 
-        Where nothing was written nothing can be lost.
+        Blocks that were never written are not read.
         """
         for number, level in enumerate(levels):
             found, missing = np.zeros(256, np.int64), -level.counts.sum()
@@ -174,8 +176,8 @@ class MapWriter:
         )
 
     def _create(self, path: Path, height: int, width: int, **place: object) -> rasterio.io.DatasetWriter:
-        """A sparse file of these bands and colours; colours are set before any pixel, so that they stand
-        in the one directory of the file.
+        """Create a sparse file with these bands and colours. Colours are set before any pixel, so that they
+        are part of the directory when GDAL first writes it.
         """
         file = rasterio.open(path, "w", height=height, width=width, **self._profile, **place)
         if self.legend is not None:
@@ -183,6 +185,7 @@ class MapWriter:
                 1, {IGNORE: (0, 0, 0, 0)} | {c.value: (*c.color, 255) for c in self.legend.classes}
             )
         else:
+            # Else GDAL takes three bands for red, green and blue, and a fourth for alpha.
             file.colorinterp = [ColorInterp.gray] * file.count
         return file
 
@@ -195,7 +198,7 @@ class MapWriter:
 
 
 def _remove(part: Path, but: Path | None = None) -> None:
-    """Remove a temporary raster, its levels and what GDAL put beside it; all `but` one."""
+    """Remove a temporary raster, its levels and GDAL's side files; all `but` one."""
     for leftover in map(Path, glob.glob(f"{glob.escape(str(part))}*")):
         if leftover != but:
             with contextlib.suppress(OSError):
@@ -203,8 +206,8 @@ def _remove(part: Path, but: Path | None = None) -> None:
 
 
 def attribute_table(legend: Legend, counts: np.ndarray) -> bytes:
-    """GDAL's side file with class names and a raster attribute table, as QGIS and ArcGIS read it; counts
-    (256,) pixels per value.
+    """GDAL's side file (.aux.xml) with category names and a raster attribute table, as QGIS and ArcGIS read
+    it; counts (256,) are pixels per value.
     """
     root = xml.Element("PAMDataset")
     band = xml.SubElement(root, "PAMRasterBand", band="1")
@@ -213,8 +216,8 @@ def attribute_table(legend: Legend, counts: np.ndarray) -> bytes:
     for value in range(max(by_value) + 1):
         xml.SubElement(names, "Category").text = by_value[value].name if value in by_value else ""
     table = xml.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
-    # usage: 5 minimum and maximum (the value), 2 name, 6-9 red green blue alpha, 1 pixel count; type: 0
-    # integer, 1 real, 2 text
+    # (name, GDALRATFieldType, GDALRATFieldUsage). Type: 0 integer, 1 real (counts beyond 2^31 need it), 2
+    # text. Usage: 5 minimum and maximum (the value), 2 name, 6-9 red green blue alpha, 1 pixel count.
     fields = (
         ("Value", 0, 5),
         ("Count", 1, 1),
