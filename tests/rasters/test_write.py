@@ -151,7 +151,7 @@ def test_side_files_of_an_earlier_map_that_stay_are_said(tmp_path):
     """As where a viewer on Windows has them open: the new map would be shown with the old overviews."""
     (tmp_path / "m.tif.ovr" / "held").mkdir(parents=True)
     grid = Grid(world.UTM, world.NORTH_UP, 8, 8)
-    with pytest.raises(BadFile, match=r"m\.tif\.ovr.* of an earlier map and cannot be removed"):
+    with pytest.raises(BadFile, match=r"m\.tif\.ovr.* belongs to an earlier map and cannot be removed"):
         with MapWriter(tmp_path / "m.tif", grid, 1, IGNORE, legend=LEGEND) as writer:
             writer.write(grid.window, np.zeros((8, 8), np.uint8))
 
