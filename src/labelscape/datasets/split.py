@@ -73,7 +73,7 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
     total_lacking = lacking.sum(axis=1)
     assigned = np.full(rows * columns, PARTS.index(active[0]), np.uint8)
     open_blocks = flat.sum(axis=1) > 0
-    jitter = rng.random(rows * columns)
+    jitter = rng.random(rows * columns)  # breaks ties between equal blocks, which would else go by row
     while open_blocks.any():
         remaining = flat[open_blocks].sum(axis=0)
         rarest = int(np.where(remaining > 0, remaining, np.inf).argmin())

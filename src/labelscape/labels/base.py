@@ -28,7 +28,7 @@ class Labels:
         """
         window = window or self.grid.window
         if self._held is not None:
-            return self._held[window.inset_of(self.grid.window)].copy()
+            return self._held[window.inset_of(self.grid.window)].copy()  # callers write IGNORE into it
         indices = self._read(window)
         if self._area is not None:
             indices[self._area.burn(window, np.zeros(window.shape, np.uint8)) == 0] = IGNORE

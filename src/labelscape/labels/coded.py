@@ -60,6 +60,7 @@ class Code:
         if self.by_color:
             raw = (raw[0].astype(np.int32) << 16) | (raw[1].astype(np.int32) << 8) | raw[2]
         keys, indices = self._sorted
+        # Colours have 2^24 possible values: a binary search in the few known ones instead of a lookup table.
         places = np.minimum(np.searchsorted(keys, raw), len(keys) - 1)
         known = keys[places] == raw
         if self.refuse and not known.all():

@@ -39,6 +39,7 @@ def open_labels(
     """
     opener = open_polygon_labels if is_vector(source) else open_raster_labels
     labels = opener(source, grid, rules, table, scene_name)
+    # Applied on top of rasters and polygons alike: also background is unknown outside the area.
     if rules.area:
         geometries, _ = read_polygons(rules.area, grid)
         labels._area = PolygonIndex(geometries, np.ones(len(geometries), np.uint8), grid)

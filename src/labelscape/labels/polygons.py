@@ -47,6 +47,7 @@ def open_polygon_labels(
 
     geometries, attributes = read_polygons(rules.vector(source), grid)
     names = polygon_names(source, attributes, len(geometries), rules)
+    # Only the scene's own polygons are kept: land-cover files cover whole countries.
     inside = shapely.intersects(geometries, shapely.box(*grid.bounds_of(grid.window)))
     if not inside.any():
         raise BadInput(_elsewhere(source, geometries, grid, scene_name))

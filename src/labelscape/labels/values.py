@@ -32,6 +32,7 @@ def read_labels(dataset: object, window: RasterioWindow | None, *, nan: int = IG
         raise BadFile(
             f"{dataset.name} cannot be read: the file is truncated or damaged ({reason(error)})."
         ) from error
+    # GIS tools often save class rasters as float; that is fine while every value is an integer.
     if values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, nan)
         if not np.array_equal(values, np.round(values)):
@@ -65,6 +66,7 @@ def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
     """
     if rules.threshold is not None or rules.classes or (rules.legend and not rules.merge):
         return FoundClasses(dataset.name)
+    # A scan of the whole raster, minutes for the largest: a value that occurs in one corner is a class too.
     ignore = set(ignored_values(dataset, rules))
     values = sorted(v for v in values_found(dataset) if v not in ignore)
     if values and (len(values) > 254 or values[0] < 0 or values[-1] > 254):

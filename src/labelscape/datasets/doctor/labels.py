@@ -303,24 +303,23 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
                     "Train with sampling=balanced, or label more of it.",
                 )
             )
-    for part in [p for p in counts if p]:
-        missing = [name for name in names if total[name] and not counts[part][name]]
+    return findings + _check_splits(counts, [name for name in names if total[name]])
+
+
+def _check_splits(counts: Mapping[str | None, Counter], names: Sequence[str]) -> list[Finding]:
+    """Classes of the data set that a split lacks."""
+    findings = []
+    for split in [s for s in counts if s]:
+        missing = [name for name in names if not counts[split][name]]
+        # A class without training pixels makes the model wrong; one without test pixels only the score
+        # partial.
+        severity = "error" if split == "train" else "warning"
+        what = (
+            "cannot be learned" if split == "train" else "cannot be scored and is excluded from mean scores"
+        )
         if missing:
-            severity = "error" if part == "train" else "warning"
-            what = (
-                "cannot be learned"
-                if part == "train"
-                else "cannot be scored and is excluded from mean scores"
-            )
-            findings.append(
-                Finding(
-                    "absent-class",
-                    severity,
-                    part,
-                    f"{some(missing)}: no pixel in the {part} split; {what}.",
-                    "Move files between the splits.",
-                )
-            )
+            text = f"{some(missing)}: no pixel in the {split} split; {what}."
+            findings.append(Finding("absent-class", severity, split, text, "Move files between the splits."))
     return findings
 
 

@@ -138,7 +138,7 @@ def _alike(sketches: Sequence[Sketch]) -> list[list[Sketch]]:
     if len(known) < 2:
         return []
     cells = np.stack([s.cells for s in known])
-    root = list(range(len(known)))
+    root = list(range(len(known)))  # union-find: similar to a similar image is one group
 
     def find(i: int) -> int:
         while root[i] != i:

@@ -108,8 +108,7 @@ def open_gid(
     first_value  value of the first class in label files with class values instead of colours; 0 is background
                  unless it is the first class
 
-    Raises BadFile where folders, images or labels are missing or are patches with lists, UnknownName for
-    another value of `images`.
+    Raises BadFile where files are missing or are patches with lists, UnknownName for other `images`.
     """
     if images not in (*KINDS, "auto"):
         raise UnknownName("kind of GID images", images, (*KINDS, "auto"))

@@ -34,6 +34,7 @@ def as_published(found: Published, indices: np.ndarray) -> np.ndarray:
     """Class indices (H, W) -> (1, H, W) values or (3, H, W) colours, uint8, as in label files; unlabelled
     pixels become 0.
     """
+    # Several values may mean one class; reversed, the first in the table wins.
     known = {index: key for key, index in reversed(found.code.table.items()) if index != IGNORE}
     known |= dict(enumerate(ASKED_FOR.get(found.name, ())))
     values = np.array([known[index] for index in range(len(found.legend))], np.uint8).reshape(
