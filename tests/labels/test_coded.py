@@ -123,7 +123,7 @@ def test_a_list_of_named_files_is_stacked_pixel_on_pixel_and_padded(tmp_path):
     with pytest.raises(BadInput, match="4 were expected: a, b, c, d"):
         Scene([photo, tmp_path / "height.png"], band_names=tuple("abcd"))
     world.write(tmp_path / "other.png", short[:, :3], crs=None, driver="PNG")
-    with pytest.raises(BadInput, match="no band stack"):
+    with pytest.raises(BadInput, match="not a band stack"):
         Scene([photo, tmp_path / "other.png"], band_names=names)
 
 
