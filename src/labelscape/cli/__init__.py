@@ -39,6 +39,7 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
     add_completion=True,
+    # main() prints a user's mistake as one line; a bug keeps its plain traceback.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -84,11 +85,11 @@ def _root(
 
 
 def main(argv: list[str] | None = None, *, name: str | None = None) -> None:
-    """Run the command line; ends the process with its exit code. `name` is what help calls it."""
+    """Run the command line and end the process with its exit code. `name` is the program's name in help."""
     try:
         app(argv, prog_name=name)
     except SystemExit as ended:
-        if ended.code == 130:  # typer takes Ctrl-C for itself and says nothing
+        if ended.code == 130:  # typer catches Ctrl-C itself, and prints nothing
             talk("labelscape: stopped.")
         raise
     except LabelscapeError as error:

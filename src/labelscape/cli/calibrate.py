@@ -15,7 +15,7 @@ NAME = "calibrate"
 
 def run(
     model: Annotated[
-        Path, typer.Argument(help="Checkpoint that `train` made; it is rewritten with the temperature.")
+        Path, typer.Argument(help="Checkpoint written by `train`; the temperature is stored in it.")
     ],
     part: Annotated[
         str, typer.Option("--part", help="Blocks of its own training scenes to fit on: val or test.")
@@ -23,10 +23,11 @@ def run(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Calibrate the predicted probabilities: of pixels with a confidence of 80 %, 80 in 100 are then right.
+    """Calibrate the predicted probabilities by temperature scaling.
 
-    Temperature scaling, fitted on blocks that the network was not trained on. Classes do not change;
-    confidences, probabilities and what --reject leaves out do.
+    Of the pixels with a confidence of 80 %, about 80 in 100 are then right. The temperature is fitted on
+    blocks that the network was not trained on. Classes do not change; probabilities, confidences and what
+    --reject rejects do.
     """
     from labelscape.checkpoint import load
     from labelscape.evaluation.calibrate import calibrate
@@ -40,15 +41,17 @@ def run(
             "it should be."
         )
     if not checkpoint.recipe.get("data"):
-        raise BadOption(f"{model} does not say what it was trained on: there is nothing to fit on.")
+        raise BadOption(
+            f"{model} does not record its training data, on whose held-out blocks a temperature is fitted."
+        )
     try:
         opened = open_recipe_data(
             Data(**checkpoint.recipe["data"]), checkpoint.recipe.get("seed", 0), checkpoint.legend
         )
     except BadFile as error:
         where = (
-            f"Relative paths are looked for from {Path.cwd()}: run this where `train` ran, with the files "
-            "in place."
+            f"Relative paths start from {Path.cwd()}: run this in the folder where `train` ran, with the "
+            "files in place."
         )
         raise BadFile(
             f"The scenes that {model} was trained on are needed to calibrate it. {error} {where}"

@@ -1,4 +1,4 @@
-"""labelscape check: does this scene fit this model, why not, and what would the map cost?"""
+"""labelscape check: check that a scene fits a model, and estimate the cost of its map."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ def run(
     averaging: Averaging,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a scene fits a model before it is mapped, name what is wrong with it, and what the map will
-    cost. Ends with 1 if refused.
+    """Check that a scene fits a model before mapping it, and estimate the time, memory and disk space of the
+    map.
 
-    What the map costs depends on its options: give the same ones here as to `map`.
+    The exit code is 1 if the scene is refused. The estimate depends on the options of the map: give the same
+    ones here as to `map`.
 
     Examples:
 
@@ -74,7 +75,7 @@ def run(
 
 
 def print_check(result: CheckResult) -> None:
-    """Verdict, findings, plan."""
+    """Print the verdict, the findings and the estimate."""
     print(result.verdict)
     for finding in result.findings:
         mark = {"REFUSED": "wrong", "FITS AFTER": "adjusted", "FITS": "note"}[finding.level]

@@ -1,4 +1,4 @@
-"""labelscape demo: train, score and map on a real scene that comes with a package."""
+"""labelscape demo: train, score and map on a real scene that is installed from a package."""
 
 from __future__ import annotations
 

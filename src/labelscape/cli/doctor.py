@@ -30,7 +30,7 @@ def run(as_json: AsJson = False) -> None:
 def _tried(check: Callable[[], str]) -> tuple[bool, str]:
     try:
         return True, check()
-    except Exception as error:  # the doctor's work is to report whatever is broken
+    except Exception as error:  # whatever is broken is what this verb reports
         return False, str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -84,6 +84,7 @@ def _projections() -> str:
     from rasterio.crs import CRS
     from rasterio.warp import transform
 
+    # A point whose coordinates are known: on UTM 33's central meridian the easting is 500 km by definition.
     (x,), _ = transform(CRS.from_epsg(4326), CRS.from_epsg(32633), [15.0], [52.0])
     if abs(x - 500_000) > 1:
         raise RuntimeError(
@@ -104,6 +105,7 @@ def _device() -> str:
         if device.type == "cuda"
         else platform.processor() or platform.machine()
     )
+    # Computed, forward and backward: that the device is listed does not prove that its libraries work.
     conv = torch.nn.Conv2d(3, 4, 3).to(device)
     conv(torch.zeros(1, 3, 8, 8, device=device)).sum().backward()
     return f"{device} ({name}), {torch.get_num_threads()} threads"
@@ -121,7 +123,7 @@ def _memory() -> str:
 
 
 def _memory_bytes() -> int | None:
-    """Memory of the machine; None where the system does not tell."""
+    """Memory of the machine in bytes; None where it cannot be read."""
     if platform.system() == "Windows":
         import ctypes
 

@@ -1,4 +1,4 @@
-"""labelscape map: a checkpoint and a scene in, a map out."""
+"""labelscape map: map a scene with a checkpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAME = "map"
 
 @dataclass(frozen=True, kw_only=True)
 class Products:
-    """What is written, and what is shown as unknown."""
+    """Which files are written, and which pixels become unknown."""
 
     name: Annotated[
         str | None, typer.Option("--name", help="Stem of the file names.", show_default="the scene's")
@@ -54,14 +54,19 @@ class Products:
     ] = "gpkg"
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True
     force: Annotated[
-        bool, typer.Option("--force", help="Map a scene that `check` refuses; the map carries the findings.")
+        bool,
+        typer.Option(
+            "--force", help="Map a scene that `check` refuses; the findings are recorded with the map."
+        ),
     ] = False
 
 
 Again = Annotated[
     Path | None,
     typer.Option(
-        "--rerun", metavar="RUN.json", help="Make the map of this _run.json again; no other arguments."
+        "--rerun",
+        metavar="RUN.json",
+        help="Repeat the map of this _run.json; takes --out and no other settings.",
     ),
 ]
 
@@ -84,10 +89,10 @@ def run(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Map a scene of any size: classes, confidence, polygons with areas, a report. The checkpoint knows
-    everything else.
+    """Map a scene of any size: class and confidence rasters, polygons with areas, a report.
 
-    Interrupted or killed, the same command resumes where it stopped.
+    Bands, scaling, classes and colours come from the checkpoint. An interrupted or killed map is resumed by
+    the same command.
 
     Examples:
 
@@ -120,7 +125,7 @@ def run(
 
 
 def _only_out(ctx: typer.Context, again: Path) -> None:
-    """Raises BadOption where --rerun stands beside options that the run file answers."""
+    """Raises BadOption where --rerun is given with options that the run file holds already."""
     said = [
         p.name
         for p in ctx.command.params
@@ -131,7 +136,7 @@ def _only_out(ctx: typer.Context, again: Path) -> None:
         named = ", ".join(arguments.get(n) or option_of(ctx, n) for n in said)
         raise BadOption(
             f"--rerun takes every option but --out from {again}, but also found {named}. Leave that out, or "
-            "map anew without --rerun."
+            "run map without --rerun."
         )
 
 

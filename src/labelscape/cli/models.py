@@ -1,4 +1,4 @@
-"""labelscape models: which networks there are, what each can be asked for, and what its paper claims."""
+"""labelscape models: list the networks, their options, size and cost, and what their papers claim."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the networks, or show one.
+    """List the networks with their size and cost, or show one with its options.
 
     Examples:
 
@@ -87,7 +87,8 @@ def summary(name: str, in_channels: int, classes: int, *, with_macs: bool) -> di
     try:
         net = without_weights(name, in_channels, classes)
     except BadOption:
-        if not name.startswith(SMP):  # sizes asked for that no network can have
+        # Some architectures of SMP refuse their own default encoder; ours fail only for impossible sizes.
+        if not name.startswith(SMP):
             raise
         return row | {"macs": None} if with_macs else row
     row["parameters"] = parameters(net)
@@ -95,7 +96,9 @@ def summary(name: str, in_channels: int, classes: int, *, with_macs: bool) -> di
 
 
 def about(name: str, in_channels: int, classes: int) -> dict[str, Any]:
-    """All that is known of one network as JSON values. Raises UnknownName with the nearest name."""
+    """Options, size, cost and table rows of one network as JSON values. Raises UnknownName with the
+    nearest name.
+    """
     from labelscape.nets.catalog import SMP, entry, options_of
     from labelscape.nets.tables import rows_of
 
@@ -177,7 +180,7 @@ def without_weights(name: str, in_channels: int, classes: int) -> Network:
 
 
 def needs(name: str) -> list[str]:
-    """What a network draws on beside Labelscape itself."""
+    """What a network needs beside Labelscape itself: a base network, a library, ImageNet weights."""
     from labelscape.nets.catalog import SMP, entry, options_of
 
     options, found = options_of(name), []

@@ -1,4 +1,4 @@
-"""Options that several verbs share, declared once, and the ways to read and print values."""
+"""Options that several verbs share, declared once, and how results and messages are printed."""
 
 from __future__ import annotations
 
@@ -23,23 +23,27 @@ TileSize = Annotated[
     typer.Option(
         "--tile-size",
         help="Side of a tile in pixels, overlap included.",
-        show_default="1152 to 2048 as memory lets",
+        show_default="640 to 2048, by the network's memory use",
     ),
 ]
 Overlap = Annotated[
     int | None,
     typer.Option(
         "--overlap",
-        help="Pixels a tile sees beyond its core on each side.",
-        show_default="the network's reach",
+        help="Pixels of overlap on each side of a tile.",
+        show_default="the receptive field, or 64 if that is too wide",
     ),
 ]
 Blend = Annotated[
     str | None,
-    typer.Option("--blend", help="crop, hann or none.", show_default="crop where tiles are exact, else hann"),
+    typer.Option(
+        "--blend",
+        help="How overlaps are joined: crop, hann (blended) or none (no overlap).",
+        show_default="crop where that is exact, else hann",
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-Precision = Annotated[str, typer.Option("--precision", help="32, bf16 or 16.")]
+Device = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda, cuda:1, mps.")]
+Precision = Annotated[str, typer.Option("--precision", help="32, or mixed precision: bf16, 16.")]
 Tta = Annotated[
     str,
     typer.Option(
@@ -49,7 +53,9 @@ Tta = Annotated[
 ]
 Scales = Annotated[
     str,
-    typer.Option("--scales", help="Multi-scale inference: factors the image is resized by, as 0.75,1,1.25."),
+    typer.Option(
+        "--scales", help="Multi-scale inference: factors by which the image is resized, such as 0.75,1,1.25."
+    ),
 ]
 Average = Annotated[
     str, typer.Option("--average", help="How augmented predictions are averaged: as probabilities or logits.")
@@ -57,7 +63,8 @@ Average = Annotated[
 Also = Annotated[
     list[Path],
     typer.Option(
-        "--also", help="Another checkpoint whose probabilities are averaged with the first's. Repeat."
+        "--also",
+        help="Ensemble: another checkpoint whose probabilities are averaged with the first's. Repeat.",
     ),
 ]
 PublishedSet = Annotated[
@@ -68,12 +75,13 @@ Nodata = Annotated[
     float | None,
     typer.Option("--nodata", help="Nodata value of the scene, where its files do not declare it."),
 ]
-Area = Annotated[str | None, typer.Option("--area", help="Polygons (any CRS): map only what lies in them.")]
+Area = Annotated[
+    str | None, typer.Option("--area", help="Area of interest: map only inside these polygons (any CRS).")
+]
 MinArea = Annotated[
     float,
     typer.Option(
-        "--min-area",
-        help="Hectares below which a polygon is dropped, leaving a gap (use --sieve to avoid gaps).",
+        "--min-area", help="Drop polygons below this many hectares, leaving gaps (use --sieve to avoid gaps)."
     ),
 ]
 Sieve = Annotated[
@@ -87,7 +95,10 @@ Sieve = Annotated[
 ]
 Simplify = Annotated[
     float,
-    typer.Option("--simplify", help="Metres (pixels without coordinates) by which borders may be smoothed."),
+    typer.Option(
+        "--simplify",
+        help="Simplify polygon borders with this tolerance in metres (pixels without coordinates).",
+    ),
 ]
 Proba = Annotated[
     bool, typer.Option("--proba", help="Also write the probability of every class, one band each.")
@@ -97,12 +108,11 @@ Entropy = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SCENE = (
-    "A file; a folder (or a,b,c) of single-band files of one ground, or of tiles; a STAC item, or a "
+    "A raster file; a folder (or a,b,c) of single-band files of one area, or of tiles; a STAC item, or a "
     "collection of items (.json or https://...)."
 )
-"""What may stand for a scene wherever one is asked for."""
+"""Help of every argument that takes a scene."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No talk on stderr.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +126,7 @@ class Tiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging:
-    """What is averaged into one prediction: augmented images, scales, several checkpoints."""
+    """Test-time augmentation, multi-scale inference and ensembles."""
 
     tta: Tta = "none"
     scales: Scales = "1"
@@ -165,10 +175,11 @@ class Labels:
     """Label files, and how they and their scenes are read."""
 
     labels: Annotated[
-        list[str], typer.Option("--labels", help="Label raster or polygons; one per scene, or one for all.")
+        list[str],
+        typer.Option("--labels", help="Label raster or polygon file; one per scene, or one for all."),
     ] = field(default_factory=list)
     class_column: Annotated[
-        str | None, typer.Option("--class-column", help="Column of the polygons that names the class.")
+        str | None, typer.Option("--class-column", help="Column of the polygon file that holds the class.")
     ] = None
     layer: Annotated[
         str | None,
@@ -182,10 +193,10 @@ class Labels:
     ] = field(default_factory=list)
     classes: Annotated[
         list[str],
-        typer.Option("--classes", help="NAME=VALUE of a label raster. Repeat, or separate by commas."),
+        typer.Option("--classes", help="Class of a label raster, NAME=VALUE. Repeat, or separate by commas."),
     ] = field(default_factory=list)
     background: Annotated[
-        str | None, typer.Option("--background", help="Class of all that no polygon covers.")
+        str | None, typer.Option("--background", help="Class of pixels that no polygon covers.")
     ] = None
     area: Annotated[
         str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")
@@ -196,7 +207,8 @@ class Labels:
     threshold: Annotated[
         int | None,
         typer.Option(
-            "--threshold", help="Label rasters are grey masks: from this value up is the second class."
+            "--threshold",
+            help="Label rasters are grey masks: pixels from this value up are the second class.",
         ),
     ] = None
     bands: Annotated[
@@ -206,10 +218,10 @@ class Labels:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was named on the command line, as settings of a recipe's data (`training.recipe_data.Data`).
+        """The options that were given, as settings of a recipe's data (`training.recipe_data.Data`).
         Raises BadOption for classes or merges that cannot be read.
         """
-        told = {
+        values = {
             "labels": self.labels,
             "class_column": self.class_column,
             "layer": self.layer,
@@ -222,11 +234,11 @@ class Labels:
             "bands": self.bands.split(",") if self.bands else None,
             "nodata": self.nodata,
         }
-        return {name: value for name, value in told.items() if value not in (None, [], {})}
+        return {name: value for name, value in values.items() if value not in (None, [], {})}
 
     @property
     def named(self) -> list[str]:
-        """The options that were named, as on the command line: --class-column."""
+        """The options that were given, as on the command line: --class-column."""
         return [
             f"--{option.name.replace('_', '-')}"
             for option in fields(self)
@@ -243,9 +255,11 @@ class Machine:
 
 
 def grouped(run: Callable[..., None]) -> Callable[..., None]:
-    """A verb that takes groups of options (dataclasses above) as single values: the command line shows the
+    """Let a verb take groups of options (the dataclasses above) as single values: the command line shows the
     fields of each group as options of their own.
     """
+    # typer knows no groups. It reads names and defaults from __signature__ and types from __annotations__, so
+    # both are replaced by the flat list of options.
     own = inspect.signature(run, eval_str=True).parameters
     groups = {name: p.annotation for name, p in own.items() if is_dataclass(p.annotation)}
     shown = []
@@ -257,6 +271,7 @@ def grouped(run: Callable[..., None]) -> Callable[..., None]:
                 inspect.Parameter(option.name, parameter.KEYWORD_ONLY, default=default, annotation=hint)
             )
         if name not in groups:
+            # Keyword-only: a signature may not have a required parameter after one with a default otherwise.
             shown.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
 
     @functools.wraps(run)
@@ -267,22 +282,23 @@ def grouped(run: Callable[..., None]) -> Callable[..., None]:
 
     verb.__signature__ = inspect.Signature(shown)
     verb.__annotations__ = {p.name: p.annotation for p in shown}
-    del verb.__wrapped__  # whoever looks for the verb's parameters finds the options
+    del verb.__wrapped__  # inspect.signature would follow it back to the groups
     return verb
 
 
 def talk(text: str) -> None:
-    """Say something that is no result."""
+    """Print a message to stderr: stdout is for results, which other programs may read."""
     print(text, file=sys.stderr, flush=True)
 
 
 def given(ctx: typer.Context, parameter: str) -> bool:
-    """Was a parameter named on the command line?"""
+    """Whether a parameter was given on the command line, not left at its default."""
+    # By name: typer may carry a click of its own, whose enum differs from the installed click's.
     return getattr(ctx.get_parameter_source(parameter), "name", "") == "COMMANDLINE"
 
 
 def option_of(ctx: typer.Context, parameter: str) -> str:
-    """What a parameter is called on the command line."""
+    """The option of a parameter, as on the command line: --tile-size for tile_size."""
     return next(p.opts[0] for p in ctx.command.params if p.name == parameter)
 
 

@@ -22,8 +22,8 @@ def scales_of(text: str) -> tuple[float, ...]:
 
 
 def scene_of(text: str) -> str | tuple[str, ...]:
-    """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files. Commas of a query
-    (`https://...?bbox=1,2,3,4`) are its own.
+    """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files. Commas in the query of a
+    URL (`https://...?bbox=1,2,3,4`) do not separate files.
     """
     if text.endswith(".safetensors"):
         raise BadOption(
@@ -49,7 +49,7 @@ def pairs_of(items: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
 
 
 def numbers_of(items: Iterable[str], option: str) -> dict[str, int]:
-    """`water=5` -> {"water": 5}, several in one text apart by commas."""
+    """`water=5` -> {"water": 5}; several in one text are separated by commas."""
     found = {}
     for item in (part for text in items for part in text.split(",")):
         name, _, value = item.partition("=")
@@ -68,6 +68,7 @@ def settings_of(items: Iterable[str]) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise BadOption(f"-o {item!r} must read KEY=VALUE.")
+        # JSON gives numbers, lists and true/false their types; what is no JSON (bands=red) needs no quotes.
         try:
             value = json.loads(text)
         except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""labelscape polygonize: a class raster in, polygons out."""
+"""labelscape polygonize: convert a class raster to polygons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(
     legend: Annotated[
         Path | None,
         typer.Option(
-            "--legend", help="Checkpoint whose classes these are.", show_default="the raster's own names"
+            "--legend", help="Checkpoint to take the class names from.", show_default="the raster's own names"
         ),
     ] = None,
     overwrite: Overwrite = False,

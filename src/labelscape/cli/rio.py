@@ -1,7 +1,7 @@
 """rio labelscape: all verbs as a plug-in of rasterio's command line.
 
-rasterio's commands are made by click, ours by a typer that may carry a click of its own: the plug-in hands
-the words on as they are.
+rasterio's commands are click's, ours are typer's, which may carry a click of its own: the two do not nest, so
+the plug-in passes its arguments on unparsed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import click
 def labelscape(ctx: click.Context, words: tuple[str, ...]) -> None:
     from labelscape.cli import main
 
-    with (ctx.obj or {}).get(
-        "env"
-    ) or contextlib.nullcontext():  # what was said to rio itself: --aws-no-sign-requests and its like
+    # rio's own options (--aws-no-sign-requests and others) are in the GDAL environment that it made.
+    with (ctx.obj or {}).get("env") or contextlib.nullcontext():
         before, sys.argv = sys.argv, ["labelscape", *words]  # `train --slurm` repeats the command
         try:
             main(list(words), name="rio labelscape")

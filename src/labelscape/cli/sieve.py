@@ -27,7 +27,7 @@ def run(
     legend: Annotated[
         Path | None,
         typer.Option(
-            "--legend", help="Checkpoint whose classes these are.", show_default="the raster's own names"
+            "--legend", help="Checkpoint to take the class names from.", show_default="the raster's own names"
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -55,7 +55,7 @@ def run(
 
 
 def print_sieved(done: SieveSummary) -> None:
-    """How many areas were merged, and how much of each class there was before and is after."""
+    """Print how many areas were merged, and the area of each class before and after."""
     from labelscape.evaluation.units import area_unit
 
     pixels = sum(c.pixels for c in done.classes)

@@ -1,6 +1,4 @@
-"""labelscape table: a table of a paper, trained and scored on the data it is given, claimed beside
-measured.
-"""
+"""labelscape table: reproduce a table of a paper, and print claimed and measured scores side by side."""
 
 from __future__ import annotations
 
@@ -24,13 +22,14 @@ NAME = "table"
 Settings = Annotated[
     list[str],
     typer.Option(
-        "-o", "--set", help="KEY=VALUE: a setting that differs from the paper's, for all rows. Repeat."
+        "-o", "--set", help="KEY=VALUE: a setting to use instead of the paper's, for all rows. Repeat."
     ),
 ]
 OverwriteRows = Annotated[
     bool,
     typer.Option(
-        "--overwrite", help="Make rows anew that are unfinished in --out, or made there with other settings."
+        "--overwrite",
+        help="Run rows again that are unfinished in --out, or were run there with other settings.",
     ),
 ]
 
@@ -40,23 +39,25 @@ class Extent:
     """Which rows are run, how long and how often."""
 
     budget: Annotated[
-        float, typer.Option("--budget", help="Steps as a share of the paper's: 0.01 is a hundredth.")
+        float, typer.Option("--budget", help="Training steps as a share of the paper's: 0.01 is a hundredth.")
     ] = 1.0
     rows: Annotated[
         str | None, typer.Option("--rows", help="Numbers of the rows, from 1: 1,3.", show_default="all")
     ] = None
-    seeds: Annotated[str, typer.Option("--seeds", help="One run of each row with each of these seeds.")] = "0"
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="Random seeds, as 0,1,2: each row is run once for each.")
+    ] = "0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classmate:
-    """The data set of the second task."""
+    """The data set of the second task (DFCNet's classmate)."""
 
     mate: Annotated[
-        str | None, typer.Option("--mate", help="Folder of the classmate's data set (dfcnet-1).")
+        str | None, typer.Option("--mate", help="Folder of the second task's data set (dfcnet-1).")
     ] = None
     mate_dataset: Annotated[
-        str | None, typer.Option("--mate-dataset", help="Name of the classmate's data set.")
+        str | None, typer.Option("--mate-dataset", help="Name of the second task's published data set.")
     ] = None
 
     @property
@@ -67,16 +68,19 @@ class Classmate:
 @grouped
 def run(
     name: Annotated[
-        str | None, typer.Argument(help="mswbn-1, dfcnet-1, ...; without it the tables are listed.")
+        str | None, typer.Argument(help="Table: mswbn-1, dfcnet-1, ...; without it the tables are listed.")
     ] = None,
-    data: Annotated[str | None, typer.Argument(help="Folder of the data set.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(help="Folder of the data set; without it the rows of the table are listed."),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Name of the published data set (labelscape data list).")
     ] = None,
     out: Annotated[
         Path,
         typer.Option(
-            "--out", help="Folder for checkpoints and scores; finished rows in it are not done again."
+            "--out", help="Folder for checkpoints and scores; rows finished in it are not run again."
         ),
     ] = Path("tables"),
     extent: Extent = Extent(),
@@ -86,8 +90,8 @@ def run(
     overwrite: OverwriteRows = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train and score the rows of a table as its paper did, and print what was measured beside what the paper
-    claims.
+    """Reproduce a table of a paper: train and score its rows as the paper did, and print claimed and measured
+    scores.
 
     Examples:
 

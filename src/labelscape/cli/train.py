@@ -1,4 +1,4 @@
-"""labelscape train: scenes and labels in, a checkpoint and its score out."""
+"""labelscape train: train a network on labelled scenes, and score it on held-out blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Texts = list[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
-    """What is held out of training, and how."""
+    """What is held out of training for scores, and how."""
 
     dataset: Annotated[
         str | None,
@@ -34,14 +34,14 @@ class Holdout:
     block: Annotated[
         int | None,
         typer.Option(
-            "--block", help="Side in pixels of the blocks that are held out whole.", show_default="256"
+            "--block", help="Side in pixels of the blocks that the split holds out.", show_default="256"
         ),
     ] = None
     split: Annotated[
         str | None,
         typer.Option(
             "--split",
-            help="blocks, or random: small blocks by chance, which gives optimistic scores.",
+            help="blocks, or random: small blocks at random, which gives optimistic scores.",
             show_default="blocks",
         ),
     ] = None
@@ -49,19 +49,21 @@ class Holdout:
         int | None,
         typer.Option(
             "--buffer",
-            help="Pixels around held-out blocks whose labels are not trained on.",
+            help="Width in pixels of the band around held-out blocks that is not trained on.",
             show_default="0",
         ),
     ] = None
     holdout: Annotated[
         float | None,
-        typer.Option("--holdout", help="Share of the labels held out for the score.", show_default="0.25"),
+        typer.Option(
+            "--holdout", help="Share of the labels held out for the test score.", show_default="0.25"
+        ),
     ] = None
     val: Annotated[
         float | None,
         typer.Option(
             "--val",
-            help="Share of the labels held out to watch training with; the best weights are kept.",
+            help="Share of the labels held out for validation; the weights with the best score are kept.",
             show_default="0.0",
         ),
     ] = None
@@ -69,31 +71,35 @@ class Holdout:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The network, and how long and how fast it learns."""
+    """The network and its optimisation."""
 
     network: Annotated[
         str | None,
         typer.Option("--network", help="Name of the network (labelscape models).", show_default="mlp"),
     ] = None
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Updates of the weights.", show_default="400")
+        int | None, typer.Option("--steps", help="Training steps (weight updates).", show_default="400")
     ] = None
     base_steps: Annotated[
         int | None,
         typer.Option(
-            "--base-steps", help="Steps of the base network before it.", show_default="twice --steps"
+            "--base-steps",
+            help="Steps of the base network that is trained first.",
+            show_default="twice --steps",
         ),
     ] = None
     start: Annotated[
         str | None,
         typer.Option("--start", help="Checkpoint whose encoder to start from, instead of a base network."),
     ] = None
-    batch: Annotated[int | None, typer.Option("--batch", help="Crops per step.", show_default="8")] = None
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Batch size: crops per step.", show_default="8")
+    ] = None
     crop: Annotated[
         int | None, typer.Option("--crop", help="Side of a training crop in pixels.", show_default="128")
     ] = None
     rate: Annotated[
-        float | None, typer.Option("--rate", help="Learning rate at the start.", show_default="0.05")
+        float | None, typer.Option("--rate", help="Initial learning rate.", show_default="0.05")
     ] = None
     optimizer: Annotated[
         str | None,
@@ -105,7 +111,7 @@ class Schedule:
     seed: Annotated[
         int | None,
         typer.Option(
-            "--seed", help="Seed of the weights, the held-out blocks and the crops.", show_default="0"
+            "--seed", help="Random seed of the weights, the held-out blocks and the crops.", show_default="0"
         ),
     ] = None
     device: Device = "auto"
@@ -113,16 +119,20 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class SecondTask:
-    """Another data set, learned in the same batches."""
+    """A second data set, trained in the same batches."""
 
     mate: Annotated[
         Texts,
         typer.Option(
-            "--mate", help="Scenes of a second task, learned in the same batches (classmate, dfcnet)."
+            "--mate", help="Scenes of a second task, trained in the same batches (classmate, dfcnet)."
         ),
     ] = field(default_factory=list)
     mate_labels: Annotated[
-        Texts, typer.Option("--mate-labels", help="Its labels; more with -o mate.data.KEY=VALUE.")
+        Texts,
+        typer.Option(
+            "--mate-labels",
+            help="Labels of the second task; other settings of its data with -o mate.data.KEY=VALUE.",
+        ),
     ] = field(default_factory=list)
 
 
@@ -144,10 +154,13 @@ def run(
     second: SecondTask,
     ahead: Ahead,
     forest: Annotated[
-        bool, typer.Option("--forest", help="Also score a per-pixel random forest on the same blocks.")
+        bool,
+        typer.Option(
+            "--forest", help="Also score a per-pixel random forest on the same blocks, as a baseline."
+        ),
     ] = False,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write the log as TensorBoard event files too.")
+        bool, typer.Option("--tensorboard", help="Also write the log as TensorBoard event files.")
     ] = False,
     setting: Annotated[
         Texts, typer.Option("-o", "--set", help="KEY=VALUE for any other setting of the recipe. Repeat.")
@@ -155,14 +168,13 @@ def run(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a network on scenes with labels and score it on blocks it never saw.
+    """Train a network on labelled scenes and score it on held-out blocks.
 
     Examples:
 
       labelscape train scene.tif --labels fields.gpkg --class-column crop --out runs/a
 
-      labelscape train town.tif --labels buildings.geojson --background other --area surveyed.geojson --out
-        runs/town
+      labelscape train town.tif --labels roofs.gpkg --background other --area surveyed.gpkg --out runs/town
     """
     from labelscape.training.run import train
 
@@ -181,7 +193,7 @@ def run(
 def recipe_of(
     images: Texts, labels: Labels, schedule: Schedule, holdout: Holdout, second: SecondTask, setting: Texts
 ) -> Recipe:
-    """The recipe that the command line asks for; `-o` has the last word."""
+    """The recipe of the command line; `-o` overrides the other options."""
     from labelscape.training.recipe import Recipe, make_recipe
 
     more = settings_of(setting)
@@ -189,7 +201,7 @@ def recipe_of(
     settings = named(schedule)
     if holdout.val:
         steps = settings.get("steps", Recipe.model_fields["steps"].default)
-        settings["val_every"] = max(1, steps // 10)
+        settings["val_every"] = max(1, steps // 10)  # ten validation scores a run (ours)
     if second.mate:
         own = more.get("mate", {})
         its = {"images": [scene_of(i) for i in second.mate], "labels": second.mate_labels, "holdout": 0.0}

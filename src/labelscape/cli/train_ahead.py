@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ahead:
-    """What is said of a run instead of making it."""
+    """Output instead of training."""
 
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what the run will cost, from three real steps, and stop.")
+        bool, typer.Option("--dry-run", help="Estimate time and memory from three real steps, and stop.")
     ] = False
     slurm: Annotated[
         str | None,
@@ -49,7 +49,7 @@ def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
         "crops"
     )
     memory = (
-        "Memory was not measured"
+        "Memory cannot be measured here"
         if found.peak_bytes is None
         else f"{found.peak_bytes / 2**30:.1f} GiB of memory"
     )
@@ -61,7 +61,7 @@ def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
     print(
         f"{found.seconds_per_step:.2f} s a step{base}, about {lasting(found.seconds)} in all, "
         f"{lasting(found.seconds_before)} of it to read the data; "
-        f"the score comes on top. {memory}"
+        f"scoring takes extra time. {memory}"
     )
 
 

@@ -1,5 +1,4 @@
-"""The weights published by the authors of the MLP paper (Caffe, 2017) as networks of the catalogue. Caffe
-itself is not needed.
+"""Import the weights published by the authors of the MLP paper (Caffe, 2017). Caffe itself is not needed.
 
 Reads     https://github.com/emaggiori/CaffeRemoteSensing: RemoteSensingVaihingen (fcn, skip, mlp) and
           InriaBenchmark (fcn, mlp)
