@@ -34,7 +34,7 @@ def test_a_map_is_asked_for_in_the_wrong_way(stored, tmp_path, run_cli):
         code, _, err = run_cli("map", *words)
         assert code == 2 and said in err and not out.exists()
     code, _, err = run_cli("calibrate", model)
-    assert code == 1 and "gone" in err and "looked for from" in err
+    assert code == 1 and "gone" in err and "start from" in err
 
 
 def test_another_raster_of_the_map_is_no_class_map(stored, tmp_path, run_cli):
