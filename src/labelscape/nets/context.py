@@ -1,5 +1,5 @@
-"""Modules that give every pixel a view of its surroundings, shared by several papers' networks: ASPP and
-pyramid pooling.
+"""Context modules shared by several papers' networks: atrous spatial pyramid pooling (ASPP) and pyramid
+pooling.
 
 Papers    L.-C. Chen, Y. Zhu, G. Papandreou, F. Schroff, H. Adam. "Encoder-Decoder with Atrous Separable
           Convolution for Semantic Image Segmentation". ECCV 2018. https://arxiv.org/abs/1802.02611 -> ASPP,

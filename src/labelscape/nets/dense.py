@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Grown(NamedTuple):
-    """What a dense block hands on."""
+    """The output of a dense block."""
 
     stack: Tensor
     """(N, C + l k, h, w): its input and the outputs of its l layers."""
@@ -67,6 +67,7 @@ class DenseBlock(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, inputs: Tensor) -> Grown:
+        # filled() writes into one tensor, which autograd, compilation and tracing cannot follow.
         if (
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()

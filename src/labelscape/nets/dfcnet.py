@@ -60,9 +60,8 @@ class TransitionDown(nn.Module):
 
     def forward(self, stack: Tensor) -> Tensor:
         narrow = self.conv(F.relu(self.norm(stack), inplace=True))  # (N, C/2, h, w)
-        return F.avg_pool2d(
-            narrow, 2, ceil_mode=True
-        )  # (N, C/2, h/2, w/2)  a cut window averages what it has
+        # Caffe rounds up: 513 -> 257 -> 129. A window cut by the border averages the pixels it has.
+        return F.avg_pool2d(narrow, 2, ceil_mode=True)  # (N, C/2, h/2, w/2)
 
 
 class Projection(nn.Module):
@@ -145,6 +144,7 @@ class Decoder(nn.Module):
         inputs = encoder.block5.new if self.only_new else encoder.block5.outputs
         widths = encoder.widths[1:]
         self.last = 5 + len(lengths)
+        # Skips from coarse to fine: blocks 4, 3, 2, then conv1's output.
         for number, (length, skip) in enumerate(zip(lengths, encoder.widths[-2::-1]), start=6):
             self.add_module(f"up{number}", TransitionUp(inputs, width))
             block = DenseBlock(width + skip, length, growth, checkpointing=checkpointing)
@@ -266,7 +266,7 @@ class DenseNetwork(Network):
         height, width = image.shape[-2:]
         if road.stop > road.start and self.road_head is None:
             raise BadInput(
-                "This network has no classmate head, but was asked about a second task; build classmate or "
+                "This network has no classmate head, but got images of a second task; build classmate or "
                 "dfcnet with mate_classes=2."
             )
         scores = self.scores(pad_to_corners(image), land, road)
@@ -301,7 +301,9 @@ def reach_of(encoder: Encoder, decoder: Decoder, head: nn.Module) -> int:
     """How many pixels away the farthest input lies on which an output depends: to the right, where average
     pooling reaches.
     """
-    reach = 3 + 2  # conv1, pool1
+    # conv1 reaches 3 pixels, pool1 one pixel of stride 2. Each 3 x 3 of a block reaches one pixel of its
+    # stride, and so does the transition after it.
+    reach = 3 + 2
     for number in range(2, 6):
         stride = 2**number
         reach += stride * len(getattr(encoder, f"block{number}").layers) + (stride if number < 5 else 0)
@@ -315,9 +317,8 @@ def start_from(net: DenseNetwork, base_state: Mapping[str, Tensor]) -> list[str]
     """Copy what a trained baseline shares with `net` (sec. 3.2, "initial model") and return the names copied.
 
     `base_state` is the state_dict of a network of this module, or that of a DenseNet-121 after
-      `named_as_ours`. Heads, and blocks
-    that only one of the two has, are left alone; with a decoder for each task both start alike. Raises
-    BadInput if there is no encoder, or one of other sizes.
+    `named_as_ours`. Heads, and blocks that only one of the two has, are left alone; with a decoder for each
+    task both start alike. Raises BadInput if there is no encoder, or one of other sizes.
     """
     mine, copied = net.state_dict(), []
     shared = [name for name in base_state if name in mine and name.startswith(("encoder.", "decoder."))]
@@ -349,6 +350,7 @@ def named_as_ours(imagenet: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = (
         (r"features\.conv0\.", "encoder.conv1."),
         (r"features\.norm0\.", "encoder.norm1."),
+        # ImageNet's last normalisation reads the output of block 5, and so does the first upsampling's.
         (r"features\.norm5\.", "decoder.up6.norm."),
         (
             r"features\.denseblock(\d)\.denselayer(\d+)\.",
@@ -382,8 +384,8 @@ def build(
     width: int,
     checkpointing: bool,
 ) -> DenseNetwork:
-    """What the builders share. Raises UnknownName for an unknown reading, BadOption for sizes that cannot
-    be.
+    """Build a network from checked options. Raises UnknownName for an unknown reading, BadOption for
+    impossible sizes.
     """
     checks.one_of("fused", fused, FUSED)
     checks.one_of("slice_at", slice_at, SLICES)
@@ -437,6 +439,7 @@ def fc_densenet(
     checkpointing: bool = False,
 ) -> DenseNetwork:
     """Table 1, Baseline: land alone, predicted at 1/4; 16,860,231 parameters for seven classes."""
+    # locals() are the options above, and only they: a variable set before this line would become one.
     return build(**locals())
 
 

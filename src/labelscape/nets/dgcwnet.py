@@ -1,4 +1,4 @@
-"""DGCWNet: every pixel looks at every other and emphasises the channels in which the two differ.
+"""DGCWNet: every pixel is compared with every other, and the channels in which the two differ are emphasised.
 
 Paper     L. Zhu, S. Zhu, X. Liu, L. Luo. "Distance Guided Channel Weighting for Semantic Segmentation". 2020.
           https://arxiv.org/abs/2004.12679
@@ -6,7 +6,7 @@ Reads as  sec. 3.2, eqs. 1-5 -> ChannelWeighting, kernels/distance.py
           sec. 3.3, eq. 6 and 4.4.1 -> NonLocal (NL-H, NL-D)   sec. 4.1 -> base_of
           sec. 4.3 -> Relation (128 channels, down by 4), eq. 7 -> DGCWNet.aux
           sec. 4.4.1 -> GlobalPool (GAP), SqueezeExcite (SE)   fig. 2 -> DGCWNet
-Differs   - how a map at stride 32 becomes the prediction is not told: fuse="concat" brings it to stride 8,
+Differs   - how a map at stride 32 becomes the prediction is not stated: fuse="concat" brings it to stride 8,
             joins it to X, then 3x3 to 512 with BN and ReLU, dropout 0.1, 1x1 to the classes, as OCNet and
             CCNet do; "upsample" leaves X out; "none" is the text to the letter, a 1x1 classifier at stride
             32. The base networks have the same head on X
@@ -104,6 +104,7 @@ class NonLocal(nn.Module):
         self.scale = width**-0.5 if scaled else 1.0
 
     def forward(self, features: Tensor) -> Tensor:
+        # torch's attention (never P x P in memory where it has a fast kernel) expects heads: here one.
         query, key, value = (
             conv(features).flatten(2).mT[:, None] for conv in (self.query, self.key, self.value)
         )  # (N, 1, P, C)
@@ -135,9 +136,8 @@ class Relation(nn.Module):
         self.width = {"concat": inputs + width, "upsample": width, "none": width}[fuse]
 
     def forward(self, x8: Tensor) -> Tensor:
-        x32 = shrink(
-            self.reduce(x8), self.ratio, self.downsample, self.align_corners
-        )  # (N, C, H/32, W/32)  F
+        x32 = self.reduce(x8)  # (N, C, H/8, W/8)
+        x32 = shrink(x32, self.ratio, self.downsample, self.align_corners)  # (N, C, H/32, W/32)  F
         x32 = self.update(x32)  # (N, C, H/32, W/32)
         if self.fuse == "none":
             return x32
@@ -185,7 +185,8 @@ class SqueezeExcite(nn.Module):
 
 
 def base_of(name: str, inputs: int, branch_width: int, align_corners: bool) -> tuple[nn.Module, int]:
-    """Sec. 4.1: what stands on layer4, and the width of its output X."""
+    """Sec. 4.1: the base network's module on layer4, and the width of its output X."""
+    # Bins and rates: sec. 4.1.
     if name == "ppm":
         return PyramidPooling(
             inputs, branch_width, bins=(1, 2, 3, 6), align_corners=align_corners
@@ -196,7 +197,7 @@ def base_of(name: str, inputs: int, branch_width: int, align_corners: bool) -> t
 
 
 def head_of(inputs: int, width: int, classes: int) -> nn.Sequential:
-    """3x3 to `width`, BN, ReLU, dropout, 1x1 to the classes."""
+    """3x3 to `width`, BN, ReLU, dropout, 1x1 to the classes (ours: dropout 0.1 as in OCNet and CCNet)."""
     return nn.Sequential(conv_bn_relu(inputs, width), nn.Dropout2d(0.1), nn.Conv2d(width, classes, 1))
 
 
@@ -263,7 +264,7 @@ def context_of(
     fuse: str,
     align_corners: bool,
 ) -> tuple[nn.Module, int]:
-    """What stands between X and the head (tables 1 and 2), and the width it hands on."""
+    """The context module between X and the head (tables 1 and 2), and the width of its output."""
     if name == "none":
         return nn.Identity(), inputs
     if name in ("gap", "se"):
@@ -278,7 +279,7 @@ def context_of(
         inputs,
         width,
         update,
-        ratio=1 if name == "nl-h" else 4,
+        ratio=1 if name == "nl-h" else 4,  # sec. 4.3; NL-H keeps the high resolution (sec. 4.4.1)
         reduce_kernel=reduce_kernel,
         downsample=downsample,
         fuse=fuse,
@@ -314,12 +315,9 @@ def dgcwnet(
     row of table 3.
 
     `base` plain, ppm, aspp; `context` dgcw, gap, se, nl-h, nl-d, none (tables 1 and 2); `weighting` dbs,
-      softmax, tanh, conv,
-    conv-input; `fuse` concat, upsample, none. `width` is C; `base_width` that of each PPM or ASPP branch.
-    `backbone`, `pretrained`,
-    `weights`, `first_conv`, `stem` as `backbones.trunk` has them. Raises UnknownName for an unknown name,
-      BadOption for numbers or
-    combinations that cannot be.
+    softmax, tanh, conv, conv-input; `fuse` concat, upsample, none. `width` is C; `base_width` that of each
+    PPM or ASPP branch. `backbone`, `pretrained`, `weights`, `first_conv`, `stem` as `backbones.trunk` has
+    them. Raises UnknownName for an unknown name, BadOption for impossible numbers or combinations.
     """
     checks.one_of("base", base, BASES)
     checks.one_of("context", context, CONTEXTS)

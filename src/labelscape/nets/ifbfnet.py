@@ -63,11 +63,10 @@ class BalancedFusion(nn.Module):
         return torch.sigmoid(self.relate(levels.mean((2, 3), keepdim=True)))  # (N, C, 1, 1)  eq. 2
 
     def forward(self, levels: Tensor) -> Tensor:
-        # The factor could be folded into the kernel that follows, exactly, for each image its own: that saves
-        # less than 0.5 % of a forward.
-        return (
-            1 + self.weights(levels)
-        ) * levels  # (N, C, h, w)  eq. 3 and its residual; eq. 4 with what follows
+        # The factor could be folded into the following kernel, exactly, one kernel for each image: that saves
+        # less than 0.5 % of a forward pass.
+        # Eq. 3 and its residual; eq. 4 together with the convolution that follows.
+        return (1 + self.weights(levels)) * levels  # (N, C, h, w)
 
 
 class SpatialStream(nn.Sequential):
@@ -139,7 +138,7 @@ class IFBFNet(Network):
         self.aux = nn.Sequential(conv_bn_relu(s1, 64), nn.Conv2d(64, classes, 1)) if aux else None
         if abn_act == "leaky":
             leaky_for_relu(self)
-        self.trunk = levels  # after that: it keeps its own activations
+        self.trunk = levels  # assigned last: the trunk keeps its own activations
 
     def fast_parameters(self) -> list[nn.Parameter]:
         """Sec. 4.1: the auxiliary branch and the balanced fusions learn at ten times the rate of all else."""
@@ -148,6 +147,7 @@ class IFBFNet(Network):
 
     def heads(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
+        # Not to the stride of 16, as other networks: the paper's crop of 876 would become 880.
         scores = self.scores(pad_to_multiple(image, 4))
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
@@ -167,13 +167,10 @@ class IFBFNet(Network):
     # fmt: on
 
     def decode(self, image: Tensor, s1: Tensor, x16: Tensor) -> Tensor:
-        """Sec. 3.1, decoder: what goes into the last two convolutions, (N, 256 or 256 + spatial, H/4,
-        W/4).
-        """
+        """Sec. 3.1, decoder: the input of the last two convolutions, (N, 256 or 256 + spatial, H/4, W/4)."""
         x4 = torch.cat([self.enlarge(x16, s1), self.low(s1)], dim=1)  # (N, 320, H/4, W/4)  eq. 1
-        x4 = (
-            self.fuse1(self.balance1(x4)) if self.order == "eq" else self.balance1(self.fuse1(x4))
-        )  # (N, 256, H/4, W/4)
+        # Weighed and then convolved, or the other way round (see `Differs`): -> (N, 256, H/4, W/4)
+        x4 = self.fuse1(self.balance1(x4)) if self.order == "eq" else self.balance1(self.fuse1(x4))
         if self.spatial is None:
             return x4
         x4 = torch.cat([x4, self.enlarge(self.spatial(image), s1)], dim=1)  # (N, 384, H/4, W/4)
@@ -217,9 +214,8 @@ def ifbfnet(
     Rows of table 2, for each backbone: (1) aspp="none", skip="none", spatial=0   (2) skip="none", spatial=0
     (3) skip="concat", spatial=0   (4) spatial=0   (5) nothing. Columns of table 3: spatial=16 ... 256.
     `backbone`, `pretrained`, `weights`, `first_conv` and `output_stride` are the trunk's; one without
-      dilation takes output_stride=32.
-    Raises UnknownName for an unknown reading or backbone, BadOption for sizes and combinations that cannot
-    be.
+    dilation takes output_stride=32. Raises UnknownName for an unknown reading or backbone, BadOption for
+    impossible sizes and combinations.
     """
     for what, value in (("aspp", aspp), ("skip", skip), ("order", order), ("abn_act", abn_act)):
         if value not in READINGS[what]:

@@ -38,12 +38,12 @@ BORDERS = {"deconv": "constant", "interpolate": "replicate"}
 """What each reading of "bilinear upsampling" sees one pixel beyond the edge: zero, or the edge again."""
 
 STRIP_BYTES = 64 * 2**20
-"""The perceptron's pool and hidden layer together stay below this in evaluation."""
+"""Ours: most memory for the perceptron's concatenated levels and hidden layer together, in evaluation."""
 
 
 class Features(NamedTuple):
-    """What the encoder hands on: the last feature map before each pooling, and where each pooling found
-    its maxima.
+    """The encoder's output: the last feature map before each pooling, and where each pooling found its
+    maxima.
     """
 
     x2: Tensor
@@ -63,6 +63,7 @@ class Convolutions(nn.Sequential):
         first = nn.Conv2d(inputs, width, 5, 2, 2) if level == 1 else nn.Conv2d(inputs, width, 3, 1, 1)
         steps: list[tuple[str, nn.Module]] = []
         for number, conv in enumerate((first, nn.Conv2d(width, width, 3, 1, 1)), start=1):
+            # The convolutions keep their biases, as released, although the normalisation cancels them.
             norm = nn.BatchNorm2d(width, eps=1e-5, momentum=bn_momentum, affine=affine)
             steps += [
                 (f"conv{level}_{number}", conv),
@@ -101,8 +102,7 @@ def upsample(level: Tensor, factor: int, border: str = "constant") -> Tensor:
     """Bilinear upsampling, (N, C, h, w) -> (N, C, factor h, factor w).
 
     `border="constant"` equals Caffe's bilinear deconvolution, kernel 2 factor - factor % 2 and as many
-      channels as groups;
-    `border="replicate"` equals F.interpolate(align_corners=False).
+    channels as groups; `border="replicate"` equals F.interpolate(align_corners=False).
     """
     return level if factor == 1 else upsample_framed(F.pad(level, (1, 1, 1, 1), mode=border), factor)
 
@@ -152,6 +152,7 @@ class Mirror(nn.Module):
     """
 
     reach = 134
+    """In pixels, as Score's; tests hold it from both sides."""
 
     # fmt: off
     def __init__(self, widths: Sequence[int], classes: int, *, affine: bool, bn_momentum: float) -> None:
@@ -186,6 +187,7 @@ class Skip(nn.Module):
     """
 
     reach = 90
+    """In pixels, as Score's; tests hold it from both sides."""
 
     def __init__(self, widths: Sequence[int], classes: int, border: str) -> None:
         super().__init__()
@@ -210,6 +212,7 @@ class Perceptron(nn.Module):
     """
 
     reach = 84
+    """In pixels, as Score's; tests hold it from both sides."""
 
     def __init__(self, widths: Sequence[int], classes: int, border: str, *, hidden: int, relu: bool) -> None:
         super().__init__()
@@ -235,9 +238,9 @@ class Perceptron(nn.Module):
 
     def classify(self, levels: tuple[Tensor, ...]) -> Tensor:
         """Levels within their frames -> (N, K, H/2, W/2)."""
-        pool = torch.cat(
-            [upsample_framed(level, 2**index) for index, level in enumerate(levels)], dim=1
-        )  # (N, sum C, H/2, W/2)
+        # The upsampled levels have no name, so that they are freed before the hidden layer is allocated.
+        # (N, sum C, H/2, W/2)
+        pool = torch.cat([upsample_framed(level, 2**i) for i, level in enumerate(levels)], dim=1)
         return self.mlp2(self.relu(self.mlp1(pool)))  # (N, D, H/2, W/2) -> (N, K, H/2, W/2)
 
     def classify_linearly(self, levels: tuple[Tensor, ...]) -> Tensor:
@@ -292,18 +295,16 @@ class HighResolution(Network):
         self.encoder, self.head = encoder, head
         self.downsample, self.border = downsample, border
         self.stride = 16 * downsample
-        # the head's reach in averaged pixels, then bilinear upsampling back and the average that made them
+        # The head's reach in averaged pixels, plus that of the bilinear upsampling back and of the average
+        # itself.
         self.reach = downsample * head.reach + (3 * downsample - 2) // 2
         for module in self.modules():
-            if (
-                isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None
-            ):  # not the bilinear one
-                fan_in = (
-                    "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
-                )  # its weight is (inputs, outputs, ...)
-                nn.init.kaiming_normal_(
-                    module.weight, mode=fan_in, nonlinearity="relu"
-                )  # sec. V-C: "following [30]"
+            # The bilinear deconvolution has no bias, and keeps its own start.
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
+                # A deconvolution's weight is (inputs, outputs, ...): what torch calls fan_out is its fan-in.
+                fan_in = "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
+                # Sec. V-C, "initialized following [30]": He et al.
+                nn.init.kaiming_normal_(module.weight, mode=fan_in, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:
@@ -317,7 +318,7 @@ def start_from(net: Network, base_state: Mapping[str, Tensor]) -> list[str]:
     names copied.
 
     `base_state` is the state_dict of an `fcn` (or any network of this module). Raises BadInput if the
-      encoders differ.
+    encoders differ.
     """
     mine = {name: value for name, value in net.state_dict().items() if name.startswith("encoder.")}
     theirs = {name: value for name, value in base_state.items() if name.startswith("encoder.")}
@@ -356,7 +357,7 @@ def build(
     upsampling: str,
     **head_options: object,
 ) -> HighResolution:
-    """What the four builders share. Raises BadOption for sizes that cannot be, UnknownName for an unknown
+    """Build a network from checked options. Raises BadOption for impossible sizes, UnknownName for an unknown
     `upsampling`.
     """
     if len(widths) != 4 or not all(isinstance(width, int) and width > 0 for width in widths):

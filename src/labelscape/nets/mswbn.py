@@ -1,4 +1,4 @@
-"""MSWBN: three sums of parallel convolutions, weighted for each image by what its lower levels look like.
+"""MSWBN: three sums of parallel convolutions, weighted for each image by its lower levels.
 
 Paper     K. Yang, Z. Liu, Q. Lu, G.-S. Xia. "Multi-Scale Weighted Branch Network for Remote Sensing Image
           Classification". CVPR workshops 2019
@@ -16,8 +16,7 @@ Differs   - the paper names no output stride and no channel reduction. Default: 
           - "convolution operations" in a branch: branch="bn" is convolution and BN; the sum of eq. 2 stays
             signed, as sec. 3.3 needs, and whoever reads it applies the ReLU. "linear": convolution with bias
             and no ReLU anywhere in the HWM. "bn_relu": ReLU in each branch
-          - C_1 .. C_3: plain 3x3 convolutions with bias, started at random: from zero every weight would
-            stand at the threshold
+          - C_1 .. C_3: plain 3x3 convolutions with bias, with torch's random start (ours)
           - eq. 14 raises a weak weight to theta (it does not zero it) and weights are not normalised again;
             the "relu" is in the gradient
           - the factor 2 of the LBM belongs to its gate: without the gate, eq. 9 as printed
@@ -71,10 +70,10 @@ class Operation(NamedTuple):
 
 
 OPERATIONS: dict[int, tuple[Operation, ...]] = {
-    8: tuple(
-        Operation(k, r) for k, r in ((1, 0), (3, 0), (5, 0), (5, 2), (5, 4), (7, 0), (7, 2), (7, 4))
-    ),  # sec. 4.2
-    5: tuple(Operation(k, r) for k, r in ((1, 0), (3, 0), (5, 0), (5, 2), (5, 4))),  # sec. 4.5, table 7
+    # Sec. 4.2.
+    8: tuple(Operation(k, r) for k, r in ((1, 0), (3, 0), (5, 0), (5, 2), (5, 4), (7, 0), (7, 2), (7, 4))),
+    # Sec. 4.5, table 7.
+    5: tuple(Operation(k, r) for k, r in ((1, 0), (3, 0), (5, 0), (5, 2), (5, 4))),
 }
 """S_o by its size: sum of k^2 is 232 and 85."""
 
@@ -103,6 +102,7 @@ class Hierarchy(nn.Module):
         self.generator = nn.Conv2d(level_width, len(operations), 3, padding=1)
         self.branches = nn.ModuleList()
         for operation in operations:
+            # "Same" size for all branches, or they could not be summed.
             pad = operation.field(rate_semantics) // 2
             steps: list[nn.Module] = [
                 nn.Conv2d(
@@ -152,6 +152,7 @@ class HWM(nn.Module):
     ) -> None:
         super().__init__()
         self.theta = theta
+        # Branches stay signed (sec. 3.3): the ReLU stands before the next hierarchy reads the sum.
         self.read = nn.ReLU() if branch == "bn" else nn.Identity()
         self.hierarchies = nn.ModuleList(
             Hierarchy(
@@ -325,9 +326,9 @@ def mswbn(
     five classes.
 
     `width` is N of table 1 (64, 96, 128, 160); `operations` 8 or 5; `theta_hwm` None is 1/n, which is 0.125
-      and 0.2 as the paper sets
-    them; `levels` names L_1, L_2, L_3. `backbone`, `pretrained`, `weights`, `first_conv` as `backbones.trunk`
-    has them. Raises UnknownName for an unknown name, BadOption for a number that cannot be.
+    and 0.2 as the paper sets them; `levels` names L_1, L_2, L_3. `backbone`, `pretrained`, `weights`,
+    `first_conv` as `backbones.trunk` has them. Raises UnknownName for an unknown name, BadOption for an
+    impossible number.
     """
     checks.one_of("set of operations", operations, tuple(OPERATIONS))
     checks.one_of("branch", branch, BRANCHES)

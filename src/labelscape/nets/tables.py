@@ -233,7 +233,7 @@ DFCNET = {
                 "DFCNet, test server, scales and models merged",
                 "dfcnet",
                 miou(55.59),
-                "in the text, section 3.3; which scales is not told",
+                "in the text, section 3.3; the scales are not stated",
             ),
         ),
     )

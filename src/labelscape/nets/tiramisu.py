@@ -134,13 +134,12 @@ class Tiramisu(Network):
 def reach_of(lengths: tuple[int, ...]) -> int:
     """How many pixels away the farthest input lies on which an output depends."""
     farthest = 0
+    # Pixels differ in where they lie in the cells of the pooled maps, which repeat every 32.
     for pixel in range(32):
         first = last = pixel
         for length in lengths[:5:-1]:  # back from the last block to the bottleneck
-            first, last = (
-                -(-(first - length - 2) // 2),
-                (last + length) // 2,
-            )  # output i of the transposed 3 x 3 sees (i - 2)/2 ... i/2
+            # Output i of the transposed 3 x 3 depends on inputs (i - 2)/2 ... i/2.
+            first, last = -(-(first - length - 2) // 2), (last + length) // 2
         for length in lengths[5:0:-1]:
             first, last = 2 * (first - length), 2 * (last + length) + 1  # the maximum of two
         farthest = max(farthest, pixel - first + lengths[0] + 1, last - pixel + lengths[0] + 1)
