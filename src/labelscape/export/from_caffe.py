@@ -67,6 +67,7 @@ def import_caffe(
         contract=Contract(
             bands=band_names,
             dtype="uint8",
+            # Raw values 0..255, as the networks were trained: mean 0, deviation 1.
             normalisation=((0.0, 1.0),) * found.in_channels,
             pixel_size=pixel_size or PIXEL_SIZES.get(found.classes),
             crs_kind="projected",

@@ -81,6 +81,7 @@ class ASPP(nn.Module):
     def forward(self, level: Tensor) -> Tensor:
         views = [branch(level) for branch in self.branches]
         if self.pool is not None:
+            # Repeated over the level: bilinear upsampling of a single cell gives the same.
             views.append(self.pool(level).expand(-1, -1, *level.shape[-2:]))  # (N, C, h, w)
         return self.join(torch.cat(views, dim=1))
 

@@ -149,7 +149,7 @@ def dgcwnet(
             sampling="uniform",
             sync_bn=True,
             aux_weight=0.4,
-            aux_losses={"cross-entropy": 1.0},
+            aux_losses={"cross-entropy": 1.0},  # rows with OHEM change `losses` alone (see OHEM_DGCW)
         ),
         average="logits",
     )

@@ -194,6 +194,7 @@ def score_row(
             return stored
     elif target.exists():
         changed = differing(_recipe_in(target), own)
+    # Refused, not mixed in: one table must not hold rows of different settings.
     if changed and not overwrite:
         shown = ", ".join(changed[:5])
         raise BadFile(

@@ -64,6 +64,7 @@ def train(
     with telling_of_the_lost(fabric), ExitStack() as opened:
         dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
         mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
+        # One process alone prints: the others would repeat every line.
         run = Run(out, fabric, score, tensorboard, say if leads else lambda text: None)
         for line in (*dataset.report, *(mate.report if mate else ())):
             run.say(line)
@@ -130,6 +131,7 @@ def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, run: Run)
 
 def _refuse_another_run(path: Path, done: Checkpoint, wanted: Checkpoint) -> None:
     """Raises BadFile where a finished network was trained by other settings or on other data."""
+    # In today's words: a setting that is newer than the checkpoint is no difference at its default.
     changed = differing(in_todays_words(done.recipe), wanted.recipe)
     same_data = (done.legend, done.contract.normalisation) == (wanted.legend, wanted.contract.normalisation)
     if not changed and not same_data:

@@ -45,6 +45,7 @@ def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Datase
                 f"{' '.join(dataset.bands)}; one trunk reads both. "
                 "Choose as many with mate.data.bands."
             )
+        # Scaled by its own statistics: the two data sets may come from different sensors.
         normalisation = tuple((s.mean, s.std) for s in band_statistics(s.scene for s in mate.learned_from()))
         index = index_crops(mate)
         tasks.append(
@@ -81,6 +82,7 @@ def build_network(
     recipe: Recipe, dataset: Dataset, start: Checkpoint | None, mate: Dataset | None
 ) -> Network:
     """The recipe's network with its first weights, the same for every process."""
+    # Before any layer is built, so that all processes draw the same first weights.
     torch.manual_seed(recipe.seed)
     net = create_model(
         recipe.network,
