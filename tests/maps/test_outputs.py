@@ -108,3 +108,15 @@ def test_kinds_and_endings_are_unique():
     rows = (*outputs.RASTERS, *outputs.MADE_OF_THEM)
     assert len({row.kind for row in rows}) == len({row.ending for row in rows}) == len(rows)
     assert outputs.RASTERS[0].classes, "areas and seams are counted on the first plane"
+
+
+def test_half_written_files_of_a_killed_map_go_whatever_is_written_next(tmp_path, checkpoint):
+    scene = world.make(tmp_path, 96, 128).scene
+    out = tmp_path / "map"
+    out.mkdir()
+    left = [".scene_proba.tiles.tif", ".scene_entropy.part.tif", ".scene_polygons.part.gpkg"]
+    others = {".scene2_proba.tiles.tif", ".scene_notes.txt", ".hidden"}
+    for name in (*left, *others):
+        (out / name).touch()
+    map_scene(checkpoint, scene, out, **QUICK)
+    assert {path.name for path in out.glob(".*")} == others

@@ -17,7 +17,7 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.files import stem_of
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.journal import Journal, is_begun, tile_key
-from labelscape.maps.outputs import RasterOutput, left_behind, paths_of, rasters_of
+from labelscape.maps.outputs import RasterOutput, left_behind, paths_of, rasters_of, remove_half_written
 from labelscape.maps.request import MapRequest
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
@@ -92,6 +92,7 @@ def prepare(
     folder = out / f".{stem}.unfinished"
     overwrite = overwrite or is_begun(folder, key)
     _make_room(out, paths, overwrite)
+    remove_half_written(out, stem)
     if left := left_behind(out, stem, paths):
         verb = "are" if len(left) > 1 else "is"
         notes = [*notes, f"{', '.join(left)} in {out} {verb} of an earlier map, not of this one"]
