@@ -56,6 +56,17 @@ def test_a_class_that_one_file_lacks_is_merged_all_the_same():
     assert mixed.index_of == {5: 0, "class 5": 0, "forest": 0}
 
 
+def test_a_raster_of_which_nothing_is_merged_is_not_read_as_nothing():
+    rules = LabelRules(merge={"green": ("field", "forest")})
+    with pytest.raises(
+        BadInput, match=r"No value of a\.tif belongs to a merged class: .* class 1, class 2\."
+    ):
+        resolve_classes([polygons("field", "forest"), raster(1, 2)], rules)
+    named = replace(rules, classes={"field": 1, "water": 2})
+    table = resolve_classes([polygons("field", "forest"), raster(1, 2)], named)
+    assert table.index_of_value == {1: 0, 2: IGNORE}
+
+
 def test_a_class_that_no_file_has_is_a_mistake_unless_the_legend_is_known():
     with pytest.raises(UnknownName, match="No class in the labels is called 'class 9'"):
         resolve_classes([raster(2, 5), raster(2)], LabelRules(merge=WOOD))

@@ -188,6 +188,13 @@ def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
     if rasters:
         stored = dict(rules.classes or {f"class {v}": v for v in _values_of(rasters)})
     _check_merge(dict.fromkeys([*stored, *polygon_names]), rules, polygons=bool(polygon_names))
+    merged = {old for olds in rules.merge.values() for old in olds}
+    # What a trained model is evaluated on may lack its classes; else the raster would be read as nothing.
+    if rasters and rules.legend is None and not stored.keys() & merged:
+        raise BadInput(
+            f"No value of {rasters[0].source} belongs to a merged class: its classes are "
+            f"{', '.join(stored)}. Merge these too, or name its values with --classes."
+        )
     legend = rules.legend or Legend.of_names(
         _with_background(list(rules.merge), rules) if polygon_names else list(rules.merge)
     )
