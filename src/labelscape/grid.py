@@ -1,4 +1,6 @@
-"""Where pixels are: `Window` in pixels, `Grid` on the ground. Frozen values; operations return new ones."""
+"""`Window`, a rectangle of pixels, and `Grid`, a raster's georeference (CRS, transform, shape). Frozen
+values.
+"""
 
 from __future__ import annotations
 
@@ -40,30 +42,30 @@ class Window:
 
     @property
     def rio(self) -> RasterioWindow:
-        """The same rectangle as rasterio says it (columns first)."""
+        """The same rectangle as a rasterio window, which has columns first."""
         return RasterioWindow(self.left, self.top, self.width, self.height)
 
     def inset_of(self, outer: Window) -> tuple[slice, slice]:
-        """Where I lie inside `outer`, as array slices."""
+        """This window inside `outer`, as (row, column) slices of an array."""
         row, col = self.top - outer.top, self.left - outer.left
         return slice(row, row + self.height), slice(col, col + self.width)
 
     def grown(self, margin: int, bounds: Window | None = None) -> Window:
-        """`margin` pixels larger on every side, cut at `bounds`."""
+        """Grow by `margin` pixels on every side, clipped to `bounds`."""
         larger = Window(
             self.top - margin, self.left - margin, self.height + 2 * margin, self.width + 2 * margin
         )
         return larger if bounds is None else larger & bounds
 
     def __and__(self, other: Window) -> Window:
-        """What both cover; an empty window (0 pixels) where they do not meet."""
+        """The intersection; an empty window (0 pixels) where there is none."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         height = max(0, min(self.bottom, other.bottom) - top)
         width = max(0, min(self.right, other.right) - left)
         return Window(top, left, height, width)
 
     def blocks(self, size: int) -> Iterator[Window]:
-        """Row by row, the squares of side `size` that tile me; those at the right and bottom are cut."""
+        """Split into squares of side `size`, row by row; those at the right and bottom edge are smaller."""
         for top in range(self.top, self.bottom, size):
             for left in range(self.left, self.right, size):
                 yield Window(top, left, min(size, self.bottom - top), min(size, self.right - left))
@@ -71,7 +73,9 @@ class Window:
 
 @dataclass(frozen=True)
 class Grid:
-    """A raster's place on the ground: CRS (or none), affine pixel -> CRS transform, and shape in pixels."""
+    """A raster's georeference: CRS (or None), affine transform pixel (column, row) -> CRS, and shape in
+    pixels.
+    """
 
     crs: CRS | None
     transform: Affine
@@ -84,7 +88,7 @@ class Grid:
 
     @property
     def window(self) -> Window:
-        """All of it."""
+        """The window of all pixels."""
         return Window(0, 0, self.height, self.width)
 
     @property
@@ -93,14 +97,17 @@ class Grid:
 
     @property
     def pixel_size(self) -> tuple[float, float]:
-        """(along columns, along rows) in CRS units; right for rotated grids too."""
+        """Pixel width and height in units of the CRS, also for rotated grids."""
         t = self.transform
         return math.hypot(t.a, t.d), math.hypot(t.b, t.e)
 
     @cached_property
     def ground_pixel_size(self) -> float | None:
-        """Side of a pixel in metres at the scene's centre (square root of its ground area); None without a
-        CRS.
+        """Side of a pixel in metres at the centre: the square root of its area on the ellipsoid. None without
+        coordinates.
+
+        Not the pixel size of the CRS, which is in degrees or, in Web Mercator, stretched by 1 /
+        cos(latitude).
         """
         if not self.is_georeferenced:
             return None
@@ -116,10 +123,9 @@ class Grid:
     def _ground_areas(self, windows: list[Window]) -> list[float]:
         from pyproj import Geod, Transformer
 
-        to_lonlat = Transformer.from_crs(
-            self.crs.to_wkt(), "OGC:CRS84", always_xy=True
-        )  # milliseconds each: one for all windows
-        # Twenty points a side: edges straight in the CRS are curves on the ellipsoid.
+        # One for all windows: making a transformer takes milliseconds.
+        to_lonlat = Transformer.from_crs(self.crs.to_wkt(), "OGC:CRS84", always_xy=True)
+        # Twenty points a side (ours): edges that are straight in the CRS are curves on the ellipsoid.
         steps = np.linspace(0, 1, 21)[:-1]
         across = np.concatenate([steps, np.ones(20), 1 - steps, np.zeros(20)])
         down = np.concatenate([np.zeros(20), steps, np.ones(20), 1 - steps])
@@ -131,7 +137,7 @@ class Grid:
 
     @cached_property
     def _area_lattice(self) -> np.ndarray:
-        """Square metres of a pixel at 17 x 17 places spread over the grid: the area changes slowly and
+        """Pixel areas in square metres at 17 x 17 places (ours): enough, since they change slowly and
         smoothly.
         """
         rows = np.linspace(0, self.height - 1, 17).round().astype(int)
@@ -141,8 +147,8 @@ class Grid:
         )
 
     def pixel_areas(self, rows: np.ndarray | float, columns: np.ndarray | float) -> np.ndarray:
-        """Square metres of the pixels at these places, on the ellipsoid, between 17 x 17 places by
-        interpolation; 1 without a CRS.
+        """Areas of the pixels at these rows and columns (N,) in square metres on the ellipsoid, interpolated;
+        1 each without coordinates.
         """
         if not self.is_georeferenced:
             return np.ones(np.shape(np.atleast_1d(rows)))
@@ -153,14 +159,15 @@ class Grid:
         return map_coordinates(self._area_lattice, places, order=1, mode="nearest")
 
     def transform_of(self, window: Window) -> Affine:
-        """The affine transform of a window's own pixels."""
+        """The affine transform of a window: pixel (0, 0) is its upper left one."""
         return self.transform @ Affine.translation(window.left, window.top)
 
     def crop(self, window: Window) -> Grid:
+        """The grid of a window, which may reach beyond this grid."""
         return Grid(self.crs, self.transform_of(window), window.height, window.width)
 
     def bounds_of(self, window: Window) -> tuple[float, float, float, float]:
-        """(min x, min y, max x, max y) in the CRS of the rectangle around a window, rotated or not."""
+        """Bounding box (min x, min y, max x, max y) of a window in the CRS, also for rotated grids."""
         corners = [
             (window.left, window.top),
             (window.right, window.top),
@@ -171,7 +178,7 @@ class Grid:
         return min(xs), min(ys), max(xs), max(ys)
 
     def matches(self, other: Grid) -> bool:
-        """The same pixels: same CRS and shape, corners within a hundredth of a pixel."""
+        """Are these the same pixels: same CRS and shape, corners within a hundredth of a pixel (ours)?"""
         if self.shape != other.shape or self.crs != other.crs:
             return False
         step = max(self.pixel_size)

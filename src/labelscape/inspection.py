@@ -1,4 +1,6 @@
-"""What a file is: a checkpoint, a map and how it was made, or a scene. Nothing is loaded but what is told."""
+"""Describe a file (`info`): a checkpoint, a map and its settings, or a scene, without loading weights or
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ RUN = "_run.json"
 
 @dataclass(frozen=True, repr=False)
 class Info:
-    """What was found. `kind` is "checkpoint", "map", "class map" or "scene"; `facts` are JSON values, `text`
-    says them in words.
+    """The result of `info`. `kind` is "checkpoint", "map", "class map" or "scene"; `facts` are JSON values,
+    `text` is the same for people.
     """
 
     kind: str
@@ -47,7 +49,7 @@ class Info:
 
 
 def info(path: Source, *, statistics: bool = False) -> Info:
-    """Say what a file or folder is.
+    """Describe a file or folder: what it is, and its facts.
 
     path        a checkpoint (.safetensors); a map: its folder, its `_run.json` or a class raster; anything
                 that opens as a scene, also a list of files
@@ -69,7 +71,7 @@ def info(path: Source, *, statistics: bool = False) -> Info:
         for kind, found in (("maps", runs), ("checkpoints", models)):
             if found:
                 names = ", ".join(str(f) for f in found[:5])
-                raise BadInput(f"{path} holds {kind}; name one of them: {names}.")
+                raise BadInput(f"{path} holds {kind}; pass one of them: {names}.")
     run = _run_of(place) if place.suffix == ".json" and place.is_file() else None
     if run is not None:
         return _map(place, run)
@@ -101,7 +103,7 @@ def _checkpoint(path: Path) -> Info:
 
 
 def _run_of(path: Path) -> dict[str, Any] | None:
-    """The settings of a map's run; None for another JSON file. Raises BadFile where it cannot be read."""
+    """The contents of a map's _run.json, None for other JSON. Raises BadFile where it cannot be read."""
     try:
         run = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -120,7 +122,7 @@ def _described(path: Path, run: dict[str, Any]) -> Info:
     card = {"map": str(run.get("name", path.stem))}
     card |= settings_in_words({key: value for key, value in run.items() if key not in told})
     if run.get("seam_score") is not None:
-        card["Seam score"] = f"{run['seam_score']:.2f} (1: no trace of tiles)"
+        card["Seam score"] = f"{run['seam_score']:.2f} (1: no seams)"
     missing = [name for name in run["files"].values() if not (path.parent / name).exists()]
     card["Files"] = ", ".join(run["files"].values())
     card["Missing files"] = ", ".join(missing)
@@ -130,7 +132,7 @@ def _described(path: Path, run: dict[str, Any]) -> Info:
 
 
 def _is_class_map(path: Path) -> bool:
-    """One band of uint8 with a palette: a class map of ours or of another program."""
+    """Is this one band of uint8 with a colour table: a class map of Labelscape or of other software?"""
     if not path.is_file() or path.suffix == ".json":
         return False
     with gdal(), open_raster(path) as file:
@@ -138,13 +140,13 @@ def _is_class_map(path: Path) -> bool:
 
 
 def _class_map(path: Path, statistics: bool) -> Info:
-    """A class raster: its place, its classes, and where it comes from."""
+    """A class raster: its georeference, its classes, and the software that made it."""
     with open_scene(path) as scene, gdal(), open_raster(path) as file:
         tags = {
             k.removeprefix("labelscape_"): v for k, v in file.tags().items() if k.startswith("labelscape_")
         }
         facts, card = _place(scene)
-    # Without names beside the raster, its values would have to be looked for in every pixel.
+    # Without an attribute table, finding the class values means reading every pixel.
     named = bool(tags) or statistics or Path(f"{path}.aux.xml").exists()
     legend = legend_of(path)[0].classes if named else ()
     classes = [{"value": c.value, "name": c.name, "color": list(c.color)} for c in legend]
@@ -207,15 +209,15 @@ def _scene(path: Source, statistics: bool) -> Info:
 
 
 def _json_number(value: float | None) -> float | str | None:
-    """NaN is a frequent nodata value, and no JSON."""
+    """NaN is a frequent nodata value, and not valid JSON."""
     return value if value is None or value == value else "nan"
 
 
 def _place(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
-    """Size, CRS, pixel size and ground of a scene, as JSON values and in words."""
+    """Size, CRS, pixel size and bounds of a scene, as JSON values and as text."""
     grid, ground = scene.grid, scene.grid.ground_pixel_size
     facts = {"width": grid.width, "height": grid.height, "pixel_size_m": ground, "crs": None, "bounds": None}
-    card = {"size": f"{grid.width:,} x {grid.height:,} pixels", "CRS": "none: a picture without coordinates"}
+    card = {"size": f"{grid.width:,} x {grid.height:,} pixels", "CRS": "none: an image without coordinates"}
     if grid.is_georeferenced:
         bounds = grid.bounds_of(grid.window)
         facts |= {"crs": grid.crs.to_string(), "bounds": list(bounds)}
@@ -232,7 +234,7 @@ def _place(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _units(scene: Scene) -> str:
-    """What the files declare for turning stored values into physical ones; "" where that is nothing."""
+    """The scales and offsets that the files declare, as text; "" where there are none."""
     pairs = list(dict.fromkeys(scene.units))
     if not pairs or pairs == [(1.0, 0.0)]:
         return ""

@@ -72,7 +72,7 @@ FAMILIAR: dict[str, RGB] = {
 
 @dataclass(frozen=True, slots=True)
 class LandClass:
-    """One class. `value` is what files hold, 0..254."""
+    """One class. `value`, 0..254, is its pixel value in maps; `color` is RGB, 0..255."""
 
     value: int
     name: str
@@ -82,7 +82,9 @@ class LandClass:
 
 @dataclass(frozen=True)
 class Legend:
-    """The classes in index order."""
+    """The classes of a map in index order. Raises BadInput for repeated values or names, or values beyond
+    254.
+    """
 
     classes: tuple[LandClass, ...]
 
@@ -103,7 +105,9 @@ class Legend:
     def of_names(
         cls, names: Sequence[str], *, values: Iterable[int] | None = None, colors: Sequence[RGB] | None = None
     ) -> Legend:
-        """A legend from names alone: values 0..K-1 and familiar colours unless given."""
+        """Make a legend from names; by default values are 0..K-1 and colours the usual ones of land-cover
+        maps.
+        """
         values = list(values) if values is not None else list(range(len(names)))
         colors = list(colors) if colors is not None else _colors_for(names)
         return cls(
@@ -144,9 +148,8 @@ class Legend:
     ) -> np.ndarray:
         """Class values -> uint8 class indices of the same shape; `ignore` values -> 255.
 
-        `stored` says which value a label file holds for each class name, where that is not the legend's own
-          (masks of 0 and 255).
-        Raises BadInput naming every value that is neither a class nor ignored.
+        `stored` maps class names to the values of the label file where those are not the legend's own, as in
+        masks of 0 and 255. Raises BadInput naming every value that is neither a class nor ignored.
         """
         index_of = (
             {value: self.index(name) for name, value in stored.items()}
@@ -156,13 +159,13 @@ class Legend:
         return encode_values(values, index_of, self.names, ignore=ignore, where=where)
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
-        """Class indices -> uint8 class values as maps hold them; 255 stays 255."""
+        """Class indices -> uint8 class values, as stored in maps; 255 stays 255."""
         table = np.full(256, IGNORE, np.uint8)
         table[: len(self)] = self.values
         return table[indices]
 
     def paint(self, indices: np.ndarray, unlabelled: RGB = (255, 255, 255)) -> np.ndarray:
-        """Class indices (H, W) -> uint8 picture (H, W, 3)."""
+        """Class indices (H, W) -> RGB image, uint8 (H, W, 3), in the legend's colours."""
         table = np.full((256, 3), unlabelled, np.uint8)
         table[: len(self)] = self.colors
         return table[indices]
@@ -190,15 +193,16 @@ def encode_values(
 ) -> np.ndarray:
     """Values -> uint8 class indices of the same shape by a table; `ignore` values that have no class -> 255.
 
-    A value may stand in the table with the index IGNORE: it is known, and not used. Raises BadInput naming
+    A value may have the index IGNORE in the table: it is known but not used. Raises BadInput naming
     every value that is neither in the table nor ignored.
     """
-    if np.asarray(values).dtype == np.uint8:  # by far the most frequent: counted, not sorted, 15 times faster
+    if np.asarray(values).dtype == np.uint8:  # the usual case: counted, not sorted, 15 times faster
         found, inverse = np.arange(256), values
         seen = np.bincount(np.ravel(values), minlength=256) > 0
     else:
         found, inverse = np.unique(values, return_inverse=True)
         seen = np.ones(len(found), bool)
+    # A class wins: in masks of 0 and 255, 255 is the building, not "no label".
     ignored = set(ignore) - index_of.keys()
     table = np.full(len(found), IGNORE, np.uint8)
     unknown = []
@@ -224,10 +228,11 @@ def _colors_for(names: Sequence[str]) -> list[RGB]:
         FAMILIAR.get(name.lower()) or FAMILIAR.get(name.lower().split()[0] if name.split() else "")
         for name in names
     ]
+    # Of two classes with the same usual colour ("lake", "river") only the first gets it.
     taken = {c for i, c in enumerate(chosen) if c is not None and c not in chosen[:i]}
     chosen = [c if c is not None and c not in chosen[:i] else None for i, c in enumerate(chosen)]
     spare = (c for c in PALETTE if c not in taken)
-    # Past the palette, walk the hue circle by the golden angle: neighbours in the list never look alike.
+    # Beyond the palette, hues in steps of the golden angle: consecutive classes differ clearly.
     return [c or next(spare, None) or _hue(i) for i, c in enumerate(chosen)]
 
 

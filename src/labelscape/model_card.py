@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, in words: for notebooks, `labelscape info` and the report of a map.
+"""Model card: a checkpoint's description as text, for notebooks, `labelscape info` and the report of a map.
 
 Everything is read from the checkpoint's description (`checkpoint.description(path)`), so that no weights need
 to be loaded.
@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 SHOWN_FILES = 3
-"""Names of training scenes that are listed; of more, the first ones and their number."""
+"""Names of training scenes that are listed; the rest are counted."""
 
 
 def model_card(description: Mapping) -> dict[str, str]:
@@ -60,21 +60,22 @@ def trained_on(recipe: Mapping) -> str:
 
 
 def measured_on(recipe: Mapping) -> str:
-    """Which pixels the scores are of: "held-out blocks of centre.tif"; "" where it is not known."""
+    """The pixels that scores were measured on: "held-out blocks of centre.tif"; "" where not known."""
     data, scenes = recipe.get("data") or {}, trained_on(recipe)
     if not data or not scenes:
         return ""
     if data.get("dataset"):
         return f"the held-out part of {scenes}"
+    # Blocks drawn at random lie beside training blocks, and neighbouring pixels are alike.
     if data.get("split") == "random":
         return f"randomly held-out blocks of {scenes}: an optimistic estimate"
     return f"{'held-out blocks' if data.get('labels') else 'held-out pictures'} of {scenes}"
 
 
 def calibration(temperature: float) -> str:
-    """Whether confidences are calibrated."""
+    """Whether confidences are calibrated, as text."""
     if temperature == 1:
-        return "not calibrated (labelscape calibrate does that)"
+        return "not calibrated (run labelscape calibrate)"
     return f"calibrated by temperature scaling (temperature {temperature:.3g})"
 
 

@@ -1,4 +1,4 @@
-"""Progress bars on stderr for long work: live in a terminal, one closing line in a log file."""
+"""Progress bars on stderr: live in a terminal; in a log file a line every 15 seconds and one at the end."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Tick = Callable[..., None]
-"""`tick()` moves the bar by one; `tick(3, loss=0.41)` by three, with facts to show."""
+"""`tick()` advances the bar by one; `tick(3, loss=0.41)` by three, showing the loss."""
 
 
 @contextmanager
 def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterator[Tick]:
-    """Show `title` and how much of `total` is done while the block runs; yields the function that advances
-    it.
-    """
+    """Show a progress bar of `total` units while the block runs; yields the function that advances it."""
     if not shown:
         yield lambda done=1, **facts: None
         return
@@ -53,7 +51,7 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
 
 def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
     start, done, last = time.monotonic(), 0, time.monotonic()
-    known: dict[str, float] = {}  # facts come at some ticks only; a line says the latest
+    known: dict[str, float] = {}  # some ticks have no facts; a line shows the latest
 
     def tick(more: int = 1, **facts: float) -> None:
         nonlocal done, last

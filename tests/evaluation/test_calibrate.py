@@ -88,7 +88,7 @@ def test_what_is_no_dataset_or_no_checkpoint_is_said_in_a_sentence(tmp_path, ver
     for given, said in ((str(w.scene), repr(str(w.scene))), (w.scene, "scene.tif"), (w.pixels, "a ndarray")):
         with pytest.raises(WrongType, match=r"ls\.open_dataset") as caught:
             verb(made, given)
-        assert said in str(caught.value) and "A dataset, scenes with their labels" in str(caught.value)
+        assert said in str(caught.value) and "A dataset (scenes with labels)" in str(caught.value)
     with ls.open_dataset([str(w.scene)], [str(world.label_raster(w, tmp_path / "l.tif"))]) as dataset:
         with pytest.raises(WrongType, match="found a Checkpoint"):
             verb(dataset, made)

@@ -273,7 +273,7 @@ def test_what_hinders_a_comparison_is_said():
     noted = (ModelScores("a", scores_of(), "trained on half the labels <b>&"),)
     assert "a: trained on half the labels <b>&" in Page(render(Report("x", scores=noted))).text
     assert score_notes((ModelScores("a", scores_of(unpredicted=7)),)) == [
-        "a: 7 labelled pixels got no class; they count as wrong."
+        "a: 7 labelled pixels have no prediction; they count as wrong."
     ]
     truth = np.zeros(5, np.uint8)
     assert score_notes((ModelScores("a", summary(count(truth, truth, 2), NAMES)),)) == [

@@ -65,7 +65,7 @@ def test_the_lead_tells_classes_confidence_and_calibration():
     # With two classes no confidence is below 50 %: unsure is what lies below 75 %.
     assert two == (
         "12.00 hectares mapped; the largest class is field (75.0 %). Mean confidence 81 %; 50.0 % of the map "
-        "is below 75 %. Confidences are not calibrated (labelscape calibrate does that)."
+        "is below 75 %. Confidences are not calibrated (run labelscape calibrate)."
     )
     five = lead(result, confidence, model(5, temperature=1.5))
     assert "0.0 % of the map is below 60 %" in five

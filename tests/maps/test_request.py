@@ -120,13 +120,13 @@ def test_everything_wrong_is_said_at_once():
             polygon=True,
         )
     heading, *problems = str(told.value).splitlines()
-    assert heading == "This map cannot be made:" and len(problems) == 12
+    assert heading == "These settings are invalid:" and len(problems) == 12
     for said in (
         "tile_size=0",
         "Did you mean 'hann'?",
         "Did you mean 'flips'?",
         "scales=(1.0, 99.0)",
-        "reject=70.0 must lie between 0 and 1",
+        "reject=70.0 must be between 0 and 1",
         "-1; a number above 0",
         "min_area=inf",
         "Did you mean 'gpkg'?",
@@ -140,7 +140,7 @@ def test_everything_wrong_is_said_at_once():
         ls.map_scene("m.safetensors", "s.tif", "map", tile=3)
     with pytest.raises(BadOption, match="needs a checkpoint and a scene"):
         ls.map_scene(out="map")
-    with pytest.raises(BadOption, match="protocol and tta are two ways"):
+    with pytest.raises(BadOption, match="protocol and tta set the same thing"):
         ls.map_scene("m.safetensors", "s.tif", "map", protocol=ls.Protocol(), tta="mirror")
     for checkpoint, out, said in (
         (3, "map", "found a int"),

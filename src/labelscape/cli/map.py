@@ -165,7 +165,7 @@ def _tell(result: MapResult, as_json: bool) -> None:
     if not math.isnan(result.seam):
         print(
             f"seam score {result.seam:.2f}: classes change {result.seam:.2f} times as often where tiles "
-            "meet as inside them (1: no trace of tiles)"
+            "meet as inside them (1: no seams)"
         )
     for kind, path in result.paths.items():
         print(f"{kind:<11}{path}")

@@ -1,1 +1,1 @@
-"""How good is a map? Integer counts first, every score from them, each with its definition."""
+"""Evaluation: confusion counts, accuracy metrics computed from them, calibration, figures and reports."""

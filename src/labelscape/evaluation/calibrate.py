@@ -20,8 +20,8 @@ from labelscape.evaluation.measure import check_classes, check_dataset
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
-MOST_PIXELS = 400_000
-"""Pixels the temperature is fitted on, drawn evenly from the tiles: one number needs no more."""
+MAX_PIXELS = 400_000
+"""Pixels the temperature is fitted on, the same number from each tile (ours): one parameter needs no more."""
 BINS = 15
 """Bins of confidence of the expected calibration error, as in Guo et al."""
 
@@ -60,15 +60,15 @@ class Calibration:
 def calibrate(
     checkpoint: Checkpoint | str | Path, dataset: Dataset, *, part: str | None = "val", device: str = "auto"
 ) -> Calibration:
-    """Fit the temperature of a checkpoint (or its file) on the labelled pixels of a part, predicted through
-    the tiles of mapping.
+    """Fit the temperature of a checkpoint (or its file) on the labelled pixels of a part, predicted in the
+    same tiles as in mapping.
 
-    part  "val" or "test", blocks that the network was not trained on; None: all labels, for scenes it has
-          never seen. On its training pixels a network is more confident than it should be
+    part  "val" or "test", blocks that the network was not trained on, since it is overconfident on its
+          training pixels; None: all labels, for scenes that it was not trained on
 
     The fit starts from the network's own logits, whatever temperature the checkpoint has. Nothing is written:
     see `Calibration.save`. Raises BadInput where nothing is labelled or
-    the labels have other classes, WrongType for what is no dataset.
+    the labels have other classes, WrongType where `dataset` is not a Dataset.
     """
     check_dataset(dataset, "calibrate a checkpoint")
     (loaded,) = load_all([checkpoint])
@@ -79,13 +79,16 @@ def calibrate(
             f"No labelled pixel to calibrate on{f' in the {part} part' if part else ''}. Train with --val, "
             "or pass --part test."
         )
+    # The classes stay: dividing by a temperature does not change the order of the logits.
     temperature = _minimum(lambda t: _cross_entropy(logits / t, truth))
     before, after = (expected_error(_softmax(logits / t), truth) for t in (loaded.temperature, temperature))
     return Calibration(replace(loaded, temperature=temperature), temperature, before, after, len(truth))
 
 
 def expected_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """ECE: mean over the pixels of |confidence - accuracy| in fifteen bins of confidence; (P, K) and (P,)."""
+    """Expected calibration error of probabilities (P, K) for classes (P,): |confidence - accuracy| in fifteen
+    bins of confidence, weighted by their pixels (Guo et al., eq. 3).
+    """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     sums = [np.bincount(bins, weights=w, minlength=BINS) for w in (confidence, right.astype(float))]
@@ -95,14 +98,14 @@ def expected_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def _logits(
     checkpoint: Checkpoint, dataset: Dataset, part: str | None, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (P, K) float64 and classes (P,) of some MOST_PIXELS labelled pixels, always the same."""
+    """Logits (P, K) float64 and classes (P,) of about MAX_PIXELS labelled pixels, drawn with a fixed seed."""
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for, score_tiles
 
     scorer = Scorer.of(checkpoint, device=device)
     scenes = dataset.scenes if part is None else dataset.part(part)
     plans = [plan_for(scorer, s.scene) for s in scenes]
-    share = max(1, MOST_PIXELS // max(1, sum(len(p) for p in plans)))
+    share = max(1, MAX_PIXELS // max(1, sum(len(p) for p in plans)))
     rng, found = np.random.default_rng(0), []
     with bar("calibrate", sum(len(p) for p in plans), "tiles") as tick:
         for scene, plan in zip(scenes, plans):
@@ -123,6 +126,9 @@ def _logits(
 
 
 def _minimum(loss: Callable[[float], float]) -> float:
+    """The temperature in 0.05..20 of the smallest loss, searched in its logarithm: 1/2 and 2 are alike far
+    off.
+    """
     from scipy.optimize import minimize_scalar
 
     return float(

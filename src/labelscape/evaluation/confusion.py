@@ -1,5 +1,5 @@
-"""Integer confusion counts: what every score is computed from. Counts of parts add up to the counts of the
-whole.
+"""Confusion matrices as integer counts, from which every score is computed. Counts of parts add up to the
+counts of the whole, as scores would not.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from labelscape.errors import BadInput
 from labelscape.legend import IGNORE
 
 CHUNK = 1 << 17
-"""Pixels counted at a time: the joint indices of a chunk stay in the cache, and memory does not grow with
-the window.
+"""Pixels counted at a time: the joint indices of a chunk stay in the CPU's cache, and memory does not grow
+with the window.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """Pixels by truth and prediction, as read-only int64 arrays.
+    """A confusion matrix: pixels by true and predicted class, as read-only int64 arrays.
 
-    counts       (K, K): rows are truth, columns prediction
-    unpredicted  (K,): pixels with this truth that got no class
-    names        of the classes, where they are known; counts of differently named classes do not add
+    counts       (K, K): rows are the true class, columns the predicted
+    unpredicted  (K,): labelled pixels of each class without a prediction
+    names        of the classes, where known; counts of differently named classes cannot be added
 
     Raises BadInput where the arrays are not K x K and K whole numbers from 0 up.
     """
@@ -55,7 +55,7 @@ class Confusion:
             object.__setattr__(self, "names", tuple(str(name) for name in self.names))
             if len(self.names) != classes:
                 raise BadInput(
-                    f"{len(self.names)} class names stand beside the counts of {classes} classes; give one "
+                    f"{len(self.names)} class names were given for counts of {classes} classes; give one "
                     "name per class."
                 )
 
@@ -65,7 +65,7 @@ class Confusion:
 
     def __add__(self, other: Confusion) -> Confusion:
         """The counts of both. Raises BadInput where they are counts of different classes."""
-        # Without this check numpy would stretch one class over many.
+        # Without this check numpy would broadcast one class over many.
         if len(self) != len(other):
             raise BadInput(
                 f"Counts of {len(self)} and of {len(other)} classes cannot be added; score both with one "
@@ -94,12 +94,12 @@ class Confusion:
 
     @property
     def support(self) -> np.ndarray:
-        """(K,) pixels whose truth is the class, predicted or not."""
+        """(K,) labelled pixels of each class, predicted or not."""
         return self.counts.sum(axis=1) + self.unpredicted
 
     @property
     def labelled(self) -> int:
-        """Pixels with a truth."""
+        """Number of labelled pixels."""
         return int(self.support.sum())
 
     def to_dict(self) -> dict:
@@ -109,7 +109,7 @@ class Confusion:
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> Confusion:
-        """The other way. Raises BadInput where the fields are not those of `to_dict`."""
+        """The inverse of `to_dict`. Raises BadInput where the fields are not those."""
         try:
             counts, unpredicted, names = (
                 np.array(fields["counts"]),
@@ -119,7 +119,7 @@ class Confusion:
             names = None if names is None else tuple(names)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadInput(
-                'These are no confusion counts: expected {"counts": K lists of K numbers, "unpredicted": K '
+                'These are not confusion counts: expected {"counts": K lists of K numbers, "unpredicted": K '
                 "numbers}."
             ) from error
         return cls(counts, unpredicted, names)
@@ -129,7 +129,7 @@ class Confusion:
 
     @classmethod
     def from_json(cls, text: str) -> Confusion:
-        """The other way. Raises BadInput where the text is not JSON, or holds no confusion counts."""
+        """The inverse of `to_json`. Raises BadInput where the text is not JSON, or not confusion counts."""
         try:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
@@ -140,18 +140,16 @@ class Confusion:
 
 
 def count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
-    """Counts over two integer arrays of one shape, of any integer type.
+    """Count the confusion matrix of two arrays of class indices of one shape, of any integer type.
 
-    Pixels whose truth is 255 never count, whatever is predicted there. A prediction of 255 is no class: the
-    pixel goes to
-    `unpredicted`. Other indices outside 0..classes-1 are our own mistake (AssertionError).
+    Pixels whose truth is 255 are ignored. A prediction of 255 is no class: the pixel counts as `unpredicted`.
+    Other indices outside 0..classes-1 raise AssertionError.
     """
     assert truth.shape == predicted.shape, f"{truth.shape} against {predicted.shape}"
     assert 0 < classes <= IGNORE, f"{classes} classes"
     for array in (truth, predicted):
         assert array.dtype.kind in "iub", f"class indices are integers, not {array.dtype}"
-    # Two more places than classes, for 255 and for what is no index, so that one bincount both counts and
-    # checks.
+    # Two more places than classes, for 255 and for invalid indices, so that one bincount counts and checks.
     side = classes + 2
     table = np.zeros(side * side, np.int64)
     truth, predicted = truth.ravel(), predicted.ravel()
@@ -171,7 +169,7 @@ def count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
 
 
 def _as_bytes(indices: np.ndarray, classes: int) -> np.ndarray:
-    """uint8 for table look-up; what does not fit becomes an index that no class has."""
+    """Indices as uint8 for table look-up; those that do not fit become an index without a class."""
     if indices.dtype == np.uint8:
         return indices
     if indices.dtype == bool:

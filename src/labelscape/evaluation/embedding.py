@@ -1,4 +1,4 @@
-"""Pictures inside an HTML page, as addresses that hold their bytes."""
+"""Embed images in an HTML page as data: URLs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import io
 import numpy as np
 
 LARGE_PNG = 300_000
-"""A photo whose PNG has more bytes than this becomes a JPEG (2.5 to 5 times smaller); below, the exact
-pixels cost little.
-"""
+"""Photographs whose PNG is larger than this, in bytes, become JPEGs (2.5 to 5 times smaller)."""
 
 FLAT_COLOURS = 256
-"""A picture of at most this many colours is a map or a scale: it stays a PNG, because JPEG would smear its
-edges into false colours.
+"""Images of at most this many colours are maps or scales: they stay PNGs, because JPEG would blur their edges
+into colours that the legend does not have.
 """
 
 
 def picture_address(pixels: np.ndarray) -> str:
-    """A picture's address with the picture in it: exact, or a JPEG where it is a large photo."""
+    """Encode an image, uint8 (H, W, 3), as a data: URL: a PNG, or a JPEG for a large photograph."""
     from PIL import Image
 
     fits = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
@@ -29,11 +27,11 @@ def picture_address(pixels: np.ndarray) -> str:
     if buffer.tell() <= LARGE_PNG or image.getcolors(FLAT_COLOURS):
         return data_address(buffer.getvalue())
     buffer = io.BytesIO()
-    # No subsampling: roofs and roads are a pixel wide, and their colour is what one looks at.
+    # No subsampling: roofs and roads are a pixel wide, and subsampling would blur their colour.
     image.save(buffer, "JPEG", quality=88, subsampling=0)
     return data_address(buffer.getvalue(), "jpeg")
 
 
 def data_address(picture: bytes, kind: str = "png") -> str:
-    """The bytes of a PNG or JPEG as a data: address."""
+    """The bytes of a PNG or JPEG as a data: URL."""
     return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")

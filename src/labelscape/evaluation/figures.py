@@ -16,10 +16,10 @@ INK, FAINT = "#1f2933", "#9aa5b1"
 LINES = ("#0b61a4", "#c2410c", "#15803d", "#7c3aed", "#a16207", "#0e7490", "#be185d", "#4b5563")
 
 NUMBERED = 25
-"""Up to this many classes the cells hold numbers; beyond, the numbers would be too small to read."""
+"""Classes up to which cells have numbers; beyond, they would be too small to read."""
 
 SHARED = 12
-"""Up to this many classes there is room for the share below the count."""
+"""Classes up to which cells have room for the share below the count."""
 
 LONGEST_NAME = 22
 
@@ -27,11 +27,11 @@ LONGEST_NAME = 22
 def confusion_figure(
     names: Sequence[str], counts: np.ndarray, unpredicted: np.ndarray | None = None
 ) -> Figure:
-    """Confusion counts (K, K), rows truth: colour is the share of the row, numbers are pixels (up to 25
-    classes).
+    """Plot a confusion matrix (K, K), rows truth: colour is the share of the row, numbers are pixels (up to
+    25 classes).
 
-    Labelled pixels without a class, where there are any, stand in a last column and in their row's total. A
-    row without pixels is grey.
+    Labelled pixels without a prediction, `unpredicted` (K,), are a last column and count in the row's total.
+    Rows without pixels are grey.
     """
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
@@ -47,12 +47,11 @@ def confusion_figure(
     colours = LinearSegmentedColormap.from_list(
         "shares", ["#ffffff", "#b9d3ea", "#4b8bc2", "#0b4f8a"]
     ).with_extremes(bad="#e4e7eb")
-    # Where no number tells of a confusion of one in fifty, the colour has to: a square-root scale shows small
-    # shares.
+    # Without numbers a confusion of one in fifty must be visible by its colour: a square-root scale.
     scaling = PowerNorm(0.5 if len(names) > NUMBERED else 1, vmin=0, vmax=1)
     image = axes.imshow(shares, cmap=colours, norm=scaling, aspect="equal", interpolation="nearest")
     size = 8.5 if len(names) <= 40 else 6.5
-    # Names are a user's: a "$" in them is no formula.
+    # Class names are the user's text: a "$" in them does not start a formula.
     slant = (
         {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         if len(names) <= SHARED
@@ -98,7 +97,7 @@ def _write_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
 
 
 def short(pixels: int) -> str:
-    """9,999 in full; above, three digits: 12.3k, 1.23M, 45.6G."""
+    """Abbreviate a count: 9,999 in full; above, three digits: 12.3k, 1.23M, 45.6G."""
     if pixels < 10_000:
         return f"{pixels:,}"
     for unit in "kMGT":
@@ -110,7 +109,7 @@ def short(pixels: int) -> str:
 
 
 def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]], quantity: str) -> Figure:
-    """Lines (label, steps, values) of one quantity over the steps; gaps where a value is not finite."""
+    """Plot curves (label, steps, values) of one quantity, with gaps where a value is not finite."""
     figure = _blank(5.6, 3.1)
     axes = figure.add_subplot()
     lines, labels = [], []
@@ -120,7 +119,7 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
             "linestyle": ("-", "--", ":", "-.")[number // len(LINES) % 4],
         }
         values = np.array([np.nan if value is None else value for value in values], float)
-        # Few points are measurements, not a line.
+        # Few points are shown as measurements, which a line alone would hide.
         marker = "o" if len(values) <= 30 else None
         lines += axes.plot(
             steps,
@@ -149,7 +148,9 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
 
 
 def png(figure: Figure) -> bytes:
-    """The figure, cut close, at 2 pixels per screen pixel. The same figure gives the same bytes."""
+    """The figure as a PNG, cropped, at 2 pixels per screen pixel. The same figure gives the same bytes:
+    matplotlib's version is left out of the metadata.
+    """
     buffer = io.BytesIO()
     figure.savefig(
         buffer, format="png", dpi=200, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None}
@@ -158,8 +159,8 @@ def png(figure: Figure) -> bytes:
 
 
 def _blank(width: float, height: float) -> Figure:
-    """A white figure, in inches of 100 screen pixels. Not pyplot's: its list of open figures belongs to
-    the caller's notebook.
+    """An empty white figure, in inches of 100 screen pixels. Not pyplot's, which would show it in the
+    caller's notebook and keep it open.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -170,8 +171,8 @@ def _blank(width: float, height: float) -> Figure:
 
 
 def drawable(names: Sequence[str]) -> bool:
-    """Does matplotlib's own font have every letter? Where it lacks one, figures show numbers from 1: boxes
-    would say nothing.
+    """Does matplotlib's default font have every letter? If not, figures show numbers from 1, since missing
+    letters would be drawn as boxes.
     """
     from matplotlib.font_manager import findfont, get_font
 
@@ -180,7 +181,7 @@ def drawable(names: Sequence[str]) -> bool:
 
 
 def _labels(names: Sequence[str], kind: str) -> list[str]:
-    """Names cut to a length, or their numbers."""
+    """Names shortened to LONGEST_NAME, or numbers where the font lacks letters."""
     if not drawable(names):
         return [f"{kind} {number}" for number in range(1, len(names) + 1)]
     # Both ends stay: long names often differ only in their last word.

@@ -1,4 +1,4 @@
-"""Score a checkpoint on labelled scenes through the very tiles that mapping uses."""
+"""Evaluate a checkpoint on labelled scenes (`evaluate`), predicted in the same tiles as in mapping."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """Integer confusion counts per scene, and what follows from their sum. Equal only to itself: compare
-    `confusion` or `metrics`.
+    """Confusion counts per scene, and the metrics of their sum. Compares by identity: compare `confusion` or
+    `metrics`.
     """
 
     per_scene: dict[str, Confusion]
@@ -37,6 +37,7 @@ class Evaluation:
 
     @property
     def confusion(self) -> Confusion:
+        """The counts of all scenes together."""
         scenes = list(self.per_scene.values())
         return sum(scenes[1:], scenes[0])
 
@@ -67,12 +68,14 @@ class Evaluation:
 
 
 def check_dataset(given: object, purpose: str) -> None:
-    """Raises WrongType, naming what labels are needed for, where something else is given than a Dataset."""
+    """Raises WrongType where `given` is not a Dataset; `purpose` says in the message what labels are needed
+    for.
+    """
     if isinstance(given, Dataset):
         return
     found = repr(str(given)) if isinstance(given, (str, Path)) else f"a {type(given).__name__}"
     raise WrongType(
-        f"A dataset, scenes with their labels, is needed to {purpose}; found {found}. Open one with "
+        f"A dataset (scenes with labels) is needed to {purpose}; found {found}. Open one with "
         'ls.open_dataset(["scene.tif"], ["labels.gpkg"]).'
     )
 
@@ -128,7 +131,7 @@ def evaluate(
     if protocol is None:
         protocol = Protocol(tuple(scales), tta, average)
     elif (tta, tuple(scales), average) != ("none", (1.0,), "probabilities"):
-        raise BadOption("protocol and tta, scales or average are two ways to the same thing; give one.")
+        raise BadOption("protocol and tta, scales or average set the same thing; give one of them.")
     scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol)
     check_classes(scorer.checkpoint, dataset)
     legend = scorer.checkpoint.legend

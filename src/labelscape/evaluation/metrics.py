@@ -1,8 +1,8 @@
-"""Scores as pure functions of confusion counts. Rows are truth, columns prediction.
+"""Accuracy metrics (OA, IoU, F1, UA, PA, kappa) of confusion counts. Rows are truth, columns prediction.
 
-A labelled pixel that got no class counts as wrong: it enters its class's truth total. A class that neither
-occurs in the truth nor is predicted has no IoU and no F1 (NaN) and is left out of means; a class that is
-predicted but does not occur has IoU 0.
+A labelled pixel without a prediction counts as wrong: it is part of its class's truth total. A class that is
+neither in the truth nor predicted has no IoU and no F1 (NaN) and is excluded from means; a class that is
+predicted but not in the truth has IoU 0.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def f1(confusion: Confusion) -> np.ndarray:
 
 
 def precision(confusion: Confusion) -> np.ndarray:
-    """(K,) user's accuracy: of what the map calls k, how much is k. NaN where nothing is called k."""
+    """(K,) precision (user's accuracy): correct over predicted pixels of a class; NaN without any."""
     hit, _, predicted = _parts(confusion)
     return _ratio(hit, predicted)
 
 
 def recall(confusion: Confusion) -> np.ndarray:
-    """(K,) producer's accuracy: of what is k, how much the map calls k. NaN where nothing is k."""
+    """(K,) recall (producer's accuracy): correct over labelled pixels of a class; NaN without any."""
     hit, truth, _ = _parts(confusion)
     return _ratio(hit, truth)
 
@@ -97,8 +97,10 @@ def frequency_weighted_iou(confusion: Confusion) -> float:
 
 
 def kappa(confusion: Confusion) -> float:
-    """Cohen's kappa; NaN where nothing is labelled or chance alone would agree everywhere."""
-    # Python integers: the products of pixel counts pass 2^63 on large scenes.
+    """Cohen's kappa; NaN where nothing is labelled, or truth and prediction are one and the same class
+    throughout.
+    """
+    # Python integers: products of pixel counts overflow int64 on large scenes.
     hit, total = int(np.trace(confusion.counts)), confusion.labelled
     by_chance = sum(
         t * p for t, p in zip(confusion.support.tolist(), confusion.counts.sum(axis=0).tolist(), strict=True)
@@ -107,15 +109,13 @@ def kappa(confusion: Confusion) -> float:
 
 
 def mean(values: np.ndarray) -> float:
-    """Mean of the values that are defined; NaN where none is."""
+    """Mean without NaN; NaN where all values are."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else math.nan
 
 
 def summary(confusion: Confusion, names: Sequence[str]) -> dict:
-    """All scores as JSON values: fractions, None where undefined. Per class under "classes", in index
-    order.
-    """
+    """All metrics as JSON values: fractions, None where undefined; per class in "classes", in index order."""
     assert len(names) == len(confusion), f"{len(names)} names for {len(confusion)} classes"
     per_class = {
         "iou": iou(confusion),

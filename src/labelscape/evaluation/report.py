@@ -1,4 +1,4 @@
-"""A report in one self-contained HTML file: pictures inside, no network, one short script of its own.
+"""Write reports as one self-contained HTML file: images embedded, nothing loaded from the network.
 
     write_report("map.html", Report(
         title="Map of havel", subtitle="mlp, 2024-05-01, labelscape 0.1.0",
@@ -6,9 +6,9 @@
         scores=(ModelScores("random forest", forest), ModelScores("mlp", mlp)),
     ))
 
-Every section is optional. All text is shown as it is written: names and notes cannot become markup. The page
-allows one script only, by its hash: it enlarges pictures and blends two of them by a slider. Without scripts
-the page loses only that.
+Every section is optional. All text is escaped: names and notes cannot become markup. The page's content
+policy allows one script only, by its hash: it enlarges pictures and blends two of them with a slider. Without
+scripts only that is missing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from labelscape.legend import RGB
 from labelscape.version import __version__
 
 GENTLE_SIDE = 500
-"""Pictures smaller than this are enlarged with sharp pixels instead of being smoothed."""
+"""Pictures smaller than this, in pixels, are enlarged with sharp pixels instead of being smoothed."""
 
 Chip = tuple[str, RGB]
 """A name and its colour, as legends show them."""
@@ -46,7 +46,7 @@ Chip = tuple[str, RGB]
 
 @dataclass(frozen=True)
 class ColourBar:
-    """Colours from left to right at equal distances, and the text below them, spread likewise."""
+    """A colour bar: colours and labels from left to right at equal distances."""
 
     colors: tuple[RGB, ...]
     labels: tuple[str, ...]
@@ -54,8 +54,8 @@ class ColourBar:
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels (H, W, 3) uint8 under a `title`; `caption` says how to read it, `alt` is for screen readers.
-    A legend or a colour bar stands below.
+    """An image, uint8 (H, W, 3), with title and caption; `alt` is for screen readers. A legend or a colour
+    bar is shown below it.
     """
 
     title: str
@@ -68,7 +68,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class AreaRow:
-    """How much of the map a class covers; hectares None where there are no coordinates."""
+    """Area of a class in the map; hectares None without coordinates."""
 
     name: str
     color: RGB
@@ -78,7 +78,7 @@ class AreaRow:
 
 @dataclass(frozen=True)
 class FileRow:
-    """A file that belongs to what is reported: its name, what it holds, its size where that is known."""
+    """A file of the result: its name, its contents, its size in bytes where known."""
 
     name: str
     holds: str
@@ -87,7 +87,7 @@ class FileRow:
 
 @dataclass(frozen=True)
 class ConfusionFigure:
-    """counts (K, K), rows truth; unpredicted (K,) labelled pixels that got no class."""
+    """A confusion matrix: counts (K, K), rows truth; unpredicted (K,), labelled but not predicted."""
 
     names: tuple[str, ...]
     counts: np.ndarray
@@ -109,14 +109,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows, in this order.
+    """The contents of a report, in the order shown.
 
-    overlay        (below, above): positions of two pictures of one size that a slider mixes
-    legend         shown where no picture has one of its own
-    nodata_pixels  follows the areas
+    overlay        (below, above): positions of two pictures of one size that a slider blends
+    legend         shown where no picture has a legend
+    nodata_pixels  shown below the areas
     area_hint      a sentence below the areas
-    measured_on    what the scores were measured on, a sentence
-    provenance     JSON values
+    measured_on    a sentence: what the scores were measured on
+    provenance     JSON values: settings and origin
     """
 
     title: str
@@ -144,7 +144,8 @@ def write_report(path: str | Path, report: Report, *, overwrite: bool = False) -
     """
     path = Path(path)
     with written_whole(path, overwrite=overwrite) as part:
-        # A file name in the provenance may hold bytes that are no text at all.
+        # File names may have bytes that are not UTF-8, which Python keeps as surrogates that cannot be
+        # encoded.
         part.write_bytes(render(report).encode("utf-8", errors="replace"))
     return path
 
@@ -195,17 +196,17 @@ def _shown(picture: Picture) -> dict[str, Any]:
 
 
 def _overlay(report: Report) -> dict[str, Any] | None:
-    """Two pictures of one size; None where one of them is missing."""
+    """The two pictures of the overlay; None where one of them is missing."""
     if report.overlay is None or max(report.overlay) >= len(report.pictures):
         return None
     below, above = (report.pictures[number] for number in report.overlay)
-    assert below.pixels.shape == above.pixels.shape, "pictures that lie on each other have one size"
+    assert below.pixels.shape == above.pixels.shape, "overlaid pictures must have one size"
     height, width = above.pixels.shape[:2]
     return {
         "numbers": report.overlay,
         "titles": (below.title, above.title),
         "legend": _chips(above.legend),
-        # Tall pictures are held to the window's height, so that picture and slider are seen together.
+        # Tall pictures are limited to the window's height, so that picture and slider are visible together.
         "aspect": round(width / height, 4),
     }
 
@@ -262,8 +263,8 @@ def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
     if not drawable(figure.names):
         caption += f" Classes by number: {_numbered(figure.names)}."
     drawn = png(confusion_figure(figure.names, np.asarray(figure.counts), figure.unpredicted))
-    width = int.from_bytes(drawn[16:20], "big") // 2  # the PNG's own width, at 2 pixels per screen pixel
-    # On a phone a figure shrunk below this width could no longer be read; it scrolls instead.
+    width = int.from_bytes(drawn[16:20], "big") // 2  # from the PNG header; 2 pixels per screen pixel
+    # On a phone a figure narrower than this would be unreadable; it scrolls instead.
     least = min(width, 1000, 120 + 46 * len(figure.names)) if numbered else min(width, 640)
     return {
         "title": figure.title,
@@ -283,13 +284,13 @@ def _curves(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
         together = [c for c in curves if c.quantity == quantity]
         drawn = curve_figure([(c.label, c.steps, c.values) for c in together], quantity)
         labels = [c.label for c in together]
-        said = ", ".join(filter(None, labels)) if drawable(labels) else _numbered(labels)
-        found.append((quantity, said, data_address(png(drawn))))
+        listed = ", ".join(filter(None, labels)) if drawable(labels) else _numbered(labels)
+        found.append((quantity, listed, data_address(png(drawn))))
     return found
 
 
 def _numbered(names: Sequence[str]) -> str:
-    """The key to a figure that could only draw numbers."""
+    """The key to a figure that shows numbers instead of names."""
     return ", ".join(f"{number} = {name}" for number, name in enumerate(names, start=1))
 
 
@@ -302,7 +303,7 @@ def _css(color: RGB) -> str:
 
 
 def plain(value: Any) -> str:
-    """A JSON value for people: lists by commas, nested keys with "=", nothing as a dash."""
+    """A JSON value as text: lists with commas, nested keys with "=", empty values as a dash."""
     if value is None or value == "" or value == [] or value == {}:
         return "–"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Scores of models side by side, as the tables of a report."""
+"""Tables that compare the scores of models, for reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labelscape.evaluation.text import class_names, of_class, percent
 
 @dataclass(frozen=True)
 class ModelScores:
-    """A model's name and what `metrics.summary` says of it; `note` is shown below the tables."""
+    """A model's name and its `metrics.summary`; `note` is shown below the tables."""
 
     name: str
     metrics: Mapping
@@ -20,7 +20,7 @@ class ModelScores:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as text; `best` among the models beside it."""
+    """A number as text; `best` marks the best of the models compared."""
 
     text: str
     best: bool = False
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Rows of (class, cells) under two rows of heads: models over measures."""
+    """Rows of (class, cells) under two rows of headings: groups over heads."""
 
     groups: tuple[str, ...]
     heads: tuple[str, ...]
@@ -36,7 +36,7 @@ class ScoreTable:
 
 
 def overall_table(scores: Sequence[ModelScores]) -> ScoreTable | None:
-    """One row per model; kappa times 100 like the rest."""
+    """One row of overall scores per model, in per cent; kappa times 100 like the rest."""
     if not scores:
         return None
     keys = {
@@ -73,7 +73,7 @@ def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
             entries = [of_class(s.metrics, name) for s in scores]
             by_measure = [_cells([entry.get(key) for entry in entries], mark) for key in keys]
             support = next((entry["support"] for entry in entries if "support" in entry), None)
-            # Measure by measure, the models beside each other: that is what one compares.
+            # Grouped by measure, models side by side, since models are what is compared.
             rows.append(
                 (name, (*itertools.chain(*by_measure), Cell("-" if support is None else f"{support:,}")))
             )
@@ -87,7 +87,7 @@ def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
 
 
 def comparable(scores: Sequence[ModelScores]) -> bool:
-    """Do all models have the same classes with the same support? If not, none of them is the best."""
+    """Were all models scored on the same pixels (classes and support)? If not, none is marked as best."""
     supports = {
         frozenset((entry["name"], entry.get("support")) for entry in s.metrics["classes"]) for s in scores
     }
@@ -95,7 +95,7 @@ def comparable(scores: Sequence[ModelScores]) -> bool:
 
 
 def score_notes(scores: Sequence[ModelScores]) -> list[str]:
-    """What a reader must know before comparing the numbers."""
+    """Notes on what limits a comparison of the scores."""
     notes = []
     if not comparable(scores):
         notes.append(
@@ -107,7 +107,7 @@ def score_notes(scores: Sequence[ModelScores]) -> list[str]:
             notes.append(f"{s.name}: {s.note}")
         missing = sum(s.metrics.get("confusion", {}).get("unpredicted", []))
         if missing:
-            notes.append(f"{s.name}: {missing:,} labelled pixels got no class; they count as wrong.")
+            notes.append(f"{s.name}: {missing:,} labelled pixels have no prediction; they count as wrong.")
     absent = [
         name
         for name in class_names({str(i): s.metrics for i, s in enumerate(scores)})
@@ -123,7 +123,7 @@ def _absent(scores: Sequence[ModelScores], name: str) -> bool:
 
 
 def _cells(values: Sequence[float | None], mark: bool) -> tuple[Cell, ...]:
-    """In per cent; where `mark`, the best of several as printed, ties included."""
+    """Values in per cent; `mark` marks the best as printed (after rounding), ties included."""
     texts = [percent(value) for value in values]
     known = [float(text) for text in texts if text != "-"]
     differ = mark and len(set(known)) > 1

@@ -1,4 +1,4 @@
-"""Scores as rows of text, and for a terminal."""
+"""Print scores and areas as tables in a terminal."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Scores = Mapping[str, Mapping]
-"""What `metrics.summary` gives, by the model's name."""
+"""`metrics.summary` by the model's name."""
 
 PRINTED = ("overall_accuracy", "mean_iou", "mean_f1", "kappa")
 
 
 def percent(value: float | None) -> str:
-    """A fraction in per cent with two decimals; "-" where there is none."""
+    """A fraction in per cent with two decimals; "-" for None."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 
 def class_names(scores: Scores) -> list[str]:
-    """Every class that a model was scored on, in the order of the first model that has it."""
+    """All classes that any model was scored on, in order of appearance."""
     return list(dict.fromkeys(entry["name"] for score in scores.values() for entry in score["classes"]))
 
 
 def of_class(score: Mapping, name: str) -> Mapping:
-    """One class's entry of a summary, found by name: models need not share an order. Empty where the model
-    has no such class.
+    """The entry of a class in a summary, by name, since models may differ in the order of classes; empty
+    where the model does not have it.
     """
     return next((entry for entry in score["classes"] if entry["name"] == name), {})
 
@@ -65,11 +65,11 @@ def print_scores(
     console: Console | None = None,
     definitions: bool = True,
 ) -> None:
-    """Print models side by side: IoU and F1 per class, then their means, OA and kappa, in per cent, with what
-    the words mean.
+    """Print scores of models side by side: IoU and F1 per class, then means, OA and kappa, in per cent, and
+    the definitions of the metrics.
 
-    Models that do not fit beside each other in a terminal follow below each other. `console` is stdout by
-    default; a pipe or a file gets lines as long as they need to be.
+    Models that do not fit into the width of a terminal are printed below each other. `console` is stdout by
+    default; in a pipe or a file lines are not wrapped.
     """
     if not scores:
         return
@@ -105,9 +105,9 @@ def _beside(rows: list[tuple[str, ...]], models: list[str], group: list[int]) ->
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
-    # Text, not str: in a str rich would read "[red]" as an order.
+    # Text, not str: in a str rich would interpret "[red]" as markup.
     table.add_column(Text("\n%"), no_wrap=True)
-    # Flush right by our own spaces: rich would drop those that hold the place of a missing F1.
+    # Right-aligned with our own spaces: rich would strip those in place of a missing F1.
     wide = {i: max(15, cell_len(models[i])) for i in group}
     for i in group:
         pair = f"{'IoU':>7}{'F1':>8}".rjust(wide[i])
@@ -126,17 +126,17 @@ def _print_whole(console: Console, table: Table) -> None:
 
 
 def _printable(text: str) -> str:
-    """A name from a stranger's checkpoint must not steer the terminal."""
+    """Replace control characters: names of a downloaded checkpoint may contain escape sequences."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def print_areas(areas: Sequence) -> None:
-    """Print `area_lines` of `ClassArea` values."""
+    """Print the areas of classes, `ClassArea` values, as a table."""
     print("\n".join(area_lines([(a.name, a.pixels, a.hectares) for a in areas])))
 
 
 def area_lines(areas: Sequence[tuple[str, int, float | None]]) -> list[str]:
-    """A line per class (name, pixels, hectares): pixels, share and area in a unit that fits the map."""
+    """Lines of a table of (name, pixels, hectares): pixels, share, and area in a unit that suits the map."""
     total = max(1, sum(pixels for _, pixels, _ in areas))
     unit = area_unit((pixels, hectares) for _, pixels, hectares in areas)
     lines = [f"{'class':<20}{'pixels':>14}{'share':>9}{unit.name:>14}"]

@@ -1,4 +1,4 @@
-"""Areas in the unit that fits a map: square metres for fine pixels, hectares, square kilometres."""
+"""Units for areas of a map: square metres for fine pixels, hectares, square kilometres for large maps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AreaUnit:
-    """A unit of `square_metres`; numbers in it are printed with `digits` decimals."""
+    """A unit of area: its size in `square_metres`, and the decimals (`digits`) it is printed with."""
 
     name: str
     square_metres: float
@@ -18,7 +18,7 @@ class AreaUnit:
         return hectares * 10_000 / self.square_metres
 
     def text(self, hectares: float | None, *, sign: bool = False) -> str:
-        """The number alone, with thousands separators; "-" where there is none."""
+        """The number without the unit, with thousands separators; "-" for None."""
         if hectares is None:
             return "-"
         return f"{self.of_hectares(hectares):{'+' if sign else ''},.{self.digits}f}"
@@ -30,10 +30,10 @@ SQUARE_KILOMETRES = AreaUnit("km²", 1_000_000, 2)
 
 
 def area_unit(areas: Iterable[tuple[int, float | None]]) -> AreaUnit:
-    """One unit for all areas of a map, given as (pixels, hectares); the pixel's own size follows from both.
+    """Choose one unit for all areas of a map, given as (pixels, hectares); both together give the pixel size.
 
-    Below a metre a side a pixel is lost in the second decimal of a hectare; past 10,000 km² hectares have too
-    many digits to be read.
+    A pixel of less than a square metre vanishes in the second decimal of a hectare; beyond 10,000 km²
+    hectares have too many digits to read.
     """
     known = [(pixels, hectares) for pixels, hectares in areas if hectares is not None]
     pixels, hectares = sum(p for p, _ in known), sum(h for _, h in known)

@@ -1,8 +1,7 @@
-"""What is finished of a map: every scored tile is kept in a file of its own until the map is whole, so that a
-killed run is resumed.
+"""The journal of a map: every finished tile is kept in a file of its own until the map is complete, so that
+an interrupted run resumes.
 
-The folder stands beside the map's files and goes when they are there. A file takes its name only when it is
-whole.
+The folder is beside the map's files and is removed when they are complete. Its files are written atomically.
 """
 
 from __future__ import annotations
@@ -32,30 +31,31 @@ from labelscape.scoring.fade import HANN
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
-SEEN_THROUGH = {"checkpoint", "scene", "tile_size", "overlap", "blend"}
-"""Settings that count as what becomes of them: the same weights under another path, or tiles of the same
-size chosen otherwise, give the same values.
+RESOLVED = {"checkpoint", "scene", "tile_size", "overlap", "blend"}
+"""Settings that enter the key by their effect: the same weights under another path, or the same tile size by
+default instead of by option, give the same values.
 """
 
 
 def tile_key(
     request: MapRequest, models: Sequence[Checkpoint], scene: Scene, plan: TilePlan, device: str
 ) -> dict:
-    """All that decides the values of a finished tile, as JSON values; maps of one key share their tiles.
+    """Everything that determines the values of a finished tile, as JSON values; maps with one key share
+    tiles.
 
-    Polygons, report and the like are made of finished tiles and have no place here. `device` is the type of
-    the one at work (cpu, cuda, mps): their sums differ in the last digit.
+    Settings of polygons, report and other files made from tiles are not part of it. `device` is the type
+    (cpu, cuda, mps): results differ between them in the last digit.
     """
     grid = scene.grid
     files = [Path(f) for f in (*scene.files, *([] if request.area is None else [request.area]))]
     return {
-        **request.model_dump(mode="json", include=set(request.fields_that(Affects.TILES)) - SEEN_THROUGH),
+        **request.model_dump(mode="json", include=set(request.fields_that(Affects.TILES)) - RESOLVED),
         "version": __version__,
         "models": [fingerprint(m) for m in models],
         "plan": [plan.core, plan.halo, plan.fade],
-        # Tiles that end in the middle of another ramp do not fit beside these.
+        # Tiles blended by another ramp would not add up with these.
         "ramp": HANN.name if plan.fade else None,
-        # No file's time tells whether a scene in memory is still the same.
+        # A scene in memory has no file time: only its pixels show whether it is the same.
         "files": [[str(f), *_stamp(f)] for f in files] + ([scene.digest()] if scene.in_memory else []),
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
         "planes": [[r.kind, len(r.band_names(models[0].legend))] for r in rasters_of(request)],
@@ -64,12 +64,12 @@ def tile_key(
 
 
 def _stamp(file: Path) -> list[int]:
-    """Size and time of a local file."""
+    """Size and modification time of a local file; nothing for remote ones."""
     return [file.stat().st_size, file.stat().st_mtime_ns] if file.exists() else []
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """SHA-256 of a checkpoint's weights and of what it reads."""
+    """SHA-256 of a checkpoint's weights and description."""
     digest = hashlib.sha256(json.dumps(checkpoint.describe(), sort_keys=True, default=str).encode())
     for name in sorted(checkpoint.weights):
         digest.update(name.encode() + np.ascontiguousarray(checkpoint.weights[name]).tobytes())
@@ -88,7 +88,7 @@ def _stored(folder: Path) -> str | None:
 
 
 class Journal:
-    """The finished tiles of one map; those made under another `tile_key` are thrown away."""
+    """The finished tiles of one map; those made under another `tile_key` are deleted."""
 
     def __init__(self, folder: Path, key: dict) -> None:
         self.folder = folder
@@ -105,7 +105,7 @@ class Journal:
                 "read-only?"
             ) from error
         self.found = len(list(folder.glob("*.tif")))
-        """Tiles that an earlier run had finished."""
+        """Number of tiles finished by an earlier run."""
 
     def _path(self, core: Window) -> Path:
         return self.folder / f"{core.top}_{core.left}.tif"
@@ -114,7 +114,7 @@ class Journal:
         return self._path(core).exists()
 
     def save(self, core: Window, planes: np.ndarray) -> None:
-        """Keep the uint8 planes (C, h, w) of a finished tile. Raises BadFile where the disk refuses."""
+        """Keep the uint8 planes (C, h, w) of a finished tile. Raises BadFile where they cannot be written."""
         path = self._path(core)
         profile = {
             "driver": "GTiff",
@@ -126,7 +126,7 @@ class Journal:
             "interleave": "band",
         }
         try:
-            # Made in memory and written by Python: GDAL does not say when the disk has no room for the last
+            # Made in memory and written by Python: GDAL raises no error when the disk is full at the last
             # blocks of a file.
             with gdal(), rasterio.MemoryFile() as memory:
                 with memory.open(**profile) as file:
@@ -138,7 +138,7 @@ class Journal:
             raise BadFile(f"{path} cannot be written: {reason(cause or error)}. Is the disk full?") from error
 
     def load(self, core: Window) -> np.ndarray | None:
-        """The planes of a tile, or None where its file is none or damaged: it is then scored again."""
+        """The planes of a tile; None where its file is missing or damaged, and it must be scored again."""
         try:
             with gdal(), rasterio.open(self._path(core)) as file:
                 planes = file.read()
@@ -154,5 +154,5 @@ class Journal:
             self.close()  # stopped before anything was worth keeping
 
     def close(self) -> None:
-        """The map is whole: nothing needs to be kept."""
+        """Delete the journal: the map is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,5 +1,5 @@
-"""The files of a map, one row each. Writers, the tiles kept until the map is whole, the disk a plan counts,
-paths and the STAC item all go through these rows: a new raster is one more row of RASTERS.
+"""The output files of a map, one row each. Writers, the journal's tiles, disk estimates, paths and the STAC
+item all go through these rows: a new raster is one more row of RASTERS.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ DATA = ("data",)
 
 @dataclass(frozen=True, kw_only=True)
 class FileOutput:
-    """A file of a map: its kind (key of `MapResult.paths` and of the STAC item's assets) and the end of its
-    name; `{}` there stands for the suffix of polygons.
+    """An output file of a map: its kind (key of `MapResult.paths` and of the STAC item's assets) and the
+    ending of its name, with `{}` for the suffix of polygons.
 
-    holds         what is in it, for the report
-    title, roles  of the STAC asset; an output without a title is none
-    asked         does a request want it?
+    holds         its contents, for the report
+    title, roles  of the STAC asset; an output without a title is not an asset
+    asked         does a request ask for it?
     """
 
     kind: str
@@ -47,8 +47,7 @@ class RasterOutput(FileOutput):
     """A uint8 raster written tile by tile.
 
     band_names  the network's legend -> a description per band
-    render      a tile, and the confidence below which classes are unknown -> (bands, h, w) uint8, 255 where
-                invalid
+    render      a scored tile and the rejection threshold -> (bands, h, w) uint8, 255 where invalid
     classes     class indices: written as class values with the legend's colours, overviews by mode; else
                 smooth values, overviews by mean
     tags        of the file
@@ -61,7 +60,7 @@ class RasterOutput(FileOutput):
 
 
 def _classes(tile: ScoredTile, reject: float | None) -> np.ndarray:
-    """Indices of the likeliest class; that of "unknown" comes after the network's last."""
+    """Indices of the most probable class; the class "unknown" has the index after the network's last."""
     classes = tile.classes()
     if reject is not None:
         classes[(tile.percent() < 100 * reject) & tile.valid] = len(tile.probabilities)
@@ -73,22 +72,24 @@ def _confidence(tile: ScoredTile, reject: float | None) -> np.ndarray:
 
 
 def _probabilities(tile: ScoredTile, reject: float | None) -> np.ndarray:
+    # 250, not 255, which is nodata.
     return _rounded(lambda p: p * 250, tile)
 
 
 def _entropy(tile: ScoredTile, reject: float | None) -> np.ndarray:
-    """Per cent of the largest entropy there can be."""
+    """Entropy in per cent of its maximum, the logarithm of the number of classes."""
 
     def entropy(p: torch.Tensor) -> torch.Tensor:
         """Probabilities (K, h, w) -> (1, h, w)."""
+        # p log p is 0 at p = 0, where the logarithm alone is infinite.
         return -(p * p.clamp_min(1e-12).log()).sum(dim=0, keepdim=True) / math.log(max(2, len(p))) * 100
 
     return _rounded(entropy, tile)
 
 
 def _rounded(made_of: Callable[[torch.Tensor], torch.Tensor], tile: ScoredTile) -> np.ndarray:
-    """(C, h, w) uint8 of what is made of probabilities, 255 on invalid pixels; some rows at a time: a tile
-    of many classes is large.
+    """Round values made of probabilities to uint8 (C, h, w), 255 on invalid pixels; some rows at a time,
+    which saves a second copy of all classes (measured: 400 MB for 12 classes).
     """
     strips = [made_of(p).round_().to(torch.uint8) for p in tile.probabilities.split(SOFTENED_ROWS, dim=1)]
     rounded = torch.cat(strips, dim=1).numpy()
@@ -131,7 +132,7 @@ RASTERS = (
         kind="entropy",
         ending="_entropy.tif",
         holds="Entropy of the prediction, 0 (certain) to 100 (COG)",
-        title="How undecided the network was, per cent",
+        title="Entropy of the prediction, per cent",
         roles=("data", "uncertainty"),
         asked=lambda request: request.entropy,
         band_names=lambda legend: ("entropy (% of the largest)",),
@@ -180,12 +181,12 @@ def all_outputs() -> tuple[FileOutput, ...]:
 
 
 def rasters_of(request: MapRequest) -> tuple[RasterOutput, ...]:
-    """The rasters that a request asks for: the planes of a tile, in this order."""
+    """The rasters that a request asks for, in the order of a tile's planes in the journal."""
     return tuple(output for output in RASTERS if output.asked(request))
 
 
 def paths_of(request: MapRequest, out: Path, stem: str, *, located: bool) -> dict[str, Path]:
-    """Where the files of a map go, by kind; a scene that is not `located` gets no STAC item."""
+    """Paths of a map's files by kind; a scene without coordinates (not `located`) gets no STAC item."""
     return {
         output.kind: out / (stem + output.ending.format(f".{request.polygons_as}"))
         for output in all_outputs()
@@ -194,9 +195,7 @@ def paths_of(request: MapRequest, out: Path, stem: str, *, located: bool) -> dic
 
 
 def left_behind(out: Path, stem: str, paths: Mapping[str, Path]) -> list[str]:
-    """Names of an earlier map's files that this one does not replace: beside it they would pass for its
-    own.
-    """
+    """Names of an earlier map's files that this map does not replace: they could be taken for its own."""
     written = {path.name for path in paths.values()}
     names = [
         stem + output.ending.format(suffix)

@@ -37,10 +37,12 @@ SIDE = 1000
 """Pixels a side of the report's pictures, at most."""
 
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-"""Confidence from 0 to 100 %: a colour map of matplotlib's, readable in grey and by the colour-blind."""
+"""Colours of confidence from 0 to 100 %: matplotlib's viridis at five stops, readable in grey and by the
+colour-blind.
+"""
 
 UNFINISHED = {"report", "stac", "run"}
-"""Written with or after the page: what lies there now, if anything, is of an earlier map."""
+"""Files written with or after the page: those that exist now are from an earlier map."""
 
 
 def write_map_report(
@@ -74,9 +76,11 @@ def write_map_report(
 
 
 def lead(result: MapResult, confidence: np.ndarray, checkpoint: Checkpoint) -> str:
-    """What the map shows and how sure the network is: confidence (N,) in per cent of the valid pixels.
+    """Lead paragraph: mapped area, largest class and confidence; `confidence` (N,) is per cent of valid
+    pixels.
 
-    "Unsure" is below half way between chance and certainty: with two classes no confidence is below 50 %.
+    The limit of low confidence is half way between chance and certainty (ours), since with two classes no
+    confidence is below 50 %.
     """
     total = sum(a.pixels for a in result.areas)
     hectares = sum(a.hectares or 0 for a in result.areas)
@@ -97,10 +101,10 @@ def lead(result: MapResult, confidence: np.ndarray, checkpoint: Checkpoint) -> s
 
 
 def measured(recipe: Mapping, scene: str | Sequence[str] | None) -> str:
-    """What the scores are of, and whether the mapped scene was among it.
+    """What the scores were measured on, and whether the mapped scene was part of it.
 
-    Paths of other machines and relative ones cannot be compared for sure: an equal name is said to be no more
-    than that.
+    Relative paths and paths of other machines cannot be compared reliably: for an equal file name the text
+    says no more than that.
     """
     held_out = measured_on(recipe)
     if not held_out:
@@ -116,7 +120,7 @@ def measured(recipe: Mapping, scene: str | Sequence[str] | None) -> str:
 
 
 def tiny_hint(result: MapResult) -> str:
-    """What to do where most polygons are specks; "" elsewhere."""
+    """A hint at the minimum mapping unit where most polygons are specks; "" elsewhere."""
     done = result.outlined
     if done is None or not done.mostly_tiny:
         return ""
@@ -158,7 +162,7 @@ def _pictures(scene: Scene, result: MapResult, legend: Legend, confidence: np.nd
 
 
 def _sieved(result: MapResult, legend: Legend) -> Picture:
-    """The sieved map, and what was made from it."""
+    """The picture of the sieved map, with what changed as its caption."""
     done, unit = result.sieved, "ha" if result.areas[0].hectares is not None else "pixels"
     share = 100 * done.changed_pixels / max(1, sum(a.pixels for a in result.areas))
     caption = (
@@ -185,7 +189,7 @@ def _confusion(checkpoint: Checkpoint) -> ConfusionFigure | None:
 
 
 def _curves(checkpoint: Checkpoint) -> tuple[Curve, ...]:
-    """Loss, and the validation mIoU where training was watched with it."""
+    """Curves of the loss, and of the validation mIoU where it was computed."""
     quantities = {"loss": ("loss", "loss"), "val_miou": ("validation mIoU", "mIoU")}
     curves = []
     for key, (quantity, what) in quantities.items():
@@ -209,7 +213,7 @@ def _files(paths: Mapping[str, Path]) -> tuple[FileRow, ...]:
 
 
 def _small(path: Path) -> np.ndarray:
-    """The first band at a size for a page; from the overviews where there are any."""
+    """The first band decimated to SIDE, from overviews where there are any."""
     with gdal(), rasterio.open(path) as file:
         shrink = max(1.0, max(file.shape) / SIDE)
         return file.read(1, out_shape=tuple(max(1, round(n / shrink)) for n in file.shape))
@@ -222,7 +226,7 @@ def _indices(values: np.ndarray, legend: Legend) -> np.ndarray:
 
 
 def _shades(confidence: np.ndarray) -> np.ndarray:
-    """Per cent (H, W) -> colours of VIRIDIS (H, W, 3), white where there is no data."""
+    """Per cent (H, W) -> colours of VIRIDIS (H, W, 3), white for nodata."""
     stops = np.array(VIRIDIS, float)
     level = np.minimum(confidence, 100) / 25
     picture = np.stack([np.interp(level, range(5), stops[:, c]) for c in range(3)], axis=-1).astype(np.uint8)

@@ -1,6 +1,4 @@
-"""Before anything is mapped: does the scene fit the model, and what will the map cost in tiles, memory,
-disk and minutes?
-"""
+"""Check a scene against a model before mapping (`check`), and estimate tiles, memory, disk and minutes."""
 
 from __future__ import annotations
 
@@ -34,21 +32,23 @@ from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
 
 PROCESS_BYTES = 450 * 2**20
-"""What Python, torch and GDAL take before the first tile."""
+"""Memory of Python, torch and GDAL before the first tile."""
 TIMED_SIDE = 512
 QUICK_SIDE = 128
+"""Sides in pixels of the block that a network is timed on, and of the small one before it (ours)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What mapping a scene costs.
+    """Estimated cost of mapping a scene.
 
-    tiles          how many; `core` is the side each answers for and `halo` what it sees beyond, in pixels
+    tiles          number of tiles; `core` is the side of the part written, `halo` the overlap beyond it on
+                   each side, in pixels
     forward_share  pixels the network predicts over pixels of the scene
-    ram, gpu       bytes of memory at the peak, of the machine and of the GPU (0 without one): estimates
+    ram, gpu       peak memory in bytes, of the machine and of the GPU (0 without one)
     disk           bytes at most, while files are being finished: rasters before compression, with overviews;
                    polygons not counted
-    minutes        from timing the network on one real block; None where that was not asked for
+    minutes        from timing the network on one block of the scene; None without timing
     """
 
     tiles: int
@@ -64,7 +64,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """`verdict` is "FITS", "FITS AFTER" or "REFUSED"; the plan is None where the bands do not even match."""
+    """The result of `check`: `verdict` is "FITS", "FITS AFTER" or "REFUSED"; plan is None where bands are
+    missing.
+    """
 
     verdict: str
     findings: tuple[Difference, ...]
@@ -89,12 +91,12 @@ def check(
     timing: bool = True,
     **settings: Unpack[MapSettings],
 ) -> CheckResult:
-    """Does this scene fit this model, why not, and what would the map cost? Reads about 1 % of the scene, in
-    seconds at any size.
+    """Check whether a scene fits a model, and estimate the cost of mapping it. Reads about 1 % of the scene,
+    in seconds at any size.
 
-    Settings as `map_scene` has them, one by one or as a `request`. Test-time augmentation and several
-    checkpoints cost what they cost; the first checkpoint says what fits. Without `timing` the plan has no
-    minutes. Raises BadOption for settings that cannot be, BadFile where a file is missing or damaged.
+    Settings are those of `map_scene`, one by one or as a `request`. The estimate includes test-time
+    augmentation and all checkpoints; the check uses the first checkpoint. Without `timing` the plan has no
+    minutes. Raises BadOption for invalid settings, BadFile where a file is missing or damaged.
     """
     request = request_for(checkpoint, scene, request, protocol, settings)
     models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
@@ -122,8 +124,8 @@ def refuse_unless(findings: tuple[Difference, ...], name: str) -> None:
 
 
 def mark_forced(class_raster: Path, findings: tuple[Difference, ...]) -> None:
-    """Put the causes that were overruled into the class raster's tags (`labelscape_forced`), by way of the
-    side file GDAL reads with it.
+    """Record the causes overruled by --force as a tag of the class raster (`labelscape_forced`). It goes into
+    GDAL's side file: changing a tag inside the TIFF would break its COG layout.
     """
     causes = [f.cause for f in findings if f.level == REFUSED]
     side = Path(f"{class_raster}.aux.xml")
@@ -144,15 +146,14 @@ def cost(
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
     pixels, classes, bands = side[0] * side[1], len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
     network = scoring_bytes(scorer, *side)
-    # Beside what the network holds: one tile read ahead and scaled to float32; logits and probabilities of
-    # this tile and of the one being written.
+    # Beside the network's memory: one tile read ahead and scaled to float32; logits and probabilities of this
+    # tile and of the one being written.
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
     ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
     layers = sum(len(output.band_names(scorer.checkpoint.legend)) for output in outputs)
-    disk = int(
-        scene.grid.window.pixels * layers * (1 + 4 / 3)
-    )  # the tiles and, while it is made, the COG with its overviews
+    # The tiles in the journal and the COG, whose overviews add a third (1/4 + 1/16 + ...).
+    disk = int(scene.grid.window.pixels * layers * (1 + 4 / 3))
     share = tiles.forward_share
     minutes = _seconds_a_pixel(scorer, scene) * share * scene.grid.window.pixels / 60 if timing else None
     return Plan(
@@ -169,9 +170,7 @@ def cost(
 
 
 def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
-    """What reading, scoring and sorting out one pixel takes, timed on a real block of at most TIMED_SIDE
-    with data in it.
-    """
+    """Seconds to read, score and classify a pixel, timed on a block of at most TIMED_SIDE that has data."""
     bands = bands_to_read(scorer.checkpoint.bands, scene)
     block = _block_with_data(scene, bands)
     start = time.monotonic()
@@ -185,20 +184,20 @@ def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
         tile = ScoredTile(Window(0, 0, rows, columns), scorer.logits(scorer.prepare(pixels, valid)), valid)
         tile.classes()
         tile.percent()
-        if scorer.device.type == "cuda":
+        if scorer.device.type == "cuda":  # kernels run asynchronously
             torch.cuda.synchronize(scorer.device)
         return time.monotonic() - start
 
     quick = min(QUICK_SIDE, block.height), min(QUICK_SIDE, block.width)
-    timed(*quick)  # the first call pays for the machinery
+    timed(*quick)  # warm-up: the first call also allocates and compiles
     seconds, pixels = timed(*quick), quick[0] * quick[1]
-    if seconds / pixels * block.pixels < 20:  # a slow network on a small machine is not timed twice
+    if seconds / pixels * block.pixels < 20:  # else the large block would take too long (ours: 20 s)
         seconds, pixels = timed(block.height, block.width), block.pixels
     return max(reading, seconds / pixels)  # the next tile is read while the network works
 
 
 def _block_with_data(scene: Scene, bands: tuple[str, ...]) -> Window:
-    """Of a few blocks the one with most valid pixels."""
+    """The block with most valid pixels among a dozen."""
     edge, inner = sampled_windows(scene.grid.window, 12, block=TIMED_SIDE)
     best, most = None, -1
     for window in [*inner, *edge]:

@@ -1,4 +1,4 @@
-"""The rasters of a map, tile by tile: what is written, counted and kept until the map is whole."""
+"""Write the rasters of a map tile by tile, count areas and seams, and keep finished tiles in the journal."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
 AREA_ROWS, AREA_COLUMNS = 256, 512
-"""Pixel areas are taken per block of so many rows and columns: they change slowly, on most grids faster
-from row to row.
+"""Blocks whose pixels are taken to have one ground area: it changes slowly, on most grids faster from row to
+row.
 """
 
 
 @dataclass(frozen=True)
 class ClassArea:
-    """How much of a map a class covers; `hectares` on the WGS 84 ellipsoid, None without coordinates."""
+    """Area of a class in a map; `hectares` on the WGS 84 ellipsoid, None without coordinates."""
 
     name: str
     pixels: int
@@ -76,10 +76,9 @@ def _blocks(core: Window) -> Iterator[Window]:
 
 
 def write_rasters(work: MapWork) -> Tally:
-    """Score the tiles that the journal lacks and write all of them, one tile behind the network.
+    """Score the tiles that are not in the journal and write all tiles, while the network is at the next one.
 
-    The journal is left as it is: polygons and report are still to be made, and may fail. Raises BadInput
-    where no pixel is valid.
+    The journal is kept, since polygons and report may still fail. Raises BadInput where no pixel is valid.
     """
     legend, scene = work.legend, work.scene
     tally = Tally(scene.grid, legend, np.zeros(len(legend), np.int64), np.zeros(len(legend)))
@@ -104,8 +103,9 @@ def write_rasters(work: MapWork) -> Tally:
             work.journal.close()
             raise BadInput(
                 f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value "
-                "or name it with --nodata."
+                "or set it with --nodata."
             )
+        # In threads: rasterio releases Python's lock while GDAL reads, compresses and writes.
         with ThreadPoolExecutor(len(writers), thread_name_prefix="finish") as pool:
             for future in [pool.submit(writer.finish) for _, writer in writers]:
                 future.result()
@@ -139,7 +139,7 @@ def _writer(work: MapWork, output: RasterOutput) -> MapWriter:
 def _one_behind(
     work: MapWork, finish: Callable[[ScoredTile], None], write: Callable[[Window, np.ndarray], None]
 ) -> None:
-    """Finish scored tiles and write kept ones in a thread of their own while the network is at the next."""
+    """Write tiles, scored or from the journal, in a second thread while the network predicts the next."""
     with (
         bar(f"map {work.scene.name}", len(work.plan), "tiles") as tick,
         ThreadPoolExecutor(1, thread_name_prefix="write") as pool,
@@ -148,7 +148,7 @@ def _one_behind(
         done = 0
         for item in _in_order(work.scorer, work.scene, work.plan, work.journal):
             if behind is not None:
-                # at most one tile waits: memory stays bounded, and an error stops the work at once
+                # At most one tile waits: memory stays bounded, and an error stops the work at once.
                 behind.result()
             behind = pool.submit(finish, item) if isinstance(item, ScoredTile) else pool.submit(write, *item)
             done += 1
@@ -161,8 +161,8 @@ def _one_behind(
 def _in_order(
     scorer: Scorer, scene: Scene, plan: TilePlan, journal: Journal
 ) -> Iterator[ScoredTile | tuple[Window, np.ndarray]]:
-    """Every tile with a valid pixel in the plan's order: from the journal where it is there and whole,
-    else scored. Holes are not predicted.
+    """Every tile with valid pixels in the plan's order: from the journal where it is complete, else scored.
+    Tiles without stored blocks are skipped.
     """
     kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
     holds = scene.may_hold
@@ -174,6 +174,7 @@ def _in_order(
             if planes is not None:
                 yield tile.answers, planes
                 continue
+            # A damaged file, found only when read: this tile alone is scored again.
             yield from score_tiles(
                 scorer, scene, plan, wanted=lambda window, damaged=tile.answers: window == damaged
             )

@@ -1,4 +1,4 @@
-"""A map as one frozen value. Everything wrong with it is said at once."""
+"""All settings of a map as one frozen value, `MapRequest`; all invalid settings are reported at once."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.tiles import BLENDS
 
 Models = Checkpoint | str | Path | Sequence[Checkpoint | str | Path]
-"""A checkpoint or its file, or several that are averaged."""
+"""A checkpoint or its file, or several whose predictions are averaged."""
 
 
 class Affects(Enum):
-    """What a setting of a map decides. Finished tiles of an interrupted map are used again if and only if no
-    setting of the first kind has changed.
+    """What a setting of a map affects. Finished tiles of an interrupted map are reused if and only if no
+    setting that affects TILES has changed.
     """
 
     TILES = "the values of tiles, or which planes they have"
@@ -39,8 +39,8 @@ class Affects(Enum):
 
 
 class MapSettings(TypedDict, total=False):
-    """The settings of `map_scene` and `check`, for editors and type checkers; `MapRequest` says what each
-    means.
+    """The settings of `map_scene` and `check`, for editors and type checkers; `MapRequest` documents
+    them.
     """
 
     name: str | None
@@ -67,9 +67,9 @@ class MapSettings(TypedDict, total=False):
 
 
 class MapRequest(BaseModel):
-    """How a map is made. Attribute docstrings are the help text; variants are `request.replace(...)`.
+    """Settings of a map. Attribute docstrings are the help text; make variants with `request.replace(...)`.
 
-    Raises BadOption with every problem named, unknown settings and names answered with the nearest known one.
+    Raises BadOption listing every problem; unknown names come with the nearest known one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -145,7 +145,7 @@ class MapRequest(BaseModel):
 
     @classmethod
     def fields_that(cls, affects: Affects) -> tuple[str, ...]:
-        """Names of the settings that decide this."""
+        """Names of the settings that affect this."""
         return tuple(name for name, about in cls.model_fields.items() if affects in about.metadata)
 
     @field_validator("checkpoint", "scales", mode="before")
@@ -157,7 +157,7 @@ class MapRequest(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any) -> Any:
-        """Numbers of NumPy and paths as JSON has them."""
+        """Convert NumPy numbers and paths to JSON values."""
         return value.item() if isinstance(value, np.generic) else _text(value)
 
     @field_validator("name")
@@ -165,8 +165,8 @@ class MapRequest(BaseModel):
     def _stem(cls, name: str | None) -> str | None:
         if name is not None and (not name or Path(name).name != name or stem_of(name) != name):
             raise BadOption(
-                f"The name {name!r} cannot start file names; give a name without folders (which --out says) "
-                "and signs that the system forbids."
+                f"The name {name!r} cannot start file names; give a name without folders (use --out) and "
+                "without characters that the system forbids."
             )
         return name
 
@@ -189,7 +189,7 @@ class MapRequest(BaseModel):
     @classmethod
     def _confidence(cls, reject: float | None) -> float | None:
         if reject is not None and not 0 < reject < 1:
-            raise BadOption(f"reject={reject} must lie between 0 and 1.")
+            raise BadOption(f"reject={reject} must be between 0 and 1.")
         return reject
 
     @field_validator("sieve")
@@ -202,7 +202,7 @@ class MapRequest(BaseModel):
     @field_validator("device")
     @classmethod
     def _device(cls, device: str) -> str:
-        """A device that only this machine lacks is no mistake of the request."""
+        """A device that this machine lacks is valid here: requests are also read on other machines."""
         try:
             pick_device(device)
         except UnknownName:
@@ -219,7 +219,7 @@ def request_for(
     protocol: Protocol | None,
     settings: Mapping[str, Any],
 ) -> MapRequest:
-    """The request that the arguments of `map_scene` or `check` make; settings change the `request` given."""
+    """Build the request of `map_scene` or `check`; settings override those of the `request` given."""
     for what, given, kind in (("request", request, MapRequest), ("protocol", protocol, Protocol)):
         if given is not None and not isinstance(given, kind):
             raise WrongType(f"{what} must be a labelscape.{kind.__name__}; found a {type(given).__name__}.")
@@ -227,7 +227,7 @@ def request_for(
     if protocol is not None:
         twice = [name for name in ("tta", "scales", "average") if name in changes]
         if twice:
-            raise BadOption(f"protocol and {twice[0]} are two ways to the same thing; give one.")
+            raise BadOption(f"protocol and {twice[0]} set the same thing; give one of them.")
         changes |= {"tta": protocol.tta, "scales": protocol.scales, "average": protocol.average}
     if checkpoint is not None:
         changes["checkpoint"] = files_of(checkpoint)
@@ -237,12 +237,14 @@ def request_for(
     missing = ["checkpoint"] if checkpoint is None and not made.checkpoint else []
     missing += ["scene"] if scene is None and made.scene is None else []
     if missing:
-        raise BadOption(f"A map needs a {' and a '.join(missing)}; the request names none.")
+        raise BadOption(f"A map needs a {' and a '.join(missing)}; the request has none.")
     return made
 
 
 def files_of(checkpoint: Models) -> tuple[str, ...]:
-    """Where checkpoints lie; empty where one of them is in memory, for then the files do not make the map."""
+    """Paths of the checkpoints; empty where one is in memory, since files alone could not repeat the map
+    then.
+    """
     several = (
         [checkpoint] if isinstance(checkpoint, str) or not isinstance(checkpoint, Sequence) else checkpoint
     )
@@ -256,18 +258,18 @@ def _text(value: Any) -> Any:
 
 
 def _as_one(error: ValidationError) -> BadOption:
-    """All problems as one error; a single one as it is."""
+    """One error for all problems; a single problem is returned as it is."""
     problems = [_problem(found) for found in error.errors()]
     if len(problems) == 1:
         return problems[0]
-    return BadOption("This map cannot be made:\n  - " + "\n  - ".join(map(str, problems)))
+    return BadOption("These settings are invalid:\n  - " + "\n  - ".join(map(str, problems)))
 
 
 def _problem(found: ErrorDetails) -> BadOption:
     where = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
         return UnknownName("setting of a map", where, MapRequest.model_fields)
-    if found["type"] == "value_error":  # ours
+    if found["type"] == "value_error":  # raised by a validator above: it has its message
         return found["ctx"]["error"]
     return BadOption(f"{where}={reprlib.repr(found['input'])}: {found['msg'][0].lower()}{found['msg'][1:]}.")
 
@@ -276,8 +278,8 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def spelt_out(function: Function) -> Function:
-    """Show the settings behind `**settings` in the function's signature, for `help` and notebooks, which do
-    not read `Unpack`.
+    """Show the settings behind `**settings` in the function's signature: `help` and notebooks do not read
+    `Unpack`.
     """
     own = inspect.signature(function)
     settings = [

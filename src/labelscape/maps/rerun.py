@@ -1,4 +1,4 @@
-"""A map made again from the `_run.json` that was written beside it."""
+"""Repeat a map from its `_run.json`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from labelscape.scoring.protocol import Protocol
 
 
 def rerun(run_json: str | Path, out: str | Path, overwrite: bool = False) -> MapResult:
-    """Make the map that `run_json` (a map's `_run.json`) describes again in the folder `out`, with the same
-    models, scene and settings.
+    """Repeat the map of `run_json` (a map's `_run.json`) in the folder `out`, with the same models, scene and
+    settings.
 
-    The same software on the same kind of machine gives the same bytes. Paths that were relative are looked
-    for from the present folder. Raises BadFile where the file is no run file or something it names is
-    missing, BadInput where a checkpoint is another one than it was, or model or scene were in memory.
+    The same software on the same kind of machine gives the same bytes. Relative paths are resolved from the
+    current folder. Raises BadFile where the file is not a run file or something it names is missing, BadInput
+    where a checkpoint has changed, or model or scene were in memory.
     """
     check_path(run_json, "A run file")
     try:
@@ -35,12 +35,14 @@ def rerun(run_json: str | Path, out: str | Path, overwrite: bool = False) -> Map
     for model in models:
         _check(model, run_json)
     if request.scene is None:
-        raise BadInput(f"{run_json} was made of a scene in memory; save it and map the file instead.")
+        raise BadInput(f"{run_json} was made from a scene in memory; save it and map the file instead.")
     return map_scene(out=out, request=request.replace(name=name), overwrite=overwrite)
 
 
 def _before_requests(run: dict[str, Any]) -> MapRequest:
-    """The request of a run file that older versions wrote. Raises KeyError or TypeError where it is none."""
+    """The request of a run file of versions before `MapRequest`. Raises KeyError or TypeError where it is not
+    one.
+    """
     options = dict(run["options"])
     protocol = Protocol.from_dict(options.pop("protocol"))
     scene, models = run["scene"], run["models"]
@@ -55,14 +57,14 @@ def _before_requests(run: dict[str, Any]) -> MapRequest:
 
 
 def _check(model: dict[str, str | None], run_json: str | Path) -> None:
-    """Is a checkpoint still there and the same?"""
+    """Raises BadFile or BadInput where a checkpoint is missing or has changed."""
     if model["path"] is None:
-        raise BadInput(f"{run_json} was made from a checkpoint in memory; save it and map with it instead.")
+        raise BadInput(f"{run_json} was made with a checkpoint in memory; save it and use the file instead.")
     path = Path(model["path"])
     if not path.is_file():
-        raise BadFile(f"{path}, the checkpoint of {run_json}, does not exist (looked for from {Path.cwd()}).")
+        raise BadFile(f"{path}, the checkpoint of {run_json}, does not exist (relative to {Path.cwd()}).")
     if hashlib.sha256(path.read_bytes()).hexdigest() != model["sha256"]:
         raise BadInput(
             f"{path} is not the checkpoint that {run_json} was made with: its SHA-256 differs. Restore the "
-            "old one, or map anew."
+            "old one, or make a new map."
         )

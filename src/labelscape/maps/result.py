@@ -1,4 +1,4 @@
-"""What a finished map is: files, areas, what to know."""
+"""The result of mapping a scene, `MapResult`: files, areas, notes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MapResult:
-    """What `map_scene` made: files by kind (`maps.outputs`), areas, what to know.
+    """The result of `map_scene`: files by kind (`maps.outputs`), areas per class, notes.
 
-    areas          of the map as the network made it, also where it was sieved
-    seconds        of this run: tiles that an interrupted one had finished are not counted
+    areas          of the class map, before sieving
+    seconds        of this run, without the time of an interrupted one before it
     forward_share  pixels that the network predicted over pixels of the scene
-    seam           how much more often classes change where tiles meet than inside them: 1 is no trace; NaN
-                   for a single tile
+    seam           seam score: how much more often classes change across tile borders than inside tiles: 1 is
+                   no seam; NaN for a single tile
     facts          how it was made, as JSON values
-    sieved         what became of the classes in the sieved map; None where there is none
-    outlined       how many polygons were written; None where none were asked for
+    sieved         areas merged and classes before and after the sieve; None without one
+    outlined       numbers of polygons; None without polygons
     """
 
     paths: dict[str, Path]
@@ -63,7 +63,7 @@ class MapResult:
         ]
         parts = [_table(areas), _table([("file", "path"), *((k, str(p)) for k, p in self.paths.items())])]
         if not math.isnan(self.seam):
-            parts.append(f"<p>Seam score {self.seam:.2f} (1: no trace of tiles)</p>")
+            parts.append(f"<p>Seam score {self.seam:.2f} (1: no seams)</p>")
         if self.notes:
             notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
             parts.append(f"<ul>{notes}</ul>")

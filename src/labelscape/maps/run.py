@@ -1,4 +1,4 @@
-"""From a checkpoint and a scene to a finished map: classes, confidence, polygons, areas, report."""
+"""Map a scene with a checkpoint (`map_scene`): class raster, confidence, polygons, areas, report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from labelscape.areas.polygonize import PolygonSummary
 
 LONG = 10_000_000
-"""Pixels of a map whose polygons, and the sieve before them, take long enough to show how far they are."""
+"""Pixels of a map from which polygons and sieve show a progress bar (ours)."""
 
 
 @spelt_out
@@ -57,10 +57,9 @@ def map_scene(
     name, tile_size, overlap, blend, tta, scales, average, reject, entropy, proba, sieve, polygons,
     polygons_as, min_area, simplify, report, nodata, area, device, precision, force
 
-    A map that was interrupted in `out` is resumed where it stopped, whatever changes but the values of its
-    tiles. Raises BadOption with all settings that cannot be, BadInput where the scene does not fit the model
-    (see `check`), BadFile where files cannot be read or written. A file takes its final name only when it is
-    whole.
+    A map that was interrupted in `out` is resumed, unless a setting that changes the values of its tiles
+    differs. Raises BadOption with all invalid settings, BadInput where the scene does not fit the model (see
+    `check`), BadFile where files cannot be read or written. Files are written atomically.
     """
     start = time.monotonic()
     request = request_for(checkpoint, scene, request, protocol, settings)
@@ -82,12 +81,13 @@ def map_scene(
         _write_report(work, result)
         _write_run(work.paths["run"], result, work.overwrite)
         _write_stac(work, facts)
+        # Last: until all files are written an interrupted map must find its tiles.
         work.journal.close()
     return result
 
 
 def _write_sieved(work: MapWork) -> SieveSummary | None:
-    """The map without areas below the minimum mapping unit, where it is asked for."""
+    """Write the map sieved to the minimum mapping unit, where one is set."""
     grid = work.scene.grid
     if not work.request.sieve:
         return None
@@ -103,7 +103,7 @@ def _write_sieved(work: MapWork) -> SieveSummary | None:
 
 
 def _write_polygons(work: MapWork) -> PolygonSummary | None:
-    """Polygons of the sieved map where there is one, else of the network's."""
+    """Polygonize the sieved map where there is one, else the class map."""
     grid, request = work.scene.grid, work.request
     if not request.polygons:
         return None
@@ -169,7 +169,7 @@ def _result(
 
 
 def _sources(models: Models) -> list[dict[str, str | None]]:
-    """Where the checkpoints lie and which they are; those handed over in memory lie nowhere."""
+    """Paths and SHA-256 of the checkpoints; None for those given in memory."""
     several = [models] if isinstance(models, (Checkpoint, str, Path)) else models
     return [
         {"path": None, "sha256": None}
@@ -180,7 +180,7 @@ def _sources(models: Models) -> list[dict[str, str | None]]:
 
 
 def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -> dict[str, Any]:
-    """What it takes to make the map again, and what became of the settings."""
+    """Everything needed to make the map again, and the values that settings resolved to."""
     grid, plan, scorer = work.scene.grid, work.plan, work.scorer
     checkpoint = scorer.checkpoint
     return {
@@ -208,7 +208,7 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
 
 
 def _write_run(path: Path, result: MapResult, overwrite: bool) -> None:
-    """`options` repeats the settings as versions before `request` wrote them, for scripts that read them."""
+    """Write _run.json. `options` repeats the settings in the form of older versions, for scripts."""
     options = dict(result.facts["request"])
     protocol = {name: options.pop(name) for name in ("scales", "tta", "average")}
     for name in ("checkpoint", "scene", "name"):

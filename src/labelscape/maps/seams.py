@@ -16,8 +16,8 @@ from labelscape.legend import IGNORE
 
 @dataclass
 class Seams:
-    """Pairs of neighbouring valid pixels and how many of them differ, along tile borders and inside; fed
-    row by row of tiles.
+    """Counts pairs of neighbouring valid pixels, and pairs that differ in class, across tile borders and
+    inside tiles. Tiles are added row by row.
     """
 
     border_pairs: int = 0
@@ -42,7 +42,8 @@ class Seams:
             self._border(above, classes[0])
         self._right = core, classes[:, -1].copy()
         self._above[core.bottom, core.left] = classes[-1].copy()
-        if len(self._above) > 2:  # rows of tiles that nothing lies under any more
+        # Rows of tiles above the last one are not needed any more: memory does not grow with the scene.
+        if len(self._above) > 2:
             self._above = {place: row for place, row in self._above.items() if place[0] >= core.top}
 
     def _border(self, one: np.ndarray, other: np.ndarray) -> None:
@@ -51,8 +52,8 @@ class Seams:
 
     @property
     def score(self) -> float:
-        """Share of changes along borders over their share inside: 1 where tiles leave no trace; NaN
-        without borders or without changes.
+        """The rate of changes across borders over the rate inside: 1 where tiles leave no seams; NaN without
+        borders or without changes.
         """
         if not (self.border_pairs and self.inside_changes):
             return math.nan

@@ -1,4 +1,4 @@
-"""The facts of a map's run in words, for its report. The run file keeps the raw values."""
+"""Settings of a map as text, for its report and `labelscape info`; _run.json has the raw values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ AUGMENTED = {
 }
 PRECISIONS = {"32": "32-bit floating point", "bfloat16": "bfloat16, mixed", "float16": "float16, mixed"}
 
-# Said elsewhere on the page, or part of a line below.
-SAID = {"name", "request", "core", "halo", "blend", "software", "when"}
+# Shown elsewhere on the page, or part of another line.
+SHOWN = {"name", "request", "core", "halo", "blend", "software", "when"}
 
 
 def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Label -> value, in the order in which a reader asks: what was mapped, by what, how. Defaults that say
-    nothing (no test-time scales, one model) are left out; keys not known here keep their names.
+    """Label -> value: what was mapped, by which model, how. Uninformative defaults (no test-time scales, one
+    model) are left out; unknown keys keep their names.
     """
     rows: dict[str, Any] = {
         "Software": facts.get("software"),
@@ -29,7 +29,7 @@ def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
         if key in WORDS:
             label, words = WORDS[key]
             rows[label] = words(value)
-        elif key not in SAID:
+        elif key not in SHOWN:
             rows[key.replace("_", " ").capitalize()] = value
     if "core" in facts:
         rows["Tiles"] = _tiles(facts)
@@ -47,7 +47,7 @@ def _tiles(facts: Mapping[str, Any]) -> str:
 
 
 def _options(options: Mapping[str, Any], *, metric: bool) -> dict[str, str]:
-    """What was asked for beyond the defaults."""
+    """Options that differ from the defaults."""
     area, length = ("ha", "m") if metric else ("pixels", "pixels")
     rows = {}
     if options.get("reject"):
@@ -68,11 +68,11 @@ def _options(options: Mapping[str, Any], *, metric: bool) -> dict[str, str]:
 
 
 def _models(models: list[Mapping[str, Any]]) -> str:
-    said = [
+    texts = [
         f"{m['path']} (SHA-256 {m['sha256'][:12]}…)" if m.get("path") else "from memory, not from a file"
         for m in models
     ]
-    return "; ".join(said)
+    return "; ".join(texts)
 
 
 WORDS: dict[str, tuple[str, Callable[[Any], Any]]] = {

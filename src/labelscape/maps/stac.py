@@ -1,7 +1,6 @@
-"""A STAC item beside a map: where it lies, when it was made, which files belong to it, which value is which
-class.
+"""Write a STAC item for a map: footprint, date, files as assets, and the classes of each value.
 
-A scene without coordinates has no place in a catalogue and gets no item.
+A scene without coordinates has no footprint and gets no item.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MEDIA = {
     ".json": "application/json",
 }
 EDGE = 8
-"""Points a side of the footprint: sides that are straight in the map's CRS are curves in degrees."""
+"""Points per side of the footprint (ours): straight sides in the map's CRS are curves in degrees."""
 
 
 def write_item(
@@ -42,8 +41,8 @@ def write_item(
     software: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Write the item of a map of these files by kind, those of them that exist; `when` is the time of
-    processing, ISO 8601.
+    """Write the STAC item of a map; `files` by kind become assets where they exist, `when` is the time of
+    processing in ISO 8601.
 
     The grid must be georeferenced. Raises BadFile where the file exists or cannot be written.
     """
@@ -101,10 +100,8 @@ def item(
         if file.suffix == ".tif":
             asset.extra_fields |= {"data_type": "uint8", "nodata": IGNORE}
         about = FileExtension.ext(asset, add_if_missing=True)
-        about.size, about.checksum = (
-            file.stat().st_size,
-            f"1220{_sha256(file)}",
-        )  # a multihash: 12 SHA-256, 20 its 32 bytes
+        # A multihash in hexadecimal: 12 is SHA-256, 20 its length of 32 bytes.
+        about.size, about.checksum = file.stat().st_size, f"1220{_sha256(file)}"
     for kind in sorted({"class", "sieved"} & set(files)):
         named = ClassificationExtension.ext(made.assets[kind], add_if_missing=True)
         named.classes = [
@@ -121,8 +118,8 @@ def item(
 
 
 def footprint(grid: Grid) -> np.ndarray:
-    """(N, 2) longitude and latitude of the grid's edge, closed and anticlockwise, whichever way the grid
-    is turned.
+    """(N, 2) longitude and latitude of the grid's edge, closed and counterclockwise as GeoJSON requires, also
+    for rotated or flipped grids.
     """
     import shapely
     from pyproj import Transformer
@@ -139,7 +136,7 @@ def footprint(grid: Grid) -> np.ndarray:
 
 
 def _machine_name(name: str, value: int) -> str:
-    """The extension allows letters, digits, - and _ in names; the legend's own name is the title."""
+    """Class name for the classification extension, which allows letters, digits, - and _ only."""
     plain = "".join(ch if ch.isascii() and (ch.isalnum() or ch in "-_") else "_" for ch in name)
     return plain if any(ch.isalnum() for ch in plain) else f"class_{value}"
 

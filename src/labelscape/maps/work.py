@@ -1,4 +1,4 @@
-"""What is known of a map before its first tile: does the scene fit, which tiles, which files."""
+"""Prepare a map: open and adjust the scene, plan its tiles and files, refuse what cannot be done."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
 
 UNKNOWN = "unknown"
-"""Name of the class of pixels whose confidence is too low."""
+"""Name of the class of pixels whose confidence is below the rejection threshold."""
 
 
 @dataclass(frozen=True, eq=False)
 class MapWork:
-    """One map that is being made.
+    """A map in progress.
 
     legend     the map's classes: the network's, and "unknown" where pixels are rejected
-    overwrite  may files be replaced? Also those that this very map had finished when it was interrupted
-    notes      what to know about the scene and the folder
+    overwrite  may files be replaced? True also for files that this map had finished when it was interrupted
+    notes      findings about the scene and the folder
     """
 
     request: MapRequest
@@ -56,7 +56,9 @@ class MapWork:
 def fitting(
     checkpoint: Checkpoint, source: Source, request: MapRequest, *, stride: int = 1
 ) -> Iterator[tuple[Scene, tuple[Difference, ...]]]:
-    """The scene opened and adjusted to what the model reads, and what differs. Raises as `open_scene`."""
+    """Open a scene and adjust it to the model's contract; also yields what differs. Raises as `open_scene`
+    does.
+    """
     with (
         open_scene(source, nodata=request.nodata, area=request.area, wanted=checkpoint.bands) as as_stored,
         ExitStack() as handles,
@@ -75,9 +77,11 @@ def prepare(
     overwrite: bool,
     notes: Sequence[str],
 ) -> MapWork:
-    """All that can be refused is refused here, before the first tile: raises BadOption, BadInput, BadFile."""
+    """Plan a map. Everything that can fail is checked here, before the first tile: raises BadOption,
+    BadInput, BadFile.
+    """
     checkpoint, grid = models[0], scene.grid
-    bands_to_read(checkpoint.bands, scene)  # no force makes up a band
+    bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with --force
     stem = request.name or stem_of(scene.name)
     paths = paths_of(request, out, stem, located=grid.is_georeferenced)
     if request.polygons:
@@ -95,7 +99,7 @@ def prepare(
     remove_half_written(out, stem)
     if left := left_behind(out, stem, paths):
         verb = "are" if len(left) > 1 else "is"
-        notes = [*notes, f"{', '.join(left)} in {out} {verb} of an earlier map, not of this one"]
+        notes = [*notes, f"{', '.join(left)} in {out} {verb} from an earlier map, not from this one"]
     return MapWork(
         request,
         scorer,
@@ -112,8 +116,8 @@ def prepare(
 
 
 def with_unknown(legend: Legend) -> Legend:
-    """The legend with one class more, last, for what is too uncertain to be named. Raises BadInput where
-    254 classes leave no value.
+    """Append the class "unknown" to the legend. Raises BadInput where the legend has it already or no class
+    value is free.
     """
     free = next((value for value in range(254, -1, -1) if value not in legend.values), None)
     if free is None or UNKNOWN in legend.names:
@@ -125,13 +129,13 @@ def with_unknown(legend: Legend) -> Legend:
 
 
 def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
-    """Make the folder. Raises BadFile before any work where it cannot be made, or holds one of the files
-    and may not be overwritten.
+    """Create the output folder. Raises BadFile where that fails, or it has one of the files and they may not
+    be overwritten.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadFile(f"The folder {out} cannot be made: {error.strerror or error}.") from error
+        raise BadFile(f"The folder {out} cannot be created: {error.strerror or error}.") from error
     taken = [path for path in paths.values() if path.exists()]
     if taken and not overwrite:
         raise BadFile(f"{taken[0]} exists; pass --overwrite to replace it, or another --out or --name.")
