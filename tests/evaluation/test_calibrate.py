@@ -6,7 +6,7 @@ import world
 
 import labelscape as ls
 from labelscape.checkpoint import load
-from labelscape.errors import BadFile, BadInput, WrongType
+from labelscape.errors import BadFile, BadOption, WrongType
 from labelscape.evaluation.calibrate import _cross_entropy, _minimum, expected_error
 from labelscape.evaluation.confusion import Confusion
 from labelscape.training.recipe import make_recipe
@@ -96,7 +96,7 @@ def test_what_is_no_dataset_or_no_checkpoint_is_said_in_a_sentence(tmp_path, ver
             verb(7, dataset)
         with pytest.raises(BadFile, match="does not exist"):
             verb(tmp_path / "gone.safetensors", dataset)
-    with pytest.raises(BadInput, match="No checkpoint is given"):
+    with pytest.raises(BadOption, match="At least one checkpoint is needed"):
         ls.predict([], w.pixels)
 
 

@@ -27,7 +27,7 @@ def test_augmented_predictions_are_scored_by_the_names_that_maps_use(labelled):
     )
     plain = ls.evaluate(checkpoint, dataset, **QUICK)
     assert by_name.metrics == as_one.metrics != plain.metrics
-    with pytest.raises(BadOption, match="two ways"):
+    with pytest.raises(BadOption, match="set the same thing"):
         ls.evaluate(checkpoint, dataset, tta="mirror", protocol=ls.Protocol(), **QUICK)
 
 
