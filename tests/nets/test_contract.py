@@ -187,9 +187,9 @@ def test_memory_format_and_half_precision_change_little(name: str) -> None:
             half = net(image)
     spread = plain.std()
     assert (last - plain).abs().max() < 1e-3 * spread
-    # bfloat16 has three digits, and errors add up over layers. Where two values of a window are that close,
-    # the unpooling network's maximum moves to the other one, and with it all that the decoder makes of it.
-    assert (half.float() - plain).pow(2).mean().sqrt() < (0.5 if name == "unpooling" else 0.1) * spread
+    # bfloat16 has three digits, and errors add up over layers. The unpooling network finds its maxima in
+    # float32: in bfloat16 some move to another pixel, and it deviated by 0.3 of the spread.
+    assert (half.float() - plain).pow(2).mean().sqrt() < (0.03 if name == "unpooling" else 0.1) * spread
 
 
 @every_network

@@ -22,6 +22,7 @@ from labelscape.nets.dgcwnet import (
     NonLocal,
     Relation,
     SqueezeExcite,
+    convolve,
     dgcwnet,
     shrink,
     to_pixels,
@@ -214,13 +215,51 @@ def test_the_sum_over_partners_stays_in_float32_under_autocast(dtype: torch.dtyp
         with torch.autocast("cpu", dtype=dtype):
             torch.testing.assert_close(module(features), wanted)
             half = module(features.to(dtype))
-    assert half.dtype == dtype
-    torch.testing.assert_close(half, module(features.to(dtype).float()).to(dtype))
+    assert half.dtype == torch.float32  # cast back, the sum's spatial differences would be rounded away
+    torch.testing.assert_close(half, module(features.to(dtype).float()))
     leaves = [leaf.detach().to(dtype).requires_grad_() for leaf in five(pixels=6, dtype=torch.float32)]
     out = relation_sum(*leaves)
     assert out.dtype == torch.float32
     out.sum().backward()
     assert all(leaf.grad.dtype == dtype for leaf in leaves)
+
+
+def inner_error(found: Tensor, wanted: Tensor) -> float:
+    """Deviation from `wanted` as a share of its spatial deviation, away from the zero padding."""
+    found, wanted = (x.float()[..., 1:-1, 1:-1] for x in (found, wanted))
+    return float((found - wanted).std() / wanted.std((2, 3)).mean())
+
+
+def test_bfloat16_keeps_the_spatial_differences_of_the_large_sum() -> None:
+    """625 pixels of a context whose mean is 90 times its spatial deviation, beside features of mean 0."""
+    conv, norm = nn.Conv2d(8 + 16, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+    features = torch.cat([torch.randn(2, 8, 25, 25), 90 + torch.randn(2, 16, 25, 25)], dim=1)
+    with torch.no_grad():
+        wanted = norm(conv(features))
+        with torch.autocast("cpu", torch.bfloat16):
+            found, plain = norm(convolve(conv, features, exact=16)), norm(conv(features))
+            all_exact = norm(convolve(conv, features, exact=24))
+    assert inner_error(found, wanted) < 0.005
+    assert inner_error(plain, wanted) > 0.1
+    torch.testing.assert_close(all_exact, wanted)
+
+
+@pytest.mark.parametrize("fuse", ["concat", "upsample", "none"])
+def test_the_head_takes_the_context_in_float32_under_autocast(fuse: str) -> None:
+    net = dgcwnet(in_channels=3, classes=4, **TINY, fuse=fuse).eval()
+    other = net.context.width - 4
+    features = torch.cat([torch.randn(2, other, 25, 25), 90 + torch.randn(2, 4, 25, 25)], dim=1)
+    seen: list[Tensor] = []
+    first = net.head if fuse == "none" else net.head[0][1]  # the normalisation, with what it has to subtract
+    if fuse != "none":
+        first.register_forward_hook(lambda module, given, out: seen.append(out))
+    with torch.no_grad():
+        outputs = [net.head(features)]
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs += [net.headed(features), net.head(features)]
+    wanted, found, plain = seen or outputs
+    assert inner_error(found, wanted) < 0.01
+    assert inner_error(plain, wanted) > 5 * inner_error(found, wanted)
 
 
 @pytest.mark.parametrize("scaled", [True, False])

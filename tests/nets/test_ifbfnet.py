@@ -243,24 +243,6 @@ def test_the_auxiliary_branch_sees_stage_1_only() -> None:
     assert not any("layer2" in name for name in reached)
 
 
-FAST = {
-    "full": {"aux", "balance1", "balance2"},
-    "plain joining": {"aux"},
-    "no spatial stream": {"aux", "balance1"},
-    "no auxiliary branch": {"balance1", "balance2"},
-}
-
-
-@pytest.mark.parametrize(("variant", "fast"), FAST.items())
-def test_the_auxiliary_branch_and_balanced_fusions_learn_fast(variant: str, fast: set[str]) -> None:
-    net = made(variant)
-    marked = {id(parameter) for parameter in net.fast_parameters()}
-    assert len(marked) == len(net.fast_parameters())
-    assert marked == {
-        id(parameter) for name, parameter in net.named_parameters() if name.split(".")[0] in fast
-    }
-
-
 @pytest.mark.parametrize("abn_act", ["leaky", "relu"])
 def test_the_activation_is_leaky_in_all_but_the_trunk(abn_act: str) -> None:
     net = made("text", abn_act=abn_act)

@@ -5,6 +5,9 @@ Symbols   N images  B bands  C width  K classes  H x W pixels; x4 is a level at 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,6 +51,12 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.heads(image)["logits"]
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager:
+    """Inside: no autocast on the tensor's device, which may be one that has none (meta)."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def pad_to_multiple(image: Tensor, stride: int) -> Tensor:

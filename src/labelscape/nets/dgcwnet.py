@@ -44,9 +44,9 @@ from torch import Tensor, nn
 from labelscape.errors import BadOption
 from labelscape.nets import checks
 from labelscape.nets.backbones import Trunk, trunk
-from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
+from labelscape.nets.blocks import Network, conv_bn_relu, resize_like, without_autocast
 from labelscape.nets.context import ASPP, PyramidPooling
-from labelscape.nets.kernels.distance import WEIGHTINGS, relation_sum, without_autocast
+from labelscape.nets.kernels.distance import WEIGHTINGS, relation_sum
 
 BASES = ("plain", "ppm", "aspp")
 CONTEXTS = ("dgcw", "gap", "se", "nl-h", "nl-d", "none")
@@ -58,7 +58,8 @@ ABLATIONS = ("conv", "conv-input")
 
 class ChannelWeighting(nn.Module):
     """The DGCW module, sec. 3.2: (N, C, h, w) -> (N, C, h, w); 5 (C^2 + C) parameters. Computed in float32
-    inside autocast too.
+    inside autocast too, and float32 is what it
+    returns there.
     """
 
     def __init__(self, width: int, *, weighting: str = "dbs", agg: str = "sum") -> None:
@@ -76,7 +77,9 @@ class ChannelWeighting(nn.Module):
         # Half precision would lose the distances: they are small differences of large numbers.
         with without_autocast(features):
             full = features.to(self.first.weight.dtype)  # (N, C, h, w)  F
-            return (full + self._update(full)).to(features.dtype)  # (N, C, h, w)  eq. 5
+            # Not cast back: the sum over j is one large constant per channel (about 90 at 25 x 25 cells) with
+            # small differences between pixels, of which bfloat16 would round 7 % away.
+            return full + self._update(full)  # (N, C, h, w)  eq. 5
 
     def _update(self, features: Tensor) -> Tensor:
         """The sum (or mean) over j of R_ij."""
@@ -201,6 +204,17 @@ def head_of(inputs: int, width: int, classes: int) -> nn.Sequential:
     return nn.Sequential(conv_bn_relu(inputs, width), nn.Dropout2d(0.1), nn.Conv2d(width, classes, 1))
 
 
+def convolve(conv: nn.Conv2d, features: Tensor, *, exact: int) -> Tensor:
+    """`conv(features)` in float32, of which all but the last `exact` channels are multiplied as autocast
+    does: those are few (C of some 2,000), so half precision keeps most of its speed.
+    """
+    rough = features.shape[1] - exact
+    (rough_weight, exact_weight), padding = conv.weight.split([rough, exact], dim=1), conv.padding
+    with without_autocast(features):
+        found = F.conv2d(features[:, rough:].to(conv.weight.dtype), exact_weight, conv.bias, padding=padding)
+    return found + F.conv2d(features[:, :rough], rough_weight, padding=padding) if rough else found
+
+
 def to_pixels(logits: Tensor, image: Tensor, stride: int, align_corners: bool) -> Tensor:
     """(N, K, h, w) at `stride` -> (N, K, H, W). With `align_corners` cell i stands on pixel `stride` i
     whatever the size, so a crop sees the grid the scene sees, and pixels beyond the last cell repeat it.
@@ -235,13 +249,27 @@ class DGCWNet(Network):
         self.trunk, self.base, self.context, self.head = levels, base, context, head
         self.aux = head_of(levels.widths[2], aux_width, classes)
 
+    def headed(self, features: Tensor) -> Tensor:
+        """The head. Under autocast its first convolution takes DGCW's channels in float32, up to the batch
+        normalisation that subtracts their large mean.
+        """
+        relation, kind = self.context, features.device.type
+        half = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        if not (half and isinstance(relation, Relation) and isinstance(relation.update, ChannelWeighting)):
+            return self.head(features)
+        if relation.fuse == "none":  # the head is a single convolution
+            return convolve(self.head, features, exact=features.shape[1])
+        (conv, norm, relu), dropout, last = self.head
+        exact = relation.update.second.out_channels
+        return last(dropout(relu(norm(convolve(conv, features, exact=exact)))))
+
     # fmt: off
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         # layer1 .. layer4: (N, 256, H/4, W/4) .. (N, 2048, H/8, W/8)
         levels = self.trunk(image)
         x8 = self.base(levels[-1])                                             # (N, ., H/8, W/8)  X
         # (N, K, H/8, W/8), H/32 where fuse="none"
-        logits = self.head(self.context(x8))
+        logits = self.headed(self.context(x8))
         logits = resize_like(logits, x8, align_corners=self.align_corners)
         heads = {"logits": to_pixels(logits, image, self.stride, self.align_corners)}
         if self.training:

@@ -5,7 +5,7 @@ Paper     D. Li, C. Fan, L. Zou, Q. Zuo, H. Jiang, Y. Liu. "Inter-Level Feature 
           Street Scene Segmentation". Sensors 21(23):7844, 2021. https://doi.org/10.3390/s21237844
 Reads as  sec. 3.2, eq. 2 to 4, fig. 3 -> BalancedFusion   sec. 3.3, fig. 4 -> SpatialStream
           sec. 3.1, fig. 2 -> IFBFNet   sec. 3.4, second part -> IFBFNet.aux
-          sec. 4.1 -> IFBFNet.fast_parameters   tables 2 and 3 -> ifbfnet
+          sec. 4.1 -> training.papers.ifbfnet_cityscapes   tables 2 and 3 -> ifbfnet
 Differs   - order of fusing: eq. 4 weighs the joined levels before they are convolved, and only then are there
             "384" channels for the last two convolutions (order="eq"); the text convolves first, then weighs
             256 channels, twice (order="text")
@@ -139,11 +139,6 @@ class IFBFNet(Network):
         if abn_act == "leaky":
             leaky_for_relu(self)
         self.trunk = levels  # assigned last: the trunk keeps its own activations
-
-    def fast_parameters(self) -> list[nn.Parameter]:
-        """Sec. 4.1: the auxiliary branch and the balanced fusions learn at ten times the rate of all else."""
-        fast = [module for module in self.modules() if isinstance(module, BalancedFusion)] + [self.aux]
-        return [parameter for module in fast if module is not None for parameter in module.parameters()]
 
     def heads(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]

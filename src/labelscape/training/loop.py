@@ -172,7 +172,7 @@ def set_up(net: Network, recipe: Recipe, fabric: Fabric) -> tuple[_FabricModule,
         net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
     # Channels last is the faster layout on every device we tried.
     net, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)
-    # Fabric wraps forward() alone: unmarked, heads() would run without autocast and outside DDP.
+    # Fabric wraps forward() alone: unmarked, heads() would run outside DDP.
     net.mark_forward_method("heads")
     return net, optimizer
 
@@ -244,7 +244,10 @@ def update(
         labels = [label.to(fabric.device) for _, label in part]
         # DDP exchanges gradients once, in the backward pass of the last part.
         with fabric.no_backward_sync(net, enabled=number + 1 < len(batch)):
-            heads = net.heads(image) if len(tasks) == 1 else net.heads(image, first=len(labels[0]))
+            # Autocast by name: Fabric redirects heads() only where DDP wraps the network, so that a single
+            # process would train in 32 bits whatever the precision.
+            with fabric.autocast():
+                heads = net.heads(image) if len(tasks) == 1 else net.heads(image, first=len(labels[0]))
             share = [
                 float(shares(label, w).sum()) / max(total, 1e-12)
                 for label, w, total in zip(labels, weights, totals)

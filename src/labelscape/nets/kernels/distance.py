@@ -22,13 +22,13 @@ Symbols   N images  C channels  P pixels  i query  j partner  m queries at a tim
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from labelscape.errors import UnknownName
+from labelscape.nets.blocks import without_autocast
 
 WEIGHTINGS = ("dbs", "softmax", "tanh")
 """f of eq. 3, over channels: divided by the sum (the paper's choice), softmax, element-wise tanh."""
@@ -78,12 +78,6 @@ def relation_sum(
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             return RelationSum.apply(*inputs, weighting, queries)
         return _forward(*inputs, weighting, queries)
-
-
-def without_autocast(tensor: Tensor) -> AbstractContextManager:
-    """Inside: no autocast on the tensor's device, which may be one that has none (meta)."""
-    device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def weigh(distance: Tensor, weighting: str) -> tuple[Tensor, Tensor | None]:
