@@ -176,6 +176,27 @@ def test_deepglobe_sets_side_by_side_are_told_apart(tmp_path):
     assert [len(find_published(f"deepglobe-{kind}", tmp_path).pairs) for kind in ("land", "road")] == [4, 1]
 
 
+@pytest.mark.parametrize("folder", ["deepglobe-{}/train", "DeepGlobe {} Dataset/train", "{}s"])
+def test_each_deepglobe_task_takes_its_own_files_of_one_folder(tmp_path, folder):
+    for kind, key in (("land", 1), ("road", 2)):
+        world.picture(tmp_path / folder.format(kind) / f"{key}_sat.jpg", 16, 16)
+        world.codes(tmp_path / folder.format(kind) / f"{key}_mask.png", world.draw(2, 16, 16, seed=0))
+    found = {kind: find_published(f"deepglobe-{kind}", tmp_path).pairs for kind in ("land", "road")}
+    assert {kind: [pair.name for pair in pairs] for kind, pairs in found.items()} == {
+        "land": ["1"],
+        "road": ["2"],
+    }
+
+
+def test_deepglobe_tasks_that_cannot_be_told_apart_are_refused(tmp_path):
+    for folder, side in (("a", 24), ("b", 10)):
+        world.picture(tmp_path / folder / f"{folder}_sat.jpg", side, side)
+        world.codes(tmp_path / folder / f"{folder}_mask.png", world.draw(2, side, side, seed=0))
+    for kind in ("land", "road"):
+        with pytest.raises(BadFile, match=rf"of both tasks.*call its folder {kind}-train"):
+            find_published(f"deepglobe-{kind}", tmp_path)
+
+
 def test_deepglobe_road_masks_are_pictures_of_grey(tmp_path):
     drawn = world.draw(256, 16, 16, seed=0)
     world.picture(tmp_path / "train" / "7_sat.jpg", 16, 16)
@@ -267,11 +288,19 @@ def test_isprs_patches_of_others_keep_our_parts(tmp_path):
         drawn[name] = world.draw(7, 9, 9, seed=i)
         world.picture(tmp_path / "img_dir" / "val" / f"{name}.png", 9, 9)
         world.codes(tmp_path / "ann_dir" / "val" / f"{name}.png", drawn[name])
-    with open_published("potsdam", tmp_path) as dataset:
+    with open_published("potsdam-eroded", tmp_path) as dataset:
         assert dict(zip((s.name for s in dataset.scenes), dataset.part_of)) == dict(
             zip(names, ("train", "val", "test"))
         )
         same_labels(dataset, [np.where(drawn[n] == 0, IGNORE, drawn[n] - 1) for n in sorted(names)])
+        assert dataset.bands == ("red", "green", "blue")
+        whole = dataset.scenes[0].scene.read().pixels
+    with open_published("potsdam-eroded", tmp_path, bands=("blue", "red")) as dataset:
+        np.testing.assert_array_equal(dataset.scenes[0].scene.read().pixels, whole[[2, 0]])
+    with pytest.raises(UnknownName, match="'ndsm'"):
+        find_published("potsdam-eroded", tmp_path, bands=("red", "ndsm"))
+    with pytest.raises(BadOption, match="eroded labels, 0 on boundaries. Read them as potsdam-eroded"):
+        find_published("potsdam", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------- Inria and LoveDA

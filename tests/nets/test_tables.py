@@ -114,6 +114,24 @@ def test_numbers_read_by_hand(table: str, label: str, claimed: dict[str, float])
     assert dict(row(table, label).claimed) == claimed
 
 
+def test_classes_of_claims_are_those_of_the_data_sets() -> None:
+    """The measured numbers join the claims by these names."""
+    from labelscape.datasets.published.cityscapes import LEGEND as STREETS
+    from labelscape.datasets.published.isprs import LEGEND as AERIAL
+
+    assert tuple(STREETS.names) == CITYSCAPES
+    assert tuple(AERIAL.names) == ISPRS
+    assert row("ifbfnet-1", "IFBFNet").claimed["iou/traffic light"] == 74.8
+    assert row("maggiori-2", "MLP").claimed["f1/impervious surface"] == 91.69
+
+
+def test_every_table_names_its_data_sets() -> None:
+    from labelscape.datasets.published.catalog import PUBLISHED
+
+    assert all(table.datasets and set(table.datasets) <= set(PUBLISHED) for table in TABLES.values())
+    assert TABLES["maggiori-2"].datasets == ("vaihingen",)
+
+
 def test_the_class_a_number_belongs_to() -> None:
     potsdam_mlp = row("maggiori-3", "MLP").claimed
     assert (potsdam_mlp["f1/tree"], potsdam_mlp["f1/car"], potsdam_mlp["f1/clutter"]) == (81.10, 93.56, 76.54)

@@ -48,6 +48,11 @@ class Table:
     classes: int
     rows: tuple[Row, ...]
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The published data sets that are this table's own, by the names of `labelscape data list`."""
+        return DATASETS[self.data]
+
 
 CITYSCAPES = (
     "road",
@@ -56,8 +61,8 @@ CITYSCAPES = (
     "wall",
     "fence",
     "pole",
-    "traffic_light",
-    "traffic_sign",
+    "traffic light",
+    "traffic sign",
     "vegetation",
     "terrain",
     "sky",
@@ -70,7 +75,8 @@ CITYSCAPES = (
     "motorcycle",
     "bicycle",
 )
-ISPRS = ("impervious", "building", "low_vegetation", "tree", "car", "clutter")
+"""As the legends of the data sets name them: claims and measurements join by these names."""
+ISPRS = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
 
 
 def numbers(**claimed: float) -> Mapping[str, float]:
@@ -91,8 +97,8 @@ def ious(mean: float, classes: str = "") -> Mapping[str, float]:
 
 
 def f1s(mean: float, accuracy: float, classes: str = "") -> Mapping[str, float]:
-    """Mean F1, overall accuracy and, where they are printed, each class as "f1/impervious" ...; Vaihingen
-    without clutter.
+    """Mean F1, overall accuracy and, where they are printed, each class as "f1/impervious surface" ...;
+    Vaihingen without clutter.
     """
     return numbers(
         mean_f1=mean, overall_accuracy=accuracy, **named("f1", ISPRS[: len(classes.split())], classes)
@@ -213,10 +219,11 @@ MSWBN = {
     ),
 }
 
+DEEPGLOBE = "DeepGlobe land cover, validation server"
 DFCNET = {
     "dfcnet-1": Table(
         "what the classmate and dense fusion add",
-        "DeepGlobe land cover, validation server",
+        DEEPGLOBE,
         3,
         7,
         (
@@ -239,6 +246,8 @@ DFCNET = {
     )
 }
 
+PASCAL_CONTEXT = "PASCAL Context, validation, 59 classes and background"
+ADE20K = "ADE20K, validation"
 CITYSCAPES_VAL, CITYSCAPES_TEST = "Cityscapes, validation", "Cityscapes, test server"
 BASES = {"plain": "ResNet-101", "ppm": "ResNet-101-PPM", "aspp": "ResNet-101-ASPP"}
 
@@ -446,7 +455,7 @@ DGCWNET = {
     ),
     "dgcwnet-5": Table(
         "against other methods",
-        "PASCAL Context, validation, 59 classes and background",
+        PASCAL_CONTEXT,
         3,
         60,
         (
@@ -473,7 +482,7 @@ DGCWNET = {
     ),
     "dgcwnet-6": Table(
         "against other methods",
-        "ADE20K, validation",
+        ADE20K,
         3,
         150,
         (
@@ -502,6 +511,7 @@ DGCWNET = {
 }
 
 VAIHINGEN, POTSDAM = "ISPRS Vaihingen, validation, five classes", "ISPRS Potsdam, validation, six classes"
+BOTH_ISPRS = "ISPRS Vaihingen and Potsdam, Quadro K3100M"
 FROM_FCN = "encoder from the trained base FCN"
 
 
@@ -597,7 +607,7 @@ MAGGIORI = {
     ),
     "maggiori-6": Table(
         "running times",
-        "ISPRS Vaihingen and Potsdam, Quadro K3100M",
+        BOTH_ISPRS,
         4,
         5,
         tuple(
@@ -853,6 +863,21 @@ IFBFNET = {
         ),
     ),
 }
+
+
+DATASETS: dict[str, tuple[str, ...]] = {
+    GID: ("gid-5", "gid-mtl5", "prepared"),
+    GID_RESAMPLED: ("gid-mtl5", "prepared"),
+    DEEPGLOBE: ("deepglobe-land",),
+    CITYSCAPES_VAL: ("cityscapes",),
+    CITYSCAPES_TEST: ("cityscapes",),
+    PASCAL_CONTEXT: ("pascal-context-60",),
+    ADE20K: ("ade20k",),
+    VAIHINGEN: ("vaihingen",),
+    POTSDAM: ("potsdam",),
+    BOTH_ISPRS: ("vaihingen", "potsdam"),
+}
+"""What a table says of its data -> published data sets it may be measured on as its own."""
 
 
 def tables(*papers: Mapping[str, Table]) -> dict[str, Table]:

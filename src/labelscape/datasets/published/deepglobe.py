@@ -5,6 +5,8 @@ Masks were compressed lossily: each channel counts as 255 from 128 on, as the ch
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from labelscape.datasets.published.layout import (
@@ -17,8 +19,10 @@ from labelscape.datasets.published.layout import (
     rasters,
     seeded_parts,
 )
+from labelscape.errors import BadFile
 from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.files import gdal, open_raster
 
 PAGE = "http://deepglobe.org/challenge.html (CodaLab: land cover 18468, roads 18467)"
 TREE = """
@@ -53,20 +57,16 @@ NO_LIST = "The paper gives no list of its split: this one is a seeded shuffle of
 
 
 def open_deepglobe(root: Path, kind: str, *, seed: int = 0) -> Published:
-    """DeepGlobe in the folder `root`; `kind` is "land" or "road". Raises BadFile where there are no pairs,
-    or a mask is missing outside valid/ and test/.
+    """DeepGlobe in the folder `root`; `kind` is "land" or "road". Raises BadFile where there are no pairs, a
+    mask is missing outside valid/ and test/, or files of both tasks cannot be told apart.
     """
     home, legend, code, counts = (
         (LAND_HOME, LAND, LAND_CODE, LAND_SPLIT)
         if kind == "land"
         else (ROAD_HOME, ROAD, ROAD_CODE, ROAD_SPLIT)
     )
-    other = "road" if kind == "land" else "land"
-    files = [
-        f
-        for f in rasters(root)
-        if not any(p.lower().startswith(other) for p in f.relative_to(root).parts[:-1])
-    ]
+    files = [file for file in rasters(root) if _task_of(file, root) in (kind, None)]
+    _refuse_both_tasks(files, root, kind, home)
     labels = keyed(files, r"(?P<key>.+)_mask\.\w+", home)
     found = keyed(files, r"(?P<key>.+)_sat\.\w+", home)
     images = {
@@ -81,3 +81,37 @@ def open_deepglobe(root: Path, kind: str, *, seed: int = 0) -> Published:
     return Published(
         f"deepglobe-{kind}", legend, code, RED_GREEN_BLUE, pairs, RED_GREEN_BLUE, notes=(NO_LIST,)
     )
+
+
+def _task_of(file: Path, root: Path) -> str | None:
+    """land or road, where a folder between `root` and the file has that word in its name (`road-train`,
+    `deepglobe-road`); None where none has.
+    """
+    for folder in reversed(file.relative_to(root).parts[:-1]):
+        words = re.split(r"[^a-z]+", folder.lower())
+        for kind in ("land", "road"):
+            if any(word in (kind, f"{kind}s", f"{kind}cover") for word in words):
+                return kind
+    return None
+
+
+def _refuse_both_tasks(files: Sequence[Path], root: Path, kind: str, home: Home) -> None:
+    """Raises BadFile where folders that do not name their task hold images of different sizes: land images
+    are 2448 pixels wide, road images 1024, and the masks of the one are nonsense as masks of the other.
+    """
+    folders: dict[Path, Path] = {}
+    for file in files:
+        if re.fullmatch(r".+_sat\.\w+", file.name, re.IGNORECASE):
+            folders.setdefault(file.parent, file)
+    if len(folders) < 2 or all(_task_of(file, root) == kind for file in folders.values()):
+        return
+    sizes = {}
+    for folder, file in folders.items():  # one header of each folder: reading all would take minutes
+        with gdal(), open_raster(file) as image:
+            sizes.setdefault(image.width, folder)
+    if len(sizes) > 1:
+        shown = ", ".join(f"{folder} ({width} pixels wide)" for width, folder in sizes.items())
+        raise BadFile(
+            f"{home.title} in {root}: images of several sizes were found: {shown}. Do files of both tasks, "
+            f"land cover and roads, lie here? Pass the folder of one, or call its folder {kind}-train."
+        )

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labelscape.datasets.published.layout import Home, Pair, Published, keyed, matched_pairs, rasters
-from labelscape.errors import UnknownName
+from labelscape.errors import BadOption, UnknownName
 from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
 
@@ -91,15 +91,16 @@ ORTHOPHOTOS = {
 
 
 def open_vaihingen(
-    root: Path, *, eroded: bool = False, bands: Sequence[str] = BANDS, clutter: bool = True
+    root: Path, *, eroded: bool = False, bands: Sequence[str] | None = None, clutter: bool = True
 ) -> Published:
     """Vaihingen in the folder `root`.
 
-    bands    of nir, red, green, ndsm
+    bands    of nir, red, green, ndsm: all of them unless given
     clutter  False leaves that class unlabelled, as in the MLP paper (sec. V-B: too little of it to learn
     from)
 
-    Raises BadFile where images, heights or labels are missing, UnknownName for another band.
+    Raises BadFile where images, heights or labels are missing, UnknownName for another band, BadOption for
+    full labels of patches in img_dir/ and ann_dir/, which are published with eroded ones.
     """
     found = _vaihingen(root, eroded, bands)
     return found if clutter else _without_clutter(found)
@@ -114,11 +115,12 @@ def _without_clutter(found: Published) -> Published:
     return replace(found, legend=Legend(LEGEND.classes[:last]), code=code)
 
 
-def _vaihingen(root: Path, eroded: bool, bands: Sequence[str]) -> Published:
+def _vaihingen(root: Path, eroded: bool, bands: Sequence[str] | None) -> Published:
     if (root / "img_dir").is_dir():
-        return _patches(
-            "vaihingen", root, VAIHINGEN_HOME, r"area(?P<tile>\d+)", VAIHINGEN_SPLIT, ORTHOPHOTOS["IRRG"]
+        layout = _PatchLayout(
+            "vaihingen", VAIHINGEN_HOME, r"area(?P<tile>\d+)", VAIHINGEN_SPLIT, ORTHOPHOTOS["IRRG"]
         )
+        return _patches(root, layout, eroded, bands)
     files = rasters(root)
     # Images and labels have the same file names and differ only by folder. "semantic_labeling" in the
     # name of an archive does not mean labels.
@@ -147,19 +149,20 @@ def _vaihingen(root: Path, eroded: bool, bands: Sequence[str]) -> Published:
         heights,
         labels,
         label_name,
-        bands,
+        BANDS if bands is None else bands,
         eroded,
     )
 
 
-def open_potsdam(root: Path, *, eroded: bool = False, bands: Sequence[str] = BANDS) -> Published:
-    """Potsdam in the folder `root`; `bands` of nir, red, green, blue, ndsm. Raises BadFile where images,
-    heights or labels are missing, UnknownName for another band.
+def open_potsdam(root: Path, *, eroded: bool = False, bands: Sequence[str] | None = None) -> Published:
+    """Potsdam in the folder `root`; `bands` of nir, red, green, blue, ndsm: BANDS unless given. Raises as
+    `open_vaihingen`.
     """
     if (root / "img_dir").is_dir():
-        return _patches(
-            "potsdam", root, POTSDAM_HOME, r"(?P<tile>\d+_\d+)", POTSDAM_SPLIT, ORTHOPHOTOS["RGB"]
+        layout = _PatchLayout(
+            "potsdam", POTSDAM_HOME, r"(?P<tile>\d+_\d+)", POTSDAM_SPLIT, ORTHOPHOTOS["RGB"]
         )
+        return _patches(root, layout, eroded, bands)
     files = rasters(root)
     photos = {
         kind: keyed(files, rf"top_potsdam_(?P<key>\d+_\d+)_{kind}\.tif", POTSDAM_HOME) for kind in ORTHOPHOTOS
@@ -184,32 +187,51 @@ def open_potsdam(root: Path, *, eroded: bool = False, bands: Sequence[str] = BAN
         heights,
         labels,
         label_name,
-        bands,
+        BANDS if bands is None else bands,
         eroded,
     )
 
 
-def _patches(
-    name: str, root: Path, home: Home, tile: str, split: Mapping[str, Sequence[str]], bands: tuple[str, ...]
-) -> Published:
-    """Patches as repackaged by others: img_dir/, ann_dir/ with 1..6 in our order of classes and 0 on
-    boundaries. The split is still that of the whole tiles.
+@dataclass(frozen=True)
+class _PatchLayout:
+    """One of the two data sets as patches in img_dir/ and ann_dir/: `tile` finds the tile in a name, `bands`
+    are those of the files.
     """
-    pattern = rf"(?P<key>{tile}_\d+_\d+_\d+_\d+)\.png"
-    images, labels = (keyed(rasters(root / side), pattern, home) for side in ("img_dir", "ann_dir"))
+
+    name: str
+    home: Home
+    tile: str
+    split: Mapping[str, Sequence[str]]
+    bands: tuple[str, ...]
+
+
+def _patches(root: Path, layout: _PatchLayout, eroded: bool, bands: Sequence[str] | None) -> Published:
+    """Patches as repackaged by others: img_dir/, ann_dir/ with 1..6 in our order of classes and 0 on
+    boundaries, so the labels are eroded. The split is still that of the whole tiles.
+    """
+    if not eroded:
+        raise BadOption(
+            f"The patches in {root} (img_dir/, ann_dir/) are published with eroded labels, 0 on boundaries. "
+            f"Read them as {layout.name}-eroded, or pass the folder of the whole tiles."
+        )
+    unknown = next((band for band in bands or () if band not in layout.bands), None)
+    if unknown or (bands is not None and not bands):
+        raise UnknownName(f"band of the patches of {layout.home.title}", unknown or "", layout.bands)
+    pattern = rf"(?P<key>{layout.tile}_\d+_\d+_\d+_\d+)\.png"
+    images, labels = (keyed(rasters(root / side), pattern, layout.home) for side in ("img_dir", "ann_dir"))
     if not images or not labels:
-        raise home.not_found(root, "img_dir/ and ann_dir/ with patches called TILE_X_Y_X_Y.png")
-    part_of = {t: part for part, tiles in split.items() for t in tiles}
+        raise layout.home.not_found(root, "img_dir/ and ann_dir/ with patches called TILE_X_Y_X_Y.png")
+    part_of = {t: part for part, tiles in layout.split.items() for t in tiles}
     pairs = matched_pairs(
         root,
-        home,
+        layout.home,
         images,
         labels,
-        lambda key: part_of.get(re.match(tile, key)["tile"], "test"),
+        lambda key: part_of.get(re.match(layout.tile, key)["tile"], "test"),
         expected=lambda key: f"ann_dir/{key}.png",
     )
     code = Code({0: IGNORE, IGNORE: IGNORE, **{value: value - 1 for value in range(1, 7)}})
-    return Published(name, LEGEND, code, bands, pairs, bands)
+    return Published(f"{layout.name}-eroded", LEGEND, code, tuple(bands or layout.bands), pairs, layout.bands)
 
 
 def _one_folder(files: Sequence[Path]) -> list[Path]:
