@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import shutil
 from dataclasses import replace
 from typing import get_type_hints
 
@@ -294,3 +296,25 @@ def test_no_name_leads_to_another_folder():
     for name in ("../a", "a/b", "a\0b"):
         with pytest.raises(BadOption, match="cannot start file names"):
             MapRequest(name=name)
+
+
+def test_tiles_belong_to_a_file_however_its_path_is_written(stored, tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, name in ((here, "one"), (there, "two")):
+        folder.mkdir()
+        shutil.copy(stored / f"{name}.tif", folder / "scene.tif")
+        os.utime(folder / "scene.tif", ns=(1, 1))
+    (tmp_path / "link.tif").symlink_to(here / "scene.tif")
+    for folder in (here, there):  # the same size, so that only the place tells them apart
+        with open(folder / "scene.tif", "ab") as file:
+            file.write(bytes(10**6 - file.tell()))
+        os.utime(folder / "scene.tif", ns=(1, 1))
+
+    def key(scene):
+        return key_of(MapRequest(checkpoint=stored / "a.safetensors", scene=scene, **SMALL))
+
+    absolute = key(here / "scene.tif")
+    monkeypatch.chdir(here)
+    assert key("scene.tif") == key("../here/scene.tif") == key("../link.tif") == absolute
+    monkeypatch.chdir(there)
+    assert key("scene.tif") != absolute

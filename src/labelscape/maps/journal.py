@@ -56,16 +56,20 @@ def tile_key(
         # Tiles blended by another ramp would not add up with these.
         "ramp": HANN.name if plan.fade else None,
         # A scene in memory has no file time: only its pixels show whether it is the same.
-        "files": [[str(f), *_stamp(f)] for f in files] + ([scene.digest()] if scene.in_memory else []),
+        "files": [_stamp(f) for f in files] + ([scene.digest()] if scene.in_memory else []),
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
         "planes": [[r.kind, len(r.band_names(models[0].legend))] for r in rasters_of(request)],
         "device": device,
     }
 
 
-def _stamp(file: Path) -> list[int]:
-    """Size and modification time of a local file; nothing for remote ones."""
-    return [file.stat().st_size, file.stat().st_mtime_ns] if file.exists() else []
+def _stamp(file: Path) -> list[str | int]:
+    """Where a file lies, with size and time of a local one. A relative path means another file in another
+    working directory, and a link another one once it is changed.
+    """
+    if not file.exists():
+        return [str(file)]
+    return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
