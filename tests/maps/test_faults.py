@@ -137,7 +137,7 @@ def test_a_read_only_disk_and_a_file_in_the_way_are_said(checkpoint, scene, smal
         code, printed, err = run_cli("map", model, scene, "--out", out)
         assert (code, printed) == (1, "")
         assert str(out) in err
-        assert "cannot be made" in err or "cannot be written" in err
+        assert "cannot be created" in err or "cannot be written" in err
         assert "Traceback" not in err
         assert err.count("labelscape:") == 1
     assert (tmp_path / "file").read_text() == ""
