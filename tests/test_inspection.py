@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,3 +196,12 @@ def test_a_damaged_run_file_gets_one_sentence(tmp_path, text):
     (tmp_path / "a_run.json").write_text("[" * 100_000)
     with pytest.raises(BadFile, match=r"cannot be read as JSON"):
         info(tmp_path)
+
+
+def test_nan_as_nodata_of_a_checkpoint_is_json(tmp_path):
+    made = load(demo_checkpoint())
+    path = save(
+        replace(made, contract=replace(made.contract, nodata=float("nan"))), tmp_path / "m.safetensors"
+    )
+    facts = json.loads(json.dumps(info(path).to_dict(), allow_nan=False))
+    assert facts["nodata"] == "nan" and load(path).contract.nodata != load(path).contract.nodata

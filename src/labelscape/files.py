@@ -25,9 +25,10 @@ def check_path(given: object, what: str) -> None:
 
 def stem_of(name: str, system: str = sys.platform) -> str:
     """Make a scene's name a valid start of file names, without folders. On Windows `a:b.tif` would be a
-    hidden stream of the file `a`, and ids of STAC items may have colons.
+    hidden stream of the file `a`, and ids of STAC items may have colons. GDAL drops line breaks from the
+    name of a GeoPackage, which is then not found.
     """
-    return re.sub(r'[<>:"/\\|?*\0]' if system == "win32" else r"[/\0]", "_", name)
+    return re.sub(r'[<>:"/\\|?*\0-\x1f]' if system == "win32" else r"[/\0-\x1f]", "_", name)
 
 
 @contextlib.contextmanager

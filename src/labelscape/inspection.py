@@ -95,7 +95,7 @@ def _damaged(what: str) -> Iterator[None]:
 
 def _checkpoint(path: Path) -> Info:
     fields = description(path)
-    facts = {"bytes": path.stat().st_size, **fields}
+    facts = {"bytes": path.stat().st_size, **fields, "nodata": _json_number(fields.get("nodata"))}
     with _damaged(f"{path} has a damaged description"):
         about = model_card(fields)
     card = {"checkpoint": str(path), **about, "file size": _megabytes(path.stat().st_size)}

@@ -29,6 +29,8 @@ def test_augmented_predictions_are_scored_by_the_names_that_maps_use(labelled):
     assert by_name.metrics == as_one.metrics != plain.metrics
     with pytest.raises(BadOption, match="set the same thing"):
         ls.evaluate(checkpoint, dataset, tta="mirror", protocol=ls.Protocol(), **QUICK)
+    one = ls.evaluate(checkpoint, dataset, scales=1.5, **QUICK)
+    assert one.metrics == ls.evaluate(checkpoint, dataset, scales=(1.5,), **QUICK).metrics
 
 
 @pytest.mark.parametrize("work", [ls.evaluate, ls.calibrate])

@@ -292,8 +292,8 @@ def test_one_number_of_numpy_is_one_scale():
 
 
 def test_no_name_leads_to_another_folder():
-    assert stem_of("../a/b") == ".._a_b" and stem_of("a\0b") == "a_b"
-    for name in ("../a", "a/b", "a\0b"):
+    assert stem_of("../a/b") == ".._a_b" and stem_of("a\0b\nc") == "a_b_c"
+    for name in ("../a", "a/b", "a\0b", "a\nb"):
         with pytest.raises(BadOption, match="cannot start file names"):
             MapRequest(name=name)
 

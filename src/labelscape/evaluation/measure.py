@@ -104,7 +104,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "32",
     tta: str = "none",
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] | float = (1.0,),
     average: str = "probabilities",
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
@@ -128,9 +128,10 @@ def evaluate(
     from labelscape.scoring.stitch import plan_for
 
     check_dataset(dataset, "score a checkpoint")
+    factors = tuple(np.atleast_1d(scales).tolist())
     if protocol is None:
-        protocol = Protocol(tuple(scales), tta, average)
-    elif (tta, tuple(scales), average) != ("none", (1.0,), "probabilities"):
+        protocol = Protocol(factors, tta, average)
+    elif (tta, factors, average) != ("none", (1.0,), "probabilities"):
         raise BadOption("protocol and tta, scales or average set the same thing; give one of them.")
     scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol)
     check_classes(scorer.checkpoint, dataset)
