@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 from labelscape.checkpoint import Checkpoint, load, load_all, save
 from labelscape.contract.bands import QUANTILES, BandStatistics
 from labelscape.contract.contract import Contract
+from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, WrongType
 from labelscape.legend import Legend
 
@@ -122,3 +123,15 @@ def test_what_is_no_path_gets_a_sentence(wrong):
         assert str(said.value) == (
             f"A checkpoint must be given as a path; found {found[type(wrong).__name__]}."
         )
+
+
+def test_tile_sizes_are_stored_where_there_are_some(checkpoint, tmp_path):
+    assert "tile_sizes" not in checkpoint.describe()  # files of before stay the same
+    sizes = TileSizes(64, (64, 96), (0.5, 0.4), (0.6, 0.5), (0.0, 0.1), (0.0, 0.01))
+    path = save(replace(checkpoint, tile_sizes=sizes), tmp_path / "m.safetensors")
+    assert load(path).tile_sizes == sizes
+    weights = {"a": np.zeros(1, np.float32)}
+    wrong = {**checkpoint.describe(), "tile_sizes": {**sizes.to_dict(), "sides": [96, 64]}}
+    save_file(weights, path, metadata={"labelscape": json.dumps(wrong)})
+    with pytest.raises(BadFile, match="sides"):
+        load(path)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from labelscape.contract.contract import Contract
+from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
@@ -36,6 +37,8 @@ class Checkpoint:
                       compared with on the same blocks
     history           loss and learning rate over the steps
     temperature       calibration: logits are divided by it before the softmax; 1 as trained
+    tile_sizes        held-out scores by tile size; None where a tile's size makes no difference, or was not
+                      measured
 
     Two checkpoints are equal when they are the same object; `describe()` and `weights` can be compared.
     """
@@ -49,6 +52,7 @@ class Checkpoint:
     scores: dict = field(default_factory=dict)
     history: tuple[dict, ...] = ()
     temperature: float = 1.0
+    tile_sizes: TileSizes | None = None
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -72,6 +76,8 @@ class Checkpoint:
             "scores": self.scores,
             "history": list(self.history),
             "temperature": self.temperature,
+            # Left out where there is none: checkpoints of earlier versions stay the same, to the byte.
+            **({"tile_sizes": self.tile_sizes.to_dict()} if self.tile_sizes else {}),
         }
 
     def __repr__(self) -> str:
@@ -168,6 +174,7 @@ def load(path: str | Path) -> Checkpoint:
             scores=fields["scores"],
             history=tuple(fields["history"]),
             temperature=fields.get("temperature", 1.0),
+            tile_sizes=TileSizes.from_dict(fields["tile_sizes"]) if fields.get("tile_sizes") else None,
         )
         # Written by a later version: ignoring a field could change the map without a message.
         if unknown := fields.keys() - loaded.describe().keys():

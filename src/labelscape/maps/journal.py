@@ -52,7 +52,7 @@ def tile_key(
         **request.model_dump(mode="json", include=set(request.fields_that(Affects.TILES)) - RESOLVED),
         "version": __version__,
         "models": [fingerprint(m) for m in models],
-        "plan": [plan.core, plan.halo, plan.fade],
+        "plan": [plan.core, plan.halo, plan.fade, plan.side, plan.batch],
         # Tiles blended by another ramp would not add up with these.
         "ramp": HANN.name if plan.fade else None,
         # A scene in memory has no file time: only its pixels show whether it is the same.

@@ -44,8 +44,10 @@ class Engine(typing.Protocol):
     def forward(self, images: Tensor) -> Tensor:
         """(N, B, H, W) float32 on `device`, any H and W -> logits (N, K, H, W)."""
 
-    def peak_bytes(self, height: int, width: int) -> int:
-        """Memory for one image of this size, weights included: an estimate, the same on every machine."""
+    def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
+        """Memory for images of this size at once, weights included: an estimate, the same on every
+        machine.
+        """
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class TorchEngine:
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             return self.net(images)
 
-    def peak_bytes(self, height: int, width: int) -> int:
+    def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
         """Weights and the peak of activations alive at once, with a fifth for work space.
 
         Nothing is computed: shapes go through the network on torch's "meta" device, so the estimate is the
@@ -90,7 +92,7 @@ class TorchEngine:
         net = self.net
         state = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
         weights = sum(v.nbytes for v in state.values())
-        image = torch.zeros(1, net.in_channels, height, width, device="meta")
+        image = torch.zeros(images, net.in_channels, height, width, device="meta")
         with torch.no_grad(), _Alive() as alive:
             torch.func.functional_call(net, state, (image,))
         # Autocast keeps some layers in float32: a half-precision network takes more than half the memory.

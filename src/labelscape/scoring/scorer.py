@@ -126,10 +126,15 @@ class Scorer:
         One pass of one network: its logits over its temperature. Several: the logarithm of the mean
         probability.
         """
+        return self.batch_logits(images)[0]
+
+    @torch.inference_mode()
+    def batch_logits(self, images: Sequence[Tensor]) -> Tensor:
+        """The same for several tiles of one shape: (N, B, H, W) for each member -> (N, K, H, W)."""
         each = (_member_logits(m, self.protocol, image) for m, image in zip(self.members, images))
         if len(self.members) == 1:
             return next(each)
-        total = sum(logits.float().softmax(dim=0) for logits in each)
+        total = sum(logits.float().softmax(dim=1) for logits in each)
         return (total / len(self.members)).clamp_min(1e-20).log()
 
     def score(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
@@ -157,11 +162,11 @@ def _check_agreement(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def _member_logits(member: Member, protocol: Protocol, image: Tensor) -> Tensor:
-    """(1, B, H, W) -> (K, H, W): all scales and augmentations of one network, averaged."""
+    """(N, B, H, W) -> (N, K, H, W): all scales and augmentations of one network, averaged."""
     engine, temperature = member.engine, member.checkpoint.temperature
     image = image.to(engine.device)
     if protocol.passes == 1 and protocol.scales == (1.0,):
-        logits = engine.forward(image)[0]
+        logits = engine.forward(image)
         return logits if temperature == 1 else logits / temperature
     total = None  # one running sum, whatever the number of passes
     for scale in protocol.scales:
@@ -172,7 +177,7 @@ def _member_logits(member: Member, protocol: Protocol, image: Tensor) -> Tensor:
                 logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
             answer = logits if protocol.average == "logits" else logits.softmax(dim=1)
             total = answer if total is None else total.add_(answer)
-    mean = total[0] / protocol.passes
+    mean = total / protocol.passes
     # Back to logits; the clamp keeps a class of probability 0 in every pass from becoming -inf.
     return mean if protocol.average == "logits" else mean.clamp_min(1e-20).log()
 

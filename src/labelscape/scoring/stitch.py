@@ -1,11 +1,14 @@
-"""Predict a scene tile by tile in bounded memory; the next tile is read while the network runs."""
+"""Predict a scene tile by tile in bounded memory; the next batch is read while the network runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from labelscape.contract.matching import bands_to_read
@@ -13,23 +16,13 @@ from labelscape.errors import UnknownName
 from labelscape.grid import Window
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.fade import Fader
-from labelscape.scoring.memory import tile_side
+from labelscape.scoring.memory import EXACT_TILE, batch_of, is_exact, tile_side
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
 
-EXACT_TILE = 2048
-"""Tile side for networks with exact halos. Their halos are wide, so small tiles would be mostly halo, and
-these networks need little memory.
-"""
-EXACT_REACH = 256
-"""Networks with a receptive field no farther than this from a pixel get a halo of that width: the tiled map
-then equals the whole-scene map.
-"""
 USUAL_OVERLAP = 64
-"""Overlap for all others: those with global pooling, or with a receptive field so wide that exact halos would
-cost more than the map.
-"""
+"""Overlap of tiles that are blended; tiles below eight times this overlap less (`usual_overlap`)."""
 
 
 def plan_for(
@@ -43,18 +36,31 @@ def plan_for(
     """The tiles that suit a network and a scene.
 
     Networks with a reach of at most EXACT_REACH get halos of that width, which are cropped: the tiled map
-    equals the whole-scene map. All others are blended over USUAL_OVERLAP pixels, in tiles as large as their
-    memory use allows (`memory.tile_side`). `overlap` and `blend` ("crop", "hann", "none") override that.
-    Raises UnknownName for another blend, BadOption where the overlap leaves no core.
+    equals the whole-scene map. All others are blended, in tiles of the size they learned
+    (`memory.tile_side`), also at the scene's border. `overlap` and `blend` ("crop", "hann", "none") override
+    that. Raises UnknownName for another blend, BadOption where the overlap leaves no core.
     """
     if blend is not None and blend not in BLENDS:
         raise UnknownName("blend", blend, BLENDS)
-    exact = scorer.reach is not None and scorer.reach <= EXACT_REACH
-    if overlap is None:
-        overlap = scorer.reach if exact else USUAL_OVERLAP
-    blend = blend or ("crop" if exact else "hann")
+    exact = scorer.reach is not None and all(is_exact(member) for member in scorer.members)
     side = tile_size or (EXACT_TILE if exact else tile_side(scorer, max(scene.grid.shape)))
-    return plan_tiles(scene.grid.window, tile_size=side, overlap=overlap, stride=scorer.stride, blend=blend)
+    if overlap is None:
+        overlap = scorer.reach if exact else usual_overlap(side, scorer.stride)
+    blend = blend or ("crop" if exact else "hann")
+    plan = plan_tiles(scene.grid.window, tile_size=side, overlap=overlap, stride=scorer.stride, blend=blend)
+    if len(plan) == 1:
+        return plan
+    seen = plan.core + 2 * plan.halo
+    return replace(plan, side=0 if exact else seen, batch=batch_of(scorer, seen))
+
+
+def usual_overlap(side: int, stride: int) -> int:
+    """Overlap of blended tiles: an eighth of their side in whole strides, so that the network reads at most
+    1.8 pixels for each that is mapped; one stride at least, none where that would leave no core.
+    """
+    if side < 3 * stride:
+        return 0
+    return min(USUAL_OVERLAP, max(stride, side // 8 // stride * stride))
 
 
 def score_tiles(
@@ -66,56 +72,102 @@ def score_tiles(
     Bands are matched by name where the scene has the checkpoint's names, else taken in their order. Raises
     BadInput where neither is possible.
     """
-    chosen = (tile for tile in plan if wanted is None or wanted(tile.answers))
+    chosen = wanted or (lambda window: True)
     if plan.fade:
-        yield from _faded(scorer, scene, plan, None if wanted is None else {tile.answers for tile in chosen})
+        yield from _faded(scorer, scene, plan, wanted)
         return
-    for tile, logits, valid in _predicted(scorer, scene, chosen):
+    for tile, logits, valid in _predicted(scorer, scene, plan, lambda tile: chosen(tile.answers)):
         inside = tile.core.inset_of(tile.seen)
         if logits is not None and valid[inside].any():
             yield ScoredTile(tile.core, logits[(slice(None), *inside)], valid[inside])
 
 
+Read = tuple[Tile, list[Tensor] | None, np.ndarray]
+"""A tile, what each network reads of it (None where nothing is valid), and which pixels are valid."""
+
+
 def _predicted(
-    scorer: Scorer, scene: Scene, tiles: Iterable[Tile]
+    scorer: Scorer, scene: Scene, plan: TilePlan, wanted: Callable[[Tile], bool]
 ) -> Iterator[tuple[Tile, Tensor | None, np.ndarray]]:
-    """Each tile with the logits (K, h, w) of its whole `seen` window, None where no pixel is valid, and the
-    mask of valid pixels (h, w). One tile is read ahead.
+    """Each wanted tile with the logits (K, h, w) of its whole `seen` window, None where no pixel is valid,
+    and the mask of valid pixels (h, w). One batch is read ahead.
     """
     bands = bands_to_read(scorer.checkpoint.bands, scene)
-    tiles = iter(tiles)
+    batches = ((tiles, chosen) for tiles in _batches(plan) if (chosen := [t for t in tiles if wanted(t)]))
     # GDAL data sets must not be shared between threads: the reader opens the scene for itself.
     with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
 
-        def read(tile: Tile | None) -> tuple[list[Tensor] | None, np.ndarray] | None:
-            """The normalised images and the mask of valid pixels: scaled in this thread, while the network
-            runs.
-            """
-            if tile is None:
-                return None
-            patch = own.read(tile.seen, bands)
-            return scorer.prepare(patch.pixels, patch.valid) if patch.valid.any() else None, patch.valid
+        def read(chosen: list[Tile]) -> list[Read]:
+            """Normalised in this thread, while the network runs."""
+            found = []
+            for tile in chosen:
+                patch = own.read(tile.seen, bands)
+                images = scorer.prepare(patch.pixels, patch.valid) if patch.valid.any() else None
+                found.append((tile, images, patch.valid))
+            return found
 
-        tile = next(tiles, None)
-        ahead = reader.submit(read, tile)
-        while tile:
-            following = next(tiles, None)
-            (images, valid), ahead = ahead.result(), reader.submit(read, following)
-            yield tile, scorer.logits(images) if images is not None else None, valid
-            tile = following
+        batch = next(batches, None)
+        ahead = reader.submit(read, batch[1]) if batch else None
+        while batch:
+            following, found = next(batches, None), ahead.result()
+            ahead = reader.submit(read, following[1]) if following else None
+            yield from _batch_logits(scorer, batch[0], found)
+            batch = following
 
 
-def _faded(scorer: Scorer, scene: Scene, plan: TilePlan, wanted: set[Window] | None) -> Iterator[ScoredTile]:
+def _batches(plan: TilePlan) -> Iterator[list[Tile]]:
+    """Consecutive tiles, as many as are worked on at once."""
+    tiles = iter(plan)
+    while batch := list(itertools.islice(tiles, plan.batch)):
+        yield batch
+
+
+def _batch_logits(
+    scorer: Scorer, tiles: list[Tile], found: list[Read]
+) -> Iterator[tuple[Tile, Tensor | None, np.ndarray]]:
+    """Logits of what was read of a batch, in the order of its tiles; tiles of one shape are predicted
+    together.
+
+    A tile's place and the shape it is predicted in follow from the plan alone; places of tiles that are not
+    wanted or have no data are zeros. With fewer tiles the sums would be taken in another order, and a resumed
+    map or an evaluation would differ from a whole map in the last digit.
+    """
+    images = {tile: image for tile, image, _ in found if image is not None}
+    logits: dict[Tile, Tensor] = {}
+    for shape in dict.fromkeys(tile.seen.shape for tile in images):
+        alike = [tile for tile in tiles if tile.seen.shape == shape]
+        stacked = [_stacked([images.get(t) for t in alike], k) for k in range(len(scorer.members))]
+        logits |= zip(alike, scorer.batch_logits(stacked))
+    for tile, image, valid in found:
+        yield tile, logits[tile] if image is not None else None, valid
+
+
+def _stacked(images: list[list[Tensor] | None], member: int) -> Tensor:
+    """(N, B, H, W): the images that one network reads, zeros for None."""
+    if len(images) == 1:
+        return images[0][member]
+    like = next(image[member] for image in images if image is not None)
+    made = torch.zeros(len(images), *like.shape[1:]).contiguous(memory_format=torch.channels_last)
+    for place, image in enumerate(images):
+        if image is not None:
+            made[place] = image[member][0]
+    return made
+
+
+def _faded(
+    scorer: Scorer, scene: Scene, plan: TilePlan, wanted: Callable[[Window], bool] | None
+) -> Iterator[ScoredTile]:
     """The plan's windows, or the wanted ones, with neighbouring tiles blended."""
     fader = Fader(plan)
-    tiles = plan if wanted is None else _contributing(plan, wanted)
-    for tile, logits, valid in _predicted(scorer, scene, tiles):
+    answers = None if wanted is None else {tile.answers for tile in plan if wanted(tile.answers)}
+    needed = None if answers is None else _contributing(plan, answers)
+    for tile, logits, valid in _predicted(scorer, scene, plan, lambda t: needed is None or t in needed):
         scored = fader.feed(tile, logits, valid)
-        if scored is not None and (wanted is None or scored.window in wanted):
+        if scored is not None and (answers is None or scored.window in answers):
             yield scored
 
 
-def _contributing(plan: TilePlan, wanted: set[Window]) -> list[Tile]:
+def _contributing(plan: TilePlan, wanted: set[Window]) -> set[Tile]:
     """The tiles that contribute to the wanted windows: their own, the left neighbour, and the two above
     these. Right and lower neighbours do not: a tile's `answers` ends where their ramps begin.
     """
@@ -126,4 +178,4 @@ def _contributing(plan: TilePlan, wanted: set[Window]) -> list[Tile]:
         for up in (0, plan.core)
         for back in (0, plan.core)
     }
-    return [tile for tile in plan if (tile.core.top, tile.core.left) in starts]
+    return {tile for tile in plan if (tile.core.top, tile.core.left) in starts}

@@ -36,12 +36,19 @@ class TilePlan:
 
     Within `fade` pixels on each side of a border between cores both tiles contribute, with weights from 0 at
     the one end to 1 at the other.
+
+    side   tiles at the scene's border see this many rows and columns too, where the scene has them: for
+           networks whose answer depends on the size of what they see. 0: core and halo, cut at the border
+    batch  tiles that the network is given at once, where they have one shape
     """
 
     whole: Window
     core: int
     halo: int
     fade: int = 0
+    stride: int = 1
+    side: int = 0
+    batch: int = 1
 
     def __iter__(self) -> Iterator[Tile]:
         for core in self.whole.blocks(self.core):
@@ -55,7 +62,17 @@ class TilePlan:
                 )
             )
             answers = Window(top, left, bottom - top, right - left)
-            yield Tile(core, core.grown(self.halo, bounds=self.whole), answers)
+            yield Tile(core, self._widened(core.grown(self.halo, bounds=self.whole)), answers)
+
+    def _widened(self, seen: Window) -> Window:
+        """At least `side` rows and columns, still starting on the stride: at the far border up to a stride
+        less.
+        """
+        whole = self.whole
+        top = min(seen.top, _last_start(whole.top, whole.bottom, self.side, self.stride))
+        left = min(seen.left, _last_start(whole.left, whole.right, self.side, self.stride))
+        height, width = max(seen.bottom - top, self.side), max(seen.right - left, self.side)
+        return Window(top, left, height, width) & whole
 
     def __len__(self) -> int:
         return math.ceil(self.whole.height / self.core) * math.ceil(self.whole.width / self.core)
@@ -64,6 +81,11 @@ class TilePlan:
     def forward_share(self) -> float:
         """Pixels the network reads per pixel of the scene: the cost of the halos."""
         return sum(tile.seen.pixels for tile in self) / self.whole.pixels
+
+
+def _last_start(start: int, stop: int, side: int, stride: int) -> int:
+    """Where the last `side` pixels of an axis begin, on the next multiple of the stride."""
+    return start + max(0, math.ceil((stop - side - start) / stride)) * stride
 
 
 BLENDS = ("crop", "hann", "none")
@@ -84,10 +106,11 @@ def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int, blen
     largest = (tile_size - 2 * halo) // stride * stride
     longest = max(whole.shape)
     if longest <= tile_size:
-        return TilePlan(whole, math.ceil(longest / stride) * stride, halo)  # one tile: nothing to overlap
+        # One tile: nothing to overlap.
+        return TilePlan(whole, math.ceil(longest / stride) * stride, halo, stride=stride)
     if largest < stride:
         raise BadOption(
             f"tile_size={tile_size} leaves nothing between overlaps of {halo}; use a tile size of at least "
             f"{2 * halo + 2 * stride}."
         )
-    return TilePlan(whole, largest, halo, min(halo, largest // 2) if blend == "hann" else 0)
+    return TilePlan(whole, largest, halo, min(halo, largest // 2) if blend == "hann" else 0, stride)
