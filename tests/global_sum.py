@@ -25,11 +25,13 @@ class GlobalSum(Network):
 
     def scores(self, image):
         total = image.square().sum(dim=(1, 2, 3)) / (self.in_channels * LEARNED**2)
-        shift = self.context * total[:, None] * torch.linspace(1, -1, self.classes)
-        return {"logits": self.pixel(self.hidden(image).relu()) + shift[:, :, None, None]}
+        shift = self.context * total[:, None] * torch.linspace(1, -1, self.classes, device=image.device)
+        # Bounded, so that no weight can outvote the sum in tiles larger than it was learned at.
+        pixel = 4 * self.pixel(self.hidden(image).relu()).tanh()
+        return {"logits": pixel + shift[:, :, None, None]}
 
 
-def global_sum(*, in_channels: int, classes: int, context: float = 8.0) -> GlobalSum:
+def global_sum(*, in_channels: int, classes: int, context: float = 2.0) -> GlobalSum:
     return GlobalSum(in_channels, classes, context)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from rasterio.enums import ColorInterp
 
 from labelscape.checkpoint import description
+from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, BadInput, LabelscapeError
 from labelscape.evaluation.text import area_lines
 from labelscape.files import check_path
@@ -99,7 +100,9 @@ def _checkpoint(path: Path) -> Info:
     with _damaged(f"{path} has a damaged description"):
         about = model_card(fields)
     card = {"checkpoint": str(path), **about, "file size": _megabytes(path.stat().st_size)}
-    return Info("checkpoint", str(path), facts, _lines(card))
+    sizes = TileSizes.from_dict(fields["tile_sizes"]).lines() if fields.get("tile_sizes") else []
+    table = ["scores by tile size, measured on held-out pixels after training:", *sizes] if sizes else []
+    return Info("checkpoint", str(path), facts, _lines(card, table))
 
 
 def _run_of(path: Path) -> dict[str, Any] | None:

@@ -88,6 +88,11 @@ def print_check(result: CheckResult) -> None:
         f"{'tiles':<9}{plan.tiles:,}, each {plan.core} pixels wide and seeing {plan.halo} more on each side "
         f"({seen})"
     )
+    for warning in result.warnings:
+        print(f"{'warning':<9}{warning}")
+    if result.tile_sizes is not None:
+        print("scores by tile size, measured on held-out pixels after training:")
+        print("\n".join(result.tile_sizes.lines()))
     memory = f"about {plan.ram / 2**30:.1f} GiB" + (
         f", on {plan.device} {plan.gpu / 2**30:.1f} GiB" if plan.gpu else ""
     )

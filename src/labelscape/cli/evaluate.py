@@ -211,12 +211,16 @@ def _scored(
 def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json: bool) -> None:
     from labelscape.evaluation.text import print_scores
 
+    for note in found.notes:
+        talk(f"warning: {note}")
     if not found.confusion.labelled:
         talk(f"no score: there are no labels in {f'the {split} split' if split else 'any split'}")
         return
     if as_json:
         per_scene = {name: counts.to_dict() for name, counts in found.per_scene.items()}
-        print_json({"part": split or "all", **found.metrics, "per_scene": per_scene})
+        print_json(
+            {"part": split or "all", **found.metrics, "per_scene": per_scene, "notes": list(found.notes)}
+        )
         return
     names = list(found.per_scene)
     print(f"{split or 'all'} labels of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")

@@ -34,6 +34,8 @@ class Evaluation:
 
     per_scene: dict[str, Confusion]
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """Warnings about the settings: tiles larger than the model learned."""
 
     @property
     def confusion(self) -> Confusion:
@@ -123,6 +125,7 @@ def evaluate(
     kept. Raises BadInput where the part holds no label and nothing is kept, or where the labels have other
     classes than the model; WrongType for what is no dataset.
     """
+    from labelscape.scoring.memory import size_warning
     from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for
@@ -148,7 +151,8 @@ def evaluate(
                 keep(scene, whole)
     if not per_scene or (not keep and not sum(int(c.counts.sum()) for c in per_scene.values())):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    return Evaluation(per_scene, tuple(legend.names))
+    warning = size_warning(scorer, max(plans, key=lambda plan: plan.largest))
+    return Evaluation(per_scene, tuple(legend.names), (warning,) if warning else ())
 
 
 def _score_scene(

@@ -16,6 +16,7 @@ from labelscape.checkpoint import load_all
 from labelscape.contract.difference import REFUSED, Difference, verdict
 from labelscape.contract.matching import bands_to_read, match_bands
 from labelscape.contract.sample import sampled_windows
+from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadInput
 from labelscape.files import written_whole
 from labelscape.grid import Window
@@ -24,7 +25,7 @@ from labelscape.maps.request import MapRequest, MapSettings, Models, request_for
 from labelscape.maps.work import fitting
 from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
 from labelscape.scenes.scene import Scene
-from labelscape.scoring.memory import scoring_bytes
+from labelscape.scoring.memory import scoring_bytes, size_warning
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
@@ -66,11 +67,17 @@ class Plan:
 class CheckResult:
     """The result of `check`: `verdict` is "FITS", "FITS AFTER" or "REFUSED"; plan is None where bands are
     missing.
+
+    warnings    of settings: tiles larger than the model learned
+    tile_sizes  held-out scores by tile size, where they were measured; of several models those of the one
+                with the smallest default
     """
 
     verdict: str
     findings: tuple[Difference, ...]
     plan: Plan | None
+    warnings: tuple[str, ...] = ()
+    tile_sizes: TileSizes | None = None
 
     def to_dict(self) -> dict:
         """JSON values."""
@@ -78,6 +85,10 @@ class CheckResult:
             "verdict": self.verdict,
             "findings": [f.to_dict() for f in self.findings],
             "plan": asdict(self.plan) if self.plan else None,
+            "warnings": list(self.warnings),
+            "tile_sizes": {**self.tile_sizes.to_dict(), "default": self.tile_sizes.default}
+            if self.tile_sizes
+            else None,
         }
 
 
@@ -109,7 +120,10 @@ def check(
             scorer, opened, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend
         )
         found = cost(scorer, opened, tiles, rasters_of(request), timing=timing)
-        return CheckResult(verdict(findings), findings, found)
+        warning = size_warning(scorer, tiles)
+        measured = [model.tile_sizes for model in models if model.tile_sizes is not None]
+        sizes = min(measured, key=lambda one: one.default, default=None)
+        return CheckResult(verdict(findings), findings, found, (warning,) if warning else (), sizes)
 
 
 def refuse_unless(findings: tuple[Difference, ...], name: str) -> None:
@@ -144,8 +158,12 @@ def cost(
 ) -> Plan:
     """What a plan of tiles costs with this network on this device, written as these rasters."""
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
-    pixels, classes, bands = side[0] * side[1], len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
-    network = scoring_bytes(scorer, *side)
+    pixels, classes, bands = (
+        side[0] * side[1] * tiles.batch,
+        len(scorer.checkpoint.legend),
+        len(scorer.checkpoint.bands),
+    )
+    network = scoring_bytes(scorer, *side, tiles.batch)
     # Beside the network's memory: one tile read ahead and scaled to float32; logits and probabilities of this
     # tile and of the one being written.
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)

@@ -22,6 +22,7 @@ from labelscape.maps.request import MapRequest
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
+from labelscape.scoring.memory import size_warning
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
@@ -91,6 +92,8 @@ def prepare(
         check_sizes(request.min_area, request.simplify, grid, scene.name)
     scorer = Scorer.of(models, device=request.device, precision=request.precision, protocol=request.protocol)
     plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
+    if warning := size_warning(scorer, plan):
+        notes = [*notes, warning]
     legend = checkpoint.legend if request.reject is None else with_unknown(checkpoint.legend)
     key = tile_key(request, models, scene, plan, scorer.device.type)
     folder = out / f".{stem}.unfinished"

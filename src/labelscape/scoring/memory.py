@@ -5,6 +5,7 @@ scores.
 from __future__ import annotations
 
 from labelscape.scoring.scorer import Member, Scorer
+from labelscape.scoring.tiles import TilePlan
 
 EXACT_REACH = 300
 """Networks with a receptive field no farther than this from a pixel get a halo of that width: the tiled map
@@ -54,6 +55,25 @@ def learned_side(scorer: Scorer) -> int | None:
     # At scale 1.5 the network is given a tile 1.5 times as large as it is in the scene.
     whole_strides = int(min(sides) / _largest_scale(scorer)) // scorer.stride
     return max(1, whole_strides) * scorer.stride
+
+
+def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
+    """What to expect of a plan whose tiles are larger than the networks learned; None where they are not."""
+    side, learned = plan.largest, learned_side(scorer)
+    if learned is None or side <= learned:
+        return None
+    scale, made = _largest_scale(scorer), [member.checkpoint for member in scorer.members]
+    sizes = [one.tile_sizes for one in made if one.tile_sizes is not None]
+    crops = [s.crop for s in sizes] + [int(c.recipe["crop"]) for c in made if c.recipe.get("crop")]
+    tiles = f"tiles of {side}" + (f" at scale {scale:g}" if scale > 1 else "")
+    loss = max((s.loss_at(round(side * scale)) for s in sizes), default=None)
+    if loss is None:
+        cost = f"{tiles} may cost accuracy, which was not measured"
+    elif loss <= 0:
+        cost = f"{tiles} are larger than any that was measured"
+    else:
+        cost = f"{tiles} cost about {100 * loss:.1f} points of mean IoU"
+    return f"{cost}; the model learned at {min(crops)}. Leave the tile size out for tiles of {learned}"
 
 
 def tile_side(scorer: Scorer, longest: int) -> int:

@@ -78,6 +78,11 @@ class TilePlan:
         return math.ceil(self.whole.height / self.core) * math.ceil(self.whole.width / self.core)
 
     @property
+    def largest(self) -> int:
+        """Side of what the network reads of the largest tile."""
+        return min(self.core + 2 * self.halo, max(self.whole.shape))
+
+    @property
     def forward_share(self) -> float:
         """Pixels the network reads per pixel of the scene: the cost of the halos."""
         return sum(tile.seen.pixels for tile in self) / self.whole.pixels

@@ -126,6 +126,10 @@ class Recipe(BaseModel):
     """
     patience: int = Field(0, ge=0)
     """Early stopping: validation scores in a row without an improvement before training ends; 0: never."""
+    measure_tile_sizes: bool = Field(True, exclude_if=lambda measured: measured)
+    """Score some held-out pixels at several tile sizes after training, for networks that see the whole tile;
+    without it they are mapped in tiles of the training crop. (true is not stored.)
+    """
     sync_bn: bool = False
     """Synchronised batch normalisation: statistics over all processes instead of each one's own."""
     seed: int = 0

@@ -217,6 +217,21 @@ def _held_out_score(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) ->
     }
 
 
+def _at_its_size(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, say: Say) -> Checkpoint:
+    """The checkpoint with its held-out scores by tile size. Measured on the part "val" where there is one:
+    the size is then not chosen on the pixels of the final score.
+    """
+    from labelscape.evaluation.tile_sizes import measure_tile_sizes
+
+    part = next(part for part in ("val", "test") if dataset.is_labelled(part))
+    found = measure_tile_sizes(checkpoint, dataset, part=part, device=recipe.device)
+    if found is not None:
+        say(f"scores by tile size, on held-out pixels of the part {part}:")
+        for line in found.lines():
+            say(line)
+    return replace(checkpoint, tile_sizes=found)
+
+
 def best_network(recipe: Recipe, scores: Mapping[str, Mapping]) -> str:
     """The name of the better of the networks that a recipe trains: its base network where that has the higher
     mean IoU, else its own.
@@ -233,11 +248,14 @@ def _finished(
     Only then is the state file deleted: a failing score loses no training.
     """
     if run.fabric.is_global_zero:
+        if run.score and recipe.measure_tile_sizes:
+            checkpoint = _at_its_size(checkpoint, recipe, dataset, run.say)
         score = _held_out_score(checkpoint, recipe, dataset) if run.score else {}
         checkpoint = replace(checkpoint, scores={**(before or {}), **score})
         target = checkpoint_path(run.out, recipe.network)
         write_log(target.with_suffix(".csv"), checkpoint.history)
         save(checkpoint, target)
         forget_state(run.out, recipe.network)
-    run.fabric.barrier()
-    return checkpoint
+    # Also keeps the others from going on before the file is written.
+    sizes = run.fabric.broadcast(checkpoint.tile_sizes)
+    return replace(checkpoint, tile_sizes=sizes)

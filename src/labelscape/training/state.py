@@ -19,7 +19,7 @@ from labelscape.files import written_whole
 from labelscape.training.optimizers import pack, unpack
 from labelscape.training.recipe import in_todays_words
 
-WHERE_ONLY = ("device", "save_every")
+WHERE_ONLY = ("device", "save_every", "measure_tile_sizes")
 """Settings that may change between a run and its resumption: they do not change the weights."""
 
 
