@@ -182,7 +182,7 @@ def test_two_phases_start_the_derived_network_from_the_base(data, tmp_path):
 def test_what_cannot_be_trained_is_refused_before_the_first_step(data, tmp_path):
     with pytest.raises(BadInput, match="too high"):
         train(make_recipe(data=data, network="fcn", rate=1e9, **TINY), tmp_path / "high")
-    with pytest.raises(BadFile, match="cannot be made"):
+    with pytest.raises(BadFile, match="cannot be created"):
         (tmp_path / "file").write_text("")
         train(make_recipe(data=data, network="fcn", **TINY), tmp_path / "file" / "out")
     with pytest.raises(BadOption, match="cannot be used here"):
