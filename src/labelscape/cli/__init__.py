@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None, *, name: str | None = None) -> None:
     try:
         app(argv, prog_name=name)
     except SystemExit as ended:
-        if ended.code == 130:  # typer catches Ctrl-C itself, and prints nothing
+        if ended.code in (130, 143):  # typer catches Ctrl-C itself, and prints nothing
             talk("labelscape: stopped.")
         raise
     except LabelscapeError as error:

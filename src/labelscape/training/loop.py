@@ -34,6 +34,7 @@ from labelscape.training.outputs import checkpoint_path, state_path
 from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
 from labelscape.training.state import Progress, load_state, save_state
+from labelscape.training.stopping import Stop
 from labelscape.training.team import gather, together
 
 Say = Callable[[str], None]
@@ -42,6 +43,8 @@ Batch = list[list[tuple[Tensor, Tensor]]]
 
 LOG_EVERY = 10
 """Steps whose mean loss is one line of the log. Reading a loss waits for the GPU, so not every step does."""
+SAVE_SECONDS = 60
+"""A state is saved at least this often, where `save_every` steps take longer."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,16 @@ def learn(
     save: Callable[[Progress], None],
     note: Callable[[dict], None],
     tick: Tick,
+    stop: Stop,
 ) -> None:
     """Train from step `progress.step` up to `end`, updating `progress`. `note` gets every finished line of
-    the log, `save` the progress at each saving. Raises BadInput if the loss becomes NaN or infinite.
+    the log, `save` the progress at each saving. Where `stop` is asked to, the step is finished, saved, and is
+    the last. Raises BadInput if the loss becomes NaN or infinite.
     """
     recipe, fabric = phase.recipe, phase.fabric
-    since = time.monotonic()
+    since = last_saved = time.monotonic()
+    if _score_is_missing(recipe, progress):
+        note(_scored(phase, progress, save, stop))
     with closing(batches(recipe, phase.tasks, fabric, progress.step, end)) as read:
         for step, batch in read:
             if done_early(recipe, progress):  # first: a saved state may be that of a run that ended early
@@ -89,14 +96,45 @@ def learn(
                 crops = recipe.batch * len(progress.recent)
                 line = log_line(recipe, progress, rate, fabric)  # waits for the device
                 tick(0, loss=line["loss"], rate=rate, **{"images/s": crops / (time.monotonic() - since)})
-                if scored:
-                    line["val_miou"] = score_val(phase, progress)
-                note(line)
+                note(_scored(phase, progress, save, stop) if scored else line)
                 since = time.monotonic()
-            if fabric.is_global_zero and (saving or progress.step == end or done_early(recipe, progress)):
-                progress.recent = [float(x) for x in progress.recent]
-                save(progress)
+            # Summed over processes: signals and clocks differ between them, and all must save the same step.
+            stopped = together(fabric, float(bool(stop.asked)))
+            overdue = together(fabric, float(time.monotonic() - last_saved > SAVE_SECONDS))
+            if stopped or overdue or saving or progress.step == end or done_early(recipe, progress):
+                progress.recent = [together(fabric, float(x)) for x in progress.recent]
+                if fabric.is_global_zero:
+                    save(progress)
+                else:
+                    progress.recent = [0.0 for _ in progress.recent]  # the first process has the sums
+                last_saved = time.monotonic()
             tick()
+            if stopped:
+                break
+
+
+def _score_is_missing(recipe: Recipe, progress: Progress) -> bool:
+    """Whether a state was saved while its step was being scored."""
+    last = progress.history[-1] if progress.history else {}
+    due = recipe.val_every and progress.step and progress.step % recipe.val_every == 0
+    return bool(due) and last.get("step") == progress.step and "val_miou" not in last
+
+
+def _scored(phase: Phase, progress: Progress, save: Callable[[Progress], None], stop: Stop) -> dict:
+    """The log's last line with the score of the part "val". A signal interrupts scoring, which may take
+    minutes; the saved state is then scored first when the run is resumed.
+    """
+    line, stop.patient = progress.history[-1], False
+    try:
+        if stop.asked and phase.fabric.world_size == 1:
+            stop.now()
+        line["val_miou"] = score_val(phase, progress)
+    except (KeyboardInterrupt, SystemExit):
+        if phase.fabric.is_global_zero:
+            save(progress)
+        raise
+    stop.patient = True
+    return line
 
 
 def run_phase(
@@ -111,16 +149,18 @@ def run_phase(
     until: int | None = None,
     tensorboard: bool = False,
     say: Say = lambda text: None,
+    stop: Stop | None = None,
 ) -> Checkpoint:
     """Train one network on an open dataset, from the encoder of `start` where given, and return its
     checkpoint.
 
     A state file in `out` is resumed from. The last step is saved too, so that a failure in what follows (the
-    score) loses no weights. With `until` the phase pauses at that step. With `tensorboard` the log is written
+    score) loses no weights; and so is the step at which `stop` was asked to, before KeyboardInterrupt or
+    SystemExit is raised. With `until` the phase pauses at that step. With `tensorboard` the log is written
     as event files too, in a folder beside the checkpoint. Raises BadOption, BadInput or BadFile where recipe,
     data or state do not fit.
     """
-    fabric = fabric or gather(recipe.device, recipe.precision)
+    fabric, stop = fabric or gather(recipe.device, recipe.precision), stop or Stop()
     leads = fabric.is_global_zero
     blank = replace(blank, network=recipe.network, options=net_options(recipe, mate))
     net = build_network(recipe, dataset, start, mate)
@@ -132,23 +172,33 @@ def run_phase(
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     resumable = phase.net.module, phase.optimizer, scaler, seen_data(tasks)
     progress = load_state(state, settings, *resumable) if state.exists() else Progress()
+    if not leads:
+        progress.recent = [0.0 for _ in progress.recent]  # the file holds the sums over all processes
+
+    def keep(progress: Progress) -> None:
+        save_state(state, settings, progress, *resumable)
+        stop.saved = f"step {progress.step} of {recipe.steps} ({recipe.network})"
+
+    if state.exists():
+        stop.saved = f"step {progress.step} of {recipe.steps} ({recipe.network})"
     if leads and state.exists():
         say(f"continuing from {state}, step {progress.step} of {recipe.steps}")
-    for line in without_pixels(dataset, tasks[0]) if leads else ():
+    # A base network that is trained first has named them already.
+    for line in without_pixels(dataset, tasks[0]) if leads and not recipe.base_steps else ():
         say(line)
     with ExitStack() as opened:
         tick = opened.enter_context(bar(f"train {recipe.network}", recipe.steps, "steps", shown=leads))
         events = checkpoint_path(out, recipe.network).with_suffix(".tensorboard")
         log = board(events, progress.history) if tensorboard and leads else nullcontext(lambda line: None)
         tick(progress.step)
-        learn(
-            phase,
-            progress,
-            min(recipe.steps, until or recipe.steps),
-            save=lambda progress: save_state(state, settings, progress, *resumable),
-            note=opened.enter_context(log),
-            tick=tick,
-        )
+        note = opened.enter_context(log)
+        opened.enter_context(stop.between_steps())
+        end = min(recipe.steps, until or recipe.steps)
+        learn(phase, progress, end, save=keep, note=note, tick=tick, stop=stop)
+    if stop.asked:
+        say(f"stopped at {stop.saved}; the same command continues from there")
+        stop.told = True
+        stop.now()
     weights = progress.best_weights or state_arrays(phase.net.module)
     return replace(blank, weights=weights, history=tuple(progress.history))
 

@@ -21,6 +21,7 @@ from labelscape.training.loop import run_phase
 from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
 from labelscape.training.recipe import Recipe, in_todays_words
 from labelscape.training.state import differing
+from labelscape.training.stopping import Stop, stoppable
 from labelscape.training.team import gather, telling_of_the_lost
 
 Say = Callable[[str], None]
@@ -35,6 +36,7 @@ class Run:
     score: bool
     tensorboard: bool
     say: Say
+    stop: Stop
 
 
 def train(
@@ -51,7 +53,8 @@ def train(
 
     The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint;
     `tensorboard` writes the log as event files too. An interrupted run of the same recipe in `out` continues
-    from where it was last saved, to the same weights. Under `torchrun` or SLURM all processes call this;
+    from where it was last saved, to the same weights: SIGINT and SIGTERM save the step in progress first, and
+    end in KeyboardInterrupt or SystemExit. Under `torchrun` or SLURM all processes call this;
     the first one writes. Raises BadOption, BadInput or BadFile before any step is made where the recipe, the
     data or the place of writing cannot work.
     """
@@ -60,16 +63,26 @@ def train(
         require_tensorboard()
     fabric = gather(recipe.device, recipe.precision)
     _make_place(recipe, out, fabric, overwrite)
-    leads = fabric.is_global_zero
+    # One process alone prints: the others would repeat every line.
+    say = say if fabric.is_global_zero else lambda text: None
+    with stoppable() as stop:
+        try:
+            return _trained(recipe, Run(out, fabric, score, tensorboard, say, stop))
+        except (KeyboardInterrupt, SystemExit):
+            if not stop.told:
+                say(stop.message())
+            raise
+
+
+def _trained(recipe: Recipe, run: Run) -> Checkpoint:
+    fabric, leads = run.fabric, run.fabric.is_global_zero
     with telling_of_the_lost(fabric), ExitStack() as opened:
         dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
         mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
-        # One process alone prints: the others would repeat every line.
-        run = Run(out, fabric, score, tensorboard, say if leads else lambda text: None)
         for line in (*dataset.report, *(mate.report if mate else ())):
             run.say(line)
         _check_data(recipe, dataset)
-        run = replace(run, score=score and _will_be_scored(recipe, dataset, run.say))
+        run = replace(run, score=run.score and _will_be_scored(recipe, dataset, run.say))
         with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
             blank = blank_checkpoint(recipe, dataset, tick)
         start = load(recipe.start) if recipe.start else None
@@ -81,12 +94,13 @@ def train(
             recipe,
             dataset,
             blank,
-            out,
+            run.out,
             start=start,
             mate=mate,
             fabric=fabric,
-            tensorboard=tensorboard,
+            tensorboard=run.tensorboard,
             say=run.say,
+            stop=run.stop,
         )
         before = start.scores if recipe.base_steps else {}
         return _finished(checkpoint, recipe, dataset, run, before)
@@ -124,7 +138,16 @@ def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, run: Run)
         run.say(f"{path} is finished; continuing from it")
         return done
     blank = replace(blank, recipe=settings)
-    trained = run_phase(base, dataset, blank, run.out, fabric=run.fabric, tensorboard=run.tensorboard)
+    trained = run_phase(
+        base,
+        dataset,
+        blank,
+        run.out,
+        fabric=run.fabric,
+        tensorboard=run.tensorboard,
+        say=run.say,
+        stop=run.stop,
+    )
     _finished(trained, base, dataset, run)
     return load(path)  # from the file, so that all processes start from the same bytes
 
