@@ -89,6 +89,7 @@ def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = pri
         path, scores = _train(out, data, say)
     result = map_scene(path, data["images"][0], out / "map", name="havel", proba=True, overwrite=True)
     print_scores(scores, list(MERGE))
+    print()
     print_areas(result.areas)
     print(f"\nFinished in {time.monotonic() - start:.0f} s. Results:")
     for kind, file in result.paths.items():

@@ -43,7 +43,8 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
         task = progress.add_task(title, total=total, facts="")
 
         def tick(done: int = 1, **facts: float) -> None:
-            shown = {"facts": _said(facts)} if facts else {}
+            at = progress.tasks[task].completed + done
+            shown = {"facts": f"at {at:g}: {_said(facts)}"} if facts else {}
             progress.update(task, advance=done, **shown)
 
         yield tick
@@ -51,15 +52,20 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
 
 def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
     start, done, last = time.monotonic(), 0, time.monotonic()
-    known: dict[str, float] = {}  # some ticks have no facts; a line shows the latest
+    # Some ticks have no facts; a line shows the latest, and at which tick they were known.
+    known: dict[str, float] = {}
+    known_at = 0
 
     def tick(more: int = 1, **facts: float) -> None:
-        nonlocal done, last
+        nonlocal done, last, known_at
         done += more
         known.update(facts)
+        known_at = done if facts else known_at
         if time.monotonic() - last > 15:  # a log needs a sign of progress, not a line per step
             last = time.monotonic()
-            print(f"{title}: {done} of {total} {unit} {_said(known)}".rstrip(), file=sys.stderr, flush=True)
+            when = f"(at {known_at}) " if known_at not in (0, done) else ""
+            line = f"{title}: {done} of {total} {unit} {when}{_said(known)}".rstrip()
+            print(line, file=sys.stderr, flush=True)
 
     yield tick
     unit = unit.removesuffix("s") if done == 1 else unit

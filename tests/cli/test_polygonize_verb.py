@@ -37,7 +37,7 @@ def test_any_class_raster_will_do(tmp_path, run_cli):
     values[5:9, 4:20], values[:2] = 9, 0
     raster = world.write(tmp_path / "plain.tif", values, nodata=0)
     code, out, _ = run_cli("polygonize", raster, tmp_path / "p.gpkg")
-    assert (code, out) == (0, "2 polygons\n")
+    assert (code, out) == (0, f"2 polygons\npolygons   {tmp_path / 'p.gpkg'}\n")
     _, _, _, (found, names, pixels, _) = pyogrio.raw.read(tmp_path / "p.gpkg", layer="land_cover")
     assert sorted(zip(found.tolist(), names.tolist(), pixels.tolist())) == [
         (7, "class 7", 18 * 30 - 64),
@@ -127,3 +127,22 @@ def test_specks_bring_a_hint_at_the_minimum_mapping_unit(tmp_path, run_cli):
     assert "of them are smaller than 8 pixels: a minimum mapping unit (--sieve)" in err
     _, _, err = run_cli("polygonize", raster, tmp_path / "q.gpkg", "--sieve", 0.2)
     assert "smaller than" not in err
+
+
+def test_paths_written_are_printed(tmp_path, run_cli):
+    raster = np.zeros((40, 40), np.uint8)
+    raster[:, 20:] = 1
+    path = world.write(tmp_path / "classes.tif", raster)
+    for verb, out, more in (
+        ("polygonize", tmp_path / "p.gpkg", ()),
+        ("sieve", tmp_path / "s.tif", ("--min-area", "0.01")),
+    ):
+        code, printed, err = run_cli(verb, str(path), str(out), *more)
+        assert code == 0, err
+        assert printed.splitlines()[-1].split(maxsplit=1)[1] == str(out)
+
+
+def test_a_shapefile_is_refused_with_what_to_use(tmp_path, run_cli):
+    path = world.write(tmp_path / "classes.tif", np.zeros((40, 40), np.uint8))
+    code, _, err = run_cli("polygonize", str(path), str(tmp_path / "p.shp"))
+    assert code == 2 and "10 characters" in err and "use p.gpkg" in err

@@ -57,6 +57,15 @@ def test_good_data_has_no_faults_and_every_value_is_told(tmp_path):
         assert f"{value} {name} {100 * (w.classes == value).mean():.1f} %" in said
 
 
+def test_one_class_is_no_data_to_train_on(tmp_path):
+    """The same rule, and the same words, as training has."""
+    findings = one(tmp_path, np.full((96, 128), 1, np.uint8))
+    found = only(findings, "one-class")
+    assert found.severity == "error"
+    assert found.text == "The labels have one class only, class 1; a network needs at least two."
+    assert "--background" in found.cure
+
+
 def test_what_lies_outside_a_mask_is_not_counted(tmp_path):
     """A mask of half the scene, all white: with the other half counted there would be two classes."""
     white = np.full((96, 64), 255, np.uint8)
@@ -73,9 +82,9 @@ def test_merged_classes_are_shown(tmp_path):
     file = world.label_raster(w, tmp_path / "labels.tif", values=(3, 7, 9))
     land = LabelRules(merge={"land": ("class 7", "class 9")})
     findings = check_data([w.scene], [file], spec=land)
-    assert not kinds(findings)
+    assert kinds(findings) == {"one-class"}
     pixels = int((w.classes > 0).sum())
-    assert only(findings, "classes").text == f"1 classes, {pixels} labelled pixels: land 100.0 %."
+    assert only(findings, "classes").text == f"1 class, {pixels} labelled pixels: land 100.0 %."
     said = only(findings, "values").text
     assert "3 (not used)" in said and "7 land" in said and "9 land" in said and "class" not in said
     absent = only(check_data([w.scene], [file], spec=LabelRules(merge={"a": ("class 4",)})), "merge")
@@ -110,7 +119,7 @@ def test_masks_of_0_and_255(tmp_path):
             spec=LabelRules(legend=Legend.of_names(["other", "field"]), classes={"other": 0, "field": 255}),
         )
     )
-    assert not kinds(one(tmp_path, mask, spec=LabelRules(ignore_values=(255,))))
+    assert kinds(one(tmp_path, mask, spec=LabelRules(ignore_values=(255,)))) == {"one-class"}
     soft = gaussian_filter(mask.astype(float), 1).astype(np.uint8)
     assert "128" in only(one(tmp_path, soft), "grey-mask").cure
     assert "mask" not in kinds(one(tmp_path, soft))

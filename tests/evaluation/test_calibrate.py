@@ -5,8 +5,9 @@ import pytest
 import world
 
 import labelscape as ls
+import labelscape.scoring.stitch as stitch
 from labelscape.checkpoint import load
-from labelscape.errors import BadFile, BadOption, WrongType
+from labelscape.errors import BadFile, BadInput, BadOption, WrongType
 from labelscape.evaluation.calibrate import _cross_entropy, _minimum, expected_error
 from labelscape.evaluation.confusion import Confusion
 from labelscape.training.recipe import make_recipe
@@ -110,3 +111,15 @@ def test_an_evaluation_shows_its_scores_and_equals_only_itself():
     assert "<td>75.00</td><td>85.71</td>" in shown and "&lt;b&gt;field" in shown and "<b>" not in shown
     assert repr(ls.Evaluation({}, legend)) == "<Evaluation of no scene>"
     assert "no scene" in ls.Evaluation({}, legend)._repr_html_()
+
+
+def test_a_part_without_labels_is_refused_before_a_tile_is_predicted(tmp_path, monkeypatch):
+    monkeypatch.setattr(stitch, "score_tiles", lambda *a, **k: pytest.fail("a tile was predicted"))
+    w = world.make(tmp_path, 96, 128)
+    labels, rules = world.label_raster(w, tmp_path / "l.tif"), ls.LabelRules(legend=world.LEGEND)
+    shares = {"train": 0.5, "test": 0.5}
+    with (
+        ls.open_dataset([str(w.scene)], [str(labels)], spec=rules, shares=shares, block=32) as dataset,
+        pytest.raises(BadInput, match="in the part val. Pass --part test"),
+    ):
+        ls.calibrate(world.tiny_checkpoint(), dataset, part="val", device="cpu")

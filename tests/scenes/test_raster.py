@@ -1,8 +1,12 @@
+import threading
+import warnings
+
 import numpy as np
 import pytest
 import world
 from affine import Affine
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
 
 from labelscape.contract.bands import band_statistics
 from labelscape.errors import BadFile, BadInput, UnknownName
@@ -154,3 +158,29 @@ def test_statistics_ignore_nodata_and_equal_numpy(tmp_path):
         pytest.raises(BadInput, match="No valid pixel"),
     ):
         band_statistics([scene])
+
+
+def test_no_thread_brings_the_warning_of_another_back(recwarn):
+    """Scenes are opened in several threads; the first to leave must not restore the warning for the rest."""
+    from labelscape.scenes.files import gdal
+
+    inside, left = threading.Event(), threading.Event()
+    before = list(warnings.filters)
+
+    def first():
+        with gdal():
+            inside.set()
+            second_is_in.wait(10)
+        left.set()
+
+    second_is_in = threading.Event()
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait(10)
+    with gdal():
+        second_is_in.set()
+        left.wait(10)
+        warnings.warn("no CRS", NotGeoreferencedWarning, stacklevel=1)
+    thread.join()
+    assert not [w for w in recwarn if w.category is NotGeoreferencedWarning]
+    assert warnings.filters == before

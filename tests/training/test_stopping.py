@@ -53,7 +53,9 @@ def same(one, other):
 
 
 @pytest.mark.parametrize(
-    "number, ends", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["int", "term"]
+    ("number", "ends"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+    ids=["int", "term"],
 )
 def test_a_signal_in_a_step_saves_that_step(recipe, tmp_path, monkeypatch, number, ends):
     whole, said = train(recipe, tmp_path / "whole"), []

@@ -53,6 +53,11 @@ def check_target(out: str | Path) -> None:
     """
     module, extra = ("psycopg", "postgis") if is_database(out) else ("pyarrow", "parquet")
     if not is_database(out) and Path(out).suffix.lower() not in SUFFIXES:
+        if Path(out).suffix.lower() == ".shp":
+            raise BadOption(
+                f"{Path(out).name}: Shapefiles cut column names to 10 characters and hold no style; use "
+                f"{Path(out).with_suffix('.gpkg').name}, which every GIS opens."
+            )
         raise BadOption(
             f"{Path(out).name}: polygons are written as {', '.join(SUFFIXES)} or to "
             "postgresql://user@host/db?table=name."

@@ -26,7 +26,8 @@ def run(
     """Calibrate the predicted probabilities by temperature scaling.
 
     Of the pixels with a confidence of 80 %, about 80 in 100 are then right. The temperature is fitted on
-    blocks that the network was not trained on. Classes do not change; probabilities, confidences and what
+    blocks that the network was not trained on, with at most 400,000 of their labelled pixels, sampled evenly
+    from all tiles. Classes do not change; probabilities, confidences and what
     --reject rejects do.
     """
     from labelscape.checkpoint import load
@@ -62,6 +63,8 @@ def run(
     if as_json:
         print_json(found.to_dict())
         return
-    print(f"temperature {found.temperature:.3f}, fitted on {found.pixels:,} pixels of the part {part}")
+    print(
+        f"temperature {found.temperature:.3f}, fitted on {found.pixels:,} pixels sampled from the part {part}"
+    )
     before, after = (f"{100 * error:.2f} %" for error in (found.ece_before, found.ece_after))
     print(f"expected calibration error {before} before, {after} after")

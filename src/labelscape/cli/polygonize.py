@@ -39,6 +39,7 @@ def run(
 
       labelscape polygonize map/scene_class.tif "postgresql://gis@localhost/maps?table=land_cover"
     """
+    from labelscape.areas.polygon_files import is_database
     from labelscape.areas.polygonize import polygonize
     from labelscape.progress import bar
     from labelscape.rasters.class_names import legend_of
@@ -55,7 +56,9 @@ def run(
         if done.left_out
         else ""
     )
-    print(f"{done.written:,} polygons{left}")
+    print(f"{done.written:,} polygon{'s' * (done.written != 1)}{left}")
+    # Not the address of a database, which may hold a password.
+    print(f"{'polygons':<11}{'the database' if is_database(out) else out}")
     if done.mostly_tiny:
         talk(
             f"{done.tiny:,} of them are smaller than {done.tiny_pixels} pixels: a minimum mapping unit "

@@ -52,6 +52,7 @@ def run(
         print_json({"out": str(out), **asdict(done)})
         return
     print_sieved(done)
+    print(f"{'sieved':<11}{out}")
 
 
 def print_sieved(done: SieveSummary) -> None:

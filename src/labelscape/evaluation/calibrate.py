@@ -61,7 +61,8 @@ def calibrate(
     checkpoint: Checkpoint | str | Path, dataset: Dataset, *, part: str | None = "val", device: str = "auto"
 ) -> Calibration:
     """Fit the temperature of a checkpoint (or its file) on the labelled pixels of a part, predicted in the
-    same tiles as in mapping.
+    same tiles as in mapping. At most 400,000 of them are used, as many from each tile, drawn with a fixed
+    seed.
 
     part  "val" or "test", blocks that the network was not trained on, since it is overconfident on its
           training pixels; None: all labels, for scenes that it was not trained on
@@ -73,16 +74,22 @@ def calibrate(
     check_dataset(dataset, "calibrate a checkpoint")
     (loaded,) = load_all([checkpoint])
     check_classes(loaded, dataset)
+    if part and not dataset.is_labelled(part):  # before all tiles of the scenes are predicted for nothing
+        _refuse_empty(dataset, part)
     logits, truth = _logits(replace(loaded, temperature=1.0), dataset, part, device)
     if not len(truth):
-        raise BadInput(
-            f"No labelled pixel to calibrate on{f' in the {part} part' if part else ''}. Train with --val, "
-            "or pass --part test."
-        )
+        _refuse_empty(dataset, part)
     # The classes stay: dividing by a temperature does not change the order of the logits.
     temperature = _minimum(lambda t: _cross_entropy(logits / t, truth))
     before, after = (expected_error(_softmax(logits / t), truth) for t in (loaded.temperature, temperature))
     return Calibration(replace(loaded, temperature=temperature), temperature, before, after, len(truth))
+
+
+def _refuse_empty(dataset: Dataset, part: str | None) -> None:
+    other = next((p for p in ("val", "test") if p != part and dataset.is_labelled(p)), None)
+    cure = f"Pass --part {other} (part={other!r})" if other else "Train with --val"
+    where = f" in the part {part}" if part else ""
+    raise BadInput(f"There is no labelled pixel to calibrate on{where}. {cure}.")
 
 
 def expected_error(probabilities: np.ndarray, truth: np.ndarray) -> float:

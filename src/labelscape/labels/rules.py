@@ -102,6 +102,17 @@ class FoundClasses:
     """Colours of `values` in the file's colour table, where it has them all."""
 
 
+def too_few_classes(names: Sequence[str]) -> tuple[str, str] | None:
+    """What is wrong with the classes to be learned, and what to do; None where there are at least two."""
+    if len(names) > 1:
+        return None
+    return (
+        f"The labels have one class only, {', '.join(names) or 'none'}; a network needs at least two.",
+        "Name what no polygon covers with --background other (and with --area where polygons are complete), "
+        "or label a second class.",
+    )
+
+
 @dataclass(frozen=True)
 class ClassTable:
     """The classes of all label files together.

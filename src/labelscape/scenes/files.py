@@ -74,11 +74,31 @@ def gdal(**options: object) -> Iterator[None]:
         rasterio.Env(
             **{"GDAL_CACHEMAX": cache or GDAL_CACHE_BYTES, "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", **options}
         ),
-        warnings.catch_warnings(),
+        _coordinates_not_missed(),
     ):
-        # Photographs have no CRS and need none; what does need one refuses them itself.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+_FILTER = ("ignore", None, NotGeoreferencedWarning, None, 0)
+_inside, _counting = 0, Lock()
+
+
+@contextmanager
+def _coordinates_not_missed() -> Iterator[None]:
+    """Photographs have no CRS and need none; what does need one refuses them itself."""
+    # Counted over all threads: warnings.catch_warnings would bring the warning back when one of several
+    # threads leaves its block.
+    global _inside
+    with _counting:
+        _inside += 1
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    try:
+        yield
+    finally:
+        with _counting:
+            _inside -= 1
+            if not _inside and _FILTER in warnings.filters:
+                warnings.filters.remove(_FILTER)
 
 
 def open_raster(file: str | Path) -> rasterio.DatasetReader:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadInput
 from labelscape.nets.blocks import Network
 from labelscape.progress import Tick, bar
 from labelscape.scoring.engines import state_arrays
@@ -83,7 +83,7 @@ def learn(
         for step, batch in read:
             if done_early(recipe, progress):  # first: a saved state may be that of a run that ended early
                 break
-            rate = set_rate(phase.optimizer, recipe, step)
+            facts, rate = {}, set_rate(phase.optimizer, recipe, step)
             seed_step(recipe.seed, step, fabric.global_rank)
             phase.net.train()
             progress.recent.append(update(phase.net, phase.optimizer, fabric, batch, recipe, phase.tasks))
@@ -95,7 +95,7 @@ def learn(
             if len(progress.recent) >= LOG_EVERY or progress.step == recipe.steps or scored or saving:
                 crops = recipe.batch * len(progress.recent)
                 line = log_line(recipe, progress, rate, fabric)  # waits for the device
-                tick(0, loss=line["loss"], rate=rate, **{"images/s": crops / (time.monotonic() - since)})
+                facts = {"loss": line["loss"], "rate": rate, "images/s": crops / (time.monotonic() - since)}
                 note(_scored(phase, progress, save, stop) if scored else line)
                 since = time.monotonic()
             # Summed over processes: signals and clocks differ between them, and all must save the same step.
@@ -108,7 +108,7 @@ def learn(
                 else:
                     progress.recent = [0.0 for _ in progress.recent]  # the first process has the sums
                 last_saved = time.monotonic()
-            tick()
+            tick(**facts)
             if stopped:
                 break
 
@@ -165,7 +165,6 @@ def run_phase(
     blank = replace(blank, network=recipe.network, options=net_options(recipe, mate))
     net = build_network(recipe, dataset, start, mate)
     tasks = make_tasks(recipe, dataset, blank, mate)
-    refuse_unequal_parts(recipe, tasks, fabric)
     phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric)
     state, settings = state_path(out, recipe.network), recipe.model_dump(mode="json")
     # Only 16-mixed has a loss scaler. It adapts over time, so resuming without it would change weights.
@@ -201,17 +200,6 @@ def run_phase(
         stop.now()
     weights = progress.best_weights or state_arrays(phase.net.module)
     return replace(blank, weights=weights, history=tuple(progress.history))
-
-
-def refuse_unequal_parts(recipe: Recipe, tasks: list[Task], fabric: Fabric) -> None:
-    """Raises BadOption unless the batch divides evenly over processes and accumulated parts."""
-    for task in tasks:
-        if task.drawing.batch % (recipe.accumulate * fabric.world_size):
-            raise BadOption(
-                f"A batch of {task.drawing.batch} does not divide over {fabric.world_size} processes with "
-                f"accumulate={recipe.accumulate} parts each; make it a multiple of "
-                f"{fabric.world_size * recipe.accumulate}."
-            )
 
 
 def set_up(net: Network, recipe: Recipe, fabric: Fabric) -> tuple[_FabricModule, _FabricOptimizer]:

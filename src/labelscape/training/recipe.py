@@ -249,6 +249,18 @@ class Recipe(BaseModel):
         return make_recipe(**{**self.model_dump(), **changes})
 
 
+def refuse_unequal_parts(recipe: Recipe, processes: int, where: str) -> None:
+    """Raises BadOption unless every batch divides evenly over processes and accumulated parts."""
+    parts = processes * recipe.accumulate
+    named = {"batch": recipe.batch, "mate.batch": recipe.mate.batch if recipe.mate else 0}
+    for name, batch in named.items():
+        if batch % parts:
+            each = f", each in accumulate={recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+            raise BadOption(
+                f"{name}={batch} cannot be divided evenly over {where}{each}: make it a multiple of {parts}."
+            )
+
+
 def one_or_several(place: str | tuple[str, ...]) -> tuple[str, ...]:
     return (place,) if isinstance(place, str) else place
 

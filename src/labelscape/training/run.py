@@ -13,13 +13,14 @@ from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
+from labelscape.labels.rules import too_few_classes
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
 from labelscape.training.board import require_tensorboard
 from labelscape.training.data import blank_checkpoint, open_recipe_data, scored_part
 from labelscape.training.loop import run_phase
 from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
-from labelscape.training.recipe import Recipe, in_todays_words
+from labelscape.training.recipe import Recipe, in_todays_words, refuse_unequal_parts
 from labelscape.training.state import differing
 from labelscape.training.stopping import Stop, stoppable
 from labelscape.training.team import gather, telling_of_the_lost
@@ -62,6 +63,8 @@ def train(
     if tensorboard:
         require_tensorboard()
     fabric = gather(recipe.device, recipe.precision)
+    several = "es" * (fabric.world_size > 1)
+    refuse_unequal_parts(recipe, fabric.world_size, f"{fabric.world_size} process{several}")
     _make_place(recipe, out, fabric, overwrite)
     # One process alone prints: the others would repeat every line.
     say = say if fabric.is_global_zero else lambda text: None
@@ -189,12 +192,8 @@ def _check_data(recipe: Recipe, dataset: Dataset) -> None:
     """Raises BadInput where the labels have one class only, or `val_every` has no labelled pixels to
     score.
     """
-    if len(dataset.legend) < 2:
-        raise BadInput(
-            f"The labels have one class only, {', '.join(dataset.legend.names)}; a network needs at least "
-            "two. Name what no polygon covers with --background other (and with --area where polygons are "
-            "complete), or label a second class."
-        )
+    if few := too_few_classes(dataset.legend.names):
+        raise BadInput(" ".join(few))
     if recipe.val_every and not dataset.is_labelled("val"):
         raise BadInput(
             "val_every (--val) scores the part val, but the data has no labelled pixel in it (parts here: "

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from labelscape.errors import BadOption
 from labelscape.training.outputs import state_path
-from labelscape.training.recipe import Recipe
+from labelscape.training.recipe import Recipe, refuse_unequal_parts
 
 CPUS = 4
 """Per task: one trains, one reads the next crops, the others serve decoding and the GPU's driver."""
@@ -38,13 +38,7 @@ def slurm_script(
     if hours < 1:
         raise BadOption(f"hours={hours} must be at least 1.")
     network, processes = recipe.network, nodes * gpus
-    for batch in (recipe.batch, *([recipe.mate.batch] if recipe.mate and recipe.mate.batch else [])):
-        if batch % (processes * recipe.accumulate):
-            raise BadOption(
-                f"A batch of {batch} does not divide over {nodes} x {gpus} processes with "
-                f"accumulate={recipe.accumulate} parts each; make it a multiple of "
-                f"{processes * recipe.accumulate}."
-            )
+    refuse_unequal_parts(recipe, processes, f"{nodes} x {gpus} = {processes} GPUs")
     return f"""#!/bin/bash
 #SBATCH --job-name=labelscape-{network.replace("/", "-").lower()}
 #SBATCH --nodes={nodes}

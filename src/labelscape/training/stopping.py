@@ -46,7 +46,7 @@ class Stop:
 
     def message(self) -> str:
         if not self.saved:
-            return "stopped before the first step; nothing is saved, the same command starts from the beginning"
+            return "stopped before the first step; nothing is saved, the same command starts again"
         return f"stopped; the same command continues from {self.saved}"
 
 

@@ -33,7 +33,7 @@ from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.labels.labels import found_in
-from labelscape.labels.rules import ClassTable, LabelRules, is_vector, resolve_classes
+from labelscape.labels.rules import ClassTable, LabelRules, is_vector, resolve_classes, too_few_classes
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import Source, source_text
 from labelscape.scenes.mosaic import open_scene
@@ -122,6 +122,9 @@ def _concluded(results: Results, labels: int, names: Sequence[str]) -> list[Find
     _check_shift(results)
     if results.counts:
         results.findings += check_classes(results.counts, names)
+        legend = results.table.legend.names if results.table else names
+        if sum(results.counts.values(), Counter()) and (few := too_few_classes(legend)):
+            results.add("one-class", "error", "all files", *few)
     results.findings += check_twins(results.sketches)
     return sorted(results.findings, key=lambda f: SEVERITIES.index(f.severity))
 

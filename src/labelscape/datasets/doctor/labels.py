@@ -255,6 +255,10 @@ def _shares(found: Tally, spec: LabelRules, most: int) -> str:
     )
 
 
+def counted(classes: int) -> str:
+    return f"{classes} class{'es' * (classes != 1)}"
+
+
 def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) -> list[Finding]:
     """Classes over all files: shares, rare and absent ones, and those missing in a split.
 
@@ -275,7 +279,7 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
         ]
     table = some([f"{name} {share(n, whole)}" for name, n in total.most_common()], 24)
     findings.append(
-        Finding("classes", "info", "all files", f"{len(names)} classes, {whole} labelled pixels: {table}.")
+        Finding("classes", "info", "all files", f"{counted(len(names))}, {whole} labelled pixels: {table}.")
     )
     for name in names:
         if not total[name]:
