@@ -35,10 +35,7 @@ PAPERS = {
 """Module in `nets` and names in the catalogue; tables are called MODULE-NUMBER."""
 
 DATA = (
-    (
-        "GID, five classes, test patches resampled",
-        "gid512 --dataset prepared -o data.dataset_options.lists=lists",
-    ),
+    ("GID, five classes, test patches resampled", "gid512 --dataset prepared"),
     ("GID", "GID --dataset gid-5"),
     ("DeepGlobe", "land --dataset deepglobe-land --mate road --mate-dataset deepglobe-road"),
     ("Cityscapes", "Cityscapes --dataset cityscapes"),

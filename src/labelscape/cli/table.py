@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from labelscape.cli.options import AsJson, Device, grouped, print_json, talk
 from labelscape.cli.parsing import integers_of, settings_of
+from labelscape.cli.table_print import print_results
 from labelscape.errors import BadOption
-
-if TYPE_CHECKING:
-    from labelscape.training.reproduce import RowResult
 
 NAME = "table"
 
@@ -47,6 +45,34 @@ class Extent:
     seeds: Annotated[
         str, typer.Option("--seeds", help="Random seeds, as 0,1,2: each row is run once for each.")
     ] = "0"
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            "--parts",
+            help="Parts of the data set to train on: train,val.",
+            show_default="train; train,val for rows that say so",
+        ),
+    ] = None
+    tile_size: Annotated[
+        str | None,
+        typer.Option(
+            "--tile-size",
+            help="Side of the test's tiles in pixels; crop: the training crop's; whole: whole pictures.",
+            show_default="as the paper tests; printed",
+        ),
+    ] = None
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Run on another data set than the table's, and say so.")
+    ] = False
+
+    @property
+    def tiles(self) -> int | str | None:
+        """As `run_table` takes it. Raises BadOption for what is neither a number nor one of the words."""
+        if self.tile_size is None or self.tile_size in ("crop", "whole"):
+            return self.tile_size
+        if self.tile_size.isdigit() and int(self.tile_size):
+            return int(self.tile_size)
+        raise BadOption(f"--tile-size {self.tile_size!r} must be a number of pixels, crop or whole.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +114,7 @@ def run(
     device: Device = "auto",
     setting: Settings = [],
     overwrite: OverwriteRows = False,
+    short: Annotated[bool, typer.Option("--short", help="Print means only, no classes.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Reproduce a table of a paper: train and score its rows as the paper did, and print claimed and measured
@@ -105,12 +132,14 @@ def run(
     if data is None:
         print_rows(name)
         return
-    from labelscape.training.reproduce import run_table
-
     if extent.budget <= 0:
         raise BadOption(f"--budget {extent.budget} must be above 0.")
+    from labelscape.training.reproduce import run_table
+
     changes = settings_of(setting)
     options = changes.pop("options", {})
+    if extent.parts:
+        changes["data"] = {"train_on": extent.parts.split(","), **changes.get("data", {})}
     results = run_table(
         name,
         {"images": [data], "dataset": dataset},
@@ -119,15 +148,25 @@ def run(
         seeds=integers_of(extent.seeds, "seeds"),
         rows=integers_of(extent.rows, "rows") if extent.rows else None,
         mate=mate.data,
-        changes={**changes, "device": device},
+        changes=changes,
         options=options,
+        tiles=extent.tiles,
+        other_data=extent.other_data,
+        device=device,
         overwrite=overwrite,
         say=talk,
     )
+    if not is_first_process():
+        return
     if as_json:
         print_json([result.as_json() for result in results])
         return
-    print_results(name, results, extent.budget, setting)
+    print_results(name, results, extent.budget, setting, short=short)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints: under torchrun or SLURM all have the results."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def list_tables() -> None:
@@ -150,43 +189,6 @@ def print_rows(name: str) -> None:
         claimed = "  ".join(
             f"{metric} {value:g}" for metric, value in row.claimed.items() if "/" not in metric
         )
-        print(f"{number:>3} {row.label:<56} {claimed}" + ("   (quoted)" if row.quoted else ""))
+        said = claimed or "no claim: a control of ours"
+        print(f"{number:>3} {row.label:<56} {said}" + ("   (quoted)" if row.quoted else ""))
     print(f"\nTrain and score them: labelscape table {name} FOLDER --dataset NAME")
-
-
-def print_results(name: str, results: list[RowResult], budget: float, changed: list[str]) -> None:
-    from labelscape.nets.tables import TABLES
-
-    metrics = [
-        m for m in ("mean_iou", "overall_accuracy", "mean_f1") if any(m in r.row.claimed for r in results)
-    ]
-    seeds = next((r.seeds for r in results if r.seeds), ())
-    print(f"{name}: {TABLES[name].title}. In per cent")
-    print(f"claimed   the paper: {TABLES[name].data}")
-    for where in dict.fromkeys(r.scored_on for r in results if r.scored_on):
-        print(f"measured  here: {where}")
-    several = "; the mean and its 95 % interval" if len(seeds) > 1 else ""
-    if seeds:
-        print(
-            (
-                f"          {budget:g} of the paper's steps, seed{'s' * (len(seeds) > 1)} "
-                f"{', '.join(map(str, seeds))}{several}"
-            )
-            + (f"; other than the paper: {', '.join(changed)}" if changed else "")
-        )
-    wide = max((len(r.row.label) for r in results), default=3) + 2
-    print(f"\n{'':<{wide + 8}}" + "".join(f"{m:>34}" for m in metrics))
-    print(f"{'row':<{wide}}{'steps':>8}" + f"{'claimed':>14}{'measured':>20}" * len(metrics))
-    for result in results:
-        line = f"{result.row.label:<{wide}}{result.steps or '-':>8}"
-        for metric in metrics:
-            claimed = result.row.claimed.get(metric)
-            line += f"{'-' if claimed is None else f'{claimed:.2f}':>14}{said(result.summary(metric)):>20}"
-        print(line + (f"   {result.why_not}" if result.why_not else ""))
-
-
-def said(summary: tuple[float, float] | None) -> str:
-    if summary is None:
-        return "-"
-    mean, half = summary
-    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} +- {half:.2f}"

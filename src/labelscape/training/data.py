@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.contract.bands import survey
@@ -46,6 +47,10 @@ def _open_published(data: Data) -> Dataset:
     if len(data.images) != 1:
         raise BadInput(f"{data.dataset} is one folder; found {len(data.images)} places.")
     dataset = open_published(data.dataset, data.images[0], **data.dataset_options)
+    if data.train_on:
+        part_of = tuple("train" if part in data.train_on else part for part in dataset.part_of)
+        said = f"trained on the parts {' and '.join(data.train_on)}"
+        dataset = replace(dataset, part_of=part_of, report=(*dataset.report, said))
     # Small sets are held in memory: otherwise every crop decodes its file again.
     bytes_in_all = 0
     for scene in dataset.scenes:

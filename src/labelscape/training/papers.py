@@ -1,7 +1,6 @@
 """The papers' training and test settings, one function each. Numbers carry their source, or "(ours: ...)"
 where the paper does not say. A function takes the data and returns a `Setting`; a row of a table is a setting
-with
-the row's own changes.
+with the row's own changes.
 
     setting = mswbn_gid({"dataset": "gid-5", "images": ["GID"]})
     train(setting.recipe, "runs/mswbn")
@@ -11,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+from labelscape.datasets.published.isprs import BANDS
 from labelscape.nets.catalog import entry, options_of
 from labelscape.nets.tables import Row
 from labelscape.training.recipe import Recipe, make_recipe
@@ -23,7 +23,9 @@ OHEM_DGCW = {"ohem": 1.0}
 say that OHEM on both heads hurts).
 """
 OHEM_IFBF = {"hardest": 1.0}
-"""The hardest three quarters (IFBFNet eq. 7), on both heads (ours: as in BiSeNet, whose loss eq. 6 follows).
+"""The hardest three quarters (IFBFNet eq. 7), on both heads (sec. 4.3.4: the auxiliary loss is "identical"),
+of the whole batch (ours: eq. 7 sorts the pixels of one picture). Sec. 4.3.4's other rule, all pixels below a
+probability of 0.7, is the loss "ohem-hardest".
 """
 MS_DGCW = (0.75, 1.0, 1.25, 1.5)
 """DGCWNet sec. 4.4.1."""
@@ -33,29 +35,44 @@ DA_IFBF = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 """IFBFNet sec. 4.3.4, DA."""
 
 
+Tiles = int | Literal["crop", "whole"]
+"""How a picture is tested: in tiles of this side, in tiles of the training crop's side, or whole."""
+MODELS_MERGED = 3
+"""DFCNet sec. 3.3 merges "some models" (ours: three, which differ in their seed)."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a network is trained and how it is scored; `why_not` gives the reason why a row cannot be run here.
 
     scales, tta, average  the test's, as `scoring.protocol.Protocol` has them
+    tiles      how pictures are cut at the test, and `tiles_from`: who says so
+    blend      as `evaluate` has it; "exact": overlaps as wide as the network's reach, cropped
     scored_on  the data of the score, where it is not the recipe's own: other labels of the same pictures
     part       the part that is scored; None: test, or val where test has no labels
+    models     how many networks, of as many seeds, are merged into one prediction
+    resampled  train and test on the class shares of MSWBN's table 6
     """
 
     recipe: Recipe | None
     scales: tuple[float, ...] = (1.0,)
     tta: str = "none"
     average: str = "probabilities"
+    tiles: Tiles = "crop"
+    blend: str | None = None
+    tiles_from: str = ""
     scored_on: Data | None = None
     part: str | None = None
+    models: int = 1
+    resampled: bool = False
     why_not: str = ""
 
 
 def mswbn_gid(data: Mapping[str, Any], network: str = "mswbn", **options: Any) -> Setting:
     """MSWBN sec. 4: SGD, rate 0.007, poly 0.9, batch 10, 20 epochs of 22,560 patches of 512, flips, scales
-    0.5 to 2.
+    0.5 to 2. Tested on single patches of 512 (sec. 4.1), nothing blended between them.
 
-    (ours: ImageNet weights.)
+    (ours: ImageNet weights, which the paper does not name; crops anywhere in the scenes, not the patches.)
     """
     return Setting(
         make_recipe(
@@ -73,7 +90,10 @@ def mswbn_gid(data: Mapping[str, Any], network: str = "mswbn", **options: Any) -
             augment="mirror",  # "random flip" (ours: left-right, as in the DeepLabV3+ it refers to)
             scale_range=(0.5, 2.0),
             sampling="uniform",
-        )
+        ),
+        tiles=512,
+        blend="none",
+        tiles_from="single patches, MSWBN sec. 4.1",
     )
 
 
@@ -81,10 +101,12 @@ def dfcnet_deepglobe(
     data: Mapping[str, Any], network: str = "dfcnet", mate: Mapping[str, Any] | None = None, **options: Any
 ) -> Setting:
     """DFCNet sec. 3.2: SGD, rate 0.001, poly, 80,000 steps, crops of 1025; batch 32 for the baseline, 16 for
-    the others.
+    the others, which start from "the DenseNet model": the baseline, trained by its own recipe.
 
-    (ours: poly 0.9; 8 land and 8 road crops, equal loss weights; no flips; the merged row is averaged over
-    0.75, 1, 1.25 and flips; the others start from the baseline trained as long, in their own batch size.)
+    (ours: poly 0.9; 8 land and 8 road crops, equal loss weights; no flips; scaling of land in the baseline
+    too; tested in tiles of 1025, blended; the merged row has three models, averaged over 0.75, 1, 1.25 and
+    flips.) The others have thus seen land for 160,000 steps, the baseline for 80,000: rows of controls say
+    what that alone is worth.
     """
     baseline = network == "fc-densenet"
     second = (
@@ -107,11 +129,13 @@ def dfcnet_deepglobe(
             steps=80_000,
             base_steps=0 if baseline else 80_000,
             base_rate=0.001,
+            base_batch=None if baseline else 32,
             crop=1025,
             augment="none",
             scale_range=(0.8, 1.25),  # of land; roads 0.5 to 1.5 (sec. 3.2)
             sampling="uniform",
-        )
+        ),
+        tiles_from="ours: the paper does not say how pictures of 2448 are tested",
     )
 
 
@@ -129,7 +153,8 @@ def dgcwnet(
     auxiliary loss 0.4 (eq. 7).
 
     Test scales are averaged as logits (ours: sec. 4.4.1 sums "prediction maps", and the code of OCNet and
-    CCNet sums logits).
+    CCNet sums logits). Tested in tiles of the training crop's side (ours: the paper does not say; the module
+    sums over all pixels of a tile, so whole pictures, tiles="whole", give it sums it was not trained with).
     """
     return Setting(
         make_recipe(
@@ -152,6 +177,7 @@ def dgcwnet(
             aux_losses={"cross-entropy": 1.0},  # rows with OHEM change `losses` alone (see OHEM_DGCW)
         ),
         average="logits",
+        tiles_from="ours: as trained, since the context is a sum over the tile",
     )
 
 
@@ -181,7 +207,8 @@ def maggiori(
     **options: Any,
 ) -> Setting:
     """Maggiori et al. sec. V-C: batches of 5 patches, flips and transposition; rate 0.1 for the base FCN,
-    0.01 for the networks that start from it.
+    0.01 for the networks that start from it. Tested in tiles that overlap by the network's reach (sec. V-F:
+    by its padding, which is less), so that their size has no effect.
     """
     derived = (
         entry(network).start is not None
@@ -207,19 +234,24 @@ def maggiori(
         ),
         scored_on=scored_on,
         part=part,
+        tiles=1152,
+        blend="exact",
+        tiles_from="sec. V-F: the overlap makes tiles equal to whole pictures",
     )
 
 
 def _isprs(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Data | None, str | None]:
     """The paper trains on full labels and scores the validation tiles on eroded ones (sec. V-A); of Vaihingen
-    without clutter (sec. V-B).
+    without clutter (sec. V-B). All with the four bands of sec. V-B.
 
     Other data is trained and scored as it is.
     """
     name = (data.get("dataset") or "").removesuffix("-eroded")
     if name not in ("vaihingen", "potsdam"):
         return data, None, None
-    options = {**data.get("dataset_options", {}), **({"clutter": False} if name == "vaihingen" else {})}
+    options = {"bands": BANDS, **data.get("dataset_options", {})}
+    if name == "vaihingen":
+        options["clutter"] = False
     data = {**data, "dataset": name, "dataset_options": options}
     return data, Data(**{**data, "dataset": f"{name}-eroded"}), "val"
 
@@ -248,8 +280,12 @@ def ifbfnet_cityscapes(data: Mapping[str, Any], network: str = "ifbfnet", **opti
     """IFBFNet sec. 4.1: rate 0.01, poly 0.9, 81,000 steps with 1,000 of warm-up, crops of 876, seven scales
     (sec. 4.3.4), flips, OHEM, auxiliary loss 0.4.
 
-    Ten times the rate for the auxiliary branch and the balanced fusions (sec. 4.1). Batch 4 (ours: two on
-    each of the paper's two GPUs, 11 GB each). Tested at six scales (sec. 4.3.4).
+    Ten times the rate for the auxiliary branch and the balanced fusions (sec. 4.1). Tested at six scales
+    (sec. 4.3.4) on "the original test set images", whole (sec. 4.5).
+
+    (ours: batch 4, two on each of the paper's two GPUs of 11 GB; a linear warm-up, which counts towards the
+    poly schedule; weight decay on batch normalisation and biases too; scales averaged as probabilities; the
+    auxiliary branch in the rows of baselines too; DeepLabV3+ by the same recipe.)
     """
     # Prefixes of parameter names: "balance" is balance1 and balance2, which rows without fusion do not have.
     factors = {"aux": 10.0} if network == "ifbfnet" else {}
@@ -278,47 +314,66 @@ def ifbfnet_cityscapes(data: Mapping[str, Any], network: str = "ifbfnet", **opti
             rate_factors=factors,
         ),
         MS_IFBF,
+        tiles="whole",
+        tiles_from="IFBFNet sec. 4.5: original images",
     )
 
 
-def setting_of(row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None = None) -> Setting:
+def setting_of(
+    row: Row,
+    data: Mapping[str, Any],
+    mate: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Setting:
     """The setting of a row of a paper's table; `why_not` is filled in where the row cannot be trained.
 
-    `data` and `mate` are the fields of a recipe's data set, as `recipe_data.Data` has them.
+    `data` and `mate` are the fields of a recipe's data set, as `recipe_data.Data` has them. `options` replace
+    the row's own where its network has them; what follows from options (rate factors) follows from these.
     """
     if row.quoted or row.network is None:
         return Setting(None, why_not="quoted in the paper from another one")
-    if "trained on the validation images too" in row.note:
-        return Setting(
-            None, why_not="trained on the validation images too; the test images have no public labels"
-        )
     if row.table == "maggiori-6":
-        return Setting(None, why_not="times on the authors' machine; maggiori-2 trains the same networks")
-    paper, options = row.table.split("-")[0], dict(row.options)
+        return Setting(None, why_not="times: labelscape table maggiori-6 --times measures them here")
+    known = options_of(row.network)
+    own = {**row.options, **{key: value for key, value in (options or {}).items() if key in known}}
+    if "trained on the validation images too" in row.note:
+        data = {"train_on": ("train", "val"), **data}
+    paper = row.table.split("-")[0]
     if paper == "mswbn":
-        return mswbn_gid(data, row.network, **options)
+        setting = mswbn_gid(data, row.network, **own)
+        return replace(setting, resampled=row.table == "mswbn-7")
     if paper == "maggiori":
         make = maggiori_potsdam if row.table in ("maggiori-3", "maggiori-5") else maggiori_vaihingen
-        return make(data, row.network, **options)
+        return make(data, row.network, **own)
     if paper == "dfcnet":
-        if row.network != "fc-densenet" and mate is None:
-            return Setting(None, why_not="needs the data set of the second task: --mate")
-        setting = dfcnet_deepglobe(
-            data, row.network, mate, **({} if row.network == "fc-densenet" else options)
-        )
-        merged = "merged" in row.label
-        return replace(setting, scales=(0.75, 1.0, 1.25), tta="flips") if merged else setting
+        return _dfcnet_row(row, data, mate, own)
     if paper == "dgcwnet":
         make = {"dgcwnet-5": dgcwnet_pascal_context, "dgcwnet-6": dgcwnet_ade20k}.get(
             row.table, dgcwnet_cityscapes
         )
-        return _as_noted(make(data, row.network, **options), row, OHEM_DGCW, MS_DGCW)
-    setting = ifbfnet_cityscapes(data, row.network, **options)
+        return _as_noted(make(data, row.network, **own), row, OHEM_DGCW, MS_DGCW)
+    setting = ifbfnet_cityscapes(data, row.network, **own)
     if row.table == "ifbfnet-4":
         setting = _ifbfnet_4(setting, row.label)
     if row.table == "ifbfnet-5":
         setting = replace(setting, recipe=setting.recipe.replace(aux_weight=float(row.label.split()[-1])))
     return replace(setting, tta="mirror") if "flipped" in row.note else setting
+
+
+def _dfcnet_row(
+    row: Row, data: Mapping[str, Any], mate: Mapping[str, Any] | None, own: Mapping[str, Any]
+) -> Setting:
+    """A row of DFCNet's table, or a control: land alone, with the other networks or for as many steps."""
+    if row.control:
+        setting = dfcnet_deepglobe(data, row.network, None, **own)
+        steps = setting.recipe.steps * (2 if row.network == "fc-densenet" else 1)
+        return replace(setting, recipe=setting.recipe.replace(steps=steps))
+    if row.network != "fc-densenet" and mate is None:
+        return Setting(None, why_not="needs the data set of the second task: --mate")
+    setting = dfcnet_deepglobe(data, row.network, mate, **own)
+    if "merged" in row.label:
+        setting = replace(setting, scales=(0.75, 1.0, 1.25), tta="flips", models=MODELS_MERGED)
+    return setting
 
 
 def _as_noted(setting: Setting, row: Row, ohem: dict, scales: tuple[float, ...]) -> Setting:

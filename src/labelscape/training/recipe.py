@@ -60,6 +60,8 @@ class Recipe(BaseModel):
     """
     base_rate: float = Field(0.1, gt=0)
     """Learning rate of the base network (0.1: Maggiori et al., sec. V-C)."""
+    base_batch: int | None = Field(None, ge=1, exclude_if=lambda batch: batch is None)
+    """Crops per update of the base network; as `batch` unless given, and then not stored."""
     steps: int = Field(DEFAULT_STEPS, ge=1)
     """Updates of the weights."""
     batch: int = Field(8, ge=1)
@@ -191,6 +193,11 @@ class Recipe(BaseModel):
         if self.batch % self.accumulate:
             problems.append(
                 f"batch={self.batch} cannot be divided into accumulate={self.accumulate} equal parts."
+            )
+        if self.base_batch and self.base_batch % self.accumulate:
+            problems.append(
+                f"base_batch={self.base_batch} cannot be divided into accumulate={self.accumulate} equal "
+                "parts."
             )
         if self.mate and (self.mate.batch or self.batch) % self.accumulate:
             problems.append(

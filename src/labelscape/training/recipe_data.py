@@ -24,6 +24,10 @@ class Data(BaseModel):
     """Name of a published data set (`labelscape data list`), with its own classes and parts."""
     dataset_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the published data set (`labelscape data list`)."""
+    train_on: tuple[Literal["train", "val", "test"], ...] | None = Field(
+        None, exclude_if=lambda parts: parts is None
+    )
+    """Parts of a published data set to train on; its part train unless given, and then not stored."""
     labels: tuple[str, ...] = ()
     """One label file per scene, or one for all: a raster of class values, or polygons."""
     classes: dict[str, int] | None = None

@@ -8,51 +8,87 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from labelscape.checkpoint import description, load
-from labelscape.datasets.published.catalog import find_published
-from labelscape.datasets.published.layout import Published
-from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
+from labelscape.checkpoint import description
+from labelscape.errors import BadFile
 from labelscape.files import written_whole
-from labelscape.nets.catalog import options_of
-from labelscape.nets.tables import TABLES, Row
-from labelscape.training.data import open_recipe_data, scored_part
+from labelscape.nets.tables import Row
+from labelscape.training.leader import Leader, leading
 from labelscape.training.outputs import checkpoint_path
-from labelscape.training.papers import Setting, setting_of
+from labelscape.training.papers import Tiles
 from labelscape.training.recipe import Recipe, in_todays_words
 from labelscape.training.run import base_recipe, train
 from labelscape.training.state import differing
+from labelscape.training.table_resampled import resampled_lists
+from labelscape.training.table_rows import (
+    Plan,
+    check_data,
+    check_parts,
+    chosen_rows,
+    given_data,
+    plan_rows,
+    settled,
+    test_settings,
+)
+from labelscape.training.table_scores import score
+from labelscape.training.team import gather
 
-LEAST_STEPS = 10
-"""Ours: a small `budget` leaves every phase at least this many."""
-METRICS = ("mean_iou", "overall_accuracy", "mean_f1")
+Say = Callable[[str], None]
+
+NO_LABELS = (
+    "trained; no public labels to score it on: labelscape evaluate CHECKPOINT FOLDER --part test "
+    "--predictions writes what the benchmark's server takes"
+)
+APART = 1000
+"""Between the seeds of models that are merged: seeds of `--seeds` stay apart from them."""
 
 
 @dataclass(frozen=True)
 class RowResult:
     """One row: per seed the metrics in per cent, in the order of the seeds, and what they were measured
     on; or why there are none.
+
+    other    what replaced the row's own settings (`table_rows.Plan`)
+    same_as  the earlier row that is the same run
+    notes    on the data and the test: what is not the paper's
     """
 
     row: Row
     measured: tuple[dict[str, float], ...] = ()
     seeds: tuple[int, ...] = ()
     steps: int = 0
+    base_steps: int = 0
     scored_on: str = ""
+    tested: str = ""
     why_not: str = ""
+    number: int = 0
+    other: tuple[str, ...] = ()
+    same_as: int | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def label(self) -> str:
+        """What ran: the row's label, and what replaced its own settings."""
+        ran = f" [{', '.join(self.other)}]" if self.other else ""
+        return self.row.label + ran + (f" (= row {self.same_as})" if self.same_as else "")
 
     def as_json(self) -> dict[str, Any]:
         return {
             "row": self.row.label,
+            "ran": self.label,
+            "same_as": self.same_as,
             "claimed": dict(self.row.claimed),
             "measured": list(self.measured),
             "seeds": list(self.seeds),
-            "steps": self.steps,
+            "steps": self.steps + self.base_steps,
+            "base_steps": self.base_steps,
             "scored_on": self.scored_on,
+            "tested": self.tested,
+            "notes": list(self.notes),
             "why_not": self.why_not,
         }
 
@@ -68,6 +104,17 @@ class RowResult:
         return mean, float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count) if count > 1 else math.nan
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What all rows of a run share."""
+
+    name: str
+    out: Path
+    overwrite: bool
+    leader: Leader
+    say: Say
+
+
 def run_table(
     name: str,
     data: Mapping[str, Any],
@@ -79,196 +126,179 @@ def run_table(
     mate: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    tiles: Tiles | None = None,
+    other_data: bool = False,
+    device: str = "auto",
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> list[RowResult]:
     """Train and score the rows of a table with `budget` times the paper's steps; rows finished in `out` are
-    not run again.
+    not run again. Under `torchrun` all processes call this; the first one scores, writes and speaks.
 
     rows     numbers from 1, all unless given
-    changes  settings of the recipe that differ from the paper's, for every row (crop, batch, device); those
-             of `data` are added to it
+    changes  settings of the recipe that differ from the paper's, for every row (crop, batch); those of `data`
+             are added to it
     options  options of the networks that differ, where a network has them (a smaller backbone)
+    tiles    how pictures are cut at the test, instead of as the paper does (`papers.Tiles`)
+    other_data  run on another data set than the table's
     overwrite  rows in `out` that are unfinished or were made with other settings are made anew; else the
                first are continued, the others refused
-    Networks that differ only in how they are tested are trained once. Raises UnknownName for a table or an
-    option there is not; BadOption, BadInput, BadFile as `train`, the wrong settings of all rows before the
-    first of them is trained.
+    Networks that differ only in how they are tested are trained once, and equal rows are one run. Raises
+    UnknownName for a table or an option there is not; BadOption, BadInput, BadFile as `train` and
+    `plan_rows`, the wrong settings of all rows before the first of them is trained.
     """
-    table = _table(name, rows, seeds)
-    changes, options = dict(changes or {}), options or {}
-    data = {**data, **changes.pop("data", {})}
-    settings = {number: setting_of(row, data, mate) for number, row in table.items()}
-    trained = {number: setting.recipe for number, setting in settings.items() if setting.recipe}
-    _refuse_unknown(options, name, trained.values())
-    recipes = {number: scaled(recipe, budget, changes, options) for number, recipe in trained.items()}
-    results = []
-    for number, row in table.items():
-        setting = settings[number]
-        if setting.recipe is None:
-            results.append(RowResult(row, why_not=setting.why_not))
-            continue
-        recipe = recipes[number]
-        steps = recipe.steps + recipe.base_steps
-        scores = []
-        for seed in seeds:
-            place = Path(out) / name / f"{number:02d}-{slug(row.label)}" / f"seed{seed}"
-            say(f"{name} {number}: {row.label}, seed {seed}, {steps} steps")
-            seeded = recipe.replace(seed=seed)
-            scores.append(score_row(seeded, setting, place, Path(out), overwrite=overwrite, say=say))
-        measured = tuple(score["metrics"] for score in scores)
-        results.append(RowResult(row, measured, tuple(seeds), steps, scores[0]["scored_on"]))
-    return results
+    seeds, changes = checked_seeds(seeds), changes or {}
+    chosen_rows(name, rows)
+    data = given_data(data, changes)
+    note = check_data(name, data, other_data=other_data)
+    fabric = gather(device, str(changes.get("precision", "32")))
+    how = {"budget": budget, "rows": rows, "mate": mate, "options": options, "tiles": tiles}
+    with leading(fabric, Path(out)) as leader:
+        run = _Run(name, Path(out), overwrite, leader, say if leader.leads else lambda text: None)
+        notes = (note,) if note else ()
+        if name == "mswbn-7":
+            data, told = leader(lambda: resampled_lists(data, run.out / name / "lists"))
+            notes += told
+        plans = plan_rows(name, data, **how, changes=changes, device=device)
+        scorable = {p.number: p.recipe is None or leader(lambda p=p: check_parts(p)) for p in plans}
+        results: dict[int, RowResult] = {}
+        for plan in plans:
+            if plan.same_as is not None:
+                first = results[plan.same_as]
+                found = replace(first, row=plan.row, number=plan.number, other=plan.other)
+                results[plan.number] = replace(found, same_as=plan.same_as)
+            elif plan.recipe is None:
+                results[plan.number] = RowResult(
+                    plan.row, why_not=plan.setting.why_not, number=plan.number, notes=notes
+                )
+            else:
+                found = _row(run, plan, seeds, scorable[plan.number])
+                results[plan.number] = replace(found, notes=notes)
+    return list(results.values())
 
 
-def _table(name: str, rows: Sequence[int] | None, seeds: Sequence[int]) -> dict[int, Row]:
-    """The chosen rows of a table by number. Raises UnknownName or BadOption for what there is not."""
-    if name not in TABLES:
-        raise UnknownName("table", name, TABLES)
-    table = dict(enumerate(TABLES[name].rows, start=1))
-    missing = [number for number in rows or () if number not in table]
-    if missing:
-        raise BadOption(
-            f"{name} has the rows 1 to {len(table)}; there is no row {missing[0]} (labelscape table {name} "
-            "shows them)."
-        )
+def checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """Raises BadOption for a seed that is named twice or below 0."""
+    from labelscape.errors import BadOption
+
     if len(set(seeds)) < len(seeds):
         raise BadOption(
             f"The seeds {', '.join(map(str, seeds))} name one twice; the same run again is not a second "
             "measurement."
         )
-    return {number: row for number, row in table.items() if rows is None or number in rows}
+    if any(seed < 0 for seed in seeds):
+        raise BadOption(f"The seeds {', '.join(map(str, seeds))} must be 0 or more.")
+    return tuple(seeds)
 
 
-def _refuse_unknown(options: Mapping[str, Any], name: str, recipes: Iterable[Recipe]) -> None:
-    known = {option: None for recipe in recipes for option in options_of(recipe.network)}
-    for option in options:
-        if option not in known:
-            raise UnknownName(f"option of the networks of {name}", option, known)
+def _row(run: _Run, plan: Plan, seeds: Sequence[int], scorable: bool) -> RowResult:
+    recipe = plan.recipe
+    steps = recipe.steps + recipe.base_steps
+    scores = []
+    for seed in seeds:
+        place = run.out / run.name / f"{plan.number:02d}-{slug(plan.row.label)}" / f"seed{seed}"
+        run.say(f"{run.name} {plan.number}: {plan.row.label}, seed {seed}, {steps} steps")
+        seeded = replace(plan, recipe=recipe.replace(seed=seed))
+        scores.append(score_row(run, seeded, place, scorable))
+    measured = tuple(found["metrics"] for found in scores)
+    return RowResult(
+        plan.row,
+        measured,
+        tuple(seeds),
+        recipe.steps,
+        recipe.base_steps,
+        scores[0]["scored_on"],
+        scores[0].get("tested", ""),
+        "" if scorable else NO_LABELS,
+        plan.number,
+        plan.other,
+    )
 
 
-def scaled(recipe: Recipe, budget: float, changes: Mapping[str, Any], options: Mapping[str, Any]) -> Recipe:
-    """The recipe with its schedule `budget` times as long: all its numbers of steps are scaled alike."""
-    known = options_of(recipe.network)
-    own = {**recipe.options, **{key: value for key, value in options.items() if key in known}}
-
-    def shrunk(steps: int) -> int:
-        return max(LEAST_STEPS, round(steps * budget)) if steps else 0
-
-    lengths = {
-        "steps": shrunk(recipe.steps),
-        "base_steps": shrunk(recipe.base_steps),
-        "warmup": round(recipe.warmup * budget),
-        "tenth_every": max(1.0, recipe.tenth_every * budget),
-    }
-    return recipe.replace(**{**lengths, "options": own, **changes})
-
-
-def score_row(
-    recipe: Recipe, setting: Setting, place: Path, root: Path, *, overwrite: bool, say: Callable[[str], None]
-) -> dict[str, Any]:
+def score_row(run: _Run, plan: Plan, place: Path, scorable: bool) -> dict[str, Any]:
     """`metrics` in per cent of a row trained in `place`, and what they were `scored_on`; read from there
     where an earlier run has finished it.
 
-    A network that lies trained in another row's place below `root`, by the same recipe, is not trained again.
-    Raises BadFile where `place` holds the row with other settings, unless `overwrite`.
+    A network that lies trained in another row's place, by the same recipe, is not trained again. Raises
+    BadFile where `place` holds the row with other settings, unless `overwrite`.
+    """
+    finished = place / "scores.json"
+    settings = {**plan.recipe.model_dump(mode="json"), "test": test_settings(plan)}
+    stored = run.leader(lambda: _stored(run, plan.recipe, place, settings))
+    if stored is not None:
+        return stored
+    checkpoints = [place_of_model(place, number) for number in range(plan.setting.models)]
+    for number, folder in enumerate(checkpoints):
+        _train_once(run, plan.recipe.replace(seed=plan.recipe.seed + APART * number), folder)
+    targets = [checkpoint_path(folder, plan.recipe.network) for folder in checkpoints]
+
+    def scored() -> dict[str, Any]:
+        found = score(plan, targets) if scorable else {"metrics": {}, "scored_on": ""}
+        with written_whole(finished, overwrite=True) as file:
+            file.write_text(json.dumps({"settings": settings, **found}, indent=1))
+        return {"settings": settings, **found}
+
+    return run.leader(scored)
+
+
+def place_of_model(place: Path, number: int) -> Path:
+    """Where a row keeps its models: the first beside its scores, those merged with it one folder below."""
+    return place if number == 0 else place / f"model{number + 1}"
+
+
+def _stored(run: _Run, recipe: Recipe, place: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row's scores where they are finished; None where it is still to be made. Clears `place` for
+    `overwrite`. Raises BadFile where it holds the row with other settings.
     """
     target, finished = checkpoint_path(place, recipe.network), place / "scores.json"
-    own = recipe.model_dump(mode="json")
-    data = setting.scored_on or recipe.data
-    test = {
-        "scales": list(setting.scales),
-        "flips": setting.tta,  # not "tta": existing scores.json files would no longer be recognised
-        "average": setting.average,
-        "part": setting.part,
-        "data": data.model_dump(mode="json"),
-    }
-    settings = {**own, "test": test}
     changed = []
     if finished.exists():
         stored = json.loads(finished.read_text())
         its_recipe = {key: value for key, value in stored["settings"].items() if key != "test"}
-        before = {**in_todays_words(its_recipe), "test": stored["settings"].get("test")}
-        changed = differing(before, settings)
+        before = {**settled(in_todays_words(its_recipe)), "test": stored["settings"].get("test")}
+        changed = differing(before, settled(settings))
         if not changed:
             return stored
     elif target.exists():
-        changed = differing(_recipe_in(target), own)
-    # Refused, not mixed in: one table must not hold rows of different settings.
-    if changed and not overwrite:
+        changed = differing(_recipe_in(target), _own(recipe))
+    if changed and not run.overwrite:
         shown = ", ".join(changed[:5])
         raise BadFile(
             f"{place} holds this row with other settings ({shown}). Give the same settings, another --out, "
             "or --overwrite to make it again."
         )
-    if data.dataset:  # checked before hours of training, not after
-        _check_parts(find_published(data.dataset, data.images[0], **data.dataset_options), setting.part)
-    if overwrite:
-        for file in (*place.glob("*.safetensors"), *place.glob("*.csv"), finished):
+    if run.overwrite:
+        for file in (*place.rglob("*.safetensors"), *place.rglob("*.csv"), finished):
             file.unlink(missing_ok=True)
-    _train_once(recipe, place, root, say)
-    scores = {"settings": settings, **_scored(target, recipe, setting)}
-    with written_whole(finished, overwrite=True) as file:
-        file.write_text(json.dumps(scores, indent=1))
-    return scores
+    return None
 
 
-def _train_once(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) -> None:
+def _train_once(run: _Run, recipe: Recipe, place: Path) -> None:
     """Make sure that the row's network is in `place`: there already, copied from another row, or trained
     now.
     """
     target = checkpoint_path(place, recipe.network)
-    if target.exists():
-        return
-    for needed in (base_recipe(recipe), recipe) if recipe.base_steps else (recipe,):
-        _bring(needed, place, root, say)
-    if not target.exists():
-        train(recipe, place, say=say, score=False)  # the score by the row's own protocol is taken later
+    needed = (base_recipe(recipe), recipe) if recipe.base_steps else (recipe,)
+
+    def bring() -> bool:
+        if target.exists():
+            return True
+        for phase in needed:
+            _bring(phase, place, run.out, run.say)
+        return target.exists()
+
+    if not run.leader(bring):
+        with run.leader.naming_the_dead():
+            # The score by the row's own protocol is taken later.
+            train(recipe, place, say=run.say, score=False)
 
 
-def _scored(target: Path, recipe: Recipe, setting: Setting) -> dict[str, Any]:
-    """`metrics` in per cent of a trained row by its own protocol, and what they were `scored_on`."""
-    from labelscape.evaluation.measure import evaluate
-    from labelscape.scoring.protocol import Protocol
-
-    data = setting.scored_on or recipe.data
-    with open_recipe_data(data, recipe.seed) as dataset:
-        part = setting.part or scored_part(dataset)
-        if part is None or not dataset.is_labelled(part):
-            raise BadInput(
-                f"{target} is trained, but {data.dataset or 'the data'} has no labels to score it on (part "
-                f"{part or 'test or val'})."
-            )
-        protocol = Protocol(setting.scales, setting.tta, setting.average)
-        found = evaluate(load(target), dataset, part=part, device=recipe.device, protocol=protocol).metrics
-        images = len(dataset.part(part))
-    shares = {metric: found[metric] for metric in METRICS}
-    shares |= {f"iou/{name}": value for name, value in per_class(found).items()}
-    name = data.dataset or ", ".join(map(str, data.images))
-    where = f"{name}, part {part}: {images} image{'s' * (images != 1)}"
-    return {
-        "scored_on": f"{where}, {found['labelled_pixels']:,} labelled pixels",
-        "metrics": {key: None if share is None else 100 * share for key, share in shares.items()},
-    }
-
-
-def _check_parts(found: Published, part: str | None) -> None:
-    """Raises BadInput where nothing can be learned from or scored on."""
-    here = {pair.part for pair in found.pairs if pair.label is not None}
-    for what, wanted in (("train on", {"train"}), ("score on", {part} if part else {"test", "val"})):
-        if not wanted & here:
-            raise BadInput(
-                f"{found.name} has no labels to {what} in the part {' or '.join(sorted(wanted))} (labelled "
-                f"parts here: {', '.join(sorted(here))})."
-            )
-
-
-def _bring(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) -> None:
+def _bring(recipe: Recipe, place: Path, root: Path, say: Say) -> None:
     """Copy a network trained by the very same recipe for another row, where there is one: rows may differ
     only in how they are tested.
     """
     target = checkpoint_path(place, recipe.network)
-    own = recipe.model_dump(mode="json")
+    own = _own(recipe)
     # <root>/<table>/<row>/<seed>/: recipes hold their seed, so a copy is of the same seed.
     trained = (path for path in sorted(root.glob(f"*/*/*/{target.name}")) if path != target)
     same = next((path for path in trained if not differing(_recipe_in(path), own)), None)
@@ -278,16 +308,16 @@ def _bring(recipe: Recipe, place: Path, root: Path, say: Callable[[str], None]) 
             shutil.copyfile(same, file)
 
 
+def _own(recipe: Recipe) -> dict[str, Any]:
+    return settled(recipe.model_dump(mode="json"))
+
+
 def _recipe_in(path: Path) -> dict[str, Any]:
     """The recipe of a checkpoint in today's words, without its weights; empty where it is none."""
     try:
-        return in_todays_words(description(path)["recipe"])
+        return settled(in_todays_words(description(path)["recipe"]))
     except (BadFile, KeyError):
         return {}
-
-
-def per_class(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    return {c["name"]: c["iou"] for c in metrics["classes"]}
 
 
 def slug(label: str) -> str:

@@ -176,6 +176,8 @@ def base_recipe(recipe: Recipe) -> Recipe:
         network=entry(recipe.network).start.base,
         steps=recipe.base_steps,
         rate=recipe.base_rate,
+        batch=recipe.base_batch or recipe.batch,
+        base_batch=None,
         base_steps=0,
         mate=None,
         rate_factors={},

@@ -1,0 +1,139 @@
+"""The score of a table's row, by the test of its paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelscape.checkpoint import Checkpoint, load
+from labelscape.datasets.own import Dataset, LabelledScene
+from labelscape.evaluation.confusion import Confusion
+from labelscape.evaluation.metrics import summary
+from labelscape.nets.tables import CLUTTER_WRONG
+from labelscape.training.data import open_recipe_data, scored_part
+from labelscape.training.table_rows import Plan, blank_network, scored_data
+
+if TYPE_CHECKING:
+    from labelscape.training.recipe_data import Data
+
+METRICS = ("mean_iou", "overall_accuracy", "mean_f1")
+PER_CLASS = ("iou", "f1")
+
+
+def score(plan: Plan, targets: Sequence[Path]) -> dict[str, Any]:
+    """`metrics` in per cent of a trained row (several checkpoints are merged) by its own protocol, what they
+    were `scored_on`, and how it was `tested`.
+    """
+    from labelscape.evaluation.measure import evaluate
+    from labelscape.scoring.protocol import Protocol
+
+    setting, data = plan.setting, scored_data(plan)
+    checkpoints = [load(target) for target in targets]
+    with open_recipe_data(data, plan.recipe.seed) as dataset:
+        part = setting.part or scored_part(dataset)
+        protocol = Protocol(setting.scales, setting.tta, setting.average)
+        tiles = tiling(plan, checkpoints[0], dataset, part)
+        clutter = _Clutter.of(data, dataset, plan.recipe.seed)
+        keep = clutter.count if clutter else None
+        found = evaluate(
+            checkpoints, dataset, part=part, device=plan.recipe.device, protocol=protocol, keep=keep, **tiles
+        )
+        metrics = in_per_cent(found.metrics)
+        if clutter:
+            counted = in_per_cent(counting_clutter(found.confusion, clutter.predicted, found.names))
+            metrics |= {CLUTTER_WRONG + key: share for key, share in counted.items()}
+            clutter.close()
+        images = len(dataset.part(part))
+    name = data.dataset or ", ".join(map(str, data.images))
+    where = f"{name}, part {part}: {images} image{'s' * (images != 1)}"
+    return {
+        "scored_on": f"{where}, {found.metrics['labelled_pixels']:,} labelled pixels",
+        "tested": tested(plan, tiles),
+        "metrics": metrics,
+    }
+
+
+def in_per_cent(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """Means and, per class, "iou/NAME" and "f1/NAME", as the papers' claims are called."""
+    shares = {metric: found[metric] for metric in METRICS}
+    for metric in PER_CLASS:
+        shares |= {f"{metric}/{one['name']}": one[metric] for one in found["classes"]}
+    return {key: None if share is None else 100 * share for key, share in shares.items()}
+
+
+def tiling(plan: Plan, checkpoint: Checkpoint, dataset: Dataset, part: str) -> dict[str, Any]:
+    """How the row's pictures are cut, as `evaluate` takes it."""
+    setting = plan.setting
+    if setting.tiles == "whole":
+        longest = max(max(scene.scene.grid.shape) for scene in dataset.part(part))
+        return {"tile_size": longest, "overlap": 0, "blend": "none"}
+    side = plan.recipe.crop if setting.tiles == "crop" else int(setting.tiles)
+    if setting.blend == "exact":
+        bands, classes = len(checkpoint.bands), len(checkpoint.legend)
+        reach = blank_network(plan.recipe, bands, classes).reach
+        if reach is not None and side > 3 * reach:
+            return {"tile_size": side, "overlap": reach, "blend": "crop"}
+        return {"tile_size": side, "overlap": None, "blend": None}
+    # Small tiles have no room for the usual overlap.
+    overlap = None if setting.blend == "none" or side > 256 else side // 8
+    return {"tile_size": side, "overlap": overlap, "blend": setting.blend}
+
+
+def tested(plan: Plan, tiles: Mapping[str, Any]) -> str:
+    """How a row was tested, in words."""
+    setting = plan.setting
+    cut = "whole pictures" if setting.tiles == "whole" else f"tiles of {tiles['tile_size']}"
+    if setting.tiles != "whole":
+        cut += {"none": ", no overlap", "crop": ", overlaps cropped"}.get(tiles["blend"], ", blended")
+    more = [f"scales {', '.join(f'{s:g}' for s in setting.scales)}"] * (setting.scales != (1.0,))
+    more += [f"test-time augmentation {setting.tta}"] * (setting.tta != "none")
+    more += [f"{setting.models} models merged"] * (setting.models > 1)
+    source = f" ({setting.tiles_from})" if setting.tiles_from else ""
+    return "; ".join([cut + source, *more])
+
+
+class _Clutter:
+    """What is predicted on the pixels of a class that the row leaves unlabelled."""
+
+    def __init__(self, full: Dataset, classes: int) -> None:
+        self.labels = {scene.name: scene for scene in full.scenes}
+        self.full, self.index = full, full.legend.names.index("clutter")
+        self.predicted = np.zeros(classes, np.int64)
+
+    @classmethod
+    def of(cls, data: Data, dataset: Dataset, seed: int) -> _Clutter | None:
+        """For data that leaves clutter unlabelled; None for other data."""
+        if data.dataset_options.get("clutter") is not False:
+            return None
+        options = {**data.dataset_options, "clutter": True}
+        full = open_recipe_data(data.model_copy(update={"dataset_options": options}), seed)
+        return cls(full, len(dataset.legend))
+
+    def count(self, scene: LabelledScene, indices: np.ndarray) -> None:
+        """Add one scene's predictions (H, W) on clutter."""
+        truth = self.labels[scene.name].labels.read(scene.scene.grid.window)
+        found = np.bincount(indices[truth == self.index], minlength=256)
+        self.predicted += found[: len(self.predicted)]
+
+    def close(self) -> None:
+        self.full.close()
+
+
+def counting_clutter(counts: Confusion, predicted: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """The scores where pixels of clutter are wrong, whatever is predicted on them: `predicted` (K,) adds to
+    the false positives and to the pixels of the overall accuracy. Means are over the K classes, as in the
+    authors' script.
+    """
+    size = len(names) + 1
+    table = np.zeros((size, size), np.int64)
+    table[:-1, :-1], table[-1, :-1] = counts.counts, predicted
+    found = summary(Confusion(table, np.append(counts.unpredicted, 0)), [*names, "clutter"])
+    classes = found["classes"][:-1]
+    means = {}
+    for metric in PER_CLASS:
+        values = [one[metric] for one in classes if one[metric] is not None]
+        means[f"mean_{metric}"] = sum(values) / len(values) if values else None
+    return {**found, **means, "classes": classes}

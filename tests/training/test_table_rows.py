@@ -1,0 +1,305 @@
+"""Rows of tables are planned before any is trained: what may be replaced, which rows are one run, and how
+each is tested.
+"""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import world
+
+from labelscape.datasets.published.layout import Pair
+from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.evaluation import measure
+from labelscape.evaluation.confusion import count
+from labelscape.nets.tables import CLUTTER_WRONG, TABLES
+from labelscape.training import papers, reproduce, table_resampled, table_rows, table_scores
+from labelscape.training.run import base_recipe
+from labelscape.training.state import differing
+from labelscape.training.table_rows import check_data, check_parts, plan_rows, settled
+
+DATA = {"dataset": "cityscapes", "images": ["folder"]}
+MATE = {"dataset": "deepglobe-road", "images": ["roads"]}
+
+
+def numbered(name, **how):
+    return {plan.number: plan for plan in plan_rows(name, DATA, **how)}
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "said"),
+    [
+        ("ifbfnet-5", {"changes": {"aux_weight": 0.2}}, "aux_weight would replace what the rows"),
+        ("ifbfnet-2", {"options": {"skip": "concat"}}, "options.skip would replace what the rows"),
+        ("ifbfnet-4", {"changes": {"losses": {"dice": 1.0}}}, "losses would replace"),
+        ("mswbn-1", {"options": {"width": 32}}, "options.width would replace what the rows .*64, 96, 128"),
+        ("ifbfnet-5", {"changes": {"seed": 5}}, "seed=5 has no effect on a table: use --seeds"),
+        ("ifbfnet-5", {"changes": {"device": "cpu"}}, "use --device"),
+        ("dfcnet-1", {"options": {"mate_classes": 0}, "mate": MATE}, "mate_classes follows from"),
+        ("ifbfnet-3", {"options": {"output_stride": 7}}, "Row 1, 16 channels, cannot be built"),
+    ],
+)
+def test_changes_that_erase_what_rows_study_are_refused(name, how, said):
+    with pytest.raises(BadOption, match=said):
+        plan_rows(name, DATA, **how)
+
+
+def test_options_of_the_whole_table_are_known_whatever_rows_are_chosen():
+    (quoted,) = plan_rows("mswbn-5", DATA, rows=[3], options={"backbone": "resnet18"})
+    assert quoted.recipe is None
+    with pytest.raises(UnknownName, match="'bakbone'.*backbone"):
+        plan_rows("mswbn-5", DATA, rows=[3], options={"bakbone": "resnet18"})
+
+
+def test_rows_made_equal_are_one_run_and_say_what_ran():
+    rows = numbered("ifbfnet-2", options={"backbone": "resnet18"})
+    assert {number: plan.same_as for number, plan in rows.items()} == {
+        **dict.fromkeys(range(1, 6)),
+        **{number: number - 5 for number in range(6, 11)},
+    }
+    assert all(plan.other == ("backbone=resnet18",) for plan in rows.values())
+    assert not any(plan.same_as or plan.other for plan in numbered("ifbfnet-2").values())
+
+
+def test_the_default_of_an_option_is_that_option():
+    (named,), (default,) = plan_rows("mswbn-1", DATA, rows=[3]), plan_rows("mswbn-5", DATA, rows=[1])
+    assert (named.recipe.options.get("width"), default.recipe.options.get("width")) == (128, None)
+    one, other = (settled(plan.recipe.model_dump(mode="json")) for plan in (named, default))
+    assert differing(one, other) == []
+
+
+def test_rate_factors_follow_from_the_options_that_run():
+    """With the options changed after the factors were chosen, the factor of a missing part would stop the run
+    in the middle of the table.
+    """
+    for plan in plan_rows("ifbfnet-3", DATA, options={"skip": "concat"}):
+        assert plan.recipe.rate_factors == {"aux": 10.0}
+
+
+def test_tables_are_tested_as_their_papers_say():
+    def tiles(name, row, **how):
+        (plan,) = plan_rows(name, DATA, rows=[row], mate=MATE, **how)
+        return plan.setting.tiles, plan.setting.blend, table_rows.test_settings(plan)["tiles"]
+
+    assert tiles("mswbn-1", 1) == (512, "none", 512)
+    assert tiles("mswbn-1", 5) == (512, "none", 512)
+    assert tiles("dgcwnet-3", 1) == ("crop", None, 769)
+    assert tiles("dgcwnet-5", 14) == ("crop", None, 513)
+    assert tiles("dgcwnet-3", 1, tiles="whole") == ("whole", None, "whole")
+    assert tiles("ifbfnet-4", 1) == ("whole", None, "whole")
+    assert tiles("ifbfnet-4", 1, tiles=876) == (876, None, 876)
+    assert tiles("dfcnet-1", 3) == ("crop", None, 1025)
+    assert tiles("maggiori-3", 2)[1] == "exact"
+
+
+def test_another_data_set_is_refused_or_named():
+    potsdam = {"dataset": "potsdam", "images": ["P"]}
+    with pytest.raises(BadOption, match=r"maggiori-2 is measured on ISPRS Vaihingen.*--other-data"):
+        check_data("maggiori-2", potsdam, other_data=False)
+    with pytest.raises(BadOption, match="data without --dataset"):
+        check_data("maggiori-2", {"dataset": None, "images": ["P"]}, other_data=False)
+    assert "potsdam is not the paper's" in check_data("maggiori-2", potsdam, other_data=True)
+    assert check_data("maggiori-3", potsdam, other_data=False) == ""
+    assert check_data("maggiori-2", {"dataset": "vaihingen", "images": ["V"]}, other_data=False) == ""
+
+
+# ------------------------------------------------------------------------------------------------- DFCNet
+
+
+def test_dfcnet_starts_from_the_baseline_of_row_1():
+    rows = numbered("dfcnet-1", mate=MATE)
+    own = {number: settled(plan.recipe.model_dump(mode="json")) for number, plan in rows.items()}
+    assert own[1]["batch"] == 32 and own[2]["batch"] == 8
+    for number in (2, 3, 4, 5, 7, 8):
+        assert differing(own[1], settled(base_recipe(rows[number].recipe).model_dump(mode="json"))) == []
+    assert all("160,000 steps" in TABLES["dfcnet-1"].rows[n].note for n in (1, 2, 5))
+
+
+def test_dfcnets_controls_are_land_alone():
+    rows = numbered("dfcnet-1")
+    assert rows[2].recipe is None and "--mate" in rows[2].setting.why_not
+    assert (rows[6].recipe.network, rows[6].recipe.steps, rows[6].recipe.batch) == (
+        "fc-densenet",
+        160_000,
+        32,
+    )
+    for number, network in ((7, "classmate"), (8, "dfcnet")):
+        recipe = rows[number].recipe
+        assert (recipe.network, recipe.mate, recipe.options["mate_classes"]) == (network, None, 0)
+        assert (recipe.batch, recipe.steps, recipe.base_steps) == (16, 80_000, 80_000)
+
+
+SMALL = {"encoder": (1, 1, 1, 1), "decoder": (1, 1, 1, 1), "growth": 4, "width": 8, "stem": 4}
+
+
+def deepglobe(root):
+    world.deepglobe_land(root / "land")
+    for i in range(4):
+        world.picture(root / "road" / f"{i}_sat.jpg", 16, 16, seed=i)
+        world.codes(root / "road" / f"{i}_mask.png", world.draw(2, 16, 16, seed=i) * np.uint8(255))
+    return {"dataset": "deepglobe-land", "images": [str(root / "land")]}, {
+        "dataset": "deepglobe-road",
+        "images": [str(root / "road")],
+    }
+
+
+def test_the_merged_row_merges_models_and_shares_the_baseline(tmp_path, monkeypatch):
+    data, mate = deepglobe(tmp_path)
+    merged, trained = [], []
+    evaluate, train = measure.evaluate, reproduce.train
+    monkeypatch.setattr(
+        measure, "evaluate", lambda given, *a, **k: merged.append(len(given)) or evaluate(given, *a, **k)
+    )
+    monkeypatch.setattr(
+        reproduce,
+        "train",
+        lambda recipe, *a, **k: trained.append((recipe.network, recipe.seed)) or train(recipe, *a, **k),
+    )
+    found = reproduce.run_table(
+        "dfcnet-1",
+        data,
+        tmp_path / "out",
+        budget=1e-5,
+        rows=[1, 4, 5],
+        mate=mate,
+        changes={"crop": 33, "batch": 2, "mate": {"batch": 2}},
+        options=SMALL,
+        device="cpu",
+        say=(said := []).append,
+    )
+    assert merged == [1, 1, 3]
+    # Row 1 is the start of row 4; row 4 is the first of the three models of row 5.
+    assert trained == [("fc-densenet", 0), ("dfcnet", 0), ("dfcnet", 1000), ("dfcnet", 2000)]
+    assert sum("the same network is trained already" in line for line in said) == 3
+    assert "3 models merged" in found[2].tested
+    assert (found[1].base_steps, found[1].steps) == (10, 10)
+
+
+# ----------------------------------------------------------------------------------------- parts and clutter
+
+
+def published(monkeypatch, labelled):
+    pairs = tuple(
+        Pair(part, f"{part}.png", f"{part}_label.png" if part in labelled else None, part)
+        for part in ("train", "val", "test")
+    )
+    found = replace(table_rows_published(), pairs=pairs)
+    monkeypatch.setattr(table_rows, "find_published", lambda *a, **k: found)
+
+
+def table_rows_published():
+    from labelscape.datasets.published.cityscapes import LEGEND
+    from labelscape.datasets.published.layout import Published
+    from labelscape.labels.coded import Code
+
+    return Published("cityscapes", LEGEND, Code({0: 0}), ("red",), (), ("red",))
+
+
+def test_training_on_the_validation_images_too(monkeypatch):
+    published(monkeypatch, {"train", "val"})
+    (alone,), (both,) = (plan_rows("dgcwnet-4", DATA, rows=[row]) for row in (3, 14))
+    assert both.recipe.data.train_on == ("train", "val")
+    assert check_parts(alone) is True
+    assert check_parts(both) is False  # nothing public is left to score
+    published(monkeypatch, {"train", "val", "test"})
+    assert check_parts(both) is True
+    published(monkeypatch, {"train"})
+    with pytest.raises(BadInput, match="no labels to score on in the part test or val"):
+        check_parts(alone)
+
+
+def test_parts_named_are_trained_on(tmp_path, run_cli):
+    sides = {part: (part, f"{part}annot") for part in ("train", "val", "test")}
+    world.pairs(tmp_path / "c", sides, {"train": ["a", "b"], "val": ["d", "g"], "test": ["e"]}, 11)
+    arguments = ["table", "maggiori-2", tmp_path / "c", "--dataset", "camvid", "--other-data", "--rows", "1"]
+    small = ["--device", "cpu", "--budget", "1e-5", "-o", "crop=16", "-o", "batch=2"]
+    small += ["-o", "options.widths=[4,4,4,4]"]
+    code, out, err = run_cli(*arguments, *small, "--parts", "train,val", "--out", tmp_path / "o", "--json")
+    assert code == 0, err
+    assert "trained on the parts train and val" in err
+    assert json.loads(out)[0]["scored_on"].startswith("camvid, part test: 1 image")
+    code, _, err = run_cli(*arguments, *small, "--parts", "train,dev", "--out", tmp_path / "p")
+    assert code == 2 and "train_on" in err
+
+
+def test_counting_clutter_as_wrong():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(0, 6, 5000).astype(np.uint8), rng.integers(0, 5, 5000).astype(np.uint8)
+    kept = np.where(truth == 5, 255, truth).astype(np.uint8)
+    added = np.bincount(predicted[truth == 5], minlength=5)
+    found = table_scores.counting_clutter(count(kept, predicted, 5), added, list("abcde"))
+    assert found["overall_accuracy"] == pytest.approx((truth == predicted).mean())
+    f1 = [
+        2 * ((truth == k) & (predicted == k)).sum() / ((truth == k).sum() + (predicted == k).sum())
+        for k in range(5)
+    ]
+    assert found["mean_f1"] == pytest.approx(np.mean(f1))
+    assert [one["name"] for one in found["classes"]] == list("abcde")
+
+
+def test_vaihingen_is_printed_class_by_class_and_with_both_countings(tmp_path, run_cli):
+    drawn = world.vaihingen(tmp_path / "v", (1, 3, 11))
+    arguments = ["table", "maggiori-2", tmp_path / "v", "--dataset", "vaihingen", "--rows", "1,2"]
+    arguments += ["--out", tmp_path / "out", "--device", "cpu", "--budget", "1e-5", "-o", "crop=16"]
+    arguments += ["-o", "batch=2", "-o", "options.widths=[4,4,4,4]"]
+    code, out, err = run_cli(*arguments, "--json")
+    assert code == 0, err
+    row = json.loads(out)[0]
+    assert set(row["claimed"]) <= set(row["measured"][0])
+    masked, wrong = (
+        row["measured"][0][key] for key in ("overall_accuracy", CLUTTER_WRONG + "overall_accuracy")
+    )
+    scored = drawn[11][2:]
+    assert wrong == pytest.approx(masked * (scored < 5).sum() / scored.size)
+    code, out, _ = run_cli(*arguments)
+    assert code == 0
+    assert "f1/low vegetation" in out and "79.19" in out
+    assert "Counted as wrong, as the authors' published script does" in out
+    assert "tested    tiles of 1152, overlaps cropped (sec. V-F" in out
+    code, out, _ = run_cli(*arguments, "--short")
+    assert "f1/low vegetation" not in out
+    code, _, err = run_cli(*arguments, "--dataset", "potsdam")
+    assert code == 2 and "--other-data" in err
+
+
+# ----------------------------------------------------------------------------------------------- resampling
+
+
+def test_mswbn_7_is_measured_on_resampled_patches(tmp_path, monkeypatch):
+    names = ("train", "test")
+    monkeypatch.setattr(
+        table_resampled,
+        "table_6",
+        lambda dataset: replace(
+            dataset, part_of=("train", "train", "test"), report=(*dataset.report, "reached")
+        ),
+    )
+    for n in range(3):
+        world.picture(tmp_path / "images" / f"p{n}.png", 9, 9, seed=n)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        world.codes(tmp_path / "labels" / f"p{n}.png", world.draw(5, 9, 9, seed=n))
+    (tmp_path / "train.txt").write_text("p0\n")
+    (tmp_path / "test.txt").write_text("p1\np2\n")
+    data = {"dataset": "gid-mtl5", "images": [str(tmp_path)]}
+    found, told = table_resampled.resampled_lists(data, tmp_path / "lists")
+    assert told == ("reached",)
+    assert {part: (tmp_path / "lists" / f"{part}.txt").read_text().split() for part in names} == {
+        "train": ["p0", "p1"],
+        "test": ["p2"],
+    }
+    assert found["dataset_options"] == {"lists": str(tmp_path / "lists")}
+    assert table_resampled.resampled_lists(found, tmp_path / "other")[0] == found
+    with pytest.raises(BadOption, match="labelscape data prepare gid-5"):
+        table_resampled.resampled_lists({"dataset": "gid-5", "images": ["G"]}, tmp_path)
+
+
+def test_mswbn_is_scored_on_single_patches(tmp_path, monkeypatch):
+    """A scene larger than a patch is cut into patches of 512 that neither overlap nor blend."""
+    seen = {}
+    (plan,) = plan_rows("mswbn-1", {"dataset": "gid-5", "images": ["G"]}, rows=[1])
+    tiles = table_scores.tiling(plan, None, None, "test")
+    seen |= tiles
+    assert seen == {"tile_size": 512, "overlap": None, "blend": "none"}
+    assert "tiles of 512, no overlap (single patches, MSWBN sec. 4.1)" in table_scores.tested(plan, tiles)
+    assert papers.mswbn_gid({"dataset": "gid-5", "images": ["G"]}).tiles == 512
