@@ -71,6 +71,7 @@ class Checkpoint:
             "network": self.network,
             "options": self.options,
             "legend": json.loads(self.legend.to_json()),
+            # Flat among the rest, as the first version wrote it: a nested contract would be another format.
             **self.contract.describe(),
             "recipe": self.recipe,
             "scores": self.scores,
@@ -108,6 +109,7 @@ def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Pat
         k: np.array(v, np.float16 if half and v.dtype == np.float32 else v.dtype, order="C")
         for k, v in checkpoint.weights.items()
     }
+    # safetensors sorts by name and type: the same weights give the same bytes.
     content = to_bytes(weights, metadata={"labelscape": json.dumps(checkpoint.describe())})
     with written_whole(path, overwrite=True) as part:
         part.write_bytes(content)
@@ -125,6 +127,7 @@ def description(path: str | Path) -> dict:
             else f"{path} is a folder; a .safetensors checkpoint was expected."
         )
     with _opened(path) as file:
+        # Only the header is read, not hundreds of megabytes of weights.
         meta = (file.metadata() or {}).get("labelscape")
     if meta is None:
         raise BadFile(
@@ -133,6 +136,7 @@ def description(path: str | Path) -> dict:
         )
     try:
         fields = json.loads(meta)
+        # Before any other field is looked at: another format may mean something else by the same names.
         if (made_as := fields.pop("format")) != FORMAT:
             raise BadFile(
                 f"{path} was written by another version of Labelscape (format {made_as}, this one reads "
@@ -168,11 +172,13 @@ def load(path: str | Path) -> Checkpoint:
             network=fields["network"],
             options=fields["options"],
             weights=weights,
+            # Through JSON, so that a damaged legend is refused by the same checks as a legend's own file.
             legend=Legend.from_json(json.dumps(fields["legend"])),
             contract=Contract.from_dict(fields),
             recipe=fields["recipe"],
             scores=fields["scores"],
             history=tuple(fields["history"]),
+            # Files written before calibration existed have none.
             temperature=fields.get("temperature", 1.0),
             tile_sizes=TileSizes.from_dict(fields["tile_sizes"]) if fields.get("tile_sizes") else None,
         )
@@ -195,4 +201,5 @@ def load_all(given: Checkpoint | str | Path | Sequence[Checkpoint | str | Path])
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
+    # Half precision is for storage: networks compute in float32 unless asked otherwise.
     return array.astype(np.float32) if array.dtype == np.float16 else array

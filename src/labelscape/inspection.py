@@ -66,6 +66,8 @@ def info(path: Source, *, statistics: bool = False) -> Info:
     if place.suffix == ".safetensors":
         return _checkpoint(place)
     if place.is_dir():
+        # A folder of maps and one of checkpoints are told apart here; any other folder may be a scene of
+        # several files.
         runs, models = sorted(place.glob(f"*{RUN}")), sorted(place.glob("*.safetensors"))
         if len(runs) == 1:
             return _map(runs[0], _run_of(runs[0]))
@@ -73,6 +75,7 @@ def info(path: Source, *, statistics: bool = False) -> Info:
             if found:
                 names = ", ".join(str(f) for f in found[:5])
                 raise BadInput(f"{path} holds {kind}; pass one of them: {names}.")
+    # STAC items are JSON too, and are scenes.
     run = _run_of(place) if place.suffix == ".json" and place.is_file() else None
     if run is not None:
         return _map(place, run)
@@ -81,6 +84,7 @@ def info(path: Source, *, statistics: bool = False) -> Info:
     except LabelscapeError as error:
         if not place.exists():
             raise
+        # The new sentence begins with the path already.
         why = str(error).removeprefix(f"{path} ").rstrip(".")
         raise BadFile(f"{path} is not a checkpoint, a map or a scene: {why}.") from error
 
@@ -121,11 +125,12 @@ def _map(path: Path, run: dict[str, Any] | None) -> Info:
 
 
 def _described(path: Path, run: dict[str, Any]) -> Info:
-    told = {"files", "areas", "nodata_pixels", "sieved", "notes", "seconds", "seam_score", "forward_share"}
+    listed = {"files", "areas", "nodata_pixels", "sieved", "notes", "seconds", "seam_score", "forward_share"}
     card = {"map": str(run.get("name", path.stem))}
-    card |= settings_in_words({key: value for key, value in run.items() if key not in told})
+    card |= settings_in_words({key: value for key, value in run.items() if key not in listed})
     if run.get("seam_score") is not None:
         card["Seam score"] = f"{run['seam_score']:.2f} (1: no seams)"
+    # Names are relative to the run file: a map that was moved is still whole.
     missing = [name for name in run["files"].values() if not (path.parent / name).exists()]
     card["Files"] = ", ".join(run["files"].values())
     card["Missing files"] = ", ".join(missing)
@@ -139,6 +144,7 @@ def _is_class_map(path: Path) -> bool:
     if not path.is_file() or path.suffix == ".json":
         return False
     with gdal(), open_raster(path) as file:
+        # A grey picture has one band of bytes too; only classes have a palette.
         return file.count == 1 and file.dtypes[0] == "uint8" and file.colorinterp[0] == ColorInterp.palette
 
 
@@ -164,6 +170,7 @@ def _class_map(path: Path, statistics: bool) -> Info:
         )
     if tags.get("forced"):
         card["forced"] = f"mapped although the check refused the scene: {tags['forced']}"
+    # Under other names, such as the sieved map's, the run file's stem cannot be told.
     beside = path.with_name(path.name.removesuffix("_class.tif") + RUN)
     if path.name.endswith("_class.tif") and beside.is_file():
         facts["run"], card["settings"] = str(beside), f"labelscape info {beside}"
@@ -179,8 +186,10 @@ def _counted(path: Path, names: Mapping[int, str]) -> list[tuple[str, int, float
     pixels, metres = np.zeros(256, np.int64), np.zeros(256)
     with gdal(), open_raster(path) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
+        # The blocks of our own COGs: each is decoded once.
         for block in grid.window.blocks(512):
             counts = count_values(file.read(1, window=block.rio))
+            # One pixel area per block, as the map's own areas are counted: the two agree.
             middle = block.top + (block.height - 1) / 2, block.left + (block.width - 1) / 2
             pixels += counts
             metres += counts * grid.pixel_areas(*middle)
@@ -229,6 +238,7 @@ def _place(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
         pixel = (
             f"{across:.6g} {unit}" if abs(across / down - 1) < 1e-6 else f"{across:.6g} x {down:.6g} {unit}"
         )
+        # A CRS without an EPSG code is named by the first words of its WKT; all of it would fill the screen.
         known = grid.crs.to_epsg()
         card["CRS"] = f"EPSG:{known}" if known else grid.crs.to_wkt().partition(",")[0] + ", ...]"
         card["pixel size"] = f"{pixel} ({ground:.4g} m on the ground)"

@@ -101,7 +101,7 @@ def test_a_row_more_is_found_everywhere(tmp_path, checkpoint, monkeypatch):
     assert "margin" not in later.paths
     row = outputs.RASTERS + (MARGIN,)
     monkeypatch.setattr(outputs, "RASTERS", row)
-    assert outputs.left_behind(tmp_path / "map", "scene", later.paths) == ["scene_margin.tif"]
+    assert outputs.leftover_files(tmp_path / "map", "scene", later.paths) == ["scene_margin.tif"]
 
 
 def test_kinds_and_endings_are_unique():

@@ -90,6 +90,7 @@ class Borders:
         cls, one: np.ndarray, other: np.ndarray, one_place: np.ndarray, other_place: np.ndarray
     ) -> Borders:
         """From pairs of pixels that share a side, given by the nodes and positions of both."""
+        # Positions are swapped like the nodes: ties are broken by the neighbour's pixel, not by one's own.
         of, to, place = (
             np.concatenate([one, other]),
             np.concatenate([other, one]),
@@ -118,9 +119,12 @@ def fused(nodes: Nodes, pairs: np.ndarray, least: float) -> tuple[Nodes, np.ndar
     returns the number of the node that now represents each, (N,).
     """
     count = len(nodes)
+    # Chains of any length at once: a to b, b to c is one area.
     group = connected_components(
         coo_array((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=(count, count)), directed=False
     )[1]
+    # Written backwards, the smallest number of each group is written last and stays. LARGE nodes are the
+    # smallest.
     lowest = np.empty(count, np.int64)
     lowest[group[::-1]] = np.arange(count)[::-1]
     stands = lowest[group]
@@ -137,6 +141,7 @@ def fused(nodes: Nodes, pairs: np.ndarray, least: float) -> tuple[Nodes, np.ndar
     np.add.at(sizes, heirs, nodes.sizes[gone])
     np.minimum.at(first, heirs, nodes.first[gone])
     np.logical_or.at(still, heirs, nodes.open[gone])
+    # Large enough: only its class matters from here on, so its node goes to that of the class.
     grown = np.arange(LARGE, count)[sizes[LARGE:] >= least]
     onward = np.arange(count)
     onward[grown] = nodes.kinds[grown]
@@ -151,6 +156,8 @@ def merged_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Bo
     """
     number, given = np.arange(len(nodes)), 0
     shuffled = _shuffled(nodes.first)
+    # Each pass merges every area that is the smallest around it; the shuffle keeps chains, and so the number
+    # of passes, short.
     while len(borders.of):
         of, to = borders.of, borders.to
         # An open neighbour can only grow: an area that is smaller now stays smaller.
@@ -158,8 +165,10 @@ def merged_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Bo
             (nodes.pixels[of] == nodes.pixels[to]) & (shuffled[of] < shuffled[to])
         )
         ready = ~nodes.open
+        # Only small neighbours are waited for: those above the minimum stay above it.
         ready[of[(to >= LARGE) & ~first]] = False
         mine = np.flatnonzero(ready[of])
+        # All that is left waits for areas that continue below this strip.
         if not len(mine):
             break
         of, to = of[mine], to[mine]
@@ -167,7 +176,10 @@ def merged_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Bo
         kinds = nodes.kinds.copy()
         kinds[who] = wanted
         joined = nodes.kinds[to] == kinds[of]
+        # With all neighbours of its new class, not only the one with the longest border: they are one area
+        # now.
         nodes, step = fused(replace(nodes, kinds=kinds), np.stack([of[joined], to[joined]]), least)
+        # A merged area may begin earlier in the map, and with that its place among equals changes.
         shuffled[step[who]] = _shuffled(nodes.first[step[who]])
         borders, number, given = borders.renamed(step), step[number], given + len(who)
     return nodes, borders, number, given
@@ -175,11 +187,13 @@ def merged_away(nodes: Nodes, borders: Borders, least: float) -> tuple[Nodes, Bo
 
 def _longest(of: np.ndarray, kinds: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each area once, and the class with which it shares the longest border."""
+    # lexsort's last key counts most: by area, then by class.
     order = np.lexsort((kinds, of))
     of, kinds = of[order], kinds[order]
     starts = np.flatnonzero(np.r_[True, (of[1:] != of[:-1]) | (kinds[1:] != kinds[:-1])])
     sides, place = np.diff(starts, append=len(of)), np.minimum.reduceat(place[order], starts)
     of, kinds = of[starts], kinds[starts]
+    # Longest border first, and of equal ones that whose pixel comes first.
     order = np.lexsort((place, -sides, of))
     best = order[np.r_[True, of[order][1:] != of[order][:-1]]]
     return of[best], kinds[best]

@@ -62,6 +62,7 @@ def check_target(out: str | Path) -> None:
             f"{Path(out).name}: polygons are written as {', '.join(SUFFIXES)} or to "
             "postgresql://user@host/db?table=name."
         )
+    # find_spec looks for a package without importing it.
     if (is_database(out) or Path(out).suffix.lower() == ".parquet") and find_spec(module) is None:
         raise BadOption(
             f"Writing {'to PostGIS' if is_database(out) else '.parquet'} needs {module}: pip install "
@@ -79,6 +80,7 @@ def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | Non
         elif suffix == ".gpkg":
             _write_package(path, batches, crs)
         else:
+            # Beside the target: a copy of all polygons may not fit into /tmp.
             with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as folder:
                 package = Path(folder) / "polygons.gpkg"
                 # The copy is read once from end to end: an index would only cost time.
@@ -112,6 +114,7 @@ def _write_package(path: Path, batches: Iterator[Batch], crs: CRS | None, **opti
                 driver="GPKG",
                 layer=LAYER,
                 crs=crs.to_wkt() if crs else None,
+                # The first batch makes the layer; appending to one that does not exist fails.
                 append=started,
                 layer_options=None if started else options,
             )
@@ -125,11 +128,14 @@ def _translate(package: Path, target: Path, driver: str) -> None:
     import pyogrio
 
     options = {
+        # Without it GDAL writes GeoJSON of 2008 in the map's own CRS, which RFC 7946 abolished.
         "layer_options": {"RFC7946": "YES"} if driver == "GeoJSON" else None,
         "geometry_type": "Polygon",
         "layer": LAYER,
     }
     with (
+        # A stream of record batches: the layer is never in memory as a whole. Without pyarrow, which is
+        # optional.
         pyogrio.raw.open_arrow(package, layer=LAYER, use_pyarrow=False) as (meta, stream),
         warnings.catch_warnings(),
     ):
@@ -138,6 +144,7 @@ def _translate(package: Path, target: Path, driver: str) -> None:
             stream,
             target,
             driver=driver,
+            # GDAL calls the column so when the layer gives it no name.
             geometry_name=meta["geometry_name"] or "wkb_geometry",
             crs=meta["crs"],
             **options,
@@ -177,6 +184,7 @@ def _write_parquet(path: Path, batches: Iterator[Batch], crs: CRS | None) -> Non
                     batch.values,
                     batch.names,
                     batch.pixels,
+                    # Null, not NaN: in a sum over the column NaN would swallow all.
                     pa.array(batch.hectares, mask=np.isnan(batch.hectares)),
                     pa.array(shapely.to_wkb(batch.polygons), pa.binary()),
                     pa.StructArray.from_arrays(list(boxes.T.copy()), fields=list(box)),
@@ -201,7 +209,9 @@ def geo_metadata(crs: CRS | None, bounds: np.ndarray) -> dict:
         "geometry_types": ["Polygon"],
         "crs": ProjCRS.from_wkt(crs.to_wkt()).to_json_dict() if crs else None,
     }
+    # Readers skip row groups whose bounding boxes lie elsewhere, without decoding WKB.
     column["covering"] = {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}}
+    # No polygon, no bounds: infinity is not JSON.
     if np.isfinite(bounds).all():
         column["bbox"] = bounds.tolist()
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
@@ -284,6 +294,7 @@ def write_database(out: str, batches: Iterator[Batch], crs: CRS | None, *, overw
                         f"The table {name} exists; pass --overwrite to replace it, or name another with "
                         "?table=NAME."
                     )
+                # Inside the transaction: where a later step fails, the old table is still there.
                 base.execute(sql.SQL("DROP TABLE {}").format(table))
             base.execute(
                 sql.SQL(
@@ -293,6 +304,7 @@ def write_database(out: str, batches: Iterator[Batch], crs: CRS | None, *, overw
                 ).format(table, sql.Literal(srid))
             )
             with base.cursor() as cursor:
+                # COPY streams rows in one statement; an INSERT for each polygon would be many times slower.
                 with cursor.copy(
                     sql.SQL('COPY {} (value, "class", pixels, area_ha, geom) FROM STDIN').format(table)
                 ) as copy:

@@ -76,12 +76,14 @@ def polygonize(
     """
     check_path(raster, "The class map")
     check_path(out, "The polygon file")
+    # Before the raster is read: a wrong suffix should cost no time.
     check_target(out)
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         check_class_map(file, raster)
         check_sizes(min_area, simplify, grid, str(raster))
         legend = legend or legend_of(raster)[0]
+    # Metres -> pixels of the ground, also for a map in degrees; a map without coordinates counts in pixels.
     summary, tolerance = PolygonSummary(), simplify / (grid.ground_pixel_size or 1)
     with _sieved(raster, out, legend, sieve, overwrite, tick) as source, gdal(), open_raster(source) as file:
         areas = trace(file, grid, tolerance=tolerance, strip_rows=strip_rows, tick=tick)
@@ -119,6 +121,7 @@ def _write(out: str | Path, batches: Iterator[Batch], grid: Grid, legend: Legend
         write_database(str(out), batches, grid.crs, overwrite=overwrite)
         return
     suffix = Path(out).suffix.lower()
+    # Style and polygons are one file, renamed when both are in it.
     with written_whole(out, overwrite=overwrite) as part:
         write_file(part, suffix, batches, grid.crs)
         if suffix == ".gpkg":
@@ -147,6 +150,7 @@ def _batches(
 
     def on_ground(areas: Areas) -> Batch:
         hectares = areas.metres / 10_000 if grid.is_georeferenced else np.full(len(areas), np.nan)
+        # Corners of pixels -> CRS by the affine transform alone, rotated grids too; rings stay closed.
         ground = shapely.transform(areas.polygons, lambda xy: np.column_stack(t @ (xy[:, 0], xy[:, 1])))
         called = np.array([names.get(v, f"value {v}") for v in areas.values.tolist()], object)
         return Batch(ground, areas.values.astype(np.int32), called, areas.pixels.astype(np.int64), hectares)
@@ -158,6 +162,7 @@ def _batches(
         summary.left_out += int((~kept).sum())
         summary.tiny += int((areas.pixels[kept] < summary.tiny_pixels).sum())
         waiting.append(areas[kept])
+        # A strip of large areas has few: writing each strip by itself would be a transaction for each.
         if sum(map(len, waiting)) >= BATCH:
             yield from map(on_ground, _cut(waiting))
             waiting, started = [], True
@@ -167,5 +172,6 @@ def _batches(
 
 def _cut(parts: list[Areas]) -> Iterator[Areas]:
     areas = Areas.together(parts)
+    # max(1, ...): an empty batch still makes the layer and its columns.
     for first in range(0, max(1, len(areas)), BATCH):
         yield areas[first : first + BATCH]

@@ -118,11 +118,15 @@ def sieve(
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         check_class_map(file, raster)
+        # samefile, since links and relative paths may name one file twice; the raster is read while `out` is
+        # written.
         if Path(out).exists() and Path(raster).exists() and Path(out).samefile(raster):
             raise BadOption(f"{out} is the input itself; give another file for the sieved map.")
+        # After the check of the raster: `legend_of` may read all of it.
         legend = legend or legend_of(raster)[0]
         tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}
         tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_georeferenced else 'pixels'}"
+        # A nodata value that no byte can have is no value of the map.
         nodata = int(file.nodata) if file.nodata in range(256) else IGNORE
         with MapWriter(out, grid, 1, nodata, legend=legend, tags=tags, overwrite=overwrite) as writer:
             work = _Sieve(file, grid, min_area * (1e4 if grid.is_georeferenced else 1) * (1 - SLACK))
@@ -150,8 +154,10 @@ class _Sieve:
 
     def __init__(self, file: rasterio.DatasetReader, grid: Grid, least: float) -> None:
         self.file, self.grid, self.least = file, grid, least
+        # Without a nodata value blocks that are not stored read as 0, which may be a class.
         self.stored = None if file.nodata is None else stored_blocks(file, [1])
         self.nodes, self.borders = Nodes.none(), Borders.none()
+        # Int64 for one row: all that is remembered of the pixels of a finished strip.
         self.above = np.full(grid.width, -1)
         self.waiting: list[_Part] = []
         self.pieces, self.of = Nodes.none()[:0], np.zeros(0, np.int64)
@@ -163,14 +169,17 @@ class _Sieve:
     def decided(self, strip: Window) -> list[_Part]:
         """Read the next strip; returns the parts of the map that are ready to be written."""
         runs = [(run, read_run(self.file, run)) for run in runs_of(self.file, self.stored, strip)]
+        # Nothing here and nothing undecided above: strips over sparse files cost nothing.
         if not runs and len(self.nodes) == LARGE:
             return []
         parts, old, below = [], len(self.nodes), np.full(self.grid.width, -1)
+        # Numbers in this strip: the 256 LARGE nodes and what was carried over first, then each run's areas.
         found, pairs = [self.nodes.closed()], [np.zeros((2, 0), np.int64)]
         count = old
         for run, values in runs:
             classes = without_nodata(values, self.file.nodata)
             labels, nodes = self._numbered(classes, run, ends=run.bottom == self.grid.height)
+            # Pixels of two strips that touch; those of one class are one area, the others neighbours.
             meet = (self.above[run.left : run.right] >= 0) & (labels[0] >= 0)
             pairs.append(np.stack([self.above[run.left : run.right][meet], labels[0][meet] + count]))
             below[run.left : run.right] = np.where(labels[-1] >= 0, labels[-1] + count, -1)
@@ -178,7 +187,9 @@ class _Sieve:
             found.append(nodes)
             count += len(nodes)
         nodes, pairs = Nodes.together(found), np.concatenate(pairs, axis=1)
+        # Before anything is fused: the summary needs each piece's own class and size.
         pieces = nodes[np.arange(old, count)]
+        # First areas across the strip's edge are made one: their size decides whether they are small at all.
         nodes, number = fused(nodes, pairs[:, nodes.kinds[pairs[0]] == nodes.kinds[pairs[1]]], self.least)
         borders = [self.borders.renamed(number)]
         borders += [
@@ -190,6 +201,7 @@ class _Sieve:
         self.above = np.where(below >= 0, number[below], -1)
         self._count(pieces, number[old:], number)
         for part in self.waiting:
+            # Parts that wait refer to nodes by number, and numbers have just changed.
             part.nodes = number[part.nodes]
         for run, values, _, labels, first in parts:
             named = number[first:][: labels.max(initial=-1) + 1]
@@ -197,6 +209,7 @@ class _Sieve:
             differs = np.append(named != pieces.kinds[first - old :][: len(named)], False)
             where = np.flatnonzero(differs[labels])
             self.waiting.append(_Part(run, values, where, named[labels.ravel()[where]]))
+        # A part is written whole, once its last area is decided: a COG's blocks are written once.
         ready = [part for part in self.waiting if (part.nodes < LARGE).all()]
         self.waiting = [part for part in self.waiting if (part.nodes >= LARGE).any()]
         for part in ready:
@@ -206,6 +219,7 @@ class _Sieve:
     def _numbered(self, classes: np.ndarray, run: Window, *, ends: bool) -> tuple[np.ndarray, Nodes]:
         """The connected areas of a run of pixels, those of its last row open unless the map ends there."""
         labels, kinds, pixels, sizes = connected(classes, self.grid, run.top, run.left)
+        # Only starts of runs of equal pixels can be an area's first pixel: many times fewer to sort through.
         starts = np.ones(classes.shape, bool)
         starts[:, 1:] = classes[:, 1:] != classes[:, :-1]
         starts = np.flatnonzero(starts & (labels >= 0))[::-1]
@@ -227,6 +241,7 @@ class _Sieve:
         """The borders of small areas within a run, and with the row above it."""
         flat, found = labels.ravel(), []
         for step, differ in (
+            # Borders to the right, then below: each side of two pixels once.
             (1, classes[:, 1:] != classes[:, :-1]),
             (run.width, classes[1:] != classes[:-1]),
         ):
@@ -257,9 +272,11 @@ class _Sieve:
         """
         bordering = nodes.open.copy()
         bordering[borders.of] = True
+        # Nodes that still stand for themselves: areas below the minimum that were merged into no other.
         own = np.flatnonzero(number == np.arange(len(nodes)))
         own = own[own >= LARGE]
         kept = own[bordering[own]]
+        # Closed and without a border: surrounded by nodata, they stay as they are.
         self.left += len(own) - len(kept)
         final = nodes.kinds.copy()
         final[kept] = LARGE + np.arange(len(kept))
@@ -272,6 +289,7 @@ class _Sieve:
         pieces, of = Nodes.together([self.pieces, pieces]), np.concatenate([number[self.of], of])
         done = of < LARGE
         self.after += _by_class(pieces[done], of[done])
+        # By piece: an area made of several changes class only in those that had another.
         self.changed += int(pieces.pixels[done & (of != pieces.kinds)].sum())
         self.pieces, self.of = pieces[~done], of[~done]
 

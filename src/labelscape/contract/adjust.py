@@ -19,10 +19,13 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
     resampling cannot add detail: `compare` reports them.
     """
     found, units = [], None
+    # Both must declare: a file that says nothing may hold either kind of values, which `compare` judges by
+    # statistics.
     if declares(contract.units) and declares(scene.units):
         wanted = _in_scene_order(contract, scene)
         if wanted != scene.units:
             units = wanted
+            # One band as the example: scale and offset nearly always differ in all of them alike.
             band, own, theirs = next((b, o, t) for b, o, t in zip(scene.bands, scene.units, wanted) if o != t)
             found.append(
                 Difference(
@@ -42,6 +45,7 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
         found.append(Difference("pixel size", AFTER, cause))
     if not found:
         return scene, []
+    # One view for both adjustments: each pixel is read once.
     return seen_as(scene, pixel_size=contract.pixel_size if finer else None, units=units), found
 
 

@@ -38,6 +38,7 @@ def spread_blocks(window: Window, *, block: int = 512, most: int = 64) -> list[W
     blocks = list(window.blocks(block))
     if len(blocks) <= most:
         return blocks
+    # Evenly, not at random: the same statistics, and so the same weights, in every run.
     return [blocks[i] for i in np.linspace(0, len(blocks) - 1, most).round().astype(int)]
 
 
@@ -70,6 +71,7 @@ def survey(
     if len(scenes) > most_scenes:
         scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, most_scenes).round().astype(int)]
     blocks = sum(len(spread_blocks(scene.grid.window, most=most_blocks)) for scene in scenes)
+    # Shared out over all blocks: a thousand scenes take no more memory than one.
     most_pixels = min(20_000, max(1, SAMPLED // max(1, blocks)))
     totals, samples = _Totals(), []
     for scene in scenes:
@@ -80,9 +82,11 @@ def survey(
             )
         for window in spread_blocks(scene.grid.window, most=most_blocks):
             patch = scene.read(window)
+            # (B, H, W) -> (B, pixels), without nodata.
             values = patch.pixels[:, patch.valid]  # (B, pixels)
             if values.size:
                 totals.add(values)
+                # float32 holds every 16-bit value exactly, at half the memory.
                 samples.append(values[:, :: max(1, values.shape[1] // most_pixels)].astype(np.float32))
         if tick:
             tick()
@@ -100,6 +104,7 @@ class _Totals:
 
     def __init__(self) -> None:
         self.count = 0
+        # Without a shape: the number of bands is known with the first values.
         self.sums = self.squares = np.zeros(())
         self.low: np.ndarray | None = None
         self.high: np.ndarray | None = None
@@ -118,6 +123,7 @@ class _Totals:
     def statistics(self, names: Sequence[str], quantiles: np.ndarray) -> tuple[BandStatistics, ...]:
         """Of what was added; quantiles (B, Q) were taken elsewhere."""
         mean = self.sums / self.count
+        # Rounding can make the difference of two large numbers slightly negative where a band is constant.
         std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
         columns = zip(names, mean, std, self.low, self.high, quantiles, strict=True)
         return tuple(

@@ -63,12 +63,15 @@ class Colours:
     @cached_property
     def _whitening(self) -> np.ndarray:
         """(K, B, B) matrices that whiten each component: deviations become independent with variance 1."""
+        # Once per model: a check evaluates it for every pair of bands and every light.
         return np.linalg.inv(np.linalg.cholesky(np.array(self.covariances))).transpose(0, 2, 1)
 
     def likelihood(self, logs: np.ndarray) -> float:
         """Mean log-likelihood of pixels (N, B) of logarithms, in nats, under the best illumination gain."""
         parts = []
         for weight, mean, white in zip(self.weights, np.array(self.means), self._whitening):
+            # A gain of all bands is the same number added to every logarithm: in whitened space a step along
+            # `light`.
             apart, light = (logs - mean) @ white, white.sum(axis=0)
             # |apart + l light|^2 for every light l at once
             squares = (
@@ -83,8 +86,10 @@ class Colours:
                 - squares / 2
             )
         together = np.array(parts)  # (K, lights, N)
+        # The largest taken out first: exp() of log-likelihoods far below zero would all be 0.
         most = together.max(axis=0)
         likely = most + np.log(np.exp(together - most).sum(axis=0))
+        # One light for the whole sample: a light for each pixel would explain any colour.
         return float(np.maximum(likely, LEAST_LIKELY).mean(axis=1).max())
 
     def gains(self, values: np.ndarray) -> np.ndarray:
@@ -97,6 +102,7 @@ class Colours:
             *(_exchanged(len(values), *pair) for pair in combinations(range(len(values)), 2)),
         ]
         likely = np.array([self.likelihood(logs[:, order]) for order in orders])
+        # Element 0 is the present order.
         return likely[1:] - likely[0]
 
     def exchanged(self, values: np.ndarray) -> tuple[tuple[int, int], float]:
@@ -125,18 +131,23 @@ def colours_of(blocks: Sequence[np.ndarray]) -> Colours | None:
         or together.shape[1] < 50 * COMPONENTS
     ):
         return None
+    # Relative to the scenes' own level, for reflectances of 0..1 and for 16-bit counts alike.
     floor = 0.05 * middle
     half = len(blocks) // 2
+    # -inf: a pair that no half could judge gets a limit of 0 below.
     seen = np.full(len(list(combinations(range(len(together)), 2))), -np.inf)
     for judges, judged in ((blocks[:half], blocks[half:]), (blocks[half:], blocks[:half])):
         known = _thinned(np.concatenate(judges, axis=1), PIXELS) if judges else together[:, :0]
         if known.shape[1] < 50 * COMPONENTS:
             continue
         mixture = _mixture(known, floor)
+        # Pairs grow with the square of the bands: the number of blocks shrinks in turn, so that time stays
+        # bounded.
         for block in judged[:: max(1, len(judged) * len(seen) // LOOKS)]:
             seen = np.maximum(seen, mixture.gains(_thinned(block, 1000)))
     limits = np.maximum(1.2 * seen + 0.3, 0.0)
     whole = _mixture(together, floor)
+    # Four digits: differences in the last bits between machines would change the checkpoint's bytes.
     return Colours(
         whole.floor, whole.weights, whole.means, whole.covariances, tuple(float(f"{v:.4g}") for v in limits)
     )

@@ -29,6 +29,7 @@ def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Diffe
     """
     bands, found = _bands(contract.bands, scene)
     found += _types(contract, scene) + _places(contract, scene.grid)
+    # A note only: the network pads such a scene by itself.
     if min(scene.grid.shape) < stride:
         size = f"{scene.grid.width} x {scene.grid.height}"
         found.append(
@@ -41,8 +42,10 @@ def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Diffe
                 ),
             )
         )
+    # Imported networks carry no statistics; without matched bands there is nothing to compare.
     if bands is not None and len(contract.statistics) == len(contract.bands):
         found += compare_values(contract, scene, bands, sample_scene(scene, bands))
+    # A stable sort: findings of one level stay in the order in which they are found.
     return tuple(sorted(found, key=lambda f: -LEVELS.index(f.level)))
 
 
@@ -53,6 +56,7 @@ def _bands(wanted: tuple[str, ...], scene: Scene) -> tuple[tuple[str, ...] | Non
     """The scene's bands in the network's order, None where they cannot be matched, and the differences
     found.
     """
+    # The very rule by which bands are read later: the check cannot say otherwise than the map does.
     match = match_bands(wanted, scene.bands)
     found = {"name": _by_name, "position": _by_position, "none": _too_few_or_many}[match.by]
     return match.order, found(match, wanted, scene)
@@ -111,6 +115,7 @@ def _by_position(match: BandMatch, wanted: tuple[str, ...], scene: Scene) -> lis
 
 
 def _nameless(bands: tuple[str, ...]) -> bool:
+    # Bands without a name are called by their number when a scene is opened.
     return all(b.isdigit() for b in bands)
 
 
@@ -145,16 +150,19 @@ def _places(contract: Contract, grid: Grid) -> list[Difference]:
             "of the training scenes"
         )
         return [Difference("pixel size", NOTE, cause)]
+    # Before sizes are compared: a reprojection settles both.
     if grid.crs.is_geographic and contract.crs_kind == "projected":
         return [_degrees(grid, trained, size)]
     if match_pixels(trained, size).is_alike:
         return []
     times = f"{size / trained:.3g} times as wide" if size > trained else f"1/{trained / size:.3g} as wide"
+    # In the CRS's own units, which -tr expects; `size` and `trained` are metres.
     step = [f"{side * trained / size:.6g}" for side in grid.pixel_size]
     cure = (
         f"Resample the scene first: gdalwarp -tr {step[0]} {step[1]} -r "
         f"{'bilinear' if size > trained else 'average'} scene.tif resampled.tif"
     )
+    # Refused like other coarse pixels; only the advice differs.
     if size / trained > TOO_COARSE:
         cure = (
             "Resampling cannot add the missing detail: use a model that was trained at about "
@@ -182,6 +190,7 @@ def _degrees(grid: Grid, trained: float, size: float) -> Difference:
     )
     if all(match_pixels(trained, side).is_alike for side in (across, down, size)):
         return Difference("crs", NOTE, f"{found}; the pixel sizes agree")
+    # UTM of the scene's centre; % 60 since 180 degrees east is zone 1 again.
     zone = int((x + 180) // 6) % 60 + 1
     cure = (
         f"gdalwarp -t_srs EPSG:{(32600 if y >= 0 else 32700) + zone} -tr {trained:.4g} {trained:.4g} -r "

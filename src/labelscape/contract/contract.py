@@ -45,6 +45,7 @@ class Contract:
             "dtype": self.dtype,
             "normalisation": [list(pair) for pair in self.normalisation],
             "statistics": [s.to_dict() for s in self.statistics],
+            # None stays null: without colours the check of swapped bands rests on histograms alone.
             "colours": self.colours and self.colours.to_dict(),
             "units": [list(pair) for pair in self.units],
             "pixel_size": self.pixel_size,
@@ -62,6 +63,7 @@ class Contract:
             bands=bands,
             dtype=fields["dtype"],
             normalisation=tuple((float(m), float(s)) for m, s in pairs),
+            # A field that a file lacks was not known to the version that wrote it.
             statistics=tuple(BandStatistics.from_dict(s) for s in fields.get("statistics", ())),
             colours=Colours.from_dict(fields["colours"]) if fields.get("colours") else None,
             units=tuple((float(scale), float(offset)) for scale, offset in fields.get("units", ())),

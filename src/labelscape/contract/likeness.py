@@ -48,6 +48,7 @@ class Likeness:
 
 def explain(seen: np.ndarray, known: np.ndarray) -> Likeness:
     """The mistakes that explain a scene; `Likeness()` where none does better than another place or season."""
+    # In this order: a factor hides an offset, and both hide a swap.
     factor = _factor(seen, known)
     values = seen * factor
     cycles = _cycles(values, known)
@@ -69,6 +70,7 @@ def _undone(values: np.ndarray, cycles: tuple[tuple[int, ...], ...]) -> np.ndarr
 
 def _factor(seen: np.ndarray, known: np.ndarray) -> float:
     """The factor that corrects the scene's values where all bands are an order of magnitude off; else 1."""
+    # The highest quantile, not the maximum: one hot pixel would set the range.
     top_seen, top_known = np.abs(seen[:, -1]).max(), np.abs(known[:, -1]).max()
     middle_seen, middle_known = seen[:, MEDIAN], known[:, MEDIAN]
     if (middle_seen <= 0).any() or (middle_known <= 0).any():
@@ -95,6 +97,7 @@ def _known_factor(size: float, lower_top: float, higher_top: float) -> float:
     Full ranges say more than medians, which change with the place: 0..1 against 8 bit is 255, 8 bit against
     16 bit is 257.
     """
+    # 1.05: reflectances pass 1 on snow and clouds.
     if lower_top <= 1.05 and 130 < higher_top <= 255:
         return 255.0
     if 130 < lower_top <= 255 and higher_top > 25_000:
@@ -106,6 +109,7 @@ def _known_factor(size: float, lower_top: float, higher_top: float) -> float:
 def _scales(known: np.ndarray) -> np.ndarray:
     """(B, 1) width of each band's training values, from the 5 % to the 95 % quantile."""
     width = known[:, BODY][:, -1] - known[:, BODY][:, 0]
+    # A constant band has no width: 2 % of its level, so that nothing is divided by zero.
     return np.maximum(width, 0.02 * np.abs(known[:, MEDIAN]) + 1e-9)[:, None]
 
 
@@ -118,6 +122,7 @@ def _gain(seen: np.ndarray, known: np.ndarray) -> float:
 
 def _costs(seen: np.ndarray, known: np.ndarray) -> np.ndarray:
     """(B, B) mean distance of the scene's band i to the training's band j, in widths of j."""
+    # (B, 1, Q) against (1, B, Q): every band of the scene with every band of the training.
     apart = np.abs(seen[:, None, BODY] - known[None, :, BODY]) / _scales(known)[None]
     return np.minimum(apart, FAR).mean(axis=2)
 

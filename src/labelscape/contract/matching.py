@@ -34,8 +34,10 @@ class BandMatch:
 def match_bands(wanted: Sequence[str], has: Sequence[str]) -> BandMatch:
     """The bands `wanted` by a model among those a scene `has`."""
     missing = tuple(band for band in wanted if band not in has)
+    # Names first: a file with more bands than the model reads, in any order, still fits.
     if not missing:
         return BandMatch(tuple(wanted), "name", ())
+    # Only with equal counts: dropping bands by position would be a guess.
     if len(has) == len(wanted):
         return BandMatch(tuple(has), "position", missing)
     return BandMatch(None, "none", missing)

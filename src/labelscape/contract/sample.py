@@ -55,6 +55,7 @@ def sample_scene(
     edge, inner = sampled_windows(scene.grid.window, most_blocks)
     patches, regions, area, read = [], [], 0, 0
     for number, window in enumerate([*edge, *inner]):
+        # Time may cut the sample short; the first 12 blocks, and with them the border, are always read.
         if number >= 12 and time.monotonic() - start > seconds:
             break
         patch = scene.read(window, bands)
@@ -62,11 +63,14 @@ def sample_scene(
         # A border has the same value in every band.
         equal = patch.valid & (patch.pixels == patch.pixels[:1]).all(axis=0)
         if number < len(edge):
+            # Of blocks at the edge only: the border's share is of what could be border.
             area += window.pixels
             regions += _at_edge(patch.pixels, patch.valid, equal, window, scene.grid.window)
         if patch.valid.any():
             patches.append(_thinned(patch.pixels, patch.valid, equal))
+    # Over all blocks together: only then it shows how much of the edge a value fills.
     border = _border_of(regions, area, scene.dtype)
+    # Left out afterwards: that a value is the border's is known only when all blocks are read.
     values = [
         pixels[:, ~(equal & (pixels[0] == border.value))] if border else pixels for pixels, equal in patches
     ]
@@ -81,6 +85,7 @@ def sampled_windows(
     blocks of a small scene.
     """
     rows, columns = math.ceil(whole.height / block), math.ceil(whole.width / block)
+    # One in a hundred; twelve are the eight along the edge and some of the interior.
     wanted = min(rows * columns, most, max(12, math.ceil(rows * columns / 100)))
     places = [(r, c) for r in (0, rows // 2, rows - 1) for c in (0, columns // 2, columns - 1)]
     edge = list(dict.fromkeys(p for p in places if p[0] in (0, rows - 1) or p[1] in (0, columns - 1)))[
@@ -90,6 +95,7 @@ def sampled_windows(
     # the number of blocks, and free of the stripes that a regular step would have with fields and streets.
     inner: dict[tuple[int, int], None] = {}
     n = 0
+    # The sequence repeats places in a small raster of blocks: bounded, should it never fill the last one.
     while len(edge) + len(inner) < wanted and n < 50 * wanted:
         place = (
             int((0.5 + n * 0.7548776662466927) % 1 * rows),
@@ -134,8 +140,10 @@ def _at_edge(
     found = []
     for value in values[np.argsort(counts)[::-1][:2]]:  # a border has one value, two where images were joined
         constant = equal & (pixels[0] == value)
+        # Connected to the edge: dark water inside the scene has the border's value too.
         labels, _ = ndimage.label(constant)
         touching = np.unique(np.concatenate([labels[side] for side in sides]))
+        # Index 0 is everything else, which the loop below leaves out.
         sizes = np.bincount(labels.ravel())
         # A few dark or saturated pixels that happen to touch the edge are no border.
         large = [
@@ -169,10 +177,13 @@ def _is_steep(pixels: np.ndarray, region: np.ndarray, ground: np.ndarray, value:
 
     JPEG blurs a border within its 8 x 8 blocks and still leaves a step; a cloud thins out gradually.
     """
+    # Rings of ground at 1, 2, ... pixels from the region; everything that is no ground counts as 0.
     distance = np.where(ground, ndimage.distance_transform_edt(~region).round(), 0)
     rings = [ring for away in range(1, FRINGE + 1) if np.count_nonzero(ring := distance == away) >= 8]
     if not rings:
         return None
+    # Two zeros stand for the region itself: a step within two pixels shows as a difference of neighbours but
+    # one.
     profile = np.array([0.0, 0.0, *(_middle_apart(pixels, ring, value) for ring in rings)])
     return bool((profile[2:] - profile[:-2]).max() >= 0.4 * _middle_apart(pixels, ground, value))
 

@@ -33,6 +33,7 @@ def compare_values(
     """
     known = np.array([s.quantiles for s in contract.statistics])
     found = []
+    # Before values: the border's pixels are left out of them.
     if sample.border is not None and not _border_was_trained(sample.border, contract):
         found.append(_border(sample.border, scene))
     if sample.values.shape[1] < 100:
@@ -40,8 +41,10 @@ def compare_values(
             f"fewer than 100 valid pixels in the {sample.blocks} blocks that were sampled: values were not "
             "compared"
         )
+        # A scene that is all border has its finding already.
         return found or [Difference("values", NOTE, cause)]
     seen = np.quantile(sample.values, QUANTILES, axis=1).T  # (B, Q)
+    # First what explains all bands at once: single bands are judged only when nothing does.
     mistake = explain(seen, known)
     if mistake.factor != 1:
         found.append(_factor(mistake.factor, seen, known, contract.dtype))
@@ -62,6 +65,7 @@ def compare_values(
 
 def _border_was_trained(border: Border, contract: Contract) -> bool:
     """Is the border's value a normal measurement in the training scenes?"""
+    # A value that training treated as nodata is a border even where it is common.
     return contract.nodata != border.value and all(
         s.quantiles[0] <= border.value <= s.quantiles[-1] for s in contract.statistics
     )
@@ -84,7 +88,9 @@ def _factor(factor: float, seen: np.ndarray, known: np.ndarray, dtype: str) -> D
     size = max(factor, 1 / factor)
     size = f"{size:.0f}" if round(size) in KNOWN_FACTORS else f"about {size:.3g}"
     how, cure = (f"divided by {size}", "multiply") if factor > 1 else (f"multiplied by {size}", "divide")
+    # GDAL's own names: Byte, UInt16, Int16, Float32.
     gdal_type = {"uint8": "Byte"}.get(dtype, dtype.capitalize().replace("Uint", "UInt"))
+    # gdal_translate -scale maps a source range to a target range; any two points of the line will do.
     ends = f"0 1 0 {factor:.6g}" if factor > 1 else f"0 {1 / factor:.6g} 0 1"
     cause = (
         f"values look {how}: the band medians are {ranges[0]}, in training they were {ranges[1]}. "
@@ -101,6 +107,7 @@ def _offset(offset: float) -> Difference:
         else ""
     )
     start, end = (f"{offset:g}", f"{offset * 11:g}") if offset > 0 else ("0", f"{-10 * offset:g}")
+    # Ranges from 0 or the offset up, so that all values stay positive in an unsigned type.
     to = ("0", f"{offset * 10:g}") if offset > 0 else (f"{-offset:g}", f"{-11 * offset:g}")
     cause = (
         f"values look shifted by {offset:+g} in all bands{why}, compared with the training scenes. "
@@ -144,7 +151,9 @@ def _swap(
     shown = [f"{bands[i]} holds what looks like {wanted[j]}" for i, j in zip(cycle, (*cycle[1:], cycle[0]))]
     order = list(range(len(bands)))
     for i, j in zip(cycle, (*cycle[1:], cycle[0])):
+        # The inverse of "band i holds j": place j of the new file is taken from band i.
         order[j] = i
+    # Numbers in the file: the model may read only some of its bands.
     numbers = [scene.bands.index(bands[i]) + 1 for i in order]
     what = (
         f"bands {bands[cycle[0]]} and {bands[cycle[1]]} look swapped"
@@ -176,6 +185,7 @@ def _unusual(name: str, seen: np.ndarray, known: BandStatistics) -> Difference |
     """A band whose median lies outside the 1 % to 99 % range of the training values."""
     low, median, high = (QUANTILES.index(q) for q in (0.01, 0.5, 0.99))
     value, least, most = seen[median], known.quantiles[low], known.quantiles[high]
+    # The median alone: a few per cent of clouds would carry any outer quantile out of the range.
     if least <= value <= most:
         return None
     cause = (

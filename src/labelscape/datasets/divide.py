@@ -41,6 +41,7 @@ def divide(
     """
     report = []
     if given:
+        # A published split is kept as it is: scores are compared with others' on it.
         scenes, part_of = list(scenes), list(given.part_of)
         report.append(given.report)
     else:
@@ -64,6 +65,7 @@ def _divided(
     """Whole files, or the blocks of every scene, assigned to splits."""
     if by_file:
         return list(scenes), _splits_of_files(scenes, legend, shares, split, seed)
+    # A random split is of small blocks whatever --block says: it imitates splits of single crops.
     cut, side = (random_split, RANDOM_BLOCK) if split == "random" else (block_split, block)
     divided = [
         replace(s, split=cut(_counts_per_block(s, side, len(legend)), side, shares, seed=seed))
@@ -80,10 +82,12 @@ def buffered(
     """
     if not buffer:
         return scenes, []
+    # All scenes are split alike: blocks in all of them, or whole files.
     if scenes[0].split is None:
         return scenes, [
             "the buffer is not used: image files are held out whole, and their positions are not compared"
         ]
+    # Counted before and after: a buffer can remove a rare class altogether, which no later step would notice.
     before = Dataset(tuple(scenes), legend, tuple(part_of)).class_counts("train")
     scenes = [replace(s, split=replace(s.split, buffer=buffer)) for s in scenes]
     after = Dataset(tuple(scenes), legend, tuple(part_of)).class_counts("train")
@@ -104,6 +108,7 @@ def nearness(scenes: Sequence[LabelledScene], by_file: bool) -> str:
             "a random split of files: their positions are not known; if they are tiles of one scene, "
             "neighbouring tiles are in train and test, and the score is optimistic"
         )
+    # Summed over scenes before the division: small scenes do not count as much as large ones.
     near, held = np.sum([near_counts(s.scene.grid.window, s.read_labels) for s in scenes], axis=0)
     return (
         f"a random split: {100 * near / max(1, held):.0f} % of held-out pixels lie within {REACH} pixels of "
@@ -123,7 +128,9 @@ def overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
             if grid.is_georeferenced:
                 boxes.append(transform_bounds(grid.crs, "EPSG:4326", *grid.bounds_of(grid.window)))
                 placed.append(scene)
+    # reshape: without a georeferenced scene there are no columns to take.
     boxes = np.array(boxes).reshape(-1, 4)
+    # Each pair once, one row of them at a time: memory grows with the scenes, not with their square.
     for i, (west, south, east, north) in enumerate(boxes[:-1]):
         others = boxes[i + 1 :]
         shared = np.clip(np.minimum(east, others[:, 2]) - np.maximum(west, others[:, 0]), 0, None)
@@ -146,6 +153,7 @@ def overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
 def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndarray:
     """(rows, columns, K) labelled valid pixels per block and class."""
     whole = scene.scene.grid.window
+    # Rounded up: blocks at the lower and right end are smaller, and count too.
     rows, columns = -(-whole.height // block), -(-whole.width // block)
     counts = np.zeros((rows, columns, classes), np.int64)
     # Several blocks a read: label files are compressed in strips of rows, and each read decodes whole strips.
@@ -169,5 +177,6 @@ def _splits_of_files(
             for s in scenes
         ]
     )
+    # Files as a column of blocks of one pixel: the same stratification serves both.
     found = (random_split if split == "random" else block_split)(counts[:, None, :], 1, shares, seed=seed)
     return [PARTS[int(p)] for p in found.parts[:, 0]]

@@ -41,6 +41,7 @@ class LabelledScene:
         """
         patch = self.scene.read(window)
         indices = self.read_labels(window, part)
+        # A label on nodata would be learned from the fill value.
         indices[~patch.valid] = IGNORE
         return patch, indices
 
@@ -61,6 +62,7 @@ class Dataset:
 
     def part(self, part: str) -> list[LabelledScene]:
         """The scenes with pixels in a split."""
+        # None: a scene that is split into blocks has pixels in every split.
         return [s for s, own in zip(self.scenes, self.part_of) if own in (None, part)]
 
     def learned_from(self) -> list[LabelledScene]:
@@ -85,6 +87,7 @@ class Dataset:
     def class_counts(self, part: str | None = None) -> np.ndarray:
         """(K,) labelled pixels per class, in one split or in all."""
         scenes = self.scenes if part is None else self.part(part)
+        # 256 places, so that 255 needs no test for each pixel; it is cut off at the end.
         counts = np.zeros(256, np.int64)
         for scene in scenes:
             for window in scene.scene.grid.window.blocks(2048):

@@ -27,8 +27,10 @@ def near_counts(whole: Window, read: Read, *, reach: int = REACH) -> tuple[int, 
     for window in whole.blocks(2048):
         scored = (read(window, "test") != IGNORE) | (read(window, "val") != IGNORE)
         if scored.any():
+            # Read with a margin: training labels across the window's edge are nearby too.
             wide = window.grown(reach, whole)
             learned = (read(wide, "train") != IGNORE).astype(np.uint8)
+            # A square's maximum is that of rows, then of columns: the cost does not grow with its area.
             for axis in (0, 1):
                 learned = maximum_filter1d(learned, 2 * reach + 1, axis=axis, mode="constant")
             near += int((scored & (learned[window.inset_of(wide)] > 0)).sum())

@@ -68,15 +68,19 @@ def open_dataset(
     if not labels:
         folder = images[0] if images else None
         images, labels = find_pairs(images)
+        # A folder with a single pair is one scene, and is split by blocks.
         by_file = len(images) > 1
         if by_file and shares is not None and split != "random":
             given = parts_given(folder, images)
     labels = one_each(images, labels)
+    # Before classes are counted: each grey of a soft mask would be one.
     _refuse_masks([f for f in labels if not is_vector(f)], spec)
+    # Over all files: a class must have one index although some files lack it.
     table = classes_of(labels, spec) if len(labels) > 1 else None
     files = _Files(images, labels, spec, table, nodata, bands, tick or (lambda name: None))
     with ExitStack() as opened:
         scenes, report = _of_one_kind(files, pixel_size, opened)
+        # All scenes' labels were opened with one table, so the first one's legend is that of all.
         legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
         report += scenes[0].labels.report
         if shares is not None:
@@ -150,6 +154,7 @@ def _of_one_kind(
     asked = [pixel_size] * len(files.images)
     scenes = _opened(files, asked, None, opened)
     first = scenes[0].scene
+    # None without coordinates: such scenes are left as they are.
     sizes = [s.scene.grid.ground_pixel_size for s in scenes]
     coarsest = max((size for size in sizes if size), default=0)
     finer = [n for n, size in enumerate(sizes) if match_pixels(coarsest, size).is_finer]
@@ -182,6 +187,7 @@ def _opened(
     scenes: list[LabelledScene] = []
     held = 0
     for source, label, size in zip(files.images, files.labels, pixel_sizes):
+        # Scenes are resampled before their labels are opened, which then lie on the resampled grid.
         scene = open_scene(source, pixel_size=size, nodata=files.nodata, bands=files.bands)
         if units not in (None, scene.units) and declares(scene.units):
             with scene as as_declared:
@@ -195,6 +201,7 @@ def _opened(
                 f"{' '.join(scenes[0].scene.bands)}. All training scenes need the same bands; "
                 "choose them with --bands."
             )
+        # Pixels and a byte of label for each.
         held += scene.nbytes + scene.grid.window.pixels
         if held <= HOLD_BYTES:
             scene = opened.enter_context(scene.hold())

@@ -51,6 +51,8 @@ def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
     homes = (
         [root]
         if _sides(root)
+        # Sorted: the order of files decides what a seeded split holds out, and file systems list in any
+        # order.
         else [f for f in sorted(root.iterdir()) if f.name.lower() in PART_FOLDERS and _sides(f)]
     )
     if not homes:
@@ -73,11 +75,14 @@ def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None
     folder = Path(folder)
     lists = {part: folder / f"{part}.txt" for part in PARTS if (folder / f"{part}.txt").is_file()}
     if lists:
+        # Lists name files with or without suffix and ending.
         listed = {_stem(Path(name)): part for part, file in lists.items() for name in lines_of(file)}
         part_of, source = [listed.get(_stem(image), "left out") for image in images], "its lists of names"
     else:
+        # An image outside these folders is for training: held-out ones are set apart on purpose.
         part_of, source = [part_by_folder(image, folder) or "train" for image in images], "its folders"
     counts = Counter(part_of)
+    # Folders called train alone, or test alone, are no split; the blocks or files are then split as asked.
     if not counts["train"] or not counts["val"] + counts["test"]:
         return None
     shown = ", ".join(f"{counts[part]} {part}" for part in (*PARTS, "left out") if counts[part])
@@ -103,11 +108,13 @@ def _pairs_below(sides: dict[str, Path]) -> list[tuple[Path, Path]]:
         side: [(f.relative_to(sides[side]).parts[:-1], _stem(f)) for f in found]
         for side, found in files.items()
     }
+    # Images in img/a and labels in gt/b: the names alone must do, and are checked to be unique below.
     if not set(keys["images"]) <= set(keys["labels"]):
         keys = {side: [((), stem) for _, stem in found] for side, found in keys.items()}
     for side, found in keys.items():
         first: dict[object, Path] = {}
         for key, file in zip(found, files[side]):
+            # Labels that no image asks for may repeat: they are never read.
             if key in first and (side == "images" or key in keys["images"]):
                 raise BadInput(
                     f"{first[key]} and {file} have the same name, so their pair is ambiguous. Rename or "
@@ -125,6 +132,7 @@ def _pairs_below(sides: dict[str, Path]) -> list[tuple[Path, Path]]:
 
 
 def _stem(file: Path) -> str:
+    # Names with dots and without a suffix, as in lists (`a.b`), keep all of their parts.
     stem = file.stem if file.suffix.lower() in RASTER_SUFFIXES else file.name
     for ending in ENDINGS:
         stem = stem.removesuffix(ending)

@@ -127,6 +127,7 @@ def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3,
             f"None of the {len(counts)} patches has a labelled pixel, so there are no class shares."
         )
     target = target / target.sum()
+    # The solver's choice among equal sets depends on the order of patches: the seed shuffles it.
     order = np.random.default_rng(seed).permutation(len(counts))
 
     def solve(wide: float | np.ndarray) -> tuple[np.ndarray, bool] | None:
@@ -137,9 +138,12 @@ def resample(counts: np.ndarray, target: np.ndarray, *, tolerance: float = 2e-3,
         kept[order] = found[0]
         return kept, found[1]
 
+    # Rare classes within half their share first; where that has no solution, within the tolerance as all
+    # others.
     found = solve(allowed(target, tolerance)) or solve(tolerance)
     if found is None:
         low, high = tolerance, 1.0  # all patches together lie within 1
+        # Bisection of the logarithm: tolerances from thousandths to 1 take about a dozen solutions.
         while high > 1.001 * low:
             middle = float(np.sqrt(low * high))
             low, high = (low, middle) if solve(middle) else (middle, high)
@@ -157,6 +161,7 @@ def _largest(
     """
     pixels = counts.sum(axis=1)
     scale = pixels.max()  # the solver's own tolerances are absolute, made for numbers near 1
+    # (P, K) -> (K, P): a row of the program per class, a column per patch.
     above = (counts - np.outer(pixels, target + tolerance)).T / scale
     below = (counts - np.outer(pixels, target - tolerance)).T / scale
     # At least one patch with labels, and one of every wanted class. Patches are counted, not pixels: a
@@ -168,14 +173,17 @@ def _largest(
         LinearConstraint(np.array(wanted, float), lb=1),
     ]
     result = milp(
+        # milp minimises: -1 per patch makes the set as large as possible.
         -np.ones(len(counts)),
         constraints=rows,
         integrality=np.ones(len(counts)),
         bounds=Bounds(0, 1),
         options={"node_limit": NODES},
     )
+    # A limit reached after a solution was found still gives that solution, not proved to be the largest.
     if result.x is None:
         return None
+    # Integers within the solver's tolerance: 0.9999999 is a patch that is kept.
     return result.x > 0.5, result.status == 0
 
 
@@ -215,6 +223,7 @@ def resampled(
     )
     part_of = list(dataset.part_of)
     for i, kept in zip(mine, found.kept):
+        # "left out" is no split: nothing asks for its pixels, and the report can still name them.
         part_of[i] = part if kept else to or "left out"
     return replace(
         dataset, part_of=tuple(part_of), report=(*dataset.report, *found.report(dataset.legend.names, part))
@@ -229,6 +238,7 @@ def table_6(
     said). Raises as `resampled`.
     """
     tested = resampled(dataset, TABLE_6["resampled test"], part=part, to=to, tolerance=tolerance, seed=seed)
+    # With part="train" both rows would choose from the same patches.
     if part == "train" or not any(own == "train" for own in tested.part_of):
         return tested
     shares = TABLE_6["resampled train"]

@@ -35,6 +35,7 @@ class BlockSplit:
     def mask(self, window: Window, part: str) -> np.ndarray:
         """(H, W) bool: the pixels of `window` in the split `part`."""
         rows, columns = np.arange(window.top, window.bottom), np.arange(window.left, window.right)
+        # (H, 1) and (W,) of block numbers: the mask is looked up without an array of blocks per pixel.
         inside = (self.parts == PARTS.index(part))[rows[:, None] // self.block, columns // self.block]
         return inside & ~self._near_others(rows, columns) if self.buffer and part == "train" else inside
 
@@ -42,6 +43,7 @@ class BlockSplit:
         """(H, W) bool: pixels with a held-out block within the buffer. A summed-area table of the blocks
         keeps the cost independent of the buffer's width.
         """
+        # One row and column of zeros before the sums, so that a rectangle is four look-ups also at the edge.
         held = np.pad(self.parts != PARTS.index("train"), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
         top, left = (np.maximum(at - self.buffer, 0) // self.block for at in (rows[:, None], columns))
         below = np.minimum((rows[:, None] + self.buffer) // self.block + 1, self.parts.shape[0])
@@ -69,12 +71,15 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
     rows, columns, classes = counts.shape
     flat = counts.reshape(-1, classes).astype(np.float64)
     rng = np.random.default_rng(seed)
+    # (parts, 1) times (K,): the pixels of each class that each split still has to get.
     lacking = np.array([[shares[part]] for part in active]) * flat.sum(axis=0)  # (parts, K)
     total_lacking = lacking.sum(axis=1)
+    # Blocks without a label get the first split: nothing is counted in them.
     assigned = np.full(rows * columns, PARTS.index(active[0]), np.uint8)
     open_blocks = flat.sum(axis=1) > 0
     jitter = rng.random(rows * columns)  # breaks ties between equal blocks, which would else go by row
     while open_blocks.any():
+        # Again after every block: which class is rarest changes as blocks are given away.
         remaining = flat[open_blocks].sum(axis=0)
         rarest = int(np.where(remaining > 0, remaining, np.inf).argmin())
         candidates = np.nonzero(open_blocks & (flat[:, rarest] > 0))[0]
@@ -84,6 +89,7 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
         lacking[part] -= flat[chosen]
         total_lacking[part] -= flat[chosen].sum()
         open_blocks[chosen] = False
+    # The greedy assignment never looks back; single moves repair the worst of it.
     _improve(flat, assigned, {PARTS.index(part): shares[part] for part in active})
     return BlockSplit(block, assigned.reshape(rows, columns))
 
@@ -135,6 +141,7 @@ def _improve(flat: np.ndarray, assigned: np.ndarray, shares: Mapping[int, float]
     )  # shares of each block
     labelled = np.nonzero(flat.sum(axis=1) > 0)[0]
     off = {p: columns[assigned == p].sum(axis=0) - share for p, share in shares.items()}
+    # Bounded: at most as many moves as blocks.
     for _ in range(len(labelled)):
         best = (-1e-9, -1, -1)
         for source in shares:

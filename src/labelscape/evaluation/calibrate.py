@@ -76,6 +76,7 @@ def calibrate(
     check_classes(loaded, dataset)
     if part and not dataset.is_labelled(part):  # before all tiles of the scenes are predicted for nothing
         _refuse_empty(dataset, part)
+    # At temperature 1: calibrating twice gives what calibrating once gives.
     logits, truth = _logits(replace(loaded, temperature=1.0), dataset, part, device)
     if not len(truth):
         _refuse_empty(dataset, part)
@@ -97,8 +98,10 @@ def expected_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
     bins of confidence, weighted by their pixels (Guo et al., eq. 3).
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    # A confidence of exactly 1 belongs to the last bin.
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     sums = [np.bincount(bins, weights=w, minlength=BINS) for w in (confidence, right.astype(float))]
+    # |confidence - accuracy| of a bin times its pixels is the difference of the two sums.
     return float(np.abs(sums[0] - sums[1]).sum() / len(truth))
 
 
@@ -112,11 +115,12 @@ def _logits(
     scorer = Scorer.of(checkpoint, device=device)
     scenes = dataset.scenes if part is None else dataset.part(part)
     plans = [plan_for(scorer, s.scene) for s in scenes]
+    # The same number from each tile: one scene that is labelled completely must not decide for all.
     share = max(1, MAX_PIXELS // max(1, sum(len(p) for p in plans)))
     rng, found = np.random.default_rng(0), []
     with bar("calibrate", sum(len(p) for p in plans), "tiles") as tick:
         for scene, plan in zip(scenes, plans):
-
+            # `scene=scene` binds this turn's scene: a closure would see the loop's last.
             def labelled(core, scene=scene) -> bool:
                 tick()
                 return bool((scene.read_labels(core, part) != IGNORE).any())
@@ -125,10 +129,13 @@ def _logits(
                 truth = scene.read_labels(tile.window, part)
                 places = np.flatnonzero((truth != IGNORE) & tile.valid)
                 places = rng.choice(places, min(share, len(places)), replace=False)
+                # (K, h, w) -> (K, pixels)
                 rows = tile.logits.float().cpu().numpy().reshape(len(checkpoint.legend), -1)
                 found.append((rows[:, places].T, truth.ravel()[places]))
+    # Nothing labelled: empty arrays of the right shape, so that the caller gives the reason.
     empty = np.zeros((0, len(checkpoint.legend)), np.float32), np.zeros(0, np.uint8)
     logits, truths = zip(*found) if found else ([empty[0]], [empty[1]])
+    # float64: the search compares losses that differ in the seventh digit.
     return np.concatenate(logits).astype(np.float64), np.concatenate(truths)
 
 
@@ -148,6 +155,7 @@ def _minimum(loss: Callable[[float], float]) -> float:
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
+    # The largest is taken out first: exp of a logit above 709 is infinite.
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
 

@@ -48,6 +48,7 @@ class Confusion:
                     f"Confusion counts must be whole numbers from 0 to 2^63 - 1; {field} ({array.dtype}) "
                     "holds others."
                 )
+            # A copy, and read-only: a frozen value whose arrays could be changed would not be one.
             array = array.astype(np.int64)
             array.flags.writeable = False
             object.__setattr__(self, field, array)
@@ -86,6 +87,7 @@ class Confusion:
         )
         return same and self.names == other.names
 
+    # Equal by value and made of arrays: a hash by identity would contradict that.
     __hash__ = None
 
     def __len__(self) -> int:
@@ -153,6 +155,7 @@ def count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
     side = classes + 2
     table = np.zeros(side * side, np.int64)
     truth, predicted = truth.ravel(), predicted.ravel()
+    # uint32: 257 x 257 joint indices just overflow uint16; int64 would double the memory that is read.
     place = np.full(256, classes + 1, np.uint32)
     place[:classes], place[IGNORE] = np.arange(classes), classes
     for start in range(0, truth.size, CHUNK):
@@ -165,6 +168,7 @@ def count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
     assert not table[:classes, -1].any(), (
         f"{table[:classes, -1].sum()} labelled pixels have a prediction beyond the {classes} classes"
     )
+    # The row of 255, ignored truth, is left out, whatever was predicted there.
     return Confusion(table[:classes, :classes], table[:classes, classes])
 
 
@@ -177,4 +181,5 @@ def _as_bytes(indices: np.ndarray, classes: int) -> np.ndarray:
     fits = (indices >= 0) & (indices <= IGNORE)
     # With 255 classes every byte means something, so nothing is left to stand for a value that does not fit.
     assert classes < IGNORE or fits.all(), "indices outside 0..255"
+    # `classes` itself is looked up as invalid.
     return np.where(fits, indices, classes).astype(np.uint8)

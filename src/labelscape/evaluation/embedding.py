@@ -24,6 +24,7 @@ def picture_address(pixels: np.ndarray) -> str:
     assert fits, f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}"
     image, buffer = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
     image.save(buffer, "PNG")
+    # getcolors gives None where there are more colours, and stops counting there.
     if buffer.tell() <= LARGE_PNG or image.getcolors(FLAT_COLOURS):
         return data_address(buffer.getvalue())
     buffer = io.BytesIO()

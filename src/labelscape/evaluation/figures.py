@@ -37,9 +37,11 @@ def confusion_figure(
 
     columns = _labels(names, "class")
     rows = columns[: len(names)]
+    # An empty column would only make the cells smaller.
     if unpredicted is not None and np.any(unpredicted):
         counts, columns = np.column_stack([counts, unpredicted]), [*columns, "no class"]
     totals = counts.sum(axis=1, keepdims=True)
+    # NaN for rows without pixels: drawn grey, not as 0 %.
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     cell = 0.72 if len(names) <= SHARED else 0.5 if len(names) <= NUMBERED else 8 / len(names)
     figure = _blank(1.9 + cell * len(columns), 1.6 + cell * len(rows))
@@ -63,6 +65,7 @@ def confusion_figure(
     axes.set_xlabel("predicted class", fontsize=9, color=INK)
     axes.set_ylabel("true class", fontsize=9, color=INK)
     axes.spines[:].set_visible(False)
+    # Minor ticks lie between cells: matplotlib draws grids at ticks, which are at the cells' middles.
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="#e4e7eb", linewidth=0.6 if len(names) <= NUMBERED else 0.2)
@@ -82,6 +85,7 @@ def _write_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
     with_shares = len(counts) <= SHARED
     for (row, column), pixels in np.ndenumerate(counts):
         share = shares[row, column]
+        # White on the darker half of the scale.
         colour = FAINT if not pixels else "white" if share > 0.55 else INK
         text = short(int(pixels)) + (f"\n{100 * share:.1f} %" if with_shares and pixels else "")
         axes.text(
@@ -165,6 +169,7 @@ def _blank(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # constrained: long class names push the axes inwards instead of being cut off.
     figure = Figure((width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure

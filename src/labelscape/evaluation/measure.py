@@ -41,6 +41,7 @@ class Evaluation:
     def confusion(self) -> Confusion:
         """The counts of all scenes together."""
         scenes = list(self.per_scene.values())
+        # Without the start value sum() would begin with 0, which is no confusion.
         return sum(scenes[1:], scenes[0])
 
     @property
@@ -87,6 +88,7 @@ def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
     list with class 2 of another.
     """
     mine, others = checkpoint.legend.names, dataset.legend.names
+    # Names and their order: index k must be one class on both sides.
     if mine != others:
         raise BadInput(
             f"The labels have the classes {', '.join(others)}; the model knows {', '.join(mine)}. Read "
@@ -141,14 +143,17 @@ def evaluate(
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     scenes = dataset.scenes if part is None else dataset.part(part)
+    # The tiles of `map_scene`: another halo or blending would score another map.
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
             counts, whole = _score_scene(scorer, scene, plan, part, tick, whole=keep is not None)
+            # Folders may hold scenes of one name: counts of both are kept.
             name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
             per_scene[name] = counts
             if keep:
                 keep(scene, whole)
+    # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
     if not per_scene or (not keep and not sum(int(c.counts.sum()) for c in per_scene.values())):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
     warning = size_warning(scorer, max(plans, key=lambda plan: plan.largest))
@@ -177,6 +182,7 @@ def _score_scene(
 
     for tile in score_tiles(scorer, scene.scene, plan, wanted=wanted):
         truth = scene.read_labels(tile.window, part)
+        # Nodata has no prediction: a label there counts neither as right nor as wrong.
         truth[~tile.valid] = IGNORE
         predicted = tile.classes()
         counts = counts + count(truth, predicted, len(scorer.checkpoint.legend))

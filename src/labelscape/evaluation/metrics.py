@@ -42,12 +42,14 @@ def _parts(confusion: Confusion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    # NaN, not 0, where there is nothing to divide by: such classes must drop out of means.
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
 
 
 def iou(confusion: Confusion) -> np.ndarray:
     """(K,) intersection over union; NaN where the class occurs nowhere."""
     hit, truth, predicted = _parts(confusion)
+    # TP + FP + FN: what either calls the class.
     return _ratio(hit, truth + predicted - hit)
 
 
@@ -93,6 +95,7 @@ def mean_accuracy(confusion: Confusion) -> float:
 def frequency_weighted_iou(confusion: Confusion) -> float:
     """IoU weighted by the classes' shares of the labelled pixels; NaN where nothing is labelled."""
     truth = confusion.support.astype(np.float64)
+    # A class that is NaN has no labelled pixel, so its weight is 0.
     return float(_ratio((truth * np.nan_to_num(iou(confusion))).sum(), truth.sum()))
 
 
@@ -105,6 +108,7 @@ def kappa(confusion: Confusion) -> float:
     by_chance = sum(
         t * p for t, p in zip(confusion.support.tolist(), confusion.counts.sum(axis=0).tolist(), strict=True)
     )
+    # Cohen's formula times total^2: exact in integers up to the one division.
     return (total * hit - by_chance) / (total**2 - by_chance) if total**2 > by_chance else math.nan
 
 
@@ -133,6 +137,7 @@ def summary(confusion: Confusion, names: Sequence[str]) -> dict:
         "labelled_pixels": confusion.labelled,
         "unpredicted_pixels": int(confusion.unpredicted.sum()),
     }
+    # None, not NaN: the summary is stored as JSON.
     found = {key: _plain(value) for key, value in found.items()}
     found["classes"] = [
         {

@@ -154,6 +154,7 @@ def render(report: Report) -> str:
     """The report as HTML."""
     import jinja2
 
+    # StrictUndefined: a misspelt name in the template raises instead of leaving a gap.
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -163,9 +164,11 @@ def render(report: Report) -> str:
         report=report,
         version=__version__,
         script=script,
+        # Of the script as it stands in the page: a changed byte and browsers refuse to run it.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         pictures=[_shown(picture) for picture in report.pictures],
         overlay=_overlay(report),
+        # Not twice on one page.
         legend=[] if any(p.legend for p in report.pictures) else _chips(report.legend),
         areas=_area_rows(report),
         overall=overall_table(report.scores),
@@ -230,6 +233,7 @@ def _area_rows(report: Report) -> dict[str, Any] | None:
         return None
     total = sum(row.pixels for row in report.areas)
     known = [row.hectares for row in report.areas if row.hectares is not None]
+    # One unit for the whole table: rows are compared with each other.
     unit = area_unit((row.pixels, row.hectares) for row in report.areas)
     rows = [
         (
@@ -252,6 +256,7 @@ def _area_rows(report: Report) -> dict[str, Any] | None:
 def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
     if figure is None:
         return None
+    # Imported late: a report without figures needs no matplotlib.
     from labelscape.evaluation.figures import NUMBERED, confusion_figure, drawable, png
 
     numbered = len(figure.names) <= NUMBERED
@@ -281,6 +286,7 @@ def _curves(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
 
     found = []
     for quantity in dict.fromkeys(curve.quantity for curve in curves):
+        # Losses and scores have different scales: a figure for each quantity.
         together = [c for c in curves if c.quantity == quantity]
         drawn = curve_figure([(c.label, c.steps, c.values) for c in together], quantity)
         labels = [c.label for c in together]
@@ -306,6 +312,7 @@ def plain(value: Any) -> str:
     """A JSON value as text: lists with commas, nested keys with "=", empty values as a dash."""
     if value is None or value == "" or value == [] or value == {}:
         return "–"
+    # Before numbers: True is an int.
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -64,14 +64,17 @@ def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
         return []
     measures = {"iou": "IoU", "f1": "F1", "precision": "UA", "recall": "PA"}
     mark = comparable(scores)
+    # Four columns for one model, up to six for three: what a printed page holds.
     at_once = 4 if len(scores) == 1 else 2 if len(scores) <= 3 else 1
     parts = [tuple(measures)[start : start + at_once] for start in range(0, 4, at_once)]
     tables = []
     for keys in parts:
         rows = []
+        # By number: two models may have one name.
         for name in class_names({str(i): s.metrics for i, s in enumerate(scores)}):
             entries = [of_class(s.metrics, name) for s in scores]
             by_measure = [_cells([entry.get(key) for entry in entries], mark) for key in keys]
+            # The first model's: where supports differ, a note says so.
             support = next((entry["support"] for entry in entries if "support" in entry), None)
             # Grouped by measure, models side by side, since models are what is compared.
             rows.append(
@@ -126,5 +129,6 @@ def _cells(values: Sequence[float | None], mark: bool) -> tuple[Cell, ...]:
     """Values in per cent; `mark` marks the best as printed (after rounding), ties included."""
     texts = [percent(value) for value in values]
     known = [float(text) for text in texts if text != "-"]
+    # Where all are alike none is best.
     differ = mark and len(set(known)) > 1
     return tuple(Cell(text, differ and text != "-" and float(text) == max(known)) for text in texts)

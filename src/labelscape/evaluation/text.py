@@ -54,6 +54,7 @@ def score_table(scores: Scores, names: Sequence[str] | None = None) -> list[tupl
         )
     )
     for label, key in (("OA", "overall_accuracy"), ("kappa x 100", "kappa")):
+        # One number per model, in the column of IoU; that of F1 stays empty.
         rows.append((label, *(cell for score in scores.values() for cell in (percent(score.get(key)), ""))))
     return rows
 
@@ -80,6 +81,7 @@ def print_scores(
     models = [_printable(model) for model in scores]
     group: list[int] = []
     for i in range(len(models)):
+        # Models are added until the next one would not fit; in a file lines may be as long as they are.
         if group and console.is_terminal and _beside(rows, models, [*group, i]).width > console.width:
             _print_whole(console, _beside(rows, models, group))
             group = []
@@ -115,12 +117,14 @@ def _beside(rows: list[tuple[str, ...]], models: list[str], group: list[int]) ->
     for number, (name, *cells) in enumerate(rows[1:], start=1):
         pairs = (f"{cells[2 * i]:>7}{cells[2 * i + 1]:>8}".rjust(wide[i]) for i in group)
         table.add_row(Text(name), *map(Text, pairs), end_section=number == len(rows) - 4)
+    # rich shrinks a table to its console: measured on one without limits, it keeps its width.
     endless = Console(width=100_000)
     table.width = table.__rich_measure__(endless, endless.options).maximum
     return table
 
 
 def _print_whole(console: Console, table: Table) -> None:
+    # soft_wrap: rich would cut cells at 80 columns in a pipe.
     console.print(table, soft_wrap=True)
     console.print()
 

@@ -40,6 +40,7 @@ def area_unit(areas: Iterable[tuple[int, float | None]]) -> AreaUnit:
     if not pixels:
         return HECTARES
     metres = hectares * 10_000
+    # Up to 100 km²: beyond, square metres have more digits than anyone reads.
     if metres / pixels < 1 and metres < 1e8:
         return SQUARE_METRES
     return SQUARE_KILOMETRES if metres >= 1e10 else HECTARES

@@ -30,6 +30,7 @@ class Labels:
         if self._held is not None:
             return self._held[window.inset_of(self.grid.window)].copy()  # callers write IGNORE into it
         indices = self._read(window)
+        # After reading, so that the area holds for rasters and polygons alike, background included.
         if self._area is not None:
             indices[self._area.burn(window, np.zeros(window.shape, np.uint8)) == 0] = IGNORE
         return indices
@@ -38,6 +39,7 @@ class Labels:
         """Load all labels into memory (a byte per pixel) and close the files. Returns itself."""
         if self._held is None:
             self._held = self.read(self.grid.window)
+            # A held scene needs no open file: training on hundreds of pairs would run out of them.
             self.close()
         return self
 

@@ -55,9 +55,11 @@ class Code:
         """Raw values (H, W), or colours (3, H, W), -> (H, W) uint8 class indices. Raises BadInput listing
         values or colours without a class.
         """
+        # Before the look-up: lossy compression leaves (254, 1, 3) where (255, 0, 0) was drawn.
         if self.threshold is not None:
             raw = np.where(raw >= self.threshold, np.uint8(255), np.uint8(0))
         if self.by_color:
+            # (3, H, W) -> (H, W): three bytes in one number, so that colours are looked up like values.
             raw = (raw[0].astype(np.int32) << 16) | (raw[1].astype(np.int32) << 8) | raw[2]
         keys, indices = self._sorted
         # Colours have 2^24 possible values: a binary search in the few known ones instead of a lookup table.
@@ -65,6 +67,7 @@ class Code:
         known = keys[places] == raw
         if self.refuse and not known.all():
             strange, pixels = np.unique(raw[~known], return_counts=True)
+            # The most frequent: single odd pixels say nothing about what file this is.
             most = strange[pixels.argsort()[::-1][:4]].tolist()
             said = ", ".join(str(_unpacked(v)) if self.by_color else str(v) for v in most)
             known_ones = ", ".join(str(key) for key in list(self.table)[:12])
@@ -113,12 +116,14 @@ class CodedLabels(Labels):
                 "and image must have the same size."
             )
         indices = self.code.encode(raw, str(self.file))
+        # Rows or columns that the label file lacks at its lower and right end are unlabelled.
         missing = [(0, window.height - indices.shape[0]), (0, window.width - indices.shape[1])]
         return np.pad(indices, missing, constant_values=IGNORE)
 
     def _raw(self, window: Window) -> tuple[np.ndarray, tuple[int, int]]:
         """Raw values (h, w) or colours (3, h, w) where the window overlaps the file, and the file's shape."""
         if self._reader is not None:
+            # Such formats cannot be read by windows: the whole file is decoded for each.
             whole = self._reader(self.file)
             return whole[window.top : window.bottom, window.left : window.right], whole.shape
         with gdal(), open_raster(self.file) as dataset:
@@ -132,10 +137,12 @@ class CodedLabels(Labels):
 
     def _of_dataset(self, dataset: object, window: Window) -> np.ndarray:
         colors = bands_and_validity(dataset).bands
+        # Colours stored through a palette, as PNG tools do to save space, are the same colours.
         if self.code.by_color and len(colors) == 1 and dataset.colorinterp[0] == ColorInterp.palette:
             palette = np.zeros((256, 3), np.uint8)
             for value, color in dataset.colormap(1).items():
                 palette[value] = color[:3]
+            # (h, w, 3) -> (3, h, w), the order of `encode`.
             return palette[dataset.read(1, window=window.rio)].transpose(2, 0, 1)
         if self.code.by_color and len(colors) < 3:
             raise BadInput(
@@ -143,7 +150,9 @@ class CodedLabels(Labels):
                 "colours need red, green and blue."
             )
         if self.code.by_color:
+            # Without alpha: of four bands the last may be one, which is no part of the colour.
             return dataset.read(list(colors[:3]), window=window.rio)
+        # Masks saved as RGB have three equal bands; with a threshold the first will do.
         if len(colors) > 1 and self.code.threshold is None:
             raise BadInput(f"{self.file} has {len(colors)} bands; one band of class values was expected.")
         return dataset.read(1, window=window.rio)

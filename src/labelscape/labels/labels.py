@@ -52,8 +52,10 @@ def classes_of(sources: Sequence[str | Path], rules: LabelRules) -> ClassTable:
     Files are read only where the rules do not name the classes. Raises as `resolve_classes` does, and BadFile
     where a file cannot be read.
     """
+    # No file is opened: a scan of all rasters takes minutes, and a merge alone needs their values.
     if rules.known_legend is not None and not rules.merge:
         return resolve_classes([], rules)
+    # All files before any class: a value that the first file lacks must not shift the indices of the others.
     found = {str(source): found_in(source, rules) for source in dict.fromkeys(map(str, sources))}
     return resolve_classes([found[str(source)] for source in sources], rules)
 

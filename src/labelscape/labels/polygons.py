@@ -32,6 +32,7 @@ class PolygonLabels(Labels):
         self._polygons, self._background = polygons, IGNORE if background is None else background
 
     def _read(self, window: Window) -> np.ndarray:
+        # A window at a time: a country's polygons burned over a whole scene would be as large as the scene.
         return self._polygons.burn(window, np.full(window.shape, self._background, np.uint8))
 
 
@@ -45,6 +46,7 @@ def open_polygon_labels(
     """
     import shapely
 
+    # Transformed to the scene's CRS here, once, and not at each window.
     geometries, attributes = read_polygons(rules.vector(source), grid)
     names = polygon_names(source, attributes, len(geometries), rules)
     # Only the scene's own polygons are kept: land-cover files cover whole countries.
@@ -53,6 +55,8 @@ def open_polygon_labels(
         raise BadInput(_elsewhere(source, geometries, grid, scene_name))
     table = table or resolve_classes([found_names(source, names)], rules)
     legend, index_of = table.legend, table.index_of
+    # A merge names the classes it wants, and leaves out others on purpose; without one an unknown name is a
+    # mistake.
     strange = sorted({*names.tolist()} - index_of.keys() - {"", rules.background})
     if strange and not rules.merge:
         raise UnknownName(f"class of the legend (found in {source})", strange[0], legend.names)
@@ -90,7 +94,9 @@ def polygon_names(
     """
     column = class_column(source, attributes, rules)
     if column is None:
+        # Outlines without any column, as drawn around one kind of object, are one class.
         return np.full(count, "labelled")
+    # Codes may be numbers: land-cover files often have integer columns.
     names = np.array(["" if v is None else str(v) for v in attributes[column]])
     if not names.astype(bool).any():
         raise BadInput(
@@ -103,6 +109,7 @@ def polygon_names(
 def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_name: str) -> str:
     import shapely
 
+    # Both in the scene's CRS: a shift by a zone or swapped axes can be seen from the numbers.
     left, bottom, right, top = shapely.total_bounds(geometries)
     west, south, east, north = grid.bounds_of(grid.window)
     return (
@@ -159,6 +166,7 @@ def class_column(source: str | Path, attributes: Mapping[str, np.ndarray], rules
         for column in attributes:
             if column.lower() == familiar:
                 return column
+    # Of several text columns none is guessed: a wrong one would train on the names of streets.
     text = [name for name, values in attributes.items() if values.dtype == object]
     if len(text) == 1:
         return text[0]

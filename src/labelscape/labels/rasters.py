@@ -75,11 +75,13 @@ def open_raster_labels(
             raise BadInput(f"{source} has {dataset.dtypes[0]} values; a label raster has integers.")
         mine = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
         seen = dataset
+        # On one grid pixels are read as they are stored; warping them would only cost time.
         if not mine.matches(grid):
             seen = handles.enter_context(on_grid(dataset, mine, grid, scene_name))
         if rules.threshold is not None:
             mask_legend(rules)  # two classes, whoever made the table
         table = table or resolve_classes([raster_classes(dataset, rules)], rules)
+        # Handed over: the labels keep the files open until they are closed; any error above closes them.
         return RasterLabels(seen, grid, rules, table, handles.pop_all())
 
 
@@ -99,6 +101,7 @@ def on_grid(dataset: object, mine: Grid, grid: Grid, scene_name: str) -> WarpedV
         )
     from rasterio.warp import transform_bounds
 
+    # Bounds are only compared for overlap: their curved sides do not matter.
     left, bottom, right, top = transform_bounds(dataset.crs, grid.crs, *dataset.bounds)
     west, south, east, north = grid.bounds_of(grid.window)
     if left >= east or right <= west or bottom >= north or top <= south:
@@ -116,7 +119,9 @@ def on_grid(dataset: object, mine: Grid, grid: Grid, scene_name: str) -> WarpedV
         transform=grid.transform,
         width=grid.width,
         height=grid.height,
+        # Never interpolated: between class 1 and class 3 lies no class 2.
         resampling=Resampling.nearest,
+        # GDAL approximates transforms to an eighth of a pixel, enough to take a neighbour's label.
         tolerance=EXACT,
         src_nodata=dataset.nodata,
         **fill,

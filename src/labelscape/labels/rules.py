@@ -48,6 +48,7 @@ class LabelRules:
         """The classes, where the rules alone name them; None where the files must be read."""
         if self.legend is not None or not self.classes or self.merge:
             return self.legend
+        # Values beyond a byte cannot be a map's: such classes are numbered from 0 in the map.
         own_values = all(0 <= value < IGNORE for value in self.classes.values())
         return Legend.of_names(list(self.classes), values=self.classes.values() if own_values else None)
 
@@ -138,12 +139,14 @@ def resolve_classes(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTa
     has.
     """
     rasters = [f for f in found if f.names is None]
+    # Of a mask's values nothing is asked: the threshold makes its two classes.
     if rules.threshold is not None and rasters:
         legend = mask_legend(rules)
     elif rules.merge:
         return _merged(found, rules)
     else:
         legend = rules.known_legend or _found_legend(found, rules)
+    # Names and values both lead to a class, so that rasters and polygons can be mixed.
     stored = rules.classes or dict(zip(legend.names, legend.values))
     return ClassTable(
         legend, {**{v: legend.index(name) for name, v in stored.items()}, **_indices(legend.names)}
@@ -166,6 +169,7 @@ def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
     if polygons:
         names = sorted({name for f in polygons for name in f.names})
         legends.append(Legend.of_names(_with_background(names, rules)))
+    # `class 7` and `forest` cannot be matched without the user: a wrong guess would train silently.
     if len(legends) == 2 and legends[0] != legends[1]:
         raise BadInput(
             f"The label rasters have the classes {', '.join(legends[0].names)}, the polygons "
@@ -188,6 +192,7 @@ def _values_of(rasters: Sequence[FoundClasses]) -> list[int]:
 
 def _with_background(names: Sequence[str], rules: LabelRules) -> list[str]:
     """Class names of polygons, the background class first."""
+    # First, so that its index is 0 whatever classes a later file adds.
     return ([rules.background] if rules.background and rules.background not in names else []) + list(names)
 
 
@@ -197,6 +202,7 @@ def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
     polygon_names = sorted({name for f in found for name in f.names or ()})
     stored: dict[str, int] = {}
     if rasters:
+        # Unnamed values get the names that the user sees in reports, and merges by: `class 7`.
         stored = dict(rules.classes or {f"class {v}": v for v in _values_of(rasters)})
     _check_merge(dict.fromkeys([*stored, *polygon_names]), rules, polygons=bool(polygon_names))
     merged = {old for olds in rules.merge.values() for old in olds}
@@ -209,6 +215,7 @@ def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
     legend = rules.legend or Legend.of_names(
         _with_background(list(rules.merge), rules) if polygon_names else list(rules.merge)
     )
+    # Known and unused: a value missing here altogether would be refused as one without a class.
     index_of: dict[int | str, int] = {value: IGNORE for value in stored.values()}
     for new, olds in rules.merge.items():
         for old in olds:

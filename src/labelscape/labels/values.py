@@ -35,6 +35,7 @@ def read_labels(dataset: object, window: RasterioWindow | None, *, nan: int = IG
     # GIS tools often save class rasters as float; that is fine while every value is an integer.
     if values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, nan)
+        # Probabilities rounded to classes would be labels that nobody drew.
         if not np.array_equal(values, np.round(values)):
             raise BadInput(
                 f"{dataset.name} has fractional values such as {values[values != np.round(values)][0]:g}; "
@@ -46,6 +47,7 @@ def read_labels(dataset: object, window: RasterioWindow | None, *, nan: int = IG
 
 def ignored_values(dataset: object, rules: LabelRules) -> tuple[int, ...]:
     """Values that mean "not labelled": 255, the file's nodata, and those the rules name."""
+    # NaN as nodata was turned into 255 by `read_labels`.
     has_nodata = dataset.nodata is not None and np.isfinite(dataset.nodata)
     return (IGNORE, *((int(dataset.nodata),) if has_nodata else ()), *rules.ignore_values)
 
@@ -53,6 +55,7 @@ def ignored_values(dataset: object, rules: LabelRules) -> tuple[int, ...]:
 def values_found(dataset: object) -> Counter:
     """The pixel count of every value of a label raster, read block by block."""
     counts: Counter = Counter()
+    # A few MB at a time, whatever the size of the raster.
     for window in Window(0, 0, dataset.height, dataset.width).blocks(2048):
         values, pixels = np.unique(read_labels(dataset, window.rio), return_counts=True)
         counts.update(dict(zip(values.tolist(), pixels.tolist())))
@@ -69,6 +72,7 @@ def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
     # A scan of the whole raster, minutes for the largest: a value that occurs in one corner is a class too.
     ignore = set(ignored_values(dataset, rules))
     values = sorted(v for v in values_found(dataset) if v not in ignore)
+    # 254, not 255: one byte value must be left for "unlabelled".
     if values and (len(values) > 254 or values[0] < 0 or values[-1] > 254):
         raise BadInput(
             f"{dataset.name} has {len(values)} values from {values[0]} to {values[-1]}; class values must be "
@@ -77,7 +81,7 @@ def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
     try:
         palette = dataset.colormap(1)
         colors = tuple(tuple(palette[v][:3]) for v in values)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError):  # no colour table, or one that lacks some of the values
         colors = None
     return FoundClasses(dataset.name, values=tuple(values), colors=colors)
 
@@ -89,6 +93,7 @@ def read_mask(dataset: object, window: RasterioWindow | None, rules: LabelRules)
     Raises BadFile if the file cannot be read, BadInput if it holds fractions.
     """
     values = read_labels(dataset, window, nan=MASK_NAN)
+    # NaN is far below zero here, and is put aside after this.
     indices = (values >= rules.threshold).astype(np.uint8)
     has_nodata = dataset.nodata is not None and np.isfinite(dataset.nodata)
     nodata = (int(dataset.nodata),) if has_nodata else ()
@@ -106,6 +111,7 @@ def look_like_masks(sources: Sequence[str | Path], rules: LabelRules) -> bool:
     seen: set[int] = set()
     for source in sources:
         with gdal(), open_raster(source) as dataset:
+            # A declared nodata value says what the others are: this is no unexplained mask.
             if dataset.nodata is not None or dataset.count != 1:
                 return False
             small = min(512, dataset.height), min(512, dataset.width)

@@ -50,7 +50,10 @@ def tile_key(
     files = [Path(f) for f in (*scene.files, *([] if request.area is None else [request.area]))]
     return {
         **request.model_dump(mode="json", include=set(request.fields_that(Affects.TILES)) - RESOLVED),
+        # Another version may compute other values: its tiles are made again rather than mixed with these.
         "version": __version__,
+        # Hashed, so that a checkpoint renamed or copied elsewhere shares tiles, and one trained again does
+        # not.
         "models": [fingerprint(m) for m in models],
         "plan": [plan.core, plan.halo, plan.fade, plan.side, plan.batch],
         # Tiles blended by another ramp would not add up with these.
@@ -58,6 +61,7 @@ def tile_key(
         # A scene in memory has no file time: only its pixels show whether it is the same.
         "files": [_stamp(f) for f in files] + ([scene.digest()] if scene.in_memory else []),
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
+        # A request with more rasters has other planes: tiles lacking some could not be completed.
         "planes": [[r.kind, len(r.band_names(models[0].legend))] for r in rasters_of(request)],
         "device": device,
     }
@@ -74,7 +78,9 @@ def _stamp(file: Path) -> list[str | int]:
 
 def fingerprint(checkpoint: Checkpoint) -> str:
     """SHA-256 of a checkpoint's weights and description."""
+    # `default=str`: a recipe made in Python may hold values that JSON has not.
     digest = hashlib.sha256(json.dumps(checkpoint.describe(), sort_keys=True, default=str).encode())
+    # Sorted: the order in which weights were loaded says nothing about their values.
     for name in sorted(checkpoint.weights):
         digest.update(name.encode() + np.ascontiguousarray(checkpoint.weights[name]).tobytes())
     return digest.hexdigest()
@@ -82,6 +88,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 def is_begun(folder: Path, key: dict) -> bool:
     """Does a folder hold finished tiles of a map with this key?"""
+    # The glob passes over hidden files: a tile that was being written when the run was killed is not
+    # finished.
     return _stored(folder) == json.dumps(key, sort_keys=True) and any(folder.glob("[!.]*.tif"))
 
 
@@ -98,9 +106,12 @@ class Journal:
         self.folder = folder
         self._wanted = json.dumps(key, sort_keys=True)
         try:
+            # All or nothing: one tile of other settings among these would be a map that no settings give.
             if _stored(folder) != self._wanted:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
+                # Before the first tile: tiles without settings beside them are taken for another map's and
+                # deleted.
                 with written_whole(folder / "settings.json", overwrite=True) as part:
                     part.write_text(self._wanted, encoding="utf-8")
         except OSError as error:
@@ -108,10 +119,12 @@ class Journal:
                 f"{folder} cannot be written: {error.strerror or error}. Is the disk full, or the folder "
                 "read-only?"
             ) from error
+        # A first run finds none, and is spared one call of the file system per tile.
         self.found = len(list(folder.glob("*.tif")))
         """Number of tiles finished by an earlier run."""
 
     def _path(self, core: Window) -> Path:
+        # By place, not by number: a tile is found again whatever was skipped before it.
         return self.folder / f"{core.top}_{core.left}.tif"
 
     def has(self, core: Window) -> bool:
@@ -146,8 +159,10 @@ class Journal:
         try:
             with gdal(), rasterio.open(self._path(core)) as file:
                 planes = file.read()
+        # A damaged tile must not end the run: it costs the time of one tile.
         except (RasterioError, *GDAL_FAILURES):
             return None
+        # A file that opens can still be another's, put there by hand.
         return planes if planes.shape[1:] == core.shape else None
 
     def __enter__(self) -> Journal:

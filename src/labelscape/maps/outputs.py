@@ -63,7 +63,10 @@ def _classes(tile: ScoredTile, reject: float | None) -> np.ndarray:
     """Indices of the most probable class; the class "unknown" has the index after the network's last."""
     classes = tile.classes()
     if reject is not None:
+        # Compared with the rounded per cent that the confidence raster shows: a user can repeat the rejection
+        # from the two files.
         classes[(tile.percent() < 100 * reject) & tile.valid] = len(tile.probabilities)
+    # (h, w) -> (1, h, w): every raster has a band axis, so that planes of all can be joined.
     return classes[None]
 
 
@@ -91,6 +94,7 @@ def _rounded(made_of: Callable[[torch.Tensor], torch.Tensor], tile: ScoredTile) 
     """Round values made of probabilities to uint8 (C, h, w), 255 on invalid pixels; some rows at a time,
     which saves a second copy of all classes (measured: 400 MB for 12 classes).
     """
+    # The classes' axis is first, (K, rows, w): split along dim 1 into strips of rows.
     strips = [made_of(p).round_().to(torch.uint8) for p in tile.probabilities.split(SOFTENED_ROWS, dim=1)]
     rounded = torch.cat(strips, dim=1).numpy()
     if not tile.valid.all():
@@ -190,16 +194,18 @@ def paths_of(request: MapRequest, out: Path, stem: str, *, located: bool) -> dic
     return {
         output.kind: out / (stem + output.ending.format(f".{request.polygons_as}"))
         for output in all_outputs()
+        # A STAC item must have a footprint in degrees, which a scene without coordinates cannot give.
         if output.asked(request) and (located or output.kind != "stac")
     }
 
 
-def left_behind(out: Path, stem: str, paths: Mapping[str, Path]) -> list[str]:
+def leftover_files(out: Path, stem: str, paths: Mapping[str, Path]) -> list[str]:
     """Names of an earlier map's files that this map does not replace: they could be taken for its own."""
     written = {path.name for path in paths.values()}
     names = [
         stem + output.ending.format(suffix)
         for output in all_outputs()
+        # Of polygons all formats: a map repeated as .gpkg leaves the .fgb of the run before.
         for suffix in (SUFFIXES if "{}" in output.ending else ("",))
     ]
     return [name for name in names if name not in written and (out / name).exists()]
@@ -209,9 +215,11 @@ def remove_half_written(out: Path, stem: str) -> None:
     """Remove the hidden files that a killed map of this name was writing, of all kinds: those that the next
     one writes too it would replace, and the others, as large as the map, would stay for ever.
     """
+    # Anchored at the stem and the ending's own dot: maps `a` and `a_b` may be written in one folder at once.
     begun = tuple(f".{stem}{Path(output.ending.format('')).stem}." for output in all_outputs())
     for path in out.iterdir():
         if path.name.startswith(begun):
+            # Tidying up: on Windows another program may have the file open, which is no reason not to map.
             with contextlib.suppress(OSError):
                 path.unlink()
 

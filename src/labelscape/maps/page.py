@@ -50,6 +50,7 @@ def write_map_report(
 ) -> None:
     """Write the HTML report of a `MapResult`."""
     legend, facts = checkpoint.legend, result.facts
+    # Mean and low share are those of the small picture: the page costs seconds, whatever the map's size.
     confidence = _small(result.paths["confidence"])
     scores = tuple(ModelScores(name, metrics) for name, metrics in checkpoint.scores.items())
     report = Report(
@@ -58,6 +59,7 @@ def write_map_report(
         lead=lead(result, confidence[confidence != IGNORE], checkpoint),
         notes=tuple(result.notes),
         pictures=_pictures(scene, result, legend, confidence),
+        # Scene and map: the first two of `_pictures`, both at one size.
         overlay=(0, 1),
         areas=tuple(
             AreaRow(a.name, c.color, a.pixels, a.hectares) for a, c in zip(result.areas, legend.classes)
@@ -91,6 +93,7 @@ def lead(result: MapResult, confidence: np.ndarray, checkpoint: Checkpoint) -> s
     share = 100 * largest.pixels / max(1, total)
     text = f"{mapped} mapped; the largest class is {largest.name} ({share:.1f} %). "
     if confidence.size:
+        # Rounded to 5 per cent, which people read; with two classes 75, with many 50.
         limit = 5 * round((50 + 50 / max(2, len(checkpoint.legend))) / 5)
         unsure = 100 * (confidence < limit).mean()
         text += f"Mean confidence {confidence.mean():.0f} %; {unsure:.1f} % of the map is below {limit} %. "
@@ -111,9 +114,11 @@ def measured(recipe: Mapping, scene: str | Sequence[str] | None) -> str:
         return "It is not recorded where these scores were measured; it was not on this map."
     mapped = [scene] if isinstance(scene, str) else list(scene or ())
     images = [i if isinstance(i, str) else i[0] for i in (recipe.get("data") or {}).get("images", ())]
+    # The first file stands for a scene of several, as it does in `images`.
     here = Path(mapped[0]) if mapped else Path()
     if any(Path(i).is_absolute() and Path(i).resolve() == here.resolve() for i in images):
         return f"Measured on {held_out}; this scene was used for training."
+    # A weaker sentence: `scene.tif` is the name of many scenes.
     if any(Path(i).name == here.name for i in images):
         return f"Measured on {held_out}; the scene mapped here has the same name."
     return f"Measured on {held_out}, not on this scene."
@@ -125,6 +130,7 @@ def tiny_hint(result: MapResult) -> str:
     if done is None or not done.mostly_tiny:
         return ""
     hectares, pixels = (sum(getattr(a, key) or 0 for a in result.areas) for key in ("hectares", "pixels"))
+    # The mean pixel of this map: pixels of a scene in degrees differ in area.
     size = done.tiny_pixels * (hectares / pixels if hectares else 1)
     return (
         f"{done.tiny:,} of {done.written:,} polygons are smaller than {done.tiny_pixels} pixels "
@@ -180,6 +186,7 @@ def _sieved(result: MapResult, legend: Legend) -> Picture:
 
 
 def _confusion(checkpoint: Checkpoint) -> ConfusionFigure | None:
+    # Of the networks it was compared with, only the numbers are shown.
     own = checkpoint.scores.get(checkpoint.network)
     if not own:
         return None
@@ -206,6 +213,7 @@ def _files(paths: Mapping[str, Path]) -> tuple[FileRow, ...]:
         FileRow(
             path.name,
             in_words[kind],
+            # Their sizes are not known yet, and those of an earlier map would be wrong.
             path.stat().st_size if kind not in UNFINISHED and path.is_file() else None,
         )
         for kind, path in paths.items()
@@ -215,11 +223,13 @@ def _files(paths: Mapping[str, Path]) -> tuple[FileRow, ...]:
 def _small(path: Path) -> np.ndarray:
     """The first band decimated to SIDE, from overviews where there are any."""
     with gdal(), rasterio.open(path) as file:
+        # Decimated reads come from the mode overviews: classes are never averaged into others.
         shrink = max(1.0, max(file.shape) / SIDE)
         return file.read(1, out_shape=tuple(max(1, round(n / shrink)) for n in file.shape))
 
 
 def _indices(values: np.ndarray, legend: Legend) -> np.ndarray:
+    # A map's file holds class values, `paint` takes indices; nodata stays 255.
     table = np.full(256, IGNORE, np.uint8)
     table[legend.values] = np.arange(len(legend))
     return table[values]

@@ -114,6 +114,7 @@ def check(
     scorer = Scorer.of(models, device=request.device, precision=request.precision, protocol=request.protocol)
     source = scene if scene is not None else request.scene
     with fitting(models[0], source, request, stride=scorer.stride) as (opened, findings):
+        # Without its bands the network cannot be timed on the scene; the verdict is REFUSED already.
         if match_bands(models[0].bands, opened.bands).order is None:
             return CheckResult(verdict(findings), findings, None)
         tiles = plan_for(
@@ -128,6 +129,7 @@ def check(
 
 def refuse_unless(findings: tuple[Difference, ...], name: str) -> None:
     """Raises BadInput with the causes where a finding refuses the scene called `name`."""
+    # All at once: a user who fixes one cause and starts again would meet the next.
     causes = [f.cause for f in findings if f.level == REFUSED]
     if causes:
         listed = "; ".join(causes) if len(causes) == 1 else "".join(f"\n  - {cause}" for cause in causes)
@@ -145,9 +147,11 @@ def mark_forced(class_raster: Path, findings: tuple[Difference, ...]) -> None:
     side = Path(f"{class_raster}.aux.xml")
     if not causes:
         return
+    # The attribute table with the class names is in the same side file, and is kept.
     root = xml.fromstring(side.read_bytes()) if side.exists() else xml.Element("PAMDataset")
     metadata = xml.Element("Metadata")
     xml.SubElement(metadata, "MDI", key="labelscape_forced").text = "; ".join(causes)
+    # Before the bands, where GDAL writes it itself.
     root.insert(0, metadata)
     with written_whole(side, overwrite=True) as part:
         part.write_bytes(xml.tostring(root, encoding="utf-8"))
@@ -163,15 +167,17 @@ def cost(
         len(scorer.checkpoint.legend),
         len(scorer.checkpoint.bands),
     )
+    # `side` is cut to the scene: a scene smaller than a tile needs less.
     network = scoring_bytes(scorer, *side, tiles.batch)
-    # Beside the network's memory: one tile read ahead and scaled to float32; logits and probabilities of this
-    # tile and of the one being written.
+    # Beside the network's memory: one batch read ahead and scaled to float32; logits and probabilities of
+    # this batch and of the one being written.
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
     ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
     layers = sum(len(output.band_names(scorer.checkpoint.legend)) for output in outputs)
     # The tiles in the journal and the COG, whose overviews add a third (1/4 + 1/16 + ...).
     disk = int(scene.grid.window.pixels * layers * (1 + 4 / 3))
+    # Overlaps are predicted more than once: the time is that of the pixels predicted, not of the scene's.
     share = tiles.forward_share
     minutes = _seconds_a_pixel(scorer, scene) * share * scene.grid.window.pixels / 60 if timing else None
     return Plan(
@@ -190,6 +196,7 @@ def cost(
 def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
     """Seconds to read, score and classify a pixel, timed on a block of at most TIMED_SIDE that has data."""
     bands = bands_to_read(scorer.checkpoint.bands, scene)
+    # Tiles without data are skipped and nodata reads fast: a block of it would promise too short a time.
     block = _block_with_data(scene, bands)
     start = time.monotonic()
     patch = scene.read(block, bands)
@@ -200,6 +207,7 @@ def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
         start = time.monotonic()
         pixels, valid = patch.pixels[:, :rows, :columns], patch.valid[:rows, :columns]
         tile = ScoredTile(Window(0, 0, rows, columns), scorer.logits(scorer.prepare(pixels, valid)), valid)
+        # Classes and confidence are part of the cost of every tile.
         tile.classes()
         tile.percent()
         if scorer.device.type == "cuda":  # kernels run asynchronously
@@ -216,12 +224,14 @@ def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
 
 def _block_with_data(scene: Scene, bands: tuple[str, ...]) -> Window:
     """The block with most valid pixels among a dozen."""
+    # The interior first: a scene's corners are often nodata.
     edge, inner = sampled_windows(scene.grid.window, 12, block=TIMED_SIDE)
     best, most = None, -1
     for window in [*inner, *edge]:
         valid = int(np.count_nonzero(scene.read(window, bands).valid))
         if valid > most:
             best, most = window, valid
+        # Good enough: each further block is another read, seconds where files are on a server.
         if most > 0.9 * TIMED_SIDE**2:
             break
     return best

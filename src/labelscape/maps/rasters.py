@@ -55,6 +55,7 @@ class Tally:
     def add(self, core: Window, classes: np.ndarray) -> None:
         self.seams.add(core, classes)
         for block in _blocks(core):
+            # Cut to the classes of the map: nodata is counted too, as 255.
             counts = count_values(classes[block.inset_of(core)])[: len(self.pixels)]
             self.pixels += counts
             self.square_metres += counts * self.grid.pixel_areas(
@@ -82,10 +83,13 @@ def write_rasters(work: MapWork) -> Tally:
     """
     legend, scene = work.legend, work.scene
     tally = Tally(scene.grid, legend, np.zeros(len(legend), np.int64), np.zeros(len(legend)))
+    # Where a writer fails its half-written file goes; the journal keeps the finished tiles.
     with work.journal, ExitStack() as files:
         writers = [(o, files.enter_context(_writer(work, o))) for o in work.outputs]
 
         def write(window: Window, planes: np.ndarray) -> None:
+            # The class raster is the first of RASTERS: its indices are plane 0, not yet decoded to class
+            # values.
             tally.add(window, planes[0])
             first = 0
             for output, writer in writers:
@@ -95,11 +99,14 @@ def write_rasters(work: MapWork) -> Tally:
 
         def finish(tile: ScoredTile) -> None:
             planes = planes_of(tile, work.outputs, work.request.reject)
+            # Journal first: a tile that was written to the rasters only would be lost with their half-written
+            # files.
             work.journal.save(tile.window, planes)
             write(tile.window, planes)
 
         _one_behind(work, finish, write)
         if not tally.pixels.sum():  # inside the writers, so that no file is left
+            # Its tiles hold nothing: there is nothing to resume.
             work.journal.close()
             raise BadInput(
                 f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value "
@@ -108,6 +115,7 @@ def write_rasters(work: MapWork) -> Tally:
         # In threads: rasterio releases Python's lock while GDAL reads, compresses and writes.
         with ThreadPoolExecutor(len(writers), thread_name_prefix="finish") as pool:
             for future in [pool.submit(writer.finish) for _, writer in writers]:
+                # Raises what failed in the thread; without it a full disk would pass unnoticed.
                 future.result()
     tally.nodata = scene.grid.window.pixels - int(tally.pixels.sum())
     return tally
@@ -142,6 +150,8 @@ def _one_behind(
     """Write tiles, scored or from the journal, in a second thread while the network predicts the next."""
     with (
         bar(f"map {work.scene.name}", len(work.plan), "tiles") as tick,
+        # One thread, so that tiles are written in the plan's order: the same bytes whether they were scored
+        # or kept.
         ThreadPoolExecutor(1, thread_name_prefix="write") as pool,
     ):
         behind: Future | None = None
@@ -154,7 +164,9 @@ def _one_behind(
             done += 1
             tick()
         if behind is not None:
+            # The last tile's error too, before the rasters are called finished.
             behind.result()
+        # Tiles without data were passed over: the bar must still end at its total.
         tick(len(work.plan) - done)
 
 
@@ -164,8 +176,10 @@ def _in_order(
     """Every tile with valid pixels in the plan's order: from the journal where it is complete, else scored.
     Tiles without stored blocks are skipped.
     """
+    # A first run finds nothing, and is spared a call of the file system per tile.
     kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
     holds = scene.may_hold
+    # One generator over all that is missing, so that the tile after a kept one is already being read.
     scored = score_tiles(scorer, scene, plan, wanted=lambda core: core not in kept and holds(core))
     ahead = next(scored, None)
     for tile in plan:

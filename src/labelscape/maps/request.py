@@ -72,6 +72,7 @@ class MapRequest(BaseModel):
     Raises BadOption listing every problem; unknown names come with the nearest known one.
     """
 
+    # "forbid": pydantic would drop a misspelt setting without a word.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: Annotated[tuple[str, ...], Affects.TILES] = ()
@@ -132,10 +133,12 @@ class MapRequest(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
+            # `from None`: pydantic's own error repeats all of this in its own terms.
             raise _as_one(error) from None
 
     def replace(self, **changes: Any) -> MapRequest:
         """The same request with changes. Raises BadOption as `MapRequest` does."""
+        # Not `model_copy`, which validates nothing.
         return MapRequest(**{**self.model_dump(), **changes})
 
     @property
@@ -146,6 +149,7 @@ class MapRequest(BaseModel):
     @classmethod
     def fields_that(cls, affects: Affects) -> tuple[str, ...]:
         """Names of the settings that affect this."""
+        # pydantic keeps in `metadata` what `Annotated` adds to a type.
         return tuple(name for name, about in cls.model_fields.items() if affects in about.metadata)
 
     @field_validator("checkpoint", "scales", mode="before")
@@ -182,6 +186,7 @@ class MapRequest(BaseModel):
     @field_validator("tta", "scales", "average")
     @classmethod
     def _in_a_protocol(cls, value: Any, info: Any) -> Any:
+        # The protocol knows what is valid; each of its settings is tried with the defaults of the others.
         Protocol(**{info.field_name: value})
         return value
 
@@ -233,7 +238,9 @@ def request_for(
         changes["checkpoint"] = files_of(checkpoint)
     if scene is not None:
         changes["scene"] = source_paths(scene)
+    # Validated once, as a whole: all mistakes are reported together.
     made = MapRequest(**{**(request.model_dump() if request else {}), **changes})
+    # Values in memory leave no path in the request, and are no lack.
     missing = ["checkpoint"] if checkpoint is None and not made.checkpoint else []
     missing += ["scene"] if scene is None and made.scene is None else []
     if missing:
@@ -267,6 +274,7 @@ def _as_one(error: ValidationError) -> BadOption:
 
 def _problem(found: ErrorDetails) -> BadOption:
     where = ".".join(str(part) for part in found["loc"])
+    # pydantic says only that it is not permitted; a near name helps more.
     if found["type"] == "extra_forbidden":
         return UnknownName("setting of a map", where, MapRequest.model_fields)
     if found["type"] == "value_error":  # raised by a validator above: it has its message

@@ -26,14 +26,18 @@ def rerun(run_json: str | Path, out: str | Path, overwrite: bool = False) -> Map
     check_path(run_json, "A run file")
     try:
         run = json.loads(Path(run_json).read_text(encoding="utf-8"))
+        # Every version wrote these two. MapRequest refuses settings it does not know: none is silently left
+        # out.
         models, name = run["models"], run["name"]
         request = MapRequest(**run["request"]) if "request" in run else _before_requests(run)
     except OSError as error:
         raise BadFile(f"{run_json} cannot be read: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise BadFile(f"{run_json} is not the _run.json of a map.") from error
+    # Before anything is opened: a changed checkpoint makes another map under the old one's settings.
     for model in models:
         _check(model, run_json)
+    # A scene in memory left no path; its pixels are not in the file.
     if request.scene is None:
         raise BadInput(f"{run_json} was made from a scene in memory; save it and map the file instead.")
     return map_scene(out=out, request=request.replace(name=name), overwrite=overwrite)
@@ -49,6 +53,8 @@ def _before_requests(run: dict[str, Any]) -> MapRequest:
     return MapRequest(
         checkpoint=tuple(m["path"] for m in models if m["path"] is not None),
         scene=scene if isinstance(scene, str) else tuple(scene),
+        # `protocol` was a value of its own; its three settings are now settings of the request like any
+        # other.
         tta=protocol.tta,
         scales=protocol.scales,
         average=protocol.average,

@@ -56,6 +56,7 @@ class MapResult:
             (
                 area.name,
                 f"{area.pixels:,}",
+                # Of the mapped pixels: nodata is no class and has no share.
                 f"{100 * area.pixels / total:.2f} %",
                 *([f"{area.hectares:,.2f}"] if hectares else []),
             )
@@ -63,6 +64,7 @@ class MapResult:
         ]
         parts = [_table(areas), _table([("file", "path"), *((k, str(p)) for k, p in self.paths.items())])]
         if not math.isnan(self.seam):
+            # NaN for a single tile, where there is no seam to measure.
             parts.append(f"<p>Seam score {self.seam:.2f} (1: no seams)</p>")
         if self.notes:
             notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)

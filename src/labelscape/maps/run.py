@@ -68,11 +68,15 @@ def map_scene(
     models = load_all(given)
     source = scene if scene is not None else request.scene
     with fitting(models[0], source, request) as (opened, findings):
+        # Refused here and not in `prepare`: nothing of a refused map may be on disk, not even its folder.
         if not request.force:
             refuse_unless(findings, opened.name)
+        # With --force the causes of the refusal become notes: they go into report and run file.
         notes = [finding.cause for finding in findings]
         work = prepare(request, models, opened, Path(out), overwrite=overwrite, notes=notes)
         tally = write_rasters(work)
+        # After the rasters are finished: their writer makes the side file that this one adds to.
+        # From the finished raster, not from tiles: an area may reach over any number of them.
         mark_forced(work.paths["class"], findings)
         sieved = _write_sieved(work)
         outlined = _write_polygons(work)
@@ -80,6 +84,7 @@ def map_scene(
         result = _result(work, tally, facts, sieved, outlined, seconds=time.monotonic() - start)
         _write_report(work, result)
         _write_run(work.paths["run"], result, work.overwrite)
+        # After all files it lists: it holds their sizes and checksums.
         _write_stac(work, facts)
         # Last: until all files are written an interrupted map must find its tiles.
         work.journal.close()
@@ -126,6 +131,7 @@ def _write_report(work: MapWork, result: MapResult) -> None:
         return
     from labelscape.maps.page import write_map_report
 
+    # The map's legend: it has the class "unknown" where pixels were rejected.
     checkpoint = replace(work.scorer.checkpoint, legend=work.legend)
     write_map_report(work.paths["report"], checkpoint, work.scene, result, overwrite=work.overwrite)
 
@@ -174,6 +180,7 @@ def _sources(models: Models) -> list[dict[str, str | None]]:
     return [
         {"path": None, "sha256": None}
         if isinstance(one, Checkpoint)
+        # Of the file's bytes, which `rerun` can check without reading it as a checkpoint.
         else {"path": str(one), "sha256": hashlib.sha256(Path(one).read_bytes()).hexdigest()}
         for one in several
     ]
@@ -200,6 +207,7 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         "scales": list(scorer.protocol.scales),
         "tta": scorer.protocol.tta,
         "models_averaged": len(scorer.members),
+        # As resolved: the request may say "auto".
         "device": str(scorer.device),
         "precision": "32" if scorer.dtype is None else str(scorer.dtype).removeprefix("torch."),
         "models": models,
@@ -222,8 +230,10 @@ def _write_run(path: Path, result: MapResult, overwrite: bool) -> None:
         "sieved": None if result.sieved is None else asdict(result.sieved),
         "notes": list(result.notes),
         "seconds": round(result.seconds, 2),
+        # NaN is not JSON.
         "seam_score": None if math.isnan(result.seam) else round(result.seam, 4),
         "forward_share": None if math.isnan(result.forward_share) else round(result.forward_share, 4),
     }
     with written_whole(path, overwrite=overwrite) as part:
+        # newline: the same bytes on Windows.
         part.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8", newline="\n")

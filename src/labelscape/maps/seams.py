@@ -34,12 +34,15 @@ class Seams:
             pairs, changes = _compared(one, other)
             self.inside_pairs, self.inside_changes = self.inside_pairs + pairs, self.inside_changes + changes
         if self._right is not None:
+            # The tile to the left, unless it was skipped as nodata or this one begins a row.
             before, edge = self._right
             if before.top == core.top and before.right == core.left:
                 self._border(edge, classes[:, 0])
+        # Popped: each lower border is compared once, and its row is freed.
         above = self._above.pop((core.top, core.left), None)
         if above is not None:
             self._border(above, classes[0])
+        # Copies: a slice would keep the whole tile in memory.
         self._right = core, classes[:, -1].copy()
         self._above[core.bottom, core.left] = classes[-1].copy()
         # Rows of tiles above the last one are not needed any more: memory does not grow with the scene.

@@ -26,6 +26,8 @@ def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
         "Date": str(facts.get("when", "")).replace("T", " ").replace("+00:00", " UTC"),
     }
     for key, value in facts.items():
+        # Files of other versions have other keys: an unknown one is shown under its own name rather than
+        # hidden.
         if key in WORDS:
             label, words = WORDS[key]
             rows[label] = words(value)
@@ -33,12 +35,14 @@ def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
             rows[key.replace("_", " ").capitalize()] = value
     if "core" in facts:
         rows["Tiles"] = _tiles(facts)
+    # Older run files have no `request`.
     rows |= _options(facts.get("request") or {}, metric=facts.get("crs") is not None)
     return {label: value for label, value in rows.items() if value not in (None, "")}
 
 
 def _tiles(facts: Mapping[str, Any]) -> str:
     count, core, halo, blend = (facts.get(key) or 0 for key in ("tiles", "core", "halo", "blend"))
+    # A scene smaller than a tile has no overlap, whatever the plan says.
     if count == 1:
         return "1: the whole scene at once"
     overlap = f", overlapping by {halo} pixels on each side" if halo else ", without overlap"
@@ -69,6 +73,7 @@ def _options(options: Mapping[str, Any], *, metric: bool) -> dict[str, str]:
 
 def _models(models: list[Mapping[str, Any]]) -> str:
     texts = [
+        # Twelve digits, enough to tell files apart on a page; the run file has them all.
         f"{m['path']} (SHA-256 {m['sha256'][:12]}…)" if m.get("path") else "from memory, not from a file"
         for m in models
     ]

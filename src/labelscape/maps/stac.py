@@ -47,6 +47,7 @@ def write_item(
     The grid must be georeferenced. Raises BadFile where the file exists or cannot be written.
     """
     with written_whole(path, overwrite=overwrite) as part:
+        # The item itself is no asset.
         present = {kind: file for kind, file in files.items() if kind in assets() and file.exists()}
         part.write_text(
             json.dumps(
@@ -88,13 +89,16 @@ def item(
     code = grid.crs.to_epsg()
     placed.apply(
         epsg=code,
+        # WKT2 of 2019: the extension does not take GDAL's default, WKT1.
         wkt2=None if code else grid.crs.to_wkt(version="WKT2_2019"),
         bbox=list(grid.bounds_of(grid.window)),
         shape=[grid.height, grid.width],
+        # Affine has nine numbers, the last row always 0 0 1.
         transform=list(grid.transform)[:6],
     )
     for kind, file in files.items():
         title, roles = assets()[kind]
+        # Relative: the folder may be moved or served from anywhere.
         asset = pystac.Asset(href=f"./{file.name}", title=title, media_type=MEDIA[file.suffix], roles=roles)
         made.add_asset(kind, asset)
         if file.suffix == ".tif":
@@ -102,6 +106,7 @@ def item(
         about = FileExtension.ext(asset, add_if_missing=True)
         # A multihash in hexadecimal: 12 is SHA-256, 20 its length of 32 bytes.
         about.size, about.checksum = file.stat().st_size, f"1220{_sha256(file)}"
+    # Sorted: a set's order changes from run to run.
     for kind in sorted({"class", "sieved"} & set(files)):
         named = ClassificationExtension.ext(made.assets[kind], add_if_missing=True)
         named.classes = [
@@ -124,13 +129,16 @@ def footprint(grid: Grid) -> np.ndarray:
     import shapely
     from pyproj import Transformer
 
+    # Each side without its last corner, which begins the next one.
     steps = np.linspace(0, 1, EDGE + 1)[:-1]
     across = np.concatenate([steps, np.ones(EDGE), 1 - steps, np.zeros(EDGE)]) * grid.width
     down = np.concatenate([np.zeros(EDGE), steps, np.ones(EDGE), 1 - steps]) * grid.height
     x, y = grid.transform @ (across, down)
     lonlat = np.column_stack(
+        # GeoJSON counts in CRS84; always_xy, since some CRSs put north before east.
         Transformer.from_crs(grid.crs.to_wkt(), "OGC:CRS84", always_xy=True).transform(x, y)
     )
+    # Seven decimals are a centimetre; what follows is noise of the projection.
     ring = shapely.LinearRing(np.round(lonlat, 7))
     return shapely.get_coordinates(ring if ring.is_ccw else ring.reverse())
 

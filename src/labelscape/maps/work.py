@@ -17,7 +17,7 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.files import stem_of
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.journal import Journal, is_begun, tile_key
-from labelscape.maps.outputs import RasterOutput, left_behind, paths_of, rasters_of, remove_half_written
+from labelscape.maps.outputs import RasterOutput, leftover_files, paths_of, rasters_of, remove_half_written
 from labelscape.maps.request import MapRequest
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
@@ -61,6 +61,8 @@ def fitting(
     does.
     """
     with (
+        # Where something is adjusted two scenes are open: the adjusted one reads from the one as stored, and
+        # closes first.
         open_scene(source, nodata=request.nodata, area=request.area, wanted=checkpoint.bands) as as_stored,
         ExitStack() as handles,
     ):
@@ -88,6 +90,7 @@ def prepare(
     if request.polygons:
         from labelscape.areas.polygonize import check_sizes
 
+        # Now, not after hours of mapping: the format may need a package that is not installed.
         check_target(paths["polygons"])
         check_sizes(request.min_area, request.simplify, grid, scene.name)
     scorer = Scorer.of(models, device=request.device, precision=request.precision, protocol=request.protocol)
@@ -97,12 +100,15 @@ def prepare(
     legend = checkpoint.legend if request.reject is None else with_unknown(checkpoint.legend)
     key = tile_key(request, models, scene, plan, scorer.device.type)
     folder = out / f".{stem}.unfinished"
+    # Files beside tiles with this very key are this map's own, finished before it was stopped.
     overwrite = overwrite or is_begun(folder, key)
+    # Before the journal: a folder that refuses the map must not lose an earlier map's tiles.
     _make_room(out, paths, overwrite)
     remove_half_written(out, stem)
-    if left := left_behind(out, stem, paths):
-        verb = "are" if len(left) > 1 else "is"
-        notes = [*notes, f"{', '.join(left)} in {out} {verb} from an earlier map, not from this one"]
+    if leftover := leftover_files(out, stem, paths):
+        verb = "are" if len(leftover) > 1 else "is"
+        # Reported, not deleted: only the user knows whether they are still wanted.
+        notes = [*notes, f"{', '.join(leftover)} in {out} {verb} from an earlier map, not from this one"]
     return MapWork(
         request,
         scorer,
@@ -139,6 +145,7 @@ def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadFile(f"The folder {out} cannot be created: {error.strerror or error}.") from error
+    # All paths, before any work: a report that exists would stop the map at its end.
     taken = [path for path in paths.values() if path.exists()]
     if taken and not overwrite:
         raise BadFile(f"{taken[0]} exists; pass --overwrite to replace it, or another --out or --name.")

@@ -42,15 +42,19 @@ def plan_for(
     """
     if blend is not None and blend not in BLENDS:
         raise UnknownName("blend", blend, BLENDS)
+    # `reach` is None for global pooling: every pixel sees all of its tile, and no halo is wide enough.
     exact = scorer.reach is not None and all(is_exact(member) for member in scorer.members)
     side = tile_size or (EXACT_TILE if exact else tile_side(scorer, max(scene.grid.shape)))
     if overlap is None:
+        # A halo as wide as the receptive field: each core pixel sees what it would see in the whole scene.
         overlap = scorer.reach if exact else usual_overlap(side, scorer.stride)
     blend = blend or ("crop" if exact else "hann")
     plan = plan_tiles(scene.grid.window, tile_size=side, overlap=overlap, stride=scorer.stride, blend=blend)
+    # The whole scene at once: nothing to blend, pad or batch.
     if len(plan) == 1:
         return plan
     seen = plan.core + 2 * plan.halo
+    # Exact tiles may be cut at the scene's border; the others are all of one size, which the network learned.
     return replace(plan, side=0 if exact else seen, batch=batch_of(scorer, seen))
 
 
@@ -77,6 +81,7 @@ def score_tiles(
         yield from _faded(scorer, scene, plan, wanted)
         return
     for tile, logits, valid in _predicted(scorer, scene, plan, lambda tile: chosen(tile.answers)):
+        # (K, h, w) of the seen window -> of its core: the halo has done its work.
         inside = tile.core.inset_of(tile.seen)
         if logits is not None and valid[inside].any():
             yield ScoredTile(tile.core, logits[(slice(None), *inside)], valid[inside])
@@ -102,6 +107,7 @@ def _predicted(
             found = []
             for tile in chosen:
                 patch = own.read(tile.seen, bands)
+                # Nodata needs no network: scenes with wide empty margins cost what their data cost.
                 images = scorer.prepare(patch.pixels, patch.valid) if patch.valid.any() else None
                 found.append((tile, images, patch.valid))
             return found
@@ -109,6 +115,7 @@ def _predicted(
         batch = next(batches, None)
         ahead = reader.submit(read, batch[1]) if batch else None
         while batch:
+            # One batch ahead, not more: each is held as float32 for all networks.
             following, found = next(batches, None), ahead.result()
             ahead = reader.submit(read, following[1]) if following else None
             yield from _batch_logits(scorer, batch[0], found)
@@ -134,6 +141,7 @@ def _batch_logits(
     """
     images = {tile: image for tile, image, _ in found if image is not None}
     logits: dict[Tile, Tensor] = {}
+    # Tiles cut at the scene's border have other shapes, and tensors are stacked in one.
     for shape in dict.fromkeys(tile.seen.shape for tile in images):
         alike = [tile for tile in tiles if tile.seen.shape == shape]
         stacked = [_stacked([images.get(t) for t in alike], k) for k in range(len(scorer.members))]
@@ -160,6 +168,7 @@ def _faded(
     """The plan's windows, or the wanted ones, with neighbouring tiles blended."""
     fader = Fader(plan)
     answers = None if wanted is None else {tile.answers for tile in plan if wanted(tile.answers)}
+    # Neighbours that are not wanted are predicted all the same: their ramps are part of the wanted pixels.
     needed = None if answers is None else _contributing(plan, answers)
     for tile, logits, valid in _predicted(scorer, scene, plan, lambda t: needed is None or t in needed):
         scored = fader.feed(tile, logits, valid)

@@ -77,9 +77,12 @@ def check_data(
     if len(splits) != len(images):
         raise BadInput(f"{len(images)} scenes and {len(splits)} splits: name the split of every scene.")
     results = Results(spec)
+    # Before any file is checked by itself: whether a value has a class depends on all files.
     results.table = _shared_classes(labels, results)
     results.spec = _spelled_out(spec, results.table)
+    # Shared out over the scenes; a vote needs at least four windows.
     enough = min(60, max(4, SHIFT_WINDOWS // len(images)))
+    # One label file may serve many scenes: it is counted once.
     for label in dict.fromkeys(map(str, labels)):
         if not is_vector(label):
             _count_values(results, label)
@@ -88,6 +91,7 @@ def check_data(
         _check_pair(results, source, str(label), {"nodata": nodata, "bands": bands}, split, enough)
         if tick:
             tick()
+    # Without named classes those that were met, in the order in which they were met.
     known = class_names(results.spec)
     names = known.values() if known else sum(results.counts.values(), Counter())
     return _concluded(results, len(images), [n for n in dict.fromkeys(names) if n != "(not used)"])
@@ -101,8 +105,10 @@ def check_published(found: Published, *, tick: Callable[[], object] | None = Non
     enough = min(60, max(4, SHIFT_WINDOWS // len(found.pairs)))
     for pair in found.pairs:
         one = labelled(found, pair)
+        # Images of a benchmark's test split have no labels, and are checked for damage and duplicates only.
         label = str(pair.label) if pair.label is not None else f"{pair.name} (no labels)"
         try:
+            # Opened for this pair only: data sets have more files than a process may keep open.
             with one.scene.for_thread() as scene:
                 read = one.labels.read if pair.label is not None else None
                 names = found.legend.names if read else None
@@ -125,6 +131,7 @@ def _concluded(results: Results, labels: int, names: Sequence[str]) -> list[Find
         legend = results.table.legend.names if results.table else names
         if sum(results.counts.values(), Counter()) and (few := too_few_classes(legend)):
             results.add("one-class", "error", "all files", *few)
+    # Last, over all: duplicates of an image may lie at either end of the list.
     results.findings += check_twins(results.sketches)
     return sorted(results.findings, key=lambda f: SEVERITIES.index(f.severity))
 
@@ -162,6 +169,7 @@ def _count_values(results: Results, label: str) -> None:
     """Count the values of one label raster. All rasters are counted before any scene is read: whether 255 is
     a class or "unlabelled" shows only in all of them together.
     """
+    # Set first: a file that cannot be read stays in the table as such.
     results.tallies[label] = None
     try:
         found = tally(label)
@@ -204,6 +212,7 @@ def _with_raster(results: Results, pair: Pair, opened: ExitStack) -> Pair:
     found = results.tallies[pair.label]
     findings = check_grids(found, pair.scene.grid, pair.name)
     results.findings += findings
+    # The image is still checked by itself; only its labels are left out.
     if any(f.severity == "error" for f in findings):
         return pair
     codes, names = opened.enter_context(coded(found, pair.scene, results.spec, results.masks))
@@ -266,6 +275,7 @@ def _check_shift(results: Results) -> None:
     """One vote over all scenes; where that is not clear, one for every scene large enough for its own."""
     pooled = vote([match for found in results.matches.values() for match in found])
     votes = {"all files" if len(results.matches) > 1 else next(iter(results.matches), ""): pooled}
+    # Scenes shifted differently cancel out in the common vote, and show in their own.
     if not (pooled and pooled.clear) and len(results.matches) > 1:
         votes = {name: vote(found) for name, found in results.matches.items() if len(found) >= 8}
     for where, shift in votes.items():

@@ -33,6 +33,7 @@ def coded(
     Yields (None, None) where no codes can be made: fractions, or too many values. Raises BadInput where the
     raster and the scene do not overlap.
     """
+    # Their borders are those of an image: every shift would match.
     if found.kind in ("fractions", "picture"):
         yield None, None
         return
@@ -44,9 +45,11 @@ def coded(
         )
         with view:
             if found.kind == "colours":
+                # 250, so that codes stay below OTHER and 255; the rest of the colours are rare.
                 order = {colour: i for i, (colour, _) in enumerate(found.counts.most_common(250))}
                 yield (
                     (lambda window: _colour_codes(dataset, window, order))
+                    # Three bands cannot be warped like labels here: equal sizes are taken pixel for pixel.
                     if found.grid.shape == scene.grid.shape
                     else None,
                     None,
@@ -57,10 +60,12 @@ def coded(
                     mask_legend(spec).names,
                 )
             elif found.kind == "grey" or is_soft_mask(found) or masks:
+                # A soft mask's greys are all borders: halved, it has the borders that were drawn.
                 halves = LabelRules(threshold=128)
                 yield (lambda window: _inside(view, window, read_mask(view, window.rio, halves))), None
             else:
                 known, skipped = class_names(spec), ignored(found, spec)
+                # [0]: a file without any value must still have a table to search.
                 values = np.array(sorted(v for v in found.counts if v not in skipped)[:250] or [0])
                 names = (
                     [known.get(int(v), "(not used)") for v in values]
@@ -83,6 +88,7 @@ def _inside(view: object, window: Window, codes: np.ndarray) -> np.ndarray:
 
 def _value_codes(pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Position of every pixel's value in `values` (sorted), 255 for others."""
+    # searchsorted may point one beyond the last value.
     place = np.minimum(np.searchsorted(values, pixels), len(values) - 1)
     return np.where(values[place] == pixels, place, IGNORE).astype(np.uint8)
 

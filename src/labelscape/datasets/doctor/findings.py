@@ -33,6 +33,7 @@ class Finding:
 def share(part: float, whole: float) -> str:
     """`12.3 %`; never 0.0 % for something that exists, nor 100.0 % where something is missing."""
     percent = 100 * part / whole if whole else 0.0
+    # Below what one decimal shows.
     if 0 < percent < 0.05:
         return "< 0.1 %"
     if 99.95 <= percent < 100:

@@ -21,6 +21,7 @@ def check_grids(found: Tally, grid: Grid, name: str) -> list[Finding]:
     if not (mine.is_georeferenced and grid.is_georeferenced):
         return [] if mine.shape == grid.shape else [_other_size(found, grid, name)]
     try:
+        # May have no answer: a local CRS has no place on Earth.
         left, bottom, right, top = transform_bounds(mine.crs, grid.crs, *mine.bounds_of(mine.window))
     except (RasterioError, ValueError) as error:
         text = f"The labels' CRS {mine.crs.to_string()} cannot be transformed to that of {name}: {error}."
@@ -32,6 +33,7 @@ def check_grids(found: Tally, grid: Grid, name: str) -> list[Finding]:
     if not covered > 0:
         return [_elsewhere(found, grid, name)]
     findings = []
+    # A row of pixels missing at the edge is no news.
     if covered < 0.99:
         text = f"The labels cover {100 * covered:.0f} % of {name}; the rest is unlabelled."
         findings.append(Finding("partly", "info", found.source, text))

@@ -53,6 +53,7 @@ def tally(source: str | Path) -> Tally:
     """
     with gdal(), open_raster(source) as dataset:
         bands = list(bands_and_validity(dataset).bands[:3])
+        # One band or two: the values are in the first.
         bands = bands if len(bands) == 3 else bands[:1] or [1]
         grid = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
         palette = {}
@@ -68,13 +69,16 @@ def tally(source: str | Path) -> Tally:
                     f"{source} cannot be read: the file is truncated or damaged ({reason(error)})."
                 ) from error
             if len(bands) == 3:
+                # Grey masks saved as RGB: three equal bands are one.
                 grey = grey and bool((pixels == pixels[:1]).all())
             elif pixels.dtype.kind == "f":
+                # NaN is a usual nodata value of float labels, and no fraction.
                 pixels = np.where(np.isfinite(pixels), pixels, IGNORE)
                 if (pixels != np.round(pixels)).any():
                     kind = "fractions"
                     break
             counts.update(_counted(pixels))
+            # Stop here: a photograph has millions of colours, and counting them would fill the memory.
             if len(counts) > MOST_VALUES:
                 kind = "picture"
                 break
@@ -200,6 +204,7 @@ def _no_values(found: Tally) -> Finding:
             "PNG or GeoTIFF."
         )
         return Finding("picture", "error", found.source, text, cure)
+    # The most frequent first: of colours blurred by compression these are the true ones.
     most = found.counts.most_common()
     shown = some([f"({r}, {g}, {b}) {share(n, found.pixels)}" for (r, g, b), n in most], 12)
     text = f"Classes are encoded as {len(most)} colours: {shown}."
@@ -228,6 +233,7 @@ def _unknown(found: Tally, spec: LabelRules) -> list[Finding]:
         cure = f"Add --classes NAME={strange[0]}, or --ignore-value {strange[0]} if it means 'not labelled'."
         return [Finding("no-class", "error", found.source, text, cure)]
     classes = [v for v in found.counts if v not in skipped]
+    # More than most legends have: probably heights or counts.
     if known is None and len(classes) > 40:
         return [
             Finding(
@@ -292,6 +298,7 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
                     "Remove it, or check its value.",
                 )
             )
+        # One in a thousand (ours): few training crops contain it.
         elif total[name] < 1e-3 * whole:
             text = (
                 f"The class {name!r} is rare: {total[name]} pixels, {share(total[name], whole)} of the "

@@ -90,6 +90,7 @@ def _away(source: str, geometries: np.ndarray, grid: Grid, scene_name: str) -> F
         f" cover x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x {west:.6g} to "
         f"{east:.6g}, y {south:.6g} to {north:.6g}."
     )
+    # Total bounds as stored, in the file's own axes: what was read is transformed already.
     info, cure = pyogrio.read_info(source, force_total_bounds=True), "Check the CRS of both."
     if info["crs"] and grid.crs is not None:
         left, bottom, right, top = info["total_bounds"]
@@ -120,12 +121,15 @@ def polygon_fates(geometries: np.ndarray, inside: np.ndarray, grid: Grid) -> np.
     import shapely
 
     fates = np.full(len(geometries), "outside", dtype="<U7")
+    # Hidden until a pixel of it is found.
     fates[inside] = "hidden"
     mine = np.nonzero(inside)[0]
     tree = shapely.STRtree(geometries[mine])
     for window in grid.window.blocks(2048):
+        # Sorted: in the file's order, in which later polygons cover earlier ones.
         near = mine[np.sort(tree.query(shapely.box(*grid.bounds_of(window))))]
         if len(near):
+            # + 1, since 0 is what rasterize leaves untouched.
             shapes = zip(geometries[near], (near + 1).tolist())
             burned = rasterio.features.rasterize(
                 shapes, out_shape=window.shape, transform=grid.transform_of(window), dtype="int32"
@@ -155,6 +159,7 @@ def _covers_a_centre(geometry: object, grid: Grid) -> bool:
     # Not rasterized for memory's sake: a polygon with such a large box contains a centre, slivers aside.
     if (bottom - top) * (right - left) > 1 << 22:
         return True
+    # The grid of the polygon's own box: burned alone, no later polygon can cover it.
     own = grid.transform @ type(grid.transform).translation(left, top)
     return bool(
         rasterio.features.rasterize(

@@ -72,14 +72,17 @@ def read_once(results: Results, pair: Pair, enough: int) -> None:
     sketcher, label_hash = Sketcher(*scene.grid.shape), hashlib.blake2b(digest_size=16)
     counts, valid_pixels, on_nodata = np.zeros(256, np.int64), 0, 0
     try:
+        # One pass for all checks: reading is what takes the time.
         for window in scene.grid.window.blocks(2048):
             patch = scene.read(window)
             sketcher.add(patch.pixels, patch.valid, window)
             valid_pixels += int(patch.valid.sum())
             if read is not None:
                 indices = read(window)
+                # Of the classes, not of the file: two encodings of one labelling are the same.
                 label_hash.update(indices)
                 on_nodata += int((indices[~patch.valid] != IGNORE).sum())
+                # Counted as training counts: a label on nodata is none.
                 counts += np.bincount(indices[patch.valid], minlength=256)
     except (LabelscapeError, RasterioError, OSError) as error:
         # A damaged file costs its own pair only: the other files are still worth checking.
@@ -101,6 +104,7 @@ def _keep_counts(results: Results, pair: Pair, counts: np.ndarray, on_nodata: in
     nodata.
     """
     labelled = int(counts.sum())
+    # More than half: some labels beyond a scene's border are usual.
     if on_nodata > labelled:
         text = (
             f"{share(on_nodata, on_nodata + labelled)} of the labelled pixels are nodata in {pair.name}; "

@@ -48,13 +48,16 @@ def edge_match(
     there are too few borders or valid pixels.
     """
     height, width = indices.shape
+    # Borders keep `reach` away from every side: half of the window must be left.
     if min(height, width) < 4 * reach:
         return None
     border = np.zeros(indices.shape, np.float32)
     border[reach:-reach, reach:-reach] = label_borders(indices)[reach:-reach, reach:-reach]
     count = int(border.sum())
+    # Too few borders match something by chance under some shift.
     if count < 50 or valid.mean() < 0.5:
         return None
+    # After the cheap tests: filters over all bands are the larger part of the time.
     strength = edge_strength(pixels, valid)
     if strength is None:
         return None
@@ -98,6 +101,7 @@ def edge_strength(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
     hidden = ~valid
     if hidden.any():  # the limit of the data is no edge on the ground
         relative[uniform_filter(hidden.astype(np.float32), 7) > 1e-4] = 1
+    # Capped: a single glass roof would outweigh the edges of many fields.
     return np.minimum(relative, 3)
 
 
@@ -105,6 +109,7 @@ def vote(matches: Sequence[tuple[np.ndarray, int]], *, seed: int = 0) -> Shift |
     """The shift that the windows agree on; None for fewer than four windows."""
     if len(matches) < 4:
         return None
+    # The noise of a mean over n border pixels falls with the square root of n.
     weights = np.sqrt([count for _, count in matches])
     surfaces = np.stack([match - match.mean() for match, _ in matches]) * weights[:, None, None]
     size = surfaces.shape[1]
@@ -118,6 +123,7 @@ def vote(matches: Sequence[tuple[np.ndarray, int]], *, seed: int = 0) -> Shift |
     drawn = rng.multinomial(len(flat), np.full(len(flat), 1 / len(flat)), size=200) @ flat
     peaks = drawn.argmax(axis=1)
     near = np.maximum(np.abs(peaks // size - reach - down), np.abs(peaks % size - reach - right)) <= 1
+    # Against no shift at all, window by window.
     gain = flat[:, best] - flat[:, reach * size + reach]
     error = gain.std(ddof=1) / np.sqrt(len(gain))
     strength = float(gain.mean() / error) if error > 0 else 0.0
@@ -128,6 +134,7 @@ def vote(matches: Sequence[tuple[np.ndarray, int]], *, seed: int = 0) -> Shift |
 
 def sample_windows(whole: Window, most: int, *, seed: int = 0) -> list[Window]:
     """Up to `most` windows of SIDE pixels spread over a scene; the whole of a small one."""
+    # A patch is one window, up to four times the usual area.
     if min(whole.shape) < SIDE:
         return [whole] if whole.pixels <= 4 * SIDE * SIDE else []
     rows, columns = whole.height // SIDE, whole.width // SIDE

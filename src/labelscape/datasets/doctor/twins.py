@@ -59,6 +59,7 @@ class Sketcher:
 
     def add(self, pixels: np.ndarray, valid: np.ndarray, window: Window) -> None:
         """pixels (B, H, W), valid (H, W) of a window."""
+        # Decoded pixels, not the file: the same image as PNG and TIFF is one image.
         self._hash.update(np.ascontiguousarray(pixels))
         self._real = pixels.dtype.kind == "f"
         grey = pixels.mean(axis=0, dtype=np.float32)
@@ -67,12 +68,14 @@ class Sketcher:
             low, high = float(seen.min()), float(seen.max())
             self._least = low if self._least is None else min(self._least, low)
             self._most = high if self._most is None else max(self._most, high)
+        # Rows of the window by the cell they belong to: cells may end anywhere within a window.
         rows, tops = np.unique(
             np.arange(window.top, window.bottom) * CELLS // self._shape[0], return_index=True
         )
         columns, lefts = np.unique(
             np.arange(window.left, window.right) * CELLS // self._shape[1], return_index=True
         )
+        # Sums of row ranges, then of column ranges: (h, w) -> cells without a loop.
         for total, values in ((self._sum, np.where(valid, grey, 0)), (self._count, valid)):
             total[np.ix_(rows, columns)] += np.add.reduceat(
                 np.add.reduceat(values, tops, axis=0, dtype=np.float64), lefts, axis=1
@@ -83,9 +86,11 @@ class Sketcher:
         known = self._count > 0
         cells = None
         if not blank and known.any():
+            # Cells of nodata get the mean: they add nothing to the correlation.
             mean = np.where(
                 known, self._sum / np.maximum(self._count, 1), self._sum.sum() / self._count.sum()
             )
+            # Minus the surroundings: large dark and bright halves make any two landscapes alike.
             detail = (mean - uniform_filter(mean, 5, mode="nearest")).ravel()
             detail -= detail.mean()
             # Reflectances of 0..1 have no grey levels: there they are a 256th of the range.
@@ -115,8 +120,10 @@ def check_twins(sketches: Sequence[Sketch]) -> list[Finding]:
             same[sketch.digest].append(sketch)
     for group in same.values():
         if len(group) > 1:
+            # One image with two labellings: whichever is right, the other one teaches the opposite.
             quarrel = " Their labels differ." if len({s.labels for s in group}) > 1 else ""
             findings.append(_twin_finding("duplicate", group, "have identical pixels", quarrel))
+    # One of each: identical ones were reported and would be similar again.
     firsts = [group[0] for group in same.values()]
     for group in _alike(firsts):
         findings.append(
@@ -182,9 +189,11 @@ def _overlaps(sketches: Sequence[Sketch]) -> list[Finding]:
 
     placed = [s for s in sketches if s.grid.is_georeferenced]
     findings = []
+    # By text: equal CRSs of several files are different objects.
     for crs in {s.grid.crs.to_wkt() for s in placed}:
         mine = [s for s in placed if s.grid.crs.to_wkt() == crs]
         boxes = shapely.box(*np.array([s.grid.bounds_of(s.grid.window) for s in mine]).T)
+        # A tree: the pairs of thousands of tiles are millions, those that touch a few thousand.
         left, right = shapely.STRtree(boxes).query(boxes, predicate="intersects")
         pairs = [(i, j) for i, j in zip(left.tolist(), right.tolist()) if i < j]
         shares = [

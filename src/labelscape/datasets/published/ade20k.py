@@ -61,6 +61,7 @@ def open_ade20k(root: Path) -> Published:
         images = keyed(rasters(root / "images" / folder), r"(?P<key>ADE_(train|val)_\d{8})\.jpg", HOME)
         labels = keyed(rasters(root / "annotations" / folder), r"(?P<key>ADE_(train|val)_\d{8})\.png", HOME)
         if not images or not labels:
+            # The full set has the same name and other labels; people download the one for the other.
             if root.is_dir() and next(root.rglob("ADE_*_seg.png"), None):
                 raise BadFile(
                     f"{root} is the full ADE20K (files ..._seg.png with thousands of object names). The "

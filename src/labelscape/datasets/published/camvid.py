@@ -57,6 +57,7 @@ def open_camvid(root: Path) -> Published:
         root = root / "CamVid"
     pairs: list[Pair] = []
     for part in ("train", "val", "test"):
+        # By name alone, without the suffix: images and labels have the same names in two folders.
         images = {f.stem: f for f in rasters(root / part)}
         labels = {f.stem: f for f in rasters(root / f"{part}annot")}
         if not images:

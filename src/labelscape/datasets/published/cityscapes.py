@@ -81,16 +81,19 @@ def open_cityscapes(root: Path, *, labels: str = "auto") -> Published:
     images = keyed(rasters(root / "leftImg8bit"), r"(?P<key>.+_\d{6}_\d{6})_leftImg8bit\.png", HOME)
     if not images or not (root / "gtFine").is_dir():
         raise HOME.not_found(root, "leftImg8bit/PART/CITY/*_leftImg8bit.png and gtFine/")
+    # The split is that of leftImg8bit: its folders name it.
     part_of = {key: part_by_folder(file, root) or "train" for key, file in images.items()}
     masks = rasters(root / "gtFine")
     kinds = {"ids": ("labelIds", IDS_CODE), "train-ids": ("labelTrainIds", TRAIN_IDS_CODE)}
     lacking: dict[str, list[str]] = {}
+    # Label ids first: the archives hold them, train ids are made by the benchmark's scripts.
     for kind in kinds if labels == "auto" else (labels,):
         ending, code = kinds[kind]
         found = keyed(masks, rf"(?P<key>.+_\d{{6}}_\d{{6}})_gtFine_{ending}\.png", HOME)
         lacking[kind] = [
             f"gtFine/{part_of[k]}/{k.split('_')[0]}/{k}_gtFine_{ending}.png"
             for k in sorted(images)
+            # The benchmark keeps the labels of its test split.
             if k not in found and part_of[k] != "test"
         ]
         if not lacking[kind]:
@@ -104,4 +107,5 @@ def open_cityscapes(root: Path, *, labels: str = "auto") -> Published:
                 RED_GREEN_BLUE,
                 notes=(f"Labels: {ending}.",),
             )
+    # The kind with fewest files missing is the one the user has.
     raise HOME.lonely(root, "label files", min(lacking.values(), key=len))

@@ -46,6 +46,7 @@ LAND = Legend.of_names(list(COLORS), colors=list(COLORS.values()))
 LAND_CODE = Code(
     {**{color: index for index, color in enumerate(COLORS.values())}, (0, 0, 0): IGNORE},
     threshold=128,
+    # Blurred edges of masks give colours that no class has, such as (255, 0, 0): such pixels are unlabelled.
     refuse=False,
 )
 ROAD = Legend.of_names(["background", "road"])
@@ -69,6 +70,7 @@ def open_deepglobe(root: Path, kind: str, *, seed: int = 0) -> Published:
     _refuse_both_tasks(files, root, kind, home)
     labels = keyed(files, r"(?P<key>.+)_mask\.\w+", home)
     found = keyed(files, r"(?P<key>.+)_sat\.\w+", home)
+    # Images of valid/ and test/ were published without masks: they are left out and are no error.
     images = {
         key: f for key, f in found.items() if key in labels or part_by_folder(f, root) not in ("val", "test")
     }
@@ -87,9 +89,11 @@ def _task_of(file: Path, root: Path) -> str | None:
     """land or road, where a folder between `root` and the file has that word in its name (`road-train`,
     `deepglobe-road`); None where none has.
     """
+    # The nearest folder decides: `deepglobe-land/road-train` is of roads.
     for folder in reversed(file.relative_to(root).parts[:-1]):
         words = re.split(r"[^a-z]+", folder.lower())
         for kind in ("land", "road"):
+            # Whole words: `island` is no land cover.
             if any(word in (kind, f"{kind}s", f"{kind}cover") for word in words):
                 return kind
     return None

@@ -72,6 +72,7 @@ def describe(
         name for name in found.legend.names if not any(part["classes"][name]["pixels"] for part in parts)
     ]
     notes = list(found.notes)
+    # Of a sample nothing can be said about what is absent.
     if absent and limit is None:
         notes.append(
             f"no pixel of {', '.join(absent)} in any split: are these the files of {found.name}, or of "

@@ -123,6 +123,7 @@ def open_gid(
         )
     labels, by_folder = {}, {}
     for file in rasters(root):
+        # Labels are known by their ending, or by their folder where repackaged files lost it.
         ending = LABEL_ENDING.search(file.stem)
         if ending or any(
             p.lower() in ("ann_dir", "masks", "labels") or p.lower().startswith("label_")
@@ -133,6 +134,8 @@ def open_gid(
             ):
                 labels[LABEL_ENDING.sub("", file.stem)] = file
         elif not _of_other_classes(file, root, classes):
+            # One form of images per folder: img_dir/train and img_dir/val are of one form, and count as one
+            # folder.
             folder = file.parent if part_by_folder(file, root) is None else file.parent.parent
             by_folder.setdefault(folder, {})[file.stem] = file
     if not labels or not by_folder:
@@ -142,11 +145,13 @@ def open_gid(
     pictures, kind = _of_kind(root, by_folder, images)
     names = tuple(bands) if bands is not None else _bands_of(next(iter(pictures.values())), kind)
     folders = {key: part_by_folder(file, root) for key, file in pictures.items()}
+    # Only where every image lies in a split's folder; otherwise our seeded split of whole scenes.
     packaged = None not in folders.values()
     part_of = folders if packaged else split_gid(pictures, seed=seed)
     pairs = matched_pairs(
         root, HOME, pictures, labels, part_of.__getitem__, expected=lambda key: f"{key}_label.tif"
     )
+    # The first label stands for all: the files of one package are written alike.
     code = code_of(pairs[0].label, classes, first_value)
     return Published(
         f"gid-{classes}", LEGENDS[classes], code, names, pairs, names, notes=() if packaged else (NO_LIST,)
@@ -174,6 +179,7 @@ def code_of(label: Path, classes: int, first_value: int = 1) -> Code:
     """
     colors = [tuple(color) for color in LEGENDS[classes].colors.tolist()]
     with gdal(), open_raster(label) as dataset:
+        # Published as colours; repackaged, as class values in one band.
         colored = dataset.count >= 3
         if dataset.colorinterp[0].name == "palette":
             # Many tools add a colour table of their own to class values; only the published colours count.
@@ -183,6 +189,7 @@ def code_of(label: Path, classes: int, first_value: int = 1) -> Code:
     return Code(
         {
             IGNORE: IGNORE,
+            # 0 is the first class where values start there, and background in all other packages.
             **({0: IGNORE} if first_value else {}),
             **{first_value + index: index for index in range(classes)},
         }
@@ -208,6 +215,7 @@ def grid_windows(height: int, width: int, *, size: int = 512, grid: str = "floor
         raise BadOption(f"size={size} must be at least 1 pixel.")
     if grid == "cut":
         return list(Window(0, 0, height, width).blocks(size))
+    # A scene smaller than a patch is one patch, whatever the grid.
     if grid == "ceil" or height < size or width < size:
         return _ceil(height, width, size)
     found = [
@@ -221,6 +229,7 @@ def grid_windows(height: int, width: int, *, size: int = 512, grid: str = "floor
                 "--grid 188 needs scenes of 6800 x 7200 and patches of 512; this scene is "
                 f"{height} x {width}, the patches are {size}. Choose floor, ceil or cut."
             )
+        # Six windows spread over 7200 pixels overlap nothing but the row they share with the 182.
         places = [round(i * (7200 - size) / 5) for i in range(6)]
         edge = 6800 - size
         found += [
@@ -230,6 +239,7 @@ def grid_windows(height: int, width: int, *, size: int = 512, grid: str = "floor
 
 
 def _ceil(height: int, width: int, size: int) -> list[Window]:
+    # The last window is moved inwards; of an image below `size` it begins at 0.
     tops, lefts = ([min(start, max(0, n - size)) for start in range(0, n, size)] for n in (height, width))
     return [Window(top, left, min(size, height), min(size, width)) for top in tops for left in lefts]
 
@@ -246,6 +256,7 @@ def _of_kind(root: Path, by_folder: dict[Path, dict[str, Path]], wanted: str) ->
     """
     shape_of = {}
     for folder, files in by_folder.items():
+        # One header per folder instead of one per scene.
         with gdal(), open_raster(next(iter(files.values()))) as dataset:
             shape_of[folder] = dataset.count, dataset.dtypes[0]
     for kind in KINDS if wanted == "auto" else (wanted,):

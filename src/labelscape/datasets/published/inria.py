@@ -41,6 +41,7 @@ def open_inria(root: Path) -> Published:
     """
     files = rasters(root)
     folders = {f: f.relative_to(root).parts[:-1] for f in files}
+    # Images of test/ have no labels.
     images = keyed((f for f in files if "images" in folders[f] and "test" not in folders[f]), NAME, HOME)
     labels = keyed((f for f in files if "gt" in folders[f]), NAME, HOME)
     if not images or not labels:
@@ -51,5 +52,6 @@ def open_inria(root: Path) -> Published:
 
 def part_of_tile(name: str) -> str:
     """`austin1` or its patch `austin1_12` -> val, `austin6` -> train."""
+    # The first number: patches add more of them after the tile's.
     number = int(re.match(r"\D+(\d+)", name)[1])
     return "val" if number in HELD_OUT else "train"

@@ -133,7 +133,9 @@ def _vaihingen(root: Path, eroded: bool, bands: Sequence[str] | None) -> Publish
         )
     ]
     name = r"top_mosaic_09cm_area(?P<key>\d+)"
+    # Vaihingen has one kind of orthophoto.
     photos = {"IRRG": keyed((f for f in files if f not in set(truths)), rf"{name}\.tif", VAIHINGEN_HOME)}
+    # The normalised heights are Gerke's, published apart from the benchmark, whose own DSM is not normalised.
     heights = keyed(files, r"dsm_09cm_matching_area(?P<key>\d+)_normalized\.(jpg|tif)", VAIHINGEN_HOME)
     labels = keyed(_one_folder(truths), rf"{name}{'_noBoundary' if eroded else ''}\.tif", VAIHINGEN_HOME)
     label_name = (
@@ -221,6 +223,7 @@ def _patches(root: Path, layout: _PatchLayout, eroded: bool, bands: Sequence[str
     images, labels = (keyed(rasters(root / side), pattern, layout.home) for side in ("img_dir", "ann_dir"))
     if not images or not labels:
         raise layout.home.not_found(root, "img_dir/ and ann_dir/ with patches called TILE_X_Y_X_Y.png")
+    # Patches of one tile share a split: neighbours in train and test would leak.
     part_of = {t: part for part, tiles in layout.split.items() for t in tiles}
     pairs = matched_pairs(
         root,
@@ -259,12 +262,15 @@ def _published(
     unknown = next((b for b in bands if b not in (*known, HEIGHT)), None)
     if unknown or not colors:
         raise UnknownName(f"band of {home.title}", unknown or "", (*known, HEIGHT))
+    # The first kind that has all the bands asked for; RGBIR is before the others in ORTHOPHOTOS.
     kind = next((k for k, found in photos.items() if found and set(colors) <= set(ORTHOPHOTOS[k])), None)
     if kind is None:
         raise home.not_found(root, f"orthophotos with {', '.join(colors)}")
     published = {tile: part for part, tiles in split.items() for tile in tiles}
+    # Tiles whose labels were kept back for the benchmark count only where someone has them.
     here = sorted((t for t in photos[kind] if t in published or t in labels), key=_tile_order)
     missing = [label_name % tile for tile in here if tile not in labels]
+    # No label at all is another folder or another archive; some missing is an incomplete one.
     if not here or (not labels and missing):
         raise home.not_found(root, f"{'eroded ' * eroded}label files {label_name % 'TILE'}")
     if missing:
@@ -292,4 +298,5 @@ def _published(
 
 
 def _tile_order(tile: str) -> tuple[int, ...]:
+    # As numbers: 2_10 after 2_9.
     return tuple(int(n) for n in tile.split("_"))

@@ -90,6 +90,7 @@ class Home:
 
     def not_found(self, root: Path, looked_for: str) -> BadFile:
         """The error (returned, not raised) for a folder `root` that lacks `looked_for`."""
+        # A wrong path and an incomplete download need different cures.
         found = f"{root} {'does not exist' if not root.exists() else 'does not contain it completely'}"
         tree = "\n".join(f"    {line}" for line in self.tree.strip("\n").splitlines())
         return BadFile(
@@ -140,6 +141,7 @@ def part_by_folder(file: Path, root: Path) -> str | None:
     """The split given by the nearest folder between `root` and the file, by its name or its ending
     (`land-train`); None where none does.
     """
+    # From the file upwards, and never above `root`: a data set kept in /data/test/ is not all test.
     for folder in reversed(file.relative_to(root).parts[:-1]):
         for word in (folder.lower(), re.split(r"[-_ ]", folder.lower())[-1]):
             if word in PART_FOLDERS:
@@ -167,11 +169,13 @@ def seeded_parts(ids: Iterable[str], counts: Mapping[str, int], *, seed: int = 0
 
     counts  split -> number in the publication; with fewer or more ids, the same proportions
     """
+    # Sorted: file systems list in any order, and the split must be the same everywhere.
     names = sorted(ids)
     # Splits must be the same on every machine: of Python and NumPy, only random.random() guarantees the same
     # numbers in every version.
     rng = random.Random(seed)
     drawn = {name: rng.random() for name in names}
+    # Cumulative, then rounded: the numbers always add up to all ids.
     ends = np.round(np.cumsum(list(counts.values())) * len(names) / sum(counts.values())).astype(int)
     part_of = {}
     for place, name in enumerate(sorted(names, key=drawn.__getitem__)):
@@ -198,6 +202,7 @@ def listed_pairs(root: Path, home: Home, *, lists: str = "auto") -> tuple[Pair, 
     masks = {f.stem: f for f in rasters(label_folder)}
     named = [(name, part) for part in listed for name in lines_of(place / f"{part}.txt")]
     for what, found, folder in (("images", pictures, image_folder), ("label files", masks, label_folder)):
+        # A list names what belongs to the split: a file too few changes the score, and is an error.
         missing = [str(folder / name) for name, _ in named if name not in found]
         if missing:
             raise home.lonely(root, what, missing)
@@ -219,6 +224,7 @@ def matched_pairs(
     missing = [expected(key) for key in sorted(images) if key not in labels]
     if missing:
         raise home.lonely(root, "label files", missing)
+    # A label without an image means an incomplete download, which would pass for a smaller data set.
     missing = [str(labels[key]) for key in sorted(labels) if key not in images]
     if missing:
         raise home.lonely(root, "images of these label files", missing)

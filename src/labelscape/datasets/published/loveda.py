@@ -55,6 +55,7 @@ def open_loveda(root: Path) -> Published:
     images = {
         key: f
         for key, f in found["images"].items()
+        # Images of Test/ have no masks.
         if key in found["labels"] or part_by_folder(f, root) != "test"
     }
     if not images or not found["labels"]:

@@ -122,6 +122,7 @@ def code_of_459(classes: int, ids: dict[str, int] = ID_459) -> Code:
     background = 0 if classes == 60 else IGNORE
     return Code(
         {
+            # 0 to 459 all known: any other value is damage, not background.
             **{value: background for value in range(460)},
             **{ids[name]: first + k for k, name in enumerate(NAMES)},
         }
@@ -179,6 +180,7 @@ def open_pascal_context(root: Path, classes: int, *, labels: str = "auto") -> Pu
     """
     if labels not in ("auto", "mat", "png"):
         raise UnknownName("kind of PASCAL Context labels", labels, ("auto", "mat", "png"))
+    # The archive unpacks to VOCdevkit/VOC2010; users pass any of the three.
     base = first_folder(
         *(f for f in (root, root / "VOC2010", root / "VOCdevkit" / "VOC2010") if (f / "JPEGImages").is_dir())
     )
@@ -201,6 +203,7 @@ def open_pascal_context(root: Path, classes: int, *, labels: str = "auto") -> Pu
         raise HOME.not_found(root, "trainval/*.mat or SegmentationClassContext/*.png")
     if mats is not None:
         names = next((f / "labels.txt" for f in (mats, mats.parent) if (f / "labels.txt").is_file()), None)
+        # The folder's own list where there is one; ID_459 is that of the published archive.
         code = code_of_459(classes, ids_of(names) if names else ID_459)
         found = {f.stem: f for f in mats.glob("*.mat")}
     else:
@@ -224,6 +227,7 @@ def _listed(root: Path, base: Path, labels: dict[str, Path], called: str) -> tup
     if lists is None or not all((lists / f"{part}.txt").is_file() for part in ("train", "val")):
         raise HOME.not_found(root, "ImageSets/Main/train.txt and val.txt")
     named = [(name, part) for part in ("train", "val") for name in lines_of(lists / f"{part}.txt")]
+    # Listed once instead of asking for each of 10,103 files.
     images = {f.stem: f for f in (base / "JPEGImages").iterdir() if f.suffix.lower() == ".jpg"}
     for what, there, like in (("pictures", images, "JPEGImages/%s.jpg"), ("label files", labels, called)):
         missing = [like % name for name, _ in named if name not in there]

@@ -36,12 +36,14 @@ def as_published(found: Published, indices: np.ndarray) -> np.ndarray:
     """
     # Several values may mean one class; reversed, the first in the table wins.
     known = {index: key for key, index in reversed(found.code.table.items()) if index != IGNORE}
+    # After the table's own, which these replace.
     known |= dict(enumerate(ASKED_FOR.get(found.name, ())))
     values = np.array([known[index] for index in range(len(found.legend))], np.uint8).reshape(
         len(found.legend), -1
     )
     table = np.zeros((256, values.shape[1]), np.uint8)
     table[: len(values)] = values
+    # (H, W, values) -> (values, H, W), the order in which GDAL writes bands.
     return np.ascontiguousarray(np.moveaxis(table[indices], -1, 0))
 
 

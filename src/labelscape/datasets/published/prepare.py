@@ -51,10 +51,12 @@ def write_patches(
         raise BadFile(f"{out} is not empty; choose another folder, or pass --overwrite.")
     names: dict[str, list[str]] = {part: [] for part in PARTS}
     for pair in found.pairs:
+        # Images of a benchmark's test split have no labels, and no use as training patches.
         if pair.label is not None:
             names[pair.part] += _patches_of(found, pair, out, size, grid or default_grid(found.name))
         if tick:
             tick()
+    # After all patches, and the lists last: without them the folder is not taken for a data set.
     with written_whole(out / "classes.json", overwrite=True) as file:
         file.write_text(found.legend.to_json(), encoding="utf-8")
     write_lists({part: listed for part, listed in names.items() if listed}, out, overwrite=True)
@@ -76,6 +78,7 @@ def _patches_of(found: Published, pair: Pair, out: Path, size: int, grid: str) -
     one = labelled(found, pair)
     with one.scene.for_thread() as scene:
         windows = grid_windows(*scene.grid.shape, size=size, grid=grid)
+        # Windows come row by row; one read serves all of a row.
         for (top, height), row in groupby(windows, key=lambda w: (w.top, w.height)):
             band = Window(top, 0, height, scene.grid.width)
             patch, indices = scene.read(band), one.labels.read(band)
@@ -84,6 +87,7 @@ def _patches_of(found: Published, pair: Pair, out: Path, size: int, grid: str) -
                 inside = window.inset_of(band)
                 name = (
                     pair.name
+                    # An image that is one patch keeps its name: it is still found by its published one.
                     if window == scene.grid.window
                     else f"{pair.name}_{window.top:05d}_{window.left:05d}"
                 )
@@ -101,6 +105,7 @@ def _write_pair(
     found: Published,
     nodata: float | None,
 ) -> None:
+    # PNG has neither coordinates nor band names: it is used where there is nothing to lose.
     plain = not grid.is_georeferenced and found.bands == RED_GREEN_BLUE and patch.pixels.dtype == np.uint8
     # GDAL marks a fourth 8-bit band as transparency by default; here it may be near infrared.
     options = (
@@ -119,6 +124,7 @@ def _write_pair(
                 "w",
                 count=len(patch.pixels),
                 dtype=patch.pixels.dtype,
+                # In a PNG GDAL writes it as transparency, and other readers would hide those pixels.
                 nodata=None if plain else nodata,
                 **shape,
                 **options,

@@ -33,6 +33,7 @@ def open_prepared(root: Path, *, lists: str = "auto") -> Published:
         legend = Legend.from_json(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, KeyError, TypeError, LabelscapeError) as error:
         raise BadFile(f"{file} is not a valid list of classes: {error}.") from error
+    # The first image's bands: all patches were written with the same ones.
     with Scene(pairs[0].image) as first:
         bands = first.bands
     code = Code({IGNORE: IGNORE, **{value: index for index, value in enumerate(legend.values)}})
