@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from labelscape.checkpoint import Checkpoint, load, load_all, save
+from labelscape.checkpoint import Checkpoint, StoredAs, load, load_all, save
 from labelscape.contract.bands import QUANTILES, BandStatistics
 from labelscape.contract.contract import Contract
 from labelscape.contract.tile_sizes import TileSizes
@@ -50,6 +51,14 @@ def test_all_that_is_saved_comes_back(checkpoint, tmp_path):
         save(back, tmp_path / "again.safetensors").read_bytes()
         == (tmp_path / "new" / "model.safetensors").read_bytes()
     )
+
+
+def test_the_file_is_remembered_beside_what_is_stored(checkpoint, tmp_path):
+    path = save(checkpoint, tmp_path / "model.safetensors")
+    back = load(path)
+    assert checkpoint.stored is None and replace(back).stored is None
+    assert back.stored == StoredAs(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    assert back.describe() == checkpoint.describe()
 
 
 def test_half_keeps_three_digits(checkpoint, tmp_path):

@@ -5,6 +5,7 @@ Loading a stranger's model must not run a stranger's code: the file holds arrays
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,19 @@ from labelscape.legend import Legend
 FORMAT = "labelscape-1"
 
 
+@dataclass(frozen=True)
+class StoredAs:
+    """The file that a checkpoint was read from or written to, and its SHA-256 at that time."""
+
+    path: str
+    sha256: str
+
+    @classmethod
+    def now(cls, path: str | Path) -> StoredAs:
+        with open(path, "rb") as file:
+            return cls(str(path), hashlib.file_digest(file, "sha256").hexdigest())
+
+
 # Weights are arrays, and arrays do not compare to one truth value: a checkpoint equals itself only.
 @dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint:
@@ -39,6 +53,8 @@ class Checkpoint:
     temperature       calibration: logits are divided by it before the softmax; 1 as trained
     tile_sizes        held-out scores by tile size; None where a tile's size makes no difference, or was not
                       measured
+    stored            the file that `load` read or `train` wrote, by which a map of it can be made again; None
+                      for a checkpoint made or changed (`dataclasses.replace`) in memory. Not stored
 
     Two checkpoints are equal when they are the same object; `describe()` and `weights` can be compared.
     """
@@ -53,6 +69,8 @@ class Checkpoint:
     history: tuple[dict, ...] = ()
     temperature: float = 1.0
     tile_sizes: TileSizes | None = None
+    # init=False, so that `dataclasses.replace` does not carry it over to other weights.
+    stored: StoredAs | None = field(default=None, init=False)
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -93,6 +111,12 @@ class Checkpoint:
         from labelscape.model_card import html_card
 
         return html_card(self.describe())
+
+
+def remember_file(checkpoint: Checkpoint, path: str | Path) -> Checkpoint:
+    """The checkpoint itself, which now knows the file that holds it."""
+    object.__setattr__(checkpoint, "stored", StoredAs.now(path))
+    return checkpoint
 
 
 def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Path:
@@ -187,7 +211,7 @@ def load(path: str | Path) -> Checkpoint:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(f"{path} has a damaged description ({error}).") from error
-    return loaded
+    return remember_file(loaded, path)
 
 
 def load_all(given: Checkpoint | str | Path | Sequence[Checkpoint | str | Path]) -> list[Checkpoint]:

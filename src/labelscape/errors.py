@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class LabelscapeError(Exception):
@@ -46,6 +48,40 @@ class UnknownName(BadOption, LookupError):
         hint = f" Did you mean {nearest!r}?" if nearest else ""
         super().__init__(f"No {kind} is called {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
         self.kind, self.name, self.nearest = kind, name, nearest
+
+
+LIMITS = {
+    "greater_than": ("above {}", "gt"),
+    "greater_than_equal": ("at least {}", "ge"),
+    "less_than": ("below {}", "lt"),
+    "less_than_equal": ("at most {}", "le"),
+    "literal_error": ("one of {}", "expected"),
+}
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "string": "text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping, such as {'name': value}",
+    "model": "a mapping, such as {'name': value}",
+    "finite": "a finite number",
+}
+
+
+def refused_setting(problem: Mapping[str, Any]) -> str:
+    """A sentence for a value that pydantic refused, from its details: `tile_size=0` must be at least 1."""
+    where, kind = ".".join(str(part) for part in problem["loc"]), problem["type"]
+    if kind == "missing":
+        return f"`{where}` is missing."
+    if kind in LIMITS:
+        words, limit = LIMITS[kind]
+        value = problem["ctx"][limit]
+        expected = words.format(value if isinstance(value, str) else f"{value:g}")
+    else:
+        expected = KINDS.get(kind.partition("_")[0]) or re.sub("^Input should be ", "", problem["msg"])
+    return f"`{where}={reprlib.repr(problem['input'])}` must be {expected}."
 
 
 SYNONYMS = {

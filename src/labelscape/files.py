@@ -41,7 +41,7 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise BadFile(f"{path} exists; pass --overwrite to replace it.")
+        raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
     # Beside the target, since a rename is atomic only within one file system.
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:

@@ -218,7 +218,7 @@ def encode_values(
         )
         raise BadInput(
             f"{where} hold the value{'s' * (len(unknown) > 1)} {_some(unknown)}, which no class has "
-            f"(known: {known}). Add the class with --classes, or name the value with --ignore-value."
+            f"(known: {known}). Add the class with `classes`, or name the value with `ignore_values`."
         )
     return table[inverse].reshape(np.shape(values))
 

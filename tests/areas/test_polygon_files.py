@@ -154,5 +154,5 @@ def test_postgis(raster, tmp_path):
         ).fetchall()
     assert [f[0] for f in found] == columns[2].tolist() and all(f[3] for f in found)
     assert shapely.equals_exact(shapely.from_wkb([bytes(f[2]) for f in found]), polygons).all()
-    with pytest.raises(BadFile, match="exists; pass --overwrite"):
+    with pytest.raises(BadFile, match="exists; pass `overwrite=True`"):
         polygonize(raster, target, world.LEGEND)

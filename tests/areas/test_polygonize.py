@@ -157,7 +157,7 @@ def test_simplification_reads_metres(tmp_path):
             ).sum()
         )
     assert points[0] == points[1] > 10 * points[2]
-    with pytest.raises(BadOption, match="--simplify is -1"):
+    with pytest.raises(BadOption, match="`simplify=-1` must be"):
         polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, simplify=-1, overwrite=True)
 
 

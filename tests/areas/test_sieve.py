@@ -199,7 +199,7 @@ def test_polygons_of_a_sieved_map_leave_no_holes(tmp_path):
     _, _, _, (_, _, pixels, hectares) = pyogrio.raw.read(tmp_path / "m.gpkg", layer="land_cover")
     assert done.left_out == 0 and pixels.sum() == 120 * 90 and hectares.min() >= 0.3 * (1 - 1e-9)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["m.gpkg", "m.tif"]
-    with pytest.raises(BadFile, match="exists; pass --overwrite"):
+    with pytest.raises(BadFile, match="exists; pass `overwrite=True`"):
         polygonize(raster, tmp_path / "m.gpkg", world.LEGEND, sieve=0.3)
 
 

@@ -4,9 +4,13 @@ import inspect
 from typing import get_args
 
 import pytest
+import typer
 from typer.models import OptionInfo
 
-from labelscape.cli import check, evaluate, map, polygonize
+from labelscape.cli import app, check, evaluate, map, polygonize
+from labelscape.cli.options import SETTINGS, as_options
+from labelscape.errors import BadOption
+from labelscape.maps.request import MapRequest
 
 LABELS_OWN = {"area"}
 """Of `evaluate` this says where labels are complete, not what is mapped."""
@@ -34,3 +38,52 @@ def test_a_map_is_checked_and_evaluated_under_the_options_that_decide_its_values
     shared = set(options_of(map)) & set(options_of(check)) & set(options_of(evaluate))
     tiles, machine = {"tile_size", "overlap", "blend"}, {"device", "precision"}
     assert tiles | machine | {"tta", "scales", "average", "also"} <= shared
+
+
+@pytest.mark.parametrize(
+    ("said", "typed"),
+    [
+        (
+            "a.tif exists; pass `overwrite=True` to replace it.",
+            "a.tif exists; pass --overwrite to replace it.",
+        ),
+        ("`reject=60.0` must be", "--reject 60.0 must be"),
+        ("`min_area=inf` must be", "--min-area inf must be"),
+        ("test-time augmentation (`tta`)", "test-time augmentation (--tta)"),
+        ("`classes={'other': 0, 'road': 1}`", "--classes other=0,road=1"),
+        ("`merge={'NEW': ['OLD', 'OLD']}`", "--merge NEW=OLD,OLD"),
+        ("`ignore_values=[255]`", "--ignore-value 255"),
+        ("`polygons=False`", "--no-polygons"),
+        ("`start=a b/c.safetensors`", "--start a b/c.safetensors"),
+        ("`data={'block': 64}`", "-o data.block=64"),
+        ("`data.block=64`", "-o data.block=64"),
+        ("refused by `check` in `scene.tif`", "refused by `check` in `scene.tif`"),
+        ("runs/tta=none/tile_size=64.tif exists", "runs/tta=none/tile_size=64.tif exists"),
+    ],
+)
+def test_messages_of_the_library_name_options_on_the_command_line(said, typed):
+    assert as_options(said) == typed
+
+
+def test_every_setting_that_is_translated_is_an_option():
+    options = set()
+
+    def collect(command):
+        for one in getattr(command, "commands", {}).values():
+            collect(one)
+        options.update(opt for p in command.params for opt in (*p.opts, *p.secondary_opts))
+
+    collect(typer.main.get_command(app))
+    assert {name for name in SETTINGS.split() if as_options(f"`{name}`") not in options} == set()
+
+
+def test_a_mistake_is_told_in_the_words_of_whoever_makes_it(run_cli, tmp_path):
+    settings = {"tile_size": 0, "reject": 60, "polygons_as": "gpk", "tta": "flip"}
+    with pytest.raises(BadOption) as python:
+        MapRequest(**settings)
+    typed = [part for name, v in settings.items() for part in (f"--{name.replace('_', '-')}", str(v))]
+    code, _, shell = run_cli("map", "m.safetensors", "s.tif", "--out", tmp_path / "map", *typed)
+    assert code == 2
+    for name, start in (("tile_size", "=0"), ("reject", "=60"), ("polygons_as", ""), ("tta", "")):
+        assert f"`{name}{start}" in str(python.value)
+        assert f"--{name.replace('_', '-')}" in shell and f"`{name}" not in shell

@@ -224,7 +224,7 @@ def test_an_undeclared_border(model, tmp_path, value, shape):
     causes = refusals(model, path)
     assert set(causes) == {"border"}
     assert causes["border"].startswith(f"all bands are {value}")
-    assert f"--nodata {value}" in causes["border"]
+    assert f"`nodata={value}`" in causes["border"]
     assert refusals(model, path, nodata=value) == {}
 
 
@@ -242,7 +242,7 @@ def test_a_white_border_of_bytes_is_named_and_saturated_clouds_are_not(model, tm
     clouds = np.maximum(pixels, cloud)
     assert "border" not in refusals(bytes_model, write(tmp_path / "m.tif", clouds, dtype="uint8"))
     pixels[:, :20] = 255
-    assert "--nodata 255" in refusals(bytes_model, write(tmp_path / "n.tif", pixels, dtype="uint8"))["border"]
+    assert "`nodata=255`" in refusals(bytes_model, write(tmp_path / "n.tif", pixels, dtype="uint8"))["border"]
 
 
 def test_black_pixels_here_and_there_are_no_border(model, tmp_path):
@@ -375,7 +375,7 @@ def test_mapping_refuses_unless_forced_and_the_map_remembers(model, tmp_path):
     pixels[[0, 3]] = pixels[[3, 0]]
     path = write(tmp_path / "scene.tif", pixels)
     quick = {"report": False, "polygons": False, "device": "cpu"}
-    with pytest.raises(BadInput, match=r"blue and nir look swapped.*--force"):
+    with pytest.raises(BadInput, match=r"blue and nir look swapped.*force=True"):
         map_scene(model, path, tmp_path / "map", **quick)
     assert not (tmp_path / "map").exists()
     result = map_scene(model, path, tmp_path / "map", force=True, **quick)
@@ -484,7 +484,7 @@ def test_other_mistakes_on_the_real_scene(havel, tmp_path):
         x[:, :, :60] = 0
         return x
 
-    assert "--nodata 0" in real(havel, tmp_path / "f.tif", collar)["border"]
+    assert "`nodata=0`" in real(havel, tmp_path / "f.tif", collar)["border"]
     degrees = real(
         havel,
         tmp_path / "g.tif",

@@ -180,7 +180,7 @@ def test_a_border_is_named_even_where_compression_smears_it(model, tmp_path, val
     causes = refusals(model, path)
     assert list(causes) == ["border"]
     assert causes["border"].startswith(f"all bands are {value} along the scene's edge")
-    assert causes["border"].endswith(f"Pass --nodata {value}")
+    assert causes["border"].endswith(f"Pass `nodata={value}`")
     assert "border" not in refusals(model, path, nodata=value)
 
 

@@ -99,7 +99,7 @@ def test_values_without_a_class(tmp_path):
         found.severity == "error"
         and "37, 99" in found.text
         and "3.5 %" in found.text
-        and "--ignore-value 37" in found.cure
+        and "`ignore_values=[37]`" in found.cure
     )
     assert "no-class" not in kinds(
         one(tmp_path, labels, spec=LabelRules(legend=LEGEND.legend, ignore_values=(37, 99)))

@@ -103,7 +103,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
 def test_masks_of_0_and_255_are_not_taken_for_unlabelled(tmp_path):
     w = world.make(tmp_path, 64, 64)
     mask = world.write(tmp_path / "mask.tif", np.where(w.classes == 1, 255, 0).astype(np.uint8))
-    with pytest.raises(BadInput, match="--classes other=0,building=255"):
+    with pytest.raises(BadInput, match="`classes={'other': 0, 'building': 255}`"):
         open_dataset([w.scene], [mask])
     with open_dataset(
         [w.scene],
@@ -200,7 +200,7 @@ def test_polygons_and_rasters_are_merged_together(tmp_path):
         np.testing.assert_array_equal(dataset.scenes[0].labels.read(), a.classes == 0)
         expected = np.array([1, 0, IGNORE], np.uint8)[b.classes]
         np.testing.assert_array_equal(dataset.scenes[1].labels.read(), expected)
-    with pytest.raises(BadInput, match="Name all classes with --classes"):
+    with pytest.raises(BadInput, match="Name all classes with `classes`"):
         open_dataset([a.scene, b.scene], labels)
 
 

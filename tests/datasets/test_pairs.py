@@ -73,7 +73,7 @@ def test_greys_of_a_smoothed_mask_are_no_classes(tmp_path, run_cli):
     soft[::9, ::9] = np.arange(30, dtype=np.uint8).reshape(5, 6) + 100
     soft[1::9, 1::9] = 240
     world.write(tmp_path / "labels" / "a.png", soft, crs=None, driver="PNG")
-    with pytest.raises(BadInput, match="grey values.*--threshold 128 --classes other=0,road=1"):
+    with pytest.raises(BadInput, match="grey values.*`threshold=128`, `classes={'other': 0, 'road': 1}`"):
         open_dataset([tmp_path])
     with open_dataset([tmp_path], spec=LabelRules(threshold=128)) as dataset:
         assert dataset.class_counts().tolist() == [int((soft < 128).sum()), int((soft >= 128).sum())]

@@ -389,7 +389,7 @@ def test_writing(tmp_path):
     path = tmp_path / "new" / "map.html"
     assert write_report(path, Report("x")) == path
     before = path.read_bytes()
-    with pytest.raises(BadFile, match="--overwrite"):
+    with pytest.raises(BadFile, match="overwrite=True"):
         write_report(path, Report("y"))
     assert path.read_bytes() == before
     # A file name that is no text must not cost the report.

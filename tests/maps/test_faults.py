@@ -177,7 +177,7 @@ def test_a_map_stopped_while_it_is_finished_loses_nothing(
     assert bytes_of(tmp_path / "map") == undisturbed
     assert all(path.exists() for path in result.paths.values())
     assert not list(tmp_path.glob("map/.*"))
-    with pytest.raises(BadFile, match="--overwrite"):  # whole now: nobody replaces it unasked
+    with pytest.raises(BadFile, match="overwrite=True"):  # whole now: nobody replaces it unasked
         map_scene(checkpoint, scene, tmp_path / "map", **QUICK)
 
 
@@ -189,7 +189,7 @@ def test_a_map_is_not_gone_on_with_under_other_options(
         patched.setattr(vectors, "polygonize", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         map_scene(checkpoint, scene, tmp_path / "map", **QUICK)
     with pytest.raises(
-        BadFile, match="--overwrite"
+        BadFile, match="overwrite=True"
     ):  # another map than the one that stands there half finished
         map_scene(checkpoint, scene, tmp_path / "map", **{**QUICK, **change})
     scored.clear()

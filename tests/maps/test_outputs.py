@@ -91,7 +91,7 @@ def test_a_row_more_is_found_everywhere(tmp_path, checkpoint, monkeypatch):
     asset = json.loads(made.paths["stac"].read_text())["assets"]["margin"]
     assert (asset["title"], asset["roles"]) == ("Lead of the class shown", ["data", "lead"])
 
-    with pytest.raises(BadFile, match="--overwrite"):  # its file is in the way like any other
+    with pytest.raises(BadFile, match="overwrite=True"):  # its file is in the way like any other
         made.paths["class"].unlink()
         made.paths["confidence"].unlink()
         made.paths["proba"].unlink()

@@ -1,5 +1,6 @@
 """A map as one value: what is wrong with it, what its settings decide, and that it makes the map again."""
 
+import hashlib
 import inspect
 import json
 import os
@@ -9,6 +10,7 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 import world
 
@@ -128,7 +130,7 @@ def test_everything_wrong_is_said_at_once():
         "Did you mean 'hann'?",
         "Did you mean 'flips'?",
         "scales=(1.0, 99.0)",
-        "reject=70.0 must be between 0 and 1",
+        "`reject=70.0` must be between 0 and 1",
         "-1; a number above 0",
         "min_area=inf",
         "Did you mean 'gpkg'?",
@@ -250,12 +252,77 @@ def test_run_files_of_older_versions_make_the_map_again(stored, tmp_path):
         assert again.paths[kind].read_bytes() == made.paths[kind].read_bytes()
 
 
-def test_a_checkpoint_in_memory_is_not_stored(stored, tmp_path):
-    checkpoint = load(stored / "a.safetensors")
+def test_a_checkpoint_changed_in_memory_is_not_stored(stored, tmp_path):
+    checkpoint = replace(load(stored / "a.safetensors"), temperature=2.0)
+    assert checkpoint.stored is None
     made = ls.map_scene(checkpoint, stored / "one.tif", tmp_path, report=False, polygons=False, **SMALL)
     assert json.loads(made.paths["run"].read_text())["request"]["checkpoint"] == []
     with pytest.raises(BadInput, match="checkpoint in memory"):
         ls.rerun(made.paths["run"], tmp_path / "again")
+
+
+def test_objects_opened_from_files_make_the_map_again(stored, tmp_path):
+    path = shutil.copy(stored / "b.safetensors", tmp_path / "b.safetensors")
+    models = [load(stored / "a.safetensors"), path]
+    with rasterio.open(stored / "one.tif") as scene:
+        made = ls.map_scene(models, scene, tmp_path / "map", report=False, polygons=False, **SMALL)
+    run = json.loads(made.paths["run"].read_text())
+    assert run["request"]["checkpoint"] == [str(stored / "a.safetensors"), str(path)]
+    assert [m["sha256"] for m in run["models"]] == [
+        hashlib.sha256((stored / f"{n}.safetensors").read_bytes()).hexdigest() for n in "ab"
+    ]
+    assert run["scene"] == run["request"]["scene"] == str(stored / "one.tif")
+    again = ls.rerun(made.paths["run"], tmp_path / "again")
+    assert again.paths["class"].read_bytes() == made.paths["class"].read_bytes()
+    save(replace(load(path), temperature=3.0), path)
+    with pytest.raises(BadInput, match="SHA-256 differs"):
+        ls.rerun(made.paths["run"], tmp_path / "third")
+
+
+def test_the_file_of_a_checkpoint_is_recorded_as_it_was_loaded(stored, tmp_path):
+    path = shutil.copy(stored / "a.safetensors", tmp_path / "a.safetensors")
+    loaded = load(path)
+    shutil.copy(stored / "b.safetensors", path)
+    made = ls.map_scene(loaded, stored / "one.tif", tmp_path / "map", report=False, polygons=False, **SMALL)
+    with pytest.raises(BadInput, match="SHA-256 differs"):
+        ls.rerun(made.paths["run"], tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"reject": "0.5"}, "`reject='0.5'` must be a number."),
+        ({"sieve": "0.5"}, "`sieve='0.5'` must be a number."),
+        ({"simplify": True}, "`simplify=True` must be a number."),
+        ({"tile_size": 64.5}, "`tile_size=64.5` must be a whole number."),
+        ({"overlap": "8"}, "`overlap='8'` must be a whole number."),
+        ({"nodata": "0"}, "`nodata='0'` must be a number."),
+        ({"min_area": -1}, "`min_area=-1` must be at least 0."),
+        ({"min_area": float("nan")}, "`min_area=nan` must be a finite number."),
+        ({"report": "yes"}, "`report='yes'` must be True or False."),
+        ({"scales": "0.75,1"}, "`scales='0.75,1'` must be a number or a list of them, such as (0.75, 1.0)."),
+        ({"scales": [1, "2"]}, "`scales.1='2'` must be a number."),
+        ({"scales": {}}, "`scales={}` must be a list."),
+        ({"precision": 32}, "`precision=32` must be text."),
+    ],
+)
+def test_values_of_other_types_are_refused_in_our_words(setting, said):
+    with pytest.raises(BadOption) as told:
+        MapRequest(**setting)
+    assert str(told.value) == said
+
+
+def test_whole_numbers_are_numbers():
+    made = MapRequest(
+        reject=np.float32(0.5), sieve=2, nodata=0, scales=[np.int64(1), 2], tile_size=np.int8(9)
+    )
+    assert (made.reject, made.sieve, made.nodata, made.scales, made.tile_size) == (
+        0.5,
+        2.0,
+        0.0,
+        (1.0, 2.0),
+        9,
+    )
 
 
 def test_a_result_is_short_to_read(stored, tmp_path):

@@ -152,7 +152,7 @@ def test_nothing_is_overwritten_or_half_written(tmp_path):
     checkpoint = random_checkpoint()
     result = map_scene(checkpoint, w.scene, tmp_path / "map", polygons=False, **QUICK)
     before = {p.name: p.read_bytes() for p in (tmp_path / "map").iterdir()}
-    with pytest.raises(BadFile, match="--overwrite"):
+    with pytest.raises(BadFile, match="overwrite=True"):
         map_scene(checkpoint, w.scene, tmp_path / "map", polygons=False, **QUICK)
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -108,7 +108,7 @@ def test_nothing_is_left_when_the_work_breaks_off(tmp_path):
     assert not list(tmp_path.iterdir())
     write_classes(tmp_path / "m.tif", grid, np.zeros((40, 50), np.uint8))
     before = (tmp_path / "m.tif").read_bytes()
-    with pytest.raises(BadFile, match="--overwrite"):
+    with pytest.raises(BadFile, match="overwrite=True"):
         write_classes(tmp_path / "m.tif", grid, np.full((40, 50), 3, np.uint8))
     with (
         pytest.raises(RuntimeError),

@@ -125,7 +125,7 @@ def test_a_finished_network_of_another_run_is_not_replaced(fields, tmp_path, mon
     monkeypatch.setattr(loop, "update", never)
     skip = make_recipe(**{**fields, "network": "skip"}, base_steps=5)
     with pytest.raises(
-        BadFile, match=r"fcn.safetensors is from another run \(.*steps.*would be replaced. Give --start"
+        BadFile, match=r"fcn.safetensors is from another run \(.*steps.*would be replaced. Give `start="
     ):
         train(skip, tmp_path / "out")
     assert load(tmp_path / "out" / "fcn.safetensors").history == first.history

@@ -116,7 +116,7 @@ def test_ablations_of_training_and_testing_change_what_the_row_says():
     no_balance = papers.setting_of(TABLES["ifbfnet-2"].rows[0], DATA).recipe
     assert no_balance.rate_factors == {"aux": 10.0}
     alone = papers.setting_of(TABLES["dfcnet-1"].rows[1], DATA)
-    assert "--mate" in alone.why_not
+    assert "`mate`" in alone.why_not
 
 
 def test_a_smaller_budget_shortens_every_schedule_alike():

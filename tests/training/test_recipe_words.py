@@ -6,6 +6,7 @@ import world
 from labelscape.errors import BadOption, UnknownName, nearest_name
 from labelscape.nets.catalog import NETWORKS, create_model
 from labelscape.training.recipe import Recipe, in_todays_words, make_recipe
+from labelscape.training.recipe_data import Data
 from labelscape.training.run import train
 
 DATA = {"images": ["/far/away/scene.tif"], "labels": ["fields.gpkg"]}
@@ -28,6 +29,33 @@ SMALL = {"operations": 5, "width": 8, "reduce": 8}
 def test_a_misspelt_setting_is_answered_with_the_one_that_was_meant(typed, meant):
     with pytest.raises(BadOption, match=f"No recipe setting is called '{typed}'. Did you mean '{meant}'?"):
         make_recipe(data=DATA, **{typed: 1})
+
+
+@pytest.mark.parametrize("name", [n for n in Data.model_fields if n != "images"])
+def test_a_setting_of_the_data_given_at_the_top_is_sent_there(name):
+    with pytest.raises(BadOption) as said:
+        make_recipe(data=DATA, **{name: 64})
+    assert f"{name} is a setting of data: give `data={{'{name}': 64}}`." in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"data": "b.tif"}, "data is the path 'b.tif'; a mapping was expected: data={'images': "),
+        ({"data": 3}, "`data=3` must be a mapping"),
+        ({"data": DATA, "batch": "many"}, "`batch='many'` must be a whole number."),
+        ({"data": DATA, "batch": 0}, "`batch=0` must be at least 1."),
+        ({"data": DATA, "rate": None}, "`rate=None` must be a number."),
+        ({"data": DATA, "optimizer": "adam"}, "`optimizer='adam'` must be one of 'sgd' or 'adamw'."),
+        ({"data": {**DATA, "val": 1}}, "`data.val=1` must be below 1."),
+        ({"data": DATA, "sync_bn": "perhaps"}, "`sync_bn='perhaps'` must be True or False."),
+        ({"data": {"labels": []}}, "`data.images` is missing."),
+    ],
+)
+def test_values_of_a_recipe_are_refused_in_our_words(settings, said):
+    with pytest.raises(BadOption) as told:
+        make_recipe(**settings)
+    assert said in str(told.value)
 
 
 def test_a_misspelt_network_is_answered_with_the_one_that_was_meant():

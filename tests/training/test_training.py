@@ -148,6 +148,7 @@ def test_crops_come_from_training_blocks_and_repeat_exactly(data, sampling):
 def test_training_learns_writes_and_repeats_bit_for_bit(data, tmp_path):
     recipe = make_recipe(data=data, network="skip", base_steps=0, rate=0.05, **{**TINY, "steps": 60})
     first = train(recipe, tmp_path / "a")
+    assert first.stored == load(tmp_path / "a" / f"{recipe.network}.safetensors").stored
     again = train(recipe, tmp_path / "b")
     for key, value in first.weights.items():
         np.testing.assert_array_equal(value, again.weights[key])
@@ -158,7 +159,7 @@ def test_training_learns_writes_and_repeats_bit_for_bit(data, tmp_path):
     assert back.contract.nodata == 0
     assert back.pixel_size == pytest.approx(10, rel=1e-3)
     assert (tmp_path / "a" / "skip.csv").read_text().startswith("step,loss,rate\n10,")
-    with pytest.raises(BadFile, match="--overwrite"):
+    with pytest.raises(BadFile, match="overwrite=True"):
         train(recipe, tmp_path / "a")
 
 

@@ -291,7 +291,7 @@ def write_database(out: str, batches: Iterator[Batch], crs: CRS | None, *, overw
             if base.execute("SELECT to_regclass(%s)", (table.as_string(base),)).fetchone()[0] is not None:
                 if not overwrite:
                     raise BadFile(
-                        f"The table {name} exists; pass --overwrite to replace it, or name another with "
+                        f"The table {name} exists; pass `overwrite=True` to replace it, or name another with "
                         "?table=NAME."
                     )
                 # Inside the transaction: where a later step fails, the old table is still there.

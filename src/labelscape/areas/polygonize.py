@@ -107,7 +107,7 @@ def _sieved(
     check_minimum(sieve)
     # Checked before the sieve, which may take long; the writer checks again.
     if not is_database(out) and Path(out).exists() and not overwrite:
-        raise BadFile(f"{out} exists; pass --overwrite to replace it.")
+        raise BadFile(f"{out} exists; pass `overwrite=True` to replace it.")
     # On the target's own disk: /tmp is often too small for a copy of the map.
     near = None if is_database(out) or not Path(out).parent.is_dir() else Path(out).parent
     with tempfile.TemporaryDirectory(prefix=".sieved.", dir=near) as folder:
@@ -132,11 +132,11 @@ def check_sizes(min_area: float, simplify: float, grid: Grid, name: str) -> None
     """Raises BadOption where an area or a tolerance is negative, or an area in hectares is asked for a raster
     without coordinates.
     """
-    for option, number in (("--min-area", min_area), ("--simplify", simplify)):
+    for option, number in (("min_area", min_area), ("simplify", simplify)):
         if not 0 <= number < math.inf:
-            raise BadOption(f"{option} is {number:g}; a number from 0 up was expected.")
+            raise BadOption(f"`{option}={number:g}` must be a number of at least 0.")
     if min_area and not grid.is_georeferenced:
-        raise BadOption(f"{name} has no coordinates, so areas in hectares are unknown: omit --min-area.")
+        raise BadOption(f"{name} has no coordinates, so areas in hectares are unknown: omit `min_area`.")
 
 
 def _batches(

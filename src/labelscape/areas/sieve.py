@@ -113,7 +113,7 @@ def sieve(
     check_minimum(min_area)
     if Path(out).suffix.lower() not in (".tif", ".tiff"):
         raise BadOption(
-            f"{out}: a sieved map is a GeoTIFF (.tif, .tiff); for polygons use labelscape polygonize --sieve."
+            f"{out}: a sieved map is a GeoTIFF (.tif, .tiff); for polygons use polygonize with `sieve`."
         )
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)

@@ -16,6 +16,7 @@ from labelscape.cli.options import (
     Machine,
     Reading,
     Tiles,
+    as_options,
     grouped,
     print_json,
 )
@@ -79,7 +80,7 @@ def print_check(result: CheckResult) -> None:
     print(result.verdict)
     for finding in result.findings:
         mark = {"REFUSED": "wrong", "FITS AFTER": "adjusted", "FITS": "note"}[finding.level]
-        print(f"  {mark:<9}{finding.kind}: {finding.cause}")
+        print(f"  {mark:<9}{finding.kind}: {as_options(finding.cause)}")
     plan = result.plan
     if plan is None:
         return

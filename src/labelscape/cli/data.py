@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import AsJson, Overwrite, print_json, talk
+from labelscape.cli.options import AsJson, Overwrite, as_options, print_json, talk
 from labelscape.cli.parsing import settings_of
 from labelscape.errors import BadOption
 
@@ -246,7 +246,7 @@ def _print_chosen(lines: Sequence[str], names: dict[str, list[str]], as_json: bo
     if as_json:
         print_json({"report": lines, "parts": names})
     else:
-        print("\n".join(lines))
+        print(as_options("\n".join(lines)))
         print(", ".join(f"{split}: {len(listed)} images" for split, listed in names.items() if listed))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Labels, PublishedSet, grouped, print_json
+from labelscape.cli.options import AsJson, Labels, PublishedSet, as_options, grouped, print_json
 from labelscape.cli.parsing import scene_of, settings_of
 from labelscape.errors import BadOption
 
@@ -110,7 +110,7 @@ def _print(findings: Sequence[Finding], scenes: int, as_json: bool) -> None:
     if as_json:
         print_json({"errors": errors, "findings": [f.to_dict() for f in findings]})
     else:
-        print(report(findings, scenes))
+        print(as_options(report(findings, scenes)))
     if errors:
         raise typer.Exit(1)
 

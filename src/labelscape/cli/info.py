@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, print_json
+from labelscape.cli.options import AsJson, as_options, print_json
 from labelscape.cli.parsing import scene_of
 
 NAME = "info"
@@ -46,4 +46,4 @@ def run(
     if as_json:
         print_json(found.to_dict())
         return
-    print(found.text)
+    print(as_options(found.text))

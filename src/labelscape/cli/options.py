@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -286,9 +288,53 @@ def grouped(run: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
+SETTINGS = (
+    "area average background bands base_steps batch blend block buffer class_column classes crop dataset "
+    "device force holdout ignore_values labels layer legend mate merge min_area name network nodata "
+    "optimizer out overlap overwrite part polygons polygons_as precision rate reject report scales seed "
+    "sieve simplify split start steps threshold tile_size tta val"
+)
+"""Settings of the library that are options of verbs, under the same names, separated by blanks."""
+
+
+def as_options(text: str) -> str:
+    """A message of the library in the words of the command line: `overwrite=True` becomes --overwrite,
+    `classes={'other': 0, 'road': 1}` becomes --classes other=0,road=1. Other words in backquotes stay.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name == "data" and value:
+            return " ".join(f"-o data.{key}={_typed(v)}" for key, v in ast.literal_eval(value).items())
+        if "." in name and value:
+            return f"-o {name}={_typed(_value(value))}"
+        if name not in SETTINGS.split():
+            return found[0]
+        flag = "--" + name.replace("_", "-").replace("ignore-values", "ignore-value")
+        if value == "False":
+            return flag.replace("--", "--no-", 1)
+        return flag if value in (None, "True") else f"{flag} {_typed(_value(value))}"
+
+    return re.sub(r"`([\w.]+)(?:=([^`]*))?`", option, text)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # a path, inf, an array
+        return text
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_typed(one)}" for key, one in value.items())
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def talk(text: str) -> None:
     """Print a message to stderr: stdout is for results, which other programs may read."""
-    print(text, file=sys.stderr, flush=True)
+    print(as_options(text), file=sys.stderr, flush=True)
 
 
 def given(ctx: typer.Context, parameter: str) -> bool:

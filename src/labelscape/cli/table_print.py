@@ -32,7 +32,7 @@ def print_results(
         line = f"{result.label:<{wide}}{steps(result):>16}"
         for metric in metrics:
             line += f"{claim(result, metric):>14}{said(result.summary(metric)):>20}"
-        print(line + (f"   {result.why_not}" if result.why_not else ""))
+        print(line + (f"   {as_options(result.why_not)}" if result.why_not else ""))
     if not short:
         print_classes(results)
     print_countings(results, metrics)

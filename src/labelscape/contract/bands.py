@@ -93,7 +93,7 @@ def survey(
     if not samples:
         raise BadInput(
             "No valid pixel in the scene: everything is nodata. Check the nodata value, or name it with "
-            "--nodata."
+            "`nodata`."
         )
     quantiles = np.quantile(np.concatenate(samples, axis=1), QUANTILES, axis=1).T  # (B, Q)
     return totals.statistics(scenes[0].bands, quantiles), samples

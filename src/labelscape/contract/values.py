@@ -75,8 +75,8 @@ def _border(border: Border, scene: Scene) -> Difference:
     says = "declares no nodata value" if scene.nodata is None else f"declares nodata {scene.nodata:g}"
     cause = (
         f"all bands are {border.value:g} along the scene's edge ({100 * border.share:.0f} % of the border "
-        f"that was sampled) and the scene {says}: the border would be mapped as ground. Pass --nodata "
-        f"{border.value:g}"
+        f"that was sampled) and the scene {says}: the border would be mapped as ground. Pass "
+        f"`nodata={border.value:g}`"
     )
     # A photograph may well be black or white at its edge; in a georeferenced image that is where data end.
     return Difference("border", REFUSED if scene.grid.is_georeferenced else NOTE, cause)

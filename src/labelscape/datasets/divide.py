@@ -95,7 +95,7 @@ def buffered(
     if lost:
         raise BadInput(
             f"A buffer of {buffer} pixels leaves no training label of {', '.join(lost)}: use larger blocks "
-            "(--block) or a smaller --buffer."
+            "(`block`) or a smaller `buffer`."
         )
     taken = 100 - 100 * after.sum() / before.sum()
     return scenes, [f"the buffer of {buffer} pixels removes {taken:.0f} % of the training labels"]

@@ -94,9 +94,9 @@ def open_dataset(
 def _check_division(buffer: int, split: str) -> None:
     """Raises BadOption for an unknown kind of split or a negative buffer."""
     if buffer < 0:
-        raise BadOption(f"buffer={buffer} must be 0 or more: it is a distance in pixels.")
+        raise BadOption(f"`buffer={buffer}` must be 0 or more: it is a distance in pixels.")
     if split not in ("blocks", "random"):
-        raise BadOption(f"split={split!r} must be 'blocks' or 'random'.")
+        raise BadOption(f"`split={split!r}` must be 'blocks' or 'random'.")
 
 
 def one_each(images: Sequence[Source], labels: Sequence[str | Path]) -> list[str | Path]:
@@ -119,13 +119,13 @@ def _refuse_masks(rasters: Sequence[str | Path], rules: LabelRules) -> None:
         raise BadInput(
             f"{rasters[0]} is a black and white mask with {len(found.counts)} grey values: it was saved "
             "lossily (JPEG) or resized by interpolation. Give the value from which pixels count as white, "
-            "and name both classes: --threshold 128 --classes other=0,road=1."
+            "and name both classes: `threshold=128`, `classes={'other': 0, 'road': 1}`."
         )
     if look_like_masks(rasters, rules):
         raise BadInput(
             f"{rasters[0]} holds only 0 and 255, and 255 usually means 'not labelled'. If this is a mask, "
-            "name both classes with --classes other=0,building=255; if 255 is unlabelled, pass "
-            "--ignore-value 255."
+            "name both classes with `classes={'other': 0, 'building': 255}`; if 255 is unlabelled, pass "
+            "`ignore_values=[255]`."
         )
 
 
@@ -199,7 +199,7 @@ def _opened(
             raise BadInput(
                 f"{scene.name} has the bands {' '.join(scene.bands)}, {scenes[0].name} has "
                 f"{' '.join(scenes[0].scene.bands)}. All training scenes need the same bands; "
-                "choose them with --bands."
+                "choose them with `bands`."
             )
         # Pixels and a byte of label for each.
         held += scene.nbytes + scene.grid.window.pixels

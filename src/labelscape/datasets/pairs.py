@@ -43,7 +43,7 @@ def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
     """
     if len(images) != 1 or not isinstance(images[0], (str, Path)) or not Path(images[0]).is_dir():
         raise BadInput(
-            "Labels are missing: pass --labels FILE with the scenes, or a single folder that contains "
+            "Labels are missing: pass `labels` with the scenes, or a single folder that contains "
             "images/ "
             "and labels/."
         )
@@ -58,8 +58,8 @@ def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
     if not homes:
         raise BadInput(
             f"{root} must contain the folders images/ and labels/ with files of the same names. Otherwise "
-            "pass --labels FILE with the scenes, or --dataset NAME for a published data set (see labelscape "
-            "data list)."
+            "pass `labels` with the scenes, or `dataset` with the name of a published data set (see "
+            "labelscape data list)."
         )
     pairs = [pair for home in homes for pair in _pairs_below(_sides(home))]
     return [image for image, _ in pairs], [label for _, label in pairs]
@@ -86,7 +86,7 @@ def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None
     if not counts["train"] or not counts["val"] + counts["test"]:
         return None
     shown = ", ".join(f"{counts[part]} {part}" for part in (*PARTS, "left out") if counts[part])
-    return GivenParts(tuple(part_of), f"split given by {source}: {shown} (--split random ignores it)")
+    return GivenParts(tuple(part_of), f"split given by {source}: {shown} (`split='random'` ignores it)")
 
 
 def _sides(folder: Path) -> dict[str, Path] | None:

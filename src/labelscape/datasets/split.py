@@ -123,7 +123,7 @@ def _active_parts(counts: np.ndarray, block: int, shares: Mapping[str, float]) -
     if labelled < len(active):
         raise BadInput(
             f"Labels lie in only {labelled} block{'s' * (labelled != 1)} of {block} pixels, too few to split "
-            f"into {' and '.join(active)}. Use smaller blocks (--block) or hold nothing out (--holdout 0)."
+            f"into {' and '.join(active)}. Use smaller blocks (`block`) or hold nothing out (`holdout=0`)."
         )
     return active
 

@@ -93,7 +93,7 @@ def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
         raise BadInput(
             f"The labels have the classes {', '.join(others)}; the model knows {', '.join(mine)}. Read "
             "the labels with the model's classes, LabelRules(legend=checkpoint.legend), or merge them into "
-            "these (--merge NEW=OLD,OLD)."
+            "these (`merge={'NEW': ['OLD', 'OLD']}`)."
         )
 
 

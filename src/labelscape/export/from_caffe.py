@@ -39,7 +39,7 @@ def import_caffe(
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise BadFile(f"{out} exists; pass --overwrite to replace it.")
+        raise BadFile(f"{out} exists; pass `overwrite=True` to replace it.")
     if out.suffix != ".safetensors":
         raise BadOption(f"{out.name}: a checkpoint's name ends in .safetensors.")
     found = read_caffe(source)

@@ -65,7 +65,7 @@ def open_polygon_labels(
     if not used.any():
         raise BadInput(
             f"No polygon of {source} within {scene_name} belongs to one of the classes "
-            f"{', '.join(legend.names)}. Check --class-column and --merge."
+            f"{', '.join(legend.names)}. Check `class_column` and `merge`."
         )
     background = legend.index(rules.background) if rules.background else None
     report = [*_unnamed_layers(source, rules), *polygon_report(names, index_of, inside, legend)]
@@ -101,7 +101,7 @@ def polygon_names(
     if not names.astype(bool).any():
         raise BadInput(
             f"The column {column!r} of {source} is empty for all {count} polygons; choose another with "
-            "--class-column."
+            "`class_column`."
         )
     return names
 
@@ -124,7 +124,7 @@ def _unnamed_layers(source: str | Path, rules: LabelRules) -> list[str]:
     layers = layers_of(source)
     if rules.layer is not None or len(layers) < 2:
         return []
-    return [f"{source} has the layers {', '.join(layers)}: using {layers[0]} (choose with --layer)"]
+    return [f"{source} has the layers {', '.join(layers)}: using {layers[0]} (choose with `layer`)"]
 
 
 def polygon_report(
@@ -173,5 +173,5 @@ def class_column(source: str | Path, attributes: Mapping[str, np.ndarray], rules
     if not attributes:
         return None
     raise BadInput(
-        f"Which column of {source} names the class? Pass --class-column with one of: {', '.join(attributes)}."
+        f"Which column of {source} names the class? Pass `class_column` with one of: {', '.join(attributes)}."
     )

@@ -173,7 +173,7 @@ def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
     if len(legends) == 2 and legends[0] != legends[1]:
         raise BadInput(
             f"The label rasters have the classes {', '.join(legends[0].names)}, the polygons "
-            f"{', '.join(legends[1].names)}. Name all classes with --classes."
+            f"{', '.join(legends[1].names)}. Name all classes with `classes`."
         )
     return legends[0]
 
@@ -210,7 +210,7 @@ def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
     if rasters and rules.legend is None and not stored.keys() & merged:
         raise BadInput(
             f"No value of {rasters[0].source} belongs to a merged class: its classes are "
-            f"{', '.join(stored)}. Merge these too, or name its values with --classes."
+            f"{', '.join(stored)}. Merge these too, or name its values with `classes`."
         )
     legend = rules.legend or Legend.of_names(
         _with_background(list(rules.merge), rules) if polygon_names else list(rules.merge)
@@ -246,7 +246,7 @@ def mask_legend(rules: LabelRules) -> Legend:
     legend = rules.known_legend or Legend.of_names(["other", "object"])
     if len(legend) != 2:
         raise BadInput(
-            f"--threshold makes two classes, but {len(legend)} are named ({', '.join(legend.names)}). Name "
-            "two: --classes other=0,road=1."
+            f"`threshold` makes two classes, but {len(legend)} are named ({', '.join(legend.names)}). Name "
+            "two: `classes={'other': 0, 'road': 1}`."
         )
     return legend

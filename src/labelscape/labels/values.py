@@ -76,7 +76,7 @@ def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
     if values and (len(values) > 254 or values[0] < 0 or values[-1] > 254):
         raise BadInput(
             f"{dataset.name} has {len(values)} values from {values[0]} to {values[-1]}; class values must be "
-            "0 to 254. Is this a label raster? Name its classes with --classes."
+            "0 to 254. Is this a label raster? Name its classes with `classes`."
         )
     try:
         palette = dataset.colormap(1)

@@ -135,12 +135,12 @@ def refuse_unless(findings: tuple[Difference, ...], name: str) -> None:
         listed = "; ".join(causes) if len(causes) == 1 else "".join(f"\n  - {cause}" for cause in causes)
         raise BadInput(
             f"{name} does not fit this model: {listed}.{chr(10) if len(causes) > 1 else ' '}Fix it, or "
-            "pass --force to map anyway."
+            "pass `force=True` to map anyway."
         )
 
 
 def mark_forced(class_raster: Path, findings: tuple[Difference, ...]) -> None:
-    """Record the causes overruled by --force as a tag of the class raster (`labelscape_forced`). It goes into
+    """Record the causes overruled by `force` as a tag of the class raster (`labelscape_forced`). It goes into
     GDAL's side file: changing a tag inside the TIFF would break its COG layout.
     """
     causes = [f.cause for f in findings if f.level == REFUSED]

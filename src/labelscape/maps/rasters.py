@@ -110,7 +110,7 @@ def write_rasters(work: MapWork) -> Tally:
             work.journal.close()
             raise BadInput(
                 f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value "
-                "or set it with --nodata."
+                "or set it with `nodata`."
             )
         # In threads: rasterio releases Python's lock while GDAL reads, compresses and writes.
         with ThreadPoolExecutor(len(writers), thread_name_prefix="finish") as pool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic_core import ErrorDetails
 from labelscape.areas.polygon_files import SUFFIXES
 from labelscape.areas.sieve import check_minimum
 from labelscape.checkpoint import Checkpoint
-from labelscape.errors import BadOption, UnknownName, WrongType
+from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.files import stem_of
 from labelscape.scenes.files import source_paths
 from labelscape.scoring.engines import PRECISIONS, pick_device
@@ -73,7 +72,8 @@ class MapRequest(BaseModel):
     """
 
     # "forbid": pydantic would drop a misspelt setting without a word.
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Strict: a text that looks like a number is a mistake here, and "0.75,1" would not be one at all.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     checkpoint: Annotated[tuple[str, ...], Affects.TILES] = ()
     """Checkpoint files; the probabilities of several are averaged. Empty where they are in memory."""
@@ -154,22 +154,24 @@ class MapRequest(BaseModel):
 
     @field_validator("checkpoint", "scales", mode="before")
     @classmethod
-    def _one_is_a_list_of_one(cls, value: Any) -> Any:
+    def _one_is_a_list_of_one(cls, value: Any, info: Any) -> Any:
+        if info.field_name == "scales" and isinstance(value, str):
+            raise BadOption(f"`scales={value!r}` must be a number or a list of them, such as (0.75, 1.0).")
         return (value,) if isinstance(value, (str, os.PathLike, int, float)) else value
 
     # Of validators of one kind pydantic runs the last first, and lists are made of plain values.
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any) -> Any:
-        """Convert NumPy numbers and paths to JSON values."""
-        return value.item() if isinstance(value, np.generic) else _text(value)
+        """Convert NumPy numbers, paths and lists of them to plain values."""
+        return _text(value)
 
     @field_validator("name")
     @classmethod
     def _stem(cls, name: str | None) -> str | None:
         if name is not None and (not name or Path(name).name != name or stem_of(name) != name):
             raise BadOption(
-                f"The name {name!r} cannot start file names; give a name without folders (use --out) and "
+                f"The name {name!r} cannot start file names; give a name without folders (use `out`) and "
                 "without characters that the system forbids."
             )
         return name
@@ -178,9 +180,13 @@ class MapRequest(BaseModel):
     @classmethod
     def _known(cls, value: str | None, info: Any) -> str | None:
         formats = [suffix.removeprefix(".") for suffix in SUFFIXES]
-        known = {"blend": BLENDS, "precision": PRECISIONS, "polygons_as": formats}[info.field_name]
+        what, known = {
+            "blend": ("way to join tiles (`blend`)", BLENDS),
+            "precision": ("`precision`", PRECISIONS),
+            "polygons_as": ("format of polygons (`polygons_as`)", formats),
+        }[info.field_name]
         if value is not None and value not in known:
-            raise UnknownName(info.field_name, value, known)
+            raise UnknownName(what, value, known)
         return value
 
     @field_validator("tta", "scales", "average")
@@ -194,7 +200,7 @@ class MapRequest(BaseModel):
     @classmethod
     def _confidence(cls, reject: float | None) -> float | None:
         if reject is not None and not 0 < reject < 1:
-            raise BadOption(f"reject={reject} must be between 0 and 1.")
+            raise BadOption(f"`reject={reject}` must be between 0 and 1.")
         return reject
 
     @field_validator("sieve")
@@ -249,19 +255,22 @@ def request_for(
 
 
 def files_of(checkpoint: Models) -> tuple[str, ...]:
-    """Paths of the checkpoints; empty where one is in memory, since files alone could not repeat the map
-    then.
+    """Paths of the checkpoints; empty where one was made or changed in memory, since files alone could not
+    repeat the map then.
     """
     several = (
         [checkpoint] if isinstance(checkpoint, str) or not isinstance(checkpoint, Sequence) else checkpoint
     )
-    return tuple(map(str, several)) if all(isinstance(one, (str, os.PathLike)) for one in several) else ()
+    files = [one.stored and one.stored.path if isinstance(one, Checkpoint) else one for one in several]
+    return tuple(map(str, files)) if all(isinstance(one, (str, os.PathLike)) for one in files) else ()
 
 
 def _text(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return [_text(one) for one in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(map(_text, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _as_one(error: ValidationError) -> BadOption:
@@ -279,7 +288,7 @@ def _problem(found: ErrorDetails) -> BadOption:
         return UnknownName("setting of a map", where, MapRequest.model_fields)
     if found["type"] == "value_error":  # raised by a validator above: it has its message
         return found["ctx"]["error"]
-    return BadOption(f"{where}={reprlib.repr(found['input'])}: {found['msg'][0].lower()}{found['msg'][1:]}.")
+    return BadOption(refused_setting(found))
 
 
 Function = TypeVar("Function", bound=Callable[..., object])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -64,14 +64,13 @@ def map_scene(
     start = time.monotonic()
     request = request_for(checkpoint, scene, request, protocol, settings)
     check_path(out, "The folder of a map (out)")
-    given = checkpoint if checkpoint is not None else request.checkpoint
-    models = load_all(given)
+    models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
     source = scene if scene is not None else request.scene
     with fitting(models[0], source, request) as (opened, findings):
         # Refused here and not in `prepare`: nothing of a refused map may be on disk, not even its folder.
         if not request.force:
             refuse_unless(findings, opened.name)
-        # With --force the causes of the refusal become notes: they go into report and run file.
+        # With `force` the causes of the refusal become notes: they go into report and run file.
         notes = [finding.cause for finding in findings]
         work = prepare(request, models, opened, Path(out), overwrite=overwrite, notes=notes)
         tally = write_rasters(work)
@@ -80,7 +79,7 @@ def map_scene(
         mark_forced(work.paths["class"], findings)
         sieved = _write_sieved(work)
         outlined = _write_polygons(work)
-        facts = _facts(work, _sources(given), source)
+        facts = _facts(work, _sources(models), source)
         result = _result(work, tally, facts, sieved, outlined, seconds=time.monotonic() - start)
         _write_report(work, result)
         _write_run(work.paths["run"], result, work.overwrite)
@@ -174,16 +173,9 @@ def _result(
     )
 
 
-def _sources(models: Models) -> list[dict[str, str | None]]:
-    """Paths and SHA-256 of the checkpoints; None for those given in memory."""
-    several = [models] if isinstance(models, (Checkpoint, str, Path)) else models
-    return [
-        {"path": None, "sha256": None}
-        if isinstance(one, Checkpoint)
-        # Of the file's bytes, which `rerun` can check without reading it as a checkpoint.
-        else {"path": str(one), "sha256": hashlib.sha256(Path(one).read_bytes()).hexdigest()}
-        for one in several
-    ]
+def _sources(models: Sequence[Checkpoint]) -> list[dict[str, str | None]]:
+    """Paths and SHA-256 of the checkpoints; None for those made or changed in memory."""
+    return [{"path": None, "sha256": None} if one.stored is None else asdict(one.stored) for one in models]
 
 
 def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def prepare(
     BadInput, BadFile.
     """
     checkpoint, grid = models[0], scene.grid
-    bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with --force
+    bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with `force`
     stem = request.name or stem_of(scene.name)
     paths = paths_of(request, out, stem, located=grid.is_georeferenced)
     if request.polygons:
@@ -148,4 +148,4 @@ def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
     # All paths, before any work: a report that exists would stop the map at its end.
     taken = [path for path in paths.values() if path.exists()]
     if taken and not overwrite:
-        raise BadFile(f"{taken[0]} exists; pass --overwrite to replace it, or another --out or --name.")
+        raise BadFile(f"{taken[0]} exists; pass `overwrite=True` to replace it, or another `out` or `name`.")

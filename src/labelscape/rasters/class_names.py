@@ -69,7 +69,7 @@ def _named(side_file: Path) -> dict[int, str]:
         band = xml.parse(side_file).getroot().find("PAMRasterBand")
     except xml.ParseError as error:
         raise BadFile(
-            f"{side_file} is damaged ({error}); remove it, or name the classes with --legend."
+            f"{side_file} is damaged ({error}); remove it, or name the classes with `legend`."
         ) from error
     table = None if band is None else band.find("GDALRasterAttributeTable")
     if table is not None:

@@ -82,7 +82,7 @@ class MapWriter:
 
     def __enter__(self) -> MapWriter:
         if self.path.exists() and not self._overwrite:
-            raise BadFile(f"{self.path} exists; pass --overwrite to replace it.")
+            raise BadFile(f"{self.path} exists; pass `overwrite=True` to replace it.")
         self._part = self.path.with_name(f".{self.path.stem}.tiles.tif")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

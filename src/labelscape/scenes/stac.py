@@ -132,7 +132,7 @@ def _items(document: object, place: str) -> list[dict]:
         if len(items) < len(features):
             raise BadInput(
                 f"{place} holds {len(features)} features, {len(items)} of them STAC items: a scene is a "
-                "raster, a folder or STAC items. Pass polygons with --labels or --area."
+                "raster, a folder or STAC items. Pass polygons with `labels` or `area`."
             )
         return items
     if kind != "Feature" or not isinstance(document.get("assets"), dict):

@@ -64,7 +64,7 @@ class TorchEngine:
         precision.
         """
         if precision not in PRECISIONS:
-            raise BadOption(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}.")
+            raise BadOption(f"`precision={precision!r}` must be one of {', '.join(PRECISIONS)}.")
         where = pick_device(device)
         # Convolutions on the CPU are 1.1 to 1.3 times faster with channels last; the values are the same up
         # to rounding.
@@ -130,7 +130,7 @@ def pick_device(device: str = "auto") -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise BadOption(
-            f"The device {device!r} cannot be used here ({str(error).splitlines()[0]}). Try --device cpu."
+            f"The device {device!r} cannot be used here ({str(error).splitlines()[0]}). Try `device='cpu'`."
         ) from error
     return chosen
 

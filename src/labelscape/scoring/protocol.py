@@ -29,13 +29,15 @@ class Protocol:
 
     def __post_init__(self) -> None:
         for what, value, known in (
-            ("test-time augmentation (--tta)", self.tta, SYMMETRIES),
+            ("test-time augmentation (`tta`)", self.tta, SYMMETRIES),
             ("average", self.average, AVERAGES),
         ):
             if value not in known:
                 raise UnknownName(what, value, known)
         if not self.scales or any(not 0.1 <= scale <= 10 for scale in self.scales):
-            raise BadOption(f"scales={self.scales} must be factors between 0.1 and 10, such as 0.75,1,1.25.")
+            raise BadOption(
+                f"`scales={self.scales}` must be factors between 0.1 and 10, such as 0.75,1,1.25."
+            )
 
     @property
     def passes(self) -> int:

@@ -41,7 +41,7 @@ def plan_for(
     that. Raises UnknownName for another blend, BadOption where the overlap leaves no core.
     """
     if blend is not None and blend not in BLENDS:
-        raise UnknownName("blend", blend, BLENDS)
+        raise UnknownName("way to join tiles (`blend`)", blend, BLENDS)
     # `reach` is None for global pooling: every pixel sees all of its tile, and no halo is wide enough.
     exact = scorer.reach is not None and all(is_exact(member) for member in scorer.members)
     side = tile_size or (EXACT_TILE if exact else tile_side(scorer, max(scene.grid.shape)))

@@ -105,7 +105,7 @@ def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int, blen
     tile takes. Raises BadOption where the overlap leaves no core.
     """
     if tile_size < 1 or overlap < 0:
-        raise BadOption(f"tile_size={tile_size} must be at least 1 and overlap={overlap} at least 0.")
+        raise BadOption(f"`tile_size={tile_size}` must be at least 1 and `overlap={overlap}` at least 0.")
     # Whole strides, so that every tile has its pooling cells where the whole scene would have them.
     halo = 0 if blend == "none" else math.ceil(overlap / stride) * stride
     largest = (tile_size - 2 * halo) // stride * stride
@@ -115,7 +115,7 @@ def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int, blen
         return TilePlan(whole, math.ceil(longest / stride) * stride, halo, stride=stride)
     if largest < stride:
         raise BadOption(
-            f"tile_size={tile_size} leaves nothing between overlaps of {halo}; use a tile size of at least "
+            f"`tile_size={tile_size}` leaves nothing between overlaps of {halo}; use a tile size of at least "
             f"{2 * halo + 2 * stride}."
         )
     return TilePlan(whole, largest, halo, min(halo, largest // 2) if blend == "hann" else 0, stride)

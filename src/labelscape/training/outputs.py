@@ -48,5 +48,5 @@ def make_room(out: Path) -> None:
     except OSError as error:
         made = "written to" if out.is_dir() else "created"
         raise BadFile(
-            f"The folder {out} cannot be {made}: {error.strerror or error}. Name another --out."
+            f"The folder {out} cannot be {made}: {error.strerror or error}. Name another `out`."
         ) from error

@@ -369,7 +369,7 @@ def _dfcnet_row(
         steps = setting.recipe.steps * (2 if row.network == "fc-densenet" else 1)
         return replace(setting, recipe=setting.recipe.replace(steps=steps))
     if row.network != "fc-densenet" and mate is None:
-        return Setting(None, why_not="needs the data set of the second task: --mate")
+        return Setting(None, why_not="needs the data set of the second task: `mate`")
     setting = dfcnet_deepglobe(data, row.network, mate, **own)
     if "merged" in row.label:
         setting = replace(setting, scales=(0.75, 1.0, 1.25), tta="flips", models=MODELS_MERGED)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from labelscape.errors import BadOption, UnknownName
+from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
 from labelscape.training.recipe_data import Data
@@ -276,6 +276,11 @@ def make_recipe(**fields: Any) -> Recipe:
     """A validated recipe. Raises BadOption that lists every problem, with the nearest known name for unknown
     ones.
     """
+    if isinstance(fields.get("data"), (str, os.PathLike)):
+        raise WrongType(
+            f"data is the path {str(fields['data'])!r}; a mapping was expected: "
+            "data={'images': ['scene.tif'], 'labels': ['fields.gpkg']}."
+        )
     try:
         return Recipe(**fields)
     except ValidationError as error:
@@ -323,9 +328,10 @@ def unknown_names(network: str, options: Mapping[str, Any], losses: Mapping[str,
 
 
 def _said(problem: dict) -> list[str]:
-    where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         *path, name = map(str, problem["loc"])
+        if not path and name in Data.model_fields:
+            return [f"{name} is a setting of data: give `data={{{name!r}: {problem['input']!r}}}`."]
         model = Data if path and path[-1] == "data" else Mate if path == ["mate"] else Recipe
         return [
             str(
@@ -334,8 +340,6 @@ def _said(problem: dict) -> list[str]:
                 )
             )
         ]
-    if problem["type"] == "missing":
-        return [f"{where} is missing"]
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"]).splitlines()
-    return [f"{where}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"]
+    return [refused_setting(problem)]

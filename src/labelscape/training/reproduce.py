@@ -264,8 +264,8 @@ def _stored(run: _Run, recipe: Recipe, place: Path, settings: Mapping[str, Any])
     if changed and not run.overwrite:
         shown = ", ".join(changed[:5])
         raise BadFile(
-            f"{place} holds this row with other settings ({shown}). Give the same settings, another --out, "
-            "or --overwrite to make it again."
+            f"{place} holds this row with other settings ({shown}). Give the same settings, another `out`, "
+            "or `overwrite=True` to make it again."
         )
     if run.overwrite:
         for file in (*place.rglob("*.safetensors"), *place.rglob("*.csv"), finished):

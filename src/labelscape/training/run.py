@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from labelscape.checkpoint import Checkpoint, load, save
+from labelscape.checkpoint import Checkpoint, load, remember_file, save
 from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
@@ -115,7 +115,7 @@ def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool) -> N
     """
     target = checkpoint_path(out, recipe.network)
     if target.exists() and not overwrite:
-        raise BadFile(f"{target} exists; pass --overwrite to replace it.")
+        raise BadFile(f"{target} exists; pass `overwrite=True` to replace it.")
     fabric.barrier()  # all processes have checked before the first one writes
     if fabric.is_global_zero:
         make_room(out)
@@ -165,8 +165,8 @@ def _refuse_another_run(path: Path, done: Checkpoint, wanted: Checkpoint) -> Non
     if changed:
         raise BadFile(
             f"{path} is from another run ({', '.join(changed)} differ) and would be replaced. Give "
-            f"--start {path} to continue from it as it is, "
-            "--overwrite to train it anew, or another --out."
+            f"`start={path}` to continue from it as it is, "
+            "`overwrite=True` to train it anew, or another `out`."
         )
 
 
@@ -198,7 +198,7 @@ def _check_data(recipe: Recipe, dataset: Dataset) -> None:
         raise BadInput(" ".join(few))
     if recipe.val_every and not dataset.is_labelled("val"):
         raise BadInput(
-            "val_every (--val) scores the part val, but the data has no labelled pixel in it (parts here: "
+            "val_every (`val`) scores the part val, but the data has no labelled pixel in it (parts here: "
             f"{_parts(dataset)}). Leave it out."
         )
 
@@ -278,7 +278,7 @@ def _finished(
         checkpoint = replace(checkpoint, scores={**(before or {}), **score})
         target = checkpoint_path(run.out, recipe.network)
         write_log(target.with_suffix(".csv"), checkpoint.history)
-        save(checkpoint, target)
+        remember_file(checkpoint, save(checkpoint, target))
         forget_state(run.out, recipe.network)
     # Also keeps the others from going on before the file is written.
     sizes = run.fabric.broadcast(checkpoint.tile_sizes)

@@ -95,21 +95,22 @@ def load_state(
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise BadFile(
-            f"{path} cannot be resumed from ({str(error).splitlines()[0]}); start again with --overwrite."
+            f"{path} cannot be resumed from ({str(error).splitlines()[0]}); start again with "
+            "`overwrite=True`."
         ) from error
     changed = differing(in_todays_words(facts["recipe"]), recipe)
     if changed:
         raise BadFile(
             f"{path} belongs to an unfinished run with other settings ({', '.join(changed)}). Give the same "
             "settings to continue it, "
-            "--overwrite to start again, or another --out."
+            "`overwrite=True` to start again, or another `out`."
         )
     changed = differing(facts["seen"], seen) if facts.get("seen") and seen else []
     if changed:
         raise BadFile(
             f"{path} belongs to an unfinished run on other data, although its files have the same names "
             f"({'; '.join(changed)} differ). Put the files back "
-            "to continue it, --overwrite to start again, or another --out."
+            "to continue it, `overwrite=True` to start again, or another `out`."
         )
     net.load_state_dict(_named(tensors, "net."))
     # State files older than AdamW hold SGD's momentum as momentum.N.

@@ -251,8 +251,8 @@ def _check_masks(results: Results) -> None:
             "all files" if len(read) > 1 else read[0].source,
             f"The labels hold only 0 and 255 ({shares}), and 255 usually means 'not labelled'.",
             (
-                "If this is a mask, name both classes with --classes other=0,building=255; if 255 is "
-                "unlabelled, pass --ignore-value 255."
+                "If this is a mask, name both classes with `classes={'other': 0, 'building': 255}`; if 255 "
+                "is unlabelled, pass `ignore_values=[255]`."
             ),
         )
 

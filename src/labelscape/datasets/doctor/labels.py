@@ -176,14 +176,16 @@ def check_values(found: Tally, rules: LabelRules) -> list[Finding]:
             f"A black and white mask with {len(found.counts)} grey values: it was saved lossily (JPEG) or "
             f"resized by interpolation. {_shares(found, rules, 6)}."
         )
-        cure = "Give the value from which pixels are white: --threshold 128 --classes other=0,road=1."
+        cure = (
+            "Give the value from which pixels are white: `threshold=128`, `classes={'other': 0, 'road': 1}`."
+        )
         return [*findings, Finding("grey-mask", "error", where, text, cure)]
     findings.append(Finding("values", "info", where, f"{_shares(found, rules, 24)}."))
     if found.palette:
         known = [value for value in sorted(found.counts) if value in found.palette]
         colours = some([f"{v} is ({', '.join(map(str, found.palette[v]))})" for v in known])
         text = f"The file has a colour table: the values above are displayed as colours: {colours}."
-        cure = "Name the values with --classes; the colours are for display only."
+        cure = "Name the values with `classes`; the colours are for display only."
         findings.append(Finding("palette", "info", where, text, cure))
     return findings + _unknown(found, rules)
 
@@ -208,7 +210,7 @@ def _no_values(found: Tally) -> Finding:
     most = found.counts.most_common()
     shown = some([f"({r}, {g}, {b}) {share(n, found.pixels)}" for (r, g, b), n in most], 12)
     text = f"Classes are encoded as {len(most)} colours: {shown}."
-    cure = "Convert the colours to class values 0, 1, 2, ... in one band, then name them with --classes."
+    cure = "Convert the colours to class values 0, 1, 2, ... in one band, then name them with `classes`."
     return Finding("colours", "error", found.source, text, cure)
 
 
@@ -230,7 +232,8 @@ def _unknown(found: Tally, spec: LabelRules) -> list[Finding]:
             (f"values {some(strange)}", "have") if len(strange) > 1 else (f"value {strange[0]}", "has")
         )
         text = f"The {subject} ({share(pixels, found.pixels)} of the pixels) {verb} no class ({have})."
-        cure = f"Add --classes NAME={strange[0]}, or --ignore-value {strange[0]} if it means 'not labelled'."
+        cure = f"Add `classes={{'NAME': {strange[0]}}}`, or "
+        cure += f"`ignore_values=[{strange[0]}]` if it means 'not labelled'."
         return [Finding("no-class", "error", found.source, text, cure)]
     classes = [v for v in found.counts if v not in skipped]
     # More than most legends have: probably heights or counts.
@@ -241,7 +244,7 @@ def _unknown(found: Tally, spec: LabelRules) -> list[Finding]:
                 "warning",
                 found.source,
                 f"{len(classes)} different values would become {len(classes)} classes.",
-                "Is this a label raster? Name its classes with --classes.",
+                "Is this a label raster? Name its classes with `classes`.",
             )
         ]
     return []

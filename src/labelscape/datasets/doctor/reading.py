@@ -93,7 +93,7 @@ def read_once(results: Results, pair: Pair, enough: int) -> None:
     results.sketches.append(sketcher.done(pair.name, scene.grid, pair.split, digest))
     if not valid_pixels:
         text = "The image has no valid pixel: all are nodata."
-        results.add("no-data", "error", pair.name, text, "Check --nodata, or leave the file out.")
+        results.add("no-data", "error", pair.name, text, "Check `nodata`, or leave the file out.")
     elif read is not None:
         _keep_counts(results, pair, counts[:IGNORE], on_nodata)
         _keep_matches(results, pair, enough)

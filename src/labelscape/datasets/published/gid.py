@@ -119,7 +119,7 @@ def open_gid(
             "form. Read "
             "them as the data set gid-mtl5 (five classes from 0) or prepared (made by labelscape data "
             "prepare), "
-            "or as a folder of pairs without --dataset."
+            "or as a folder of pairs without `dataset`."
         )
     labels, by_folder = {}, {}
     for file in rasters(root):
@@ -226,7 +226,7 @@ def grid_windows(height: int, width: int, *, size: int = 512, grid: str = "floor
     if grid == "188":
         if {height, width} != {6800, 7200} or size != 512:
             raise BadInput(
-                "--grid 188 needs scenes of 6800 x 7200 and patches of 512; this scene is "
+                "`grid='188'` needs scenes of 6800 x 7200 and patches of 512; this scene is "
                 f"{height} x {width}, the patches are {size}. Choose floor, ceil or cut."
             )
         # Six windows spread over 7200 pixels overlap nothing but the row they share with the 182.

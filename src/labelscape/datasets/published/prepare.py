@@ -48,7 +48,7 @@ def write_patches(
     not set, or a file is damaged; otherwise as `gid.grid_windows`.
     """
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise BadFile(f"{out} is not empty; choose another folder, or pass --overwrite.")
+        raise BadFile(f"{out} is not empty; choose another folder, or pass `overwrite=True`.")
     names: dict[str, list[str]] = {part: [] for part in PARTS}
     for pair in found.pairs:
         # Images of a benchmark's test split have no labels, and no use as training patches.
