@@ -111,7 +111,7 @@ def test_values_without_a_class(tmp_path):
 
 def test_masks_of_0_and_255(tmp_path):
     mask = (world.paint(96, 128) == 1).astype(np.uint8) * 255
-    assert "other=0,building=255" in only(one(tmp_path, mask), "mask").cure
+    assert "{'other': 0, 'building': 255}" in only(one(tmp_path, mask), "mask").cure
     assert not kinds(
         one(
             tmp_path,

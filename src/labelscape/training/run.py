@@ -278,8 +278,10 @@ def _finished(
         checkpoint = replace(checkpoint, scores={**(before or {}), **score})
         target = checkpoint_path(run.out, recipe.network)
         write_log(target.with_suffix(".csv"), checkpoint.history)
-        remember_file(checkpoint, save(checkpoint, target))
+        save(checkpoint, target)
         forget_state(run.out, recipe.network)
     # Also keeps the others from going on before the file is written.
     sizes = run.fabric.broadcast(checkpoint.tile_sizes)
+    if run.fabric.is_global_zero:
+        return remember_file(checkpoint, target)
     return replace(checkpoint, tile_sizes=sizes)
