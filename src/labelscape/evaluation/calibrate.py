@@ -88,7 +88,7 @@ def calibrate(
 
 def _refuse_empty(dataset: Dataset, part: str | None) -> None:
     other = next((p for p in ("val", "test") if p != part and dataset.is_labelled(p)), None)
-    cure = f"Pass --part {other} (part={other!r})" if other else "Train with --val"
+    cure = f"Pass `part={other!r}`" if other else "Train with `val=0.1`"
     where = f" in the part {part}" if part else ""
     raise BadInput(f"There is no labelled pixel to calibrate on{where}. {cure}.")
 
