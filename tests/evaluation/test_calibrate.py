@@ -120,6 +120,6 @@ def test_a_part_without_labels_is_refused_before_a_tile_is_predicted(tmp_path, m
     shares = {"train": 0.5, "test": 0.5}
     with (
         ls.open_dataset([str(w.scene)], [str(labels)], spec=rules, shares=shares, block=32) as dataset,
-        pytest.raises(BadInput, match="in the part val. Pass --part test"),
+        pytest.raises(BadInput, match="in the part val. Pass `part='test'`"),
     ):
         ls.calibrate(world.tiny_checkpoint(), dataset, part="val", device="cpu")

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labelscape.cli.options import as_options
+
 if TYPE_CHECKING:
     from labelscape.training.reproduce import RowResult
 

@@ -109,8 +109,8 @@ def too_few_classes(names: Sequence[str]) -> tuple[str, str] | None:
         return None
     return (
         f"The labels have one class only, {', '.join(names) or 'none'}; a network needs at least two.",
-        "Name what no polygon covers with `background='other'` (and with `area` where polygons are complete), "
-        "or label a second class.",
+        "Name what no polygon covers with `background='other'` (and with `area` where polygons are "
+        "complete), or label a second class.",
     )
 
 
