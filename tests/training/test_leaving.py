@@ -169,7 +169,7 @@ def test_one_class_alone_is_nothing_to_learn(tmp_path):
         BadInput,
         match=(
             "one class only, water; a network needs at least two. Name what no polygon covers with "
-            "--background other"
+            "`background='other'`"
         ),
     ):
         train(recipe, tmp_path / "out", score=False)
