@@ -63,7 +63,7 @@ def test_one_class_is_no_data_to_train_on(tmp_path):
     found = only(findings, "one-class")
     assert found.severity == "error"
     assert found.text == "The labels have one class only, class 1; a network needs at least two."
-    assert "--background" in found.cure
+    assert "`background=" in found.cure
 
 
 def test_what_lies_outside_a_mask_is_not_counted(tmp_path):
