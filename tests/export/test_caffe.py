@@ -5,16 +5,19 @@ our networks.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from labelscape.errors import BadFile
-from labelscape.export.caffe import read_caffe
+from labelscape.export.caffe import import_network, read_caffe
 from labelscape.export.caffe_format import message_types
 from labelscape.nets.catalog import create_model
 
@@ -294,6 +297,32 @@ def _no_statistics(w: Writer) -> None:
     next(layer for layer in w.net.layer if layer.type == "BatchNorm").ClearField("blobs")
 
 
+def _norm(w: Writer):
+    return next(layer for layer in w.net.layer if layer.type == "BatchNorm").blobs
+
+
+def _divided_by_almost_nothing(w: Writer) -> None:
+    _norm(w)[2].data[0] = 1e-44
+
+
+def _divided_by_nothing(w: Writer) -> None:
+    _norm(w)[2].data[0] = 0
+
+
+def _divided_by_three_numbers(w: Writer) -> None:
+    _norm(w)[2].data.extend([1.0, 1.0])
+    _norm(w)[2].shape.dim[:] = [3]
+
+
+def _variance_below_zero(w: Writer) -> None:
+    _norm(w)[1].data[0] = -1e6
+
+
+def _hundred_axes(w: Writer) -> None:
+    blob = next(layer for layer in w.net.layer if layer.name == "conv3-1").blobs[1]
+    blob.shape.dim[:] = [1] * 100 + [len(blob.data)]
+
+
 def _one_layer_more(w: Writer) -> None:
     w.layer("LRN", "lrn", ["output"], "lrn")
 
@@ -314,6 +343,11 @@ FAULTS = {
     _not_a_number: "damaged",
     _flat_filters: "damaged",
     _no_statistics: "settings",
+    _divided_by_almost_nothing: "not finite",
+    _divided_by_nothing: "above 0",
+    _divided_by_three_numbers: "above 0",
+    _variance_below_zero: "below 0",
+    _hundred_axes: "axes",
     _one_layer_more: "LRN",
     _old_format: "2015",
 }
@@ -347,6 +381,7 @@ def test_files_that_are_no_caffe_model_are_named_in_one_sentence(tmp_path: Path)
         "empty": b"",
         "text": b"name: 'fcn'\nlayer {\n}\n",
         "zeros": bytes(1000),
+        "no-text": bytes.fromhex("a206031201ff"),  # a layer whose type is no UTF-8
         "random": random.bytes(5000),
     }
     bad |= {f"cut{share}": content[: int(len(content) * share)] for share in (0.01, 0.1, 0.5, 0.9, 0.99)}
@@ -373,6 +408,43 @@ def test_damaged_bytes_never_end_in_another_error(tmp_path: Path) -> None:
         except BadFile:
             refused += 1
     assert refused > 30
+
+
+CONTENTS = {head: caffe_network(head, **KINDS["inria"]).net.SerializeToString() for head in ("fcn", "skip")}
+NUMBERS = st.one_of(
+    st.integers(-1, 3), st.sampled_from([2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 1e-44, -1e6, 3e38])
+)
+
+
+def messages(message) -> list:
+    """A message and all messages within it, in order."""
+    found = [message]
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if field.is_repeated else [value]:
+                found += messages(part)
+    return found
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.data())
+def test_fields_of_any_value_never_end_in_another_error(data: st.DataObject) -> None:
+    """Faults that keep the file readable, which damaged bytes seldom do: single fields with other values."""
+    net = message_types()["NetParameter"].FromString(CONTENTS[data.draw(st.sampled_from(sorted(CONTENTS)))])
+    for _ in range(data.draw(st.integers(1, 3))):
+        message = data.draw(st.sampled_from(range(len(messages(net)))).map(lambda at: messages(net)[at]))
+        field = data.draw(st.sampled_from(list(message.DESCRIPTOR.fields)))
+        value = data.draw(st.text(max_size=3) if field.type == field.TYPE_STRING else NUMBERS)
+        cleared, times = data.draw(st.booleans()), data.draw(st.integers(1, 120))
+        with suppress(ValueError, TypeError, OverflowError):  # what the field cannot hold
+            if field.message_type is not None or cleared:
+                message.ClearField(field.name)
+            elif field.is_repeated:
+                getattr(message, field.name)[:] = [value] * times
+            else:
+                setattr(message, field.name, value)
+    with suppress(BadFile):
+        import_network(net)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -82,6 +82,7 @@ def import_network(net: Any) -> ImportedNetwork:
         )
     if not net.layer:
         raise BadFile("is not a Caffe model: it holds no layers.")
+    check_text(net)
     head, relu, downsample = recognise(net)
     rows = expected_rows(head, downsample=downsample, relu=relu)
     layers = [layer for layer in net.layer if layer.type not in ASIDE]
@@ -107,6 +108,13 @@ def import_network(net: Any) -> ImportedNetwork:
     check_fit(head, in_channels, classes, options, weights)
     bands = BANDS.get(in_channels, tuple(str(i + 1) for i in range(in_channels)))
     return ImportedNetwork(head, in_channels, classes, options, weights, bands, notes)
+
+
+def check_text(net: Any) -> None:
+    """Names must be text: protobuf hands out as bytes what is no UTF-8."""
+    for layer in net.layer:
+        if not all(isinstance(text, str) for text in (layer.type, layer.name, *layer.bottom, *layer.top)):
+            raise BadFile(f"is damaged: the name or type of layer {layer.name!r} is no text.")
 
 
 def recognise(net: Any) -> tuple[str, bool, int]:
@@ -185,6 +193,9 @@ def tensor(layer: Any, blob: Any) -> Tensor:
         else (blob.num, blob.channels, blob.height, blob.width)
     )
     data = np.array(blob.data or blob.double_data, np.float32)
+    # Caffe's blobs have four axes at most; numpy and torch fail on far more with errors of their own.
+    if len(shape) > 4:
+        raise BadFile(f"is damaged: layer {layer.name!r} holds numbers with {len(shape)} axes, not up to 4.")
     if layer.type in ("Convolution", "Deconvolution") and len(shape) != 4 and blob is layer.blobs[0]:
         raise BadFile(f"is damaged: the filters of layer {layer.name!r} have the shape {shape}.")
     if (
@@ -205,9 +216,34 @@ def check_bilinear(row: Row, weight: Tensor) -> None:
     import torch
 
     size, factor, _ = row.shape or (0, 1, 0)
-    ramp = 1 - ((torch.arange(size) - (size - 1) / 2) / factor).abs()
-    if weight.shape[1:] != (1, size, size) or not torch.allclose(weight, torch.outer(ramp, ramp), atol=1e-5):
+    # The shape first: a file may declare a kernel of any size, and the ramp has that many numbers.
+    same = weight.shape[1:] == (1, size, size)
+    if same:
+        ramp = 1 - ((torch.arange(size) - (size - 1) / 2) / factor).abs()
+        same = torch.allclose(weight, torch.outer(ramp, ramp), atol=1e-5)
+    if not same:
         raise BadFile(f"is another network: its upsampling by {factor} (our {row.name}) is not bilinear.")
+
+
+def statistics(name: str, mean: Tensor, variance: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Running mean and variance. Caffe stores decayed sums and, as third blob, the weight to divide them by.
+
+    Raises BadFile where the network would give no numbers with them.
+    """
+    import torch
+
+    if factor.numel() != 1 or factor.item() <= 0:
+        raise BadFile(
+            f"is damaged or was never trained: the statistics of our {name} are to be divided by "
+            f"{factor.flatten()[:3].tolist()}, expected one number above 0."
+        )
+    mean, variance = mean / factor.item(), variance / factor.item()
+    if not (torch.isfinite(mean).all() and torch.isfinite(variance).all() and (variance >= 0).all()):
+        raise BadFile(
+            f"is damaged: the means and variances of our {name}, divided by {factor.item():.3g}, are not "
+            "finite, or a variance is below 0."
+        )
+    return mean, variance
 
 
 def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], int, list[str]]:
@@ -222,10 +258,9 @@ def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tenso
             f"encoder.level{level}.norm{level}_{number}",
         )
         state[f"{conv}.weight"], state[f"{conv}.bias"] = blobs[f"conv{level}_{number}"]
-        mean, variance, factor = blobs[f"norm{level}_{number}"]
-        # Caffe stores decayed sums and, as third blob, the weight to divide them by.
-        scale = 1 / factor.item() if factor.numel() == 1 and factor.item() else 0.0
-        state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = mean * scale, variance * scale
+        state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = statistics(
+            f"norm{level}_{number}", *blobs[f"norm{level}_{number}"]
+        )
         state[f"{norm}.num_batches_tracked"] = torch.tensor(0)
     # The first three bands only: a fourth (heights) keeps its place (see BANDS).
     first = state["encoder.level1.conv1_1.weight"]
