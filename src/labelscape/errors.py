@@ -23,6 +23,20 @@ class BadFile(LabelscapeError, OSError):
     """A file that is missing, truncated, of another format, or cannot be written."""
 
 
+class NoWeights(BadFile):
+    """Published weights that are not on this machine and cannot be fetched. `typed` is the message with the
+    options of the command line.
+    """
+
+    def __init__(self, name: str, why: str, *, file: bool = True, other: str = "") -> None:
+        said = f"The published weights of {name} are not on this machine and cannot be fetched ({why}). "
+        either = " for a local copy" if file else " to start from random weights"
+        python = "pretrained=False" + " and weights=FILE" * file
+        typed = "-o options.pretrained=false" + " -o options.weights=FILE" * file
+        super().__init__(f"{said}Pass {python}{either}{other}.")
+        self.typed = f"{said}Give {typed}{either}{other}."
+
+
 class BadInput(LabelscapeError, ValueError):
     """Readable input that does not fit: wrong bands, no overlap, unknown class values, nothing labelled."""
 

@@ -306,8 +306,8 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch: pytest.Mon
     with pytest.raises(
         BadFile,
         match=(
-            r"^The published weights of resnet18 could .*not known\)\. Pass pretrained=False and "
-            r"weights=FILE, a local copy\.$"
+            r"^The published weights of resnet18 are .*not known\)\. Pass pretrained=False and "
+            r"weights=FILE for a local copy\.$"
         ),
     ):
         trunk("resnet18", pretrained=True)

@@ -307,7 +307,7 @@ def test_library_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch: py
 
     monkeypatch.setattr(baselines, "smp_class", lambda name: unreachable)
     with pytest.raises(
-        BadFile, match=r"^The published weights of resnet18 could .*not known\)\. Pass pretrained=False"
+        BadFile, match=r"^The published weights of resnet18 are .*not known\)\. Pass pretrained=False"
     ):
         smp_network("Unet", in_channels=3, classes=2, encoder="resnet18", pretrained=True)
 

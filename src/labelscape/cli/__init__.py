@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from typer.core import TyperCommand
 
 from labelscape.cli import (
     calibrate,
@@ -28,8 +29,26 @@ from labelscape.cli import (
     train,
 )
 from labelscape.cli.options import talk
-from labelscape.errors import LabelscapeError
+from labelscape.errors import LabelscapeError, nearest_name
 from labelscape.version import __version__
+
+
+class Verb(TyperCommand):
+    """A verb that answers an unknown option with the one that was probably meant, by its words too."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # By name: typer may carry a click of its own.
+            if type(error).__name__ == "NoSuchOption":
+                known = {
+                    o.lstrip("-").replace("-", "_"): o for p in self.params for o in p.opts if o[:2] == "--"
+                }
+                nearest = nearest_name(error.option_name.lstrip("-").replace("-", "_"), list(known))
+                error.possibilities = [known[nearest]] if nearest else []
+            raise
+
 
 app = typer.Typer(
     name="labelscape",
@@ -62,8 +81,8 @@ VERBS = {
 """One line each for the list of commands, short enough not to be cut at 80 columns."""
 
 for verb, line in VERBS.items():
-    app.command(verb.NAME, short_help=line)(verb.run)
-data.app.command(data_check.NAME, short_help="Check your images and labels for mistakes.")(
+    app.command(verb.NAME, short_help=line, cls=Verb)(verb.run)
+data.app.command(data_check.NAME, cls=Verb, short_help="Check your images and labels for mistakes.")(
     data_check.run_check
 )
 app.add_typer(data.app, name=data.NAME, short_help="Published data sets; check your own data.")
@@ -93,7 +112,7 @@ def main(argv: list[str] | None = None, *, name: str | None = None) -> None:
             talk("labelscape: stopped.")
         raise
     except LabelscapeError as error:
-        talk(f"labelscape: {error}")
+        talk(f"labelscape: {getattr(error, 'typed', error)}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         talk("labelscape: stopped.")

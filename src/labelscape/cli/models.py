@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,14 +60,14 @@ def run(
     wide = max(len(row["name"]) for row in rows) + 2
     costs = f"{'GMACs':>9}" if with_macs else ""
     print(
-        f"{'name':<{wide}}{'parameters':>12}{costs}  {'needs':<52}paper      ({in_channels} bands, "
+        f"{'name':<{wide}}{'parameters':>12}{costs}  {'starts from':<46}paper      ({in_channels} bands, "
         f"{classes} classes)"
     )
     for row in rows:
         costs = f"{in_billions(row['macs']):>9}" if with_macs else ""
         print(
             f"{row['name']:<{wide}}{counted(row['parameters']):>12}{costs}  "
-            f"{', '.join(row['needs']):<52}{row['paper']}"
+            f"{', '.join(row['needs']):<46}{row['paper']}"
         )
 
 
@@ -100,6 +101,7 @@ def about(name: str, in_channels: int, classes: int) -> dict[str, Any]:
     nearest name.
     """
     from labelscape.nets.catalog import SMP, entry, options_of
+    from labelscape.nets.option_words import words_of
     from labelscape.nets.tables import rows_of
 
     found = summary(name, in_channels, classes, with_macs=True)
@@ -113,6 +115,7 @@ def about(name: str, in_channels: int, classes: int) -> dict[str, Any]:
         key: None if p.default is inspect.Parameter.empty else p.default
         for key, p in options_of(name).items()
     }
+    about_it = " ".join(inspect.cleandoc(text or "").split("\n\n")[0].split()).replace("`", "")
     rows = [
         {
             "table": row.table,
@@ -131,7 +134,12 @@ def about(name: str, in_channels: int, classes: int) -> dict[str, Any]:
     return (
         found
         | size
-        | {"about": inspect.cleandoc(text or ""), "options": options, "claims_of_the_paper": rows}
+        | {
+            "about": about_it,
+            "options": options,
+            "meanings": {key: words_of(name, key) for key in options},
+            "claims_of_the_paper": rows,
+        }
     )
 
 
@@ -139,17 +147,19 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print(f"{found['name']}: {found['paper']}\n\n{found['about']}\n")
+    print(f"{found['name']}: {found['paper']}\n\n{textwrap.fill(found['about'], 100)}\n")
     print(
         f"{counted(found['parameters'])} parameters with {found['in_channels']} bands and "
         f"{found['classes']} classes."
     )
     print(f"{in_billions(found['macs'])} billion multiply-accumulates for an image of {SIDE} x {SIDE}.")
     if found["needs"]:
-        print(f"Needs: {', '.join(found['needs'])}.")
-    print("\noptions (-o options.KEY=VALUE):")
-    for key, value in found["options"].items():
-        print(f"  {key:<16}{value!r}")
+        print(f"Starts from: {', '.join(found['needs'])}.")
+    print("\noptions and their defaults (-o options.KEY=VALUE):")
+    defaults = {key: as_typed(value) for key, value in found["options"].items()}
+    wide, deep = (max(map(len, column), default=0) + 2 for column in (defaults, defaults.values()))
+    for key, value in defaults.items():
+        print(f"  {key:<{wide}}{value:<{deep}}{found['meanings'][key]}".rstrip())
     if found["claims_of_the_paper"]:
         print("\nrows of the papers' tables. The numbers are the papers' claims, not measured by Labelscape:")
     before = None
@@ -180,19 +190,15 @@ def without_weights(name: str, in_channels: int, classes: int) -> Network:
 
 
 def needs(name: str) -> list[str]:
-    """What a network needs beside Labelscape itself: a base network, a library, ImageNet weights."""
-    from labelscape.nets.catalog import SMP, entry, options_of
+    """What a network may start from: a base network, ImageNet weights."""
+    from labelscape.nets.catalog import entry, options_of
 
     options, found = options_of(name), []
     if (start := entry(name).start) is not None:
-        found.append(f"starts from {start.base}")
-    if name.startswith(SMP):
-        found.append("segmentation-models-pytorch")
-    elif "backbone" in options:
-        found.append("timm")
+        found.append(f"a trained {start.base} (trained first)")
     if "pretrained" in options:
-        found.append("ImageNet weights: pretrained=true")
-    return found
+        found.append("random weights, or ImageNet: pretrained=true")
+    return found or ["random weights"]
 
 
 def as_typed(value: object) -> str:

@@ -174,7 +174,7 @@ def list_tables() -> None:
 
     for key, table in TABLES.items():
         own = sum(not row.quoted for row in table.rows)
-        print(f"{key:<12} {own:>3} of {len(table.rows):>2} rows trained   {table.title}. {table.data}")
+        print(f"{key:<12} {own:>3} of {len(table.rows):>2} rows can be trained   {table.title}. {table.data}")
 
 
 def print_rows(name: str) -> None:

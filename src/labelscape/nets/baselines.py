@@ -32,8 +32,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from labelscape.errors import BadFile, BadOption, UnknownName
-from labelscape.nets.backbones import Trunk, first_line, trunk
+from labelscape.errors import BadOption, NoWeights, UnknownName
+from labelscape.nets.backbones import Trunk, check_published, check_reachable, first_line, trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
 from labelscape.nets.context import ASPP, OneValueNorm, PyramidPooling
 from labelscape.nets.count import on_meta
@@ -345,15 +345,21 @@ def smp_network(
             **extra,
         )
     except OSError as failure:
-        raise BadFile(
-            f"The published weights of {encoder} could not be fetched ({first_line(failure)}). Pass "
-            "pretrained=False to train without."
-        ) from failure
+        raise NoWeights(encoder, first_line(failure), file=False) from failure
     except (TypeError, ValueError, LookupError, RuntimeError, AssertionError) as failure:
         raise BadOption(
             f"smp/{architecture} refuses encoder={encoder!r} with these options: {first_line(failure)}"
         ) from failure
     return SMPNetwork(in_channels, classes, net)
+
+
+def check_encoder_weights(encoder: str) -> None:
+    """As `backbones.check_published`, for an encoder of the library or one of timm's with "tu-"."""
+    if encoder.startswith("tu-"):
+        check_published(encoder.removeprefix("tu-"))
+        return
+    found = smp().encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet", {})
+    check_reachable(encoder, found.get("repo_id"), found.get("url", ""), file=False)
 
 
 def check_encoder(encoder: str) -> None:

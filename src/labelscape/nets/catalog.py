@@ -8,11 +8,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from labelscape.errors import BadOption, UnknownName
-from labelscape.nets import baselines, dfcnet, dgcwnet, ifbfnet, maggiori, mswbn, tiramisu
+from labelscape.errors import BadFile, BadOption, UnknownName
+from labelscape.nets import backbones, baselines, dfcnet, dgcwnet, ifbfnet, maggiori, mswbn, tiramisu
 from labelscape.nets.blocks import Network
 
 
@@ -152,3 +154,24 @@ def create_model(
         if not isinstance(size, int) or size < 1:
             raise BadOption(f"{what}={size!r} must be a whole number of at least 1.")
     return entry(name).build(**sizes, **given)
+
+
+def check_model(name: str, *, in_channels: int | None = None, **options: object) -> None:
+    """Raises what `create_model` would, within seconds and without memory: the network is built of shapes
+    alone, and published weights are only looked for.
+    """
+    given = in_our_words(name, options)
+    pretrained, weights = given.pop("pretrained", False), given.pop("weights", None)
+    with torch.device("meta"):
+        create_model(name, in_channels=in_channels, classes=2, **given)
+    known = {key: p.default for key, p in options_of(name).items()} | given
+    if pretrained and weights is not None:
+        raise BadOption(
+            "pretrained=True and weights=FILE both say where the weights come from; pass one of them."
+        )
+    if weights is not None and not Path(str(weights)).is_file():
+        raise BadFile(f"There is no weights file {weights}.")
+    if pretrained and name.startswith(SMP):
+        baselines.check_encoder_weights(known["encoder"])
+    elif pretrained:
+        backbones.check_published(known["backbone"], known.get("stem", "standard"))

@@ -16,7 +16,7 @@ from labelscape.training.data import blank_checkpoint, open_recipe_data
 from labelscape.training.loop import set_up, update
 from labelscape.training.recipe import Recipe
 from labelscape.training.run import base_recipe
-from labelscape.training.setup import Task, build_network, make_tasks
+from labelscape.training.setup import Task, build_network, check_networks, make_tasks
 from labelscape.training.team import gather
 
 STEPS = 3
@@ -54,6 +54,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     """Open the data and make three steps with the real networks, which are then discarded. Raises what
     `train` would.
     """
+    check_networks(*([base_recipe(recipe)] if recipe.base_steps else []), recipe)
     fabric = gather(recipe.device, recipe.precision)
     since = time.monotonic()
     with ExitStack() as opened:
