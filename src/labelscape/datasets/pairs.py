@@ -122,10 +122,10 @@ def _pairs_below(sides: dict[str, Path]) -> list[tuple[Path, Path]]:
                 )
             first[key] = file
     labels = dict(zip(keys["labels"], files["labels"]))
-    lonely = [file for key, file in zip(keys["images"], files["images"]) if key not in labels]
-    if lonely:
+    unpaired = [file for key, file in zip(keys["images"], files["images"]) if key not in labels]
+    if unpaired:
         raise BadInput(
-            f"{lonely[0]} has no label file of the same name in {sides['labels']} ({len(lonely)} such "
+            f"{unpaired[0]} has no label file of the same name in {sides['labels']} ({len(unpaired)} such "
             "images)."
         )
     return [(file, labels[key]) for key, file in zip(keys["images"], files["images"])]

@@ -121,8 +121,8 @@ def check_twins(sketches: Sequence[Sketch]) -> list[Finding]:
     for group in same.values():
         if len(group) > 1:
             # One image with two labellings: whichever is right, the other one teaches the opposite.
-            quarrel = " Their labels differ." if len({s.labels for s in group}) > 1 else ""
-            findings.append(_twin_finding("duplicate", group, "have identical pixels", quarrel))
+            differing = " Their labels differ." if len({s.labels for s in group}) > 1 else ""
+            findings.append(_twin_finding("duplicate", group, "have identical pixels", differing))
     # One of each: identical ones were reported and would be similar again.
     firsts = [group[0] for group in same.values()]
     for group in _alike(firsts):

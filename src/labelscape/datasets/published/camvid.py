@@ -64,6 +64,6 @@ def open_camvid(root: Path) -> Published:
             raise HOME.not_found(root, f"images in {part}/")
         missing = [f"{part}annot/{stem}.png" for stem in images if stem not in labels]
         if missing:
-            raise HOME.lonely(root, "label files", missing)
+            raise HOME.incomplete(root, "label files", missing)
         pairs += [Pair(stem, image, labels[stem], part) for stem, image in images.items()]
     return Published("camvid", LEGEND, CODE, RED_GREEN_BLUE, tuple(pairs), RED_GREEN_BLUE)

@@ -108,4 +108,4 @@ def open_cityscapes(root: Path, *, labels: str = "auto") -> Published:
                 notes=(f"Labels: {ending}.",),
             )
     # The kind with fewest files missing is the one the user has.
-    raise HOME.lonely(root, "label files", min(lacking.values(), key=len))
+    raise HOME.incomplete(root, "label files", min(lacking.values(), key=len))

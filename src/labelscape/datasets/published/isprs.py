@@ -274,10 +274,10 @@ def _published(
     if not here or (not labels and missing):
         raise home.not_found(root, f"{'eroded ' * eroded}label files {label_name % 'TILE'}")
     if missing:
-        raise home.lonely(root, "label files", missing)
+        raise home.incomplete(root, "label files", missing)
     if HEIGHT in bands and not all(tile in heights for tile in here):
         tiles = [tile for tile in here if tile not in heights]
-        error = home.lonely(root, "normalised heights", [f"tile {tile}" for tile in tiles])
+        error = home.incomplete(root, "normalised heights", [f"tile {tile}" for tile in tiles])
         raise type(error)(f"{error} Or use only bands={','.join(colors)}.")
     source = {
         tile: (photos[kind][tile], heights[tile]) if HEIGHT in bands else photos[kind][tile] for tile in here

@@ -99,7 +99,7 @@ class Home:
             f"Unpack it so that it looks like\n{tree}"
         )
 
-    def lonely(self, root: Path, what: str, missing: Sequence[str]) -> BadFile:
+    def incomplete(self, root: Path, what: str, missing: Sequence[str]) -> BadFile:
         """The error (returned, not raised) for missing files of pairs; `what` names them: "label files"."""
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         return BadFile(
@@ -205,7 +205,7 @@ def listed_pairs(root: Path, home: Home, *, lists: str = "auto") -> tuple[Pair, 
         # A list names what belongs to the split: a file too few changes the score, and is an error.
         missing = [str(folder / name) for name, _ in named if name not in found]
         if missing:
-            raise home.lonely(root, what, missing)
+            raise home.incomplete(root, what, missing)
     return tuple(Pair(name, pictures[name], masks[name], part) for name, part in named)
 
 
@@ -223,9 +223,9 @@ def matched_pairs(
     """
     missing = [expected(key) for key in sorted(images) if key not in labels]
     if missing:
-        raise home.lonely(root, "label files", missing)
+        raise home.incomplete(root, "label files", missing)
     # A label without an image means an incomplete download, which would pass for a smaller data set.
     missing = [str(labels[key]) for key in sorted(labels) if key not in images]
     if missing:
-        raise home.lonely(root, "images of these label files", missing)
+        raise home.incomplete(root, "images of these label files", missing)
     return tuple(Pair(key, images[key], labels[key], part_of(key)) for key in sorted(images))

@@ -232,5 +232,5 @@ def _listed(root: Path, base: Path, labels: dict[str, Path], called: str) -> tup
     for what, there, like in (("pictures", images, "JPEGImages/%s.jpg"), ("label files", labels, called)):
         missing = [like % name for name, _ in named if name not in there]
         if missing:
-            raise HOME.lonely(root, what, missing)
+            raise HOME.incomplete(root, what, missing)
     return tuple(Pair(name, images[name], labels[name], part) for name, part in named)
