@@ -4,9 +4,12 @@
                                                 memory
     python benchmarks/mapping.py --memory       peak memory of mapping 4096 x 4096 and 16384 x 16384, a
                                                 process each
+    python benchmarks/mapping.py --network mswbn --tile-size 224 --size 1536
+                                                CPU seconds per megapixel in tiles of 224, one by one
+                                                and batched, beside tiles of 1152
 
-The scene is painted, compressed (ZSTD, 512 blocks, uint16, 4 bands) and written to a temporary folder. `fcn`
-and `mlp` have random weights: what they say is noise, what they cost is not.
+The scene is painted, compressed (ZSTD, 512 blocks, uint16, 4 bands) and written to a temporary folder. The
+networks have random weights: what they predict is noise, what they cost is not.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +30,9 @@ from rasterio.windows import Window as RasterioWindow
 
 import labelscape as ls
 from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.memory import DEFAULT_TILE
 from labelscape.scoring.scorer import Scorer, normalise
-from labelscape.scoring.stitch import plan_for
+from labelscape.scoring.stitch import plan_for, score_tiles
 
 BANDS, CLASSES = 4, 6
 
@@ -60,7 +65,7 @@ def paint(path: Path, size: int) -> Path:
     return path
 
 
-def checkpoint(network: str) -> ls.Checkpoint:
+def checkpoint(network: str, crop: int | None = None) -> ls.Checkpoint:
     torch.manual_seed(0)
     net = ls.create_model(network, in_channels=BANDS, classes=CLASSES)
     return ls.Checkpoint(
@@ -73,6 +78,7 @@ def checkpoint(network: str) -> ls.Checkpoint:
             dtype="uint16",
             normalisation=((2000.0, 1000.0),) * BANDS,
         ),
+        recipe={} if crop is None else {"crop": crop},
     )
 
 
@@ -125,6 +131,36 @@ def times(folder: Path, size: int, rounds: int) -> None:
         )
 
 
+def tile_times(folder: Path, network: str, side: int, size: int, rounds: int) -> None:
+    """Small tiles one by one and batched beside tiles as large as memory allows, interleaved. On one thread
+    and in CPU seconds, which other work on the machine changes little.
+    """
+    torch.set_num_threads(1)
+    path, scorer = paint(folder / "scene.tif", size), Scorer.of(checkpoint(network, side), device="cpu")
+    with ls.Scene(path) as scene:
+        small = plan_for(scorer, scene, tile_size=side)
+        # Without full tiles at the border, which would be half of so small a scene.
+        large = replace(plan_for(scorer, scene, tile_size=DEFAULT_TILE), side=0)
+        plans = {
+            f"{side}, one by one": replace(small, batch=1),
+            f"{side}, batches of {small.batch}": small,
+            f"{DEFAULT_TILE}": large,
+        }
+        best = dict.fromkeys(plans, np.inf)
+        for _ in range(rounds):
+            for name, plan in plans.items():
+                start = time.process_time()
+                for tile in score_tiles(scorer, scene, plan):
+                    tile.classes()
+                best[name] = min(best[name], time.process_time() - start)
+    print(f"{network}, {size} x {size}, best of {rounds}, interleaved")
+    print(f"{'tiles':<22}{'s/Mpx':>8}{'forward':>9}{'s/Mpx read':>12}{'ratio':>8}")
+    for name, plan in plans.items():
+        seconds, read = best[name] / size**2 * 1e6, plan.forward_share
+        ratio = best[name] / best[f"{DEFAULT_TILE}"]
+        print(f"{name:<22}{seconds:>8.3f}{read:>9.3f}{seconds / read:>12.3f}{ratio:>8.3f}", flush=True)
+
+
 def map_and_measure(path: str, out: str, network: str, queue: multiprocessing.Queue) -> None:
     ls.map_scene(checkpoint(network), path, out, polygons=False, report=False, device="cpu", name="map")
     queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -151,11 +187,15 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--network", help="Time this network's tiles.")
+    parser.add_argument("--tile-size", type=int, default=224)
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if arguments.memory:
             memory(Path(name), (4096, 16384))
+        elif arguments.network:
+            tile_times(Path(name), arguments.network, arguments.tile_size, arguments.size, arguments.rounds)
         else:
             times(Path(name), arguments.size, arguments.rounds)

@@ -1,7 +1,11 @@
 """Held-out scores by tile size: the same pixels at each; stored by training, printed by all verbs."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,3 +223,35 @@ def test_every_verb_takes_the_default_tile_and_warns_beyond_it(landscape, tmp_pa
     unknown = save(replace(made, tile_sizes=None), tmp_path / "old.safetensors")
     (warning,) = check(unknown, scene, device="cpu", timing=False, tile_size=192).warnings
     assert "not measured" in warning and "learned at 64" in warning
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from global_sum import global_sum
+from labelscape.nets import catalog
+catalog.NETWORKS["global-sum"] = catalog.Entry(global_sum, "a toy")
+from labelscape.training.recipe import make_recipe
+from labelscape.training.run import train
+import os
+made = train(make_recipe(**json.loads(sys.argv[2])), sys.argv[3])
+Path(sys.argv[3], os.environ["RANK"] + ".json").write_text(json.dumps(made.tile_sizes.to_dict()))
+"""
+
+
+@pytest.mark.long
+def test_all_processes_agree(landscape, tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    recipe = recipe_for(landscape, 2.0, sync_bn=False).model_dump_json()
+    arguments = [
+        str(tmp_path / "program.py"),
+        str(Path(__file__).parent.parent),
+        recipe,
+        str(tmp_path / "run"),
+    ]
+    head = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([*head, *arguments], env=environment, check=True, capture_output=True, timeout=120)
+    one, other = (json.loads((tmp_path / "run" / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == other == load(tmp_path / "run" / "global-sum.safetensors").tile_sizes.to_dict()

@@ -112,6 +112,8 @@ def test_tiles_at_the_border_are_as_large_as_the_others(tmp_path):
             needed = tile.core.grown(plan.halo, bounds=plan.whole)
             assert tile.seen & needed == needed and tile.seen & plan.whole == tile.seen
         narrow = plan_for(Scorer.of(toy(96)), scene, tile_size=400)
+        unknown = plan_for(Scorer.of(toy(None)), scene, tile_size=96)
+        assert min(min(tile.seen.shape) for tile in unknown) < 80  # as before
         assert {tile.seen.shape for tile in narrow} <= {(300, 400), (300, 394)}
 
 

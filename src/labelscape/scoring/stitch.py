@@ -16,7 +16,7 @@ from labelscape.errors import UnknownName
 from labelscape.grid import Window
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.fade import Fader
-from labelscape.scoring.memory import EXACT_TILE, batch_of, is_exact, tile_side
+from labelscape.scoring.memory import EXACT_TILE, batch_of, is_exact, learned_side, tile_side
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
@@ -54,8 +54,10 @@ def plan_for(
     if len(plan) == 1:
         return plan
     seen = plan.core + 2 * plan.halo
-    # Exact tiles may be cut at the scene's border; the others are all of one size, which the network learned.
-    return replace(plan, side=0 if exact else seen, batch=batch_of(scorer, seen))
+    # Exact tiles may be cut at the scene's border; the others are all of one size where it is known which one
+    # the network learned.
+    fixed = not exact and learned_side(scorer) is not None
+    return replace(plan, side=seen if fixed else 0, batch=batch_of(scorer, seen))
 
 
 def usual_overlap(side: int, stride: int) -> int:
