@@ -159,8 +159,8 @@ class Journal:
         try:
             with gdal(), rasterio.open(self._path(core)) as file:
                 planes = file.read()
-        # A damaged tile must not end the run: it costs the time of one tile.
         except (RasterioError, *GDAL_FAILURES):
+            # A damaged tile must not end the run: it costs the time of one tile.
             return None
         # A file that opens can still be another's, put there by hand.
         return planes if planes.shape[1:] == core.shape else None

@@ -301,8 +301,8 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
                     "Remove it, or check its value.",
                 )
             )
-        # One in a thousand (ours): few training crops contain it.
         elif total[name] < 1e-3 * whole:
+            # One in a thousand (ours): few training crops contain it.
             text = (
                 f"The class {name!r} is rare: {total[name]} pixels, {share(total[name], whole)} of the "
                 "labelled "
