@@ -44,7 +44,7 @@ _PLACES = {
     "Scene": "scenes.scene",
     "ArrayScene": "scenes.array",
     "open_scene": "scenes.mosaic",
-    "evaluate": "evaluation.measure",
+    "evaluate": "training.evaluate",
     "Evaluation": "evaluation.measure",
     "calibrate": "evaluation.calibrate",
     "Calibration": "evaluation.calibrate",
@@ -87,7 +87,6 @@ if TYPE_CHECKING:
     from labelscape.evaluation.calibrate import Calibration as Calibration
     from labelscape.evaluation.calibrate import calibrate as calibrate
     from labelscape.evaluation.measure import Evaluation as Evaluation
-    from labelscape.evaluation.measure import evaluate as evaluate
     from labelscape.export.from_caffe import import_caffe as import_caffe
     from labelscape.grid import Grid as Grid
     from labelscape.grid import Window as Window
@@ -111,6 +110,7 @@ if TYPE_CHECKING:
     from labelscape.scoring.protocol import Protocol as Protocol
     from labelscape.scoring.scorer import Scorer as Scorer
     from labelscape.scoring.scorer import predict as predict
+    from labelscape.training.evaluate import evaluate as evaluate
     from labelscape.training.recipe import Recipe as Recipe
     from labelscape.training.recipe import make_recipe as make_recipe
     from labelscape.training.rehearse import rehearse as rehearse

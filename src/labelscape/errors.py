@@ -64,6 +64,14 @@ class UnknownName(BadOption, LookupError):
         self.kind, self.name, self.nearest = kind, name, nearest
 
 
+def check_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises UnknownName, with the nearest known name, for the first name given that is not known."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise UnknownName(kind, name, known)
+
+
 LIMITS = {
     "greater_than": ("above {}", "gt"),
     "greater_than_equal": ("at least {}", "ge"),

@@ -14,6 +14,8 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
+from labelscape.errors import BadOption, WrongType
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -69,6 +71,17 @@ class Window:
         for top in range(self.top, self.bottom, size):
             for left in range(self.left, self.right, size):
                 yield Window(top, left, min(size, self.bottom - top), min(size, self.right - left))
+
+
+def check_window(window: object, whole: Window) -> None:
+    """Raises WrongType where `window` is not a Window, BadOption where it is not inside `whole`."""
+    if not isinstance(window, Window):
+        raise WrongType(
+            f"A window is ls.Window(top, left, height, width), in pixels; found a {type(window).__name__}"
+            f"{f' {window!r}' if isinstance(window, (tuple, list)) else ''}."
+        )
+    if (window & whole) != window:
+        raise BadOption(f"{window} is not inside the scene, which is {whole.height} x {whole.width} pixels.")
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,7 @@
+import copy
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -7,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
+from labelscape.datasets.doctor.check import check_data
 from labelscape.datasets.own import open_dataset
 from labelscape.datasets.split import PARTS, block_split
-from labelscape.errors import BadInput, UnknownName
+from labelscape.errors import BadInput, UnknownName, WrongType
 from labelscape.grid import Window
 from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE, Legend
@@ -229,3 +234,32 @@ def test_polygon_files_that_lack_a_class_each_learn_together(tmp_path):
         assert dataset.legend == Legend.of_names(["field", "forest", "water"])
         expected = np.array([2, 0, IGNORE], np.uint8)[a.classes]
         np.testing.assert_array_equal(dataset.scenes[0].labels.read(), expected)
+
+
+def test_rules_of_labels_may_be_a_mapping(tmp_path):
+    w = world.make(tmp_path)
+    labels, rules = world.label_polygons(w, tmp_path / "l.gpkg", only=(0, 1)), {"background": "forest"}
+    with (
+        open_dataset([w.scene], [labels], spec=rules) as one,
+        open_dataset([w.scene], [labels], spec=LabelRules(**rules)) as other,
+    ):
+        assert one.legend == other.legend and one.legend.names[0] == "forest"
+    assert check_data([w.scene], [labels], spec=rules) == check_data(
+        [w.scene], [labels], spec=LabelRules(**rules)
+    )
+    for opens in (open_dataset, check_data):
+        with pytest.raises(UnknownName, match="'backgroud'. Did you mean 'background'"):
+            opens([w.scene], [labels], spec={"backgroud": "forest"})
+        with pytest.raises(WrongType, match="spec must be a LabelRules or a mapping of its settings; found"):
+            opens([w.scene], [labels], spec="forest")
+
+
+def test_misspelt_rules_are_answered_with_the_one_that_was_meant():
+    with pytest.raises(
+        UnknownName, match="No setting of LabelRules is called 'class_colum'. Did you mean 'class_column'"
+    ):
+        LabelRules(class_colum="kind")
+    with pytest.raises(WrongType, match="takes its settings by name"):
+        LabelRules("kind")
+    rules = LabelRules(class_column="kind", ignore_values=(3,))
+    assert rules == copy.deepcopy(rules) == replace(rules) == pickle.loads(pickle.dumps(rules))

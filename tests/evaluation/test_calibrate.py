@@ -5,9 +5,10 @@ import pytest
 import world
 
 import labelscape as ls
+import labelscape.evaluation.calibrate as verbs_calibrate
 import labelscape.scoring.stitch as stitch
 from labelscape.checkpoint import load
-from labelscape.errors import BadFile, BadInput, BadOption, WrongType
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName, WrongType
 from labelscape.evaluation.calibrate import _cross_entropy, _minimum, expected_error
 from labelscape.evaluation.confusion import Confusion
 from labelscape.training.recipe import make_recipe
@@ -54,10 +55,42 @@ def test_calibrate_rewrites_the_checkpoint_and_no_class(tmp_path, run_cli):
     again = json.loads(run_cli("calibrate", model, "--json", "--device", "cpu")[1])
     assert again["temperature"] == pytest.approx(load(model).temperature)
     assert again["ece_before"] == pytest.approx(again["ece_after"])
-    assert again.keys() == {"temperature", "ece_before", "ece_after", "pixels"}
+    assert again.keys() == {"temperature", "ece_before", "ece_after", "pixels", "notes"}
     code, _, err = run_cli("calibrate", model, "--part", "train")
     assert code == 2
     assert "val or test" in err
+
+
+@pytest.mark.parametrize(
+    ("temperature", "before", "after", "said"),
+    [
+        (1.4, 0.10, 0.02, []),
+        (5.0, 0.10, 0.10, []),
+        (0.2, 0.10, 0.02, []),
+        (1.4, 0.02, 0.10, ["The expected calibration error rises"]),
+        (5.1, 0.10, 0.02, ["A temperature of 5.1 is extreme"]),
+        (0.19, 0.10, 0.11, ["The expected calibration error rises", "A temperature of 0.19 is extreme"]),
+    ],
+)
+def test_a_doubtful_calibration_is_warned_of(temperature, before, after, said):
+    found = ls.Calibration(world.tiny_checkpoint(), temperature, before, after, 100)
+    assert len(found.notes) == len(said) and all(n.startswith(s) for n, s in zip(found.notes, said))
+    assert found.to_dict()["notes"] == list(found.notes)
+    assert repr(found) == (
+        f"<Calibration: temperature {temperature:g}, calibration error {100 * before:.2f} % -> "
+        f"{100 * after:.2f} %, 100 pixels>"
+    )
+
+
+def test_the_verb_prints_what_makes_a_calibration_doubtful(tmp_path, run_cli, monkeypatch):
+    w = world.make(tmp_path, 96, 128)
+    labels = world.label_raster(w, tmp_path / "l.tif")
+    data = {"images": [str(w.scene)], "labels": [str(labels)], "block": 32, "val": 0.25}
+    model = ls.save(world.tiny_checkpoint(recipe={"data": data, "seed": 0}), tmp_path / "m.safetensors")
+    monkeypatch.setattr(verbs_calibrate, "_minimum", lambda loss: 9.0)
+    code, out, err = run_cli("calibrate", model, "--device", "cpu")
+    assert code == 0 and "temperature 9.000" in out
+    assert "warning: A temperature of 9 is extreme" in err
 
 
 def test_calibrate_in_python_leaves_the_file_alone_until_saved(tmp_path):
@@ -97,6 +130,8 @@ def test_what_is_no_dataset_or_no_checkpoint_is_said_in_a_sentence(tmp_path, ver
             verb(7, dataset)
         with pytest.raises(BadFile, match="does not exist"):
             verb(tmp_path / "gone.safetensors", dataset)
+        with pytest.raises(UnknownName, match="No part is called 'validation'. Did you mean 'val'"):
+            verb(made, dataset, part="validation")
     with pytest.raises(BadOption, match="At least one checkpoint is needed"):
         ls.predict([], w.pixels)
 

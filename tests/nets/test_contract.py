@@ -18,7 +18,7 @@ from labelscape import demo
 from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.contract.contract import Contract
 from labelscape.datasets.own import open_dataset
-from labelscape.errors import BadFile, BadInput, UnknownName
+from labelscape.errors import BadFile, BadInput, UnknownName, WrongType
 from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.blocks import Network
@@ -333,3 +333,12 @@ def test_starts_copy_from_their_base() -> None:
         assert copied
         for key in set(copied) & set(base.state_dict()):
             assert torch.equal(net.state_dict()[key], base.state_dict()[key])
+
+
+def test_sizes_are_given_by_name():
+    with pytest.raises(UnknownName, match="Did you mean 'smp/Unet'"):
+        create_model("unet", 4, 3)
+    with pytest.raises(WrongType, match=r"create_model\('mlp', in_channels=4, classes=3\)"):
+        create_model("mlp", 4, 3)
+    with pytest.raises(WrongType, match="by its name, such as 'mlp'; found a int"):
+        create_model(4, classes=3)

@@ -15,6 +15,8 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
+from labelscape.errors import BadOption, WrongType
+from labelscape.grid import Window
 from labelscape.scenes.array import ArrayScene
 from labelscape.scenes.lazy import LazyScene
 from labelscape.scenes.memory import HeldScene
@@ -150,3 +152,13 @@ def test_threads_read_their_own_handles(scenes):
         for thread in threads:
             thread.join()
         assert failures == []
+
+
+def test_what_is_no_window_of_the_scene_is_answered(tmp_path):
+    w = world.make(tmp_path, 40, 50)
+    with Scene(w.scene) as scene, open_scene([w.scene], area=None) as other:
+        for one in (scene, other, ArrayScene(w.pixels)):
+            with pytest.raises(WrongType, match=r"ls\.Window\(top, left, height, width\).*\(0, 0, 10, 10\)"):
+                one.read((0, 0, 10, 10))
+            with pytest.raises(BadOption, match="not inside the scene, which is 40 x 50 pixels"):
+                one.read(Window(0, 45, 10, 10))

@@ -1,9 +1,12 @@
 """Names and defaults of a recipe: those of other libraries, what was probably meant, what is shown."""
 
+import inspect
+
 import pytest
 import world
 
-from labelscape.errors import BadOption, UnknownName, nearest_name
+import labelscape as ls
+from labelscape.errors import BadOption, UnknownName, WrongType, nearest_name
 from labelscape.nets.catalog import NETWORKS, create_model
 from labelscape.training.recipe import Recipe, in_todays_words, make_recipe
 from labelscape.training.recipe_data import Data
@@ -170,3 +173,20 @@ def test_random_first_weights_are_said(tmp_path):
     start = {"start": str(tmp_path / "b" / "fcn.safetensors"), "base_steps": 0}
     train(skip.replace(**start), tmp_path / "c", say=said.append)
     assert not any("random" in line for line in said)
+
+
+@pytest.mark.parametrize("function", [ls.train, ls.slurm_script])
+def test_a_mapping_is_made_a_recipe(function, tmp_path):
+    with pytest.raises(BadOption, match="No recipe setting is called 'lr'. Did you mean 'rate'"):
+        function({"data": DATA, "lr": 1}, tmp_path)
+    with pytest.raises(WrongType, match=r"ls\.make_recipe\(data=\.\.\.\); found a str"):
+        function("recipe.json", tmp_path)
+
+
+def test_a_script_of_a_mapping_is_that_of_its_recipe(tmp_path):
+    given = {"data": DATA, "steps": 7}
+    assert ls.slurm_script(given, tmp_path) == ls.slurm_script(make_recipe(**given), tmp_path)
+
+
+def test_training_without_talk_has_no_function_as_its_default():
+    assert inspect.signature(ls.train).parameters["say"].default is None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Device, print_json
+from labelscape.cli.options import AsJson, Device, print_json, talk
 from labelscape.errors import BadFile, BadOption
 
 NAME = "calibrate"
@@ -60,6 +60,8 @@ def run(
     with opened as dataset:
         found = calibrate(checkpoint, dataset, part=part, device=device)
     found.save(model)
+    for note in found.notes:
+        talk(f"warning: {note}")
     if as_json:
         print_json(found.to_dict())
         return

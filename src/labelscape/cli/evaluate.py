@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -113,12 +113,13 @@ def _check_options(
 ) -> None:
     """Raises BadOption where options do not belong together."""
     from labelscape.datasets.split import PARTS
+    from labelscape.training.evaluate import training_data
 
     named = ", ".join(labels.named)
     if part not in (None, "all", *PARTS):
         raise BadOption(f"--part {part!r} must be one of train, val, test, all.")
-    if not images and not checkpoint.recipe.get("data"):
-        raise BadOption(f"{model} does not say what it was trained on: pass scenes and --labels.")
+    if not images:
+        training_data(checkpoint, str(model))
     if dataset is not None and (not images or len(images) != 1 or named):
         raise BadOption(
             "--dataset takes one folder, that of the published data set, which has its own labels and classes"
@@ -140,35 +141,17 @@ def _scored_data(
     checkpoint: Checkpoint, images: list[str] | None, dataset: str | None, settings: list[str], labels: Labels
 ) -> Data:
     """The scenes and labels to score on: a published set, scenes of the user's own, or those of training."""
-    from labelscape.labels.rules import SETTINGS
+    from labelscape.training.evaluate import other_data, training_data
     from labelscape.training.recipe_data import Data
 
-    stored = checkpoint.recipe.get("data") or {}
     if not images:
-        return Data(**stored)
+        return training_data(checkpoint)
     if dataset is not None:
         return Data(images=images, dataset=dataset, dataset_options=settings_of(settings))
-    # The area within which training labels are complete says nothing about the labels of other scenes.
-    as_trained = {name: stored[name] for name in (*SETTINGS, "nodata") if name != "area" and name in stored}
-    given = labels.settings
-    if stored.get("area") and "area" not in given:
-        talk(_area_warning(stored["area"], given.get("background", stored.get("background"))))
-    scenes = {"images": [scene_of(i) for i in images], "holdout": 0}
-    return Data(**{**as_trained, **_as_the_model_reads(checkpoint, images), **given, **scenes})
-
-
-def _area_warning(area: str, background: str | None) -> str:
-    """What a score means without the area in which labels are complete."""
-    counted = (
-        f"every pixel without a label counts as {background!r}, even where nothing was mapped, and the score "
-        "may be far too low"
-        if background
-        else "all labels count, even where they are incomplete"
-    )
-    return (
-        f"warning: training used labels only inside {area} (--area), and no --area is given for these "
-        f"scenes: {counted}. Pass the polygons within which their labels are complete with --area."
-    )
+    data, notes = other_data(checkpoint, [scene_of(i) for i in images], labels.settings)
+    for note in notes:
+        talk(f"warning: {note}")
+    return data
 
 
 def _chosen_split(part: str | None, dataset: Dataset, *, may_choose: bool) -> str | None:
@@ -247,24 +230,3 @@ def _writer(
     return lambda scene, indices: write_prediction(
         published, pair_of[scene.name], indices, scene.scene.grid, folder
     )
-
-
-def _as_the_model_reads(checkpoint: Checkpoint, images: list[str]) -> dict[str, Any]:
-    """The checkpoint's bands where the first scene has them by name, else its own order; its pixel size
-    where the scene's pixels are finer.
-    """
-    from labelscape.contract.adjust import is_finer
-    from labelscape.contract.matching import match_bands
-    from labelscape.scenes.mosaic import open_scene
-
-    if Path(images[0]).is_dir() and any(
-        (Path(images[0]) / n).is_dir() for n in ("images", "image", "img_dir", "img")
-    ):
-        return {}
-    with open_scene(scene_of(images[0]), wanted=checkpoint.bands) as scene:
-        return {
-            "bands": list(checkpoint.bands)
-            if match_bands(checkpoint.bands, scene.bands).by == "name"
-            else None,
-            "pixel_size": checkpoint.pixel_size if is_finer(checkpoint.contract, scene) else None,
-        }

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from labelscape.datasets.split import BlockSplit
+from labelscape.datasets.split import PARTS, BlockSplit
+from labelscape.errors import check_names
 from labelscape.grid import Window
 from labelscape.labels.base import Labels
 from labelscape.legend import IGNORE, Legend
@@ -61,7 +62,8 @@ class Dataset:
     report: tuple[str, ...] = ()
 
     def part(self, part: str) -> list[LabelledScene]:
-        """The scenes with pixels in a split."""
+        """The scenes with pixels in a split. Raises UnknownName for another than train, val and test."""
+        check_names("part", [part], PARTS)
         # None: a scene that is split into blocks has pixels in every split.
         return [s for s, own in zip(self.scenes, self.part_of) if own in (None, part)]
 

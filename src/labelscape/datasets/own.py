@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from labelscape.contract.matching import match_pixels
 from labelscape.datasets.divide import divide
@@ -34,7 +34,7 @@ def open_dataset(
     images: Sequence[Source],
     labels: Sequence[str | Path] = (),
     *,
-    spec: LabelRules = LabelRules(),
+    spec: LabelRules | Mapping[str, Any] = LabelRules(),
     nodata: float | None = None,
     bands: Sequence[str] | None = None,
     block: int = 256,
@@ -49,7 +49,8 @@ def open_dataset(
 
     images  scenes; or one folder of image and label pairs, and then no `labels` (see `find_pairs`)
     labels  one label file per scene, or a single one for all
-    spec    how labels are read; classes that the rules do not name are taken from all label files together
+    spec    how labels are read: LabelRules, or a mapping of their settings; classes that the rules do not
+            name are taken from all label files together
     block   side of a block in pixels; pairs of files are split file by file instead
     shares  split -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing. A folder of
             pairs with splits of its own (`parts_given`) keeps them, unless a random split is asked for
@@ -63,6 +64,7 @@ def open_dataset(
     Raises BadFile for files that cannot be read, BadOption for invalid options, and BadInput where labels and
     scenes do not match, nothing is labelled, or there is too little to split.
     """
+    spec = LabelRules.of(spec)
     _check_division(buffer, split)
     by_file, given = False, None
     if not labels:

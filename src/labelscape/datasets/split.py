@@ -11,13 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadInput, BadOption, check_names
 from labelscape.grid import Window
 
 PARTS = ("train", "val", "test")
 
 RANDOM_BLOCK = 32
 """Side, in pixels, of the blocks of a random split: about the size of a small training crop."""
+
+
+def known_part(part: str | None) -> str | None:
+    """A part as `Dataset.part` takes it; None for "all". Raises UnknownName for another name."""
+    if part is not None:
+        check_names("part", [part], (*PARTS, "all"))
+    return None if part == "all" else part
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from labelscape.checkpoint import Checkpoint, load_all, save
 from labelscape.datasets.own import Dataset
+from labelscape.datasets.split import known_part
 from labelscape.errors import BadInput
 from labelscape.evaluation.measure import check_classes, check_dataset
 from labelscape.legend import IGNORE
@@ -26,7 +27,11 @@ BINS = 15
 """Bins of confidence of the expected calibration error, as in Guo et al."""
 
 
-@dataclass(frozen=True, eq=False)
+EXTREME = 0.2, 5.0
+"""Temperatures outside of this range come from networks that learned little or memorised (ours)."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """A checkpoint whose probabilities are calibrated, and what that changed.
 
@@ -37,19 +42,40 @@ class Calibration:
     pixels       labelled pixels it was fitted on
     """
 
-    checkpoint: Checkpoint = field(repr=False)
+    checkpoint: Checkpoint
     temperature: float
     ece_before: float
     ece_after: float
     pixels: int
 
-    def to_dict(self) -> dict[str, float | int]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What makes the calibrated confidences doubtful; empty where nothing does."""
+        notes = []
+        if self.ece_after > self.ece_before + 1e-6:
+            notes.append(
+                "The expected calibration error rises: one temperature cannot describe this network's "
+                "confidence on these pixels. Keep the checkpoint as it was, or calibrate on more labels."
+            )
+        if not EXTREME[0] <= self.temperature <= EXTREME[1]:
+            notes.append(
+                f"A temperature of {self.temperature:.3g} is extreme ({EXTREME[0]:g} to {EXTREME[1]:g} is "
+                "usual): the network is probably badly trained, or the labels are not those it learned."
+            )
+        return tuple(notes)
+
+    def __repr__(self) -> str:
+        errors = f"calibration error {100 * self.ece_before:.2f} % -> {100 * self.ece_after:.2f} %"
+        return f"<Calibration: temperature {self.temperature:.3g}, {errors}, {self.pixels:,} pixels>"
+
+    def to_dict(self) -> dict[str, float | int | list[str]]:
         """JSON values: all but the checkpoint."""
         return {
             "temperature": self.temperature,
             "ece_before": self.ece_before,
             "ece_after": self.ece_after,
             "pixels": self.pixels,
+            "notes": list(self.notes),
         }
 
     def save(self, path: str | Path) -> Path:
@@ -65,13 +91,14 @@ def calibrate(
     seed.
 
     part  "val" or "test", blocks that the network was not trained on, since it is overconfident on its
-          training pixels; None: all labels, for scenes that it was not trained on
+          training pixels; None or "all": all labels, for scenes that it was not trained on
 
     The fit starts from the network's own logits, whatever temperature the checkpoint has. Nothing is written:
     see `Calibration.save`. Raises BadInput where nothing is labelled or
     the labels have other classes, WrongType where `dataset` is not a Dataset.
     """
     check_dataset(dataset, "calibrate a checkpoint")
+    part = known_part(part)
     (loaded,) = load_all([checkpoint])
     check_classes(loaded, dataset)
     if part and not dataset.is_labelled(part):  # before all tiles of the scenes are predicted for nothing

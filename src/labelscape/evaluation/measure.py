@@ -12,6 +12,7 @@ import numpy as np
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset, LabelledScene
+from labelscape.datasets.split import known_part
 from labelscape.errors import BadInput, BadOption, WrongType
 from labelscape.evaluation.confusion import Confusion, count
 from labelscape.evaluation.metrics import summary
@@ -117,7 +118,7 @@ def evaluate(
     """Confusion counts of a checkpoint (or its file), or of several whose probabilities are averaged, over
     the labelled pixels of `part`.
 
-    part  "train", "val", "test"; None: all labels
+    part  "train", "val", "test"; None or "all": all labels
     tta, scales, average  test-time augmentation and multi-scale inference, as `map_scene` has them;
           `protocol` is all three as one value
     keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
@@ -133,6 +134,7 @@ def evaluate(
     from labelscape.scoring.stitch import plan_for
 
     check_dataset(dataset, "score a checkpoint")
+    part = known_part(part)
     factors = tuple(np.atleast_1d(scales).tolist())
     if protocol is None:
         protocol = Protocol(factors, tta, average)

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from labelscape.errors import BadInput, UnknownName
+from labelscape.errors import BadInput, UnknownName, WrongType, check_names
 from labelscape.legend import IGNORE, RGB, Legend
 from labelscape.scenes.polygons import VECTOR_SUFFIXES, VectorSource
 
@@ -42,6 +43,24 @@ class LabelRules:
     threshold: int | None = None
     """For label rasters that are grey masks of two classes: values from this one on are the second class,
     lower ones the first."""
+
+    def __new__(cls, *unnamed: object, **given: object) -> LabelRules:
+        # Before the generated __init__, whose TypeError would name no setting that was meant.
+        if unnamed:
+            raise WrongType("LabelRules takes its settings by name, such as LabelRules(class_column='crop').")
+        check_names("setting of LabelRules", given, (f.name for f in fields(cls)))
+        return super().__new__(cls)
+
+    @classmethod
+    def of(cls, given: LabelRules | Mapping[str, Any]) -> LabelRules:
+        """Rules as they are, or made of a mapping of settings. Raises WrongType for anything else."""
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, Mapping):
+            raise WrongType(
+                f"spec must be a LabelRules or a mapping of its settings; found a {type(given).__name__}."
+            )
+        return cls(**given)
 
     @property
     def known_legend(self) -> Legend | None:

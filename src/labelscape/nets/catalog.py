@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labelscape.errors import BadFile, BadOption, UnknownName
+from labelscape.errors import BadFile, BadOption, UnknownName, WrongType
 from labelscape.nets import backbones, baselines, dfcnet, dgcwnet, ifbfnet, maggiori, mswbn, tiramisu
 from labelscape.nets.blocks import Network
 
@@ -80,7 +80,9 @@ def list_models(*, smp: bool = False) -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """The catalogue's line. Raises UnknownName with the nearest known name."""
+    """The catalogue's line. Raises UnknownName with the nearest known name, WrongType for what is no name."""
+    if not isinstance(name, str):
+        raise WrongType(f"A network is given by its name, such as 'mlp'; found a {type(name).__name__}.")
     if name.startswith(SMP):
         architecture = name.removeprefix(SMP)
         baselines.smp_class(architecture)  # refuses unknown ones
@@ -135,14 +137,19 @@ def in_our_words(name: str, options: Mapping[str, object]) -> dict[str, object]:
 
 
 def create_model(
-    name: str, *, in_channels: int | None = None, classes: int | None = None, **options: object
+    name: str, *unnamed: object, in_channels: int | None = None, classes: int | None = None, **options: object
 ) -> Network:
     """Build a network of the catalogue with fresh weights: for `in_channels` bands (3 unless given) and
     `classes` classes. `ALIASES` of options are understood.
 
-    Raises UnknownName for an unknown network or option, BadOption for sizes below 1 or values the network
-    refuses.
+    Raises UnknownName for an unknown network or option, WrongType for sizes without their names, BadOption
+    for sizes below 1 or values the network refuses.
     """
+    entry(name)  # an unknown network is reported before its options
+    if unnamed:
+        raise WrongType(
+            f"Sizes and options are given by name: create_model({name!r}, in_channels=4, classes=3)."
+        )
     sizes = {"in_channels": in_channels, "classes": classes}
     given = in_our_words(name, {**options, **{key: size for key, size in sizes.items() if size is not None}})
     sizes = {"in_channels": given.pop("in_channels", 3), "classes": given.pop("classes", None)}

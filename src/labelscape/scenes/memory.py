@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from labelscape.grid import Window
+from labelscape.grid import Window, check_window
 from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import Part, Patch, Scene
 from labelscape.scenes.validity import measured
@@ -32,8 +32,8 @@ def cut(
     """`Scene.read` for a scene whose pixels are an array (B, H, W); `unmasked` (H, W) is its mask, None where
     there is none. Returns copies.
     """
-    window = window or scene.grid.window
-    assert (window & scene.grid.window) == window, f"{window} is not inside {scene.grid.window}"
+    window = scene.grid.window if window is None else window
+    check_window(window, scene.grid.window)
     inside = window.inset_of(scene.grid.window)
     if bands is None or tuple(bands) == scene.bands:
         found = np.array(pixels[(slice(None), *inside)])

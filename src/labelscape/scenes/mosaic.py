@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from labelscape.errors import BadInput, BadOption
-from labelscape.grid import Grid, Window
+from labelscape.grid import Grid, Window, check_window
 from labelscape.scenes.files import Files, Source, stack_files
 from labelscape.scenes.given import scene_given
 from labelscape.scenes.memory import HeldScene
@@ -181,8 +181,8 @@ class MosaicScene(Scene):
         return HeldScene(self, whole.pixels, whole.valid)
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
-        window = window or self.grid.window
-        assert (window & self.grid.window) == window, f"{window} is not inside {self.grid.window}"
+        window = self.grid.window if window is None else window
+        check_window(window, self.grid.window)
         pixels = np.zeros((len(self.bands if bands is None else bands), *window.shape), self.dtype)
         valid = np.zeros(window.shape, bool)
         wanted = (

@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput
-from labelscape.grid import Grid, Window
+from labelscape.grid import Grid, Window, check_window
 from labelscape.scenes.files import (
     EXACT,
     READ_FAILURES,
@@ -169,8 +169,8 @@ class FileScene(Scene):
         self.grid, self._masked = onto, True
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
-        window = window or self.grid.window
-        assert (window & self.grid.window) == window, f"{window} is not inside {self.grid.window}"
+        window = self.grid.window if window is None else window
+        check_window(window, self.grid.window)
         chosen = None if bands is None or tuple(bands) == self.bands else [self.index(b) for b in bands]
         try:
             with gdal(), self._one_at_a_time:

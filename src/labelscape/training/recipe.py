@@ -300,6 +300,17 @@ def make_recipe(**fields: Any) -> Recipe:
     raise BadOption("This recipe cannot run:\n  - " + "\n  - ".join(lines))
 
 
+def as_recipe(given: Recipe | Mapping[str, Any]) -> Recipe:
+    """A recipe as it is, or made of a mapping of its settings. Raises WrongType for anything else, BadOption
+    as `make_recipe`.
+    """
+    if isinstance(given, Recipe):
+        return given
+    if not isinstance(given, Mapping):
+        raise WrongType(f"A recipe is made with ls.make_recipe(data=...); found a {type(given).__name__}.")
+    return make_recipe(**given)
+
+
 def in_todays_words(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe stored by an earlier version, with today's names, and today's defaults for settings that
     version did not have. What does not validate today is returned unchanged.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -14,7 +16,7 @@ from labelscape.nets.blocks import Network
 from labelscape.progress import bar
 from labelscape.training.data import blank_checkpoint, open_recipe_data
 from labelscape.training.loop import set_up, update
-from labelscape.training.recipe import Recipe
+from labelscape.training.recipe import Recipe, as_recipe
 from labelscape.training.run import base_recipe
 from labelscape.training.setup import Task, build_network, check_networks, make_tasks
 from labelscape.training.team import gather
@@ -50,10 +52,11 @@ class Rehearsal:
         )
 
 
-def rehearse(recipe: Recipe) -> Rehearsal:
+def rehearse(recipe: Recipe | Mapping[str, Any]) -> Rehearsal:
     """Open the data and make three steps with the real networks, which are then discarded. Raises what
     `train` would.
     """
+    recipe = as_recipe(recipe)
     check_networks(*([base_recipe(recipe)] if recipe.base_steps else []), recipe)
     fabric = gather(recipe.device, recipe.precision)
     since = time.monotonic()

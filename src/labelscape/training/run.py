@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric import Fabric
 
@@ -13,6 +14,7 @@ from labelscape.checkpoint import Checkpoint, load, remember_file, save
 from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
+from labelscape.files import check_path
 from labelscape.labels.rules import too_few_classes
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
@@ -20,7 +22,7 @@ from labelscape.training.board import require_tensorboard
 from labelscape.training.data import blank_checkpoint, open_recipe_data, scored_part
 from labelscape.training.loop import run_phase
 from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
-from labelscape.training.recipe import Recipe, in_todays_words, refuse_unequal_parts
+from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
 from labelscape.training.setup import check_networks
 from labelscape.training.state import differing
 from labelscape.training.stopping import Stop, stoppable
@@ -42,16 +44,19 @@ class Run:
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | Mapping[str, Any],
     out: str | Path,
     *,
     overwrite: bool = False,
     score: bool = True,
     tensorboard: bool = False,
-    say: Say = lambda text: None,
+    say: Say | None = None,
 ) -> Checkpoint:
     """Train the recipe's network and write `out/<network>.safetensors` with its log as .csv (and the
     base network's, where it trains one first).
+
+    `recipe` may also be a mapping of the settings of `make_recipe`. `say` is called with every line of the
+    run's talk; None is silent.
 
     The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint;
     `tensorboard` writes the log as event files too. An interrupted run of the same recipe in `out` continues
@@ -60,6 +65,8 @@ def train(
     the first one writes. Raises BadOption, BadInput or BadFile before any step is made where the recipe, the
     data or the place of writing cannot work.
     """
+    recipe = as_recipe(recipe)
+    check_path(out, "The folder of a training run (out)")
     out = Path(out)
     if tensorboard:
         require_tensorboard()
@@ -69,7 +76,7 @@ def train(
     refuse_unequal_parts(recipe, fabric.world_size, f"{fabric.world_size} process{several}")
     _make_place(recipe, out, fabric, overwrite)
     # One process alone prints: the others would repeat every line.
-    say = say if fabric.is_global_zero else lambda text: None
+    say = say if say is not None and fabric.is_global_zero else lambda text: None
     with stoppable() as stop:
         try:
             return _trained(recipe, Run(out, fabric, score, tensorboard, say, stop))

@@ -6,21 +6,22 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from labelscape.errors import BadOption
 from labelscape.training.outputs import state_path
-from labelscape.training.recipe import Recipe, refuse_unequal_parts
+from labelscape.training.recipe import Recipe, as_recipe, refuse_unequal_parts
 
 CPUS = 4
 """Per task: one trains, one reads the next crops, the others serve decoding and the GPU's driver."""
 
 
 def slurm_script(
-    recipe: Recipe,
+    recipe: Recipe | Mapping[str, Any],
     out: str | Path,
     *,
     nodes: int = 1,
@@ -35,6 +36,7 @@ def slurm_script(
 
     Raises BadOption where the batch does not divide over the processes: now, not after a night in the queue.
     """
+    recipe = as_recipe(recipe)
     if hours < 1:
         raise BadOption(f"hours={hours} must be at least 1.")
     network, processes = recipe.network, nodes * gpus

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from labelscape.datasets.doctor.codes import burned, coded
 from labelscape.datasets.doctor.findings import SEVERITIES, Finding, share, some
@@ -48,7 +49,7 @@ def check_data(
     images: Sequence[Source],
     labels: Sequence[str | Path] = (),
     *,
-    spec: LabelRules = LabelRules(),
+    spec: LabelRules | Mapping[str, Any] = LabelRules(),
     nodata: float | None = None,
     bands: Sequence[str] | None = None,
     part_of: Sequence[str | None] | None = None,
@@ -64,6 +65,7 @@ def check_data(
 
     Raises BadInput only where labels and images cannot be paired at all.
     """
+    spec = LabelRules.of(spec)
     if not labels:
         images, labels = find_pairs(images)
     if len(labels) == 1:

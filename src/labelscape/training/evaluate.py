@@ -1,0 +1,174 @@
+"""Score a checkpoint on its own held-out blocks, or on scenes whose labels are read as in its training."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelscape.checkpoint import Checkpoint, load_all
+from labelscape.contract.adjust import is_finer
+from labelscape.contract.matching import match_bands
+from labelscape.datasets.own import Dataset, LabelledScene
+from labelscape.datasets.split import known_part
+from labelscape.errors import BadOption, WrongType, check_names
+from labelscape.evaluation import measure
+from labelscape.evaluation.measure import Evaluation
+from labelscape.labels.rules import SETTINGS
+from labelscape.scenes.files import Source, source_paths
+from labelscape.scenes.mosaic import open_scene
+from labelscape.training.data import open_recipe_data, scored_part
+from labelscape.training.recipe_data import Data
+
+if TYPE_CHECKING:
+    from labelscape.scoring.protocol import Protocol
+
+
+def evaluate(
+    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
+    dataset: Dataset | Source | Sequence[Source] | None = None,
+    labels: str | Path | Sequence[str | Path] | None = None,
+    *,
+    spec: Mapping[str, Any] | None = None,
+    part: str | None = None,
+    tile_size: int | None = None,
+    overlap: int | None = None,
+    blend: str | None = None,
+    device: str = "auto",
+    precision: str = "32",
+    tta: str = "none",
+    scales: Sequence[float] | float = (1.0,),
+    average: str = "probabilities",
+    protocol: Protocol | None = None,
+    keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
+    show: bool = True,
+) -> Evaluation:
+    """Confusion counts of a checkpoint (or its file), or of several whose probabilities are averaged, over
+    labelled pixels.
+
+        ls.evaluate("mlp.safetensors")                               # its own held-out blocks
+        ls.evaluate("mlp.safetensors", "other.tif", "other.gpkg")    # labels read as in training
+        ls.evaluate("mlp.safetensors", dataset)                      # an open dataset
+
+    dataset  from `open_dataset`, or a scene or list of scenes together with their `labels`. Without it: the
+             scenes that the (first) checkpoint was trained on, which must still be where its recipe says
+    labels   one label file per scene, or one for all
+    spec     rules for these labels that differ from those of training, by their names in `LabelRules`
+    part     "train", "val", "test" or "all" labels. None is all labels of a dataset or scene that is given,
+             else the held-out ones: test, or val where test has none
+    tta, scales, average  test-time augmentation and multi-scale inference, as `map_scene` has them;
+             `protocol` is all three as one value
+    keep     is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
+             label too
+
+    Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are
+    kept. Raises BadInput where the part holds no label and nothing is kept, or where the labels have other
+    classes than the model; WrongType for what is no dataset, BadOption where the checkpoint does not say what
+    it was trained on, BadFile for files that cannot be read.
+    """
+    options = {
+        "tile_size": tile_size,
+        "overlap": overlap,
+        "blend": blend,
+        "device": device,
+        "precision": precision,
+        "tta": tta,
+        "scales": scales,
+        "average": average,
+        "protocol": protocol,
+        "keep": keep,
+        "show": show,
+    }
+    if dataset is not None and labels is None:
+        return measure.evaluate(checkpoint, dataset, part=part, **options)
+    known_part(part)  # before scenes are opened
+    models = load_all(checkpoint)
+    if dataset is None:
+        if labels is not None:
+            raise BadOption("`labels` are given, but no scene; pass the scenes too.")
+        data = training_data(models[0])
+    else:
+        data, notes = other_data(models[0], _scenes(dataset), {**(spec or {}), "labels": _files(labels)})
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+    with open_recipe_data(data, models[0].recipe.get("seed", 0), models[0].legend) as opened:
+        if part is None and dataset is None:
+            part = scored_part(opened)
+        return measure.evaluate(models, opened, part=part, **options)
+
+
+def training_data(checkpoint: Checkpoint, name: str = "The checkpoint") -> Data:
+    """What a checkpoint was trained on. Raises BadOption, which calls it `name`, where it does not say."""
+    stored = checkpoint.recipe.get("data")
+    if not stored:
+        raise BadOption(f"{name} does not say what it was trained on: pass scenes and `labels`.")
+    return Data(**stored)
+
+
+def other_data(
+    checkpoint: Checkpoint, images: Sequence[str | tuple[str, ...]], given: Mapping[str, Any]
+) -> tuple[Data, list[str]]:
+    """Other scenes than those of training, whose labels are read as in training except for the settings
+    `given`; and what to warn of. Raises UnknownName for another setting.
+    """
+    check_names("setting of labels", given, ("labels", *SETTINGS, "nodata", "bands"))
+    stored = checkpoint.recipe.get("data") or {}
+    # The area within which training labels are complete says nothing about the labels of other scenes.
+    as_trained = {name: stored[name] for name in (*SETTINGS, "nodata") if name != "area" and name in stored}
+    notes = []
+    if stored.get("area") and "area" not in given:
+        notes = [_area_warning(stored["area"], given.get("background", stored.get("background")))]
+    scenes = {"images": list(images), "holdout": 0}
+    return Data(**{**as_trained, **_as_the_model_reads(checkpoint, images[0]), **given, **scenes}), notes
+
+
+def _area_warning(area: str, background: str | None) -> str:
+    """What a score means without the area in which labels are complete."""
+    counted = (
+        f"every pixel without a label counts as {background!r}, even where nothing was mapped, and the score "
+        "may be far too low"
+        if background
+        else "all labels count, even where they are incomplete"
+    )
+    return (
+        f"training used labels only inside {area} (`area`), and no `area` is given for these scenes: "
+        f"{counted}. Pass the polygons within which their labels are complete with `area`."
+    )
+
+
+def _as_the_model_reads(checkpoint: Checkpoint, image: str | tuple[str, ...]) -> dict[str, Any]:
+    """The checkpoint's bands where the scene has them by name, else its own order; its pixel size where the
+    scene's pixels are finer.
+    """
+    if isinstance(image, str) and any(
+        (Path(image) / n).is_dir() for n in ("images", "image", "img_dir", "img")
+    ):
+        return {}
+    with open_scene(image, wanted=checkpoint.bands) as scene:
+        return {
+            "bands": list(checkpoint.bands)
+            if match_bands(checkpoint.bands, scene.bands).by == "name"
+            else None,
+            "pixel_size": checkpoint.pixel_size if is_finer(checkpoint.contract, scene) else None,
+        }
+
+
+def _scenes(given: object) -> list[str | tuple[str, ...]]:
+    """Paths of one scene or several. Raises WrongType for scenes in memory."""
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    paths = [source_paths(one) for one in several]
+    if not paths or None in paths:
+        found = "an empty list" if not paths else f"a {type(several[paths.index(None)]).__name__}"
+        raise WrongType(
+            f"Scenes with `labels` are given by their paths; found {found}. Open others with "
+            "ls.open_dataset([scene], [labels], spec=ls.LabelRules(legend=checkpoint.legend))."
+        )
+    return paths
+
+
+def _files(given: str | Path | Sequence[str | Path]) -> list[str]:
+    return [os.fspath(one) for one in ([given] if isinstance(given, (str, os.PathLike)) else given)]

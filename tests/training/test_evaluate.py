@@ -1,0 +1,91 @@
+"""`ls.evaluate` without a dataset, and with scenes whose labels are read as in training: the numbers of the
+verb.
+"""
+
+import json
+
+import pytest
+import rasterio
+import world
+
+import labelscape as ls
+from labelscape.errors import BadInput, BadOption, UnknownName, WrongType
+from labelscape.scenes.array import ArrayScene
+
+CPU = {"device": "cpu", "show": False}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A checkpoint whose recipe names a scene with polygons, the class `other` between them."""
+    w = world.make(tmp_path, 96, 128)
+    labels = world.label_polygons(w, tmp_path / "fields.gpkg", only=(0, 1))
+    data = {
+        "images": [str(w.scene)],
+        "labels": [str(labels)],
+        "class_column": "kind",
+        "background": "forest",
+        "block": 32,
+        "holdout": 0.3,
+    }
+    made = world.tiny_checkpoint(like=w.scene, recipe={"data": data, "seed": 3})
+    return ls.save(made, tmp_path / "m.safetensors")
+
+
+def by_the_verb(run_cli, *argv):
+    code, out, _ = run_cli("evaluate", *argv, "--json", "--device", "cpu")
+    assert code == 0
+    found = json.loads(out)
+    return found["part"], found["per_scene"]
+
+
+def counts(found: ls.Evaluation) -> dict:
+    return {name: one.to_dict() for name, one in found.per_scene.items()}
+
+
+def test_a_checkpoint_alone_is_scored_on_its_held_out_blocks(trained, run_cli):
+    for model in (trained, ls.load(trained)):
+        found = ls.evaluate(model, **CPU)
+        assert ("test", counts(found)) == by_the_verb(run_cli, trained)
+    everywhere = ls.evaluate(trained, part="all", **CPU)
+    assert ("all", counts(everywhere)) == by_the_verb(run_cli, trained, "--part", "all")
+    assert everywhere.confusion.labelled == 96 * 128 > 2 * found.confusion.labelled > 0
+
+
+def test_labels_of_other_scenes_are_read_as_in_training(trained, run_cli, tmp_path):
+    other = world.make(tmp_path, 64, 96, seed=5, name="other")
+    labels = world.label_polygons(other, tmp_path / "other.geojson", only=(0, 1))
+    expected = by_the_verb(run_cli, trained, other.scene, "--labels", labels)
+    for scene, given in ((other.scene, labels), (str(other.scene), [str(labels)]), ([other.scene], labels)):
+        assert ("all", counts(ls.evaluate(trained, scene, labels=given, **CPU))) == expected
+    with rasterio.open(other.scene) as dataset:
+        assert counts(ls.evaluate(trained, dataset, labels, **CPU)) == expected[1]
+    alone = ls.evaluate(trained, other.scene, labels, spec={"background": None}, **CPU)
+    assert 0 < alone.confusion.labelled < 64 * 96
+
+
+def test_an_area_that_holds_no_longer_is_warned_of(trained, tmp_path):
+    made = ls.load(trained)
+    made.recipe["data"]["area"] = "surveyed.gpkg"
+    scene, labels = made.recipe["data"]["images"], made.recipe["data"]["labels"]
+    with pytest.warns(UserWarning, match=r"only inside surveyed.gpkg .*`area`.*counts as 'forest'"):
+        ls.evaluate(made, scene, labels, **CPU)
+
+
+def test_what_cannot_be_scored_is_answered(trained):
+    made = ls.load(trained)
+    scene, labels = made.recipe["data"]["images"], made.recipe["data"]["labels"]
+    with pytest.raises(BadOption, match="does not say what it was trained on: pass scenes and `labels`"):
+        ls.evaluate(world.tiny_checkpoint(), **CPU)
+    with pytest.raises(BadOption, match="no scene is given|but no scene"):
+        ls.evaluate(made, labels=labels, **CPU)
+    with pytest.raises(WrongType, match="by their paths; found a ArrayScene"):
+        with ls.Scene(scene[0]) as opened:
+            array = ArrayScene(opened.read().pixels)
+        ls.evaluate(made, array, labels, **CPU)
+    with pytest.raises(UnknownName, match="'class_colum'. Did you mean 'class_column'"):
+        ls.evaluate(made, scene, labels, spec={"class_colum": "kind"}, **CPU)
+    with pytest.raises(UnknownName, match="No part is called 'tset'. Did you mean 'test'"):
+        ls.evaluate(made, part="tset", **CPU)
+    with pytest.raises(BadInput, match="No labelled pixel|no labelled pixel"):
+        ls.evaluate(made, part="val", **CPU)
