@@ -121,6 +121,9 @@ SYNONYMS = {
     "encoder_weights": "pretrained",
     "gpus": "device",
     "accelerator": "device",
+    "validation": "val",
+    "training": "train",
+    "testing": "test",
 }
 """Names that other software uses -> ours, where spelling alone would suggest a wrong name."""
 
