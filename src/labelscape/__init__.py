@@ -34,6 +34,8 @@ _PLACES = {
     "make_recipe": "training.recipe",
     "train": "training.run",
     "rehearse": "training.rehearse",
+    "find_rate": "training.rate_search",
+    "RateSearch": "training.rate_search",
     "slurm_script": "training.slurm",
     "run_table": "training.reproduce",
     "open_dataset": "datasets.own",
@@ -111,6 +113,8 @@ if TYPE_CHECKING:
     from labelscape.scoring.scorer import Scorer as Scorer
     from labelscape.scoring.scorer import predict as predict
     from labelscape.training.evaluate import evaluate as evaluate
+    from labelscape.training.rate_search import RateSearch as RateSearch
+    from labelscape.training.rate_search import find_rate as find_rate
     from labelscape.training.recipe import Recipe as Recipe
     from labelscape.training.recipe import make_recipe as make_recipe
     from labelscape.training.rehearse import rehearse as rehearse

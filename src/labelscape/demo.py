@@ -106,12 +106,12 @@ def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dic
     from labelscape.checkpoint import load, save
     from labelscape.training.data import open_recipe_data
     from labelscape.training.forest import score_forest
-    from labelscape.training.recipe import make_recipe
+    from labelscape.training.recipe import exact_recipe
     from labelscape.training.run import train
 
     # Chosen for six minutes on two cores: large crops for the coarse network, more of the rare classes for
     # the fine one.
-    base = make_recipe(data=data, network="fcn", steps=900, batch=4, crop=256, rate=0.1)
+    base = exact_recipe(data=data, network="fcn", steps=900, batch=4, crop=256, rate=0.1)
     with open_recipe_data(base.data, base.seed) as dataset:
         forest = score_forest(dataset, seed=base.seed).metrics
     fcn = train(base, out, overwrite=True, say=say)

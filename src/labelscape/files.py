@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,8 +44,9 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     path = Path(path)
     if path.exists() and not overwrite:
         raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
-    # Beside the target, since a rename is atomic only within one file system.
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    # Beside the target, since a rename is atomic only within one file system. A name of its own for every
+    # process: those of one training run, on several machines, must not rename each other's file away.
+    part = path.with_name(f".{path.stem}.part{os.getpid()}-{uuid.uuid4().hex[:6]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -57,3 +60,8 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def half_written(path: Path) -> list[Path]:
+    """The hidden files that killed processes left of `path`."""
+    return sorted(path.parent.glob(f".{glob.escape(path.stem)}.part*{glob.escape(path.suffix)}"))

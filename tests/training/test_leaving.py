@@ -106,7 +106,7 @@ def test_a_recipe_as_a_command_line_is_the_same_recipe(monkeypatch):
 def test_the_defaults_that_help_shows_are_the_recipes():
     shown = {p.name: p.show_default for p in get_command(app).commands["train"].params}
     for model, names in {
-        Recipe: "network steps batch crop rate optimizer precision seed",
+        Recipe: "network steps batch crop precision seed",
         Data: "block split buffer holdout val",
     }.items():
         for name in names.split():

@@ -131,7 +131,7 @@ def test_precision_has_one_word_and_that_of_before_is_understood():
 
 def test_a_rate_that_adamw_cannot_use_is_refused():
     with pytest.raises(BadOption, match="base_rate=0.1 is too high for adamw") as caught:
-        make_recipe(data=DATA, optimizer="adamw", rate=0.05)
+        make_recipe(data=DATA, optimizer="adamw", rate=0.05, base_rate=0.1)
     assert "- rate=0.05 is too high for adamw" in str(caught.value)
     assert make_recipe(data=DATA, network="fcn", optimizer="adamw", rate=0.001).optimizer == "adamw"
 

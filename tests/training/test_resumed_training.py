@@ -101,13 +101,25 @@ def kill_once_saved(process, state, extra):
     return process.stderr.read()
 
 
-@pytest.mark.parametrize("base_steps", [0, 6])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+MORE = {
+    "plain": {},
+    "cosine": {"schedule": "cosine", "warmup": 3, "clip_norm": 0.5},
+    "average": {"ema": 0.9, "val_every": 2, "precision": "bf16", "deterministic": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("base_steps", "optimizer", "more"),
+    [*((steps, name, "plain") for steps in (0, 6) for name in OPTIMIZERS), (0, "sgd", "cosine")]
+    + [(0, "adamw", "average"), (6, "sgd", "average")],
+)
 def test_a_run_paused_anywhere_comes_to_the_same_weights(
-    fields, tmp_path, monkeypatch, base_steps, optimizer
+    fields, tmp_path, monkeypatch, base_steps, optimizer, more
 ):
+    if more == "average":
+        fields["data"] = {**fields["data"], "val": 0.25}
     recipe = make_recipe(
-        **{**fields, "base_steps": base_steps, "optimizer": optimizer},
+        **{**fields, "base_steps": base_steps, "optimizer": optimizer, **MORE[more]},
         steps=10,
         rate=0.01,
         base_rate=0.01,

@@ -11,7 +11,7 @@ import typer
 
 from labelscape.cli.options import AsJson, Device, Labels, Overwrite, grouped, print_json, talk
 from labelscape.cli.parsing import scene_of, settings_of
-from labelscape.cli.train_ahead import Ahead, print_rehearsal, print_slurm
+from labelscape.cli.train_ahead import Ahead, print_rates, print_rehearsal, print_slurm
 
 if TYPE_CHECKING:
     from labelscape.training.recipe import Recipe
@@ -99,11 +99,19 @@ class Schedule:
         int | None, typer.Option("--crop", help="Side of a training crop in pixels.", show_default="128")
     ] = None
     rate: Annotated[
-        float | None, typer.Option("--rate", help="Initial learning rate.", show_default="0.05")
+        float | None,
+        typer.Option("--rate", help="Initial learning rate.", show_default="that of the network"),
+    ] = None
+    base_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--base-rate",
+            help="Initial learning rate of the base network.",
+            show_default="--rate, else that of the base network",
+        ),
     ] = None
     optimizer: Annotated[
-        str | None,
-        typer.Option("--optimizer", help="sgd, or adamw with a --rate of 0.001 or less.", show_default="sgd"),
+        str | None, typer.Option("--optimizer", help="sgd or adamw.", show_default="that of the network")
     ] = None
     precision: Annotated[
         str | None, typer.Option("--precision", help="32, or mixed precision: bf16, 16.", show_default="32")
@@ -112,6 +120,12 @@ class Schedule:
         int | None,
         typer.Option(
             "--seed", help="Random seed of the weights, the held-out blocks and the crops.", show_default="0"
+        ),
+    ] = None
+    deterministic: Annotated[
+        bool | None,
+        typer.Option(
+            "--deterministic", help="Deterministic algorithms alone: the same weights on a GPU too, slower."
         ),
     ] = None
     device: Device = "auto"
@@ -184,6 +198,9 @@ def run(
         return
     if ahead.dry_run:
         print_rehearsal(recipe, as_json)
+        return
+    if ahead.find_rate:
+        print_rates(recipe, out, as_json)
         return
     checkpoint = train(recipe, out, overwrite=overwrite, tensorboard=tensorboard, say=talk)
     scores = {**(forest_score(recipe) if forest and recipe.data.holdout else {}), **checkpoint.scores}

@@ -24,6 +24,13 @@ class Ahead:
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate time and memory from three real steps, and stop.")
     ] = False
+    find_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-rate",
+            help="Learning-rate range test: 100 steps at rising rates, the curve written to --out, and stop.",
+        ),
+    ] = False
     slurm: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +77,22 @@ def lasting(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def print_rates(recipe: Recipe, out: Path, as_json: bool) -> None:
+    from labelscape.training.rate_search import find_rate, write_search
+
+    found = find_rate(recipe)
+    numbers, picture = write_search(found, out)
+    if as_json:
+        print_json({**asdict(found), "files": [str(numbers), str(picture)]})
+        return
+    print("      rate     loss   running mean")
+    every = max(1, len(found.rates) // 20)
+    for rate, loss, mean in list(zip(found.rates, found.losses, found.smoothed))[::every]:
+        print(f"{rate:10.2g} {loss:8.3f} {mean:14.3f}")
+    print(f"suggested: --rate {found.suggested:g} (a tenth of the rate with the lowest running mean)")
+    print(f"curve: {picture}, numbers: {numbers}")
 
 
 def print_slurm(ahead: Ahead, out: Path, recipe: Recipe) -> None:

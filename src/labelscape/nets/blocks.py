@@ -5,11 +5,13 @@ Symbols   N images  B bands  C width  K classes  H x W pixels; x4 is a level at 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from labelscape.errors import BadInput
 
@@ -46,11 +48,29 @@ class Network(nn.Module):
         if first not in (None, len(image)):
             raise BadInput(f"{type(self).__name__} has no second head; classmate and dfcnet have one.")
         height, width = image.shape[-2:]
-        scores = self.scores(pad_to_multiple(image, self.stride))
+        with enough_values(image):
+            scores = self.scores(pad_to_multiple(image, self.stride))
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
     def forward(self, image: Tensor) -> Tensor:
         return self.heads(image)["logits"]
+
+
+@contextmanager
+def enough_values(image: Tensor) -> Iterator[None]:
+    """Inside, torch's error of batch normalisation about a single value per channel becomes a BadInput that
+    says what to do.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        count, size = len(image), " x ".join(map(str, image.shape[-2:]))
+        raise BadInput(
+            f"{count} image{'s' * (count > 1)} of {size} pixels leave batch normalisation one value per "
+            "channel to learn from; it needs two. Give a larger crop, or more crops to a part of the batch."
+        ) from error
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
@@ -73,7 +93,53 @@ def resize_like(level: Tensor, other: Tensor, *, align_corners: bool = False) ->
     """
     if level.shape[-2:] == other.shape[-2:]:
         return level
-    return F.interpolate(level, other.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return resize(level, other.shape[-2:], align_corners=align_corners)
+
+
+def resize(level: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """Bilinear, to `size` (height, width). On a CUDA device under `torch.use_deterministic_algorithms` the
+    gradient comes from `Resized`: torch's own adds up in the order in which threads happen to finish.
+    """
+    if level.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return Resized.apply(level, size, align_corners)
+    return F.interpolate(level, size, mode="bilinear", align_corners=align_corners)
+
+
+class Resized(torch.autograd.Function):
+    """Bilinear resizing with the exact gradient as two matrix products, whose sums have a fixed order."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, level: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+        ctx.shape, ctx.align_corners = level.shape[-2:], align_corners
+        return F.interpolate(level, size, mode="bilinear", align_corners=align_corners)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        with without_autocast(gradient):
+            half = gradient.dtype in (torch.float16, torch.bfloat16)
+            full = gradient.float() if half else gradient
+            rows, columns = (
+                shares_of(small, large, ctx.align_corners, full)
+                for small, large in zip(ctx.shape, gradient.shape[-2:])
+            )
+            return (rows @ full @ columns.mT).to(gradient.dtype), None, None
+
+
+def shares_of(small: int, large: int, align_corners: bool, like: Tensor) -> Tensor:
+    """(small, large): the share that each of `small` values has in each of `large` interpolated ones."""
+    one_each = torch.eye(small, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(one_each, large, mode="linear", align_corners=align_corners)[0]
+
+
+def unpool(level: Tensor, places: Tensor) -> Tensor:
+    """`F.max_unpool2d` by two, which torch refuses under deterministic algorithms, because it cannot know
+    that no place comes twice; with windows that do not overlap none does.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.max_unpool2d(level, places, 2)
+    height, width = level.shape[-2:]
+    empty = level.new_zeros((*level.shape[:2], 4 * height * width))
+    return empty.scatter(2, places.flatten(2), level.flatten(2)).unflatten(2, (2 * height, 2 * width))
 
 
 def conv_bn_relu(

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from labelscape.errors import BadInput, BadOption
 from labelscape.nets import checks
-from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
+from labelscape.nets.blocks import Network, conv_bn_relu, enough_values, resize_like
 from labelscape.nets.dense import DenseBlock, Grown
 
 FUSIONS = ("growth", "proj256")
@@ -269,7 +269,8 @@ class DenseNetwork(Network):
                 "This network has no classmate head, but got images of a second task; build classmate or "
                 "dfcnet with mate_classes=2."
             )
-        scores = self.scores(pad_to_corners(image), land, road)
+        with enough_values(image):
+            scores = self.scores(pad_to_corners(image), land, road)
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
     def scores(self, image: Tensor, land: slice = slice(None), road: slice = slice(0)) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from labelscape.errors import BadOption
 from labelscape.nets import checks
 from labelscape.nets.backbones import Trunk, trunk
-from labelscape.nets.blocks import Network, conv_bn_relu, resize_like, without_autocast
+from labelscape.nets.blocks import Network, conv_bn_relu, resize, resize_like, without_autocast
 from labelscape.nets.context import ASPP, PyramidPooling
 from labelscape.nets.kernels.distance import WEIGHTINGS, relation_sum
 
@@ -154,7 +154,7 @@ def shrink(features: Tensor, ratio: int, how: str, align_corners: bool) -> Tenso
         return features
     if how == "bilinear":
         height, width = (-(-side // ratio) for side in features.shape[-2:])
-        return F.interpolate(features, (height, width), mode="bilinear", align_corners=align_corners)
+        return resize(features, (height, width), align_corners=align_corners)
     pool = F.max_pool2d if how == "max" else F.avg_pool2d
     return pool(features, ratio, ceil_mode=True)
 
@@ -222,7 +222,7 @@ def to_pixels(logits: Tensor, image: Tensor, stride: int, align_corners: bool) -
     if not align_corners:
         return resize_like(logits, image)
     height, width = (stride * (side - 1) + 1 for side in logits.shape[-2:])
-    grid = F.interpolate(logits, (height, width), mode="bilinear", align_corners=True)
+    grid = resize(logits, (height, width), align_corners=True)
     return F.pad(grid, (0, image.shape[-1] - width, 0, image.shape[-2] - height), mode="replicate")
 
 

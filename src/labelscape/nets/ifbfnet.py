@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.backbones import Trunk, trunk
-from labelscape.nets.blocks import Network, conv_bn_relu, pad_to_multiple, resize_like
+from labelscape.nets.blocks import Network, conv_bn_relu, enough_values, pad_to_multiple, resize_like
 from labelscape.nets.context import ASPP
 
 READINGS = {
@@ -143,7 +143,8 @@ class IFBFNet(Network):
     def heads(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
         # Not to the stride of 16, as other networks: the paper's crop of 876 would become 880.
-        scores = self.scores(pad_to_multiple(image, 4))
+        with enough_values(image):
+            scores = self.scores(pad_to_multiple(image, 4))
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
     # fmt: off

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelscape.errors import BadInput, BadOption, UnknownName
-from labelscape.nets.blocks import Network, without_autocast
+from labelscape.nets.blocks import Network, resize, unpool, without_autocast
 
 BORDERS = {"deconv": "constant", "interpolate": "replicate"}
 """What each reading of "bilinear upsampling" sees one pixel beyond the edge: zero, or the edge again."""
@@ -126,7 +126,8 @@ def upsample_framed(framed: Tensor, factor: int) -> Tensor:
     """
     if factor == 1:
         return framed[..., 1:-1, 1:-1]
-    wide = F.interpolate(framed, scale_factor=factor, mode="bilinear", align_corners=False)
+    height, width = framed.shape[-2:]
+    wide = resize(framed, (factor * height, factor * width), align_corners=False)
     return wide[..., factor:-factor, factor:-factor]
 
 
@@ -187,9 +188,9 @@ class Mirror(nn.Module):
     # fmt: off
     def forward(self, features: Features) -> Tensor:
         place1, place2, place3 = features.places
-        x8 = F.max_unpool2d(self.level4(features.x16), place3, 2)          # (N, C3, H/8, W/8)  fig. 5
-        x4 = F.max_unpool2d(self.level3(x8), place2, 2)                    # (N, C2, H/4, W/4)
-        x2 = F.max_unpool2d(self.level2(x4), place1, 2)                    # (N, C1, H/2, W/2)
+        x8 = unpool(self.level4(features.x16), place3)                     # (N, C3, H/8, W/8)  fig. 5
+        x4 = unpool(self.level3(x8), place2)                               # (N, C2, H/4, W/4)
+        x2 = unpool(self.level2(x4), place1)                               # (N, C1, H/2, W/2)
         return self.score(self.level1(x2))                                 # (N, K, H, W)
     # fmt: on
 

@@ -96,6 +96,9 @@ class Drawing:
     augment: str = "none"
     scale_range: tuple[float, float] | None = None
     scale_set: tuple[float, ...] = ()
+    resampling: str = "bilinear"
+    task: int = 0
+    """0: the recipe's own data, 1: that of the second task. Each has random numbers of its own."""
 
     @classmethod
     def of(cls, recipe: Recipe, index: CropIndex, normalisation: tuple[tuple[float, float], ...]) -> Drawing:
@@ -104,6 +107,7 @@ class Drawing:
             "crop": recipe.crop,
             "sampling": recipe.sampling,
             "augment": recipe.augment,
+            "resampling": recipe.resampling,
         }
         return cls(
             index,
@@ -118,18 +122,19 @@ class Drawing:
     def of_mate(
         cls, recipe: Recipe, index: CropIndex, normalisation: tuple[tuple[float, float], ...]
     ) -> Drawing:
-        # Another stream of random numbers: scenes of one size would otherwise be cropped at the same places.
         same = {
-            "seed": recipe.seed + 2**32,
+            "seed": recipe.seed,
             "crop": recipe.crop,
             "sampling": recipe.sampling,
             "augment": recipe.augment,
+            "resampling": recipe.resampling,
         }
         return cls(
             index,
             normalisation,
             batch=recipe.mate.batch or recipe.batch,
             scale_range=recipe.mate.scale_range,
+            task=1,
             **same,
         )
 
@@ -141,11 +146,19 @@ class Drawing:
         # Seeded per crop: a batch is the same whatever the number of processes and parts that draw it.
         with gdal(GDAL_CACHEMAX=CACHE_BYTES):
             crops = [
-                draw(self, np.random.default_rng((self.seed, step, i)))
+                draw(self, np.random.default_rng(self.stream(step, i)))
                 for i in range(part * size, (part + 1) * size)
             ]
         images, labels = zip(*crops)
         return torch.stack(images), torch.stack(labels)
+
+    def stream(self, step: int, number: int) -> np.random.SeedSequence:
+        """The random numbers of one crop. Those of the second task are of another stream: scenes of one size
+        would otherwise be cropped at the same places.
+        """
+        # A spawn key, not another number among the entropy: NumPy pads entropy with zeros to four words, so
+        # that (seed, 1, step) and (seed, 1, step, 0) are one stream; a key follows the padding.
+        return np.random.SeedSequence((self.seed, step, number), spawn_key=(self.task,) * bool(self.task))
 
 
 def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -161,7 +174,7 @@ def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     image = normalise(patch.pixels, patch.valid, tuple(drawing.normalisation))
     image, label = _padded(image, torch.from_numpy(labels), side)
     if side != drawing.crop:
-        image, label = _resized(image, label, drawing.crop)
+        image, label = _resized(image, label, drawing.crop, drawing.resampling == "antialiased")
     turns = SYMMETRIES[drawing.augment]
     return _turned(image, label, turns[int(rng.integers(len(turns)))]) if len(turns) > 1 else (image, label)
 
@@ -200,12 +213,13 @@ def _padded(image: Tensor, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return F.pad(image, (0, right, 0, down)), F.pad(label, (0, right, 0, down), value=IGNORE)
 
 
-def _resized(image: Tensor, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _resized(image: Tensor, label: Tensor, size: int, antialias: bool) -> tuple[Tensor, Tensor]:
     """Bilinear for images, nearest for labels, corners not aligned: a pixel of either covers the same
-    ground.
+    ground. `antialias` matters when reducing: without it a reduced crop keeps the noise that multi-scale
+    inference (scorer._resized) averages out.
     """
-    # No antialiasing when reducing, unlike multi-scale inference (scorer._resized).
-    image = F.interpolate(image[None], (size, size), mode="bilinear", align_corners=False)[0]
+    shape, smooth = (size, size), antialias and size < image.shape[-1]
+    image = F.interpolate(image[None], shape, mode="bilinear", align_corners=False, antialias=smooth)[0]
     # nearest-exact: torch's "nearest" moves labels by up to half a pixel against a bilinear image.
     return image, F.interpolate(label[None, None], (size, size), mode="nearest-exact")[0, 0]
 

@@ -29,13 +29,13 @@ from labelscape.progress import Tick, bar
 from labelscape.scoring.engines import state_arrays
 from labelscape.training.board import board
 from labelscape.training.losses import shares, total_loss
-from labelscape.training.optimizers import make_optimizer, rate_at
+from labelscape.training.optimizers import averaged, make_optimizer, rate_at
 from labelscape.training.outputs import checkpoint_path, state_path
 from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
 from labelscape.training.state import Progress, load_state, save_state
 from labelscape.training.stopping import Stop
-from labelscape.training.team import gather, together
+from labelscape.training.team import deterministic, gather, machine_of, together
 
 Say = Callable[[str], None]
 Batch = list[list[tuple[Tensor, Tensor]]]
@@ -87,6 +87,8 @@ def learn(
             seed_step(recipe.seed, step, fabric.global_rank)
             phase.net.train()
             progress.recent.append(update(phase.net, phase.optimizer, fabric, batch, recipe, phase.tasks))
+            if recipe.ema:
+                progress.average = averaged(progress.average, phase.net.module, recipe.ema, progress.step)
             progress.step += 1
             scored = recipe.val_every and progress.step % recipe.val_every == 0
             saving = progress.step % recipe.save_every == 0
@@ -169,8 +171,9 @@ def run_phase(
     state, settings = state_path(out, recipe.network), recipe.model_dump(mode="json")
     # Only 16-mixed has a loss scaler. It adapts over time, so resuming without it would change weights.
     scaler = getattr(fabric.strategy.precision, "scaler", None)
-    resumable = phase.net.module, phase.optimizer, scaler, seen_data(tasks)
-    progress = load_state(state, settings, *resumable) if state.exists() else Progress()
+    resumable = phase.net.module, phase.optimizer, scaler, seen_data(tasks), machine_of(fabric)
+    say = say if leads else lambda text: None
+    progress = load_state(state, settings, *resumable, say) if state.exists() else Progress()
     if not leads:
         progress.recent = [0.0 for _ in progress.recent]  # the file holds the sums over all processes
 
@@ -180,12 +183,11 @@ def run_phase(
 
     if state.exists():
         stop.saved = f"step {progress.step} of {recipe.steps} ({recipe.network})"
-    if leads and state.exists():
         say(f"continuing from {state}, step {progress.step} of {recipe.steps}")
     # A base network that is trained first has named them already.
-    for line in without_pixels(dataset, tasks[0]) if leads and not recipe.base_steps else ():
+    for line in without_pixels(dataset, tasks[0]) if not recipe.base_steps else ():
         say(line)
-    with ExitStack() as opened:
+    with deterministic(recipe.deterministic), ExitStack() as opened:
         tick = opened.enter_context(bar(f"train {recipe.network}", recipe.steps, "steps", shown=leads))
         events = checkpoint_path(out, recipe.network).with_suffix(".tensorboard")
         log = board(events, progress.history) if tensorboard and leads else nullcontext(lambda line: None)
@@ -198,7 +200,7 @@ def run_phase(
         say(f"stopped at {stop.saved}; the same command continues from there")
         stop.told = True
         stop.now()
-    weights = progress.best_weights or state_arrays(phase.net.module)
+    weights = progress.best_weights or weights_of(phase, progress)
     return replace(blank, weights=weights, history=tuple(progress.history))
 
 
@@ -302,6 +304,9 @@ def update(
             # DDP averages gradients over processes; the gradient of the whole batch is their sum.
             fabric.backward(loss * fabric.world_size)
         value += loss.detach()
+    if recipe.clip_norm:
+        # Infinite gradients are left to the loss's own check, and in float16 to the scaler, which skips them.
+        fabric.clip_gradients(net, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
     optimizer.step()
     return value
 
@@ -314,7 +319,7 @@ def score_val(phase: Phase, progress: Progress) -> float:
     # wait.
     score, weights, device = 0.0, None, str(phase.fabric.device)
     if phase.fabric.is_global_zero:
-        weights = state_arrays(phase.net.module)
+        weights = weights_of(phase, progress)
         made = replace(phase.blank, weights=weights)
         found = evaluate(made, phase.dataset, part="val", device=device, show=False).metrics
         score = found["mean_iou"] or 0.0
@@ -324,6 +329,12 @@ def score_val(phase: Phase, progress: Progress) -> float:
         progress.best, progress.best_step = score, progress.step
         progress.waited, progress.best_weights = 0, weights
     return score
+
+
+def weights_of(phase: Phase, progress: Progress) -> dict[str, np.ndarray]:
+    """What is scored and kept: the average of the weights where the recipe has one, else the last ones."""
+    average = {name: value.cpu().numpy().copy() for name, value in progress.average.items()}
+    return average or state_arrays(phase.net.module)
 
 
 def done_early(recipe: Recipe, progress: Progress) -> bool:

@@ -1,6 +1,10 @@
-"""Optimizers by name, their learning rates, and their state as tensors that a file can hold."""
+"""Optimizers by name, their learning rates, their state as tensors that a file can hold, and the moving
+average of the weights.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +80,29 @@ def rate_at(recipe: Recipe, step: int) -> float:
     # Linear, and within the schedule's own count (ours: IFBFNet sec. 4.1 names 1,000 steps and no shape).
     if step < recipe.warmup:
         return recipe.rate * (step + 1) / recipe.warmup
+    if recipe.schedule == "cosine":
+        passed = (step - recipe.warmup) / (recipe.steps - recipe.warmup)
+        return recipe.rate * (1 + math.cos(math.pi * passed)) / 2
     if recipe.schedule == "poly":
         return recipe.rate * (1 - step / recipe.steps) ** recipe.power
     if recipe.schedule == "exponential":
         return recipe.rate * 0.1 ** (step / recipe.tenth_every)
     return recipe.rate
+
+
+def averaged(average: dict[str, Tensor], net: nn.Module, decay: float, step: int) -> dict[str, Tensor]:
+    """The exponential moving average of a network's state after `step` updates before this one, changed in
+    place; at first (an empty dict) a copy of the state. Running statistics are averaged too, counts copied.
+
+    The decay grows from 0.1 as (1 + step) / (10 + step), or short runs would end near their first weights.
+    """
+    state = net.state_dict()
+    if not average:
+        return {name: value.detach().clone() for name, value in state.items()}
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    for name, value in state.items():
+        if value.is_floating_point():
+            average[name].lerp_(value.detach(), share)
+        else:
+            average[name].copy_(value)
+    return average

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from labelscape.errors import BadFile
-from labelscape.files import written_whole
+from labelscape.files import half_written, written_whole
 
 
 def checkpoint_path(out: Path, network: str) -> Path:
@@ -33,8 +33,10 @@ def write_log(path: Path, history: tuple[dict, ...]) -> None:
 
 
 def forget_state(out: Path, network: str) -> None:
-    with suppress(OSError):
-        state_path(out, network).unlink()
+    state = state_path(out, network)
+    for path in (state, *half_written(state)):
+        with suppress(OSError):
+            path.unlink()
 
 
 def make_room(out: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from labelscape.datasets.published.isprs import BANDS
 from labelscape.nets.catalog import entry, options_of
 from labelscape.nets.tables import Row
-from labelscape.training.recipe import Recipe, make_recipe
+from labelscape.training.recipe import Recipe, exact_recipe
 from labelscape.training.recipe_data import Data
 
 OHEM_DGCW = {"ohem": 1.0}
@@ -75,7 +75,7 @@ def mswbn_gid(data: Mapping[str, Any], network: str = "mswbn", **options: Any) -
     (ours: ImageNet weights, which the paper does not name; crops anywhere in the scenes, not the patches.)
     """
     return Setting(
-        make_recipe(
+        exact_recipe(
             data=data,
             network=network,
             options=_pretrained(network, options),
@@ -115,7 +115,7 @@ def dfcnet_deepglobe(
         else {"data": mate, "batch": 8, "weight": 1.0, "scale_range": (0.5, 1.5)}
     )
     return Setting(
-        make_recipe(
+        exact_recipe(
             data=data,
             network=network,
             options=options,
@@ -157,7 +157,7 @@ def dgcwnet(
     sums over all pixels of a tile, so whole pictures, tiles="whole", give it sums it was not trained with).
     """
     return Setting(
-        make_recipe(
+        exact_recipe(
             data=data,
             network=network,
             options=_pretrained(network, options),
@@ -215,7 +215,7 @@ def maggiori(
     )  # the second phase retrains the whole network, encoder included
     data, scored_on, part = _isprs(data)
     return Setting(
-        make_recipe(
+        exact_recipe(
             data=data,
             network=network,
             options=options,
@@ -292,7 +292,7 @@ def ifbfnet_cityscapes(data: Mapping[str, Any], network: str = "ifbfnet", **opti
     if network == "ifbfnet" and options.get("skip", "balanced") == "balanced":
         factors["balance"] = 10.0
     return Setting(
-        make_recipe(
+        exact_recipe(
             data=data,
             network=network,
             options=_pretrained(network, options),

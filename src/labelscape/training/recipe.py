@@ -13,12 +13,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
+from labelscape.training.recipe_checks import fitting, wrong_factors, wrong_options
 from labelscape.training.recipe_data import Data
 
 DEFAULT_NETWORK, DEFAULT_STEPS = "mlp", 400
 SUMMARISED = ("network", "steps", "base_steps", "batch", "crop")
 HIGHEST_ADAMW_RATE = 0.02
 """No network of the catalogue learned anything above it, and the default rate of 0.05 is meant for SGD."""
+
+
+NEW_RUNS = {"resampling": "antialiased"}
+"""Defaults of new recipes that differ from a field's own default, which stands for what recipes of earlier
+versions mean by leaving it out.
+"""
+RATES = {"sgd": 0.02, "adamw": 0.001}
+"""Where a user chooses another optimizer than the network's defaults have, without a rate (ours)."""
 
 
 class Mate(BaseModel):
@@ -43,9 +52,13 @@ class Mate(BaseModel):
 class Recipe(BaseModel):
     """How a network is trained. Attribute docstrings are the help text; variants are
     `recipe.replace(...)`.
+
+    Fields left out here have the same default for every network; `make_recipe` fills them with the network's
+    own (`nets.catalog`). A field with `exclude_if` is not stored at its default, so that recipes of earlier
+    versions stay the same to the byte.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     data: Data
     network: str = DEFAULT_NETWORK
@@ -59,7 +72,9 @@ class Recipe(BaseModel):
     `steps` unless given (ours), 0 with `start`.
     """
     base_rate: float = Field(0.1, gt=0)
-    """Learning rate of the base network (0.1: Maggiori et al., sec. V-C)."""
+    """Learning rate of the base network; `rate` where that is given, else the base network's own default
+    (0.1 for the fcn: Maggiori et al., sec. V-C).
+    """
     base_batch: int | None = Field(None, ge=1, exclude_if=lambda batch: batch is None)
     """Crops per update of the base network; as `batch` unless given, and then not stored."""
     steps: int = Field(DEFAULT_STEPS, ge=1)
@@ -76,14 +91,16 @@ class Recipe(BaseModel):
     """Side of a training crop, in pixels."""
     rate: float = Field(0.05, gt=0)
     """Learning rate at the start."""
-    schedule: Literal["poly", "exponential", "constant"] = "poly"
-    """poly: rate (1 - step/steps)^power; exponential: a tenth every `tenth_every` steps."""
+    schedule: Literal["poly", "exponential", "constant", "cosine"] = "poly"
+    """poly: rate (1 - step/steps)^power; exponential: a tenth every `tenth_every` steps; cosine: half a
+    period from the end of the warm-up to 0.
+    """
     power: float = Field(0.9, gt=0)
     """Exponent of the poly schedule."""
     tenth_every: float = Field(10_000, gt=0)
     """Steps after which the exponential schedule has divided the rate by ten."""
     warmup: int = Field(0, ge=0)
-    """Steps over which the rate grows linearly from 0."""
+    """Steps over which the rate grows linearly from 0; no more than `steps`."""
     rate_factors: dict[str, float] = Field(default_factory=dict)
     """Start of a parameter's name -> factor on its learning rate ("backbone": 0.1); where several fit, the
     longest counts.
@@ -96,9 +113,17 @@ class Recipe(BaseModel):
     """Momentum of sgd, beta1 of adamw."""
     weight_decay: float = Field(5e-4, ge=0)
     """Weight decay: L2 in sgd, decoupled in adamw. (5e-4 in all five papers but MSWBN: 1e-4.)"""
+    clip_norm: float = Field(0.0, ge=0, exclude_if=lambda norm: not norm)
+    """Gradient clipping: gradients are scaled down to this norm over all parameters where they exceed it; 0:
+    never.
+    """
+    ema: float = Field(0.0, ge=0, lt=1, exclude_if=lambda decay: not decay)
+    """Exponential moving average of the weights (0.999): scores, best weights and the checkpoint are those of
+    the average. In early steps the decay is at most (1 + step) / (10 + step). 0: none.
+    """
     losses: dict[str, float] = Field(default_factory=lambda: {"cross-entropy": 1.0})
-    """Loss -> its factor; the sum is minimised. cross-entropy, ohem, hardest, ohem-hardest, focal, dice,
-    lovasz.
+    """Loss -> its factor; the sum is minimised. cross-entropy, ohem, hardest, hardest-per-image,
+    ohem-hardest, focal, dice, lovasz.
     """
     aux_losses: dict[str, float] | None = None
     """The same for the auxiliary head; as `losses` unless given."""
@@ -120,6 +145,12 @@ class Recipe(BaseModel):
     """Crops are enlarged by a factor drawn evenly from (least, most)."""
     scale_set: tuple[float, ...] = ()
     """Crops are enlarged by one of these factors, each as likely."""
+    resampling: Literal["bilinear", "antialiased"] = Field(
+        "bilinear", exclude_if=lambda name: name == "bilinear"
+    )
+    """How crops are reduced to scale: antialiased, as multi-scale inference does, or bilinear of the nearest
+    four pixels, which leaves aliases. Enlarging is the same in both.
+    """
     save_every: int = Field(200, ge=1)
     """Steps between two saved states, from which an interrupted run resumes."""
     val_every: int = Field(0, ge=0)
@@ -134,8 +165,12 @@ class Recipe(BaseModel):
     """
     sync_bn: bool = False
     """Synchronised batch normalisation: statistics over all processes instead of each one's own."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the first weights, the split, the crops and the dropout."""
+    deterministic: bool = Field(False, exclude_if=lambda wanted: not wanted)
+    """Deterministic algorithms alone: on a CUDA device two runs come to the same weights, more slowly. (On a
+    CPU they do anyway, with the same number of threads.)
+    """
     precision: Literal["32", "bf16", "16"] = "32"
     """32, or mixed precision: bf16 or 16 bits where a layer allows it."""
     device: str = "auto"
@@ -182,6 +217,15 @@ class Recipe(BaseModel):
                 )
         except UnknownName:  # in `problems` already
             pass
+        if self.warmup > self.steps:
+            problems.append(
+                f"warmup={self.warmup} is longer than the run of steps={self.steps}: the rate would never "
+                "reach its value. Shorten it."
+            )
+        problems += wrong_factors("losses", self.losses, some=True)
+        problems += wrong_factors("aux_losses", self.aux_losses or {}, some=self.aux_losses is not None)
+        problems += wrong_factors("rate_factors", self.rate_factors, some=False)
+        problems += wrong_options(self.network, self.options)
         if self.start and self.base_steps:
             problems.append("start and base_steps both choose the first weights; give one of them.")
         if self.data.holdout + self.data.val >= 1:
@@ -253,7 +297,7 @@ class Recipe(BaseModel):
     def replace(self, **changes: Any) -> Recipe:
         """The same recipe with changes; raises BadOption as `make_recipe` does."""
         # Not pydantic's model_copy, which does not validate.
-        return make_recipe(**{**self.model_dump(), **changes})
+        return exact_recipe(**{**self.model_dump(), **changes})
 
 
 def refuse_unequal_parts(recipe: Recipe, processes: int, where: str) -> None:
@@ -273,14 +317,41 @@ def one_or_several(place: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def make_recipe(**fields: Any) -> Recipe:
-    """A validated recipe. Raises BadOption that lists every problem, with the nearest known name for unknown
-    ones.
+    """A validated recipe; settings that are not given are the defaults of its network. Raises BadOption that
+    lists every problem, with the nearest known name for unknown ones.
     """
     if isinstance(fields.get("data"), (str, os.PathLike)):
         raise WrongType(
             f"data is the path {str(fields['data'])!r}; a mapping was expected: "
             "data={'images': ['scene.tif'], 'labels': ['fields.gpkg']}."
         )
+    return exact_recipe(**{**defaults_of(fields), **fields})
+
+
+def defaults_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults for a new recipe with these settings: those of its network (`nets.catalog`), with a rate that
+    fits the optimizer, and for the base network the rate that was given, else that of its own.
+    """
+    try:
+        about = entry(fields.get("network", DEFAULT_NETWORK))
+    except (UnknownName, AttributeError):  # `exact_recipe` reports it
+        return {}
+    found = {**NEW_RUNS, **about.defaults}
+    optimizer = fields.get("optimizer", found.get("optimizer", "sgd"))
+    if optimizer != found.get("optimizer", "sgd"):
+        found["rate"] = RATES.get(optimizer, RATES["sgd"])
+    if "rate_factors" in found and fields.get("options"):
+        found["rate_factors"] = fitting(found["rate_factors"], fields["network"], fields["options"])
+    if about.start is not None:
+        of_base = found.get("base_rate", entry(about.start.base).defaults["rate"])
+        if "rate" in fields or optimizer == "adamw":
+            of_base = fields.get("rate", found["rate"])
+        found["base_rate"] = of_base
+    return found
+
+
+def exact_recipe(**fields: Any) -> Recipe:
+    """`make_recipe` without the defaults of the network: for recipes that spell out all they mean."""
     try:
         return Recipe(**fields)
     except ValidationError as error:
@@ -301,14 +372,15 @@ def make_recipe(**fields: Any) -> Recipe:
 
 
 def as_recipe(given: Recipe | Mapping[str, Any]) -> Recipe:
-    """A recipe as it is, or made of a mapping of its settings. Raises WrongType for anything else, BadOption
-    as `make_recipe`.
+    """A recipe as it is, or made of a mapping of its settings; the complete recipe that a checkpoint stores
+    is taken without today's defaults. Raises WrongType for anything else, BadOption as `make_recipe`.
     """
     if isinstance(given, Recipe):
         return given
     if not isinstance(given, Mapping):
         raise WrongType(f"A recipe is made with ls.make_recipe(data=...); found a {type(given).__name__}.")
-    return make_recipe(**given)
+    spelled_out = {name for name, field in Recipe.model_fields.items() if field.exclude_if is None}
+    return exact_recipe(**given) if spelled_out <= given.keys() else make_recipe(**given)
 
 
 def in_todays_words(stored: Mapping[str, Any]) -> dict[str, Any]:

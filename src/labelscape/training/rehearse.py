@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar
+from labelscape.training.beforehand import check_beforehand
 from labelscape.training.data import blank_checkpoint, open_recipe_data
 from labelscape.training.loop import set_up, update
 from labelscape.training.recipe import Recipe, as_recipe
@@ -59,6 +60,7 @@ def rehearse(recipe: Recipe | Mapping[str, Any]) -> Rehearsal:
     recipe = as_recipe(recipe)
     check_networks(*([base_recipe(recipe)] if recipe.base_steps else []), recipe)
     fabric = gather(recipe.device, recipe.precision)
+    start = check_beforehand(recipe, base_recipe(recipe) if recipe.base_steps else None, fabric)
     since = time.monotonic()
     with ExitStack() as opened:
         dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
@@ -70,7 +72,7 @@ def rehearse(recipe: Recipe | Mapping[str, Any]) -> Rehearsal:
         if recipe.base_steps:
             base = base_recipe(recipe)
             _, base_step = _steps(base, build_network(base, dataset, None, None), tasks[:1], fabric)
-        parameters, step = _steps(recipe, build_network(recipe, dataset, None, mate), tasks, fabric)
+        parameters, step = _steps(recipe, build_network(recipe, dataset, start, mate), tasks, fabric)
     steps = recipe.steps + recipe.base_steps
     return Rehearsal(
         steps,

@@ -18,6 +18,7 @@ from labelscape.files import check_path
 from labelscape.labels.rules import too_few_classes
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
+from labelscape.training.beforehand import check_beforehand
 from labelscape.training.board import require_tensorboard
 from labelscape.training.data import blank_checkpoint, open_recipe_data, scored_part
 from labelscape.training.loop import run_phase
@@ -74,19 +75,20 @@ def train(
     fabric = gather(recipe.device, recipe.precision)
     several = "es" * (fabric.world_size > 1)
     refuse_unequal_parts(recipe, fabric.world_size, f"{fabric.world_size} process{several}")
+    start = check_beforehand(recipe, base_recipe(recipe) if recipe.base_steps else None, fabric)
     _make_place(recipe, out, fabric, overwrite)
     # One process alone prints: the others would repeat every line.
     say = say if say is not None and fabric.is_global_zero else lambda text: None
     with stoppable() as stop:
         try:
-            return _trained(recipe, Run(out, fabric, score, tensorboard, say, stop))
+            return _trained(recipe, start, Run(out, fabric, score, tensorboard, say, stop))
         except (KeyboardInterrupt, SystemExit):
             if not stop.told:
                 say(stop.message())
             raise
 
 
-def _trained(recipe: Recipe, run: Run) -> Checkpoint:
+def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
     fabric, leads = run.fabric, run.fabric.is_global_zero
     with telling_of_the_lost(fabric), ExitStack() as opened:
         dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
@@ -97,7 +99,6 @@ def _trained(recipe: Recipe, run: Run) -> Checkpoint:
         run = replace(run, score=run.score and _will_be_scored(recipe, dataset, run.say))
         with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
             blank = blank_checkpoint(recipe, dataset, tick)
-        start = load(recipe.start) if recipe.start else None
         if start is None:
             _warn_of_random_weights(recipe, run.say)
         if recipe.base_steps:
@@ -187,6 +188,7 @@ def base_recipe(recipe: Recipe) -> Recipe:
         rate=recipe.base_rate,
         batch=recipe.base_batch or recipe.batch,
         base_batch=None,
+        warmup=round(recipe.warmup * recipe.base_steps / recipe.steps),
         base_steps=0,
         mate=None,
         rate_factors={},

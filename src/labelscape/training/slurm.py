@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -10,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from labelscape.errors import BadOption
 from labelscape.training.outputs import state_path
-from labelscape.training.recipe import Recipe, as_recipe, refuse_unequal_parts
+from labelscape.training.recipe import Recipe, as_recipe, make_recipe, refuse_unequal_parts
 
 CPUS = 4
 """Per task: one trains, one reads the next crops, the others serve decoding and the GPU's driver."""
@@ -82,17 +81,25 @@ def activation() -> str:
 def command_of(recipe: Recipe, out: str | Path) -> str:
     """The command line that trains this recipe."""
     images = [image if isinstance(image, str) else ",".join(image) for image in recipe.data.images]
-    settings = [*_changed(recipe, ("data", "mate")), *_changed(recipe.data, ("images",), "data.")]
+    usual = make_recipe(data=recipe.data, network=recipe.network)
+    settings = [
+        *_changed(recipe, ("data", "mate"), usual=usual),
+        *_changed(recipe.data, ("images",), "data."),
+    ]
     if recipe.mate:
         settings += [("mate", recipe.mate.model_dump_json(exclude_defaults=True))]
     options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
     return shlex.join(["labelscape", "train", *images, "--out", str(out), *options])
 
 
-def _changed(model: BaseModel, without: tuple[str, ...], where: str = "") -> Iterator[tuple[str, str]]:
-    """Name and JSON of the settings that differ from their defaults."""
-    dumped = model.model_dump(mode="json")
+def _changed(
+    model: BaseModel, without: tuple[str, ...], where: str = "", usual: BaseModel | None = None
+) -> Iterator[tuple[str, str]]:
+    """Name and JSON of the settings that differ from their defaults, or from those of `usual`."""
     for name, setting in type(model).model_fields.items():
-        default = setting.get_default(call_default_factory=True)
-        if name not in without and name in dumped and getattr(model, name) != default:
-            yield where + name, json.dumps(dumped[name])
+        value, default = getattr(model, name), setting.get_default(call_default_factory=True)
+        # The base network's rate follows `rate` unless it is given.
+        follows = name == "base_rate" and bool(getattr(model, "base_steps", 0))
+        if name in without or not (follows or value != default or (usual and value != getattr(usual, name))):
+            continue
+        yield where + name, TypeAdapter(setting.annotation).dump_json(value).decode()

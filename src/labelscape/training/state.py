@@ -1,5 +1,5 @@
-"""Save and resume an interrupted run, to the same weights: network, optimizer state, step and log. One
-safetensors file, never pickle.
+"""Save and resume an interrupted run, to the same weights: network, optimizer state, moving average, step and
+log. One safetensors file, never pickle.
 
 Random numbers need no place here: crops and dropout of a step are drawn from (seed, step), not from a stream.
 """
@@ -7,6 +7,7 @@ Random numbers need no place here: crops and dropout of a step are drawn from (s
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +37,12 @@ class Progress:
     waited: int = 0
     """Scores in a row that were no better."""
     best_weights: dict[str, np.ndarray] | None = None
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """The moving average of the weights, on the device; empty without `ema` and before the first step."""
 
+
+HEAVY = ("best_weights", "average")
+"""What of the progress are tensors of their own in the file."""
 
 Scaler = torch.amp.GradScaler | None
 """Scales losses so that float16 gradients do not underflow; the factor adapts during training."""
@@ -50,6 +56,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     scaler: Scaler = None,
     seen: dict | None = None,
+    machine: dict | None = None,
 ) -> None:
     """Write the state file, whole or not at all. `seen` is the fingerprint of the data (`setup.seen_data`).
     Raises BadFile where it cannot be written.
@@ -60,11 +67,13 @@ def save_state(
     tensors |= {f"optimizer.{name}": value for name, value in pack(optimizer).items()}
     for name, value in (progress.best_weights or {}).items():
         tensors[f"best.{name}"] = torch.from_numpy(value)
+    tensors |= {f"average.{name}": value for name, value in progress.average.items()}
     facts = {
         "recipe": recipe,
-        "progress": {key: value for key, value in vars(progress).items() if key != "best_weights"},
+        "progress": {key: value for key, value in vars(progress).items() if key not in HEAVY},
         "scaler": scaler.state_dict() if scaler else None,
         "seen": seen,
+        "machine": machine,
     }
     # safetensors refuses tensors that share memory and those that are not contiguous (channels last).
     content = save(
@@ -82,8 +91,11 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     scaler: Scaler = None,
     seen: dict | None = None,
+    machine: dict | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Progress:
-    """Restore net, optimizer and scaler from the file and return the progress. Raises BadFile for a damaged
+    """Restore net, optimizer and scaler from the file and return the progress; `say` gets a line where the
+    `machine` is another one. Raises BadFile for a damaged
     file, or one of another recipe or other data.
     """
     from safetensors import SafetensorError, safe_open
@@ -112,14 +124,37 @@ def load_state(
             f"({'; '.join(changed)} differ). Put the files back "
             "to continue it, `overwrite=True` to start again, or another `out`."
         )
+    for line in other_machine(facts.get("machine") or {}, machine or {}):
+        say(line)
     net.load_state_dict(_named(tensors, "net."))
     # State files older than AdamW hold SGD's momentum as momentum.N.
     old = {f"momentum_buffer.{number}": value for number, value in _named(tensors, "momentum.").items()}
     unpack(optimizer, old | _named(tensors, "optimizer."))
     if scaler is not None and facts.get("scaler"):
         scaler.load_state_dict(facts["scaler"])
+    # Into the memory layout of the network's own state: other strides may round the average otherwise.
+    average = {
+        name: torch.empty_like(net.state_dict()[name]).copy_(value)
+        for name, value in _named(tensors, "average.").items()
+    }
     best = {name: value.numpy() for name, value in _named(tensors, "best.").items()}
-    return Progress(**facts["progress"], best_weights=best or None)
+    return Progress(**facts["progress"], best_weights=best or None, average=average)
+
+
+def other_machine(before: dict, now: dict) -> list[str]:
+    """One line where a run continues with other numbers of threads or processes, or on another kind of
+    device: they decide the order of sums, and processes what batch normalisation sees.
+    """
+    changed = [
+        f"{key} {before[key]} -> {now[key]}" for key in before if now.get(key) not in (None, before[key])
+    ]
+    if not changed:
+        return []
+    more = " (with another number of processes, more than that)" if "processes" in changed[-1] else ""
+    return [
+        f"continued under other conditions ({', '.join(changed)}): the weights may differ from those of an "
+        f"uninterrupted run in their last digits{more}"
+    ]
 
 
 def differing(one: dict, other: dict, where: str = "") -> list[str]:

@@ -122,6 +122,8 @@ def scaled(recipe: Recipe, budget: float, changes: Mapping[str, Any]) -> Recipe:
         "warmup": round(recipe.warmup * budget),
         "tenth_every": max(1.0, recipe.tenth_every * budget),
     }
+    if "steps" in changes:  # the warm-up stays the same share of the run
+        lengths["warmup"] = round(recipe.warmup * changes["steps"] / recipe.steps)
     changes = dict(changes)
     if recipe.base_batch and "batch" in changes:  # the base network is another row's, which has that batch
         changes.setdefault("base_batch", changes["batch"])

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from labelscape.errors import LabelscapeError
+from labelscape.errors import BadOption, LabelscapeError
 from labelscape.scoring.engines import pick_device
 
 PATIENCE = datetime.timedelta(minutes=30)
@@ -55,6 +55,40 @@ def gather(device: str, precision: str) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def machine_of(fabric: Fabric) -> dict[str, int | str]:
+    """What decides the order of a run's sums, for the state file."""
+    return {"threads": torch.get_num_threads(), "device": fabric.device.type, "processes": fabric.world_size}
+
+
+def refuse_sync_bn_on_cpu(wanted: bool, fabric: Fabric) -> None:
+    """Raises BadOption: torch has synchronised batch normalisation for GPUs alone."""
+    if wanted and fabric.world_size > 1 and fabric.device.type != "cuda":
+        raise BadOption(
+            f"sync_bn works on CUDA devices only, and these {fabric.world_size} processes train on "
+            f"{fabric.device.type}; leave it out (-o sync_bn=false)."
+        )
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Inside, where `wanted`, torch uses deterministic algorithms alone, and raises a RuntimeError that names
+    an operation without one.
+    """
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    # Read when cuBLAS is first used: a notebook that has multiplied on the GPU needs it set outside.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False  # benchmarking chooses kernels by their time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 @contextmanager
