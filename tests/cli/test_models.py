@@ -93,6 +93,13 @@ def test_architectures_of_segmentation_models_pytorch(one):
     assert "ImageNet" in found["needs"][0] and found["claims_of_the_paper"] == []
 
 
+def test_networks_of_smp_are_mentioned_with_their_names_of_options(run_cli):
+    assert "smp/<Name>" in run_cli("models", "--no-macs")[2] and "smp/<Name>" in list_models.__doc__
+    _, out, _ = run_cli("models", "smp/Unet")
+    assert "encoder_name and encoder_weights are understood" in out
+    assert "encoder_name" not in run_cli("models", "mlp")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

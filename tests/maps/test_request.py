@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from typing import get_type_hints
@@ -174,6 +175,18 @@ def test_map_and_check_take_every_setting_and_say_so():
         assert {n: shown[n].default for n in settings} == {
             n: MapRequest.model_fields[n].default for n in settings
         }
+
+
+def test_help_explains_every_setting():
+    for function in (ls.map_scene, ls.check):
+        text = " ".join(inspect.getdoc(function).split())
+        for name in get_type_hints(MapSettings):
+            default = MapRequest.model_fields[name].default
+            assert re.search(rf" {name} [A-Za-z0-9(].{{10,}}? \[{re.escape(repr(default))}\] ", text), name
+    assert "tta Test-time augmentation: none, mirror (left-right), flips (4 images) or dihedral (8)." in text
+    shown = inspect.getdoc(ls.map_scene)
+    assert "rasterio dataset" in shown and "ArrayScene" in shown and "DataArray" in shown
+    assert all(len(line) <= 110 for line in shown.splitlines()) and "{settings}" not in shown + text
 
 
 def test_requests_are_values_of_plain_types(tmp_path):

@@ -88,7 +88,9 @@ def test_a_scene_prints_on_one_line(tmp_path, scenes):
     assert repr(fresh) == "<Scene x: 1 band (red), not opened yet>"
     assert repr(scenes[2]) in (f"<Scene lazy: {facts}>", "<Scene lazy: 3 bands (1 2 3), not opened yet>")
     many = ArrayScene(np.zeros((200, 4, 5), np.float32))
-    assert repr(many) == "<Scene scene: 5 x 4, 200 bands (1 2 3 4 5 6 7 8 9 10 11 12 ...), float32, no CRS>"
+    assert repr(many) == (
+        "<ArrayScene scene: 5 x 4, 200 bands (1 2 3 4 5 6 7 8 9 10 11 12 ...), float32, no CRS>"
+    )
     odd = CRS.from_wkt(CRS.from_epsg(3035).to_wkt().replace('ID["EPSG",3035]', "").replace("52", "51.5"))
     text = repr(ArrayScene(np.zeros((1, 4, 5), np.uint8), world.NORTH_UP, odd))
     assert "ETRS89" in text and len(text) < 120

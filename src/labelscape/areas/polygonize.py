@@ -38,6 +38,11 @@ class PolygonSummary:
     """Written polygons of fewer than `tiny_pixels` pixels."""
     tiny_pixels: int = 8
 
+    def __repr__(self) -> str:
+        dropped = f", {self.left_out:,} dropped" if self.left_out else ""
+        tiny = f", {self.tiny:,} below {self.tiny_pixels} pixels" if self.tiny else ""
+        return f"<PolygonSummary: {self.written:,} polygons{dropped}{tiny}>"
+
     @property
     def mostly_tiny(self) -> bool:
         """Are most polygons specks, so that a minimum mapping unit would help?"""

@@ -62,6 +62,12 @@ class SieveSummary:
     changed_pixels: int
     classes: tuple[SievedClass, ...]
 
+    def __repr__(self) -> str:
+        return (
+            f"<SieveSummary: {self.given:,} areas merged, {self.left:,} left, {self.changed_pixels:,} pixels "
+            f"changed, {len(self.classes)} classes>"
+        )
+
 
 @dataclass
 class _Part:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import AsJson, print_json
+from labelscape.cli.options import AsJson, print_json, talk
 
 if TYPE_CHECKING:
     from labelscape.nets.blocks import Network
@@ -69,6 +69,8 @@ def run(
             f"{row['name']:<{wide}}{counted(row['parameters']):>12}{costs}  "
             f"{', '.join(row['needs']):<46}{row['paper']}"
         )
+    if not smp:
+        talk("also: smp/<Name>, such as smp/Unet, of segmentation-models-pytorch (--smp lists all)")
 
 
 def summary(name: str, in_channels: int, classes: int, *, with_macs: bool) -> dict[str, Any]:
@@ -160,6 +162,8 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
     wide, deep = (max(map(len, column), default=0) + 2 for column in (defaults, defaults.values()))
     for key, value in defaults.items():
         print(f"  {key:<{wide}}{value:<{deep}}{found['meanings'][key]}".rstrip())
+    if found["name"].startswith("smp/"):
+        print("\nencoder_name and encoder_weights are understood too, as encoder and pretrained.")
     if found["claims_of_the_paper"]:
         print("\nrows of the papers' tables. The numbers are the papers' claims, not measured by Labelscape:")
     before = None

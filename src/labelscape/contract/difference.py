@@ -22,6 +22,9 @@ class Difference:
     level: str
     cause: str
 
+    def __repr__(self) -> str:
+        return f"<Difference {self.level}, {self.kind}: {self.cause}>"
+
     def to_dict(self) -> dict:
         return asdict(self)
 

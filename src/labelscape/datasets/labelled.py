@@ -27,6 +27,10 @@ class LabelledScene:
     def name(self) -> str:
         return self.scene.name
 
+    def __repr__(self) -> str:
+        split = "" if self.split is None else f", split into blocks of {self.split.block} pixels"
+        return f"<LabelledScene {self.name}: {len(self.labels.legend)} classes{split}>"
+
     def read_labels(self, window: Window, part: str | None = None) -> np.ndarray:
         """(H, W) uint8 class indices; 255 where unlabelled, and outside the blocks of the split `part`.
         Raises as `Labels.read`.
@@ -60,6 +64,14 @@ class Dataset:
     legend: Legend
     part_of: tuple[str | None, ...]
     report: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        count = len(self.scenes)
+        names = ", ".join(s.name for s in self.scenes[:3]) + (" ..." if count > 3 else "")
+        return (
+            f"<Dataset: {count} scene{'s' * (count != 1)} ({names}), {len(self.bands)} "
+            f"band{'s' * (len(self.bands) != 1)}, {len(self.legend)} classes>"
+        )
 
     def part(self, part: str) -> list[LabelledScene]:
         """The scenes with pixels in a split. Raises UnknownName for another than train, val and test."""

@@ -62,6 +62,12 @@ class Plan:
     minutes: float | None
     device: str
 
+    def __repr__(self) -> str:
+        memory = f"{self.ram / 2**30:.1f} GiB" + (f" and {self.gpu / 2**30:.1f} on it" if self.gpu else "")
+        time = "" if self.minutes is None else f", about {self.minutes:.3g} minutes"
+        tiles = f"{self.tiles:,} tile{'s' * (self.tiles != 1)}"
+        return f"<Plan: {tiles} on {self.device}, memory {memory}{time}>"
+
 
 @dataclass(frozen=True)
 class CheckResult:
@@ -78,6 +84,12 @@ class CheckResult:
     plan: Plan | None
     warnings: tuple[str, ...] = ()
     tile_sizes: TileSizes | None = None
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f.kind for f in self.findings)
+        warned = f"{len(self.warnings)} warning{'s' * (len(self.warnings) > 1)}, " if self.warnings else ""
+        found = f"{self.verdict}{f' ({kinds})' if kinds else ''}"
+        return f"<CheckResult {found}: {warned}{self.plan or 'no plan'}>"
 
     def to_dict(self) -> dict:
         """JSON values."""
@@ -105,9 +117,13 @@ def check(
     """Check whether a scene fits a model, and estimate the cost of mapping it. Reads about 1 % of the scene,
     in seconds at any size.
 
-    Settings are those of `map_scene`, one by one or as a `request`. The estimate includes test-time
-    augmentation and all checkpoints; the check uses the first checkpoint. Without `timing` the plan has no
-    minutes. Raises BadOption for invalid settings, BadFile where a file is missing or damaged.
+    Settings are those of `map_scene`, one by one or as a `request`; with their defaults:
+
+    {settings}
+
+    The estimate includes test-time augmentation and all checkpoints; the check uses the first checkpoint.
+    Without `timing` the plan has no minutes. Raises BadOption for invalid settings, BadFile where a file is
+    missing or damaged.
     """
     request = request_for(checkpoint, scene, request, protocol, settings)
     models = load_all(checkpoint if checkpoint is not None else request.checkpoint)

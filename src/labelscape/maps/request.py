@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import itertools
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -291,12 +294,15 @@ def _problem(found: ErrorDetails) -> BadOption:
     return BadOption(refused_setting(found))
 
 
+SETTINGS_HERE = "{settings}"
+"""Where a docstring gets the list of settings."""
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def spelt_out(function: Function) -> Function:
-    """Show the settings behind `**settings` in the function's signature: `help` and notebooks do not read
-    `Unpack`.
+    """Show the settings behind `**settings` in the function's signature, and explain them in its docstring:
+    `help` and notebooks do not read `Unpack`.
     """
     own = inspect.signature(function)
     settings = [
@@ -310,4 +316,36 @@ def spelt_out(function: Function) -> Function:
     ]
     kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
     function.__signature__ = own.replace(parameters=[*kept, *settings])  # type: ignore[attr-defined]
+    if function.__doc__:
+        function.__doc__ = inspect.cleandoc(function.__doc__).replace(SETTINGS_HERE, settings_help())
     return function
+
+
+def settings_help() -> str:
+    """Every setting of a map with its meaning and default, as a list for docstrings."""
+    meaning = _attribute_docstrings()
+    # Cut to the width of a terminal, as the docstring itself is.
+    return "\n".join(
+        textwrap.fill(
+            f"{name:<13}{' '.join(meaning[name].split())} [{MapRequest.model_fields[name].default!r}]",
+            110,
+            initial_indent="    ",
+            subsequent_indent=" " * 17,
+        )
+        for name in get_type_hints(MapSettings)
+    )
+
+
+def _attribute_docstrings() -> dict[str, str]:
+    """Setting -> the text below it in `MapRequest`. Empty texts where the source is not at hand, as in a
+    frozen program.
+    """
+    try:
+        (own,) = ast.parse(textwrap.dedent(inspect.getsource(MapRequest))).body
+    except OSError:
+        return dict.fromkeys(MapRequest.model_fields, "")
+    return {
+        one.target.id: text.value.value
+        for one, text in itertools.pairwise(own.body)
+        if isinstance(one, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }

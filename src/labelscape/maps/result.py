@@ -43,8 +43,8 @@ class MapResult:
 
     def __repr__(self) -> str:
         seam = "" if math.isnan(self.seam) else f", seam score {self.seam:.2f}"
-        notes = f", {len(self.notes)} notes" if self.notes else ""
-        files = f"{len(self.paths)} files in {self.paths['class'].parent}"
+        notes = f", {len(self.notes)} note{'s' * (len(self.notes) > 1)}" if self.notes else ""
+        files = f"{len(self.paths)} file{'s' * (len(self.paths) != 1)} in {self.paths['class'].parent}"
         return f"<MapResult {self.paths['class'].name}: {len(self.areas)} classes, {files}{seam}{notes}>"
 
     def _repr_html_(self) -> str:
@@ -68,7 +68,7 @@ class MapResult:
             parts.append(f"<p>Seam score {self.seam:.2f} (1: no seams)</p>")
         if self.notes:
             notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-            parts.append(f"<ul>{notes}</ul>")
+            parts.append(f"<p>Notes</p><ul>{notes}</ul>")
         return "".join(parts)
 
 

@@ -48,14 +48,14 @@ def map_scene(
     """Map a scene of any size into the folder `out`; memory does not grow with the scene.
 
     checkpoint  a checkpoint, its file, or several whose probabilities are averaged
-    scene       a file, a folder or list of files, a STAC item
+    scene       a file, a folder or list of files, a STAC item; also an open rasterio dataset, an
+                xarray.DataArray with rioxarray's coordinates, an `ArrayScene`, an open `Scene`
     request     all settings as one value; checkpoint and scene may be in it too
     protocol    `scales`, `tta` and `average` as one value
     overwrite   replace files that exist
-    settings    those of `MapRequest`, which says what each means; they change the `request`:
+    settings    those of `MapRequest`; they change the `request`. With their defaults:
 
-    name, tile_size, overlap, blend, tta, scales, average, reject, entropy, proba, sieve, polygons,
-    polygons_as, min_area, simplify, report, nodata, area, device, precision, force
+    {settings}
 
     A map that was interrupted in `out` is resumed, unless a setting that changes the values of its tiles
     differs. Raises BadOption with all invalid settings, BadInput where the scene does not fit the model (see

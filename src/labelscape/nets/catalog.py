@@ -97,7 +97,7 @@ SMP = "smp/"
 
 def list_models(*, smp: bool = False) -> list[str]:
     """Names for `create_model`; with `smp` also those of segmentation-models-pytorch, which must then be
-    imported.
+    imported. `create_model` takes those as "smp/<Name>", such as "smp/Unet", listed or not.
     """
     return [*NETWORKS, *(SMP + name for name in baselines.smp_names())] if smp else list(NETWORKS)
 

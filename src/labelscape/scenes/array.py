@@ -79,6 +79,9 @@ class ArrayScene(Scene):
             )
         self._lock, self._folder = Lock(), None
 
+    def __repr__(self) -> str:
+        return super().__repr__().replace("<Scene", "<ArrayScene", 1)
+
     @property
     def files(self) -> tuple[str, ...]:
         return ()

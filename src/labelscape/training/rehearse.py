@@ -44,6 +44,10 @@ class Rehearsal:
     seconds_per_step: float
     base_seconds_per_step: float
 
+    def __repr__(self) -> str:
+        memory = "" if self.peak_bytes is None else f", {self.peak_bytes / 2**30:.1f} GiB of memory"
+        return f"<Rehearsal: {self.steps:,} steps in about {self.seconds / 60:.3g} minutes{memory}>"
+
     @property
     def seconds(self) -> float:
         return (

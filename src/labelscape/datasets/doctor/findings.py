@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -25,6 +26,9 @@ class Finding:
     where: str
     text: str
     cure: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Finding {self.severity}, {self.kind}: {os.path.basename(self.where)}: {self.text}>"
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
