@@ -260,8 +260,40 @@ def _root() -> Any:
     return typer.main.get_command(app)
 
 
+TASKS = {
+    "Train": ("make_recipe", "train", "rehearse", "run_table", "slurm_script"),
+    "Map": ("check", "map_scene", "rerun", "predict"),
+    "Measure": ("evaluate", "calibrate"),
+    "After the map": ("sieve", "polygonize"),
+    "Scenes and labels": (
+        "open_scene",
+        "Scene",
+        "ArrayScene",
+        "open_dataset",
+        "open_published",
+        "LabelRules",
+    ),
+    "Look before you start": ("info", "check_data"),
+    "Models and checkpoints": ("list_models", "create_model", "load", "save", "import_caffe"),
+}
+"""What people come for -> the functions that do it, on top of the Python reference."""
+
+
+def by_task() -> str:
+    """A line of links for every task."""
+    import labelscape
+
+    lines = ["| task | names |", "|---|---|"]
+    for task, names in TASKS.items():
+        assert set(names) <= set(labelscape.__all__)
+        kinds = {name: "class" if inspect.isclass(getattr(labelscape, name)) else "func" for name in names}
+        links = [f"{{py:{kind}}}`~labelscape.{name}`" for name, kind in kinds.items()]
+        lines.append(f"| {task} | {' '.join(links)} |")
+    return "\n".join(lines) + "\n"
+
+
 def python_names() -> str:
-    """Directives for every public name, grouped by the room it lives in."""
+    """Directives for every public name, grouped by the room it lives in; the main functions by task first."""
     import labelscape
 
     rooms: dict[str, list[str]] = {}
@@ -278,6 +310,8 @@ def python_names() -> str:
         "# Python\n",
         "Everything is reached as `import labelscape as ls`. Names are imported when first used: the import "
         "itself is instant, and torch is loaded with the first network.\n",
+        "## By task\n",
+        by_task(),
     ]
     for room, entries in rooms.items():
         parts += [

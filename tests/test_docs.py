@@ -430,3 +430,12 @@ def test_pages_build_without_a_warning(tmp_path):
     assert "map_scene" in (tmp_path / "html" / "reference" / "python.html").read_text()
     with contextlib.suppress(OSError):
         shutil.rmtree(tmp_path)
+
+
+def test_the_python_reference_begins_with_the_main_functions_by_task():
+    """Before the first name of the list by room; every name is a public one, and links to its entry."""
+    page = generate.python_names()
+    top = page.partition("```{eval-rst}")[0]
+    for name in ("train", "map_scene", "Scene", "evaluate", "check", "open_scene", "load"):
+        assert f"`~labelscape.{name}`" in top
+        assert f":: labelscape.{name}\n" in page

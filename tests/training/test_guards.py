@@ -201,7 +201,10 @@ def test_a_rehearsal_counts_both_networks_and_the_reading(fields):
     found = rehearse(make_recipe(**{**fields, "network": "skip"}, base_steps=1000))
     assert (found.steps, found.base_steps) == (1003, 1000)
     assert found.seconds == pytest.approx(
-        found.seconds_before + 3 * found.seconds_per_step + 1000 * found.base_seconds_per_step
+        found.seconds_before
+        + 3 * found.seconds_per_step
+        + 1000 * found.base_seconds_per_step
+        + found.scoring_seconds
     )
     assert found.base_seconds_per_step > 0
 
@@ -220,3 +223,16 @@ def test_one_scene_needs_no_list_and_a_checkpoint_no_loading(fields, tmp_path):
     assert found.metrics == done.scores["fcn"]
     with pytest.raises(BadFile, match="does not exist"):
         measure.evaluate("none.safetensors", dataset)
+
+
+def test_a_rehearsal_counts_scores_and_the_forest(fields):
+    """Every score of val, of both networks, the score at the end, and the random forest."""
+    data = {**fields["data"], "val": 0.2}
+    recipe = make_recipe(**{**fields, "data": data, "network": "skip", "steps": 9}, base_steps=6, val_every=3)
+    found = rehearse(recipe, forest=True)
+    assert found.val_scores == 2 + 3
+    assert min(found.val_seconds, found.scoring_seconds, found.forest_seconds) > 0
+    rest = found.seconds_before + 9 * found.seconds_per_step + 6 * found.base_seconds_per_step
+    more = found.val_seconds + found.scoring_seconds + found.forest_seconds
+    assert found.seconds == pytest.approx(rest + more)
+    assert rehearse(recipe).forest_seconds == 0

@@ -17,6 +17,8 @@ from typer.main import get_command
 
 import labelscape.evaluation.measure as measure
 from labelscape.cli import app
+from labelscape.cli.options import Labels
+from labelscape.cli.train import Holdout, Schedule, SecondTask, recipe_of
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadInput, BadOption, LabelscapeError
 from labelscape.training.recipe import Recipe, make_recipe
@@ -249,3 +251,50 @@ def test_control_c_stops_with_one_line_and_the_run_can_go_on(tmp_path):
     assert said.endswith("labelscape: stopped.\n")
     assert "Traceback" not in said
     assert list((tmp_path / "run").glob("*.state.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "crop", "every"),
+    [
+        (100, 8, 128, 10),  # ten scores a run
+        (30, 1, 16, 11),  # 8,192 pixels to score, 768 forward passes of pixels a step
+        (5, 1, 16, 5),  # once at least
+    ],
+)
+def test_validation_takes_no_longer_than_the_training_between(tmp_path, steps, batch, crop, every):
+    w = world.make(tmp_path, 64, 128)
+    settings = {"steps": steps, "batch": batch, "crop": crop}
+    recipe = recipe_of(
+        [str(w.scene)], Labels(), Schedule(**settings), Holdout(val=0.2, holdout=0.2), SecondTask(), []
+    )
+    assert recipe.val_every == every
+    stated = recipe_of(
+        [str(w.scene)], Labels(), Schedule(**settings), Holdout(val=0.2), SecondTask(), ["val_every=2"]
+    )
+    assert stated.val_every == 2
+
+
+def test_a_dry_run_prints_what_scores_and_the_forest_take(tmp_path, run_cli):
+    w = world.make(tmp_path, 96, 128)
+    labels = world.label_raster(w, tmp_path / "l.tif")
+    words = [
+        "train",
+        w.scene,
+        "--labels",
+        labels,
+        "--block",
+        16,
+        "--network",
+        "fcn",
+        "--batch",
+        2,
+        "--crop",
+        16,
+    ]
+    words += ["--device", "cpu", "-o", "options.widths=[4,4,4,4]", "--out", tmp_path / "run", "--dry-run"]
+    code, out, err = run_cli(*words, "--steps", 40, "--val", 0.2, "--forest")
+    assert code == 0, err
+    assert "to score the held-out part" in out and "for the random forest" in out
+    assert "to score the part val 5 times" in out
+    code, out, _ = run_cli(*words, "--holdout", 0)
+    assert code == 0 and "Of all that" not in out

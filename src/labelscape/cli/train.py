@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -197,7 +199,7 @@ def run(
         print_slurm(ahead, out, recipe)
         return
     if ahead.dry_run:
-        print_rehearsal(recipe, as_json)
+        print_rehearsal(recipe, as_json, forest=forest)
         return
     if ahead.find_rate:
         print_rates(recipe, out, as_json)
@@ -211,19 +213,39 @@ def recipe_of(
     images: Texts, labels: Labels, schedule: Schedule, holdout: Holdout, second: SecondTask, setting: Texts
 ) -> Recipe:
     """The recipe of the command line; `-o` overrides the other options."""
-    from labelscape.training.recipe import Recipe, make_recipe
+    from labelscape.training.recipe import make_recipe
 
     more = settings_of(setting)
     data = {"images": [scene_of(i) for i in images], **labels.settings, **named(holdout)}
     settings = named(schedule)
     if holdout.val:
-        steps = settings.get("steps", Recipe.model_fields["steps"].default)
-        settings["val_every"] = max(1, steps // 10)  # ten validation scores a run (ours)
+        settings["val_every"] = 1  # replaced below, where the recipe is known
     if second.mate:
         own = more.get("mate", {})
         its = {"images": [scene_of(i) for i in second.mate], "labels": second.mate_labels, "holdout": 0.0}
         more["mate"] = {**own, "data": {**its, **own.get("data", {})}}
-    return make_recipe(**{**settings, **more, "data": {**data, **more.get("data", {})}})
+    recipe = make_recipe(**{**settings, **more, "data": {**data, **more.get("data", {})}})
+    if holdout.val and "val_every" not in more:
+        return recipe.replace(val_every=val_interval(recipe))
+    return recipe
+
+
+def val_interval(recipe: Recipe) -> int:
+    """Steps between two validation scores: ten scores a run, fewer where they would take longer than the
+    training between them (ours).
+    """
+    from labelscape.errors import LabelscapeError
+    from labelscape.scenes.mosaic import open_scene
+
+    pixels = 0
+    for image in () if recipe.data.dataset else recipe.data.images:
+        with suppress(LabelscapeError), open_scene(image) as scene:
+            pixels += scene.grid.window.pixels
+    # By pixels, not by the clock: the best weights must be the same on every machine. A training step goes
+    # forward and backward, which costs three times the forward pass of a score; scattered held-out blocks
+    # make nearly every tile of a scene one that is scored.
+    affordable = math.ceil(pixels / (3 * recipe.batch * recipe.crop**2))
+    return min(recipe.steps, max(1, recipe.steps // 10, affordable))
 
 
 def named(group: Holdout | Schedule) -> dict[str, Any]:

@@ -40,10 +40,10 @@ class Ahead:
     hours: Annotated[int, typer.Option("--hours", help="Time limit of the SLURM job.")] = 24
 
 
-def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
+def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
     from labelscape.training.rehearse import rehearse
 
-    found = rehearse(recipe)
+    found = rehearse(recipe, forest=forest)
     if as_json:
         print_json({**asdict(found), "seconds": found.seconds})
         return
@@ -67,9 +67,16 @@ def print_rehearsal(recipe: Recipe, as_json: bool) -> None:
     )
     print(
         f"{found.seconds_per_step:.2f} s a step{base}, about {lasting(found.seconds)} in all, "
-        f"{lasting(found.seconds_before)} of it to read the data; "
-        f"scoring takes extra time. {memory}"
+        f"{lasting(found.seconds_before)} of it to read the data. {memory}"
     )
+    parts = [f"{lasting(found.scoring_seconds)} to score the held-out part"] if found.scoring_seconds else []
+    if found.val_scores:
+        times = f"{found.val_scores} time{'s' * (found.val_scores > 1)}"
+        parts.append(f"{lasting(found.val_seconds)} to score the part val {times}")
+    if found.forest_seconds:
+        parts.append(f"{lasting(found.forest_seconds)} for the random forest")
+    if parts:
+        print(f"Of all that: {', '.join(parts)} (estimated from one tile and a small forest)")
 
 
 def lasting(seconds: float) -> str:

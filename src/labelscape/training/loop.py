@@ -8,6 +8,7 @@ processes; its gradient is that of the whole batch.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,8 @@ def learn(
                 crops = recipe.batch * len(progress.recent)
                 line = log_line(recipe, progress, rate, fabric)  # waits for the device
                 facts = {"loss": line["loss"], "rate": rate, "images/s": crops / (time.monotonic() - since)}
+                if scored and sys.stderr.isatty():
+                    tick(0, loss=line["loss"], now="scoring the part val")
                 note(_scored(phase, progress, save, stop) if scored else line)
                 since = time.monotonic()
             # Summed over processes: signals and clocks differ between them, and all must save the same step.
@@ -321,7 +324,8 @@ def score_val(phase: Phase, progress: Progress) -> float:
     if phase.fabric.is_global_zero:
         weights = weights_of(phase, progress)
         made = replace(phase.blank, weights=weights)
-        found = evaluate(made, phase.dataset, part="val", device=device, show=False).metrics
+        in_log = not sys.stderr.isatty()  # two live bars do not go together in a terminal
+        found = evaluate(made, phase.dataset, part="val", device=device, show=in_log).metrics
         score = found["mean_iou"] or 0.0
     score = phase.fabric.broadcast(score)
     progress.waited += 1

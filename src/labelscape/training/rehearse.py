@@ -6,20 +6,27 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
+from labelscape.checkpoint import Checkpoint
+from labelscape.datasets.own import Dataset
+from labelscape.legend import IGNORE
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar
+from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.training.beforehand import check_beforehand
-from labelscape.training.data import blank_checkpoint, open_recipe_data
+from labelscape.training.data import blank_checkpoint, open_recipe_data, scored_part
+from labelscape.training.forest import forest_seconds
 from labelscape.training.loop import set_up, update
 from labelscape.training.recipe import Recipe, as_recipe
 from labelscape.training.run import base_recipe
-from labelscape.training.setup import Task, build_network, check_networks, make_tasks
+from labelscape.training.setup import Task, build_network, check_networks, make_tasks, net_options
 from labelscape.training.team import gather
 
 STEPS = 3
@@ -30,8 +37,10 @@ STEPS = 3
 class Rehearsal:
     """The estimate: steps, peak memory in bytes, seconds, and the sizes behind them.
 
-    `steps` and `crops` include the base network's phase; `seconds_before` is what reading the data took. The
-    score at the end is not included; `peak_bytes` is None where memory cannot be measured.
+    `steps` and `crops` include the base network's phase; `seconds_before` is what reading the data took,
+    `scoring_seconds` what the held-out part will take for all networks, `val_seconds` what all scores of the
+    part "val" during training will, `forest_seconds` the random forest. `peak_bytes` is None where memory
+    cannot be measured.
     """
 
     steps: int
@@ -43,6 +52,10 @@ class Rehearsal:
     seconds_before: float
     seconds_per_step: float
     base_seconds_per_step: float
+    val_scores: int = 0
+    val_seconds: float = 0.0
+    scoring_seconds: float = 0.0
+    forest_seconds: float = 0.0
 
     def __repr__(self) -> str:
         memory = "" if self.peak_bytes is None else f", {self.peak_bytes / 2**30:.1f} GiB of memory"
@@ -54,12 +67,15 @@ class Rehearsal:
             self.seconds_before
             + (self.steps - self.base_steps) * self.seconds_per_step
             + self.base_steps * self.base_seconds_per_step
+            + self.val_seconds
+            + self.scoring_seconds
+            + self.forest_seconds
         )
 
 
-def rehearse(recipe: Recipe | Mapping[str, Any]) -> Rehearsal:
-    """Open the data and make three steps with the real networks, which are then discarded. Raises what
-    `train` would.
+def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Rehearsal:
+    """Open the data, make three steps with the real networks, which are then discarded, and predict a tile;
+    with `forest` also time a small random forest. Raises what `train` would.
     """
     recipe = as_recipe(recipe)
     check_networks(*([base_recipe(recipe)] if recipe.base_steps else []), recipe)
@@ -72,11 +88,17 @@ def rehearse(recipe: Recipe | Mapping[str, Any]) -> Rehearsal:
         blank = blank_checkpoint(recipe, dataset)
         tasks = make_tasks(recipe, dataset, blank, mate)
         before = time.monotonic() - since
-        base_step = 0.0
+        base_step, scoring = 0.0, Scoring()
         if recipe.base_steps:
             base = base_recipe(recipe)
-            _, base_step = _steps(base, build_network(base, dataset, None, None), tasks[:1], fabric)
-        parameters, step = _steps(recipe, build_network(recipe, dataset, start, mate), tasks, fabric)
+            net = build_network(base, dataset, None, None)
+            scoring = _scoring(base, net, blank, dataset, None)
+            _, base_step = _steps(base, net, tasks[:1], fabric)
+        net = build_network(recipe, dataset, start, mate)
+        scoring = scoring + _scoring(recipe, net, blank, dataset, mate)
+        parameters, step = _steps(recipe, net, tasks, fabric)
+        part = scored_part(dataset)
+        grown = forest_seconds(dataset, part) if forest and part and recipe.data.holdout else 0.0
     steps = recipe.steps + recipe.base_steps
     return Rehearsal(
         steps,
@@ -88,7 +110,55 @@ def rehearse(recipe: Recipe | Mapping[str, Any]) -> Rehearsal:
         before,
         step,
         base_step,
+        scoring.val_scores,
+        scoring.val,
+        scoring.held_out,
+        grown,
     )
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Seconds of all scores of the part "val", how many they are, seconds of the held-out part's score."""
+
+    val: float = 0.0
+    val_scores: int = 0
+    held_out: float = 0.0
+
+    def __add__(self, other: Scoring) -> Scoring:
+        return Scoring(
+            self.val + other.val, self.val_scores + other.val_scores, self.held_out + other.held_out
+        )
+
+
+def _scoring(
+    recipe: Recipe, net: Network, blank: Checkpoint, dataset: Dataset, mate: Dataset | None
+) -> Scoring:
+    weights, options = state_arrays(net), net_options(recipe, mate)
+    made = replace(blank, network=recipe.network, options=options, weights=weights)
+    scorer = Scorer.of(made, device=recipe.device)
+    part = scored_part(dataset) if recipe.data.holdout else None
+    scores = recipe.steps // recipe.val_every if recipe.val_every else 0
+    return Scoring(
+        scores * _part_seconds(scorer, dataset, "val") if scores else 0.0,
+        scores,
+        _part_seconds(scorer, dataset, part) if part else 0.0,
+    )
+
+
+def _part_seconds(scorer: Scorer, dataset: Dataset, part: str) -> float:
+    """How long predicting a part takes: its first labelled tile is timed, the others are counted."""
+    per_pixel, pixels = 0.0, 0
+    for scene in dataset.part(part):
+        plan = plan_for(scorer, scene.scene)
+        tiles = [t for t in plan if (scene.read_labels(t.answers, part) != IGNORE).any()]
+        pixels += sum(tile.seen.pixels for tile in tiles)
+        if tiles and not per_pixel:
+            start, first = time.monotonic(), tiles[0].answers
+            for _ in score_tiles(scorer, scene.scene, plan, wanted=first.__eq__):
+                pass
+            per_pixel = (time.monotonic() - start) / tiles[0].seen.pixels
+    return per_pixel * pixels
 
 
 def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> tuple[int, float]:
