@@ -87,3 +87,10 @@ def test_every_option_has_a_meaning(network):
 def test_options_of_other_software_are_answered_with_ours(run_cli, typed, meant):
     code, _, err = run_cli("train", "scene.tif", "--out", "x", typed, "3")
     assert code == 2 and meant in err
+
+
+@pytest.mark.parametrize(
+    ("network", "encoder"), [("smp/Segformer", "mit_b0"), ("smp/DPT", "tu-vit_tiny_patch16_224")]
+)
+def test_networks_that_compute_in_building_are_not_refused(network, encoder):
+    check_model(network, encoder=encoder)
