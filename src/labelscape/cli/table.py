@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labelscape.cli.options import AsJson, Device, grouped, print_json, talk
 from labelscape.cli.parsing import integers_of, settings_of
-from labelscape.cli.table_print import print_results
+from labelscape.cli.table_print import print_costs, print_results, print_times
 from labelscape.errors import BadOption
+
+if TYPE_CHECKING:
+    from labelscape.training.reproduce import RowResult
+    from labelscape.training.timing import Time
 
 NAME = "table"
 
@@ -114,6 +118,19 @@ def run(
     device: Device = "auto",
     setting: Settings = [],
     overwrite: OverwriteRows = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what each row will cost (parameters, steps, memory, time), and stop."
+        ),
+    ] = False,
+    times: Annotated[
+        bool,
+        typer.Option(
+            "--times",
+            help="Only measure the times that the paper prints (mswbn-1, maggiori-6); no data is needed.",
+        ),
+    ] = False,
     short: Annotated[bool, typer.Option("--short", help="Print means only, no classes.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -125,43 +142,94 @@ def run(
       labelscape table
 
       labelscape table mswbn-1 GID --dataset gid-5 --budget 0.01 -o batch=4 -o options.backbone=resnet18
+
+      labelscape table mswbn-1 --times -o batch=1 -o crop=128
     """
     if name is None:
         list_tables()
+        return
+    if times:
+        print_measured_times(name, extent, device, setting, as_json)
         return
     if data is None:
         print_rows(name)
         return
     if extent.budget <= 0:
         raise BadOption(f"--budget {extent.budget} must be above 0.")
-    from labelscape.training.reproduce import run_table
-
     changes = settings_of(setting)
     options = changes.pop("options", {})
     if extent.parts:
         changes["data"] = {"train_on": extent.parts.split(","), **changes.get("data", {})}
+    given = {
+        "budget": extent.budget,
+        "rows": integers_of(extent.rows, "rows") if extent.rows else None,
+        "mate": mate.data,
+        "changes": changes,
+        "options": options,
+        "tiles": extent.tiles,
+        "other_data": extent.other_data,
+        "device": device,
+    }
+    place = {"images": [data], "dataset": dataset}
+    if dry_run:
+        print_table_costs(name, place, given, len(integers_of(extent.seeds, "seeds")), as_json)
+        return
+    from labelscape.training.reproduce import run_table
+
     results = run_table(
-        name,
-        {"images": [data], "dataset": dataset},
-        out,
-        budget=extent.budget,
-        seeds=integers_of(extent.seeds, "seeds"),
-        rows=integers_of(extent.rows, "rows") if extent.rows else None,
-        mate=mate.data,
-        changes=changes,
-        options=options,
-        tiles=extent.tiles,
-        other_data=extent.other_data,
-        device=device,
-        overwrite=overwrite,
-        say=talk,
+        name, place, out, seeds=integers_of(extent.seeds, "seeds"), overwrite=overwrite, say=talk, **given
     )
     if not is_first_process():
         return
+    timed = _times_of(results, name, changes, options, device)
     if as_json:
-        print_json([result.as_json() for result in results])
+        times_of = {row: [t.as_json() for t in timed if t.number == row] for row in {t.number for t in timed}}
+        print_json([{**r.as_json(), "times": times_of.get(r.number, [])} for r in results])
         return
     print_results(name, results, extent.budget, setting, short=short)
+    if timed:
+        print()
+        print_times(name, timed, setting)
+
+
+def _times_of(
+    results: list[RowResult], name: str, changes: dict[str, Any], options: dict[str, Any], device: str
+) -> list[Time]:
+    """The times of rows whose paper prints some beside their scores; by a single process only."""
+    from labelscape.training.timing import measure_times
+
+    rows = [r.number for r in results if r.measured and "seconds_per_step" in r.row.claimed]
+    if not rows or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return []
+    return measure_times(name, rows=rows, changes=changes, options=options, device=device)
+
+
+def print_table_costs(
+    name: str, data: dict[str, Any], given: dict[str, Any], seeds: int, as_json: bool
+) -> None:
+    from labelscape.training.table_cost import table_costs
+
+    costs, told = table_costs(name, data, **given)
+    if not is_first_process():
+        return
+    if as_json:
+        rows = [{**cost.as_json(), "seconds": seeds * cost.seconds} for cost in costs]
+        print_json({"chosen": told, "rows": rows})
+        return
+    print_costs(name, costs, told, seeds)
+
+
+def print_measured_times(name: str, extent: Extent, device: str, setting: list[str], as_json: bool) -> None:
+    from labelscape.training.timing import measure_times
+
+    changes = settings_of(setting)
+    options = changes.pop("options", {})
+    rows = integers_of(extent.rows, "rows") if extent.rows else None
+    found = measure_times(name, rows=rows, changes=changes, options=options, device=device)
+    if as_json:
+        print_json([one.as_json() for one in found])
+        return
+    print_times(name, found, setting)
 
 
 def is_first_process() -> bool:

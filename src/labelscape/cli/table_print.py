@@ -10,7 +10,10 @@ from labelscape.cli.options import as_options
 
 if TYPE_CHECKING:
     from labelscape.training.reproduce import RowResult
+    from labelscape.training.table_cost import Cost
+    from labelscape.training.timing import Time
 
+TIME_COLUMNS = ("claimed", "measured", "claimed ratio", "measured ratio", "floor")
 MEANS = ("mean_iou", "overall_accuracy", "mean_f1")
 
 
@@ -104,3 +107,48 @@ def print_countings(results: Sequence[RowResult], metrics: Sequence[str]) -> Non
     for result in counted:
         means = "  ".join(f"{m} {said(result.summary(CLUTTER_WRONG + m))}" for m in metrics)
         print(f"{result.label:<{wide}}{means}")
+
+
+def print_times(name: str, times: Sequence[Time], changed: Sequence[str]) -> None:
+    """Times claimed and measured, each also as a ratio to the rival's, and the ratio of multiplications."""
+    if not times:
+        print(f"{name}: none of these rows has a time in its paper")
+        return
+    other = f" Other than the paper: {', '.join(changed)}." if changed else ""
+    print(f"{name}: times on this machine, random pixels.{other}")
+    print(
+        f"Each row took turns with {times[0].rival}; ratios are to its time in the same run, the floor is "
+        "the ratio of multiplications.\n"
+    )
+    wide = max(len(t.label) for t in times) + 2
+    whats = max(len(t.what) for t in times) + 2
+    head = "".join(f"{word:>16}" for word in TIME_COLUMNS)
+    print(f"{'row':<{wide}}{'':<{whats}}{head}")
+    for t in times:
+        floor = "-" if t.floor is None else f"{t.floor:.3f}"
+        numbers = (f"{t.claimed:.4g}", f"{t.measured:.4g}", f"{t.claimed_ratio:.3f}", f"{t.ratio:.3f}", floor)
+        print(f"{t.label:<{wide}}{t.what:<{whats}}" + "".join(f"{number:>16}" for number in numbers))
+
+
+def print_costs(name: str, costs: Sequence[Cost], told: Sequence[str], seeds: int) -> None:
+    """What each row will cost; times are those of all seeds."""
+    from labelscape.cli.train_ahead import lasting
+
+    print(
+        f"{name}: nothing is trained. Time is estimated from small steps on this device, by multiplications;"
+    )
+    print("reading and scoring come on top. Rows that are another one take no time of their own.")
+    for line in told:
+        print(line)
+    wide = max((len(c.plan.row.label) for c in costs), default=3) + 2
+    print(f"\n{'':>3} {'row':<{wide}}{'parameters':>12}{'steps':>18}{'batch':>12}{'memory':>12}{'time':>14}")
+    for cost in costs:
+        recipe = cost.plan.recipe
+        steps = f"{recipe.base_steps:,} + {recipe.steps:,}" if recipe.base_steps else f"{recipe.steps:,}"
+        time = f"= row {cost.plan.same_as}" if cost.plan.same_as else lasting(seeds * cost.seconds)
+        size = f"{recipe.batch} x {recipe.crop}"
+        memory = f"{cost.bytes / 2**30:.1f} GiB"
+        print(
+            f"{cost.plan.number:>3} {cost.plan.row.label:<{wide}}{cost.parameters:>12,}{steps:>18}{size:>12}"
+            f"{memory:>12}{time:>14}" + ("" if cost.fits else "   more than this device holds")
+        )

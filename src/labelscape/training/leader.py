@@ -15,6 +15,7 @@ from typing import TypeVar
 from lightning_fabric import Fabric
 
 from labelscape.errors import LabelscapeError
+from labelscape.training.team import telling_of_the_lost
 
 BEAT, SILENCE = 2.0, 20.0
 """Seconds between two signs of life of a process, and without any before it counts as dead: a file system
@@ -52,7 +53,8 @@ class Leader:
             end.touch()
         else:
             self._wait(end)
-        value, error = self.fabric.broadcast(found)
+        with self.naming_the_dead(), telling_of_the_lost(self.fabric):
+            value, error = self.fabric.broadcast(found)
         if error is not None:
             raise error
         return value

@@ -23,6 +23,7 @@ from labelscape.training.papers import Tiles
 from labelscape.training.recipe import Recipe, in_todays_words
 from labelscape.training.run import base_recipe, train
 from labelscape.training.state import differing
+from labelscape.training.table_cost import fitted, room_on
 from labelscape.training.table_resampled import resampled_lists
 from labelscape.training.table_rows import (
     Plan,
@@ -160,6 +161,10 @@ def run_table(
             data, told = leader(lambda: resampled_lists(data, run.out / name / "lists"))
             notes += told
         plans = plan_rows(name, data, **how, changes=changes, device=device)
+        # The first process decides for all: their devices may differ.
+        room = leader(lambda: room_on(fabric))
+        plans, told = fitted(plans, room, fabric.world_size)
+        notes += tuple(told)
         scorable = {p.number: p.recipe is None or leader(lambda p=p: check_parts(p)) for p in plans}
         results: dict[int, RowResult] = {}
         for plan in plans:

@@ -1,0 +1,106 @@
+"""One process works for a team: its results and errors reach all, and a dead process is named."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[2] / "src"
+START = """
+import os, sys, time
+from pathlib import Path
+from labelscape.errors import BadInput, LabelscapeError
+from labelscape.files import written_whole
+from labelscape.training import leader as module
+from labelscape.training.team import gather
+module.BEAT, module.SILENCE = 0.1, 1.0
+fabric = gather("cpu", "32")
+rank = fabric.global_rank
+with module.leading(fabric, Path(sys.argv[1])) as leader:
+"""
+END = """
+sys.stdout.flush()
+fabric.barrier()
+os._exit(0)  # the first process holds the store: torch aborts others that leave after it
+"""
+
+
+def team(tmp_path, body):
+    """Run a program in two processes: (exit code, stdout) of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = START + "\n".join(f"    {line}" for line in body.strip().splitlines()) + END
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared |= {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(SRC)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        return [(one.communicate(timeout=60)[0], one.returncode) for one in started]
+    finally:
+        for one in started:
+            one.kill()
+
+
+def test_results_and_errors_of_the_first_process_reach_all(tmp_path):
+    ended = team(
+        tmp_path,
+        """
+print(leader(lambda: [7, rank]))
+def fail():
+    raise BadInput("no labels")
+try:
+    leader(fail)
+except LabelscapeError as error:
+    print(type(error).__name__, error)
+""",
+    )
+    assert ended == [("[7, 0]\nBadInput no labels\n", 0)] * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("dies", "said"), [(0, "Process 0 of 2 has died while the others waited"), (1, "Process 1 has died.")]
+)
+def test_a_dead_process_is_named(tmp_path, dies, said):
+    """The first dies at its work, or the second while the first works."""
+    ended = team(
+        tmp_path,
+        f"""
+if {dies} == 1 and rank == 1:
+    os._exit(9)
+try:
+    leader(lambda: os._exit(9) if {dies} == 0 else time.sleep(1))
+except LabelscapeError as error:
+    print(error, flush=True)
+os._exit(3)
+""",
+    )
+    assert ended[dies][1] == 9
+    assert ended[1 - dies][1] == 3
+    assert said in ended[1 - dies][0]
+
+
+def test_processes_do_not_write_through_one_temporary_file(tmp_path):
+    ended = team(
+        tmp_path,
+        """
+with written_whole(Path(sys.argv[1]) / "a.txt", overwrite=True) as part:
+    part.write_text("whole")
+    fabric.barrier()
+fabric.barrier()
+print((Path(sys.argv[1]) / "a.txt").read_text())
+""",
+    )
+    assert ended == [("whole\n", 0)] * 2
