@@ -118,7 +118,7 @@ def test_dfcnet_starts_from_the_baseline_of_row_1():
 
 def test_dfcnets_controls_are_land_alone():
     rows = numbered("dfcnet-1")
-    assert rows[2].recipe is None and "--mate" in rows[2].setting.why_not
+    assert rows[2].recipe is None and "second task" in rows[2].setting.why_not
     assert (rows[6].recipe.network, rows[6].recipe.steps, rows[6].recipe.batch) == (
         "fc-densenet",
         160_000,
