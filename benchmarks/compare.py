@@ -72,6 +72,8 @@ def main() -> None:
             batch=a.batch,
             crop=a.crop,
             rate=a.rate,
+            rate_factors={},  # one recipe for all, without the networks' own defaults
+            optimizer="sgd",
             warmup=a.steps // 20,
             weight_decay=1e-4,
             augment="mirror" if street else "dihedral",

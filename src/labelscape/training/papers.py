@@ -2,6 +2,9 @@
 where the paper does not say. A function takes the data and returns a `Setting`; a row of a table is a setting
 with the row's own changes.
 
+Of all papers ours: crops are reduced to scale without antialiasing (resampling="bilinear", as OpenCV's
+INTER_LINEAR does), while pictures tested at scales below 1 are antialiased; no paper says how it resamples.
+
     setting = mswbn_gid({"dataset": "gid-5", "images": ["GID"]})
     train(setting.recipe, "runs/mswbn")
 """
@@ -24,7 +27,8 @@ say that OHEM on both heads hurts).
 """
 OHEM_IFBF = {"hardest": 1.0}
 """The hardest three quarters (IFBFNet eq. 7), on both heads (sec. 4.3.4: the auxiliary loss is "identical"),
-of the whole batch (ours: eq. 7 sorts the pixels of one picture). Sec. 4.3.4's other rule, all pixels below a
+of the whole batch (ours: eq. 7 sorts the pixels of one picture, which is the loss "hardest-per-image").
+Sec. 4.3.4's other rule, all pixels below a
 probability of 0.7, is the loss "ohem-hardest".
 """
 MS_DGCW = (0.75, 1.0, 1.25, 1.5)

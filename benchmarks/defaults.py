@@ -1,0 +1,156 @@
+"""The table from which the networks' defaults (`nets/catalog.py`) are taken: a small grid of optimizers,
+learning rates and factors on them, for each network and several seeds.
+
+    python benchmarks/defaults.py gid-mtl5 FOLDER --out runs/defaults --steps 150 --seeds 0,1,2
+    python benchmarks/defaults.py camvid FOLDER --networks mswbn,smp/Unet
+
+One JSON a run: what has finished in --out is not done again, so a grid can be stopped and continued, or
+shared by several machines by --networks. Scored on the part val where the data set has one, so that the test
+part chooses nothing; else on test. Small versions of the networks, as in compare.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from compare import NETWORKS as SMALL
+
+import labelscape as ls
+from labelscape.errors import LabelscapeError
+from labelscape.files import written_whole
+from labelscape.training.data import open_recipe_data, scored_part
+from labelscape.training.outputs import checkpoint_path
+
+RATES = {"sgd": (0.005, 0.02, 0.05, 0.1), "adamw": (0.0003, 0.001, 0.003)}
+FACTORS: dict[str, dict[str, dict[str, float]]] = {
+    "mswbn": {
+        "heads 0.1": {"high.1": 0.1, "lbm.low.1": 0.1},
+        "heads and trunk 0.1": {"high.1": 0.1, "lbm.low.1": 0.1, "trunk": 0.1},
+    },
+    "dgcwnet": {"trunk 0.1": {"trunk": 0.1}},
+    "ifbfnet": {"trunk 0.1": {"trunk": 0.1}},
+    "deeplabv3plus": {"trunk 0.1": {"trunk": 0.1}},
+    "pspnet": {"trunk 0.1": {"trunk": 0.1}},
+}
+OPTIONS = {
+    **SMALL,
+    "pspnet": {"backbone": "tf_efficientnet_lite0", "pretrained": True, "width": 128, "aux_width": 64},
+    "smp/Unet": {"encoder": "resnet18", "pretrained": False},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of the grid."""
+
+    network: str
+    optimizer: str
+    rate: float
+    factors: str
+    """"none", or the name of a line in FACTORS."""
+
+    @property
+    def settings(self) -> dict:
+        named = {"none": {}, **FACTORS.get(self.network, {})}
+        return {"optimizer": self.optimizer, "rate": self.rate, "rate_factors": named[self.factors]}
+
+    @property
+    def folder(self) -> str:
+        parts = self.network, self.optimizer, f"{self.rate:g}", self.factors
+        return "-".join(parts).replace("/", "-").replace(" ", "-").lower()
+
+
+def grid(networks: list[str]) -> Iterator[Cell]:
+    for network in networks:
+        for optimizer, rates in RATES.items():
+            for rate in rates:
+                for factors in ("none", *FACTORS.get(network, {})):
+                    yield Cell(network, optimizer, rate, factors)
+
+
+def measured(cell: Cell, seed: int, a: argparse.Namespace) -> float | None:
+    """Mean IoU in per cent of one run, None where the loss diverged; read from --out where it is finished."""
+    place = Path(a.out) / a.dataset / cell.folder / f"seed{seed}"
+    recipe = ls.make_recipe(
+        data={"dataset": a.dataset, "images": [a.folder]},
+        network=cell.network,
+        options=OPTIONS[cell.network],
+        steps=a.steps,
+        base_steps=0,
+        batch=a.batch,
+        crop=a.crop,
+        warmup=a.steps // 20,
+        seed=seed,
+        device=a.device,
+        **cell.settings,
+    )
+    finished, settings = place / "score.json", recipe.model_dump(mode="json")
+    if finished.exists():
+        stored = json.loads(finished.read_text())
+        if stored["recipe"] != settings:
+            sys.exit(f"{finished} was measured with other settings; give those, or another --out.")
+        return stored["mean_iou"]
+    score = None
+    try:
+        target = checkpoint_path(place, cell.network)  # trained but not scored when it was stopped
+        made = ls.load(target) if target.exists() else ls.train(recipe, place, score=False)
+        with open_recipe_data(recipe.data, recipe.seed) as dataset:
+            part = "val" if dataset.is_labelled("val") else scored_part(dataset)
+            found = ls.evaluate(made, dataset, part=part, device=a.device).metrics
+        score = 100 * found["mean_iou"]
+    except LabelscapeError as error:
+        if "loss became" not in str(error):
+            raise
+    with written_whole(finished, overwrite=True) as file:
+        file.write_text(json.dumps({"recipe": settings, "mean_iou": score}, indent=1))
+    for file in place.glob("*.safetensors"):  # hundreds of runs: their scores are what is kept
+        file.unlink()
+    return score
+
+
+def line_of(cell: Cell, scores: list[float | None]) -> str:
+    """Mean and range over the seeds; a setting that diverged for any seed has none."""
+    named = f"{cell.network:<16}{cell.optimizer:<7}{cell.rate:>8g}  {cell.factors:<22}"
+    if None in scores:
+        return f"{named}{'diverged':>8}"
+    spread = max(scores) - min(scores)
+    return f"{named}{statistics.mean(scores):8.2f}{spread:8.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset")
+    parser.add_argument("folder")
+    parser.add_argument("--out", default="runs/defaults")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crop", type=int, default=160)
+    parser.add_argument("--networks", default=",".join(OPTIONS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--device", default="auto")
+    a = parser.parse_args()
+    seeds = [int(seed) for seed in a.seeds.split(",")]
+    print(f"{a.dataset}: {a.steps} steps of {a.batch} crops of {a.crop}, seeds {a.seeds}")
+    print(f"{'network':<16}{'':<7}{'rate':>8}  {'factors':<22}{'mIoU %':>8}{'range':>8}")
+    best: dict[str, tuple[float, str]] = {}
+    for cell in grid(a.networks.split(",")):
+        scores = [measured(cell, seed, a) for seed in seeds]
+        line = line_of(cell, scores)
+        print(line, flush=True)
+        if None not in scores:
+            best[cell.network] = max(best.get(cell.network, (0.0, "")), (statistics.mean(scores), line))
+    print("\nbest of each network; a difference smaller than the ranges is chance:")
+    for _, line in best.values():
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
