@@ -307,7 +307,7 @@ def test_items_without_a_scene(tmp_path, assets, error, says):
         (
             '{"type": "FeatureCollection", "features": [{"type": "Feature"}]}',
             BadInput,
-            "1 features, 0 of them STAC items.*Pass polygons with --labels",
+            "1 features, 0 of them STAC items.*Pass polygons with `labels`",
         ),
         (
             '{"type": "FeatureCollection", "features": [], "links": [{"rel": "next"}]}',
