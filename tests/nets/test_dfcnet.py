@@ -4,7 +4,10 @@ its joint batches.
 
 from __future__ import annotations
 
+import importlib
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.nets.count import macs, parameters
 from labelscape.nets.dense import DenseBlock, DenseLayer
 from labelscape.nets.dfcnet import (
@@ -501,7 +504,54 @@ def test_imagenet_weights_give_imagenet_features() -> None:
         )
 
 
+@pytest.mark.parametrize("old_names", [False, True])
+def test_imagenet_weights_fill_the_encoder_whole(tmp_path: Path, old_names: bool) -> None:
+    """From a file as torchvision wrote it in 2017 ("norm.1") and today."""
+    import_torchvision()
+    timm = importlib.import_module("timm")
+    theirs = timm.create_model("densenet121", pretrained=False)
+    unlike_defaults(theirs)
+    state = theirs.state_dict()
+    if old_names:
+        pattern = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")
+        state = {pattern.sub(r"\1.\2.", key): v for key, v in state.items() if "num_batches" not in key}
+    torch.save(state, tmp_path / "densenet.pth")
+    net = fc_densenet(in_channels=4, classes=2, weights=tmp_path / "densenet.pth", first_conv="zero-new")
+    mine = net.state_dict()
+    for name, value in named_as_ours(theirs.state_dict()).items():
+        if name == "encoder.conv1.weight":
+            assert torch.equal(mine[name][:, :3], value) and not mine[name][:, 3].any()
+        elif "num_batches" not in name:
+            assert torch.equal(mine[name], value), name
+    with pytest.raises(BadInput, match="encoder=\\(6, 12, 24, 16\\), stem=64 and growth=32"):
+        fc_densenet(in_channels=3, classes=2, weights=tmp_path / "densenet.pth", encoder=(6, 12, 24, 15))
+    del state["features.norm0.bias"]
+    torch.save(state, tmp_path / "lacking.pth")
+    with pytest.raises(BadInput, match=r"1 differ, such as encoder.norm1.bias"):
+        fc_densenet(in_channels=3, classes=2, weights=tmp_path / "lacking.pth")
+
+
+def test_pretrained_is_timms_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    import_torchvision()
+    timm = importlib.import_module("timm")
+    create, made = timm.create_model, []
+
+    def published(name: str, *, pretrained: bool) -> torch.nn.Module:
+        made.append((name, pretrained, create(name)))
+        return made[-1][2]
+
+    monkeypatch.setattr(timm, "create_model", published)
+    net = classmate(in_channels=3, classes=2, backbone="densenet121.ra_in1k", pretrained=True)
+    (name, pretrained, theirs), *_ = made
+    assert (name, pretrained) == ("densenet121.ra_in1k", True)
+    assert torch.equal(net.encoder.conv1.weight, theirs.features.conv0.weight)
+
+
 BAD = [
+    ({"backbone": "resnet50"}, BadOption, "must be densenet121"),
+    ({"pretrained": True, "weights": "x.pth"}, BadOption, "pass one of them"),
+    ({"weights": "nowhere.pth"}, BadFile, "no weights file"),
+    ({"first_conv": "repet"}, UnknownName, "repeat"),
     ({"fusion": "grwth"}, UnknownName, "Did you mean 'growth'"),
     ({"fusion": None}, UnknownName, "fusion"),
     ({"fused": "sum"}, UnknownName, "fused"),

@@ -493,8 +493,6 @@ def test_saved_and_loaded_is_the_same_network() -> None:
         ({"width": 0}, BadOption, "width=0"),
         ({"head_width": 1.5}, BadOption, "head_width"),
         ({"nl_scaled": 1}, BadOption, "True or False"),
-        ({"context": "gap", "fuse": "none"}, BadOption, "leave fuse"),
-        ({"context": "se", "weighting": "tanh"}, BadOption, "leave them out"),
     ],
 )
 def test_options_that_cannot_be_are_named(options: dict, error: type[Exception], said: str) -> None:

@@ -32,6 +32,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,9 @@ from torch import Tensor, nn
 from labelscape.errors import BadFile, BadInput, BadOption, NoWeights, UnknownName
 from labelscape.nets.count import on_meta
 from labelscape.nets.torchvision_guard import import_torchvision
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 OUTPUT_STRIDES = (8, 16, 32)
 FIRST_CONVS = ("repeat", "mean", "zero-new", "random")
@@ -63,11 +67,6 @@ class Trunk(nn.Module):
 
     widths: tuple[int, ...]
     strides: tuple[int, ...]
-    mean: tuple[float, ...]
-    """With `std`: what its published weights expect of red, green and blue between 0 and 1, (value - mean)
-    / std.
-    """
-    std: tuple[float, ...]
 
     def __init__(self, body: nn.Module, in_channels: int) -> None:
         super().__init__()
@@ -76,7 +75,6 @@ class Trunk(nn.Module):
         levels = [level.shape for level in on_meta(body, torch.zeros(1, in_channels, 64, 64, device="meta"))]
         self.widths = tuple(width for _, width, _, _ in levels)
         self.strides = tuple(64 // height for _, _, height, _ in levels)
-        self.mean, self.std = (tuple(body.pretrained_cfg[key]) for key in ("mean", "std"))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.body(image))
@@ -117,10 +115,7 @@ def trunk(
         raise BadOption(
             "pretrained=True and weights=FILE both say where the weights come from; pass one of them."
         )
-    if stem == "deep":
-        if name not in DEEP:
-            raise BadOption(f"stem='deep' is for {', '.join(DEEP)}, not for {name!r}; leave it out.")
-        name = DEEP[name]
+    name = with_stem(name, stem)
     trained = pretrained or weights is not None
     # Read before the network is built, which takes longer: a wrong file is reported at once.
     state = None if weights is None else read_weights(Path(weights))
@@ -143,7 +138,6 @@ def trunk(
         )
     if package is not None:
         load(body, renamed(read_weights(package), name), package)
-        made.mean, made.std = (PACKAGE_MEAN,) * 3, (PACKAGE_STD,) * 3
     elif state is not None:
         load(body, state, Path(weights))
     if trained:
@@ -151,25 +145,74 @@ def trunk(
     return made
 
 
-def timm_body(name: str, bands: int, output_stride: int, levels: int, *, pretrained: bool) -> nn.Module:
-    """timm's module that gives the last `levels` levels of a backbone."""
+def with_stem(name: str, stem: str) -> str:
+    """timm's name of a backbone with this stem; a tag (resnet50.a1_in1k) is kept."""
+    if stem != "deep":
+        return name
+    architecture, dot, tag = name.partition(".")
+    if architecture not in DEEP:
+        raise BadOption(f"stem='deep' is for {', '.join(DEEP)}, not for {name!r}; leave it out.")
+    return DEEP[architecture] + dot + tag
+
+
+def published(name: str) -> PretrainedCfg | None:
+    """What timm knows of the weights of a backbone, and of those of its tag; None where it has none. Raises
+    UnknownName for a name or tag it does not know.
+    """
     import_torchvision()
     import timm
 
-    if not timm.is_model(name):
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
         raise UnknownName(
             "backbone",
             name,
             [*near, *(usual for usual in USUAL if usual not in near), "and all of timm.list_models()"],
         )
-    if pretrained:
-        config = timm.get_pretrained_cfg(name)
-        if config is None or not config.has_weights:
-            raise BadOption(
-                f"timm has no published weights for {name!r}; pass pretrained=False, and weights=FILE "
-                "unless they may be random."
-            )
+    if not tag:
+        return timm.get_pretrained_cfg(architecture)
+    known = [full.partition(".")[2] for full in timm.list_models(architecture + ".*", pretrained=True)]
+    if tag not in known:
+        raise UnknownName(f"weights of {architecture}", tag, known)
+    return timm.get_pretrained_cfg(name)
+
+
+def tagged(name: str, stem: str = "standard") -> str:
+    """A backbone's name with the tag of the weights that `pretrained` takes; as it is where a package
+    holds them, or timm has none.
+    """
+    full = with_stem(name, stem)
+    if "." in name or package_file(full) is not None:
+        return name
+    config = published(full)
+    return name if config is None or not config.has_weights else f"{name}.{config.tag}"
+
+
+def scaling(
+    name: str, stem: str = "standard", *, packaged: bool = True
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of red, green and blue, between 0 and 1, in the training of a backbone's weights;
+    `packaged`: of those that `pretrained` takes, which a package may hold.
+    """
+    full = with_stem(name, stem)
+    if packaged and package_file(full) is not None:
+        return (PACKAGE_MEAN,) * 3, (PACKAGE_STD,) * 3
+    config = published(full)
+    return None if config is None else (tuple(config.mean), tuple(config.std))
+
+
+def timm_body(name: str, bands: int, output_stride: int, levels: int, *, pretrained: bool) -> nn.Module:
+    """timm's module that gives the last `levels` levels of a backbone."""
+    import_torchvision()
+    import timm
+
+    config = published(name)
+    if pretrained and (config is None or not config.has_weights):
+        raise BadOption(
+            f"timm has no published weights for {name!r}; pass pretrained=False, and weights=FILE unless "
+            "they may be random."
+        )
     options = {} if output_stride == 32 else {"output_stride": output_stride}
     # Counted from the end: some families (ConvNeXt) have no level at stride 2.
     indices = tuple(range(-levels, 0))
@@ -204,11 +247,8 @@ def check_published(name: str, stem: str = "standard") -> None:
     """Raises NoWeights, within seconds, where a backbone's ImageNet weights are neither here nor within
     reach. (timm itself tries for a minute, and after the data was read.)
     """
-    import_torchvision()
-    import timm
-
-    name = DEEP.get(name, name) if stem == "deep" else name
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    name = with_stem(name, stem)
+    config = published(name)
     if package_file(name) is None and config is not None and config.has_weights:
         check_reachable(name, config.hf_hub_id, config.url or "", other=packaged_too(name))
 
@@ -241,6 +281,20 @@ def check_reachable(
             return
         host = urllib.parse.urlsplit(url).hostname
         raise NoWeights(name, f"{host} does not answer: {reason}", file=file, other=other) from failure
+
+
+def published_weights(name: str) -> dict[str, Tensor]:
+    """timm's published weights of a backbone under its names, the classifier's among them. Raises as `trunk`
+    does.
+    """
+    import timm
+
+    if (config := published(name)) is None or not config.has_weights:
+        raise BadOption(f"timm has no published weights for {name!r}; pass pretrained=False.")
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as failure:  # as in timm_body
+        raise NoWeights(name, first_line(failure)) from failure
 
 
 def first_line(failure: Exception) -> str:

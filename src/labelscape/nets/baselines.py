@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from labelscape.errors import BadOption, NoWeights, UnknownName
-from labelscape.nets.backbones import Trunk, check_published, check_reachable, first_line, trunk
+from labelscape.nets.backbones import Trunk, check_published, check_reachable, first_line, scaling, trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
 from labelscape.nets.context import ASPP, OneValueNorm, PyramidPooling
 from labelscape.nets.count import on_meta
@@ -360,6 +360,27 @@ def check_encoder_weights(encoder: str) -> None:
         return
     found = smp().encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet", {})
     check_reachable(encoder, found.get("repo_id"), found.get("url", ""), file=False)
+
+
+def smp_scaling(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of red, green and blue, between 0 and 1, that the library gives for its ImageNet
+    weights of an encoder. Raises UnknownName as `check_encoder`, BadOption where it has no
+    weights, NoWeights where the description of the weights cannot be fetched.
+    """
+    check_encoder(encoder)
+    if encoder.startswith("tu-"):
+        return scaling(encoder.removeprefix("tu-"), packaged=False)
+    try:
+        params = smp().encoders.get_preprocessing_params(encoder, "imagenet")
+    except OSError as failure:  # it is fetched with the weights
+        raise NoWeights(encoder, first_line(failure), file=False) from failure
+    except (KeyError, ValueError) as failure:
+        raise BadOption(
+            f"There are no ImageNet weights of {encoder} ({first_line(failure)}); pass pretrained=False."
+        ) from failure
+    most = max(params.get("input_range") or (0, 1))
+    mean, std = (tuple(value / most for value in params[key]) for key in ("mean", "std"))
+    return (mean[::-1], std[::-1]) if params.get("input_space") == "BGR" else (mean, std)
 
 
 def check_encoder(encoder: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from labelscape.errors import BadFile, BadOption, UnknownName, WrongType
 from labelscape.nets import backbones, baselines, dfcnet, dgcwnet, ifbfnet, maggiori, mswbn, tiramisu
 from labelscape.nets.blocks import Network
+from labelscape.nets.checks import OF_WEIGHTS, Effect, refuse_idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Entry:
     """Settings of a recipe (`training.recipe.Recipe`) that work for this network on a small data set; those
     that a user gives come before them. `benchmarks/defaults.py` measures them.
     """
+    effects: tuple[Effect, ...] = ()
+    """Which options matter only beside others."""
 
 
 MAGGIORI = "Maggiori et al. 2017, High-Resolution Semantic Labeling with CNNs"
@@ -69,25 +72,38 @@ OF_SMP = MappingProxyType({"optimizer": "adamw", "rate": 0.001})
 
 NETWORKS: dict[str, Entry] = {
     "fcn": Entry(maggiori.fcn, MAGGIORI, defaults=MappingProxyType({"rate": 0.05})),
-    "unpooling": Entry(maggiori.unpooling, MAGGIORI, start=FROM_FCN, defaults=OF_MAGGIORI),
+    "unpooling": Entry(
+        maggiori.unpooling, MAGGIORI, start=FROM_FCN, defaults=OF_MAGGIORI, effects=maggiori.UNPOOLING_EFFECTS
+    ),
     "skip": Entry(maggiori.skip, MAGGIORI, start=FROM_FCN, defaults=OF_MAGGIORI),
-    "mlp": Entry(maggiori.mlp, MAGGIORI, start=FROM_FCN, defaults=OF_MAGGIORI),
-    "fc-densenet": Entry(dfcnet.fc_densenet, DFCNET, defaults=OF_DENSENETS),
-    "classmate": Entry(dfcnet.classmate, DFCNET, start=FROM_FC_DENSENET, defaults=OF_DENSENETS),
-    "dfcnet": Entry(dfcnet.dfcnet, DFCNET, start=FROM_FC_DENSENET, defaults=OF_DENSENETS),
-    "mswbn": Entry(mswbn.mswbn, MSWBN, defaults=OF_MSWBN),
-    "dgcwnet": Entry(dgcwnet.dgcwnet, DGCWNET, defaults=OF_RESNETS),
-    "ifbfnet": Entry(ifbfnet.ifbfnet, IFBFNET, defaults=OF_RESNETS),
+    "mlp": Entry(maggiori.mlp, MAGGIORI, start=FROM_FCN, defaults=OF_MAGGIORI, effects=maggiori.MLP_EFFECTS),
+    "fc-densenet": Entry(dfcnet.fc_densenet, DFCNET, defaults=OF_DENSENETS, effects=dfcnet.EFFECTS),
+    "classmate": Entry(
+        dfcnet.classmate, DFCNET, start=FROM_FC_DENSENET, defaults=OF_DENSENETS, effects=dfcnet.MATE_EFFECTS
+    ),
+    "dfcnet": Entry(
+        dfcnet.dfcnet, DFCNET, start=FROM_FC_DENSENET, defaults=OF_DENSENETS, effects=dfcnet.MATE_EFFECTS
+    ),
+    "mswbn": Entry(mswbn.mswbn, MSWBN, defaults=OF_MSWBN, effects=mswbn.EFFECTS),
+    "dgcwnet": Entry(dgcwnet.dgcwnet, DGCWNET, defaults=OF_RESNETS, effects=dgcwnet.EFFECTS),
+    "ifbfnet": Entry(ifbfnet.ifbfnet, IFBFNET, defaults=OF_RESNETS, effects=ifbfnet.EFFECTS),
     "deeplabv3plus": Entry(
         baselines.deeplabv3plus,
         "Chen et al. 2018, Encoder-Decoder with Atrous Separable Convolution",
         defaults=OF_RESNETS,
+        effects=(OF_WEIGHTS,),
     ),
-    "pspnet": Entry(baselines.pspnet, "Zhao et al. 2017, Pyramid Scene Parsing Network", defaults=OF_RESNETS),
+    "pspnet": Entry(
+        baselines.pspnet,
+        "Zhao et al. 2017, Pyramid Scene Parsing Network",
+        defaults=OF_RESNETS,
+        effects=(OF_WEIGHTS,),
+    ),
     "tiramisu": Entry(
         tiramisu.fc_densenet_jegou,
         "Jegou et al. 2017, The One Hundred Layers Tiramisu (FC-DenseNet56/67/103)",
         defaults=OF_DENSENETS,
+        effects=tiramisu.EFFECTS,
     ),
 }
 
@@ -167,13 +183,23 @@ def create_model(
     `classes` classes. `ALIASES` of options are understood.
 
     Raises UnknownName for an unknown network or option, WrongType for sizes without their names, BadOption
-    for sizes below 1 or values the network refuses.
+    for sizes below 1, values the network refuses and options that would have no effect.
     """
     entry(name)  # an unknown network is reported before its options
     if unnamed:
         raise WrongType(
             f"Sizes and options are given by name: create_model({name!r}, in_channels=4, classes=3)."
         )
+    sizes, given = checked_options(name, in_channels, classes, options)
+    return entry(name).build(**sizes, **given)
+
+
+def checked_options(
+    name: str, in_channels: int | None, classes: int | None, options: Mapping[str, object]
+) -> tuple[dict[str, int], dict[str, object]]:
+    """The sizes of a network and its options in our words. Raises as `create_model`, but for the values of
+    options.
+    """
     sizes = {"in_channels": in_channels, "classes": classes}
     given = in_our_words(name, {**options, **{key: size for key, size in sizes.items() if size is not None}})
     sizes = {"in_channels": given.pop("in_channels", 3), "classes": given.pop("classes", None)}
@@ -184,18 +210,19 @@ def create_model(
     for what, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise BadOption(f"{what}={size!r} must be a whole number of at least 1.")
-    return entry(name).build(**sizes, **given)
+    refuse_idle(given, {key: option.default for key, option in known.items()}, entry(name).effects)
+    return sizes, given
 
 
 def check_model(name: str, *, in_channels: int | None = None, **options: object) -> None:
     """Raises what `create_model` would, within seconds and without memory: the network is built of shapes
     alone, and published weights are only looked for.
     """
-    given = in_our_words(name, options)
+    sizes, given = checked_options(name, in_channels, 2, options)
     pretrained, weights = given.pop("pretrained", False), given.pop("weights", None)
     try:
         with torch.device("meta"):
-            create_model(name, in_channels=in_channels, classes=2, **given)
+            entry(name).build(**sizes, **given)
     except (BadOption, NotImplementedError, RuntimeError) as error:
         # Some transformers compute with numbers in building, which this device has none of: no fault of the
         # options.
@@ -213,3 +240,54 @@ def check_model(name: str, *, in_channels: int | None = None, **options: object)
         baselines.check_encoder_weights(known["encoder"])
     elif pretrained:
         backbones.check_published(known["backbone"], known.get("stem", "standard"))
+
+
+def stored_model(name: str, *, in_channels: int, classes: int, options: Mapping[str, object]) -> Network:
+    """The network of a checkpoint, whose weights the caller loads. No others are looked for, neither in the
+    network nor in a file; options without effect, which earlier versions took, are let through.
+
+    Raises UnknownName and BadOption as `create_model` does.
+    """
+    given = in_our_words(name, options)
+    for option in given:
+        if option not in (known := options_of(name)):
+            raise UnknownName(f"option of {name}", option, known)
+    build = {key: value for key, value in given.items() if key not in ("pretrained", "weights")}
+    for key in {"backbone", "encoder"} & build.keys():
+        # The tag names weights, not an architecture: another release of timm may not know it any more.
+        if isinstance(build[key], str):
+            build[key] = build[key].partition(".")[0]
+    return entry(name).build(in_channels=in_channels, classes=classes, **build)
+
+
+def with_tag(name: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The options with the tag of timm's weights that `pretrained` stands for today: resnet50 becomes
+    resnet50.a1_in1k. Stored so, they name the same weights when timm has chosen others.
+    """
+    given = in_our_words(name, options)
+    if not given.get("pretrained"):
+        return given
+    if not name.startswith(SMP):
+        backbone = given.get("backbone", options_of(name)["backbone"].default)
+        return {**given, "backbone": backbones.tagged(backbone, given.get("stem", "standard"))}
+    encoder = given.get("encoder", options_of(name)["encoder"].default)
+    if not str(encoder).startswith("tu-"):  # weights of the library, which has one set for this name
+        return given
+    return {**given, "encoder": "tu-" + backbones.tagged(encoder.removeprefix("tu-"))}
+
+
+def weights_scaling(
+    name: str, options: Mapping[str, object]
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of red, green and blue, between 0 and 1, that the network's first weights were
+    trained with; None where these are random, or a file whose tag the backbone's name does not tell.
+    """
+    given = in_our_words(name, options)
+    if not given.get("pretrained") and given.get("weights") is None:
+        return None
+    if name.startswith(SMP):
+        return baselines.smp_scaling(given.get("encoder", options_of(name)["encoder"].default))
+    backbone = given.get("backbone", options_of(name)["backbone"].default)
+    if not given.get("pretrained") and "." not in backbone:
+        return None
+    return backbones.scaling(backbone, given.get("stem", "standard"), packaged=bool(given.get("pretrained")))

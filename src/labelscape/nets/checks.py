@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 from labelscape.errors import BadOption, UnknownName
 
@@ -25,3 +26,33 @@ def sizes(least: int = 1, **given: object) -> None:
     for what, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BadOption(f"{what}={value!r} must be a whole number of at least {least}.")
+
+
+class Effect(NamedTuple):
+    """An option that matters under a condition only: `met(options)`, told as `needs`."""
+
+    option: str
+    needs: str
+    met: Callable[[Mapping[str, object]], bool]
+
+
+OF_WEIGHTS = Effect(
+    "first_conv",
+    "pretrained=True or weights=FILE",
+    lambda options: bool(options["pretrained"]) or options["weights"] is not None,
+)
+"""For all networks on a trunk: random first weights are drawn for the bands as they are."""
+
+
+def refuse_idle(
+    given: Mapping[str, object], defaults: Mapping[str, object], effects: Collection[Effect]
+) -> None:
+    """Raises BadOption for an option that is given another value than its default and changes nothing."""
+    options = {**defaults, **given}
+    for option, needs, met in effects:
+        value, usual = (list(v) if isinstance(v, tuple) else v for v in (options[option], defaults[option]))
+        if value != usual and not met(options):
+            raise BadOption(
+                f"{option}={options[option]!r} has no effect: it needs {needs}. Leave {option} out, or pass "
+                "that too."
+            )

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,9 @@ from torch import Tensor, nn
 
 from labelscape.errors import BadInput, BadOption
 from labelscape.nets import checks
+from labelscape.nets.backbones import FIRST_CONVS, published_weights, read_weights, widened
 from labelscape.nets.blocks import Network, conv_bn_relu, enough_values, resize_like
+from labelscape.nets.checks import OF_WEIGHTS, Effect
 from labelscape.nets.dense import DenseBlock, Grown
 
 FUSIONS = ("growth", "proj256")
@@ -367,6 +370,59 @@ def named_as_ours(imagenet: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
+def densenet_weights(
+    backbone: str, first_conv: str, bands: int, *, pretrained: bool, weights: str | Path | None
+) -> dict[str, Tensor] | None:
+    """The weights of ImageNet's DenseNet-121 for `bands` bands under our names: timm's (`pretrained`), or of
+    a file with timm's or torchvision's names. None where neither is asked for.
+    """
+    if backbone.partition(".")[0] != "densenet121":
+        raise BadOption(
+            f"backbone={backbone!r} must be densenet121, or that with a tag of timm's weights: the encoder "
+            "is DenseNet-121 (sec. 2.1)."
+        )
+    checks.one_of("first_conv", first_conv, FIRST_CONVS)
+    checks.switches(pretrained=pretrained)
+    if pretrained and weights is not None:
+        raise BadOption(
+            "pretrained=True and weights=FILE both say where the weights come from; pass one of them."
+        )
+    if not pretrained and weights is None:
+        return None
+    state = published_weights(backbone) if pretrained else read_weights(Path(weights))
+    ours = named_as_ours(modern_names(state))
+    first = ours.get("encoder.conv1.weight")
+    if first is not None and first.dim() == 4 and first.shape[1] == 3:
+        ours["encoder.conv1.weight"] = widened(first, bands, first_conv)
+    return ours
+
+
+def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's files of 2017 write "norm.1.weight" where its network has "norm1.weight"."""
+    return {re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", name): value for name, value in state.items()}
+
+
+def load_encoder(net: DenseNetwork, imagenet: Mapping[str, Tensor]) -> None:
+    """Copy DenseNet-121 into the encoder, all of it or nothing, and its last normalisation into that of the
+    first upsampling where this reads the same maps. Raises BadInput where anything of the encoder lacks or
+    has another shape.
+    """
+    mine = net.state_dict()
+    # Files of old torch versions lack num_batches_tracked, which nothing reads.
+    wanted = {name for name in mine if name.startswith("encoder.") and "num_batches" not in name}
+    found = {name for name in imagenet if name.startswith("encoder.") and "num_batches" not in name}
+    odd = sorted((wanted ^ found) | {n for n in wanted & found if mine[n].shape != imagenet[n].shape})
+    if odd:
+        raise BadInput(
+            f"DenseNet-121's weights do not fit this encoder: {len(odd)} differ, such as {odd[0]}. They are "
+            "for encoder=(6, 12, 24, 16), stem=64 and growth=32."
+        )
+    fits = {
+        name: value for name, value in imagenet.items() if name in mine and mine[name].shape == value.shape
+    }
+    start_from(net, fits)
+
+
 def build(
     in_channels: int,
     classes: int,
@@ -384,9 +440,13 @@ def build(
     growth: int,
     width: int,
     checkpointing: bool,
+    backbone: str,
+    pretrained: bool,
+    weights: str | Path | None,
+    first_conv: str,
 ) -> DenseNetwork:
     """Build a network from checked options. Raises UnknownName for an unknown reading, BadOption for
-    impossible sizes.
+    impossible sizes, BadFile and BadInput for weights that cannot be had or do not fit.
     """
     checks.one_of("fused", fused, FUSED)
     checks.one_of("slice_at", slice_at, SLICES)
@@ -406,6 +466,7 @@ def build(
             )
     checks.sizes(0, mate_classes=mate_classes, head_width=head_width)
     checks.sizes(2, stem=stem, growth=growth, width=width)  # a transition halves the channels
+    imagenet = densenet_weights(backbone, first_conv, in_channels, pretrained=pretrained, weights=weights)
     trunk = Encoder(in_channels, stem, encoder, growth, checkpointing=checkpointing)
     decoders = [
         Decoder(
@@ -422,7 +483,10 @@ def build(
     ]
     land = head(decoders[0].outputs, head_width, classes)
     road = head(decoders[0].outputs, head_width, mate_classes) if mate_classes else None
-    return DenseNetwork(in_channels, classes, trunk, decoders, land, road)
+    net = DenseNetwork(in_channels, classes, trunk, decoders, land, road)
+    if imagenet is not None:
+        load_encoder(net, imagenet)
+    return net
 
 
 def fc_densenet(
@@ -438,6 +502,10 @@ def fc_densenet(
     growth: int = 32,
     width: int = 256,
     checkpointing: bool = False,
+    backbone: str = "densenet121",
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    first_conv: str = "repeat",
 ) -> DenseNetwork:
     """Table 1, Baseline: land alone, predicted at 1/4; 16,860,231 parameters for seven classes."""
     # locals() are the options above, and only they: a variable set before this line would become one.
@@ -459,6 +527,10 @@ def classmate(
     growth: int = 32,
     width: int = 256,
     checkpointing: bool = False,
+    backbone: str = "densenet121",
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    first_conv: str = "repeat",
 ) -> DenseNetwork:
     """Table 1, ClassmateNet: land and road at 1/2; 17,805,897 parameters. `mate_classes=0` is a control,
     land alone at 1/2.
@@ -483,9 +555,20 @@ def dfcnet(
     growth: int = 32,
     width: int = 256,
     checkpointing: bool = False,
+    backbone: str = "densenet121",
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    first_conv: str = "repeat",
 ) -> DenseNetwork:
     """Table 1, DFCNet; 17,879,625 parameters. `mate_classes=0` is a control, dense fusion on land alone,
     17,547,335.
     """
     checks.one_of("fusion", fusion, FUSIONS)
     return build(**locals())
+
+
+EFFECTS = (OF_WEIGHTS, OF_WEIGHTS._replace(option="backbone"))
+MATE_EFFECTS = (
+    *EFFECTS,
+    Effect("slice_at", "mate_classes=1 or more", lambda options: options["mate_classes"] > 0),
+)

@@ -41,10 +41,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labelscape.errors import BadOption
 from labelscape.nets import checks
 from labelscape.nets.backbones import Trunk, trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, resize, resize_like, without_autocast
+from labelscape.nets.checks import OF_WEIGHTS, Effect
 from labelscape.nets.context import ASPP, PyramidPooling
 from labelscape.nets.kernels.distance import WEIGHTINGS, relation_sum
 
@@ -345,7 +345,7 @@ def dgcwnet(
     `base` plain, ppm, aspp; `context` dgcw, gap, se, nl-h, nl-d, none (tables 1 and 2); `weighting` dbs,
     softmax, tanh, conv, conv-input; `fuse` concat, upsample, none. `width` is C; `base_width` that of each
     PPM or ASPP branch. `backbone`, `pretrained`, `weights`, `first_conv`, `stem` as `backbones.trunk` has
-    them. Raises UnknownName for an unknown name, BadOption for impossible numbers or combinations.
+    them. Raises UnknownName for an unknown name, BadOption for impossible numbers.
     """
     checks.one_of("base", base, BASES)
     checks.one_of("context", context, CONTEXTS)
@@ -356,16 +356,6 @@ def dgcwnet(
     checks.one_of("reduce_kernel", reduce_kernel, (1, 3))
     checks.sizes(width=width, base_width=base_width, head_width=head_width, aux_width=aux_width)
     checks.switches(nl_scaled=nl_scaled, align_corners=align_corners)
-    if context in ("gap", "se", "none") and fuse != "concat":
-        raise BadOption(
-            f"fuse={fuse!r} needs a map of its own to fuse, which context={context!r} does not make; leave "
-            "fuse='concat'."
-        )
-    if context != "dgcw" and (weighting, agg) != ("dbs", "sum"):
-        raise BadOption(
-            f"weighting={weighting!r} and agg={agg!r} belong to context='dgcw', not to context={context!r}; "
-            "leave them out."
-        )
     levels = trunk(
         backbone,
         in_channels=in_channels,
@@ -392,3 +382,23 @@ def dgcwnet(
     return DGCWNet(
         in_channels, classes, levels, module, relation, head, aux_width=aux_width, align_corners=align_corners
     )
+
+
+def _with_context(option: str, *contexts: str) -> Effect:
+    needs = " or ".join(repr(context) for context in contexts)
+    return Effect(option, f"context={needs}", lambda options: options["context"] in contexts)
+
+
+EFFECTS = (
+    OF_WEIGHTS,
+    _with_context("weighting", "dgcw"),
+    _with_context("agg", "dgcw"),
+    Effect("agg", f"weighting={' or '.join(WEIGHTINGS)}", lambda options: options["weighting"] in WEIGHTINGS),
+    _with_context("nl_scaled", "nl-h", "nl-d"),
+    _with_context("downsample", "dgcw", "nl-d"),
+    _with_context("reduce_kernel", "dgcw", "nl-h", "nl-d"),
+    _with_context("fuse", "dgcw", "nl-h", "nl-d"),  # the others make no map of their own
+    _with_context("width", *(context for context in CONTEXTS if context != "none")),
+    Effect("base_width", "base='ppm' or 'aspp'", lambda options: options["base"] != "plain"),
+    Effect("head_width", "fuse='concat' or 'upsample'", lambda options: options["fuse"] != "none"),
+)

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.backbones import Trunk, trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, enough_values, pad_to_multiple, resize_like
+from labelscape.nets.checks import OF_WEIGHTS, Effect
 from labelscape.nets.context import ASPP
 
 READINGS = {
@@ -250,3 +251,14 @@ def ifbfnet(
         abn_act=abn_act,
         align_corners=align_corners,
     )
+
+
+EFFECTS = (
+    OF_WEIGHTS,
+    Effect("rates", "aspp='reduced' or 'stage4'", lambda options: options["aspp"] != "none"),
+    Effect(
+        "order",
+        "skip='balanced', or skip='concat' and a spatial stream",
+        lambda options: options["skip"] == "balanced" or (options["skip"] == "concat" and options["spatial"]),
+    ),
+)

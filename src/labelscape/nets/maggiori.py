@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.nets.blocks import Network, resize, unpool, without_autocast
+from labelscape.nets.checks import Effect
 
 BORDERS = {"deconv": "constant", "interpolate": "replicate"}
 """What each reading of "bilinear upsampling" sees one pixel beyond the edge: zero, or the edge again."""
@@ -479,3 +480,14 @@ def mlp(
 
 MLP_VARIANTS = {"paper": (1024, True), "released": (128, False)}
 """Hidden units, and whether a ReLU follows them."""
+
+UNPOOLING_EFFECTS = (
+    Effect("upsampling", "downsample=2 or more", lambda options: options["downsample"] != 1),
+)
+MLP_EFFECTS = (
+    Effect(
+        "variant",
+        "hidden or relu left to it",
+        lambda options: options["hidden"] is None or options["relu"] is None,
+    ),
+)

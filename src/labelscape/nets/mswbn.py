@@ -47,6 +47,7 @@ from labelscape.errors import BadOption
 from labelscape.nets import checks
 from labelscape.nets.backbones import trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, pad_to_multiple, resize_like
+from labelscape.nets.checks import OF_WEIGHTS, Effect
 
 LEVELS = ("layer1", "layer2", "layer3", "layer4")
 BRANCHES = ("bn", "linear", "bn_relu")
@@ -378,3 +379,12 @@ def mswbn(
         depth=depth,
         align_corners=align_corners,
     )
+
+
+EFFECTS = (
+    OF_WEIGHTS,
+    Effect("theta_hwm", "gate_hwm=True", lambda options: options["gate_hwm"]),
+    Effect("theta_lbm", "gate_lbm=True and lbm=True", lambda options: options["gate_lbm"] and options["lbm"]),
+    Effect("gate_lbm", "lbm=True", lambda options: options["lbm"]),
+    Effect("mlp_input", "gate_hwm=True and lbm=True", lambda options: options["gate_hwm"] and options["lbm"]),
+)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.blocks import Network
+from labelscape.nets.checks import Effect
 from labelscape.nets.dense import DenseBlock
 
 LAYERS: dict[str, tuple[int, tuple[int, ...]]] = {
@@ -191,3 +192,12 @@ def fc_densenet_jegou(
         dropout=dropout,
         checkpointing=checkpointing,
     )
+
+
+EFFECTS = (
+    Effect(
+        "layers",
+        "growth or lengths left to it",
+        lambda options: options["growth"] is None or options["lengths"] is None,
+    ),
+)

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import create_model
+from labelscape.nets.catalog import stored_model
 
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -101,11 +101,11 @@ class TorchEngine:
 
 def build_network(checkpoint: Checkpoint) -> Network:
     """The checkpoint's network with its weights, in eval mode on the CPU."""
-    net = create_model(
+    net = stored_model(
         checkpoint.network,
         in_channels=len(checkpoint.bands),
         classes=len(checkpoint.legend),
-        **checkpoint.options,
+        options=checkpoint.options,
     )
     net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in checkpoint.weights.items()})
     return net.eval()

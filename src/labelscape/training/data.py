@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.contract.bands import survey
+from labelscape.contract.bands import BandStatistics, survey
 from labelscape.contract.colours import colours_of
 from labelscape.contract.contract import Contract
 from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
-from labelscape.errors import BadInput
+from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Grid
 from labelscape.labels.rules import SETTINGS, LabelRules
 from labelscape.legend import Legend
+from labelscape.nets.catalog import weights_scaling
 from labelscape.progress import bar
 from labelscape.training.recipe import Recipe
 from labelscape.training.recipe_data import Data
+
+RGB = ("red", "green", "blue")
 
 
 def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dataset:
@@ -68,6 +72,41 @@ def scored_part(dataset: Dataset) -> str | None:
     return next((part for part in ("test", "val") if dataset.is_labelled(part)), None)
 
 
+class InputScaling(NamedTuple):
+    """(mean, std) of each band, and where they come from: a line for a person, empty where that is usual."""
+
+    pairs: tuple[tuple[float, float], ...]
+    source: str
+
+
+def input_scaling(recipe: Recipe, dataset: Dataset, statistics: Sequence[BandStatistics]) -> InputScaling:
+    """How a data set's bands are scaled for the recipe's network. Pretrained weights get red, green and blue
+    of 8 bits as in their own training; all else is scaled by the data's own statistics. Raises BadOption
+    where `normalisation` asks for the weights' and they do not apply.
+    """
+    own = tuple((s.mean, s.std) for s in statistics)
+    if recipe.normalisation == "data":
+        return InputScaling(own, "")
+    trained = weights_scaling(recipe.network, recipe.options)
+    dtype = dataset.scenes[0].scene.dtype.name
+    random = not recipe.options.get("pretrained") and recipe.options.get("weights") is None
+    if random:
+        missing = f"{recipe.network} starts from random weights"
+    elif trained is None:
+        missing = "the weights file's statistics are not known: name its tag, as in backbone=resnet50.a1_in1k"
+    elif dtype != "uint8" or not set(RGB) <= set(dataset.bands):
+        missing = f"the bands are {' '.join(dataset.bands)} of {dtype}, not 8-bit red, green and blue"
+    else:
+        of_band = {band: (255 * mean, 255 * std) for band, mean, std in zip(RGB, *trained)}
+        pairs = tuple(of_band.get(band, pair) for band, pair in zip(dataset.bands, own))
+        others = [band for band in dataset.bands if band not in of_band]
+        rest = f"; {' '.join(others)} by the data's own" if others else ""
+        return InputScaling(pairs, f"red, green and blue are scaled as in the weights' own training{rest}")
+    if recipe.normalisation == "weights":
+        raise BadOption(f"normalisation='weights' cannot be followed: {missing}.")
+    return InputScaling(own, "" if random else f"input is scaled by the data's own statistics: {missing}")
+
+
 def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None) -> Checkpoint:
     """A checkpoint without weights: classes, recipe, and the contract of the training imagery (bands,
     statistics, units, pixel size). `tick` is called for every scene surveyed.
@@ -84,7 +123,7 @@ def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] 
         contract=Contract(
             bands=dataset.bands,
             dtype=dataset.scenes[0].scene.dtype.name,
-            normalisation=tuple((s.mean, s.std) for s in statistics),
+            normalisation=input_scaling(recipe, dataset, statistics).pairs,
             statistics=statistics,
             colours=colours_of(samples),
             units=dataset.scenes[0].scene.units,

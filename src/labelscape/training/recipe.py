@@ -133,6 +133,11 @@ class Recipe(BaseModel):
     """
     aux_weight: float = Field(0.4, ge=0)
     """Weight of the auxiliary head's loss, where the network has one (DGCWNet eq. 7, IFBFNet table 5)."""
+    normalisation: Literal["auto", "data", "weights"] = Field("auto", exclude_if=lambda how: how == "auto")
+    """Mean and deviation of the input bands. data: the training data's own; weights: those that the ImageNet
+    weights were trained with, for red, green and blue of 8 bits; auto: weights where these apply, else data.
+    (auto is not stored.)
+    """
     sampling: Literal["uniform", "labelled", "balanced"] = "labelled"
     """Where crops are taken: anywhere; around a labelled pixel; around a pixel of a class drawn with equal
     chances.

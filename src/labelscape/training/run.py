@@ -20,7 +20,7 @@ from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.board import require_tensorboard
-from labelscape.training.data import blank_checkpoint, open_recipe_data, scored_part
+from labelscape.training.data import blank_checkpoint, input_scaling, open_recipe_data, scored_part
 from labelscape.training.loop import run_phase
 from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
@@ -99,6 +99,8 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
         run = replace(run, score=run.score and _will_be_scored(recipe, dataset, run.say))
         with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
             blank = blank_checkpoint(recipe, dataset, tick)
+        if line := input_scaling(recipe, dataset, blank.contract.statistics).source:
+            run.say(line)
         if start is None:
             _warn_of_random_weights(recipe, run.say)
         if recipe.base_steps:

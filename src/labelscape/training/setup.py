@@ -12,8 +12,9 @@ from labelscape.contract.bands import band_statistics
 from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput, BadOption
 from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import check_model, create_model, entry
+from labelscape.nets.catalog import check_model, create_model, entry, with_tag
 from labelscape.training.crops import Drawing, index_crops
+from labelscape.training.data import input_scaling
 from labelscape.training.losses import auto_weights
 from labelscape.training.recipe import Recipe
 
@@ -45,8 +46,9 @@ def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Datase
                 f"{' '.join(dataset.bands)}; one trunk reads both. "
                 "Choose as many with mate.data.bands."
             )
-        # Scaled by its own statistics: the two data sets may come from different sensors.
-        normalisation = tuple((s.mean, s.std) for s in band_statistics(s.scene for s in mate.learned_from()))
+        # By its own statistics, or the weights': the two data sets may come from different sensors.
+        statistics = band_statistics(s.scene for s in mate.learned_from())
+        normalisation = input_scaling(recipe, mate, statistics).pairs
         index = index_crops(mate)
         tasks.append(
             Task(
@@ -107,5 +109,8 @@ def check_networks(*recipes: Recipe) -> None:
 
 
 def net_options(recipe: Recipe, mate: Dataset | None) -> dict:
-    """The network's options; a second head has as many classes as the second data set."""
-    return {**recipe.options, "mate_classes": len(mate.legend)} if mate is not None else dict(recipe.options)
+    """The network's options, with the tag of the weights it starts from; a second head has as many classes as
+    the second data set.
+    """
+    options = with_tag(recipe.network, recipe.options)
+    return {**options, "mate_classes": len(mate.legend)} if mate is not None else options
