@@ -154,13 +154,28 @@ def run(
     if data is None:
         print_rows(name)
         return
+    given = _given(extent, mate, device, setting)
+    place, seeds = {"images": [data], "dataset": dataset}, integers_of(extent.seeds, "seeds")
+    if dry_run:
+        print_table_costs(name, place, given, len(seeds), as_json)
+        return
+    from labelscape.training.reproduce import run_table
+
+    results = run_table(name, place, out, seeds=seeds, overwrite=overwrite, say=talk, **given)
+    if is_first_process():
+        timed = _times_of(results, name, given["changes"], given["options"], device)
+        _print(name, results, timed, extent.budget, setting, short=short, as_json=as_json)
+
+
+def _given(extent: Extent, mate: Classmate, device: str, setting: list[str]) -> dict[str, Any]:
+    """What `run_table` is given beside the data. Raises BadOption for a budget that trains nothing."""
     if extent.budget <= 0:
         raise BadOption(f"--budget {extent.budget} must be above 0.")
     changes = settings_of(setting)
     options = changes.pop("options", {})
     if extent.parts:
         changes["data"] = {"train_on": extent.parts.split(","), **changes.get("data", {})}
-    given = {
+    return {
         "budget": extent.budget,
         "rows": integers_of(extent.rows, "rows") if extent.rows else None,
         "mate": mate.data,
@@ -170,23 +185,23 @@ def run(
         "other_data": extent.other_data,
         "device": device,
     }
-    place = {"images": [data], "dataset": dataset}
-    if dry_run:
-        print_table_costs(name, place, given, len(integers_of(extent.seeds, "seeds")), as_json)
-        return
-    from labelscape.training.reproduce import run_table
 
-    results = run_table(
-        name, place, out, seeds=integers_of(extent.seeds, "seeds"), overwrite=overwrite, say=talk, **given
-    )
-    if not is_first_process():
-        return
-    timed = _times_of(results, name, changes, options, device)
+
+def _print(
+    name: str,
+    results: list[RowResult],
+    timed: list[Time],
+    budget: float,
+    setting: list[str],
+    *,
+    short: bool,
+    as_json: bool,
+) -> None:
     if as_json:
         times_of = {row: [t.as_json() for t in timed if t.number == row] for row in {t.number for t in timed}}
         print_json([{**r.as_json(), "times": times_of.get(r.number, [])} for r in results])
         return
-    print_results(name, results, extent.budget, setting, short=short)
+    print_results(name, results, budget, setting, short=short)
     if timed:
         print()
         print_times(name, timed, setting)

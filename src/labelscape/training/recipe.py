@@ -239,20 +239,7 @@ class Recipe(BaseModel):
         for what, rate in rates.items():
             if self.optimizer == "adamw" and rate > HIGHEST_ADAMW_RATE:
                 problems.append(f"{what}={rate} is too high for adamw; 0.001 is a good first try.")
-        if self.batch % self.accumulate:
-            problems.append(
-                f"batch={self.batch} cannot be divided into accumulate={self.accumulate} equal parts."
-            )
-        if self.base_batch and self.base_batch % self.accumulate:
-            problems.append(
-                f"base_batch={self.base_batch} cannot be divided into accumulate={self.accumulate} equal "
-                "parts."
-            )
-        if self.mate and (self.mate.batch or self.batch) % self.accumulate:
-            problems.append(
-                f"mate.batch={self.mate.batch} cannot be divided into accumulate={self.accumulate} equal "
-                "parts."
-            )
+        problems += self._unequal_parts()
         for where, bounds in (
             ("scale_range", self.scale_range),
             ("mate.scale_range", self.mate and self.mate.scale_range),
@@ -272,6 +259,17 @@ class Recipe(BaseModel):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _unequal_parts(self) -> list[str]:
+        """Batches that `accumulate` does not divide: parts of unequal size would weigh unequally."""
+        batches = {"batch": self.batch, "base_batch": self.base_batch}
+        if self.mate:
+            batches["mate.batch"] = self.mate.batch or self.batch
+        return [
+            f"{name}={size} cannot be divided into accumulate={self.accumulate} equal parts."
+            for name, size in batches.items()
+            if size and size % self.accumulate
+        ]
 
     def __repr__(self) -> str:
         return f"<Recipe {', '.join(self._summary().values())}>"
