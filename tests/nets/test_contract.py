@@ -222,6 +222,23 @@ def exported_equals_eager(name: str) -> None:
             torch.testing.assert_close(exported(image), net(image), rtol=1e-4, atol=1e-5)
 
 
+def test_an_exported_network_is_right_at_another_size_or_refuses_it() -> None:
+    """DGCWNet divides its pixels into chunks, of which tracing keeps the number."""
+    net, size = small("dgcwnet").eval(), torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        exported = torch.export.export(
+            net, (image_of(1, 3, 64, 96),), dynamic_shapes={"image": {2: size, 3: size}}
+        ).module()
+        for height, width in ((64, 96), (96, 160), (256, 64), (50, 70)):
+            image = image_of(1, 3, height, width)
+            try:
+                found = exported(image)
+            except AssertionError:  # "Guard failed": the size is another one in what tracing kept
+                assert (height, width) != (64, 96)
+            else:
+                torch.testing.assert_close(found, net(image), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["mlp"])
 def test_export(name: str) -> None:
     exported_equals_eager(name)

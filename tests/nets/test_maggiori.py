@@ -301,6 +301,8 @@ def settled(net: HighResolution) -> HighResolution:
     return net
 
 
+# The sums stand beside each `reach`; with averaging by d: d times that, and (3 d - 2) // 2 for average and
+# upsampling.
 REACHES = [
     ("fcn", 1, 83),
     ("unpooling", 1, 134),

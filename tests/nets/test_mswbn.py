@@ -296,6 +296,27 @@ def test_the_mlp_reads_weights_before_or_after_their_gate() -> None:
     assert not torch.equal(gated.branch_weights(image)["w_bin"], raw.branch_weights(image)["w_bin"])
 
 
+@pytest.mark.parametrize("mlp_input", ["raw", "gated"])
+def test_what_the_whole_loss_gives_back_to_weights_below_theta(mlp_input: str) -> None:
+    """Eq. 18: nothing where the weights are read through their gate alone; "raw" reads them a second time."""
+    net = decided(mswbn(in_channels=3, classes=4, **TINY, mlp_input=mlp_input))
+    leaves = []
+
+    def kept(weights: list[Tensor]) -> list[Tensor]:
+        leaves.extend(weight.detach().requires_grad_() for weight in weights)
+        return leaves
+
+    generated = net.hwm.weights
+    net.hwm.weights = lambda levels: kept(generated(levels))
+    scores = net(torch.randn(2, 3, 64, 64))
+    F.cross_entropy(scores, torch.randint(4, (2, 64, 64))).backward()
+    weights, gradients = torch.stack(leaves), torch.stack([leaf.grad for leaf in leaves])
+    below = weights < 0.2
+    assert below.any() and (~below).any()
+    assert gradients[~below].abs().max() > 0
+    assert (gradients[below].abs().max() > 0) == (mlp_input == "raw")
+
+
 def test_weights_belong_to_the_image_not_to_the_batch() -> None:
     net = mswbn(in_channels=3, classes=4, **TINY).eval()
     images = torch.randn(3, 3, 33, 47) * torch.tensor([0.3, 1.0, 3.0])[:, None, None, None]

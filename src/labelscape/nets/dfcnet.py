@@ -24,8 +24,17 @@ Differs   - only the encoder is pinned ("standard DenseNet 121", "DenseBlock 5, 
             m + 1, like the paper's 513 to 1025, halve and double exactly, so every image is padded to such a
             side: a tile then gives what the whole scene gives
           - both tasks share one forward and its batch statistics; weights start as DenseNet's do (He et al.),
-            or from `start_from`, which is how we read "take the DenseNet model as initial model". Crops, loss
-            weights, how many images of a batch are land, and the scales of the test are the recipe's business
+            or from `start_from`, which is how we read "take the DenseNet model as initial model", since there
+            is no "pre-train model". pretrained=True is the other reading: ImageNet's DenseNet-121 in the
+            encoder, and its last normalisation before the first upsampling
+          - the fused map is joined as it is, not normalised: its channels, sums of all layers, start with
+            deviations several times those of the projection beside it
+          - the baseline's last two 1 x 1 layers have nothing between them: together they are one linear layer
+          - batch statistics in several processes are each process's own unless sync_bn is set
+          - "unknown" is no class: it is ignored, six are learned and scored; sizes are quoted for seven
+          - recipe: road and land weigh 1 each, every task averaged over its own labelled pixels; land is
+            scaled in the baseline's training too; no flips; road images, smaller than a crop, are padded with
+            zeros; how many images of a batch are land, and the scales of the test
 Symbols   N images  B bands  C width  K classes  k growth; x4 is a level at stride 4: (N, C, H/4, W/4), that
           is 8 m + 1 pixels a side
 """

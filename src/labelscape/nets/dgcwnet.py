@@ -17,7 +17,9 @@ Differs   - how a map at stride 32 becomes the prediction is not stated: fuse="c
           - Q, K, V and g: 1x1 convolutions with bias and no BN, none started at zero
           - eq. 5 sums over j, so its weight grows with the image: show it crops of the training size, or
             train with agg="mean"
-          - "divide by the sum" has 1e-6 added to the sum: 0/0 where two pixels agree in every channel
+          - "divide by the sum" has 1e-6 added to the sum: 0/0 where two pixels agree in every channel. It is
+            absolute: with 128 channels whose queries and keys differ by about 1e-3 it changes W by 0.6 %, by
+            1e-4 by 38 %
           - "+conv" of table 1: F + g(V), no sum over j (weighting="conv"), or F + g(F) ("conv-input")
           - Stage 4 is layer3 (res4): auxiliary head 3x3 to 512, BN, ReLU, dropout 0.1, 1x1, in training only
           - ResNet-101: stem="standard" (7x7) has published weights; "deep" (three 3x3) is what OCNet and
@@ -28,7 +30,15 @@ Differs   - how a map at stride 32 becomes the prediction is not stated: fuse="c
           - bilinear with align_corners=True as OCNet and CCNet: level pixel i stands on image pixel 8i, exact
             for 8k + 1 (their 769 and 513); for other sizes the last rows repeat. align_corners=False is the
             other convention
-          - iterations, OHEM, and what multi-scale testing adds up are the recipe's business
+          - base networks: PPM's convolutions have 512 channels each, as PSPNet's; the five branches of ASPP
+            are joined by a 1x1 to 512 with BN and ReLU
+          - "two fully connected layers" of SE have a ReLU between them, as in SENet
+          - ImageNet weights are timm's default for the backbone (the tag is stored in the checkpoint); red,
+            green and blue are scaled as those weights were trained with, other bands by the data's own mean
+            and deviation (recipe, normalisation=...)
+          - recipe: iterations; OHEM on the main head alone; the "prediction maps" that scales and flips add
+            up are logits; OHEM, scales and flips for ADE20K; scaled crops and test images are resampled
+            bilinearly
 Symbols   N images  B bands  K classes  C width (128)  P = h w pixels of F; x8 is a level at stride 8: (N, .,
           H/8, W/8), x32 likewise
 """
@@ -339,8 +349,8 @@ def dgcwnet(
     head_width: int = 512,
     aux_width: int = 512,
 ) -> DGCWNet:
-    """Table 1, "ResNet-101 + DGCW" (59.83 M parameters with 19 classes and the deep stem); base="aspp" is the
-    row of table 3.
+    """Table 1, "ResNet-101 + DGCW" (59.71 M parameters with 19 classes, 59.83 M with stem="deep");
+    base="aspp" is the row of table 3.
 
     `base` plain, ppm, aspp; `context` dgcw, gap, se, nl-h, nl-d, none (tables 1 and 2); `weighting` dbs,
     softmax, tanh, conv, conv-input; `fuse` concat, upsample, none. `width` is C; `base_width` that of each

@@ -25,8 +25,15 @@ Differs   - order of fusing: eq. 4 weighs the joined levels before they are conv
             align_corners=False unless asked
           - images are padded to a multiple of 4 only, so that the paper's crop of 876 gives the paper's 219
             and 55 pixels
-          - OHEM, the weight of the auxiliary loss, batch size, warm-up and weight decay are the recipe's
-            business
+          - eq. 7 keeps the hardest three quarters, sec. 4.3.4 the pixels below a probability of 0.7: losses
+            hardest and ohem, both together ohem-hardest. Eq. 7 sorts the pixels of one picture
+            (hardest-per-image), the recipe those of the batch, as OHEM's code does
+          - rows of table 2 without fusion have the auxiliary branch too
+          - ImageNet weights are timm's default for the backbone (the tag is stored in the checkpoint); red,
+            green and blue are scaled as those weights were trained with (recipe, normalisation=...)
+          - recipe: batch 4; a linear warm-up through which poly counts; weight decay on biases and
+            normalisations too; scales and flips average probabilities; DeepLabV3+ of table 6 is tested
+            without flips
 Symbols   N images  B bands  K classes  H x W pixels; x4 is a level at stride 4: (N, ., H/4, W/4)
 """
 

@@ -20,14 +20,16 @@ Differs   - the paper names no output stride and no channel reduction. Default: 
           - eq. 14 raises a weak weight to theta (it does not zero it) and weights are not normalised again;
             the "relu" is in the gradient
           - the factor 2 of the LBM belongs to its gate: without the gate, eq. 9 as printed
-          - eq. 8 is fed the weights before their gate (mlp_input="gated": after); its MLP is Linear(3n, 3n),
-            ReLU, Linear(3n, 2)
+          - eq. 8 is fed W^1 .. W^3 as it prints them, before their gate. Through it the loss sees W beside
+            cl(W), and a weight below theta keeps a gradient, which eq. 18 does not have: mlp_input="gated"
+            feeds it cl(W) and makes that gradient exactly 0. The MLP is Linear(3n, 3n), ReLU, Linear(3n, 2)
           - C_H and C_L: `depth` = 2 convolutions of 3x3, N kernels with BN and ReLU, then K kernels with
             bias. C_H is computed on the HWM's grid, its scores go to L_3's size; all resizing is bilinear,
             align_corners=False unless asked
           - no LBM (table 7): C_H alone, upsampled to the image
-          - eq. 10 lacks its minus sign; the loss, the ignored background, RGB input and ImageNet weights are
-            the recipe's business
+          - eq. 10 lacks its minus sign, and is averaged over the labelled pixels (ours)
+          - ImageNet weights are ours: the paper names none. Red, green and blue of 8 bits are then scaled as
+            the weights were trained with (recipe, normalisation=...); background is ignored in loss and score
           - of the 64 and 512 chains of convolutions (sec. 3.1) only 20 and 32 differ in receptive field
 Symbols   N images  B bands  K classes  C width (the paper's "channels")  n branches; w1 w2 w3 are W^1 .. W^3,
           (N, n); w_bin (N, 2)
