@@ -2,8 +2,10 @@
 where the paper does not say. A function takes the data and returns a `Setting`; a row of a table is a setting
 with the row's own changes.
 
-Of all papers ours: crops are reduced to scale without antialiasing (resampling="bilinear", as OpenCV's
-INTER_LINEAR does), while pictures tested at scales below 1 are antialiased; no paper says how it resamples.
+Of all papers ours: 8-bit colours under ImageNet weights are scaled as these were trained, other input by the
+data's own mean and deviation; crops are reduced to scale without antialiasing (resampling="bilinear", as
+OpenCV's INTER_LINEAR does), while pictures tested at scales below 1 are antialiased. No paper says how it
+resamples.
 
     setting = mswbn_gid({"dataset": "gid-5", "images": ["GID"]})
     train(setting.recipe, "runs/mswbn")
