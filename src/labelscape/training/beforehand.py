@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import LabelscapeError
-from labelscape.nets.catalog import SMP, create_model
+from labelscape.nets.catalog import SMP, check_model, create_model
 from labelscape.training.optimizers import rate_groups
 from labelscape.training.recipe import Recipe
 from labelscape.training.team import refuse_sync_bn_on_cpu
@@ -21,12 +21,18 @@ def check_beforehand(recipe: Recipe, base: Recipe | None, fabric: Fabric) -> Che
     """The checkpoint that the recipe starts from, if any. `base` is the recipe of the base network, if one is
     trained first.
 
-    Raises BadOption, BadInput or BadFile for what would fail later: a missing `start` file, rate factors for
-    parts that there are not, `sync_bn` on CPUs, a batch of one crop too small for batch normalisation.
+    Raises BadOption, BadInput or BadFile for what would fail later: options that build no network, weights
+    that cannot be had, a missing `start` file, rate factors for parts that there are not, `sync_bn` on CPUs,
+    a batch of one crop too small for batch normalisation.
     """
+    recipes = (base, recipe) if base else (recipe,)
+    for each in recipes:
+        second = {"mate_classes": 2} if each.mate else {}
+        bands = len(each.data.bands) if each.data.bands else None
+        check_model(each.network, in_channels=bands, **{**each.options, **second})
     refuse_sync_bn_on_cpu(recipe.sync_bn, fabric)
     start = load(recipe.start) if recipe.start else None
-    for each in (base, recipe) if base else (recipe,):
+    for each in recipes:
         try_out(each, fabric.world_size)
     return start
 

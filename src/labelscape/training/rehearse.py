@@ -26,7 +26,7 @@ from labelscape.training.forest import forest_seconds
 from labelscape.training.loop import set_up, update
 from labelscape.training.recipe import Recipe, as_recipe
 from labelscape.training.run import base_recipe
-from labelscape.training.setup import Task, build_network, check_networks, make_tasks, net_options
+from labelscape.training.setup import Task, build_network, make_tasks, net_options
 from labelscape.training.team import gather
 
 STEPS = 3
@@ -78,7 +78,6 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
     with `forest` also time a small random forest. Raises what `train` would.
     """
     recipe = as_recipe(recipe)
-    check_networks(*([base_recipe(recipe)] if recipe.base_steps else []), recipe)
     fabric = gather(recipe.device, recipe.precision)
     start = check_beforehand(recipe, base_recipe(recipe) if recipe.base_steps else None, fabric)
     since = time.monotonic()

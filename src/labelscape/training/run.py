@@ -24,7 +24,6 @@ from labelscape.training.data import blank_checkpoint, input_scaling, open_recip
 from labelscape.training.loop import run_phase
 from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
-from labelscape.training.setup import check_networks
 from labelscape.training.state import differing
 from labelscape.training.stopping import Stop, stoppable
 from labelscape.training.team import gather, telling_of_the_lost
@@ -71,7 +70,6 @@ def train(
     out = Path(out)
     if tensorboard:
         require_tensorboard()
-    check_networks(*([base_recipe(recipe)] if recipe.base_steps else []), recipe)
     fabric = gather(recipe.device, recipe.precision)
     several = "es" * (fabric.world_size > 1)
     refuse_unequal_parts(recipe, fabric.world_size, f"{fabric.world_size} process{several}")

@@ -12,7 +12,7 @@ from labelscape.contract.bands import band_statistics
 from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput, BadOption
 from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import check_model, create_model, entry, with_tag
+from labelscape.nets.catalog import create_model, entry, with_tag
 from labelscape.training.crops import Drawing, index_crops
 from labelscape.training.data import input_scaling
 from labelscape.training.losses import auto_weights
@@ -98,14 +98,6 @@ def build_network(
             raise BadOption(f"{recipe.network} starts from no other network; leave start out.")
         paper.copy_weights(net, {key: torch.from_numpy(value) for key, value in start.weights.items()})
     return net
-
-
-def check_networks(*recipes: Recipe) -> None:
-    """Raises what building the networks of these recipes would, before any data is read."""
-    for recipe in recipes:
-        second = {"mate_classes": 2} if recipe.mate else {}
-        bands = len(recipe.data.bands) if recipe.data.bands else None
-        check_model(recipe.network, in_channels=bands, **{**recipe.options, **second})
 
 
 def net_options(recipe: Recipe, mate: Dataset | None) -> dict:
