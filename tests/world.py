@@ -190,6 +190,30 @@ def tiny_checkpoint(
     )
 
 
+def ten_metre_fcn() -> Checkpoint:
+    """An untrained `fcn` of four channels that fits the scenes of `make`; it declares no units."""
+    import torch
+
+    from labelscape.nets.catalog import create_model
+    from labelscape.scoring.engines import state_arrays
+
+    torch.manual_seed(0)
+    net = create_model("fcn", in_channels=3, classes=3, widths=(4, 4, 4, 4))
+    return Checkpoint(
+        network="fcn",
+        options={"widths": [4, 4, 4, 4]},
+        weights=state_arrays(net),
+        legend=LEGEND,
+        contract=Contract(
+            bands=("1", "2", "3"),
+            dtype="uint16",
+            normalisation=((4500.0, 2000.0),) * 3,
+            pixel_size=10.0,
+            crs_kind="projected",
+        ),
+    )
+
+
 def contract_like(path: Path) -> Contract:
     """What training on this scene alone writes into a checkpoint; UNITS where the scene declares none."""
     from labelscape.contract.bands import survey

@@ -11,41 +11,23 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-import torch
 import world
 from affine import Affine
 
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.adjust import fitted
-from labelscape.contract.contract import Contract
 from labelscape.errors import BadInput
 from labelscape.maps.plan import check
 from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
-from labelscape.nets.catalog import create_model
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.engines import state_arrays
 
 QUICK = {"report": False, "polygons": False, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def model() -> Checkpoint:
-    torch.manual_seed(0)
-    net = create_model("fcn", in_channels=3, classes=3, widths=(4, 4, 4, 4))
-    return Checkpoint(
-        network="fcn",
-        options={"widths": [4, 4, 4, 4]},
-        weights=state_arrays(net),
-        legend=world.LEGEND,
-        contract=Contract(
-            bands=("1", "2", "3"),
-            dtype="uint16",
-            normalisation=((4500.0, 2000.0),) * 3,
-            pixel_size=10.0,
-            crs_kind="projected",
-        ),
-    )
+    return world.ten_metre_fcn()
 
 
 def classes_of(path) -> np.ndarray:
