@@ -35,6 +35,12 @@ Settings = Annotated[
 Tolerance = Annotated[
     float, typer.Option("--tolerance", min=0, help="Allowed difference of a share, in per mille.")
 ]
+Shares = Annotated[
+    list[str],
+    typer.Option(
+        "--share", help="CLASS=SHARE, in per cent or per mille; classes that are not named get 0. Repeat."
+    ),
+]
 
 
 @app.command("list")
@@ -172,12 +178,7 @@ def run_split(
 def run_resample(
     name: Name,
     path: Root,
-    share: Annotated[
-        list[str],
-        typer.Option(
-            "--share", help="CLASS=SHARE, in per cent or per mille; classes that are not named get 0. Repeat."
-        ),
-    ] = [],
+    share: Shares = [],
     table_6: Annotated[
         bool,
         typer.Option(

@@ -34,6 +34,19 @@ OverwriteRows = Annotated[
         help="Run rows again that are unfinished in --out, or were run there with other settings.",
     ),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what each row will cost (parameters, steps, memory, time), and stop."
+    ),
+]
+Times = Annotated[
+    bool,
+    typer.Option(
+        "--times",
+        help="Only measure the times that the paper prints (mswbn-1, maggiori-6); no data is needed.",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,19 +131,8 @@ def run(
     device: Device = "auto",
     setting: Settings = [],
     overwrite: OverwriteRows = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Say what each row will cost (parameters, steps, memory, time), and stop."
-        ),
-    ] = False,
-    times: Annotated[
-        bool,
-        typer.Option(
-            "--times",
-            help="Only measure the times that the paper prints (mswbn-1, maggiori-6); no data is needed.",
-        ),
-    ] = False,
+    dry_run: DryRun = False,
+    times: Times = False,
     short: Annotated[bool, typer.Option("--short", help="Print means only, no classes.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -12,7 +12,7 @@ from labelscape.contract.matching import match_pixels
 from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.labelled import Dataset, LabelledScene
-from labelscape.datasets.pairs import find_pairs, parts_given
+from labelscape.datasets.pairs import GivenParts, find_pairs, parts_given
 from labelscape.errors import BadInput, BadOption
 from labelscape.labels.labels import classes_of, open_labels
 from labelscape.labels.rules import ClassTable, LabelRules, is_vector
@@ -68,12 +68,9 @@ def open_dataset(
     _check_division(buffer, split)
     by_file, given = False, None
     if not labels:
-        folder = images[0] if images else None
-        images, labels = find_pairs(images)
+        images, labels, given = _pairs(images, own_split=shares is not None and split != "random")
         # A folder with a single pair is one scene, and is split by blocks.
         by_file = len(images) > 1
-        if by_file and shares is not None and split != "random":
-            given = parts_given(folder, images)
     labels = one_each(images, labels)
     # Before classes are counted: each grey of a soft mask would be one.
     _refuse_masks([f for f in labels if not is_vector(f)], spec)
@@ -99,6 +96,13 @@ def _check_division(buffer: int, split: str) -> None:
         raise BadOption(f"`buffer={buffer}` must be 0 or more: it is a distance in pixels.")
     if split not in ("blocks", "random"):
         raise BadOption(f"`split={split!r}` must be 'blocks' or 'random'.")
+
+
+def _pairs(images: Sequence[Source], *, own_split: bool) -> tuple[list[Path], list[Path], GivenParts | None]:
+    """Image and label files of one folder of pairs, and, where asked, the split that the folder gives."""
+    folder = images[0] if images else None
+    found, labels = find_pairs(images)
+    return found, labels, parts_given(folder, found) if own_split and len(found) > 1 else None
 
 
 def one_each(images: Sequence[Source], labels: Sequence[str | Path]) -> list[str | Path]:

@@ -112,32 +112,8 @@ def open_gid(
     """
     if images not in (*KINDS, "auto"):
         raise UnknownName("kind of GID images", images, (*KINDS, "auto"))
-    if any((root / f"{part}.txt").is_file() for part in PARTS) and not any(root.rglob("*label.*")):
-        # Class values of repackaged patches may start at 0: read as 1 to 5, every class would be another one.
-        raise BadFile(
-            f"{root} has patches with lists of names, not the scenes of GID or their img_dir/ann_dir "
-            "form. Read "
-            "them as the data set gid-mtl5 (five classes from 0) or prepared (made by labelscape data "
-            "prepare), "
-            "or as a folder of pairs without `dataset`."
-        )
-    labels, by_folder = {}, {}
-    for file in rasters(root):
-        # Labels are known by their ending, or by their folder where repackaged files lost it.
-        ending = LABEL_ENDING.search(file.stem)
-        if ending or any(
-            p.lower() in ("ann_dir", "masks", "labels") or p.lower().startswith("label_")
-            for p in file.relative_to(root).parts[:-1]
-        ):
-            if ((ending and ending[1]) or str(classes)) == str(classes) and not _of_other_classes(
-                file, root, classes
-            ):
-                labels[LABEL_ENDING.sub("", file.stem)] = file
-        elif not _of_other_classes(file, root, classes):
-            # One form of images per folder: img_dir/train and img_dir/val are of one form, and count as one
-            # folder.
-            folder = file.parent if part_by_folder(file, root) is None else file.parent.parent
-            by_folder.setdefault(folder, {})[file.stem] = file
+    _refuse_patches(root)
+    labels, by_folder = _sorted_files(root, classes)
     if not labels or not by_folder:
         raise HOME.not_found(
             root, f"scenes GF2_*.tif and labels of {classes} classes (*_label.tif, *_{classes}label.*)"
@@ -156,6 +132,41 @@ def open_gid(
     return Published(
         f"gid-{classes}", LEGENDS[classes], code, names, pairs, names, notes=() if packaged else (NO_LIST,)
     )
+
+
+def _refuse_patches(root: Path) -> None:
+    """Raises BadFile for patches with lists of names. Class values of repackaged patches may start at 0: read
+    as 1 to 5, every class would be another one.
+    """
+    if any((root / f"{part}.txt").is_file() for part in PARTS) and not any(root.rglob("*label.*")):
+        raise BadFile(
+            f"{root} has patches with lists of names, not the scenes of GID or their img_dir/ann_dir "
+            "form. Read them as the data set gid-mtl5 (five classes from 0) or prepared (made by labelscape "
+            "data prepare), or as a folder of pairs without `dataset`."
+        )
+
+
+def _sorted_files(root: Path, classes: int) -> tuple[dict[str, Path], dict[Path, dict[str, Path]]]:
+    """The labels of this number of classes by scene name, and the images by folder and name."""
+    labels: dict[str, Path] = {}
+    by_folder: dict[Path, dict[str, Path]] = {}
+    for file in rasters(root):
+        # Labels are known by their ending, or by their folder where repackaged files lost it.
+        ending = LABEL_ENDING.search(file.stem)
+        if ending or any(
+            p.lower() in ("ann_dir", "masks", "labels") or p.lower().startswith("label_")
+            for p in file.relative_to(root).parts[:-1]
+        ):
+            if ((ending and ending[1]) or str(classes)) == str(classes) and not _of_other_classes(
+                file, root, classes
+            ):
+                labels[LABEL_ENDING.sub("", file.stem)] = file
+        elif not _of_other_classes(file, root, classes):
+            # One form of images per folder: img_dir/train and img_dir/val are of one form, and count as one
+            # folder.
+            folder = file.parent if part_by_folder(file, root) is None else file.parent.parent
+            by_folder.setdefault(folder, {})[file.stem] = file
+    return labels, by_folder
 
 
 def open_gid_mtl5(root: Path, *, lists: str = "auto") -> Published:
