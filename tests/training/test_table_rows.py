@@ -34,8 +34,8 @@ def numbered(name, **how):
         ("ifbfnet-2", {"options": {"skip": "concat"}}, "options.skip would replace what the rows"),
         ("ifbfnet-4", {"changes": {"losses": {"dice": 1.0}}}, "losses would replace"),
         ("mswbn-1", {"options": {"width": 32}}, "options.width would replace what the rows .*64, 96, 128"),
-        ("ifbfnet-5", {"changes": {"seed": 5}}, "seed=5 has no effect on a table: use --seeds"),
-        ("ifbfnet-5", {"changes": {"device": "cpu"}}, "use --device"),
+        ("ifbfnet-5", {"changes": {"seed": 5}}, "seed=5 has no effect on a table: use `seeds`"),
+        ("ifbfnet-5", {"changes": {"device": "cpu"}}, "use `device`"),
         ("dfcnet-1", {"options": {"mate_classes": 0}, "mate": MATE}, "mate_classes follows from"),
         ("ifbfnet-3", {"options": {"output_stride": 7}}, "Row 1, 16 channels, cannot be built"),
     ],
@@ -95,9 +95,9 @@ def test_tables_are_tested_as_their_papers_say():
 
 def test_another_data_set_is_refused_or_named():
     potsdam = {"dataset": "potsdam", "images": ["P"]}
-    with pytest.raises(BadOption, match=r"maggiori-2 is measured on ISPRS Vaihingen.*--other-data"):
+    with pytest.raises(BadOption, match=r"maggiori-2 is measured on ISPRS Vaihingen.*`other_data=True`"):
         check_data("maggiori-2", potsdam, other_data=False)
-    with pytest.raises(BadOption, match="data without --dataset"):
+    with pytest.raises(BadOption, match="data without `dataset`"):
         check_data("maggiori-2", {"dataset": None, "images": ["P"]}, other_data=False)
     assert "potsdam is not the paper's" in check_data("maggiori-2", potsdam, other_data=True)
     assert check_data("maggiori-3", potsdam, other_data=False) == ""

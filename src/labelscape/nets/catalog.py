@@ -214,15 +214,17 @@ def checked_options(
     return sizes, given
 
 
-def check_model(name: str, *, in_channels: int | None = None, **options: object) -> None:
-    """Raises what `create_model` would, within seconds and without memory: the network is built of shapes
-    alone, and published weights are only looked for.
+def check_model(name: str, *, in_channels: int | None = None, **options: object) -> Network | None:
+    """The network of shapes alone, for two classes and without memory; None for one that computes with
+    numbers in building. Raises what `create_model` would, within seconds: published weights are only looked
+    for.
     """
     sizes, given = checked_options(name, in_channels, 2, options)
     pretrained, weights = given.pop("pretrained", False), given.pop("weights", None)
+    net = None
     try:
         with torch.device("meta"):
-            entry(name).build(**sizes, **given)
+            net = entry(name).build(**sizes, **given)
     except (BadOption, NotImplementedError, RuntimeError) as error:
         # Some transformers compute with numbers in building, which this device has none of: no fault of the
         # options.
@@ -240,6 +242,7 @@ def check_model(name: str, *, in_channels: int | None = None, **options: object)
         baselines.check_encoder_weights(known["encoder"])
     elif pretrained:
         backbones.check_published(known["backbone"], known.get("stem", "standard"))
+    return net
 
 
 def stored_model(name: str, *, in_channels: int, classes: int, options: Mapping[str, object]) -> Network:

@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 
 from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import LabelscapeError
-from labelscape.nets.catalog import SMP, check_model, create_model
+from labelscape.nets.blocks import Network
+from labelscape.nets.catalog import SMP, check_model
 from labelscape.training.optimizers import rate_groups
 from labelscape.training.recipe import Recipe
 from labelscape.training.team import refuse_sync_bn_on_cpu
@@ -26,37 +27,37 @@ def check_beforehand(recipe: Recipe, base: Recipe | None, fabric: Fabric) -> Che
     a batch of one crop too small for batch normalisation.
     """
     recipes = (base, recipe) if base else (recipe,)
-    for each in recipes:
-        second = {"mate_classes": 2} if each.mate else {}
-        bands = len(each.data.bands) if each.data.bands else None
-        check_model(each.network, in_channels=bands, **{**each.options, **second})
+    nets = [_blank(each) for each in recipes]
     refuse_sync_bn_on_cpu(recipe.sync_bn, fabric)
     start = load(recipe.start) if recipe.start else None
-    for each in recipes:
-        try_out(each, fabric.world_size)
+    for each, net in zip(recipes, nets, strict=True):
+        # A missing start is reported first: a forward pass takes seconds, opening a file none.
+        if net is not None:
+            try_out(each, net, fabric.world_size)
     return start
 
 
-def try_out(recipe: Recipe, processes: int) -> None:
-    """Build the network without memory or weights, and give it one process's part of a batch. Raises what the
-    network raises.
+def _blank(recipe: Recipe) -> Network | None:
+    """The recipe's network of shapes alone; None where it cannot be had without numbers."""
+    bands = len(recipe.data.bands) if recipe.data.bands else None
+    second = {"mate_classes": 2} if recipe.mate else {}
+    return check_model(recipe.network, in_channels=bands, **{**recipe.options, **second})
+
+
+def try_out(recipe: Recipe, net: Network, processes: int) -> None:
+    """Give a network of shapes alone one process's part of a batch. Raises what the network raises, and
+    BadOption for rate factors that fit no parameter.
     """
-    # The library's transformers compute with numbers in building, which this device has none of.
+    # The library's transformers compute with numbers, which the meta device has none of.
     if recipe.network.startswith(SMP):
         return
+    rate_groups(net, recipe)  # refuses factors for parts that there are not
     parts = recipe.accumulate * processes
-    land, mate = max(1, recipe.batch // parts), 0
-    options = {key: value for key, value in recipe.options.items() if key not in ("pretrained", "weights")}
-    if recipe.mate:
-        mate = max(1, (recipe.mate.batch or recipe.batch) // parts)
-        options["mate_classes"] = 2
-    # Some of timm's networks compute with numbers in building too; those are tried by their first step.
+    land = max(1, recipe.batch // parts)
+    mate = max(1, (recipe.mate.batch or recipe.batch) // parts) if recipe.mate else 0
+    # Some of timm's networks compute with numbers too; those are tried by their first step.
     with suppress(NotImplementedError), torch.device("meta"):
         try:
-            net = create_model(
-                recipe.network, in_channels=len(recipe.data.bands or "RGB"), classes=2, **options
-            )
-            rate_groups(net, recipe)  # refuses factors for parts that there are not
             image = torch.empty(land + mate, net.in_channels, recipe.crop, recipe.crop)
             net.train().heads(image, first=land) if mate else net.train().heads(image)
         except LabelscapeError:

@@ -45,7 +45,7 @@ NO_LABELS = (
     "--predictions writes what the benchmark's server takes"
 )
 APART = 1000
-"""Between the seeds of models that are merged: seeds of `--seeds` stay apart from them."""
+"""Between the seeds of models that are merged: seeds of `run_table` stay apart from them."""
 
 
 @dataclass(frozen=True)

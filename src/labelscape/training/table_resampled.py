@@ -27,7 +27,7 @@ def resampled_lists(data: Mapping[str, Any], folder: Path) -> tuple[dict[str, An
         raise BadOption(
             "mswbn-7 is measured on resampled patches, and only patches can be chosen one by one: cut the "
             "scenes first, labelscape data prepare gid-5 GID --out gid512 --size 512, and pass gid512 "
-            "--dataset prepared."
+            "with `dataset='prepared'`."
         )
     if "lists" in options:
         return data, (f"patches are those of the lists in {options['lists']}",)

@@ -28,9 +28,9 @@ SIZES = ("batch", "crop", "base_batch", "accumulate", "steps", "base_steps", "ma
 them: then the rows say so.
 """
 ELSEWHERE = {
-    "seed": "use --seeds",
-    "device": "use --device",
-    "network": "a row's network is what it compares; choose rows with --rows",
+    "seed": "use `seeds`",
+    "device": "use `device`",
+    "network": "a row's network is what it compares; choose rows with `rows`",
 }
 
 
@@ -81,7 +81,7 @@ def plan_rows(
             plans.append(Plan(number, row, setting))
             continue
         if tiles is not None:
-            setting = replace(setting, tiles=tiles, tiles_from="--tile-size")
+            setting = replace(setting, tiles=tiles, tiles_from="as asked for")
         recipe = scaled(setting.recipe, budget, {**changes, "device": device})
         plan = Plan(number, row, setting, recipe, _replaced(printed[number].recipe, recipe, row, options))
         _check_network(plan, TABLES[name])
@@ -90,7 +90,7 @@ def plan_rows(
 
 
 def given_data(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe's data with those that `-o data.KEY=VALUE` changes."""
+    """The fields of a recipe's data with those that `changes` has for it."""
     more = dict(changes.get("data", {}))
     options = {**data.get("dataset_options", {}), **more.pop("dataset_options", {})}
     return {**data, **more, **({"dataset_options": options} if options else {})}
@@ -147,7 +147,7 @@ def _refuse_changes(
     """
     for key, cure in ELSEWHERE.items():
         if key in changes:
-            raise BadOption(f"-o {key}={changes[key]} has no effect on a table: {cure}.")
+            raise BadOption(f"{key}={changes[key]} has no effect on a table: {cure}.")
     recipes = [setting.recipe for setting in settings if setting.recipe]
     networks = dict.fromkeys(row.network for row in TABLES[name].rows if row.network)
     known = {option: None for network in networks for option in options_of(network)}
@@ -155,13 +155,13 @@ def _refuse_changes(
         if option not in known:
             raise UnknownName(f"option of the networks of {name}", option, known)
     if "mate_classes" in options and mate is not None:
-        raise BadOption("mate_classes follows from the classes of --mate; leave options.mate_classes out.")
+        raise BadOption("mate_classes follows from the classes of `mate`; leave options.mate_classes out.")
     for key in (*changes, *(f"options.{option}" for option in options)):
         values = _values(recipes, key)
         if key not in SIZES and len(values) > 1:
             raise BadOption(
-                f"-o {key} would replace what the rows of {name} vary ({', '.join(values)}) and make them "
-                "one. Leave it out, and choose rows with --rows."
+                f"{key} would replace what the rows of {name} vary ({', '.join(values)}) and make them "
+                "one. Leave it out, and choose rows with `rows`."
             )
 
 
@@ -265,13 +265,14 @@ def check_data(name: str, data: Mapping[str, Any], *, other_data: bool) -> str:
     known = bool(dataset) and dataset.removesuffix("-eroded") in own
     if known and (dataset != "prepared" or _is_of(table, data)):
         return ""
-    given = f"the data set {dataset}" if dataset else "data without --dataset"
+    given = f"the data set {dataset}" if dataset else "data without `dataset`"
     if dataset == "prepared":
         given = f"{given} (its classes are others)"
     if not other_data:
         raise BadOption(
             f"{name} is measured on {table.data} ({', '.join(own)}); this is {given}. Its scores would stand "
-            "beside numbers of other pictures. Pass the table's data, or --other-data to run it all the same."
+            "beside numbers of other pictures. Pass the table's data, or `other_data=True` to run it all the "
+            "same."
         )
     return f"{given} is not the paper's ({table.data}): claimed and measured are not of the same pictures"
 

@@ -67,7 +67,7 @@ def refuse_sync_bn_on_cpu(wanted: bool, fabric: Fabric) -> None:
     if wanted and fabric.world_size > 1 and fabric.device.type != "cuda":
         raise BadOption(
             f"sync_bn works on CUDA devices only, and these {fabric.world_size} processes train on "
-            f"{fabric.device.type}; leave it out (-o sync_bn=false)."
+            f"{fabric.device.type}; leave it out."
         )
 
 

@@ -26,7 +26,9 @@ from labelscape.scenes.raster import Patch
 
 
 def default_grid(name: str) -> str:
-    """GID is cut as in its paper, without overlap; of other data sets all pixels are kept."""
+    """GID is cut without overlap, 182 patches a scene; the MSWBN paper's totals come to 188, which grid "188"
+    matches. Of other data sets all pixels are kept.
+    """
     return "floor" if name.startswith("gid") else "ceil"
 
 
