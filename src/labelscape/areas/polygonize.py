@@ -18,7 +18,7 @@ from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.areas.style import add_style
 from labelscape.areas.trace import Areas, trace
 from labelscape.errors import BadFile, BadOption
-from labelscape.files import check_path, written_whole
+from labelscape.files import check_path, check_written, written_whole
 from labelscape.grid import Grid
 from labelscape.legend import Legend
 from labelscape.rasters.class_names import check_class_map, legend_of
@@ -81,6 +81,8 @@ def polygonize(
     """
     check_path(raster, "The class map")
     check_path(out, "The polygon file")
+    if not is_database(out):
+        check_written(out)
     # Before the raster is read: a wrong suffix should cost no time.
     check_target(out)
     with gdal(), open_raster(raster) as file:

@@ -26,7 +26,7 @@ from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, merged_awa
 from labelscape.areas.outlines import connected
 from labelscape.areas.trace import read_run, runs_of, strip_height, without_nodata
 from labelscape.errors import BadOption
-from labelscape.files import check_path
+from labelscape.files import check_path, check_written
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_names import check_class_map, legend_of
@@ -116,6 +116,7 @@ def sieve(
     """
     check_path(raster, "The class map")
     check_path(out, "The sieved map")
+    check_written(out)
     check_minimum(min_area)
     if Path(out).suffix.lower() not in (".tif", ".tiff"):
         raise BadOption(

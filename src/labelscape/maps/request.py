@@ -20,7 +20,7 @@ from labelscape.areas.polygon_files import SUFFIXES
 from labelscape.areas.sieve import check_minimum
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
-from labelscape.files import stem_of
+from labelscape.files import ADDED, name_fault, stem_of
 from labelscape.scenes.files import source_paths
 from labelscape.scoring.engines import PRECISIONS, pick_device
 from labelscape.scoring.protocol import Protocol
@@ -177,6 +177,8 @@ class MapRequest(BaseModel):
                 f"The name {name!r} cannot start file names; give a name without folders (use `out`) and "
                 "without characters that the system forbids."
             )
+        if name is not None and (fault := name_fault(name, free=ADDED)):
+            raise BadOption(f"The files of a map cannot start with this `name`: {fault}.")
         return name
 
     @field_validator("blend", "precision", "polygons_as")

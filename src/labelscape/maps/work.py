@@ -14,7 +14,7 @@ from labelscape.contract.compare import compare
 from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import BadFile, BadInput
-from labelscape.files import stem_of
+from labelscape.files import check_written, stem_of
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.journal import Journal, is_begun, tile_key
 from labelscape.maps.outputs import RasterOutput, leftover_files, paths_of, rasters_of, remove_half_written
@@ -87,6 +87,8 @@ def prepare(
     bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with `force`
     stem = request.name or stem_of(scene.name)
     paths = paths_of(request, out, stem, located=grid.is_georeferenced)
+    for path in paths.values():
+        check_written(path)
     if request.polygons:
         from labelscape.areas.polygonize import check_sizes
 

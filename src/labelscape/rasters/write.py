@@ -22,7 +22,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile
-from labelscape.files import written_whole
+from labelscape.files import check_written, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters import compression
@@ -81,6 +81,7 @@ class MapWriter:
         self._finished = False
 
     def __enter__(self) -> MapWriter:
+        check_written(self.path)
         if self.path.exists() and not self._overwrite:
             raise BadFile(f"{self.path} exists; pass `overwrite=True` to replace it.")
         self._part = self.path.with_name(f".{self.path.stem}.tiles.tif")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from labelscape.errors import BadInput, BadOption
+from labelscape.files import check_path
 from labelscape.grid import Grid, Window, check_window
 from labelscape.scenes.files import Files, Source, stack_files
 from labelscape.scenes.given import scene_given
@@ -62,6 +63,9 @@ def open_scene(
     area lies outside the scene, or the source cannot be a scene, BadOption for a pixel size of 0 or less.
     """
     source = Path(source) if isinstance(source, os.PathLike) else source
+    for one in source if isinstance(source, (list, tuple)) else (source,):
+        if isinstance(one, (str, os.PathLike)):
+            check_path(one, "A scene")
     given = scene_given(source, nodata=nodata, bands=bands)
     if given is None and not is_stac(source):
         files = stack_files(source)

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from labelscape.errors import BadFile, BadInput
+from labelscape.files import stem_of
 from labelscape.scenes.files import Files
 from labelscape.scenes.stac_bands import (
     NO_MEASUREMENTS,
@@ -141,7 +142,8 @@ def _items(document: object, place: str) -> list[dict]:
 
 
 def _scene(item: dict, place: str, wanted: Sequence[str] | None) -> Described:
-    name = str(item.get("id") or Path(place).stem).replace("/", "_")
+    # JSON may hold half characters (lone surrogates), which no file and no page can be written with.
+    name = stem_of(str(item.get("id") or Path(place).stem), "linux")
     title = place if item.get("id") is None else f"{place} (item {item['id']})"
     software = (item.get("properties") or {}).get("processing:software")
     if isinstance(software, dict) and "labelscape" in software:

@@ -18,7 +18,7 @@ from labelscape.datasets.published.gid import grid_windows
 from labelscape.datasets.published.layout import RED_GREEN_BLUE, Pair, Published
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile
-from labelscape.files import written_whole
+from labelscape.files import check_written, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.files import gdal
@@ -49,6 +49,7 @@ def write_patches(
     last: where they exist, the folder is complete. Raises BadFile where `out` is not empty and `overwrite`
     not set, or a file is damaged; otherwise as `gid.grid_windows`.
     """
+    check_written(out / "classes.json")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise BadFile(f"{out} is not empty; choose another folder, or pass `overwrite=True`.")
     names: dict[str, list[str]] = {part: [] for part in PARTS}
