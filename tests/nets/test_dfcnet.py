@@ -26,10 +26,9 @@ from labelscape.nets.dfcnet import (
     dense_fusion,
     dfcnet,
     fc_densenet,
-    named_as_ours,
     pad_to_corners,
-    start_from,
 )
+from labelscape.nets.dfcnet_start import named_as_ours, start_from
 from labelscape.nets.torchvision_guard import import_torchvision
 
 SMALL = {"encoder": (2, 1, 2, 1), "decoder": (1, 2, 1, 2), "stem": 6, "growth": 3, "width": 5}

@@ -129,17 +129,12 @@ def evaluate(
     classes than the model; WrongType for what is no dataset.
     """
     from labelscape.scoring.memory import size_warning
-    from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for
 
     check_dataset(dataset, "score a checkpoint")
     part = known_part(part)
-    factors = tuple(np.atleast_1d(scales).tolist())
-    if protocol is None:
-        protocol = Protocol(factors, tta, average)
-    elif (tta, factors, average) != ("none", (1.0,), "probabilities"):
-        raise BadOption("protocol and tta, scales or average set the same thing; give one of them.")
+    protocol = _one_protocol(protocol, tta, scales, average)
     scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol)
     check_classes(scorer.checkpoint, dataset)
     legend = scorer.checkpoint.legend
@@ -160,6 +155,20 @@ def evaluate(
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
     warning = size_warning(scorer, max(plans, key=lambda plan: plan.largest))
     return Evaluation(per_scene, tuple(legend.names), (warning,) if warning else ())
+
+
+def _one_protocol(
+    given: Protocol | None, tta: str, scales: Sequence[float] | float, average: str
+) -> Protocol:
+    """The protocol that is given, or that of the three settings. Raises BadOption where both are given."""
+    from labelscape.scoring.protocol import Protocol
+
+    factors = tuple(np.atleast_1d(scales).tolist())
+    if given is None:
+        return Protocol(factors, tta, average)
+    if (tta, factors, average) != ("none", (1.0,), "probabilities"):
+        raise BadOption("protocol and tta, scales or average set the same thing; give one of them.")
+    return given
 
 
 def _score_scene(

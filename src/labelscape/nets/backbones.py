@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from labelscape.errors import BadFile, BadInput, BadOption, NoWeights, UnknownName
+from labelscape.nets.checks import one_of
 from labelscape.nets.count import on_meta
 from labelscape.nets.torchvision_guard import import_torchvision
 
@@ -80,6 +81,16 @@ class Trunk(nn.Module):
         return tuple(self.body(image))
 
 
+def _check_strides(output_stride: int, finest: int) -> None:
+    """Raises BadOption for a stride that no trunk is built at."""
+    if output_stride not in OUTPUT_STRIDES:
+        raise BadOption(
+            f"output_stride={output_stride!r} must be one of {', '.join(map(str, OUTPUT_STRIDES))}."
+        )
+    if finest not in (2, 4):
+        raise BadOption(f"finest={finest!r} must be 4, or 2 to have the stem's level too.")
+
+
 def trunk(
     name: str,
     *,
@@ -102,15 +113,9 @@ def trunk(
     Raises UnknownName for a name timm does not have, an unknown stem or first_conv; BadOption for what the
     backbone cannot do; BadFile and BadInput for weights that cannot be had or do not fit.
     """
-    if output_stride not in OUTPUT_STRIDES:
-        raise BadOption(
-            f"output_stride={output_stride!r} must be one of {', '.join(map(str, OUTPUT_STRIDES))}."
-        )
-    if finest not in (2, 4):
-        raise BadOption(f"finest={finest!r} must be 4, or 2 to have the stem's level too.")
-    for what, value, known in (("first_conv", first_conv, FIRST_CONVS), ("stem", stem, STEMS)):
-        if value not in known:
-            raise UnknownName(what, value, known)
+    _check_strides(output_stride, finest)
+    one_of("first_conv", first_conv, FIRST_CONVS)
+    one_of("stem", stem, STEMS)
     if pretrained and weights is not None:
         raise BadOption(
             "pretrained=True and weights=FILE both say where the weights come from; pass one of them."

@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 from labelscape.errors import BadFile, BadOption, UnknownName, WrongType
-from labelscape.nets import backbones, baselines, dfcnet, dgcwnet, ifbfnet, maggiori, mswbn, tiramisu
+from labelscape.nets import (
+    backbones,
+    baselines,
+    dfcnet,
+    dfcnet_start,
+    dgcwnet,
+    ifbfnet,
+    maggiori,
+    mswbn,
+    tiramisu,
+)
 from labelscape.nets.blocks import Network
 from labelscape.nets.checks import OF_WEIGHTS, Effect, refuse_idle
 
@@ -54,7 +64,7 @@ DGCWNET = "Zhu et al. 2020, Distance Guided Channel Weighting for Semantic Segme
 IFBFNET = "Li et al. 2021, Inter-Level Feature Balanced Fusion Network for Street Scene Segmentation"
 
 FROM_FCN = Start("fcn", maggiori.start_from)
-FROM_FC_DENSENET = Start("fc-densenet", dfcnet.start_from)
+FROM_FC_DENSENET = Start("fc-densenet", dfcnet_start.start_from)
 
 # Small networks without ImageNet weights: half of Maggiori et al.'s 0.1 for the derived ones, and 0.1 itself
 # (sec. V-C) for the fcn they start from.

@@ -24,9 +24,9 @@ Differs   - only the encoder is pinned ("standard DenseNet 121", "DenseBlock 5, 
             m + 1, like the paper's 513 to 1025, halve and double exactly, so every image is padded to such a
             side: a tile then gives what the whole scene gives
           - both tasks share one forward and its batch statistics; weights start as DenseNet's do (He et al.),
-            or from `start_from`, which is how we read "take the DenseNet model as initial model", since there
-            is no "pre-train model". pretrained=True is the other reading: ImageNet's DenseNet-121 in the
-            encoder, and its last normalisation before the first upsampling
+            or from the baseline's (dfcnet_start), which is how we read "take the DenseNet model as initial
+            model", since there is no "pre-train model". pretrained=True is the other reading: ImageNet's
+            DenseNet-121 in the encoder, and its last normalisation before the first upsampling
           - the fused map is joined as it is, not normalised: its channels, sums of all layers, start with
             deviations several times those of the projection beside it
           - the baseline's last two 1 x 1 layers have nothing between them: together they are one linear layer
@@ -41,8 +41,7 @@ Symbols   N images  B bands  C width  K classes  k growth; x4 is a level at stri
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -51,10 +50,10 @@ from torch import Tensor, nn
 
 from labelscape.errors import BadInput, BadOption
 from labelscape.nets import checks
-from labelscape.nets.backbones import FIRST_CONVS, published_weights, read_weights, widened
 from labelscape.nets.blocks import Network, conv_bn_relu, enough_values, resize_like
 from labelscape.nets.checks import OF_WEIGHTS, Effect
 from labelscape.nets.dense import DenseBlock, Grown
+from labelscape.nets.dfcnet_start import densenet_weights, load_encoder
 
 FUSIONS = ("growth", "proj256")
 FUSED = ("concat", "replace")
@@ -245,7 +244,7 @@ class DenseNetwork(Network):
     ) -> None:
         super().__init__()
         self.in_channels, self.classes = in_channels, classes
-        # The names are those of the baseline, so that its weights fit wherever the blocks do (start_from).
+        # The names are those of the baseline, so that its weights fit wherever the blocks do (dfcnet_start).
         self.encoder, self.decoder = encoder, decoders[0]
         self.road_decoder = decoders[1] if len(decoders) == 2 else None
         self.land_head, self.road_head = land, road
@@ -326,110 +325,15 @@ def reach_of(encoder: Encoder, decoder: Decoder, head: nn.Module) -> int:
     return reach + stride - 1 + (stride if isinstance(head, nn.Sequential) else 0)
 
 
-def start_from(net: DenseNetwork, base_state: Mapping[str, Tensor]) -> list[str]:
-    """Copy what a trained baseline shares with `net` (sec. 3.2, "initial model") and return the names copied.
-
-    `base_state` is the state_dict of a network of this module, or that of a DenseNet-121 after
-    `named_as_ours`. Heads, and blocks that only one of the two has, are left alone; with a decoder for each
-    task both start alike. Raises BadInput if there is no encoder, or one of other sizes.
-    """
-    mine, copied = net.state_dict(), []
-    shared = [name for name in base_state if name in mine and name.startswith(("encoder.", "decoder."))]
-    if not any(name.startswith("encoder.") for name in shared):
-        raise BadInput(
-            "There is no encoder in the weights to start from; this start is for fc-densenet, classmate and "
-            "dfcnet."
-        )
-    for name in shared:
-        there, here = tuple(base_state[name].shape), tuple(mine[name].shape)
-        if there != here:
-            raise BadInput(
-                f"{name} is {there} in the weights to start from and {here} here; "
-                "build both with the same bands, lengths, growth, widths and upsampled."
-            )
-    with torch.no_grad():
-        for name in shared:
-            for target in (name, name.replace("decoder.", "road_decoder.", 1)):
-                if target in mine:
-                    mine[target].copy_(base_state[name])
-                    copied.append(target)
-    return list(dict.fromkeys(copied))
-
-
-def named_as_ours(imagenet: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A DenseNet-121 as torchvision and timm name its tensors, renamed for `start_from`; what comes after
-    block 5 but norm5 is dropped.
-    """
-    names = (
-        (r"features\.conv0\.", "encoder.conv1."),
-        (r"features\.norm0\.", "encoder.norm1."),
-        # ImageNet's last normalisation reads the output of block 5, and so does the first upsampling's.
-        (r"features\.norm5\.", "decoder.up6.norm."),
-        (
-            r"features\.denseblock(\d)\.denselayer(\d+)\.",
-            lambda m: f"encoder.block{int(m[1]) + 1}.layers.{int(m[2]) - 1}.",
-        ),
-        (r"features\.transition(\d)\.", lambda m: f"encoder.down{int(m[1]) + 2}."),
+def _check_lengths(what: str, lengths: object, needed: int) -> None:
+    """Raises BadOption for anything but `needed` to four whole numbers of at least 1."""
+    whole = isinstance(lengths, list | tuple) and all(
+        isinstance(length, int) and length > 0 for length in lengths
     )
-    ours = {}
-    for name, value in imagenet.items():
-        for pattern, replacement in names:
-            if re.match(pattern, name):
-                ours[re.sub(pattern, replacement, name)] = value
-    return ours
-
-
-def densenet_weights(
-    backbone: str, first_conv: str, bands: int, *, pretrained: bool, weights: str | Path | None
-) -> dict[str, Tensor] | None:
-    """The weights of ImageNet's DenseNet-121 for `bands` bands under our names: timm's (`pretrained`), or of
-    a file with timm's or torchvision's names. None where neither is asked for.
-    """
-    if backbone.partition(".")[0] != "densenet121":
+    if not whole or not needed <= len(lengths) <= 4:
         raise BadOption(
-            f"backbone={backbone!r} must be densenet121, or that with a tag of timm's weights: the encoder "
-            "is DenseNet-121 (sec. 2.1)."
+            f"{what}={lengths!r} must be {needed} whole numbers of at least 1, the layers of each block."
         )
-    checks.one_of("first_conv", first_conv, FIRST_CONVS)
-    checks.switches(pretrained=pretrained)
-    if pretrained and weights is not None:
-        raise BadOption(
-            "pretrained=True and weights=FILE both say where the weights come from; pass one of them."
-        )
-    if not pretrained and weights is None:
-        return None
-    state = published_weights(backbone) if pretrained else read_weights(Path(weights))
-    ours = named_as_ours(modern_names(state))
-    first = ours.get("encoder.conv1.weight")
-    if first is not None and first.dim() == 4 and first.shape[1] == 3:
-        ours["encoder.conv1.weight"] = widened(first, bands, first_conv)
-    return ours
-
-
-def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's files of 2017 write "norm.1.weight" where its network has "norm1.weight"."""
-    return {re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", name): value for name, value in state.items()}
-
-
-def load_encoder(net: DenseNetwork, imagenet: Mapping[str, Tensor]) -> None:
-    """Copy DenseNet-121 into the encoder, all of it or nothing, and its last normalisation into that of the
-    first upsampling where this reads the same maps. Raises BadInput where anything of the encoder lacks or
-    has another shape.
-    """
-    mine = net.state_dict()
-    # Files of old torch versions lack num_batches_tracked, which nothing reads.
-    wanted = {name for name in mine if name.startswith("encoder.") and "num_batches" not in name}
-    found = {name for name in imagenet if name.startswith("encoder.") and "num_batches" not in name}
-    odd = sorted((wanted ^ found) | {n for n in wanted & found if mine[n].shape != imagenet[n].shape})
-    if odd:
-        raise BadInput(
-            f"DenseNet-121's weights do not fit this encoder: {len(odd)} differ, such as {odd[0]}. They are "
-            "for encoder=(6, 12, 24, 16), stem=64 and growth=32."
-        )
-    fits = {
-        name: value for name, value in imagenet.items() if name in mine and mine[name].shape == value.shape
-    }
-    start_from(net, fits)
 
 
 def build(
@@ -465,14 +369,8 @@ def build(
             f"predict_at={predict_at!r} must be 4 (the baseline: after block 8) or 2 (after block 9)."
         )
     blocks = 3 if predict_at == 4 else 4
-    for what, lengths, needed in (("encoder", encoder, 4), ("decoder", decoder, blocks)):
-        whole = isinstance(lengths, list | tuple) and all(
-            isinstance(length, int) and length > 0 for length in lengths
-        )
-        if not whole or not needed <= len(lengths) <= 4:
-            raise BadOption(
-                f"{what}={lengths!r} must be {needed} whole numbers of at least 1, the layers of each block."
-            )
+    _check_lengths("encoder", encoder, 4)
+    _check_lengths("decoder", decoder, blocks)
     checks.sizes(0, mate_classes=mate_classes, head_width=head_width)
     checks.sizes(2, stem=stem, growth=growth, width=width)  # a transition halves the channels
     imagenet = densenet_weights(backbone, first_conv, in_channels, pretrained=pretrained, weights=weights)

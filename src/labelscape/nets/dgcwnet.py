@@ -366,15 +366,8 @@ def dgcwnet(
     checks.one_of("reduce_kernel", reduce_kernel, (1, 3))
     checks.sizes(width=width, base_width=base_width, head_width=head_width, aux_width=aux_width)
     checks.switches(nl_scaled=nl_scaled, align_corners=align_corners)
-    levels = trunk(
-        backbone,
-        in_channels=in_channels,
-        output_stride=8,
-        pretrained=pretrained,
-        weights=weights,
-        first_conv=first_conv,
-        stem=stem,
-    )
+    first = {"pretrained": pretrained, "weights": weights, "first_conv": first_conv}
+    levels = trunk(backbone, in_channels=in_channels, output_stride=8, stem=stem, **first)
     module, inputs = base_of(base, levels.widths[-1], base_width, align_corners)
     relation, inputs = context_of(
         context,

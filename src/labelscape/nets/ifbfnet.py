@@ -237,14 +237,8 @@ def ifbfnet(
         or not all(isinstance(rate, int) and rate > 0 for rate in rates)
     ):
         raise BadOption(f"rates={rates!r} must be whole numbers of at least 1, the dilations of ASPP.")
-    levels = trunk(
-        backbone,
-        in_channels=in_channels,
-        output_stride=output_stride,
-        pretrained=pretrained,
-        weights=weights,
-        first_conv=first_conv,
-    )
+    first = {"pretrained": pretrained, "weights": weights, "first_conv": first_conv}
+    levels = trunk(backbone, in_channels=in_channels, output_stride=output_stride, **first)
     return IFBFNet(
         in_channels,
         classes,

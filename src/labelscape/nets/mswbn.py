@@ -301,6 +301,26 @@ class MSWBN(Network):
         return weights if self.mlp_input == "raw" else self.hwm.gated(weights)
 
 
+def _check_numbers(reduce: object, levels: object, **thresholds: object) -> None:
+    """Raises BadOption for what is no width, no three levels, or no share of a weight; UnknownName for a
+    level there is not.
+    """
+    if reduce is not None and (isinstance(reduce, bool) or not isinstance(reduce, int) or reduce < 1):
+        raise BadOption(f"reduce={reduce!r} must be a whole number of at least 1 or None.")
+    if not isinstance(levels, (list, tuple)) or len(levels) != 3:
+        raise BadOption(
+            f"levels={levels!r} must name three levels, L_1, L_2 and L_3, such as ('layer3', 'layer2', "
+            "'layer1')."
+        )
+    for name in levels:
+        checks.one_of("level", name, LEVELS)
+    for what, theta in thresholds.items():
+        if isinstance(theta, str) or not 0 <= theta <= 1:
+            raise BadOption(
+                f"{what}={theta!r} is the threshold of softmax weights and must lie between 0 and 1."
+            )
+
+
 def mswbn(
     *,
     in_channels: int,
@@ -325,8 +345,7 @@ def mswbn(
     depth: int = 2,
     align_corners: bool = False,
 ) -> MSWBN:
-    """Table 1, best row: 58.8 M parameters, 73.5 G multiply-accumulates for 512 x 512, with three bands and
-    five classes.
+    """Table 1, best row: 58.8 M parameters, 73.5 G multiply-accumulates for 3 x 512 x 512 and 5 classes.
 
     `width` is N of table 1 (64, 96, 128, 160); `operations` 8 or 5; `theta_hwm` None is 1/n, which is 0.125
     and 0.2 as the paper sets them; `levels` names L_1, L_2, L_3. `backbone`, `pretrained`, `weights`,
@@ -340,30 +359,11 @@ def mswbn(
     checks.one_of("output_stride", output_stride, (8, 16, 32))
     checks.switches(gate_hwm=gate_hwm, gate_lbm=gate_lbm, lbm=lbm, align_corners=align_corners)
     checks.sizes(width=width, depth=depth)
-    if reduce is not None and (isinstance(reduce, bool) or not isinstance(reduce, int) or reduce < 1):
-        raise BadOption(f"reduce={reduce!r} must be a whole number of at least 1 or None.")
-    if not isinstance(levels, (list, tuple)) or len(levels) != 3:
-        raise BadOption(
-            f"levels={levels!r} must name three levels, L_1, L_2 and L_3, such as ('layer3', 'layer2', "
-            "'layer1')."
-        )
-    for name in levels:
-        checks.one_of("level", name, LEVELS)
     chosen = OPERATIONS[operations]
     theta_hwm = 1 / len(chosen) if theta_hwm is None else theta_hwm
-    for what, theta in (("theta_hwm", theta_hwm), ("theta_lbm", theta_lbm)):
-        if isinstance(theta, str) or not 0 <= theta <= 1:
-            raise BadOption(
-                f"{what}={theta!r} is the threshold of softmax weights and must lie between 0 and 1."
-            )
-    trunk_levels = trunk(
-        backbone,
-        in_channels=in_channels,
-        output_stride=output_stride,
-        pretrained=pretrained,
-        weights=weights,
-        first_conv=first_conv,
-    )
+    _check_numbers(reduce, levels, theta_hwm=theta_hwm, theta_lbm=theta_lbm)
+    first = {"pretrained": pretrained, "weights": weights, "first_conv": first_conv}
+    trunk_levels = trunk(backbone, in_channels=in_channels, output_stride=output_stride, **first)
     return MSWBN(
         in_channels,
         classes,

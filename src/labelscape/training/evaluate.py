@@ -65,40 +65,37 @@ def evaluate(
     keep     is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
              label too
 
-    Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are
-    kept. Raises BadInput where the part holds no label and nothing is kept, or where the labels have other
-    classes than the model; WrongType for what is no dataset, BadOption where the checkpoint does not say what
-    it was trained on, BadFile for files that cannot be read.
+    Scored and refused as `evaluation.measure.evaluate` does; also BadOption where the checkpoint does not say
+    what it was trained on, BadFile for files that cannot be read.
     """
-    options = {
-        "tile_size": tile_size,
-        "overlap": overlap,
-        "blend": blend,
-        "device": device,
-        "precision": precision,
-        "tta": tta,
-        "scales": scales,
-        "average": average,
-        "protocol": protocol,
-        "keep": keep,
-        "show": show,
-    }
+    tiles = {"tile_size": tile_size, "overlap": overlap, "blend": blend}
+    test = {"tta": tta, "scales": scales, "average": average, "protocol": protocol}
+    options = {**tiles, **test, "device": device, "precision": precision, "keep": keep, "show": show}
     if dataset is not None and labels is None:
         return measure.evaluate(checkpoint, dataset, part=part, **options)
     known_part(part)  # before scenes are opened
     models = load_all(checkpoint)
-    if dataset is None:
-        if labels is not None:
-            raise BadOption("`labels` are given, but no scene; pass the scenes too.")
-        data = training_data(models[0])
-    else:
-        data, notes = other_data(models[0], _scenes(dataset), {**(spec or {}), "labels": _files(labels)})
-        for note in notes:
-            warnings.warn(note, stacklevel=2)
+    data, notes = _asked_for(models[0], dataset, labels, spec or {})
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     with open_recipe_data(data, models[0].recipe.get("seed", 0), models[0].legend) as opened:
         if part is None and dataset is None:
             part = scored_part(opened)
         return measure.evaluate(models, opened, part=part, **options)
+
+
+def _asked_for(
+    model: Checkpoint,
+    scenes: Source | Sequence[Source] | None,
+    labels: str | Path | Sequence[str | Path] | None,
+    spec: Mapping[str, Any],
+) -> tuple[Data, list[str]]:
+    """The scenes and labels that are given, or those of training; and what to warn of."""
+    if scenes is not None:
+        return other_data(model, _scenes(scenes), {**spec, "labels": _files(labels)})
+    if labels is not None:
+        raise BadOption("`labels` are given, but no scene; pass the scenes too.")
+    return training_data(model), []
 
 
 def training_data(checkpoint: Checkpoint, name: str = "The checkpoint") -> Data:

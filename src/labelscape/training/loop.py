@@ -156,14 +156,12 @@ def run_phase(
     say: Say = lambda text: None,
     stop: Stop | None = None,
 ) -> Checkpoint:
-    """Train one network on an open dataset, from the encoder of `start` where given, and return its
-    checkpoint.
+    """Train one network on an open dataset, from the encoder of `start` where given. Returns its checkpoint.
 
-    A state file in `out` is resumed from. The last step is saved too, so that a failure in what follows (the
-    score) loses no weights; and so is the step at which `stop` was asked to, before KeyboardInterrupt or
-    SystemExit is raised. With `until` the phase pauses at that step. With `tensorboard` the log is written
-    as event files too, in a folder beside the checkpoint. Raises BadOption, BadInput or BadFile where recipe,
-    data or state do not fit.
+    A state file in `out` is resumed from. It is saved at the last step, so that a failing score loses no
+    weights, and where `stop` was asked to, before KeyboardInterrupt or SystemExit is raised. `until` pauses
+    at that step; `tensorboard` writes the log as event files too, in a folder beside the checkpoint. Raises
+    BadOption, BadInput or BadFile where recipe, data or state do not fit.
     """
     fabric, stop = fabric or gather(recipe.device, recipe.precision), stop or Stop()
     leads = fabric.is_global_zero

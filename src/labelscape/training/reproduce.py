@@ -166,19 +166,27 @@ def run_table(
         plans, told = fitted(plans, room, fabric.world_size)
         notes += tuple(told)
         scorable = {p.number: p.recipe is None or leader(lambda p=p: check_parts(p)) for p in plans}
-        results: dict[int, RowResult] = {}
-        for plan in plans:
-            if plan.same_as is not None:
-                first = results[plan.same_as]
-                found = replace(first, row=plan.row, number=plan.number, other=plan.other)
-                results[plan.number] = replace(found, same_as=plan.same_as)
-            elif plan.recipe is None:
-                results[plan.number] = RowResult(
-                    plan.row, why_not=plan.setting.why_not, number=plan.number, notes=notes
-                )
-            else:
-                found = _row(run, plan, seeds, scorable[plan.number])
-                results[plan.number] = replace(found, notes=notes)
+        return _results(run, plans, seeds, scorable, notes)
+
+
+def _results(
+    run: _Run,
+    plans: Sequence[Plan],
+    seeds: Sequence[int],
+    scorable: Mapping[int, bool],
+    notes: tuple[str, ...],
+) -> list[RowResult]:
+    """Train and score every row; a row that is the same run as an earlier one has its scores."""
+    results: dict[int, RowResult] = {}
+    for plan in plans:
+        if plan.same_as is not None:
+            first = results[plan.same_as]
+            found = replace(first, row=plan.row, number=plan.number, other=plan.other, same_as=plan.same_as)
+        elif plan.recipe is None:
+            found = RowResult(plan.row, why_not=plan.setting.why_not, number=plan.number, notes=notes)
+        else:
+            found = replace(_row(run, plan, seeds, scorable[plan.number]), notes=notes)
+        results[plan.number] = found
     return list(results.values())
 
 
