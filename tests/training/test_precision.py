@@ -69,8 +69,6 @@ def test_the_layers_of_one_process_work_in_the_recipes_precision(
     assert {str(value.dtype) for value in trained.weights.values()} <= {"float32", "int64"}
 
 
-# Beside the other tests of several processes: torch now and then aborts such a process at its very end, after
-# all is written ("terminate called without an active exception").
 @pytest.mark.long
 def test_the_layers_of_two_processes_work_in_bfloat16(fields, tmp_path):
     program = tmp_path / "program.py"

@@ -4,8 +4,10 @@ that other modules need no special case.
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -54,7 +56,17 @@ def gather(device: str, precision: str) -> Fabric:
         precision=PRECISIONS[precision],
     )
     fabric.launch()
+    atexit.unregister(_let_go)
+    atexit.register(_let_go)
     return fabric
+
+
+def _let_go() -> None:
+    """Give gloo's threads time to release the tensors of the last operation."""
+    # Releasing needs the interpreter's lock, and a thread that asks for it once the interpreter shuts down is
+    # ended inside a C++ destructor: the process aborts, after all is written, and torchrun calls the run
+    # failed. Sleeping gives the lock away; the release itself takes microseconds.
+    time.sleep(0.3)
 
 
 def machine_of(fabric: Fabric) -> dict[str, int | str]:
