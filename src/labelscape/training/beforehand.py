@@ -27,6 +27,7 @@ def check_beforehand(recipe: Recipe, base: Recipe | None, fabric: Fabric) -> Che
     a batch of one crop too small for batch normalisation.
     """
     recipes = (base, recipe) if base else (recipe,)
+    # Built once for all checks: even without memory the shapes of a ResNet-101 take a second.
     nets = [_blank(each) for each in recipes]
     refuse_sync_bn_on_cpu(recipe.sync_bn, fabric)
     start = load(recipe.start) if recipe.start else None

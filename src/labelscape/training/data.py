@@ -51,6 +51,7 @@ def _open_published(data: Data) -> Dataset:
     if len(data.images) != 1:
         raise BadInput(f"{data.dataset} is one folder; found {len(data.images)} places.")
     dataset = open_published(data.dataset, data.images[0], **data.dataset_options)
+    # Parts are renamed rather than added: what was trained on can then not be scored as held out.
     if data.train_on:
         part_of = tuple("train" if part in data.train_on else part for part in dataset.part_of)
         said = f"trained on the parts {' and '.join(data.train_on)}"
@@ -94,9 +95,11 @@ def input_scaling(recipe: Recipe, dataset: Dataset, statistics: Sequence[BandSta
         missing = f"{recipe.network} starts from random weights"
     elif trained is None:
         missing = "the weights file's statistics are not known: name its tag, as in backbone=resnet50.a1_in1k"
+    # Reflectances of 16 bits are spread otherwise than photographs: ImageNet's numbers would not centre them.
     elif dtype != "uint8" or not set(RGB) <= set(dataset.bands):
         missing = f"the bands are {' '.join(dataset.bands)} of {dtype}, not 8-bit red, green and blue"
     else:
+        # The weights' statistics are of values from 0 to 1, the scene's of its bytes.
         of_band = {band: (255 * mean, 255 * std) for band, mean, std in zip(RGB, *trained)}
         pairs = tuple(of_band.get(band, pair) for band, pair in zip(dataset.bands, own))
         others = [band for band in dataset.bands if band not in of_band]

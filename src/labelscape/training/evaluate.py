@@ -78,6 +78,8 @@ def evaluate(
     data, notes = _asked_for(models[0], dataset, labels, spec or {})
     for note in notes:
         warnings.warn(note, stacklevel=2)
+    # The seed of training draws the same held-out blocks. The checkpoint's legend keeps the indices it
+    # learned: the labels of other scenes may lack a class.
     with open_recipe_data(data, models[0].recipe.get("seed", 0), models[0].legend) as opened:
         if part is None and dataset is None:
             part = scored_part(opened)
@@ -119,6 +121,7 @@ def other_data(
     notes = []
     if stored.get("area") and "area" not in given:
         notes = [_area_warning(stored["area"], given.get("background", stored.get("background")))]
+    # Nothing of these scenes was trained on, so nothing needs to be held out.
     scenes = {"images": list(images), "holdout": 0}
     return Data(**{**as_trained, **_as_the_model_reads(checkpoint, images[0]), **given, **scenes}), notes
 
@@ -141,6 +144,7 @@ def _as_the_model_reads(checkpoint: Checkpoint, image: str | tuple[str, ...]) ->
     """The checkpoint's bands where the scene has them by name, else its own order; its pixel size where the
     scene's pixels are finer.
     """
+    # A folder of image and label pairs is no single scene, whose bands could be asked.
     if isinstance(image, str) and any(
         (Path(image) / n).is_dir() for n in ("images", "image", "img_dir", "img")
     ):
@@ -150,6 +154,7 @@ def _as_the_model_reads(checkpoint: Checkpoint, image: str | tuple[str, ...]) ->
             "bands": list(checkpoint.bands)
             if match_bands(checkpoint.bands, scene.bands).by == "name"
             else None,
+            # Finer pixels are brought to the size that the network knows, as a map brings them.
             "pixel_size": checkpoint.pixel_size if is_finer(checkpoint.contract, scene) else None,
         }
 

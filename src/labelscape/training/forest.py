@@ -37,6 +37,7 @@ def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Eval
     values, classes = _labelled_pixels(dataset, "train")
     chosen = rng.choice(len(classes), min(TRAINING_PIXELS, len(classes)), replace=False)
     forest = RandomForestClassifier(TREES, min_samples_leaf=2, n_jobs=-1, random_state=seed)
+    # Each tree draws from a seed of its own: any number of jobs grows the same forest.
     forest.fit(values[chosen], classes[chosen])
     per_scene = {}
     with bar("random forest", len(dataset.part(part)), "scenes") as tick:
@@ -62,6 +63,7 @@ def predict(forest: RandomForestClassifier, values: np.ndarray) -> np.ndarray:
     """
     forest.set_params(n_jobs=1)
     shares = [values[start : start + SHARE] for start in range(0, len(values), SHARE)]
+    # Threads will do: scikit-learn's trees hold no lock of Python while they predict.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.concatenate(list(pool.map(forest.predict, shares))).astype(np.uint8)
 
@@ -81,6 +83,7 @@ def forest_seconds(dataset: Dataset, part: str) -> float:
     predict(forest, values[sample])
     predicted = time.monotonic()
     to_predict = int(dataset.class_counts(part).sum())
+    # In proportion to the pixels, which is a little low: growing a tree takes n log n.
     fit = (fitted - read) * pixels / len(sample)
     return (read - start) + fit + (predicted - fitted) * to_predict / len(sample)
 

@@ -49,7 +49,9 @@ class Leader:
             try:
                 found = (do(), None)
             except LabelscapeError as error:
+                # Raised in all processes. An error of another kind ends this one, and its silence is noticed.
                 found = (None, error)
+            # After an error too: the others wait for this file before they take part in the broadcast.
             end.touch()
         else:
             self._wait(end)
@@ -64,6 +66,7 @@ class Leader:
         while not end.exists():
             time.sleep(0.05)
             now = _beat(self.folder, 0)
+            # Changes are watched, not times compared: the clocks of machines differ.
             if now != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > SILENCE:
@@ -81,6 +84,7 @@ class Leader:
             if self.fabric.world_size == 1 or "lost contact" not in str(error):
                 raise
             before = [_beat(self.folder, rank) for rank in range(self.fabric.world_size)]
+            # A living process has shown itself by then, although a shared file system may be late.
             time.sleep(3 * BEAT)
             dead = [str(r) for r, beat in enumerate(before) if _beat(self.folder, r) == beat]
             named = f"Process {', '.join(dead)} has died. " if dead else ""
@@ -105,12 +109,15 @@ def leading(fabric: Fabric, place: Path) -> Iterator[Leader]:
     own, stop = folder / f"alive-{fabric.global_rank}", threading.Event()
 
     def live() -> None:
+        # A full disk, or a folder removed too early, must not end the signs of a healthy process.
         while not stop.wait(BEAT):
             with suppress(OSError):
                 own.touch()
 
     own.touch()
+    # A thread of its own: a process that scores for an hour is alive too.
     threading.Thread(target=live, daemon=True, name="signs of life").start()
+    # Nobody may watch for a sign that has never been given.
     fabric.barrier()
     try:
         yield Leader(fabric, folder)

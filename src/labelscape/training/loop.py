@@ -159,9 +159,8 @@ def run_phase(
     """Train one network on an open dataset, from the encoder of `start` where given. Returns its checkpoint.
 
     A state file in `out` is resumed from. It is saved at the last step, so that a failing score loses no
-    weights, and where `stop` was asked to, before KeyboardInterrupt or SystemExit is raised. `until` pauses
-    at that step; `tensorboard` writes the log as event files too, in a folder beside the checkpoint. Raises
-    BadOption, BadInput or BadFile where recipe, data or state do not fit.
+    weights, and where `stop` was asked to, before KeyboardInterrupt or SystemExit. `until` is a step to pause
+    at; `tensorboard` adds event files. Raises BadOption, BadInput or BadFile for data or state that do not fit.
     """
     fabric, stop = fabric or gather(recipe.device, recipe.precision), stop or Stop()
     leads = fabric.is_global_zero
@@ -230,6 +229,8 @@ def batches(
     def read(step: int) -> Batch:
         return [[task.drawing.part(step, number, parts) for task in tasks] for number in mine]
 
+    # One batch ahead: the device waits only where reading takes longer than a step. More would hold
+    # more batches in memory and save nothing then.
     with ThreadPoolExecutor(1, "crops") as reader:
         ahead = reader.submit(read, first) if first < end else None
         for step in range(first, end):
@@ -335,6 +336,7 @@ def score_val(phase: Phase, progress: Progress) -> float:
 
 def weights_of(phase: Phase, progress: Progress) -> dict[str, np.ndarray]:
     """What is scored and kept: the average of the weights where the recipe has one, else the last ones."""
+    # Copied: on a CPU numpy() shares the memory, and the average is changed in place.
     average = {name: value.cpu().numpy().copy() for name, value in progress.average.items()}
     return average or state_arrays(phase.net.module)
 

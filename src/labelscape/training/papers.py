@@ -136,6 +136,7 @@ def dfcnet_deepglobe(
             base_steps=0 if baseline else 80_000,
             base_rate=0.001,
             base_batch=None if baseline else 32,
+            # 32 m + 1, like every side in the paper: Caffe's layers halve and double it exactly.
             crop=1025,
             augment="none",
             scale_range=(0.8, 1.25),  # of land; roads 0.5 to 1.5 (sec. 3.2)
@@ -231,6 +232,7 @@ def maggiori(
             tenth_every=tenth_every,
             momentum=0.9,
             weight_decay=5e-4,
+            # Flips and transposition (sec. V-C) generate all eight symmetries of the square.
             augment="dihedral",
             sampling="uniform",
             rate=0.01 if derived else 0.1,
@@ -240,6 +242,7 @@ def maggiori(
         ),
         scored_on=scored_on,
         part=part,
+        # Any size gives the same map; a larger one spends less on overlaps.
         tiles=1152,
         blend="exact",
         tiles_from="sec. V-F: the overlap makes tiles equal to whole pictures",
@@ -255,6 +258,7 @@ def _isprs(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Data | None, str
     name = (data.get("dataset") or "").removesuffix("-eroded")
     if name not in ("vaihingen", "potsdam"):
         return data, None, None
+    # Other bands may be asked for. Clutter may not: the claims are of five classes.
     options = {"bands": BANDS, **data.get("dataset_options", {})}
     if name == "vaihingen":
         options["clutter"] = False
@@ -341,8 +345,10 @@ def setting_of(
     if row.table == "maggiori-6":
         return Setting(None, why_not="times: labelscape table maggiori-6 --times measures them here")
     known = options_of(row.network)
+    # Only where the network has them: a backbone for all rows must not refuse those without one.
     own = {**row.options, **{key: value for key, value in (options or {}).items() if key in known}}
     if "trained on the validation images too" in row.note:
+        # Unless the data names its parts itself.
         data = {"train_on": ("train", "val"), **data}
     paper = row.table.split("-")[0]
     if paper == "mswbn":
@@ -372,6 +378,7 @@ def _dfcnet_row(
     """A row of DFCNet's table, or a control: land alone, with the other networks or for as many steps."""
     if row.control:
         setting = dfcnet_deepglobe(data, row.network, None, **own)
+        # The others see land for two phases: this control is what the second one alone is worth.
         steps = setting.recipe.steps * (2 if row.network == "fc-densenet" else 1)
         return replace(setting, recipe=setting.recipe.replace(steps=steps))
     if row.network != "fc-densenet" and mate is None:
@@ -407,4 +414,5 @@ def _pretrained(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a network, with ImageNet weights where it has a ResNet (ours for MSWBN, whose paper does
     not say).
     """
+    # Options that are given come after it: pretrained=False starts from random weights.
     return {"pretrained": True, **options} if "pretrained" in options_of(network) else dict(options)

@@ -55,6 +55,7 @@ def find_rate(
     `train` raises.
     """
     recipe = as_recipe(recipe)
+    # Over six powers of ten, nine steps would each multiply the rate by five: no better than a guess.
     if not (0 < lowest < highest and math.isfinite(highest)) or steps < 10:
         raise BadOption(
             f"A sweep of {steps} steps from {lowest} to {highest} cannot be: give at least 10 steps, and a "
@@ -74,11 +75,14 @@ def find_rate(
         tick = opened.enter_context(bar("learning rates", steps, "steps", shown=fabric.is_global_zero))
         rates, losses, smoothed = [], [], []
         with closing(batches(recipe, tasks, fabric, 0, steps)) as read:
+            # The crops of training's own first steps: another draw could suggest a rate for easier ones.
             for step, batch in read:
                 rates.append(lowest * (highest / lowest) ** (step / (steps - 1)))
                 for group in optimizer.param_groups:
+                    # With the recipe's factors: the suggestion is for the rate that they multiply.
                     group["lr"] = rates[-1] * group["factor"]
                 seed_step(recipe.seed, step, fabric.global_rank)
+                # Read at every step, which waits for the device: the sweep must end at the first bad loss.
                 losses.append(together(fabric, float(update(net, optimizer, fabric, batch, recipe, tasks))))
                 smoothed.append(running_mean(losses))
                 tick()
@@ -97,6 +101,7 @@ def suggest(rates: list[float], smoothed: list[float]) -> float:
     """A tenth of the rate with the lowest smoothed loss, to two digits. Raises BadInput where that is the
     first one: then no rate has lowered the loss.
     """
+    # Infinite instead of NaN: min() over a NaN depends on where it stands.
     finite = [loss if math.isfinite(loss) else math.inf for loss in smoothed]
     best = finite.index(min(finite))
     if best == 0:

@@ -184,6 +184,7 @@ class Recipe(BaseModel):
     @field_validator("precision", mode="before")
     @classmethod
     def _precision_of_before(cls, value: Any) -> Any:
+        # Names of Lightning Fabric, which recipes of earlier versions hold.
         return {"32-true": "32", "bf16-mixed": "bf16", "16-mixed": "16"}.get(str(value), str(value))
 
     @model_validator(mode="before")
@@ -257,6 +258,7 @@ class Recipe(BaseModel):
         if self.patience and not self.val_every:
             problems.append("patience counts validation scores; give val_every, the steps between them.")
         if problems:
+            # All at once: a recipe would otherwise be corrected and refused again and again.
             raise ValueError("\n".join(problems))
         return self
 
@@ -341,8 +343,10 @@ def defaults_of(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     found = {**NEW_RUNS, **about.defaults}
     optimizer = fields.get("optimizer", found.get("optimizer", "sgd"))
+    # The network's rate is for its own optimizer: 0.05 suits SGD, and nothing learns at it under AdamW.
     if optimizer != found.get("optimizer", "sgd"):
         found["rate"] = RATES.get(optimizer, RATES["sgd"])
+    # An option may remove a part, and a factor for a part that is not there is refused.
     if "rate_factors" in found and fields.get("options"):
         found["rate_factors"] = fitting(found["rate_factors"], fields["network"], fields["options"])
     if about.start is not None:
@@ -382,6 +386,7 @@ def as_recipe(given: Recipe | Mapping[str, Any]) -> Recipe:
         return given
     if not isinstance(given, Mapping):
         raise WrongType(f"A recipe is made with ls.make_recipe(data=...); found a {type(given).__name__}.")
+    # What a stored recipe may lack are the fields that are left out at their default (`exclude_if`).
     spelled_out = {name for name, field in Recipe.model_fields.items() if field.exclude_if is None}
     return exact_recipe(**given) if spelled_out <= given.keys() else make_recipe(**given)
 
@@ -427,5 +432,6 @@ def _said(problem: dict) -> list[str]:
             )
         ]
     if problem["type"] == "value_error":
+        # From a validator of ours, whose lines are whole sentences.
         return str(problem["ctx"]["error"]).splitlines()
     return [refused_setting(problem)]

@@ -86,12 +86,14 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
         mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
         blank = blank_checkpoint(recipe, dataset)
         tasks = make_tasks(recipe, dataset, blank, mate)
+        # Opening and statistics count: the run itself does them again.
         before = time.monotonic() - since
         base_step, scoring = 0.0, Scoring()
         if recipe.base_steps:
             base = base_recipe(recipe)
             net = build_network(base, dataset, None, None)
             scoring = _scoring(base, net, blank, dataset, None)
+            # The base network learns the first task alone.
             _, base_step = _steps(base, net, tasks[:1], fabric)
         net = build_network(recipe, dataset, start, mate)
         scoring = scoring + _scoring(recipe, net, blank, dataset, mate)
@@ -135,6 +137,7 @@ def _scoring(
 ) -> Scoring:
     weights, options = state_arrays(net), net_options(recipe, mate)
     made = replace(blank, network=recipe.network, options=options, weights=weights)
+    # Untrained weights will do: the time of a tile does not depend on them.
     scorer = Scorer.of(made, device=recipe.device)
     part = scored_part(dataset) if recipe.data.holdout else None
     scores = recipe.steps // recipe.val_every if recipe.val_every else 0
@@ -150,12 +153,14 @@ def _part_seconds(scorer: Scorer, dataset: Dataset, part: str) -> float:
     per_pixel, pixels = 0.0, 0
     for scene in dataset.part(part):
         plan = plan_for(scorer, scene.scene)
+        # Scoring passes over tiles without labels, and with them most of a sparsely labelled scene.
         tiles = [t for t in plan if (scene.read_labels(t.answers, part) != IGNORE).any()]
         pixels += sum(tile.seen.pixels for tile in tiles)
         if tiles and not per_pixel:
             start, first = time.monotonic(), tiles[0].answers
             for _ in score_tiles(scorer, scene.scene, plan, wanted=first.__eq__):
                 pass
+            # Per pixel, since tiles at the border of a scene are smaller.
             per_pixel = (time.monotonic() - start) / tiles[0].seen.pixels
     return per_pixel * pixels
 
@@ -179,6 +184,7 @@ def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> t
             float(update(net, optimizer, fabric, batch, recipe, tasks))
             times.append(time.monotonic() - start)
             tick()
+    # The least of the steps: what else the machine does can only add to it.
     return parameters, min(times[1:])
 
 

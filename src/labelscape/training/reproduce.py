@@ -100,6 +100,7 @@ class RowResult:
         values = [m[metric] for m in self.measured if m.get(metric) is not None]
         if not values:
             return None
+        # Student's t: for two or three seeds a normal distribution would promise far too much.
         mean, count = sum(values) / len(values), len(values)
         spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1)) if count > 1 else math.nan
         return mean, float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count) if count > 1 else math.nan
@@ -158,6 +159,7 @@ def run_table(
         run = _Run(name, Path(out), overwrite, leader, say if leader.leads else lambda text: None)
         notes = (note,) if note else ()
         if name == "mswbn-7":
+            # By the first process alone: all must train on the same patches.
             data, told = leader(lambda: resampled_lists(data, run.out / name / "lists"))
             notes += told
         plans = plan_rows(name, data, **how, changes=changes, device=device)
@@ -165,6 +167,7 @@ def run_table(
         room = leader(lambda: room_on(fabric))
         plans, told = fitted(plans, room, fabric.world_size)
         notes += tuple(told)
+        # All rows before the first is trained: days of training must not end at labels that are not there.
         scorable = {p.number: p.recipe is None or leader(lambda p=p: check_parts(p)) for p in plans}
         return _results(run, plans, seeds, scorable, notes)
 
@@ -268,10 +271,12 @@ def _stored(run: _Run, recipe: Recipe, place: Path, settings: Mapping[str, Any])
     if finished.exists():
         stored = json.loads(finished.read_text())
         its_recipe = {key: value for key, value in stored["settings"].items() if key != "test"}
+        # In today's words: scores of earlier versions stay valid.
         before = {**settled(in_todays_words(its_recipe)), "test": stored["settings"].get("test")}
         changed = differing(before, settled(settings))
         if not changed:
             return stored
+    # Trained and not yet scored: the checkpoint tells by which settings.
     elif target.exists():
         changed = differing(_recipe_in(target), _own(recipe))
     if changed and not run.overwrite:
@@ -281,6 +286,7 @@ def _stored(run: _Run, recipe: Recipe, place: Path, settings: Mapping[str, Any])
             "or `overwrite=True` to make it again."
         )
     if run.overwrite:
+        # File by file: the folder may hold some that are not ours.
         for file in (*place.rglob("*.safetensors"), *place.rglob("*.csv"), finished):
             file.unlink(missing_ok=True)
     return None
@@ -300,6 +306,7 @@ def _train_once(run: _Run, recipe: Recipe, place: Path) -> None:
             _bring(phase, place, run.out, run.say)
         return target.exists()
 
+    # One process copies, or several would write one file at once.
     if not run.leader(bring):
         with run.leader.naming_the_dead():
             # The score by the row's own protocol is taken later.
@@ -317,6 +324,7 @@ def _bring(recipe: Recipe, place: Path, root: Path, say: Say) -> None:
     same = next((path for path in trained if not differing(_recipe_in(path), own)), None)
     if same and not (target.exists() and not differing(_recipe_in(target), own)):
         say(f"the same network is trained already: {same}")
+        # A copy and not a link: the row stays complete when the other one is deleted.
         with written_whole(target, overwrite=True) as file:
             shutil.copyfile(same, file)
 
@@ -329,6 +337,7 @@ def _recipe_in(path: Path) -> dict[str, Any]:
     """The recipe of a checkpoint in today's words, without its weights; empty where it is none."""
     try:
         return settled(in_todays_words(description(path)["recipe"]))
+    # Damaged, or not written by training: it simply is no match.
     except (BadFile, KeyError):
         return {}
 

@@ -93,6 +93,7 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
         mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
         for line in (*dataset.report, *(mate.report if mate else ())):
             run.say(line)
+        # Before the statistics, which may read a thousand scenes.
         _check_data(recipe, dataset)
         run = replace(run, score=run.score and _will_be_scored(recipe, dataset, run.say))
         with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
@@ -191,6 +192,7 @@ def base_recipe(recipe: Recipe) -> Recipe:
         warmup=round(recipe.warmup * recipe.base_steps / recipe.steps),
         base_steps=0,
         mate=None,
+        # They name parts of the derived network, which the base network may not have.
         rate_factors={},
         options=_shared_options(recipe.network, recipe.options),
     )
@@ -205,6 +207,7 @@ def _check_data(recipe: Recipe, dataset: Dataset) -> None:
     """Raises BadInput where the labels have one class only, or `val_every` has no labelled pixels to
     score.
     """
+    # The loss of a single class is 0 from the first step: training would end well and have learned nothing.
     if few := too_few_classes(dataset.legend.names):
         raise BadInput(" ".join(few))
     if recipe.val_every and not dataset.is_labelled("val"):
@@ -288,6 +291,7 @@ def _finished(
         score = _held_out_score(checkpoint, recipe, dataset) if run.score else {}
         checkpoint = replace(checkpoint, scores={**(before or {}), **score})
         target = checkpoint_path(run.out, recipe.network)
+        # The checkpoint after its log: where it exists, the run counts as finished and is not repeated.
         write_log(target.with_suffix(".csv"), checkpoint.history)
         save(checkpoint, target)
         forget_state(run.out, recipe.network)

@@ -31,6 +31,7 @@ def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Datase
     """The recipe's task and that of its second data set. Raises BadInput where the two have different numbers
     of bands.
     """
+    # All labels are read once, in blocks; afterwards a crop reads no more than its own window.
     index = index_crops(dataset)
     automatic = recipe.class_weights == "auto"
     tasks = [
@@ -75,6 +76,7 @@ def without_pixels(dataset: Dataset, task: Task) -> tuple[str, ...]:
     empty = [
         name for name, pixels in zip(dataset.legend.names, task.drawing.index.class_counts) if not pixels
     ]
+    # Said and not refused: a small area often lacks a class that its legend has.
     if not empty:
         return ()
     return (f"no training pixel of {', '.join(empty)}: cannot be learned, excluded from mean scores",)
@@ -96,6 +98,7 @@ def build_network(
         paper = entry(recipe.network).start
         if paper is None:
             raise BadOption(f"{recipe.network} starts from no other network; leave start out.")
+        # After the random start, which parts that the two do not share keep.
         paper.copy_weights(net, {key: torch.from_numpy(value) for key, value in start.weights.items()})
     return net
 
@@ -104,5 +107,6 @@ def net_options(recipe: Recipe, mate: Dataset | None) -> dict:
     """The network's options, with the tag of the weights it starts from; a second head has as many classes as
     the second data set.
     """
+    # With the tag stored: timm may give the bare name other weights tomorrow.
     options = with_tag(recipe.network, recipe.options)
     return {**options, "mate_classes": len(mate.legend)} if mate is not None else options

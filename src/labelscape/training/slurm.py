@@ -40,6 +40,8 @@ def slurm_script(
         raise BadOption(f"hours={hours} must be at least 1.")
     network, processes = recipe.network, nodes * gpus
     refuse_unequal_parts(recipe, processes, f"{nodes} x {gpus} = {processes} GPUs")
+    # The port follows from the job's number: two jobs on one node must not meet at one port. A requeued job
+    # writes into the same folder, which is what lets it continue.
     return f"""#!/bin/bash
 #SBATCH --job-name=labelscape-{network.replace("/", "-").lower()}
 #SBATCH --nodes={nodes}
@@ -81,6 +83,7 @@ def activation() -> str:
 def command_of(recipe: Recipe, out: str | Path) -> str:
     """The command line that trains this recipe."""
     images = [image if isinstance(image, str) else ",".join(image) for image in recipe.data.images]
+    # What equals a field's default may differ from the network's own, which the command would apply.
     usual = make_recipe(data=recipe.data, network=recipe.network)
     settings = [
         *_changed(recipe, ("data", "mate"), usual=usual),
@@ -88,6 +91,7 @@ def command_of(recipe: Recipe, out: str | Path) -> str:
     ]
     if recipe.mate:
         settings += [("mate", recipe.mate.model_dump_json(exclude_defaults=True))]
+    # All by -o: its values are JSON, which holds lists and mappings too.
     options = [word for name, value in settings for word in ("-o", f"{name}={value}")]
     return shlex.join(["labelscape", "train", *images, "--out", str(out), *options])
 

@@ -110,6 +110,7 @@ def load_state(
             f"{path} cannot be resumed from ({str(error).splitlines()[0]}); start again with "
             "`overwrite=True`."
         ) from error
+    # In today's words: a setting newer than the state is no difference at its default.
     changed = differing(in_todays_words(facts["recipe"]), recipe)
     if changed:
         raise BadFile(
@@ -117,6 +118,7 @@ def load_state(
             "settings to continue it, "
             "`overwrite=True` to start again, or another `out`."
         )
+    # State files of earlier versions hold no fingerprint of the data.
     changed = differing(facts["seen"], seen) if facts.get("seen") and seen else []
     if changed:
         raise BadFile(
@@ -126,6 +128,7 @@ def load_state(
         )
     for line in other_machine(facts.get("machine") or {}, machine or {}):
         say(line)
+    # After all checks: a refused file must leave network and optimizer as they were.
     net.load_state_dict(_named(tensors, "net."))
     # State files older than AdamW hold SGD's momentum as momentum.N.
     old = {f"momentum_buffer.{number}": value for number, value in _named(tensors, "momentum.").items()}

@@ -26,6 +26,7 @@ class Stop:
 
     def arrived(self, number: int, frame: FrameType | None = None) -> None:
         first, self.asked = not self.asked, number
+        # A second signal does not wait for the step, which may take minutes on a CPU.
         if not (self.patient and first):
             self.now()
 
@@ -41,6 +42,7 @@ class Stop:
     def now(self) -> None:
         """End as the signal would have: KeyboardInterrupt for SIGINT, exit code 143 for SIGTERM."""
         if self.asked == signal.SIGTERM:
+            # The code by which shells and schedulers know an end by SIGTERM.
             sys.exit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
 
@@ -62,5 +64,6 @@ def stoppable() -> Iterator[Stop]:
     try:
         yield stop
     finally:
+        # A notebook lives on after training and wants its own handlers.
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -70,6 +70,7 @@ def fitted(plans: Sequence[Plan], room: int, processes: int = 1) -> tuple[list[P
     if not own or max(step_bytes(plan, processes) for plan in own) <= room:
         return list(plans), []
     said, chosen = [], list(plans)
+    # Recomputation first: it costs time alone, while parts change what batch normalisation sees.
     recomputing = [
         _with(plan, options={**plan.recipe.options, "checkpointing": True})
         if plan.recipe is not None and _may_recompute(plan)
@@ -80,6 +81,7 @@ def fitted(plans: Sequence[Plan], room: int, processes: int = 1) -> tuple[list[P
         chosen = recomputing
         said.append("recomputation (options.checkpointing): the same weights, in more time")
     parts = max((_parts(plan, room, processes) for plan in chosen if plan.recipe is not None), default=1)
+    # Downwards, to a number that divides every batch; where fewer parts do not fit, the row's cost says so.
     parts = next((n for n in range(parts, 0, -1) if _divides(chosen, n, processes)), 1)
     if parts > 1 and all(plan.recipe.accumulate == 1 for plan in own):
         chosen = [_with(plan, accumulate=parts) if plan.recipe is not None else plan for plan in chosen]
@@ -137,8 +139,10 @@ def step_bytes(plan: Plan, processes: int = 1) -> int:
     most = 0
     for phase in phases:
         mate = (phase.mate.batch or phase.batch) if phase.mate else 0
+        # Rounded up: the largest part decides.
         crops = -(-(phase.batch + mate) // (recipe.accumulate * processes))
         weights, each = _kept(phase, table.in_channels, table.classes)
+        # Weights, gradients, momentum. AdamW keeps one number more, which this leaves out: no paper uses it.
         most = max(most, int(3 * weights + 1.1 * crops * each))
     return most
 
@@ -162,11 +166,13 @@ def _kept(recipe: Recipe, bands: int, classes: int) -> tuple[int, int]:
 
 
 def _kept_per_crop(net: Network, crop: int, bands: int) -> int:
+    # Counted with the weights already; a layer keeps its own for the backward pass.
     own = {id(value) for value in net.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no two have one address
 
     def pack(value: torch.Tensor) -> torch.Tensor:
         if id(value) not in own:
+            # By storage: what several layers keep views of lies in memory once.
             storage = value.untyped_storage()
             kept[storage._cdata] = storage
         return value
@@ -237,6 +243,7 @@ def cost_of(plan: Plan, fabric: Fabric, room: int, trained: list[dict]) -> Cost:
             times[n] -= 1
         trained.append(own)
     for phase, again in zip(phases, times, strict=True):
+        # A network trained for an earlier row is copied from it.
         if not again:
             continue
         mate = (phase.mate.batch or phase.batch) if phase.mate else 0

@@ -39,6 +39,7 @@ def resampled_lists(data: Mapping[str, Any], folder: Path) -> tuple[dict[str, An
                 f"{', '.join(dataset.legend.names)})."
             )
         found = table_6(dataset)
+        # What resampling adds to the report; the rest is said when the data is opened for training.
         told = found.report[len(dataset.report) :]
     names = {p: [s.name for s, own in zip(found.scenes, found.part_of) if own == p] for p in PARTS}
     write_lists({part: listed for part, listed in names.items() if listed}, folder, overwrite=True)

@@ -69,9 +69,11 @@ def plan_rows(
     that would replace what the rows vary, belong to another option or make a network that cannot be built.
     """
     chosen = chosen_rows(name, rows)
+    # Changes of the data are in `data` already.
     changes = {key: value for key, value in (changes or {}).items() if key != "data"}
     options = dict(options or {})
     whole = dict(enumerate(TABLES[name].rows, start=1))
+    # All rows, not the chosen ones: one row alone would hide what it differs in from the others.
     printed = {number: setting_of(row, data, mate) for number, row in whole.items()}
     _refuse_changes(name, list(printed.values()), mate, changes, options)
     plans: list[Plan] = []
@@ -84,6 +86,7 @@ def plan_rows(
             setting = replace(setting, tiles=tiles, tiles_from="as asked for")
         recipe = scaled(setting.recipe, budget, {**changes, "device": device})
         plan = Plan(number, row, setting, recipe, _replaced(printed[number].recipe, recipe, row, options))
+        # Before the first row is trained: the last one must not fail after days of the others.
         _check_network(plan, TABLES[name])
         plans.append(replace(plan, same_as=next((p.number for p in plans if _equal(p, plan)), None)))
     return plans
@@ -120,6 +123,7 @@ def scaled(recipe: Recipe, budget: float, changes: Mapping[str, Any]) -> Recipe:
         "steps": shrunk(recipe.steps),
         "base_steps": shrunk(recipe.base_steps),
         "warmup": round(recipe.warmup * budget),
+        # Not below one step, after which the rate would be gone.
         "tenth_every": max(1.0, recipe.tenth_every * budget),
     }
     if "steps" in changes:  # the warm-up stays the same share of the run
@@ -193,6 +197,7 @@ def settled(recipe: Mapping[str, Any]) -> dict[str, Any]:
         return dict(recipe)
     defaults = {key: p.default for key, p in options_of(recipe["network"]).items()}
     options = {**defaults, **recipe.get("options", {})}
+    # Through JSON, as recipes are stored: a tuple and a list are one value.
     return {**recipe, "options": json.loads(json.dumps(options, default=str))}
 
 
@@ -262,6 +267,7 @@ def check_data(name: str, data: Mapping[str, Any], *, other_data: bool) -> str:
     """
     table, dataset = TABLES[name], data.get("dataset")
     own = table.datasets
+    # Eroded labels are of the same pictures. Prepared patches may be of any: their classes tell.
     known = bool(dataset) and dataset.removesuffix("-eroded") in own
     if known and (dataset != "prepared" or _is_of(table, data)):
         return ""
@@ -293,6 +299,7 @@ def check_parts(plan: Plan) -> bool:
     if not data.dataset:
         return True
     found = find_published(data.dataset, data.images[0], **data.dataset_options)
+    # What is trained on cannot be the held-out part as well.
     trained = set(plan.recipe.data.train_on or ("train",))
     here = {pair.part for pair in found.pairs if pair.label is not None}
     parts = ({plan.setting.part} if plan.setting.part else {"test", "val"}) - trained

@@ -37,6 +37,7 @@ def score(plan: Plan, targets: Sequence[Path]) -> dict[str, Any]:
         protocol = Protocol(setting.scales, setting.tta, setting.average)
         tiles = tiling(plan, checkpoints[0], dataset, part)
         clutter = _Clutter.of(data, dataset, plan.recipe.seed)
+        # Only for clutter: keeping predictions means to score every tile, labelled or not.
         keep = clutter.count if clutter else None
         found = evaluate(
             checkpoints, dataset, part=part, device=plan.recipe.device, protocol=protocol, keep=keep, **tiles
@@ -68,12 +69,14 @@ def tiling(plan: Plan, checkpoint: Checkpoint, dataset: Dataset, part: str) -> d
     """How the row's pictures are cut, as `evaluate` takes it."""
     setting = plan.setting
     if setting.tiles == "whole":
+        # A tile of the longest side holds every picture of the part whole.
         longest = max(max(scene.scene.grid.shape) for scene in dataset.part(part))
         return {"tile_size": longest, "overlap": 0, "blend": "none"}
     side = plan.recipe.crop if setting.tiles == "crop" else int(setting.tiles)
     if setting.blend == "exact":
         bands, classes = len(checkpoint.bands), len(checkpoint.legend)
         reach = blank_network(plan.recipe, bands, classes).reach
+        # Smaller tiles would be two thirds overlap, or more.
         if reach is not None and side > 3 * reach:
             return {"tile_size": side, "overlap": reach, "blend": "crop"}
         return {"tile_size": side, "overlap": None, "blend": None}
@@ -109,12 +112,14 @@ class _Clutter:
         if data.dataset_options.get("clutter") is not False:
             return None
         options = {**data.dataset_options, "clutter": True}
+        # The same files once more, read with clutter as a class.
         full = open_recipe_data(data.model_copy(update={"dataset_options": options}), seed)
         return cls(full, len(dataset.legend))
 
     def count(self, scene: LabelledScene, indices: np.ndarray) -> None:
         """Add one scene's predictions (H, W) on clutter."""
         truth = self.labels[scene.name].labels.read(scene.scene.grid.window)
+        # 256 bins: 255 is where there are no data, and is cut off below.
         found = np.bincount(indices[truth == self.index], minlength=256)
         self.predicted += found[: len(self.predicted)]
 
@@ -134,6 +139,7 @@ def counting_clutter(counts: Confusion, predicted: np.ndarray, names: Sequence[s
     classes = found["classes"][:-1]
     means = {}
     for metric in PER_CLASS:
+        # A class that neither occurs nor is predicted has no score, and none of 0.
         values = [one[metric] for one in classes if one[metric] is not None]
         means[f"mean_{metric}"] = sum(values) / len(values) if values else None
     return {**found, **means, "classes": classes}

@@ -81,6 +81,7 @@ def measure_times(
     if name == "maggiori-6":
         return _running_times(chosen, changes, options, device, fabric, tile)
     data = {"images": ["random pixels"]}
+    # All rows, not only the chosen ones: the rival is among them.
     plans = {p.number: p for p in plan_rows(name, data, changes=changes, options=options, device=device)}
     # The last timed row is the rival: DeepLabV3+ in MSWBN's table.
     rival = next(p for p in reversed(plans.values()) if is_timed(p.row))
@@ -93,6 +94,7 @@ def measure_times(
         claimed, its = (p.row.claimed["seconds_per_step"] for p in (plan, rival))
         one, other = (Training(p.recipe, bands, classes, fabric) for p in (plan, rival))
         own, others = alternately(one.step, other.step, f"time {plan.row.label}")
+        # Two measurements of one network would differ by noise, and its ratio to itself is 1.
         if plan is rival:
             others = own
         what = f"s a step of {plan.recipe.batch} x {plan.recipe.crop} px"
@@ -239,6 +241,7 @@ class Training:
             start = time.monotonic()
             with torch.inference_mode():
                 float(self.net(image).sum())
+            # A hectare has 1e4 square metres; only the core counts, although the halo takes its time too.
             return (time.monotonic() - start) * 1e4 / (core * metres) ** 2
 
         return run
