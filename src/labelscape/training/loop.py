@@ -159,8 +159,8 @@ def run_phase(
     """Train one network on an open dataset, from the encoder of `start` where given. Returns its checkpoint.
 
     A state file in `out` is resumed from. It is saved at the last step, so that a failing score loses no
-    weights, and where `stop` was asked to, before KeyboardInterrupt or SystemExit. `until` is a step to pause
-    at; `tensorboard` adds event files. Raises BadOption, BadInput or BadFile for data or state that do not fit.
+    weights, and where `stop` was asked to, before KeyboardInterrupt or SystemExit. It pauses at step `until`;
+    `tensorboard` adds event files. Raises BadOption, BadInput or BadFile where data or state do not fit.
     """
     fabric, stop = fabric or gather(recipe.device, recipe.precision), stop or Stop()
     leads = fabric.is_global_zero
