@@ -111,8 +111,10 @@ def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dic
 
     # Chosen for six minutes on two cores: large crops for the coarse network, more of the rare classes for
     # the fine one.
+    # Without a network's defaults: the demo keeps its scores when these change.
     base = exact_recipe(data=data, network="fcn", steps=900, batch=4, crop=256, rate=0.1)
     with open_recipe_data(base.data, base.seed) as dataset:
+        # Of the same seed, the forest is scored on the very blocks that are held out from the networks.
         forest = score_forest(dataset, seed=base.seed).metrics
     fcn = train(base, out, overwrite=True, say=say)
     recipe = base.replace(
@@ -124,9 +126,11 @@ def _train(out: Path, data: dict, say: Callable[[str], None]) -> tuple[Path, dic
         sampling="balanced",
         start=str(out / "fcn.safetensors"),
     )
+    # Silent: what there is to say about the data was said for the fcn.
     mlp = train(recipe, out, overwrite=True)
     scores = {"random forest": forest, **fcn.scores, **mlp.scores}
     path = out / "mlp.safetensors"
+    # All scores in one file: a map's report compares the models that its checkpoint names.
     save(replace(load(path), scores=scores), path)
     return path, scores
 
@@ -141,6 +145,7 @@ def pack(trained: Path, to: Path) -> None:
 
     checkpoint = load(trained)
     data = checkpoint.recipe["data"]
+    # Paths of one machine mean nothing on another, and tell about the first.
     names = {key: [Path(path).name for path in data[key]] for key in ("images", "labels")}
     recipe = {**checkpoint.recipe, "start": Path(checkpoint.recipe["start"]).name, "data": {**data, **names}}
     save(replace(checkpoint, recipe=recipe), to, half=True)

@@ -115,6 +115,7 @@ def _run_of(path: Path) -> dict[str, Any] | None:
         run = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BadFile(f"{path} cannot be read as JSON ({error}).") from error
+    # Known by what every version has written, whatever else the JSON holds.
     return run if isinstance(run, dict) and {"files", "areas", "software"} <= run.keys() else None
 
 

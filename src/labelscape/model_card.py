@@ -26,6 +26,7 @@ def model_card(description: Mapping) -> dict[str, str]:
         "training": _training(description["recipe"]),
         "scores": "; ".join(f"{name}: {_score(s)}" for name, s in description["scores"].items()),
         "measured on": measured_on(description["recipe"]) if description["scores"] else "",
+        # Files written before calibration existed have no temperature.
         "confidences": calibration(description.get("temperature", 1.0)),
     }
     return {heading: text for heading, text in card.items() if text}
@@ -33,6 +34,7 @@ def model_card(description: Mapping) -> dict[str, str]:
 
 def html_card(description: Mapping) -> str:
     """The same as an HTML table with the classes in their colours."""
+    # Names of classes, bands and files come from others, and could be markup.
     card = {heading: escape(text) for heading, text in model_card(description).items()}
     style = "display:inline-block;width:.9em;height:.9em;border:1px solid #888;background:{}"
     card["classes"] = "&ensp;".join(
@@ -84,6 +86,7 @@ def pixel_size(metres: float | None) -> str:
 
 
 def _name(image: str | list | tuple) -> str:
+    # A scene of several single-band files is named by all of them.
     return Path(image).name if isinstance(image, str) else "+".join(Path(part).name for part in image)
 
 
@@ -96,6 +99,7 @@ def _nodata(value: float | None) -> str:
 
 
 def _training(recipe: Mapping) -> str:
+    # Imported networks have a recipe without steps.
     if not recipe.get("steps"):
         return ""
     start = f", started from {Path(recipe['start']).name}" if recipe.get("start") else ""

@@ -188,6 +188,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _cross_entropy(logits: np.ndarray, truth: np.ndarray) -> float:
+    # As in _softmax: without the largest logit no exp can overflow.
     high = logits.max(axis=1)
     total = high + np.log(np.exp(logits - high[:, None]).sum(axis=1))
     return float((total - logits[np.arange(len(truth)), truth]).mean())

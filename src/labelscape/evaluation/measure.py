@@ -153,6 +153,7 @@ def evaluate(
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
     if not per_scene or (not keep and not sum(int(c.counts.sum()) for c in per_scene.values())):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
+    # Of the largest tiles alone: one warning says it for all.
     warning = size_warning(scorer, max(plans, key=lambda plan: plan.largest))
     return Evaluation(per_scene, tuple(legend.names), (warning,) if warning else ())
 
@@ -163,6 +164,7 @@ def _one_protocol(
     """The protocol that is given, or that of the three settings. Raises BadOption where both are given."""
     from labelscape.scoring.protocol import Protocol
 
+    # One scale may be given as a number.
     factors = tuple(np.atleast_1d(scales).tolist())
     if given is None:
         return Protocol(factors, tta, average)

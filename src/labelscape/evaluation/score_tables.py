@@ -91,6 +91,7 @@ def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
 
 def comparable(scores: Sequence[ModelScores]) -> bool:
     """Were all models scored on the same pixels (classes and support)? If not, none is marked as best."""
+    # Class by class: equal totals may be of other pixels.
     supports = {
         frozenset((entry["name"], entry.get("support")) for entry in s.metrics["classes"]) for s in scores
     }
@@ -108,6 +109,7 @@ def score_notes(scores: Sequence[ModelScores]) -> list[str]:
     for s in scores:
         if s.note:
             notes.append(f"{s.name}: {s.note}")
+        # Scores from elsewhere may come without counts.
         missing = sum(s.metrics.get("confusion", {}).get("unpredicted", []))
         if missing:
             notes.append(f"{s.name}: {missing:,} labelled pixels have no prediction; they count as wrong.")

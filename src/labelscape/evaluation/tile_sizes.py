@@ -96,13 +96,16 @@ def chosen_units(dataset: Dataset, part: str, most: int = MOST_PIXELS) -> list[U
     scenes = dataset.part(part)
     windows = [(n, window) for n, scene in enumerate(scenes) for window in _windows(scene, part)]
     found, pixels = [], 0
+    # A fixed seed: sizes, and checkpoints of one data set, are compared on the same pixels.
     for place in np.random.default_rng(0).permutation(len(windows)):
         number, window = windows[place]
+        # At least one unit, even where it alone exceeds the budget.
         if pixels + window.pixels > most and found:
             break
         if (scenes[number].read_labels(window, part) != IGNORE).any():
             found.append((number, window))
             pixels += window.pixels
+    # In order of place: neighbouring units share tiles, and blocks that GDAL has just decoded.
     found.sort(key=lambda one: (one[0], one[1].top, one[1].left))
     return [Unit(scenes[number], window) for number, window in found]
 
@@ -137,6 +140,7 @@ def _count_units(
                 if shared.pixels:
                     inside = shared.inset_of(tile.window)
                     truth = scene.read_labels(shared, part)
+                    # As in `evaluate`: a label on nodata counts neither as right nor as wrong.
                     truth[~tile.valid[inside]] = IGNORE
                     found = count(truth, predicted[inside], into.shape[-1])
                     into[number] += [np.diag(found.counts), found.support, found.counts.sum(axis=0)]
@@ -160,6 +164,7 @@ def summarised(crop: int, sides: Sequence[int], totals: np.ndarray) -> TileSizes
     # (sides, resamples, 3, K); float64 holds whole numbers up to 2^53.
     drawn = np.einsum("ru,suxk->srxk", draws.astype(float), totals.astype(float), optimize=True)
     resampled = mean_iou(drawn)
+    # Of the difference, not of each score: a hard block is hard at every size.
     error = (resampled[0] - resampled).std(axis=1, ddof=1)
     columns = (scores, accuracy, scores[0] - scores, error)
     return TileSizes(crop, tuple(sides), *(tuple(float(value) for value in column) for column in columns))
@@ -169,5 +174,6 @@ def mean_iou(totals: np.ndarray) -> np.ndarray:
     """(..., 3, K) hits, truth and prediction totals -> (...) mean IoU over the classes present in either."""
     hits, truth, predicted = np.moveaxis(totals, -2, 0)
     union = truth + predicted - hits
+    # A class in neither counts for nothing: its 0 / 0 stays out of the mean.
     each = np.divide(hits, union, out=np.zeros(union.shape), where=union > 0)
     return each.sum(axis=-1) / np.maximum(1, (union > 0).sum(axis=-1))

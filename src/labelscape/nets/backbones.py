@@ -125,10 +125,12 @@ def trunk(
     # Read before the network is built, which takes longer: a wrong file is reported at once.
     state = None if weights is None else read_weights(Path(weights))
     package = package_file(name) if pretrained else None
+    # Built for the three colours of the weights, and widened once these are in.
     bands = 3 if trained else in_channels
     body = timm_body(
         name, bands, output_stride, 4 if finest == 4 else 5, pretrained=pretrained and package is None
     )
+    # Only dilated stages change; weights fit as before.
     dilate_whole_stages(body)
     try:
         made = Trunk(body, bands)
@@ -188,6 +190,7 @@ def tagged(name: str, stem: str = "standard") -> str:
     holds them, or timm has none.
     """
     full = with_stem(name, stem)
+    # A package comes before timm, whose tag would name weights that are not the ones loaded.
     if "." in name or package_file(full) is not None:
         return name
     config = published(full)
@@ -269,6 +272,7 @@ def check_reachable(
 
     if repository:
         names = ("model.safetensors", "pytorch_model.bin")
+        # The cache first: a machine without a network may have all it needs.
         if any(isinstance(try_to_load_from_cache(repository, one), str) for one in names):
             return
         if constants.HF_HUB_OFFLINE:
@@ -317,6 +321,7 @@ def dilate_whole_stages(body: nn.Module) -> None:
         if isinstance(block, BasicBlock | Bottleneck):
             for conv in (block.conv1, block.conv2):
                 if conv.kernel_size == (3, 3):
+                    # The padding grows with it, or the level would shrink.
                     conv.dilation = conv.padding = (block.dilation, block.dilation)
 
 
@@ -336,6 +341,7 @@ def renamed(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
     with torch.device("meta"):
         names = list(timm.create_model(name).state_dict())
+    # Names differ between the two, their last words do not: order alone would let a swap pass.
     if [key.rsplit(".")[-1] for key in names] != [key.rsplit(".")[-1] for key in state]:
         raise BadInput(
             f"The package of {name} lists other weights than timm's network, which has {len(names)}; pass "
@@ -371,6 +377,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         or not all(isinstance(value, Tensor) for value in state.values())
     ):
         raise BadInput(f"{path} holds no names with tensors; expected what net.state_dict() gives.")
+    # What DDP and our own trunk put before the names.
     for prefix in ("module.", "body."):
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -427,6 +434,7 @@ def within(key: str, stages: set[str]) -> bool:
 def set_bands(body: nn.Module, bands: int, first_conv: str) -> None:
     """Adapt the first convolution of a trunk trained on 3 bands to `bands`."""
     conv = next(module for module in body.modules() if isinstance(module, nn.Conv2d))
+    # Grouped or many-band first layers have no colours to spread over the bands.
     assert conv.in_channels == 3 and conv.groups == 1
     conv.weight = nn.Parameter(widened(conv.weight.detach(), bands, first_conv))
     conv.in_channels = bands
@@ -449,6 +457,7 @@ def widened(weight: Tensor, bands: int, first_conv: str) -> Tensor:
     mean = weight.mean(1, keepdim=True)
     if first_conv == "repeat":
         whole, left = divmod(bands, colours)
+        # The factor keeps the size of the response, which the trained normalisation after it expects.
         return torch.cat([weight] * whole + [mean] * left, dim=1) * (colours / bands)
     if first_conv == "mean":
         return mean.expand(-1, bands, -1, -1) * (colours / bands)

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from labelscape.errors import BadOption, NoWeights, UnknownName
 from labelscape.nets.backbones import Trunk, check_published, check_reachable, first_line, scaling, trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
+from labelscape.nets.checks import sizes
 from labelscape.nets.context import ASPP, OneValueNorm, PyramidPooling
 from labelscape.nets.count import on_meta
 from labelscape.nets.torchvision_guard import import_torchvision
@@ -97,7 +98,7 @@ def deeplabv3plus(
     `backbone`, `output_stride`, `pretrained`, `weights`, `first_conv`, `stem` as `backbones.trunk` has them.
     Raises UnknownName for an unknown backbone, BadOption for numbers that cannot be.
     """
-    check_numbers(width=width, low_width=low_width)
+    sizes(width=width, low_width=low_width)
     check_dropout(dropout)
     check_list("rates", rates, "the dilations of ASPP")
     levels = trunk(
@@ -186,7 +187,7 @@ def pspnet(
     `backbone`, `output_stride`, `pretrained`, `weights`, `first_conv`, `stem` as `backbones.trunk` has them.
     Raises UnknownName for an unknown backbone, BadOption for numbers that cannot be.
     """
-    check_numbers(width=width, aux_width=aux_width)
+    sizes(width=width, aux_width=aux_width)
     check_dropout(dropout)
     check_list("bins", bins, "the cells a side of each pooled map")
     levels = trunk(
@@ -208,12 +209,6 @@ def pspnet(
         dropout=dropout,
         align_corners=align_corners,
     )
-
-
-def check_numbers(**sizes: object) -> None:
-    for what, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise BadOption(f"{what}={size!r} must be a whole number of at least 1.")
 
 
 def check_list(what: str, values: object, meaning: str) -> None:
@@ -279,6 +274,7 @@ class SMPNetwork(Network):
         super().__init__()
         self.in_channels, self.classes = in_channels, classes
         for norm in net.decoder.modules():
+            # In place, since the library builds its decoders itself; names of weights stay its own.
             if type(norm) is nn.BatchNorm2d:
                 norm.__class__ = OneValueNorm  # the same state, another forward
         self.net = net
@@ -294,6 +290,7 @@ def smallest_side(net: nn.Module, in_channels: int) -> int:
 
     Raises BadOption for a network that takes images of one size only.
     """
+    # Shapes alone, without memory: eight times the stride of a large encoder costs nothing.
     for times in (1, 2, 4, 8):
         side = times * net.encoder.output_stride
         try:
@@ -327,6 +324,7 @@ def smp_network(
     architecture, encoder or option, BadOption for what the library refuses, BadFile where the weights cannot
     be had.
     """
+    # Options are checked here: the library hands those it does not know on, and fails far from the cause.
     build = smp_class(architecture)
     known = smp_options(architecture)
     for option in options:
@@ -378,6 +376,7 @@ def smp_scaling(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]] | N
         raise BadOption(
             f"There are no ImageNet weights of {encoder} ({first_line(failure)}); pass pretrained=False."
         ) from failure
+    # It may describe values up to 255, or blue first; ours are 0 to 1, red first.
     most = max(params.get("input_range") or (0, 1))
     mean, std = (tuple(value / most for value in params[key]) for key in ("mean", "std"))
     return (mean[::-1], std[::-1]) if params.get("input_space") == "BGR" else (mean, std)
@@ -387,6 +386,7 @@ def check_encoder(encoder: str) -> None:
     """Raises UnknownName for an encoder that neither the library nor, after the prefix "tu-", timm has."""
     import timm
 
+    # Before building: the library answers an unknown encoder with a KeyError and a list of hundreds.
     names = smp().encoders.get_encoder_names()
     if encoder in names or (encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))):
         return

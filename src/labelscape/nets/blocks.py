@@ -64,6 +64,7 @@ def enough_values(image: Tensor) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        # torch has no error of its own for this, only these words.
         if "more than 1 value per channel" not in str(error):
             raise
         count, size = len(image), " x ".join(map(str, image.shape[-2:]))
@@ -83,6 +84,7 @@ def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
     """Repeat the last row and column until H and W are multiples of `stride`; nothing is copied if they
     are.
     """
+    # At the right and bottom only: the origin stays, so cropping is all that undoes it.
     down, right = -image.shape[-2] % stride, -image.shape[-1] % stride
     return F.pad(image, (0, right, 0, down), mode="replicate") if down or right else image
 
@@ -100,6 +102,7 @@ def resize(level: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tens
     """Bilinear, to `size` (height, width). On a CUDA device under `torch.use_deterministic_algorithms` the
     gradient comes from `Resized`: torch's own adds up in the order in which threads happen to finish.
     """
+    # On a CPU torch's own gradient has a fixed order.
     if level.is_cuda and torch.are_deterministic_algorithms_enabled():
         return Resized.apply(level, size, align_corners)
     return F.interpolate(level, size, mode="bilinear", align_corners=align_corners)
@@ -116,6 +119,7 @@ class Resized(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
         with without_autocast(gradient):
+            # In half precision the sums over rows and columns would each be rounded.
             half = gradient.dtype in (torch.float16, torch.bfloat16)
             full = gradient.float() if half else gradient
             rows, columns = (
@@ -127,6 +131,7 @@ class Resized(torch.autograd.Function):
 
 def shares_of(small: int, large: int, align_corners: bool, like: Tensor) -> Tensor:
     """(small, large): the share that each of `small` values has in each of `large` interpolated ones."""
+    # By interpolating unit vectors: whatever rule torch has for borders is then in the matrix.
     one_each = torch.eye(small, dtype=like.dtype, device=like.device)[None]
     return F.interpolate(one_each, large, mode="linear", align_corners=align_corners)[0]
 
@@ -138,6 +143,7 @@ def unpool(level: Tensor, places: Tensor) -> Tensor:
     if not torch.are_deterministic_algorithms_enabled():
         return F.max_unpool2d(level, places, 2)
     height, width = level.shape[-2:]
+    # One place is written once, so the order of the writes does not matter.
     empty = level.new_zeros((*level.shape[:2], 4 * height * width))
     return empty.scatter(2, places.flatten(2), level.flatten(2)).unflatten(2, (2 * height, 2 * width))
 

@@ -24,6 +24,7 @@ def switches(**given: object) -> None:
 def sizes(least: int = 1, **given: object) -> None:
     """Raises BadOption for what is no whole number of at least `least`."""
     for what, value in given.items():
+        # True and False are whole numbers to Python.
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BadOption(f"{what}={value!r} must be a whole number of at least {least}.")
 
@@ -50,6 +51,7 @@ def refuse_idle(
     """Raises BadOption for an option that is given another value than its default and changes nothing."""
     options = {**defaults, **given}
     for option, needs, met in effects:
+        # A list from JSON equals a tuple of the signature.
         value, usual = (list(v) if isinstance(v, tuple) else v for v in (options[option], defaults[option]))
         if value != usual and not met(options):
             raise BadOption(

@@ -41,6 +41,7 @@ def pooled_conv(inputs: int, outputs: int, cells: int) -> nn.Sequential:
     """Mean over `cells` x `cells` parts of the level, 1x1, BN, ReLU: (N, inputs, h, w) -> (N, outputs,
     cells, cells).
     """
+    # Larger grids always have more than one value for each channel.
     norm = OneValueNorm(outputs) if cells == 1 else nn.BatchNorm2d(outputs)
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(cells), nn.Conv2d(inputs, outputs, 1, bias=False), norm, nn.ReLU(inplace=True)

@@ -31,6 +31,7 @@ def on_meta(net: nn.Module, image: Tensor) -> object:
     """What `net` answers in eval mode to an image on the meta device: shapes. Its weights and modes stay
     as they are.
     """
+    # Called with other weights, not moved: a network on a GPU stays there, with its optimizer.
     weights = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
     modes = {module: module.training for module in net.modules()}
     try:

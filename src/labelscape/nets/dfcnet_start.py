@@ -25,6 +25,7 @@ def start_from(net: Network, base_state: Mapping[str, Tensor]) -> list[str]:
     `named_as_ours`. Heads, and blocks that only one of the two has, are left alone; with a decoder for each
     task both start alike. Raises BadInput if there is no encoder, or one of other sizes.
     """
+    # A state_dict shares memory with the network: copying into it is copying into the layers.
     mine, copied = net.state_dict(), []
     shared = [name for name in base_state if name in mine and name.startswith(("encoder.", "decoder."))]
     if not any(name.startswith("encoder.") for name in shared):
@@ -41,6 +42,7 @@ def start_from(net: Network, base_state: Mapping[str, Tensor]) -> list[str]:
             )
     with torch.no_grad():
         for name in shared:
+            # The paper has one decoder; with two, the road's starts as the land's does.
             for target in (name, name.replace("decoder.", "road_decoder.", 1)):
                 if target in mine:
                     mine[target].copy_(base_state[name])
@@ -112,6 +114,7 @@ def load_encoder(net: Network, imagenet: Mapping[str, Tensor]) -> None:
     # Files of old torch versions lack num_batches_tracked, which nothing reads.
     wanted = {name for name in mine if name.startswith("encoder.") and "num_batches" not in name}
     found = {name for name in imagenet if name.startswith("encoder.") and "num_batches" not in name}
+    # All or nothing: half a trained encoder is worse to find than an error.
     odd = sorted((wanted ^ found) | {n for n in wanted & found if mine[n].shape != imagenet[n].shape})
     if odd:
         raise BadInput(

@@ -27,10 +27,12 @@ def import_torchvision() -> torch.library.Library | None:
     try:
         importlib.import_module("torchvision")
     except RuntimeError as failure:
+        # Any other error is not about the missing compiled part.
         if "torchvision::" not in str(failure) or "does not exist" not in str(failure):
             raise
     else:
         return None
+    # A fragment only adds: the operators of a library that loads in part stay.
     declared = torch.library.Library("torchvision", "FRAGMENT")
     for name in MISSING:
         if not hasattr(torch.ops.torchvision, name):
