@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ import shapely
 from rasterio.crs import CRS
 
 from labelscape.errors import BadFile, BadOption
+from labelscape.scenes.vectors import append_polygons, translate, writing
 
 LAYER = "land_cover"
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
@@ -72,83 +72,31 @@ def check_target(out: str | Path) -> None:
 
 def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | None) -> None:
     """Write all batches to `path` in the format of `suffix`. Raises BadFile where it cannot be written."""
-    import pyogrio
-
-    try:
-        if suffix == ".parquet":
-            _write_parquet(path, batches, crs)
-        elif suffix == ".gpkg":
-            _write_package(path, batches, crs)
-        else:
-            # Beside the target: a copy of all polygons may not fit into /tmp.
-            with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as folder:
-                package = Path(folder) / "polygons.gpkg"
-                # The copy is read once from end to end: an index would only cost time.
-                _write_package(package, batches, crs, SPATIAL_INDEX="NO")
-                _translate(package, path, DRIVERS[suffix])
-    except (
-        pyogrio.errors.DataSourceError,
-        pyogrio.errors.DataLayerError,
-        pyogrio.errors.FeatureError,
-    ) as error:
-        raise BadFile(
-            f"The polygons cannot be written to {path.parent}: {error}. Is the disk full, or the folder "
-            "read-only?"
-        ) from error
+    if suffix == ".parquet":
+        _write_parquet(path, batches, crs)
+        return
+    with writing(path, path.parent) as target:
+        if suffix == ".gpkg":
+            _write_package(target, batches, crs)
+            return
+        # Beside the target: a copy of all polygons may not fit into /tmp.
+        with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as folder:
+            package = Path(folder) / "polygons.gpkg"
+            # The copy is read once from end to end: an index would only cost time.
+            with writing(package, path.parent) as copy:
+                _write_package(copy, batches, crs, SPATIAL_INDEX="NO")
+            # RFC7946: without it GDAL writes GeoJSON of 2008 in the map's own CRS, which RFC 7946 abolished;
+            # with it, it is reprojected to WGS 84.
+            options = {"RFC7946": "YES"} if DRIVERS[suffix] == "GeoJSON" else None
+            translate(package, target, DRIVERS[suffix], LAYER, options)
 
 
-def _write_package(path: Path, batches: Iterator[Batch], crs: CRS | None, **options: str) -> None:
-    import pyogrio
-
-    started = False
-    for batch in batches:
-        fields = [batch.values, batch.names, batch.pixels, batch.hectares]
-        with warnings.catch_warnings():  # a map without coordinates is not a mistake
-            warnings.filterwarnings("ignore", "'crs' was not provided")
-            pyogrio.raw.write(
-                path,
-                shapely.to_wkb(batch.polygons),
-                fields,
-                list(COLUMNS),
-                geometry_type="Polygon",
-                driver="GPKG",
-                layer=LAYER,
-                crs=crs.to_wkt() if crs else None,
-                # The first batch makes the layer; appending to one that does not exist fails.
-                append=started,
-                layer_options=None if started else options,
-            )
-        started = True
-
-
-def _translate(package: Path, target: Path, driver: str) -> None:
-    """Translate the layer to another format as a stream; GeoJSON is reprojected to WGS 84, as RFC 7946
-    requires.
-    """
-    import pyogrio
-
-    options = {
-        # Without it GDAL writes GeoJSON of 2008 in the map's own CRS, which RFC 7946 abolished.
-        "layer_options": {"RFC7946": "YES"} if driver == "GeoJSON" else None,
-        "geometry_type": "Polygon",
-        "layer": LAYER,
-    }
-    with (
-        # A stream of record batches: the layer is never in memory as a whole. Without pyarrow, which is
-        # optional.
-        pyogrio.raw.open_arrow(package, layer=LAYER, use_pyarrow=False) as (meta, stream),
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", "'crs' was not provided")
-        pyogrio.raw.write_arrow(
-            stream,
-            target,
-            driver=driver,
-            # GDAL calls the column so when the layer gives it no name.
-            geometry_name=meta["geometry_name"] or "wkb_geometry",
-            crs=meta["crs"],
-            **options,
-        )
+def _write_package(plain: str, batches: Iterator[Batch], crs: CRS | None, **options: str) -> None:
+    text = crs.to_wkt() if crs else None
+    for number, batch in enumerate(batches):
+        fields = dict(zip(COLUMNS, (batch.values, batch.names, batch.pixels, batch.hectares)))
+        wkb = shapely.to_wkb(batch.polygons)
+        append_polygons(plain, wkb, fields, layer=LAYER, crs=text, first=number == 0, options=options)
 
 
 def _write_parquet(path: Path, batches: Iterator[Batch], crs: CRS | None) -> None:

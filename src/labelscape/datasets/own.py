@@ -15,12 +15,13 @@ from labelscape.datasets.labelled import Dataset, LabelledScene
 from labelscape.datasets.pairs import GivenParts, find_pairs, parts_given
 from labelscape.errors import BadInput, BadOption
 from labelscape.labels.labels import classes_of, open_labels
-from labelscape.labels.rules import ClassTable, LabelRules, is_vector
+from labelscape.labels.rules import ClassTable, LabelRules
 from labelscape.labels.values import look_like_masks
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene, seen_as
 from labelscape.scenes.placing import declares
 from labelscape.scenes.raster import Scene, Units
+from labelscape.scenes.vectors import is_vector
 
 __all__ = ["HOLD_BYTES", "Dataset", "LabelledScene", "open_dataset"]
 

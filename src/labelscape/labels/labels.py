@@ -14,10 +14,11 @@ from labelscape.grid import Grid
 from labelscape.labels.base import Labels
 from labelscape.labels.polygons import open_polygon_labels, polygon_classes
 from labelscape.labels.rasters import open_raster_labels
-from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, is_vector, resolve_classes
+from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, resolve_classes
 from labelscape.labels.values import raster_classes
 from labelscape.scenes.files import gdal, open_raster
-from labelscape.scenes.polygons import PolygonIndex, read_polygons
+from labelscape.scenes.polygons import PolygonIndex, read_area
+from labelscape.scenes.vectors import is_vector
 
 __all__ = ["Labels", "classes_of", "found_in", "open_labels"]
 
@@ -41,7 +42,8 @@ def open_labels(
     labels = opener(source, grid, rules, table, scene_name)
     # Applied on top of rasters and polygons alike: also background is unknown outside the area.
     if rules.area:
-        geometries, _ = read_polygons(rules.area, grid)
+        geometries, _, notes = read_area(rules.area, grid)
+        labels.report += notes
         labels._area = PolygonIndex(geometries, np.ones(len(geometries), np.uint8), grid)
     return labels
 

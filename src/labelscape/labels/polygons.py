@@ -10,9 +10,9 @@ import numpy as np
 from labelscape.errors import BadInput, UnknownName
 from labelscape.grid import Grid, Window
 from labelscape.labels.base import Labels
-from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, resolve_classes
+from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, alike, class_name, resolve_classes
 from labelscape.legend import IGNORE, Legend
-from labelscape.scenes.polygons import PolygonIndex, layers_of, read_polygons
+from labelscape.scenes.polygons import PolygonIndex, read_polygons
 
 
 class PolygonLabels(Labels):
@@ -47,8 +47,9 @@ def open_polygon_labels(
     import shapely
 
     # Transformed to the scene's CRS here, once, and not at each window.
-    geometries, attributes = read_polygons(rules.vector(source), grid)
+    geometries, attributes, notes = read_polygons(rules.vector(source), grid)
     names = polygon_names(source, attributes, len(geometries), rules)
+    notes = (*notes, *column_report(source, attributes, rules))
     # Only the scene's own polygons are kept: land-cover files cover whole countries.
     inside = shapely.intersects(geometries, shapely.box(*grid.bounds_of(grid.window)))
     if not inside.any():
@@ -57,10 +58,13 @@ def open_polygon_labels(
     legend, index_of = table.legend, table.index_of
     # A merge names the classes it wants, and leaves out others on purpose; without one an unknown name is a
     # mistake.
-    strange = sorted({*names.tolist()} - index_of.keys() - {"", rules.background})
+    known = {class_name(name): index for name, index in index_of.items() if isinstance(name, str)}
+    # Whole numbers in a column of fractions were called `1.0` by models of earlier versions.
+    names = np.array([f"{n}.0" if n not in known and f"{n}.0" in known else n for n in names.tolist()], str)
+    strange = sorted({*names.tolist()} - known.keys() - {"", rules.background})
     if strange and not rules.merge:
         raise UnknownName(f"class of the legend (found in {source})", strange[0], legend.names)
-    indices = np.array([index_of.get(name, IGNORE) for name in names], np.uint8)
+    indices = np.array([known.get(name, IGNORE) for name in names], np.uint8)
     used = inside & (indices != IGNORE)
     if not used.any():
         raise BadInput(
@@ -68,7 +72,7 @@ def open_polygon_labels(
             f"{', '.join(legend.names)}. Check `class_column` and `merge`."
         )
     background = legend.index(rules.background) if rules.background else None
-    report = [*_unnamed_layers(source, rules), *polygon_report(names, index_of, inside, legend)]
+    report = [*notes, *polygon_report(names, known, inside, legend)]
     # Polygons of unused classes are rasterized too, as unlabelled: they are certainly not background.
     return PolygonLabels(
         PolygonIndex(geometries[inside], indices[inside], grid), legend, grid, background, report
@@ -77,7 +81,7 @@ def open_polygon_labels(
 
 def polygon_classes(source: str | Path, rules: LabelRules) -> FoundClasses:
     """The classes in a polygon file. Raises as `open_polygon_labels` does where it cannot be read."""
-    geometries, attributes = read_polygons(rules.vector(source))
+    geometries, attributes, _ = read_polygons(rules.vector(source))
     return found_names(source, polygon_names(source, attributes, len(geometries), rules))
 
 
@@ -96,14 +100,40 @@ def polygon_names(
     if column is None:
         # Outlines without any column, as drawn around one kind of object, are one class.
         return np.full(count, "labelled")
-    # Codes may be numbers: land-cover files often have integer columns.
-    names = np.array(["" if v is None else str(v) for v in attributes[column]])
+    names = np.array([class_name(value) for value in attributes[column]], dtype=object).astype(str)
     if not names.astype(bool).any():
         raise BadInput(
             f"The column {column!r} of {source} is empty for all {count} polygons; choose another with "
             "`class_column`."
         )
     return names
+
+
+def column_report(source: str | Path, attributes: Mapping[str, np.ndarray], rules: LabelRules) -> list[str]:
+    """Lines on the column with the classes, where it was not named, and on names that are almost the same."""
+    column = class_column(source, attributes, rules)
+    if column is None:
+        return [f"{source} has no column: all its polygons are one class, `labelled`"]
+    lines = []
+    if rules.class_column is None:
+        lines.append(f"{source}: the classes are those of the column {column!r} (choose with `class_column`)")
+    spelled: dict[str, set[str]] = {}
+    for value in attributes[column]:
+        if isinstance(value, str):
+            spelled.setdefault(class_name(value), set()).add(value)
+    for name, ways in spelled.items():
+        if name and len(ways) > 1:
+            shown = ", ".join(sorted(map(repr, ways)))
+            lines.append(
+                f"{source}: {shown} are one class, {name!r}: they differ only in blanks or in how accents "
+                "are stored"
+            )
+    for group in alike(spelled):
+        lines.append(
+            f"{source}: {' and '.join(map(repr, group))} are {len(group)} classes; if they are meant to be "
+            "one, join them with `merge`"
+        )
+    return lines
 
 
 def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_name: str) -> str:
@@ -117,14 +147,6 @@ def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_nam
         f"the polygons cover x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x "
         f"{west:.6g} to {east:.6g}, y {south:.6g} to {north:.6g}. Check the CRS of both."
     )
-
-
-def _unnamed_layers(source: str | Path, rules: LabelRules) -> list[str]:
-    """A line where a file has several layers and none was chosen."""
-    layers = layers_of(source)
-    if rules.layer is not None or len(layers) < 2:
-        return []
-    return [f"{source} has the layers {', '.join(layers)}: using {layers[0]} (choose with `layer`)"]
 
 
 def polygon_report(

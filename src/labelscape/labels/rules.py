@@ -7,15 +7,18 @@ files, so that a class missing in one file keeps its index.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from labelscape.errors import BadInput, UnknownName, WrongType, check_names
 from labelscape.legend import IGNORE, RGB, Legend
-from labelscape.scenes.polygons import VECTOR_SUFFIXES, VectorSource
+from labelscape.scenes.vectors import VectorSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,8 @@ class LabelRules:
 
     def vector(self, source: str | Path) -> VectorSource:
         """A polygon file of labels, with its layer."""
-        return VectorSource(source, self.layer)
+        named = VectorSource.of(source)
+        return VectorSource(named.path, self.layer or named.layer)
 
 
 SETTINGS = tuple(f.name for f in fields(LabelRules) if f.name != "legend")
@@ -103,9 +107,27 @@ def LabelSpec(
     )
 
 
-def is_vector(source: str | Path) -> bool:
-    """Are these labels polygons, by the file's suffix?"""
-    return Path(str(source)).suffix.lower() in VECTOR_SUFFIXES
+def class_name(value: object) -> str:
+    """The class name that a value of a column stands for, "" for none.
+
+    Whole numbers have no decimals, because a column of whole numbers with an empty cell is read as
+    fractions. Blanks around a name, repeated blanks, and the two ways of writing an accent in Unicode cannot
+    be seen, and make no other class; upper and lower case do.
+    """
+    if value is None or value is np.ma.masked or value != value:  # NaN, and dates that are empty
+        return ""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return " ".join(unicodedata.normalize("NFC", str(value)).split())
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Groups of class names that differ in case only, or as numbers do not differ at all (`1` and `01`)."""
+    groups: dict[object, list[str]] = {}
+    for name in dict.fromkeys(names):
+        number = re.fullmatch(r"[+-]?\d+(\.\d*)?", name)
+        groups.setdefault(float(name) if number else name.casefold(), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 @dataclass(frozen=True)
@@ -158,6 +180,11 @@ def resolve_classes(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTa
     has.
     """
     rasters = [f for f in found if f.names is None]
+    if rules.merge:
+        # Typed as they stand in the file, blanks included, or as they are shown.
+        merge = {new: tuple(dict.fromkeys(map(class_name, olds))) for new, olds in rules.merge.items()}
+        classes = {class_name(name): value for name, value in (rules.classes or {}).items()}
+        rules = replace(rules, merge=merge, classes=classes or None)
     # Of a mask's values nothing is asked: the threshold makes its two classes.
     if rules.threshold is not None and rasters:
         legend = mask_legend(rules)

@@ -23,7 +23,7 @@ from labelscape.scenes.files import Files, Source, stack_files
 from labelscape.scenes.given import scene_given
 from labelscape.scenes.memory import HeldScene
 from labelscape.scenes.placing import file_part, is_stack, mosaic_grid, placed_on, resized
-from labelscape.scenes.polygons import PolygonIndex, read_polygons
+from labelscape.scenes.polygons import PolygonIndex, read_area
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import Part, Patch, Scene, Units
@@ -267,7 +267,7 @@ def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:
 
     if not grid.is_georeferenced:
         raise BadInput(f"{name} has no coordinates, so it cannot be cropped to the area {area}.")
-    polygons, _ = read_polygons(area, grid)
+    polygons = read_area(area, grid).geometries
     xy = shapely.get_coordinates(polygons)
     columns, rows = ~grid.transform @ (xy[:, 0], xy[:, 1])
     top, left = math.floor(rows.min()), math.floor(columns.min())

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import warnings
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import rasterio.features
 
-from labelscape.errors import BadFile, BadInput, UnknownName
+from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import is_local, reason
+from labelscape.scenes.files import reason
+from labelscape.scenes.vectors import VectorSource, choices, read_features
 
-VECTOR_SUFFIXES = {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet", ".kml", ".gml"}
+if TYPE_CHECKING:
+    import pyproj
+
+REACH = 20
+"""Polygons that reach farther than this many scene sizes beyond the scene are cut there before they are
+projected: a projection has no place for the corners of a rectangle of the world.
+"""
 
 
-@dataclass(frozen=True)
-class VectorSource:
-    """A vector file and the layer to read, by default the first."""
+class Polygons(NamedTuple):
+    """Polygons and multipolygons of a file with their attribute columns, and lines on what was left out."""
 
-    path: str | Path
-    layer: str | None = None
-
-    def __str__(self) -> str:
-        return str(self.path)
+    geometries: np.ndarray
+    attributes: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
 
 
 class PolygonIndex:
@@ -57,66 +61,164 @@ class PolygonIndex:
 
 def read_polygons(
     source: str | Path | VectorSource, grid: Grid | None = None, columns: Sequence[str] | None = None
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Read the polygons of a vector file, reprojected to the CRS of `grid` (without one, in their own), and
-    their attribute columns as arrays.
+) -> Polygons:
+    """Read the polygons of a vector file, reprojected to the CRS of `grid` (without one, in their own).
 
-    Invalid polygons are repaired, other geometry types left out. Raises BadFile for a file that cannot be
-    read, UnknownName for a layer it does not have, BadInput where it has no polygon or no CRS.
+    Invalid polygons are repaired, those inside geometry collections are taken out of them; everything else is
+    left out and counted in the notes. Raises BadFile for a file that cannot be read, UnknownName for a layer
+    it does not have, BadInput where it has no polygon, no CRS, or none that can be projected.
     """
-    import pyogrio
     import shapely
 
-    source = source if isinstance(source, VectorSource) else VectorSource(source)
-    if is_local(source.path) and not Path(source.path).exists():
-        raise BadFile(f"{source} does not exist.")
-    try:
-        if source.layer is not None and source.layer not in (layers := layers_of(source.path)):
-            raise UnknownName(f"layer of {source}", source.layer, layers)
-        with warnings.catch_warnings():  # the first of several layers is read; reading labels reports it
-            warnings.filterwarnings("ignore", message="More than one layer found")
-            meta, _, wkb, fields = pyogrio.raw.read(source.path, layer=source.layer, columns=columns)
-    except (
-        pyogrio.errors.DataSourceError,
-        pyogrio.errors.DataLayerError,
-        pyogrio.errors.GeometryError,
-        pyogrio.errors.FieldError,
-    ) as error:
-        raise BadFile(f"{source} cannot be read as a vector file: {reason(error)}.") from error
-    geometries = shapely.from_wkb(wkb)
-    kept = np.isin(shapely.get_type_id(geometries), [3, 6])  # Polygon, MultiPolygon
+    found = read_features(source, columns)
+    geometries, left_out = _areas(found.geometries)
+    kept = ~shapely.is_missing(geometries)
     if not kept.any():
-        raise BadInput(f"{source} holds {len(geometries)} features but no polygon; polygons were expected.")
-    geometries, attributes = (
-        geometries[kept],
-        {name: values[kept] for name, values in zip(meta["fields"], fields)},
-    )
+        had = f" ({_counted(left_out)})" if left_out else ""
+        raise BadInput(f"{source} holds {len(kept)} features but no polygon{had}; polygons were expected.")
+    geometries = geometries[kept]
+    attributes = {name: values[kept] for name, values in found.columns.items()}
+    broken = ~shapely.is_valid(geometries)
+    # "structure" where "linework" would take minutes: a scribble of 300 corners has 20,000 crossings.
+    geometries[broken] = shapely.make_valid(geometries[broken], method="structure", keep_collapsed=False)
+    notes = list(found.notes)
     if grid is not None and grid.crs is not None:
-        if meta["crs"] is None:
+        if found.crs is None:
             raise BadInput(
                 f"{source} has no CRS, so its location is unknown. Assign the right one (in QGIS: Layer CRS) "
                 "and save it again."
             )
-        geometries = _reprojected(geometries, meta["crs"], grid)
-    broken = ~shapely.is_valid(geometries)
-    geometries[broken] = shapely.make_valid(geometries[broken])
-    return geometries, attributes
+        geometries = _projected(geometries, found.crs, grid, source)
+    # Collapsed by the repair, or without a place in the grid's CRS.
+    whole = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+    if (lost := int((~whole).sum())) and grid is not None:
+        left_out["without a place in the scene's CRS"] = lost
+    if left_out:
+        notes.append(
+            f"{source}: {int(whole.sum())} of {len(kept)} features are used as polygons; left out: "
+            f"{_counted(left_out)}"
+        )
+    return Polygons(geometries[whole], {name: v[whole] for name, v in attributes.items()}, tuple(notes))
 
 
-def layers_of(source: str | Path) -> list[str]:
-    """Names of a vector file's layers."""
-    import pyogrio
+def read_area(source: str | Path | VectorSource, grid: Grid) -> Polygons:
+    """The polygons of an area of interest. Raises as `read_polygons` does, and BadInput where several layers
+    may be meant: nothing says later which one was taken.
+    """
+    area = VectorSource.of(source)
+    usable = [] if area.layer is not None else choices(area)
+    if len(usable) > 1:
+        raise BadInput(
+            f"{area} has the layers {', '.join(usable)}; an area is one of them. Name it as "
+            f"{area}|layername={usable[0]}."
+        )
+    return read_polygons(area, grid)
 
-    return [str(name) for name, _ in pyogrio.list_layers(source)]
+
+def _areas(geometries: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
+    """The polygons in each geometry, None where it has none; how many have none, and what they are."""
+    import shapely
+
+    found, kinds = geometries.copy(), shapely.get_type_id(geometries)
+    left_out: Counter[str] = Counter()
+    for i in np.nonzero(~np.isin(kinds, [3, 6]) | shapely.is_empty(geometries))[0]:
+        parts = [p for p in _parts(geometries[i]) if p.geom_type == "Polygon" and not p.is_empty]
+        found[i] = shapely.MultiPolygon(parts) if parts else None
+        if not parts:
+            left_out[_kind(geometries[i])] += 1
+    return found, left_out
 
 
-def _reprojected(geometries: np.ndarray, crs: str, grid: Grid) -> np.ndarray:
+def _parts(geometry: object) -> list:
+    """All single geometries in a geometry, also in collections within collections."""
+    inner = getattr(geometry, "geoms", None)
+    if inner is None:
+        return [] if geometry is None else [geometry]
+    return [part for one in inner for part in _parts(one)]
+
+
+def _kind(geometry: object) -> str:
+    """What a feature that is no polygon is called."""
+    if geometry is None or geometry.is_empty:
+        return "without geometry"
+    name = geometry.geom_type.removeprefix("Multi")
+    return {"Point": "points", "LineString": "lines", "LinearRing": "lines"}.get(name, "other geometry")
+
+
+def _counted(left_out: Counter[str]) -> str:
+    return ", ".join(f"{n} {kind}" for kind, n in left_out.items())
+
+
+def _projected(geometries: np.ndarray, crs: str, grid: Grid, source: str | Path | VectorSource) -> np.ndarray:
+    """Geometries in the CRS of the grid; None for those that have no place in it. Raises BadInput where that
+    holds for all, or where the two CRSs cannot be related.
+    """
     import pyproj
     import shapely
 
     # As WKT: rasterio and pyproj may bring a PROJ library each, whose objects cannot be exchanged.
-    source, target = pyproj.CRS.from_user_input(crs), pyproj.CRS.from_wkt(grid.crs.to_wkt())
-    if source == target:
-        return geometries
-    change = pyproj.Transformer.from_crs(source, target, always_xy=True)
-    return shapely.transform(geometries, lambda xy: np.column_stack(change.transform(xy[:, 0], xy[:, 1])))
+    try:
+        own, target = pyproj.CRS.from_user_input(crs), pyproj.CRS.from_wkt(grid.crs.to_wkt())
+        if own == target:
+            return geometries
+        change = pyproj.Transformer.from_crs(own, target, always_xy=True)
+    except pyproj.exceptions.ProjError as error:
+        raise BadInput(
+            f"The CRS of {source} ({crs[:60]}) cannot be transformed to that of the scene "
+            f"({grid.crs.to_string()[:60]}): {reason(error)}. Save it in the scene's CRS."
+        ) from error
+    near, elsewhere = _near(geometries, change, grid)
+
+    def moved(xy: np.ndarray) -> np.ndarray:
+        return np.column_stack(change.transform(xy[:, 0], xy[:, 1]))
+
+    # Infinite coordinates are no error to shapely before they are used.
+    with np.errstate(invalid="ignore"):
+        found = shapely.transform(near, moved)
+    bounds = shapely.bounds(found)
+    found[~np.isfinite(bounds).all(axis=1) & ~shapely.is_empty(found)] = None
+    # A projection far from where it is used may fold: what lies on the other side of the Earth is not here.
+    found[elsewhere & shapely.intersects(found, shapely.box(*grid.bounds_of(grid.window)))] = None
+    if shapely.is_missing(found).all():
+        left, bottom, right, top = shapely.total_bounds(geometries)
+        raise BadInput(
+            f"None of the {len(geometries)} polygons of {source} has a place in the scene's CRS "
+            f"({grid.crs.to_string()[:60]}): the file declares {own.name}, and its coordinates are x "
+            f"{left:.9g} to {right:.9g}, y {bottom:.9g} to {top:.9g}. Check the file's CRS; GeoJSON "
+            "that names none is in degrees (WGS 84)."
+        )
+    # Straight lines between projected corners may cross each other where the corners' own lines do not.
+    broken = ~shapely.is_valid(found)
+    found[broken] = shapely.make_valid(found[broken], method="structure", keep_collapsed=False)
+    return found
+
+
+def _near(geometries: np.ndarray, change: pyproj.Transformer, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The geometries, cut to the scene's surroundings (REACH) where they go far beyond; which ones lie
+    outside these altogether.
+    """
+    import shapely
+
+    # Points along the border and inside it: the corners alone miss the bulge of a curved side.
+    steps = np.linspace(0, 1, 21)
+    columns, rows = np.meshgrid(steps * grid.width, steps * grid.height)
+    x, y = grid.transform @ (columns.ravel(), rows.ravel())
+    there = np.column_stack(change.transform(x, y, direction="INVERSE"))
+    nowhere = np.zeros(len(geometries), bool)
+    if not np.isfinite(there).all():
+        return geometries, nowhere
+    (left, bottom), (right, top) = there.min(axis=0), there.max(axis=0)
+    side = max(right - left, top - bottom)
+    # A scene across the antimeridian seems to be as wide as the world: cutting would lose its polygons.
+    if change.source_crs is not None and change.source_crs.is_geographic and right - left > 180:
+        return geometries, nowhere
+    reach = REACH * side
+    box = shapely.box(left - reach, bottom - reach, right + reach, top + reach)
+    elsewhere = ~shapely.intersects(geometries, box)
+    far = ~shapely.within(geometries, box) & ~elsewhere
+    if not far.any():
+        return geometries, elsewhere
+    found = geometries.copy()
+    # With corners between, since a straight side of the cut is curved in the scene's CRS.
+    found[far] = shapely.segmentize(shapely.intersection(geometries[far], box), side / 4)
+    return found, elsewhere

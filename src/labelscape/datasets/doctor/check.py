@@ -34,10 +34,11 @@ from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.labels.labels import found_in
-from labelscape.labels.rules import ClassTable, LabelRules, is_vector, resolve_classes, too_few_classes
+from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes, too_few_classes
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import Source, source_text
 from labelscape.scenes.mosaic import open_scene
+from labelscape.scenes.vectors import is_vector
 
 __all__ = ["Finding", "check_data", "check_published"]
 

@@ -17,6 +17,7 @@ from labelscape.labels.rules import ClassTable, LabelRules, mask_legend
 from labelscape.labels.values import read_mask
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.polygons import PolygonIndex, read_area
 from labelscape.scenes.raster import Scene
 
 Read = Callable[[Window], np.ndarray]
@@ -108,11 +109,10 @@ def burned(
     the same polygons as training burns them; the class names. Raises as `open_labels`.
     """
     labels = open_labels(label, scene.grid, spec, table=table, scene_name=scene.name)
-    area = (
-        open_labels(spec.area, scene.grid, LabelRules(), scene_name=scene.name)
-        if spec.area and not spec.background
-        else None
-    )
+    area = None
+    if spec.area and not spec.background:
+        geometries = read_area(spec.area, scene.grid).geometries
+        area = PolygonIndex(geometries, np.ones(len(geometries), np.uint8), scene.grid)
 
     def codes(window: Window) -> np.ndarray:
         found = labels.read(window)
@@ -120,7 +120,7 @@ def burned(
         if spec.background:
             return found  # 255 is outside the area or beneath polygons of no class: no border there
         if area is not None:
-            bare &= area.read(window) != IGNORE
+            bare &= area.burn(window, np.zeros(window.shape, np.uint8)) == 1
         found[bare] = OTHER
         return found
 

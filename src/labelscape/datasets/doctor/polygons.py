@@ -15,10 +15,11 @@ from rasterio.errors import RasterioError
 
 from labelscape.datasets.doctor.findings import Finding
 from labelscape.grid import Grid
-from labelscape.labels.polygons import class_column, found_names, polygon_names
+from labelscape.labels.polygons import class_column, column_report, found_names, polygon_names
 from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes
 from labelscape.legend import IGNORE
 from labelscape.scenes.polygons import read_polygons
+from labelscape.scenes.vectors import VectorSource, read_features
 
 
 def check_polygons(
@@ -32,15 +33,19 @@ def check_polygons(
     import shapely
 
     where = str(source)
-    geometries, attributes = read_polygons(rules.vector(source), grid)
+    geometries, attributes, notes = read_polygons(rules.vector(source), grid)
     names = polygon_names(source, attributes, len(geometries), rules)
     table = table or resolve_classes([found_names(source, names)], rules)
     used = {name for name, index in table.index_of.items() if index != IGNORE}
     inside = shapely.intersects(geometries, shapely.box(*grid.bounds_of(grid.window)))
     if not inside.any():
-        return [_away(where, geometries, grid, scene_name)]
+        return [_away(rules.vector(source), geometries, grid, scene_name)]
     fates = polygon_fates(geometries, inside, grid)
-    findings = []
+    findings = [Finding("left-out", "warning", where, note.removeprefix(f"{source}: ")) for note in notes]
+    for line in column_report(source, attributes, rules):
+        # Only names that are almost the same may be a mistake.
+        severity = "warning" if " classes; if" in line else "info"
+        findings.append(Finding("names", severity, where, line.removeprefix(f"{source}: ")))
     nameless = int((names == "").sum())
     if nameless:
         column = class_column(source, attributes, rules)
@@ -75,9 +80,8 @@ def check_polygons(
     return findings
 
 
-def _away(source: str, geometries: np.ndarray, grid: Grid, scene_name: str) -> Finding:
+def _away(source: VectorSource, geometries: np.ndarray, grid: Grid, scene_name: str) -> Finding:
     """Polygons that do not intersect the scene, and the usual reasons: a wrong CRS, or x and y swapped."""
-    import pyogrio
     import shapely
 
     scene_box, text = (
@@ -90,11 +94,11 @@ def _away(source: str, geometries: np.ndarray, grid: Grid, scene_name: str) -> F
         f" cover x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x {west:.6g} to "
         f"{east:.6g}, y {south:.6g} to {north:.6g}."
     )
-    # Total bounds as stored, in the file's own axes: what was read is transformed already.
-    info, cure = pyogrio.read_info(source, force_total_bounds=True), "Check the CRS of both."
-    if info["crs"] and grid.crs is not None:
-        left, bottom, right, top = info["total_bounds"]
-        own, crs = rasterio.crs.CRS.from_user_input(info["crs"]), grid.crs
+    # Bounds as stored, in the file's own axes: what was read is transformed already.
+    stored, cure = read_features(source, columns=[]), "Check the CRS of both."
+    if stored.crs and grid.crs is not None:
+        left, bottom, right, top = shapely.total_bounds(stored.geometries)
+        own, crs = rasterio.crs.CRS.from_user_input(stored.crs), grid.crs
         as_is, turned = (left, bottom, right, top), (bottom, left, top, right)
         for swapped, box, source_crs in ((False, as_is, crs), (True, turned, own), (True, turned, crs)):
             try:
@@ -111,7 +115,7 @@ def _away(source: str, geometries: np.ndarray, grid: Grid, scene_name: str) -> F
                     )
                 )
                 break
-    return Finding("no-overlap", "error", source, text, cure)
+    return Finding("no-overlap", "error", str(source), text, cure)
 
 
 def polygon_fates(geometries: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:

@@ -1,0 +1,331 @@
+"""Vector files: the only module that calls pyogrio, and that knows which files it fails on."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from labelscape.errors import BadFile, BadInput, UnknownName
+from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason
+from labelscape.scenes.vector_paths import as_it_is
+
+VECTOR_SUFFIXES = {
+    *(".gpkg", ".geojson", ".json", ".topojson", ".shp", ".shz", ".fgb", ".parquet", ".geoparquet"),
+    *(".kml", ".kmz", ".gml", ".gdb", ".sqlite", ".geojsonl", ".geojsons", ".ndjson", ".tab", ".mif"),
+    *(".gpx", ".dxf"),
+}
+PARQUET = {".parquet", ".geoparquet"}
+POLYGONS = ("Polygon", "Surface", "Geometry", "Collection", "TIN", "Triangle", "Unknown")
+"""Parts of the names of geometry types that may hold polygons."""
+
+
+@dataclass(frozen=True)
+class VectorSource:
+    """A vector file and the layer to read; None takes the first that may hold polygons."""
+
+    path: str | Path
+    layer: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def of(cls, text: str | Path | VectorSource) -> VectorSource:
+        """`fields.gpkg|layername=crops`, as QGIS writes a layer, or a path alone."""
+        if isinstance(text, VectorSource):
+            return text
+        path, _, layer = str(text).partition("|layername=")
+        return cls(path, layer or None)
+
+
+class Layer(NamedTuple):
+    """A layer of a vector file; `geometry` is None for a table without geometry."""
+
+    name: str
+    geometry: str | None
+
+    @property
+    def may_hold_polygons(self) -> bool:
+        return self.geometry is not None and any(part in self.geometry for part in POLYGONS)
+
+
+class Features(NamedTuple):
+    """What a layer holds.
+
+    geometries  (N,) shapely geometries; None where a feature has none or it cannot be decoded
+    columns     name -> (N,) values: text as object, whole numbers and yes/no as masked arrays where empty
+    crs         as text; None where the file does not say
+    notes       what GDAL warned of, and which of several layers was taken
+    """
+
+    geometries: np.ndarray
+    columns: dict[str, np.ndarray]
+    crs: str | None
+    notes: tuple[str, ...] = ()
+
+
+def is_vector(source: str | Path) -> bool:
+    """Is this a vector file: by its suffix; where that is no raster's either, by what GDAL finds in it?"""
+    path = str(VectorSource.of(source).path)
+    # Of an address only the path has a suffix: `https://host/fields.geojson?token=...`.
+    suffix = Path(urlsplit(path).path if "://" in path else path).suffix.lower()
+    if suffix in VECTOR_SUFFIXES or suffix in RASTER_SUFFIXES:
+        return suffix in VECTOR_SUFFIXES
+    if is_local(path) and not Path(path).exists():
+        return False
+    try:
+        return any(layer.geometry is not None for layer in layers_of(path))
+    except BadFile:
+        return False
+
+
+def layers_of(path: str | Path) -> list[Layer]:
+    """The layers of a vector file. Raises BadFile where it cannot be read."""
+    import pyogrio
+
+    with _failures(path), as_it_is(path) as plain, _warned():
+        return [Layer(str(name), kind) for name, kind in pyogrio.list_layers(plain)]
+
+
+def read_features(given: str | Path | VectorSource, columns: Sequence[str] | None = None) -> Features:
+    """Read one layer of a vector file. Raises BadFile for a file that cannot be read, UnknownName for a layer
+    that it does not have, BadInput where no layer has geometry.
+    """
+    source = VectorSource.of(given)
+    if is_local(source.path) and not Path(source.path).exists():
+        raise BadFile(f"{source} does not exist.")
+    if Path(source.path).suffix.lower() in PARQUET:
+        return _read_parquet(source)
+    layer, notes = _chosen_layer(source)
+    import pyogrio
+    import shapely
+
+    with _failures(source.path), as_it_is(source.path) as plain, _warned() as said:
+        meta, _, wkb, fields = pyogrio.raw.read(plain, layer=layer, columns=columns)
+        # Rings that are not closed are closed; what cannot be decoded at all becomes None.
+        geometries = np.atleast_1d(shapely.from_wkb(wkb, on_invalid="fix"))
+    kinds = zip(meta.get("ogr_types", ()), meta.get("ogr_subtypes", ()))
+    found = {
+        name: _as_stored(values, *kind)
+        for name, values, kind in zip(meta["fields"], fields, [*kinds] or [("", "")] * len(fields))
+    }
+    return Features(geometries, found, meta["crs"], (*notes, *said))
+
+
+def choices(source: VectorSource) -> list[str]:
+    """The layers of a file that may be meant where none is named: those that may hold polygons, else all with
+    geometry. Raises BadFile for a file that does not exist or cannot be read.
+    """
+    if is_local(source.path) and not Path(source.path).exists():
+        raise BadFile(f"{source} does not exist.")
+    if Path(source.path).suffix.lower() in PARQUET:
+        return [Path(source.path).stem]
+    # Tables beside the polygons, such as the styles that QGIS stores, are no choice.
+    placed = [layer for layer in layers_of(source.path) if layer.geometry is not None]
+    return [layer.name for layer in placed if layer.may_hold_polygons] or [layer.name for layer in placed]
+
+
+def _chosen_layer(source: VectorSource) -> tuple[str, list[str]]:
+    """The layer to read, and a line where it was one of several."""
+    if source.layer is not None:
+        names = [layer.name for layer in layers_of(source.path)]
+        if source.layer not in names:
+            raise UnknownName(f"layer of {source}", source.layer, names)
+        return source.layer, []
+    usable = choices(source)
+    if not usable:
+        names = [layer.name for layer in layers_of(source.path)]
+        raise BadInput(
+            f"{source} has no layer with geometry (it holds {', '.join(names) or 'nothing'}); polygons were "
+            "expected."
+        )
+    if len(usable) == 1:
+        return usable[0], []
+    listed = ", ".join(usable)
+    return usable[0], [f"{source} has the layers {listed}: using {usable[0]} (choose with `layer`)"]
+
+
+def _as_stored(values: np.ndarray, kind: str, subtype: str) -> np.ndarray:
+    """A column in its own type: pyogrio turns whole numbers and yes/no into floats where one is empty."""
+    if values.dtype.kind != "f" or not kind.startswith("OFTInteger"):
+        return values
+    empty = np.isnan(values)
+    whole = np.where(empty, 0, values).astype(bool if subtype == "OFSTBoolean" else np.int64)
+    return np.ma.array(whole, mask=empty)
+
+
+def _read_parquet(source: VectorSource) -> Features:
+    """GeoParquet, by pyarrow: the GDAL in pyogrio's wheel cannot read it."""
+    if find_spec("pyarrow") is None:
+        raise BadFile(
+            f"Reading {source} needs pyarrow: pip install 'labelscape[parquet]', or save it as .gpkg."
+        )
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import shapely
+    from pyproj import CRS
+
+    try:
+        table = pq.read_table(str(source.path))
+        geo = json.loads((table.schema.metadata or {}).get(b"geo", b"null"))
+        if geo is None:
+            raise BadInput(
+                f"{source} is a table without geometry (no `geo` metadata); polygons were expected."
+            )
+        column = geo["columns"][geo["primary_column"]]
+        if column.get("encoding") != "WKB":
+            raise BadFile(
+                f"{source} stores geometry as {column.get('encoding')}; WKB was expected. Save it as .gpkg."
+            )
+        geometries = shapely.from_wkb(
+            np.array(table[geo["primary_column"]].to_pylist(), object), on_invalid="fix"
+        )
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, (BadInput, BadFile)):
+            raise
+        raise BadFile(f"{source} cannot be read as GeoParquet: {reason(error)}.") from error
+    # Absent, it means longitude and latitude; null, that it is not known.
+    crs = column.get("crs", "OGC:CRS84")
+    columns = {}
+    for name, kind in zip(table.column_names, table.schema.types):
+        if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+            items = table[name].to_pylist()
+            empty = np.array([item is None for item in items])
+            columns[name] = np.ma.array([item or 0 for item in items], mask=empty)
+        elif pa.types.is_floating(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            columns[name] = _array(table[name].to_pylist())
+    return Features(geometries, columns, CRS.from_user_input(crs).to_wkt() if crs else None)
+
+
+def _array(items: list) -> np.ndarray:
+    """Numbers as floats, text as objects."""
+    texts = any(isinstance(item, str) for item in items)
+    return np.array(items, object if texts else float)
+
+
+@contextmanager
+def _failures(path: str | Path) -> Iterator[None]:
+    """Everything that reading raises, as BadFile."""
+    import pyogrio
+    import shapely
+
+    try:
+        yield
+    except (
+        pyogrio.errors.DataSourceError,
+        pyogrio.errors.DataLayerError,
+        pyogrio.errors.GeometryError,
+        pyogrio.errors.FieldError,
+        pyogrio.errors.FeatureError,
+        pyogrio.errors.CRSError,
+        shapely.errors.ShapelyError,
+        UnicodeDecodeError,
+        OverflowError,
+    ) as error:
+        raise BadFile(f"{path} cannot be read as a vector file: {reason(error)}.") from error
+
+
+@contextmanager
+def _warned() -> Iterator[list[str]]:
+    """What pyogrio and GDAL warn of, as lines instead of warnings; several equal ones are one."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield said
+    texts = dict.fromkeys(str(one.message).strip() for one in caught)
+    # The layer is chosen and named here.
+    said += [text for text in texts if not text.startswith("More than one layer")][:3]
+
+
+# -------------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def writing(path: Path, folder: Path) -> Iterator[str]:
+    """The path under which GDAL writes the file `path`. Raises BadFile, which names `folder`, where it
+    cannot be written.
+    """
+    import pyogrio
+
+    try:
+        with as_it_is(path, new=True) as plain:
+            yield plain
+    except (
+        pyogrio.errors.DataSourceError,
+        pyogrio.errors.DataLayerError,
+        pyogrio.errors.FeatureError,
+        pyogrio.errors.FieldError,
+        pyogrio.errors.CRSError,
+    ) as error:
+        raise BadFile(
+            f"The polygons cannot be written to {folder}: {error}. Is the disk full, or the folder read-only?"
+        ) from error
+
+
+def append_polygons(
+    plain: str,
+    wkb: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    *,
+    layer: str,
+    crs: str | None,
+    first: bool,
+    options: Mapping[str, str],
+) -> None:
+    """Append polygons to a layer of a GeoPackage at a path of `writing`; the first ones make the layer."""
+    import pyogrio
+
+    with _without_crs_warning():
+        pyogrio.raw.write(
+            plain,
+            wkb,
+            list(columns.values()),
+            list(columns),
+            geometry_type="Polygon",
+            driver="GPKG",
+            layer=layer,
+            crs=crs,
+            # The first batch makes the layer; appending to one that does not exist fails.
+            append=not first,
+            layer_options=dict(options) if first else None,
+        )
+
+
+def translate(source: Path, plain: str, driver: str, layer: str, options: dict[str, Any] | None) -> None:
+    """Translate a layer of polygons to another format as a stream."""
+    import pyogrio
+
+    with (
+        as_it_is(source) as readable,
+        # A stream of record batches: the layer is never in memory as a whole. Without pyarrow, which is
+        # optional.
+        pyogrio.raw.open_arrow(readable, layer=layer, use_pyarrow=False) as (meta, stream),
+        _without_crs_warning(),
+    ):
+        pyogrio.raw.write_arrow(
+            stream,
+            plain,
+            driver=driver,
+            # GDAL calls the column so when the layer gives it no name.
+            geometry_name=meta["geometry_name"] or "wkb_geometry",
+            crs=meta["crs"],
+            layer_options=options,
+            geometry_type="Polygon",
+            layer=layer,
+        )
+
+
+@contextmanager
+def _without_crs_warning() -> Iterator[None]:
+    with warnings.catch_warnings():  # a map without coordinates is not a mistake
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        yield

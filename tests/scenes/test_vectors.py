@@ -1,0 +1,302 @@
+"""Vector files by any name, in any format, with anything in them: the right polygons, or a sentence."""
+
+import json
+import os
+import time
+import zipfile
+
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+
+from labelscape.errors import BadFile, BadInput, UnknownName
+from labelscape.grid import Grid
+from labelscape.labels.labels import open_labels
+from labelscape.labels.rules import LabelRules
+from labelscape.legend import IGNORE
+from labelscape.scenes.polygons import read_area, read_polygons
+from labelscape.scenes.vectors import VectorSource, append_polygons, is_vector, layers_of, writing
+
+UTM = Grid(CRS.from_epsg(32633), Affine(10, 0, 400_000, 0, -10, 5_800_000), 40, 60)
+WEST, SOUTH, EAST, NORTH = UTM.bounds_of(UTM.window)
+LEFT_HALF = np.where(np.arange(60) < 30, 0, IGNORE)[None].repeat(40, 0)
+
+
+def write(path, shapes, *, crs="EPSG:32633", kind="Unknown", values=None, **options):
+    """Geometries with a class each, by default their numbers as text."""
+    values = np.array([f"c{i}" for i in range(len(shapes))], object) if values is None else values
+    pyogrio.raw.write(
+        str(path),
+        shapely.to_wkb(np.array(shapes)),
+        [values],
+        ["class"],
+        geometry_type=kind,
+        crs=crs,
+        **options,
+    )
+    return path
+
+
+def box(left=0.0, right=0.5):
+    """A part of the scene's width, over its whole height."""
+    return shapely.box(WEST + left * (EAST - WEST), SOUTH, WEST + right * (EAST - WEST), NORTH)
+
+
+NAMES = [
+    "v1!fields",
+    "!fields",
+    "fields!",
+    "a;fields",
+    "a?fields",
+    "line\nfields",
+    "tab\tfields",
+    " fields",
+    "a#fields",
+    "50%25",
+    "a,b",
+    "[x]",
+    "x:fields",
+    "s3:fields",
+    "ü é",
+    'it\'s "q"',
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [(name, ".geojson") for name in NAMES] + [(n, s) for n in NAMES[:5] for s in (".gpkg", ".shp")],
+)
+def test_the_named_file_is_read_and_no_other(tmp_path, monkeypatch, name, suffix):
+    """Beside it lie the files that pyogrio would read for this name; also in a folder of such a name."""
+    driver = {".geojson": "GeoJSON", ".gpkg": "GPKG", ".shp": "ESRI Shapefile"}[suffix]
+    for place in (tmp_path, tmp_path / "Neu! ;2"):
+        place.mkdir(exist_ok=True)
+        for decoy in ("fields", "a", "b", "linefields", "tabfields"):
+            if not (place / f"{decoy}{suffix}").exists():
+                write(place / f"{decoy}{suffix}", [box(0, 1)], driver=driver) if place is tmp_path else None
+        source = write(tmp_path / f"right{suffix}", [box(0, 0.5)], driver=driver)
+        for part in tmp_path.glob("right.*"):
+            os.replace(part, place / f"{name}{part.name.removeprefix('right')}")
+        monkeypatch.chdir(place)
+        for path in (place / f"{name}{suffix}", f"{name}{suffix}"):
+            np.testing.assert_array_equal(open_labels(path, UTM).read(), LEFT_HALF)
+            assert len(layers_of(path)) == 1 and is_vector(path)
+        assert source.name not in os.listdir(place)
+
+
+@pytest.mark.parametrize("folder", ["Neu!", "a;b", "plain"])
+@pytest.mark.parametrize("name", ["x!y.gpkg", "x;y.gpkg", "xy.gpkg"])
+def test_files_are_written_under_their_own_name(tmp_path, folder, name):
+    (tmp_path / folder).mkdir()
+    path = tmp_path / folder / name
+    columns = {"value": np.array([7], np.int32)}
+    with writing(path, path.parent) as plain:
+        wkb = shapely.to_wkb(np.array([box()]))
+        for first in (True, False):
+            append_polygons(plain, wkb, columns, layer="land", crs=None, first=first, options={})
+    assert os.listdir(path.parent) == [name]
+    assert len(read_polygons(path).geometries) == 2
+
+
+def test_what_a_failed_writing_leaves_is_removed(tmp_path):
+    with (
+        pytest.raises(BadFile, match="cannot be written to .*t!"),
+        writing(tmp_path / "t!.gpkg", tmp_path / "t!"),
+    ):
+        raise pyogrio.errors.DataSourceError("no")
+    assert os.listdir(tmp_path) == []
+
+
+def test_formats_by_ending_and_by_content(tmp_path):
+    for suffix, driver in (
+        (".gdb", "OpenFileGDB"),
+        (".sqlite", "SQLite"),
+        (".geojsonl", "GeoJSONSeq"),
+        (".fgb", "FlatGeobuf"),
+        (".tab", "MapInfo File"),
+        (".gml", "GML"),
+        (".shp", "ESRI Shapefile"),
+    ):
+        kind = "MultiPolygon" if driver == "OpenFileGDB" else "Polygon"
+        shape = shapely.MultiPolygon([box()]) if driver == "OpenFileGDB" else box()
+        path = write(tmp_path / f"f{suffix}", [shape], driver=driver, kind=kind)
+        assert is_vector(path)
+        # A column named: some formats add others of text.
+        labels = open_labels(path, UTM, LabelRules(class_column="class"))
+        np.testing.assert_array_equal(labels.read()[:, :29], 0)
+        assert (labels.read()[:, 31:] == IGNORE).all()
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as archive:
+        for part in tmp_path.glob("f.*"):
+            if part.suffix in (".shp", ".shx", ".dbf", ".prj", ".cpg"):
+                archive.write(part, part.name)
+    np.testing.assert_array_equal(open_labels(tmp_path / "f.zip", UTM).read(), LEFT_HALF)
+    write(tmp_path / "unknown.gpkg", [box()]).rename(tmp_path / "noending")
+    np.testing.assert_array_equal(open_labels(tmp_path / "noending", UTM).read(), LEFT_HALF)
+    assert not is_vector(tmp_path / "labels.tif") and not is_vector(tmp_path / "missing")
+    assert is_vector("https://host/fields.geojson?token=a.b") and not is_vector("https://host/a.tif?x=.gpkg")
+
+
+def test_geoparquet_is_read_with_pyarrow_and_named_without(tmp_path, monkeypatch):
+    path = tmp_path / "f.parquet"
+    if pytest.importorskip("pyarrow", reason="optional"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from labelscape.areas.polygon_files import geo_metadata
+
+        table = pa.table(
+            {"class": [1, None], "geometry": shapely.to_wkb(np.array([box(), box(0.5, 1)])).tolist()}
+        )
+        geo = json.dumps(geo_metadata(UTM.crs, np.full(4, np.inf)))
+        pq.write_table(table.replace_schema_metadata({"geo": geo}), path)
+        labels = open_labels(path, UTM, LabelRules(class_column="class"))
+        assert labels.legend.names == ["1"]
+        np.testing.assert_array_equal(labels.read(), LEFT_HALF)
+    monkeypatch.setattr("labelscape.scenes.vectors.find_spec", lambda name: None)
+    with pytest.raises(BadFile, match="needs pyarrow: pip install"):
+        read_polygons(path)
+
+
+def test_layers_tables_and_areas(tmp_path):
+    path = tmp_path / "project.gpkg"
+    pyogrio.raw.write(
+        path, None, [np.array(["x"], object)], ["class"], layer="a_table", driver="GPKG", geometry_type=None
+    )
+    write(path, [shapely.Point(WEST, SOUTH)], kind="Point", layer="points", append=True)
+    write(path, [box()], kind="Polygon", layer="crops", append=True)
+    # Neither a table nor points can be meant.
+    assert not [line for line in open_labels(path, UTM).report if "has the layers" in line]
+    np.testing.assert_array_equal(open_labels(path, UTM).read(), LEFT_HALF)
+    assert len(read_area(path, UTM).geometries) == 1
+    write(path, [box(0, 1)], kind="Polygon", layer="district", append=True)
+    assert (
+        "has the layers crops, district: using crops (choose with `layer`)"
+        in open_labels(path, UTM).report[0]
+    )
+    with pytest.raises(BadInput, match=r"has the layers crops, district; .*project.gpkg\|layername=crops"):
+        read_area(path, UTM)
+    chosen = read_area(f"{path}|layername=district", UTM).geometries
+    assert chosen[0].equals(box(0, 1))
+    assert open_labels(f"{path}|layername=district", UTM).read().max() == 0
+    with pytest.raises(UnknownName, match="Did you mean 'district'"):
+        read_polygons(VectorSource(path, "districts"))
+    tables = tmp_path / "tables.gpkg"
+    pyogrio.raw.write(
+        tables, None, [np.array(["x"], object)], ["class"], layer="t", driver="GPKG", geometry_type=None
+    )
+    with pytest.raises(BadInput, match=r"no layer with geometry \(it holds t\)"):
+        read_polygons(tables)
+
+
+def test_collections_give_their_polygons_and_the_rest_is_counted(tmp_path):
+    point = shapely.Point(WEST, SOUTH)
+    inner = shapely.GeometryCollection([box(0.25, 0.5), point])
+    shapes = [
+        shapely.GeometryCollection([box(0, 0.25), point, inner]),
+        None,
+        point,
+        shapely.LineString([(WEST, SOUTH), (EAST, NORTH)]),
+        shapely.Polygon(),
+        shapely.GeometryCollection([point]),
+        shapely.Polygon([(*xy, 12.5) for xy in box(0.5, 1).exterior.coords]),
+    ]
+    path = write(tmp_path / "zoo.gpkg", shapes, values=np.array(list("abcdefg"), object))
+    labels = open_labels(path, UTM)
+    assert labels.legend.names == ["a", "g"]
+    np.testing.assert_array_equal(labels.read(), np.where(LEFT_HALF == 0, 0, 1))
+    assert labels.report[0].endswith(
+        "2 of 7 features are used as polygons; left out: 2 without geometry, 1 points, 1 lines, "
+        "1 other geometry"
+    )
+    with pytest.raises(BadInput, match=r"holds 1 features but no polygon \(1 points\)"):
+        read_polygons(write(tmp_path / "points.gpkg", [point]))
+
+
+def test_rings_that_cross_or_stay_open(tmp_path):
+    """A scribble of 300 corners is repaired within seconds, a bow tie keeps both wings."""
+    scribble = shapely.Polygon(np.random.default_rng(0).uniform((WEST, SOUTH), (EAST, NORTH), (300, 2)))
+    started = time.perf_counter()
+    found = read_polygons(write(tmp_path / "scribble.gpkg", [scribble]), UTM).geometries
+    assert time.perf_counter() - started < 5 and shapely.is_valid(found).all()
+    west, middle, top = WEST, (WEST + EAST) / 2, NORTH
+    bow = shapely.Polygon([(west, top), (EAST, SOUTH), (EAST, top), (west, SOUTH)])
+    (tie,) = read_polygons(write(tmp_path / "bow.gpkg", [bow]), UTM).geometries
+    height, width = top - SOUTH, EAST - west
+    assert tie.area == pytest.approx(height * width / 2)
+    assert tie.contains(shapely.Point(west + 1, SOUTH + height / 2)) and not tie.contains(
+        shapely.Point(middle, top - 1)
+    )
+    ring = [[WEST, SOUTH], [middle, SOUTH], [middle, NORTH], [WEST, NORTH]]
+    feature = {
+        "type": "Feature",
+        "properties": {"class": "a"},
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+    }
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    path = tmp_path / "open.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
+    np.testing.assert_array_equal(open_labels(path, UTM).read(), LEFT_HALF)
+
+
+def test_gml_without_geometry_and_damaged_files_are_refused(tmp_path):
+    gml = (
+        '<?xml version="1.0"?><o:FeatureCollection xmlns:o="http://ogr.maptools.org/" '
+        'xmlns:gml="http://www.opengis.net/gml"><gml:featureMember><o:a fid="1"><o:class>x</o:class></o:a>'
+        "</gml:featureMember></o:FeatureCollection>"
+    )
+    (tmp_path / "no.gml").write_text(gml)
+    with pytest.raises(BadInput, match="no layer with geometry"):
+        read_polygons(tmp_path / "no.gml")
+    for name, data in (("a.geojson", b'{"type": "Feat'), ("b.gpkg", b"SQLite format 3\0"), ("c.shp", b"\0")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(BadFile, match="cannot be read as a vector file"):
+            read_polygons(tmp_path / name)
+
+
+@pytest.mark.parametrize("world", [(-180, -90, 180, 90), (-170, -80, 170, 85), (-20, 20, 60, 75)])
+def test_rectangles_far_larger_than_the_scene_cover_it(tmp_path, world):
+    path = write(tmp_path / "world.gpkg", [shapely.box(*world)], crs="EPSG:4326", kind="Polygon")
+    (area,) = read_area(path, UTM).geometries
+    assert area.contains(shapely.box(WEST, SOUTH, EAST, NORTH))
+    assert (open_labels(path, UTM, LabelRules(class_column="class")).read() == 0).all()
+
+
+def test_a_far_border_is_a_straight_line_in_its_own_crs(tmp_path):
+    """The parallel through the scene's middle, with two corners a continent apart, bends in the scene."""
+    import pyproj
+
+    back = pyproj.Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True)
+    columns, rows = np.meshgrid(np.arange(60) + 0.5, np.arange(40) + 0.5)
+    _, latitude = back.transform(*(UTM.transform @ (columns, rows)))
+    parallel = float(latitude[20, 30])
+    path = write(
+        tmp_path / "south.gpkg", [shapely.box(-40, 0, 60, parallel)], crs="EPSG:4326", kind="Polygon"
+    )
+    found = open_labels(path, UTM, LabelRules(class_column="class")).read() == 0
+    clear = abs(latitude - parallel) > 1e-6
+    np.testing.assert_array_equal(found[clear], (latitude <= parallel)[clear])
+
+
+def test_metres_that_are_called_degrees_are_refused_with_their_numbers(tmp_path):
+    ring = [list(xy) for xy in box().exterior.coords]
+    feature = {
+        "type": "Feature",
+        "properties": {"class": "a"},
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+    }
+    path = tmp_path / "utm.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    with pytest.raises(
+        BadInput, match=r"None.*place in the scene's CRS \(EPSG:32633\).*x 400000 to 400300.*degrees"
+    ) as error:
+        open_labels(path, UTM)
+    assert "inf" not in str(error.value)
+    # One of several is left out and counted.
+    mixed = write(
+        tmp_path / "mixed.gpkg", [shapely.box(13, 52, 14, 53), box()], crs="EPSG:4326", kind="Polygon"
+    )
+    polygons = read_polygons(mixed, UTM)
+    assert len(polygons.geometries) == 1 and "1 without a place in the scene's CRS" in polygons.notes[-1]
