@@ -1,8 +1,10 @@
 """What is wrong with a network is said before its data is read."""
 
+import functools
 import ssl
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +13,9 @@ from labelscape.errors import BadFile, BadOption, NoWeights, UnknownName
 from labelscape.nets import backbones
 from labelscape.nets.catalog import NETWORKS, check_model, options_of
 from labelscape.nets.option_words import words_of
+from labelscape.training.beforehand import check_beforehand
 from labelscape.training.recipe import make_recipe
+from labelscape.training.team import gather
 
 
 @pytest.mark.parametrize(
@@ -94,3 +98,19 @@ def test_options_of_other_software_are_answered_with_ours(run_cli, typed, meant)
 )
 def test_networks_that_compute_in_building_are_not_refused(network, encoder):
     check_model(network, encoder=encoder)
+
+
+def test_each_network_is_built_once_before_data_is_read(monkeypatch):
+    built = []
+    for name in ("mlp", "fcn"):
+        own = NETWORKS[name].build
+
+        @functools.wraps(own)
+        def counting(*, own=own, name=name, **options):
+            built.append(name)
+            return own(**options)
+
+        monkeypatch.setitem(NETWORKS, name, replace(NETWORKS[name], build=counting))
+    recipe = make_recipe(data={"images": ["gone.tif"]}, network="mlp", crop=64, device="cpu")
+    check_beforehand(recipe, running.base_recipe(recipe), gather("cpu", "32"))
+    assert sorted(built) == ["fcn", "mlp"]
