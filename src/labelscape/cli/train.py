@@ -100,6 +100,25 @@ class Schedule:
     crop: Annotated[
         int | None, typer.Option("--crop", help="Side of a training crop in pixels.", show_default="128")
     ] = None
+    map_size: Annotated[
+        int | None,
+        typer.Option(
+            "--map-size",
+            help=(
+                "Side in pixels of a map's tiles, where they are larger than --crop: the last steps run at "
+                "larger crops, then batch normalisation's statistics are estimated at this size."
+            ),
+            show_default="none",
+        ),
+    ] = None
+    map_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--map-steps",
+            help="How many of the last steps run at larger crops (--map-size); 0: none.",
+            show_default="a quarter",
+        ),
+    ] = None
     rate: Annotated[
         float | None,
         typer.Option("--rate", help="Initial learning rate.", show_default="that of the network"),

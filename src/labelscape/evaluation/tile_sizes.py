@@ -46,10 +46,18 @@ class Unit:
 
 
 def measure_tile_sizes(
-    checkpoint: Checkpoint, dataset: Dataset, *, part: str, device: str = "auto", show: bool = True
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    *,
+    part: str,
+    sides: Sequence[int] = (),
+    pixels: int = MOST_PIXELS,
+    device: str = "auto",
+    show: bool = True,
 ) -> TileSizes | None:
-    """Scores of a checkpoint by tile size on held-out pixels of `part`, at most MOST_PIXELS, the same at each
-    size.
+    """Scores of a checkpoint by tile size on held-out pixels of `part`, at most `pixels` of them, the same at
+    each size. `sides` are the sizes, in whole strides and ascending from the crop, where they are not those
+    of `measured_sides`.
 
     None where there is nothing to compare: the network's tiles are exact, its training crop is not known,
     nothing is labelled, or the scenes are no larger than the crop.
@@ -60,12 +68,13 @@ def measure_tile_sizes(
     crop, scorer = checkpoint.recipe.get("crop"), Scorer.of(checkpoint, device=device)
     if not crop or all(is_exact(member) for member in scorer.members):
         return None
-    units = chosen_units(dataset, part)
+    units = chosen_units(dataset, part, pixels)
     longest = max((max(unit.scene.scene.grid.shape) for unit in units), default=0)
     most = SMALL_TILES[-1]  # any network may take tiles of this size
     if FACTORS[-1] * crop > most:
         most = memory_side(scorer)
-    sides = measured_sides(crop, scorer.stride, longest, most)
+    map_size = checkpoint.recipe.get("map_size")
+    sides = tuple(sides) or measured_sides(crop, scorer.stride, longest, most, map_size)
     if len(sides) < 2:
         return None
     totals = np.zeros((len(sides), len(units), 3, len(checkpoint.legend)), np.int64)
@@ -77,12 +86,19 @@ def measure_tile_sizes(
     return summarised(crop, sides, totals)
 
 
-def measured_sides(crop: int, stride: int, longest: int, most: int) -> tuple[int, ...]:
+def measured_sides(
+    crop: int, stride: int, longest: int, most: int, map_size: int | None = None
+) -> tuple[int, ...]:
     """FACTORS of the crop in whole strides, ascending: no larger than the longest scene, and than `most`,
-    which memory allows. The crop is always among them.
+    which memory allows. The crop is always among them. With `map_size`, for which the network was trained,
+    these factors and further doublings up to that size, whatever memory it takes.
     """
-    whole_scene = -(-longest // stride) * stride
-    first, *larger = (max(1, round(crop * factor / stride)) * stride for factor in FACTORS)
+    whole_scene, factors = -(-longest // stride) * stride, list(FACTORS)
+    if map_size:
+        while factors[-1] * crop < map_size:
+            factors.append(2 * factors[-1])
+        factors, most = [min(factor, map_size / crop) for factor in factors], map_size + stride
+    first, *larger = (max(1, round(crop * factor / stride)) * stride for factor in factors)
     return (
         first,
         *sorted({min(s, whole_scene) for s in larger if min(s, whole_scene) in range(first + 1, most + 1)}),

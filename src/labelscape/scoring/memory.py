@@ -49,7 +49,8 @@ def learned_side(scorer: Scorer) -> int | None:
         if measured is not None:
             sides.append(measured.default)
         elif crop and not is_exact(member):
-            sides.append(int(crop))
+            # Training for a map's size that was not measured afterwards.
+            sides.append(int(member.checkpoint.recipe.get("map_size") or crop))
     if not sides:
         return None
     # At scale 1.5 the network is given a tile 1.5 times as large as it is in the scene.

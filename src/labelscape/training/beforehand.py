@@ -13,6 +13,7 @@ from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import LabelscapeError
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import SMP, check_model
+from labelscape.training.map_size import larger, without_map_size
 from labelscape.training.optimizers import rate_groups
 from labelscape.training.recipe import Recipe
 from labelscape.training.team import refuse_sync_bn_on_cpu
@@ -35,6 +36,9 @@ def check_beforehand(recipe: Recipe, base: Recipe | None, fabric: Fabric) -> Che
         # A missing start is reported first: a forward pass takes seconds, opening a file none.
         if net is not None:
             try_out(each, net, fabric.world_size)
+    if (last := larger(recipe)) and nets[-1] is not None:
+        large = without_map_size(recipe).replace(crop=last.crop, batch=last.batch)
+        try_out(large, nets[-1], fabric.world_size)
     return start
 
 

@@ -4,7 +4,7 @@ alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,7 @@ from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal
 from labelscape.scoring.scorer import normalise
 from labelscape.scoring.symmetry import SYMMETRIES, turned_back
+from labelscape.training.map_size import Larger, larger, mate_batch
 from labelscape.training.recipe import Recipe
 
 CACHE_BYTES = 512 * 2**20
@@ -97,6 +98,8 @@ class Drawing:
     scale_range: tuple[float, float] | None = None
     scale_set: tuple[float, ...] = ()
     resampling: str = "bilinear"
+    larger: Larger | None = None
+    """The last steps, whose crops are larger."""
     task: int = 0
     """0: the recipe's own data, 1: that of the second task. Each has random numbers of its own."""
 
@@ -113,6 +116,7 @@ class Drawing:
             index,
             normalisation,
             batch=recipe.batch,
+            larger=larger(recipe),
             scale_range=recipe.scale_range,
             scale_set=recipe.scale_set,
             **same,
@@ -122,6 +126,7 @@ class Drawing:
     def of_mate(
         cls, recipe: Recipe, index: CropIndex, normalisation: tuple[tuple[float, float], ...]
     ) -> Drawing:
+        last = larger(recipe)
         same = {
             "seed": recipe.seed,
             "crop": recipe.crop,
@@ -133,6 +138,7 @@ class Drawing:
             index,
             normalisation,
             batch=recipe.mate.batch or recipe.batch,
+            larger=last and replace(last, batch=mate_batch(recipe)),
             scale_range=recipe.mate.scale_range,
             task=1,
             **same,
@@ -142,6 +148,9 @@ class Drawing:
         """Image (n, B, crop, crop) float32 and label (n, crop, crop) uint8 of the part-th of `parts` equal
         parts of a step's batch.
         """
+        if self.larger and step >= self.larger.first:
+            last = replace(self, crop=self.larger.crop, batch=self.larger.batch, larger=None)
+            return last.part(step, part, parts)
         size = self.batch // parts
         # Seeded per crop: a batch is the same whatever the number of processes and parts that draw it.
         with gdal(GDAL_CACHEMAX=CACHE_BYTES):
@@ -169,7 +178,7 @@ def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     elif drawing.scale_set:
         scale = float(drawing.scale_set[rng.integers(len(drawing.scale_set))])
     side = max(1, round(drawing.crop / scale))  # enlarging by 2 shows half as much ground
-    scene, window = _place(drawing, side, rng)
+    scene, window = place_crop(drawing, side, rng)
     patch, labels = scene.read(window, "train")
     image = normalise(patch.pixels, patch.valid, tuple(drawing.normalisation))
     image, label = _padded(image, torch.from_numpy(labels), side)
@@ -179,7 +188,7 @@ def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     return _turned(image, label, turns[int(rng.integers(len(turns)))]) if len(turns) > 1 else (image, label)
 
 
-def _place(drawing: Drawing, side: int, rng: np.random.Generator) -> tuple[LabelledScene, Window]:
+def place_crop(drawing: Drawing, side: int, rng: np.random.Generator) -> tuple[LabelledScene, Window]:
     """A square window of this side inside a scene (smaller where the scene is)."""
     index = drawing.index
     if drawing.sampling == "uniform":

@@ -28,8 +28,10 @@ from labelscape.errors import BadInput
 from labelscape.nets.blocks import Network
 from labelscape.progress import Tick, bar
 from labelscape.scoring.engines import state_arrays
+from labelscape.training.batchnorm import at_map_size
 from labelscape.training.board import board
 from labelscape.training.losses import shares, total_loss
+from labelscape.training.map_size import larger, told
 from labelscape.training.optimizers import averaged, make_optimizer, rate_at
 from labelscape.training.outputs import checkpoint_path, state_path
 from labelscape.training.recipe import Recipe
@@ -78,6 +80,7 @@ def learn(
     """
     recipe, fabric = phase.recipe, phase.fabric
     since = last_saved = time.monotonic()
+    last = larger(recipe)
     if _score_is_missing(recipe, progress):
         note(_scored(phase, progress, save, stop))
     with closing(batches(recipe, phase.tasks, fabric, progress.step, end)) as read:
@@ -95,8 +98,17 @@ def learn(
             saving = progress.step % recipe.save_every == 0
             # Before saving, losses are averaged into the log: until then each process knows only its own, and
             # only the first one saves.
-            if len(progress.recent) >= LOG_EVERY or progress.step == recipe.steps or scored or saving:
-                crops = recipe.batch * len(progress.recent)
+            # And before crops become larger, so that a line of the log is of one size.
+            turning = bool(last) and progress.step == last.first
+            if (
+                len(progress.recent) >= LOG_EVERY
+                or progress.step == recipe.steps
+                or scored
+                or saving
+                or turning
+            ):
+                each = last.batch if last and step >= last.first else recipe.batch
+                crops = each * len(progress.recent)
                 line = log_line(recipe, progress, rate, fabric)  # waits for the device
                 facts = {"loss": line["loss"], "rate": rate, "images/s": crops / (time.monotonic() - since)}
                 if scored and sys.stderr.isatty():
@@ -195,12 +207,22 @@ def run_phase(
         note = opened.enter_context(log)
         opened.enter_context(stop.between_steps())
         end = min(recipe.steps, until or recipe.steps)
+        if progress.step < end:
+            for line in told(recipe):
+                say(line)
         learn(phase, progress, end, save=keep, note=note, tick=tick, stop=stop)
     if stop.asked:
         say(f"stopped at {stop.saved}; the same command continues from there")
         stop.told = True
         stop.now()
     weights = progress.best_weights or weights_of(phase, progress)
+    # Not where the phase only pauses.
+    if recipe.map_tiles and (progress.step == recipe.steps or done_early(recipe, progress)):
+        with deterministic(recipe.deterministic):
+            weights, tiles = at_map_size(
+                recipe, phase.net.module, tasks[0].drawing, phase.fabric, weights, say
+            )
+        progress.history[-1] |= {"bn_tiles": tiles}
     return replace(blank, weights=weights, history=tuple(progress.history))
 
 
@@ -240,7 +262,9 @@ def batches(
 
 def set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> float:
     """Give every group of parameters its learning rate of this step; returns the rate at factor 1."""
-    rate = rate_at(recipe, step)
+    rate, last = rate_at(recipe, step), larger(recipe)
+    if last and step >= last.first:
+        rate *= last.rate_factor
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     return rate
@@ -256,7 +280,11 @@ def log_line(recipe: Recipe, progress: Progress, rate: float, fabric: Fabric) ->
             f"The loss became {mean} by step {progress.step}: the learning rate {recipe.rate} is too high "
             "for this data."
         )
-    progress.history.append({"step": progress.step, "loss": mean, "rate": rate})
+    line = {"step": progress.step, "loss": mean, "rate": rate}
+    if recipe.map_size:
+        last = larger(recipe)
+        line["crop"] = last.crop if last and progress.step > last.first else recipe.crop
+    progress.history.append(line)
     progress.recent = []
     return progress.history[-1]
 

@@ -24,8 +24,11 @@ def state_path(out: Path, network: str) -> Path:
 
 
 def write_log(path: Path, history: tuple[dict, ...]) -> None:
-    """Write the log as CSV: step, loss, learning rate and, where it was scored, mIoU on the part "val"."""
-    fields = ["step", "loss", "rate"] + ["val_miou"] * any("val_miou" in row for row in history)
+    """Write the log as CSV: step, loss, learning rate and, where it was scored, mIoU on the part "val";
+    in runs with `map_size` also the side of the crops, and the tiles of batch normalisation's statistics.
+    """
+    more = [name for name in ("val_miou", "crop", "bn_tiles") if any(name in row for row in history)]
+    fields = ["step", "loss", "rate", *more]
     with written_whole(path, overwrite=True) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=fields)
         writer.writeheader()

@@ -18,6 +18,7 @@ from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.data import blank_checkpoint, open_recipe_data
 from labelscape.training.loop import batches, seed_step, set_up, update
+from labelscape.training.map_size import without_map_size
 from labelscape.training.recipe import Recipe, as_recipe, refuse_unequal_parts
 from labelscape.training.setup import build_network, make_tasks
 from labelscape.training.team import deterministic, gather, together
@@ -54,7 +55,7 @@ def find_rate(
     Raises BadOption for bounds that are no ascending rates, BadInput where no rate lowered the loss, and what
     `train` raises.
     """
-    recipe = as_recipe(recipe)
+    recipe = without_map_size(as_recipe(recipe))
     # Over six powers of ten, nine steps would each multiply the rate by five: no better than a guess.
     if not (0 < lowest < highest and math.isfinite(highest)) or steps < 10:
         raise BadOption(

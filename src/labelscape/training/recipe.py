@@ -15,6 +15,7 @@ from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
 from labelscape.training.recipe_checks import fitting, wrong_factors, wrong_options
 from labelscape.training.recipe_data import Data
+from labelscape.training.recipe_sizes import filled, wrong_map_size
 
 DEFAULT_NETWORK, DEFAULT_STEPS = "mlp", 400
 SUMMARISED = ("network", "steps", "base_steps", "batch", "crop")
@@ -89,6 +90,26 @@ class Recipe(BaseModel):
     """A second data set that trains in the same batches, for networks with a classmate head."""
     crop: int = Field(128, ge=16)
     """Side of a training crop, in pixels."""
+    map_size: int | None = Field(None, ge=16, exclude_if=lambda size: size is None)
+    """Side in pixels of the tiles in which maps will be made, where they are larger than `crop`: the last
+    steps run at larger crops, statistics of batch normalisation are then estimated at this size, and scores
+    by tile size are measured up to it. For networks that see the whole tile. (Stored only where given, as the
+    four below.)
+    """
+    map_steps: int | None = Field(None, ge=0, exclude_if=lambda steps: steps is None)
+    """With `map_size`: how many of the last `steps` run at larger crops; a quarter unless given, 0: none."""
+    map_crop: int | None = Field(None, ge=16, exclude_if=lambda crop: crop is None)
+    """Side of the larger crops; unless given, what fits into the memory of an ordinary step in a batch of
+    two, at most `map_size`.
+    """
+    map_batch: int | None = Field(None, ge=1, exclude_if=lambda batch: batch is None)
+    """Batch of the larger crops; unless given, as many as have the pixels of an ordinary step, two at least.
+    A step of fewer pixels (below three quarters) has a learning rate that is lower by as much.
+    """
+    map_tiles: int | None = Field(None, ge=0, exclude_if=lambda tiles: tiles is None)
+    """Training tiles of `map_size` over which batch normalisation's statistics are estimated after the last
+    step; 32 unless given, 0: they stay as trained.
+    """
     rate: float = Field(0.05, gt=0)
     """Learning rate at the start."""
     schedule: Literal["poly", "exponential", "constant", "cosine"] = "poly"
@@ -207,6 +228,14 @@ class Recipe(BaseModel):
         derived = network in NETWORKS and NETWORKS[network].start is not None and not given.get("start")
         return {**given, "base_steps": 2 * steps if derived and isinstance(steps, int) else 0}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _map_size_in_numbers(cls, given: Any) -> Any:
+        if given.get("map_size") is None:
+            return given
+        usual = {name: cls.model_fields[name].default for name in ("steps", "batch", "crop", "accumulate")}
+        return filled(given, usual)
+
     @model_validator(mode="after")
     def _can_run(self) -> Recipe:
         problems = unknown_names(self.network, self.options, {**self.losses, **(self.aux_losses or {})})
@@ -241,6 +270,7 @@ class Recipe(BaseModel):
             if self.optimizer == "adamw" and rate > HIGHEST_ADAMW_RATE:
                 problems.append(f"{what}={rate} is too high for adamw; 0.001 is a good first try.")
         problems += self._unequal_parts()
+        problems += wrong_map_size(dict(self))
         for where, bounds in (
             ("scale_range", self.scale_range),
             ("mate.scale_range", self.mate and self.mate.scale_range),
@@ -264,7 +294,7 @@ class Recipe(BaseModel):
 
     def _unequal_parts(self) -> list[str]:
         """Batches that `accumulate` does not divide: parts of unequal size would weigh unequally."""
-        batches = {"batch": self.batch, "base_batch": self.base_batch}
+        batches = {"batch": self.batch, "base_batch": self.base_batch, "map_batch": self.map_batch}
         if self.mate:
             batches["mate.batch"] = self.mate.batch or self.batch
         return [
@@ -309,7 +339,7 @@ def refuse_unequal_parts(recipe: Recipe, processes: int, where: str) -> None:
     """Raises BadOption unless every batch divides evenly over processes and accumulated parts."""
     parts = processes * recipe.accumulate
     named = {"batch": recipe.batch, "mate.batch": recipe.mate.batch if recipe.mate else 0}
-    for name, batch in named.items():
+    for name, batch in {**named, "map_batch": recipe.map_batch or 0}.items():
         if batch % parts:
             each = f", each in accumulate={recipe.accumulate} parts" if recipe.accumulate > 1 else ""
             raise BadOption(

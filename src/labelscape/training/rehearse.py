@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset
+from labelscape.errors import BadInput
 from labelscape.legend import IGNORE
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar
@@ -25,7 +26,7 @@ from labelscape.training.data import blank_checkpoint, open_recipe_data, scored_
 from labelscape.training.forest import forest_seconds
 from labelscape.training.loop import set_up, update
 from labelscape.training.recipe import Recipe, as_recipe
-from labelscape.training.run import base_recipe
+from labelscape.training.run import base_recipe, larger_than_all
 from labelscape.training.setup import Task, build_network, make_tasks, net_options
 from labelscape.training.team import gather
 
@@ -39,8 +40,8 @@ class Rehearsal:
 
     `steps` and `crops` include the base network's phase; `seconds_before` is what reading the data took,
     `scoring_seconds` what the held-out part will take for all networks, `val_seconds` what all scores of the
-    part "val" during training will, `forest_seconds` the random forest. `peak_bytes` is None where memory
-    cannot be measured.
+    part "val" during training will, `forest_seconds` the random forest, `statistics_seconds` those of batch
+    normalisation at `map_size`. `peak_bytes` is None where memory cannot be measured.
     """
 
     steps: int
@@ -56,6 +57,7 @@ class Rehearsal:
     val_seconds: float = 0.0
     scoring_seconds: float = 0.0
     forest_seconds: float = 0.0
+    statistics_seconds: float = 0.0
 
     def __repr__(self) -> str:
         memory = "" if self.peak_bytes is None else f", {self.peak_bytes / 2**30:.1f} GiB of memory"
@@ -70,6 +72,7 @@ class Rehearsal:
             + self.val_seconds
             + self.scoring_seconds
             + self.forest_seconds
+            + self.statistics_seconds
         )
 
 
@@ -85,6 +88,8 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
         dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
         mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
         blank = blank_checkpoint(recipe, dataset)
+        if larger := larger_than_all(recipe, dataset):
+            raise BadInput(larger)
         tasks = make_tasks(recipe, dataset, blank, mate)
         # Opening and statistics count: the run itself does them again.
         before = time.monotonic() - since
@@ -101,6 +106,8 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
         part = scored_part(dataset)
         grown = forest_seconds(dataset, part) if forest and part and recipe.data.holdout else 0.0
     steps = recipe.steps + recipe.base_steps
+    # Forward alone, a third of a step for as many pixels.
+    tiles = (recipe.map_tiles or 0) * (recipe.map_size or 0) ** 2
     return Rehearsal(
         steps,
         recipe.base_steps,
@@ -115,6 +122,7 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
         scoring.val,
         scoring.held_out,
         grown,
+        step / 3 * tiles / (recipe.batch * recipe.crop**2),
     )
 
 

@@ -24,6 +24,7 @@ from labelscape.training.data import blank_checkpoint, input_scaling, open_recip
 from labelscape.training.loop import run_phase
 from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
+from labelscape.training.recipe_sizes import SETTINGS as OF_MAP_SIZE
 from labelscape.training.state import differing
 from labelscape.training.stopping import Stop, stoppable
 from labelscape.training.team import gather, telling_of_the_lost
@@ -194,6 +195,7 @@ def base_recipe(recipe: Recipe) -> Recipe:
         mate=None,
         # They name parts of the derived network, which the base network may not have.
         rate_factors={},
+        **dict.fromkeys(OF_MAP_SIZE),
         options=_shared_options(recipe.network, recipe.options),
     )
 
@@ -210,11 +212,28 @@ def _check_data(recipe: Recipe, dataset: Dataset) -> None:
     # The loss of a single class is 0 from the first step: training would end well and have learned nothing.
     if few := too_few_classes(dataset.legend.names):
         raise BadInput(" ".join(few))
+    if larger := larger_than_all(recipe, dataset):
+        raise BadInput(larger)
     if recipe.val_every and not dataset.is_labelled("val"):
         raise BadInput(
             "val_every (`val`) scores the part val, but the data has no labelled pixel in it (parts here: "
             f"{_parts(dataset)}). Leave it out."
         )
+
+
+def larger_than_all(recipe: Recipe, dataset: Dataset) -> str | None:
+    """A sentence where the map's tiles are larger than any training scene: nothing could be learned there."""
+    height, width = 0, 0
+    for scene in dataset.part("train") if recipe.map_size else ():
+        height, width = max((height, width), scene.scene.grid.shape, key=max)
+        if recipe.map_size <= max(height, width):
+            return None
+    if not height:  # no map size, or nothing to train on, which is reported elsewhere
+        return None
+    return (
+        f"map_size={recipe.map_size} is larger than any training scene (the largest: {width} x {height} "
+        f"pixels), so that no such tile can be learned from. Give at most {max(height, width)}."
+    )
 
 
 def _warn_of_random_weights(recipe: Recipe, say: Say) -> None:
