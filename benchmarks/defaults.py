@@ -1,10 +1,14 @@
-"""The table from which the networks' defaults (`nets/catalog.py`) are taken: a small grid of optimizers,
-learning rates and factors on them, for each network and several seeds.
+"""The table from which the networks' defaults (`nets/catalog.py`) are taken: optimizers, learning rates and
+factors on them, for each network, searched in three stages.
+
+1. Every optimizer at every rate, one seed, without factors.
+2. The best rate of each optimizer with each set of factors, the same seed.
+3. The best `--keep` settings of a network with the other seeds too; the winner is named by their mean.
 
     python benchmarks/defaults.py gid-mtl5 FOLDER --out runs/defaults --steps 150 --seeds 0,1,2
     python benchmarks/defaults.py camvid FOLDER --networks mswbn,smp/Unet
 
-One JSON a run: what has finished in --out is not done again, so a grid can be stopped and continued, or
+One JSON a run: what has finished in --out is not done again, so a search can be stopped and continued, or
 shared by several machines by --networks. Scored on the part val where the data set has one, so that the test
 part chooses nothing; else on test. Small versions of the networks, as in compare.py.
 """
@@ -15,8 +19,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compare import NETWORKS as SMALL
@@ -32,6 +35,11 @@ FACTORS: dict[str, dict[str, dict[str, float]]] = {
     "mswbn": {
         "heads 0.1": {"high.1": 0.1, "lbm.low.1": 0.1},
         "heads and trunk 0.1": {"high.1": 0.1, "lbm.low.1": 0.1, "trunk": 0.1},
+        "heads 0.1, generators 0.01": {
+            "high.1": 0.1,
+            "lbm.low.1": 0.1,
+            **{f"hwm.hierarchies.{level}.generator": 0.01 for level in range(3)},
+        },
     },
     "dgcwnet": {"trunk 0.1": {"trunk": 0.1}},
     "ifbfnet": {"trunk 0.1": {"trunk": 0.1}},
@@ -66,12 +74,19 @@ class Cell:
         return "-".join(parts).replace("/", "-").replace(" ", "-").lower()
 
 
-def grid(networks: list[str]) -> Iterator[Cell]:
-    for network in networks:
-        for optimizer, rates in RATES.items():
-            for rate in rates:
-                for factors in ("none", *FACTORS.get(network, {})):
-                    yield Cell(network, optimizer, rate, factors)
+def first_stage(network: str) -> list[Cell]:
+    return [Cell(network, optimizer, rate, "none") for optimizer, rates in RATES.items() for rate in rates]
+
+
+def second_stage(first: dict[Cell, float]) -> list[Cell]:
+    """The best rate of each optimizer, with every set of factors. `first`: mean IoU by cell."""
+    cells = []
+    for optimizer in RATES:
+        scored = {cell: score for cell, score in first.items() if cell.optimizer == optimizer}
+        if scored:
+            best = max(scored, key=scored.__getitem__)
+            cells += [replace(best, factors=name) for name in FACTORS.get(best.network, {})]
+    return cells
 
 
 def measured(cell: Cell, seed: int, a: argparse.Namespace) -> float | None:
@@ -116,11 +131,30 @@ def measured(cell: Cell, seed: int, a: argparse.Namespace) -> float | None:
 
 def line_of(cell: Cell, scores: list[float | None]) -> str:
     """Mean and range over the seeds; a setting that diverged for any seed has none."""
-    named = f"{cell.network:<16}{cell.optimizer:<7}{cell.rate:>8g}  {cell.factors:<22}"
+    named = f"{cell.network:<16}{cell.optimizer:<7}{cell.rate:>8g}  {cell.factors:<26}"
     if None in scores:
         return f"{named}{'diverged':>8}"
-    spread = max(scores) - min(scores)
-    return f"{named}{statistics.mean(scores):8.2f}{spread:8.2f}"
+    spread = f"{max(scores) - min(scores):8.2f}" if len(scores) > 1 else ""
+    return f"{named}{statistics.mean(scores):8.2f}{spread}"
+
+
+def search(network: str, seeds: list[int], a: argparse.Namespace) -> str:
+    """Run the three stages of one network and print their lines; returns the winner's."""
+    scores: dict[Cell, float] = {}
+    for stage in (first_stage, second_stage):
+        for cell in stage(network) if stage is first_stage else stage(scores):
+            score = measured(cell, seeds[0], a)
+            print(line_of(cell, [score]), flush=True)
+            if score is not None:
+                scores[cell] = score
+    best: tuple[float, str] = (0.0, f"{network}: every setting diverged")
+    for cell in sorted(scores, key=scores.__getitem__, reverse=True)[: a.keep]:
+        found = [measured(cell, seed, a) for seed in seeds]
+        line = line_of(cell, found)
+        print(line, flush=True)
+        if None not in found:
+            best = max(best, (statistics.mean(found), line))
+    return best[1]
 
 
 def main() -> None:
@@ -135,21 +169,15 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=160)
     parser.add_argument("--networks", default=",".join(OPTIONS))
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--keep", type=int, default=2, help="settings that all seeds try")
     parser.add_argument("--device", default="auto")
     a = parser.parse_args()
     seeds = [int(seed) for seed in a.seeds.split(",")]
     print(f"{a.dataset}: {a.steps} steps of {a.batch} crops of {a.crop}, seeds {a.seeds}")
-    print(f"{'network':<16}{'':<7}{'rate':>8}  {'factors':<22}{'mIoU %':>8}{'range':>8}")
-    best: dict[str, tuple[float, str]] = {}
-    for cell in grid(a.networks.split(",")):
-        scores = [measured(cell, seed, a) for seed in seeds]
-        line = line_of(cell, scores)
-        print(line, flush=True)
-        if None not in scores:
-            best[cell.network] = max(best.get(cell.network, (0.0, "")), (statistics.mean(scores), line))
+    print(f"{'network':<16}{'':<7}{'rate':>8}  {'factors':<26}{'mIoU %':>8}{'range':>8}")
+    best = [search(network, seeds, a) for network in a.networks.split(",")]
     print("\nbest of each network; a difference smaller than the ranges is chance:")
-    for _, line in best.values():
-        print(line)
+    print(*best, sep="\n")
 
 
 if __name__ == "__main__":
