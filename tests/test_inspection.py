@@ -9,11 +9,16 @@ import rasterio
 import world
 from safetensors.numpy import save as to_bytes
 
+from labelscape.areas.polygon_files import SUFFIXES
+from labelscape.areas.polygonize import polygonize
+from labelscape.areas.style import polygon_style
 from labelscape.checkpoint import Checkpoint, load, save
 from labelscape.contract.contract import Contract
 from labelscape.demo import demo_checkpoint
-from labelscape.errors import BadFile, BadInput, WrongType
+from labelscape.errors import BadFile, WrongType
 from labelscape.inspection import info
+from labelscape.inspection.beside import ENDINGS
+from labelscape.maps.outputs import all_outputs
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scoring.engines import state_arrays
@@ -61,6 +66,7 @@ def test_a_scene_with_and_without_coordinates(tmp_path):
         "nodata": "0",
         "units": "declared: value x 0.0001 - 0.1",
         "in memory": "0.10 MB",
+        "use": "labelscape train SCENE --labels FILE; labelscape map MODEL SCENE --out FOLDER",
     }
     facts = json.loads(json.dumps(found.to_dict()))
     assert (facts["width"], facts["nodata"], facts["units"][3]) == (128, 0, [0.0001, -0.1])
@@ -137,17 +143,150 @@ def test_a_class_map_of_another_program(tmp_path):
     assert [(a["name"], a["pixels"]) for a in counted] == [("class 3", 2), ("class 7", 1)]
 
 
-def test_a_folder_of_several_is_asked_back(tmp_path):
+def test_a_folder_of_several_checkpoints_lists_them(tmp_path, run_cli):
     for name in ("a", "b"):
         save(load(demo_checkpoint()), tmp_path / "run" / f"{name}.safetensors")
-    with pytest.raises(BadInput, match=r"holds checkpoints; pass one of them: .*a\.safetensors, .*b\.saf"):
-        info(tmp_path / "run")
+    (tmp_path / "run" / "a.csv").write_text("step,loss,rate\n1,2.5,0.1\n2,0.5,0.1\n")
+    (tmp_path / "run" / "mine.xyz").write_text("?")
+    (tmp_path / "run" / ".hidden").write_text("?")
+    found = info(tmp_path / "run")
+    assert found.kind == "folder" and rows(found)["holds"] == "2 checkpoint, 1 table, 1 unknown"
+    assert [e["name"] for e in found.facts["entries"]] == [
+        "a.csv",
+        "a.safetensors",
+        "b.safetensors",
+        "mine.xyz",
+    ]
+    log = info(tmp_path / "run" / "a.csv")
+    assert (log.facts["rows"], log.facts["last"]["loss"]) == (2, "0.5")
+    assert rows(log)["last row"] == "step 2, loss 0.5, rate 0.1"
+    code, out, _ = run_cli("info", tmp_path / "run", "--json")
+    assert code == 0 and json.loads(out)["entries"][1]["kind"] == "checkpoint"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadFile, match="is not a folder of a map, a data set or a scene: "):
+        info(tmp_path / "empty")
+
+
+def test_every_file_of_a_map_says_what_it_is_and_what_to_do_with_it(result, run_cli):
+    for kind, path in result.paths.items():
+        found = info(path)
+        assert "use" in rows(found), kind
+        code, out, _ = run_cli("info", path, "--json")
+        assert code == 0 and json.loads(out)["kind"] == found.kind
+    kinds = {kind: info(path).kind for kind, path in result.paths.items()}
+    assert kinds == {
+        "class": "class map",
+        "confidence": "map raster",
+        "sieved": "class map",
+        "polygons": "polygons",
+        "stac": "STAC item",
+        "run": "map",
+    }
+    # The folder lists them all, and prints no dictionary of Python.
+    whole = info(result.paths["run"].parent)
+    assert {e["name"] for e in whole.facts["entries"]} == {
+        f.name for f in result.paths["run"].parent.iterdir()
+    }
+    assert not [e for e in whole.facts["entries"] if "not of this map" in e["use"]]
+    (result.paths["run"].parent / "other.gpkg").write_bytes(b"?")
+    assert "other.gpkg" in info(result.paths["run"]).text.partition("not of this map")[0]
+    assert "{" not in whole.text and "scene_polygons.gpkg" in whole.text
+    side = info(f"{result.paths['class']}.aux.xml")
+    assert rows(side)["classes"] == "0 water, 1 field, 2 forest" and "missing" not in rows(side)["raster"]
+
+
+def test_every_output_of_a_map_has_a_meaning():
+    endings = {o.ending.format(s) for o in all_outputs() for s in (SUFFIXES if "{}" in o.ending else ("",))}
+    assert endings <= ENDINGS.keys()
+    # A longer ending before a shorter one, which would hide it.
+    seen: list[str] = []
+    for ending in ENDINGS:
+        assert not [one for one in seen if ending.endswith(one)], ending
+        seen.append(ending)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_polygons_of_a_map_have_its_classes_and_areas(tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    values = np.full((40, 40), 1, np.uint8)
+    values[:10, :10], values[20:, 20:] = 0, 255
+    raster = world.write(tmp_path / "m.tif", values, nodata=255)
+    polygonize(raster, tmp_path / f"m{suffix}", world.LEGEND)
+    found = info(tmp_path / f"m{suffix}")
+    (layer,) = found.facts["layers"]
+    assert layer["features"] == 2 and set(layer["columns"]) == {"value", "class", "pixels", "area_ha"}
+    assert [(c["name"], c["polygons"], c["pixels"]) for c in layer["classes"]] == [
+        ("water", 1, 100),
+        ("field", 1, 1100),
+    ]
+    assert layer["classes"][0]["hectares"] == pytest.approx(1.0, rel=0.01)
+    # GeoJSON is in degrees by its standard.
+    assert layer["crs"] == ("EPSG:4326" if suffix == ".geojson" else "EPSG:32633")
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert "water" in found.text
+
+
+def test_polygons_of_others_and_lost_files_of_a_shapefile(tmp_path):
+    w = world.make(tmp_path, 40, 40)
+    path = world.label_polygons(w, tmp_path / "fields.shp")
+    found = info(path)
+    assert found.facts["layers"][0]["classes"] == [] and found.facts["missing_files"] == []
+    path.with_suffix(".prj").unlink()
+    assert rows(info(path))["Missing files"] == "fields.prj (its CRS)"
+    assert info(path).facts["layers"][0]["crs"] is None
+    assert info(path.with_suffix(".dbf")).kind == "side file"
+
+
+def test_a_raster_of_few_values_is_taken_for_labels(tmp_path):
+    w = world.make(tmp_path, 64, 64)
+    labels = world.write(tmp_path / "truth.tif", w.classes)
+    found = info(labels)
+    assert found.kind == "label raster"
+    assert {v["value"] for v in found.facts["values"]} == set(np.unique(w.classes).tolist())
+    assert sum(v["share"] for v in found.facts["values"]) == pytest.approx(1)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    assert info(world.write(tmp_path / "grey.tif", noise)).kind == "scene"
+    assert info(world.write(tmp_path / "float.tif", w.classes.astype("float32"))).kind == "scene"
+
+
+def test_a_folder_of_pairs_is_a_data_set(tmp_path):
+    w = world.make(tmp_path, 32, 32)
+    for side in ("images", "labels"):
+        (tmp_path / "set" / side).mkdir(parents=True)
+    for part, names in (("train", "ab"), ("val", "c")):
+        for name in names:
+            for side, pixels in (("images", w.pixels), ("labels", w.classes)):
+                world.write(tmp_path / "set" / side / f"{name}.tif", pixels)
+        (tmp_path / "set" / f"{part}.txt").write_text("\n".join(names))
+    (tmp_path / "set" / "classes.json").write_text(world.LEGEND.to_json())
+    found = info(tmp_path / "set")
+    assert (found.kind, found.facts["pairs"], found.facts["parts"]) == ("data set", 3, {"train": 2, "val": 1})
+    assert rows(found)["classes"] == "0 water, 1 field, 2 forest"
+    assert info(tmp_path / "set" / "classes.json").kind == "legend"
+    assert rows(info(tmp_path / "set" / "train.txt"))["names"] == "2"
+    # Three pictures of one place are no scene, and the folder says why.
+    alone = info(tmp_path / "set" / "images")
+    assert alone.kind == "folder" and "not one scene" in rows(alone)
+
+
+def test_styles_and_pages(tmp_path):
+    (tmp_path / "a.qml").write_text(polygon_style(world.LEGEND))
+    assert rows(info(tmp_path / "a.qml"))["categories"] == "water, field, forest"
+    (tmp_path / "a_report.html").write_text("<html><title>Map of \x1b[31mA</title>")
+    assert rows(info(tmp_path / "a_report.html"))["report"].endswith("a_report.html")
+    assert info(tmp_path / "a_report.html").facts["title"] == "Map of  [31mA"  # no commands to the terminal
+    (tmp_path / "a.qml").write_text("<qgis")
+    with pytest.raises(BadFile, match="is damaged, or not the style that its name says"):
+        info(tmp_path / "a.qml")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "polygons.geojson", "empty.tif"])
 def test_what_is_nothing_of_all_this_gets_one_sentence(tmp_path, name):
     (tmp_path / name).write_text("" if name == "empty.tif" else "words")
-    with pytest.raises(BadFile, match="is not a checkpoint, a map or a scene: ") as said:
+    with pytest.raises(
+        BadFile, match="is not a checkpoint, a map, a scene or polygons: |cannot be read as JSON"
+    ) as said:
         info(tmp_path / name)
     assert len(str(said.value)) < 400 and str(said.value).endswith(".")
     with pytest.raises(BadFile, match=r"none\.tif does not exist\.$"):

@@ -1,4 +1,4 @@
-"""labelscape info: what a checkpoint, a map or a scene is."""
+"""labelscape info: what a file or folder is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run(
     file: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint (.safetensors); a map's folder, _run.json or class raster; or a scene.",
+            help="A checkpoint; a map's folder or any file of it; polygons; labels; a data set; a scene.",
             show_default=False,
         ),
     ],
@@ -29,14 +29,17 @@ def run(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a file holds: network, classes and scores of a checkpoint; areas and settings of a map; size,
-    bands, CRS, pixel size and nodata of a scene.
+    """Show what a file or folder is, what it holds and what to do with it: network, classes and scores of a
+    checkpoint; areas, settings and files of a map; layers, columns and classes of polygons; size, bands, CRS,
+    pixel size and nodata of a scene.
 
     Examples:
 
       labelscape info runs/a/mlp.safetensors
 
       labelscape info map/
+
+      labelscape info map/scene_polygons.gpkg
 
       labelscape info scene.tif --statistics
     """

@@ -43,7 +43,7 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
             from labelscape.checkpoint import load
 
             return load(checkpoint).legend, file.height
-        names = _named(Path(f"{raster}.aux.xml")) or {v: f"class {v}" for v in _values(file)}
+        names = named_values(Path(f"{raster}.aux.xml")) or {v: f"class {v}" for v in _values(file)}
         try:
             palette = file.colormap(1)
         except ValueError:  # rasterio's answer where there is no colour table
@@ -58,7 +58,7 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
     return Legend.of_names(called, values=values, colors=colors), file.height
 
 
-def _named(side_file: Path) -> dict[int, str]:
+def named_values(side_file: Path) -> dict[int, str]:
     """Value -> name from GDAL's side file (.aux.xml); empty without one.
 
     Read as XML, since rasterio gives no access to attribute tables.

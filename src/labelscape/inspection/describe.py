@@ -1,0 +1,181 @@
+"""Describe a file or folder (`info`): which of all that Labelscape reads and writes it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from labelscape.checkpoint import description
+from labelscape.contract.tile_sizes import TileSizes
+from labelscape.errors import BadFile, LabelscapeError
+from labelscape.evaluation.text import area_lines
+from labelscape.files import check_path
+from labelscape.inspection.beside import beside
+from labelscape.inspection.card import Info, damaged, json_number, lines, size_text
+from labelscape.inspection.folders import entries_of, file_lines, folder
+from labelscape.inspection.polygons import polygons
+from labelscape.inspection.rasters import RUN, described_raster, scene
+from labelscape.legend import Legend
+from labelscape.maps.settings import settings_in_words
+from labelscape.model_card import model_card
+from labelscape.scenes.files import Source
+from labelscape.scenes.polygons import VECTOR_SUFFIXES
+
+LARGEST_JSON = 50_000_000
+"""Bytes of a JSON file that is read as a whole to see what it is; larger ones are taken for polygons."""
+
+
+def info(path: Source, *, statistics: bool = False) -> Info:
+    """Describe a file or folder: what it is, its facts, and what to do with it.
+
+    path        a checkpoint (.safetensors); a map: its folder, its `_run.json`, its rasters, or any other
+                file of it; polygons; label rasters; a data set's folder; anything that opens as a scene, also
+                a list of files
+    statistics  also read about 1 % of a scene's pixels for the range of each band, and all of a class raster
+                for the areas of its classes
+
+    Raises BadFile where it is none of these or damaged.
+    """
+    if isinstance(path, (list, tuple)):
+        return scene(path, statistics)
+    check_path(path, "A checkpoint, map or scene")
+    place = Path(path)
+    if place.is_dir():
+        runs = sorted(place.glob(f"*{RUN}"))
+        return _map(runs[0], _run_of(runs[0])) if len(runs) == 1 else folder(place, statistics)
+    if place.suffix == ".safetensors" and not place.name.endswith(".state.safetensors"):
+        return _checkpoint(place)
+    # Each of these has its own sentence for a damaged file.
+    if place.is_file() and (found := _known(place)) is not None:
+        return found
+    try:
+        return described_raster(path, statistics)
+    except LabelscapeError as error:
+        if not place.exists():
+            raise
+        # The new sentence begins with the path already.
+        why = str(error).removeprefix(f"{path} ").rstrip(".")
+        raise BadFile(f"{path} is not a checkpoint, a map, a scene or polygons: {why}.") from error
+
+
+def _known(path: Path) -> Info | None:
+    """A file that is neither checkpoint nor raster; None for what may be a raster or a scene."""
+    suffix = path.suffix.lower()
+    if suffix in (".json", ".geojson") and path.stat().st_size <= LARGEST_JSON:
+        return _json(path)
+    return polygons(path) if suffix in VECTOR_SUFFIXES else beside(path)
+
+
+def _checkpoint(path: Path) -> Info:
+    fields = description(path)
+    facts = {"bytes": path.stat().st_size, **fields, "nodata": json_number(fields.get("nodata"))}
+    with damaged(f"{path} has a damaged description"):
+        about = model_card(fields)
+    card = {"checkpoint": str(path), **about, "file size": size_text(path.stat().st_size)}
+    card["use"] = f"labelscape map {path} SCENE --out FOLDER"
+    sizes = TileSizes.from_dict(fields["tile_sizes"]).lines() if fields.get("tile_sizes") else []
+    table = ["scores by tile size, measured on held-out pixels after training:", *sizes] if sizes else []
+    return Info("checkpoint", str(path), facts, lines(card, table))
+
+
+def _json(path: Path) -> Info | None:
+    """What a JSON file is: settings of a map, a STAC item of a map, a STAC collection, a legend or polygons;
+    None for what may be a scene.
+    """
+    if (run := _run_of(path)) is not None:
+        return _map(path, run)
+    document = json.loads(path.read_text("utf-8"))
+    if isinstance(document, list):
+        return _legend(path, document)
+    kind = document.get("type") if isinstance(document, dict) else None
+    if kind in ("Catalog", "Collection"):
+        return _collection(path, document)
+    if kind == "Feature" and _of_a_map(document):
+        with damaged(f"{path} is not a STAC item, or is damaged"):
+            return _item(path, document)
+    features = document.get("features") if kind == "FeatureCollection" else None
+    if isinstance(features, list) and not any("assets" in f for f in features if isinstance(f, dict)):
+        return polygons(path)
+    # STAC items are scenes.
+    return None
+
+
+def _of_a_map(item: dict[str, Any]) -> bool:
+    """Does a STAC item describe a map of Labelscape?"""
+    software = (item.get("properties") or {}).get("processing:software")
+    return isinstance(software, dict) and "labelscape" in software
+
+
+def _item(path: Path, item: dict[str, Any]) -> Info:
+    facts = {"id": item["id"], "bbox": item.get("bbox"), "when": item["properties"].get("datetime")}
+    facts |= {"software": item["properties"]["processing:software"]}
+    facts["assets"] = {key: asset["href"] for key, asset in item["assets"].items()}
+    missing = [href for href in facts["assets"].values() if "://" not in href and not _there(path, href)]
+    card = {"STAC item": str(path), "of the map": facts["id"], "Date": facts["when"]}
+    card["bounds"] = ", ".join(f"{b:.7g}" for b in facts["bbox"] or ()) + " (west, south, east, north)"
+    card["Files"] = ", ".join(facts["assets"].values())
+    card["Missing files"] = ", ".join(missing)
+    card["use"] = "add it to a STAC catalogue; it is a map, not a scene"
+    return Info("STAC item", str(path), {**facts, "missing_files": missing}, lines(card))
+
+
+def _there(item: Path, href: str) -> bool:
+    return (item.parent / href).exists()
+
+
+def _collection(path: Path, document: dict[str, Any]) -> Info:
+    links = [one for one in document.get("links") or [] if isinstance(one, dict)]
+    items = [str(one.get("href")) for one in links if one.get("rel") in ("item", "child")]
+    kind = f"STAC {document['type'].lower()}"
+    card = {kind: str(path), "id": document.get("id"), "title": document.get("title") or ""}
+    card["links"] = f"{len(items):,} items or collections"
+    card["use"] = "pass one of its items as a scene"
+    return Info(kind, str(path), {"id": document.get("id"), "items": items}, lines(card))
+
+
+def _legend(path: Path, document: list[Any]) -> Info | None:
+    try:
+        legend = Legend.from_json(json.dumps(document))
+    except (ValueError, KeyError, TypeError, LabelscapeError):
+        return None
+    classes = [{"value": c.value, "name": c.name, "color": list(c.color)} for c in legend.classes]
+    card = {"legend": str(path), "classes": ", ".join(f"{c.value} {c.name}" for c in legend.classes)}
+    card["use"] = f"the classes of a prepared data set: labelscape info {path.parent}"
+    return Info("legend", str(path), {"classes": classes}, lines(card))
+
+
+def _run_of(path: Path) -> dict[str, Any] | None:
+    """The contents of a map's _run.json, None for other JSON. Raises BadFile where it cannot be read."""
+    try:
+        run = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadFile(f"{path} cannot be read as JSON ({error}).") from error
+    # Known by what every version has written, whatever else the JSON holds.
+    return run if isinstance(run, dict) and {"files", "areas", "software"} <= run.keys() else None
+
+
+def _map(path: Path, run: dict[str, Any] | None) -> Info:
+    """A map by the settings that were stored with it."""
+    with damaged(f"{path} is not the _run.json of a map, or is damaged"):
+        return _described(path, run or {})
+
+
+def _described(path: Path, run: dict[str, Any]) -> Info:
+    listed = {"files", "areas", "nodata_pixels", "sieved", "notes", "seconds", "seam_score", "forward_share"}
+    # `options` repeats the request for scripts of older versions.
+    listed |= {"options"}
+    card = {"map": str(run.get("name", path.stem))}
+    card |= settings_in_words({key: value for key, value in run.items() if key not in listed})
+    if run.get("seam_score") is not None:
+        card["Seam score"] = f"{run['seam_score']:.2f} (1: no seams)"
+    # Names are relative to the run file: a map that was moved is still whole.
+    missing = [name for name in run["files"].values() if not (path.parent / name).exists()]
+    card["Missing files"] = ", ".join(missing)
+    card["Notes"] = " ".join(run.get("notes", ()))
+    card["use"] = f"repeat it: labelscape map --rerun {path} --out FOLDER"
+    entries = entries_of(path.parent, list(run["files"].values()))
+    table = area_lines([(a["name"], a["pixels"], a["hectares"]) for a in run["areas"]])
+    table += ["", *file_lines(entries)]
+    facts = {**run, "missing_files": missing, "entries": entries}
+    return Info("map", str(path), facts, lines(card, table))
