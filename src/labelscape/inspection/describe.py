@@ -20,7 +20,7 @@ from labelscape.legend import Legend
 from labelscape.maps.settings import settings_in_words
 from labelscape.model_card import model_card
 from labelscape.scenes.files import Source
-from labelscape.scenes.polygons import VECTOR_SUFFIXES
+from labelscape.scenes.vectors import VECTOR_SUFFIXES
 
 LARGEST_JSON = 50_000_000
 """Bytes of a JSON file that is read as a whole to see what it is; larger ones are taken for polygons."""
@@ -41,13 +41,13 @@ def info(path: Source, *, statistics: bool = False) -> Info:
         return scene(path, statistics)
     check_path(path, "A checkpoint, map or scene")
     place = Path(path)
-    if place.is_dir():
+    if place.is_dir() and place.suffix.lower() != ".gdb":
         runs = sorted(place.glob(f"*{RUN}"))
         return _map(runs[0], _run_of(runs[0])) if len(runs) == 1 else folder(place, statistics)
     if place.suffix == ".safetensors" and not place.name.endswith(".state.safetensors"):
         return _checkpoint(place)
     # Each of these has its own sentence for a damaged file.
-    if place.is_file() and (found := _known(place)) is not None:
+    if place.exists() and (found := _known(place)) is not None:
         return found
     try:
         return described_raster(path, statistics)

@@ -15,7 +15,7 @@ from labelscape.inspection.card import Info, lines, size_text
 from labelscape.inspection.rasters import scene
 from labelscape.legend import Legend
 from labelscape.scenes.files import is_raster
-from labelscape.scenes.polygons import VECTOR_SUFFIXES
+from labelscape.scenes.vectors import VECTOR_SUFFIXES
 
 MOST_LISTED = 60
 """Files of a folder that are listed; the rest are counted."""

@@ -9,7 +9,8 @@ from typing import Any
 from labelscape.areas.polygon_files import COLUMNS
 from labelscape.errors import BadFile
 from labelscape.evaluation.text import area_lines
-from labelscape.inspection.card import Info, lines, size_text
+from labelscape.inspection.card import Info, damaged, lines, size_text
+from labelscape.scenes.vectors import PARQUET, layer_facts, layers_of, queried
 
 SHAPEFILE = {".dbf": "its table of columns", ".prj": "its CRS", ".shx": "the index of its shapes"}
 """Files that a Shapefile is made of beside .shp, and what is lost without them."""
@@ -18,7 +19,7 @@ MOST_CLASSES = 256
 
 def polygons(path: Path) -> Info | None:
     """A file of polygons; None for a GeoPackage without any layer. Raises BadFile where it cannot be read."""
-    if path.suffix.lower() == ".parquet":
+    if path.suffix.lower() in PARQUET:
         layers, driver = [_parquet(path)], "Parquet"
         tables: list[str] = []
     else:
@@ -26,7 +27,9 @@ def polygons(path: Path) -> Info | None:
     if not layers:
         return None
     lost = _lost(path)
-    facts = {"driver": driver, "bytes": path.stat().st_size, "layers": layers, "tables": tables}
+    # A file geodatabase (.gdb) is a folder.
+    size = sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
+    facts = {"driver": driver, "bytes": size, "layers": layers, "tables": tables}
     facts["missing_files"] = lost
     card: dict[str, Any] = {"polygons": str(path), "format": driver, "file size": size_text(facts["bytes"])}
     card["tables"] = ", ".join(tables)
@@ -42,20 +45,11 @@ def polygons(path: Path) -> Info | None:
 
 def _layers(path: Path) -> tuple[str, list[dict[str, Any]], list[str]]:
     """The format, the layers with geometry, and the names of tables without."""
-    import pyogrio
-
-    try:
-        listed = pyogrio.list_layers(path)
-        found = [
-            pyogrio.read_info(path, layer=name, force_feature_count=True)
-            for name, geometry in listed
-            if geometry is not None
-        ]
-        layers = [_layer(path, one) for one in found]
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} cannot be opened as polygons: {str(error).splitlines()[0]}") from error
-    driver = found[0]["driver"] if found else ""
-    return driver, layers, [str(name) for name, geometry in listed if geometry is None]
+    listed = layers_of(path)
+    found = [layer_facts(path, layer.name) for layer in listed if layer.geometry is not None]
+    layers = [_layer(path, one) for one in found]
+    driver = str(found[0]["driver"]) if found else ""
+    return driver, layers, [layer.name for layer in listed if layer.geometry is None]
 
 
 def _layer(path: Path, found: dict[str, Any]) -> dict[str, Any]:
@@ -77,21 +71,14 @@ def _classes(path: Path, layer: str) -> list[dict[str, Any]]:
     """Polygons, pixels and hectares of each class. Counted by SQL: reading millions of rows into Python takes
     gigabytes.
     """
-    import pyogrio
-
     quoted = '"' + layer.replace('"', '""') + '"'
-    _, _, _, (values, names, polygons, pixels, hectares) = pyogrio.raw.read(
+    rows = queried(
         path,
-        sql=(
-            'SELECT "value", "class", COUNT(*) AS n, SUM("pixels") AS p, SUM("area_ha") AS h '
-            f'FROM {quoted} GROUP BY "value", "class" ORDER BY "value" LIMIT {MOST_CLASSES}'
-        ),
-        # OGR's own SQL, the default of GeoJSON and FlatGeobuf, knows no GROUP BY.
-        sql_dialect="SQLITE",
-        read_geometry=False,
+        'SELECT "value", "class", COUNT(*) AS n, SUM("pixels") AS p, SUM("area_ha") AS h '
+        f'FROM {quoted} GROUP BY "value", "class" ORDER BY "value" LIMIT {MOST_CLASSES}',
     )
-    rows = zip(values.tolist(), names.tolist(), polygons.tolist(), pixels.tolist(), hectares.tolist())
-    return [_class(*row) for row in rows]
+    with damaged(f"{path} has other columns than a map's polygons"):
+        return [_class(*row) for row in rows]
 
 
 def _class(value: Any, name: Any, polygons: Any, pixels: Any, hectares: Any) -> dict[str, Any]:

@@ -121,6 +121,27 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
     return Features(geometries, found, meta["crs"], (*notes, *said))
 
 
+def layer_facts(path: str | Path, layer: str) -> dict[str, Any]:
+    """What a layer says of itself, as `pyogrio.read_info` returns it: driver, CRS, columns, number of
+    features. Raises BadFile.
+    """
+    import pyogrio
+
+    with _failures(path), as_it_is(path) as plain, _warned():
+        # Otherwise formats that do not store the number, give -1.
+        return pyogrio.read_info(plain, layer=layer, force_feature_count=True)
+
+
+def queried(path: str | Path, sql: str) -> list[tuple[Any, ...]]:
+    """The rows of an SQL query on a vector file, without geometries. Raises BadFile."""
+    import pyogrio
+
+    with _failures(path), as_it_is(path) as plain, _warned():
+        # OGR's own SQL, the default of GeoJSON and FlatGeobuf, knows no GROUP BY.
+        _, _, _, columns = pyogrio.raw.read(plain, sql=sql, sql_dialect="SQLITE", read_geometry=False)
+    return list(zip(*(column.tolist() for column in columns)))
+
+
 def choices(source: VectorSource) -> list[str]:
     """The layers of a file that may be meant where none is named: those that may hold polygons, else all with
     geometry. Raises BadFile for a file that does not exist or cannot be read.
