@@ -1,95 +1,156 @@
+"""Temporary files, locks and what killed processes leave: links planted by others, two writers, kill -9."""
+
+import os
+import stat
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
-import world
 
-import labelscape as ls
-from labelscape.areas.polygonize import polygonize
-from labelscape.areas.sieve import sieve
-from labelscape.errors import BadFile, BadOption
+from labelscape.errors import BadFile
 from labelscape.files import (
-    ADDED,
-    HIDDEN,
-    LONGEST_NAME,
-    check_path,
-    check_written,
-    name_fault,
-    stem_of,
+    check_replaceable,
+    locked,
+    private_folder,
+    remove_abandoned,
+    try_to_write,
     written_whole,
 )
-from labelscape.maps.request import MapRequest
-from labelscape.scenes.mosaic import open_scene
 
-HALF, NOT_UTF8 = chr(0xD800), chr(0xDCFF)  # what Python makes of JSON's "\\ud800" and of the byte FF
-IMPOSSIBLE = [
-    ("a\0b", "U[+]0000"),
-    (f"a{HALF}b", "U[+]D800"),
-    (f"a{NOT_UTF8}b", "U[+]DCFF"),
-    ("a" * 300, "3[01][0-9] bytes"),
-]
+SRC = Path(__file__).parent.parent / "src"
 
 
-@pytest.mark.parametrize(("name", "said"), IMPOSSIBLE, ids=["NUL", "half", "not UTF-8", "long"])
-def test_names_that_no_file_can_have_are_refused_wherever_a_path_is_given(tmp_path, name, said):
-    w = world.make(tmp_path, 40, 40)
-    for ask in (
-        lambda: check_path(f"{name}/scene.tif", "A scene"),
-        lambda: open_scene(tmp_path / f"{name}.tif"),
-        lambda: open_scene([w.scene, f"{name}.tif"]),
-        lambda: ls.info(f"{name}.tif"),
-        lambda: ls.load(f"{name}.safetensors"),
-        lambda: sieve(w.scene, tmp_path / f"{name}.tif", world.LEGEND, min_area=1),
-        lambda: polygonize(w.scene, tmp_path / f"{name}.gpkg", world.LEGEND),
-        lambda: ls.map_scene(world.tiny_checkpoint(warmed=False), w.scene, tmp_path / name, force=True),
-    ):
-        # The message can be printed: it holds no half characters.
-        with pytest.raises(BadFile, match=said) as refused:
-            ask()
-        str(refused.value).encode("utf-8")
-    with pytest.raises(BadOption, match="name"):
-        MapRequest(name=name)
+def started(code: str, *arguments: object) -> subprocess.Popen:
+    """A process that runs `code` and is known to have come to its first printed line."""
+    program = "import os, sys, time\nfrom pathlib import Path\nfrom labelscape.files import *\n" + code
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+    )
+    process.stdout.readline()
+    return process
 
 
-def test_writers_keep_room_for_what_is_added_to_a_name(tmp_path):
-    longest = "a" * (LONGEST_NAME - HIDDEN - len(".txt"))
-    with written_whole(tmp_path / f"{longest}.txt") as part:
-        # What GDAL and SQLite put beside it fits too.
-        part.with_name(f"{part.name}-journal").touch()
-        part.write_text("1")
-    assert (tmp_path / f"{longest}.txt").read_text() == "1"
-    with pytest.raises(BadFile, match="226 bytes, at most 217 are possible; give a shorter one"):
-        check_written(tmp_path / f"{longest}b.txt")
-    # Bytes, not characters, but not on Windows.
-    assert "240 bytes" in name_fault("é" * 120, free=ADDED, system="linux")
-    assert name_fault("é" * 120, free=ADDED, system="win32") is None
-    with pytest.raises(BadFile, match="U[+]000A"):
-        check_written(tmp_path / "a\nb.txt")
-    check_path("a\nb.txt", "A scene")  # it may exist, and can be read
-    check_path("https://host/" + "a" * 300, "A scene")
+def test_temporary_files_are_closed_to_others_and_follow_no_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o777)
+    # All names that a process could have guessed of earlier versions.
+    for name in (".map_class.tiles.tif", ".map_class.part.tif", f".map_class.part{os.getpid()}.tif"):
+        (shared / name).symlink_to(victim)
+    names = set()
+    for _ in range(20):
+        with written_whole(shared / "map_class.tif", overwrite=True) as part:
+            part.write_text("new")
+            names.add(part.parent.name)
+            assert stat.S_IMODE(part.parent.stat().st_mode) == 0o700
+    assert len(names) == 20
+    assert victim.read_text() == "mine"
+    (shared / "link.tif").symlink_to(victim)
+    with written_whole(shared / "link.tif", overwrite=True) as part:
+        part.write_text("new")
+    assert victim.read_text() == "mine" and not (shared / "link.tif").is_symlink()
 
 
-def test_a_long_name_of_a_scene_is_refused_before_the_first_tile(tmp_path):
-    w = world.make(tmp_path, 40, 40)
-    scene = w.scene.rename(tmp_path / f"{'a' * 240}.tif")
-    model = world.tiny_checkpoint(warmed=False)
-    with pytest.raises(BadFile, match="at most 217 are possible"):
-        ls.map_scene(model, scene, tmp_path / "map", force=True)
-    assert not (tmp_path / "map").exists()
-    # The longest one that is not refused can be written, with everything beside it.
-    longest = "a" * (LONGEST_NAME - ADDED - len("_polygons.geojson"))
-    made = ls.map_scene(model, scene, tmp_path / "map", force=True, name=longest, polygons_as="geojson")
-    assert all(path.exists() for path in made.paths.values())
+def test_a_lock_is_not_taken_through_a_link(tmp_path):
+    with locked(tmp_path / "a.tif"):
+        (lock,) = tmp_path.glob(".labelscape-*.lock")
+    (tmp_path / "victim").write_text("mine")
+    lock.symlink_to(tmp_path / "victim")
+    with pytest.raises(BadFile, match="cannot be written"), locked(tmp_path / "a.tif"):
+        pass
+    assert (tmp_path / "victim").read_text() == "mine"
 
 
-def test_a_stem_has_no_characters_that_cannot_be_written():
-    assert stem_of(f"a{HALF}b\x7fc", "linux") == stem_of(f"a{HALF}b\x7fc", "win32") == "a_b_c"
+def test_two_writers_of_one_target_get_a_sentence_and_of_two_targets_do_not(tmp_path):
+    other = started(
+        "with locked(Path(sys.argv[1])):\n    print(flush=True)\n    time.sleep(60)", tmp_path / "a.tif"
+    )
+    with pytest.raises(BadFile, match=r"a\.tif is being written by another run of Labelscape\. Wait"):
+        with locked(tmp_path / "a.tif"):
+            pass
+    with locked(tmp_path / "b.tif"), pytest.raises(BadFile, match="b.tif is being written by another"):
+        with locked(tmp_path / "b.tif"):  # a second thread of one process, too
+            pass
+    other.kill()
+    other.wait()
+    with locked(tmp_path / "a.tif"):  # the system released the lock
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse the name themselves")
-def test_a_file_name_that_is_not_utf8_is_one_line_on_the_command_line(tmp_path):
-    name = bytes(tmp_path) + b"/scene\xff.tif"
-    world.make(tmp_path, 40, 40).scene.rename(name.decode("utf-8", "surrogateescape"))
-    code = "import sys; from labelscape.cli import main; main(['info', sys.argv[1]])"
-    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True)
-    assert done.returncode == 1 and "U+DCFF" in done.stderr and "Traceback" not in done.stderr
+def test_of_many_at_once_one_writes_at_a_time(tmp_path):
+    """A counter that is read and written under the lock loses no step, also while lock files come and go."""
+    (tmp_path / "count").write_text("0")
+    code = (
+        "print(flush=True)\ndone, end = 0, time.monotonic() + 60\n"
+        "while done < 60 and time.monotonic() < end:\n"
+        "    try:\n"
+        "        with locked(Path(sys.argv[1])):\n"
+        "            n = int(Path(sys.argv[2]).read_text())\n"
+        "            Path(sys.argv[2]).write_text(str(n + 1))\n"
+        "            done += 1\n"
+        "    except BadFile:\n        pass\n"
+    )
+    many = [started(code, tmp_path / "a.tif", tmp_path / "count") for _ in range(3)]
+    assert [process.wait() for process in many] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "180"
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_uses_stays(tmp_path):
+    code = (
+        "with locked(Path(sys.argv[1])), private_folder(Path(sys.argv[1]).parent) as folder:\n"
+        "    (folder / 'big.tif').touch()\n    print(flush=True)\n    time.sleep(60)\n"
+    )
+    dead, alive = started(code, tmp_path / "a.tif"), started(code, tmp_path / "b.tif")
+    dead.kill()
+    dead.wait()
+    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / ".labelscape-notes").write_text("a user's own")
+    remove_abandoned(tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 3 and ".labelscape-notes" in left
+    assert list(tmp_path.glob(".labelscape-*/big.tif"))
+    alive.kill()
+    alive.wait()
+    with locked(tmp_path / "a.tif"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".labelscape-notes"]
+
+
+def test_without_locks_only_what_is_old_counts_as_abandoned(tmp_path, monkeypatch):
+    monkeypatch.setattr("labelscape.files._lock", lambda handle: None)
+    folders = [tmp_path / ".labelscape-new", tmp_path / ".labelscape-old"]
+    for folder in folders:
+        folder.mkdir()
+    os.utime(folders[1], (time.time() - 3 * 24 * 3600,) * 2)
+    remove_abandoned(tmp_path)
+    assert folders[0].exists() and not folders[1].exists()
+    with locked(tmp_path / "a"), private_folder(tmp_path):
+        pass
+
+
+def test_what_cannot_be_replaced_is_known_beforehand(tmp_path):
+    (tmp_path / "folder.tif").mkdir()
+    with pytest.raises(BadFile, match="there is a folder of this name"):
+        check_replaceable(tmp_path / "folder.tif")
+    with pytest.raises(BadFile, match="there is a folder of this name"):
+        with written_whole(tmp_path / "folder.tif", overwrite=True) as part:
+            part.touch()
+    (tmp_path / "read-only.tif").touch(mode=0o444)
+    check_replaceable(tmp_path / "read-only.tif")  # its folder decides
+    with pytest.raises(BadFile, match="cannot be written: "):
+        try_to_write(tmp_path / "no such folder" / "a.tif")
+
+
+def test_a_folder_removed_meanwhile_is_named_as_the_cause(tmp_path):
+    folder = tmp_path / "map"
+    with pytest.raises(BadFile, match="Its folder was removed or renamed meanwhile") as told:
+        with written_whole(folder / "a.tif") as part:
+            folder.rename(tmp_path / "elsewhere")
+            part.write_text("")
+    assert "full" not in str(told.value)

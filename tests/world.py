@@ -79,6 +79,20 @@ def write(
     return path
 
 
+VIRTUAL = """<VRTDataset rasterXSize="{}" rasterYSize="{}"><SRS>EPSG:32633</SRS>
+<GeoTransform>400000,10,0,5800000,0,-10</GeoTransform>{}</VRTDataset>"""
+VIRTUAL_BAND = """<VRTRasterBand dataType="UInt16" band="{0}"><SimpleSource>
+<SourceFilename relativeToVRT="1">{1}</SourceFilename><SourceBand>{0}</SourceBand>
+</SimpleSource></VRTRasterBand>"""
+
+
+def virtual(path: Path, source: str, height: int = 96, width: int = 128) -> Path:
+    """A virtual raster of the three bands of `source`, a file in the same folder."""
+    bands = "".join(VIRTUAL_BAND.format(band, source) for band in (1, 2, 3))
+    path.write_text(VIRTUAL.format(width, height, bands))
+    return path
+
+
 def make(
     folder: Path,
     height: int = 96,

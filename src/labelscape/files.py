@@ -1,23 +1,47 @@
-"""Write files atomically (`written_whole`), and check paths and file names."""
+"""Write files atomically (`written_whole`), let one run at a time write a target (`locked`), and check paths
+and file names.
+
+All temporary files lie in folders of `private_folder`: no other user can enter them, nobody can guess their
+names, and those that a killed process left are known by their free lock.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import glob
+import errno
+import hashlib
 import os
 import re
+import shutil
+import stat
 import sys
-import uuid
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from labelscape.errors import BadFile, WrongType
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+OURS = ".labelscape-"
+"""Start of the names of temporary folders and lock files."""
+LOCK = ".lock"
+"""End of the names of lock files."""
+OLD = 24 * 3600
+"""Seconds after which a temporary folder counts as abandoned where locks are not supported (ours)."""
+UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+NEARLY_FULL = 2**20
+"""Bytes below which a failure to write is put down to the disk (ours)."""
+
 LONGEST_NAME = 255
 """Of a file or folder, on all common file systems: bytes of UTF-8, on Windows UTF-16 units."""
 HIDDEN = 30
-"""Bytes kept free in the name of a file for the hidden file it is written as, and what SQLite and GDAL put
-beside that one: `.NAME.part1234567-a1b2c3.gpkg-journal`.
+"""Bytes kept free in the name of a file for what SQLite and GDAL put beside it while it is written, such as
+`NAME.gpkg-journal`.
 """
 ADDED = HIDDEN + len(".aux.xml")
 """As HIDDEN, where the file gets a side file that is written in the same way."""
@@ -84,9 +108,34 @@ def stem_of(name: str, system: str = sys.platform) -> str:
 
 
 @contextlib.contextmanager
+def private_folder(beside: str | Path) -> Iterator[Path]:
+    """A temporary folder in the folder `beside`, created exclusively and closed to other users; removed at
+    the end of the block. All temporary names are made here.
+
+    In a folder that several people write to, a file of a predictable name may be another's symbolic link, and
+    writing to it would overwrite what it points to. Raises OSError where the folder cannot be created.
+    """
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=OURS, dir=beside))
+        handle = _open_folder(folder)
+        # Another process that tidies up may hold the lock of a folder that was not locked yet, or have
+        # removed it.
+        if handle is None or (_lock(handle) is not False and os.fstat(handle).st_nlink):
+            break
+        os.close(handle)
+    try:
+        yield folder
+    finally:
+        # Not an error: on Windows another program may have a file open, and a full disk still removes files.
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+@contextlib.contextmanager
 def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Write a file atomically: yields a hidden temporary path in the same folder, renamed to `path` on
-    success and removed on failure.
+    """Write a file atomically: yields a path of the same name in a private folder beside it, which is renamed
+    to `path` on success and removed on failure.
 
     Raises BadFile where `path` exists and may not be replaced, or it cannot be written (its name,
     permissions, disk full).
@@ -95,24 +144,168 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     check_written(path, HIDDEN)
     if path.exists() and not overwrite:
         raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
-    # Beside the target, since a rename is atomic only within one file system. A name of its own for every
-    # process: those of one training run, on several machines, must not rename each other's file away.
-    part = path.with_name(f".{path.stem}.part{os.getpid()}-{uuid.uuid4().hex[:6]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
+        # Beside the target, since a rename is atomic only within one file system.
+        with private_folder(path.parent) as folder:
+            part = folder / path.name
+            yield part
+            try:
+                part.replace(path)
+            except IsADirectoryError as error:
+                raise BadFile(f"{path} cannot be written: there is a folder of this name.") from error
     except OSError as error:
-        if isinstance(error, BadFile):  # an OSError too, which has its message already
-            raise
-        # Windows does not replace a file that another program has open.
-        in_use = " Is it open in another program?" if sys.platform == "win32" and path.exists() else ""
-        raise BadFile(f"{path} cannot be written: {error.strerror or error}.{in_use}") from error
+        raise cannot_write(path, error) from error
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises BadFile where a file that exists cannot be replaced: it is a folder, protected by the system, or
+    another user's in a folder where everybody may remove only their own.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise BadFile(f"{path} cannot be written: there is a folder of this name.")
+    about, folder = path.lstat(), path.parent.stat()
+    mine = not hasattr(os, "geteuid") or os.geteuid() in (0, about.st_uid, folder.st_uid)
+    if folder.st_mode & stat.S_ISVTX and not mine:
+        raise BadFile(
+            f"{path} cannot be replaced: it belongs to another user. Write to another folder (`out`)."
+        )
+    try:
+        # Opened, not written to. Files without permission to write can be replaced; immutable ones cannot.
+        os.close(os.open(path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)))
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise BadFile(f"{path} cannot be replaced: the system protects it ({error.strerror}).") from error
+
+
+def try_to_write(path: Path) -> None:
+    """Raises BadFile where a small file of this name cannot be written in this folder."""
+    try:
+        with private_folder(path.parent) as folder:
+            (folder / path.name).write_bytes(bytes(4096))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError, why: str = "") -> BadFile:
+    """A BadFile that says why a file cannot be written; `why` is the reason as another library gave it. The
+    error itself where it is one already.
+    """
+    if isinstance(error, BadFile):
+        return error
+    why = why or error.strerror or str(error)
+    return BadFile(f"{path} cannot be written: {why}.{_likely_cause(path, error)}")
+
+
+def _likely_cause(path: Path, error: OSError) -> str:
+    """A sentence on what is wrong with the place, from its state: libraries seldom say it."""
+    code, folder = getattr(error, "errno", None), path.parent
+    if not folder.is_dir():
+        return " Its folder was removed or renamed meanwhile." if not folder.exists() else ""
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return ""  # said by the system itself
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < NEARLY_FULL:
+            return " The disk is full."
+    if not os.access(folder, os.W_OK):
+        return " The folder is read-only."
+    # Windows does not replace a file that another program has open.
+    if sys.platform == "win32" and path.exists():
+        return " Is it open in another program?"
+    return "" if code is not None else " Is the disk full, or a quota used up?"
+
+
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Let no other process (or thread) write `path` while the block runs, and first remove what killed
+    processes left beside it. The system releases the lock when the process ends, however it ends.
+
+    Raises BadFile where another one is writing it, or its folder cannot be written to. File systems without
+    locks let all pass.
+    """
+    path = Path(path)
+    # A hash: the name of the target may be as long as the system allows.
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    lock = path.parent / f"{OURS}{digest}{LOCK}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _hold(lock)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if handle is None:
+        raise BadFile(
+            f"{path} is being written by another run of Labelscape. Wait until it ends, or write to another "
+            "folder (`out`)."
+        )
+    try:
+        remove_abandoned(path.parent)
+        yield
     finally:
+        # Removed while it is held: a process that waits for this file finds it gone, and makes a new one.
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            lock.unlink()
+        os.close(handle)
 
 
-def half_written(path: Path) -> list[Path]:
-    """The hidden files that killed processes left of `path`."""
-    return sorted(path.parent.glob(f".{glob.escape(path.stem)}.part*{glob.escape(path.suffix)}"))
+def _hold(lock: Path) -> int | None:
+    """Create, open and lock a file; None where another one holds the lock."""
+    while True:
+        # Never through a symbolic link, and never written to: the name can be guessed.
+        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        handle = os.open(lock, flags, 0o666)
+        if _lock(handle) is False:
+            os.close(handle)
+            return None
+        # The one before may have removed the file between opening and locking it.
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(handle), os.stat(lock, follow_symlinks=False)):
+                return handle
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock an open file for this process: True, False where another one holds it, None where the file system
+    has no locks.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        return None if error.errno in UNSUPPORTED else False
+    return True
+
+
+def _open_folder(folder: Path) -> int | None:
+    """A folder as an open file, to lock; None on Windows, where that is not possible."""
+    return os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC) if fcntl is not None else None
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder: those whose lock is free."""
+    for path in [path for path in folder.iterdir() if path.name.startswith(OURS)]:
+        # Tidying up: what cannot be removed, such as another user's, is no reason not to work.
+        with contextlib.suppress(OSError):
+            if path.is_symlink():
+                continue
+            if path.suffix == LOCK:
+                handle = _hold(path)
+                if handle is not None:
+                    path.unlink()
+                    os.close(handle)
+            elif path.is_dir():
+                _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    handle = _open_folder(folder)
+    try:
+        free = None if handle is None else _lock(handle)
+        if free or (free is None and time.time() - folder.stat().st_mtime > OLD):
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if handle is not None:
+            os.close(handle)

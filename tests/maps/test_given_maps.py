@@ -12,7 +12,7 @@ from affine import Affine
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import open_dataset
-from labelscape.errors import BadInput
+from labelscape.errors import BadFile, BadInput
 from labelscape.maps.journal import Journal
 from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
@@ -80,7 +80,10 @@ def test_an_interrupted_map_does_not_go_on_with_another_array(model, made, tmp_p
         map_scene(model, scenes[0], tmp_path / "map", **options)
     monkeypatch.undo()
     assert list((tmp_path / "map").glob(".scene.unfinished/*.tif"))
-    result = map_scene(model, scenes[1], tmp_path / "map", **options)
+    with pytest.raises(BadFile, match="3 finished tiles .*pixels has changed.*overwrite=True"):
+        map_scene(model, scenes[1], tmp_path / "map", **options)
+    result = map_scene(model, scenes[1], tmp_path / "map", overwrite=True, **options)
+    assert any("3 finished tiles" in note and "were deleted" in note for note in result.notes)
     assert result.paths["class"].read_bytes() == expected.paths["class"].read_bytes()
 
 

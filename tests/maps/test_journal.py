@@ -126,8 +126,8 @@ def test_a_tile_is_kept_for_its_own_key_and_as_long_as_it_is_whole(tmp_path, che
                 ({}, replace(checkpoint, temperature=2.0)),
             )
         ]
-    Journal(tmp_path / "j", keys[0]).save(core, planes)
-    again = Journal(tmp_path / "j", keys[1])
+    Journal(tmp_path / "j", keys[0], ("class", "confidence")).save(core, planes)
+    again = Journal(tmp_path / "j", keys[1], ("class", "confidence"))
     assert again.found == 1 and is_begun(tmp_path / "j", keys[0])
     np.testing.assert_array_equal(again.load(core), planes)
     for other in keys[2:]:
@@ -135,9 +135,23 @@ def test_a_tile_is_kept_for_its_own_key_and_as_long_as_it_is_whole(tmp_path, che
     file = next((tmp_path / "j").glob("*.tif"))
     file.write_bytes(file.read_bytes()[:-40])
     assert again.load(core) is None
-    for other in keys[2:]:
-        Journal(tmp_path / "j", keys[0]).save(core, planes)
-        assert not Journal(tmp_path / "j", other).has(core)
+    for other, said in zip(keys[2:], ("nodata None, now 3.0", "another checkpoint")):
+        Journal(tmp_path / "j", keys[0], overwrite=True).save(core, planes)
+        with pytest.raises(BadFile, match=f"1 finished tile of an interrupted map .*{said}.*overwrite=True"):
+            Journal(tmp_path / "j", other)
+        assert is_begun(tmp_path / "j", keys[0])
+        new = Journal(tmp_path / "j", other, overwrite=True)
+        assert not new.has(core) and said in new.deleted
+
+
+def test_a_tile_serves_maps_that_ask_for_fewer_of_its_planes(tmp_path):
+    core, planes = Window(0, 0, 2, 3), np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+    kinds = ("class", "proba", "proba", "entropy")
+    Journal(tmp_path / "j", {}, kinds).save(core, planes)
+    for wanted, bands in ((kinds, [0, 1, 2, 3]), (("class", "entropy"), [0, 3]), (("class",), [0])):
+        np.testing.assert_array_equal(Journal(tmp_path / "j", {}, wanted).load(core), planes[bands])
+    for lacking in (("class", "confidence"), (*kinds, "entropy"), ("class", "proba")):
+        assert Journal(tmp_path / "j", {}, lacking).load(core) is None
 
 
 def test_damaged_tiles_are_scored_again(tmp_path, checkpoint, monkeypatch):

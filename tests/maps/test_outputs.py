@@ -1,6 +1,8 @@
 """One more raster is one more row: written, kept while the map is unfinished, counted, listed, described."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -114,9 +116,17 @@ def test_half_written_files_of_a_killed_map_go_whatever_is_written_next(tmp_path
     scene = world.make(tmp_path, 96, 128).scene
     out = tmp_path / "map"
     out.mkdir()
-    left = [".scene_proba.tiles.tif", ".scene_entropy.part.tif", ".scene_polygons.part.gpkg"]
+    program = (
+        "import os, sys\nfrom labelscape.files import locked, private_folder, written_whole\n"
+        "with locked(sys.argv[1] + '/old'), private_folder(sys.argv[1]) as folder:\n"
+        "    (folder / 'tiles.tif').touch()\n"
+        "    with written_whole(sys.argv[1] + '/a.gpkg') as part:\n"
+        "        part.touch()\n        os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(out)])
+    assert len(list(out.glob(".*"))) == 3
     others = {".scene2_proba.tiles.tif", ".scene_notes.txt", ".hidden"}
-    for name in (*left, *others):
+    for name in others:
         (out / name).touch()
     map_scene(checkpoint, scene, out, **QUICK)
     assert {path.name for path in out.glob(".*")} == others

@@ -55,7 +55,7 @@ def stored(tmp_path_factory):
 def key_of(request: MapRequest, device: str = "cpu") -> dict:
     """The tile key of a request, by way of everything that goes into one."""
     models = [load(path) for path in request.checkpoint]
-    with fitting(models[0], request.scene, request) as (scene, _):
+    with fitting(models[0], request.scene, request) as (scene, _, _):
         scorer = Scorer.of(models, device="cpu", precision=request.precision, protocol=request.protocol)
         sizes = {"tile_size": request.tile_size, "overlap": request.overlap, "blend": request.blend}
         return tile_key(request, models, scene, plan_for(scorer, scene, **sizes), device)

@@ -159,8 +159,8 @@ def test_side_files_of_an_earlier_map_that_stay_are_said(tmp_path):
 @pytest.mark.parametrize(("system", "hint"), [("win32", True), ("linux", False)])
 def test_a_file_in_use_is_a_likely_cause_on_windows(tmp_path, monkeypatch, system, hint):
     monkeypatch.setattr("labelscape.files.sys.platform", system)
-    (tmp_path / "report.html").mkdir()  # what no file replaces
+    (tmp_path / "report.html").touch()
     with pytest.raises(BadFile, match="cannot be written") as told:
-        with written_whole(tmp_path / "report.html", overwrite=True) as part:
-            part.write_text("")
+        with written_whole(tmp_path / "report.html", overwrite=True):
+            raise PermissionError(13, "The process cannot access the file")
     assert ("open in another program" in str(told.value)) == hint

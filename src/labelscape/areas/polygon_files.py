@@ -9,7 +9,6 @@ extras.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ import shapely
 from rasterio.crs import CRS
 
 from labelscape.errors import BadFile, BadOption
+from labelscape.files import private_folder
 from labelscape.scenes.vectors import append_polygons, translate, writing
 
 LAYER = "land_cover"
@@ -47,6 +47,15 @@ def is_database(out: str | Path) -> bool:
     return str(out).startswith(("postgresql://", "postgres://", "PG:"))
 
 
+def check_crs(out: str | Path, crs: CRS | None) -> None:
+    """Raises BadOption where the format of `out` needs a CRS and the map has none."""
+    if Path(out).suffix.lower() == ".geojson" and crs is None:
+        raise BadOption(
+            f"{Path(out).name}: the map has no coordinate reference system, and GeoJSON is in degrees of "
+            "longitude and latitude (RFC 7946). Use .gpkg, .fgb or .parquet (`polygons_as`)."
+        )
+
+
 def check_target(out: str | Path) -> None:
     """Raises BadOption where polygons cannot be written to `out`: its suffix is unknown, or an optional
     package is not installed. Called before any work.
@@ -71,19 +80,21 @@ def check_target(out: str | Path) -> None:
 
 
 def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | None) -> None:
-    """Write all batches to `path` in the format of `suffix`. Raises BadFile where it cannot be written."""
+    """Write all batches to `path`, in a private folder, in the format of `suffix`. Raises OSError where it
+    cannot be written.
+    """
     if suffix == ".parquet":
         _write_parquet(path, batches, crs)
         return
-    with writing(path, path.parent) as target:
+    with writing(path) as target:
         if suffix == ".gpkg":
             _write_package(target, batches, crs)
             return
         # Beside the target: a copy of all polygons may not fit into /tmp.
-        with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as folder:
-            package = Path(folder) / "polygons.gpkg"
+        with private_folder(path.parent) as folder:
+            package = folder / "polygons.gpkg"
             # The copy is read once from end to end: an index would only cost time.
-            with writing(package, path.parent) as copy:
+            with writing(package) as copy:
                 _write_package(copy, batches, crs, SPATIAL_INDEX="NO")
             # RFC7946: without it GDAL writes GeoJSON of 2008 in the map's own CRS, which RFC 7946 abolished;
             # with it, it is reprojected to WGS 84.
@@ -143,7 +154,7 @@ def _write_parquet(path: Path, batches: Iterator[Batch], crs: CRS | None) -> Non
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             writer.add_key_value_metadata({"geo": json.dumps(geo_metadata(crs, bounds))})
     except pa.ArrowException as error:
-        raise BadFile(f"{path.name} cannot be written: {error}.") from error
+        raise OSError(str(error)) from error
 
 
 def geo_metadata(crs: CRS | None, bounds: np.ndarray) -> dict:

@@ -12,17 +12,26 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from labelscape.areas.polygon_files import LAYER, Batch, check_target, is_database, write_database, write_file
+from labelscape.areas.polygon_files import (
+    LAYER,
+    Batch,
+    check_crs,
+    check_target,
+    is_database,
+    write_database,
+    write_file,
+)
 from labelscape.areas.sieve import check_minimum
 from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.areas.style import add_style
 from labelscape.areas.trace import Areas, trace
 from labelscape.errors import BadFile, BadOption
-from labelscape.files import check_path, check_written, written_whole
+from labelscape.files import cannot_write, check_path, check_written, locked, private_folder, written_whole
 from labelscape.grid import Grid
 from labelscape.legend import Legend
 from labelscape.rasters.class_names import check_class_map, legend_of
 from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.stamps import Watched
 
 BATCH = 50_000
 """Polygons written at once (ours): a few hundred bytes each."""
@@ -85,42 +94,73 @@ def polygonize(
         check_written(out)
     # Before the raster is read: a wrong suffix should cost no time.
     check_target(out)
+    watched = Watched.of([str(raster)])
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         check_class_map(file, raster)
         check_sizes(min_area, simplify, grid, str(raster))
+        check_crs(out, grid.crs)
         legend = legend or legend_of(raster)[0]
     # Metres -> pixels of the ground, also for a map in degrees; a map without coordinates counts in pixels.
     summary, tolerance = PolygonSummary(), simplify / (grid.ground_pixel_size or 1)
-    with _sieved(raster, out, legend, sieve, overwrite, tick) as source, gdal(), open_raster(source) as file:
-        areas = trace(file, grid, tolerance=tolerance, strip_rows=strip_rows, tick=tick)
-        _write(out, _batches(areas, grid, legend, min_area, summary), grid, legend, overwrite)
+
+    def write() -> None:
+        with _sieved(raster, out, legend, sieve, tick) as source, gdal(), open_raster(source) as file:
+            areas = trace(file, grid, tolerance=tolerance, strip_rows=strip_rows, tick=tick)
+            # Before the file takes its name.
+            areas = _then(areas, lambda: watched.check(f"{raster} was polygonized"))
+            _write(out, _batches(areas, grid, legend, min_area, summary), grid, legend, overwrite)
+
+    if is_database(out):  # its transaction keeps others away
+        write()
+        return summary
+    with locked(out):
+        # Before the sieve, which may take long; the writer checks again.
+        if Path(out).exists() and not overwrite:
+            raise BadFile(f"{out} exists; pass `overwrite=True` to replace it.")
+        try_target(out, grid, legend)
+        write()
     return summary
+
+
+def _then(areas: Iterator[Areas], last: Callable[[], None]) -> Iterator[Areas]:
+    yield from areas
+    last()
 
 
 @contextmanager
 def _sieved(
-    raster: str | Path,
-    out: str | Path,
-    legend: Legend,
-    sieve: float,
-    overwrite: bool,
-    tick: Callable[[int], None] | None,
+    raster: str | Path, out: str | Path, legend: Legend, sieve: float, tick: Callable[[int], None] | None
 ) -> Iterator[str | Path]:
     """The raster itself, or for the time of a block a sieved copy of it beside `out`."""
     if not sieve:
         yield raster
         return
     check_minimum(sieve)
-    # Checked before the sieve, which may take long; the writer checks again.
-    if not is_database(out) and Path(out).exists() and not overwrite:
-        raise BadFile(f"{out} exists; pass `overwrite=True` to replace it.")
     # On the target's own disk: /tmp is often too small for a copy of the map.
-    near = None if is_database(out) or not Path(out).parent.is_dir() else Path(out).parent
-    with tempfile.TemporaryDirectory(prefix=".sieved.", dir=near) as folder:
-        copy = Path(folder) / Path(raster).name
+    near = tempfile.gettempdir() if is_database(out) else Path(out).parent
+    with private_folder(near) as folder:
+        copy = folder / Path(raster).name
         merge_small_areas(raster, copy, legend, min_area=sieve, tick=tick)
         yield copy
+
+
+def try_target(out: str | Path, grid: Grid, legend: Legend) -> None:
+    """Write the polygon of one pixel to a temporary file in the format of `out`: what cannot be written, for
+    its place, its name or its CRS, is known before any work. Raises BadFile.
+    """
+    if is_database(out):
+        return
+    row, column = grid.height // 2, grid.width // 2
+    areas = Areas(
+        np.array([0], np.uint8), np.ones(1), np.ones(1), shapely.box([column], [row], [column + 1], [row + 1])
+    )
+    batches = _batches(iter([areas]), grid, legend, 0.0, PolygonSummary())
+    try:
+        with private_folder(Path(out).parent) as folder:
+            _write(folder / Path(out).name, batches, grid, legend, False)
+    except OSError as error:
+        raise cannot_write(Path(out), getattr(error, "__cause__", None) or error) from error
 
 
 def _write(out: str | Path, batches: Iterator[Batch], grid: Grid, legend: Legend, overwrite: bool) -> None:

@@ -26,13 +26,14 @@ from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, merged_awa
 from labelscape.areas.outlines import connected
 from labelscape.areas.trace import read_run, runs_of, strip_height, without_nodata
 from labelscape.errors import BadOption
-from labelscape.files import check_path, check_written
+from labelscape.files import check_path, check_written, locked
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_names import check_class_map, legend_of
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.holes import stored_blocks
+from labelscape.scenes.stamps import Watched
 
 SLACK = 1e-9
 """Relative tolerance of the minimum: sizes are sums of rounded numbers, so one that should equal it may fall
@@ -122,6 +123,7 @@ def sieve(
         raise BadOption(
             f"{out}: a sieved map is a GeoTIFF (.tif, .tiff); for polygons use polygonize with `sieve`."
         )
+    watched = Watched.of([str(raster)])
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         check_class_map(file, raster)
@@ -135,7 +137,10 @@ def sieve(
         tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_georeferenced else 'pixels'}"
         # A nodata value that no byte can have is no value of the map.
         nodata = int(file.nodata) if file.nodata in range(256) else IGNORE
-        with MapWriter(out, grid, 1, nodata, legend=legend, tags=tags, overwrite=overwrite) as writer:
+        with (
+            locked(out),
+            MapWriter(out, grid, 1, nodata, legend=legend, tags=tags, overwrite=overwrite) as writer,
+        ):
             work = _Sieve(file, grid, min_area * (1e4 if grid.is_georeferenced else 1) * (1 - SLACK))
             rows = strip_rows or _rows(grid.width)
             for top in range(0, grid.height, rows):
@@ -144,6 +149,8 @@ def sieve(
                     writer.write(part.window, part.values)
                 if tick:
                     tick(strip.height)
+            # Inside the writer, which then leaves no file.
+            watched.check(f"{raster} was sieved")
     return work.summary(legend)
 
 

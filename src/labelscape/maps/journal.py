@@ -2,6 +2,8 @@
 an interrupted run resumes.
 
 The folder is beside the map's files and is removed when they are complete. Its files are written atomically.
+Tiles are never deleted unasked: a folder with tiles of another map, or of a scene that has changed since, is
+refused.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -19,7 +22,7 @@ from rasterio.errors import RasterioError
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile
-from labelscape.files import written_whole
+from labelscape.files import cannot_write, private_folder, written_whole
 from labelscape.grid import Window
 from labelscape.maps.outputs import rasters_of
 from labelscape.maps.request import Affects, MapRequest
@@ -27,6 +30,8 @@ from labelscape.rasters import compression
 from labelscape.rasters.write import GDAL_FAILURES
 from labelscape.scenes.files import gdal, reason
 from labelscape.scenes.scene import Scene
+from labelscape.scenes.stamps import Watched
+from labelscape.scenes.vectors import VectorSource
 from labelscape.scoring.fade import HANN
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
@@ -38,19 +43,25 @@ default instead of by option, give the same values.
 
 
 def tile_key(
-    request: MapRequest, models: Sequence[Checkpoint], scene: Scene, plan: TilePlan, device: str
+    request: MapRequest,
+    models: Sequence[Checkpoint],
+    scene: Scene,
+    plan: TilePlan,
+    device: str,
+    watched: Watched | None = None,
 ) -> dict:
     """Everything that determines the values of a finished tile, as JSON values; maps with one key share
     tiles.
 
     Settings of polygons, report and other files made from tiles are not part of it. `device` is the type
-    (cpu, cuda, mps): results differ between them in the last digit.
+    (cpu, cuda, mps): results differ between them in the last digit. `watched` are the scene's files, by
+    default as they are now.
     """
     grid = scene.grid
-    files = [Path(f) for f in (*scene.files, *([] if request.area is None else [request.area]))]
+    watched = watched or Watched.of(files_of_map(request, scene))
     return {
         **request.model_dump(mode="json", include=set(request.fields_that(Affects.TILES)) - RESOLVED),
-        # Another version may compute other values: its tiles are made again rather than mixed with these.
+        # Another version may compute other values: its tiles are not mixed with these.
         "version": __version__,
         # Hashed, so that a checkpoint renamed or copied elsewhere shares tiles, and one trained again does
         # not.
@@ -59,21 +70,16 @@ def tile_key(
         # Tiles blended by another ramp would not add up with these.
         "ramp": HANN.name if plan.fade else None,
         # A scene in memory has no file time: only its pixels show whether it is the same.
-        "files": [_stamp(f) for f in files] + ([scene.digest()] if scene.in_memory else []),
+        "files": watched.named() + ([["pixels", scene.digest()]] if scene.in_memory else []),
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
-        # A request with more rasters has other planes: tiles lacking some could not be completed.
-        "planes": [[r.kind, len(r.band_names(models[0].legend))] for r in rasters_of(request)],
         "device": device,
     }
 
 
-def _stamp(file: Path) -> list[str | int]:
-    """Where a file lies, with size and time of a local one. A relative path means another file in another
-    working directory, and a link another one once it is changed.
-    """
-    if not file.exists():
-        return [str(file)]
-    return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
+def files_of_map(request: MapRequest, scene: Scene) -> tuple[str, ...]:
+    """The rasters that the scene is read from, and the polygons that it is cut to."""
+    area = [] if request.area is None else [str(VectorSource.of(request.area).path)]
+    return (*scene.files, *area)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -86,41 +92,105 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
+def planes_wanted(request: MapRequest, models: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """The kind of the raster that each plane of a tile belongs to."""
+    legend = models[0].legend
+    return tuple(r.kind for r in rasters_of(request) for _ in r.band_names(legend))
+
+
 def is_begun(folder: Path, key: dict) -> bool:
     """Does a folder hold finished tiles of a map with this key?"""
-    # The glob passes over hidden files: a tile that was being written when the run was killed is not
-    # finished.
-    return _stored(folder) == json.dumps(key, sort_keys=True) and any(folder.glob("[!.]*.tif"))
+    return bool(_tiles(folder)) and not differences(folder, key)
 
 
-def _stored(folder: Path) -> str | None:
+def _tiles(folder: Path) -> list[Path]:
+    return list(folder.glob("[!.]*.tif"))
+
+
+def _stored(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        return (folder / "settings.json").read_text(encoding="utf-8")
-    return None
+        found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        if isinstance(found, dict) and isinstance(found.get("key"), dict):
+            return found
+    return {}
+
+
+def differences(folder: Path, key: dict) -> list[str]:
+    """In what the map that a folder's tiles are of differs from the map of this key, in words."""
+    stored, wanted = _stored(folder).get("key"), json.loads(json.dumps(key))
+    if stored is None:
+        return ["another version of Labelscape"]
+    names = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
+    return [words for name in names for words in _in_words(name, stored.get(name), wanted.get(name))]
+
+
+def _in_words(name: str, before: Any, now: Any) -> list[str]:
+    if name == "files":
+        old, new = ({one[0]: one for one in files or []} for files in (before, now))
+        changed = [file for file in sorted({*old, *new}) if old.get(file) != new.get(file)]
+        return [f"{file} has changed" for file in changed[:3]] or ["the files are in another order"]
+    if name == "version":
+        return [f"Labelscape {before}, now {now}"]
+    if name == "device":
+        return [f"device {before}, now {now}"]
+    words = {
+        "models": "another checkpoint",
+        "plan": "tile size, overlap or blending",
+        "ramp": "tile size, overlap or blending",
+        "grid": "place or size of the scene",
+    }
+    return [words[name]] if name in words else [f"{name} {before}, now {now}"]
 
 
 class Journal:
-    """The finished tiles of one map; those made under another `tile_key` are deleted."""
+    """The finished tiles of one map.
 
-    def __init__(self, folder: Path, key: dict) -> None:
-        self.folder = folder
-        self._wanted = json.dumps(key, sort_keys=True)
+    key      see `tile_key`; tiles of another key are deleted with `overwrite`, and refused without
+    planes   kind of the raster of each plane; a tile that was kept with more of them is used, one that lacks
+             some is made again
+    machine  facts of the machine that values depend on in the last digit, stored with the first tile
+
+    Raises BadFile where the folder holds tiles of another key, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: dict,
+        planes: Sequence[str] = (),
+        *,
+        machine: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.folder, self.planes = folder, tuple(planes)
+        self.deleted = ""
+        """What was deleted of another map, as a sentence."""
+        if folder.is_symlink():
+            raise BadFile(f"{folder} is a symbolic link; remove it, or write to another folder (`out`).")
+        begun, different = len(_tiles(folder)), differences(folder, key)
+        if begun and different:
+            tiles = f"{begun} finished tile{'s' * (begun > 1)} of an interrupted map"
+            if not overwrite:
+                raise BadFile(
+                    f"{folder} holds {tiles} that differs from this one ({'; '.join(different)}). Repeat it "
+                    "as it was to resume it, pass `overwrite=True` to delete its tiles, or another `out` or "
+                    "`name`."
+                )
+            self.deleted = f"{tiles} were deleted: it differed from this one ({'; '.join(different)})"
         try:
             # All or nothing: one tile of other settings among these would be a map that no settings give.
-            if _stored(folder) != self._wanted:
-                shutil.rmtree(folder, ignore_errors=True)
+            if different:
+                _remove(folder)
                 folder.mkdir(parents=True)
-                # Before the first tile: tiles without settings beside them are taken for another map's and
-                # deleted.
+                # Before the first tile: tiles without settings beside them cannot be resumed.
+                settings = {"key": key, "machine": dict(machine or {})}
                 with written_whole(folder / "settings.json", overwrite=True) as part:
-                    part.write_text(self._wanted, encoding="utf-8")
+                    part.write_text(json.dumps(settings, sort_keys=True), encoding="utf-8")
         except OSError as error:
-            raise BadFile(
-                f"{folder} cannot be written: {error.strerror or error}. Is the disk full, or the folder "
-                "read-only?"
-            ) from error
+            raise cannot_write(folder, error) from error
+        self.machine = _stored(folder).get("machine") or dict(machine or {})
         # A first run finds none, and is spared one call of the file system per tile.
-        self.found = len(list(folder.glob("*.tif")))
+        self.found = len(_tiles(folder))
         """Number of tiles finished by an earlier run."""
 
     def _path(self, core: Window) -> Path:
@@ -142,23 +212,35 @@ class Journal:
             **compression.for_journal().profile,
             "interleave": "band",
         }
+        # Else the folder would be made again, with tiles but without settings.
+        if not self.folder.is_dir():
+            raise BadFile(
+                f"{path} cannot be written: its folder was removed or renamed while the map was made."
+            )
         try:
             # Made in memory and written by Python: GDAL raises no error when the disk is full at the last
             # blocks of a file.
             with gdal(), rasterio.MemoryFile() as memory:
                 with memory.open(**profile) as file:
                     file.write(planes)
+                    for band, kind in enumerate(self.planes, start=1):
+                        file.set_band_description(band, kind)
                 with written_whole(path, overwrite=True) as part:
                     part.write_bytes(memory.getbuffer())
         except GDAL_FAILURES as error:
-            cause = error.__cause__ if isinstance(error, BadFile) else error
-            raise BadFile(f"{path} cannot be written: {reason(cause or error)}. Is the disk full?") from error
+            raise cannot_write(path, error, reason(error)) from error
 
     def load(self, core: Window) -> np.ndarray | None:
-        """The planes of a tile; None where its file is missing or damaged, and it must be scored again."""
+        """The planes of a tile; None where its file is missing or damaged or lacks some, and it must be
+        scored again.
+        """
         try:
             with gdal(), rasterio.open(self._path(core)) as file:
-                planes = file.read()
+                kinds = file.descriptions
+                chosen = [band for band, kind in enumerate(kinds, start=1) if kind in self.planes]
+                if self.planes and tuple(kinds[band - 1] for band in chosen) != self.planes:
+                    return None
+                planes = file.read(chosen or None)
         except (RasterioError, *GDAL_FAILURES):
             # A damaged tile must not end the run: it costs the time of one tile.
             return None
@@ -169,9 +251,17 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.folder.exists() and not any(self.folder.glob("*.tif")):
+        if self.folder.exists() and not _tiles(self.folder):
             self.close()  # stopped before anything was worth keeping
 
     def close(self) -> None:
         """Delete the journal: the map is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a journal at once: killed meanwhile, no half of it is left under its name."""
+    if folder.exists():
+        with contextlib.suppress(OSError), private_folder(folder.parent) as private:
+            folder.rename(private / folder.name)
+        shutil.rmtree(folder, ignore_errors=True)  # where it cannot be renamed

@@ -4,7 +4,6 @@ item all go through these rows: a new raster is one more row of RASTERS.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -209,19 +208,6 @@ def leftover_files(out: Path, stem: str, paths: Mapping[str, Path]) -> list[str]
         for suffix in (SUFFIXES if "{}" in output.ending else ("",))
     ]
     return [name for name in names if name not in written and (out / name).exists()]
-
-
-def remove_half_written(out: Path, stem: str) -> None:
-    """Remove the hidden files that a killed map of this name was writing, of all kinds: those that the next
-    one writes too it would replace, and the others, as large as the map, would stay for ever.
-    """
-    # Anchored at the stem and the ending's own dot: maps `a` and `a_b` may be written in one folder at once.
-    begun = tuple(f".{stem}{Path(output.ending.format('')).stem}." for output in all_outputs())
-    for path in out.iterdir():
-        if path.name.startswith(begun):
-            # Tidying up: on Windows another program may have the file open, which is no reason not to map.
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def assets() -> dict[str, tuple[str, list[str]]]:

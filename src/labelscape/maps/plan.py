@@ -129,7 +129,7 @@ def check(
     models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
     scorer = Scorer.of(models, device=request.device, precision=request.precision, protocol=request.protocol)
     source = scene if scene is not None else request.scene
-    with fitting(models[0], source, request, stride=scorer.stride) as (opened, findings):
+    with fitting(models[0], source, request, stride=scorer.stride) as (opened, findings, _):
         # Without its bands the network cannot be timed on the scene; the verdict is REFUSED already.
         if match_bands(models[0].bands, opened.bands).order is None:
             return CheckResult(verdict(findings), findings, None)

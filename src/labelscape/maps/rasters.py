@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from labelscape.errors import BadInput
+from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.maps.journal import Journal
@@ -79,7 +79,8 @@ def _blocks(core: Window) -> Iterator[Window]:
 def write_rasters(work: MapWork) -> Tally:
     """Score the tiles that are not in the journal and write all tiles, while the network is at the next one.
 
-    The journal is kept, since polygons and report may still fail. Raises BadInput where no pixel is valid.
+    The journal is kept, since polygons and report may still fail. Raises BadInput where no pixel is valid,
+    BadFile where the scene was changed meanwhile.
     """
     legend, scene = work.legend, work.scene
     tally = Tally(scene.grid, legend, np.zeros(len(legend), np.int64), np.zeros(len(legend)))
@@ -112,6 +113,12 @@ def write_rasters(work: MapWork) -> Tally:
                 f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value "
                 "or set it with `nodata`."
             )
+        try:
+            work.watched.check(f"{scene.name} was mapped")
+        except BadFile:
+            # Nobody knows which tiles are of which version.
+            work.journal.close()
+            raise
         # In threads: rasterio releases Python's lock while GDAL reads, compresses and writes.
         with ThreadPoolExecutor(len(writers), thread_name_prefix="finish") as pool:
             for future in [pool.submit(writer.finish) for _, writer in writers]:

@@ -32,10 +32,11 @@ Models = Checkpoint | str | Path | Sequence[Checkpoint | str | Path]
 
 class Affects(Enum):
     """What a setting of a map affects. Finished tiles of an interrupted map are reused if and only if no
-    setting that affects TILES has changed.
+    setting that affects TILES has changed, and they hold all rasters that are asked for.
     """
 
-    TILES = "the values of tiles, or which planes they have"
+    TILES = "the values of tiles"
+    PLANES = "which rasters are kept for every tile"
     FILES = "which files are made of the tiles, and how"
     MACHINE = "where the work is done"
 
@@ -100,9 +101,9 @@ class MapRequest(BaseModel):
     """How augmented predictions are averaged: as probabilities or logits."""
     reject: Annotated[float | None, Affects.TILES] = None
     """Confidence (0..1) below which a pixel becomes the class "unknown", which is added to the legend."""
-    entropy: Annotated[bool, Affects.TILES] = False
+    entropy: Annotated[bool, Affects.PLANES] = False
     """Also write the entropy of the prediction: 0 (certain) to 100 (all classes alike), uint8."""
-    proba: Annotated[bool, Affects.TILES] = False
+    proba: Annotated[bool, Affects.PLANES] = False
     """Also write the probability of every class: one uint8 band each, scale 1/250."""
     sieve: Annotated[float, Affects.FILES] = 0.0
     """Minimum mapping unit in hectares (pixels without coordinates): also write the map with all smaller

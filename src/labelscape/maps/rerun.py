@@ -9,6 +9,7 @@ from typing import Any
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import check_path
+from labelscape.maps.machine import as_many_threads
 from labelscape.maps.request import MapRequest
 from labelscape.maps.result import MapResult
 from labelscape.maps.run import map_scene
@@ -40,7 +41,8 @@ def rerun(run_json: str | Path, out: str | Path, overwrite: bool = False) -> Map
     # A scene in memory left no path; its pixels are not in the file.
     if request.scene is None:
         raise BadInput(f"{run_json} was made from a scene in memory; save it and map the file instead.")
-    return map_scene(out=out, request=request.replace(name=name), overwrite=overwrite)
+    with as_many_threads(run.get("machine") or {}):
+        return map_scene(out=out, request=request.replace(name=name), overwrite=overwrite)
 
 
 def _before_requests(run: dict[str, Any]) -> MapRequest:

@@ -16,12 +16,13 @@ from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.matching import bands_to_read
 from labelscape.files import check_path, written_whole
+from labelscape.maps.machine import as_many_threads
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.rasters import Tally, write_rasters
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.maps.result import MapResult
 from labelscape.maps.stac import write_item
-from labelscape.maps.work import MapWork, fitting, prepare
+from labelscape.maps.work import MapWork, fitting, prepared
 from labelscape.progress import bar
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scoring.protocol import Protocol
@@ -57,36 +58,43 @@ def map_scene(
 
     {settings}
 
-    A map that was interrupted in `out` is resumed, unless a setting that changes the values of its tiles
-    differs. Raises BadOption with all invalid settings, BadInput where the scene does not fit the model (see
-    `check`), BadFile where files cannot be read or written. Files are written atomically.
+    A map that was interrupted in `out` is resumed, to the same bytes. Where a setting that changes the values
+    of its tiles differs, or a file of the scene has changed, it is refused; `overwrite` then deletes its
+    tiles. The scene's files are compared again when all tiles are made.
+
+    Raises BadOption with all invalid settings, BadInput where the scene does not fit the model (see `check`),
+    BadFile where files cannot be read or written, or another run writes the same map. Files are written
+    atomically.
     """
     start = time.monotonic()
     request = request_for(checkpoint, scene, request, protocol, settings)
     check_path(out, "The folder of a map (out)")
     models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
     source = scene if scene is not None else request.scene
-    with fitting(models[0], source, request) as (opened, findings):
-        # Refused here and not in `prepare`: nothing of a refused map may be on disk, not even its folder.
+    with fitting(models[0], source, request) as (opened, findings, watched):
+        # Refused here and not in `prepared`: nothing of a refused map may be on disk, not even its folder.
         if not request.force:
             refuse_unless(findings, opened.name)
         # With `force` the causes of the refusal become notes: they go into report and run file.
         notes = [finding.cause for finding in findings]
-        work = prepare(request, models, opened, Path(out), overwrite=overwrite, notes=notes)
-        tally = write_rasters(work)
-        # After the rasters are finished: their writer makes the side file that this one adds to.
-        # From the finished raster, not from tiles: an area may reach over any number of them.
-        mark_forced(work.paths["class"], findings)
-        sieved = _write_sieved(work)
-        outlined = _write_polygons(work)
-        facts = _facts(work, _sources(models), source)
-        result = _result(work, tally, facts, sieved, outlined, seconds=time.monotonic() - start)
-        _write_report(work, result)
-        _write_run(work.paths["run"], result, work.overwrite)
-        # After all files it lists: it holds their sizes and checksums.
-        _write_stac(work, facts)
-        # Last: until all files are written an interrupted map must find its tiles.
-        work.journal.close()
+        with prepared(
+            request, models, opened, Path(out), overwrite=overwrite, notes=notes, watched=watched
+        ) as work:
+            with as_many_threads(work.journal.machine):
+                tally = write_rasters(work)
+            # After the rasters are finished: their writer makes the side file that this one adds to.
+            # From the finished raster, not from tiles: an area may reach over any number of them.
+            mark_forced(work.paths["class"], findings)
+            sieved = _write_sieved(work)
+            outlined = _write_polygons(work)
+            facts = _facts(work, _sources(models), source)
+            result = _result(work, tally, facts, sieved, outlined, seconds=time.monotonic() - start)
+            _write_report(work, result)
+            _write_run(work.paths["run"], result, work.overwrite)
+            # After all files it lists: it holds their sizes and checksums.
+            _write_stac(work, facts)
+            # Last: until all files are written an interrupted map must find its tiles.
+            work.journal.close()
     return result
 
 
@@ -202,6 +210,8 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         # As resolved: the request may say "auto".
         "device": str(scorer.device),
         "precision": "32" if scorer.dtype is None else str(scorer.dtype).removeprefix("torch."),
+        # Of the run that began the map: what the last digits of its values depend on.
+        "machine": work.journal.machine,
         "models": models,
         "request": work.request.model_dump(mode="json"),
     }

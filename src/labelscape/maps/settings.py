@@ -94,5 +94,13 @@ WORDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "average": ("Averaged as", lambda value: value),
     "models_averaged": ("Models averaged", lambda count: None if count == 1 else count),
     "device": ("Device", lambda value: value),
+    "machine": (
+        "Processor",
+        lambda m: (
+            f"{m['processor']}, {m['threads']} thread{'s' * (m['threads'] != 1)}, torch {m['torch']}"
+            if m
+            else None
+        ),
+    ),
     "precision": ("Precision", lambda value: PRECISIONS.get(str(value), value)),
 }

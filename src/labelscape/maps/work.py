@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from labelscape.areas.polygon_files import check_target
+from labelscape.areas.polygon_files import check_crs, check_target
+from labelscape.areas.polygonize import check_sizes, try_target
 from labelscape.checkpoint import Checkpoint
 from labelscape.contract.adjust import fitted
 from labelscape.contract.compare import compare
 from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import BadFile, BadInput
-from labelscape.files import check_written, stem_of
+from labelscape.files import check_replaceable, check_written, locked, stem_of, try_to_write
+from labelscape.grid import Grid
 from labelscape.legend import LandClass, Legend
-from labelscape.maps.journal import Journal, is_begun, tile_key
-from labelscape.maps.outputs import RasterOutput, leftover_files, paths_of, rasters_of, remove_half_written
+from labelscape.maps.journal import Journal, files_of_map, is_begun, planes_wanted, tile_key
+from labelscape.maps.machine import machine_now, unlike_before
+from labelscape.maps.outputs import RasterOutput, leftover_files, paths_of, rasters_of
 from labelscape.maps.request import MapRequest
+from labelscape.maps.stac import footprint
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
+from labelscape.scenes.stamps import Watched
 from labelscape.scoring.memory import size_warning
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for
@@ -38,6 +43,7 @@ class MapWork:
     legend     the map's classes: the network's, and "unknown" where pixels are rejected
     overwrite  may files be replaced? True also for files that this map had finished when it was interrupted
     notes      findings about the scene and the folder
+    watched    the files of the scene, as they were when it was opened
     """
 
     request: MapRequest
@@ -51,14 +57,15 @@ class MapWork:
     journal: Journal
     overwrite: bool
     notes: tuple[str, ...]
+    watched: Watched
 
 
 @contextmanager
 def fitting(
     checkpoint: Checkpoint, source: Source, request: MapRequest, *, stride: int = 1
-) -> Iterator[tuple[Scene, tuple[Difference, ...]]]:
-    """Open a scene and adjust it to the model's contract; also yields what differs. Raises as `open_scene`
-    does.
+) -> Iterator[tuple[Scene, tuple[Difference, ...], Watched]]:
+    """Open a scene and adjust it to the model's contract; also yields what differs, and its files as they are
+    now. Raises as `open_scene` does.
     """
     with (
         # Where something is adjusted two scenes are open: the adjusted one reads from the one as stored, and
@@ -66,12 +73,15 @@ def fitting(
         open_scene(source, nodata=request.nodata, area=request.area, wanted=checkpoint.bands) as as_stored,
         ExitStack() as handles,
     ):
+        # Before anything is read: a file replaced from now on is noticed.
+        watched = Watched.of(files_of_map(request, as_stored))
         scene, adjusted = fitted(checkpoint.contract, as_stored)
         handles.enter_context(scene)
-        yield scene, (*adjusted, *compare(checkpoint.contract, scene, stride=stride))
+        yield scene, (*adjusted, *compare(checkpoint.contract, scene, stride=stride)), watched
 
 
-def prepare(
+@contextmanager
+def prepared(
     request: MapRequest,
     models: Sequence[Checkpoint],
     scene: Scene,
@@ -79,9 +89,10 @@ def prepare(
     *,
     overwrite: bool,
     notes: Sequence[str],
-) -> MapWork:
-    """Plan a map. Everything that can fail is checked here, before the first tile: raises BadOption,
-    BadInput, BadFile.
+    watched: Watched,
+) -> Iterator[MapWork]:
+    """Plan a map, and hold the lock of its files while the block runs. Everything that can fail is checked
+    here, before the first tile: raises BadOption, BadInput, BadFile.
     """
     checkpoint, grid = models[0], scene.grid
     bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with `force`
@@ -90,40 +101,46 @@ def prepare(
     for path in paths.values():
         check_written(path)
     if request.polygons:
-        from labelscape.areas.polygonize import check_sizes
-
         # Now, not after hours of mapping: the format may need a package that is not installed.
         check_target(paths["polygons"])
+        check_crs(paths["polygons"], grid.crs)
         check_sizes(request.min_area, request.simplify, grid, scene.name)
     scorer = Scorer.of(models, device=request.device, precision=request.precision, protocol=request.protocol)
     plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
     if warning := size_warning(scorer, plan):
         notes = [*notes, warning]
     legend = checkpoint.legend if request.reject is None else with_unknown(checkpoint.legend)
-    key = tile_key(request, models, scene, plan, scorer.device.type)
+    key = tile_key(request, models, scene, plan, scorer.device.type, watched)
     folder = out / f".{stem}.unfinished"
-    # Files beside tiles with this very key are this map's own, finished before it was stopped.
-    overwrite = overwrite or is_begun(folder, key)
-    # Before the journal: a folder that refuses the map must not lose an earlier map's tiles.
-    _make_room(out, paths, overwrite)
-    remove_half_written(out, stem)
-    if leftover := leftover_files(out, stem, paths):
-        verb = "are" if len(leftover) > 1 else "is"
-        # Reported, not deleted: only the user knows whether they are still wanted.
-        notes = [*notes, f"{', '.join(leftover)} in {out} {verb} from an earlier map, not from this one"]
-    return MapWork(
-        request,
-        scorer,
-        scene,
-        plan,
-        legend,
-        stem,
-        paths,
-        rasters_of(request),
-        Journal(folder, key),
-        overwrite,
-        tuple(notes),
-    )
+    _make_room(out)
+    with locked(out / stem):
+        # Files beside tiles with this very key are this map's own, finished before it was stopped.
+        replace = overwrite or is_begun(folder, key)
+        # Before the journal: a folder that refuses the map must not lose an earlier map's tiles.
+        _check_room(paths, replace)
+        _try_outputs(request, grid, legend, paths)
+        if leftover := leftover_files(out, stem, paths):
+            verb = "are" if len(leftover) > 1 else "is"
+            # Reported, not deleted: only the user knows whether they are still wanted.
+            notes = [*notes, f"{', '.join(leftover)} in {out} {verb} from an earlier map, not from this one"]
+        wanted = planes_wanted(request, models)
+        journal = Journal(folder, key, wanted, machine=machine_now(), overwrite=overwrite)
+        notes = [*notes, *filter(None, [journal.deleted]), *unlike_before(journal.machine)]
+        outputs = rasters_of(request)
+        yield MapWork(
+            request,
+            scorer,
+            scene,
+            plan,
+            legend,
+            stem,
+            paths,
+            outputs,
+            journal,
+            replace,
+            tuple(notes),
+            watched,
+        )
 
 
 def with_unknown(legend: Legend) -> Legend:
@@ -139,15 +156,32 @@ def with_unknown(legend: Legend) -> Legend:
     return Legend((*legend.classes, LandClass(free, UNKNOWN, (120, 120, 120), "confidence below the limit")))
 
 
-def _make_room(out: Path, paths: dict[str, Path], overwrite: bool) -> None:
-    """Create the output folder. Raises BadFile where that fails, or it has one of the files and they may not
-    be overwritten.
-    """
+def _make_room(out: Path) -> None:
+    """Create the output folder. Raises BadFile where that fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadFile(f"The folder {out} cannot be created: {error.strerror or error}.") from error
-    # All paths, before any work: a report that exists would stop the map at its end.
+
+
+def _check_room(paths: Mapping[str, Path], overwrite: bool) -> None:
+    """Raises BadFile where one of the files exists and may not, or cannot, be replaced. All of them, before
+    any work: a report that exists would stop the map at its end.
+    """
     taken = [path for path in paths.values() if path.exists()]
     if taken and not overwrite:
         raise BadFile(f"{taken[0]} exists; pass `overwrite=True` to replace it, or another `out` or `name`.")
+    for path in taken:
+        check_replaceable(path)
+
+
+def _try_outputs(request: MapRequest, grid: Grid, legend: Legend, paths: Mapping[str, Path]) -> None:
+    """Write what may fail for its format or its place: a polygon, a footprint, a file of each name. Raises
+    BadFile, BadInput or BadOption.
+    """
+    for path in paths.values():
+        try_to_write(path)
+    if request.polygons:
+        try_target(paths["polygons"], grid, legend)
+    if "stac" in paths:
+        footprint(grid)

@@ -8,7 +8,6 @@ Time depends on what was written, not on the size of the grid.
 from __future__ import annotations
 
 import contextlib
-import glob
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile
-from labelscape.files import check_written, written_whole
+from labelscape.files import cannot_write, check_written, private_folder, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters import compression
@@ -84,15 +83,17 @@ class MapWriter:
         check_written(self.path)
         if self.path.exists() and not self._overwrite:
             raise BadFile(f"{self.path} exists; pass `overwrite=True` to replace it.")
-        self._part = self.path.with_name(f".{self.path.stem}.tiles.tif")
+        self._folder = contextlib.ExitStack()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._part = self._folder.enter_context(private_folder(self.path.parent)) / "tiles.tif"
             with gdal():
                 self._file = self._create(self._part, *self.grid.shape, **self._place)
                 self._describe()
         except GDAL_FAILURES as error:
-            _remove(self._part)
-            raise self._refused(error) from error
+            refused = self._refused(error)
+            self._folder.close()
+            raise refused from error
         return self
 
     def write(self, window: Window, values: np.ndarray) -> None:
@@ -118,11 +119,14 @@ class MapWriter:
         finally:
             with contextlib.suppress(*GDAL_FAILURES), gdal():
                 self._file.close()
-            _remove(self._part)
+            self._folder.close()
 
     def finish(self) -> None:
         """Make the COG now, not on leaving the context; several writers may do so at once, in threads."""
         self._finished = True
+        # Else the folder would be made again, to hold an incomplete map.
+        if not self._part.exists():
+            raise BadFile(f"{self.path} cannot be written: its folder was removed or renamed meanwhile.")
         with written_whole(self.path, overwrite=self._overwrite) as part:
             try:
                 with gdal(GDAL_NUM_THREADS="ALL_CPUS"):
@@ -138,8 +142,6 @@ class MapWriter:
                     self._read_back(part, levels)
             except GDAL_FAILURES as error:
                 raise self._refused(error) from error
-            finally:
-                _remove(part, but=part)
         try:
             for ending in (
                 ".aux.xml",
@@ -172,9 +174,7 @@ class MapWriter:
                 raise OSError("what was read back is not what was written")
 
     def _refused(self, error: BaseException) -> BadFile:
-        return BadFile(
-            f"{self.path} cannot be written: {reason(error)}. Is the disk full, or the folder read-only?"
-        )
+        return cannot_write(self.path, error, reason(error))
 
     def _create(self, path: Path, height: int, width: int, **place: object) -> rasterio.io.DatasetWriter:
         """Create a sparse file with these bands and colours. Colours are set before any pixel, so that they
@@ -196,14 +196,6 @@ class MapWriter:
             ["class"] if self.legend is not None else self._descriptions or (), start=1
         ):
             self._file.set_band_description(number, text)
-
-
-def _remove(part: Path, but: Path | None = None) -> None:
-    """Remove a temporary raster, its levels and GDAL's side files; all `but` one."""
-    for leftover in map(Path, glob.glob(f"{glob.escape(str(part))}*")):
-        if leftover != but:
-            with contextlib.suppress(OSError):
-                leftover.unlink()
 
 
 def attribute_table(legend: Legend, counts: np.ndarray) -> bytes:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from labelscape.errors import BadFile
+from labelscape.files import private_folder
 from labelscape.scenes.files import is_local, reason
 
 CHANGED = re.compile(r"[!;?\x00-\x1f\x7f]")
@@ -40,16 +40,15 @@ def as_it_is(path: str | Path, *, new: bool = False) -> Iterator[str]:
     if not CHANGED.search(str(true)):
         yield str(true)
         return
-    folder = Path(tempfile.mkdtemp(prefix="labelscape-"))
-    try:
-        plain = _link(true, folder, new)
-        yield str(plain)
-        if new and plain.name != true.name:
-            (true.parent / plain.name).replace(true)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if new and CHANGED.search(true.name):
-            (true.parent / f".{folder.name}{true.suffix}").unlink(missing_ok=True)
+    with private_folder(tempfile.gettempdir()) as folder:
+        try:
+            plain = _link(true, folder, new)
+            yield str(plain)
+            if new and plain.name != true.name:
+                (true.parent / plain.name).replace(true)
+        finally:
+            if new and CHANGED.search(true.name):
+                (true.parent / f"{folder.name}{true.suffix}").unlink(missing_ok=True)
 
 
 def _link(true: Path, folder: Path, new: bool) -> Path:
@@ -62,7 +61,7 @@ def _link(true: Path, folder: Path, new: bool) -> Path:
             return folder / "there" / true.name
         if new:
             # The temporary folder's own name is random.
-            return folder / "there" / f".{folder.name}{true.suffix}"
+            return folder / "there" / f"{folder.name}{true.suffix}"
         # A Shapefile is several files of one stem.
         for file in true.parent.iterdir():
             if file == true or file.name.startswith((f"{true.stem}.", f"{true.name}-")):

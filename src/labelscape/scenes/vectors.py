@@ -271,10 +271,8 @@ def _warned() -> Iterator[list[str]]:
 
 
 @contextmanager
-def writing(path: Path, folder: Path) -> Iterator[str]:
-    """The path under which GDAL writes the file `path`. Raises BadFile, which names `folder`, where it
-    cannot be written.
-    """
+def writing(path: Path) -> Iterator[str]:
+    """The path under which GDAL writes the file `path`. Raises OSError where it cannot be written."""
     import pyogrio
 
     try:
@@ -287,9 +285,7 @@ def writing(path: Path, folder: Path) -> Iterator[str]:
         pyogrio.errors.FieldError,
         pyogrio.errors.CRSError,
     ) as error:
-        raise BadFile(
-            f"The polygons cannot be written to {folder}: {error}. Is the disk full, or the folder read-only?"
-        ) from error
+        raise OSError(str(error).rstrip(".")) from error
 
 
 def append_polygons(

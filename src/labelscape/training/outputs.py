@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from labelscape.errors import BadFile
-from labelscape.files import half_written, written_whole
+from labelscape.files import written_whole
 
 
 def checkpoint_path(out: Path, network: str) -> Path:
@@ -36,10 +36,8 @@ def write_log(path: Path, history: tuple[dict, ...]) -> None:
 
 
 def forget_state(out: Path, network: str) -> None:
-    state = state_path(out, network)
-    for path in (state, *half_written(state)):
-        with suppress(OSError):
-            path.unlink()
+    with suppress(OSError):
+        state_path(out, network).unlink()
 
 
 def make_room(out: Path) -> None:

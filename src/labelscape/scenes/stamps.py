@@ -1,0 +1,166 @@
+"""All files that a scene is read from, with what tells whether one has changed (`stamps`, `changes`).
+
+A map takes hours and may be interrupted for days. If a file of its scene is replaced meanwhile, tiles of two
+scenes would be joined to one map without an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import xml.etree.ElementTree as xml
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import rasterio
+
+from labelscape.errors import BadFile
+from labelscape.scenes.files import READ_FAILURES, gdal, is_local
+
+SAMPLES, SAMPLE = 16, 2**16
+"""Places of a file that are compared, and bytes of each (ours): 1 MiB is read of a file of any size."""
+SHAPEFILE = (".shx", ".dbf", ".prj", ".cpg")
+NO_RASTERS = {".json", ".geojson", ".gpkg", ".fgb", ".xml", ".tfw", *SHAPEFILE}
+"""Files that are read with no others, or not as rasters."""
+ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/", "/vsisubfile/")
+
+Stamp = tuple[int, int, str]
+"""Size in bytes, time of the last change in nanoseconds, and digest of samples of the content."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Rasters, and the stamps that all their files had at a time."""
+
+    rasters: tuple[str, ...]
+    stamps: Mapping[str, Stamp | None]
+
+    @classmethod
+    def of(cls, rasters: Iterable[str]) -> Watched:
+        rasters = tuple(rasters)
+        return cls(rasters, stamps(rasters))
+
+    def named(self) -> list[list[str | int | None]]:
+        """[name without folder, *stamp] of each file, as JSON values: what tells whether it is the same
+        scene, wherever it lies.
+        """
+        return [[Path(name).name, *(stamp or [None])] for name, stamp in self.stamps.items()]
+
+    def check(self, what: str) -> None:
+        """Raises BadFile where a file was changed, added or removed since; `what` was done with them."""
+        if changed := changes(self.stamps, stamps(self.rasters)):
+            raise BadFile(
+                f"{', '.join(changed[:3])}{' ...' * (len(changed) > 3)} while {what}: the result may hold "
+                "parts of both versions, and is not kept. Leave the files as they are, and start again."
+            )
+
+
+def stamps(rasters: Iterable[str]) -> dict[str, Stamp | None]:
+    """Every local file that these rasters are read from -> its stamp; None for one that is missing.
+
+    The rasters themselves and all that GDAL reads with them: masks, overviews, side files (.msk, .ovr,
+    .aux.xml, .tfw) and the sources of virtual rasters, also where those are virtual rasters; of a vector file
+    all its parts. Paths are resolved: the same scene by another path has the same stamps. Files on servers
+    are not in it.
+    """
+    found: dict[str, Stamp | None] = {}
+    waiting = list(rasters)[::-1]
+    seen = set(waiting)
+    with gdal():
+        while waiting:
+            name = waiting.pop()
+            file = _on_disk(name)
+            if file is not None and str(file) not in found:
+                found[str(file)] = _stamp(file)
+            more = [one for one in _read_with(name, file) if one not in seen]
+            seen.update(more)
+            waiting += more
+    return {name: stamp for name, stamp in found.items() if stamp != EMPTY}
+
+
+def changes(before: Mapping[str, Stamp | None], now: Mapping[str, Stamp | None]) -> list[str]:
+    """Names of the files that differ, with how: "b.tif was changed"."""
+    found = []
+    for name in sorted({*before, *now}):
+        one, other = before.get(name), now.get(name)
+        if one != other:
+            found.append(
+                f"{name} was {'added' if one is None else 'removed' if other is None else 'changed'}"
+            )
+    return found
+
+
+def _read_with(name: str, file: Path | None) -> list[str]:
+    """The files that are read with one: GDAL's list for a raster, the parts of a Shapefile; none for a file
+    that is neither, such as a .tfw.
+    """
+    # Not a server's: its list would cost a request, and says nothing of this machine's files.
+    if file is None and ("://" in name or name.startswith("/vsi")):
+        return []
+    if file is not None and file.suffix.lower() == ".shp":
+        return [str(file.with_suffix(suffix)) for suffix in SHAPEFILE if file.with_suffix(suffix).exists()]
+    if file is not None and file.suffix.lower() in NO_RASTERS:
+        return []
+    try:
+        with rasterio.open(name) as dataset:
+            return list(dataset.files)
+    except (*READ_FAILURES, ValueError):
+        return []
+
+
+def _on_disk(name: str) -> Path | None:
+    """The local file behind GDAL's name of it, resolved; that of the archive for a member of one. None for
+    files on servers or in memory, and for subdatasets, whose file GDAL lists.
+    """
+    for archive in ARCHIVES:
+        if name.startswith(archive):
+            inside = Path(name.removeprefix(archive).lstrip("{").rpartition(",")[2])
+            return next((p.resolve() for p in (inside, *inside.parents) if p.is_file()), None)
+    if not is_local(name):
+        return None
+    path = Path(name)
+    return path.resolve() if path.exists() or ":" not in name else None
+
+
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        if file.name.endswith(".aux.xml"):
+            return _side_file(file)
+        with file.open("rb") as opened:
+            about = os.fstat(opened.fileno())
+            digest = hashlib.sha256()
+            for number in range(SAMPLES):
+                # Evenly from the first byte to the last; small files are read as a whole.
+                opened.seek(max(0, about.st_size - SAMPLE) * number // (SAMPLES - 1))
+                digest.update(opened.read(SAMPLE))
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns, digest.hexdigest()[:16]
+
+
+def _side_file(file: Path) -> Stamp:
+    """By its content without statistics: a viewer that stores some has not changed the scene."""
+    content = file.read_bytes()
+    try:
+        root = xml.fromstring(content)
+    except xml.ParseError:
+        return len(content), 0, hashlib.sha256(content).hexdigest()[:16]
+    lines = sorted(line for child in root for line in _telling(child))
+    if not lines:
+        return EMPTY
+    return 0, 0, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+EMPTY: Stamp = (0, 0, "")
+"""Stamp of a side file that says nothing of the pixels: as if there were none."""
+
+
+def _telling(element: xml.Element, path: str = "") -> list[str]:
+    """The texts and attributes of an element and those in it, but for statistics."""
+    here = f"{path}/{element.tag}"
+    if element.tag == "Histograms" or (element.get("key") or "").startswith("STATISTICS_"):
+        return []
+    text = (element.text or "").strip()
+    own = [f"{here} {sorted(element.items())} {text}"] if text else []
+    return own + [line for child in element for line in _telling(child, f"{here}{sorted(element.items())}")]
