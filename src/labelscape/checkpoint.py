@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import numpy as np
 
 from labelscape.contract.contract import Contract
 from labelscape.contract.tile_sizes import TileSizes
-from labelscape.errors import BadFile, BadOption
+from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
 
 FORMAT = "labelscape-1"
+TASK_NAME = r"[\w-]{1,40}"
+"""Names of second tasks: what file names may hold everywhere."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,53 @@ class StoredAs:
     def now(cls, path: str | Path) -> StoredAs:
         with open(path, "rb") as file:
             return cls(str(path), hashlib.file_digest(file, "sha256").hexdigest())
+
+
+@dataclass(frozen=True, eq=False)
+class SecondTask:
+    """What a network learned beside its own classes, in the same batches (DFCNet: roads beside land cover).
+
+    name         one word, part of the names of its maps' files
+    legend       its classes
+    contract     the imagery it was trained on, scaled by its own mean and deviation
+    scores       metrics on its own held-out labels, by network
+    temperature  calibration, as the checkpoint's
+    """
+
+    name: str
+    legend: Legend
+    contract: Contract
+    scores: dict = field(default_factory=dict)
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        # Also of a stranger's file: a name with a slash would write its maps to another folder.
+        if not re.fullmatch(TASK_NAME, self.name):
+            raise BadOption(
+                f"The second task's name {self.name!r} must be one word of letters, digits and hyphens, such "
+                "as road: it is part of file names."
+            )
+
+    def describe(self) -> dict:
+        """As JSON values."""
+        return {
+            "name": self.name,
+            "legend": json.loads(self.legend.to_json()),
+            "contract": self.contract.describe(),
+            "scores": self.scores,
+            "temperature": self.temperature,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> SecondTask:
+        """The inverse of `describe`. Raises KeyError, TypeError or ValueError for what is none."""
+        return cls(
+            name=fields["name"],
+            legend=Legend.from_json(json.dumps(fields["legend"])),
+            contract=Contract.from_dict(fields["contract"]),
+            scores=fields["scores"],
+            temperature=fields["temperature"],
+        )
 
 
 # Weights are arrays, and arrays do not compare to one truth value: a checkpoint equals itself only.
@@ -53,6 +103,8 @@ class Checkpoint:
     temperature       calibration: logits are divided by it before the softmax; 1 as trained
     tile_sizes        held-out scores by tile size; None where a tile's size makes no difference, or was not
                       measured
+    mate              the second task that it learned in the same batches; None where there is none
+    whole             of what `task` returned, the checkpoint with both tasks; else None. Not stored
     stored            the file that `load` read or `train` wrote, by which a map of it can be made again; None
                       for a checkpoint made or changed (`dataclasses.replace`) in memory. Not stored
 
@@ -69,6 +121,8 @@ class Checkpoint:
     history: tuple[dict, ...] = ()
     temperature: float = 1.0
     tile_sizes: TileSizes | None = None
+    mate: SecondTask | None = None
+    whole: Checkpoint | None = None
     # init=False, so that `dataclasses.replace` does not carry it over to other weights.
     stored: StoredAs | None = field(default=None, init=False)
 
@@ -81,6 +135,32 @@ class Checkpoint:
     def pixel_size(self) -> float | None:
         """Side of a training pixel on the ground in metres, None for pictures without coordinates."""
         return self.contract.pixel_size
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks beside its own: one, or none."""
+        return () if self.mate is None else (self.mate.name,)
+
+    def task(self, name: str | None) -> Checkpoint:
+        """The second task alone, as a checkpoint that maps, scores and calibrates as any other: its classes,
+        scaling, data and scores. None is the checkpoint itself. Raises UnknownName for a task that it did not
+        learn.
+        """
+        if name is None or (self.whole is not None and name == self.whole.mate.name):
+            return self
+        if name not in self.tasks:
+            raise UnknownName("second task of this checkpoint", name, self.tasks)
+        data = (self.recipe.get("mate") or {}).get("data")
+        return replace(
+            self,
+            legend=self.mate.legend,
+            contract=self.mate.contract,
+            recipe={**self.recipe, "data": data, "mate": None},
+            scores=self.mate.scores,
+            temperature=self.mate.temperature,
+            mate=None,
+            whole=self,
+        )
 
     def describe(self) -> dict:
         """All but the weights, as JSON values."""
@@ -97,6 +177,9 @@ class Checkpoint:
             "temperature": self.temperature,
             # Left out where there is none: checkpoints of earlier versions stay the same, to the byte.
             **({"tile_sizes": self.tile_sizes.to_dict()} if self.tile_sizes else {}),
+            **({"second_task": self.mate.describe()} if self.mate else {}),
+            # Never in a file (`save` refuses it): it tells the tiles of one task's map from the other's.
+            **({"task": self.whole.mate.name} if self.whole else {}),
         }
 
     def __repr__(self) -> str:
@@ -104,6 +187,7 @@ class Checkpoint:
         score = self.scores.get(self.network, {}).get("mean_iou")
         scored = "" if score is None else f", mIoU {100 * score:.2f} %"
         counts = f"{len(self.bands)} bands, {len(self.legend)} classes"
+        counts += f" and {len(self.mate.legend)} of {self.mate.name}" if self.mate else ""
         return f"<Checkpoint {self.network}: {counts}, {size}{scored}>"
 
     def _repr_html_(self) -> str:
@@ -123,11 +207,13 @@ def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Pat
     """Write a checkpoint atomically; an existing file is replaced. `half` stores weights as float16: half the
     size, about three decimal digits.
 
-    Raises BadFile where it cannot be written.
+    Raises BadFile where it cannot be written, BadOption for one task of two.
     """
     from safetensors.numpy import save as to_bytes
 
     path = Path(path)
+    if checkpoint.whole is not None:
+        raise BadOption("This is one task of a checkpoint; save the checkpoint itself (`.whole`).")
     # Copied to C order: safetensors stores the raw buffer, whatever the strides.
     weights = {
         k: np.array(v, np.float16 if half and v.dtype == np.float32 else v.dtype, order="C")
@@ -205,6 +291,7 @@ def load(path: str | Path) -> Checkpoint:
             # Files written before calibration existed have none.
             temperature=fields.get("temperature", 1.0),
             tile_sizes=TileSizes.from_dict(fields["tile_sizes"]) if fields.get("tile_sizes") else None,
+            mate=SecondTask.from_dict(fields["second_task"]) if fields.get("second_task") else None,
         )
         # Written by a later version: ignoring a field could change the map without a message.
         if unknown := fields.keys() - loaded.describe().keys():

@@ -1,6 +1,7 @@
 """An option that several verbs have is declared once: one name, one meaning, one sentence of help."""
 
 import inspect
+from dataclasses import fields
 from typing import get_args
 
 import pytest
@@ -8,7 +9,9 @@ import typer
 from typer.models import OptionInfo
 
 from labelscape.cli import app, check, evaluate, map, polygonize
-from labelscape.cli.options import SETTINGS, as_options
+from labelscape.cli.options import OF_MATE, SETTINGS, Labels, as_options
+from labelscape.cli.second_task import SecondTask
+from labelscape.cli.train import Holdout
 from labelscape.errors import BadOption
 from labelscape.maps.request import MapRequest
 
@@ -57,6 +60,9 @@ def test_a_map_is_checked_and_evaluated_under_the_options_that_decide_its_values
         ("`start=a b/c.safetensors`", "--start a b/c.safetensors"),
         ("`data={'block': 64}`", "-o data.block=64"),
         ("`data.block=64`", "-o data.block=64"),
+        ("`mate.data.classes={'other': 0, 'road': 1}`", "--mate-classes other=0,road=1"),
+        ("`mate.data.ignore_values`", "--mate-ignore-value"),
+        ("`mate.data.pixel_size=2`", "-o mate.data.pixel_size=2"),
         ("refused by `check` in `scene.tif`", "refused by `check` in `scene.tif`"),
         ("runs/tta=none/tile_size=64.tif exists", "runs/tta=none/tile_size=64.tif exists"),
     ],
@@ -74,7 +80,14 @@ def test_every_setting_that_is_translated_is_an_option():
         options.update(opt for p in command.params for opt in (*p.opts, *p.secondary_opts))
 
     collect(typer.main.get_command(app))
-    assert {name for name in SETTINGS.split() if as_options(f"`{name}`") not in options} == set()
+    named = [*SETTINGS.split(), *(f"mate.data.{name}" for name in OF_MATE.split())]
+    assert {name for name in named if as_options(f"`{name}`") not in options} == set()
+
+
+def test_the_options_of_a_second_task_mirror_those_of_the_first():
+    first = {p.name for p in (*fields(Labels), *fields(Holdout))}
+    second = {p.name.removeprefix("mate_") for p in fields(SecondTask)}
+    assert first == second - {"mate", "name", "weight", "batch"}
 
 
 def test_a_mistake_is_told_in_the_words_of_whoever_makes_it(run_cli, tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+import labelscape.training.data as opening
 import labelscape.training.run as running
 from labelscape.errors import BadFile, BadOption, NoWeights, UnknownName
 from labelscape.nets import backbones
@@ -33,7 +34,7 @@ from labelscape.training.team import gather
 def test_values_of_options_are_refused_before_data_is_read(
     tmp_path, monkeypatch, network, options, error, said
 ):
-    monkeypatch.setattr(running, "open_recipe_data", lambda *a: pytest.fail("the data was read"))
+    monkeypatch.setattr(opening, "open_recipe_data", lambda *a: pytest.fail("the data was read"))
     recipe = make_recipe(data={"images": ["gone.tif"]}, network=network, options=options, device="cpu")
     with pytest.raises(error, match=said):
         running.train(recipe, tmp_path / "out")

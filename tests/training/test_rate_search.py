@@ -50,14 +50,14 @@ def test_a_sweep_ends_where_the_loss_diverges(tmp_path, monkeypatch):
 
     def losing(net, optimizer, fabric, batch, recipe, tasks):
         seen.append(sorted(group["lr"] for group in optimizer.param_groups))
-        return torch.tensor(2.0 - 0.05 * len(seen) if len(seen) < 20 else float("nan"))
+        return torch.tensor([2.0 - 0.05 * len(seen) if len(seen) < 20 else float("nan")])
 
     monkeypatch.setattr(rate_search, "update", losing)
     found = ls.find_rate(recipe, steps=50, lowest=1e-4, highest=1e-1)
     assert len(found.rates) == 20
     assert seen == [[pytest.approx(rate / 2), pytest.approx(rate)] for rate in found.rates]
     assert found.suggested == float(f"{found.rates[18] / 10:.2g}")
-    monkeypatch.setattr(rate_search, "update", lambda *arguments: torch.tensor(float(len(arguments[3]) + 1)))
+    monkeypatch.setattr(rate_search, "update", lambda *arguments: torch.tensor([len(arguments[3]) + 1.0]))
     with pytest.raises(BadInput, match="No rate from 0.0001"):
         ls.find_rate(recipe, steps=10, lowest=1e-4)
     with pytest.raises(BadOption, match="at least 10 steps"):

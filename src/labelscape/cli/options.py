@@ -296,6 +296,12 @@ SETTINGS = (
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 
+OF_MATE = (
+    "area background bands block buffer class_column classes dataset holdout ignore_values labels layer "
+    "merge nodata split threshold val"
+)
+"""Settings of a second task's data (`mate.data`) that are options: `mate.data.classes` is --mate-classes."""
+
 
 def as_options(text: str) -> str:
     """A message of the library in the words of the command line: `overwrite=True` becomes --overwrite,
@@ -306,16 +312,26 @@ def as_options(text: str) -> str:
         name, value = found.groups()
         if name == "data" and value:
             return " ".join(f"-o data.{key}={_typed(v)}" for key, v in ast.literal_eval(value).items())
+        its_own = name.removeprefix("mate.data.")
+        if name.startswith("mate.data.") and its_own in OF_MATE.split():
+            return option_named(f"mate_{its_own}", value)
         if "." in name and value:
             return f"-o {name}={_typed(_value(value))}"
         if name not in SETTINGS.split():
             return found[0]
-        flag = "--" + name.replace("_", "-").replace("ignore-values", "ignore-value")
-        if value == "False":
-            return flag.replace("--", "--no-", 1)
-        return flag if value in (None, "True") else f"{flag} {_typed(_value(value))}"
+        return option_named(name, value)
 
     return re.sub(r"`([\w.]+)(?:=([^`]*))?`", option, text)
+
+
+def option_named(name: str, value: str | None) -> str:
+    """A setting and its value in a message as they are typed: `ignore_values`, "[255]" -> --ignore-value
+    255.
+    """
+    flag = "--" + name.replace("_", "-").replace("ignore-values", "ignore-value")
+    if value == "False":
+        return flag.replace("--", "--no-", 1)
+    return flag if value in (None, "True") else f"{flag} {_typed(_value(value))}"
 
 
 def _value(text: str) -> Any:

@@ -94,7 +94,9 @@ class Extent:
 
 @dataclass(frozen=True, kw_only=True)
 class Classmate:
-    """The data set of the second task (DFCNet's classmate)."""
+    """The data set of the second task (DFCNet's classmate): a published set, or with `-o mate.data...`
+    another.
+    """
 
     mate: Annotated[
         str | None, typer.Option("--mate", help="Folder of the second task's data set (dfcnet-1).")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +13,11 @@ import typer
 
 from labelscape.cli.options import AsJson, Device, Labels, Overwrite, grouped, print_json, talk
 from labelscape.cli.parsing import scene_of, settings_of
+from labelscape.cli.second_task import SecondTask
 from labelscape.cli.train_ahead import Ahead, print_rates, print_rehearsal, print_slurm
 
 if TYPE_CHECKING:
+    from labelscape.checkpoint import Checkpoint
     from labelscape.training.recipe import Recipe
 
 NAME = "train"
@@ -152,25 +154,6 @@ class Schedule:
     device: Device = "auto"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SecondTask:
-    """A second data set, trained in the same batches."""
-
-    mate: Annotated[
-        Texts,
-        typer.Option(
-            "--mate", help="Scenes of a second task, trained in the same batches (classmate, dfcnet)."
-        ),
-    ] = field(default_factory=list)
-    mate_labels: Annotated[
-        Texts,
-        typer.Option(
-            "--mate-labels",
-            help="Labels of the second task; other settings of its data with -o mate.data.KEY=VALUE.",
-        ),
-    ] = field(default_factory=list)
-
-
 @grouped
 def run(
     images: Annotated[
@@ -210,6 +193,9 @@ def run(
       labelscape train scene.tif --labels fields.gpkg --class-column crop --out runs/a
 
       labelscape train town.tif --labels roofs.gpkg --background other --area surveyed.gpkg --out runs/town
+
+      labelscape train land --network dfcnet --mate roads --mate-threshold 128 --mate-classes other=0,road=1
+        --out runs/both
     """
     from labelscape.training.run import train
 
@@ -225,7 +211,7 @@ def run(
         return
     checkpoint = train(recipe, out, overwrite=overwrite, tensorboard=tensorboard, say=talk)
     scores = {**(forest_score(recipe) if forest and recipe.data.holdout else {}), **checkpoint.scores}
-    print_trained(out, recipe, scores, checkpoint.legend.names, as_json)
+    print_trained(out, recipe, scores, checkpoint, as_json)
 
 
 def recipe_of(
@@ -239,10 +225,9 @@ def recipe_of(
     settings = named(schedule)
     if holdout.val:
         settings["val_every"] = 1  # replaced below, where the recipe is known
-    if second.mate:
+    if its := second.settings:
         own = more.get("mate", {})
-        its = {"images": [scene_of(i) for i in second.mate], "labels": second.mate_labels, "holdout": 0.0}
-        more["mate"] = {**own, "data": {**its, **own.get("data", {})}}
+        more["mate"] = {**its, **own, "data": {**its["data"], **own.get("data", {})}}
     recipe = make_recipe(**{**settings, **more, "data": {**data, **more.get("data", {})}})
     if holdout.val and "val_every" not in more:
         return recipe.replace(val_every=val_interval(recipe))
@@ -282,7 +267,7 @@ def forest_score(recipe: Recipe) -> dict[str, Any]:
 
 
 def print_trained(
-    out: Path, recipe: Recipe, scores: Mapping[str, Any], classes: tuple[str, ...], as_json: bool
+    out: Path, recipe: Recipe, scores: Mapping[str, Any], checkpoint: Checkpoint, as_json: bool
 ) -> None:
     from labelscape.evaluation.text import print_scores
     from labelscape.training.outputs import checkpoint_path
@@ -290,12 +275,19 @@ def print_trained(
 
     target, best = checkpoint_path(out, recipe.network), best_network(recipe, scores)
     use = checkpoint_path(out, best)
+    mate = checkpoint.mate
     if as_json:
-        print_json({"checkpoint": str(target), "best": str(use), "scores": scores})
+        tasks = {"tasks": {mate.name: mate.scores}} if mate else {}
+        print_json({"checkpoint": str(target), "best": str(use), "scores": scores, **tasks})
         return
-    if scores:
-        print(f"on {next(iter(scores.values()))['labelled_pixels']:,} labelled pixels that were held out:\n")
-        print_scores(scores, classes)
+    tables = [("", scores, checkpoint.legend)] + (
+        [(f"{mate.name}: ", mate.scores, mate.legend)] if mate else []
+    )
+    for name, found, legend in tables:
+        if found:
+            pixels = next(iter(found.values()))["labelled_pixels"]
+            print(f"{name}on {pixels:,} labelled pixels that were held out:\n")
+            print_scores(found, legend.names)
     print(f"checkpoint: {target}")
     if best != recipe.network:
         better, last = (f"{name} {100 * scores[name]['mean_iou']:.2f} %" for name in (best, recipe.network))

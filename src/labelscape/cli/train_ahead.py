@@ -53,7 +53,7 @@ def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
     )
     print(
         f"{found.steps:,} steps of {recipe.batch} crops of {recipe.crop} x {recipe.crop}: {found.crops:,} "
-        "crops"
+        "crops" + (f", and {found.mate_crops:,} of the second task" if found.mate_crops else "")
     )
     memory = (
         "Memory cannot be measured here"

@@ -52,6 +52,10 @@ class Network(nn.Module):
             scores = self.scores(pad_to_multiple(image, self.stride))
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
+    def both(self, image: Tensor) -> dict[str, Tensor]:
+        """Both tasks for every image: {"logits": ..., "mate": ...}. Raises BadInput where there is one."""
+        raise BadInput(f"{type(self).__name__} has no second head; classmate and dfcnet have one.")
+
     def forward(self, image: Tensor) -> Tensor:
         return self.heads(image)["logits"]
 

@@ -57,11 +57,19 @@ class TorchEngine:
     net: Network = field(repr=False)
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype | None = None
+    head: str = "logits"
+    """Which task is predicted: "logits" the first, "mate" the second, "both" their classes one after the
+    other, from one pass through the trunk.
+    """
+    two: bool = False
+    """Memory is estimated for both tasks, whichever is predicted: a score then has the tiles of the map."""
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, *, device: str = "auto", precision: str = "32") -> TorchEngine:
-        """The checkpoint's network on a device. Raises BadOption or UnknownName for an unknown device or
-        precision.
+    def of(
+        cls, checkpoint: Checkpoint, *, device: str = "auto", precision: str = "32", both: bool = False
+    ) -> TorchEngine:
+        """The checkpoint's network on a device, for its own task or `both`. Raises BadOption or UnknownName
+        for an unknown device or precision.
         """
         if precision not in PRECISIONS:
             raise BadOption(f"`precision={precision!r}` must be one of {', '.join(PRECISIONS)}.")
@@ -69,7 +77,9 @@ class TorchEngine:
         # Convolutions on the CPU are 1.1 to 1.3 times faster with channels last; the values are the same up
         # to rounding.
         net = build_network(checkpoint).to(where, memory_format=torch.channels_last)
-        return cls(net, where, PRECISIONS[precision])
+        head = "both" if both else "mate" if checkpoint.whole is not None else "logits"
+        two = checkpoint.mate is not None or checkpoint.whole is not None
+        return cls(net, where, PRECISIONS[precision], head, two)
 
     @property
     def stride(self) -> int:
@@ -81,7 +91,7 @@ class TorchEngine:
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            return self.net(images)
+            return predicted(self.net, images, self.head)
 
     def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
         """Weights and the peak of activations alive at once, with a fifth for work space.
@@ -89,22 +99,45 @@ class TorchEngine:
         Nothing is computed: shapes go through the network on torch's "meta" device, so the estimate is the
         same on every machine, and with it the tiles of a map.
         """
-        net = self.net
+        net = _Both(self.net) if self.two else self.net
         state = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
         weights = sum(v.nbytes for v in state.values())
-        image = torch.zeros(images, net.in_channels, height, width, device="meta")
+        image = torch.zeros(images, self.net.in_channels, height, width, device="meta")
         with torch.no_grad(), _Alive() as alive:
             torch.func.functional_call(net, state, (image,))
         # Autocast keeps some layers in float32: a half-precision network takes more than half the memory.
         return int(weights + 1.2 * (alive.peak + image.nbytes) * (0.6 if self.dtype is not None else 1))
 
 
+def predicted(net: Network, images: Tensor, head: str) -> Tensor:
+    """Logits (N, K, H, W) of the first task ("logits"), the second ("mate"), or of "both" joined along K."""
+    if head == "logits":
+        return net(images)
+    if head == "mate":
+        return net.heads(images, first=0)["mate"]
+    found = net.both(images)
+    return torch.cat([found["logits"], found["mate"]], dim=1)
+
+
+class _Both(torch.nn.Module):
+    """A network as `functional_call` takes it, predicting both tasks."""
+
+    def __init__(self, net: Network) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return predicted(self.net, images, "both")
+
+
 def build_network(checkpoint: Checkpoint) -> Network:
-    """The checkpoint's network with its weights, in eval mode on the CPU."""
+    """The checkpoint's network with its weights, in eval mode on the CPU: with both heads, also for the
+    second task alone.
+    """
     net = stored_model(
         checkpoint.network,
         in_channels=len(checkpoint.bands),
-        classes=len(checkpoint.legend),
+        classes=len((checkpoint.whole or checkpoint).legend),
         options=checkpoint.options,
     )
     net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in checkpoint.weights.items()})

@@ -69,13 +69,15 @@ class _Strip:
 class Fader:
     """Blends the tiles of a plan, fed in its order; some may be left out.
 
+    `groups` are the classes of each task, where two are predicted at once.
+
     A pixel's weights add up to 1 over the tiles that see it, so that its probabilities are a plain sum. What
     still lacks a neighbour's share is kept: a strip at the right of one tile, and strips at the bottom of one
     row of tiles. Memory therefore grows with the width of a scene, not with its area.
     """
 
-    def __init__(self, plan: TilePlan, curve: Curve = HANN) -> None:
-        self.plan, self.curve = plan, curve
+    def __init__(self, plan: TilePlan, curve: Curve = HANN, groups: tuple[int, ...] = ()) -> None:
+        self.plan, self.curve, self.groups = plan, curve, groups
         self._right: _Strip | None = None
         self._below: dict[int, _Strip] = {}
         """By the left edge of the window."""
@@ -107,7 +109,7 @@ class Fader:
         core, seen, whole, fade = tile.core, tile.seen, self.plan.whole, self.plan.fade
         rows = ramp(_rows(core), _rows(seen), _rows(whole), fade, self.curve)
         columns = ramp(_columns(core), _columns(seen), _columns(whole), fade, self.curve)
-        sums = soften(logits) * rows[:, None]
+        sums = soften(logits, self.groups) * rows[:, None]
         sums *= columns
         return sums
 

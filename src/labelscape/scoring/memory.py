@@ -108,7 +108,7 @@ def scoring_bytes(scorer: Scorer, height: int, width: int, batch: int = 1) -> in
     """Memory at the peak on the scorer's device, for `batch` tiles of height x width pixels with all scales,
     augmentations and networks.
     """
-    classes, bands = len(scorer.checkpoint.legend), len(scorer.checkpoint.bands)
+    classes, bands = scorer.classes, len(scorer.checkpoint.bands)
     most = _peak_bytes(scorer, height, width, batch)
     if scorer.protocol.passes == 1 and len(scorer.members) == 1:
         return most

@@ -27,6 +27,12 @@ class ScoredTile:
     logits: Tensor
     valid: np.ndarray
 
+    def tasks(self, groups: tuple[int, ...]) -> tuple[ScoredTile, ...]:
+        """One tile for each task, whose classes are these numbers of channels; itself where there is one."""
+        if not groups:
+            return (self,)
+        return tuple(ScoredTile(self.window, logits, self.valid) for logits in self.logits.split(groups))
+
     @cached_property
     def probabilities(self) -> Tensor:
         """(K, h, w) float32 class probabilities, computed at first use: in the thread that writes, while the

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labelscape.checkpoint import Checkpoint, load_all
+from labelscape.checkpoint import Checkpoint, SecondTask, load_all
 from labelscape.errors import BadInput
 from labelscape.scoring.engines import Engine, TorchEngine
 from labelscape.scoring.protocol import Protocol
@@ -53,6 +53,10 @@ class Scorer:
     members: tuple[Member, ...]
     """All have the same bands and classes, and their engines one device and precision."""
     protocol: Protocol = Protocol()
+    groups: tuple[int, ...] = ()
+    """Where both tasks are predicted at once: how many of the K classes are the first's, how many the
+    second's. Each task's probabilities add up to 1.
+    """
 
     @classmethod
     def of(
@@ -62,19 +66,29 @@ class Scorer:
         device: str = "auto",
         precision: str = "32",
         protocol: Protocol = Protocol(),
+        both: bool = False,
     ) -> Scorer:
-        """Load one checkpoint or several. Raises BadFile as `load`, BadOption for an unknown device or
-        precision, BadInput where several checkpoints differ in bands or classes.
+        """Load one checkpoint or several; `both` predicts their second tasks too (`second_task` says whether
+        they have one). Raises BadFile as `load`, BadOption for an unknown device or precision, BadInput where
+        several checkpoints differ in bands or classes.
         """
         checkpoints = load_all(checkpoint)
         _check_agreement(checkpoints)
-        members = (Member(c, TorchEngine.of(c, device=device, precision=precision)) for c in checkpoints)
-        return cls(tuple(members), protocol)
+        how = {"device": device, "precision": precision, "both": both}
+        members = (Member(c, TorchEngine.of(c, **how)) for c in checkpoints)
+        first = checkpoints[0]
+        groups = (len(first.legend), len(first.mate.legend)) if both else ()
+        return cls(tuple(members), protocol, groups)
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The first member's: its bands, classes and contract hold for all."""
         return self.members[0].checkpoint
+
+    @property
+    def classes(self) -> int:
+        """K: how many classes it predicts, over both tasks where these are predicted at once."""
+        return sum(self.groups) or len(self.checkpoint.legend)
 
     @property
     def device(self) -> torch.device:
@@ -131,17 +145,34 @@ class Scorer:
     @torch.inference_mode()
     def batch_logits(self, images: Sequence[Tensor]) -> Tensor:
         """The same for several tiles of one shape: (N, B, H, W) for each member -> (N, K, H, W)."""
-        each = (_member_logits(m, self.protocol, image) for m, image in zip(self.members, images))
+        each = (_member_logits(m, self.protocol, i, self.groups) for m, i in zip(self.members, images))
         if len(self.members) == 1:
             return next(each)
-        total = sum(logits.float().softmax(dim=1) for logits in each)
+        total = sum(softmax(logits.float(), 1, self.groups) for logits in each)
         return (total / len(self.members)).clamp_min(1e-20).log()
 
     def score(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
         """(B, H, W) in the scene's units, valid (H, W) bool -> (K, H, W) float32 class probabilities on
         the CPU.
         """
-        return soften(self.logits(self.prepare(pixels, valid)))
+        return soften(self.logits(self.prepare(pixels, valid)), self.groups)
+
+
+def softmax(logits: Tensor, dim: int, groups: tuple[int, ...] = ()) -> Tensor:
+    """Probabilities along `dim`; with `groups`, of each group of so many classes by itself."""
+    if not groups:
+        return logits.softmax(dim)
+    return torch.cat([part.softmax(dim) for part in logits.split(groups, dim)], dim)
+
+
+def _calibrated(logits: Tensor, checkpoint: Checkpoint, groups: tuple[int, ...]) -> Tensor:
+    """(N, K, H, W) logits over the temperature, with `groups` each task's over its own."""
+    if not groups:
+        return logits if checkpoint.temperature == 1 else logits / checkpoint.temperature
+    temperatures = checkpoint.temperature, checkpoint.mate.temperature
+    if temperatures == (1, 1):
+        return logits
+    return torch.cat([part / t for part, t in zip(logits.split(groups, 1), temperatures)], 1)
 
 
 def _check_agreement(checkpoints: Sequence[Checkpoint]) -> None:
@@ -161,21 +192,31 @@ def _check_agreement(checkpoints: Sequence[Checkpoint]) -> None:
                 )
 
 
-def _member_logits(member: Member, protocol: Protocol, image: Tensor) -> Tensor:
+def second_task(checkpoints: Sequence[Checkpoint]) -> SecondTask | None:
+    """The second task that all of them learned, of one name and the same classes: that of the first; None
+    where there is none.
+    """
+    tasks = [one.mate for one in checkpoints]
+    if None in tasks or len({(task.name, *task.legend.names) for task in tasks}) > 1:
+        return None
+    return tasks[0]
+
+
+def _member_logits(member: Member, protocol: Protocol, image: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
     """(N, B, H, W) -> (N, K, H, W): all scales and augmentations of one network, averaged."""
-    engine, temperature = member.engine, member.checkpoint.temperature
+    engine, checkpoint = member.engine, member.checkpoint
     image = image.to(engine.device)
     if protocol.passes == 1 and protocol.scales == (1.0,):
-        logits = engine.forward(image)
-        return logits if temperature == 1 else logits / temperature
+        return _calibrated(engine.forward(image), checkpoint, groups)
     total = None  # one running sum, whatever the number of passes
     for scale in protocol.scales:
         resized = _resized(image, scale)
         for which in SYMMETRIES[protocol.tta]:
-            logits = turned_back(engine.forward(turned(resized, which)), which).float() / temperature
+            logits = turned_back(engine.forward(turned(resized, which)), which).float()
+            logits = _calibrated(logits, checkpoint, groups)
             if scale != 1:
                 logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
-            answer = logits if protocol.average == "logits" else logits.softmax(dim=1)
+            answer = logits if protocol.average == "logits" else softmax(logits, 1, groups)
             total = answer if total is None else total.add_(answer)
     mean = total / protocol.passes
     # Back to logits; the clamp keeps a class of probability 0 in every pass from becoming -inf.
@@ -193,9 +234,9 @@ def _resized(image: Tensor, scale: float) -> Tensor:
 
 
 @torch.inference_mode()
-def soften(logits: Tensor) -> Tensor:
+def soften(logits: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
     """(K, H, W) logits on any device -> float32 probabilities on the CPU."""
-    return logits.float().contiguous().softmax(dim=0).cpu()
+    return softmax(logits.float().contiguous(), 0, groups).cpu()
 
 
 def predict(

@@ -168,7 +168,7 @@ def _faded(
     scorer: Scorer, scene: Scene, plan: TilePlan, wanted: Callable[[Window], bool] | None
 ) -> Iterator[ScoredTile]:
     """The plan's windows, or the wanted ones, with neighbouring tiles blended."""
-    fader = Fader(plan)
+    fader = Fader(plan, groups=scorer.groups)
     answers = None if wanted is None else {tile.answers for tile in plan if wanted(tile.answers)}
     # Neighbours that are not wanted are predicted all the same: their ramps are part of the wanted pixels.
     needed = None if answers is None else _contributing(plan, answers)

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import LabelscapeError
 from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import SMP, check_model
+from labelscape.nets.catalog import SMP, check_model, options_of
 from labelscape.training.map_size import larger, without_map_size
 from labelscape.training.optimizers import rate_groups
 from labelscape.training.recipe import Recipe
@@ -45,8 +45,16 @@ def check_beforehand(recipe: Recipe, base: Recipe | None, fabric: Fabric) -> Che
 def _blank(recipe: Recipe) -> Network | None:
     """The recipe's network of shapes alone; None where it cannot be had without numbers."""
     bands = len(recipe.data.bands) if recipe.data.bands else None
-    second = {"mate_classes": 2} if recipe.mate else {}
-    return check_model(recipe.network, in_channels=bands, **{**recipe.options, **second})
+    return check_model(recipe.network, in_channels=bands, **{**recipe.options, **second_head(recipe)})
+
+
+def second_head(recipe: Recipe) -> dict[str, int]:
+    """The option that builds the second head with some number of classes, or none without a second task;
+    empty for networks that have no such head.
+    """
+    if "mate_classes" not in options_of(recipe.network):
+        return {}
+    return {"mate_classes": recipe.options.get("mate_classes", 2) if recipe.mate else 0}
 
 
 def try_out(recipe: Recipe, net: Network, processes: int) -> None:

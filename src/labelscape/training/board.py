@@ -23,7 +23,7 @@ def require_tensorboard() -> None:
 
 @contextmanager
 def board(folder: Path, history: Sequence[dict]) -> Iterator[Callable[[dict], None]]:
-    """Yields a function that writes one line of the log (step, loss, rate, val_miou) as scalars.
+    """Yields a function that writes one line of the log (step, losses, rate, scores) as scalars.
 
     `history` holds the lines of an interrupted run that is resumed; events it wrote after its last saved
     state are hidden.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-from labelscape.checkpoint import Checkpoint
+from labelscape.checkpoint import Checkpoint, SecondTask
 from labelscape.contract.bands import BandStatistics, survey
 from labelscape.contract.colours import colours_of
 from labelscape.contract.contract import Contract
 from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadInput, BadOption, LabelscapeError
 from labelscape.grid import Grid
 from labelscape.labels.rules import SETTINGS, LabelRules
 from labelscape.legend import Legend
@@ -43,6 +45,35 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
         seed=seed,
         pixel_size=data.pixel_size,
     )
+
+
+@contextmanager
+def open_both(recipe: Recipe) -> Iterator[tuple[Dataset, Dataset | None]]:
+    """The recipe's data and that of its second task, None without one."""
+    with ExitStack() as opened:
+        dataset, mate = opened.enter_context(open_recipe_data(recipe.data, recipe.seed)), None
+        if recipe.mate:
+            with of_second_task():
+                mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed))
+        yield dataset, mate
+
+
+@contextmanager
+def of_second_task() -> Iterator[None]:
+    """Inside, errors say that they are of the second task's data, and name its settings: `classes` becomes
+    `mate.data.classes`, on the command line --mate-classes.
+    """
+
+    setting = re.compile(r"`(\w+)(?=[=`])")
+
+    def renamed(found: re.Match[str]) -> str:
+        return f"`mate.data.{found[1]}" if found[1] in Data.model_fields else found[0]
+
+    try:
+        yield
+    except LabelscapeError as error:
+        error.args = (f"Second task (`mate`): {setting.sub(renamed, str(error))}",)
+        raise
 
 
 def _open_published(data: Data) -> Dataset:
@@ -110,28 +141,55 @@ def input_scaling(recipe: Recipe, dataset: Dataset, statistics: Sequence[BandSta
     return InputScaling(own, "" if random else f"input is scaled by the data's own statistics: {missing}")
 
 
-def blank_checkpoint(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None) -> Checkpoint:
+def blank_checkpoint(
+    recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None, mate: Dataset | None = None
+) -> Checkpoint:
     """A checkpoint without weights: classes, recipe, and the contract of the training imagery (bands,
-    statistics, units, pixel size). `tick` is called for every scene surveyed.
+    statistics, units, pixel size), the same of the second task `mate`. `tick` is called for every scene
+    surveyed.
     """
-    statistics, samples = survey((s.scene for s in dataset.learned_from()), tick=tick)
-    first: Grid = dataset.scenes[0].scene.grid
-    kind = "none" if not first.is_georeferenced else "geographic" if first.crs.is_geographic else "projected"
+    second = None
+    if mate is not None:
+        # By its own statistics, or the weights': the two data sets may come from different sensors.
+        second = SecondTask(task_name(recipe, mate), mate.legend, contract_of(recipe, mate, tick))
     return Checkpoint(
         network=recipe.network,
         options=dict(recipe.options),
         weights={},
         legend=dataset.legend,
         recipe=recipe.model_dump(mode="json"),
-        contract=Contract(
-            bands=dataset.bands,
-            dtype=dataset.scenes[0].scene.dtype.name,
-            normalisation=input_scaling(recipe, dataset, statistics).pairs,
-            statistics=statistics,
-            colours=colours_of(samples),
-            units=dataset.scenes[0].scene.units,
-            pixel_size=first.ground_pixel_size,
-            nodata=dataset.scenes[0].scene.nodata,
-            crs_kind=kind,
-        ),
+        contract=contract_of(recipe, dataset, tick),
+        mate=second,
     )
+
+
+def contract_of(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None) -> Contract:
+    """What a network of the recipe will know of the imagery of a data set."""
+    statistics, samples = survey((s.scene for s in dataset.learned_from()), tick=tick)
+    first: Grid = dataset.scenes[0].scene.grid
+    kind = "none" if not first.is_georeferenced else "geographic" if first.crs.is_geographic else "projected"
+    return Contract(
+        bands=dataset.bands,
+        dtype=dataset.scenes[0].scene.dtype.name,
+        normalisation=input_scaling(recipe, dataset, statistics).pairs,
+        statistics=statistics,
+        colours=colours_of(samples),
+        units=dataset.scenes[0].scene.units,
+        pixel_size=first.ground_pixel_size,
+        nodata=dataset.scenes[0].scene.nodata,
+        crs_kind=kind,
+    )
+
+
+NOTHING = ("other", "background", "rest", "none", "no data")
+"""Names of a class that is the absence of the other one."""
+
+
+def task_name(recipe: Recipe, mate: Dataset) -> str:
+    """The name of the second task: the recipe's; else that of its class, where there is one beside "other"
+    or "background"; else "second".
+    """
+    names = mate.legend.names
+    named = [name for name in names if name.lower() not in NOTHING]
+    found = recipe.mate.name or (named[0] if len(names) == 2 and len(named) == 1 else "")
+    return re.sub(r"[^\w-]+", "-", found.lower()).strip("-")[:40] or "second"

@@ -46,6 +46,8 @@ Batch = list[list[tuple[Tensor, Tensor]]]
 
 LOG_EVERY = 10
 """Steps whose mean loss is one line of the log. Reading a loss waits for the GPU, so not every step does."""
+LOSSES_OF_TASKS = ("loss_first", "loss_mate")
+"""Columns of the log with two tasks: each task's own loss, before `mate.weight`."""
 SAVE_SECONDS = 60
 """A state is saved at least this often, where `save_every` steps take longer."""
 
@@ -62,6 +64,8 @@ class Phase:
     net: _FabricModule
     optimizer: _FabricOptimizer
     fabric: Fabric
+    mate: Dataset | None = None
+    """The second task's data."""
 
 
 def learn(
@@ -110,7 +114,9 @@ def learn(
                 each = last.batch if last and step >= last.first else recipe.batch
                 crops = each * len(progress.recent)
                 line = log_line(recipe, progress, rate, fabric)  # waits for the device
-                facts = {"loss": line["loss"], "rate": rate, "images/s": crops / (time.monotonic() - since)}
+                shown = {key.replace("_", " "): line[key] for key in LOSSES_OF_TASKS if key in line}
+                facts = {"loss": line["loss"], **shown, "rate": rate}
+                facts["images/s"] = crops / (time.monotonic() - since)
                 if scored and sys.stderr.isatty():
                     tick(0, loss=line["loss"], now="scoring the part val")
                 note(_scored(phase, progress, save, stop) if scored else line)
@@ -119,11 +125,11 @@ def learn(
             stopped = together(fabric, float(bool(stop.asked)))
             overdue = together(fabric, float(time.monotonic() - last_saved > SAVE_SECONDS))
             if stopped or overdue or saving or progress.step == end or done_early(recipe, progress):
-                progress.recent = [together(fabric, float(x)) for x in progress.recent]
+                progress.recent = [[together(fabric, x) for x in row] for row in as_rows(progress.recent)]
                 if fabric.is_global_zero:
                     save(progress)
-                else:
-                    progress.recent = [0.0 for _ in progress.recent]  # the first process has the sums
+                else:  # the first process has the sums
+                    progress.recent = [[0.0] * len(row) for row in progress.recent]
                 last_saved = time.monotonic()
             tick(**facts)
             if stopped:
@@ -145,7 +151,7 @@ def _scored(phase: Phase, progress: Progress, save: Callable[[Progress], None], 
     try:
         if stop.asked and phase.fabric.world_size == 1:
             stop.now()
-        line["val_miou"] = score_val(phase, progress)
+        line |= score_val(phase, progress)
     except (KeyboardInterrupt, SystemExit):
         if phase.fabric.is_global_zero:
             save(progress)
@@ -179,7 +185,7 @@ def run_phase(
     blank = replace(blank, network=recipe.network, options=net_options(recipe, mate))
     net = build_network(recipe, dataset, start, mate)
     tasks = make_tasks(recipe, dataset, blank, mate)
-    phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric)
+    phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric, mate)
     state, settings = state_path(out, recipe.network), recipe.model_dump(mode="json")
     # Only 16-mixed has a loss scaler. It adapts over time, so resuming without it would change weights.
     scaler = getattr(fabric.strategy.precision, "scaler", None)
@@ -187,7 +193,8 @@ def run_phase(
     say = say if leads else lambda text: None
     progress = load_state(state, settings, *resumable, say) if state.exists() else Progress()
     if not leads:
-        progress.recent = [0.0 for _ in progress.recent]  # the file holds the sums over all processes
+        # The file holds the sums over all processes.
+        progress.recent = [[0.0] * len(row) for row in as_rows(progress.recent)]
 
     def keep(progress: Progress) -> None:
         save_state(state, settings, progress, *resumable)
@@ -271,16 +278,17 @@ def set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> flo
 
 
 def log_line(recipe: Recipe, progress: Progress, rate: float, fabric: Fabric) -> dict:
-    """Add a line to the log: the mean loss of the steps since the last one. Raises BadInput if it is NaN or
-    infinite.
+    """Add a line to the log: the mean loss of the steps since the last one, and where there are two tasks the
+    loss of each. Raises BadInput if it is NaN or infinite.
     """
-    mean = together(fabric, float(np.mean([float(x) for x in progress.recent])))
+    means = [together(fabric, float(np.mean(column))) for column in zip(*as_rows(progress.recent))]
+    mean = means[0]
     if not math.isfinite(mean):
         raise BadInput(
             f"The loss became {mean} by step {progress.step}: the learning rate {recipe.rate} is too high "
             "for this data."
         )
-    line = {"step": progress.step, "loss": mean, "rate": rate}
+    line = {"step": progress.step, "loss": mean, "rate": rate, **dict(zip(LOSSES_OF_TASKS, means[1:]))}
     if recipe.map_size:
         last = larger(recipe)
         line["crop"] = last.crop if last and progress.step > last.first else recipe.crop
@@ -297,8 +305,9 @@ def update(
     recipe: Recipe,
     tasks: list[Task],
 ) -> Tensor:
-    """One optimizer step over all parts of a batch. Returns this process's share of the loss, a scalar; the
-    shares of all processes add up to the loss.
+    """One optimizer step over all parts of a batch. Returns this process's share of the loss, (1,), and with
+    two tasks also of each task's own loss before its weight, (3,); the shares of all processes add up to the
+    losses.
     """
     weights = [task.weights.to(fabric.device) if task.weights is not None else None for task in tasks]
     # Each part is weighted by its share of the batch's labelled pixels: with equal weights, the gradient
@@ -308,7 +317,7 @@ def update(
         for t, task in enumerate(tasks)
     ]
     optimizer.zero_grad(set_to_none=True)
-    value = torch.zeros((), device=fabric.device)
+    value = torch.zeros(1 if len(tasks) == 1 else 1 + len(tasks), device=fabric.device)
     for number, part in enumerate(batch):
         image = torch.cat([crops for crops, _ in part]).to(fabric.device, memory_format=torch.channels_last)
         labels = [label.to(fabric.device) for _, label in part]
@@ -327,13 +336,14 @@ def update(
                 loss = loss + share[0] * recipe.aux_weight * total_loss(
                     recipe.aux_losses or recipe.losses, heads["aux"], labels[0], weights[0]
                 )
+            of_tasks = []
             if len(tasks) == 2:
-                loss = loss + share[1] * recipe.mate.weight * total_loss(
-                    recipe.losses, heads["mate"], labels[1], weights[1]
-                )
+                of_mate = total_loss(recipe.losses, heads["mate"], labels[1], weights[1])
+                of_tasks = [loss.detach(), share[1] * of_mate.detach()]
+                loss = loss + share[1] * recipe.mate.weight * of_mate
             # DDP averages gradients over processes; the gradient of the whole batch is their sum.
             fabric.backward(loss * fabric.world_size)
-        value += loss.detach()
+        value += torch.stack([loss.detach(), *of_tasks])
     if recipe.clip_norm:
         # Infinite gradients are left to the loss's own check, and in float16 to the scaler, which skips them.
         fabric.clip_gradients(net, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
@@ -341,25 +351,39 @@ def update(
     return value
 
 
-def score_val(phase: Phase, progress: Progress) -> float:
-    """Score the part "val", keep the weights if they are the best so far, and return the mean IoU (0..1)."""
+def as_rows(recent: list) -> list[list[float]]:
+    """Losses of steps, each a tensor or numbers of a state file, as lists of numbers. Reading a tensor waits
+    for the device.
+    """
+    return [torch.as_tensor(row).reshape(-1).tolist() for row in recent]
+
+
+def score_val(phase: Phase, progress: Progress) -> dict[str, float]:
+    """Score the part "val", keep the weights if they are the best so far, and return the mean IoU (0..1). The
+    second task's is returned too, where its data has such a part; it chooses no weights.
+    """
     from labelscape.evaluation.measure import evaluate
 
     # The first process alone scores and keeps the best weights, because it alone writes them; the others
     # wait.
-    score, weights, device = 0.0, None, str(phase.fabric.device)
+    found, weights, device = {}, None, str(phase.fabric.device)
     if phase.fabric.is_global_zero:
         weights = weights_of(phase, progress)
         made = replace(phase.blank, weights=weights)
         in_log = not sys.stderr.isatty()  # two live bars do not go together in a terminal
-        found = evaluate(made, phase.dataset, part="val", device=device, show=in_log).metrics
-        score = found["mean_iou"] or 0.0
-    score = phase.fabric.broadcast(score)
+        its_data = {"val_miou": (made, phase.dataset)}
+        if phase.mate is not None and phase.mate.is_labelled("val"):
+            its_data["val_miou_mate"] = made.task(made.mate.name), phase.mate
+        for key, (one, dataset) in its_data.items():
+            metrics = evaluate(one, dataset, part="val", device=device, show=in_log).metrics
+            found[key] = metrics["mean_iou"] or 0.0
+    found = phase.fabric.broadcast(found)
+    score = found["val_miou"]
     progress.waited += 1
     if score > progress.best:
         progress.best, progress.best_step = score, progress.step
         progress.waited, progress.best_weights = 0, weights
-    return score
+    return found
 
 
 def weights_of(phase: Phase, progress: Progress) -> dict[str, np.ndarray]:

@@ -24,11 +24,12 @@ def state_path(out: Path, network: str) -> Path:
 
 
 def write_log(path: Path, history: tuple[dict, ...]) -> None:
-    """Write the log as CSV: step, loss, learning rate and, where it was scored, mIoU on the part "val";
-    in runs with `map_size` also the side of the crops, and the tiles of batch normalisation's statistics.
+    """Write the log as CSV: step, loss, learning rate; with two tasks the loss of each (`loss_first`,
+    `loss_mate`); where it was scored, mIoU on the part "val" (`val_miou`, `val_miou_mate`); in runs with
+    `map_size` also the side of the crops, and the tiles of batch normalisation's statistics.
     """
-    more = [name for name in ("val_miou", "crop", "bn_tiles") if any(name in row for row in history)]
-    fields = ["step", "loss", "rate", *more]
+    sometimes = ("loss_first", "loss_mate", "val_miou", "val_miou_mate", "crop", "bn_tiles")
+    fields = ["step", "loss", "rate", *(key for key in sometimes if any(key in row for row in history))]
     with written_whole(path, overwrite=True) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=fields)
         writer.writeheader()

@@ -16,7 +16,7 @@ from labelscape.errors import BadInput, BadOption
 from labelscape.files import written_whole
 from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
-from labelscape.training.data import blank_checkpoint, open_recipe_data
+from labelscape.training.data import blank_checkpoint, open_both
 from labelscape.training.loop import batches, seed_step, set_up, update
 from labelscape.training.map_size import without_map_size
 from labelscape.training.recipe import Recipe, as_recipe, refuse_unequal_parts
@@ -67,9 +67,8 @@ def find_rate(
     refuse_unequal_parts(recipe, fabric.world_size, f"{fabric.world_size} process{several}")
     start = check_beforehand(recipe, None, fabric)
     with ExitStack() as opened:
-        dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
-        mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
-        tasks = make_tasks(recipe, dataset, blank_checkpoint(recipe, dataset), mate)
+        dataset, mate = opened.enter_context(open_both(recipe))
+        tasks = make_tasks(recipe, dataset, blank_checkpoint(recipe, dataset, mate=mate), mate)
         net, optimizer = set_up(build_network(recipe, dataset, start, mate), recipe, fabric)
         net.train()
         opened.enter_context(deterministic(recipe.deterministic))
@@ -84,7 +83,9 @@ def find_rate(
                     group["lr"] = rates[-1] * group["factor"]
                 seed_step(recipe.seed, step, fabric.global_rank)
                 # Read at every step, which waits for the device: the sweep must end at the first bad loss.
-                losses.append(together(fabric, float(update(net, optimizer, fabric, batch, recipe, tasks))))
+                losses.append(
+                    together(fabric, float(update(net, optimizer, fabric, batch, recipe, tasks)[0]))
+                )
                 smoothed.append(running_mean(losses))
                 tick()
                 if not math.isfinite(losses[-1]) or smoothed[-1] > DIVERGED * min(smoothed):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from labelscape.checkpoint import TASK_NAME
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
@@ -42,10 +43,16 @@ class Mate(BaseModel):
     """The second task's scenes and labels; as many bands as the first's. Each set is scaled by its own
     mean and deviation.
     """
+    name: str | None = Field(None, pattern=f"^{TASK_NAME}$", exclude_if=lambda name: name is None)
+    """One word for the second task, part of the names of its maps' files; by default that of its class beside
+    "other" or "background", such as road.
+    """
     batch: int = Field(0, ge=0)
     """Crops of the second task per update; 0: as many as of the first."""
     weight: float = Field(1.0, ge=0)
-    """Weight of the second task's loss."""
+    """Weight of the second task's loss. 0: its crops only take part in batch statistics; its head learns
+    nothing and is not described in the checkpoint.
+    """
     scale_range: tuple[float, float] | None = None
     """As the recipe's, for crops of the second task."""
 
@@ -244,6 +251,16 @@ class Recipe(BaseModel):
             if self.mate and "mate_classes" not in known:
                 problems.append(
                     f"mate is given, but {self.network} has no second head; classmate and dfcnet have."
+                )
+            asked = self.options.get("mate_classes") if "mate_classes" in known else None
+            if self.mate and asked == 0:
+                problems.append(
+                    "options.mate_classes=0 builds no head for the second task (mate); leave one of them out."
+                )
+            if not self.mate and asked:
+                problems.append(
+                    f"options.mate_classes={asked} builds a second head, and without a second task (`mate`) "
+                    "nothing would train it; give one, or leave the option out."
                 )
             if self.base_steps and entry(self.network).start is None:
                 problems.append(

@@ -22,7 +22,7 @@ from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.training.beforehand import check_beforehand
-from labelscape.training.data import blank_checkpoint, open_recipe_data, scored_part
+from labelscape.training.data import blank_checkpoint, open_both, scored_part
 from labelscape.training.forest import forest_seconds
 from labelscape.training.loop import set_up, update
 from labelscape.training.recipe import Recipe, as_recipe
@@ -38,10 +38,11 @@ STEPS = 3
 class Rehearsal:
     """The estimate: steps, peak memory in bytes, seconds, and the sizes behind them.
 
-    `steps` and `crops` include the base network's phase; `seconds_before` is what reading the data took,
-    `scoring_seconds` what the held-out part will take for all networks, `val_seconds` what all scores of the
-    part "val" during training will, `forest_seconds` the random forest, `statistics_seconds` those of batch
-    normalisation at `map_size`. `peak_bytes` is None where memory cannot be measured.
+    `steps` and `crops` include the base network's phase; `mate_crops` are those of the second task.
+    `seconds_before` is what reading the data took, `scoring_seconds` what the held-out part will take for all
+    networks, `val_seconds` what all scores of the part "val" during training will, `forest_seconds` the
+    random forest, `statistics_seconds` those of batch normalisation at `map_size`. `peak_bytes` is None where
+    memory cannot be measured.
     """
 
     steps: int
@@ -58,6 +59,7 @@ class Rehearsal:
     scoring_seconds: float = 0.0
     forest_seconds: float = 0.0
     statistics_seconds: float = 0.0
+    mate_crops: int = 0
 
     def __repr__(self) -> str:
         memory = "" if self.peak_bytes is None else f", {self.peak_bytes / 2**30:.1f} GiB of memory"
@@ -85,9 +87,8 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
     start = check_beforehand(recipe, base_recipe(recipe) if recipe.base_steps else None, fabric)
     since = time.monotonic()
     with ExitStack() as opened:
-        dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
-        mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
-        blank = blank_checkpoint(recipe, dataset)
+        dataset, mate = opened.enter_context(open_both(recipe))
+        blank = blank_checkpoint(recipe, dataset, mate=mate)
         if larger := larger_than_all(recipe, dataset):
             raise BadInput(larger)
         tasks = make_tasks(recipe, dataset, blank, mate)
@@ -97,7 +98,7 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
         if recipe.base_steps:
             base = base_recipe(recipe)
             net = build_network(base, dataset, None, None)
-            scoring = _scoring(base, net, blank, dataset, None)
+            scoring = _scoring(base, net, replace(blank, mate=None), dataset, None)
             # The base network learns the first task alone.
             _, base_step = _steps(base, net, tasks[:1], fabric)
         net = build_network(recipe, dataset, start, mate)
@@ -123,6 +124,7 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
         scoring.held_out,
         grown,
         step / 3 * tiles / (recipe.batch * recipe.crop**2),
+        recipe.steps * (recipe.mate.batch or recipe.batch) if recipe.mate else 0,
     )
 
 
@@ -147,13 +149,14 @@ def _scoring(
     made = replace(blank, network=recipe.network, options=options, weights=weights)
     # Untrained weights will do: the time of a tile does not depend on them.
     scorer = Scorer.of(made, device=recipe.device)
-    part = scored_part(dataset) if recipe.data.holdout else None
     scores = recipe.steps // recipe.val_every if recipe.val_every else 0
-    return Scoring(
-        scores * _part_seconds(scorer, dataset, "val") if scores else 0.0,
-        scores,
-        _part_seconds(scorer, dataset, part) if part else 0.0,
-    )
+    val = held_out = 0.0
+    for data, scenes in ((recipe.data, dataset), (recipe.mate and recipe.mate.data, mate)):
+        if scenes is not None:
+            part = scored_part(scenes) if data.holdout else None
+            val += scores * _part_seconds(scorer, scenes, "val") if scores else 0.0
+            held_out += _part_seconds(scorer, scenes, part) if part else 0.0
+    return Scoring(val, scores, held_out)
 
 
 def _part_seconds(scorer: Scorer, dataset: Dataset, part: str) -> float:
@@ -189,7 +192,7 @@ def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> t
                 for number in range(recipe.accumulate)
             ]
             # float() waits for the GPU: otherwise only the launch of its work would be timed.
-            float(update(net, optimizer, fabric, batch, recipe, tasks))
+            float(update(net, optimizer, fabric, batch, recipe, tasks)[0])
             times.append(time.monotonic() - start)
             tick()
     # The least of the steps: what else the machine does can only add to it.

@@ -20,7 +20,7 @@ from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.board import require_tensorboard
-from labelscape.training.data import blank_checkpoint, input_scaling, open_recipe_data, scored_part
+from labelscape.training.data import blank_checkpoint, input_scaling, of_second_task, open_both, scored_part
 from labelscape.training.loop import run_phase
 from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
@@ -42,6 +42,8 @@ class Run:
     tensorboard: bool
     say: Say
     stop: Stop
+    score_mate: bool = False
+    """Whether the second task is scored."""
 
 
 def train(
@@ -90,21 +92,31 @@ def train(
 def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
     fabric, leads = run.fabric, run.fabric.is_global_zero
     with telling_of_the_lost(fabric), ExitStack() as opened:
-        dataset = opened.enter_context(open_recipe_data(recipe.data, recipe.seed))
-        mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed)) if recipe.mate else None
-        for line in (*dataset.report, *(mate.report if mate else ())):
+        dataset, mate = opened.enter_context(open_both(recipe))
+        for line in (*dataset.report, *(f"second task: {line}" for line in (mate.report if mate else ()))):
             run.say(line)
         # Before the statistics, which may read a thousand scenes.
         _check_data(recipe, dataset)
-        run = replace(run, score=run.score and _will_be_scored(recipe, dataset, run.say))
-        with bar("statistics", min(len(dataset.learned_from()), 1000), "scenes", shown=leads) as tick:
-            blank = blank_checkpoint(recipe, dataset, tick)
+        if mate is not None:
+            with of_second_task():
+                _check_classes(mate)
+        of_mate = run.score and mate is not None and bool(recipe.mate.data.holdout)
+        run = replace(
+            run,
+            score=run.score and _will_be_scored(recipe, dataset, run.say),
+            score_mate=of_mate and scored_part(mate) is not None,
+        )
+        surveyed = sum(min(len(each.learned_from()), 1000) for each in (dataset, mate) if each)
+        with bar("statistics", surveyed, "scenes", shown=leads) as tick:
+            blank = blank_checkpoint(recipe, dataset, tick, mate)
+        for line in about_second_task(recipe, blank, mate, scored=run.score_mate):
+            run.say(line)
         if line := input_scaling(recipe, dataset, blank.contract.statistics).source:
             run.say(line)
         if start is None:
             _warn_of_random_weights(recipe, run.say)
         if recipe.base_steps:
-            start = _base_network(recipe, dataset, blank, run)
+            start = _base_network(recipe, dataset, replace(blank, mate=None), run)
         checkpoint = run_phase(
             recipe,
             dataset,
@@ -118,7 +130,7 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
             stop=run.stop,
         )
         before = start.scores if recipe.base_steps else {}
-        return _finished(checkpoint, recipe, dataset, run, before)
+        return _finished(checkpoint, recipe, dataset, run, before, mate)
 
 
 def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool) -> None:
@@ -209,9 +221,7 @@ def _check_data(recipe: Recipe, dataset: Dataset) -> None:
     """Raises BadInput where the labels have one class only, or `val_every` has no labelled pixels to
     score.
     """
-    # The loss of a single class is 0 from the first step: training would end well and have learned nothing.
-    if few := too_few_classes(dataset.legend.names):
-        raise BadInput(" ".join(few))
+    _check_classes(dataset)
     if larger := larger_than_all(recipe, dataset):
         raise BadInput(larger)
     if recipe.val_every and not dataset.is_labelled("val"):
@@ -234,6 +244,27 @@ def larger_than_all(recipe: Recipe, dataset: Dataset) -> str | None:
         f"map_size={recipe.map_size} is larger than any training scene (the largest: {width} x {height} "
         f"pixels), so that no such tile can be learned from. Give at most {max(height, width)}."
     )
+
+
+def _check_classes(dataset: Dataset) -> None:
+    # The loss of a single class is 0 from the first step: training would end well and have learned nothing.
+    if few := too_few_classes(dataset.legend.names):
+        raise BadInput(" ".join(few))
+
+
+def about_second_task(recipe: Recipe, blank: Checkpoint, mate: Dataset | None, *, scored: bool) -> list[str]:
+    """What to know beforehand of the second task, or of a network that could have one and has none."""
+    if mate is None:
+        has = "mate_classes" in options_of(recipe.network)
+        return [f"{recipe.network} is trained without a second task (`mate`), and has no head for one"] * has
+    name, classes = blank.mate.name, ", ".join(blank.mate.legend.names)
+    if not recipe.mate.weight:
+        return [
+            f"second task {name} ({classes}): with mate.weight=0 its crops only take part in batch "
+            "statistics; its head is not trained and will not be mapped"
+        ]
+    held_out = f"will be scored on its part {scored_part(mate)}" if scored else "will not be scored"
+    return [f"second task {name} ({classes}) {held_out}"]
 
 
 def _warn_of_random_weights(recipe: Recipe, say: Say) -> None:
@@ -298,8 +329,23 @@ def best_network(recipe: Recipe, scores: Mapping[str, Mapping]) -> str:
     return max(scored, key=lambda name: scores[name]["mean_iou"], default=recipe.network)
 
 
+def _with_second_task(checkpoint: Checkpoint, recipe: Recipe, mate: Dataset, *, scored: bool) -> Checkpoint:
+    """The checkpoint with its second task's score; without that task where its loss weighed nothing."""
+    if not recipe.mate.weight:
+        return replace(checkpoint, mate=None)
+    if not scored:
+        return checkpoint
+    score = _held_out_score(checkpoint.task(checkpoint.mate.name), recipe, mate)
+    return replace(checkpoint, mate=replace(checkpoint.mate, scores=score))
+
+
 def _finished(
-    checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, run: Run, before: dict | None = None
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    dataset: Dataset,
+    run: Run,
+    before: dict | None = None,
+    mate: Dataset | None = None,
 ) -> Checkpoint:
     """Score a trained network, add the scores `before` it (the base network's), and write log and checkpoint.
     Only then is the state file deleted: a failing score loses no training.
@@ -309,6 +355,8 @@ def _finished(
             checkpoint = _at_its_size(checkpoint, recipe, dataset, run.say)
         score = _held_out_score(checkpoint, recipe, dataset) if run.score else {}
         checkpoint = replace(checkpoint, scores={**(before or {}), **score})
+        if mate is not None:
+            checkpoint = _with_second_task(checkpoint, recipe, mate, scored=run.score_mate)
         target = checkpoint_path(run.out, recipe.network)
         # The checkpoint after its log: where it exists, the run counts as finished and is not repeated.
         write_log(target.with_suffix(".csv"), checkpoint.history)

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.contract.bands import band_statistics
 from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput, BadOption
 from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import create_model, entry, with_tag
+from labelscape.nets.catalog import create_model, entry, options_of, with_tag
 from labelscape.training.crops import Drawing, index_crops
-from labelscape.training.data import input_scaling
+from labelscape.training.data import of_second_task
 from labelscape.training.losses import auto_weights
 from labelscape.training.recipe import Recipe
 
@@ -28,8 +27,8 @@ class Task:
 
 
 def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Dataset | None) -> list[Task]:
-    """The recipe's task and that of its second data set. Raises BadInput where the two have different numbers
-    of bands.
+    """The recipe's task and that of its second data set, scaled as `blank` says. Raises BadInput where the
+    two have different numbers of bands.
     """
     # All labels are read once, in blocks; afterwards a crop reads no more than its own window.
     index = index_crops(dataset)
@@ -45,15 +44,13 @@ def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Datase
             raise BadInput(
                 f"The scenes of the second task have the bands {' '.join(mate.bands)}, the others "
                 f"{' '.join(dataset.bands)}; one trunk reads both. "
-                "Choose as many with mate.data.bands."
+                "Choose as many with `mate.data.bands`."
             )
-        # By its own statistics, or the weights': the two data sets may come from different sensors.
-        statistics = band_statistics(s.scene for s in mate.learned_from())
-        normalisation = input_scaling(recipe, mate, statistics).pairs
-        index = index_crops(mate)
+        with of_second_task():
+            index = index_crops(mate)
         tasks.append(
             Task(
-                Drawing.of_mate(recipe, index, normalisation),
+                Drawing.of_mate(recipe, index, blank.mate.contract.normalisation),
                 auto_weights(torch.from_numpy(index.class_counts)) if automatic else None,
             )
         )
@@ -105,8 +102,17 @@ def build_network(
 
 def net_options(recipe: Recipe, mate: Dataset | None) -> dict:
     """The network's options, with the tag of the weights it starts from; a second head has as many classes as
-    the second data set.
+    the second data set, and without one there is no second head. Raises BadOption where the options say
+    another number.
     """
     # With the tag stored: timm may give the bare name other weights tomorrow.
     options = with_tag(recipe.network, recipe.options)
-    return {**options, "mate_classes": len(mate.legend)} if mate is not None else options
+    if "mate_classes" not in options_of(recipe.network):
+        return options
+    classes = 0 if mate is None else len(mate.legend)
+    if options.get("mate_classes", classes) != classes:
+        raise BadOption(
+            f"options.mate_classes={options['mate_classes']}, but the second task's labels have {classes} "
+            f"classes ({', '.join(mate.legend.names) if mate else 'there is none'}); leave the option out."
+        )
+    return {**options, "mate_classes": classes}

@@ -30,8 +30,10 @@ class Progress:
 
     step: int = 0
     history: list[dict] = field(default_factory=list)
-    recent: list[float] = field(default_factory=list)
-    """Losses since the log's last line."""
+    recent: list[list[float]] = field(default_factory=list)
+    """Losses since the log's last line, a row for each step: the loss, and with two tasks that of each. (A
+    row is a tensor until it is read; state files of earlier versions have a number for it.)
+    """
     best: float = -1.0
     best_step: int = 0
     waited: int = 0
