@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -159,3 +159,19 @@ def _sharing_words(name: str, known: Sequence[str]) -> str | None:
 
 def _words(name: str) -> list[str]:
     return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+
+
+def joined(parts: Sequence[str], known: Callable[[str], bool]) -> tuple[str, ...]:
+    """Names that were separated at commas which belong to them, put together again where the parts are not
+    known and the whole is.
+    """
+    if all(map(known, parts)):
+        return tuple(parts)
+    found: list[str] = []
+    while parts:
+        ends = range(len(parts), 0, -1)
+        end = next((n for n in ends for comma in (",", ", ") if known(comma.join(parts[:n]))), 1)
+        whole = next((c.join(parts[:end]) for c in (",", ", ") if known(c.join(parts[:end]))), parts[0])
+        found.append(whole)
+        parts = parts[end:]
+    return tuple(found)

@@ -11,7 +11,7 @@ import world
 import labelscape as ls
 from labelscape.errors import BadInput, UnknownName
 from labelscape.labels.labels import classes_of, open_labels
-from labelscape.labels.rules import SETTINGS, FoundClasses, LabelRules, resolve_classes
+from labelscape.labels.rules import SETTINGS, FoundClasses, LabelRules, alike, class_name, resolve_classes
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.polygons import read_polygons
 from labelscape.scenes.raster import Scene
@@ -181,3 +181,61 @@ def test_the_earlier_name_keeps_its_order_of_arguments():
         ignore_values=(7,),
         threshold=5,
     )
+
+
+def test_merged_classes_have_commas_blanks_and_accents(tmp_path):
+    """As typed on the command line, where commas separate; as stored, with blanks; in either Unicode form."""
+    names = ("Cropland, rainfed", " \u00e9t\u00e9  chaud ", "rest")
+    found = [FoundClasses("f", names=tuple(sorted(class_name(n) for n in names)))]
+    merge = {"x": ("Cropland", "rainfed"), "y": ("e\u0301te\u0301 chaud ",)}
+    table = resolve_classes(found, LabelRules(merge=merge))
+    assert (table.index_of["Cropland, rainfed"], table.index_of["\u00e9t\u00e9 chaud"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (None, ""),
+        (float("nan"), ""),
+        (np.ma.masked, ""),
+        (np.datetime64("NaT"), ""),
+        ("  ", ""),
+        (3, "3"),
+        (np.float64(3.0), "3"),
+        (2.5, "2.5"),
+        (np.True_, "True"),
+        ("nan", "nan"),
+        ("Wald ", "Wald"),
+        ("a\u00a0b\n c", "a b c"),
+    ],
+)
+def test_values_of_a_column_as_class_names(value, name):
+    assert class_name(value) == name
+
+
+def test_names_that_are_almost_the_same():
+    assert alike(["Wald", "wald", "1", "01", "1.0", "x", "nan"]) == [("Wald", "wald"), ("1", "01", "1.0")]
+
+
+def test_models_of_earlier_versions_keep_their_names(tmp_path):
+    """A column of whole numbers with an empty cell made classes `1.0` and `2.0`."""
+    w = world.make(tmp_path, 40, 60)
+    with Scene(w.scene) as scene:
+        west, south, east, north = scene.grid.bounds_of(scene.grid.window)
+        boxes = [
+            shapely.box(west, south, (west + east) / 2, north),
+            shapely.box(west, south, east, south + 1),
+        ]
+        pyogrio.raw.write(
+            tmp_path / "codes.gpkg",
+            shapely.to_wkb(boxes),
+            [np.array([2, 0], np.int32)],
+            ["code"],
+            field_mask=[np.array([False, True])],
+            geometry_type="Polygon",
+            crs=w.crs.to_wkt(),
+        )
+        rules = LabelRules(class_column="code", legend=Legend.of_names(["1.0", "2.0"]))
+        labels = open_labels(tmp_path / "codes.gpkg", scene.grid, rules)
+    expected = np.where(np.arange(60) < 30, 1, IGNORE)[None].repeat(40, 0)
+    np.testing.assert_array_equal(labels.read(), expected)

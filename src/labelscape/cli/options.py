@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from labelscape.cli.parsing import numbers_of, pairs_of, scales_of
+from labelscape.cli.parsing import names_of, numbers_of, pairs_of, scales_of
 
 if TYPE_CHECKING:
     from labelscape.scoring.protocol import Protocol
@@ -233,7 +233,7 @@ class Labels:
             "area": self.area,
             "ignore_values": self.ignore_value,
             "threshold": self.threshold,
-            "bands": self.bands.split(",") if self.bands else None,
+            "bands": names_of(self.bands) if self.bands else None,
             "nodata": self.nodata,
         }
         return {name: value for name, value in values.items() if value not in (None, [], {})}

@@ -4,11 +4,14 @@ quotes the text that it could not read.
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from labelscape.errors import BadOption
+from labelscape.errors import BadOption, joined
 
 
 def scales_of(text: str) -> tuple[float, ...]:
@@ -31,7 +34,8 @@ def scene_of(text: str) -> str | tuple[str, ...]:
         )
     if "://" in text and "?" in text:
         return text
-    files = tuple(part for part in text.split(",") if part)
+    # A comma is also a character that a file's name may have: what exists is one file.
+    files = joined([part for part in text.split(",") if part], lambda name: Path(name).exists())
     return files if len(files) > 1 else text
 
 
@@ -44,18 +48,29 @@ def pairs_of(items: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
         name, _, olds = item.partition("=")
         if not name or name in found:
             raise BadOption(f"--{option} {item!r} must read NEW=OLD,OLD and name each new class once.")
-        found[name] = tuple(o.strip() for o in olds.split(",")) if olds else (name,)
+        found[name] = tuple(names_of(olds)) if olds else (name,)
     return found
+
+
+def names_of(text: str) -> list[str]:
+    """`forest,scrub` -> ["forest", "scrub"]; a name with commas stands in double quotes."""
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
 
 
 def numbers_of(items: Iterable[str], option: str) -> dict[str, int]:
     """`water=5` -> {"water": 5}; several in one text are separated by commas."""
     found = {}
-    for item in (part for text in items for part in text.split(",")):
-        name, _, value = item.partition("=")
-        if not name or not value.strip().isdigit():
-            raise BadOption(f"--{option} {item!r} must read NAME=VALUE with a whole number, such as water=5.")
-        found[name.strip()] = int(value)
+    for text in items:
+        # A comma separates only after a number: names have commas too (`Cropland, rainfed=10`).
+        parts = re.findall(r"\s*([^=]+?)\s*=\s*([+-]?\d+)\s*(?:,|$)|(.+)", text.strip(), re.DOTALL)
+        for name, value, rest in parts or [("", "", text)]:
+            if rest or not name:
+                raise BadOption(
+                    f"--{option} {rest or text!r} must read NAME=VALUE with a whole number, such as water=5."
+                )
+            if name in found:
+                raise BadOption(f"--{option} names the class {name!r} twice.")
+            found[name] = int(value)
     return found
 
 

@@ -123,3 +123,13 @@ class Dataset:
         for scene in self.scenes:
             scene.scene.close()
             scene.labels.close()
+
+
+def bands_differ(scene: Scene, first: Scene) -> str | None:
+    """What is wrong where two training scenes have different bands."""
+    if scene.bands == first.bands:
+        return None
+    return (
+        f"{scene.name} has the bands {' '.join(scene.bands)}, {first.name} has {' '.join(first.bands)}. All "
+        "training scenes need the same bands; choose them with `bands`."
+    )

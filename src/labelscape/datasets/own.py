@@ -11,7 +11,7 @@ from typing import Any, Literal
 from labelscape.contract.matching import match_pixels
 from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
-from labelscape.datasets.labelled import Dataset, LabelledScene
+from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
 from labelscape.datasets.pairs import GivenParts, find_pairs, parts_given
 from labelscape.errors import BadInput, BadOption
 from labelscape.labels.labels import classes_of, open_labels
@@ -202,12 +202,8 @@ def _opened(
         opened.enter_context(scene)
         own = open_labels(label, scene.grid, files.rules, table=files.table, scene_name=scene.name)
         opened.callback(own.close)
-        if scenes and scene.bands != scenes[0].scene.bands:
-            raise BadInput(
-                f"{scene.name} has the bands {' '.join(scene.bands)}, {scenes[0].name} has "
-                f"{' '.join(scenes[0].scene.bands)}. All training scenes need the same bands; "
-                "choose them with `bands`."
-            )
+        if scenes and (problem := bands_differ(scene, scenes[0].scene)):
+            raise BadInput(problem)
         # Pixels and a byte of label for each.
         held += scene.nbytes + scene.grid.window.pixels
         if held <= HOLD_BYTES:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from labelscape.errors import BadInput, UnknownName, WrongType, check_names
+from labelscape.errors import BadInput, UnknownName, WrongType, check_names, joined
 from labelscape.legend import IGNORE, RGB, Legend
 from labelscape.scenes.vectors import VectorSource
 
@@ -208,6 +208,7 @@ def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
     rasters, polygons = [f for f in found if f.names is None], [f for f in found if f.names is not None]
     legends = []
     if rasters:
+        _check_colours(rasters)
         values = _values_of(rasters)
         # The colour tables of several files may disagree; only that of a single file is used.
         colors = rasters[0].colors if len(rasters) == 1 else None
@@ -222,6 +223,23 @@ def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
             f"{', '.join(legends[1].names)}. Name all classes with `classes`."
         )
     return legends[0]
+
+
+def _check_colours(rasters: Sequence[FoundClasses]) -> None:
+    """Raises BadInput where one value has different colours in several files: programs that give every
+    picture a colour table of its own number the colours anew in each.
+    """
+    first: dict[int, tuple[RGB, str]] = {}
+    for file in rasters:
+        for value, color in zip(file.values, file.colors or ()):
+            other, source = first.setdefault(value, (color, file.source))
+            if other != color:
+                raise BadInput(
+                    f"The value {value} is the colour {other} in {source} and {color} in {file.source}: "
+                    "their colour tables number the classes differently. Convert the colours to class values "
+                    "that are the same in all files; if the values are, and only the colours differ, name "
+                    "them with `classes`."
+                )
 
 
 def _values_of(rasters: Sequence[FoundClasses]) -> list[int]:
@@ -248,9 +266,13 @@ def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
     polygon_names = sorted({name for f in found for name in f.names or ()})
     stored: dict[str, int] = {}
     if rasters:
+        if not rules.classes:
+            _check_colours(rasters)
         # Unnamed values get the names that the user sees in reports, and merges by: `class 7`.
         stored = dict(rules.classes or {f"class {v}": v for v in _values_of(rasters)})
-    _check_merge(dict.fromkeys([*stored, *polygon_names]), rules, polygons=bool(polygon_names))
+    known = dict.fromkeys([*stored, *polygon_names])
+    rules = replace(rules, merge={new: joined(olds, known.__contains__) for new, olds in rules.merge.items()})
+    _check_merge(known, rules, polygons=bool(polygon_names))
     merged = {old for olds in rules.merge.values() for old in olds}
     # What a trained model is evaluated on may lack its classes; else the raster would be read as nothing.
     if rasters and rules.legend is None and not stored.keys() & merged:

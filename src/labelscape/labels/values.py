@@ -1,4 +1,9 @@
-"""The values in label rasters: read as integers, counted, and recognised as masks."""
+"""The values in label rasters: the one reading of them that training, scoring and checks share.
+
+A pixel is unlabelled where a mask or an alpha band says so (inside the file, in a `.msk` beside it, in a
+VRT), where it is NaN or infinite, where it has the file's nodata value, and outside the file. A nodata value
+that the user gives a class is that class; a masked pixel is none, whatever it holds.
+"""
 
 from __future__ import annotations
 
@@ -7,77 +12,183 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterioWindow
+from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Window
 from labelscape.labels.rules import FoundClasses, LabelRules
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
+from labelscape.scenes.validity import bands_and_validity, unmasked
 
-MASK_NAN = -(2**31)
-"""NaN in a mask is read as this value, which no mask has; 255 would be white."""
+EXACT = 2**53
+"""Whole numbers up to this one are exact in every type that a raster may have."""
 
 
-def read_labels(dataset: object, window: RasterioWindow | None, *, nan: int = IGNORE) -> np.ndarray:
-    """(H, W) integers of one window of a label raster; NaN becomes `nan`.
+class FractionalValues(BadInput):
+    """A label raster with values that are no whole numbers."""
 
-    Raises BadFile if the file cannot be read, BadInput if it holds fractions.
-    """
-    try:
-        with gdal():
-            values = dataset.read(1, window=window)
-    except (RasterioError, OSError) as error:
-        raise BadFile(
-            f"{dataset.name} cannot be read: the file is truncated or damaged ({reason(error)})."
-        ) from error
-    # GIS tools often save class rasters as float; that is fine while every value is an integer.
-    if values.dtype.kind == "f":
-        values = np.where(np.isfinite(values), values, nan)
+
+class LabelBand:
+    """The band of class values of an open label raster, as it is or as seen on another grid."""
+
+    def __init__(self, dataset: rasterio.DatasetReader, view: WarpedVRT | None = None) -> None:
+        """`view` is `dataset` warped to a grid, with an alpha band of what it covers (`rasters.on_grid`)."""
+        self.name, self.shape = dataset.name, dataset.shape
+        self._read_from = dataset if view is None else view
+        found = bands_and_validity(dataset)
+        self._band = found.bands[0] if found.bands else 1
+        self._masked = view is not None or (bool(found.bands) and found.is_masked(dataset))
+        self._nodata, self._dtype = dataset.nodata, np.dtype(dataset.dtypes[self._band - 1])
+        self.nodata = _whole(dataset.nodata)
+        self.transparent = _transparent(dataset, self._band)
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray | None]:
+        """(H, W) whole numbers of a window, and (H, W) bool where it is unlabelled whatever the number is,
+        None where it is nowhere. There the number is 255.
+
+        Raises BadFile where the file cannot be read, FractionalValues for fractions, BadInput for numbers
+        that no class can have.
+        """
+        try:
+            with gdal():
+                values = self._read_from.read(self._band, window=window.rio)
+                masked = ~unmasked([self._read_from], window) if self._masked else None
+        except (RasterioError, OSError) as error:
+            raise BadFile(
+                f"{self.name} cannot be read: the file is truncated or damaged ({reason(error)})."
+            ) from error
+        # GIS tools often save class rasters as float; that is fine while every value is an integer.
+        if values.dtype.kind == "f":
+            values, masked = self._as_integers(values, masked)
+        if masked is None or not masked.any():
+            return values, None
+        return np.where(masked, values.dtype.type(_fits(IGNORE, values.dtype)), values), masked
+
+    def _as_integers(self, values: np.ndarray, masked: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        unlabelled = ~np.isfinite(values) | (False if masked is None else masked)
+        # In the file's own type: -3.4e38 as text equals its pixels only once it is rounded to 32 bits.
+        if self._nodata is not None and self.nodata is None:
+            with np.errstate(over="ignore"):
+                unlabelled |= values == np.asarray(self._nodata).astype(self._dtype)
+        values = np.where(unlabelled, values.dtype.type(0), values)
         # Probabilities rounded to classes would be labels that nobody drew.
-        if not np.array_equal(values, np.round(values)):
-            raise BadInput(
-                f"{dataset.name} has fractional values such as {values[values != np.round(values)][0]:g}; "
-                "labels must be integers."
+        broken = values != np.round(values)
+        if broken.any():
+            raise FractionalValues(
+                f"{self.name} has fractional values such as {values[broken][0]:g}; labels must be integers."
             )
-        values = values.astype(np.int32)
-    return values
+        huge = abs(values) > EXACT
+        if huge.any():
+            raise BadInput(
+                f"{self.name} holds {values[huge][0]:.9g}, which no class can have. If it means 'not "
+                "labelled', declare it as the file's nodata value (gdal_edit.py -a_nodata "
+                f"{values[huge][0]:.9g} FILE)."
+            )
+        return values.astype(np.int64), unlabelled
+
+    def ignored(self, rules: LabelRules) -> tuple[int, ...]:
+        """Values that mean "not labelled" unless they have a class: 255, the file's nodata, colours that are
+        transparent in its colour table, and those the rules name.
+        """
+        nodata = () if self.nodata is None else (self.nodata,)
+        return (IGNORE, *nodata, *self.transparent, *rules.ignore_values)
+
+    def counts(self) -> Counter:
+        """The number of labelled pixels of every value, read block by block."""
+        counts: Counter = Counter()
+        # A few MB at a time, whatever the size of the raster.
+        for window in Window(0, 0, *self.shape).blocks(2048):
+            values, masked = self.read(window)
+            values, pixels = np.unique(values if masked is None else values[~masked], return_counts=True)
+            counts.update(dict(zip(values.tolist(), pixels.tolist())))
+        return counts
 
 
-def ignored_values(dataset: object, rules: LabelRules) -> tuple[int, ...]:
-    """Values that mean "not labelled": 255, the file's nodata, and those the rules name."""
-    # NaN as nodata was turned into 255 by `read_labels`.
-    has_nodata = dataset.nodata is not None and np.isfinite(dataset.nodata)
-    return (IGNORE, *((int(dataset.nodata),) if has_nodata else ()), *rules.ignore_values)
+def _whole(nodata: float | None) -> int | None:
+    """A nodata value as the whole number that pixels may have; None where there is none."""
+    if nodata is None or not np.isfinite(nodata) or abs(nodata) > EXACT or nodata != round(nodata):
+        return None
+    return int(nodata)
 
 
-def values_found(dataset: object) -> Counter:
-    """The pixel count of every value of a label raster, read block by block."""
-    counts: Counter = Counter()
-    # A few MB at a time, whatever the size of the raster.
-    for window in Window(0, 0, dataset.height, dataset.width).blocks(2048):
-        values, pixels = np.unique(read_labels(dataset, window.rio), return_counts=True)
-        counts.update(dict(zip(values.tolist(), pixels.tolist())))
-    return counts
+def _fits(value: int, dtype: np.dtype) -> int:
+    """The value, or the largest that the type holds."""
+    return min(value, np.iinfo(dtype).max)
 
 
-def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
+def _transparent(dataset: rasterio.DatasetReader, band: int) -> tuple[int, ...]:
+    """Values whose colour is transparent in the file's colour table, which has opaque ones as well."""
+    if dataset.colorinterp[band - 1] != ColorInterp.palette:
+        return ()
+    table = dataset.colormap(band)
+    clear = tuple(value for value, color in table.items() if len(color) > 3 and color[3] == 0)
+    return clear if len(clear) < len(table) else ()
+
+
+def check_bands(dataset: rasterio.DatasetReader) -> None:
+    """Raises BadInput for a raster that has not one band of numbers (and maybe one of alpha)."""
+    bands = bands_and_validity(dataset).bands
+    if len(bands) > 1:
+        raise BadInput(
+            f"{dataset.name} has {dataset.count} bands; a label raster has one band of class values. Convert "
+            "colours to class values first."
+        )
+    if dataset.dtypes[0].startswith("complex"):
+        raise BadInput(f"{dataset.name} has {dataset.dtypes[0]} values; a label raster has integers.")
+
+
+def compression_of(dataset: rasterio.DatasetReader) -> str | None:
+    """The lossy compression of a raster, None where it has none."""
+    said = dataset.tags(ns="IMAGE_STRUCTURE")
+    if dataset.driver == "JPEG" or "JPEG" in said.get("COMPRESSION", "").split():
+        return "JPEG"
+    if said.get("COMPRESSION_REVERSIBILITY", "").startswith("LOSSY"):
+        return f"lossy {said.get('COMPRESSION', dataset.driver)}"
+    return None
+
+
+def check_lossless(dataset: rasterio.DatasetReader, rules: LabelRules) -> None:
+    """Raises BadInput for class values whose compression has changed them: 1 between 0 and 2 would be a
+    class that nobody drew. Masks are cut by a threshold instead; two values far apart with nothing between
+    are whole.
+    """
+    if rules.threshold is not None or (how := compression_of(dataset)) is None:
+        return
+    band = LabelBand(dataset)
+    values = sorted(band.counts())
+    if len(values) < 2 or (len(values) == 2 and values[1] - values[0] > 9):
+        return
+    shown = ", ".join(map(str, values[:8])) + " ..." * (len(values) > 8)
+    raise BadInput(
+        f"{dataset.name} was saved as {how}, which changes values: it holds {len(values)} values ({shown}), "
+        "some of which were never drawn. Export the labels again as PNG or GeoTIFF without loss; a black and "
+        "white mask can be cut with `threshold=128`."
+    )
+
+
+def raster_classes(dataset: rasterio.DatasetReader, rules: LabelRules) -> FoundClasses:
     """The classes in an open label raster. It is read only where the rules do not name them.
 
     Raises BadInput for values that cannot be class values, BadFile where it cannot be read.
     """
     if rules.threshold is not None or rules.classes or (rules.legend and not rules.merge):
         return FoundClasses(dataset.name)
+    band = LabelBand(dataset)
     # A scan of the whole raster, minutes for the largest: a value that occurs in one corner is a class too.
-    ignore = set(ignored_values(dataset, rules))
-    values = sorted(v for v in values_found(dataset) if v not in ignore)
+    ignore = set(band.ignored(rules))
+    values = sorted(v for v in band.counts() if v not in ignore)
     # 254, not 255: one byte value must be left for "unlabelled".
     if values and (len(values) > 254 or values[0] < 0 or values[-1] > 254):
         raise BadInput(
             f"{dataset.name} has {len(values)} values from {values[0]} to {values[-1]}; class values must be "
-            "0 to 254. Is this a label raster? Name its classes with `classes`."
+            "0 to 254. Is this a label raster? Name its classes with `classes`, and what is not labelled "
+            "with `ignore_values`."
         )
+    _check_patches(band, values, has_palette=dataset.colorinterp[0] == ColorInterp.palette)
     try:
         palette = dataset.colormap(1)
         colors = tuple(tuple(palette[v][:3]) for v in values)
@@ -86,18 +197,36 @@ def raster_classes(dataset: object, rules: LabelRules) -> FoundClasses:
     return FoundClasses(dataset.name, values=tuple(values), colors=colors)
 
 
-def read_mask(dataset: object, window: RasterioWindow | None, rules: LabelRules) -> np.ndarray:
-    """(H, W) uint8 class indices of a grey mask: 1 from `rules.threshold` on, 0 below, IGNORE for nodata, NaN
-    and `rules.ignore_values`. 255 is white here, not "unlabelled", unless the rules or the file say so.
+def _check_patches(band: LabelBand, values: Sequence[int], *, has_palette: bool) -> None:
+    """Raises BadInput for a picture or a measurement: many values, and neighbours that are rarely equal."""
+    # Of few classes even a speckled map has more equal neighbours than a picture of that many greys.
+    if len(values) <= 16:
+        return
+    height, width = band.shape
+    size = min(1024, height), min(1024, width)
+    middle = Window((height - size[0]) // 2, (width - size[1]) // 2, *size)
+    pixels, _ = band.read(middle)
+    if pixels.size < 2 or (pixels[:, 1:] == pixels[:, :-1]).mean() >= 0.5:
+        return
+    what = "a picture with a colour table" if has_palette else "a picture or a measurement"
+    raise BadInput(
+        f"{band.name} seems to be {what}, not a label raster: it has {len(values)} values, and few pixels "
+        "are like their neighbours. Pass the raster of class values; if this is one, name them with "
+        "`classes`."
+    )
 
-    Raises BadFile if the file cannot be read, BadInput if it holds fractions.
+
+def mask_indices(
+    values: np.ndarray, unlabelled: np.ndarray | None, ignored: Sequence[int], rules: LabelRules
+) -> np.ndarray:
+    """(H, W) uint8 class indices of a grey mask: 1 from `rules.threshold` on, 0 below, IGNORE where
+    unlabelled. 255 is white here, not "unlabelled", unless the rules or the file say so.
     """
-    values = read_labels(dataset, window, nan=MASK_NAN)
-    # NaN is far below zero here, and is put aside after this.
     indices = (values >= rules.threshold).astype(np.uint8)
-    has_nodata = dataset.nodata is not None and np.isfinite(dataset.nodata)
-    nodata = (int(dataset.nodata),) if has_nodata else ()
-    indices[np.isin(values, (MASK_NAN, *nodata, *rules.ignore_values))] = IGNORE
+    # The first is 255.
+    indices[np.isin(values, ignored[1:])] = IGNORE
+    if unlabelled is not None:
+        indices[unlabelled] = IGNORE
     return indices
 
 
@@ -112,7 +241,7 @@ def look_like_masks(sources: Sequence[str | Path], rules: LabelRules) -> bool:
     for source in sources:
         with gdal(), open_raster(source) as dataset:
             # A declared nodata value says what the others are: this is no unexplained mask.
-            if dataset.nodata is not None or dataset.count != 1:
+            if dataset.nodata is not None or len(bands_and_validity(dataset).bands) != 1:
                 return False
             small = min(512, dataset.height), min(512, dataset.width)
             seen.update(np.unique(dataset.read(1, out_shape=small)).tolist())

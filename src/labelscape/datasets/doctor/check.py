@@ -29,11 +29,12 @@ from labelscape.datasets.doctor.polygons import check_polygons
 from labelscape.datasets.doctor.reading import Pair, Results, read_once
 from labelscape.datasets.doctor.shift import vote
 from labelscape.datasets.doctor.twins import check_twins
+from labelscape.datasets.labelled import bands_differ
 from labelscape.datasets.pairs import find_pairs
 from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
-from labelscape.labels.labels import found_in
+from labelscape.labels.labels import found_in, open_labels
 from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes, too_few_classes
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import Source, source_text
@@ -129,6 +130,9 @@ def _concluded(results: Results, labels: int, names: Sequence[str]) -> list[Find
     """The checks that need all files; all findings, worst first."""
     _check_empty(results, labels)
     _check_shift(results)
+    # Each file may be good by itself, and together they are not: training refuses them all the same.
+    if results.refused and not any(f.severity == "error" for f in results.findings):
+        results.findings.append(reasoned(results.refused, "classes", "all files"))
     if results.counts:
         results.findings += check_classes(results.counts, names)
         legend = results.table.legend.names if results.table else names
@@ -153,6 +157,7 @@ def _shared_classes(labels: Sequence[str | Path], results: Results) -> ClassTabl
     try:
         return resolve_classes(found, results.spec) if found else None
     except LabelscapeError as error:
+        results.refused = error
         if results.spec.merge and any(f.values for f in found):
             results.findings.append(reasoned(error, "merge", "all files"))
         return None
@@ -197,6 +202,9 @@ def _check_pair(
         results.findings.append(reasoned(error, "unreadable", name))
         return
     with scene, ExitStack() as opened:
+        results.first = results.first or scene
+        if problem := bands_differ(scene, results.first):
+            results.add("bands", "error", name, problem)
         pair = Pair(scene, name, label, split)
         try:
             if is_vector(label):
@@ -219,7 +227,14 @@ def _with_raster(results: Results, pair: Pair, opened: ExitStack) -> Pair:
     if any(f.severity == "error" for f in findings):
         return pair
     codes, names = opened.enter_context(coded(found, pair.scene, results.spec, results.masks))
-    return replace(pair, read=codes, codes=codes, names=names)
+    # Where something is known to be wrong, its finding says more than the reader's message.
+    if any(f.severity == "error" and f.where in (pair.label, "all files") for f in results.findings):
+        return replace(pair, read=codes, codes=codes, names=names)
+    # The very reading of training: what it refuses is an error here, in its own words.
+    table, name = results.table, pair.scene.name
+    labels = open_labels(pair.label, pair.scene.grid, results.spec, table=table, scene_name=name)
+    opened.callback(labels.close)
+    return replace(pair, read=labels.read, codes=codes, names=labels.legend.names)
 
 
 def _with_polygons(results: Results, pair: Pair) -> Pair:

@@ -5,16 +5,16 @@ too, so that their borders can be compared with the image.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
 from labelscape.datasets.doctor.labels import Tally, class_names, ignored, is_soft_mask
 from labelscape.grid import Window
 from labelscape.labels.labels import open_labels
-from labelscape.labels.rasters import beyond, on_grid
+from labelscape.labels.rasters import on_grid
 from labelscape.labels.rules import ClassTable, LabelRules, mask_legend
-from labelscape.labels.values import read_mask
+from labelscape.labels.values import LabelBand, mask_indices
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.polygons import PolygonIndex, read_area
@@ -38,60 +38,41 @@ def coded(
     if found.kind in ("fractions", "picture"):
         yield None, None
         return
-    with gdal(), open_raster(found.source) as dataset:
+    with gdal(), open_raster(found.source) as dataset, ExitStack() as opened:
         view = (
-            dataset
-            if found.grid.matches(scene.grid)
-            else on_grid(dataset, found.grid, scene.grid, scene.name)
+            None if found.grid.matches(scene.grid) else on_grid(dataset, found.grid, scene.grid, scene.name)
         )
-        with view:
-            if found.kind == "colours":
-                # 250, so that codes stay below OTHER and 255; the rest of the colours are rare.
-                order = {colour: i for i, (colour, _) in enumerate(found.counts.most_common(250))}
-                yield (
-                    (lambda window: _colour_codes(dataset, window, order))
-                    # Three bands cannot be warped like labels here: equal sizes are taken pixel for pixel.
-                    if found.grid.shape == scene.grid.shape
-                    else None,
-                    None,
-                )
-            elif spec.threshold is not None and found.kind == "values":
-                yield (
-                    lambda window: _inside(view, window, read_mask(view, window.rio, spec)),
-                    mask_legend(spec).names,
-                )
-            elif found.kind == "grey" or is_soft_mask(found) or masks:
-                # A soft mask's greys are all borders: halved, it has the borders that were drawn.
-                halves = LabelRules(threshold=128)
-                yield (lambda window: _inside(view, window, read_mask(view, window.rio, halves))), None
-            else:
-                known, skipped = class_names(spec), ignored(found, spec)
-                # [0]: a file without any value must still have a table to search.
-                values = np.array(sorted(v for v in found.counts if v not in skipped)[:250] or [0])
-                names = (
-                    [known.get(int(v), "(not used)") for v in values]
-                    if known
-                    else [f"class {v}" for v in values]
-                )
-                yield (
-                    lambda window: _inside(
-                        view, window, _value_codes(view.read(1, window=window.rio), values)
-                    ),
-                    names,
-                )
+        if view is not None:
+            opened.enter_context(view)
+        if found.kind == "colours":
+            # 250, so that codes stay below OTHER and 255; the rest of the colours are rare.
+            order = {colour: i for i, (colour, _) in enumerate(found.counts.most_common(250))}
+            # Three bands cannot be warped like labels here: equal sizes are taken pixel for pixel.
+            same = found.grid.shape == scene.grid.shape
+            yield (lambda window: _colour_codes(dataset, window, order)) if same else None, None
+            return
+        band, rules = LabelBand(dataset, view), spec
+        if spec.threshold is None and (found.kind == "grey" or is_soft_mask(found) or masks):
+            # A soft mask's greys are all borders: halved, it has the borders that were drawn.
+            rules = LabelRules(threshold=128)
+        skipped = band.ignored(rules)
+        if rules.threshold is not None:
+            names = mask_legend(spec).names if rules is spec and found.kind == "values" else None
+            yield lambda window: mask_indices(*band.read(window), skipped, rules), names
+            return
+        # [0]: a file without any value must still have a table to search.
+        values = np.array(sorted(set(found.counts) - ignored(found, spec))[:250] or [0])
+        known = class_names(spec)
+        names = [known.get(int(v), "(not used)") for v in values] if known else [f"class {v}" for v in values]
+        yield lambda window: _value_codes(*band.read(window), values), names
 
 
-def _inside(view: object, window: Window, codes: np.ndarray) -> np.ndarray:
-    """(H, W) codes of a window, 255 outside the label raster's own extent."""
-    outside = beyond(view, window.rio)
-    return codes if outside is None else np.where(outside, np.uint8(IGNORE), codes)
-
-
-def _value_codes(pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Position of every pixel's value in `values` (sorted), 255 for others."""
+def _value_codes(pixels: np.ndarray, unlabelled: np.ndarray | None, values: np.ndarray) -> np.ndarray:
+    """Position of every pixel's value in `values` (sorted), 255 for others and where unlabelled."""
     # searchsorted may point one beyond the last value.
     place = np.minimum(np.searchsorted(values, pixels), len(values) - 1)
-    return np.where(values[place] == pixels, place, IGNORE).astype(np.uint8)
+    known = values[place] == pixels
+    return np.where(known if unlabelled is None else known & ~unlabelled, place, IGNORE).astype(np.uint8)
 
 
 def _colour_codes(dataset: object, window: Window, order: dict) -> np.ndarray:

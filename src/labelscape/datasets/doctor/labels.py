@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from labelscape.datasets.doctor.findings import Finding, share, some
 from labelscape.errors import BadFile, LabelscapeError
-from labelscape.grid import Grid
+from labelscape.grid import Grid, Window
 from labelscape.labels.rules import LabelRules, mask_legend
+from labelscape.labels.values import FractionalValues, LabelBand, compression_of
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
 from labelscape.scenes.validity import bands_and_validity
@@ -39,8 +41,11 @@ class Tally:
     kind: str
     counts: Counter
     grid: Grid
-    nodata: float | None
+    ignored: tuple[int, ...] = (IGNORE,)
+    """Values that mean "not labelled" unless they have a class: 255, and what the file declares."""
     palette: Mapping[int, Colour] = field(default_factory=dict)
+    compression: str | None = None
+    """Its lossy compression."""
 
     @property
     def pixels(self) -> int:
@@ -60,23 +65,19 @@ def tally(source: str | Path) -> Tally:
         if dataset.colorinterp[0] == ColorInterp.palette:
             palette = {value: tuple(colour[:3]) for value, colour in dataset.colormap(1).items()}
         counts: Counter = Counter()
-        kind, grey = "values" if len(bands) == 1 else "colours", True
+        kind, grey, band = "values" if len(bands) == 1 else "colours", True, LabelBand(dataset)
         for window in grid.window.blocks(2048):
-            try:
-                pixels = dataset.read(bands, window=window.rio)
-            except (RasterioError, OSError) as error:
-                raise BadFile(
-                    f"{source} cannot be read: the file is truncated or damaged ({reason(error)})."
-                ) from error
-            if len(bands) == 3:
+            if kind == "colours":
+                pixels = _colours(dataset, bands, window)
                 # Grey masks saved as RGB: three equal bands are one.
                 grey = grey and bool((pixels == pixels[:1]).all())
-            elif pixels.dtype.kind == "f":
-                # NaN is a usual nodata value of float labels, and no fraction.
-                pixels = np.where(np.isfinite(pixels), pixels, IGNORE)
-                if (pixels != np.round(pixels)).any():
+            else:
+                try:
+                    values, unlabelled = band.read(window)
+                except FractionalValues:
                     kind = "fractions"
                     break
+                pixels = (values if unlabelled is None else values[~unlabelled])[None]
             counts.update(_counted(pixels))
             # Stop here: a photograph has millions of colours, and counting them would fill the memory.
             if len(counts) > MOST_VALUES:
@@ -84,7 +85,18 @@ def tally(source: str | Path) -> Tally:
                 break
         if kind == "colours" and grey:
             kind, counts = "grey", Counter({colour[0]: n for colour, n in counts.items()})
-        return Tally(str(source), kind, counts, grid, dataset.nodata, palette)
+        return Tally(
+            str(source), kind, counts, grid, band.ignored(LabelRules()), palette, compression_of(dataset)
+        )
+
+
+def _colours(dataset: rasterio.DatasetReader, bands: list[int], window: Window) -> np.ndarray:
+    try:
+        return dataset.read(bands, window=window.rio)
+    except (RasterioError, OSError) as error:
+        raise BadFile(
+            f"{dataset.name} cannot be read: the file is truncated or damaged ({reason(error)})."
+        ) from error
 
 
 def thresholded(found: Tally, threshold: int) -> Tally:
@@ -131,8 +143,7 @@ def class_names(spec: LabelRules) -> dict[int, str] | None:
 
 def ignored(found: Tally, spec: LabelRules) -> set[int]:
     """Values of this file that mean "not labelled"; a value with a class is labelled, even 255."""
-    nodata = {int(found.nodata)} if found.nodata is not None and found.nodata == found.nodata else set()
-    return ({IGNORE} | nodata | set(spec.ignore_values)) - set(class_names(spec) or ())
+    return {*found.ignored, *spec.ignore_values} - set(class_names(spec) or ())
 
 
 def is_soft_mask(found: Tally) -> bool:
@@ -155,7 +166,7 @@ def is_hard_mask(found: Tally, spec: LabelRules) -> bool:
     """Are there only 0 and 255, and the rules do not say what 255 means?"""
     if (
         found.kind != "values"
-        or found.nodata is not None
+        or len(found.ignored) > 1
         or IGNORE in spec.ignore_values
         or IGNORE in (class_names(spec) or {})
     ):
@@ -180,6 +191,12 @@ def check_values(found: Tally, rules: LabelRules) -> list[Finding]:
             "Give the value from which pixels are white: `threshold=128`, `classes={'other': 0, 'road': 1}`."
         )
         return [*findings, Finding("grey-mask", "error", where, text, cure)]
+    if found.compression and rules.threshold is None and len(found.counts) > 2:
+        text = (
+            f"The labels were saved as {found.compression}, which changes values: {_shares(found, rules, 8)}."
+        )
+        cure = "Export them again as PNG or GeoTIFF without loss; a mask can be cut with `threshold=128`."
+        return [*findings, Finding("lossy", "error", where, text, cure)]
     findings.append(Finding("values", "info", where, f"{_shares(found, rules, 24)}."))
     if found.palette:
         known = [value for value in sorted(found.counts) if value in found.palette]

@@ -42,6 +42,10 @@ class Results:
     masks: bool = False
     """All label rasters hold nothing but 0 and 255."""
     table: ClassTable | None = None
+    refused: LabelscapeError | None = None
+    """Why the classes of all files make no table."""
+    first: Scene | None = None
+    """The scene whose bands all must have; it may be closed."""
 
     def add(self, kind: str, severity: str, where: str, text: str, cure: str = "") -> None:
         self.findings.append(Finding(kind, severity, where, text, cure))

@@ -1,0 +1,59 @@
+"""What is typed, with commas, blanks and signs in names and numbers."""
+
+import pytest
+
+from labelscape.cli.parsing import names_of, numbers_of, pairs_of, scene_of
+from labelscape.errors import BadOption, joined
+
+
+def test_classes_have_signs_and_commas():
+    assert numbers_of(["void=-1,water=0", "Cropland, rainfed=10"], "classes") == {
+        "void": -1,
+        "water": 0,
+        "Cropland, rainfed": 10,
+    }
+    assert numbers_of(["Tree cover, deciduous = 60 , b=+2"], "classes") == {
+        "Tree cover, deciduous": 60,
+        "b": 2,
+    }
+
+
+@pytest.mark.parametrize("text", ["water", "water=", "=3", "a=1,b", "a=x,b=3", "a=1.5", "a=1,a=2", ""])
+def test_what_is_no_class_is_quoted(text):
+    with pytest.raises(BadOption, match="--classes"):
+        numbers_of([text], "classes")
+
+
+def test_names_in_quotes_keep_their_commas():
+    assert names_of('"Band 1, Blue",red, "Band 3, Red"') == ["Band 1, Blue", "red", "Band 3, Red"]
+    assert pairs_of(['green="Cropland, rainfed",forest', "water"], "merge") == {
+        "green": ("Cropland, rainfed", "forest"),
+        "water": ("water",),
+    }
+
+
+def test_names_are_put_together_where_only_the_whole_is_known():
+    known = {
+        "a",
+        "b",
+        "a,b",
+        "Cropland, rainfed",
+        "Cropland",
+        "Tree cover, broadleaved, deciduous",
+    }.__contains__
+    assert joined(["a", "b"], known) == ("a", "b")
+    assert joined(["Cropland", "rainfed", "a"], known) == ("Cropland, rainfed", "a")
+    assert joined(["Tree cover", "broadleaved", "deciduous"], known) == (
+        "Tree cover, broadleaved, deciduous",
+    )
+    assert joined(["a", "x"], known) == ("a", "x")
+
+
+def test_a_file_with_a_comma_is_one_scene(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d,ir").mkdir()
+    for name in ("a,b.tif", "c.tif", "d,ir/s.tif"):
+        (tmp_path / name).touch()
+    assert scene_of("a,b.tif") == "a,b.tif" and scene_of("d,ir/s.tif") == "d,ir/s.tif"
+    assert scene_of("a,b.tif,c.tif") == ("a,b.tif", "c.tif")
+    assert scene_of("missing.tif,c.tif") == ("missing.tif", "c.tif")

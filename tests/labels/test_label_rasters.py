@@ -1,0 +1,237 @@
+"""Label rasters of any type, nodata, mask and compression: the painted classes, or a sentence."""
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+import world
+from affine import Affine
+from PIL import Image
+from rasterio.enums import ColorInterp
+
+from labelscape.datasets.doctor.check import check_data
+from labelscape.datasets.own import open_dataset
+from labelscape.errors import BadInput
+from labelscape.labels.labels import classes_of, open_labels
+from labelscape.labels.rules import LabelRules
+from labelscape.legend import IGNORE
+from labelscape.scenes.raster import Scene
+
+TOP = np.arange(96) < 20
+"""Rows that are unlabelled in these files."""
+
+
+@pytest.fixture
+def w(tmp_path):
+    return world.make(tmp_path, 96, 128)
+
+
+@pytest.fixture
+def grid(w):
+    with Scene(w.scene) as scene:
+        return scene.grid
+
+
+def read(path, grid, **rules):
+    labels = open_labels(path, grid, LabelRules(**rules))
+    with_labels = labels.read()
+    labels.close()
+    return with_labels
+
+
+def errors(w, path, **rules):
+    return [f for f in check_data([w.scene], [path], spec=LabelRules(**rules)) if f.severity == "error"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        ("float32", float(np.finfo(np.float32).min)),
+        ("float32", float(np.finfo(np.float32).max)),
+        ("float32", -9999.0),
+        ("float32", -9999.5),
+        ("float32", float("nan")),
+        ("float64", -1.7976931348623157e308),
+        ("float64", 1e20),
+        ("uint32", 4294967295),
+        ("int32", -2147483648),
+        ("int16", -32768),
+        ("uint16", 65535),
+        ("int8", -128),
+        ("uint8", 7),
+    ],
+)
+@pytest.mark.parametrize("moved", [False, True])
+def test_nodata_of_every_type_is_unlabelled(w, grid, tmp_path, dtype, nodata, moved):
+    stored = w.classes.astype(dtype)
+    stored[TOP] = nodata
+    # Twice as fine: the file is warped to the scene's grid.
+    step = 2 if moved else 1
+    path = world.write(
+        tmp_path / "l.tif",
+        np.kron(stored, np.ones((step, step), dtype)).astype(dtype),
+        transform=w.transform @ Affine.scale(1 / step),
+        nodata=nodata,
+    )
+    expected = np.where(TOP[:, None], IGNORE, w.classes)
+    np.testing.assert_array_equal(read(path, grid), expected)
+    masked = np.where(TOP[:, None], IGNORE, w.classes >= 1)
+    np.testing.assert_array_equal(read(path, grid, threshold=1), masked)
+    merge = {"dry": ("class 1", "class 2"), "wet": ("class 0",)}
+    np.testing.assert_array_equal(
+        read(path, grid, merge=merge), np.where(TOP[:, None], IGNORE, w.classes == 0)
+    )
+    assert not errors(w, path) and not errors(w, path, threshold=1) and not errors(w, path, merge=merge)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("kind", ["internal mask", "msk", "vrt", "alpha"])
+def test_masks_of_label_rasters_are_unlabelled(w, grid, tmp_path, kind, moved):
+    """Also where the value beneath is a class, and where the nodata value has been given a class."""
+    step = 2 if moved else 1
+    place = {"transform": w.transform @ Affine.scale(1 / step)}
+    stored = np.kron(np.where(TOP[:, None], 0, w.classes), np.ones((step, step))).astype(np.uint8)
+    mask = np.kron(np.where(TOP[:, None], 0, 255) + 0 * w.classes, np.ones((step, step))).astype(np.uint8)
+    path = tmp_path / "l.tif"
+    if kind == "alpha":
+        world.write(path, np.stack([stored, mask]), **place)
+        with rasterio.open(path, "r+") as file:
+            file.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+    else:
+        world.write(path, stored, **place)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "internal mask"), rasterio.open(path, "r+") as file:
+            file.write_mask(mask)
+        assert (tmp_path / "l.tif.msk").exists() == (kind != "internal mask")
+    if kind == "vrt":
+        vrt = tmp_path / "l.vrt"
+        text = rasterio.shutil.copy(path, vrt, driver="VRT") or vrt.read_text()
+        path = vrt
+        assert "MaskBand" in text
+    expected = np.where(TOP[:, None], IGNORE, w.classes)
+    for rules in ({}, {"classes": {"water": 0, "field": 1, "forest": 2}}):
+        np.testing.assert_array_equal(read(path, grid, **rules), expected)
+        assert not errors(w, path, **rules)
+    np.testing.assert_array_equal(
+        read(path, grid, threshold=1), np.where(TOP[:, None], IGNORE, w.classes >= 1)
+    )
+    # The counts of the check are those of training.
+    (counted,) = [f for f in check_data([w.scene], [path]) if f.kind == "classes"]
+    assert f"3 classes, {76 * 128} labelled pixels" in counted.text
+
+
+def test_nodata_with_a_class_is_that_class_but_not_outside_the_file(w, grid, tmp_path):
+    half = world.write(tmp_path / "half.tif", w.classes[:, :64], nodata=0)
+    rules = {"classes": {"water": 0, "field": 1, "forest": 2}}
+    expected = np.where(np.arange(128) < 64, w.classes, IGNORE)
+    np.testing.assert_array_equal(read(half, grid, **rules), expected)
+    np.testing.assert_array_equal(
+        read(half, grid, threshold=1), np.where((expected == IGNORE) | (expected == 0), IGNORE, 1)
+    )
+
+
+def test_transparent_colours_of_a_colour_table_are_unlabelled(w, grid, tmp_path):
+    image = Image.fromarray(np.where(TOP[:, None], 9, w.classes).astype(np.uint8))
+    image = image.convert("P")
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0] + [0] * 18 + [255, 255, 255])
+    for transparency in (9, bytes([255] * 9 + [0]), bytes([255] * 8 + [0, 0])):
+        image.save(tmp_path / "l.png", transparency=transparency)
+        np.testing.assert_array_equal(
+            read(tmp_path / "l.png", grid), np.where(TOP[:, None], IGNORE, w.classes)
+        )
+        assert not errors(w, tmp_path / "l.png")
+
+
+def test_grey_and_alpha_masks(w, grid, tmp_path):
+    alpha = Image.fromarray(np.where(TOP[:, None], 0, 255).repeat(128, 1).astype(np.uint8))
+    Image.merge("LA", (Image.fromarray(w.classes), alpha)).save(tmp_path / "la.png")
+    np.testing.assert_array_equal(read(tmp_path / "la.png", grid), np.where(TOP[:, None], IGNORE, w.classes))
+    white = np.where(w.classes == 0, 0, 255).astype(np.uint8)
+    Image.merge("LA", (Image.fromarray(white), alpha)).save(tmp_path / "la.png")
+    found = read(tmp_path / "la.png", grid, classes={"a": 0, "b": 255})
+    np.testing.assert_array_equal(found, np.where(TOP[:, None], IGNORE, w.classes > 0))
+
+
+def test_codes_beyond_a_byte(w, grid, tmp_path):
+    path = world.write(tmp_path / "codes.tif", w.classes.astype(np.uint32) + 70_000)
+    with pytest.raises(BadInput, match="3 values from 70000 to 70002"):
+        read(path, grid)
+    classes = {"void": -1, "a": 70_000, "b": 70_001, "c": 70_002}
+    np.testing.assert_array_equal(read(path, grid, classes=classes), w.classes + 1)
+    merge = {"x": ("a", "c"), "y": ("b",)}
+    np.testing.assert_array_equal(
+        read(path, grid, classes=classes, merge=merge), np.where(w.classes == 1, 1, 0)
+    )
+
+
+@pytest.mark.parametrize("value", [-3.4028234663852886e38, 1e20, -1e300])
+def test_huge_values_that_nothing_declares_are_named(w, grid, tmp_path, value):
+    stored = w.classes.astype(np.float64)
+    stored[TOP] = value
+    path = world.write(tmp_path / "l.tif", stored)
+    with pytest.raises(BadInput, match="which no class can have.*gdal_edit.py -a_nodata"):
+        read(path, grid)
+    assert [f for f in errors(w, path) if "which no class can have" in f.text]
+
+
+def jpeg(path, values, **options):
+    Image.fromarray(values).save(path, "JPEG", **options)
+    return path
+
+
+def test_labels_saved_as_jpeg_are_named_as_that(w, grid, tmp_path):
+    rng = np.random.default_rng(0)
+    classes = np.kron(rng.integers(0, 3, (24, 32)), np.ones((4, 4))).astype(np.uint8)
+    path = jpeg(tmp_path / "l.jpg", classes, quality=75)
+    for rules in ({}, {"classes": {"a": 0, "b": 1, "c": 2}}):
+        with pytest.raises(BadInput, match="was saved as JPEG, which changes values"):
+            open_labels(path, grid, LabelRules(**rules))
+        assert any("saved as JPEG" in f.text for f in errors(w, path, **rules))
+    tiff = world.write(tmp_path / "l.tif", classes, compress="jpeg")
+    with pytest.raises(BadInput, match="was saved as JPEG"):
+        open_labels(tiff, grid, LabelRules())
+    # A mask is cut by a threshold; two values far apart are what was drawn.
+    halves = np.where(np.arange(128) < 64, 0, 255)[None].repeat(96, 0).astype(np.uint8)
+    mask = jpeg(tmp_path / "m.jpg", halves)
+    for rules in ({"threshold": 128}, {"classes": {"a": 0, "b": 255}}):
+        np.testing.assert_array_equal(read(mask, grid, **rules), halves // 255)
+
+
+def test_pictures_with_a_colour_table_are_no_labels(w, grid, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+    Image.fromarray(noise).quantize(64).save(tmp_path / "picture.png")
+    with pytest.raises(BadInput, match="seems to be a picture with a colour table"):
+        read(tmp_path / "picture.png", grid)
+    assert any("picture with a colour table" in f.text for f in errors(w, tmp_path / "picture.png"))
+    # 60 classes in patches are labels.
+    patches = np.kron(np.arange(48).reshape(6, 8), np.ones((16, 16))).astype(np.uint8)
+    assert len(set(read(world.write(tmp_path / "many.tif", patches), grid).ravel().tolist())) == 48
+
+
+def test_colour_tables_that_number_classes_differently_are_refused(w, tmp_path):
+    files = []
+    for n, order in enumerate(((0, 1, 2), (1, 0, 2))):
+        path = tmp_path / f"l{n}.tif"
+        world.write(path, np.array(order, np.uint8)[w.classes])
+        with rasterio.open(path, "r+") as file:
+            file.write_colormap(1, {order[k]: (80 * k, 10, 10) for k in range(3)})
+        files.append(path)
+    with pytest.raises(BadInput, match=r"value 0 is the colour \(0, 10, 10\) in .*l0.tif"):
+        classes_of(files, LabelRules())
+    found = [f.text for f in check_data([w.scene, w.scene], files) if f.severity == "error"]
+    assert any("number the classes differently" in text for text in found)
+    assert len(classes_of(files, LabelRules(classes={"a": 0, "b": 1, "c": 2})).legend) == 3
+
+
+def test_what_training_refuses_the_check_names(w, tmp_path):
+    """Labels that are good file by file and bad together, and scenes of different bands."""
+    raster = world.label_raster(w, tmp_path / "l.tif")
+    polygons = world.label_polygons(w, tmp_path / "p.gpkg")
+    other = world.make(tmp_path, 96, 128, bands=2, name="two")
+    for images, labels in (
+        ([w.scene, w.scene], [raster, polygons]),
+        ([w.scene, other.scene], [raster, raster]),
+    ):
+        with pytest.raises(BadInput) as refused:
+            open_dataset(images, labels)
+        found = [f.text for f in check_data(images, labels) if f.severity == "error"]
+        assert any(text in str(refused.value) for text in found)
