@@ -19,6 +19,7 @@ class LabelscapeError(Exception):
     exit_code = 1
 
 
+# An OSError too: callers who expect one from reading a file need not know our errors.
 class BadFile(LabelscapeError, OSError):
     """A file that is missing, truncated, of another format, or cannot be written."""
 
@@ -34,6 +35,7 @@ class NoWeights(BadFile):
         python = "pretrained=False" + " and weights=FILE" * file
         typed = "-o options.pretrained=false" + " -o options.weights=FILE" * file
         super().__init__(f"{said}Pass {python}{either}{other}.")
+        # Written out, not translated: the library names keywords where the command line has -o KEY=VALUE.
         self.typed = f"{said}Give {typed}{either}{other}."
 
 
@@ -102,7 +104,9 @@ def refused_setting(problem: Mapping[str, Any]) -> str:
         value = problem["ctx"][limit]
         expected = words.format(value if isinstance(value, str) else f"{value:g}")
     else:
+        # All other kinds in pydantic's own words, which begin alike.
         expected = KINDS.get(kind.partition("_")[0]) or re.sub("^Input should be ", "", problem["msg"])
+    # Cut short: an array of pixels may stand where a number was expected.
     return f"`{where}={reprlib.repr(problem['input'])}` must be {expected}."
 
 
@@ -152,6 +156,7 @@ def _sharing_words(name: str, known: Sequence[str]) -> str | None:
     for key in known:
         words = _words(key)
         common = [word for word in words if difflib.get_close_matches(word, asked, n=1, cutoff=0.8)]
+        # All words of the shorter name: one shared word, as of `base_rate` and `base_steps`, means nothing.
         if len(common) == min(len(words), len(asked)) and len(common) > best[0]:
             best = len(common), key
     return best[1]

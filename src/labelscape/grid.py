@@ -62,6 +62,7 @@ class Window:
     def __and__(self, other: Window) -> Window:
         """The intersection; an empty window (0 pixels) where there is none."""
         top, left = max(self.top, other.top), max(self.left, other.left)
+        # Not below 0: two negative sides would make a positive number of pixels.
         height = max(0, min(self.bottom, other.bottom) - top)
         width = max(0, min(self.right, other.right) - left)
         return Window(top, left, height, width)
@@ -80,6 +81,7 @@ def check_window(window: object, whole: Window) -> None:
             f"A window is ls.Window(top, left, height, width), in pixels; found a {type(window).__name__}"
             f"{f' {window!r}' if isinstance(window, (tuple, list)) else ''}."
         )
+    # rasterio clips such a window without an error: the array would be smaller than asked for.
     if (window & whole) != window:
         raise BadOption(f"{window} is not inside the scene, which is {whole.height} x {whole.width} pixels.")
 
@@ -106,6 +108,7 @@ class Grid:
 
     @property
     def is_georeferenced(self) -> bool:
+        # GDAL gives rasters without a georeference the identity transform, and some writers add a CRS to it.
         return self.crs is not None and not self.transform.is_identity
 
     @property
@@ -124,6 +127,7 @@ class Grid:
         """
         if not self.is_georeferenced:
             return None
+        # One place stands for the scene; sums of areas use `pixel_areas`, which follows the change across it.
         row, col = self.height // 2, self.width // 2
         return math.sqrt(self.ground_area(Window(row, col, 1, 1)))
 
@@ -146,6 +150,7 @@ class Grid:
         rows = np.array([down * w.height + w.top for w in windows])
         ellipsoid = Geod(ellps="WGS84")
         lonlat = to_lonlat.transform(*(self.transform @ (cols, rows)))
+        # The sign is that of the ring's direction, which is reversed where a grid's rows run north.
         return [abs(ellipsoid.polygon_area_perimeter(lon, lat)[0]) for lon, lat in zip(*lonlat)]
 
     @cached_property
@@ -168,6 +173,7 @@ class Grid:
         from scipy.ndimage import map_coordinates
 
         rows, columns = np.atleast_1d(rows, columns)
+        # A raster of one row has its whole lattice there: 0 / 1, not 0 / 0.
         places = [rows * 16 / max(1, self.height - 1), columns * 16 / max(1, self.width - 1)]
         return map_coordinates(self._area_lattice, places, order=1, mode="nearest")
 
@@ -195,5 +201,6 @@ class Grid:
         if self.shape != other.shape or self.crs != other.crs:
             return False
         step = max(self.pixel_size)
+        # Three corners fix an affine transform: the origin alone would not show that the pixel sizes differ.
         corners = [(0, 0), (self.width, 0), (0, self.height)]
         return all(math.dist(self.transform @ c, other.transform @ c) < 0.01 * step for c in corners)

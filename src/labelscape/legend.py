@@ -95,6 +95,7 @@ class Legend:
                 raise BadInput(
                     f"Every class {what} must be unique in a legend; {sorted(twice)} occur more than once."
                 )
+        # 255 is nodata in every map and transparent in its colour table: a class there would disappear.
         wrong = [value for value in self.values if not 0 <= value < IGNORE]
         if wrong:
             raise BadInput(
@@ -131,6 +132,7 @@ class Legend:
     @property
     def colors(self) -> np.ndarray:
         """(K, 3) uint8."""
+        # Without classes (0, 3), not (0,): callers index the columns.
         return np.array([c.color for c in self.classes], np.uint8).reshape(-1, 3)
 
     def index(self, name: str) -> int:
@@ -220,11 +222,13 @@ def encode_values(
             f"{where} hold the value{'s' * (len(unknown) > 1)} {_some(unknown)}, which no class has "
             f"(known: {known}). Add the class with `classes`, or name the value with `ignore_values`."
         )
+    # Versions of numpy differ in whether `inverse` has the shape of the values.
     return table[inverse].reshape(np.shape(values))
 
 
 def _colors_for(names: Sequence[str]) -> list[RGB]:
     chosen = [
+        # `water body` is water: where the whole name is unknown, its first word decides.
         FAMILIAR.get(name.lower()) or FAMILIAR.get(name.lower().split()[0] if name.split() else "")
         for name in names
     ]

@@ -20,6 +20,7 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
     if not sys.stderr.isatty():
         yield from _logged(title, total, unit)
         return
+    # Imported only for a terminal: batch jobs, whose logs have no bars, start faster without it.
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -39,6 +40,7 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
         TimeRemainingColumn(),
         TextColumn("{task.fields[facts]}"),
     )
+    # stderr, because stdout may be piped into another program.
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total, facts="")
 

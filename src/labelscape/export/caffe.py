@@ -69,6 +69,7 @@ def read_caffe(path: str | Path) -> ImportedNetwork:
     except (DecodeError, UnicodeDecodeError) as error:
         raise BadFile(f"{path} is not a Caffe model or is damaged: it cannot be parsed.") from error
     except BadFile as error:
+        # The checks below know layers, not the file's name.
         raise BadFile(f"{path} {error}") from error
 
 
@@ -76,6 +77,7 @@ def import_network(net: Any) -> ImportedNetwork:
     """A parsed NetParameter in our terms. Raises BadFile with the rest of a sentence that begins with the
     file's name.
     """
+    # `layers` is the old format's field, `layer` the new one's; protobuf parses both without an error.
     if net.layers:
         raise BadFile(
             "is in Caffe's format of before 2015; convert it with Caffe's upgrade_net_proto_binary first."
@@ -123,6 +125,7 @@ def recognise(net: Any) -> tuple[str, bool, int]:
     """
     layers = [layer for layer in net.layer if layer.type not in ASIDE]
     types = [layer.type for layer in layers]
+    # A pooling before the first convolution reduces the image; networks without one take it as it is.
     factor = layers[0].pooling_param.stride if types[:1] == ["Pooling"] else 1
     for head, relu in product(HEADS, (False, True)):
         if types == [row.type for row in expected_rows(head, downsample=factor, relu=relu)]:
@@ -146,6 +149,7 @@ def check_wiring(net: Any, rows: list[Row]) -> None:
             source |= dict.fromkeys(layer.top, read[0] if read else "nothing")
         elif layer.type not in ASIDE:
             row = next(expected)
+            # A sum has no order; what a concatenation reads has.
             same = sorted(read) == sorted(row.reads) if row.type == "Eltwise" else read == row.reads
             if not same or len(layer.top) != 1:
                 raise BadFile(
@@ -164,9 +168,11 @@ def check_layer(layer: Any, row: Row) -> None:
     found: tuple[object, ...] = (len(layer.blobs),)
     wanted: tuple[object, ...] = (blobs,)
     if row.type in ("Convolution", "Deconvolution"):
+        # Caffe takes one number for both sides, two numbers, or _h and _w; a missing stride is 1.
         kernel = tuple(conv.kernel_size) or (conv.kernel_h, conv.kernel_w)
         stride = tuple(conv.stride) or (conv.stride_h or 1, conv.stride_w or 1)
         pad = tuple(conv.pad) or (conv.pad_h, conv.pad_w)
+        # Upsampling works channel by channel: as many groups as channels.
         groups = conv.num_output if row.type == "Deconvolution" else 1
         found += (set(kernel), set(stride), set(pad), conv.group or 1, set(conv.dilation) or {1})
         wanted += (*({number} for number in row.shape or ()), groups, {1})
@@ -188,6 +194,7 @@ def tensor(layer: Any, blob: Any) -> Tensor:
     import torch
 
     shape = (
+        # Older files give four numbers instead of a shape.
         tuple(blob.shape.dim)
         if blob.HasField("shape")
         else (blob.num, blob.channels, blob.height, blob.width)
@@ -201,6 +208,7 @@ def tensor(layer: Any, blob: Any) -> Tensor:
     if (
         not shape
         or min(shape) < 1
+        # As floats: in whole numbers a damaged shape may overflow to the right size.
         or np.prod([float(size) for size in shape]) != data.size
         or not np.isfinite(data).all()
     ):
@@ -232,6 +240,7 @@ def statistics(name: str, mean: Tensor, variance: Tensor, factor: Tensor) -> tup
     """
     import torch
 
+    # 0 in a network of which no step was trained: dividing by it would give NaN in every map.
     if factor.numel() != 1 or factor.item() <= 0:
         raise BadFile(
             f"is damaged or was never trained: the statistics of our {name} are to be divided by "
@@ -261,6 +270,7 @@ def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tenso
         state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = statistics(
             f"norm{level}_{number}", *blobs[f"norm{level}_{number}"]
         )
+        # Not used at inference, but a strict load asks for it.
         state[f"{norm}.num_batches_tracked"] = torch.tensor(0)
     # The first three bands only: a fourth (heights) keeps its place (see BANDS).
     first = state["encoder.level1.conv1_1.weight"]
@@ -282,6 +292,7 @@ def to_state(head: str, blobs: dict[str, list[Tensor]]) -> tuple[dict[str, Tenso
         state["head.mlp1.weight"], state["head.mlp1.bias"] = blobs["mlp1"]
     if head == "fcn":
         learned = blobs["up16"][0]
+        # The first logit is 0 everywhere: upsampled by any filter it stays 0.
         state["head.up16.weight"] = torch.cat([learned, learned]) if classes == 1 else learned
     if classes == 1:
         notes.append(
@@ -299,6 +310,7 @@ def check_fit(
 
     from labelscape.nets.catalog import create_model
 
+    # Shapes alone: no memory is taken and nothing is initialised.
     with torch.device("meta"):
         ours = create_model(head, in_channels=in_channels, classes=classes, **options).state_dict()
     for name, value in ours.items():

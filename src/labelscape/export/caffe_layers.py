@@ -69,6 +69,7 @@ def expected_rows(head: str, *, downsample: int, relu: bool) -> list[Row]:
     for level in (1, 2, 3, 4):
         for number in (1, 2):
             here = f"{level}_{number}"
+            # Kernel, stride, pad: the first convolution halves the image.
             shape = (5, 2, 2) if here == "1_1" else (3, 1, 1)
             level_output = f"x{2**level}" if number == 2 else f"relu{here}"
             rows += [
@@ -77,10 +78,12 @@ def expected_rows(head: str, *, downsample: int, relu: bool) -> list[Row]:
             ]
             rows += [Row("ReLU", level_output, (f"norm{here}",))]
             reads = level_output
+        # The last level's output goes to the head as it is.
         if level < 4:
             rows += [Row("Pooling", f"pool{level}", (reads,), (2, 2, 0))]
             reads = f"pool{level}"
     for row in HEADS[head]:
+        # With a ReLU between the perceptron's layers the second one reads that; both forms were published.
         rows += [row._replace(reads=("relu_mlp",)) if relu and row.name == "mlp2" else row]
         rows += [Row("ReLU", "relu_mlp", ("mlp1",))] if relu and row.name == "mlp1" else []
     return rows + ([up("output", rows[-1].name, downsample)] if downsample > 1 else [])

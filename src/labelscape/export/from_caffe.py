@@ -38,6 +38,7 @@ def import_caffe(
     file that is none of the published networks, BadOption where the number of names does not fit.
     """
     out = Path(out)
+    # Asked here, because `save` replaces a file without asking.
     if out.exists() and not overwrite:
         raise BadFile(f"{out} exists; pass `overwrite=True` to replace it.")
     if out.suffix != ".safetensors":
@@ -58,6 +59,7 @@ def import_caffe(
         network=found.name,
         options=dict(found.options),
         weights={key: value.numpy() for key, value in found.weights.items()},
+        # The benchmark's colours belong to its own classes in their order; other names get ours.
         legend=Legend.of_names(names, colors=ISPRS_COLORS if names == CLASSES[5] else None),
         recipe={
             "imported_from": Path(source).name,

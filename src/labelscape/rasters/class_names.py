@@ -80,6 +80,7 @@ def named_values(side_file: Path) -> dict[int, str]:
         )
         if value is not None and name is not None:
             rows = [[cell.text or "" for cell in row.findall("F")] for row in table.findall("Row")]
+            # Tables with a column of real numbers hold a class value as `3.0`.
             return {int(float(row[value])): row[name] for row in rows if row[name]}
     categories = [] if band is None else band.findall("CategoryNames/Category")
     return {value: category.text for value, category in enumerate(categories) if category.text}
@@ -87,6 +88,7 @@ def named_values(side_file: Path) -> dict[int, str]:
 
 def _values(file: rasterio.DatasetReader) -> list[int]:
     seen = np.zeros(256, np.int64)
+    # 4 MB at a time: the raster may be larger than memory.
     for window in Window(0, 0, file.height, file.width).blocks(2048):
         seen += np.bincount(file.read(1, window=window.rio).ravel(), minlength=256)
     ignored = {IGNORE} if file.nodata is None else {IGNORE, int(file.nodata)}

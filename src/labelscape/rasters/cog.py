@@ -78,6 +78,7 @@ def assemble(levels: Sequence[Path], out: Path, *, big: bool | None = None) -> N
     found = [read_level(path) for path in levels]
     for level in found[1:]:
         level.fields[SUBFILE] = LONG, struct.pack("<L", 1)  # a picture of reduced size
+    # Only now is the compressed size known; offsets in a classic TIFF have 32 bits.
     if big is None:
         big = _places(found, big=False)[1] >= 2**32
     starts, _ = _places(found, big=big)
@@ -93,6 +94,7 @@ def assemble(levels: Sequence[Path], out: Path, *, big: bool | None = None) -> N
         for number, (level, offsets) in enumerate(zip(found, starts)):
             _pad(file, 2)
             file.write(_directory(level, offsets, file.tell(), big=big, last=number == len(found) - 1))
+        # The smallest level first: remote viewers get it with the header, in their first request.
         for level, offsets in zip(found[::-1], starts[::-1]):
             _copy_blocks(level, offsets, file)
 
@@ -198,6 +200,7 @@ def _copy_blocks(level: Level, offsets: np.ndarray, file: BinaryIO) -> None:
         for start, size in zip(level.offsets[there].tolist(), level.sizes[there].tolist()):
             source.seek(start)
             block = source.read(size)
+            # A short block would shift all that follow, and the file would still open.
             if len(block) != size:
                 raise OSError(f"{level.path.name} ends in the middle of a block")
             file.write(size.to_bytes(4, "little") + block + block[-4:])

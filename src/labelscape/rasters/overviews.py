@@ -56,6 +56,7 @@ def build_levels(
         above = levels[-1]
         height, width = (math.ceil(n / 2) for n in above.shape)
         level = Level(
+            # A name that begins as the raster's: what a failure leaves is found and removed with it.
             full.path.with_name(f"{full.path.name}.{len(levels)}.tif"),
             (height, width),
             {(r // 2, c // 2) for r, c in above.blocks},
@@ -76,12 +77,14 @@ def halved(values: np.ndarray, nodata: int, *, mode: bool) -> np.ndarray:
     """uint8 (C, H, W) -> (C, ceil(H / 2), ceil(W / 2)), by mode or by mean, as described above."""
     height, width = values.shape[1:]
     if height % 2 or width % 2:
+        # Nodata counts for nothing: padding an odd side with it changes no mean and no mode.
         values = np.pad(values, ((0, 0), (0, height % 2), (0, width % 2)), constant_values=nodata)
     return _modes(values, nodata) if mode else _means(values, nodata)
 
 
 def _means(values: np.ndarray, nodata: int) -> np.ndarray:
     void = values == nodata
+    # Most blocks are wholly inside or outside the scene: both are done without counting.
     if not void.any():
         return ((_sums(values) + 2) >> 2).astype(np.uint8)
     if void.all():

@@ -65,9 +65,12 @@ class MapWriter:
             "tiled": True,
             "blockxsize": BLOCK,
             "blockysize": BLOCK,
+            # All bands of a block in one piece, as `cog.assemble` copies them.
             "interleave": "pixel",
             **packed.profile,
+            # Otherwise GDAL fills every block that was not written when the file is closed.
             "sparse_ok": True,
+            # A compressed file's size is not known beforehand, and a classic TIFF ends at 4 GB, in mid-write.
             "bigtiff": "IF_SAFER",
         }
         # Photographs have neither, and stay without.
@@ -110,6 +113,7 @@ class MapWriter:
             range(first // BLOCK, -(-last // BLOCK))
             for first, last in ((window.top, window.bottom), (window.left, window.right))
         )
+        # Only these blocks get overviews and are read back: the rest costs nothing.
         self._blocks.update((row, column) for row in rows for column in columns)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -129,6 +133,8 @@ class MapWriter:
             raise BadFile(f"{self.path} cannot be written: its folder was removed or renamed meanwhile.")
         with written_whole(self.path, overwrite=self._overwrite) as part:
             try:
+                # Closing compresses what GDAL's cache still holds, and overviews are compressed as they are
+                # made.
                 with gdal(GDAL_NUM_THREADS="ALL_CPUS"):
                     self._file.close()
                     full = Level(self._part, self.grid.shape, self._blocks, self.counts)
@@ -206,6 +212,7 @@ def attribute_table(legend: Legend, counts: np.ndarray) -> bytes:
     band = xml.SubElement(root, "PAMRasterBand", band="1")
     names = xml.SubElement(band, "CategoryNames")
     by_value = {c.value: c for c in legend.classes}
+    # Category names go by position: values without a class need an empty one.
     for value in range(max(by_value) + 1):
         xml.SubElement(names, "Category").text = by_value[value].name if value in by_value else ""
     table = xml.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")

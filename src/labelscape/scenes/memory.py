@@ -36,9 +36,11 @@ def cut(
     check_window(window, scene.grid.window)
     inside = window.inset_of(scene.grid.window)
     if bands is None or tuple(bands) == scene.bands:
+        # Copied: callers may change what they have read.
         found = np.array(pixels[(slice(None), *inside)])
     else:  # a list of bands makes numpy copy by itself
         found = pixels[([scene.index(b) for b in bands], *inside)]
+    # Of the bands read: nodata in another band makes no pixel invalid.
     valid = measured(found, scene.nodata)
     return Patch(found, valid if unmasked is None else valid & unmasked[inside], window)
 
@@ -77,6 +79,7 @@ class HeldScene(Scene):
         return sampled(self, bands, shape)
 
     def again(self) -> HeldScene:
+        # Shared, not copied: threads only read.
         return HeldScene(self.origin, self.pixels, self.unmasked)
 
     def hold(self) -> HeldScene:

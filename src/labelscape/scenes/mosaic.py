@@ -82,6 +82,7 @@ def open_scene(
         found = _described(source, bands or wanted, nodata, bands)
     else:
         parts = tuple(file_part(file, nodata=nodata, bands=bands) for file in files)
+        # A folder called 2021.06 has no suffix to be cut off.
         name = Path(source).name if isinstance(source, (str, Path)) else f"{Path(files[0]).stem}_mosaic"
         found = _Parts(source, name, mosaic_grid(parts), parts)
     return _cut_and_resized(found, area, pixel_size)
@@ -118,6 +119,7 @@ def _cut_and_resized(found: _Parts, area: str | Path | None, pixel_size: float |
     grid, mask = found.grid, found.mask
     if pixel_size is not None:
         grid = resized(grid, pixel_size, found.name)
+        # The polygons stay exact; only the pixels they are burned into are others.
         mask = mask and mask.on(grid)
     if area is not None:
         if mask is not None:
@@ -161,6 +163,7 @@ class MosaicScene(Scene):
 
     @property
     def files(self) -> tuple[str, ...]:
+        # A STAC item or a folder leads to files of other names; both belong to the scene.
         own = (file for part in self._parts for file in part.files)
         return tuple(dict.fromkeys((*stack_files(self.source), *own)))
 
@@ -182,11 +185,13 @@ class MosaicScene(Scene):
     def hold(self) -> HeldScene:
         whole = self.read(self.grid.window)
         self.close()
+        # Validity as a mask: each part has its own nodata value, which is gone in the mosaic.
         return HeldScene(self, whole.pixels, whole.valid)
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         window = self.grid.window if window is None else window
         check_window(window, self.grid.window)
+        # Zeros where no part has a pixel: `valid` tells them apart, and whole numbers have no NaN.
         pixels = np.zeros((len(self.bands if bands is None else bands), *window.shape), self.dtype)
         valid = np.zeros(window.shape, bool)
         wanted = (
@@ -269,6 +274,7 @@ def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:
         raise BadInput(f"{name} has no coordinates, so it cannot be cropped to the area {area}.")
     polygons = read_area(area, grid).geometries
     xy = shapely.get_coordinates(polygons)
+    # In pixels: bounds in the CRS would be far too wide on a rotated grid.
     columns, rows = ~grid.transform @ (xy[:, 0], xy[:, 1])
     top, left = math.floor(rows.min()), math.floor(columns.min())
     window = Window(top, left, math.ceil(rows.max()) - top, math.ceil(columns.max()) - left) & grid.window

@@ -72,6 +72,7 @@ class FileScene(Scene):
         BadInput where files are not a band stack, UnknownName for a band.
         """
         self.source = source
+        # As given: other threads open the scene again by these.
         self._options = {"nodata": nodata, "bands": bands, "band_names": band_names, "name": name}
         self._onto = onto
         self._handles = ExitStack()
@@ -162,6 +163,7 @@ class FileScene(Scene):
                     **warp_options(dataset, self.nodata, self.dtype),
                 )
             )
+            # Each file once, although its bands may stand in several readers.
             for dataset in {id(d): d for d, _ in self._readers}.values()
         }
         self._readers = [(warped[id(dataset)], indices) for dataset, indices in self._readers]
@@ -196,6 +198,7 @@ class FileScene(Scene):
     def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """From overviews, where one is at least as fine as `shape`; every n-th pixel otherwise."""
         singles = [(dataset, i) for dataset, indices in self._readers for i in indices]
+        # The first file stands for all: files of a band stack are taken to be made alike.
         levels = singles[0][0].overviews(singles[0][1])
         if not levels or min(levels) > max(self.grid.height / shape[0], self.grid.width / shape[1]):
             in_strips = any(d.block_shapes[0][1] > PIECE_COLUMNS for d, _ in self._readers)

@@ -74,6 +74,7 @@ class Scene:
         if cls is Scene:
             from labelscape.scenes.raster import FileScene
 
+            # Python then runs FileScene.__init__ too, since what __new__ returns is a Scene.
             cls = FileScene
         return super().__new__(cls)
 
@@ -153,6 +154,8 @@ class Scene:
         A scene in memory has no path or date: only its pixels show that an interrupted map may be resumed.
         """
         found = hashlib.sha256()
+        # The order of the blocks is part of the digest: with another BLOCK no interrupted map would be
+        # resumed.
         for window in self.grid.window.blocks(BLOCK):
             patch = self.read(window)
             found.update(np.ascontiguousarray(patch.pixels).tobytes() + patch.valid.tobytes())

@@ -57,6 +57,7 @@ def is_stac(source: Files) -> bool:
     """Is this the path or URL of a STAC document, by its suffix? URLs of items in an API have none."""
     if not isinstance(source, (str, Path)):
         return bool(source) and all(is_stac(one) for one in source)
+    # Without the query of a URL, which often holds a token.
     suffix = Path(urlsplit(str(source)).path if "://" in str(source) else str(source)).suffix.lower()
     return suffix in SUFFIXES or (not suffix and _on_the_web(source))
 
@@ -91,6 +92,7 @@ def _read(place: str) -> object:
 
             asked = Request(
                 place,
+                # Some servers answer with a page for browsers where JSON is not asked for.
                 headers={"Accept": "application/geo+json, application/json", "User-Agent": "labelscape"},
             )
             with urlopen(asked, timeout=SECONDS) as answer:

@@ -74,6 +74,7 @@ def _is_raster(asset: dict) -> bool:
     media = str(asset.get("type") or "").partition(";")[0].strip().lower()
     if not media:
         return Path(urlsplit(asset["href"]).path).suffix.lower() in RASTER_SUFFIXES
+    # A PNG is a picture of the data, unless the item gives it the role data.
     return media in MEDIA or (media.startswith("image/") and "data" in (asset.get("roles") or []))
 
 
@@ -94,6 +95,7 @@ def bands_of(key: str, asset: dict) -> list[Band]:
         for i in range(max(1, *map(len, lists)))
     ]
     named = any(band.get("name") or _common_name(band) for band in merged)
+    # Bands of unknown pixel size come last where the finest is chosen.
     step = asset.get("proj:transform") or [math.inf]
     return [
         Band(

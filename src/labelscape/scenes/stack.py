@@ -32,6 +32,7 @@ class Padded:
         self._dataset, self.height, self.width, self.shape = dataset, height, width, (height, width)
 
     def __getattr__(self, name: str) -> object:
+        # All else, such as band types and overviews, is the file's own.
         return getattr(self._dataset, name)
 
     def read(self, indices: int | Sequence[int], *, window: RasterioWindow) -> np.ndarray:
@@ -51,6 +52,7 @@ class Padded:
         and of columns.
         """
         row, column = (
+            # There must be a row and a column to repeat, also for a window wholly beyond the file.
             min(window.row_off, self._dataset.height - 1),
             min(window.col_off, self._dataset.width - 1),
         )
@@ -86,6 +88,7 @@ def warped_to_finest(datasets: Sequence, handles: ExitStack, *, allow_multiband:
             f"A band stack is made of single-band files; {multiband[0]} has several. Pass scenes one by "
             "one instead."
         )
+    # By the area of a pixel; rows usually run south, where e is negative.
     finest = min(datasets, key=lambda d: abs(d.transform.a * d.transform.e))
     width, height = finest.bounds.right - finest.bounds.left, finest.bounds.top - finest.bounds.bottom
     laid = []
@@ -95,6 +98,7 @@ def warped_to_finest(datasets: Sequence, handles: ExitStack, *, allow_multiband:
             raise BadInput(
                 f"{dataset.name} and {finest.name} do not cover the same ground: they are not a band stack."
             )
+        # Not through a warp, which costs time on every read.
         if dataset.shape == finest.shape and dataset.transform == finest.transform:
             laid.append(dataset)
             continue
@@ -138,6 +142,7 @@ def names_in_file(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> li
     names = [
         dataset.descriptions[i - 1] or colours.get(dataset.colorinterp[i - 1]) or str(i) for i in indices
     ]
+    # Bands are chosen by name: of two with one name the second could not be reached.
     return names if len(set(names)) == len(names) else [str(i) for i in indices]
 
 

@@ -54,6 +54,7 @@ def learned_side(scorer: Scorer) -> int | None:
     if not sides:
         return None
     # At scale 1.5 the network is given a tile 1.5 times as large as it is in the scene.
+    # Rounded down: a larger tile than was measured is what must not happen.
     whole_strides = int(min(sides) / _largest_scale(scorer)) // scorer.stride
     return max(1, whole_strides) * scorer.stride
 
@@ -92,6 +93,7 @@ def tile_side(scorer: Scorer, longest: int) -> int:
 
 def memory_side(scorer: Scorer) -> int:
     """The largest tile whose memory is fair, for the hungriest network at the largest scale."""
+    # The largest first: the larger the tile, the fewer pixels are read twice.
     for side, most in ((LARGE_TILE, LARGE_BYTES), (DEFAULT_TILE, MOST_BYTES), (SMALL_TILES[0], MOST_BYTES)):
         if _peak_bytes(scorer, side, side) <= most:
             return side
@@ -101,6 +103,7 @@ def memory_side(scorer: Scorer) -> int:
 def batch_of(scorer: Scorer, side: int) -> int:
     """Tiles of `side` pixels that the network is given at once."""
     most = CPU_BATCH if scorer.device.type == "cpu" else MOST_BATCH
+    # Squared, because memory grows with the pixels of all tiles together.
     return min(most, max(1, int((SMALL_TILES[-1] / (side * _largest_scale(scorer))) ** 2)))
 
 

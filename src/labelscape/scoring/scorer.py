@@ -31,8 +31,10 @@ def normalise(
     """
     # A constant band has std 0: it is centred and not scaled.
     mean, std = (np.array(column, np.float32).reshape(-1, 1, 1) for column in zip(*normalisation))
+    # One copy, changed in place from here on: a tile of many bands is large.
     scaled = torch.from_numpy(pixels.astype(np.float32))
     scaled.sub_(torch.from_numpy(mean)).div_(torch.from_numpy(np.where(std > 0, std, 1).astype(np.float32)))
+    # Indexing by a mask copies, and most tiles have no invalid pixel.
     if not valid.all():
         scaled[:, torch.from_numpy(~valid)] = 0
     return scaled
@@ -185,6 +187,7 @@ def _check_agreement(checkpoints: Sequence[Checkpoint]) -> None:
             ("bands", first.bands, other.bands),
             ("classes", first.legend.names, other.legend.names),
         ):
+            # Probabilities are averaged by position: the same classes in another order would be mixed up.
             if list(one) != list(two):
                 raise BadInput(
                     f"Models that are averaged need the same {what}; the first has {' '.join(one)}, "
@@ -210,6 +213,7 @@ def _member_logits(member: Member, protocol: Protocol, image: Tensor, groups: tu
         return _calibrated(engine.forward(image), checkpoint, groups)
     total = None  # one running sum, whatever the number of passes
     for scale in protocol.scales:
+        # Once for all augmentations of this scale.
         resized = _resized(image, scale)
         for which in SYMMETRIES[protocol.tta]:
             logits = turned_back(engine.forward(turned(resized, which)), which).float()
@@ -236,6 +240,7 @@ def _resized(image: Tensor, scale: float) -> Tensor:
 @torch.inference_mode()
 def soften(logits: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
     """(K, H, W) logits on any device -> float32 probabilities on the CPU."""
+    # float32 first: half precision rounds small probabilities away, and they no longer sum to 1.
     return softmax(logits.float().contiguous(), 0, groups).cpu()
 
 

@@ -52,6 +52,7 @@ class TilePlan:
 
     def __iter__(self) -> Iterator[Tile]:
         for core in self.whole.blocks(self.core):
+            # At the scene's own border no neighbour follows: there a window ends where the core does.
             top, left, bottom, right = (
                 edge if edge in ends else edge - self.fade
                 for edge, ends in (
@@ -85,6 +86,7 @@ class TilePlan:
     @property
     def forward_share(self) -> float:
         """Pixels the network reads per pixel of the scene: the cost of the halos."""
+        # Summed over tiles: those at the border see less.
         return sum(tile.seen.pixels for tile in self) / self.whole.pixels
 
 
@@ -118,4 +120,5 @@ def plan_tiles(whole: Window, *, tile_size: int, overlap: int, stride: int, blen
             f"`tile_size={tile_size}` leaves nothing between overlaps of {halo}; use a tile size of at least "
             f"{2 * halo + 2 * stride}."
         )
+    # At most half a core: the fades of two opposite borders must not meet, or weights would not sum to 1.
     return TilePlan(whole, largest, halo, min(halo, largest // 2) if blend == "hann" else 0, stride)
