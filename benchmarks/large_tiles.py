@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,22 +157,31 @@ def data_of(a: argparse.Namespace) -> dict:
 
 
 def table(bench: Bench, labels: list[str], seeds: list[int]) -> list[str]:
-    """Mean over the seeds and, in brackets, highest less lowest; per cent."""
+    """One line a network, one column a way: mean IoU in per cent in tiles of the crop / of the map's size,
+    the mean over the seeds and, in brackets, the highest less the lowest.
+    """
     a = bench.asked
     lines = [
-        f"| network | trained | mIoU % in tiles of {a.crop} | in tiles of {a.map_size} | loss | seeds |",
-        "|---|---|---:|---:|---:|---:|",
+        f"mIoU % in tiles of {a.crop} / of {a.map_size}; mean over the seeds (highest less lowest)",
+        f"| network | seeds | {' | '.join(WAYS)} |",
+        f"|---|---:|{'---:|' * len(WAYS)}",
     ]
     for label in labels:
-        for way in WAYS:
-            rows = [bench.known(way, bench.recipe(label, seed)) for seed in seeds]
-            columns = [[100 * row["mean_iou"][at] for row in rows if row] for at in (0, 1)]
-            columns.append([small - large for small, large in zip(*columns)])
-            if not columns[0]:
-                continue
-            cells = [f"{statistics.mean(c):.1f} ({max(c) - min(c):.1f})" for c in columns]
-            lines.append(f"| {label} | {way} | {' | '.join(cells)} | {len(columns[0])} |")
+        # Of seeds that are measured in every way: else columns would not compare.
+        rows = [[bench.known(way, bench.recipe(label, seed)) for way in WAYS] for seed in seeds]
+        rows = [row for row in rows if None not in row]
+        if rows:
+            cells = [
+                " / ".join(_cell(row[n]["mean_iou"][at] for row in rows) for at in (0, 1))
+                for n in range(len(WAYS))
+            ]
+            lines.append(f"| {label} | {len(rows)} | {' | '.join(cells)} |")
     return lines
+
+
+def _cell(scores: Iterable[float]) -> str:
+    found = [100 * score for score in scores]
+    return f"{statistics.mean(found):.1f} ({max(found) - min(found):.1f})"
 
 
 def arguments() -> argparse.Namespace:

@@ -208,17 +208,17 @@ def test_the_last_steps_are_of_larger_crops(fields, tmp_path, monkeypatch):
     recipe, said = make_recipe(**fields, map_size=96, map_steps=4, map_tiles=0), []
     made = train(recipe, tmp_path, say=said.append)
     assert seen == [[(8, 3, 32, 32)]] * 6 + [[(2, 3, 64, 64)]] * 4
-    assert rates == [rate_at(recipe, step) for step in range(10)]
+    assert rates == [rate_at(recipe, step) * (1 if step < 6 else 2 / 8) for step in range(10)]
     assert [(row["step"], row["crop"]) for row in made.history] == [(3, 32), (6, 32), (9, 64), (10, 64)]
     assert "bn_tiles" not in made.history[-1]
     (line,) = [line for line in said if "the last 4 of 10 steps" in line]
-    assert "2 crops of 64 pixels, instead of 8 of 32" in line and "goes on by its schedule" in line
+    assert "2 crops of 64 pixels, instead of 8 of 32" in line and line.endswith("follows, times 0.25")
 
 
-def test_a_step_of_fewer_pixels_has_a_lower_rate():
-    recipe = make_recipe(**ANY, map_size=512, map_crop=256, map_batch=1, steps=100)
-    assert larger(recipe).rate_factor == pytest.approx(256**2 / (8 * 128**2))
-    assert "multiplied by 0.50" in told(recipe)[0]
+def test_the_rate_follows_the_batch_and_is_not_raised():
+    recipe = make_recipe(**ANY, map_size=512, map_batch=2)
+    assert [larger(recipe.replace(map_batch=n)).rate_factor for n in (2, 6, 8, 16)] == [0.25, 0.75, 1, 1]
+    assert told(recipe.replace(map_batch=8))[0].endswith("the learning rate goes on by its schedule")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ Differs   - how a map at stride 32 becomes the prediction is not stated: fuse="c
           - channel reduction: 3x3 convolution, BN, ReLU (reduce_kernel=1: 1x1)
           - downsampling: bilinear (downsample="max", "avg": pooling, the last partial window kept)
           - Q, K, V and g: 1x1 convolutions with bias and no BN, none started at zero
-          - eq. 5 sums over j, so its weight grows with the image: show it crops of the training size, or
-            train with agg="mean"
+          - eq. 5 sums over j, so its weight grows with the image: show it crops of the training size, train
+            for larger ones (recipe, map_size=...), or with agg="mean", the mean over j (ours, in no table)
           - "divide by the sum" has 1e-6 added to the sum: 0/0 where two pixels agree in every channel. It is
             absolute: with 128 channels whose queries and keys differ by about 1e-3 it changes W by 0.6 %, by
             1e-4 by 38 %

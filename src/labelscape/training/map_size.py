@@ -25,14 +25,13 @@ class Larger:
 def larger(recipe: Recipe) -> Larger | None:
     """The steps at larger crops; None where there are none.
 
-    A step that reads fewer pixels than an ordinary one has a noisier gradient, and a rate that is lower by as
-    much; with as many pixels, or more, the rate goes on by its schedule (ours).
+    The rate follows the batch: fewer crops are fewer places, and a noisier gradient, although they have as
+    many pixels (the linear rule of Goyal et al. 2017, https://arxiv.org/abs/1706.02677, sec. 2.1; used here
+    by us). It is not raised for more crops.
     """
     if not recipe.map_steps:
         return None
-    pixels = recipe.map_batch * recipe.map_crop**2 / (recipe.batch * recipe.crop**2)
-    # Rounding a batch down to whole crops is no reason to change the rate.
-    factor = 1.0 if pixels >= 0.75 else pixels
+    factor = min(1.0, recipe.map_batch / recipe.batch)
     return Larger(recipe.steps - recipe.map_steps, recipe.map_crop, recipe.map_batch, factor)
 
 
@@ -41,7 +40,7 @@ def told(recipe: Recipe) -> list[str]:
     last = larger(recipe)
     if last is None:
         return []
-    rate = "goes on by its schedule" if last.rate_factor == 1 else f"is multiplied by {last.rate_factor:.2f}"
+    rate = "goes on by its schedule" if last.rate_factor == 1 else f"follows, times {last.rate_factor:.3g}"
     return [
         f"the last {recipe.map_steps} of {recipe.steps} steps: {last.batch} crops of {last.crop} pixels, "
         f"instead of {recipe.batch} of {recipe.crop}, towards tiles of {recipe.map_size}; the learning rate "

@@ -111,7 +111,7 @@ class Recipe(BaseModel):
     """
     map_batch: int | None = Field(None, ge=1, exclude_if=lambda batch: batch is None)
     """Batch of the larger crops; unless given, as many as have the pixels of an ordinary step, two at least.
-    A step of fewer pixels (below three quarters) has a learning rate that is lower by as much.
+    The learning rate is multiplied by map_batch / batch, but not raised.
     """
     map_tiles: int | None = Field(None, ge=0, exclude_if=lambda tiles: tiles is None)
     """Training tiles of `map_size` over which batch normalisation's statistics are estimated after the last
