@@ -24,6 +24,7 @@ def recipe(**data):
             "centre.tif",
             "randomly held-out blocks of centre.tif: an optimistic estimate",
         ),
+        (recipe(fold="2/5"), "centre.tif", "held-out blocks of centre.tif (fold 2/5)"),
         (recipe(dataset="gid-5"), "gid-5", "the held-out part of gid-5"),
         ({"imported_from": "x.caffemodel"}, "weights imported from x.caffemodel", ""),
         ({}, "", ""),

@@ -71,7 +71,8 @@ def measured_on(recipe: Mapping) -> str:
     # Blocks drawn at random lie beside training blocks, and neighbouring pixels are alike.
     if data.get("split") == "random":
         return f"randomly held-out blocks of {scenes}: an optimistic estimate"
-    return f"{'held-out blocks' if data.get('labels') else 'held-out pictures'} of {scenes}"
+    fold = f" (fold {data['fold']})" if data.get("fold") else ""
+    return f"{'held-out blocks' if data.get('labels') else 'held-out pictures'} of {scenes}{fold}"
 
 
 def calibration(temperature: float) -> str:

@@ -11,7 +11,7 @@ from scipy.ndimage import maximum_filter
 
 from labelscape.datasets.nearby import near_counts
 from labelscape.datasets.own import open_dataset
-from labelscape.datasets.split import PARTS, BlockSplit, block_split, random_split
+from labelscape.datasets.split import PARTS, BlockSplit, block_split, fold_of, fold_split, random_split
 from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
@@ -77,6 +77,47 @@ def test_blocks_are_balanced_over_classes_and_chance_is_not():
     assert np.mean([off(random_split(counts, 32, shares, seed=s)) for s in range(20)]) > 0.06
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(2, 9),
+    columns=st.integers(3, 9),
+    folds=st.integers(2, 6),
+    val=st.sampled_from([0.0, 0.2]),
+    seed=st.integers(0, 99),
+)
+def test_folds_test_every_labelled_block_once(rows, columns, folds, val, seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 400, (rows, columns, 3)) * (rng.random((rows, columns, 1)) < 0.8)
+    counts[:2, :3] = 1 + rng.integers(0, 400, (2, 3, 3))  # at least as many labelled blocks as folds
+    labelled = counts.sum(axis=2) > 0
+    splits = [fold_split(counts, 32, (k, folds), val=val, seed=seed) for k in range(1, folds + 1)]
+    tested = np.sum([split.parts == PARTS.index("test") for split in splits], axis=0)
+    np.testing.assert_array_equal(tested, labelled)
+    for split in splits:
+        present = set(split.parts[labelled].tolist())
+        assert present == ({0, 1, 2} if val else {0, 2})
+
+
+def test_folds_are_balanced_over_classes_and_val_keeps_its_share():
+    counts = np.random.default_rng(3).integers(0, 400, (10, 10, 4))
+    for k in range(1, 6):
+        split = fold_split(counts, 32, (k, 5), val=0.2, seed=0)
+        for part, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
+            found = counts[split.parts == PARTS.index(part)].sum(axis=0) / counts.sum(axis=(0, 1))
+            assert np.abs(found - share).max() < 0.03
+
+
+def test_too_many_folds_are_refused():
+    with pytest.raises(BadInput, match=r"only 2 blocks of 32 pixels, too few for 3 folds"):
+        fold_split(np.ones((1, 2, 1), int), 32, (1, 3), seed=0)
+
+
+@pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "2", "a/b", "-1/5", "1/5/2"])
+def test_what_is_no_fold_is_refused(text):
+    with pytest.raises(BadOption, match="must be K/N"):
+        fold_of(text)
+
+
 @pytest.fixture
 def scene(tmp_path):
     w = world.make(tmp_path, 320, 352)
@@ -106,6 +147,28 @@ def test_a_dataset_with_a_buffer(scene):
         open_dataset([w.scene], [labels], shares=SHARES, buffer=-1)
     with pytest.raises(BadOption, match="'blocks' or 'random'"):
         open_dataset([w.scene], [labels], shares=SHARES, split="rows")
+
+
+def test_folds_of_blocks_and_of_files(scene, tmp_path):
+    w, labels = scene
+    whole, tested = Window(0, 0, *w.classes.shape), 0
+    for k in (1, 2, 3):
+        with open_dataset([w.scene], [labels], block=64, shares=SHARES, fold=f"{k}/3") as dataset:
+            assert dataset.report == (f"fold {k} of 3 over blocks of 64 pixels is held out",)
+            tested = tested + (dataset.scenes[0].read_labels(whole, "test") != IGNORE)
+    np.testing.assert_array_equal(tested, 1)
+    for i in range(4):
+        for side, pixels in (("images", w.pixels), ("labels", w.classes)):
+            (tmp_path / side).mkdir(exist_ok=True)
+            world.write(tmp_path / side / f"{i}.tif", pixels, crs=None)
+    held = []
+    for k in (1, 2):
+        with open_dataset([tmp_path], shares={"train": 0.5, "test": 0.5}, fold=f"{k}/2") as dataset:
+            assert "fold" in dataset.report[0] and "images" in dataset.report[0]
+            held += [s.name for s in dataset.part("test")]
+    assert len(held) == len(set(held)) == 4
+    with pytest.raises(BadOption, match="not a random split"):
+        open_dataset([w.scene], [labels], shares=SHARES, split="random", fold="1/3")
 
 
 def test_a_random_split_says_how_close_it_is(scene, tmp_path):

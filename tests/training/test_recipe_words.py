@@ -190,3 +190,17 @@ def test_a_script_of_a_mapping_is_that_of_its_recipe(tmp_path):
 
 def test_training_without_talk_has_no_function_as_its_default():
     assert inspect.signature(ls.train).parameters["say"].default is None
+
+
+def test_a_fold_sets_the_holdout_and_is_stored_only_where_given():
+    recipe = make_recipe(data={**DATA, "fold": "2/5"})
+    assert recipe.data.holdout == 0.2 and recipe.data.shares == {"train": 0.8, "val": 0.0, "test": 0.2}
+    assert make_recipe(data=recipe.data.model_dump()).data == recipe.data  # a stored recipe has both
+    assert "fold" not in make_recipe(data=DATA).data.model_dump()
+    for wrong, said in (
+        ({"holdout": 0.3}, "fold=2/5 cannot be given with holdout=0.3"),
+        ({"split": "random"}, "fold=2/5 cannot be given with split=random"),
+        ({"fold": "6/5"}, "fold='6/5' must be K/N"),
+    ):
+        with pytest.raises(BadOption, match=said):
+            make_recipe(data={**DATA, "fold": "2/5", **wrong})

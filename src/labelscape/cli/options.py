@@ -290,9 +290,9 @@ def grouped(run: Callable[..., None]) -> Callable[..., None]:
 
 SETTINGS = (
     "area average background bands base_steps batch blend block buffer class_column classes crop dataset "
-    "device force grid holdout ignore_values labels layer legend mate merge min_area name network nodata "
-    "other_data optimizer out overlap overwrite part polygons polygons_as precision rate reject report rows "
-    "scales seed seeds sieve simplify split start steps threshold tile_size tta val"
+    "device fold force grid holdout ignore_values labels layer legend mate merge min_area name network "
+    "nodata other_data optimizer out overlap overwrite part polygons polygons_as precision rate reject "
+    "report rows scales seed seeds sieve simplify split start steps threshold tile_size tta val"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 

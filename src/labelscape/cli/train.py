@@ -49,6 +49,12 @@ class Holdout:
             show_default="blocks",
         ),
     ] = None
+    fold: Annotated[
+        str | None,
+        typer.Option(
+            "--fold", help="K/N: hold out fold K of N instead of --holdout (cross-validation over blocks)."
+        ),
+    ] = None
     buffer: Annotated[
         int | None,
         typer.Option(

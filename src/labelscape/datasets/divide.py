@@ -13,10 +13,13 @@ from rasterio.warp import transform_bounds
 from labelscape.datasets.labelled import Dataset, LabelledScene
 from labelscape.datasets.nearby import REACH, near_counts
 from labelscape.datasets.pairs import GivenParts
-from labelscape.datasets.split import PARTS, RANDOM_BLOCK, block_split, random_split
+from labelscape.datasets.split import PARTS, RANDOM_BLOCK, BlockSplit, block_split, fold_split, random_split
 from labelscape.errors import BadInput
 from labelscape.grid import Window
 from labelscape.legend import Legend
+
+Split = str | tuple[int, int]
+"""How blocks are assigned: "blocks", "random", or the fold (k, n) of a cross-validation over blocks."""
 
 
 def divide(
@@ -26,7 +29,7 @@ def divide(
     *,
     given: GivenParts | None,
     by_file: bool,
-    split: str,
+    split: Split,
     block: int,
     buffer: int,
     seed: int,
@@ -35,6 +38,7 @@ def divide(
     blocks are split); and lines for the report.
 
     given  the splits of a folder that names its own, else None
+    split  blocks, random, or the fold (k, n) of a cross-validation over blocks
 
     Raises BadInput where there are too few blocks or files, or the buffer leaves a class without training
     labels.
@@ -46,6 +50,9 @@ def divide(
         report.append(given.report)
     else:
         scenes, part_of = _divided(scenes, legend, shares, by_file, split, block, seed)
+    if isinstance(split, tuple):
+        what = "images" if by_file else f"blocks of {block} pixels"
+        report.append(f"fold {split[0]} of {split[1]} over {what} is held out")
     scenes, lines = buffered(scenes, legend, part_of, buffer)
     report += lines
     if split == "random":
@@ -58,7 +65,7 @@ def _divided(
     legend: Legend,
     shares: Mapping[str, float],
     by_file: bool,
-    split: str,
+    split: Split,
     block: int,
     seed: int,
 ) -> tuple[list[LabelledScene], list[str | None]]:
@@ -66,12 +73,18 @@ def _divided(
     if by_file:
         return list(scenes), _splits_of_files(scenes, legend, shares, split, seed)
     # A random split is of small blocks whatever --block says: it imitates splits of single crops.
-    cut, side = (random_split, RANDOM_BLOCK) if split == "random" else (block_split, block)
+    side = RANDOM_BLOCK if split == "random" else block
     divided = [
-        replace(s, split=cut(_counts_per_block(s, side, len(legend)), side, shares, seed=seed))
+        replace(s, split=_cut(_counts_per_block(s, side, len(legend)), side, shares, split, seed))
         for s in scenes
     ]
     return divided, [None] * len(divided)
+
+
+def _cut(counts: np.ndarray, side: int, shares: Mapping[str, float], split: Split, seed: int) -> BlockSplit:
+    if isinstance(split, tuple):
+        return fold_split(counts, side, split, val=shares.get("val", 0.0), seed=seed)
+    return (random_split if split == "random" else block_split)(counts, side, shares, seed=seed)
 
 
 def buffered(
@@ -168,7 +181,7 @@ def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndar
 
 
 def _splits_of_files(
-    scenes: Sequence[LabelledScene], legend: Legend, shares: Mapping[str, float], split: str, seed: int
+    scenes: Sequence[LabelledScene], legend: Legend, shares: Mapping[str, float], split: Split, seed: int
 ) -> list[str | None]:
     """Each whole file to train, val or test: stratified by class as blocks are, or by chance."""
     counts = np.stack(
@@ -178,5 +191,5 @@ def _splits_of_files(
         ]
     )
     # Files as a column of blocks of one pixel: the same stratification serves both.
-    found = (random_split if split == "random" else block_split)(counts[:, None, :], 1, shares, seed=seed)
+    found = _cut(counts[:, None, :], 1, shares, split, seed)
     return [PARTS[int(p)] for p in found.parts[:, 0]]

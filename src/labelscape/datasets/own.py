@@ -13,6 +13,7 @@ from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
 from labelscape.datasets.pairs import GivenParts, find_pairs, parts_given
+from labelscape.datasets.split import fold_of
 from labelscape.errors import BadInput, BadOption
 from labelscape.labels.labels import classes_of, open_labels
 from labelscape.labels.rules import ClassTable, LabelRules
@@ -42,6 +43,7 @@ def open_dataset(
     shares: Mapping[str, float] | None = None,
     buffer: int = 0,
     split: Literal["blocks", "random"] = "blocks",
+    fold: str | None = None,
     seed: int = 0,
     pixel_size: float | None = None,
     tick: Callable[[str], None] | None = None,
@@ -54,7 +56,10 @@ def open_dataset(
             name are taken from all label files together
     block   side of a block in pixels; pairs of files are split file by file instead
     shares  split -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing. A folder of
-            pairs with splits of its own (`parts_given`) keeps them, unless a random split is asked for
+            pairs with splits of its own (`parts_given`) keeps them, unless a random split or a fold is asked
+            for
+    fold    "2/5": cross-validation, the second of five folds of blocks is the split "test" whatever share
+            `shares` gives it; over all folds each labelled block is tested once
     buffer  training labels within this many pixels of a held-out block are dropped
     pixel_size  metres to resample all scenes to; by default scenes with finer pixels are resampled to the
                 coarsest
@@ -66,10 +71,11 @@ def open_dataset(
     scenes do not match, nothing is labelled, or there is too little to split.
     """
     spec = LabelRules.of(spec)
-    _check_division(buffer, split)
+    _check_division(buffer, split, fold)
     by_file, given = False, None
     if not labels:
-        images, labels, given = _pairs(images, own_split=shares is not None and split != "random")
+        keeps = shares is not None and split != "random" and fold is None
+        images, labels, given = _pairs(images, own_split=keeps)
         # A folder with a single pair is one scene, and is split by blocks.
         by_file = len(images) > 1
     labels = one_each(images, labels)
@@ -84,19 +90,24 @@ def open_dataset(
         legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
         report += scenes[0].labels.report
         if shares is not None:
-            how = {"by_file": by_file, "split": split, "block": block, "buffer": buffer, "seed": seed}
+            kind = fold_of(fold) if fold else split
+            how = {"by_file": by_file, "split": kind, "block": block, "buffer": buffer, "seed": seed}
             scenes, part_of, lines = divide(scenes, legend, shares, given=given, **how)
             report += lines
         opened.pop_all()  # the dataset closes its files; up to here a failure closes them
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
 
 
-def _check_division(buffer: int, split: str) -> None:
-    """Raises BadOption for an unknown kind of split or a negative buffer."""
+def _check_division(buffer: int, split: str, fold: str | None) -> None:
+    """Raises BadOption for an unknown kind of split, a negative buffer, or a fold that is none."""
     if buffer < 0:
         raise BadOption(f"`buffer={buffer}` must be 0 or more: it is a distance in pixels.")
     if split not in ("blocks", "random"):
         raise BadOption(f"`split={split!r}` must be 'blocks' or 'random'.")
+    if fold is not None:
+        fold_of(fold)
+        if split == "random":
+            raise BadOption("`fold` divides blocks (split='blocks'), not a random split; give one of them.")
 
 
 def _pairs(images: Sequence[Source], *, own_split: bool) -> tuple[list[Path], list[Path], GivenParts | None]:

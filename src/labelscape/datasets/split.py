@@ -6,7 +6,7 @@ gives optimistic scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,20 +69,65 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
     counts  (rows, columns, K): labelled pixels per block and class
     shares  split -> share of the labelled pixels, summing to 1
 
-    Iterative stratification (Sechidis et al. 2011) over blocks: take the class with the fewest unassigned
-    pixels, give each of its blocks, largest first, to the split that lacks most of it; then move single
-    blocks while that helps. The seed breaks ties. Raises BadInput where there are fewer labelled blocks than
-    splits, BadOption for shares that do not sum to 1.
+    The seed breaks ties between equal blocks and changes little else: another seed gives nearly the same
+    split, and `fold_split` other ones. Raises BadInput where there are fewer labelled blocks than splits,
+    BadOption for shares that do not sum to 1.
     """
     active = _active_parts(counts, block, shares)
+    numbers = np.array([PARTS.index(part) for part in active], np.uint8)
+    assigned = _stratified(counts, [shares[part] for part in active], seed)
+    return BlockSplit(block, numbers[assigned])
+
+
+def fold_split(
+    counts: np.ndarray, block: int, fold: tuple[int, int], *, val: float = 0.0, seed: int
+) -> BlockSplit:
+    """Fold k of n of a cross-validation over blocks is "test", the others "train": over the n folds each
+    labelled block is tested once.
+
+    fold  (k, n): 1 <= k <= n, n >= 2
+    val   share of all labels that goes to "val", out of the other folds
+
+    Folds are stratified as `block_split` is and raise as it does; BadInput too where there are fewer labelled
+    blocks than folds.
+    """
+    number, folds = fold
+    labelled = counts.sum(axis=2) > 0
+    if (blocks := int(labelled.sum())) < folds:
+        raise BadInput(
+            f"Labels lie in only {blocks} block{'s' * (blocks != 1)} of {block} pixels, too few for {folds} "
+            "folds. Use smaller blocks (`block`) or fewer folds."
+        )
+    held = labelled & (_stratified(counts, [1 / folds] * folds, seed) == number - 1)
+    own = val * folds / (folds - 1)
+    rest = np.where(held[..., None], 0, counts)
+    parts = block_split(rest, block, {"train": 1 - own, "val": own}, seed=seed).parts
+    return BlockSplit(block, np.where(held, np.uint8(PARTS.index("test")), parts))
+
+
+def fold_of(text: str) -> tuple[int, int]:
+    """(k, n) of "k/n". Raises BadOption for what is no fold."""
+    number, slash, folds = str(text).partition("/")
+    if slash and number.isdecimal() and folds.isdecimal() and 1 <= int(number) <= int(folds) >= 2:
+        return int(number), int(folds)
+    raise BadOption(f"fold={text!r} must be K/N, fold K of N, such as 1/5 for the first of five.")
+
+
+def _stratified(counts: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+    """(rows, columns) group of each block: group i gets shares[i] of every class, as nearly as whole blocks
+    allow. Blocks without a label are in group 0.
+
+    Iterative stratification (Sechidis et al. 2011) over blocks: take the class with the fewest unassigned
+    pixels, give each of its blocks, largest first, to the group that lacks most of it; then move single
+    blocks while that helps.
+    """
     rows, columns, classes = counts.shape
     flat = counts.reshape(-1, classes).astype(np.float64)
     rng = np.random.default_rng(seed)
-    # (parts, 1) times (K,): the pixels of each class that each split still has to get.
-    lacking = np.array([[shares[part]] for part in active]) * flat.sum(axis=0)  # (parts, K)
+    # (groups, 1) times (K,): the pixels of each class that each group still has to get.
+    lacking = np.array(shares)[:, None] * flat.sum(axis=0)  # (groups, K)
     total_lacking = lacking.sum(axis=1)
-    # Blocks without a label get the first split: nothing is counted in them.
-    assigned = np.full(rows * columns, PARTS.index(active[0]), np.uint8)
+    assigned = np.zeros(rows * columns, np.intp)
     open_blocks = flat.sum(axis=1) > 0
     jitter = rng.random(rows * columns)  # breaks ties between equal blocks, which would else go by row
     while open_blocks.any():
@@ -91,14 +136,14 @@ def block_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, 
         rarest = int(np.where(remaining > 0, remaining, np.inf).argmin())
         candidates = np.nonzero(open_blocks & (flat[:, rarest] > 0))[0]
         chosen = candidates[np.lexsort((jitter[candidates], -flat[candidates, rarest]))[0]]
-        part = max(range(len(active)), key=lambda p: (lacking[p, rarest], total_lacking[p]))
-        assigned[chosen] = PARTS.index(active[part])
-        lacking[part] -= flat[chosen]
-        total_lacking[part] -= flat[chosen].sum()
+        group = max(range(len(shares)), key=lambda g: (lacking[g, rarest], total_lacking[g]))
+        assigned[chosen] = group
+        lacking[group] -= flat[chosen]
+        total_lacking[group] -= flat[chosen].sum()
         open_blocks[chosen] = False
     # The greedy assignment never looks back; single moves repair the worst of it.
-    _improve(flat, assigned, {PARTS.index(part): shares[part] for part in active})
-    return BlockSplit(block, assigned.reshape(rows, columns))
+    _improve(flat, assigned, dict(enumerate(shares)))
+    return assigned.reshape(rows, columns)
 
 
 def random_split(counts: np.ndarray, block: int, shares: Mapping[str, float], *, seed: int) -> BlockSplit:

@@ -42,6 +42,7 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
         shares=data.shares,
         buffer=data.buffer,
         split=data.split,
+        fold=data.fold,
         seed=seed,
         pixel_size=data.pixel_size,
     )

@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from labelscape.datasets.split import fold_of
+from labelscape.errors import BadOption
 
 
 class Data(BaseModel):
@@ -61,6 +65,10 @@ class Data(BaseModel):
     """blocks: large blocks, balanced over classes; random: blocks of 32 pixels at random, which gives
     optimistic scores, because neighbouring pixels look alike.
     """
+    fold: str | None = Field(None, exclude_if=lambda fold: fold is None)
+    """Cross-validation: K/N holds out fold K of N folds of blocks, and sets `holdout` to 1/N. Over all N
+    folds each labelled block is tested once. (Not stored where not given.)
+    """
     buffer: int = Field(0, ge=0)
     """Training labels within this many pixels of a held-out block are dropped."""
     holdout: float = Field(0.25, ge=0, lt=1)
@@ -72,6 +80,20 @@ class Data(BaseModel):
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any) -> Any:
         return (str(value),) if isinstance(value, (str, os.PathLike)) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold_is_the_holdout(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("fold") is None:
+            return given
+        try:
+            share = 1 / fold_of(given["fold"])[1]
+        except BadOption as problem:
+            raise ValueError(str(problem)) from problem
+        for name, none in (("dataset", None), ("split", "blocks"), ("holdout", share)):
+            if given.get(name, none) != none:
+                raise ValueError(f"fold={given['fold']} cannot be given with {name}={given[name]}.")
+        return {**given, "holdout": share}
 
     @property
     def shares(self) -> dict[str, float] | None:
