@@ -82,6 +82,9 @@ class SecondTask:
         str | None,
         typer.Option("--mate-split", help="As --split, for the second task.", show_default="blocks"),
     ] = None
+    mate_fold: Annotated[str | None, typer.Option("--mate-fold", help="As --fold, for the second task.")] = (
+        None
+    )
     mate_buffer: Annotated[
         int | None, typer.Option("--mate-buffer", help="As --buffer, for the second task.", show_default="0")
     ] = None
