@@ -28,8 +28,25 @@ def model_card(description: Mapping) -> dict[str, str]:
         "measured on": measured_on(description["recipe"]) if description["scores"] else "",
         # Files written before calibration existed have no temperature.
         "confidences": calibration(description.get("temperature", 1.0)),
+        **second_task(description),
     }
     return {heading: text for heading, text in card.items() if text}
+
+
+def second_task(description: Mapping) -> dict[str, str]:
+    """The lines of a card for what was learned in the same batches; empty where there is nothing."""
+    mate = description.get("second_task")
+    if not mate:
+        return {}
+    recipe = {"data": (description["recipe"].get("mate") or {}).get("data")}
+    return {
+        "second task": mate["name"],
+        f"{mate['name']} classes": ", ".join(f"{c['value']} {c['name']}" for c in mate["legend"]),
+        f"{mate['name']} trained on": trained_on(recipe),
+        f"{mate['name']} scores": "; ".join(f"{name}: {_score(s)}" for name, s in mate["scores"].items()),
+        f"{mate['name']} measured on": measured_on(recipe) if mate["scores"] else "",
+        f"{mate['name']} confidences": calibration(mate["temperature"]),
+    }
 
 
 def html_card(description: Mapping) -> str:

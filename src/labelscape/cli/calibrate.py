@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labelscape.cli.options import AsJson, Device, print_json, talk
 from labelscape.errors import BadFile, BadOption
+
+if TYPE_CHECKING:
+    from labelscape.checkpoint import Checkpoint
+    from labelscape.evaluation.calibrate import Calibration
 
 NAME = "calibrate"
 
@@ -28,12 +32,10 @@ def run(
     Of the pixels with a confidence of 80 %, about 80 in 100 are then right. The temperature is fitted on
     blocks that the network was not trained on, with at most 400,000 of their labelled pixels, sampled evenly
     from all tiles. Classes do not change; probabilities, confidences and what
-    --reject rejects do.
+    --reject rejects do. A second task is calibrated too, on its own labels.
     """
     from labelscape.checkpoint import load
-    from labelscape.evaluation.calibrate import calibrate
-    from labelscape.training.data import open_recipe_data
-    from labelscape.training.recipe_data import Data
+    from labelscape.errors import BadInput
 
     checkpoint = load(model)
     if part not in ("val", "test"):
@@ -45,10 +47,47 @@ def run(
         raise BadOption(
             f"{model} does not record its training data, on whose held-out blocks a temperature is fitted."
         )
-    try:
-        opened = open_recipe_data(
-            Data(**checkpoint.recipe["data"]), checkpoint.recipe.get("seed", 0), checkpoint.legend
+    found = {None: fitted(checkpoint, model, None, part, device)}
+    last = found[None]
+    for task in checkpoint.tasks:
+        try:
+            found[task] = last = fitted(last.checkpoint, model, task, part, device)
+        except BadInput as error:  # nothing of its labels is held out: the first task's fit is worth keeping
+            talk(f"warning: the second task {task} is not calibrated. {error}")
+    last.save(model)
+    for task, one in found.items():
+        for note in one.notes:
+            talk(f"warning: {note if task is None else f'{task}: {note}'}")
+    if as_json:
+        tasks = {task: one.to_dict() for task, one in found.items() if task}
+        print_json({**found[None].to_dict(), **({"tasks": tasks} if tasks else {})})
+        return
+    for task, one in found.items():
+        name = "" if task is None else f"{task}: "
+        sampled = f"fitted on {one.pixels:,} pixels sampled from the part {part}"
+        print(f"{name}temperature {one.temperature:.3f}, {sampled}")
+        before, after = (f"{100 * error:.2f} %" for error in (one.ece_before, one.ece_after))
+        print(f"{name}expected calibration error {before} before, {after} after")
+
+
+def fitted(checkpoint: Checkpoint, model: Path, task: str | None, part: str, device: str) -> Calibration:
+    """Calibrate one task on the part of its own training data. Raises BadInput where nothing of it was held
+    out.
+    """
+    from labelscape.errors import BadInput
+    from labelscape.evaluation.calibrate import calibrate
+    from labelscape.training.data import open_recipe_data
+    from labelscape.training.recipe_data import Data
+
+    one = checkpoint.task(task)
+    data = Data(**one.recipe["data"])
+    if not data.dataset and data.shares is None:
+        option = "val" if task is None else "mate.data.val"
+        raise BadInput(
+            f"There is no labelled pixel to calibrate on: nothing was held out. Train with `{option}=0.1`."
         )
+    try:
+        opened = open_recipe_data(data, one.recipe.get("seed", 0), one.legend)
     except BadFile as error:
         where = (
             f"Relative paths start from {Path.cwd()}: run this in the folder where `train` ran, with the "
@@ -58,15 +97,4 @@ def run(
             f"The scenes that {model} was trained on are needed to calibrate it. {error} {where}"
         ) from error
     with opened as dataset:
-        found = calibrate(checkpoint, dataset, part=part, device=device)
-    found.save(model)
-    for note in found.notes:
-        talk(f"warning: {note}")
-    if as_json:
-        print_json(found.to_dict())
-        return
-    print(
-        f"temperature {found.temperature:.3f}, fitted on {found.pixels:,} pixels sampled from the part {part}"
-    )
-    before, after = (f"{100 * error:.2f} %" for error in (found.ece_before, found.ece_after))
-    print(f"expected calibration error {before} before, {after} after")
+        return calibrate(one, dataset, part=part, device=device)

@@ -62,6 +62,14 @@ def run(
         list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
     ] = [],
     part: Split = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="Name of the model's second task (labelscape info), to score it instead of the first.",
+            show_default="the first; of a published data set that whose classes it has",
+        ),
+    ] = None,
     predictions: Predictions = None,
     tiles: Tiles,
     machine: Machine,
@@ -79,13 +87,16 @@ def run(
 
       labelscape evaluate runs/v/mlp.safetensors Vaihingen --dataset vaihingen-eroded --part val
 
+      labelscape evaluate runs/both/dfcnet.safetensors --task road
+
       labelscape evaluate runs/c/ifbfnet.safetensors Cityscapes --dataset cityscapes --part test --predictions
         sent
     """
     from labelscape.checkpoint import load
+    from labelscape.evaluation.measure import for_labels
     from labelscape.training.data import open_recipe_data
 
-    checkpoint = load(model)
+    checkpoint = load(model).task(task)
     _check_options(checkpoint, model, images, dataset, labels, part)
     data = _scored_data(checkpoint, images, dataset, settings, labels)
     if predictions and not data.dataset:
@@ -97,6 +108,9 @@ def run(
         for line in opened.report:
             talk(line)
         split = _chosen_split(part, opened, may_choose=bool(data.dataset or not images))
+        checkpoint = for_labels([checkpoint], opened)[0]
+        if task is None and checkpoint.whole is not None:
+            talk(f"scoring the second task {checkpoint.whole.mate.name}, whose classes these labels have")
         found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging))
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")
@@ -180,8 +194,10 @@ def _scored(
     if predictions:
         scenes = dataset.scenes if split is None else dataset.part(split)
         keep = _writer(data, scenes, predictions)
+    task = checkpoint.whole.mate.name if checkpoint.whole else None
+    also = [one.task(task if task in one.tasks else None) for one in map(load, averaging.also)]
     return evaluate(
-        [checkpoint, *map(load, averaging.also)],
+        [checkpoint, *also],
         dataset,
         part=split,
         protocol=averaging.protocol,
@@ -199,15 +215,23 @@ def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json
     if not found.confusion.labelled:
         talk(f"no score: there are no labels in {f'the {split} split' if split else 'any split'}")
         return
+    task = checkpoint.whole.mate.name if checkpoint.whole else None
     if as_json:
         per_scene = {name: counts.to_dict() for name, counts in found.per_scene.items()}
         print_json(
-            {"part": split or "all", **found.metrics, "per_scene": per_scene, "notes": list(found.notes)}
+            {
+                **({"task": task} if task else {}),
+                "part": split or "all",
+                **found.metrics,
+                "per_scene": per_scene,
+                "notes": list(found.notes),
+            }
         )
         return
     names = list(found.per_scene)
     print(f"{split or 'all'} labels of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
-    print_scores({checkpoint.network: found.metrics}, checkpoint.legend.names)
+    name = f"{checkpoint.network}: {task}" if task else checkpoint.network
+    print_scores({name: found.metrics}, checkpoint.legend.names)
 
 
 def _writer(

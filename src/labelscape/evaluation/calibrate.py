@@ -17,7 +17,7 @@ from labelscape.checkpoint import Checkpoint, load_all, save
 from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import known_part
 from labelscape.errors import BadInput
-from labelscape.evaluation.measure import check_classes, check_dataset
+from labelscape.evaluation.measure import check_classes, check_dataset, for_labels
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
@@ -84,7 +84,12 @@ class Calibration:
 
 
 def calibrate(
-    checkpoint: Checkpoint | str | Path, dataset: Dataset, *, part: str | None = "val", device: str = "auto"
+    checkpoint: Checkpoint | str | Path,
+    dataset: Dataset,
+    *,
+    part: str | None = "val",
+    device: str = "auto",
+    task: str | None = None,
 ) -> Calibration:
     """Fit the temperature of a checkpoint (or its file) on the labelled pixels of a part, predicted in the
     same tiles as in mapping. At most 400,000 of them are used, as many from each tile, drawn with a fixed
@@ -93,13 +98,16 @@ def calibrate(
     part  "val" or "test", blocks that the network was not trained on, since it is overconfident on its
           training pixels; None or "all": all labels, for scenes that it was not trained on
 
+    task  name of the second task to calibrate; by default that whose classes the labels have, the first if
+          both
+
     The fit starts from the network's own logits, whatever temperature the checkpoint has. Nothing is written:
     see `Calibration.save`. Raises BadInput where nothing is labelled or
     the labels have other classes, WrongType where `dataset` is not a Dataset.
     """
     check_dataset(dataset, "calibrate a checkpoint")
     part = known_part(part)
-    (loaded,) = load_all([checkpoint])
+    (loaded,) = for_labels(load_all([checkpoint]), dataset, task)
     check_classes(loaded, dataset)
     if part and not dataset.is_labelled(part):  # before all tiles of the scenes are predicted for nothing
         _refuse_empty(dataset, part)
@@ -110,7 +118,15 @@ def calibrate(
     # The classes stay: dividing by a temperature does not change the order of the logits.
     temperature = _minimum(lambda t: _cross_entropy(logits / t, truth))
     before, after = (expected_error(_softmax(logits / t), truth) for t in (loaded.temperature, temperature))
-    return Calibration(replace(loaded, temperature=temperature), temperature, before, after, len(truth))
+    return Calibration(_calibrated(loaded, temperature), temperature, before, after, len(truth))
+
+
+def _calibrated(checkpoint: Checkpoint, temperature: float) -> Checkpoint:
+    """The checkpoint with a new temperature; of one task of two, the checkpoint with both."""
+    whole = checkpoint.whole
+    if whole is None:
+        return replace(checkpoint, temperature=temperature)
+    return replace(whole, mate=replace(whole.mate, temperature=temperature))
 
 
 def _refuse_empty(dataset: Dataset, part: str | None) -> None:

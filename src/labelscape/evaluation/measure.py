@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelscape.checkpoint import Checkpoint
+from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import known_part
 from labelscape.errors import BadInput, BadOption, WrongType
@@ -84,6 +84,17 @@ def check_dataset(given: object, purpose: str) -> None:
     )
 
 
+def for_labels(models: Sequence[Checkpoint], dataset: Dataset, task: str | None = None) -> list[Checkpoint]:
+    """The models for the task `task`; where none is named, for their second task if the labels have its
+    classes and not those of the first. Models that learned no second task stay as they are, beside a first
+    that did. Raises UnknownName for a task that the first did not learn.
+    """
+    first = models[0]
+    if task is None and first.mate is not None and dataset.legend.names == first.mate.legend.names:
+        task = first.mate.name if dataset.legend.names != first.legend.names else None
+    return [first.task(task), *(one.task(task if task in one.tasks else None) for one in models[1:])]
+
+
 def check_classes(checkpoint: Checkpoint, dataset: Dataset) -> None:
     """Raises BadInput where the labels' classes are not the model's: the counts would compare class 2 of one
     list with class 2 of another.
@@ -114,6 +125,7 @@ def evaluate(
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
     show: bool = True,
+    task: str | None = None,
 ) -> Evaluation:
     """Confusion counts of a checkpoint (or its file), or of several whose probabilities are averaged, over
     the labelled pixels of `part`.
@@ -121,6 +133,7 @@ def evaluate(
     part  "train", "val", "test"; None or "all": all labels
     tta, scales, average  test-time augmentation and multi-scale inference, as `map_scene` has them;
           `protocol` is all three as one value
+    task  name of the second task to score; by default that whose classes the labels have, the first if both
     keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
           label too
 
@@ -135,7 +148,8 @@ def evaluate(
     check_dataset(dataset, "score a checkpoint")
     part = known_part(part)
     protocol = _one_protocol(protocol, tta, scales, average)
-    scorer = Scorer.of(checkpoint, device=device, precision=precision, protocol=protocol)
+    models = for_labels(load_all(checkpoint), dataset, task)
+    scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol)
     check_classes(scorer.checkpoint, dataset)
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}

@@ -245,13 +245,22 @@ def soften(logits: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
 
 
 def predict(
-    checkpoint: Checkpoint | str | Path | Scorer, pixels: np.ndarray, valid: np.ndarray | None = None
+    checkpoint: Checkpoint | str | Path | Scorer,
+    pixels: np.ndarray,
+    valid: np.ndarray | None = None,
+    *,
+    task: str | None = None,
 ) -> np.ndarray:
     """(B, H, W) array in the scene's own units -> (K, H, W) float32 probabilities, any H and W.
 
-    `valid` (H, W) marks the pixels that hold a measurement; where it is not given, all finite pixels do.
+    `task` is the name of a second task, whose classes are returned instead (pixels scaled as its training
+    images were). `valid` (H, W) marks the pixels that hold a measurement; where it is not given, all finite
+    pixels do.
     """
-    scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.of(checkpoint)
+    if isinstance(checkpoint, Scorer):
+        scorer = checkpoint
+    else:
+        scorer = Scorer.of([one.task(task) for one in load_all(checkpoint)])
     return scorer.score(np.asarray(pixels), valid).numpy()
 
 

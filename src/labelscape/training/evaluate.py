@@ -46,6 +46,7 @@ def evaluate(
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
     show: bool = True,
+    task: str | None = None,
 ) -> Evaluation:
     """Confusion counts of a checkpoint (or its file), or of several whose probabilities are averaged, over
     labelled pixels.
@@ -62,6 +63,8 @@ def evaluate(
              else the held-out ones: test, or val where test has none
     tta, scales, average  test-time augmentation and multi-scale inference, as `map_scene` has them;
              `protocol` is all three as one value
+    task     name of the second task to score, whose own labels and scenes are then meant; by default the
+             first, or of an open dataset that whose classes it has
     keep     is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
              label too
 
@@ -72,9 +75,10 @@ def evaluate(
     test = {"tta": tta, "scales": scales, "average": average, "protocol": protocol}
     options = {**tiles, **test, "device": device, "precision": precision, "keep": keep, "show": show}
     if dataset is not None and labels is None:
-        return measure.evaluate(checkpoint, dataset, part=part, **options)
+        return measure.evaluate(checkpoint, dataset, part=part, task=task, **options)
     known_part(part)  # before scenes are opened
-    models = load_all(checkpoint)
+    first, *others = load_all(checkpoint)
+    models = [first.task(task), *(one.task(task if task in one.tasks else None) for one in others)]
     data, notes = _asked_for(models[0], dataset, labels, spec or {})
     for note in notes:
         warnings.warn(note, stacklevel=2)
