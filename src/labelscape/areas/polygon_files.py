@@ -20,7 +20,7 @@ import shapely
 from rasterio.crs import CRS
 
 from labelscape.errors import BadFile, BadOption
-from labelscape.files import private_folder
+from labelscape.files import check_written, private_folder
 from labelscape.scenes.vectors import append_polygons, translate, writing
 
 LAYER = "land_cover"
@@ -58,8 +58,10 @@ def check_crs(out: str | Path, crs: CRS | None) -> None:
 
 def check_target(out: str | Path) -> None:
     """Raises BadOption where polygons cannot be written to `out`: its suffix is unknown, or an optional
-    package is not installed. Called before any work.
+    package is not installed; BadFile where no file can have its name. Called before any work.
     """
+    if not is_database(out):
+        check_written(out)
     module, extra = ("psycopg", "postgis") if is_database(out) else ("pyarrow", "parquet")
     if not is_database(out) and Path(out).suffix.lower() not in SUFFIXES:
         if Path(out).suffix.lower() == ".shp":

@@ -26,7 +26,7 @@ from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.areas.style import add_style
 from labelscape.areas.trace import Areas, trace
 from labelscape.errors import BadFile, BadOption
-from labelscape.files import cannot_write, check_path, check_written, locked, private_folder, written_whole
+from labelscape.files import cannot_write, check_path, locked, private_folder, written_whole
 from labelscape.grid import Grid
 from labelscape.legend import Legend
 from labelscape.rasters.class_names import check_class_map, legend_of
@@ -90,9 +90,6 @@ def polygonize(
     """
     check_path(raster, "The class map")
     check_path(out, "The polygon file")
-    if not is_database(out):
-        check_written(out)
-    # Before the raster is read: a wrong suffix should cost no time.
     check_target(out)
     watched = Watched.of([str(raster)])
     with gdal(), open_raster(raster) as file:

@@ -91,6 +91,16 @@ def check_minimum(least: float) -> None:
         )
 
 
+def _check_target(out: str | Path) -> None:
+    """Raises BadFile where no file can have the name of a sieved map, BadOption for another suffix."""
+    check_path(out, "The sieved map")
+    check_written(out)
+    if Path(out).suffix.lower() not in (".tif", ".tiff"):
+        raise BadOption(
+            f"{out}: a sieved map is a GeoTIFF (.tif, .tiff); for polygons use polygonize with `sieve`."
+        )
+
+
 def sieve(
     raster: str | Path,
     out: str | Path,
@@ -116,13 +126,8 @@ def sieve(
     BadFile.
     """
     check_path(raster, "The class map")
-    check_path(out, "The sieved map")
-    check_written(out)
     check_minimum(min_area)
-    if Path(out).suffix.lower() not in (".tif", ".tiff"):
-        raise BadOption(
-            f"{out}: a sieved map is a GeoTIFF (.tif, .tiff); for polygons use polygonize with `sieve`."
-        )
+    _check_target(out)
     watched = Watched.of([str(raster)])
     with gdal(), open_raster(raster) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)

@@ -56,6 +56,7 @@ app = typer.Typer(
         "Land-cover maps from satellite and aerial scenes: train a segmentation network on a scene and its "
         "labels, measure its accuracy, map scenes of any size."
     ),
+    # Without a verb there is nothing to do: help says more than an error.
     no_args_is_help=True,
     add_completion=True,
     # main() prints a user's mistake as one line; a bug keeps its plain traceback.
@@ -108,11 +109,13 @@ def main(argv: list[str] | None = None, *, name: str | None = None) -> None:
     try:
         app(argv, prog_name=name)
     except SystemExit as ended:
+        # 128 + the number of the signal, as shells count: 2 interrupt, 15 terminate.
         if ended.code in (130, 143):  # typer catches Ctrl-C itself, and prints nothing
             talk("labelscape: stopped.")
         raise
     except LabelscapeError as error:
         talk(f"labelscape: {getattr(error, 'typed', error)}")
+        # No traceback: the message says what to do, and a traceback would bury it.
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         talk("labelscape: stopped.")

@@ -54,6 +54,7 @@ def run(
             found[task] = last = fitted(last.checkpoint, model, task, part, device)
         except BadInput as error:  # nothing of its labels is held out: the first task's fit is worth keeping
             talk(f"warning: the second task {task} is not calibrated. {error}")
+    # Before anything is printed: a closed pipe must not lose the temperatures.
     last.save(model)
     for task, one in found.items():
         for note in one.notes:
@@ -89,6 +90,7 @@ def fitted(checkpoint: Checkpoint, model: Path, task: str | None, part: str, dev
     try:
         opened = open_recipe_data(data, one.recipe.get("seed", 0), one.legend)
     except BadFile as error:
+        # The recipe keeps paths as they were typed: the most frequent reason why scenes are not found.
         where = (
             f"Relative paths start from {Path.cwd()}: run this in the folder where `train` ran, with the "
             "files in place."

@@ -68,6 +68,7 @@ def run(
         **averaging.settings,
     )
     if as_json:
+        # A refusal is a result too: machines get it as JSON, and the exit code below.
         print_json(result.to_dict())
     else:
         print_check(result)
@@ -100,6 +101,7 @@ def print_check(result: CheckResult) -> None:
     print(f"{'memory':<9}{memory}")
     print(f"{'disk':<9}at most {_size(plan.disk)}, and the polygons")
     if plan.minutes is not None:
+        # Never 0 s: the estimate is coarse, and nothing is free.
         time = f"{plan.minutes:.0f} minutes" if plan.minutes >= 2 else f"{max(1, round(60 * plan.minutes))} s"
         print(f"{'time':<9}about {time} on {plan.device}")
 

@@ -220,21 +220,26 @@ def run_resample(
 
     if bool(share) == table_6:
         raise BadOption("Pass either --share CLASS=SHARE for each class, or --table-6.")
+    # Per mille on the command line, a share in the library.
     how = {"part": part, "to": None if to == "none" else to, "tolerance": tolerance / 1000, "seed": seed}
     with open_published(name, path, **settings_of(settings)) as dataset:
         found = as_table_6(dataset, **how) if table_6 else resampled(dataset, _shares_of(share), **how)
+        # The data set's own lines come first and are not about the choice.
         lines = found.report[len(dataset.report) :]
     names = {p: [s.name for s, own in zip(found.scenes, found.part_of) if own == p] for p in PARTS}
     if out is not None:
+        # An empty list would stand for a split without images.
         write_lists({split: n for split, n in names.items() if n}, out, overwrite=overwrite)
         _talk_training(name, path, out)
     _print_chosen(lines, names, as_json)
+    # After printing and writing: what was found is of use all the same, but a script must not go on.
     if any("NOT reached" in line for line in lines):
         raise typer.Exit(1)
 
 
 def _talk_training(name: str, path: Path, lists: Path) -> None:
     """How to train on the lists just written; only these data sets read lists from another folder."""
+    # Other data sets have no option `lists` and would refuse it.
     if name in ("gid-mtl5", "prepared"):
         talk(
             f"Train on it: labelscape train {path} --dataset {name} -o data.dataset_options.lists={lists} "
@@ -268,6 +273,7 @@ def as_text(description: dict[str, Any]) -> str:
     lines = [description["name"], *(f"  {note}" for note in description["notes"])]
     for part in description["parts"]:
         sizes = list(part["sizes"].items())
+        # Collections of photographs have hundreds of sizes.
         shown = ", ".join(f"{n} of {size}" for size, n in sizes[:3]) + (
             f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
         )

@@ -54,6 +54,7 @@ def run_check(
 
       labelscape data check ~/data/CamVid --dataset camvid
     """
+    # A published set has its own readers of labels, and is checked with them.
     if dataset is not None:
         _print(*_check_published(dataset, images, settings), as_json)
     else:

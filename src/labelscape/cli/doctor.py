@@ -23,6 +23,7 @@ def run(as_json: AsJson = False) -> None:
     else:
         for what, ok, found in rows:
             print(f"{'ok  ' if ok else 'FAIL'}  {what:<22}{found}")
+    # All are tried first: one broken package often explains another.
     if not all(ok for _, ok, _ in rows):
         raise typer.Exit(1)
 
@@ -56,6 +57,7 @@ def _gdal() -> str:
     from rasterio.drivers import raster_driver_extensions
 
     with rasterio.Env() as env:
+        # Distributions build GDAL without some drivers, which then fail only when a file is opened.
         missing = {"GTiff", "COG", "VRT", "PNG", "JPEG"} - set(env.drivers())
         if missing:
             raise RuntimeError(
@@ -131,12 +133,14 @@ def _memory_bytes() -> int | None:
         status = (ctypes.c_uint64 * 8)(64)
         return status[1] if ctypes.windll.kernel32.GlobalMemoryStatusEx(status) else None
     try:
+        # Of the machine: a container's limit is lower and is not seen here.
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
 
 
 def _disk() -> str:
+    # Created, not only measured: the folder may be read-only, or belong to somebody else.
     with tempfile.NamedTemporaryFile(prefix="labelscape-"):
         return f"{shutil.disk_usage(tempfile.gettempdir()).free / 2**30:.1f} GiB free for temporary files"
 

@@ -99,11 +99,13 @@ def run(
     checkpoint = load(model).task(task)
     _check_options(checkpoint, model, images, dataset, labels, part)
     data = _scored_data(checkpoint, images, dataset, settings, labels)
+    # Each published set has its own values, colours and file names; a user's own scene has none.
     if predictions and not data.dataset:
         raise BadOption(
             "--predictions writes the label format of a published data set: name it with --dataset. For "
             "your own scenes, use labelscape map."
         )
+    # The seed of training: another one would hold out other blocks, and score on pixels that were learned.
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
         for line in opened.report:
             talk(line)
@@ -133,6 +135,7 @@ def _check_options(
     if part not in (None, "all", *PARTS):
         raise BadOption(f"--part {part!r} must be one of train, val, test, all.")
     if not images:
+        # Raises where the checkpoint does not say what it was trained on, before anything is opened.
         training_data(checkpoint, str(model))
     if dataset is not None and (not images or len(images) != 1 or named):
         raise BadOption(
@@ -193,6 +196,7 @@ def _scored(
     keep = None
     if predictions:
         scenes = dataset.scenes if split is None else dataset.part(split)
+        # Before scoring, since it refuses files that exist.
         keep = _writer(data, scenes, predictions)
     task = checkpoint.whole.mate.name if checkpoint.whole else None
     also = [one.task(task if task in one.tasks else None) for one in map(load, averaging.also)]
@@ -212,6 +216,7 @@ def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json
 
     for note in found.notes:
         talk(f"warning: {note}")
+    # A score of nothing is NaN in every column; the reason is what helps.
     if not found.confusion.labelled:
         talk(f"no score: there are no labels in {f'the {split} split' if split else 'any split'}")
         return

@@ -48,6 +48,7 @@ def run(
         pixel_size=pixel_size,
         overwrite=overwrite,
     )
+    # Bands turned and classes made of one output: whoever compares with Caffe must know.
     for note in notes:
         talk(note)
     print(

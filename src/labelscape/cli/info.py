@@ -45,6 +45,7 @@ def run(
     """
     from labelscape.inspection import info
 
+    # `scene_of` refuses checkpoints, and splits names at commas.
     found = info(file if file.endswith(".safetensors") else scene_of(file), statistics=statistics)
     if as_json:
         print_json(found.to_dict())

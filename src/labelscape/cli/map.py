@@ -107,11 +107,13 @@ def run(
       labelscape map a.safetensors scene.tif --out map --also b.safetensors --tta dihedral --reject 0.6
     """
     if again is not None:
+        # Options beside --rerun would be ignored, and the map taken for one made with them.
         _only_out(ctx, again)
         from labelscape.maps.rerun import rerun
 
         _tell(rerun(again, out, overwrite=overwrite), as_json)
         return
+    # Optional for typer only because --rerun takes neither.
     if model is None or scene is None:
         raise BadOption(
             "labelscape map needs a checkpoint and a scene, or --rerun with the _run.json of a map."
@@ -162,6 +164,7 @@ def _tell(result: MapResult, as_json: bool) -> None:
     if result.sieved is not None:
         print("\nsieved map, of which the polygons are made: ", end="")
         print_sieved(result.sieved)
+    # A map of one tile has no seams.
     if not math.isnan(result.seam):
         print(
             f"seam score {result.seam:.2f}: classes change {result.seam:.2f} times as often where tiles "

@@ -51,6 +51,7 @@ def run(
         return
     names, rows = list_models(smp=smp), []
     with bar("models", len(names), "networks") as tick:
+        # Each is built: its size depends on bands and classes, and is stored nowhere.
         for network in names:
             rows.append(summary(network, in_channels, classes, with_macs=with_macs))
             tick()
@@ -70,6 +71,7 @@ def run(
             f"{', '.join(row['needs']):<46}{row['paper']}"
         )
     if not smp:
+        # Not on stdout, where each line is a network.
         talk("also: smp/<Name>, such as smp/Unet, of segmentation-models-pytorch (--smp lists all)")
 
 
@@ -168,6 +170,7 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
         print("\nrows of the papers' tables. The numbers are the papers' claims, not measured by Labelscape:")
     before = None
     for row in found["claims_of_the_paper"]:
+        # Rows of one table stand together: its title is printed once.
         if row["table"] != before:
             print(f"\n  {row['table']}: {row['shows']}. {row['data']}")
             before = row["table"]

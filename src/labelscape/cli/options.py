@@ -310,6 +310,7 @@ def as_options(text: str) -> str:
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
+        # Settings of the data have no option of their own under this name: -o data.KEY.
         if name == "data" and value:
             return " ".join(f"-o data.{key}={_typed(v)}" for key, v in ast.literal_eval(value).items())
         its_own = name.removeprefix("mate.data.")
@@ -328,6 +329,7 @@ def option_named(name: str, value: str | None) -> str:
     """A setting and its value in a message as they are typed: `ignore_values`, "[255]" -> --ignore-value
     255.
     """
+    # One value at a time on the command line, a list in Python: the option is named in the singular.
     flag = "--" + name.replace("_", "-").replace("ignore-values", "ignore-value")
     if value == "False":
         return flag.replace("--", "--no-", 1)
@@ -350,6 +352,7 @@ def _typed(value: Any) -> str:
 
 def talk(text: str) -> None:
     """Print a message to stderr: stdout is for results, which other programs may read."""
+    # Flushed: a batch job's log shows it when it happens, in order with what libraries print.
     print(as_options(text), file=sys.stderr, flush=True)
 
 

@@ -32,6 +32,7 @@ def scene_of(text: str) -> str | tuple[str, ...]:
         raise BadOption(
             f"{text} is a checkpoint; a scene was expected here. The checkpoint comes first, then the scene."
         )
+    # Queries of STAC servers have commas.
     if "://" in text and "?" in text:
         return text
     # A comma is also a character that a file's name may have: what exists is one file.
@@ -46,6 +47,7 @@ def pairs_of(items: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
     found = {}
     for item in items:
         name, _, olds = item.partition("=")
+        # Given twice the later one would win without a word.
         if not name or name in found:
             raise BadOption(f"--{option} {item!r} must read NEW=OLD,OLD and name each new class once.")
         found[name] = tuple(names_of(olds)) if olds else (name,)

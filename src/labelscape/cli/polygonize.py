@@ -45,6 +45,7 @@ def run(
     from labelscape.rasters.class_names import legend_of
 
     names, rows = legend_of(raster, legend)
+    # A sieve counts all rows once more, before the polygons.
     with bar(f"polygons of {raster.name}", rows * (2 if outlines.sieve else 1), "rows") as tick:
         done = polygonize(raster, out, names, **asdict(outlines), overwrite=overwrite, tick=tick)
     if as_json:

@@ -102,7 +102,9 @@ class SecondTask:
         for options of a second task that has no scenes.
         """
         given = {option.name: getattr(self, option.name) for option in fields(self)}
+        # What is not given stays out: the recipe's defaults are the only ones.
         given = {name: value for name, value in given.items() if value not in (None, [])}
+        # Without scenes they would be dropped, and the network trained on one task alone.
         if given and "mate" not in given:
             named = ", ".join("--" + name.replace("_", "-") for name in given)
             raise BadOption(f"{named}: a second task needs its scenes too; name them with --mate.")
@@ -117,6 +119,7 @@ class SecondTask:
             "bands": lambda text: text.split(","),
         }
         for name, value in its_own.items():
+            # Singular on the command line, where it takes one value at a time.
             setting = "ignore_values" if name == "ignore_value" else name
             data[setting] = readings[name](value) if name in readings else value
         return {**task, "data": data}

@@ -44,6 +44,7 @@ def run(
     from labelscape.progress import bar
     from labelscape.rasters.class_names import legend_of
 
+    # Before the names: without an attribute table those take a pass over all pixels.
     check_minimum(min_area)
     names, rows = legend_of(raster, legend)
     with bar(f"sieve {raster.name}", rows, "rows") as tick:
@@ -65,6 +66,7 @@ def print_sieved(done: SieveSummary) -> None:
     print(f"{done.given:,} areas merged into a neighbour; {changed}")
     if done.left:
         print(f"{done.left:,} smaller areas remain: they are surrounded by nodata")
+    # All classes or none: it depends on the raster's coordinates alone.
     known = done.classes[0].hectares is not None
     unit = area_unit((c.pixels_before, c.hectares_before) for c in done.classes)
     name = unit.name if known else "pixels"

@@ -149,6 +149,7 @@ def run(
 
       labelscape table mswbn-1 --times -o batch=1 -o crop=128
     """
+    # Less given, less done: the tables, then a table's rows, then the run.
     if name is None:
         list_tables()
         return
@@ -166,6 +167,7 @@ def run(
     from labelscape.training.reproduce import run_table
 
     results = run_table(name, place, out, seeds=seeds, overwrite=overwrite, say=talk, **given)
+    # Every process has the results; as many copies of the table would be printed.
     if is_first_process():
         timed = _times_of(results, name, given["changes"], given["options"], device)
         _print(name, results, timed, extent.budget, setting, short=short, as_json=as_json)
@@ -173,6 +175,7 @@ def run(
 
 def _given(extent: Extent, mate: Classmate, device: str, setting: list[str]) -> dict[str, Any]:
     """What `run_table` is given beside the data. Raises BadOption for a budget that trains nothing."""
+    # Checked here: every row would train no step and be scored all the same.
     if extent.budget <= 0:
         raise BadOption(f"--budget {extent.budget} must be above 0.")
     changes = settings_of(setting)
@@ -217,7 +220,9 @@ def _times_of(
     """The times of rows whose paper prints some beside their scores; by a single process only."""
     from labelscape.training.timing import measure_times
 
+    # Only where the paper has times to compare with.
     rows = [r.number for r in results if r.measured and "seconds_per_step" in r.row.claimed]
+    # Processes on one machine would slow each other down.
     if not rows or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return []
     return measure_times(name, rows=rows, changes=changes, options=options, device=device)
@@ -232,6 +237,7 @@ def print_table_costs(
     if not is_first_process():
         return
     if as_json:
+        # Costs are those of one seed.
         rows = [{**cost.as_json(), "seconds": seeds * cost.seconds} for cost in costs]
         print_json({"chosen": told, "rows": rows})
         return
@@ -260,6 +266,7 @@ def list_tables() -> None:
     from labelscape.nets.tables import TABLES
 
     for key, table in TABLES.items():
+        # Quoted rows are other papers' numbers, for which there is no network here.
         own = sum(not row.quoted for row in table.rows)
         print(f"{key:<12} {own:>3} of {len(table.rows):>2} rows can be trained   {table.title}. {table.data}")
 

@@ -77,6 +77,7 @@ def said(summary: tuple[float, float] | None) -> str:
     if summary is None:
         return "-"
     mean, half = summary
+    # One seed has no interval.
     return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} +- {half:.2f}"
 
 
@@ -84,6 +85,7 @@ def print_classes(results: Sequence[RowResult]) -> None:
     """One block for each row whose classes the paper prints: claimed beside measured."""
     for result in results:
         classes = [key for key in result.row.claimed if "/" in key]
+        # A claim with nothing beside it is no comparison.
         if not classes or not result.measured:
             continue
         wide = max(map(len, classes)) + 2
@@ -145,6 +147,7 @@ def print_costs(name: str, costs: Sequence[Cost], told: Sequence[str], seeds: in
     for cost in costs:
         recipe = cost.plan.recipe
         steps = f"{recipe.base_steps:,} + {recipe.steps:,}" if recipe.base_steps else f"{recipe.steps:,}"
+        # Rows of one network, data and settings are trained once.
         time = f"= row {cost.plan.same_as}" if cost.plan.same_as else lasting(seeds * cost.seconds)
         size = f"{recipe.batch} x {recipe.crop}"
         memory = f"{cost.bytes / 2**30:.1f} GiB"

@@ -206,6 +206,7 @@ def run(
     from labelscape.training.run import train
 
     recipe = recipe_of(images, labels, schedule, holdout, second, setting)
+    # Before --dry-run and --find-rate: the script repeats the command with them.
     if ahead.slurm is not None:
         print_slurm(ahead, out, recipe)
         return
@@ -235,6 +236,7 @@ def recipe_of(
         own = more.get("mate", {})
         more["mate"] = {**its, **own, "data": {**its["data"], **own.get("data", {})}}
     recipe = make_recipe(**{**settings, **more, "data": {**data, **more.get("data", {})}})
+    # Only with the recipe made: the steps, batch and crop that were not given count too.
     if holdout.val and "val_every" not in more:
         return recipe.replace(val_every=val_interval(recipe))
     return recipe
@@ -268,6 +270,7 @@ def forest_score(recipe: Recipe) -> dict[str, Any]:
     from labelscape.training.data import open_recipe_data
     from labelscape.training.forest import score_forest
 
+    # With the seed of the network's training, so that both are scored on the same blocks.
     with open_recipe_data(recipe.data, recipe.seed) as dataset:
         return {"random forest": score_forest(dataset, seed=recipe.seed).metrics}
 
@@ -280,6 +283,7 @@ def print_trained(
     from labelscape.training.run import best_network
 
     target, best = checkpoint_path(out, recipe.network), best_network(recipe, scores)
+    # A base network may score better than what was trained from it: the better one is recommended.
     use = checkpoint_path(out, best)
     mate = checkpoint.mate
     if as_json:

@@ -95,6 +95,7 @@ def print_rates(recipe: Recipe, out: Path, as_json: bool) -> None:
         print_json({**asdict(found), "files": [str(numbers), str(picture)]})
         return
     print("      rate     loss   running mean")
+    # About twenty lines: the whole curve is in the file.
     every = max(1, len(found.rates) // 20)
     for rate, loss, mean in list(zip(found.rates, found.losses, found.smoothed))[::every]:
         print(f"{rate:10.2g} {loss:8.3f} {mean:14.3f}")
@@ -122,6 +123,7 @@ def without(words: list[str], options: tuple[str, ...]) -> list[str]:
     for word in rest:
         if word in options:
             next(rest, None)
+        # `--slurm=1x4` is one word, `--slurm 1x4` two.
         elif not word.startswith(tuple(f"{option}=" for option in options)):
             left.append(word)
     return left

@@ -74,6 +74,7 @@ def open_dataset(
     _check_division(buffer, split, fold)
     by_file, given = False, None
     if not labels:
+        # A random split is asked for to ignore the folder's own; without shares nothing is split.
         keeps = shares is not None and split != "random" and fold is None
         images, labels, given = _pairs(images, own_split=keeps)
         # A folder with a single pair is one scene, and is split by blocks.

@@ -86,8 +86,10 @@ def _contents(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         return _table(path)
     if name.endswith(".html"):
         with path.open("rb") as file:
+            # Reports hold their pictures, and may have many megabytes.
             head = file.read(HEAD).decode("utf-8", "replace")
         found = re.search(r"<title>(.*?)</title>", head, re.DOTALL)
+        # A title holds the name of a scene, which anybody may have chosen.
         title = _visible(found[1]) if found else ""
         return {"title": title}, {"title": title}
     if name.endswith(".aux.xml"):
@@ -110,9 +112,11 @@ def _table(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         count, last = 0, None
+        # Row by row: a log of a long training has millions of lines.
         for row in rows:
             count, last = count + 1, row
         columns = list(rows.fieldnames or ())
+    # Cells beyond the header have the key None in Python's reader, and are not JSON.
     last = {key: value for key, value in (last or {}).items() if key is not None}
     shown = {"columns": ", ".join(map(_visible, columns)), "rows": f"{count:,}"}
     shown["last row"] = ", ".join(f"{_visible(k)} {_visible(str(v))}" for k, v in last.items())

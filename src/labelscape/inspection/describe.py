@@ -42,6 +42,7 @@ def info(path: Source, *, statistics: bool = False) -> Info:
     check_path(path, "A checkpoint, map or scene")
     place = Path(path)
     if place.is_dir() and place.suffix.lower() != ".gdb":
+        # A folder with one run file is that map, whatever lies beside it.
         runs = sorted(place.glob(f"*{RUN}"))
         return _map(runs[0], _run_of(runs[0])) if len(runs) == 1 else folder(place, statistics)
     if place.suffix == ".safetensors" and not place.name.endswith(".state.safetensors"):
@@ -95,6 +96,7 @@ def _json(path: Path) -> Info | None:
         with damaged(f"{path} is not a STAC item, or is damaged"):
             return _item(path, document)
     features = document.get("features") if kind == "FeatureCollection" else None
+    # Features with assets are STAC items: an ItemCollection is a scene.
     if isinstance(features, list) and not any("assets" in f for f in features if isinstance(f, dict)):
         return polygons(path)
     # STAC items are scenes.
@@ -111,6 +113,7 @@ def _item(path: Path, item: dict[str, Any]) -> Info:
     facts = {"id": item["id"], "bbox": item.get("bbox"), "when": item["properties"].get("datetime")}
     facts |= {"software": item["properties"]["processing:software"]}
     facts["assets"] = {key: asset["href"] for key, asset in item["assets"].items()}
+    # Relative to the item, as STAC defines it; servers are not asked.
     missing = [href for href in facts["assets"].values() if "://" not in href and not _there(path, href)]
     card = {"STAC item": str(path), "of the map": facts["id"], "Date": facts["when"]}
     card["bounds"] = ", ".join(f"{b:.7g}" for b in facts["bbox"] or ()) + " (west, south, east, north)"
@@ -137,6 +140,7 @@ def _collection(path: Path, document: dict[str, Any]) -> Info:
 def _legend(path: Path, document: list[Any]) -> Info | None:
     try:
         legend = Legend.from_json(json.dumps(document))
+    # A list of something else.
     except (ValueError, KeyError, TypeError, LabelscapeError):
         return None
     classes = [{"value": c.value, "name": c.name, "color": list(c.color)} for c in legend.classes]
@@ -174,6 +178,7 @@ def _described(path: Path, run: dict[str, Any]) -> Info:
     card["Missing files"] = ", ".join(missing)
     card["Notes"] = " ".join(run.get("notes", ()))
     card["use"] = f"repeat it: labelscape map --rerun {path} --out FOLDER"
+    # Also what other programs put there: it explains a folder that holds more than one map's files.
     entries = entries_of(path.parent, list(run["files"].values()))
     table = area_lines([(a["name"], a["pixels"], a["hectares"]) for a in run["areas"]])
     table += ["", *file_lines(entries)]

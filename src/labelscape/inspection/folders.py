@@ -29,6 +29,7 @@ def folder(path: Path, statistics: bool) -> Info:
         files = sorted(file for file in path.iterdir())
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {error.strerror or error}.") from error
+    # Before scenes: images/ and labels/ beside each other are never one scene.
     if (pairs := _data_set(path)) is not None:
         return pairs
     why = ""
@@ -61,6 +62,7 @@ def _data_set(path: Path) -> Info | None:
     try:
         images, labels = find_pairs([path])
         parts = parts_given(path, images)
+    # Not a folder of pairs, or one with a mistake that `data check` explains.
     except LabelscapeError:
         return None
     counts = Counter(parts.part_of if parts else ())
@@ -81,6 +83,7 @@ def _data_set(path: Path) -> Info | None:
 
 def _listed(path: Path, files: list[Path], why: str) -> Info:
     """Every file with what it is and what to do with it; `why` the folder as a whole is no scene."""
+    # Hidden files only where they are ours, such as an unfinished map.
     rows = [(file, _what(file)) for file in files if _what(file) or not file.name.startswith(".")]
     facts = [
         {"name": file.name, "kind": known[0] if known else "unknown", "use": known[1] if known else ""}
@@ -99,6 +102,7 @@ def _listed(path: Path, files: list[Path], why: str) -> Info:
 def file_lines(facts: list[dict[str, str]]) -> list[str]:
     """Names, kinds and uses of files as a table."""
     shown = facts[:MOST_LISTED]
+    # A name may hold commands for the terminal.
     names = [re.sub(".", lambda c: "?" if name_fault(c[0]) else c[0], row["name"]) for row in shown]
     wide = max(map(len, names), default=0) + 2
     table = [f"{name:<{wide}}{row['use'] or row['kind']}" for name, row in zip(names, shown)]

@@ -20,6 +20,7 @@ MOST_CLASSES = 256
 def polygons(path: Path) -> Info | None:
     """A file of polygons; None for a GeoPackage without any layer. Raises BadFile where it cannot be read."""
     if path.suffix.lower() in PARQUET:
+        # GeoParquet has one table and no layers.
         layers, driver = [_parquet(path)], "Parquet"
         tables: list[str] = []
     else:
@@ -34,6 +35,7 @@ def polygons(path: Path) -> Info | None:
     card: dict[str, Any] = {"polygons": str(path), "format": driver, "file size": size_text(facts["bytes"])}
     card["tables"] = ", ".join(tables)
     card["Missing files"] = ", ".join(f"{name} ({SHAPEFILE[name[-4:].lower()]})" for name in lost)
+    # By the columns: names of layers may have been changed since.
     own = any(layer["classes"] for layer in layers)
     made_here = "areas of a map: open them in QGIS, which takes the colours from the file; or "
     card["use"] = (made_here if own else "") + (
@@ -142,6 +144,7 @@ def _parquet(path: Path) -> dict[str, Any]:
 
 
 def _as_text(layer: dict[str, Any]) -> list[str]:
+    # A Shapefile without .prj, or a file of a program that writes none.
     crs = layer["crs"] or "none"
     columns = ", ".join(f"{name} ({kind})" for name, kind in layer["columns"].items())
     card = {
@@ -159,5 +162,6 @@ def _lost(path: Path) -> list[str]:
     """Files that a Shapefile lacks; suffixes of either case."""
     if path.suffix.lower() != ".shp":
         return []
+    # In capitals too, as programs of older systems write them.
     there = {file.suffix.lower() for file in path.parent.glob("*") if file.stem == path.stem}
     return [path.with_suffix(suffix).name for suffix in SHAPEFILE if suffix not in there]

@@ -113,6 +113,7 @@ def _class_map(path: Path, statistics: bool) -> Info:
     # Without an attribute table, finding the class values means reading every pixel.
     named = bool(tags) or statistics or Path(f"{path}.aux.xml").exists()
     legend = legend_of(path)[0].classes if named else ()
+    # Lists: what --json prints is read back as equal.
     classes = [{"value": c.value, "name": c.name, "color": list(c.color)} for c in legend]
     table: list[str] = []
     facts |= {"classes": classes, "made_by": tags}
@@ -128,6 +129,7 @@ def _class_map(path: Path, statistics: bool) -> Info:
     # Under other names, such as the sieved map's, the run file's stem cannot be told.
     beside = path.with_name(path.name.removesuffix("_class.tif") + RUN)
     if path.name.endswith("_class.tif") and beside.is_file():
+        # The class raster holds what a viewer needs; how it was made is in the run file.
         facts["run"], card["settings"] = str(beside), f"labelscape info {beside}"
     card["use"] = "open it in QGIS; labelscape sieve, labelscape polygonize; or labels for training"
     if statistics:
@@ -194,6 +196,7 @@ def place(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
         bounds = grid.bounds_of(grid.window)
         facts |= {"crs": grid.crs.to_string(), "bounds": list(bounds)}
         across, down = grid.pixel_size
+        # CRSs in feet exist: the unit is the CRS's own.
         unit = "degrees" if grid.crs.is_geographic else grid.crs.linear_units.replace("metre", "m")
         pixel = (
             f"{across:.6g} {unit}" if abs(across / down - 1) < 1e-6 else f"{across:.6g} x {down:.6g} {unit}"

@@ -68,6 +68,7 @@ class ArrayScene(Scene):
             )
         self.source, self.name = self, str(name)
         self.dtype, self.grid = np.dtype(self.pixels.dtype), _grid(transform, crs, height, width)
+        # A number of numpy cannot be stored as JSON.
         self.nodata = nodata.item() if isinstance(nodata, np.generic) else nodata
         if nodata is not None:
             check_nodata(self.nodata, self.dtype, "the array")
@@ -138,6 +139,7 @@ def _pixels(given: np.ndarray | Sliced) -> tuple[Sliced, np.ndarray | None]:
         raise BadInput(
             f"An array of shape {shape or '()'} is not an image: (bands, H, W) or (H, W) was expected."
         )
+    # Not turned silently: an image of three rows would be read as three bands.
     if pixels.ndim == 3 and pixels.shape[2] <= MAX_CHANNELS < min(pixels.shape[:2]):
         raise BadInput(
             f"An array of shape {shape} seems to have its bands last: (bands, H, W) was expected. Use "
@@ -149,6 +151,7 @@ def _pixels(given: np.ndarray | Sliced) -> tuple[Sliced, np.ndarray | None]:
             "expected. Convert them, for example with pixels.astype('float32')."
         )
     if masked is not None:
+        # A pixel is used with all of its bands or not at all.
         masked = masked.any(axis=0) if masked.ndim == 3 else masked
     return pixels if pixels.ndim == 3 else pixels[None], None if masked is None else ~masked
 

@@ -173,6 +173,7 @@ def stack_files(source: Source | SharedDataset) -> list[str]:
         folder = Path(source)
         if not is_local(source) or not folder.is_dir():
             return [str(source)]
+        # Sorted: file systems list in any order, and in a mosaic the last file is on top.
         files = sorted(str(f) for f in folder.iterdir() if is_raster(f))
         if not files:
             # One level down, as in a Sentinel-2 product's GRANULE: a hint, deeper folders are not searched.
@@ -199,6 +200,7 @@ def source_paths(source: object) -> str | tuple[str, ...] | None:
     if isinstance(source, Scene):
         return None if source.in_memory else source_paths(source.source)
     if isinstance(source, rasterio.DatasetReader):
+        # /vsimem/ lives in this process alone: a map could not be repeated from it.
         return source.name if opens_again(source) and not source.name.startswith("/vsimem/") else None
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)

@@ -57,14 +57,17 @@ def may_hold(
     """
     known = []
     for dataset, indices in readers:
+        # In the pixels' type, as GDAL fills missing blocks: -9999 would be another value in bytes.
         fill = np.array(dataset.nodata if dataset.nodata is not None else 0).astype(dtype)
         with gdal():
             # Where the fill value of missing blocks is valid (0 without nodata), they cannot be skipped.
             fill_is_valid = measured(fill.reshape(1, 1, 1), nodata).any()
             stored = None if fill_is_valid else stored_blocks(dataset, indices)
+        # A warped or padded file has other blocks than the scene's pixels.
         if stored is None or dataset.shape != shape:
             return lambda window: True
         known.append((stored, dataset.block_shapes[0]))
+    # An ordinary file: windows need not be compared with anything.
     if all(stored.all() for stored, _ in known):
         return lambda window: True
     return lambda window: any(stored[touched(window, block)].any() for stored, block in known)

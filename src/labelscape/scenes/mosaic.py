@@ -147,6 +147,7 @@ class MosaicScene(Scene):
         """
         self.source, self.name, self.grid = source, name, grid
         self.bands, self.units = parts[0].bands, units or parts[0].units
+        # Converted values have fractions.
         self.dtype = (
             parts[0].dtype if all(part.units == self.units for part in parts) else np.dtype(np.float32)
         )

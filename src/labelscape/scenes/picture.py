@@ -16,8 +16,11 @@ def stretched(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """
     picture = np.full((*valid.shape, 3), 255, np.uint8)
     if valid.any():
+        # Without nodata, which as 0 or -9999 would take all of the stretch.
         values = pixels[:, valid].astype(np.float64)
         low, high = (np.percentile(values, q, axis=1, keepdims=True) for q in (2, 98))
+        # The smallest divisor is not 0: a band may have one value. The power brightens dark scenes a little
+        # (ours).
         shares = np.clip((values - low) / np.maximum(high - low, 1e-9), 0, 1) ** 0.9
         # 254: white, 255, is left to pixels that are not valid.
         picture[valid] = (shares.T * 254).astype(np.uint8)

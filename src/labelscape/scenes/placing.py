@@ -33,6 +33,7 @@ def file_part(source: Files, *, declared: Declared = Declared(), **options: obje
     """Make a `Part` of a file or a band stack, which is opened and closed for it. `options` are those of
     `FileScene`; `declared` (by a STAC item) is used where the files themselves declare nothing.
     """
+    # Closed again: a mosaic may have more parts than a process may have files open.
     with FileScene(source, **options) as scene:
         units = scene.units
         if not declares(units):
@@ -66,6 +67,7 @@ def is_stack(files: Sequence[str]) -> bool:
     grids = [file_part(file).grid for file in files]
     if any(g.crs is None for g in grids):
         return True
+    # In steps of SAME_GROUND of the extent, the shift that a band stack allows.
     places = {
         (g.crs.to_wkt(), *(round(v / (SAME_GROUND * size)) for v, size in zip(_corner(g), _extent(g))))
         for g in grids
@@ -134,6 +136,7 @@ def resized(grid: Grid, pixel_size: float, name: str = "the scene") -> Grid:
         times = whole
     if times == 1:
         return grid
+    # Rounded up: the last row may reach beyond the scene, but no pixel of it is lost.
     height, width = (max(1, math.ceil(side / times - SAME_PIXEL)) for side in grid.shape)
     return Grid(grid.crs, grid.transform @ Affine.scale(times), height, width)
 

@@ -76,6 +76,7 @@ class FileScene(Scene):
         self._options = {"nodata": nodata, "bands": bands, "band_names": band_names, "name": name}
         self._onto = onto
         self._handles = ExitStack()
+        # A dataset of the caller's has no second handle: its readers take turns.
         self._one_at_a_time = source.lock if isinstance(source, SharedDataset) else nullcontext()
         try:
             with gdal(), self._one_at_a_time:

@@ -22,6 +22,7 @@ def sampled(
     `in_strips`: the file's blocks are as wide as the scene. A row is then read as a whole, since GDAL decodes
     whole blocks, and rows in between are not read.
     """
+    # With the first and last row and column: nodata is mostly at the edges.
     rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(scene.grid.shape, shape))
     high, wide = (1, scene.grid.width) if in_strips else (PIECE_ROWS, PIECE_COLUMNS)
     pixels, valid = np.zeros((len(bands), *shape), scene.dtype), np.zeros(shape, bool)
@@ -30,6 +31,7 @@ def sampled(
             top, left = int(rows[down][0]), int(columns[across][0])
             bottom, right = int(rows[down][-1]) + 1, int(columns[across][-1]) + 1
             piece = Window(top, left, bottom - top, right - left)
+            # Sparse files are mostly holes: those cost nothing.
             if scene.may_hold(piece):
                 patch = scene.read(piece, bands)
                 places = rows[down][:, None] - top, columns[across] - left

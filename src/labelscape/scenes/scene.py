@@ -176,6 +176,7 @@ class Scene:
         """
         height, width = self.grid.shape
         shrink = max(1.0, max(height, width) / most)
+        # A long strip of a few rows would be rounded to none.
         shape = max(1, round(height / shrink)), max(1, round(width / shrink))
         sets = (*PICTURES, self.bands[:3], self.bands[:1] * 3)
         shown = next(names for names in sets if len(names) == 3 and set(names) <= set(self.bands))

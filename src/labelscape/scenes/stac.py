@@ -132,6 +132,7 @@ def _items(document: object, place: str) -> list[dict]:
             )
         features = [f for f in document.get("features") or [] if isinstance(f, dict)]
         items = [f for f in features if isinstance(f.get("assets"), dict)]
+        # The others would be left out of the mosaic without a message.
         if len(items) < len(features):
             raise BadInput(
                 f"{place} holds {len(features)} features, {len(items)} of them STAC items: a scene is a "
@@ -148,6 +149,7 @@ def _scene(item: dict, place: str, wanted: Sequence[str] | None) -> Described:
     name = stem_of(str(item.get("id") or Path(place).stem), "linux")
     title = place if item.get("id") is None else f"{place} (item {item['id']})"
     software = (item.get("properties") or {}).get("processing:software")
+    # Classes would be read as measurements.
     if isinstance(software, dict) and "labelscape" in software:
         raise BadInput(
             f"{title} describes a map that Labelscape made, not a scene: pass the scene itself, which the "

@@ -94,6 +94,7 @@ def warped_to_finest(datasets: Sequence, handles: ExitStack, *, allow_multiband:
     laid = []
     for dataset in datasets:
         apart = np.abs(np.subtract(dataset.bounds, finest.bounds)) / [width, height, width, height]
+        # Products cut less exactly than Sentinel-2's, whose bands share their edges, pass too.
         if dataset.crs != finest.crs or apart.max() > SAME_GROUND:
             raise BadInput(
                 f"{dataset.name} and {finest.name} do not cover the same ground: they are not a band stack."

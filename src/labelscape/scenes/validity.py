@@ -38,6 +38,7 @@ class BandsAndValidity:
         """Has the file an alpha band or an internal mask? Ask it last: a damaged mask leaves an error in
         GDAL, which its next call raises.
         """
+        # The first band stands for all: an alpha band and an internal mask belong to the whole file.
         flags = dataset.mask_flag_enums[self.bands[0] - 1]
         return not self.every_band and (MaskFlags.alpha in flags or MaskFlags.per_dataset in flags)
 

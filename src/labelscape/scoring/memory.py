@@ -56,6 +56,7 @@ def learned_side(scorer: Scorer) -> int | None:
     # At scale 1.5 the network is given a tile 1.5 times as large as it is in the scene.
     # Rounded down: a larger tile than was measured is what must not happen.
     whole_strides = int(min(sides) / _largest_scale(scorer)) // scorer.stride
+    # A large scale may leave less than one stride, and no tile is smaller.
     return max(1, whole_strides) * scorer.stride
 
 

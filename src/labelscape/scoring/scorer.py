@@ -261,6 +261,7 @@ def predict(
         scorer = checkpoint
     else:
         scorer = Scorer.of([one.task(task) for one in load_all(checkpoint)])
+    # A masked array loses its mask here: `valid` says which pixels count.
     return scorer.score(np.asarray(pixels), valid).numpy()
 
 

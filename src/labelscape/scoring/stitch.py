@@ -64,6 +64,7 @@ def usual_overlap(side: int, stride: int) -> int:
     """Overlap of blended tiles: an eighth of their side in whole strides, so that the network reads at most
     1.8 pixels for each that is mapped; one stride at least, none where that would leave no core.
     """
+    # A core and two overlaps of one stride each are the least that can overlap.
     if side < 3 * stride:
         return 0
     return min(USUAL_OVERLAP, max(stride, side // 8 // stride * stride))

@@ -27,4 +27,5 @@ def turned_back(image: Tensor, which: int) -> Tensor:
 
 def _flipped(image: Tensor, which: int) -> Tensor:
     axes = [axis for bit, axis in ((1, -1), (2, -2)) if which & bit]
+    # torch copies also where it flips along no axis.
     return image.flip(axes) if axes else image

@@ -79,8 +79,10 @@ def find_published(name: str, root: str | Path, **options: Any) -> Published:
     unknown = [key for key in options if key not in known]
     if unknown:
         raise BadOption(f"{name} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}.")
+    # As the command line passes them: red,green,blue.
     if isinstance(options.get("bands"), str):
         options["bands"] = tuple(options["bands"].split(","))
+    # Not isinstance: True is an int too, and would be taken for a seed.
     wrong = [key for key, value in options.items() if key != "bands" and type(value) is not type(known[key])]
     if wrong:
         raise BadOption(

@@ -49,6 +49,7 @@ def write_patches(
     last: where they exist, the folder is complete. Raises BadFile where `out` is not empty and `overwrite`
     not set, or a file is damaged; otherwise as `gid.grid_windows`.
     """
+    # The first thing, although this file is written last: cutting takes hours.
     check_written(out / "classes.json")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise BadFile(f"{out} is not empty; choose another folder, or pass `overwrite=True`.")
