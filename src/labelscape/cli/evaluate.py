@@ -47,6 +47,22 @@ Predictions = Annotated[
         help="Also write predictions here in the data set's label format, ready for submission.",
     ),
 ]
+Card = Annotated[
+    bool,
+    typer.Option(
+        "--card",
+        help="Also print the score under each convention in use (which classes enter a mean, absent classes, "
+        "pooled or per image), with who reports it so.",
+    ),
+]
+Boundaries = Annotated[
+    bool,
+    typer.Option(
+        "--boundaries",
+        help="Also score by distance to the borders of the reference, and on a reference eroded by 3 pixels. "
+        "Implies --card.",
+    ),
+]
 
 
 @grouped
@@ -71,6 +87,8 @@ def run(
         ),
     ] = None,
     predictions: Predictions = None,
+    card: Card = False,
+    boundaries: Boundaries = False,
     tiles: Tiles,
     machine: Machine,
     averaging: Averaging,
@@ -94,6 +112,7 @@ def run(
     """
     from labelscape.checkpoint import load
     from labelscape.evaluation.measure import for_labels
+    from labelscape.evaluation.text import print_card
     from labelscape.training.data import open_recipe_data
 
     checkpoint = load(model).task(task)
@@ -113,10 +132,12 @@ def run(
         checkpoint = for_labels([checkpoint], opened)[0]
         if task is None and checkpoint.whole is not None:
             talk(f"scoring the second task {checkpoint.whole.mate.name}, whose classes these labels have")
-        found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging))
+        found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging), boundaries)
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")
     _print(found, checkpoint, split, as_json)
+    if (card or boundaries) and not as_json and found.confusion.labelled:
+        print_card(found.card, found.trimap)
 
 
 def _check_options(
@@ -187,6 +208,7 @@ def _scored(
     split: str | None,
     predictions: Path | None,
     options: tuple[Tiles, Machine, Averaging],
+    boundaries: bool,
 ) -> Evaluation:
     """The counts, with every scene's prediction written where that is asked for."""
     from labelscape.checkpoint import load
@@ -206,6 +228,7 @@ def _scored(
         part=split,
         protocol=averaging.protocol,
         keep=keep,
+        boundaries=boundaries,
         **asdict(tiles),
         **asdict(machine),
     )
@@ -223,12 +246,16 @@ def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json
     task = checkpoint.whole.mate.name if checkpoint.whole else None
     if as_json:
         per_scene = {name: counts.to_dict() for name, counts in found.per_scene.items()}
+        card = [asdict(line) for line in found.card]
+        rings = [counts.to_dict() for counts in found.per_ring]
         print_json(
             {
                 **({"task": task} if task else {}),
                 "part": split or "all",
                 **found.metrics,
                 "per_scene": per_scene,
+                "card": card,
+                **({"per_ring": rings, "trimap": found.trimap} if rings else {}),
                 "notes": list(found.notes),
             }
         )

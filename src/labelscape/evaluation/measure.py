@@ -14,7 +14,9 @@ from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import known_part
 from labelscape.errors import BadInput, BadOption, WrongType
+from labelscape.evaluation.boundaries import RINGS, ring_of, trimap
 from labelscape.evaluation.confusion import Confusion, count
+from labelscape.evaluation.conventions import Convention, eroded_card, metric_card
 from labelscape.evaluation.metrics import summary
 from labelscape.evaluation.text import percent, score_table
 from labelscape.legend import IGNORE
@@ -37,6 +39,22 @@ class Evaluation:
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """Warnings about the settings: tiles larger than the model learned."""
+    per_ring: tuple[Confusion, ...] = ()
+    """Counts of all scenes by distance to the nearest other class (`boundaries.RINGS`, then what lies
+    farther); empty where they were not asked for.
+    """
+
+    @property
+    def card(self) -> tuple[Convention, ...]:
+        """The scores under each convention in use; with counts by ring also on an eroded reference."""
+        return (*metric_card(self.per_scene, self.names), *eroded_card(self.per_ring))
+
+    @property
+    def trimap(self) -> list[dict]:
+        """Scores within each distance of a border of the reference, fractions; empty without counts by
+        ring.
+        """
+        return trimap(self.per_ring, self.names)
 
     @property
     def confusion(self) -> Confusion:
@@ -124,6 +142,7 @@ def evaluate(
     average: str = "probabilities",
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
+    boundaries: bool = False,
     show: bool = True,
     task: str | None = None,
 ) -> Evaluation:
@@ -136,10 +155,11 @@ def evaluate(
     task  name of the second task to score; by default that whose classes the labels have, the first if both
     keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
           label too
+    boundaries  also count by distance to the borders of the reference (`Evaluation.per_ring`)
 
-    Each scene is scored exactly as `map_scene` maps it; tiles without a label are passed over unless they are
-    kept. Raises BadInput where the part holds no label and nothing is kept, or where the labels have other
-    classes than the model; WrongType for what is no dataset.
+    Scored exactly as `map_scene` maps; tiles without a label are passed over unless they are kept. Raises
+    BadInput where the part holds no label and nothing is kept, or where the labels have other classes than
+    the model; WrongType for what is no dataset.
     """
     from labelscape.scoring.memory import size_warning
     from labelscape.scoring.scorer import Scorer
@@ -153,12 +173,13 @@ def evaluate(
     check_classes(scorer.checkpoint, dataset)
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
+    rings = [Confusion.empty(len(legend))] * (len(RINGS) + 1) if boundaries else []
     scenes = dataset.scenes if part is None else dataset.part(part)
     # The tiles of `map_scene`: another halo or blending would score another map.
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
-            counts, whole = _score_scene(scorer, scene, plan, part, tick, whole=keep is not None)
+            counts, whole = _score_scene(scorer, scene, plan, part, tick, rings, whole=keep is not None)
             # Folders may hold scenes of one name: counts of both are kept.
             name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
             per_scene[name] = counts
@@ -169,7 +190,7 @@ def evaluate(
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
     # Of the largest tiles alone: one warning says it for all.
     warning = size_warning(scorer, max(plans, key=lambda plan: plan.largest))
-    return Evaluation(per_scene, tuple(legend.names), (warning,) if warning else ())
+    return Evaluation(per_scene, tuple(legend.names), (warning,) if warning else (), tuple(rings))
 
 
 def _one_protocol(
@@ -193,11 +214,12 @@ def _score_scene(
     plan: TilePlan,
     part: str | None,
     tick: Callable[..., None],
+    rings: list[Confusion],
     *,
     whole: bool,
 ) -> tuple[Confusion, np.ndarray | None]:
     """Counts of one scene, and its class indices (H, W) where the `whole` is asked for: else tiles without a
-    label are passed over.
+    label are passed over. Adds to the counts by distance to borders in `rings`, unless that is empty.
     """
     from labelscape.scoring.stitch import score_tiles
 
@@ -213,9 +235,21 @@ def _score_scene(
         truth[~tile.valid] = IGNORE
         predicted = tile.classes()
         counts = counts + count(truth, predicted, len(scorer.checkpoint.legend))
+        if rings:
+            ring = _rings_in(scene, tile.window)
+            for k, so_far in enumerate(rings):
+                rings[k] = so_far + count(np.where(ring == k, truth, IGNORE), predicted, len(so_far))
         if indices is not None:
             indices[tile.window.inset_of(scene.scene.grid.window)] = predicted
         left -= 1
         tick()
     tick(left)  # those without a label, which are not predicted
     return counts, indices
+
+
+def _rings_in(scene: LabelledScene, window: Window) -> np.ndarray:
+    """The rings of a window's pixels, from the labels around it too: of all parts, since a border is one
+    whoever holds the pixels behind it.
+    """
+    around = window.grown(RINGS[-1], scene.scene.grid.window)
+    return ring_of(scene.read_labels(around))[window.inset_of(around)]

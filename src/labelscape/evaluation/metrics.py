@@ -138,11 +138,11 @@ def summary(confusion: Confusion, names: Sequence[str]) -> dict:
         "unpredicted_pixels": int(confusion.unpredicted.sum()),
     }
     # None, not NaN: the summary is stored as JSON.
-    found = {key: _plain(value) for key, value in found.items()}
+    found = {key: plain(value) for key, value in found.items()}
     found["classes"] = [
         {
             "name": name,
-            **{key: _plain(values[i]) for key, values in per_class.items()},
+            **{key: plain(values[i]) for key, values in per_class.items()},
             "support": int(confusion.support[i]),
         }
         for i, name in enumerate(names)
@@ -151,5 +151,6 @@ def summary(confusion: Confusion, names: Sequence[str]) -> dict:
     return found
 
 
-def _plain(value: float) -> float | int | None:
+def plain(value: float) -> float | int | None:
+    """A number for JSON, which has no NaN: None instead."""
     return value if isinstance(value, int) else None if math.isnan(value) else float(value)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from labelscape.evaluation.conventions import Convention
+
 Scores = Mapping[str, Mapping]
 """`metrics.summary` by the model's name."""
 
@@ -148,3 +150,31 @@ def area_lines(areas: Sequence[tuple[str, int, float | None]]) -> list[str]:
         share = f"{100 * pixels / total:.2f}%"
         lines.append(f"{_printable(name):<20}{pixels:>14,}{share:>9}{unit.text(hectares):>14}")
     return lines
+
+
+def print_card(
+    card: Sequence[Convention], trimap: Sequence[Mapping], *, console: Console | None = None
+) -> None:
+    """Print the score under each convention, with its definition and who reports it so, then the scores near
+    borders of the reference where they were counted.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console()
+    table = Table(
+        "metric", "%", "definition", "reported so by", title="the same pixels under each convention"
+    )
+    for line in card:
+        table.add_row(line.name, percent(line.value), line.definition, line.used_by)
+    console.print(table)
+    if not trimap:
+        return
+    table = Table(
+        "pixels from a border", "OA %", "mIoU %", "labelled pixels", title="near borders of the reference"
+    )
+    for band in trimap:
+        within = "all" if band["within"] is None else f"at most {band['within']}"
+        scores = (percent(band["overall_accuracy"]), percent(band["mean_iou"]))
+        table.add_row(within, *scores, f"{band['labelled_pixels']:,}")
+    console.print(table)

@@ -45,6 +45,7 @@ def evaluate(
     average: str = "probabilities",
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
+    boundaries: bool = False,
     show: bool = True,
     task: str | None = None,
 ) -> Evaluation:
@@ -67,6 +68,7 @@ def evaluate(
              first, or of an open dataset that whose classes it has
     keep     is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
              label too
+    boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
 
     Scored and refused as `evaluation.measure.evaluate` does; also BadOption where the checkpoint does not say
     what it was trained on, BadFile for files that cannot be read.
@@ -74,6 +76,7 @@ def evaluate(
     tiles = {"tile_size": tile_size, "overlap": overlap, "blend": blend}
     test = {"tta": tta, "scales": scales, "average": average, "protocol": protocol}
     options = {**tiles, **test, "device": device, "precision": precision, "keep": keep, "show": show}
+    options["boundaries"] = boundaries
     if dataset is not None and labels is None:
         return measure.evaluate(checkpoint, dataset, part=part, task=task, **options)
     known_part(part)  # before scenes are opened
