@@ -12,12 +12,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "labelscape"
 
 FLOORS = (
-    {"errors", "version"},
+    {"errors", "version", "text"},
     {"grid", "legend", "files", "progress"},
     {"scenes"},
     {"labels"},
     {"contract"},
-    {"nets", "model_card"},
+    {"nets", "model_card", "checkpoint_schema"},
     {"checkpoint"},
     {"scoring"},
     {"datasets"},
@@ -42,7 +42,17 @@ geography.
 """
 BESIDE = {
     "nets": {"errors"},  # networks know no files, legends or scenes
-    "areas": {"errors", "version", "grid", "legend", "files", "progress", "scenes", "rasters"},  # no network
+    "areas": {
+        "errors",
+        "version",
+        "text",
+        "grid",
+        "legend",
+        "files",
+        "progress",
+        "scenes",
+        "rasters",
+    },  # no network
 }
 """Rooms that use less than all that lies below them."""
 

@@ -204,6 +204,14 @@ def tiny_checkpoint(
     )
 
 
+def description_of(checkpoint: Path) -> dict:
+    """The JSON in a checkpoint's header, as it is stored."""
+    from safetensors import safe_open
+
+    with safe_open(checkpoint, framework="numpy") as file:
+        return json.loads(file.metadata()["labelscape"])
+
+
 def ten_metre_fcn() -> Checkpoint:
     """An untrained `fcn` of four channels that fits the scenes of `make`; it declares no units."""
     import torch

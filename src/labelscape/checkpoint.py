@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from labelscape.checkpoint_schema import check_description, check_options
 from labelscape.contract.contract import Contract
 from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
+from labelscape.text import printable
 
 FORMAT = "labelscape-1"
 TASK_NAME = r"[\w-]{1,40}"
@@ -252,9 +254,18 @@ def description(path: str | Path) -> dict:
                 f"{path} was written by another version of Labelscape (format {made_as}, this one reads "
                 f"{FORMAT})."
             )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadFile(f"{path} has a damaged description ({error}).") from error
+        check_description(fields)
+    except KeyError as error:
+        raise BadFile(f"{path} has a damaged description ({error} is missing).") from error
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise BadFile(f"{path} has a damaged description ({_short(error)}).") from error
     return fields
+
+
+def _short(error: BaseException) -> str:
+    """The first line of an error, cut: it may quote a stranger's text."""
+    text = printable((str(error).splitlines() or [type(error).__name__])[0])
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 @contextmanager
@@ -277,7 +288,15 @@ def load(path: str | Path) -> Checkpoint:
     path = Path(path)
     with _opened(path) as file:
         weights = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    for key, values in weights.items():
+        # A NaN in the weights makes every pixel the first class, without an error.
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise BadFile(
+                f"{path} cannot be used: its weights {printable(key)!r} hold values that are no finite "
+                "numbers."
+            )
     try:
+        check_options(fields["options"], sum(values.size for values in weights.values()))
         loaded = Checkpoint(
             network=fields["network"],
             options=fields["options"],
@@ -297,7 +316,7 @@ def load(path: str | Path) -> Checkpoint:
         if unknown := fields.keys() - loaded.describe().keys():
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
     except (KeyError, TypeError, ValueError) as error:
-        raise BadFile(f"{path} has a damaged description ({error}).") from error
+        raise BadFile(f"{path} has a damaged description ({_short(error)}).") from error
     return remember_file(loaded, path)
 
 

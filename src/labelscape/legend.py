@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from labelscape.errors import BadInput, UnknownName
+from labelscape.text import is_printable_name
 
 IGNORE = 255
 """Index of unlabelled pixels in labels, and nodata of every class map."""
@@ -95,6 +96,12 @@ class Legend:
                 raise BadInput(
                     f"Every class {what} must be unique in a legend; {sorted(twice)} occur more than once."
                 )
+        unseen = [name for name in self.names if not is_printable_name(name)]
+        if unseen:
+            # They would go into XML that cannot hold them, and to terminals that obey them.
+            raise BadInput(
+                f"Class names must be visible characters on one line; found {unseen[0]!r}. Rename the class."
+            )
         # 255 is nodata in every map and transparent in its colour table: a class there would disappear.
         wrong = [value for value in self.values if not 0 <= value < IGNORE]
         if wrong:

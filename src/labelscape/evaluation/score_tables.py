@@ -49,9 +49,8 @@ def overall_table(scores: Sequence[ModelScores]) -> ScoreTable | None:
     }
     mark = comparable(scores)
     columns = [_cells([s.metrics.get(key) for s in scores], mark) for key in keys]
-    pixels = [
-        Cell(f"{s.metrics['labelled_pixels']:,}" if "labelled_pixels" in s.metrics else "-") for s in scores
-    ]
+    counted = [s.metrics.get("labelled_pixels") for s in scores]
+    pixels = [Cell("-" if count is None else f"{count:,}") for count in counted]
     rows = tuple((s.name, cells) for s, cells in zip(scores, zip(*columns, pixels, strict=True), strict=True))
     return ScoreTable((), (*keys.values(), "labelled pixels"), rows)
 
@@ -93,7 +92,8 @@ def comparable(scores: Sequence[ModelScores]) -> bool:
     """Were all models scored on the same pixels (classes and support)? If not, none is marked as best."""
     # Class by class: equal totals may be of other pixels.
     supports = {
-        frozenset((entry["name"], entry.get("support")) for entry in s.metrics["classes"]) for s in scores
+        frozenset((entry["name"], entry.get("support")) for entry in s.metrics.get("classes", ()))
+        for s in scores
     }
     return len(supports) <= 1
 
@@ -110,7 +110,7 @@ def score_notes(scores: Sequence[ModelScores]) -> list[str]:
         if s.note:
             notes.append(f"{s.name}: {s.note}")
         # Scores from elsewhere may come without counts.
-        missing = sum(s.metrics.get("confusion", {}).get("unpredicted", []))
+        missing = sum((s.metrics.get("confusion") or {}).get("unpredicted", []))
         if missing:
             notes.append(f"{s.name}: {missing:,} labelled pixels have no prediction; they count as wrong.")
     absent = [

@@ -27,14 +27,16 @@ def percent(value: float | None) -> str:
 
 def class_names(scores: Scores) -> list[str]:
     """All classes that any model was scored on, in order of appearance."""
-    return list(dict.fromkeys(entry["name"] for score in scores.values() for entry in score["classes"]))
+    return list(
+        dict.fromkeys(entry["name"] for score in scores.values() for entry in score.get("classes", ()))
+    )
 
 
 def of_class(score: Mapping, name: str) -> Mapping:
     """The entry of a class in a summary, by name, since models may differ in the order of classes; empty
     where the model does not have it.
     """
-    return next((entry for entry in score["classes"] if entry["name"] == name), {})
+    return next((entry for entry in score.get("classes", ()) if entry["name"] == name), {})
 
 
 def score_table(scores: Scores, names: Sequence[str] | None = None) -> list[tuple[str, ...]]:

@@ -188,9 +188,9 @@ def _sieved(result: MapResult, legend: Legend) -> Picture:
 def _confusion(checkpoint: Checkpoint) -> ConfusionFigure | None:
     # Of the networks it was compared with, only the numbers are shown.
     own = checkpoint.scores.get(checkpoint.network)
-    if not own:
+    if not own or not own.get("confusion") or not own.get("classes"):
         return None
-    counts, unpredicted = (np.array(own["confusion"][key]) for key in ("counts", "unpredicted"))
+    counts, unpredicted = (np.array(own["confusion"].get(key, [])) for key in ("counts", "unpredicted"))
     title = f"{checkpoint.network}, {measured_on(checkpoint.recipe) or 'unknown scenes'}"
     return ConfusionFigure(tuple(c["name"] for c in own["classes"]), counts, title, unpredicted)
 
@@ -200,7 +200,7 @@ def _curves(checkpoint: Checkpoint) -> tuple[Curve, ...]:
     quantities = {"loss": ("loss", "loss"), "val_miou": ("validation mIoU", "mIoU")}
     curves = []
     for key, (quantity, what) in quantities.items():
-        known = [h for h in checkpoint.history if key in h]
+        known = [h for h in checkpoint.history if h.get(key) is not None]
         if known:
             steps, values = (tuple(h[k] for h in known) for k in ("step", key))
             curves.append(Curve(quantity, steps, values, f"{what} of {checkpoint.network}"))

@@ -31,6 +31,7 @@ from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
+from labelscape.text import printable
 
 PROCESS_BYTES = 450 * 2**20
 """Memory of Python, torch and GDAL before the first tile."""
@@ -166,7 +167,7 @@ def mark_forced(class_raster: Path, findings: tuple[Difference, ...]) -> None:
     # The attribute table with the class names is in the same side file, and is kept.
     root = xml.fromstring(side.read_bytes()) if side.exists() else xml.Element("PAMDataset")
     metadata = xml.Element("Metadata")
-    xml.SubElement(metadata, "MDI", key="labelscape_forced").text = "; ".join(causes)
+    xml.SubElement(metadata, "MDI", key="labelscape_forced").text = printable("; ".join(causes))
     # Before the bands, where GDAL writes it itself.
     root.insert(0, metadata)
     with written_whole(side, overwrite=True) as part:

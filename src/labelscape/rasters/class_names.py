@@ -12,6 +12,7 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.files import gdal, open_raster
+from labelscape.text import printable_name
 
 
 def check_class_map(file: rasterio.DatasetReader, raster: str | Path) -> None:
@@ -51,7 +52,7 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
     values = sorted(v for v in names if 0 <= v < IGNORE)
     if not values:
         raise BadInput(f"{raster} has no classes: every pixel is nodata, and it has no attribute table.")
-    called = [names[v] for v in values]
+    called = [printable_name(names[v]) for v in values]
     # A legend needs unique names, which attribute tables of other software need not have.
     called = [f"{name} ({v})" if called.count(name) > 1 else name for v, name in zip(values, called)]
     colors = [palette[v][:3] for v in values] if all(v in palette for v in values) else None

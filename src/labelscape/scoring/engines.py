@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.errors import BadOption, UnknownName
+from labelscape.errors import BadFile, BadOption, LabelscapeError, UnknownName
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import stored_model
+from labelscape.text import printable
 
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -132,16 +133,59 @@ class _Both(torch.nn.Module):
 
 def build_network(checkpoint: Checkpoint) -> Network:
     """The checkpoint's network with its weights, in eval mode on the CPU: with both heads, also for the
-    second task alone.
+    second task alone. Raises BadFile where the weights are not those of this network, or its options make
+    none.
     """
-    net = stored_model(
-        checkpoint.network,
-        in_channels=len(checkpoint.bands),
-        classes=len((checkpoint.whole or checkpoint).legend),
-        options=checkpoint.options,
-    )
+    # Of shapes alone first: what a stranger's options describe may be larger than the memory.
+    _check_weights(checkpoint)
+    net = _unfilled(checkpoint)
     net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in checkpoint.weights.items()})
     return net.eval()
+
+
+def _unfilled(checkpoint: Checkpoint) -> Network:
+    try:
+        return stored_model(
+            checkpoint.network,
+            in_channels=len(checkpoint.bands),
+            classes=len((checkpoint.whole or checkpoint).legend),
+            options=checkpoint.options,
+        )
+    except LabelscapeError:
+        raise
+    # Each network fails on its own kinds of nonsense in its own ways.
+    except Exception as error:
+        why = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        raise BadFile(
+            f"{_source(checkpoint)} describes no network: {checkpoint.network} cannot be built with its "
+            f"options ({why})."
+        ) from error
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Raises BadFile where names and shapes of the weights are not those of the network."""
+    try:
+        with torch.device("meta"):
+            wanted = {name: tuple(value.shape) for name, value in _unfilled(checkpoint).state_dict().items()}
+    except (LabelscapeError, NotImplementedError, RuntimeError) as error:
+        # Some transformers compute with numbers while they are built, which this device has none of.
+        why = error.__cause__ or error
+        if isinstance(why, NotImplementedError) or "meta" in str(why):
+            return
+        raise
+    found = {name: np.shape(value) for name, value in checkpoint.weights.items()}
+    odd = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+    if odd:
+        raise BadFile(
+            f"{_source(checkpoint)} holds the weights of another network: of {len(wanted)} that "
+            f"{checkpoint.network} has with its options, {len(odd)} are missing or of another shape, such as "
+            f"{printable(odd[0])!r} (shape {found.get(odd[0], 'none')}, expected "
+            f"{wanted.get(odd[0], 'none')})."
+        )
+
+
+def _source(checkpoint: Checkpoint) -> str:
+    return checkpoint.stored.path if checkpoint.stored else f"The checkpoint of {checkpoint.network}"
 
 
 def state_arrays(net: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -1,0 +1,28 @@
+"""Text from other people's files: what of it may go into names, messages, XML and terminals."""
+
+from __future__ import annotations
+
+import re
+
+INVISIBLE = (
+    "\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters: terminals obey them, XML has no place for them
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the direction in which the rest is shown
+    "\ud800-\udfff\ufffe\uffff"  # halves of characters and none at all, which UTF-8 and XML do not have
+)
+_BREAKS = "\t\n\r"
+_IN_LINES = re.compile(f"[{INVISIBLE}]")
+_IN_NAMES = re.compile(f"[{INVISIBLE}{_BREAKS}]")
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD in place of what is not meant to be seen; line breaks and tabs stay."""
+    return _IN_LINES.sub("\ufffd", text)
+
+
+def printable_name(text: str) -> str:
+    """The same for a name on one line: line breaks and tabs are replaced too."""
+    return _IN_NAMES.sub("\ufffd", text)
+
+
+def is_printable_name(text: str) -> bool:
+    return _IN_NAMES.search(text) is None
