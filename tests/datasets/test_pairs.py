@@ -7,7 +7,7 @@ import pytest
 import world
 
 from labelscape.datasets.own import open_dataset
-from labelscape.datasets.pairs import find_pairs
+from labelscape.datasets.pairs import find_pairs, pairs_of_folder, parts_given
 from labelscape.errors import BadInput
 from labelscape.labels.rules import LabelRules
 
@@ -65,6 +65,136 @@ def test_a_folder_with_a_training_part_alone_is_split(tmp_path):
         pair(tmp_path, f"images/train/{i}.png", f"labels/train/{i}.png", i)
     with open_dataset([tmp_path], shares=HALVES) as dataset:
         assert sorted(dataset.part_of) == ["test", "test", "train", "train"]
+
+
+def names(folder, images, labels):
+    """Empty files below images/ and labels/: pairing reads names only."""
+    for side, files in (("images", images), ("labels", labels)):
+        for name in files:
+            (folder / side / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / side / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("X.tif", "X.mask.tif"),
+        ("X.tif", "X_label_greyscale_mask.jpg"),
+        ("X.tif", "X_gt.png"),
+        ("image_X.tif", "label_X.tif"),
+        ("X_rgb.tif", "X.tif"),
+        ("aerial_photo_X.tif", "aerial_classes_X.tif"),
+        ("top_X_area.tif", "gt-X.png"),
+        ("forest/X.tif", "forest/X_classes.tif"),
+        ("img/X.tif", "gt/X_classes.tif"),
+        ("X/photo.tif", "X/classes.tif"),
+        ("a/X.tif", "X_classes.tif"),
+        ("\u00e9t\u00e9_X.tif", "e\u0301te\u0301_X_classes.tif"),
+    ],
+)
+@pytest.mark.parametrize("ids", [("1", "2", "10", "11"), ("a", "ab", "b", "ba"), ("t_07",)])
+def test_one_constant_difference_of_names_pairs_all(tmp_path, image, label, ids):
+    both = [image.replace("X", x) for x in ids], [label.replace("X", x) for x in ids]
+    if len(ids) == 1 and image.split("/")[-1] not in ("X.tif", "X_rgb.tif"):
+        pytest.skip("a single pair has a constant difference whatever its names are")
+    names(tmp_path, *both)
+    (tmp_path / "labels" / "legend.png").touch()
+    found = pairs_of_folder([tmp_path])
+    pairs = {
+        str(i.relative_to(tmp_path / "images")): str(j.relative_to(tmp_path / "labels"))
+        for i, j in zip(found.images, found.labels)
+    }
+    assert pairs == dict(zip(*both))
+    if label != "X_gt.png":  # an ending that is known
+        assert "paired by names that differ in one way" in found.report[0]
+        assert "1 label file without an image" in found.report[0]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (["1.tif", "2.tif"], ["1_a.tif", "2_a.tif", "1_b.tif", "2_b.tif"], "in 2 ways: 1.tif with 1_a.tif"),
+        (["1.tif", "2.tif"], ["a_1.tif", "a_2.tif", "1_b.tif", "2_b.tif"], "in 2 ways"),
+        (["1.tif", "2.tif", "3.tif"], ["1_a.tif", "2_a.tif"], "no label file of the same name"),
+        (["1.tif", "2.tif", "3.tif"], ["1_a.tif", "2_a.tif", "3_b.tif"], "no label file of the same name"),
+        (["1.tif", "2.tif"], ["1.tif", "2_a.tif"], "2.tif has no label file.*1 such"),
+        (["a.tif"], ["zebra.tif", "b.tif"], "no label file of the same name"),
+        (["scene.tif"], ["truth.tif"], "no label file of the same name"),
+    ],
+)
+def test_names_that_leave_the_pairs_open_are_refused(tmp_path, images, labels, message):
+    with pytest.raises(BadInput, match=message):
+        find_pairs([names(tmp_path, images, labels)])
+
+
+def test_hidden_files_and_folders_are_no_pairs(tmp_path):
+    names(
+        tmp_path,
+        ["1.png", "2.png", "._1.png", ".DS_Store", ".ipynb_checkpoints/1.png", "__MACOSX/3.png"],
+        ["1.png", "2.png", "._1.png", "._2.png", "__MACOSX/._1.png"],
+    )
+    images, labels = find_pairs([tmp_path])
+    assert [f.name for f in images] == [f.name for f in labels] == ["1.png", "2.png"]
+
+
+LISTS = {
+    "plain": ("t0\nt1\nt2\nt3\n", "t4\n", "t5\n"),
+    "suffixes and blank lines": ("t0.png\nt1.tif\n\n t2\nt3\n", "t4.PNG\n", "t5.png   \r\n"),
+    "byte-order marks": ("\ufefft0\r\nt1\r\nt2\r\nt3\r\n", "\ufeffimages\\t4.png\r\n", "t5"),
+    "old mac": ("t0\rt1\rt2\rt3", "t4", "t5"),
+    "tabs and classes": ("t0.png\tforest\t3\nt1.png\tx\nt2.png\tx\nt3.png\t", "t4\t1", "t5\t1"),
+    "pairs": ("images/t0.png labels/t0.png\nimages/t1.png labels/t1.png\nt2 t2\nt3", "./t4.png t4", "t5 1"),
+    "tables": ("filename,class\nt0.png,1\nt1.png,2\n't2.png',3\n\"t3.png\",1", "image\nt4", "# note\nt5"),
+    "absolute": (
+        "/data/x/images/t0.png\nC:\\x\\images\\t1.png\nt2\nt3",
+        "labels\\t4.png",
+        "..\\images\\t5.png",
+    ),
+    "endings": ("t0_mask.png\nt1_label\nt2\nt3", "t4_gt.png", "t5_img"),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_in_any_form_give_the_split(tmp_path, kind, encoding):
+    names(tmp_path, *2 * [[f"t{i}.png" for i in range(6)]])
+    for name, text in zip(("train.txt", "Val.txt", "testing.txt"), LISTS[kind]):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+    (tmp_path / "._train.txt").write_bytes(b"\0\5\x16\7")
+    given = parts_given(tmp_path, find_pairs([tmp_path])[0])
+    assert given.part_of == ("train",) * 4 + ("val", "test")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        ("t0\nt9\nt1\n", "t2", r"train.txt lists 1 name that no image has: 't9'"),
+        ("t0\nt1", "t1\nt2", r"'t1' is in .*train.txt and in .*val.txt"),
+        ("t0\nt1", "", "give no split: no image is in val.txt or test.txt"),
+        ("", "t0\nt1", "give no split: no image is in train.txt"),
+        ("filename\nt0", "t1\nfilename", "val.txt lists 1 name that no image has: 'filename'"),
+        ("b/t0", "t1", "train.txt lists 1 name that no image has: 'b/t0'"),
+    ],
+)
+def test_lists_that_cannot_be_followed_are_refused(tmp_path, train, val, message):
+    place = "a/" if "b/" in train else ""
+    names(tmp_path, *2 * [[f"{place}t{i}.png" for i in range(3)]])
+    (tmp_path / "train.txt").write_text(train)
+    (tmp_path / "val.txt").write_text(val)
+    with pytest.raises(BadInput, match=message):
+        parts_given(tmp_path, find_pairs([tmp_path])[0])
+
+
+def test_lists_name_folders_where_names_repeat(tmp_path):
+    names(tmp_path, *2 * [["a/my tile 1.png", "b/my tile 1.png", "b/2.png"]])
+    (tmp_path / "train.txt").write_text("images/a/my tile 1.png\n2\n")
+    (tmp_path / "test.txt").write_text("b\\my tile 1\n")
+    images = find_pairs([tmp_path])[0]
+    assert parts_given(tmp_path, images).part_of == ("train", "train", "test")
+    (tmp_path / "test.txt").write_text("my tile 1\n")
+    with pytest.raises(BadInput, match="'my tile 1' in .*test.txt may be a/my tile 1 or b/my tile 1"):
+        parts_given(tmp_path, images)
 
 
 def test_greys_of_a_smoothed_mask_are_no_classes(tmp_path, run_cli):

@@ -63,17 +63,18 @@ def run_check(
 
 def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding], int]:
     """Findings in scenes of a user's own, and the number of scenes."""
-    from labelscape.datasets.doctor.check import check_data
-    from labelscape.datasets.pairs import find_pairs, parts_given
+    from labelscape.datasets.doctor.check import Finding, check_data
+    from labelscape.datasets.pairs import pairs_of_folder, parts_given
     from labelscape.labels.rules import SETTINGS, LabelRules
     from labelscape.progress import bar
 
     settings = reading.settings
     rules = LabelRules(**{name: settings[name] for name in SETTINGS if name in settings})
-    labels, given = reading.labels, None
+    labels, given, told = reading.labels, None, ()
     if not labels:
         folder = scenes[0]
-        scenes, labels = find_pairs(scenes)
+        found = pairs_of_folder(scenes)
+        scenes, labels, told = found.images, found.labels, found.report
         given = parts_given(folder, scenes)
     splits = (
         list(given.part_of)
@@ -90,7 +91,7 @@ def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding]
             part_of=splits,
             tick=tick,
         )
-    return findings, len(scenes)
+    return [*findings, *(Finding("pairs", "info", "all files", line) for line in told)], len(scenes)
 
 
 def _check_published(name: str, folders: Texts, settings: Texts) -> tuple[list[Finding], int]:

@@ -12,7 +12,7 @@ from labelscape.contract.matching import match_pixels
 from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
-from labelscape.datasets.pairs import GivenParts, find_pairs, parts_given
+from labelscape.datasets.pairs import pairs_of_folder, parts_given
 from labelscape.datasets.split import fold_of
 from labelscape.errors import BadInput, BadOption
 from labelscape.labels.labels import classes_of, open_labels
@@ -72,11 +72,13 @@ def open_dataset(
     """
     spec = LabelRules.of(spec)
     _check_division(buffer, split, fold)
-    by_file, given = False, None
+    by_file, given, told = False, None, ()
     if not labels:
+        folder, found = images[0] if images else None, pairs_of_folder(images)
+        images, labels, told = found.images, found.labels, found.report
         # A random split is asked for to ignore the folder's own; without shares nothing is split.
-        keeps = shares is not None and split != "random" and fold is None
-        images, labels, given = _pairs(images, own_split=keeps)
+        if len(images) > 1 and shares is not None and split != "random" and fold is None:
+            given = parts_given(folder, images)
         # A folder with a single pair is one scene, and is split by blocks.
         by_file = len(images) > 1
     labels = one_each(images, labels)
@@ -89,7 +91,7 @@ def open_dataset(
         scenes, report = _of_one_kind(files, pixel_size, opened)
         # All scenes' labels were opened with one table, so the first one's legend is that of all.
         legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
-        report += scenes[0].labels.report
+        report = [*told, *report, *scenes[0].labels.report]
         if shares is not None:
             kind = fold_of(fold) if fold else split
             how = {"by_file": by_file, "split": kind, "block": block, "buffer": buffer, "seed": seed}
@@ -109,13 +111,6 @@ def _check_division(buffer: int, split: str, fold: str | None) -> None:
         fold_of(fold)
         if split == "random":
             raise BadOption("`fold` divides blocks (split='blocks'), not a random split; give one of them.")
-
-
-def _pairs(images: Sequence[Source], *, own_split: bool) -> tuple[list[Path], list[Path], GivenParts | None]:
-    """Image and label files of one folder of pairs, and, where asked, the split that the folder gives."""
-    folder = images[0] if images else None
-    found, labels = find_pairs(images)
-    return found, labels, parts_given(folder, found) if own_split and len(found) > 1 else None
 
 
 def one_each(images: Sequence[Source], labels: Sequence[str | Path]) -> list[str | Path]:

@@ -4,15 +4,18 @@ folder.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labelscape.datasets.published.layout import PART_FOLDERS, lines_of, part_by_folder
+from labelscape.datasets.name_lists import parts_listed
+from labelscape.datasets.name_pairs import constant_pairs
+from labelscape.datasets.published.layout import PART_FOLDERS, part_by_folder
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
-from labelscape.scenes.files import RASTER_SUFFIXES, Source
+from labelscape.scenes.files import RASTER_SUFFIXES, Source, rasters_below
 
 SIDES = {
     "images": ("images", "image", "img_dir", "img"),
@@ -33,13 +36,29 @@ class GivenParts:
     report: str
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Image and label files of one folder, one label for each image; `report` says where names differ."""
+
+    images: list[Path]
+    labels: list[Path]
+    report: tuple[str, ...] = ()
+
+
 def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
+    """The image and label files of `pairs_of_folder`."""
+    found = pairs_of_folder(images)
+    return found.images, found.labels
+
+
+def pairs_of_folder(images: Sequence[Source]) -> Pairs:
     """Image and label files of one folder: `images/` beside `labels/` (or `masks/`, `gt/`, `annotations/`),
     or both in each of `train/`, `val/`, `test/`.
 
     Files are paired by their subfolder and name, without suffix and endings such as _mask; where the
-    subfolders differ, by name alone. Raises BadInput naming the first image without a label, or two files
-    with the same name; BadFile where there are no images.
+    subfolders differ, by name alone; where the names do too, by the one constant difference that pairs all
+    (`constant_pairs`). Raises BadInput naming the first image without a label, two files with the same name,
+    or two such differences; BadFile where there are no images.
     """
     if len(images) != 1 or not isinstance(images[0], (str, Path)) or not Path(images[0]).is_dir():
         raise BadInput(
@@ -61,29 +80,50 @@ def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
             "pass `labels` with the scenes, or `dataset` with the name of a published data set (see "
             "labelscape data list)."
         )
-    pairs = [pair for home in homes for pair in _pairs_below(_sides(home))]
-    return [image for image, _ in pairs], [label for _, label in pairs]
+    found = [_pairs_below(_sides(home)) for home in homes]
+    return Pairs(
+        [image for one in found for image in one.images],
+        [label for one in found for label in one.labels],
+        tuple(line for one in found for line in one.report),
+    )
 
 
 def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None:
     """The splits that a folder of pairs gives: by lists of names train.txt, val.txt, test.txt in it, or by
     folders of these names above its files.
 
-    None where it gives none, or where one of training and held-out images would be empty. Raises BadFile for
-    a list that is not text.
+    None where it gives none, or where folders leave training or held-out images empty. Raises BadInput where
+    the lists do, where they name what is no image, or an image twice; BadFile for a list that is not text.
     """
     folder = Path(folder)
-    lists = {part: folder / f"{part}.txt" for part in PARTS if (folder / f"{part}.txt").is_file()}
+    lists = {
+        file: PART_FOLDERS[file.stem.lower()]
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() == ".txt" and file.stem.lower() in PART_FOLDERS and file.is_file()
+    }
+    sides = [name for names in SIDES.values() for name in names]
     if lists:
-        # Lists name files with or without suffix and ending.
-        listed = {_stem(Path(name)): part for part, file in lists.items() for name in lines_of(file)}
-        part_of, source = [listed.get(_stem(image), "left out") for image in images], "its lists of names"
+        places = [
+            (
+                tuple(f for f in image.relative_to(folder).parts[:-1] if f.lower() not in sides),
+                stem_of_pair(image),
+            )
+            for image in images
+        ]
+        part_of = [part or "left out" for part in parts_listed(lists, places, sides, stem_of_pair)]
+        source = "its lists of names"
     else:
         # An image outside these folders is for training: held-out ones are set apart on purpose.
         part_of, source = [part_by_folder(image, folder) or "train" for image in images], "its folders"
     counts = Counter(part_of)
-    # Folders called train alone, or test alone, are no split; the blocks or files are then split as asked.
     if not counts["train"] or not counts["val"] + counts["test"]:
+        if lists:
+            missing = "val.txt or test.txt" if counts["train"] else "train.txt"
+            raise BadInput(
+                f"The lists {', '.join(file.name for file in lists)} in {folder} give no split: no image is "
+                f"in {missing}. Add it, or pass `split='random'` to do without the lists."
+            )
+        # Folders called train alone, or test alone, are no split; the files are then split as asked.
         return None
     shown = ", ".join(f"{counts[part]} {part}" for part in (*PARTS, "left out") if counts[part])
     return GivenParts(tuple(part_of), f"split given by {source}: {shown} (`split='random'` ignores it)")
@@ -97,20 +137,20 @@ def _sides(folder: Path) -> dict[str, Path] | None:
     return None if None in found.values() else found
 
 
-def _pairs_below(sides: dict[str, Path]) -> list[tuple[Path, Path]]:
-    files = {
-        side: [f for f in sorted(d.rglob("*")) if f.suffix.lower() in RASTER_SUFFIXES]
-        for side, d in sides.items()
-    }
+def _pairs_below(sides: dict[str, Path]) -> Pairs:
+    files = {side: rasters_below(d) for side, d in sides.items()}
     if not files["images"]:
         raise BadFile(f"{sides['images']} contains no images ({' '.join(sorted(RASTER_SUFFIXES))}).")
     keys = {
-        side: [(f.relative_to(sides[side]).parts[:-1], _stem(f)) for f in found]
+        side: [(f.relative_to(sides[side]).parts[:-1], stem_of_pair(f)) for f in found]
         for side, found in files.items()
     }
     # Images in img/a and labels in gt/b: the names alone must do, and are checked to be unique below.
     if not set(keys["images"]) <= set(keys["labels"]):
-        keys = {side: [((), stem) for _, stem in found] for side, found in keys.items()}
+        by_name = {side: [((), stem) for _, stem in found] for side, found in keys.items()}
+        if not set(by_name["images"]) <= set(by_name["labels"]):
+            return _pairs_by_difference(sides, files)
+        keys = by_name
     for side, found in keys.items():
         first: dict[object, Path] = {}
         for key, file in zip(found, files[side]):
@@ -122,18 +162,50 @@ def _pairs_below(sides: dict[str, Path]) -> list[tuple[Path, Path]]:
                 )
             first[key] = file
     labels = dict(zip(keys["labels"], files["labels"]))
-    unpaired = [file for key, file in zip(keys["images"], files["images"]) if key not in labels]
-    if unpaired:
+    return Pairs(files["images"], [labels[key] for key in keys["images"]])
+
+
+def _pairs_by_difference(sides: dict[str, Path], files: dict[str, list[Path]]) -> Pairs:
+    """Pairs whose names differ in one constant way; raises BadInput where there is none, or more than one."""
+    keys = {
+        side: [(f.relative_to(sides[side]).parts[:-1], normalized(_bare(f))) for f in found]
+        for side, found in files.items()
+    }
+    ways = constant_pairs(keys["images"], keys["labels"])
+    if len(ways) > 1:
+        first, second = (files["labels"][mapped[0]].name for mapped, _ in ways[:2])
+        raise BadInput(
+            f"The labels in {sides['labels']} can be paired with the images in {len(ways)} ways: "
+            f"{files['images'][0].name} with {first} or with {second}. Keep one set of labels there."
+        )
+    if not ways:
+        there = {stem_of_pair(file) for file in files["labels"]}
+        unpaired = [file for file in files["images"] if stem_of_pair(file) not in there]
         raise BadInput(
             f"{unpaired[0]} has no label file of the same name in {sides['labels']} ({len(unpaired)} such "
-            "images)."
+            f"images; label files there: {', '.join(f.name for f in files['labels'][:3]) or 'none'}), nor do "
+            "the names differ in one constant way that pairs all."
         )
-    return [(file, labels[key]) for key, file in zip(keys["images"], files["images"])]
+    mapped, words = ways[0]
+    left = len(files["labels"]) - len(mapped)
+    unused = f"; {left} label file{'s' * (left > 1)} without an image" if left else ""
+    report = f"images and labels are paired by names that differ in one way: {words}{unused}"
+    return Pairs(files["images"], [files["labels"][n] for n in mapped], (report,))
 
 
-def _stem(file: Path) -> str:
+def _bare(file: Path) -> str:
     # Names with dots and without a suffix, as in lists (`a.b`), keep all of their parts.
-    stem = file.stem if file.suffix.lower() in RASTER_SUFFIXES else file.name
+    return file.stem if file.suffix.lower() in RASTER_SUFFIXES else file.name
+
+
+def normalized(name: str) -> str:
+    """A name in one Unicode form: macOS stores accents in another one than everybody types."""
+    return unicodedata.normalize("NFC", name)
+
+
+def stem_of_pair(file: Path) -> str:
+    """The name by which files of a pair find each other: without suffix and common endings."""
+    stem = normalized(_bare(file))
     for ending in ENDINGS:
         stem = stem.removesuffix(ending)
     return stem

@@ -160,6 +160,17 @@ def is_raster(file: Path) -> bool:
     return file.suffix.lower() in RASTER_SUFFIXES and not file.name.startswith(".")
 
 
+def rasters_below(folder: Path) -> list[Path]:
+    """All raster files below a folder, sorted by path, without hidden files and folders and what macOS puts
+    beside them in archives (`._name.tif`, `__MACOSX`).
+    """
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        found += [file for file in (Path(place, name) for name in names) if is_raster(file)]
+    return sorted(file for file in found if file.is_file())
+
+
 def stack_files(source: Source | SharedDataset) -> list[str]:
     """List the files of a scene: one, or those of a folder in name order; none for a scene in memory.
 

@@ -30,7 +30,7 @@ from labelscape.datasets.doctor.reading import Pair, Results, read_once
 from labelscape.datasets.doctor.shift import vote
 from labelscape.datasets.doctor.twins import check_twins
 from labelscape.datasets.labelled import bands_differ
-from labelscape.datasets.pairs import find_pairs
+from labelscape.datasets.pairs import pairs_of_folder
 from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
@@ -68,8 +68,10 @@ def check_data(
     Raises BadInput only where labels and images cannot be paired at all.
     """
     spec = LabelRules.of(spec)
+    paired: tuple[str, ...] = ()
     if not labels:
-        images, labels = find_pairs(images)
+        found = pairs_of_folder(images)
+        images, labels, paired = found.images, found.labels, found.report
     if len(labels) == 1:
         labels = list(labels) * len(images)
     if len(labels) != len(images):
@@ -81,6 +83,8 @@ def check_data(
     if len(splits) != len(images):
         raise BadInput(f"{len(images)} scenes and {len(splits)} splits: name the split of every scene.")
     results = Results(spec)
+    for line in paired:
+        results.add("pairs", "info", "all files", line)
     # Before any file is checked by itself: whether a value has a class depends on all files.
     results.table = _shared_classes(labels, results)
     results.spec = _spelled_out(spec, results.table)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from labelscape.datasets.name_lists import named_in
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, UnknownName
 from labelscape.labels.coded import Code, Reader
 from labelscape.legend import Legend
-from labelscape.scenes.files import RASTER_SUFFIXES, Source
+from labelscape.scenes.files import RASTER_SUFFIXES, Source, rasters_below
 
 RED_GREEN_BLUE = ("red", "green", "blue")
 PART_FOLDERS = {
@@ -108,13 +109,7 @@ class Home:
         )
 
 
-def rasters(folder: Path) -> list[Path]:
-    """All raster files below a folder, sorted by name, without hidden files (macOS adds `._name.tif`)."""
-    return sorted(
-        f
-        for f in folder.rglob("*")
-        if f.suffix.lower() in RASTER_SUFFIXES and not f.name.startswith(".") and f.is_file()
-    )
+rasters = rasters_below
 
 
 def keyed(files: Iterable[Path], pattern: str, home: Home) -> dict[str, Path]:
@@ -154,14 +149,15 @@ def first_folder(*candidates: Path) -> Path | None:
     return next((folder for folder in candidates if folder.is_dir()), None)
 
 
-def lines_of(file: Path) -> list[str]:
-    """The first word of every line of a list of names, without empty lines. Raises BadFile where it is not
-    text.
+def lines_of(file: Path, known: Mapping[str, object]) -> list[str]:
+    """The names that a list gives, without folder and suffix; of a line with several columns the first that
+    is in `known`. Raises BadFile where it is not text.
     """
-    try:
-        return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{file} must be a text file with one name per line (UTF-8).") from error
+
+    def bare(name: Path) -> str:
+        return name.stem if name.suffix.lower() in RASTER_SUFFIXES else name.name
+
+    return named_in(file, known, bare)
 
 
 def seeded_parts(ids: Iterable[str], counts: Mapping[str, int], *, seed: int = 0) -> dict[str, str]:
@@ -200,7 +196,7 @@ def listed_pairs(root: Path, home: Home, *, lists: str = "auto") -> tuple[Pair, 
         raise home.not_found(root, "images/, labels/ and at least one of train.txt, val.txt, test.txt")
     pictures = {f.stem: f for f in rasters(image_folder)}
     masks = {f.stem: f for f in rasters(label_folder)}
-    named = [(name, part) for part in listed for name in lines_of(place / f"{part}.txt")]
+    named = [(name, part) for part in listed for name in lines_of(place / f"{part}.txt", pictures)]
     for what, found, folder in (("images", pictures, image_folder), ("label files", masks, label_folder)):
         # A list names what belongs to the split: a file too few changes the score, and is an error.
         missing = [str(folder / name) for name, _ in named if name not in found]

@@ -226,9 +226,9 @@ def _listed(root: Path, base: Path, labels: dict[str, Path], called: str) -> tup
     lists = first_folder(base / "ImageSets" / "SegmentationContext", base / "ImageSets" / "Main")
     if lists is None or not all((lists / f"{part}.txt").is_file() for part in ("train", "val")):
         raise HOME.not_found(root, "ImageSets/Main/train.txt and val.txt")
-    named = [(name, part) for part in ("train", "val") for name in lines_of(lists / f"{part}.txt")]
     # Listed once instead of asking for each of 10,103 files.
     images = {f.stem: f for f in (base / "JPEGImages").iterdir() if f.suffix.lower() == ".jpg"}
+    named = [(name, part) for part in ("train", "val") for name in lines_of(lists / f"{part}.txt", images)]
     for what, there, like in (("pictures", images, "JPEGImages/%s.jpg"), ("label files", labels, called)):
         missing = [like % name for name, _ in named if name not in there]
         if missing:
