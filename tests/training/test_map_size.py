@@ -2,6 +2,8 @@
 
 import shlex
 from dataclasses import replace
+from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -205,13 +207,19 @@ def test_the_last_steps_are_of_larger_crops(fields, tmp_path, monkeypatch):
         loop, "update", lambda *a: seen.append([tuple(i.shape) for i, _ in a[3][0]]) or real(*a)
     )
     monkeypatch.setattr(loop, "set_rate", lambda *a: rates.append(set_rate(*a)) or rates[-1])
-    recipe, said = make_recipe(**fields, map_size=96, map_steps=4, map_tiles=0), []
+    recipe, said = make_recipe(**fields, map_size=96, map_steps=5, map_tiles=0), []
     made = train(recipe, tmp_path, say=said.append)
-    assert seen == [[(8, 3, 32, 32)]] * 6 + [[(2, 3, 64, 64)]] * 4
-    assert rates == [rate_at(recipe, step) * (1 if step < 6 else 2 / 8) for step in range(10)]
-    assert [(row["step"], row["crop"]) for row in made.history] == [(3, 32), (6, 32), (9, 64), (10, 64)]
+    assert seen == [[(8, 3, 32, 32)]] * 5 + [[(2, 3, 64, 64)]] * 5
+    assert rates == [rate_at(recipe, step) * (1 if step < 5 else 2 / 8) for step in range(10)]
+    assert [(row["step"], row["crop"]) for row in made.history] == [
+        (3, 32),
+        (5, 32),
+        (6, 64),
+        (9, 64),
+        (10, 64),
+    ]
     assert "bn_tiles" not in made.history[-1]
-    (line,) = [line for line in said if "the last 4 of 10 steps" in line]
+    (line,) = [line for line in said if "the last 5 of 10 steps" in line]
     assert "2 crops of 64 pixels, instead of 8 of 32" in line and line.endswith("follows, times 0.25")
 
 
@@ -354,6 +362,12 @@ def test_tiles_are_no_larger_than_their_scene_and_lie_where_the_seed_says(fields
         # Statistics are those of the ground: classes are not balanced.
         labelled = TileBatches(recipe, replace(drawing, sampling="labelled"), fabric)
         assert all(torch.equal(labelled.tile(n), tiles.tile(n)) for n in range(6))
+        # Processes share the batches of one.
+        assert len(tiles) == 1
+        alone = TileBatches(recipe.replace(map_tiles=32), drawing, fabric)
+        team = [SimpleNamespace(world_size=2, global_rank=rank, device=fabric.device) for rank in (0, 1)]
+        shared = zip(*(TileBatches(alone.recipe, drawing, one) for one in team), strict=True)
+        assert all(torch.equal(a, b) for a, b in zip(alone, chain(*shared), strict=True))
         # Of tiles of two sizes the smaller ones are filled up with 0, the mean.
         monkeyed = TileBatches(recipe, drawing, fabric)
         object.__setattr__(monkeyed, "tile", lambda n: torch.ones(3, 32 if n else 48, 64))
