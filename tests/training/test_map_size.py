@@ -376,6 +376,25 @@ def test_tiles_are_no_larger_than_their_scene_and_lie_where_the_seed_says(fields
         assert batch[1:, :, :32].all() and not batch[1:, :, 32:].any()
 
 
+def test_a_rehearsal_counts_larger_crops_and_tiles(fields, run_cli):
+    recipe = make_recipe(**fields, map_size=96, map_steps=4)
+    found = rehearse(recipe)
+    assert found.crops == 6 * 8 + 4 * 2
+    # 32 tiles of 96, forward alone, against steps of 8 crops of 32
+    assert found.statistics_seconds == pytest.approx(found.seconds_per_step / 3 * 32 * 96**2 / (8 * 32**2))
+    assert found.seconds > found.statistics_seconds + 10 * found.seconds_per_step
+    assert rehearse(without_map_size(recipe)).statistics_seconds == 0
+    data = recipe.data
+    words = ["train", *data.images, "--labels", *data.labels, "--block", 32, "--dry-run", "--out", "o"]
+    more = (
+        "network=skip options.widths=[8,8,8,8] base_steps=0 batch=8 crop=32 steps=10 map_steps=4 map_size=96"
+    )
+    code, out, _ = run_cli(*words, *(word for setting in more.split() for word in ("-o", setting)))
+    assert code == 0 and "56 crops" in out
+    assert "the last 4 of 10 steps: 2 crops of 64 pixels" in out
+    assert "for batch normalisation over 32 tiles of 96" in out
+
+
 def test_the_command_line_has_both_parts(run_cli, monkeypatch):
     seen = []
     monkeypatch.setattr(verb, "print_slurm", lambda ahead, out, recipe: seen.append(recipe))

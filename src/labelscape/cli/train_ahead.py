@@ -41,6 +41,7 @@ class Ahead:
 
 
 def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
+    from labelscape.training.map_size import told
     from labelscape.training.rehearse import rehearse
 
     found = rehearse(recipe, forest=forest)
@@ -55,6 +56,8 @@ def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
         f"{found.steps:,} steps of {recipe.batch} crops of {recipe.crop} x {recipe.crop}: {found.crops:,} "
         "crops" + (f", and {found.mate_crops:,} of the second task" if found.mate_crops else "")
     )
+    for line in told(recipe):
+        print(line)
     memory = (
         "Memory cannot be measured here"
         if found.peak_bytes is None
@@ -75,6 +78,9 @@ def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
         parts.append(f"{lasting(found.val_seconds)} to score the part val {times}")
     if found.forest_seconds:
         parts.append(f"{lasting(found.forest_seconds)} for the random forest")
+    if found.statistics_seconds:
+        tiles = f"{recipe.map_tiles} tiles of {recipe.map_size}"
+        parts.append(f"{lasting(found.statistics_seconds)} for batch normalisation over {tiles}")
     if parts:
         print(f"Of all that: {', '.join(parts)} (estimated from one tile and a small forest)")
 

@@ -25,6 +25,7 @@ from labelscape.training.beforehand import check_beforehand
 from labelscape.training.data import blank_checkpoint, open_both, scored_part
 from labelscape.training.forest import forest_seconds
 from labelscape.training.loop import set_up, update
+from labelscape.training.map_size import larger
 from labelscape.training.recipe import Recipe, as_recipe
 from labelscape.training.run import base_recipe, larger_than_all
 from labelscape.training.setup import Task, build_network, make_tasks, net_options
@@ -89,8 +90,8 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
     with ExitStack() as opened:
         dataset, mate = opened.enter_context(open_both(recipe))
         blank = blank_checkpoint(recipe, dataset, mate=mate)
-        if larger := larger_than_all(recipe, dataset):
-            raise BadInput(larger)
+        if too_large := larger_than_all(recipe, dataset):
+            raise BadInput(too_large)
         tasks = make_tasks(recipe, dataset, blank, mate)
         # Opening and statistics count: the run itself does them again.
         before = time.monotonic() - since
@@ -107,13 +108,15 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
         part = scored_part(dataset)
         grown = forest_seconds(dataset, part) if forest and part and recipe.data.holdout else 0.0
     steps = recipe.steps + recipe.base_steps
+    last = larger(recipe)
+    fewer = (last.batch - recipe.batch) * recipe.map_steps if last else 0
     # Forward alone, a third of a step for as many pixels.
     tiles = (recipe.map_tiles or 0) * (recipe.map_size or 0) ** 2
     return Rehearsal(
         steps,
         recipe.base_steps,
         parameters,
-        steps * recipe.batch,
+        steps * recipe.batch + fewer,
         int(tasks[0].drawing.index.class_counts.sum()),
         _peak(fabric.device),
         before,
