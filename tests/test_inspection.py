@@ -238,6 +238,18 @@ def test_polygons_of_others_and_lost_files_of_a_shapefile(tmp_path):
     assert info(path.with_suffix(".dbf")).kind == "side file"
 
 
+def test_a_geopackage_of_a_raster_is_a_scene(tmp_path):
+    w = world.make(tmp_path, 64, 64, bands=3)
+    pixels = (w.pixels % 251).astype(np.uint8)
+    profile = {"count": 3, "height": 64, "width": 64, "crs": w.crs, "transform": w.transform}
+    with rasterio.open(tmp_path / "r.gpkg", "w", driver="GPKG", dtype="uint8", **profile) as file:
+        file.write(pixels)
+    assert info(tmp_path / "r.gpkg").kind == "scene"
+    (tmp_path / "bad.gpkg").write_bytes(b"words")
+    with pytest.raises(BadFile, match="cannot be read as a vector file"):
+        info(tmp_path / "bad.gpkg")
+
+
 def test_a_raster_of_few_values_is_taken_for_labels(tmp_path):
     w = world.make(tmp_path, 64, 64)
     labels = world.write(tmp_path / "truth.tif", w.classes)

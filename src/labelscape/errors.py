@@ -136,6 +136,7 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
     """The known name that was probably meant, or None: a synonym of other software, another spelling (`unet`,
     `smp/Unet`), a typing error, or a name that shares words (`learning_rate`, `rate`).
     """
+    # Before spelling: by letters alone `lr` or `gpus` would be taken for something else.
     if SYNONYMS.get(name.lower()) in known:
         return SYNONYMS[name.lower()]
     # Reversed: of names that are equal in lower case, the first known one wins.

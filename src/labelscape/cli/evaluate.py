@@ -63,6 +63,17 @@ Boundaries = Annotated[
         "Implies --card.",
     ),
 ]
+Settings = Annotated[
+    list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="Name of the model's second task (labelscape info), to score it instead of the first.",
+        show_default="the first; of a published data set that whose classes it has",
+    ),
+]
 
 
 @grouped
@@ -74,18 +85,9 @@ def run(
     *,
     labels: Labels,
     dataset: PublishedSet = None,
-    settings: Annotated[
-        list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
-    ] = [],
+    settings: Settings = [],
     part: Split = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            help="Name of the model's second task (labelscape info), to score it instead of the first.",
-            show_default="the first; of a published data set that whose classes it has",
-        ),
-    ] = None,
+    task: Task = None,
     predictions: Predictions = None,
     card: Card = False,
     boundaries: Boundaries = False,

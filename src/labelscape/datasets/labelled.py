@@ -104,6 +104,7 @@ class Dataset:
         # 256 places, so that 255 needs no test for each pixel; it is cut off at the end.
         counts = np.zeros(256, np.int64)
         for scene in scenes:
+            # Labels may be as large as a map: 4 MB at a time.
             for window in scene.scene.grid.window.blocks(2048):
                 counts += np.bincount(scene.read_labels(window, part).ravel(), minlength=256)
         return counts[: len(self.legend)]

@@ -12,7 +12,7 @@ from labelscape.contract.matching import match_pixels
 from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
-from labelscape.datasets.pairs import pairs_of_folder, parts_given
+from labelscape.datasets.pairs import GivenParts, pairs_of_folder, parts_given
 from labelscape.datasets.split import fold_of
 from labelscape.errors import BadInput, BadOption
 from labelscape.labels.labels import classes_of, open_labels
@@ -50,7 +50,7 @@ def open_dataset(
 ) -> Dataset:
     """Open scenes with their labels and split them into blocks.
 
-    images  scenes; or one folder of image and label pairs, and then no `labels` (see `find_pairs`)
+    images  scenes; or one folder of image and label pairs, and then no `labels` (see `pairs_of_folder`)
     labels  one label file per scene, or a single one for all
     spec    how labels are read: LabelRules, or a mapping of their settings; classes that the rules do not
             name are taken from all label files together
@@ -72,21 +72,12 @@ def open_dataset(
     """
     spec = LabelRules.of(spec)
     _check_division(buffer, split, fold)
-    by_file, given, told = False, None, ()
-    if not labels:
-        folder, found = images[0] if images else None, pairs_of_folder(images)
-        images, labels, told = found.images, found.labels, found.report
-        # A random split is asked for to ignore the folder's own; without shares nothing is split.
-        if len(images) > 1 and shares is not None and split != "random" and fold is None:
-            given = parts_given(folder, images)
-        # A folder with a single pair is one scene, and is split by blocks.
-        by_file = len(images) > 1
-    labels = one_each(images, labels)
-    # Before classes are counted: each grey of a soft mask would be one.
-    _refuse_masks([f for f in labels if not is_vector(f)], spec)
-    # Over all files: a class must have one index although some files lack it.
-    table = classes_of(labels, spec) if len(labels) > 1 else None
-    files = _Files(images, labels, spec, table, nodata, bands, tick or (lambda name: None))
+    # A random split is asked for to ignore the folder's own; without shares nothing is split.
+    keeps = shares is not None and split != "random" and fold is None
+    images, found, given, told = (images, labels, None, ()) if labels else _pairs(images, own_split=keeps)
+    # A folder with a single pair is one scene, and is split by blocks.
+    by_file = not labels and len(images) > 1
+    files = _files(images, found, spec, nodata, bands, tick)
     with ExitStack() as opened:
         scenes, report = _of_one_kind(files, pixel_size, opened)
         # All scenes' labels were opened with one table, so the first one's legend is that of all.
@@ -111,6 +102,18 @@ def _check_division(buffer: int, split: str, fold: str | None) -> None:
         fold_of(fold)
         if split == "random":
             raise BadOption("`fold` divides blocks (split='blocks'), not a random split; give one of them.")
+
+
+def _pairs(
+    images: Sequence[Source], *, own_split: bool
+) -> tuple[list[Path], list[Path], GivenParts | None, tuple[str, ...]]:
+    """Image and label files of one folder of pairs; where asked, the split that the folder gives; lines for
+    the report.
+    """
+    folder, found = images[0] if images else None, pairs_of_folder(images)
+    # A single pair is one scene: no file of it can be held out.
+    given = parts_given(folder, found.images) if own_split and len(found.images) > 1 else None
+    return found.images, found.labels, given, found.report
 
 
 def one_each(images: Sequence[Source], labels: Sequence[str | Path]) -> list[str | Path]:
@@ -141,6 +144,25 @@ def _refuse_masks(rasters: Sequence[str | Path], rules: LabelRules) -> None:
             "name both classes with `classes={'other': 0, 'building': 255}`; if 255 is unlabelled, pass "
             "`ignore_values=[255]`."
         )
+
+
+def _files(
+    images: Sequence[Source],
+    labels: Sequence[str | Path],
+    rules: LabelRules,
+    nodata: float | None,
+    bands: Sequence[str] | None,
+    tick: Callable[[str], None] | None,
+) -> _Files:
+    """Scenes and labels to open. Raises BadInput for another number of labels, or masks that would be read
+    wrongly.
+    """
+    labels = one_each(images, labels)
+    # Before classes are counted: each grey of a soft mask would be one.
+    _refuse_masks([f for f in labels if not is_vector(f)], rules)
+    # Over all files: a class must have one index although some files lack it.
+    table = classes_of(labels, rules) if len(labels) > 1 else None
+    return _Files(images, labels, rules, table, nodata, bands, tick or (lambda name: None))
 
 
 @dataclass(frozen=True)

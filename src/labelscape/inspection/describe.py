@@ -19,7 +19,7 @@ from labelscape.inspection.rasters import RUN, described_raster, scene
 from labelscape.legend import Legend
 from labelscape.maps.settings import settings_in_words
 from labelscape.model_card import model_card
-from labelscape.scenes.files import Source
+from labelscape.scenes.files import Source, gdal, open_raster
 from labelscape.scenes.vectors import VECTOR_SUFFIXES
 
 LARGEST_JSON = 50_000_000
@@ -65,7 +65,24 @@ def _known(path: Path) -> Info | None:
     suffix = path.suffix.lower()
     if suffix in (".json", ".geojson") and path.stat().st_size <= LARGEST_JSON:
         return _json(path)
-    return polygons(path) if suffix in VECTOR_SUFFIXES else beside(path)
+    if suffix not in VECTOR_SUFFIXES:
+        return beside(path)
+    try:
+        return polygons(path)
+    except BadFile:
+        # A GeoPackage may hold a raster and no layers: to pyogrio that is another format.
+        if suffix == ".gpkg" and _opens(path):
+            return None
+        raise
+
+
+def _opens(path: Path) -> bool:
+    """Does GDAL open this as a raster?"""
+    try:
+        with gdal(), open_raster(path):
+            return True
+    except LabelscapeError:
+        return False
 
 
 def _checkpoint(path: Path) -> Info:

@@ -53,6 +53,7 @@ CODE = Code({**{value: value for value in range(11)}, 11: IGNORE, IGNORE: IGNORE
 
 def open_camvid(root: Path) -> Published:
     """CamVid in the folder `root`. Raises BadFile where folders or label files are missing."""
+    # The archive has a folder CamVid; either it or the one above may be named.
     if (root / "CamVid").is_dir():
         root = root / "CamVid"
     pairs: list[Pair] = []

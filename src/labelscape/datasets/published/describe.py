@@ -40,10 +40,12 @@ def describe_part(
         grid = one.scene.grid
         sizes[f"{grid.width} x {grid.height}"] += 1
         dtypes[one.scene.dtype.name] += 1
+        # Scenes of tens of thousands of pixels a side are read in pieces.
         for window in grid.window.blocks(2048):
             counts += np.bincount(one.labels.read(window).ravel(), minlength=256)
         if tick:
             tick()
+    # What lies above the classes is 255: not labelled, and in no share.
     classes = counts[: len(found.legend)]
     total = max(1, int(classes.sum()))
     return {
