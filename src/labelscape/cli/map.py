@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -148,22 +148,27 @@ def _tell(result: MapResult, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "files": {kind: str(path) for kind, path in result.paths.items()},
-                "areas": [asdict(a) for a in result.areas],
-                "nodata_pixels": result.nodata_pixels,
-                "sieved": None if result.sieved is None else asdict(result.sieved),
+                **_facts(result),
                 "notes": list(result.notes),
                 "seam_score": None if math.isnan(result.seam) else result.seam,
                 "seconds": result.seconds,
+                **(
+                    {"tasks": {name: _facts(one) for name, one in result.tasks.items()}}
+                    if result.tasks
+                    else {}
+                ),
             }
         )
         return
     from labelscape.evaluation.text import print_areas
 
-    print_areas(result.areas)
-    if result.sieved is not None:
-        print("\nsieved map, of which the polygons are made: ", end="")
-        print_sieved(result.sieved)
+    for name, one in {"": result, **result.tasks}.items():
+        if name:
+            print(f"\n{name}:")
+        print_areas(one.areas)
+        if one.sieved is not None:
+            print("\nsieved map, of which the polygons are made: ", end="")
+            print_sieved(one.sieved)
     # A map of one tile has no seams.
     if not math.isnan(result.seam):
         print(
@@ -171,4 +176,14 @@ def _tell(result: MapResult, as_json: bool) -> None:
             "meet as inside them (1: no seams)"
         )
     for kind, path in result.paths.items():
-        print(f"{kind:<11}{path}")
+        print(f"{kind:<{max(map(len, result.paths)) + 1}}{path}")
+
+
+def _facts(result: MapResult) -> dict[str, Any]:
+    """Files and areas of the map of one task."""
+    return {
+        "files": {kind: str(path) for kind, path in result.paths.items()},
+        "areas": [asdict(a) for a in result.areas],
+        "nodata_pixels": result.nodata_pixels,
+        "sieved": None if result.sieved is None else asdict(result.sieved),
+    }

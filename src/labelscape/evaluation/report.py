@@ -116,6 +116,7 @@ class Report:
     nodata_pixels  shown below the areas
     area_hint      a sentence below the areas
     measured_on    a sentence: what the scores were measured on
+    tasks          sections of second tasks: of their reports the lead, pictures, areas, scores and confusion
     provenance     JSON values: settings and origin
     """
 
@@ -134,6 +135,7 @@ class Report:
     definitions: tuple[str, ...] = ()
     confusion: ConfusionFigure | None = None
     curves: tuple[Curve, ...] = ()
+    tasks: tuple[Report, ...] = ()
     files: tuple[FileRow, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -166,20 +168,29 @@ def render(report: Report) -> str:
         script=script,
         # Of the script as it stands in the page: a changed byte and browsers refuse to run it.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        pictures=[_shown(picture) for picture in report.pictures],
         overlay=_overlay(report),
         # Not twice on one page.
         legend=[] if any(p.legend for p in report.pictures) else _chips(report.legend),
-        areas=_area_rows(report),
-        overall=overall_table(report.scores),
-        per_class=per_class_tables(report.scores),
-        comparable=comparable(report.scores),
-        score_notes=score_notes(report.scores),
-        confusion=_confusion(report.confusion),
+        main=_sections(report),
+        tasks=[_sections(task) for task in report.tasks],
         curves=_curves(report.curves),
         files=[(row.name, row.holds, _bytes(row.size)) for row in report.files],
         provenance=[(str(key), plain(value)) for key, value in report.provenance.items()],
     )
+
+
+def _sections(report: Report) -> dict[str, Any]:
+    """What the page shows of each task."""
+    return {
+        "report": report,
+        "pictures": [_shown(picture) for picture in report.pictures],
+        "areas": _area_rows(report),
+        "overall": overall_table(report.scores),
+        "per_class": per_class_tables(report.scores),
+        "comparable": comparable(report.scores),
+        "score_notes": score_notes(report.scores),
+        "confusion": _confusion(report.confusion),
+    }
 
 
 def _shown(picture: Picture) -> dict[str, Any]:

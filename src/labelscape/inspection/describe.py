@@ -185,7 +185,7 @@ def _map(path: Path, run: dict[str, Any] | None) -> Info:
 def _described(path: Path, run: dict[str, Any]) -> Info:
     listed = {"files", "areas", "nodata_pixels", "sieved", "notes", "seconds", "seam_score", "forward_share"}
     # `options` repeats the request for scripts of older versions.
-    listed |= {"options"}
+    listed |= {"options", "tasks"}
     card = {"map": str(run.get("name", path.stem))}
     card |= settings_in_words({key: value for key, value in run.items() if key not in listed})
     if run.get("seam_score") is not None:
@@ -198,6 +198,12 @@ def _described(path: Path, run: dict[str, Any]) -> Info:
     # Also what other programs put there: it explains a folder that holds more than one map's files.
     entries = entries_of(path.parent, list(run["files"].values()))
     table = area_lines([(a["name"], a["pixels"], a["hectares"]) for a in run["areas"]])
+    for name, one in run.get("tasks", {}).items():
+        table += [
+            "",
+            f"{name}:",
+            *area_lines([(a["name"], a["pixels"], a["hectares"]) for a in one["areas"]]),
+        ]
     table += ["", *file_lines(entries)]
     facts = {**run, "missing_files": missing, "entries": entries}
     return Info("map", str(path), facts, lines(card, table))

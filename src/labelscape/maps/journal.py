@@ -33,6 +33,7 @@ from labelscape.scenes.scene import Scene
 from labelscape.scenes.stamps import Watched
 from labelscape.scenes.vectors import VectorSource
 from labelscape.scoring.fade import HANN
+from labelscape.scoring.scorer import second_task
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
@@ -94,8 +95,10 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 def planes_wanted(request: MapRequest, models: Sequence[Checkpoint]) -> tuple[str, ...]:
     """The kind of the raster that each plane of a tile belongs to."""
-    legend = models[0].legend
-    return tuple(r.kind for r in rasters_of(request) for _ in r.band_names(legend))
+    mate = second_task(models)
+    legends = {"": models[0].legend} | ({mate.name: mate.legend} if mate else {})
+    rasters = rasters_of(request, mate.name if mate else "")
+    return tuple(r.kind for r in rasters for _ in r.band_names(legends[r.task]))
 
 
 def is_begun(folder: Path, key: dict) -> bool:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class FileOutput:
     holds         its contents, for the report
     title, roles  of the STAC asset; an output without a title is not an asset
     asked         does a request ask for it?
+    task          name of the second task whose classes it has; "" for the first
     """
 
     kind: str
@@ -39,6 +40,18 @@ class FileOutput:
     title: str = ""
     roles: tuple[str, ...] = DATA
     asked: Callable[[MapRequest], bool] = lambda request: True
+    task: str = ""
+
+    def of_task(self, task: str) -> Self:
+        """The same file of a second task: `road` puts the word before its kind and its ending."""
+        return replace(
+            self,
+            kind=f"{task}_{self.kind}",
+            ending=f"_{task}{self.ending}",
+            holds=f"{task}: {self.holds}",
+            title=f"{task}: {self.title}",
+            task=task,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,38 +191,50 @@ MADE_OF_THEM = (
 """Files made of the finished rasters, in the order in which they are listed."""
 
 
-def all_outputs() -> tuple[FileOutput, ...]:
-    """Every file that a map can have."""
-    return (*RASTERS, *MADE_OF_THEM)
+OF_BOTH = {"report", "stac", "run"}
+"""Files that a map has once, whatever the number of its tasks."""
 
 
-def rasters_of(request: MapRequest) -> tuple[RasterOutput, ...]:
+def all_outputs(task: str = "") -> tuple[FileOutput, ...]:
+    """Every file that a map can have; with a second task also those of that task."""
+    own = (*RASTERS, *(output for output in MADE_OF_THEM if output.kind not in OF_BOTH))
+    its = tuple(output.of_task(task) for output in own if task)
+    return (*own, *its, *(output for output in MADE_OF_THEM if output.kind in OF_BOTH))
+
+
+def rasters_of(request: MapRequest, task: str = "") -> tuple[RasterOutput, ...]:
     """The rasters that a request asks for, in the order of a tile's planes in the journal."""
-    return tuple(output for output in RASTERS if output.asked(request))
+    own = tuple(output for output in RASTERS if output.asked(request))
+    return (*own, *(output.of_task(task) for output in own if task))
 
 
-def paths_of(request: MapRequest, out: Path, stem: str, *, located: bool) -> dict[str, Path]:
+def kind_of(kind: str, task: str) -> str:
+    """The kind of a task's file: class, road_class."""
+    return f"{task}_{kind}" if task else kind
+
+
+def paths_of(request: MapRequest, out: Path, stem: str, *, located: bool, task: str = "") -> dict[str, Path]:
     """Paths of a map's files by kind; a scene without coordinates (not `located`) gets no STAC item."""
     return {
         output.kind: out / (stem + output.ending.format(f".{request.polygons_as}"))
-        for output in all_outputs()
+        for output in all_outputs(task)
         # A STAC item must have a footprint in degrees, which a scene without coordinates cannot give.
         if output.asked(request) and (located or output.kind != "stac")
     }
 
 
-def leftover_files(out: Path, stem: str, paths: Mapping[str, Path]) -> list[str]:
+def leftover_files(out: Path, stem: str, paths: Mapping[str, Path], task: str = "") -> list[str]:
     """Names of an earlier map's files that this map does not replace: they could be taken for its own."""
     written = {path.name for path in paths.values()}
     names = [
         stem + output.ending.format(suffix)
-        for output in all_outputs()
+        for output in all_outputs(task)
         # Of polygons all formats: a map repeated as .gpkg leaves the .fgb of the run before.
         for suffix in (SUFFIXES if "{}" in output.ending else ("",))
     ]
     return [name for name in names if name not in written and (out / name).exists()]
 
 
-def assets() -> dict[str, tuple[str, list[str]]]:
+def assets(task: str = "") -> dict[str, tuple[str, list[str]]]:
     """Kinds that are assets of the STAC item: title and roles."""
-    return {o.kind: (o.title, list(o.roles)) for o in all_outputs() if o.title}
+    return {o.kind: (o.title, list(o.roles)) for o in all_outputs(task) if o.title}

@@ -71,10 +71,32 @@ def write_map_report(
         definitions=tuple(DEFINITIONS.values()) if scores else (),
         confusion=_confusion(checkpoint),
         curves=_curves(checkpoint),
-        files=_files(result.paths),
+        tasks=tuple(_second_task(checkpoint, scene, one) for one in result.tasks.values()),
+        files=_files(result),
         provenance=settings_in_words(facts),
     )
     write_report(path, report, overwrite=overwrite)
+
+
+def _second_task(checkpoint: Checkpoint, scene: Scene, result: MapResult) -> Report:
+    """The section of a second task, whose map `result` is."""
+    one = checkpoint.task(checkpoint.mate.name)
+    confidence = _small(result.paths["confidence"])
+    scores = tuple(ModelScores(name, metrics) for name, metrics in one.scores.items())
+    return Report(
+        title=f"Second task: {checkpoint.mate.name}",
+        lead=lead(result, confidence[confidence != IGNORE], one),
+        pictures=_pictures(scene, result, one.legend, confidence)[1:],
+        areas=tuple(
+            AreaRow(a.name, c.color, a.pixels, a.hectares) for a, c in zip(result.areas, one.legend.classes)
+        ),
+        nodata_pixels=result.nodata_pixels,
+        area_hint=tiny_hint(result),
+        # Of its own data, which may be of another sensor: the sentence says which.
+        measured_on=measured(one.recipe, result.facts.get("scene")) if scores else "",
+        scores=scores,
+        confusion=_confusion(one),
+    )
 
 
 def lead(result: MapResult, confidence: np.ndarray, checkpoint: Checkpoint) -> str:
@@ -197,18 +219,26 @@ def _confusion(checkpoint: Checkpoint) -> ConfusionFigure | None:
 
 def _curves(checkpoint: Checkpoint) -> tuple[Curve, ...]:
     """Curves of the loss, and of the validation mIoU where it was computed."""
-    quantities = {"loss": ("loss", "loss"), "val_miou": ("validation mIoU", "mIoU")}
+    name = checkpoint.mate.name if checkpoint.mate else "the second task"
+    quantities = {
+        "loss": ("loss", "loss"),
+        "loss_first": ("loss", "loss of the first task"),
+        "loss_mate": ("loss", f"loss of {name}"),
+        "val_miou": ("validation mIoU", "mIoU"),
+        "val_miou_mate": ("validation mIoU", f"mIoU of {name}"),
+    }
     curves = []
     for key, (quantity, what) in quantities.items():
         known = [h for h in checkpoint.history if h.get(key) is not None]
         if known:
             steps, values = (tuple(h[k] for h in known) for k in ("step", key))
-            curves.append(Curve(quantity, steps, values, f"{what} of {checkpoint.network}"))
+            label = what if " of " in what else f"{what} of {checkpoint.network}"
+            curves.append(Curve(quantity, steps, values, label))
     return tuple(curves)
 
 
-def _files(paths: Mapping[str, Path]) -> tuple[FileRow, ...]:
-    in_words = {output.kind: output.holds for output in all_outputs()}
+def _files(result: MapResult) -> tuple[FileRow, ...]:
+    in_words = {output.kind: output.holds for output in all_outputs(next(iter(result.tasks), ""))}
     return tuple(
         FileRow(
             path.name,
@@ -216,7 +246,7 @@ def _files(paths: Mapping[str, Path]) -> tuple[FileRow, ...]:
             # Their sizes are not known yet, and those of an earlier map would be wrong.
             path.stat().st_size if kind not in UNFINISHED and path.is_file() else None,
         )
-        for kind, path in paths.items()
+        for kind, path in result.paths.items()
     )
 
 

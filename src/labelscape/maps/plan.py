@@ -22,13 +22,13 @@ from labelscape.files import written_whole
 from labelscape.grid import Window
 from labelscape.maps.outputs import RasterOutput, rasters_of
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
-from labelscape.maps.work import fitting
+from labelscape.maps.work import fitting, scorer_of
 from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.memory import scoring_bytes, size_warning
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scored import ScoredTile
-from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
 from labelscape.text import printable
@@ -128,7 +128,7 @@ def check(
     """
     request = request_for(checkpoint, scene, request, protocol, settings)
     models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
-    scorer = Scorer.of(models, device=request.device, precision=request.precision, protocol=request.protocol)
+    scorer, mate = scorer_of(request, models), second_task(models)
     source = scene if scene is not None else request.scene
     with fitting(models[0], source, request, stride=scorer.stride) as (opened, findings, _):
         # Without its bands the network cannot be timed on the scene; the verdict is REFUSED already.
@@ -137,7 +137,7 @@ def check(
         tiles = plan_for(
             scorer, opened, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend
         )
-        found = cost(scorer, opened, tiles, rasters_of(request), timing=timing)
+        found = cost(scorer, opened, tiles, rasters_of(request, mate.name if mate else ""), timing=timing)
         warning = size_warning(scorer, tiles)
         measured = [model.tile_sizes for model in models if model.tile_sizes is not None]
         sizes = min(measured, key=lambda one: one.default, default=None)
@@ -179,11 +179,7 @@ def cost(
 ) -> Plan:
     """What a plan of tiles costs with this network on this device, written as these rasters."""
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
-    pixels, classes, bands = (
-        side[0] * side[1] * tiles.batch,
-        len(scorer.checkpoint.legend),
-        len(scorer.checkpoint.bands),
-    )
+    pixels, classes, bands = (side[0] * side[1] * tiles.batch, scorer.classes, len(scorer.checkpoint.bands))
     # `side` is cut to the scene: a scene smaller than a tile needs less.
     network = scoring_bytes(scorer, *side, tiles.batch)
     # Beside the network's memory: one batch read ahead and scaled to float32; logits and probabilities of
@@ -191,7 +187,7 @@ def cost(
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
     ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
-    layers = sum(len(output.band_names(scorer.checkpoint.legend)) for output in outputs)
+    layers = sum(len(o.band_names(scorer.checkpoint.task(o.task or None).legend)) for o in outputs)
     # The tiles in the journal and the COG, whose overviews add a third (1/4 + 1/16 + ...).
     disk = int(scene.grid.window.pixels * layers * (1 + 4 / 3))
     # Overlaps are predicted more than once: the time is that of the pixels predicted, not of the scene's.

@@ -76,37 +76,41 @@ def _blocks(core: Window) -> Iterator[Window]:
             yield Window(top, left, AREA_ROWS, AREA_COLUMNS) & core
 
 
-def write_rasters(work: MapWork) -> Tally:
+def write_rasters(work: MapWork) -> dict[str, Tally]:
     """Score the tiles that are not in the journal and write all tiles, while the network is at the next one.
+    Returns the counts of each task by its name, "" the first.
 
     The journal is kept, since polygons and report may still fail. Raises BadInput where no pixel is valid,
     BadFile where the scene was changed meanwhile.
     """
-    legend, scene = work.legend, work.scene
-    tally = Tally(scene.grid, legend, np.zeros(len(legend), np.int64), np.zeros(len(legend)))
+    scene = work.scene
+    tallies = {
+        task: Tally(scene.grid, legend, np.zeros(len(legend), np.int64), np.zeros(len(legend)))
+        for task, legend in work.legends.items()
+    }
     # Where a writer fails its half-written file goes; the journal keeps the finished tiles.
     with work.journal, ExitStack() as files:
         writers = [(o, files.enter_context(_writer(work, o))) for o in work.outputs]
 
         def write(window: Window, planes: np.ndarray) -> None:
-            # The class raster is the first of RASTERS: its indices are plane 0, not yet decoded to class
-            # values.
-            tally.add(window, planes[0])
             first = 0
             for output, writer in writers:
                 mine = planes[first : first + writer.count]
-                writer.write(window, legend.decode(mine) if output.classes else mine)
                 first += writer.count
+                if output.classes:  # indices, not yet decoded to class values
+                    tallies[output.task].add(window, mine[0])
+                    mine = work.legends[output.task].decode(mine)
+                writer.write(window, mine)
 
         def finish(tile: ScoredTile) -> None:
-            planes = planes_of(tile, work.outputs, work.request.reject)
+            planes = planes_of(tile, work.outputs, work.request.reject, work.scorer.groups)
             # Journal first: a tile that was written to the rasters only would be lost with their half-written
             # files.
             work.journal.save(tile.window, planes)
             write(tile.window, planes)
 
         _one_behind(work, finish, write)
-        if not tally.pixels.sum():  # inside the writers, so that no file is left
+        if not tallies[""].pixels.sum():  # inside the writers, so that no file is left
             # Its tiles hold nothing: there is nothing to resume.
             work.journal.close()
             raise BadInput(
@@ -124,27 +128,33 @@ def write_rasters(work: MapWork) -> Tally:
             for future in [pool.submit(writer.finish) for _, writer in writers]:
                 # Raises what failed in the thread; without it a full disk would pass unnoticed.
                 future.result()
-    tally.nodata = scene.grid.window.pixels - int(tally.pixels.sum())
-    return tally
+    for tally in tallies.values():
+        tally.nodata = scene.grid.window.pixels - int(tally.pixels.sum())
+    return tallies
 
 
-def planes_of(tile: ScoredTile, outputs: Sequence[RasterOutput], reject: float | None) -> np.ndarray:
+def planes_of(
+    tile: ScoredTile, outputs: Sequence[RasterOutput], reject: float | None, groups: tuple[int, ...] = ()
+) -> np.ndarray:
     """(C, h, w) uint8: the bands of all rasters one after another, class indices first; 255 on invalid
-    pixels.
+    pixels. `groups` are the numbers of classes of two tasks (`Scorer.groups`).
     """
-    return np.concatenate([output.render(tile, reject) for output in outputs])
+    tasks = dict(zip(dict.fromkeys(output.task for output in outputs), tile.tasks(groups)))
+    return np.concatenate([output.render(tasks[output.task], reject) for output in outputs])
 
 
 def _writer(work: MapWork, output: RasterOutput) -> MapWriter:
     network = work.scorer.checkpoint
-    names = output.band_names(network.legend)
+    names = output.band_names(network.task(output.task or None).legend)
     tags = {"labelscape_version": __version__, "labelscape_network": network.network, **output.tags}
+    if output.task:
+        tags["labelscape_task"] = output.task
     return MapWriter(
         work.paths[output.kind],
         work.scene.grid,
         len(names),
         IGNORE,
-        legend=work.legend if output.classes else None,
+        legend=work.legends[output.task] if output.classes else None,
         descriptions=names,
         tags=tags,
         overwrite=work.overwrite,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ class MapResult:
     facts          how it was made, as JSON values
     sieved         areas merged and classes before and after the sieve; None without one
     outlined       numbers of polygons; None without polygons
+    tasks          the map of a second task by its name: `result.tasks["road"].areas`; its files are among
+                   `paths` as road_class, among its own `paths` as class
     """
 
     paths: dict[str, Path]
@@ -40,29 +43,22 @@ class MapResult:
     facts: dict = field(default_factory=dict)
     sieved: SieveSummary | None = None
     outlined: PolygonSummary | None = None
+    tasks: Mapping[str, MapResult] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         seam = "" if math.isnan(self.seam) else f", seam score {self.seam:.2f}"
         notes = f", {len(self.notes)} note{'s' * (len(self.notes) > 1)}" if self.notes else ""
         files = f"{len(self.paths)} file{'s' * (len(self.paths) != 1)} in {self.paths['class'].parent}"
-        return f"<MapResult {self.paths['class'].name}: {len(self.areas)} classes, {files}{seam}{notes}>"
+        beside = "".join(f" and {len(one.areas)} of {name}" for name, one in self.tasks.items())
+        classes = f"{len(self.areas)} classes{beside}"
+        return f"<MapResult {self.paths['class'].name}: {classes}, {files}{seam}{notes}>"
 
     def _repr_html_(self) -> str:
         """What notebooks show: areas, files, seam score, notes."""
-        total = sum(area.pixels for area in self.areas) or 1
-        hectares = any(area.hectares is not None for area in self.areas)
-        areas = [("class", "pixels", "share", *(["hectares"] if hectares else []))]
-        areas += [
-            (
-                area.name,
-                f"{area.pixels:,}",
-                # Of the mapped pixels: nodata is no class and has no share.
-                f"{100 * area.pixels / total:.2f} %",
-                *([f"{area.hectares:,.2f}"] if hectares else []),
-            )
-            for area in self.areas
-        ]
-        parts = [_table(areas), _table([("file", "path"), *((k, str(p)) for k, p in self.paths.items())])]
+        parts = [_area_table(self.areas)]
+        for name, one in self.tasks.items():
+            parts += [f"<p>{html.escape(name)}</p>", _area_table(one.areas)]
+        parts.append(_table([("file", "path"), *((k, str(p)) for k, p in self.paths.items())]))
         if not math.isnan(self.seam):
             # NaN for a single tile, where there is no seam to measure.
             parts.append(f"<p>Seam score {self.seam:.2f} (1: no seams)</p>")
@@ -70,6 +66,23 @@ class MapResult:
             notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
             parts.append(f"<p>Notes</p><ul>{notes}</ul>")
         return "".join(parts)
+
+
+def _area_table(areas: Sequence[ClassArea]) -> str:
+    total = sum(area.pixels for area in areas) or 1
+    hectares = any(area.hectares is not None for area in areas)
+    rows = [("class", "pixels", "share", *(["hectares"] if hectares else []))]
+    rows += [
+        (
+            area.name,
+            f"{area.pixels:,}",
+            # Of the mapped pixels: nodata is no class and has no share.
+            f"{100 * area.pixels / total:.2f} %",
+            *([f"{area.hectares:,.2f}"] if hectares else []),
+        )
+        for area in areas
+    ]
+    return _table(rows)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -17,6 +17,7 @@ from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.matching import bands_to_read
 from labelscape.files import check_path, written_whole
 from labelscape.maps.machine import as_many_threads
+from labelscape.maps.outputs import kind_of
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.rasters import Tally, write_rasters
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
@@ -81,14 +82,14 @@ def map_scene(
             request, models, opened, Path(out), overwrite=overwrite, notes=notes, watched=watched
         ) as work:
             with as_many_threads(work.journal.machine):
-                tally = write_rasters(work)
+                tallies = write_rasters(work)
             # After the rasters are finished: their writer makes the side file that this one adds to.
             # From the finished raster, not from tiles: an area may reach over any number of them.
-            mark_forced(work.paths["class"], findings)
-            sieved = _write_sieved(work)
-            outlined = _write_polygons(work)
+            for task in work.legends:
+                mark_forced(work.paths[kind_of("class", task)], findings)
+            made = {task: (_write_sieved(work, task), _write_polygons(work, task)) for task in work.legends}
             facts = _facts(work, _sources(models), source)
-            result = _result(work, tally, facts, sieved, outlined, seconds=time.monotonic() - start)
+            result = _result(work, tallies, facts, made, seconds=time.monotonic() - start)
             _write_report(work, result)
             _write_run(work.paths["run"], result, work.overwrite)
             # After all files it lists: it holds their sizes and checksums.
@@ -98,34 +99,36 @@ def map_scene(
     return result
 
 
-def _write_sieved(work: MapWork) -> SieveSummary | None:
+def _write_sieved(work: MapWork, task: str) -> SieveSummary | None:
     """Write the map sieved to the minimum mapping unit, where one is set."""
     grid = work.scene.grid
     if not work.request.sieve:
         return None
-    with bar(f"sieve {work.stem}", grid.height, "rows", shown=grid.window.pixels > LONG) as tick:
+    named = f"{task} of {work.stem}" if task else work.stem
+    with bar(f"sieve {named}", grid.height, "rows", shown=grid.window.pixels > LONG) as tick:
         return merge_small_areas(
-            work.paths["class"],
-            work.paths["sieved"],
-            work.legend,
+            work.paths[kind_of("class", task)],
+            work.paths[kind_of("sieved", task)],
+            work.legends[task],
             min_area=work.request.sieve,
             overwrite=work.overwrite,
             tick=tick,
         )
 
 
-def _write_polygons(work: MapWork) -> PolygonSummary | None:
+def _write_polygons(work: MapWork, task: str) -> PolygonSummary | None:
     """Polygonize the sieved map where there is one, else the class map."""
     grid, request = work.scene.grid, work.request
     if not request.polygons:
         return None
     from labelscape.areas.polygonize import polygonize
 
-    with bar(f"polygons of {work.stem}", grid.height, "rows", shown=grid.window.pixels > LONG) as tick:
+    named = f"{task} of {work.stem}" if task else work.stem
+    with bar(f"polygons of {named}", grid.height, "rows", shown=grid.window.pixels > LONG) as tick:
         return polygonize(
-            work.paths["sieved" if request.sieve else "class"],
-            work.paths["polygons"],
-            work.legend,
+            work.paths[kind_of("sieved" if request.sieve else "class", task)],
+            work.paths[kind_of("polygons", task)],
+            work.legends[task],
             min_area=request.min_area,
             simplify=request.simplify,
             overwrite=work.overwrite,
@@ -138,8 +141,10 @@ def _write_report(work: MapWork, result: MapResult) -> None:
         return
     from labelscape.maps.page import write_map_report
 
-    # The map's legend: it has the class "unknown" where pixels were rejected.
+    # The map's legends: they have the class "unknown" where pixels were rejected.
     checkpoint = replace(work.scorer.checkpoint, legend=work.legend)
+    if work.task:
+        checkpoint = replace(checkpoint, mate=replace(checkpoint.mate, legend=work.legends[work.task]))
     write_map_report(work.paths["report"], checkpoint, work.scene, result, overwrite=work.overwrite)
 
 
@@ -154,31 +159,41 @@ def _write_stac(work: MapWork, facts: dict[str, Any]) -> None:
             facts["when"],
             software=facts["software"],
             overwrite=work.overwrite,
+            second=(work.task, work.legends[work.task]) if work.task else None,
         )
 
 
 def _result(
     work: MapWork,
-    tally: Tally,
+    tallies: Mapping[str, Tally],
     facts: dict[str, Any],
-    sieved: SieveSummary | None,
-    outlined: PolygonSummary | None,
+    made: Mapping[str, tuple[SieveSummary | None, PolygonSummary | None]],
     *,
     seconds: float,
 ) -> MapResult:
-    return MapResult(
-        work.paths,
-        tally.areas(),
-        int(tally.nodata),
-        work.notes,
-        seconds,
-        len(work.plan),
-        work.plan.forward_share,
-        tally.seams.score,
-        facts,
-        sieved,
-        outlined,
-    )
+    def of(task: str, paths: dict[str, Path]) -> MapResult:
+        tally = tallies[task]
+        return MapResult(
+            paths,
+            tally.areas(),
+            int(tally.nodata),
+            work.notes,
+            seconds,
+            len(work.plan),
+            work.plan.forward_share,
+            tally.seams.score,
+            facts,
+            *made[task],
+        )
+
+    mapped = {
+        task: of(
+            task, {k.removeprefix(f"{task}_"): p for k, p in work.paths.items() if k.startswith(f"{task}_")}
+        )
+        for task in tallies
+        if task
+    }
+    return replace(of("", work.paths), tasks=mapped)
 
 
 def _sources(models: Sequence[Checkpoint]) -> list[dict[str, str | None]]:
@@ -226,16 +241,31 @@ def _write_run(path: Path, result: MapResult, overwrite: bool) -> None:
     fields = {
         **result.facts,
         "options": {**options, "protocol": protocol},
+        **_counted(result),
+        "notes": list(result.notes),
+        "seconds": round(result.seconds, 2),
+        "seam_score": _seam_score(result),
+        "forward_share": None if math.isnan(result.forward_share) else round(result.forward_share, 4),
+    }
+    if result.tasks:
+        fields["tasks"] = {
+            name: {**_counted(one), "seam_score": _seam_score(one)} for name, one in result.tasks.items()
+        }
+    with written_whole(path, overwrite=overwrite) as part:
+        # newline: the same bytes on Windows.
+        part.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _counted(result: MapResult) -> dict[str, Any]:
+    """Files and areas of the map of one task, as JSON values."""
+    return {
         "files": {kind: p.name for kind, p in result.paths.items()},
         "areas": [asdict(a) for a in result.areas],
         "nodata_pixels": result.nodata_pixels,
         "sieved": None if result.sieved is None else asdict(result.sieved),
-        "notes": list(result.notes),
-        "seconds": round(result.seconds, 2),
-        # NaN is not JSON.
-        "seam_score": None if math.isnan(result.seam) else round(result.seam, 4),
-        "forward_share": None if math.isnan(result.forward_share) else round(result.forward_share, 4),
     }
-    with written_whole(path, overwrite=overwrite) as part:
-        # newline: the same bytes on Windows.
-        part.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _seam_score(result: MapResult) -> float | None:
+    # NaN is not JSON.
+    return None if math.isnan(result.seam) else round(result.seam, 4)

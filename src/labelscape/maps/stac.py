@@ -16,7 +16,7 @@ import numpy as np
 from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE, Legend
-from labelscape.maps.outputs import assets
+from labelscape.maps.outputs import assets, kind_of
 
 MEDIA = {
     ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
@@ -40,28 +40,31 @@ def write_item(
     *,
     software: str = "",
     overwrite: bool = False,
+    second: tuple[str, Legend] | None = None,
 ) -> None:
     """Write the STAC item of a map; `files` by kind become assets where they exist, `when` is the time of
-    processing in ISO 8601.
+    processing in ISO 8601, `second` the name and the classes of a second task.
 
     The grid must be georeferenced. Raises BadFile where the file exists or cannot be written.
     """
     with written_whole(path, overwrite=overwrite) as part:
         # The item itself is no asset.
-        present = {kind: file for kind, file in files.items() if kind in assets() and file.exists()}
-        part.write_text(
-            json.dumps(
-                item(path.stem.removesuffix("_stac"), grid, legend, present, when, software=software),
-                indent=2,
-            )
-            + "\n",
-            encoding="utf-8",
-            newline="\n",
-        )
+        known = assets(second[0] if second else "")
+        present = {kind: file for kind, file in files.items() if kind in known and file.exists()}
+        name = path.stem.removesuffix("_stac")
+        made = item(name, grid, legend, present, when, software=software, second=second)
+        part.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def item(
-    name: str, grid: Grid, legend: Legend, files: Mapping[str, Path], when: str, *, software: str = ""
+    name: str,
+    grid: Grid,
+    legend: Legend,
+    files: Mapping[str, Path],
+    when: str,
+    *,
+    software: str = "",
+    second: tuple[str, Legend] | None = None,
 ) -> dict:
     """The item as JSON, with the extensions projection, classification and file; assets are named as the
     kinds of `files`.
@@ -96,8 +99,9 @@ def item(
         # Affine has nine numbers, the last row always 0 0 1.
         transform=list(grid.transform)[:6],
     )
+    known = assets(second[0] if second else "")
     for kind, file in files.items():
-        title, roles = assets()[kind]
+        title, roles = known[kind]
         # Relative: the folder may be moved or served from anywhere.
         asset = pystac.Asset(href=f"./{file.name}", title=title, media_type=MEDIA[file.suffix], roles=roles)
         made.add_asset(kind, asset)
@@ -106,8 +110,11 @@ def item(
         about = FileExtension.ext(asset, add_if_missing=True)
         # A multihash in hexadecimal: 12 is SHA-256, 20 its length of 32 bytes.
         about.size, about.checksum = file.stat().st_size, f"1220{_sha256(file)}"
+    classes_of = {"class": legend, "sieved": legend}
+    if second:
+        classes_of |= {kind_of(kind, second[0]): second[1] for kind in ("class", "sieved")}
     # Sorted: a set's order changes from run to run.
-    for kind in sorted({"class", "sieved"} & set(files)):
+    for kind in sorted(classes_of.keys() & set(files)):
         named = ClassificationExtension.ext(made.assets[kind], add_if_missing=True)
         named.classes = [
             Classification.create(
@@ -117,7 +124,7 @@ def item(
                 description=c.description or c.name,
                 color_hint="{:02X}{:02X}{:02X}".format(*c.color),
             )
-            for c in legend.classes
+            for c in classes_of[kind].classes
         ] + [Classification.create(value=IGNORE, name="nodata", description="no data", nodata=True)]
     return made.to_dict(include_self_link=False)
 

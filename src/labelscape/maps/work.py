@@ -20,7 +20,7 @@ from labelscape.grid import Grid
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.journal import Journal, files_of_map, is_begun, planes_wanted, tile_key
 from labelscape.maps.machine import machine_now, unlike_before
-from labelscape.maps.outputs import RasterOutput, leftover_files, paths_of, rasters_of
+from labelscape.maps.outputs import RasterOutput, kind_of, leftover_files, paths_of, rasters_of
 from labelscape.maps.request import MapRequest
 from labelscape.maps.stac import footprint
 from labelscape.scenes.files import Source
@@ -28,7 +28,7 @@ from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 from labelscape.scenes.stamps import Watched
 from labelscape.scoring.memory import size_warning
-from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
 
@@ -40,7 +40,7 @@ UNKNOWN = "unknown"
 class MapWork:
     """A map in progress.
 
-    legend     the map's classes: the network's, and "unknown" where pixels are rejected
+    legends    the map's classes by task, "" the first: the network's, and "unknown" where pixels are rejected
     overwrite  may files be replaced? True also for files that this map had finished when it was interrupted
     notes      findings about the scene and the folder
     watched    the files of the scene, as they were when it was opened
@@ -50,7 +50,7 @@ class MapWork:
     scorer: Scorer
     scene: Scene
     plan: TilePlan
-    legend: Legend
+    legends: dict[str, Legend]
     stem: str
     paths: dict[str, Path]
     outputs: tuple[RasterOutput, ...]
@@ -58,6 +58,16 @@ class MapWork:
     overwrite: bool
     notes: tuple[str, ...]
     watched: Watched
+
+    @property
+    def legend(self) -> Legend:
+        """The first task's classes."""
+        return self.legends[""]
+
+    @property
+    def task(self) -> str:
+        """Name of the second task that is mapped too; "" where there is none."""
+        return next((name for name in self.legends if name), "")
 
 
 @contextmanager
@@ -97,7 +107,9 @@ def prepared(
     checkpoint, grid = models[0], scene.grid
     bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with `force`
     stem = request.name or stem_of(scene.name)
-    paths = paths_of(request, out, stem, located=grid.is_georeferenced)
+    mate = second_task(models)
+    task = mate.name if mate else ""
+    paths = paths_of(request, out, stem, located=grid.is_georeferenced, task=task)
     for path in paths.values():
         check_written(path)
     if request.polygons:
@@ -105,11 +117,15 @@ def prepared(
         check_target(paths["polygons"])
         check_crs(paths["polygons"], grid.crs)
         check_sizes(request.min_area, request.simplify, grid, scene.name)
-    scorer = Scorer.of(models, device=request.device, precision=request.precision, protocol=request.protocol)
+    scorer = scorer_of(request, models)
     plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
     if warning := size_warning(scorer, plan):
         notes = [*notes, warning]
-    legend = checkpoint.legend if request.reject is None else with_unknown(checkpoint.legend)
+    if mate is None and any(one.mate for one in models):
+        notes = [*notes, "the second task is not mapped: not all models learned one of that name and classes"]
+    legends = {"": checkpoint.legend} | ({task: mate.legend} if mate else {})
+    if request.reject is not None:
+        legends = {name: with_unknown(legend) for name, legend in legends.items()}
     key = tile_key(request, models, scene, plan, scorer.device.type, watched)
     folder = out / f".{stem}.unfinished"
     _make_room(out)
@@ -118,21 +134,21 @@ def prepared(
         replace = overwrite or is_begun(folder, key)
         # Before the journal: a folder that refuses the map must not lose an earlier map's tiles.
         _check_room(paths, replace)
-        _try_outputs(request, grid, legend, paths)
-        if leftover := leftover_files(out, stem, paths):
+        _try_outputs(request, grid, legends, paths)
+        if leftover := leftover_files(out, stem, paths, task):
             verb = "are" if len(leftover) > 1 else "is"
             # Reported, not deleted: only the user knows whether they are still wanted.
             notes = [*notes, f"{', '.join(leftover)} in {out} {verb} from an earlier map, not from this one"]
         wanted = planes_wanted(request, models)
         journal = Journal(folder, key, wanted, machine=machine_now(), overwrite=overwrite)
         notes = [*notes, *filter(None, [journal.deleted]), *unlike_before(journal.machine)]
-        outputs = rasters_of(request)
+        outputs = rasters_of(request, task)
         yield MapWork(
             request,
             scorer,
             scene,
             plan,
-            legend,
+            legends,
             stem,
             paths,
             outputs,
@@ -141,6 +157,17 @@ def prepared(
             tuple(notes),
             watched,
         )
+
+
+def scorer_of(request: MapRequest, models: Sequence[Checkpoint]) -> Scorer:
+    """The models of a map ready for inference: both tasks at once where all of them learned a second."""
+    return Scorer.of(
+        models,
+        device=request.device,
+        precision=request.precision,
+        protocol=request.protocol,
+        both=second_task(models) is not None,
+    )
 
 
 def with_unknown(legend: Legend) -> Legend:
@@ -175,13 +202,16 @@ def _check_room(paths: Mapping[str, Path], overwrite: bool) -> None:
         check_replaceable(path)
 
 
-def _try_outputs(request: MapRequest, grid: Grid, legend: Legend, paths: Mapping[str, Path]) -> None:
+def _try_outputs(
+    request: MapRequest, grid: Grid, legends: Mapping[str, Legend], paths: Mapping[str, Path]
+) -> None:
     """Write what may fail for its format or its place: a polygon, a footprint, a file of each name. Raises
     BadFile, BadInput or BadOption.
     """
     for path in paths.values():
         try_to_write(path)
     if request.polygons:
-        try_target(paths["polygons"], grid, legend)
+        for task, legend in legends.items():
+            try_target(paths[kind_of("polygons", task)], grid, legend)
     if "stac" in paths:
         footprint(grid)

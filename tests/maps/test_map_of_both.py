@@ -1,0 +1,202 @@
+"""A map of a network that learned two tasks: the files of the second beside those of the first, whatever
+happens on the way.
+"""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import two_tasks
+import world
+
+import labelscape as ls
+from labelscape.maps import rasters
+from labelscape.maps.outputs import all_outputs
+from labelscape.scoring.engines import build_network
+from labelscape.scoring.scorer import normalise
+
+TILED = {"tile_size": 128, "overlap": 32, "blend": "hann", "tta": "mirror", "device": "cpu"}
+ALL = {**TILED, "proba": True, "entropy": True, "sieve": 0.05, "reject": 0.4}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The trained checkpoint's file, and a scene that fits it, of several tiles."""
+    folder = tmp_path_factory.mktemp("two")
+    scenes, _, _ = two_tasks.trained(folder)
+    scene = world.write(folder / "place.tif", np.tile(scenes.land.pixels, (1, 2, 2)), nodata=0)
+    return folder / "run" / "dfcnet.safetensors", scene
+
+
+@pytest.fixture(scope="module")
+def mapped(both, tmp_path_factory):
+    out = tmp_path_factory.mktemp("map")
+    return out, ls.map_scene(*both, out, **ALL)
+
+
+def read(path):
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+def test_the_second_task_has_all_the_files_of_the_first(both, mapped):
+    out, result = mapped
+    own = ["class", "confidence", "proba", "entropy", "sieved", "polygons"]
+    assert list(result.paths) == [*own, *(f"road_{kind}" for kind in own), "report", "stac", "run"]
+    assert {path.name for path in result.paths.values()} <= {path.name for path in out.iterdir()}
+    assert result.paths["road_class"].name == "place_road_class.tif"
+    road = result.tasks["road"]
+    assert list(road.paths) == own and road.paths["class"] == result.paths["road_class"]
+    assert "3 of road" in repr(result).replace("and ", "") and "<p>road</p>" in result._repr_html_()
+    with rasterio.open(road.paths["class"]) as file:
+        assert file.tags()["labelscape_task"] == "road"
+        assert file.colormap(1)[1][:3] == (90, 90, 90)  # roads are dark grey
+    with rasterio.open(road.paths["proba"]) as file:
+        assert file.descriptions == ("other", "road")
+    indices = read(road.paths["class"])[0]
+    unknown = ls.load(both[0]).mate.legend.values
+    counted = [np.count_nonzero(indices == value) for value in (*unknown, 254)]
+    assert [area.pixels for area in road.areas] == counted
+    assert [area.name for area in road.areas] == ["other", "road", "unknown"]
+    assert road.areas[1].hectares == pytest.approx(road.areas[1].pixels * 0.01, rel=0.01)
+    assert road.sieved is not None and road.outlined.written > 0
+
+
+def test_the_classes_are_those_of_the_second_head_on_the_scene_as_the_first_reads_it(both, tmp_path):
+    """In one tile, without augmentation; and the first task's map is the same with and without the second."""
+    made = ls.load(both[0])
+    whole = {"tile_size": 512, "device": "cpu", "polygons": False, "report": False}
+    result = ls.map_scene(both[0], both[1], tmp_path / "both", **whole)
+    pixels = read(both[1])
+    valid = (pixels > 0).all(axis=0)
+    image = normalise(pixels, valid, made.contract.normalisation)[None]
+    net = build_network(made)
+    with torch.inference_mode():
+        heads = net.both(image.contiguous(memory_format=torch.channels_last))
+    for name, legend, paths in (
+        ("logits", made.legend, result.paths),
+        ("mate", made.mate.legend, result.tasks["road"].paths),
+    ):
+        best = heads[name][0].softmax(0)
+        expected = np.where(valid, legend.decode(best.argmax(0).numpy().astype(np.uint8)), 255)
+        assert (read(paths["class"])[0] != expected).mean() < 1e-3  # ties of rounding
+        percent = np.where(valid, (100 * best.amax(0)).round().numpy(), 255)
+        assert np.abs(read(paths["confidence"])[0] - percent).max() <= 1
+    alone = ls.map_scene(replace(made, mate=None), both[1], tmp_path / "alone", **whole)
+    assert not alone.tasks and not list((tmp_path / "alone").glob("*road*"))
+    for kind in ("class", "confidence"):
+        np.testing.assert_array_equal(read(alone.paths[kind]), read(result.paths[kind]))
+
+
+def test_run_file_item_report_and_info_name_both(mapped):
+    out, result = mapped
+    run = json.loads(result.paths["run"].read_text())
+    assert run["files"]["road_class"] == "place_road_class.tif"
+    assert run["tasks"]["road"]["files"]["class"] == "place_road_class.tif"
+    assert [a["name"] for a in run["tasks"]["road"]["areas"]] == ["other", "road", "unknown"]
+    item = json.loads(result.paths["stac"].read_text())
+    asset = item["assets"]["road_class"]
+    assert asset["href"] == "./place_road_class.tif" and asset["title"].startswith("road: ")
+    assert [c["name"] for c in asset["classification:classes"]] == ["other", "road", "unknown", "nodata"]
+    assert len(item["assets"]["class"]["classification:classes"]) == 5
+    page = result.paths["report"].read_text()
+    section = page[page.index("<h2>Second task: road</h2>") : page.index("<h2>Files</h2>")]
+    assert "held-out blocks of scene.tif" in section and "Sieved map" in section
+    for name in ("other", "road", "unknown"):
+        assert f"<span>{name}</span>" in section
+    assert page.count('id="picture-0"') == page.count('id="task-1-picture-0"') == 1
+    assert "place_road_polygons.gpkg" in page and "loss of road" in page
+    text = ls.info(out).text
+    assert "road:\n" in text and "place_road_class.tif" in text
+
+
+def rasters_in(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.tif")}
+
+
+@pytest.mark.parametrize("tiles", [1, 4])
+def test_a_map_killed_after_some_tiles_goes_on_to_the_same_bytes(both, mapped, tmp_path, monkeypatch, tiles):
+    real, left = rasters.planes_of, [tiles]
+
+    def stopping(*arguments):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(*arguments)
+
+    monkeypatch.setattr(rasters, "planes_of", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        ls.map_scene(*both, tmp_path, **ALL)
+    monkeypatch.setattr(rasters, "planes_of", real)
+    assert len(list((tmp_path / ".place.unfinished").glob("*.tif"))) == tiles
+    again = ls.map_scene(*both, tmp_path, **ALL)
+    assert rasters_in(tmp_path) == rasters_in(mapped[0])
+    assert again.areas == mapped[1].areas and again.tasks["road"].areas == mapped[1].tasks["road"].areas
+    assert again.tasks["road"].seam == mapped[1].tasks["road"].seam
+
+
+def test_a_map_of_both_is_repeated_from_its_run_file(mapped, tmp_path):
+    again = ls.rerun(mapped[1].paths["run"], tmp_path)
+    assert rasters_in(tmp_path) == rasters_in(mapped[0]) and list(again.tasks) == ["road"]
+
+
+def test_several_models_map_the_second_task_if_all_of_them_learned_it(both, tmp_path, run_cli):
+    made = ls.load(both[0])
+    other = replace(
+        made, weights={k: v * np.float32(1.1) if "road_head" in k else v for k, v in made.weights.items()}
+    )
+    other = ls.save(other, tmp_path / "other.safetensors")
+    small = ["--no-polygons", "--no-report", "--proba", "--device", "cpu"]
+    code, out, err = run_cli(
+        "map", both[0], both[1], "--also", other, "--out", tmp_path / "a", *small, "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["tasks"]["road"]["areas"][1]["name"] == "road"
+    each = [
+        ls.map_scene(one, both[1], tmp_path / str(n), proba=True, polygons=False, report=False, device="cpu")
+        for n, one in enumerate((both[0], other))
+    ]
+    halves = [read(one.paths["road_proba"]).astype(int) for one in each]
+    assert (halves[0] != halves[1]).any()
+    merged = read(found["files"]["road_proba"]).astype(int)
+    assert np.abs(merged - (halves[0] + halves[1]) / 2).max() <= 1.5
+    alone = ls.save(replace(made, mate=None), tmp_path / "alone.safetensors")
+    code, out, err = run_cli("map", both[0], both[1], "--also", alone, "--out", tmp_path / "b", *small)
+    assert code == 0 and "second task is not mapped" in err
+    assert not list((tmp_path / "b").glob("*road*"))
+    code, out, err = run_cli("map", both[0], both[1], "--out", tmp_path / "c", *small)
+    assert code == 0 and "\nroad:\n" in out and "road_class" in out
+
+
+def test_one_task_can_be_mapped_alone_and_both_are_checked(both, tmp_path):
+    made = ls.load(both[0])
+    road = ls.map_scene(made.task("road"), both[1], tmp_path, force=True, device="cpu")
+    assert [area.name for area in road.areas] == ["other", "road"] and not road.tasks
+    whole, alone = (
+        ls.check(one, both[1], proba=True, device="cpu") for one in (both[0], replace(made, mate=None))
+    )
+    # Four planes more, three bands of them for the second task's two classes, and a third for overviews.
+    pixels = 192 * 256 * (1 + 4 / 3)
+    assert whole.plan.disk - alone.plan.disk == pytest.approx(4 * pixels, abs=2)
+    assert whole.plan.tiles == alone.plan.tiles
+
+
+def test_the_files_of_one_task_are_the_rows_of_the_table():
+    assert [o.kind for o in all_outputs()] == [
+        "class",
+        "confidence",
+        "proba",
+        "entropy",
+        "sieved",
+        "polygons",
+        "report",
+        "stac",
+        "run",
+    ]
+    road = [o for o in all_outputs("road") if o.task]
+    assert all(o.kind.startswith("road_") and o.ending.startswith("_road_") for o in road)
+    assert len({o.ending for o in all_outputs("road")}) == len(all_outputs("road")) == 15
