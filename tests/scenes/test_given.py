@@ -22,7 +22,7 @@ from labelscape.scenes.files import is_local, source_paths, source_text
 from labelscape.scenes.mosaic import MosaicScene, open_scene, seen_as
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.scene import Scene
-from labelscape.scenes.validity import measured
+from labelscape.scenes.validity import nodata_rule
 
 WINDOW = Window(5, 9, 30, 41)
 
@@ -210,14 +210,16 @@ def test_a_nodata_value_that_no_pixel_can_have_makes_none_invalid(tmp_path):
     for wrong in (-9999, 70000, 0.5, float("inf")):
         with pytest.raises(BadOption, match=f"nodata={wrong:g} cannot be a pixel of scene.*uint16"):
             open_scene(path, nodata=wrong)
-        assert measured(pixels, wrong).all()
+        assert nodata_rule(wrong, pixels.dtype) is None
     with open_scene(path, nodata=float("nan")) as scene:
         assert scene.read().valid.all()
     assert type(ArrayScene(pixels, nodata=np.uint16(55537)).nodata) is int  # goes into JSON
     assert not ArrayScene(pixels, nodata=55537).read().valid.any()
     # Rounded to the pixels' own precision, the usual nodata of float32 is one of its values.
     lowest = np.full((1, 2, 2), -3.4028234663852886e38, np.float32)
-    assert not measured(lowest, -3.4028234663852886e38).any()
+    rule = nodata_rule(-3.4028234663852886e38, lowest.dtype)
+    assert lowest[0, 0, 0] == rule.value
+    assert rule.alone
 
 
 # ---------------------------------------------------------------------------------------------------- xarray

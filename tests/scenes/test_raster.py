@@ -66,6 +66,7 @@ def test_alpha_and_internal_masks_are_validity_not_bands(tmp_path):
     import rasterio
 
     pixels = np.full((4, 6, 6), 9, np.uint8)
+    pixels[3] = 255
     pixels[3, :2] = 0
     path = world.write(tmp_path / "alpha.tif", pixels)
     with rasterio.open(path, "r+") as file:

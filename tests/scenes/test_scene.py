@@ -124,18 +124,20 @@ def test_no_picture_of_a_scene_that_would_be_read_for_minutes(tmp_path, monkeypa
 
 def test_names_of_bands_and_validity_come_from_one_place(tmp_path):
     pixels = np.full((4, 6, 6), 9, np.uint8)
-    for interpretations, bands, masked in (
-        ("gray gray gray gray", (1, 2, 3, 4), False),
-        ("red green blue alpha", (1, 2, 3), True),
+    for interpretations, fourth, bands, masked in (
+        ("gray gray gray gray", 9, (1, 2, 3, 4), False),
+        ("red green blue alpha", 255, (1, 2, 3), True),
+        ("red green blue alpha", 9, (1, 2, 3, 4), False),
     ):
+        pixels[3] = fourth
         path = world.write(tmp_path / "a.tif", pixels, photometric="MINISBLACK", alpha="NO", nodata=None)
         with rasterio.open(path, "r+") as file:
             file.colorinterp = [rasterio.enums.ColorInterp[name] for name in interpretations.split()]
         with rasterio.open(path) as file:
             found = bands_and_validity(file)
-            assert (found.bands, found.is_masked(file), found.nodata) == (bands, masked, None)
-            everything = bands_and_validity(file, every_band=True)
-            assert (everything.bands, everything.is_masked(file)) == ((1, 2, 3, 4), False)
+            assert (found.bands, bool(found.masks(file)), set(found.nodata)) == (bands, masked, {None})
+            everything = bands_and_validity(file, alpha="band")
+            assert (everything.bands, everything.masks(file)) == ((1, 2, 3, 4), ())
 
 
 def test_threads_read_their_own_handles(scenes):

@@ -82,7 +82,7 @@ def open_dataset(
         scenes, report = _of_one_kind(files, pixel_size, opened)
         # All scenes' labels were opened with one table, so the first one's legend is that of all.
         legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
-        report = [*told, *report, *scenes[0].labels.report]
+        report = [*told, *report, *scenes[0].labels.report, *_notes([s.scene for s in scenes])]
         if shares is not None:
             kind = fold_of(fold) if fold else split
             how = {"by_file": by_file, "split": kind, "block": block, "buffer": buffer, "seed": seed}
@@ -90,6 +90,19 @@ def open_dataset(
             report += lines
         opened.pop_all()  # the dataset closes its files; up to here a failure closes them
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
+
+
+def _notes(scenes: Sequence[Scene]) -> list[str]:
+    """What was decided about the scenes' files, one line for all that are alike."""
+    alike: dict[str, list[str]] = {}
+    for scene in scenes:
+        for note in scene.notes:
+            kind = note
+            for file in scene.files:
+                kind = kind.replace(file, "")
+            alike.setdefault(kind, []).append(note)
+    more = "; {} more scenes likewise"
+    return [notes[0] + (more.format(len(notes) - 1) if len(notes) > 1 else "") for notes in alike.values()]
 
 
 def _check_division(buffer: int, split: str, fold: str | None) -> None:

@@ -136,7 +136,7 @@ class CodedLabels(Labels):
                 ) from error
 
     def _of_dataset(self, dataset: object, window: Window) -> np.ndarray:
-        colors = bands_and_validity(dataset).bands
+        colors = bands_and_validity(dataset, alpha="mask").bands
         # Colours stored through a palette, as PNG tools do to save space, are the same colours.
         if self.code.by_color and len(colors) == 1 and dataset.colorinterp[0] == ColorInterp.palette:
             palette = np.zeros((256, 3), np.uint8)

@@ -18,6 +18,7 @@ from labelscape.labels.rules import ClassTable, LabelRules, mask_legend, resolve
 from labelscape.labels.values import LabelBand, check_bands, check_lossless, mask_indices, raster_classes
 from labelscape.legend import IGNORE, encode_values
 from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.georeference import grid_of
 from labelscape.scenes.raster import EXACT
 
 
@@ -65,7 +66,7 @@ def open_raster_labels(
         dataset = handles.enter_context(open_raster(source))
         check_bands(dataset)
         check_lossless(dataset, rules)
-        mine = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+        mine = grid_of(dataset)
         # On one grid pixels are read as they are stored; warping them would only cost time.
         view = None if mine.matches(grid) else on_grid(dataset, mine, grid, scene_name)
         if view is not None:
@@ -95,7 +96,7 @@ def on_grid(dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name:
     from rasterio.warp import transform_bounds
 
     # Bounds are only compared for overlap: their curved sides do not matter.
-    left, bottom, right, top = transform_bounds(dataset.crs, grid.crs, *dataset.bounds)
+    left, bottom, right, top = transform_bounds(mine.crs, grid.crs, *mine.bounds_of(mine.window))
     west, south, east, north = grid.bounds_of(grid.window)
     if left >= east or right <= west or bottom >= north or top <= south:
         raise BadInput(
@@ -105,6 +106,9 @@ def on_grid(dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name:
         )
     return WarpedVRT(
         dataset,
+        # Not the file's own: ground control points place what has no transform.
+        src_crs=mine.crs,
+        src_transform=mine.transform,
         crs=grid.crs,
         transform=grid.transform,
         width=grid.width,

@@ -22,7 +22,7 @@ from labelscape.grid import Window
 from labelscape.labels.rules import FoundClasses, LabelRules
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
-from labelscape.scenes.validity import bands_and_validity, unmasked
+from labelscape.scenes.validity import Mask, bands_and_validity, unmasked
 
 EXACT = 2**53
 """Whole numbers up to this one are exact in every type that a raster may have."""
@@ -39,9 +39,12 @@ class LabelBand:
         """`view` is `dataset` warped to a grid, with an alpha band of what it covers (`rasters.on_grid`)."""
         self.name, self.shape = dataset.name, dataset.shape
         self._read_from = dataset if view is None else view
-        found = bands_and_validity(dataset)
+        found = bands_and_validity(dataset, alpha="mask")
         self._band = found.bands[0] if found.bands else 1
-        self._masked = view is not None or (bool(found.bands) and found.is_masked(dataset))
+        self._masks = found.masks(dataset)
+        if view is not None:
+            alpha = [i for i, c in zip(view.indexes, view.colorinterp) if c == ColorInterp.alpha][-1]
+            self._masks = (Mask(view, alpha, "alpha"),)
         self._nodata, self._dtype = dataset.nodata, np.dtype(dataset.dtypes[self._band - 1])
         self.nodata = _whole(dataset.nodata)
         self.transparent = _transparent(dataset, self._band)
@@ -56,7 +59,7 @@ class LabelBand:
         try:
             with gdal():
                 values = self._read_from.read(self._band, window=window.rio)
-                masked = ~unmasked([self._read_from], window) if self._masked else None
+                masked = ~unmasked(self._masks, window) if self._masks else None
         except (RasterioError, OSError) as error:
             raise BadFile(
                 f"{self.name} cannot be read: the file is truncated or damaged ({reason(error)})."
@@ -131,7 +134,7 @@ def _transparent(dataset: rasterio.DatasetReader, band: int) -> tuple[int, ...]:
 
 def check_bands(dataset: rasterio.DatasetReader) -> None:
     """Raises BadInput for a raster that has not one band of numbers (and maybe one of alpha)."""
-    bands = bands_and_validity(dataset).bands
+    bands = bands_and_validity(dataset, alpha="mask").bands
     if len(bands) > 1:
         raise BadInput(
             f"{dataset.name} has {dataset.count} bands; a label raster has one band of class values. Convert "
@@ -241,7 +244,7 @@ def look_like_masks(sources: Sequence[str | Path], rules: LabelRules) -> bool:
     for source in sources:
         with gdal(), open_raster(source) as dataset:
             # A declared nodata value says what the others are: this is no unexplained mask.
-            if dataset.nodata is not None or len(bands_and_validity(dataset).bands) != 1:
+            if dataset.nodata is not None or len(bands_and_validity(dataset, alpha="mask").bands) != 1:
                 return False
             small = min(512, dataset.height), min(512, dataset.width)
             seen.update(np.unique(dataset.read(1, out_shape=small)).tolist())

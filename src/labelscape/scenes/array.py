@@ -21,7 +21,7 @@ from labelscape.scenes.memory import HeldScene, Sliced, cut
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import BLOCK, IN_MEMORY, Part, Patch, Scene, Units
-from labelscape.scenes.validity import check_nodata
+from labelscape.scenes.validity import check_nodata, nodata_rule
 
 MAX_CHANNELS = 4
 """An array whose last axis is no longer than this, and its others are, has its bands last (H, W, bands)."""
@@ -71,7 +71,8 @@ class ArrayScene(Scene):
         # A number of numpy cannot be stored as JSON.
         self.nodata = nodata.item() if isinstance(nodata, np.generic) else nodata
         if nodata is not None:
-            check_nodata(self.nodata, self.dtype, "the array")
+            check_nodata(self.nodata, [self.dtype], "the array")
+        self.band_nodata = (nodata_rule(self.nodata, self.dtype),) * count
         self.units = ((1.0, 0.0),) * count if units is None else tuple(units)
         if np.shape(self.units) != (count, 2):
             raise BadOption(

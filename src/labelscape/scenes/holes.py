@@ -10,7 +10,8 @@ import rasterio
 
 from labelscape.grid import Window
 from labelscape.scenes.files import gdal
-from labelscape.scenes.validity import measured
+from labelscape.scenes.layers import Layer
+from labelscape.scenes.validity import may_be_stored, measured
 
 MAX_LOOKUPS = 5_000_000
 """Blocks looked up at most, at 2 microseconds each; files of more blocks are read as if nothing were missing.
@@ -44,33 +45,37 @@ def stored_blocks(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> np
     )
 
 
-def may_hold(
-    readers: Sequence[tuple[rasterio.DatasetReader, Sequence[int]]],
-    shape: tuple[int, int],
-    dtype: np.dtype,
-    nodata: float | None,
-) -> Callable[[Window], bool]:
+def may_hold(layers: Sequence[Layer], shape: tuple[int, int], dtype: np.dtype) -> Callable[[Window], bool]:
     """Make a function of windows that is False where certainly no pixel is valid.
 
-    The scene has `shape` and is read from (dataset, band numbers) pairs. All blocks are looked up once, and
-    none is read.
+    The scene has `shape` and the type `dtype`, and is read from the layers. All blocks are looked up once,
+    and none is read.
     """
+    fills = [_fill(layer, k) for layer in layers for k in range(len(layer.bands))]
+    if None in fills:
+        return lambda window: True
+    rules = tuple(rule for layer in layers for rule in layer.nodata)
+    # Where the fill values of missing blocks are valid (0 without nodata), they cannot be skipped.
+    if measured(np.array(fills).astype(dtype).reshape(-1, 1, 1), rules).any():
+        return lambda window: True
     known = []
-    for dataset, indices in readers:
-        # In the pixels' type, as GDAL fills missing blocks: -9999 would be another value in bytes.
-        fill = np.array(dataset.nodata if dataset.nodata is not None else 0).astype(dtype)
+    for layer in layers:
         with gdal():
-            # Where the fill value of missing blocks is valid (0 without nodata), they cannot be skipped.
-            fill_is_valid = measured(fill.reshape(1, 1, 1), nodata).any()
-            stored = None if fill_is_valid else stored_blocks(dataset, indices)
-        # A warped or padded file has other blocks than the scene's pixels.
-        if stored is None or dataset.shape != shape:
+            stored = stored_blocks(layer.dataset, layer.bands)
+        if stored is None or layer.dataset.shape != shape:
             return lambda window: True
-        known.append((stored, dataset.block_shapes[0]))
-    # An ordinary file: windows need not be compared with anything.
+        known.append((stored, layer.dataset.block_shapes[0]))
     if all(stored.all() for stored, _ in known):
         return lambda window: True
     return lambda window: any(stored[touched(window, block)].any() for stored, block in known)
+
+
+def _fill(layer: Layer, k: int) -> float | None:
+    """What missing blocks of a layer's band read as; None where the file's nodata does not fit its type,
+    which GDAL then changes.
+    """
+    value = layer.dataset.nodatavals[layer.bands[k] - 1]
+    return 0 if value is None else value if may_be_stored(value, layer.dtypes[k]) else None
 
 
 def touched(window: Window, block: tuple[int, int]) -> tuple[slice, slice]:

@@ -12,6 +12,7 @@ from labelscape.scenes.files import Files, stack_files
 from labelscape.scenes.memory import HeldScene
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.scene import Part, Patch, Scene, Units, bands_text
+from labelscape.scenes.validity import Rules
 
 
 class LazyScene(Scene):
@@ -36,9 +37,9 @@ class LazyScene(Scene):
         self._options = {"nodata": nodata, "bands": bands, "band_names": band_names}
 
     @cached_property
-    def _facts(self) -> tuple[Grid, np.dtype, float | None, Units]:
+    def _facts(self) -> tuple[Grid, np.dtype, float | None, Rules, Units, tuple[str, ...]]:
         with self.again() as scene:
-            return scene.grid, scene.dtype, scene.nodata, scene.units
+            return scene.grid, scene.dtype, scene.nodata, scene.band_nodata, scene.units, scene.notes
 
     @property
     def grid(self) -> Grid:
@@ -53,8 +54,16 @@ class LazyScene(Scene):
         return self._facts[2]
 
     @property
-    def units(self) -> Units:
+    def band_nodata(self) -> Rules:
         return self._facts[3]
+
+    @property
+    def units(self) -> Units:
+        return self._facts[4]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._facts[5]
 
     @property
     def files(self) -> tuple[str, ...]:

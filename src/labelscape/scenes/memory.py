@@ -36,12 +36,11 @@ def cut(
     check_window(window, scene.grid.window)
     inside = window.inset_of(scene.grid.window)
     if bands is None or tuple(bands) == scene.bands:
-        # Copied: callers may change what they have read.
-        found = np.array(pixels[(slice(None), *inside)])
+        found, rules = np.array(pixels[(slice(None), *inside)]), scene.band_nodata
     else:  # a list of bands makes numpy copy by itself
-        found = pixels[([scene.index(b) for b in bands], *inside)]
-    # Of the bands read: nodata in another band makes no pixel invalid.
-    valid = measured(found, scene.nodata)
+        chosen = [scene.index(b) for b in bands]
+        found, rules = pixels[(chosen, *inside)], tuple(scene.band_nodata[c] for c in chosen)
+    valid = measured(found, rules)
     return Patch(found, valid if unmasked is None else valid & unmasked[inside], window)
 
 
@@ -58,7 +57,8 @@ class HeldScene(Scene):
         self.origin, self.pixels, self.unmasked = origin, pixels, unmasked
         self.source, self.name, self.grid = origin.source, origin.name, origin.grid
         self.bands, self.dtype = origin.bands, origin.dtype
-        self.nodata, self.units = origin.nodata, origin.units
+        self.nodata, self.band_nodata, self.units = origin.nodata, origin.band_nodata, origin.units
+        self.notes = origin.notes
 
     @property
     def files(self) -> tuple[str, ...]:

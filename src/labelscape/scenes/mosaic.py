@@ -152,6 +152,8 @@ class MosaicScene(Scene):
             parts[0].dtype if all(part.units == self.units for part in parts) else np.dtype(np.float32)
         )
         self.nodata = None  # each part knows its own
+        self.band_nodata = (None,) * len(self.bands)
+        self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
         self.mask, self._parts = mask, tuple(parts)
         self._placed = [placed for part in parts if (placed := placed_on(part, grid)).place.pixels]
         # As one array: a window is compared with thousands of parts at once.

@@ -18,7 +18,6 @@ from labelscape.scenes.raster import FileScene
 from labelscape.scenes.scene import Part, Units
 from labelscape.scenes.stac import Declared
 from labelscape.scenes.stack import SAME_GROUND
-from labelscape.scenes.validity import may_be_stored
 
 SAME_PIXEL = 0.01
 """Fraction of a pixel by which a scene may be shifted against a mosaic's grid and still be read unchanged."""
@@ -33,14 +32,13 @@ def file_part(source: Files, *, declared: Declared = Declared(), **options: obje
     """Make a `Part` of a file or a band stack, which is opened and closed for it. `options` are those of
     `FileScene`; `declared` (by a STAC item) is used where the files themselves declare nothing.
     """
+    if options.get("nodata") is None:
+        options["declared_nodata"] = declared.nodata
     # Closed again: a mosaic may have more parts than a process may have files open.
     with FileScene(source, **options) as scene:
         units = scene.units
         if not declares(units):
             units = tuple(declared.units.get(band, (1.0, 0.0)) for band in scene.bands)
-        described = declared.nodata
-        if scene.nodata is None and described is not None and may_be_stored(described, scene.dtype):
-            options["nodata"] = described
         opened = partial(FileScene, source, **options)
         return replace(scene.parts[0], open=opened, units=units)
 
@@ -67,23 +65,16 @@ def is_stack(files: Sequence[str]) -> bool:
     grids = [file_part(file).grid for file in files]
     if any(g.crs is None for g in grids):
         return True
-    # In steps of SAME_GROUND of the extent, the shift that a band stack allows.
-    places = {
-        (g.crs.to_wkt(), *(round(v / (SAME_GROUND * size)) for v, size in zip(_corner(g), _extent(g))))
-        for g in grids
-    }
+    places = {(g.crs.to_wkt(), *_rough_bounds(g)) for g in grids}
     # All files of a mosaic cover different ground. Where some share theirs, one that does not is a stray
     # band, which `FileScene` names.
     return len(places) < len(files)
 
 
-def _corner(grid: Grid) -> tuple[float, float]:
-    return grid.transform @ (0, 0)
-
-
-def _extent(grid: Grid) -> tuple[float, float]:
-    width, height = grid.pixel_size
-    return width * grid.width, height * grid.height
+def _rough_bounds(grid: Grid) -> tuple[int, int]:
+    """The lower left corner of a grid's bounds in steps of SAME_GROUND, whichever way its rows run."""
+    west, south, east, north = grid.bounds_of(grid.window)
+    return round(west / (SAME_GROUND * (east - west))), round(south / (SAME_GROUND * (north - south)))
 
 
 def mosaic_grid(parts: Sequence[Part]) -> Grid:

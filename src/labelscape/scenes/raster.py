@@ -7,14 +7,13 @@ one or several resolutions, as Sentinel-2 is delivered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid, Window, check_window
@@ -29,21 +28,38 @@ from labelscape.scenes.files import (
     source_text,
     stack_files,
 )
+from labelscape.scenes.georeference import grid_of, place_notes
 from labelscape.scenes.holes import may_hold
+from labelscape.scenes.layers import Layer, is_spread, picked, warped
 from labelscape.scenes.memory import HeldScene
 from labelscape.scenes.sampling import PIECE_COLUMNS, sampled
 from labelscape.scenes.scene import Part, Patch, Scene, Units
 from labelscape.scenes.stack import (
+    check_single,
     match_band_names,
     name_in_stack,
     names_in_file,
     padded_to_one_shape,
-    selected,
     warped_to_finest,
 )
-from labelscape.scenes.validity import bands_and_validity, check_nodata, measured, unmasked, warp_options
+from labelscape.scenes.validity import (
+    BandsAndValidity,
+    bands_and_validity,
+    check_nodata,
+    common_value,
+    imagery_notes,
+    measured,
+    nodata_of,
+    unmasked,
+    with_declared,
+)
+from labelscape.scenes.views import in_colours, palette_notes
 
 __all__ = ["EXACT", "FileScene", "Patch", "Scene", "Units"]
+
+
+SAME_PLACE = 1e-4
+"""Pixels by which grids may differ at their far ends and still coincide (ours)."""
 
 
 class FileScene(Scene):
@@ -62,9 +78,11 @@ class FileScene(Scene):
         band_names: Sequence[str] | None = None,
         name: str | None = None,
         onto: Grid | None = None,
+        declared_nodata: Mapping[str, float] | None = None,
     ) -> None:
-        """`nodata` overrides the file's nodata value; `bands` selects and orders bands by name; `onto` is the
-        grid to resample to.
+        """`nodata` overrides the files' nodata values; `bands` selects and orders bands by name; `onto` is
+        the grid to resample to; `declared_nodata` holds nodata values by band name for bands whose files have
+        none (the name "" stands for all).
 
         `name` is the file's stem by default. `band_names` names all bands of the file or files in order. A
         list may then hold multi-band files, and files without coordinates that share one pixel grid; a single
@@ -74,6 +92,7 @@ class FileScene(Scene):
         self.source = source
         # As given: other threads open the scene again by these.
         self._options = {"nodata": nodata, "bands": bands, "band_names": band_names, "name": name}
+        self._options["declared_nodata"] = declared_nodata
         self._onto = onto
         self._handles = ExitStack()
         # A dataset of the caller's has no second handle: its readers take turns.
@@ -97,53 +116,86 @@ class FileScene(Scene):
         name: str | None,
     ) -> None:
         files = stack_files(source)
-        if isinstance(source, SharedDataset):
-            datasets = [source.dataset]
-        else:
-            datasets = [self._handles.enter_context(open_raster(file)) for file in files]
-        if len(datasets) > 1 and band_names is not None and any(d.crs is None for d in datasets):
-            datasets = padded_to_one_shape(datasets)
-        elif len(datasets) > 1:
-            datasets = warped_to_finest(datasets, self._handles, allow_multiband=band_names is not None)
-        # A file without coordinates lies where its neighbours in the stack lie.
-        first = next((d for d in datasets if d.crs is not None), datasets[0])
+        shared = isinstance(source, SharedDataset)
+        given = (
+            [source.dataset] if shared else [self._handles.enter_context(open_raster(file)) for file in files]
+        )
+        datasets = [in_colours(one, file, self._handles) for one, file in zip(given, files)]
         place = str(source if isinstance(source, (str, Path)) else files[0])
         self.name = name or Path(place).stem or place
-        self.grid = Grid(first.crs, first.transform, first.height, first.width)
-        found = [bands_and_validity(dataset) for dataset in datasets]
+        found = [bands_and_validity(d, nodata=nodata, title=f) for d, f in zip(datasets, files)]
         for file, own in zip(files, found):
             if not own.bands:
                 raise BadInput(
                     f"{file} has only an alpha band; at least one band of measurements was expected."
                 )
         if band_names is not None:
-            found = match_band_names(datasets, found, band_names, self.name)
+            found = match_band_names(datasets, found, band_names, self.name, nodata)
             self.bands = tuple(band_names)
         elif len(files) > 1:
+            check_single(found, files)
             self.bands = tuple(name_in_stack(file, files) for file in files)
         else:
             self.bands = tuple(names_in_file(datasets[0], found[0].bands))
-        self._readers = [(dataset, list(own.bands)) for dataset, own in zip(datasets, found)]
-        self.nodata = nodata if nodata is not None else first.nodata
         self.units = tuple(
-            (d.scales[i - 1], d.offsets[i - 1]) for d, indices in self._readers for i in indices
+            (d.scales[i - 1], d.offsets[i - 1]) for d, own in zip(datasets, found) for i in own.bands
         )
-        dtypes = {dataset.dtypes[i - 1] for dataset, indices in self._readers for i in indices}
-        if len(dtypes) > 1 or any(d.startswith("complex") for d in dtypes):
-            raise BadInput(
-                f"{self.name} has bands of type {', '.join(sorted(dtypes))}; all bands must have one data "
-                "type, and not a complex one."
+        self.dtype = self._common_type(datasets, found, nodata)
+        declared = [nodata_of(d, own) for d, own in zip(datasets, found)]
+        self.nodata = nodata if nodata is not None else common_value([v for own in declared for v in own])
+        found, beside = with_declared(found, datasets, self.bands, self._options["declared_nodata"] or {})
+        named = band_names is not None  # whoever names all bands knows what they are
+        self.notes = beside + tuple(
+            note
+            for d, own, file in zip(given, found, files)
+            for note in (
+                *place_notes(d, file),
+                *palette_notes(d, file),
+                *own.notes,
+                *(() if named else imagery_notes(own, file)),
             )
-        self.dtype = np.dtype(dtypes.pop())
+        )
+        # Masks are asked for last: after a damaged mask GDAL raises its error at the next call, whatever it
+        # is.
+        layers = [
+            Layer(d, own.bands, own.nodata, own.masks(d), grid_of(g), file, shared)
+            for g, d, own, file in zip(given, datasets, found, files)
+        ]
+        if len(layers) > 1:
+            unplaced = band_names is not None and any(layer.grid.crs is None for layer in layers)
+            layers = padded_to_one_shape(layers) if unplaced else warped_to_finest(layers, self._handles)
+        # A file without coordinates lies where its neighbours in the stack lie.
+        first = next((layer for layer in layers if layer.grid.crs is not None), layers[0])
+        height, width = (max(sides) for sides in zip(*(_shape(layer) for layer in layers)))
+        self.grid = Grid(first.grid.crs, first.grid.transform, height, width)
+        self._read_from(layers)
+
+    def _common_type(
+        self, datasets: Sequence, found: Sequence[BandsAndValidity], nodata: float | None
+    ) -> np.dtype:
+        """The type that holds the values of all bands. Raises BadInput for complex values, BadOption where no
+        band can have the nodata value.
+        """
+        dtypes = [np.dtype(d.dtypes[i - 1]) for d, own in zip(datasets, found) for i in own.bands]
+        if any(dtype.kind == "c" for dtype in dtypes):
+            raise BadInput(
+                f"{self.name} has bands of type {', '.join(sorted({d.name for d in dtypes}))}; real numbers "
+                "were expected. Convert them to amplitudes first."
+            )
         if nodata is not None:
-            check_nodata(nodata, self.dtype, self.name)
-        # Asked last: after a damaged mask GDAL raises its error at the next call, whatever that is.
-        self._masked = any(own.is_masked(dataset) for dataset, own in zip(datasets, found))
+            check_nodata(nodata, dtypes, self.name)
+        return np.result_type(*dtypes)
+
+    def _read_from(self, layers: Sequence[Layer]) -> None:
+        self._layers = list(layers)
+        self.band_nodata = tuple(rule for layer in layers for rule in layer.nodata)
+        self._masks = tuple(dict.fromkeys(mask for layer in layers for mask in layer.masks))
 
     def _pick(self, bands: Sequence[str]) -> None:
         """Select these bands, in this order."""
         chosen = [self.index(band) for band in bands]
-        self._readers, self.units = selected(self._readers, chosen), tuple(self.units[c] for c in chosen)
+        self.units = tuple(self.units[c] for c in chosen)
+        self._read_from(picked(self._layers, chosen))
         self.bands = tuple(bands)
 
     def _resample(self, onto: Grid) -> None:
@@ -151,25 +203,13 @@ class FileScene(Scene):
         wide (ours), bilinear otherwise. What the scene does not cover is invalid.
         """
         coarser = _width_on_the_ground(onto) > 1.5 * _width_on_the_ground(self.grid)
-        warped = {
-            id(dataset): self._handles.enter_context(
-                WarpedVRT(
-                    dataset,
-                    crs=onto.crs,
-                    transform=onto.transform,
-                    width=onto.width,
-                    height=onto.height,
-                    tolerance=EXACT,
-                    resampling=Resampling.average if coarser else Resampling.bilinear,
-                    **warp_options(dataset, self.nodata, self.dtype),
-                )
-            )
-            # Each file once, although its bands may stand in several readers.
-            for dataset in {id(d): d for d, _ in self._readers}.values()
-        }
-        self._readers = [(warped[id(dataset)], indices) for dataset, indices in self._readers]
-        # Whatever the file has, the warp has an alpha band: it marks what the scene does not cover.
-        self.grid, self._masked = onto, True
+        # Pixel on pixel (rows or columns in the other order) nothing is interpolated, or a neighbour that is
+        # not finite would count, were its weight 1e-10.
+        turned = _is_turned(self.grid, onto)
+        how = Resampling.nearest if turned else Resampling.average if coarser else Resampling.bilinear
+        spread = is_spread(self._layers)
+        self._read_from(warped(self._layers, onto, how, self._handles, spread=spread))
+        self.grid = onto
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         window = self.grid.window if window is None else window
@@ -177,13 +217,12 @@ class FileScene(Scene):
         chosen = None if bands is None or tuple(bands) == self.bands else [self.index(b) for b in bands]
         try:
             with gdal(), self._one_at_a_time:
-                parts = [
-                    dataset.read(indices, window=window.rio)
-                    for dataset, indices in selected(self._readers, chosen)
-                ]
+                layers = picked(self._layers, chosen)
+                parts = [self._pixels_of(layer, window=window.rio) for layer in layers]
                 # One file is the usual case: its pixels are not copied once more.
                 pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
-                valid = measured(pixels, self.nodata) & self._unmasked(window)
+                rules = tuple(rule for layer in layers for rule in layer.nodata)
+                valid = measured(pixels, rules) & self._unmasked(window)
         except READ_FAILURES as error:
             raise BadFile(
                 f"{self.name} cannot be read at rows {window.top}-{window.bottom}, columns "
@@ -192,35 +231,41 @@ class FileScene(Scene):
             ) from error
         return Patch(pixels, valid, window)
 
+    def _pixels_of(self, layer: Layer, **how: object) -> np.ndarray:
+        """(B, H, W) of a layer's bands in the scene's type."""
+        if len(set(layer.dtypes)) > 1:  # rasterio reads bands of one type at a time
+            return np.stack([layer.dataset.read(i, **how).astype(self.dtype) for i in layer.bands])
+        return layer.dataset.read(list(layer.bands), **how).astype(self.dtype, copy=False)
+
     def _unmasked(self, window: Window) -> np.ndarray:
-        """(H, W) bool: not masked by an alpha band or an internal mask."""
-        return unmasked((d for d, _ in self._readers) if self._masked else (), window)
+        """(H, W) bool: masked by no alpha band and no mask, and inside all files."""
+        return unmasked(self._masks, window)
 
     def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """From overviews, where one is at least as fine as `shape`; every n-th pixel otherwise."""
-        singles = [(dataset, i) for dataset, indices in self._readers for i in indices]
-        # The first file stands for all: files of a band stack are taken to be made alike.
-        levels = singles[0][0].overviews(singles[0][1])
-        if not levels or min(levels) > max(self.grid.height / shape[0], self.grid.width / shape[1]):
-            in_strips = any(d.block_shapes[0][1] > PIECE_COLUMNS for d, _ in self._readers)
+        levels = self._layers[0].dataset.overviews(self._layers[0].bands[0])
+        # A padded file, which lacks rows, has overviews of another shape.
+        padded = any(mask.kind == "extent" for mask in self._masks)
+        coarse = not levels or min(levels) > max(self.grid.height / shape[0], self.grid.width / shape[1])
+        if coarse or padded:
+            in_strips = any(one.dataset.block_shapes[0][1] > PIECE_COLUMNS for one in self._layers)
             return sampled(self, bands, shape, in_strips=in_strips)
+        layers = picked(self._layers, [self.index(b) for b in bands])
         with gdal(), self._one_at_a_time:
-            pixels = np.stack(
-                [d.read(i, out_shape=shape) for d, i in (singles[self.index(b)] for b in bands)]
-            )
-        return pixels, measured(pixels, self.nodata)
+            pixels = np.concatenate([self._pixels_of(layer, out_shape=shape) for layer in layers])
+            rules = tuple(rule for layer in layers for rule in layer.nodata)
+            return pixels, measured(pixels, rules) & unmasked(self._masks, self.grid.window, shape)
 
     @property
     def has_overviews(self) -> bool:
-        dataset, indices = self._readers[0]
-        return bool(dataset.overviews(indices[0]))
+        return bool(self._layers[0].dataset.overviews(self._layers[0].bands[0]))
 
     def may_hold(self, window: Window) -> bool:
         return self._may_hold(window)
 
     @cached_property
     def _may_hold(self) -> Callable[[Window], bool]:
-        return may_hold(self._readers, self.grid.shape, self.dtype, self.nodata)
+        return may_hold(self._layers, self.grid.shape, self.dtype)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -235,7 +280,7 @@ class FileScene(Scene):
     def parts(self) -> tuple[Part, ...]:
         opened = partial(FileScene, self.source, **self._options)
         facts = self.grid, self.bands, self.dtype, self.units
-        return (Part(source_text(self.source), self.files, opened, *facts, self.in_memory),)
+        return (Part(source_text(self.source), self.files, opened, *facts, self.in_memory, self.notes),)
 
     def again(self) -> FileScene:
         return FileScene(self.source, **self._options, onto=self._onto)
@@ -250,6 +295,21 @@ class FileScene(Scene):
 
     def close(self) -> None:
         self._handles.close()
+
+
+def _shape(layer: Layer) -> tuple[int, int]:
+    """Of what is read: a padded file is larger than its own grid."""
+    return layer.dataset.height, layer.dataset.width
+
+
+def _is_turned(grid: Grid, other: Grid) -> bool:
+    """Do the pixels of two grids coincide, though their rows or columns may run the other way?"""
+    if grid.crs != other.crs:
+        return False
+    own = ~other.transform @ grid.transform
+    turns = np.array([own.a, own.b, own.d, own.e])
+    steps = np.array([*(turns * max(grid.shape)), own.c, own.f])
+    return (np.abs(turns).round() == (1, 0, 0, 1)).all() and np.abs(steps - steps.round()).max() < SAME_PLACE
 
 
 def _width_on_the_ground(grid: Grid) -> float:

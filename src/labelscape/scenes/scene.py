@@ -20,6 +20,7 @@ import numpy as np
 from labelscape.errors import UnknownName
 from labelscape.grid import Grid, Window
 from labelscape.scenes.picture import PICTURES, png, stretched
+from labelscape.scenes.validity import Nodata
 
 Units = tuple[tuple[float, float], ...]
 """Per band (scale, offset), as files declare them: a stored value times the scale, plus the offset, is the
@@ -56,9 +57,11 @@ class Scene:
     other libraries.
 
     grid    place and shape         bands  names, in the order of the pixels
-    dtype   of the pixels           nodata the nodata value, None where there is none
+    dtype   of the pixels           nodata the value that means nodata in all bands, None where there is none
     units   (scale, offset) a band  name   stem of the files that a map of it gets
     source  what it was opened from
+    band_nodata  the nodata value of each band, as `validity.measured` takes them
+    notes        what was decided about its files, such as an alpha band that is read as imagery: a line each
     """
 
     source: object
@@ -67,7 +70,9 @@ class Scene:
     bands: tuple[str, ...]
     dtype: np.dtype
     nodata: float | None
+    band_nodata: tuple[Nodata | None, ...]
     units: Units
+    notes: tuple[str, ...] = ()
 
     def __new__(cls, *_: object, **__: object) -> Scene:
         # Imported here because raster.py itself imports this module.
@@ -226,6 +231,7 @@ class Part:
     dtype: np.dtype
     units: Units
     in_memory: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def bands_text(bands: Sequence[str]) -> str:

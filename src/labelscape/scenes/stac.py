@@ -32,9 +32,11 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Declared:
-    """What an item declares where its files do not: nodata, and (scale, offset) per band."""
+    """What an item declares where its files do not, for each band: nodata, and (scale, offset). Where the
+    item names no band, the nodata value of all is that of the name "".
+    """
 
-    nodata: float | None = None
+    nodata: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -172,11 +174,13 @@ def _scene(item: dict, place: str, wanted: Sequence[str] | None) -> Described:
     keys = list(dict.fromkeys(band.key for band in chosen.values()))
     files = tuple(_file(assets[key]["href"], place, item, f"its asset {key!r}") for key in keys)
     declared = Declared(
-        common_nodata(b.nodata for b in chosen.values()), {own: band.units for own, band in chosen.items()}
+        {own: band.nodata for own, band in chosen.items() if band.nodata is not None},
+        {own: band.units for own, band in chosen.items()},
     )
     # The item names no band: the names in the file stand, which the item's units cannot be assigned to.
     if len(keys) == 1 and not next(iter(chosen.values())).named:
-        return Described(name, files, None, None, Declared(declared.nodata))
+        common = common_nodata(b.nodata for b in chosen.values())
+        return Described(name, files, None, None, Declared({} if common is None else {"": common}))
     # All bands of the files need a name, also those that the scene leaves out.
     called = {(band.key, band.position): own for own, band in chosen.items()}
     names = tuple(

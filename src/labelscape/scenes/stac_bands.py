@@ -186,6 +186,6 @@ def _number(value: object) -> float | None:
 
 
 def common_nodata(values: Iterable[float | None]) -> float | None:
-    """The nodata value that all bands share, else None: a scene has one nodata value."""
+    """The nodata value that all bands share, else None."""
     found = set(values)
     return found.pop() if len(found) == 1 else None

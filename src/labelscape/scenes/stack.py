@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from labelscape.errors import BadInput
-from labelscape.scenes.files import EXACT
-from labelscape.scenes.validity import BandsAndValidity, bands_and_validity
+from labelscape.scenes.layers import Layer, is_spread, warped
+from labelscape.scenes.validity import BandsAndValidity, Mask, bands_and_validity
 
 SAME_GROUND = 0.02
 """Fraction of its own extent by which a file of a band stack may be shifted against the others (ours)."""
@@ -26,7 +25,9 @@ tile is a column short.
 
 
 class Padded:
-    """A raster that is a row or column short, padded by repeating its last; otherwise the raster itself."""
+    """A raster that is a row or column short, padded by repeating its last; otherwise the raster itself.
+    What is padded is no measurement: `extent` says which pixels the file has.
+    """
 
     def __init__(self, dataset: object, height: int, width: int) -> None:
         self._dataset, self.height, self.width, self.shape = dataset, height, width, (height, width)
@@ -43,9 +44,16 @@ class Padded:
         pixels = self._dataset.read(indices, window=own)
         return np.pad(pixels, [(0, 0)] * (pixels.ndim - 2) + missing, mode="edge")
 
-    def dataset_mask(self, *, window: RasterioWindow) -> np.ndarray:
+    def read_masks(self, band: int, *, window: RasterioWindow) -> np.ndarray:
         own, missing = self._own_part(window)
-        return np.pad(self._dataset.dataset_mask(window=own), missing, mode="edge")
+        return np.pad(self._dataset.read_masks(band, window=own), missing, mode="edge")
+
+    def extent(self, window: RasterioWindow) -> np.ndarray:
+        """(H, W) bool: the pixels that the file has."""
+        own, missing = self._own_part(window)
+        height, width = (int(side) for side in (own.height, own.width))
+        inside = (window.row_off < self._dataset.height) & (window.col_off < self._dataset.width)
+        return np.pad(np.full((height, width), inside), missing)
 
     def _own_part(self, window: RasterioWindow) -> tuple[RasterioWindow, list[tuple[int, int]]]:
         """The nearest window inside the file, at least a pixel wide, and the padding (before, after) of rows
@@ -62,63 +70,66 @@ class Padded:
         return own, [(0, int(window.height - own.height)), (0, int(window.width - own.width))]
 
 
-def padded_to_one_shape(datasets: Sequence) -> list:
-    """Give files of which some have no coordinates the same shape, by padding. Raises BadInput where one is
-    smaller by more than MAX_MISSING.
+def padded_to_one_shape(layers: Sequence[Layer]) -> list[Layer]:
+    """Give files of which some have no coordinates the same shape; the pixels that one lacks are invalid.
+    Raises BadInput where one is smaller by more than MAX_MISSING.
     """
-    height, width = max(d.height for d in datasets), max(d.width for d in datasets)
+    height, width = max(one.grid.height for one in layers), max(one.grid.width for one in layers)
     laid = []
-    for dataset in datasets:
-        if max(height - dataset.height, width - dataset.width) > MAX_MISSING:
+    for layer in layers:
+        grid = layer.grid
+        if max(height - grid.height, width - grid.width) > MAX_MISSING:
             raise BadInput(
-                f"{dataset.name} is {dataset.width} x {dataset.height} pixels, the others are {width} x "
+                f"{layer.title} is {grid.width} x {grid.height} pixels, the others are {width} x "
                 f"{height}, and not all of them have coordinates: they are not a band stack."
             )
-        laid.append(dataset if dataset.shape == (height, width) else Padded(dataset, height, width))
+        if grid.shape != (height, width):
+            padded = Padded(layer.dataset, height, width)
+            masks = (*(replace(mask, dataset=padded) for mask in layer.masks), Mask(padded, 0, "extent"))
+            layer = replace(layer, dataset=padded, masks=masks)
+        laid.append(layer)
     return laid
 
 
-def warped_to_finest(datasets: Sequence, handles: ExitStack, *, allow_multiband: bool) -> list:
-    """Resample every file to the grid of the finest one. Raises BadInput unless all cover the same ground,
-    with one band each or `allow_multiband`. Warped files are closed by `handles`.
+def warped_to_finest(layers: Sequence[Layer], handles: ExitStack) -> list[Layer]:
+    """Resample every file to the grid of the finest one. Raises BadInput unless all cover the same ground.
+    Warped files are closed by `handles`.
     """
-    multiband = [d.name for d in datasets if d.count != 1]
-    if multiband and not allow_multiband:
+    finest = min(layers, key=lambda layer: abs(layer.grid.transform.determinant))
+    bounds = [layer.grid.bounds_of(layer.grid.window) for layer in (finest, *layers)]
+    width, height = bounds[0][2] - bounds[0][0], bounds[0][3] - bounds[0][1]
+    laid = []
+    for layer, own in zip(layers, bounds[1:]):
+        apart = np.abs(np.subtract(own, bounds[0])) / [width, height, width, height]
+        if layer.grid.crs != finest.grid.crs or apart.max() > SAME_GROUND:
+            raise BadInput(
+                f"{layer.title} and {finest.title} do not cover the same ground: they are not a band stack."
+            )
+        same = layer.grid.shape == finest.grid.shape and layer.grid.transform == finest.grid.transform
+        laid += (
+            [layer]
+            if same
+            else warped([layer], finest.grid, Resampling.bilinear, handles, spread=is_spread(layers))
+        )
+    return laid
+
+
+def check_single(found: Sequence[BandsAndValidity], files: Sequence[str]) -> None:
+    """Raises BadInput where a file of a band stack has several bands, which then have no names."""
+    multiband = [file for file, own in zip(files, found) if len(own.bands) != 1]
+    if multiband:
         raise BadInput(
             f"A band stack is made of single-band files; {multiband[0]} has several. Pass scenes one by "
-            "one instead."
+            "one instead, or name the bands of all files in order with `band_names`."
         )
-    # By the area of a pixel; rows usually run south, where e is negative.
-    finest = min(datasets, key=lambda d: abs(d.transform.a * d.transform.e))
-    width, height = finest.bounds.right - finest.bounds.left, finest.bounds.top - finest.bounds.bottom
-    laid = []
-    for dataset in datasets:
-        apart = np.abs(np.subtract(dataset.bounds, finest.bounds)) / [width, height, width, height]
-        # Products cut less exactly than Sentinel-2's, whose bands share their edges, pass too.
-        if dataset.crs != finest.crs or apart.max() > SAME_GROUND:
-            raise BadInput(
-                f"{dataset.name} and {finest.name} do not cover the same ground: they are not a band stack."
-            )
-        # Not through a warp, which costs time on every read.
-        if dataset.shape == finest.shape and dataset.transform == finest.transform:
-            laid.append(dataset)
-            continue
-        onto_finest = WarpedVRT(
-            dataset,
-            crs=finest.crs,
-            transform=finest.transform,
-            width=finest.width,
-            height=finest.height,
-            resampling=Resampling.bilinear,
-            tolerance=EXACT,
-            add_alpha=False,
-        )
-        laid.append(handles.enter_context(onto_finest))
-    return laid
 
 
 def match_band_names(
-    datasets: Sequence, found: Sequence[BandsAndValidity], band_names: Sequence[str], where: str
+    datasets: Sequence,
+    found: Sequence[BandsAndValidity],
+    band_names: Sequence[str],
+    where: str,
+    nodata: float | None,
 ) -> list[BandsAndValidity]:
     """Match the bands of all files to names, by their number. Raises BadInput where there are more or fewer
     bands than names.
@@ -126,11 +137,14 @@ def match_band_names(
     count = sum(len(f.bands) for f in found)
     if count == len(band_names):
         return list(found)
-    if sum(d.count for d in datasets) == len(band_names):
-        # Writers mark a fourth measured band (near infrared) as alpha; whoever names every band knows better.
-        return [bands_and_validity(d, every_band=True) for d in datasets]
+    # Whoever names all bands knows which one is alpha: writers mark a fourth measured band (near infrared)
+    # so.
+    for alpha in ("band", "mask"):
+        others = [bands_and_validity(d, nodata=nodata, alpha=alpha) for d in datasets]
+        if sum(len(f.bands) for f in others) == len(band_names):
+            return others
     if count == 1 and tuple(band_names) == ("red", "green", "blue"):
-        return [replace(f, bands=f.bands * 3) for f in found]
+        return [replace(f, bands=f.bands * 3, nodata=f.nodata * 3) for f in found]
     raise BadInput(
         f"{where} has {count} band{'s' * (count != 1)}; {len(band_names)} were expected: "
         f"{', '.join(band_names)}."
@@ -153,19 +167,3 @@ def name_in_stack(file: str, files: Sequence[str]) -> str:
     """
     last = [Path(f).stem.split("_")[-1] for f in files]
     return Path(file).stem.split("_")[-1] if len(set(last)) == len(last) else Path(file).stem
-
-
-def selected(readers: Sequence[tuple], chosen: Sequence[int] | None) -> list[tuple]:
-    """Select bands by position from (dataset, band numbers) pairs, all for None. Consecutive bands of one
-    file stay one pair, so that they are one read: blocks interleaved by pixel are decoded once.
-    """
-    if chosen is None:
-        return list(readers)
-    singles = [(dataset, i) for dataset, indices in readers for i in indices]
-    grouped: list[tuple[rasterio.DatasetReader, list[int]]] = []
-    for dataset, i in (singles[c] for c in chosen):
-        if grouped and grouped[-1][0] is dataset:
-            grouped[-1][1].append(i)
-        else:
-            grouped.append((dataset, [i]))
-    return grouped

@@ -209,6 +209,8 @@ def _check_pair(
         results.first = results.first or scene
         if problem := bands_differ(scene, results.first):
             results.add("bands", "error", name, problem)
+        for note in scene.notes:
+            results.add("file", "info", name, f"{note[0].upper()}{note[1:]}.")
         pair = Pair(scene, name, label, split)
         try:
             if is_vector(label):

@@ -19,6 +19,7 @@ from labelscape.labels.rules import LabelRules, mask_legend
 from labelscape.labels.values import FractionalValues, LabelBand, compression_of
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
+from labelscape.scenes.georeference import grid_of
 from labelscape.scenes.validity import bands_and_validity
 
 Colour = tuple[int, int, int]
@@ -57,10 +58,10 @@ def tally(source: str | Path) -> Tally:
     completely.
     """
     with gdal(), open_raster(source) as dataset:
-        bands = list(bands_and_validity(dataset).bands[:3])
+        bands = list(bands_and_validity(dataset, alpha="mask").bands[:3])
         # One band or two: the values are in the first.
         bands = bands if len(bands) == 3 else bands[:1] or [1]
-        grid = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+        grid = grid_of(dataset)
         palette = {}
         if dataset.colorinterp[0] == ColorInterp.palette:
             palette = {value: tuple(colour[:3]) for value, colour in dataset.colormap(1).items()}

@@ -1,0 +1,72 @@
+"""Where a raster lies: its transform, or the one that its ground control points define."""
+
+from __future__ import annotations
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.vrt import WarpedVRT
+
+from labelscape.grid import Grid
+
+AFFINE = 0.1
+"""Pixels by which ground control points may lie off an affine transform and still define it (ours)."""
+
+
+def grid_of(dataset: rasterio.DatasetReader | WarpedVRT) -> Grid:
+    """The grid of an open raster. Ground control points place it where it has no transform and one affine
+    transform agrees with all of them.
+    """
+    return _placed(dataset)[0]
+
+
+def place_notes(dataset: rasterio.DatasetReader | WarpedVRT, title: str) -> tuple[str, ...]:
+    """What was read from ground control points, and what was not: a line each."""
+    _, note = _placed(dataset)
+    return (f"{title} {note}",) if note else ()
+
+
+def _placed(dataset: rasterio.DatasetReader | WarpedVRT) -> tuple[Grid, str]:
+    plain = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+    if not dataset.transform.is_identity or isinstance(dataset, WarpedVRT):
+        return plain, ""
+    points, crs = dataset.gcps
+    if not points:
+        if getattr(dataset, "rpcs", None):
+            return plain, (
+                "is placed by RPCs only, which depend on the terrain: it is read without coordinates. "
+                "Rectify it first: gdalwarp -rpc in.tif out.tif"
+            )
+        return plain, ""
+    transform, off = _affine([(p.col, p.row, p.x, p.y) for p in points])
+    if transform is None or off > AFFINE:
+        far = f" (they lie up to {off:.3g} pixels off one)" if transform is not None else ""
+        return plain, (
+            f"is placed by {len(points)} ground control points that are no affine transform{far}: it is read "
+            "without coordinates. Rectify it first: gdalwarp -tps in.tif out.tif"
+        )
+    if crs is None:
+        return plain, "has ground control points without a CRS: it is read without coordinates"
+    return Grid(crs, transform, dataset.height, dataset.width), (
+        f"is placed by its {len(points)} ground control points, which agree with one affine transform"
+    )
+
+
+def _affine(points: list[tuple[float, float, float, float]]) -> tuple[Affine | None, float]:
+    """The affine transform that fits points (column, row, x, y) best, and how far the worst lies off it in
+    pixels; None where they lie on a line.
+    """
+    found = np.array(points, float)
+    pixels, ground = found[:, :2], found[:, 2:]
+    # About their means: coordinates of millions would lose the digits of a pixel.
+    middle, centre = pixels.mean(axis=0), ground.mean(axis=0)
+    if not np.isfinite(found).all() or np.linalg.matrix_rank(pixels - middle) < 2:
+        return None, np.inf
+    turn, *_ = np.linalg.lstsq(pixels - middle, ground - centre, rcond=None)
+    (a, d), (b, e) = turn
+    c, f = centre - middle @ turn
+    made = Affine(a, b, c, d, e, f)
+    if made.is_degenerate:
+        return None, np.inf
+    columns, rows = ~made @ (ground[:, 0], ground[:, 1])
+    return made, float(np.hypot(columns - pixels[:, 0], rows - pixels[:, 1]).max())
