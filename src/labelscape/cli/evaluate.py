@@ -120,12 +120,7 @@ def run(
     checkpoint = load(model).task(task)
     _check_options(checkpoint, model, images, dataset, labels, part)
     data = _scored_data(checkpoint, images, dataset, settings, labels)
-    # Each published set has its own values, colours and file names; a user's own scene has none.
-    if predictions and not data.dataset:
-        raise BadOption(
-            "--predictions writes the label format of a published data set: name it with --dataset. For "
-            "your own scenes, use labelscape map."
-        )
+    _check_predictions(predictions, data)
     # The seed of training: another one would hold out other blocks, and score on pixels that were learned.
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
         for line in opened.report:
@@ -174,6 +169,16 @@ def _check_options(
         raise BadOption(
             "--part selects a split of a published data set or of the model's own training scenes; leave the "
             "scenes out, or leave --part out."
+        )
+
+
+def _check_predictions(predictions: Path | None, data: Data) -> None:
+    """Raises BadOption where predictions are asked for data that have no label format."""
+    # Each published set has its own values, colours and file names; a user's own scene has none.
+    if predictions and not data.dataset:
+        raise BadOption(
+            "--predictions writes the label format of a published data set: name it with --dataset. For "
+            "your own scenes, use labelscape map."
         )
 
 
