@@ -12,12 +12,14 @@ import pytest
 from labelscape.errors import BadFile
 from labelscape.files import (
     check_replaceable,
+    check_written,
     locked,
     private_folder,
     remove_abandoned,
     try_to_write,
     written_whole,
 )
+from labelscape.training.run import train
 
 SRC = Path(__file__).parent.parent / "src"
 
@@ -154,3 +156,21 @@ def test_a_folder_removed_meanwhile_is_named_as_the_cause(tmp_path):
             folder.rename(tmp_path / "elsewhere")
             part.write_text("")
     assert "full" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/map", "gs://bucket/map", "https://host/a", "/vsis3/bucket/map"]
+)
+def test_no_folder_is_made_of_an_address(tmp_path, monkeypatch, address):
+    """pathlib makes `s3:/bucket` of `s3://bucket`, and a folder `s3:` would be created here."""
+    monkeypatch.chdir(tmp_path)
+    for path in (address, Path(address)):
+        with pytest.raises(BadFile, match="is an address .*written to local files only"):
+            check_written(path)
+        with pytest.raises(BadFile, match="is an address"), written_whole(path):
+            pass
+    with pytest.raises(BadFile, match="is an address"):
+        train({"data": {"images": ["a.tif"], "labels": ["b.tif"]}, "network": "fcn"}, address)
+    assert list(tmp_path.iterdir()) == []
+    check_written("C:/map/a.tif")
+    check_written("x:y/a.tif")

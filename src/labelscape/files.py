@@ -67,11 +67,22 @@ def check_path(given: object, what: str) -> None:
                 raise BadFile(f"{what} cannot be {_shown(name)}: {fault}.")
 
 
+def check_local(path: str | Path) -> None:
+    """Raises BadFile where `path` is an address: a folder `s3:` would be made here."""
+    # pathlib makes one slash of two.
+    if found := re.match(r"([A-Za-z][\w+.-]+):/|/vsi[a-z0-9_]+/", str(path)):
+        raise BadFile(
+            f"{path} is an address ({found[0]}), and results are written to local files only. Give a local "
+            "folder, and copy the results from there (aws s3 cp, gsutil cp, rclone)."
+        )
+
+
 def check_written(path: str | Path, free: int = ADDED) -> None:
     """Raises BadFile where no file can be written to `path`, because of its name or of a folder's. Every
     writer calls it, the slow ones before their work.
     """
     check_path(path, "The path of a file to write")
+    check_local(path)
     if fault := name_fault(Path(path).name, free=free):
         raise BadFile(f"The file {_shown(Path(path).name)} cannot be written: {fault}.")
 
@@ -140,6 +151,7 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     Raises BadFile where `path` exists and may not be replaced, or it cannot be written (its name,
     permissions, disk full).
     """
+    check_local(path)
     path = Path(path)
     check_written(path, HIDDEN)
     if path.exists() and not overwrite:

@@ -100,7 +100,9 @@ class Schedule:
     ] = None
     start: Annotated[
         str | None,
-        typer.Option("--start", help="Checkpoint whose encoder to start from, instead of a base network."),
+        typer.Option(
+            "--start", help="Checkpoint to start from: weights that fit are taken over, the rest is new."
+        ),
     ] = None
     batch: Annotated[
         int | None, typer.Option("--batch", help="Batch size: crops per step.", show_default="8")

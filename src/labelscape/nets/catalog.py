@@ -224,6 +224,23 @@ def checked_options(
     return sizes, given
 
 
+def shapes_of(
+    name: str, in_channels: int, classes: int, options: Mapping[str, object]
+) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of a network's weights, without memory; None for one that computes with numbers in
+    building.
+    """
+    sizes, given = checked_options(name, in_channels, classes, dict(options))
+    for of_weights in ("pretrained", "weights"):
+        given.pop(of_weights, None)
+    try:
+        with torch.device("meta"):
+            net = entry(name).build(**sizes, **given)
+    except (BadOption, NotImplementedError, RuntimeError):
+        return None
+    return {key: tuple(value.shape) for key, value in net.state_dict().items()}
+
+
 def check_model(name: str, *, in_channels: int | None = None, **options: object) -> Network | None:
     """The network of shapes alone, for two classes and without memory; None for one that computes with
     numbers in building. Raises what `create_model` would, within seconds: published weights are only looked

@@ -14,7 +14,7 @@ from labelscape.checkpoint import Checkpoint, load, remember_file, save
 from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
-from labelscape.files import check_path
+from labelscape.files import check_local, check_path
 from labelscape.labels.rules import too_few_classes
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
@@ -25,6 +25,8 @@ from labelscape.training.loop import run_phase
 from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
 from labelscape.training.recipe_sizes import SETTINGS as OF_MAP_SIZE
+from labelscape.training.setup import net_options
+from labelscape.training.start import told_of_start
 from labelscape.training.state import differing
 from labelscape.training.stopping import Stop, stoppable
 from labelscape.training.team import gather, telling_of_the_lost
@@ -70,6 +72,7 @@ def train(
     """
     recipe = as_recipe(recipe)
     check_path(out, "The folder of a training run (out)")
+    check_local(out)
     out = Path(out)
     if tensorboard:
         require_tensorboard()
@@ -115,6 +118,10 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
             run.say(line)
         if start is None:
             _warn_of_random_weights(recipe, run.say)
+        elif not recipe.base_steps:
+            options = net_options(recipe, mate)
+            for line in told_of_start(recipe.network, options, dataset, start, Path(recipe.start).name):
+                run.say(line)
         if recipe.base_steps:
             start = _base_network(recipe, dataset, replace(blank, mate=None), run)
         checkpoint = run_phase(

@@ -11,11 +11,12 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput, BadOption
 from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import create_model, entry, options_of, with_tag
+from labelscape.nets.catalog import create_model, options_of, with_tag
 from labelscape.training.crops import Drawing, index_crops
 from labelscape.training.data import of_second_task
 from labelscape.training.losses import auto_weights
 from labelscape.training.recipe import Recipe
+from labelscape.training.start import take_over
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,7 @@ def build_network(
         **net_options(recipe, mate),
     )
     if start is not None:
-        paper = entry(recipe.network).start
-        if paper is None:
-            raise BadOption(f"{recipe.network} starts from no other network; leave start out.")
-        # After the random start, which parts that the two do not share keep.
-        paper.copy_weights(net, {key: torch.from_numpy(value) for key, value in start.weights.items()})
+        take_over(net, recipe.network, net_options(recipe, mate), dataset, start)
     return net
 
 
