@@ -32,6 +32,7 @@ Differs   - only the encoder is pinned ("standard DenseNet 121", "DenseBlock 5, 
           - the baseline's last two 1 x 1 layers have nothing between them: together they are one linear layer
           - batch statistics in several processes are each process's own unless sync_bn is set
           - "unknown" is no class: it is ignored, six are learned and scored; sizes are quoted for seven
+          - a map is scaled as the land images, for both tasks (scoring roads on road images: as these)
           - recipe: road and land weigh 1 each, every task averaged over its own labelled pixels; land is
             scaled in the baseline's training too; no flips; road images, smaller than a crop, are padded with
             zeros; how many images of a batch are land, and the scales of the test
@@ -88,8 +89,8 @@ class Projection(nn.Module):
 
 
 class TransitionUp(Projection):
-    """A block's output, narrowed and upsampled, joined to the skip. (N, C, h, w), (N, S, 2 h, 2 w) -> (N,
-    width + S, 2 h, 2 w).
+    """A block's output, narrowed and upsampled, joined to the skip. (N, C, h, w), (N, S, H, W) -> (N, width +
+    S, H, W); on sides of 32 m + 1 pixels H is 2 h - 1, and W is 2 w - 1.
     """
 
     def forward(self, stack: Tensor, skip: Tensor) -> Tensor:
