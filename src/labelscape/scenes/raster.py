@@ -144,17 +144,7 @@ class FileScene(Scene):
         declared = [nodata_of(d, own) for d, own in zip(datasets, found)]
         self.nodata = nodata if nodata is not None else common_value([v for own in declared for v in own])
         found, beside = with_declared(found, datasets, self.bands, self._options["declared_nodata"] or {})
-        named = band_names is not None  # whoever names all bands knows what they are
-        self.notes = beside + tuple(
-            note
-            for d, own, file in zip(given, found, files)
-            for note in (
-                *place_notes(d, file),
-                *palette_notes(d, file),
-                *own.notes,
-                *(() if named else imagery_notes(own, file)),
-            )
-        )
+        self.notes = beside + _notes(given, found, files, named=band_names is not None)
         # Masks are asked for last: after a damaged mask GDAL raises its error at the next call, whatever it
         # is.
         layers = [
@@ -314,3 +304,20 @@ def _is_turned(grid: Grid, other: Grid) -> bool:
 
 def _width_on_the_ground(grid: Grid) -> float:
     return grid.ground_pixel_size or max(grid.pixel_size)
+
+
+def _notes(
+    datasets: Sequence, found: Sequence[BandsAndValidity], files: Sequence[str], *, named: bool
+) -> tuple[str, ...]:
+    """What is worth saying of each file: its place, its palette, its masks, its bands."""
+    return tuple(
+        note
+        for d, own, file in zip(datasets, found, files)
+        for note in (
+            *place_notes(d, file),
+            *palette_notes(d, file),
+            *own.notes,
+            # Whoever names all bands knows what they are.
+            *(() if named else imagery_notes(own, file)),
+        )
+    )
