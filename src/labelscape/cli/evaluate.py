@@ -261,6 +261,7 @@ def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json
                 "part": split or "all",
                 **found.metrics,
                 "per_scene": per_scene,
+                "per_block": [block.to_dict() for block in found.per_block],
                 "card": card,
                 **({"per_ring": rings, "trimap": found.trimap} if rings else {}),
                 "notes": list(found.notes),

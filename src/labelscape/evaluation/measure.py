@@ -14,6 +14,7 @@ from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import known_part
 from labelscape.errors import BadInput, BadOption, WrongType
+from labelscape.evaluation.blocks import BlockCounts, BlockTally, block_side
 from labelscape.evaluation.boundaries import RINGS, ring_of, trimap
 from labelscape.evaluation.confusion import Confusion, count
 from labelscape.evaluation.conventions import Convention, eroded_card, metric_card
@@ -43,6 +44,8 @@ class Evaluation:
     """Counts of all scenes by distance to the nearest other class (`boundaries.RINGS`, then what lies
     farther); empty where they were not asked for.
     """
+    per_block: tuple[BlockCounts, ...] = ()
+    """Counts of every block with a label: blocks of the scene's own split, else of 256 pixels."""
 
     @property
     def card(self) -> tuple[Convention, ...]:
@@ -173,16 +176,20 @@ def evaluate(
     check_classes(scorer.checkpoint, dataset)
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
+    per_block: list[BlockCounts] = []
     rings = [Confusion.empty(len(legend))] * (len(RINGS) + 1) if boundaries else []
     scenes = dataset.scenes if part is None else dataset.part(part)
     # The tiles of `map_scene`: another halo or blending would score another map.
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
-            counts, whole = _score_scene(scorer, scene, plan, part, tick, rings, whole=keep is not None)
+            blocks = BlockTally(block_side(scene), scene.scene.grid.window, len(legend))
+            whole = _score_scene(scorer, scene, plan, part, tick, rings, blocks, whole=keep is not None)
             # Folders may hold scenes of one name: counts of both are kept.
             name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
-            per_scene[name] = counts
+            found = blocks.named(name)
+            per_scene[name] = sum((block.counts for block in found), Confusion.empty(len(legend)))
+            per_block += found
             if keep:
                 keep(scene, whole)
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
@@ -190,7 +197,8 @@ def evaluate(
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
     # Of the largest tiles alone: one warning says it for all.
     warning = size_warning(scorer, max(plans, key=lambda plan: plan.largest))
-    return Evaluation(per_scene, tuple(legend.names), (warning,) if warning else (), tuple(rings))
+    notes = (warning,) if warning else ()
+    return Evaluation(per_scene, tuple(legend.names), notes, tuple(rings), tuple(per_block))
 
 
 def _one_protocol(
@@ -215,15 +223,17 @@ def _score_scene(
     part: str | None,
     tick: Callable[..., None],
     rings: list[Confusion],
+    blocks: BlockTally,
     *,
     whole: bool,
-) -> tuple[Confusion, np.ndarray | None]:
-    """Counts of one scene, and its class indices (H, W) where the `whole` is asked for: else tiles without a
-    label are passed over. Adds to the counts by distance to borders in `rings`, unless that is empty.
+) -> np.ndarray | None:
+    """Adds the counts of one scene to `blocks`, and to those by distance to borders in `rings`, unless that
+    is empty. Returns its class indices (H, W) where the `whole` is asked for: else tiles without a label are
+    passed over.
     """
     from labelscape.scoring.stitch import score_tiles
 
-    counts, left = Confusion.empty(len(scorer.checkpoint.legend)), len(plan)
+    left = len(plan)
     indices = np.full(scene.scene.grid.shape, IGNORE, np.uint8) if whole else None
 
     def wanted(window: Window) -> bool:
@@ -234,7 +244,7 @@ def _score_scene(
         # Nodata has no prediction: a label there counts neither as right nor as wrong.
         truth[~tile.valid] = IGNORE
         predicted = tile.classes()
-        counts = counts + count(truth, predicted, len(scorer.checkpoint.legend))
+        blocks.add(tile.window, truth, predicted)
         if rings:
             ring = _rings_in(scene, tile.window)
             for k, so_far in enumerate(rings):
@@ -244,7 +254,7 @@ def _score_scene(
         left -= 1
         tick()
     tick(left)  # those without a label, which are not predicted
-    return counts, indices
+    return indices
 
 
 def _rings_in(scene: LabelledScene, window: Window) -> np.ndarray:
