@@ -170,6 +170,7 @@ def scene(path: Source, statistics: bool) -> Info:
         card["units"] = _units(opened)
         card["files"] = f"{len(opened.files):,}" if len(opened.files) > 1 else ""
         card["in memory"] = size_text(opened.nbytes)
+        facts["notes"], card["notes"] = list(opened.notes), "; ".join(opened.notes)
         card["use"] = "labelscape train SCENE --labels FILE; labelscape map MODEL SCENE --out FOLDER"
         table: list[str] = []
         if statistics:
