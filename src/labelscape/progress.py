@@ -5,10 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from labelscape.text import printable, printable_name
 
 Tick = Callable[..., None]
 """`tick()` advances the bar by one; `tick(3, loss=0.41)` by three, showing the loss."""
+
+
+def print_line(text: str) -> None:
+    """Print a line to stderr. Work goes on where stderr is closed, or the disk behind it is full."""
+    # print(file=None) would write to stdout, among the results.
+    if sys.stderr is not None:
+        # Flushed: a batch job's log shows it when it happens, in order with what libraries print.
+        with suppress(OSError, ValueError):
+            print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -17,7 +28,8 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
     if not shown:
         yield lambda done=1, **facts: None
         return
-    if not sys.stderr.isatty():
+    title = printable_name(title)
+    if sys.stderr is None or not sys.stderr.isatty():
         yield from _logged(title, total, unit)
         return
     # Imported only for a terminal: batch jobs, whose logs have no bars, start faster without it.
@@ -66,16 +78,11 @@ def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
         if time.monotonic() - last > 15:  # a log needs a sign of progress, not a line per step
             last = time.monotonic()
             when = f"(at {known_at}) " if known_at not in (0, done) else ""
-            line = f"{title}: {done} of {total} {unit} {when}{_said(known)}".rstrip()
-            print(line, file=sys.stderr, flush=True)
+            print_line(f"{title}: {done} of {total} {unit} {when}{_said(known)}".rstrip())
 
     yield tick
     unit = unit.removesuffix("s") if done == 1 else unit
-    print(
-        f"{title}: {done} {unit} in {time.monotonic() - start:.1f} s".replace("  ", " "),
-        file=sys.stderr,
-        flush=True,
-    )
+    print_line(f"{title}: {done} {unit} in {time.monotonic() - start:.1f} s".replace("  ", " "))
 
 
 def _said(facts: dict[str, float]) -> str:

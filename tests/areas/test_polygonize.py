@@ -1,4 +1,6 @@
+import contextlib
 import sqlite3
+import time
 import xml.etree.ElementTree as xml
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
+import labelscape.areas.trace
 from labelscape.areas.polygonize import polygonize
 from labelscape.areas.sieve import sieve
 from labelscape.areas.trace import Areas, trace
@@ -263,3 +266,54 @@ def test_what_is_no_path_gets_a_sentence(tmp_path):
         polygonize(tmp_path / "m.tif", None)
     with pytest.raises(WrongType, match=r"The class map must be given as a path; found nothing"):
         sieve(None, tmp_path / "out.tif", min_area=1)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 3.0])
+def test_speckle_is_cut_by_its_areas_and_a_smooth_map_is_not(tmp_path, monkeypatch, tolerance):
+    """The memory of a strip is that of its areas. Cutting changes no polygon, and only where it must be."""
+    speckle = np.random.default_rng(0).integers(0, 4, (120, 100)).astype(np.uint8)
+    speckle[30:60, 20:70] = 255
+    held, real = [], labelscape.areas.trace.connected
+
+    def counted(*given):
+        found = real(*given)
+        held.append(len(found[1]))
+        return found
+
+    monkeypatch.setattr(labelscape.areas.trace, "connected", counted)
+    for name, values, cut in (("speckle", speckle, True), ("smooth", world.paint(120, 100), False)):
+        raster = world.write(tmp_path / f"{name}.tif", values, nodata=255)
+        whole = polygonize(raster, tmp_path / f"{name}.gpkg", world.LEGEND, simplify=tolerance)
+        assert len(held) == 1
+        held.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(labelscape.areas.trace, "MOST_AREAS", 500)
+            parts = polygonize(raster, tmp_path / f"{name}2.gpkg", world.LEGEND, simplify=tolerance)
+        assert (len(held) > 5) == cut and max(held) <= 500
+        held.clear()
+        assert parts == whole
+        if not cut:
+            one, other = ((tmp_path / f"{name}{n}.gpkg").read_bytes() for n in ("", "2"))
+            assert one == other
+        elif not tolerance:
+            one, other = (
+                pyogrio.raw.read(tmp_path / f"{name}{n}.gpkg", layer="land_cover")[2] for n in ("", "2")
+            )
+            one, other = (shapely.normalize(shapely.from_wkb(found)) for found in (one, other))
+            assert sorted(map(str, one)) == sorted(map(str, other))
+
+
+def test_the_same_map_has_the_same_bytes_at_any_time(tmp_path, monkeypatch):
+    raster = world.write(tmp_path / "m.tif", world.paint(64, 80), nodata=255)
+    for suffix in (".gpkg", ".fgb", ".geojson"):
+        polygonize(raster, tmp_path / f"a{suffix}", world.LEGEND)
+        time.sleep(0.01)
+        polygonize(raster, tmp_path / f"b{suffix}", world.LEGEND)
+        first, second = ((tmp_path / f"{n}{suffix}").read_bytes() for n in "ab")
+        assert first.replace(b"a.", b"b.") == second.replace(b"a.", b"b.")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    polygonize(raster, tmp_path / "c.gpkg", world.LEGEND)
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.gpkg")) as base:
+        (times,) = {row[0] for row in base.execute("SELECT last_change FROM gpkg_contents")}
+        assert base.execute("SELECT update_time FROM layer_styles").fetchone() == (times,)
+    assert times == "2023-11-14T22:13:20.000Z"

@@ -13,6 +13,7 @@ import labelscape.training.loop as loop
 from labelscape.checkpoint import load
 from labelscape.contract import bands
 from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.files import locked
 from labelscape.scenes.raster import Scene
 from labelscape.training.data import blank_checkpoint, open_recipe_data
 from labelscape.training.recipe import make_recipe
@@ -236,3 +237,29 @@ def test_a_rehearsal_counts_scores_and_the_forest(fields):
     more = found.val_seconds + found.scoring_seconds + found.forest_seconds
     assert found.seconds == pytest.approx(rest + more)
     assert rehearse(recipe).forest_seconds == 0
+
+
+def test_two_trainings_in_one_folder_are_told_apart(tmp_path):
+    """Of one network, or of one that starts from it; another network may train beside it."""
+    w = world.make(tmp_path, 96, 128, nodata=0)
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    recipe = {
+        "data": {"images": [str(w.scene)], "labels": [str(labels)], "block": 32},
+        "options": {"widths": [4, 4, 4, 4]},
+        "steps": 1,
+        "crop": 32,
+        "batch": 2,
+        "device": "cpu",
+        "base_steps": 0,
+        "measure_tile_sizes": False,
+    }
+    out = tmp_path / "run"
+    with locked(out / "fcn.safetensors"):
+        for other in ({"network": "fcn"}, {"network": "skip", "base_steps": 1}):
+            with pytest.raises(BadFile, match="fcn.safetensors is being written by another run"):
+                train({**recipe, **other}, out, score=False)
+        train({**recipe, "network": "skip"}, out, score=False)
+    train({**recipe, "network": "fcn"}, out, score=False)
+    assert sorted(p.name for p in out.iterdir()) == [
+        f"{name}.{suffix}" for name in ("fcn", "skip") for suffix in ("csv", "safetensors")
+    ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import os
 import sqlite3
 import xml.etree.ElementTree as xml
 from pathlib import Path
@@ -10,8 +12,20 @@ from pathlib import Path
 from labelscape.legend import Legend
 
 
+def written_at() -> str:
+    """The time of writing that is stored: SOURCE_DATE_EPOCH (seconds since 1970) where it is set, else always
+    the same, so that the same map has the same bytes.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    seconds = int(given) if given.isdecimal() else 0
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
 def add_style(path: Path, layer: str, legend: Legend) -> None:
-    """Store a default style for `layer` in the table `layer_styles`, with the columns that QGIS creates."""
+    """Store a default style for `layer` in the table `layer_styles`, with the columns that QGIS creates; and
+    `written_at` as the time of all tables.
+    """
     # closing(...), base: the connection as a context manager commits, but does not close.
     with contextlib.closing(sqlite3.connect(path)) as base, base:
         (column,) = base.execute(
@@ -28,15 +42,16 @@ def add_style(path: Path, layer: str, legend: Legend) -> None:
         base.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
             "styleName, styleQML, useAsDefault, "
-            "description, owner) "
-            "VALUES ('', '', ?, ?, 'classes', ?, 1, 'colours of the legend', '')",
-            (layer, column, polygon_style(legend)),
+            "description, owner, update_time) "
+            "VALUES ('', '', ?, ?, 'classes', ?, 1, 'colours of the legend', '', ?)",
+            (layer, column, polygon_style(legend), written_at()),
         )
         # A table that gpkg_contents does not list is not part of a GeoPackage for other readers.
         base.execute(
             "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) VALUES "
             "('layer_styles', 'attributes', 'layer_styles')"
         )
+        base.execute("UPDATE gpkg_contents SET last_change = ?", (written_at(),))
 
 
 def polygon_style(legend: Legend) -> str:

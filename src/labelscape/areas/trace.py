@@ -29,7 +29,11 @@ from labelscape.scenes.files import reason
 from labelscape.scenes.holes import stored_blocks, touched
 
 STRIP_PIXELS = 2**22
-"""Pixels of a strip, about: speckle makes a polygon of a few hundred bytes out of nearly every pixel."""
+"""Pixels of a strip, about."""
+MOST_AREAS = 250_000
+"""Areas of a strip, about (ours): each takes nearly a kilobyte while it is traced, and in speckle nearly
+every pixel is one. A strip of more is cut.
+"""
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,35 @@ def trace(
     for top in range(0, grid.height, rows):
         strip = Window(top, 0, min(rows, grid.height - top), grid.width)
         runs = runs_of(file, stored, strip)
-        if runs or len(above.values):
-            new, first, last = _traced(file, grid, strip, runs, tolerance)
-            ends = np.full(strip.width, -1) if strip.bottom == grid.height else last
+        for part in _cut(file, strip, runs) if runs or len(above.values) else ():
+            within = [Window(part.top, run.left, part.height, run.width) for run in runs]
+            new, first, last = _traced(file, grid, part, within, tolerance)
+            ends = np.full(part.width, -1) if part.bottom == grid.height else last
             finished, above = _stitched(above, new, first, ends, straight=not tolerance)
             yield finished
         if tick:
             tick(strip.height)
+
+
+def _cut(file: rasterio.DatasetReader, strip: Window, runs: list[Window]) -> list[Window]:
+    """The strip, or where it holds too many areas for the memory its parts from top to bottom. What it holds
+    decides, not the machine.
+    """
+    begin = np.zeros(strip.height, np.int64)
+    for run in runs:
+        values = without_nodata(read_run(file, run), file.nodata)
+        # An area's first pixel differs from those to its left and above: as many areas begin at most.
+        starts = values != IGNORE
+        starts[:, 1:] &= values[:, 1:] != values[:, :-1]
+        starts[1:] &= values[1:] != values[:-1]
+        begin += np.count_nonzero(starts, axis=1)
+    parts, top, areas = [], strip.top, 0
+    for row, more in enumerate(begin.tolist(), start=strip.top):
+        if areas + more > MOST_AREAS and row > top:
+            parts.append(Window(top, 0, row - top, strip.width))
+            top, areas = row, 0
+        areas += more
+    return [*parts, Window(top, 0, strip.bottom - top, strip.width)]
 
 
 def runs_of(file: rasterio.DatasetReader, stored: np.ndarray | None, strip: Window) -> list[Window]:

@@ -25,6 +25,7 @@ from labelscape.cli import (
     models,
     polygonize,
     sieve,
+    streams,
     table,
     train,
 )
@@ -106,11 +107,19 @@ def _root(
 
 def main(argv: list[str] | None = None, *, name: str | None = None) -> None:
     """Run the command line and end the process with its exit code. `name` is the program's name in help."""
+    with streams.usable(), streams.stopped_by_signals():
+        _run(argv, name)
+
+
+def _run(argv: list[str] | None, name: str | None) -> None:
     try:
-        app(argv, prog_name=name)
+        try:
+            app(argv, prog_name=name)
+        finally:
+            streams.flush()
     except SystemExit as ended:
-        # 128 + the number of the signal, as shells count: 2 interrupt, 15 terminate.
-        if ended.code in (130, 143):  # typer catches Ctrl-C itself, and prints nothing
+        # 128 + the number of the signal, as shells count: 1 hang-up, 2 interrupt, 15 terminate.
+        if ended.code in (129, 130, 143):  # typer catches Ctrl-C itself, and prints nothing
             talk("labelscape: stopped.")
         raise
     except LabelscapeError as error:

@@ -7,7 +7,6 @@ import functools
 import inspect
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from labelscape.cli.parsing import names_of, numbers_of, pairs_of, scales_of
+from labelscape.progress import print_line
 
 if TYPE_CHECKING:
     from labelscape.scoring.protocol import Protocol
@@ -352,8 +352,7 @@ def _typed(value: Any) -> str:
 
 def talk(text: str) -> None:
     """Print a message to stderr: stdout is for results, which other programs may read."""
-    # Flushed: a batch job's log shows it when it happens, in order with what libraries print.
-    print(as_options(text), file=sys.stderr, flush=True)
+    print_line(as_options(text))
 
 
 def given(ctx: typer.Context, parameter: str) -> bool:

@@ -14,7 +14,7 @@ from labelscape.checkpoint import Checkpoint, load, remember_file, save
 from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
-from labelscape.files import check_local, check_path
+from labelscape.files import check_local, check_path, locked
 from labelscape.labels.rules import too_few_classes
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
@@ -80,10 +80,11 @@ def train(
     several = "es" * (fabric.world_size > 1)
     refuse_unequal_parts(recipe, fabric.world_size, f"{fabric.world_size} process{several}")
     start = check_beforehand(recipe, base_recipe(recipe) if recipe.base_steps else None, fabric)
-    _make_place(recipe, out, fabric, overwrite)
     # One process alone prints: the others would repeat every line.
     say = say if say is not None and fabric.is_global_zero else lambda text: None
-    with stoppable() as stop:
+    with ExitStack() as held:
+        _make_place(recipe, out, fabric, overwrite, held)
+        stop = held.enter_context(stoppable())
         try:
             return _trained(recipe, start, Run(out, fabric, score, tensorboard, say, stop))
         except (KeyboardInterrupt, SystemExit):
@@ -140,22 +141,31 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
         return _finished(checkpoint, recipe, dataset, run, before, mate)
 
 
-def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool) -> None:
-    """Create `out`, and clear it for `overwrite`. Raises BadFile where it is read-only or holds a finished
-    checkpoint.
+def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool, held: ExitStack) -> None:
+    """Create `out`, lock what is trained there, as long as `held` is open, and clear it for `overwrite`.
+    Raises BadFile where it is read-only, holds a finished checkpoint, or another run trains there.
     """
     target = checkpoint_path(out, recipe.network)
     if target.exists() and not overwrite:
         raise BadFile(f"{target} exists; pass `overwrite=True` to replace it.")
     fabric.barrier()  # all processes have checked before the first one writes
+    networks = [recipe.network] + ([base_recipe(recipe).network] if recipe.base_steps else [])
+    failed: BadFile | None = None
     if fabric.is_global_zero:
-        make_room(out)
-        if overwrite:
-            forget_state(out, recipe.network)
-            if recipe.base_steps:
-                base = base_recipe(recipe).network
-                forget_state(out, base)
-                checkpoint_path(out, base).unlink(missing_ok=True)
+        try:
+            make_room(out)
+            for network in networks:
+                held.enter_context(locked(checkpoint_path(out, network)))
+        except BadFile as error:
+            failed = error
+    # All processes raise it: one that waited for another would wait for ever.
+    if message := fabric.broadcast(str(failed) if failed else ""):
+        raise BadFile(message) from failed
+    if fabric.is_global_zero and overwrite:
+        for network in networks:
+            forget_state(out, network)
+        if recipe.base_steps:
+            checkpoint_path(out, networks[1]).unlink(missing_ok=True)
     fabric.barrier()
 
 
