@@ -111,6 +111,7 @@ def test_run_file_item_report_and_info_name_both(mapped):
     assert "place_road_polygons.gpkg" in page and "loss of road" in page
     text = ls.info(out).text
     assert "road:\n" in text and "place_road_class.tif" in text
+    assert ls.info(result.paths["road_class"]).facts["run"] == str(result.paths["run"])
 
 
 def rasters_in(folder):

@@ -127,8 +127,9 @@ def _class_map(path: Path, statistics: bool) -> Info:
     if tags.get("forced"):
         card["forced"] = f"mapped although the check refused the scene: {tags['forced']}"
     # Under other names, such as the sieved map's, the run file's stem cannot be told.
-    beside = path.with_name(path.name.removesuffix("_class.tif") + RUN)
-    if path.name.endswith("_class.tif") and beside.is_file():
+    ending = f"_{tags['task']}_class.tif" if "task" in tags else "_class.tif"
+    beside = path.with_name(path.name.removesuffix(ending) + RUN)
+    if path.name.endswith(ending) and beside.is_file():
         # The class raster holds what a viewer needs; how it was made is in the run file.
         facts["run"], card["settings"] = str(beside), f"labelscape info {beside}"
     card["use"] = "open it in QGIS; labelscape sieve, labelscape polygonize; or labels for training"
