@@ -1,6 +1,8 @@
 import numpy as np
+import pyproj
 import pytest
 import world
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -93,3 +95,55 @@ def test_grids_match_to_a_hundredth_of_a_pixel():
     assert not grid.matches(Grid(world.UTM, world.NORTH_UP, 100, 201))
     cropped = grid.crop(Window(10, 20, 5, 6))
     assert cropped.transform @ (0, 0) == grid.transform @ (20, 10)
+
+
+WORLD_MERCATOR = Affine(40_075_016.68 / 400, 0, -20_037_508.34, 0, -40_075_016.68 / 400, 20_037_508.34)
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+MOON = (
+    'GEOGCS["Moon 2000",DATUM["D_Moon_2000",SPHEROID["Moon_2000_IAU_IAG",1737400,0]],'
+    'PRIMEM["Reference_Meridian",0],UNIT["degree",0.0174532925199433]]'
+)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "shape"),
+    [
+        ("EPSG:4326", Affine(0.25, 0, -180, 0, -0.25, 90), (720, 1440)),
+        ("EPSG:4326", Affine(0.25, 0, -180, 0, 0.25, -90), (720, 1440)),
+        ("EPSG:4326", Affine(0.05, 0, 10, 0, -0.05, 60), (300, 77)),
+        ("EPSG:3857", WORLD_MERCATOR, (400, 400)),
+        ("EPSG:32633", Affine(1000, 0, 100_000, 0, -1000, 9_000_000), (900, 800)),
+        ("EPSG:3035", Affine(5000, 0, 2_500_000, 0, -5000, 5_500_000), (800, 900)),
+        ("EPSG:3413", Affine(5000, 0, -2_000_000, 0, -5000, 2_000_000), (800, 800)),
+    ],
+)
+def test_areas_are_those_of_the_ellipsoid_row_by_row(crs, transform, shape):
+    grid = Grid(CRS.from_user_input(crs), transform, *shape)
+    rng = np.random.default_rng(0)
+    rows, columns = rng.integers(0, shape[0], 60), rng.integers(0, shape[1], 60)
+    # Each side in a hundred steps: PROJ's geodesics are shorter than parallels.
+    right = []
+    steps = np.linspace(0, 1, 100, endpoint=False)
+    ring = np.concatenate([steps, 0 * steps + 1, 1 - steps, 0 * steps])
+    down = np.concatenate([0 * steps, steps, 0 * steps + 1, 1 - steps])
+    change = pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    for row, column in zip(rows, columns):
+        lonlat = change.transform(*(transform @ (column + ring, row + down)))
+        right.append(abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(*lonlat)[0]))
+    np.testing.assert_allclose(grid.pixel_areas(rows, columns), right, rtol=2e-5)
+
+
+def test_the_earth_in_degrees_has_its_area():
+    grid = Grid(CRS.from_epsg(4326), Affine(0.25, 0, -180, 0, -0.25, 90), 720, 1440)
+    assert grid.pixel_areas(np.arange(720), 0).sum() * 1440 == pytest.approx(510_065_621_724_089, rel=1e-9)
+
+
+@pytest.mark.parametrize("crs", [LOCAL, MOON, "EPSG:4978", "+proj=ortho +lat_0=40"])
+def test_where_the_place_on_earth_is_unknown_areas_are_counted_in_pixels(crs):
+    made = CRS.from_string(crs) if crs.startswith("+") else CRS.from_user_input(crs)
+    # For the orthographic view: a corner of the picture beside the Earth.
+    grid = Grid(made, Affine(10, 0, 9e6, 0, -10, 9e6), 20, 30)
+    assert grid.ground_pixel_size is None
+    assert not grid.is_on_earth
+    assert grid.ground_area(Window(2, 3, 4, 5)) == 20
+    assert grid.pixel_areas([1, 2], [3, 4]).tolist() == [1, 1]

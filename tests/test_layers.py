@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "labelscape"
 
 FLOORS = (
     {"errors", "version", "text"},
+    {"crs"},
     {"grid", "legend", "files", "progress"},
     {"scenes"},
     {"labels"},
@@ -46,6 +47,7 @@ BESIDE = {
         "errors",
         "version",
         "text",
+        "crs",
         "grid",
         "legend",
         "files",

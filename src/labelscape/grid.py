@@ -5,16 +5,26 @@ values.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
+from labelscape.crs import Unrelated, transformed
 from labelscape.errors import BadOption, WrongType
+
+if TYPE_CHECKING:
+    from scipy.interpolate import RectBivariateSpline
+
+LATTICE = 33
+"""Places along a side at which areas of pixels are computed (ours): between them a cubic spline is exact to
+eight digits over a zone of UTM.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +127,17 @@ class Grid:
         t = self.transform
         return math.hypot(t.a, t.d), math.hypot(t.b, t.e)
 
+    @property
+    def is_on_earth(self) -> bool:
+        """Is it known where on Earth the pixels lie? Else areas are counted in pixels: without coordinates,
+        in a local CRS, on another celestial body.
+        """
+        return self.ground_pixel_size is not None
+
     @cached_property
     def ground_pixel_size(self) -> float | None:
-        """Side of a pixel in metres at the centre: the square root of its area on the ellipsoid. None without
-        coordinates.
+        """Side of a pixel in metres at the centre: the square root of its area on the ellipsoid. None where
+        that is not known (see `is_on_earth`).
 
         Not the pixel size of the CRS, which is in degrees or, in Web Mercator, stretched by 1 /
         cos(latitude).
@@ -129,53 +146,76 @@ class Grid:
             return None
         # One place stands for the scene; sums of areas use `pixel_areas`, which follows the change across it.
         row, col = self.height // 2, self.width // 2
-        return math.sqrt(self.ground_area(Window(row, col, 1, 1)))
+        try:
+            (area,) = self._ground_areas([row], [col])
+        except Unrelated:
+            return None
+        return math.sqrt(area) if math.isfinite(area) and area > 0 else None
 
     def ground_area(self, window: Window) -> float:
-        """Area of `window` in square metres on the WGS 84 ellipsoid; its pixel count where there is no
-        CRS.
+        """Area of `window` in square metres on the WGS 84 ellipsoid; its pixel count where its place on Earth
+        is not known.
         """
-        return self._ground_areas([window])[0] if self.is_georeferenced else float(window.pixels)
+        if not self.is_on_earth:
+            return float(window.pixels)
+        return float(self._ground_areas([window.top], [window.left], window.height, window.width)[0])
 
-    def _ground_areas(self, windows: list[Window]) -> list[float]:
-        from pyproj import Geod, Transformer
+    def _ground_areas(
+        self, rows: Sequence[float], columns: Sequence[float], height: int = 1, width: int = 1
+    ) -> np.ndarray:
+        """(N,) square metres of rectangles of pixels with their upper left corners at these places."""
+        from pyproj import Geod
 
-        # One for all windows: making a transformer takes milliseconds.
-        to_lonlat = Transformer.from_crs(self.crs.to_wkt(), "OGC:CRS84", always_xy=True)
         # Twenty points a side (ours): edges that are straight in the CRS are curves on the ellipsoid.
         steps = np.linspace(0, 1, 21)[:-1]
-        across = np.concatenate([steps, np.ones(20), 1 - steps, np.zeros(20)])
-        down = np.concatenate([np.zeros(20), steps, np.ones(20), 1 - steps])
-        cols = np.array([across * w.width + w.left for w in windows])
-        rows = np.array([down * w.height + w.top for w in windows])
+        across = np.concatenate([steps, np.ones(20), 1 - steps, np.zeros(20)]) * width
+        down = np.concatenate([np.zeros(20), steps, np.ones(20), 1 - steps]) * height
+        cols, lines = across + np.array(columns)[:, None], down + np.array(rows)[:, None]
         ellipsoid = Geod(ellps="WGS84")
-        lonlat = to_lonlat.transform(*(self.transform @ (cols, rows)))
+        lonlat = transformed(*(self.transform @ (cols, lines)), self.crs)
         # The sign is that of the ring's direction, which is reversed where a grid's rows run north.
-        return [abs(ellipsoid.polygon_area_perimeter(lon, lat)[0]) for lon, lat in zip(*lonlat)]
+        return np.array([abs(ellipsoid.polygon_area_perimeter(lon, lat)[0]) for lon, lat in zip(*lonlat)])
 
     @cached_property
-    def _area_lattice(self) -> np.ndarray:
-        """Pixel areas in square metres at 17 x 17 places (ours): enough, since they change slowly and
-        smoothly.
+    def _row_areas(self) -> np.ndarray | None:
+        """(H,) the area of a pixel of each row, exact on the ellipsoid, where rows are parallels: in degrees
+        and in cylindrical projections, such as Mercator's, where it changes most. None elsewhere.
         """
-        rows = np.linspace(0, self.height - 1, 17).round().astype(int)
-        columns = np.linspace(0, self.width - 1, 17).round().astype(int)
-        return np.reshape(
-            self._ground_areas([Window(int(r), int(c), 1, 1) for r in rows for c in columns]), (17, 17)
-        )
+        if self.transform.b or self.transform.d:
+            return None
+        lines = np.arange(self.height + 1.0)
+        ends = [transformed(*(self.transform @ (0 * lines + c, lines)), self.crs) for c in (0, 1, self.width)]
+        (west, lat), (east, _), (far, other) = ends
+        if not (np.isfinite(ends).all() and np.allclose(lat, other, rtol=0, atol=1e-9)):
+            return None
+        if np.ptp(west) > 1e-9 or np.ptp(far) > 1e-9:  # meridians are no columns
+            return None
+        turn = np.radians(abs((east[0] - west[0] + 180) % 360 - 180))
+        return turn * np.abs(np.diff(_zone(np.clip(lat, -90, 90))))
+
+    @cached_property
+    def _area_spline(self) -> RectBivariateSpline:
+        """Pixel areas in square metres between LATTICE x LATTICE places, counted from 0 on each axis."""
+        from scipy.interpolate import RectBivariateSpline
+
+        rows, columns = (np.linspace(0, side - 1, LATTICE) for side in self.shape)
+        found = self._ground_areas(np.repeat(rows, LATTICE), np.tile(columns, LATTICE))
+        known = np.isfinite(found) & (found > 0)  # corners of a picture of the whole Earth lie beside it
+        found = np.where(known, found, np.median(found[known])).reshape(LATTICE, LATTICE)
+        return RectBivariateSpline(np.arange(LATTICE), np.arange(LATTICE), found)
 
     def pixel_areas(self, rows: np.ndarray | float, columns: np.ndarray | float) -> np.ndarray:
-        """Areas of the pixels at these rows and columns (N,) in square metres on the ellipsoid, interpolated;
-        1 each without coordinates.
+        """Areas of the pixels at these rows and columns (N,) in square metres on the ellipsoid; 1 each where
+        their place on Earth is not known.
         """
-        if not self.is_georeferenced:
-            return np.ones(np.shape(np.atleast_1d(rows)))
-        from scipy.ndimage import map_coordinates
-
-        rows, columns = np.atleast_1d(rows, columns)
+        rows, columns = np.broadcast_arrays(*np.atleast_1d(rows, columns))
+        if not self.is_on_earth:
+            return np.ones(rows.shape)
+        if self._row_areas is not None:
+            return np.interp(rows, np.arange(self.height), self._row_areas)
         # A raster of one row has its whole lattice there: 0 / 1, not 0 / 0.
-        places = [rows * 16 / max(1, self.height - 1), columns * 16 / max(1, self.width - 1)]
-        return map_coordinates(self._area_lattice, places, order=1, mode="nearest")
+        places = [v * (LATTICE - 1) / max(1, side - 1) for v, side in zip((rows, columns), self.shape)]
+        return self._area_spline.ev(*places)
 
     def transform_of(self, window: Window) -> Affine:
         """The affine transform of a window: pixel (0, 0) is its upper left one."""
@@ -198,9 +238,23 @@ class Grid:
 
     def matches(self, other: Grid) -> bool:
         """Are these the same pixels: same CRS and shape, corners within a hundredth of a pixel (ours)?"""
-        if self.shape != other.shape or self.crs != other.crs:
+        return self.crs == other.crs and self.same_pixels(other)
+
+    def same_pixels(self, other: Grid) -> bool:
+        """The same whatever the CRSs are: for rasters of which one has a CRS that nothing relates to."""
+        if self.shape != other.shape:
             return False
         step = max(self.pixel_size)
         # Three corners fix an affine transform: the origin alone would not show that the pixel sizes differ.
         corners = [(0, 0), (self.width, 0), (0, self.height)]
         return all(math.dist(self.transform @ c, other.transform @ c) < 0.01 * step for c in corners)
+
+
+def _zone(lat: np.ndarray) -> np.ndarray:
+    """Square metres of the WGS 84 ellipsoid between the equator and a latitude in degrees, for each radian of
+    longitude.
+    """
+    radius, flattening = 6_378_137.0, 1 / 298.257223563
+    e2 = flattening * (2 - flattening)
+    e, sine = math.sqrt(e2), np.sin(np.radians(lat))
+    return radius**2 * (1 - e2) / 2 * (sine / (1 - e2 * sine**2) + np.arctanh(e * sine) / e)

@@ -67,7 +67,9 @@ def test_the_item_is_valid_by_the_schema_of_stac(files):
 @pytest.mark.parametrize("transform", [world.NORTH_UP, world.ROTATED])
 def test_the_footprint_is_the_ground_of_the_pixels(transform):
     grid = Grid(world.UTM, transform, 64, 80)
-    ring = footprint(grid)
+    geometry, box = footprint(grid)
+    ring = np.array(geometry["coordinates"][0])
+    assert box == [*ring.min(axis=0), *ring.max(axis=0)]
     polygon = shapely.Polygon(ring)
     assert polygon.is_valid and polygon.exterior.is_ccw and (ring[0] == ring[-1]).all()
     x, y = transform @ (np.array([0.01, 79.99, 79.99, 0.01, 40]), np.array([0.01, 0.01, 63.99, 63.99, 32]))
@@ -108,3 +110,52 @@ def test_files_that_are_not_there_are_no_assets(files, tmp_path):
     )
     found = json.loads((tmp_path / "a_stac.json").read_text())
     assert found["id"] == "a" and set(found["assets"]) == {"class", "polygons"}
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "shape", "box"),
+    [
+        # 0.0192 degrees from 179.99 on, and the same ground with longitudes below -180.
+        ("EPSG:4326", Affine(1e-4, 0, 179.99, 0, -1e-4, -16.5), (192, 192), (179.99, -16.5192, -179.9908,
+        -16.5)), ("EPSG:4326", Affine(1e-4, 0, -180.01, 0, -1e-4, -16.5), (192, 192), (179.99, -16.5192,
+        -179.9908, -16.5)), # Degrees from 0 to 360: a whole world, and its western half.
+        ("EPSG:4326", Affine(1, 0, 0, 0, -1, 90), (180, 360), (-180, -90, 180, 90)),
+        ("EPSG:4326", Affine(1, 0, 180, 0, -1, 90), (180, 180), (-180, -90, 0, 90)),
+        ("EPSG:4326", Affine(1, 0, 190, 0, -1, 10), (5, 10), (-170, 5, -160, 10)),
+        ("EPSG:4326", Affine(1, 0, -180, 0, -1, 90), (180, 360), (-180, -90, 180, 90)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("flipped", [False, True])
+def test_boxes_at_the_antimeridian_are_those_of_rfc_7946(crs, transform, shape, box, flipped):
+    if flipped:
+        transform = transform @ Affine.translation(0, shape[0]) @ Affine.scale(1, -1)
+    geometry, found = footprint(Grid(CRS.from_user_input(crs), transform, *shape))
+    assert found == pytest.approx(box, abs=1e-6)
+    whole = shapely.from_geojson(json.dumps(geometry))
+    assert whole.is_valid
+    assert all(part.exterior.is_ccw for part in shapely.get_parts(whole))
+    assert -180 <= whole.bounds[0] < whole.bounds[2] <= 180
+    area = abs(transform.determinant) * shape[0] * shape[1]
+    assert whole.area == pytest.approx(area, rel=1e-6)
+
+
+def test_scenes_in_metres_are_cut_at_the_antimeridian_and_reach_up_to_the_pole():
+    geometry, box = footprint(Grid(CRS.from_epsg(32760), Affine(10, 0, 819_500, 0, -10, 8_170_000), 192, 192))
+    geometry = shapely.from_geojson(json.dumps(geometry))
+    assert (box[0] > 179.9 and box[2] < -179.9) or geometry.geom_type == "Polygon"
+    wide = Affine(1000, 0, 100_000, 0, -1000, 6_000_000)
+    geometry, box = footprint(Grid(CRS.from_epsg(32601), wide, 192, 300))
+    geometry = shapely.from_geojson(json.dumps(geometry))
+    assert geometry.geom_type == "MultiPolygon"
+    assert 170 < box[0] < 180
+    assert -180 < box[2] < -170
+    # Where the pole lies in the scene, but not in its middle.
+    for epsg, pole in ((3413, 90), (3031, -90)):
+        grid = Grid(CRS.from_epsg(epsg), Affine(10, 0, -960, 0, -10, 480), 192, 192)
+        geometry, box = footprint(grid)
+        whole = shapely.from_geojson(json.dumps(geometry))
+        assert whole.is_valid
+        assert (box[0], box[2]) == (-180, 180)
+        assert box[3 if pole > 0 else 1] == pole
+        for lon in (-179.9, 0, 45, 179.9):
+            assert shapely.contains_xy(whole, lon, pole - np.sign(pole) * 1e-4)

@@ -179,7 +179,7 @@ def check_sizes(min_area: float, simplify: float, grid: Grid, name: str) -> None
     for option, number in (("min_area", min_area), ("simplify", simplify)):
         if not 0 <= number < math.inf:
             raise BadOption(f"`{option}={number:g}` must be a number of at least 0.")
-    if min_area and not grid.is_georeferenced:
+    if min_area and not grid.is_on_earth:
         raise BadOption(f"{name} has no coordinates, so areas in hectares are unknown: omit `min_area`.")
 
 
@@ -193,7 +193,7 @@ def _batches(
     t, waiting, started = grid.transform, [], False
 
     def on_ground(areas: Areas) -> Batch:
-        hectares = areas.metres / 10_000 if grid.is_georeferenced else np.full(len(areas), np.nan)
+        hectares = areas.metres / 10_000 if grid.is_on_earth else np.full(len(areas), np.nan)
         # Corners of pixels -> CRS by the affine transform alone, rotated grids too; rings stay closed.
         ground = shapely.transform(areas.polygons, lambda xy: np.column_stack(t @ (xy[:, 0], xy[:, 1])))
         called = np.array([names.get(v, f"value {v}") for v in areas.values.tolist()], object)

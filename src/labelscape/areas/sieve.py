@@ -139,14 +139,14 @@ def sieve(
         # After the check of the raster: `legend_of` may read all of it.
         legend = legend or legend_of(raster)[0]
         tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}
-        tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_georeferenced else 'pixels'}"
+        tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_on_earth else 'pixels'}"
         # A nodata value that no byte can have is no value of the map.
         nodata = int(file.nodata) if file.nodata in range(256) else IGNORE
         with (
             locked(out),
             MapWriter(out, grid, 1, nodata, legend=legend, tags=tags, overwrite=overwrite) as writer,
         ):
-            work = _Sieve(file, grid, min_area * (1e4 if grid.is_georeferenced else 1) * (1 - SLACK))
+            work = _Sieve(file, grid, min_area * (1e4 if grid.is_on_earth else 1) * (1 - SLACK))
             rows = strip_rows or _rows(grid.width)
             for top in range(0, grid.height, rows):
                 strip = Window(top, 0, min(rows, grid.height - top), grid.width)
@@ -315,7 +315,7 @@ class _Sieve:
     def summary(self, legend: Legend) -> SieveSummary:
         """The summary, once the whole map is decided."""
         assert not self.waiting and not len(self.of) and len(self.nodes) == LARGE
-        known = self.grid.is_georeferenced
+        known = self.grid.is_on_earth
         (old, old_sizes), (new, new_sizes) = self.before, self.after
         return SieveSummary(
             self.given,

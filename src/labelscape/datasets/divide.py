@@ -7,9 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
-from rasterio.errors import RasterioError
-from rasterio.warp import transform_bounds
 
+from labelscape.crs import Unrelated, bounds_in
 from labelscape.datasets.labelled import Dataset, LabelledScene
 from labelscape.datasets.nearby import REACH, near_counts
 from labelscape.datasets.pairs import GivenParts
@@ -137,9 +136,9 @@ def overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
     for scene in scenes:
         grid = scene.scene.grid
         # A local CRS without a place on Earth cannot be compared.
-        with suppress(RasterioError, ValueError):
+        with suppress(Unrelated):
             if grid.is_georeferenced:
-                boxes.append(transform_bounds(grid.crs, "EPSG:4326", *grid.bounds_of(grid.window)))
+                boxes.append(bounds_in(grid.bounds_of(grid.window), grid.crs))
                 placed.append(scene)
     # reshape: without a georeferenced scene there are no columns to take.
     boxes = np.array(boxes).reshape(-1, 4)

@@ -13,7 +13,7 @@ from labelscape.evaluation.text import area_lines
 from labelscape.grid import Grid
 from labelscape.inspection.card import Info, json_number, lines, size_text
 from labelscape.rasters.class_names import legend_of
-from labelscape.rasters.overviews import count_values
+from labelscape.rasters.overviews import count_areas
 from labelscape.scenes.files import Source, gdal, is_local, open_raster
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
@@ -147,12 +147,11 @@ def _counted(path: Path, names: Mapping[int, str]) -> list[tuple[str, int, float
         grid = Grid(file.crs, file.transform, file.height, file.width)
         # The blocks of our own COGs: each is decoded once.
         for block in grid.window.blocks(512):
-            counts = count_values(file.read(1, window=block.rio))
-            # One pixel area per block, as the map's own areas are counted: the two agree.
-            middle = block.top + (block.height - 1) / 2, block.left + (block.width - 1) / 2
+            # As the map's own areas are counted: the two agree.
+            counts, areas = count_areas(file.read(1, window=block.rio), grid, block)
             pixels += counts
-            metres += counts * grid.pixel_areas(*middle)
-    known = grid.is_georeferenced
+            metres += areas
+    known = grid.is_on_earth
     return [(n, int(pixels[v]), float(metres[v]) / 10_000 if known else None) for v, n in names.items()]
 
 

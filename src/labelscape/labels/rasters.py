@@ -11,6 +11,7 @@ import rasterio
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
+from labelscape.crs import Unrelated, bounds_in
 from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
 from labelscape.labels.base import Labels
@@ -18,7 +19,7 @@ from labelscape.labels.rules import ClassTable, LabelRules, mask_legend, resolve
 from labelscape.labels.values import LabelBand, check_bands, check_lossless, mask_indices, raster_classes
 from labelscape.legend import IGNORE, encode_values
 from labelscape.scenes.files import gdal, open_raster
-from labelscape.scenes.georeference import grid_of
+from labelscape.scenes.georeference import grid_of, place_notes
 from labelscape.scenes.raster import EXACT
 
 
@@ -68,14 +69,26 @@ def open_raster_labels(
         check_lossless(dataset, rules)
         mine = grid_of(dataset)
         # On one grid pixels are read as they are stored; warping them would only cost time.
-        view = None if mine.matches(grid) else on_grid(dataset, mine, grid, scene_name)
+        view, report = None, []
+        try:
+            view = None if mine.matches(grid) else on_grid(dataset, mine, grid, scene_name)
+        except Unrelated as error:
+            # FLAIR's masks have a local CRS of the same name as their images' own.
+            if not mine.same_pixels(grid):
+                raise Unrelated(f"{dataset.name} cannot be put onto {scene_name}. {error}") from error
+            report = [
+                f"{dataset.name} and {scene_name} have CRSs that cannot be related, but one shape and "
+                "transform: labels are taken pixel on pixel"
+            ]
         if view is not None:
             handles.enter_context(view)
         if rules.threshold is not None:
             mask_legend(rules)  # two classes, whoever made the table
         table = table or resolve_classes([raster_classes(dataset, rules)], rules)
         # Handed over: the labels keep the files open until they are closed; any error above closes them.
-        return RasterLabels(LabelBand(dataset, view), grid, rules, table, handles.pop_all())
+        found = RasterLabels(LabelBand(dataset, view), grid, rules, table, handles.pop_all())
+        found.report += [*place_notes(dataset, dataset.name), *report]
+        return found
 
 
 def on_grid(dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name: str) -> WarpedVRT | None:
@@ -93,10 +106,8 @@ def on_grid(dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name:
             f"{grid.height}, and {lacks} has no "
             "coordinates: labels and image must then have the same size."
         )
-    from rasterio.warp import transform_bounds
-
     # Bounds are only compared for overlap: their curved sides do not matter.
-    left, bottom, right, top = transform_bounds(mine.crs, grid.crs, *mine.bounds_of(mine.window))
+    left, bottom, right, top = bounds_in(mine.bounds_of(mine.window), mine.crs, grid.crs)
     west, south, east, north = grid.bounds_of(grid.window)
     if left >= east or right <= west or bottom >= north or top <= south:
         raise BadInput(

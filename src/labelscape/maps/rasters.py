@@ -17,7 +17,7 @@ from labelscape.maps.outputs import RasterOutput
 from labelscape.maps.seams import Seams
 from labelscape.maps.work import MapWork
 from labelscape.progress import bar
-from labelscape.rasters.overviews import count_values
+from labelscape.rasters.overviews import count_areas
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.scored import ScoredTile
@@ -27,9 +27,7 @@ from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
 AREA_ROWS, AREA_COLUMNS = 256, 512
-"""Blocks whose pixels are taken to have one ground area: it changes slowly, on most grids faster from row to
-row.
-"""
+"""Blocks in which the pixels of a row are taken to have one ground area: across a row it changes slowly."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +54,12 @@ class Tally:
         self.seams.add(core, classes)
         for block in _blocks(core):
             # Cut to the classes of the map: nodata is counted too, as 255.
-            counts = count_values(classes[block.inset_of(core)])[: len(self.pixels)]
-            self.pixels += counts
-            self.square_metres += counts * self.grid.pixel_areas(
-                block.top + (block.height - 1) / 2, block.left + (block.width - 1) / 2
-            )
+            counts, metres = count_areas(classes[block.inset_of(core)], self.grid, block)
+            self.pixels += counts[: len(self.pixels)]
+            self.square_metres += metres[: len(self.pixels)]
 
     def areas(self) -> tuple[ClassArea, ...]:
-        known = self.grid.is_georeferenced
+        known = self.grid.is_on_earth
         return tuple(
             ClassArea(c.name, int(self.pixels[i]), float(self.square_metres[i]) / 10_000 if known else None)
             for i, c in enumerate(self.legend.classes)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from rasterio.crs import CRS
 
+from labelscape.crs import transformed
 from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE, Legend
@@ -27,6 +30,7 @@ MEDIA = {
     ".html": "text/html",
     ".json": "application/json",
 }
+LONLAT_CRS = CRS.from_user_input("OGC:CRS84")
 EDGE = 8
 """Points per side of the footprint (ours): straight sides in the map's CRS are curves in degrees."""
 
@@ -74,12 +78,11 @@ def item(
     from pystac.extensions.file import FileExtension
     from pystac.extensions.projection import ProjectionExtension
 
-    ring = footprint(grid)
-    lon, lat = ring.T
+    geometry, box = footprint(grid)
     made = pystac.Item(
         id=name,
-        geometry={"type": "Polygon", "coordinates": [ring.tolist()]},
-        bbox=[lon.min(), lat.min(), lon.max(), lat.max()],
+        geometry=geometry,
+        bbox=box,
         datetime=datetime.datetime.fromisoformat(when),
         properties={"title": f"Land cover of {name}"},
     )
@@ -129,25 +132,93 @@ def item(
     return made.to_dict(include_self_link=False)
 
 
-def footprint(grid: Grid) -> np.ndarray:
-    """(N, 2) longitude and latitude of the grid's edge, closed and counterclockwise as GeoJSON requires, also
-    for rotated or flipped grids.
+def footprint(grid: Grid) -> tuple[dict, list[float]]:
+    """The grid's edge as a GeoJSON geometry in longitude and latitude, and its bounding box, by RFC 7946:
+    cut at the antimeridian, where the box then has its west above its east; rings run counterclockwise, also
+    for rotated or flipped grids; a grid around a pole reaches up to it.
     """
     import shapely
-    from pyproj import Transformer
 
+    ring = _unwound(grid)
+    (west, south), (east, north) = ring.min(axis=0), ring.max(axis=0)
+    # The ring may lie on any turn of the Earth: each is cut out and laid onto the one from -180 to 180.
+    turns = range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360))
+    if len(turns) == 1:
+        ring[:, 0] -= 360 * turns[0]
+        rings = [_ccw(ring)]
+    else:
+        shape, pieces = shapely.make_valid(shapely.Polygon(ring)), []
+        for turn in turns:
+            part = shapely.intersection(shape, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
+            polygons = [p for p in shapely.get_parts(part) if p.geom_type == "Polygon"]
+            pieces += [
+                shapely.Polygon(shapely.get_coordinates(p.exterior) - [360 * turn, 0]) for p in polygons
+            ]
+        # A world from 0 to 360 is one piece again.
+        rings = [
+            _ccw(shapely.get_coordinates(p.exterior)) for p in shapely.get_parts(shapely.union_all(pieces))
+        ]
+    if east - west >= 360 - 1e-7:
+        west, east = -180.0, 180.0
+    elif len(turns) == 1:
+        west, east = west - 360 * turns[0], east - 360 * turns[0]
+    else:
+        west, east = (v - 360 * turn for v, turn in ((west, turns[0]), (east, turns[-1])))
+    whole = [[ring.tolist()] for ring in rings]
+    geometry = {"type": "Polygon", "coordinates": whole[0]}
+    if len(whole) > 1:
+        geometry = {"type": "MultiPolygon", "coordinates": whole}
+    return geometry, [float(v) for v in (west, south, east, north)]
+
+
+def _ccw(ring: np.ndarray) -> np.ndarray:
+    """The ring closed and counterclockwise, in degrees of seven decimals: a centimetre; what follows is
+    noise of the projection.
+    """
+    import shapely
+
+    made = shapely.LinearRing(np.round(ring, 7))
+    return shapely.get_coordinates(made if made.is_ccw else made.reverse())
+
+
+def _unwound(grid: Grid) -> np.ndarray:
+    """(N, 2) longitude and latitude of the grid's edge, longitudes without jumps (they may pass 180). Around
+    a pole the ring leads along -180 and 180 up to it.
+    """
     # Each side without its last corner, which begins the next one.
     steps = np.linspace(0, 1, EDGE + 1)[:-1]
     across = np.concatenate([steps, np.ones(EDGE), 1 - steps, np.zeros(EDGE)]) * grid.width
     down = np.concatenate([np.zeros(EDGE), steps, np.ones(EDGE), 1 - steps]) * grid.height
-    x, y = grid.transform @ (across, down)
-    lonlat = np.column_stack(
-        # GeoJSON counts in CRS84; always_xy, since some CRSs put north before east.
-        Transformer.from_crs(grid.crs.to_wkt(), "OGC:CRS84", always_xy=True).transform(x, y)
-    )
-    # Seven decimals are a centimetre; what follows is noise of the projection.
-    ring = shapely.LinearRing(np.round(lonlat, 7))
-    return shapely.get_coordinates(ring if ring.is_ccw else ring.reverse())
+    lon, lat = transformed(*(grid.transform @ (across, down)), grid.crs)
+    known = np.isfinite(lon) & np.isfinite(lat)  # corners of a picture of the whole Earth lie beside it
+    lon, lat = lon[known], np.clip(lat[known], -90, 90)
+    pole = _pole_inside(grid)
+    if not pole:
+        # In degrees longitudes follow the side, however long it is; elsewhere the shorter way is meant.
+        if not grid.crs.is_geographic:
+            lon = np.degrees(np.unwrap(np.radians(lon)))
+        return np.round(np.column_stack([lon, lat]), 7)
+    lon = (lon + 180) % 360 - 180
+    order = np.argsort(lon)
+    lon, lat = lon[order], lat[order]
+    at_end = np.interp(180.0, [lon[-1], lon[0] + 360], [lat[-1], lat[0]])
+    lon = np.concatenate([[-180], lon, [180, 180, -180]])
+    lat = np.concatenate([[at_end], lat, [at_end, pole, pole]])
+    return np.round(np.column_stack([lon, lat]), 7)
+
+
+def _pole_inside(grid: Grid) -> int:
+    """90 or -90 where that pole lies inside the grid of a projection, else 0."""
+    if grid.crs.is_geographic:
+        return 0
+    for pole in (90, -90):
+        x, y = transformed([0.0], [pole], LONLAT_CRS, grid.crs)
+        column, row = ~grid.transform @ (x[0], y[0]) if np.isfinite([x[0], y[0]]).all() else (-1, -1)
+        if 0 < column < grid.width and 0 < row < grid.height:
+            _, back = transformed([x[0]], [y[0]], grid.crs)
+            if abs(back[0] - pole) < 1e-6:
+                return pole
+    return 0
 
 
 def _machine_name(name: str, value: int) -> str:

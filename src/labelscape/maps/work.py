@@ -109,7 +109,7 @@ def prepared(
     stem = request.name or stem_of(scene.name)
     mate = second_task(models)
     task = mate.name if mate else ""
-    paths = paths_of(request, out, stem, located=grid.is_georeferenced, task=task)
+    paths = paths_of(request, out, stem, located=grid.is_on_earth, task=task)
     for path in paths.values():
         check_written(path)
     if request.polygons:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from labelscape.grid import Window
+from labelscape.grid import Grid, Window
 
 BLOCK = 512
 """Side of the blocks of all rasters of a map; a block of a level is made of 2 x 2 blocks of the one
@@ -125,6 +125,17 @@ def _modes(values: np.ndarray, nodata: int) -> np.ndarray:
         times = (four[:, None] == four).sum(axis=1, dtype=np.uint8) * (four != nodata)
         found[some] = np.take_along_axis(four, times.argmax(axis=0)[None], axis=0)[0]
     return found
+
+
+def count_areas(values: np.ndarray, grid: Grid, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """Histogram of uint8 values (H, W) in a window of a grid: pixels (256,) int64, and square metres (256,),
+    row by row, since the area of a pixel changes most from row to row.
+    """
+    rows = len(values)
+    of_row = values + 256 * np.arange(rows, dtype=np.int32)[:, None]
+    counts = np.bincount(of_row.ravel(), minlength=256 * rows).reshape(rows, 256)
+    areas = grid.pixel_areas(window.top + np.arange(rows), window.left + (window.width - 1) / 2)
+    return counts.sum(axis=0), areas @ counts
 
 
 def count_values(values: np.ndarray) -> np.ndarray:

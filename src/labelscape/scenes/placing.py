@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 from affine import Affine
 
+from labelscape.crs import transformed
 from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.scenes.files import Files
@@ -117,8 +118,9 @@ def resized(grid: Grid, pixel_size: float, name: str = "the scene") -> Grid:
     """
     if pixel_size <= 0:
         raise BadOption(f"A pixel size of {pixel_size:g} metres was asked for; it must be above 0.")
-    if not grid.is_georeferenced:
-        raise BadInput(f"{name} has no coordinates, so it cannot be resampled to {pixel_size:g} metres.")
+    if not grid.is_on_earth:
+        lacks = "coordinates" if not grid.is_georeferenced else "place on Earth that its CRS relates to"
+        raise BadInput(f"{name} has no {lacks}, so it cannot be resampled to {pixel_size:g} metres.")
     times = pixel_size / grid.ground_pixel_size
     whole = round(times) if times > 0.5 else 1 / round(1 / times)
     # So that 10 m are exactly 2 x 2 pixels of 5 m anywhere: sizes are measured on the ellipsoid, from which
@@ -143,10 +145,7 @@ def _bounds_on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
     rows = np.concatenate([np.zeros(41), np.ones(41), steps, steps]) * grid.height
     xs, ys = grid.transform @ (columns, rows)
     if grid.crs != other.crs:
-        from pyproj import Transformer
-
-        # always_xy: some CRS (EPSG:4326) have latitude first, while GDAL's transforms always have x first.
-        xs, ys = Transformer.from_crs(grid.crs.to_wkt(), other.crs.to_wkt(), always_xy=True).transform(xs, ys)
+        xs, ys = transformed(xs, ys, grid.crs, other.crs)
     columns, rows = ~other.transform @ (np.asarray(xs), np.asarray(ys))
     return rows.min(), columns.min(), rows.max(), columns.max()
 

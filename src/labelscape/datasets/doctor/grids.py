@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rasterio.errors import RasterioError
-from rasterio.warp import transform_bounds
-
+from labelscape.crs import Unrelated, bounds_in
 from labelscape.datasets.doctor.findings import Finding
 from labelscape.datasets.doctor.labels import Tally
 from labelscape.grid import Grid
+
+UNRELATED = "The CRSs of labels and scene cannot be related."
 
 
 def check_grids(found: Tally, grid: Grid, name: str) -> list[Finding]:
@@ -22,10 +22,12 @@ def check_grids(found: Tally, grid: Grid, name: str) -> list[Finding]:
         return [] if mine.shape == grid.shape else [_other_size(found, grid, name)]
     try:
         # May have no answer: a local CRS has no place on Earth.
-        left, bottom, right, top = transform_bounds(mine.crs, grid.crs, *mine.bounds_of(mine.window))
-    except (RasterioError, ValueError) as error:
-        text = f"The labels' CRS {mine.crs.to_string()} cannot be transformed to that of {name}: {error}."
-        return [Finding("crs", "error", found.source, text, "Check the CRS of both.")]
+        left, bottom, right, top = bounds_in(mine.bounds_of(mine.window), mine.crs, grid.crs)
+    except Unrelated as error:
+        if mine.same_pixels(grid):
+            text = f"{UNRELATED} They have one shape and transform, and are read pixel on pixel."
+            return [Finding("crs", "info", found.source, text)]
+        return [Finding("crs", "error", found.source, f"{UNRELATED} {error}", "Check the CRS of both.")]
     west, south, east, north = grid.bounds_of(grid.window)
     overlap = max(0, min(east, right) - max(west, left)) * max(0, min(north, top) - max(south, bottom))
     covered = overlap / ((east - west) * (north - south))
