@@ -263,7 +263,7 @@ def _root() -> Any:
 TASKS = {
     "Train": ("make_recipe", "train", "rehearse", "run_table", "slurm_script"),
     "Map": ("check", "map_scene", "rerun", "predict"),
-    "Measure": ("evaluate", "calibrate"),
+    "Measure": ("evaluate", "compare", "calibrate"),
     "After the map": ("sieve", "polygonize"),
     "Scenes and labels": (
         "open_scene",

@@ -10,6 +10,7 @@
     checkpoint = ls.load("runs/a/mlp.safetensors")
     probabilities = ls.predict(checkpoint, pixels)           # (bands, H, W) -> (classes, H, W)
     evaluation = ls.evaluate(checkpoint, dataset)
+    comparison = ls.compare(["old.safetensors", "new.safetensors"])   # is the new model better?
     result = ls.map_scene(checkpoint, "scene.tif", out="map/")
     ls.sieve("map/scene_class.tif", "map/fields.tif", min_area=0.5)   # minimum mapping unit: half a hectare
 
@@ -48,6 +49,8 @@ _PLACES = {
     "open_scene": "scenes.mosaic",
     "evaluate": "training.evaluate",
     "Evaluation": "evaluation.measure",
+    "compare": "training.compare",
+    "Comparison": "evaluation.compare",
     "calibrate": "evaluation.calibrate",
     "Calibration": "evaluation.calibrate",
     "check": "maps.plan",
@@ -88,6 +91,7 @@ if TYPE_CHECKING:
     from labelscape.errors import LabelscapeError as LabelscapeError
     from labelscape.evaluation.calibrate import Calibration as Calibration
     from labelscape.evaluation.calibrate import calibrate as calibrate
+    from labelscape.evaluation.compare import Comparison as Comparison
     from labelscape.evaluation.measure import Evaluation as Evaluation
     from labelscape.export.from_caffe import import_caffe as import_caffe
     from labelscape.grid import Grid as Grid
@@ -112,6 +116,7 @@ if TYPE_CHECKING:
     from labelscape.scoring.protocol import Protocol as Protocol
     from labelscape.scoring.scorer import Scorer as Scorer
     from labelscape.scoring.scorer import predict as predict
+    from labelscape.training.compare import compare as compare
     from labelscape.training.evaluate import evaluate as evaluate
     from labelscape.training.rate_search import RateSearch as RateSearch
     from labelscape.training.rate_search import find_rate as find_rate

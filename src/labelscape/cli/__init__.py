@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from labelscape.cli import (
     calibrate,
     check,
+    compare,
     data,
     data_check,
     demo,
@@ -72,6 +73,7 @@ VERBS = {
     models: "List the networks and their options.",
     train: "Train a network; score it on held-out blocks.",
     evaluate: "Measure accuracy against labels.",
+    compare: "Is another model better than the first?",
     calibrate: "Calibrate the predicted probabilities.",
     check: "Check that a scene fits a model; estimate time.",
     map: "Map a scene of any size.",

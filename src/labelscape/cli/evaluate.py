@@ -118,14 +118,14 @@ def run(
     from labelscape.training.data import open_recipe_data
 
     checkpoint = load(model).task(task)
-    _check_options(checkpoint, model, images, dataset, labels, part)
-    data = _scored_data(checkpoint, images, dataset, settings, labels)
+    check_options(checkpoint, model, images, dataset, labels, part)
+    data = scored_data(checkpoint, images, dataset, settings, labels)
     _check_predictions(predictions, data)
     # The seed of training: another one would hold out other blocks, and score on pixels that were learned.
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
         for line in opened.report:
             talk(line)
-        split = _chosen_split(part, opened, may_choose=bool(data.dataset or not images))
+        split = chosen_split(part, opened, may_choose=bool(data.dataset or not images))
         checkpoint = for_labels([checkpoint], opened)[0]
         if task is None and checkpoint.whole is not None:
             talk(f"scoring the second task {checkpoint.whole.mate.name}, whose classes these labels have")
@@ -137,7 +137,7 @@ def run(
         print_card(found.card, found.trimap)
 
 
-def _check_options(
+def check_options(
     checkpoint: Checkpoint,
     model: Path,
     images: Sequence[str] | None,
@@ -182,7 +182,7 @@ def _check_predictions(predictions: Path | None, data: Data) -> None:
         )
 
 
-def _scored_data(
+def scored_data(
     checkpoint: Checkpoint, images: list[str] | None, dataset: str | None, settings: list[str], labels: Labels
 ) -> Data:
     """The scenes and labels to score on: a published set, scenes of the user's own, or those of training."""
@@ -199,7 +199,7 @@ def _scored_data(
     return data
 
 
-def _chosen_split(part: str | None, dataset: Dataset, *, may_choose: bool) -> str | None:
+def chosen_split(part: str | None, dataset: Dataset, *, may_choose: bool) -> str | None:
     """The split to score: the one asked for, else what was held out where `may_choose`; None for all."""
     from labelscape.training.data import scored_part
 

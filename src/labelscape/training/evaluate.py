@@ -82,7 +82,7 @@ def evaluate(
     known_part(part)  # before scenes are opened
     first, *others = load_all(checkpoint)
     models = [first.task(task), *(one.task(task if task in one.tasks else None) for one in others)]
-    data, notes = _asked_for(models[0], dataset, labels, spec or {})
+    data, notes = asked_for(models[0], dataset, labels, spec or {})
     for note in notes:
         warnings.warn(note, stacklevel=2)
     # The seed of training draws the same held-out blocks. The checkpoint's legend keeps the indices it
@@ -93,7 +93,7 @@ def evaluate(
         return measure.evaluate(models, opened, part=part, **options)
 
 
-def _asked_for(
+def asked_for(
     model: Checkpoint,
     scenes: Source | Sequence[Source] | None,
     labels: str | Path | Sequence[str | Path] | None,

@@ -1,0 +1,167 @@
+"""labelscape compare: is another model better than the first?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labelscape.cli.evaluate import Settings, Split, Task, check_options, chosen_split, scored_data
+from labelscape.cli.options import (
+    AsJson,
+    Average,
+    Labels,
+    Machine,
+    Overwrite,
+    PublishedSet,
+    Scales,
+    Tiles,
+    Tta,
+    grouped,
+    print_json,
+    talk,
+)
+from labelscape.cli.parsing import scales_of, scene_of
+from labelscape.errors import BadOption
+
+if TYPE_CHECKING:
+    from labelscape.evaluation.compare import Comparison
+
+NAME = "compare"
+
+
+@grouped
+def run(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more: checkpoints, class rasters, or folders of class rasters. Trainings with "
+            "several seeds are one model: a0.safetensors,a1.safetensors."
+        ),
+    ],
+    *,
+    scenes: Annotated[
+        list[str],
+        typer.Option(
+            "--scenes",
+            help="Labelled scene. Repeat.",
+            show_default="the training scenes of the first checkpoint",
+        ),
+    ] = [],
+    labels: Labels,
+    dataset: PublishedSet = None,
+    settings: Settings = [],
+    part: Split = None,
+    task: Task = None,
+    tiles: Tiles,
+    machine: Machine,
+    tta: Tta = "none",
+    scales: Scales = "1",
+    average: Average = "probabilities",
+    level: Annotated[float, typer.Option("--level", help="Level of the intervals.")] = 0.95,
+    replicates: Annotated[int, typer.Option("--replicates", help="Draws of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for comparison.json and, for each scene, a map of which model is right where.",
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare models with the first one on the same labelled pixels: is the new model better?
+
+    Prints the differences of OA, mIoU and IoU with intervals from a paired block bootstrap, and one sentence.
+    Without scenes, models are scored on the held-out blocks of the first checkpoint. Labels are read as in
+    its training, except for the options given here.
+
+    Examples:
+
+      labelscape compare runs/old/mlp.safetensors runs/new/dfcnet.safetensors
+
+      labelscape compare a0.safetensors,a1.safetensors b0.safetensors,b1.safetensors --scenes other.tif
+        --labels other_fields.gpkg --out compared
+
+      labelscape compare old_class.tif new_class.tif --labels fields.gpkg
+    """
+    from labelscape.evaluation.compare import Drawing
+    from labelscape.training.compare import checkpoints_of, compare_on, data_for, sides_of
+    from labelscape.training.data import open_recipe_data
+
+    sides = sides_of([text.split(",") if "," in text else text for text in models])
+    checkpoints, drawing = checkpoints_of(sides), Drawing(level, replicates, seed)
+    if checkpoints:
+        first = checkpoints[0].task(task)
+        check_options(first, Path(models[0]), scenes, dataset, labels, part)
+        data = scored_data(first, scenes, dataset, settings, labels)
+        legend, split_seed = first.legend, first.recipe.get("seed", 0)
+    else:
+        if dataset or part or not labels.labels:
+            raise BadOption(
+                "Finished maps are compared on --labels, without --dataset and --part; pass --scenes too "
+                "where there are several."
+            )
+        given = {name: value for name, value in labels.settings.items() if name != "labels"}
+        where = [scene_of(one) for one in scenes] or None
+        data, legend, split_seed, _ = data_for(sides, where, labels.labels, given, task)
+    with open_recipe_data(data, split_seed, legend) as opened:
+        for line in opened.report:
+            talk(line)
+        split = chosen_split(part, opened, may_choose=bool(checkpoints and (data.dataset or not scenes)))
+        test = {"tta": tta, "scales": scales_of(scales), "average": average, **asdict(machine)}
+        files = {"out": out, "overwrite": overwrite, "show": True, "task": task}
+        found = compare_on(sides, opened, split, tiles=asdict(tiles), test=test, drawing=drawing, **files)
+    for note in found.notes:
+        talk(f"warning: {note}")
+    if as_json:
+        print_json({"part": split or "all", **found.to_dict()})
+        return
+    _print(found, split)
+    if out:
+        print(f"{'written':<11}{out}")
+
+
+def _print(found: Comparison, split: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from labelscape.evaluation.text import percent
+
+    console = Console()
+    for pair in found.pairs:
+        interval = f"{100 * pair.level:g} % interval"
+        over_seeds = any(line.seeds_low is not None for line in pair.lines)
+        table = Table(title=f"{split or 'all'} labels, {pair.units} {pair.kind}, in per cent")
+        heads = (
+            "",
+            pair.first,
+            pair.other,
+            "difference",
+            interval,
+            *(["over trainings"] if over_seeds else []),
+        )
+        for n, head in enumerate(heads):
+            table.add_column(Text(head), justify="right" if n else "left", no_wrap=True)
+        for line in pair.lines:
+            row = [line.metric, percent(line.first), percent(line.other), percent(line.difference)]
+            row.append(_range(line.low, line.high))
+            if over_seeds:
+                row.append(_range(line.seeds_low, line.seeds_high))
+            table.add_row(*map(Text, row))
+        # soft_wrap: in a pipe rich would cut cells at 80 columns.
+        console.print(table, soft_wrap=True)
+        test = pair.mcnemar
+        print(
+            f"pixels that only {pair.first} has right: {test.only_first:,}; only {pair.other}: "
+            f"{test.only_other:,} (McNemar p = {test.p_value:.2g}, too small: neighbouring pixels are alike)"
+        )
+        print(pair.sentence)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"

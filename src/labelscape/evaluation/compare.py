@@ -1,0 +1,260 @@
+"""Compare models on the same labelled pixels: counts by block, differences, maps of who is right where."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.datasets.own import Dataset, LabelledScene
+from labelscape.errors import BadFile, BadInput
+from labelscape.evaluation.blocks import BlockCounts
+from labelscape.evaluation.confusion import Confusion
+from labelscape.evaluation.metrics import summary
+from labelscape.evaluation.paired import REPLICATES, Difference, McNemar, differences, sentence
+from labelscape.evaluation.predicted import (
+    Classes,
+    count_scene,
+    indices_by_name,
+    map_classes,
+    predicted_classes,
+)
+from labelscape.files import private_folder, stem_of, written_whole
+from labelscape.legend import IGNORE, LandClass, Legend
+from labelscape.progress import bar
+from labelscape.rasters.write import MapWriter
+
+if TYPE_CHECKING:
+    from labelscape.scoring.scorer import Scorer
+
+COLOURS = ((225, 225, 220), (204, 102, 119), (0, 119, 187), (60, 60, 60))
+"""Of a difference map: both right, only the first, only the other, both wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of the models compared: `members` are checkpoints of several trainings (seeds), or finished class
+    rasters, or folders of them with one for each scene.
+    """
+
+    name: str
+    members: tuple[Checkpoint | Path, ...]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How intervals are made: their level, the bootstrap's replicates and its seed."""
+
+    level: float = 0.95
+    replicates: int = REPLICATES
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The first model against another, by name: scores with intervals over `units` blocks or images (`kind`),
+    and McNemar's test of the first checkpoint of each.
+    """
+
+    first: str
+    other: str
+    lines: tuple[Difference, ...]
+    units: int
+    kind: str
+    level: float
+    mcnemar: McNemar
+
+    @property
+    def sentence(self) -> str:
+        """What the mIoU says."""
+        return sentence(self.lines[1], self.first, self.other, self.units, self.kind, self.level)
+
+    def to_dict(self) -> dict:
+        """JSON values."""
+        test = {"statistic": self.mcnemar.statistic, "p_value": self.mcnemar.p_value}
+        return {
+            "first": self.first,
+            "other": self.other,
+            "sentence": self.sentence,
+            self.kind: self.units,
+            "level": self.level,
+            "differences": [{**asdict(line), "verdict": line.verdict} for line in self.lines],
+            "mcnemar": {**asdict(self.mcnemar), **test},
+        }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """Models compared with the first of them.
+
+    names      the classes
+    per_block  model -> the counts by block of each of its checkpoints
+    pairs      the first model against each other one
+    notes      warnings
+    maps       difference maps that were written
+    """
+
+    names: tuple[str, ...]
+    per_block: Mapping[str, tuple[tuple[BlockCounts, ...], ...]]
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...] = ()
+    maps: tuple[Path, ...] = ()
+
+    def confusions(self, model: str) -> list[Confusion]:
+        """The pooled counts of each checkpoint of a model."""
+        empty = Confusion.empty(len(self.names))
+        return [sum((block.counts for block in member), empty) for member in self.per_block[model]]
+
+    def to_dict(self) -> dict:
+        """JSON values: scores of every checkpoint, differences, and the counts by block they come from."""
+        models = {
+            name: {
+                "metrics": [summary(counts, self.names) for counts in self.confusions(name)],
+                "per_block": [[block.to_dict() for block in member] for member in members],
+            }
+            for name, members in self.per_block.items()
+        }
+        return {
+            "models": models,
+            "pairs": [pair.to_dict() for pair in self.pairs],
+            "notes": list(self.notes),
+            "maps": [str(path) for path in self.maps],
+        }
+
+    def __repr__(self) -> str:
+        return f"<Comparison: {' '.join(pair.sentence for pair in self.pairs)}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the sentences."""
+        return "".join(f"<p>{escape(pair.sentence)}</p>" for pair in self.pairs)
+
+
+def compare_sides(
+    sides: Sequence[Side],
+    dataset: Dataset,
+    *,
+    part: str | None,
+    scorer_of: Callable[[Checkpoint], Scorer],
+    tiles: Mapping[str, object],
+    drawing: Drawing = Drawing(),
+    valid_only: bool = True,
+    out: Path | None = None,
+    overwrite: bool = False,
+    show: bool = True,
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """Compare the sides on the labelled pixels of a part of a data set; None is all labels.
+
+    tiles       settings of `plan_for`
+    valid_only  labels on the scenes' nodata do not count; False where the scenes are maps to compare
+    out         folder for comparison.json and difference maps
+
+    Raises BadInput where classes differ, nothing is labelled or too few blocks are; BadFile where a file of
+    `out` exists.
+    """
+    scenes = dataset.scenes if part is None else dataset.part(part)
+    names = _unique([scene.name for scene in scenes])
+    for side in sides:
+        # Before hours of prediction.
+        for one in side.members:
+            if isinstance(one, Checkpoint):
+                indices_by_name(one.legend, dataset.legend, side.name)
+    targets = _targets(out, names, sides, overwrite=overwrite)
+    scorers = {
+        id(one): scorer_of(one) for side in sides for one in side.members if isinstance(one, Checkpoint)
+    }
+    found: list[list[list[BlockCounts]]] = [[[] for _ in side.members] for side in sides]
+    outcomes = np.zeros((len(sides) - 1, 4), np.int64)
+    with bar("compare", len(scenes), "scenes", shown=show) as tick:
+        for name, scene in zip(names, scenes):
+            with ExitStack() as held:
+                # Beside the results, where there is room for rasters; else where temporary files go.
+                folder = held.enter_context(private_folder(out or tempfile.gettempdir()))
+                classes = _classes(sides, scene, dataset.legend, part, scorers, tiles, folder, held)
+                maps = [held.enter_context(_writer(*t, scene, overwrite)) for t in targets.get(name, ())]
+                tallies, more = count_scene(scene, part, classes, maps, valid_only=valid_only)
+            outcomes += more
+            for mine, of_scene in zip(found, tallies):
+                for blocks, tally in zip(mine, of_scene):
+                    blocks += tally.named(name)
+            tick()
+    if not found[0][0]:
+        raise BadInput(f"No labelled pixel to compare on{f' in the {part} part' if part else ''}.")
+    pairs = []
+    for k, other in enumerate(sides[1:], start=1):
+        drawn = differences(found[0], found[k], dataset.legend.names, **asdict(drawing))
+        test = McNemar(*map(int, outcomes[k - 1]))
+        pairs.append(Pair(sides[0].name, other.name, *drawn, drawing.level, test))
+    per_block = {side.name: tuple(map(tuple, mine)) for side, mine in zip(sides, found)}
+    written = tuple(path for line in targets.values() for path, _ in line)
+    done = Comparison(tuple(dataset.legend.names), per_block, tuple(pairs), tuple(notes), written)
+    if out:
+        with written_whole(out / "comparison.json", overwrite=overwrite) as path:
+            path.write_text(json.dumps(done.to_dict()))
+    return done
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Folders may hold scenes of one name: they are numbered."""
+    return [name if names.count(name) == 1 else f"{name} ({n})" for n, name in enumerate(names, start=1)]
+
+
+def _targets(
+    out: Path | None, scenes: Sequence[str], sides: Sequence[Side], *, overwrite: bool
+) -> dict[str, list[tuple[Path, Legend]]]:
+    """Scene -> the difference map of each other side, and its legend. Raises BadFile where one exists and may
+    not be replaced: before the work, not after it.
+    """
+    if out is None:
+        return {}
+    out.mkdir(parents=True, exist_ok=True)
+    first, found = sides[0].name, {}
+    for scene in scenes:
+        found[scene] = []
+        for other in sides[1:]:
+            model = f"_{stem_of(other.name)}" if len(sides) > 2 else ""
+            said = ("both right", f"only {first} right", f"only {other.name} right", "both wrong")
+            legend = Legend(tuple(LandClass(v, name, c) for v, (name, c) in enumerate(zip(said, COLOURS))))
+            found[scene].append((out / f"{stem_of(scene)}{model}_difference.tif", legend))
+    paths = [out / "comparison.json", *(path for line in found.values() for path, _ in line)]
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
+    return found
+
+
+def _writer(path: Path, legend: Legend, scene: LabelledScene, overwrite: bool) -> MapWriter:
+    return MapWriter(path, scene.scene.grid, 1, IGNORE, legend=legend, overwrite=overwrite)
+
+
+def _classes(
+    sides: Sequence[Side],
+    scene: LabelledScene,
+    legend: Legend,
+    part: str | None,
+    scorers: Mapping[int, Scorer],
+    tiles: Mapping[str, object],
+    folder: Path,
+    held: ExitStack,
+) -> list[list[Classes]]:
+    """The classes of a scene as every member of every side has them; files are closed by `held`."""
+    found: list[list[Classes]] = []
+    for k, side in enumerate(sides):
+        found.append([])
+        for n, one in enumerate(side.members):
+            if isinstance(one, Checkpoint):
+                file = folder / f"{k}-{n}.bytes"
+                found[-1].append(predicted_classes(scorers[id(one)], scene, part, legend, tiles, file))
+            else:
+                classes, labels = map_classes(one, scene, legend)
+                held.callback(labels.close)
+                found[-1].append(classes)
+    return found

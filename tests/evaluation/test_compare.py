@@ -1,0 +1,186 @@
+"""Models compared on painted scenes, where every pixel's truth is known."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import world
+
+import labelscape as ls
+from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.evaluation.confusion import count
+from labelscape.legend import Legend
+from labelscape.rasters.write import MapWriter
+from labelscape.scenes.mosaic import open_scene
+from labelscape.training.compare import trained_share
+from labelscape.training.recipe import make_recipe
+
+QUICK = {"device": "cpu", "show": False}
+
+
+@pytest.fixture
+def w(tmp_path):
+    return world.make(tmp_path, 64, 96)
+
+
+def a_map(w, path, *, wrong, legend=world.LEGEND, nodata=0.0, seed=0):
+    """A finished map that gives another class to a share of the pixels, and none to others."""
+    rng = np.random.default_rng(seed)
+    indices = np.where(rng.random(w.classes.shape) < wrong, (w.classes + 1) % 3, w.classes).astype(np.uint8)
+    indices = np.array([legend.names.index(name) for name in world.LEGEND.names], np.uint8)[indices]
+    values = np.array(legend.values, np.uint8)[indices]
+    values[rng.random(w.classes.shape) < nodata] = 255
+    with open_scene(str(w.scene)) as scene, MapWriter(path, scene.grid, 1, 255, legend=legend) as out:
+        out.write(scene.grid.window, values)
+    return path, values
+
+
+def recipe(w, labels, **data):
+    given = {"images": [str(w.scene)], "labels": [str(labels)], "block": 16, "holdout": 0.4, **data}
+    return make_recipe(network="skip", data=given).model_dump(mode="json")
+
+
+def test_maps_are_compared_pixel_by_pixel(w, tmp_path):
+    labels = world.label_raster(w, tmp_path / "labels.tif", unlabelled=w.pixels[0] % 5 == 0)
+    truth = np.where(w.pixels[0] % 5 == 0, 255, w.classes).astype(np.uint8)
+    # The other map numbers the classes in another order, with other values.
+    turned = Legend.of_names(["forest", "water", "field"], values=[7, 3, 9])
+    first, a = a_map(w, tmp_path / "first.tif", wrong=0.3)
+    other, b = a_map(w, tmp_path / "other.tif", wrong=0.1, legend=turned, nodata=0.05, seed=1)
+    b = np.select([b == 3, b == 9, b == 7], [0, 1, 2], 255).astype(np.uint8)
+    labels_of = {"labels": str(labels), "spec": {"classes": {"water": 0, "field": 1, "forest": 2}}}
+    how = {**labels_of, **QUICK}
+    with pytest.raises(BadInput, match="1 labelled block in common"):
+        ls.compare([first, other], str(w.scene), **how)
+    with ls.open_dataset(
+        [str(w.scene)],
+        [str(labels)],
+        spec={"legend": world.LEGEND},
+        block=16,
+        shares={"train": 0.5, "test": 0.5},
+    ) as dataset:
+        found = ls.compare([first, other], dataset, out=tmp_path / "out", **QUICK)
+    assert found.confusions("first") == [count(truth, a, 3)]
+    assert found.confusions("other") == [count(truth, b, 3)]
+    (pair,) = found.pairs
+    right = [(one == truth)[truth != 255] for one in (a, b)]
+    test = pair.mcnemar
+    assert (test.both, test.only_first) == ((right[0] & right[1]).sum(), (right[0] & ~right[1]).sum())
+    assert (test.only_other, test.neither) == ((~right[0] & right[1]).sum(), (~right[0] & ~right[1]).sum())
+    assert pair.units == 24 and pair.sentence.startswith("other is better by ")
+    (path,) = found.maps
+    with rasterio.open(path) as file:
+        drawn = file.read(1)
+        assert file.nodata == 255 and file.colormap(1)[2] == (0, 119, 187, 255)
+    assert (drawn == 255).tolist() == (truth == 255).tolist()
+    assert (drawn == 2).sum() == test.only_other and ((drawn == 1) == ((a == truth) & (b != truth)))[
+        truth != 255
+    ].all()
+    assert "only first right" in path.with_name(f"{path.name}.aux.xml").read_text()
+    stored = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert stored["pairs"][0]["blocks"] == 24 and len(stored["models"]["other"]["per_block"][0]) == 24
+    with pytest.raises(BadFile, match="exists"):
+        ls.compare([first, other], str(w.scene), out=tmp_path / "out", **how)
+
+
+def test_models_are_scored_as_evaluate_scores_them(w, tmp_path):
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    models = [world.tiny_checkpoint(like=w.scene, seed=s, recipe=recipe(w, labels)) for s in (0, 1)]
+    found = ls.compare(models, **QUICK)
+    alone = [ls.evaluate(model, **QUICK) for model in models]
+    assert list(found.per_block) == ["skip (1)", "skip (2)"] and found.notes == ()
+    for name, one in zip(found.per_block, alone):
+        assert found.confusions(name) == [one.confusion]
+    line = found.pairs[0].lines[1]
+    assert line.difference == pytest.approx(alone[1].metrics["mean_iou"] - alone[0].metrics["mean_iou"])
+    seeds = ls.compare([models, models[0]], **QUICK)
+    assert seeds.confusions("skip (1)") == [one.confusion for one in alone]
+    same = ls.compare([models[0], models[0]], **QUICK)
+    assert same.pairs[0].lines[0].low == 0 == same.pairs[0].lines[0].high
+    assert same.pairs[0].mcnemar.only_first == 0 == same.pairs[0].mcnemar.only_other
+
+
+def test_nodata_of_the_scene_counts_for_no_model_and_against_no_map(tmp_path):
+    w = world.make(tmp_path, 64, 96, nodata=0)
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    model = world.tiny_checkpoint(like=w.scene, recipe=recipe(w, labels))
+    path, _ = a_map(w, tmp_path / "map.tif", wrong=0.2)
+    found = ls.compare([model, path], part="all", **QUICK)
+    valid = 64 * 96 - 21 * 32
+    assert found.confusions("skip")[0].labelled == valid == found.confusions("map")[0].labelled
+    assert not found.confusions("skip")[0].unpredicted.any()
+    assert "skip was trained on" in found.notes[0]
+    with ls.open_dataset(
+        [str(w.scene)],
+        [str(labels)],
+        spec={"legend": world.LEGEND},
+        block=16,
+        shares={"train": 0.5, "test": 0.5},
+    ) as dataset:
+        maps = ls.compare([path, path], dataset, **QUICK)
+    assert maps.confusions(maps.pairs[0].first)[0].labelled == valid
+
+
+def test_other_classes_are_refused_before_anything_is_predicted(w, tmp_path):
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    other = Legend.of_names(["water", "field", "moor"])
+    path, _ = a_map(w, tmp_path / "map.tif", wrong=0)
+    (tmp_path / "map.tif.aux.xml").write_text(
+        (tmp_path / "map.tif.aux.xml").read_text().replace("forest", other.names[2])
+    )
+    model = world.tiny_checkpoint(like=w.scene, recipe=recipe(w, labels))
+    with pytest.raises(BadInput, match=r"map.tif has the classes .*moor.*Only models of the same classes"):
+        ls.compare([model, path], **QUICK)
+    with pytest.raises(BadOption, match="Two or more"):
+        ls.compare([model], **QUICK)
+
+
+def test_training_pixels_among_the_scored_ones_are_found(w, tmp_path):
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    rules = {"legend": world.LEGEND}
+    like = {"like": w.scene}
+    own = world.tiny_checkpoint(**like, recipe=recipe(w, labels))
+    all_of_it = world.tiny_checkpoint(**like, recipe=recipe(w, labels, holdout=0))
+    with ls.open_dataset(
+        [str(w.scene)], [str(labels)], spec=rules, block=16, shares={"train": 0.6, "test": 0.4}
+    ) as d:
+        assert trained_share(own, d, "test") == 0
+        assert trained_share(all_of_it, d, "test") == 1
+        trained = (w.classes >= 0) & d.scenes[0].split.mask(d.scenes[0].scene.grid.window, "train")
+        assert trained_share(own, d, None) == pytest.approx(trained.mean())
+    found = ls.compare([own, all_of_it], **QUICK)
+    assert found.notes == (
+        "skip (2) was trained on 100 % of the labelled pixels that it is scored on: its scores are too good "
+        "there. Compare on labels that no model has seen",
+    )
+    elsewhere = world.make(tmp_path, 32, 32, name="elsewhere")
+    there = world.tiny_checkpoint(**like, recipe=recipe(elsewhere, labels))
+    unknown = world.tiny_checkpoint(**like)
+    notes = ls.compare([own, there, unknown], **QUICK).notes
+    assert len(notes) == 2 and "skip (3) does not say what it was trained on" in notes[0]
+    assert "2 models are compared with skip (1)" in notes[1]
+
+
+def test_the_verb_prints_the_sentence_and_writes_the_maps(w, tmp_path, run_cli):
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    paths = [
+        ls.save(
+            world.tiny_checkpoint(like=w.scene, seed=s, recipe=recipe(w, labels)),
+            tmp_path / f"m{s}.safetensors",
+        )
+        for s in (0, 1, 2)
+    ]
+    code, out, err = run_cli(
+        "compare", f"{paths[0]},{paths[1]}", paths[2], "--device", "cpu", "--out", tmp_path / "o"
+    )
+    assert code == 0, err
+    assert "IoU forest" in out and "McNemar p =" in out and "interval" in out.splitlines()[-2]
+    assert (tmp_path / "o" / "scene_difference.tif").exists()
+    a, b = (a_map(w, tmp_path / f"{n}.tif", wrong=n / 10)[0] for n in (1, 2))
+    code, out, err = run_cli("compare", a, b, "--labels", labels, "--json")
+    assert code == 1 and "1 labelled block in common" in err
+    code, out, err = run_cli("compare", a, b)
+    assert code == 2 and "compared on --labels" in err
+    code, out, err = run_cli("compare", paths[0], paths[1], "--device", "cpu", "--json")
+    assert code == 0 and json.loads(out)["part"] == "test"
