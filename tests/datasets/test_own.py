@@ -172,7 +172,7 @@ def test_declared_scales_and_offsets_are_brought_together(tmp_path):
     )
     with open_dataset([old.scene, new], [*labels, moved]) as dataset:
         assert np.abs(dataset.scenes[1].scene.read().pixels - old.pixels).max() < 1e-2
-        assert "new declares another scale or offset than old; its values are converted" in dataset.report
+        assert "new is converted to the scale and offset that old declares" in dataset.report
 
 
 MERGED = LabelRules(merge={"land": ("class 4", "class 9"), "water": ("class 2",)})

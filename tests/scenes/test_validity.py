@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
+from labelscape.scenes.files import stem_of_place
 from labelscape.scenes.raster import FileScene, Scene
 from labelscape.scenes.validity import LARGEST
 
@@ -349,3 +350,42 @@ def test_what_a_type_cannot_hold_is_told(tmp_path):
         assert "no pixel of type uint8" in scene.notes[0]
         assert not scene.read().valid.any()
         assert scene.read(bands=["1"]).valid.all()
+
+
+def test_values_that_float32_cannot_hold_are_no_measurements(tmp_path):
+    pixels = np.full((2, 4, 5), 0.5, np.float64)
+    pixels[0, 0, 0], pixels[1, 1, 1], pixels[0, 2, 2], pixels[1, 3, 3] = 1e300, -3.4e38, 1e23, np.inf
+    with Scene(world.write(tmp_path / "a.tif", pixels)) as scene:
+        assert np.argwhere(~scene.read().valid).tolist() == [[0, 0], [1, 1], [3, 3]]
+
+
+def test_pages_and_rasters_of_containers_are_named(tmp_path):
+    from PIL import Image
+
+    pages = [Image.fromarray(np.full((8, 9), v, np.uint8)) for v in (10, 20, 30)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(BadFile, match="TIFF of 3 pages; name one of them: GTIFF_DIR:1:.*pages.tif"):
+        Scene(tmp_path / "pages.tif")
+    places = [f"GTIFF_DIR:{n}:{tmp_path / 'pages.tif'}" for n in (3, 1)]
+    with Scene(places[0]) as scene:
+        assert scene.name == "pages_3"
+        assert (scene.read().pixels == 30).all()
+    with Scene(places) as scene:  # a stack of pages
+        assert scene.bands == ("3", "1")
+        assert scene.read().pixels[:, 0, 0].tolist() == [30, 10]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("netcdf:data/scene.nc:red", "scene_red"),
+        ('NETCDF:"/data/scene.nc":red', "scene_red"),
+        ('HDF5:"/data/a.h5"://group/red', "a_group-red"),
+        ("GTIFF_DIR:2:x.tif", "x_2"),
+        ("/vsizip/a.zip/b.tif", "b"),
+        ("https://example.com/a/b.tif", "b"),
+        ("C.tif", "C"),
+    ],
+)
+def test_scenes_in_containers_are_called_by_what_they_are(place, name):
+    assert stem_of_place(place) == name

@@ -51,9 +51,10 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
 
 def is_finer(contract: Contract, scene: Scene) -> bool:
     """Are the scene's pixels so much finer than in training that it has to be resampled?"""
-    # A scene in degrees would need a reprojection, which is the user's choice: the check suggests one.
+    # A scene in degrees would need a reprojection for a model of metres, which is the user's choice: the
+    # check suggests one.
     found = match_pixels(contract.pixel_size, scene.grid.ground_pixel_size)
-    return found.is_finer and not scene.grid.crs.is_geographic
+    return found.is_finer and (contract.crs_kind != "projected" or not scene.grid.crs.is_geographic)
 
 
 def _in_scene_order(contract: Contract, scene: Scene) -> tuple[tuple[float, float], ...]:

@@ -19,6 +19,10 @@ MOST_BLOCKS = 64
 PIXELS_A_BLOCK = 8_000
 BORDER_SHARE = 0.01
 """Share of the border blocks that a value must fill, connected to the scene's edge, to be called a border."""
+FILLERS = (-999.0, -9999.0, -99999.0, -32768.0, -32767.0, 1e20, -1e20)
+"""Values that software writes where nothing was measured (ours), beside 0, the ends of types, and those that
+are beyond what a scene may hold.
+"""
 FRINGE = 12
 """Pixels beside a border within which the image must step from its value to the ground."""
 
@@ -32,14 +36,26 @@ class Border:
 
 
 @dataclass(frozen=True)
+class Filler:
+    """A value that software writes where nothing was measured, far from all others of a band; `share` of the
+    sampled pixels of that band.
+    """
+
+    value: float
+    band: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Sample:
-    """What was read: values (B, N) of valid pixels in the scene's own units, a border that nobody
-    declared, and how many blocks were read.
+    """What was read: values (B, N) of valid pixels in the scene's own units, a border and a fill value that
+    nobody declared, and how many blocks were read.
     """
 
     values: np.ndarray
     border: Border | None
     blocks: int
+    filler: Filler | None = None
 
 
 def sample_scene(
@@ -75,7 +91,27 @@ def sample_scene(
         pixels[:, ~(equal & (pixels[0] == border.value))] if border else pixels for pixels, equal in patches
     ]
     joined = np.concatenate(values, axis=1) if values else np.zeros((len(bands), 0), np.float32)
-    return Sample(joined, border, read)
+    filler = _filler_of(joined)
+    if filler is not None:
+        joined = joined[:, ~np.isin(joined, np.float32(FILLERS)).any(axis=0)]
+    return Sample(joined, border, read, filler)
+
+
+def _filler_of(values: np.ndarray) -> Filler | None:
+    """The most frequent of FILLERS in values (B, N), where it lies further from all others of its band than
+    they from each other.
+    """
+    found = []
+    for band, own in enumerate(values):
+        special = np.isin(own, np.float32(FILLERS))
+        rest = own[~special]
+        if not special.any() or not rest.size:
+            continue
+        low, high = float(rest.min()), float(rest.max())
+        kinds, counts = np.unique(own[special], return_counts=True)
+        far = (kinds < low - (high - low)) | (kinds > high + (high - low))
+        found += [Filler(float(v), band, n / own.size) for v, n in zip(kinds[far], counts[far])]
+    return max(found, key=lambda filler: filler.share, default=None)
 
 
 def sampled_windows(

@@ -10,7 +10,7 @@ from labelscape.contract.bands import QUANTILES, BandStatistics
 from labelscape.contract.contract import Contract
 from labelscape.contract.difference import NOTE, REFUSED, Difference
 from labelscape.contract.likeness import KNOWN_FACTORS, Likeness, explain
-from labelscape.contract.sample import Border, Sample
+from labelscape.contract.sample import Border, Filler, Sample, sample_scene
 from labelscape.scenes.files import stack_files
 from labelscape.scenes.scene import Scene
 
@@ -36,6 +36,8 @@ def compare_values(
     # Before values: the border's pixels are left out of them.
     if sample.border is not None and not _border_was_trained(sample.border, contract):
         found.append(_border(sample.border, scene))
+    if sample.filler is not None and not _filler_was_trained(sample.filler, contract):
+        found.append(_filler(sample.filler, scene, bands))
     if sample.values.shape[1] < 100:
         cause = (
             f"fewer than 100 valid pixels in the {sample.blocks} blocks that were sampled: values were not "
@@ -63,6 +65,41 @@ def compare_values(
     return found
 
 
+def undeclared_nodata(scene: Scene) -> Difference | None:
+    """What `compare_values` says of a border or a fill value that the scene does not declare, before there
+    is a model. None where there is none, or NaN is given as nodata: there is none then, whatever it looks
+    like.
+
+    Raises BadFile where the file is damaged.
+    """
+    if scene.nodata is not None and scene.nodata != scene.nodata and scene.dtype.kind in "iu":
+        return None
+    sample = sample_scene(scene, scene.bands, most_blocks=12, seconds=5.0)
+    if sample.filler is not None:
+        return _filler(sample.filler, scene, scene.bands)
+    return _border(sample.border, scene) if sample.border is not None else None
+
+
+def _filler_was_trained(filler: Filler, contract: Contract) -> bool:
+    known = contract.statistics[filler.band]
+    return contract.nodata != filler.value and known.quantiles[0] <= filler.value <= known.quantiles[-1]
+
+
+def _filler(filler: Filler, scene: Scene, bands: tuple[str, ...]) -> Difference:
+    share = f"{100 * filler.share:.2g} %" if filler.share >= 1e-4 else "a few"
+    value = f"{filler.value:.6g}"
+    cause = (
+        f"band {bands[filler.band]} of {scene.name} is {value} in {share} of the sampled pixels, far from "
+        f"all its other values, and the scene {_declared(scene)}: they would count as measurements. Pass "
+        f"`nodata={value}`"
+    )
+    return Difference("border", REFUSED, cause)
+
+
+def _declared(scene: Scene) -> str:
+    return "declares no nodata value" if scene.nodata is None else f"declares nodata {scene.nodata:g}"
+
+
 def _border_was_trained(border: Border, contract: Contract) -> bool:
     """Is the border's value a normal measurement in the training scenes?"""
     # A value that training treated as nodata is a border even where it is common.
@@ -72,10 +109,9 @@ def _border_was_trained(border: Border, contract: Contract) -> bool:
 
 
 def _border(border: Border, scene: Scene) -> Difference:
-    says = "declares no nodata value" if scene.nodata is None else f"declares nodata {scene.nodata:g}"
     cause = (
         f"all bands are {border.value:g} along the scene's edge ({100 * border.share:.0f} % of the border "
-        f"that was sampled) and the scene {says}: the border would be mapped as ground. Pass "
+        f"that was sampled) and the scene {_declared(scene)}: the border would be mapped as ground. Pass "
         f"`nodata={border.value:g}`"
     )
     # A photograph may well be black or white at its edge; in a georeferenced image that is where data end.

@@ -210,19 +210,27 @@ def _of_one_kind(
     other_units = [n for n, s in enumerate(scenes) if _units_differ(first, s.scene)]
     if not finer and not other_units:
         return scenes, []
-    report = [
-        f"{scenes[n].name} is resampled from {sizes[n]:.3g} m to {coarsest:.3g} m, the pixel size of the "
-        "coarsest scene"
-        for n in finer
-    ]
-    report += [
-        f"{scenes[n].name} declares another scale or offset than {first.name}; its values are converted"
-        for n in other_units
-    ]
+    report = []
+    if finer:
+        least, most = min(sizes[n] for n in finer), max(sizes[n] for n in finer)
+        own = f"{least:.3g}" + ("" if f"{least:.3g}" == f"{most:.3g}" else f" to {most:.3g}")
+        report.append(
+            f"{_counted(scenes, finer)} resampled from {own} m to {coarsest:.3g} m, the pixel size of the "
+            "coarsest scene"
+        )
+    if other_units:
+        report.append(
+            f"{_counted(scenes, other_units)} converted to the scale and offset that {first.name} declares"
+        )
     # Scenes are resampled and converted as they are opened, but only all of them together say to what.
     opened.close()
     wanted = [coarsest if n in finer else size for n, size in enumerate(asked)]
     return _opened(files, wanted, first.units if other_units else None, opened), report
+
+
+def _counted(scenes: Sequence[LabelledScene], which: Sequence[int]) -> str:
+    """Scenes as the start of a sentence: one by its name, several by their number."""
+    return f"{scenes[which[0]].name} is" if len(which) == 1 else f"{len(which)} of {len(scenes)} scenes are"
 
 
 def _units_differ(first: Scene, other: Scene) -> bool:

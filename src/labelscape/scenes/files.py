@@ -30,6 +30,9 @@ EXACT = 1e-6
 window they are read in. 0 would be exact, but rasterio 1.4 fails on it.
 """
 
+MOST_NAMED = 12
+"""Rasters of a container that a message names."""
+
 READ_FAILURES = (RasterioError, OSError, UnicodeDecodeError)
 """What opening and reading raise; UnicodeDecodeError where GDAL's message quotes a file name that is not
 UTF-8, as damaged or old VRTs hold.
@@ -118,12 +121,15 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
         dataset = rasterio.open(text)
     except READ_FAILURES as error:
         raise BadFile(f"{text} cannot be opened as a raster: {reason(error)}.") from error
-    if dataset.count == 0:
+    inside = dataset.subdatasets
+    # A TIFF of several pages opens as its first.
+    pages = len(inside) > 1 and dataset.driver == "GTiff"
+    if dataset.count == 0 or pages:
         dataset.close()
-        raise BadFile(
-            f"{text} is a container of several rasters; name one of its subdatasets: "
-            f"{', '.join(dataset.subdatasets[:3])} ..."
-        )
+        what = f"a TIFF of {len(inside)} pages" if pages else "a container of several rasters"
+        names = ", ".join(inside[:MOST_NAMED]) + (" ..." if len(inside) > MOST_NAMED else "")
+        cure = f"name one of them: {names}" if inside else "it holds none that GDAL can open"
+        raise BadFile(f"{text} is {what}; {cure}.")
     return dataset
 
 
@@ -151,6 +157,21 @@ def is_local(place: str | Path) -> bool:
     if "://" in text or text.startswith("/vsi"):
         return False
     return re.match(r"[A-Za-z]\w+:", text) is None or Path(text).exists()
+
+
+def stem_of_place(place: str | Path) -> str:
+    """The name of a scene by its place: the stem of a file; of a raster in a container such as
+    netcdf:a.nc:red, GTIFF_DIR:2:a.tif or HDF5:"a.h5"://x/red, also which one.
+    """
+    text = str(place)
+    found = re.fullmatch(r'[A-Za-z]\w+:(?:(\d+):)?"?(.+?\.\w+)"?(?::(.+))?', text)
+    if is_local(text) or found is None or "://" in text[:12]:
+        return Path(text).stem
+    page, path, inside = found.groups()
+    which = page or inside
+    if which is None:
+        return Path(path).stem
+    return f"{Path(path).stem}_{re.sub(r'[^A-Za-z0-9.-]+', '-', which).strip('-')}"
 
 
 def is_raster(file: Path) -> bool:

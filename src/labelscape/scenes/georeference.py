@@ -65,7 +65,10 @@ def _affine(points: list[tuple[float, float, float, float]]) -> tuple[Affine | N
     turn, *_ = np.linalg.lstsq(pixels - middle, ground - centre, rcond=None)
     (a, d), (b, e) = turn
     c, f = centre - middle @ turn
-    made = Affine(a, b, c, d, e, f)
+    # Without the noise of the fit: 10, not 10.000000000000004.
+    made = Affine(
+        *(float(f"{v:.12g}") if abs(v) > 1e-12 * abs(turn).max() else 0.0 for v in (a, b, c, d, e, f))
+    )
     if made.is_degenerate:
         return None, np.inf
     columns, rows = ~made @ (ground[:, 0], ground[:, 1])

@@ -27,6 +27,7 @@ from labelscape.scenes.files import (
     reason,
     source_text,
     stack_files,
+    stem_of_place,
 )
 from labelscape.scenes.georeference import grid_of, place_notes
 from labelscape.scenes.holes import may_hold
@@ -122,7 +123,7 @@ class FileScene(Scene):
         )
         datasets = [in_colours(one, file, self._handles) for one, file in zip(given, files)]
         place = str(source if isinstance(source, (str, Path)) else files[0])
-        self.name = name or Path(place).stem or place
+        self.name = name or stem_of_place(place) or place
         found = [bands_and_validity(d, nodata=nodata, title=f) for d, f in zip(datasets, files)]
         for file, own in zip(files, found):
             if not own.bands:

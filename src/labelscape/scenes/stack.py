@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -13,6 +12,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.windows import Window as RasterioWindow
 
 from labelscape.errors import BadInput
+from labelscape.scenes.files import stem_of_place
 from labelscape.scenes.layers import Layer, is_spread, warped
 from labelscape.scenes.validity import BandsAndValidity, Mask, bands_and_validity
 
@@ -165,5 +165,5 @@ def name_in_stack(file: str, files: Sequence[str]) -> str:
     """Band name from a file name: `T33UUU_20170216T102101_B8A.jp2` -> `B8A` where that is unique in the
     stack, else the whole stem.
     """
-    last = [Path(f).stem.split("_")[-1] for f in files]
-    return Path(file).stem.split("_")[-1] if len(set(last)) == len(last) else Path(file).stem
+    last = [stem_of_place(f).split("_")[-1] for f in files]
+    return stem_of_place(file).split("_")[-1] if len(set(last)) == len(last) else stem_of_place(file)

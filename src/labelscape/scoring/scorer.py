@@ -18,6 +18,7 @@ from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint, SecondTask, load_all
 from labelscape.errors import BadInput
+from labelscape.scenes.validity import measured
 from labelscape.scoring.engines import Engine, TorchEngine
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
@@ -149,9 +150,25 @@ class Scorer:
         """The same for several tiles of one shape: (N, B, H, W) for each member -> (N, K, H, W)."""
         each = (_member_logits(m, self.protocol, i, self.groups) for m, i in zip(self.members, images))
         if len(self.members) == 1:
-            return next(each)
-        total = sum(softmax(logits.float(), 1, self.groups) for logits in each)
-        return (total / len(self.members)).clamp_min(1e-20).log()
+            found = next(each)
+        else:
+            total = sum(softmax(logits.float(), 1, self.groups) for logits in each)
+            found = (total / len(self.members)).clamp_min(1e-20).log()
+        if not torch.isfinite(found).all():
+            raise BadInput(self._not_finite(images))
+        return found
+
+    def _not_finite(self, images: Sequence[Tensor]) -> str:
+        """Why scores are no numbers; mapped all the same, they would be the first class everywhere."""
+        most = max(float(image.abs().max()) for image in images)
+        where = f"its input lies up to {most:.3g} standard deviations from the training's mean"
+        half = self.dtype is not None and self.dtype != torch.float32
+        cure = "Map with `precision=32`" if half else "Declare what is no measurement with `nodata`"
+        if most < 1e4 and not half:
+            cure = "Its weights or statistics are damaged: train or download it again"
+        return (
+            f"The network {self.checkpoint.network} gives scores that are no finite numbers; {where}. {cure}."
+        )
 
     def score(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
         """(B, H, W) in the scene's units, valid (H, W) bool -> (K, H, W) float32 class probabilities on
@@ -266,4 +283,4 @@ def predict(
 
 
 def _all_finite(pixels: np.ndarray) -> np.ndarray:
-    return np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else np.ones(pixels.shape[1:], bool)
+    return measured(pixels, (None,) * len(pixels))

@@ -8,10 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from labelscape.checkpoint import Checkpoint, SecondTask
 from labelscape.contract.bands import BandStatistics, survey
 from labelscape.contract.colours import colours_of
 from labelscape.contract.contract import Contract
+from labelscape.contract.difference import REFUSED
+from labelscape.contract.values import undeclared_nodata
 from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
 from labelscape.errors import BadInput, BadOption, LabelscapeError
 from labelscape.grid import Grid
@@ -53,9 +57,11 @@ def open_both(recipe: Recipe) -> Iterator[tuple[Dataset, Dataset | None]]:
     """The recipe's data and that of its second task, None without one."""
     with ExitStack() as opened:
         dataset, mate = opened.enter_context(open_recipe_data(recipe.data, recipe.seed)), None
+        refuse_undeclared(recipe.data, dataset)
         if recipe.mate:
             with of_second_task():
                 mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed))
+                refuse_undeclared(recipe.mate.data, mate)
         yield dataset, mate
 
 
@@ -96,6 +102,26 @@ def _open_published(data: Data) -> Dataset:
             return dataset
     with bar(f"read {data.dataset}", len(dataset.scenes), "scenes") as tick:
         return dataset.held(tick)
+
+
+LOOKED_AT = 32
+"""Scenes of a data set in which undeclared nodata is looked for."""
+
+
+def refuse_undeclared(data: Data, dataset: Dataset) -> None:
+    """Raises BadInput where scenes of one's own hold a border or a fill value that they do not declare, as
+    maps and `data check` say: it would go into the statistics and be learned.
+    """
+    if data.dataset or (data.nodata is not None and data.nodata != data.nodata):
+        return
+    places = np.unique(np.linspace(0, len(dataset.scenes) - 1, LOOKED_AT).round().astype(int))
+    for place in places:
+        scene = dataset.scenes[place].scene
+        found = undeclared_nodata(scene)
+        if found is not None and found.level == REFUSED:
+            raise BadInput(
+                f"{scene.name}: {found.cause} for all scenes, or, if these are measurements, `nodata=nan`."
+            )
 
 
 def scored_part(dataset: Dataset) -> str | None:

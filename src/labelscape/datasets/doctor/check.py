@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from labelscape.contract.difference import REFUSED
+from labelscape.contract.values import undeclared_nodata
 from labelscape.datasets.doctor.codes import burned, coded
 from labelscape.datasets.doctor.findings import SEVERITIES, Finding, share, some
 from labelscape.datasets.doctor.grids import check_grids
@@ -39,6 +41,7 @@ from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes, too
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import Source, source_text
 from labelscape.scenes.mosaic import open_scene
+from labelscape.scenes.scene import Scene
 from labelscape.scenes.vectors import is_vector
 
 __all__ = ["Finding", "check_data", "check_published"]
@@ -211,6 +214,7 @@ def _check_pair(
             results.add("bands", "error", name, problem)
         for note in scene.notes:
             results.add("file", "info", name, f"{note[0].upper()}{note[1:]}.")
+        _check_nodata(results, scene, name)
         pair = Pair(scene, name, label, split)
         try:
             if is_vector(label):
@@ -220,6 +224,14 @@ def _check_pair(
         except LabelscapeError as error:
             results.findings.append(reasoned(error, "labels", label))
         read_once(results, pair, enough)
+
+
+def _check_nodata(results: Results, scene: Scene, name: str) -> None:
+    """A border or a fill value that is not declared: refused by training where the scene has coordinates."""
+    with suppress(LabelscapeError):  # a damaged file has its own finding
+        if found := undeclared_nodata(scene):
+            severity = "error" if found.level == REFUSED else "info"
+            results.add("nodata", severity, name, f"{found.cause[0].upper()}{found.cause[1:]}.")
 
 
 def _with_raster(results: Results, pair: Pair, opened: ExitStack) -> Pair:
