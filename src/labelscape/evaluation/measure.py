@@ -13,7 +13,7 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import known_part
-from labelscape.errors import BadInput, BadOption, WrongType
+from labelscape.errors import BadInput, WrongType
 from labelscape.evaluation.blocks import BlockCounts, BlockTally, block_side
 from labelscape.evaluation.boundaries import RINGS, ring_of, trimap
 from labelscape.evaluation.confusion import Confusion, count
@@ -140,9 +140,6 @@ def evaluate(
     blend: str | None = None,
     device: str = "auto",
     precision: str = "32",
-    tta: str = "none",
-    scales: Sequence[float] | float = (1.0,),
-    average: str = "probabilities",
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
     boundaries: bool = False,
@@ -153,16 +150,13 @@ def evaluate(
     the labelled pixels of `part`.
 
     part  "train", "val", "test"; None or "all": all labels
-    tta, scales, average  test-time augmentation and multi-scale inference, as `map_scene` has them;
-          `protocol` is all three as one value
     task  name of the second task to score; by default that whose classes the labels have, the first if both
     keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
           label too
     boundaries  also count by distance to the borders of the reference (`Evaluation.per_ring`)
 
-    Scored exactly as `map_scene` maps; tiles without a label are passed over unless they are kept. Raises
-    BadInput where the part holds no label and nothing is kept, or where the labels have other classes than
-    the model; WrongType for what is no dataset.
+    Scored exactly as `map_scene` maps. Raises BadInput where the part holds no label and nothing is kept, or
+    the labels have other classes than the model; WrongType for what is no dataset.
     """
     from labelscape.scoring.memory import size_warning
     from labelscape.scoring.scorer import Scorer
@@ -170,7 +164,6 @@ def evaluate(
 
     check_dataset(dataset, "score a checkpoint")
     part = known_part(part)
-    protocol = _one_protocol(protocol, tta, scales, average)
     models = for_labels(load_all(checkpoint), dataset, task)
     scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol)
     check_classes(scorer.checkpoint, dataset)
@@ -181,39 +174,22 @@ def evaluate(
     scenes = dataset.scenes if part is None else dataset.part(part)
     # The tiles of `map_scene`: another halo or blending would score another map.
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
-    with bar("evaluate", sum(len(p) for p in plans), "tiles", shown=show) as tick:
+    with bar("evaluate", sum(map(len, plans)), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
             blocks = BlockTally(block_side(scene), scene.scene.grid.window, len(legend))
             whole = _score_scene(scorer, scene, plan, part, tick, rings, blocks, whole=keep is not None)
             # Folders may hold scenes of one name: counts of both are kept.
             name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
-            found = blocks.named(name)
+            per_block += (found := blocks.named(name))
             per_scene[name] = sum((block.counts for block in found), Confusion.empty(len(legend)))
-            per_block += found
             if keep:
                 keep(scene, whole)
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
     if not per_scene or (not keep and not sum(int(c.counts.sum()) for c in per_scene.values())):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
     # Of the largest tiles alone: one warning says it for all.
-    warning = size_warning(scorer, max(plans, key=lambda plan: plan.largest))
-    notes = (warning,) if warning else ()
+    notes = tuple(filter(None, [size_warning(scorer, max(plans, key=lambda plan: plan.largest))]))
     return Evaluation(per_scene, tuple(legend.names), notes, tuple(rings), tuple(per_block))
-
-
-def _one_protocol(
-    given: Protocol | None, tta: str, scales: Sequence[float] | float, average: str
-) -> Protocol:
-    """The protocol that is given, or that of the three settings. Raises BadOption where both are given."""
-    from labelscape.scoring.protocol import Protocol
-
-    # One scale may be given as a number.
-    factors = tuple(np.atleast_1d(scales).tolist())
-    if given is None:
-        return Protocol(factors, tta, average)
-    if (tta, factors, average) != ("none", (1.0,), "probabilities"):
-        raise BadOption("protocol and tta, scales or average set the same thing; give one of them.")
-    return given
 
 
 def _score_scene(

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rasterio.crs import CRS
@@ -20,6 +21,9 @@ from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE, Legend
 from labelscape.maps.outputs import assets, kind_of
+
+if TYPE_CHECKING:
+    import pystac
 
 MEDIA = {
     ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
@@ -74,7 +78,6 @@ def item(
     kinds of `files`.
     """
     import pystac
-    from pystac.extensions.classification import Classification, ClassificationExtension
     from pystac.extensions.file import FileExtension
     from pystac.extensions.projection import ProjectionExtension
 
@@ -118,18 +121,25 @@ def item(
         classes_of |= {kind_of(kind, second[0]): second[1] for kind in ("class", "sieved")}
     # Sorted: a set's order changes from run to run.
     for kind in sorted(classes_of.keys() & set(files)):
-        named = ClassificationExtension.ext(made.assets[kind], add_if_missing=True)
-        named.classes = [
-            Classification.create(
-                value=c.value,
-                name=_machine_name(c.name, c.value),
-                title=c.name,
-                description=c.description or c.name,
-                color_hint="{:02X}{:02X}{:02X}".format(*c.color),
-            )
-            for c in classes_of[kind].classes
-        ] + [Classification.create(value=IGNORE, name="nodata", description="no data", nodata=True)]
+        _name_classes(made.assets[kind], classes_of[kind])
     return made.to_dict(include_self_link=False)
+
+
+def _name_classes(asset: pystac.Asset, legend: Legend) -> None:
+    """Names and colours of a raster's values, in the classification extension's words."""
+    from pystac.extensions.classification import Classification, ClassificationExtension
+
+    named = ClassificationExtension.ext(asset, add_if_missing=True)
+    named.classes = [
+        Classification.create(
+            value=c.value,
+            name=_machine_name(c.name, c.value),
+            title=c.name,
+            description=c.description or c.name,
+            color_hint="{:02X}{:02X}{:02X}".format(*c.color),
+        )
+        for c in legend.classes
+    ] + [Classification.create(value=IGNORE, name="nodata", description="no data", nodata=True)]
 
 
 def footprint(grid: Grid) -> tuple[dict, list[float]]:

@@ -110,13 +110,7 @@ def prepared(
     mate = second_task(models)
     task = mate.name if mate else ""
     paths = paths_of(request, out, stem, located=grid.is_on_earth, task=task)
-    for path in paths.values():
-        check_written(path)
-    if request.polygons:
-        # Now, not after hours of mapping: the format may need a package that is not installed.
-        check_target(paths["polygons"])
-        check_crs(paths["polygons"], grid.crs)
-        check_sizes(request.min_area, request.simplify, grid, scene.name)
+    _check_files(request, scene, paths)
     scorer = scorer_of(request, models)
     plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
     if warning := size_warning(scorer, plan):
@@ -142,21 +136,22 @@ def prepared(
         wanted = planes_wanted(request, models)
         journal = Journal(folder, key, wanted, machine=machine_now(), overwrite=overwrite)
         notes = [*notes, *filter(None, [journal.deleted]), *unlike_before(journal.machine)]
-        outputs = rasters_of(request, task)
-        yield MapWork(
-            request,
-            scorer,
-            scene,
-            plan,
-            legends,
-            stem,
-            paths,
-            outputs,
-            journal,
-            replace,
-            tuple(notes),
-            watched,
-        )
+        outputs, told = rasters_of(request, task), tuple(notes)
+        where = stem, paths, outputs
+        yield MapWork(request, scorer, scene, plan, legends, *where, journal, replace, told, watched)
+
+
+def _check_files(request: MapRequest, scene: Scene, paths: Mapping[str, Path]) -> None:
+    """Raises BadOption or BadFile for a name that no file can have, and for polygons that cannot be written:
+    now, not after hours of mapping.
+    """
+    for path in paths.values():
+        check_written(path)
+    if request.polygons:
+        # The format may need a package that is not installed.
+        check_target(paths["polygons"])
+        check_crs(paths["polygons"], scene.grid.crs)
+        check_sizes(request.min_area, request.simplify, scene.grid, scene.name)
 
 
 def scorer_of(request: MapRequest, models: Sequence[Checkpoint]) -> Scorer:

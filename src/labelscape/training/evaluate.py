@@ -49,8 +49,7 @@ def evaluate(
     show: bool = True,
     task: str | None = None,
 ) -> Evaluation:
-    """Confusion counts of a checkpoint (or its file), or of several whose probabilities are averaged, over
-    labelled pixels.
+    """Confusion counts of a checkpoint (or its file), or the average of several, over labelled pixels.
 
         ls.evaluate("mlp.safetensors")                               # its own held-out blocks
         ls.evaluate("mlp.safetensors", "other.tif", "other.gpkg")    # labels read as in training
@@ -66,17 +65,15 @@ def evaluate(
              `protocol` is all three as one value
     task     name of the second task to score, whose own labels and scenes are then meant; by default the
              first, or of an open dataset that whose classes it has
-    keep     is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
-             label too
+    keep     is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
 
-    Scored and refused as `evaluation.measure.evaluate` does; also BadOption where the checkpoint does not say
-    what it was trained on, BadFile for files that cannot be read.
+    Refuses what `evaluation.measure.evaluate` refuses; also BadOption where the checkpoint does not say what
+    it was trained on, BadFile for files that cannot be read.
     """
     tiles = {"tile_size": tile_size, "overlap": overlap, "blend": blend}
-    test = {"tta": tta, "scales": scales, "average": average, "protocol": protocol}
-    options = {**tiles, **test, "device": device, "precision": precision, "keep": keep, "show": show}
-    options["boundaries"] = boundaries
+    how = {"device": device, "precision": precision, "keep": keep, "boundaries": boundaries, "show": show}
+    options = {**tiles, **how, "protocol": _one_protocol(protocol, tta, scales, average)}
     if dataset is not None and labels is None:
         return measure.evaluate(checkpoint, dataset, part=part, task=task, **options)
     known_part(part)  # before scenes are opened
@@ -85,12 +82,27 @@ def evaluate(
     data, notes = asked_for(models[0], dataset, labels, spec or {})
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    # The seed of training draws the same held-out blocks. The checkpoint's legend keeps the indices it
-    # learned: the labels of other scenes may lack a class.
+    # Its seed draws its own held-out blocks, its legend keeps the indices it learned: other labels may lack
+    # a class.
     with open_recipe_data(data, models[0].recipe.get("seed", 0), models[0].legend) as opened:
         if part is None and dataset is None:
             part = scored_part(opened)
         return measure.evaluate(models, opened, part=part, **options)
+
+
+def _one_protocol(
+    given: Protocol | None, tta: str, scales: Sequence[float] | float, average: str
+) -> Protocol:
+    """The protocol that is given, or that of the three settings. Raises BadOption where both are given."""
+    from labelscape.scoring.protocol import Protocol
+
+    # One scale may be given as a number.
+    factors = tuple(np.atleast_1d(scales).tolist())
+    if given is None:
+        return Protocol(factors, tta, average)
+    if (tta, factors, average) != ("none", (1.0,), "probabilities"):
+        raise BadOption("protocol and tta, scales or average set the same thing; give one of them.")
+    return given
 
 
 def asked_for(

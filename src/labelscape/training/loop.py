@@ -104,19 +104,12 @@ def learn(
             # only the first one saves.
             # And before crops become larger, so that a line of the log is of one size.
             turning = bool(last) and progress.step == last.first
-            if (
-                len(progress.recent) >= LOG_EVERY
-                or progress.step == recipe.steps
-                or scored
-                or saving
-                or turning
-            ):
+            full = len(progress.recent) >= LOG_EVERY or progress.step == recipe.steps
+            if full or scored or saving or turning:
                 each = last.batch if last and step >= last.first else recipe.batch
                 crops = each * len(progress.recent)
                 line = log_line(recipe, progress, rate, fabric)  # waits for the device
-                shown = {key.replace("_", " "): line[key] for key in LOSSES_OF_TASKS if key in line}
-                facts = {"loss": line["loss"], **shown, "rate": rate}
-                facts["images/s"] = crops / (time.monotonic() - since)
+                facts = {**_shown(line), "images/s": crops / (time.monotonic() - since)}
                 if scored and sys.stderr.isatty():
                     tick(0, loss=line["loss"], now="scoring the part val")
                 note(_scored(phase, progress, save, stop) if scored else line)
@@ -125,15 +118,26 @@ def learn(
             stopped = together(fabric, float(bool(stop.asked)))
             overdue = together(fabric, float(time.monotonic() - last_saved > SAVE_SECONDS))
             if stopped or overdue or saving or progress.step == end or done_early(recipe, progress):
-                progress.recent = [[together(fabric, x) for x in row] for row in as_rows(progress.recent)]
-                if fabric.is_global_zero:
-                    save(progress)
-                else:  # the first process has the sums
-                    progress.recent = [[0.0] * len(row) for row in progress.recent]
+                _save_together(progress, fabric, save)
                 last_saved = time.monotonic()
             tick(**facts)
             if stopped:
                 break
+
+
+def _shown(line: dict) -> dict[str, float]:
+    """What the progress bar shows of a line of the log."""
+    of_tasks = {key.replace("_", " "): line[key] for key in LOSSES_OF_TASKS if key in line}
+    return {"loss": line["loss"], **of_tasks, "rate": line["rate"]}
+
+
+def _save_together(progress: Progress, fabric: Fabric, save: Callable[[Progress], None]) -> None:
+    """Save with the losses of all processes summed; only the first process saves and keeps the sums."""
+    progress.recent = [[together(fabric, x) for x in row] for row in as_rows(progress.recent)]
+    if fabric.is_global_zero:
+        save(progress)
+    else:
+        progress.recent = [[0.0] * len(row) for row in progress.recent]
 
 
 def _score_is_missing(recipe: Recipe, progress: Progress) -> bool:
@@ -186,23 +190,8 @@ def run_phase(
     net = build_network(recipe, dataset, start, mate)
     tasks = make_tasks(recipe, dataset, blank, mate)
     phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric, mate)
-    state, settings = state_path(out, recipe.network), recipe.model_dump(mode="json")
-    # Only 16-mixed has a loss scaler. It adapts over time, so resuming without it would change weights.
-    scaler = getattr(fabric.strategy.precision, "scaler", None)
-    resumable = phase.net.module, phase.optimizer, scaler, seen_data(tasks), machine_of(fabric)
     say = say if leads else lambda text: None
-    progress = load_state(state, settings, *resumable, say) if state.exists() else Progress()
-    if not leads:
-        # The file holds the sums over all processes.
-        progress.recent = [[0.0] * len(row) for row in as_rows(progress.recent)]
-
-    def keep(progress: Progress) -> None:
-        save_state(state, settings, progress, *resumable)
-        stop.saved = f"step {progress.step} of {recipe.steps} ({recipe.network})"
-
-    if state.exists():
-        stop.saved = f"step {progress.step} of {recipe.steps} ({recipe.network})"
-        say(f"continuing from {state}, step {progress.step} of {recipe.steps}")
+    progress, keep = _resumed(phase, out, stop, say)
     # A base network that is trained first has named them already.
     for line in without_pixels(dataset, tasks[0]) if not recipe.base_steps else ():
         say(line)
@@ -222,15 +211,49 @@ def run_phase(
         say(f"stopped at {stop.saved}; the same command continues from there")
         stop.told = True
         stop.now()
+    weights = _final_weights(phase, progress, say)
+    return replace(blank, weights=weights, history=tuple(progress.history))
+
+
+def _resumed(phase: Phase, out: Path, stop: Stop, say: Say) -> tuple[Progress, Callable[[Progress], None]]:
+    """The progress that the phase's state file holds, or none; and a function that saves it there."""
+    recipe, fabric = phase.recipe, phase.fabric
+    state, settings = state_path(out, recipe.network), recipe.model_dump(mode="json")
+    # Only 16-mixed has a loss scaler. It adapts over time, so resuming without it would change weights.
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    resumable = phase.net.module, phase.optimizer, scaler, seen_data(phase.tasks), machine_of(fabric)
+    progress = load_state(state, settings, *resumable, say) if state.exists() else Progress()
+    if not fabric.is_global_zero:
+        # The file holds the sums over all processes.
+        progress.recent = [[0.0] * len(row) for row in as_rows(progress.recent)]
+
+    def saved() -> str:
+        return f"step {progress.step} of {recipe.steps} ({recipe.network})"
+
+    def keep(progress: Progress) -> None:
+        save_state(state, settings, progress, *resumable)
+        stop.saved = saved()
+
+    if state.exists():
+        stop.saved = saved()
+        say(f"continuing from {state}, step {progress.step} of {recipe.steps}")
+    return progress, keep
+
+
+def _final_weights(phase: Phase, progress: Progress, say: Say) -> dict:
+    """The weights that the checkpoint keeps, with batch normalisation's statistics at the map size where the
+    recipe asks for them.
+    """
+    recipe = phase.recipe
     weights = progress.best_weights or weights_of(phase, progress)
     # Not where the phase only pauses.
     if recipe.map_tiles and (progress.step == recipe.steps or done_early(recipe, progress)):
         with deterministic(recipe.deterministic):
             weights, tiles = at_map_size(
-                recipe, phase.net.module, tasks[0].drawing, phase.fabric, weights, say
+                recipe, phase.net.module, phase.tasks[0].drawing, phase.fabric, weights, say
             )
         progress.history[-1] |= {"bn_tiles": tiles}
-    return replace(blank, weights=weights, history=tuple(progress.history))
+    return weights
 
 
 def set_up(net: Network, recipe: Recipe, fabric: Fabric) -> tuple[_FabricModule, _FabricOptimizer]:

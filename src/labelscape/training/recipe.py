@@ -246,29 +246,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _can_run(self) -> Recipe:
         problems = unknown_names(self.network, self.options, {**self.losses, **(self.aux_losses or {})})
-        try:
-            known = options_of(self.network)
-            if self.mate and "mate_classes" not in known:
-                problems.append(
-                    f"mate is given, but {self.network} has no second head; classmate and dfcnet have."
-                )
-            asked = self.options.get("mate_classes") if "mate_classes" in known else None
-            if self.mate and asked == 0:
-                problems.append(
-                    "options.mate_classes=0 builds no head for the second task (mate); leave one of them out."
-                )
-            if not self.mate and asked:
-                problems.append(
-                    f"options.mate_classes={asked} builds a second head, and without a second task (`mate`) "
-                    "nothing would train it; give one, or leave the option out."
-                )
-            if self.base_steps and entry(self.network).start is None:
-                problems.append(
-                    f"base_steps={self.base_steps}, but {self.network} starts from no other network; leave "
-                    "it out."
-                )
-        except UnknownName:  # in `problems` already
-            pass
+        problems += self._wrong_heads()
         if self.warmup > self.steps:
             problems.append(
                 f"warmup={self.warmup} is longer than the run of steps={self.steps}: the rate would never "
@@ -308,6 +286,34 @@ class Recipe(BaseModel):
             # All at once: a recipe would otherwise be corrected and refused again and again.
             raise ValueError("\n".join(problems))
         return self
+
+    def _wrong_heads(self) -> list[str]:
+        """A second task without a head for it, a head without a task, a start that the network has not."""
+        try:
+            known, start = options_of(self.network), entry(self.network).start
+        except UnknownName:  # said of the network's name already
+            return []
+        problems = []
+        if self.mate and "mate_classes" not in known:
+            problems.append(
+                f"mate is given, but {self.network} has no second head; classmate and dfcnet have."
+            )
+        asked = self.options.get("mate_classes") if "mate_classes" in known else None
+        if self.mate and asked == 0:
+            problems.append(
+                "options.mate_classes=0 builds no head for the second task (mate); leave one of them out."
+            )
+        if not self.mate and asked:
+            problems.append(
+                f"options.mate_classes={asked} builds a second head, and without a second task (`mate`) "
+                "nothing would train it; give one, or leave the option out."
+            )
+        if self.base_steps and start is None:
+            problems.append(
+                f"base_steps={self.base_steps}, but {self.network} starts from no other network; leave "
+                "it out."
+            )
+        return problems
 
     def _unequal_parts(self) -> list[str]:
         """Batches that `accumulate` does not divide: parts of unequal size would weigh unequally."""
