@@ -159,12 +159,14 @@ def evaluate(
     the labels have other classes than the model; WrongType for what is no dataset.
     """
     from labelscape.scoring.memory import size_warning
+    from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for
 
     check_dataset(dataset, "score a checkpoint")
     part = known_part(part)
     models = for_labels(load_all(checkpoint), dataset, task)
+    protocol = protocol or Protocol()
     scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol)
     check_classes(scorer.checkpoint, dataset)
     legend = scorer.checkpoint.legend
