@@ -217,7 +217,9 @@ def _likely_cause(path: Path, error: OSError) -> str:
     if code in (errno.ENOSPC, errno.EDQUOT):
         return ""  # said by the system itself
     with contextlib.suppress(OSError):
-        if shutil.disk_usage(folder).free < NEARLY_FULL:
+        space = shutil.disk_usage(folder)
+        # Where the system gave no reason itself; file systems of the kernel's own have no space at all.
+        if code is None and space.free < NEARLY_FULL and space.total:
             return " The disk is full."
     if not os.access(folder, os.W_OK):
         return " The folder is read-only."

@@ -245,7 +245,7 @@ def test_hrefs(tmp_path, sentinel):
     saved = item(
         tmp_path / "saved.json", assets, links=[{"rel": "self", "href": "https://there/items/x.json"}]
     )
-    assert described(saved)[0].files == (
+    assert described(saved, allow_remote=True)[0].files == (
         "s3://bucket/a.tif",
         "https://there/b.tif",
         "https://there/items/c.tif",
@@ -342,3 +342,58 @@ def test_the_item_of_a_map_is_no_scene(tmp_path):
     )
     with pytest.raises(BadInput, match="describes a map that Labelscape made, not a scene"):
         open_scene(out)
+
+
+# ------------------------------------------------------------------- files elsewhere are not opened unasked
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "/etc/hostname.tif",
+        "../outside.tif",
+        "file:///etc/hostname.tif",
+        "link.tif",
+        "/vsicurl/http://nowhere.invalid/a.tif",
+        "/vsisubfile/0_9,/etc/passwd",
+        "http://nowhere.invalid/a.tif",
+        "ftp://nowhere.invalid/a.tif",
+        "s3://bucket/a.tif",
+        "virtual.tif",
+    ],
+)
+def test_an_item_does_not_decide_which_files_and_servers_are_asked(tmp_path, monkeypatch, href):
+    def refused(*given):
+        raise AssertionError(f"opened {given}")
+
+    monkeypatch.setattr("labelscape.scenes.raster.open_raster", refused)
+    folder = tmp_path / "item"
+    folder.mkdir()
+    world.make(tmp_path, 20, 30, name="outside")
+    (folder / "link.tif").symlink_to(tmp_path / "outside.tif")
+    world.virtual(folder / "virtual.tif", "../outside.tif")
+    if href == "/etc/hostname.tif":
+        href = str(tmp_path / "outside.tif")
+    if href.startswith("file:"):
+        href = f"file://{tmp_path}/outside.tif"
+    file = item(folder / "item.json", {"a\x1b[2J": (href, {})})
+    with pytest.raises(BadFile, match=r"is (elsewhere|a virtual raster).*allow_remote=True") as told:
+        open_scene(file)
+    assert "\x1b" not in str(told.value)
+    assert described(file, allow_remote=True)
+    monkeypatch.setenv("LABELSCAPE_ALLOW_REMOTE", "1")
+    assert described(file)
+
+
+def test_a_document_without_end_or_too_slow_is_refused(tmp_path, monkeypatch):
+    import labelscape.scenes.stac as stac
+
+    big = tmp_path / "big.json"
+    big.write_text("[" * 5000)
+    monkeypatch.setattr(stac, "MOST_BYTES", 4000)
+    with pytest.raises(BadFile, match="more than 0 MiB"):
+        open_scene(big)
+    monkeypatch.undo()
+    monkeypatch.setattr(stac, "SECONDS", -1)
+    with pytest.raises(BadFile, match="was not read within"):
+        open_scene(big)

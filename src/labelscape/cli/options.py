@@ -77,6 +77,10 @@ Nodata = Annotated[
     float | None,
     typer.Option("--nodata", help="Nodata value of the scene, where its files do not declare it."),
 ]
+AllowRemote = Annotated[
+    bool,
+    typer.Option("--allow-remote", help="Let a STAC item name files outside of its folder, or of its host."),
+]
 Area = Annotated[
     str | None, typer.Option("--area", help="Area of interest: map only inside these polygons (any CRS).")
 ]
@@ -153,6 +157,7 @@ class Reading:
 
     nodata: Nodata = None
     area: Area = None
+    allow_remote: AllowRemote = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +294,8 @@ def grouped(run: Callable[..., None]) -> Callable[..., None]:
 
 
 SETTINGS = (
-    "area average background bands base_steps batch blend block buffer class_column classes crop dataset "
+    "allow_remote area average background bands base_steps batch blend block buffer class_column classes "
+    "crop dataset "
     "device fold force grid holdout ignore_values labels layer legend mate merge min_area name network "
     "nodata other_data optimizer out overlap overwrite part polygons polygons_as precision rate reject "
     "report rows scales seed seeds sieve simplify split start steps threshold tile_size tta val"

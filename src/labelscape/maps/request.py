@@ -64,6 +64,7 @@ class MapSettings(TypedDict, total=False):
     report: bool
     nodata: float | None
     area: str | Path | None
+    allow_remote: bool
     device: str
     precision: str
     force: bool
@@ -124,6 +125,8 @@ class MapRequest(BaseModel):
     """Nodata value of the scene, where its files do not declare it."""
     area: Annotated[str | None, Affects.TILES] = None
     """File of polygons in any CRS: only what lies in them is mapped, on a grid cut to them."""
+    allow_remote: Annotated[bool, Affects.MACHINE] = False
+    """A STAC item may name files outside of its folder, or of its host."""
     device: Annotated[str, Affects.MACHINE] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Annotated[str, Affects.TILES] = "32"

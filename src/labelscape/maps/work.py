@@ -80,7 +80,13 @@ def fitting(
     with (
         # Where something is adjusted two scenes are open: the adjusted one reads from the one as stored, and
         # closes first.
-        open_scene(source, nodata=request.nodata, area=request.area, wanted=checkpoint.bands) as as_stored,
+        open_scene(
+            source,
+            nodata=request.nodata,
+            area=request.area,
+            wanted=checkpoint.bands,
+            allow_remote=request.allow_remote,
+        ) as as_stored,
         ExitStack() as handles,
     ):
         # Before anything is read: a file replaced from now on is noticed.

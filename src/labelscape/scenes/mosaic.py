@@ -41,6 +41,7 @@ def open_scene(
     wanted: Sequence[str] | None = None,
     area: str | Path | None = None,
     pixel_size: float | None = None,
+    allow_remote: bool = False,
 ) -> Scene:
     """Open a scene from a file, a band stack, a mosaic, a STAC item or an object that holds pixels.
 
@@ -54,6 +55,8 @@ def open_scene(
                 opened
     area        polygon file in any CRS: the scene is cropped to their bounds, and invalid outside of them
     pixel_size  metres on the ground to resample to
+    allow_remote
+                a STAC item may name files outside of its folder, or of its host
 
     Georeferenced objects are scenes too: an open rasterio dataset (opened again by its name where possible,
     else read as it is; never closed), an `xarray.DataArray` with rioxarray's accessor, an `ArrayScene`, and
@@ -79,7 +82,7 @@ def open_scene(
             facts = given.source, given.name, given.grid, given.parts
             found = _Parts(*facts, mask=_mask_of(given), units=given.units)
     elif is_stac(source):
-        found = _described(source, bands or wanted, nodata, bands)
+        found = _described(source, bands or wanted, nodata, bands, allow_remote)
     else:
         parts = tuple(file_part(file, nodata=nodata, bands=bands) for file in files)
         # A folder called 2021.06 has no suffix to be cut off.
@@ -101,10 +104,14 @@ class _Parts:
 
 
 def _described(
-    source: Files, wanted: Sequence[str] | None, nodata: float | None, bands: Sequence[str] | None
+    source: Files,
+    wanted: Sequence[str] | None,
+    nodata: float | None,
+    bands: Sequence[str] | None,
+    allow_remote: bool,
 ) -> _Parts:
     """The parts and the grid of the scenes that STAC items describe."""
-    items = described(source, wanted)
+    items = described(source, wanted, allow_remote=allow_remote)
     parts = tuple(
         file_part(
             i.files, nodata=nodata, bands=bands or i.bands, band_names=i.band_names, declared=i.declared

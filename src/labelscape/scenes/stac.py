@@ -7,14 +7,17 @@ allows.
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import stem_of
-from labelscape.scenes.files import Files
+from labelscape.scenes.files import Files, is_local
 from labelscape.scenes.stac_bands import (
     NO_MEASUREMENTS,
     bands_of,
@@ -24,10 +27,16 @@ from labelscape.scenes.stac_bands import (
     uniquely_named,
     wanted_bands,
 )
+from labelscape.text import printable
 
 SUFFIXES = {".json", ".geojson"}
+VIRTUAL = {".vrt", ".xml", ".json"}
 SECONDS = 60
-"""Timeout of a request (ours)."""
+"""For all of a request (ours)."""
+MOST_BYTES = 64 * 2**20
+"""Of a document (ours): an ItemCollection of ten thousand items has about 30 MB."""
+ALLOWED = "LABELSCAPE_ALLOW_REMOTE"
+"""Environment variable that allows items to name files anywhere when it is 1, also where no option does."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +73,24 @@ def is_stac(source: Files) -> bool:
     return suffix in SUFFIXES or (not suffix and _on_the_web(source))
 
 
-def described(source: Files, wanted: Sequence[str] | None = None) -> list[Described]:
+def described(
+    source: Files, wanted: Sequence[str] | None = None, *, allow_remote: bool = False
+) -> list[Described]:
     """Read the scenes of an item, an ItemCollection, or a list of either. Where an item has all `wanted`
     bands, only their files are used.
 
-    Raises BadFile where a document or a file is missing or not STAC, BadInput where an item has no raster.
+    Whoever wrote an item could make this machine ask any server and read any file. Its files must lie in
+    the folder of a local document, or on the host of a remote one, unless `allow_remote`.
+
+    Raises BadFile where a document or a file is missing, elsewhere or not STAC, BadInput where an item has
+    no raster.
     """
+    allow_remote = allow_remote or os.environ.get(ALLOWED) == "1"
     places = [source] if isinstance(source, (str, Path)) else source
     found = [
-        _scene(item, str(place), wanted) for place in places for item in _items(_read(str(place)), str(place))
+        _scene(item, str(place), wanted, allow_remote)
+        for place in places
+        for item in _items(_read(str(place)), str(place))
     ]
     if not found:
         raise BadInput(f"{source} is an ItemCollection without items.")
@@ -98,13 +116,14 @@ def _read(place: str) -> object:
                 headers={"Accept": "application/geo+json, application/json", "User-Agent": "labelscape"},
             )
             with urlopen(asked, timeout=SECONDS) as answer:
-                return json.loads(answer.read())
+                return json.loads(_limited(answer, place))
         if "://" in place:
             raise BadFile(
                 f"{place} cannot be read: a STAC item must be a local file or an https:// URL. Download "
                 "the item; its files may stay where they are."
             )
-        return json.loads(Path(place).read_bytes())
+        with open(place, "rb") as file:
+            return json.loads(_limited(file, place))
     except FileNotFoundError as error:
         raise BadFile(f"{place} does not exist.") from error
     except (ValueError, RecursionError) as error:
@@ -115,6 +134,22 @@ def _read(place: str) -> object:
         raise BadFile(
             f"{place} cannot be read: {getattr(error, 'reason', None) or error.strerror or error}."
         ) from error
+
+
+def _limited(file: BinaryIO, place: str) -> bytes:
+    """All bytes of a document. Raises BadFile where they are too many, or come too slowly: the timeout of a
+    request is that of each piece.
+    """
+    end, pieces, size = time.monotonic() + SECONDS, [], 0
+    # read1: what is there; `read` would wait for all of it.
+    while piece := (file.read1(2**16) if hasattr(file, "read1") else file.read(2**16)):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MOST_BYTES:
+            raise BadFile(f"{place} has more than {MOST_BYTES // 2**20} MiB, so it is no STAC item.")
+        if time.monotonic() > end:
+            raise BadFile(f"{place} was not read within {SECONDS} seconds; try again, or download it.")
+    return b"".join(pieces)
 
 
 def _items(document: object, place: str) -> list[dict]:
@@ -146,7 +181,7 @@ def _items(document: object, place: str) -> list[dict]:
     return [document]
 
 
-def _scene(item: dict, place: str, wanted: Sequence[str] | None) -> Described:
+def _scene(item: dict, place: str, wanted: Sequence[str] | None, allow_remote: bool) -> Described:
     # JSON may hold half characters (lone surrogates), which no file and no page can be written with.
     name = stem_of(str(item.get("id") or Path(place).stem), "linux")
     title = place if item.get("id") is None else f"{place} (item {item['id']})"
@@ -173,6 +208,9 @@ def _scene(item: dict, place: str, wanted: Sequence[str] | None) -> Described:
         chosen = uniquely_named(kept)
     keys = list(dict.fromkeys(band.key for band in chosen.values()))
     files = tuple(_file(assets[key]["href"], place, item, f"its asset {key!r}") for key in keys)
+    if not allow_remote:
+        for key, file in zip(keys, files):
+            _check_near(file, place, key)
     declared = Declared(
         {own: band.nodata for own, band in chosen.items() if band.nodata is not None},
         {own: band.units for own, band in chosen.items()},
@@ -218,6 +256,35 @@ def _file(href: str, place: str, item: dict, what: str) -> str:
     if _on_the_web(origin) and not Path(href).is_absolute():
         return urljoin(origin, href)
     raise BadFile(f"{place} names {href} as {what}, but {local} does not exist.")
+
+
+def _check_near(file: str, place: str, key: str) -> None:
+    """Raises BadFile where an asset lies elsewhere than its document, or is a virtual raster, which may name
+    files anywhere.
+    """
+    if _on_the_web(place):
+        here, there = urlsplit(place), urlsplit(file)
+        near = (here.scheme, here.netloc) == (there.scheme, there.netloc)
+        virtual = Path(there.path).suffix.lower() in VIRTUAL
+        where = there.netloc or file
+    else:
+        local = is_local(file)
+        near = local and Path(file).resolve().is_relative_to(Path(place).resolve().parent)
+        virtual = near and _is_text(Path(file))
+        where = file if local else urlsplit(file).netloc or file
+    if near and not virtual:
+        return
+    what = "a virtual raster, which may name files anywhere" if near else f"elsewhere ({printable(where)})"
+    raise BadFile(
+        f"{place}: the asset {printable(key)!r} is {what}. Pass `allow_remote=True` if you trust who wrote "
+        f"the item (or set {ALLOWED}=1)."
+    )
+
+
+def _is_text(file: Path) -> bool:
+    """Is this XML or JSON, as virtual rasters and descriptions of web services are?"""
+    with file.open("rb") as opened:
+        return opened.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"<", b"{")
 
 
 def _on_the_web(place: object) -> bool:
