@@ -25,6 +25,7 @@ FLOORS = (
     {"rasters"},
     {"areas"},
     {"evaluation"},
+    {"assessment"},
     {"training"},
     {"maps"},
     {"export", "inspection"},
@@ -35,6 +36,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 NEVER = {
     **{r: {"torch"} for r in ("scenes", "labels", "contract", "datasets", "rasters", "areas", "evaluation")},
+    "assessment": {"torch"},
     "inspection": {"torch"},
     "nets": {"rasterio", "shapely", "pyogrio", "pyproj"},
 }

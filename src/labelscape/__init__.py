@@ -13,6 +13,8 @@
     comparison = ls.compare(["old.safetensors", "new.safetensors"])   # is the new model better?
     result = ls.map_scene(checkpoint, "scene.tif", out="map/")
     ls.sieve("map/scene_class.tif", "map/fields.tif", min_area=0.5)   # minimum mapping unit: half a hectare
+    ls.sample("map/scene_class.tif", "points.gpkg")                   # to be interpreted in QGIS, then
+    ls.assess("map/scene_class.tif", "points.gpkg")                   # accuracy and areas with intervals
 
 Names are imported when first used: `import labelscape` is instant, torch is loaded with the first network.
 """
@@ -63,6 +65,12 @@ _PLACES = {
     "SieveSummary": "areas.sieve",
     "polygonize": "areas.polygonize",
     "PolygonSummary": "areas.polygonize",
+    "sample": "assessment.sample",
+    "SampleSummary": "assessment.sample",
+    "assess": "assessment.assess",
+    "Assessment": "assessment.assess",
+    "estimate_areas": "evaluation.accuracy",
+    "AreaEstimates": "evaluation.accuracy",
     "import_caffe": "export.from_caffe",
     "info": "inspection",
     "Info": "inspection",
@@ -81,6 +89,10 @@ if TYPE_CHECKING:
     from labelscape.areas.polygonize import polygonize as polygonize
     from labelscape.areas.sieve import SieveSummary as SieveSummary
     from labelscape.areas.sieve import sieve as sieve
+    from labelscape.assessment.assess import Assessment as Assessment
+    from labelscape.assessment.assess import assess as assess
+    from labelscape.assessment.sample import SampleSummary as SampleSummary
+    from labelscape.assessment.sample import sample as sample
     from labelscape.checkpoint import Checkpoint as Checkpoint
     from labelscape.checkpoint import load as load
     from labelscape.checkpoint import save as save
@@ -89,6 +101,8 @@ if TYPE_CHECKING:
     from labelscape.datasets.own import open_dataset as open_dataset
     from labelscape.datasets.published.catalog import open_published as open_published
     from labelscape.errors import LabelscapeError as LabelscapeError
+    from labelscape.evaluation.accuracy import AreaEstimates as AreaEstimates
+    from labelscape.evaluation.accuracy import estimate_areas as estimate_areas
     from labelscape.evaluation.calibrate import Calibration as Calibration
     from labelscape.evaluation.calibrate import calibrate as calibrate
     from labelscape.evaluation.compare import Comparison as Comparison

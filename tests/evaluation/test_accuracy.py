@@ -222,6 +222,9 @@ def test_units_of_area_do_not_matter():
 
 
 def test_a_sample_without_errors_still_has_an_interval():
+    # Seven strata of weights whose sum is not 1 in the last digit.
+    found = estimate_areas(np.eye(7, dtype=int) * 20, [0.1, 0.7, 0.3, 0.3, 0.1, 0.1, 1.1])
+    assert found.oa_interval == pytest.approx([140 / (140 + 1.96**2), 1])
     found = estimate_areas([[20, 0], [0, 20]], [1, 1])
     assert found.oa == 1 and found.oa_ci95 == 0
     assert found.oa_interval == pytest.approx([40 / (40 + 1.96**2), 1])

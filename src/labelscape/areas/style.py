@@ -1,4 +1,4 @@
-"""QGIS style of the polygons, stored in the GeoPackage: QGIS applies the default style of `layer_styles`."""
+"""QGIS styles stored in a GeoPackage: QGIS applies the default style of `layer_styles`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def written_at() -> str:
 
 
 def add_style(path: Path, layer: str, legend: Legend) -> None:
+    """Store the legend's colours as the default style of a layer of polygons."""
+    store_style(path, layer, polygon_style(legend), "classes", "colours of the legend")
+
+
+def store_style(path: Path, layer: str, qml: str, name: str, description: str) -> None:
     """Store a default style for `layer` in the table `layer_styles`, with the columns that QGIS creates; and
     `written_at` as the time of all tables.
     """
@@ -43,8 +48,8 @@ def add_style(path: Path, layer: str, legend: Legend) -> None:
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
             "styleName, styleQML, useAsDefault, "
             "description, owner, update_time) "
-            "VALUES ('', '', ?, ?, 'classes', ?, 1, 'colours of the legend', '', ?)",
-            (layer, column, polygon_style(legend), written_at()),
+            "VALUES ('', '', ?, ?, ?, ?, 1, ?, '', ?)",
+            (layer, column, name, qml, description, written_at()),
         )
         # A table that gpkg_contents does not list is not part of a GeoPackage for other readers.
         base.execute(

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from labelscape.cli import (
+    assess,
     calibrate,
     check,
     compare,
@@ -25,6 +26,7 @@ from labelscape.cli import (
     map,
     models,
     polygonize,
+    sample,
     sieve,
     streams,
     table,
@@ -79,6 +81,8 @@ VERBS = {
     map: "Map a scene of any size.",
     sieve: "Apply a minimum mapping unit to a class map.",
     polygonize: "Convert a class raster to polygons.",
+    sample: "Draw a random sample of a map to be interpreted.",
+    assess: "Accuracy and areas with intervals, from a sample.",
     table: "Reproduce a table of a paper.",
     import_caffe: "Import weights published for Caffe.",
 }

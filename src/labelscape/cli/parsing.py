@@ -105,3 +105,30 @@ def integers_of(text: str, option: str) -> list[int]:
         raise BadOption(
             f"--{option} {text!r} must be whole numbers separated by commas, such as 1,3."
         ) from error
+
+
+def numbers_between(text: str | None, option: str) -> tuple[float, ...]:
+    """`60,85` -> (60.0, 85.0); nothing -> ()."""
+    if not text:
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadOption(f"--{option} {text!r} must be numbers separated by commas, such as 60,85.") from error
+
+
+def accuracies_of(items: Iterable[str]) -> float | dict[str, float]:
+    """`0.85` -> 0.85; `forest=0.9,water=0.95` -> {"forest": 0.9, "water": 0.95}."""
+    parts = [part for text in items for part in text.split(",")]
+    named = [part for part in parts if "=" in part]
+    try:
+        if not named and len(parts) == 1:
+            return float(parts[0])
+        if len(named) == len(parts):
+            return {n.strip(): float(v) for n, _, v in (part.rpartition("=") for part in parts)}
+    except ValueError:
+        pass
+    raise BadOption(
+        f"--expect {' '.join(items)!r} must be one accuracy, such as 0.85, or CLASS=ACCURACY for classes, "
+        "such as forest=0.9."
+    )

@@ -28,6 +28,7 @@ import numpy as np
 
 from labelscape.errors import BadInput
 
+ROUNDING = 1e-9
 NORMAL_95 = 1.96
 """Half a 95 % interval in standard errors, to the digits that papers use."""
 
@@ -385,7 +386,8 @@ def wilson(
     right) that is 0 / 0, and the number of `points` takes its place.
     """
     share, error = np.asarray(share, float), np.asarray(error, float)
-    varies = (error > 0) & (share > 0) & (share < 1)
+    # Not > 0: sums of weights that should be 1 may miss it in the last digit.
+    varies = (error > ROUNDING) & (share > ROUNDING) & (share < 1 - ROUNDING)
     size = np.where(varies, share * (1 - share) / np.where(varies, error, 1) ** 2, np.asarray(points, float))
     size = np.where(size > 0, size, np.nan)
     square = critical**2

@@ -317,6 +317,37 @@ def append_polygons(
         )
 
 
+def write_layer(
+    plain: str,
+    wkb: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    *,
+    layer: str,
+    geometry: str,
+    crs: str | None,
+) -> None:
+    """Write one layer of a GeoPackage at a path of `writing`, beside the layers that it has; masked values of
+    a column are null. `geometry` is a type of geometry, such as "Point".
+    """
+    import pyogrio
+
+    with _without_crs_warning():
+        pyogrio.raw.write(
+            plain,
+            wkb,
+            [np.ma.getdata(values) for values in columns.values()],
+            list(columns),
+            field_mask=[
+                np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
+                for values in columns.values()
+            ],
+            geometry_type=geometry,
+            driver="GPKG",
+            layer=layer,
+            crs=crs,
+        )
+
+
 def translate(source: Path, plain: str, driver: str, layer: str, options: dict[str, Any] | None) -> None:
     """Translate a layer of polygons to another format as a stream."""
     import pyogrio

@@ -1,0 +1,143 @@
+"""Read what an interpreter answered, and refuse points that are not the sample that was drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from labelscape.assessment.points import POINTS, Design, read_design
+from labelscape.errors import BadInput, UnknownName
+from labelscape.legend import Legend
+from labelscape.scenes.vectors import Features, VectorSource, layers_of, read_features
+
+UNANSWERED = -1
+MOVED = 0.01
+"""Pixels by which a point may lie beside its pixel's centre: formats such as GeoJSON round coordinates."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The class index (N,) that an interpreter gave each point of the design, in the order of their numbers;
+    -1 for none.
+    """
+
+    path: Path
+    classes: np.ndarray
+
+    @property
+    def answered(self) -> np.ndarray:
+        return self.classes != UNANSWERED
+
+
+def read_answers(path: str | Path, design: Design, legend: Legend, column: str = "reference") -> Answers:
+    """Read the answers of a sample. Raises BadInput where points were added, deleted, moved or repeated,
+    or an answer is no class; UnknownName for a column that is not there; BadFile.
+    """
+    layers = [layer.name for layer in layers_of(path)]
+    features = read_features(VectorSource(path, POINTS if POINTS in layers else None))
+    for name in ("point", column):
+        if name not in features.columns:
+            raise UnknownName(f"column of {path}", name, features.columns)
+    numbers = features.columns["point"]
+    if np.ma.getmaskarray(numbers).any() or numbers.dtype.kind not in "iuf":
+        raise BadInput(_not_drawn("Points have no number", path))
+    numbers = np.ma.getdata(numbers).astype(np.int64)
+    _check_numbers(path, numbers, len(design))
+    _check_places(path, features, numbers, design)
+    classes = np.full(len(design), UNANSWERED)
+    classes[numbers - 1] = _indices(path, features.columns[column], legend, column)
+    return Answers(Path(path), classes)
+
+
+def design_of(path: str | Path, given: str | Path | None) -> Design:
+    """The design of a sample, from the file itself or from `given`, the file that `sample` wrote. Raises
+    BadInput where there is none.
+    """
+    design = read_design(given or path)
+    if design is None:
+        raise BadInput(
+            f"{given or path} holds no sampling design, so inclusion probabilities are unknown: areas and "
+            "intervals can only be estimated from a probability sample, not from points that somebody chose "
+            "or from training labels. Draw one with `labelscape sample`; if this is an export of such a "
+            "sample, name its GeoPackage with `design`."
+        )
+    return design
+
+
+def _check_numbers(path: str | Path, numbers: np.ndarray, drawn: int) -> None:
+    found, times = np.unique(numbers, return_counts=True)
+    stray = found[(found < 1) | (found > drawn)]
+    if stray.size:
+        what = f"{stray.size} points have numbers that were not drawn ({_some(stray)})"
+        raise BadInput(_not_drawn(what, path))
+    if (times > 1).any():
+        raise BadInput(_not_drawn(f"Points occur twice ({_some(found[times > 1])})", path))
+    gone = np.setdiff1d(np.arange(1, drawn + 1), found)
+    if gone.size:
+        raise BadInput(
+            f"{gone.size} of the {drawn} points of the sample are missing from {path} ({_some(gone)}). Keep "
+            "points that cannot be interpreted, without an answer: they are counted and reported."
+        )
+
+
+def _check_places(path: str | Path, features: Features, numbers: np.ndarray, design: Design) -> None:
+    places = features.geometries
+    if any(p is None or p.is_empty or p.geom_type != "Point" for p in places):
+        raise BadInput(_not_drawn("Some features are no points", path))
+    x, y = shapely.get_x(places), shapely.get_y(places)
+    crs = design.grid.crs
+    if features.crs and crs is not None:
+        from pyproj import CRS, Transformer
+
+        here, there = CRS.from_user_input(features.crs), CRS.from_wkt(crs.to_wkt())
+        if here != there:
+            x, y = Transformer.from_crs(here, there, always_xy=True).transform(x, y)
+    columns, rows = ~design.grid.transform @ (np.asarray(x), np.asarray(y))
+    off = np.hypot(columns - design.columns[numbers - 1] - 0.5, rows - design.rows[numbers - 1] - 0.5)
+    moved = numbers[~(off < MOVED)]
+    if moved.size:
+        what = f"{moved.size} points do not lie where they were drawn ({_some(moved)})"
+        raise BadInput(_not_drawn(what, path))
+
+
+def _not_drawn(what: str, path: str | Path) -> str:
+    return (
+        f"{what}: {path} is not the sample that was drawn, and its inclusion probabilities are unknown. "
+        "Answer the points of the file that `sample` wrote; do not add, delete or move any."
+    )
+
+
+def _indices(path: str | Path, answers: np.ndarray, legend: Legend, column: str) -> np.ndarray:
+    """Class indices of answers, which are class values or names."""
+    by_name = {name.casefold(): index for index, name in enumerate(legend.names)}
+    by_value = {value: index for index, value in enumerate(legend.values)}
+    found, unknown = np.full(len(answers), UNANSWERED), []
+    for place, answer in enumerate(np.ma.asarray(answers).tolist()):
+        text = "" if answer is None or answer != answer else str(answer).strip()
+        if not text:
+            continue
+        index = by_name.get(text.casefold())
+        if index is None:
+            try:
+                index = by_value.get(float(text))
+            except ValueError:
+                index = None
+        if index is None:
+            unknown.append(text)
+        else:
+            found[place] = index
+    if unknown:
+        known = ", ".join(f"{c.value} {c.name}" for c in legend.classes)
+        raise BadInput(
+            f"{path}: the answers {_some(dict.fromkeys(unknown))} in the column {column} are no class of the "
+            f"map (known: {known}). Correct them; leave points empty that cannot be interpreted."
+        )
+    return found
+
+
+def _some(items: object, most: int = 5) -> str:
+    texts = [str(item) for item in items]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

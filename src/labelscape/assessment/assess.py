@@ -1,0 +1,336 @@
+"""Estimate accuracies and areas of a map from an interpreted sample: `assess`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from labelscape.assessment.agreement import Agreement, agreement
+from labelscape.assessment.answers import Answers, design_of, read_answers
+from labelscape.assessment.census import content_hash, open_map, pixel_areas
+from labelscape.assessment.points import Design
+from labelscape.assessment.training_labels import check_not_training, labels_of, on_training_labels
+from labelscape.assessment.words import html, rough, sentence, table
+from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.evaluation.accuracy import AreaEstimates, Blocks, estimate
+from labelscape.files import check_path, check_written, written_whole
+from labelscape.grid import Window
+from labelscape.scenes.vectors import write_layer, writing
+from labelscape.version import __version__
+
+MANY_UNANSWERED = 0.05
+"""Share of unanswered points from which a note says that they may bias the estimates (ours)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """Accuracies and areas of a map, with 95 % intervals.
+
+    estimates   see `AreaEstimates`; areas in square metres, in pixels for a map without coordinates
+    drawn       points of the sample; `unanswered` of them have no answer, and are left out
+    design      how the sample was drawn, JSON values
+    estimator   Olofsson 2014 or Stehman 2014, in words
+    agreement   of two interpreters; None with one
+    sentence    the result in words, for a paper
+    paths       files that were written, by suffix
+    """
+
+    estimates: AreaEstimates
+    drawn: int
+    unanswered: int
+    design: dict[str, Any]
+    estimator: str
+    agreement: Agreement | None
+    notes: tuple[str, ...]
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def georeferenced(self) -> bool:
+        return self.design["unit"] == "square metres"
+
+    @property
+    def sentence(self) -> str:
+        return sentence(self.estimates, self.design, self.estimator)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Rows of text: the head, then one for each class."""
+        return table(self.estimates, self.design)
+
+    def __repr__(self) -> str:
+        low, high = 100 * self.estimates.oa_interval
+        return (
+            f"<Assessment: overall accuracy {100 * self.estimates.oa:.1f} % ({low:.1f} to {high:.1f}), "
+            f"{self.estimates.points:,} points, {len(self.estimates.names)} classes>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return html(self.table(), self.sentence, self.notes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: areas in hectares (pixels without coordinates), shares as fractions, null for
+        unknown.
+        """
+        found, scale = self.estimates, 1e4 if self.georeferenced else 1.0
+        classes = [
+            {
+                "name": name,
+                "mapped_area": _number(found.mapped_area[k] / scale),
+                "area": _number(found.area[k] / scale),
+                "area_se": _number(found.area_se[k] / scale),
+                "area_ci95": _number(found.area_ci95[k] / scale),
+                "area_interval": _numbers(found.area_interval[k] / scale),
+                **{
+                    f"{key}{ending}": (_numbers if ending == "_interval" else _number)(
+                        getattr(found, f"{key}{ending}")[k]
+                    )
+                    for key in ("ua", "pa", "f1")
+                    for ending in ("", "_se", "_ci95", "_interval")
+                },
+            }
+            for k, name in enumerate(found.names)
+        ]
+        boot = None
+        if found.bootstrap is not None:
+            boot = {
+                name: [_numbers(pair / (scale if name == "area" else 1)) for pair in ends]
+                for name, ends in found.bootstrap.items()
+            }
+        return {
+            "software": f"labelscape {__version__}",
+            "unit": "hectares" if self.georeferenced else "pixels",
+            "points": found.points,
+            "drawn": self.drawn,
+            "unanswered": self.unanswered,
+            "estimator": self.estimator,
+            "oa": found.oa,
+            "oa_se": found.oa_se,
+            "oa_ci95": found.oa_ci95,
+            "oa_interval": _numbers(found.oa_interval),
+            "classes": classes,
+            "counts": found.counts.tolist(),
+            "proportions": found.proportions.tolist(),
+            "bootstrap": boot,
+            "agreement": None if self.agreement is None else self.agreement.to_dict(),
+            "design": {k: v for k, v in self.design.items() if k != "legend"},
+            "sentence": self.sentence,
+            "notes": list(self.notes),
+        }
+
+
+def assess(
+    raster: str | Path,
+    points: str | Path,
+    *,
+    second: str | Path | None = None,
+    design: str | Path | None = None,
+    column: str = "reference",
+    other_map: bool = False,
+    bootstrap: int = 0,
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    tick: Callable[[int], None] | None = None,
+) -> Assessment:
+    """Estimate the accuracy of a class map and the areas of its classes from a sample of `sample`.
+
+    points     the GeoPackage with the answers in `column`: class values or names, empty for no answer
+    second     the second interpreter's file: their agreement is reported, the first's answers are used
+    design     the GeoPackage that `sample` wrote, where `points` is an export in another format
+    other_map  the map is another one on the same grid than the sample was drawn for; its strata stay
+    bootstrap  replicates of a bootstrap beside the formulas, such as 2000; 0 for none
+    out        also write `<out>.json` and `<out>.gpkg`: points with both classes and weights
+    tick       called with the number of the map's rows read
+
+    Points without an answer are left out, as if they had not been drawn in their stratum. Raises BadInput
+    where the points are no probability sample (none was drawn, or points or probabilities were changed), the
+    map was changed after sampling, points lie outside it or on nodata, an answer is no class, or a stratum
+    has fewer than two answers; BadFile.
+    """
+    for path, what in ((raster, "The class map"), (points, "The file of points")):
+        check_path(path, what)
+    if bootstrap < 0:
+        raise BadOption(f"`bootstrap={bootstrap}` must be a number of replicates of at least 0.")
+    targets = _targets(out, overwrite)
+    labels = labels_of(raster)
+    if Path(points).exists():
+        check_not_training(points, labels)
+    drawn = design_of(points, design)
+    mapped, area = _at_points(raster, drawn, other_map, tick)
+    legend = drawn.legend
+    answers = read_answers(points, drawn, legend, column)
+    other = None if second is None else _second(second, drawn, points, column)
+    notes = _notes(drawn, answers, labels)
+    found = _estimated(drawn, mapped, answers, area, other_map, bootstrap, seed)
+    own = drawn.facts["strata"]["by"] == "map classes" and not other_map and drawn.block is None
+    estimator = "Olofsson et al. (2014)" if own else "Stehman (2014)"
+    if drawn.block is not None:
+        estimator = "two-stage cluster estimator (Cochran 1977)"
+    between = None
+    if other is not None:
+        between = agreement(answers.classes, other.classes, len(legend))
+    notes += rough(found)
+    result = Assessment(
+        found, len(drawn), int((~answers.answered).sum()), drawn.facts, estimator, between, notes, targets
+    )
+    if targets:
+        _write(result, drawn, mapped, answers, other, overwrite)
+    return result
+
+
+def _targets(out: str | Path | None, overwrite: bool) -> dict[str, Path]:
+    """The files to write, by suffix. Raises BadFile, before any work, where one exists or has no valid
+    name.
+    """
+    if out is None:
+        return {}
+    stem = Path(out)
+    if stem.suffix.lower() in (".json", ".gpkg"):
+        stem = stem.with_suffix("")
+    targets = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("json", "gpkg")}
+    for path in targets.values():
+        check_written(path)
+        if path.exists() and not overwrite:
+            raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
+    return targets
+
+
+def _at_points(
+    raster: str | Path, design: Design, other_map: bool, tick: Callable[[int], None] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The map's class index and the ground area (N,) at each point. Raises BadInput where the map is not the
+    one that was sampled.
+    """
+    with open_map(raster) as one:
+        if not one.grid.matches(design.grid):
+            raise BadInput(
+                f"{raster} ({one.grid.width} x {one.grid.height} pixels) has another grid than the map that "
+                f"was sampled, {design.facts['map']} ({design.grid.width} x {design.grid.height}): points "
+                "lie outside it or in other pixels. Give that map, or another on its grid."
+            )
+        if one.legend.names != design.legend.names or one.legend.values != design.legend.values:
+            raise BadInput(
+                f"{raster} has the classes {', '.join(one.legend.names)}; the sample was drawn for "
+                f"{', '.join(design.legend.names)}. Give a map with these classes."
+            )
+        windows = [Window(int(r), int(c), 1, 1) for r, c in zip(design.rows, design.columns)]
+        mapped = np.array([one.classes(one.values(w))[0, 0] for w in windows], np.int64)
+        area = np.array([pixel_areas(one.grid, w)[0, 0] for w in windows])
+    if not other_map and content_hash(raster, tick=tick) != design.facts["map_sha256"]:
+        raise BadInput(
+            f"{raster} is not the map that was sampled: its pixels have changed (SHA-256), so the "
+            "strata that points were drawn from are no longer its classes. Give the map as it was; to assess "
+            "another map on the same grid with this sample, pass `other_map=True`."
+        )
+    outside = np.flatnonzero(mapped < 0) + 1
+    if outside.size:
+        raise BadInput(
+            f"{outside.size} points lie where {raster} has no data (point {outside[0]} first): the sample "
+            "stands for more than this map covers. Assess a map that covers all of it."
+        )
+    return mapped, area
+
+
+def _second(path: str | Path, design: Design, first: str | Path, column: str) -> Answers:
+    """The second interpreter's answers. Raises BadInput where they are of another sample."""
+    theirs = design_of(path, None)
+    if theirs.to_json() != design.to_json():
+        raise BadInput(f"{path} and {first} are different samples; two interpreters answer the same points.")
+    return read_answers(path, design, design.legend, column)
+
+
+def _notes(design: Design, answers: Answers, labels: list[str]) -> tuple[str, ...]:
+    notes, missing = [], int((~answers.answered).sum())
+    if missing == len(design):
+        raise BadInput(
+            f"No point of {answers.path} has an answer; open it in QGIS and choose a class for each point."
+        )
+    if missing:
+        text = f"{missing} of {len(design)} points have no answer and are left out, as if never drawn"
+        if missing > MANY_UNANSWERED * len(design):
+            text += ": if they are of other classes than the rest of their stratum, estimates are biased"
+        notes.append(f"{text}.")
+    hits = on_training_labels(design, labels) if labels else None
+    if hits:
+        notes.append(
+            f"{hits} of {len(design)} points lie on labels that the model was trained with. Their answers "
+            "must not come from those labels; the map may be more accurate there than elsewhere, which a "
+            "random sample of the whole map accounts for."
+        )
+    return tuple(notes)
+
+
+def _estimated(
+    design: Design,
+    mapped: np.ndarray,
+    answers: Answers,
+    area: np.ndarray,
+    other_map: bool,
+    bootstrap: int,
+    seed: int,
+) -> AreaEstimates:
+    strata, kept = design.facts["strata"], answers.answered
+    blocks = None
+    if design.block is not None:
+        blocks = Blocks(design.block[kept], design.block_area[kept], design.block_pixels[kept])
+    return estimate(
+        design.stratum[kept],
+        mapped[kept],
+        answers.classes[kept],
+        stratum_area=np.array(strata["area"]),
+        stratum_units=np.array(strata["units"]),
+        names=design.legend.names,
+        strata_names=strata["names"],
+        pixel_area=area[kept],
+        blocks=blocks,
+        mapped_area=None if other_map else np.array(design.facts["mapped_area"]),
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+
+
+def _write(
+    result: Assessment,
+    design: Design,
+    mapped: np.ndarray,
+    answers: Answers,
+    other: Answers | None,
+    overwrite: bool,
+) -> None:
+    with written_whole(result.paths["json"], overwrite=overwrite) as part:
+        part.write_text(json.dumps(result.to_dict(), indent=2), encoding="utf-8")
+    names = np.array(design.legend.names, object)
+    columns: dict[str, np.ndarray] = {
+        "point": np.arange(1, len(design) + 1, dtype=np.int32),
+        "map_class": names[mapped],
+        "reference": _named(names, answers),
+        "agrees": np.ma.array((mapped == answers.classes).astype(np.int32), mask=~answers.answered),
+        "stratum": np.array(design.facts["strata"]["names"], object)[design.stratum],
+        "probability": design.probability.astype(float),
+    }
+    if other is not None:
+        columns["second"] = _named(names, other)
+    crs = design.grid.crs.to_wkt() if design.grid.crs else None
+    with written_whole(result.paths["gpkg"], overwrite=overwrite) as part, writing(part) as plain:
+        place = shapely.to_wkb(shapely.points(design.centres))
+        write_layer(plain, place, columns, layer="assessed_points", geometry="Point", crs=crs)
+
+
+def _named(names: np.ndarray, answers: Answers) -> np.ndarray:
+    """Names of the classes that were answered, masked where there is none."""
+    return np.ma.array(names[np.maximum(answers.classes, 0)], mask=~answers.answered)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [_number(v) for v in values]

@@ -1,0 +1,138 @@
+"""How many points a sample needs, and how they are shared among strata.
+
+Paper     W. G. Cochran, "Sampling Techniques", 3rd edition, 1977: sec. 5.5 (optimum allocation), eq. 5.25
+          P. Olofsson et al., 2014 (see `evaluation.accuracy`), sec. 5.1: a floor for rare classes
+Differs   Cochran's size supposes the optimum allocation. Here it is the smallest whose predicted standard
+          error meets the target under the allocation that is asked for, floor included
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from labelscape.errors import BadOption, check_names
+
+ALLOCATIONS = ("proportional", "equal", "neyman")
+MOST_POINTS = 200_000
+"""A target that needs more is refused: nobody interprets them."""
+
+
+def expected_accuracies(
+    given: float | Mapping[str, float], default: float, classes: Sequence[str], strata: Sequence[str]
+) -> dict[str, float]:
+    """The user's accuracy expected of each class, and of those strata that were named.
+
+    Raises BadOption where one does not lie between 0 and 1, UnknownName for other names.
+    """
+    named = dict(given) if isinstance(given, Mapping) else {}
+    check_names("class or stratum", named, dict.fromkeys([*classes, *strata]))
+    everywhere = default if isinstance(given, Mapping) else given
+    for value in (everywhere, *named.values()):
+        if not isinstance(value, (int, float)) or not 0 < value < 1:
+            raise BadOption(f"`expect={value!r}` must be an accuracy above 0 and below 1, such as 0.85.")
+    return {name: float(everywhere) for name in classes} | {k: float(v) for k, v in named.items()}
+
+
+def deviations(
+    area: np.ndarray,
+    expected: Mapping[str, float],
+    classes: Sequence[str],
+    strata: Sequence[str],
+    target_class: str | None = None,
+) -> np.ndarray:
+    """(H,) standard deviation within each stratum of what is estimated: whether a pixel is right, or whether
+    its true class is `target_class`.
+
+    area  (H, K) of the map, by stratum and class. Errors of a class are taken to fall on the others in
+    proportion to their areas
+    """
+    share = area.sum(axis=0) / area.sum()
+    within = area / np.where(area.sum(axis=1, keepdims=True) > 0, area.sum(axis=1, keepdims=True), 1)
+    right = np.array([expected[name] for name in classes])
+    if target_class is None:
+        part = right
+    else:
+        k = list(classes).index(target_class)
+        part = (1 - right) * share[k] / np.maximum(1 - share, 1e-12)
+        part[k] = right[k]
+    level = within @ np.clip(part, 0, 1)
+    if target_class is None:
+        level = np.array([expected.get(name, found) for name, found in zip(strata, level)])
+    return np.sqrt(level * (1 - level))
+
+
+def predicted_error(points: np.ndarray, weights: np.ndarray, spread: np.ndarray, units: np.ndarray) -> float:
+    """Standard error of the stratified estimate (Cochran eq. 5.6): points, weights, standard deviations and
+    pixels of each stratum, all (H,). Infinite where a stratum has no point.
+    """
+    used = weights > 0
+    if (points[used] < 1).any():
+        return math.inf
+    n, units = points[used], units[used]
+    return float(np.sqrt(np.sum(weights[used] ** 2 * spread[used] ** 2 / n * (1 - n / units))))
+
+
+def allocate(
+    size: int, kind: str, weights: np.ndarray, spread: np.ndarray, units: np.ndarray, floor: int
+) -> np.ndarray:
+    """(H,) points of each stratum: shares of `size`, whole, at least `floor` each, at most its `units`.
+
+    What rare strata get through the floor is taken from the others in proportion; the sum exceeds `size`
+    where the floors alone do. Strata without pixels get none.
+    """
+    used = units > 0
+    wanted = {"proportional": weights, "equal": np.ones(len(units)), "neyman": weights * spread}[kind]
+    # Where nothing is expected to vary, Neyman's shares are 0 / 0.
+    wanted = np.where(used, wanted if wanted[used].sum() > 0 else weights, 0).astype(float)
+    least = np.where(used, np.minimum(floor, units), 0)
+    points, open_ = least.astype(np.int64), used.copy()
+    while open_.any():
+        left = max(0, size - int(points[~open_].sum()))
+        raw = left * wanted / max(wanted[open_].sum(), 1e-300)
+        full, short = open_ & (raw > units), open_ & (raw < least)
+        if full.any():
+            # Before the floors: what a full stratum cannot take may lift another above its floor.
+            points[full] = units[full]
+            open_ &= ~full
+        elif short.any():
+            points[short] = least[short]
+            open_ &= ~short
+        else:
+            points[open_] = _whole(raw[open_], left)
+            break
+    return points
+
+
+def _whole(raw: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that add up to `total`, by largest remainders."""
+    down = np.floor(raw + 1e-9).astype(np.int64)
+    order = np.argsort(-(raw - down), kind="stable")
+    down[order[: max(0, total - int(down.sum()))]] += 1
+    return down
+
+
+def smallest_size(
+    target: float, kind: str, weights: np.ndarray, spread: np.ndarray, units: np.ndarray, floor: int
+) -> int:
+    """The smallest size whose predicted standard error is at most `target`. Raises BadOption where it is more
+    than anybody interprets.
+    """
+    high = min(MOST_POINTS, int(units.sum()))
+
+    def meets(size: int) -> bool:
+        points = allocate(size, kind, weights, spread, units, floor)
+        return predicted_error(points, weights, spread, units) <= target
+
+    if not meets(high):
+        raise BadOption(
+            f"A standard error of {target:g} needs more than {high:,} points; give a larger `target_se`, or "
+            "the number of points with `size`."
+        )
+    low = 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if meets(middle) else (middle + 1, high)
+    return low

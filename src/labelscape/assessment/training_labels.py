@@ -1,0 +1,102 @@
+"""Were a sample's points among the labels that a map's model was trained with? As far as files can tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from labelscape.assessment.points import Design
+from labelscape.errors import BadInput, LabelscapeError
+from labelscape.grid import Grid
+from labelscape.legend import IGNORE
+from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.vectors import VectorSource, is_vector, read_features
+
+
+def labels_of(raster: str | Path) -> list[str]:
+    """Label files of the models that made a map, as its `_run.json` and their checkpoints name them; none
+    where those are gone.
+    """
+    found: list[str] = []
+    for run in Path(raster).absolute().parent.glob("*_run.json"):
+        try:
+            facts = json.loads(run.read_text(encoding="utf-8"))
+            if Path(raster).name not in facts["files"].values():
+                continue
+            paths = [model["path"] for model in facts["models"] if model["path"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        from labelscape.checkpoint import description
+
+        for path in paths:
+            try:
+                found += _labels(description(path).get("recipe") or {})
+            except (LabelscapeError, OSError):
+                continue
+    return list(dict.fromkeys(found))
+
+
+def _labels(recipe: Mapping[str, Any]) -> list[str]:
+    given = (recipe.get("data") or {}).get("labels") or ()
+    return [
+        str(one) for one in ([given] if isinstance(given, str) else given) if isinstance(one, (str, Path))
+    ]
+
+
+def check_not_training(points: str | Path, labels: list[str]) -> None:
+    """Raises BadInput where the points are a file of training labels."""
+    for label in labels:
+        path = Path(VectorSource.of(label).path)
+        if path.exists() and path.samefile(points):
+            raise BadInput(
+                f"{points} holds the labels that this map's model was trained with: a score on them says how "
+                "well they were learned, not how good the map is. Draw a sample with `labelscape sample`."
+            )
+
+
+def on_training_labels(design: Design, labels: list[str]) -> int | None:
+    """Number of points that lie on training labels; None where no label file can be read."""
+    hit, read = np.zeros(len(design), bool), False
+    for label in labels:
+        try:
+            hit |= _on_polygons(design, label) if is_vector(label) else _on_raster(design, label)
+            read = True
+        except (LabelscapeError, OSError, ValueError):
+            continue
+    return int(hit.sum()) if read else None
+
+
+def _moved(design: Design, crs: str | None) -> np.ndarray:
+    """Centres of the points (N, 2) in another CRS."""
+    centres = design.centres
+    if crs is None or design.grid.crs is None:
+        return centres
+    from pyproj import Transformer
+
+    transformer = Transformer.from_crs(design.grid.crs.to_wkt(), crs, always_xy=True)
+    return np.column_stack(transformer.transform(centres[:, 0], centres[:, 1]))
+
+
+def _on_polygons(design: Design, label: str) -> np.ndarray:
+    features = read_features(label)
+    shapes = features.geometries[[g is not None for g in features.geometries]]
+    tree = shapely.STRtree(shapes)
+    hits = tree.query(shapely.points(_moved(design, features.crs)), predicate="intersects")[0]
+    return np.isin(np.arange(len(design)), hits)
+
+
+def _on_raster(design: Design, label: str) -> np.ndarray:
+    with gdal(), open_raster(label) as file:
+        grid = Grid(file.crs, file.transform, file.height, file.width)
+        xy = _moved(design, grid.crs.to_wkt() if grid.crs else None)
+        columns, rows = (np.floor(v).astype(int) for v in ~grid.transform @ (xy[:, 0], xy[:, 1]))
+        inside = (rows >= 0) & (columns >= 0) & (rows < grid.height) & (columns < grid.width)
+        values = np.array([v[0] for v in file.sample(xy[inside])]) if inside.any() else np.zeros(0)
+        labelled = np.zeros(len(design), bool)
+        labelled[inside] = (values != IGNORE) & (values != file.nodata)
+    return labelled

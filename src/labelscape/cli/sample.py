@@ -1,0 +1,139 @@
+"""labelscape sample: draw a sample of a class map for blind interpretation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labelscape.cli.options import AsJson, Overwrite, print_json, talk
+from labelscape.cli.parsing import accuracies_of, numbers_between
+
+if TYPE_CHECKING:
+    from labelscape.assessment.sample import SampleSummary
+
+NAME = "sample"
+
+
+def run(
+    raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = nodata.")],
+    out: Annotated[Path, typer.Argument(help="The sample, a GeoPackage (.gpkg).")],
+    *,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Number of points.", show_default="as --target-se needs")
+    ] = None,
+    target_se: Annotated[
+        float | None,
+        typer.Option(
+            "--target-se",
+            help="Standard error to reach: of the overall accuracy, or of the share of --target-class.",
+            show_default="0.02",
+        ),
+    ] = None,
+    target_class: Annotated[
+        str | None, typer.Option("--target-class", help="Class whose area matters most.")
+    ] = None,
+    expect: Annotated[
+        list[str],
+        typer.Option(
+            "--expect",
+            help="User's accuracy you expect: 0.85, or by class, forest=0.9,water=0.95. Repeat.",
+            show_default="0.8",
+        ),
+    ] = [],
+    allocation: Annotated[
+        str, typer.Option("--allocation", help="Points by stratum: proportional, equal or neyman.")
+    ] = "proportional",
+    floor: Annotated[
+        int, typer.Option("--floor", help="Points of every stratum at least, for rare classes.")
+    ] = 50,
+    strata: Annotated[
+        Path | None,
+        typer.Option(
+            "--strata",
+            help="Class raster on the map's grid whose classes are the strata.",
+            show_default="the map's classes",
+        ),
+    ] = None,
+    sieve: Annotated[
+        float,
+        typer.Option(
+            "--sieve",
+            metavar="HECTARES",
+            help="Strata are the map's classes after sieving to this minimum mapping unit.",
+        ),
+    ] = 0.0,
+    confidence_bands: Annotated[
+        str | None,
+        typer.Option(
+            "--confidence-bands",
+            help="Strata are bands of the map's confidence, cut at these per cents: 60,85.",
+        ),
+    ] = None,
+    block: Annotated[
+        int | None,
+        typer.Option("--block", help="Draw squares of this many pixels a side first, then points in them."),
+    ] = None,
+    per_block: Annotated[int, typer.Option("--per-block", help="Points in each of those blocks.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same pixels.")] = 0,
+    second: Annotated[
+        bool, typer.Option("--second", help="Also write a copy for a second interpreter, in another order.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a stratified random sample of a class map, for an interpreter who does not see the map.
+
+    Open the GeoPackage in QGIS over imagery, choose a class for each point, then run labelscape assess.
+
+    Examples:
+
+      labelscape sample map/scene_class.tif points.gpkg
+
+      labelscape sample map/scene_class.tif points.gpkg --target-class forest --target-se 0.01
+    """
+    from labelscape.assessment.sample import sample
+    from labelscape.progress import bar
+    from labelscape.rasters.class_names import legend_of
+
+    rows = legend_of(raster)[1]
+    passes = 1 + (block is None) + bool(sieve)
+    with bar(f"sample of {raster.name}", rows * passes, "rows") as tick:
+        done = sample(
+            raster,
+            out,
+            size=size,
+            target_se=target_se,
+            target_class=target_class,
+            allocation=allocation,
+            floor=floor,
+            strata=strata,
+            sieve=sieve,
+            confidence_bands=numbers_between(confidence_bands, "confidence-bands"),
+            block=block,
+            per_block=per_block,
+            seed=seed,
+            second=second,
+            overwrite=overwrite,
+            tick=tick,
+            **({"expect": accuracies_of(expect)} if expect else {}),
+        )
+    if as_json:
+        print_json(done.to_dict())
+        return
+    _print(done)
+
+
+def _print(done: SampleSummary) -> None:
+    wide = max(20, *(len(name) + 2 for name, *_ in done.strata))
+    print(f"{'stratum':<{wide}}{'pixels':>16}{'share':>10}{'points':>9}")
+    for name, pixels, points, weight in done.strata:
+        print(f"{name:<{wide}}{pixels:>16,}{100 * weight:>8.2f} %{points:>9,}")
+    inside = f" in {done.blocks:,} blocks" if done.blocks else ""
+    of = f"the share of {done.target_class}" if done.target_class else "the overall accuracy"
+    print(f"{done.points:,} points{inside}; expected standard error of {of}: {done.predicted_se:.4f}")
+    for path, what in zip(done.paths, ("sample", "second")):
+        print(f"{what:<11}{path}")
+    for note in done.notes:
+        talk(f"note: {note}")
