@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import shapely
+from rasterio.crs import CRS
 
 from labelscape.assessment.points import POINTS, Design, read_design
+from labelscape.crs import transformed
 from labelscape.errors import BadInput, UnknownName
 from labelscape.legend import Legend
 from labelscape.scenes.vectors import Features, VectorSource, layers_of, read_features
@@ -90,11 +92,7 @@ def _check_places(path: str | Path, features: Features, numbers: np.ndarray, des
     x, y = shapely.get_x(places), shapely.get_y(places)
     crs = design.grid.crs
     if features.crs and crs is not None:
-        from pyproj import CRS, Transformer
-
-        here, there = CRS.from_user_input(features.crs), CRS.from_wkt(crs.to_wkt())
-        if here != there:
-            x, y = Transformer.from_crs(here, there, always_xy=True).transform(x, y)
+        x, y = transformed(x, y, CRS.from_user_input(features.crs), crs)
     columns, rows = ~design.grid.transform @ (np.asarray(x), np.asarray(y))
     off = np.hypot(columns - design.columns[numbers - 1] - 0.5, rows - design.rows[numbers - 1] - 0.5)
     moved = numbers[~(off < MOVED)]

@@ -243,7 +243,7 @@ def _place_of(grid: Grid) -> bytes:
 
 def pixel_areas(grid: Grid, window: Window) -> np.ndarray:
     """(H, W) ground areas of a window's pixels in square metres; 1 each without coordinates."""
-    if not grid.is_georeferenced:
+    if not grid.is_on_earth:
         return np.ones(window.shape)
     starts = np.arange(window.left, window.right, AREA_COLUMNS)
     lengths = np.diff(starts, append=window.right)

@@ -288,7 +288,7 @@ def _design(
         "software": f"labelscape {__version__}",
         "map": Path(one.path).name,
         "map_sha256": census.sha256,
-        "unit": "square metres" if one.grid.is_georeferenced else "pixels",
+        "unit": "square metres" if one.grid.is_on_earth else "pixels",
         "legend": json.loads(one.legend.to_json()),
         "mapped_area": census.area.sum(axis=0).tolist(),
         "mapped_pixels": census.pixels.sum(axis=0).tolist(),

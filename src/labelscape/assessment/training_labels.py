@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 
 from labelscape.assessment.points import Design
+from labelscape.crs import transformed
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE
@@ -76,10 +77,7 @@ def _moved(design: Design, crs: str | None) -> np.ndarray:
     centres = design.centres
     if crs is None or design.grid.crs is None:
         return centres
-    from pyproj import Transformer
-
-    transformer = Transformer.from_crs(design.grid.crs.to_wkt(), crs, always_xy=True)
-    return np.column_stack(transformer.transform(centres[:, 0], centres[:, 1]))
+    return np.column_stack(transformed(centres[:, 0], centres[:, 1], design.grid.crs, crs))
 
 
 def _on_polygons(design: Design, label: str) -> np.ndarray:
