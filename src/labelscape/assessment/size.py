@@ -83,33 +83,24 @@ def allocate(
     What rare strata get through the floor is taken from the others in proportion; the sum exceeds `size`
     where the floors alone do. Strata without pixels get none.
     """
-    used = units > 0
-    wanted = {"proportional": weights, "equal": np.ones(len(units)), "neyman": weights * spread}[kind]
-    # Where nothing is expected to vary, Neyman's shares are 0 / 0.
-    wanted = np.where(used, wanted if wanted[used].sum() > 0 else weights, 0).astype(float)
-    least = np.where(used, np.minimum(floor, units), 0)
-    points, open_ = least.astype(np.int64), used.copy()
-    while open_.any():
-        left = max(0, size - int(points[~open_].sum()))
-        raw = left * wanted / max(wanted[open_].sum(), 1e-300)
-        full, short = open_ & (raw > units), open_ & (raw < least)
-        if full.any():
-            # Before the floors: what a full stratum cannot take may lift another above its floor.
-            points[full] = units[full]
-            open_ &= ~full
-        elif short.any():
-            points[short] = least[short]
-            open_ &= ~short
-        else:
-            points[open_] = _whole(raw[open_], left)
-            break
-    return points
+    wanted = {"proportional": weights, "equal": (units > 0) * 1.0, "neyman": weights * spread}[kind]
+    # A little to every stratum: where nothing is expected to vary, Neyman's shares are 0 / 0.
+    wanted = wanted + 1e-9 * weights
+    least = np.minimum(floor, units)
+    total = int(np.clip(size, least.sum(), units.sum()))
+    # One factor for all strata that are neither at their floor nor full: the sum rises with it.
+    low, high = 0.0, units.max() / wanted[units > 0].min()
+    for _ in range(200):
+        factor = (low + high) / 2
+        short = np.clip(factor * wanted, least, units).sum() < total
+        low, high = (factor, high) if short else (low, factor)
+    return _whole(np.clip(high * wanted, least, units), total)
 
 
 def _whole(raw: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers that add up to `total`, by largest remainders."""
-    down = np.floor(raw + 1e-9).astype(np.int64)
-    order = np.argsort(-(raw - down), kind="stable")
+    down = np.floor(raw + 1e-6).astype(np.int64)
+    order = np.argsort(down - raw, kind="stable")
     down[order[: max(0, total - int(down.sum()))]] += 1
     return down
 
