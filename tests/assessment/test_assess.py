@@ -273,7 +273,7 @@ def test_training_labels_are_no_reference(made, tmp_path):
     (tmp_path / "m_run.json").write_text(json.dumps(run))
     refused("labels that this map's model was trained with", raster, labels)
     (note,) = assess(raster, points).notes
-    assert note.startswith("300 of 300 points lie on labels that the model was trained with")
+    assert note.startswith("300 of 300 points lie on labels of the files that the model was trained with")
     # Without the checkpoint nothing is known of labels.
     (tmp_path / "net.safetensors").unlink()
     assert assess(raster, points).notes == ()

@@ -260,9 +260,9 @@ def _notes(design: Design, answers: Answers, labels: list[str]) -> tuple[str, ..
     hits = on_training_labels(design, labels) if labels else None
     if hits:
         notes.append(
-            f"{hits} of {len(design)} points lie on labels that the model was trained with. Their answers "
-            "must not come from those labels; the map may be more accurate there than elsewhere, which a "
-            "random sample of the whole map accounts for."
+            f"{hits} of {len(design)} points lie on labels of the files that the model was trained "
+            "with. Their answers must not come from those files: the map would be compared with what it was "
+            "taught."
         )
     return tuple(notes)
 
