@@ -15,8 +15,10 @@ from labelscape.cli.train import Holdout
 from labelscape.errors import BadOption
 from labelscape.maps.request import MapRequest
 
-LABELS_OWN = {"area"}
-"""Of `evaluate` this says where labels are complete, not what is mapped."""
+OF_EVALUATE = {"area", "out"}
+"""Of `evaluate` these say where labels are complete, not what is mapped, and where details of a score go, if
+anywhere.
+"""
 
 
 def options_of(verb) -> dict[str, tuple[object, OptionInfo]]:
@@ -33,7 +35,7 @@ def options_of(verb) -> dict[str, tuple[object, OptionInfo]]:
 @pytest.mark.parametrize("other", [check, evaluate, polygonize])
 def test_verbs_share_options_and_defaults(one, other):
     mine, others = options_of(one), options_of(other)
-    for name in (mine.keys() & others.keys()) - LABELS_OWN:
+    for name in (mine.keys() & others.keys()) - OF_EVALUATE:
         assert mine[name] == others[name], name
 
 

@@ -163,7 +163,10 @@ def test_seeds_have_their_own_interval():
     assert lines[0].first == pytest.approx((26 / 32 + 28 / 32) / 2)
     assert lines[0].low > 0 > lines[0].seeds_low and lines[0].verdict == 0
     said = sentence(lines[0], "A", "B", units, kind)
-    assert said.startswith("No difference can be told: B has +6.2 OA points") and "over trainings -" in said
+    assert (
+        said.startswith("No difference can be told between A and B: +6.2 OA points")
+        and "over trainings -" in said
+    )
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -156,9 +156,11 @@ def _print(found: Comparison, split: str | None) -> None:
         # soft_wrap: in a pipe rich would cut cells at 80 columns.
         console.print(table, soft_wrap=True)
         test = pair.mcnemar
+        # Below the smallest number of a computer.
+        p = f"= {test.p_value:.2g}" if test.p_value else "< 1e-300"
         print(
             f"pixels that only {pair.first} has right: {test.only_first:,}; only {pair.other}: "
-            f"{test.only_other:,} (McNemar p = {test.p_value:.2g}, too small: neighbouring pixels are alike)"
+            f"{test.only_other:,} (McNemar p {p}, too small: neighbouring pixels are alike)"
         )
         print(pair.sentence)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from labelscape.cli.options import (
     Averaging,
     Labels,
     Machine,
+    Overwrite,
     PublishedSet,
     Tiles,
     grouped,
@@ -63,6 +64,14 @@ Boundaries = Annotated[
         "Implies --card.",
     ),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Folder for where it is wrong: error maps, blocks ranked by their errors (CSV, GeoPackage), all "
+        "counts (JSON) and a report.",
+    ),
+]
 Settings = Annotated[
     list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
 ]
@@ -91,6 +100,8 @@ def run(
     predictions: Predictions = None,
     card: Card = False,
     boundaries: Boundaries = False,
+    out: Out = None,
+    overwrite: Overwrite = False,
     tiles: Tiles,
     machine: Machine,
     averaging: Averaging,
@@ -129,12 +140,15 @@ def run(
         checkpoint = for_labels([checkpoint], opened)[0]
         if task is None and checkpoint.whole is not None:
             talk(f"scoring the second task {checkpoint.whole.mate.name}, whose classes these labels have")
-        found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging), boundaries)
+        files = {"boundaries": boundaries, "out": out, "overwrite": overwrite}
+        found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging), files)
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")
     _print(found, checkpoint, split, as_json)
     if (card or boundaries) and not as_json and found.confusion.labelled:
         print_card(found.card, found.trimap)
+    if out:
+        talk(f"where it is wrong: {out / 'report.html'}")
 
 
 def check_options(
@@ -215,11 +229,11 @@ def _scored(
     split: str | None,
     predictions: Path | None,
     options: tuple[Tiles, Machine, Averaging],
-    boundaries: bool,
+    files: dict[str, Any],
 ) -> Evaluation:
     """The counts, with every scene's prediction written where that is asked for."""
     from labelscape.checkpoint import load
-    from labelscape.evaluation.measure import evaluate
+    from labelscape.training.evaluate import evaluate_into
 
     tiles, machine, averaging = options
     keep = None
@@ -229,13 +243,14 @@ def _scored(
         keep = _writer(data, scenes, predictions)
     task = checkpoint.whole.mate.name if checkpoint.whole else None
     also = [one.task(task if task in one.tasks else None) for one in map(load, averaging.also)]
-    return evaluate(
+    return evaluate_into(
+        files.pop("out"),
         [checkpoint, *also],
         dataset,
-        part=split,
+        split,
         protocol=averaging.protocol,
         keep=keep,
-        boundaries=boundaries,
+        **files,
         **asdict(tiles),
         **asdict(machine),
     )

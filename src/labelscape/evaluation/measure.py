@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.tiles import TilePlan
+
+See = Callable[["Window", np.ndarray, np.ndarray], None]
+"""Is given every tile's window, truth and prediction, class indices (H, W)."""
+Watch = Callable[[str, LabelledScene], AbstractContextManager[See]]
+"""Is told of every scene and its name in the results, and yields what sees its tiles."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,6 +149,7 @@ def evaluate(
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
     boundaries: bool = False,
+    watch: Sequence[Watch] = (),
     show: bool = True,
     task: str | None = None,
 ) -> Evaluation:
@@ -154,6 +161,7 @@ def evaluate(
     keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
           label too
     boundaries  also count by distance to the borders of the reference (`Evaluation.per_ring`)
+    watch  see every tile as it is scored, such as `places.Places.watch`
 
     Scored exactly as `map_scene` maps. Raises BadInput where the part holds no label and nothing is kept, or
     the labels have other classes than the model; WrongType for what is no dataset.
@@ -179,9 +187,11 @@ def evaluate(
     with bar("evaluate", sum(map(len, plans)), "tiles", shown=show) as tick:
         for scene, plan in zip(scenes, plans):
             blocks = BlockTally(block_side(scene), scene.scene.grid.window, len(legend))
-            whole = _score_scene(scorer, scene, plan, part, tick, rings, blocks, whole=keep is not None)
             # Folders may hold scenes of one name: counts of both are kept.
             name = scene.name if scene.name not in per_scene else f"{scene.name} ({len(per_scene) + 1})"
+            with ExitStack() as held:
+                see = [blocks.add, *(held.enter_context(one(name, scene)) for one in watch)]
+                whole = _score_scene(scorer, scene, plan, part, tick, rings, see, whole=keep is not None)
             per_block += (found := blocks.named(name))
             per_scene[name] = sum((block.counts for block in found), Confusion.empty(len(legend)))
             if keep:
@@ -201,12 +211,12 @@ def _score_scene(
     part: str | None,
     tick: Callable[..., None],
     rings: list[Confusion],
-    blocks: BlockTally,
+    see: Sequence[See],
     *,
     whole: bool,
 ) -> np.ndarray | None:
-    """Adds the counts of one scene to `blocks`, and to those by distance to borders in `rings`, unless that
-    is empty. Returns its class indices (H, W) where the `whole` is asked for: else tiles without a label are
+    """Shows every tile to all of `see`; adds to the counts by distance to borders in `rings`, unless that is
+    empty. Returns its class indices (H, W) where the `whole` is asked for: else tiles without a label are
     passed over.
     """
     from labelscape.scoring.stitch import score_tiles
@@ -222,7 +232,8 @@ def _score_scene(
         # Nodata has no prediction: a label there counts neither as right nor as wrong.
         truth[~tile.valid] = IGNORE
         predicted = tile.classes()
-        blocks.add(tile.window, truth, predicted)
+        for one in see:
+            one(tile.window, truth, predicted)
         if rings:
             ring = _rings_in(scene, tile.window)
             for k, so_far in enumerate(rings):

@@ -215,7 +215,7 @@ def sentence(line: Difference, first: str, other: str, units: int, kind: str, le
     if verdict:
         said = f"{name} is better by {points:.1f} {line.metric} points"
     else:
-        said = f"No difference can be told: {other} has {points:+.1f} {line.metric} points"
+        said = f"No difference can be told between {first} and {other}: {points:+.1f} {line.metric} points"
     said += f" ({100 * level:g} % interval {low:.1f} to {high:.1f}, {units} {kind}"
     if line.seeds_low is not None and line.seeds_high is not None:
         seeds = sorted(v * (-100 if verdict < 0 else 100) for v in (line.seeds_low, line.seeds_high))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from labelscape.datasets.split import known_part
 from labelscape.errors import BadOption, WrongType, check_names
 from labelscape.evaluation import measure
 from labelscape.evaluation.measure import Evaluation
+from labelscape.evaluation.places import Places, write_places
 from labelscape.labels.rules import SETTINGS
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scenes.mosaic import open_scene
@@ -46,6 +48,8 @@ def evaluate(
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
     boundaries: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     show: bool = True,
     task: str | None = None,
 ) -> Evaluation:
@@ -67,6 +71,8 @@ def evaluate(
              first, or of an open dataset that whose classes it has
     keep     is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
+    out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
+    overwrite  replace files in that folder
 
     Refuses what `evaluation.measure.evaluate` refuses; also BadOption where the checkpoint does not say what
     it was trained on, BadFile for files that cannot be read.
@@ -75,7 +81,7 @@ def evaluate(
     how = {"device": device, "precision": precision, "keep": keep, "boundaries": boundaries, "show": show}
     options = {**tiles, **how, "protocol": _one_protocol(protocol, tta, scales, average)}
     if dataset is not None and labels is None:
-        return measure.evaluate(checkpoint, dataset, part=part, task=task, **options)
+        return evaluate_into(out, checkpoint, dataset, part, overwrite=overwrite, task=task, **options)
     known_part(part)  # before scenes are opened
     first, *others = load_all(checkpoint)
     models = [first.task(task), *(one.task(task if task in one.tasks else None) for one in others)]
@@ -87,7 +93,35 @@ def evaluate(
     with open_recipe_data(data, models[0].recipe.get("seed", 0), models[0].legend) as opened:
         if part is None and dataset is None:
             part = scored_part(opened)
-        return measure.evaluate(models, opened, part=part, **options)
+        return evaluate_into(out, models, opened, part, overwrite=overwrite, **options)
+
+
+def evaluate_into(
+    out: str | Path | None,
+    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
+    dataset: Dataset,
+    part: str | None,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> Evaluation:
+    """`measure.evaluate`, which also writes where the model is wrong into the folder `out`, unless that is
+    None.
+    """
+    if out is None:
+        return measure.evaluate(checkpoint, dataset, part=part, **options)
+    measure.check_dataset(dataset, "score a checkpoint")
+    models = load_all(checkpoint)
+    known = known_part(part)
+    scenes = dataset.scenes if known is None else dataset.part(known)
+    places = Places(out, scenes, dataset.legend, overwrite=overwrite)
+    found = measure.evaluate(models, dataset, part=part, watch=[places.watch], **options)
+    if places.warning:
+        found = replace(found, notes=(*found.notes, places.warning))
+    title = " + ".join(one.network for one in models)
+    on = f"{known or 'all'} labels of {len(scenes)} scene{'s' * (len(scenes) != 1)}"
+    write_places(found, places, title=title, measured_on=on, overwrite=overwrite)
+    return found
 
 
 def _one_protocol(
