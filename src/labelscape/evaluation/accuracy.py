@@ -126,6 +126,7 @@ class AreaEstimates:
     @property
     def f1_interval(self) -> np.ndarray:
         """(K, 2) 95 % intervals of F1 (Wilson)."""
+        # F1 is 2 TP / (row + column): half of both is the number of pixels that it rests on (ours).
         support = (self.counts.sum(axis=0) + self.counts.sum(axis=1)) / 2
         return wilson(self.f1, self.f1_se, support, self.critical)
 
@@ -161,6 +162,7 @@ def estimate_areas(
             "Counts must be whole numbers of sampled pixels from 0 up; these hold others. Shares and "
             "weighted counts do not say how many pixels were sampled."
         )
+    # Back to single pixels, so that a table and a list of points go through one estimator.
     mapped, reference = (part.ravel() for part in np.indices(table.shape))
     times = table.ravel().astype(int)
     mapped, reference = np.repeat(mapped, times), np.repeat(reference, times)
@@ -198,8 +200,10 @@ def estimate(
     """
     stratum_area = np.asarray(stratum_area, float)
     strata, classes = len(stratum_area), len(names)
+    # An infinite population: the finite population correction 1 - n / N is then 1.
     units = np.full(strata, np.inf) if stratum_units is None else np.asarray(stratum_units, float)
     weights = np.ones(len(stratum)) if pixel_area is None else np.asarray(pixel_area, float)
+    # Only cells that occur: 100 classes have 10,000, and the covariance would have 10,000 x 10,000 values.
     cells, cell_of = np.unique(
         np.asarray(mapped, np.int64) * classes + np.asarray(reference, np.int64), return_inverse=True
     )
@@ -214,11 +218,15 @@ def estimate(
     share, covariance = np.zeros(len(cells)), np.zeros((len(cells), len(cells)))
     for one, area in zip(samples, stratum_area / total):
         if area:
+            # Olofsson eq. 4: the stratum's weight times its share of each cell.
             share += area * one.share
+            # Strata are drawn independently: variances add with squared weights, as in Olofsson eq. 5.
             covariance += area**2 * one.covariance
     full = np.zeros(classes * classes)
     full[cells] = share
     values, slopes = _scores(full, classes)
+    # Olofsson eq. 5 to 7 and 10 and Stehman eq. 28 in one: the variance of each ratio's linear form.
+    # Rounding can leave a variance of 0 slightly below it, and its root would be NaN.
     errors = {
         name: np.sqrt(np.maximum(np.einsum("ck,cd,dk->k", s[cells], covariance, s[cells]), 0))
         for name, s in slopes.items()
@@ -227,6 +235,7 @@ def estimate(
     if blocks is not None:
         from scipy.stats import t
 
+        # Drawn blocks are few, and 1.96 is too small for few: Student's t, a degree less for each stratum.
         critical = float(t.ppf(0.975, max(1, sum(max(0, one.units - 1) for one in samples))))
     found = None
     if bootstrap:
@@ -245,6 +254,7 @@ def estimate(
         oa=float(values["oa"][0]),
         oa_se=float(errors["oa"][0]),
         **{name: values[name] for name in ("ua", "pa", "f1")},
+        # + 0 * values: an accuracy that is NaN has no error either, though its slopes were made 0.
         **{f"{name}_se": errors[name] + 0 * values[name] for name in ("ua", "pa", "f1")},
         critical=critical,
         bootstrap=found,
@@ -284,18 +294,25 @@ def _sampled(
         for number, part in enumerate(parts):
             a, y = weights[part], hits[part]
             mean = a @ y / a.sum()
+            # Its sampled pixels stand for all of the block: blocks with more of them weigh no more.
             totals[number] = areas[number] * mean
             if len(part) > 1:
                 # Second stage: how far the pixels of a block vary among themselves.
                 rest = a[:, None] * (y - mean)
+                # 1 - m / M: a block of which every pixel was read has no error of its own.
                 left = max(0.0, 1 - len(part) / blocks.pixels[part[0]]) * len(part) / (len(part) - 1)
                 within += areas[number] ** 2 * left * (rest.T @ rest) / a.sum() ** 2
     units, area = len(areas), areas.sum()
     if units == 0:
         return _Sampled(totals, areas, np.zeros(cells), within)
+    # A ratio of sums (Cochran sec. 6.10): blocks at the map's edge, and pixels in degrees, differ in area.
     share = totals.sum(axis=0) / area
+    # Residuals of the ratio (Cochran eq. 6.13): a small block far from the share counts as a small one.
     rest = totals - share * areas[:, None]
     drawn = min(1.0, units / population)
+    # Cochran eq. 11.24: the second stage has the weight n / N. With N unknown that is 0, as for blocks drawn
+    # with replacement, where the variance between blocks holds both stages. A stratum's only unit is all of
+    # it (`_check_strata`): 1 - drawn is 0, and max() keeps it from 0 / 0.
     covariance = (1 - drawn) * units / max(1, units - 1) * (rest.T @ rest) + drawn * within
     return _Sampled(totals, areas, share, covariance / area**2)
 
@@ -314,6 +331,7 @@ def _check_strata(
             f"These strata have fewer than 2 {what} with an answer: {', '.join(short)}. One has no variance, "
             "and no interval can be given. Answer more points there, or draw a sample with a higher floor."
         )
+    # Their weight would be 0: they would drop out of every estimate without a word.
     stray = [name for one, a, name in zip(samples, area, names) if a == 0 and one.units]
     if stray:
         raise BadInput(
@@ -334,6 +352,7 @@ def _scores(cells: np.ndarray, classes: int) -> tuple[dict[str, np.ndarray], dic
     ratios = {
         # Shares of the whole: their sum is 1 in every sample, so that only the upper part varies.
         "area": (is_reference, np.zeros_like(is_reference)),
+        # Overall, user's and producer's accuracy: Olofsson eq. 1 to 3.
         "oa": (both.sum(axis=1, keepdims=True), 0 * whole),
         "ua": (both, is_mapped),
         "pa": (both, is_reference),
@@ -370,6 +389,7 @@ def _bootstrap(
     found = {}
     for name, values in draws.items():
         stacked = np.array(values)
+        # nanquantile warns of columns that are NaN throughout, such as a class that the sample never met.
         known = ~np.isnan(stacked).all(axis=0)
         ends = np.full((2, stacked.shape[1]), np.nan)
         ends[:, known] = np.nanquantile(stacked[:, known], [0.025, 0.975], axis=0)
@@ -388,9 +408,11 @@ def wilson(
     share, error = np.asarray(share, float), np.asarray(error, float)
     # Not > 0: sums of weights that should be 1 may miss it in the last digit.
     varies = (error > ROUNDING) & (share > ROUNDING) & (share < 1 - ROUNDING)
+    # 1 in place of 0: np.where computes both branches, and the one not taken would divide by 0.
     size = np.where(varies, share * (1 - share) / np.where(varies, error, 1) ** 2, np.asarray(points, float))
     size = np.where(size > 0, size, np.nan)
     square = critical**2
     middle = (share + square / (2 * size)) / (1 + square / size)
     half = critical * np.sqrt(share * (1 - share) / size + square / (4 * size**2)) / (1 + square / size)
+    # Wilson's ends lie within 0..1, but for rounding.
     return np.stack([np.maximum(0, middle - half), np.minimum(1, middle + half)], axis=-1)

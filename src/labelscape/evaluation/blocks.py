@@ -79,6 +79,7 @@ def block_side(scene: LabelledScene) -> int:
     side = BLOCK if scene.split is None else scene.split.block
     height, width = scene.scene.grid.shape
     while -(-height // side) * -(-width // side) > MOST:
+        # Doubled, so that larger blocks are made of whole smaller ones and held-out blocks are not cut.
         side *= 2
     return side
 
@@ -97,6 +98,7 @@ class BlockTally:
     side: int
     whole: Window
     classes: int
+    # Only cells that occur: tables of 150 classes would take 3 GB for a scene of MOST blocks.
     _blocks: dict[tuple[int, int], Counter[int]] = field(default_factory=dict)
 
     def add(self, window: Window, truth: np.ndarray, predicted: np.ndarray) -> None:
@@ -112,6 +114,7 @@ class BlockTally:
     def named(self, scene: str) -> list[BlockCounts]:
         """The counts of all blocks with a label, row by row."""
         found = []
+        # Tiles come in the scorer's order, and models are compared block by block: one order for all of them.
         for (row, column), tally in sorted(self._blocks.items()):
             window = self.whole & Window(row * self.side, column * self.side, self.side, self.side)
             cells = np.array(sorted(tally), np.int64)

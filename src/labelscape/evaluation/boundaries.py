@@ -31,13 +31,16 @@ def ring_of(labels: np.ndarray, *, radii: Sequence[int] = RINGS) -> np.ndarray:
     """
     rings = np.full(labels.shape, len(radii), np.uint8)
     present = [k for k in np.unique(labels) if k != IGNORE]
+    # Without another class there is no zero to measure to, and the transform's values mean nothing.
     if len(present) < 2:
         return rings
+    # A transform for each class, since "another class" is something else for each: the cost grows with K.
     for k in present:
         own = labels == k
         others = ~own & (labels != IGNORE)
         # The transform measures to the nearest zero, so the other classes are made zeros.
         far = distance_transform_edt(~others)
+        # left: a pixel exactly at a radius lies within it.
         rings[own] = np.searchsorted(radii, far[own], side="left")
     return rings
 

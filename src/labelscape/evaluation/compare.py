@@ -75,10 +75,12 @@ class Pair:
     @property
     def sentence(self) -> str:
         """What the mIoU says."""
+        # OA, mIoU, then the classes: the order in which `differences` gives them.
         return sentence(self.lines[1], self.first, self.other, self.units, self.kind, self.level)
 
     def to_dict(self) -> dict:
         """JSON values."""
+        # `asdict` knows fields; these two are computed.
         test = {"statistic": self.mcnemar.statistic, "p_value": self.mcnemar.p_value}
         return {
             "first": self.first,
@@ -168,6 +170,7 @@ def compare_sides(
             if isinstance(one, Checkpoint):
                 indices_by_name(one.legend, dataset.legend, side.name)
     targets = _targets(out, names, sides, overwrite=overwrite)
+    # Once for all scenes: a scorer builds the network and moves its weights to the device.
     scorers = {
         id(one): scorer_of(one) for side in sides for one in side.members if isinstance(one, Checkpoint)
     }
@@ -177,6 +180,7 @@ def compare_sides(
         for name, scene in zip(names, scenes):
             with ExitStack() as held:
                 # Beside the results, where there is room for rasters; else where temporary files go.
+                # Entered first, so removed last: the classes of a large scene are a memory map in it.
                 folder = held.enter_context(private_folder(out or tempfile.gettempdir()))
                 classes = _classes(sides, scene, dataset.legend, part, scorers, tiles, folder, held)
                 maps = [held.enter_context(_writer(*t, scene, overwrite)) for t in targets.get(name, ())]
@@ -186,6 +190,7 @@ def compare_sides(
                 for blocks, tally in zip(mine, of_scene):
                     blocks += tally.named(name)
             tick()
+    # Blocks without a label are not kept, so that no block means no label.
     if not found[0][0]:
         raise BadInput(f"No labelled pixel to compare on{f' in the {part} part' if part else ''}.")
     pairs = []
@@ -220,6 +225,7 @@ def _targets(
     for scene in scenes:
         found[scene] = []
         for other in sides[1:]:
+            # Of two models there is one map a scene, and its name needs no model.
             model = f"_{stem_of(other.name)}" if len(sides) > 2 else ""
             said = ("both right", f"only {first} right", f"only {other.name} right", "both wrong")
             legend = Legend(tuple(LandClass(v, name, c) for v, (name, c) in enumerate(zip(said, COLOURS))))
@@ -251,6 +257,7 @@ def _classes(
         found.append([])
         for n, one in enumerate(side.members):
             if isinstance(one, Checkpoint):
+                # By position: two sides may hold checkpoints of one name.
                 file = folder / f"{k}-{n}.bytes"
                 found[-1].append(predicted_classes(scorers[id(one)], scene, part, legend, tiles, file))
             else:

@@ -63,6 +63,7 @@ def eroded_card(rings: Sequence[Confusion], *, radius: int = 3) -> tuple[Convent
     """
     if not rings:
         return ()
+    # Ring k ends at RINGS[k], so that those after it lie farther from a border.
     outer = rings[RINGS.index(radius) + 1 :]
     far = sum(outer[1:], outer[0])
     says = f"without pixels of the reference within a disc of {radius} pixels around another class"
@@ -138,6 +139,7 @@ def _means(pooled: Confusion) -> list[Convention]:
 def _per_image(scenes: Sequence[Confusion]) -> list[Convention]:
     """Each image scored alone, then averaged: small images weigh as much as large ones."""
     labelled = [counts for counts in scenes if counts.labelled]
+    # Of one image these are the pooled numbers once more.
     if len(labelled) < 2:
         return []
     ious = np.array([iou(counts) for counts in labelled])
@@ -172,6 +174,7 @@ def _per_image(scenes: Sequence[Confusion]) -> list[Convention]:
 def _without(pooled: Confusion, names: Sequence[str], clutter: Collection[str]) -> list[Convention]:
     """Means without the clutter class, in the two ways of the ISPRS benchmarks."""
     kept = np.array([name.casefold() not in clutter for name in names])
+    # No clutter, or nothing else: there is no mean without it.
     if kept.all() or not kept.any():
         return []
     left = ", ".join(name for name, keep in zip(names, kept, strict=True) if not keep)
@@ -214,6 +217,7 @@ def _without(pooled: Confusion, names: Sequence[str], clutter: Collection[str]) 
 def _micro_iou(counts: Confusion) -> float:
     """TP over TP + FP + FN, each summed over the classes; NaN where nothing is labelled."""
     hit = int(np.trace(counts.counts))
+    # `labelled` holds the unpredicted too: each is a false negative of its class.
     together = counts.labelled + int(counts.counts.sum()) - hit
     return hit / together if together else float("nan")
 
@@ -228,6 +232,7 @@ def _f1_of_means(pooled: Confusion) -> float | None:
     if not present.any():
         return None
     p, r = precisions.mean(), recalls.mean()
+    # Never right: 0, as the F1 of a class that is never hit.
     return float(2 * p * r / (p + r)) if p + r else 0.0
 
 

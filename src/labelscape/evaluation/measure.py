@@ -180,6 +180,7 @@ def evaluate(
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     per_block: list[BlockCounts] = []
+    # One frozen value several times: counts are added to new ones, never changed.
     rings = [Confusion.empty(len(legend))] * (len(RINGS) + 1) if boundaries else []
     scenes = dataset.scenes if part is None else dataset.part(part)
     # The tiles of `map_scene`: another halo or blending would score another map.
@@ -225,6 +226,7 @@ def _score_scene(
     indices = np.full(scene.scene.grid.shape, IGNORE, np.uint8) if whole else None
 
     def wanted(window: Window) -> bool:
+        # Reading labels costs little beside a pass of the network, which is spared where there are none.
         return whole or bool((scene.read_labels(window, part) != IGNORE).any())
 
     for tile in score_tiles(scorer, scene.scene, plan, wanted=wanted):

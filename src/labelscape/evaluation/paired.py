@@ -53,6 +53,7 @@ class Difference:
         """1 where the other is better, -1 where the first is, 0 where no difference can be told: an interval
         holds 0.
         """
+        # Both intervals must agree: what these checkpoints differ by may be the luck of their seeds.
         pairs = ((self.low, self.high), (self.seeds_low, self.seeds_high))
         known = [(low, high) for low, high in pairs if low is not None and high is not None]
         if known and all(low > 0 for low, _ in known):
@@ -78,6 +79,7 @@ class McNemar:
         differing = self.only_first + self.only_other
         if differing < 25:
             return None
+        # max(): equal counts would give (0 - 1)^2, evidence of a difference where there is none.
         return max(abs(self.only_first - self.only_other) - 1, 0) ** 2 / differing
 
     @property
@@ -86,6 +88,7 @@ class McNemar:
         if self.statistic is not None:
             return float(stats.chi2.sf(self.statistic, 1))
         differing, fewer = self.only_first + self.only_other, min(self.only_first, self.only_other)
+        # Twice a tail: of equal counts each holds the middle value, and the sum exceeds 1.
         return min(1.0, 2 * float(stats.binom.cdf(fewer, differing, 0.5)))
 
 
@@ -121,6 +124,7 @@ def differences(
         )
     sides = [[_by_unit(totals(member), unit_of, units) for member in side] for side in (first, other)]
     found = [np.array([scores(member.sum(axis=0)) for member in side]) for side in sides]
+    # The same draws for both sides: what makes a block hard for both cancels in the difference.
     drawn = np.concatenate(
         [
             _mean_scores(sides[1], weights) - _mean_scores(sides[0], weights)
@@ -182,6 +186,7 @@ def interval(drawn: np.ndarray, units: int, level: float) -> tuple[float, float]
     known = drawn[~np.isnan(drawn)]
     if len(known) < len(drawn) / 2:
         return float("nan"), float("nan")
+    # Widened twice: by Student's t for few units, and since a bootstrap's variance divides by n, not n - 1.
     tail = stats.norm.cdf(np.sqrt(units / (units - 1)) * stats.t.ppf((1 - level) / 2, units - 1))
     low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
@@ -195,6 +200,7 @@ def welch(first: np.ndarray, other: np.ndarray, level: float) -> tuple[float, fl
         return float("nan"), float("nan")
     parts = [side.var(ddof=1) / len(side) for side in (first, other)]
     middle, variance = other.mean() - first.mean(), sum(parts)
+    # Trainings that score alike to the last digit: the degrees of freedom would be 0 / 0.
     if not variance:
         return float(middle), float(middle)
     freedom = variance**2 / sum(p**2 / (len(side) - 1) for p, side in zip(parts, (first, other)))
@@ -224,6 +230,7 @@ def sentence(line: Difference, first: str, other: str, units: int, kind: str, le
 
 
 def _check_same_labels(members: Sequence[Sequence[BlockCounts]]) -> None:
+    # The truth too: labels that were edited between two evaluations still have the same blocks.
     expected = [(b.scene, b.window, b.counts.support.tolist()) for b in members[0]]
     for member in members[1:]:
         if [(b.scene, b.window, b.counts.support.tolist()) for b in member] != expected:
@@ -235,6 +242,7 @@ def _check_same_labels(members: Sequence[Sequence[BlockCounts]]) -> None:
 
 def _by_unit(found: np.ndarray, unit_of: np.ndarray, units: int) -> np.ndarray:
     summed = np.zeros((units, *found.shape[1:]))
+    # Not `summed[unit_of] += found`, which keeps only the last block of each image.
     np.add.at(summed, unit_of, found)
     return summed
 
@@ -244,6 +252,7 @@ def _draws(units: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     for start in range(0, replicates, AT_ONCE):
         number = min(AT_ONCE, replicates - start)
+        # How often, not which: scores need sums alone, so that 100 replicates are one matrix product.
         yield rng.multinomial(units, np.full(units, 1 / units), size=number).astype(np.float64)
 
 

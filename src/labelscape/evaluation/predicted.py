@@ -155,7 +155,7 @@ def count_scene(
                 tally.add(window, truth, array)
         right = [arrays[0] == truth for arrays in given]
         for k, other in enumerate(right[1:]):
-            # 0 both, 1 only the first, 2 only the other, 3 neither, as OUTCOMES has them.
+            # 0 both, 1 only the first, 2 only the other, 3 neither: the order of COLOURS in `compare`.
             outcome = 2 * (~right[0]).astype(np.uint8) + (~other).astype(np.uint8)
             outcome[truth == IGNORE] = IGNORE
             outcomes[k] += np.bincount(outcome.ravel(), minlength=256)[:4]

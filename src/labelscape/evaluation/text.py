@@ -120,6 +120,7 @@ def _beside(rows: list[tuple[str, ...]], models: list[str], group: list[int]) ->
         table.add_column(Text(" " * (wide[i] - cell_len(models[i])) + f"{models[i]}\n{pair}"), no_wrap=True)
     for number, (name, *cells) in enumerate(rows[1:], start=1):
         pairs = (f"{cells[2 * i]:>7}{cells[2 * i + 1]:>8}".rjust(wide[i]) for i in group)
+        # A line below the classes: the last three rows are of no class.
         table.add_row(Text(name), *map(Text, pairs), end_section=number == len(rows) - 4)
     # rich shrinks a table to its console: measured on one without limits, it keeps its width.
     endless = Console(width=100_000)
@@ -145,6 +146,7 @@ def print_areas(areas: Sequence) -> None:
 
 def area_lines(areas: Sequence[tuple[str, int, float | None]]) -> list[str]:
     """Lines of a table of (name, pixels, hectares): pixels, share, and area in a unit that suits the map."""
+    # Of a map of nothing but nodata there is no pixel to divide by.
     total = max(1, sum(pixels for _, pixels, _ in areas))
     unit = area_unit((pixels, hectares) for _, pixels, hectares in areas)
     lines = [f"{'class':<20}{'pixels':>14}{'share':>9}{unit.name:>14}"]
