@@ -12,6 +12,7 @@ import samples
 import shapely
 import world
 
+from labelscape.assessment import census
 from labelscape.assessment.census import content_hash, count, open_map
 from labelscape.assessment.draw import draw_pixels
 from labelscape.assessment.points import read_design
@@ -51,10 +52,11 @@ def test_points_lie_in_their_strata_and_carry_their_probability(raster, tmp_path
 
 
 @pytest.mark.parametrize("by", ["classes", "blocks"])
-def test_the_same_seed_draws_the_same_pixels_whatever_is_read_at_once(raster, tmp_path, by):
+def test_the_same_seed_draws_the_same_pixels_whatever_is_read_at_once(raster, tmp_path, by, monkeypatch):
     more = {} if by == "classes" else {"block": 15, "per_block": 4, "floor": 8}
     designs = []
     for number, rows in enumerate((1, 7, 64, None)):
+        monkeypatch.setattr(census, "PART_PIXELS", (1, 1000, 10**6, 2**21)[number])
         out = tmp_path / f"{number}.gpkg"
         sample(raster, out, size=90, seed=7, strip_rows=rows, **{"floor": 5, **more})
         designs.append(read_design(out))
@@ -73,9 +75,9 @@ def test_every_pixel_of_a_stratum_is_equally_likely(tmp_path):
     raster = samples.class_map(tmp_path / "m.tif", values)
     times, hits = 3000, np.zeros(values.shape)
     with open_map(raster) as one:
-        census = count(one)
+        whole = count(one)
         for seed in range(times):
-            drawn = draw_pixels(one, census, np.array([2, 3, 0]), seed)
+            drawn = draw_pixels(one, whole, np.array([2, 3, 0]), seed)
             hits[drawn.rows, drawn.columns] += 1
     expected = times * np.select([values == 0, values == 1], [2 / 6, 3 / 7], 0)
     spread = np.sqrt(np.maximum(expected * (1 - expected / times), 1))

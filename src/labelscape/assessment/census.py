@@ -24,6 +24,8 @@ from labelscape.scenes.files import READ_FAILURES, gdal, open_raster, reason
 
 AREA_COLUMNS = 256
 """Pixels of a row whose ground area is taken as equal: it changes slowly along a row."""
+PART_PIXELS = 2**21
+"""Pixels for which strata, areas and blocks are worked out at once: some 50 bytes each."""
 MOST_BLOCKS = 20_000_000
 """Blocks times strata that are counted at once: 8 bytes each."""
 
@@ -167,6 +169,25 @@ def strata_of_confidence(path: str | Path, limits: Sequence[float]) -> Strata:
     return Strata("bands of confidence", names, table, Path(path))
 
 
+def parts(
+    one: ClassMap, rows: int | None = None, tick: Callable[[int], None] | None = None
+) -> Iterator[tuple[Window, np.ndarray, np.ndarray, np.ndarray]]:
+    """A map from the top: windows of its whole width with `ClassMap.members` of each, read strip by strip.
+
+    Read by the strip, since blocks of the file are decoded whole; handed on in fewer rows, since what is
+    computed from a pixel takes many times its byte.
+    """
+    for strip in strips(one.grid, rows):
+        found = one.members(strip)
+        height = max(1, PART_PIXELS // strip.width)
+        for top in range(0, strip.height, height):
+            rows_of = slice(top, min(top + height, strip.height))
+            window = Window(strip.top + top, 0, rows_of.stop - top, strip.width)
+            yield window, *(array[rows_of] for array in found)
+        if tick:
+            tick(strip.height)
+
+
 def strips(grid: Grid, rows: int | None = None) -> Iterator[Window]:
     """Windows of the grid's whole width, from the top."""
     rows = rows or strip_height(grid.width)
@@ -195,8 +216,7 @@ def count(
             f"Blocks of {block} pixels are {across * down:,}, too many to count; take larger ones."
         )
     blocks, block_area = np.zeros((across * down, strata), np.int64), np.zeros(across * down)
-    for strip in strips(one.grid, strip_rows):
-        values, kinds, of = one.members(strip)
+    for strip, values, kinds, of in parts(one, strip_rows, tick):
         digest.update(np.ascontiguousarray(values))
         inside = np.flatnonzero(of.ravel() >= 0)
         cell = of.ravel()[inside].astype(np.int64) * classes + kinds.ravel()[inside]
@@ -209,8 +229,6 @@ def count(
             place = number * strata + of.ravel()[inside]
             blocks += np.bincount(place, minlength=blocks.size).reshape(blocks.shape)
             block_area += np.bincount(number, weights=metres, minlength=len(block_area))
-        if tick:
-            tick(strip.height)
     if not pixels.sum():
         raise BadInput(f"{one.path} has no pixel to sample: all of it is nodata.")
     shape = strata, classes

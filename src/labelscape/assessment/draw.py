@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labelscape.assessment.census import Census, ClassMap, pixel_areas, strips
+from labelscape.assessment.census import Census, ClassMap, parts, pixel_areas
 from labelscape.grid import Window
 
 
@@ -50,8 +50,8 @@ def draw_pixels(
     ]
     seen = np.zeros(len(units), np.int64)
     found: list[np.ndarray] = []
-    for strip in strips(one.grid, strip_rows):
-        of = one.members(strip)[2].ravel()
+    for strip, _, _, of in parts(one, strip_rows, tick):
+        of = of.ravel()
         here = np.bincount(of[of >= 0], minlength=len(units))
         metres = None
         for h in np.flatnonzero(here):
@@ -63,8 +63,6 @@ def draw_pixels(
             rows, columns = np.divmod(places, strip.width)
             found.append(np.stack([rows + strip.top, columns, np.full(len(rows), h), metres[places]]))
         seen += here
-        if tick:
-            tick(strip.height)
     rows, columns, stratum, area = np.concatenate(found, axis=1)
     order = np.lexsort([columns, rows, stratum])
     stratum = stratum[order].astype(np.int64)
@@ -102,7 +100,7 @@ def draw_blocks(
     """
     numbers, of, _ = strata_of_blocks(census)
     across = -(-one.grid.width // side)
-    parts: list[np.ndarray] = []
+    found: list[np.ndarray] = []
     for h, wanted in enumerate(blocks):
         members = numbers[of == h]
         picked = np.random.default_rng([seed, h]).choice(len(members), size=int(wanted), replace=False)
@@ -114,7 +112,7 @@ def draw_blocks(
             places = np.sort(rng.choice(inside, size=min(per_block, len(inside)), replace=False))
             rows, columns = np.divmod(places, window.width)
             n = len(places)
-            parts.append(
+            found.append(
                 np.stack(
                     [
                         rows + window.top,
@@ -130,6 +128,6 @@ def draw_blocks(
             )
             if tick:
                 tick(1)
-    rows, columns, stratum, area, probability, block, block_area, block_pixels = np.concatenate(parts, axis=1)
+    rows, columns, stratum, area, probability, block, block_area, block_pixels = np.concatenate(found, axis=1)
     whole = (x.astype(np.int64) for x in (rows, columns, stratum))
     return Drawn(*whole, area, probability, block.astype(np.int64), block_area, block_pixels.astype(np.int64))
