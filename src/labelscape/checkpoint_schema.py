@@ -30,6 +30,7 @@ USUAL_SIZE = 4096
 
 
 def _name(text: str) -> str:
+    # Names reach terminals, XML and HTML: escape sequences and marks that turn text around are refused.
     if not text.strip() or not is_printable_name(text):
         raise ValueError("a name of visible characters was expected")
     return text
@@ -40,19 +41,23 @@ def _data_type(name: str) -> str:
         kind = np.dtype(name).kind
     except TypeError:
         kind = ""
+    # NumPy also knows objects, dates and complex numbers, which no scene is read as.
     if kind not in ("u", "i", "f"):
         raise ValueError("the name of a type of numbers was expected, such as uint16")
     return name
 
 
 def _float32(value: float) -> float:
+    # `not <=` refuses NaN too; beyond float32 the network would compute with infinity.
     if not abs(value) <= np.finfo(np.float32).max:
         raise ValueError("a finite number was expected")
     return value
 
 
+# A name of a megabyte would stand in every legend, table and message.
 Name = Annotated[str, Field(max_length=500), AfterValidator(_name)]
 Finite = Annotated[float, AfterValidator(_float32)]
+# None: a score that is undefined, since JSON has no NaN.
 Fraction = float | None
 # JSON has no true and false among its numbers, Python has.
 Whole = Annotated[int, BeforeValidator(lambda v: "" if isinstance(v, bool) else v), Field(strict=True)]
@@ -66,6 +71,7 @@ class _Open(BaseModel):
 
 
 class _Class(BaseModel):
+    # 255 is nodata in every map.
     value: Annotated[Whole, Field(ge=0, le=254)]
     name: Name
     color: tuple[Colour, Colour, Colour]
@@ -94,6 +100,7 @@ class _Colours(BaseModel):
         if shapes != ((count, bands), (count, bands, bands)) or len(self.limits) not in (0, pairs):
             raise ValueError(f"`colours` do not fit {bands} bands")
         try:
+            # Distances of colours are computed with this factor: the first map would fail without it.
             np.linalg.cholesky(np.array(self.covariances))
         except np.linalg.LinAlgError as error:
             raise ValueError("`colours` have covariances that no data can have") from error
@@ -141,6 +148,7 @@ class _Scores(_Open):
     def _fits(self) -> _Scores:
         if self.confusion is not None:
             counts = self.confusion.counts
+            # Reports write the names of `classes` beside the rows, in order.
             if {len(self.classes)} != {len(counts), *map(len, counts)}:
                 raise ValueError("a confusion matrix must have a row and a column for each class")
             if len(self.confusion.unpredicted) not in (0, len(counts)):
@@ -179,6 +187,7 @@ class _Imagery(_Open):
     @model_validator(mode="after")
     def _fits(self) -> _Imagery:
         bands = len(self.bands)
+        # Without its scaling a network cannot be run; without the other two a scene is compared with less.
         for name, values, none in (
             ("pairs of mean and standard deviation", self.normalisation, bands),
             ("statistics", self.statistics, 0),
@@ -186,8 +195,10 @@ class _Imagery(_Open):
         ):
             if len(values) not in (bands, none):
                 raise ValueError(f"{bands} bands, {len(values)} {name}")
+        # A scene's bands are found by name.
         if len(set(self.bands)) < bands:
             raise ValueError("two bands have one name")
+        # Conversion from a scene's units divides by the scale.
         if any(scale == 0 for scale, _ in self.units):
             raise ValueError("`units` have the scale 0")
         if self.colours is not None:
@@ -223,6 +234,7 @@ def check_description(fields: object) -> None:
     """
     if not isinstance(fields, dict):
         raise ValueError("a mapping was expected")
+    # First, since whatever walks the fields afterwards recurses, and a deep file would exhaust the stack.
     _check_depth(fields, DEEPEST)
     try:
         _Description.model_validate(fields)
@@ -241,9 +253,11 @@ def check_options(options: Mapping[str, Any], weights: int) -> None:
         if isinstance(value, Mapping):
             waiting += value.values()
         elif isinstance(value, (list, tuple)):
+            # A list may stand for a layer each, however small its numbers.
             if len(value) > USUAL_SIZE:
                 raise ValueError(f"`options` hold a list of {len(value)} values")
             waiting += value
+        # `not <=`: NaN is no width either.
         elif isinstance(value, (int, float)) and not abs(value) <= most:
             raise ValueError(f"`options` hold the number {value:g}, and the file {weights} weights")
 

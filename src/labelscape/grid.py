@@ -190,7 +190,9 @@ class Grid:
             return None
         if np.ptp(west) > 1e-9 or np.ptp(far) > 1e-9:  # meridians are no columns
             return None
+        # A pixel across the date line is not 359 degrees wide.
         turn = np.radians(abs((east[0] - west[0] + 180) % 360 - 180))
+        # Clipped: the outer rows of a global grid may reach beyond the poles, where there is no ground.
         return turn * np.abs(np.diff(_zone(np.clip(lat, -90, 90))))
 
     @cached_property

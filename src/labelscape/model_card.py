@@ -121,6 +121,7 @@ def _training(recipe: Mapping) -> str:
     if not recipe.get("steps"):
         return ""
     start = f", started from {Path(recipe['start']).name}" if recipe.get("start") else ""
+    # Recipes of earlier versions, and of strangers, may lack either: the card shows what there is.
     crops = (
         f" of {recipe['batch']} crops of {recipe['crop']} pixels" if {"batch", "crop"} <= set(recipe) else ""
     )

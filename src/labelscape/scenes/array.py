@@ -104,6 +104,7 @@ class ArrayScene(Scene):
         return sampled(self, bands, shape)
 
     def again(self) -> ArrayScene:
+        # Shared by threads: reads are copies, and nothing is written.
         return self
 
     def hold(self) -> Scene:

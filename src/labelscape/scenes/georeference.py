@@ -28,6 +28,7 @@ def place_notes(dataset: rasterio.DatasetReader | WarpedVRT, title: str) -> tupl
 
 def _placed(dataset: rasterio.DatasetReader | WarpedVRT) -> tuple[Grid, str]:
     plain = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+    # Of points beside a transform GDAL takes the transform too.
     if not dataset.transform.is_identity or isinstance(dataset, WarpedVRT):
         return plain, ""
     points, crs = dataset.gcps

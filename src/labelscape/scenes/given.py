@@ -75,6 +75,7 @@ def _of_dataset(
         )
     in_memory = "/vsimem/" in dataset.name
     name = IN_MEMORY if in_memory else None
+    # By name where that works: handles of our own may be read by several threads, the caller's by one.
     if opens_again(dataset):
         return FileScene(dataset.name, nodata=nodata, bands=bands, name=name)
     if dataset.closed:
@@ -139,6 +140,7 @@ def _placed(array: DataArray, name: str) -> tuple[Any, object, rasterio.Affine]:
     try:
         rows, columns = array.rio.y_dim, array.rio.x_dim
         others = [d for d in array.dims if d not in (rows, columns)]
+        # Dates are no bands: a series would be read as one image of as many bands.
         if len(others) > 1 or "time" in others:
             raise BadInput(
                 f"{name} has the dimensions {', '.join(map(str, array.dims))}; a scene has band, {rows} and "

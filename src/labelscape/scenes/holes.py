@@ -24,6 +24,7 @@ def stored_blocks(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> np
 
     Missing blocks read as the nodata value, or as 0 where there is none.
     """
+    # Of a warped or padded raster the blocks are not those that the file has.
     if type(dataset) is not rasterio.DatasetReader or dataset.driver != "GTiff":
         return None
     high, wide = dataset.block_shapes[0]

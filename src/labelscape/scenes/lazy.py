@@ -38,6 +38,7 @@ class LazyScene(Scene):
 
     @cached_property
     def _facts(self) -> tuple[Grid, np.dtype, float | None, Rules, Units, tuple[str, ...]]:
+        # All of them at once: each opening costs a read of the header, on a server a request.
         with self.again() as scene:
             return scene.grid, scene.dtype, scene.nodata, scene.band_nodata, scene.units, scene.notes
 

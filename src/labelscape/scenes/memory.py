@@ -36,6 +36,7 @@ def cut(
     check_window(window, scene.grid.window)
     inside = window.inset_of(scene.grid.window)
     if bands is None or tuple(bands) == scene.bands:
+        # np.array copies: callers write into what they are given.
         found, rules = np.array(pixels[(slice(None), *inside)]), scene.band_nodata
     else:  # a list of bands makes numpy copy by itself
         chosen = [scene.index(b) for b in bands]

@@ -166,6 +166,7 @@ class MosaicScene(Scene):
         # As one array: a window is compared with thousands of parts at once.
         self._edges = (
             np.array([[p.place.top, p.place.left, p.place.bottom, p.place.right] for p in self._placed])
+            # Also of no parts at all, where the array would have a single axis.
             .reshape(-1, 4)
             .T
         )

@@ -121,6 +121,7 @@ def _areas(geometries: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
 
     found, kinds = geometries.copy(), shapely.get_type_id(geometries)
     left_out: Counter[str] = Counter()
+    # 3 and 6 are shapely's numbers of polygons and multipolygons.
     for i in np.nonzero(~np.isin(kinds, [3, 6]) | shapely.is_empty(geometries))[0]:
         parts = [p for p in _parts(geometries[i]) if p.geom_type == "Polygon" and not p.is_empty]
         found[i] = shapely.MultiPolygon(parts) if parts else None

@@ -149,6 +149,7 @@ class FileScene(Scene):
         # Masks are asked for last: after a damaged mask GDAL raises its error at the next call, whatever it
         # is.
         layers = [
+            # The file's own place: its view in colours has no ground control points.
             Layer(d, own.bands, own.nodata, own.masks(d), grid_of(g), file, shared)
             for g, d, own, file in zip(given, datasets, found, files)
         ]
@@ -175,11 +176,13 @@ class FileScene(Scene):
             )
         if nodata is not None:
             check_nodata(nodata, dtypes, self.name)
+        # uint16 and int16 become int32: no band's values wrap around.
         return np.result_type(*dtypes)
 
     def _read_from(self, layers: Sequence[Layer]) -> None:
         self._layers = list(layers)
         self.band_nodata = tuple(rule for layer in layers for rule in layer.nodata)
+        # Each once: the bands of a file share its masks, and reading one costs as much as a band.
         self._masks = tuple(dict.fromkeys(mask for layer in layers for mask in layer.masks))
 
     def _pick(self, bands: Sequence[str]) -> None:

@@ -264,11 +264,13 @@ def _check_near(file: str, place: str, key: str) -> None:
     """
     if _on_the_web(place):
         here, there = urlsplit(place), urlsplit(file)
+        # The scheme too: what comes over http may have been changed on the way.
         near = (here.scheme, here.netloc) == (there.scheme, there.netloc)
         virtual = Path(there.path).suffix.lower() in VIRTUAL
         where = there.netloc or file
     else:
         local = is_local(file)
+        # Resolved: a link, or "..", may lead out of the folder.
         near = local and Path(file).resolve().is_relative_to(Path(place).resolve().parent)
         virtual = near and _is_text(Path(file))
         where = file if local else urlsplit(file).netloc or file
@@ -283,6 +285,7 @@ def _check_near(file: str, place: str, key: str) -> None:
 
 def _is_text(file: Path) -> bool:
     """Is this XML or JSON, as virtual rasters and descriptions of web services are?"""
+    # By its content: GDAL takes a virtual raster for one by that, whatever its suffix.
     with file.open("rb") as opened:
         return opened.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"<", b"{")
 

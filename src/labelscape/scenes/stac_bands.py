@@ -128,6 +128,7 @@ def wanted_bands(bands: Sequence[Band], wanted: Sequence[str]) -> dict[str, Band
     """
     found = {}
     for name in wanted:
+        # A key names a band only where its asset has one; of several it would name all.
         by_key = [b for b in bands if b.key == name and b.count == 1]
         by_name = [b for b in bands if b.name == name and b.named]
         by_common = [b for b in bands if b.common == name]
@@ -175,6 +176,7 @@ def _common_name(band: dict) -> str | None:
 
 
 def _units(band: dict) -> tuple[float, float]:
+    # `scale` in raster:bands of STAC 1.0, `raster:scale` in the bands of 1.1.
     scale, offset = (_number(band.get(f"raster:{key}", band.get(key))) for key in ("scale", "offset"))
     return 1.0 if scale is None else scale, offset or 0.0
 

@@ -52,6 +52,7 @@ class Padded:
         """(H, W) bool: the pixels that the file has."""
         own, missing = self._own_part(window)
         height, width = (int(side) for side in (own.height, own.width))
+        # A window wholly beyond the file repeats its last row or column, of which none is a pixel of its own.
         inside = (window.row_off < self._dataset.height) & (window.col_off < self._dataset.width)
         return np.pad(np.full((height, width), inside), missing)
 
@@ -95,6 +96,7 @@ def warped_to_finest(layers: Sequence[Layer], handles: ExitStack) -> list[Layer]
     """Resample every file to the grid of the finest one. Raises BadInput unless all cover the same ground.
     Warped files are closed by `handles`.
     """
+    # The determinant is the area of a pixel, also on rotated grids.
     finest = min(layers, key=lambda layer: abs(layer.grid.transform.determinant))
     bounds = [layer.grid.bounds_of(layer.grid.window) for layer in (finest, *layers)]
     width, height = bounds[0][2] - bounds[0][0], bounds[0][3] - bounds[0][1]

@@ -136,6 +136,7 @@ def _stamp(file: Path) -> Stamp | None:
                 digest.update(opened.read(SAMPLE))
     except OSError:
         return None
+    # 64 bits: enough against accidents, and nobody forges a file to spoil a map of their own.
     return about.st_size, about.st_mtime_ns, digest.hexdigest()[:16]
 
 

@@ -147,6 +147,7 @@ def _is_mask(dataset: rasterio.DatasetReader, band: int) -> bool:
     windows = [whole]
     if whole.pixels > 9 * (2 * LOOK_SIDE) ** 2:
         places = [[round(part * (side - LOOK_SIDE) / 4) for part in (0, 1, 2, 3, 4)] for side in whole.shape]
+        # No corners: those of rotated images are empty, and zeros are not judged.
         nine = [(1, 1), (1, 3), (3, 1), (3, 3), (2, 2), (0, 2), (2, 0), (2, 4), (4, 2)]
         windows = [Window(places[0][r], places[1][c], LOOK_SIDE, LOOK_SIDE) for r, c in nine]
     try:
@@ -205,6 +206,7 @@ def nodata_of(dataset: rasterio.DatasetReader, found: BandsAndValidity) -> list[
 
 def common_value(values: Sequence[float | None]) -> float | None:
     """The nodata value that all bands share, else None."""
+    # NaN differs from itself: that of all bands is one value nevertheless.
     same = all(value == values[0] or value != value != values[0] for value in values)
     return values[0] if same else None
 
@@ -243,6 +245,7 @@ def may_be_stored(value: float, dtype: np.dtype) -> bool:
     in uint16. NaN equals no pixel.
     """
     if dtype.kind == "f":
+        # Infinity can be stored; a finite value only where its rounding to the type is not infinite.
         with np.errstate(over="ignore"):
             return value == value and (np.isinf(value) or bool(np.isfinite(np.asarray(value).astype(dtype))))
     if dtype.kind not in "iu":

@@ -113,6 +113,7 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
         meta, _, wkb, fields = pyogrio.raw.read(plain, layer=layer, columns=columns)
         # Rings that are not closed are closed; what cannot be decoded at all becomes None.
         geometries = np.atleast_1d(shapely.from_wkb(wkb, on_invalid="fix"))
+    # Older versions of pyogrio do not give the types: columns then stay as they came.
     kinds = zip(meta.get("ogr_types", ()), meta.get("ogr_subtypes", ()))
     found = {
         name: _as_stored(values, *kind)
@@ -128,7 +129,7 @@ def layer_facts(path: str | Path, layer: str) -> dict[str, Any]:
     import pyogrio
 
     with _failures(path), as_it_is(path) as plain, _warned():
-        # Otherwise formats that do not store the number, give -1.
+        # Otherwise formats that do not store the number give -1.
         return pyogrio.read_info(plain, layer=layer, force_feature_count=True)
 
 
@@ -203,6 +204,7 @@ def _read_parquet(source: VectorSource) -> Features:
                 f"{source} is a table without geometry (no `geo` metadata); polygons were expected."
             )
         column = geo["columns"][geo["primary_column"]]
+        # GeoParquet 1.1 also has encodings of its own for points, lines and polygons, which are not WKB.
         if column.get("encoding") != "WKB":
             raise BadFile(
                 f"{source} stores geometry as {column.get('encoding')}; WKB was expected. Save it as .gpkg."

@@ -59,6 +59,7 @@ def in_colours(dataset: rasterio.DatasetReader, title: str, handles: ExitStack) 
         return dataset
     palette = dataset.colormap(paletted[0])
     others = [c for c in dataset.colorinterp if c not in (ColorInterp.palette, ColorInterp.alpha)]
+    # A warped raster has no file of its own that a view could name.
     if len(paletted) > 1 or others or isinstance(dataset, WarpedVRT):
         raise BadInput(
             f"Band {paletted[0]} of {title} has a colour table: its values are numbers of colours, or "
@@ -91,6 +92,7 @@ def selected_view(
             n,
             TYPES[dataset.dtypes[i - 1]],
             f"<SimpleSource>{_source(dataset.name, i)}</SimpleSource>",
+            # Undefined, whatever the file says: a band marked as alpha would be the warper's mask.
             "Gray" if n == 1 else "Undefined",
         )
         for n, i in enumerate(bands, 1)
@@ -115,6 +117,7 @@ def blanked_view(
         return selected_view(dataset, bands, None, grid, handles)
     kinds = [TYPES[dataset.dtypes[i - 1]] for i in bands]
     name, places = dataset.name, list(bands)
+    # One view around another for each mask, since a virtual raster has a single mask band.
     for mask in masks:
         inner = [
             _band(n, kind, f"<SimpleSource>{_source(name, i)}</SimpleSource>")
@@ -126,6 +129,7 @@ def blanked_view(
             _band(
                 n,
                 kind,
+                # repr: with fewer digits, as %g has, no pixel would equal the value.
                 f"<NoDataValue>{nodata!r}</NoDataValue><ComplexSource>{_source(document, n)}"
                 "<UseMaskBand>true</UseMaskBand></ComplexSource>",
             )

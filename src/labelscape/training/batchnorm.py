@@ -117,6 +117,7 @@ def estimate(net: Network, batches: Iterable[Tensor], fabric: Fabric | None = No
                 for name, layer in layers.items():
                     pair = torch.stack([layer.running_mean, layer.running_var])
                     sums[name] += len(batch) * pair.cpu().double()
+        # Counted since the statistics were reset: 0 in layers that a map's pass never reaches.
         used = {name for name, layer in layers.items() if layer.num_batches_tracked}
     finally:
         for layer, momentum in momenta.items():
@@ -130,6 +131,7 @@ def estimate(net: Network, batches: Iterable[Tensor], fabric: Fabric | None = No
     for name, total in sums.items():
         found[f"{name}.running_mean"], found[f"{name}.running_var"] = (total / images).float().numpy()
     changes = [
+        # A layer whose output never varied has the variance 0, and its factor would be infinite.
         float(found[f"{name}.running_var"].mean() / max(1e-30, float(before[f"{name}.running_var"].mean())))
         for name in sums
     ]
@@ -142,6 +144,7 @@ def _over_processes(sums: dict[str, Tensor], images: int, fabric: Fabric | None)
     if fabric is None or fabric.world_size == 1:
         return images
     flat = torch.cat([torch.tensor([images], dtype=torch.float64), *(s.flatten() for s in sums.values())])
+    # One sum for all layers: each is a round between machines.
     flat = fabric.all_reduce(flat.to(fabric.device), reduce_op="sum").cpu()
     parts = flat[1:].split([total.numel() for total in sums.values()])
     for total, part in zip(sums.values(), parts):

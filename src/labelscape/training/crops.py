@@ -172,6 +172,7 @@ class Drawing:
 
 def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """One crop: placed, read, padded where its scene is smaller, resized to scale, flipped or rotated."""
+    # The order of these draws is part of a recipe: in another a seed would give other crops and weights.
     scale = 1.0
     if drawing.scale_range:
         scale = float(rng.uniform(*drawing.scale_range))

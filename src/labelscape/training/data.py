@@ -71,6 +71,7 @@ def of_second_task() -> Iterator[None]:
     `mate.data.classes`, on the command line --mate-classes.
     """
 
+    # A setting in backticks, alone or with its value: `classes`, `classes={...}`.
     setting = re.compile(r"`(\w+)(?=[=`])")
 
     def renamed(found: re.Match[str]) -> str:
@@ -97,6 +98,7 @@ def _open_published(data: Data) -> Dataset:
     # Small sets are held in memory: otherwise every crop decodes its file again.
     bytes_in_all = 0
     for scene in dataset.scenes:
+        # A byte a pixel more for the labels.
         bytes_in_all += scene.scene.nbytes + scene.scene.grid.window.pixels
         if bytes_in_all > HOLD_BYTES:
             return dataset

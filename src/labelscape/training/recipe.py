@@ -240,6 +240,7 @@ class Recipe(BaseModel):
     def _map_size_in_numbers(cls, given: Any) -> Any:
         if given.get("map_size") is None:
             return given
+        # In numbers, as the stored recipe has them: another version may choose other ones.
         usual = {name: cls.model_fields[name].default for name in ("steps", "batch", "crop", "accumulate")}
         return filled(given, usual)
 

@@ -90,6 +90,7 @@ class Data(BaseModel):
             share = 1 / fold_of(given["fold"])[1]
         except BadOption as problem:
             raise ValueError(str(problem)) from problem
+        # A stored recipe has the fold's own share beside it, which is no contradiction.
         for name, none in (("dataset", None), ("split", "blocks"), ("holdout", share)):
             if given.get(name, none) != none:
                 raise ValueError(f"fold={given['fold']} cannot be given with {name}={given[name]}.")

@@ -22,15 +22,18 @@ def filled(given: Mapping[str, Any], usual: Mapping[str, int]) -> dict[str, Any]
     """
     known = {**usual, **{name: value for name, value in given.items() if value is not None}}
     numbers = [known.get(name) for name in ("map_size", "steps", "batch", "crop", "accumulate")]
+    # Not isinstance: True is an int in Python, and the types refuse it later.
     if any(type(number) is not int or number < 1 for number in numbers):
         return dict(given)  # without a map size, or reported by the types
     side, steps, batch, crop, parts = numbers
     known.setdefault("map_tiles", TILES)
     known.setdefault("map_steps", round(SHARE * steps) if side > crop else 0)
     if known["map_steps"] and type(known["map_steps"]) is int:
+        # Memory goes with the pixels of a part: those of an ordinary one in as few crops as it may have.
         affordable = int(crop * (batch / (LEAST_CROPS * parts)) ** 0.5) // WHOLE * WHOLE
         large = known.setdefault("map_crop", min(side, max(crop, affordable)))
         if type(large) is int and large > 0:
+            # About the pixels of an ordinary step, and thus its time; a multiple of the parts.
             whole = batch * crop**2 // large**2 // parts * parts
             known.setdefault("map_batch", max(LEAST_CROPS * parts, whole))
     return {**given, **{name: known[name] for name in SETTINGS if name in known}}

@@ -75,6 +75,7 @@ def train(
     check_local(out)
     out = Path(out)
     if tensorboard:
+        # Before hours of training, not when the first value is written.
         require_tensorboard()
     fabric = gather(recipe.device, recipe.precision)
     several = "es" * (fabric.world_size > 1)
@@ -110,6 +111,7 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
             score=run.score and _will_be_scored(recipe, dataset, run.say),
             score_mate=of_mate and scored_part(mate) is not None,
         )
+        # As many of each as `survey` looks at.
         surveyed = sum(min(len(each.learned_from()), 1000) for each in (dataset, mate) if each)
         with bar("statistics", surveyed, "scenes", shown=leads) as tick:
             blank = blank_checkpoint(recipe, dataset, tick, mate)
@@ -137,6 +139,7 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
             say=run.say,
             stop=run.stop,
         )
+        # The base network's are of the same blocks; those of a checkpoint given as `start` may not be.
         before = start.scores if recipe.base_steps else {}
         return _finished(checkpoint, recipe, dataset, run, before, mate)
 
@@ -219,6 +222,7 @@ def base_recipe(recipe: Recipe) -> Recipe:
         rate=recipe.base_rate,
         batch=recipe.base_batch or recipe.batch,
         base_batch=None,
+        # The same share of the run.
         warmup=round(recipe.warmup * recipe.base_steps / recipe.steps),
         base_steps=0,
         mate=None,

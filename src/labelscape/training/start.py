@@ -54,6 +54,7 @@ def fit_of(
     bands, classes = len(dataset.bands), len(dataset.legend)
     own = own or shapes_of(network, bands, classes, options) or {}
     theirs = {key: value.shape for key, value in start.weights.items()}
+    # One band or one class more shows which weights depend on their number, whatever the network.
     other: set[str] = set()
     why = []
     if tuple(start.bands) != tuple(dataset.bands):
@@ -90,6 +91,7 @@ def take_over(net: Network, network: str, options: dict, dataset: Dataset, start
     own = {key: tuple(value.shape) for key, value in state.items()}
     with torch.no_grad():
         for key in fit_of(network, options, dataset, start, own).taken:
+            # In place: the state shares its memory with the parameters.
             state[key].copy_(torch.from_numpy(start.weights[key]))
 
 

@@ -212,6 +212,7 @@ def _replaced(printed: Recipe, recipe: Recipe, row: Row, options: Mapping[str, A
 
 def _equal(one: Plan, other: Plan) -> bool:
     """Are two rows trained and tested alike? Their paper's numbers may still differ."""
+    # Not with a copy: all copies name the first.
     if one.recipe is None or other.recipe is None or one.same_as is not None:
         return False
     return test_settings(one) == test_settings(other) and settled(

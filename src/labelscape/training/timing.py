@@ -186,6 +186,7 @@ def alternately(
             for run, its in zip((one, other), times, strict=True):
                 its.append(run())
             tick()
+    # The least, not the mean: whatever else runs can only make a turn slower.
     return min(times[0][1:]), min(times[1][1:])
 
 
