@@ -64,6 +64,17 @@ Boundaries = Annotated[
         "Implies --card.",
     ),
 ]
+Things = Annotated[
+    list[str],
+    typer.Option(
+        "--objects",
+        help="Class of things, such as building: also score its objects (matched at IoU 0.5) and borders. "
+        "Repeat.",
+    ),
+]
+Tolerance = Annotated[
+    int, typer.Option("--tolerance", help="Of boundary F1 and boundary IoU, in pixels (with --objects).")
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -100,6 +111,8 @@ def run(
     predictions: Predictions = None,
     card: Card = False,
     boundaries: Boundaries = False,
+    objects: Things = [],
+    tolerance: Tolerance = 2,
     out: Out = None,
     overwrite: Overwrite = False,
     tiles: Tiles,
@@ -125,7 +138,7 @@ def run(
     """
     from labelscape.checkpoint import load
     from labelscape.evaluation.measure import for_labels
-    from labelscape.evaluation.text import print_card
+    from labelscape.evaluation.text import print_card, print_objects
     from labelscape.training.data import open_recipe_data
 
     checkpoint = load(model).task(task)
@@ -140,13 +153,16 @@ def run(
         checkpoint = for_labels([checkpoint], opened)[0]
         if task is None and checkpoint.whole is not None:
             talk(f"scoring the second task {checkpoint.whole.mate.name}, whose classes these labels have")
-        files = {"boundaries": boundaries, "out": out, "overwrite": overwrite}
+        files = {"boundaries": boundaries, "objects": objects, "tolerance": tolerance}
+        files |= {"out": out, "overwrite": overwrite}
         found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging), files)
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")
     _print(found, checkpoint, split, as_json)
     if (card or boundaries) and not as_json and found.confusion.labelled:
         print_card(found.card, found.trimap)
+    if found.objects and not as_json:
+        print_objects(found.objects)
     if out:
         talk(f"where it is wrong: {out / 'report.html'}")
 
@@ -278,6 +294,7 @@ def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json
                 "per_scene": per_scene,
                 "per_block": [block.to_dict() for block in found.per_block],
                 "card": card,
+                **({"objects": [one.to_dict() for one in found.objects]} if found.objects else {}),
                 **({"per_ring": rings, "trimap": found.trimap} if rings else {}),
                 "notes": list(found.notes),
             }

@@ -20,6 +20,7 @@ from labelscape.evaluation.boundaries import RINGS, ring_of, trimap
 from labelscape.evaluation.confusion import Confusion, count
 from labelscape.evaluation.conventions import Convention, eroded_card, metric_card
 from labelscape.evaluation.metrics import summary
+from labelscape.evaluation.objects import ObjectCounts
 from labelscape.evaluation.text import percent, score_table
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
@@ -52,6 +53,8 @@ class Evaluation:
     """
     per_block: tuple[BlockCounts, ...] = ()
     """Counts of every block with a label: blocks of the scene's own split, else of 256 pixels."""
+    objects: tuple[ObjectCounts, ...] = ()
+    """Counts of objects and borders, one for each class that they were asked for."""
 
     @property
     def card(self) -> tuple[Convention, ...]:

@@ -261,6 +261,7 @@ def _counts(found: Evaluation, places: Places) -> dict:
         "per_block": [block.to_dict() for block in found.per_block],
         "per_distance": places.by_distance(),
         "errors": variogram,
+        "objects": [counts.to_dict() for counts in found.objects],
     }
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from labelscape.evaluation.conventions import Convention
+    from labelscape.evaluation.objects import ObjectCounts
 
 Scores = Mapping[str, Mapping]
 """`metrics.summary` by the model's name."""
@@ -182,3 +183,27 @@ def print_card(
         scores = (percent(band["overall_accuracy"]), percent(band["mean_iou"]))
         table.add_row(within, *scores, f"{band['labelled_pixels']:,}")
     console.print(table)
+
+
+def print_objects(found: Sequence[ObjectCounts], *, console: Console | None = None) -> None:
+    """Print for each class its objects by size, true and predicted, with those that match, and the scores of
+    its borders.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console()
+    for one in found:
+        facts = one.to_dict()
+        title = f"objects of {_printable(one.name)}, matched at IoU 0.5"
+        table = Table("pixels", "true", "found", "predicted", "right", title=title)
+        for row in facts["by_size"]:
+            size = "larger" if row["up_to_pixels"] is None else f"up to {row['up_to_pixels']}"
+            table.add_row(size, *(f"{row[key]:,}" for key in ("truth", "found", "predicted", "right")))
+        _print_whole(console, table)
+        said = {
+            key: percent(facts[key]) for key in ("precision", "recall", "f1", "boundary_f1", "boundary_iou")
+        }
+        print(f"objects: precision {said['precision']} %, recall {said['recall']} %, F1 {said['f1']} %")
+        within = f"borders, within {one.tolerance} pixel{'s' * (one.tolerance != 1)}"
+        print(f"{within}: boundary F1 {said['boundary_f1']} %, boundary IoU {said['boundary_iou']} %")

@@ -19,6 +19,7 @@ from labelscape.datasets.split import known_part
 from labelscape.errors import BadOption, WrongType, check_names
 from labelscape.evaluation import measure
 from labelscape.evaluation.measure import Evaluation
+from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places, write_places
 from labelscape.labels.rules import SETTINGS
 from labelscape.scenes.files import Source, source_paths
@@ -48,6 +49,8 @@ def evaluate(
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
     boundaries: bool = False,
+    objects: Sequence[str] = (),
+    tolerance: int = 2,
     out: str | Path | None = None,
     overwrite: bool = False,
     show: bool = True,
@@ -71,6 +74,8 @@ def evaluate(
              first, or of an open dataset that whose classes it has
     keep     is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
+    objects  classes of things, such as buildings, whose objects are counted too (`Evaluation.objects`), and
+             their borders with a `tolerance` in pixels
     out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
     overwrite  replace files in that folder
 
@@ -80,6 +85,7 @@ def evaluate(
     tiles = {"tile_size": tile_size, "overlap": overlap, "blend": blend}
     how = {"device": device, "precision": precision, "keep": keep, "boundaries": boundaries, "show": show}
     options = {**tiles, **how, "protocol": _one_protocol(protocol, tta, scales, average)}
+    options |= {"objects": objects, "tolerance": tolerance}
     if dataset is not None and labels is None:
         return evaluate_into(out, checkpoint, dataset, part, overwrite=overwrite, task=task, **options)
     known_part(part)  # before scenes are opened
@@ -103,19 +109,25 @@ def evaluate_into(
     part: str | None,
     *,
     overwrite: bool = False,
+    objects: Sequence[str] = (),
+    tolerance: int = 2,
     **options: Any,
 ) -> Evaluation:
-    """`measure.evaluate`, which also writes where the model is wrong into the folder `out`, unless that is
-    None.
+    """`measure.evaluate`, which also counts `objects`, and writes where the model is wrong into the folder
+    `out`, unless that is None.
     """
-    if out is None:
-        return measure.evaluate(checkpoint, dataset, part=part, **options)
     measure.check_dataset(dataset, "score a checkpoint")
     models = load_all(checkpoint)
     known = known_part(part)
     scenes = dataset.scenes if known is None else dataset.part(known)
-    places = Places(out, scenes, dataset.legend, overwrite=overwrite)
-    found = measure.evaluate(models, dataset, part=part, watch=[places.watch], **options)
+    places = Places(out, scenes, dataset.legend, overwrite=overwrite) if out is not None else None
+    things = Objects(objects, dataset.legend.names, tolerance=tolerance) if objects else None
+    watch = [one.watch for one in (places, things) if one is not None]
+    found = measure.evaluate(models, dataset, part=part, watch=watch, **options)
+    if things is not None:
+        found = replace(found, objects=tuple(things.counts))
+    if places is None:
+        return found
     if places.warning:
         found = replace(found, notes=(*found.notes, places.warning))
     title = " + ".join(one.network for one in models)
