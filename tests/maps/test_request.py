@@ -83,6 +83,7 @@ def test_tiles_are_kept_exactly_where_no_setting_changes_their_values(stored):
         "simplify": 3.0,
         "report": False,
         "nodata": 7.0,
+        "band_names": ("a", "b", "c"),
         "area": stored / "area.geojson",
         "allow_remote": True,
         "device": "auto",

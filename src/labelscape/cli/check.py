@@ -63,7 +63,7 @@ def run(
         timing=timing,
         **asdict(extras),
         **asdict(tiles),
-        **asdict(reading),
+        **reading.settings,
         **asdict(machine),
         **averaging.settings,
     )

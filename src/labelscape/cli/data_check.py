@@ -87,6 +87,7 @@ def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding]
             labels,
             spec=rules,
             nodata=reading.nodata,
+            band_names=settings.get("band_names"),
             bands=settings.get("bands"),
             part_of=splits,
             tick=tick,

@@ -121,8 +121,9 @@ def run(
     from labelscape.maps.run import map_scene
 
     settings = averaging.settings
-    for group in (products, extras, outlines, tiles, reading, machine):
+    for group in (products, extras, outlines, tiles, machine):
         settings |= asdict(group)
+    settings |= reading.settings
     _tell(map_scene([model, *averaging.also], scene_of(scene), out, overwrite=overwrite, **settings), as_json)
 
 

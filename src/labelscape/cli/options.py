@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -80,6 +80,12 @@ Nodata = Annotated[
 AllowRemote = Annotated[
     bool,
     typer.Option("--allow-remote", help="Let a STAC item name files outside of its folder, or of its host."),
+]
+BandNames = Annotated[
+    str | None,
+    typer.Option(
+        "--band-names", help="Names of all bands of each file in order, also of one marked as alpha: red,nir."
+    ),
 ]
 Area = Annotated[
     str | None, typer.Option("--area", help="Area of interest: map only inside these polygons (any CRS).")
@@ -156,8 +162,15 @@ class Reading:
     """How a scene is read."""
 
     nodata: Nodata = None
+    band_names: BandNames = None
     area: Area = None
     allow_remote: AllowRemote = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As `map_scene` and `check` take them."""
+        names = tuple(names_of(self.band_names)) if self.band_names else None
+        return {**asdict(self), "band_names": names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +234,7 @@ class Labels:
     bands: Annotated[
         str | None, typer.Option("--bands", help="Bands to use by name, in order: B04,B03,B02.")
     ] = None
+    band_names: BandNames = None
     nodata: Nodata = None
 
     @property
@@ -239,6 +253,7 @@ class Labels:
             "ignore_values": self.ignore_value,
             "threshold": self.threshold,
             "bands": names_of(self.bands) if self.bands else None,
+            "band_names": names_of(self.band_names) if self.band_names else None,
             "nodata": self.nodata,
         }
         return {name: value for name, value in values.items() if value not in (None, [], {})}
@@ -294,19 +309,18 @@ def grouped(run: Callable[..., None]) -> Callable[..., None]:
 
 
 SETTINGS = (
-    "allow_remote area average background bands base_steps batch blend block buffer class_column classes "
-    "crop dataset "
-    "device fold force grid holdout ignore_values labels layer legend mate merge min_area name network "
-    "nodata other_data optimizer out overlap overwrite part polygons polygons_as precision rate reject "
-    "report rows scales seed seeds sieve simplify split start steps threshold tile_size tta val "
-    "size target_se target_class expect allocation floor strata confidence_bands per_block second "
-    "design other_map bootstrap column"
+    "allow_remote area average background band_names bands base_steps batch blend block buffer class_column "
+    "classes crop dataset device fold force grid holdout ignore_values labels layer legend mate merge "
+    "min_area name network nodata other_data optimizer out overlap overwrite part polygons polygons_as "
+    "precision rate reject report rows scales seed seeds sieve simplify split start steps threshold "
+    "tile_size tta val size target_se target_class expect allocation floor strata confidence_bands "
+    "per_block second design other_map bootstrap column"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 
 OF_MATE = (
-    "area background bands block buffer class_column classes dataset holdout ignore_values labels layer "
-    "merge nodata split threshold val"
+    "area background band_names bands block buffer class_column classes dataset holdout ignore_values labels "
+    "layer merge nodata split threshold val"
 )
 """Settings of a second task's data (`mate.data`) that are options: `mate.data.classes` is --mate-classes."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labelscape.cli.parsing import numbers_of, pairs_of, scene_of
+from labelscape.cli.parsing import names_of, numbers_of, pairs_of, scene_of
 from labelscape.errors import BadOption
 
 Texts = list[str]
@@ -72,6 +72,9 @@ class SecondTask:
     mate_bands: Annotated[
         str | None, typer.Option("--mate-bands", help="As --bands, for the second task.")
     ] = None
+    mate_band_names: Annotated[
+        str | None, typer.Option("--mate-band-names", help="As --band-names, for the second task.")
+    ] = None
     mate_nodata: Annotated[
         float | None, typer.Option("--mate-nodata", help="As --nodata, for the second task.")
     ] = None
@@ -116,7 +119,8 @@ class SecondTask:
         readings = {
             "merge": lambda texts: pairs_of(texts, "mate-merge"),
             "classes": lambda texts: numbers_of(texts, "mate-classes"),
-            "bands": lambda text: text.split(","),
+            "bands": names_of,
+            "band_names": names_of,
         }
         for name, value in its_own.items():
             # Singular on the command line, where it takes one value at a time.

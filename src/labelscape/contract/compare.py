@@ -109,8 +109,8 @@ def _by_position(match: BandMatch, wanted: tuple[str, ...], scene: Scene) -> lis
     cause = (
         f"the scene has {strange} where the model reads {' '.join(match.missing)} (scene: "
         f"{' '.join(has)}; model: {' '.join(wanted)}). "
-        "Add the missing bands, or, if they are the same bands under other names, correct the names in the "
-        "file with gdal_edit.py or rasterio"
+        "Add the missing bands, or, if they are the same bands under other names, name all bands of the "
+        "file in order with `band_names`"
     )
     return [Difference("band names", REFUSED, cause)]
 

@@ -39,6 +39,7 @@ def open_dataset(
     spec: LabelRules | Mapping[str, Any] = LabelRules(),
     nodata: float | None = None,
     bands: Sequence[str] | None = None,
+    band_names: Sequence[str] | None = None,
     block: int = 256,
     shares: Mapping[str, float] | None = None,
     buffer: int = 0,
@@ -77,7 +78,7 @@ def open_dataset(
     images, found, given, told = (images, labels, None, ()) if labels else _pairs(images, own_split=keeps)
     # A folder with a single pair is one scene, and is split by blocks.
     by_file = not labels and len(images) > 1
-    files = _files(images, found, spec, nodata, bands, tick)
+    files = _files(images, found, spec, (nodata, bands, band_names), tick)
     with ExitStack() as opened:
         scenes, report = _of_one_kind(files, pixel_size, opened)
         # All scenes' labels were opened with one table, so the first one's legend is that of all.
@@ -163,8 +164,7 @@ def _files(
     images: Sequence[Source],
     labels: Sequence[str | Path],
     rules: LabelRules,
-    nodata: float | None,
-    bands: Sequence[str] | None,
+    reading: tuple[float | None, Sequence[str] | None, Sequence[str] | None],
     tick: Callable[[str], None] | None,
 ) -> _Files:
     """Scenes and labels to open. Raises BadInput for another number of labels, or masks that would be read
@@ -175,7 +175,7 @@ def _files(
     _refuse_masks([f for f in labels if not is_vector(f)], rules)
     # Over all files: a class must have one index although some files lack it.
     table = classes_of(labels, rules) if len(labels) > 1 else None
-    return _Files(images, labels, rules, table, nodata, bands, tick or (lambda name: None))
+    return _Files(images, labels, rules, table, *reading, tick or (lambda name: None))
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,7 @@ class _Files:
     table: ClassTable | None
     nodata: float | None
     bands: Sequence[str] | None
+    band_names: Sequence[str] | None
     tick: Callable[[str], None]
 
 
@@ -245,7 +246,9 @@ def _opened(
     held = 0
     for source, label, size in zip(files.images, files.labels, pixel_sizes):
         # Scenes are resampled before their labels are opened, which then lie on the resampled grid.
-        scene = open_scene(source, pixel_size=size, nodata=files.nodata, bands=files.bands)
+        scene = open_scene(
+            source, pixel_size=size, nodata=files.nodata, bands=files.bands, band_names=files.band_names
+        )
         if units not in (None, scene.units) and declares(scene.units):
             with scene as as_declared:
                 scene = seen_as(as_declared, units=units)

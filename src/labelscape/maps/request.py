@@ -63,6 +63,7 @@ class MapSettings(TypedDict, total=False):
     simplify: float
     report: bool
     nodata: float | None
+    band_names: tuple[str, ...] | None
     area: str | Path | None
     allow_remote: bool
     device: str
@@ -123,6 +124,8 @@ class MapRequest(BaseModel):
     """Write the HTML report."""
     nodata: Annotated[float | None, Affects.TILES] = None
     """Nodata value of the scene, where its files do not declare it."""
+    band_names: Annotated[tuple[str, ...] | None, Affects.TILES] = None
+    """Names of all bands of each file in order, instead of those that the files have."""
     area: Annotated[str | None, Affects.TILES] = None
     """File of polygons in any CRS: only what lies in them is mapped, on a grid cut to them."""
     allow_remote: Annotated[bool, Affects.MACHINE] = False

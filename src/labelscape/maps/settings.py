@@ -66,6 +66,8 @@ def _options(options: Mapping[str, Any], *, metric: bool) -> dict[str, str]:
         rows["Mapped area"] = f"inside the polygons of {options['area']}"
     if options.get("nodata") is not None:
         rows["Nodata value given"] = f"{options['nodata']:g}"
+    if options.get("band_names"):
+        rows["Bands named"] = ", ".join(options["band_names"])
     if options.get("force"):
         rows["Forced"] = "yes: the scene was mapped although the check refused it"
     return rows

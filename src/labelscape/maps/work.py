@@ -83,6 +83,7 @@ def fitting(
         open_scene(
             source,
             nodata=request.nodata,
+            band_names=request.band_names,
             area=request.area,
             wanted=checkpoint.bands,
             allow_remote=request.allow_remote,

@@ -27,7 +27,11 @@ WHAT_MAY_BE_GIVEN = (
 
 
 def scene_given(
-    source: Source, *, nodata: float | None = None, bands: Sequence[str] | None = None
+    source: Source,
+    *,
+    nodata: float | None = None,
+    bands: Sequence[str] | None = None,
+    band_names: Sequence[str] | None = None,
 ) -> Scene | None:
     """Make a scene of an object, with handles of its own; None for paths and lists of them.
 
@@ -36,15 +40,18 @@ def scene_given(
     if isinstance(source, (str, os.PathLike)):
         return None
     if isinstance(source, Scene):
-        if nodata is not None or bands is not None:
+        if nodata is not None or bands is not None or band_names is not None:
             raise BadOption(
-                f"{source.name} is a scene already: pass nodata and bands where it is opened or made."
+                f"{source.name} is a scene already: pass nodata, bands and their names where it is opened "
+                "or made."
             )
         return source.again()
     if isinstance(source, (rasterio.DatasetReader, DatasetWriter, WarpedVRT)):
-        return _of_dataset(source, nodata, bands)
+        return _of_dataset(source, nodata, bands, band_names)
     # By its attributes, not by its class: xarray need not be installed.
     if all(hasattr(source, name) for name in ("dims", "coords", "attrs", "transpose")):
+        if band_names is not None:
+            raise BadOption("A DataArray names its bands: rename them there; `band_names` is for files.")
         return _of_data_array(source, nodata, bands)
     if isinstance(source, (list, tuple)):
         stranger = next((one for one in source if not isinstance(one, (str, os.PathLike))), None)
@@ -66,7 +73,10 @@ def _a(value: object) -> str:
 
 
 def _of_dataset(
-    dataset: rasterio.DatasetReader | WarpedVRT, nodata: float | None, bands: Sequence[str] | None
+    dataset: rasterio.DatasetReader | WarpedVRT,
+    nodata: float | None,
+    bands: Sequence[str] | None,
+    band_names: Sequence[str] | None,
 ) -> FileScene:
     if isinstance(dataset, DatasetWriter):
         raise BadInput(
@@ -77,10 +87,10 @@ def _of_dataset(
     name = IN_MEMORY if in_memory else None
     # By name where that works: handles of our own may be read by several threads, the caller's by one.
     if opens_again(dataset):
-        return FileScene(dataset.name, nodata=nodata, bands=bands, name=name)
+        return FileScene(dataset.name, nodata=nodata, bands=bands, band_names=band_names, name=name)
     if dataset.closed:
         raise BadInput(f"The dataset {dataset.name} is closed and cannot be opened again: pass an open one.")
-    return FileScene(SharedDataset(dataset), nodata=nodata, bands=bands, name=name)
+    return FileScene(SharedDataset(dataset), nodata=nodata, bands=bands, band_names=band_names, name=name)
 
 
 class _Windows:

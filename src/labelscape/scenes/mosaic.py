@@ -39,6 +39,7 @@ def open_scene(
     nodata: float | None = None,
     bands: Sequence[str] | None = None,
     wanted: Sequence[str] | None = None,
+    band_names: Sequence[str] | None = None,
     area: str | Path | None = None,
     pixel_size: float | None = None,
     allow_remote: bool = False,
@@ -51,6 +52,8 @@ def open_scene(
 
     nodata      overrides the nodata value of the files
     bands       names of the bands of the scene, in this order
+    band_names  names of all bands of each file in order, instead of those that the file has, alpha included
+                where it is a measured band
     wanted      names of bands that will be read: where a STAC item has them all, its other files are not
                 opened
     area        polygon file in any CRS: the scene is cropped to their bounds, and invalid outside of them
@@ -69,11 +72,11 @@ def open_scene(
     for one in source if isinstance(source, (list, tuple)) else (source,):
         if isinstance(one, (str, os.PathLike)):
             check_path(one, "A scene")
-    given = scene_given(source, nodata=nodata, bands=bands)
+    given = scene_given(source, nodata=nodata, bands=bands, band_names=band_names)
     if given is None and not is_stac(source):
         files = stack_files(source)
         if len(files) == 1 or is_stack(files):
-            given = FileScene(source, nodata=nodata, bands=bands)
+            given = FileScene(source, nodata=nodata, bands=bands, band_names=band_names)
     if given is not None and area is None and pixel_size is None:
         return given
     if given is not None:
@@ -82,9 +85,13 @@ def open_scene(
             facts = given.source, given.name, given.grid, given.parts
             found = _Parts(*facts, mask=_mask_of(given), units=given.units)
     elif is_stac(source):
+        if band_names is not None:
+            raise BadOption(
+                "A STAC item names its bands: select them with `bands`; `band_names` is for files."
+            )
         found = _described(source, bands or wanted, nodata, bands, allow_remote)
     else:
-        parts = tuple(file_part(file, nodata=nodata, bands=bands) for file in files)
+        parts = tuple(file_part(file, nodata=nodata, bands=bands, band_names=band_names) for file in files)
         # A folder called 2021.06 has no suffix to be cut off.
         name = Path(source).name if isinstance(source, (str, Path)) else f"{Path(files[0]).stem}_mosaic"
         found = _Parts(source, name, mosaic_grid(parts), parts)

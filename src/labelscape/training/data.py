@@ -42,6 +42,7 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
         spec=rules,
         nodata=data.nodata,
         bands=data.bands,
+        band_names=data.band_names,
         block=data.block,
         shares=data.shares,
         buffer=data.buffer,

@@ -179,7 +179,7 @@ def other_data(
     """Other scenes than those of training, whose labels are read as in training except for the settings
     `given`; and what to warn of. Raises UnknownName for another setting.
     """
-    check_names("setting of labels", given, ("labels", *SETTINGS, "nodata", "bands"))
+    check_names("setting of labels", given, ("labels", *SETTINGS, "nodata", "bands", "band_names"))
     stored = checkpoint.recipe.get("data") or {}
     # The area within which training labels are complete says nothing about the labels of other scenes.
     as_trained = {name: stored[name] for name in (*SETTINGS, "nodata") if name != "area" and name in stored}
@@ -188,7 +188,14 @@ def other_data(
         notes = [_area_warning(stored["area"], given.get("background", stored.get("background")))]
     # Nothing of these scenes was trained on, so nothing needs to be held out.
     scenes = {"images": list(images), "holdout": 0}
-    return Data(**{**as_trained, **_as_the_model_reads(checkpoint, images[0]), **given, **scenes}), notes
+    return Data(
+        **{
+            **as_trained,
+            **_as_the_model_reads(checkpoint, images[0], given.get("band_names")),
+            **given,
+            **scenes,
+        }
+    ), notes
 
 
 def _area_warning(area: str, background: str | None) -> str:
@@ -205,7 +212,9 @@ def _area_warning(area: str, background: str | None) -> str:
     )
 
 
-def _as_the_model_reads(checkpoint: Checkpoint, image: str | tuple[str, ...]) -> dict[str, Any]:
+def _as_the_model_reads(
+    checkpoint: Checkpoint, image: str | tuple[str, ...], band_names: Sequence[str] | None
+) -> dict[str, Any]:
     """The checkpoint's bands where the scene has them by name, else its own order; its pixel size where the
     scene's pixels are finer.
     """
@@ -214,7 +223,7 @@ def _as_the_model_reads(checkpoint: Checkpoint, image: str | tuple[str, ...]) ->
         (Path(image) / n).is_dir() for n in ("images", "image", "img_dir", "img")
     ):
         return {}
-    with open_scene(image, wanted=checkpoint.bands) as scene:
+    with open_scene(image, wanted=checkpoint.bands, band_names=band_names) as scene:
         return {
             "bands": list(checkpoint.bands)
             if match_bands(checkpoint.bands, scene.bands).by == "name"

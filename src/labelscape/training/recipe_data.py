@@ -56,6 +56,10 @@ class Data(BaseModel):
     """Nodata value of the scenes, where the files do not declare it."""
     bands: tuple[str, ...] | None = None
     """Names of the bands to use, in this order; all unless given."""
+    band_names: tuple[str, ...] | None = Field(None, exclude_if=lambda names: names is None)
+    """Names of all bands of every file, in order, instead of those that the files have; not stored unless
+    given.
+    """
     pixel_size: float | None = Field(None, gt=0)
     """Pixel size in metres that all scenes are resampled to; by default that of the coarsest scene.
     """
