@@ -1,8 +1,10 @@
+import contextlib
 import json
 import resource
 import subprocess
 import sys
 import xml.etree.ElementTree as xml
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,3 +166,28 @@ def test_a_file_in_use_is_a_likely_cause_on_windows(tmp_path, monkeypatch, syste
         with written_whole(tmp_path / "report.html", overwrite=True):
             raise PermissionError(13, "The process cannot access the file")
     assert ("open in another program" in str(told.value)) == hint
+
+
+def test_a_class_raster_never_stands_there_without_its_names(tmp_path, monkeypatch):
+    """Stopped between the two names, there is no raster that looks complete, nor an earlier one with the
+    names of this.
+    """
+    grid = Grid(world.UTM, world.NORTH_UP, 8, 8)
+    real, named = Path.replace, []
+
+    def stopping(self, target):
+        if len(named) == stop:
+            raise KeyboardInterrupt
+        named.append(Path(target).name)
+        return real(self, target)
+
+    for stop in (0, 1, 2):
+        named.clear()
+        (tmp_path / "m.tif").write_text("an earlier map")
+        with contextlib.suppress(KeyboardInterrupt), monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", stopping)
+            with MapWriter(tmp_path / "m.tif", grid, 1, IGNORE, legend=LEGEND, overwrite=True) as writer:
+                writer.write(grid.window, np.zeros((8, 8), np.uint8))
+        assert named == ["m.tif.aux.xml", "m.tif"][:stop]
+        assert (tmp_path / "m.tif").exists() == (stop == 2)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -148,18 +148,22 @@ class MapWriter:
                     self._read_back(part, levels)
             except GDAL_FAILURES as error:
                 raise self._refused(error) from error
+            # The table takes its name first: killed in between, there is no raster yet, and none that looks
+            # complete without its class names.
+            if self.legend is None:
+                self._remove_earlier()
+                return
+            with written_whole(Path(f"{self.path}.aux.xml"), overwrite=True) as side:
+                side.write_bytes(attribute_table(self.legend, self.counts))
+                self._remove_earlier()
+
+    def _remove_earlier(self) -> None:
+        """Remove an earlier raster of this name with its side files, which GDAL would still use."""
         try:
-            for ending in (
-                ".aux.xml",
-                ".ovr",
-                ".msk",
-            ):  # of an earlier file of this name: GDAL would still use them
+            for ending in ("", ".aux.xml", ".ovr", ".msk"):
                 Path(f"{self.path}{ending}").unlink(missing_ok=True)
         except OSError as error:  # Windows removes no file that a viewer has open
             raise BadFile(f"{error.filename} belongs to an earlier map and cannot be removed.") from error
-        if self.legend is not None:
-            with written_whole(Path(f"{self.path}.aux.xml"), overwrite=True) as part:
-                part.write_bytes(attribute_table(self.legend, self.counts))
 
     def _read_back(self, part: Path, levels: Sequence[Level]) -> None:
         """Read back what was written and compare its histogram: on a full disk GDAL may lose the last blocks

@@ -13,7 +13,10 @@ from threading import Lock
 from typing import Any, Protocol
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+# Raised by what asks an open file for its facts; rasterio.errors has no public name for it.
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput, BadOption
@@ -33,9 +36,9 @@ window they are read in. 0 would be exact, but rasterio 1.4 fails on it.
 MOST_NAMED = 12
 """Rasters of a container that a message names."""
 
-READ_FAILURES = (RasterioError, OSError, UnicodeDecodeError)
-"""What opening and reading raise; UnicodeDecodeError where GDAL's message quotes a file name that is not
-UTF-8, as damaged or old VRTs hold.
+READ_FAILURES = (RasterioError, CPLE_BaseError, CRSError, OSError, UnicodeDecodeError)
+"""What opening and reading raise: GDAL's own errors where a damaged file is noticed late; UnicodeDecodeError
+where GDAL's message quotes a file name that is not UTF-8, as damaged or old VRTs hold.
 """
 
 Files = str | Path | Sequence[str | Path]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from rasterio.enums import Resampling
 
-from labelscape.errors import BadFile, BadInput
+from labelscape.errors import BadFile, BadInput, LabelscapeError
 from labelscape.grid import Grid, Window, check_window
 from labelscape.scenes.files import (
     EXACT,
@@ -105,8 +105,12 @@ class FileScene(Scene):
                     self._pick(bands)
                 if onto is not None:
                     self._resample(onto)
-        except BaseException:  # there is no scene yet that a caller could close
+        except BaseException as error:  # there is no scene yet that a caller could close
             self.close()
+            if isinstance(error, READ_FAILURES) and not isinstance(error, LabelscapeError):
+                raise BadFile(
+                    f"{source_text(source)} cannot be read: its description is damaged ({reason(error)})."
+                ) from error
             raise
 
     def _open(
