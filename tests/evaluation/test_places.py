@@ -12,8 +12,16 @@ import world
 
 import labelscape as ls
 from labelscape.errors import BadFile
-from labelscape.evaluation.places import DISTANCES, LAGS, correlation_length, distance_groups, pairs_of
+from labelscape.evaluation.places import (
+    DISTANCES,
+    LAGS,
+    correlation_length,
+    distance_groups,
+    error_legend,
+    pairs_of,
+)
 from labelscape.grid import Window
+from labelscape.legend import Legend
 from labelscape.training.recipe import make_recipe
 
 QUICK = {"device": "cpu", "show": False}
@@ -71,6 +79,12 @@ def test_an_error_map_shows_the_class_that_was_missed(w, labelled, tmp_path):
     assert f"from row {first.top}, column {first.left}" in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(BadFile, match="exists"):
         ls.evaluate(world.tiny_checkpoint(like=w.scene), labelled, out=tmp_path / "out", **QUICK)
+
+
+def test_what_is_right_looks_like_no_class():
+    light, dark = (245, 245, 245), (25, 25, 25)
+    assert error_legend(Legend.of_names(["water", "forest"])).classes[0].color == light
+    assert error_legend(Legend.of_names(["other", "building"])).classes[0].color == dark
 
 
 def test_blocks_lie_where_their_pixels_do(w, labelled, tmp_path):

@@ -75,6 +75,13 @@ Things = Annotated[
 Tolerance = Annotated[
     int, typer.Option("--tolerance", help="Of boundary F1 and boundary IoU, in pixels (with --objects).")
 ]
+Lines = Annotated[
+    list[str],
+    typer.Option(
+        "--topology",
+        help="Class of lines, such as road: also score whether they are connected (clDice). Repeat.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -113,6 +120,7 @@ def run(
     boundaries: Boundaries = False,
     objects: Things = [],
     tolerance: Tolerance = 2,
+    topology: Lines = [],
     out: Out = None,
     overwrite: Overwrite = False,
     tiles: Tiles,
@@ -138,7 +146,7 @@ def run(
     """
     from labelscape.checkpoint import load
     from labelscape.evaluation.measure import for_labels
-    from labelscape.evaluation.text import print_card, print_objects
+    from labelscape.evaluation.text import print_card, print_objects, print_topology
     from labelscape.training.data import open_recipe_data
 
     checkpoint = load(model).task(task)
@@ -154,15 +162,16 @@ def run(
         if task is None and checkpoint.whole is not None:
             talk(f"scoring the second task {checkpoint.whole.mate.name}, whose classes these labels have")
         files = {"boundaries": boundaries, "objects": objects, "tolerance": tolerance}
-        files |= {"out": out, "overwrite": overwrite}
+        files |= {"topology": topology, "out": out, "overwrite": overwrite}
         found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging), files)
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")
     _print(found, checkpoint, split, as_json)
     if (card or boundaries) and not as_json and found.confusion.labelled:
         print_card(found.card, found.trimap)
-    if found.objects and not as_json:
+    if not as_json:
         print_objects(found.objects)
+        print_topology(found.topology)
     if out:
         talk(f"where it is wrong: {out / 'report.html'}")
 
@@ -295,6 +304,7 @@ def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json
                 "per_block": [block.to_dict() for block in found.per_block],
                 "card": card,
                 **({"objects": [one.to_dict() for one in found.objects]} if found.objects else {}),
+                **({"topology": [one.to_dict() for one in found.topology]} if found.topology else {}),
                 **({"per_ring": rings, "trimap": found.trimap} if rings else {}),
                 "notes": list(found.notes),
             }

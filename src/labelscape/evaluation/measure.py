@@ -22,6 +22,7 @@ from labelscape.evaluation.conventions import Convention, eroded_card, metric_ca
 from labelscape.evaluation.metrics import summary
 from labelscape.evaluation.objects import ObjectCounts
 from labelscape.evaluation.text import percent, score_table
+from labelscape.evaluation.topology import TopologyCounts
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
@@ -55,6 +56,8 @@ class Evaluation:
     """Counts of every block with a label: blocks of the scene's own split, else of 256 pixels."""
     objects: tuple[ObjectCounts, ...] = ()
     """Counts of objects and borders, one for each class that they were asked for."""
+    topology: tuple[TopologyCounts, ...] = ()
+    """Counts of skeletons, one for each class that they were asked for."""
 
     @property
     def card(self) -> tuple[Convention, ...]:

@@ -23,6 +23,7 @@ from scipy.ndimage import distance_transform_edt, label
 from labelscape.datasets.labelled import LabelledScene
 from labelscape.errors import BadOption, check_names
 from labelscape.evaluation.metrics import plain
+from labelscape.evaluation.topology import TopologyCounts, check_size, count_topology
 from labelscape.files import private_folder
 from labelscape.grid import Window
 
@@ -221,16 +222,25 @@ def border_counts(truth: np.ndarray, predicted: np.ndarray, known: np.ndarray, t
 
 
 class Objects:
-    """Follows an evaluation (`watch`) and counts objects and borders of some classes. Raises UnknownName for
-    another class, BadOption for a tolerance below 1.
+    """Follows an evaluation (`watch`) and counts objects and borders of some classes, and the skeletons of
+    others (`topology`). Raises UnknownName for another class, BadOption for a tolerance below 1.
     """
 
-    def __init__(self, classes: Sequence[str], names: Sequence[str], *, tolerance: int = 2) -> None:
-        check_names("class", classes, names)
+    def __init__(
+        self,
+        classes: Sequence[str],
+        names: Sequence[str],
+        *,
+        tolerance: int = 2,
+        topology: Sequence[str] = (),
+    ) -> None:
+        check_names("class", [*classes, *topology], names)
         if tolerance < 1:
             raise BadOption(f"`tolerance={tolerance}` must be at least 1: it is a distance in pixels.")
         self._indices = [list(names).index(name) for name in classes]
         self.counts = [ObjectCounts.empty(name, tolerance) for name in classes]
+        self._lines = [list(names).index(name) for name in topology]
+        self.topology = [TopologyCounts(name, 0, 0, 0, 0) for name in topology]
 
     @contextmanager
     def watch(
@@ -238,6 +248,8 @@ class Objects:
     ) -> Iterator[Callable[[Window, np.ndarray, np.ndarray], None]]:
         """Yields what is given every tile's window, truth and prediction; counts when the scene is done."""
         whole = scene.scene.grid.window
+        if self.topology:
+            check_size(whole.pixels, self.topology[0].name)
         with private_folder(tempfile.gettempdir()) as folder:
             # Truth and prediction, index + 1: what is never written reads as 0, and takes no memory.
             if whole.pixels > IN_MEMORY:
@@ -253,6 +265,9 @@ class Objects:
             yield see
             for k, index in enumerate(self._indices):
                 self.counts[k] += count_objects(kept, index, self.counts[k].name, self.counts[k].tolerance)
+            for k, index in enumerate(self._lines):
+                masks = kept[0] == index + 1, (kept[1] == index + 1) & (kept[0] > 0)
+                self.topology[k] += count_topology(*masks, self.topology[k].name)
 
 
 def count_objects(kept: np.ndarray, index: int, name: str, tolerance: int) -> ObjectCounts:

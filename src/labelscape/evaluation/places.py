@@ -47,8 +47,11 @@ NEAR = 0.5
 
 def error_legend(legend: Legend) -> Legend:
     """Values of an error map: 0 right, k + 1 where a pixel of class k is called something else."""
+    # Light or dark, whichever no class looks like: "other" is often light grey.
+    colors = np.array([c.color for c in legend.classes], float)
+    right = max(((245, 245, 245), (25, 25, 25)), key=lambda shade: np.abs(colors - shade).sum(axis=1).min())
     missed = (LandClass(k + 1, f"{c.name} missed", c.color) for k, c in enumerate(legend.classes))
-    return Legend((LandClass(0, "right", (240, 240, 240)), *missed))
+    return Legend((LandClass(0, "right", right), *missed))
 
 
 class Places:
@@ -262,6 +265,7 @@ def _counts(found: Evaluation, places: Places) -> dict:
         "per_distance": places.by_distance(),
         "errors": variogram,
         "objects": [counts.to_dict() for counts in found.objects],
+        "topology": [counts.to_dict() for counts in found.topology],
     }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from labelscape.evaluation.conventions import Convention
     from labelscape.evaluation.objects import ObjectCounts
+    from labelscape.evaluation.topology import TopologyCounts
 
 Scores = Mapping[str, Mapping]
 """`metrics.summary` by the model's name."""
@@ -207,3 +208,13 @@ def print_objects(found: Sequence[ObjectCounts], *, console: Console | None = No
         print(f"objects: precision {said['precision']} %, recall {said['recall']} %, F1 {said['f1']} %")
         within = f"borders, within {one.tolerance} pixel{'s' * (one.tolerance != 1)}"
         print(f"{within}: boundary F1 {said['boundary_f1']} %, boundary IoU {said['boundary_iou']} %")
+
+
+def print_topology(found: Sequence[TopologyCounts]) -> None:
+    """Print clDice and its parts for each class."""
+    for one in found:
+        facts = one.to_dict()
+        parts = (f"topology {key} {percent(facts[key])} %" for key in ("precision", "sensitivity"))
+        print(
+            f"skeletons of {_printable(one.name)}: clDice {percent(facts['cldice'])} % ({', '.join(parts)})"
+        )

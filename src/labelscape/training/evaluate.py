@@ -51,6 +51,7 @@ def evaluate(
     boundaries: bool = False,
     objects: Sequence[str] = (),
     tolerance: int = 2,
+    topology: Sequence[str] = (),
     out: str | Path | None = None,
     overwrite: bool = False,
     show: bool = True,
@@ -76,6 +77,7 @@ def evaluate(
     boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
     objects  classes of things, such as buildings, whose objects are counted too (`Evaluation.objects`), and
              their borders with a `tolerance` in pixels
+    topology  classes of lines, such as roads, whose skeletons are compared too (`Evaluation.topology`)
     out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
     overwrite  replace files in that folder
 
@@ -85,7 +87,7 @@ def evaluate(
     tiles = {"tile_size": tile_size, "overlap": overlap, "blend": blend}
     how = {"device": device, "precision": precision, "keep": keep, "boundaries": boundaries, "show": show}
     options = {**tiles, **how, "protocol": _one_protocol(protocol, tta, scales, average)}
-    options |= {"objects": objects, "tolerance": tolerance}
+    options |= {"objects": objects, "tolerance": tolerance, "topology": topology}
     if dataset is not None and labels is None:
         return evaluate_into(out, checkpoint, dataset, part, overwrite=overwrite, task=task, **options)
     known_part(part)  # before scenes are opened
@@ -111,21 +113,23 @@ def evaluate_into(
     overwrite: bool = False,
     objects: Sequence[str] = (),
     tolerance: int = 2,
+    topology: Sequence[str] = (),
     **options: Any,
 ) -> Evaluation:
-    """`measure.evaluate`, which also counts `objects`, and writes where the model is wrong into the folder
-    `out`, unless that is None.
+    """`measure.evaluate`, which also counts `objects` and `topology` and writes where the model is wrong into
+    the folder `out`, unless that is None.
     """
     measure.check_dataset(dataset, "score a checkpoint")
     models = load_all(checkpoint)
     known = known_part(part)
     scenes = dataset.scenes if known is None else dataset.part(known)
     places = Places(out, scenes, dataset.legend, overwrite=overwrite) if out is not None else None
-    things = Objects(objects, dataset.legend.names, tolerance=tolerance) if objects else None
+    how = {"tolerance": tolerance, "topology": topology}
+    things = Objects(objects, dataset.legend.names, **how) if objects or topology else None
     watch = [one.watch for one in (places, things) if one is not None]
     found = measure.evaluate(models, dataset, part=part, watch=watch, **options)
     if things is not None:
-        found = replace(found, objects=tuple(things.counts))
+        found = replace(found, objects=tuple(things.counts), topology=tuple(things.topology))
     if places is None:
         return found
     if places.warning:
