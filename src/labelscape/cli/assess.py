@@ -51,6 +51,7 @@ def run(
     from labelscape.progress import bar
     from labelscape.rasters.class_names import legend_of
 
+    # For another map the pixels are not hashed, so there is no pass to show.
     with bar(f"check of {raster.name}", 0 if other_map else legend_of(raster)[1], "rows") as tick:
         done = assess(
             raster,

@@ -51,6 +51,7 @@ def run(
     last = found[None]
     for task in checkpoint.tasks:
         try:
+            # On the checkpoint just calibrated: each fit changes one of the two temperatures.
             found[task] = last = fitted(last.checkpoint, model, task, part, device)
         except BadInput as error:  # nothing of its labels is held out: the first task's fit is worth keeping
             talk(f"warning: the second task {task} is not calibrated. {error}")

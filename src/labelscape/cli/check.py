@@ -83,6 +83,7 @@ def print_check(result: CheckResult) -> None:
         mark = {"REFUSED": "wrong", "FITS AFTER": "adjusted", "FITS": "note"}[finding.level]
         print(f"  {mark:<9}{finding.kind}: {as_options(finding.cause)}")
     plan = result.plan
+    # A scene may be refused before its tiles are planned.
     if plan is None:
         return
     seen = f"{plan.forward_share:.2f} pixels predicted for each mapped"
@@ -92,6 +93,7 @@ def print_check(result: CheckResult) -> None:
     )
     for warning in result.warnings:
         print(f"{'warning':<9}{warning}")
+    # Only networks that see the whole tile have them, where they were measured after training.
     if result.tile_sizes is not None:
         print("scores by tile size, measured on held-out pixels after training:")
         print("\n".join(result.tile_sizes.lines()))

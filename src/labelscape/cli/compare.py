@@ -92,6 +92,8 @@ def run(
     from labelscape.training.compare import checkpoints_of, compare_on, data_for, sides_of
     from labelscape.training.data import open_recipe_data
 
+    # One pass counts the strata, one draws (blocks are drawn as they are counted), one sieves.
+    # A comma always separates: a file with one in its name has to be renamed first.
     sides = sides_of([text.split(",") if "," in text else text for text in models])
     checkpoints, drawing = checkpoints_of(sides), Drawing(level, replicates, seed)
     if checkpoints:
@@ -105,6 +107,7 @@ def run(
                 "Finished maps are compared on --labels, without --dataset and --part; pass --scenes too "
                 "where there are several."
             )
+        # Only --labels' settings: the files themselves go by their own argument.
         given = {name: value for name, value in labels.settings.items() if name != "labels"}
         where = [scene_of(one) for one in scenes] or None
         data, legend, split_seed, _ = data_for(sides, where, labels.labels, given, task)
@@ -135,6 +138,7 @@ def _print(found: Comparison, split: str | None) -> None:
     console = Console()
     for pair in found.pairs:
         interval = f"{100 * pair.level:g} % interval"
+        # Trainings with other seeds are rare: without them the column would be empty.
         over_seeds = any(line.seeds_low is not None for line in pair.lines)
         table = Table(title=f"{split or 'all'} labels, {pair.units} {pair.kind}, in per cent")
         heads = (
@@ -152,6 +156,7 @@ def _print(found: Comparison, split: str | None) -> None:
             row.append(_range(line.low, line.high))
             if over_seeds:
                 row.append(_range(line.seeds_low, line.seeds_high))
+            # Text: rich would read the brackets of a name as markup.
             table.add_row(*map(Text, row))
         # soft_wrap: in a pipe rich would cut cells at 80 columns.
         console.print(table, soft_wrap=True)

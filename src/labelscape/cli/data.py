@@ -169,6 +169,7 @@ def run_split(
         talk(", ".join(f"{file}: {len(listed)}" for file, listed in zip(written, names.values())))
     if as_json:
         print_json(names)
+    # The lists themselves go to stdout only where no folder takes them.
     elif out is None:
         for part, listed in names.items():
             print("\n".join(f"{part}\t{one}" for one in listed))
@@ -287,6 +288,7 @@ def as_text(description: dict[str, Any]) -> str:
         lines += [
             f"  {name:<{wide}}{c['pixels']:>15,}{c['share']:>8.1%}" for name, c in part["classes"].items()
         ]
+        # Collections without a label in a part have a share of 0 / 0.
         share = part["unlabelled"] / max(1, part["pixels"])
         lines.append(
             f"  {'(not labelled)':<{wide}}{part['unlabelled']:>{15 - max(0, 14 - wide)},}{share:>8.1%} of all"
@@ -294,6 +296,7 @@ def as_text(description: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# Notes are not results: on stderr, so that a pipe gets the lists alone.
 def _talk_notes(found: Published) -> None:
     for note in found.notes:
         talk(note)

@@ -158,6 +158,7 @@ def run(
         for line in opened.report:
             talk(line)
         split = chosen_split(part, opened, may_choose=bool(data.dataset or not images))
+        # By the classes of the labels: a published set of roads is scored on the second task unasked.
         checkpoint = for_labels([checkpoint], opened)[0]
         if task is None and checkpoint.whole is not None:
             talk(f"scoring the second task {checkpoint.whole.mate.name}, whose classes these labels have")
@@ -167,6 +168,7 @@ def run(
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")
     _print(found, checkpoint, split, as_json)
+    # As JSON the card is part of the result.
     if (card or boundaries) and not as_json and found.confusion.labelled:
         print_card(found.card, found.trimap)
     if not as_json:
@@ -267,6 +269,7 @@ def _scored(
         # Before scoring, since it refuses files that exist.
         keep = _writer(data, scenes, predictions)
     task = checkpoint.whole.mate.name if checkpoint.whole else None
+    # Members of an ensemble need not have learned the second task.
     also = [one.task(task if task in one.tasks else None) for one in map(load, averaging.also)]
     return evaluate_into(
         files.pop("out"),

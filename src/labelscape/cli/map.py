@@ -151,6 +151,7 @@ def _tell(result: MapResult, as_json: bool) -> None:
             {
                 **_facts(result),
                 "notes": list(result.notes),
+                # JSON has no NaN: null where a map has no seams.
                 "seam_score": None if math.isnan(result.seam) else result.seam,
                 "seconds": result.seconds,
                 **(

@@ -159,6 +159,7 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
     print(f"{in_billions(found['macs'])} billion multiply-accumulates for an image of {SIDE} x {SIDE}.")
     if found["needs"]:
         print(f"Starts from: {', '.join(found['needs'])}.")
+    # Of options alone, as `-o options.KEY=VALUE` takes them: bands and classes follow from the data.
     print("\noptions and their defaults (-o options.KEY=VALUE):")
     defaults = {key: as_typed(value) for key, value in found["options"].items()}
     wide, deep = (max(map(len, column), default=0) + 2 for column in (defaults, defaults.values()))
@@ -174,6 +175,7 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
         if row["table"] != before:
             print(f"\n  {row['table']}: {row['shows']}. {row['data']}")
             before = row["table"]
+        # "mean_iou" has a column of its own in the papers; "iou/water" would make lines of many numbers.
         claimed = ", ".join(
             f"{metric} {value:g}" for metric, value in row["claimed"].items() if "/" not in metric
         )

@@ -256,6 +256,7 @@ class Labels:
             "band_names": names_of(self.band_names) if self.band_names else None,
             "nodata": self.nodata,
         }
+        # What is not given stays out, so that the recipe's own default holds.
         return {name: value for name, value in values.items() if value not in (None, [], {})}
 
     @property

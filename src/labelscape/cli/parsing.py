@@ -125,6 +125,7 @@ def accuracies_of(items: Iterable[str]) -> float | dict[str, float]:
         if not named and len(parts) == 1:
             return float(parts[0])
         if len(named) == len(parts):
+            # From the right: the name of a class may have an equals sign.
             return {n.strip(): float(v) for n, _, v in (part.rpartition("=") for part in parts)}
     except ValueError:
         pass

@@ -117,6 +117,7 @@ def run(
             second=second,
             overwrite=overwrite,
             tick=tick,
+            # Left out where it is not given: the library's own default is the only one.
             **({"expect": accuracies_of(expect)} if expect else {}),
         )
     if as_json:

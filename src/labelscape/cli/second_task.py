@@ -115,6 +115,7 @@ class SecondTask:
             return {}
         its_own = {name.removeprefix("mate_"): value for name, value in given.items()}
         data = {"images": [scene_of(image) for image in its_own.pop("mate")]}
+        # The rest describes the data, as the first task's options of the same names do.
         task = {key: its_own.pop(key) for key in ("name", "weight", "batch") if key in its_own}
         readings = {
             "merge": lambda texts: pairs_of(texts, "mate-merge"),

@@ -61,6 +61,7 @@ def print_sieved(done: SieveSummary) -> None:
     from labelscape.evaluation.units import area_unit
 
     pixels = sum(c.pixels for c in done.classes)
+    # 0 pixels are possible: a map of nothing but nodata.
     share = 100 * done.changed_pixels / max(1, pixels)
     changed = f"{done.changed_pixels:,} pixels changed class ({share:.2f} %)"
     print(f"{done.given:,} areas merged into a neighbour; {changed}")

@@ -181,6 +181,7 @@ def _given(extent: Extent, mate: Classmate, device: str, setting: list[str]) -> 
     changes = settings_of(setting)
     options = changes.pop("options", {})
     if extent.parts:
+        # `-o data.train_on` wins over --parts, as `-o` does everywhere.
         changes["data"] = {"train_on": extent.parts.split(","), **changes.get("data", {})}
     return {
         "budget": extent.budget,
@@ -259,6 +260,7 @@ def print_measured_times(name: str, extent: Extent, device: str, setting: list[s
 
 def is_first_process() -> bool:
     """Whether this process is the one that prints: under torchrun or SLURM all have the results."""
+    # torchrun sets RANK, srun SLURM_PROCID; alone neither is there.
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 

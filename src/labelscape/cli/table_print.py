@@ -53,6 +53,7 @@ def provenance(results: Sequence[RowResult], budget: float, changed: Sequence[st
     seeds = next((r.seeds for r in results if r.seeds), ())
     if seeds:
         several = "; the mean and its 95 % interval" if len(seeds) > 1 else ""
+        # Whatever was changed stands beside the numbers, or they would be taken for the paper's protocol.
         other = f"; other than the paper: {', '.join(changed)}" if changed else ""
         lines.append(
             f"          {budget:g} of the paper's steps, seed{'s' * (len(seeds) > 1)} "
@@ -84,6 +85,7 @@ def said(summary: tuple[float, float] | None) -> str:
 def print_classes(results: Sequence[RowResult]) -> None:
     """One block for each row whose classes the paper prints: claimed beside measured."""
     for result in results:
+        # A key with a slash is a class of a metric: `iou/water`.
         classes = [key for key in result.row.claimed if "/" in key]
         # A claim with nothing beside it is no comparison.
         if not classes or not result.measured:

@@ -253,6 +253,7 @@ def val_interval(recipe: Recipe) -> int:
 
     pixels = 0
     for image in () if recipe.data.dataset else recipe.data.images:
+        # What cannot be read is reported by the training, which opens it in any case.
         with suppress(LabelscapeError), open_scene(image) as scene:
             pixels += scene.grid.window.pixels
     # By pixels, not by the clock: the best weights must be the same on every machine. A training step goes

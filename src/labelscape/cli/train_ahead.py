@@ -119,6 +119,7 @@ def print_slurm(ahead: Ahead, out: Path, recipe: Recipe) -> None:
         sys.argv[sys.argv.index("train") + 1 :] if "train" in sys.argv else sys.argv[2:]
     )  # also beneath rio's own command line
     size = {"nodes": int(nodes), "gpus": int(gpus), "hours": ahead.hours}
+    # shlex: paths with blanks stay one word in the script.
     command = shlex.join(["labelscape", "train", *without(words, ("--slurm", "--hours"))])
     print(slurm_script(recipe, out, command=command, **size), end="")
 

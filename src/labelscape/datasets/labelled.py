@@ -36,6 +36,7 @@ class LabelledScene:
         Raises as `Labels.read`.
         """
         indices = self.labels.read(window)
+        # Else the labels of other parts would count: a window reaches over blocks of all of them.
         if part is not None and self.split is not None:
             indices[~self.split.mask(window, part)] = IGNORE
         return indices

@@ -18,11 +18,13 @@ def lines_in(file: Path) -> list[str]:
     and UTF-16, which Windows writes, are understood. Raises BadFile where it is not text.
     """
     data = file.read_bytes()
+    # UTF-16 only where a mark says so: without one nearly any file of even length decodes.
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadFile(f"{file} must be a text file with one name per line (UTF-8).") from error
+    # NFC: macOS writes accents as characters of their own, and such a name equals no other's.
     lines = [unicodedata.normalize("NFC", line.strip()) for line in text.lstrip("\ufeff").splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -31,6 +33,7 @@ def readings(line: str) -> Iterator[tuple[str, ...]]:
     """The names that a line may mean, as folders and a file name: the whole line, which may have blanks; else
     its first column, where others give the class or the label file. Both kinds of slashes separate folders.
     """
+    # The whole line first: a name may have blanks and commas.
     for text in dict.fromkeys((line, *(line.split(mark)[0] for mark in ("\t", ",", ";", None)))):
         parts = text.strip().strip("\"'").replace("\\", "/").split("/")
         yield tuple(part for part in parts if part not in ("", "."))
@@ -74,6 +77,7 @@ def parts_listed(
                 both = " or ".join("/".join((*places[n][0], places[n][1])) for n in meant[:2])
                 raise BadInput(f"{line!r} in {file} may be {both}. Write the folder before the name.")
             if not meant:
+                # A table's first line may be its heading; anywhere else it would be a missing image.
                 heading = number == 0 and _first(line) in HEADINGS
                 strange += [] if heading else [line]
                 continue

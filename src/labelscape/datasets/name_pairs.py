@@ -83,6 +83,7 @@ def _ways(images: Sequence[Key], labels: Sequence[Key]) -> Iterator[tuple[tuple[
 
 def _common(names: Sequence[str]) -> str:
     """The characters that all names begin with."""
+    # First and last in order: what these two share, all between them share.
     first, last = min(names), max(names)
     same = next((n for n, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
     return first[:same]

@@ -361,6 +361,7 @@ def _scores(cells: np.ndarray, classes: int) -> tuple[dict[str, np.ndarray], dic
     values, slopes = {}, {}
     for name, (upper, lower) in ratios.items():
         below = cells @ lower if lower.any() else np.ones(lower.shape[1])
+        # NaN, not 0: the accuracy of a class that the sample never met is unknown.
         below = np.where(below > 0, below, np.nan)
         values[name] = cells @ upper / below
         slopes[name] = np.nan_to_num((upper - values[name] * lower) / below)

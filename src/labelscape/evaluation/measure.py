@@ -172,6 +172,7 @@ def evaluate(
     Scored exactly as `map_scene` maps. Raises BadInput where the part holds no label and nothing is kept, or
     the labels have other classes than the model; WrongType for what is no dataset.
     """
+    # Here, not above: these import torch, and reading an Evaluation should not take its seconds.
     from labelscape.scoring.memory import size_warning
     from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer

@@ -97,6 +97,7 @@ class Places:
                 if not known.any():
                     return
                 wrong = known & (truth != predicted)
+                # truth + 1: 0 is left for right pixels, and 255 for those without a label.
                 writer.write(window, np.where(known, np.where(wrong, truth + 1, 0), IGNORE).astype(np.uint8))
                 pairs, differing = pairs_of(known, wrong)
                 self.pairs += pairs
@@ -174,6 +175,7 @@ def correlation_length(pairs: np.ndarray, differing: np.ndarray) -> int | None:
     values = differing[known] / pairs[known]
     lags = np.array(LAGS)[known]
     reached = int(np.flatnonzero(values >= SILL * values.max())[0])
+    # The longest lag may still lie on the slope: that it is the largest value says nothing.
     return None if reached == len(lags) - 1 else int(lags[reached])
 
 
@@ -181,6 +183,7 @@ def distance_groups(scene: LabelledScene, window: Window) -> np.ndarray:
     """(H, W) number of the group of DISTANCES of each pixel, by its distance to the scene's training
     labels.
     """
+    # With a halo as wide as the largest distance: the nearest label may lie outside of the tile.
     around = window.grown(DISTANCES[-1], scene.scene.grid.window)
     trained = scene.read_labels(around, "train") != IGNORE
     if not trained.any():
@@ -200,11 +203,13 @@ def write_places(
     with written_whole(out / "counts.json", overwrite=overwrite) as path:
         path.write_text(json.dumps(_counts(found, places)))
     files["blocks.csv"] = "scores of every block, the one with most errors first"
+    # newline="": csv ends its lines itself, and Windows would double the carriage return.
     with written_whole(out / "blocks.csv", overwrite=overwrite) as path, open(path, "w", newline="") as file:
         rows = [_row(block, found.names) for block in ranked]
         table = csv.DictWriter(file, list(rows[0]) if rows else [])
         table.writeheader()
         table.writerows(rows)
+    # Pictures without coordinates have no place in a layer: their blocks are in the CSV alone.
     if any(places.grids[b.scene].is_georeferenced for b in ranked):
         files["blocks.gpkg"] = "the same as polygons"
         with written_whole(out / "blocks.gpkg", overwrite=overwrite) as path:
@@ -300,6 +305,7 @@ def _write_polygons(
         columns[name] = (
             np.array(values, object)
             if name == "scene"
+            # NaN is no number for SQLite, which stores NULL: an undefined score stays empty.
             else np.array([np.nan if v is None else v for v in values])
         )
     with writing(path) as plain_path:
@@ -310,6 +316,7 @@ def _write_polygons(
 def _outline(grid: Grid, w: Window, crs: CRS) -> shapely.Polygon:
     corners = [(w.left, w.top), (w.right, w.top), (w.right, w.bottom), (w.left, w.bottom)]
     places = np.array([grid.transform @ corner for corner in corners])
+    # One layer has one CRS: blocks of scenes in other zones are transformed to the first one's.
     if grid.crs != crs:
         from pyproj import Transformer
 

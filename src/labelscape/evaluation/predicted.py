@@ -153,6 +153,7 @@ def count_scene(
         for mine, arrays in zip(tallies, given):
             for tally, array in zip(mine, arrays):
                 tally.add(window, truth, array)
+        # Of the first members: McNemar's test compares two maps, not two means.
         right = [arrays[0] == truth for arrays in given]
         for k, other in enumerate(right[1:]):
             # 0 both, 1 only the first, 2 only the other, 3 neither: the order of COLOURS in `compare`.

@@ -154,6 +154,7 @@ def write_report(path: str | Path, report: Report, *, overwrite: bool = False) -
 
 def render(report: Report) -> str:
     """The report as HTML."""
+    # Only here: maps without a report need no jinja2.
     import jinja2
 
     # StrictUndefined: a misspelt name in the template raises instead of leaving a gap.

@@ -93,6 +93,7 @@ def measured_sides(
     which memory allows. The crop is always among them. With `map_size`, for which the network was trained,
     these factors and further doublings up to that size, whatever memory it takes.
     """
+    # No tile is larger than the scene: beyond, the same map would be scored again.
     whole_scene, factors = -(-longest // stride) * stride, list(FACTORS)
     if map_size:
         while factors[-1] * crop < map_size:

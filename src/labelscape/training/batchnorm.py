@@ -68,6 +68,7 @@ def at_map_size(
         return weights, 0
     weights = fabric.broadcast(weights)  # the first process alone keeps the best ones
     net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    # The weights are the leader's; the tiles are shared out among all processes.
     batches = TileBatches(recipe, drawing, fabric)
     title, leads = f"batch normalisation at {recipe.map_size}", fabric.is_global_zero
     with bar(title, len(batches), "batches", shown=leads) as tick:
@@ -104,6 +105,9 @@ def estimate(net: Network, batches: Iterable[Tensor], fabric: Fabric | None = No
     modes = {module: module.training for module in net.modules()}
     momenta = {layer: layer.momentum for layer in layers.values()}
     sums = {name: torch.zeros(2, layer.num_features, dtype=torch.float64) for name, layer in layers.items()}
+    # By its place: what a data set is called decides nothing here.
+    # A whole-scene survey of each of a thousand pictures would take longer than training on them.
+    # As a map computes it: all but these layers in evaluation, without dropout.
     net.eval()
     for layer in layers.values():
         layer.train()
@@ -120,6 +124,7 @@ def estimate(net: Network, batches: Iterable[Tensor], fabric: Fabric | None = No
         # Counted since the statistics were reset: 0 in layers that a map's pass never reaches.
         used = {name for name, layer in layers.items() if layer.num_batches_tracked}
     finally:
+        # Wherever it ended: the caller's network goes on training with its own statistics.
         for layer, momentum in momenta.items():
             layer.momentum = momentum
         for module, training in modes.items():

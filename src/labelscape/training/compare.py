@@ -129,6 +129,7 @@ def _member(given: Model) -> Checkpoint | Path:
             "A model is a checkpoint, or the path of one or of a class raster; found a "
             f"{type(given).__name__}."
         )
+    # By the suffix: GDAL, which opens everything else, does not know checkpoints.
     return load(given) if Path(given).suffix == ".safetensors" else Path(given)
 
 
@@ -165,6 +166,7 @@ def data_for(
         named, _ = legend_of(paths[0])
         # Names made from values are no names: those of the labels are then taken.
         legend = None if named.names == tuple(f"class {v}" for v in named.values) else named
+    # Maps were made elsewhere: no label was held out for them.
     given = {"images": [os.fspath(i) for i in images], "labels": [os.fspath(f) for f in files], "holdout": 0}
     return Data(**{**spec, **given}), legend, 0, []
 
@@ -195,6 +197,7 @@ def compare_on(
     chosen = [
         Side(
             s.name,
+            # Each by itself: they may have learned different second tasks, or none.
             tuple(for_labels([m], dataset, task)[0] if isinstance(m, Checkpoint) else m for m in s.members),
         )
         for s in sides
@@ -226,6 +229,7 @@ def compare_on(
 
 def trained_on(side: Side, dataset: Dataset, part: str | None) -> list[str]:
     """Warnings where checkpoints of a side were trained on pixels of `part`, or do not say on what."""
+    # Keys of a dict: in order, and once where the seeds of one model have the same.
     notes: dict[str, None] = {}
     for one in side.members:
         if not isinstance(one, Checkpoint):
@@ -258,6 +262,7 @@ def trained_share(checkpoint: Checkpoint, dataset: Dataset, part: str | None) ->
     if not any(_is_among(file, data) for scene in scored for file in scene.scene.files):
         return 0.0
     labelled = learned = 0
+    # With its own seed and classes: others would hold out other blocks.
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as own:
         trained = {_files(scene.scene.files): scene for scene in own.part("train")}
         for scene in scored:

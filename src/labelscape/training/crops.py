@@ -199,6 +199,7 @@ def place_crop(drawing: Drawing, side: int, rng: np.random.Generator) -> tuple[L
     else:
         chances = index.chances[-1]
         if drawing.sampling == "balanced":
+            # One class is as likely as another, however rare; within it all its pixels are.
             present = np.nonzero(index.class_counts)[0]
             chances = index.chances[present[rng.integers(len(present))]]
         # side="right": a cell without a pixel of the class adds nothing to the sum and is never drawn.

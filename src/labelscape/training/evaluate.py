@@ -123,6 +123,7 @@ def evaluate_into(
     models = load_all(checkpoint)
     known = known_part(part)
     scenes = dataset.scenes if known is None else dataset.part(known)
+    # Before anything is predicted: that its files may be written is checked when it is made.
     places = Places(out, scenes, dataset.legend, overwrite=overwrite) if out is not None else None
     how = {"tolerance": tolerance, "topology": topology}
     things = Objects(objects, dataset.legend.names, **how) if objects or topology else None

@@ -100,6 +100,7 @@ def _labelled_pixels(dataset: Dataset, part: str) -> tuple[np.ndarray, np.ndarra
         for window in scene.scene.grid.window.blocks(1024):
             patch, truth = scene.read(window, part)
             labelled = truth != IGNORE
+            # Every n-th, not at random: the same pixels in every run, evenly over the window.
             values.append(patch.pixels[:, labelled].T[::every])
             classes.append(truth[labelled][::every])
     return np.concatenate(values), np.concatenate(classes)

@@ -379,6 +379,7 @@ def make_recipe(**fields: Any) -> Recipe:
     """A validated recipe; settings that are not given are the defaults of its network. Raises BadOption that
     lists every problem, with the nearest known name for unknown ones.
     """
+    # pydantic's own message, that a mapping was expected, would not show how one is written.
     if isinstance(fields.get("data"), (str, os.PathLike)):
         raise WrongType(
             f"data is the path {str(fields['data'])!r}; a mapping was expected: "

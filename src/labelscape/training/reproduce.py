@@ -239,11 +239,13 @@ def score_row(run: _Run, plan: Plan, place: Path, scorable: bool) -> dict[str, A
     BadFile where `place` holds the row with other settings, unless `overwrite`.
     """
     finished = place / "scores.json"
+    # The test belongs to a row: the same network at other scales is another row.
     settings = {**plan.recipe.model_dump(mode="json"), "test": test_settings(plan)}
     stored = run.leader(lambda: _stored(run, plan.recipe, place, settings))
     if stored is not None:
         return stored
     checkpoints = [place_of_model(place, number) for number in range(plan.setting.models)]
+    # One for each of the seeds that are merged; most rows have a single one.
     for number, folder in enumerate(checkpoints):
         _train_once(run, plan.recipe.replace(seed=plan.recipe.seed + APART * number), folder)
     targets = [checkpoint_path(folder, plan.recipe.network) for folder in checkpoints]

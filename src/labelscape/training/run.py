@@ -158,6 +158,7 @@ def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool, held
         try:
             make_room(out)
             for network in networks:
+                # As long as it trains: a second run in the folder would overwrite this one's state.
                 held.enter_context(locked(checkpoint_path(out, network)))
         except BadFile as error:
             failed = error

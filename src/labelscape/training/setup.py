@@ -89,6 +89,7 @@ def build_network(
     net = create_model(
         recipe.network,
         in_channels=len(dataset.bands),
+        # By the legend, not by the labels that are there: a class without a pixel keeps its place.
         classes=len(dataset.legend),
         **net_options(recipe, mate),
     )

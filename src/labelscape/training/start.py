@@ -1,4 +1,4 @@
-"""Start from a trained checkpoint: the weights that fit are taken over, the rest is new, both are told."""
+"""Start from a trained checkpoint: weights that fit are taken over, the rest is new, and both are named."""
 
 from __future__ import annotations
 

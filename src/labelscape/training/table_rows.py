@@ -175,6 +175,7 @@ def _values(recipes: Sequence[Recipe], key: str) -> list[str]:
     """
     for network in dict.fromkeys(recipe.network for recipe in recipes):
         found = dict.fromkeys(
+            # As JSON: lists and mappings cannot be keys of a dict.
             json.dumps(_setting(recipe, key), sort_keys=True)
             for recipe in recipes
             if recipe.network == network

@@ -99,6 +99,7 @@ def options_of(name: str) -> dict[str, Any]:
     parameters = list(
         inspect.signature(opener.func if isinstance(opener, partial) else opener).parameters.values()
     )[1:]
+    # Without the first, the folder, and without what a `partial` has fixed.
     return {p.name: p.default for p in parameters if p.name not in fixed}
 
 
@@ -137,6 +138,7 @@ def labelled(found: Published, pair: Pair) -> LabelledScene:
     """One pair as a labelled scene that keeps no file open. Reading it raises BadFile or BadInput where a
     file is damaged or has unknown values.
     """
+    # Not opened: a set has more pictures than a process may have files open.
     scene = LazyScene(
         pair.image,
         name=pair.name,
@@ -147,6 +149,7 @@ def labelled(found: Published, pair: Pair) -> LabelledScene:
     if pair.label is None:
         labels = NoLabels(found.legend, lambda: scene.grid)
     else:
+        # A label's grid is asked of its image when it is first read: nothing is opened here.
         labels = CodedLabels(
             found.legend, pair.label, found.code, lambda: scene.grid, padded=found.padded, reader=found.reader
         )

@@ -166,6 +166,7 @@ def read_mat(file: Path) -> np.ndarray:
 
     try:
         return np.asarray(scipy.io.loadmat(file)["LabelMap"])
+    # MATLAB 7.3 files are HDF5, which SciPy refuses with NotImplementedError.
     except (OSError, ValueError, TypeError, NotImplementedError, KeyError) as error:
         raise BadFile(
             f"{file} is not a label file of PASCAL Context (a MATLAB file with LabelMap): {error}."
