@@ -62,6 +62,8 @@ class Sketcher:
         # Decoded pixels, not the file: the same image as PNG and TIFF is one image.
         self._hash.update(np.ascontiguousarray(pixels))
         self._real = pixels.dtype.kind == "f"
+        if self._real and not valid.all():
+            pixels = np.where(valid, pixels, 0)  # NaN, or values whose sum is beyond the type
         grey = pixels.mean(axis=0, dtype=np.float32)
         if valid.any():
             seen = grey[valid]
