@@ -42,6 +42,7 @@ def agreement(first: np.ndarray, second: np.ndarray, classes: int) -> Agreement:
     both = (first >= 0) & (second >= 0)
     counts = np.bincount(first[both] * classes + second[both], minlength=classes**2).reshape(classes, classes)
     points = int(both.sum())
+    # Points are numbered from 1, as the interpreters see them.
     differ = tuple((np.flatnonzero(both & (first != second)) + 1).tolist())
     if not points:
         return Agreement(0, np.nan, np.nan, counts, differ)

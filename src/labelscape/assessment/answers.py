@@ -39,6 +39,7 @@ def read_answers(path: str | Path, design: Design, legend: Legend, column: str =
     or an answer is no class; UnknownName for a column that is not there; BadFile.
     """
     layers = [layer.name for layer in layers_of(path)]
+    # By name where the layer is there: exports to other formats have one layer of any name.
     features = read_features(VectorSource(path, POINTS if POINTS in layers else None))
     for name in ("point", column):
         if name not in features.columns:
@@ -50,6 +51,7 @@ def read_answers(path: str | Path, design: Design, legend: Legend, column: str =
     _check_numbers(path, numbers, len(design))
     _check_places(path, features, numbers, design)
     classes = np.full(len(design), UNANSWERED)
+    # Not by their order: QGIS and exports sort as they like.
     classes[numbers - 1] = _indices(path, features.columns[column], legend, column)
     return Answers(Path(path), classes)
 
@@ -95,6 +97,7 @@ def _check_places(path: str | Path, features: Features, numbers: np.ndarray, des
         x, y = transformed(x, y, CRS.from_user_input(features.crs), crs)
     columns, rows = ~design.grid.transform @ (np.asarray(x), np.asarray(y))
     off = np.hypot(columns - design.columns[numbers - 1] - 0.5, rows - design.rows[numbers - 1] - 0.5)
+    # `not <`: a point whose coordinates are NaN or infinite has moved too.
     moved = numbers[~(off < MOVED)]
     if moved.size:
         what = f"{moved.size} points do not lie where they were drawn ({_some(moved)})"
@@ -120,6 +123,7 @@ def _indices(path: str | Path, answers: np.ndarray, legend: Legend, column: str)
         index = by_name.get(text.casefold())
         if index is None:
             try:
+                # float: QGIS and CSV give 3 as 3, 3.0 or "3".
                 index = by_value.get(float(text))
             except ValueError:
                 index = None

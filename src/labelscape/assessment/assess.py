@@ -223,12 +223,14 @@ def _at_points(
         windows = [Window(int(r), int(c), 1, 1) for r, c in zip(design.rows, design.columns)]
         mapped = np.array([one.classes(one.values(w))[0, 0] for w in windows], np.int64)
         area = np.array([pixel_areas(one.grid, w)[0, 0] for w in windows])
+    # After what costs nothing: the hash reads all pixels.
     if not other_map and content_hash(raster, tick=tick) != design.facts["map_sha256"]:
         raise BadInput(
             f"{raster} is not the map that was sampled: its pixels have changed (SHA-256), so the "
             "strata that points were drawn from are no longer its classes. Give the map as it was; to assess "
             "another map on the same grid with this sample, pass `other_map=True`."
         )
+    # The sample stands for the sampled map's extent; what another map leaves out would count as nothing.
     outside = np.flatnonzero(mapped < 0) + 1
     if outside.size:
         raise BadInput(
@@ -241,6 +243,7 @@ def _at_points(
 def _second(path: str | Path, design: Design, first: str | Path, column: str) -> Answers:
     """The second interpreter's answers. Raises BadInput where they are of another sample."""
     theirs = design_of(path, None)
+    # Two interpreters of two samples would agree on points that were never the same pixels.
     if theirs.to_json() != design.to_json():
         raise BadInput(f"{path} and {first} are different samples; two interpreters answer the same points.")
     return read_answers(path, design, design.legend, column)
@@ -290,6 +293,7 @@ def _estimated(
         strata_names=strata["names"],
         pixel_area=area[kept],
         blocks=blocks,
+        # The strata's areas are those of the sampled map, not of the one that is assessed.
         mapped_area=None if other_map else np.array(design.facts["mapped_area"]),
         bootstrap=bootstrap,
         seed=seed,
@@ -325,6 +329,7 @@ def _write(
 
 def _named(names: np.ndarray, answers: Answers) -> np.ndarray:
     """Names of the classes that were answered, masked where there is none."""
+    # -1, no answer, would be the last name: masked below.
     return np.ma.array(names[np.maximum(answers.classes, 0)], mask=~answers.answered)
 
 

@@ -66,6 +66,7 @@ class ClassMap:
     def __init__(self, path: str | Path, file: rasterio.DatasetReader, legend: Legend) -> None:
         self.path, self.file, self.legend = path, file, legend
         self.grid = Grid(file.crs, file.transform, file.height, file.width)
+        # -2: a value that no class has, told apart from nodata.
         self.table = np.full(256, -2, np.int16)
         self.table[legend.values] = np.arange(len(legend))
         self.table[IGNORE] = -1
@@ -99,6 +100,7 @@ class ClassMap:
             return values, classes, classes
         strata = self.strata.table[_read(self.strata_file, window, self.strata.path)]
         strata = np.where(classes < 0, np.int16(-1), strata)
+        # Areas are of all that is mapped: a pixel without a stratum would be in none of them.
         if ((strata < 0) & (classes >= 0)).any():
             row, column = np.argwhere((strata < 0) & (classes >= 0))[0]
             raise BadInput(
@@ -163,6 +165,7 @@ def strata_of_confidence(path: str | Path, limits: Sequence[float]) -> Strata:
                 "one band of uint8) was expected."
             )
     table = np.digitize(np.arange(256), limits).astype(np.int16)
+    # 255 and other values above 100 are no confidence: nodata.
     table[101:] = -1
     ends = ["0", *(f"{x:g}" for x in limits), "100"]
     names = tuple(f"confidence {low} to {high} %" for low, high in zip(ends, ends[1:]))

@@ -55,15 +55,18 @@ def draw_pixels(
         here = np.bincount(of[of >= 0], minlength=len(units))
         metres = None
         for h in np.flatnonzero(here):
+            # As many of the drawn numbers as lie among this strip's pixels of the stratum.
             first, last = np.searchsorted(chosen[h], [seen[h], seen[h] + here[h]])
             if first == last:
                 continue
+            # Only in strips that hold a point: areas on the ellipsoid cost more than the reading.
             metres = pixel_areas(one.grid, strip).ravel() if metres is None else metres
             places = np.flatnonzero(of == h)[chosen[h][first:last] - seen[h]]
             rows, columns = np.divmod(places, strip.width)
             found.append(np.stack([rows + strip.top, columns, np.full(len(rows), h), metres[places]]))
         seen += here
     rows, columns, stratum, area = np.concatenate(found, axis=1)
+    # By stratum and place, whatever the strips: the shuffle that follows is then the same as well.
     order = np.lexsort([columns, rows, stratum])
     stratum = stratum[order].astype(np.int64)
     return Drawn(
@@ -108,6 +111,7 @@ def draw_blocks(
             row, column = (int(x) * side for x in divmod(number, across))
             window = Window(row, column, side, side) & one.grid.window
             inside = np.flatnonzero(one.members(window)[2].ravel() >= 0)
+            # A generator for each block too: what is drawn in one does not depend on the others.
             rng = np.random.default_rng([seed, len(blocks), int(number)])
             places = np.sort(rng.choice(inside, size=min(per_block, len(inside)), replace=False))
             rows, columns = np.divmod(places, window.width)
@@ -119,6 +123,7 @@ def draw_blocks(
                         columns + window.left,
                         np.full(n, h),
                         pixel_areas(one.grid, window).ravel()[places],
+                        # Both stages: the block among those of its stratum, then the pixel among those of the block.
                         np.full(n, wanted / len(members) * n / len(inside)),
                         np.full(n, number),
                         np.full(n, census.block_area[number]),

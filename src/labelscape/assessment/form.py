@@ -31,6 +31,7 @@ def points_style(legend: Legend) -> str:
     ):
         xml.SubElement(aliases, "alias", field=field, name=name, index=str(index + 1))
     editable = xml.SubElement(root, "editable")
+    # The number ties a point to the design: a changed one would be refused by `assess`.
     xml.SubElement(editable, "field", name="point", editable="0")
     return _text(root)
 
@@ -52,6 +53,7 @@ def _categories(root: xml.Element, *kinds: tuple[str, str]) -> None:
         root,
         "renderer-v2",
         type="categorizedSymbol",
+        # Answered or not, whatever the class: so that no point is overlooked.
         attr='"reference" IS NOT NULL',
         symbollevels="0",
         forceraster="0",

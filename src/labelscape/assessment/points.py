@@ -124,8 +124,10 @@ def write_sample(path: Path, design: Design, order: np.ndarray, *, overwrite: bo
             write_layer(plain, pixels, {"point": number}, layer=FOOTPRINTS, geometry="Polygon", crs=crs)
         store_style(part, POINTS, points_style(design.legend), "interpretation", "form for interpretation")
         store_style(part, FOOTPRINTS, footprints_style(), "pixels", "outlines of the pixels")
+        # After the layers: GDAL has closed the file, whose lock would refuse a second writer.
         text = design.to_json()
         with contextlib.closing(sqlite3.connect(part)) as base, base:
+            # The name of a table cannot be a parameter; this one is a constant.
             base.execute(f"CREATE TABLE {TABLE} (id INTEGER PRIMARY KEY, design TEXT, sha256 TEXT)")
             base.execute(f"INSERT INTO {TABLE} (design, sha256) VALUES (?, ?)", (text, _hash(text)))
 
@@ -140,6 +142,7 @@ def read_design(path: str | Path) -> Design | None:
         return None
     try:
         with contextlib.closing(
+            # mode=ro: otherwise SQLite could write to the file, or make an empty one.
             sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)
         ) as base:
             has = base.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (TABLE,)).fetchone()

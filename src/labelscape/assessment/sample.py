@@ -145,6 +145,7 @@ def sample(
             f"{len(design):,} points instead of {size:,}: every stratum gets {floor} at least (`floor`)."
         )
     for copy, path in enumerate(paths):
+        # Another order for the second: what a point suggests for the next is not the same for both.
         order = np.random.default_rng([seed, 1, copy]).permutation(len(design))
         write_sample(path, design, order if copy else np.arange(len(design)), overwrite=overwrite)
     rows = zip(
@@ -204,6 +205,7 @@ def _strata(
         raise BadOption("Strata are given by `sieve`, or by `strata` and `confidence_bands`, not by both.")
     if sieve:
         check_minimum(sieve)
+        # The sieved copy is as large as the map: beside the result there is room for it.
         with private_folder(out.parent if out.parent.is_dir() else tempfile.gettempdir()) as folder:
             copy = Path(folder) / "sieved.tif"
             merge_small_areas(raster, copy, min_area=sieve, tick=tick)
@@ -256,7 +258,9 @@ class _Plan:
             pixels = np.bincount(
                 of, weights=census.blocks[numbers].sum(axis=1), minlength=len(pixels)
             ).astype(int)
+            # Kish's design effect, 1 + (m - 1) rho, for each point of a block.
             effect = (1 + (per_block - 1) * ALIKE) / per_block
+            # Two blocks at least: one has no variance.
             floor = max(2, -(-floor // per_block))
             size = None if size is None else max(1, round(size / per_block))
         # Rounded: shares must not depend, in the last digit, on how the map was read.

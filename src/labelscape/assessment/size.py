@@ -56,6 +56,7 @@ def deviations(
         part = right
     else:
         k = list(classes).index(target_class)
+        # Of other classes' pixels those that are truly this one: their errors, shared out by area.
         part = (1 - right) * share[k] / np.maximum(1 - share, 1e-12)
         part[k] = right[k]
     level = within @ np.clip(part, 0, 1)
@@ -72,6 +73,7 @@ def predicted_error(points: np.ndarray, weights: np.ndarray, spread: np.ndarray,
     if (points[used] < 1).any():
         return math.inf
     n, units = points[used], units[used]
+    # With the finite population correction: a small stratum that is all read has no error.
     return float(np.sqrt(np.sum(weights[used] ** 2 * spread[used] ** 2 / n * (1 - n / units))))
 
 
@@ -90,6 +92,7 @@ def allocate(
     total = int(np.clip(size, least.sum(), units.sum()))
     # One factor for all strata that are neither at their floor nor full: the sum rises with it.
     low, high = 0.0, units.max() / wanted[units > 0].min()
+    # More halvings than float64 has bits: the factor is then as exact as it can be.
     for _ in range(200):
         factor = (low + high) / 2
         short = np.clip(factor * wanted, least, units).sum() < total
@@ -99,6 +102,7 @@ def allocate(
 
 def _whole(raw: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers that add up to `total`, by largest remainders."""
+    # A millionth more: 4.9999999 is 5 that the halving did not quite reach.
     down = np.floor(raw + 1e-6).astype(np.int64)
     order = np.argsort(down - raw, kind="stable")
     down[order[: max(0, total - int(down.sum()))]] += 1
@@ -123,6 +127,7 @@ def smallest_size(
             "the number of points with `size`."
         )
     low = 1
+    # Bisection: but for rounding to whole points, the error falls with the size.
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if meets(middle) else (middle + 1, high)

@@ -30,6 +30,7 @@ def labels_of(raster: str | Path) -> list[str]:
             if Path(raster).name not in facts["files"].values():
                 continue
             paths = [model["path"] for model in facts["models"] if model["path"]]
+        # A run file that is damaged or of another version names no labels: this check is a help, no condition.
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         from labelscape.checkpoint import description
@@ -53,6 +54,7 @@ def check_not_training(points: str | Path, labels: list[str]) -> None:
     """Raises BadInput where the points are a file of training labels."""
     for label in labels:
         path = Path(VectorSource.of(label).path)
+        # samefile: the same file by another path or through a link is found too.
         if path.exists() and path.samefile(points):
             raise BadInput(
                 f"{points} holds the labels that this map's model was trained with: a score on them says how "
@@ -67,6 +69,7 @@ def on_training_labels(design: Design, labels: list[str]) -> int | None:
         try:
             hit |= _on_polygons(design, label) if is_vector(label) else _on_raster(design, label)
             read = True
+        # Moved or deleted since: what can be read is checked, and None says that nothing could be.
         except (LabelscapeError, OSError, ValueError):
             continue
     return int(hit.sum()) if read else None
@@ -92,6 +95,7 @@ def _on_raster(design: Design, label: str) -> np.ndarray:
     with gdal(), open_raster(label) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         xy = _moved(design, grid.crs.to_wkt() if grid.crs else None)
+        # In the label raster's own pixels: its grid need not be the map's.
         columns, rows = (np.floor(v).astype(int) for v in ~grid.transform @ (xy[:, 0], xy[:, 1]))
         inside = (rows >= 0) & (columns >= 0) & (rows < grid.height) & (columns < grid.width)
         values = np.array([v[0] for v in file.sample(xy[inside])]) if inside.any() else np.zeros(0)

@@ -43,6 +43,7 @@ def table(found: AreaEstimates, design: Mapping[str, Any]) -> list[tuple[str, ..
                 str(found.counts[:, k].sum()),
                 _area(found.mapped_area[k], unit),
                 _area(found.area[k], unit),
+                # Without an interval of no width, as in `sentence`.
                 _area(found.area_ci95[k] if found.area_se[k] > 0 else np.nan, unit),
                 *shares,
             )
@@ -68,6 +69,7 @@ def sentence(found: AreaEstimates, design: Mapping[str, Any], estimator: str) ->
     areas = "; ".join(
         f"{name} {_area(area, unit)} ± {_area(half, unit)} {unit.name}"
         for name, area, half, error in zip(found.names, found.area, found.area_ci95, found.area_se)
+        # A class whose sample holds no error has no width to print: +- 0 would promise certainty.
         if error > 0
     )
     low, high = 100 * found.oa_interval

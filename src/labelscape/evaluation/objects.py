@@ -130,6 +130,7 @@ class Components:
         """(H, W) int64: the number of each pixel's component so far, -1 outside the mask. Numbers that turn
         out to be one component are joined in `roots`.
         """
+        # Ones all round: SciPy's default is 4-connected, and roofs that touch at a corner would be two.
         numbers, count = label(mask, structure=np.ones((3, 3)))
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
@@ -152,6 +153,7 @@ class Components:
 
     def _join(self, a: int, b: int) -> None:
         a, b = self._find(a), self._find(b)
+        # The smaller number stays, so that a component's own does not depend on the order of the strips.
         self._parent[max(a, b)] = min(a, b)
 
     @property
@@ -178,10 +180,12 @@ def match(strips: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
     true, true_sizes = _sized(true, pixels, sides[0].roots)
     predicted, predicted_sizes = _sized(predicted, pixels, sides[1].roots)
     both = (true >= 0) & (predicted >= 0)
+    # Only pairs that share a pixel: of T x P pairs nearly all have an IoU of 0.
     pairs, inverse = np.unique(np.stack([true[both], predicted[both]]), axis=1, return_inverse=True)
     common = np.bincount(inverse.ravel(), weights=pixels[both], minlength=pairs.shape[1])
     either = true_sizes[pairs[0]] + predicted_sizes[pairs[1]] - common
     chosen, taken = [], (set(), set())
+    # Stable: of pairs with equal IoUs the same one is matched first in every run.
     for k in np.argsort(-common / either, kind="stable"):
         t, p = pairs[:, k].tolist()
         # Not the quotient: 0.5 itself counts, whatever it is rounded to.
@@ -249,6 +253,7 @@ class Objects:
         """Yields what is given every tile's window, truth and prediction; counts when the scene is done."""
         whole = scene.scene.grid.window
         if self.topology:
+            # Before hours of prediction: a skeleton needs its scene in memory as a whole.
             check_size(whole.pixels, self.topology[0].name)
         with private_folder(tempfile.gettempdir()) as folder:
             # Truth and prediction, index + 1: what is never written reads as 0, and takes no memory.
@@ -279,6 +284,7 @@ def count_objects(kept: np.ndarray, index: int, name: str, tolerance: int) -> Ob
     def strips() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for top in range(0, height, rows):
             truth, predicted = kept[:, top : top + rows]
+            # Pixels without a label belong to no predicted object: nobody knows what is there.
             yield truth == index + 1, (predicted == index + 1) & (truth > 0)
 
     true, predicted, matches = match(strips())
@@ -288,8 +294,10 @@ def count_objects(kept: np.ndarray, index: int, name: str, tolerance: int) -> Ob
     ]
     borders = np.zeros(6, np.int64)
     for window in whole.blocks(WINDOW):
+        # Two tolerances and a pixel: a border's own neighbour, its band, and the counterpart's band beyond.
         around = window.grown(2 * tolerance + 2, whole)
         truth, guess = kept[(slice(None), *around.inset_of(whole))]
+        # A distance transform costs far more than a look, and most windows of a rare class are without it.
         if not ((truth == index + 1) | (guess == index + 1)).any():
             continue
         counted = border_counts(truth == index + 1, guess == index + 1, truth > 0, tolerance)
