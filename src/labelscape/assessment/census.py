@@ -100,7 +100,6 @@ class ClassMap:
             return values, classes, classes
         strata = self.strata.table[_read(self.strata_file, window, self.strata.path)]
         strata = np.where(classes < 0, np.int16(-1), strata)
-        # Areas are of all that is mapped: a pixel without a stratum would be in none of them.
         if ((strata < 0) & (classes >= 0)).any():
             row, column = np.argwhere((strata < 0) & (classes >= 0))[0]
             raise BadInput(

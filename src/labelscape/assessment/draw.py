@@ -59,7 +59,7 @@ def draw_pixels(
             first, last = np.searchsorted(chosen[h], [seen[h], seen[h] + here[h]])
             if first == last:
                 continue
-            # Only in strips that hold a point: areas on the ellipsoid cost more than the reading.
+            # Only in parts that hold a point, and once for all strata.
             metres = pixel_areas(one.grid, strip).ravel() if metres is None else metres
             places = np.flatnonzero(of == h)[chosen[h][first:last] - seen[h]]
             rows, columns = np.divmod(places, strip.width)
@@ -123,7 +123,7 @@ def draw_blocks(
                         columns + window.left,
                         np.full(n, h),
                         pixel_areas(one.grid, window).ravel()[places],
-                        # Both stages: the block among those of its stratum, then the pixel among those of the block.
+                        # Two stages: the block in its stratum, then the pixel in its block.
                         np.full(n, wanted / len(members) * n / len(inside)),
                         np.full(n, number),
                         np.full(n, census.block_area[number]),

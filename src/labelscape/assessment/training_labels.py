@@ -30,7 +30,7 @@ def labels_of(raster: str | Path) -> list[str]:
             if Path(raster).name not in facts["files"].values():
                 continue
             paths = [model["path"] for model in facts["models"] if model["path"]]
-        # A run file that is damaged or of another version names no labels: this check is a help, no condition.
+        # A damaged run file names no labels: the check is a help, not a condition.
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         from labelscape.checkpoint import description

@@ -153,7 +153,6 @@ class Components:
 
     def _join(self, a: int, b: int) -> None:
         a, b = self._find(a), self._find(b)
-        # The smaller number stays, so that a component's own does not depend on the order of the strips.
         self._parent[max(a, b)] = min(a, b)
 
     @property
@@ -294,7 +293,7 @@ def count_objects(kept: np.ndarray, index: int, name: str, tolerance: int) -> Ob
     ]
     borders = np.zeros(6, np.int64)
     for window in whole.blocks(WINDOW):
-        # Two tolerances and a pixel: a border's own neighbour, its band, and the counterpart's band beyond.
+        # Counts are exact that far from the edge of what is read (`border_counts`).
         around = window.grown(2 * tolerance + 2, whole)
         truth, guess = kept[(slice(None), *around.inset_of(whole))]
         # A distance transform costs far more than a look, and most windows of a rare class are without it.
