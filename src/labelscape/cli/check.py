@@ -81,6 +81,7 @@ def print_check(result: CheckResult) -> None:
     print(result.verdict)
     for finding in result.findings:
         mark = {"REFUSED": "wrong", "FITS AFTER": "adjusted", "FITS": "note"}[finding.level]
+        # Causes name settings of the library; here they are options.
         print(f"  {mark:<9}{finding.kind}: {as_options(finding.cause)}")
     plan = result.plan
     # A scene may be refused before its tiles are planned.

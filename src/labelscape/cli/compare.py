@@ -92,7 +92,6 @@ def run(
     from labelscape.training.compare import checkpoints_of, compare_on, data_for, sides_of
     from labelscape.training.data import open_recipe_data
 
-    # One pass counts the strata, one draws (blocks are drawn as they are counted), one sieves.
     # A comma always separates: a file with one in its name has to be renamed first.
     sides = sides_of([text.split(",") if "," in text else text for text in models])
     checkpoints, drawing = checkpoints_of(sides), Drawing(level, replicates, seed)

@@ -98,6 +98,7 @@ def run(
     from labelscape.rasters.class_names import legend_of
 
     rows = legend_of(raster)[1]
+    # Blocks are drawn from the counts; of the map only they are read again.
     passes = 1 + (block is None) + bool(sieve)
     with bar(f"sample of {raster.name}", rows * passes, "rows") as tick:
         done = sample(

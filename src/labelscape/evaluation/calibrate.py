@@ -188,6 +188,7 @@ def _minimum(loss: Callable[[float], float]) -> float:
     """
     from scipy.optimize import minimize_scalar
 
+    # Bounded: where every pixel is right the loss falls for ever, towards a temperature of 0.
     return float(
         math.exp(
             minimize_scalar(

@@ -183,7 +183,6 @@ def interval(drawn: np.ndarray, units: int, level: float) -> tuple[float, float]
     percentiles are too narrow for few units, as a normal interval without Student's t is. NaN where fewer
     than half of the replicates have a value.
     """
-    # A trapezoid no wider than the outline itself: Cheng et al. leave the inside of large objects out.
     # NaN is unknown: a class that most draws miss has no interval.
     known = drawn[~np.isnan(drawn)]
     if len(known) < len(drawn) / 2:

@@ -138,7 +138,6 @@ def _print_whole(console: Console, table: Table) -> None:
 
 def _printable(text: str) -> str:
     """Replace control characters: names of a downloaded checkpoint may contain escape sequences."""
-    # By the truth's own pixels: a class that is only predicted has no producer's accuracy.
     # Not str.isascii: names in any script stay, escape sequences go.
     return "".join(c if c.isprintable() else "?" for c in text)
 

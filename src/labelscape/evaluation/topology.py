@@ -50,6 +50,7 @@ class TopologyCounts:
     def cldice(self) -> float:
         """Their harmonic mean; NaN where either is."""
         summed = self.sensitivity + self.precision
+        # NaN of either stays NaN in the sum, and NaN is true: only 0 + 0 takes the other branch.
         return 2 * self.sensitivity * self.precision / summed if summed else 0.0
 
     def to_dict(self) -> dict:

@@ -105,8 +105,6 @@ def estimate(net: Network, batches: Iterable[Tensor], fabric: Fabric | None = No
     modes = {module: module.training for module in net.modules()}
     momenta = {layer: layer.momentum for layer in layers.values()}
     sums = {name: torch.zeros(2, layer.num_features, dtype=torch.float64) for name, layer in layers.items()}
-    # By its place: what a data set is called decides nothing here.
-    # A whole-scene survey of each of a thousand pictures would take longer than training on them.
     # As a map computes it: all but these layers in evaluation, without dropout.
     net.eval()
     for layer in layers.values():

@@ -105,6 +105,7 @@ def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Ten
     """The Lovasz extension of 1 - IoU, mean over the batch's classes (Berman et al. 2018, Lovasz-Softmax)."""
     predicted, truth = labelled_pixels(logits, labels)
     if not len(truth):
+        # A sum of nothing is 0 and, unlike a constant, has a gradient: DDP waits for one of every parameter.
         return predicted.sum()
     probabilities, own = predicted.softmax(dim=1), F.one_hot(truth, predicted.shape[1]).to(predicted.dtype)
     errors, order = (own - probabilities).abs().sort(dim=0, descending=True)  # (P, K)
