@@ -1,6 +1,7 @@
 import contextlib
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as xml
@@ -18,6 +19,7 @@ from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
+from labelscape.rasters.class_names import legend_of
 from labelscape.rasters.write import MapWriter
 
 LEGEND = Legend.of_names(["water", "field & <meadow>", "forest"], values=[3, 0, 7])
@@ -79,6 +81,22 @@ def test_the_attribute_table_names_counts_and_colours_classes(tmp_path):
     assert [int(rows[2][c]) for c in ("Red", "Green", "Blue")] == LEGEND.colors[2].tolist()
 
 
+def test_a_raster_copied_without_its_side_file_keeps_names_and_colours(tmp_path):
+    legend = Legend.of_names(["Wald, naß", 'eau "vive"'], values=[3, 7], colors=[(1, 2, 3), (250, 0, 9)])
+    grid = Grid(world.UTM, world.NORTH_UP, 70, 90)
+    with MapWriter(tmp_path / "a.tif", grid, 1, IGNORE, legend=legend) as writer:
+        writer.write(grid.window, np.full(grid.shape, 7, np.uint8))
+    shutil.copy(tmp_path / "a.tif", tmp_path / "alone.tif")
+    found, _ = legend_of(tmp_path / "alone.tif")
+    assert [(c.value, c.name, tuple(c.color)) for c in found.classes] == [
+        (3, "Wald, naß", (1, 2, 3)),
+        (7, 'eau "vive"', (250, 0, 9)),
+    ]
+    with rasterio.open(tmp_path / "alone.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.update_tags(class_names="no JSON of ours")
+    assert [c.name for c in legend_of(tmp_path / "alone.tif")[0].classes] == ["class 7"]
+
+
 def test_what_was_never_written_is_nodata_and_costs_nothing(tmp_path):
     grid = Grid(world.UTM, world.NORTH_UP, 20_000, 20_000)
     with MapWriter(tmp_path / "m.tif", grid, 1, IGNORE, legend=LEGEND) as writer:
@@ -128,6 +146,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)   # writing beyond the limit then 
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.grid import Grid
+from labelscape.rasters.class_names import legend_of
 from labelscape.rasters.write import MapWriter
 from rasterio.crs import CRS
 from affine import Affine

@@ -1,8 +1,10 @@
-"""Read the legend of a class raster: from its attribute table, its category names, or a checkpoint."""
+"""Read the legend of a class raster: from its attribute table, category names, tags, or a checkpoint."""
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as xml
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,27 @@ from labelscape.grid import Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.text import printable_name
+
+NAMES_TAG = "class_names"
+"""TIFF tag (GDAL metadata item) of class rasters: their classes' names by value, as JSON."""
+
+
+def names_as_tag(legend: Legend) -> str:
+    return json.dumps({c.value: c.name for c in legend.classes}, ensure_ascii=False)
+
+
+def names_in_tag(tags: Mapping[str, str]) -> dict[int, str]:
+    """Value -> name from a raster's tags; empty where there are none that `names_as_tag` wrote."""
+    try:
+        found = json.loads(tags.get(NAMES_TAG, "{}"))
+        return {int(value): str(name) for value, name in found.items() if name}
+    except (ValueError, AttributeError):  # another program's tag of this name
+        return {}
+
+
+def names_of_values(raster: str | Path, file: rasterio.DatasetReader) -> dict[int, str]:
+    """Value -> name: from the side file, which users edit, else from the tags of the raster itself."""
+    return named_values(Path(f"{raster}.aux.xml")) or names_in_tag(file.tags())
 
 
 def check_class_map(file: rasterio.DatasetReader, raster: str | Path) -> None:
@@ -32,8 +55,8 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
     """Read the legend of a class raster; also returns its height in pixels.
 
     Names come from the checkpoint, else from the attribute table or the category names beside the raster
-    (`<file>.aux.xml`); values without a name there are called `class <value>`. Colours come from the raster's
-    colour table.
+    (`<file>.aux.xml`), else from the raster's own tags; values without a name there are called
+    `class <value>`. Colours come from the raster's colour table.
 
     Raises BadFile where a file cannot be read, BadInput where the raster is not a class map or has no
     classes.
@@ -44,7 +67,7 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
             from labelscape.checkpoint import load
 
             return load(checkpoint).legend, file.height
-        names = named_values(Path(f"{raster}.aux.xml")) or {v: f"class {v}" for v in _values(file)}
+        names = names_of_values(raster, file) or {v: f"class {v}" for v in _values(file)}
         try:
             palette = file.colormap(1)
         except ValueError:  # rasterio's answer where there is no colour table

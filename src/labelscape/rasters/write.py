@@ -25,6 +25,7 @@ from labelscape.files import cannot_write, check_written, private_folder, writte
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters import compression
+from labelscape.rasters.class_names import NAMES_TAG, names_as_tag
 from labelscape.rasters.cog import assemble
 from labelscape.rasters.overviews import BLOCK, Level, build_levels, count_values
 from labelscape.scenes.files import gdal, reason
@@ -201,7 +202,11 @@ class MapWriter:
         return file
 
     def _describe(self) -> None:
-        self._file.update_tags(**self._tags)
+        tags = self._tags
+        if self.legend is not None:
+            # The side file is lost when someone copies or mails the .tif alone; colours are in it anyway.
+            tags = tags | {NAMES_TAG: names_as_tag(self.legend)}
+        self._file.update_tags(**tags)
         for number, text in enumerate(
             ["class"] if self.legend is not None else self._descriptions or (), start=1
         ):
