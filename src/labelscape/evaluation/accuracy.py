@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -202,21 +202,42 @@ def estimate(
     strata, classes = len(stratum_area), len(names)
     # An infinite population: the finite population correction 1 - n / N is then 1.
     units = np.full(strata, np.inf) if stratum_units is None else np.asarray(stratum_units, float)
-    weights = np.ones(len(stratum)) if pixel_area is None else np.asarray(pixel_area, float)
+    areas = np.ones(len(stratum)) if pixel_area is None else np.asarray(pixel_area, float)
     # Only cells that occur: 100 classes have 10,000, and the covariance would have 10,000 x 10,000 values.
     cells, cell_of = np.unique(
         np.asarray(mapped, np.int64) * classes + np.asarray(reference, np.int64), return_inverse=True
     )
     hits = np.equal.outer(cell_of.ravel(), np.arange(len(cells))).astype(float)
+    rows = [np.flatnonzero(np.asarray(stratum) == h) for h in range(strata)]
+    samples = [_sampled(of, hits, areas, blocks, known) for of, known in zip(rows, units)]
     called = strata_names if strata_names is not None else (names if strata == classes else range(strata))
-    samples = [
-        _sampled(np.flatnonzero(np.asarray(stratum) == h), hits, weights, blocks, units[h])
-        for h in range(strata)
-    ]
     _check_strata(samples, stratum_area, units, [str(c) for c in called], "blocks" if blocks else "points")
     total = stratum_area.sum()
+    weights = stratum_area / total
+    found = None
+    if bootstrap:
+        found = _bootstrap(samples, weights, cells, classes, bootstrap, seed)
+        found["area"] = found["area"] * total
+    counts = np.bincount(np.asarray(mapped) * classes + reference, minlength=classes**2)
+    return AreaEstimates(
+        names=tuple(names),
+        counts=counts.reshape(classes, classes),
+        mapped_area=np.full(classes, np.nan) if mapped_area is None else np.asarray(mapped_area, float),
+        total_area=float(total),
+        **_estimates(samples, weights, cells, classes, total),
+        critical=NORMAL_95 if blocks is None else _critical(samples),
+        bootstrap=found,
+    )
+
+
+def _estimates(
+    samples: Sequence[_Sampled], weights: np.ndarray, cells: np.ndarray, classes: int, total: float
+) -> dict[str, Any]:
+    """The cells' proportions, areas and accuracies with their standard errors, as `AreaEstimates` names them,
+    from the strata's samples and their weights (H,), shares of the `total` area.
+    """
     share, covariance = np.zeros(len(cells)), np.zeros((len(cells), len(cells)))
-    for one, area in zip(samples, stratum_area / total):
+    for one, area in zip(samples, weights):
         if area:
             # Olofsson eq. 4: the stratum's weight times its share of each cell.
             share += area * one.share
@@ -231,34 +252,24 @@ def estimate(
         name: np.sqrt(np.maximum(np.einsum("ck,cd,dk->k", s[cells], covariance, s[cells]), 0))
         for name, s in slopes.items()
     }
-    critical = NORMAL_95
-    if blocks is not None:
-        from scipy.stats import t
-
-        # Drawn blocks are few, and 1.96 is too small for few: Student's t, a degree less for each stratum.
-        critical = float(t.ppf(0.975, max(1, sum(max(0, one.units - 1) for one in samples))))
-    found = None
-    if bootstrap:
-        found = _bootstrap(samples, stratum_area / total, cells, classes, bootstrap, seed)
-        found["area"] = found["area"] * total
-    return AreaEstimates(
-        names=tuple(names),
-        counts=np.bincount(np.asarray(mapped) * classes + reference, minlength=classes**2).reshape(
-            classes, classes
-        ),
-        proportions=full.reshape(classes, classes),
-        mapped_area=np.full(classes, np.nan) if mapped_area is None else np.asarray(mapped_area, float),
-        total_area=float(total),
-        area=values["area"] * total,
-        area_se=errors["area"] * total,
-        oa=float(values["oa"][0]),
-        oa_se=float(errors["oa"][0]),
+    return {
+        "proportions": full.reshape(classes, classes),
+        "area": values["area"] * total,
+        "area_se": errors["area"] * total,
+        "oa": float(values["oa"][0]),
+        "oa_se": float(errors["oa"][0]),
         **{name: values[name] for name in ("ua", "pa", "f1")},
         # + 0 * values: an accuracy that is NaN has no error either, though its slopes were made 0.
         **{f"{name}_se": errors[name] + 0 * values[name] for name in ("ua", "pa", "f1")},
-        critical=critical,
-        bootstrap=found,
-    )
+    }
+
+
+def _critical(blocks: Sequence[_Sampled]) -> float:
+    """Half a 95 % interval in standard errors, from blocks drawn in strata."""
+    from scipy.stats import t
+
+    # Drawn blocks are few, and 1.96 is too small for few: Student's t, a degree less for each stratum.
+    return float(t.ppf(0.975, max(1, sum(max(0, one.units - 1) for one in blocks))))
 
 
 @dataclass(frozen=True, eq=False)

@@ -164,11 +164,7 @@ def compare_sides(
     """
     scenes = dataset.scenes if part is None else dataset.part(part)
     names = _unique([scene.name for scene in scenes])
-    for side in sides:
-        # Before hours of prediction.
-        for one in side.members:
-            if isinstance(one, Checkpoint):
-                indices_by_name(one.legend, dataset.legend, side.name)
+    _check_classes(sides, dataset.legend)
     targets = _targets(out, names, sides, overwrite=overwrite)
     # Once for all scenes: a scorer builds the network and moves its weights to the device.
     scorers = {
@@ -193,18 +189,39 @@ def compare_sides(
     # Blocks without a label are not kept, so that no block means no label.
     if not found[0][0]:
         raise BadInput(f"No labelled pixel to compare on{f' in the {part} part' if part else ''}.")
-    pairs = []
-    for k, other in enumerate(sides[1:], start=1):
-        drawn = differences(found[0], found[k], dataset.legend.names, **asdict(drawing))
-        test = McNemar(*map(int, outcomes[k - 1]))
-        pairs.append(Pair(sides[0].name, other.name, *drawn, drawing.level, test))
+    pairs = _pairs(sides, found, outcomes, dataset.legend.names, drawing)
     per_block = {side.name: tuple(map(tuple, mine)) for side, mine in zip(sides, found)}
     written = tuple(path for line in targets.values() for path, _ in line)
-    done = Comparison(tuple(dataset.legend.names), per_block, tuple(pairs), tuple(notes), written)
+    done = Comparison(tuple(dataset.legend.names), per_block, pairs, tuple(notes), written)
     if out:
         with written_whole(out / "comparison.json", overwrite=overwrite) as path:
             path.write_text(json.dumps(done.to_dict()))
     return done
+
+
+def _check_classes(sides: Sequence[Side], legend: Legend) -> None:
+    """Raises BadInput where a checkpoint knows other classes: before hours of prediction, not after."""
+    for side in sides:
+        for one in side.members:
+            if isinstance(one, Checkpoint):
+                indices_by_name(one.legend, legend, side.name)
+
+
+def _pairs(
+    sides: Sequence[Side],
+    counts: Sequence[Sequence[Sequence[BlockCounts]]],
+    outcomes: np.ndarray,
+    names: Sequence[str],
+    drawing: Drawing,
+) -> tuple[Pair, ...]:
+    """The first side against each other one, from the counts of every side's members and the pixels by who
+    is right, `outcomes` (sides - 1, 4).
+    """
+    pairs = []
+    for other, theirs, pixels in zip(sides[1:], counts[1:], outcomes):
+        drawn = differences(counts[0], theirs, names, **asdict(drawing))
+        pairs.append(Pair(sides[0].name, other.name, *drawn, drawing.level, McNemar(*map(int, pixels))))
+    return tuple(pairs)
 
 
 def _unique(names: Sequence[str]) -> list[str]:

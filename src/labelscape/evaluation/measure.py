@@ -164,26 +164,21 @@ def evaluate(
 
     part  "train", "val", "test"; None or "all": all labels
     task  name of the second task to score; by default that whose classes the labels have, the first if both
-    keep  is given every scene with its class indices (H, W), 255 where there is no data; scenes without a
-          label too
+    keep  is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference (`Evaluation.per_ring`)
     watch  see every tile as it is scored, such as `places.Places.watch`
 
     Scored exactly as `map_scene` maps. Raises BadInput where the part holds no label and nothing is kept, or
     the labels have other classes than the model; WrongType for what is no dataset.
     """
-    # Here, not above: these import torch, and reading an Evaluation should not take its seconds.
-    from labelscape.scoring.memory import size_warning
-    from labelscape.scoring.protocol import Protocol
-    from labelscape.scoring.scorer import Scorer
+    # Here, not above: it imports torch, and reading an Evaluation should not take its seconds.
     from labelscape.scoring.stitch import plan_for
 
     check_dataset(dataset, "score a checkpoint")
     part = known_part(part)
-    models = for_labels(load_all(checkpoint), dataset, task)
-    protocol = protocol or Protocol()
-    scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol)
-    check_classes(scorer.checkpoint, dataset)
+    scorer = _scorer_for(
+        dataset, for_labels(load_all(checkpoint), dataset, task), device, precision, protocol
+    )
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     per_block: list[BlockCounts] = []
@@ -207,9 +202,28 @@ def evaluate(
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
     if not per_scene or (not keep and not sum(int(c.counts.sum()) for c in per_scene.values())):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    # Of the largest tiles alone: one warning says it for all.
-    notes = tuple(filter(None, [size_warning(scorer, max(plans, key=lambda plan: plan.largest))]))
+    notes = _size_notes(scorer, plans)
     return Evaluation(per_scene, tuple(legend.names), notes, tuple(rings), tuple(per_block))
+
+
+def _scorer_for(
+    dataset: Dataset, models: Sequence[Checkpoint], device: str, precision: str, protocol: Protocol | None
+) -> Scorer:
+    """The models on the device. Raises BadInput where the labels have other classes than they."""
+    from labelscape.scoring.protocol import Protocol
+    from labelscape.scoring.scorer import Scorer
+
+    scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
+    check_classes(scorer.checkpoint, dataset)
+    return scorer
+
+
+def _size_notes(scorer: Scorer, plans: Sequence[TilePlan]) -> tuple[str, ...]:
+    """Warns of tiles larger than the model learned."""
+    from labelscape.scoring.memory import size_warning
+
+    # Of the largest tiles alone: one warning says it for all.
+    return tuple(filter(None, [size_warning(scorer, max(plans, key=lambda plan: plan.largest))]))
 
 
 def _score_scene(

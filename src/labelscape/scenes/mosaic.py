@@ -80,10 +80,7 @@ def open_scene(
     if given is not None and area is None and pixel_size is None:
         return given
     if given is not None:
-        # Closed at once: its parts open files for themselves, when they are read.
-        with given:
-            facts = given.source, given.name, given.grid, given.parts
-            found = _Parts(*facts, mask=_mask_of(given), units=given.units)
+        found = _Parts.of_scene(given)
     elif is_stac(source):
         if band_names is not None:
             raise BadOption(
@@ -92,9 +89,7 @@ def open_scene(
         found = _described(source, bands or wanted, nodata, bands, allow_remote)
     else:
         parts = tuple(file_part(file, nodata=nodata, bands=bands, band_names=band_names) for file in files)
-        # A folder called 2021.06 has no suffix to be cut off.
-        name = Path(source).name if isinstance(source, (str, Path)) else f"{Path(files[0]).stem}_mosaic"
-        found = _Parts(source, name, mosaic_grid(parts), parts)
+        found = _Parts.of_files(source, files, parts)
     return _cut_and_resized(found, area, pixel_size)
 
 
@@ -108,6 +103,20 @@ class _Parts:
     parts: tuple[Part, ...]
     mask: PolygonIndex | None = None
     units: Units | None = None
+
+    @classmethod
+    def of_scene(cls, given: Scene) -> _Parts:
+        """Of a scene, which is closed at once: its parts open files for themselves, when they are read."""
+        with given:
+            facts = given.source, given.name, given.grid, given.parts
+            return cls(*facts, mask=_mask_of(given), units=given.units)
+
+    @classmethod
+    def of_files(cls, source: Source, files: Sequence[str], parts: tuple[Part, ...]) -> _Parts:
+        """Of files beside each other, each of which is a part."""
+        # A folder called 2021.06 has no suffix to be cut off.
+        name = Path(source).name if isinstance(source, (str, Path)) else f"{Path(files[0]).stem}_mosaic"
+        return cls(source, name, mosaic_grid(parts), parts)
 
 
 def _described(

@@ -75,33 +75,46 @@ def evaluate(
              first, or of an open dataset that whose classes it has
     keep     is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
-    objects  classes of things, such as buildings, whose objects are counted too (`Evaluation.objects`), and
-             their borders with a `tolerance` in pixels
-    topology  classes of lines, such as roads, whose skeletons are compared too (`Evaluation.topology`)
-    out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
-    overwrite  replace files in that folder
+    objects  classes of things, such as buildings, whose objects and borders (to `tolerance` pixels) count too
+    topology  classes of lines, such as roads, whose skeletons are compared too
+    out      folder for where it is wrong: error maps, blocks by their errors, counts and a report;
+             `overwrite` replaces what is there
 
-    Refuses what `evaluation.measure.evaluate` refuses; also BadOption where the checkpoint does not say what
-    it was trained on, BadFile for files that cannot be read.
+    Raises as `evaluation.measure.evaluate`; also BadOption where the checkpoint does not say what it was
+    trained on, BadFile for files that cannot be read.
     """
-    tiles = {"tile_size": tile_size, "overlap": overlap, "blend": blend}
-    how = {"device": device, "precision": precision, "keep": keep, "boundaries": boundaries, "show": show}
-    options = {**tiles, **how, "protocol": _one_protocol(protocol, tta, scales, average)}
+    options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
+    options |= {"device": device, "precision": precision, "boundaries": boundaries}
     options |= {"objects": objects, "tolerance": tolerance, "topology": topology}
+    options["protocol"] = _one_protocol(protocol, tta, scales, average)
     if dataset is not None and labels is None:
         return evaluate_into(out, checkpoint, dataset, part, overwrite=overwrite, task=task, **options)
     known_part(part)  # before scenes are opened
+    asked = (dataset, labels, spec or {})
+    return _evaluate_asked(out, checkpoint, asked, part, task, overwrite=overwrite, **options)
+
+
+def _evaluate_asked(
+    out: str | Path | None,
+    checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
+    asked: tuple[Any, Any, Mapping[str, Any]],
+    part: str | None,
+    task: str | None,
+    **options: Any,
+) -> Evaluation:
+    """`evaluate_into` on the scenes, labels and rules that are `asked` for, or on those of training."""
     first, *others = load_all(checkpoint)
     models = [first.task(task), *(one.task(task if task in one.tasks else None) for one in others)]
-    data, notes = asked_for(models[0], dataset, labels, spec or {})
+    data, notes = asked_for(models[0], *asked)
     for note in notes:
-        warnings.warn(note, stacklevel=2)
+        # 3: the line that called `evaluate`, two functions up.
+        warnings.warn(note, stacklevel=3)
     # Its seed draws its own held-out blocks, its legend keeps the indices it learned: other labels may lack
     # a class.
     with open_recipe_data(data, models[0].recipe.get("seed", 0), models[0].legend) as opened:
-        if part is None and dataset is None:
+        if part is None and asked[0] is None:
             part = scored_part(opened)
-        return evaluate_into(out, models, opened, part, overwrite=overwrite, **options)
+        return evaluate_into(out, models, opened, part, **options)
 
 
 def evaluate_into(
