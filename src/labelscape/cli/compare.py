@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,29 +28,42 @@ from labelscape.cli.parsing import scales_of, scene_of
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
-    from labelscape.evaluation.compare import Comparison
+    from labelscape.evaluation.compare import Comparison, Pair, Side
+    from labelscape.legend import Legend
+    from labelscape.training.recipe_data import Data
 
 NAME = "compare"
 
 
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        help="Two or more: checkpoints, class rasters, or folders of class rasters. Trainings with "
+        "several seeds are one model: a0.safetensors,a1.safetensors."
+    ),
+]
+LabelledScenes = Annotated[
+    list[str],
+    typer.Option(
+        "--scenes", help="Labelled scene. Repeat.", show_default="the training scenes of the first checkpoint"
+    ),
+]
+Level = Annotated[float, typer.Option("--level", help="Level of the intervals.")]
+Replicates = Annotated[int, typer.Option("--replicates", help="Draws of the bootstrap.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="Folder for comparison.json and, for each scene, a map of which model is right where."
+    ),
+]
+
+
 @grouped
 def run(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            help="Two or more: checkpoints, class rasters, or folders of class rasters. Trainings with "
-            "several seeds are one model: a0.safetensors,a1.safetensors."
-        ),
-    ],
+    models: Models,
     *,
-    scenes: Annotated[
-        list[str],
-        typer.Option(
-            "--scenes",
-            help="Labelled scene. Repeat.",
-            show_default="the training scenes of the first checkpoint",
-        ),
-    ] = [],
+    scenes: LabelledScenes = [],
     labels: Labels,
     dataset: PublishedSet = None,
     settings: Settings = [],
@@ -60,16 +74,10 @@ def run(
     tta: Tta = "none",
     scales: Scales = "1",
     average: Average = "probabilities",
-    level: Annotated[float, typer.Option("--level", help="Level of the intervals.")] = 0.95,
-    replicates: Annotated[int, typer.Option("--replicates", help="Draws of the bootstrap.")] = 2000,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Folder for comparison.json and, for each scene, a map of which model is right where.",
-        ),
-    ] = None,
+    level: Level = 0.95,
+    replicates: Replicates = 2000,
+    seed: Seed = 0,
+    out: Out = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -89,7 +97,7 @@ def run(
       labelscape compare old_class.tif new_class.tif --labels fields.gpkg
     """
     from labelscape.evaluation.compare import Drawing
-    from labelscape.training.compare import checkpoints_of, compare_on, data_for, sides_of
+    from labelscape.training.compare import checkpoints_of, compare_on, sides_of
     from labelscape.training.data import open_recipe_data
 
     # A comma always separates: a file with one in its name has to be renamed first.
@@ -101,15 +109,7 @@ def run(
         data = scored_data(first, scenes, dataset, settings, labels)
         legend, split_seed = first.legend, first.recipe.get("seed", 0)
     else:
-        if dataset or part or not labels.labels:
-            raise BadOption(
-                "Finished maps are compared on --labels, without --dataset and --part; pass --scenes too "
-                "where there are several."
-            )
-        # Only --labels' settings: the files themselves go by their own argument.
-        given = {name: value for name, value in labels.settings.items() if name != "labels"}
-        where = [scene_of(one) for one in scenes] or None
-        data, legend, split_seed, _ = data_for(sides, where, labels.labels, given, task)
+        data, legend, split_seed = _data_for_maps(sides, scenes, labels, task, dataset or part)
     with open_recipe_data(data, split_seed, legend) as opened:
         for line in opened.report:
             talk(line)
@@ -117,56 +117,70 @@ def run(
         test = {"tta": tta, "scales": scales_of(scales), "average": average, **asdict(machine)}
         files = {"out": out, "overwrite": overwrite, "show": True, "task": task}
         found = compare_on(sides, opened, split, tiles=asdict(tiles), test=test, drawing=drawing, **files)
+    _print(found, split, out, as_json)
+
+
+def _data_for_maps(
+    sides: Sequence[Side], scenes: list[str], labels: Labels, task: str | None, other: str | None
+) -> tuple[Data, Legend | None, int]:
+    """What finished maps are compared on: scenes and labels, their classes where known, the seed of the
+    split. Raises BadOption without labels, or where an `other` choice of them was made.
+    """
+    from labelscape.training.compare import data_for
+
+    if other or not labels.labels:
+        raise BadOption(
+            "Finished maps are compared on --labels, without --dataset and --part; pass --scenes too "
+            "where there are several."
+        )
+    # Only --labels' settings: the files themselves go by their own argument.
+    given = {name: value for name, value in labels.settings.items() if name != "labels"}
+    return data_for(sides, [scene_of(one) for one in scenes] or None, labels.labels, given, task)[:3]
+
+
+def _print(found: Comparison, split: str | None, out: Path | None, as_json: bool) -> None:
     for note in found.notes:
         talk(f"warning: {note}")
     if as_json:
         print_json({"part": split or "all", **found.to_dict()})
         return
-    _print(found, split)
+    for pair in found.pairs:
+        _print_pair(pair, split)
     if out:
         print(f"{'written':<11}{out}")
 
 
-def _print(found: Comparison, split: str | None) -> None:
+def _print_pair(pair: Pair, split: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from labelscape.evaluation.text import percent
 
-    console = Console()
-    for pair in found.pairs:
-        interval = f"{100 * pair.level:g} % interval"
-        # Trainings with other seeds are rare: without them the column would be empty.
-        over_seeds = any(line.seeds_low is not None for line in pair.lines)
-        table = Table(title=f"{split or 'all'} labels, {pair.units} {pair.kind}, in per cent")
-        heads = (
-            "",
-            pair.first,
-            pair.other,
-            "difference",
-            interval,
-            *(["over trainings"] if over_seeds else []),
-        )
-        for n, head in enumerate(heads):
-            table.add_column(Text(head), justify="right" if n else "left", no_wrap=True)
-        for line in pair.lines:
-            row = [line.metric, percent(line.first), percent(line.other), percent(line.difference)]
-            row.append(_range(line.low, line.high))
-            if over_seeds:
-                row.append(_range(line.seeds_low, line.seeds_high))
-            # Text: rich would read the brackets of a name as markup.
-            table.add_row(*map(Text, row))
-        # soft_wrap: in a pipe rich would cut cells at 80 columns.
-        console.print(table, soft_wrap=True)
-        test = pair.mcnemar
-        # Below the smallest number of a computer.
-        p = f"= {test.p_value:.2g}" if test.p_value else "< 1e-300"
-        print(
-            f"pixels that only {pair.first} has right: {test.only_first:,}; only {pair.other}: "
-            f"{test.only_other:,} (McNemar p {p}, too small: neighbouring pixels are alike)"
-        )
-        print(pair.sentence)
+    interval = f"{100 * pair.level:g} % interval"
+    # Trainings with other seeds are rare: without them the column would be empty.
+    over_seeds = any(line.seeds_low is not None for line in pair.lines)
+    table = Table(title=f"{split or 'all'} labels, {pair.units} {pair.kind}, in per cent")
+    heads = ("", pair.first, pair.other, "difference", interval, *(["over trainings"] if over_seeds else []))
+    for n, head in enumerate(heads):
+        table.add_column(Text(head), justify="right" if n else "left", no_wrap=True)
+    for line in pair.lines:
+        row = [line.metric, percent(line.first), percent(line.other), percent(line.difference)]
+        row.append(_range(line.low, line.high))
+        if over_seeds:
+            row.append(_range(line.seeds_low, line.seeds_high))
+        # Text: rich would read the brackets of a name as markup.
+        table.add_row(*map(Text, row))
+    # soft_wrap: in a pipe rich would cut cells at 80 columns.
+    Console().print(table, soft_wrap=True)
+    test = pair.mcnemar
+    # Below the smallest number of a computer.
+    p = f"= {test.p_value:.2g}" if test.p_value else "< 1e-300"
+    print(
+        f"pixels that only {pair.first} has right: {test.only_first:,}; only {pair.other}: "
+        f"{test.only_other:,} (McNemar p {p}, too small: neighbouring pixels are alike)"
+    )
+    print(pair.sentence)
 
 
 def _range(low: float | None, high: float | None) -> str:

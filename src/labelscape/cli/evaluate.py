@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from labelscape.training.recipe_data import Data
 
 NAME = "evaluate"
+Model = Annotated[Path, typer.Argument(help="Checkpoint.")]
+Images = Annotated[list[str] | None, typer.Argument(help="Labelled scenes; by default its training scenes.")]
 Split = Annotated[
     str | None,
     typer.Option(
@@ -103,12 +105,26 @@ Task = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What is scored beside classes of pixels."""
+
+    card: Card = False
+    boundaries: Boundaries = False
+    objects: Things = field(default_factory=list)
+    tolerance: Tolerance = 2
+    topology: Lines = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As `evaluate_into` takes them; the card needs no counts of its own."""
+        return {name: value for name, value in asdict(self).items() if name != "card"}
+
+
 @grouped
 def run(
-    model: Annotated[Path, typer.Argument(help="Checkpoint.")],
-    images: Annotated[
-        list[str] | None, typer.Argument(help="Labelled scenes; by default its training scenes.")
-    ] = None,
+    model: Model,
+    images: Images = None,
     *,
     labels: Labels,
     dataset: PublishedSet = None,
@@ -116,11 +132,7 @@ def run(
     part: Split = None,
     task: Task = None,
     predictions: Predictions = None,
-    card: Card = False,
-    boundaries: Boundaries = False,
-    objects: Things = [],
-    tolerance: Tolerance = 2,
-    topology: Lines = [],
+    scores: Scores,
     out: Out = None,
     overwrite: Overwrite = False,
     tiles: Tiles,
@@ -145,8 +157,6 @@ def run(
         sent
     """
     from labelscape.checkpoint import load
-    from labelscape.evaluation.measure import for_labels
-    from labelscape.evaluation.text import print_card, print_objects, print_topology
     from labelscape.training.data import open_recipe_data
 
     checkpoint = load(model).task(task)
@@ -158,22 +168,15 @@ def run(
         for line in opened.report:
             talk(line)
         split = chosen_split(part, opened, may_choose=bool(data.dataset or not images))
-        # By the classes of the labels: a published set of roads is scored on the second task unasked.
-        checkpoint = for_labels([checkpoint], opened)[0]
-        if task is None and checkpoint.whole is not None:
-            talk(f"scoring the second task {checkpoint.whole.mate.name}, whose classes these labels have")
-        files = {"boundaries": boundaries, "objects": objects, "tolerance": tolerance}
-        files |= {"topology": topology, "out": out, "overwrite": overwrite}
+        checkpoint = _of_labels(checkpoint, opened, task)
+        files = {**scores.settings, "out": out, "overwrite": overwrite}
         found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging), files)
     if predictions:
         talk(f"{len(found.per_scene)} predictions in {predictions}")
     _print(found, checkpoint, split, as_json)
-    # As JSON the card is part of the result.
-    if (card or boundaries) and not as_json and found.confusion.labelled:
-        print_card(found.card, found.trimap)
+    # As JSON all of these are part of the result.
     if not as_json:
-        print_objects(found.objects)
-        print_topology(found.topology)
+        _print_more(found, scores.card or scores.boundaries)
     if out:
         talk(f"where it is wrong: {out / 'report.html'}")
 
@@ -249,6 +252,17 @@ def chosen_split(part: str | None, dataset: Dataset, *, may_choose: bool) -> str
     return None if part == "all" else part
 
 
+def _of_labels(checkpoint: Checkpoint, dataset: Dataset, task: str | None) -> Checkpoint:
+    """The checkpoint for the task that was named, else the one whose classes the labels have."""
+    from labelscape.evaluation.measure import for_labels
+
+    # By the classes of the labels: a published set of roads is scored on the second task unasked.
+    found = for_labels([checkpoint], dataset)[0]
+    if task is None and found.whole is not None:
+        talk(f"scoring the second task {found.whole.mate.name}, whose classes these labels have")
+    return found
+
+
 def _scored(
     checkpoint: Checkpoint,
     dataset: Dataset,
@@ -317,6 +331,16 @@ def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json
     print(f"{split or 'all'} labels of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
     name = f"{checkpoint.network}: {task}" if task else checkpoint.network
     print_scores({name: found.metrics}, checkpoint.legend.names)
+
+
+def _print_more(found: Evaluation, card: bool) -> None:
+    """The scores under each convention if asked for, and those of objects and of lines."""
+    from labelscape.evaluation.text import print_card, print_objects, print_topology
+
+    if card and found.confusion.labelled:
+        print_card(found.card, found.trimap)
+    print_objects(found.objects)
+    print_topology(found.topology)
 
 
 def _writer(

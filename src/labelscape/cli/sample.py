@@ -16,70 +16,82 @@ if TYPE_CHECKING:
 NAME = "sample"
 
 
+Raster = Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = nodata.")]
+Out = Annotated[Path, typer.Argument(help="The sample, a GeoPackage (.gpkg).")]
+Size = Annotated[
+    int | None, typer.Option("--size", help="Number of points.", show_default="as --target-se needs")
+]
+TargetSe = Annotated[
+    float | None,
+    typer.Option(
+        "--target-se",
+        help="Standard error to reach: of the overall accuracy, or of the share of --target-class.",
+        show_default="0.02",
+    ),
+]
+TargetClass = Annotated[str | None, typer.Option("--target-class", help="Class whose area matters most.")]
+Expect = Annotated[
+    list[str],
+    typer.Option(
+        "--expect",
+        help="User's accuracy you expect: 0.85, or by class, forest=0.9,water=0.95. Repeat.",
+        show_default="0.8",
+    ),
+]
+Allocation = Annotated[
+    str, typer.Option("--allocation", help="Points by stratum: proportional, equal or neyman.")
+]
+Floor = Annotated[int, typer.Option("--floor", help="Points of every stratum at least, for rare classes.")]
+StrataRaster = Annotated[
+    Path | None,
+    typer.Option(
+        "--strata",
+        help="Class raster on the map's grid whose classes are the strata.",
+        show_default="the map's classes",
+    ),
+]
+SievedStrata = Annotated[
+    float,
+    typer.Option(
+        "--sieve",
+        metavar="HECTARES",
+        help="Strata are the map's classes after sieving to this minimum mapping unit.",
+    ),
+]
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        "--confidence-bands", help="Strata are bands of the map's confidence, cut at these per cents: 60,85."
+    ),
+]
+Block = Annotated[
+    int | None,
+    typer.Option("--block", help="Draw squares of this many pixels a side first, then points in them."),
+]
+PerBlock = Annotated[int, typer.Option("--per-block", help="Points in each of those blocks.")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same pixels.")]
+Second = Annotated[
+    bool, typer.Option("--second", help="Also write a copy for a second interpreter, in another order.")
+]
+
+
 def run(
-    raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = nodata.")],
-    out: Annotated[Path, typer.Argument(help="The sample, a GeoPackage (.gpkg).")],
+    raster: Raster,
+    out: Out,
     *,
-    size: Annotated[
-        int | None, typer.Option("--size", help="Number of points.", show_default="as --target-se needs")
-    ] = None,
-    target_se: Annotated[
-        float | None,
-        typer.Option(
-            "--target-se",
-            help="Standard error to reach: of the overall accuracy, or of the share of --target-class.",
-            show_default="0.02",
-        ),
-    ] = None,
-    target_class: Annotated[
-        str | None, typer.Option("--target-class", help="Class whose area matters most.")
-    ] = None,
-    expect: Annotated[
-        list[str],
-        typer.Option(
-            "--expect",
-            help="User's accuracy you expect: 0.85, or by class, forest=0.9,water=0.95. Repeat.",
-            show_default="0.8",
-        ),
-    ] = [],
-    allocation: Annotated[
-        str, typer.Option("--allocation", help="Points by stratum: proportional, equal or neyman.")
-    ] = "proportional",
-    floor: Annotated[
-        int, typer.Option("--floor", help="Points of every stratum at least, for rare classes.")
-    ] = 50,
-    strata: Annotated[
-        Path | None,
-        typer.Option(
-            "--strata",
-            help="Class raster on the map's grid whose classes are the strata.",
-            show_default="the map's classes",
-        ),
-    ] = None,
-    sieve: Annotated[
-        float,
-        typer.Option(
-            "--sieve",
-            metavar="HECTARES",
-            help="Strata are the map's classes after sieving to this minimum mapping unit.",
-        ),
-    ] = 0.0,
-    confidence_bands: Annotated[
-        str | None,
-        typer.Option(
-            "--confidence-bands",
-            help="Strata are bands of the map's confidence, cut at these per cents: 60,85.",
-        ),
-    ] = None,
-    block: Annotated[
-        int | None,
-        typer.Option("--block", help="Draw squares of this many pixels a side first, then points in them."),
-    ] = None,
-    per_block: Annotated[int, typer.Option("--per-block", help="Points in each of those blocks.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same pixels.")] = 0,
-    second: Annotated[
-        bool, typer.Option("--second", help="Also write a copy for a second interpreter, in another order.")
-    ] = False,
+    size: Size = None,
+    target_se: TargetSe = None,
+    target_class: TargetClass = None,
+    expect: Expect = [],
+    allocation: Allocation = "proportional",
+    floor: Floor = 50,
+    strata: StrataRaster = None,
+    sieve: SievedStrata = 0.0,
+    confidence_bands: Bands = None,
+    block: Block = None,
+    per_block: PerBlock = 10,
+    seed: Seed = 0,
+    second: Second = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -97,18 +109,19 @@ def run(
     from labelscape.progress import bar
     from labelscape.rasters.class_names import legend_of
 
+    points = {"size": size, "target_se": target_se, "target_class": target_class}
+    points |= {"allocation": allocation, "floor": floor}
+    # Left out where it is not given: the library's own default is the only one.
+    points |= {"expect": accuracies_of(expect)} if expect else {}
     rows = legend_of(raster)[1]
-    # Blocks are drawn from the counts; of the map only they are read again.
+    # One pass counts the strata, one draws, one sieves. Blocks are drawn from the counts: of the map only they
+    # are read again.
     passes = 1 + (block is None) + bool(sieve)
     with bar(f"sample of {raster.name}", rows * passes, "rows") as tick:
         done = sample(
             raster,
             out,
-            size=size,
-            target_se=target_se,
-            target_class=target_class,
-            allocation=allocation,
-            floor=floor,
+            **points,
             strata=strata,
             sieve=sieve,
             confidence_bands=numbers_between(confidence_bands, "confidence-bands"),
@@ -118,8 +131,6 @@ def run(
             second=second,
             overwrite=overwrite,
             tick=tick,
-            # Left out where it is not given: the library's own default is the only one.
-            **({"expect": accuracies_of(expect)} if expect else {}),
         )
     if as_json:
         print_json(done.to_dict())

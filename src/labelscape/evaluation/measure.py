@@ -176,9 +176,7 @@ def evaluate(
 
     check_dataset(dataset, "score a checkpoint")
     part = known_part(part)
-    scorer = _scorer_for(
-        dataset, for_labels(load_all(checkpoint), dataset, task), device, precision, protocol
-    )
+    scorer = _scorer_for(load_all(checkpoint), dataset, task, device, precision, protocol)
     legend = scorer.checkpoint.legend
     per_scene: dict[str, Confusion] = {}
     per_block: list[BlockCounts] = []
@@ -207,12 +205,18 @@ def evaluate(
 
 
 def _scorer_for(
-    dataset: Dataset, models: Sequence[Checkpoint], device: str, precision: str, protocol: Protocol | None
+    models: Sequence[Checkpoint],
+    dataset: Dataset,
+    task: str | None,
+    device: str,
+    precision: str,
+    protocol: Protocol | None,
 ) -> Scorer:
-    """The models on the device. Raises BadInput where the labels have other classes than they."""
+    """The models for the labels' task, on the device. Raises BadInput where the labels have other classes."""
     from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
 
+    models = for_labels(models, dataset, task)
     scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
     check_classes(scorer.checkpoint, dataset)
     return scorer

@@ -84,14 +84,13 @@ def evaluate(
     trained on, BadFile for files that cannot be read.
     """
     options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
-    options |= {"device": device, "precision": precision, "boundaries": boundaries}
+    options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
     options |= {"objects": objects, "tolerance": tolerance, "topology": topology}
     options["protocol"] = _one_protocol(protocol, tta, scales, average)
     if dataset is not None and labels is None:
-        return evaluate_into(out, checkpoint, dataset, part, overwrite=overwrite, task=task, **options)
+        return evaluate_into(out, checkpoint, dataset, part, task=task, **options)
     known_part(part)  # before scenes are opened
-    asked = (dataset, labels, spec or {})
-    return _evaluate_asked(out, checkpoint, asked, part, task, overwrite=overwrite, **options)
+    return _evaluate_asked(out, checkpoint, (dataset, labels, spec or {}), part, task, **options)
 
 
 def _evaluate_asked(
