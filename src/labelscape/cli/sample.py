@@ -114,8 +114,7 @@ def run(
     # Left out where it is not given: the library's own default is the only one.
     points |= {"expect": accuracies_of(expect)} if expect else {}
     rows = legend_of(raster)[1]
-    # One pass counts the strata, one draws, one sieves. Blocks are drawn from the counts: of the map only they
-    # are read again.
+    # One counts, one draws, one sieves. Blocks are drawn from the counts: only they are read again.
     passes = 1 + (block is None) + bool(sieve)
     with bar(f"sample of {raster.name}", rows * passes, "rows") as tick:
         done = sample(
