@@ -99,6 +99,13 @@ def test_a_scene_prints_on_one_line(tmp_path, scenes):
     assert "EPSG:32633" in scenes[0]._repr_html_() and "<img" not in scenes[0]._repr_html_()
 
 
+def test_a_closed_scene_in_memory_holds_no_pixels(scenes):
+    """Not so with a view of no pixels, whose base is all of them."""
+    held = next(scene for scene in scenes if isinstance(scene, HeldScene)).again()
+    held.close()
+    assert held.pixels.shape == (3, 0, 0) and held.pixels.base is None
+
+
 def test_notebooks_show_a_table_and_a_picture(tmp_path):
     pixels = np.full((3, 40, 80), 9, np.uint16)
     pixels[0, :, :40] = 900

@@ -88,4 +88,5 @@ class HeldScene(Scene):
 
     def close(self) -> None:
         """Free the pixels, unless another scene shares them."""
-        self.pixels, self.unmasked = self.pixels[:, :0, :0], None
+        # A new array: a view of no pixels would still hold all of them.
+        self.pixels, self.unmasked = np.empty((len(self.pixels), 0, 0), self.pixels.dtype), None
