@@ -242,14 +242,16 @@ class Grid:
         """Are these the same pixels: same CRS and shape, corners within a hundredth of a pixel (ours)?"""
         return self.crs == other.crs and self.same_pixels(other)
 
-    def same_pixels(self, other: Grid) -> bool:
-        """The same whatever the CRSs are: for rasters of which one has a CRS that nothing relates to."""
+    def same_pixels(self, other: Grid, *, within: float = 0.01) -> bool:
+        """The same whatever the CRSs are: for rasters of which one has a CRS that nothing relates to.
+        `within` is in pixels.
+        """
         if self.shape != other.shape:
             return False
         step = max(self.pixel_size)
         # Three corners fix an affine transform: the origin alone would not show that the pixel sizes differ.
         corners = [(0, 0), (self.width, 0), (0, self.height)]
-        return all(math.dist(self.transform @ c, other.transform @ c) < 0.01 * step for c in corners)
+        return all(math.dist(self.transform @ c, other.transform @ c) < within * step for c in corners)
 
 
 def _zone(lat: np.ndarray) -> np.ndarray:

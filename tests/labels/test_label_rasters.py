@@ -14,7 +14,7 @@ from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadInput
 from labelscape.labels.labels import classes_of, open_labels
 from labelscape.labels.rules import LabelRules
-from labelscape.legend import IGNORE
+from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.raster import Scene
 
 TOP = np.arange(96) < 20
@@ -235,3 +235,73 @@ def test_what_training_refuses_the_check_names(w, tmp_path):
             open_dataset(images, labels)
         found = [f.text for f in check_data(images, labels) if f.severity == "error"]
         assert any(text in str(refused.value) for text in found)
+
+
+def test_nodata_of_one_file_is_unlabelled_though_another_has_it_as_a_class(w, grid, tmp_path):
+    """Tiles saved by different programs: 0 is water in one, and nodata (or transparent) in the next."""
+    plain = world.write(tmp_path / "plain.tif", w.classes)
+    declared = world.write(tmp_path / "declared.tif", w.classes, nodata=0)
+    image, clear = Image.fromarray(w.classes.astype(np.uint8)).convert("P"), tmp_path / "clear.png"
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    image.save(clear, transparency=0)
+    expected = np.where(w.classes == 0, IGNORE, w.classes)
+    # Beside a file with a class 0 each of them keeps its own nodata, and says so; alone there is no class 0.
+    for second in (declared, clear):
+        with open_dataset([w.scene, w.scene], [plain, second]) as data:
+            assert list(data.legend.values) == [0, 1, 2]
+            np.testing.assert_array_equal(data.scenes[0].labels.read(), w.classes)
+            np.testing.assert_array_equal(data.scenes[1].labels.read(), expected)
+            (line,) = [line for line in data.report if "the value 0 is unlabelled" in line]
+            assert line.startswith(f"{second}: ") and "elsewhere it is 'class 0'" in line
+        found = check_data([w.scene, w.scene], [plain, second])
+        assert [f.where for f in found if "the value 0 is unlabelled" in f.text] == [str(second)]
+        legend = LabelRules(legend=data.legend)
+        np.testing.assert_array_equal(read(second, grid, legend=legend.legend), expected)
+        # Only the user's own word makes it a class.
+        named = {"water": 0, "field": 1, "forest": 2}
+        np.testing.assert_array_equal(read(second, grid, classes=named), w.classes)
+
+
+@pytest.mark.parametrize(
+    "rules", [{"classes": {"water": 0, "field": 1, "forest": 2}}, {"legend": ("a", "b", "c")}]
+)
+def test_a_value_that_is_to_be_ignored_is_no_class(w, grid, tmp_path, rules):
+    """As in an evaluation that leaves one class of the model out."""
+    if "legend" in rules:
+        rules = {"legend": Legend.of_names(rules["legend"])}
+    raster = world.write(tmp_path / "labels.tif", w.classes)
+    expected = np.where(w.classes == 1, IGNORE, w.classes)
+    np.testing.assert_array_equal(read(raster, grid, **rules, ignore_values=(1,)), expected)
+    shares = [f.text for f in check_data([w.scene], [raster], spec=LabelRules(**rules, ignore_values=(1,)))]
+    pixels = f"{(w.classes != 1).sum()} labelled pixels"
+    assert any(pixels in text for text in shares), shares
+
+
+@pytest.mark.parametrize("crs", ["of the scene", "of the labels", "neither"])
+def test_a_world_file_without_a_crs_places_the_labels(w, tmp_path, crs):
+    """Also where both have one size: labels of the square to the right are not those of this one."""
+    right = w.transform @ Affine.translation(40, 8)
+    image = Image.fromarray(w.classes.astype(np.uint8))
+    image.save(tmp_path / "l.png")
+    place = (right.a, right.d, right.b, right.e, right.c + right.a / 2, right.f + right.e / 2)
+    (tmp_path / "l.pgw").write_text("\n".join(map(repr, place)))
+    scene, labels = w.scene, tmp_path / "l.png"
+    if crs != "of the scene":
+        scene = world.write(tmp_path / "bare.tif", w.pixels, crs=None)
+        with rasterio.open(scene, "r+") as file:
+            file.transform = w.transform
+    if crs == "of the labels":
+        (tmp_path / "l.png.aux.xml").write_text("<PAMDataset><SRS>EPSG:32633</SRS></PAMDataset>")
+    expected = np.full_like(w.classes, IGNORE)
+    expected[8:, 40:] = w.classes[:-8, :-40]
+    with open_dataset([scene], [labels]) as data:
+        np.testing.assert_array_equal(data.scenes[0].labels.read(), expected)
+        assert any("has no CRS: its coordinates are taken" in line for line in data.report)
+    found = check_data([scene], [labels])
+    assert not [f for f in found if f.severity == "error"]
+    assert any("has no CRS: its coordinates are taken" in f.text for f in found)
+    # Elsewhere altogether, or half a pixel off, equal sizes are pixel on pixel as before.
+    for x in (place[4] + 1e6, w.transform.c):
+        (tmp_path / "l.pgw").write_text("\n".join(map(repr, (*place[:4], x, w.transform.f))))
+        with open_dataset([scene], [labels]) as data:
+            np.testing.assert_array_equal(data.scenes[0].labels.read(), w.classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def open_dataset(
         scenes, report = _of_one_kind(files, pixel_size, opened)
         # All scenes' labels were opened with one table, so the first one's legend is that of all.
         legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
-        report = [*told, *report, *scenes[0].labels.report, *_notes([s.scene for s in scenes])]
+        report = [*told, *report, *_label_report(scenes, files.labels), *_notes([s.scene for s in scenes])]
         if shares is not None:
             kind = fold_of(fold) if fold else split
             how = {"by_file": by_file, "split": kind, "block": block, "buffer": buffer, "seed": seed}
@@ -93,17 +93,32 @@ def open_dataset(
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
 
 
+def _label_report(scenes: Sequence[LabelledScene], files: Sequence[str | Path]) -> list[str]:
+    """What was decided about every label file, then what was read of the first."""
+    first = scenes[0].labels
+    # One file for all scenes says most of it again for each.
+    said = dict.fromkeys((note, str(file)) for one, file in zip(scenes, files) for note in one.labels.notes)
+    counts = [line for line in first.report if line not in first.notes]
+    return [*_alike([(note, [file]) for note, file in said], "label files"), *counts]
+
+
 def _notes(scenes: Sequence[Scene]) -> list[str]:
-    """What was decided about the scenes' files, one line for all that are alike."""
+    """What was decided about the scenes' files."""
+    return _alike([(note, scene.files) for scene in scenes for note in scene.notes], "scenes")
+
+
+def _alike(said: Iterable[tuple[str, Sequence[str]]], what: str) -> list[str]:
+    """Notes, each with the files it may name: one line for all that differ in nothing else."""
     alike: dict[str, list[str]] = {}
-    for scene in scenes:
-        for note in scene.notes:
-            kind = note
-            for file in scene.files:
-                kind = kind.replace(file, "")
-            alike.setdefault(kind, []).append(note)
-    more = "; {} more scenes likewise"
-    return [notes[0] + (more.format(len(notes) - 1) if len(notes) > 1 else "") for notes in alike.values()]
+    for note, files in said:
+        kind = note
+        for file in files:
+            kind = kind.replace(file, "")
+        alike.setdefault(kind, []).append(note)
+    more = "; {} more {} likewise"
+    return [
+        notes[0] + (more.format(len(notes) - 1, what) if len(notes) > 1 else "") for notes in alike.values()
+    ]
 
 
 def _check_division(buffer: int, split: str, fold: str | None) -> None:

@@ -13,8 +13,10 @@ from labelscape.scenes.polygons import PolygonIndex
 
 class Labels:
     """The labels of one scene. `legend` gives the class of each index; `report` says what was read, line by
-    line.
+    line, and `notes` are those of its lines that say what was decided or left out.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, legend: Legend, grid: Grid, report: Sequence[str] = ()) -> None:
         self.legend, self.grid, self.report = legend, grid, list(report)

@@ -43,7 +43,7 @@ def open_labels(
     # Applied on top of rasters and polygons alike: also background is unknown outside the area.
     if rules.area:
         geometries, _, notes = read_area(rules.area, grid)
-        labels.report += notes
+        labels.report, labels.notes = [*labels.report, *notes], (*labels.notes, *notes)
         labels._area = PolygonIndex(geometries, np.ones(len(geometries), np.uint8), grid)
     return labels
 

@@ -74,9 +74,10 @@ def open_polygon_labels(
     background = legend.index(rules.background) if rules.background else None
     report = [*notes, *polygon_report(names, known, inside, legend)]
     # Polygons of unused classes are rasterized too, as unlabelled: they are certainly not background.
-    return PolygonLabels(
-        PolygonIndex(geometries[inside], indices[inside], grid), legend, grid, background, report
-    )
+    inside_scene = PolygonIndex(geometries[inside], indices[inside], grid)
+    labels = PolygonLabels(inside_scene, legend, grid, background, report)
+    labels.notes = notes
+    return labels
 
 
 def polygon_classes(source: str | Path, rules: LabelRules) -> FoundClasses:

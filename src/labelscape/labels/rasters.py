@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
@@ -22,6 +24,9 @@ from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.georeference import grid_of, place_notes
 from labelscape.scenes.raster import EXACT
 
+ANY = CRS.from_epsg(3857)
+"""Stands for the CRS of coordinates that are compared as they are: both rasters have none."""
+
 
 class RasterLabels(Labels):
     """A raster of class values, resampled by nearest neighbour where its grid is not the scene's."""
@@ -32,7 +37,9 @@ class RasterLabels(Labels):
         """`band` covers the pixels of `grid`; `handles` holds its open files."""
         super().__init__(table.legend, grid)
         self._band, self._handles, self._rules = band, handles, rules
-        self._index_of, self._ignore = table.index_of_value, band.ignored(rules)
+        self._ignore = band.ignored(rules)
+        # Other files, or a model's legend, may have a class for what is unlabelled in this one.
+        self._index_of = {v: index for v, index in table.index_of_value.items() if v not in self._ignore}
         self._lock = threading.Lock()  # a GDAL handle serves one thread at a time
 
     def _read(self, window: Window) -> np.ndarray:
@@ -82,13 +89,51 @@ def open_raster_labels(
             ]
         if view is not None:
             handles.enter_context(view)
+            if not (mine.is_georeferenced and grid.is_georeferenced):
+                lacks, other = (dataset.name, scene_name)[:: 1 if mine.crs is None else -1]
+                report = [f"{lacks} has no CRS: its coordinates are taken to be in that of {other}"]
         if rules.threshold is not None:
             mask_legend(rules)  # two classes, whoever made the table
         table = table or resolve_classes([raster_classes(dataset, rules)], rules)
         # Handed over: the labels keep the files open until they are closed; any error above closes them.
         found = RasterLabels(LabelBand(dataset, view), grid, rules, table, handles.pop_all())
-        found.report += [*place_notes(dataset, dataset.name), *report]
+        found.notes = (*place_notes(dataset, dataset.name), *report, *_hidden(found, table))
+        found.report += found.notes
         return found
+
+
+def _hidden(labels: RasterLabels, table: ClassTable) -> list[str]:
+    """Lines on values that the file declares as unlabelled, and that are classes elsewhere."""
+    band, index_of = labels._band, table.index_of_value
+    return [
+        f"{band.name}: the value {value} is unlabelled, as the file declares it (nodata or transparent), "
+        f"though elsewhere it is {table.legend.names[index_of[value]]!r}; to read it as that class, name the "
+        "classes with `classes`"
+        for value in dict.fromkeys(band.declared)
+        if index_of.get(value, IGNORE) != IGNORE
+        and value in labels._ignore
+        and labels._rules.threshold is None
+    ]
+
+
+def in_one_crs(mine: Grid, grid: Grid) -> tuple[Grid, Grid] | None:
+    """The grids of labels and scene in one CRS where each has coordinates; None where one has none.
+
+    A transform without a CRS, as a world file gives it, is in the CRS of the other, unless it lies elsewhere.
+    Equal sizes that lie less than a pixel apart are meant pixel on pixel: None too.
+    """
+    if mine.is_georeferenced and grid.is_georeferenced:
+        return mine, grid
+    if mine.transform.is_identity or grid.transform.is_identity:
+        return None
+    if mine.same_pixels(grid, within=1):
+        return None
+    crs = mine.crs or grid.crs or ANY
+    left, bottom, right, top = mine.bounds_of(mine.window)
+    west, south, east, north = grid.bounds_of(grid.window)
+    if left >= east or right <= west or bottom >= north or top <= south:
+        return None
+    return replace(mine, crs=crs), replace(grid, crs=crs)
 
 
 def on_grid(dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name: str) -> WarpedVRT | None:
@@ -96,16 +141,18 @@ def on_grid(dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name:
     pixels are those of the scene, one by one. Raises BadInput where the two do not overlap, or where
     one has no coordinates and their sizes differ.
     """
-    if not (mine.is_georeferenced and grid.is_georeferenced):
+    both = in_one_crs(mine, grid)
+    if both is None:
         lacks = dataset.name if not mine.is_georeferenced else scene_name
         if mine.shape == grid.shape:
             # Label PNGs beside GeoTIFFs have no coordinates; with equal sizes they are meant pixel for pixel.
             return None
         raise BadInput(
             f"{dataset.name} is {mine.width} x {mine.height} pixels and {scene_name} {grid.width} x "
-            f"{grid.height}, and {lacks} has no "
-            "coordinates: labels and image must then have the same size."
+            f"{grid.height}, and {lacks} has no CRS or no coordinates that lie near: labels and image must "
+            "then have the same size."
         )
+    mine, grid = both
     # Bounds are only compared for overlap: their curved sides do not matter.
     left, bottom, right, top = bounds_in(mine.bounds_of(mine.window), mine.crs, grid.crs)
     west, south, east, north = grid.bounds_of(grid.window)

@@ -2,7 +2,8 @@
 
 A pixel is unlabelled where a mask or an alpha band says so (inside the file, in a `.msk` beside it, in a
 VRT), where it is NaN or infinite, where it has the file's nodata value, and outside the file. A nodata value
-that the user gives a class is that class; a masked pixel is none, whatever it holds.
+that the user gives a class by `classes` is that class, though not one that only other files or a model have;
+values that the user calls unlabelled are no class, and a masked pixel is none, whatever it holds.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class LabelBand:
             self._masks = (Mask(view, alpha, "alpha"),)
         self._nodata, self._dtype = dataset.nodata, np.dtype(dataset.dtypes[self._band - 1])
         self.nodata = _whole(dataset.nodata)
-        self.transparent = _transparent(dataset, self._band)
+        # What the file itself calls unlabelled: its nodata value, and what its colour table makes transparent.
+        nodata = () if self.nodata is None else (self.nodata,)
+        self.declared = (*nodata, *_transparent(dataset, self._band))
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray | None]:
         """(H, W) whole numbers of a window, and (H, W) bool where it is unlabelled whatever the number is,
@@ -94,11 +97,14 @@ class LabelBand:
         return values.astype(np.int64), unlabelled
 
     def ignored(self, rules: LabelRules) -> tuple[int, ...]:
-        """Values that mean "not labelled" unless they have a class: 255, the file's nodata, colours that are
-        transparent in its colour table, and those the rules name.
+        """Values that mean "not labelled", whatever class they have elsewhere: those the rules name; 255 and
+        the file's own (`declared`) unless `classes` gives them a class. 255 is white in grey masks.
         """
-        nodata = () if self.nodata is None else (self.nodata,)
-        return (IGNORE, *nodata, *self.transparent, *rules.ignore_values)
+        if rules.threshold is not None:
+            return (*self.declared, *rules.ignore_values)
+        named = (rules.classes or {}).values()
+        own = (value for value in (IGNORE, *self.declared) if value not in named)
+        return (*own, *rules.ignore_values)
 
     def counts(self) -> Counter:
         """The number of labelled pixels of every value, read block by block."""
@@ -223,11 +229,10 @@ def mask_indices(
     values: np.ndarray, unlabelled: np.ndarray | None, ignored: Sequence[int], rules: LabelRules
 ) -> np.ndarray:
     """(H, W) uint8 class indices of a grey mask: 1 from `rules.threshold` on, 0 below, IGNORE where
-    unlabelled. 255 is white here, not "unlabelled", unless the rules or the file say so.
+    unlabelled, as the values in `ignored` are.
     """
     indices = (values >= rules.threshold).astype(np.uint8)
-    # The first is 255.
-    indices[np.isin(values, ignored[1:])] = IGNORE
+    indices[np.isin(values, ignored)] = IGNORE
     if unlabelled is not None:
         indices[unlabelled] = IGNORE
     return indices

@@ -254,6 +254,7 @@ def _with_raster(results: Results, pair: Pair, opened: ExitStack) -> Pair:
     table, name = results.table, pair.scene.name
     labels = open_labels(pair.label, pair.scene.grid, results.spec, table=table, scene_name=name)
     opened.callback(labels.close)
+    results.findings += [Finding("labels", "warning", str(pair.label), note) for note in labels.notes]
     return replace(pair, read=labels.read, codes=codes, names=labels.legend.names)
 
 

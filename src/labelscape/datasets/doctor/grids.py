@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from labelscape.crs import Unrelated, bounds_in
 from labelscape.datasets.doctor.findings import Finding
 from labelscape.datasets.doctor.labels import Tally
 from labelscape.grid import Grid
+from labelscape.labels.rasters import in_one_crs
 
 UNRELATED = "The CRSs of labels and scene cannot be related."
 
@@ -18,8 +21,11 @@ def check_grids(found: Tally, grid: Grid, name: str) -> list[Finding]:
     mine = found.grid
     if mine.matches(grid):
         return []
-    if not (mine.is_georeferenced and grid.is_georeferenced):
+    both = in_one_crs(mine, grid)
+    if both is None:
         return [] if mine.shape == grid.shape else [_other_size(found, grid, name)]
+    mine, grid = both
+    found = replace(found, grid=mine)
     try:
         # May have no answer: a local CRS has no place on Earth.
         left, bottom, right, top = bounds_in(mine.bounds_of(mine.window), mine.crs, grid.crs)

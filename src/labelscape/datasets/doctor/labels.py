@@ -143,8 +143,10 @@ def class_names(spec: LabelRules) -> dict[int, str] | None:
 
 
 def ignored(found: Tally, spec: LabelRules) -> set[int]:
-    """Values of this file that mean "not labelled"; a value with a class is labelled, even 255."""
-    return {*found.ignored, *spec.ignore_values} - set(class_names(spec) or ())
+    """Values of this file that mean "not labelled", as `LabelBand.ignored` has them."""
+    if spec.threshold is not None:
+        return {*found.ignored, *spec.ignore_values} - set(class_names(spec))
+    return {*found.ignored}.difference((spec.classes or {}).values()) | {*spec.ignore_values}
 
 
 def is_soft_mask(found: Tally) -> bool:
