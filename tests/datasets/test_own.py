@@ -263,3 +263,21 @@ def test_misspelt_rules_are_answered_with_the_one_that_was_meant():
         LabelRules("kind")
     rules = LabelRules(class_column="kind", ignore_values=(3,))
     assert rules == copy.deepcopy(rules) == replace(rules) == pickle.loads(pickle.dumps(rules))
+
+
+def test_an_area_that_no_scene_touches_is_named(tmp_path):
+    w = world.make(tmp_path, 64, 64)
+    labels = world.write(tmp_path / "labels.tif", w.classes)
+    far = replace(w, transform=w.transform @ Affine.translation(500, 0))
+    area = world.rectangle(far, tmp_path / "far.geojson", 0, 0, 64, 64)
+    with pytest.raises(
+        BadInput, match=r"The area .*far.geojson lies outside scene: nothing would be labelled"
+    ):
+        open_dataset([w.scene], [labels], spec={"area": str(area)}, shares={"train": 0.5, "test": 0.5})
+    near = world.rectangle(w, tmp_path / "near.geojson", 0, 0, 8, 16)
+    other = world.write(tmp_path / "other.tif", w.pixels, transform=far.transform)
+    # Of several scenes one in the area is enough; the others are unlabelled.
+    beside = world.write(tmp_path / "beside.tif", w.classes, transform=far.transform)
+    with open_dataset([other, w.scene], [beside, labels], spec={"area": str(near)}) as data:
+        read = [(scene.labels.read() != IGNORE).sum() for scene in data.scenes]
+        assert read == [0, 8 * 16]

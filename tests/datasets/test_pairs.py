@@ -215,3 +215,62 @@ def test_greys_of_a_smoothed_mask_are_no_classes(tmp_path, run_cli):
     )
     assert code == 0, out
     assert any("2 classes, 2000 labelled pixels" in f["text"] for f in json.loads(out)["findings"])
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "lst"])
+def test_lists_with_other_endings_give_the_split(tmp_path, ending):
+    names(tmp_path, *2 * [["#1.png", "t1.png", "t2.png"]])
+    (tmp_path / f"train.{ending}").write_text(
+        "image,label\nimages/#1.png,labels/#1.png\n#t2 is blurred\nt1,t1"
+    )
+    (tmp_path / f"test.{ending}").write_text("image,label\nimages/t2.png,labels/t2.png")
+    assert parts_given(tmp_path, find_pairs([tmp_path])[0]).part_of == ("train", "train", "test")
+
+
+UNREAD = ["split.json", "train_list.txt", "splits/val.csv", "ImageSets/Main/trainval.txt"]
+
+
+@pytest.mark.parametrize("file", UNREAD)
+def test_a_split_that_is_not_read_is_named(tmp_path, run_cli, file):
+    for i in range(3):
+        pair(tmp_path, f"images/t{i}.png", f"labels/t{i}.png", i)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("t0")
+    (tmp_path / "requirements-testing1.txt").write_text("")
+    expected = f"{file} in {tmp_path} may hold a split and is not read: lists are train.txt"
+    with open_dataset([tmp_path], shares=HALVES) as data:
+        assert [line for line in data.report if line.startswith(expected)]
+    assert expected[:40] in run_cli("data", "check", tmp_path)[1].replace("\n", " ")
+    with open_dataset([tmp_path], shares=HALVES, split="random") as data:  # asked for, and nothing to say
+        assert not [line for line in data.report if "may hold a split" in line]
+
+
+def test_folders_in_capitals_and_links_that_lead_back(tmp_path):
+    names(tmp_path, *2 * [["a/1.png", "a/2.png"]])
+    (tmp_path / "images").rename(tmp_path / "Images")
+    (tmp_path / "labels").rename(tmp_path / "MASKS")
+    (tmp_path / "Images" / "a" / "back").symlink_to(tmp_path / "Images", target_is_directory=True)
+    (tmp_path / "Images" / "own").symlink_to(".", target_is_directory=True)
+    images, labels = find_pairs([tmp_path])
+    assert images == [tmp_path / "Images" / "a" / f"{i}.png" for i in (1, 2)]
+    assert labels == [tmp_path / "MASKS" / "a" / f"{i}.png" for i in (1, 2)]
+
+
+def test_polygons_for_each_image(tmp_path):
+    """As in data sets of building outlines: one polygon file beside each image."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    painted = []
+    for i in range(3):
+        classes = world.paint(40, 50, seed=i)
+        world.write(tmp_path / "images" / f"t.{i}.tif", world.spectra(classes, 3, "uint8", seed=i))
+        drawn = world.World(tmp_path, classes, None, world.UTM, world.NORTH_UP)
+        world.label_polygons(drawn, tmp_path / "labels" / f"t.{i}.geojson")
+        painted.append(classes)
+    (tmp_path / "train.txt").write_text("t.0.geojson\nt.1")
+    (tmp_path / "test.txt").write_text("t.2.tif")
+    with open_dataset([tmp_path], spec=LabelRules(class_column="kind"), shares=HALVES) as data:
+        assert data.part_of == ("train", "train", "test")
+        for scene, classes in zip(data.scenes, painted):
+            named = np.array(world.LEGEND.names)[classes]
+            np.testing.assert_array_equal(np.array(data.legend.names)[scene.labels.read()], named)

@@ -300,3 +300,89 @@ def test_metres_that_are_called_degrees_are_refused_with_their_numbers(tmp_path)
     )
     polygons = read_polygons(mixed, UTM)
     assert len(polygons.geometries) == 1 and "1 without a place in the scene's CRS" in polygons.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("stored", "declared"),
+    [("UTF-8", None), ("UTF-8", "ISO-8859-1"), ("UTF-8", "1252"), ("UTF-8", "UTF-8"), ("ISO-8859-1", None)],
+)
+def test_text_in_another_encoding_than_a_shapefile_declares(tmp_path, stored, declared):
+    """Without a .cpg Latin-1 is assumed; a copied .cpg may be that of another file."""
+    names = np.array(["Äcker", "Gebäude „Süd“" if stored == "UTF-8" else "forêt"], object)
+    path = write(tmp_path / "f.shp", [box(0, 0.5), box(0.5, 1)], values=names, encoding=stored)
+    (tmp_path / "f.cpg").unlink(missing_ok=True)
+    if declared:
+        (tmp_path / "f.cpg").write_text(declared)
+    found = read_polygons(path)
+    assert found.attributes["class"].tolist() == names.tolist()
+    wrong = stored == "UTF-8" and declared != "UTF-8"
+    assert [("is UTF-8, though" in note) for note in found.notes] == [True] * wrong
+    if stored != "UTF-8":
+        (tmp_path / "f.cpg").write_text("UTF-8")
+        with pytest.raises(
+            BadFile, match=r"another encoding than the file .*ISO-8859-1 or 1252, into the .cpg"
+        ):
+            read_polygons(path)
+
+
+def test_words_that_are_no_utf_8_stay_as_they_are(tmp_path):
+    for names in (["Ã", "Ã©tude ñ"], ["é", "Ã©"], ["東京", "Ã©"]):
+        path = write(tmp_path / "f.geojson", [box(), box()], values=np.array(names, object))
+        assert read_polygons(path).attributes["class"].tolist() == names
+        path.unlink()
+
+
+def test_an_empty_layer_beside_others_is_no_choice(tmp_path):
+    path = tmp_path / "f.gpkg"
+    nothing = np.array([], object)
+    pyogrio.raw.write(
+        str(path), nothing, [nothing], ["class"], geometry_type="Polygon", crs="EPSG:32633", layer="first"
+    )
+    with pytest.raises(BadInput, match="f.gpkg is empty: its layer has no features"):
+        read_polygons(path)
+    write(path, [box()], kind="Polygon", layer="second", append=True)
+    assert read_polygons(path).geometries[0].equals(box())
+    assert len(read_area(path, UTM).geometries) == 1
+    write(path, [box(), box()], kind="Polygon", layer="third", append=True)
+    with pytest.raises(BadInput, match="has the layers second, third"):
+        read_area(path, UTM)
+
+
+def test_coordinates_that_are_no_numbers_are_left_out_without_a_warning(tmp_path):
+    holey = shapely.from_wkt("POLYGON ((0 0, 1 1, NaN 2, 0 0))")
+    found = read_polygons(write(tmp_path / "f.gpkg", [holey, box()]), UTM)
+    assert not [note for note in found.notes if "invalid value" in note]
+
+
+LISTED = {"list": '["crop"]', "text": '"[crop]"', "object": '{"name": "crop"}', "two": '["crop", "wood"]'}
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_a_class_in_a_list_is_its_name_and_objects_are_refused(tmp_path, kind):
+    """Annotation programs store classes as lists or as objects with a name and a colour."""
+    shape = json.loads(shapely.to_geojson(shapely.box(13.5, 52.3, 13.6, 52.4)))
+    features = [
+        f'{{"type": "Feature", "geometry": {json.dumps(shape)}, "properties": {{"class": {value}}}}}'
+        for value in (LISTED[kind], LISTED[kind].replace("crop", "road"))
+    ]
+    path = tmp_path / "f.geojson"
+    path.write_text(f'{{"type": "FeatureCollection", "features": [{", ".join(features)}]}}')
+    grid = Grid(CRS.from_epsg(4326), Affine(0.01, 0, 13.45, 0, -0.01, 52.45), 20, 20)
+    if kind in ("object", "two"):
+        with pytest.raises(
+            BadInput, match=r"'class' of .*f.geojson holds lists or JSON objects such as .*crop"
+        ):
+            open_labels(path, grid, LabelRules())
+    else:
+        names = ["crop", "road"] if kind == "list" else ["[crop]", "[road]"]
+        assert open_labels(path, grid, LabelRules()).legend.names == names
+
+
+def test_more_classes_than_a_map_holds_and_words_that_mean_none(tmp_path):
+    shapes = [shapely.box(WEST + i, SOUTH, WEST + i + 1, NORTH) for i in range(256)]
+    path = write(tmp_path / "many.gpkg", shapes)
+    with pytest.raises(BadInput, match="256 classes .c0, c1, c10, .*up to 255, background included.*merge"):
+        open_labels(path, UTM, LabelRules())
+    path = write(tmp_path / "none.gpkg", [box(), box(0.5, 1)], values=np.array(["NULL", "wood"], object))
+    report = open_labels(path, UTM, LabelRules()).report
+    assert [line for line in report if "'NULL' is read as a class; if it means 'no class'" in line]

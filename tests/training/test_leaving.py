@@ -10,7 +10,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pyogrio
 import pytest
+import shapely
+import shapely.affinity
 import world
 from affine import Affine
 from typer.main import get_command
@@ -19,6 +23,7 @@ import labelscape.evaluation.measure as measure
 from labelscape.cli import app
 from labelscape.cli.options import Labels
 from labelscape.cli.train import Holdout, Schedule, SecondTask, recipe_of
+from labelscape.datasets.doctor.check import check_data
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadInput, BadOption, LabelscapeError
 from labelscape.training.recipe import Recipe, make_recipe
@@ -176,6 +181,26 @@ def test_one_class_alone_is_nothing_to_learn(tmp_path):
     ):
         train(recipe, tmp_path / "out", score=False)
     train(recipe.replace(data={**data, "background": "land"}), tmp_path / "out")
+
+
+def test_classes_that_all_lie_under_another_are_not_learned_around(tmp_path):
+    """The rectangle around the fields, last in the file, covers them all: one class would be learned."""
+    w = world.make(tmp_path, 64, 64)
+    shapes = [shapely.box(0, 0, 1, 1), shapely.box(2, 2, 3, 3), shapely.box(0, 0, 1, 1).buffer(9)]
+    shapes = [shapely.affinity.affine_transform(s, w.transform.to_shapely()) for s in shapes]
+    names = np.array(["field", "water", "all"], object)
+    path = tmp_path / "l.gpkg"
+    pyogrio.raw.write(
+        str(path), shapely.to_wkb(shapes), [names], ["class"], geometry_type="Polygon", crs=w.crs.to_wkt()
+    )
+    data = {"images": [str(w.scene)], "labels": [str(path)], "block": 4}
+    recipe = make_recipe(
+        data=data, network="fcn", steps=1, batch=2, crop=16, device="cpu", options={"widths": [4, 4, 4, 4]}
+    )
+    with pytest.raises(BadInput, match="All training pixels are all; none is field or water.*later one"):
+        train(recipe, tmp_path / "out", score=False)
+    found = [f.kind for f in check_data([w.scene], [path]) if f.severity == "error"]
+    assert found == ["one-class"]
 
 
 def test_overlapping_scenes_are_reported(tmp_path):

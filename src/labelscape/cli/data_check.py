@@ -64,7 +64,7 @@ def run_check(
 def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding], int]:
     """Findings in scenes of a user's own, and the number of scenes."""
     from labelscape.datasets.doctor.check import Finding, check_data
-    from labelscape.datasets.pairs import pairs_of_folder, parts_given
+    from labelscape.datasets.pairs import pairs_of_folder, parts_given, split_unread
     from labelscape.labels.rules import SETTINGS, LabelRules
     from labelscape.progress import bar
 
@@ -76,6 +76,7 @@ def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding]
         found = pairs_of_folder(scenes)
         scenes, labels, told = found.images, found.labels, found.report
         given = parts_given(folder, scenes)
+        told = (*told, *(split_unread(folder) if given is None else ()))
     splits = (
         list(given.part_of)
         if given

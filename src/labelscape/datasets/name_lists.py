@@ -13,9 +13,10 @@ HEADINGS = {"name", "names", "file", "files", "filename", "image", "images", "im
 """What the first line of a table may say instead of a name."""
 
 
-def lines_in(file: Path) -> list[str]:
-    """The lines of a list without blanks at their ends, without empty ones and comments (#). Byte-order marks
-    and UTF-16, which Windows writes, are understood. Raises BadFile where it is not text.
+def lines_in(file: Path, *, comments: bool = False) -> list[str]:
+    """The lines of a list without blanks at their ends, without empty ones and, unless asked for, comments
+    (#). Byte-order marks and UTF-16, which Windows writes, are understood. Raises BadFile where it is not
+    text.
     """
     data = file.read_bytes()
     # UTF-16 only where a mark says so: without one nearly any file of even length decodes.
@@ -26,7 +27,7 @@ def lines_in(file: Path) -> list[str]:
         raise BadFile(f"{file} must be a text file with one name per line (UTF-8).") from error
     # NFC: macOS writes accents as characters of their own, and such a name equals no other's.
     lines = [unicodedata.normalize("NFC", line.strip()) for line in text.lstrip("\ufeff").splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for line in lines if line and (comments or not line.startswith("#"))]
 
 
 def readings(line: str) -> Iterator[tuple[str, ...]]:
@@ -71,7 +72,8 @@ def parts_listed(
     source: dict[int, Path] = {}
     for file, part in lists.items():
         strange = []
-        for number, line in enumerate(lines_in(file)):
+        # Comments too: a file may be called `#1.tif`.
+        for number, line in enumerate(lines_in(file, comments=True)):
             meant = _meant(line, of_stem, places, sides, stem)
             if len(meant) > 1:
                 both = " or ".join("/".join((*places[n][0], places[n][1])) for n in meant[:2])
@@ -79,7 +81,7 @@ def parts_listed(
             if not meant:
                 # A table's first line may be its heading; anywhere else it would be a missing image.
                 heading = number == 0 and _first(line) in HEADINGS
-                strange += [] if heading else [line]
+                strange += [] if heading or line.startswith("#") else [line]
                 continue
             if found[meant[0]] not in (None, part):
                 raise BadInput(

@@ -12,7 +12,7 @@ from labelscape.contract.matching import match_pixels
 from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
-from labelscape.datasets.pairs import GivenParts, pairs_of_folder, parts_given
+from labelscape.datasets.pairs import GivenParts, pairs_of_folder, parts_given, split_unread
 from labelscape.datasets.split import fold_of
 from labelscape.errors import BadInput, BadOption
 from labelscape.labels.labels import classes_of, open_labels
@@ -81,6 +81,11 @@ def open_dataset(
     files = _files(images, found, spec, (nodata, bands, band_names), tick)
     with ExitStack() as opened:
         scenes, report = _of_one_kind(files, pixel_size, opened)
+        if spec.area and all(s.labels.outside_area for s in scenes):
+            raise BadInput(
+                f"The area {spec.area} lies outside {scenes[0].name if len(scenes) == 1 else 'all scenes'}: "
+                "nothing would be labelled. Check the CRS of both."
+            )
         # All scenes' labels were opened with one table, so the first one's legend is that of all.
         legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
         report = [*told, *report, *_label_report(scenes, files.labels), *_notes([s.scene for s in scenes])]
@@ -142,7 +147,8 @@ def _pairs(
     folder, found = images[0] if images else None, pairs_of_folder(images)
     # A single pair is one scene: no file of it can be held out.
     given = parts_given(folder, found.images) if own_split and len(found.images) > 1 else None
-    return found.images, found.labels, given, found.report
+    unread = split_unread(folder) if own_split and given is None else ()
+    return found.images, found.labels, given, (*found.report, *unread)
 
 
 def one_each(images: Sequence[Source], labels: Sequence[str | Path]) -> list[str | Path]:

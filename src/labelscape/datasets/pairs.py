@@ -4,6 +4,8 @@ folder.
 
 from __future__ import annotations
 
+import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -16,12 +18,17 @@ from labelscape.datasets.published.layout import PART_FOLDERS, part_by_folder
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
 from labelscape.scenes.files import RASTER_SUFFIXES, Source, rasters_below
+from labelscape.scenes.vectors import VECTOR_SUFFIXES
 
 SIDES = {
     "images": ("images", "image", "img_dir", "img"),
     "labels": ("labels", "label", "masks", "mask", "gt", "groundtruth", "annotations", "ann_dir"),
 }
 """Folder names for the two sides of pairs."""
+LISTS = (".txt", ".csv", ".tsv", ".lst")
+"""Endings of lists of names."""
+SPLIT_WORDS = {"train", "training", "trainval", "val", "valid", "validation", "test", "split", "splits"}
+"""Words in the names of files that may hold a split."""
 ENDINGS = ("_mask", "_label", "_labels", "_gt", "_sat", "_image", "_img")
 """Common endings of file names on one side of a pair, ignored when names are compared."""
 
@@ -72,7 +79,9 @@ def pairs_of_folder(images: Sequence[Source]) -> Pairs:
         if _sides(root)
         # Sorted: the order of files decides what a seeded split holds out, and file systems list in any
         # order.
-        else [f for f in sorted(root.iterdir()) if f.name.lower() in PART_FOLDERS and _sides(f)]
+        else [
+            f for f in sorted(root.iterdir()) if f.name.lower() in PART_FOLDERS and f.is_dir() and _sides(f)
+        ]
     )
     if not homes:
         raise BadInput(
@@ -89,8 +98,8 @@ def pairs_of_folder(images: Sequence[Source]) -> Pairs:
 
 
 def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None:
-    """The splits that a folder of pairs gives: by lists of names train.txt, val.txt, test.txt in it, or by
-    folders of these names above its files.
+    """The splits that a folder of pairs gives: by lists of names train.txt, val.txt, test.txt (or .csv, .tsv,
+    .lst) in it, or by folders of these names above its files.
 
     None where it gives none, or where folders leave training or held-out images empty. Raises BadInput where
     the lists do, where they name what is no image, or an image twice; BadFile for a list that is not text.
@@ -99,7 +108,7 @@ def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None
     lists = {
         file: PART_FOLDERS[file.stem.lower()]
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() == ".txt" and file.stem.lower() in PART_FOLDERS and file.is_file()
+        if file.suffix.lower() in LISTS and file.stem.lower() in PART_FOLDERS and file.is_file()
     }
     sides = [name for names in SIDES.values() for name in names]
     if lists:
@@ -129,16 +138,42 @@ def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None
     return GivenParts(tuple(part_of), f"split given by {source}: {shown} (`split='random'` ignores it)")
 
 
+def split_unread(folder: str | Path) -> tuple[str, ...]:
+    """A line on files of a folder without a given split whose names say that they hold one, in a form or a
+    place that is not read.
+    """
+    sides, seen = {name for names in SIDES.values() for name in names}, []
+    for place, folders, names in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        # Two levels down, as `ImageSets/Segmentation` of the Pascal sets.
+        deeper = depth < 2
+        folders[:] = [f for f in sorted(folders) if deeper and f[0] != "." and f.lower() not in sides]
+        seen += [
+            str(Path(place, name).relative_to(folder))
+            for name in sorted(names)
+            if Path(name).suffix.lower() in (*LISTS, ".json", ".yaml", ".yml")
+            and SPLIT_WORDS & {*re.split("[^a-z]+", Path(name).stem.lower())}
+        ]
+    if not seen:
+        return ()
+    more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+    return (
+        f"{', '.join(seen[:3])}{more} in {folder} may hold a split and {'is' if len(seen) == 1 else 'are'} "
+        "not read: lists are train.txt, val.txt and test.txt (or .csv) beside images/, a name per line",
+    )
+
+
 def _sides(folder: Path) -> dict[str, Path] | None:
-    found = {
-        side: next((folder / n for n in names if (folder / n).is_dir()), None)
-        for side, names in SIDES.items()
-    }
+    # The last of equal names in small letters, where a file system tells them apart.
+    inside = {f.name.lower(): f for f in sorted(folder.iterdir()) if f.is_dir()}
+    found = {side: next((inside[n] for n in names if n in inside), None) for side, names in SIDES.items()}
     return None if None in found.values() else found
 
 
 def _pairs_below(sides: dict[str, Path]) -> Pairs:
     files = {side: rasters_below(d) for side, d in sides.items()}
+    if not files["labels"]:
+        files["labels"] = _polygons_below(sides["labels"])
     if not files["images"]:
         raise BadFile(f"{sides['images']} contains no images ({' '.join(sorted(RASTER_SUFFIXES))}).")
     keys = {
@@ -163,6 +198,15 @@ def _pairs_below(sides: dict[str, Path]) -> Pairs:
             first[key] = file
     labels = dict(zip(keys["labels"], files["labels"]))
     return Pairs(files["images"], [labels[key] for key in keys["images"]])
+
+
+def _polygons_below(folder: Path) -> list[Path]:
+    """Polygon files, one for each image, as data sets of building outlines have them; those of one format."""
+    by_format: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in VECTOR_SUFFIXES and not file.name.startswith(".") and file.is_file():
+            by_format.setdefault(file.suffix.lower(), []).append(file)
+    return max(by_format.values(), key=len, default=[])
 
 
 def _pairs_by_difference(sides: dict[str, Path], files: dict[str, list[Path]]) -> Pairs:
@@ -195,7 +239,7 @@ def _pairs_by_difference(sides: dict[str, Path], files: dict[str, list[Path]]) -
 
 def _bare(file: Path) -> str:
     # Names with dots and without a suffix, as in lists (`a.b`), keep all of their parts.
-    return file.stem if file.suffix.lower() in RASTER_SUFFIXES else file.name
+    return file.stem if file.suffix.lower() in RASTER_SUFFIXES | VECTOR_SUFFIXES else file.name
 
 
 def normalized(name: str) -> str:

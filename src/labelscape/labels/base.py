@@ -37,6 +37,11 @@ class Labels:
             indices[self._area.burn(window, np.zeros(window.shape, np.uint8)) == 0] = IGNORE
         return indices
 
+    @property
+    def outside_area(self) -> bool:
+        """Is there an area, and none of it in the scene? Then nothing is labelled."""
+        return self._area is not None and not self._area.touches(self.grid.window)
+
     def hold(self) -> Labels:
         """Load all labels into memory (a byte per pixel) and close the files. Returns itself."""
         if self._held is None:

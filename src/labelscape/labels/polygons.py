@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from labelscape.labels.base import Labels
 from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, alike, class_name, resolve_classes
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.polygons import PolygonIndex, read_polygons
+
+NO_NAMES = {"null", "none", "nan", "n/a", "#n/a", "<na>", "nil", "unlabeled", "unlabelled"}
+"""What tables write, in lower case, where a polygon has no class."""
 
 
 class PolygonLabels(Labels):
@@ -101,13 +105,33 @@ def polygon_names(
     if column is None:
         # Outlines without any column, as drawn around one kind of object, are one class.
         return np.full(count, "labelled")
-    names = np.array([class_name(value) for value in attributes[column]], dtype=object).astype(str)
+    values = [_single(value) for value in attributes[column]]
+    for stored, value in zip(attributes[column], values):
+        if isinstance(value, (list, dict, np.ndarray)):
+            raise BadInput(
+                f"The column {column!r} of {source} holds lists or JSON objects such as {stored}; one class "
+                "name for each polygon was expected. Choose another with `class_column`, or write the names "
+                "into one."
+            )
+    names = np.array([class_name(value) for value in values], dtype=object).astype(str)
     if not names.astype(bool).any():
         raise BadInput(
             f"The column {column!r} of {source} is empty for all {count} polygons; choose another with "
             "`class_column`."
         )
     return names
+
+
+def _single(value: object) -> object:
+    """A value of a column; of a list with one item that item, of JSON what it says."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            value = json.loads(value)
+        except ValueError:  # a name in brackets
+            return value
+    if isinstance(value, (list, np.ndarray)) and len(value) < 2:
+        return value[0] if len(value) else None
+    return value
 
 
 def column_report(source: str | Path, attributes: Mapping[str, np.ndarray], rules: LabelRules) -> list[str]:
@@ -119,7 +143,7 @@ def column_report(source: str | Path, attributes: Mapping[str, np.ndarray], rule
     if rules.class_column is None:
         lines.append(f"{source}: the classes are those of the column {column!r} (choose with `class_column`)")
     spelled: dict[str, set[str]] = {}
-    for value in attributes[column]:
+    for value in map(_single, attributes[column]):
         if isinstance(value, str):
             spelled.setdefault(class_name(value), set()).add(value)
     for name, ways in spelled.items():
@@ -128,6 +152,12 @@ def column_report(source: str | Path, attributes: Mapping[str, np.ndarray], rule
             lines.append(
                 f"{source}: {shown} are one class, {name!r}: they differ only in blanks or in how accents "
                 "are stored"
+            )
+    for name in spelled:
+        if name.lower() in NO_NAMES:
+            lines.append(
+                f"{source}: {name!r} is read as a class; if it means 'no class', empty these cells, or leave "
+                "it out with `merge`"
             )
     for group in alike(spelled):
         lines.append(

@@ -149,8 +149,8 @@ def on_grid(dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name:
             return None
         raise BadInput(
             f"{dataset.name} is {mine.width} x {mine.height} pixels and {scene_name} {grid.width} x "
-            f"{grid.height}, and {lacks} has no CRS or no coordinates that lie near: labels and image must "
-            "then have the same size."
+            f"{grid.height}, and {lacks} has no coordinates in a known CRS: labels and image must then "
+            "have the same size."
         )
     mine, grid = both
     # Bounds are only compared for overlap: their curved sides do not matter.

@@ -215,6 +215,11 @@ def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
         legends.append(Legend.of_names([f"class {v}" for v in values], values=values, colors=colors))
     if polygons:
         names = sorted({name for f in polygons for name in f.names})
+        if len(_with_background(names, rules)) > IGNORE:
+            raise BadInput(
+                f"The polygons have {len(names)} classes ({', '.join(names[:3])}, ...); a class map holds up "
+                f"to {IGNORE}, background included. Join them with `merge`, or choose another `class_column`."
+            )
         legends.append(Legend.of_names(_with_background(names, rules)))
     # `class 7` and `forest` cannot be matched without the user: a wrong guess would train silently.
     if len(legends) == 2 and legends[0] != legends[1]:

@@ -48,7 +48,7 @@ class LabelBand:
             self._masks = (Mask(view, alpha, "alpha"),)
         self._nodata, self._dtype = dataset.nodata, np.dtype(dataset.dtypes[self._band - 1])
         self.nodata = _whole(dataset.nodata)
-        # What the file itself calls unlabelled: its nodata value, and what its colour table makes transparent.
+        # What the file itself calls unlabelled: nodata, and what is transparent in its colour table.
         nodata = () if self.nodata is None else (self.nodata,)
         self.declared = (*nodata, *_transparent(dataset, self._band))
 
@@ -85,7 +85,7 @@ class LabelBand:
         broken = values != np.round(values)
         if broken.any():
             raise FractionalValues(
-                f"{self.name} has fractional values such as {values[broken][0]:g}; labels must be integers."
+                f"{self.name} has fractional values such as {values[broken][0]:.9g}; labels must be integers."
             )
         huge = abs(values) > EXACT
         if huge.any():

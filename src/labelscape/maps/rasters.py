@@ -109,9 +109,11 @@ def write_rasters(work: MapWork) -> dict[str, Tally]:
         if not tallies[""].pixels.sum():  # inside the writers, so that no file is left
             # Its tiles hold nothing: there is nothing to resume.
             work.journal.close()
+            area = work.request.area
             raise BadInput(
-                f"{scene.name} has no valid pixel: the whole map is nodata. Check the scene's nodata value "
-                "or set it with `nodata`."
+                f"{scene.name} has no valid pixel{f' in the area {area}' if area else ''}: the whole map is "
+                f"nodata. Check the scene's nodata value or set it with `nodata`"
+                f"{', and that the area contains the centre of a pixel' if area else ''}."
             )
         try:
             work.watched.check(f"{scene.name} was mapped")

@@ -190,9 +190,19 @@ def rasters_below(folder: Path) -> list[Path]:
     """
     found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and name != "__MACOSX" and not _leads_back(place, name)
+        ]
         found += [file for file in (Path(place, name) for name in names) if is_raster(file)]
     return sorted(file for file in found if file.is_file())
+
+
+def _leads_back(place: str, name: str) -> bool:
+    """Is a folder a link to one that it lies in? Followed, it would be found in itself without end."""
+    target, here = os.path.realpath(os.path.join(place, name)), os.path.realpath(place)
+    return here == target or here.startswith(target.rstrip(os.sep) + os.sep)
 
 
 def stack_files(source: Source | SharedDataset) -> list[str]:

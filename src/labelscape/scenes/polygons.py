@@ -45,6 +45,12 @@ class PolygonIndex:
         """The same polygons for another grid of the same CRS."""
         return PolygonIndex(self._geometries, self._indices, grid)
 
+    def touches(self, window: Window) -> bool:
+        """Does any polygon lie in a window, at least in part?"""
+        import shapely
+
+        return bool(len(self._tree.query(shapely.box(*self._grid.bounds_of(window)), predicate="intersects")))
+
     def burn(self, window: Window, onto: np.ndarray) -> np.ndarray:
         """Rasterize the polygons in a window into `onto` (H, W) uint8, and return it: each writes its value
         where it covers a pixel's centre, later ones of the file over earlier ones.
@@ -73,6 +79,8 @@ def read_polygons(
     found = read_features(source, columns)
     geometries, left_out = _areas(found.geometries)
     kept = ~shapely.is_missing(geometries)
+    if not len(kept):
+        raise BadInput(f"{source} is empty: its layer has no features; polygons were expected.")
     if not kept.any():
         had = f" ({_counted(left_out)})" if left_out else ""
         raise BadInput(f"{source} holds {len(kept)} features but no polygon{had}; polygons were expected.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,14 +113,47 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
     with _failures(source.path), as_it_is(source.path) as plain, _warned() as said:
         meta, _, wkb, fields = pyogrio.raw.read(plain, layer=layer, columns=columns)
         # Rings that are not closed are closed; what cannot be decoded at all becomes None.
-        geometries = np.atleast_1d(shapely.from_wkb(wkb, on_invalid="fix"))
+        with np.errstate(invalid="ignore"):  # coordinates that are NaN
+            geometries = np.atleast_1d(shapely.from_wkb(wkb, on_invalid="fix"))
     # Older versions of pyogrio do not give the types: columns then stay as they came.
     kinds = zip(meta.get("ogr_types", ()), meta.get("ogr_subtypes", ()))
     found = {
         name: _as_stored(values, *kind)
         for name, values, kind in zip(meta["fields"], fields, [*kinds] or [("", "")] * len(fields))
     }
+    found, wrong = _in_utf8(found)
+    if wrong:
+        said.append(
+            f"{source}: the text of {', '.join(wrong)} is UTF-8, though the file (or its .cpg) declares "
+            "another encoding: it is read as UTF-8"
+        )
     return Features(geometries, found, meta["crs"], (*notes, *said))
+
+
+def _in_utf8(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Columns with text that was UTF-8 and read as Latin-1 (`Ã©` for `é`) as it was written; which ones.
+
+    A Shapefile without a .cpg is taken for Latin-1, and copied tables keep a .cpg that is not theirs. No word
+    of Latin-1 happens to be UTF-8 beyond ASCII, let alone all of a column.
+    """
+    found, wrong = dict(columns), []
+    for name, values in columns.items():
+        if values.dtype != object or all(not isinstance(v, str) or v.isascii() for v in values):
+            continue
+        try:
+            found[name] = np.array([_recoded(v) if isinstance(v, str) else v for v in values], object)
+            wrong.append(name)
+        except UnicodeError:
+            continue
+    return found, wrong
+
+
+def _recoded(text: str) -> str:
+    """UTF-8 text whose bytes were taken for Latin-1 or Windows-1252. Raises UnicodeError for other text."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("cp1252").decode("utf-8")
 
 
 def layer_facts(path: str | Path, layer: str) -> dict[str, Any]:
@@ -145,7 +179,8 @@ def queried(path: str | Path, sql: str) -> list[tuple[Any, ...]]:
 
 def choices(source: VectorSource) -> list[str]:
     """The layers of a file that may be meant where none is named: those that may hold polygons, else all with
-    geometry. Raises BadFile for a file that does not exist or cannot be read.
+    geometry; without empty ones beside others. Raises BadFile for a file that does not exist or cannot be
+    read.
     """
     if is_local(source.path) and not Path(source.path).exists():
         raise BadFile(f"{source} does not exist.")
@@ -153,7 +188,18 @@ def choices(source: VectorSource) -> list[str]:
         return [Path(source.path).stem]
     # Tables beside the polygons, such as the styles that QGIS stores, are no choice.
     placed = [layer for layer in layers_of(source.path) if layer.geometry is not None]
-    return [layer.name for layer in placed if layer.may_hold_polygons] or [layer.name for layer in placed]
+    usable = [layer.name for layer in placed if layer.may_hold_polygons] or [layer.name for layer in placed]
+    # Nor are layers that were made and left empty, while others are not.
+    filled = [name for name in usable if _holds_features(source.path, name)] if len(usable) > 1 else []
+    return filled or usable
+
+
+def _holds_features(path: str | Path, layer: str) -> bool:
+    """False for a layer that is known to be empty; some formats do not store the number."""
+    import pyogrio
+
+    with _failures(path), as_it_is(path) as plain, _warned():
+        return pyogrio.read_info(plain, layer=layer)["features"] != 0
 
 
 def _chosen_layer(source: VectorSource) -> tuple[str, list[str]]:
@@ -251,10 +297,17 @@ def _failures(path: str | Path) -> Iterator[None]:
         pyogrio.errors.FeatureError,
         pyogrio.errors.CRSError,
         shapely.errors.ShapelyError,
-        UnicodeDecodeError,
         OverflowError,
     ) as error:
-        raise BadFile(f"{path} cannot be read as a vector file: {reason(error)}.") from error
+        # GDAL's advice on how to name a driver is none for a path given here.
+        why = re.split(r"[;. ]*It might help", reason(error))[0].rstrip(".")
+        raise BadFile(f"{path} cannot be read as a vector file: {why}.") from error
+    except UnicodeDecodeError as error:
+        raise BadFile(
+            f"{path} has text in another encoding than the file (or its .cpg) declares: {reason(error)}. "
+            "Write the right one, often ISO-8859-1 or 1252, into the .cpg file, or save it as .gpkg in a GIS "
+            "with that encoding chosen."
+        ) from error
 
 
 @contextmanager

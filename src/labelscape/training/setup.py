@@ -70,10 +70,17 @@ def seen_data(tasks: list[Task]) -> dict[str, list]:
 
 
 def without_pixels(dataset: Dataset, task: Task) -> tuple[str, ...]:
-    """A message that names the classes without a training pixel; empty where there are none."""
-    empty = [
-        name for name, pixels in zip(dataset.legend.names, task.drawing.index.class_counts) if not pixels
-    ]
+    """A message that names the classes without a training pixel; empty where there are none. Raises BadInput
+    where a single class has any: the loss would be 0 at once, with nothing learned.
+    """
+    counts = dict(zip(dataset.legend.names, task.drawing.index.class_counts))
+    empty = [name for name, pixels in counts.items() if not pixels]
+    if len(counts) - len(empty) == 1:
+        (only,) = counts.keys() - set(empty)
+        raise BadInput(
+            f"All training pixels are {only}; none is {' or '.join(empty)}. Check the order of the polygons "
+            "(the later one in a file wins), the values that mean 'not labelled', the area and the split."
+        )
     # Said and not refused: a small area often lacks a class that its legend has.
     if not empty:
         return ()

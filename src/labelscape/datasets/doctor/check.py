@@ -145,7 +145,9 @@ def _concluded(results: Results, labels: int, names: Sequence[str]) -> list[Find
     if results.counts:
         results.findings += check_classes(results.counts, names)
         legend = results.table.legend.names if results.table else names
-        if sum(results.counts.values(), Counter()) and (few := too_few_classes(legend)):
+        met = sum(results.counts.values(), Counter())
+        # Polygons that others cover give their class no pixel.
+        if met and (few := too_few_classes([name for name in legend if met[name]])):
             results.add("one-class", "error", "all files", *few)
     # Last, over all: duplicates of an image may lie at either end of the list.
     results.findings += check_twins(results.sketches)

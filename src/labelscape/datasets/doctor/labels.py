@@ -78,7 +78,8 @@ def tally(source: str | Path) -> Tally:
                 except FractionalValues:
                     kind = "fractions"
                     break
-                pixels = (values if unlabelled is None else values[~unlabelled])[None]
+                # Complex numbers are refused elsewhere; here they are only counted.
+                pixels = (values if unlabelled is None else values[~unlabelled])[None].real
             counts.update(_counted(pixels))
             # Stop here: a photograph has millions of colours, and counting them would fill the memory.
             if len(counts) > MOST_VALUES:

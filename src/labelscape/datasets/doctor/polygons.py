@@ -43,8 +43,8 @@ def check_polygons(
     fates = polygon_fates(geometries, inside, grid)
     findings = [Finding("left-out", "warning", where, note.removeprefix(f"{source}: ")) for note in notes]
     for line in column_report(source, attributes, rules):
-        # Only names that are almost the same may be a mistake.
-        severity = "warning" if " classes; if" in line else "info"
+        # Only names that are almost the same, or mean none, may be a mistake.
+        severity = "warning" if " classes; if" in line or "; if it means" in line else "info"
         findings.append(Finding("names", severity, where, line.removeprefix(f"{source}: ")))
     nameless = int((names == "").sum())
     if nameless:
