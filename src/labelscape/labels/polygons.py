@@ -107,7 +107,7 @@ def polygon_names(
         return np.full(count, "labelled")
     values = [_single(value) for value in attributes[column]]
     for stored, value in zip(attributes[column], values):
-        if isinstance(value, (list, dict, np.ndarray)):
+        if isinstance(value, (list, dict)):
             raise BadInput(
                 f"The column {column!r} of {source} holds lists or JSON objects such as {stored}; one class "
                 "name for each polygon was expected. Choose another with `class_column`, or write the names "
@@ -129,8 +129,10 @@ def _single(value: object) -> object:
             value = json.loads(value)
         except ValueError:  # a name in brackets
             return value
-    if isinstance(value, (list, np.ndarray)) and len(value) < 2:
-        return value[0] if len(value) else None
+    elif isinstance(value, np.ndarray) and value.ndim:  # an empty cell is one without a dimension
+        value = value.tolist()
+    if isinstance(value, list) and len(value) < 2:
+        return value[0] if value else None
     return value
 
 
