@@ -158,6 +158,7 @@ def test_rules_have_one_name_everywhere():
         "ignore_value": [9],
         "threshold": 128,
         "bands": "B04,B03",
+        "band_names": "B04,B03",
         "nodata": 0.0,
         "labels": ["labels.tif"],
     }

@@ -93,7 +93,7 @@ def test_files_are_written_under_their_own_name(tmp_path, folder, name):
     (tmp_path / folder).mkdir()
     path = tmp_path / folder / name
     columns = {"value": np.array([7], np.int32)}
-    with writing(path, path.parent) as plain:
+    with writing(path) as plain:
         wkb = shapely.to_wkb(np.array([box()]))
         for first in (True, False):
             append_polygons(plain, wkb, columns, layer="land", crs=None, first=first, options={})
@@ -102,10 +102,7 @@ def test_files_are_written_under_their_own_name(tmp_path, folder, name):
 
 
 def test_what_a_failed_writing_leaves_is_removed(tmp_path):
-    with (
-        pytest.raises(BadFile, match="cannot be written to .*t!"),
-        writing(tmp_path / "t!.gpkg", tmp_path / "t!"),
-    ):
+    with pytest.raises(OSError, match="^no$"), writing(tmp_path / "t!.gpkg"):
         raise pyogrio.errors.DataSourceError("no")
     assert os.listdir(tmp_path) == []
 
