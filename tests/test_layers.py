@@ -94,6 +94,33 @@ def test_every_room_has_its_floor():
     assert {room_of(m) for m in MODULES} == set(FLOOR)
 
 
+def long_functions(code: str, most: int = 60) -> list[str]:
+    """Functions and methods longer than `most` lines, from `def` to their end, nested ones too."""
+    lengths = {
+        f"{node.name} (line {node.lineno})": node.end_lineno - node.lineno + 1
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    return [f"{name}: {lines} lines" for name, lines in lengths.items() if lines > most]
+
+
+def test_long_functions_are_found():
+    right, long = "def a():" + "\n    1" * 59, "async def b(\n    c,\n):" + "\n    1" * 58
+    in_class = "class C:\n    def d(self):" + "\n        1" * 60
+    assert long_functions("\n".join((right, long, in_class))) == [
+        "b (line 61): 61 lines",
+        "d (line 123): 61 lines",
+    ]
+
+
+def test_no_function_is_longer_than_60_lines():
+    # All files, also those that MODULES leaves out.
+    found = [
+        f"{m.relative_to(PACKAGE)}: {f}" for m in PACKAGE.rglob("*.py") for f in long_functions(m.read_text())
+    ]
+    assert found == []
+
+
 def at_import(body: list[ast.stmt]) -> list[ast.ImportFrom]:
     """Imports that run with a module, or that type checkers follow: at its top, and under its `if`, `try` and
     `with`.

@@ -123,55 +123,31 @@ def sample(
     check_path(raster, "The class map")
     check_path(out, "The sample's file")
     paths = (Path(out), Path(out).with_name(f"{Path(out).stem}_second.gpkg"))[: 1 + second]
-    _check(paths, size, target_se, allocation, floor, block, per_block, overwrite)
-    notes: list[str] = []
+    asked = _Asked(size, target_se, target_class, expect, allocation, floor, block, per_block, seed)
+    _check(paths, asked, overwrite)
     with _strata(raster, Path(out), strata, sieve, confidence_bands, tick) as given:
         with open_map(raster, given) as one:
-            names = one.legend.names
-            if target_class is not None:
-                check_names("class", [target_class], names)
-            expected = expected_accuracies(expect, EXPECTED, names, one.strata.names)
-            census = count(one, block=block, strip_rows=strip_rows, tick=tick)
-            spread = deviations(census.area, expected, names, one.strata.names, target_class)
-            target = TARGET if target_se is None else target_se
-            plan = _Plan.of(census, spread, size, target, allocation, floor, block and per_block)
-            if block is None:
-                drawn = draw_pixels(one, census, plan.points, seed, strip_rows=strip_rows, tick=tick)
-            else:
-                drawn = draw_blocks(one, census, plan.points, block, per_block, seed)
-            design = _design(one, census, plan, drawn, block, per_block, seed, allocation)
-    if size is not None and len(design) > size:
-        notes.append(
-            f"{len(design):,} points instead of {size:,}: every stratum gets {floor} at least (`floor`)."
-        )
-    for copy, path in enumerate(paths):
-        # Another order for the second: what a point suggests for the next is not the same for both.
-        order = np.random.default_rng([seed, 1, copy]).permutation(len(design))
-        write_sample(path, design, order if copy else np.arange(len(design)), overwrite=overwrite)
-    rows = zip(
-        one.strata.names, plan.pixels, np.bincount(drawn.stratum, minlength=len(plan.pixels)), plan.weights
-    )
-    return SampleSummary(
-        paths,
-        tuple((name, int(n), int(k), float(w)) for name, n, k, w in rows),
-        len(design),
-        None if block is None else int(plan.points.sum()),
-        plan.error,
-        target_class,
-        tuple(notes),
-    )
+            plan, design = _drawn(one, asked, strip_rows, tick)
+    _write(paths, design, seed, overwrite)
+    return _summary(paths, plan, design, asked)
 
 
-def _check(
-    paths: Sequence[Path],
-    size: int | None,
-    target_se: float | None,
-    allocation: str,
-    floor: int,
-    block: int | None,
-    per_block: int,
-    overwrite: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """The settings of `sample` that decide which pixels of the strata are drawn."""
+
+    size: int | None
+    target_se: float | None
+    target_class: str | None
+    expect: float | Mapping[str, float]
+    allocation: str
+    floor: int
+    block: int | None
+    per_block: int
+    seed: int
+
+
+def _check(paths: Sequence[Path], asked: _Asked, overwrite: bool) -> None:
     """Raises BadOption or BadFile, before the map is read."""
     for path in paths:
         check_written(path)
@@ -179,16 +155,16 @@ def _check(
             raise BadOption(f"{path}: a sample is a GeoPackage (.gpkg), which holds points, pixels and form.")
         if path.exists() and not overwrite:
             raise BadFile(f"{path} exists, perhaps with answers in it; pass `overwrite=True` to replace it.")
-    if size is not None and target_se is not None:
+    target_se = asked.target_se
+    if asked.size is not None and target_se is not None:
         raise BadOption("Give either `size` or `target_se`: the one follows from the other.")
     if target_se is not None and not 0 < target_se < 0.5:
         raise BadOption(f"`target_se={target_se!r}` must be above 0 and below 0.5, such as 0.02.")
-    check_names("allocation", [allocation], ALLOCATIONS)
-    for name, value, least in (
-        ("size", size, 2), ("floor", floor, 2), ("block", block, 2), ("per_block", per_block, 2),
-    ):  # fmt: skip
-        if value is not None and value < least:
-            raise BadOption(f"`{name}={value}` must be at least {least}: one point has no variance.")
+    check_names("allocation", [asked.allocation], ALLOCATIONS)
+    for name in ("size", "floor", "block", "per_block"):
+        value = getattr(asked, name)
+        if value is not None and value < 2:
+            raise BadOption(f"`{name}={value}` must be at least 2: one point has no variance.")
 
 
 @contextmanager
@@ -238,16 +214,10 @@ class _Plan:
     error: float
 
     @classmethod
-    def of(
-        cls,
-        census: Census,
-        spread: np.ndarray,
-        size: int | None,
-        target: float,
-        kind: str,
-        floor: int,
-        per_block: int | None,
-    ) -> _Plan:
+    def of(cls, census: Census, spread: np.ndarray, asked: _Asked) -> _Plan:
+        size, kind, floor = asked.size, asked.allocation, asked.floor
+        target = TARGET if asked.target_se is None else asked.target_se
+        per_block = None if asked.block is None else asked.per_block
         pixels, area = census.pixels.sum(axis=1), census.area.sum(axis=1)
         units = pixels
         # Points of a block resemble each other: they count for fewer.
@@ -272,18 +242,28 @@ class _Plan:
         return cls(points, pixels, units, weights, area, float(error))
 
 
-def _design(
-    one: ClassMap,
-    census: Census,
-    plan: _Plan,
-    drawn: Drawn,
-    block: int | None,
-    per_block: int,
-    seed: int,
-    allocation: str,
-) -> Design:
+def _drawn(
+    one: ClassMap, asked: _Asked, strip_rows: int | None, tick: Callable[[int], None] | None
+) -> tuple[_Plan, Design]:
+    """Count the map, plan the sample and draw it."""
+    names, strata = one.legend.names, one.strata.names
+    if asked.target_class is not None:
+        check_names("class", [asked.target_class], names)
+    # Before the map is counted, which may take minutes: another name in `expect` is refused at once.
+    expected = expected_accuracies(asked.expect, EXPECTED, names, strata)
+    census = count(one, block=asked.block, strip_rows=strip_rows, tick=tick)
+    spread = deviations(census.area, expected, names, strata, asked.target_class)
+    plan = _Plan.of(census, spread, asked)
+    if asked.block is None:
+        drawn = draw_pixels(one, census, plan.points, asked.seed, strip_rows=strip_rows, tick=tick)
+    else:
+        drawn = draw_blocks(one, census, plan.points, asked.block, asked.per_block, asked.seed)
+    return plan, _design(one, census, plan, drawn, asked)
+
+
+def _design(one: ClassMap, census: Census, plan: _Plan, drawn: Drawn, asked: _Asked) -> Design:
     """The design, its points in random order: neighbours in the file would be of one stratum."""
-    order = np.random.default_rng([seed, 0]).permutation(len(drawn.rows))
+    order = np.random.default_rng([asked.seed, 0]).permutation(len(drawn.rows))
 
     def shuffled(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else values[order]
@@ -303,13 +283,41 @@ def _design(
             "pixels": plan.pixels.tolist(),
             "units": plan.units.tolist(),
         },
-        "allocation": allocation,
-        "seed": seed,
-        "block": None if block is None else {"side": block, "per_block": per_block},
+        "allocation": asked.allocation,
+        "seed": asked.seed,
+        "block": None if asked.block is None else {"side": asked.block, "per_block": asked.per_block},
     }
     return Design(
         facts,
         one.grid,
         *(shuffled(v) for v in (drawn.rows, drawn.columns, drawn.stratum, drawn.probability)),
         *(shuffled(v) for v in (drawn.block, drawn.block_area, drawn.block_pixels)),
+    )
+
+
+def _write(paths: Sequence[Path], design: Design, seed: int, overwrite: bool) -> None:
+    """Write the sample, and its copy for a second interpreter where there are two paths."""
+    for copy, path in enumerate(paths):
+        # Another order for the second: what a point suggests for the next is not the same for both.
+        order = np.random.default_rng([seed, 1, copy]).permutation(len(design))
+        write_sample(path, design, order if copy else np.arange(len(design)), overwrite=overwrite)
+
+
+def _summary(paths: tuple[Path, ...], plan: _Plan, design: Design, asked: _Asked) -> SampleSummary:
+    names, notes = design.facts["strata"]["names"], []
+    if asked.size is not None and len(design) > asked.size:
+        notes.append(
+            f"{len(design):,} points instead of {asked.size:,}: every stratum gets {asked.floor} at least "
+            "(`floor`)."
+        )
+    rows = zip(names, plan.pixels, np.bincount(design.stratum, minlength=len(names)), plan.weights)
+    return SampleSummary(
+        paths,
+        tuple((name, int(n), int(k), float(w)) for name, n, k, w in rows),
+        len(design),
+        # With blocks, a plan's points are blocks.
+        None if asked.block is None else int(plan.points.sum()),
+        plan.error,
+        asked.target_class,
+        tuple(notes),
     )
