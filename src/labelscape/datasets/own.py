@@ -81,11 +81,7 @@ def open_dataset(
     files = _files(images, found, spec, (nodata, bands, band_names), tick)
     with ExitStack() as opened:
         scenes, report = _of_one_kind(files, pixel_size, opened)
-        if spec.area and all(s.labels.outside_area for s in scenes):
-            raise BadInput(
-                f"The area {spec.area} lies outside {scenes[0].name if len(scenes) == 1 else 'all scenes'}: "
-                "nothing would be labelled. Check the CRS of both."
-            )
+        _check_area(spec, scenes)
         # All scenes' labels were opened with one table, so the first one's legend is that of all.
         legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
         report = [*told, *report, *_label_report(scenes, files.labels), *_notes([s.scene for s in scenes])]
@@ -96,6 +92,15 @@ def open_dataset(
             report += lines
         opened.pop_all()  # the dataset closes its files; up to here a failure closes them
     return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
+
+
+def _check_area(spec: LabelRules, scenes: Sequence[LabelledScene]) -> None:
+    """Raises BadInput where the area of complete labels meets no scene."""
+    if spec.area and all(s.labels.outside_area for s in scenes):
+        raise BadInput(
+            f"The area {spec.area} lies outside {scenes[0].name if len(scenes) == 1 else 'all scenes'}: "
+            "nothing would be labelled. Check the CRS of both."
+        )
 
 
 def _label_report(scenes: Sequence[LabelledScene], files: Sequence[str | Path]) -> list[str]:
