@@ -26,6 +26,7 @@ from labelscape.cli.train import Holdout, Schedule, SecondTask, recipe_of
 from labelscape.datasets.doctor.check import check_data
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadInput, BadOption, LabelscapeError
+from labelscape.legend import IGNORE
 from labelscape.training.recipe import Recipe, make_recipe
 from labelscape.training.recipe_data import Data
 from labelscape.training.run import best_network, train
@@ -181,6 +182,26 @@ def test_one_class_alone_is_nothing_to_learn(tmp_path):
     ):
         train(recipe, tmp_path / "out", score=False)
     train(recipe.replace(data={**data, "background": "land"}), tmp_path / "out")
+
+
+def test_labels_on_nodata_alone_are_refused_before_training(tmp_path):
+    """They would be found missing in the score, hours later; a single labelled pixel with data is enough."""
+    w = world.make(tmp_path, 64, 64)
+    pixels = np.where(np.arange(64) < 32, 0, w.pixels)
+    scene = world.write(tmp_path / "half.tif", pixels, nodata=0)
+    data = {"images": [str(scene)], "labels": [str(tmp_path / "l.tif")], "block": 8}
+    recipe = make_recipe(
+        data=data, network="fcn", steps=1, batch=2, crop=16, device="cpu", options={"widths": [4, 4, 4, 4]}
+    )
+    left = np.where(np.arange(64) < 32, w.classes, IGNORE).astype(np.uint8)
+    world.write(tmp_path / "l.tif", left)
+    with pytest.raises(BadInput, match="No label for training lies where its scene has data"):
+        train(recipe, tmp_path / "out", score=False)
+    found = {f.kind: f.severity for f in check_data([scene], [tmp_path / "l.tif"])}
+    assert found["all-ignored"] == "error"
+    world.write(tmp_path / "l.tif", w.classes)
+    train(recipe, tmp_path / "out", score=False)
+    assert "all-ignored" not in {f.kind for f in check_data([scene], [tmp_path / "l.tif"])}
 
 
 def test_classes_that_all_lie_under_another_are_not_learned_around(tmp_path):

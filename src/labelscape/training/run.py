@@ -11,11 +11,12 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from labelscape.checkpoint import Checkpoint, load, remember_file, save
-from labelscape.datasets.own import Dataset
+from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import check_local, check_path, locked
 from labelscape.labels.rules import too_few_classes
+from labelscape.legend import IGNORE
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
@@ -272,6 +273,21 @@ def _check_classes(dataset: Dataset) -> None:
     # The loss of a single class is 0 from the first step: training would end well and have learned nothing.
     if few := too_few_classes(dataset.legend.names):
         raise BadInput(" ".join(few))
+    if not any(_meets_data(scene) for scene in dataset.part("train")):
+        raise BadInput(
+            "No label for training lies where its scene has data: all these pixels are nodata. Check the "
+            "nodata value of the scenes (`nodata`), and that labels and scenes lie at one place."
+        )
+
+
+def _meets_data(scene: LabelledScene) -> bool:
+    """Has any valid pixel of the training part a label? Read up to the first: one window as a rule."""
+    for window in scene.scene.grid.window.blocks(512):
+        if (scene.read_labels(window, "train") != IGNORE).any():
+            _, labels = scene.read(window, "train")  # unlabelled on invalid pixels too
+            if (labels != IGNORE).any():
+                return True
+    return False
 
 
 def about_second_task(recipe: Recipe, blank: Checkpoint, mate: Dataset | None, *, scored: bool) -> list[str]:

@@ -305,8 +305,8 @@ def _check_empty(results: Results, files: int) -> None:
             "error" if len(results.empty) == files else "warning",
             results.empty[0] if len(results.empty) == 1 else "all files",
             (
-                f"{len(results.empty)} of {files} label files have no labelled pixel: every pixel is 255, "
-                f"nodata or ignored: {some(results.empty, 4)}."
+                f"{len(results.empty)} of {files} label files have no labelled pixel where their image has "
+                f"data: every pixel is 255, nodata, ignored or outside the area: {some(results.empty, 4)}."
             ),
             "Leave them out, or check the values that mean 'not labelled'.",
         )

@@ -115,7 +115,7 @@ def _keep_counts(results: Results, pair: Pair, counts: np.ndarray, on_nodata: in
             "they are not used."
         )
         results.add("no-data", "warning", pair.label, text)
-    elif not labelled and pair.names is not None:
+    if not labelled and pair.names is not None:
         results.empty.append(pair.label)
     for name, pixels in zip(pair.names or (), counts.tolist()):
         if pixels and name != "(not used)":
