@@ -47,5 +47,6 @@ def agreement(first: np.ndarray, second: np.ndarray, classes: int) -> Agreement:
     if not points:
         return Agreement(0, np.nan, np.nan, counts, differ)
     same = float(np.trace(counts) / points)
+    # By each interpreter's own shares of classes, as if they had answered independently.
     chance = float(counts.sum(axis=0) @ counts.sum(axis=1) / points**2)
     return Agreement(points, same, (same - chance) / (1 - chance) if chance < 1 else np.nan, counts, differ)

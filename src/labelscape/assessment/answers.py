@@ -79,6 +79,7 @@ def _check_numbers(path: str | Path, numbers: np.ndarray, drawn: int) -> None:
         raise BadInput(_not_drawn(what, path))
     if (times > 1).any():
         raise BadInput(_not_drawn(f"Points occur twice ({_some(found[times > 1])})", path))
+    # A deleted point may be one that was hard to interpret: without it the map would look better than it is.
     gone = np.setdiff1d(np.arange(1, drawn + 1), found)
     if gone.size:
         raise BadInput(
@@ -96,6 +97,7 @@ def _check_places(path: str | Path, features: Features, numbers: np.ndarray, des
     if features.crs and crs is not None:
         x, y = transformed(x, y, CRS.from_user_input(features.crs), crs)
     columns, rows = ~design.grid.transform @ (np.asarray(x), np.asarray(y))
+    # A point moved to a clearer place is a biased choice: its new pixel was not drawn at random.
     off = np.hypot(columns - design.columns[numbers - 1] - 0.5, rows - design.rows[numbers - 1] - 0.5)
     # `not <`: a point whose coordinates are NaN or infinite has moved too.
     moved = numbers[~(off < MOVED)]
@@ -117,6 +119,7 @@ def _indices(path: str | Path, answers: np.ndarray, legend: Legend, column: str)
     by_value = {value: index for index, value in enumerate(legend.values)}
     found, unknown = np.full(len(answers), UNANSWERED), []
     for place, answer in enumerate(np.ma.asarray(answers).tolist()):
+        # answer != answer: NaN, as formats without NULL hold an empty number.
         text = "" if answer is None or answer != answer else str(answer).strip()
         if not text:
             continue

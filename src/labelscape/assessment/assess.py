@@ -161,6 +161,7 @@ def assess(
     targets = _targets(out, overwrite)
     labels = labels_of(raster)
     if Path(points).exists():
+        # Before the design is looked for: label files have none, and that message would hide the mistake.
         check_not_training(points, labels)
     drawn = design_of(points, design)
     mapped, area = _at_points(raster, drawn, other_map, tick)
@@ -169,12 +170,10 @@ def assess(
     other = None if second is None else _second(second, drawn, points, column)
     notes = _notes(drawn, answers, labels)
     found = _estimated(drawn, mapped, answers, area, other_map, bootstrap, seed)
-    own = drawn.facts["strata"]["by"] == "map classes" and not other_map and drawn.block is None
-    estimator = "Olofsson et al. (2014)" if own else "Stehman (2014)"
-    if drawn.block is not None:
-        estimator = "two-stage cluster estimator (Cochran 1977)"
+    estimator = _estimator(drawn, other_map)
     between = None
     if other is not None:
+        # Reported, not part of the intervals: these hold the error of sampling, not that of interpreters.
         between = agreement(answers.classes, other.classes, len(legend))
     notes += rough(found)
     result = Assessment(
@@ -183,6 +182,17 @@ def assess(
     if targets:
         _write(result, drawn, mapped, answers, other, overwrite)
     return result
+
+
+def _estimator(design: Design, other_map: bool) -> str:
+    """Whose equations `estimate` comes to with this design: one function computes all of them."""
+    if design.block is not None:
+        # Blocks are the units of the first stage, pixels those of the second (Cochran sec. 11.10).
+        return "two-stage cluster estimator (Cochran 1977)"
+    # Olofsson's equations suppose that the strata are the classes of the map that is assessed; Stehman's
+    # indicator functions allow any strata.
+    own = design.facts["strata"]["by"] == "map classes" and not other_map
+    return "Olofsson et al. (2014)" if own else "Stehman (2014)"
 
 
 def _targets(out: str | Path | None, overwrite: bool) -> dict[str, Path]:
@@ -220,6 +230,7 @@ def _at_points(
                 f"{raster} has the classes {', '.join(one.legend.names)}; the sample was drawn for "
                 f"{', '.join(design.legend.names)}. Give a map with these classes."
             )
+        # Pixel by pixel: points are few, and the map may be larger than memory.
         windows = [Window(int(r), int(c), 1, 1) for r, c in zip(design.rows, design.columns)]
         mapped = np.array([one.classes(one.values(w))[0, 0] for w in windows], np.int64)
         area = np.array([pixel_areas(one.grid, w)[0, 0] for w in windows])
@@ -279,6 +290,7 @@ def _estimated(
     bootstrap: int,
     seed: int,
 ) -> AreaEstimates:
+    # n_h counts answers, N_h all pixels: unbiased only if answers are missing at random within strata.
     strata, kept = design.facts["strata"], answers.answered
     blocks = None
     if design.block is not None:
@@ -291,6 +303,7 @@ def _estimated(
         stratum_units=np.array(strata["units"]),
         names=design.legend.names,
         strata_names=strata["names"],
+        # Pixels of unequal area make each share a ratio of two sums (Cochran sec. 6.10).
         pixel_area=area[kept],
         blocks=blocks,
         # The strata's areas are those of the sampled map, not of the one that is assessed.

@@ -163,6 +163,7 @@ def strata_of_confidence(path: str | Path, limits: Sequence[float]) -> Strata:
                 f"{path} has {file.count} band(s) of {file.dtypes[0]}; the confidence of a map (0 to 100, "
                 "one band of uint8) was expected."
             )
+    # A limit belongs to the band above it.
     table = np.digitize(np.arange(256), limits).astype(np.int16)
     # 255 and other values above 100 are no confidence: nodata.
     table[101:] = -1
@@ -210,6 +211,7 @@ def count(
     """
     strata, classes = len(one.strata.names), len(one.legend)
     pixels, area = np.zeros(strata * classes, np.int64), np.zeros(strata * classes)
+    # The map's values are hashed in the pass that counts them: `assess` knows by it that strata still hold.
     digest = hashlib.sha256(_place_of(one.grid))
     across = -(-one.grid.width // block) if block else 0
     down = -(-one.grid.height // block) if block else 0
@@ -221,9 +223,12 @@ def count(
     for strip, values, kinds, of in parts(one, strip_rows, tick):
         digest.update(np.ascontiguousarray(values))
         inside = np.flatnonzero(of.ravel() >= 0)
+        # Stratum and class as one number: a single bincount fills the whole table.
         cell = of.ravel()[inside].astype(np.int64) * classes + kinds.ravel()[inside]
         metres = pixel_areas(one.grid, strip).ravel()[inside]
         pixels += np.bincount(cell, minlength=len(pixels))
+        # Ground area beside pixels: in degrees or Mercator they differ along the map, and weights W_h from
+        # counts of pixels would be biased towards high latitudes.
         area += np.bincount(cell, weights=metres, minlength=len(area))
         if block:
             rows, columns = np.divmod(inside, strip.width)
@@ -268,6 +273,7 @@ def pixel_areas(grid: Grid, window: Window) -> np.ndarray:
     starts = np.arange(window.left, window.right, AREA_COLUMNS)
     lengths = np.diff(starts, append=window.right)
     rows = np.repeat(np.arange(window.top, window.bottom), len(starts))
+    # At the middle of each run: area is close to linear along it, so that the errors of both ends cancel.
     middles = np.tile(starts + (lengths - 1) / 2, window.height)
     areas = grid.pixel_areas(rows, middles).reshape(window.height, len(starts))
     return np.repeat(areas, lengths, axis=1)

@@ -43,6 +43,7 @@ def draw_pixels(
     Which of a stratum's pixels, counted in reading order, is settled before the map is read again.
     """
     units = census.pixels.sum(axis=1)
+    # Places in the stratum, drawn without a list of its pixels: that could be billions, of 8 bytes each.
     chosen = [
         # A generator for each stratum: another number of points in one changes nothing in the others.
         np.sort(np.random.default_rng([seed, h]).choice(int(n), size=int(k), replace=False))
@@ -74,6 +75,7 @@ def draw_pixels(
         columns[order].astype(np.int64),
         stratum,
         area[order],
+        # n_h / N_h, the inclusion probability of simple random sampling within strata.
         (points / np.maximum(units, 1))[stratum],
     )
 
@@ -82,7 +84,9 @@ def strata_of_blocks(census: Census) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """Blocks are in the stratum that has most of their pixels, of equals the first. Returns the blocks that
     have pixels (B,), the stratum of each (B,), and the area of each stratum's blocks (H,).
     """
+    # Blocks of nodata alone are no units: drawn, they would stand for no area.
     numbers = np.flatnonzero(census.blocks.sum(axis=1))
+    # In one stratum only: in two, a block could be drawn twice and its probability would be no single n / N.
     stratum = census.blocks[numbers].argmax(axis=1)
     area = np.bincount(stratum, weights=census.block_area[numbers], minlength=census.blocks.shape[1])
     return numbers, stratum, area
@@ -107,8 +111,10 @@ def draw_blocks(
     for h, wanted in enumerate(blocks):
         members = numbers[of == h]
         picked = np.random.default_rng([seed, h]).choice(len(members), size=int(wanted), replace=False)
+        # In the order of the file, so that its own blocks are decoded as few times as GDAL's cache allows.
         for number in members[np.sort(picked)]:
             row, column = (int(x) * side for x in divmod(number, across))
+            # Cut at the map's edge: the estimator weights blocks by the area that they really have.
             window = Window(row, column, side, side) & one.grid.window
             inside = np.flatnonzero(one.members(window)[2].ravel() >= 0)
             # A generator for each block too: what is drawn in one does not depend on the others.

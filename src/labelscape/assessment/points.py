@@ -86,6 +86,7 @@ class Design:
             if getattr(self, name) is not None
         }  # fmt: skip
         place = {
+            # WKT, not an EPSG code: a CRS that somebody made has none.
             "crs": grid.crs.to_wkt() if grid.crs else None,
             "transform": list(grid.transform[:6]),
             "height": grid.height,
@@ -108,10 +109,12 @@ class Design:
 def write_sample(path: Path, design: Design, order: np.ndarray, *, overwrite: bool = False) -> None:
     """Write a sample for one interpreter, its points in this `order` (N,) of indices. Raises BadFile."""
     crs = design.grid.crs.to_wkt() if design.grid.crs else None
+    # Numbers stay with their points in every order: two interpreters' answers are joined by them.
     number = np.arange(1, len(design) + 1, dtype=np.int32)[order]
     empty = np.ones(len(design), bool)
     columns = {
         "point": number,
+        # NULL, not 0: that may be the value of a class, and the form takes a point as open while it is NULL.
         "reference": np.ma.array(np.zeros(len(design), np.int32), mask=empty),
         "certainty": np.ma.array(np.full(len(design), "", object), mask=empty),
         "comment": np.ma.array(np.full(len(design), "", object), mask=empty),
@@ -138,6 +141,7 @@ def read_design(path: str | Path) -> Design | None:
     """
     if not Path(path).exists():
         raise BadFile(f"{path} does not exist.")
+    # Exports to other formats lose the table: their design is that of the GeoPackage they came from.
     if Path(path).suffix.lower() != ".gpkg":
         return None
     try:
@@ -165,4 +169,5 @@ def read_design(path: str | Path) -> Design | None:
 
 
 def _hash(text: str) -> str:
+    # Without a key: it shows what was changed by mistake, and is no proof against forgery.
     return hashlib.sha256(text.encode()).hexdigest()

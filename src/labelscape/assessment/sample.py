@@ -219,6 +219,7 @@ class _Plan:
         target = TARGET if asked.target_se is None else asked.target_se
         per_block = None if asked.block is None else asked.per_block
         pixels, area = census.pixels.sum(axis=1), census.area.sum(axis=1)
+        # What is drawn, pixels or blocks: the finite population correction counts these.
         units = pixels
         # Points of a block resemble each other: they count for fewer.
         effect = 1.0
@@ -232,10 +233,12 @@ class _Plan:
             effect = (1 + (per_block - 1) * ALIKE) / per_block
             # Two blocks at least: one has no variance.
             floor = max(2, -(-floor // per_block))
+            # From here on sizes are numbers of blocks.
             size = None if size is None else max(1, round(size / per_block))
         # Rounded: shares must not depend, in the last digit, on how the map was read.
         weights = np.round(area / area.sum(), 12)
         if size is None:
+            # The error of a block's mean is sqrt(effect) times that of one point, so that fewer units do.
             size = smallest_size(target / np.sqrt(effect), kind, weights, spread, units, floor)
         points = allocate(size, kind, weights, spread, units, floor)
         error = predicted_error(points, weights, spread, units) * np.sqrt(effect)
@@ -263,6 +266,7 @@ def _drawn(
 
 def _design(one: ClassMap, census: Census, plan: _Plan, drawn: Drawn, asked: _Asked) -> Design:
     """The design, its points in random order: neighbours in the file would be of one stratum."""
+    # An interpreter who can guess the map's class tends to agree with it: accuracies would be too high.
     order = np.random.default_rng([asked.seed, 0]).permutation(len(drawn.rows))
 
     def shuffled(values: np.ndarray | None) -> np.ndarray | None:
@@ -271,9 +275,11 @@ def _design(one: ClassMap, census: Census, plan: _Plan, drawn: Drawn, asked: _As
     facts = {
         "software": f"labelscape {__version__}",
         "map": Path(one.path).name,
+        # Strata hold for these pixels alone: `assess` refuses the map once they have changed.
         "map_sha256": census.sha256,
         "unit": "square metres" if one.grid.is_on_earth else "pixels",
         "legend": json.loads(one.legend.to_json()),
+        # Pixel counting, which is biased by the map's errors: printed beside the estimates, not used in them.
         "mapped_area": census.area.sum(axis=0).tolist(),
         "mapped_pixels": census.pixels.sum(axis=0).tolist(),
         "strata": {

@@ -31,6 +31,7 @@ def expected_accuracies(
     check_names("class or stratum", named, dict.fromkeys([*classes, *strata]))
     everywhere = default if isinstance(given, Mapping) else given
     for value in (everywhere, *named.values()):
+        # Not 0 or 1 either: without expected variance any number of points would seem enough.
         if not isinstance(value, (int, float)) or not 0 < value < 1:
             raise BadOption(f"`expect={value!r}` must be an accuracy above 0 and below 1, such as 0.85.")
     return {name: float(everywhere) for name in classes} | {k: float(v) for k, v in named.items()}
@@ -50,6 +51,7 @@ def deviations(
     proportion to their areas
     """
     share = area.sum(axis=0) / area.sum()
+    # 1 where a stratum has no area: it gets no points, and 0 / 0 would warn.
     within = area / np.where(area.sum(axis=1, keepdims=True) > 0, area.sum(axis=1, keepdims=True), 1)
     right = np.array([expected[name] for name in classes])
     if target_class is None:
@@ -61,7 +63,9 @@ def deviations(
         part[k] = right[k]
     level = within @ np.clip(part, 0, 1)
     if target_class is None:
+        # A stratum that was named is taken at its word, whatever classes the map has in it.
         level = np.array([expected.get(name, found) for name, found in zip(strata, level)])
+    # A pixel is right (or of the class) or not: a Bernoulli variable, of variance p (1 - p).
     return np.sqrt(level * (1 - level))
 
 
@@ -85,9 +89,12 @@ def allocate(
     What rare strata get through the floor is taken from the others in proportion; the sum exceeds `size`
     where the floors alone do. Strata without pixels get none.
     """
+    # Neyman's shares, W_h S_h, make the standard error smallest where every point costs the same (Cochran
+    # sec. 5.5); a proportional sample needs no guess of S_h, and an equal one serves rare classes.
     wanted = {"proportional": weights, "equal": (units > 0) * 1.0, "neyman": weights * spread}[kind]
     # A little to every stratum: where nothing is expected to vary, Neyman's shares are 0 / 0.
     wanted = wanted + 1e-9 * weights
+    # A stratum with fewer pixels than the floor is read whole.
     least = np.minimum(floor, units)
     total = int(np.clip(size, least.sum(), units.sum()))
     # One factor for all strata that are neither at their floor nor full: the sum rises with it.
@@ -104,6 +111,7 @@ def _whole(raw: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers that add up to `total`, by largest remainders."""
     # A millionth more: 4.9999999 is 5 that the halving did not quite reach.
     down = np.floor(raw + 1e-6).astype(np.int64)
+    # Stable: of equal remainders the first strata get the points, on every machine.
     order = np.argsort(down - raw, kind="stable")
     down[order[: max(0, total - int(down.sum()))]] += 1
     return down
@@ -121,6 +129,7 @@ def smallest_size(
         points = allocate(size, kind, weights, spread, units, floor)
         return predicted_error(points, weights, spread, units) <= target
 
+    # No answer rather than one that misses the target: someone would plan fieldwork by it.
     if not meets(high):
         raise BadOption(
             f"A standard error of {target:g} needs more than {high:,} points; give a larger `target_se`, or "

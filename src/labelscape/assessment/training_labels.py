@@ -78,6 +78,7 @@ def on_training_labels(design: Design, labels: list[str]) -> int | None:
 def _moved(design: Design, crs: str | None) -> np.ndarray:
     """Centres of the points (N, 2) in another CRS."""
     centres = design.centres
+    # Without a CRS on both sides there is nothing to transform: coordinates are taken to be the map's.
     if crs is None or design.grid.crs is None:
         return centres
     return np.column_stack(transformed(centres[:, 0], centres[:, 1], design.grid.crs, crs))
