@@ -37,14 +37,14 @@ def test_where_a_model_and_its_scores_come_from(made_of, trained, measured):
 
 def test_the_card_of_the_demos_checkpoint():
     card = model_card(description(demo_checkpoint()))
-    assert card["network"] == "mlp"
+    assert card["network"] == "mlp (hidden=128)"
     assert card["classes"].startswith("0 water and wetland, 1 woodland")
     assert card["bands"] == "B02, B03, B04, B05, B06, B07, B08, B8A, B11, B12"
     assert card["pixel size"] == "10 m on the ground"
     assert card["trained on"] == "IMG_DATA"
-    assert card["training"] == "120 steps of 8 crops of 128 pixels, started from fcn.safetensors"
+    assert card["training"] == "1,600 steps of 8 crops of 64 pixels"
     assert card["measured on"] == "held-out blocks of IMG_DATA"
-    assert card["scores"].endswith("mlp: mIoU 50.47 %, overall accuracy 66.47 %")
+    assert card["scores"].endswith("mlp, tta dihedral: mIoU 50.63 %, overall accuracy 65.54 %")
     assert card["confidences"].startswith("not calibrated")
 
 

@@ -21,9 +21,8 @@ def run(
 ) -> None:
     """Map the land around the Havel lakes from a real Sentinel-2 scene and OpenStreetMap polygons.
 
-    Trains fcn, then mlp starting from it, scores both and a random forest on held-out blocks, then maps the
-    scene and writes rasters, polygons and a report. Takes about six minutes on two cores, ten seconds with
-    --quick.
+    Trains an mlp, scores it and a random forest on held-out blocks, then maps the scene and writes rasters,
+    polygons and a report. Takes about three minutes on two cores, 10 to 15 seconds with --quick.
     """
     from labelscape.demo import run_demo
 
