@@ -273,7 +273,9 @@ def _check_classes(dataset: Dataset) -> None:
     # The loss of a single class is 0 from the first step: training would end well and have learned nothing.
     if few := too_few_classes(dataset.legend.names):
         raise BadInput(" ".join(few))
-    if not any(_meets_data(scene) for scene in dataset.part("train")):
+    scenes = dataset.part("train")
+    # No scene at all is refused where crops are drawn, with the parts that there are.
+    if scenes and not any(_meets_data(scene) for scene in scenes):
         raise BadInput(
             "No label for training lies where its scene has data: all these pixels are nodata. Check the "
             "nodata value of the scenes (`nodata`), and that labels and scenes lie at one place."
