@@ -144,6 +144,7 @@ def train_and_score(
 
     from labelscape.checkpoint import save
     from labelscape.evaluation.measure import evaluate
+    from labelscape.scoring.protocol import Protocol
     from labelscape.training.data import open_recipe_data
     from labelscape.training.forest import score_forest
     from labelscape.training.outputs import checkpoint_path
@@ -152,7 +153,7 @@ def train_and_score(
     with open_recipe_data(recipe.data, recipe.seed) as dataset:
         forest = score_forest(dataset, seed=recipe.seed).metrics
         checkpoint = train(recipe, out, overwrite=True, say=say)
-        augmented = evaluate(checkpoint, dataset, part="test", tta=TTA).metrics
+        augmented = evaluate(checkpoint, dataset, part="test", protocol=Protocol(tta=TTA)).metrics
     scores = {FOREST: forest, **checkpoint.scores, MLP_TTA: augmented}
     path = checkpoint_path(Path(out), recipe.network)
     save(replace(checkpoint, scores=scores), path)
