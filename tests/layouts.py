@@ -132,8 +132,10 @@ def virtual(folder, pixels, place, rng, *, most=12):
         for band, parts in sources.items()
     )
     crs, transform = place
-    numbers = ", ".join(str(v) for v in transform.to_gdal())
-    where = f"<SRS>{crs.to_string()}</SRS><GeoTransform>{numbers}</GeoTransform>" if crs else ""
+    where = ""
+    if crs:  # a picture without coordinates has no transform either
+        numbers = ", ".join(str(v) for v in transform.to_gdal())
+        where = f"<SRS>{crs.to_string()}</SRS><GeoTransform>{numbers}</GeoTransform>"
     (folder / "scene.vrt").write_text(
         f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{where}{bands}</VRTDataset>'
     )
