@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from labelscape.checkpoint import Checkpoint, load
 from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import known_part
@@ -23,7 +21,7 @@ from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import Source
 from labelscape.training.data import open_recipe_data, scored_part
-from labelscape.training.evaluate import asked_for
+from labelscape.training.evaluate import asked_for, one_protocol
 from labelscape.training.recipe_data import Data
 
 if TYPE_CHECKING:
@@ -185,11 +183,10 @@ def compare_on(
     task: str | None = None,
 ) -> Comparison:
     """Compare on an open data set; `test` holds `tta`, `scales`, `average`, `device` and `precision`."""
-    from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
 
     part = None if part == "all" else part
-    protocol = Protocol(tuple(np.atleast_1d(test["scales"]).tolist()), test["tta"], test["average"])
+    protocol = one_protocol(None, test["tta"], test["scales"], test["average"])
 
     def scorer_of(one: Checkpoint) -> Scorer:
         return Scorer.of([one], device=test["device"], precision=test["precision"], protocol=protocol)

@@ -86,7 +86,7 @@ def evaluate(
     options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
     options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
     options |= {"objects": objects, "tolerance": tolerance, "topology": topology}
-    options["protocol"] = _one_protocol(protocol, tta, scales, average)
+    options["protocol"] = one_protocol(protocol, tta, scales, average)
     if dataset is not None and labels is None:
         return evaluate_into(out, checkpoint, dataset, part, task=task, **options)
     known_part(part)  # before scenes are opened
@@ -153,9 +153,7 @@ def evaluate_into(
     return found
 
 
-def _one_protocol(
-    given: Protocol | None, tta: str, scales: Sequence[float] | float, average: str
-) -> Protocol:
+def one_protocol(given: Protocol | None, tta: str, scales: Sequence[float] | float, average: str) -> Protocol:
     """The protocol that is given, or that of the three settings. Raises BadOption where both are given."""
     from labelscape.scoring.protocol import Protocol
 
