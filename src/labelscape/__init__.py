@@ -13,6 +13,7 @@
     comparison = ls.compare(["old.safetensors", "new.safetensors"])   # is the new model better?
     result = ls.map_scene(checkpoint, "scene.tif", out="map/")
     ls.sieve("map/scene_class.tif", "map/fields.tif", min_area=0.5)   # minimum mapping unit: half a hectare
+    ls.review("map/scene_class.tif", "review.gpkg")                   # to be corrected in QGIS, for training
     ls.sample("map/scene_class.tif", "points.gpkg")                   # to be interpreted in QGIS, then
     ls.assess("map/scene_class.tif", "points.gpkg")                   # accuracy and areas with intervals
 
@@ -65,6 +66,8 @@ _PLACES = {
     "SieveSummary": "areas.sieve",
     "polygonize": "areas.polygonize",
     "PolygonSummary": "areas.polygonize",
+    "review": "assessment.review",
+    "ReviewSummary": "assessment.review",
     "sample": "assessment.sample",
     "SampleSummary": "assessment.sample",
     "assess": "assessment.assess",
@@ -91,6 +94,8 @@ if TYPE_CHECKING:
     from labelscape.areas.sieve import sieve as sieve
     from labelscape.assessment.assess import Assessment as Assessment
     from labelscape.assessment.assess import assess as assess
+    from labelscape.assessment.review import ReviewSummary as ReviewSummary
+    from labelscape.assessment.review import review as review
     from labelscape.assessment.sample import SampleSummary as SampleSummary
     from labelscape.assessment.sample import sample as sample
     from labelscape.checkpoint import Checkpoint as Checkpoint

@@ -149,9 +149,8 @@ def try_target(out: str | Path, grid: Grid, legend: Legend) -> None:
     if is_database(out):
         return
     row, column = grid.height // 2, grid.width // 2
-    areas = Areas(
-        np.array([0], np.uint8), np.ones(1), np.ones(1), shapely.box([column], [row], [column + 1], [row + 1])
-    )
+    pixel = shapely.box([column], [row], [column + 1], [row + 1])
+    areas = Areas(np.array([0], np.uint8), np.ones(1), np.ones(1), np.zeros(1), pixel)
     batches = _batches(iter([areas]), grid, legend, 0.0, PolygonSummary())
     try:
         with private_folder(Path(out).parent) as folder:

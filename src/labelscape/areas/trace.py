@@ -35,32 +35,36 @@ MOST_AREAS = 250_000
 every pixel is one. A strip of more is cut.
 """
 
+COUNTED = ("values", "pixels", "metres", "sums")
+"""What is known of each area beside its polygon, a number each."""
+
+Weigh = Callable[[Window, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Takes a window and its class values (H, W); returns the values that count, 255 for pixels that belong to no
+area, and the weight of each pixel (H, W).
+"""
+
 
 @dataclass(frozen=True)
 class Areas:
-    """Connected areas: class values (N,), pixels (N,), square metres (N,) on the ellipsoid, polygons (N,)
-    with x along columns, y along rows.
+    """Connected areas: class values (N,), pixels (N,), square metres (N,) on the ellipsoid, sums (N,) of the
+    weights of their pixels (0 without weights), polygons (N,) with x along columns, y along rows.
     """
 
     values: np.ndarray
     pixels: np.ndarray
     metres: np.ndarray
+    sums: np.ndarray
     polygons: np.ndarray
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, which: np.ndarray | slice) -> Areas:
-        return Areas(self.values[which], self.pixels[which], self.metres[which], self.polygons[which])
+        return Areas(*(getattr(self, name)[which] for name in (*COUNTED, "polygons")))
 
     @classmethod
     def together(cls, parts: list[Areas]) -> Areas:
-        return cls(
-            *(
-                np.concatenate([getattr(p, name) for p in parts])
-                for name in ("values", "pixels", "metres", "polygons")
-            )
-        )
+        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in (*COUNTED, "polygons")))
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class _Open:
     values: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(0))
     metres: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(0))
     pieces: list[list[shapely.Polygon]] = field(default_factory=list)
 
 
@@ -90,9 +95,10 @@ def trace(
     tolerance: float = 0.0,
     strip_rows: int | None = None,
     tick: Callable[[int], None] | None = None,
+    weigh: Weigh | None = None,
 ) -> Iterator[Areas]:
     """Polygonize the 4-connected areas of a class raster, strip by strip from top to bottom; `tolerance` of
-    simplification in pixels.
+    simplification in pixels. `weigh` leaves out pixels, and its weights are summed over each area.
 
     Without simplification polygons do not depend on `strip_rows`. Pixels of 255 and of the file's nodata
     value belong to no area. `tick` is called with the number of rows done. Raises BadFile where the file
@@ -105,9 +111,9 @@ def trace(
     for top in range(0, grid.height, rows):
         strip = Window(top, 0, min(rows, grid.height - top), grid.width)
         runs = runs_of(file, stored, strip)
-        for part in _cut(file, strip, runs) if runs or len(above.values) else ():
+        for part in _cut(file, strip, runs, weigh) if runs or len(above.values) else ():
             within = [Window(part.top, run.left, part.height, run.width) for run in runs]
-            new, first, last = _traced(file, grid, part, within, tolerance)
+            new, first, last = _traced(file, grid, part, within, tolerance, weigh)
             ends = np.full(part.width, -1) if part.bottom == grid.height else last
             finished, above = _stitched(above, new, first, ends, straight=not tolerance)
             yield finished
@@ -115,13 +121,15 @@ def trace(
             tick(strip.height)
 
 
-def _cut(file: rasterio.DatasetReader, strip: Window, runs: list[Window]) -> list[Window]:
+def _cut(
+    file: rasterio.DatasetReader, strip: Window, runs: list[Window], weigh: Weigh | None
+) -> list[Window]:
     """The strip, or where it holds too many areas for the memory its parts from top to bottom. What it holds
     decides, not the machine.
     """
     begin = np.zeros(strip.height, np.int64)
     for run in runs:
-        values = without_nodata(read_run(file, run), file.nodata)
+        values, _ = _weighed(file, run, weigh)
         # An area's first pixel differs from those to its left and above: as many areas begin at most.
         starts = values != IGNORE
         starts[:, 1:] &= values[:, 1:] != values[:, :-1]
@@ -153,20 +161,38 @@ def runs_of(file: rasterio.DatasetReader, stored: np.ndarray | None, strip: Wind
     ]
 
 
+def _weighed(
+    file: rasterio.DatasetReader, run: Window, weigh: Weigh | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class values (H, W) of a window, 255 for none, and the weights of its pixels, if any."""
+    values = without_nodata(read_run(file, run), file.nodata)
+    return (values, None) if weigh is None else weigh(run, values)
+
+
 def _traced(
-    file: rasterio.DatasetReader, grid: Grid, strip: Window, runs: list[Window], tolerance: float
+    file: rasterio.DatasetReader,
+    grid: Grid,
+    strip: Window,
+    runs: list[Window],
+    tolerance: float,
+    weigh: Weigh | None,
 ) -> tuple[Areas, np.ndarray, np.ndarray]:
     """The areas of a strip, and for each pixel of its first and of its last row the number of its area (-1:
     none).
     """
     first, last = np.full((2, strip.width), -1)
-    found, count = [Areas(np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(0, object))], 0
+    found = [Areas(np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, object))]
+    count = 0
     for run in runs:
-        labels, kinds, pixels, metres = connected(
-            without_nodata(read_run(file, run), file.nodata), grid, run.top, run.left
-        )
+        values, weights = _weighed(file, run, weigh)
+        labels, kinds, pixels, metres = connected(values, grid, run.top, run.left)
+        sums = np.zeros(len(kinds))
+        if weights is not None:
+            inside = labels >= 0
+            sums = np.bincount(labels[inside], weights=weights[inside], minlength=len(kinds))
         polygons = outlines(labels, len(kinds), run.top, run.left, junctions=tolerance > 0)
-        found.append(Areas(kinds, pixels, metres, simplified(polygons, tolerance) if tolerance else polygons))
+        polygons = simplified(polygons, tolerance) if tolerance else polygons
+        found.append(Areas(kinds, pixels, metres, sums, polygons))
         for edge, row in ((first, labels[0]), (last, labels[-1])):
             edge[run.left : run.right] = np.where(row >= 0, row + count, -1)
         count += len(kinds)
@@ -195,9 +221,7 @@ def _stitched(
     and those that are open at its lower border.
     """
     old = len(above.values)
-    values, pixels, metres = (
-        np.concatenate([getattr(above, n), getattr(new, n)]) for n in ("values", "pixels", "metres")
-    )
+    values, *weights = (np.concatenate([getattr(above, n), getattr(new, n)]) for n in COUNTED)
     meet = (above.ends >= 0) & (top_row >= 0)
     pairs = np.stack([above.ends[meet], top_row[meet] + old])
     pairs = pairs[:, values[pairs[0]] == values[pairs[1]]]
@@ -216,7 +240,7 @@ def _stitched(
         )
     kinds = np.zeros(len(goes_on), np.uint8)
     kinds[group] = values
-    pixels_of, metres_of = (np.bincount(group, weights=w, minlength=len(goes_on)) for w in (pixels, metres))
+    totals = [np.bincount(group, weights=w, minlength=len(goes_on)) for w in weights]
     done = np.array(sorted(own for own in members if not goes_on[own]), int)
     joined = np.empty(len(done), object)
     joined[:] = [_joined(members.pop(own), straight=straight) for own in done.tolist()]
@@ -224,13 +248,11 @@ def _stitched(
     rest = _Open(
         np.where(ends >= 0, np.cumsum(goes_on)[ends] - 1, -1) if len(goes_on) else ends,
         kinds[still],
-        pixels_of[still],
-        metres_of[still],
+        *(total[still] for total in totals),
         [members[own] for own in still.tolist()],
     )
-    return Areas.together(
-        [new[alone[old:]], Areas(kinds[done], pixels_of[done], metres_of[done], joined)]
-    ), rest
+    joined_up = Areas(kinds[done], *(total[done] for total in totals), joined)
+    return Areas.together([new[alone[old:]], joined_up]), rest
 
 
 def _joined(pieces: list[shapely.Polygon], *, straight: bool) -> shapely.Polygon:

@@ -147,6 +147,24 @@ def strata_of_raster(path: str | Path, by: str | None = None) -> Strata:
     return Strata(by or f"classes of {Path(path).name}", tuple(legend.names), table, Path(path))
 
 
+def confidence_beside(raster: str | Path, option: str) -> Path:
+    """The confidence beside a map. Raises BadFile where it is not there; `option` names it then."""
+    path = Path(raster)
+    path = path.with_name(f"{path.stem.removesuffix('_class').removesuffix('_sieved')}_confidence.tif")
+    if not path.exists():
+        raise BadFile(f"{path} does not exist; name the raster of the map's confidence with `{option}`.")
+    return path
+
+
+def check_confidence(file: rasterio.DatasetReader, path: str | Path) -> None:
+    """Raises BadInput for a raster that is not of one uint8 band."""
+    if file.count != 1 or file.dtypes[0] != "uint8":
+        raise BadInput(
+            f"{path} has {file.count} band(s) of {file.dtypes[0]}; the confidence of a map (0 to 100, one "
+            "band of uint8) was expected."
+        )
+
+
 def strata_of_confidence(path: str | Path, limits: Sequence[float]) -> Strata:
     """Bands of confidence, in per cent, as strata: limits 60, 85 make three. Raises BadOption for limits that
     do not rise within 0..100, BadInput for a raster that is not of one uint8 band, BadFile.
@@ -158,11 +176,7 @@ def strata_of_confidence(path: str | Path, limits: Sequence[float]) -> Strata:
             f"{', '.join(f'{x:g}' for x in limits) or 'none'}."
         )
     with gdal(), open_raster(path) as file:
-        if file.count != 1 or file.dtypes[0] != "uint8":
-            raise BadInput(
-                f"{path} has {file.count} band(s) of {file.dtypes[0]}; the confidence of a map (0 to 100, "
-                "one band of uint8) was expected."
-            )
+        check_confidence(file, path)
     # A limit belongs to the band above it.
     table = np.digitize(np.arange(256), limits).astype(np.int16)
     # 255 and other values above 100 are no confidence: nodata.

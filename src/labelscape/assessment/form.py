@@ -1,13 +1,16 @@
-"""QGIS styles and forms of a sample, as QML: a list of classes to choose from, and no class of the map."""
+"""QGIS styles and forms of a sample and of a review file, as QML: lists of classes to choose from."""
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as xml
+from collections.abc import Sequence
 
 from labelscape.legend import Legend
 
 HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 CERTAINTY = ("certain", "likely", "unsure")
+ANSWERS = {"the class is right": "right", "several classes": "mixed", "cannot tell": "unsure"}
+"""What a reviewer may say of an area instead of naming a class -> as it is stored."""
 
 
 def points_style(legend: Legend) -> str:
@@ -47,14 +50,49 @@ def footprints_style() -> str:
     return _text(root)
 
 
-def _categories(root: xml.Element, *kinds: tuple[str, str]) -> None:
-    """One category for points without, one for those with an answer."""
+def review_style(names: Sequence[str]) -> str:
+    """QML of the areas of a review file: outlined in red until they are answered, then in green; a form with
+    the classes, a table sorted by rank.
+    """
+    root = _root("Symbology|Fields|Forms|AttributeTable")
+    answered = '"class_right" IS NOT NULL OR "answer" IS NOT NULL'
+    kinds = ("open", "200,30,30"), ("answered", "40,150,60")
+    _categories(root, *kinds, by=answered, kind="fill")
+    fields = xml.SubElement(root, "fieldConfiguration")
+    _widget(fields, "class_right", "ValueMap", {name: name for name in names})
+    _widget(fields, "answer", "ValueMap", ANSWERS)
+    _widget(fields, "notes", "TextEdit")
+    aliases = xml.SubElement(root, "aliases")
+    aliased = {
+        "rank": "Rank",
+        "class": "Class of the map",
+        "confidence": "Mean confidence (%)",
+        "area_m2": "Area (m²)",
+        "area_ha": "Area (ha)",
+        "class_right": "Right class",
+        "answer": "Or else",
+        "notes": "Notes",
+    }
+    for index, (field, name) in enumerate(aliased.items()):
+        xml.SubElement(aliases, "alias", field=field, name=name, index=str(index + 1))
+    editable = xml.SubElement(root, "editable")
+    # `class` tells what an area that is "right" is trained as.
+    for field in ("rank", "class", "confidence", "area_m2", "area_ha", "pixels", "priority"):
+        xml.SubElement(editable, "field", name=field, editable="0")
+    xml.SubElement(root, "attributetableconfig", sortExpression='"rank"', sortOrder="0")
+    return _text(root)
+
+
+def _categories(
+    root: xml.Element, *kinds: tuple[str, str], by: str = '"reference" IS NOT NULL', kind: str = "marker"
+) -> None:
+    """One category for points or areas without, one for those with an answer."""
     renderer = xml.SubElement(
         root,
         "renderer-v2",
         type="categorizedSymbol",
-        # Answered or not, whatever the class: so that no point is overlooked.
-        attr='"reference" IS NOT NULL',
+        # Answered or not, whatever the class: so that none is overlooked.
+        attr=by,
         symbollevels="0",
         forceraster="0",
         enableorderby="0",
@@ -70,17 +108,12 @@ def _categories(root: xml.Element, *kinds: tuple[str, str]) -> None:
             render="true",
             type="long",
         )
-        _symbol(
-            symbols,
-            str(number),
-            "marker",
-            "SimpleMarker",
-            name="cross",
-            color=f"{colour},255",
-            outline_color=f"{colour},255",
-            outline_width="0.6",
-            size="4",
-        )
+        line = {"outline_color": f"{colour},255", "outline_width": "0.6"}
+        if kind == "marker":
+            cross = {"name": "cross", "color": f"{colour},255", "size": "4"}
+            _symbol(symbols, str(number), kind, "SimpleMarker", **cross, **line)
+        else:
+            _symbol(symbols, str(number), kind, "SimpleFill", style="no", **line)
 
 
 def _symbol(symbols: xml.Element, number: str, kind: str, layer: str, **options: str) -> None:

@@ -17,6 +17,7 @@ from labelscape.assessment.census import (
     Census,
     ClassMap,
     Strata,
+    confidence_beside,
     count,
     open_map,
     strata_of_confidence,
@@ -187,17 +188,9 @@ def _strata(
             merge_small_areas(raster, copy, min_area=sieve, tick=tick)
             yield strata_of_raster(copy, f"classes of the map sieved to {sieve:g}")
     elif len(bands):
-        yield strata_of_confidence(strata or _confidence_of(Path(raster)), bands)
+        yield strata_of_confidence(strata or confidence_beside(raster, "strata"), bands)
     else:
         yield None if strata is None else strata_of_raster(strata)
-
-
-def _confidence_of(raster: Path) -> Path:
-    """The confidence beside a map. Raises BadFile where it is not there."""
-    path = raster.with_name(f"{raster.stem.removesuffix('_class')}_confidence.tif")
-    if not path.exists():
-        raise BadFile(f"{path} does not exist; name the raster of the map's confidence with `strata`.")
-    return path
 
 
 @dataclass(frozen=True, eq=False)

@@ -315,7 +315,7 @@ SETTINGS = (
     "min_area name network nodata other_data optimizer out overlap overwrite part polygons polygons_as "
     "precision rate reject report rows scales seed seeds sieve simplify split start steps threshold "
     "tile_size tta val size target_se target_class expect allocation floor strata confidence_bands "
-    "per_block second design other_map bootstrap column"
+    "per_block second design other_map bootstrap column confidence top below"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 
