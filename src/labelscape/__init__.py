@@ -59,6 +59,9 @@ _PLACES = {
     "check": "maps.plan",
     "CheckResult": "maps.plan",
     "map_scene": "maps.run",
+    "map_scenes": "maps.many",
+    "JobResult": "maps.job",
+    "SceneRecord": "maps.job",
     "rerun": "maps.rerun",
     "MapRequest": "maps.request",
     "MapResult": "maps.result",
@@ -121,6 +124,9 @@ if TYPE_CHECKING:
     from labelscape.labels.rules import LabelSpec as LabelSpec
     from labelscape.legend import IGNORE as IGNORE
     from labelscape.legend import Legend as Legend
+    from labelscape.maps.job import JobResult as JobResult
+    from labelscape.maps.job import SceneRecord as SceneRecord
+    from labelscape.maps.many import map_scenes as map_scenes
     from labelscape.maps.plan import CheckResult as CheckResult
     from labelscape.maps.plan import check as check
     from labelscape.maps.request import MapRequest as MapRequest

@@ -43,6 +43,10 @@ class BadInput(LabelscapeError, ValueError):
     """Readable input that does not fit: wrong bands, no overlap, unknown class values, nothing labelled."""
 
 
+class Refused(BadInput):
+    """A scene that does not fit the model it is to be mapped with."""
+
+
 class BadOption(LabelscapeError, ValueError):
     """An option or a recipe that cannot work, whatever the data."""
 

@@ -6,11 +6,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 from labelscape.text import printable, printable_name
 
 Tick = Callable[..., None]
 """`tick()` advances the bar by one; `tick(3, loss=0.41)` by three, showing the loss."""
+
+_listener: ContextVar[Tick | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def heard_by(listener: Tick) -> Iterator[None]:
+    """Call a function at every tick instead of showing bars while the block runs, in this thread: for work
+    whose progress is shown elsewhere.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def print_line(text: str) -> None:
@@ -25,6 +40,9 @@ def print_line(text: str) -> None:
 @contextmanager
 def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterator[Tick]:
     """Show a progress bar of `total` units while the block runs; yields the function that advances it."""
+    if (listener := _listener.get()) is not None:
+        yield listener
+        return
     if not shown:
         yield lambda done=1, **facts: None
         return

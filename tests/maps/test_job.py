@@ -1,8 +1,21 @@
 """Many scenes with one model: what became of each."""
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pytest
+import world
+
+from labelscape.checkpoint import save
+from labelscape.errors import BadOption
 from labelscape.maps.job import SceneRecord
+from labelscape.maps.many import map_scenes
+from labelscape.maps.run import map_scene
+
+QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}
 
 
 def test_a_record_without_a_seam_score_is_json():
@@ -17,3 +30,100 @@ def test_a_record_without_a_seam_score_is_json():
         "files": {},
     }
     assert not record.is_mapped and SceneRecord("a.tif", "skipped", seam=1.5).is_mapped
+
+
+@pytest.fixture
+def model(tmp_path):
+    return save(world.ten_metre_fcn(), tmp_path / "model.safetensors")
+
+
+def scenes_of(folder, count=3):
+    folder.mkdir(parents=True, exist_ok=True)
+    return [world.make(folder, 96, 128, seed=n, name=f"s{n}").scene for n in range(count)]
+
+
+def rasters_in(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in (".tif", ".xml")}
+
+
+def test_a_bad_scene_does_not_stop_the_others_and_a_second_start_maps_what_is_missing(tmp_path, model):
+    good = scenes_of(tmp_path / "in")
+    bad = tmp_path / "in" / "bad.tif"
+    bad.write_bytes(good[0].read_bytes()[:2000])
+    other = world.write(tmp_path / "in" / "other.tif", np.ones((2, 40, 40), np.uint16))
+    scenes = [good[0], bad, good[1], other, good[2]]
+    result = map_scenes(model, scenes, tmp_path / "maps", **QUICK)
+    assert [r.state for r in result.records] == ["done", "failed", "done", "refused", "done"]
+    assert [r.scene for r in result.records] == [str(s) for s in scenes]
+    assert (
+        "truncated or damaged" in result.records[1].cause
+        and "does not fit this model" in result.records[3].cause
+    )
+    assert not result.is_whole and result.counts == {"done": 3, "refused": 1, "failed": 1}
+    for scene in good:
+        map_scene(model, scene, tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "maps").iterdir()}
+    shutil.copy(good[0], bad)
+    again = map_scenes(model, [*good, bad], tmp_path / "maps", **QUICK)
+    assert [r.state for r in again.records] == ["skipped", "skipped", "skipped", "done"]
+    assert again.is_whole
+    for one, other in zip((result.records[n] for n in (0, 2, 4)), again.records):
+        assert (one.pixels, one.files) == (other.pixels, other.files)
+    assert all(p.stat().st_mtime_ns == time for p, time in before.items())
+
+
+@pytest.mark.parametrize("change", ["settings", "model", "scene", "a file is gone", "unfinished"])
+def test_what_differs_from_a_finished_map_is_not_skipped(tmp_path, model, change):
+    (scene,) = scenes_of(tmp_path / "in", 1)
+    out, settings = tmp_path / "maps", QUICK
+    assert map_scenes(model, [scene], out, **settings).counts == {"done": 1}
+    if change == "settings":
+        settings = {**QUICK, "reject": 0.5}
+    elif change == "model":
+        model = save(replace(world.ten_metre_fcn(), temperature=2.0), model)
+    elif change == "scene":
+        world.make(tmp_path / "in", 96, 128, seed=9, name="s0")
+    elif change == "a file is gone":
+        (out / "s0_confidence.tif").unlink()
+    else:
+        (out / ".s0.unfinished").mkdir()
+    (record,) = map_scenes(model, [scene], out, **settings).records
+    assert record.state == "failed" and "exists; pass `overwrite=True`" in record.cause
+    assert map_scenes(model, [scene], out, overwrite=True, **settings).counts == {"done": 1}
+    assert map_scenes(model, [scene], out, **settings).counts == {"skipped": 1}
+
+
+def test_scenes_of_one_name_get_their_folders_before_it(tmp_path, model):
+    scenes = [scenes_of(tmp_path / name, 1)[0] for name in ("north", "south")]
+    result = map_scenes(model, [*scenes, *scenes], tmp_path / "maps", **QUICK)
+    assert [Path(r.files["class"]).name for r in result.records] == [
+        "north_s0_class.tif",
+        "south_s0_class.tif",
+    ]
+    (tmp_path / "other").mkdir()
+    shutil.copytree(tmp_path / "north", tmp_path / "other" / "north")
+    with pytest.raises(BadOption, match="would have the same file names"):
+        map_scenes(model, [scenes[0], tmp_path / "other" / "north" / "s0.tif"], tmp_path / "maps", **QUICK)
+
+
+def test_a_list_without_scenes_and_names_for_several_are_refused(tmp_path, model):
+    scenes = scenes_of(tmp_path, 2)
+    for given, options, said in (
+        ([], {}, "the list of scenes is empty"),
+        (str(scenes[0]), {}, "must be a list"),
+        (scenes, {"name": "a"}, "`name` is for one scene"),
+    ):
+        with pytest.raises(BadOption, match=said):
+            map_scenes(model, given, tmp_path / "maps", **options)
+
+
+def test_the_command_maps_several_scenes_and_ends_with_1_where_one_fails(tmp_path, model, run_cli):
+    scenes = scenes_of(tmp_path / "in", 2)
+    options = ("--out", tmp_path / "maps", "--no-report", "--no-polygons", "--device", "cpu")
+    code, out, _ = run_cli("map", model, *scenes, tmp_path / "none.tif", *options)
+    assert code == 1 and "2 done, 1 failed" in out
+    assert f"failed   {tmp_path / 'none.tif'}: {tmp_path / 'none.tif'} does not exist." in out
+    code, out, _ = run_cli("map", model, *scenes, *options, "--json")
+    assert code == 0 and [one["state"] for one in json.loads(out)["scenes"]] == ["skipped", "skipped"]

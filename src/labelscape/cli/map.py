@@ -19,6 +19,7 @@ from labelscape.cli.options import (
     Overwrite,
     Reading,
     Tiles,
+    as_options,
     given,
     grouped,
     option_of,
@@ -30,6 +31,7 @@ from labelscape.cli.sieve import print_sieved
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
+    from labelscape.maps.job import JobResult
     from labelscape.maps.result import MapResult
 
 NAME = "map"
@@ -75,7 +77,9 @@ Again = Annotated[
 def run(
     ctx: typer.Context,
     model: Annotated[Path | None, typer.Argument(help="Checkpoint.")] = None,
-    scene: Annotated[str | None, typer.Argument(help=SCENE)] = None,
+    scenes: Annotated[
+        list[str] | None, typer.Argument(metavar="[SCENE]...", help=f"{SCENE} Several are mapped one by one.")
+    ] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the map's files.")],
     products: Products,
@@ -89,10 +93,11 @@ def run(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Map a scene of any size: class and confidence rasters, polygons with areas, a report.
+    """Map scenes of any size: class and confidence rasters, polygons with areas, a report.
 
     Bands, scaling, classes and colours come from the checkpoint. An interrupted or killed map is resumed by
-    the same command.
+    the same command. Of several scenes one that fails does not stop the others; the same command then maps
+    what is missing.
 
     Examples:
 
@@ -101,6 +106,8 @@ def run(
       labelscape map runs/a/mlp.safetensors tiles/ --area district.gpkg --out map
 
       labelscape map runs/a/mlp.safetensors S2A_33UUU.json --out map --sieve 0.5
+
+      labelscape map runs/a/mlp.safetensors archive/*.tif --out maps
 
       labelscape map --rerun map/scene_run.json --out again
 
@@ -114,17 +121,29 @@ def run(
         _tell(rerun(again, out, overwrite=overwrite), as_json)
         return
     # Optional for typer only because --rerun takes neither.
-    if model is None or scene is None:
+    if model is None or not scenes:
         raise BadOption(
             "labelscape map needs a checkpoint and a scene, or --rerun with the _run.json of a map."
         )
-    from labelscape.maps.run import map_scene
-
     settings = averaging.settings
     for group in (products, extras, outlines, tiles, machine):
         settings |= asdict(group)
-    settings |= reading.settings
-    _tell(map_scene([model, *averaging.also], scene_of(scene), out, overwrite=overwrite, **settings), as_json)
+    sources = [scene_of(scene) for scene in scenes]
+    _map([model, *averaging.also], sources, out, as_json, overwrite=overwrite, **settings, **reading.settings)
+
+
+def _map(
+    models: list[Path], sources: list[Any], out: Path, as_json: bool, *, overwrite: bool, **settings: Any
+) -> None:
+    """Map one scene or many, and print what was made."""
+    if len(sources) == 1:
+        from labelscape.maps.run import map_scene
+
+        _tell(map_scene(models, sources[0], out, overwrite=overwrite, **settings), as_json)
+        return
+    from labelscape.maps.many import map_scenes
+
+    _tell_job(map_scenes(models, sources, out, overwrite=overwrite, **settings), as_json)
 
 
 def _only_out(ctx: typer.Context, again: Path) -> None:
@@ -135,7 +154,7 @@ def _only_out(ctx: typer.Context, again: Path) -> None:
         if given(ctx, p.name) and p.name not in ("again", "out", "overwrite", "as_json")
     ]
     if said:
-        arguments = {"model": "a checkpoint", "scene": "a scene"}
+        arguments = {"model": "a checkpoint", "scenes": "a scene"}
         named = ", ".join(arguments.get(n) or option_of(ctx, n) for n in said)
         raise BadOption(
             f"--rerun takes every option but --out from {again}, but also found {named}. Leave that out, or "
@@ -179,6 +198,20 @@ def _tell(result: MapResult, as_json: bool) -> None:
         )
     for kind, path in result.paths.items():
         print(f"{kind:<{max(map(len, result.paths)) + 1}}{path}")
+
+
+def _tell_job(result: JobResult, as_json: bool) -> None:
+    """Print what became of each scene. The exit code is 1 unless all have a map."""
+    if as_json:
+        print_json({"scenes": [record.to_dict() for record in result.records], "seconds": result.seconds})
+    else:
+        for record in result.records:
+            cause = f": {as_options(record.cause)}" if record.cause else ""
+            print(f"{record.state:<8} {record.scene}{cause}")
+        counts = ", ".join(f"{count} {state}" for state, count in result.counts.items())
+        print(f"{len(result.records)} scenes in {result.seconds:.0f} s: {counts}")
+    if not result.is_whole:
+        raise typer.Exit(1)
 
 
 def _facts(result: MapResult) -> dict[str, Any]:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.errors import BadOption, LabelscapeError, Refused
+from labelscape.maps.finished import finished_map
+from labelscape.maps.rasters import Tiles, in_order
+from labelscape.maps.request import MapRequest
+from labelscape.maps.run import map_with
+from labelscape.progress import print_line
+from labelscape.scenes.files import Source, source_paths, source_text
 
 State = Literal["done", "skipped", "refused", "failed"]
 """What became of a scene of a job: mapped in this run; mapped by an earlier run with the same settings;
@@ -41,3 +54,102 @@ class SceneRecord:
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the seam score is None where there is none."""
         return {**asdict(self), "seam": None if math.isnan(self.seam) else self.seam}
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """The result of `map_scenes`: a record for each scene, in the order in which they were given.
+
+    seconds  of this run
+    grain    what one piece of work was: a "scene", or a "block" of tiles
+    workers  processes that mapped; 0 where this one did
+    """
+
+    records: tuple[SceneRecord, ...]
+    out: Path
+    seconds: float
+    grain: str = "scene"
+    workers: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Has every scene a finished map?"""
+        return all(record.is_mapped for record in self.records)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Scenes by what became of them, without those that did not occur: {"done": 9, "failed": 1}."""
+        states = [record.state for record in self.records]
+        return {state: states.count(state) for state in get_args(State) if state in states}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        return f"<JobResult {len(self.records)} scenes in {self.out}: {counts}>"
+
+
+def scene_text(source: Source) -> str:
+    """A scene as it was given, in one line."""
+    paths = source_paths(source)
+    return ",".join(paths) if isinstance(paths, tuple) else paths or source_text(source)
+
+
+def names_for(scenes: Sequence[Source]) -> list[str | None]:
+    """Stems for the files of each scene's map: None for the scene's own, which is its file's name; with the
+    name of its folder before it where two scenes have the same. Raises BadOption where that is the same too.
+    """
+    places = [Path(scene_text(scene).partition(",")[0]) for scene in scenes]
+    common = Counter(place.stem for place in places)
+    names = [
+        f"{place.absolute().parent.name}_{place.stem}" if common[place.stem] > 1 else None for place in places
+    ]
+    taken: dict[str, Source] = {}
+    for name, place, scene in zip(names, places, scenes):
+        other = taken.setdefault(name or place.stem, scene)
+        if other is not scene:
+            raise BadOption(
+                f"The maps of {scene_text(other)} and {scene_text(scene)} would have the same file names. "
+                "Map one of them into another folder (`out`)."
+            )
+    return names
+
+
+def map_one(
+    models: Sequence[Checkpoint],
+    source: Source,
+    out: Path,
+    request: MapRequest,
+    *,
+    overwrite: bool = False,
+    tiles: Tiles = in_order,
+) -> SceneRecord:
+    """Map one scene of a job, unless an earlier run has finished it. Whatever is wrong with the scene becomes
+    its record: the other scenes do not suffer.
+    """
+    start, text = time.monotonic(), scene_text(source)
+    try:
+        if not overwrite and (kept := finished_map(request, models, source, out)):
+            pixels, seam, files = kept
+            return SceneRecord(text, "skipped", pixels=pixels, seam=seam, files=files)
+        result = map_with(models, source, out, request, overwrite=overwrite, tiles=tiles)
+    except Exception as error:
+        state = "refused" if isinstance(error, Refused) else "failed"
+        return SceneRecord(text, state, time.monotonic() - start, cause=cause_of(error))
+    return SceneRecord(
+        text,
+        "done",
+        result.seconds,
+        sum(area.pixels for area in result.areas),
+        result.seam,
+        files={kind: str(path) for kind, path in result.paths.items()},
+    )
+
+
+def cause_of(error: BaseException) -> str:
+    """Why a scene has no map, in a sentence."""
+    if isinstance(error, LabelscapeError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "Out of memory. Use smaller tiles (`tile_size`)."
+    # A fault of ours: its place is wanted.
+    print_line("".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {error}"

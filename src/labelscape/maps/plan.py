@@ -18,7 +18,7 @@ from labelscape.contract.difference import REFUSED, Difference, verdict
 from labelscape.contract.matching import bands_to_read, match_bands
 from labelscape.contract.sample import sampled_windows
 from labelscape.contract.tile_sizes import TileSizes
-from labelscape.errors import BadInput
+from labelscape.errors import Refused
 from labelscape.files import written_whole
 from labelscape.grid import Window
 from labelscape.maps.outputs import RasterOutput, rasters_of
@@ -146,12 +146,12 @@ def check(
 
 
 def refuse_unless(findings: tuple[Difference, ...], name: str) -> None:
-    """Raises BadInput with the causes where a finding refuses the scene called `name`."""
+    """Raises Refused with the causes where a finding refuses the scene called `name`."""
     # All at once: a user who fixes one cause and starts again would meet the next.
     causes = [f.cause for f in findings if f.level == REFUSED]
     if causes:
         listed = "; ".join(causes) if len(causes) == 1 else "".join(f"\n  - {cause}" for cause in causes)
-        raise BadInput(
+        raise Refused(
             f"{name} does not fit this model: {listed}.{chr(10) if len(causes) > 1 else ' '}Fix it, or "
             "pass `force=True` to map anyway."
         )

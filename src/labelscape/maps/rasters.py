@@ -12,18 +12,14 @@ import numpy as np
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
-from labelscape.maps.journal import Journal
 from labelscape.maps.outputs import RasterOutput
 from labelscape.maps.seams import Seams
 from labelscape.maps.work import MapWork
 from labelscape.progress import bar
 from labelscape.rasters.overviews import count_areas
 from labelscape.rasters.write import MapWriter
-from labelscape.scenes.scene import Scene
 from labelscape.scoring.scored import ScoredTile
-from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import score_tiles
-from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
 AREA_ROWS, AREA_COLUMNS = 256, 512
@@ -72,9 +68,15 @@ def _blocks(core: Window) -> Iterator[Window]:
             yield Window(top, left, AREA_ROWS, AREA_COLUMNS) & core
 
 
-def write_rasters(work: MapWork) -> dict[str, Tally]:
-    """Score the tiles that are not in the journal and write all tiles, while the network is at the next one.
-    Returns the counts of each task by its name, "" the first.
+Item = ScoredTile | tuple[Window, np.ndarray]
+"""A tile of a map: scored just now, or the window and planes (C, h, w) of one that is kept in the journal."""
+Tiles = Callable[[MapWork], Iterator[Item]]
+"""Where the tiles of a map come from: every tile with valid pixels, in the plan's order."""
+
+
+def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
+    """Write all tiles, and keep in the journal those that are scored just now, while the network is at the
+    next one. Returns the counts of each task by its name, "" the first.
 
     The journal is kept, since polygons and report may still fail. Raises BadInput where no pixel is valid,
     BadFile where the scene was changed meanwhile.
@@ -105,7 +107,7 @@ def write_rasters(work: MapWork) -> dict[str, Tally]:
             work.journal.save(tile.window, planes)
             write(tile.window, planes)
 
-        _one_behind(work, finish, write)
+        _one_behind(work, tiles, finish, write)
         if not tallies[""].pixels.sum():  # inside the writers, so that no file is left
             # Its tiles hold nothing: there is nothing to resume.
             work.journal.close()
@@ -160,7 +162,10 @@ def _writer(work: MapWork, output: RasterOutput) -> MapWriter:
 
 
 def _one_behind(
-    work: MapWork, finish: Callable[[ScoredTile], None], write: Callable[[Window, np.ndarray], None]
+    work: MapWork,
+    tiles: Tiles,
+    finish: Callable[[ScoredTile], None],
+    write: Callable[[Window, np.ndarray], None],
 ) -> None:
     """Write tiles, scored or from the journal, in a second thread while the network predicts the next."""
     with (
@@ -171,7 +176,7 @@ def _one_behind(
     ):
         behind: Future | None = None
         done = 0
-        for item in _in_order(work.scorer, work.scene, work.plan, work.journal):
+        for item in tiles(work):
             if behind is not None:
                 # At most one tile waits: memory stays bounded, and an error stops the work at once.
                 behind.result()
@@ -185,12 +190,11 @@ def _one_behind(
         tick(len(work.plan) - done)
 
 
-def _in_order(
-    scorer: Scorer, scene: Scene, plan: TilePlan, journal: Journal
-) -> Iterator[ScoredTile | tuple[Window, np.ndarray]]:
+def in_order(work: MapWork) -> Iterator[Item]:
     """Every tile with valid pixels in the plan's order: from the journal where it is complete, else scored.
     Tiles without stored blocks are skipped.
     """
+    scorer, scene, plan, journal = work.scorer, work.scene, work.plan, work.journal
     # A first run finds nothing, and is spared a call of the file system per tile.
     kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
     holds = scene.may_hold

@@ -19,7 +19,7 @@ from labelscape.files import check_path, written_whole
 from labelscape.maps.machine import as_many_threads
 from labelscape.maps.outputs import kind_of
 from labelscape.maps.plan import mark_forced, refuse_unless
-from labelscape.maps.rasters import Tally, write_rasters
+from labelscape.maps.rasters import Tally, Tiles, in_order, write_rasters
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.maps.result import MapResult
 from labelscape.maps.stac import write_item
@@ -67,11 +67,24 @@ def map_scene(
     BadFile where files cannot be read or written, or another run writes the same map. Files are written
     atomically.
     """
-    start = time.monotonic()
     request = request_for(checkpoint, scene, request, protocol, settings)
     check_path(out, "The folder of a map (out)")
     models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
     source = scene if scene is not None else request.scene
+    return map_with(models, source, Path(out), request, overwrite=overwrite)
+
+
+def map_with(
+    models: Sequence[Checkpoint],
+    source: Source,
+    out: Path,
+    request: MapRequest,
+    *,
+    overwrite: bool = False,
+    tiles: Tiles = in_order,
+) -> MapResult:
+    """`map_scene` with models that are loaded, and with tiles that may come from elsewhere (`Tiles`)."""
+    start = time.monotonic()
     with fitting(models[0], source, request) as (opened, findings, watched):
         # Refused here and not in `prepared`: nothing of a refused map may be on disk, not even its folder.
         if not request.force:
@@ -79,10 +92,10 @@ def map_scene(
         # With `force` the causes of the refusal become notes: they go into report and run file.
         notes = [finding.cause for finding in findings]
         with prepared(
-            request, models, opened, Path(out), overwrite=overwrite, notes=notes, watched=watched
+            request, models, opened, out, overwrite=overwrite, notes=notes, watched=watched
         ) as work:
             with as_many_threads(work.journal.machine):
-                tallies = write_rasters(work)
+                tallies = write_rasters(work, tiles)
             # After the rasters are finished: their writer makes the side file that this one adds to.
             # From the finished raster, not from tiles: an area may reach over any number of them.
             for task in work.legends:
@@ -225,6 +238,8 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         # As resolved: the request may say "auto".
         "device": str(scorer.device),
         "precision": "32" if scorer.dtype is None else str(scorer.dtype).removeprefix("torch."),
+        # Tell whether a finished map is still that of its scene.
+        "scene_files": work.watched.named(),
         # Of the run that began the map: what the last digits of its values depend on.
         "machine": work.journal.machine,
         "models": models,

@@ -13,8 +13,8 @@ AUGMENTED = {
 }
 PRECISIONS = {"32": "32-bit floating point", "bfloat16": "bfloat16, mixed", "float16": "float16, mixed"}
 
-# Shown elsewhere on the page, or part of another line.
-SHOWN = {"name", "request", "core", "halo", "blend", "software", "when"}
+# Shown elsewhere on the page, part of another line, or for programs alone.
+SHOWN = {"name", "request", "core", "halo", "blend", "software", "when", "scene_files"}
 
 
 def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:

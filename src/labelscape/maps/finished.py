@@ -1,0 +1,95 @@
+"""Is a scene's map in a folder already, whole and made with these settings? A job that is started again then
+skips it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.files import stem_of
+from labelscape.maps.journal import files_of_map
+from labelscape.maps.request import Affects, MapRequest
+from labelscape.scenes.files import Source, source_paths
+from labelscape.scenes.mosaic import open_scene
+from labelscape.scenes.stamps import Watched
+from labelscape.version import __version__
+
+BY_CONTENT = {"checkpoint", "scene", "name"}
+"""Settings that are compared by what they name: files may be called by another path."""
+
+
+class Finished(NamedTuple):
+    """A finished map: pixels with a class, seam score (NaN for a single tile), files by kind."""
+
+    pixels: int
+    seam: float
+    files: dict[str, str]
+
+
+def finished_map(
+    request: MapRequest, models: Sequence[Checkpoint], source: Source, out: Path
+) -> Finished | None:
+    """The map that an earlier run finished of the same scene, models and settings; None where there is none,
+    or one of its files is missing. Raises as `open_scene` does.
+    """
+    if not out.is_dir():
+        return None
+    with open_scene(
+        source,
+        nodata=request.nodata,
+        band_names=request.band_names,
+        area=request.area,
+        wanted=models[0].bands,
+        allow_remote=request.allow_remote,
+    ) as scene:
+        stem = request.name or stem_of(scene.name)
+        run = _run_file(out / f"{stem}_run.json")
+        # Beside an unfinished map's tiles there is still something to do.
+        if run is None or (out / f".{stem}.unfinished").exists():
+            return None
+        same = _made_with(run, request, models) and _made_of(run, source, files_of_map(request, scene))
+    files = {kind: out / name for kind, name in run["files"].items()}
+    if not same or not all(path.is_file() for path in files.values()):
+        return None
+    seam = run.get("seam_score")
+    return Finished(
+        sum(area["pixels"] for area in run["areas"]),
+        math.nan if seam is None else seam,
+        {kind: str(path) for kind, path in files.items()},
+    )
+
+
+def _run_file(path: Path) -> dict[str, Any] | None:
+    """The contents of a _run.json that this version wrote."""
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = {"software", "request", "models", "scene", "scene_files", "files", "areas"}
+    return run if isinstance(run, dict) and known <= run.keys() else None
+
+
+def _made_with(run: dict[str, Any], request: MapRequest, models: Sequence[Checkpoint]) -> bool:
+    ours = set(MapRequest.model_fields) - BY_CONTENT - set(request.fields_that(Affects.MACHINE))
+    wanted = request.model_dump(mode="json")
+    made, sums = [m["sha256"] for m in run["models"]], [one.stored and one.stored.sha256 for one in models]
+    return (
+        run["software"] == f"labelscape {__version__}"
+        # A model in memory has no checksum: nobody knows whether it is the same one.
+        and made == sums
+        and None not in sums
+        and all(run["request"].get(name) == wanted[name] for name in ours)
+    )
+
+
+def _made_of(run: dict[str, Any], source: Source, files: Sequence[str]) -> bool:
+    now = json.loads(json.dumps(Watched.of(files).named()))
+    # Files on servers have no stamps: there the address has to do.
+    return run["scene_files"] == now and (
+        bool(now) or run["scene"] == json.loads(json.dumps(source_paths(source)))
+    )

@@ -1,0 +1,89 @@
+"""Map many scenes with one model (`map_scenes`), in this process or on the workers of a cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Unpack
+
+from labelscape.checkpoint import Checkpoint, load_all
+from labelscape.errors import BadOption, WrongType
+from labelscape.files import check_path
+from labelscape.maps.job import JobResult, SceneRecord, map_one, names_for, scene_text
+from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
+from labelscape.progress import print_line
+from labelscape.scenes.files import Source, source_paths
+from labelscape.scoring.protocol import Protocol
+
+
+@spelt_out
+def map_scenes(
+    checkpoint: Models | None,
+    scenes: Iterable[Source],
+    out: str | Path,
+    *,
+    request: MapRequest | None = None,
+    protocol: Protocol | None = None,
+    overwrite: bool = False,
+    **settings: Unpack[MapSettings],
+) -> JobResult:
+    """Map many scenes into the folder `out`, each as `map_scene` does. A scene that is refused or fails is
+    reported in its record, and the others are mapped.
+
+    checkpoint  a checkpoint, its file, or several whose probabilities are averaged
+    scenes      each a file, a folder or list of files of one scene, or a STAC item
+    request     all settings as one value
+    protocol    `scales`, `tta` and `average` as one value
+    overwrite   replace files that exist
+    settings    those of `MapRequest`, for all scenes; `name` only where there is one. With their defaults:
+
+    {settings}
+
+    Started again with the same settings, it maps only what is missing: finished maps are skipped, and
+    unfinished ones resumed. Where two scenes have the same file name, their maps have the name of the scene's
+    folder before it.
+
+    Raises BadOption with all invalid settings, and where two scenes would have the same files; BadFile where
+    a checkpoint cannot be read.
+    """
+    start = time.monotonic()
+    check_path(out, "The folder of the maps (out)")
+    several = listed(scenes)
+    request = request_for(checkpoint, several[0], request, protocol, settings)
+    if request.name is not None and len(several) > 1:
+        raise BadOption("`name` is for one scene; maps of several are named after their scenes.")
+    models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
+    requests = _requests(request, several)
+    records = _one_by_one(models, several, requests, Path(out), overwrite)
+    return JobResult(tuple(records), Path(out), time.monotonic() - start)
+
+
+def listed(scenes: Iterable[Source]) -> list[Source]:
+    """The scenes, each once. Raises WrongType for a single path, BadOption where there is none."""
+    if isinstance(scenes, (str, os.PathLike)):
+        raise WrongType(f"Scenes must be a list; for one scene pass [{str(scenes)!r}].")
+    # A scene in memory has no path: it is itself.
+    found = {source_paths(scene) or id(scene): scene for scene in scenes}
+    if not found:
+        raise BadOption("No scene is given: the list of scenes is empty.")
+    return list(found.values())
+
+
+def _requests(request: MapRequest, scenes: Sequence[Source]) -> list[MapRequest]:
+    """The request of each scene's map."""
+    names = names_for(scenes) if len(scenes) > 1 else [request.name]
+    return [request.replace(scene=source_paths(s), name=name) for s, name in zip(scenes, names)]
+
+
+def _one_by_one(
+    models: Sequence[Checkpoint],
+    scenes: Sequence[Source],
+    requests: Sequence[MapRequest],
+    out: Path,
+    overwrite: bool,
+) -> Iterator[SceneRecord]:
+    for number, (scene, request) in enumerate(zip(scenes, requests), start=1):
+        print_line(f"scene {number} of {len(scenes)}: {scene_text(scene)}")
+        yield map_one(models, scene, out, request, overwrite=overwrite)
