@@ -105,6 +105,8 @@ class Checkpoint:
     temperature       calibration: logits are divided by it before the softmax; 1 as trained
     tile_sizes        held-out scores by tile size; None where a tile's size makes no difference, or was not
                       measured
+    corrections       what each file of corrections changed in the training labels, with its SHA-256, as JSON
+                      values (`datasets.corrected.Corrected`)
     mate              the second task that it learned in the same batches; None where there is none
     whole             of what `task` returned, the checkpoint with both tasks; else None. Not stored
     stored            the file that `load` read or `train` wrote, by which a map of it can be made again; None
@@ -124,6 +126,7 @@ class Checkpoint:
     temperature: float = 1.0
     tile_sizes: TileSizes | None = None
     mate: SecondTask | None = None
+    corrections: tuple[dict, ...] = ()
     whole: Checkpoint | None = None
     # init=False, so that `dataclasses.replace` does not carry it over to other weights.
     stored: StoredAs | None = field(default=None, init=False)
@@ -161,6 +164,7 @@ class Checkpoint:
             scores=self.mate.scores,
             temperature=self.mate.temperature,
             mate=None,
+            corrections=(),
             whole=self,
         )
 
@@ -180,6 +184,7 @@ class Checkpoint:
             # Left out where there is none: checkpoints of earlier versions stay the same, to the byte.
             **({"tile_sizes": self.tile_sizes.to_dict()} if self.tile_sizes else {}),
             **({"second_task": self.mate.describe()} if self.mate else {}),
+            **({"corrections": list(self.corrections)} if self.corrections else {}),
             # Never in a file (`save` refuses it): it tells the tiles of one task's map from the other's.
             **({"task": self.whole.mate.name} if self.whole else {}),
         }
@@ -311,6 +316,7 @@ def load(path: str | Path) -> Checkpoint:
             temperature=fields.get("temperature", 1.0),
             tile_sizes=TileSizes.from_dict(fields["tile_sizes"]) if fields.get("tile_sizes") else None,
             mate=SecondTask.from_dict(fields["second_task"]) if fields.get("second_task") else None,
+            corrections=tuple(fields.get("corrections", ())),
         )
         # Written by a later version: ignoring a field could change the map without a message.
         if unknown := fields.keys() - loaded.describe().keys():

@@ -214,6 +214,14 @@ class _SecondTask(_Open):
     temperature: Temperature
 
 
+class _Corrected(_Open):
+    file: Name
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    polygons: Annotated[Whole, Field(ge=0)]
+    pixels: Annotated[Whole, Field(ge=0)]
+    changed: Annotated[Whole, Field(ge=0)]
+
+
 class _Description(_Imagery):
     """The contract lies flat among the other fields."""
 
@@ -226,6 +234,7 @@ class _Description(_Imagery):
     temperature: Temperature = 1.0
     tile_sizes: _TileSizes | None = None
     second_task: _SecondTask | None = None
+    corrections: list[_Corrected] = []
 
 
 def check_description(fields: object) -> None:

@@ -315,7 +315,8 @@ SETTINGS = (
     "min_area name network nodata other_data optimizer out overlap overwrite part polygons polygons_as "
     "precision rate reject report rows scales seed seeds sieve simplify split start steps threshold "
     "tile_size tta val size target_se target_class expect allocation floor strata confidence_bands "
-    "per_block second design other_map bootstrap column confidence top below"
+    "per_block second design other_map bootstrap column confidence top below "
+    "corrections"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NAME = "train"
 Texts = list[str]
+Setting = Annotated[
+    Texts, typer.Option("-o", "--set", help="KEY=VALUE for any other setting of the recipe. Repeat.")
+]
 
 # Options that are not given stay out of the recipe, whose defaults are the only ones; a test holds what help
 # shows equal to them. (Reading them from the recipe here would import pydantic and torch for every --help.)
@@ -162,6 +165,22 @@ class Schedule:
     device: Device = "auto"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """Labels that replace others."""
+
+    corrections: Annotated[
+        list[str],
+        typer.Option(
+            "--corrections",
+            help=(
+                "Answered review file (labelscape review), or polygons with a column class: they replace the "
+                "labels of training blocks. Repeat."
+            ),
+        ),
+    ] = field(default_factory=list)
+
+
 @grouped
 def run(
     images: Annotated[
@@ -178,6 +197,7 @@ def run(
     schedule: Schedule,
     holdout: Holdout,
     second: SecondTask,
+    corrected: Corrected,
     ahead: Ahead,
     forest: Annotated[
         bool,
@@ -188,9 +208,7 @@ def run(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write the log as TensorBoard event files.")
     ] = False,
-    setting: Annotated[
-        Texts, typer.Option("-o", "--set", help="KEY=VALUE for any other setting of the recipe. Repeat.")
-    ] = [],
+    setting: Setting = [],
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -202,12 +220,15 @@ def run(
 
       labelscape train town.tif --labels roofs.gpkg --background other --area surveyed.gpkg --out runs/town
 
+      labelscape train scene.tif --labels old.gpkg --corrections review.gpkg --start runs/a/fcn.safetensors
+        --network fcn --rate 0.01 --out runs/b
+
       labelscape train land --network dfcnet --mate roads --mate-threshold 128 --mate-classes other=0,road=1
         --out runs/both
     """
     from labelscape.training.run import train
 
-    recipe = recipe_of(images, labels, schedule, holdout, second, setting)
+    recipe = recipe_of(images, labels, schedule, holdout, second, setting, corrected.corrections)
     # Before --dry-run and --find-rate: the script repeats the command with them.
     if ahead.slurm is not None:
         print_slurm(ahead, out, recipe)
@@ -224,13 +245,21 @@ def run(
 
 
 def recipe_of(
-    images: Texts, labels: Labels, schedule: Schedule, holdout: Holdout, second: SecondTask, setting: Texts
+    images: Texts,
+    labels: Labels,
+    schedule: Schedule,
+    holdout: Holdout,
+    second: SecondTask,
+    setting: Texts,
+    corrections: Texts = [],
 ) -> Recipe:
     """The recipe of the command line; `-o` overrides the other options."""
     from labelscape.training.recipe import make_recipe
 
     more = settings_of(setting)
     data = {"images": [scene_of(i) for i in images], **labels.settings, **named(holdout)}
+    if corrections:
+        data["corrections"] = corrections
     settings = named(schedule)
     if holdout.val:
         settings["val_every"] = 1  # replaced below, where the recipe is known

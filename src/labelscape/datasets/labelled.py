@@ -12,16 +12,20 @@ from labelscape.errors import check_names
 from labelscape.grid import Window
 from labelscape.labels.base import Labels
 from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.polygons import PolygonIndex
 from labelscape.scenes.raster import Patch, Scene
 
 
 @dataclass(frozen=True)
 class LabelledScene:
-    """A scene, its labels and, if it was split into blocks, the split (train, val or test) of each block."""
+    """A scene, its labels and, if it was split into blocks, the split (train, val or test) of each block.
+    `corrections` are written over the labels of training blocks, later ones over earlier ones.
+    """
 
     scene: Scene
     labels: Labels
     split: BlockSplit | None = None
+    corrections: tuple[PolygonIndex, ...] = ()
 
     @property
     def name(self) -> str:
@@ -36,10 +40,20 @@ class LabelledScene:
         Raises as `Labels.read`.
         """
         indices = self.labels.read(window)
+        if self.corrections:
+            new = indices.copy()
+            for index in self.corrections:
+                index.burn(window, new)
+            # Held-out labels stay as they were, see `datasets.corrected`.
+            indices = np.where(self.learned(window), new, indices)
         # Else the labels of other parts would count: a window reaches over blocks of all of them.
         if part is not None and self.split is not None:
             indices[~self.split.mask(window, part)] = IGNORE
         return indices
+
+    def learned(self, window: Window) -> np.ndarray:
+        """(H, W) bool: the pixels of the split train; all of a scene that is not split into blocks."""
+        return np.ones(window.shape, bool) if self.split is None else self.split.mask(window, "train")
 
     def read(self, window: Window, part: str | None = None) -> tuple[Patch, np.ndarray]:
         """Pixels and labels (H, W) of a window; labels are 255 on invalid pixels too. Raises as
@@ -65,6 +79,8 @@ class Dataset:
     legend: Legend
     part_of: tuple[str | None, ...]
     report: tuple[str, ...] = ()
+    corrected: tuple[dict, ...] = ()
+    """What each file of corrections did, as JSON values (`datasets.corrected.Corrected`)."""
 
     def __repr__(self) -> str:
         count = len(self.scenes)

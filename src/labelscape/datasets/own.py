@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labelscape.contract.matching import match_pixels
+from labelscape.datasets.corrected import as_values, corrected
 from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
@@ -47,6 +48,7 @@ def open_dataset(
     fold: str | None = None,
     seed: int = 0,
     pixel_size: float | None = None,
+    corrections: Sequence[str | Path] = (),
     tick: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Open scenes with their labels and split them into blocks.
@@ -57,15 +59,12 @@ def open_dataset(
             name are taken from all label files together
     block   side of a block in pixels; pairs of files are split file by file instead
     shares  split -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing. A folder of
-            pairs with splits of its own (`parts_given`) keeps them, unless a random split or a fold is asked
-            for
-    fold    "2/5": cross-validation, the second of five folds of blocks is the split "test" whatever share
-            `shares` gives it; over all folds each labelled block is tested once
+            pairs with splits of its own (`parts_given`) keeps them, except for a random split or a fold
+    fold    "2/5": cross-validation, the second of five folds of blocks is the split "test"
     buffer  training labels within this many pixels of a held-out block are dropped
-    pixel_size  metres to resample all scenes to; by default scenes with finer pixels are resampled to the
-                coarsest
-    split   blocks: large blocks, stratified by class; random: blocks of 32 pixels by chance, and `report`
-            says how close the splits lie
+    pixel_size  metres to resample all scenes to; by default that of the coarsest scene
+    split   blocks: large blocks, stratified by class; random: blocks of 32 pixels by chance
+    corrections  answered review files, or polygons with a column `class`, see `datasets.corrected`
     tick    called with the name of every scene that is opened
 
     Raises BadFile for files that cannot be read, BadOption for invalid options, and BadInput where labels and
@@ -90,8 +89,10 @@ def open_dataset(
             how = {"by_file": by_file, "split": kind, "block": block, "buffer": buffer, "seed": seed}
             scenes, part_of, lines = divide(scenes, legend, shares, given=given, **how)
             report += lines
+        # After the split: the same blocks are held out as without corrections.
+        scenes, made, lines = corrected(scenes, part_of, corrections, legend)
         opened.pop_all()  # the dataset closes its files; up to here a failure closes them
-    return Dataset(tuple(scenes), legend, tuple(part_of), tuple(report))
+    return Dataset(tuple(scenes), legend, tuple(part_of), (*report, *lines), as_values(made))
 
 
 def _check_area(spec: LabelRules, scenes: Sequence[LabelledScene]) -> None:

@@ -50,6 +50,7 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
         fold=data.fold,
         seed=seed,
         pixel_size=data.pixel_size,
+        corrections=data.corrections,
     )
 
 
@@ -190,6 +191,7 @@ def blank_checkpoint(
         recipe=recipe.model_dump(mode="json"),
         contract=contract_of(recipe, dataset, tick),
         mate=second,
+        corrections=dataset.corrected,
     )
 
 

@@ -221,7 +221,8 @@ def _resumed(phase: Phase, out: Path, stop: Stop, say: Say) -> tuple[Progress, C
     state, settings = state_path(out, recipe.network), recipe.model_dump(mode="json")
     # Only 16-mixed has a loss scaler. It adapts over time, so resuming without it would change weights.
     scaler = getattr(fabric.strategy.precision, "scaler", None)
-    resumable = phase.net.module, phase.optimizer, scaler, seen_data(phase.tasks), machine_of(fabric)
+    seen = seen_data(phase.tasks, phase.blank.corrections)
+    resumable = phase.net.module, phase.optimizer, scaler, seen, machine_of(fabric)
     progress = load_state(state, settings, *resumable, say) if state.exists() else Progress()
     if not fabric.is_global_zero:
         # The file holds the sums over all processes.

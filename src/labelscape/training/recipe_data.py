@@ -52,6 +52,10 @@ class Data(BaseModel):
     """Values of a label raster that mean "not labelled"."""
     threshold: int | None = Field(None, ge=1)
     """Label rasters are grey masks: values from this one up are the second class, the others the first."""
+    corrections: tuple[str, ...] = Field((), exclude_if=lambda files: not files)
+    """Answered review files (`labelscape review`), or polygons with a column `class`: their classes replace
+    the labels of training blocks; held-out blocks keep theirs. (Not stored where not given.)
+    """
     nodata: float | None = None
     """Nodata value of the scenes, where the files do not declare it."""
     bands: tuple[str, ...] | None = None
@@ -80,7 +84,7 @@ class Data(BaseModel):
     val: float = Field(0.0, ge=0, lt=1)
     """Share of the labels held out for validation during training (part "val")."""
 
-    @field_validator("images", "labels", mode="before")
+    @field_validator("images", "labels", "corrections", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any) -> Any:
         return (str(value),) if isinstance(value, (str, os.PathLike)) else value
@@ -99,6 +103,15 @@ class Data(BaseModel):
             if given.get(name, none) != none:
                 raise ValueError(f"fold={given['fold']} cannot be given with {name}={given[name]}.")
         return {**given, "holdout": share}
+
+    @model_validator(mode="after")
+    def _corrections_have_labels(self) -> Data:
+        if self.corrections and self.dataset:
+            raise ValueError(
+                f"corrections replace labels of one's own scenes, not of a published data set "
+                f"({self.dataset})."
+            )
+        return self
 
     @property
     def shares(self) -> dict[str, float] | None:

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from labelscape.checkpoint import Checkpoint, load, remember_file, save
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import PARTS
-from labelscape.errors import BadFile, BadInput
+from labelscape.errors import BadFile, BadInput, LabelscapeError
 from labelscape.files import check_local, check_path, locked
 from labelscape.labels.rules import too_few_classes
 from labelscape.legend import IGNORE
@@ -126,6 +126,8 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
             options = net_options(recipe, mate)
             for line in told_of_start(recipe.network, options, dataset, start, Path(recipe.start).name):
                 run.say(line)
+            for line in _seen_by_start(recipe, dataset, start) if run.score else ():
+                run.say(line)
         if recipe.base_steps:
             start = _base_network(recipe, dataset, replace(blank, mate=None), run)
         checkpoint = run_phase(
@@ -143,6 +145,26 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
         # The base network's are of the same blocks; those of a checkpoint given as `start` may not be.
         before = start.scores if recipe.base_steps else {}
         return _finished(checkpoint, recipe, dataset, run, before, mate)
+
+
+def _seen_by_start(recipe: Recipe, dataset: Dataset, start: Checkpoint) -> list[str]:
+    """A warning where a network that starts on corrections has learned what is now held out."""
+    from labelscape.training.compare import trained_share
+
+    # With corrections alone: they go with the scenes that the start was trained on.
+    if not recipe.data.corrections or not start.recipe.get("data"):
+        return []
+    part, name = scored_part(dataset), Path(recipe.start).name
+    try:
+        share = trained_share(start, dataset, part)
+    except LabelscapeError as problem:
+        return [f"whether {name} was trained on what is held out now cannot be known: {problem}"]
+    if not share:
+        return []
+    return [
+        f"{name} was trained on {100 * share:.0f} % of the labels that are held out now: the score will be "
+        "optimistic. Give the settings of its split (`seed`, `block`, `holdout`, `val`, `fold`)"
+    ]
 
 
 def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool, held: ExitStack) -> None:
@@ -205,8 +227,8 @@ def _refuse_another_run(path: Path, done: Checkpoint, wanted: Checkpoint) -> Non
     """Raises BadFile where a finished network was trained by other settings or on other data."""
     # In today's words: a setting that is newer than the checkpoint is no difference at its default.
     changed = differing(in_todays_words(done.recipe), wanted.recipe)
-    same_data = (done.legend, done.contract.normalisation) == (wanted.legend, wanted.contract.normalisation)
-    if not changed and not same_data:
+    one, other = ((c.legend, c.contract.normalisation, c.corrections) for c in (done, wanted))
+    if not changed and one != other:
         changed = ["the files"]
     if changed:
         raise BadFile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,14 +59,16 @@ def make_tasks(recipe: Recipe, dataset: Dataset, blank: Checkpoint, mate: Datase
     return tasks
 
 
-def seen_data(tasks: list[Task]) -> dict[str, list]:
-    """A fingerprint of the training data: labelled pixels per class, mean and deviation per band. A resumed
-    run compares it, because files may have changed under the same names.
+def seen_data(tasks: list[Task], corrections: Sequence[dict] = ()) -> dict[str, list]:
+    """A fingerprint of the training data: labelled pixels per class, mean and deviation per band, and what
+    corrections did. A resumed run compares it, because files may have changed under the same names.
     """
     found = {}
     for task, name in zip(tasks, ("data", "mate.data")):
         found[f"{name}: labelled pixels per class"] = task.drawing.index.class_counts.tolist()
         found[f"{name}: mean and deviation per band"] = [list(pair) for pair in task.drawing.normalisation]
+    if corrections:
+        found["data: corrections"] = [one["sha256"] for one in corrections]
     return found
 
 
