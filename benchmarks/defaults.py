@@ -30,7 +30,7 @@ from labelscape.files import written_whole
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.outputs import checkpoint_path
 
-RATES = {"sgd": (0.005, 0.02, 0.05, 0.1), "adamw": (0.0003, 0.001, 0.003)}
+RATES = {"sgd": (0.02, 0.05, 0.1), "adamw": (0.0003, 0.001, 0.003)}
 FACTORS: dict[str, dict[str, dict[str, float]]] = {
     "mswbn": {
         "heads 0.1": {"high.1": 0.1, "lbm.low.1": 0.1},

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.nets import backbones
 from labelscape.nets.backbones import FIRST_CONVS, PACKAGES, Trunk, trunk, widened
+from labelscape.nets.catalog import create_model, weights_scaling
 from labelscape.nets.count import macs, on_meta, parameters
+from labelscape.nets.torchvision_guard import import_torchvision
 
 CONTRACT = [
     ("resnet18", {}, (64, 128, 256, 512), (4, 8, 16, 32)),
@@ -327,6 +329,7 @@ def first_weights(levels: Trunk) -> Tensor:
 
 
 def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_torchvision()
     timm = importlib.import_module("timm")
     whole = timm.create_model("tf_efficientnet_lite0")
     folder = tmp_path / PACKAGES["tf_efficientnet_lite0"]
@@ -343,6 +346,11 @@ def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: py
     assert torch.equal(levels.body.blocks[6][0].conv_pwl.weight, whole.blocks[6][0].conv_pwl.weight)
     assert backbones.scaling("tf_efficientnet_lite0") == ((127 / 255,) * 3, (128 / 255,) * 3)
     assert backbones.tagged("tf_efficientnet_lite0") == "tf_efficientnet_lite0"  # its weights have no tag
+    encoder = {"encoder": "tu-tf_efficientnet_lite0", "pretrained": True}
+    same = create_model("smp/DeepLabV3Plus", in_channels=6, classes=2, **encoder).net.encoder.model
+    assert torch.equal(same.conv_stem.weight[:, 3:], whole.conv_stem.weight / 2)  # repeated; the sum stays
+    assert torch.equal(same.blocks[6][0].conv_pwl.weight, whole.blocks[6][0].conv_pwl.weight)
+    assert weights_scaling("smp/DeepLabV3Plus", encoder) == ((127 / 255,) * 3, (128 / 255,) * 3)
     torch.save(dict(list(theirs.items())[:-1]), folder / "models" / "efficientnet-lite0-1234.pth")
     with pytest.raises(BadInput, match="lists other weights"):
         trunk("tf_efficientnet_lite0", pretrained=True)

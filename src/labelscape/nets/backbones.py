@@ -350,6 +350,17 @@ def renamed(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return dict(zip(names, state.values(), strict=True))
 
 
+def load_package(body: nn.Module, name: str, package: Path, in_channels: int) -> None:
+    """Copy a package's weights into timm's feature extractor, whose first convolution may read other bands
+    than red, green and blue: repeated and scaled, as timm does.
+    """
+    from timm.models import adapt_input_conv
+
+    state = renamed(read_weights(package), name)
+    first = next(iter(state))  # listed in the order of computation
+    load(body, {**state, first: adapt_input_conv(in_channels, state[first])}, package)
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a .safetensors or torch file; "state_dict" or "model" inside it, and the
     prefixes of wrappers, are undone.

@@ -33,7 +33,16 @@ import torch
 from torch import Tensor, nn
 
 from labelscape.errors import BadOption, NoWeights, UnknownName
-from labelscape.nets.backbones import Trunk, check_published, check_reachable, first_line, scaling, trunk
+from labelscape.nets.backbones import (
+    Trunk,
+    check_published,
+    check_reachable,
+    first_line,
+    load_package,
+    package_file,
+    scaling,
+    trunk,
+)
 from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
 from labelscape.nets.checks import sizes
 from labelscape.nets.context import ASPP, OneValueNorm, PyramidPooling
@@ -319,10 +328,10 @@ def smp_network(
     (`smp_options`).
 
     `encoder` is one of the library's or "tu-" and a name of timm's; DPT needs a transformer
-      ("tu-vit_base_patch16_224"). `pretrained`
-    fetches the library's ImageNet weights for the encoder from the network. Raises UnknownName for an unknown
-    architecture, encoder or option, BadOption for what the library refuses, BadFile where the weights cannot
-    be had.
+      ("tu-vit_base_patch16_224"). `pretrained` fetches the library's ImageNet weights for the encoder from
+      the network, or takes those of an installed package (`backbones.PACKAGES`).
+    Raises UnknownName for an unknown architecture, encoder or option, BadOption for what the library refuses,
+    BadFile where the weights cannot be had.
     """
     # Options are checked here: the library hands those it does not know on, and fails far from the cause.
     build = smp_class(architecture)
@@ -333,10 +342,11 @@ def smp_network(
     check_encoder(encoder)
     # Vision transformers have position embeddings of one image size; this option interpolates them.
     extra = {"dynamic_img_size": True} if architecture == "DPT" else {}
+    package = _package_of(encoder) if pretrained else None
     try:
         net = build(
             encoder_name=encoder,
-            encoder_weights="imagenet" if pretrained else None,
+            encoder_weights="imagenet" if pretrained and package is None else None,
             in_channels=in_channels,
             classes=classes,
             **options,
@@ -348,7 +358,14 @@ def smp_network(
         raise BadOption(
             f"smp/{architecture} refuses encoder={encoder!r} with these options: {first_line(failure)}"
         ) from failure
+    if package is not None:
+        load_package(net.encoder.model, encoder.removeprefix("tu-"), package, in_channels)
     return SMPNetwork(in_channels, classes, net)
+
+
+def _package_of(encoder: str) -> Path | None:
+    """The installed file of an encoder's weights. Encoders of timm alone: those of the library differ."""
+    return package_file(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
 
 
 def check_encoder_weights(encoder: str) -> None:
@@ -367,7 +384,7 @@ def smp_scaling(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]] | N
     """
     check_encoder(encoder)
     if encoder.startswith("tu-"):
-        return scaling(encoder.removeprefix("tu-"), packaged=False)
+        return scaling(encoder.removeprefix("tu-"))
     try:
         params = smp().encoders.get_preprocessing_params(encoder, "imagenet")
     except OSError as failure:  # it is fetched with the weights
