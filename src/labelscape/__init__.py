@@ -50,6 +50,8 @@ _PLACES = {
     "Scene": "scenes.scene",
     "ArrayScene": "scenes.array",
     "open_scene": "scenes.mosaic",
+    "find_scenes": "scenes.scene_list",
+    "SceneList": "scenes.scene_list",
     "evaluate": "training.evaluate",
     "Evaluation": "evaluation.measure",
     "compare": "training.compare",
@@ -138,6 +140,8 @@ if TYPE_CHECKING:
     from labelscape.scenes.array import ArrayScene as ArrayScene
     from labelscape.scenes.mosaic import open_scene as open_scene
     from labelscape.scenes.scene import Scene as Scene
+    from labelscape.scenes.scene_list import SceneList as SceneList
+    from labelscape.scenes.scene_list import find_scenes as find_scenes
     from labelscape.scoring.protocol import Protocol as Protocol
     from labelscape.scoring.scorer import Scorer as Scorer
     from labelscape.scoring.scorer import predict as predict

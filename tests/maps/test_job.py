@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import world
 
 from labelscape.checkpoint import save
@@ -122,8 +123,77 @@ def test_a_list_without_scenes_and_names_for_several_are_refused(tmp_path, model
 def test_the_command_maps_several_scenes_and_ends_with_1_where_one_fails(tmp_path, model, run_cli):
     scenes = scenes_of(tmp_path / "in", 2)
     options = ("--out", tmp_path / "maps", "--no-report", "--no-polygons", "--device", "cpu")
-    code, out, _ = run_cli("map", model, *scenes, tmp_path / "none.tif", *options)
+    # A file that does not exist is most often a misspelt list: nothing is mapped.
+    code, out, err = run_cli("map", model, *scenes, tmp_path / "none.tif", *options)
+    assert code == 1 and "1 of 3 scenes are missing" in err and not (tmp_path / "maps").exists()
+    (tmp_path / "empty.tif").touch()
+    code, out, _ = run_cli("map", model, *scenes, tmp_path / "empty.tif", *options)
     assert code == 1 and "2 done, 1 failed" in out
-    assert f"failed   {tmp_path / 'none.tif'}: {tmp_path / 'none.tif'} does not exist." in out
+    assert f"failed   {tmp_path / 'empty.tif'}: {tmp_path / 'empty.tif'} is empty (0 bytes)." in out
     code, out, _ = run_cli("map", model, *scenes, *options, "--json")
     assert code == 0 and [one["state"] for one in json.loads(out)["scenes"]] == ["skipped", "skipped"]
+
+
+def test_scenes_of_a_list_are_mapped_under_their_own_names(tmp_path, model, run_cli):
+    """Two scenes of one name, and the items of a search, of which one asset is chosen."""
+    scenes = [
+        world.make(tmp_path / place, name="scene", seed=n).scene
+        for n, place in enumerate(("a", "b"))
+        if (tmp_path / place).mkdir() is None
+    ]
+    (tmp_path / "list.txt").write_text("a/scene.tif\nb/scene.tif\na/scene.tif\n")
+    options = ("--no-report", "--no-polygons", "--device", "cpu", "--out")
+    code, _, err = run_cli("map", model, tmp_path / "list.txt", *options, tmp_path / "maps")
+    assert code == 0 and "listed more than once" in err
+    made = {path.name for path in (tmp_path / "maps").glob("*_class.tif")}
+    assert made == {"a_scene_class.tif", "b_scene_class.tif"}
+    items = [
+        {
+            "type": "Feature",
+            "id": f"item{n}",
+            "geometry": None,
+            "properties": {},
+            "links": [],
+            "assets": {
+                "good": {"href": f"{scene.parent.name}/scene.tif", "type": "image/tiff", "roles": ["visual"]},
+                "bad": {"href": "gone.tif", "type": "image/tiff", "roles": ["data"]},
+            },
+        }
+        for n, scene in enumerate(scenes)
+    ]
+    (tmp_path / "search.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    words = ("map", model, tmp_path / "search.json", "--each", *options, tmp_path / "items")
+    code, _, err = run_cli(*words)
+    assert code == 1 and "2 of 2 scenes are missing" in err and not (tmp_path / "items").exists()
+    code, out, err = run_cli(*words, "--asset", "visual", "--json")
+    assert code == 0, err
+    assert [Path(one["files"]["class"]).name for one in json.loads(out)["scenes"]] == [
+        "item0_class.tif",
+        "item1_class.tif",
+    ]
+    for name, item in (("a_scene", "item0"), ("b_scene", "item1")):
+        one, other = ((tmp_path / "maps" / f"{name}_class.tif"), (tmp_path / "items" / f"{item}_class.tif"))
+        with rasterio.open(one) as mapped, rasterio.open(other) as of_item:
+            assert (mapped.read() == of_item.read()).all()
+    # Again by the run file, which names the item and the asset.
+    again = tmp_path / "items" / "item1_run.json"
+    code, _, err = run_cli("map", "--rerun", again, "--out", tmp_path / "again")
+    assert code == 0, err
+    same = "item1_class.tif"
+    assert (tmp_path / "again" / same).read_bytes() == (tmp_path / "items" / same).read_bytes()
+    # And all of it is skipped, whatever the list calls it.
+    code, out, _ = run_cli(*words, "--asset", "visual", "--json")
+    assert [one["state"] for one in json.loads(out)["scenes"]] == ["skipped", "skipped"]
+
+
+def test_check_says_which_of_many_do_not_fit(tmp_path, model, run_cli):
+    scenes_of(tmp_path, 2)
+    world.write(tmp_path / "other.tif", np.ones((1, 64, 64), np.uint16))
+    (tmp_path / "scenes.csv").write_text("path\n" + "\n".join(p.name for p in sorted(tmp_path.glob("*.tif"))))
+    words = ("check", model, tmp_path / "scenes.csv", "--no-timing", "--device", "cpu")
+    code, out, _ = run_cli(*words)
+    assert code == 1 and "3 scenes: " in out and "1 REFUSED" in out
+    refused = [line for line in out.splitlines() if line.startswith("REFUSED")]
+    assert refused == ["REFUSED     other"]
+    code, out, _ = run_cli(*words, "--json")
+    assert code == 1 and [one["verdict"] for one in json.loads(out)].count("REFUSED") == 1

@@ -84,6 +84,7 @@ def test_tiles_are_kept_exactly_where_no_setting_changes_their_values(stored):
         "report": False,
         "nodata": 7.0,
         "band_names": ("a", "b", "c"),
+        "asset": "visual",
         "area": stored / "area.geojson",
         "allow_remote": True,
         "device": "auto",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labelscape.cli.options import (
+    LISTS,
     SCENE,
     AsJson,
     Averaging,
+    Each,
     Extras,
     Machine,
     Reading,
@@ -20,10 +24,12 @@ from labelscape.cli.options import (
     grouped,
     print_json,
 )
-from labelscape.cli.parsing import scene_of
+from labelscape.cli.scenes import scenes_of
+from labelscape.errors import BadOption, LabelscapeError
 
 if TYPE_CHECKING:
     from labelscape.maps.plan import CheckResult
+    from labelscape.scenes.scene_list import Place, SceneList
 
 NAME = "check"
 
@@ -31,8 +37,9 @@ NAME = "check"
 @grouped
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
-    scene: Annotated[str, typer.Argument(help=SCENE)],
+    scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help=f"{SCENE} {LISTS}")],
     *,
+    each: Each = False,
     extras: Extras,
     timing: Annotated[
         bool, typer.Option("--timing/--no-timing", help="Time the network on one block of the scene.")
@@ -43,10 +50,10 @@ def run(
     averaging: Averaging,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a scene fits a model before mapping it, and estimate the time, memory and disk space of the
-    map.
+    """Check that scenes fit a model before mapping them, and estimate the time, memory and disk space of the
+    maps.
 
-    The exit code is 1 if the scene is refused. The estimate depends on the options of the map: give the same
+    The exit code is 1 if a scene is refused. The estimate depends on the options of the map: give the same
     ones here as to `map`.
 
     Examples:
@@ -54,19 +61,24 @@ def run(
       labelscape check runs/a/mlp.safetensors scene.tif
 
       labelscape check runs/a/mlp.safetensors scene.tif --tta dihedral --proba
+
+      labelscape check runs/a/mlp.safetensors scenes.txt --no-timing
     """
     from labelscape.maps.plan import check
 
-    result = check(
-        [model, *averaging.also],
-        scene_of(scene),
-        timing=timing,
-        **asdict(extras),
-        **asdict(tiles),
-        **reading.settings,
-        **asdict(machine),
-        **averaging.settings,
-    )
+    settings: dict[str, Any] = {**reading.settings, **averaging.settings}
+    for group in (extras, tiles, machine):
+        settings |= asdict(group)
+    found = scenes_of(scenes, each=each, settings=settings)
+    settings["timing"] = timing
+    files = [model, *averaging.also]
+    if len(found) > 1:
+        from labelscape.checkpoint import load_all
+
+        models = load_all(files)
+        _check_each(found, lambda source: check(models, source, **settings), as_json)
+        return
+    result = check(files, found[0].source, **settings)
     if as_json:
         # A refusal is a result too: machines get it as JSON, and the exit code below.
         print_json(result.to_dict())
@@ -74,6 +86,50 @@ def run(
         print_check(result)
     if result.verdict == "REFUSED":
         raise typer.Exit(1)
+
+
+def _check_each(scenes: SceneList, check: Callable[[Place], CheckResult], as_json: bool) -> None:
+    """Check scene after scene; one that cannot be opened does not stop the others. Exit code 1 where one does
+    not fit.
+    """
+    results: list[dict[str, Any]] = []
+    for scene in scenes:
+        try:
+            found = check(scene.source)
+            results.append({"scene": scene.name, **found.to_dict()})
+        except BadOption:
+            raise  # as wrong for the others
+        except LabelscapeError as error:
+            found = None
+            results.append({"scene": scene.name, "verdict": "UNREADABLE", "cause": str(error)})
+        if not as_json:
+            causes = (
+                [f.cause for f in found.findings if f.level != "FITS"] if found else [results[-1]["cause"]]
+            )
+            print(f"{results[-1]['verdict']:<11} {scene.name}")
+            for cause in causes:
+                print(f"{'':<12}{as_options(cause)}")
+    verdicts = Counter(result["verdict"] for result in results)
+    wrong = verdicts["REFUSED"] + verdicts["UNREADABLE"]
+    if as_json:
+        print_json(results)
+    else:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+        print(f"{len(results)} scenes: {counts}")
+        plans = [result["plan"] for result in results if result.get("plan")]
+        if plans:
+            print_total(plans)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def print_total(plans: Sequence[Mapping[str, Any]]) -> None:
+    """Print what the maps of several scenes cost one after another."""
+    print(f"{'memory':<9}about {max(plan['ram'] for plan in plans) / 2**30:.1f} GiB, of the largest")
+    print(f"{'disk':<9}at most {_size(sum(plan['disk'] for plan in plans))}, and the polygons")
+    if all(plan["minutes"] is not None for plan in plans):
+        minutes = sum(plan["minutes"] for plan in plans)
+        print(f"{'time':<9}about {_duration(minutes)} on {plans[0]['device']}, one after another")
 
 
 def print_check(result: CheckResult) -> None:
@@ -104,9 +160,12 @@ def print_check(result: CheckResult) -> None:
     print(f"{'memory':<9}{memory}")
     print(f"{'disk':<9}at most {_size(plan.disk)}, and the polygons")
     if plan.minutes is not None:
-        # Never 0 s: the estimate is coarse, and nothing is free.
-        time = f"{plan.minutes:.0f} minutes" if plan.minutes >= 2 else f"{max(1, round(60 * plan.minutes))} s"
-        print(f"{'time':<9}about {time} on {plan.device}")
+        print(f"{'time':<9}about {_duration(plan.minutes)} on {plan.device}")
+
+
+def _duration(minutes: float) -> str:
+    # Never 0 s: the estimate is coarse, and nothing is free.
+    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{max(1, round(60 * minutes))} s"
 
 
 def _size(count: int) -> str:

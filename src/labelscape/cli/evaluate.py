@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelscape.cli.options import (
+    LISTS,
     AsJson,
     Averaging,
     Labels,
@@ -21,7 +22,8 @@ from labelscape.cli.options import (
     print_json,
     talk,
 )
-from labelscape.cli.parsing import scene_of, settings_of
+from labelscape.cli.parsing import settings_of
+from labelscape.cli.scenes import scenes_of
 from labelscape.errors import BadFile, BadOption
 
 if TYPE_CHECKING:
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
 
 NAME = "evaluate"
 Model = Annotated[Path, typer.Argument(help="Checkpoint.")]
-Images = Annotated[list[str] | None, typer.Argument(help="Labelled scenes; by default its training scenes.")]
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(help=f"Labelled scenes; by default its training scenes. {LISTS}", show_default=False),
+]
 Split = Annotated[
     str | None,
     typer.Option(
@@ -237,7 +242,8 @@ def scored_data(
         return training_data(checkpoint)
     if dataset is not None:
         return Data(images=images, dataset=dataset, dataset_options=settings_of(settings))
-    data, notes = other_data(checkpoint, [scene_of(i) for i in images], labels.settings)
+    scenes = [scene.source for scene in scenes_of(images)]
+    data, notes = other_data(checkpoint, scenes, labels.settings)
     for note in notes:
         talk(f"warning: {note}")
     return data

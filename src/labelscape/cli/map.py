@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelscape.cli.options import (
+    LISTS,
     SCENE,
     AsJson,
     Averaging,
+    Each,
     Extras,
     Machine,
     Outlines,
@@ -26,13 +28,14 @@ from labelscape.cli.options import (
     print_json,
     talk,
 )
-from labelscape.cli.parsing import scene_of
+from labelscape.cli.scenes import scenes_of
 from labelscape.cli.sieve import print_sieved
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
     from labelscape.maps.job import JobResult
     from labelscape.maps.result import MapResult
+    from labelscape.scenes.scene_list import SceneList
 
 NAME = "map"
 
@@ -77,10 +80,9 @@ Again = Annotated[
 def run(
     ctx: typer.Context,
     model: Annotated[Path | None, typer.Argument(help="Checkpoint.")] = None,
-    scenes: Annotated[
-        list[str] | None, typer.Argument(metavar="[SCENE]...", help=f"{SCENE} Several are mapped one by one.")
-    ] = None,
+    scenes: Annotated[list[str] | None, typer.Argument(metavar="[SCENE]...", help=f"{SCENE} {LISTS}")] = None,
     *,
+    each: Each = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the map's files.")],
     products: Products,
     extras: Extras,
@@ -107,7 +109,9 @@ def run(
 
       labelscape map runs/a/mlp.safetensors S2A_33UUU.json --out map --sieve 0.5
 
-      labelscape map runs/a/mlp.safetensors archive/*.tif --out maps
+      labelscape map runs/a/mlp.safetensors "archive/**/*.tif" --out maps
+
+      labelscape map runs/a/mlp.safetensors search.json --each --asset visual --out maps
 
       labelscape map --rerun map/scene_run.json --out again
 
@@ -128,18 +132,19 @@ def run(
     settings = averaging.settings
     for group in (products, extras, outlines, tiles, machine):
         settings |= asdict(group)
-    sources = [scene_of(scene) for scene in scenes]
-    _map([model, *averaging.also], sources, out, as_json, overwrite=overwrite, **settings, **reading.settings)
+    settings |= reading.settings
+    sources = scenes_of(scenes, each=each, settings=settings)
+    _map([model, *averaging.also], sources, out, as_json, overwrite=overwrite, **settings)
 
 
 def _map(
-    models: list[Path], sources: list[Any], out: Path, as_json: bool, *, overwrite: bool, **settings: Any
+    models: list[Path], sources: SceneList, out: Path, as_json: bool, *, overwrite: bool, **settings: Any
 ) -> None:
     """Map one scene or many, and print what was made."""
     if len(sources) == 1:
         from labelscape.maps.run import map_scene
 
-        _tell(map_scene(models, sources[0], out, overwrite=overwrite, **settings), as_json)
+        _tell(map_scene(models, sources[0].source, out, overwrite=overwrite, **settings), as_json)
         return
     from labelscape.maps.many import map_scenes
 

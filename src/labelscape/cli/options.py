@@ -79,7 +79,27 @@ Nodata = Annotated[
 ]
 AllowRemote = Annotated[
     bool,
-    typer.Option("--allow-remote", help="Let a STAC item name files outside of its folder, or of its host."),
+    typer.Option(
+        "--allow-remote",
+        help="Let a STAC item name files outside of its folder, or of its host, and a list of scenes name "
+        "addresses.",
+    ),
+]
+Asset = Annotated[
+    str | None,
+    typer.Option(
+        "--asset",
+        help="Of STAC items the asset of this key or role, such as visual; several separated by commas.",
+        show_default="those with the role data",
+    ),
+]
+Each = Annotated[
+    bool,
+    typer.Option(
+        "--each",
+        help="Every raster below a folder, and every item of an ItemCollection, is a scene of its own, not a "
+        "part of one mosaic.",
+    ),
 ]
 BandNames = Annotated[
     str | None,
@@ -124,6 +144,11 @@ SCENE = (
     "collection of items (.json or https://...)."
 )
 """Help of every argument that takes a scene."""
+LISTS = (
+    "Several, or lists of them: globs in quotes, a text file with a path a line, a CSV or GeoParquet table "
+    "or a tile index with a column href, path or location, stac-geoparquet, a static STAC catalogue."
+)
+"""Help of arguments that take many scenes."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -164,6 +189,7 @@ class Reading:
     nodata: Nodata = None
     band_names: BandNames = None
     area: Area = None
+    asset: Asset = None
     allow_remote: AllowRemote = False
 
     @property
@@ -310,9 +336,10 @@ def grouped(run: Callable[..., None]) -> Callable[..., None]:
 
 
 SETTINGS = (
-    "allow_remote area average background band_names bands base_steps batch blend block buffer class_column "
-    "classes crop dataset device fold force grid holdout ignore_values labels layer legend mate merge "
-    "min_area name network nodata other_data optimizer out overlap overwrite part polygons polygons_as "
+    "allow_remote area asset average background band_names bands base_steps batch blend block buffer "
+    "class_column classes crop dataset device fold force grid holdout ignore_values labels layer legend "
+    "mate merge min_area name network nodata other_data optimizer out overlap overwrite part "
+    "polygons polygons_as "
     "precision rate reject report rows scales seed seeds sieve simplify split start steps threshold "
     "tile_size tta val size target_se target_class expect allocation floor strata confidence_bands "
     "per_block second design other_map bootstrap column confidence top below "

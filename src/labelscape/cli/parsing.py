@@ -8,10 +8,9 @@ import csv
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from labelscape.errors import BadOption, joined
+from labelscape.errors import BadOption
 
 
 def scales_of(text: str) -> tuple[float, ...]:
@@ -28,16 +27,9 @@ def scene_of(text: str) -> str | tuple[str, ...]:
     """`a.tif` is a scene; `B02.jp2,B03.jp2` is one scene made of single-band files. Commas in the query of a
     URL (`https://...?bbox=1,2,3,4`) do not separate files.
     """
-    if text.endswith(".safetensors"):
-        raise BadOption(
-            f"{text} is a checkpoint; a scene was expected here. The checkpoint comes first, then the scene."
-        )
-    # Queries of STAC servers have commas.
-    if "://" in text and "?" in text:
-        return text
-    # A comma is also a character that a file's name may have: what exists is one file.
-    files = joined([part for part in text.split(",") if part], lambda name: Path(name).exists())
-    return files if len(files) > 1 else text
+    from labelscape.scenes.scene_list import as_given
+
+    return as_given(text)
 
 
 def pairs_of(items: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:

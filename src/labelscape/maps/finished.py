@@ -45,6 +45,7 @@ def finished_map(
         band_names=request.band_names,
         area=request.area,
         wanted=models[0].bands,
+        asset=request.asset,
         allow_remote=request.allow_remote,
     ) as scene:
         stem = request.name or stem_of(scene.name)

@@ -15,13 +15,14 @@ from labelscape.maps.job import JobResult, SceneRecord, map_one, names_for, scen
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.progress import print_line
 from labelscape.scenes.files import Source, source_paths
+from labelscape.scenes.scene_list import SceneList
 from labelscape.scoring.protocol import Protocol
 
 
 @spelt_out
 def map_scenes(
     checkpoint: Models | None,
-    scenes: Iterable[Source],
+    scenes: Iterable[Source] | SceneList,
     out: str | Path,
     *,
     request: MapRequest | None = None,
@@ -33,7 +34,8 @@ def map_scenes(
     reported in its record, and the others are mapped.
 
     checkpoint  a checkpoint, its file, or several whose probabilities are averaged
-    scenes      each a file, a folder or list of files of one scene, or a STAC item
+    scenes      what `find_scenes` found; or a list, each a file, a folder or list of files of one scene, or a
+                STAC item
     request     all settings as one value
     protocol    `scales`, `tta` and `average` as one value
     overwrite   replace files that exist
@@ -55,13 +57,16 @@ def map_scenes(
     if request.name is not None and len(several) > 1:
         raise BadOption("`name` is for one scene; maps of several are named after their scenes.")
     models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
-    requests = _requests(request, several)
+    names = scenes.names if isinstance(scenes, SceneList) else names_for(several)
+    requests = _requests(request, several, names)
     records = _one_by_one(models, several, requests, Path(out), overwrite)
     return JobResult(tuple(records), Path(out), time.monotonic() - start)
 
 
-def listed(scenes: Iterable[Source]) -> list[Source]:
+def listed(scenes: Iterable[Source] | SceneList) -> list[Source]:
     """The scenes, each once. Raises WrongType for a single path, BadOption where there is none."""
+    if isinstance(scenes, SceneList):
+        return [scene.source for scene in scenes]
     if isinstance(scenes, (str, os.PathLike)):
         raise WrongType(f"Scenes must be a list; for one scene pass [{str(scenes)!r}].")
     # A scene in memory has no path: it is itself.
@@ -71,9 +76,9 @@ def listed(scenes: Iterable[Source]) -> list[Source]:
     return list(found.values())
 
 
-def _requests(request: MapRequest, scenes: Sequence[Source]) -> list[MapRequest]:
+def _requests(request: MapRequest, scenes: Sequence[Source], names: Sequence[str | None]) -> list[MapRequest]:
     """The request of each scene's map."""
-    names = names_for(scenes) if len(scenes) > 1 else [request.name]
+    names = names if len(scenes) > 1 else [request.name]
     return [request.replace(scene=source_paths(s), name=name) for s, name in zip(scenes, names)]
 
 

@@ -65,6 +65,7 @@ class MapSettings(TypedDict, total=False):
     nodata: float | None
     band_names: tuple[str, ...] | None
     area: str | Path | None
+    asset: str | None
     allow_remote: bool
     device: str
     precision: str
@@ -128,6 +129,10 @@ class MapRequest(BaseModel):
     """Names of all bands of each file in order, instead of those that the files have."""
     area: Annotated[str | None, Affects.TILES] = None
     """File of polygons in any CRS: only what lies in them is mapped, on a grid cut to them."""
+    asset: Annotated[str | None, Affects.TILES] = None
+    """Of STAC items the asset of this key or role, such as visual, instead of those with the role data;
+    several separated by commas.
+    """
     allow_remote: Annotated[bool, Affects.MACHINE] = False
     """A STAC item may name files outside of its folder, or of its host."""
     device: Annotated[str, Affects.MACHINE] = "auto"

@@ -68,6 +68,8 @@ def _options(options: Mapping[str, Any], *, metric: bool) -> dict[str, str]:
         rows["Nodata value given"] = f"{options['nodata']:g}"
     if options.get("band_names"):
         rows["Bands named"] = ", ".join(options["band_names"])
+    if options.get("asset"):
+        rows["Assets of the STAC item"] = str(options["asset"])
     if options.get("force"):
         rows["Forced"] = "yes: the scene was mapped although the check refused it"
     return rows

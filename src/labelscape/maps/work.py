@@ -86,6 +86,7 @@ def fitting(
             band_names=request.band_names,
             area=request.area,
             wanted=checkpoint.bands,
+            asset=request.asset,
             allow_remote=request.allow_remote,
         ) as as_stored,
         ExitStack() as handles,

@@ -28,6 +28,7 @@ from labelscape.scenes.raster import FileScene
 from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import Part, Patch, Scene, Units
 from labelscape.scenes.stac import described, is_stac, name_of
+from labelscape.scenes.stac_many import document_of
 
 MAX_OPEN = 32
 """Scenes of a mosaic whose files are open at a time (ours); systems limit the open files of a process."""
@@ -42,13 +43,14 @@ def open_scene(
     band_names: Sequence[str] | None = None,
     area: str | Path | None = None,
     pixel_size: float | None = None,
+    asset: str | None = None,
     allow_remote: bool = False,
 ) -> Scene:
     """Open a scene from a file, a band stack, a mosaic, a STAC item or an object that holds pixels.
 
     Several files, or a folder of them, of one band each that cover the same ground are a band stack; files
     beside each other are a mosaic, on the CRS and pixel size that most of them have. A STAC item (.json, or
-    its URL) is the scene of its data assets, an ItemCollection the mosaic of its items.
+    its URL) is the scene of its data assets, an ItemCollection the mosaic of its items, FILE#ID one of them.
 
     nodata      overrides the nodata value of the files
     bands       names of the bands of the scene, in this order
@@ -58,6 +60,7 @@ def open_scene(
                 opened
     area        polygon file in any CRS: the scene is cropped to their bounds, and invalid outside of them
     pixel_size  metres on the ground to resample to
+    asset       of STAC items the asset of this key or role, such as visual; several separated by commas
     allow_remote
                 a STAC item may name files outside of its folder, or of its host
 
@@ -86,7 +89,7 @@ def open_scene(
             raise BadOption(
                 "A STAC item names its bands: select them with `bands`; `band_names` is for files."
             )
-        found = _described(source, bands or wanted, nodata, bands, allow_remote)
+        found = _described(source, bands or wanted, nodata, bands, asset, allow_remote)
     else:
         parts = tuple(file_part(file, nodata=nodata, bands=bands, band_names=band_names) for file in files)
         found = _Parts.of_files(source, files, parts)
@@ -124,10 +127,11 @@ def _described(
     wanted: Sequence[str] | None,
     nodata: float | None,
     bands: Sequence[str] | None,
+    asset: str | None,
     allow_remote: bool,
 ) -> _Parts:
     """The parts and the grid of the scenes that STAC items describe."""
-    items = described(source, wanted, allow_remote=allow_remote)
+    items = described(source, wanted, asset=asset, allow_remote=allow_remote)
     parts = tuple(
         file_part(
             i.files, nodata=nodata, bands=bands or i.bands, band_names=i.band_names, declared=i.declared
@@ -192,7 +196,8 @@ class MosaicScene(Scene):
     def files(self) -> tuple[str, ...]:
         # A STAC item or a folder leads to files of other names; both belong to the scene.
         own = (file for part in self._parts for file in part.files)
-        return tuple(dict.fromkeys((*stack_files(self.source), *own)))
+        given = (document_of(place)[0] for place in stack_files(self.source))
+        return tuple(dict.fromkeys((*given, *own)))
 
     @property
     def in_memory(self) -> bool:

@@ -6,13 +6,10 @@ allows.
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from labelscape.errors import BadFile, BadInput
@@ -27,14 +24,12 @@ from labelscape.scenes.stac_bands import (
     uniquely_named,
     wanted_bands,
 )
+from labelscape.scenes.stac_documents import on_the_web
+from labelscape.scenes.stac_many import document_of, read_items
 from labelscape.text import printable
 
 SUFFIXES = {".json", ".geojson"}
 VIRTUAL = {".vrt", ".xml", ".json"}
-SECONDS = 60
-"""For all of a request (ours)."""
-MOST_BYTES = 64 * 2**20
-"""Of a document (ours): an ItemCollection of ten thousand items has about 30 MB."""
 ALLOWED = "LABELSCAPE_ALLOW_REMOTE"
 """Environment variable that allows items to name files anywhere when it is 1, also where no option does."""
 
@@ -68,16 +63,22 @@ def is_stac(source: Files) -> bool:
     """Is this the path or URL of a STAC document, by its suffix? URLs of items in an API have none."""
     if not isinstance(source, (str, Path)):
         return bool(source) and all(is_stac(one) for one in source)
+    text, item = document_of(source)
     # Without the query of a URL, which often holds a token.
-    suffix = Path(urlsplit(str(source)).path if "://" in str(source) else str(source)).suffix.lower()
-    return suffix in SUFFIXES or (not suffix and _on_the_web(source))
+    suffix = Path(urlsplit(text).path if "://" in text else text).suffix.lower()
+    return item is not None or suffix in SUFFIXES or (not suffix and on_the_web(source))
 
 
 def described(
-    source: Files, wanted: Sequence[str] | None = None, *, allow_remote: bool = False
+    source: Files,
+    wanted: Sequence[str] | None = None,
+    *,
+    asset: str | None = None,
+    allow_remote: bool = False,
 ) -> list[Described]:
     """Read the scenes of an item, an ItemCollection, or a list of either. Where an item has all `wanted`
-    bands, only their files are used.
+    bands, only their files are used. `asset` names the asset to read, by its key or role; several are
+    separated by commas.
 
     Whoever wrote an item could make this machine ask any server and read any file. Its files must lie in
     the folder of a local document, or on the host of a remote one, unless `allow_remote`.
@@ -85,16 +86,43 @@ def described(
     Raises BadFile where a document or a file is missing, elsewhere or not STAC, BadInput where an item has
     no raster.
     """
-    allow_remote = allow_remote or os.environ.get(ALLOWED) == "1"
+    allow_remote = allowed(allow_remote)
     places = [source] if isinstance(source, (str, Path)) else source
     found = [
-        _scene(item, str(place), wanted, allow_remote)
+        scene_of_item(item, str(place), wanted, asset, allow_remote)
         for place in places
-        for item in _items(_read(str(place)), str(place))
+        for item in read_items(str(place))
     ]
     if not found:
         raise BadInput(f"{source} is an ItemCollection without items.")
     return found
+
+
+def allowed(allow_remote: bool) -> bool:
+    """May documents name files anywhere, by the option or by the environment?"""
+    return allow_remote or os.environ.get(ALLOWED) == "1"
+
+
+def check_assets(item: dict, place: str, asset: str | None, *, allow_remote: bool = False) -> None:
+    """Raises BadInput where an item has no raster, or not the `asset`, BadFile where none of its files may be
+    read or, of those named by `asset`, one does not exist. For lists of many items: before the first is read.
+    """
+    title = f"{place} (item {item.get('id')})"
+    assets = data_assets(item["assets"], title, asset)
+    refused = 0
+    for key, one in assets.items():
+        try:
+            file = _file(one["href"], place, item, f"its asset {key!r}")
+            if not allowed(allow_remote):
+                _check_near(file, place, key)
+        except BadFile:
+            refused += 1
+            if asset is not None or refused == len(assets):
+                raise
+        else:
+            # Which bands a model asks for is not known here: the files of the others need not be there.
+            if asset is None:
+                return
 
 
 def name_of(items: Sequence[Described], source: Files) -> str:
@@ -105,83 +133,11 @@ def name_of(items: Sequence[Described], source: Files) -> str:
     return Path(source).stem if local else f"{items[0].name}_mosaic"
 
 
-def _read(place: str) -> object:
-    try:
-        if _on_the_web(place):
-            from urllib.request import Request, urlopen
-
-            asked = Request(
-                place,
-                # Some servers answer with a page for browsers where JSON is not asked for.
-                headers={"Accept": "application/geo+json, application/json", "User-Agent": "labelscape"},
-            )
-            with urlopen(asked, timeout=SECONDS) as answer:
-                return json.loads(_limited(answer, place))
-        if "://" in place:
-            raise BadFile(
-                f"{place} cannot be read: a STAC item must be a local file or an https:// URL. Download "
-                "the item; its files may stay where they are."
-            )
-        with open(place, "rb") as file:
-            return json.loads(_limited(file, place))
-    except FileNotFoundError as error:
-        raise BadFile(f"{place} does not exist.") from error
-    except (ValueError, RecursionError) as error:
-        raise BadFile(f"{place} is not JSON, so it is not a STAC item ({error}).") from error
-    except OSError as error:
-        if isinstance(error, BadFile):  # raised above: BadFile is an OSError too
-            raise
-        raise BadFile(
-            f"{place} cannot be read: {getattr(error, 'reason', None) or error.strerror or error}."
-        ) from error
-
-
-def _limited(file: BinaryIO, place: str) -> bytes:
-    """All bytes of a document. Raises BadFile where they are too many, or come too slowly: the timeout of a
-    request is that of each piece.
-    """
-    end, pieces, size = time.monotonic() + SECONDS, [], 0
-    # read1: what is there; `read` would wait for all of it.
-    while piece := (file.read1(2**16) if hasattr(file, "read1") else file.read(2**16)):
-        pieces.append(piece)
-        size += len(piece)
-        if size > MOST_BYTES:
-            raise BadFile(f"{place} has more than {MOST_BYTES // 2**20} MiB, so it is no STAC item.")
-        if time.monotonic() > end:
-            raise BadFile(f"{place} was not read within {SECONDS} seconds; try again, or download it.")
-    return b"".join(pieces)
-
-
-def _items(document: object, place: str) -> list[dict]:
-    """The items of a document, in its order."""
-    kind = document.get("type") if isinstance(document, dict) else None
-    if kind in ("Catalog", "Collection"):
-        raise BadInput(
-            f"{place} is a STAC {kind}, not an item: pass one of its items, or save several as one "
-            "ItemCollection."
-        )
-    if kind == "FeatureCollection":
-        # An API's search answers in pages: a mosaic of the first page would have holes without a message.
-        if any(isinstance(link, dict) and link.get("rel") == "next" for link in document.get("links") or []):
-            raise BadInput(
-                f"{place} is one page of several: there are more items than it lists. Narrow the search, or "
-                "save all items in one file."
-            )
-        features = [f for f in document.get("features") or [] if isinstance(f, dict)]
-        items = [f for f in features if isinstance(f.get("assets"), dict)]
-        # The others would be left out of the mosaic without a message.
-        if len(items) < len(features):
-            raise BadInput(
-                f"{place} holds {len(features)} features, {len(items)} of them STAC items: a scene is a "
-                "raster, a folder or STAC items. Pass polygons with `labels` or `area`."
-            )
-        return items
-    if kind != "Feature" or not isinstance(document.get("assets"), dict):
-        raise BadInput(f"{place} is not a STAC item: a GeoJSON feature with assets was expected.")
-    return [document]
-
-
-def _scene(item: dict, place: str, wanted: Sequence[str] | None, allow_remote: bool) -> Described:
+def scene_of_item(
+    item: dict, place: str, wanted: Sequence[str] | None, asset: str | None, allow_remote: bool
+) -> Described:
+    """The scene that an item describes; `place` is its document, FILE or FILE#ID."""
+    place = document_of(place)[0]
     # JSON may hold half characters (lone surrogates), which no file and no page can be written with.
     name = stem_of(str(item.get("id") or Path(place).stem), "linux")
     title = place if item.get("id") is None else f"{place} (item {item['id']})"
@@ -192,19 +148,16 @@ def _scene(item: dict, place: str, wanted: Sequence[str] | None, allow_remote: b
             f"{title} describes a map that Labelscape made, not a scene: pass the scene itself, which the "
             "_run.json beside it names."
         )
-    assets = data_assets(item["assets"], title)
+    assets = data_assets(item["assets"], title, asset)
     try:
         bands = [band for key, asset in assets.items() for band in bands_of(key, asset)]
     except (AttributeError, TypeError, ValueError) as error:
         raise BadFile(f"{title} is not a valid STAC item: its bands cannot be read ({error}).") from error
     chosen = wanted_bands(bands, wanted) if wanted else None
     if chosen is None:
-        kept = preferring(
-            bands,
-            lambda b: not b.classified,
-            lambda b: b.key.lower() not in NO_MEASUREMENTS,
-            lambda b: b.named,
-        )
+        # What the user named stays, also a rendered image.
+        tests = [] if asset else [lambda b: not b.classified, lambda b: b.key.lower() not in NO_MEASUREMENTS]
+        kept = preferring(bands, *tests, lambda b: b.named)
         chosen = uniquely_named(kept)
     keys = list(dict.fromkeys(band.key for band in chosen.values()))
     files = tuple(_file(assets[key]["href"], place, item, f"its asset {key!r}") for key in keys)
@@ -240,7 +193,7 @@ def _file(href: str, place: str, item: dict, what: str) -> str:
         href = url2pathname(urlsplit(href).path)  # /C:/scene.tif is C:\scene.tif on Windows
     if "://" in href or href.startswith("/vsi"):
         return href
-    if _on_the_web(place):
+    if on_the_web(place):
         return urljoin(place, href)
     local = Path(place).parent / href
     if local.exists():
@@ -253,7 +206,7 @@ def _file(href: str, place: str, item: dict, what: str) -> str:
         ),
         "",
     )
-    if _on_the_web(origin) and not Path(href).is_absolute():
+    if on_the_web(origin) and not Path(href).is_absolute():
         return urljoin(origin, href)
     raise BadFile(f"{place} names {href} as {what}, but {local} does not exist.")
 
@@ -262,7 +215,7 @@ def _check_near(file: str, place: str, key: str) -> None:
     """Raises BadFile where an asset lies elsewhere than its document, or is a virtual raster, which may name
     files anywhere.
     """
-    if _on_the_web(place):
+    if on_the_web(place):
         here, there = urlsplit(place), urlsplit(file)
         # The scheme too: what comes over http may have been changed on the way.
         near = (here.scheme, here.netloc) == (there.scheme, there.netloc)
@@ -288,7 +241,3 @@ def _is_text(file: Path) -> bool:
     # By its content: GDAL takes a virtual raster for one by that, whatever its suffix.
     with file.open("rb") as opened:
         return opened.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"<", b"{")
-
-
-def _on_the_web(place: object) -> bool:
-    return str(place).startswith(("http://", "https://"))

@@ -44,10 +44,13 @@ class Band:
     units: tuple[float, float]
 
 
-def data_assets(assets: Mapping[str, dict], title: str) -> dict[str, dict]:
+def data_assets(assets: Mapping[str, dict], title: str, asset: str | None = None) -> dict[str, dict]:
     """Select the assets that hold measurements: those with the role data, else all rasters that are not
-    rendered images. Raises BadInput, naming the item by `title`, where there is none.
+    rendered images; with `asset` those of these keys or roles, separated by commas, in this order. Raises
+    BadInput, naming the item by `title`, where there is none.
     """
+    if asset is not None:
+        return _named_assets(assets, title, asset)
     rasters = {
         key: asset
         for key, asset in assets.items()
@@ -58,15 +61,36 @@ def data_assets(assets: Mapping[str, dict], title: str) -> dict[str, dict]:
     }
     data = {key: asset for key, asset in kept.items() if "data" in (asset.get("roles") or [])}
     if not (data or kept):
-        listed = ", ".join(
-            f"{key} ({asset.get('type', 'no type') if isinstance(asset, dict) else '?'})"
-            for key, asset in assets.items()
-        )
         raise BadInput(
-            f"{title} has no raster asset with the role data; its assets are {listed or 'none'}. Is the "
+            f"{title} has no raster asset with the role data; its assets are {_listed(assets)}. Is the "
             "scene in another item?"
         )
     return data or kept
+
+
+def _listed(assets: Mapping[str, dict]) -> str:
+    return (
+        ", ".join(
+            f"{key} ({asset.get('type', 'no type') if isinstance(asset, dict) else '?'})"
+            for key, asset in assets.items()
+        )
+        or "none"
+    )
+
+
+def _named_assets(assets: Mapping[str, dict], title: str, asset: str) -> dict[str, dict]:
+    """The assets of these keys, or all that have a role of this name."""
+    there = {k: a for k, a in assets.items() if isinstance(a, dict) and isinstance(a.get("href"), str)}
+    found: dict[str, dict] = {}
+    for name in filter(None, (part.strip() for part in asset.split(","))):
+        alike = [name] if name in there else [k for k, a in there.items() if name in (a.get("roles") or [])]
+        if not alike:
+            raise BadInput(
+                f"{title} has no asset of the key or role {name!r}; its assets are {_listed(assets)}. Name "
+                "one of them with `asset`."
+            )
+        found |= {key: there[key] for key in alike}
+    return found
 
 
 def _is_raster(asset: dict) -> bool:

@@ -1,0 +1,150 @@
+"""Lists of scenes in files: text, CSV, GeoParquet and GDAL's tile indexes, entry by entry."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from labelscape.errors import BadFile, BadInput, joined
+from labelscape.scenes.files import reason
+from labelscape.scenes.stac_many import PARQUET, Listed, items_in
+from labelscape.scenes.vector_paths import as_it_is
+
+TEXTS = {".txt", ".lst", ".list"}
+TABLES = {".csv", ".tsv", *PARQUET}
+INDEXES = {".gpkg", ".shp", ".fgb", ".geojson", ".json"}
+COLUMNS = ("href", "location", "path", "file", "filename", "filepath", "image", "scene", "url", "uri")
+"""Names of the column of paths, the first that a table has: `location` is gdaltindex's, `href` STAC's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The files of a listed scene, as written; `where` for messages; `anywhere`: may they be relative to the
+    current folder too?
+    """
+
+    paths: tuple[str, ...]
+    where: str
+    anywhere: bool = False
+
+
+def entries_of(file: str) -> Iterator[Entry | Listed]:
+    """The entries of a list in its order. Raises BadFile where it cannot be read, BadInput where it has no
+    column of paths.
+    """
+    suffix = Path(file).suffix.lower()
+    if suffix in TEXTS:
+        return _lines(file)
+    if suffix in PARQUET:
+        return _parquet(file)
+    return _table(file) if suffix in TABLES else _index(file)
+
+
+def is_tile_index(file: str) -> bool:
+    """Is this a vector file whose first layer has a column of paths? A GeoPackage may also be a raster, and
+    GDAL opens a `.gti.gpkg` as one mosaic.
+    """
+    import pyogrio
+
+    path = Path(file)
+    if path.suffix.lower() not in INDEXES or path.stem.lower().endswith(".gti"):
+        return False
+    try:
+        with as_it_is(path) as plain:
+            layers = pyogrio.list_layers(plain)
+            return len(layers) > 0 and _column(pyogrio.read_info(plain)["fields"]) is not None
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
+        return False
+
+
+def _column(names: object) -> str | None:
+    """The name of the column of paths."""
+    lower = {str(name).lower(): str(name) for name in reversed(list(names))}
+    return next((lower[name] for name in COLUMNS if name in lower), None)
+
+
+def _without_column(file: str, names: object) -> BadInput:
+    listed = ", ".join(map(str, names)) or "none"
+    return BadInput(
+        f"{file} has no column of paths: its columns are {listed}; one called href, path or location was "
+        "expected."
+    )
+
+
+def _lines(file: str) -> Iterator[Entry]:
+    # Names of files may have bytes that are not UTF-8.
+    with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, start=1):
+            text = line.strip()
+            if "\0" in text:
+                raise BadFile(f"{file} is not a text file: a list of scenes has a path a line.")
+            if text and not text.startswith("#"):
+                yield Entry(_files(text, file), f"{file}, line {number}")
+
+
+def _files(text: str, file: str) -> tuple[str, ...]:
+    """Files of one scene are separated by commas, which a file's name may have too."""
+    if "://" in text and "?" in text:
+        return (text,)
+    folder = Path(file).parent
+    return joined([part for part in text.split(",") if part], lambda name: (folder / name).exists())
+
+
+def _table(file: str) -> Iterator[Entry]:
+    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        try:
+            first = lines.readline()
+            # Spreadsheets of many countries separate by semicolons; of equal counts the comma wins.
+            sign = "\t" if Path(file).suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+            names = [name.strip() for name in next(csv.reader([first], delimiter=sign), [])]
+            column = _column(names)
+            if column is None:
+                raise _without_column(file, names)
+            for number, row in enumerate(csv.reader(lines, delimiter=sign), start=2):
+                text = row[names.index(column)].strip() if len(row) > names.index(column) else ""
+                if text:
+                    yield Entry((text,), f"{file}, line {number}")
+        except csv.Error as error:
+            raise BadFile(f"{file} cannot be read as a table ({error}).") from error
+
+
+def _parquet(file: str) -> Iterator[Entry | Listed]:
+    if find_spec("pyarrow") is None:
+        raise BadFile(f"Reading {file} needs pyarrow: pip install 'labelscape[parquet]'.")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            names = table.schema_arrow.names
+            # The assets of stac-geoparquet are structures; the items are read by the module that knows them.
+            if {"id", "assets"} <= set(names):
+                yield from items_in(file)
+                return
+            column = _column(names)
+            if column is None:
+                raise _without_column(file, names)
+            number = 0
+            for batch in table.iter_batches(columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    if text:
+                        yield Entry((str(text),), f"{file}, row {number}", anywhere=True)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, BadFile):
+            raise
+        raise BadFile(f"{file} cannot be read as GeoParquet: {reason(error)}.") from error
+
+
+def _index(file: str) -> Iterator[Entry]:
+    import pyogrio
+
+    with as_it_is(file) as plain:
+        column = _column(pyogrio.read_info(plain)["fields"])
+        _, _, _, (texts,) = pyogrio.raw.read(plain, columns=[column], read_geometry=False)
+    for number, text in enumerate(texts, start=1):
+        if isinstance(text, str) and text:
+            yield Entry((text,), f"{file}, feature {number}", anywhere=True)
