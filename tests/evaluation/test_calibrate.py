@@ -55,7 +55,7 @@ def test_calibrate_rewrites_the_checkpoint_and_no_class(tmp_path, run_cli):
     again = json.loads(run_cli("calibrate", model, "--json", "--device", "cpu")[1])
     assert again["temperature"] == pytest.approx(load(model).temperature)
     assert again["ece_before"] == pytest.approx(again["ece_after"])
-    assert again.keys() == {"temperature", "ece_before", "ece_after", "pixels", "notes"}
+    assert again.keys() == {"temperature", "ece_before", "ece_after", "pixels", "before", "after", "notes"}
     code, _, err = run_cli("calibrate", model, "--part", "train")
     assert code == 2
     assert "val or test" in err

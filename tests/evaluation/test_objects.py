@@ -8,6 +8,7 @@ import world
 
 import labelscape as ls
 from labelscape.errors import BadOption, UnknownName
+from labelscape.evaluation import kept as kept_classes
 from labelscape.evaluation import objects
 from labelscape.evaluation.objects import ObjectCounts, border_counts, count_objects, match
 
@@ -127,7 +128,7 @@ def test_an_evaluation_counts_objects_of_a_class(tmp_path, run_cli, monkeypatch)
     seen = []
     with ls.open_dataset([str(w.scene)], [str(labels)], spec={"legend": world.LEGEND}) as dataset:
         found = ls.evaluate(checkpoint, dataset, objects=["field"], keep=lambda _, c: seen.append(c), **how)
-        monkeypatch.setattr(objects, "IN_MEMORY", 10)
+        monkeypatch.setattr(kept_classes, "IN_MEMORY", 10)
         on_disk = ls.evaluate(checkpoint, dataset, objects=["field"], **how)
         with pytest.raises(UnknownName, match="No class is called 'fields'"):
             ls.evaluate(checkpoint, dataset, objects=["fields"], **how)

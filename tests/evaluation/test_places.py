@@ -12,14 +12,8 @@ import world
 
 import labelscape as ls
 from labelscape.errors import BadFile
-from labelscape.evaluation.places import (
-    DISTANCES,
-    LAGS,
-    correlation_length,
-    distance_groups,
-    error_legend,
-    pairs_of,
-)
+from labelscape.evaluation.distances import DISTANCES, LAGS, correlation_length, distance_groups, pairs_of
+from labelscape.evaluation.places import error_legend
 from labelscape.grid import Window
 from labelscape.legend import Legend
 from labelscape.training.recipe import make_recipe

@@ -19,11 +19,11 @@ from labelscape.cli.options import (
     PublishedSet,
     Tiles,
     grouped,
-    print_json,
     talk,
 )
 from labelscape.cli.parsing import settings_of
 from labelscape.cli.scenes import scenes_of
+from labelscape.cli.scored import Shown, print_evaluation
 from labelscape.errors import BadFile, BadOption
 
 if TYPE_CHECKING:
@@ -31,14 +31,23 @@ if TYPE_CHECKING:
 
     from labelscape.checkpoint import Checkpoint
     from labelscape.datasets.own import Dataset, LabelledScene
-    from labelscape.evaluation.measure import Evaluation
+    from labelscape.evaluation.counts import Evaluation
     from labelscape.training.recipe_data import Data
 
 NAME = "evaluate"
-Model = Annotated[Path, typer.Argument(help="Checkpoint.")]
+Model = Annotated[
+    Path,
+    typer.Argument(
+        help="Checkpoint; or a finished class raster or folder of them, to score on --labels; or a file of "
+        "counts, to which others are added."
+    ),
+]
 Images = Annotated[
     list[str] | None,
-    typer.Argument(help=f"Labelled scenes; by default its training scenes. {LISTS}", show_default=False),
+    typer.Argument(
+        help=f"Labelled scenes; by default its training scenes. {LISTS} After counts: more counts.",
+        show_default=False,
+    ),
 ]
 Split = Annotated[
     str | None,
@@ -97,6 +106,13 @@ Out = Annotated[
         "counts (JSON) and a report.",
     ),
 ]
+CountsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--counts",
+        help="Also write all counts here (JSON): files of scenes, workers or machines add up to the whole.",
+    ),
+]
 Settings = Annotated[
     list[str], typer.Option("-o", "--set", help="Option of the published data set, KEY=VALUE. Repeat.")
 ]
@@ -139,16 +155,15 @@ def run(
     predictions: Predictions = None,
     scores: Scores,
     out: Out = None,
+    counts: CountsFile = None,
     overwrite: Overwrite = False,
     tiles: Tiles,
     machine: Machine,
     averaging: Averaging,
     as_json: AsJson = False,
 ) -> None:
-    """Score a checkpoint on labelled pixels, mapped tile by tile exactly as by `map`.
-
-    Without scenes, it is scored on the held-out blocks of its own training scenes. Labels are read as in
-    training, except for the options given here.
+    """Score a checkpoint on labelled pixels, mapped tile by tile exactly as by `map`; without scenes on the
+    held-out blocks of its training scenes. Labels are read as in training, except for the options given here.
 
     Examples:
 
@@ -160,30 +175,92 @@ def run(
 
       labelscape evaluate runs/c/ifbfnet.safetensors Cityscapes --dataset cityscapes --part test --predictions
         sent
+
+      labelscape evaluate map/scene_class.tif --labels fields.gpkg
+
+      labelscape evaluate north.json south.json --counts both.json
     """
     from labelscape.checkpoint import load
     from labelscape.training.data import open_recipe_data
+    from labelscape.training.map_data import is_map
 
+    _check_new(counts, overwrite)
+    shown = Shown(scores.card or scores.boundaries, out, counts, overwrite, as_json)
+    if is_map(model):
+        asked = {"dataset": dataset, "part": part, "task": task, "predictions": predictions}
+        _run_given(model, images, labels, scores, shown, asked, (tiles, averaging))
+        return
     checkpoint = load(model).task(task)
     check_options(checkpoint, model, images, dataset, labels, part)
     data = scored_data(checkpoint, images, dataset, settings, labels)
     _check_predictions(predictions, data)
+    files = {**scores.settings, "reliability": shown.card, "out": out, "overwrite": overwrite}
     # The seed of training: another one would hold out other blocks, and score on pixels that were learned.
     with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
         for line in opened.report:
             talk(line)
         split = chosen_split(part, opened, may_choose=bool(data.dataset or not images))
         checkpoint = _of_labels(checkpoint, opened, task)
-        files = {**scores.settings, "out": out, "overwrite": overwrite}
         found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging), files)
-    if predictions:
-        talk(f"{len(found.per_scene)} predictions in {predictions}")
-    _print(found, checkpoint, split, as_json)
-    # As JSON all of these are part of the result.
-    if not as_json:
-        _print_more(found, scores.card or scores.boundaries)
-    if out:
-        talk(f"where it is wrong: {out / 'report.html'}")
+    print_evaluation(found, shown, checkpoint.network, split or "all", _task_of(checkpoint))
+
+
+def _task_of(checkpoint: Checkpoint) -> str | None:
+    """The name of the second task, where the checkpoint is for that."""
+    return checkpoint.whole.mate.name if checkpoint.whole else None
+
+
+def _check_new(path: Path | None, overwrite: bool) -> None:
+    """Raises BadFile where the file exists: before hours of scoring, not after."""
+    if path is not None and path.exists() and not overwrite:
+        raise BadFile(f"{path} exists; pass --overwrite to replace it.")
+
+
+def _run_given(
+    model: Path,
+    images: list[str] | None,
+    labels: Labels,
+    scores: Scores,
+    shown: Shown,
+    asked: dict[str, Any],
+    how: tuple[Tiles, Averaging],
+) -> None:
+    """Score a finished map, or add files of counts. Raises BadOption for options of a network."""
+    given = [f"--{name}" for name, value in asked.items() if value is not None]
+    if how != (Tiles(), Averaging()):
+        given.append("options of tiles and averaging")
+    if given:
+        raise BadOption(
+            f"{model} is no checkpoint: {', '.join(given)} mean nothing for a finished map or for counts. "
+            "Leave them out."
+        )
+    print_evaluation(_given(model, images, labels, scores, shown), shown, model.name, None)
+
+
+def _given(model: Path, images: list[str] | None, labels: Labels, scores: Scores, shown: Shown) -> Evaluation:
+    """The counts of a finished map, or the sum of files of counts."""
+    out, overwrite = shown.out, shown.overwrite
+    from labelscape.evaluation.counts import Evaluation
+    from labelscape.training.evaluate import evaluate
+
+    if model.suffix.lower() == ".json":
+        if labels.named or scores.settings != Scores().settings:
+            raise BadOption("Counts are added as they are: leave labels and what is to be counted out.")
+        files = (model, *map(Path, images or ()))
+        found = sum(Evaluation.load(path) for path in files)
+        if out:
+            from labelscape.evaluation.page import write_page
+
+            out.mkdir(parents=True, exist_ok=True)
+            title = ", ".join(path.stem for path in files)
+            write_page(out / "report.html", found, title=title, overwrite=overwrite)
+        return found
+    if not labels.labels:
+        raise BadOption(f"{model} is a finished map: pass the --labels to score it on.")
+    settings = {name: value for name, value in labels.settings.items() if name != "labels"}
+    scenes = [scene.source for scene in scenes_of(images)] if images else None
+    more = {"out": out, "overwrite": overwrite, **scores.settings}
+    return evaluate(model, scenes, labels.labels, spec=settings, **more)
 
 
 def check_options(
@@ -288,10 +365,10 @@ def _scored(
         scenes = dataset.scenes if split is None else dataset.part(split)
         # Before scoring, since it refuses files that exist.
         keep = _writer(data, scenes, predictions)
-    task = checkpoint.whole.mate.name if checkpoint.whole else None
+    task = _task_of(checkpoint)
     # Members of an ensemble need not have learned the second task.
     also = [one.task(task if task in one.tasks else None) for one in map(load, averaging.also)]
-    return evaluate_into(
+    found = evaluate_into(
         files.pop("out"),
         [checkpoint, *also],
         dataset,
@@ -302,51 +379,9 @@ def _scored(
         **asdict(tiles),
         **asdict(machine),
     )
-
-
-def _print(found: Evaluation, checkpoint: Checkpoint, split: str | None, as_json: bool) -> None:
-    from labelscape.evaluation.text import print_scores
-
-    for note in found.notes:
-        talk(f"warning: {note}")
-    # A score of nothing is NaN in every column; the reason is what helps.
-    if not found.confusion.labelled:
-        talk(f"no score: there are no labels in {f'the {split} split' if split else 'any split'}")
-        return
-    task = checkpoint.whole.mate.name if checkpoint.whole else None
-    if as_json:
-        per_scene = {name: counts.to_dict() for name, counts in found.per_scene.items()}
-        card = [asdict(line) for line in found.card]
-        rings = [counts.to_dict() for counts in found.per_ring]
-        print_json(
-            {
-                **({"task": task} if task else {}),
-                "part": split or "all",
-                **found.metrics,
-                "per_scene": per_scene,
-                "per_block": [block.to_dict() for block in found.per_block],
-                "card": card,
-                **({"objects": [one.to_dict() for one in found.objects]} if found.objects else {}),
-                **({"topology": [one.to_dict() for one in found.topology]} if found.topology else {}),
-                **({"per_ring": rings, "trimap": found.trimap} if rings else {}),
-                "notes": list(found.notes),
-            }
-        )
-        return
-    names = list(found.per_scene)
-    print(f"{split or 'all'} labels of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
-    name = f"{checkpoint.network}: {task}" if task else checkpoint.network
-    print_scores({name: found.metrics}, checkpoint.legend.names)
-
-
-def _print_more(found: Evaluation, card: bool) -> None:
-    """The scores under each convention if asked for, and those of objects and of lines."""
-    from labelscape.evaluation.text import print_card, print_objects, print_topology
-
-    if card and found.confusion.labelled:
-        print_card(found.card, found.trimap)
-    print_objects(found.objects)
-    print_topology(found.topology)
+    if predictions:
+        talk(f"{len(found.per_scene)} predictions in {predictions}")
+    return found
 
 
 def _writer(

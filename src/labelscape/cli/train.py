@@ -240,7 +240,7 @@ def run(
         print_rates(recipe, out, as_json)
         return
     checkpoint = train(recipe, out, overwrite=overwrite, tensorboard=tensorboard, say=talk)
-    scores = {**(forest_score(recipe) if forest and recipe.data.holdout else {}), **checkpoint.scores}
+    scores = {**(forest_score(recipe, out) if forest and recipe.data.holdout else {}), **checkpoint.scores}
     print_trained(out, recipe, scores, checkpoint, as_json)
 
 
@@ -298,13 +298,17 @@ def named(group: Holdout | Schedule) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def forest_score(recipe: Recipe) -> dict[str, Any]:
+def forest_score(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """The metrics of a random forest on the same blocks; their counts are written beside the network's."""
     from labelscape.training.data import open_recipe_data
     from labelscape.training.forest import score_forest
+    from labelscape.training.outputs import counts_path
 
     # With the seed of the network's training, so that both are scored on the same blocks.
     with open_recipe_data(recipe.data, recipe.seed) as dataset:
-        return {"random forest": score_forest(dataset, seed=recipe.seed).metrics}
+        found = score_forest(dataset, seed=recipe.seed)
+    found.save(counts_path(out, "random-forest"), overwrite=True)
+    return {"random forest": found.metrics}
 
 
 def print_trained(

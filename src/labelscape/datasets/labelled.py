@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from labelscape.datasets.split import PARTS, BlockSplit
 from labelscape.errors import check_names
+from labelscape.files import stem_of
 from labelscape.grid import Window
 from labelscape.labels.base import Labels
 from labelscape.legend import IGNORE, Legend
@@ -141,6 +142,24 @@ class Dataset:
         for scene in self.scenes:
             scene.scene.close()
             scene.labels.close()
+
+
+def scene_names(scenes: Sequence[LabelledScene]) -> list[str]:
+    """Names of the scenes in results and files, each once: of several with one name the first keeps it, the
+    others are numbered "name (2)", "name (3)", skipping what is taken.
+    """
+    # By their file names: those of two scenes must not become one file.
+    taken = {stem_of(scene.name) for scene in scenes}
+    seen: set[str] = set()
+    found = []
+    for scene in scenes:
+        name, number = scene.name, 1
+        while stem_of(name) in seen or (number > 1 and stem_of(name) in taken):
+            number += 1
+            name = f"{scene.name} ({number})"
+        seen.add(stem_of(name))
+        found.append(name)
+    return found
 
 
 def bands_differ(scene: Scene, first: Scene) -> str | None:

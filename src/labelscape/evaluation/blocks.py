@@ -56,6 +56,11 @@ class BlockCounts:
         """Number of labelled pixels."""
         return int(self.pixels.sum())
 
+    def __add__(self, other: BlockCounts) -> BlockCounts:
+        """The counts of two parts of one block."""
+        assert (self.scene, self.window) == (other.scene, other.window), "counts of different blocks"
+        return BlockCounts.of(self.scene, self.window, self.counts + other.counts)
+
     def to_dict(self) -> dict:
         """JSON values: "window" is [top, left, height, width]."""
         w = self.window

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,12 @@ from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import known_part
 from labelscape.errors import BadInput
 from labelscape.evaluation.measure import check_classes, check_dataset, for_labels
+from labelscape.evaluation.reliability import BINS, Reliability
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
 MAX_PIXELS = 400_000
 """Pixels the temperature is fitted on, the same number from each tile (ours): one parameter needs no more."""
-BINS = 15
-"""Bins of confidence of the expected calibration error, as in Guo et al."""
-
 
 EXTREME = 0.2, 5.0
 """Temperatures outside of this range come from networks that learned little or memorised (ours)."""
@@ -40,6 +39,7 @@ class Calibration:
     ece_before   expected calibration error (0..1) with the temperature that the checkpoint had
     ece_after    the same with this one
     pixels       labelled pixels it was fitted on
+    before       counts by confidence with the temperature that the checkpoint had, and `after`, with this one
     """
 
     checkpoint: Checkpoint
@@ -47,6 +47,8 @@ class Calibration:
     ece_before: float
     ece_after: float
     pixels: int
+    before: Reliability | None = None
+    after: Reliability | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,13 +70,15 @@ class Calibration:
         errors = f"calibration error {100 * self.ece_before:.2f} % -> {100 * self.ece_after:.2f} %"
         return f"<Calibration: temperature {self.temperature:.3g}, {errors}, {self.pixels:,} pixels>"
 
-    def to_dict(self) -> dict[str, float | int | list[str]]:
+    def to_dict(self) -> dict[str, Any]:
         """JSON values: all but the checkpoint."""
         return {
             "temperature": self.temperature,
             "ece_before": self.ece_before,
             "ece_after": self.ece_after,
             "pixels": self.pixels,
+            "before": None if self.before is None else self.before.to_dict(),
+            "after": None if self.after is None else self.after.to_dict(),
             "notes": list(self.notes),
         }
 
@@ -117,8 +121,10 @@ def calibrate(
         _refuse_empty(dataset, part)
     # The classes stay: dividing by a temperature does not change the order of the logits.
     temperature = _minimum(lambda t: _cross_entropy(logits / t, truth))
-    before, after = (expected_error(_softmax(logits / t), truth) for t in (loaded.temperature, temperature))
-    return Calibration(_calibrated(loaded, temperature), temperature, before, after, len(truth))
+    each = [(t, _softmax(logits / t)) for t in (loaded.temperature, temperature)]
+    errors = (expected_error(probabilities, truth) for _, probabilities in each)
+    counted = (Reliability.of(p.max(axis=1), p.argmax(axis=1) == truth, float(t)) for t, p in each)
+    return Calibration(_calibrated(loaded, temperature), temperature, *errors, len(truth), *counted)
 
 
 def _calibrated(checkpoint: Checkpoint, temperature: float) -> Checkpoint:

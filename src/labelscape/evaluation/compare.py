@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelscape.checkpoint import Checkpoint
+from labelscape.datasets.labelled import scene_names
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.errors import BadFile, BadInput
 from labelscape.evaluation.blocks import BlockCounts
@@ -163,7 +164,7 @@ def compare_sides(
     `out` exists.
     """
     scenes = dataset.scenes if part is None else dataset.part(part)
-    names = _unique([scene.name for scene in scenes])
+    names = scene_names(scenes)
     _check_classes(sides, dataset.legend)
     targets = _targets(out, names, sides, overwrite=overwrite)
     # Once for all scenes: a scorer builds the network and moves its weights to the device.
@@ -222,11 +223,6 @@ def _pairs(
         drawn = differences(counts[0], theirs, names, **asdict(drawing))
         pairs.append(Pair(sides[0].name, other.name, *drawn, drawing.level, McNemar(*map(int, pixels))))
     return tuple(pairs)
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Folders may hold scenes of one name: they are numbered."""
-    return [name if names.count(name) == 1 else f"{name} ({n})" for n, name in enumerate(names, start=1)]
 
 
 def _targets(

@@ -136,10 +136,7 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
         labels.append(label)
     axes.set_xlabel("step", fontsize=9, color=INK)
     axes.set_ylabel(quantity, fontsize=9, color=INK, parse_math=False)
-    axes.tick_params(labelsize=8, color=FAINT)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.grid(color="#e4e7eb", linewidth=0.6)
+    _plain_axes(axes)
     axes.margins(x=0.02)
     if len(labels) > 1:
         # A leading blank: older matplotlib hides labels that start with "_".
@@ -149,6 +146,60 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
         for text in box.get_texts():
             text.set_parse_math(False)
     return figure
+
+
+def reliability_figure(curves: Sequence[tuple[str, np.ndarray]]) -> Figure:
+    """Plot accuracy against confidence, (label, (BINS, 3) of `Reliability.curve`), above the share of pixels
+    by confidence. The diagonal is what calibrated confidences have.
+    """
+    figure = _blank(4.6, 4.9)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
+    edges = np.linspace(0, 1, len(curves[0][1]) + 1) if curves else np.array([0, 1])
+    for number, (label, curve) in enumerate(curves):
+        confidence, accuracy, share = curve.T
+        known = ~np.isnan(confidence)
+        colour = LINES[number % len(LINES)]
+        line = {"color": colour, "linewidth": 1.4, "marker": "o", "markersize": 3.5}
+        axes.plot(confidence[known], accuracy[known], label=f" {label}", **line)
+        below.stairs(100 * np.nan_to_num(share), edges, color=colour, linewidth=1.4)
+    axes.set_ylabel("share that is right", fontsize=9, color=INK)
+    below.set_ylabel("% of pixels", fontsize=9, color=INK)
+    below.set_xlabel("confidence", fontsize=9, color=INK)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlim(0, 1)
+    for one in (axes, below):
+        _plain_axes(one)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    return figure
+
+
+def steps_figure(
+    names: Sequence[str], values: Sequence[float | None], across: str, up: str, mark: int | None = None
+) -> Figure:
+    """Plot a value, from 0 up, over named steps at equal distances, with gaps where it is None; a dashed line
+    stands at the step `mark`.
+    """
+    figure = _blank(5.6, 3.1)
+    axes = figure.add_subplot()
+    known = np.array([np.nan if value is None else value for value in values], float)
+    axes.plot(range(len(names)), known, color=LINES[0], linewidth=1.4, marker="o", markersize=4)
+    if mark is not None:
+        axes.axvline(mark, color=LINES[1], linewidth=1.2, linestyle="--")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlabel(across, fontsize=9, color=INK)
+    axes.set_ylabel(up, fontsize=9, color=INK)
+    top = np.nanmax(known) if np.isfinite(known).any() else 0
+    axes.set_ylim(0, 1.08 * top or 1)
+    _plain_axes(axes)
+    return figure
+
+
+def _plain_axes(axes: Axes) -> None:
+    axes.tick_params(labelsize=8, color=FAINT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.grid(color="#e4e7eb", linewidth=0.6)
 
 
 def png(figure: Figure) -> bytes:

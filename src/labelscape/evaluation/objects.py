@@ -13,7 +13,7 @@ unlabelled ground are none.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,7 +21,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, label
 
 from labelscape.datasets.labelled import LabelledScene
-from labelscape.errors import BadOption, check_names
+from labelscape.errors import BadInput, BadOption, check_names
+from labelscape.evaluation.kept import zeros
 from labelscape.evaluation.metrics import plain
 from labelscape.evaluation.topology import TopologyCounts, check_size, count_topology
 from labelscape.files import private_folder
@@ -34,8 +35,6 @@ STRIP = 1 << 24
 """Pixels of a strip: memory grows with the number of objects, not with the scene."""
 WINDOW = 1024
 """Side of the windows in which borders are measured."""
-IN_MEMORY = 1 << 26
-"""Pixels up to which a scene's classes are kept in memory, not in a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,12 @@ class ObjectCounts:
     borders: np.ndarray
 
     def __add__(self, other: ObjectCounts) -> ObjectCounts:
-        assert (self.name, self.tolerance) == (other.name, other.tolerance)
+        """The counts of both. Raises BadInput where they are of different classes or tolerances."""
+        if (self.name, self.tolerance) != (other.name, other.tolerance):
+            raise BadInput(
+                f"Objects of {self.name} (tolerance {self.tolerance}) and of {other.name} (tolerance "
+                f"{other.tolerance}) cannot be added."
+            )
         fields = ("truth", "found", "predicted", "right", "borders")
         return ObjectCounts(
             self.name, self.tolerance, *(getattr(self, f) + getattr(other, f) for f in fields)
@@ -113,6 +117,17 @@ class ObjectCounts:
             ],
             "borders": self.borders.tolist(),
         }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> ObjectCounts:
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for other fields."""
+        rows = fields["by_size"]
+        if [row["up_to_pixels"] for row in rows] != [*SIZES, None]:
+            raise ValueError("other sizes")
+        groups = (
+            np.array([row[key] for row in rows], np.int64) for key in ("truth", "found", "predicted", "right")
+        )
+        return cls(fields["class"], fields["tolerance"], *groups, np.array(fields["borders"], np.int64))
 
 
 def _share(part: float, of: float) -> float:
@@ -256,10 +271,7 @@ class Objects:
             check_size(whole.pixels, self.topology[0].name)
         with private_folder(tempfile.gettempdir()) as folder:
             # Truth and prediction, index + 1: what is never written reads as 0, and takes no memory.
-            if whole.pixels > IN_MEMORY:
-                kept = np.memmap(folder / "classes", np.uint8, "w+", shape=(2, *whole.shape))
-            else:
-                kept = np.zeros((2, *whole.shape), np.uint8)
+            kept = zeros((2, *whole.shape), folder / "classes")
 
             def see(window: Window, truth: np.ndarray, predicted: np.ndarray) -> None:
                 inside = window.inset_of(whole)

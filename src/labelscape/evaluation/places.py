@@ -1,48 +1,38 @@
-"""Where is a model wrong? Error maps, blocks in order of their errors, and errors by distance to the training
-labels.
-
-Held-out labels next to training labels are easier than those of a new place. How far "next to" reaches is
-read from the errors themselves: the distance at which two pixels are no more often wrong together than any
-two (the range of their indicator variogram).
-"""
+"""Where is a model wrong? Error maps, blocks in order of their errors, and pictures of the worst places."""
 
 from __future__ import annotations
 
 import csv
-import json
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import shapely
 from rasterio.crs import CRS
-from scipy.ndimage import distance_transform_edt
 
-from labelscape.datasets.labelled import LabelledScene
+from labelscape.datasets.labelled import LabelledScene, scene_names
 from labelscape.errors import BadFile
-from labelscape.evaluation.blocks import BlockCounts
-from labelscape.evaluation.confusion import Confusion, count
-from labelscape.evaluation.measure import Evaluation
-from labelscape.evaluation.metrics import DEFINITIONS, iou, mean_iou, overall_accuracy, plain
-from labelscape.evaluation.report import ConfusionFigure, FileRow, Report, write_report
-from labelscape.evaluation.score_tables import ModelScores
-from labelscape.files import stem_of, written_whole
+from labelscape.evaluation.blocks import BlockCounts, block_side, blocks_in
+from labelscape.evaluation.counts import Evaluation
+from labelscape.evaluation.distances import DistanceCounts, count_distances
+from labelscape.evaluation.kept import zeros
+from labelscape.evaluation.metrics import iou, mean_iou, overall_accuracy, plain
+from labelscape.files import private_folder, stem_of, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.vectors import append_polygons, writing
 
-DISTANCES = (8, 16, 32, 64, 128, 256)
-"""Outer distances in pixels to the nearest training label by which errors are counted; the last group lies
-farther.
-"""
-LAGS = (1, 2, 4, *DISTANCES)
-"""Distances in pixels, along rows and columns, at which errors are compared."""
-SILL = 0.95
-"""Share of the variance of errors at which they count as unrelated (usual for ranges of variograms)."""
-NEAR = 0.5
-"""Share of the scored labels near training labels from which there is a warning (ours)."""
+WORST = 6
+"""Places that are shown with pictures (ours)."""
+SIDE = 400
+"""Pixels a side of these pictures, at most."""
+OVERVIEWS, OVERVIEW_SIDE = 4, 900
+"""Scenes that are shown with the scores of their blocks, those with most errors; pixels a side, at most."""
 
 
 def error_legend(legend: Legend) -> Legend:
@@ -54,9 +44,43 @@ def error_legend(legend: Legend) -> Legend:
     return Legend((LandClass(0, "right", right), *missed))
 
 
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A block with errors, and its pictures: uint8 (h, w, 3) of the scene; class indices (h, w) of truth and
+    prediction, 255 where there is no label. Every n-th pixel of large blocks.
+    """
+
+    scene: str
+    window: Window
+    wrong: int
+    picture: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def rank(self) -> tuple[int, str, int, int]:
+        """Most errors first; then in the order of `ranked`."""
+        return -self.wrong, self.scene, self.window.top, self.window.left
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """A scene with errors: its picture, uint8 (h, w, 3), and its height and width in pixels."""
+
+    scene: str
+    wrong: int
+    picture: np.ndarray
+    shape: tuple[int, int]
+
+    @property
+    def rank(self) -> tuple[int, str]:
+        return -self.wrong, self.scene
+
+
 class Places:
-    """Follows an evaluation tile by tile (`watch`), writes error maps into `out`, and keeps counts by
-    distance. Raises BadFile where a file exists and may not be replaced.
+    """Follows an evaluation tile by tile (`watch`), writes error maps into `out`, keeps counts by distance
+    (`distances`) and pictures of the worst places. Raises BadFile where a file exists and may not be
+    replaced.
     """
 
     def __init__(
@@ -64,15 +88,11 @@ class Places:
     ) -> None:
         self.out, self.legend, self._overwrite = Path(out), legend, overwrite
         self.grids: dict[str, Grid] = {}
-        empty = Confusion.empty(len(legend))
-        self.per_distance = [empty] * (len(DISTANCES) + 1)
-        """Counts by distance to the nearest training label of the same scene; scenes without any do not
-        count.
-        """
-        self.pairs, self.differing = np.zeros(len(LAGS), np.int64), np.zeros(len(LAGS), np.int64)
-        """Pairs of labelled pixels at each lag, and those of which one is right and one wrong."""
+        self.distances = DistanceCounts.empty(len(legend))
+        self.worst: list[Place] = []
+        self.overviews: list[Overview] = []
         names = ["counts.json", "blocks.csv", "blocks.gpkg", "report.html"]
-        for name in (*names, *(self.map_of(scene.name).name for scene in scenes)):
+        for name in (*names, *(self.map_of(name).name for name in scene_names(scenes))):
             # Before hours of prediction.
             if (self.out / name).exists() and not overwrite:
                 raise BadFile(f"{self.out / name} exists; pass `overwrite=True` to replace it.")
@@ -86,11 +106,15 @@ class Places:
     ) -> Iterator[Callable[[Window, np.ndarray, np.ndarray], None]]:
         """Yields what is given every tile's window, truth and prediction."""
         grid = self.grids[name] = scene.scene.grid
+        wrong_in: Counter[tuple[int, int]] = Counter()
         with ExitStack() as held:
             legend = error_legend(self.legend)
             writer = held.enter_context(
                 MapWriter(self.map_of(name), grid, 1, IGNORE, legend=legend, overwrite=self._overwrite)
             )
+            folder = held.enter_context(private_folder(tempfile.gettempdir()))
+            # Truth and prediction, index + 1: which places are the worst is known when the scene is done.
+            kept = zeros((2, *grid.shape), folder / "classes")
 
             def see(window: Window, truth: np.ndarray, predicted: np.ndarray) -> None:
                 known = truth != IGNORE
@@ -99,179 +123,72 @@ class Places:
                 wrong = known & (truth != predicted)
                 # truth + 1: 0 is left for right pixels, and 255 for those without a label.
                 writer.write(window, np.where(known, np.where(wrong, truth + 1, 0), IGNORE).astype(np.uint8))
-                pairs, differing = pairs_of(known, wrong)
-                self.pairs += pairs
-                self.differing += differing
-                if scene.split is None:
-                    return
-                groups = distance_groups(scene, window)
-                for k, so_far in enumerate(self.per_distance):
-                    here = np.where(groups == k, truth, IGNORE)
-                    self.per_distance[k] = so_far + count(here, predicted, len(so_far))
+                inside = window.inset_of(grid.window)
+                # 255 + 1 is 0 in bytes.
+                kept[(0, *inside)], kept[(1, *inside)] = truth + np.uint8(1), predicted + np.uint8(1)
+                for place, part in blocks_in(window, block_side(scene)):
+                    wrong_in[place] += int(wrong[part.inset_of(window)].sum())
+                self.distances += count_distances(scene, window, truth, predicted, len(self.legend))
 
             yield see
+            self._look(name, scene, kept, wrong_in)
 
-    @property
-    def correlation_length(self) -> int | None:
-        """Pixels beyond which errors are unrelated; None where they are related up to the longest lag."""
-        return correlation_length(self.pairs, self.differing)
-
-    @property
-    def warning(self) -> str | None:
-        """What a score means whose labels lie next to training labels."""
-        counts = [group.labelled for group in self.per_distance]
-        if not sum(counts):
-            return None
-        length = self.correlation_length or LAGS[-1]
-        near = sum(n for n, far in zip(counts, DISTANCES) if far <= max(length, DISTANCES[0])) / sum(counts)
-        if near < NEAR:
-            return None
-        reach = f"{length}" if self.correlation_length else f"more than {length}"
-        return (
-            f"{100 * near:.0f} % of the scored labels lie within {max(length, DISTANCES[0])} pixels of a "
-            f"training label, and errors are alike over {reach} pixels: the score is that of places next to "
-            "training labels, and may be lower elsewhere. Hold out larger blocks (`block`), or leave out "
-            "training labels around them (`buffer`)."
-        )
-
-    def by_distance(self) -> list[dict]:
-        """Scores by distance to the nearest training label, JSON values: "within" is None for what lies
-        farther than the last distance. Empty where no scene was split into blocks.
-        """
-        if not any(group.labelled for group in self.per_distance):
-            return []
-        return [
-            {
-                "within": within,
-                "overall_accuracy": plain(overall_accuracy(group)),
-                "mean_iou": plain(mean_iou(group)),
-                "labelled_pixels": group.labelled,
-                **group.to_dict(),
-            }
-            for within, group in zip((*DISTANCES, None), self.per_distance)
-        ]
+    def _look(
+        self, name: str, scene: LabelledScene, kept: np.ndarray, wrong_in: Counter[tuple[int, int]]
+    ) -> None:
+        """Keep pictures of a finished scene and its worst blocks, if they are among the worst so far."""
+        whole, side = scene.scene.grid.window, block_side(scene)
+        total = sum(wrong_in.values())
+        if total and (len(self.overviews) < OVERVIEWS or total > self.overviews[-1].wrong):
+            one = Overview(name, total, scene.scene.thumbnail(OVERVIEW_SIDE), whole.shape)
+            self.overviews = sorted([*self.overviews, one], key=lambda o: o.rank)[:OVERVIEWS]
+        # By place where errors are as many: as `ranked` has them.
+        for (row, column), wrong in sorted(wrong_in.items(), key=lambda pair: (-pair[1], pair[0]))[:WORST]:
+            if not wrong or (len(self.worst) == WORST and wrong < self.worst[-1].wrong):
+                break
+            window = whole & Window(row * side, column * side, side, side)
+            every = -(-max(window.shape) // SIDE)
+            # 0 - 1 is 255 in bytes.
+            classes = kept[(slice(None), *window.inset_of(whole))][:, ::every, ::every] - np.uint8(1)
+            place = Place(name, window, wrong, scene.scene.picture(window, SIDE), *classes)
+            self.worst = sorted([*self.worst, place], key=lambda p: p.rank)[:WORST]
 
 
-def pairs_of(known: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of known pixels (H, W) at each of LAGS along rows and columns, and those of which exactly one is
-    wrong. Pairs across two tiles are left out.
+def ranked(found: Evaluation) -> list[BlockCounts]:
+    """Its blocks, the one with most errors first."""
+    return sorted(found.per_block, key=lambda b: (-wrong_of(b), b.scene, b.window.top, b.window.left))
+
+
+def write_places(found: Evaluation, places: Places, *, overwrite: bool = False) -> dict[Path, str]:
+    """Write counts.json, blocks.csv and blocks.gpkg (where a scene has coordinates) beside the error maps;
+    returns all paths with what they hold. Raises BadFile where they cannot be written.
     """
-    pairs, differing = np.zeros(len(LAGS), np.int64), np.zeros(len(LAGS), np.int64)
-    for k, lag in enumerate(LAGS):
-        for one, other in ((np.s_[lag:], np.s_[:-lag]), (np.s_[:, lag:], np.s_[:, :-lag])):
-            both = known[one] & known[other]
-            pairs[k] += both.sum()
-            differing[k] += (both & (wrong[one] != wrong[other])).sum()
-    return pairs, differing
+    out, blocks = places.out, ranked(found)
+    files = {found.save(out / "counts.json", overwrite=overwrite): "all counts, which scores come from"}
+    with written_whole(out / "blocks.csv", overwrite=overwrite) as path:
+        _write_table(path, [_row(block, found.names) for block in blocks])
+    files[out / "blocks.csv"] = "scores of every block, the one with most errors first"
+    # Pictures without coordinates have no place in a layer: their blocks are in the CSV alone.
+    if any(places.grids[b.scene].is_georeferenced for b in blocks):
+        with written_whole(out / "blocks.gpkg", overwrite=overwrite) as path:
+            _write_polygons(path, blocks, found.names, places.grids)
+        files[out / "blocks.gpkg"] = "the same as polygons"
+    maps = (places.map_of(name) for name in places.grids)
+    return files | dict.fromkeys(maps, "error map: right, or the class that was missed")
 
 
-def correlation_length(pairs: np.ndarray, differing: np.ndarray) -> int | None:
-    """The first lag at which half the share of differing pairs reaches SILL of its largest value, the plateau
-    of the indicator variogram; 0 without an error, None where it still rises at the longest lag with a pair.
-    """
-    known = pairs > 0
-    if not known.any() or not differing.any():
-        return 0
-    values = differing[known] / pairs[known]
-    lags = np.array(LAGS)[known]
-    reached = int(np.flatnonzero(values >= SILL * values.max())[0])
-    # The longest lag may still lie on the slope: that it is the largest value says nothing.
-    return None if reached == len(lags) - 1 else int(lags[reached])
-
-
-def distance_groups(scene: LabelledScene, window: Window) -> np.ndarray:
-    """(H, W) number of the group of DISTANCES of each pixel, by its distance to the scene's training
-    labels.
-    """
-    # With a halo as wide as the largest distance: the nearest label may lie outside of the tile.
-    around = window.grown(DISTANCES[-1], scene.scene.grid.window)
-    trained = scene.read_labels(around, "train") != IGNORE
-    if not trained.any():
-        return np.full(window.shape, len(DISTANCES))
-    far = distance_transform_edt(~trained)[window.inset_of(around)]
-    return np.searchsorted(DISTANCES, far, side="left")
-
-
-def write_places(
-    found: Evaluation, places: Places, *, title: str, measured_on: str, overwrite: bool = False
-) -> list[Path]:
-    """Write counts.json, blocks.csv, blocks.gpkg (where a scene has coordinates) and report.html beside the
-    error maps; returns all paths. Raises BadFile where they cannot be written.
-    """
-    out, ranked = places.out, sorted(found.per_block, key=lambda b: (-_wrong(b), b.scene))
-    files = {"counts.json": "confusion counts by scene, block and distance to training labels"}
-    with written_whole(out / "counts.json", overwrite=overwrite) as path:
-        path.write_text(json.dumps(_counts(found, places)))
-    files["blocks.csv"] = "scores of every block, the one with most errors first"
+def _write_table(path: Path, rows: Sequence[dict]) -> None:
     # newline="": csv ends its lines itself, and Windows would double the carriage return.
-    with written_whole(out / "blocks.csv", overwrite=overwrite) as path, open(path, "w", newline="") as file:
-        rows = [_row(block, found.names) for block in ranked]
+    with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]) if rows else [])
         table.writeheader()
         table.writerows(rows)
-    # Pictures without coordinates have no place in a layer: their blocks are in the CSV alone.
-    if any(places.grids[b.scene].is_georeferenced for b in ranked):
-        files["blocks.gpkg"] = "the same as polygons"
-        with written_whole(out / "blocks.gpkg", overwrite=overwrite) as path:
-            _write_polygons(path, ranked, found.names, places.grids)
-    maps = [places.map_of(name) for name in places.grids]
-    shown = [FileRow(name, holds, (out / name).stat().st_size) for name, holds in files.items()]
-    shown += [
-        FileRow(m.name, "error map: right, or the class that was missed", m.stat().st_size) for m in maps
-    ]
-    pooled = found.confusion
-    report = Report(
-        title=title,
-        lead=_worst(ranked, pooled),
-        notes=found.notes,
-        measured_on=measured_on,
-        scores=(ModelScores(title, found.metrics),),
-        definitions=tuple(DEFINITIONS.values()),
-        confusion=ConfusionFigure(found.names, pooled.counts, unpredicted=pooled.unpredicted),
-        files=tuple(shown),
-    )
-    return [
-        *(out / name for name in files),
-        *maps,
-        write_report(out / "report.html", report, overwrite=overwrite),
-    ]
 
 
-def _wrong(block: BlockCounts) -> int:
+def wrong_of(block: BlockCounts) -> int:
+    """Its labelled pixels that are wrong."""
     counts = block.counts
     return counts.labelled - int(np.trace(counts.counts))
-
-
-def _worst(ranked: Sequence[BlockCounts], pooled: Confusion) -> str | None:
-    """A sentence on the blocks that hold half of all errors."""
-    errors = pooled.labelled - int(np.trace(pooled.counts))
-    if not errors or not ranked:
-        return None
-    summed = np.cumsum([_wrong(block) for block in ranked])
-    number = int(np.searchsorted(summed, errors / 2)) + 1
-    first, w = ranked[0].scene, ranked[0].window
-    return (
-        f"Half of the {errors:,} errors lie in {number} of {len(ranked)} blocks; most in that of {first} "
-        f"from row {w.top}, column {w.left}."
-    )
-
-
-def _counts(found: Evaluation, places: Places) -> dict:
-    variogram = {
-        "lags": list(LAGS),
-        "pairs": places.pairs.tolist(),
-        "differing": places.differing.tolist(),
-        "correlation_length": places.correlation_length,
-    }
-    return {
-        "names": list(found.names),
-        "per_scene": {name: counts.to_dict() for name, counts in found.per_scene.items()},
-        "per_block": [block.to_dict() for block in found.per_block],
-        "per_distance": places.by_distance(),
-        "errors": variogram,
-        "objects": [counts.to_dict() for counts in found.objects],
-        "topology": [counts.to_dict() for counts in found.topology],
-    }
 
 
 def _row(block: BlockCounts, names: Sequence[str]) -> dict:
@@ -284,7 +201,7 @@ def _row(block: BlockCounts, names: Sequence[str]) -> dict:
         "height": w.height,
         "width": w.width,
         "labelled": counts.labelled,
-        "wrong": _wrong(block),
+        "wrong": wrong_of(block),
         "oa": plain(overall_accuracy(counts)),
         "miou": plain(mean_iou(counts)),
     }

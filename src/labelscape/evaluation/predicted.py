@@ -16,6 +16,7 @@ import numpy as np
 from labelscape.datasets.labelled import LabelledScene
 from labelscape.errors import BadFile, BadInput
 from labelscape.evaluation.blocks import BlockTally, block_side
+from labelscape.evaluation.kept import zeros
 from labelscape.grid import Window
 from labelscape.labels.base import Labels
 from labelscape.labels.labels import open_labels
@@ -27,8 +28,6 @@ from labelscape.rasters.write import MapWriter
 if TYPE_CHECKING:
     from labelscape.scoring.scorer import Scorer
 
-IN_MEMORY = 1 << 26
-"""Pixels up to which a scene's classes are kept in memory, not in a file."""
 STRIP = 2048
 """Side in pixels of what is counted at a time."""
 MAP_ENDINGS = ("_class.tif", ".tif", ".png")
@@ -73,10 +72,7 @@ def predicted_classes(
     # Index + 1: what is never written reads as 0, and takes neither memory nor disk.
     place = indices_by_name(scorer.checkpoint.legend, legend, scorer.checkpoint.network) + np.uint8(1)
     whole = scene.scene.grid.window
-    if whole.pixels > IN_MEMORY:
-        kept = np.memmap(file, np.uint8, "w+", shape=whole.shape)
-    else:
-        kept = np.zeros(whole.shape, np.uint8)
+    kept = zeros(whole.shape, file)
 
     def wanted(window: Window) -> bool:
         return bool((scene.read_labels(window, part) != IGNORE).any())

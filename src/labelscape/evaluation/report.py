@@ -6,9 +6,9 @@
         scores=(ModelScores("random forest", forest), ModelScores("mlp", mlp)),
     ))
 
-Every section is optional. All text is escaped: names and notes cannot become markup. The page's content
-policy allows one script only, by its hash: it enlarges pictures and blends two of them with a slider. Without
-scripts only that is missing.
+Every section is optional; `Section` holds what has no place of its own. All text is escaped: names and notes
+cannot become markup. The page's content policy allows one script only, by its hash: it enlarges pictures and
+blends two of them with a slider. Without scripts only that is missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from labelscape.evaluation.embedding import data_address, picture_address
+from labelscape.evaluation.embedding import data_address
 from labelscape.evaluation.score_tables import (
     ModelScores,
     comparable,
@@ -31,39 +31,22 @@ from labelscape.evaluation.score_tables import (
     per_class_tables,
     score_notes,
 )
+from labelscape.evaluation.sections import (
+    Chip,
+    Picture,
+    Section,
+    chips,
+    css,
+    drawn_width,
+    has_pictures,
+    picture_values,
+    section_values,
+)
 from labelscape.evaluation.text import percent
 from labelscape.evaluation.units import area_unit
 from labelscape.files import written_whole
 from labelscape.legend import RGB
 from labelscape.version import __version__
-
-GENTLE_SIDE = 500
-"""Pictures smaller than this, in pixels, are enlarged with sharp pixels instead of being smoothed."""
-
-Chip = tuple[str, RGB]
-"""A name and its colour, as legends show them."""
-
-
-@dataclass(frozen=True)
-class ColourBar:
-    """A colour bar: colours and labels from left to right at equal distances."""
-
-    colors: tuple[RGB, ...]
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image, uint8 (H, W, 3), with title and caption; `alt` is for screen readers. A legend or a colour
-    bar is shown below it.
-    """
-
-    title: str
-    pixels: np.ndarray
-    caption: str = ""
-    alt: str = ""
-    legend: tuple[Chip, ...] = ()
-    bar: ColourBar | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +99,7 @@ class Report:
     nodata_pixels  shown below the areas
     area_hint      a sentence below the areas
     measured_on    a sentence: what the scores were measured on
+    sections       what else there is, after the confusion matrix
     tasks          sections of second tasks: of their reports the lead, pictures, areas, scores and confusion
     provenance     JSON values: settings and origin
     """
@@ -134,6 +118,7 @@ class Report:
     scores: tuple[ModelScores, ...] = ()
     definitions: tuple[str, ...] = ()
     confusion: ConfusionFigure | None = None
+    sections: tuple[Section, ...] = ()
     curves: tuple[Curve, ...] = ()
     tasks: tuple[Report, ...] = ()
     files: tuple[FileRow, ...] = ()
@@ -171,9 +156,13 @@ def render(report: Report) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         overlay=_overlay(report),
         # Not twice on one page.
-        legend=[] if any(p.legend for p in report.pictures) else _chips(report.legend),
+        legend=[] if any(p.legend for p in report.pictures) else chips(report.legend),
         main=_sections(report),
         tasks=[_sections(task) for task in report.tasks],
+        sections=[section_values(section) for section in report.sections],
+        # The dialog that enlarges them.
+        enlarges=bool(report.pictures or report.confusion or report.curves or report.tasks)
+        or any(map(has_pictures, report.sections)),
         curves=_curves(report.curves),
         files=[(row.name, row.holds, _bytes(row.size)) for row in report.files],
         provenance=[(str(key), plain(value)) for key, value in report.provenance.items()],
@@ -184,29 +173,13 @@ def _sections(report: Report) -> dict[str, Any]:
     """What the page shows of each task."""
     return {
         "report": report,
-        "pictures": [_shown(picture) for picture in report.pictures],
+        "pictures": [picture_values(picture) for picture in report.pictures],
         "areas": _area_rows(report),
         "overall": overall_table(report.scores),
         "per_class": per_class_tables(report.scores),
         "comparable": comparable(report.scores),
         "score_notes": score_notes(report.scores),
         "confusion": _confusion(report.confusion),
-    }
-
-
-def _shown(picture: Picture) -> dict[str, Any]:
-    bar = picture.bar and {
-        "gradient": ", ".join(_css(color) for color in picture.bar.colors),
-        "labels": picture.bar.labels,
-    }
-    return {
-        "title": picture.title,
-        "caption": picture.caption,
-        "alt": picture.alt or picture.title,
-        "source": picture_address(picture.pixels),
-        "crisp": max(picture.pixels.shape[:2]) < GENTLE_SIDE,
-        "legend": _chips(picture.legend),
-        "bar": bar,
     }
 
 
@@ -220,14 +193,10 @@ def _overlay(report: Report) -> dict[str, Any] | None:
     return {
         "numbers": report.overlay,
         "titles": (below.title, above.title),
-        "legend": _chips(above.legend),
+        "legend": chips(above.legend),
         # Tall pictures are limited to the window's height, so that picture and slider are visible together.
         "aspect": round(width / height, 4),
     }
-
-
-def _chips(legend: Sequence[Chip]) -> list[tuple[str, str]]:
-    return [(name, _css(color)) for name, color in legend]
 
 
 def _bytes(size: int | None) -> str:
@@ -250,7 +219,7 @@ def _area_rows(report: Report) -> dict[str, Any] | None:
     rows = [
         (
             row.name,
-            _css(row.color),
+            css(row.color),
             f"{row.pixels:,}",
             unit.text(row.hectares),
             percent(row.pixels / total) if total else "-",
@@ -280,7 +249,7 @@ def _confusion(figure: ConfusionFigure | None) -> dict[str, Any] | None:
     if not drawable(figure.names):
         caption += f" Classes by number: {_numbered(figure.names)}."
     drawn = png(confusion_figure(figure.names, np.asarray(figure.counts), figure.unpredicted))
-    width = int.from_bytes(drawn[16:20], "big") // 2  # from the PNG header; 2 pixels per screen pixel
+    width = drawn_width(drawn)
     # On a phone a figure narrower than this would be unreadable; it scrolls instead.
     least = min(width, 1000, 120 + 46 * len(figure.names)) if numbered else min(width, 640)
     return {
@@ -310,14 +279,6 @@ def _curves(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
 def _numbered(names: Sequence[str]) -> str:
     """The key to a figure that shows numbers instead of names."""
     return ", ".join(f"{number} = {name}" for number, name in enumerate(names, start=1))
-
-
-def _css(color: RGB) -> str:
-    red, green, blue = (int(part) for part in color)
-    assert all(0 <= part <= 255 for part in (red, green, blue)), (
-        f"a colour is three numbers 0..255, not {color}"
-    )
-    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def plain(value: Any) -> str:

@@ -6,6 +6,7 @@ topology sensitivity. Skeletons are thinned by Guo and Hall (1989), which keeps 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,9 @@ class TopologyCounts:
     right: int
 
     def __add__(self, other: TopologyCounts) -> TopologyCounts:
-        assert self.name == other.name
+        """The counts of both. Raises BadInput where they are of different classes."""
+        if self.name != other.name:
+            raise BadInput(f"Skeletons of {self.name} and of {other.name} cannot be added.")
         mine, others = ((c.true, c.covered, c.predicted, c.right) for c in (self, other))
         return TopologyCounts(self.name, *(a + b for a, b in zip(mine, others)))
 
@@ -58,6 +61,11 @@ class TopologyCounts:
         scores = {name: plain(getattr(self, name)) for name in ("cldice", "precision", "sensitivity")}
         counts = {name: getattr(self, name) for name in ("true", "covered", "predicted", "right")}
         return {"class": self.name, **scores, **counts}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> TopologyCounts:
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for other fields."""
+        return cls(fields["class"], *(int(fields[k]) for k in ("true", "covered", "predicted", "right")))
 
 
 def _removable() -> np.ndarray:

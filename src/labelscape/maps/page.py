@@ -13,15 +13,14 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.evaluation.metrics import DEFINITIONS
 from labelscape.evaluation.report import (
     AreaRow,
-    ColourBar,
     ConfusionFigure,
     Curve,
     FileRow,
     ModelScores,
-    Picture,
     Report,
     write_report,
 )
+from labelscape.evaluation.sections import VIRIDIS, ColourBar, Picture, shades
 from labelscape.evaluation.units import area_unit
 from labelscape.legend import IGNORE, Legend
 from labelscape.maps.outputs import all_outputs
@@ -35,11 +34,6 @@ if TYPE_CHECKING:
 
 SIDE = 1000
 """Pixels a side of the report's pictures, at most."""
-
-VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-"""Colours of confidence from 0 to 100 %: matplotlib's viridis at five stops, readable in grey and by the
-colour-blind.
-"""
 
 UNFINISHED = {"report", "stac", "run"}
 """Files written with or after the page: those that exist now are from an earlier map."""
@@ -73,7 +67,7 @@ def write_map_report(
         curves=_curves(checkpoint),
         tasks=tuple(_second_task(checkpoint, scene, one) for one in result.tasks.values()),
         files=_files(result),
-        provenance=settings_in_words(facts),
+        provenance=settings_in_words(facts) | ({"Speed": str(result.speed)} if result.speed else {}),
     )
     write_report(path, report, overwrite=overwrite)
 
@@ -180,7 +174,7 @@ def _pictures(scene: Scene, result: MapResult, legend: Legend, confidence: np.nd
     pictures.append(
         Picture(
             "Confidence",
-            _shades(confidence),
+            shades(np.where(confidence == IGNORE, np.nan, confidence / 100)),
             "; ".join(filter(None, ("probability of the class shown", nodata))),
             "Confidence of the class map, dark where it is low",
             bar=ColourBar(VIRIDIS, ("0 %", "25 %", "50 %", "75 %", "100 %")),
@@ -263,12 +257,3 @@ def _indices(values: np.ndarray, legend: Legend) -> np.ndarray:
     table = np.full(256, IGNORE, np.uint8)
     table[legend.values] = np.arange(len(legend))
     return table[values]
-
-
-def _shades(confidence: np.ndarray) -> np.ndarray:
-    """Per cent (H, W) -> colours of VIRIDIS (H, W, 3), white for nodata."""
-    stops = np.array(VIRIDIS, float)
-    level = np.minimum(confidence, 100) / 25
-    picture = np.stack([np.interp(level, range(5), stops[:, c]) for c in range(3)], axis=-1).astype(np.uint8)
-    picture[confidence == IGNORE] = 255
-    return picture

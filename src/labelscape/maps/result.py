@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from labelscape.areas.sieve import SieveSummary
 from labelscape.maps.rasters import ClassArea
+from labelscape.maps.speed import Speed
 
 if TYPE_CHECKING:
     from labelscape.areas.polygonize import PolygonSummary
@@ -22,6 +23,7 @@ class MapResult:
 
     areas          of the class map, before sieving
     seconds        of this run, without the time of an interrupted one before it
+    resumed        did an interrupted run make some of its tiles
     forward_share  pixels that the network predicted over pixels of the scene
     seam           seam score: how much more often classes change across tile borders than inside tiles: 1 is
                    no seam; NaN for a single tile
@@ -44,6 +46,17 @@ class MapResult:
     sieved: SieveSummary | None = None
     outlined: PolygonSummary | None = None
     tasks: Mapping[str, MapResult] = field(default_factory=dict)
+    resumed: bool = False
+
+    @property
+    def speed(self) -> Speed | None:
+        """Pixels and hectares in `seconds`; None for a resumed map, whose time is not all known."""
+        pixels = sum(area.pixels for area in self.areas)
+        if self.resumed or not pixels or self.seconds <= 0:
+            return None
+        known = [area.hectares for area in self.areas if area.hectares is not None]
+        where = (str(self.facts.get(key, "unknown")) for key in ("device", "precision"))
+        return Speed(self.seconds, pixels, sum(known) if known else None, *where)
 
     def __repr__(self) -> str:
         seam = "" if math.isnan(self.seam) else f", seam score {self.seam:.2f}"

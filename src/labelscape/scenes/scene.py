@@ -183,9 +183,19 @@ class Scene:
         shrink = max(1.0, max(height, width) / most)
         # A long strip of a few rows would be rounded to none.
         shape = max(1, round(height / shrink)), max(1, round(width / shrink))
+        return stretched(*self.shrunk(self._shown, shape))
+
+    def picture(self, window: Window, most: int = 400) -> np.ndarray:
+        """A window in true colour like `thumbnail`, of at most `most` pixels a side: every n-th pixel."""
+        patch, every = self.read(window), -(-max(window.shape) // most)
+        bands = [self.bands.index(name) for name in self._shown]
+        return stretched(patch.pixels[bands, ::every, ::every], patch.valid[::every, ::every])
+
+    @property
+    def _shown(self) -> tuple[str, ...]:
+        """The three bands of pictures."""
         sets = (*PICTURES, self.bands[:3], self.bands[:1] * 3)
-        shown = next(names for names in sets if len(names) == 3 and set(names) <= set(self.bands))
-        return stretched(*self.shrunk(shown, shape))
+        return next(names for names in sets if len(names) == 3 and set(names) <= set(self.bands))
 
     def __repr__(self) -> str:
         return f"<Scene {self.name}: {', '.join(text for _, text in self._facts_as_text())}>"

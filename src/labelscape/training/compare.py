@@ -18,10 +18,10 @@ from labelscape.evaluation.compare import Comparison, Drawing, Side, compare_sid
 from labelscape.evaluation.measure import check_dataset, for_labels
 from labelscape.evaluation.paired import REPLICATES
 from labelscape.legend import IGNORE, Legend
-from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import Source
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.evaluate import asked_for, one_protocol
+from labelscape.training.map_data import data_of_maps, is_map
 from labelscape.training.recipe_data import Data
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ def _member(given: Model) -> Checkpoint | Path:
             "A model is a checkpoint, or the path of one or of a class raster; found a "
             f"{type(given).__name__}."
         )
-    # By the suffix: GDAL, which opens everything else, does not know checkpoints.
-    return load(given) if Path(given).suffix == ".safetensors" else Path(given)
+    return Path(given) if is_map(given) else load(given)
 
 
 def checkpoints_of(sides: Sequence[Side]) -> list[Checkpoint]:
@@ -155,18 +154,8 @@ def data_for(
         raise BadOption(
             "Finished maps are compared on `labels`; pass them, and scenes where there are several."
         )
-    paths = [one for side in sides for one in side.members]
-    images = [str(paths[0])] if scenes is None else scenes
-    images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    files = [labels] if isinstance(labels, (str, os.PathLike)) else list(labels)
-    legend = None
-    if paths[0].is_file():
-        named, _ = legend_of(paths[0])
-        # Names made from values are no names: those of the labels are then taken.
-        legend = None if named.names == tuple(f"class {v}" for v in named.values) else named
-    # Maps were made elsewhere: no label was held out for them.
-    given = {"images": [os.fspath(i) for i in images], "labels": [os.fspath(f) for f in files], "holdout": 0}
-    return Data(**{**spec, **given}), legend, 0, []
+    data, legend = data_of_maps([one for side in sides for one in side.members], scenes, labels, spec)
+    return data, legend, 0, []
 
 
 def compare_on(

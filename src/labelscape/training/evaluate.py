@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +19,17 @@ from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import known_part
 from labelscape.errors import BadOption, WrongType, check_names
 from labelscape.evaluation import measure
-from labelscape.evaluation.measure import Evaluation
+from labelscape.evaluation.counts import Evaluation
+from labelscape.evaluation.measure_maps import evaluate_maps
 from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places, write_places
 from labelscape.labels.rules import SETTINGS
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scenes.mosaic import open_scene
 from labelscape.training.data import open_recipe_data, scored_part
+from labelscape.training.map_data import data_of_maps, is_map
 from labelscape.training.recipe_data import Data
+from labelscape.version import __version__
 
 if TYPE_CHECKING:
     from labelscape.scoring.protocol import Protocol
@@ -61,27 +65,25 @@ def evaluate(
 
         ls.evaluate("mlp.safetensors")                               # its own held-out blocks
         ls.evaluate("mlp.safetensors", "other.tif", "other.gpkg")    # labels read as in training
-        ls.evaluate("mlp.safetensors", dataset)                      # an open dataset
+        ls.evaluate("scene_class.tif", labels="other.gpkg")          # a finished map, of any software
 
-    dataset  from `open_dataset`, or a scene or list of scenes together with their `labels`. Without it: the
-             scenes that the (first) checkpoint was trained on, which must still be where its recipe says
+    dataset  from `open_dataset`, or scenes together with their `labels`. Without it: those that the (first)
+             checkpoint was trained on, which must still be where its recipe says
     labels   one label file per scene, or one for all
     spec     rules for these labels that differ from those of training, by their names in `LabelRules`
-    part     "train", "val", "test" or "all" labels. None is all labels of a dataset or scene that is given,
-             else the held-out ones: test, or val where test has none
-    tta, scales, average  test-time augmentation and multi-scale inference, as `map_scene` has them;
-             `protocol` is all three as one value
-    task     name of the second task to score, whose own labels and scenes are then meant; by default the
-             first, or of an open dataset that whose classes it has
+    part     "train", "val", "test" or "all"; None is all labels of a dataset or scene that is given, else the
+             held-out ones: test, or val where test has none
+    tta, scales, average  as `map_scene` has them; `protocol` is all three as one value
+    task     name of the second task to score, on its own labels; by default that whose classes there are
     keep     is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
-    objects  classes of things, such as buildings, whose objects and borders (to `tolerance` pixels) count too
-    topology  classes of lines, such as roads, whose skeletons are compared too
-    out      folder for where it is wrong: error maps, blocks by their errors, counts and a report;
-             `overwrite` replaces what is there
+    objects, topology  classes of things, whose objects and borders (to `tolerance` pixels) count too, and of
+             lines, whose skeletons are compared
+    out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
 
-    Raises as `evaluation.measure.evaluate`; also BadOption where the checkpoint does not say what it was
-    trained on, BadFile for files that cannot be read.
+    A class raster, or a folder with one of each scene's name, is scored as it is. Raises as
+    `evaluation.measure.evaluate`; also BadOption where the checkpoint does not say what it was trained on,
+    BadFile for files that cannot be read.
     """
     options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
     options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
@@ -90,6 +92,8 @@ def evaluate(
     if dataset is not None and labels is None:
         return evaluate_into(out, checkpoint, dataset, part, task=task, **options)
     known_part(part)  # before scenes are opened
+    if is_map(checkpoint):
+        return _evaluate_map(out, Path(checkpoint), (dataset, labels, spec or {}), part, **options)
     return _evaluate_asked(out, checkpoint, (dataset, labels, spec or {}), part, task, **options)
 
 
@@ -116,6 +120,24 @@ def _evaluate_asked(
         return evaluate_into(out, models, opened, part, **options)
 
 
+def _evaluate_map(
+    out: str | Path | None,
+    path: Path,
+    asked: tuple[Any, Any, Mapping[str, Any]],
+    part: str | None,
+    **how: Any,
+) -> Evaluation:
+    """A finished map on the labels that are `asked` for."""
+    scenes, labels, spec = asked
+    if labels is None:
+        raise BadOption(
+            "A finished map is scored on `labels`; pass them, and scenes where there are several."
+        )
+    data, legend = data_of_maps([path], scenes, labels, spec)
+    with open_recipe_data(data, 0, legend) as opened:
+        return evaluate_into(out, path, opened, part, **how)
+
+
 def evaluate_into(
     out: str | Path | None,
     checkpoint: Checkpoint | str | Path | Sequence[Checkpoint | str | Path],
@@ -129,10 +151,10 @@ def evaluate_into(
     **options: Any,
 ) -> Evaluation:
     """`measure.evaluate`, which also counts `objects` and `topology` and writes where the model is wrong into
-    the folder `out`, unless that is None.
+    the folder `out`, unless that is None. A finished map, or a folder of them, is scored in place of a
+    checkpoint; of the options it takes `boundaries` and `show`.
     """
     measure.check_dataset(dataset, "score a checkpoint")
-    models = load_all(checkpoint)
     known = known_part(part)
     scenes = dataset.scenes if known is None else dataset.part(known)
     # Before anything is predicted: that its files may be written is checked when it is made.
@@ -140,17 +162,37 @@ def evaluate_into(
     how = {"tolerance": tolerance, "topology": topology}
     things = Objects(objects, dataset.legend.names, **how) if objects or topology else None
     watch = [one.watch for one in (places, things) if one is not None]
-    found = measure.evaluate(models, dataset, part=part, watch=watch, **options)
+    if is_map(checkpoint):
+        title, kept = Path(checkpoint).name, {name: options[name] for name in ("boundaries", "show")}
+        found = evaluate_maps(checkpoint, dataset, part=known, watch=watch, **kept)
+    else:
+        models = load_all(checkpoint)
+        title = " + ".join(one.network for one in models)
+        options |= {"reliability": options.get("reliability", False) or places is not None}
+        found = measure.evaluate(models, dataset, part=part, watch=watch, **options)
     if things is not None:
         found = replace(found, objects=tuple(things.counts), topology=tuple(things.topology))
     if places is None:
         return found
-    if places.warning:
-        found = replace(found, notes=(*found.notes, places.warning))
-    title = " + ".join(one.network for one in models)
-    on = f"{known or 'all'} labels of {len(scenes)} scene{'s' * (len(scenes) != 1)}"
-    write_places(found, places, title=title, measured_on=on, overwrite=overwrite)
+    found = replace(found, distances=places.distances)
+    if places.distances.warning:
+        found = replace(found, notes=(*found.notes, places.distances.warning))
+    _write(found, places, title, f"{known or 'all'} labels of {_counted(len(scenes))}", overwrite)
     return found
+
+
+def _write(found: Evaluation, places: Places, title: str, measured_on: str, overwrite: bool) -> None:
+    """The files of an evaluation, and its report of them."""
+    from labelscape.evaluation.page import write_page
+
+    files = write_places(found, places, overwrite=overwrite)
+    how = {"measured_on": measured_on, "places": places, "files": files, "overwrite": overwrite}
+    made = f"{datetime.date.today():%Y-%m-%d}, labelscape {__version__}"
+    write_page(places.out / "report.html", found, title=title, subtitle=made, **how)
+
+
+def _counted(scenes: int) -> str:
+    return f"{scenes} scene{'s' * (scenes != 1)}"
 
 
 def one_protocol(given: Protocol | None, tta: str, scales: Sequence[float] | float, average: str) -> Protocol:

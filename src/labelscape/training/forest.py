@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labelscape.datasets.labelled import scene_names
 from labelscape.datasets.own import Dataset
-from labelscape.evaluation.confusion import Confusion, count
-from labelscape.evaluation.measure import Evaluation
+from labelscape.evaluation.blocks import BlockCounts, BlockTally, block_side
+from labelscape.evaluation.confusion import Confusion
+from labelscape.evaluation.counts import Evaluation
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
@@ -39,19 +41,23 @@ def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Eval
     forest = RandomForestClassifier(TREES, min_samples_leaf=2, n_jobs=-1, random_state=seed)
     # Each tree draws from a seed of its own: any number of jobs grows the same forest.
     forest.fit(values[chosen], classes[chosen])
-    per_scene = {}
-    with bar("random forest", len(dataset.part(part)), "scenes") as tick:
-        for scene in dataset.part(part):
-            counts = Confusion.empty(len(dataset.legend))
+    per_scene: dict[str, Confusion] = {}
+    per_block: list[BlockCounts] = []
+    scenes = dataset.part(part)
+    with bar("random forest", len(scenes), "scenes") as tick:
+        for name, scene in zip(scene_names(scenes), scenes):
+            blocks = BlockTally(block_side(scene), scene.scene.grid.window, len(dataset.legend))
             for window in scene.scene.grid.window.blocks(1024):
                 patch, truth = scene.read(window, part)
                 labelled = truth != IGNORE
                 if labelled.any():
-                    found = predict(forest, patch.pixels[:, labelled].T)
-                    counts = counts + count(truth[labelled], found, len(dataset.legend))
-            per_scene[scene.name] = counts
+                    predicted = np.full(truth.shape, IGNORE, np.uint8)
+                    predicted[labelled] = predict(forest, patch.pixels[:, labelled].T)
+                    blocks.add(window, truth, predicted)
+            per_block += (found := blocks.named(name))
+            per_scene[name] = sum((b.counts for b in found), Confusion.empty(len(dataset.legend)))
             tick()
-    return Evaluation(per_scene, tuple(dataset.legend.names))
+    return Evaluation(per_scene, tuple(dataset.legend.names), per_block=tuple(per_block))
 
 
 def predict(forest: RandomForestClassifier, values: np.ndarray) -> np.ndarray:

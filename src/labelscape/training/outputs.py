@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from labelscape.errors import BadFile
-from labelscape.files import written_whole
+from labelscape.files import stem_of, written_whole
 
 
 def checkpoint_path(out: Path, network: str) -> Path:
@@ -21,6 +21,18 @@ def checkpoint_path(out: Path, network: str) -> Path:
 def state_path(out: Path, network: str) -> Path:
     """Path of the state file that an unfinished run is resumed from."""
     return checkpoint_path(out, network).with_suffix(".state.safetensors")
+
+
+def times_path(out: Path, network: str) -> Path:
+    """Path of the seconds that a step took."""
+    path = checkpoint_path(out, network)
+    return path.with_name(f"{path.stem}_times.json")
+
+
+def counts_path(out: Path, network: str, task: str = "") -> Path:
+    """Path of the counts of the held-out score, of the second task where that is named."""
+    path = checkpoint_path(out, network)
+    return path.with_name(f"{path.stem}{f'_{stem_of(task)}' if task else ''}_counts.json")
 
 
 def write_log(path: Path, history: tuple[dict, ...]) -> None:

@@ -23,7 +23,7 @@ from labelscape.training.beforehand import check_beforehand
 from labelscape.training.board import require_tensorboard
 from labelscape.training.data import blank_checkpoint, input_scaling, of_second_task, open_both, scored_part
 from labelscape.training.loop import run_phase
-from labelscape.training.outputs import checkpoint_path, forget_state, make_room, write_log
+from labelscape.training.outputs import checkpoint_path, counts_path, forget_state, make_room, write_log
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
 from labelscape.training.recipe_sizes import SETTINGS as OF_MAP_SIZE
 from labelscape.training.setup import net_options
@@ -58,8 +58,8 @@ def train(
     tensorboard: bool = False,
     say: Say | None = None,
 ) -> Checkpoint:
-    """Train the recipe's network and write `out/<network>.safetensors` with its log as .csv (and the
-    base network's, where it trains one first).
+    """Train the recipe's network and write `out/<network>.safetensors` with its log as .csv, its times and
+    the counts of its score (and the base network's, where it trains one first).
 
     `recipe` may also be a mapping of the settings of `make_recipe`. `say` is called with every line of the
     run's talk; None is silent.
@@ -359,12 +359,18 @@ def _will_be_scored(recipe: Recipe, dataset: Dataset, say: Say) -> bool:
     return True
 
 
-def _held_out_score(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) -> dict:
+def _held_out_score(
+    checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, out: Path, task: str = ""
+) -> dict:
+    """The metrics of the held-out part, by the network's name; their counts are written beside the
+    checkpoint.
+    """
     from labelscape.evaluation.measure import evaluate
 
-    return {
-        recipe.network: evaluate(checkpoint, dataset, part=scored_part(dataset), device=recipe.device).metrics
-    }
+    part = scored_part(dataset)
+    found = evaluate(checkpoint, dataset, part=part, device=recipe.device, reliability=True)
+    found.save(counts_path(out, recipe.network, task), overwrite=True)
+    return {recipe.network: found.metrics}
 
 
 def _at_its_size(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, say: Say) -> Checkpoint:
@@ -391,13 +397,16 @@ def best_network(recipe: Recipe, scores: Mapping[str, Mapping]) -> str:
     return max(scored, key=lambda name: scores[name]["mean_iou"], default=recipe.network)
 
 
-def _with_second_task(checkpoint: Checkpoint, recipe: Recipe, mate: Dataset, *, scored: bool) -> Checkpoint:
-    """The checkpoint with its second task's score; without that task where its loss weighed nothing."""
+def _with_second_task(checkpoint: Checkpoint, recipe: Recipe, mate: Dataset, out: Path | None) -> Checkpoint:
+    """The checkpoint with its second task's score, whose counts go into `out`; None where it is not scored.
+    Without that task where its loss weighed nothing.
+    """
     if not recipe.mate.weight:
         return replace(checkpoint, mate=None)
-    if not scored:
+    if out is None:
         return checkpoint
-    score = _held_out_score(checkpoint.task(checkpoint.mate.name), recipe, mate)
+    name = checkpoint.mate.name
+    score = _held_out_score(checkpoint.task(name), recipe, mate, out, name)
     return replace(checkpoint, mate=replace(checkpoint.mate, scores=score))
 
 
@@ -415,10 +424,11 @@ def _finished(
     if run.fabric.is_global_zero:
         if run.score and recipe.measure_tile_sizes:
             checkpoint = _at_its_size(checkpoint, recipe, dataset, run.say)
-        score = _held_out_score(checkpoint, recipe, dataset) if run.score else {}
+        score = _held_out_score(checkpoint, recipe, dataset, run.out) if run.score else {}
         checkpoint = replace(checkpoint, scores={**(before or {}), **score})
         if mate is not None:
-            checkpoint = _with_second_task(checkpoint, recipe, mate, scored=run.score_mate)
+            out = run.out if run.score_mate else None
+            checkpoint = _with_second_task(checkpoint, recipe, mate, out)
         target = checkpoint_path(run.out, recipe.network)
         # The checkpoint after its log: where it exists, the run counts as finished and is not repeated.
         write_log(target.with_suffix(".csv"), checkpoint.history)

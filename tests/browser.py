@@ -1,0 +1,72 @@
+"""A page in a real browser: what it says in its console, how wide it is, what it lacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+BROWSERS = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
+CHROMIUM = next(filter(os.path.exists, BROWSERS), None)
+
+
+@contextmanager
+def opened(path: Path, width: int) -> Iterator[object]:
+    """The page at a window width in pixels; every message of its console, error and request in `page.seen`.
+    Skips the test where there is no browser.
+    """
+    api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.seen = []
+            page.on("console", lambda message: page.seen.append(f"console: {message.text}"))
+            page.on("pageerror", lambda error: page.seen.append(f"error: {error}"))
+            page.on(
+                "dialog", lambda dialog: (page.seen.append(f"dialog: {dialog.message}"), dialog.dismiss())
+            )
+            page.on(
+                "request",
+                lambda one: (
+                    None
+                    if one.url.startswith(("file:", "data:"))
+                    else page.seen.append(f"request: {one.url}")
+                ),
+            )
+            page.goto(path.absolute().as_uri())
+            yield page
+        finally:
+            browser.close()
+
+
+FAULTS = """() => {
+  const found = [];
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  if (wide > 0) found.push(`${wide} pixels wider than the window`);
+  for (const image of document.images) {
+    // The viewer's own is empty until a picture is enlarged.
+    if (image.closest("dialog:not([open])")) continue;
+    if (!image.alt) found.push(`no alt text: ${image.src.slice(0, 40)}`);
+    if (!image.complete || !image.naturalWidth) found.push(`not shown: ${image.alt}`);
+  }
+  const ids = [...document.querySelectorAll("[id]")].map((one) => one.id);
+  for (const id of ids) if (ids.indexOf(id) !== ids.lastIndexOf(id)) found.push(`id twice: ${id}`);
+  for (const one of document.querySelectorAll("main *")) {
+    const box = one.getBoundingClientRect();
+    if (box.width && box.right > innerWidth + 1 && !one.closest(".scroll, dialog"))
+      found.push(`beyond the window: ${one.tagName} ${one.textContent.slice(0, 30)}`);
+  }
+  return found;
+}"""
+
+
+def faults(path: Path, width: int) -> list[str]:
+    """What is wrong with a page at a window width."""
+    with opened(path, width) as page:
+        return [*page.seen, *page.evaluate(FAULTS)]
