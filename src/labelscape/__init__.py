@@ -53,7 +53,7 @@ _PLACES = {
     "find_scenes": "scenes.scene_list",
     "SceneList": "scenes.scene_list",
     "evaluate": "training.evaluate",
-    "Evaluation": "evaluation.measure",
+    "Evaluation": "evaluation.counts",
     "compare": "training.compare",
     "Comparison": "evaluation.compare",
     "calibrate": "evaluation.calibrate",
@@ -76,7 +76,7 @@ _PLACES = {
     "sample": "assessment.sample",
     "SampleSummary": "assessment.sample",
     "assess": "assessment.assess",
-    "Assessment": "assessment.assess",
+    "Assessment": "assessment.result",
     "estimate_areas": "evaluation.accuracy",
     "AreaEstimates": "evaluation.accuracy",
     "import_caffe": "export.from_caffe",
@@ -97,8 +97,8 @@ if TYPE_CHECKING:
     from labelscape.areas.polygonize import polygonize as polygonize
     from labelscape.areas.sieve import SieveSummary as SieveSummary
     from labelscape.areas.sieve import sieve as sieve
-    from labelscape.assessment.assess import Assessment as Assessment
     from labelscape.assessment.assess import assess as assess
+    from labelscape.assessment.result import Assessment as Assessment
     from labelscape.assessment.review import ReviewSummary as ReviewSummary
     from labelscape.assessment.review import review as review
     from labelscape.assessment.sample import SampleSummary as SampleSummary
@@ -116,7 +116,7 @@ if TYPE_CHECKING:
     from labelscape.evaluation.calibrate import Calibration as Calibration
     from labelscape.evaluation.calibrate import calibrate as calibrate
     from labelscape.evaluation.compare import Comparison as Comparison
-    from labelscape.evaluation.measure import Evaluation as Evaluation
+    from labelscape.evaluation.counts import Evaluation as Evaluation
     from labelscape.export.from_caffe import import_caffe as import_caffe
     from labelscape.grid import Grid as Grid
     from labelscape.grid import Window as Window

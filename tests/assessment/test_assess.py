@@ -4,11 +4,13 @@ import json
 import shutil
 from dataclasses import replace
 
+import browser
 import numpy as np
 import pyogrio
 import pytest
 import samples
 import world
+from pages import Page
 
 from labelscape.assessment.agreement import agreement
 from labelscape.assessment.assess import assess
@@ -315,3 +317,60 @@ def test_the_verbs_print_tables_and_json(tmp_path, capsys):
     assert code == 1 and out == "" and "No point of" in err
     code, _, err = run(capsys, "assess", samples.class_map(tmp_path / "o.tif", 0 * values), points)
     assert code == 1 and "pass --other-map" in err
+
+
+def test_samples_and_assessments_are_known_to_info(made, tmp_path):
+    import labelscape as ls
+
+    raster, points, _ = made
+    found = assess(raster, points, out=tmp_path / "acc")
+    about = ls.info(points)
+    assert about.kind == "sample" and about.facts["answered"] == about.facts["points"] == 300
+    assert about.facts["map"] == "m_class.tif" and "labelscape assess m_class.tif" in about.text
+    assert "train" not in about.text, "points are no labels for training"
+    samples.edit(points, "UPDATE points SET reference = NULL WHERE point < 11")
+    about = ls.info(points)
+    assert about.facts["answered"] == 290 and "choose a class for each point" in about.text
+    assert [row["name"] for row in about.facts["strata"]] == ["water", "field", "forest"]
+    assert sum(row["points"] for row in about.facts["strata"]) == 300
+    about = ls.info(tmp_path / "acc.json")
+    assert about.kind == "assessment" and found.sentence in about.text
+    assert f"{100 * found.estimates.oa:.2f} %" in about.text and "forest" in about.text
+    about = ls.info(tmp_path / "acc.gpkg")
+    assert about.kind == "assessed points" and "train" not in about.text
+    samples.edit(points, "DELETE FROM points WHERE point = 3")
+    assert ls.info(points).facts["answered"] is None
+    (tmp_path / "acc.json").write_text(json.dumps({**found.to_dict(), "oa_interval": None}))
+    with pytest.raises(BadFile, match="not an assessment, or is damaged"):
+        ls.info(tmp_path / "acc.json")
+
+
+def test_the_report_holds_the_estimates_and_the_sentence(made, tmp_path):
+    raster, points, ground = made
+    samples.edit(points, "UPDATE points SET reference = NULL WHERE point < 4")
+    second = samples.answer(tmp_path / "s_second.gpkg", ground_of(ground, 1, 0.1))
+    found = assess(raster, points, second=second, out=tmp_path / "acc", bootstrap=200)
+    page = Page((tmp_path / "acc.html").read_text())
+    for row in found.table():
+        for cell in row:
+            assert cell in page.text
+    assert found.sentence in page.text and f"kappa {found.agreement.kappa:.3f}" in page.text
+    counts = found.estimates.counts
+    assert ["water", *map(str, counts[0])] in [row for table in page.tables for row in table]
+    differ = int(counts.sum() - np.trace(counts))
+    assert f"{np.trace(counts):,} points agree, {differ:,} differ, 3 without answer" in page.text
+    (picture,) = page.pictures()
+    design = read_design(points)
+    assert picture.shape[:2] == SHAPE
+    for n, colour in ((0, (120, 120, 120)),):
+        assert tuple(picture[design.rows[n], design.columns[n]]) == colour
+    with pytest.raises(BadFile, match="acc.html exists"):
+        (tmp_path / "acc.json").unlink()
+        (tmp_path / "acc.gpkg").unlink()
+        assess(raster, points, out=tmp_path / "acc")
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_the_report_is_readable_in_a_browser(made, tmp_path, width):
+    assess(*made[:2], out=tmp_path / "acc")
+    assert browser.faults(tmp_path / "acc.html", width) == []

@@ -3,126 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
 
-from labelscape.assessment.agreement import Agreement, agreement
+from labelscape.assessment.agreement import agreement
 from labelscape.assessment.answers import Answers, design_of, read_answers
 from labelscape.assessment.census import content_hash, open_map, pixel_areas
+from labelscape.assessment.page import write_page
 from labelscape.assessment.points import Design
+from labelscape.assessment.result import Assessment
 from labelscape.assessment.training_labels import check_not_training, labels_of, on_training_labels
-from labelscape.assessment.words import html, rough, sentence, table
+from labelscape.assessment.words import rough
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.evaluation.accuracy import AreaEstimates, Blocks, estimate
 from labelscape.files import check_path, check_written, written_whole
 from labelscape.grid import Window
 from labelscape.scenes.vectors import write_layer, writing
-from labelscape.version import __version__
 
 MANY_UNANSWERED = 0.05
 """Share of unanswered points from which a note says that they may bias the estimates (ours)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Assessment:
-    """Accuracies and areas of a map, with 95 % intervals.
-
-    estimates   see `AreaEstimates`; areas in square metres, in pixels for a map without coordinates
-    drawn       points of the sample; `unanswered` of them have no answer, and are left out
-    design      how the sample was drawn, JSON values
-    estimator   Olofsson 2014 or Stehman 2014, in words
-    agreement   of two interpreters; None with one
-    sentence    the result in words, for a paper
-    paths       files that were written, by suffix
-    """
-
-    estimates: AreaEstimates
-    drawn: int
-    unanswered: int
-    design: dict[str, Any]
-    estimator: str
-    agreement: Agreement | None
-    notes: tuple[str, ...]
-    paths: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def georeferenced(self) -> bool:
-        return self.design["unit"] == "square metres"
-
-    @property
-    def sentence(self) -> str:
-        return sentence(self.estimates, self.design, self.estimator)
-
-    def table(self) -> list[tuple[str, ...]]:
-        """Rows of text: the head, then one for each class."""
-        return table(self.estimates, self.design)
-
-    def __repr__(self) -> str:
-        low, high = 100 * self.estimates.oa_interval
-        return (
-            f"<Assessment: overall accuracy {100 * self.estimates.oa:.1f} % ({low:.1f} to {high:.1f}), "
-            f"{self.estimates.points:,} points, {len(self.estimates.names)} classes>"
-        )
-
-    def _repr_html_(self) -> str:
-        """What notebooks show."""
-        return html(self.table(), self.sentence, self.notes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values: areas in hectares (pixels without coordinates), shares as fractions, null for
-        unknown.
-        """
-        found, scale = self.estimates, 1e4 if self.georeferenced else 1.0
-        classes = [
-            {
-                "name": name,
-                "mapped_area": _number(found.mapped_area[k] / scale),
-                "area": _number(found.area[k] / scale),
-                "area_se": _number(found.area_se[k] / scale),
-                "area_ci95": _number(found.area_ci95[k] / scale),
-                "area_interval": _numbers(found.area_interval[k] / scale),
-                **{
-                    f"{key}{ending}": (_numbers if ending == "_interval" else _number)(
-                        getattr(found, f"{key}{ending}")[k]
-                    )
-                    for key in ("ua", "pa", "f1")
-                    for ending in ("", "_se", "_ci95", "_interval")
-                },
-            }
-            for k, name in enumerate(found.names)
-        ]
-        boot = None
-        if found.bootstrap is not None:
-            boot = {
-                name: [_numbers(pair / (scale if name == "area" else 1)) for pair in ends]
-                for name, ends in found.bootstrap.items()
-            }
-        return {
-            "software": f"labelscape {__version__}",
-            "unit": "hectares" if self.georeferenced else "pixels",
-            "points": found.points,
-            "drawn": self.drawn,
-            "unanswered": self.unanswered,
-            "estimator": self.estimator,
-            "oa": found.oa,
-            "oa_se": found.oa_se,
-            "oa_ci95": found.oa_ci95,
-            "oa_interval": _numbers(found.oa_interval),
-            "classes": classes,
-            "counts": found.counts.tolist(),
-            "proportions": found.proportions.tolist(),
-            "bootstrap": boot,
-            "agreement": None if self.agreement is None else self.agreement.to_dict(),
-            "design": {k: v for k, v in self.design.items() if k != "legend"},
-            "sentence": self.sentence,
-            "notes": list(self.notes),
-        }
 
 
 def assess(
@@ -146,7 +48,8 @@ def assess(
     design     the GeoPackage that `sample` wrote, where `points` is an export in another format
     other_map  the map is another one on the same grid than the sample was drawn for; its strata stay
     bootstrap  replicates of a bootstrap beside the formulas, such as 2000; 0 for none
-    out        also write `<out>.json` and `<out>.gpkg`: points with both classes and weights
+    out        also write `<out>.json`, `<out>.gpkg`, points with both classes and weights, and a report,
+               `<out>.html`
     tick       called with the number of the map's rows read
 
     Points without an answer are left out, as if they had not been drawn in their stratum. Raises BadInput
@@ -181,6 +84,7 @@ def assess(
     )
     if targets:
         _write(result, drawn, mapped, answers, other, overwrite)
+        write_page(targets["html"], result, raster, drawn, mapped, answers, overwrite=overwrite)
     return result
 
 
@@ -202,9 +106,9 @@ def _targets(out: str | Path | None, overwrite: bool) -> dict[str, Path]:
     if out is None:
         return {}
     stem = Path(out)
-    if stem.suffix.lower() in (".json", ".gpkg"):
+    if stem.suffix.lower() in (".json", ".gpkg", ".html"):
         stem = stem.with_suffix("")
-    targets = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("json", "gpkg")}
+    targets = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("json", "gpkg", "html")}
     for path in targets.values():
         check_written(path)
         if path.exists() and not overwrite:
@@ -344,11 +248,3 @@ def _named(names: np.ndarray, answers: Answers) -> np.ndarray:
     """Names of the classes that were answered, masked where there is none."""
     # -1, no answer, would be the last name: masked below.
     return np.ma.array(names[np.maximum(answers.classes, 0)], mask=~answers.answered)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-def _numbers(values: np.ndarray) -> list[float | None]:
-    return [_number(v) for v in values]

@@ -10,7 +10,7 @@ import typer
 from labelscape.cli.options import AsJson, Overwrite, print_json, talk
 
 if TYPE_CHECKING:
-    from labelscape.assessment.assess import Assessment
+    from labelscape.assessment.result import Assessment
 
 NAME = "assess"
 
@@ -35,7 +35,8 @@ def run(
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Also write OUT.json, and OUT.gpkg with the points.")
+        Path | None,
+        typer.Option("--out", help="Also write OUT.json, OUT.gpkg with the points, and OUT.html, a report."),
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,

@@ -13,7 +13,8 @@ from labelscape.errors import BadFile
 @dataclass(frozen=True, repr=False)
 class Info:
     """The result of `info`. `kind` is what the file or folder is: "checkpoint", "map", "class map", "scene",
-    "polygons", "label raster", "data set", "folder", or one of the kinds in `beside.ENDINGS`; `facts` are
+    "polygons", "label raster", "data set", "folder", "sample", "assessed points", "assessment", "counts",
+    "times", or one of the kinds in `beside.ENDINGS`; `facts` are
     JSON values, `text` is the same for people.
     """
 

@@ -11,6 +11,8 @@ from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.evaluation.text import area_lines
 from labelscape.files import check_path
+from labelscape.inspection.assessed import document as assessed_document
+from labelscape.inspection.assessed import sample
 from labelscape.inspection.beside import beside
 from labelscape.inspection.card import Info, damaged, json_number, lines, size_text
 from labelscape.inspection.folders import entries_of, file_lines, folder
@@ -18,6 +20,7 @@ from labelscape.inspection.polygons import polygons
 from labelscape.inspection.rasters import RUN, described_raster, scene
 from labelscape.legend import Legend
 from labelscape.maps.settings import settings_in_words
+from labelscape.maps.speed import in_words
 from labelscape.model_card import model_card
 from labelscape.scenes.files import Source, gdal, open_raster
 from labelscape.scenes.vectors import VECTOR_SUFFIXES
@@ -30,8 +33,8 @@ def info(path: Source, *, statistics: bool = False) -> Info:
     """Describe a file or folder: what it is, its facts, and what to do with it.
 
     path        a checkpoint (.safetensors); a map: its folder, its `_run.json`, its rasters, or any other
-                file of it; polygons; label rasters; a data set's folder; anything that opens as a scene, also
-                a list of files
+                file of it; a sample, an assessment, counts of an evaluation; polygons; label rasters; a data
+                set's folder; anything that opens as a scene, also a list of files
     statistics  also read about 1 % of a scene's pixels for the range of each band, and all of a class raster
                 for the areas of its classes
 
@@ -68,7 +71,8 @@ def _known(path: Path) -> Info | None:
     if suffix not in VECTOR_SUFFIXES:
         return beside(path)
     try:
-        return polygons(path)
+        # Before polygons: its points are layers too, and no labels for training.
+        return sample(path) or polygons(path)
     except BadFile:
         # A GeoPackage may hold a raster and no layers: to pyogrio that is another format.
         if suffix == ".gpkg" and _opens(path):
@@ -106,6 +110,8 @@ def _json(path: Path) -> Info | None:
     document = json.loads(path.read_text("utf-8"))
     if isinstance(document, list):
         return _legend(path, document)
+    if isinstance(document, dict) and (found := assessed_document(path, document)) is not None:
+        return found
     kind = document.get("type") if isinstance(document, dict) else None
     if kind in ("Catalog", "Collection"):
         return _collection(path, document)
@@ -184,12 +190,15 @@ def _map(path: Path, run: dict[str, Any] | None) -> Info:
 
 def _described(path: Path, run: dict[str, Any]) -> Info:
     listed = {"files", "areas", "nodata_pixels", "sieved", "notes", "seconds", "seam_score", "forward_share"}
+    listed |= {"speed"}
     # `options` repeats the request for scripts of older versions.
     listed |= {"options", "tasks"}
     card = {"map": str(run.get("name", path.stem))}
     card |= settings_in_words({key: value for key, value in run.items() if key not in listed})
     if run.get("seam_score") is not None:
         card["Seam score"] = f"{run['seam_score']:.2f} (1: no seams)"
+    if run.get("speed"):
+        card["Speed"] = in_words({**run["speed"], "seconds": run.get("seconds")})
     # Names are relative to the run file: a map that was moved is still whole.
     missing = [name for name in run["files"].values() if not (path.parent / name).exists()]
     card["Missing files"] = ", ".join(missing)
