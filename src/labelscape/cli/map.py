@@ -178,6 +178,7 @@ def _tell(result: MapResult, as_json: bool) -> None:
                 # JSON has no NaN: null where a map has no seams.
                 "seam_score": None if math.isnan(result.seam) else result.seam,
                 "seconds": result.seconds,
+                "speed": None if result.speed is None else result.speed.to_dict(),
                 **(
                     {"tasks": {name: _facts(one) for name, one in result.tasks.items()}}
                     if result.tasks
@@ -201,6 +202,8 @@ def _tell(result: MapResult, as_json: bool) -> None:
             f"seam score {result.seam:.2f}: classes change {result.seam:.2f} times as often where tiles "
             "meet as inside them (1: no seams)"
         )
+    if result.speed is not None:
+        print(f"{result.speed}")
     for kind, path in result.paths.items():
         print(f"{kind:<{max(map(len, result.paths)) + 1}}{path}")
 

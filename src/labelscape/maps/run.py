@@ -197,6 +197,8 @@ def _result(
             tally.seams.score,
             facts,
             *made[task],
+            # Counted before this run wrote its own.
+            resumed=bool(work.journal.found),
         )
 
     mapped = {
@@ -259,6 +261,7 @@ def _write_run(path: Path, result: MapResult, overwrite: bool) -> None:
         **_counted(result),
         "notes": list(result.notes),
         "seconds": round(result.seconds, 2),
+        "speed": None if result.speed is None else result.speed.to_dict(),
         "seam_score": _seam_score(result),
         "forward_share": None if math.isnan(result.forward_share) else round(result.forward_share, 4),
     }

@@ -30,10 +30,11 @@ from labelscape.progress import Tick, bar
 from labelscape.scoring.engines import state_arrays
 from labelscape.training.batchnorm import at_map_size
 from labelscape.training.board import board
+from labelscape.training.clock import Clock, in_words, write_times
 from labelscape.training.losses import shares, total_loss
 from labelscape.training.map_size import larger, told
 from labelscape.training.optimizers import averaged, make_optimizer, rate_at
-from labelscape.training.outputs import checkpoint_path, state_path
+from labelscape.training.outputs import checkpoint_path, state_path, times_path
 from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
 from labelscape.training.state import Progress, load_state, save_state
@@ -77,17 +78,18 @@ def learn(
     note: Callable[[dict], None],
     tick: Tick,
     stop: Stop,
+    clock: Clock | None = None,
 ) -> None:
     """Train from step `progress.step` up to `end`, updating `progress`. `note` gets every finished line of
     the log, `save` the progress at each saving. Where `stop` is asked to, the step is finished, saved, and is
     the last. Raises BadInput if the loss becomes NaN or infinite.
     """
     recipe, fabric = phase.recipe, phase.fabric
-    since = last_saved = time.monotonic()
-    last = larger(recipe)
+    clock, last = clock or Clock(), larger(recipe)
     if _score_is_missing(recipe, progress):
         note(_scored(phase, progress, save, stop))
-    with closing(batches(recipe, phase.tasks, fabric, progress.step, end)) as read:
+    since = last_saved = time.monotonic()
+    with closing(batches(recipe, phase.tasks, fabric, progress.step, end)) as read, clock.running():
         for step, batch in read:
             if done_early(recipe, progress):  # first: a saved state may be that of a run that ended early
                 break
@@ -98,6 +100,7 @@ def learn(
             if recipe.ema:
                 progress.average = averaged(progress.average, phase.net.module, recipe.ema, progress.step)
             progress.step += 1
+            clock.steps += 1
             scored = recipe.val_every and progress.step % recipe.val_every == 0
             saving = progress.step % recipe.save_every == 0
             # Before saving, losses are averaged into the log: until then each process knows only its own, and
@@ -112,13 +115,15 @@ def learn(
                 facts = {**_shown(line), "images/s": crops / (time.monotonic() - since)}
                 if scored and sys.stderr.isatty():
                     tick(0, loss=line["loss"], now="scoring the part val")
-                note(_scored(phase, progress, save, stop) if scored else line)
+                with clock.paused():
+                    note(_scored(phase, progress, save, stop) if scored else line)
                 since = time.monotonic()
             # Summed over processes: signals and clocks differ between them, and all must save the same step.
             stopped = together(fabric, float(bool(stop.asked)))
             overdue = together(fabric, float(time.monotonic() - last_saved > SAVE_SECONDS))
             if stopped or overdue or saving or progress.step == end or done_early(recipe, progress):
-                _save_together(progress, fabric, save)
+                with clock.paused():
+                    _save_together(progress, fabric, save)
                 last_saved = time.monotonic()
             tick(**facts)
             if stopped:
@@ -206,13 +211,25 @@ def run_phase(
         if progress.step < end:
             for line in told(recipe):
                 say(line)
-        learn(phase, progress, end, save=keep, note=note, tick=tick, stop=stop)
+        clock = Clock()
+        learn(phase, progress, end, save=keep, note=note, tick=tick, stop=stop, clock=clock)
     if stop.asked:
         say(f"stopped at {stop.saved}; the same command continues from there")
         stop.told = True
         stop.now()
+    if clock.steps and leads:
+        _tell_times(phase, clock, out, say)
     weights = _final_weights(phase, progress, say)
     return replace(blank, weights=weights, history=tuple(progress.history))
+
+
+def _tell_times(phase: Phase, clock: Clock, out: Path, say: Say) -> None:
+    """How fast this process trained, as a line and beside the log."""
+    recipe, fabric = phase.recipe, phase.fabric
+    threads = torch.get_num_threads()
+    facts = clock.facts(recipe, str(fabric.device), fabric.world_size, threads)
+    say(in_words(facts))
+    write_times(times_path(out, recipe.network), facts)
 
 
 def _resumed(phase: Phase, out: Path, stop: Stop, say: Say) -> tuple[Progress, Callable[[Progress], None]]:
