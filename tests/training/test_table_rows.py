@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 import world
 
+from labelscape.checkpoint import load
+from labelscape.cli.table_print import print_results
+from labelscape.datasets.published.catalog import open_published
+from labelscape.datasets.published.isprs import BANDS as FOUR
 from labelscape.datasets.published.layout import Pair
-from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.evaluation import measure
 from labelscape.evaluation.confusion import count
 from labelscape.nets.tables import CLUTTER_WRONG, TABLES
@@ -144,7 +148,7 @@ def deepglobe(root):
     }
 
 
-def test_the_merged_row_merges_models_and_shares_the_baseline(tmp_path, monkeypatch):
+def test_the_merged_row_merges_models_and_shares_the_baseline(tmp_path, monkeypatch, capsys):
     data, mate = deepglobe(tmp_path)
     merged, trained = [], []
     evaluate, train = measure.evaluate, reproduce.train
@@ -168,12 +172,77 @@ def test_the_merged_row_merges_models_and_shares_the_baseline(tmp_path, monkeypa
         device="cpu",
         say=(said := []).append,
     )
-    assert merged == [1, 1, 3]
+    assert merged == [1, 1, 1, 3, 3]  # rows 4 and 5 are scored on roads too
     # Row 1 is the start of row 4; row 4 is the first of the three models of row 5.
     assert trained == [("fc-densenet", 0), ("dfcnet", 0), ("dfcnet", 1000), ("dfcnet", 2000)]
     assert sum("the same network is trained already" in line for line in said) == 3
     assert "3 models merged" in found[2].tested
     assert (found[1].base_steps, found[1].steps) == (10, 10)
+    # Roads are scored by the same test as land, on the images of roads set apart.
+    assert not found[0].second and not any(key.startswith("road: ") for key in found[0].measured[0])
+    checkpoint = tmp_path / "out" / "dfcnet-1" / "04-dfcnet-test-server" / "seed0" / "dfcnet.safetensors"
+    for row in found[1:]:
+        assert row.second["name"] == "road"
+        assert row.second["scored_on"].startswith("deepglobe-road, part test: 1 image, 256 labelled")
+    with open_published("deepglobe-road", tmp_path / "road") as roads:
+        expected = evaluate(load(checkpoint), roads, part="test", device="cpu", task="road", tile_size=33)
+    measured = found[1].measured[0]
+    for one in expected.metrics["classes"]:
+        assert measured[f"road: iou/{one['name']}"] == pytest.approx(100 * one["iou"], nan_ok=True)
+    assert measured["road: mean_iou"] == pytest.approx(100 * expected.metrics["mean_iou"])
+    assert found[1].as_json()["second_task"] == found[1].second
+    # Finished rows are read back with both tasks, and printed: the paper claims nothing for roads.
+    again = reproduce.run_table(
+        "dfcnet-1",
+        data,
+        tmp_path / "out",
+        budget=1e-5,
+        rows=[1, 4, 5],
+        mate=mate,
+        changes={"crop": 33, "batch": 2, "mate": {"batch": 2}},
+        options=SMALL,
+        device="cpu",
+    )
+    assert [row.as_json() for row in again] == [row.as_json() for row in found]
+    print_results("dfcnet-1", found, 1e-5, [])
+    lines = capsys.readouterr().out.splitlines()
+    start = next(
+        n for n, line in enumerate(lines) if line.startswith("second task road, measured here: deep")
+    )
+    assert lines[start + 2].split() == ["mean_iou", "iou/background", "iou/road"]
+    rows = lines[start + 4 : start + 6]
+    assert rows[0].startswith("DFCNet, test server ") and rows[1].startswith("DFCNet, test server, scales")
+    assert rows[0].split()[-2:] == ["-", f"{measured['road: iou/road']:.2f}"]
+    print_results("dfcnet-1", found, 1e-5, [], short=True)
+    short = capsys.readouterr().out
+    assert "second task road" in short and "iou/road" not in short
+
+
+def test_what_the_second_task_needs_is_checked_before_the_first_row_is_trained(tmp_path, monkeypatch):
+    data, mate = deepglobe(tmp_path)
+    monkeypatch.setattr(reproduce, "train", lambda *a, **k: pytest.fail("trained"))
+    how = {"budget": 1e-5, "rows": [1, 3], "changes": {"crop": 33, "batch": 2}, "device": "cpu"}
+    how["options"] = SMALL
+    missing = {**mate, "images": [str(tmp_path / "nowhere")]}
+    with pytest.raises(BadFile, match=r"Second task.*DeepGlobe roads not found"):
+        reproduce.run_table("dfcnet-1", data, tmp_path / "out", mate=missing, **how)
+    with pytest.raises(BadInput, match=r"Second task.*no labels to train on in the part val"):
+        reproduce.run_table("dfcnet-1", data, tmp_path / "out", mate={**mate, "train_on": ("val",)}, **how)
+    four = tmp_path / "four"
+    world.vaihingen(four, (1, 3, 11))
+    with pytest.raises(BadInput, match=r"vaihingen has the bands .*one trunk reads both"):
+        other = {"dataset": "vaihingen", "images": [str(four)], "dataset_options": {"bands": FOUR}}
+        reproduce.run_table("dfcnet-1", data, tmp_path / "out", mate=other, **how)
+    own = {"images": [str(tmp_path / "none.tif")]}
+    with pytest.raises(BadInput, match=r"Second task.*Labels are missing: pass `mate\.data\.labels`"):
+        reproduce.run_table("dfcnet-1", data, tmp_path / "out", mate=own, **how)
+
+
+def test_models_of_several_seeds_are_not_merged_over_scenes_that_each_seed_divides_otherwise():
+    own = {"images": ["folder"]}
+    (plan,) = plan_rows("dfcnet-1", own, rows=[5], mate=MATE)
+    with pytest.raises(BadInput, match=r"Row 5.*merges 3 models.*`rows`.*published"):
+        check_parts(plan)
 
 
 # ----------------------------------------------------------------------------------------- parts and clutter

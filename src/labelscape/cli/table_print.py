@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labelscape.cli.options import as_options
@@ -30,17 +30,38 @@ def print_results(
     print(f"claimed   the paper: {TABLES[name].data}")
     for line in provenance(results, budget, changed):
         print(line)
+    print_means(results, {metric: metric for metric in metrics})
+    if not short:
+        print_classes(results)
+    print_second_tasks(results, short=short)
+    print_countings(results, metrics)
+
+
+def print_means(results: Sequence[RowResult], metrics: Mapping[str, str]) -> None:
+    """One line for each row: metrics, each under its heading, claimed beside measured."""
     wide = max((len(r.label) for r in results), default=3) + 2
-    print(f"\n{'':<{wide + 16}}" + "".join(f"{m:>34}" for m in metrics))
+    print(f"\n{'':<{wide + 16}}" + "".join(f"{heading:>34}" for heading in metrics.values()))
     print(f"{'row':<{wide}}{'steps':>16}" + f"{'claimed':>14}{'measured':>20}" * len(metrics))
     for result in results:
         line = f"{result.label:<{wide}}{steps(result):>16}"
         for metric in metrics:
             line += f"{claim(result, metric):>14}{said(result.summary(metric)):>20}"
         print(line + (f"   {as_options(result.why_not)}" if result.why_not else ""))
-    if not short:
-        print_classes(results)
-    print_countings(results, metrics)
+
+
+def print_second_tasks(results: Sequence[RowResult], *, short: bool) -> None:
+    """The same of tasks that were learned beside the rows' own: the mean and, unless `short`, each class."""
+    from labelscape.nets.tables import of_task
+
+    for name in dict.fromkeys(r.second["name"] for r in results if r.second):
+        scored = [r for r in results if r.second and r.second["name"] == name]
+        for where in dict.fromkeys(r.second["scored_on"] for r in scored):
+            print(f"\nsecond task {name}, measured here: {where}")
+        start = of_task(name, "")
+        keys = [key for key in scored[0].measured[0] if key.startswith(f"{start}iou/")]
+        shown = [f"{start}mean_iou", *(() if short else keys)]
+        # A row without an answer of its own is above, with the reason.
+        print_means(scored, {key: key.removeprefix(start) for key in shown})
 
 
 def provenance(results: Sequence[RowResult], budget: float, changed: Sequence[str]) -> list[str]:

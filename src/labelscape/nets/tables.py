@@ -89,6 +89,11 @@ published script keeps its pixels, which a network of five classes cannot but ge
 """
 
 
+def of_task(name: str, metric: str) -> str:
+    """The name of a metric of a second task: `road: iou/road`. (No paper prints one: DFCNet scores land.)"""
+    return f"{name}: {metric}"
+
+
 def numbers(**claimed: float) -> Mapping[str, float]:
     return MappingProxyType(claimed)
 

@@ -55,6 +55,8 @@ class RowResult:
 
     other    what replaced the row's own settings (`table_rows.Plan`)
     same_as  the earlier row that is the same run
+    second   of a task that was learned beside the row's own, its `name` and what it was `scored_on`; its
+             metrics are `measured` under "NAME: METRIC". Empty where there is none, or none that is scored
     notes    on the data and the test: what is not the paper's
     """
 
@@ -69,6 +71,7 @@ class RowResult:
     number: int = 0
     other: tuple[str, ...] = ()
     same_as: int | None = None
+    second: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -89,6 +92,7 @@ class RowResult:
             "base_steps": self.base_steps,
             "scored_on": self.scored_on,
             "tested": self.tested,
+            **({"second_task": dict(self.second)} if self.second else {}),
             "notes": list(self.notes),
             "why_not": self.why_not,
         }
@@ -228,6 +232,8 @@ def _row(run: _Run, plan: Plan, seeds: Sequence[int], scorable: bool) -> RowResu
         "" if scorable else NO_LABELS,
         plan.number,
         plan.other,
+        # Scores of earlier versions have none of a second task.
+        second=scores[0].get("second_task", {}),
     )
 
 

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 
 from labelscape.datasets.published.catalog import find_published
+from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, BadOption, LabelscapeError, UnknownName
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, options_of
 from labelscape.nets.tables import TABLES, Row, Table
+from labelscape.training.data import of_second_task, open_recipe_data
 from labelscape.training.optimizers import rate_groups
 from labelscape.training.papers import Setting, Tiles, setting_of
 from labelscape.training.recipe import Recipe
+from labelscape.training.recipe_data import Data
 from labelscape.training.run import base_recipe
 
 LEAST_STEPS = 10
@@ -237,7 +240,7 @@ def test_settings(plan: Plan) -> dict[str, Any]:
     return {**found, "models": setting.models} if setting.models > 1 else found
 
 
-def scored_data(plan: Plan) -> Any:
+def scored_data(plan: Plan) -> Data:
     """The data that a row is scored on."""
     return plan.setting.scored_on or plan.recipe.data
 
@@ -294,22 +297,64 @@ def _is_of(table: Table, data: Mapping[str, Any]) -> bool:
 
 
 def check_parts(plan: Plan) -> bool:
-    """Whether the part to score has labels; read from the list of files alone. Raises BadInput where there is
-    nothing to learn from, or nothing to score on although the row's paper scored it.
+    """Whether the part to score has labels; read from lists of files alone where data is published. Raises
+    BadInput where there is nothing to learn from, or nothing to score on although the row's paper scored it;
+    and where the second task has nothing to learn from, or other bands.
     """
-    data = scored_data(plan)
-    if not data.dataset:
+    data, mate = scored_data(plan), plan.recipe.mate
+    if not is_scorable(data, plan.setting.models):
+        raise BadInput(
+            f"Row {plan.number}, {plan.row.label}, merges {plan.setting.models} models of as many seeds, and "
+            "each seed holds other scenes out: one model was trained on what another is scored on. Choose "
+            "other rows with `rows`, or give a published data set (`dataset`), whose parts are its own."
+        )
+    found = _published(data)
+    if mate is not None:
+        with of_second_task():
+            _check_second_task(plan, mate.data, found)
+    if found is None:
         return True
-    found = find_published(data.dataset, data.images[0], **data.dataset_options)
     # What is trained on cannot be the held-out part as well.
     trained = set(plan.recipe.data.train_on or ("train",))
-    here = {pair.part for pair in found.pairs if pair.label is not None}
     parts = ({plan.setting.part} if plan.setting.part else {"test", "val"}) - trained
-    for what, wanted in (("train on", trained), ("score on", parts)):
-        if wanted & here or (what == "score on" and plan.recipe.data.train_on):
-            continue
-        raise BadInput(
-            f"{found.name} has no labels to {what} in the part {' or '.join(sorted(wanted))} (labelled parts "
-            f"here: {', '.join(sorted(here))})."
-        )
+    here = _labelled_parts(found, trained, "train")
+    if not plan.recipe.data.train_on:
+        _labelled_parts(found, parts, "score")
     return bool(parts & here)
+
+
+def is_scorable(data: Data, models: int) -> bool:
+    """Whether so many merged models can be scored on this data: data without parts of its own is divided by
+    the seed, which each of them has another of.
+    """
+    return models == 1 or bool(data.dataset)
+
+
+def _check_second_task(plan: Plan, data: Data, first: Published | None) -> None:
+    found = _published(data)
+    if found is None:
+        # Opened as training would open it: that it cannot be must not be found after rows of one task.
+        open_recipe_data(data, plan.recipe.seed).close()
+        return
+    _labelled_parts(found, set(data.train_on or ("train",)), "train")
+    if first is not None and len(found.bands) != len(first.bands):
+        raise BadInput(
+            f"{found.name} has the bands {' '.join(found.bands)}, {first.name} {' '.join(first.bands)}; one "
+            "trunk reads both. Choose as many with `mate.data.dataset_options`."
+        )
+
+
+def _published(data: Data) -> Published | None:
+    """A published data set's files; None for other data."""
+    return find_published(data.dataset, data.images[0], **data.dataset_options) if data.dataset else None
+
+
+def _labelled_parts(found: Published, wanted: set[str], what: str) -> set[str]:
+    """The parts that have labels. Raises BadInput where none of the `wanted` ones is among them."""
+    here = {pair.part for pair in found.pairs if pair.label is not None}
+    if not wanted & here:
+        raise BadInput(
+            f"{found.name} has no labels to {what} on in the part {' or '.join(sorted(wanted))} (labelled "
+            f"parts here: {', '.join(sorted(here))})."
+        )
+    return here

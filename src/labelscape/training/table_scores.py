@@ -12,11 +12,12 @@ from labelscape.checkpoint import Checkpoint, load
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.evaluation.confusion import Confusion
 from labelscape.evaluation.metrics import summary
-from labelscape.nets.tables import CLUTTER_WRONG
+from labelscape.nets.tables import CLUTTER_WRONG, of_task
 from labelscape.training.data import open_recipe_data, scored_part
-from labelscape.training.table_rows import Plan, blank_network, scored_data
+from labelscape.training.table_rows import Plan, blank_network, is_scorable, scored_data
 
 if TYPE_CHECKING:
+    from labelscape.evaluation.measure import Evaluation
     from labelscape.training.recipe_data import Data
 
 METRICS = ("mean_iou", "overall_accuracy", "mean_f1")
@@ -25,36 +26,70 @@ PER_CLASS = ("iou", "f1")
 
 def score(plan: Plan, targets: Sequence[Path]) -> dict[str, Any]:
     """`metrics` in per cent of a trained row (several checkpoints are merged) by its own protocol, what they
-    were `scored_on`, and how it was `tested`.
+    were `scored_on`, and how it was `tested`; with a second task also its name and what it was scored on,
+    and its metrics under "NAME: METRIC".
     """
-    from labelscape.evaluation.measure import evaluate
-    from labelscape.scoring.protocol import Protocol
-
     setting, data = plan.setting, scored_data(plan)
     checkpoints = [load(target) for target in targets]
     with open_recipe_data(data, plan.recipe.seed) as dataset:
         part = setting.part or scored_part(dataset)
-        protocol = Protocol(setting.scales, setting.tta, setting.average)
         tiles = tiling(plan, checkpoints[0], dataset, part)
         clutter = _Clutter.of(data, dataset, plan.recipe.seed)
         # Only for clutter: keeping predictions means to score every tile, labelled or not.
-        keep = clutter.count if clutter else None
-        found = evaluate(
-            checkpoints, dataset, part=part, device=plan.recipe.device, protocol=protocol, keep=keep, **tiles
-        )
+        found = _evaluated(plan, checkpoints, dataset, part, keep=clutter.count if clutter else None)
         metrics = in_per_cent(found.metrics)
         if clutter:
             counted = in_per_cent(counting_clutter(found.confusion, clutter.predicted, found.names))
             metrics |= {CLUTTER_WRONG + key: share for key, share in counted.items()}
             clutter.close()
-        images = len(dataset.part(part))
-    name = data.dataset or ", ".join(map(str, data.images))
-    where = f"{name}, part {part}: {images} image{'s' * (images != 1)}"
+        where = _where(data, dataset, part, found)
+    second = _score_second_task(plan, checkpoints)
     return {
-        "scored_on": f"{where}, {found.metrics['labelled_pixels']:,} labelled pixels",
+        "scored_on": where,
         "tested": tested(plan, tiles),
-        "metrics": metrics,
+        "metrics": metrics | second.pop("metrics", {}),
+        **({"second_task": second} if second else {}),
     }
+
+
+def _score_second_task(plan: Plan, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """`name`, `scored_on` and `metrics` of the task that was learned beside the row's own, on its own
+    held-out images; empty where there is none, or nothing to score it on.
+    """
+    mate, name = plan.recipe.mate, next(iter(checkpoints[0].tasks), None)
+    # Without a weight it was not learned, and the checkpoints do not have it.
+    if mate is None or name is None or not is_scorable(mate.data, plan.setting.models):
+        return {}
+    models = [one.task(name) for one in checkpoints]
+    with open_recipe_data(mate.data, plan.recipe.seed, models[0].legend) as dataset:
+        part = scored_part(dataset)
+        if part is None:
+            return {}
+        found = _evaluated(plan, models, dataset, part)
+        metrics = {of_task(name, key): share for key, share in in_per_cent(found.metrics).items()}
+        return {"name": name, "scored_on": _where(mate.data, dataset, part, found), "metrics": metrics}
+
+
+def _evaluated(
+    plan: Plan, checkpoints: Sequence[Checkpoint], dataset: Dataset, part: str, **more: Any
+) -> Evaluation:
+    from labelscape.evaluation.measure import evaluate
+    from labelscape.scoring.protocol import Protocol
+
+    setting = plan.setting
+    protocol = Protocol(setting.scales, setting.tta, setting.average)
+    tiles = tiling(plan, checkpoints[0], dataset, part)
+    return evaluate(
+        checkpoints, dataset, part=part, device=plan.recipe.device, protocol=protocol, **tiles, **more
+    )
+
+
+def _where(data: Data, dataset: Dataset, part: str, found: Evaluation) -> str:
+    """What was scored on: `deepglobe-land, part test: 203 images, ... labelled pixels`."""
+    images = len(dataset.part(part))
+    name = data.dataset or ", ".join(map(str, data.images))
+    pixels = f"{found.metrics['labelled_pixels']:,} labelled pixels"
+    return f"{name}, part {part}: {images} image{'s' * (images != 1)}, {pixels}"
 
 
 def in_per_cent(found: Mapping[str, Any]) -> dict[str, float | None]:
