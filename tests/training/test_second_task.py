@@ -3,6 +3,12 @@ contradicts itself.
 """
 
 import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +26,8 @@ from labelscape.training.recipe import make_recipe
 from labelscape.training.recipe_data import Data
 from labelscape.training.rehearse import rehearse
 from labelscape.training.run import train
+
+SRC = Path(__file__).parents[2] / "src"
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +187,49 @@ def test_a_run_of_two_tasks_stopped_between_log_lines_goes_on_to_the_same_weight
     assert again.history == made.history
     for name, value in made.weights.items():
         np.testing.assert_array_equal(value, again.weights[name])
+
+
+PROGRAM = """
+import hashlib, json, sys
+from pathlib import Path
+from labelscape.training.recipe import make_recipe
+from labelscape.training.run import train
+if __name__ == "__main__":
+    made = train(make_recipe(**json.loads(sys.argv[1])), sys.argv[2])
+    digest = hashlib.sha256(b"".join(made.weights[key].tobytes() for key in sorted(made.weights)))
+    import os
+    Path(sys.argv[2], os.environ["RANK"] + ".json").write_text(json.dumps(
+        [made.describe(), digest.hexdigest(), made.stored.path, made.stored.sha256]
+    ))
+"""
+
+
+def test_every_process_returns_the_whole_checkpoint(both, tmp_path):
+    """The scores of both tasks, and of the weights the best by validation, which only the first one keeps."""
+    fields = both[1].fields(steps=4, val_every=2, rate=0.5, batch=2)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--standalone",
+        str(tmp_path / "program.py"),
+    ]
+    subprocess.run(
+        [sys.executable, *words, json.dumps(fields), str(tmp_path / "run")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SRC)},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    one, other = (json.loads((tmp_path / "run" / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == other
+    stored = load(tmp_path / "run" / "dfcnet.safetensors")
+    assert other[0] == json.loads(json.dumps(stored.describe())) and other[3] == stored.stored.sha256
+    assert other[0]["second_task"]["scores"]["dfcnet"]["confusion"]
+    weights = b"".join(stored.weights[key].tobytes() for key in sorted(stored.weights))
+    assert other[1] == hashlib.sha256(weights).hexdigest()
+    assert not list((tmp_path / "run").glob(".team-*"))
 
 
 def test_a_dry_run_counts_the_crops_of_both(both):

@@ -22,6 +22,7 @@ from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.board import require_tensorboard
 from labelscape.training.data import blank_checkpoint, input_scaling, of_second_task, open_both, scored_part
+from labelscape.training.leader import Leader, leading
 from labelscape.training.loop import run_phase
 from labelscape.training.outputs import checkpoint_path, counts_path, forget_state, make_room, write_log
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
@@ -41,6 +42,7 @@ class Run:
 
     out: Path
     fabric: Fabric
+    leader: Leader
     score: bool
     tensorboard: bool
     say: Say
@@ -88,7 +90,8 @@ def train(
         _make_place(recipe, out, fabric, overwrite, held)
         stop = held.enter_context(stoppable())
         try:
-            return _trained(recipe, start, Run(out, fabric, score, tensorboard, say, stop))
+            with leading(fabric, out) as leader:
+                return _trained(recipe, start, Run(out, fabric, leader, score, tensorboard, say, stop))
         except (KeyboardInterrupt, SystemExit):
             if not stop.told:
                 say(stop.message())
@@ -421,21 +424,21 @@ def _finished(
     """Score a trained network, add the scores `before` it (the base network's), and write log and checkpoint.
     Only then is the state file deleted: a failing score loses no training.
     """
-    if run.fabric.is_global_zero:
+    target = checkpoint_path(run.out, recipe.network)
+
+    def written() -> Checkpoint:
+        made = checkpoint
         if run.score and recipe.measure_tile_sizes:
-            checkpoint = _at_its_size(checkpoint, recipe, dataset, run.say)
-        score = _held_out_score(checkpoint, recipe, dataset, run.out) if run.score else {}
-        checkpoint = replace(checkpoint, scores={**(before or {}), **score})
+            made = _at_its_size(made, recipe, dataset, run.say)
+        score = _held_out_score(made, recipe, dataset, run.out) if run.score else {}
+        made = replace(made, scores={**(before or {}), **score})
         if mate is not None:
-            out = run.out if run.score_mate else None
-            checkpoint = _with_second_task(checkpoint, recipe, mate, out)
-        target = checkpoint_path(run.out, recipe.network)
+            made = _with_second_task(made, recipe, mate, run.out if run.score_mate else None)
         # The checkpoint after its log: where it exists, the run counts as finished and is not repeated.
-        write_log(target.with_suffix(".csv"), checkpoint.history)
-        save(checkpoint, target)
+        write_log(target.with_suffix(".csv"), made.history)
+        save(made, target)
         forget_state(run.out, recipe.network)
-    # Also keeps the others from going on before the file is written.
-    sizes = run.fabric.broadcast(checkpoint.tile_sizes)
-    if run.fabric.is_global_zero:
-        return remember_file(checkpoint, target)
-    return replace(checkpoint, tile_sizes=sizes)
+        return remember_file(made, target)
+
+    # Whole, as written: the other processes know neither the scores nor, with validation, the best weights.
+    return run.leader(written)
