@@ -159,7 +159,8 @@ class Schedule:
     deterministic: Annotated[
         bool | None,
         typer.Option(
-            "--deterministic", help="Deterministic algorithms alone: the same weights on a GPU too, slower."
+            "--deterministic",
+            help="Deterministic algorithms alone, meant to give the same weights on a GPU too; slower.",
         ),
     ] = None
     device: Device = "auto"

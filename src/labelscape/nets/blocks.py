@@ -5,7 +5,7 @@ Symbols   N images  B bands  C width  K classes  H x W pixels; x4 is a level at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -103,17 +103,21 @@ def resize_like(level: Tensor, other: Tensor, *, align_corners: bool = False) ->
 
 
 def resize(level: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """Bilinear, to `size` (height, width). On a CUDA device under `torch.use_deterministic_algorithms` the
-    gradient comes from `Resized`: torch's own adds up in the order in which threads happen to finish.
-    """
-    # On a CPU torch's own gradient has a fixed order.
-    if level.is_cuda and torch.are_deterministic_algorithms_enabled():
+    """Bilinear, to `size` (height, width). Where `needs_order`, the gradient comes from `Resized`."""
+    if needs_order(level):
         return Resized.apply(level, size, align_corners)
     return F.interpolate(level, size, mode="bilinear", align_corners=align_corners)
 
 
+def needs_order(level: Tensor) -> bool:
+    """Whether torch refuses gradients here that it adds up in the order in which threads happen to finish: on
+    a CUDA device under `torch.use_deterministic_algorithms`. On a CPU its sums have a fixed order.
+    """
+    return level.is_cuda and torch.are_deterministic_algorithms_enabled()
+
+
 class Resized(torch.autograd.Function):
-    """Bilinear resizing with the exact gradient as two matrix products, whose sums have a fixed order."""
+    """Bilinear resizing with the exact gradient in a fixed order of sums (`separably`)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, level: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -122,15 +126,27 @@ class Resized(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        with without_autocast(gradient):
-            # In half precision the sums over rows and columns would each be rounded.
-            half = gradient.dtype in (torch.float16, torch.bfloat16)
-            full = gradient.float() if half else gradient
-            rows, columns = (
-                shares_of(small, large, ctx.align_corners, full)
-                for small, large in zip(ctx.shape, gradient.shape[-2:])
-            )
-            return (rows @ full @ columns.mT).to(gradient.dtype), None, None
+        def shares(small: int, large: int, like: Tensor) -> Tensor:
+            return shares_of(small, large, ctx.align_corners, like)
+
+        return separably(gradient, ctx.shape, shares), None, None
+
+
+def separably(
+    gradient: Tensor, shape: tuple[int, int], shares: Callable[[int, int, Tensor], Tensor]
+) -> Tensor:
+    """The gradient (N, C, H, W) of a linear map that treats rows and columns alike -> (N, C, *shape), as two
+    matrix products, whose sums have a fixed order. `shares(before, after, like)` is the share (before, after)
+    that each value had in each that was made of it.
+    """
+    with without_autocast(gradient):
+        # In half precision the sums over rows and columns would each be rounded.
+        half = gradient.dtype in (torch.float16, torch.bfloat16)
+        full = gradient.float() if half else gradient
+        rows, columns = (
+            shares(before, after, full) for before, after in zip(shape, gradient.shape[-2:], strict=True)
+        )
+        return (rows @ full @ columns.mT).to(gradient.dtype)
 
 
 def shares_of(small: int, large: int, align_corners: bool, like: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
-from labelscape.nets.blocks import conv_bn_relu, resize_like
+from labelscape.nets.blocks import conv_bn_relu, needs_order, resize_like, separably
 
 
 class OneValueNorm(nn.BatchNorm2d):
@@ -37,6 +38,36 @@ class OneValueNorm(nn.BatchNorm2d):
         return super().forward(values)
 
 
+class PartMeans(nn.AdaptiveAvgPool2d):
+    """Adaptive average pooling. Where `needs_order`, the gradient comes from `Pooled`: parts may overlap."""
+
+    def forward(self, level: Tensor) -> Tensor:
+        # The mean of the whole level is another operation, whose gradient has a fixed order.
+        if self.output_size == 1 or not needs_order(level):
+            return super().forward(level)
+        return Pooled.apply(level, self.output_size)
+
+
+class Pooled(torch.autograd.Function):
+    """Adaptive average pooling with the exact gradient in a fixed order of sums (`blocks.separably`)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, level: Tensor, cells: int) -> Tensor:
+        ctx.shape = level.shape[-2:]
+        return F.adaptive_avg_pool2d(level, cells)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return separably(gradient, ctx.shape, parts_of), None
+
+
+def parts_of(pixels: int, cells: int, like: Tensor) -> Tensor:
+    """(pixels, cells): the share that each pixel of a line has in the mean of each of its parts."""
+    # By pooling unit vectors: where parts begin and end is then torch's own rule.
+    one_each = torch.eye(pixels, dtype=like.dtype, device=like.device)[None]
+    return F.adaptive_avg_pool1d(one_each, cells)[0]
+
+
 def pooled_conv(inputs: int, outputs: int, cells: int) -> nn.Sequential:
     """Mean over `cells` x `cells` parts of the level, 1x1, BN, ReLU: (N, inputs, h, w) -> (N, outputs,
     cells, cells).
@@ -44,7 +75,7 @@ def pooled_conv(inputs: int, outputs: int, cells: int) -> nn.Sequential:
     # Larger grids always have more than one value for each channel.
     norm = OneValueNorm(outputs) if cells == 1 else nn.BatchNorm2d(outputs)
     return nn.Sequential(
-        nn.AdaptiveAvgPool2d(cells), nn.Conv2d(inputs, outputs, 1, bias=False), norm, nn.ReLU(inplace=True)
+        PartMeans(cells), nn.Conv2d(inputs, outputs, 1, bias=False), norm, nn.ReLU(inplace=True)
     )
 
 

@@ -112,7 +112,11 @@ def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Ten
     # Berman et al., algorithm 1: the gradient of the extension is the growth of 1 - IoU from pixel to pixel.
     own_sorted = own.gather(0, order)
     total = own.sum(dim=0)
-    jaccard = 1 - (total - own_sorted.cumsum(dim=0)) / (total + (1 - own_sorted).cumsum(dim=0))
+    # Counted in whole numbers: on a CUDA device torch has no deterministic cumsum of others.
+    inside, outside = (
+        side.cumsum(dim=0, dtype=torch.int32).to(own.dtype) for side in (own_sorted, 1 - own_sorted)
+    )
+    jaccard = 1 - (total - inside) / (total + outside)
     gains = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
     return _over_present((errors * gains).sum(dim=0), own, weights)
 

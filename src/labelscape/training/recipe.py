@@ -201,8 +201,9 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the first weights, the split, the crops and the dropout."""
     deterministic: bool = Field(False, exclude_if=lambda wanted: not wanted)
-    """Deterministic algorithms alone: on a CUDA device two runs come to the same weights, more slowly. (On a
-    CPU they do anyway, with the same number of threads.)
+    """Deterministic algorithms alone, meant to bring two runs on a CUDA device to the same weights, more
+    slowly; an operation that has none stops the run. (On a CPU two runs of one number of threads come to the
+    same weights anyway.)
     """
     precision: Literal["32", "bf16", "16"] = "32"
     """32, or mixed precision: bf16 or 16 bits where a layer allows it."""

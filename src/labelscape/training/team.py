@@ -85,8 +85,8 @@ def refuse_sync_bn_on_cpu(wanted: bool, fabric: Fabric) -> None:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Inside, where `wanted`, torch uses deterministic algorithms alone, and raises a RuntimeError that names
-    an operation without one.
+    """Inside, where `wanted`, torch uses deterministic algorithms alone. Raises BadOption that names an
+    operation without one.
     """
     if not wanted:
         yield
@@ -98,6 +98,16 @@ def deterministic(wanted: bool) -> Iterator[None]:
     torch.backends.cudnn.benchmark = False  # benchmarking chooses kernels by their time
     try:
         yield
+    except RuntimeError as error:
+        # torch has no error of its own for this, only these words; others of them are about its settings.
+        if "use_deterministic_algorithms" not in str(error):
+            raise
+        why = str(error).partition(", but")[0].partition(". ")[0]
+        if "CUBLAS_WORKSPACE_CONFIG" in str(error):
+            why = "cuBLAS was used before; set CUBLAS_WORKSPACE_CONFIG=:4096:8 before Python starts"
+        raise BadOption(
+            f"`deterministic` cannot be followed here: {why}. Change that, or leave it out."
+        ) from error
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
