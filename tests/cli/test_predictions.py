@@ -138,6 +138,55 @@ def test_colours_and_coordinates_are_those_of_the_labels(tmp_path, run_cli):
         assert found.code.encode(sent.read()).max() < 6
 
 
+def test_tiles_of_the_benchmark_without_labels_are_predicted_under_the_names_it_asks_for(tmp_path, run_cli):
+    world.vaihingen(tmp_path / "set", (1, 11, 2, 4))
+    for tile in (2, 4):
+        for file in (tmp_path / "set").glob(f"gts*/top_mosaic_09cm_area{tile}*.tif"):
+            file.unlink()
+    (tmp_path / "set" / "ndsm" / "dsm_09cm_matching_area4_normalized.jpg").unlink()
+    with open_published("vaihingen", tmp_path / "set") as dataset:
+        assert dict(zip((s.name for s in dataset.scenes), dataset.part_of)) == {
+            "vaihingen_1": "train",
+            "vaihingen_2": "test",
+            "vaihingen_11": "val",
+        }
+        assert "1 test tile without labels: can be predicted, not scored." in dataset.report
+        assert not dataset.is_labelled("test")
+        path = model(tmp_path, dataset, ("nir", "red", "green", "ndsm"))
+    words = [
+        "evaluate",
+        path,
+        tmp_path / "set",
+        "--dataset",
+        "vaihingen",
+        "--part",
+        "test",
+        "--device",
+        "cpu",
+    ]
+    code, out, err = run_cli(*words, "--predictions", tmp_path / "sent")
+    assert code == 0 and out == "" and "no score: there are no labels in the test split" in err
+    (file,) = (tmp_path / "sent").iterdir()
+    assert file.name == "top_mosaic_09cm_area2.tif"
+    with rasterio.open(file) as sent:
+        assert (sent.count, sent.shape) == (3, (12, 14))
+        values = find_published("vaihingen", tmp_path / "set").code.encode(sent.read())
+    # The same tile mapped as a scene of its own: its files, and the names of their bands.
+    top, heights = (
+        tmp_path / "set" / name
+        for name in ("top/top_mosaic_09cm_area2.tif", "ndsm/dsm_09cm_matching_area2_normalized.jpg")
+    )
+    words = ["map", path, f"{top},{heights}", "--out", tmp_path / "map", "--device", "cpu", "--no-polygons"]
+    code, _, err = run_cli(*words)
+    assert code == 1 and "--band-names" in err
+    code, _, err = run_cli(*words, "--band-names", "nir,red,green,ndsm")
+    assert code == 0, err
+    with rasterio.open(next((tmp_path / "map").glob("*_class.tif"))) as mapped:
+        np.testing.assert_array_equal(values, mapped.read(1))
+    with open_published("vaihingen", tmp_path / "set", bands=("nir", "red")) as dataset:
+        assert [s.name for s in dataset.scenes][-1] == "vaihingen_11" and len(dataset.scenes) == 4
+
+
 def test_scenes_of_ones_own_are_mapped_instead(tmp_path, run_cli):
     world.cityscapes(tmp_path / "set")
     with open_published("cityscapes", tmp_path / "set") as dataset:

@@ -3,8 +3,11 @@ labels of the same pictures.
 """
 
 import json
+from dataclasses import replace
 
 import world
+
+from labelscape.checkpoint import load, save
 
 FAST = [
     "--network",
@@ -45,6 +48,29 @@ def test_a_model_is_scored_on_the_eroded_labels_of_a_part(tmp_path, run_cli):
     code, _, err = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "--labels", "x.tif")
     assert code == 2
     assert "which has its own labels and classes" in err
+
+
+def test_a_data_set_is_read_as_the_model_learned_it(tmp_path, run_cli):
+    """Five classes, three bands: `-o` that training had need not be repeated."""
+    drawn = world.vaihingen(tmp_path / "v", (1, 3, 11))
+    options = ["-o", "data.dataset_options.clutter=false", "-o", "data.dataset_options.bands=nir,red,green"]
+    words = ["train", tmp_path / "v", "--dataset", "vaihingen", "--out", tmp_path / "run", *FAST, *options]
+    code, _, err = run_cli(*words)
+    assert code == 0, err
+    model = tmp_path / "run" / "fcn.safetensors"
+    words = ["evaluate", model, tmp_path / "v", "--dataset", "vaihingen-eroded", "--part", "val", "--json"]
+    code, out, err = run_cli(*words)
+    assert code == 0, err
+    assert json.loads(out)["labelled_pixels"] == (drawn[11][2:] < 5).sum()
+    assert "vaihingen-eroded is read as the model learned it: -o clutter=false -o bands=nir,red,green" in err
+    code, _, err = run_cli(*words, "-o", "clutter=true")
+    assert code == 1 and "the model knows impervious surface" in err
+    # A model that does not say what it learned, as one of Caffe's: by its classes.
+    alone = save(replace(load(model), recipe={}), tmp_path / "alone.safetensors")
+    code, out, err = run_cli("evaluate", alone, *words[2:])
+    assert code == 0, err
+    assert "as the model learned it: -o clutter=false\n" in err
+    assert json.loads(out)["labelled_pixels"] == (drawn[11][2:] < 5).sum()
 
 
 def test_labels_are_checked_in_a_published_set(tmp_path, run_cli):

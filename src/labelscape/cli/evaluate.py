@@ -318,12 +318,51 @@ def scored_data(
     if not images:
         return training_data(checkpoint)
     if dataset is not None:
-        return Data(images=images, dataset=dataset, dataset_options=settings_of(settings))
+        options = published_options(checkpoint, images[0], dataset, settings_of(settings))
+        return Data(images=images, dataset=dataset, dataset_options=options)
     scenes = [scene.source for scene in scenes_of(images)]
     data, notes = other_data(checkpoint, scenes, labels.settings)
     for note in notes:
         talk(f"warning: {note}")
     return data
+
+
+def published_options(
+    checkpoint: Checkpoint, folder: str, dataset: str, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The options of a published data set: those `given`, before those that the model was trained with on the
+    same set, eroded or not; else the switch that leads to the model's classes, where one does.
+    """
+    from labelscape.datasets.published.catalog import find_published, options_of
+
+    def family(name: str) -> str:
+        return name.removesuffix("-eroded")
+
+    trained = checkpoint.recipe.get("data") or {}
+    if family(trained.get("dataset") or "") == family(dataset):
+        chosen = {key: value for key, value in trained.get("dataset_options", {}).items() if key not in given}
+    else:
+        found = find_published(dataset, folder, **given)
+        switches = {key: not value for key, value in options_of(dataset).items() if isinstance(value, bool)}
+        fitting = (
+            {key: value}
+            for key, value in switches.items()
+            if key not in given
+            and find_published(dataset, folder, **given, **{key: value}).legend.names
+            == checkpoint.legend.names
+        )
+        chosen = {} if found.legend.names == checkpoint.legend.names else next(fitting, {})
+    if chosen:
+        shown = " ".join(f"-o {key}={_typed(value)}" for key, value in chosen.items())
+        talk(f"{dataset} is read as the model learned it: {shown}")
+    return {**chosen, **given}
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed behind -o."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
 def chosen_split(part: str | None, dataset: Dataset, *, may_choose: bool) -> str | None:

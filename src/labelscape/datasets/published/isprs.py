@@ -3,7 +3,7 @@ well).
 
 Files are found by their published names in any subfolder, because archives differ. Labels are full, or
 eroded: black around class boundaries, which are then not scored. Train and validation tiles are those of the
-MLP paper; tiles that others hold out are "test".
+MLP paper; all others are "test", with labels or, as the benchmark kept them back, without.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def _published(
     if kind is None:
         raise home.not_found(root, f"orthophotos with {', '.join(colors)}")
     published = {tile: part for part, tiles in split.items() for tile in tiles}
-    # Tiles whose labels were kept back for the benchmark count only where someone has them.
+    # Of the benchmark's own test tiles the labels were kept back for years: some folders have them.
     here = sorted((t for t in photos[kind] if t in published or t in labels), key=_tile_order)
     missing = [label_name % tile for tile in here if tile not in labels]
     # No label at all is another folder or another archive; some missing is an incomplete one.
@@ -279,11 +279,17 @@ def _published(
         tiles = [tile for tile in here if tile not in heights]
         error = home.incomplete(root, "normalised heights", [f"tile {tile}" for tile in tiles])
         raise type(error)(f"{error} Or use only bands={','.join(colors)}.")
-    source = {
-        tile: (photos[kind][tile], heights[tile]) if HEIGHT in bands else photos[kind][tile] for tile in here
-    }
+    # To be predicted for the benchmark; one that lacks its heights cannot be, and is no fault of the others.
+    unlabelled = [t for t in photos[kind] if t not in here and (HEIGHT not in bands or t in heights)]
     pairs = tuple(
-        Pair(f"{name}_{tile}", source[tile], labels[tile], published.get(tile, "test")) for tile in here
+        Pair(
+            f"{name}_{tile}",
+            (photos[kind][tile], heights[tile]) if HEIGHT in bands else photos[kind][tile],
+            labels.get(tile),
+            published.get(tile, "test"),
+            asked=Path(label_name % tile).name,
+        )
+        for tile in sorted([*here, *unlabelled], key=_tile_order)
     )
     absent = [tile for tile in published if tile not in here]
     notes = (
@@ -291,6 +297,9 @@ def _published(
         if absent
         else ()
     )
+    if unlabelled:
+        s = "s" * (len(unlabelled) > 1)
+        notes += (f"{len(unlabelled)} test tile{s} without labels: can be predicted, not scored.",)
     file_bands = (*ORTHOPHOTOS[kind], *([HEIGHT] if HEIGHT in bands else []))
     return Published(
         name + "-eroded" * eroded, LEGEND, code, tuple(bands), pairs, file_bands, padded=True, notes=notes

@@ -37,13 +37,15 @@ PART_FOLDERS = {
 @dataclass(frozen=True)
 class Pair:
     """One image, a file or several, and its label file; None where none was published. `part` is its split:
-    train, val or test.
+    train, val or test. `asked` is the name that the benchmark wants for the prediction of an image without
+    labels, where that is not the image's.
     """
 
     name: str
     image: Source
     label: Path | None
     part: str
+    asked: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,12 @@ where train ids were read; LoveDA counts from 0, its label files from 1.
 
 
 def file_name(pair: Pair) -> str:
-    """The name of the label file, or of the image where no label was published; PNG where that is not a
-    lossless format.
+    """The name of the label file; where no label was published, the one that the benchmark asks for, or that
+    of the image. PNG where that is not a lossless format.
     """
-    name = Path(pair.label.name if pair.label else pair.name)
-    return (
-        name.name if name.suffix.lower() in (".png", ".tif") else f"{name.stem if pair.label else name}.png"
-    )
+    file = pair.label.name if pair.label else pair.asked
+    name = Path(file or pair.name)
+    return name.name if name.suffix.lower() in (".png", ".tif") else f"{name.stem if file else name}.png"
 
 
 def as_published(found: Published, indices: np.ndarray) -> np.ndarray:
