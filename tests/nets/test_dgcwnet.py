@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from labelscape.errors import BadOption, UnknownName
+from labelscape.nets import dgcwnet as dgcwnet_module
 from labelscape.nets.backbones import trunk
 from labelscape.nets.count import macs, parameters
 from labelscape.nets.dgcwnet import (
@@ -27,7 +28,7 @@ from labelscape.nets.dgcwnet import (
     shrink,
     to_pixels,
 )
-from labelscape.nets.kernels.distance import EPS, relation_sum
+from labelscape.nets.kernels.distance import EPS, relation_sum, weigh
 
 TINY = {"backbone": "resnet10t", "width": 4, "base_width": 4, "head_width": 6, "aux_width": 5}
 
@@ -171,6 +172,19 @@ def test_pixels_that_agree_in_every_channel_give_no_nan() -> None:
     )
     flat = torch.ones(1, 5, 3, dtype=torch.float64)  # all pixels alike: W is 0 and only the bias is left
     torch.testing.assert_close(relation_sum(flat, flat, flat, weight, bias)[0, :, 0], 3 * bias.clamp(min=0))
+
+
+@pytest.mark.parametrize(("deviation", "lowered"), [(1e-3, 0.4), (1e-4, 28)])
+def test_the_number_added_to_the_sum_changes_as_much_as_differs_says(
+    deviation: float, lowered: float
+) -> None:
+    query, key = (deviation * torch.randn(128, 200, dtype=torch.float64) for _ in range(2))
+    distance = (query - key).square()
+    share, _ = weigh(distance.clone(), "dbs")
+    exact = distance / distance.sum(0)
+    assert 100 * float((1 - share / exact).mean()) == pytest.approx(lowered, rel=0.05)
+    text = " ".join(dgcwnet_module.__doc__.split())
+    assert f"{EPS:.0e}".replace("e-0", "e-") in text and f"{lowered:g} %" in text
 
 
 class Largest(TorchDispatchMode):

@@ -17,9 +17,9 @@ Differs   - how a map at stride 32 becomes the prediction is not stated: fuse="c
           - Q, K, V and g: 1x1 convolutions with bias and no BN, none started at zero
           - eq. 5 sums over j, so its weight grows with the image: show it crops of the training size, train
             for larger ones (recipe, map_size=...), or with agg="mean", the mean over j (ours, in no table)
-          - "divide by the sum" has 1e-6 added to the sum: 0/0 where two pixels agree in every channel. It is
-            absolute: with 128 channels whose queries and keys differ by about 1e-3 it changes W by 0.6 %, by
-            1e-4 by 38 %
+          - "dividing by the sum" (sec. 3.2; DBS in 4.4.1) has 1e-6 added to the sum (ours: the paper adds
+            nothing, and has 0/0 where two pixels agree in every channel). It is absolute: with 128 channels
+            whose queries and keys have a deviation of 1e-3 it lowers W by 0.4 %, at 1e-4 by 28 %
           - "+conv" of table 1: F + g(V), no sum over j (weighting="conv"), or F + g(F) ("conv-input")
           - Stage 4 is layer3 (res4): auxiliary head 3x3 to 512, BN, ReLU, dropout 0.1, 1x1, in training only
           - ResNet-101: stem="standard" (7x7) has published weights; "deep" (three 3x3) is what OCNet and

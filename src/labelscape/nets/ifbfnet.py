@@ -29,6 +29,8 @@ Differs   - order of fusing: eq. 4 weighs the joined levels before they are conv
             hardest and ohem, both together ohem-hardest. Eq. 7 sorts the pixels of one picture
             (hardest-per-image), the recipe those of the batch, as OHEM's code does
           - rows of table 2 without fusion have the auxiliary branch too
+          - eq. 2 and ASPP take means over all that is seen. Tables are tested on whole pictures, as sec. 4.5
+            says of the test set (ours for the validation set); in a map they are means over a tile (ours)
           - ImageNet weights are timm's default for the backbone (the tag is stored in the checkpoint); red,
             green and blue are scaled as those weights were trained with (recipe, normalisation=...)
           - recipe: batch 4; a linear warm-up through which poly counts; weight decay on biases and

@@ -30,6 +30,9 @@ Differs   - the paper names no output stride and no channel reduction. Default: 
           - eq. 10 lacks its minus sign, and is averaged over the labelled pixels (ours)
           - ImageNet weights are ours: the paper names none. Red, green and blue of 8 bits are then scaled as
             the weights were trained with (recipe, normalisation=...); background is ignored in loss and score
+          - weights belong to the pixels that are seen. Tables are tested on single patches of 512 (sec. 4.1);
+            in a map each tile has weights of its own, and tiles have the size that `train` has measured
+            (ours)
           - of the 64 and 512 chains of convolutions (sec. 3.1) only 20 and 32 differ in receptive field
 Symbols   N images  B bands  K classes  C width (the paper's "channels")  n branches; w1 w2 w3 are W^1 .. W^3,
           (N, n); w_bin (N, 2)
@@ -315,7 +318,7 @@ def _check_numbers(reduce: object, levels: object, **thresholds: object) -> None
     for name in levels:
         checks.one_of("level", name, LEVELS)
     for what, theta in thresholds.items():
-        if isinstance(theta, str) or not 0 <= theta <= 1:
+        if not isinstance(theta, (int, float)) or not 0 <= theta <= 1:
             raise BadOption(
                 f"{what}={theta!r} is the threshold of softmax weights and must lie between 0 and 1."
             )
