@@ -15,9 +15,9 @@ from labelscape.cli.train import Holdout
 from labelscape.errors import BadOption
 from labelscape.maps.request import MapRequest
 
-OF_EVALUATE = {"area", "out"}
-"""Of `evaluate` these say where labels are complete, not what is mapped, and where details of a score go, if
-anywhere.
+OF_EVALUATE = {"area", "out", "task"}
+"""Of `evaluate` these say where labels are complete, not what is mapped, where details of a score go, if
+anywhere, and which task is scored: one, while a map is of both.
 """
 
 

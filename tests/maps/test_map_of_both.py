@@ -13,7 +13,7 @@ import two_tasks
 import world
 
 import labelscape as ls
-from labelscape.maps import rasters
+from labelscape.maps import rasters, work
 from labelscape.maps.outputs import all_outputs
 from labelscape.scoring.engines import build_network
 from labelscape.scoring.scorer import normalise
@@ -184,6 +184,66 @@ def test_one_task_can_be_mapped_alone_and_both_are_checked(both, tmp_path):
     pixels = 192 * 256 * (1 + 4 / 3)
     assert whole.plan.disk - alone.plan.disk == pytest.approx(4 * pixels, abs=2)
     assert whole.plan.tiles == alone.plan.tiles
+
+
+def test_the_second_task_is_mapped_alone_by_its_name(both, tmp_path, run_cli):
+    """As `evaluate --task` scores it: a map of its own training scene has that very confusion matrix."""
+    made, out = ls.load(both[0]), tmp_path / "map"
+    (place,) = made.recipe["mate"]["data"]["images"]
+    labels = made.recipe["mate"]["data"]["labels"][0]
+    tiles = {"tile_size": 96, "overlap": 16, "blend": "hann"}
+    words = ["map", both[0], place, "--out", out, "--device", "cpu", "--proba"]
+    words += [word for key, value in tiles.items() for word in (f"--{key.replace('_', '-')}", value)]
+    code, told, err = run_cli(*words, "--task", "road")
+    assert code == 0, err
+    kinds = ["class.tif", "class.tif.aux.xml", "confidence.tif", "proba.tif", "polygons.gpkg"]
+    kinds += ["report.html", "stac.json", "run.json"]
+    assert {f"scene_road_{kind}" for kind in kinds} >= {p.name for p in out.iterdir() if p.is_file()}
+    assert "road" in told and "field" not in told
+    assert "scaled as the training images of road, as `evaluate` scales them" in err
+    values, truth = read(out / "scene_road_class.tif")[0], read(labels)[0]
+    table = [[np.count_nonzero((truth == t) & (values == v)) for v in (0, 1)] for t in (0, 1)]
+    found = ls.evaluate(both[0], place, labels, task="road", device="cpu", show=False, **tiles)
+    assert found.confusion.counts.tolist() == table
+    with rasterio.open(out / "scene_road_class.tif") as file:
+        assert file.tags()["labelscape_task"] == "road"
+    run = json.loads((out / "scene_road_run.json").read_text())
+    assert run["task"] == run["request"]["task"] == "road" and run["models"][0]["sha256"]
+    again = ls.rerun(out / "scene_road_run.json", tmp_path / "again")
+    assert rasters_in(tmp_path / "again") == rasters_in(out) and not again.tasks
+    page = (out / "scene_road_report.html").read_text()
+    assert "loss of road" in page and "Second task" not in page
+    assert ls.info(out / "scene_road_class.tif").facts["run"] == str(out / "scene_road_run.json")
+    # A map of both in the same folder would replace the class raster, and is refused.
+    code, _, err = run_cli("map", both[0], place, "--out", out, "--device", "cpu", "--force")
+    assert code == 1 and "scene_road_class.tif exists" in err
+    code, _, err = run_cli(*words, "--task", "raod", "--overwrite")
+    assert code == 2 and "'raod'" in err and "Did you mean 'road'" in err
+
+
+def test_one_task_is_checked_against_its_own_images(both, tmp_path, run_cli):
+    made = ls.load(both[0])
+    places = {"": made.recipe["data"]["images"][0], "road": made.recipe["mate"]["data"]["images"][0]}
+    for task, place in places.items():
+        words = ["check", both[0], place, "--no-timing", "--device", "cpu"]
+        code, out, _ = run_cli(*words, *(["--task", task] if task else []))
+        assert (code, out.splitlines()[0]) == (0, "FITS")
+    seen, plans = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "compare", lambda contract, *a, **k: seen.append(contract.normalisation) or ())
+        for task in ("road", None):
+            plans.append(ls.check(both[0], places["road"], task=task, timing=False, device="cpu").plan)
+    assert seen == [made.mate.contract.normalisation, made.contract.normalisation]
+    assert plans[0].disk < plans[1].disk  # of one task
+    fractions = (read(both[1]) / 65535).astype(np.float32)
+    other = world.write(tmp_path / "fractions.tif", fractions, nodata=0)
+    code, _, err = run_cli(
+        "map", both[0], other, "--out", tmp_path / "map", "--task", "road", "--device", "cpu"
+    )
+    assert code == 1 and "does not fit the images that this model learned road from" in err
+    assert "(Without --task both tasks are mapped" in err
+    assert ls.MapRequest(task="road").model_dump()["task"] == "road"
+    assert "task" not in ls.MapRequest().model_dump()  # as before there was one
 
 
 def test_the_files_of_one_task_are_the_rows_of_the_table():

@@ -67,6 +67,7 @@ def test_tiles_are_kept_exactly_where_no_setting_changes_their_values(stored):
         "checkpoint": stored / "b.safetensors",
         "scene": stored / "two.tif",
         "name": "mine",
+        "task": "road",
         "tile_size": 160,
         "overlap": 32,
         "blend": "crop",

@@ -115,6 +115,8 @@ def run(
 
       labelscape map --rerun map/scene_run.json --out again
 
+      labelscape map runs/both/dfcnet.safetensors scene.tif --out roads --task road
+
       labelscape map a.safetensors scene.tif --out map --also b.safetensors --tta dihedral --reject 0.6
     """
     if again is not None:

@@ -25,7 +25,7 @@ TileSize = Annotated[
     typer.Option(
         "--tile-size",
         help="Side of a tile in pixels, overlap included.",
-        show_default="640 to 2048, by the network's memory use",
+        show_default="2048 where tiles are exact; else what the network learned",
     ),
 ]
 Overlap = Annotated[
@@ -33,7 +33,7 @@ Overlap = Annotated[
     typer.Option(
         "--overlap",
         help="Pixels of overlap on each side of a tile.",
-        show_default="the receptive field, or 64 if that is too wide",
+        show_default="the receptive field where tiles are exact; else an eighth of the tile, at most 64",
     ),
 ]
 Blend = Annotated[
@@ -72,6 +72,15 @@ Also = Annotated[
 PublishedSet = Annotated[
     str | None,
     typer.Option("--dataset", help="The folder is this published data set (labelscape data list)."),
+]
+OneTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="Name of the model's second task (labelscape info), to map it alone: the scene is then checked "
+        "and scaled as that task's training images.",
+        show_default="both tasks",
+    ),
 ]
 Nodata = Annotated[
     float | None,
@@ -201,8 +210,9 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """Rasters that are written on request."""
+    """Which task is mapped, and rasters that are written on request."""
 
+    task: OneTask = None
     proba: Proba = False
     entropy: Entropy = False
 
@@ -337,11 +347,11 @@ def grouped(run: Callable[..., None]) -> Callable[..., None]:
 
 SETTINGS = (
     "allow_remote area asset average background band_names bands base_steps batch blend block buffer "
-    "class_column classes crop dataset device fold force grid holdout ignore_values labels layer legend "
-    "mate merge min_area name network nodata other_data optimizer out overlap overwrite part "
+    "class_column classes crop dataset deterministic device fold force grid holdout ignore_values labels "
+    "layer legend mate merge min_area name network nodata other_data optimizer out overlap overwrite part "
     "polygons polygons_as "
     "precision rate reject report rows scales seed seeds sieve simplify split start steps threshold "
-    "tile_size tta val size target_se target_class expect allocation floor strata confidence_bands "
+    "task tile_size tta val size target_se target_class expect allocation floor strata confidence_bands "
     "per_block second design other_map bootstrap column confidence top below "
     "corrections"
 )

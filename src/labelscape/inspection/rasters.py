@@ -127,9 +127,11 @@ def _class_map(path: Path, statistics: bool) -> Info:
     if tags.get("forced"):
         card["forced"] = f"mapped although the check refused the scene: {tags['forced']}"
     # Under other names, such as the sieved map's, the run file's stem cannot be told.
-    ending = f"_{tags['task']}_class.tif" if "task" in tags else "_class.tif"
-    beside = path.with_name(path.name.removesuffix(ending) + RUN)
-    if path.name.endswith(ending) and beside.is_file():
+    # The map of a second task alone has a run file of its own, else that of the map of both is meant.
+    endings = ["_class.tif", *([f"_{tags['task']}_class.tif"] if "task" in tags else [])]
+    stems = [path.name.removesuffix(ending) for ending in endings if path.name.endswith(ending)]
+    beside = next((run for stem in stems if (run := path.with_name(stem + RUN)).is_file()), None)
+    if beside is not None:
         # The class raster holds what a viewer needs; how it was made is in the run file.
         facts["run"], card["settings"] = str(beside), f"labelscape info {beside}"
     card["use"] = "open it in QGIS; labelscape sieve, labelscape polygonize; or labels for training"

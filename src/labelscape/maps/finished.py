@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.files import stem_of
 from labelscape.maps.journal import files_of_map
+from labelscape.maps.outputs import map_stem
 from labelscape.maps.request import Affects, MapRequest
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scenes.mosaic import open_scene
@@ -44,11 +44,11 @@ def finished_map(
         nodata=request.nodata,
         band_names=request.band_names,
         area=request.area,
-        wanted=models[0].bands,
+        wanted=models[0].task(request.task).bands,
         asset=request.asset,
         allow_remote=request.allow_remote,
     ) as scene:
-        stem = request.name or stem_of(scene.name)
+        stem = map_stem(request, scene.name)
         run = _run_file(out / f"{stem}_run.json")
         # Beside an unfinished map's tiles there is still something to do.
         if run is None or (out / f".{stem}.unfinished").exists():
@@ -84,7 +84,8 @@ def _made_with(run: dict[str, Any], request: MapRequest, models: Sequence[Checkp
         # A model in memory has no checksum: nobody knows whether it is the same one.
         and made == sums
         and None not in sums
-        and all(run["request"].get(name) == wanted[name] for name in ours)
+        # `get`: settings that are not stored at their default.
+        and all(run["request"].get(name) == wanted.get(name) for name in ours)
     )
 
 

@@ -47,8 +47,8 @@ def map_scenes(
     unfinished ones resumed. Where two scenes have the same file name, their maps have the name of the scene's
     folder before it.
 
-    Raises BadOption with all invalid settings, and where two scenes would have the same files; BadFile where
-    a checkpoint cannot be read.
+    Raises BadOption with all invalid settings, and where two scenes would have the same files; UnknownName
+    for a `task` that a model did not learn; BadFile where a checkpoint cannot be read.
     """
     start = time.monotonic()
     check_path(out, "The folder of the maps (out)")
@@ -57,6 +57,8 @@ def map_scenes(
     if request.name is not None and len(several) > 1:
         raise BadOption("`name` is for one scene; maps of several are named after their scenes.")
     models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
+    for model in models:
+        model.task(request.task)  # an unknown one is wrong of all scenes
     names = scenes.names if isinstance(scenes, SceneList) else names_for(several)
     requests = _requests(request, several, names)
     records = _one_by_one(models, several, requests, Path(out), overwrite)

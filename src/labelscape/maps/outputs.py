@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from labelscape.areas.polygon_files import SUFFIXES
+from labelscape.files import stem_of
 from labelscape.legend import IGNORE, Legend
 from labelscape.scoring.scored import SOFTENED_ROWS, ScoredTile
 
@@ -211,6 +212,17 @@ def rasters_of(request: MapRequest, task: str = "") -> tuple[RasterOutput, ...]:
 def kind_of(kind: str, task: str) -> str:
     """The kind of a task's file: class, road_class."""
     return f"{task}_{kind}" if task else kind
+
+
+def map_name(request: MapRequest, scene_name: str) -> str:
+    """The name of a map: the one asked for, else the scene's."""
+    return request.name or stem_of(scene_name)
+
+
+def map_stem(request: MapRequest, scene_name: str) -> str:
+    """What the map's file names begin with: of a second task alone as in a map of both, `place_road`."""
+    name = map_name(request, scene_name)
+    return f"{name}_{request.task}" if request.task else name
 
 
 def paths_of(request: MapRequest, out: Path, stem: str, *, located: bool, task: str = "") -> dict[str, Path]:

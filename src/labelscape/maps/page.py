@@ -213,7 +213,8 @@ def _confusion(checkpoint: Checkpoint) -> ConfusionFigure | None:
 
 def _curves(checkpoint: Checkpoint) -> tuple[Curve, ...]:
     """Curves of the loss, and of the validation mIoU where it was computed."""
-    name = checkpoint.mate.name if checkpoint.mate else "the second task"
+    mate = (checkpoint.whole or checkpoint).mate
+    name = mate.name if mate else "the second task"
     quantities = {
         "loss": ("loss", "loss"),
         "loss_first": ("loss", "loss of the first task"),

@@ -124,11 +124,12 @@ def check(
     {settings}
 
     The estimate includes test-time augmentation and all checkpoints; the check uses the first checkpoint.
-    Without `timing` the plan has no minutes. Raises BadOption for invalid settings, BadFile where a file is
-    missing or damaged.
+    Without `timing` the plan has no minutes. Raises BadOption for invalid settings, UnknownName for a `task`
+    that a model did not learn, BadFile where a file is missing or damaged.
     """
     request = request_for(checkpoint, scene, request, protocol, settings)
-    models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
+    loaded = load_all(checkpoint if checkpoint is not None else request.checkpoint)
+    models = [one.task(request.task) for one in loaded]
     scorer, mate = scorer_of(request, models), second_task(models)
     source = scene if scene is not None else request.scene
     with fitting(models[0], source, request, stride=scorer.stride) as (opened, findings, _):
@@ -145,15 +146,19 @@ def check(
         return CheckResult(verdict(findings), findings, found, (warning,) if warning else (), sizes)
 
 
-def refuse_unless(findings: tuple[Difference, ...], name: str) -> None:
-    """Raises Refused with the causes where a finding refuses the scene called `name`."""
+def refuse_unless(findings: tuple[Difference, ...], name: str, task: str | None = None) -> None:
+    """Raises Refused with the causes where a finding refuses the scene called `name` (for a second task)."""
     # All at once: a user who fixes one cause and starts again would meet the next.
     causes = [f.cause for f in findings if f.level == REFUSED]
     if causes:
         listed = "; ".join(causes) if len(causes) == 1 else "".join(f"\n  - {cause}" for cause in causes)
+        what, other = "this model", ""
+        if task:
+            what = f"the images that this model learned {task} from"
+            other = " (Without `task` both tasks are mapped, for scenes like the images of the first.)"
         raise Refused(
-            f"{name} does not fit this model: {listed}.{chr(10) if len(causes) > 1 else ' '}Fix it, or "
-            "pass `force=True` to map anyway."
+            f"{name} does not fit {what}: {listed}.{chr(10) if len(causes) > 1 else ' '}Fix it, or pass "
+            f"`force=True` to map anyway.{other}"
         )
 
 

@@ -147,8 +147,8 @@ def _writer(work: MapWork, output: RasterOutput) -> MapWriter:
     network = work.scorer.checkpoint
     names = output.band_names(network.task(output.task or None).legend)
     tags = {"labelscape_version": __version__, "labelscape_network": network.network, **output.tags}
-    if output.task:
-        tags["labelscape_task"] = output.task
+    if task := output.task or (network.whole and network.whole.mate.name):
+        tags["labelscape_task"] = task
     return MapWriter(
         work.paths[output.kind],
         work.scene.grid,

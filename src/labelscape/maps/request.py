@@ -47,6 +47,7 @@ class MapSettings(TypedDict, total=False):
     """
 
     name: str | None
+    task: str | None
     tile_size: int | None
     overlap: int | None
     blend: str | None
@@ -88,10 +89,19 @@ class MapRequest(BaseModel):
     """File, folder, list of files or STAC item. None where the scene is in memory."""
     name: Annotated[str | None, Affects.FILES] = None
     """Stem of the map's file names; by default the scene's."""
+    task: Annotated[str | None, Affects.TILES] = Field(None, exclude_if=lambda task: task is None)
+    """Name of the second task, to map it alone, checked and scaled as its own training images; the name is
+    then part of all file names. By default both tasks are mapped, with the scene scaled as the first one's
+    images. (Not stored unless given: run files of maps of both stay the same.)
+    """
     tile_size: Annotated[int | None, Affects.TILES] = Field(None, ge=1)
-    """Side of a tile in pixels, overlap included; by default what the network and memory allow."""
+    """Side of a tile in pixels, overlap included; by default 2048 where tiles are exact, else the size that
+    the network learned.
+    """
     overlap: Annotated[int | None, Affects.TILES] = Field(None, ge=0)
-    """Pixels that a tile sees beyond its core on each side; by default the network's reach."""
+    """Pixels that a tile sees beyond its core on each side; by default the network's reach where tiles are
+    exact, else an eighth of their side, at most 64.
+    """
     blend: Annotated[str | None, Affects.TILES] = None
     """hann: neighbouring tiles are blended; crop: cut at their cores; none: no overlap. By default crop where
     that is exact, else hann.

@@ -17,7 +17,7 @@ from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.matching import bands_to_read
 from labelscape.files import check_path, written_whole
 from labelscape.maps.machine import as_many_threads
-from labelscape.maps.outputs import kind_of
+from labelscape.maps.outputs import kind_of, map_name
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.rasters import Tally, Tiles, in_order, write_rasters
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
@@ -63,9 +63,9 @@ def map_scene(
     of its tiles differs, or a file of the scene has changed, it is refused; `overwrite` then deletes its
     tiles. The scene's files are compared again when all tiles are made.
 
-    Raises BadOption with all invalid settings, BadInput where the scene does not fit the model (see `check`),
-    BadFile where files cannot be read or written, or another run writes the same map. Files are written
-    atomically.
+    Raises BadOption with all invalid settings, UnknownName for a `task` that a model did not learn, BadInput
+    where the scene does not fit the model (see `check`), BadFile where files cannot be read or written, or
+    another run writes the same map. Files are written atomically.
     """
     request = request_for(checkpoint, scene, request, protocol, settings)
     check_path(out, "The folder of a map (out)")
@@ -85,10 +85,11 @@ def map_with(
 ) -> MapResult:
     """`map_scene` with models that are loaded, and with tiles that may come from elsewhere (`Tiles`)."""
     start = time.monotonic()
+    loaded, models = models, [one.task(request.task) for one in models]
     with fitting(models[0], source, request) as (opened, findings, watched):
         # Refused here and not in `prepared`: nothing of a refused map may be on disk, not even its folder.
         if not request.force:
-            refuse_unless(findings, opened.name)
+            refuse_unless(findings, opened.name, request.task)
         # With `force` the causes of the refusal become notes: they go into report and run file.
         notes = [finding.cause for finding in findings]
         with prepared(
@@ -101,7 +102,7 @@ def map_with(
             for task in work.legends:
                 mark_forced(work.paths[kind_of("class", task)], findings)
             made = {task: (_write_sieved(work, task), _write_polygons(work, task)) for task in work.legends}
-            facts = _facts(work, _sources(models), source)
+            facts = _facts(work, _sources(loaded), source)
             result = _result(work, tallies, facts, made, seconds=time.monotonic() - start)
             _write_report(work, result)
             _write_run(work.paths["run"], result, work.overwrite)
@@ -221,7 +222,7 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
     grid, plan, scorer = work.scene.grid, work.plan, work.scorer
     checkpoint = scorer.checkpoint
     return {
-        "name": work.stem,
+        "name": map_name(work.request, work.scene.name),
         "software": f"labelscape {__version__}",
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "scene": source_paths(source) or f"{type(source).__name__} in memory",
@@ -229,6 +230,7 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         "crs": grid.crs.to_string() if grid.crs else None,
         "pixel_size_m": grid.ground_pixel_size,
         "network": checkpoint.network,
+        **({"task": checkpoint.whole.mate.name} if checkpoint.whole else {}),
         "bands": list(bands_to_read(checkpoint.bands, work.scene)),
         "core": plan.core,
         "halo": plan.halo,

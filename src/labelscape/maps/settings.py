@@ -90,6 +90,7 @@ WORDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "crs": ("Coordinate reference system", lambda crs: crs or "none"),
     "pixel_size_m": ("Pixel size", lambda size: None if size is None else f"{size:.4g} m on the ground"),
     "network": ("Network", lambda value: value),
+    "task": ("Task", lambda value: value),
     "bands": ("Bands read", lambda value: value),
     "models": ("Checkpoint", _models),
     "tiles": ("Tiles", lambda value: f"{value:,}"),

@@ -15,12 +15,12 @@ from labelscape.contract.compare import compare
 from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import BadFile, BadInput
-from labelscape.files import check_replaceable, check_written, locked, stem_of, try_to_write
+from labelscape.files import check_replaceable, check_written, locked, try_to_write
 from labelscape.grid import Grid
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.journal import Journal, files_of_map, is_begun, planes_wanted, tile_key
 from labelscape.maps.machine import machine_now, unlike_before
-from labelscape.maps.outputs import RasterOutput, kind_of, leftover_files, paths_of, rasters_of
+from labelscape.maps.outputs import RasterOutput, kind_of, leftover_files, map_stem, paths_of, rasters_of
 from labelscape.maps.request import MapRequest
 from labelscape.maps.stac import footprint
 from labelscape.scenes.files import Source
@@ -114,7 +114,7 @@ def prepared(
     """
     checkpoint, grid = models[0], scene.grid
     bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with `force`
-    stem = request.name or stem_of(scene.name)
+    stem = map_stem(request, scene.name)
     mate = second_task(models)
     task = mate.name if mate else ""
     paths = paths_of(request, out, stem, located=grid.is_on_earth, task=task)
@@ -123,6 +123,8 @@ def prepared(
     plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
     if warning := size_warning(scorer, plan):
         notes = [*notes, warning]
+    if line := other_scaling(checkpoint):
+        notes = [*notes, line]
     if mate is None and any(one.mate for one in models):
         notes = [*notes, "the second task is not mapped: not all models learned one of that name and classes"]
     legends = {"": checkpoint.legend} | ({task: mate.legend} if mate else {})
@@ -147,6 +149,19 @@ def prepared(
         outputs, told = rasters_of(request, task), tuple(notes)
         where = stem, paths, outputs
         yield MapWork(request, scorer, scene, plan, legends, *where, journal, replace, told, watched)
+
+
+def other_scaling(checkpoint: Checkpoint) -> str:
+    """What to know of the map of a second task alone, where a map of both would show other classes: there the
+    scene is scaled for both tasks as the first one's images. Empty elsewhere.
+    """
+    both = checkpoint.whole
+    if both is None or both.contract.normalisation == checkpoint.contract.normalisation:
+        return ""
+    return (
+        f"scaled as the training images of {both.mate.name}, as `evaluate` scales them; a map of both tasks "
+        "scales the scene as those of the first task, and may differ"
+    )
 
 
 def _check_files(request: MapRequest, scene: Scene, paths: Mapping[str, Path]) -> None:
