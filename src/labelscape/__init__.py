@@ -12,6 +12,7 @@
     evaluation = ls.evaluate(checkpoint, dataset)
     comparison = ls.compare(["old.safetensors", "new.safetensors"])   # is the new model better?
     result = ls.map_scene(checkpoint, "scene.tif", out="map/")
+    ls.mosaic("maps", "country.tif")                         # the maps of many scenes as one
     ls.sieve("map/scene_class.tif", "map/fields.tif", min_area=0.5)   # minimum mapping unit: half a hectare
     ls.review("map/scene_class.tif", "review.gpkg")                   # to be corrected in QGIS, for training
     ls.sample("map/scene_class.tif", "points.gpkg")                   # to be interpreted in QGIS, then
@@ -67,6 +68,8 @@ _PLACES = {
     "rerun": "maps.rerun",
     "MapRequest": "maps.request",
     "MapResult": "maps.result",
+    "mosaic": "maps.mosaic",
+    "MosaicSummary": "areas.mosaic",
     "sieve": "areas.sieve",
     "SieveSummary": "areas.sieve",
     "polygonize": "areas.polygonize",
@@ -93,6 +96,7 @@ _PLACES = {
 # Type checkers and editors do not run `__getattr__`: they read this list, which a test holds equal to the one
 # above.
 if TYPE_CHECKING:
+    from labelscape.areas.mosaic import MosaicSummary as MosaicSummary
     from labelscape.areas.polygonize import PolygonSummary as PolygonSummary
     from labelscape.areas.polygonize import polygonize as polygonize
     from labelscape.areas.sieve import SieveSummary as SieveSummary
@@ -129,6 +133,7 @@ if TYPE_CHECKING:
     from labelscape.maps.job import JobResult as JobResult
     from labelscape.maps.job import SceneRecord as SceneRecord
     from labelscape.maps.many import map_scenes as map_scenes
+    from labelscape.maps.mosaic import mosaic as mosaic
     from labelscape.maps.plan import CheckResult as CheckResult
     from labelscape.maps.plan import check as check
     from labelscape.maps.request import MapRequest as MapRequest

@@ -7,9 +7,10 @@ import datetime
 import os
 import sqlite3
 import xml.etree.ElementTree as xml
+from collections.abc import Sequence
 from pathlib import Path
 
-from labelscape.legend import Legend
+from labelscape.legend import RGB, Legend
 
 
 def written_at() -> str:
@@ -61,26 +62,34 @@ def store_style(path: Path, layer: str, qml: str, name: str, description: str) -
 
 def polygon_style(legend: Legend) -> str:
     """QML: one category per class by the column `value`, filled in its colour, without outline."""
+    return category_style("value", [(str(c.value), c.name, c.color) for c in legend.classes], "long")
+
+
+def category_style(
+    column: str,
+    categories: Sequence[tuple[str, str, RGB]],
+    kind: str,
+    *,
+    alpha: int = 255,
+    outline: bool = False,
+) -> str:
+    """QML: one category for each (value, label, colour) of a column of this type (long, string); `alpha` is
+    that of the fill, 0 to 255.
+    """
     root = xml.Element("qgis", version="3.22", styleCategories="Symbology")
     renderer = xml.SubElement(
         root,
         "renderer-v2",
         type="categorizedSymbol",
-        attr="value",
+        attr=column,
         symbollevels="0",
         enableorderby="0",
         forceraster="0",
     )
-    categories, symbols = xml.SubElement(renderer, "categories"), xml.SubElement(renderer, "symbols")
-    for number, c in enumerate(legend.classes):
+    shown, symbols = xml.SubElement(renderer, "categories"), xml.SubElement(renderer, "symbols")
+    for number, (value, label, color) in enumerate(categories):
         xml.SubElement(
-            categories,
-            "category",
-            value=str(c.value),
-            symbol=str(number),
-            label=c.name,
-            render="true",
-            type="long",
+            shown, "category", value=value, symbol=str(number), label=label, render="true", type=kind
         )
         symbol = xml.SubElement(
             symbols, "symbol", name=str(number), type="fill", alpha="1", clip_to_extent="1", force_rhr="0"
@@ -89,13 +98,14 @@ def polygon_style(legend: Legend) -> str:
             symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
         )
         options = xml.SubElement(fill, "Option", type="Map")
-        red, green, blue = c.color
-        for name, value in (
-            ("color", f"{red},{green},{blue},255"),
-            ("style", "solid"),
-            ("outline_style", "no"),
-        ):
-            xml.SubElement(options, "Option", name=name, type="QString", value=value)
+        red, green, blue = color
+        rows = [("color", f"{red},{green},{blue},{alpha}"), ("style", "solid")]
+        if outline:
+            rows += [("outline_color", f"{red},{green},{blue},255"), ("outline_style", "solid")]
+        else:
+            rows += [("outline_style", "no")]
+        for name, text in rows:
+            xml.SubElement(options, "Option", name=name, type="QString", value=text)
     return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + xml.tostring(
         root, encoding="unicode"
     )

@@ -169,6 +169,12 @@ def render(report: Report) -> str:
     )
 
 
+def page_style() -> str:
+    """The style sheet of reports, for other pages that shall look like them."""
+    template = importlib.resources.files("labelscape.evaluation").joinpath("report.html.jinja")
+    return template.read_text("utf-8").partition("<style>")[2].partition("</style>")[0]
+
+
 def _sections(report: Report) -> dict[str, Any]:
     """What the page shows of each task."""
     return {
