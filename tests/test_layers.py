@@ -90,6 +90,22 @@ def test_a_room_imports_only_lower_ones(module):
     assert not {n.split(".")[0] for n in names} & NEVER.get(room, set())
 
 
+def test_one_module_knows_dask():
+    """Others may name its types, for type checkers alone."""
+
+    def runs(module: Path) -> set[str]:
+        tree = ast.parse(module.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+                node.body = []
+        names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+        return {name.split(".")[0] for name in names}
+
+    knowing = [str(m.relative_to(PACKAGE)) for m in MODULES if runs(m) & {"dask", "distributed"}]
+    assert knowing == ["maps/cluster.py"]
+
+
 def test_every_room_has_its_floor():
     assert {room_of(m) for m in MODULES} == set(FLOOR)
 

@@ -230,9 +230,10 @@ def _likely_cause(path: Path, error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: str | Path) -> Iterator[None]:
+def locked(path: str | Path, *, patience: float = 0) -> Iterator[None]:
     """Let no other process (or thread) write `path` while the block runs, and first remove what killed
-    processes left beside it. The system releases the lock when the process ends, however it ends.
+    processes left beside it. The system releases the lock when the process ends, however it ends; `patience`
+    are the seconds to wait for that.
 
     Raises BadFile where another one is writing it, or its folder cannot be written to. File systems without
     locks let all pass.
@@ -243,7 +244,9 @@ def locked(path: str | Path) -> Iterator[None]:
     lock = path.parent / f"{OURS}{digest}{LOCK}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _hold(lock)
+        until = time.monotonic() + patience
+        while (handle := _hold(lock)) is None and time.monotonic() < until:
+            time.sleep(0.5)
     except OSError as error:
         raise cannot_write(path, error) from error
     if handle is None:

@@ -12,9 +12,10 @@ import world
 
 from labelscape.checkpoint import save
 from labelscape.errors import BadOption
-from labelscape.maps.job import SceneRecord
+from labelscape.maps.job import SceneRecord, for_workers
 from labelscape.maps.many import map_scenes
 from labelscape.maps.run import map_scene
+from labelscape.scenes.array import ArrayScene
 
 QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}
 
@@ -197,3 +198,21 @@ def test_check_says_which_of_many_do_not_fit(tmp_path, model, run_cli):
     assert refused == ["REFUSED     other"]
     code, out, _ = run_cli(*words, "--json")
     assert code == 1 and [one["verdict"] for one in json.loads(out)].count("REFUSED") == 1
+
+
+def test_paths_are_sent_to_workers_as_they_hold_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.tif", "items.json", "area.gpkg"):
+        Path(name).write_text("")
+    here = str(tmp_path)
+    for given, sent in (
+        ("a.tif", f"{here}/a.tif"),
+        (("a.tif", Path("a.tif")), (f"{here}/a.tif",) * 2),
+        ("items.json#S2A_1", f"{here}/items.json#S2A_1"),
+        ("area.gpkg|layername=b", f"{here}/area.gpkg|layername=b"),
+        ("s3://bucket/a.tif", "s3://bucket/a.tif"),
+        ("/vsicurl/https://x/a.tif", "/vsicurl/https://x/a.tif"),
+    ):
+        assert for_workers(given) == sent
+    with pytest.raises(BadOption, match="cannot be sent to workers; save it"):
+        for_workers(ArrayScene(np.zeros((1, 2, 2))))

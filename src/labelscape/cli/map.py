@@ -66,6 +66,41 @@ class Products:
     ] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who does the work, where this process does not."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", help="Share the work among so many processes of this machine, one thread each."
+        ),
+    ] = None
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="ADDRESS|FILE",
+            help="Share the work among the workers of a Dask cluster: tcp://host:8786 or its scheduler file.",
+        ),
+    ] = None
+    grain: Annotated[
+        str,
+        typer.Option(
+            "--grain",
+            help="What a worker is given: scene, block (of a scene's tiles) or auto (blocks of few scenes).",
+        ),
+    ] = "auto"
+    block_timeout: Annotated[
+        float,
+        typer.Option(
+            "--block-timeout",
+            metavar="SECONDS",
+            help="A worker without progress for so long is ended, and its work given to another one.",
+        ),
+    ] = 3600.0
+
+
 Again = Annotated[
     Path | None,
     typer.Option(
@@ -91,6 +126,7 @@ def run(
     reading: Reading,
     machine: Machine,
     averaging: Averaging,
+    workers: Workers,
     again: Again = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -109,7 +145,7 @@ def run(
 
       labelscape map runs/a/mlp.safetensors S2A_33UUU.json --out map --sieve 0.5
 
-      labelscape map runs/a/mlp.safetensors "archive/**/*.tif" --out maps
+      labelscape map runs/a/mlp.safetensors "archive/**/*.tif" --out maps --workers 4
 
       labelscape map runs/a/mlp.safetensors search.json --each --asset visual --out maps
 
@@ -131,26 +167,31 @@ def run(
         raise BadOption(
             "labelscape map needs a checkpoint and a scene, or --rerun with the _run.json of a map."
         )
-    settings = averaging.settings
+    settings = averaging.settings | reading.settings
     for group in (products, extras, outlines, tiles, machine):
         settings |= asdict(group)
-    settings |= reading.settings
     sources = scenes_of(scenes, each=each, settings=settings)
-    _map([model, *averaging.also], sources, out, as_json, overwrite=overwrite, **settings)
+    _map([model, *averaging.also], sources, out, workers, as_json, {**settings, "overwrite": overwrite})
 
 
 def _map(
-    models: list[Path], sources: SceneList, out: Path, as_json: bool, *, overwrite: bool, **settings: Any
+    models: list[Path],
+    sources: SceneList,
+    out: Path,
+    workers: Workers,
+    as_json: bool,
+    settings: dict[str, Any],
 ) -> None:
     """Map one scene or many, and print what was made."""
-    if len(sources) == 1:
+    alone = workers.workers is None and workers.cluster is None
+    if len(sources) == 1 and alone:
         from labelscape.maps.run import map_scene
 
-        _tell(map_scene(models, sources[0].source, out, overwrite=overwrite, **settings), as_json)
+        _tell(map_scene(models, sources[0].source, out, **settings), as_json)
         return
     from labelscape.maps.many import map_scenes
 
-    _tell_job(map_scenes(models, sources, out, overwrite=overwrite, **settings), as_json)
+    _tell_job(map_scenes(models, sources, out, **asdict(workers), **settings), as_json)
 
 
 def _only_out(ctx: typer.Context, again: Path) -> None:
@@ -219,7 +260,8 @@ def _tell_job(result: JobResult, as_json: bool) -> None:
             cause = f": {as_options(record.cause)}" if record.cause else ""
             print(f"{record.state:<8} {record.scene}{cause}")
         counts = ", ".join(f"{count} {state}" for state, count in result.counts.items())
-        print(f"{len(result.records)} scenes in {result.seconds:.0f} s: {counts}")
+        scenes = f"{len(result.records)} scene{'s' * (len(result.records) != 1)}"
+        print(f"{scenes} in {result.seconds:.0f} s: {counts}")
     if not result.is_whole:
         raise typer.Exit(1)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from labelscape.checkpoint import Checkpoint
-from labelscape.errors import BadOption, LabelscapeError, Refused
+from labelscape.checkpoint import Checkpoint, StoredAs, load
+from labelscape.errors import BadInput, BadOption, LabelscapeError, Refused
+from labelscape.maps.cluster import ClusterLost
 from labelscape.maps.finished import finished_map
+from labelscape.maps.machine import as_many_threads
 from labelscape.maps.rasters import Tiles, in_order
 from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_with
@@ -23,6 +27,10 @@ from labelscape.scenes.files import Source, source_paths, source_text
 State = Literal["done", "skipped", "refused", "failed"]
 """What became of a scene of a job: mapped in this run; mapped by an earlier run with the same settings;
 refused by the check; or its map failed.
+"""
+PATIENCE = 60.0
+"""Seconds that a worker waits while another one still holds a scene's files: one that was given up for lost
+may end later than its work is given away (ours).
 """
 
 
@@ -54,6 +62,20 @@ class SceneRecord:
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the seam score is None where there is none."""
         return {**asdict(self), "seam": None if math.isnan(self.seam) else self.seam}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all scenes of a job on workers have in common: small, because it is sent with each of them.
+
+    models   files of the checkpoints, which every worker reads once
+    threads  of a worker
+    """
+
+    models: tuple[StoredAs, ...]
+    out: str
+    overwrite: bool
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,6 +143,7 @@ def map_one(
     *,
     overwrite: bool = False,
     tiles: Tiles = in_order,
+    patience: float = 0,
 ) -> SceneRecord:
     """Map one scene of a job, unless an earlier run has finished it. Whatever is wrong with the scene becomes
     its record: the other scenes do not suffer.
@@ -130,7 +153,9 @@ def map_one(
         if not overwrite and (kept := finished_map(request, models, source, out)):
             pixels, seam, files = kept
             return SceneRecord(text, "skipped", pixels=pixels, seam=seam, files=files)
-        result = map_with(models, source, out, request, overwrite=overwrite, tiles=tiles)
+        result = map_with(models, source, out, request, overwrite=overwrite, tiles=tiles, patience=patience)
+    except ClusterLost:
+        raise  # no fault of this scene, and the next one would meet it too
     except Exception as error:
         state = "refused" if isinstance(error, Refused) else "failed"
         return SceneRecord(text, state, time.monotonic() - start, cause=cause_of(error))
@@ -141,6 +166,52 @@ def map_one(
         sum(area.pixels for area in result.areas),
         result.seam,
         files={kind: str(path) for kind, path in result.paths.items()},
+    )
+
+
+def map_here(job: Job, source: Source, request: MapRequest) -> SceneRecord:
+    """Map one scene of a job, on a worker."""
+    with as_many_threads({"threads": job.threads}):
+        models, out = loaded(job.models), Path(job.out)
+        return map_one(models, source, out, request, overwrite=job.overwrite, patience=PATIENCE)
+
+
+@lru_cache(maxsize=1)
+def loaded(models: tuple[StoredAs, ...]) -> list[Checkpoint]:
+    """The checkpoints of a job, read once in the life of a worker. Raises BadFile, and BadInput where a file
+    has changed since the job began.
+    """
+    found = [load(model.path) for model in models]
+    for wanted, one in zip(models, found):
+        if one.stored != wanted:
+            raise BadInput(f"{wanted.path} was changed while the job ran.")
+    return found
+
+
+def for_workers(source: Source | None) -> Any:
+    """A path, or paths, as they hold in the working folder of another process. Raises BadOption for what is
+    in memory.
+    """
+    paths = source_paths(source)
+    if paths is None:
+        raise BadOption(f"{source_text(source)} cannot be sent to workers; save it, and pass its path.")
+    if isinstance(paths, tuple):
+        return tuple(map(for_workers, paths))
+    # Of a file that holds several scenes or layers, what comes after its name is kept.
+    for mark in ("", "#", "|layername="):
+        path, _, rest = paths.partition(mark) if mark else (paths, "", "")
+        if Path(path).exists():
+            return os.path.abspath(path) + mark + rest
+    # Addresses, and what GDAL makes of file names, are left as they are.
+    return paths
+
+
+def portable(request: MapRequest) -> MapRequest:
+    """The request with paths that hold in another working folder."""
+    return request.replace(
+        scene=for_workers(request.scene),
+        checkpoint=tuple(map(for_workers, request.checkpoint)),
+        area=None if request.area is None else for_workers(request.area),
     )
 
 

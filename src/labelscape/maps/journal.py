@@ -196,6 +196,13 @@ class Journal:
         self.found = len(_tiles(folder))
         """Number of tiles finished by an earlier run."""
 
+    @classmethod
+    def of_another(cls, folder: Path, planes: Sequence[str]) -> Journal:
+        """The journal that another process has opened, to add tiles to."""
+        made = cls.__new__(cls)
+        made.folder, made.planes, made.deleted, made.machine, made.found = folder, tuple(planes), "", {}, 0
+        return made
+
     def _path(self, core: Window) -> Path:
         # By place, not by number: a tile is found again whatever was skipped before it.
         return self.folder / f"{core.top}_{core.left}.tif"

@@ -6,17 +6,22 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from labelscape.checkpoint import Checkpoint, load_all
+from labelscape.checkpoint import load_all
 from labelscape.errors import BadOption, WrongType
 from labelscape.files import check_path
+from labelscape.maps.cluster import connected
+from labelscape.maps.crew import BLOCK_TIMEOUT, Work, on_workers
 from labelscape.maps.job import JobResult, SceneRecord, map_one, names_for, scene_text
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.progress import print_line
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scenes.scene_list import SceneList
 from labelscape.scoring.protocol import Protocol
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @spelt_out
@@ -28,6 +33,10 @@ def map_scenes(
     request: MapRequest | None = None,
     protocol: Protocol | None = None,
     overwrite: bool = False,
+    workers: int | None = None,
+    cluster: str | Client | None = None,
+    grain: str = "auto",
+    block_timeout: float | None = BLOCK_TIMEOUT,
     **settings: Unpack[MapSettings],
 ) -> JobResult:
     """Map many scenes into the folder `out`, each as `map_scene` does. A scene that is refused or fails is
@@ -39,6 +48,13 @@ def map_scenes(
     request     all settings as one value
     protocol    `scales`, `tta` and `average` as one value
     overwrite   replace files that exist
+    workers     processes on this machine that share the work, of one thread each; by default none
+    cluster     instead: the address or scheduler file of a Dask cluster, or a `distributed.Client` of one
+    grain       what a worker is given: a "scene", a "block" of a scene's tiles, or "auto": blocks where there
+                are fewer than two scenes per worker
+    block_timeout
+                seconds without progress after which a worker is ended, and its work given to another one;
+                None for no limit
     settings    those of `MapRequest`, for all scenes; `name` only where there is one. With their defaults:
 
     {settings}
@@ -47,8 +63,10 @@ def map_scenes(
     unfinished ones resumed. Where two scenes have the same file name, their maps have the name of the scene's
     folder before it.
 
-    Raises BadOption with all invalid settings, and where two scenes would have the same files; UnknownName
-    for a `task` that a model did not learn; BadFile where a checkpoint cannot be read.
+    Raises BadOption with all invalid settings, where two scenes would have the same files, and where Dask is
+    needed and not installed; UnknownName for a `task` that a model did not learn; BadFile where a checkpoint
+    cannot be read; BadInput where a worker cannot do the job (another version, no checkpoint, no access to
+    `out`); ClusterLost where the scheduler is gone.
     """
     start = time.monotonic()
     check_path(out, "The folder of the maps (out)")
@@ -61,8 +79,12 @@ def map_scenes(
         model.task(request.task)  # an unknown one is wrong of all scenes
     names = scenes.names if isinstance(scenes, SceneList) else names_for(several)
     requests = _requests(request, several, names)
-    records = _one_by_one(models, several, requests, Path(out), overwrite)
-    return JobResult(tuple(records), Path(out), time.monotonic() - start)
+    work = Work(models, several, requests, Path(out), overwrite, grain, block_timeout)
+    if workers is None and cluster is None:
+        return JobResult(tuple(_one_by_one(work)), work.out, time.monotonic() - start)
+    with connected(workers, cluster) as client:
+        records, grain, count = on_workers(client, work)
+    return JobResult(tuple(records), work.out, time.monotonic() - start, grain, count)
 
 
 def listed(scenes: Iterable[Source] | SceneList) -> list[Source]:
@@ -84,13 +106,7 @@ def _requests(request: MapRequest, scenes: Sequence[Source], names: Sequence[str
     return [request.replace(scene=source_paths(s), name=name) for s, name in zip(scenes, names)]
 
 
-def _one_by_one(
-    models: Sequence[Checkpoint],
-    scenes: Sequence[Source],
-    requests: Sequence[MapRequest],
-    out: Path,
-    overwrite: bool,
-) -> Iterator[SceneRecord]:
-    for number, (scene, request) in enumerate(zip(scenes, requests), start=1):
-        print_line(f"scene {number} of {len(scenes)}: {scene_text(scene)}")
-        yield map_one(models, scene, out, request, overwrite=overwrite)
+def _one_by_one(work: Work) -> Iterator[SceneRecord]:
+    for number, (scene, request) in enumerate(zip(work.scenes, work.requests), start=1):
+        print_line(f"scene {number} of {len(work.scenes)}: {scene_text(scene)}")
+        yield map_one(work.models, scene, work.out, request, overwrite=work.overwrite)

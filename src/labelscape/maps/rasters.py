@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from labelscape.legend import IGNORE, Legend
 from labelscape.maps.outputs import RasterOutput
 from labelscape.maps.seams import Seams
 from labelscape.maps.work import MapWork
-from labelscape.progress import bar
+from labelscape.progress import Tick, bar
 from labelscape.rasters.overviews import count_areas
 from labelscape.rasters.write import MapWriter
 from labelscape.scoring.scored import ScoredTile
@@ -68,6 +69,7 @@ def _blocks(core: Window) -> Iterator[Window]:
             yield Window(top, left, AREA_ROWS, AREA_COLUMNS) & core
 
 
+Made = TypeVar("Made")
 Item = ScoredTile | tuple[Window, np.ndarray]
 """A tile of a map: scored just now, or the window and planes (C, h, w) of one that is kept in the journal."""
 Tiles = Callable[[MapWork], Iterator[Item]]
@@ -100,23 +102,24 @@ def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
                     mine = work.legends[output.task].decode(mine)
                 writer.write(window, mine)
 
-        def finish(tile: ScoredTile) -> None:
-            planes = planes_of(tile, work.outputs, work.request.reject, work.scorer.groups)
+        def take(item: Item) -> None:
+            if not isinstance(item, ScoredTile):
+                write(*item)
+                return
+            planes = planes_of(item, work.outputs, work.request.reject, work.scorer.groups)
             # Journal first: a tile that was written to the rasters only would be lost with their half-written
             # files.
-            work.journal.save(tile.window, planes)
-            write(tile.window, planes)
+            work.journal.save(item.window, planes)
+            write(item.window, planes)
 
-        _one_behind(work, tiles, finish, write)
+        with bar(f"map {scene.name}", len(work.plan), "tiles") as tick:
+            done = one_behind(tiles(work), take, tick)
+            # Tiles without data were passed over: the bar must still end at its total.
+            tick(len(work.plan) - done)
         if not tallies[""].pixels.sum():  # inside the writers, so that no file is left
             # Its tiles hold nothing: there is nothing to resume.
             work.journal.close()
-            area = work.request.area
-            raise BadInput(
-                f"{scene.name} has no valid pixel{f' in the area {area}' if area else ''}: the whole map is "
-                f"nodata. Check the scene's nodata value or set it with `nodata`"
-                f"{', and that the area contains the centre of a pixel' if area else ''}."
-            )
+            raise _empty(work)
         try:
             work.watched.check(f"{scene.name} was mapped")
         except BadFile:
@@ -131,6 +134,15 @@ def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
     for tally in tallies.values():
         tally.nodata = scene.grid.window.pixels - int(tally.pixels.sum())
     return tallies
+
+
+def _empty(work: MapWork) -> BadInput:
+    area = work.request.area
+    return BadInput(
+        f"{work.scene.name} has no valid pixel{f' in the area {area}' if area else ''}: the whole map is "
+        f"nodata. Check the scene's nodata value or set it with `nodata`"
+        f"{', and that the area contains the centre of a pixel' if area else ''}."
+    )
 
 
 def planes_of(
@@ -161,33 +173,26 @@ def _writer(work: MapWork, output: RasterOutput) -> MapWriter:
     )
 
 
-def _one_behind(
-    work: MapWork,
-    tiles: Tiles,
-    finish: Callable[[ScoredTile], None],
-    write: Callable[[Window, np.ndarray], None],
-) -> None:
-    """Write tiles, scored or from the journal, in a second thread while the network predicts the next."""
-    with (
-        bar(f"map {work.scene.name}", len(work.plan), "tiles") as tick,
-        # One thread, so that tiles are written in the plan's order: the same bytes whether they were scored
-        # or kept.
-        ThreadPoolExecutor(1, thread_name_prefix="write") as pool,
-    ):
+def one_behind(items: Iterable[Made], act: Callable[[Made], None], tick: Tick) -> int:
+    """Act on each item in a second thread, in their order, while the next one is made. Returns their
+    number.
+    """
+    done = 0
+    # One thread, so that tiles are written in the plan's order: the same bytes whether they were scored or
+    # kept.
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
         behind: Future | None = None
-        done = 0
-        for item in tiles(work):
+        for item in items:
             if behind is not None:
-                # At most one tile waits: memory stays bounded, and an error stops the work at once.
+                # At most one item waits: memory stays bounded, and an error stops the work at once.
                 behind.result()
-            behind = pool.submit(finish, item) if isinstance(item, ScoredTile) else pool.submit(write, *item)
+            behind = pool.submit(act, item)
             done += 1
             tick()
         if behind is not None:
-            # The last tile's error too, before the rasters are called finished.
+            # The last item's error too, before the work is called finished.
             behind.result()
-        # Tiles without data were passed over: the bar must still end at its total.
-        tick(len(work.plan) - done)
+    return done
 
 
 def in_order(work: MapWork) -> Iterator[Item]:

@@ -82,8 +82,11 @@ def map_with(
     *,
     overwrite: bool = False,
     tiles: Tiles = in_order,
+    patience: float = 0,
 ) -> MapResult:
-    """`map_scene` with models that are loaded, and with tiles that may come from elsewhere (`Tiles`)."""
+    """`map_scene` with models that are loaded, and with tiles that may come from elsewhere (`Tiles`). While
+    another run writes the same map it waits for `patience` seconds.
+    """
     start = time.monotonic()
     loaded, models = models, [one.task(request.task) for one in models]
     with fitting(models[0], source, request) as (opened, findings, watched):
@@ -92,9 +95,8 @@ def map_with(
             refuse_unless(findings, opened.name, request.task)
         # With `force` the causes of the refusal become notes: they go into report and run file.
         notes = [finding.cause for finding in findings]
-        with prepared(
-            request, models, opened, out, overwrite=overwrite, notes=notes, watched=watched
-        ) as work:
+        told = {"overwrite": overwrite, "notes": notes, "watched": watched, "patience": patience}
+        with prepared(request, models, opened, out, **told) as work:
             with as_many_threads(work.journal.machine):
                 tallies = write_rasters(work, tiles)
             # After the rasters are finished: their writer makes the side file that this one adds to.

@@ -71,11 +71,11 @@ class MapWork:
 
 
 @contextmanager
-def fitting(
-    checkpoint: Checkpoint, source: Source, request: MapRequest, *, stride: int = 1
-) -> Iterator[tuple[Scene, tuple[Difference, ...], Watched]]:
-    """Open a scene and adjust it to the model's contract; also yields what differs, and its files as they are
-    now. Raises as `open_scene` does.
+def opened_for(
+    checkpoint: Checkpoint, source: Source, request: MapRequest
+) -> Iterator[tuple[Scene, list[Difference], Watched]]:
+    """Open a scene and adjust it to the model's contract; also yields what was adjusted, and its files as
+    they are now. Raises as `open_scene` does.
     """
     with (
         # Where something is adjusted two scenes are open: the adjusted one reads from the one as stored, and
@@ -95,6 +95,15 @@ def fitting(
         watched = Watched.of(files_of_map(request, as_stored))
         scene, adjusted = fitted(checkpoint.contract, as_stored)
         handles.enter_context(scene)
+        yield scene, adjusted, watched
+
+
+@contextmanager
+def fitting(
+    checkpoint: Checkpoint, source: Source, request: MapRequest, *, stride: int = 1
+) -> Iterator[tuple[Scene, tuple[Difference, ...], Watched]]:
+    """As `opened_for`, with all that differs from the model's contract."""
+    with opened_for(checkpoint, source, request) as (scene, adjusted, watched):
         yield scene, (*adjusted, *compare(checkpoint.contract, scene, stride=stride)), watched
 
 
@@ -108,9 +117,10 @@ def prepared(
     overwrite: bool,
     notes: Sequence[str],
     watched: Watched,
+    patience: float = 0,
 ) -> Iterator[MapWork]:
-    """Plan a map, and hold the lock of its files while the block runs. Everything that can fail is checked
-    here, before the first tile: raises BadOption, BadInput, BadFile.
+    """Plan a map, and hold the lock of its files while the block runs, for which it waits `patience` seconds.
+    Everything that can fail is checked here, before the first tile: raises BadOption, BadInput, BadFile.
     """
     checkpoint, grid = models[0], scene.grid
     bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with `force`
@@ -133,7 +143,7 @@ def prepared(
     key = tile_key(request, models, scene, plan, scorer.device.type, watched)
     folder = out / f".{stem}.unfinished"
     _make_room(out)
-    with locked(out / stem):
+    with locked(out / stem, patience=patience):
         # Files beside tiles with this very key are this map's own, finished before it was stopped.
         replace = overwrite or is_begun(folder, key)
         # Before the journal: a folder that refuses the map must not lose an earlier map's tiles.
@@ -146,9 +156,8 @@ def prepared(
         wanted = planes_wanted(request, models)
         journal = Journal(folder, key, wanted, machine=machine_now(), overwrite=overwrite)
         notes = [*notes, *filter(None, [journal.deleted]), *unlike_before(journal.machine)]
-        outputs, told = rasters_of(request, task), tuple(notes)
-        where = stem, paths, outputs
-        yield MapWork(request, scorer, scene, plan, legends, *where, journal, replace, told, watched)
+        made, told = (stem, paths, rasters_of(request, task)), tuple(notes)
+        yield MapWork(request, scorer, scene, plan, legends, *made, journal, replace, told, watched)
 
 
 def other_scaling(checkpoint: Checkpoint) -> str:

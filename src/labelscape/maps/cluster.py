@@ -1,0 +1,315 @@
+"""Run calls on the workers of a Dask cluster: the only module that knows Dask.
+
+Scheduling, retries and what happens to work whose worker dies are Dask's own. Calls are submitted as workers
+come free, so that neither scheduler nor client ever holds a job as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError
+from labelscape.progress import heard_by, print_line
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, Worker
+
+AHEAD = 2
+"""Calls submitted per worker: the one it works on, and the next, so that it never waits for the client."""
+RETRIES = 2
+"""How often Dask repeats a call that raised."""
+HUNG = 79
+"""Exit code of a worker that ended itself because it hung."""
+TOPIC = "labelscape"
+"""Of the messages that workers send to the client."""
+INSTALL = "pip install 'labelscape[cluster]'"
+
+
+class ClusterLost(LabelscapeError):
+    """The scheduler is gone, and with it what was submitted."""
+
+
+class WorkersDied(LabelscapeError):
+    """A call could not be finished, because every worker that tried it died."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """`function(*args)` on a worker; `name` is shown on Dask's dashboard, `number` says which call it is."""
+
+    number: int
+    name: str
+    function: Callable[..., Any]
+    args: tuple
+
+
+@contextlib.contextmanager
+def connected(
+    workers: int | None = None, cluster: str | Client | None = None, *, threads: int = 1
+) -> Iterator[Client]:
+    """A client of a cluster with at least one worker: `workers` local processes of so many threads, which end
+    with the block; or an own cluster by its address, its scheduler file or a client of it.
+
+    Raises BadOption where Dask is not installed or not just one of the two is given, BadInput where no
+    scheduler answers.
+    """
+    if importlib.util.find_spec("distributed") is None:
+        raise BadOption(f"Workers need Dask, which is not installed: {INSTALL}.")
+    if (workers is None) == (cluster is None):
+        raise BadOption("Give either `workers`, a number of local processes, or `cluster`, not both.")
+    with _local(workers, threads) if cluster is None else _joined(cluster) as client:
+        client.subscribe_topic(TOPIC, lambda event: print_line(event[1]["text"]))
+        client.subscribe_topic("all", _say_lost)
+        try:
+            if not client.nthreads():
+                print_line(f"waiting for the first worker of {client.scheduler.address}")
+                client.wait_for_workers(1)
+            yield client
+        finally:
+            with contextlib.suppress(Exception):  # the connection may be gone
+                client.unsubscribe_topic("all")
+                client.unsubscribe_topic(TOPIC)
+
+
+def _say_lost(event: tuple[float, dict]) -> None:
+    what = event[1]
+    if what.get("action") == "remove-worker" and not what.get("expected") and what.get("processing-tasks"):
+        print_line(f"worker {what['worker']} was lost; its work is given to another one")
+
+
+@contextlib.contextmanager
+def _local(workers: int, threads: int) -> Iterator[Client]:
+    if not isinstance(workers, int) or workers < 1:
+        raise BadOption(f"`workers={workers}` must be a whole number of at least 1.")
+    import dask
+    from distributed import Client, LocalCluster
+
+    # Read by the numerical libraries when a worker starts. Dask takes them from this process where it has
+    # them, else it sets them here too.
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    before = {name: os.environ.get(name) for name in (*counts, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")}
+    environ = {"distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536, **counts}}
+    try:
+        os.environ.update(counts)
+        with (
+            dask.config.set(environ),
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                # Dask would end workers at a share of the machine's memory; `check` says what a map needs.
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+                dashboard_address="127.0.0.1:0",
+                preload=["labelscape.maps.cluster"],
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def dask_setup(worker: Worker) -> None:
+    """Called by Dask in a local worker when it starts: Ctrl-C is for the command alone, which then ends its
+    workers; they would each print a traceback.
+    """
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def dask_teardown(worker: Worker) -> None:
+    """Called by Dask in a local worker when it ends: at once, since taking torch down takes seconds."""
+    os._exit(0)
+
+
+@contextlib.contextmanager
+def _joined(cluster: str | Client) -> Iterator[Client]:
+    from distributed import Client
+
+    if isinstance(cluster, Client):
+        yield cluster
+        return
+    if "://" not in cluster and not Path(cluster).is_file():
+        raise BadFile(
+            f"{cluster} does not exist; an address (tcp://host:8786) or a scheduler's file was expected."
+        )
+    where = {"address": cluster} if "://" in cluster else {"scheduler_file": cluster}
+    try:
+        client = Client(**where, timeout="30s", set_as_default=False)
+    except (OSError, ValueError, KeyError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"No Dask scheduler answers at {cluster} ({why}). Start one: dask scheduler --scheduler-file FILE"
+        ) from error
+    with client:
+        yield client
+
+
+def dashboard(client: Client) -> str:
+    """Address of Dask's dashboard; "" where there is none."""
+    return client.dashboard_link if importlib.util.find_spec("bokeh") is not None else ""
+
+
+def asked_of_all(client: Client, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """Worker's address -> what the function returns there, or the exception that it raises."""
+    return client.run(function, *args, on_error="return")
+
+
+def workers_of(client: Client) -> dict[str, int]:
+    """Worker's address -> its number of threads. Raises ClusterLost."""
+    try:
+        return client.nthreads()
+    except (OSError, RuntimeError) as error:
+        raise ClusterLost("The connection to the scheduler is lost.") from error
+
+
+def outcomes(
+    client: Client, calls: Iterable[Call], *, limit: float | None = None
+) -> Iterator[tuple[Call, Any]]:
+    """Each call with what it returned, or the exception that it raised, in the order in which they end.
+
+    The next calls are submitted when earlier ones end, also while nothing is taken from here. After `limit`
+    seconds without a sign of progress a worker ends itself, and its work is given to another one. Raises
+    ClusterLost. Ended early, it cancels what was submitted.
+    """
+    ended: queue.SimpleQueue[Future | Exception] = queue.SimpleQueue()
+    running: dict[str, Future] = {}
+    by_key: dict[str, Call] = {}
+    job, calls, lock, open_ = uuid.uuid4().hex[:8], iter(calls), threading.Lock(), True
+
+    def fill() -> None:
+        most = AHEAD * max(1, len(workers_of(client)))
+        while open_ and len(running) < most and (call := next(calls, None)) is not None:
+            key = f"{call.name}-{job}-{call.number}"
+            by_key[key] = call
+            what = limit, call.function, call.args
+            running[key] = client.submit(_at_work, *what, key=key, pure=False, retries=RETRIES)
+            running[key].add_done_callback(ends)
+
+    def ends(future: Future) -> None:
+        """In Dask's thread for callbacks."""
+        with lock:
+            running.pop(future.key, None)
+            try:
+                fill()
+            # It would be lost in that thread.
+            except Exception as error:
+                ended.put(error)
+        ended.put(future)
+
+    try:
+        with lock:
+            fill()
+        while by_key:
+            future = ended.get()
+            if isinstance(future, Exception):
+                raise future
+            yield by_key.pop(future.key), _outcome(future)
+            del future  # so that the scheduler forgets it
+    finally:
+        open_ = False
+        # The connection may be what was lost.
+        with contextlib.suppress(Exception):
+            client.cancel(list(running.values()))
+
+
+def _outcome(future: Future) -> Any:
+    from distributed import KilledWorker
+
+    if future.status == "finished":
+        return future.result()
+    if future.status != "error":
+        raise ClusterLost("The connection to the scheduler is lost.")
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return WorkersDied(
+            f"The workers that worked on it died, {error.allowed_failures + 1} one after the other (last "
+            f"{error.last_worker.address}): killed, out of memory, or stopped by the time limit"
+        )
+    return error
+
+
+# --------------------------------------------------------------------------------------------- on a worker
+
+
+class Stopped(BaseException):
+    """The client does not want this work any more. No Exception, so that nothing on the way takes it for a
+    failure of the scene.
+    """
+
+
+def _at_work(limit: float | None, function: Callable[..., Any], args: tuple) -> Any:
+    """Call a function on a worker: its progress bars keep the time limit from ending the worker, and end the
+    work where it was cancelled.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+    _take_gpu(worker.name)
+    with _limited(limit, worker, key) as alive:
+
+        def tick(done: int = 1, **facts: float) -> None:
+            alive()
+            task = worker.state.tasks.get(key)
+            # Dask does not interrupt what it has cancelled.
+            if task is None or task.state == "cancelled":
+                raise Stopped
+
+        with heard_by(tick):
+            try:
+                return function(*args)
+            except Stopped:
+                return None
+
+
+def _take_gpu(name: object) -> None:
+    """One GPU for each local worker, which Dask calls by their numbers. Elsewhere the user says which one a
+    worker sees (CUDA_VISIBLE_DEVICES).
+    """
+    import torch
+
+    if isinstance(name, int) and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(name % torch.cuda.device_count())
+
+
+@contextlib.contextmanager
+def _limited(limit: float | None, worker: Worker, key: str) -> Iterator[Callable[[], None]]:
+    """End this process where the function yielded was not called for `limit` seconds: a thread that hangs in
+    a read or in a driver cannot be ended in any other way.
+    """
+    if not limit:
+        yield lambda: None
+        return
+    last, over = time.monotonic(), threading.Event()
+
+    def alive() -> None:
+        nonlocal last
+        last = time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(min(1.0, limit / 4)):
+            if time.monotonic() - last > limit:
+                text = f"worker {worker.address} hung: no progress for {limit:g} s at {key}; it is ended"
+                worker.log_event(TOPIC, {"text": text})
+                time.sleep(0.5)  # until the message is sent
+                os._exit(HUNG)
+
+    threading.Thread(target=watch, name="time limit", daemon=True).start()
+    try:
+        yield alive
+    finally:
+        over.set()

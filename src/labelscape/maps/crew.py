@@ -1,0 +1,151 @@
+"""Map a job's scenes on the workers of a cluster, by scene or by block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labelscape.checkpoint import Checkpoint, StoredAs
+from labelscape.errors import BadOption, UnknownName
+from labelscape.maps import cluster
+from labelscape.maps.blocks import from_workers
+from labelscape.maps.job import Job, SceneRecord, for_workers, map_here, map_one, portable, scene_text
+from labelscape.maps.machine import as_many_threads
+from labelscape.maps.probe import Crew, check_workers
+from labelscape.maps.request import MapRequest
+from labelscape.progress import bar, print_line
+from labelscape.scenes.files import Source
+from labelscape.scoring.engines import pick_device
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+GRAINS = ("auto", "scene", "block")
+BLOCK_TIMEOUT = 3600.0
+"""Seconds without a finished tile after which a worker counts as hung (ours): no tile takes an hour."""
+SCENES_PER_WORKER = 2
+"""From so many on workers get whole scenes: with fewer, some would wait for the last scene alone (ours)."""
+THREADS = 1
+"""Of a worker, whatever its machine: the last digits of a map depend on it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """The scenes of a job, with the request of each. Raises BadOption for another grain or limit."""
+
+    models: Sequence[Checkpoint]
+    scenes: Sequence[Source]
+    requests: Sequence[MapRequest]
+    out: Path
+    overwrite: bool
+    grain: str
+    limit: float | None
+
+    def __post_init__(self) -> None:
+        if self.grain not in GRAINS:
+            raise UnknownName("`grain`", self.grain, GRAINS)
+        if self.limit is not None and not self.limit > 0:
+            raise BadOption(f"`block_timeout={self.limit}` must be above 0.")
+
+
+def on_workers(client: Client, work: Work) -> tuple[list[SceneRecord], str, int]:
+    """Map the scenes on a client's workers: the records, the grain, and the number of workers. Raises
+    BadInput where a worker cannot do the job, ClusterLost.
+    """
+    job = Job(_files(work.models), str(work.out.absolute()), work.overwrite, THREADS)
+    crew = check_workers(client, job.models, Path(job.out), work.requests[0].device)
+    count = len(crew.hosts)
+    grain = grain_for(work, count, crew)
+    for line in _plan(client, work, grain, crew):
+        print_line(line)
+    start = time.monotonic()
+    by = _by_scene if grain == "scene" else _by_block
+    records: dict[int, SceneRecord] = {}
+    try:
+        with as_many_threads({"threads": THREADS}):
+            for number, record in by(client, work, job, count):
+                # As it was given: a worker knows it by its full path.
+                records[number] = replace(record, scene=scene_text(work.scenes[number]))
+    except (KeyboardInterrupt, cluster.ClusterLost):
+        mapped = sum(record.is_mapped for record in records.values())
+        print_line(
+            f"stopped after {time.monotonic() - start:.0f} s: {mapped} of {len(work.scenes)} scenes are "
+            "finished; repeat the command to map what is missing"
+        )
+        raise
+    return [records[number] for number in range(len(work.scenes))], grain, count
+
+
+def _files(models: Sequence[Checkpoint]) -> tuple[StoredAs, ...]:
+    if any(one.stored is None for one in models):
+        raise BadOption("Workers read a checkpoint from its file; save it (`labelscape.save`) and pass that.")
+    return tuple(replace(one.stored, path=for_workers(one.stored.path)) for one in models)
+
+
+def grain_for(work: Work, workers: int, crew: Crew) -> str:
+    """What a worker is given: a "scene" or a "block". Raises BadOption where blocks cannot be joined."""
+    if work.grain == "scene" or (work.grain == "auto" and len(work.scenes) >= SCENES_PER_WORKER * workers):
+        return "scene"
+    # Tiles of another device have other last digits, and other batches.
+    here = pick_device(work.requests[0].device).type
+    if here == crew.device:
+        return "block"
+    if work.grain == "block":
+        raise BadOption(
+            f"The workers compute on {crew.device}, and this process, which plans the tiles, on {here}. Pass "
+            f"`device='cpu'`, or `grain='scene'`, or start it on a machine with {crew.device}."
+        )
+    return "scene"
+
+
+def _plan(client: Client, work: Work, grain: str, crew: Crew) -> Iterator[str]:
+    workers, scenes = len(crew.hosts), len(work.scenes)
+    hosts = len(set(crew.hosts.values()))
+    where = f" on {hosts} machines" if hosts > 1 else ""
+    one = (
+        "each maps whole scenes" if grain == "scene" else "they share the tiles of one scene after the other"
+    )
+    yield (
+        f"{scenes} scene{'s' * (scenes != 1)}, {workers} worker{'s' * (workers != 1)}{where} of {THREADS} "
+        f"thread on {', '.join(crew.gpus) or crew.device}: {one}"
+    )
+    if work.limit:
+        yield f"a worker without progress for {work.limit:g} s is ended, and its work given to another one"
+    if link := cluster.dashboard(client):
+        yield f"dashboard: {link}"
+    for doubt in crew.doubts:
+        yield f"note: {doubt}"
+
+
+def _by_scene(client: Client, work: Work, job: Job, workers: int) -> Iterator[tuple[int, SceneRecord]]:
+    calls = (
+        cluster.Call(n, "map-scene", map_here, (job, for_workers(scene), portable(request)))
+        for n, (scene, request) in enumerate(zip(work.scenes, work.requests))
+    )
+    start, pixels, failed = time.monotonic(), 0, 0
+    with bar(f"map {len(work.scenes)} scenes", len(work.scenes), "scenes") as tick:
+        for call, found in cluster.outcomes(client, calls, limit=work.limit):
+            text = scene_text(work.scenes[call.number])
+            record = (
+                found if isinstance(found, SceneRecord) else SceneRecord(text, "failed", cause=str(found))
+            )
+            pixels += record.pixels * (record.state == "done")
+            failed += not record.is_mapped
+            rate = pixels / 1e6 / max(1e-9, time.monotonic() - start)
+            tick(1, **{"Mpx/s": rate}, **({"not mapped": failed} if failed else {}))
+            yield call.number, record
+
+
+def _by_block(client: Client, work: Work, job: Job, workers: int) -> Iterator[tuple[int, SceneRecord]]:
+    def run(calls: Iterator[cluster.Call]) -> Iterator:
+        return cluster.outcomes(client, calls, limit=work.limit)
+
+    for n, (scene, request) in enumerate(zip(work.scenes, work.requests)):
+        text = scene_text(scene)
+        tiles = from_workers(
+            run, job.models, scene, workers=workers, say=lambda line, t=text: print_line(f"{t}: {line}")
+        )
+        yield n, map_one(work.models, scene, work.out, request, overwrite=work.overwrite, tiles=tiles)

@@ -1,0 +1,402 @@
+"""Maps made by workers of a real Dask cluster: the bytes of a single process, whatever dies on the way."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import world
+from distributed import Client
+
+import labelscape
+from labelscape.checkpoint import load, save
+from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.grid import Window
+from labelscape.maps.blocks import Blocks, blocks_for, tiles_along
+from labelscape.maps.cluster import Call, ClusterLost, connected, outcomes
+from labelscape.maps.many import map_scenes
+from labelscape.maps.run import map_scene
+from labelscape.scoring.stitch import _contributing
+from labelscape.scoring.tiles import TilePlan
+
+QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}
+
+
+@pytest.fixture(scope="module")
+def client():
+    with connected(2) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save(world.ten_metre_fcn(), tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+def scenes_of(folder, count=3, height=96, width=128):
+    folder.mkdir(parents=True, exist_ok=True)
+    return [world.make(folder, height, width, seed=n, name=f"s{n}", nodata=0).scene for n in range(count)]
+
+
+def rasters_in(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in (".tif", ".xml")}
+
+
+def test_whole_scenes_are_mapped_by_workers_and_one_that_fails_does_not_stop_the_others(
+    client, model, tmp_path, monkeypatch
+):
+    good = scenes_of(tmp_path / "in", 5)
+    bad = tmp_path / "in" / "bad.tif"
+    bad.write_bytes(good[0].read_bytes()[:2000])
+    monkeypatch.chdir(tmp_path)  # workers have another working folder
+    scenes = [Path("in") / scene.name for scene in [*good[:2], bad, *good[2:]]]
+    result = map_scenes(model, scenes, "maps", cluster=client, **QUICK)
+    assert (result.grain, result.workers) == ("scene", 2)
+    assert [r.state for r in result.records] == ["done", "done", "failed", "done", "done", "done"]
+    assert [r.scene for r in result.records] == [str(s) for s in scenes]
+    assert "truncated or damaged" in result.records[2].cause
+    for scene in good:
+        map_scene(model, scene, tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+    again = map_scenes(model, scenes, "maps", cluster=client, **QUICK)
+    assert again.counts == {"skipped": 5, "failed": 1}
+    assert not list((tmp_path / "maps").glob(".*"))
+
+
+BLENDED = {"network": "skip", "blend": "hann", "tile_size": 64, "overlap": 16}
+EXACT = {"network": "fcn", "tile_size": 256, "overlap": None}
+
+
+@pytest.mark.parametrize(
+    ("how", "more"),
+    [
+        (EXACT, {"proba": True, "entropy": True}),
+        (BLENDED, {"proba": True, "tta": "flips", "reject": 0.4}),
+        (BLENDED, {"also": True, "area": True, "sieve": 2.0, "polygons": True}),
+    ],
+    ids=["exact", "blended with augmentation", "two models in an area"],
+)
+def test_blocks_of_a_scene_give_the_bytes_of_a_single_process(client, tmp_path, how, more):
+    w = world.make(tmp_path, 330, 420, nodata=0)
+    settings = {**QUICK, **how, **more}
+    network, also = settings.pop("network"), settings.pop("also", False)
+    options = {"widths": (8, 8, 8, 8)}
+    models = [
+        save(world.tiny_checkpoint(network, seed=n, **options), tmp_path / f"m{n}.safetensors")
+        for n in range(1 + also)
+    ]
+    if settings.get("area"):
+        settings["area"] = world.rectangle(w, tmp_path / "area.geojson", 40, 30, 250, 300)
+    result = map_scenes(models, [w.scene], tmp_path / "maps", cluster=client, grain="block", **settings)
+    assert [(r.state, r.cause) for r in result.records] == [("done", "")]
+    assert result.grain == "block"
+    single = map_scene(models, w.scene, tmp_path / "alone", **settings)
+    assert single.tiles > 15
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+    (record,) = result.records
+    assert record.pixels == sum(area.pixels for area in single.areas)
+    assert record.seam == single.seam
+    assert not list((tmp_path / "maps").glob(".*"))
+
+
+def test_calls_are_submitted_as_workers_come_free(client):
+    taken = []
+
+    def calls():
+        for number in range(40):
+            taken.append(number)
+            yield Call(number, "double", pow, (number, 2))
+
+    most = 0
+    for ended, (call, value) in enumerate(outcomes(client, calls())):
+        assert value == call.number**2
+        most = max(most, len(taken) - ended)
+    assert sorted(taken) == list(range(40))
+    assert most < 40  # two per worker, and those that ended while this loop was at work
+    (first, value), *_ = [*outcomes(client, [Call(0, "divide", divmod, (1, 0))])]
+    assert first.number == 0 and isinstance(value, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(("height", "width", "fade", "batch"), [(7, 9, 0, 1), (7, 9, 8, 1), (5, 31, 8, 4)])
+@pytest.mark.parametrize("workers", [1, 3, 40])
+def test_every_tile_is_in_one_block_and_what_is_predicted_twice_is_counted(
+    height, width, fade, batch, workers
+):
+    plan = TilePlan(Window(0, 0, height * 32 - 5, width * 32), 32, 16, fade, 1, 0, batch)
+    assert tiles_along(plan) == (height, width)
+    chosen = blocks_for(plan, workers)
+    for blocks in (chosen, Blocks(plan, 2, 4)):
+        members = {}
+        for tile in plan:
+            members.setdefault(blocks.of(tile.answers), []).append(tile)
+        assert sorted(members) == list(range(len(blocks)))
+        predicted = 0
+        for tiles in members.values():
+            needed = set(tiles)
+            if fade:
+                needed = _contributing(plan, {tile.answers for tile in tiles})
+            order = {tile: n // batch for n, tile in enumerate(plan)}
+            predicted += batch * len({order[tile] for tile in needed})
+        assert len(list(plan)) <= predicted <= blocks.predicted
+        if batch == 1:
+            assert predicted == blocks.predicted
+    if not fade and batch == 1:
+        assert chosen.predicted == len(plan)
+
+
+def test_no_dask_and_wrong_options_are_said(model, tmp_path, monkeypatch):
+    scene = scenes_of(tmp_path, 1)[0]
+    for options, said in (
+        ({"workers": 0}, "`workers=0` must be"),
+        ({"workers": 2, "cluster": "tcp://localhost:1"}, "not both"),
+        ({"workers": 2, "grain": "tile"}, "No `grain` is called 'tile'"),
+        ({"workers": 2, "block_timeout": 0}, "must be above 0"),
+    ):
+        with pytest.raises(BadOption, match=said):
+            map_scenes(model, [scene], tmp_path / "maps", **options, **QUICK)
+    with pytest.raises(BadFile, match="nowhere.json does not exist"):
+        map_scenes(model, [scene], tmp_path / "maps", cluster=str(tmp_path / "nowhere.json"), **QUICK)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadOption, match=r"pip install 'labelscape\[cluster\]'"):
+        map_scenes(model, [scene], tmp_path / "maps", workers=2, **QUICK)
+    assert not (tmp_path / "maps").exists()
+
+
+def test_workers_that_cannot_do_the_job_are_refused_by_name(client, model, tmp_path):
+    (scene,) = scenes_of(tmp_path / "in", 1)
+    one = sorted(client.nthreads())[0]
+
+    def version(number):
+        import labelscape
+
+        labelscape.__version__ = number
+
+    def map_it(checkpoint=model):
+        return map_scenes(checkpoint, [scene], tmp_path / "maps", cluster=client, **QUICK)
+
+    client.run(version, "0.0.1", workers=[one])
+    try:
+        with pytest.raises(BadInput, match="1 of 2 workers cannot do this job") as told:
+            map_it()
+    finally:
+        client.run(version, labelscape.__version__, workers=[one])
+    assert f"{one} ({socket.gethostname()}): it has labelscape 0.0.1, here is" in str(told.value)
+    loaded = load(model)
+    changed = save(replace(loaded, temperature=3.0), tmp_path / "changed.safetensors")
+    once = load(changed)
+    save(loaded, changed)
+    with pytest.raises(BadInput, match=r"2 of 2 workers .*(\n.*)*is another checkpoint"):
+        map_it(once)
+    with pytest.raises(BadOption, match="save it"):
+        map_it(replace(loaded, temperature=3.0))
+    assert not (tmp_path / "maps").exists()
+
+
+def slowed(client, seconds, hang=None):
+    """Let workers take their time over each tile; the first to make the file `hang` takes for ever."""
+
+    def slow(seconds, hang):
+        import os
+        import time
+
+        import labelscape.maps.blocks as blocks
+
+        real = blocks.planes_of
+
+        def planes_of(*arguments):
+            time.sleep(seconds)
+            if hang:
+                try:
+                    os.close(os.open(hang, os.O_CREAT | os.O_EXCL))
+                    time.sleep(1000)
+                except FileExistsError:
+                    pass
+            return real(*arguments)
+
+        blocks.planes_of = planes_of
+
+    client.run(slow, seconds, hang and str(hang))
+
+
+@contextlib.contextmanager
+def in_a_thread(function, *arguments, **options):
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(function, *arguments, **options)
+
+
+def tiles_in(journal):
+    return {p.name: p.stat().st_mtime_ns for p in journal.glob("[!.]*.tif")}
+
+
+def until(true, seconds=240):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_work_of_workers_that_die_one_after_the_other_is_done_by_others(model, tmp_path, capfd):
+    w = world.make(tmp_path, 300, 400)
+    journal = tmp_path / "maps" / ".scene.unfinished"
+    with connected(2) as client:
+        slowed(client, 0.1)
+        options = {"cluster": client, "grain": "block", **QUICK}
+        with in_a_thread(map_scenes, model, [w.scene], tmp_path / "maps", **options) as mapped:
+            for worker in list(client.nthreads()):
+                before = len(tiles_in(journal))
+                until(lambda n=before: len(tiles_in(journal)) > n + 2 or mapped.done())
+                os.kill(client.run(os.getpid, workers=[worker])[worker], signal.SIGKILL)
+            assert mapped.result().counts == {"done": 1}
+    map_scene(model, w.scene, tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+    assert "was lost; its work is given to another one" in capfd.readouterr().err
+
+
+@pytest.mark.long  # the limit has to be longer than a start on a busy machine
+def test_a_worker_that_hangs_is_ended_and_its_work_given_to_another_one(model, tmp_path, capfd):
+    w = world.make(tmp_path, 300, 400)
+    with connected(2) as client:
+        slowed(client, 0, tmp_path / "hangs")
+        options = {"cluster": client, "grain": "block", "block_timeout": 30.0, **QUICK}
+        assert map_scenes(model, [w.scene], tmp_path / "maps", **options).counts == {"done": 1}
+    assert (tmp_path / "hangs").exists()
+    map_scene(model, w.scene, tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+    said = capfd.readouterr().err
+    assert "a worker without progress for 30 s is ended" in said
+    assert "hung: no progress for 30 s" in said
+    assert "was lost; its work is given to another one" in said
+
+
+@pytest.fixture
+def own_cluster(tmp_path):
+    """Functions that start a scheduler, and a worker by an own command, as people do on a cluster."""
+    started = []
+    file = tmp_path / "scheduler.json"
+
+    def start(*command):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.Popen(
+            [*command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        started.append(process)
+        return process
+
+    def scheduler():
+        file.unlink(missing_ok=True)
+        made = start(
+            *(sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file)),
+            *("--port", "0", "--no-dashboard", "--host", "127.0.0.1"),
+        )
+        until(file.exists)
+        return made
+
+    def worker(*before):
+        return start(
+            *(*before, sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)),
+            *("--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path / "dask"), "--no-nanny"),
+        )
+
+    yield file, scheduler, worker
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.long
+def test_a_scheduler_that_dies_loses_no_tile(model, tmp_path, own_cluster, capfd):
+    file, scheduler, worker = own_cluster
+    w = world.make(tmp_path, 500, 600)
+    journal = tmp_path / "maps" / ".scene.unfinished"
+    options = {"cluster": str(file), "grain": "block", **QUICK}
+    first = scheduler()
+    workers = [worker(), worker()]
+    with Client(scheduler_file=str(file)) as other:
+        other.wait_for_workers(2)
+        slowed(other, 0.1)
+    with in_a_thread(map_scenes, model, [w.scene], tmp_path / "maps", **options) as mapped:
+        until(lambda: len(tiles_in(journal)) > 4)
+        first.kill()
+        with pytest.raises(ClusterLost):
+            mapped.result()
+    assert "0 of 1 scenes are finished; repeat the command" in capfd.readouterr().err
+    for one in workers:
+        one.kill()
+        one.wait()
+    kept = tiles_in(journal)
+    assert len(kept) > 4
+    scheduler()
+    worker()
+    with Client(scheduler_file=str(file)) as other:
+        other.wait_for_workers(1)
+        slowed(other, 0.1)
+    with in_a_thread(map_scenes, model, [w.scene], tmp_path / "maps", **options) as mapped:
+        until(lambda: len(tiles_in(journal)) > len(kept) + 2)
+        assert {name: tiles_in(journal)[name] for name in kept} == kept
+        assert mapped.result().counts == {"done": 1}
+    map_scene(model, w.scene, tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+
+
+@pytest.mark.long
+def test_workers_that_see_other_folders_are_refused_by_name(tmp_path, own_cluster):
+    file, scheduler, worker = own_cluster
+    models, out = tmp_path / "models", tmp_path / "maps"
+    models.mkdir()
+    model = save(world.ten_metre_fcn(), models / "m.safetensors")
+    (scene,) = scenes_of(tmp_path / "in", 1)
+    out.mkdir()
+    hidden = 'mount -t tmpfs tmpfs {} && exec "$@"'
+    if subprocess.run(["unshare", "-m", "sh", "-c", hidden.format(out), "sh", "true"]).returncode:
+        pytest.skip("hiding a folder from a process takes rights that this user lacks")
+    for folder, said in (
+        (models, f"it lacks the checkpoint {model}"),
+        (out, f"cannot read the folder {out}"),
+    ):
+        started = [scheduler(), worker(), worker("unshare", "-m", "sh", "-c", hidden.format(folder), "sh")]
+        with Client(scheduler_file=str(file)) as other:
+            other.wait_for_workers(2)
+        with pytest.raises(BadInput, match="1 of 2 workers cannot do this job") as told:
+            map_scenes(model, [scene], out, cluster=str(file), **QUICK)
+        assert said in str(told.value)
+        for one in started:
+            one.kill()
+
+
+def group_exists(number):
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.long
+def test_ctrl_c_stops_the_workers_and_says_how_to_resume(model, tmp_path):
+    w = world.make(tmp_path, 1000, 1000)
+    journal = tmp_path / "maps" / ".scene.unfinished"
+    program = "import sys; from labelscape.cli import main; main(sys.argv[1:])"
+    command = [
+        *(sys.executable, "-c", program, "map", str(model), str(w.scene), "--out", str(tmp_path / "maps")),
+        *("--workers", "2", "--device", "cpu", "--no-report", "--no-polygons"),
+        *("--tile-size", "96", "--overlap", "16"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until(lambda: len(tiles_in(journal)) > 2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "0 of 1 scenes are finished; repeat the command to map what is missing" in said
+    assert "Traceback" not in said and said.rstrip().endswith("labelscape: stopped.")
+    until(lambda: not group_exists(process.pid))  # no worker is left
+    assert tiles_in(journal)
