@@ -7,11 +7,15 @@ ones count along three axes. Places outside the area that a projection is made f
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rasterio.crs import CRS
 
 from labelscape.errors import BadInput
+
+if TYPE_CHECKING:
+    from pyproj import CRS as Known
 
 LONLAT = "OGC:CRS84"
 """Longitude and latitude on WGS 84, in this order."""
@@ -22,43 +26,43 @@ class Unrelated(BadInput):
 
 
 def transformed(
-    x: np.ndarray, y: np.ndarray, source: CRS, target: CRS | str = LONLAT
+    x: np.ndarray, y: np.ndarray, source: CRS | str, target: CRS | str = LONLAT
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates in another CRS, x before y in both; infinite where a place has none there.
 
     Raises Unrelated, with both names, where the CRSs cannot be related.
     """
-    if source == target:
+    # Not text with an object: rasterio would ask its own PROJ what the text means.
+    if type(source) is type(target) and source == target:
         return np.asarray(x, float), np.asarray(y, float)
-    change = _change(source.to_wkt(), target if isinstance(target, str) else target.to_wkt())
+    change = _change(_text(source), _text(target))
     x, y = change.transform(np.asarray(x, float), np.asarray(y, float))
     return np.asarray(x), np.asarray(y)
 
 
 @lru_cache(maxsize=32)  # making a transformer takes milliseconds
 def _change(source: str, target: str) -> object:
-    from pyproj import CRS as Known
     from pyproj import Transformer
     from pyproj.exceptions import ProjError
 
     try:
-        # As WKT: rasterio and pyproj may bring a PROJ library each, whose objects cannot be exchanged.
-        both = [Known.from_user_input(text) for text in (source, target)]
-        for known in both:
-            if known.is_geocentric:
-                raise Unrelated(f"{known.name} is geocentric: it has no map coordinates.")
+        both = [_known(text) for text in (source, target)]
+        geocentric = next((known.name for known in both if known.is_geocentric), None)
         # always_xy: some CRSs (EPSG:4326) have latitude first, while GDAL's transforms always have x first.
-        return Transformer.from_crs(*both, always_xy=True)
-    except ProjError as error:
+        change = None if geocentric else Transformer.from_crs(*both, always_xy=True)
+    except (ProjError, Unrelated) as error:
         names = " and ".join(_title(text) for text in (source, target))
         raise Unrelated(
             f"No transformation between {names} is known: one is local, of another celestial body, or "
             "damaged. If it is only named wrongly, assign the right CRS (gdal_edit.py -a_srs EPSG:... FILE)."
         ) from error
+    if geocentric:
+        raise Unrelated(f"{geocentric} is geocentric: it has no map coordinates.")
+    return change
 
 
 def bounds_in(
-    bounds: tuple[float, float, float, float], source: CRS, target: CRS | str = LONLAT
+    bounds: tuple[float, float, float, float], source: CRS | str, target: CRS | str = LONLAT
 ) -> tuple[float, float, float, float]:
     """A box (min x, min y, max x, max y) as the box of its sides in another CRS; infinite where it has no
     place there. Raises Unrelated as `transformed` does.
@@ -69,6 +73,44 @@ def bounds_in(
     up = south + (north - south) * np.concatenate([0 * steps, 0 * steps + 1, steps, steps])
     x, y = transformed(across, up, source, target)
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+
+
+def same(one: CRS | str, other: CRS | str) -> bool:
+    """Are two CRSs the same, however they are written? Raises Unrelated where one is damaged."""
+    return _known(_text(one)) == _known(_text(other))
+
+
+def is_geographic(crs: CRS | str) -> bool:
+    """Are its coordinates degrees? Raises Unrelated where it is damaged."""
+    return _known(_text(crs)).is_geographic
+
+
+def name_of(crs: CRS | str) -> str:
+    """The name that a CRS has itself. Raises Unrelated where it is damaged."""
+    return _known(_text(crs)).name
+
+
+def as_wkt(text: str) -> str:
+    """A CRS in any of the ways in which files write it (a code, PROJJSON) as WKT. Raises Unrelated where it
+    is damaged.
+    """
+    return _known(text).to_wkt()
+
+
+@lru_cache(maxsize=32)
+def _known(text: str) -> Known:
+    from pyproj import CRS as Known
+    from pyproj.exceptions import ProjError
+
+    try:
+        return Known.from_user_input(text)
+    except ProjError as error:
+        raise Unrelated(f"The CRS {_title(text)[:60]} is not known, or damaged.") from error
+
+
+def _text(crs: CRS | str) -> str:
+    # As WKT: rasterio and pyproj may bring a PROJ library each, whose objects cannot be exchanged.
+    return crs if isinstance(crs, str) else crs.to_wkt()
 
 
 def _title(text: str) -> str:

@@ -190,6 +190,20 @@ def check_replaceable(path: Path) -> None:
             raise BadFile(f"{path} cannot be replaced: the system protects it ({error.strerror}).") from error
 
 
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that are free where a folder is, or will be made; None where the system does not say."""
+    there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), None)
+    with contextlib.suppress(OSError):
+        space = shutil.disk_usage(there or ".")
+        return space.free if space.total else None
+    return None
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes for people: 12 MiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"
+
+
 def try_to_write(path: Path) -> None:
     """Raises BadFile where a small file of this name cannot be written in this folder."""
     try:

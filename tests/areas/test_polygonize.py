@@ -21,6 +21,7 @@ from labelscape.areas.sieve import sieve
 from labelscape.areas.trace import Areas, trace
 from labelscape.errors import BadOption, WrongType
 from labelscape.grid import Grid
+from labelscape.rasters.class_map import ClassRaster
 
 
 def areas_of(values, strip_rows, tolerance=0.0):
@@ -32,14 +33,7 @@ def areas_of(values, strip_rows, tolerance=0.0):
             file.write(values, 1)
         with memory.open() as file:
             return Areas.together(
-                list(
-                    trace(
-                        file,
-                        Grid(None, Affine.identity(), height, width),
-                        strip_rows=strip_rows,
-                        tolerance=tolerance,
-                    )
-                )
+                list(trace(ClassRaster(file, "map.tif"), strip_rows=strip_rows, tolerance=tolerance))
             )
 
 

@@ -17,10 +17,10 @@ from scipy import ndimage
 from labelscape.areas.neighbours import _shuffled
 from labelscape.areas.polygonize import polygonize
 from labelscape.areas.sieve import sieve
-from labelscape.areas.trace import read_run
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.legend import Legend
+from labelscape.rasters.class_map import ClassRaster
 from labelscape.rasters.write import MapWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -163,10 +163,8 @@ def test_it_stays_a_coloured_cog_and_holes_are_not_read(tmp_path, rows, monkeypa
         tmp_path / "m.tif", grid, 1, 255, legend=legend, tags={"labelscape_network": "fcn"}
     ) as writer:
         writer.write(place, values)
-    read = []
-    monkeypatch.setattr(
-        "labelscape.areas.sieve.read_run", lambda file, run: read.append(run) or read_run(file, run)
-    )
+    read, as_it_is = [], ClassRaster.read
+    monkeypatch.setattr(ClassRaster, "read", lambda self, run: read.append(run) or as_it_is(self, run))
     summary = sieve(tmp_path / "m.tif", tmp_path / "out" / "s.tif", min_area=0.5, strip_rows=rows)
     assert (
         summary.given == 2
@@ -216,9 +214,9 @@ def test_what_cannot_be_sieved_is_said(tmp_path, run_cli):
             tmp_path / "s.tif",
             min_area=1,
         )
-    with pytest.raises(BadInput, match="a class map has one of uint8"):
+    with pytest.raises(BadInput, match="2 band.*a class map has one band"):
         sieve(
-            world.write(tmp_path / "w.tif", world.paint(9, 9).astype(np.uint16)),
+            world.write(tmp_path / "w.tif", np.stack([world.paint(9, 9)] * 2)),
             tmp_path / "s.tif",
             world.LEGEND,
             min_area=1,

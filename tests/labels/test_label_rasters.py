@@ -305,3 +305,23 @@ def test_a_world_file_without_a_crs_places_the_labels(w, tmp_path, crs):
         (tmp_path / "l.pgw").write_text("\n".join(map(repr, (*place[:4], x, w.transform.f))))
         with open_dataset([scene], [labels]) as data:
             np.testing.assert_array_equal(data.scenes[0].labels.read(), w.classes)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_three_equal_bands_are_one(w, grid, tmp_path, alpha):
+    bands = [w.classes] * 3 + [np.where(w.classes == 2, 0, 255).astype(np.uint8)] * alpha
+    path = world.write(
+        tmp_path / "grey.tif", np.stack(bands), photometric="RGB", alpha="YES" if alpha else "NO"
+    )
+    labels = open_labels(path, grid)
+    expected = np.where((w.classes == 2) & alpha, IGNORE, w.classes)
+    np.testing.assert_array_equal(labels.read(), expected)
+    labels.close()
+    assert not [f for f in check_data([w.scene], [path]) if f.severity == "error"]
+    bands[1] = bands[1].copy()
+    bands[1][0, 0] += 7
+    path = world.write(
+        tmp_path / "colours.tif", np.stack(bands), photometric="RGB", alpha="YES" if alpha else "NO"
+    )
+    with pytest.raises(BadInput, match="colours.tif has 3 bands of colours; a label raster has one band"):
+        open_labels(path, grid)

@@ -18,9 +18,10 @@ from rio_cogeo import cog_validate
 from labelscape.areas.trace import trace
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.contract import Contract
-from labelscape.grid import Grid, Window
+from labelscape.grid import Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.nets.catalog import create_model
+from labelscape.rasters.class_map import ClassRaster
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.scorer import predict
@@ -218,13 +219,13 @@ def test_polygons_of_a_sparse_map_are_those_of_the_same_map_in_full(tmp_path, to
     coarse = np.random.default_rng(0).integers(0, 3, (60, 60)).astype(np.uint8)
     for top, left in ((0, 0), (300, 1400), (700, 100), (1200, 1800), (1220, 600)):
         values[top : top + 480, left : left + 480] = coarse.repeat(8, axis=0).repeat(8, axis=1)
-    grid, found = Grid(world.UTM, world.NORTH_UP, *values.shape), {}
+    found = {}
     for name, options in (("full", {}), ("sparse", SPARSE | {"blockxsize": 64, "blockysize": 64})):
         path = world.write(tmp_path / f"{name}.tif", values, nodata=IGNORE, **options)
         with rasterio.open(path) as file:
             areas = [
                 a
-                for part in trace(file, grid, tolerance=tolerance, strip_rows=128)
+                for part in trace(ClassRaster(file, path), tolerance=tolerance, strip_rows=128)
                 for a in zip(part.values, part.pixels, part.metres, part.polygons)
             ]
         found[name] = sorted(

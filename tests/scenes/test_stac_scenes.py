@@ -386,7 +386,7 @@ def test_an_item_does_not_decide_which_files_and_servers_are_asked(tmp_path, mon
 
 
 def test_a_document_without_end_or_too_slow_is_refused(tmp_path, monkeypatch):
-    import labelscape.scenes.stac_documents as stac
+    import labelscape.scenes.remote as stac
 
     big = tmp_path / "big.json"
     big.write_text("[" * 5000)

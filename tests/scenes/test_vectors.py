@@ -383,3 +383,31 @@ def test_more_classes_than_a_map_holds_and_words_that_mean_none(tmp_path):
     path = write(tmp_path / "none.gpkg", [box(), box(0.5, 1)], values=np.array(["NULL", "wood"], object))
     report = open_labels(path, UTM, LabelRules()).report
     assert [line for line in report if "'NULL' is read as a class; if it means 'no class'" in line]
+
+
+def test_layers_as_qgis_writes_them(tmp_path):
+    path = write(tmp_path / "a.gpkg", [box()], layer="crops", driver="GPKG")
+    assert VectorSource.of(f"{path}|layername=crops|geometrytype=Polygon").layer == "crops"
+    with pytest.raises(BadInput, match=r"a.gpkg: the layer is filtered \(\"class\" = 'c0'\), and filters"):
+        is_vector(f"{path}|layername=crops|subset=\"class\" = 'c0'")
+    with pytest.raises(BadInput, match=r"given by its number \(1\); name it: .*a.gpkg\|layername=NAME"):
+        read_polygons(f"{path}|layerid=1")
+    odd = write(tmp_path / "b|layername=x.gpkg", [box()])
+    assert VectorSource.of(odd) == VectorSource(odd) and len(read_polygons(str(odd)).geometries) == 1
+
+
+@pytest.mark.parametrize("crs", ["EPSG:99999", {"type": "nonsense"}, 'PROJCS["'])
+def test_geoparquet_with_a_crs_that_is_none(tmp_path, crs):
+    pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    geo = {"primary_column": "geometry", "columns": {"geometry": {"encoding": "WKB", "crs": crs}}}
+    table = pa.table({"geometry": [shapely.to_wkb(box())]})
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), tmp_path / "a.parquet")
+    with pytest.raises(BadFile, match=r"a.parquet cannot be read as GeoParquet: Invalid projection"):
+        read_polygons(tmp_path / "a.parquet", UTM)
+
+
+def test_polygons_whose_crs_nothing_relates_to_the_scene(tmp_path):
+    moon = 'GEOGCS["Moon",DATUM["Moon",SPHEROID["Moon",1737400,0]],PRIMEM["0",0],UNIT["Degree",0.0174532925]]'
+    path = write(tmp_path / "a.gpkg", [shapely.box(0, 0, 1, 1)], crs=moon)
+    with pytest.raises(BadInput, match="a.gpkg cannot be put onto the scene. No transformation between"):
+        read_polygons(path, UTM)

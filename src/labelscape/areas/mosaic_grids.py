@@ -17,7 +17,8 @@ from labelscape.crs import bounds_in
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
-from labelscape.rasters.class_names import check_class_map, legend_of
+from labelscape.rasters.class_map import check_class_map
+from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import gdal, open_raster
 
 SAME_PIXEL = 0.01

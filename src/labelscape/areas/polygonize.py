@@ -29,7 +29,8 @@ from labelscape.errors import BadFile, BadOption
 from labelscape.files import cannot_write, check_path, locked, private_folder, written_whole
 from labelscape.grid import Grid
 from labelscape.legend import Legend
-from labelscape.rasters.class_names import check_class_map, legend_of
+from labelscape.rasters.class_map import ClassRaster, class_raster
+from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.stamps import Watched
 
@@ -93,8 +94,7 @@ def polygonize(
     check_target(out)
     watched = Watched.of([str(raster)])
     with gdal(), open_raster(raster) as file:
-        grid = Grid(file.crs, file.transform, file.height, file.width)
-        check_class_map(file, raster)
+        grid = class_raster(file, raster).grid
         check_sizes(min_area, simplify, grid, str(raster))
         check_crs(out, grid.crs)
         legend = legend or legend_of(raster)[0]
@@ -103,7 +103,7 @@ def polygonize(
 
     def write() -> None:
         with _sieved(raster, out, legend, sieve, tick) as source, gdal(), open_raster(source) as file:
-            areas = trace(file, grid, tolerance=tolerance, strip_rows=strip_rows, tick=tick)
+            areas = trace(ClassRaster(file, source), tolerance=tolerance, strip_rows=strip_rows, tick=tick)
             # Before the file takes its name.
             areas = _then(areas, lambda: watched.check(f"{raster} was polygonized"))
             _write(out, _batches(areas, grid, legend, min_area, summary), grid, legend, overwrite)

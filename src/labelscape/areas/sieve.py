@@ -20,19 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 
 from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, merged_away
 from labelscape.areas.outlines import connected
-from labelscape.areas.trace import read_run, runs_of, strip_height, without_nodata
+from labelscape.areas.trace import runs_of, strip_height, without_nodata
 from labelscape.errors import BadOption
 from labelscape.files import check_path, check_written, locked
-from labelscape.grid import Grid, Window
-from labelscape.legend import IGNORE, Legend
-from labelscape.rasters.class_names import check_class_map, legend_of
+from labelscape.grid import Window
+from labelscape.legend import Legend
+from labelscape.rasters.class_map import ClassRaster, class_raster
+from labelscape.rasters.class_names import legend_of
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.files import gdal, open_raster
-from labelscape.scenes.holes import stored_blocks
 from labelscape.scenes.stamps import Watched
 
 SLACK = 1e-9
@@ -112,7 +111,7 @@ def sieve(
     tick: Callable[[int], None] | None = None,
 ) -> SieveSummary:
     """Sieve the class map `raster`: write it to `out` with every area below `min_area` merged into a
-    neighbour. Both are GeoTIFFs of one band of class values.
+    neighbour. `out` is a GeoTIFF of one band of bytes.
 
     min_area  minimum mapping unit: hectares on the WGS 84 ellipsoid, or pixels for a raster without
               coordinates; areas are 4-connected
@@ -130,8 +129,8 @@ def sieve(
     _check_target(out)
     watched = Watched.of([str(raster)])
     with gdal(), open_raster(raster) as file:
-        grid = Grid(file.crs, file.transform, file.height, file.width)
-        check_class_map(file, raster)
+        classes = class_raster(file, raster)
+        grid = classes.grid
         # samefile, since links and relative paths may name one file twice; the raster is read while `out` is
         # written.
         if Path(out).exists() and Path(raster).exists() and Path(out).samefile(raster):
@@ -140,13 +139,11 @@ def sieve(
         legend = legend or legend_of(raster)[0]
         tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}
         tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_on_earth else 'pixels'}"
-        # A nodata value that no byte can have is no value of the map.
-        nodata = int(file.nodata) if file.nodata in range(256) else IGNORE
         with (
             locked(out),
-            MapWriter(out, grid, 1, nodata, legend=legend, tags=tags, overwrite=overwrite) as writer,
+            MapWriter(out, grid, 1, classes.nodata, legend=legend, tags=tags, overwrite=overwrite) as writer,
         ):
-            work = _Sieve(file, grid, min_area * (1e4 if grid.is_on_earth else 1) * (1 - SLACK))
+            work = _Sieve(classes, min_area * (1e4 if grid.is_on_earth else 1) * (1 - SLACK))
             rows = strip_rows or _rows(grid.width)
             for top in range(0, grid.height, rows):
                 strip = Window(top, 0, min(rows, grid.height - top), grid.width)
@@ -171,13 +168,12 @@ class _Sieve:
     and the parts not written yet.
     """
 
-    def __init__(self, file: rasterio.DatasetReader, grid: Grid, least: float) -> None:
-        self.file, self.grid, self.least = file, grid, least
-        # Without a nodata value blocks that are not stored read as 0, which may be a class.
-        self.stored = None if file.nodata is None else stored_blocks(file, [1])
+    def __init__(self, raster: ClassRaster, least: float) -> None:
+        self.raster, self.grid, self.least = raster, raster.grid, least
+        self.stored = raster.stored()
         self.nodes, self.borders = Nodes.none(), Borders.none()
         # Int64 for one row: all that is remembered of the pixels of a finished strip.
-        self.above = np.full(grid.width, -1)
+        self.above = np.full(self.grid.width, -1)
         self.waiting: list[_Part] = []
         self.pieces, self.of = Nodes.none()[:0], np.zeros(0, np.int64)
         """Undecided pieces of areas, each within a strip, and the node of each; for the summary."""
@@ -187,7 +183,7 @@ class _Sieve:
 
     def decided(self, strip: Window) -> list[_Part]:
         """Read the next strip; returns the parts of the map that are ready to be written."""
-        runs = [(run, read_run(self.file, run)) for run in runs_of(self.file, self.stored, strip)]
+        runs = [(run, self.raster.read(run)) for run in runs_of(self.raster, self.stored, strip)]
         # Nothing here and nothing undecided above: strips over sparse files cost nothing.
         if not runs and len(self.nodes) == LARGE:
             return []
@@ -196,7 +192,7 @@ class _Sieve:
         found, pairs = [self.nodes.closed()], [np.zeros((2, 0), np.int64)]
         count = old
         for run, values in runs:
-            classes = without_nodata(values, self.file.nodata)
+            classes = without_nodata(values, self.raster.nodata)
             labels, nodes = self._numbered(classes, run, ends=run.bottom == self.grid.height)
             # Pixels of two strips that touch; those of one class are one area, the others neighbours.
             meet = (self.above[run.left : run.right] >= 0) & (labels[0] >= 0)

@@ -15,18 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import rasterio
 import shapely
-from rasterio.errors import RasterioError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from labelscape.areas.outlines import connected, outlines, simplified
-from labelscape.errors import BadFile
-from labelscape.grid import Grid, Window
+from labelscape.grid import Window
 from labelscape.legend import IGNORE
-from labelscape.scenes.files import reason
-from labelscape.scenes.holes import stored_blocks, touched
+from labelscape.rasters.class_map import ClassRaster
+from labelscape.scenes.holes import touched
 
 STRIP_PIXELS = 2**22
 """Pixels of a strip, about."""
@@ -89,8 +86,7 @@ def strip_height(width: int) -> int:
 
 
 def trace(
-    file: rasterio.DatasetReader,
-    grid: Grid,
+    raster: ClassRaster,
     *,
     tolerance: float = 0.0,
     strip_rows: int | None = None,
@@ -100,20 +96,19 @@ def trace(
     """Polygonize the 4-connected areas of a class raster, strip by strip from top to bottom; `tolerance` of
     simplification in pixels. `weigh` leaves out pixels, and its weights are summed over each area.
 
-    Without simplification polygons do not depend on `strip_rows`. Pixels of 255 and of the file's nodata
-    value belong to no area. `tick` is called with the number of rows done. Raises BadFile where the file
-    cannot be read.
+    Without simplification polygons do not depend on `strip_rows`. Pixels that are no class
+    belong to no area. `tick` is called with the number of rows done. Raises as `ClassRaster.read`.
     """
+    grid = raster.grid
     rows = strip_rows or strip_height(grid.width)
-    # Without a nodata value missing blocks read as 0, which may be a class.
-    stored = None if file.nodata is None else stored_blocks(file, [1])
+    stored = raster.stored()
     above = _Open(np.full(grid.width, -1))
     for top in range(0, grid.height, rows):
         strip = Window(top, 0, min(rows, grid.height - top), grid.width)
-        runs = runs_of(file, stored, strip)
-        for part in _cut(file, strip, runs, weigh) if runs or len(above.values) else ():
+        runs = runs_of(raster, stored, strip)
+        for part in _cut(raster, strip, runs, weigh) if runs or len(above.values) else ():
             within = [Window(part.top, run.left, part.height, run.width) for run in runs]
-            new, first, last = _traced(file, grid, part, within, tolerance, weigh)
+            new, first, last = _traced(raster, part, within, tolerance, weigh)
             ends = np.full(part.width, -1) if part.bottom == grid.height else last
             finished, above = _stitched(above, new, first, ends, straight=not tolerance)
             yield finished
@@ -121,15 +116,13 @@ def trace(
             tick(strip.height)
 
 
-def _cut(
-    file: rasterio.DatasetReader, strip: Window, runs: list[Window], weigh: Weigh | None
-) -> list[Window]:
+def _cut(raster: ClassRaster, strip: Window, runs: list[Window], weigh: Weigh | None) -> list[Window]:
     """The strip, or where it holds too many areas for the memory its parts from top to bottom. What it holds
     decides, not the machine.
     """
     begin = np.zeros(strip.height, np.int64)
     for run in runs:
-        values, _ = _weighed(file, run, weigh)
+        values, _ = _weighed(raster, run, weigh)
         # An area's first pixel differs from those to its left and above: as many areas begin at most.
         starts = values != IGNORE
         starts[:, 1:] &= values[:, 1:] != values[:, :-1]
@@ -144,13 +137,13 @@ def _cut(
     return [*parts, Window(top, 0, strip.bottom - top, strip.width)]
 
 
-def runs_of(file: rasterio.DatasetReader, stored: np.ndarray | None, strip: Window) -> list[Window]:
+def runs_of(raster: ClassRaster, stored: np.ndarray | None, strip: Window) -> list[Window]:
     """Split a strip into the column ranges that have `stored` blocks: areas cannot cross columns of missing
     blocks. All of it where `stored` is unknown.
     """
     if stored is None:
         return [strip]
-    block = file.block_shapes[0]
+    block = raster.file.block_shapes[0]
     columns = (
         np.flatnonzero(np.diff(stored[touched(strip, block)].any(axis=0), prepend=False, append=False))
         * block[1]
@@ -161,21 +154,14 @@ def runs_of(file: rasterio.DatasetReader, stored: np.ndarray | None, strip: Wind
     ]
 
 
-def _weighed(
-    file: rasterio.DatasetReader, run: Window, weigh: Weigh | None
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _weighed(raster: ClassRaster, run: Window, weigh: Weigh | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Class values (H, W) of a window, 255 for none, and the weights of its pixels, if any."""
-    values = without_nodata(read_run(file, run), file.nodata)
+    values = without_nodata(raster.read(run), raster.nodata)
     return (values, None) if weigh is None else weigh(run, values)
 
 
 def _traced(
-    file: rasterio.DatasetReader,
-    grid: Grid,
-    strip: Window,
-    runs: list[Window],
-    tolerance: float,
-    weigh: Weigh | None,
+    raster: ClassRaster, strip: Window, runs: list[Window], tolerance: float, weigh: Weigh | None
 ) -> tuple[Areas, np.ndarray, np.ndarray]:
     """The areas of a strip, and for each pixel of its first and of its last row the number of its area (-1:
     none).
@@ -184,8 +170,8 @@ def _traced(
     found = [Areas(np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, object))]
     count = 0
     for run in runs:
-        values, weights = _weighed(file, run, weigh)
-        labels, kinds, pixels, metres = connected(values, grid, run.top, run.left)
+        values, weights = _weighed(raster, run, weigh)
+        labels, kinds, pixels, metres = connected(values, raster.grid, run.top, run.left)
         sums = np.zeros(len(kinds))
         if weights is not None:
             inside = labels >= 0
@@ -199,19 +185,9 @@ def _traced(
     return Areas.together(found), first, last
 
 
-def read_run(file: rasterio.DatasetReader, run: Window) -> np.ndarray:
-    """The class values (H, W) of a window as they are. Raises BadFile where the file cannot be read."""
-    try:
-        return file.read(1, window=run.rio)
-    except (RasterioError, OSError) as error:
-        raise BadFile(
-            f"{file.name} cannot be read: the file is truncated or damaged ({reason(error)})."
-        ) from error
-
-
-def without_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray:
+def without_nodata(values: np.ndarray, nodata: int) -> np.ndarray:
     """Class values with 255 in place of the file's nodata value."""
-    return values if nodata in (None, IGNORE) else np.where(values == nodata, np.uint8(IGNORE), values)
+    return values if nodata == IGNORE else np.where(values == nodata, np.uint8(IGNORE), values)
 
 
 def _stitched(

@@ -19,8 +19,9 @@ from labelscape.areas.trace import strip_height
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
-from labelscape.rasters.class_names import check_class_map, legend_of
-from labelscape.scenes.files import READ_FAILURES, gdal, open_raster, reason
+from labelscape.rasters.class_map import ClassRaster, class_raster
+from labelscape.rasters.class_names import legend_of
+from labelscape.scenes.files import gdal, open_raster
 
 AREA_COLUMNS = 256
 """Pixels of a row whose ground area is taken as equal: it changes slowly along a row."""
@@ -63,20 +64,18 @@ class ClassMap:
     -1 for nodata.
     """
 
-    def __init__(self, path: str | Path, file: rasterio.DatasetReader, legend: Legend) -> None:
-        self.path, self.file, self.legend = path, file, legend
-        self.grid = Grid(file.crs, file.transform, file.height, file.width)
+    def __init__(self, raster: ClassRaster, legend: Legend) -> None:
+        self.path, self.raster, self.legend = raster.path, raster, legend
+        self.grid = raster.grid
         # -2: a value that no class has, told apart from nodata.
         self.table = np.full(256, -2, np.int16)
         self.table[legend.values] = np.arange(len(legend))
-        self.table[IGNORE] = -1
-        if file.nodata is not None and file.nodata in range(256):
-            self.table[int(file.nodata)] = -1
+        self.table[[IGNORE, raster.nodata]] = -1
         self.strata = Strata("map classes", tuple(legend.names), self.table)
-        self.strata_file = file
+        self.strata_raster = raster
 
     def values(self, window: Window) -> np.ndarray:
-        return _read(self.file, window, self.path)
+        return self.raster.read(window)
 
     def classes(self, values: np.ndarray) -> np.ndarray:
         """Class indices of values; -1 for nodata. Raises BadInput for values without a name."""
@@ -98,7 +97,7 @@ class ClassMap:
         classes = self.classes(values)
         if self.strata.path is None:
             return values, classes, classes
-        strata = self.strata.table[_read(self.strata_file, window, self.strata.path)]
+        strata = self.strata.table[self.strata_raster.read(window)]
         strata = np.where(classes < 0, np.int16(-1), strata)
         if ((strata < 0) & (classes >= 0)).any():
             row, column = np.argwhere((strata < 0) & (classes >= 0))[0]
@@ -110,13 +109,6 @@ class ClassMap:
         return values, classes, strata
 
 
-def _read(file: rasterio.DatasetReader, window: Window, path: str | Path) -> np.ndarray:
-    try:
-        return file.read(1, window=window.rio)
-    except READ_FAILURES as error:
-        raise BadFile(f"{path} cannot be read: {reason(error)}.") from error
-
-
 @contextmanager
 def open_map(path: str | Path, strata: Strata | None = None) -> Iterator[ClassMap]:
     """Open a class map, and the raster of its strata where it is another. Raises BadInput where they are no
@@ -124,12 +116,13 @@ def open_map(path: str | Path, strata: Strata | None = None) -> Iterator[ClassMa
     """
     legend = legend_of(path)[0]
     with gdal(), ExitStack() as stack:
-        one = ClassMap(path, stack.enter_context(open_raster(path)), legend)
+        one = ClassMap(class_raster(stack.enter_context(open_raster(path)), path), legend)
         if strata is not None:
             one.strata = strata
             if strata.path is not None:
-                one.strata_file = file = stack.enter_context(open_raster(strata.path))
-                other = Grid(file.crs, file.transform, file.height, file.width)
+                # Not `class_raster`: bands of confidence are strata too.
+                one.strata_raster = ClassRaster(stack.enter_context(open_raster(strata.path)), strata.path)
+                other = one.strata_raster.grid
                 if not one.grid.matches(other):
                     raise BadInput(
                         f"{strata.path} ({other.width} x {other.height} pixels) is not on the grid of {path} "
@@ -264,11 +257,11 @@ def content_hash(
     change.
     """
     with gdal(), open_raster(path) as file:
-        check_class_map(file, path)
-        grid = Grid(file.crs, file.transform, file.height, file.width)
+        raster = class_raster(file, path)
+        grid = raster.grid
         digest = hashlib.sha256(_place_of(grid))
         for strip in strips(grid, strip_rows):
-            digest.update(np.ascontiguousarray(_read(file, strip, path)))
+            digest.update(np.ascontiguousarray(raster.read(strip)))
             if tick:
                 tick(strip.height)
     return digest.hexdigest()

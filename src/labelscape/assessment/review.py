@@ -22,7 +22,8 @@ from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.files import check_path, check_written, locked, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
-from labelscape.rasters.class_names import check_class_map, legend_of
+from labelscape.rasters.class_map import ClassRaster, class_raster
+from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import READ_FAILURES, gdal, open_raster, reason
 from labelscape.scenes.stamps import Watched
 from labelscape.scenes.vectors import write_layer, writing
@@ -95,11 +96,13 @@ def review(
     watched = Watched.of([str(raster), str(beside)])
     with locked(out), gdal(), ExitStack() as stack:
         file, its = (stack.enter_context(open_raster(path)) for path in (raster, beside))
-        grid = _one_grid(file, raster, its, beside)
+        classes = class_raster(file, raster)
+        grid = classes.grid
+        _check_one_grid(classes, its, beside)
         limit = usual_limit(len(legend)) if below is None else below
         best = Best(top, min_area * 10_000 if grid.is_on_earth else min_area, on_earth=grid.is_on_earth)
         weigh = doubt_below(its, beside, limit)
-        for areas in trace(file, grid, strip_rows=strip_rows, tick=tick, weigh=weigh):
+        for areas in trace(classes, strip_rows=strip_rows, tick=tick, weigh=weigh):
             best.add(areas)
         # Before the file takes its name.
         watched.check(f"{raster} was searched for doubtful areas")
@@ -202,19 +205,15 @@ def _check(out: Path, top: int, below: int | None, min_area: float, overwrite: b
         raise BadOption(f"`min_area={min_area:g}` must be a number of at least 0.")
 
 
-def _one_grid(
-    file: rasterio.DatasetReader, raster: str | Path, its: rasterio.DatasetReader, beside: Path
-) -> Grid:
-    """The grid of both rasters. Raises BadInput where they are not a class map and its confidence."""
-    check_class_map(file, raster)
+def _check_one_grid(raster: ClassRaster, its: rasterio.DatasetReader, beside: Path) -> None:
+    """Raises BadInput where a raster is not the confidence of a map."""
     check_confidence(its, beside)
-    grid, other = (Grid(one.crs, one.transform, one.height, one.width) for one in (file, its))
+    grid, other = raster.grid, Grid(its.crs, its.transform, its.height, its.width)
     if not grid.matches(other):
         raise BadInput(
-            f"{beside} ({other.width} x {other.height} pixels) is not on the grid of {raster} "
+            f"{beside} ({other.width} x {other.height} pixels) is not on the grid of {raster.path} "
             f"({grid.width} x {grid.height}): it is the confidence of another map."
         )
-    return grid
 
 
 def _nothing(raster: str | Path, limit: int, min_area: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Device, print_json, talk
+from labelscape.cli.options import AllowRemote, AsJson, Device, allow_everywhere, print_json, talk
 from labelscape.errors import BadFile, BadOption
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def run(
         str, typer.Option("--part", help="Blocks of its own training scenes to fit on: val or test.")
     ] = "val",
     device: Device = "auto",
+    allow_remote: AllowRemote = False,
     as_json: AsJson = False,
 ) -> None:
     """Calibrate the predicted probabilities by temperature scaling.
@@ -37,6 +38,8 @@ def run(
     from labelscape.checkpoint import load
     from labelscape.errors import BadInput
 
+    if allow_remote:
+        allow_everywhere()
     checkpoint = load(model)
     if part not in ("val", "test"):
         raise BadOption(

@@ -26,6 +26,7 @@ from labelscape.cli.options import (
 )
 from labelscape.cli.scenes import scenes_of
 from labelscape.errors import BadOption, LabelscapeError
+from labelscape.files import bytes_text
 
 if TYPE_CHECKING:
     from labelscape.maps.plan import CheckResult
@@ -48,6 +49,10 @@ def run(
     reading: Reading,
     machine: Machine,
     averaging: Averaging,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder that the map will be written to: is there room for it?"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that scenes fit a model before mapping them, and estimate the time, memory and disk space of the
@@ -70,7 +75,7 @@ def run(
     for group in (extras, tiles, machine):
         settings |= asdict(group)
     found = scenes_of(scenes, each=each, settings=settings)
-    settings["timing"] = timing
+    settings |= {"timing": timing, "out": out}
     files = [model, *averaging.also]
     if len(found) > 1:
         from labelscape.checkpoint import load_all
@@ -126,7 +131,7 @@ def _check_each(scenes: SceneList, check: Callable[[Place], CheckResult], as_jso
 def print_total(plans: Sequence[Mapping[str, Any]]) -> None:
     """Print what the maps of several scenes cost one after another."""
     print(f"{'memory':<9}about {max(plan['ram'] for plan in plans) / 2**30:.1f} GiB, of the largest")
-    print(f"{'disk':<9}at most {_size(sum(plan['disk'] for plan in plans))}, and the polygons")
+    print(f"{'disk':<9}at most {bytes_text(sum(plan['disk'] for plan in plans))}, and the polygons")
     if all(plan["minutes"] is not None for plan in plans):
         minutes = sum(plan["minutes"] for plan in plans)
         print(f"{'time':<9}about {_duration(minutes)} on {plans[0]['device']}, one after another")
@@ -158,7 +163,7 @@ def print_check(result: CheckResult) -> None:
         f", on {plan.device} {plan.gpu / 2**30:.1f} GiB" if plan.gpu else ""
     )
     print(f"{'memory':<9}{memory}")
-    print(f"{'disk':<9}at most {_size(plan.disk)}, and the polygons")
+    print(f"{'disk':<9}at most {bytes_text(plan.disk)}, and the polygons")
     if plan.minutes is not None:
         print(f"{'time':<9}about {_duration(plan.minutes)} on {plan.device}")
 
@@ -166,7 +171,3 @@ def print_check(result: CheckResult) -> None:
 def _duration(minutes: float) -> str:
     # Never 0 s: the estimate is coarse, and nothing is free.
     return f"{minutes:.0f} minutes" if minutes >= 2 else f"{max(1, round(60 * minutes))} s"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"

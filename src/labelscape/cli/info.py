@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, as_options, print_json
+from labelscape.cli.options import AllowRemote, AsJson, allow_everywhere, as_options, print_json
 from labelscape.cli.parsing import scene_of
 
 NAME = "info"
@@ -28,6 +28,7 @@ def run(
             help="Also the range of each band of a scene (sampled) or the class areas of a class raster.",
         ),
     ] = False,
+    allow_remote: AllowRemote = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a file or folder is, what it holds and what to do with it: network, classes and scores of a
@@ -46,6 +47,8 @@ def run(
     """
     from labelscape.inspection import info
 
+    if allow_remote:
+        allow_everywhere()
     # `scene_of` refuses checkpoints, and splits names at commas.
     found = info(file if file.endswith(".safetensors") else scene_of(file), statistics=statistics)
     if as_json:

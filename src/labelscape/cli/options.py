@@ -6,6 +6,7 @@ import ast
 import functools
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -226,6 +227,14 @@ class Outlines:
     simplify: Simplify = 0.0
 
 
+def allow_everywhere() -> None:
+    """Let STAC items name files anywhere, for as long as this process runs."""
+    from labelscape.scenes.stac_documents import ALLOWED
+
+    # Not a setting of a recipe, which a checkpoint stores: a stranger's would then allow it to itself.
+    os.environ[ALLOWED] = "1"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
     """Label files, and how they and their scenes are read."""
@@ -272,6 +281,11 @@ class Labels:
     ] = None
     band_names: BandNames = None
     nodata: Nodata = None
+    allow_remote: AllowRemote = False
+
+    def __post_init__(self) -> None:
+        if self.allow_remote:
+            allow_everywhere()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -301,7 +315,8 @@ class Labels:
         return [
             f"--{option.name.replace('_', '-')}"
             for option in fields(self)
-            if getattr(self, option.name) not in (None, [])
+            # Not of the labels: scenes of the model's own training may be STAC items too.
+            if getattr(self, option.name) not in (None, []) and option.name != "allow_remote"
         ]
 
 

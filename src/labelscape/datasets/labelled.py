@@ -107,6 +107,12 @@ class Dataset:
     def bands(self) -> tuple[str, ...]:
         return self.scenes[0].scene.bands
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of scenes and labels."""
+        found = (file for s in self.scenes for file in (*s.scene.files, *s.labels.files))
+        return tuple(dict.fromkeys(found))
+
     def held(self, tick: Callable[[], object] = lambda: None) -> Dataset:
         """The same data set with all pixels and labels in memory; `tick` is called after every scene."""
         scenes = []

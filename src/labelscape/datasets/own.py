@@ -17,7 +17,7 @@ from labelscape.datasets.pairs import GivenParts, pairs_of_folder, parts_given, 
 from labelscape.datasets.split import fold_of
 from labelscape.errors import BadInput, BadOption
 from labelscape.labels.labels import classes_of, open_labels
-from labelscape.labels.rules import ClassTable, LabelRules
+from labelscape.labels.rules import ClassTable, LabelRules, without_effect
 from labelscape.labels.values import look_like_masks
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene, seen_as
@@ -80,10 +80,10 @@ def open_dataset(
     files = _files(images, found, spec, (nodata, bands, band_names), tick)
     with ExitStack() as opened:
         scenes, report = _of_one_kind(files, pixel_size, opened)
-        _check_area(spec, scenes)
+        _check_places(spec, scenes)
         # All scenes' labels were opened with one table, so the first one's legend is that of all.
         legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
-        report = [*told, *report, *_label_report(scenes, files.labels), *_notes([s.scene for s in scenes])]
+        report = [*told, *report, *_label_report(scenes, files), *_notes([s.scene for s in scenes])]
         if shares is not None:
             kind = fold_of(fold) if fold else split
             how = {"by_file": by_file, "split": kind, "block": block, "buffer": buffer, "seed": seed}
@@ -95,8 +95,12 @@ def open_dataset(
     return Dataset(tuple(scenes), legend, tuple(part_of), (*report, *lines), as_values(made))
 
 
-def _check_area(spec: LabelRules, scenes: Sequence[LabelledScene]) -> None:
-    """Raises BadInput where the area of complete labels meets no scene."""
+def _check_places(spec: LabelRules, scenes: Sequence[LabelledScene]) -> None:
+    """Raises BadInput where the area of complete labels meets no scene, or no polygon lies in any: all would
+    be background. One scene of several may be empty.
+    """
+    if all(scene.labels.elsewhere for scene in scenes):
+        raise BadInput(scenes[0].labels.elsewhere)
     if spec.area and all(s.labels.outside_area for s in scenes):
         raise BadInput(
             f"The area {spec.area} lies outside {scenes[0].name if len(scenes) == 1 else 'all scenes'}: "
@@ -104,13 +108,16 @@ def _check_area(spec: LabelRules, scenes: Sequence[LabelledScene]) -> None:
         )
 
 
-def _label_report(scenes: Sequence[LabelledScene], files: Sequence[str | Path]) -> list[str]:
-    """What was decided about every label file, then what was read of the first."""
+def _label_report(scenes: Sequence[LabelledScene], opened: _Files) -> list[str]:
+    """Rules without effect, what was decided about every label file, then what was read of the first."""
+    files = opened.labels
+    vector = [is_vector(file) for file in files]
+    unused = without_effect(opened.rules, rasters=not all(vector), polygons=any(vector))
     first = scenes[0].labels
     # One file for all scenes says most of it again for each.
     said = dict.fromkeys((note, str(file)) for one, file in zip(scenes, files) for note in one.labels.notes)
     counts = [line for line in first.report if line not in first.notes]
-    return [*_alike([(note, [file]) for note, file in said], "label files"), *counts]
+    return [*unused, *_alike([(note, [file]) for note, file in said], "label files"), *counts]
 
 
 def _notes(scenes: Sequence[Scene]) -> list[str]:

@@ -33,6 +33,9 @@ ENDINGS = ("_mask", "_label", "_labels", "_gt", "_sat", "_image", "_img")
 """Common endings of file names on one side of a pair, ignored when names are compared."""
 
 
+ONLY_CASE = "images and labels are paired by names that differ in upper and lower case only"
+
+
 @dataclass(frozen=True)
 class GivenParts:
     """The split of every image as the folder gives it ("left out" for images in none of its lists), and a
@@ -108,9 +111,13 @@ def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None
     lists = {
         file: PART_FOLDERS[file.stem.lower()]
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() in LISTS and file.stem.lower() in PART_FOLDERS and file.is_file()
+        if _is_list(file) and file.stem.lower() in PART_FOLDERS
     }
     sides = [name for names in SIDES.values() for name in names]
+    # Pascal's sets list both together; where they are listed each by itself, that says more.
+    both = [f for f in sorted(folder.iterdir()) if _is_list(f) and f.stem.lower() == "trainval"]
+    if lists and "train" not in lists.values():
+        lists |= dict.fromkeys(both, "train")
     if lists:
         places = [
             (
@@ -134,8 +141,27 @@ def parts_given(folder: str | Path, images: Sequence[Path]) -> GivenParts | None
             )
         # Folders called train alone, or test alone, are no split; the files are then split as asked.
         return None
+    _check_links(images, part_of)
     shown = ", ".join(f"{counts[part]} {part}" for part in (*PARTS, "left out") if counts[part])
     return GivenParts(tuple(part_of), f"split given by {source}: {shown} (`split='random'` ignores it)")
+
+
+def _is_list(file: Path) -> bool:
+    return file.suffix.lower() in LISTS and file.is_file()
+
+
+def _check_links(images: Sequence[Path], part_of: Sequence[str]) -> None:
+    """Raises BadInput where one file is in two splits, by a link."""
+    first: dict[tuple[int, int], tuple[Path, str]] = {}
+    for image, part in zip(images, part_of):
+        about = image.stat()
+        other, its = first.setdefault((about.st_dev, about.st_ino), (image, part))
+        if part not in (its, "left out") and its != "left out":
+            raise BadInput(
+                f"{image} ({part}) and {other} ({its}) are the same file, by a link: the score would be "
+                "optimistic (data leakage). Keep it in one of them, or pass `split='random'` to do without "
+                "this split."
+            )
 
 
 def split_unread(folder: str | Path) -> tuple[str, ...]:
@@ -176,6 +202,7 @@ def _pairs_below(sides: dict[str, Path]) -> Pairs:
         files["labels"] = _polygons_below(sides["labels"])
     if not files["images"]:
         raise BadFile(f"{sides['images']} contains no images ({' '.join(sorted(RASTER_SUFFIXES))}).")
+    report: tuple[str, ...] = ()
     keys = {
         side: [(f.relative_to(sides[side]).parts[:-1], stem_of_pair(f)) for f in found]
         for side, found in files.items()
@@ -183,9 +210,11 @@ def _pairs_below(sides: dict[str, Path]) -> Pairs:
     # Images in img/a and labels in gt/b: the names alone must do, and are checked to be unique below.
     if not set(keys["images"]) <= set(keys["labels"]):
         by_name = {side: [((), stem) for _, stem in found] for side, found in keys.items()}
-        if not set(by_name["images"]) <= set(by_name["labels"]):
+        folded = {side: [(f, stem.casefold()) for f, stem in found] for side, found in keys.items()}
+        fitting = (one for one in (by_name, folded) if set(one["images"]) <= set(one["labels"]))
+        if (other := next(fitting, None)) is None:
             return _pairs_by_difference(sides, files)
-        keys = by_name
+        keys, report = other, (ONLY_CASE,) if other is folded else ()
     for side, found in keys.items():
         first: dict[object, Path] = {}
         for key, file in zip(found, files[side]):
@@ -197,7 +226,7 @@ def _pairs_below(sides: dict[str, Path]) -> Pairs:
                 )
             first[key] = file
     labels = dict(zip(keys["labels"], files["labels"]))
-    return Pairs(files["images"], [labels[key] for key in keys["images"]])
+    return Pairs(files["images"], [labels[key] for key in keys["images"]], report)
 
 
 def _polygons_below(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ import numpy as np
 import shapely
 from rasterio.crs import CRS
 
+from labelscape.crs import Unrelated, transformed
 from labelscape.datasets.labelled import LabelledScene, scene_names
 from labelscape.errors import BadFile
 from labelscape.evaluation.blocks import BlockCounts, block_side, blocks_in
@@ -230,13 +231,12 @@ def _write_polygons(
         append_polygons(plain_path, wkb, columns, layer="blocks", crs=crs.to_wkt(), first=True, options={})
 
 
-def _outline(grid: Grid, w: Window, crs: CRS) -> shapely.Polygon:
+def _outline(grid: Grid, w: Window, crs: CRS) -> shapely.Polygon | None:
     corners = [(w.left, w.top), (w.right, w.top), (w.right, w.bottom), (w.left, w.bottom)]
     places = np.array([grid.transform @ corner for corner in corners])
     # One layer has one CRS: blocks of scenes in other zones are transformed to the first one's.
-    if grid.crs != crs:
-        from pyproj import Transformer
-
-        change = Transformer.from_crs(grid.crs.to_wkt(), crs.to_wkt(), always_xy=True)
-        places = np.column_stack(change.transform(*places.T))
+    try:
+        places = np.column_stack(transformed(*places.T, grid.crs, crs))
+    except Unrelated:  # its counts are worth having without its place
+        return None
     return shapely.Polygon(places)

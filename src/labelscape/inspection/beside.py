@@ -11,7 +11,7 @@ from typing import Any
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.files import name_fault
 from labelscape.inspection.card import Info, lines, size_text
-from labelscape.rasters.class_names import named_values
+from labelscape.labels.class_names import named_values
 
 HEAD = 1 << 16
 """Bytes of a page that are read for its title."""

@@ -17,6 +17,10 @@ class Labels:
     """
 
     notes: tuple[str, ...] = ()
+    elsewhere: str = ""
+    """Why no polygon of the file lies in the scene, as a sentence; all of it is background then."""
+    files: tuple[str, ...] = ()
+    """The files that they are read from, that of the area included."""
 
     def __init__(self, legend: Legend, grid: Grid, report: Sequence[str] = ()) -> None:
         self.legend, self.grid, self.report = legend, grid, list(report)

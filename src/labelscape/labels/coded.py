@@ -98,6 +98,7 @@ class CodedLabels(Labels):
         up to two rows or columns (unlabelled).
         """
         self.legend, self.report, self.file, self.code = legend, [], file, code
+        self.files = (str(file),)
         self._grid_of, self._padded, self._reader = grid, padded, reader
         self._area, self._held = None, None
 

@@ -18,7 +18,7 @@ from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, resolv
 from labelscape.labels.values import check_bands, check_lossless, raster_classes
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.polygons import PolygonIndex, read_area
-from labelscape.scenes.vectors import is_vector
+from labelscape.scenes.vectors import VectorSource, is_vector
 
 __all__ = ["Labels", "classes_of", "found_in", "open_labels"]
 
@@ -40,6 +40,7 @@ def open_labels(
     """
     opener = open_polygon_labels if is_vector(source) else open_raster_labels
     labels = opener(source, grid, rules, table, scene_name)
+    labels.files = tuple(str(VectorSource.of(file).path) for file in (source, rules.area) if file)
     # Applied on top of rasters and polygons alike: also background is unknown outside the area.
     if rules.area:
         geometries, _, notes = read_area(rules.area, grid)

@@ -51,13 +51,27 @@ def open_polygon_labels(
     import shapely
 
     # Transformed to the scene's CRS here, once, and not at each window.
-    geometries, attributes, notes = read_polygons(rules.vector(source), grid)
+    several = table is not None and rules.background is not None
+    geometries, attributes, notes = read_polygons(rules.vector(source), grid, may_be_empty=several)
     names = polygon_names(source, attributes, len(geometries), rules)
-    notes = (*notes, *column_report(source, attributes, rules))
+    notes = (*notes, *(column_report(source, attributes, rules) if len(names) else ()))
     # Only the scene's own polygons are kept: land-cover files cover whole countries.
     inside = shapely.intersects(geometries, shapely.box(*grid.bounds_of(grid.window)))
     if not inside.any():
-        raise BadInput(_elsewhere(source, geometries, grid, scene_name))
+        elsewhere = _elsewhere(source, geometries, grid, scene_name)
+        if not several:
+            raise BadInput(elsewhere)
+        # Of several scenes some may hold none; whether all do is seen when all are open.
+        notes = (*notes, f"{source}: no polygon lies in {scene_name}: all of it is {rules.background}")
+        labels = PolygonLabels(
+            PolygonIndex(geometries[:0], np.zeros(0, np.uint8), grid),
+            table.legend,
+            grid,
+            table.legend.index(rules.background),
+            notes,
+        )
+        labels.notes, labels.elsewhere = notes, elsewhere
+        return labels
     table = table or resolve_classes([found_names(source, names)], rules)
     legend, index_of = table.legend, table.index_of
     # A merge names the classes it wants, and leaves out others on purpose; without one an unknown name is a
@@ -86,7 +100,8 @@ def open_polygon_labels(
 
 def polygon_classes(source: str | Path, rules: LabelRules) -> FoundClasses:
     """The classes in a polygon file. Raises as `open_polygon_labels` does where it cannot be read."""
-    geometries, attributes, _ = read_polygons(rules.vector(source))
+    empty = rules.background is not None
+    geometries, attributes, _ = read_polygons(rules.vector(source), may_be_empty=empty)
     return found_names(source, polygon_names(source, attributes, len(geometries), rules))
 
 
@@ -101,6 +116,8 @@ def polygon_names(
     """(count,) class name of every polygon, "" where it has none. Raises BadInput where all are empty, or the
     column has to be chosen; UnknownName for a column that does not exist.
     """
+    if not count:
+        return np.zeros(0, str)
     column = class_column(source, attributes, rules)
     if column is None:
         # Outlines without any column, as drawn around one kind of object, are one class.
@@ -172,6 +189,8 @@ def column_report(source: str | Path, attributes: Mapping[str, np.ndarray], rule
 def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_name: str) -> str:
     import shapely
 
+    if not len(geometries):
+        return f"{source} is empty: its layer has no features; polygons were expected."
     # Both in the scene's CRS: a shift by a zone or swapped axes can be seen from the numbers.
     left, bottom, right, top = shapely.total_bounds(geometries)
     west, south, east, north = grid.bounds_of(grid.window)

@@ -17,7 +17,8 @@ from labelscape.crs import Unrelated, bounds_in
 from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
 from labelscape.labels.base import Labels
-from labelscape.labels.rules import ClassTable, LabelRules, mask_legend, resolve_classes
+from labelscape.labels.class_names import names_of_values
+from labelscape.labels.rules import ClassTable, LabelRules, class_name, mask_legend, resolve_classes
 from labelscape.labels.values import LabelBand, check_bands, check_lossless, mask_indices, raster_classes
 from labelscape.legend import IGNORE, encode_values
 from labelscape.scenes.files import gdal, open_raster
@@ -95,6 +96,7 @@ def open_raster_labels(
         if rules.threshold is not None:
             mask_legend(rules)  # two classes, whoever made the table
         table = table or resolve_classes([raster_classes(dataset, rules)], rules)
+        _check_names(dataset, rules, table)
         # Handed over: the labels keep the files open until they are closed; any error above closes them.
         found = RasterLabels(LabelBand(dataset, view), grid, rules, table, handles.pop_all())
         found.notes = (*place_notes(dataset, dataset.name), *report, *_hidden(found, table))
@@ -114,6 +116,25 @@ def _hidden(labels: RasterLabels, table: ClassTable) -> list[str]:
         and value in labels._ignore
         and labels._rules.threshold is None
     ]
+
+
+def _check_names(dataset: rasterio.DatasetReader, rules: LabelRules, table: ClassTable) -> None:
+    """Raises BadInput where the file's own names give the classes other values than a model's legend, or
+    other files: it would be read with its classes exchanged.
+    """
+    # Classes that the user names are meant so, whatever the file says.
+    if rules.classes or rules.merge or rules.threshold is not None:
+        return
+    names, legend = names_of_values(dataset.name, dataset), table.legend
+    for value, index in table.index_of_value.items():
+        name = class_name(names.get(value, ""))
+        if name in legend.names and index not in (IGNORE, legend.index(name)):
+            own = {class_name(n): v for v, n in sorted(names.items()) if class_name(n) in legend.names}
+            raise BadInput(
+                f"{dataset.name} calls the value {value} {name!r}, which elsewhere is "
+                f"{legend.names[index]!r}: its classes have other values. Name them as they are in this "
+                f"file: `classes={own}`."
+            )
 
 
 def in_one_crs(mine: Grid, grid: Grid) -> tuple[Grid, Grid] | None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from labelscape.errors import BadInput, UnknownName, WrongType, check_names, joined
+from labelscape.labels.class_names import called
 from labelscape.legend import IGNORE, RGB, Legend
 from labelscape.scenes.vectors import VectorSource
 
@@ -84,6 +85,23 @@ SETTINGS = tuple(f.name for f in fields(LabelRules) if f.name != "legend")
 """The rules that a recipe stores and the command line offers, under the same names."""
 
 
+FOR_RASTERS, FOR_POLYGONS = ("ignore_values", "threshold"), ("class_column", "layer", "background")
+"""Rules that mean something to one kind of label files only."""
+
+
+def without_effect(rules: LabelRules, *, rasters: bool, polygons: bool) -> list[str]:
+    """A line for each rule that was given and means nothing to the label files that there are."""
+    unused = () if rasters else FOR_RASTERS
+    unused += () if polygons else FOR_POLYGONS
+    kinds = ("label rasters", "polygons")
+    return [
+        f"`{name}` has no effect: it is for {kinds[name in FOR_POLYGONS]}, and the labels are "
+        f"{kinds[name in FOR_RASTERS]}"
+        for name in unused
+        if getattr(rules, name) not in (None, ())
+    ]
+
+
 def LabelSpec(
     legend: Legend | None = None,
     values: Mapping[str, int] | None = None,
@@ -142,6 +160,8 @@ class FoundClasses:
     """Class names of polygons, ascending; None for a raster."""
     colors: tuple[RGB, ...] | None = None
     """Colours of `values` in the file's colour table, where it has them all."""
+    called: Mapping[int, str] = field(default_factory=dict)
+    """Names of `values` that are stored with the file (`labels.class_names`)."""
 
 
 def too_few_classes(names: Sequence[str]) -> tuple[str, str] | None:
@@ -161,10 +181,12 @@ class ClassTable:
 
     index_of  raster value (int) or polygon class name (str) -> index in the legend; IGNORE for values that
               are known and not used
+    called    value of label rasters -> its name, before any merge; empty where no file was read
     """
 
     legend: Legend
     index_of: Mapping[int | str, int]
+    called: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def index_of_value(self) -> dict[int, int]:
@@ -194,9 +216,8 @@ def resolve_classes(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTa
         legend = rules.known_legend or _found_legend(found, rules)
     # Names and values both lead to a class, so that rasters and polygons can be mixed.
     stored = rules.classes or dict(zip(legend.names, legend.values))
-    return ClassTable(
-        legend, {**{v: legend.index(name) for name, v in stored.items()}, **_indices(legend.names)}
-    )
+    index_of = {**{v: legend.index(name) for name, v in stored.items()}, **_indices(legend.names)}
+    return ClassTable(legend, index_of, _called(rasters))
 
 
 def _indices(names: Sequence[str]) -> dict[str, int]:
@@ -204,7 +225,9 @@ def _indices(names: Sequence[str]) -> dict[str, int]:
 
 
 def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
-    """Classes as found in the files: `class 7` for each raster value, the names of polygons."""
+    """Classes as found in the files: the stored name of each raster value, else `class 7`; the names of
+    polygons.
+    """
     rasters, polygons = [f for f in found if f.names is None], [f for f in found if f.names is not None]
     legends = []
     if rasters:
@@ -212,7 +235,7 @@ def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
         values = _values_of(rasters)
         # The colour tables of several files may disagree; only that of a single file is used.
         colors = rasters[0].colors if len(rasters) == 1 else None
-        legends.append(Legend.of_names([f"class {v}" for v in values], values=values, colors=colors))
+        legends.append(Legend.of_names(called(values, _called(rasters)), values=values, colors=colors))
     if polygons:
         names = sorted({name for f in polygons for name in f.names})
         if len(_with_background(names, rules)) > IGNORE:
@@ -222,12 +245,30 @@ def _found_legend(found: Sequence[FoundClasses], rules: LabelRules) -> Legend:
             )
         legends.append(Legend.of_names(_with_background(names, rules)))
     # `class 7` and `forest` cannot be matched without the user: a wrong guess would train silently.
-    if len(legends) == 2 and legends[0] != legends[1]:
+    if len(legends) == 2 and {*legends[0].names} != {*legends[1].names}:
         raise BadInput(
             f"The label rasters have the classes {', '.join(legends[0].names)}, the polygons "
             f"{', '.join(legends[1].names)}. Name all classes with `classes`."
         )
     return legends[0]
+
+
+def _called(rasters: Sequence[FoundClasses]) -> dict[int, str]:
+    """The stored names of raster values. Raises BadInput where two files name one value differently."""
+    first: dict[int, tuple[str, str]] = {}
+    for file in rasters:
+        for value in file.values:
+            # A file without a name for a value says nothing against that of another file.
+            if not (name := class_name(file.called.get(value, ""))):
+                continue
+            other, source = first.setdefault(value, (name, file.source))
+            if other != name:
+                raise BadInput(
+                    f"The value {value} is called {other!r} in {source} and {name!r} in {file.source}. "
+                    "Give the classes the same values in all files; if they have them, and only the names "
+                    "differ, name them with `classes`."
+                )
+    return {value: name for value, (name, _) in first.items()}
 
 
 def _check_colours(rasters: Sequence[FoundClasses]) -> None:
@@ -274,9 +315,14 @@ def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
         if not rules.classes:
             _check_colours(rasters)
         # Unnamed values get the names that the user sees in reports, and merges by: `class 7`.
-        stored = dict(rules.classes or {f"class {v}": v for v in _values_of(rasters)})
+        values = () if rules.classes else _values_of(rasters)
+        stored = dict(rules.classes or zip(called(values, _called(rasters)), values))
     known = dict.fromkeys([*stored, *polygon_names])
-    rules = replace(rules, merge={new: joined(olds, known.__contains__) for new, olds in rules.merge.items()})
+    # Whoever counts the values may call them so although the file has names for them.
+    by_value = {f"class {value}": name for name, value in stored.items()} | {name: name for name in known}
+    olds_of = {new: joined(olds, known.__contains__) for new, olds in rules.merge.items()}
+    merge = {new: tuple(by_value.get(old, old) for old in olds) for new, olds in olds_of.items()}
+    rules = replace(rules, merge=merge)
     _check_merge(known, rules, polygons=bool(polygon_names))
     merged = {old for olds in rules.merge.values() for old in olds}
     # What a trained model is evaluated on may lack its classes; else the raster would be read as nothing.
@@ -295,7 +341,7 @@ def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
             index_of[old] = legend.index(new)
             if old in stored:
                 index_of[stored[old]] = legend.index(new)
-    return ClassTable(legend, index_of)
+    return ClassTable(legend, index_of, {value: name for name, value in stored.items()})
 
 
 def _check_merge(known: Iterable[str], rules: LabelRules, *, polygons: bool) -> None:

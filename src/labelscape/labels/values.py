@@ -20,6 +20,7 @@ from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Window
+from labelscape.labels.class_names import names_of_values
 from labelscape.labels.rules import FoundClasses, LabelRules
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal, open_raster, reason
@@ -41,38 +42,49 @@ class LabelBand:
         self.name, self.shape = dataset.name, dataset.shape
         self._read_from = dataset if view is None else view
         found = bands_and_validity(dataset, alpha="mask")
-        self._band = found.bands[0] if found.bands else 1
+        # Masks saved as RGB(A) have three equal bands.
+        self._bands = found.bands if len(found.bands) == 3 else found.bands[:1] or (1,)
         self._masks = found.masks(dataset)
         if view is not None:
             alpha = [i for i, c in zip(view.indexes, view.colorinterp) if c == ColorInterp.alpha][-1]
             self._masks = (Mask(view, alpha, "alpha"),)
-        self._nodata, self._dtype = dataset.nodata, np.dtype(dataset.dtypes[self._band - 1])
+        self._nodata, self._dtype = dataset.nodata, np.dtype(dataset.dtypes[self._bands[0] - 1])
         self.nodata = _whole(dataset.nodata)
         # What the file itself calls unlabelled: nodata, and what is transparent in its colour table.
         nodata = () if self.nodata is None else (self.nodata,)
-        self.declared = (*nodata, *_transparent(dataset, self._band))
+        self.declared = (*nodata, *_transparent(dataset, self._bands[0]))
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray | None]:
         """(H, W) whole numbers of a window, and (H, W) bool where it is unlabelled whatever the number is,
         None where it is nowhere. There the number is 255.
 
         Raises BadFile where the file cannot be read, FractionalValues for fractions, BadInput for numbers
-        that no class can have.
+        that no class can have, and for three bands that differ.
         """
         try:
             with gdal():
-                values = self._read_from.read(self._band, window=window.rio)
+                values, *others = self._read_from.read(list(self._bands), window=window.rio)
                 masked = ~unmasked(self._masks, window) if self._masks else None
         except (RasterioError, OSError) as error:
             raise BadFile(
                 f"{self.name} cannot be read: the file is truncated or damaged ({reason(error)})."
             ) from error
+        seen = slice(None) if masked is None else ~masked
+        if any((values[seen] != other[seen]).any() for other in others):
+            raise BadInput(
+                f"{self.name} has {len(self._bands)} bands of colours; a label raster has one band of class "
+                "values. Convert colours to class values first."
+            )
         # GIS tools often save class rasters as float; that is fine while every value is an integer.
         if values.dtype.kind == "f":
             values, masked = self._as_integers(values, masked)
         if masked is None or not masked.any():
             return values, None
         return np.where(masked, values.dtype.type(_fits(IGNORE, values.dtype)), values), masked
+
+    def seen(self, window: Window) -> np.ndarray:
+        """(H, W) bool: what no mask and no alpha band leaves out."""
+        return unmasked(self._masks, window)
 
     def _as_integers(self, values: np.ndarray, masked: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         unlabelled = ~np.isfinite(values) | (False if masked is None else masked)
@@ -139,9 +151,11 @@ def _transparent(dataset: rasterio.DatasetReader, band: int) -> tuple[int, ...]:
 
 
 def check_bands(dataset: rasterio.DatasetReader) -> None:
-    """Raises BadInput for a raster that has not one band of numbers (and maybe one of alpha)."""
+    """Raises BadInput for a raster that has not one band of numbers, or three, which may be equal (and maybe
+    one of alpha).
+    """
     bands = bands_and_validity(dataset, alpha="mask").bands
-    if len(bands) > 1:
+    if len(bands) not in (0, 1, 3):
         raise BadInput(
             f"{dataset.name} has {dataset.count} bands; a label raster has one band of class values. Convert "
             "colours to class values first."
@@ -203,7 +217,9 @@ def raster_classes(dataset: rasterio.DatasetReader, rules: LabelRules) -> FoundC
         colors = tuple(tuple(palette[v][:3]) for v in values)
     except (ValueError, KeyError):  # no colour table, or one that lacks some of the values
         colors = None
-    return FoundClasses(dataset.name, values=tuple(values), colors=colors)
+    names = names_of_values(dataset.name, dataset)
+    called = {value: names[value] for value in values if value in names}
+    return FoundClasses(dataset.name, values=tuple(values), colors=colors, called=called)
 
 
 def _check_patches(band: LabelBand, values: Sequence[int], *, has_palette: bool) -> None:
@@ -249,7 +265,8 @@ def look_like_masks(sources: Sequence[str | Path], rules: LabelRules) -> bool:
     for source in sources:
         with gdal(), open_raster(source) as dataset:
             # A declared nodata value says what the others are: this is no unexplained mask.
-            if dataset.nodata is not None or len(bands_and_validity(dataset, alpha="mask").bands) != 1:
+            bands = len(bands_and_validity(dataset, alpha="mask").bands)
+            if dataset.nodata is not None or bands not in (1, 3):
                 return False
             small = min(512, dataset.height), min(512, dataset.width)
             seen.update(np.unique(dataset.read(1, out_shape=small)).tolist())

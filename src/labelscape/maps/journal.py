@@ -30,7 +30,7 @@ from labelscape.rasters import compression
 from labelscape.rasters.write import GDAL_FAILURES
 from labelscape.scenes.files import gdal, reason
 from labelscape.scenes.scene import Scene
-from labelscape.scenes.stamps import Watched
+from labelscape.scenes.stamps import Watched, unlike
 from labelscape.scenes.vectors import VectorSource
 from labelscape.scoring.fade import HANN
 from labelscape.scoring.scorer import second_task
@@ -129,8 +129,7 @@ def differences(folder: Path, key: dict) -> list[str]:
 
 def _in_words(name: str, before: Any, now: Any) -> list[str]:
     if name == "files":
-        old, new = ({one[0]: one for one in files or []} for files in (before, now))
-        changed = [file for file in sorted({*old, *new}) if old.get(file) != new.get(file)]
+        changed = unlike(before or [], now or [])
         return [f"{file} has changed" for file in changed[:3]] or ["the files are in another order"]
     if name == "version":
         return [f"Labelscape {before}, now {now}"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from labelscape.areas.polygon_files import SUFFIXES
-from labelscape.files import stem_of
+from labelscape.files import bytes_text, stem_of
 from labelscape.legend import IGNORE, Legend
 from labelscape.scoring.scored import SOFTENED_ROWS, ScoredTile
 
@@ -250,3 +250,19 @@ def leftover_files(out: Path, stem: str, paths: Mapping[str, Path], task: str = 
 def assets(task: str = "") -> dict[str, tuple[str, list[str]]]:
     """Kinds that are assets of the STAC item: title and roles."""
     return {o.kind: (o.title, list(o.roles)) for o in all_outputs(task) if o.title}
+
+
+def bytes_on_disk(pixels: int, layers: int) -> int:
+    """Bytes that the rasters of a map take at most, while they are being finished."""
+    # The tiles in the journal and the COG, whose overviews add a third (1/4 + 1/16 + ...).
+    return int(pixels * layers * (1 + 4 / 3))
+
+
+def room_note(most: int, free: int, out: str | Path) -> str:
+    """What to know where a map of at most `most` bytes may not fit into `free` ones; else ""."""
+    if free >= most:
+        return ""
+    return (
+        f"the map may need up to {bytes_text(most)} before compression, and {bytes_text(free)} are free in "
+        f"{out}"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 import xml.etree.ElementTree as xml
 from collections.abc import Sequence
@@ -19,11 +18,11 @@ from labelscape.contract.matching import bands_to_read, match_bands
 from labelscape.contract.sample import sampled_windows
 from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import Refused
-from labelscape.files import written_whole
+from labelscape.files import free_bytes, written_whole
 from labelscape.grid import Window
-from labelscape.maps.outputs import RasterOutput, rasters_of
+from labelscape.maps.outputs import RasterOutput, bytes_on_disk, rasters_of, room_note
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
-from labelscape.maps.work import fitting, scorer_of
+from labelscape.maps.work import fitting, scorer_of, share_stored
 from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.memory import scoring_bytes, size_warning
@@ -76,7 +75,7 @@ class CheckResult:
     """The result of `check`: `verdict` is "FITS", "FITS AFTER" or "REFUSED"; plan is None where bands are
     missing.
 
-    warnings    of settings: tiles larger than the model learned
+    warnings    of settings: tiles larger than the model learned; of the disk, where it may be too small
     tile_sizes  held-out scores by tile size, where they were measured; of several models those of the one
                 with the smallest default
     """
@@ -114,6 +113,7 @@ def check(
     request: MapRequest | None = None,
     protocol: Protocol | None = None,
     timing: bool = True,
+    out: str | Path | None = None,
     **settings: Unpack[MapSettings],
 ) -> CheckResult:
     """Check whether a scene fits a model, and estimate the cost of mapping it. Reads about 1 % of the scene,
@@ -124,7 +124,8 @@ def check(
     {settings}
 
     The estimate includes test-time augmentation and all checkpoints; the check uses the first checkpoint.
-    Without `timing` the plan has no minutes. Raises BadOption for invalid settings, UnknownName for a `task`
+    Without `timing` the plan has no minutes. With `out`, the folder that the map will be written to, its free
+    disk space is compared with the map's. Raises BadOption for invalid settings, UnknownName for a `task`
     that a model did not learn, BadFile where a file is missing or damaged.
     """
     request = request_for(checkpoint, scene, request, protocol, settings)
@@ -140,10 +141,12 @@ def check(
             scorer, opened, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend
         )
         found = cost(scorer, opened, tiles, rasters_of(request, mate.name if mate else ""), timing=timing)
-        warning = size_warning(scorer, tiles)
+        warnings = [size_warning(scorer, tiles)]
+        if out is not None and (free := free_bytes(Path(out))) is not None:
+            warnings.append(room_note(found.disk, free, out))
         measured = [model.tile_sizes for model in models if model.tile_sizes is not None]
         sizes = min(measured, key=lambda one: one.default, default=None)
-        return CheckResult(verdict(findings), findings, found, (warning,) if warning else (), sizes)
+        return CheckResult(verdict(findings), findings, found, tuple(filter(None, warnings)), sizes)
 
 
 def refuse_unless(findings: tuple[Difference, ...], name: str, task: str | None = None) -> None:
@@ -194,13 +197,12 @@ def cost(
     on_gpu = scorer.device.type != "cpu"
     ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
     layers = sum(len(o.band_names(scorer.checkpoint.task(o.task or None).legend)) for o in outputs)
-    # The tiles in the journal and the COG, whose overviews add a third (1/4 + 1/16 + ...).
-    disk = int(scene.grid.window.pixels * layers * (1 + 4 / 3))
+    disk = bytes_on_disk(scene.grid.window.pixels, layers)
     # Overlaps are predicted more than once: the time is that of the pixels predicted, not of the scene's.
     share = tiles.forward_share
     minutes = None
     if timing:
-        pixels = share * _share_stored(scene, tiles) * scene.grid.window.pixels
+        pixels = share * share_stored(scene, tiles) * scene.grid.window.pixels
         minutes = _seconds_a_pixel(scorer, scene) * pixels / 60
     return Plan(
         len(tiles),
@@ -213,13 +215,6 @@ def cost(
         minutes,
         str(scorer.device),
     )
-
-
-def _share_stored(scene: Scene, tiles: TilePlan) -> float:
-    """Share of the tiles that may hold data: the holes of a sparse file are passed over unread."""
-    step = max(1, len(tiles) // 4096)  # ours: looked up in milliseconds
-    looked = [scene.may_hold(tile.seen) for tile in itertools.islice(tiles, 0, None, step)]
-    return sum(looked) / max(1, len(looked))
 
 
 def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,21 @@ from labelscape.contract.compare import compare
 from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import BadFile, BadInput
-from labelscape.files import check_replaceable, check_written, locked, try_to_write
+from labelscape.files import check_replaceable, check_written, free_bytes, locked, try_to_write
 from labelscape.grid import Grid
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.journal import Journal, files_of_map, is_begun, planes_wanted, tile_key
 from labelscape.maps.machine import machine_now, unlike_before
-from labelscape.maps.outputs import RasterOutput, kind_of, leftover_files, map_stem, paths_of, rasters_of
+from labelscape.maps.outputs import (
+    RasterOutput,
+    bytes_on_disk,
+    kind_of,
+    leftover_files,
+    map_stem,
+    paths_of,
+    rasters_of,
+    room_note,
+)
 from labelscape.maps.request import MapRequest
 from labelscape.maps.stac import footprint
 from labelscape.scenes.files import Source
@@ -67,7 +77,7 @@ class MapWork:
     @property
     def task(self) -> str:
         """Name of the second task that is mapped too; "" where there is none."""
-        return next((name for name in self.legends if name), "")
+        return _second(self.legends)
 
 
 @contextmanager
@@ -144,6 +154,7 @@ def prepared(
     folder = out / f".{stem}.unfinished"
     _make_room(out)
     with locked(out / stem, patience=patience):
+        notes = [*notes, *_room(request, out, folder, scene, plan, legends)]
         # Files beside tiles with this very key are this map's own, finished before it was stopped.
         replace = overwrite or is_begun(folder, key)
         # Before the journal: a folder that refuses the map must not lose an earlier map's tiles.
@@ -171,6 +182,42 @@ def other_scaling(checkpoint: Checkpoint) -> str:
         f"scaled as the training images of {both.mate.name}, as `evaluate` scales them; a map of both tasks "
         "scales the scene as those of the first task, and may differ"
     )
+
+
+LEAST_SHARE = 0.02
+"""Share of its largest size that a map takes at least (ours): below it the disk is too small in any case."""
+
+
+def _room(
+    request: MapRequest, out: Path, begun: Path, scene: Scene, plan: TilePlan, legends: Mapping[str, Legend]
+) -> list[str]:
+    """A note where the disk may be too small for the map; tiles in the folder `begun` are on it already.
+    Raises BadFile where it certainly is, unless the map is forced.
+    """
+    layers = sum(len(one.band_names(legends[one.task])) for one in rasters_of(request, _second(legends)))
+    most, free = bytes_on_disk(scene.grid.window.pixels, layers), free_bytes(out)
+    if free is None:
+        return []
+    free += sum(tile.stat().st_size for tile in begun.glob("*.tif"))
+    note = room_note(most, free, out)
+    if free < LEAST_SHARE * share_stored(scene, plan) * most and not request.force:
+        raise BadFile(
+            f"{note[0].upper()}{note[1:]}. Free some space, write to another disk (`out`), or pass "
+            "`force=True` to begin anyway."
+        )
+    return [note] if note else []
+
+
+def share_stored(scene: Scene, tiles: TilePlan) -> float:
+    """Share of the tiles that may hold data: the holes of a sparse file are passed over unread."""
+    step = max(1, len(tiles) // 4096)  # ours: looked up in milliseconds
+    looked = [scene.may_hold(tile.seen) for tile in itertools.islice(tiles, 0, None, step)]
+    return sum(looked) / max(1, len(looked))
+
+
+def _second(legends: Mapping[str, Legend]) -> str:
+    """Name of the second task; "" where there is none."""
+    return next((name for name in legends if name), "")
 
 
 def _check_files(request: MapRequest, scene: Scene, paths: Mapping[str, Path]) -> None:

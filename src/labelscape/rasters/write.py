@@ -23,9 +23,9 @@ from rasterio.errors import RasterioError
 from labelscape.errors import BadFile
 from labelscape.files import cannot_write, check_written, private_folder, written_whole
 from labelscape.grid import Grid, Window
+from labelscape.labels.class_names import NAMES_TAG, names_as_tag
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters import compression
-from labelscape.rasters.class_names import NAMES_TAG, names_as_tag
 from labelscape.rasters.cog import assemble
 from labelscape.rasters.overviews import BLOCK, Level, build_levels, count_values
 from labelscape.scenes.files import gdal, reason
@@ -205,7 +205,7 @@ class MapWriter:
         tags = self._tags
         if self.legend is not None:
             # The side file is lost when someone copies or mails the .tif alone; colours are in it anyway.
-            tags = tags | {NAMES_TAG: names_as_tag(self.legend)}
+            tags = tags | {NAMES_TAG: names_as_tag({c.value: c.name for c in self.legend.classes})}
         self._file.update_tags(**tags)
         for number, text in enumerate(
             ["class"] if self.legend is not None else self._descriptions or (), start=1

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import rasterio.features
 
+from labelscape.crs import Unrelated, is_geographic, name_of, same, transformed
 from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import reason
 from labelscape.scenes.vectors import VectorSource, choices, read_features
-
-if TYPE_CHECKING:
-    import pyproj
 
 REACH = 20
 """Polygons that reach farther than this many scene sizes beyond the scene are cut there before they are
@@ -66,19 +63,26 @@ class PolygonIndex:
 
 
 def read_polygons(
-    source: str | Path | VectorSource, grid: Grid | None = None, columns: Sequence[str] | None = None
+    source: str | Path | VectorSource,
+    grid: Grid | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    may_be_empty: bool = False,
 ) -> Polygons:
     """Read the polygons of a vector file, reprojected to the CRS of `grid` (without one, in their own).
 
     Invalid polygons are repaired, those inside geometry collections are taken out of them; everything else is
-    left out and counted in the notes. Raises BadFile for a file that cannot be read, UnknownName for a layer
-    it does not have, BadInput where it has no polygon, no CRS, or none that can be projected.
+    left out and counted in the notes. `may_be_empty` allows a layer without features. Raises BadFile for a
+    file that cannot be read, UnknownName for a layer it does not have, BadInput where it has no polygon, no
+    CRS, or none that can be projected.
     """
     import shapely
 
     found = read_features(source, columns)
     geometries, left_out = _areas(found.geometries)
     kept = ~shapely.is_missing(geometries)
+    if not len(kept) and may_be_empty:
+        return Polygons(geometries, dict(found.columns), found.notes)
     if not len(kept):
         raise BadInput(f"{source} is empty: its layer has no features; polygons were expected.")
     if not kept.any():
@@ -162,24 +166,17 @@ def _projected(geometries: np.ndarray, crs: str, grid: Grid, source: str | Path 
     """Geometries in the CRS of the grid; None for those that have no place in it. Raises BadInput where that
     holds for all, or where the two CRSs cannot be related.
     """
-    import pyproj
     import shapely
 
-    # As WKT: rasterio and pyproj may bring a PROJ library each, whose objects cannot be exchanged.
     try:
-        own, target = pyproj.CRS.from_user_input(crs), pyproj.CRS.from_wkt(grid.crs.to_wkt())
-        if own == target:
+        if same(crs, grid.crs):
             return geometries
-        change = pyproj.Transformer.from_crs(own, target, always_xy=True)
-    except pyproj.exceptions.ProjError as error:
-        raise BadInput(
-            f"The CRS of {source} ({crs[:60]}) cannot be transformed to that of the scene "
-            f"({grid.crs.to_string()[:60]}): {reason(error)}. Save it in the scene's CRS."
-        ) from error
-    near, elsewhere = _near(geometries, change, grid)
+        near, elsewhere = _near(geometries, crs, grid)
+    except Unrelated as error:
+        raise Unrelated(f"{source} cannot be put onto the scene. {error}") from error
 
     def moved(xy: np.ndarray) -> np.ndarray:
-        return np.column_stack(change.transform(xy[:, 0], xy[:, 1]))
+        return np.column_stack(transformed(xy[:, 0], xy[:, 1], crs, grid.crs))
 
     # Infinite coordinates are no error to shapely before they are used.
     with np.errstate(invalid="ignore"):
@@ -192,7 +189,7 @@ def _projected(geometries: np.ndarray, crs: str, grid: Grid, source: str | Path 
         left, bottom, right, top = shapely.total_bounds(geometries)
         raise BadInput(
             f"None of the {len(geometries)} polygons of {source} has a place in the scene's CRS "
-            f"({grid.crs.to_string()[:60]}): the file declares {own.name}, and its coordinates are x "
+            f"({grid.crs.to_string()[:60]}): the file declares {name_of(crs)}, and its coordinates are x "
             f"{left:.9g} to {right:.9g}, y {bottom:.9g} to {top:.9g}. Check the file's CRS; GeoJSON "
             "that names none is in degrees (WGS 84)."
         )
@@ -202,7 +199,7 @@ def _projected(geometries: np.ndarray, crs: str, grid: Grid, source: str | Path 
     return found
 
 
-def _near(geometries: np.ndarray, change: pyproj.Transformer, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def _near(geometries: np.ndarray, crs: str, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The geometries, cut to the scene's surroundings (REACH) where they go far beyond; which ones lie
     outside these altogether.
     """
@@ -212,14 +209,14 @@ def _near(geometries: np.ndarray, change: pyproj.Transformer, grid: Grid) -> tup
     steps = np.linspace(0, 1, 21)
     columns, rows = np.meshgrid(steps * grid.width, steps * grid.height)
     x, y = grid.transform @ (columns.ravel(), rows.ravel())
-    there = np.column_stack(change.transform(x, y, direction="INVERSE"))
+    there = np.column_stack(transformed(x, y, grid.crs, crs))
     nowhere = np.zeros(len(geometries), bool)
     if not np.isfinite(there).all():
         return geometries, nowhere
     (left, bottom), (right, top) = there.min(axis=0), there.max(axis=0)
     side = max(right - left, top - bottom)
     # A scene across the antimeridian seems to be as wide as the world: cutting would lose its polygons.
-    if change.source_crs is not None and change.source_crs.is_geographic and right - left > 180:
+    if is_geographic(crs) and right - left > 180:
         return geometries, nowhere
     reach = REACH * side
     box = shapely.box(left - reach, bottom - reach, right + reach, top + reach)

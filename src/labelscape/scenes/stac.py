@@ -6,7 +6,6 @@ allows.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import stem_of
 from labelscape.scenes.files import Files, is_local
+from labelscape.scenes.remote import HEAD, Elsewhere, first_bytes
 from labelscape.scenes.stac_bands import (
     NO_MEASUREMENTS,
     bands_of,
@@ -24,14 +24,13 @@ from labelscape.scenes.stac_bands import (
     uniquely_named,
     wanted_bands,
 )
-from labelscape.scenes.stac_documents import on_the_web
+from labelscape.scenes.stac_documents import ALLOWED, allowed, on_the_web
 from labelscape.scenes.stac_many import document_of, read_items
 from labelscape.text import printable
 
 SUFFIXES = {".json", ".geojson"}
 VIRTUAL = {".vrt", ".xml", ".json"}
-ALLOWED = "LABELSCAPE_ALLOW_REMOTE"
-"""Environment variable that allows items to name files anywhere when it is 1, also where no option does."""
+TRUST = f"Pass `allow_remote=True` if you trust who wrote the item (or set {ALLOWED}=1)."
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,11 @@ def described(
     found = [
         scene_of_item(item, str(place), wanted, asset, allow_remote)
         for place in places
-        for item in read_items(str(place))
+        for item in read_items(str(place), allow_remote=allow_remote)
     ]
     if not found:
         raise BadInput(f"{source} is an ItemCollection without items.")
     return found
-
-
-def allowed(allow_remote: bool) -> bool:
-    """May documents name files anywhere, by the option or by the environment?"""
-    return allow_remote or os.environ.get(ALLOWED) == "1"
 
 
 def check_assets(item: dict, place: str, asset: str | None, *, allow_remote: bool = False) -> None:
@@ -164,6 +158,7 @@ def scene_of_item(
     if not allow_remote:
         for key, file in zip(keys, files):
             _check_near(file, place, key)
+        _check_answers([file for file in files if on_the_web(file)], place)
     declared = Declared(
         {own: band.nodata for own, band in chosen.items() if band.nodata is not None},
         {own: band.units for own, band in chosen.items()},
@@ -230,14 +225,31 @@ def _check_near(file: str, place: str, key: str) -> None:
     if near and not virtual:
         return
     what = "a virtual raster, which may name files anywhere" if near else f"elsewhere ({printable(where)})"
-    raise BadFile(
-        f"{place}: the asset {printable(key)!r} is {what}. Pass `allow_remote=True` if you trust who wrote "
-        f"the item (or set {ALLOWED}=1)."
-    )
+    raise BadFile(f"{place}: the asset {printable(key)!r} is {what}. {TRUST}")
+
+
+def _check_answers(files: Sequence[str], place: str) -> None:
+    """Raises BadFile where a server answers with a virtual raster, whatever its name, or from another host.
+    GDAL follows both, and cannot be told not to.
+    """
+    try:
+        answers = first_bytes(files)
+    except Elsewhere as error:
+        raise BadFile(f"{place}: the asset {error} {TRUST}") from error
+    for file, start in zip(files, answers):
+        if _is_markup(start):
+            raise BadFile(
+                f"{place}: the asset {printable(file)} is a virtual raster, which may name files anywhere. "
+                f"{TRUST}"
+            )
 
 
 def _is_text(file: Path) -> bool:
-    """Is this XML or JSON, as virtual rasters and descriptions of web services are?"""
     # By its content: GDAL takes a virtual raster for one by that, whatever its suffix.
     with file.open("rb") as opened:
-        return opened.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"<", b"{")
+        return _is_markup(opened.read(HEAD))
+
+
+def _is_markup(start: bytes) -> bool:
+    """Is this XML or JSON, as virtual rasters and descriptions of web services are?"""
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"<", b"{")

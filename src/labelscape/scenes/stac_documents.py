@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 import json
-import time
-from typing import BinaryIO
+import os
 
 from labelscape.errors import BadFile, BadInput
+from labelscape.scenes.remote import Elsewhere, document, limited
 
-SECONDS = 60
-"""For all of a request (ours)."""
-MOST_BYTES = 64 * 2**20
-"""Of a document that is read as a whole (ours)."""
+ALLOWED = "LABELSCAPE_ALLOW_REMOTE"
+"""Environment variable that allows items to name files anywhere when it is 1, also where no option does."""
+
+
+def allowed(allow_remote: bool) -> bool:
+    """May documents name files anywhere, by the option or by the environment?"""
+    return allow_remote or os.environ.get(ALLOWED) == "1"
 
 
 def on_the_web(place: object) -> bool:
     return str(place).startswith(("http://", "https://"))
 
 
-def read_document(place: str) -> object:
-    """A JSON document from a local file or a server. Raises BadFile."""
+def read_document(place: str, *, allow_remote: bool = False) -> object:
+    """A JSON document from a local file or a server. Raises BadFile, also where the server leads into a
+    private network, unless `allow_remote`.
+    """
     try:
         if on_the_web(place):
-            from urllib.request import Request, urlopen
-
-            asked = Request(
-                place,
-                # Some servers answer with a page for browsers where JSON is not asked for.
-                headers={"Accept": "application/geo+json, application/json", "User-Agent": "labelscape"},
-            )
-            with urlopen(asked, timeout=SECONDS) as answer:
-                return json.loads(_limited(answer, place))
+            return json.loads(document(place, allow_remote=allowed(allow_remote)))
         if "://" in place:
             raise BadFile(
                 f"{place} cannot be read: a STAC item must be a local file or an https:// URL. Download "
                 "the item; its files may stay where they are."
             )
         with open(place, "rb") as file:
-            return json.loads(_limited(file, place))
+            return json.loads(limited(file, place))
     except FileNotFoundError as error:
         raise BadFile(f"{place} does not exist.") from error
     except (ValueError, RecursionError) as error:
         raise no_json(place, error) from error
+    except Elsewhere as error:
+        raise BadFile(
+            f"{str(error).rstrip('.')}, into a private network. Pass `allow_remote=True` if you trust the "
+            f"server (or set {ALLOWED}=1)."
+        ) from error
     except OSError as error:
         if isinstance(error, BadFile):  # raised above: BadFile is an OSError too
             raise
@@ -52,22 +54,6 @@ def read_document(place: str) -> object:
 
 def no_json(place: str, error: BaseException) -> BadFile:
     return BadFile(f"{place} is not JSON, so it is not a STAC item ({error}).")
-
-
-def _limited(file: BinaryIO, place: str) -> bytes:
-    """All bytes of a document. Raises BadFile where they are too many, or come too slowly: the timeout of a
-    request is that of each piece.
-    """
-    end, pieces, size = time.monotonic() + SECONDS, [], 0
-    # read1: what is there; `read` would wait for all of it.
-    while piece := (file.read1(2**16) if hasattr(file, "read1") else file.read(2**16)):
-        pieces.append(piece)
-        size += len(piece)
-        if size > MOST_BYTES:
-            raise BadFile(f"{place} has more than {MOST_BYTES // 2**20} MiB, so it is no STAC item.")
-        if time.monotonic() > end:
-            raise BadFile(f"{place} was not read within {SECONDS} seconds; try again, or download it.")
-    return b"".join(pieces)
 
 
 def items_of(document: object, place: str) -> list[dict]:

@@ -45,12 +45,14 @@ def document_of(place: str | Path) -> tuple[str, str | None]:
     return (document, key) if mark else (text, None)
 
 
-def read_items(place: str) -> list[dict]:
+def read_items(place: str, *, allow_remote: bool = False) -> list[dict]:
     """The items of a document, in its order. Raises BadFile where it cannot be read, BadInput where it holds
     other things.
     """
     document, key = document_of(place)
-    return items_of(read_document(place), place) if key is None else [item_in(document, key)]
+    if key is not None:
+        return [item_in(document, key)]
+    return items_of(read_document(place, allow_remote=allow_remote), place)
 
 
 def head_of(place: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import xml.etree.ElementTree as xml
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from labelscape.scenes.files import READ_FAILURES, gdal, is_local
 
 SAMPLES, SAMPLE = 16, 2**16
 """Places of a file that are compared, and bytes of each (ours): 1 MiB is read of a file of any size."""
+MANY = 1000
+"""Of more rasters than these only the first sample is compared: data sets have tens of thousands."""
 SHAPEFILE = (".shx", ".dbf", ".prj", ".cpg")
 NO_RASTERS = {".json", ".geojson", ".gpkg", ".fgb", ".xml", ".tfw", *SHAPEFILE}
 """Files that are read with no others, or not as rasters."""
@@ -41,6 +43,10 @@ class Watched:
         rasters = tuple(rasters)
         return cls(rasters, stamps(rasters))
 
+    def changed(self) -> list[str]:
+        """What has changed since, as `changes` says it."""
+        return changes(self.stamps, stamps(self.rasters))
+
     def named(self) -> list[list[str | int | None]]:
         """[name without folder, *stamp] of each file, as JSON values: what tells whether it is the same
         scene, wherever it lies.
@@ -49,7 +55,7 @@ class Watched:
 
     def check(self, what: str) -> None:
         """Raises BadFile where a file was changed, added or removed since; `what` was done with them."""
-        if changed := changes(self.stamps, stamps(self.rasters)):
+        if changed := self.changed():
             raise BadFile(
                 f"{', '.join(changed[:3])}{' ...' * (len(changed) > 3)} while {what}: the result may hold "
                 "parts of both versions, and is not kept. Leave the files as they are, and start again."
@@ -66,13 +72,14 @@ def stamps(rasters: Iterable[str]) -> dict[str, Stamp | None]:
     """
     found: dict[str, Stamp | None] = {}
     waiting = list(rasters)[::-1]
+    samples = SAMPLES if len(waiting) <= MANY else 1
     seen = set(waiting)
     with gdal():
         while waiting:
             name = waiting.pop()
             file = _on_disk(name)
             if file is not None and str(file) not in found:
-                found[str(file)] = _stamp(file)
+                found[str(file)] = _stamp(file, samples)
             more = [one for one in _read_with(name, file) if one not in seen]
             seen.update(more)
             waiting += more
@@ -89,6 +96,12 @@ def changes(before: Mapping[str, Stamp | None], now: Mapping[str, Stamp | None])
                 f"{name} was {'added' if one is None else 'removed' if other is None else 'changed'}"
             )
     return found
+
+
+def unlike(before: Iterable[Sequence], now: Iterable[Sequence]) -> list[str]:
+    """Names that do not have the same stamps in two lists of `Watched.named`."""
+    old, new = ({tuple(one) for one in files} for files in (before, now))
+    return sorted({one[0] for one in old ^ new})
 
 
 def _read_with(name: str, file: Path | None) -> list[str]:
@@ -123,16 +136,16 @@ def _on_disk(name: str) -> Path | None:
     return path.resolve() if path.exists() or ":" not in name else None
 
 
-def _stamp(file: Path) -> Stamp | None:
+def _stamp(file: Path, samples: int) -> Stamp | None:
     try:
         if file.name.endswith(".aux.xml"):
             return _side_file(file)
         with file.open("rb") as opened:
             about = os.fstat(opened.fileno())
             digest = hashlib.sha256()
-            for number in range(SAMPLES):
+            for number in range(samples):
                 # Evenly from the first byte to the last; small files are read as a whole.
-                opened.seek(max(0, about.st_size - SAMPLE) * number // (SAMPLES - 1))
+                opened.seek(max(0, about.st_size - SAMPLE) * number // max(1, samples - 1))
                 digest.update(opened.read(SAMPLE))
     except OSError:
         return None

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from labelscape.crs import Unrelated, as_wkt
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason
 from labelscape.scenes.vector_paths import as_it_is
@@ -29,6 +30,10 @@ POLYGONS = ("Polygon", "Surface", "Geometry", "Collection", "TIN", "Triangle", "
 """Parts of the names of geometry types that may hold polygons."""
 
 
+QGIS = re.compile(r"\|(layername|layerid|subset|geometrytype)=")
+"""What QGIS adds to the path of a layer."""
+
+
 @dataclass(frozen=True)
 class VectorSource:
     """A vector file and the layer to read; None takes the first that may hold polygons."""
@@ -41,11 +46,28 @@ class VectorSource:
 
     @classmethod
     def of(cls, text: str | Path | VectorSource) -> VectorSource:
-        """`fields.gpkg|layername=crops`, as QGIS writes a layer, or a path alone."""
+        """`fields.gpkg|layername=crops`, as QGIS writes a layer, or a path alone. Raises BadInput for a layer
+        that QGIS filters, or names by its number.
+        """
         if isinstance(text, VectorSource):
             return text
-        path, _, layer = str(text).partition("|layername=")
-        return cls(path, layer or None)
+        # A file may be called so.
+        if is_local(text) and Path(text).exists():
+            return cls(text)
+        path, *settings = QGIS.split(str(text))
+        given = dict(zip(settings[::2], settings[1::2]))
+        if "subset" in given:
+            raise BadInput(
+                f"{path}: the layer is filtered ({given['subset']}), and filters are not applied here: all "
+                "of its features would be read. In QGIS, export the filtered layer (Save Features As) and "
+                "pass that file."
+            )
+        if "layerid" in given and "layername" not in given:
+            raise BadInput(
+                f"{path}: the layer is given by its number ({given['layerid']}); name it: "
+                f"{path}|layername=NAME."
+            )
+        return cls(path, given.get("layername") or None)
 
 
 class Layer(NamedTuple):
@@ -177,6 +199,15 @@ def queried(path: str | Path, sql: str) -> list[tuple[Any, ...]]:
     return list(zip(*(column.tolist() for column in columns)))
 
 
+def read_table(path: str | Path) -> dict[str, np.ndarray]:
+    """The columns of a table without geometry, such as a .dbf. Raises BadFile."""
+    import pyogrio
+
+    with _failures(path), as_it_is(path) as plain, _warned():
+        meta, _, _, fields = pyogrio.raw.read(plain, read_geometry=False)
+    return dict(zip(meta["fields"], fields))
+
+
 def choices(source: VectorSource) -> list[str]:
     """The layers of a file that may be meant where none is named: those that may hold polygons, else all with
     geometry; without empty ones beside others. Raises BadFile for a file that does not exist or cannot be
@@ -240,7 +271,6 @@ def _read_parquet(source: VectorSource) -> Features:
     import pyarrow as pa
     import pyarrow.parquet as pq
     import shapely
-    from pyproj import CRS
 
     try:
         table = pq.read_table(str(source.path))
@@ -272,7 +302,12 @@ def _read_parquet(source: VectorSource) -> Features:
             columns[name] = np.ma.array([item or 0 for item in items], mask=empty)
         elif pa.types.is_floating(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
             columns[name] = _array(table[name].to_pylist())
-    return Features(geometries, columns, CRS.from_user_input(crs).to_wkt() if crs else None)
+    try:
+        # As text, PROJJSON too.
+        place = as_wkt(crs if isinstance(crs, str) else json.dumps(crs)) if crs else None
+    except Unrelated as error:
+        raise BadFile(f"{source} cannot be read as GeoParquet: {reason(error)}.") from error
+    return Features(geometries, columns, place)
 
 
 def _array(items: list) -> np.ndarray:

@@ -27,6 +27,7 @@ from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput
 from labelscape.nets.blocks import Network
 from labelscape.progress import Tick, bar
+from labelscape.scenes.stamps import Watched
 from labelscape.scoring.engines import state_arrays
 from labelscape.training.batchnorm import at_map_size
 from labelscape.training.board import board
@@ -37,7 +38,7 @@ from labelscape.training.optimizers import averaged, make_optimizer, rate_at
 from labelscape.training.outputs import checkpoint_path, state_path, times_path
 from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
-from labelscape.training.state import Progress, load_state, save_state
+from labelscape.training.state import FILES, Progress, load_state, save_state
 from labelscape.training.stopping import Stop
 from labelscape.training.team import deterministic, gather, machine_of, together
 
@@ -196,7 +197,9 @@ def run_phase(
     tasks = make_tasks(recipe, dataset, blank, mate)
     phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric, mate)
     say = say if leads else lambda text: None
-    progress, keep = _resumed(phase, out, stop, say)
+    # Before the first crop: a file replaced from now on is noticed.
+    watched = Watched.of((*dataset.files, *(mate.files if mate else ())))
+    progress, keep = _resumed(phase, watched, out, stop, say)
     # A base network that is trained first has named them already.
     for line in without_pixels(dataset, tasks[0]) if not recipe.base_steps else ():
         say(line)
@@ -219,6 +222,8 @@ def run_phase(
         stop.now()
     if clock.steps and leads:
         _tell_times(phase, clock, out, say)
+    if changed := watched.changed() if leads else []:
+        say(f"warning: {_some(changed)} during training: it may have learned from both versions")
     weights = _final_weights(phase, progress, say)
     return replace(blank, weights=weights, history=tuple(progress.history))
 
@@ -232,13 +237,19 @@ def _tell_times(phase: Phase, clock: Clock, out: Path, say: Say) -> None:
     write_times(times_path(out, recipe.network), facts)
 
 
-def _resumed(phase: Phase, out: Path, stop: Stop, say: Say) -> tuple[Progress, Callable[[Progress], None]]:
+def _some(lines: list[str]) -> str:
+    return ", ".join(lines[:3]) + " ..." * (len(lines) > 3)
+
+
+def _resumed(
+    phase: Phase, watched: Watched, out: Path, stop: Stop, say: Say
+) -> tuple[Progress, Callable[[Progress], None]]:
     """The progress that the phase's state file holds, or none; and a function that saves it there."""
     recipe, fabric = phase.recipe, phase.fabric
     state, settings = state_path(out, recipe.network), recipe.model_dump(mode="json")
     # Only 16-mixed has a loss scaler. It adapts over time, so resuming without it would change weights.
     scaler = getattr(fabric.strategy.precision, "scaler", None)
-    seen = seen_data(phase.tasks, phase.blank.corrections)
+    seen = seen_data(phase.tasks, phase.blank.corrections) | {FILES: watched.named()}
     resumable = phase.net.module, phase.optimizer, scaler, seen, machine_of(fabric)
     progress = load_state(state, settings, *resumable, say) if state.exists() else Progress()
     if not fabric.is_global_zero:

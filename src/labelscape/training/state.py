@@ -17,6 +17,7 @@ from torch import Tensor
 
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
+from labelscape.scenes.stamps import unlike
 from labelscape.training.optimizers import pack, unpack
 from labelscape.training.recipe import in_todays_words
 
@@ -46,6 +47,8 @@ class Progress:
 HEAVY = ("best_weights", "average")
 """What of the progress are tensors of their own in the file."""
 
+FILES = "files"
+"""Key of the stamps of the data's files (`Watched.named`) in its fingerprint."""
 Scaler = torch.amp.GradScaler | None
 """Scales losses so that float16 gradients do not underflow; the factor adapts during training."""
 
@@ -121,11 +124,11 @@ def load_state(
             "`overwrite=True` to start again, or another `out`."
         )
     # State files of earlier versions hold no fingerprint of the data.
-    changed = differing(facts["seen"], seen) if facts.get("seen") and seen else []
+    changed = _other_data(facts.get("seen") or {}, seen or {})
     if changed:
         raise BadFile(
             f"{path} belongs to an unfinished run on other data, although its files have the same names "
-            f"({'; '.join(changed)} differ). Put the files back "
+            f"({'; '.join(changed)} differ{'s' * (len(changed) == 1)}). Put the files back "
             "to continue it, `overwrite=True` to start again, or another `out`."
         )
     for line in other_machine(facts.get("machine") or {}, machine or {}):
@@ -144,6 +147,25 @@ def load_state(
     }
     best = {name: value.numpy() for name, value in _named(tensors, "best.").items()}
     return Progress(**facts["progress"], best_weights=best or None, average=average)
+
+
+def _other_data(before: dict, now: dict) -> list[str]:
+    """In what the data of a saved state differs, in words: facts that both have, and files."""
+    common = before.keys() & now.keys() - {FILES}
+    changed = differing({key: before[key] for key in common}, {key: now[key] for key in common})
+    old, new = (side.get(FILES) for side in (before, now))
+    if old is None or new is None:
+        return changed
+    # A copy of the data, as clusters make of it for every job, has other times of all files.
+    if not {tuple(one) for one in old} & {tuple(one) for one in new}:
+        old, new = ([[name, size, *more] for name, size, _, *more in map(_full, side)] for side in (old, new))
+    names = unlike(old, new)
+    return [*changed, *names[:3], *([f"{len(names) - 3} more files"] if len(names) > 3 else [])]
+
+
+def _full(named: list) -> list:
+    """A missing file's name with as many values as that of others."""
+    return [*named, None, None, None][:4]
 
 
 def other_machine(before: dict, now: dict) -> list[str]:

@@ -37,7 +37,7 @@ from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.labels.labels import found_in, open_labels
-from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes, too_few_classes
+from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes, too_few_classes, without_effect
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import Source, source_text
 from labelscape.scenes.mosaic import open_scene
@@ -86,7 +86,8 @@ def check_data(
     splits = list(part_of) if part_of is not None else [None] * len(images)
     if len(splits) != len(images):
         raise BadInput(f"{len(images)} scenes and {len(splits)} splits: name the split of every scene.")
-    results = Results(spec)
+    results = Results(spec, several=len(images) > 1)
+    _check_options(results, labels)
     for line in paired:
         results.add("pairs", "info", "all files", line)
     # Before any file is checked by itself: whether a value has a class depends on all files.
@@ -108,6 +109,12 @@ def check_data(
     known = class_names(results.spec)
     names = known.values() if known else sum(results.counts.values(), Counter())
     return _concluded(results, len(images), [n for n in dict.fromkeys(names) if n != "(not used)"])
+
+
+def _check_options(results: Results, labels: Sequence[str | Path]) -> None:
+    vector = [is_vector(label) for label in labels]
+    for line in without_effect(results.spec, rasters=not all(vector), polygons=any(vector)):
+        results.add("options", "warning", "all files", f"{line}.")
 
 
 def check_published(found: Published, *, tick: Callable[[], object] | None = None) -> list[Finding]:
@@ -175,13 +182,12 @@ def _shared_classes(labels: Sequence[str | Path], results: Results) -> ClassTabl
 
 
 def _spelled_out(rules: LabelRules, table: ClassTable | None) -> LabelRules:
-    """The rules with the names `class 7` of raster values made explicit where a merge relies on them, so that
-    every later check shows the merged classes.
+    """The rules with the names of raster values, such as `class 7`, made explicit where a merge relies on
+    them, so that every later check shows the merged classes.
     """
     if table is None or not rules.merge or rules.classes or rules.threshold is not None:
         return rules
-    values = table.index_of_value
-    return replace(rules, classes={f"class {v}": v for v in values}) if values else rules
+    return replace(rules, classes={n: v for v, n in table.called.items()}) if table.called else rules
 
 
 def _count_values(results: Results, label: str) -> None:
@@ -264,7 +270,8 @@ def _with_polygons(results: Results, pair: Pair) -> Pair:
     """The pair with its polygons burned, unless none can be. Raises LabelscapeError where they cannot be
     read.
     """
-    findings = check_polygons(pair.label, pair.scene.grid, results.spec, results.table, pair.scene.name)
+    found = results.spec, results.table, pair.scene.name
+    findings = check_polygons(pair.label, pair.scene.grid, *found, several=results.several)
     results.findings += findings
     if any(f.severity == "error" for f in findings):
         return pair

@@ -52,12 +52,12 @@ def coded(
             yield (lambda window: _colour_codes(dataset, window, order)) if same else None, None
             return
         band, rules = LabelBand(dataset, view), spec
-        if spec.threshold is None and (found.kind == "grey" or is_soft_mask(found) or masks):
+        if spec.threshold is None and (is_soft_mask(found) or masks):
             # A soft mask's greys are all borders: halved, it has the borders that were drawn.
             rules = LabelRules(threshold=128)
         skipped = band.ignored(rules)
         if rules.threshold is not None:
-            names = mask_legend(spec).names if rules is spec and found.kind == "values" else None
+            names = mask_legend(spec).names if rules is spec else None
             yield lambda window: mask_indices(*band.read(window), skipped, rules), names
             return
         # [0]: a file without any value must still have a table to search.

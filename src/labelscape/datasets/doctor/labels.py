@@ -15,6 +15,7 @@ from rasterio.errors import RasterioError
 from labelscape.datasets.doctor.findings import Finding, share, some
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.grid import Grid, Window
+from labelscape.labels.class_names import names_of_values
 from labelscape.labels.rules import LabelRules, mask_legend
 from labelscape.labels.values import FractionalValues, LabelBand, compression_of
 from labelscape.legend import IGNORE
@@ -47,6 +48,8 @@ class Tally:
     palette: Mapping[int, Colour] = field(default_factory=dict)
     compression: str | None = None
     """Its lossy compression."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Names of values that are stored with the file."""
 
     @property
     def pixels(self) -> int:
@@ -70,6 +73,8 @@ def tally(source: str | Path) -> Tally:
         for window in grid.window.blocks(2048):
             if kind == "colours":
                 pixels = _colours(dataset, bands, window)
+                # (3, 1, N): what a mask leaves out is no class, whatever it looks like.
+                pixels = pixels[:, band.seen(window)][:, None]
                 # Grey masks saved as RGB: three equal bands are one.
                 grey = grey and bool((pixels == pixels[:1]).all())
             else:
@@ -87,9 +92,8 @@ def tally(source: str | Path) -> Tally:
                 break
         if kind == "colours" and grey:
             kind, counts = "grey", Counter({colour[0]: n for colour, n in counts.items()})
-        return Tally(
-            str(source), kind, counts, grid, band.ignored(LabelRules()), palette, compression_of(dataset)
-        )
+        told = band.ignored(LabelRules()), palette, compression_of(dataset)
+        return Tally(str(source), kind, counts, grid, *told, names_of_values(source, dataset))
 
 
 def _colours(dataset: rasterio.DatasetReader, bands: list[int], window: Window) -> np.ndarray:
@@ -103,7 +107,7 @@ def _colours(dataset: rasterio.DatasetReader, bands: list[int], window: Window) 
 
 def thresholded(found: Tally, threshold: int) -> Tally:
     """The counts of a grey mask as those of its two classes, 0 and 1."""
-    if found.kind != "values":
+    if found.kind not in ("values", "grey"):
         return found
     bright = sum(n for value, n in found.counts.items() if value >= threshold)
     return replace(found, counts=+Counter({0: found.pixels - bright, 1: bright}), palette={})
@@ -169,7 +173,7 @@ def is_soft_mask(found: Tally) -> bool:
 def is_hard_mask(found: Tally, spec: LabelRules) -> bool:
     """Are there only 0 and 255, and the rules do not say what 255 means?"""
     if (
-        found.kind != "values"
+        found.kind not in ("values", "grey")
         or len(found.ignored) > 1
         or IGNORE in spec.ignore_values
         or IGNORE in (class_names(spec) or {})
@@ -184,8 +188,7 @@ def check_values(found: Tally, rules: LabelRules) -> list[Finding]:
         return [_no_values(found)]
     where, findings = found.source, []
     if found.kind == "grey":
-        text = "The labels have three equal bands; one band is expected."
-        findings.append(Finding("grey-bands", "error", where, text, "Save only the first band."))
+        findings.append(Finding("grey-bands", "info", where, "Its three bands are equal: read as one."))
     if is_soft_mask(found):
         text = (
             f"A black and white mask with {len(found.counts)} grey values: it was saved lossily (JPEG) or "
@@ -278,7 +281,9 @@ def _shares(found: Tally, spec: LabelRules, most: int) -> str:
     def named(value: int) -> str:
         if value in skipped:
             return "(not labelled)"
-        return f"class {value}" if known is None else known.get(value, "(no class)")
+        if known is None:
+            return found.names.get(value) or f"class {value}"
+        return known.get(value, "(no class)")
 
     return some(
         [f"{value} {named(value)} {share(n, found.pixels)}" for value, n in found.counts.most_common()], most

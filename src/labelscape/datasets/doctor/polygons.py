@@ -8,11 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import rasterio.crs
 import rasterio.features
-import rasterio.warp
-from rasterio.errors import RasterioError
 
+from labelscape.crs import Unrelated, bounds_in
 from labelscape.datasets.doctor.findings import Finding
 from labelscape.grid import Grid
 from labelscape.labels.polygons import class_column, column_report, found_names, polygon_names
@@ -23,21 +21,32 @@ from labelscape.scenes.vectors import VectorSource, read_features
 
 
 def check_polygons(
-    source: str | Path, grid: Grid, rules: LabelRules, table: ClassTable | None, scene_name: str
+    source: str | Path,
+    grid: Grid,
+    rules: LabelRules,
+    table: ClassTable | None,
+    scene_name: str,
+    *,
+    several: bool = False,
 ) -> list[Finding]:
     """Polygons of a file on one scene: per class the number read, rasterized, outside, too small to contain a
-    pixel's centre, and covered by later polygons. `table` holds the classes shared with other files, if any.
+    pixel's centre, and covered by later polygons. `table` holds the classes shared with other files, if any;
+    of `several` scenes some may have no polygon where the others are background.
 
     Raises LabelscapeError as `open_labels` does where the file cannot be used.
     """
     import shapely
 
     where = str(source)
-    geometries, attributes, notes = read_polygons(rules.vector(source), grid)
+    may_be_empty = several and rules.background is not None
+    geometries, attributes, notes = read_polygons(rules.vector(source), grid, may_be_empty=may_be_empty)
     names = polygon_names(source, attributes, len(geometries), rules)
     table = table or resolve_classes([found_names(source, names)], rules)
     used = {name for name, index in table.index_of.items() if index != IGNORE}
     inside = shapely.intersects(geometries, shapely.box(*grid.bounds_of(grid.window)))
+    if not inside.any() and may_be_empty:
+        text = f"No polygon lies in {scene_name}: all of it is {rules.background}."
+        return [Finding("no-overlap", "warning", where, text)]
     if not inside.any():
         return [_away(rules.vector(source), geometries, grid, scene_name)]
     fates = polygon_fates(geometries, inside, grid)
@@ -53,31 +62,31 @@ def check_polygons(
         findings.append(Finding("no-class", "warning", where, text, "Give them a class."))
     for name in sorted(set(names.tolist()) - {""}):
         fate = Counter(fates[names == name].tolist())
-        read, burned = int((names == name).sum()), fate["burned"]
-        text = (
-            f"{name}: {read} polygons read, {burned} rasterized, {fate['outside']} outside {scene_name}, "
-            f"{fate['small']} too small to contain a pixel's centre"
-        )
-        text += f", {fate['hidden']} covered by later polygons" if fate["hidden"] else ""
-        text += "" if name in used else "; the class is not used"
-        lost = fate["small"] + fate["hidden"]
-        if name in used and not burned:
-            cure = "This class gets no pixel: check the position, size and order of its polygons."
-            findings.append(Finding("polygons", "warning", where, text + ".", cure))
-        elif name in used and lost > 0.2 * (read - fate["outside"]):
-            covered = (
-                "Polygons overlap, and the later one in the file wins: remove overlaps, or put this class "
-                "last."
-            )
-            cure = (
-                covered
-                if fate["hidden"] > fate["small"]
-                else "Use a finer image, or larger polygons, for this class."
-            )
-            findings.append(Finding("polygons", "warning", where, text + ".", cure))
-        else:
-            findings.append(Finding("polygons", "info", where, text + "."))
+        findings.append(_of_class(where, name, fate, scene_name, used=name in used))
     return findings
+
+
+def _of_class(where: str, name: str, fate: Counter[str], scene_name: str, *, used: bool) -> Finding:
+    """What became of the polygons of one class."""
+    read, burned = fate.total(), fate["burned"]
+    text = (
+        f"{name}: {read} polygons read, {burned} rasterized, {fate['outside']} outside {scene_name}, "
+        f"{fate['small']} too small to contain a pixel's centre"
+    )
+    text += f", {fate['hidden']} covered by later polygons" if fate["hidden"] else ""
+    text += "" if used else "; the class is not used"
+    lost = fate["small"] + fate["hidden"]
+    if used and not burned:
+        cure = "This class gets no pixel: check the position, size and order of its polygons."
+        return Finding("polygons", "warning", where, text + ".", cure)
+    if used and lost > 0.2 * (read - fate["outside"]):
+        covered = (
+            "Polygons overlap, and the later one in the file wins: remove overlaps, or put this class last."
+        )
+        small = "Use a finer image, or larger polygons, for this class."
+        cure = covered if fate["hidden"] > fate["small"] else small
+        return Finding("polygons", "warning", where, text + ".", cure)
+    return Finding("polygons", "info", where, text + ".")
 
 
 def _away(source: VectorSource, geometries: np.ndarray, grid: Grid, scene_name: str) -> Finding:
@@ -98,14 +107,15 @@ def _away(source: VectorSource, geometries: np.ndarray, grid: Grid, scene_name: 
     stored, cure = read_features(source, columns=[]), "Check the CRS of both."
     if stored.crs and grid.crs is not None:
         left, bottom, right, top = shapely.total_bounds(stored.geometries)
-        own, crs = rasterio.crs.CRS.from_user_input(stored.crs), grid.crs
+        own, crs = stored.crs, grid.crs
         as_is, turned = (left, bottom, right, top), (bottom, left, top, right)
         for swapped, box, source_crs in ((False, as_is, crs), (True, turned, own), (True, turned, crs)):
             try:
-                there = shapely.box(*rasterio.warp.transform_bounds(source_crs, crs, *box))
-            except (RasterioError, ValueError):  # numbers that are no place in that CRS
+                there = bounds_in(box, source_crs, crs)
+            except Unrelated:
                 continue
-            if shapely.intersects(there, scene_box):
+            # Infinite: numbers that are no place in that CRS.
+            if np.isfinite(there).all() and shapely.intersects(shapely.box(*there), scene_box):
                 cure = (
                     "x and y seem to be swapped."
                     if swapped

@@ -44,6 +44,8 @@ class Results:
     table: ClassTable | None = None
     refused: LabelscapeError | None = None
     """Why the classes of all files make no table."""
+    several: bool = False
+    """Is there more than one scene?"""
     first: Scene | None = None
     """The scene whose bands all must have; it may be closed."""
 
