@@ -89,7 +89,8 @@ def test_every_setting_that_is_translated_is_an_option():
 def test_the_options_of_a_second_task_mirror_those_of_the_first():
     first = {p.name for p in (*fields(Labels), *fields(Holdout))}
     second = {p.name.removeprefix("mate_") for p in fields(SecondTask)}
-    assert first == second - {"mate", "name", "weight", "batch"}
+    # What items may name holds for the whole process.
+    assert first - {"allow_remote"} == second - {"mate", "name", "weight", "batch"}
 
 
 def test_a_mistake_is_told_in_the_words_of_whoever_makes_it(run_cli, tmp_path):
