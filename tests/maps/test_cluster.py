@@ -1,6 +1,7 @@
 """Maps made by workers of a real Dask cluster: the bytes of a single process, whatever dies on the way."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -65,8 +66,13 @@ def test_whole_scenes_are_mapped_by_workers_and_one_that_fails_does_not_stop_the
     for scene in good:
         map_scene(model, scene, tmp_path / "alone", **QUICK)
     assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+    report = json.loads(Path("maps/job.json").read_text())
+    assert report["finished"] and report["counts"] == {"failed": 1, "done": 5}
     again = map_scenes(model, scenes, "maps", cluster=client, **QUICK)
     assert again.counts == {"skipped": 5, "failed": 1}
+    # What was mapped by the first run keeps its time.
+    now = {one["scene"]: one for one in json.loads(Path("maps/job.json").read_text())["scenes"]}
+    assert all(now[one["scene"]] == one for one in report["scenes"] if one["state"] == "done")
     assert not list((tmp_path / "maps").glob(".*"))
 
 

@@ -66,7 +66,7 @@ def test_a_bad_scene_does_not_stop_the_others_and_a_second_start_maps_what_is_mi
         map_scene(model, scene, tmp_path / "alone", **QUICK)
     assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
 
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "maps").iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "maps").iterdir() if "job." not in p.name}
     shutil.copy(good[0], bad)
     again = map_scenes(model, [*good, bad], tmp_path / "maps", **QUICK)
     assert [r.state for r in again.records] == ["skipped", "skipped", "skipped", "done"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,9 +51,11 @@ class Work:
             raise BadOption(f"`block_timeout={self.limit}` must be above 0.")
 
 
-def on_workers(client: Client, work: Work) -> tuple[list[SceneRecord], str, int]:
-    """Map the scenes on a client's workers: the records, the grain, and the number of workers. Raises
-    BadInput where a worker cannot do the job, ClusterLost.
+def on_workers(
+    client: Client, work: Work, finished: Callable[[SceneRecord], None]
+) -> tuple[list[SceneRecord], str, int]:
+    """Map the scenes on a client's workers: the records, the grain, and the number of workers; `finished` is
+    called with each record when it is known. Raises BadInput where a worker cannot do the job, ClusterLost.
     """
     job = Job(_files(work.models), str(work.out.absolute()), work.overwrite, THREADS)
     crew = check_workers(client, job.models, Path(job.out), work.requests[0].device)
@@ -69,6 +71,7 @@ def on_workers(client: Client, work: Work) -> tuple[list[SceneRecord], str, int]
             for number, record in by(client, work, job, count):
                 # As it was given: a worker knows it by its full path.
                 records[number] = replace(record, scene=scene_text(work.scenes[number]))
+                finished(records[number])
     except (KeyboardInterrupt, cluster.ClusterLost):
         mapped = sum(record.is_mapped for record in records.values())
         print_line(

@@ -23,7 +23,7 @@ import numpy as np
 import rasterio
 
 from labelscape.areas.style import category_style, store_style
-from labelscape.errors import LabelscapeError
+from labelscape.errors import BadFile, LabelscapeError
 from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.maps.job import SceneRecord
@@ -45,10 +45,14 @@ class JobReport:
     and does not stop the job.
 
     total  scenes of this job
+    page   write the page too
+
+    Raises BadFile where the folder has files of these names that no job wrote, unless `overwrite`.
     """
 
-    def __init__(self, out: str | Path, total: int) -> None:
-        self.out, self.total = Path(out), total
+    def __init__(self, out: str | Path, total: int, *, page: bool = True, overwrite: bool = False) -> None:
+        self.out, self.total, self.page = Path(out), total, page
+        _check_ours(self.out, overwrite)
         self.begun = _now()
         self.records: dict[str, dict[str, Any]] = {r["scene"]: r for r in _earlier(self.out / "job.json")}
         """By scene, in JSON values: those of earlier jobs in this folder too."""
@@ -72,7 +76,9 @@ class JobReport:
             # What an earlier run knows of it: a skipped scene has no time of its own.
             kept = {name: before[name] for name in ("state", "seconds", "seam", "when") if name in before}
             found |= kept
-        found["geometry"] = before.get("geometry") or _where(record)
+            found["geometry"] = before["geometry"]
+        else:
+            found["geometry"] = _where(record)
         self.records[record.scene] = found
         self._of_this.add(record.scene)
         if time.monotonic() - self._last > self._cost / SHARE:
@@ -84,7 +90,8 @@ class JobReport:
         try:
             self._write_json()
             self._write_footprints()
-            self._write_page()
+            if self.page:
+                self._write_page()
         except (LabelscapeError, OSError) as error:
             # Once: the maps are what matters, and a full disk will stop them soon enough.
             if not self._failed:
@@ -161,15 +168,33 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _earlier(path: Path) -> list[dict[str, Any]]:
-    """The records of a report that an earlier job left; none where it is not one of ours."""
+def _read(path: Path) -> dict[str, Any] | None:
+    """The report that an earlier job left; None where there is none of ours."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        found = [r for r in report["scenes"] if r["state"] in STATES and isinstance(r["scene"], str)]
+        ours = str(report["software"]).startswith("labelscape ") and isinstance(report["scenes"], list)
     except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return None
+    return report if ours else None
+
+
+def _earlier(path: Path) -> list[dict[str, Any]]:
+    """The records of the report that an earlier job left, of this or another list of scenes."""
     known = {"scene", "state", "seconds", "pixels", "seam", "cause", "files", "when", "geometry"}
-    return [record for record in found if known <= record.keys()]
+    found = (_read(path) or {"scenes": []})["scenes"]
+    return [r for r in found if isinstance(r, dict) and known <= r.keys() and r["state"] in STATES]
+
+
+def _check_ours(out: Path, overwrite: bool) -> None:
+    """Raises BadFile where files would be replaced that no job wrote."""
+    if overwrite or _read(out / "job.json") is not None:
+        return
+    for path in (out / f"job.{kind}" for kind in ("json", "gpkg", "html")):
+        if path.exists():
+            raise BadFile(
+                f"{path} exists and is not the report of a job. Map into another folder (`out`), or pass "
+                "`overwrite=True` to replace it."
+            )
 
 
 def _where(record: SceneRecord) -> dict[str, Any] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -14,6 +15,7 @@ from labelscape.files import check_path
 from labelscape.maps.cluster import connected
 from labelscape.maps.crew import BLOCK_TIMEOUT, Work, on_workers
 from labelscape.maps.job import JobResult, SceneRecord, map_one, names_for, scene_text
+from labelscape.maps.job_report import JobReport
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.progress import print_line
 from labelscape.scenes.files import Source, source_paths
@@ -63,6 +65,8 @@ def map_scenes(
     unfinished ones resumed. Where two scenes have the same file name, their maps have the name of the scene's
     folder before it.
 
+    Of several scenes `out` gets a report while they finish: job.html, job.json, and footprints, job.gpkg.
+
     Raises BadOption with all invalid settings, where two scenes would have the same files, and where Dask is
     needed and not installed; UnknownName for a `task` that a model did not learn; BadFile where a checkpoint
     cannot be read; BadInput where a worker cannot do the job (another version, no checkpoint, no access to
@@ -80,11 +84,21 @@ def map_scenes(
     names = scenes.names if isinstance(scenes, SceneList) else names_for(several)
     requests = _requests(request, several, names)
     work = Work(models, several, requests, Path(out), overwrite, grain, block_timeout)
-    if workers is None and cluster is None:
-        return JobResult(tuple(_one_by_one(work)), work.out, time.monotonic() - start)
-    with connected(workers, cluster) as client:
-        records, grain, count = on_workers(client, work)
+    records, grain, count = _mapped(work, workers, cluster, page=request.report)
     return JobResult(tuple(records), work.out, time.monotonic() - start, grain, count)
+
+
+def _mapped(
+    work: Work, workers: int | None, cluster: str | Client | None, *, page: bool
+) -> tuple[list[SceneRecord], str, int]:
+    """Map the scenes here or on workers, keeping the job's report: the records, the grain, and the number of
+    workers.
+    """
+    with _reported(work, page=page) as finished:
+        if workers is None and cluster is None:
+            return list(_one_by_one(work, finished)), "scene", 0
+        with connected(workers, cluster) as client:
+            return on_workers(client, work, finished)
 
 
 def listed(scenes: Iterable[Source] | SceneList) -> list[Source]:
@@ -106,7 +120,19 @@ def _requests(request: MapRequest, scenes: Sequence[Source], names: Sequence[str
     return [request.replace(scene=source_paths(s), name=name) for s, name in zip(scenes, names)]
 
 
-def _one_by_one(work: Work) -> Iterator[SceneRecord]:
+@contextmanager
+def _reported(work: Work, *, page: bool) -> Iterator[Callable[[SceneRecord], None]]:
+    """Yields what tells the job's report of a finished scene; of one scene the map's own report says all."""
+    if len(work.scenes) == 1:
+        yield lambda record: None
+        return
+    with JobReport(work.out, len(work.scenes), page=page, overwrite=work.overwrite) as report:
+        yield report.add
+
+
+def _one_by_one(work: Work, finished: Callable[[SceneRecord], None]) -> Iterator[SceneRecord]:
     for number, (scene, request) in enumerate(zip(work.scenes, work.requests), start=1):
         print_line(f"scene {number} of {len(work.scenes)}: {scene_text(scene)}")
-        yield map_one(work.models, scene, work.out, request, overwrite=work.overwrite)
+        record = map_one(work.models, scene, work.out, request, overwrite=work.overwrite)
+        finished(record)
+        yield record

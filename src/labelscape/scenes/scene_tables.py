@@ -44,8 +44,8 @@ def entries_of(file: str) -> Iterator[Entry | Listed]:
 
 
 def is_tile_index(file: str) -> bool:
-    """Is this a vector file whose first layer has a column of paths? A GeoPackage may also be a raster, and
-    GDAL opens a `.gti.gpkg` as one mosaic.
+    """Is this a vector file with a column of paths? A GeoPackage may also be a raster, and GDAL opens a
+    `.gti.gpkg` as one mosaic.
     """
     import pyogrio
 
@@ -53,11 +53,20 @@ def is_tile_index(file: str) -> bool:
     if path.suffix.lower() not in INDEXES or path.stem.lower().endswith(".gti"):
         return False
     try:
-        with as_it_is(path) as plain:
-            layers = pyogrio.list_layers(plain)
-            return len(layers) > 0 and _column(pyogrio.read_info(plain)["fields"]) is not None
+        return _layer_and_column(file) is not None
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
         return False
+
+
+def _layer_and_column(file: str) -> tuple[str, str] | None:
+    """The first layer that has a column of paths, and this column."""
+    import pyogrio
+
+    with as_it_is(file) as plain:
+        for layer, _ in pyogrio.list_layers(plain):
+            if column := _column(pyogrio.read_info(plain, layer=layer)["fields"]):
+                return str(layer), column
+    return None
 
 
 def _column(names: object) -> str | None:
@@ -142,9 +151,9 @@ def _parquet(file: str) -> Iterator[Entry | Listed]:
 def _index(file: str) -> Iterator[Entry]:
     import pyogrio
 
+    layer, column = _layer_and_column(file) or ("", "")
     with as_it_is(file) as plain:
-        column = _column(pyogrio.read_info(plain)["fields"])
-        _, _, _, (texts,) = pyogrio.raw.read(plain, columns=[column], read_geometry=False)
+        _, _, _, (texts,) = pyogrio.raw.read(plain, layer=layer, columns=[column], read_geometry=False)
     for number, text in enumerate(texts, start=1):
         if isinstance(text, str) and text:
             yield Entry((text,), f"{file}, feature {number}", anywhere=True)
