@@ -138,7 +138,7 @@ def test_the_better_of_two_networks_is_recommended(tmp_path, run_cli, monkeypatc
     def scored(checkpoint, *arguments, **options):
         found = real(checkpoint, *arguments, **options)
         miou = {"fcn": 0.6898, "skip": 0.654}[checkpoint.network]
-        return SimpleNamespace(metrics={**found.metrics, "mean_iou": miou})
+        return SimpleNamespace(metrics={**found.metrics, "mean_iou": miou}, save=found.save)
 
     monkeypatch.setattr(measure, "evaluate", scored)
     code, out, _ = run_cli(*words, "--device", "cpu", "--out", tmp_path / "run")

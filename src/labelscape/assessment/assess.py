@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from labelscape.assessment.census import content_hash, open_map, pixel_areas
 from labelscape.assessment.page import write_page
 from labelscape.assessment.points import Design
 from labelscape.assessment.result import Assessment
-from labelscape.assessment.training_labels import check_not_training, labels_of, on_training_labels
+from labelscape.assessment.training_labels import Learned, check_not_training, labels_of, on_training_labels
 from labelscape.assessment.words import rough
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.evaluation.accuracy import AreaEstimates, Blocks, estimate
@@ -164,7 +164,7 @@ def _second(path: str | Path, design: Design, first: str | Path, column: str) ->
     return read_answers(path, design, design.legend, column)
 
 
-def _notes(design: Design, answers: Answers, labels: list[str]) -> tuple[str, ...]:
+def _notes(design: Design, answers: Answers, labels: Sequence[Learned]) -> tuple[str, ...]:
     notes, missing = [], int((~answers.answered).sum())
     if missing == len(design):
         raise BadInput(

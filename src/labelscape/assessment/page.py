@@ -41,8 +41,11 @@ def write_page(
         subtitle=f"{done.estimates.points:,} points, {done.estimator}, labelscape {__version__}",
         lead=f"Overall accuracy {overall(done.estimates)} %, with its 95 % confidence interval.",
         notes=done.notes,
-        pictures=(_picture(raster, design, mapped, answers),),
-        sections=tuple(_sections(done)),
+        sections=(
+            *_sections(done),
+            Section("Map and points", pictures=(_picture(raster, design, mapped, answers),)),
+            _strata(done),
+        ),
         provenance=_facts(done),
     )
     return write_report(path, report, overwrite=overwrite)
@@ -66,7 +69,6 @@ def _sections(done: Assessment) -> Iterator[Section]:
             f"{between.kappa:.3f}. Their disagreement is in no interval.",
         )
         yield Section("Agreement of interpreters", text)
-    yield _strata(done)
 
 
 def _matrices(done: Assessment) -> Section:
@@ -138,10 +140,14 @@ def _picture(raster: str | Path, design: Design, mapped: np.ndarray, answers: An
     colours = np.where(answers.answered, np.where(mapped == answers.classes, 0, 1), 2)
     height, width = picture.shape[:2]
     size = max(1, min(height, width) // 200)
-    for row, column, kind in zip(design.rows / shrink, design.columns / shrink, colours):
+    # Those that differ last, on top of the others.
+    order = np.argsort(np.array([0, 2, 1])[colours], kind="stable")
+    for row, column, kind in zip(design.rows[order] / shrink, design.columns[order] / shrink, colours[order]):
         top, left = int(row), int(column)
-        inside = np.s_[max(0, top - size) : top + size + 1, max(0, left - size) : left + size + 1]
-        picture[inside] = (AGREES, DIFFERS, OPEN)[kind]
+        # In a white frame: a class may have the colour of a point.
+        for reach, colour in ((size + 1, (255, 255, 255)), (size, (AGREES, DIFFERS, OPEN)[kind])):
+            inside = np.s_[max(0, top - reach) : top + reach + 1, max(0, left - reach) : left + reach + 1]
+            picture[inside] = colour
     named = (("map and reference agree", AGREES), ("they differ", DIFFERS), ("no answer", OPEN))
     right, wrong, left_open = (int((colours == kind).sum()) for kind in range(3))
     said = f"{right:,} points agree, {wrong:,} differ" + (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,22 @@ from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.vectors import VectorSource, is_vector, read_features
 
 
-def labels_of(raster: str | Path) -> list[str]:
+@dataclass(frozen=True)
+class Learned:
+    """A label file that a model was trained with. Only the inside of `area` (polygons) was used, where there
+    is one; with `fills` also what is unlabelled in it, as background.
+    """
+
+    label: str
+    area: str | None = None
+    fills: bool = False
+
+
+def labels_of(raster: str | Path) -> list[Learned]:
     """Label files of the models that made a map, as its `_run.json` and their checkpoints name them; none
     where those are gone.
     """
-    found: list[str] = []
+    found: list[Learned] = []
     for run in Path(raster).absolute().parent.glob("*_run.json"):
         try:
             facts = json.loads(run.read_text(encoding="utf-8"))
@@ -43,17 +55,21 @@ def labels_of(raster: str | Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _labels(recipe: Mapping[str, Any]) -> list[str]:
-    given = (recipe.get("data") or {}).get("labels") or ()
+def _labels(recipe: Mapping[str, Any]) -> list[Learned]:
+    data = recipe.get("data") or {}
+    given, area = data.get("labels") or (), data.get("area")
+    fills = bool(area and data.get("background"))
     return [
-        str(one) for one in ([given] if isinstance(given, str) else given) if isinstance(one, (str, Path))
+        Learned(str(one), area, fills)
+        for one in ([given] if isinstance(given, str) else given)
+        if isinstance(one, (str, Path))
     ]
 
 
-def check_not_training(points: str | Path, labels: list[str]) -> None:
+def check_not_training(points: str | Path, labels: Sequence[Learned]) -> None:
     """Raises BadInput where the points are a file of training labels."""
     for label in labels:
-        path = Path(VectorSource.of(label).path)
+        path = Path(VectorSource.of(label.label).path)
         # samefile: the same file by another path or through a link is found too.
         if path.exists() and path.samefile(points):
             raise BadInput(
@@ -62,17 +78,30 @@ def check_not_training(points: str | Path, labels: list[str]) -> None:
             )
 
 
-def on_training_labels(design: Design, labels: list[str]) -> int | None:
+def on_training_labels(design: Design, labels: Sequence[Learned]) -> int | None:
     """Number of points that lie on training labels; None where no label file can be read."""
     hit, read = np.zeros(len(design), bool), False
     for label in labels:
         try:
-            hit |= _on_polygons(design, label) if is_vector(label) else _on_raster(design, label)
+            hit |= _on_labels(design, label)
             read = True
         # Moved or deleted since: what can be read is checked, and None says that nothing could be.
         except (LabelscapeError, OSError, ValueError):
             continue
     return int(hit.sum()) if read else None
+
+
+def _on_labels(design: Design, one: Learned) -> np.ndarray:
+    """(N,) bool: the points that lie on labels that were learned."""
+    on = _on_polygons(design, one.label) if is_vector(one.label) else _on_raster(design, one.label)
+    if one.area is None:
+        return on
+    try:
+        inside = _on_polygons(design, one.area)
+    # The area is gone: all labels may have been used.
+    except (LabelscapeError, OSError, ValueError):
+        return on
+    return inside if one.fills else on & inside
 
 
 def _moved(design: Design, crs: str | None) -> np.ndarray:

@@ -112,6 +112,8 @@ def picture_values(picture: Picture) -> dict[str, Any]:
         "crisp": max(picture.pixels.shape[:2]) < GENTLE_SIDE,
         "legend": chips(picture.legend),
         "bar": bar,
+        # Tall pictures are limited to the window's height, so that they can be seen as a whole.
+        "aspect": round(picture.pixels.shape[1] / picture.pixels.shape[0], 4),
     }
 
 

@@ -36,7 +36,7 @@ def _block_maps(found: Evaluation, overviews: Sequence[Overview]) -> Section:
     scores = [overall_accuracy(b.counts) for some in blocks.values() for b in some]
     # From the worst block's score, in steps of 5 %: most are near 100 %, and would all look alike.
     low = min(0.95, np.floor(20 * min(scores)) / 20)
-    labels = tuple(f"{100 * share:.0f} %" for share in np.linspace(low, 1, len(VIRIDIS)))
+    labels = tuple(f"{100 * share:.3g} %" for share in np.linspace(low, 1, len(VIRIDIS)))
     pictures = tuple(
         Picture(
             one.scene,
@@ -90,7 +90,11 @@ def _place(number: int, one: Place, legend: Legend) -> Section:
             alt=f"Predicted classes in {where}",
         ),
         Picture(
-            "Errors", errors.paint(shown), "the class that was missed, in its colour", f"Errors in {where}"
+            "Errors",
+            errors.paint(shown),
+            "the class that was missed, in its colour",
+            f"Errors in {where}",
+            (("right", errors.colors[0]),),
         ),
     )
     return Section(
