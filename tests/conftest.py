@@ -1,3 +1,5 @@
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,3 +25,26 @@ def run_cli(capsys):
         return ended.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that makes (or resizes) a disk of so many bytes, and its folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options):
+        done = (
+            subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True)
+            if shutil.which("mount")
+            else None
+        )
+        if done is None or done.returncode:
+            pytest.skip("mounting a small disk takes rights that this user lacks")
+
+    def sized(size, *more):
+        mount("-o", ",".join([*(["remount"] if folder.is_mount() else []), f"size={size}", *more]))
+
+    yield sized, folder
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)

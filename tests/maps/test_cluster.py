@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import world
 from distributed import Client
@@ -110,6 +111,34 @@ def test_blocks_of_a_scene_give_the_bytes_of_a_single_process(client, tmp_path, 
     assert record.pixels == sum(area.pixels for area in single.areas)
     assert record.seam == single.seam
     assert not list((tmp_path / "maps").glob(".*"))
+
+
+def test_a_block_that_cannot_be_read_is_the_cause_and_another_scene_is_mapped(client, model, tmp_path):
+    bad = world.make(tmp_path, 300, 400, name="bad").scene
+    bad.write_bytes(bad.read_bytes()[:200_000])
+    (good,) = scenes_of(tmp_path, 1)
+    one, other = map_scenes(
+        model, [bad, good], tmp_path / "maps", cluster=client, grain="block", **QUICK
+    ).records
+    assert one.state == "failed" and "truncated or damaged" in one.cause
+    assert other.state == "done"
+
+
+def test_a_full_disk_is_said_and_the_map_goes_on_once_there_is_room(client, model, tmp_path, small_disk):
+    sized, folder = small_disk
+    sized(150 * 1024)
+    pixels = np.random.default_rng(0).integers(1, 9000, (3, 300, 400)).astype(np.uint16)
+    scene = world.write(tmp_path / "scene.tif", pixels)
+    options = {"cluster": client, "grain": "block", "proba": True, **QUICK}
+    (record,) = map_scenes(model, [scene], folder / "maps", **options).records
+    assert record.state == "failed" and "cannot be written" in record.cause
+    assert "full" in record.cause or "space" in record.cause
+    kept = tiles_in(folder / "maps" / ".scene.unfinished")
+    assert kept and not list((folder / "maps").glob("[!.]*.tif"))
+    sized(20 * 2**20)
+    assert map_scenes(model, [scene], folder / "maps", **options).counts == {"done": 1}
+    map_scene(model, scene, tmp_path / "alone", proba=True, **QUICK)
+    assert rasters_in(folder / "maps") == rasters_in(tmp_path / "alone")
 
 
 def test_calls_are_submitted_as_workers_come_free(client):

@@ -2,9 +2,6 @@
 half-written, and the same bytes in the end.
 """
 
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
 import torch
@@ -76,29 +73,6 @@ def scored(monkeypatch):
 
     monkeypatch.setattr(rasters, "planes_of", counted)
     return cores
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A function that makes (or resizes) a disk of so many bytes, and its folder."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(*options):
-        done = (
-            subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True)
-            if shutil.which("mount")
-            else None
-        )
-        if done is None or done.returncode:
-            pytest.skip("mounting a small disk takes rights that this user lacks")
-
-    def sized(size, *more):
-        mount("-o", ",".join([*(["remount"] if folder.is_mount() else []), f"size={size}", *more]))
-
-    yield sized, folder
-    if folder.is_mount():
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 # ------------------------------------------------------------------------------------------------------ disks

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import math
 import os
 import queue
 import threading
@@ -189,9 +190,13 @@ def outcomes(
     running: dict[str, Future] = {}
     by_key: dict[str, Call] = {}
     job, calls, lock, open_ = uuid.uuid4().hex[:8], iter(calls), threading.Lock(), True
+    most, counted = 0, -math.inf
 
     def fill() -> None:
-        most = AHEAD * max(1, len(workers_of(client)))
+        nonlocal most, counted
+        # Workers come and go, but not with every call: asking takes longer than a small one.
+        if time.monotonic() - counted > 1:
+            most, counted = AHEAD * max(1, len(workers_of(client))), time.monotonic()
         while open_ and len(running) < most and (call := next(calls, None)) is not None:
             key = f"{call.name}-{job}-{call.number}"
             by_key[key] = call

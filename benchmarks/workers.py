@@ -1,0 +1,139 @@
+"""Workers against one process: ratios measured side by side in one run.
+
+    python benchmarks/workers.py                 8192 x 8192 in blocks: one process, 1 worker, 2 workers, and
+                                                 the same blocks through `client.map` without our code
+    python benchmarks/workers.py --scenes 64     so many small scenes instead, one task a scene
+    python benchmarks/workers.py --tasks 100000  memory of scheduler and client when so many blocks of no
+                                                 work go through them
+
+One thread each. CPU seconds are those of all processes together: other work on the machine changes them
+little, wall times much. Workers are started, and have imported torch, before the clock; the scenes are those
+of benchmarks/mapping.py, the network has random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from distributed import Client, as_completed
+from mapping import checkpoint, paint
+
+import labelscape as ls
+from labelscape.maps import crew
+from labelscape.maps.cluster import Call, connected, outcomes
+
+QUIET = {"polygons": False, "report": False, "device": "cpu"}
+
+
+def cpu_seconds() -> float:
+    """Of this process and all its children."""
+    total = 0.0
+    for one in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        times = one.cpu_times()
+        total += times.user + times.system
+    return total
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and CPU seconds."""
+    start, before = time.perf_counter(), cpu_seconds()
+    work()
+    return time.perf_counter() - start, cpu_seconds() - before
+
+
+def through_client_map(client: Client, calls: Iterable[Call], **_: object) -> Iterator[tuple[Call, Any]]:
+    """The same calls as `outcomes` makes, submitted at once: what Dask alone costs."""
+    calls = list(calls)
+    futures = client.map(lambda call: call.function(*call.args), calls, pure=False)
+    numbers = {future.key: call for future, call in zip(futures, calls)}
+    for future in as_completed(futures):
+        yield numbers[future.key], future.result()
+
+
+def times(folder: Path, scenes: list[Path], network: str, rounds: int) -> None:
+    model = ls.save(checkpoint(network), folder / "model.safetensors")
+    grain = "scene" if len(scenes) > 1 else "block"
+    count = 0
+
+    def out() -> Path:
+        nonlocal count
+        count += 1
+        return folder / f"maps{count}"
+
+    def shared(client: Client, plain: bool = False) -> Callable[[], Any]:
+        def work() -> None:
+            crew.cluster.outcomes = through_client_map if plain else outcomes
+            made = ls.map_scenes(model, scenes, out(), cluster=client, grain=grain, **QUIET)
+            assert made.is_whole, made.records
+
+        return work
+
+    with connected(1) as one, connected(2) as two:
+        ways = {
+            "one process": lambda: ls.map_scenes(model, scenes, out(), **QUIET),
+            "1 worker": shared(one),
+            "2 workers": shared(two),
+            "2, client.map": shared(two, plain=True),
+        }
+        shared(one)(), shared(two)()  # torch is imported, files are in the system's cache
+        measured: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        for _ in range(rounds):
+            for way, work in ways.items():
+                measured[way].append(timed(work))
+    walls = {way: median(wall for wall, _ in found) for way, found in measured.items()}
+    cpus = {way: median(cpu for _, cpu in found) for way, found in measured.items()}
+    print(f"{network}, {len(scenes)} scenes by {grain}, median of {rounds}, interleaved")
+    print(f"{'':<16}{'wall s':>9}{'CPU s':>9}{'times as fast as 1 worker':>28}{'CPU / one process':>20}")
+    for way in ways:
+        faster, more = walls["1 worker"] / walls[way], cpus[way] / cpus["one process"]
+        print(f"{way:<16}{walls[way]:>9.1f}{cpus[way]:>9.1f}{faster:>28.2f}{more:>20.3f}", flush=True)
+
+
+def nothing(number: int) -> int:
+    return number
+
+
+def tasks(count: int) -> None:
+    """Scheduler and client are in this process: its memory is that of both."""
+    with connected(2) as client:
+        calls = (Call(number, "block", nothing, (number,)) for number in range(count))
+        most = before = psutil.Process().memory_info().rss
+        start = time.perf_counter()
+        for done, _ in enumerate(outcomes(client, calls), start=1):
+            if done % 1000 == 0:
+                most = max(most, psutil.Process().memory_info().rss)
+        seconds = time.perf_counter() - start
+    each = f"{1000 * seconds / count:.2f} ms each on {os.cpu_count()} cores"
+    grew = f"grew by {(most - before) / 2**20:.0f} MiB, from {before / 2**20:.0f} MiB"
+    print(f"{count:,} blocks: {each}; scheduler and client {grew}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=8192)
+    parser.add_argument("--scenes", type=int, default=1)
+    parser.add_argument("--network", default="fcn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", type=int)
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    if arguments.tasks:
+        tasks(arguments.tasks)
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            size = arguments.size if arguments.scenes == 1 else 512
+            made = [paint(Path(name) / f"scene{n}.tif", size) for n in range(arguments.scenes)]
+            times(Path(name), made, arguments.network, arguments.rounds)
