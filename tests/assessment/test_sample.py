@@ -123,6 +123,63 @@ def test_the_form_offers_the_classes_of_the_legend(raster, tmp_path):
     assert xml.fromstring(styles["footprints"].partition("\n")[2]).find("renderer-v2") is not None
 
 
+def test_the_form_is_as_qgis_reads_it(raster, tmp_path):
+    """What QgsMapLayer::readStyle looks up: fields by name and index of the layer, widgets of its registry,
+    options by QVariant's types, symbols by name; and the table in which GeoPackages keep styles.
+    """
+    sample(raster, tmp_path / "s.gpkg", size=60, floor=10)
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.gpkg")) as base:
+        styles = dict(base.execute("SELECT f_table_name, styleQML FROM layer_styles WHERE useAsDefault"))
+        columns = [row[1] for row in base.execute("PRAGMA table_info(points)")]
+        geometry = base.execute("SELECT column_name FROM gpkg_geometry_columns WHERE table_name = 'points'")
+        columns.remove(geometry.fetchone()[0])
+        kept = {row[1] for row in base.execute("PRAGMA table_info(layer_styles)")}
+        listed = base.execute("SELECT data_type FROM gpkg_contents WHERE table_name = 'layer_styles'")
+        assert listed.fetchone() == ("attributes",)
+    assert kept >= {
+        "id",
+        "f_table_catalog",
+        "f_table_schema",
+        "f_table_name",
+        "f_geometry_column",
+        "styleName",
+        "styleQML",
+        "styleSLD",
+        "useAsDefault",
+        "description",
+        "owner",
+        "ui",
+        "update_time",
+    }
+    assert set(styles) == {"points", "footprints"}
+    for text in styles.values():
+        head, _, body = text.partition("\n")
+        assert head == "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
+        root = xml.fromstring(body)
+        assert root.tag == "qgis" and root.get("version") and root.get("styleCategories")
+        for option in root.iter("Option"):
+            kind = option.get("type")
+            assert kind in {"Map", "List", "QString", "bool", "int", "double", "StringList"}, kind
+            # Maps and lists have entries, scalars a value.
+            assert (option.get("value") is None) == (kind in ("Map", "List"))
+            assert kind != "bool" or option.get("value") in ("true", "false")
+        for layer in root.iter("layer"):
+            assert layer.get("class") in {"SimpleMarker", "SimpleFill"}
+            assert layer.find("Option").get("type") == "Map"
+    root = xml.fromstring(styles["points"].partition("\n")[2])
+    for field in root.findall("fieldConfiguration/field"):
+        assert field.get("name") in columns
+        assert field.find("editWidget").get("type") in {"TextEdit", "ValueMap"}
+    aliases = {int(a.get("index")): a.get("field") for a in root.findall("aliases/alias")}
+    # The feature's id is column 0 and needs no alias.
+    assert aliases == dict(enumerate(columns[1:], start=1)) and columns[0] == "fid"
+    assert [f.get("name") for f in root.findall("editable/field") if f.get("editable") == "0"] == ["point"]
+    renderer = root.find("renderer-v2")
+    symbols = {symbol.get("name") for symbol in renderer.findall("symbols/symbol")}
+    used = {category.get("symbol") for category in renderer.findall("categories/category")}
+    assert used == symbols == {"0", "1"}
+
+
 def test_strata_from_other_rasters(raster, tmp_path):
     other = np.where(np.arange(150) < 75, 3, 9) * np.ones((120, 1), int)
     halves = samples.class_map(

@@ -350,33 +350,41 @@ def _check_strata(
         )
 
 
+def _ratios(classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By score: which cells (K*K, number of values) of the matrix are summed above and below its line."""
+    mapped, reference = np.divmod(np.arange(classes * classes), classes)
+    is_mapped = np.equal.outer(mapped, np.arange(classes)).astype(float)
+    is_reference = np.equal.outer(reference, np.arange(classes)).astype(float)
+    both = is_mapped * is_reference
+    return {
+        # Shares of the whole: their sum is 1 in every sample, so that only the upper part varies.
+        "area": (is_reference, np.zeros_like(is_reference)),
+        # Overall, user's and producer's accuracy: Olofsson eq. 1 to 3.
+        "oa": (both.sum(axis=1, keepdims=True), np.zeros((classes * classes, 1))),
+        "ua": (both, is_mapped),
+        "pa": (both, is_reference),
+        "f1": (2 * both, is_mapped + is_reference),
+    }
+
+
 def _scores(cells: np.ndarray, classes: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Scores from shares of cells (K*K,), and the slope (K*K, number of values) of each in them.
 
     Each is a ratio y / x of sums of cells; its slope is (y' - ratio x') / x.
     """
-    mapped, reference = np.divmod(np.arange(classes * classes), classes)
-    is_mapped = np.equal.outer(mapped, np.arange(classes)).astype(float)
-    is_reference = np.equal.outer(reference, np.arange(classes)).astype(float)
-    both = is_mapped * is_reference
-    whole = np.ones((classes * classes, 1))
-    ratios = {
-        # Shares of the whole: their sum is 1 in every sample, so that only the upper part varies.
-        "area": (is_reference, np.zeros_like(is_reference)),
-        # Overall, user's and producer's accuracy: Olofsson eq. 1 to 3.
-        "oa": (both.sum(axis=1, keepdims=True), 0 * whole),
-        "ua": (both, is_mapped),
-        "pa": (both, is_reference),
-        "f1": (2 * both, is_mapped + is_reference),
-    }
     values, slopes = {}, {}
-    for name, (upper, lower) in ratios.items():
-        below = cells @ lower if lower.any() else np.ones(lower.shape[1])
-        # NaN, not 0: the accuracy of a class that the sample never met is unknown.
-        below = np.where(below > 0, below, np.nan)
+    for name, (upper, lower) in _ratios(classes).items():
+        below = _below(cells, lower)
         values[name] = cells @ upper / below
         slopes[name] = np.nan_to_num((upper - values[name] * lower) / below)
     return values, slopes
+
+
+def _below(cells: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """What is below the line for shares of cells (..., K*K)."""
+    below = cells @ lower if lower.any() else np.ones((*cells.shape[:-1], lower.shape[1]))
+    # NaN, not 0: the accuracy of a class that the sample never met is unknown.
+    return np.where(below > 0, below, np.nan)
 
 
 def _bootstrap(
@@ -394,13 +402,9 @@ def _bootstrap(
             continue
         drawn = rng.multinomial(max(1, one.units - 1), np.full(one.units, 1 / one.units), size=times)
         share[:, cells] += weight * (drawn @ one.totals) / (drawn @ one.areas)[:, None]
-    draws: dict[str, list[np.ndarray]] = {}
-    for row in share:
-        for name, values in _scores(row, classes)[0].items():
-            draws.setdefault(name, []).append(values)
     found = {}
-    for name, values in draws.items():
-        stacked = np.array(values)
+    for name, (upper, lower) in _ratios(classes).items():
+        stacked = share @ upper / _below(share, lower)
         # nanquantile warns of columns that are NaN throughout, such as a class that the sample never met.
         known = ~np.isnan(stacked).all(axis=0)
         ends = np.full((2, stacked.shape[1]), np.nan)
