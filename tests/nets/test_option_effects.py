@@ -20,7 +20,7 @@ from labelscape.nets.catalog import (
     weights_scaling,
     with_tag,
 )
-from labelscape.nets.checks import refuse_idle
+from labelscape.nets.checks import is_of_type, refuse_idle
 from labelscape.nets.tables import TABLES
 
 IDLE = [
@@ -178,3 +178,22 @@ def test_statistics_are_those_of_the_tag() -> None:
     half = (0.5, 0.5, 0.5)
     file = {"backbone": "tf_efficientnet_lite0.in1k", "weights": "x.pth"}
     assert weights_scaling("deeplabv3plus", file) == (half, half)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_values_of_another_type_are_a_sentence(name: str) -> None:
+    tried = 0
+    for option in options_of(name):
+        for value in (None, "x", 1.5, [], {}, object()):
+            if is_of_type(value, entry(name).build, option):
+                continue
+            tried += 1
+            with pytest.raises(BadOption, match=rf"{option}=.* is of the wrong type; {name} takes"):
+                create_model(name, classes=3, **{option: value})
+    assert tried > 20
+
+
+def test_lists_for_tuples_are_of_the_type() -> None:
+    assert create_model("fcn", classes=3, widths=[4, 4, 4, 4], bn_momentum=1).classes == 3
+    with pytest.raises(BadOption, match="theta_lbm=None is of the wrong type"):
+        create_model("mswbn", classes=3, backbone="resnet10t", theta_lbm=None)

@@ -28,7 +28,7 @@ from labelscape.nets import (
     tiramisu,
 )
 from labelscape.nets.blocks import Network
-from labelscape.nets.checks import OF_WEIGHTS, Effect, refuse_idle
+from labelscape.nets.checks import OF_WEIGHTS, Effect, is_of_type, refuse_idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +220,24 @@ def checked_options(
     for what, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise BadOption(f"{what}={size!r} must be a whole number of at least 1.")
+    if wrong := wrong_types(name, given):
+        raise BadOption(" ".join(wrong))
     refuse_idle(given, {key: option.default for key, option in known.items()}, entry(name).effects)
     return sizes, given
+
+
+def wrong_types(name: str, options: Mapping[str, object]) -> list[str]:
+    """One sentence for each option whose value is not of the type that the network's signature has: a number
+    for a list, text or nothing for a number. Raises UnknownName for an unknown network.
+    """
+    if name.startswith(SMP):  # few of the library's signatures have types
+        return []
+    build, known = entry(name).build, options_of(name)
+    return [
+        f"{option}={value!r} is of the wrong type; {name} takes {known[option].annotation}."
+        for option, value in options.items()
+        if option in known and not is_of_type(value, build, option)
+    ]
 
 
 def shapes_of(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from labelscape.errors import BadOption, UnknownName
 
@@ -27,6 +30,21 @@ def sizes(least: int = 1, **given: object) -> None:
         # True and False are whole numbers to Python.
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BadOption(f"{what}={value!r} must be a whole number of at least {least}.")
+
+
+def is_of_type(value: object, build: Callable, option: str) -> bool:
+    """Whether a value is of the type that an option has in the signature of `build`. A list will do for a
+    tuple, as JSON has it; no text for a number.
+    """
+    try:
+        return isinstance(value, str) <= isinstance(_type_of(build, option).validate_python(value), str)
+    except ValidationError:
+        return False
+
+
+@functools.cache
+def _type_of(build: Callable, option: str) -> TypeAdapter:
+    return TypeAdapter(get_type_hints(build)[option])
 
 
 class Effect(NamedTuple):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from labelscape.errors import LabelscapeError, UnknownName
-from labelscape.nets.catalog import SMP, create_model, entry, options_of
+from labelscape.nets.catalog import create_model, wrong_types
 
 
 def wrong_factors(where: str, factors: Mapping[str, float], *, some: bool) -> list[str]:
@@ -40,29 +38,8 @@ def wrong_options(network: str, options: Mapping[str, Any]) -> list[str]:
     """Options whose values are not of the type that the network's signature has: a number for a list,
     nothing for a number. Values that the network itself refuses are found when it is built.
     """
-    if network.startswith(SMP):  # few of the library's signatures have types
-        return []
     try:
-        known = options_of(network)
+        found = wrong_types(network, options)
     except UnknownName:  # reported elsewhere
         return []
-    problems = []
-    for name, value in options.items():
-        if name in known and not fits(type_of(network, name), value):
-            problems.append(
-                f"options.{name}={value!r} is of the wrong type; {network} takes {known[name].annotation}."
-            )
-    return problems
-
-
-def fits(kind: TypeAdapter, value: object) -> bool:
-    """Whether a value is of a type. A list will do for a tuple, as JSON has it; no text for a number."""
-    try:
-        return isinstance(value, str) <= isinstance(kind.validate_python(value), str)
-    except ValidationError:
-        return False
-
-
-@functools.cache
-def type_of(network: str, option: str) -> TypeAdapter:
-    return TypeAdapter(get_type_hints(entry(network).build)[option])
+    return [f"options.{line}" for line in found]
