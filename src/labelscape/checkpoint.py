@@ -18,6 +18,7 @@ import numpy as np
 
 from labelscape.checkpoint_schema import check_description, check_options
 from labelscape.contract.contract import Contract
+from labelscape.contract.familiarity import PREFIX, Familiarity
 from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.files import check_path, written_whole
@@ -107,6 +108,8 @@ class Checkpoint:
                       measured
     corrections       what each file of corrections changed in the training labels, with its SHA-256, as JSON
                       values (`datasets.corrected.Corrected`)
+    familiarity       features of its training data, by which unfamiliar input is told; None where they were
+                      not measured
     mate              the second task that it learned in the same batches; None where there is none
     whole             of what `task` returned, the checkpoint with both tasks; else None. Not stored
     stored            the file that `load` read or `train` wrote, by which a map of it can be made again; None
@@ -125,6 +128,7 @@ class Checkpoint:
     history: tuple[dict, ...] = ()
     temperature: float = 1.0
     tile_sizes: TileSizes | None = None
+    familiarity: Familiarity | None = None
     mate: SecondTask | None = None
     corrections: tuple[dict, ...] = ()
     whole: Checkpoint | None = None
@@ -183,6 +187,7 @@ class Checkpoint:
             "temperature": self.temperature,
             # Left out where there is none: checkpoints of earlier versions stay the same, to the byte.
             **({"tile_sizes": self.tile_sizes.to_dict()} if self.tile_sizes else {}),
+            **({"familiarity": self.familiarity.describe()} if self.familiarity else {}),
             **({"second_task": self.mate.describe()} if self.mate else {}),
             **({"corrections": list(self.corrections)} if self.corrections else {}),
             # Never in a file (`save` refuses it): it tells the tiles of one task's map from the other's.
@@ -226,6 +231,8 @@ def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Pat
         k: np.array(v, np.float16 if half and v.dtype == np.float32 else v.dtype, order="C")
         for k, v in checkpoint.weights.items()
     }
+    # In float64 even with `half`: small, and squares of their differences are divided by small variances.
+    weights |= checkpoint.familiarity.arrays() if checkpoint.familiarity else {}
     # safetensors sorts by name and type: the same weights give the same bytes.
     content = to_bytes(weights, metadata={"labelscape": json.dumps(checkpoint.describe())})
     with written_whole(path, overwrite=True) as part:
@@ -293,6 +300,7 @@ def load(path: str | Path) -> Checkpoint:
     path = Path(path)
     with _opened(path) as file:
         weights = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    beside = {key: weights.pop(key) for key in [*weights] if key.startswith(PREFIX)}
     for key, values in weights.items():
         # A NaN in the weights makes every pixel the first class, without an error.
         if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
@@ -315,6 +323,7 @@ def load(path: str | Path) -> Checkpoint:
             # Files written before calibration existed have none.
             temperature=fields.get("temperature", 1.0),
             tile_sizes=TileSizes.from_dict(fields["tile_sizes"]) if fields.get("tile_sizes") else None,
+            familiarity=Familiarity.of_file(fields.get("familiarity"), beside),
             mate=SecondTask.from_dict(fields["second_task"]) if fields.get("second_task") else None,
             corrections=tuple(fields.get("corrections", ())),
         )

@@ -167,6 +167,10 @@ class _TileSizes(_Open):
     """Checked by `TileSizes` itself."""
 
 
+class _Familiarity(_Open):
+    """Checked by `Familiarity` itself."""
+
+
 Classes = Annotated[list[_Class], Field(min_length=1)]
 Temperature = Annotated[Finite, Field(gt=0)]
 
@@ -233,6 +237,7 @@ class _Description(_Imagery):
     history: list[_Step]
     temperature: Temperature = 1.0
     tile_sizes: _TileSizes | None = None
+    familiarity: _Familiarity | None = None
     second_task: _SecondTask | None = None
     corrections: list[_Corrected] = []
 

@@ -252,6 +252,7 @@ def test_the_files_of_one_task_are_the_rows_of_the_table():
         "confidence",
         "proba",
         "entropy",
+        "unfamiliar",
         "sieved",
         "polygons",
         "report",
@@ -260,4 +261,4 @@ def test_the_files_of_one_task_are_the_rows_of_the_table():
     ]
     road = [o for o in all_outputs("road") if o.task]
     assert all(o.kind.startswith("road_") and o.ending.startswith("_road_") for o in road)
-    assert len({o.ending for o in all_outputs("road")}) == len(all_outputs("road")) == 15
+    assert len({o.ending for o in all_outputs("road")}) == len(all_outputs("road")) == 16

@@ -76,6 +76,7 @@ def test_tiles_are_kept_exactly_where_no_setting_changes_their_values(stored):
         "average": "logits",
         "reject": 0.5,
         "entropy": True,
+        "unfamiliar": True,
         "proba": True,
         "sieve": 1.0,
         "polygons": False,

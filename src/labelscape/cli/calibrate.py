@@ -12,9 +12,17 @@ from labelscape.errors import BadFile, BadOption
 
 if TYPE_CHECKING:
     from labelscape.checkpoint import Checkpoint
+    from labelscape.datasets.own import Dataset
     from labelscape.evaluation.calibrate import Calibration
 
 NAME = "calibrate"
+Unfamiliar = Annotated[
+    bool,
+    typer.Option(
+        "--unfamiliar",
+        help="Measure the features of its training data instead, which map --unfamiliar needs.",
+    ),
+]
 
 
 def run(
@@ -24,6 +32,7 @@ def run(
     part: Annotated[
         str, typer.Option("--part", help="Blocks of its own training scenes to fit on: val or test.")
     ] = "val",
+    unfamiliar: Unfamiliar = False,
     device: Device = "auto",
     allow_remote: AllowRemote = False,
     as_json: AsJson = False,
@@ -50,6 +59,9 @@ def run(
         raise BadOption(
             f"{model} does not record its training data, on whose held-out blocks a temperature is fitted."
         )
+    if unfamiliar:
+        measure_features(checkpoint, model, device, as_json)
+        return
     found = {None: fitted(checkpoint, model, None, part, device)}
     last = found[None]
     for task in checkpoint.tasks:
@@ -75,24 +87,37 @@ def run(
         print(f"{name}expected calibration error {before} before, {after} after")
 
 
-def fitted(checkpoint: Checkpoint, model: Path, task: str | None, part: str, device: str) -> Calibration:
-    """Calibrate one task on the part of its own training data. Raises BadInput where nothing of it was held
-    out.
-    """
+def measure_features(checkpoint: Checkpoint, model: Path, device: str, as_json: bool) -> None:
+    """Store the features of its training data in a checkpoint. Raises BadInput where none are labelled."""
+    from dataclasses import replace
+
+    from labelscape.checkpoint import save
     from labelscape.errors import BadInput
-    from labelscape.evaluation.calibrate import calibrate
+    from labelscape.evaluation.familiar import measure_familiarity
+
+    with training_scenes(checkpoint, model) as dataset:
+        features = measure_familiarity(checkpoint, dataset, device=device)
+    if features is None:
+        raise BadInput(f"No training pixel of {model} is labelled, so that its features cannot be measured.")
+    save(replace(checkpoint, familiarity=features), model)
+    if as_json:
+        print_json(features.describe())
+        return
+    learned, judged = features.pixels
+    print(
+        f"features of {learned:,} training pixels; {100 * features.quantile:.0f} % of {judged:,} pixels of "
+        f"the part {features.part} lie within the limit"
+    )
+
+
+def training_scenes(checkpoint: Checkpoint, model: Path) -> Dataset:
+    """The data that a checkpoint was trained on. Raises BadFile that says from where paths start."""
     from labelscape.training.data import open_recipe_data
     from labelscape.training.recipe_data import Data
 
-    one = checkpoint.task(task)
-    data = Data(**one.recipe["data"])
-    if not data.dataset and data.shares is None:
-        option = "val" if task is None else "mate.data.val"
-        raise BadInput(
-            f"There is no labelled pixel to calibrate on: nothing was held out. Train with `{option}=0.1`."
-        )
     try:
-        opened = open_recipe_data(data, one.recipe.get("seed", 0), one.legend)
+        data = Data(**checkpoint.recipe["data"])
+        return open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend)
     except BadFile as error:
         # The recipe keeps paths as they were typed: the most frequent reason why scenes are not found.
         where = (
@@ -102,5 +127,22 @@ def fitted(checkpoint: Checkpoint, model: Path, task: str | None, part: str, dev
         raise BadFile(
             f"The scenes that {model} was trained on are needed to calibrate it. {error} {where}"
         ) from error
-    with opened as dataset:
+
+
+def fitted(checkpoint: Checkpoint, model: Path, task: str | None, part: str, device: str) -> Calibration:
+    """Calibrate one task on the part of its own training data. Raises BadInput where nothing of it was held
+    out.
+    """
+    from labelscape.errors import BadInput
+    from labelscape.evaluation.calibrate import calibrate
+    from labelscape.training.recipe_data import Data
+
+    one = checkpoint.task(task)
+    data = Data(**one.recipe["data"])
+    if not data.dataset and data.shares is None:
+        option = "val" if task is None else "mate.data.val"
+        raise BadInput(
+            f"There is no labelled pixel to calibrate on: nothing was held out. Train with `{option}=0.1`."
+        )
+    with training_scenes(one, model) as dataset:
         return calibrate(one, dataset, part=part, device=device)

@@ -231,11 +231,14 @@ def _tell(result: MapResult, as_json: bool) -> None:
         )
         return
     from labelscape.evaluation.text import print_areas
+    from labelscape.maps.page import unfamiliar_text
 
     for name, one in {"": result, **result.tasks}.items():
         if name:
             print(f"\n{name}:")
         print_areas(one.areas)
+        if one.unfamiliar is not None:
+            print(unfamiliar_text(one.unfamiliar))
         if one.sieved is not None:
             print("\nsieved map, of which the polygons are made: ", end="")
             print_sieved(one.sieved)
@@ -276,4 +279,5 @@ def _facts(result: MapResult) -> dict[str, Any]:
         "areas": [asdict(a) for a in result.areas],
         "nodata_pixels": result.nodata_pixels,
         "sieved": None if result.sieved is None else asdict(result.sieved),
+        **({} if result.unfamiliar is None else {"unfamiliar_share": result.unfamiliar}),
     }

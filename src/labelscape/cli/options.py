@@ -148,6 +148,13 @@ Proba = Annotated[
 Entropy = Annotated[
     bool, typer.Option("--entropy", help="Also write the entropy of the prediction, 0 (certain) to 100.")
 ]
+Unfamiliar = Annotated[
+    bool,
+    typer.Option(
+        "--unfamiliar",
+        help="Also write how far the input is from the training data, 100 at the limit of held-out pixels.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SCENE = (
     "A raster file; a folder (or a,b,c) of single-band files of one area, or of tiles; a STAC item, or a "
@@ -216,6 +223,7 @@ class Extras:
     task: OneTask = None
     proba: Proba = False
     entropy: Entropy = False
+    unfamiliar: Unfamiliar = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ ENDINGS = {
     "_confidence.tif": ("map raster", "probability of the class shown, in per cent"),
     "_proba.tif": ("map raster", "probability of every class, one band each, in 1/250"),
     "_entropy.tif": ("map raster", "entropy of the prediction, 0 (certain) to 100"),
+    "_unfamiliar.tif": ("map raster", "distance from the training data, above 100 unfamiliar"),
     "_sieved.tif": ("class map", "class map without areas below the minimum mapping unit"),
     "_polygons.gpkg": ("polygons", "polygons with class, pixels and hectares; open it in QGIS"),
     "_polygons.geojson": ("polygons", "polygons with class, pixels and hectares, in WGS 84"),

@@ -27,6 +27,7 @@ SAMPLED = 16
 MEASURES = {
     "confidence": "confidence: probability of the class shown, in per cent",
     "entropy": "entropy of the prediction, 0 (certain) to 100",
+    "unfamiliar": "distance from the training data, above 100 unfamiliar",
 }
 """First word of a band's description -> what a raster of a map holds."""
 

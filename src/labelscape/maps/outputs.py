@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from labelscape.maps.request import MapRequest
 
 DATA = ("data",)
+LIMIT, MOST_UNFAMILIAR = 100, 254
+"""Of the raster of unfamiliar input: the value at the limit, and the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,14 @@ def _entropy(tile: ScoredTile, reject: float | None) -> np.ndarray:
     return _rounded(entropy, tile)
 
 
+def _unfamiliar(tile: ScoredTile, reject: float | None) -> np.ndarray:
+    """Distance of the features over its limit, in per cent, 254 at most; of the two channels that
+    `scoring.familiar` adds.
+    """
+    # p = d / (limit + d), so that d / limit = p / (1 - p).
+    return _rounded(lambda p: (p[1:] / (1 - p[1:]).clamp_min(1e-6) * 100).clamp(max=MOST_UNFAMILIAR), tile)
+
+
 def _rounded(made_of: Callable[[torch.Tensor], torch.Tensor], tile: ScoredTile) -> np.ndarray:
     """Round values made of probabilities to uint8 (C, h, w), 255 on invalid pixels; some rows at a time,
     which saves a second copy of all classes (measured: 400 MB for 12 classes).
@@ -155,6 +165,16 @@ RASTERS = (
         band_names=lambda legend: ("entropy (% of the largest)",),
         render=_entropy,
     ),
+    RasterOutput(
+        kind="unfamiliar",
+        ending="_unfamiliar.tif",
+        holds="Unfamiliar input: distance from the training data, above 100 farther than its limit (COG)",
+        title="Distance of the network's features from the training data, 100 is the limit",
+        roles=("data", "uncertainty"),
+        asked=lambda request: request.unfamiliar,
+        band_names=lambda legend: ("unfamiliar (100 = limit)",),
+        render=_unfamiliar,
+    ),
 )
 
 MADE_OF_THEM = (
@@ -192,21 +212,21 @@ MADE_OF_THEM = (
 """Files made of the finished rasters, in the order in which they are listed."""
 
 
-OF_BOTH = {"report", "stac", "run"}
+OF_BOTH = {"unfamiliar", "report", "stac", "run"}
 """Files that a map has once, whatever the number of its tasks."""
 
 
 def all_outputs(task: str = "") -> tuple[FileOutput, ...]:
     """Every file that a map can have; with a second task also those of that task."""
     own = (*RASTERS, *(output for output in MADE_OF_THEM if output.kind not in OF_BOTH))
-    its = tuple(output.of_task(task) for output in own if task)
+    its = tuple(output.of_task(task) for output in own if task and output.kind not in OF_BOTH)
     return (*own, *its, *(output for output in MADE_OF_THEM if output.kind in OF_BOTH))
 
 
 def rasters_of(request: MapRequest, task: str = "") -> tuple[RasterOutput, ...]:
     """The rasters that a request asks for, in the order of a tile's planes in the journal."""
     own = tuple(output for output in RASTERS if output.asked(request))
-    return (*own, *(output.of_task(task) for output in own if task))
+    return (*own, *(output.of_task(task) for output in own if task and output.kind not in OF_BOTH))
 
 
 def kind_of(kind: str, task: str) -> str:

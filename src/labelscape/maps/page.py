@@ -10,6 +10,7 @@ import numpy as np
 import rasterio
 
 from labelscape.checkpoint import Checkpoint
+from labelscape.contract.familiarity import QUANTILE
 from labelscape.evaluation.metrics import DEFINITIONS
 from labelscape.evaluation.report import (
     AreaRow,
@@ -114,9 +115,22 @@ def lead(result: MapResult, confidence: np.ndarray, checkpoint: Checkpoint) -> s
         unsure = 100 * (confidence < limit).mean()
         text += f"Mean confidence {confidence.mean():.0f} %; {unsure:.1f} % of the map is below {limit} %. "
     text += f"Confidences are {calibration(checkpoint.temperature)}."
+    if result.unfamiliar is not None:
+        text += f" {unfamiliar_text(result.unfamiliar)}"
     if not checkpoint.scores:
         text += " The accuracy of this model has not been measured."
     return text
+
+
+def unfamiliar_text(share: float) -> str:
+    """A sentence on the share of unfamiliar pixels, with what is usual beside it."""
+    usual = 1 - QUANTILE
+    text = (
+        f"{100 * share:.1f} % of the map is unfamiliar: farther from the training data than all but "
+        f"{100 * usual:.0f} % of held-out training pixels."
+    )
+    # Ours: five times as many as on land like that of training is no chance.
+    return text + (" Confidences and scores of the model say little about it there." * (share > 5 * usual))
 
 
 def measured(recipe: Mapping, scene: str | Sequence[str] | None) -> str:
@@ -180,7 +194,22 @@ def _pictures(scene: Scene, result: MapResult, legend: Legend, confidence: np.nd
             bar=ColourBar(VIRIDIS, ("0 %", "25 %", "50 %", "75 %", "100 %")),
         )
     )
+    if "unfamiliar" in result.paths:
+        pictures.append(_unfamiliar(result))
     return tuple(pictures)
+
+
+def _unfamiliar(result: MapResult) -> Picture:
+    """The picture of unfamiliar input, the limit in the middle of its colours."""
+    far = _small(result.paths["unfamiliar"])
+    shown = _shades(np.where(far == IGNORE, IGNORE, np.minimum(far // 2, 100)).astype(np.uint8))
+    return Picture(
+        "Unfamiliar input",
+        shown,
+        unfamiliar_text(result.unfamiliar or 0.0),
+        "Distance from the training data, bright where it is far",
+        bar=ColourBar(VIRIDIS, ("0", "half", "limit", "1.5", "2 limits")),
+    )
 
 
 def _sieved(result: MapResult, legend: Legend) -> Picture:

@@ -13,7 +13,7 @@ import numpy as np
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
-from labelscape.maps.outputs import RasterOutput
+from labelscape.maps.outputs import LIMIT, RasterOutput
 from labelscape.maps.seams import Seams
 from labelscape.maps.work import MapWork
 from labelscape.progress import Tick, bar
@@ -45,6 +45,8 @@ class Tally:
     pixels: np.ndarray
     square_metres: np.ndarray
     nodata: int = 0
+    unfamiliar: int | None = None
+    """Pixels farther from the training data than the limit; None where that is not mapped."""
     seams: Seams = field(default_factory=Seams)
 
     def add(self, core: Window, classes: np.ndarray) -> None:
@@ -97,6 +99,9 @@ def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
             for output, writer in writers:
                 mine = planes[first : first + writer.count]
                 first += writer.count
+                if output.kind == "unfamiliar":
+                    beyond = np.count_nonzero((mine > LIMIT) & (mine != IGNORE))
+                    tallies[""].unfamiliar = (tallies[""].unfamiliar or 0) + int(beyond)
                 if output.classes:  # indices, not yet decoded to class values
                     tallies[output.task].add(window, mine[0])
                     mine = work.legends[output.task].decode(mine)
@@ -149,10 +154,14 @@ def planes_of(
     tile: ScoredTile, outputs: Sequence[RasterOutput], reject: float | None, groups: tuple[int, ...] = ()
 ) -> np.ndarray:
     """(C, h, w) uint8: the bands of all rasters one after another, class indices first; 255 on invalid
-    pixels. `groups` are the numbers of classes of two tasks (`Scorer.groups`).
+    pixels. `groups` are the numbers of classes of two tasks, and the channels of the distance from training
+    (`Scorer.groups`).
     """
-    tasks = dict(zip(dict.fromkeys(output.task for output in outputs), tile.tasks(groups)))
-    return np.concatenate([output.render(tasks[output.task], reject) for output in outputs])
+    parts = tile.tasks(groups)
+    tasks = dict(zip(dict.fromkeys(output.task for output in outputs), parts))
+    return np.concatenate(
+        [o.render(parts[-1] if o.kind == "unfamiliar" else tasks[o.task], reject) for o in outputs]
+    )
 
 
 def _writer(work: MapWork, output: RasterOutput) -> MapWriter:

@@ -56,6 +56,7 @@ class MapSettings(TypedDict, total=False):
     average: str
     reject: float | None
     entropy: bool
+    unfamiliar: bool
     proba: bool
     sieve: float
     polygons: bool
@@ -116,6 +117,10 @@ class MapRequest(BaseModel):
     """Confidence (0..1) below which a pixel becomes the class "unknown", which is added to the legend."""
     entropy: Annotated[bool, Affects.PLANES] = False
     """Also write the entropy of the prediction: 0 (certain) to 100 (all classes alike), uint8."""
+    unfamiliar: Annotated[bool, Affects.PLANES] = False
+    """Also write how far the network's features are from those of its training data: 100 is the distance
+    within which 99 % of held-out training pixels lie, uint8.
+    """
     proba: Annotated[bool, Affects.PLANES] = False
     """Also write the probability of every class: one uint8 band each, scale 1/250."""
     sieve: Annotated[float, Affects.FILES] = 0.0

@@ -29,6 +29,8 @@ class MapResult:
                    no seam; NaN for a single tile
     facts          how it was made, as JSON values
     sieved         areas merged and classes before and after the sieve; None without one
+    unfamiliar     share of the valid pixels that are farther from the training data than the limit; None
+                   where that was not mapped
     outlined       numbers of polygons; None without polygons
     tasks          the map of a second task by its name: `result.tasks["road"].areas`; its files are among
                    `paths` as road_class, among its own `paths` as class
@@ -45,6 +47,7 @@ class MapResult:
     facts: dict = field(default_factory=dict)
     sieved: SieveSummary | None = None
     outlined: PolygonSummary | None = None
+    unfamiliar: float | None = None
     tasks: Mapping[str, MapResult] = field(default_factory=dict)
     resumed: bool = False
 
@@ -75,6 +78,8 @@ class MapResult:
         if not math.isnan(self.seam):
             # NaN for a single tile, where there is no seam to measure.
             parts.append(f"<p>Seam score {self.seam:.2f} (1: no seams)</p>")
+        if self.unfamiliar is not None:
+            parts.append(f"<p>Unfamiliar input: {100 * self.unfamiliar:.2f} % of the pixels</p>")
         if self.notes:
             notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
             parts.append(f"<p>Notes</p><ul>{notes}</ul>")

@@ -202,6 +202,9 @@ def _result(
             *made[task],
             # Counted before this run wrote its own.
             resumed=bool(work.journal.found),
+            unfamiliar=None
+            if tally.unfamiliar is None
+            else tally.unfamiliar / max(1, int(tally.pixels.sum())),
         )
 
     mapped = {
@@ -267,6 +270,7 @@ def _write_run(path: Path, result: MapResult, overwrite: bool) -> None:
         "seconds": round(result.seconds, 2),
         "speed": None if result.speed is None else result.speed.to_dict(),
         "seam_score": _seam_score(result),
+        **({} if result.unfamiliar is None else {"unfamiliar_share": round(result.unfamiliar, 6)}),
         "forward_share": None if math.isnan(result.forward_share) else round(result.forward_share, 4),
     }
     if result.tasks:

@@ -241,6 +241,7 @@ def scorer_of(request: MapRequest, models: Sequence[Checkpoint]) -> Scorer:
         precision=request.precision,
         protocol=request.protocol,
         both=second_task(models) is not None,
+        unfamiliar=request.unfamiliar,
     )
 
 

@@ -94,7 +94,7 @@ def class_raster(file: rasterio.DatasetReader, path: str | Path) -> ClassRaster:
     """
     found = ClassRaster(file, path)
     shown = (file.descriptions[0] or "").split(" ")[0]
-    if shown in ("confidence", "entropy") and "labelscape_version" in file.tags():
+    if shown in ("confidence", "entropy", "unfamiliar") and "labelscape_version" in file.tags():
         raise BadInput(f"{path} holds the {shown} of a map, not its classes; use its _class.tif.")
     return found
 

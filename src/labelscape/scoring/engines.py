@@ -19,6 +19,7 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile, BadOption, LabelscapeError, UnknownName
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import stored_model
+from labelscape.scoring.familiar import Distance, refuse_without
 from labelscape.text import printable
 
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
@@ -62,25 +63,38 @@ class TorchEngine:
     """Which task is predicted: "logits" the first, "mate" the second, "both" their classes one after the
     other, from one pass through the trunk.
     """
+    distance: Distance | None = field(default=None, repr=False)
+    """Adds two channels to the logits: how far the features are from those of training (`scoring.familiar`).
+    """
     two: bool = False
     """Memory is estimated for both tasks, whichever is predicted: a score then has the tiles of the map."""
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, *, device: str = "auto", precision: str = "32", both: bool = False
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "auto",
+        precision: str = "32",
+        both: bool = False,
+        unfamiliar: bool = False,
     ) -> TorchEngine:
-        """The checkpoint's network on a device, for its own task or `both`. Raises BadOption or UnknownName
-        for an unknown device or precision.
+        """The checkpoint's network on a device, for its own task or `both`; `unfamiliar` adds the distance of
+        its features. Raises BadOption or UnknownName for an unknown device or precision, BadFile where the
+        features of training are not known.
         """
         if precision not in PRECISIONS:
             raise BadOption(f"`precision={precision!r}` must be one of {', '.join(PRECISIONS)}.")
         where = pick_device(device)
+        if unfamiliar:
+            refuse_without([checkpoint])
         # Convolutions on the CPU are 1.1 to 1.3 times faster with channels last; the values are the same up
         # to rounding.
         net = build_network(checkpoint).to(where, memory_format=torch.channels_last)
         head = "both" if both else "mate" if checkpoint.whole is not None else "logits"
         two = checkpoint.mate is not None or checkpoint.whole is not None
-        return cls(net, where, PRECISIONS[precision], head, two)
+        distance = Distance(checkpoint.familiarity) if unfamiliar else None
+        return cls(net, where, PRECISIONS[precision], head, distance, two)
 
     @property
     def stride(self) -> int:
@@ -92,7 +106,12 @@ class TorchEngine:
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            return predicted(self.net, images, self.head)
+            if self.distance is None:
+                return predicted(self.net, images, self.head)
+            with self.distance.beside(self.net, images) as found:
+                logits = predicted(self.net, images, self.head)
+            # In the logits' own precision: the classes of a map must not depend on what is mapped beside.
+            return torch.cat([logits, found[0].to(logits.dtype)], dim=1)
 
     def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
         """Weights and the peak of activations alive at once, with a fifth for work space.

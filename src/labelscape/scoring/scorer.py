@@ -20,6 +20,7 @@ from labelscape.checkpoint import Checkpoint, SecondTask, load_all
 from labelscape.errors import BadInput
 from labelscape.scenes.validity import measured
 from labelscape.scoring.engines import Engine, TorchEngine
+from labelscape.scoring.familiar import CHANNELS
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
 
@@ -57,9 +58,12 @@ class Scorer:
     """All have the same bands and classes, and their engines one device and precision."""
     protocol: Protocol = Protocol()
     groups: tuple[int, ...] = ()
-    """Where both tasks are predicted at once: how many of the K classes are the first's, how many the
-    second's. Each task's probabilities add up to 1.
+    """Where more than one task is predicted at once: how many of the K classes are the first's, how many the
+    second's, and the channels of the distance from training. The probabilities of each add up to 1.
     """
+
+    unfamiliar: bool = False
+    """Is the last of the groups the distance from training?"""
 
     @classmethod
     def of(
@@ -70,18 +74,21 @@ class Scorer:
         precision: str = "32",
         protocol: Protocol = Protocol(),
         both: bool = False,
+        unfamiliar: bool = False,
     ) -> Scorer:
         """Load one checkpoint or several; `both` predicts their second tasks too (`second_task` says whether
-        they have one). Raises BadFile as `load`, BadOption for an unknown device or precision, BadInput where
-        several checkpoints differ in bands or classes.
+        they have one), `unfamiliar` the distance of their features as a last group of two channels. Raises
+        BadFile as `load`, and where features of training are not known; BadOption for an unknown device or
+        precision, BadInput where several checkpoints differ in bands or classes.
         """
         checkpoints = load_all(checkpoint)
         _check_agreement(checkpoints)
-        how = {"device": device, "precision": precision, "both": both}
+        how = {"device": device, "precision": precision, "both": both, "unfamiliar": unfamiliar}
         members = (Member(c, TorchEngine.of(c, **how)) for c in checkpoints)
         first = checkpoints[0]
-        groups = (len(first.legend), len(first.mate.legend)) if both else ()
-        return cls(tuple(members), protocol, groups)
+        groups = (len(first.legend),) if both or unfamiliar else ()
+        groups += ((len(first.mate.legend),) if both else ()) + ((CHANNELS,) if unfamiliar else ())
+        return cls(tuple(members), protocol, groups, unfamiliar)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -148,7 +155,8 @@ class Scorer:
     @torch.inference_mode()
     def batch_logits(self, images: Sequence[Tensor]) -> Tensor:
         """The same for several tiles of one shape: (N, B, H, W) for each member -> (N, K, H, W)."""
-        each = (_member_logits(m, self.protocol, i, self.groups) for m, i in zip(self.members, images))
+        how = self.protocol, self.groups, self.unfamiliar
+        each = (_member_logits(m, i, *how) for m, i in zip(self.members, images))
         if len(self.members) == 1:
             found = next(each)
         else:
@@ -184,13 +192,21 @@ def softmax(logits: Tensor, dim: int, groups: tuple[int, ...] = ()) -> Tensor:
     return torch.cat([part.softmax(dim) for part in logits.split(groups, dim)], dim)
 
 
-def _calibrated(logits: Tensor, checkpoint: Checkpoint, groups: tuple[int, ...]) -> Tensor:
-    """(N, K, H, W) logits over the temperature, with `groups` each task's over its own."""
+def _calibrated(
+    logits: Tensor, checkpoint: Checkpoint, groups: tuple[int, ...], unfamiliar: bool = False
+) -> Tensor:
+    """(N, K, H, W) logits over the temperature, with `groups` each task's over its own; a last group that is
+    `unfamiliar` stays as it is.
+    """
     if not groups:
         return logits if checkpoint.temperature == 1 else logits / checkpoint.temperature
-    temperatures = checkpoint.temperature, checkpoint.mate.temperature
-    if temperatures == (1, 1):
+    temperatures = [checkpoint.temperature]
+    if len(groups) - unfamiliar > 1:
+        temperatures.append(checkpoint.mate.temperature)
+    if all(t == 1 for t in temperatures):
         return logits
+    # A distance is no confidence.
+    temperatures += [1.0] * unfamiliar
     return torch.cat([part / t for part, t in zip(logits.split(groups, 1), temperatures)], 1)
 
 
@@ -222,19 +238,21 @@ def second_task(checkpoints: Sequence[Checkpoint]) -> SecondTask | None:
     return tasks[0]
 
 
-def _member_logits(member: Member, protocol: Protocol, image: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
+def _member_logits(
+    member: Member, image: Tensor, protocol: Protocol, groups: tuple[int, ...] = (), unfamiliar: bool = False
+) -> Tensor:
     """(N, B, H, W) -> (N, K, H, W): all scales and augmentations of one network, averaged."""
     engine, checkpoint = member.engine, member.checkpoint
     image = image.to(engine.device)
     if protocol.passes == 1 and protocol.scales == (1.0,):
-        return _calibrated(engine.forward(image), checkpoint, groups)
+        return _calibrated(engine.forward(image), checkpoint, groups, unfamiliar)
     total = None  # one running sum, whatever the number of passes
     for scale in protocol.scales:
         # Once for all augmentations of this scale.
         resized = _resized(image, scale)
         for which in SYMMETRIES[protocol.tta]:
             logits = turned_back(engine.forward(turned(resized, which)), which).float()
-            logits = _calibrated(logits, checkpoint, groups)
+            logits = _calibrated(logits, checkpoint, groups, unfamiliar)
             if scale != 1:
                 logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
             answer = logits if protocol.average == "logits" else softmax(logits, 1, groups)

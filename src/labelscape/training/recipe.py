@@ -196,6 +196,10 @@ class Recipe(BaseModel):
     """Score some held-out pixels at several tile sizes after training, for networks that see the whole tile;
     without it they are mapped in tiles of the training crop. (true is not stored.)
     """
+    measure_unfamiliar: bool = Field(True, exclude_if=lambda measured: measured)
+    """Measure the network's features of training pixels after training, by which `map --unfamiliar` tells
+    unfamiliar input. (true is not stored.)
+    """
     sync_bn: bool = False
     """Synchronised batch normalisation: statistics over all processes instead of each one's own."""
     seed: int = Field(0, ge=0, lt=2**63)

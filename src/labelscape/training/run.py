@@ -391,6 +391,13 @@ def _at_its_size(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset, say: 
     return replace(checkpoint, tile_sizes=found)
 
 
+def _with_features(checkpoint: Checkpoint, recipe: Recipe, dataset: Dataset) -> Checkpoint:
+    """The checkpoint with the features of its training data."""
+    from labelscape.evaluation.familiar import measure_familiarity
+
+    return replace(checkpoint, familiarity=measure_familiarity(checkpoint, dataset, device=recipe.device))
+
+
 def best_network(recipe: Recipe, scores: Mapping[str, Mapping]) -> str:
     """The name of the better of the networks that a recipe trains: its base network where that has the higher
     mean IoU, else its own.
@@ -434,6 +441,8 @@ def _finished(
         made = replace(made, scores={**(before or {}), **score})
         if mate is not None:
             made = _with_second_task(made, recipe, mate, run.out if run.score_mate else None)
+        if recipe.measure_unfamiliar:
+            made = _with_features(made, recipe, dataset)
         # The checkpoint after its log: where it exists, the run counts as finished and is not repeated.
         write_log(target.with_suffix(".csv"), made.history)
         save(made, target)
