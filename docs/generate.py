@@ -261,7 +261,7 @@ def _root() -> Any:
 
 
 TASKS = {
-    "Train": ("make_recipe", "train", "rehearse", "run_table", "slurm_script"),
+    "Train": ("make_recipe", "train", "learning_curve", "rehearse", "run_table", "slurm_script"),
     "Map": ("check", "map_scene", "rerun", "predict"),
     "Measure": ("evaluate", "compare", "calibrate"),
     "After the map": ("sieve", "polygonize", "review", "sample", "assess", "estimate_areas"),

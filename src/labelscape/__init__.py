@@ -40,6 +40,8 @@ _PLACES = {
     "train": "training.run",
     "rehearse": "training.rehearse",
     "find_rate": "training.rate_search",
+    "learning_curve": "training.curve",
+    "LearningCurve": "training.curve",
     "RateSearch": "training.rate_search",
     "slurm_script": "training.slurm",
     "run_table": "training.reproduce",
@@ -151,6 +153,8 @@ if TYPE_CHECKING:
     from labelscape.scoring.scorer import Scorer as Scorer
     from labelscape.scoring.scorer import predict as predict
     from labelscape.training.compare import compare as compare
+    from labelscape.training.curve import LearningCurve as LearningCurve
+    from labelscape.training.curve import learning_curve as learning_curve
     from labelscape.training.evaluate import evaluate as evaluate
     from labelscape.training.rate_search import RateSearch as RateSearch
     from labelscape.training.rate_search import find_rate as find_rate

@@ -14,7 +14,7 @@ import typer
 from labelscape.cli.options import AsJson, Device, Labels, Overwrite, grouped, print_json, talk
 from labelscape.cli.parsing import scene_of, settings_of
 from labelscape.cli.second_task import SecondTask
-from labelscape.cli.train_ahead import Ahead, print_rates, print_rehearsal, print_slurm
+from labelscape.cli.train_ahead import Ahead, print_instead
 
 if TYPE_CHECKING:
     from labelscape.checkpoint import Checkpoint
@@ -227,19 +227,11 @@ def run(
       labelscape train land --network dfcnet --mate roads --mate-threshold 128 --mate-classes other=0,road=1
         --out runs/both
     """
+    recipe = recipe_of(images, labels, schedule, holdout, second, setting, corrected.corrections)
+    if print_instead(recipe, ahead, out, as_json, forest=forest, overwrite=overwrite):
+        return
     from labelscape.training.run import train
 
-    recipe = recipe_of(images, labels, schedule, holdout, second, setting, corrected.corrections)
-    # Before --dry-run and --find-rate: the script repeats the command with them.
-    if ahead.slurm is not None:
-        print_slurm(ahead, out, recipe)
-        return
-    if ahead.dry_run:
-        print_rehearsal(recipe, as_json, forest=forest)
-        return
-    if ahead.find_rate:
-        print_rates(recipe, out, as_json)
-        return
     checkpoint = train(recipe, out, overwrite=overwrite, tensorboard=tensorboard, say=talk)
     scores = {**(forest_score(recipe, out) if forest and recipe.data.holdout else {}), **checkpoint.scores}
     print_trained(out, recipe, scores, checkpoint, as_json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import print_json
+from labelscape.cli.options import as_options, print_json
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
@@ -37,7 +37,36 @@ class Ahead:
             "--slurm", metavar="NODESxGPUS", help="Print a SLURM batch script for this command and stop."
         ),
     ] = None
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            "--curve",
+            metavar="SHARES",
+            help="Learning curve: train on these shares of the labels, 0.1,0.25,0.5,1, and say if more help.",
+        ),
+    ] = None
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Trainings of each share of --curve, for an interval.")
+    ] = 1
     hours: Annotated[int, typer.Option("--hours", help="Time limit of the SLURM job.")] = 24
+
+
+def print_instead(
+    recipe: Recipe, ahead: Ahead, out: Path, as_json: bool, *, forest: bool, overwrite: bool
+) -> bool:
+    """Print what is asked for instead of training; False where nothing is."""
+    # First: the script repeats the command with the other options.
+    if ahead.slurm is not None:
+        print_slurm(ahead, out, recipe)
+    elif ahead.dry_run:
+        print_rehearsal(recipe, as_json, forest=forest)
+    elif ahead.find_rate:
+        print_rates(recipe, out, as_json)
+    elif ahead.curve is not None:
+        print_curve(recipe, ahead, out, as_json, overwrite=overwrite)
+    else:
+        return False
+    return True
 
 
 def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
@@ -107,6 +136,28 @@ def print_rates(recipe: Recipe, out: Path, as_json: bool) -> None:
         print(f"{rate:10.2g} {loss:8.3f} {mean:14.3f}")
     print(f"suggested: --rate {found.suggested:g} (a tenth of the rate with the lowest running mean)")
     print(f"curve: {picture}, numbers: {numbers}")
+
+
+def print_curve(recipe: Recipe, ahead: Ahead, out: Path, as_json: bool, *, overwrite: bool) -> None:
+    from labelscape.cli.options import talk
+    from labelscape.cli.parsing import numbers_between
+    from labelscape.training.curve import learning_curve
+
+    shares = numbers_between(ahead.curve, "curve")
+    found = learning_curve(recipe, out, shares=shares, seeds=ahead.seeds, overwrite=overwrite, say=talk)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    print(f"{'labels':>7}{'pixels':>13}{'trainings':>11}{'mIoU %':>9}{'95 % interval':>18}{'OA %':>9}")
+    for one in found.shares:
+        if one.mean_iou is None:
+            print(f"{100 * one.share:>5g} %{one.pixels:>13,}{0:>11}{'-':>9}{'-':>18}{'-':>9}")
+            continue
+        bounds = "-" if one.low is None else f"{100 * one.low:.2f} to {100 * one.high:.2f}"
+        scores = f"{100 * one.mean_iou:>9.2f}{bounds:>18}{100 * one.overall_accuracy:>9.2f}"
+        print(f"{100 * one.share:>5g} %{one.pixels:>13,}{one.trainings:>11}{scores}")
+    print(as_options(found.answer))
+    print(f"curve: {out / 'curve.png'}, trainings: {out / 'curve.csv'}, {out / 'curve.json'}")
 
 
 def print_slurm(ahead: Ahead, out: Path, recipe: Recipe) -> None:

@@ -74,7 +74,7 @@ def _divided(
     # A random split is of small blocks whatever --block says: it imitates splits of single crops.
     side = RANDOM_BLOCK if split == "random" else block
     divided = [
-        replace(s, split=_cut(_counts_per_block(s, side, len(legend)), side, shares, split, seed))
+        replace(s, split=_cut(counts_per_block(s, side, len(legend)), side, shares, split, seed))
         for s in scenes
     ]
     return divided, [None] * len(divided)
@@ -162,7 +162,7 @@ def overlaps(scenes: Sequence[LabelledScene]) -> list[str]:
     return []
 
 
-def _counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndarray:
+def counts_per_block(scene: LabelledScene, block: int, classes: int) -> np.ndarray:
     """(rows, columns, K) labelled valid pixels per block and class."""
     whole = scene.scene.grid.window
     # Rounded up: blocks at the lower and right end are smaller, and count too.

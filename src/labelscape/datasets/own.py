@@ -14,11 +14,13 @@ from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
 from labelscape.datasets.pairs import GivenParts, pairs_of_folder, parts_given, split_unread
+from labelscape.datasets.share import trained_share
 from labelscape.datasets.split import fold_of
 from labelscape.errors import BadInput, BadOption
 from labelscape.labels.labels import classes_of, open_labels
 from labelscape.labels.rules import ClassTable, LabelRules, without_effect
 from labelscape.labels.values import look_like_masks
+from labelscape.legend import Legend
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene, seen_as
 from labelscape.scenes.placing import declares
@@ -49,6 +51,8 @@ def open_dataset(
     seed: int = 0,
     pixel_size: float | None = None,
     corrections: Sequence[str | Path] = (),
+    train_share: float | None = None,
+    split_seed: int | None = None,
     tick: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Open scenes with their labels and split them into blocks.
@@ -63,18 +67,19 @@ def open_dataset(
     fold    "2/5": cross-validation, the second of five folds of blocks is the split "test"
     buffer  training labels within this many pixels of a held-out block are dropped
     pixel_size  metres to resample all scenes to; by default that of the coarsest scene
-    split   blocks: large blocks, stratified by class; random: blocks of 32 pixels by chance
+    split   blocks: large blocks, stratified by class; random: blocks of 32 pixels
     corrections  answered review files, or polygons with a column `class`, see `datasets.corrected`
+    train_share  of the training blocks, drawn by `seed` (`datasets.share`); `split_seed` draws the others
     tick    called with the name of every scene that is opened
 
     Raises BadFile for files that cannot be read, BadOption for invalid options, and BadInput where labels and
     scenes do not match, nothing is labelled, or there is too little to split.
     """
-    spec = LabelRules.of(spec)
-    _check_division(buffer, split, fold)
-    # A random split is asked for to ignore the folder's own; without shares nothing is split.
-    keeps = shares is not None and split != "random" and fold is None
-    images, found, given, told = (images, labels, None, ()) if labels else _pairs(images, own_split=keeps)
+    spec, division = LabelRules.of(spec), _Division(shares, split, fold, block, buffer, seed, split_seed)
+    division.check()
+    images, found, given, told = (
+        (images, labels, None, ()) if labels else _pairs(images, own_split=division.keeps_given)
+    )
     # A folder with a single pair is one scene, and is split by blocks.
     by_file = not labels and len(images) > 1
     files = _files(images, found, spec, (nodata, bands, band_names), tick)
@@ -85,14 +90,78 @@ def open_dataset(
         legend, part_of = scenes[0].labels.legend, [None] * len(scenes)
         report = [*told, *report, *_label_report(scenes, files), *_notes([s.scene for s in scenes])]
         if shares is not None:
-            kind = fold_of(fold) if fold else split
-            how = {"by_file": by_file, "split": kind, "block": block, "buffer": buffer, "seed": seed}
-            scenes, part_of, lines = divide(scenes, legend, shares, given=given, **how)
+            scenes, part_of, lines = division.apply(scenes, legend, given=given, by_file=by_file)
             report += lines
-        # After the split: the same blocks are held out as without corrections.
-        scenes, made, lines = corrected(scenes, part_of, corrections, legend)
+        dataset = _as_trained(scenes, legend, part_of, report, train_share, seed, corrections)
         opened.pop_all()  # the dataset closes its files; up to here a failure closes them
+    return dataset
+
+
+def _as_trained(
+    scenes: list[LabelledScene],
+    legend: Legend,
+    part_of: list[str | None],
+    report: list[str],
+    share: float | None,
+    seed: int,
+    corrections: Sequence[str | Path],
+) -> Dataset:
+    """The data set, with only a share of its training blocks if asked for, and corrected labels there."""
+    if share is not None:
+        scenes, part_of, lines = trained_share(scenes, part_of, legend, share, seed)
+        report = [*report, *lines]
+    # After the split: the same blocks are held out as without corrections.
+    scenes, made, lines = corrected(scenes, part_of, corrections, legend)
     return Dataset(tuple(scenes), legend, tuple(part_of), (*report, *lines), as_values(made))
+
+
+@dataclass(frozen=True)
+class _Division:
+    """How scenes are split into train, val and test, as `open_dataset` has it."""
+
+    shares: Mapping[str, float] | None
+    split: str
+    fold: str | None
+    block: int
+    buffer: int
+    seed: int
+    split_seed: int | None
+
+    def check(self) -> None:
+        """Raises BadOption for an unknown kind of split, a negative buffer, or a fold that is none."""
+        if self.buffer < 0:
+            raise BadOption(f"`buffer={self.buffer}` must be 0 or more: it is a distance in pixels.")
+        if self.split not in ("blocks", "random"):
+            raise BadOption(f"`split={self.split!r}` must be 'blocks' or 'random'.")
+        if self.fold is not None:
+            fold_of(self.fold)
+            if self.split == "random":
+                raise BadOption(
+                    "`fold` divides blocks (split='blocks'), not a random split; give one of them."
+                )
+
+    @property
+    def keeps_given(self) -> bool:
+        """Is the split kept that a folder gives? A random split is asked for to ignore it; without shares
+        nothing is split.
+        """
+        return self.shares is not None and self.split != "random" and self.fold is None
+
+    def apply(
+        self, scenes: list[LabelledScene], legend: Legend, *, given: GivenParts | None, by_file: bool
+    ) -> tuple[list[LabelledScene], list[str | None], list[str]]:
+        """As `divide`."""
+        return divide(
+            scenes,
+            legend,
+            self.shares,
+            given=given,
+            by_file=by_file,
+            split=fold_of(self.fold) if self.fold else self.split,
+            block=self.block,
+            buffer=self.buffer,
+            seed=self.seed if self.split_seed is None else self.split_seed,
+        )
 
 
 def _check_places(spec: LabelRules, scenes: Sequence[LabelledScene]) -> None:
@@ -137,18 +206,6 @@ def _alike(said: Iterable[tuple[str, Sequence[str]]], what: str) -> list[str]:
     return [
         notes[0] + (more.format(len(notes) - 1, what) if len(notes) > 1 else "") for notes in alike.values()
     ]
-
-
-def _check_division(buffer: int, split: str, fold: str | None) -> None:
-    """Raises BadOption for an unknown kind of split, a negative buffer, or a fold that is none."""
-    if buffer < 0:
-        raise BadOption(f"`buffer={buffer}` must be 0 or more: it is a distance in pixels.")
-    if split not in ("blocks", "random"):
-        raise BadOption(f"`split={split!r}` must be 'blocks' or 'random'.")
-    if fold is not None:
-        fold_of(fold)
-        if split == "random":
-            raise BadOption("`fold` divides blocks (split='blocks'), not a random split; give one of them.")
 
 
 def _pairs(

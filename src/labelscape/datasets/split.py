@@ -15,6 +15,8 @@ from labelscape.errors import BadInput, BadOption, check_names
 from labelscape.grid import Window
 
 PARTS = ("train", "val", "test")
+UNUSED = 255
+"""Among the parts of blocks: in none, as training blocks beyond a share (`datasets.share`)."""
 
 RANDOM_BLOCK = 32
 """Side, in pixels, of the blocks of a random split: about the size of a small training crop."""
@@ -29,8 +31,8 @@ def known_part(part: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class BlockSplit:
-    """The split of each block: `parts` is (rows, columns) uint8, an index into PARTS. Blocks are `block`
-    pixels wide.
+    """The split of each block: `parts` is (rows, columns) uint8, an index into PARTS, or UNUSED. Blocks are
+    `block` pixels wide.
 
     Training pixels within `buffer` pixels, along rows or columns, of a held-out block belong to no split.
     """
@@ -51,7 +53,8 @@ class BlockSplit:
         keeps the cost independent of the buffer's width.
         """
         # One row and column of zeros before the sums, so that a rectangle is four look-ups also at the edge.
-        held = np.pad(self.parts != PARTS.index("train"), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+        held = ~np.isin(self.parts, (PARTS.index("train"), UNUSED))
+        held = np.pad(held, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
         top, left = (np.maximum(at - self.buffer, 0) // self.block for at in (rows[:, None], columns))
         below = np.minimum((rows[:, None] + self.buffer) // self.block + 1, self.parts.shape[0])
         right = np.minimum((columns + self.buffer) // self.block + 1, self.parts.shape[1])

@@ -24,7 +24,7 @@ from labelscape.evaluation.report import (
 from labelscape.evaluation.sections import VIRIDIS, ColourBar, Picture, shades
 from labelscape.evaluation.units import area_unit
 from labelscape.legend import IGNORE, Legend
-from labelscape.maps.outputs import all_outputs
+from labelscape.maps.outputs import LIMIT, all_outputs
 from labelscape.maps.settings import settings_in_words
 from labelscape.model_card import calibration, measured_on
 from labelscape.scenes.files import gdal
@@ -202,10 +202,10 @@ def _pictures(scene: Scene, result: MapResult, legend: Legend, confidence: np.nd
 def _unfamiliar(result: MapResult) -> Picture:
     """The picture of unfamiliar input, the limit in the middle of its colours."""
     far = _small(result.paths["unfamiliar"])
-    shown = _shades(np.where(far == IGNORE, IGNORE, np.minimum(far // 2, 100)).astype(np.uint8))
+    # NaN is shown white.
     return Picture(
         "Unfamiliar input",
-        shown,
+        shades(np.where(far == IGNORE, np.nan, far / (2 * LIMIT))),
         unfamiliar_text(result.unfamiliar or 0.0),
         "Distance from the training data, bright where it is far",
         bar=ColourBar(VIRIDIS, ("0", "half", "limit", "1.5", "2 limits")),

@@ -57,6 +57,10 @@ class Tally:
             self.pixels += counts[: len(self.pixels)]
             self.square_metres += metres[: len(self.pixels)]
 
+    def add_unfamiliar(self, far: np.ndarray) -> None:
+        """Count what is beyond the limit; 255 is nodata."""
+        self.unfamiliar = (self.unfamiliar or 0) + int(np.count_nonzero((far > LIMIT) & (far != IGNORE)))
+
     def areas(self) -> tuple[ClassArea, ...]:
         known = self.grid.is_on_earth
         return tuple(
@@ -100,8 +104,7 @@ def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
                 mine = planes[first : first + writer.count]
                 first += writer.count
                 if output.kind == "unfamiliar":
-                    beyond = np.count_nonzero((mine > LIMIT) & (mine != IGNORE))
-                    tallies[""].unfamiliar = (tallies[""].unfamiliar or 0) + int(beyond)
+                    tallies[""].add_unfamiliar(mine)
                 if output.classes:  # indices, not yet decoded to class values
                     tallies[output.task].add(window, mine[0])
                     mine = work.legends[output.task].decode(mine)

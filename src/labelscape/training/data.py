@@ -51,6 +51,8 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
         seed=seed,
         pixel_size=data.pixel_size,
         corrections=data.corrections,
+        train_share=data.train_share,
+        split_seed=data.split_seed,
     )
 
 

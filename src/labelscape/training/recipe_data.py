@@ -84,6 +84,15 @@ class Data(BaseModel):
     val: float = Field(0.0, ge=0, lt=1)
     """Share of the labels held out for validation during training (part "val")."""
 
+    train_share: float | None = Field(None, gt=0, le=1, exclude_if=lambda share: share is None)
+    """Train on this share of the labelled training blocks or images, drawn by the recipe's seed, as learning
+    curves do (`labelscape train --curve`). (Not stored where not given, as the next.)
+    """
+    split_seed: int | None = Field(None, ge=0, lt=2**63, exclude_if=lambda seed: seed is None)
+    """Seed of the split into blocks, where it is not that of the recipe: trainings with other seeds are then
+    scored on the same pixels.
+    """
+
     @field_validator("images", "labels", "corrections", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any) -> Any:
