@@ -383,8 +383,14 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(kind):
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_intervals_hold_the_truth_in_93_to_97_of_100_samples(kind):
-    covered = coverage(kind, 2000)[0]["wilson"]
-    for name, share in covered.items():
-        # The area of a class of 3 % that lies in few of 80 blocks is the known exception.
-        rare = kind == "blocks" and name == "area"
-        assert np.all((share > (0.915 if rare else 0.925)) & (share < 0.975)), (name, share)
+    """And where they do not: with few points of the class of 3 %, symmetric intervals and percentiles of the
+    bootstrap hold it in 88 to 93.
+    """
+    held, bias = coverage(kind, 2000, bootstrap=300)
+    assert all(np.all(np.abs(b) < 0.15) for b in bias.values()), bias
+    for how, least, rare in (("wilson", 0.925, 0.915), ("symmetric", 0.92, 0.87), ("bootstrap", 0.92, 0.89)):
+        for name, share in held[how].items():
+            each = np.atleast_1d(share)
+            assert np.all(each < 0.975) and each[0] > rare and np.all(each[1:] > least), (how, name, share)
+    # The difference is no accident of the simulation: its standard error is 0.005.
+    assert held["wilson"]["pa"][0] > held["symmetric"]["pa"][0] + 0.03
