@@ -56,7 +56,7 @@ def make(
     confidence = np.rint(raw.max(axis=0) * 100).astype(np.uint8)
     if reject:
         classes[confidence < reject] = 254
-    holes = rng.random(shape) < 0.15
+    holes = rng.random(shape) < options.get("holes", 0.15)
     classes[holes], confidence[holes], proba[:, holes] = 255, 255, 255
     transform = Affine(size, 0, at[0], 0, -size, at[1])
     grid = Grid(crs, transform, *shape)
@@ -320,7 +320,7 @@ def test_what_does_not_fit_is_refused_with_the_cure(tmp_path):
     plain = world.write(tmp_path / "plain_class.tif", np.ones((5, 5), np.uint8), crs=None)
     with pytest.raises(BadInput, match="has no coordinates"):
         mosaic([plain], out, overwrite=True)
-    with pytest.raises(BadInput, match="a class map has one of uint8"):
+    with pytest.raises(BadInput, match="a class map has one"):
         mosaic([tmp_path / "a_proba.tif"], out, overwrite=True)
     with pytest.raises(BadInput, match="holds no class maps"):
         (tmp_path / "empty").mkdir()
@@ -360,6 +360,33 @@ def test_other_nodata_values_and_rotated_grids(tmp_path):
     mosaic([one.path for one in maps], tmp_path / "m.tif", method="first")
     values, grid = read(tmp_path / "m.tif")
     assert grid.shape == (24, 32) and np.array_equal(values, by_hand(maps, grid, "first"))
+
+
+def test_class_maps_of_other_software(tmp_path):
+    """Whole numbers of any type, with a nodata value that no byte has, or a mask."""
+    values = np.random.default_rng(0).integers(0, 3, (2, 12, 15))
+    one = np.where(values[0] == 0, -9999, values[0]).astype(np.int16)
+    world.write(tmp_path / "a.tif", one, nodata=-9999)
+    two = world.write(tmp_path / "b.tif", values[1].astype(np.uint8))
+    with rasterio.open(two, "r+") as file:
+        file.write_mask(values[1] > 0)
+    mosaic([tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path / "m.tif", method="first")
+    expected = np.where(values[0] > 0, values[0], np.where(values[1] > 0, values[1], 255))
+    assert np.array_equal(read(tmp_path / "m.tif")[0], expected)
+
+
+def test_a_file_without_a_place_of_its_own_is_not_written(zones, tmp_path):
+    """The only map of zone 32 lies east of 12 degrees, where one of zone 33 covers all of it."""
+    x, y = change("OGC:CRS84", WEST.to_string()).transform(12.004, 51.001)
+    inner = make(tmp_path, "inner", (8, 8), at=(round(x, -1), round(y, -1)), crs=WEST)
+    x, y = change("OGC:CRS84", EAST.to_string()).transform(12.002, 51.0025)
+    outer = make(tmp_path, "outer", (60, 60), at=(round(x, -1), round(y, -1)), holes=0)
+    done = mosaic([inner.path, outer.path], tmp_path / "m.tif", method="first")
+    assert [file.path.name for file in done.files] == ["m_32633.tif"]
+    assert done.notes == ("m_32632.tif is not written: other maps have all its places",)
+    assert {p.name for p in tmp_path.glob("m*")} == {"m_32633.tif", "m_32633.tif.aux.xml"}
+    with pytest.raises(BadInput, match="No map has a class on the grid"):
+        mosaic([inner.path], tmp_path / "n.tif", like=zones[0].path)
 
 
 def test_a_mosaic_is_whole_or_not_there(neighbours, tmp_path, monkeypatch):

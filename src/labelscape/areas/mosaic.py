@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,11 +140,15 @@ def mosaic(
         if path.exists() and not overwrite:
             raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
     with locked(Path(out)):
-        files = []
+        files, notes = [], list(listed.notes)
         for zone, (path, grid) in enumerate(zip(targets, grids)):
             blocks = MosaicBlocks(sources, legend, method, grid, zone if len(grids) > 1 else None)
-            files.append(_written(blocks, path, progress or _unseen, overwrite=overwrite))
-    return MosaicSummary(tuple(files), len(sources), method, _together(files, legend), listed.notes)
+            made = _written(blocks, path, progress or _unseen, overwrite=overwrite)
+            files += [made] if made else []
+            notes += [] if made else [f"{path.name} is not written: other maps have all its places"]
+    if not files:
+        raise BadInput("No map has a class on the grid of the mosaic: is it elsewhere, or all nodata?")
+    return MosaicSummary(tuple(files), len(sources), method, _together(files, legend), tuple(notes))
 
 
 def _class_maps(given: str | Path | Sequence[str | Path]) -> list[str]:
@@ -202,8 +206,8 @@ def _unseen(title: str, total: int, unit: str) -> AbstractContextManager[Callabl
     return nullcontext(lambda done=1: None)
 
 
-def _written(blocks: MosaicBlocks, path: Path, progress: Progress, *, overwrite: bool) -> MosaicFile:
-    """Write one file, counting its areas."""
+def _written(blocks: MosaicBlocks, path: Path, progress: Progress, *, overwrite: bool) -> MosaicFile | None:
+    """Write one file, counting its areas; None where all its places belong to others."""
     grid, legend = blocks.grid, blocks.legend
     pixels, metres = np.zeros(256, np.int64), np.zeros(256)
     todo = blocks.touched()
@@ -211,14 +215,14 @@ def _written(blocks: MosaicBlocks, path: Path, progress: Progress, *, overwrite:
         "labelscape_version": __version__,
         "labelscape_mosaic": f"{len(blocks.placed)} maps; where several answer, {METHODS[blocks.method]}",
     }
-    with (
-        blocks,
-        MapWriter(path, grid, 1, IGNORE, legend=legend, tags=tags, overwrite=overwrite) as writer,
-        progress(f"mosaic {path.name}", len(todo), "blocks") as tick,
-    ):
+    with blocks, ExitStack() as opened, progress(f"mosaic {path.name}", len(todo), "blocks") as tick:
+        writer = None
         for block in todo:
             values = blocks.classes(block)
             if (values != IGNORE).any():
+                writer = writer or opened.enter_context(
+                    MapWriter(path, grid, 1, IGNORE, legend=legend, tags=tags, overwrite=overwrite)
+                )
                 counts, areas = count_areas(values, grid, block)
                 pixels, metres = pixels + counts, metres + areas
                 writer.write(block, values)
@@ -226,6 +230,8 @@ def _written(blocks: MosaicBlocks, path: Path, progress: Progress, *, overwrite:
         # Inside the writer, which then leaves no file.
         for one in blocks.placed:
             one.source.check_same()
+    if writer is None:
+        return None
     known = grid.is_on_earth
     areas = tuple(
         MosaicClass(c.name, int(pixels[c.value]), float(metres[c.value]) / 10_000 if known else None)

@@ -16,6 +16,7 @@ from labelscape.crs import Unrelated, bounds_in, transformed
 from labelscape.errors import BadFile, BadInput
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
+from labelscape.rasters.class_map import class_raster
 from labelscape.rasters.overviews import BLOCK
 from labelscape.scenes.files import READ_FAILURES, gdal, open_raster, reason
 
@@ -125,7 +126,7 @@ class MosaicBlocks:
             if sample is None:
                 continue
             source = one.source
-            classes = sample.put(source.classes[self._read(source.path, source, sample.read, [1])[0]])
+            classes = sample.put(source.classes[self._read_classes(source, sample.read)])
             here = classes != IGNORE
             if not here.any():
                 continue
@@ -204,13 +205,17 @@ class MosaicBlocks:
                 raise
             raise BadFile(f"{path} cannot be read: {reason(error)}.") from error
 
+    def _read_classes(self, source: MapSource, window: Window) -> np.ndarray:
+        with gdal():
+            return class_raster(self._file(source.path, source), source.path).read(window)
+
     def _file(self, path: str, source: MapSource) -> rasterio.DatasetReader:
         """An open raster, from a cache that closes the least recently used."""
         if path not in self._files:
             if len(self._files) >= MAX_OPEN:
                 self._files.popitem(last=False)[1].close()
             file = open_raster(path)
-            if file.shape != source.grid.shape or file.dtypes[0] != "uint8":
+            if file.shape != source.grid.shape or (path != source.path and file.dtypes[0] != "uint8"):
                 file.close()
                 raise BadInput(
                     f"{Path(path).name} is not of the same map as {source.path}: it has {file.width} x "

@@ -17,7 +17,7 @@ from labelscape.crs import bounds_in
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
-from labelscape.rasters.class_map import check_class_map
+from labelscape.rasters.class_map import class_raster
 from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import gdal, open_raster
 
@@ -77,9 +77,8 @@ def read_sources(paths: Sequence[str], *, by_name: bool) -> tuple[tuple[MapSourc
     for path in paths:
         state = _state(path)
         with gdal(), open_raster(path) as file:
-            check_class_map(file, path)
-            grid = Grid(file.crs, file.transform, file.height, file.width)
-            nodata = int(file.nodata) if file.nodata in range(256) else IGNORE
+            opened = class_raster(file, path)
+            grid, nodata = opened.grid, opened.nodata
         if not grid.is_georeferenced:
             raise BadInput(f"{path} has no coordinates: its place in a mosaic is not known.")
         legend = legend_of(path)[0]

@@ -94,13 +94,20 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
         "state": STATES[record["state"]].label,
         "color": css(STATES[record["state"]].color),
         "scene": record["scene"],
-        "name": PurePosixPath(record["scene"].replace("\\", "/")).name or record["scene"],
+        "name": _name(record),
         "link": quote(page) if page and not page.startswith("/") else "",
         "seconds": f"{record['seconds']:,.1f}" if record["seconds"] else "–",
         "pixels": f"{record['pixels']:,}" if record["pixels"] else "–",
         "seam": "–" if seam is None else f"{seam:.2f}",
         "cause": record["cause"],
     }
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    """The name of a scene's map, which is its own, or that of its file."""
+    if mapped := record["files"].get("class"):
+        return PurePosixPath(mapped).stem.removesuffix("_class")
+    return PurePosixPath(record["scene"].replace("\\", "/")).name or record["scene"]
 
 
 def _rings(geometry: Mapping[str, Any] | None) -> list[Sequence[Sequence[float]]]:
@@ -130,7 +137,8 @@ def _view(scenes: Sequence[Mapping[str, Any]]) -> tuple[float, float, float] | N
     if box is None:
         return None
     scale = _scale(box)
-    return (box[2] - box[0]) * scale[0] + 20, (box[3] - box[1]) * scale[1] + 20, 1.5
+    width, height = ((box[n + 2] - box[n]) * scale[n] + 20 for n in (0, 1))
+    return round(width, 1), round(height, 1), 1.5
 
 
 def _scale(box: tuple[float, float, float, float]) -> tuple[float, float]:

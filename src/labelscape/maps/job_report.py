@@ -72,6 +72,7 @@ class JobReport:
         """Add what became of a scene; the files are written anew if the last time is long enough ago."""
         before = self.records.get(record.scene, {})
         found = {**record.to_dict(), "files": self._beside(record.files), "when": _now()}
+        found["seconds"] = round(record.seconds, 2)
         if record.state == "skipped" and before.get("state") == "done":
             # What an earlier run knows of it: a skipped scene has no time of its own.
             kept = {name: before[name] for name in ("state", "seconds", "seam", "when") if name in before}
@@ -127,8 +128,12 @@ class JobReport:
 
     def _write_json(self) -> None:
         with written_whole(self.out / "job.json", overwrite=True) as part:
-            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-            part.write_bytes(text.encode("utf-8", errors="replace") + b"\n")
+            report = self.to_dict()
+            records = report.pop("scenes")
+            # A line for each scene: people read it, and footprints have many numbers.
+            lines = ",\n".join(json.dumps(r, ensure_ascii=False, allow_nan=False) for r in records)
+            text = f'{json.dumps(report, indent=1)[:-2]},\n "scenes": [\n{lines}\n ]\n}}\n'
+            part.write_bytes(text.encode("utf-8", errors="replace"))
 
     def _write_page(self) -> None:
         with written_whole(self.out / "job.html", overwrite=True) as part:
