@@ -4,9 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from labelscape.training.leader import leading
+from labelscape.training.team import gather
 
 SRC = Path(__file__).parents[2] / "src"
 START = """
@@ -90,6 +94,19 @@ os._exit(3)
     assert ended[dies][1] == 9
     assert ended[1 - dies][1] == 3
     assert said in ended[1 - dies][0]
+
+
+def test_what_a_killed_team_left_is_removed_by_the_next_run(tmp_path):
+    left, alive = tmp_path / ".team-1", tmp_path / ".team-2"
+    for folder, age in ((left, 4000), (alive, 100)):
+        folder.mkdir()
+        for file in (folder / "alive-0", folder):
+            if file != folder:
+                file.touch()
+            os.utime(file, (time.time() - age,) * 2)
+    with leading(gather("cpu", "32"), tmp_path) as leader:
+        assert leader(lambda: 7) == 7
+    assert list(tmp_path.iterdir()) == [alive]
 
 
 def test_processes_do_not_write_through_one_temporary_file(tmp_path):

@@ -3,7 +3,11 @@ each is tested.
 """
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +220,43 @@ def test_the_merged_row_merges_models_and_shares_the_baseline(tmp_path, monkeypa
     print_results("dfcnet-1", found, 1e-5, [], short=True)
     short = capsys.readouterr().out
     assert "second task road" in short and "iou/road" not in short
+
+
+@pytest.mark.long
+def test_two_processes_run_a_table_together_and_one_prints_it(tmp_path, run_cli):
+    deepglobe(tmp_path)
+    words = ["table", "dfcnet-1", tmp_path / "land", "--dataset", "deepglobe-land", "--rows", "1,3"]
+    words += ["--mate", tmp_path / "road", "--mate-dataset", "deepglobe-road", "--budget", "1e-5"]
+    words += ["-o", "crop=33", "-o", "batch=2", "-o", "mate.batch=2", "--device", "cpu", "--json"]
+    words += [
+        word
+        for key, value in SMALL.items()
+        for word in ("-o", f"options.{key}={value}".replace("(", "[").replace(")", "]"))
+    ]
+    words += ["--out", tmp_path / "out"]
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "--standalone",
+            "-m",
+            "labelscape",
+        ]
+        + [str(word) for word in words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(table_rows.__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    together = json.loads(ran.stdout)
+    assert [row["second_task"]["name"] for row in together[1:]] == ["road"]
+    code, out, err = run_cli(*words)  # finished: read back by one process
+    assert code == 0, err
+    assert json.loads(out) == together
+    assert not list((tmp_path / "out").rglob(".team-*"))
 
 
 def test_what_the_second_task_needs_is_checked_before_the_first_row_is_trained(tmp_path, monkeypatch):

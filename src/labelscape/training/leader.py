@@ -5,6 +5,7 @@ process that has died instead of waiting for it.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,11 @@ BEAT, SILENCE = 2.0, 20.0
 """Seconds between two signs of life of a process, and without any before it counts as dead: a file system
 shared by several machines may show changes late.
 """
+LEFT = 3600.0
+"""Seconds without a sign of life after which a team's folder is of a killed run: clocks of machines that
+share a file system differ, by less than this.
+"""
+TEAM = ".team-"
 Found = TypeVar("Found")
 
 
@@ -97,14 +103,28 @@ def _beat(folder: Path, rank: int) -> int | None:
     return None
 
 
+def _is_left(folder: Path) -> bool:
+    """Whether no process has shown itself in a team's folder for so long that none is alive."""
+    with suppress(OSError):
+        last = max(file.stat().st_mtime for file in (folder, *folder.glob("*")))
+        return time.time() - last > LEFT
+    return False
+
+
 @contextmanager
 def leading(fabric: Fabric, place: Path) -> Iterator[Leader]:
-    """A leader for this run; its files lie in a hidden folder in `place` and are gone afterwards."""
+    """A leader for this run; its files lie in a hidden folder in `place` and are gone afterwards, those of a
+    killed run with the next one.
+    """
+    if fabric.is_global_zero:
+        for folder in place.glob(TEAM + "*"):
+            if _is_left(folder):
+                shutil.rmtree(folder, ignore_errors=True)
     if fabric.world_size == 1:
         yield Leader(fabric, place)
         return
     # Named by the first process: two runs into one place must not take each other's signs of life.
-    folder = place / fabric.broadcast(f".team-{os.getpid()}")
+    folder = place / fabric.broadcast(f"{TEAM}{os.getpid()}")
     folder.mkdir(parents=True, exist_ok=True)
     own, stop = folder / f"alive-{fabric.global_rank}", threading.Event()
 
