@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,8 +22,8 @@ import labelscape
 from labelscape.checkpoint import load, save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
-from labelscape.maps.blocks import Blocks, blocks_for, tiles_along
 from labelscape.maps.cluster import Call, ClusterLost, connected, outcomes
+from labelscape.maps.layout import Blocks, blocks_for, tiles_along
 from labelscape.maps.many import map_scenes
 from labelscape.maps.run import map_scene
 from labelscape.scoring.stitch import _contributing
@@ -185,6 +186,18 @@ def test_every_tile_is_in_one_block_and_what_is_predicted_twice_is_counted(
             assert predicted == blocks.predicted
     if not fade and batch == 1:
         assert chosen.predicted == len(plan)
+
+
+def test_check_says_how_workers_share_a_scene(model, tmp_path, run_cli):
+    w = world.make(tmp_path, 300, 400)
+    options = ("--no-timing", "--device", "cpu", "--tile-size", "96", "--overlap", "16", "--blend", "hann")
+    code, out, _ = run_cli("check", model, w.scene, *options, "--workers", "4")
+    (line,) = [line for line in out.splitlines() if line.startswith("workers")]
+    assert code == 0 and " blocks of up to " in line and "for 4 workers" in line
+    assert "% of the tiles predicted twice" in line
+    each, together = map(float, re.findall(r"([\d.]+) GiB", line))
+    assert together == pytest.approx(4 * each, abs=0.25)
+    assert run_cli("check", model, w.scene, *options, "--workers", "0")[0] == 2
 
 
 def test_no_dask_and_wrong_options_are_said(model, tmp_path, monkeypatch):

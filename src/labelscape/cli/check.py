@@ -53,6 +53,10 @@ def run(
         Path | None,
         typer.Option("--out", help="Folder that the map will be written to: is there room for it?"),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="How would so many workers share the scene, with how much memory?"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that scenes fit a model before mapping them, and estimate the time, memory and disk space of the
@@ -75,7 +79,7 @@ def run(
     for group in (extras, tiles, machine):
         settings |= asdict(group)
     found = scenes_of(scenes, each=each, settings=settings)
-    settings |= {"timing": timing, "out": out}
+    settings |= {"timing": timing, "out": out, "workers": workers}
     files = [model, *averaging.also]
     if len(found) > 1:
         from labelscape.checkpoint import load_all
@@ -166,6 +170,8 @@ def print_check(result: CheckResult) -> None:
     print(f"{'disk':<9}at most {bytes_text(plan.disk)}, and the polygons")
     if plan.minutes is not None:
         print(f"{'time':<9}about {_duration(plan.minutes)} on {plan.device}")
+    if result.shared:
+        print(f"{'workers':<9}{result.shared}")
 
 
 def _duration(minutes: float) -> str:

@@ -4,7 +4,6 @@ map's journal, from which one process writes the map.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from labelscape.grid import Window
 from labelscape.maps.cluster import Call
 from labelscape.maps.job import for_workers, loaded, portable
 from labelscape.maps.journal import Journal, differences, tile_key
+from labelscape.maps.layout import Blocks, blocks_for, in_words
 from labelscape.maps.machine import as_many_threads
 from labelscape.maps.outputs import RasterOutput, rasters_of
 from labelscape.maps.rasters import Item, one_behind, planes_of
@@ -30,97 +30,8 @@ from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.scoring.tiles import TilePlan
 
-PER_BLOCK = 0.5
-"""What a block costs beside its tiles, in tiles: its task, and its first tile, which is read while the
-network waits (ours).
-"""
-MOST_TILES = 4096
-"""Of a block (ours): about an hour of work."""
-
 Run = Callable[[Iterable[Call]], Iterator[tuple[Call, Any]]]
 """Runs calls on workers and yields each with what it returned or raised (`cluster.outcomes`)."""
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The tiles of a plan in rectangles of `rows` x `columns` tiles, numbered row by row."""
-
-    plan: TilePlan
-    rows: int
-    columns: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of blocks."""
-        height, width = tiles_along(self.plan)
-        return math.ceil(height / self.rows), math.ceil(width / self.columns)
-
-    def __len__(self) -> int:
-        return math.prod(self.shape)
-
-    def of(self, answers: Window) -> int:
-        """The number of the block that a tile is in, by its window (`Tile.answers`)."""
-        plan = self.plan
-        # The window begins up to half a core before the core does.
-        row = -(-(answers.top - plan.whole.top) // plan.core) // self.rows
-        column = -(-(answers.left - plan.whole.left) // plan.core) // self.columns
-        return row * self.shape[1] + column
-
-    @property
-    def predicted(self) -> int:
-        """Tiles that the network predicts, over all blocks. Of blended tiles those above and at the left of a
-        block are predicted again; where tiles are predicted in batches, so are those which share one.
-        """
-        height, width = tiles_along(self.plan)
-        more, total = int(self.plan.fade > 0), 0
-        for top in range(0, height, self.rows):
-            for left in range(0, width, self.columns):
-                rows = min(self.rows, height - top) + more * (top > 0)
-                columns = min(self.columns, width - left) + more * (left > 0)
-                total += self._in_batches(top - more * (top > 0), left, rows, columns)
-        return total
-
-    def _in_batches(self, top: int, left: int, rows: int, columns: int) -> int:
-        """Tiles that are predicted for these, at most: batches are whole."""
-        batch, width = self.plan.batch, tiles_along(self.plan)[1]
-        if columns < width:
-            # Each row begins in the middle of a batch, and ends there.
-            return rows * (columns + batch - 1)
-        # Whole rows follow each other.
-        first, last = top * width, min((top + rows) * width, len(self.plan))
-        return (-(-last // batch) - first // batch) * batch
-
-
-def tiles_along(plan: TilePlan) -> tuple[int, int]:
-    """Rows and columns of a plan's tiles."""
-    return math.ceil(plan.whole.height / plan.core), math.ceil(plan.whole.width / plan.core)
-
-
-def blocks_for(plan: TilePlan, workers: int) -> Blocks:
-    """The blocks with which so many workers are likely to end soonest: small ones leave no worker waiting at
-    the end, large ones predict fewer tiles twice.
-    """
-    height, width = tiles_along(plan)
-
-    def time(blocks: Blocks) -> float:
-        cost = blocks.predicted + PER_BLOCK * len(blocks)
-        # At the end workers wait for the last block, half of one on average.
-        return cost / workers + cost / len(blocks) / 2
-
-    sizes = {
-        (math.ceil(height / down), math.ceil(width / across))
-        for down in _divisors(height)
-        for across in _divisors(width)
-    }
-    fair = [s for s in sizes if s[0] * s[1] <= MOST_TILES] or [(1, min(width, MOST_TILES))]
-    # Of equals the wider one: its tiles are written in its order.
-    return min((Blocks(plan, *size) for size in sorted(fair, reverse=True)), key=time)
-
-
-def _divisors(length: int) -> list[int]:
-    """Into how many parts an axis may be cut: 1, 2, 3, 4, 6, 8, ..., every tile by itself."""
-    powers = [2**n for n in range(length.bit_length())]
-    return sorted({min(length, n) for power in powers for n in (power, 3 * power // 2)} | {length})
 
 
 # ---------------------------------------------------------------------------------------------- on a worker
@@ -279,14 +190,3 @@ def _arriving(work: MapWork, blocks: Blocks, task: BlockTask, run: Run) -> Itera
             yield from score_tiles(
                 work.scorer, scene, plan, wanted=lambda window, damaged=tile.answers: window == damaged
             )
-
-
-def in_words(blocks: Blocks, workers: int) -> str:
-    """How a scene is shared among workers, as a line of the plan."""
-    rows, columns = tiles_along(blocks.plan)
-    again = blocks.predicted / (rows * columns) - 1
-    twice = f", {100 * again:.0f} % of the tiles predicted twice" if again > 0.005 else ""
-    return (
-        f"{len(blocks):,} blocks of up to {blocks.rows} x {blocks.columns} tiles for {workers} "
-        f"worker{'s' * (workers != 1)}{twice}"
-    )

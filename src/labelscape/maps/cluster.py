@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError
+from labelscape.maps.layout import check_count
 from labelscape.progress import heard_by, print_line
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ def _say_lost(event: tuple[float, dict]) -> None:
 
 @contextlib.contextmanager
 def _local(workers: int, threads: int) -> Iterator[Client]:
-    if not isinstance(workers, int) or workers < 1:
-        raise BadOption(f"`workers={workers}` must be a whole number of at least 1.")
+    check_count(workers)
     import dask
     from distributed import Client, LocalCluster
 

@@ -20,6 +20,7 @@ from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import Refused
 from labelscape.files import free_bytes, written_whole
 from labelscape.grid import Window
+from labelscape.maps.layout import blocks_for, check_count, in_words
 from labelscape.maps.outputs import RasterOutput, bytes_on_disk, rasters_of, room_note
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.maps.work import fitting, scorer_of, share_stored
@@ -78,6 +79,7 @@ class CheckResult:
     warnings    of settings: tiles larger than the model learned; of the disk, where it may be too small
     tile_sizes  held-out scores by tile size, where they were measured; of several models those of the one
                 with the smallest default
+    shared      how the scene is shared among workers, and what they need together; "" without workers
     """
 
     verdict: str
@@ -85,6 +87,7 @@ class CheckResult:
     plan: Plan | None
     warnings: tuple[str, ...] = ()
     tile_sizes: TileSizes | None = None
+    shared: str = ""
 
     def __repr__(self) -> str:
         kinds = ", ".join(f.kind for f in self.findings)
@@ -102,6 +105,7 @@ class CheckResult:
             "tile_sizes": {**self.tile_sizes.to_dict(), "default": self.tile_sizes.default}
             if self.tile_sizes
             else None,
+            **({"shared": self.shared} if self.shared else {}),
         }
 
 
@@ -114,6 +118,7 @@ def check(
     protocol: Protocol | None = None,
     timing: bool = True,
     out: str | Path | None = None,
+    workers: int | None = None,
     **settings: Unpack[MapSettings],
 ) -> CheckResult:
     """Check whether a scene fits a model, and estimate the cost of mapping it. Reads about 1 % of the scene,
@@ -125,7 +130,8 @@ def check(
 
     The estimate includes test-time augmentation and all checkpoints; the check uses the first checkpoint.
     Without `timing` the plan has no minutes. With `out`, the folder that the map will be written to, its free
-    disk space is compared with the map's. Raises BadOption for invalid settings, UnknownName for a `task`
+    disk space is compared with the map's. With a number of `workers` it says how they share the scene, and
+    the memory they need. Raises BadOption for invalid settings, UnknownName for a `task`
     that a model did not learn, BadFile where a file is missing or damaged.
     """
     request = request_for(checkpoint, scene, request, protocol, settings)
@@ -146,7 +152,18 @@ def check(
             warnings.append(room_note(found.disk, free, out))
         measured = [model.tile_sizes for model in models if model.tile_sizes is not None]
         sizes = min(measured, key=lambda one: one.default, default=None)
-        return CheckResult(verdict(findings), findings, found, tuple(filter(None, warnings)), sizes)
+        shared = "" if workers is None else _shared(tiles, found, workers)
+        return CheckResult(verdict(findings), findings, found, tuple(filter(None, warnings)), sizes, shared)
+
+
+def _shared(tiles: TilePlan, found: Plan, workers: int) -> str:
+    check_count(workers)
+    each = found.gpu or found.ram
+    where = "" if not found.gpu else " of a GPU"
+    return (
+        f"{in_words(blocks_for(tiles, workers), workers)}; each needs about {each / 2**30:.1f} GiB{where}, "
+        f"all together {workers * each / 2**30:.1f} GiB"
+    )
 
 
 def refuse_unless(findings: tuple[Difference, ...], name: str, task: str | None = None) -> None:
