@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -244,10 +245,10 @@ def description(path: str | Path) -> dict:
     """Read all of a checkpoint but its weights, as JSON values. Raises BadFile as `load` does."""
     check_path(path, "A checkpoint")
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BadFile(
             f"{path} does not exist."
-            if not path.exists()
+            if not os.path.exists(path)
             else f"{path} is a folder; a .safetensors checkpoint was expected."
         )
     with _opened(path) as file:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from labelscape.errors import BadInput
 
@@ -32,8 +33,7 @@ def transformed(
 
     Raises Unrelated, with both names, where the CRSs cannot be related.
     """
-    # Not text with an object: rasterio would ask its own PROJ what the text means.
-    if type(source) is type(target) and source == target:
+    if _equal(source, target):
         return np.asarray(x, float), np.asarray(y, float)
     change = _change(_text(source), _text(target))
     x, y = change.transform(np.asarray(x, float), np.asarray(y, float))
@@ -75,9 +75,17 @@ def bounds_in(
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
+def _equal(one: CRS | str, other: CRS | str) -> bool:
+    """Are they one CRS to GDAL? It also knows local ones, which nothing is transformed from or to."""
+    try:
+        return CRS.from_user_input(one) == CRS.from_user_input(other)
+    except CRSError:  # what only PROJ knows, or nobody
+        return False
+
+
 def same(one: CRS | str, other: CRS | str) -> bool:
     """Are two CRSs the same, however they are written? Raises Unrelated where one is damaged."""
-    return _known(_text(one)) == _known(_text(other))
+    return _equal(one, other) or _known(_text(one)) == _known(_text(other))
 
 
 def is_geographic(crs: CRS | str) -> bool:

@@ -65,6 +65,17 @@ def check_path(given: object, what: str) -> None:
             # Line breaks are allowed here: on Linux such a file may exist, and can be read.
             if fault := name_fault(name, forbidden="\0" + LONE_SURROGATES):
                 raise BadFile(f"{what} cannot be {_shown(name)}: {fault}.")
+        check_regular(text)
+
+
+def check_regular(path: str | Path) -> None:
+    """Raises BadFile for a pipe, a socket or a device: reading one may wait for ever, or never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # what is missing is reported by whoever opens it
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise BadFile(f"{path} is a pipe, a socket or a device; a file was expected.")
 
 
 def check_local(path: str | Path) -> None:

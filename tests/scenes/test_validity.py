@@ -389,3 +389,16 @@ def test_pages_and_rasters_of_containers_are_named(tmp_path):
 )
 def test_scenes_in_containers_are_called_by_what_they_are(place, name):
     assert stem_of_place(place) == name
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint64", "uint32"])
+def test_the_largest_value_of_every_type_is_opaque(tmp_path, dtype):
+    opaque = np.full((20, 20), np.iinfo(dtype).max, dtype)
+    opaque[:, :5] = 0
+    place = {"driver": "GTiff", "count": 2, "height": 20, "width": 20, "dtype": dtype}
+    with rasterio.open(tmp_path / "a.tif", "w", crs=world.UTM, transform=world.NORTH_UP, **place) as file:
+        file.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+        file.write(np.stack([np.ones((20, 20), dtype), opaque]))
+    with Scene(tmp_path / "a.tif") as scene:
+        assert len(scene.bands) == 1
+        np.testing.assert_array_equal(scene.read().valid, opaque > 0)

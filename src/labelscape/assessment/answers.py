@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from rasterio.crs import CRS
 
 from labelscape.assessment.points import POINTS, Design, read_design
 from labelscape.crs import transformed
@@ -38,7 +37,13 @@ def read_answers(path: str | Path, design: Design, legend: Legend, column: str =
     """Read the answers of a sample. Raises BadInput where points were added, deleted, moved or repeated,
     or an answer is no class; UnknownName for a column that is not there; BadFile.
     """
-    layers = [layer.name for layer in layers_of(path)]
+    found = layers_of(path)
+    if all(layer.geometry is None for layer in found):
+        raise BadInput(
+            f"{path} is a table without places, so that moved points could not be noticed. Export the "
+            "answers with their points, as a GeoPackage or GeoJSON."
+        )
+    layers = [layer.name for layer in found]
     # By name where the layer is there: exports to other formats have one layer of any name.
     features = read_features(VectorSource(path, POINTS if POINTS in layers else None))
     for name in ("point", column):
@@ -95,7 +100,7 @@ def _check_places(path: str | Path, features: Features, numbers: np.ndarray, des
     x, y = shapely.get_x(places), shapely.get_y(places)
     crs = design.grid.crs
     if features.crs and crs is not None:
-        x, y = transformed(x, y, CRS.from_user_input(features.crs), crs)
+        x, y = transformed(x, y, features.crs, crs)
     columns, rows = ~design.grid.transform @ (np.asarray(x), np.asarray(y))
     # A point moved to a clearer place is a biased choice: its new pixel was not drawn at random.
     off = np.hypot(columns - design.columns[numbers - 1] - 0.5, rows - design.rows[numbers - 1] - 0.5)

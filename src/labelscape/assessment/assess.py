@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def assess(
         raise BadOption(f"`bootstrap={bootstrap}` must be a number of replicates of at least 0.")
     targets = _targets(out, overwrite)
     labels = labels_of(raster)
-    if Path(points).exists():
+    if os.path.exists(points):
         # Before the design is looked for: label files have none, and that message would hide the mistake.
         check_not_training(points, labels)
     drawn = design_of(points, design)

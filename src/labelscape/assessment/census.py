@@ -40,7 +40,7 @@ class Strata:
     by: str
     names: tuple[str, ...]
     table: np.ndarray
-    path: Path | None = None
+    path: str | Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def strata_of_raster(path: str | Path, by: str | None = None) -> Strata:
     legend = legend_of(path)[0]
     table = np.full(256, -1, np.int16)
     table[legend.values] = np.arange(len(legend))
-    return Strata(by or f"classes of {Path(path).name}", tuple(legend.names), table, Path(path))
+    return Strata(by or f"classes of {Path(path).name}", tuple(legend.names), table, path)
 
 
 def confidence_beside(raster: str | Path, option: str) -> Path:
@@ -176,7 +176,7 @@ def strata_of_confidence(path: str | Path, limits: Sequence[float]) -> Strata:
     table[101:] = -1
     ends = ["0", *(f"{x:g}" for x in limits), "100"]
     names = tuple(f"confidence {low} to {high} %" for low, high in zip(ends, ends[1:]))
-    return Strata("bands of confidence", names, table, Path(path))
+    return Strata("bands of confidence", names, table, path)
 
 
 def parts(

@@ -6,6 +6,7 @@ verbs that need it.
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
@@ -139,6 +140,11 @@ def _run(argv: list[str] | None, name: str | None) -> None:
     except KeyboardInterrupt:
         talk("labelscape: stopped.")
         sys.exit(130)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        talk(f"labelscape: {str(error.filename)[:80]}... cannot be a file: {error.strerror.lower()}.")
+        sys.exit(1)
     except MemoryError:
         talk("labelscape: out of memory. Use a smaller --tile-size or --crop and --batch.")
         sys.exit(1)

@@ -16,7 +16,7 @@ NAME = "assess"
 
 
 def run(
-    raster: Annotated[Path, typer.Argument(help="The class map that was sampled.")],
+    raster: Annotated[str, typer.Argument(help="The class map that was sampled.")],
     points: Annotated[Path, typer.Argument(help="The interpreted sample.")],
     *,
     second: Annotated[
@@ -53,7 +53,7 @@ def run(
     from labelscape.rasters.class_names import legend_of
 
     # For another map the pixels are not hashed, so there is no pass to show.
-    with bar(f"check of {raster.name}", 0 if other_map else legend_of(raster)[1], "rows") as tick:
+    with bar(f"check of {Path(raster).name}", 0 if other_map else legend_of(raster)[1], "rows") as tick:
         done = assess(
             raster,
             points,

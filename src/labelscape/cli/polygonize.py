@@ -15,7 +15,7 @@ NAME = "polygonize"
 
 @grouped
 def run(
-    raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = nodata.")],
+    raster: Annotated[str, typer.Argument(help="Class map: one band of class values, 255 = nodata.")],
     out: Annotated[
         str,
         typer.Argument(help=".gpkg, .geojson, .fgb or .parquet, or postgresql://user@host/db?table=name."),
@@ -46,7 +46,7 @@ def run(
 
     names, rows = legend_of(raster, legend)
     # A sieve counts all rows once more, before the polygons.
-    with bar(f"polygons of {raster.name}", rows * (2 if outlines.sieve else 1), "rows") as tick:
+    with bar(f"polygons of {Path(raster).name}", rows * (2 if outlines.sieve else 1), "rows") as tick:
         done = polygonize(raster, out, names, **asdict(outlines), overwrite=overwrite, tick=tick)
     if as_json:
         print_json({"out": out, **asdict(done)})

@@ -12,7 +12,7 @@ from labelscape.cli.options import AsJson, Overwrite, print_json
 NAME = "review"
 
 
-Raster = Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = nodata.")]
+Raster = Annotated[str, typer.Argument(help="Class map: one band of class values, 255 = nodata.")]
 Out = Annotated[Path, typer.Argument(help="The review file, a GeoPackage (.gpkg).")]
 Confidence = Annotated[
     Path | None,
@@ -64,7 +64,7 @@ def run(
     from labelscape.rasters.class_names import legend_of
 
     rows = legend_of(raster)[1]
-    with bar(f"review of {raster.name}", rows, "rows") as tick:
+    with bar(f"review of {Path(raster).name}", rows, "rows") as tick:
         done = review(
             raster,
             out,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NAME = "sample"
 
 
-Raster = Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = nodata.")]
+Raster = Annotated[str, typer.Argument(help="Class map: one band of class values, 255 = nodata.")]
 Out = Annotated[Path, typer.Argument(help="The sample, a GeoPackage (.gpkg).")]
 Size = Annotated[
     int | None, typer.Option("--size", help="Number of points.", show_default="as --target-se needs")
@@ -116,7 +116,7 @@ def run(
     rows = legend_of(raster)[1]
     # One counts, one draws, one sieves. Blocks are drawn from the counts: only they are read again.
     passes = 1 + (block is None) + bool(sieve)
-    with bar(f"sample of {raster.name}", rows * passes, "rows") as tick:
+    with bar(f"sample of {Path(raster).name}", rows * passes, "rows") as tick:
         done = sample(
             raster,
             out,

@@ -17,7 +17,7 @@ NAME = "sieve"
 
 
 def run(
-    raster: Annotated[Path, typer.Argument(help="Class map: one band of class values, 255 = nodata.")],
+    raster: Annotated[str, typer.Argument(help="Class map: one band of class values, 255 = nodata.")],
     out: Annotated[Path, typer.Argument(help="The sieved map, a GeoTIFF (COG).")],
     *,
     min_area: Annotated[
@@ -47,7 +47,7 @@ def run(
     # Before the names: without an attribute table those take a pass over all pixels.
     check_minimum(min_area)
     names, rows = legend_of(raster, legend)
-    with bar(f"sieve {raster.name}", rows, "rows") as tick:
+    with bar(f"sieve {Path(raster).name}", rows, "rows") as tick:
         done = sieve(raster, out, names, min_area=min_area, overwrite=overwrite, tick=tick)
     if as_json:
         print_json({"out": str(out), **asdict(done)})

@@ -6,6 +6,7 @@ large: models differ in their tiles, so that they cannot be predicted in step.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def map_of(path: Path, scene: str) -> Path:
     """The class raster of a scene: the path itself, or a file of the scene's name in that folder. Raises
     BadFile where there is none.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     tried = [path / f"{scene}{ending}" for ending in MAP_ENDINGS]
     found = next((file for file in tried if file.exists()), None)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from rasterio.enums import ColorInterp
 
 from labelscape.evaluation.text import area_lines
-from labelscape.grid import Grid
+from labelscape.grid import Grid, Window
 from labelscape.inspection.card import Info, json_number, lines, size_text
 from labelscape.rasters.class_names import legend_of
 from labelscape.rasters.overviews import count_areas
-from labelscape.scenes.files import Source, gdal, is_local, open_raster
+from labelscape.scenes.files import READ_FAILURES, Source, gdal, is_local, open_raster
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 
@@ -73,16 +74,29 @@ def _label_values(path: str | Path) -> dict[int, int] | None:
     with gdal(), open_raster(path) as file:
         if file.count != 1 or file.dtypes[0] not in ("uint8", "int8", "uint16", "int16", "uint32", "int32"):
             return None
-        blocks = [window for _, window in file.block_windows(1)]
-        # Spread over the file: its first blocks are often all nodata.
-        chosen = blocks[:: max(1, len(blocks) // SAMPLED)]
         counts: dict[int, int] = {}
-        for window in chosen:
-            for value, count in zip(*np.unique(file.read(1, window=window), return_counts=True)):
+        for window in _spread(file):
+            try:
+                pixels = file.read(1, window=window.rio)
+            except READ_FAILURES:  # whoever reads it next says what is wrong
+                return None
+            for value, count in zip(*np.unique(pixels, return_counts=True)):
                 counts[int(value)] = counts.get(int(value), 0) + int(count)
             if len(counts) > MOST_LABELS:
                 return None
     return dict(sorted(counts.items()))
+
+
+def _spread(file: rasterio.DatasetReader) -> Iterator[Window]:
+    """Some blocks spread over a file: its first ones are often all nodata."""
+    high, wide = file.block_shapes[0]
+    across = -(-file.width // wide)
+    blocks = across * -(-file.height // high)
+    whole = Window(0, 0, file.height, file.width)
+    # By their numbers: files of 2^31 pixels a side have more blocks than a list can hold.
+    for number in range(0, blocks, max(1, blocks // SAMPLED)):
+        row, column = divmod(number, across)
+        yield Window(row * high, column * wide, high, wide) & whole
 
 
 def _labels(path: Path, values: Mapping[int, int]) -> Info:
@@ -208,7 +222,9 @@ def place(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
         # A CRS without an EPSG code is named by the first words of its WKT; all of it would fill the screen.
         known = grid.crs.to_epsg()
         card["CRS"] = f"EPSG:{known}" if known else grid.crs.to_wkt().partition(",")[0] + ", ...]"
-        card["pixel size"] = f"{pixel} ({ground:.4g} m on the ground)"
+        # Local CRSs, those of other celestial bodies, and grids larger than the Earth have no ground.
+        on_ground = "" if ground is None else f" ({ground:.4g} m on the ground)"
+        card["pixel size"] = f"{pixel}{on_ground}"
         card["bounds"] = ", ".join(f"{b:.10g}" for b in bounds) + " (left, bottom, right, top)"
     return facts, card
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import rasterio
 
@@ -20,6 +21,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.files import check_regular
 from labelscape.scenes.scene import Scene
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
@@ -114,15 +116,18 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
     # Checked before GDAL opens it: an empty file would only be "not recognized as a supported file format".
     text = str(file)
     local = is_local(text)
-    if local and not Path(text).exists():
+    # os.path: a name that is too long for the system is no file, and no error.
+    if local and not os.path.exists(text):
         raise BadFile(f"{text} does not exist.")
     if local and Path(text).is_dir():
         raise BadFile(f"{text} is a folder; a raster file was expected.")
+    if local:
+        check_regular(text)
     if local and Path(text).stat().st_size == 0:
         raise BadFile(f"{text} is empty (0 bytes).")
     try:
         dataset = rasterio.open(text)
-    except READ_FAILURES as error:
+    except (*READ_FAILURES, ValueError) as error:  # ValueError: an address that is none
         raise BadFile(f"{text} cannot be opened as a raster: {reason(error)}.") from error
     inside = dataset.subdatasets
     # A TIFF of several pages opens as its first.
@@ -159,7 +164,18 @@ def is_local(place: str | Path) -> bool:
     text = str(place)
     if "://" in text or text.startswith("/vsi"):
         return False
-    return re.match(r"[A-Za-z]\w+:", text) is None or Path(text).exists()
+    return re.match(r"[A-Za-z]\w+:", text) is None or os.path.exists(text)
+
+
+def suffix_of(place: str | Path) -> str:
+    """The suffix of a path, in small letters; of an address, without its query, which often holds a token.
+    Raises BadFile for an address that is none.
+    """
+    text = str(place)
+    try:
+        return Path(urlsplit(text).path if "://" in text else text).suffix.lower()
+    except ValueError as error:
+        raise BadFile(f"{text} is no valid address: {error}.") from error
 
 
 def stem_of_place(place: str | Path) -> str:

@@ -308,7 +308,7 @@ def as_given(text: str) -> Place:
     if "://" in text and "?" in text:
         return text
     # A comma is also a character that a file's name may have: what exists is one file.
-    files = joined([part for part in text.split(",") if part], lambda name: Path(name).exists())
+    files = joined([part for part in text.split(",") if part], os.path.exists)
     return files if len(files) > 1 else text
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import stem_of
-from labelscape.scenes.files import Files, is_local
+from labelscape.scenes.files import Files, is_local, suffix_of
 from labelscape.scenes.remote import HEAD, Elsewhere, first_bytes
 from labelscape.scenes.stac_bands import (
     NO_MEASUREMENTS,
@@ -63,8 +63,7 @@ def is_stac(source: Files) -> bool:
     if not isinstance(source, (str, Path)):
         return bool(source) and all(is_stac(one) for one in source)
     text, item = document_of(source)
-    # Without the query of a URL, which often holds a token.
-    suffix = Path(urlsplit(text).path if "://" in text else text).suffix.lower()
+    suffix = suffix_of(text)
     return item is not None or suffix in SUFFIXES or (not suffix and on_the_web(source))
 
 

@@ -26,7 +26,7 @@ LARGEST = 1e30
 value is divided by a band's deviation before. The largest measured ones, molecules in a column of air, end
 at 1e23.
 """
-OPAQUE = {1, 255, 32767, 65535, 2**31 - 1, 2**32 - 1}
+OPAQUE = {1, *(2**n - 1 for n in (7, 8, 15, 16, 31, 32, 63, 64))}
 """What software writes into alpha bands where the image is opaque."""
 OPAQUE_SHARE = 0.9
 """Share of the pixels of an alpha band that are neither 0 nor opaque at most 1 - OPAQUE_SHARE (ours): edges

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +12,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from labelscape.crs import Unrelated, as_wkt
-from labelscape.errors import BadFile, BadInput, UnknownName
-from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason
+from labelscape.errors import BadFile, BadInput, LabelscapeError, UnknownName
+from labelscape.files import check_regular
+from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason, suffix_of
 from labelscape.scenes.vector_paths import as_it_is
 
 VECTOR_SUFFIXES = {
@@ -52,7 +53,7 @@ class VectorSource:
         if isinstance(text, VectorSource):
             return text
         # A file may be called so.
-        if is_local(text) and Path(text).exists():
+        if is_local(text) and os.path.exists(text):
             return cls(text)
         path, *settings = QGIS.split(str(text))
         given = dict(zip(settings[::2], settings[1::2]))
@@ -99,11 +100,10 @@ class Features(NamedTuple):
 def is_vector(source: str | Path) -> bool:
     """Is this a vector file: by its suffix; where that is no raster's either, by what GDAL finds in it?"""
     path = str(VectorSource.of(source).path)
-    # Of an address only the path has a suffix: `https://host/fields.geojson?token=...`.
-    suffix = Path(urlsplit(path).path if "://" in path else path).suffix.lower()
+    suffix = suffix_of(path)
     if suffix in VECTOR_SUFFIXES or suffix in RASTER_SUFFIXES:
         return suffix in VECTOR_SUFFIXES
-    if is_local(path) and not Path(path).exists():
+    if is_local(path) and not os.path.exists(path):
         return False
     try:
         return any(layer.geometry is not None for layer in layers_of(path))
@@ -115,6 +115,8 @@ def layers_of(path: str | Path) -> list[Layer]:
     """The layers of a vector file. Raises BadFile where it cannot be read."""
     import pyogrio
 
+    if is_local(path):
+        check_regular(path)
     with _failures(path), as_it_is(path) as plain, _warned():
         return [Layer(str(name), kind) for name, kind in pyogrio.list_layers(plain)]
 
@@ -124,8 +126,10 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
     that it does not have, BadInput where no layer has geometry.
     """
     source = VectorSource.of(given)
-    if is_local(source.path) and not Path(source.path).exists():
+    if is_local(source.path) and not os.path.exists(source.path):
         raise BadFile(f"{source} does not exist.")
+    if is_local(source.path):
+        check_regular(source.path)
     if Path(source.path).suffix.lower() in PARQUET:
         return _read_parquet(source)
     layer, notes = _chosen_layer(source)
@@ -213,7 +217,7 @@ def choices(source: VectorSource) -> list[str]:
     geometry; without empty ones beside others. Raises BadFile for a file that does not exist or cannot be
     read.
     """
-    if is_local(source.path) and not Path(source.path).exists():
+    if is_local(source.path) and not os.path.exists(source.path):
         raise BadFile(f"{source} does not exist.")
     if Path(source.path).suffix.lower() in PARQUET:
         return [Path(source.path).stem]
@@ -324,6 +328,12 @@ def _failures(path: str | Path) -> Iterator[None]:
 
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise BadFile(
+            f"{path} has text in another encoding than the file (or its .cpg) declares: {reason(error)}. "
+            "Write the right one, often ISO-8859-1 or 1252, into the .cpg file, or save it as .gpkg in a GIS "
+            "with that encoding chosen."
+        ) from error
     except (
         pyogrio.errors.DataSourceError,
         pyogrio.errors.DataLayerError,
@@ -333,16 +343,13 @@ def _failures(path: str | Path) -> Iterator[None]:
         pyogrio.errors.CRSError,
         shapely.errors.ShapelyError,
         OverflowError,
+        ValueError,  # an address that is none
     ) as error:
+        if isinstance(error, LabelscapeError):
+            raise
         # GDAL's advice on how to name a driver is none for a path given here.
         why = re.split(r"[;. ]*It might help", reason(error))[0].rstrip(".")
         raise BadFile(f"{path} cannot be read as a vector file: {why}.") from error
-    except UnicodeDecodeError as error:
-        raise BadFile(
-            f"{path} has text in another encoding than the file (or its .cpg) declares: {reason(error)}. "
-            "Write the right one, often ISO-8859-1 or 1252, into the .cpg file, or save it as .gpkg in a GIS "
-            "with that encoding chosen."
-        ) from error
 
 
 @contextmanager

@@ -1,0 +1,118 @@
+"""Places that are no files, or files that never end: a sentence from every verb, at once."""
+
+import os
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import rasterio
+import world
+
+from labelscape.checkpoint import load, save
+from labelscape.errors import BadFile
+from labelscape.inspection import info
+from labelscape.labels.labels import open_labels
+from labelscape.scenes.georeference import grid_of
+from labelscape.scenes.mosaic import open_scene
+from labelscape.scenes.vectors import is_vector, layers_of
+
+ODD = {
+    "a name that is too long": ("x" * 5000 + ".tif", "does not exist|cannot be"),
+    "a path that is too long": ("/".join(["y" * 200] * 30) + ".tif", "does not exist|cannot be|too long"),
+    "an address that is none": ("http://[::1/a.tif", "Invalid IPv6|no valid address"),
+}
+
+
+@pytest.mark.parametrize("place", [*ODD, "a pipe"])
+def test_every_verb_refuses_what_is_no_file(tmp_path, run_cli, place):
+    odd, said = ODD.get(place, (str(tmp_path / "pipe.tif"), "is a pipe, a socket or a device|is empty"))
+    if place == "a pipe":
+        os.mkfifo(odd)
+    w = world.make(tmp_path, 64, 64)
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    model = save(world.tiny_checkpoint(like=w.scene), tmp_path / "m.safetensors")
+    for number, verb in enumerate(
+        (
+            ["info", odd],
+            ["check", model, odd, "--no-timing"],
+            ["map", model, odd, "--out", tmp_path / "a"],
+            ["map", model, w.scene, "--out", tmp_path / "b", "--area", odd, "--force"],
+            ["polygonize", odd, tmp_path / "c.gpkg"],
+            ["sieve", odd, tmp_path / "d.tif", "--min-area", "1"],
+            ["sample", odd, tmp_path / "e.gpkg"],
+            ["assess", labels, odd],
+            ["data", "check", w.scene, "--labels", odd],
+            ["train", w.scene, "--labels", odd, "--out", tmp_path / "f"],
+            ["evaluate", model, odd, "--labels", labels],
+        )
+    ):
+        code, _, err = run_cli(*verb)
+        assert code in (1, 2) and "Traceback" not in err, number
+    with pytest.raises((BadFile, OSError), match=said):
+        open_scene(odd)
+
+
+def test_devices_and_pipes_are_not_read(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ended = threading.Event()
+
+    def read_all():
+        for read in (open_scene, load, layers_of, info):
+            for place in (pipe, "/dev/zero"):
+                with pytest.raises(BadFile, match="pipe, a socket or a device|no valid|is a folder|not"):
+                    read(place)
+        ended.set()
+
+    reader = threading.Thread(target=read_all, daemon=True)
+    reader.start()
+    reader.join(60)
+    assert ended.is_set()
+    assert not is_vector(tmp_path / "nothing")
+
+
+def test_info_of_places_without_a_ground(tmp_path, run_cli):
+    moon = 'GEOGCS["Moon",DATUM["Moon",SPHEROID["Moon",1737400,0]],PRIMEM["0",0],UNIT["Degree",0.0174532925]]'
+    site = 'LOCAL_CS["site",UNIT["metre",1]]'
+    for number, crs in enumerate((moon, site)):
+        path = tmp_path / f"{number}.tif"
+        world.write(
+            path, np.ones((3, 9, 9), np.uint16), crs=rasterio.crs.CRS.from_wkt(crs), transform=world.DEGREES
+        )
+        assert "on the ground" not in info(path).text and "pixel size" in info(path).text
+
+
+def test_info_of_a_virtual_raster_whose_source_is_gone_and_of_a_huge_one(tmp_path):
+    band = '<VRTRasterBand dataType="Byte" band="1">{}</VRTRasterBand>'
+    source = '<SimpleSource><SourceFilename relativeToVRT="1">gone.tif</SourceFilename></SimpleSource>'
+    for side, inside in ((20, source), (2**31 - 1, "")):
+        path = tmp_path / f"{side}.vrt"
+        path.write_text(
+            f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}">{band.format(inside)}</VRTDataset>'
+        )
+        assert f"{side:,} x {side:,} pixels" in info(path).text
+
+
+def test_class_maps_inside_archives_have_gdals_names(tmp_path, run_cli):
+    classes = world.write(tmp_path / "m.tif", world.paint(30, 30))
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.write(classes, "m.tif")
+    inside = f"/vsizip/{tmp_path}/z.zip/m.tif"
+    assert "//" in inside
+    for verb in (["polygonize", inside, tmp_path / "p.gpkg"], ["sample", inside, tmp_path / "s.gpkg"]):
+        code, _, err = run_cli(*verb)
+        assert code == 0, err
+
+
+def test_labels_in_a_local_crs_that_is_written_in_another_way(tmp_path):
+    """GeoPackages write it as GDAL does; nothing is transformed between equal ones."""
+    site = rasterio.crs.CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
+    path = world.write(tmp_path / "a.tif", world.paint(20, 20), crs=site)
+    with rasterio.open(path) as file:
+        grid = grid_of(file)
+    from labelscape.crs import transformed
+
+    x, y = transformed(np.ones(1), np.ones(1), site.to_wkt(), grid.crs)
+    assert (x[0], y[0]) == (1, 1)
+    open_labels(path, grid).close()
