@@ -48,6 +48,18 @@ def test_the_card_of_the_demos_checkpoint():
     assert card["confidences"].startswith("not calibrated")
 
 
+def test_corrections_and_features_of_training_are_on_the_card():
+    about = description(demo_checkpoint())
+    assert {"corrected by", "unfamiliar input"}.isdisjoint(model_card(about))
+    about["corrections"] = [{"file": "r.gpkg", "polygons": 37, "pixels": 5000, "changed": 1234}]
+    about["familiarity"] = {"pixels": [65536, 4000], "part": "test"}
+    card = model_card(about)
+    assert card["corrected by"] == "37 areas of r.gpkg, 1,234 of 5,000 pixels had another class"
+    assert card["unfamiliar input"].startswith(
+        "told by features of 65,536 training pixels and a limit of 4,000"
+    )
+
+
 def test_only_another_temperature_is_called_calibrated():
     assert calibration(1.0).startswith("not calibrated")
     assert calibration(1.7342) == "calibrated by temperature scaling (temperature 1.73)"

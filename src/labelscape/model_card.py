@@ -6,7 +6,7 @@ to be loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -23,11 +23,13 @@ def model_card(description: Mapping) -> dict[str, str]:
         "data type": f"{description['dtype']}" + _nodata(description.get("nodata")),
         "pixel size": pixel_size(description.get("pixel_size")),
         "trained on": trained_on(description["recipe"]),
+        "corrected by": _corrections(description.get("corrections") or ()),
         "training": _training(description["recipe"]),
         "scores": "; ".join(f"{name}: {_score(s)}" for name, s in description["scores"].items()),
         "measured on": measured_on(description["recipe"]) if description["scores"] else "",
         # Files written before calibration existed have no temperature.
         "confidences": calibration(description.get("temperature", 1.0)),
+        "unfamiliar input": _unfamiliar(description.get("familiarity") or {}),
         **second_task(description),
     }
     return {heading: text for heading, text in card.items() if text}
@@ -101,6 +103,26 @@ def calibration(temperature: float) -> str:
 
 def pixel_size(metres: float | None) -> str:
     return "unknown (pictures without coordinates)" if metres is None else f"{metres:.4g} m on the ground"
+
+
+def _corrections(made: Sequence[Mapping]) -> str:
+    """What corrections changed in the training labels."""
+    return "; ".join(
+        f"{one['polygons']:,} areas of {one['file']}, {one['changed']:,} of {one['pixels']:,} pixels had "
+        "another class"
+        for one in made
+    )
+
+
+def _unfamiliar(features: Mapping) -> str:
+    """What `map --unfamiliar` compares with; "" for checkpoints without."""
+    if not features:
+        return ""
+    learned, judged = features["pixels"]
+    return (
+        f"told by features of {learned:,} training pixels and a limit of {judged:,} of the part "
+        f"{features['part']} (map --unfamiliar)"
+    )
 
 
 def _name(image: str | list | tuple) -> str:
