@@ -161,6 +161,32 @@ def test_calls_are_submitted_as_workers_come_free(client):
     assert first.number == 0 and isinstance(value, ZeroDivisionError)
 
 
+def test_work_that_nobody_waits_for_ends_at_its_next_sign_of_progress(client, tmp_path):
+    def ticking(file, times):
+        import time
+        from pathlib import Path
+
+        from labelscape.progress import bar
+
+        with bar("ticks", times) as tick:
+            for number in range(times):
+                Path(file).write_text(str(number))
+                time.sleep(0.05)
+                tick()
+
+    file = tmp_path / "ticks"
+    calls = [Call(0, "short", pow, (2, 2)), Call(1, "long", ticking, (str(file), 2000))]
+    waiting = outcomes(client, calls)
+    assert next(waiting)[0].number == 0
+    until(lambda: file.exists() and int(file.read_text() or 0) > 2)
+    waiting.close()
+    until(lambda: not any(client.processing().values()))
+    time.sleep(1)
+    last = file.read_text()
+    time.sleep(1)
+    assert file.read_text() == last and int(last) < 1000
+
+
 @pytest.mark.parametrize(("height", "width", "fade", "batch"), [(7, 9, 0, 1), (7, 9, 8, 1), (5, 31, 8, 4)])
 @pytest.mark.parametrize("workers", [1, 3, 40])
 def test_every_tile_is_in_one_block_and_what_is_predicted_twice_is_counted(

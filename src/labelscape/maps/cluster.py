@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError
 from labelscape.maps.layout import check_count
 from labelscape.progress import heard_by, print_line
+from labelscape.version import __version__
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -100,7 +101,11 @@ def _local(workers: int, threads: int) -> Iterator[Client]:
     # them, else it sets them here too.
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     before = {name: os.environ.get(name) for name in (*counts, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")}
-    environ = {"distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536, **counts}}
+    environ = {
+        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536, **counts},
+        # Set in the worker alone: this process, which joins the blocks of a map, compresses with all cores.
+        "distributed.nanny.environ": {"GDAL_NUM_THREADS": str(threads)},
+    }
     try:
         os.environ.update(counts)
         with (
@@ -200,7 +205,7 @@ def outcomes(
         while open_ and len(running) < most and (call := next(calls, None)) is not None:
             key = f"{call.name}-{job}-{call.number}"
             by_key[key] = call
-            what = limit, call.function, call.args
+            what = __version__, limit, call.function, call.args
             running[key] = client.submit(_at_work, *what, key=key, pure=False, retries=RETRIES)
             running[key].add_done_callback(ends)
 
@@ -256,13 +261,16 @@ class Stopped(BaseException):
     """
 
 
-def _at_work(limit: float | None, function: Callable[..., Any], args: tuple) -> Any:
+def _at_work(version: str, limit: float | None, function: Callable[..., Any], args: tuple) -> Any:
     """Call a function on a worker: its progress bars keep the time limit from ending the worker, and end the
-    work where it was cancelled.
+    work where it was cancelled. Raises BadInput on a worker of another version of Labelscape.
     """
     from distributed import get_worker
 
     worker = get_worker()
+    # Also of workers that joined after all were asked.
+    if version != __version__:
+        raise BadInput(f"The worker {worker.address} has labelscape {__version__}; {version} was expected.")
     key = worker.get_current_task()
     _take_gpu(worker.name)
     with _limited(limit, worker, key) as alive:

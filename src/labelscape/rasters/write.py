@@ -8,6 +8,7 @@ Time depends on what was written, not on the size of the grid.
 from __future__ import annotations
 
 import contextlib
+import os
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,8 +136,8 @@ class MapWriter:
         with written_whole(self.path, overwrite=self._overwrite) as part:
             try:
                 # Closing compresses what GDAL's cache still holds, and overviews are compressed as they are
-                # made.
-                with gdal(GDAL_NUM_THREADS="ALL_CPUS"):
+                # made. All cores, but for those whom GDAL's own setting restrains, as on workers.
+                with gdal(GDAL_NUM_THREADS=os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")):
                     self._file.close()
                     full = Level(self._part, self.grid.shape, self._blocks, self.counts)
                     levels = [
