@@ -1,8 +1,10 @@
 """What the report of a map says in words."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import browser
 import numpy as np
 import pytest
 import world
@@ -13,6 +15,7 @@ from labelscape.contract.contract import Contract
 from labelscape.legend import Legend
 from labelscape.maps.page import lead, measured, tiny_hint
 from labelscape.maps.rasters import ClassArea
+from labelscape.maps.run import map_scene
 from labelscape.maps.settings import settings_in_words
 
 
@@ -59,7 +62,9 @@ def model(classes, temperature=1.0, scores=None):
 
 
 def test_the_lead_tells_classes_confidence_and_calibration():
-    result = SimpleNamespace(areas=(ClassArea("water", 300, 3.0), ClassArea("field", 900, 9.0)))
+    result = SimpleNamespace(
+        areas=(ClassArea("water", 300, 3.0), ClassArea("field", 900, 9.0)), unfamiliar=None
+    )
     confidence = np.array([100, 90, 74, 60], np.uint8)
     two = lead(result, confidence, model(2, scores={"fcn": {}}))
     # With two classes no confidence is below 50 %: unsure is what lies below 75 %.
@@ -71,7 +76,7 @@ def test_the_lead_tells_classes_confidence_and_calibration():
     assert "0.0 % of the map is below 60 %" in five
     assert "Confidences are calibrated by temperature scaling (temperature 1.5)." in five
     assert five.endswith("The accuracy of this model has not been measured.")
-    plain = SimpleNamespace(areas=(ClassArea("water", 12_345, None),))
+    plain = SimpleNamespace(areas=(ClassArea("water", 12_345, None),), unfamiliar=None)
     assert lead(plain, confidence[:0], model(2)).startswith(
         "12,345 pixels mapped; the largest class is water"
     )
@@ -147,3 +152,18 @@ def test_polygons_of_few_pixels_are_counted(tmp_path):
     raster = world.write(tmp_path / "m.tif", values, nodata=255)
     done = polygonize(raster, tmp_path / "m.gpkg", world.LEGEND)
     assert (done.written, done.tiny) == (4, 2)
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_the_report_of_a_map_is_readable_in_a_browser(tmp_path, width):
+    """With names that would be markup, or formulas, if they were not taken as text."""
+    w = world.make(tmp_path, 64, 96, nodata=0, name="<i>scene")
+    names = [
+        "<script>alert(1)</script>",
+        "$x_1$ & co",
+        "a class with a long name, wider than a column of a table",
+    ]
+    model = replace(world.tiny_checkpoint(like=w.scene), legend=Legend.of_names(names))
+    done = map_scene(model, w.scene, tmp_path / "map", device="cpu")
+    assert "<script>alert(1)" not in done.paths["report"].read_text()
+    assert browser.faults(done.paths["report"], width) == []

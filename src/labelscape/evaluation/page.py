@@ -22,6 +22,9 @@ from labelscape.evaluation.text import percent
 from labelscape.evaluation.topology import TopologyCounts
 from labelscape.evaluation.where import where_section
 
+MOST_FILES = 20
+"""Files of one kind that are listed by name (ours): data sets of images have hundreds."""
+
 
 def write_page(
     path: Path,
@@ -50,10 +53,24 @@ def write_page(
         definitions=tuple(DEFINITIONS.values()),
         confusion=ConfusionFigure(found.names, pooled.counts, unpredicted=pooled.unpredicted),
         sections=tuple(_sections(found, places)),
-        files=tuple(FileRow(one.name, holds, one.stat().st_size) for one, holds in (files or {}).items()),
+        files=_files(files or {}),
         provenance=facts or {},
     )
     return write_report(path, report, overwrite=overwrite)
+
+
+def _files(files: Mapping[Path, str]) -> tuple[FileRow, ...]:
+    """The files with what they hold; more than MOST_FILES that hold the same are one row."""
+    rows = []
+    for holds in dict.fromkeys(files.values()):
+        same = [path for path, what in files.items() if what == holds]
+        sizes = [path.stat().st_size for path in same]
+        if len(same) > MOST_FILES:
+            name = f"{same[0].name} and {len(same) - 1:,} more"
+            rows.append(FileRow(name, f"{holds}; {len(same):,} files", sum(sizes)))
+        else:
+            rows += [FileRow(path.name, holds, size) for path, size in zip(same, sizes)]
+    return tuple(rows)
 
 
 def worst_in_words(found: Evaluation) -> str | None:

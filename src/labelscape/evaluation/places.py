@@ -140,7 +140,12 @@ class Places:
         """Keep pictures of a finished scene and its worst blocks, if they are among the worst so far."""
         whole, side = scene.scene.grid.window, block_side(scene)
         total = sum(wrong_in.values())
-        if total and (len(self.overviews) < OVERVIEWS or total > self.overviews[-1].wrong):
+        # The scene of a single block has no map of blocks.
+        if (
+            total
+            and len(wrong_in) > 1
+            and (len(self.overviews) < OVERVIEWS or total > self.overviews[-1].wrong)
+        ):
             one = Overview(name, total, scene.scene.thumbnail(OVERVIEW_SIDE), whole.shape)
             self.overviews = sorted([*self.overviews, one], key=lambda o: o.rank)[:OVERVIEWS]
         # By place where errors are as many: as `ranked` has them.

@@ -107,6 +107,22 @@ def test_pictures_of_a_place_show_its_labels_and_predictions(out):
         assert (file.read(1) > 0).sum() == place.wrong
 
 
+def test_many_images_are_one_row_of_files_and_no_maps_of_blocks(tmp_path):
+    images, labels = [], []
+    for n in range(22):
+        w = world.make(tmp_path, 16, 16, seed=n, name=f"i{n}")
+        images.append(str(w.scene))
+        labels.append(str(world.label_raster(w, tmp_path / f"l{n}.tif")))
+    with ls.open_dataset(images, labels, spec={"legend": world.LEGEND}) as dataset:
+        ls.evaluate(
+            world.tiny_checkpoint(like=w.scene), dataset, out=tmp_path / "out", device="cpu", show=False
+        )
+    text = Page((tmp_path / "out" / "report.html").read_text()).text
+    assert "i0_errors.tif and 21 more" in text and "i1_errors.tif" not in text and "22 files" in text
+    assert "with its blocks coloured" not in text and "Overall accuracy of each block" not in text
+    assert "so distances to training labels are unknown" in text
+
+
 def test_blocks_are_coloured_by_their_accuracy():
     counts = [Confusion([[9, 1], [0, 0]], [0, 0]), Confusion([[5, 5], [0, 0]], [0, 0])]
     blocks = [BlockCounts.of("s", Window(0, 64 * k, 64, 64), one) for k, one in enumerate(counts)]
