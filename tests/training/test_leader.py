@@ -8,18 +8,24 @@ import time
 from pathlib import Path
 
 import pytest
+import world
 
-from labelscape.training.leader import leading
+from labelscape.evaluation import measure
+from labelscape.training.leader import Leader, leading
+from labelscape.training.recipe import make_recipe
+from labelscape.training.run import train
 from labelscape.training.team import gather
 
 SRC = Path(__file__).parents[2] / "src"
 START = """
-import os, sys, time
+import datetime, os, sys, time
 from pathlib import Path
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.files import written_whole
 from labelscape.training import leader as module
+from labelscape.training import team
 from labelscape.training.team import gather
+team.PATIENCE = datetime.timedelta(seconds=int(os.environ["PATIENCE"]))
 module.BEAT, module.SILENCE = 0.1, 1.0
 fabric = gather("cpu", "32")
 rank = fabric.global_rank
@@ -32,13 +38,16 @@ os._exit(0)  # the first process holds the store: torch aborts others that leave
 """
 
 
-def team(tmp_path, body):
-    """Run a program in two processes: (exit code, stdout) of each."""
+def team(tmp_path, body, patience=1800):
+    """Run a program in two processes: (exit code, stdout) of each. `patience` in seconds is that of
+    collective operations.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = START + "\n".join(f"    {line}" for line in body.strip().splitlines()) + END
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared |= {"PATIENCE": str(patience)}
     shared |= {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(SRC)}
     started = [
         subprocess.Popen(
@@ -94,6 +103,32 @@ os._exit(3)
     assert ended[dies][1] == 9
     assert ended[1 - dies][1] == 3
     assert said in ended[1 - dies][0]
+
+
+def test_waiting_for_the_first_process_takes_as_long_as_its_work(tmp_path):
+    """Longer than a collective operation would wait."""
+    ended = team(tmp_path, "print(leader(lambda: time.sleep(6) or rank))", patience=3)
+    assert ended == [("0\n", 0)] * 2
+
+
+def test_all_scores_of_a_training_are_waited_for_in_this_way(tmp_path, monkeypatch):
+    scored, asked, real = [], [], Leader.__call__
+
+    def watched(leader, do):
+        asked.append(len(scored))
+        found = real(leader, do)
+        asked[-1] = len(scored) - asked[-1]
+        return found
+
+    evaluate = measure.evaluate
+    monkeypatch.setattr(measure, "evaluate", lambda *a, **k: scored.append(1) or evaluate(*a, **k))
+    monkeypatch.setattr(Leader, "__call__", watched)
+    w = world.make(tmp_path, 64, 96, bands=3)
+    data = {"images": [str(w.scene)], "labels": [str(world.label_raster(w, tmp_path / "l.tif"))]}
+    data |= {"block": 32, "val": 0.25}
+    small = {"options": {"widths": [4, 4, 4, 4]}, "batch": 2, "crop": 32, "device": "cpu"}
+    train(make_recipe(data=data, network="fcn", steps=4, val_every=2, **small), tmp_path / "run")
+    assert asked == [1, 1, 1]  # twice while it trains, and the held-out part
 
 
 def test_what_a_killed_team_left_is_removed_by_the_next_run(tmp_path):

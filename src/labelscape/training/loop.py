@@ -32,6 +32,7 @@ from labelscape.scoring.engines import state_arrays
 from labelscape.training.batchnorm import at_map_size
 from labelscape.training.board import board
 from labelscape.training.clock import Clock, in_words, write_times
+from labelscape.training.leader import Leader
 from labelscape.training.losses import shares, total_loss
 from labelscape.training.map_size import larger, told
 from labelscape.training.optimizers import averaged, make_optimizer, rate_at
@@ -66,6 +67,7 @@ class Phase:
     net: _FabricModule
     optimizer: _FabricOptimizer
     fabric: Fabric
+    leader: Leader
     mate: Dataset | None = None
     """The second task's data."""
 
@@ -179,6 +181,7 @@ def run_phase(
     start: Checkpoint | None = None,
     mate: Dataset | None = None,
     fabric: Fabric | None = None,
+    leader: Leader | None = None,
     until: int | None = None,
     tensorboard: bool = False,
     say: Say = lambda text: None,
@@ -195,7 +198,8 @@ def run_phase(
     blank = replace(blank, network=recipe.network, options=net_options(recipe, mate))
     net = build_network(recipe, dataset, start, mate)
     tasks = make_tasks(recipe, dataset, blank, mate)
-    phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric, mate)
+    leader = leader or Leader(fabric, out)
+    phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric, leader, mate)
     say = say if leads else lambda text: None
     # Before the first crop: a file replaced from now on is noticed.
     watched = Watched.of((*dataset.files, *(mate.files if mate else ())))
@@ -417,11 +421,13 @@ def score_val(phase: Phase, progress: Progress) -> dict[str, float]:
     from labelscape.evaluation.measure import evaluate
 
     # The first process alone scores and keeps the best weights, because it alone writes them; the others
-    # wait.
-    found, weights, device = {}, None, str(phase.fabric.device)
+    # wait, for as long as it takes.
+    weights, device = None, str(phase.fabric.device)
     if phase.fabric.is_global_zero:
         weights = weights_of(phase, progress)
-        made = replace(phase.blank, weights=weights)
+
+    def scored() -> dict[str, float]:
+        found, made = {}, replace(phase.blank, weights=weights)
         in_log = not sys.stderr.isatty()  # two live bars do not go together in a terminal
         its_data = {"val_miou": (made, phase.dataset)}
         if phase.mate is not None and phase.mate.is_labelled("val"):
@@ -429,7 +435,9 @@ def score_val(phase: Phase, progress: Progress) -> dict[str, float]:
         for key, (one, dataset) in its_data.items():
             metrics = evaluate(one, dataset, part="val", device=device, show=in_log).metrics
             found[key] = metrics["mean_iou"] or 0.0
-    found = phase.fabric.broadcast(found)
+        return found
+
+    found = phase.leader(scored)
     score = found["val_miou"]
     progress.waited += 1
     if score > progress.best:
