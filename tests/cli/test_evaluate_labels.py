@@ -109,3 +109,18 @@ def test_every_rule_of_training_is_kept(name, w, tmp_path, monkeypatch, run_cli)
     monkeypatch.setattr("labelscape.training.data.open_recipe_data", keep)
     run_cli("evaluate", path, w.scene, "--labels", "x.tif")
     assert seen == [value]
+
+
+def test_scenes_may_be_a_list(w, tmp_path, run_cli):
+    """A text list and a glob score the pixels of both scenes, with one file of labels for all."""
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    two = world.make(folder, 64, 80, name="two")
+    w.scene.rename(folder / "one.tif")
+    (folder / "list.txt").write_text("one.tif\ntwo.tif\none.tif\n")
+    labels = world.label_polygons(two, tmp_path / "labels.gpkg")
+    path = model(tmp_path, list(world.LEGEND.names), class_column="kind")
+    expected = (2 * np.bincount(two.classes.ravel(), minlength=3)).tolist()
+    counts, said = labelled(run_cli, path, folder / "list.txt", "--labels", labels)
+    assert counts == expected and "listed more than once" in said
+    assert labelled(run_cli, path, f"{folder}/*.tif", "--labels", labels)[0] == expected

@@ -19,6 +19,8 @@ OF_EVALUATE = {"area", "out", "task"}
 """Of `evaluate` these say where labels are complete, not what is mapped, where details of a score go, if
 anywhere, and which task is scored: one, while a map is of both.
 """
+OF_CHECK = {"workers"}
+"""Of `check` a question, of `map` an order."""
 
 
 def options_of(verb) -> dict[str, tuple[object, OptionInfo]]:
@@ -35,7 +37,7 @@ def options_of(verb) -> dict[str, tuple[object, OptionInfo]]:
 @pytest.mark.parametrize("other", [check, evaluate, polygonize])
 def test_verbs_share_options_and_defaults(one, other):
     mine, others = options_of(one), options_of(other)
-    for name in (mine.keys() & others.keys()) - OF_EVALUATE:
+    for name in (mine.keys() & others.keys()) - OF_EVALUATE - OF_CHECK:
         assert mine[name] == others[name], name
 
 

@@ -203,6 +203,7 @@ def test_a_saved_search_is_a_mosaic_or_a_scene_an_item(tiles):
         [item("Zürich", "north/a.tif"), item("south", "south/a.tif"), item("Zürich", "north/a.tif")],
     )
     assert sources(file) == [file] and names(file) == ["search"]
+    assert find_scenes(file).notes == (f"{file}: its 3 items are one mosaic; `each=True` makes each a scene",)
     found = find_scenes(file, each=True)
     assert [s.source for s in found] == [f"{file}#Zürich", f"{file}#south"]
     assert [s.name for s in found] == ["Zürich", "south"] and "2 times" in found.notes[0]

@@ -238,8 +238,14 @@ class _Found:
         elif kind == "Feature" and isinstance(head.get("assets"), dict):
             self._item(file, None, head)
         else:
-            self.items += kind == "FeatureCollection"
+            if kind == "FeatureCollection":
+                self.items += 1
+                self._say_one(file, head.get("count", 0))
             self._scene(file, Path(file).stem, where)
+
+    def _say_one(self, file: str, count: int) -> None:
+        if count > 1:
+            self.notes.append(f"{file}: its {count:,} items are one mosaic; `each=True` makes each a scene")
 
     def _catalogue(self, place: str, root: dict) -> None:
         before = sum(self.times.values())

@@ -56,8 +56,8 @@ def read_items(place: str, *, allow_remote: bool = False) -> list[dict]:
 
 
 def head_of(place: str) -> dict[str, Any]:
-    """The members of a local GeoJSON document but its features, and under "features" the first of them (None
-    without one). Raises BadFile where it is no JSON object.
+    """The members of a local GeoJSON document but its features; under "features" the first of them (None
+    without one), under "count" how many there are. Raises BadFile where it is no JSON object.
     """
     with _mapped(place) as reader:
         found: dict[str, Any] = {}
@@ -65,10 +65,11 @@ def head_of(place: str) -> dict[str, Any]:
             if name != "features":
                 found[name] = reader.value()
                 continue
-            found[name] = None
+            found[name], found["count"] = None, 0
             for _ in reader.elements():
                 one = reader.value()
-                found[name] = one if found[name] is None else found[name]
+                found[name] = one if found["count"] == 0 else found[name]
+                found["count"] += 1
         return found
 
 
