@@ -154,6 +154,24 @@ def test_polygons_with_a_class_column_are_corrections_too(tmp_path, scene):
     assert len(done.corrected[0]["sha256"]) == 64
 
 
+def test_a_review_file_saved_as_a_shapefile_is_read_too(tmp_path, scene):
+    """Its column is cut to ten characters."""
+    columns = {"class": ["water", "water"], "class_righ": ["forest", None]}
+    file = polygons(tmp_path / "r.gpkg", [(0, 0, 8, 8), (20, 20, 8, 8)], columns)
+    with opened(scene, tmp_path / "labels.tif", [file], shares=None) as done:
+        read = done.scenes[0].read_labels(done.scenes[0].scene.grid.window)
+    assert (read[:8, :8] == 2).all() and done.corrected[0]["unanswered"] == 1
+    np.testing.assert_array_equal(read[20:28, 20:28], scene.classes[20:28, 20:28])
+
+
+def test_labels_of_a_review_file_are_its_answers_not_the_maps_classes(tmp_path, scene):
+    file = reviewed(tmp_path / "r.gpkg", [(0, 0, 20, 20), (40, 40, 20, 20)], ["forest", None])
+    with open_dataset([scene.scene], [file]) as done:
+        assert done.legend.names == ["forest"]
+        read = done.scenes[0].read_labels(done.scenes[0].scene.grid.window)
+    assert (read[:20, :20] == 0).all() and (read[40:60, 40:60] == IGNORE).all()
+
+
 def test_pictures_without_coordinates_are_corrected_in_pixels(tmp_path):
     one = world.make(tmp_path, 48, 64, crs=None)
     world.label_raster(one, tmp_path / "labels.tif")

@@ -46,6 +46,9 @@ def read_corrections(source: str | Path, grid: Grid, legend: Legend) -> Correcti
     """
     found = read_polygons(source, grid)
     columns = {name.lower(): values for name, values in found.attributes.items()}
+    # Shapefiles cut names to ten characters.
+    if RIGHT[:10] in columns:
+        columns[RIGHT] = columns.pop(RIGHT[:10])
     count = len(found.geometries)
     if RIGHT in columns:
         names, no_class = _answers(source, columns, count)

@@ -228,6 +228,8 @@ def class_column(source: str | Path, attributes: Mapping[str, np.ndarray], rules
             raise UnknownName(f"column of {source}", rules.class_column, attributes)
         return rules.class_column
     for familiar in (
+        # Of a review file, whose `class` is what a map says.
+        "class_right",
         "class",
         "classname",
         "class_name",
