@@ -261,5 +261,5 @@ def test_two_trainings_in_one_folder_are_told_apart(tmp_path):
         train({**recipe, "network": "skip"}, out, score=False)
     train({**recipe, "network": "fcn"}, out, score=False)
     assert sorted(p.name for p in out.iterdir()) == [
-        f"{name}.{suffix}" for name in ("fcn", "skip") for suffix in ("csv", "safetensors")
+        f"{name}{ending}" for name in ("fcn", "skip") for ending in (".csv", ".safetensors", "_times.json")
     ]
