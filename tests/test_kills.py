@@ -33,7 +33,7 @@ SEED = int(os.environ.get("LABELSCAPE_SEED", "0"))
 SHARES = {"map": 0.4, "polygonize": 0.2, "sieve": 0.2, "calibrate": 0.05, "train": 0.15}
 IN_A_ROW = 4
 """Most kills of one run before it is left to end."""
-TIMED = ("_run.json", "_stac.json", "_report.html")
+TIMED = ("_run.json", "_stac.json", "_report.html", "_times.json")
 """Files that hold the time of the run."""
 
 

@@ -26,6 +26,7 @@ def test_pauses_do_not_count(monkeypatch):
         "1.25 s a step of 5 crops of 200 pixels, 0.16 megapixels a second, on cpu (2 threads), reading "
         "included, scores not (4 steps)"
     )
+    assert Clock().facts(recipe, "cpu", 1, 2)["seconds_per_step"] is None, "resumed after its last step"
     assert "2 processes" in in_words({**facts, "processes": 2, "device": "cuda"})
 
 

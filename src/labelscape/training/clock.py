@@ -41,13 +41,14 @@ class Clock:
 
     def facts(self, recipe: Recipe, device: str, processes: int, threads: int) -> dict[str, Any]:
         """JSON values; a resumed run has the steps since it was resumed. Pixels are those of the crops."""
-        a_step = self.seconds / self.steps
+        # None without a step, as for a run that was resumed after its last.
+        a_step = self.seconds / self.steps if self.steps else None
         pixels = recipe.batch * recipe.crop**2
         # Crops that grow during the run have no one size.
-        rate = None if recipe.map_size else float(f"{pixels / 1e6 / a_step:.4g}")
+        rate = float(f"{pixels / 1e6 / a_step:.4g}") if a_step and not recipe.map_size else None
         return {
             "network": recipe.network,
-            "seconds_per_step": float(f"{a_step:.4g}"),
+            "seconds_per_step": None if a_step is None else float(f"{a_step:.4g}"),
             "steps": self.steps,
             "batch": recipe.batch,
             "crop": recipe.crop,

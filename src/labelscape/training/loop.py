@@ -224,7 +224,7 @@ def run_phase(
         say(f"stopped at {stop.saved}; the same command continues from there")
         stop.told = True
         stop.now()
-    if clock.steps and leads:
+    if leads:
         _tell_times(phase, clock, out, say)
     if changed := watched.changed() if leads else []:
         say(f"warning: {_some(changed)} during training: it may have learned from both versions")
@@ -237,8 +237,12 @@ def _tell_times(phase: Phase, clock: Clock, out: Path, say: Say) -> None:
     recipe, fabric = phase.recipe, phase.fabric
     threads = torch.get_num_threads()
     facts = clock.facts(recipe, str(fabric.device), fabric.world_size, threads)
-    say(in_words(facts))
-    write_times(times_path(out, recipe.network), facts)
+    path = times_path(out, recipe.network)
+    if clock.steps:
+        say(in_words(facts))
+    # Resumed after its last step: the run before it has written them, unless it was killed in that moment.
+    if clock.steps or not path.exists():
+        write_times(path, facts)
 
 
 def _some(lines: list[str]) -> str:
