@@ -161,7 +161,7 @@ def test_a_folder_of_pairs(tmp_path, run_cli):
         (["train", "{scene}", "--out", "{tmp}/r"], 1, "Labels are missing"),
         (["map", "{labels}", "{scene}", "--out", "{tmp}/m"], 1, "not a Labelscape checkpoint"),
         (["map", "{tmp}/none.safetensors", "{scene}", "--out", "{tmp}/m"], 1, "does not exist"),
-        (["evaluate", "{labels}"], 1, "not a Labelscape checkpoint"),
+        (["evaluate", "{labels}"], 2, "not a Labelscape checkpoint; to score it as a finished map"),
         (["import-caffe", "{labels}", "--out", "{tmp}/c.safetensors"], 1, "labels.tif"),
         (["models", "fcnn"], 2, "Did you mean 'fcn'"),
         (["map"], 2, "Missing option"),

@@ -80,7 +80,7 @@ def test_the_command_line_scores_maps_and_adds_counts(made, tmp_path, run_cli):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "pass the --labels to score it on"),
+        ([], "to score it as a finished map, pass the --labels"),
         (["--part", "test"], "--part mean nothing for a finished map"),
         (["--tta", "flips"], "options of tiles and averaging mean nothing"),
     ],

@@ -256,7 +256,9 @@ def _given(model: Path, images: list[str] | None, labels: Labels, scores: Scores
             write_page(out / "report.html", found, title=title, overwrite=overwrite)
         return found
     if not labels.labels:
-        raise BadOption(f"{model} is a finished map: pass the --labels to score it on.")
+        raise BadOption(
+            f"{model} is not a Labelscape checkpoint; to score it as a finished map, pass the --labels."
+        )
     settings = {name: value for name, value in labels.settings.items() if name != "labels"}
     scenes = [scene.source for scene in scenes_of(images)] if images else None
     more = {"out": out, "overwrite": overwrite, **scores.settings}
