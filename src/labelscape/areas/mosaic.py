@@ -145,6 +145,9 @@ def mosaic(
             blocks = MosaicBlocks(sources, legend, method, grid, zone if len(grids) > 1 else None)
             made = _written(blocks, path, progress or _unseen, overwrite=overwrite)
             files += [made] if made else []
+            if made is None:  # that of an earlier mosaic would be taken for a part of this one
+                path.unlink(missing_ok=True)
+                Path(f"{path}.aux.xml").unlink(missing_ok=True)
             notes += [] if made else [f"{path.name} is not written: other maps have all its places"]
     if not files:
         raise BadInput("No map has a class on the grid of the mosaic: is it elsewhere, or all nodata?")
