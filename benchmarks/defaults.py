@@ -30,7 +30,7 @@ from labelscape.files import written_whole
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.outputs import checkpoint_path
 
-RATES = {"sgd": (0.02, 0.05, 0.1), "adamw": (0.0003, 0.001, 0.003)}
+RATES = {"sgd": (0.02, 0.05), "adamw": (0.001, 0.003)}
 FACTORS: dict[str, dict[str, dict[str, float]]] = {
     "mswbn": {
         "heads 0.1": {"high.1": 0.1, "lbm.low.1": 0.1},
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=160)
     parser.add_argument("--networks", default=",".join(OPTIONS))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--keep", type=int, default=2, help="settings that all seeds try")
+    parser.add_argument("--keep", type=int, default=3, help="settings that all seeds try")
     parser.add_argument("--device", default="auto")
     a = parser.parse_args()
     seeds = [int(seed) for seed in a.seeds.split(",")]

@@ -33,13 +33,7 @@ def test_the_defaults_of_a_network_are_settings_of_a_recipe_that_fit_it(name):
 
 
 def test_what_a_user_sets_comes_before_the_defaults():
-    assert make_recipe(data=DATA, network="mswbn", rate=0.3).rate == 0.3
-    assert make_recipe(data=DATA, network="mswbn", rate_factors={}).rate_factors == {}
-    tenth = {"high.1": 0.1, "lbm.low.1": 0.1}
-    assert make_recipe(data=DATA, network="mswbn").rate_factors == tenth
-    without = make_recipe(data=DATA, network="mswbn", options={"lbm": False, "backbone": "resnet18"})
-    assert without.rate_factors == {"high.1": 0.1}  # there is no low level branch to slow down
-    assert without.replace(rate=0.5).rate_factors == {"high.1": 0.1}
+    assert make_recipe(data=DATA, network="mswbn", rate=0.01).rate == 0.01
     unet = make_recipe(data=DATA, network="smp/Unet")
     assert (unet.optimizer, unet.rate) == ("adamw", 0.001)
     sgd = make_recipe(data=DATA, network="smp/Unet", optimizer="sgd")
@@ -48,7 +42,7 @@ def test_what_a_user_sets_comes_before_the_defaults():
     assert as_recipe(sgd.model_dump(mode="json")) == sgd  # a stored recipe is not filled in
     assert as_recipe({"data": DATA, "network": "smp/Unet"}) == unet
     assert in_todays_words(sgd.model_dump(mode="json")) == sgd.model_dump(mode="json")
-    assert make_recipe(data=DATA, network="pspnet", optimizer="adamw").rate == 0.001
+    assert make_recipe(data=DATA, network="fcn", optimizer="adamw").rate == 0.001
 
 
 def test_the_rate_reaches_the_base_network():

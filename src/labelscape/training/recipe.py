@@ -14,7 +14,7 @@ from labelscape.checkpoint import TASK_NAME
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
-from labelscape.training.recipe_checks import fitting, wrong_factors, wrong_options
+from labelscape.training.recipe_checks import wrong_factors, wrong_options
 from labelscape.training.recipe_data import Data
 from labelscape.training.recipe_sizes import filled, wrong_map_size
 
@@ -269,7 +269,7 @@ class Recipe(BaseModel):
         rates = {"rate": self.rate, **({"base_rate": self.base_rate} if self.base_steps else {})}
         for what, rate in rates.items():
             if self.optimizer == "adamw" and rate > HIGHEST_ADAMW_RATE:
-                problems.append(f"{what}={rate} is too high for adamw; 0.001 is a good first try.")
+                problems.append(f"{what}={rate} is too high for adamw; try 0.001, or optimizer=sgd.")
         problems += self._unequal_parts()
         problems += wrong_map_size(dict(self))
         for where, bounds in (
@@ -406,9 +406,6 @@ def defaults_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     # The network's rate is for its own optimizer: 0.05 suits SGD, and nothing learns at it under AdamW.
     if optimizer != found.get("optimizer", "sgd"):
         found["rate"] = RATES.get(optimizer, RATES["sgd"])
-    # An option may remove a part, and a factor for a part that is not there is refused.
-    if "rate_factors" in found and fields.get("options"):
-        found["rate_factors"] = fitting(found["rate_factors"], fields["network"], fields["options"])
     if about.start is not None:
         of_base = found.get("base_rate", entry(about.start.base).defaults["rate"])
         if "rate" in fields or optimizer == "adamw":
