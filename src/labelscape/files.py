@@ -155,6 +155,28 @@ def private_folder(beside: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A `private_folder` where the system has its temporary files. Raises BadFile where there is none."""
+    with contextlib.ExitStack() as held:
+        try:
+            folder = held.enter_context(private_folder(tempfile.gettempdir()))
+        except OSError as error:
+            raise BadFile(
+                f"No temporary file can be written ({error.strerror or error}): set TMPDIR to a folder that "
+                "can be written to."
+            ) from error
+        yield folder
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it. Raises BadFile where that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadFile(f"The folder {path} cannot be created: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
 def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Write a file atomically: yields a path of the same name in a private folder beside it, which is renamed
     to `path` on success and removed on failure.

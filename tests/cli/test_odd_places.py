@@ -116,3 +116,38 @@ def test_labels_in_a_local_crs_that_is_written_in_another_way(tmp_path):
     x, y = transformed(np.ones(1), np.ones(1), site.to_wkt(), grid.crs)
     assert (x[0], y[0]) == (1, 1)
     open_labels(path, grid).close()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [(0, 0, 5, 0, 0, 5), (10, 0, float("nan"), 0, -10, 5), (10, 20, 0, 5, 10, 0)],
+    ids=["no size", "nowhere", "flat"],
+)
+def test_a_damaged_transform_is_no_place(tmp_path, run_cli, place):
+    w = world.make(tmp_path, 64, 64, transform=rasterio.Affine(*place))
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    with open_scene(w.scene) as scene:
+        assert not scene.grid.is_georeferenced and "damaged transform" in scene.notes[0]
+    model = save(world.tiny_checkpoint(), tmp_path / "m.safetensors")
+    for verb in (
+        ["info", w.scene],
+        ["check", model, w.scene, "--no-timing"],
+        ["map", model, w.scene, "--out", tmp_path / "map", "--force", "--no-report", "--device", "cpu"],
+        ["data", "check", w.scene, "--labels", labels],
+        ["polygonize", labels, tmp_path / "p.gpkg"],
+    ):
+        code, _, err = run_cli(*verb)
+        assert code == 0, (verb[0], err)
+
+
+def test_warnings_of_gdal_about_a_list_are_not_printed(tmp_path, recwarn):
+    import contextlib
+    import sqlite3
+
+    from labelscape.scenes.scene_tables import is_tile_index
+
+    path = tmp_path / "plain.gpkg"
+    with contextlib.closing(sqlite3.connect(path)) as base, base:
+        base.execute("CREATE TABLE t (a)")
+    assert not is_tile_index(str(path))
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]

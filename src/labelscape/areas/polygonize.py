@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.areas.style import add_style
 from labelscape.areas.trace import Areas, trace
 from labelscape.errors import BadFile, BadOption
-from labelscape.files import cannot_write, check_path, locked, private_folder, written_whole
+from labelscape.files import cannot_write, check_path, locked, private_folder, temporary_folder, written_whole
 from labelscape.grid import Grid
 from labelscape.legend import Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
@@ -135,8 +134,8 @@ def _sieved(
         return
     check_minimum(sieve)
     # On the target's own disk: /tmp is often too small for a copy of the map.
-    near = tempfile.gettempdir() if is_database(out) else Path(out).parent
-    with private_folder(near) as folder:
+    near = temporary_folder() if is_database(out) else private_folder(Path(out).parent)
+    with near as folder:
         copy = folder / Path(raster).name
         merge_small_areas(raster, copy, legend, min_area=sieve, tick=tick)
         yield copy

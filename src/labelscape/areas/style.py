@@ -10,6 +10,7 @@ import xml.etree.ElementTree as xml
 from collections.abc import Sequence
 from pathlib import Path
 
+from labelscape.errors import BadOption
 from labelscape.legend import RGB, Legend
 
 
@@ -19,7 +20,10 @@ def written_at() -> str:
     """
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(given) if given.isdecimal() else 0
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise BadOption(f"SOURCE_DATE_EPOCH={given} is no time in seconds since 1970.") from error
     return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 

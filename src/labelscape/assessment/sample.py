@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -34,7 +33,7 @@ from labelscape.assessment.size import (
     smallest_size,
 )
 from labelscape.errors import BadFile, BadOption, check_names
-from labelscape.files import check_path, check_written, private_folder
+from labelscape.files import check_path, check_written, private_folder, temporary_folder
 from labelscape.version import __version__
 
 EXPECTED = 0.8
@@ -183,7 +182,7 @@ def _strata(
     if sieve:
         check_minimum(sieve)
         # The sieved copy is as large as the map: beside the result there is room for it.
-        with private_folder(out.parent if out.parent.is_dir() else tempfile.gettempdir()) as folder:
+        with private_folder(out.parent) if out.parent.is_dir() else temporary_folder() as folder:
             copy = Path(folder) / "sieved.tif"
             merge_small_areas(raster, copy, min_area=sieve, tick=tick)
             yield strata_of_raster(copy, f"classes of the map sieved to {sieve:g}")

@@ -25,6 +25,7 @@ from labelscape.cli.parsing import settings_of
 from labelscape.cli.scenes import scenes_of
 from labelscape.cli.scored import Shown, print_evaluation
 from labelscape.errors import BadFile, BadOption
+from labelscape.files import make_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -251,7 +252,7 @@ def _given(model: Path, images: list[str] | None, labels: Labels, scores: Scores
         if out:
             from labelscape.evaluation.page import write_page
 
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out)
             title = ", ".join(path.stem for path in files)
             write_page(out / "report.html", found, title=title, overwrite=overwrite)
         return found

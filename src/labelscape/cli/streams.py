@@ -60,6 +60,9 @@ def usable() -> Iterator[None]:
             # would be written into the map.
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
+    with contextlib.suppress(AttributeError, ValueError):
+        # A terminal without the characters of a class name shows their codes.
+        sys.stdout.reconfigure(errors="backslashreplace")
     devnull = open(os.devnull, "w")  # noqa: SIM115 (closed below)
     sys.stdout, sys.stderr = _Results(sys.stdout or devnull), sys.stderr or devnull  # type: ignore[assignment]
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from labelscape.evaluation.predicted import (
     map_classes,
     predicted_classes,
 )
-from labelscape.files import private_folder, stem_of, written_whole
+from labelscape.files import make_folder, private_folder, stem_of, temporary_folder, written_whole
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.progress import bar
 from labelscape.rasters.write import MapWriter
@@ -178,7 +177,7 @@ def compare_sides(
             with ExitStack() as held:
                 # Beside the results, where there is room for rasters; else where temporary files go.
                 # Entered first, so removed last: the classes of a large scene are a memory map in it.
-                folder = held.enter_context(private_folder(out or tempfile.gettempdir()))
+                folder = held.enter_context(private_folder(out) if out else temporary_folder())
                 classes = _classes(sides, scene, dataset.legend, part, scorers, tiles, folder, held)
                 maps = [held.enter_context(_writer(*t, scene, overwrite)) for t in targets.get(name, ())]
                 tallies, more = count_scene(scene, part, classes, maps, valid_only=valid_only)
@@ -233,7 +232,7 @@ def _targets(
     """
     if out is None:
         return {}
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     first, found = sides[0].name, {}
     for scene in scenes:
         found[scene] = []

@@ -12,7 +12,6 @@ unlabelled ground are none.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from labelscape.errors import BadInput, BadOption, check_names
 from labelscape.evaluation.kept import zeros
 from labelscape.evaluation.metrics import plain
 from labelscape.evaluation.topology import TopologyCounts, check_size, count_topology
-from labelscape.files import private_folder
+from labelscape.files import temporary_folder
 from labelscape.grid import Window
 
 SIZES = (25, 100, 400, 1600)
@@ -269,7 +268,7 @@ class Objects:
         if self.topology:
             # Before hours of prediction: a skeleton needs its scene in memory as a whole.
             check_size(whole.pixels, self.topology[0].name)
-        with private_folder(tempfile.gettempdir()) as folder:
+        with temporary_folder() as folder:
             # Truth and prediction, index + 1: what is never written reads as 0, and takes no memory.
             kept = zeros((2, *whole.shape), folder / "classes")
 

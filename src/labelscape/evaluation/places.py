@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.distances import DistanceCounts, count_distances
 from labelscape.evaluation.kept import zeros
 from labelscape.evaluation.metrics import iou, mean_iou, overall_accuracy, plain
-from labelscape.files import private_folder, stem_of, written_whole
+from labelscape.files import stem_of, temporary_folder, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.rasters.write import MapWriter
@@ -113,7 +112,7 @@ class Places:
             writer = held.enter_context(
                 MapWriter(self.map_of(name), grid, 1, IGNORE, legend=legend, overwrite=self._overwrite)
             )
-            folder = held.enter_context(private_folder(tempfile.gettempdir()))
+            folder = held.enter_context(temporary_folder())
             # Truth and prediction, index + 1: which places are the worst is known when the scene is done.
             kept = zeros((2, *grid.shape), folder / "classes")
 

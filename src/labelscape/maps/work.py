@@ -16,7 +16,7 @@ from labelscape.contract.compare import compare
 from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import BadFile, BadInput
-from labelscape.files import check_replaceable, check_written, free_bytes, locked, try_to_write
+from labelscape.files import check_replaceable, check_written, free_bytes, locked, make_folder, try_to_write
 from labelscape.grid import Grid
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.journal import Journal, files_of_map, is_begun, planes_wanted, tile_key
@@ -152,7 +152,7 @@ def prepared(
         legends = {name: with_unknown(legend) for name, legend in legends.items()}
     key = tile_key(request, models, scene, plan, scorer.device.type, watched)
     folder = out / f".{stem}.unfinished"
-    _make_room(out)
+    make_folder(out)
     with locked(out / stem, patience=patience):
         notes = [*notes, *_room(request, out, folder, scene, plan, legends)]
         # Files beside tiles with this very key are this map's own, finished before it was stopped.
@@ -256,14 +256,6 @@ def with_unknown(legend: Legend) -> Legend:
             f"{'it has one' if UNKNOWN in legend.names else 'no value is free'}."
         )
     return Legend((*legend.classes, LandClass(free, UNKNOWN, (120, 120, 120), "confidence below the limit")))
-
-
-def _make_room(out: Path) -> None:
-    """Create the output folder. Raises BadFile where that fails."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadFile(f"The folder {out} cannot be created: {error.strerror or error}.") from error
 
 
 def _check_room(paths: Mapping[str, Path], overwrite: bool) -> None:

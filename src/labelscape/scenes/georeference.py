@@ -28,6 +28,12 @@ def place_notes(dataset: rasterio.DatasetReader | WarpedVRT, title: str) -> tupl
 
 def _placed(dataset: rasterio.DatasetReader | WarpedVRT) -> tuple[Grid, str]:
     plain = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+    if not np.isfinite(dataset.transform).all() or dataset.transform.is_degenerate:
+        nowhere = Grid(dataset.crs, Affine.identity(), dataset.height, dataset.width)
+        return nowhere, (
+            "has a damaged transform, with pixels of no size or at no place: it is read without coordinates. "
+            "Give it the right one: gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM FILE"
+        )
     # Of points beside a transform GDAL takes the transform too.
     if not dataset.transform.is_identity or isinstance(dataset, WarpedVRT):
         return plain, ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from labelscape.errors import BadFile, BadInput, joined
 from labelscape.scenes.files import reason
 from labelscape.scenes.stac_many import PARQUET, Listed, items_in
-from labelscape.scenes.vector_paths import as_it_is
+from labelscape.scenes.vectors import columns_of, layers_of, read_table
 
 TEXTS = {".txt", ".lst", ".list"}
 TABLES = {".csv", ".tsv", *PARQUET}
@@ -47,25 +47,20 @@ def is_tile_index(file: str) -> bool:
     """Is this a vector file with a column of paths? A GeoPackage may also be a raster, and GDAL opens a
     `.gti.gpkg` as one mosaic.
     """
-    import pyogrio
-
     path = Path(file)
     if path.suffix.lower() not in INDEXES or path.stem.lower().endswith(".gti"):
         return False
     try:
         return _layer_and_column(file) is not None
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
+    except BadFile:
         return False
 
 
 def _layer_and_column(file: str) -> tuple[str, str] | None:
     """The first layer that has a column of paths, and this column."""
-    import pyogrio
-
-    with as_it_is(file) as plain:
-        for layer, _ in pyogrio.list_layers(plain):
-            if column := _column(pyogrio.read_info(plain, layer=layer)["fields"]):
-                return str(layer), column
+    for layer in layers_of(file):
+        if column := _column(columns_of(file, layer.name)):
+            return layer.name, column
     return None
 
 
@@ -149,11 +144,8 @@ def _parquet(file: str) -> Iterator[Entry | Listed]:
 
 
 def _index(file: str) -> Iterator[Entry]:
-    import pyogrio
-
     layer, column = _layer_and_column(file) or ("", "")
-    with as_it_is(file) as plain:
-        _, _, _, (texts,) = pyogrio.raw.read(plain, layer=layer, columns=[column], read_geometry=False)
+    (texts,) = read_table(file, layer, [column]).values()
     for number, text in enumerate(texts, start=1):
         if isinstance(text, str) and text:
             yield Entry((text,), f"{file}, feature {number}", anywhere=True)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from labelscape.errors import BadFile
-from labelscape.files import private_folder
+from labelscape.files import temporary_folder
 from labelscape.scenes.files import is_local, reason
 
 CHANGED = re.compile(r"[!;?\x00-\x1f\x7f]")
@@ -40,7 +39,7 @@ def as_it_is(path: str | Path, *, new: bool = False) -> Iterator[str]:
     if not CHANGED.search(str(true)):
         yield str(true)
         return
-    with private_folder(tempfile.gettempdir()) as folder:
+    with temporary_folder() as folder:
         try:
             plain = _link(true, folder, new)
             yield str(plain)

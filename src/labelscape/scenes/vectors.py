@@ -203,12 +203,22 @@ def queried(path: str | Path, sql: str) -> list[tuple[Any, ...]]:
     return list(zip(*(column.tolist() for column in columns)))
 
 
-def read_table(path: str | Path) -> dict[str, np.ndarray]:
-    """The columns of a table without geometry, such as a .dbf. Raises BadFile."""
+def columns_of(path: str | Path, layer: str) -> list[str]:
+    """Names of the columns of a layer. Raises BadFile."""
     import pyogrio
 
     with _failures(path), as_it_is(path) as plain, _warned():
-        meta, _, _, fields = pyogrio.raw.read(plain, read_geometry=False)
+        return [str(name) for name in pyogrio.read_info(plain, layer=layer)["fields"]]
+
+
+def read_table(
+    path: str | Path, layer: str | None = None, columns: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The columns of a table, such as a .dbf, or of a layer, without its geometry. Raises BadFile."""
+    import pyogrio
+
+    with _failures(path), as_it_is(path) as plain, _warned():
+        meta, _, _, fields = pyogrio.raw.read(plain, layer=layer, columns=columns, read_geometry=False)
     return dict(zip(meta["fields"], fields))
 
 
