@@ -1,5 +1,5 @@
-"""Systems in odd states: no folder for temporary files, results below a file, a clock that is none, a terminal
-without letters.
+"""Systems in odd states: no folder for temporary files, results below a file, a time that is none, a
+terminal without letters.
 """
 
 import io
