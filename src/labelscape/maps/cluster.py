@@ -191,7 +191,7 @@ def outcomes(
     seconds without a sign of progress a worker ends itself, and its work is given to another one. Raises
     ClusterLost. Ended early, it cancels what was submitted.
     """
-    ended: queue.SimpleQueue[Future | Exception] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[tuple[str, Any, Exception | None]] = queue.SimpleQueue()
     running: dict[str, Future] = {}
     by_key: dict[str, Call] = {}
     job, calls, lock, open_ = uuid.uuid4().hex[:8], iter(calls), threading.Lock(), True
@@ -210,25 +210,28 @@ def outcomes(
             running[key].add_done_callback(ends)
 
     def ends(future: Future) -> None:
-        """In Dask's thread for callbacks."""
-        with lock:
-            running.pop(future.key, None)
-            try:
+        """In Dask's thread for callbacks. Only the outcome is kept, so that the scheduler forgets the call,
+        however late it is taken.
+        """
+        found = failed = None
+        try:
+            found = _outcome(future)
+            with lock:
+                running.pop(future.key, None)
                 fill()
-            # It would be lost in that thread.
-            except Exception as error:
-                ended.put(error)
-        ended.put(future)
+        # It would be lost in that thread.
+        except Exception as error:
+            failed = error
+        ended.put((future.key, found, failed))
 
     try:
         with lock:
             fill()
         while by_key:
-            future = ended.get()
-            if isinstance(future, Exception):
-                raise future
-            yield by_key.pop(future.key), _outcome(future)
-            del future  # so that the scheduler forgets it
+            key, found, failed = ended.get()
+            if failed is not None:
+                raise failed
+            yield by_key.pop(key), found
     finally:
         open_ = False
         # The connection may be what was lost.
