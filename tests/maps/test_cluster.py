@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,12 @@ import labelscape
 from labelscape.checkpoint import load, save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
+from labelscape.maps import crew
 from labelscape.maps.cluster import Call, ClusterLost, connected, outcomes
+from labelscape.maps.crew import Work, grain_for
 from labelscape.maps.layout import Blocks, blocks_for, tiles_along
 from labelscape.maps.many import map_scenes
+from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_scene
 from labelscape.scoring.stitch import _contributing
 from labelscape.scoring.tiles import TilePlan
@@ -50,6 +53,26 @@ def scenes_of(folder, count=3, height=96, width=128):
 
 def rasters_in(folder):
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in (".tif", ".xml")}
+
+
+@dataclass(frozen=True)
+class OnCpu:
+    device: str = "cpu"
+
+
+def test_few_scenes_are_cut_into_blocks_where_one_of_them_is_larger_than_a_tile(model, tmp_path, monkeypatch):
+    small = scenes_of(tmp_path / "small", 2)
+
+    def grain(scenes, asked="auto"):
+        models, requests = [load(model)], [MapRequest(device="cpu")] * len(scenes)
+        return grain_for(Work(models, scenes, requests, tmp_path, False, asked, None), 4, OnCpu())
+
+    assert grain(small) == "scene"
+    assert grain([*small, tmp_path / "none.tif"]) == "scene"  # told when it is its turn
+    assert grain(small, "block") == "block"
+    monkeypatch.setattr(crew, "EXACT_TILE", 100)  # 96 x 128 pixels are more than 100 x 100
+    assert grain(small) == "block"
+    assert grain(small * 4) == "scene"
 
 
 def test_whole_scenes_are_mapped_by_workers_and_one_that_fails_does_not_stop_the_others(

@@ -88,7 +88,7 @@ class Workers:
         str,
         typer.Option(
             "--grain",
-            help="What a worker is given: scene, block (of a scene's tiles) or auto (blocks of few scenes).",
+            help="What a worker is given: scene, block (of a scene's tiles) or auto (by number and size).",
         ),
     ] = "auto"
     block_timeout: Annotated[

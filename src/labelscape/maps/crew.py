@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelscape.checkpoint import Checkpoint, StoredAs
-from labelscape.errors import BadOption, UnknownName
+from labelscape.errors import BadOption, LabelscapeError, UnknownName
 from labelscape.maps import cluster
 from labelscape.maps.blocks import from_workers
 from labelscape.maps.job import Job, SceneRecord, for_workers, map_here, map_one, portable, scene_text
 from labelscape.maps.machine import as_many_threads
 from labelscape.maps.probe import Crew, check_workers
 from labelscape.maps.request import MapRequest
+from labelscape.maps.work import opened_for
 from labelscape.progress import bar, print_line
 from labelscape.scenes.files import Source
 from labelscape.scoring.engines import pick_device
+from labelscape.scoring.memory import EXACT_TILE
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -90,7 +92,8 @@ def _files(models: Sequence[Checkpoint]) -> tuple[StoredAs, ...]:
 
 def grain_for(work: Work, workers: int, crew: Crew) -> str:
     """What a worker is given: a "scene" or a "block". Raises BadOption where blocks cannot be joined."""
-    if work.grain == "scene" or (work.grain == "auto" and len(work.scenes) >= SCENES_PER_WORKER * workers):
+    many = len(work.scenes) >= SCENES_PER_WORKER * workers
+    if work.grain == "scene" or (work.grain == "auto" and (many or _all_are_small(work))):
         return "scene"
     # Tiles of another device have other last digits, and other batches.
     here = pick_device(work.requests[0].device).type
@@ -102,6 +105,19 @@ def grain_for(work: Work, workers: int, crew: Crew) -> str:
             f"`device='cpu'`, or `grain='scene'`, or start it on a machine with {crew.device}."
         )
     return "scene"
+
+
+def _all_are_small(work: Work) -> bool:
+    """Is none of the scenes larger than one large tile? There is nothing to share in them then."""
+    for scene, request in zip(work.scenes, work.requests):
+        try:
+            with opened_for(work.models[0], scene, request) as (opened, *_):
+                height, width = opened.grid.shape
+        except LabelscapeError:  # its record will say so
+            continue
+        if height * width > EXACT_TILE**2:
+            return False
+    return True
 
 
 def _plan(client: Client, work: Work, grain: str, crew: Crew) -> Iterator[str]:

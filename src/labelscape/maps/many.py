@@ -53,7 +53,7 @@ def map_scenes(
     workers     processes on this machine that share the work, of one thread each; by default none
     cluster     instead: the address or scheduler file of a Dask cluster, or a `distributed.Client` of one
     grain       what a worker is given: a "scene", a "block" of a scene's tiles, or "auto": blocks where there
-                are fewer than two scenes per worker
+                are fewer than two scenes per worker, unless all are small
     block_timeout
                 seconds without progress after which a worker is ended, and its work given to another one;
                 None for no limit
