@@ -245,6 +245,8 @@ def test_gml_without_geometry_and_damaged_files_are_refused(tmp_path):
         "</gml:featureMember></o:FeatureCollection>"
     )
     (tmp_path / "no.gml").write_text(gml)
+    for part in ("c.shx", "c.dbf"):
+        (tmp_path / part).write_bytes(b"\0")
     with pytest.raises(BadInput, match="no layer with geometry"):
         read_polygons(tmp_path / "no.gml")
     for name, data in (("a.geojson", b'{"type": "Feat'), ("b.gpkg", b"SQLite format 3\0"), ("c.shp", b"\0")):
@@ -411,3 +413,34 @@ def test_polygons_whose_crs_nothing_relates_to_the_scene(tmp_path):
     path = write(tmp_path / "a.gpkg", [shapely.box(0, 0, 1, 1)], crs=moon)
     with pytest.raises(BadInput, match="a.gpkg cannot be put onto the scene. No transformation between"):
         read_polygons(path, UTM)
+
+
+def test_a_zip_with_a_folder_in_it_is_read_and_one_with_several_files_is_refused(tmp_path):
+    square = shapely.box(WEST, SOUTH, EAST, NORTH)
+    write(tmp_path / "fields.shp", [square], kind="Polygon")
+    parts = sorted(tmp_path.glob("fields.*"))
+    for name, folders in (
+        ("flat", [""]),
+        ("inner", ["a/b/"]),
+        ("mac", ["a/", "__MACOSX/a/"]),
+        ("two", ["a/", "b/"]),
+    ):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for folder in folders:
+                for part in parts:
+                    archive.write(part, folder + part.name)
+            archive.writestr("metadata.json", "{}")
+    for name in ("flat", "inner", "mac"):
+        assert is_vector(tmp_path / f"{name}.zip")
+        assert read_polygons(tmp_path / f"{name}.zip").geometries[0].equals(square)
+    assert is_vector(tmp_path / "two.zip")  # and not a raster that cannot be read
+    with pytest.raises(BadFile, match=r"holds 2 vector files \(a/fields.shp, b/fields.shp\). Unpack it"):
+        read_polygons(tmp_path / "two.zip")
+
+
+@pytest.mark.parametrize("part", [".shx", ".dbf"])
+def test_a_shapefile_without_one_of_its_files_is_told_so(tmp_path, part):
+    path = write(tmp_path / "fields.shp", [shapely.box(WEST, SOUTH, EAST, NORTH)], kind="Polygon")
+    path.with_suffix(part).unlink()
+    with pytest.raises(BadFile, match=rf"fields\{part} not found beside it. Copy all of its files together"):
+        read_polygons(path)

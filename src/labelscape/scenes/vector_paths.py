@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,3 +72,26 @@ def _link(true: Path, folder: Path, new: bool) -> Path:
             f"{true} has characters in its path at which the vector library splits it (! ; ?), and no link "
             f"to it can be made ({reason(error)}). Rename it."
         ) from error
+
+
+def vectors_inside(path: str | Path, suffixes: set[str]) -> list[str]:
+    """Names of the vector files in a zip archive; none where it is no archive."""
+    if not str(path).lower().endswith(".zip") or not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+    # A .json beside a vector file is its metadata.
+    return [name for name in names if Path(name).suffix.lower() in suffixes - {".json"}]
+
+
+def member_of(path: str | Path, plain: str, suffixes: set[str]) -> str:
+    """What GDAL opens of a vector file: `plain` itself; of a zip archive with folders in it, of which GDAL
+    sees none, the one vector file inside. Raises BadFile where it holds several.
+    """
+    found = vectors_inside(plain, suffixes)
+    if all("/" not in name for name in found):
+        return plain
+    if len(found) > 1:
+        listed = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+        raise BadFile(f"{path} holds {len(found)} vector files ({listed}). Unpack it, and give one of them.")
+    return f"/vsizip/{{{plain}}}/{found[0]}"

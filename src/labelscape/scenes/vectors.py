@@ -19,7 +19,7 @@ from labelscape.crs import Unrelated, as_wkt
 from labelscape.errors import BadFile, BadInput, LabelscapeError, UnknownName
 from labelscape.files import check_regular
 from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason, suffix_of
-from labelscape.scenes.vector_paths import as_it_is
+from labelscape.scenes.vector_paths import as_it_is, member_of, vectors_inside
 
 VECTOR_SUFFIXES = {
     *(".gpkg", ".geojson", ".json", ".topojson", ".shp", ".shz", ".fgb", ".parquet", ".geoparquet"),
@@ -105,6 +105,8 @@ def is_vector(source: str | Path) -> bool:
         return suffix in VECTOR_SUFFIXES
     if is_local(path) and not os.path.exists(path):
         return False
+    if is_local(path) and vectors_inside(path, VECTOR_SUFFIXES):
+        return True
     try:
         return any(layer.geometry is not None for layer in layers_of(path))
     except BadFile:
@@ -117,7 +119,7 @@ def layers_of(path: str | Path) -> list[Layer]:
 
     if is_local(path):
         check_regular(path)
-    with _failures(path), as_it_is(path) as plain, _warned():
+    with _failures(path), _opened(path) as plain, _warned():
         return [Layer(str(name), kind) for name, kind in pyogrio.list_layers(plain)]
 
 
@@ -136,7 +138,7 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
     import pyogrio
     import shapely
 
-    with _failures(source.path), as_it_is(source.path) as plain, _warned() as said:
+    with _failures(source.path), _opened(source.path) as plain, _warned() as said:
         meta, _, wkb, fields = pyogrio.raw.read(plain, layer=layer, columns=columns)
         # Rings that are not closed are closed; what cannot be decoded at all becomes None.
         with np.errstate(invalid="ignore"):  # coordinates that are NaN
@@ -188,7 +190,7 @@ def layer_facts(path: str | Path, layer: str) -> dict[str, Any]:
     """
     import pyogrio
 
-    with _failures(path), as_it_is(path) as plain, _warned():
+    with _failures(path), _opened(path) as plain, _warned():
         # Otherwise formats that do not store the number give -1.
         return pyogrio.read_info(plain, layer=layer, force_feature_count=True)
 
@@ -197,7 +199,7 @@ def queried(path: str | Path, sql: str) -> list[tuple[Any, ...]]:
     """The rows of an SQL query on a vector file, without geometries. Raises BadFile."""
     import pyogrio
 
-    with _failures(path), as_it_is(path) as plain, _warned():
+    with _failures(path), _opened(path) as plain, _warned():
         # OGR's own SQL, the default of GeoJSON and FlatGeobuf, knows no GROUP BY.
         _, _, _, columns = pyogrio.raw.read(plain, sql=sql, sql_dialect="SQLITE", read_geometry=False)
     return list(zip(*(column.tolist() for column in columns)))
@@ -207,7 +209,7 @@ def columns_of(path: str | Path, layer: str) -> list[str]:
     """Names of the columns of a layer. Raises BadFile."""
     import pyogrio
 
-    with _failures(path), as_it_is(path) as plain, _warned():
+    with _failures(path), _opened(path) as plain, _warned():
         return [str(name) for name in pyogrio.read_info(plain, layer=layer)["fields"]]
 
 
@@ -217,7 +219,7 @@ def read_table(
     """The columns of a table, such as a .dbf, or of a layer, without its geometry. Raises BadFile."""
     import pyogrio
 
-    with _failures(path), as_it_is(path) as plain, _warned():
+    with _failures(path), _opened(path) as plain, _warned():
         meta, _, _, fields = pyogrio.raw.read(plain, layer=layer, columns=columns, read_geometry=False)
     return dict(zip(meta["fields"], fields))
 
@@ -243,7 +245,7 @@ def _holds_features(path: str | Path, layer: str) -> bool:
     """False for a layer that is known to be empty; some formats do not store the number."""
     import pyogrio
 
-    with _failures(path), as_it_is(path) as plain, _warned():
+    with _failures(path), _opened(path) as plain, _warned():
         return pyogrio.read_info(plain, layer=layer)["features"] != 0
 
 
@@ -328,6 +330,29 @@ def _array(items: list) -> np.ndarray:
     """Numbers as floats, text as objects."""
     texts = any(isinstance(item, str) for item in items)
     return np.array(items, object if texts else float)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[str]:
+    """What GDAL is given for a file to read. Raises BadFile where a part of a Shapefile is missing."""
+    if is_local(path) and str(path).lower().endswith(".shp"):
+        _check_parts(Path(path))
+    with as_it_is(path) as plain:
+        yield member_of(path, plain, VECTOR_SUFFIXES)
+
+
+def _check_parts(path: Path) -> None:
+    """A Shapefile is several files: without .shx it cannot be read, without .dbf it has no columns."""
+    lacking = [
+        part
+        for part in (".shx", ".dbf")
+        if path.is_file() and not any(path.with_suffix(p).exists() for p in (part, part.upper()))
+    ]
+    if lacking:
+        raise BadFile(
+            f"{path} is one file of a Shapefile; {' and '.join(path.stem + part for part in lacking)} not "
+            "found beside it. Copy all of its files together (.shp, .shx, .dbf, .prj)."
+        )
 
 
 @contextmanager
