@@ -89,7 +89,7 @@ def test_a_batch_script_runs_and_activates_the_environment(tmp_path, monkeypatch
 
 
 def test_a_recipe_as_a_command_line_is_the_same_recipe(monkeypatch):
-    from labelscape.cli import train as verb
+    from labelscape.cli import train_ahead
     from labelscape.training import slurm
 
     scenes = ["a b.tif", ("b.tif", "c.tif")]
@@ -104,7 +104,7 @@ def test_a_recipe_as_a_command_line_is_the_same_recipe(monkeypatch):
         mate={"data": {"images": ["z"]}, "weight": 0.5},
     )
     seen = []
-    monkeypatch.setattr(verb, "print_slurm", lambda ahead, out, recipe: seen.append((out, recipe)))
+    monkeypatch.setattr(train_ahead, "print_slurm", lambda ahead, out, recipe: seen.append((out, recipe)))
     words = shlex.split(slurm.command_of(recipe, "runs/a b"))
     assert words[:2] == ["labelscape", "train"]
     app([*words[1:], "--slurm", "1x1"], standalone_mode=False)

@@ -14,11 +14,10 @@ from global_sum import in_catalogue  # noqa: F401 (a fixture)
 from test_resumed_training import kill_once_saved, launch
 from torch import nn
 
-import labelscape.cli.train as verb
 import labelscape.training.batchnorm as batchnorm
 import labelscape.training.loop as loop
 from labelscape.checkpoint import load
-from labelscape.cli import app
+from labelscape.cli import app, train_ahead
 from labelscape.errors import BadInput, BadOption
 from labelscape.evaluation.tile_sizes import measured_sides
 from labelscape.nets.blocks import Network
@@ -397,7 +396,7 @@ def test_a_rehearsal_counts_larger_crops_and_tiles(fields, run_cli):
 
 def test_the_command_line_has_both_parts(run_cli, monkeypatch):
     seen = []
-    monkeypatch.setattr(verb, "print_slurm", lambda ahead, out, recipe: seen.append(recipe))
+    monkeypatch.setattr(train_ahead, "print_slurm", lambda ahead, out, recipe: seen.append(recipe))
     words = ["train", "a.tif", "--labels", "b.tif", "--out", "r", "--slurm", "1x1", "--crop", "64"]
     code, _, err = run_cli(*words, "--map-size", "32")
     assert code == 2 and "map_size=32 is smaller than crop=64" in err
