@@ -84,6 +84,14 @@ class Window:
                 yield Window(top, left, min(size, self.bottom - top), min(size, self.right - left))
 
 
+def decimated(shape: tuple[int, int], most: int) -> tuple[int, int]:
+    """(height, width) of a picture of `shape` with at most `most` pixels a side, and one at least: a long
+    strip of a few rows would be rounded to none.
+    """
+    shrink = max(1.0, max(shape) / most)
+    return max(1, round(shape[0] / shrink)), max(1, round(shape[1] / shrink))
+
+
 def check_window(window: object, whole: Window) -> None:
     """Raises WrongType where `window` is not a Window, BadOption where it is not inside `whole`."""
     if not isinstance(window, Window):

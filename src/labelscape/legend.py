@@ -173,6 +173,12 @@ class Legend:
         table[: len(self)] = self.values
         return table[indices]
 
+    def indices(self, values: np.ndarray) -> np.ndarray:
+        """The inverse of `decode`: uint8 values of maps -> class indices; 255 for all that is no class."""
+        table = np.full(256, IGNORE, np.uint8)
+        table[list(self.values)] = np.arange(len(self))
+        return table[values]
+
     def paint(self, indices: np.ndarray, unlabelled: RGB = (255, 255, 255)) -> np.ndarray:
         """Class indices (H, W) -> RGB image, uint8 (H, W, 3), in the legend's colours."""
         table = np.full((256, 3), unlabelled, np.uint8)

@@ -8,6 +8,7 @@ import browser
 import numpy as np
 import pyogrio
 import pytest
+import rasterio
 import samples
 import world
 from pages import Page
@@ -381,6 +382,23 @@ def test_the_report_holds_the_estimates_and_the_sentence(made, tmp_path):
         (tmp_path / "acc.json").unlink()
         (tmp_path / "acc.gpkg").unlink()
         assess(raster, points, out=tmp_path / "acc")
+
+
+@pytest.mark.parametrize(("kind", "nodata"), [("int16", -9999), ("float32", np.nan), ("uint16", 65535)])
+def test_the_report_shows_class_maps_of_any_type(made, tmp_path, kind, nodata):
+    raster, _, ground = made
+    values = world.paint(*SHAPE).astype(kind)
+    values[:40] = nodata
+    with rasterio.open(raster) as of_bytes:
+        place = {"crs": of_bytes.crs, "transform": of_bytes.transform, "height": SHAPE[0], "width": SHAPE[1]}
+    with rasterio.open(tmp_path / "t_class.tif", "w", dtype=kind, nodata=nodata, count=1, **place) as file:
+        file.write(values, 1)
+    shutil.copy(f"{raster}.aux.xml", tmp_path / "t_class.tif.aux.xml")
+    sample(tmp_path / "t_class.tif", tmp_path / "t.gpkg", size=60, floor=20)
+    samples.answer(tmp_path / "t.gpkg", ground)
+    assess(tmp_path / "t_class.tif", tmp_path / "t.gpkg", out=tmp_path / "acc")
+    (picture,) = Page((tmp_path / "acc.html").read_text()).pictures()
+    assert (picture[:30] == 255).all() and not (picture[45:] == 255).all(axis=2).all()
 
 
 @pytest.mark.parametrize("width", [400, 1600])

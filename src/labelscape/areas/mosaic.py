@@ -106,14 +106,7 @@ def mosaic(
 ) -> MosaicSummary:
     """Join class maps into one, `out`: a GeoTIFF (COG) with colours, names, overviews and areas.
 
-    maps        class rasters (`_class.tif`), folders of them, globs, lists as `find_scenes` takes them
-    method      how a pixel is decided that several maps answer: proba, confidence, first or last; by default
-                proba where every map has its `_proba.tif` beside it, else confidence
-    like        a raster whose grid the mosaic gets
-    crs, pixel_size
-                the grid of the mosaic, in units of the CRS, over all maps
-    by_name     classes of one name are one class, whatever their values
-    progress    shows a progress bar: called with a title, the number of blocks and "blocks"
+    The arguments are those of `maps.mosaic.mosaic`, which adds a report.
 
     Maps of several CRSs make several files, out_32633.tif and so on, unless a grid is named. Raises BadInput
     where classes or pixel sizes differ, BadOption, BadFile.

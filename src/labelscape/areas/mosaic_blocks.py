@@ -118,10 +118,12 @@ class MosaicBlocks:
         return values
 
     def _part(self, window: Window) -> np.ndarray:
-        decision = _Decision(self.method, self.legend, window.shape)
+        maps = self.touching(window)
+        # A map alone is right, whatever its weights: most of a mosaic, and its probabilities are many bands.
+        decision = _Decision("first" if len(maps) == 1 else self.method, self.legend, window.shape)
         places: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         answered: dict[int, np.ndarray] = {}
-        for one in self.touching(window):
+        for one in maps:
             sample = self._sampled(one, window, places)
             if sample is None:
                 continue
@@ -130,7 +132,7 @@ class MosaicBlocks:
             here = classes != IGNORE
             if not here.any():
                 continue
-            decision.add(classes, here, *self._weights(source, sample))
+            decision.add(classes, here, *self._weights(source, sample, alone=len(maps) == 1))
             answered[source.zone] = answered.get(source.zone, False) | here
         own = self._own(window, answered)
         self.overlapped += int(np.count_nonzero((decision.count > 1) & own))
@@ -159,15 +161,22 @@ class MosaicBlocks:
         read = Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
         return _Sample(read, window.shape, (inside,), (rows - top, columns - left))
 
-    def _weights(self, source: MapSource, sample: _Sample) -> tuple[np.ndarray | None, list[int]]:
-        """What decides: confidence (h, w), or probabilities (K, h, w) and the class of each."""
-        if self.method == "confidence":
-            return sample.put(self._read(source.beside("confidence"), source, sample.read, [1]))[0], []
-        if self.method != "proba":
+    def _weights(
+        self, source: MapSource, sample: _Sample, *, alone: bool
+    ) -> tuple[np.ndarray | None, list[int]]:
+        """What decides: confidence (h, w), or probabilities (K, h, w) and the class of each. Of a map `alone`
+        the file is only checked.
+        """
+        if self.method not in ("confidence", "proba"):
             return None, []
-        path = source.beside("proba")
-        values = sample.put(self._read(path, source, sample.read, None))
-        return values, self._classes_of_bands(path, source)
+        path = source.beside(self.method)
+        self._file(path, source)
+        bands = self._classes_of_bands(path, source) if self.method == "proba" else []
+        if alone:
+            return None, []
+        if self.method == "confidence":
+            return sample.put(self._read(path, source, sample.read, [1]))[0], []
+        return sample.put(self._read(path, source, sample.read, None)), bands
 
     def _classes_of_bands(self, path: str, source: MapSource) -> list[int]:
         """The number of each band's class in the mosaic's legend, by the bands' names."""

@@ -15,7 +15,8 @@ from labelscape.assessment.result import Assessment
 from labelscape.assessment.words import overall, unit_of
 from labelscape.evaluation.report import Report, write_report
 from labelscape.evaluation.sections import Picture, Section, Table
-from labelscape.legend import IGNORE
+from labelscape.grid import decimated
+from labelscape.rasters.class_map import class_raster
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.version import __version__
 
@@ -130,11 +131,10 @@ def _picture(raster: str | Path, design: Design, mapped: np.ndarray, answers: An
     """The map with its points, coloured by whether they agree."""
     legend = design.legend
     with gdal(), open_raster(raster) as file:
-        shrink = max(1.0, max(file.shape) / SIDE)
-        values = file.read(1, out_shape=tuple(max(1, round(n / shrink)) for n in file.shape))
-    table_of = np.full(256, IGNORE, np.uint8)
-    table_of[list(legend.values)] = np.arange(len(legend))
-    picture = legend.paint(table_of[values])
+        whole = class_raster(file, raster)
+        shape = decimated(whole.grid.shape, SIDE)
+        picture = legend.paint(legend.indices(whole.read(whole.grid.window, shape)))
+    shrink = max(1.0, max(whole.grid.shape) / SIDE)
     # Lighter, so that points stand out.
     picture = (255 - (255 - picture) * 0.6).astype(np.uint8)
     colours = np.where(answers.answered, np.where(mapped == answers.classes, 0, 1), 2)

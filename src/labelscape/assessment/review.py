@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import shapely
 
 from labelscape.areas.style import store_style
@@ -19,12 +18,13 @@ from labelscape.areas.trace import Areas, Weigh, trace
 from labelscape.assessment.census import check_confidence, confidence_beside
 from labelscape.assessment.form import review_style
 from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.evaluation.reliability import usual_limit
 from labelscape.files import check_path, check_written, locked, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_of
-from labelscape.scenes.files import READ_FAILURES, gdal, open_raster, reason
+from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.stamps import Watched
 from labelscape.scenes.vectors import write_layer, writing
 
@@ -67,6 +67,7 @@ def review(
     top: int = TOP,
     below: int | None = None,
     min_area: float = 0.0,
+    legend: Legend | None = None,
     overwrite: bool = False,
     strip_rows: int | None = None,
     tick: Callable[[int], None] | None = None,
@@ -83,6 +84,7 @@ def review(
     below       per cent; 100: all pixels that are not entirely certain. By default half way between chance
                 and certainty, rounded to 5: 75 for two classes, 60 for five
     min_area    hectares (pixels without coordinates) below which areas are left out
+    legend      the classes, where they are known; by default those that the map names
     tick        called with the number of rows done
 
     Memory does not grow with the map. Raises BadOption for options that cannot work, BadInput for rasters
@@ -92,16 +94,17 @@ def review(
     check_path(out, "The review file")
     _check(Path(out), top, below, min_area, overwrite)
     beside = Path(confidence) if confidence is not None else confidence_beside(raster, "confidence")
-    legend = legend_of(raster)[0]
+    legend = legend or legend_of(raster)[0]
     watched = Watched.of([str(raster), str(beside)])
     with locked(out), gdal(), ExitStack() as stack:
         file, its = (stack.enter_context(open_raster(path)) for path in (raster, beside))
         classes = class_raster(file, raster)
-        grid = classes.grid
-        _check_one_grid(classes, its, beside)
+        check_confidence(its, beside)
+        sure, grid = ClassRaster(its, beside), classes.grid
+        _check_one_grid(classes, sure)
         limit = usual_limit(len(legend)) if below is None else below
         best = Best(top, min_area * 10_000 if grid.is_on_earth else min_area, on_earth=grid.is_on_earth)
-        weigh = doubt_below(its, beside, limit)
+        weigh = doubt_below(sure, limit)
         for areas in trace(classes, strip_rows=strip_rows, tick=tick, weigh=weigh):
             best.add(areas)
         # Before the file takes its name.
@@ -113,19 +116,11 @@ def review(
     return ReviewSummary(Path(out), len(best.kept), best.found, limit, share)
 
 
-def usual_limit(classes: int) -> int:
-    """Half way between chance and certainty, in per cent rounded to 5: as the report's "low confidence"."""
-    return 5 * round((50 + 50 / max(2, classes)) / 5)
-
-
-def doubt_below(file: rasterio.DatasetReader, path: str | Path, limit: int) -> Weigh:
+def doubt_below(confidence: ClassRaster, limit: int) -> Weigh:
     """Keeps the class of pixels with a confidence below `limit` per cent; a weight is 100 - confidence."""
 
     def weigh(window: Window, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            sure = file.read(1, window=window.rio)
-        except READ_FAILURES as error:
-            raise BadFile(f"{path} cannot be read: {reason(error)}.") from error
+        sure = confidence.read(window)
         # 255 is nodata, and nothing between 101 and 254 is a confidence.
         return np.where(sure < limit, values, np.uint8(IGNORE)), 100.0 - sure
 
@@ -205,13 +200,12 @@ def _check(out: Path, top: int, below: int | None, min_area: float, overwrite: b
         raise BadOption(f"`min_area={min_area:g}` must be a number of at least 0.")
 
 
-def _check_one_grid(raster: ClassRaster, its: rasterio.DatasetReader, beside: Path) -> None:
+def _check_one_grid(raster: ClassRaster, confidence: ClassRaster) -> None:
     """Raises BadInput where a raster is not the confidence of a map."""
-    check_confidence(its, beside)
-    grid, other = raster.grid, Grid(its.crs, its.transform, its.height, its.width)
+    grid, other = raster.grid, confidence.grid
     if not grid.matches(other):
         raise BadInput(
-            f"{beside} ({other.width} x {other.height} pixels) is not on the grid of {raster.path} "
+            f"{confidence.path} ({other.width} x {other.height} pixels) is not on the grid of {raster.path} "
             f"({grid.width} x {grid.height}): it is the confidence of another map."
         )
 

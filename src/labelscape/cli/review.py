@@ -63,7 +63,7 @@ def run(
     from labelscape.progress import bar
     from labelscape.rasters.class_names import legend_of
 
-    rows = legend_of(raster)[1]
+    names, rows = legend_of(raster)
     with bar(f"review of {Path(raster).name}", rows, "rows") as tick:
         done = review(
             raster,
@@ -72,6 +72,7 @@ def run(
             top=top,
             below=below,
             min_area=min_area,
+            legend=names,
             overwrite=overwrite,
             tick=tick,
         )

@@ -41,9 +41,10 @@ class LabelledScene:
         Raises as `Labels.read`.
         """
         indices = self.labels.read(window)
-        if self.corrections:
+        # Most windows have none: burning and the mask of the split would cost as much as the labels.
+        if touching := [index for index in self.corrections if index.touches(window)]:
             new = indices.copy()
-            for index in self.corrections:
+            for index in touching:
                 index.burn(window, new)
             # Held-out labels stay as they were, see `datasets.corrected`.
             indices = np.where(self.learned(window), new, indices)

@@ -5,6 +5,7 @@ what `map --unfamiliar` compares a scene with.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,10 +83,13 @@ def _features(
     """Features (N, C) and classes (N,) of labelled pixels of each unit, MOST_CELLS at most."""
     from labelscape.contract.matching import bands_to_read
     from labelscape.scoring.familiar import features_of
+    from labelscape.scoring.memory import tile_side
 
     rng, net = np.random.default_rng(0), scorer.members[0].engine.net
+    # Once a size of scene: it may run the network's shapes to estimate memory.
+    side_for = cache(partial(tile_side, scorer))
     for unit in units:
-        scene, window = unit.scene, seen_window(scorer, unit)
+        scene, window = unit.scene, seen_window(scorer, unit, side_for)
         patch = scene.scene.read(window, bands_to_read(scorer.checkpoint.bands, scene.scene))
         labels = scene.read_labels(window, part)
         labels[~patch.valid] = IGNORE
@@ -103,16 +107,17 @@ def _features(
         tick()
 
 
-def seen_window(scorer: Scorer, unit: Unit) -> Window:
-    """What the network sees of a unit's surroundings: its reach, or as large a tile as in a map."""
-    from labelscape.scoring.memory import is_exact, tile_side
+def seen_window(scorer: Scorer, unit: Unit, side_for: Callable[[int], int]) -> Window:
+    """What the network sees of a unit's surroundings: its reach, or as large a tile as in a map, which is
+    `side_for` the longest side of the scene.
+    """
+    from labelscape.scoring.memory import is_exact
 
     whole, stride = unit.scene.scene.grid.window, scorer.stride
     if is_exact(scorer.members[0]):
         margin = scorer.reach
     else:
-        side = tile_side(scorer, max(whole.shape))
-        margin = max(0, side - max(unit.window.shape)) // 2
+        margin = max(0, side_for(max(whole.shape)) - max(unit.window.shape)) // 2
     window = unit.window.grown(margin, whole)
     # Tiles start at whole strides: elsewhere pooling would have other cells.
     top, left = window.top // stride * stride, window.left // stride * stride

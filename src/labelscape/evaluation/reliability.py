@@ -22,6 +22,13 @@ order.
 """
 
 
+def usual_limit(classes: int) -> int:
+    """Below it a confidence is low: half way between chance and certainty (ours), in per cent rounded to 5,
+    which people read.
+    """
+    return 5 * round((50 + 50 / max(2, classes)) / 5)
+
+
 @dataclass(frozen=True, eq=False)
 class Reliability:
     """Counts of labelled pixels by bins of confidence, at one temperature.

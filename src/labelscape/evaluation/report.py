@@ -139,16 +139,10 @@ def write_report(path: str | Path, report: Report, *, overwrite: bool = False) -
 
 def render(report: Report) -> str:
     """The report as HTML."""
-    # Only here: maps without a report need no jinja2.
-    import jinja2
-
-    # StrictUndefined: a misspelt name in the template raises instead of leaving a gap.
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     here = importlib.resources.files("labelscape.evaluation")
     template, script = (here.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("html.jinja", "js"))
-    return environment.from_string(template).render(
+    return page_of(
+        template,
         report=report,
         version=__version__,
         script=script,
@@ -167,6 +161,18 @@ def render(report: Report) -> str:
         files=[(row.name, row.holds, _bytes(row.size)) for row in report.files],
         provenance=[(str(key), plain(value)) for key, value in report.provenance.items()],
     )
+
+
+def page_of(template: str, **values: Any) -> str:
+    """A page of a template; all values are escaped but those that are `markupsafe.Markup`."""
+    # Only here: maps without a report need no jinja2.
+    import jinja2
+
+    # StrictUndefined: a misspelt name in the template raises instead of leaving a gap.
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(template).render(**values)
 
 
 def page_style() -> str:

@@ -65,7 +65,7 @@ class Tally:
                     one(window, truth, predicted)
                 if self._rings:
                     self._add_rings(_rings_in(scene, window), truth, predicted)
-                if tile is not None:
+                if self._bins and tile is not None:
                     self._add_confidences(tile, truth, predicted)
 
             yield add

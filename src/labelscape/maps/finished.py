@@ -14,8 +14,8 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.maps.journal import files_of_map
 from labelscape.maps.outputs import map_stem
 from labelscape.maps.request import Affects, MapRequest
+from labelscape.maps.work import as_stored
 from labelscape.scenes.files import Source, source_paths
-from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.stamps import Watched
 from labelscape.version import __version__
 
@@ -39,19 +39,12 @@ def finished_map(
     """
     if not out.is_dir():
         return None
-    with open_scene(
-        source,
-        nodata=request.nodata,
-        band_names=request.band_names,
-        area=request.area,
-        wanted=models[0].task(request.task).bands,
-        asset=request.asset,
-        allow_remote=request.allow_remote,
-    ) as scene:
-        stem = map_stem(request, scene.name)
-        run = _run_file(out / f"{stem}_run.json")
-        # Beside an unfinished map's tiles there is still something to do.
-        if run is None or (out / f".{stem}.unfinished").exists():
+    # Named scenes are opened only where there may be a map: the map opens them anyway.
+    if request.name is not None and _run_of(out, map_stem(request, request.name)) is None:
+        return None
+    with as_stored(models[0].task(request.task), source, request) as scene:
+        run = _run_of(out, map_stem(request, scene.name))
+        if run is None:
             return None
         same = _made_with(run, request, models) and _made_of(run, source, files_of_map(request, scene))
     files = {kind: out / name for kind, name in run["files"].items()}
@@ -65,10 +58,14 @@ def finished_map(
     )
 
 
-def _run_file(path: Path) -> dict[str, Any] | None:
-    """The contents of a _run.json that this version wrote."""
+def _run_of(out: Path, stem: str) -> dict[str, Any] | None:
+    """The contents of a map's _run.json that this version wrote; None beside an unfinished map's tiles, where
+    there is still something to do.
+    """
+    if (out / f".{stem}.unfinished").exists():
+        return None
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = json.loads((out / f"{stem}_run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     known = {"software", "request", "models", "scene", "scene_files", "files", "areas"}

@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from labelscape.evaluation.report import page_style
+from labelscape.evaluation.report import page_of, page_style
+from labelscape.evaluation.sections import css
 from labelscape.legend import RGB
 
 SIDE = 900
@@ -38,30 +39,24 @@ STATES = {
 
 def job_page(report: Mapping[str, Any]) -> str:
     """The page as HTML; `report` as `JobReport.to_dict` gives it."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     template = importlib.resources.files("labelscape.maps").joinpath("job.html.jinja").read_text("utf-8")
     order = {state: number for number, state in enumerate(STATES)}
     scenes = sorted(report["scenes"], key=lambda record: order[record["state"]])
-    return environment.from_string(template).render(
+    box = _box(scenes)
+    return page_of(
+        template,
         report=report,
         # Ours, and with quotes in it; everything else on the page is escaped.
         style=Markup(page_style()),
         lead=lead(report),
         legend=[(about.label, css(about.color)) for s, about in STATES.items() if s in report["counts"]],
-        shapes=list(_shapes(scenes)),
-        view=_view(scenes),
+        shapes=list(_shapes(scenes, box)) if box else [],
+        view=_view(box) if box else None,
         rows=[_row(record) for record in scenes[:MOST_ROWS]],
         left_out=max(0, len(scenes) - MOST_ROWS),
     )
-
-
-def css(color: RGB) -> str:
-    return f"#{color[0]:02x}{color[1]:02x}{color[2]:02x}"
 
 
 def lead(report: Mapping[str, Any]) -> str:
@@ -131,14 +126,11 @@ def _box(scenes: Sequence[Mapping[str, Any]]) -> tuple[float, float, float, floa
     return box
 
 
-def _view(scenes: Sequence[Mapping[str, Any]]) -> tuple[float, float, float] | None:
-    """Width, height and width of a line of the picture; None without a footprint."""
-    box = _box(scenes)
-    if box is None:
-        return None
+def _view(box: tuple[float, float, float, float]) -> tuple[float, float]:
+    """Width and height of the picture of a box."""
     scale = _scale(box)
     width, height = ((box[n + 2] - box[n]) * scale[n] + 20 for n in (0, 1))
-    return round(width, 1), round(height, 1), 1.5
+    return round(width, 1), round(height, 1)
 
 
 def _scale(box: tuple[float, float, float, float]) -> tuple[float, float]:
@@ -148,11 +140,10 @@ def _scale(box: tuple[float, float, float, float]) -> tuple[float, float]:
     return unit * narrow, unit
 
 
-def _shapes(scenes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """(points, colour, title) of every footprint, those that need somebody on top."""
-    box = _box(scenes)
-    if box is None:
-        return
+def _shapes(
+    scenes: Sequence[Mapping[str, Any]], box: tuple[float, float, float, float]
+) -> Iterator[tuple[str, str, str]]:
+    """(points, colour, title) of every footprint in a box, those that need somebody on top."""
     across, up = _scale(box)
     for record in reversed(scenes):
         about = STATES[record["state"]]

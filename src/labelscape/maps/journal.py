@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import rasterio
@@ -83,8 +84,18 @@ def files_of_map(request: MapRequest, scene: Scene) -> tuple[str, ...]:
     return (*scene.files, *area)
 
 
+_KNOWN: WeakKeyDictionary[Checkpoint, str] = WeakKeyDictionary()
+"""Fingerprints: a job asks for those of the same models for every scene."""
+
+
 def fingerprint(checkpoint: Checkpoint) -> str:
     """SHA-256 of a checkpoint's weights and description."""
+    if checkpoint not in _KNOWN:
+        _KNOWN[checkpoint] = _computed(checkpoint)
+    return _KNOWN[checkpoint]
+
+
+def _computed(checkpoint: Checkpoint) -> str:
     # `default=str`: a recipe made in Python may hold values that JSON has not.
     digest = hashlib.sha256(json.dumps(checkpoint.describe(), sort_keys=True, default=str).encode())
     # Sorted: the order in which weights were loaded says nothing about their values.

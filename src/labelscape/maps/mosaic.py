@@ -16,7 +16,7 @@ from labelscape.errors import BadFile
 from labelscape.evaluation.report import AreaRow, FileRow, Picture, Report, write_report
 from labelscape.evaluation.units import area_unit
 from labelscape.files import check_path
-from labelscape.legend import IGNORE, Legend
+from labelscape.grid import decimated
 from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import gdal
 from labelscape.version import __version__
@@ -78,7 +78,7 @@ def _page(done: MosaicSummary) -> Report:
     pictures = [
         Picture(
             f.path.stem,
-            legend.paint(_small(f.path, legend)),
+            legend.paint(legend.indices(_small(f.path))),
             f"{f.size[0]:,} x {f.size[1]:,} pixels, {f.crs}; white is nodata",
             f"Mosaic of {f.maps} class maps",
             legend=chips if number == 0 else (),
@@ -119,11 +119,7 @@ def _overlap(file: MosaicFile) -> str:
     return f"{file.overlapped:,} pixels of several maps; their classes differ in {share:.1f} %"
 
 
-def _small(path: Path, legend: Legend) -> np.ndarray:
-    """Class indices of the mosaic in the size of a picture, from its mode overviews."""
+def _small(path: Path) -> np.ndarray:
+    """The mosaic's values in the size of a picture, from its mode overviews."""
     with gdal(), rasterio.open(path) as file:
-        shrink = max(1.0, max(file.shape) / SIDE)
-        values = file.read(1, out_shape=tuple(max(1, round(n / shrink)) for n in file.shape))
-    table = np.full(256, IGNORE, np.uint8)
-    table[legend.values] = np.arange(len(legend))
-    return table[values]
+        return file.read(1, out_shape=decimated(file.shape, SIDE))

@@ -12,6 +12,7 @@ import rasterio
 from labelscape.checkpoint import Checkpoint
 from labelscape.contract.familiarity import QUANTILE
 from labelscape.evaluation.metrics import DEFINITIONS
+from labelscape.evaluation.reliability import usual_limit
 from labelscape.evaluation.report import (
     AreaRow,
     ConfusionFigure,
@@ -23,6 +24,7 @@ from labelscape.evaluation.report import (
 )
 from labelscape.evaluation.sections import VIRIDIS, ColourBar, Picture, shades
 from labelscape.evaluation.units import area_unit
+from labelscape.grid import decimated
 from labelscape.legend import IGNORE, Legend
 from labelscape.maps.outputs import LIMIT, all_outputs
 from labelscape.maps.settings import settings_in_words
@@ -110,8 +112,7 @@ def lead(result: MapResult, confidence: np.ndarray, checkpoint: Checkpoint) -> s
     share = 100 * largest.pixels / max(1, total)
     text = f"{mapped} mapped; the largest class is {largest.name} ({share:.1f} %). "
     if confidence.size:
-        # Rounded to 5 per cent, which people read; with two classes 75, with many 50.
-        limit = 5 * round((50 + 50 / max(2, len(checkpoint.legend))) / 5)
+        limit = usual_limit(len(checkpoint.legend))
         unsure = 100 * (confidence < limit).mean()
         text += f"Mean confidence {confidence.mean():.0f} %; {unsure:.1f} % of the map is below {limit} %. "
     text += f"Confidences are {calibration(checkpoint.temperature)}."
@@ -178,7 +179,7 @@ def _pictures(scene: Scene, result: MapResult, legend: Legend, confidence: np.nd
         f" of {size:.3g} m" if size else ", no coordinates"
     )
     nodata = "white is nodata" if result.nodata_pixels else ""
-    classes = legend.paint(_indices(_small(result.paths["class"]), legend))
+    classes = legend.paint(legend.indices(_small(result.paths["class"])))
     pictures = [
         Picture("Scene", scene.thumbnail(SIDE), said, f"The scene, {said}"),
         Picture("Map", classes, nodata, f"Class map with {len(legend)} classes", legend=chips),
@@ -226,7 +227,7 @@ def _sieved(result: MapResult, legend: Legend) -> Picture:
         "The polygons are of this map; classes, confidences, areas and scores on this page are of the "
         "map before sieving."
     )
-    picture = legend.paint(_indices(_small(result.paths["sieved"]), legend))
+    picture = legend.paint(legend.indices(_small(result.paths["sieved"])))
     return Picture("Sieved map", picture, caption, "Class map without small areas")
 
 
@@ -278,12 +279,4 @@ def _small(path: Path) -> np.ndarray:
     """The first band decimated to SIDE, from overviews where there are any."""
     with gdal(), rasterio.open(path) as file:
         # Decimated reads come from the mode overviews: classes are never averaged into others.
-        shrink = max(1.0, max(file.shape) / SIDE)
-        return file.read(1, out_shape=tuple(max(1, round(n / shrink)) for n in file.shape))
-
-
-def _indices(values: np.ndarray, legend: Legend) -> np.ndarray:
-    # A map's file holds class values, `paint` takes indices; nodata stays 255.
-    table = np.full(256, IGNORE, np.uint8)
-    table[legend.values] = np.arange(len(legend))
-    return table[values]
+        return file.read(1, out_shape=decimated(file.shape, SIDE))

@@ -49,6 +49,6 @@ def in_words(facts: Mapping[str, Any]) -> str:
     rates = [f"{area:.3g} s a hectare"] if area else []
     if facts.get("megapixels_per_second"):
         rates.append(f"{facts['megapixels_per_second']:.3g} megapixels a second")
-    named = ", ".join(str(facts[key]) for key in ("device",) if facts.get(key))
     spent = f"{facts['seconds']:.1f} s" if facts.get("seconds") is not None else ""
-    return f"{', '.join([*filter(None, [spent]), *rates])} on {named} (includes {facts.get('includes')})"
+    said, device = ", ".join([*filter(None, [spent]), *rates]), facts.get("device") or ""
+    return f"{said} on {device} (includes {facts.get('includes')})"

@@ -80,6 +80,19 @@ class MapWork:
         return _second(self.legends)
 
 
+def as_stored(checkpoint: Checkpoint, source: Source, request: MapRequest) -> Scene:
+    """A scene as its files are, opened for a map. Raises as `open_scene` does."""
+    return open_scene(
+        source,
+        nodata=request.nodata,
+        band_names=request.band_names,
+        area=request.area,
+        wanted=checkpoint.bands,
+        asset=request.asset,
+        allow_remote=request.allow_remote,
+    )
+
+
 @contextmanager
 def opened_for(
     checkpoint: Checkpoint, source: Source, request: MapRequest
@@ -90,20 +103,12 @@ def opened_for(
     with (
         # Where something is adjusted two scenes are open: the adjusted one reads from the one as stored, and
         # closes first.
-        open_scene(
-            source,
-            nodata=request.nodata,
-            band_names=request.band_names,
-            area=request.area,
-            wanted=checkpoint.bands,
-            asset=request.asset,
-            allow_remote=request.allow_remote,
-        ) as as_stored,
+        as_stored(checkpoint, source, request) as stored,
         ExitStack() as handles,
     ):
         # Before anything is read: a file replaced from now on is noticed.
-        watched = Watched.of(files_of_map(request, as_stored))
-        scene, adjusted = fitted(checkpoint.contract, as_stored)
+        watched = Watched.of(files_of_map(request, stored))
+        scene, adjusted = fitted(checkpoint.contract, stored)
         handles.enter_context(scene)
         yield scene, adjusted, watched
 

@@ -144,7 +144,7 @@ def trunk(
             "backbone."
         )
     if package is not None:
-        load(body, renamed(read_weights(package), name), package)
+        load_package(body, name, package, bands)
     elif state is not None:
         load(body, state, Path(weights))
     if trained:

@@ -51,13 +51,13 @@ class ClassRaster:
         """
         return None if self._declared is None else stored_blocks(self.file, [self._band])
 
-    def read(self, window: Window) -> np.ndarray:
-        """(H, W) uint8 class values of a window; `nodata`, or 255, where there is no class. Raises BadFile
-        where the file cannot be read, BadInput for values that no class can have.
+    def read(self, window: Window, shape: tuple[int, int] | None = None) -> np.ndarray:
+        """(H, W) uint8 class values of a window, or decimated to `shape`; `nodata`, or 255, where there is no
+        class. Raises BadFile where the file cannot be read, BadInput for values that no class can have.
         """
         try:
-            values = self.file.read(self._band, window=window.rio)
-            outside = ~unmasked(self._masks, window) if self._masks else None
+            values = self.file.read(self._band, window=window.rio, out_shape=shape)
+            outside = ~unmasked(self._masks, window, shape) if self._masks else None
         except (RasterioError, OSError) as error:
             raise BadFile(
                 f"{self.path} cannot be read: the file is truncated or damaged ({reason(error)})."
@@ -97,13 +97,3 @@ def class_raster(file: rasterio.DatasetReader, path: str | Path) -> ClassRaster:
     if shown in ("confidence", "entropy", "unfamiliar") and "labelscape_version" in file.tags():
         raise BadInput(f"{path} holds the {shown} of a map, not its classes; use its _class.tif.")
     return found
-
-
-def check_class_map(file: rasterio.DatasetReader, path: str | Path) -> None:
-    """Raises BadInput where a raster is not a class map of bytes, which is read as it is."""
-    class_raster(file, path)
-    if file.count != 1 or file.dtypes[0] != "uint8":
-        raise BadInput(
-            f"{path} has {file.count} band(s) of {file.dtypes[0]}; a class map has one of uint8. Convert it: "
-            "labelscape sieve makes one of any class map."
-        )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labelscape.errors import UnknownName
-from labelscape.grid import Grid, Window
+from labelscape.grid import Grid, Window, decimated
 from labelscape.scenes.picture import PICTURES, png, stretched
 from labelscape.scenes.validity import Nodata
 
@@ -179,11 +179,7 @@ class Scene:
         Red, green and blue by their names (or Sentinel-2's B04 B03 B02), else the first three bands, else the
         first as grey; nodata is white.
         """
-        height, width = self.grid.shape
-        shrink = max(1.0, max(height, width) / most)
-        # A long strip of a few rows would be rounded to none.
-        shape = max(1, round(height / shrink)), max(1, round(width / shrink))
-        return stretched(*self.shrunk(self._shown, shape))
+        return stretched(*self.shrunk(self._shown, decimated(self.grid.shape, most)))
 
     def picture(self, window: Window, most: int = 400) -> np.ndarray:
         """A window in true colour like `thumbnail`, of at most `most` pixels a side: every n-th pixel."""

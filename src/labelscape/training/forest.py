@@ -11,9 +11,8 @@ import numpy as np
 
 from labelscape.datasets.labelled import scene_names
 from labelscape.datasets.own import Dataset
-from labelscape.evaluation.blocks import BlockCounts, BlockTally, block_side
-from labelscape.evaluation.confusion import Confusion
 from labelscape.evaluation.counts import Evaluation
+from labelscape.evaluation.tally import Tally
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
@@ -41,23 +40,19 @@ def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Eval
     forest = RandomForestClassifier(TREES, min_samples_leaf=2, n_jobs=-1, random_state=seed)
     # Each tree draws from a seed of its own: any number of jobs grows the same forest.
     forest.fit(values[chosen], classes[chosen])
-    per_scene: dict[str, Confusion] = {}
-    per_block: list[BlockCounts] = []
-    scenes = dataset.part(part)
+    tally, scenes = Tally(dataset.legend.names), dataset.part(part)
     with bar("random forest", len(scenes), "scenes") as tick:
         for name, scene in zip(scene_names(scenes), scenes):
-            blocks = BlockTally(block_side(scene), scene.scene.grid.window, len(dataset.legend))
-            for window in scene.scene.grid.window.blocks(1024):
-                patch, truth = scene.read(window, part)
-                labelled = truth != IGNORE
-                if labelled.any():
-                    predicted = np.full(truth.shape, IGNORE, np.uint8)
-                    predicted[labelled] = predict(forest, patch.pixels[:, labelled].T)
-                    blocks.add(window, truth, predicted)
-            per_block += (found := blocks.named(name))
-            per_scene[name] = sum((b.counts for b in found), Confusion.empty(len(dataset.legend)))
+            with tally.scene(name, scene) as add:
+                for window in scene.scene.grid.window.blocks(1024):
+                    patch, truth = scene.read(window, part)
+                    labelled = truth != IGNORE
+                    if labelled.any():
+                        predicted = np.full(truth.shape, IGNORE, np.uint8)
+                        predicted[labelled] = predict(forest, patch.pixels[:, labelled].T)
+                        add(window, truth, predicted)
             tick()
-    return Evaluation(per_scene, tuple(dataset.legend.names), per_block=tuple(per_block))
+    return tally.result()
 
 
 def predict(forest: RandomForestClassifier, values: np.ndarray) -> np.ndarray:

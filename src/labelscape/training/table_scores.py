@@ -36,7 +36,7 @@ def score(plan: Plan, targets: Sequence[Path]) -> dict[str, Any]:
         tiles = tiling(plan, checkpoints[0], dataset, part)
         clutter = _Clutter.of(data, dataset, plan.recipe.seed)
         # Only for clutter: keeping predictions means to score every tile, labelled or not.
-        found = _evaluated(plan, checkpoints, dataset, part, keep=clutter.count if clutter else None)
+        found = _evaluated(plan, checkpoints, dataset, part, **tiles, keep=clutter.count if clutter else None)
         metrics = in_per_cent(found.metrics)
         if clutter:
             counted = in_per_cent(counting_clutter(found.confusion, clutter.predicted, found.names))
@@ -65,7 +65,8 @@ def _score_second_task(plan: Plan, checkpoints: Sequence[Checkpoint]) -> dict[st
         part = scored_part(dataset)
         if part is None:
             return {}
-        found = _evaluated(plan, models, dataset, part)
+        tiles = tiling(plan, models[0], dataset, part)
+        found = _evaluated(plan, models, dataset, part, **tiles)
         metrics = {of_task(name, key): share for key, share in in_per_cent(found.metrics).items()}
         return {"name": name, "scored_on": _where(mate.data, dataset, part, found), "metrics": metrics}
 
@@ -78,10 +79,7 @@ def _evaluated(
 
     setting = plan.setting
     protocol = Protocol(setting.scales, setting.tta, setting.average)
-    tiles = tiling(plan, checkpoints[0], dataset, part)
-    return evaluate(
-        checkpoints, dataset, part=part, device=plan.recipe.device, protocol=protocol, **tiles, **more
-    )
+    return evaluate(checkpoints, dataset, part=part, device=plan.recipe.device, protocol=protocol, **more)
 
 
 def _where(data: Data, dataset: Dataset, part: str, found: Evaluation) -> str:
