@@ -18,11 +18,14 @@ def opened(path: Path, width: int) -> Iterator[object]:
     """The page at a window width in pixels; every message of its console, error and request in `page.seen`.
     Skips the test where there is no browser.
     """
-    api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("needs chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: make install")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # What `playwright install chromium` downloads, where the system has none.
+        program = CHROMIUM or playwright.chromium.executable_path
+        if not os.path.exists(program):
+            looked = ", ".join((*BROWSERS, program))
+            pytest.skip(f"needs Chromium (apt-get install chromium): none at {looked}")
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": width, "height": 900})
             page.seen = []
