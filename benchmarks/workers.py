@@ -28,7 +28,7 @@ from mapping import checkpoint, paint
 
 import labelscape as ls
 from labelscape.maps import crew
-from labelscape.maps.cluster import Call, connected, outcomes
+from labelscape.workers.cluster import Call, connected, outcomes
 
 QUIET = {"polygons": False, "report": False, "device": "cpu"}
 

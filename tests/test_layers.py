@@ -21,6 +21,7 @@ FLOORS = (
     {"nets", "model_card", "checkpoint_schema"},
     {"checkpoint"},
     {"scoring"},
+    {"workers"},
     {"datasets"},
     {"rasters"},
     {"areas"},
@@ -103,7 +104,7 @@ def test_one_module_knows_dask():
         return {name.split(".")[0] for name in names}
 
     knowing = [str(m.relative_to(PACKAGE)) for m in MODULES if runs(m) & {"dask", "distributed"}]
-    assert knowing == ["maps/cluster.py"]
+    assert knowing == ["workers/cluster.py"]
 
 
 def test_every_room_has_its_floor():

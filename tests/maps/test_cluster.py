@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import world
 from distributed import Client
 
@@ -23,7 +24,6 @@ from labelscape.checkpoint import load, save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
 from labelscape.maps import crew
-from labelscape.maps.cluster import Call, ClusterLost, connected, outcomes
 from labelscape.maps.crew import Work, grain_for
 from labelscape.maps.layout import Blocks, blocks_for, tiles_along
 from labelscape.maps.many import map_scenes
@@ -31,6 +31,7 @@ from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_scene
 from labelscape.scoring.stitch import _contributing
 from labelscape.scoring.tiles import TilePlan
+from labelscape.workers.cluster import Call, ClusterLost, connected, outcomes
 
 QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}
 
@@ -276,25 +277,51 @@ def test_no_dask_and_wrong_options_are_said(model, tmp_path, monkeypatch):
     assert not (tmp_path / "maps").exists()
 
 
-def test_workers_that_cannot_do_the_job_are_refused_by_name(client, model, tmp_path):
+@pytest.mark.parametrize(("package", "here"), [("labelscape", labelscape), ("torch", torch)])
+def test_a_worker_with_another_version_is_refused_by_name_before_the_work(
+    client, model, tmp_path, package, here
+):
     (scene,) = scenes_of(tmp_path / "in", 1)
     one = sorted(client.nthreads())[0]
 
     def version(number):
-        import labelscape
+        import importlib
 
-        labelscape.__version__ = number
-
-    def map_it(checkpoint=model):
-        return map_scenes(checkpoint, [scene], tmp_path / "maps", cluster=client, **QUICK)
+        importlib.import_module(package).__version__ = number
 
     client.run(version, "0.0.1", workers=[one])
     try:
         with pytest.raises(BadInput, match="1 of 2 workers cannot do this job") as told:
-            map_it()
+            map_scenes(model, [scene], tmp_path / "maps", cluster=client, **QUICK)
     finally:
-        client.run(version, labelscape.__version__, workers=[one])
-    assert f"{one} ({socket.gethostname()}): it has labelscape 0.0.1, here is" in str(told.value)
+        client.run(version, here.__version__, workers=[one])
+    said = f"{one} ({socket.gethostname()}): it has {package} 0.0.1, here is {here.__version__}"
+    assert said in str(told.value) and str(told.value).count("  - ") == 1
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_worker_that_joins_later_with_another_version_does_no_work(client):
+    def version(number):
+        import torch
+
+        torch.__version__ = number
+
+    client.run(version, "0.0.1")
+    try:
+        calls = [Call(0, "network", pow, (2, 3)), Call(1, "areas", pow, (2, 3), network=False)]
+        found = {call.number: value for call, value in outcomes(client, calls)}
+    finally:
+        client.run(version, torch.__version__)
+    assert isinstance(found[0], BadInput) and found[1] == 8  # work without a network needs no torch
+    assert f"has torch 0.0.1; {torch.__version__} was expected" in str(found[0])
+
+
+def test_workers_with_another_checkpoint_are_refused(client, model, tmp_path):
+    (scene,) = scenes_of(tmp_path / "in", 1)
+
+    def map_it(checkpoint):
+        return map_scenes(checkpoint, [scene], tmp_path / "maps", cluster=client, **QUICK)
+
     loaded = load(model)
     changed = save(replace(loaded, temperature=3.0), tmp_path / "changed.safetensors")
     once = load(changed)

@@ -12,10 +12,11 @@ import world
 
 from labelscape.checkpoint import save
 from labelscape.errors import BadOption
-from labelscape.maps.job import SceneRecord, for_workers
+from labelscape.maps.job import SceneRecord
 from labelscape.maps.many import map_scenes
 from labelscape.maps.run import map_scene
 from labelscape.scenes.array import ArrayScene
+from labelscape.workers.sent import for_workers
 
 QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}
 

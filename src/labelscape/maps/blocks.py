@@ -13,11 +13,9 @@ from typing import Any
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError
 from labelscape.grid import Window
-from labelscape.maps.cluster import Call
-from labelscape.maps.job import for_workers, loaded, portable
+from labelscape.maps.job import portable
 from labelscape.maps.journal import Journal, differences, tile_key
 from labelscape.maps.layout import Blocks, blocks_for, in_words
-from labelscape.maps.machine import as_many_threads
 from labelscape.maps.outputs import RasterOutput, rasters_of
 from labelscape.maps.rasters import Item, one_behind, planes_of
 from labelscape.maps.request import MapRequest
@@ -25,10 +23,13 @@ from labelscape.maps.work import MapWork, opened_for, scorer_of
 from labelscape.progress import bar
 from labelscape.scenes.files import Source
 from labelscape.scenes.scene import Scene
+from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.scoring.tiles import TilePlan
+from labelscape.workers.cluster import Call
+from labelscape.workers.sent import for_workers, loaded
 
 Run = Callable[[Iterable[Call]], Iterator[tuple[Call, Any]]]
 """Runs calls on workers and yields each with what it returned or raised (`cluster.outcomes`)."""

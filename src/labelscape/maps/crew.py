@@ -8,19 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labelscape.checkpoint import Checkpoint, StoredAs
+from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, LabelscapeError, UnknownName
-from labelscape.maps import cluster
 from labelscape.maps.blocks import from_workers
-from labelscape.maps.job import Job, SceneRecord, for_workers, map_here, map_one, portable, scene_text
-from labelscape.maps.machine import as_many_threads
-from labelscape.maps.probe import Crew, check_workers
+from labelscape.maps.job import Job, SceneRecord, map_here, map_one, portable, scene_text
 from labelscape.maps.request import MapRequest
 from labelscape.maps.work import opened_for
 from labelscape.progress import bar, print_line
 from labelscape.scenes.files import Source
 from labelscape.scoring.engines import pick_device
+from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.memory import EXACT_TILE
+from labelscape.workers import cluster
+from labelscape.workers.probe import Crew, Needs, check_workers
+from labelscape.workers.sent import files_of, for_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -59,8 +60,8 @@ def on_workers(
     """Map the scenes on a client's workers: the records, the grain, and the number of workers; `finished` is
     called with each record when it is known. Raises BadInput where a worker cannot do the job, ClusterLost.
     """
-    job = Job(_files(work.models), str(work.out.absolute()), work.overwrite, THREADS)
-    crew = check_workers(client, job.models, Path(job.out), work.requests[0].device)
+    job = Job(files_of(work.models), str(work.out.absolute()), work.overwrite, THREADS)
+    crew = check_workers(client, Needs(Path(job.out), job.models, work.requests[0].device))
     count = len(crew.hosts)
     grain = grain_for(work, count, crew)
     for line in _plan(client, work, grain, crew):
@@ -82,12 +83,6 @@ def on_workers(
         )
         raise
     return [records[number] for number in range(len(work.scenes))], grain, count
-
-
-def _files(models: Sequence[Checkpoint]) -> tuple[StoredAs, ...]:
-    if any(one.stored is None for one in models):
-        raise BadOption("Workers read a checkpoint from its file; save it (`labelscape.save`) and pass that.")
-    return tuple(replace(one.stored, path=for_workers(one.stored.path)) for one in models)
 
 
 def grain_for(work: Work, workers: int, crew: Crew) -> str:

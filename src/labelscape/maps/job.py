@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from labelscape.checkpoint import Checkpoint, StoredAs, load
-from labelscape.errors import BadInput, BadOption, LabelscapeError, Refused
-from labelscape.maps.cluster import ClusterLost
+from labelscape.checkpoint import Checkpoint, StoredAs
+from labelscape.errors import BadOption, LabelscapeError, Refused
 from labelscape.maps.finished import finished_map
-from labelscape.maps.machine import as_many_threads
 from labelscape.maps.rasters import Tiles, in_order
 from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_with
 from labelscape.progress import print_line
 from labelscape.scenes.files import Source, source_paths, source_text
+from labelscape.scoring.machine import as_many_threads
+from labelscape.workers.cluster import ClusterLost
+from labelscape.workers.sent import for_workers, loaded
 
 State = Literal["done", "skipped", "refused", "failed"]
 """What became of a scene of a job: mapped in this run; mapped by an earlier run with the same settings;
@@ -174,36 +173,6 @@ def map_here(job: Job, source: Source, request: MapRequest) -> SceneRecord:
     with as_many_threads({"threads": job.threads}):
         models, out = loaded(job.models), Path(job.out)
         return map_one(models, source, out, request, overwrite=job.overwrite, patience=PATIENCE)
-
-
-@lru_cache(maxsize=1)
-def loaded(models: tuple[StoredAs, ...]) -> list[Checkpoint]:
-    """The checkpoints of a job, read once in the life of a worker. Raises BadFile, and BadInput where a file
-    has changed since the job began.
-    """
-    found = [load(model.path) for model in models]
-    for wanted, one in zip(models, found):
-        if one.stored != wanted:
-            raise BadInput(f"{wanted.path} was changed while the job ran.")
-    return found
-
-
-def for_workers(source: Source | None) -> Any:
-    """A path, or paths, as they hold in the working folder of another process. Raises BadOption for what is
-    in memory.
-    """
-    paths = source_paths(source)
-    if paths is None:
-        raise BadOption(f"{source_text(source)} cannot be sent to workers; save it, and pass its path.")
-    if isinstance(paths, tuple):
-        return tuple(map(for_workers, paths))
-    # Of a file that holds several scenes or layers, what comes after its name is kept.
-    for mark in ("", "#", "|layername="):
-        path, _, rest = paths.partition(mark) if mark else (paths, "", "")
-        if Path(path).exists():
-            return os.path.abspath(path) + mark + rest
-    # Addresses, and what GDAL makes of file names, are left as they are.
-    return paths
 
 
 def portable(request: MapRequest) -> MapRequest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from labelscape.errors import BadOption
 from labelscape.grid import Window
 from labelscape.scoring.tiles import TilePlan
 
@@ -97,12 +96,6 @@ def _divisors(length: int) -> list[int]:
     """Into how many parts an axis may be cut: 1, 2, 3, 4, 6, 8, ..., every tile by itself."""
     powers = [2**n for n in range(length.bit_length())]
     return sorted({min(length, n) for power in powers for n in (power, 3 * power // 2)} | {length})
-
-
-def check_count(workers: int) -> None:
-    """Raises BadOption for a number of workers that cannot be."""
-    if not isinstance(workers, int) or workers < 1:
-        raise BadOption(f"`workers={workers}` must be a whole number of at least 1.")
 
 
 def in_words(blocks: Blocks, workers: int) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Unpack
 from labelscape.checkpoint import load_all
 from labelscape.errors import BadOption, WrongType
 from labelscape.files import check_path
-from labelscape.maps.cluster import connected
 from labelscape.maps.crew import BLOCK_TIMEOUT, Work, on_workers
 from labelscape.maps.job import JobResult, SceneRecord, map_one, names_for, scene_text
 from labelscape.maps.job_report import JobReport
@@ -21,6 +20,7 @@ from labelscape.progress import print_line
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scenes.scene_list import SceneList
 from labelscape.scoring.protocol import Protocol
+from labelscape.workers.cluster import connected
 
 if TYPE_CHECKING:
     from distributed import Client

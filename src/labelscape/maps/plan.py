@@ -20,7 +20,7 @@ from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import Refused
 from labelscape.files import free_bytes, written_whole
 from labelscape.grid import Window
-from labelscape.maps.layout import blocks_for, check_count, in_words
+from labelscape.maps.layout import blocks_for, in_words
 from labelscape.maps.outputs import RasterOutput, bytes_on_disk, rasters_of, room_note
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.maps.work import fitting, scorer_of, share_stored
@@ -33,6 +33,7 @@ from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
 from labelscape.text import printable
+from labelscape.workers.cluster import check_count
 
 PROCESS_BYTES = 450 * 2**20
 """Memory of Python, torch and GDAL before the first tile."""

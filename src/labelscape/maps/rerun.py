@@ -9,10 +9,10 @@ from typing import Any
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import check_path
-from labelscape.maps.machine import as_many_threads
 from labelscape.maps.request import MapRequest
 from labelscape.maps.result import MapResult
 from labelscape.maps.run import map_scene
+from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.protocol import Protocol
 
 

@@ -16,7 +16,6 @@ from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.matching import bands_to_read
 from labelscape.files import check_path, written_whole
-from labelscape.maps.machine import as_many_threads
 from labelscape.maps.outputs import kind_of, map_name
 from labelscape.maps.plan import mark_forced, refuse_unless
 from labelscape.maps.rasters import Tally, Tiles, in_order, write_rasters
@@ -26,6 +25,7 @@ from labelscape.maps.stac import write_item
 from labelscape.maps.work import MapWork, fitting, prepared
 from labelscape.progress import bar
 from labelscape.scenes.files import Source, source_paths
+from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.protocol import Protocol
 from labelscape.version import __version__
 

@@ -20,7 +20,6 @@ from labelscape.files import check_replaceable, check_written, free_bytes, locke
 from labelscape.grid import Grid
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.journal import Journal, files_of_map, is_begun, planes_wanted, tile_key
-from labelscape.maps.machine import machine_now, unlike_before
 from labelscape.maps.outputs import (
     RasterOutput,
     bytes_on_disk,
@@ -37,6 +36,7 @@ from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 from labelscape.scenes.stamps import Watched
+from labelscape.scoring.machine import machine_now, unlike_before
 from labelscape.scoring.memory import size_warning
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for

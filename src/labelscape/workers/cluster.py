@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError
-from labelscape.maps.layout import check_count
 from labelscape.progress import heard_by, print_line
 from labelscape.version import __version__
 
@@ -49,12 +48,15 @@ class WorkersDied(LabelscapeError):
 
 @dataclass(frozen=True)
 class Call:
-    """`function(*args)` on a worker; `name` is shown on Dask's dashboard, `number` says which call it is."""
+    """`function(*args)` on a worker; `name` is shown on Dask's dashboard, `number` says which call it is.
+    `network`: it runs one, with the same version of torch, on the worker's own GPU where it has one.
+    """
 
     number: int
     name: str
     function: Callable[..., Any]
     args: tuple
+    network: bool = True
 
 
 @contextlib.contextmanager
@@ -83,6 +85,12 @@ def connected(
             with contextlib.suppress(Exception):  # the connection may be gone
                 client.unsubscribe_topic("all")
                 client.unsubscribe_topic(TOPIC)
+
+
+def check_count(workers: int) -> None:
+    """Raises BadOption for a number of workers that cannot be."""
+    if not isinstance(workers, int) or workers < 1:
+        raise BadOption(f"`workers={workers}` must be a whole number of at least 1.")
 
 
 def _say_lost(event: tuple[float, dict]) -> None:
@@ -117,7 +125,7 @@ def _local(workers: int, threads: int) -> Iterator[Client]:
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
                 dashboard_address="127.0.0.1:0",
-                preload=["labelscape.maps.cluster"],
+                preload=["labelscape.workers.cluster"],
             ) as cluster,
             Client(cluster) as client,
         ):
@@ -169,6 +177,17 @@ def dashboard(client: Client) -> str:
     return client.dashboard_link if importlib.util.find_spec("bokeh") is not None else ""
 
 
+def versions_for(*, network: bool) -> dict[str, str]:
+    """Package -> version, of those that have to be the same everywhere. Without a network torch is none of
+    them: importing it takes seconds and 300 MB in every worker.
+    """
+    if not network:
+        return {"labelscape": __version__}
+    import torch
+
+    return {"labelscape": __version__, "torch": torch.__version__}
+
+
 def asked_of_all(client: Client, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
     """Worker's address -> what the function returns there, or the exception that it raises."""
     return client.run(function, *args, on_error="return")
@@ -205,7 +224,7 @@ def outcomes(
         while open_ and len(running) < most and (call := next(calls, None)) is not None:
             key = f"{call.name}-{job}-{call.number}"
             by_key[key] = call
-            what = __version__, limit, call.function, call.args
+            what = versions_for(network=call.network), limit, call.network, call.function, call.args
             running[key] = client.submit(_at_work, *what, key=key, pure=False, retries=RETRIES)
             running[key].add_done_callback(ends)
 
@@ -264,18 +283,22 @@ class Stopped(BaseException):
     """
 
 
-def _at_work(version: str, limit: float | None, function: Callable[..., Any], args: tuple) -> Any:
+def _at_work(
+    versions: dict[str, str], limit: float | None, network: bool, function: Callable[..., Any], args: tuple
+) -> Any:
     """Call a function on a worker: its progress bars keep the time limit from ending the worker, and end the
-    work where it was cancelled. Raises BadInput on a worker of another version of Labelscape.
+    work where it was cancelled. Raises BadInput on a worker of other versions of Labelscape or torch.
     """
     from distributed import get_worker
 
     worker = get_worker()
     # Also of workers that joined after all were asked.
-    if version != __version__:
-        raise BadInput(f"The worker {worker.address} has labelscape {__version__}; {version} was expected.")
+    for name, here in versions_for(network=network).items():
+        if here != versions[name]:
+            raise BadInput(f"The worker {worker.address} has {name} {here}; {versions[name]} was expected.")
     key = worker.get_current_task()
-    _take_gpu(worker.name)
+    if network:
+        _take_gpu(worker.name)
     with _limited(limit, worker, key) as alive:
 
         def tick(done: int = 1, **facts: float) -> None:

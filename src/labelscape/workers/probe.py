@@ -13,20 +13,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelscape.checkpoint import StoredAs
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import OURS, cannot_write
-from labelscape.maps import cluster
-from labelscape.version import __version__
+from labelscape.workers import cluster
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from labelscape.checkpoint import StoredAs
 
 SEEN_WITHIN = 15.0
 """Seconds within which a file that a worker writes has to be seen here: network file systems may be late
 (ours).
 """
 MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job needs of every worker, beside the same version of Labelscape.
+
+    out     folder that all of them write to; None for a job that writes no files
+    models  checkpoints that they read; with any, torch has to be of the same version too
+    device  that the networks run on
+    """
+
+    out: Path | None
+    models: tuple[StoredAs, ...] = ()
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -55,37 +69,17 @@ class Crew:
         return [f"{why}: values may differ by one step from those of a single process" for why in found]
 
 
-def check_workers(client: Client, models: Sequence[StoredAs], out: Path, device: str) -> Crew:
+def check_workers(client: Client, needs: Needs) -> Crew:
     """Ask every worker. Raises BadInput that names the workers which cannot do the job, and why; BadFile
-    where the folder `out` cannot be written here.
+    where the output folder cannot be written here.
     """
-    import torch
-
-    ours = {"labelscape": __version__, "torch": torch.__version__}
-    asked = cluster.asked_of_all(client, _versions())
+    ours = cluster.versions_for(network=bool(needs.models))
+    asked = cluster.asked_of_all(client, _versions(), tuple(ours))
     _refuse({where: _other_version(found, ours) for where, found in asked.items()}, asked)
     many = {where: count for where, count in cluster.workers_of(client).items() if count > 1}
     said = "it has {} threads, one was expected; start it with --nthreads 1 (and more workers)"
     _refuse({where: said.format(count) for where, count in many.items()}, asked)
-    made = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        mark = out / f"{OURS}{secrets.token_hex(8)}.probe"
-        mark.write_text(mark.name)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    try:
-        answers = cluster.asked_of_all(client, facts_here, tuple(models), str(mark), device)
-        wrong = {w: a if isinstance(a, BaseException) else a["wrong"] for w, a in answers.items()}
-        for where, answer in answers.items():
-            if not wrong[where] and not _appears(Path(answer["file"])):
-                wrong[where] = f"what it writes to {out} does not appear here: it is another folder there"
-    finally:
-        for file in [mark, *out.glob(f"{mark.name}-*")]:
-            file.unlink(missing_ok=True)
-        if made and not any(out.iterdir()):
-            out.rmdir()  # where the job is refused nothing is left; else it is made again
-    _refuse(wrong, asked)
+    answers = _answers(client, needs, asked)
     kinds = sorted({answer["device"] for answer in answers.values()})
     if len(kinds) > 1:
         raise BadInput(f"Some workers compute on {' and some on '.join(kinds)}; give one with `device`.")
@@ -97,15 +91,48 @@ def check_workers(client: Client, models: Sequence[StoredAs], out: Path, device:
     )
 
 
-def _versions() -> Callable[[], dict[str, Any]]:
+def _answers(client: Client, needs: Needs, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each worker says of itself (`facts_here`), once all of them have what the job needs."""
+    if needs.out is None:
+        answers = cluster.asked_of_all(client, facts_here, needs, None)
+        _refuse(_wrong(answers), asked)
+        return answers
+    out = needs.out
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        mark = out / f"{OURS}{secrets.token_hex(8)}.probe"
+        mark.write_text(mark.name)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    try:
+        answers = cluster.asked_of_all(client, facts_here, needs, str(mark))
+        wrong = _wrong(answers)
+        for where, answer in answers.items():
+            if not wrong[where] and not _appears(Path(answer["file"])):
+                wrong[where] = f"what it writes to {out} does not appear here: it is another folder there"
+    finally:
+        for file in [mark, *out.glob(f"{mark.name}-*")]:
+            file.unlink(missing_ok=True)
+        if made and not any(out.iterdir()):
+            out.rmdir()  # where the job is refused nothing is left; else it is made again
+    _refuse(wrong, asked)
+    return answers
+
+
+def _wrong(answers: Mapping[str, Any]) -> dict[str, object]:
+    return {w: a if isinstance(a, BaseException) else a["wrong"] for w, a in answers.items()}
+
+
+def _versions() -> Callable[[tuple[str, ...]], dict[str, Any]]:
     # Nested, so that it is sent as code: a worker without Labelscape can answer too.
-    def versions() -> dict[str, Any]:
+    def versions(packages: tuple[str, ...]) -> dict[str, Any]:
         import importlib
         import os
         import socket
 
         found: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
-        for name in ("labelscape", "torch"):
+        for name in packages:
             try:
                 found[name] = str(importlib.import_module(name).__version__)
             except ImportError:
@@ -128,43 +155,52 @@ def _other_version(found: dict[str, Any] | BaseException, ours: Mapping[str, str
     return "; ".join(other)
 
 
-def facts_here(models: Sequence[StoredAs], mark: str, device: str) -> dict[str, Any]:
-    """On a worker: what it is, and what is wrong with it, as a part of a sentence."""
-    import torch
-
+def facts_here(needs: Needs, mark: str | None) -> dict[str, Any]:
+    """On a worker: what it is, and what is wrong with it, as a part of a sentence. `mark` is a file in the
+    output folder, beside which it writes its own.
+    """
     from labelscape.errors import LabelscapeError
-    from labelscape.scoring.engines import pick_device
 
-    answer = Path(f"{mark}-{socket.gethostname()}-{os.getpid()}")
-    found: dict[str, Any] = {
-        "host": socket.gethostname(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
-        "device": "",
-        "file": str(answer),
-        "wrong": "",
-    }
+    found: dict[str, Any] = {"host": socket.gethostname(), "processor": "", "gpus": [], "wrong": ""}
+    found |= {"device": "cpu", "file": f"{mark}-{socket.gethostname()}-{os.getpid()}"}
     try:
-        check_models(models)
-        found["device"] = pick_device(device).type
+        found |= _network_facts(needs) if needs.models else {}
     except LabelscapeError as error:
         found["wrong"] = str(error)
-        return found
-    folder = answer.parent
+    if mark is not None and not found["wrong"]:
+        found["wrong"] = _folder_fault(Path(mark), Path(found["file"]))
+    return found
+
+
+def _network_facts(needs: Needs) -> dict[str, Any]:
+    import torch
+
+    from labelscape.scoring.engines import pick_device
+
+    check_models(needs.models)
+    return {
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
+        "device": pick_device(needs.device).type,
+    }
+
+
+def _folder_fault(mark: Path, answer: Path) -> str:
+    """Why a worker cannot share the folder of `mark`; "" where it can."""
     try:
-        if Path(mark).read_text() != Path(mark).name:
+        if mark.read_text() != mark.name:
             raise OSError("another file is there")
         answer.write_text("")
     except OSError as error:
         why = error.strerror or error
-        found["wrong"] = (
-            f"it cannot {'write to' if Path(mark).is_file() else 'read'} the folder {folder} ({why})"
-        )
-    return found
+        return f"it cannot {'write to' if mark.is_file() else 'read'} the folder {mark.parent} ({why})"
+    return ""
 
 
 def check_models(models: Sequence[StoredAs]) -> None:
     """Raises BadFile where this machine lacks a checkpoint's file, BadInput where it is another one."""
+    from labelscape.checkpoint import StoredAs
+
     for model in models:
         try:
             here = StoredAs.now(model.path)

@@ -1,0 +1,1 @@
+"""Share the work of a verb among processes of this machine or of a Dask cluster."""
