@@ -91,20 +91,23 @@ def test_a_room_imports_only_lower_ones(module):
     assert not {n.split(".")[0] for n in names} & NEVER.get(room, set())
 
 
-def test_one_module_knows_dask():
-    """Others may name its types, for type checkers alone."""
+def runs(module: Path) -> set[str]:
+    """Packages that a module imports when it runs; others may be named for type checkers alone."""
+    tree = ast.parse(module.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    return {name.split(".")[0] for name in names}
 
-    def runs(module: Path) -> set[str]:
-        tree = ast.parse(module.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-                node.body = []
-        names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-        names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
-        return {name.split(".")[0] for name in names}
 
-    knowing = [str(m.relative_to(PACKAGE)) for m in MODULES if runs(m) & {"dask", "distributed"}]
-    assert knowing == ["workers/cluster.py"]
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [("dask", "workers/cluster.py"), ("distributed", "workers/cluster.py"), ("pyproj", "crs.py")],
+)
+def test_one_module_knows_a_package(package, module):
+    assert [str(m.relative_to(PACKAGE)) for m in MODULES if package in runs(m)] == [module]
 
 
 def test_every_room_has_its_floor():

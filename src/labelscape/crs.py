@@ -75,6 +75,15 @@ def bounds_in(
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
+def ring_areas(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """(N,) square metres within rings (N, P) of points on the WGS 84 ellipsoid."""
+    from pyproj import Geod
+
+    ellipsoid = Geod(ellps="WGS84")
+    # The sign is that of a ring's direction, which is reversed where a grid's rows run north.
+    return np.array([abs(ellipsoid.polygon_area_perimeter(*ring)[0]) for ring in zip(lon, lat)])
+
+
 def _equal(one: CRS | str, other: CRS | str) -> bool:
     """Are they one CRS to GDAL? It also knows local ones, which nothing is transformed from or to."""
     try:
@@ -103,6 +112,16 @@ def as_wkt(text: str) -> str:
     is damaged.
     """
     return _known(text).to_wkt()
+
+
+def as_projjson(crs: CRS | str) -> dict:
+    """A CRS as PROJJSON. Raises Unrelated where it is damaged."""
+    return _known(_text(crs)).to_json_dict()
+
+
+def utm_zone(crs: CRS | str) -> str | None:
+    """The zone of a UTM projection, such as 33N; None of other CRSs. Raises Unrelated where it is damaged."""
+    return _known(_text(crs)).utm_zone
 
 
 @lru_cache(maxsize=32)

@@ -15,7 +15,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
-from labelscape.crs import Unrelated, transformed
+from labelscape.crs import Unrelated, ring_areas, transformed
 from labelscape.errors import BadOption, WrongType
 
 if TYPE_CHECKING:
@@ -172,17 +172,12 @@ class Grid:
         self, rows: Sequence[float], columns: Sequence[float], height: int = 1, width: int = 1
     ) -> np.ndarray:
         """(N,) square metres of rectangles of pixels with their upper left corners at these places."""
-        from pyproj import Geod
-
         # Twenty points a side (ours): edges that are straight in the CRS are curves on the ellipsoid.
         steps = np.linspace(0, 1, 21)[:-1]
         across = np.concatenate([steps, np.ones(20), 1 - steps, np.zeros(20)]) * width
         down = np.concatenate([np.zeros(20), steps, np.ones(20), 1 - steps]) * height
         cols, lines = across + np.array(columns)[:, None], down + np.array(rows)[:, None]
-        ellipsoid = Geod(ellps="WGS84")
-        lonlat = transformed(*(self.transform @ (cols, lines)), self.crs)
-        # The sign is that of the ring's direction, which is reversed where a grid's rows run north.
-        return np.array([abs(ellipsoid.polygon_area_perimeter(lon, lat)[0]) for lon, lat in zip(*lonlat)])
+        return ring_areas(*transformed(*(self.transform @ (cols, lines)), self.crs))
 
     @cached_property
     def _row_areas(self) -> np.ndarray | None:

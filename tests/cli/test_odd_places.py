@@ -9,13 +9,22 @@ import pytest
 import rasterio
 import world
 
+from labelscape.assessment.review import review
 from labelscape.checkpoint import load, save
-from labelscape.errors import BadFile
+from labelscape.datasets.own import open_dataset
+from labelscape.errors import BadFile, BadInput
+from labelscape.evaluation.metrics import overall_accuracy
+from labelscape.grid import Grid, Window
 from labelscape.inspection import info
 from labelscape.labels.labels import open_labels
+from labelscape.maps.mosaic import mosaic
+from labelscape.rasters.write import MapWriter
+from labelscape.scenes.files import as_path, sibling
 from labelscape.scenes.georeference import grid_of
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.vectors import is_vector, layers_of
+from labelscape.training.compare import compare
+from labelscape.training.evaluate import evaluate
 
 ODD = {
     "a name that is too long": ("x" * 5000 + ".tif", "does not exist|cannot be"),
@@ -151,3 +160,63 @@ def test_warnings_of_gdal_about_a_list_are_not_printed(tmp_path, recwarn):
         base.execute("CREATE TABLE t (a)")
     assert not is_tile_index(str(path))
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+@pytest.fixture(scope="module")
+def in_archive(tmp_path_factory):
+    """GDAL's name of an archive with a scene, its map with confidence and names, another map, and labels."""
+    folder = tmp_path_factory.mktemp("archive")
+    w = world.make(folder, 48, 1536)
+    world.label_raster(w, folder / "labels.tif")
+    other = np.where(np.arange(1536) < 384, (w.classes + 1) % 3, w.classes).astype(np.uint8)
+    for name, values in (("scene", w.classes), ("other", other)):
+        with MapWriter(
+            folder / f"{name}_class.tif", Grid(w.crs, w.transform, 48, 1536), 1, 255, legend=world.LEGEND
+        ) as file:
+            file.write(Window(0, 0, 48, 1536), values)
+        sure = np.full((48, 1536), 90, np.uint8)
+        sure[:, :384] = 20 if name == "other" else 60
+        world.write(folder / f"{name}_confidence.tif", sure, nodata=255)
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        for file in sorted(folder.glob("*.*")):
+            if file.suffix != ".zip":
+                archive.write(file, file.name)
+                file.unlink()
+    return f"/vsizip/{folder}/all.zip"
+
+
+def test_class_maps_in_archives_are_scored_and_compared(in_archive):
+    labels = f"{in_archive}/labels.tif"
+    for scenes in (None, f"{in_archive}/scene.tif"):
+        found = evaluate(f"{in_archive}/other_class.tif", scenes, labels, show=False)
+        assert overall_accuracy(found.confusion) == 0.75
+    sides = [f"{in_archive}/{name}_class.tif" for name in ("scene", "other")]
+    done = compare(sides, labels=labels, show=False)
+    assert [overall_accuracy(done.confusions(name)[0]) for name in done.per_block] == [1, 0.75]
+
+
+def test_what_lies_beside_a_map_in_an_archive_is_found(in_archive, tmp_path):
+    maps = [f"{in_archive}/{name}_class.tif" for name in ("other", "scene")]
+    made = mosaic(maps, tmp_path / "mosaic.tif")
+    assert made.method == "confidence"
+    with rasterio.open(tmp_path / "mosaic.tif") as file, rasterio.open(maps[1]) as better:
+        assert (file.read(1) == better.read(1)).all()
+    assert review(maps[0], tmp_path / "review.gpkg", below=50).found > 0
+    with pytest.raises(BadInput, match=f"^{in_archive}/scene_class.tif has no scene_proba.tif beside it"):
+        mosaic(maps[::-1], tmp_path / "two.tif", method="proba")
+
+
+def test_siblings_of_places(tmp_path):
+    assert sibling(tmp_path / "a.tif", "b.tif") == tmp_path / "b.tif"
+    for place, other in (
+        ("/vsizip//data/a.zip/in/x.tif", "/vsizip//data/a.zip/in/b.tif"),
+        ("/vsicurl/https://host//x.tif", "/vsicurl/https://host//b.tif"),
+        ("https://host/maps/x.tif?key=1/2", "https://host/maps/b.tif?key=1/2"),
+    ):
+        assert sibling(place, "b.tif") == other and as_path(place) == place
+
+
+def test_one_path_is_a_list_of_one(in_archive):
+    scene, labels = f"{in_archive}/scene.tif", f"{in_archive}/labels.tif"
+    with open_dataset(scene, labels) as one, open_dataset([scene], [labels]) as same:
+        assert [s.name for s in one.scenes] == [s.name for s in same.scenes] == ["scene"]

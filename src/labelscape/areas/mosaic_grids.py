@@ -13,13 +13,13 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
-from labelscape.crs import bounds_in
+from labelscape.crs import bounds_in, utm_zone
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.rasters.class_map import class_raster
 from labelscape.rasters.class_names import legend_of
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import gdal, is_local, is_raster_there, open_raster, sibling, stem_of_place
 
 SAME_PIXEL = 0.01
 """Part of a pixel by which maps may be shifted against each other and still have the same pixels (ours)."""
@@ -32,26 +32,24 @@ class MapSource:
 
     classes  (256,) uint8: value in its file -> value in the mosaic, 255 for nodata
     zone     number of its CRS among those of the mosaic
-    state    size and time of the last change: is it still the same file at the end?
+    state    size and time of the last change: is it still the same file at the end? None where the system
+             cannot know (servers, archives)
     """
 
     path: str
     grid: Grid
     classes: np.ndarray
     zone: int
-    state: tuple[int, int]
+    state: tuple[int, int] | None
 
     def beside(self, kind: str) -> str:
         """The path of another raster of the same map: a_class.tif -> a_confidence.tif."""
-        stem = Path(self.path).stem
-        if not stem.endswith("_class"):
-            return str(Path(self.path).with_name(f"{stem}_{kind}.tif"))
-        return str(Path(self.path).with_name(f"{stem.removesuffix('_class')}_{kind}.tif"))
+        return str(sibling(self.path, f"{stem_of_place(self.path).removesuffix('_class')}_{kind}.tif"))
 
     @property
     def has(self) -> frozenset[str]:
         """Which of confidence and proba are beside it."""
-        return frozenset(kind for kind in ("confidence", "proba") if Path(self.beside(kind)).is_file())
+        return frozenset(kind for kind in ("confidence", "proba") if is_raster_there(self.beside(kind)))
 
     def check_same(self) -> None:
         """Raises BadFile where the file was changed since."""
@@ -59,7 +57,9 @@ class MapSource:
             raise BadFile(f"{self.path} was changed while the mosaic was made; start again.")
 
 
-def _state(path: str) -> tuple[int, int]:
+def _state(path: str) -> tuple[int, int] | None:
+    if not is_local(path):
+        return None
     try:
         about = os.stat(path)
     except OSError as error:
@@ -73,7 +73,7 @@ def read_sources(paths: Sequence[str], *, by_name: bool) -> tuple[tuple[MapSourc
     """
     legends: dict[tuple, tuple[Legend, str]] = {}
     crs: list[CRS] = []
-    found: list[tuple[str, Grid, tuple, int, int, tuple[int, int]]] = []
+    found: list[tuple[str, Grid, tuple, int, int, tuple[int, int] | None]] = []
     for path in paths:
         state = _state(path)
         with gdal(), open_raster(path) as file:
@@ -227,9 +227,7 @@ def crs_of(given: str | CRS) -> CRS:
 @lru_cache(maxsize=64)
 def utm_of(wkt: str) -> tuple[int, bool] | None:
     """Number of a UTM zone, and whether it is the northern one; None of other CRSs."""
-    from pyproj import CRS as Known
-
-    zone = Known.from_wkt(wkt).utm_zone
+    zone = utm_zone(wkt)
     return None if zone is None else (int(zone[:-1]), zone[-1] == "N")
 
 

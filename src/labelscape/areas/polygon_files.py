@@ -19,6 +19,7 @@ import numpy as np
 import shapely
 from rasterio.crs import CRS
 
+from labelscape.crs import as_projjson
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import check_written, private_folder
 from labelscape.scenes.vectors import append_polygons, translate, writing
@@ -163,13 +164,7 @@ def geo_metadata(crs: CRS | None, bounds: np.ndarray) -> dict:
     """The `geo` entry of a GeoParquet 1.1 file. Without a CRS `crs` is null: leaving it out would mean
     degrees (OGC:CRS84).
     """
-    from pyproj import CRS as ProjCRS
-
-    column = {
-        "encoding": "WKB",
-        "geometry_types": ["Polygon"],
-        "crs": ProjCRS.from_wkt(crs.to_wkt()).to_json_dict() if crs else None,
-    }
+    column = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": as_projjson(crs) if crs else None}
     # Readers skip row groups whose bounding boxes lie elsewhere, without decoding WKB.
     column["covering"] = {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}}
     # No polygon, no bounds: infinity is not JSON.

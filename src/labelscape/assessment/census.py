@@ -21,7 +21,7 @@ from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_of
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import gdal, is_raster_there, open_raster, sibling, stem_of_place
 
 AREA_COLUMNS = 256
 """Pixels of a row whose ground area is taken as equal: it changes slowly along a row."""
@@ -140,11 +140,11 @@ def strata_of_raster(path: str | Path, by: str | None = None) -> Strata:
     return Strata(by or f"classes of {Path(path).name}", tuple(legend.names), table, path)
 
 
-def confidence_beside(raster: str | Path, option: str) -> Path:
+def confidence_beside(raster: str | Path, option: str) -> Path | str:
     """The confidence beside a map. Raises BadFile where it is not there; `option` names it then."""
-    path = Path(raster)
-    path = path.with_name(f"{path.stem.removesuffix('_class').removesuffix('_sieved')}_confidence.tif")
-    if not path.exists():
+    stem = stem_of_place(raster).removesuffix("_class").removesuffix("_sieved")
+    path = sibling(raster, f"{stem}_confidence.tif")
+    if not is_raster_there(path):
         raise BadFile(f"{path} does not exist; name the raster of the map's confidence with `{option}`.")
     return path
 

@@ -24,7 +24,7 @@ from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_of
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import as_path, gdal, open_raster
 from labelscape.scenes.stamps import Watched
 from labelscape.scenes.vectors import write_layer, writing
 
@@ -93,7 +93,7 @@ def review(
     check_path(raster, "The class map")
     check_path(out, "The review file")
     _check(Path(out), top, below, min_area, overwrite)
-    beside = Path(confidence) if confidence is not None else confidence_beside(raster, "confidence")
+    beside = as_path(confidence) if confidence is not None else confidence_beside(raster, "confidence")
     legend = legend or legend_of(raster)[0]
     watched = Watched.of([str(raster), str(beside)])
     with locked(out), gdal(), ExitStack() as stack:

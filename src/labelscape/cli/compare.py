@@ -105,7 +105,7 @@ def run(
     checkpoints, drawing = checkpoints_of(sides), Drawing(level, replicates, seed)
     if checkpoints:
         first = checkpoints[0].task(task)
-        check_options(first, Path(models[0]), scenes, dataset, labels, part)
+        check_options(first, models[0], scenes, dataset, labels, part)
         data = scored_data(first, scenes, dataset, settings, labels)
         legend, split_seed = first.legend, first.recipe.get("seed", 0)
     else:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 NAME = "evaluate"
 Model = Annotated[
-    Path,
+    str,
     typer.Argument(
         help="Checkpoint; or a finished class raster or folder of them, to score on --labels; or a file of "
         "counts, to which others are added."
@@ -218,7 +218,7 @@ def _check_new(path: Path | None, overwrite: bool) -> None:
 
 
 def _run_given(
-    model: Path,
+    model: str,
     images: list[str] | None,
     labels: Labels,
     scores: Scores,
@@ -235,19 +235,19 @@ def _run_given(
             f"{model} is no checkpoint: {', '.join(given)} mean nothing for a finished map or for counts. "
             "Leave them out."
         )
-    print_evaluation(_given(model, images, labels, scores, shown), shown, model.name, None)
+    print_evaluation(_given(model, images, labels, scores, shown), shown, Path(model).name, None)
 
 
-def _given(model: Path, images: list[str] | None, labels: Labels, scores: Scores, shown: Shown) -> Evaluation:
+def _given(model: str, images: list[str] | None, labels: Labels, scores: Scores, shown: Shown) -> Evaluation:
     """The counts of a finished map, or the sum of files of counts."""
     out, overwrite = shown.out, shown.overwrite
     from labelscape.evaluation.counts import Evaluation
     from labelscape.training.evaluate import evaluate
 
-    if model.suffix.lower() == ".json":
+    if Path(model).suffix.lower() == ".json":
         if labels.named or scores.settings != Scores().settings:
             raise BadOption("Counts are added as they are: leave labels and what is to be counted out.")
-        files = (model, *map(Path, images or ()))
+        files = [Path(file) for file in (model, *(images or ()))]
         found = sum(Evaluation.load(path) for path in files)
         if out:
             from labelscape.evaluation.page import write_page
@@ -268,7 +268,7 @@ def _given(model: Path, images: list[str] | None, labels: Labels, scores: Scores
 
 def check_options(
     checkpoint: Checkpoint,
-    model: Path,
+    model: str,
     images: Sequence[str] | None,
     dataset: str | None,
     labels: Labels,
@@ -283,7 +283,7 @@ def check_options(
         raise BadOption(f"--part {part!r} must be one of train, val, test, all.")
     if not images:
         # Raises where the checkpoint does not say what it was trained on, before anything is opened.
-        training_data(checkpoint, str(model))
+        training_data(checkpoint, model)
     if dataset is not None and (not images or len(images) != 1 or named):
         raise BadOption(
             "--dataset takes one folder, that of the published data set, which has its own labels and classes"

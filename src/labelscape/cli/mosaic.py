@@ -39,7 +39,7 @@ class NamedGrid:
     """The grid of the mosaic, instead of that of the maps."""
 
     like: Annotated[
-        Path | None, typer.Option("--like", help="A raster whose grid the mosaic gets (CRS, pixels, extent).")
+        str | None, typer.Option("--like", help="A raster whose grid the mosaic gets (CRS, pixels, extent).")
     ] = None
     crs: Annotated[
         str | None, typer.Option("--crs", help="CRS of the mosaic, such as EPSG:3035; with --pixel-size.")

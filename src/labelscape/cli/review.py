@@ -15,7 +15,7 @@ NAME = "review"
 Raster = Annotated[str, typer.Argument(help="Class map: one band of class values, 255 = nodata.")]
 Out = Annotated[Path, typer.Argument(help="The review file, a GeoPackage (.gpkg).")]
 Confidence = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--confidence", help="The map's confidence in per cent.", show_default="NAME_confidence.tif"
     ),

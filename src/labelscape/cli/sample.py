@@ -43,7 +43,7 @@ Allocation = Annotated[
 ]
 Floor = Annotated[int, typer.Option("--floor", help="Points of every stratum at least, for rare classes.")]
 StrataRaster = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--strata",
         help="Class raster on the map's grid whose classes are the strata.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ by window.
 
 
 def open_dataset(
-    images: Sequence[Source],
-    labels: Sequence[str | Path] = (),
+    images: str | Path | Sequence[Source],
+    labels: str | Path | Sequence[str | Path] = (),
     *,
     spec: LabelRules | Mapping[str, Any] = LabelRules(),
     nodata: float | None = None,
@@ -77,6 +78,8 @@ def open_dataset(
     """
     spec, division = LabelRules.of(spec), _Division(shares, split, fold, block, buffer, seed, split_seed)
     division.check()
+    # A path by itself is a list of one: its letters are no files.
+    images, labels = ([one] if isinstance(one, (str, os.PathLike)) else one for one in (images, labels))
     images, found, given, told = (
         (images, labels, None, ()) if labels else _pairs(images, own_split=division.keeps_given)
     )

@@ -46,7 +46,7 @@ class Side:
     """
 
     name: str
-    members: tuple[Checkpoint | Path, ...]
+    members: tuple[Checkpoint | Path | str, ...]
 
 
 @dataclass(frozen=True)

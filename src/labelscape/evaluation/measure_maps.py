@@ -14,6 +14,7 @@ from labelscape.evaluation.predicted import STRIP, map_classes, map_of
 from labelscape.evaluation.tally import Tally, Watch
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
+from labelscape.scenes.files import as_path
 
 
 def evaluate_maps(
@@ -37,11 +38,11 @@ def evaluate_maps(
     with bar("evaluate", len(scenes), "scenes", shown=show) as tick:
         for name, scene in zip(scene_names(scenes), scenes):
             with ExitStack() as held, tally.scene(name, scene) as add:
-                classes, opened = map_classes(Path(path), scene, dataset.legend)
+                classes, opened = map_classes(as_path(path), scene, dataset.legend)
                 held.callback(opened.close)
                 # The map's own nodata is a missing prediction, not missing imagery.
                 files = {Path(file).absolute() for file in scene.scene.files}
-                stands_for_scene = map_of(Path(path), scene.name).absolute() in files
+                stands_for_scene = Path(map_of(path, scene.name)).absolute() in files
                 for window in scene.scene.grid.window.blocks(STRIP):
                     truth = scene.read_labels(window, part)
                     if not (truth != IGNORE).any():

@@ -84,7 +84,7 @@ def predicted_classes(
     return Classes(lambda window: kept[window.inset_of(whole)] - np.uint8(1), is_map=False)
 
 
-def map_classes(path: Path, scene: LabelledScene, legend: Legend) -> tuple[Classes, Labels]:
+def map_classes(path: Path | str, scene: LabelledScene, legend: Legend) -> tuple[Classes, Labels]:
     """The classes of a finished raster, or of the scene's raster in a folder; also what must be closed.
 
     Raises BadFile where it cannot be read, BadInput where its classes are others or it lies elsewhere.
@@ -94,19 +94,19 @@ def map_classes(path: Path, scene: LabelledScene, legend: Legend) -> tuple[Class
     # Maps of other software have values without names: the values of the labels are then meant.
     if all(name == f"class {value}" for name, value in zip(own.names, own.values)):
         own = legend if set(own.values) <= set(legend.values) else own
-    indices_by_name(own, legend, path.name)
+    indices_by_name(own, legend, Path(path).name)
     rules = LabelRules(legend=legend, classes=dict(zip(own.names, own.values)))
     labels = open_labels(path, scene.scene.grid, rules, scene_name=scene.name)
     return Classes(labels.read, is_map=True), labels
 
 
-def map_of(path: Path, scene: str) -> Path:
+def map_of(path: Path | str, scene: str) -> Path | str:
     """The class raster of a scene: the path itself, or a file of the scene's name in that folder. Raises
     BadFile where there is none.
     """
     if not os.path.isdir(path):
         return path
-    tried = [path / f"{scene}{ending}" for ending in MAP_ENDINGS]
+    tried = [Path(path, f"{scene}{ending}") for ending in MAP_ENDINGS]
     found = next((file for file in tried if file.exists()), None)
     if found is None:
         raise BadFile(

@@ -167,6 +167,34 @@ def is_local(place: str | Path) -> bool:
     return re.match(r"[A-Za-z]\w+:", text) is None or os.path.exists(text)
 
 
+def as_path(place: str | Path) -> Path | str:
+    """A local path as a Path; addresses and names of GDAL as the text they are: pathlib makes one slash of
+    two, and /vsizip//data/a.zip would be a file of the working folder.
+    """
+    return Path(place) if is_local(place) else str(place)
+
+
+def sibling(place: str | Path, name: str) -> Path | str:
+    """Another file in the folder of a file, also on a server or in an archive. The query of an address, which
+    is often a key to the whole folder, stays.
+    """
+    if is_local(place):
+        return Path(place).with_name(name)
+    path, mark, query = str(place).partition("?")
+    return f"{path.rpartition('/')[0]}/{name}{mark}{query}"
+
+
+def is_raster_there(place: str | Path) -> bool:
+    """Is there a file, or, where the system cannot know, a raster that GDAL opens?"""
+    if is_local(place):
+        return Path(place).is_file()
+    try:
+        with gdal(), open_raster(place):
+            return True
+    except BadFile:
+        return False
+
+
 def suffix_of(place: str | Path) -> str:
     """The suffix of a path, in small letters; of an address, without its query, which often holds a token.
     Raises BadFile for an address that is none.

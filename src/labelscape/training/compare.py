@@ -18,7 +18,7 @@ from labelscape.evaluation.compare import Comparison, Drawing, Side, compare_sid
 from labelscape.evaluation.measure import check_dataset, for_labels
 from labelscape.evaluation.paired import REPLICATES
 from labelscape.legend import IGNORE, Legend
-from labelscape.scenes.files import Source
+from labelscape.scenes.files import Source, as_path
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.evaluate import asked_for, one_protocol
 from labelscape.training.map_data import data_of_maps, is_map
@@ -119,7 +119,7 @@ def _name(given: Model, *, folder: bool = False) -> str:
     return f"{path.absolute().parent.name}/{path.stem}" if folder else path.stem
 
 
-def _member(given: Model) -> Checkpoint | Path:
+def _member(given: Model) -> Checkpoint | Path | str:
     if isinstance(given, Checkpoint):
         return given
     if not isinstance(given, (str, os.PathLike)):
@@ -127,7 +127,7 @@ def _member(given: Model) -> Checkpoint | Path:
             "A model is a checkpoint, or the path of one or of a class raster; found a "
             f"{type(given).__name__}."
         )
-    return Path(given) if is_map(given) else load(given)
+    return as_path(given) if is_map(given) else load(given)
 
 
 def checkpoints_of(sides: Sequence[Side]) -> list[Checkpoint]:

@@ -24,7 +24,7 @@ from labelscape.evaluation.measure_maps import evaluate_maps
 from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places, write_places
 from labelscape.labels.rules import SETTINGS
-from labelscape.scenes.files import Source, source_paths
+from labelscape.scenes.files import Source, as_path, source_paths
 from labelscape.scenes.mosaic import open_scene
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.map_data import data_of_maps, is_map
@@ -93,7 +93,7 @@ def evaluate(
         return evaluate_into(out, checkpoint, dataset, part, task=task, **options)
     known_part(part)  # before scenes are opened
     if is_map(checkpoint):
-        return _evaluate_map(out, Path(checkpoint), (dataset, labels, spec or {}), part, **options)
+        return _evaluate_map(out, as_path(checkpoint), (dataset, labels, spec or {}), part, **options)
     return _evaluate_asked(out, checkpoint, (dataset, labels, spec or {}), part, task, **options)
 
 
@@ -122,7 +122,7 @@ def _evaluate_asked(
 
 def _evaluate_map(
     out: str | Path | None,
-    path: Path,
+    path: Path | str,
     asked: tuple[Any, Any, Mapping[str, Any]],
     part: str | None,
     **how: Any,

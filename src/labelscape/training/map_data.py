@@ -22,7 +22,7 @@ def is_map(model: object) -> bool:
 
 
 def data_of_maps(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     scenes: Source | Sequence[Source] | None,
     labels: str | Path | Sequence[str | Path],
     spec: Mapping[str, Any],
@@ -34,7 +34,7 @@ def data_of_maps(
     images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     files = [labels] if isinstance(labels, (str, os.PathLike)) else list(labels)
     legend = None
-    if paths[0].is_file():
+    if not os.path.isdir(paths[0]):
         named, _ = legend_of(paths[0])
         # Names made from values are no names: those of the labels are then taken.
         legend = None if named.names == tuple(f"class {v}" for v in named.values) else named
