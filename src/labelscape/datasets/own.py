@@ -78,11 +78,9 @@ def open_dataset(
     """
     spec, division = LabelRules.of(spec), _Division(shares, split, fold, block, buffer, seed, split_seed)
     division.check()
-    # A path by itself is a list of one: its letters are no files.
-    images, labels = ([one] if isinstance(one, (str, os.PathLike)) else one for one in (images, labels))
-    images, found, given, told = (
-        (images, labels, None, ()) if labels else _pairs(images, own_split=division.keeps_given)
-    )
+    images, labels = _listed(images), _listed(labels)
+    own = (images, labels, None, ()) if labels else _pairs(images, own_split=division.keeps_given)
+    images, found, given, told = own
     # A folder with a single pair is one scene, and is split by blocks.
     by_file = not labels and len(images) > 1
     files = _files(images, found, spec, (nodata, bands, band_names), tick)
@@ -98,6 +96,11 @@ def open_dataset(
         dataset = _as_trained(scenes, legend, part_of, report, train_share, seed, corrections)
         opened.pop_all()  # the dataset closes its files; up to here a failure closes them
     return dataset
+
+
+def _listed(given: str | Path | Sequence[Source]) -> Sequence[Source]:
+    """A path by itself as a list of one: its letters are no files."""
+    return [given] if isinstance(given, (str, os.PathLike)) else given
 
 
 def _as_trained(
