@@ -19,7 +19,9 @@ def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
     with progress.bar("map", 1, "tiles") as tick:
         tick()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:2] == ["train: 1 of 3 steps loss 0.5", "train: 2 of 3 steps (at 1) loss 0.5"]
+    # The first step ended after 40 s, the second after 60.
+    assert lines[0] == "train: 1 of 3 steps loss 0.5, 80 s left"
+    assert lines[1] == "train: 2 of 3 steps (at 1) loss 0.5, 30 s left"
     assert lines[2].startswith("train: 2 steps in ") and lines[-1].startswith("map: 1 tile in ")
 
 

@@ -74,7 +74,7 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total, facts="")
 
-        def tick(done: int = 1, **facts: float) -> None:
+        def tick(done: int = 1, **facts: float | str) -> None:
             at = progress.tasks[task].completed + done
             shown = {"facts": f"at {at:g}: {_said(facts)}"} if facts else {}
             progress.update(task, advance=done, **shown)
@@ -85,25 +85,35 @@ def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterat
 def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
     start, done, last = time.monotonic(), 0, time.monotonic()
     # Some ticks have no facts; a line shows the latest, and at which tick they were known.
-    known: dict[str, float] = {}
+    known: dict[str, float | str] = {}
     known_at = 0
 
-    def tick(more: int = 1, **facts: float) -> None:
+    def tick(more: int = 1, **facts: float | str) -> None:
         nonlocal done, last, known_at
         done += more
         known.update(facts)
         known_at = done if facts else known_at
-        if time.monotonic() - last > 15:  # a log needs a sign of progress, not a line per step
-            last = time.monotonic()
+        now = time.monotonic()
+        if now - last > 15:  # a log needs a sign of progress, not a line per step
+            last = now
             when = f"(at {known_at}) " if known_at not in (0, done) else ""
-            print_line(f"{title}: {done} of {total} {unit} {when}{_said(known)}".rstrip())
+            # A terminal's bar has a column for it.
+            left = f", {in_words((now - start) / done * (total - done))} left" if 0 < done < total else ""
+            print_line(f"{title}: {done} of {total} {unit} {when}{_said(known)}".rstrip() + left)
 
     yield tick
     unit = unit.removesuffix("s") if done == 1 else unit
     print_line(f"{title}: {done} {unit} in {time.monotonic() - start:.1f} s".replace("  ", " "))
 
 
-def _said(facts: dict[str, float]) -> str:
+def in_words(seconds: float) -> str:
+    """A duration that is not known exactly: 45 s, 12 min, 30 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
+
+
+def _said(facts: dict[str, float | str]) -> str:
     return "  ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in facts.items()

@@ -4,6 +4,7 @@ map's journal, from which one process writes the map.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from labelscape.maps.job import portable
 from labelscape.maps.journal import Journal, differences, tile_key
 from labelscape.maps.layout import Blocks, blocks_for, in_words
 from labelscape.maps.outputs import RasterOutput, rasters_of
-from labelscape.maps.rasters import Item, one_behind, planes_of
+from labelscape.maps.rasters import Item, Tiles, one_behind, planes_of
 from labelscape.maps.request import MapRequest
 from labelscape.maps.work import MapWork, opened_for, scorer_of
-from labelscape.progress import bar
+from labelscape.progress import Tick, bar
 from labelscape.scenes.files import Source
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.machine import as_many_threads
@@ -28,10 +29,11 @@ from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.scoring.tiles import TilePlan
-from labelscape.workers.cluster import Call
+from labelscape.workers.cluster import Call, Took
+from labelscape.workers.pace import Pace
 from labelscape.workers.sent import for_workers, loaded
 
-Run = Callable[[Iterable[Call]], Iterator[tuple[Call, Any]]]
+Run = Callable[[Iterable[Call], Took], Iterator[tuple[Call, Any]]]
 """Runs calls on workers and yields each with what it returned or raised (`cluster.outcomes`)."""
 
 
@@ -140,13 +142,13 @@ def _as_sent(error: LabelscapeError) -> LabelscapeError:
 
 
 def from_workers(
-    run: Run, models: tuple, source: Source, *, workers: int, say: Callable[[str], None]
-) -> Callable[[MapWork], Iterator[Item]]:
-    """Where a map's tiles come from (`rasters.Tiles`) when `run` has them scored by workers, which read the
-    `models` (a `StoredAs` each) and the scene for themselves.
+    run: Run, models: tuple, source: Source, *, workers: int, say: Callable[[str], None], pace: Pace
+) -> Tiles:
+    """Where a map's tiles come from when `run` has them scored by workers, which read the `models` (a
+    `StoredAs` each) and the scene for themselves. `pace` is that of the whole job.
     """
 
-    def tiles(work: MapWork) -> Iterator[Item]:
+    def tiles(work: MapWork, tick: Tick) -> Iterator[Item]:
         blocks = blocks_for(work.plan, workers)
         say(in_words(blocks, workers))
         machine = work.journal.machine
@@ -160,20 +162,24 @@ def from_workers(
             blocks.rows,
             blocks.columns,
         )
-        yield from _arriving(work, blocks, task, run)
+        yield from _arriving(work, blocks, task, run, pace, tick)
 
     return tiles
 
 
-def _arriving(work: MapWork, blocks: Blocks, task: BlockTask, run: Run) -> Iterator[Item]:
+def _arriving(
+    work: MapWork, blocks: Blocks, task: BlockTask, run: Run, pace: Pace, tick: Tick
+) -> Iterator[Item]:
     """Every tile with valid pixels in the plan's order, as soon as its block is finished."""
     scene, plan, journal = work.scene, work.plan, work.journal
     kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
-    missing = dict.fromkeys(  # in the order in which they are written
-        blocks.of(tile.answers) for tile in plan if tile.answers not in kept and scene.may_hold(tile.answers)
-    )
+    missing: Counter[int] = Counter()  # block -> its pixels, in the order in which blocks are written
+    for tile in plan:
+        if tile.answers not in kept and scene.may_hold(tile.answers):
+            missing[blocks.of(tile.answers)] += tile.answers.pixels
     calls = (Call(number, f"block-of-{work.stem}", score_block, (task, number)) for number in missing)
-    ends, waiting = run(calls), set(missing)
+    pace.forget()
+    ends, waiting = run(calls, pace.took), set(missing)
     for tile in plan:
         number = blocks.of(tile.answers)
         while number in waiting:
@@ -181,6 +187,8 @@ def _arriving(work: MapWork, blocks: Blocks, task: BlockTask, run: Run) -> Itera
             if isinstance(found, BaseException):
                 raise found
             waiting.discard(call.number)
+            pace.pixels += missing[call.number]
+            tick(0, blocks=f"{len(missing) - len(waiting):,}/{len(missing):,}", **pace.facts())
         # Not there after all: it holds no valid pixel.
         if tile.answers in kept or (number in missing and journal.has(tile.answers)):
             planes = journal.load(tile.answers)

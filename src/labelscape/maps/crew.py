@@ -14,25 +14,23 @@ from labelscape.maps.blocks import from_workers
 from labelscape.maps.job import Job, SceneRecord, map_here, map_one, portable, scene_text
 from labelscape.maps.request import MapRequest
 from labelscape.maps.work import opened_for
-from labelscape.progress import bar, print_line
+from labelscape.progress import print_line
 from labelscape.scenes.files import Source
 from labelscape.scoring.engines import pick_device
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.memory import EXACT_TILE
 from labelscape.workers import cluster
+from labelscape.workers.pace import Pace
 from labelscape.workers.probe import Crew, Needs, check_workers
 from labelscape.workers.sent import files_of, for_workers
+from labelscape.workers.share import THREADS, check_limit, followed, of_the_crew
 
 if TYPE_CHECKING:
     from distributed import Client
 
 GRAINS = ("auto", "scene", "block")
-BLOCK_TIMEOUT = 3600.0
-"""Seconds without a finished tile after which a worker counts as hung (ours): no tile takes an hour."""
 SCENES_PER_WORKER = 2
 """From so many on workers get whole scenes: with fewer, some would wait for the last scene alone (ours)."""
-THREADS = 1
-"""Of a worker, whatever its machine: the last digits of a map depend on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +48,7 @@ class Work:
     def __post_init__(self) -> None:
         if self.grain not in GRAINS:
             raise UnknownName("`grain`", self.grain, GRAINS)
-        if self.limit is not None and not self.limit > 0:
-            raise BadOption(f"`block_timeout={self.limit}` must be above 0.")
+        check_limit(self.limit)
 
 
 def on_workers(
@@ -116,22 +113,12 @@ def _all_are_small(work: Work) -> bool:
 
 
 def _plan(client: Client, work: Work, grain: str, crew: Crew) -> Iterator[str]:
-    workers, scenes = len(crew.hosts), len(work.scenes)
-    hosts = len(set(crew.hosts.values()))
-    where = f" on {hosts} machines" if hosts > 1 else ""
+    scenes = len(work.scenes)
     one = (
         "each maps whole scenes" if grain == "scene" else "they share the tiles of one scene after the other"
     )
-    yield (
-        f"{scenes} scene{'s' * (scenes != 1)}, {workers} worker{'s' * (workers != 1)}{where} of {THREADS} "
-        f"thread on {', '.join(crew.gpus) or crew.device}: {one}"
-    )
-    if work.limit:
-        yield f"a worker without progress for {work.limit:g} s is ended, and its work given to another one"
-    if link := cluster.dashboard(client):
-        yield f"dashboard: {link}"
-    for doubt in crew.doubts:
-        yield f"note: {doubt}"
+    yield f"{scenes} scene{'s' * (scenes != 1)}, {crew.in_words(THREADS)}: {one}"
+    yield from of_the_crew(client, crew, work.limit)
 
 
 def _by_scene(client: Client, work: Work, job: Job, workers: int) -> Iterator[tuple[int, SceneRecord]]:
@@ -139,27 +126,37 @@ def _by_scene(client: Client, work: Work, job: Job, workers: int) -> Iterator[tu
         cluster.Call(n, "map-scene", map_here, (job, for_workers(scene), portable(request)))
         for n, (scene, request) in enumerate(zip(work.scenes, work.requests))
     )
-    start, pixels, failed = time.monotonic(), 0, 0
-    with bar(f"map {len(work.scenes)} scenes", len(work.scenes), "scenes") as tick:
-        for call, found in cluster.outcomes(client, calls, limit=work.limit):
-            text = scene_text(work.scenes[call.number])
-            record = (
-                found if isinstance(found, SceneRecord) else SceneRecord(text, "failed", cause=str(found))
-            )
-            pixels += record.pixels * (record.state == "done")
-            failed += not record.is_mapped
-            rate = pixels / 1e6 / max(1e-9, time.monotonic() - start)
-            tick(1, **{"Mpx/s": rate}, **({"not mapped": failed} if failed else {}))
-            yield call.number, record
+
+    def pixels(found: SceneRecord) -> float | None:
+        return found.pixels * (found.state == "done") if found.is_mapped else None
+
+    total = len(work.scenes), "scenes"
+    for call, found in followed(
+        client, calls, work.limit, f"map {len(work.scenes)} scenes", total, pixels=pixels
+    ):
+        text = scene_text(work.scenes[call.number])
+        record = found if isinstance(found, SceneRecord) else SceneRecord(text, "failed", cause=str(found))
+        yield call.number, record
 
 
 def _by_block(client: Client, work: Work, job: Job, workers: int) -> Iterator[tuple[int, SceneRecord]]:
-    def run(calls: Iterator[cluster.Call]) -> Iterator:
-        return cluster.outcomes(client, calls, limit=work.limit)
+    pace = Pace()
+
+    def run(calls: Iterator[cluster.Call], took: cluster.Took) -> Iterator:
+        return cluster.outcomes(client, calls, limit=work.limit, took=took)
 
     for n, (scene, request) in enumerate(zip(work.scenes, work.requests)):
         text = scene_text(scene)
+        count = f"scene {n + 1} of {len(work.scenes)}, " if len(work.scenes) > 1 else ""
         tiles = from_workers(
-            run, job.models, scene, workers=workers, say=lambda line, t=text: print_line(f"{t}: {line}")
+            run,
+            job.models,
+            scene,
+            workers=workers,
+            say=lambda line, t=f"{count}{text}": print_line(f"{t}: {line}"),
+            pace=pace,
         )
-        yield n, map_one(work.models, scene, work.out, request, overwrite=work.overwrite, tiles=tiles)
+        record = map_one(work.models, scene, work.out, request, overwrite=work.overwrite, tiles=tiles)
+        # Shown beside the blocks of the scenes that follow.
+        pace.failed += not record.is_mapped
+        yield n, record

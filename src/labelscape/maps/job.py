@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,21 +11,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from labelscape.checkpoint import Checkpoint, StoredAs
-from labelscape.errors import BadOption, LabelscapeError, Refused
+from labelscape.errors import BadOption, Refused
 from labelscape.maps.finished import finished_map
 from labelscape.maps.rasters import Tiles, in_order
 from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_with
-from labelscape.progress import print_line
 from labelscape.scenes.files import Source, source_paths, source_text
 from labelscape.scoring.machine import as_many_threads
 from labelscape.workers.cluster import ClusterLost
 from labelscape.workers.sent import for_workers, loaded
+from labelscape.workers.share import cause_of
 
 State = Literal["done", "skipped", "refused", "failed"]
 """What became of a scene of a job: mapped in this run; mapped by an earlier run with the same settings;
 refused by the check; or its map failed.
 """
+NO_MEMORY = "Out of memory. Use smaller tiles (`tile_size`)."
 PATIENCE = 60.0
 """Seconds that a worker waits while another one still holds a scene's files: one that was given up for lost
 may end later than its work is given away (ours).
@@ -157,7 +157,7 @@ def map_one(
         raise  # no fault of this scene, and the next one would meet it too
     except Exception as error:
         state = "refused" if isinstance(error, Refused) else "failed"
-        return SceneRecord(text, state, time.monotonic() - start, cause=cause_of(error))
+        return SceneRecord(text, state, time.monotonic() - start, cause=cause_of(error, NO_MEMORY))
     return SceneRecord(
         text,
         "done",
@@ -182,14 +182,3 @@ def portable(request: MapRequest) -> MapRequest:
         checkpoint=tuple(map(for_workers, request.checkpoint)),
         area=None if request.area is None else for_workers(request.area),
     )
-
-
-def cause_of(error: BaseException) -> str:
-    """Why a scene has no map, in a sentence."""
-    if isinstance(error, LabelscapeError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "Out of memory. Use smaller tiles (`tile_size`)."
-    # A fault of ours: its place is wanted.
-    print_line("".join(traceback.format_exception(error)))
-    return f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Unpack
 from labelscape.checkpoint import load_all
 from labelscape.errors import BadOption, WrongType
 from labelscape.files import check_path
-from labelscape.maps.crew import BLOCK_TIMEOUT, Work, on_workers
+from labelscape.maps.crew import Work, on_workers
 from labelscape.maps.job import JobResult, SceneRecord, map_one, names_for, scene_text
 from labelscape.maps.job_report import JobReport
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
@@ -21,6 +21,7 @@ from labelscape.scenes.files import Source, source_paths
 from labelscape.scenes.scene_list import SceneList
 from labelscape.scoring.protocol import Protocol
 from labelscape.workers.cluster import connected
+from labelscape.workers.share import TIME_LIMIT
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -38,7 +39,7 @@ def map_scenes(
     workers: int | None = None,
     cluster: str | Client | None = None,
     grain: str = "auto",
-    block_timeout: float | None = BLOCK_TIMEOUT,
+    block_timeout: float | None = TIME_LIMIT,
     **settings: Unpack[MapSettings],
 ) -> JobResult:
     """Map many scenes into the folder `out`, each as `map_scene` does. A scene that is refused or fails is

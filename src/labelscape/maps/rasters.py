@@ -78,8 +78,10 @@ def _blocks(core: Window) -> Iterator[Window]:
 Made = TypeVar("Made")
 Item = ScoredTile | tuple[Window, np.ndarray]
 """A tile of a map: scored just now, or the window and planes (C, h, w) of one that is kept in the journal."""
-Tiles = Callable[[MapWork], Iterator[Item]]
-"""Where the tiles of a map come from: every tile with valid pixels, in the plan's order."""
+Tiles = Callable[[MapWork, Tick], Iterator[Item]]
+"""Where the tiles of a map come from: every tile with valid pixels, in the plan's order. The progress bar's
+tick is for facts beside the number of tiles, which `write_rasters` counts.
+"""
 
 
 def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
@@ -121,7 +123,7 @@ def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
             write(item.window, planes)
 
         with bar(f"map {scene.name}", len(work.plan), "tiles") as tick:
-            done = one_behind(tiles(work), take, tick)
+            done = one_behind(tiles(work, tick), take, tick)
             # Tiles without data were passed over: the bar must still end at its total.
             tick(len(work.plan) - done)
         if not tallies[""].pixels.sum():  # inside the writers, so that no file is left
@@ -207,7 +209,7 @@ def one_behind(items: Iterable[Made], act: Callable[[Made], None], tick: Tick) -
     return done
 
 
-def in_order(work: MapWork) -> Iterator[Item]:
+def in_order(work: MapWork, _: Tick) -> Iterator[Item]:
     """Every tile with valid pixels in the plan's order: from the journal where it is complete, else scored.
     Tiles without stored blocks are skipped.
     """

@@ -59,6 +59,15 @@ class Call:
     network: bool = True
 
 
+@dataclass(frozen=True)
+class Returned:
+    """What a call returned, on which worker, after how many seconds."""
+
+    value: Any
+    worker: str
+    seconds: float
+
+
 @contextlib.contextmanager
 def connected(
     workers: int | None = None, cluster: str | Client | None = None, *, threads: int = 1
@@ -201,8 +210,12 @@ def workers_of(client: Client) -> dict[str, int]:
         raise ClusterLost("The connection to the scheduler is lost.") from error
 
 
+Took = Callable[[str, float, Any], None]
+"""Is told of every call that returned: the worker's address, the seconds it took there, what it returned."""
+
+
 def outcomes(
-    client: Client, calls: Iterable[Call], *, limit: float | None = None
+    client: Client, calls: Iterable[Call], *, limit: float | None = None, took: Took | None = None
 ) -> Iterator[tuple[Call, Any]]:
     """Each call with what it returned, or the exception that it raised, in the order in which they end.
 
@@ -250,6 +263,10 @@ def outcomes(
             key, found, failed = ended.get()
             if failed is not None:
                 raise failed
+            if isinstance(found, Returned):
+                if took is not None:
+                    took(found.worker, found.seconds, found.value)
+                found = found.value
             yield by_key.pop(key), found
     finally:
         open_ = False
@@ -285,7 +302,7 @@ class Stopped(BaseException):
 
 def _at_work(
     versions: dict[str, str], limit: float | None, network: bool, function: Callable[..., Any], args: tuple
-) -> Any:
+) -> Returned | None:
     """Call a function on a worker: its progress bars keep the time limit from ending the worker, and end the
     work where it was cancelled. Raises BadInput on a worker of other versions of Labelscape or torch.
     """
@@ -308,9 +325,10 @@ def _at_work(
             if task is None or task.state == "cancelled":
                 raise Stopped
 
+        start = time.monotonic()
         with heard_by(tick):
             try:
-                return function(*args)
+                return Returned(function(*args), worker.address, time.monotonic() - start)
             except Stopped:
                 return None
 

@@ -58,6 +58,15 @@ class Crew:
     gpus: tuple[str, ...]
     device: str
 
+    def in_words(self, threads: int) -> str:
+        """How many they are, where, and what they compute on."""
+        workers, machines = len(self.hosts), len(set(self.hosts.values()))
+        where = f" on {machines} machines" if machines > 1 else ""
+        return (
+            f"{workers} worker{'s' * (workers != 1)}{where} of {threads} thread on "
+            f"{', '.join(self.gpus) or self.device}"
+        )
+
     @property
     def doubts(self) -> list[str]:
         """Why the map may differ in the last digit from that of a single process; empty where it does not."""
