@@ -25,7 +25,7 @@ from labelscape.progress import heard_by, print_line
 from labelscape.version import __version__
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, Worker
+    from distributed import Client, Future, Scheduler, Worker
 
 AHEAD = 2
 """Calls submitted per worker: the one it works on, and the next, so that it never waits for the client."""
@@ -182,8 +182,17 @@ def _joined(cluster: str | Client) -> Iterator[Client]:
 
 
 def dashboard(client: Client) -> str:
-    """Address of Dask's dashboard; "" where there is none."""
-    return client.dashboard_link if importlib.util.find_spec("bokeh") is not None else ""
+    """Address of the dashboard of the cluster's scheduler; "" where it has none."""
+
+    # Nested, so that it is sent as code: the scheduler may run without Labelscape.
+    def has_pages(dask_scheduler: Scheduler) -> bool:
+        return bool(dask_scheduler.http_application.applications)
+
+    # Not by bokeh being installed here, nor by the port: a scheduler without bokeh, or one started with
+    # --no-dashboard, has a port all the same, which answers with other pages.
+    with contextlib.suppress(Exception):  # a line of information: no reason to stop
+        return (client.dashboard_link or "") if client.run_on_scheduler(has_pages) else ""
+    return ""
 
 
 def versions_for(*, network: bool) -> dict[str, str]:
