@@ -11,8 +11,11 @@ import world
 from labelscape.contract.values import undeclared_nodata
 from labelscape.datasets.doctor.check import check_data
 from labelscape.errors import BadInput
+from labelscape.grid import Window
+from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
 from labelscape.scenes.mosaic import open_scene
+from labelscape.scenes.raster import FileScene
 from labelscape.scoring.scorer import Scorer
 from labelscape.training.data import open_both
 from labelscape.training.recipe import make_recipe
@@ -51,6 +54,34 @@ def test_fill_values_are_refused_before_they_are_learned(tmp_path, value, where)
     as_measured = recipe.replace(data={**recipe.data.model_dump(), "nodata": float("nan")})
     with open_both(as_measured) as (dataset, _):
         assert dataset.scenes[0].scene.read().valid.all()
+
+
+@pytest.mark.parametrize("value", [3e33, -3.4028234663852886e38, np.inf])
+def test_values_beyond_all_measurements_are_left_out_and_named(tmp_path, value):
+    path, labels = scene(tmp_path, value, sprinkled())
+    share = f"{100 * sprinkled().mean():.2g} % of the sampled pixels of {path.stem} hold values beyond 1e+30"
+    recipe = make_recipe(network="fcn", data={"images": [str(path)], "labels": [str(labels)], "block": 48})
+    with open_both(recipe) as (dataset, _):
+        assert len([line for line in dataset.report if line.startswith(share)]) == 1
+        assert dataset.scenes[0].scene.read().valid.sum() == (~sprinkled()).sum()
+    found = [f for f in check_data([path], [labels]) if f.kind == "nodata"]
+    assert [f.severity for f in found] == ["info"] and found[0].text.startswith(share)
+    checked = check(world.tiny_checkpoint(like=path), path, timing=False)
+    assert [f.level for f in checked.findings if f.kind == "beyond"] == ["FITS"]
+
+
+def test_what_is_declared_or_lies_outside_is_not_named(tmp_path):
+    path, _ = scene(tmp_path, -3.4028234663852886e38, sprinkled())
+    with open_scene(path) as opened:
+        pixels = opened.read().pixels
+    declared = world.write(tmp_path / "declared.tif", pixels, nodata=-3.4028234663852886e38)
+    pixels[:, sprinkled()] = np.nan
+    nan = world.write(tmp_path / "nan.tif", pixels, nodata=np.nan)
+    with open_scene(declared) as one, open_scene(nan) as other:
+        # Beside the file the resampled scene has pixels that no file covers.
+        wider = other.grid.crop(Window(-64, -64, 320, 320))
+        with FileScene(nan, onto=wider) as beside:
+            assert [undeclared_nodata(s) for s in (one, other, beside)] == [None] * 3
 
 
 @pytest.mark.parametrize("value", [0, 255])

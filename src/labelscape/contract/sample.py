@@ -12,7 +12,9 @@ import numpy as np
 from scipy import ndimage
 
 from labelscape.grid import Window
+from labelscape.scenes.layers import OUTSIDE
 from labelscape.scenes.scene import Scene
+from labelscape.scenes.validity import LARGEST
 
 BLOCK = 512
 MOST_BLOCKS = 64
@@ -47,15 +49,26 @@ class Filler:
 
 
 @dataclass(frozen=True)
+class Beyond:
+    """Pixels with values that no measurement has (beyond `validity.LARGEST`, or infinite), undeclared and
+    invalid: the first `value` that was met, and their `share` of the sampled pixels.
+    """
+
+    value: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Sample:
-    """What was read: values (B, N) of valid pixels in the scene's own units, a border and a fill value that
-    nobody declared, and how many blocks were read.
+    """What was read: values (B, N) of valid pixels in the scene's own units, a border, a fill value and
+    values beyond all measurements that nobody declared, and how many blocks were read.
     """
 
     values: np.ndarray
     border: Border | None
     blocks: int
     filler: Filler | None = None
+    beyond: Beyond | None = None
 
 
 def sample_scene(
@@ -70,12 +83,15 @@ def sample_scene(
     start = time.monotonic()
     edge, inner = sampled_windows(scene.grid.window, most_blocks)
     patches, regions, area, read = [], [], 0, 0
+    strange, looked_at = [], 0
     for number, window in enumerate([*edge, *inner]):
         # Time may cut the sample short; the first 12 blocks, and with them the border, are always read.
         if number >= 12 and time.monotonic() - start > seconds:
             break
         patch = scene.read(window, bands)
         read += 1
+        looked_at += window.pixels
+        strange.append(_beyond(patch.pixels, patch.valid, scene, bands))
         # A border has the same value in every band.
         equal = patch.valid & (patch.pixels == patch.pixels[:1]).all(axis=0)
         if number < len(edge):
@@ -94,7 +110,21 @@ def sample_scene(
     filler = _filler_of(joined)
     if filler is not None:
         joined = joined[:, ~np.isin(joined, np.float32(FILLERS)).any(axis=0)]
-    return Sample(joined, border, read, filler)
+    count = sum(one.size for one in strange)
+    beyond = Beyond(float(np.concatenate(strange)[0]), count / looked_at) if count else None
+    return Sample(joined, border, read, filler, beyond)
+
+
+def _beyond(pixels: np.ndarray, valid: np.ndarray, scene: Scene, bands: tuple[str, ...]) -> np.ndarray:
+    """(N,) one value of each pixel (B, H, W) with values that no measurement has and nobody declared."""
+    if pixels.dtype.kind != "f" or valid.all():
+        return np.empty(0)
+    found = ~valid & ((pixels > LARGEST) | (pixels < -LARGEST)) & (pixels != pixels.dtype.type(OUTSIDE))
+    for odd, values, band in zip(found, pixels, bands):
+        if rule := scene.band_nodata[scene.index(band)]:
+            odd &= values != rule.value
+    first = np.take_along_axis(pixels, found.argmax(axis=0)[None], axis=0)[0]
+    return first[found.any(axis=0)]
 
 
 def _filler_of(values: np.ndarray) -> Filler | None:

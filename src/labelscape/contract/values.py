@@ -4,15 +4,18 @@ factors, offsets, swapped bands, unusual values: each is named, with the command
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from labelscape.contract.bands import QUANTILES, BandStatistics
 from labelscape.contract.contract import Contract
 from labelscape.contract.difference import NOTE, REFUSED, Difference
 from labelscape.contract.likeness import KNOWN_FACTORS, Likeness, explain
-from labelscape.contract.sample import Border, Filler, Sample, sample_scene
+from labelscape.contract.sample import Beyond, Border, Filler, Sample, sample_scene
 from labelscape.scenes.files import stack_files
 from labelscape.scenes.scene import Scene
+from labelscape.scenes.validity import LARGEST
 
 MAYBE_SWAPPED, SURELY_SWAPPED = 0.5, 1.0
 """Gain in log-likelihood, in nats per pixel, from which a swap of two bands is mentioned, and from which a
@@ -38,6 +41,8 @@ def compare_values(
         found.append(_border(sample.border, scene))
     if sample.filler is not None and not _filler_was_trained(sample.filler, contract):
         found.append(_filler(sample.filler, scene, bands))
+    if sample.beyond is not None:
+        found.append(_beyond(sample.beyond, scene))
     if sample.values.shape[1] < 100:
         cause = (
             f"fewer than 100 valid pixels in the {sample.blocks} blocks that were sampled: values were not "
@@ -66,9 +71,9 @@ def compare_values(
 
 
 def undeclared_nodata(scene: Scene) -> Difference | None:
-    """What `compare_values` says of a border or a fill value that the scene does not declare, before there
-    is a model. None where there is none, or NaN is given as nodata: there is none then, whatever it looks
-    like.
+    """What `compare_values` says of a border, a fill value or values beyond all measurements that the scene
+    does not declare, before there is a model. None where there is none, or NaN is given as nodata: there is
+    none then, whatever it looks like.
 
     Raises BadFile where the file is damaged.
     """
@@ -77,7 +82,21 @@ def undeclared_nodata(scene: Scene) -> Difference | None:
     sample = sample_scene(scene, scene.bands, most_blocks=12, seconds=5.0)
     if sample.filler is not None:
         return _filler(sample.filler, scene, scene.bands)
-    return _border(sample.border, scene) if sample.border is not None else None
+    if sample.border is not None:
+        return _border(sample.border, scene)
+    return _beyond(sample.beyond, scene) if sample.beyond is not None else None
+
+
+def _beyond(found: Beyond, scene: Scene) -> Difference:
+    # No refusal: these pixels are left out in training and in maps alike.
+    share = f"{100 * found.share:.2g} %" if found.share >= 1e-4 else "a few"
+    declare = f", or declare it: `nodata={found.value:.9g}`" if math.isfinite(found.value) else ""
+    cause = (
+        f"{share} of the sampled pixels of {scene.name} hold values beyond {LARGEST:g}, such as "
+        f"{found.value:.6g}, and the scene {_declared(scene)}: they are taken for nodata. Correct them where "
+        f"they should be measurements{declare}"
+    )
+    return Difference("beyond", NOTE, cause)
 
 
 def _filler_was_trained(filler: Filler, contract: Contract) -> bool:

@@ -17,6 +17,9 @@ from labelscape.scenes.files import EXACT
 from labelscape.scenes.validity import LARGEST, Mask, Nodata, Rules
 from labelscape.scenes.views import blanked_view, empty_view, mask_view, selected_view
 
+OUTSIDE = 1e5 * LARGEST
+"""What a warped file whose nodata is NaN holds where it has no pixel; beyond LARGEST, so it is invalid."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -175,8 +178,8 @@ def _nodata_options(layer: Layer, bands: Sequence[int], rule: Nodata | None) -> 
     # written into one its nodata value stays. The alpha band knows all bands together only.
     if rule is not None and not rule.alone:
         return {"src_nodata": value, "UNIFIED_SRC_NODATA": "YES"}
-    # (rasterio does not pass NaN on; what is beyond LARGEST is invalid just as well.)
-    stays = {} if value is None else {"init_dest": repr(value if rule is not None else 1e5 * LARGEST)}
+    # (rasterio does not pass NaN on.)
+    stays = {} if value is None else {"init_dest": repr(value if rule is not None else OUTSIDE)}
     return {"src_nodata": value, "UNIFIED_SRC_NODATA": "PARTIAL", **stays}
 
 

@@ -61,11 +61,11 @@ def open_both(recipe: Recipe) -> Iterator[tuple[Dataset, Dataset | None]]:
     """The recipe's data and that of its second task, None without one."""
     with ExitStack() as opened:
         dataset, mate = opened.enter_context(open_recipe_data(recipe.data, recipe.seed)), None
-        refuse_undeclared(recipe.data, dataset)
+        dataset = _with_undeclared(recipe.data, dataset)
         if recipe.mate:
             with of_second_task():
                 mate = opened.enter_context(open_recipe_data(recipe.mate.data, recipe.seed))
-                refuse_undeclared(recipe.mate.data, mate)
+                mate = _with_undeclared(recipe.mate.data, mate)
         yield dataset, mate
 
 
@@ -114,12 +114,14 @@ LOOKED_AT = 32
 """Scenes of a data set in which undeclared nodata is looked for."""
 
 
-def refuse_undeclared(data: Data, dataset: Dataset) -> None:
-    """Raises BadInput where scenes of one's own hold a border or a fill value that they do not declare, as
-    maps and `data check` say: it would go into the statistics and be learned.
+def _with_undeclared(data: Data, dataset: Dataset) -> Dataset:
+    """The data set whose report names values beyond all measurements, which are left out. Raises BadInput
+    where scenes of one's own hold a border or a fill value that they do not declare, as maps and `data check`
+    say: it would go into the statistics and be learned.
     """
     if data.dataset or (data.nodata is not None and data.nodata != data.nodata):
-        return
+        return dataset
+    beyond = []
     places = np.unique(np.linspace(0, len(dataset.scenes) - 1, LOOKED_AT).round().astype(int))
     for place in places:
         scene = dataset.scenes[place].scene
@@ -128,6 +130,11 @@ def refuse_undeclared(data: Data, dataset: Dataset) -> None:
             raise BadInput(
                 f"{scene.name}: {found.cause} for all scenes, or, if these are measurements, `nodata=nan`."
             )
+        beyond += [found.cause] if found is not None and found.kind == "beyond" else []
+    if not beyond:
+        return dataset
+    others = f" ({len(beyond) - 1} more of {len(places)} scenes looked at have some)" * (len(beyond) > 1)
+    return replace(dataset, report=(*dataset.report, f"{beyond[0]}{others}"))
 
 
 def scored_part(dataset: Dataset) -> str | None:
