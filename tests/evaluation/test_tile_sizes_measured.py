@@ -47,6 +47,7 @@ def recipe_for(landscape, context, **more):
         crop=64,
         steps=40,
         batch=4,
+        optimizer="sgd",
         rate=0.1,
         device="cpu",
         **more,

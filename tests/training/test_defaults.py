@@ -42,18 +42,17 @@ def test_what_a_user_sets_comes_before_the_defaults():
     assert as_recipe(sgd.model_dump(mode="json")) == sgd  # a stored recipe is not filled in
     assert as_recipe({"data": DATA, "network": "smp/Unet"}) == unet
     assert in_todays_words(sgd.model_dump(mode="json")) == sgd.model_dump(mode="json")
-    assert make_recipe(data=DATA, network="fcn", optimizer="adamw").rate == 0.001
 
 
 def test_the_rate_reaches_the_base_network():
-    assert make_recipe(data=DATA, network="mlp").base_rate == 0.1  # Maggiori et al., sec. V-C
-    assert make_recipe(data=DATA, network="dfcnet").base_rate == 0.05  # its own family's
     for network in ("mlp", "dfcnet"):
-        recipe = make_recipe(data=DATA, network=network, rate=0.001)
-        assert base_recipe(recipe).rate == 0.001
-        assert make_recipe(data=DATA, network=network, rate=0.001, base_rate=0.7).base_rate == 0.7
-    adamw = make_recipe(data=DATA, network="mlp", optimizer="adamw")
-    assert (adamw.rate, adamw.base_rate) == (0.001, 0.001)
+        assert make_recipe(data=DATA, network=network).base_rate == 0.001
+        recipe = make_recipe(data=DATA, network=network, rate=0.003)
+        assert base_recipe(recipe).rate == 0.003
+        assert base_recipe(recipe).optimizer == "adamw"
+        assert make_recipe(data=DATA, network=network, rate=0.003, base_rate=0.01).base_rate == 0.01
+        sgd = make_recipe(data=DATA, network=network, optimizer="sgd")
+        assert (sgd.rate, base_recipe(sgd).rate, base_recipe(sgd).optimizer) == (0.02, 0.02, "sgd")
 
 
 def test_papers_recipes_have_no_defaults_of_ours():

@@ -37,7 +37,7 @@ def fields(tmp_path):
 
 
 def test_the_cosine_schedule_falls_from_the_end_of_the_warm_up_to_0():
-    recipe = make_recipe(data=DATA, schedule="cosine", rate=0.2, steps=110, warmup=10)
+    recipe = make_recipe(data=DATA, optimizer="sgd", schedule="cosine", rate=0.2, steps=110, warmup=10)
     rates = [rate_at(recipe, step) for step in range(110)]
     assert rates[:10] == pytest.approx([0.02 * n for n in range(1, 11)])
     assert rates[10] == 0.2
@@ -57,6 +57,7 @@ def test_gradients_are_clipped_to_a_norm_over_all_parameters(fields, tmp_path, m
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
+    fields |= {"optimizer": "sgd"}
     train(make_recipe(**fields), tmp_path / "free", score=False)
     free, seen[:] = list(seen), []
     train(make_recipe(**fields, clip_norm=0.5), tmp_path / "clipped", score=False)

@@ -144,10 +144,10 @@ def test_a_recipe_stored_before_a_setting_was_known_is_that_of_its_default():
 
 
 def test_a_recipe_prints_on_one_line_and_shows_what_is_not_default():
-    recipe = make_recipe(data={**DATA, "labels": ["a<b.gpkg"]}, rate=0.1, start="fcn.safetensors")
+    recipe = make_recipe(data={**DATA, "labels": ["a<b.gpkg"]}, rate=0.01, start="fcn.safetensors")
     assert repr(recipe) == "<Recipe mlp, 400 steps, 8 x 128 x 128 pixels, scene.tif a<b.gpkg>"
     shown = recipe._repr_html_()
-    assert "<tr><th>rate</th><td>0.1</td></tr>" in shown
+    assert "<tr><th>rate</th><td>0.01</td></tr>" in shown
     assert "a&lt;b.gpkg" in shown
     assert "momentum" not in shown
     many = Recipe(data={"images": [f"{i}.tif" for i in range(100)]}, network="fcn")

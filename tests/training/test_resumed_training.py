@@ -405,7 +405,7 @@ def test_states_of_before_there_were_other_optimizers_are_resumed(fields, tmp_pa
     """Their momentum has a name of its own, their recipe another word for 32 bits."""
     import labelscape.training.loop as loop
 
-    recipe = make_recipe(**fields, steps=9)
+    recipe = make_recipe(**fields, steps=9, optimizer="sgd")
     whole = train(recipe, tmp_path / "whole")
     monkeypatch.setattr(loop, "rate_at", lambda recipe, step: 1 / 0 if step == 7 else rate_at(recipe, step))
     with pytest.raises(ZeroDivisionError):

@@ -206,7 +206,7 @@ if __name__ == "__main__":
 
 def test_every_process_returns_the_whole_checkpoint(both, tmp_path):
     """The scores of both tasks, and of the weights the best by validation, which only the first one keeps."""
-    fields = both[1].fields(steps=4, val_every=2, rate=0.5, batch=2)
+    fields = both[1].fields(steps=4, val_every=2, optimizer="sgd", rate=0.5, batch=2)
     (tmp_path / "program.py").write_text(PROGRAM)
     words = [
         "-m",

@@ -139,9 +139,7 @@ class Schedule:
     base_rate: Annotated[
         float | None,
         typer.Option(
-            "--base-rate",
-            help="Initial learning rate of the base network.",
-            show_default="--rate, else that of the base network",
+            "--base-rate", help="Initial learning rate of the base network.", show_default="that of --rate"
         ),
     ] = None
     optimizer: Annotated[
@@ -222,7 +220,7 @@ def run(
       labelscape train town.tif --labels roofs.gpkg --background other --area surveyed.gpkg --out runs/town
 
       labelscape train scene.tif --labels old.gpkg --corrections review.gpkg --start runs/a/fcn.safetensors
-        --network fcn --rate 0.01 --out runs/b
+        --network fcn --rate 0.0002 --out runs/b
 
       labelscape train land --network dfcnet --mate roads --mate-threshold 128 --mate-classes other=0,road=1
         --out runs/both

@@ -21,7 +21,7 @@ from labelscape.training.recipe_sizes import filled, wrong_map_size
 DEFAULT_NETWORK, DEFAULT_STEPS = "mlp", 400
 SUMMARISED = ("network", "steps", "base_steps", "batch", "crop")
 HIGHEST_ADAMW_RATE = 0.02
-"""No network of the catalogue learned anything above it, and the default rate of 0.05 is meant for SGD."""
+"""No network of the catalogue learned anything above it: a higher rate is meant for SGD."""
 
 
 NEW_RUNS = {"resampling": "antialiased"}
@@ -395,7 +395,7 @@ def make_recipe(**fields: Any) -> Recipe:
 
 def defaults_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults for a new recipe with these settings: those of its network (`nets.catalog`), with a rate that
-    fits the optimizer, and for the base network the rate that was given, else that of its own.
+    fits the optimizer; the base network has the same rate, and the same optimizer.
     """
     try:
         about = entry(fields.get("network", DEFAULT_NETWORK))
@@ -403,14 +403,11 @@ def defaults_of(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     found = {**NEW_RUNS, **about.defaults}
     optimizer = fields.get("optimizer", found.get("optimizer", "sgd"))
-    # The network's rate is for its own optimizer: 0.05 suits SGD, and nothing learns at it under AdamW.
+    # The network's rate is for its own optimizer: 0.001 suits AdamW, and SGD hardly moves at it.
     if optimizer != found.get("optimizer", "sgd"):
         found["rate"] = RATES.get(optimizer, RATES["sgd"])
     if about.start is not None:
-        of_base = found.get("base_rate", entry(about.start.base).defaults["rate"])
-        if "rate" in fields or optimizer == "adamw":
-            of_base = fields.get("rate", found["rate"])
-        found["base_rate"] = of_base
+        found["base_rate"] = fields.get("rate", found["rate"])
     return found
 
 
