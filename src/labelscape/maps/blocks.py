@@ -5,7 +5,7 @@ map's journal, from which one process writes the map.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from labelscape.maps.job import portable
 from labelscape.maps.journal import Journal, differences, tile_key
 from labelscape.maps.layout import Blocks, blocks_for, in_words
 from labelscape.maps.outputs import RasterOutput, rasters_of
-from labelscape.maps.rasters import Item, Tiles, one_behind, planes_of
+from labelscape.maps.rasters import Item, Tiles, in_order, one_behind, planes_of
 from labelscape.maps.request import MapRequest
 from labelscape.maps.work import MapWork, opened_for, scorer_of
 from labelscape.progress import Tick, bar
@@ -33,7 +33,7 @@ from labelscape.workers.cluster import Call, Took
 from labelscape.workers.pace import Pace
 from labelscape.workers.sent import for_workers, loaded
 
-Run = Callable[[Iterable[Call], Took], Iterator[tuple[Call, Any]]]
+Run = Callable[[Iterable[Call | None], Took], Iterator[tuple[Call, Any]]]
 """Runs calls on workers and yields each with what it returned or raised (`cluster.outcomes`)."""
 
 
@@ -81,9 +81,11 @@ def score_block(task: BlockTask, number: int) -> int:
     except BaseException as error:
         # A file that could not be read is opened again for the next block.
         _forget()
-        if isinstance(error, LabelscapeError):
-            raise _as_sent(error) from None
-        raise
+        if not isinstance(error, LabelscapeError):
+            raise
+        failed = _as_sent(error)
+    # Out here, where it has no context: Dask sends that too, or only the text where it cannot.
+    raise failed
 
 
 def _score_block(ready: _Ready, number: int) -> int:
@@ -151,35 +153,70 @@ def from_workers(
     def tiles(work: MapWork, tick: Tick) -> Iterator[Item]:
         blocks = blocks_for(work.plan, workers)
         say(in_words(blocks, workers))
-        machine = work.journal.machine
-        task = BlockTask(
-            models,
-            for_workers(source),
-            portable(work.request.replace(device=work.scorer.device.type)),
-            str(work.journal.folder.absolute()),
-            work.journal.planes,
-            int(machine.get("threads") or 1),
-            blocks.rows,
-            blocks.columns,
-        )
-        yield from _arriving(work, blocks, task, run, pace, tick)
+        missing = missing_blocks(work, blocks)
+        task = task_of(work, models, source, blocks)
+        calls = (Call(number, f"block-of-{work.stem}", score_block, (task, number)) for number in missing)
+        pace.forget()
+        yield from _arriving(work, blocks, missing, run(calls, pace.took), pace, tick)
 
     return tiles
 
 
+def kept_tiles(least: int) -> Tiles:
+    """Where a map's tiles come from when workers have scored all its blocks, and kept at least so many."""
+
+    def tiles(work: MapWork, tick: Tick) -> Iterator[Item]:
+        # Someone removed some of them meanwhile: without a look at the scene they would become nodata.
+        if work.journal.found < least:
+            yield from in_order(work, tick)
+        else:
+            yield from _arriving(work, Blocks(work.plan, 1, 1), {}, iter(()), Pace(), tick)
+
+    return tiles
+
+
+def task_of(work: MapWork, models: tuple, source: Source, blocks: Blocks) -> BlockTask:
+    """What the blocks of a map have in common."""
+    return BlockTask(
+        models,
+        for_workers(source),
+        portable(work.request.replace(device=work.scorer.device.type)),
+        str(work.journal.folder.absolute()),
+        work.journal.planes,
+        int(work.journal.machine.get("threads") or 1),
+        blocks.rows,
+        blocks.columns,
+    )
+
+
+def missing_blocks(work: MapWork, blocks: Blocks) -> dict[int, int]:
+    """The blocks with tiles that may hold data and are not in the journal, in the order in which they are
+    written, with the pixels of these tiles.
+    """
+    kept, missing = _kept_of(work), Counter[int]()
+    for tile in work.plan:
+        if tile.answers not in kept and work.scene.may_hold(tile.answers):
+            missing[blocks.of(tile.answers)] += tile.answers.pixels
+    return dict(missing)
+
+
+def _kept_of(work: MapWork) -> set[Window]:
+    """The tiles of an earlier run. A first run is spared a call of the file system per tile."""
+    journal = work.journal
+    return {t.answers for t in work.plan if journal.has(t.answers)} if journal.found else set()
+
+
 def _arriving(
-    work: MapWork, blocks: Blocks, task: BlockTask, run: Run, pace: Pace, tick: Tick
+    work: MapWork,
+    blocks: Blocks,
+    missing: Mapping[int, int],
+    ends: Iterator[tuple[Call, Any]],
+    pace: Pace,
+    tick: Tick,
 ) -> Iterator[Item]:
     """Every tile with valid pixels in the plan's order, as soon as its block is finished."""
     scene, plan, journal = work.scene, work.plan, work.journal
-    kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
-    missing: Counter[int] = Counter()  # block -> its pixels, in the order in which blocks are written
-    for tile in plan:
-        if tile.answers not in kept and scene.may_hold(tile.answers):
-            missing[blocks.of(tile.answers)] += tile.answers.pixels
-    calls = (Call(number, f"block-of-{work.stem}", score_block, (task, number)) for number in missing)
-    pace.forget()
-    ends, waiting = run(calls, pace.took), set(missing)
+    kept, waiting = _kept_of(work), set(missing)
     for tile in plan:
         number = blocks.of(tile.answers)
         while number in waiting:

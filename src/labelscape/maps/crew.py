@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, LabelscapeError, UnknownName
-from labelscape.maps.blocks import from_workers
+from labelscape.maps.blocks import Run, from_workers
 from labelscape.maps.job import Job, SceneRecord, map_here, map_one, portable, scene_text
 from labelscape.maps.request import MapRequest
+from labelscape.maps.shared import Shared
 from labelscape.maps.work import opened_for
-from labelscape.progress import print_line
+from labelscape.progress import bar, print_line
 from labelscape.scenes.files import Source
 from labelscape.scoring.engines import pick_device
 from labelscape.scoring.machine import as_many_threads
@@ -87,9 +88,10 @@ def grain_for(work: Work, workers: int, crew: Crew) -> str:
     many = len(work.scenes) >= SCENES_PER_WORKER * workers
     if work.grain == "scene" or (work.grain == "auto" and (many or _all_are_small(work))):
         return "scene"
-    # Tiles of another device have other last digits, and other batches.
+    # Tiles of another device have other last digits, and other batches. Of several scenes workers plan the
+    # tiles too.
     here = pick_device(work.requests[0].device).type
-    if here == crew.device:
+    if here == crew.device or len(work.scenes) > 1:
         return "block"
     if work.grain == "block":
         raise BadOption(
@@ -114,9 +116,9 @@ def _all_are_small(work: Work) -> bool:
 
 def _plan(client: Client, work: Work, grain: str, crew: Crew) -> Iterator[str]:
     scenes = len(work.scenes)
-    one = (
-        "each maps whole scenes" if grain == "scene" else "they share the tiles of one scene after the other"
-    )
+    one = "each maps whole scenes"
+    if grain == "block":
+        one = "they share its tiles" if scenes == 1 else "they share the tiles of each scene"
     yield f"{scenes} scene{'s' * (scenes != 1)}, {crew.in_words(THREADS)}: {one}"
     yield from of_the_crew(client, crew, work.limit)
 
@@ -142,9 +144,21 @@ def _by_scene(client: Client, work: Work, job: Job, workers: int) -> Iterator[tu
 def _by_block(client: Client, work: Work, job: Job, workers: int) -> Iterator[tuple[int, SceneRecord]]:
     pace = Pace()
 
-    def run(calls: Iterator[cluster.Call], took: cluster.Took) -> Iterator:
+    def run(calls: Iterable[cluster.Call | None], took: cluster.Took) -> Iterator:
         return cluster.outcomes(client, calls, limit=work.limit, took=took)
 
+    if len(work.scenes) > 1:
+        shared = Shared(job, work.scenes, work.requests, workers)
+        with bar(f"map {len(work.scenes)} scenes", len(work.scenes), "scenes") as tick:
+            yield from shared.records(run, pace, tick)
+        return
+    yield from one_after_another(run, work, job, workers, pace)
+
+
+def one_after_another(
+    run: Run, work: Work, job: Job, workers: int, pace: Pace
+) -> Iterator[tuple[int, SceneRecord]]:
+    """Map scenes whose blocks are scored by workers, and written here while they arrive."""
     for n, (scene, request) in enumerate(zip(work.scenes, work.requests)):
         text = scene_text(scene)
         count = f"scene {n + 1} of {len(work.scenes)}, " if len(work.scenes) > 1 else ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from labelscape.checkpoint import Checkpoint, StoredAs
 from labelscape.errors import BadOption, Refused
@@ -27,6 +27,7 @@ State = Literal["done", "skipped", "refused", "failed"]
 refused by the check; or its map failed.
 """
 NO_MEMORY = "Out of memory. Use smaller tiles (`tile_size`)."
+Made = TypeVar("Made")
 PATIENCE = 60.0
 """Seconds that a worker waits while another one still holds a scene's files: one that was given up for lost
 may end later than its work is given away (ours).
@@ -143,29 +144,50 @@ def map_one(
     overwrite: bool = False,
     tiles: Tiles = in_order,
     patience: float = 0,
+    spent: float | None = None,
 ) -> SceneRecord:
     """Map one scene of a job, unless an earlier run has finished it. Whatever is wrong with the scene becomes
-    its record: the other scenes do not suffer.
+    its record: the other scenes do not suffer. For the options see `map_with`.
+    """
+
+    def make() -> SceneRecord:
+        options = {"overwrite": overwrite, "tiles": tiles, "patience": patience, "spent": spent}
+        result = map_with(models, source, out, request, **options)
+        return SceneRecord(
+            scene_text(source),
+            "done",
+            result.seconds,
+            sum(area.pixels for area in result.areas),
+            result.seam,
+            files={kind: str(path) for kind, path in result.paths.items()},
+        )
+
+    return attempted(make, models, source, out, request, overwrite=overwrite)
+
+
+def attempted(
+    make: Callable[[], Made],
+    models: Sequence[Checkpoint],
+    source: Source,
+    out: Path,
+    request: MapRequest,
+    *,
+    overwrite: bool,
+) -> Made | SceneRecord:
+    """What is made of a scene of a job; or its record, where an earlier run has finished its map, or it is
+    refused or fails. Raises ClusterLost.
     """
     start, text = time.monotonic(), scene_text(source)
     try:
         if not overwrite and (kept := finished_map(request, models, source, out)):
             pixels, seam, files = kept
             return SceneRecord(text, "skipped", pixels=pixels, seam=seam, files=files)
-        result = map_with(models, source, out, request, overwrite=overwrite, tiles=tiles, patience=patience)
+        return make()
     except ClusterLost:
         raise  # no fault of this scene, and the next one would meet it too
     except Exception as error:
         state = "refused" if isinstance(error, Refused) else "failed"
         return SceneRecord(text, state, time.monotonic() - start, cause=cause_of(error, NO_MEMORY))
-    return SceneRecord(
-        text,
-        "done",
-        result.seconds,
-        sum(area.pixels for area in result.areas),
-        result.seam,
-        files={kind: str(path) for kind, path in result.paths.items()},
-    )
 
 
 def map_here(job: Job, source: Source, request: MapRequest) -> SceneRecord:

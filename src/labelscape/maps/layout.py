@@ -71,16 +71,17 @@ def tiles_along(plan: TilePlan) -> tuple[int, int]:
     return math.ceil(plan.whole.height / plan.core), math.ceil(plan.whole.width / plan.core)
 
 
-def blocks_for(plan: TilePlan, workers: int) -> Blocks:
+def blocks_for(plan: TilePlan, workers: int, scenes: int = 1) -> Blocks:
     """The blocks with which so many workers are likely to end soonest: small ones leave no worker waiting at
-    the end, large ones predict fewer tiles twice.
+    the end, large ones predict fewer tiles twice. Of several `scenes` like this one, mapped at once, only the
+    last leaves workers waiting: their blocks are larger.
     """
     height, width = tiles_along(plan)
 
     def time(blocks: Blocks) -> float:
         cost = blocks.predicted + PER_BLOCK * len(blocks)
         # At the end workers wait for the last block, half of one on average.
-        return cost / workers + cost / len(blocks) / 2
+        return scenes * cost / workers + cost / len(blocks) / 2
 
     sizes = {
         (math.ceil(height / down), math.ceil(width / across))

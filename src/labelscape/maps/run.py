@@ -6,7 +6,8 @@ import datetime
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from labelscape.areas.sieve import SieveSummary
 from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.checkpoint import Checkpoint, load_all
+from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
 from labelscape.files import check_path, written_whole
 from labelscape.maps.outputs import kind_of, map_name
@@ -83,12 +85,47 @@ def map_with(
     overwrite: bool = False,
     tiles: Tiles = in_order,
     patience: float = 0,
+    spent: float | None = None,
 ) -> MapResult:
     """`map_scene` with models that are loaded, and with tiles that may come from elsewhere (`Tiles`). While
-    another run writes the same map it waits for `patience` seconds.
+    another run writes the same map it waits for `patience` seconds. `spent` are the seconds that this job
+    took to make the tiles in the journal; None where an earlier run made some, or there are none.
     """
-    start = time.monotonic()
-    loaded, models = models, [one.task(request.task) for one in models]
+    start = time.monotonic() - (spent or 0)
+    with opened_work(models, source, out, request, overwrite=overwrite, patience=patience) as opened:
+        work, findings = opened
+        with as_many_threads(work.journal.machine):
+            tallies = write_rasters(work, tiles)
+        # After the rasters are finished: their writer makes the side file that this one adds to.
+        # From the finished raster, not from tiles: an area may reach over any number of them.
+        for task in work.legends:
+            mark_forced(work.paths[kind_of("class", task)], findings)
+        made = {task: (_write_sieved(work, task), _write_polygons(work, task)) for task in work.legends}
+        facts = _facts(work, _sources(models), source)
+        # Counted before this run wrote its own.
+        resumed = bool(work.journal.found) and spent is None
+        result = _result(work, tallies, facts, made, seconds=time.monotonic() - start, resumed=resumed)
+        _write_report(work, result)
+        _write_run(work.paths["run"], result, work.overwrite)
+        # After all files it lists: it holds their sizes and checksums.
+        _write_stac(work, facts)
+        # Last: until all files are written an interrupted map must find its tiles.
+        work.journal.close()
+    return result
+
+
+@contextmanager
+def opened_work(
+    models: Sequence[Checkpoint],
+    source: Source,
+    out: Path,
+    request: MapRequest,
+    *,
+    overwrite: bool = False,
+    patience: float = 0,
+) -> Iterator[tuple[MapWork, tuple[Difference, ...]]]:
+    """A map that can begin, its journal opened, and what was found of its scene. Raises as `map_scene`."""
+    models = [one.task(request.task) for one in models]
     with fitting(models[0], source, request) as (opened, findings, watched):
         # Refused here and not in `prepared`: nothing of a refused map may be on disk, not even its folder.
         if not request.force:
@@ -97,22 +134,7 @@ def map_with(
         notes = [finding.cause for finding in findings]
         told = {"overwrite": overwrite, "notes": notes, "watched": watched, "patience": patience}
         with prepared(request, models, opened, out, **told) as work:
-            with as_many_threads(work.journal.machine):
-                tallies = write_rasters(work, tiles)
-            # After the rasters are finished: their writer makes the side file that this one adds to.
-            # From the finished raster, not from tiles: an area may reach over any number of them.
-            for task in work.legends:
-                mark_forced(work.paths[kind_of("class", task)], findings)
-            made = {task: (_write_sieved(work, task), _write_polygons(work, task)) for task in work.legends}
-            facts = _facts(work, _sources(loaded), source)
-            result = _result(work, tallies, facts, made, seconds=time.monotonic() - start)
-            _write_report(work, result)
-            _write_run(work.paths["run"], result, work.overwrite)
-            # After all files it lists: it holds their sizes and checksums.
-            _write_stac(work, facts)
-            # Last: until all files are written an interrupted map must find its tiles.
-            work.journal.close()
-    return result
+            yield work, findings
 
 
 def _write_sieved(work: MapWork, task: str) -> SieveSummary | None:
@@ -186,6 +208,7 @@ def _result(
     made: Mapping[str, tuple[SieveSummary | None, PolygonSummary | None]],
     *,
     seconds: float,
+    resumed: bool,
 ) -> MapResult:
     def of(task: str, paths: dict[str, Path]) -> MapResult:
         tally = tallies[task]
@@ -200,8 +223,7 @@ def _result(
             tally.seams.score,
             facts,
             *made[task],
-            # Counted before this run wrote its own.
-            resumed=bool(work.journal.found),
+            resumed=resumed,
             unfamiliar=None
             if tally.unfamiliar is None
             else tally.unfamiliar / max(1, int(tally.pixels.sum())),

@@ -224,11 +224,12 @@ Took = Callable[[str, float, Any], None]
 
 
 def outcomes(
-    client: Client, calls: Iterable[Call], *, limit: float | None = None, took: Took | None = None
+    client: Client, calls: Iterable[Call | None], *, limit: float | None = None, took: Took | None = None
 ) -> Iterator[tuple[Call, Any]]:
     """Each call with what it returned, or the exception that it raised, in the order in which they end.
 
-    The next calls are submitted when earlier ones end, also while nothing is taken from here. After `limit`
+    The next calls are submitted when earlier ones end, also while nothing is taken from here. `calls` gives
+    None where the next call depends on one that has not ended; it is asked again then. After `limit`
     seconds without a sign of progress a worker ends itself, and its work is given to another one. Raises
     ClusterLost. Ended early, it cancels what was submitted.
     """
@@ -277,6 +278,9 @@ def outcomes(
                     took(found.worker, found.seconds, found.value)
                 found = found.value
             yield by_key.pop(key), found
+            # What was made of the outcome may be what the next calls waited for.
+            with lock:
+                fill()
     finally:
         open_ = False
         # The connection may be what was lost.

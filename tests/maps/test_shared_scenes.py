@@ -1,0 +1,181 @@
+"""Several scenes whose tiles are shared among workers, each written by one of them; without a cluster: calls
+are made in this process, and end in any order.
+"""
+
+import json
+import random
+
+import pytest
+import world
+
+from labelscape.checkpoint import StoredAs, save
+from labelscape.errors import BadFile
+from labelscape.grid import Window
+from labelscape.maps import shared
+from labelscape.maps.blocks import BlockTask
+from labelscape.maps.job import Job, SceneRecord
+from labelscape.maps.layout import blocks_for
+from labelscape.maps.request import MapRequest
+from labelscape.maps.run import map_scene
+from labelscape.maps.shared import Begun, Shared
+from labelscape.scoring.tiles import TilePlan
+from labelscape.workers.pace import Pace
+
+QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}
+
+
+def ending_in_any_order(seed, ahead=6, then=lambda call: None):
+    """As `cluster.outcomes`, in this process: of the calls that were submitted any one ends next."""
+    chance = random.Random(seed)
+
+    def run(calls, took):
+        running = []
+        while True:
+            while len(running) < ahead and (call := next(calls, None)) is not None:
+                running.append(call)
+            if not running:
+                return
+            call = running.pop(chance.randrange(len(running)))
+            then(call)
+            try:
+                found = call.function(*call.args)
+                took("one", 1.0, found)
+            except Exception as error:
+                found = error
+            yield call, found
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save(world.ten_metre_fcn(), tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+def rasters_in(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in (".tif", ".xml")}
+
+
+def shared_scenes(model, folder, sizes, workers=2):
+    folder.mkdir(exist_ok=True)
+    scenes = [world.make(folder, *s, seed=n, name=f"s{n}", nodata=0).scene for n, s in enumerate(sizes)]
+    job = Job((StoredAs.now(model),), str(folder / "maps"), False)
+    request = MapRequest(**QUICK)
+    return Shared(job, scenes, [request.replace(scene=str(s)) for s in scenes], workers), scenes
+
+
+def mapped(one, run):
+    return dict(one.records(run, Pace(), still))
+
+
+def still(done=1, **facts):
+    """No progress bar."""
+
+
+SIZES = [(200, 260), (90, 90), (150, 300)]
+
+
+def test_scenes_have_the_bytes_of_a_single_process_in_whatever_order_their_blocks_end(model, tmp_path):
+    one, scenes = shared_scenes(model, tmp_path, SIZES)
+    submitted = []
+    records = mapped(one, ending_in_any_order(0, then=lambda call: submitted.append(call.name)))
+    assert [records[n].state for n in range(3)] == ["done"] * 3, records
+    for scene in scenes:
+        map_scene(model, scene, tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+    assert not list((tmp_path / "maps").glob(".*"))
+    assert submitted.count("begin-scene") == submitted.count("write-scene") == 3
+    for n, scene in enumerate(scenes):
+        here, alone = (
+            json.loads((tmp_path / out / f"{scene.stem}_run.json").read_text()) for out in ("maps", "alone")
+        )
+        assert here["areas"] == alone["areas"] and here["seam_score"] == alone["seam_score"]
+        # No resumed map: its tiles were made by this job, and their time is in that of the scene.
+        assert here["speed"] is not None and records[n].seconds >= here["seconds"] - 0.01
+    again = Shared(one.job, one.scenes, one.requests, one.workers)
+    assert {r.state for r in mapped(again, ending_in_any_order(0)).values()} == {"skipped"}
+
+
+def test_tiles_that_are_removed_before_the_map_is_written_are_scored_again(model, tmp_path):
+    one, _ = shared_scenes(model, tmp_path, SIZES[:2])
+    removed = []
+
+    def remove(call):
+        if call.name == "write-scene" and not removed:
+            removed.extend((tmp_path / "maps").glob(".s*.unfinished/[!.]*.tif"))
+            for tile in removed[::2]:
+                tile.unlink()
+
+    assert {r.state for r in mapped(one, ending_in_any_order(1, then=remove)).values()} == {"done"}
+    assert removed
+    for n in range(2):
+        map_scene(model, tmp_path / f"s{n}.tif", tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+
+
+def plain(monkeypatch, blocks=5, bad=None):
+    """Calls that do nothing; of scene `bad` a block raises."""
+
+    def begin(job, source, request, workers, scenes):
+        return Begun(
+            BlockTask((), source, request, f"/nowhere/{source}", (), 1, 1, 1), tuple(range(blocks)), 0
+        )
+
+    def score(task, number):
+        if task.source == bad and number == 2:
+            raise BadFile("damaged at rows 2-3")
+        return 1
+
+    def write(job, source, request, least, spent):
+        assert least == blocks and spent >= 0
+        return SceneRecord(source, "done")
+
+    for name, function in (("begin_here", begin), ("score_block", score), ("write_here", write)):
+        monkeypatch.setattr(shared, name, function)
+    monkeypatch.setattr(shared, "for_workers", lambda source: source)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_scene_is_lost_or_doubled_and_few_are_open_at_a_time(monkeypatch, seed):
+    plain(monkeypatch, bad="s7")
+    scenes, workers = [f"s{n}" for n in range(40)], 4
+    one = Shared(Job((), "maps", False), scenes, [MapRequest()] * 40, workers)
+    most, calls = 0, []
+
+    def watch(call):
+        nonlocal most
+        calls.append(call)
+        begun = sum(c.name == "begin-scene" for c in calls)
+        most = max(most, begun - sum(c.name == "write-scene" for c in calls))
+
+    found = list(one.records(ending_in_any_order(seed, 2 * workers, watch), Pace(), still))
+    assert sorted(number for number, _ in found) == list(range(40))
+    records = dict(found)
+    assert records[7].state == "failed" and records[7].cause == "damaged at rows 2-3"
+    assert all(records[n].state == "done" for n in range(40) if n != 7)
+    blocks = [(c.args[0].source, c.args[1]) for c in calls if c.name == "score-block"]
+    assert len(set(blocks)) == len(blocks) and len(blocks) >= 39 * 5
+    # Journals take up the disk: those of a few scenes a worker, whatever the number of scenes.
+    assert most <= 3 * workers + 2
+    assert not one._open and not one._blocks and not one._of
+
+
+def test_a_worker_that_died_with_a_scene_is_its_cause(monkeypatch):
+    plain(monkeypatch)
+    one = Shared(Job((), "maps", False), ["a", "b"], [MapRequest()] * 2, 1)
+
+    def run(calls, took):
+        for call, found in ending_in_any_order(0)(calls, took):
+            dies = call.name == "begin-scene" and call.args[1] == "a"
+            yield call, BadFile("The workers died") if dies else found
+
+    records = dict(one.records(run, Pace(), still))
+    assert (records[0].state, records[0].cause) == ("failed", "The workers died")
+    assert records[1].state == "done"
+
+
+def test_blocks_of_many_scenes_are_larger_than_those_of_one(tmp_path):
+    plan = TilePlan(Window(0, 0, 20_000, 20_000), 1088, 32)
+    sizes = [len(blocks_for(plan, 512, scenes)) for scenes in (1, 10, 400)]
+    assert sizes[0] == len(plan) == 361
+    assert sizes[0] > sizes[1] > sizes[2] >= 4
