@@ -228,10 +228,10 @@ def outcomes(
 ) -> Iterator[tuple[Call, Any]]:
     """Each call with what it returned, or the exception that it raised, in the order in which they end.
 
-    The next calls are submitted when earlier ones end, also while nothing is taken from here. `calls` gives
-    None where the next call depends on one that has not ended; it is asked again then. After `limit`
-    seconds without a sign of progress a worker ends itself, and its work is given to another one. Raises
-    ClusterLost. Ended early, it cancels what was submitted.
+    The next calls are submitted when earlier ones end, also while nothing is taken from here; `calls` gives
+    None where the next depends on one that has not ended. After `limit` seconds without a sign of progress a
+    worker ends itself, and its work is given to another one. Raises ClusterLost. Ended early, it cancels what
+    was submitted.
     """
     ended: queue.SimpleQueue[tuple[str, Any, Exception | None]] = queue.SimpleQueue()
     running: dict[str, Future] = {}
@@ -267,25 +267,29 @@ def outcomes(
         ended.put((future.key, found, failed))
 
     try:
-        with lock:
-            fill()
-        while by_key:
+        while True:
+            # Again after each: what was made of it may be what the next call waited for.
+            with lock:
+                fill()
+            if not by_key:
+                return
             key, found, failed = ended.get()
             if failed is not None:
                 raise failed
-            if isinstance(found, Returned):
-                if took is not None:
-                    took(found.worker, found.seconds, found.value)
-                found = found.value
-            yield by_key.pop(key), found
-            # What was made of the outcome may be what the next calls waited for.
-            with lock:
-                fill()
+            yield by_key.pop(key), _value(found, took)
     finally:
         open_ = False
         # The connection may be what was lost.
         with contextlib.suppress(Exception):
             client.cancel(list(running.values()))
+
+
+def _value(found: Any, took: Took | None) -> Any:
+    if not isinstance(found, Returned):
+        return found
+    if took is not None:
+        took(found.worker, found.seconds, found.value)
+    return found.value
 
 
 def _outcome(future: Future) -> Any:
