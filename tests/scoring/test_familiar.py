@@ -119,7 +119,7 @@ def test_every_network_shows_the_features_its_classes_come_from(name):
 
 def test_strips_of_a_layer_are_one_map(monkeypatch):
     """The perceptron's hidden layer is computed a few rows at a time."""
-    from labelscape.nets import maggiori
+    from labelscape.nets.kernels import perceptron
 
     net, options = built("mlp")
     layer = feature_layer(net, "mlp", options)
@@ -129,7 +129,7 @@ def test_strips_of_a_layer_are_one_map(monkeypatch):
     engine = TorchEngine(net, distance=Distance(replace(f, layer=layer)))
     with torch.inference_mode():
         whole = engine.forward(image)
-        monkeypatch.setattr(maggiori, "STRIP_BYTES", 1)
+        monkeypatch.setattr(perceptron, "STRIP_BYTES", 1)
         strips = engine.forward(image)
     torch.testing.assert_close(strips, whole, rtol=1e-4, atol=1e-5)
 

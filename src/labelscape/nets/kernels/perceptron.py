@@ -1,0 +1,322 @@
+"""The multi-layer perceptron over four levels (Maggiori et al., fig. 7) without its pool and hidden layer.
+
+The paper upsamples every level to the finest, concatenates them to a pool of sum C channels, and classifies
+each pixel: W2 ReLU(W1 pool + b1) + b2. At the paper's size, pool and hidden layer hold 270 times as many
+numbers as the result. Two rewritings, both exact:
+
+  product before upsampling   a 1x1 convolution commutes with upsampling: W1 pool = sum_i up_i(W1_i x_i), and
+                              three of four products then run on a quarter to a 64th of the pixels. b1 joins
+                              the coarsest, because the shares of an interpolated value add up to 1
+  chunks                      ReLU and second layer take a few rows and units at a time, small enough for the
+                              processor's cache; the gradient computes them again
+
+Interpolation is separable: along columns by a weighted mean of two neighbours for each phase, along rows by
+one matrix product for all levels at once, to which the finest level's product is added.
+
+Symbols   N images  C_i width of level i  D hidden units  K classes  u units of a chunk  r rows of a block
+          f = 2^i factor of level i
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from labelscape.nets.blocks import shares_of, without_autocast
+
+T = TypeVar("T")
+
+COARSE = (2, 4, 8)
+"""f of the levels after the finest."""
+
+STRIP_BYTES = 64 * 2**20
+"""Ours: rows of an image whose hidden layer would take this much are one piece of work."""
+
+BLOCK_ROWS = 16
+"""Rows computed at once, a multiple of the coarsest factor: fewer would upsample more rows twice."""
+
+BLOCK_BYTES = 2**20
+"""Most that the hidden units of a block take (ours): passed over six times, they should stay in cache."""
+
+
+class Plan(NamedTuple):
+    """What does not depend on the pixels."""
+
+    weights: tuple[Tensor, ...]
+    """W1_i, (D, C_i) for each level."""
+    bias: Tensor
+    second: Tensor
+    """W2, (K, D)."""
+    rows: dict[int, Tensor]
+    """By rows of a block: (r, sum of r / f + 2) shares of the coarse levels' rows in each of a block's."""
+    strip: int
+    """Rows of a strip."""
+    units: int
+    """Hidden units of a chunk."""
+
+
+def perceptron(
+    levels: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    second: Tensor,
+    second_bias: Tensor,
+    *,
+    see: Callable[[Tensor], object] | None = None,
+) -> Tensor:
+    """W2 ReLU(W1 pool + b1) + b2 for the levels upsampled bilinearly by 1, 2, 4, 8 and concatenated.
+
+    `levels` are the finest (N, C_1, h, w), h and w multiples of 8, and three coarse ones with a frame one
+    pixel wide, (N, C_i, h / f + 2, w / f + 2); `weight` (D, sum C), `bias` (D,), `second` (K, D),
+    `second_bias` (K,); -> (N, K, h, w). Half precision is raised to float32, inside autocast too, and the
+    result rounded once to what the plain form gives. Without gradients, `see` is given the hidden layer strip
+    by strip, (1, D, rows, w), one image after the other.
+    """
+    device = levels[0].device.type
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else levels[0].dtype
+    with without_autocast(levels[0]):
+        levels = [_dense(_full(level)) for level in levels]
+        layers = [_full(t) for t in (weight, bias, second, second_bias)]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (*levels, *layers)):
+            return Perceptron.apply(*layers, *levels).to(kind)
+        return _forward(levels, *layers, see).to(kind)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _dense(level: Tensor) -> Tensor:
+    """So that the rows of an image are a matrix of cells and channels without a copy."""
+    return level if level.is_contiguous(memory_format=torch.channels_last) else level.contiguous()
+
+
+class Perceptron(torch.autograd.Function):
+    """`_forward` with a gradient that keeps the inputs only."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *levels: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(weight, bias, second, *levels)
+        return _forward(levels, weight, bias, second, second_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, ...]:
+        weight, bias, second, *levels = ctx.saved_tensors
+        with without_autocast(gradient):
+            return _backward(levels, weight, bias, second, gradient.contiguous())
+
+
+def _plan(levels: Sequence[Tensor], weight: Tensor, bias: Tensor, second: Tensor) -> Plan:
+    height, width = levels[0].shape[-2:]
+    row_bytes = width * weight.element_size()
+    strip = max(1, STRIP_BYTES // (BLOCK_ROWS * weight.shape[0] * row_bytes)) * BLOCK_ROWS
+    units = max(32, BLOCK_BYTES // (BLOCK_ROWS * row_bytes) // 32 * 32)
+    sizes = {min(BLOCK_ROWS, height), height % BLOCK_ROWS} - {0}
+    rows = {r: torch.cat([_shares(r, f, weight) for f in COARSE], dim=1) for r in sizes}
+    weights = weight.split([level.shape[1] for level in levels], dim=1)
+    return Plan(weights, bias, second, rows, strip, units)
+
+
+def _shares(rows: int, factor: int, like: Tensor) -> Tensor:
+    """(rows, rows / factor + 2) share of each framed coarse row in each fine one."""
+    return shares_of(rows // factor + 2, rows + 2 * factor, False, like)[:, factor:-factor].T
+
+
+def _strips(finest: Tensor, rows: int) -> list[tuple[int, int, int]]:
+    """Image, first and last row of each piece of work."""
+    images, _, height, _ = finest.shape
+    return [(n, top, min(top + rows, height)) for n in range(images) for top in range(0, height, rows)]
+
+
+def _each(work: Callable[[int, int, int], T], strips: Sequence[tuple[int, int, int]]) -> Iterator[T]:
+    """Results of `work` in the order of the strips, whatever the order in which threads finish.
+
+    Threads take whole strips: the many small steps within one are too short to be shared out.
+    """
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    if threads == 1 or len(strips) == 1:
+        yield from (work(*strip) for strip in strips)
+        return
+
+    def one(strip: tuple[int, int, int]) -> T:
+        # A new thread starts with gradients on and outside inference mode.
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(*strip)
+
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(one, strips)
+    finally:
+        # The workers' number is also what threads that others start later would begin with.
+        torch.set_num_threads(threads)
+
+
+def _parts(levels: Sequence[Tensor], image: int, top: int, bottom: int) -> list[Tensor]:
+    """The rows of each level, (C_i, rows, columns), that rows top to bottom of the finest are made of."""
+    coarse = zip(COARSE, levels[1:], strict=True)
+    return [levels[0][image, :, top:bottom]] + [
+        level[image, :, top // f : bottom // f + 2] for f, level in coarse
+    ]
+
+
+def _cells(part: Tensor) -> Tensor:
+    """(C, rows, columns) -> (rows columns, C), a view for either memory format."""
+    return part.flatten(1).T
+
+
+def _forward(
+    levels: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    second: Tensor,
+    second_bias: Tensor,
+    see: Callable[[Tensor], object] | None = None,
+) -> Tensor:
+    plan = _plan(levels, weight, bias, second)
+    images, _, height, width = levels[0].shape
+    out = second_bias[:, None, None].expand(images, -1, height, width).contiguous()
+
+    def work(image: int, top: int, bottom: int) -> Tensor | None:
+        parts = _parts(levels, image, top, bottom)
+        kept = out.new_empty(bottom - top, width, len(bias)) if see else None
+        for units in _chunks(plan):
+            products = _coarse_products(plan, parts, units)
+            for block, hidden in _hidden_blocks(plan, parts, products, units):
+                out[image, :, top:bottom][:, block].flatten(1).addmm_(second[:, units], hidden.T)
+                if kept is not None:
+                    kept[block, :, units] = hidden.view(-1, width, hidden.shape[1])
+        return kept
+
+    strips = _strips(levels[0], plan.strip)
+    # One strip after the other where they are seen: finished ones would pile up.
+    for kept in _each(work, strips) if see is None else (work(*strip) for strip in strips):
+        if kept is not None:
+            see(kept.permute(2, 0, 1)[None])
+    return out
+
+
+def _chunks(plan: Plan) -> Iterator[slice]:
+    for first in range(0, len(plan.bias), plan.units):
+        yield slice(first, first + plan.units)
+
+
+def _coarse_products(plan: Plan, parts: Sequence[Tensor], units: slice) -> list[Tensor]:
+    """W1_i x_i of the coarse levels, (rows, columns, u); the last has the bias."""
+    products = [_cells(part) @ w[units].T for part, w in zip(parts[1:], plan.weights[1:], strict=True)]
+    products[-1] += plan.bias[units]
+    return [p.unflatten(0, part.shape[1:]) for p, part in zip(products, parts[1:], strict=True)]
+
+
+def _hidden_blocks(
+    plan: Plan, parts: Sequence[Tensor], products: Sequence[Tensor], units: slice
+) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of a block and ReLU(W1 pool + b1) there, (r w, u); overwritten by the next block."""
+    _, height, width = parts[0].shape
+    weight = plan.weights[0][units].T  # (C_1, u)
+    for top in range(0, height, BLOCK_ROWS):
+        block = slice(top, min(top + BLOCK_ROWS, height))
+        rows = block.stop - top
+        wide = weight.new_empty(plan.rows[rows].shape[1], width, weight.shape[1])
+        for part, f, to in zip(products, COARSE, _split(wide, rows), strict=True):
+            _widen(part[top // f : block.stop // f + 2], f, to)
+        hidden = plan.rows[rows] @ wide.flatten(1)  # (r, w u)
+        hidden = hidden.view(rows * width, -1).addmm_(_cells(parts[0][:, block]), weight)
+        yield block, hidden.relu_()
+
+
+def _split(wide: Tensor, rows: int) -> tuple[Tensor, ...]:
+    return wide.split([rows // f + 2 for f in COARSE])
+
+
+def _phases(factor: int) -> Iterator[tuple[int, int, float]]:
+    """Column j of every `factor` lies between framed coarse columns k and k + 1, at share t of the second."""
+    for j in range(factor):
+        place = (j + 0.5) / factor + 0.5
+        yield j, int(place), place - int(place)
+
+
+def _widen(coarse: Tensor, factor: int, out: Tensor) -> None:
+    """Interpolate along columns: (rows, w / f + 2, u) -> (rows, w, u)."""
+    columns = coarse.shape[1] - 2
+    for j, k, t in _phases(factor):
+        torch.lerp(coarse[:, k : k + columns], coarse[:, k + 1 : k + 1 + columns], t, out=out[:, j::factor])
+
+
+def _narrow(wide: Tensor, factor: int, out: Tensor) -> None:
+    """Add the gradient of `_widen`: (rows, w, u) -> (rows, w / f + 2, u)."""
+    columns = out.shape[1] - 2
+    for j, k, t in _phases(factor):
+        out[:, k : k + columns].add_(wide[:, j::factor], alpha=1 - t)
+        out[:, k + 1 : k + 1 + columns].add_(wide[:, j::factor], alpha=t)
+
+
+class Gradients(NamedTuple):
+    """Of a strip, or of all: sums are made strip by strip, in their order."""
+
+    weights: list[Tensor]
+    bias: Tensor
+    second: Tensor
+    levels: list[Tensor]
+
+    @classmethod
+    def zero(cls, plan: Plan, levels: Sequence[Tensor]) -> Gradients:
+        weights, parts = ([torch.zeros_like(t) for t in tensors] for tensors in (plan.weights, levels))
+        return cls(weights, torch.zeros_like(plan.bias), torch.zeros_like(plan.second), parts)
+
+
+def _backward(
+    levels: Sequence[Tensor], weight: Tensor, bias: Tensor, second: Tensor, gradient: Tensor
+) -> tuple[Tensor, ...]:
+    plan = _plan(levels, weight, bias, second)
+    found = Gradients.zero(plan, levels)
+
+    def work(image: int, top: int, bottom: int) -> Gradients:
+        return _strip_gradients(plan, _parts(levels, image, top, bottom), gradient[image, :, top:bottom])
+
+    strips = _strips(levels[0], plan.strip)
+    for strip, one in zip(strips, _each(work, strips), strict=True):
+        found.bias.add_(one.bias)
+        found.second.add_(one.second)
+        for to, part in zip(found.weights, one.weights, strict=True):
+            to.add_(part)
+        # Coarse levels overlap by the rows of their frame, so they are added, not written.
+        for to, part in zip(_parts(found.levels, *strip), one.levels, strict=True):
+            to.add_(part)
+    weight = torch.cat(found.weights, dim=1)
+    return weight, found.bias, found.second, gradient.sum((0, 2, 3)), *found.levels
+
+
+# fmt: off
+def _strip_gradients(plan: Plan, parts: Sequence[Tensor], gradient: Tensor) -> Gradients:
+    found = Gradients.zero(plan, parts)
+    for units in _chunks(plan):
+        products = _coarse_products(plan, parts, units)
+        to_products = [torch.zeros_like(p) for p in products]
+        for block, hidden in _hidden_blocks(plan, parts, products, units):
+            shares = plan.rows[block.stop - block.start]                       # (r, sum of r / f + 2)
+            above = gradient[:, block].flatten(1)                              # (K, r w)
+            found.second[:, units].addmm_(above, hidden)
+            to_hidden = above.T @ plan.second[:, units]                        # (r w, u)
+            to_hidden.mul_(hidden.gt_(0))                                      # where the ReLU lets through
+            found.weights[0][units].addmm_(to_hidden.T, _cells(parts[0][:, block]))
+            _cells(found.levels[0][:, block]).addmm_(to_hidden, plan.weights[0][units])
+            wide = shares.T @ to_hidden.view(len(shares), -1)                  # (sum of r / f + 2, w u)
+            wide = wide.view(len(wide), -1, to_hidden.shape[1])
+            for part, f, to in zip(_split(wide, len(shares)), COARSE, to_products, strict=True):
+                _narrow(part, f, to[block.start // f : block.stop // f + 2])
+        # The shares of an interpolated value add up to 1, so this is the sum over all pixels.
+        found.bias[units] = to_products[-1].sum((0, 1))
+        for i, to in enumerate(to_products, start=1):
+            to = to.flatten(0, 1)                                              # (cells, u)
+            found.weights[i][units].addmm_(to.T, _cells(parts[i]))
+            _cells(found.levels[i]).addmm_(to, plan.weights[i][units])
+    return found
+# fmt: on
