@@ -1,19 +1,25 @@
 """Workers against one process: ratios measured side by side in one run.
 
-    python benchmarks/workers.py                 8192 x 8192 in blocks: one process, 1 worker, 2 workers, and
+    python benchmarks/workers.py                 4096 x 4096 in blocks: one process, 1 worker, 2 workers, and
                                                  the same blocks through `client.map` without our code
-    python benchmarks/workers.py --scenes 64     so many small scenes instead, one task a scene
+    python benchmarks/workers.py --size 8192 --rounds 2
+    python benchmarks/workers.py --scenes 64     so many small scenes instead, one task a scene; beside it the
+                                                 loop that people write: a pool of 2 processes over the scenes
     python benchmarks/workers.py --tasks 100000  memory of scheduler and client when so many blocks of no
                                                  work go through them
 
 One thread each. CPU seconds are those of all processes together: other work on the machine changes them
-little, wall times much. Workers are started, and have imported torch, before the clock; the scenes are those
-of benchmarks/mapping.py, the network has random weights.
+little, wall times much; two workers need two quiet cores. Workers are started, and have imported torch,
+before the clock; the scenes are those of benchmarks/mapping.py, the network has random weights. All ways have
+to write the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
+import multiprocessing
 import os
 import tempfile
 import time
@@ -58,7 +64,29 @@ def through_client_map(client: Client, calls: Iterable[Call], **_: object) -> It
         yield numbers[future.key], future.result()
 
 
-def times(folder: Path, scenes: list[Path], network: str, rounds: int) -> None:
+def in_a_pool(pool: Any, model: Path, scenes: list[Path], out: Path) -> None:
+    """Scenes in a hand-written loop: whoever is free takes the next one."""
+    work = functools.partial(ls.map_scene, model, out=out, **QUIET)
+    for _ in pool.imap_unordered(work, scenes):
+        pass
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the rasters in a folder."""
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.tif")):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def times(folder: Path, scenes: list[Path], network: str, rounds: int) -> dict[str, tuple[float, float]]:
+    """Print, and return, the median wall and CPU seconds of each way."""
     model = ls.save(checkpoint(network), folder / "model.safetensors")
     grain = "scene" if len(scenes) > 1 else "block"
     count = 0
@@ -76,14 +104,22 @@ def times(folder: Path, scenes: list[Path], network: str, rounds: int) -> None:
 
         return work
 
-    with connected(1) as one, connected(2) as two:
+    with (
+        connected(1) as one,
+        connected(2) as two,
+        multiprocessing.get_context("spawn").Pool(2, initializer=one_thread) as pool,
+    ):
         ways = {
             "one process": lambda: ls.map_scenes(model, scenes, out(), **QUIET),
             "1 worker": shared(one),
             "2 workers": shared(two),
             "2, client.map": shared(two, plain=True),
         }
-        shared(one)(), shared(two)()  # torch is imported, files are in the system's cache
+        if len(scenes) > 1:
+            ways["pool of 2"] = lambda: in_a_pool(pool, model, scenes, out())
+        for work in ways.values():
+            work()  # torch is imported, files are in the system's cache
+        assert len({digest(folder / f"maps{n + 1}") for n in range(count)}) == 1
         measured: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, work in ways.items():
@@ -95,6 +131,7 @@ def times(folder: Path, scenes: list[Path], network: str, rounds: int) -> None:
     for way in ways:
         faster, more = walls["1 worker"] / walls[way], cpus[way] / cpus["one process"]
         print(f"{way:<16}{walls[way]:>9.1f}{cpus[way]:>9.1f}{faster:>28.2f}{more:>20.3f}", flush=True)
+    return {way: (walls[way], cpus[way]) for way in ways}
 
 
 def nothing(number: int) -> int:
@@ -116,24 +153,27 @@ def tasks(count: int) -> None:
     print(f"{count:,} blocks: {each}; scheduler and client {grew}")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=8192)
+    parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--scenes", type=int, default=1)
+    parser.add_argument("--scene-size", type=int, default=512, help="of each of several scenes")
     parser.add_argument("--network", default="fcn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
+    one_thread()
     if arguments.tasks:
         tasks(arguments.tasks)
     else:
         with tempfile.TemporaryDirectory() as name:
-            size = arguments.size if arguments.scenes == 1 else 512
+            size = arguments.size if arguments.scenes == 1 else arguments.scene_size
             made = [paint(Path(name) / f"scene{n}.tif", size) for n in range(arguments.scenes)]
             times(Path(name), made, arguments.network, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -92,14 +92,17 @@ def model(folder):
 
 
 def mapped_apart(scene, checkpoint, out, **options):
-    """Map in a process of its own: what its run file says, and the most memory it held at a time, in
-    bytes.
+    """Map in a process of its own: what its run file says, and the most memory that it, or one of its
+    workers, held at a time, in bytes.
     """
     script = (
-        "import json, resource, sys; from labelscape.maps.run import map_scene; o = json.loads(sys.argv[4])\n"
-        "map_scene(sys.argv[1], sys.argv[2], sys.argv[3], proba=True, device='cpu', **o)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else "
-        "1024))"
+        "import json, resource, sys; from labelscape.maps.many import map_scenes\n"
+        "o = json.loads(sys.argv[4])\n"
+        "made = map_scenes(sys.argv[1], [sys.argv[2]], sys.argv[3], proba=True, device='cpu', **o)\n"
+        "assert made.is_whole, made.records\n"
+        "most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, "
+        "resource.RUSAGE_CHILDREN))\n"
+        "print(most * (1 if sys.platform == 'darwin' else 1024))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, checkpoint, scene, out, json.dumps(options)],
@@ -167,6 +170,17 @@ def test_a_sparse_scene_is_mapped_right_where_it_holds_something_in_two_gigabyte
     _, memory = mapped_apart(scene, path, tmp_path / "map")
     assert memory < 2 * GIGABYTE
     assert_right(checkpoint, scene, tmp_path / "map", places, side)
+
+
+@pytest.mark.long
+def test_workers_that_share_a_sparse_scene_pass_over_its_holes(tmp_path):
+    places = patches(200_000, 4, 1800)
+    scene = sparse_scene(tmp_path / "scene.tif", 200_000, places)
+    checkpoint, path = model(tmp_path)
+    _, memory = mapped_apart(scene, path, tmp_path / "map", workers=2, grain="block")
+    # Of the command, which writes the map, and of each worker.
+    assert memory < 2 * GIGABYTE
+    assert_right(checkpoint, scene, tmp_path / "map", places, 200_000)
 
 
 # ------------------------------------------------------------------------------------------------------ holes
