@@ -57,6 +57,7 @@ BESIDE = {
         "progress",
         "scenes",
         "rasters",
+        "workers",
     },  # no network
 }
 """Rooms that use less than all that lies below them."""

@@ -74,8 +74,11 @@ _PLACES = {
     "MosaicSummary": "areas.mosaic",
     "sieve": "areas.sieve",
     "SieveSummary": "areas.sieve",
+    "sieve_maps": "areas.many",
     "polygonize": "areas.polygonize",
     "PolygonSummary": "areas.polygonize",
+    "polygonize_maps": "areas.many",
+    "RasterRecord": "areas.many",
     "review": "assessment.review",
     "ReviewSummary": "assessment.review",
     "sample": "assessment.sample",
@@ -98,6 +101,9 @@ _PLACES = {
 # Type checkers and editors do not run `__getattr__`: they read this list, which a test holds equal to the one
 # above.
 if TYPE_CHECKING:
+    from labelscape.areas.many import RasterRecord as RasterRecord
+    from labelscape.areas.many import polygonize_maps as polygonize_maps
+    from labelscape.areas.many import sieve_maps as sieve_maps
     from labelscape.areas.mosaic import MosaicSummary as MosaicSummary
     from labelscape.areas.polygonize import PolygonSummary as PolygonSummary
     from labelscape.areas.polygonize import polygonize as polygonize

@@ -170,13 +170,18 @@ def _write(out: str | Path, batches: Iterator[Batch], grid: Grid, legend: Legend
             add_style(part, LAYER, legend)
 
 
+def check_numbers(min_area: float, simplify: float) -> None:
+    """Raises BadOption where an area or a tolerance is negative."""
+    for option, number in (("min_area", min_area), ("simplify", simplify)):
+        if not 0 <= number < math.inf:
+            raise BadOption(f"`{option}={number:g}` must be a number of at least 0.")
+
+
 def check_sizes(min_area: float, simplify: float, grid: Grid, name: str) -> None:
     """Raises BadOption where an area or a tolerance is negative, or an area in hectares is asked for a raster
     without coordinates.
     """
-    for option, number in (("min_area", min_area), ("simplify", simplify)):
-        if not 0 <= number < math.inf:
-            raise BadOption(f"`{option}={number:g}` must be a number of at least 0.")
+    check_numbers(min_area, simplify)
     if min_area and not grid.is_on_earth:
         raise BadOption(f"{name} has no coordinates, so areas in hectares are unknown: omit `min_area`.")
 

@@ -19,8 +19,10 @@ from labelscape.cli.options import (
     Machine,
     Outlines,
     Overwrite,
+    PolygonsAs,
     Reading,
     Tiles,
+    Workers,
     as_options,
     given,
     grouped,
@@ -54,9 +56,7 @@ class Products:
     polygons: Annotated[
         bool, typer.Option("--polygons/--no-polygons", help="Write the map as polygons too.")
     ] = True
-    polygons_as: Annotated[
-        str, typer.Option("--polygons-as", help="Format of the polygons: gpkg, geojson, fgb or parquet.")
-    ] = "gpkg"
+    polygons_as: PolygonsAs = "gpkg"
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True
     force: Annotated[
         bool,
@@ -67,23 +67,9 @@ class Products:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workers:
-    """Who does the work, where this process does not."""
+class Shared(Workers):
+    """Who does the work, and what a worker is given."""
 
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", help="Share the work among so many processes of this machine, one thread each."
-        ),
-    ] = None
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            "--cluster",
-            metavar="ADDRESS|FILE",
-            help="Share the work among the workers of a Dask cluster: tcp://host:8786 or its scheduler file.",
-        ),
-    ] = None
     grain: Annotated[
         str,
         typer.Option(
@@ -91,14 +77,6 @@ class Workers:
             help="What a worker is given: scene, block (of a scene's tiles) or auto (by number and size).",
         ),
     ] = "auto"
-    block_timeout: Annotated[
-        float,
-        typer.Option(
-            "--block-timeout",
-            metavar="SECONDS",
-            help="A worker without progress for so long is ended, and its work given to another one.",
-        ),
-    ] = 3600.0
 
 
 Again = Annotated[
@@ -126,7 +104,7 @@ def run(
     reading: Reading,
     machine: Machine,
     averaging: Averaging,
-    workers: Workers,
+    workers: Shared,
     again: Again = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -178,13 +156,12 @@ def _map(
     models: list[Path],
     sources: SceneList,
     out: Path,
-    workers: Workers,
+    workers: Shared,
     as_json: bool,
     settings: dict[str, Any],
 ) -> None:
     """Map one scene or many, and print what was made."""
-    alone = workers.workers is None and workers.cluster is None
-    if len(sources) == 1 and alone:
+    if len(sources) == 1 and workers.workers is None and workers.cluster is None:
         from labelscape.maps.run import map_scene
 
         _tell(map_scene(models, sources[0].source, out, **settings), as_json)

@@ -155,6 +155,28 @@ Unfamiliar = Annotated[
         help="Also write how far the input is from the training data, 100 at the limit of held-out pixels.",
     ),
 ]
+LocalWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", help="Share the work among so many processes of this machine, one thread each."
+    ),
+]
+ClusterAt = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS|FILE",
+        help="Share the work among the workers of a Dask cluster: tcp://host:8786 or its scheduler file.",
+    ),
+]
+BlockTimeout = Annotated[
+    float,
+    typer.Option(
+        "--block-timeout",
+        metavar="SECONDS",
+        help="A worker without progress for so long is ended, and its work given to another one.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 SCENE = (
     "A raster file; a folder (or a,b,c) of single-band files of one area, or of tiles; a STAC item, or a "
@@ -166,6 +188,9 @@ LISTS = (
     "or a tile index with a column href, path or location, stac-geoparquet, a static STAC catalogue."
 )
 """Help of arguments that take many scenes."""
+PolygonsAs = Annotated[
+    str, typer.Option("--polygons-as", help="Format of the polygons: gpkg, geojson, fgb or parquet.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -233,6 +258,15 @@ class Outlines:
     sieve: Sieve = 0.0
     min_area: MinArea = 0.0
     simplify: Simplify = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who does the work, where this process does not."""
+
+    workers: LocalWorkers = None
+    cluster: ClusterAt = None
+    block_timeout: BlockTimeout = 3600.0
 
 
 def allow_everywhere() -> None:
@@ -376,7 +410,7 @@ SETTINGS = (
     "precision rate reject report rows scales seed seeds sieve simplify split start steps threshold "
     "task tile_size tta val size target_se target_class expect allocation floor strata confidence_bands "
     "per_block second design other_map bootstrap column confidence top below "
-    "corrections by_name crs each like method pixel_size"
+    "corrections by_name crs each like method pixel_size workers cluster grain block_timeout"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelscape.cli.options import AsJson, Overwrite, print_json
+from labelscape.cli.options import AsJson, Overwrite, Workers, grouped, print_json
+from labelscape.cli.rasters import ManyOut, Rasters, legend_in, one_target, only_with_out, print_records
 
 if TYPE_CHECKING:
     from labelscape.areas.sieve import SieveSummary
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 NAME = "sieve"
 
 
+@grouped
 def run(
-    raster: Annotated[str, typer.Argument(help="Class map: one band of class values, 255 = nodata.")],
-    out: Annotated[Path, typer.Argument(help="The sieved map, a GeoTIFF (COG).")],
+    rasters: Rasters,
     *,
+    out: ManyOut = None,
     min_area: Annotated[
         float,
         typer.Option("--min-area", help="Minimum mapping unit in hectares (pixels without coordinates)."),
@@ -30,16 +32,36 @@ def run(
             "--legend", help="Checkpoint to take the class names from.", show_default="the raster's own names"
         ),
     ] = None,
+    workers: Workers,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge areas smaller than a minimum mapping unit into a neighbour; no gaps are left.
 
     The smallest areas are merged first, each into the class with which it shares the longest border; the area
-    it joins grows by it. Areas are 4-connected. Nodata is never changed and never a neighbour.
+    it joins grows by it. Areas are 4-connected. Nodata is never changed and never a neighbour. OUT is a
+    GeoTIFF (COG). Of many class maps one that fails does not stop the others; the exit code is then 1.
 
-    Example: labelscape sieve map/scene_class.tif map/scene_half_hectare.tif --min-area 0.5
+    Examples:
+
+      labelscape sieve map/scene_class.tif map/scene_half_hectare.tif --min-area 0.5
+
+      labelscape sieve "maps/*_class.tif" --out sieved --min-area 0.5 --workers 4
     """
+    if out is None:
+        only_with_out(workers)
+        _sieve_one(*one_target(rasters, NAME), min_area, legend, overwrite, as_json)
+        return
+    from labelscape.areas.many import sieve_maps
+
+    how = {"min_area": min_area, "overwrite": overwrite, **asdict(workers)}
+    records = sieve_maps(rasters, out, legend_in(legend), **how)
+    print_records(records, as_json, lambda done: f"{done.given:,} areas merged")
+
+
+def _sieve_one(
+    raster: str, out: str, min_area: float, legend: Path | None, overwrite: bool, as_json: bool
+) -> None:
     from labelscape.areas.sieve import check_minimum, sieve
     from labelscape.progress import bar
     from labelscape.rasters.class_names import legend_of
@@ -50,7 +72,7 @@ def run(
     with bar(f"sieve {Path(raster).name}", rows, "rows") as tick:
         done = sieve(raster, out, names, min_area=min_area, overwrite=overwrite, tick=tick)
     if as_json:
-        print_json({"out": str(out), **asdict(done)})
+        print_json({"out": out, **asdict(done)})
         return
     print_sieved(done)
     print(f"{'sieved':<11}{out}")

@@ -84,7 +84,8 @@ def on_workers(
                 yield call, found
         except (KeyboardInterrupt, cluster.ClusterLost):
             seconds = time.monotonic() - start
-            print_line(f"stopped after {seconds:.0f} s: {ended} of {work} are finished")
+            far = f"stopped after {seconds:.0f} s: {ended} of {work} are finished"
+            print_line(f"{far}; repeat the command for the others")
             raise
 
 
