@@ -38,7 +38,27 @@ def mlp() -> tuple[Network, Network]:
     return plain, kernel
 
 
-CASES: dict[str, Callable[[], tuple[Network, Network]]] = {"mlp": mlp}
+def mswbn() -> tuple[Network, Network]:
+    plain, kernel = (ls.create_model("mswbn", in_channels=BANDS, classes=CLASSES, **RIVALS) for _ in range(2))
+    for hierarchy in plain.hwm.hierarchies:
+        hierarchy.is_linear = lambda: False
+        hierarchy.weights = lambda level, own=hierarchy: own.generator(level).mean((2, 3)).softmax(1)
+    return plain, kernel
+
+
+def rivals() -> tuple[Network, Network]:
+    """The paper compares itself with DeepLabV3+: here in place of the plain form."""
+    names = ("deeplabv3plus", "mswbn")
+    return tuple(ls.create_model(name, in_channels=BANDS, classes=CLASSES, **RIVALS) for name in names)
+
+
+RIVALS = {"pretrained": False}
+
+CASES: dict[str, Callable[[], tuple[Network, Network]]] = {
+    "mlp": mlp,
+    "mswbn": mswbn,
+    "mswbn/deeplabv3plus": rivals,
+}
 """(plain form, fast form) of the same network, or two networks that are compared."""
 
 
@@ -96,7 +116,7 @@ def compare(name: str, what: str, plain: Callable, fast: Callable, rounds: int) 
     one, two = (1000 * statistics.median(column) for column in zip(*times, strict=True))
     low, middle, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
     print(
-        f"{name:10} {what:8} {one:8.0f} ms {two:8.0f} ms   ratio {middle:.3f} ({low:.3f} to {high:.3f})   "
+        f"{name:20} {what:8} {one:8.0f} ms {two:8.0f} ms   ratio {middle:.3f} ({low:.3f} to {high:.3f})   "
         f"memory {memory[0]:5.0f} MiB {memory[1]:5.0f} MiB   ratio {memory[1] / max(memory[0], 1):.3f}",
         flush=True,
     )

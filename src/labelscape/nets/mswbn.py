@@ -53,6 +53,7 @@ from labelscape.nets import checks
 from labelscape.nets.backbones import trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, pad_to_multiple, resize_like
 from labelscape.nets.checks import OF_WEIGHTS, Effect
+from labelscape.nets.kernels.branches import Linear, mean_of_convolution, saves, weighted_sum
 
 LEVELS = ("layer1", "layer2", "layer3", "layer4")
 BRANCHES = ("bn", "linear", "bn_relu")
@@ -129,17 +130,46 @@ class Hierarchy(nn.Module):
 
     def weights(self, level: Tensor) -> Tensor:
         """L_h (N, level_width, h, w) -> W^h (N, n), each row of sum 1."""
-        return torch.softmax(self.generator(level).mean((2, 3)), dim=1)  # (N, n)  eqs. 1, 3, 5
+        # Sizes would be fixed in an exported network; shapes alone are counted as the paper has them.
+        if _plainly(level):
+            return torch.softmax(self.generator(level).mean((2, 3)), dim=1)  # (N, n)  eqs. 1, 3, 5
+        means = mean_of_convolution(level, self.generator.weight, self.generator.bias)
+        return torch.softmax(means, dim=1)
 
     def forward(self, features: Tensor, coefficients: Tensor) -> Tensor:
         """(N, inputs, h, w) and (N, n) -> (N, C, h, w). In inference a branch is freed as soon as it is
-        added.
+        added, or all are one kernel (equal up to the last digits).
         """
+        if self.is_linear() and not torch.is_grad_enabled() and not _plainly(features):
+            convs = [branch[0] for branch in self.branches]
+            sizes = [(conv.kernel_size[0], conv.dilation[0]) for conv in convs]
+            if saves(sizes, features.shape[-2] * features.shape[-1]):
+                return weighted_sum(features, coefficients, [as_linear(branch) for branch in self.branches])
         total: Tensor | None = None
         for coefficient, branch in zip(coefficients.unbind(1), self.branches, strict=True):
             term = coefficient[:, None, None, None] * branch(features)
             total = term if total is None else total + term  # (N, C, h, w)  eqs. 2, 4, 6
         return total
+
+    def is_linear(self) -> bool:
+        """Is every branch a convolution, or one with a normalisation by known statistics?"""
+        return all(
+            len(branch) == 1 or (len(branch) == 2 and not branch[1].training) for branch in self.branches
+        )
+
+
+def as_linear(branch: nn.Sequential) -> Linear:
+    """A convolution, or one with the normalisation after it, as scale and shift."""
+    conv = branch[0]
+    if len(branch) == 1:
+        return Linear(conv.weight, conv.dilation[0], None, conv.bias)
+    norm = branch[1]
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return Linear(conv.weight, conv.dilation[0], scale, norm.bias - scale * norm.running_mean)
+
+
+def _plainly(tensor: Tensor) -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.is_meta
 
 
 class HWM(nn.Module):
