@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -349,3 +350,23 @@ def load_all(given: Checkpoint | str | Path | Sequence[Checkpoint | str | Path])
 def _as_float32(array: np.ndarray) -> np.ndarray:
     # Half precision is for storage: networks compute in float32 unless asked otherwise.
     return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+_KNOWN: WeakKeyDictionary[Checkpoint, str] = WeakKeyDictionary()
+"""Fingerprints: a job asks for those of the same models for every scene."""
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """SHA-256 of a checkpoint's weights and description."""
+    if checkpoint not in _KNOWN:
+        _KNOWN[checkpoint] = _computed(checkpoint)
+    return _KNOWN[checkpoint]
+
+
+def _computed(checkpoint: Checkpoint) -> str:
+    # `default=str`: a recipe made in Python may hold values that JSON has not.
+    digest = hashlib.sha256(json.dumps(checkpoint.describe(), sort_keys=True, default=str).encode())
+    # Sorted: the order in which weights were loaded says nothing about their values.
+    for name in sorted(checkpoint.weights):
+        digest.update(name.encode() + np.ascontiguousarray(checkpoint.weights[name]).tobytes())
+    return digest.hexdigest()

@@ -168,6 +168,21 @@ def temporary_folder() -> Iterator[Path]:
         yield folder
 
 
+def cache_folder() -> Path:
+    """The user's folder for what can be made again: LABELSCAPE_CACHE, else where the system keeps such files.
+    It need not exist.
+    """
+    if given := os.environ.get("LABELSCAPE_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.expanduser(base)) / "labelscape"
+
+
 def make_folder(path: Path) -> None:
     """Create a folder and those above it. Raises BadFile where that fails."""
     try:

@@ -58,7 +58,9 @@ def key_of(request: MapRequest, device: str = "cpu") -> dict:
     with fitting(models[0], request.scene, request) as (scene, _, _):
         scorer = Scorer.of(models, device="cpu", precision=request.precision, protocol=request.protocol)
         sizes = {"tile_size": request.tile_size, "overlap": request.overlap, "blend": request.blend}
-        return tile_key(request, models, scene, plan_for(scorer, scene, **sizes), device)
+        # Where it is chosen: one that is named, torch for a scene as small as this.
+        engine = "torch" if request.engine == "auto" else request.engine
+        return tile_key(request, models, scene, plan_for(scorer, scene, **sizes), device, engine=engine)
 
 
 def test_tiles_are_kept_exactly_where_no_setting_changes_their_values(stored):
@@ -91,6 +93,7 @@ def test_tiles_are_kept_exactly_where_no_setting_changes_their_values(stored):
         "allow_remote": True,
         "device": "auto",
         "precision": "bf16",
+        "engine": "openvino",
         "force": True,
     }
     assert set(others) == set(MapRequest.model_fields)

@@ -17,7 +17,7 @@ from labelscape.cli.options import (
     Averaging,
     Each,
     Extras,
-    Machine,
+    Inference,
     Reading,
     Tiles,
     as_options,
@@ -47,7 +47,7 @@ def run(
     ] = True,
     tiles: Tiles,
     reading: Reading,
-    machine: Machine,
+    machine: Inference,
     averaging: Averaging,
     out: Annotated[
         Path | None,

@@ -13,8 +13,8 @@ from labelscape.cli.options import (
     LISTS,
     AsJson,
     Averaging,
+    Inference,
     Labels,
-    Machine,
     Overwrite,
     PublishedSet,
     Tiles,
@@ -159,7 +159,7 @@ def run(
     counts: CountsFile = None,
     overwrite: Overwrite = False,
     tiles: Tiles,
-    machine: Machine,
+    machine: Inference,
     averaging: Averaging,
     as_json: AsJson = False,
 ) -> None:
@@ -394,7 +394,7 @@ def _scored(
     data: Data,
     split: str | None,
     predictions: Path | None,
-    options: tuple[Tiles, Machine, Averaging],
+    options: tuple[Tiles, Inference, Averaging],
     files: dict[str, Any],
 ) -> Evaluation:
     """The counts, with every scene's prediction written where that is asked for."""

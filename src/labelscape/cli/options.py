@@ -47,6 +47,13 @@ Blend = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="32, or mixed precision: bf16, 16.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="What runs the network: torch, openvino or auto (torch unless another is the same and faster).",
+    ),
+]
 Tta = Annotated[
     str,
     typer.Option(
@@ -370,6 +377,13 @@ class Machine:
     precision: Precision = "32"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inference(Machine):
+    """Where and by what it is predicted."""
+
+    engine: Engine = "auto"
+
+
 def grouped(run: Callable[..., None]) -> Callable[..., None]:
     """Let a verb take groups of options (the dataclasses above) as single values: the command line shows the
     fields of each group as options of their own.
@@ -407,7 +421,7 @@ SETTINGS = (
     "class_column classes crop dataset deterministic device fold force grid holdout ignore_values labels "
     "layer legend mate merge min_area name network nodata other_data optimizer out overlap overwrite part "
     "polygons polygons_as "
-    "precision rate reject report rows scales seed seeds sieve simplify split start steps threshold "
+    "precision engine rate reject report rows scales seed seeds sieve simplify split start steps threshold "
     "task tile_size tta val size target_se target_class expect allocation floor strata confidence_bands "
     "per_block second design other_map bootstrap column confidence top below "
     "corrections by_name crs each like method pixel_size workers cluster grain block_timeout"

@@ -126,7 +126,7 @@ class Familiarity:
         return cls.from_dict(fields, arrays) if fields else None
 
     def _digest(self) -> str:
-        # The description alone tells checkpoints apart (`maps.journal.fingerprint`).
+        # The description alone tells checkpoints apart (`checkpoint.fingerprint`).
         digest = hashlib.sha256()
         for name in ARRAYS:
             digest.update(np.ascontiguousarray(getattr(self, name), np.float64).tobytes())

@@ -74,6 +74,7 @@ def evaluate(
     blend: str | None = None,
     device: str = "auto",
     precision: str = "32",
+    engine: str = "auto",
     protocol: Protocol | None = None,
     keep: Callable[[LabelledScene, np.ndarray], None] | None = None,
     boundaries: bool = False,
@@ -86,6 +87,7 @@ def evaluate(
     the labelled pixels of `part`.
 
     part  "train", "val", "test"; None or "all": all labels
+    engine  auto, torch or openvino, as for a map
     task  name of the second task to score; by default that whose classes the labels have, the first if both
     keep  is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference (`Evaluation.per_ring`)
@@ -96,6 +98,7 @@ def evaluate(
     the labels have other classes than the model; WrongType for what is no dataset.
     """
     # Here, not above: it imports torch, and reading an Evaluation should not take its seconds.
+    from labelscape.scoring.engine_choice import with_engine
     from labelscape.scoring.stitch import plan_for
 
     check_dataset(dataset, "score a checkpoint")
@@ -107,6 +110,8 @@ def evaluate(
     scenes = dataset.scenes if part is None else dataset.part(part)
     # The tiles of `map_scene`: another halo or blending would score another map.
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
+    found = with_engine(scorer, plans, engine)
+    scorer = found.scorer
     with bar("evaluate", sum(map(len, plans)), "tiles", shown=show) as tick:
         for name, scene, plan in zip(scene_names(scenes), scenes, plans):
             with tally.scene(name, scene) as add:
@@ -116,7 +121,7 @@ def evaluate(
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
     if not tally.per_scene or (not keep and not tally.counted):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    return tally.result(_size_notes(scorer, plans))
+    return tally.result((*_size_notes(scorer, plans), *found.notes))
 
 
 def _scorer_for(

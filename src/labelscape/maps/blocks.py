@@ -24,6 +24,7 @@ from labelscape.maps.work import MapWork, opened_for, scorer_of
 from labelscape.progress import Tick, bar
 from labelscape.scenes.files import Source
 from labelscape.scenes.scene import Scene
+from labelscape.scoring.engine_choice import with_engine
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer, second_task
@@ -120,7 +121,8 @@ def _opened(task: BlockTask, models: list[Checkpoint], stack: ExitStack) -> _Rea
     scorer, mate = scorer_of(request, models), second_task(models)
     tiling = {"tile_size": request.tile_size, "overlap": request.overlap, "blend": request.blend}
     plan = plan_for(scorer, scene, **tiling)
-    key = tile_key(request, models, scene, plan, scorer.device.type, watched)
+    scorer = with_engine(scorer, [plan], request.engine).scorer
+    key = tile_key(request, models, scene, plan, scorer.device.type, watched, engine=scorer.engine)
     # As the process that writes the map sees it: else its tiles would be of another map.
     if different := differences(Path(task.journal), key):
         raise BadInput(f"A worker sees another map than the one begun ({'; '.join(different)}).")
@@ -180,7 +182,9 @@ def task_of(work: MapWork, models: tuple, source: Source, blocks: Blocks) -> Blo
     return BlockTask(
         models,
         for_workers(source),
-        portable(work.request.replace(device=work.scorer.device.type)),
+        portable(
+            work.request.replace(device=work.scorer.device.type, engine=work.scorer.engine.partition(" ")[0])
+        ),
         str(work.journal.folder.absolute()),
         work.journal.planes,
         int(work.journal.machine.get("threads") or 1),

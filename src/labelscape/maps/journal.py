@@ -9,19 +9,17 @@ refused.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
-from labelscape.checkpoint import Checkpoint
+from labelscape.checkpoint import Checkpoint, fingerprint
 from labelscape.errors import BadFile
 from labelscape.files import cannot_write, private_folder, written_whole
 from labelscape.grid import Window
@@ -38,7 +36,8 @@ from labelscape.scoring.scorer import second_task
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
 
-RESOLVED = {"checkpoint", "scene", "tile_size", "overlap", "blend"}
+TORCH = "torch"
+RESOLVED = {"checkpoint", "scene", "tile_size", "overlap", "blend", "engine"}
 """Settings that enter the key by their effect: the same weights under another path, or the same tile size by
 default instead of by option, give the same values.
 """
@@ -51,13 +50,15 @@ def tile_key(
     plan: TilePlan,
     device: str,
     watched: Watched | None = None,
+    *,
+    engine: str = TORCH,
 ) -> dict:
     """Everything that determines the values of a finished tile, as JSON values; maps with one key share
     tiles.
 
     Settings of polygons, report and other files made from tiles are not part of it. `device` is the type
-    (cpu, cuda, mps): results differ between them in the last digit. `watched` are the scene's files, by
-    default as they are now.
+    (cpu, cuda, mps) and `engine` the one that was chosen: results differ between them in the last digit.
+    `watched` are the scene's files, by default as they are now.
     """
     grid = scene.grid
     watched = watched or Watched.of(files_of_map(request, scene))
@@ -75,6 +76,8 @@ def tile_key(
         "files": watched.named() + ([["pixels", scene.digest()]] if scene.in_memory else []),
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
         "device": device,
+        # Left out for torch: maps that an earlier version has begun are resumed.
+        **({} if engine == TORCH else {"engine": engine}),
     }
 
 
@@ -84,32 +87,20 @@ def files_of_map(request: MapRequest, scene: Scene) -> tuple[str, ...]:
     return (*scene.files, *area)
 
 
-_KNOWN: WeakKeyDictionary[Checkpoint, str] = WeakKeyDictionary()
-"""Fingerprints: a job asks for those of the same models for every scene."""
-
-
-def fingerprint(checkpoint: Checkpoint) -> str:
-    """SHA-256 of a checkpoint's weights and description."""
-    if checkpoint not in _KNOWN:
-        _KNOWN[checkpoint] = _computed(checkpoint)
-    return _KNOWN[checkpoint]
-
-
-def _computed(checkpoint: Checkpoint) -> str:
-    # `default=str`: a recipe made in Python may hold values that JSON has not.
-    digest = hashlib.sha256(json.dumps(checkpoint.describe(), sort_keys=True, default=str).encode())
-    # Sorted: the order in which weights were loaded says nothing about their values.
-    for name in sorted(checkpoint.weights):
-        digest.update(name.encode() + np.ascontiguousarray(checkpoint.weights[name]).tobytes())
-    return digest.hexdigest()
-
-
 def planes_wanted(request: MapRequest, models: Sequence[Checkpoint]) -> tuple[str, ...]:
     """The kind of the raster that each plane of a tile belongs to."""
     mate = second_task(models)
     legends = {"": models[0].legend} | ({mate.name: mate.legend} if mate else {})
     rasters = rasters_of(request, mate.name if mate else "")
     return tuple(r.kind for r in rasters for _ in r.band_names(legends[r.task]))
+
+
+def engine_begun(folder: Path) -> str | None:
+    """The engine that a folder's finished tiles were predicted with, without its version; None where there is
+    none.
+    """
+    key = _stored(folder).get("key")
+    return str(key.get("engine", TORCH)).partition(" ")[0] if key and _tiles(folder) else None
 
 
 def is_begun(folder: Path, key: dict) -> bool:
@@ -146,6 +137,8 @@ def _in_words(name: str, before: Any, now: Any) -> list[str]:
         return [f"Labelscape {before}, now {now}"]
     if name == "device":
         return [f"device {before}, now {now}"]
+    if name == "engine":
+        return [f"engine {before or TORCH}, now {now or TORCH}"]
     words = {
         "models": "another checkpoint",
         "plan": "tile size, overlap or blending",

@@ -26,6 +26,7 @@ from labelscape.maps.request import MapRequest, MapSettings, Models, request_for
 from labelscape.maps.work import fitting, scorer_of, share_stored
 from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
 from labelscape.scenes.scene import Scene
+from labelscape.scoring.engine_choice import check_usable, extra_bytes
 from labelscape.scoring.memory import scoring_bytes, size_warning
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scored import ScoredTile
@@ -52,7 +53,7 @@ class Plan:
     ram, gpu       peak memory in bytes, of the machine and of the GPU (0 without one)
     disk           bytes at most, while files are being finished: rasters before compression, with overviews;
                    polygons not counted
-    minutes        from timing the network on one block of the scene; None without timing
+    minutes        from timing the network on one block of the scene, in torch; None without timing
     """
 
     tiles: int
@@ -147,7 +148,10 @@ def check(
         tiles = plan_for(
             scorer, opened, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend
         )
-        found = cost(scorer, opened, tiles, rasters_of(request, mate.name if mate else ""), timing=timing)
+        # Refused here, not at the map.
+        check_usable(scorer, request.engine)
+        outputs = rasters_of(request, mate.name if mate else "")
+        found = cost(scorer, opened, tiles, outputs, timing=timing, engine=request.engine)
         warnings = [size_warning(scorer, tiles)]
         if out is not None and (free := free_bytes(Path(out))) is not None:
             warnings.append(room_note(found.disk, free, out))
@@ -202,13 +206,19 @@ def mark_forced(class_raster: Path, findings: tuple[Difference, ...]) -> None:
 
 
 def cost(
-    scorer: Scorer, scene: Scene, tiles: TilePlan, outputs: Sequence[RasterOutput], *, timing: bool = True
+    scorer: Scorer,
+    scene: Scene,
+    tiles: TilePlan,
+    outputs: Sequence[RasterOutput],
+    *,
+    timing: bool = True,
+    engine: str = "torch",
 ) -> Plan:
     """What a plan of tiles costs with this network on this device, written as these rasters."""
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
     pixels, classes, bands = (side[0] * side[1] * tiles.batch, scorer.classes, len(scorer.checkpoint.bands))
     # `side` is cut to the scene: a scene smaller than a tile needs less.
-    network = scoring_bytes(scorer, *side, tiles.batch)
+    network = scoring_bytes(scorer, *side, tiles.batch) + extra_bytes(scorer, tiles, engine)
     # Beside the network's memory: one batch read ahead and scaled to float32; logits and probabilities of
     # this batch and of the one being written.
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)

@@ -22,6 +22,7 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.files import ADDED, name_fault, stem_of
 from labelscape.scenes.files import source_paths
+from labelscape.scoring.engine_choice import ENGINES
 from labelscape.scoring.engines import PRECISIONS, pick_device
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.tiles import BLENDS
@@ -71,6 +72,7 @@ class MapSettings(TypedDict, total=False):
     allow_remote: bool
     device: str
     precision: str
+    engine: str
     force: bool
 
 
@@ -154,6 +156,11 @@ class MapRequest(BaseModel):
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Annotated[str, Affects.TILES] = "32"
     """32, bf16 or 16."""
+    engine: Annotated[str, Affects.TILES] = Field("auto", exclude_if=lambda engine: engine == "auto")
+    """auto, torch or openvino: what runs the network. auto is torch unless another one is installed, gives
+    the same on tiles of this size, and saves more than its conversion takes. (Not stored unless given; the
+    engine that was used is a fact of the run.)
+    """
     force: Annotated[bool, Affects.FILES] = False
     """Map a scene that `check` refuses; the findings stand in the run's notes and in the class raster's tag
     `labelscape_forced`.
@@ -208,13 +215,14 @@ class MapRequest(BaseModel):
             raise BadOption(f"The files of a map cannot start with this `name`: {fault}.")
         return name
 
-    @field_validator("blend", "precision", "polygons_as")
+    @field_validator("blend", "precision", "engine", "polygons_as")
     @classmethod
     def _known(cls, value: str | None, info: Any) -> str | None:
         formats = [suffix.removeprefix(".") for suffix in SUFFIXES]
         what, known = {
             "blend": ("way to join tiles (`blend`)", BLENDS),
             "precision": ("`precision`", PRECISIONS),
+            "engine": ("`engine`", ENGINES),
             "polygons_as": ("format of polygons (`polygons_as`)", formats),
         }[info.field_name]
         if value is not None and value not in known:

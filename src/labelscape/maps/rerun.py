@@ -41,6 +41,8 @@ def rerun(run_json: str | Path, out: str | Path, overwrite: bool = False) -> Map
     # A scene in memory left no path; its pixels are not in the file.
     if request.scene is None:
         raise BadInput(f"{run_json} was made from a scene in memory; save it and map the file instead.")
+    # The one that was chosen: `auto` may choose another one on another day. Earlier versions had torch alone.
+    request = request.replace(engine=str(run.get("engine", "torch")).partition(" ")[0])
     with as_many_threads(run.get("machine") or {}):
         return map_scene(out=out, request=request.replace(name=name), overwrite=overwrite)
 

@@ -269,6 +269,7 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         # As resolved: the request may say "auto".
         "device": str(scorer.device),
         "precision": "32" if scorer.dtype is None else str(scorer.dtype).removeprefix("torch."),
+        "engine": scorer.engine,
         # Tell whether a finished map is still that of its scene.
         "scene_files": work.watched.named(),
         # Of the run that began the map: what the last digits of its values depend on.

@@ -99,6 +99,7 @@ WORDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "average": ("Averaged as", lambda value: value),
     "models_averaged": ("Models averaged", lambda count: None if count == 1 else count),
     "device": ("Device", lambda value: value),
+    "engine": ("Engine", lambda value: None if value == "torch" else value),
     "machine": (
         "Processor",
         lambda m: (

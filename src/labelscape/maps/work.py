@@ -19,7 +19,7 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.files import check_replaceable, check_written, free_bytes, locked, make_folder, try_to_write
 from labelscape.grid import Grid
 from labelscape.legend import LandClass, Legend
-from labelscape.maps.journal import Journal, files_of_map, is_begun, planes_wanted, tile_key
+from labelscape.maps.journal import Journal, engine_begun, files_of_map, is_begun, planes_wanted, tile_key
 from labelscape.maps.outputs import (
     RasterOutput,
     bytes_on_disk,
@@ -36,6 +36,7 @@ from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 from labelscape.scenes.stamps import Watched
+from labelscape.scoring.engine_choice import why_not, with_engine
 from labelscape.scoring.machine import machine_now, unlike_before
 from labelscape.scoring.memory import size_warning
 from labelscape.scoring.scorer import Scorer, second_task
@@ -146,8 +147,11 @@ def prepared(
     _check_files(request, scene, paths)
     scorer = scorer_of(request, models)
     plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
+    folder = out / f".{stem}.unfinished"
+    scorer, told_of_engine = settled(scorer, plan, request, folder)
     if warning := size_warning(scorer, plan):
         notes = [*notes, warning]
+    notes = [*notes, *told_of_engine]
     if line := other_scaling(checkpoint):
         notes = [*notes, line]
     if mate is None and any(one.mate for one in models):
@@ -155,8 +159,7 @@ def prepared(
     legends = {"": checkpoint.legend} | ({task: mate.legend} if mate else {})
     if request.reject is not None:
         legends = {name: with_unknown(legend) for name, legend in legends.items()}
-    key = tile_key(request, models, scene, plan, scorer.device.type, watched)
-    folder = out / f".{stem}.unfinished"
+    key = tile_key(request, models, scene, plan, scorer.device.type, watched, engine=scorer.engine)
     make_folder(out)
     with locked(out / stem, patience=patience):
         notes = [*notes, *_room(request, out, folder, scene, plan, legends)]
@@ -248,6 +251,18 @@ def scorer_of(request: MapRequest, models: Sequence[Checkpoint]) -> Scorer:
         both=second_task(models) is not None,
         unfamiliar=request.unfamiliar,
     )
+
+
+def settled(scorer: Scorer, plan: TilePlan, request: MapRequest, begun: Path) -> tuple[Scorer, list[str]]:
+    """The scorer with its engine, and what to know of it. An interrupted map whose tiles lie in the folder
+    `begun` is resumed with the engine that it was begun with, unless another one is asked for.
+    """
+    engine = (request.engine == "auto" and engine_begun(begun)) or request.engine
+    if engine != request.engine and why_not(scorer):
+        # The journal then says that the engine differs.
+        engine = "torch"
+    found = with_engine(scorer, [plan], engine)
+    return found.scorer, found.notes
 
 
 def with_unknown(legend: Legend) -> Legend:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,25 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from labelscape.errors import BadInput
+
+_recorded = ContextVar("recorded", default=False)
+
+
+def is_recorded() -> bool:
+    """Is the network being compiled, exported or traced? Forms that fill a tensor in place or loop over
+    strips cannot be followed then.
+    """
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or _recorded.get()
+
+
+@contextmanager
+def as_recorded() -> Iterator[None]:
+    """Networks compute inside as when they are traced: what memory does that form take?"""
+    token = _recorded.set(True)
+    try:
+        yield
+    finally:
+        _recorded.reset(token)
 
 
 class Network(nn.Module):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from labelscape.nets.blocks import is_recorded
+
 
 class Grown(NamedTuple):
     """The output of a dense block."""
@@ -68,12 +70,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, inputs: Tensor) -> Grown:
         # filled() writes into one tensor, which autograd, compilation and tracing cannot follow.
-        if (
-            torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-            or not inputs.is_contiguous()
-        ):
+        if torch.is_grad_enabled() or is_recorded() or not inputs.is_contiguous():
             return self.joined(inputs)
         return self.filled(inputs)
 

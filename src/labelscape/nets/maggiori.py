@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelscape.errors import BadInput, BadOption, UnknownName
-from labelscape.nets.blocks import Network, resize, unpool, without_autocast
+from labelscape.nets.blocks import Network, is_recorded, resize, unpool, without_autocast
 from labelscape.nets.checks import Effect
 from labelscape.nets.kernels.perceptron import perceptron
 
@@ -258,7 +258,7 @@ class Perceptron(nn.Module):
         if isinstance(self.relu, nn.Identity):
             x2 = self.classify_linearly(levels)                            # (N, K, H/2, W/2)
         # a loop over rows would fix the size of an exported network
-        elif torch.compiler.is_compiling() or torch.jit.is_tracing():
+        elif is_recorded():
             x2 = self.classify(levels)
         # measured on processors alone; shapes alone ("meta") are counted as the paper has them
         elif levels[0].device.type == "cpu" and not (torch.is_grad_enabled() and self.is_watched()):

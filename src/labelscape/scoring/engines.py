@@ -1,5 +1,5 @@
-"""Inference engines: torch here. Another engine (OpenVINO, onnxruntime) is one more class with the methods of
-`Engine`, made in `Scorer.of`.
+"""Inference engines: torch here, OpenVINO in `openvino_engine`. Another one (onnxruntime) is one more class
+with the methods of `Engine`, chosen in `engine_choice`.
 
 An engine maps normalised images to logits. It knows nothing of tiles, augmentation, temperatures or classes.
 """
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile, BadOption, LabelscapeError, UnknownName
-from labelscape.nets.blocks import Network
+from labelscape.nets.blocks import Network, as_recorded
 from labelscape.nets.catalog import stored_model
 from labelscape.scoring.familiar import Distance, refuse_without
 from labelscape.text import printable
@@ -28,12 +28,15 @@ PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 class Engine(typing.Protocol):
     """A network that is ready for inference.
 
+    name    as a map records it
     stride  tiles start at multiples of this many pixels
     reach   how far, in pixels, a logit depends on the image; None where it depends on all of it
     device  where `forward` leaves its logits
     dtype   of reduced precision; None for float32
     """
 
+    @property
+    def name(self) -> str: ...
     @property
     def stride(self) -> int: ...
     @property
@@ -97,6 +100,10 @@ class TorchEngine:
         return cls(net, where, PRECISIONS[precision], head, distance, two)
 
     @property
+    def name(self) -> str:
+        return "torch"
+
+    @property
     def stride(self) -> int:
         return self.net.stride
 
@@ -112,6 +119,11 @@ class TorchEngine:
                 logits = predicted(self.net, images, self.head)
             # In the logits' own precision: the classes of a map must not depend on what is mapped beside.
             return torch.cat([logits, found[0].to(logits.dtype)], dim=1)
+
+    def recorded_bytes(self, height: int, width: int, images: int = 1) -> int:
+        """`peak_bytes` of the form that is traced for other engines: some networks have no strips there."""
+        with as_recorded():
+            return self.peak_bytes(height, width, images)
 
     def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
         """Weights and the peak of activations alive at once, with a fifth for work space.

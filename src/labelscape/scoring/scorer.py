@@ -109,6 +109,11 @@ class Scorer:
         return self.members[0].engine.dtype
 
     @property
+    def engine(self) -> str:
+        """Name of the engine, one for all members."""
+        return self.members[0].engine.name
+
+    @property
     def reach(self) -> int | None:
         """How far, in pixels of the scene, a prediction depends on the image; None where it depends on the
         whole tile.
@@ -192,7 +197,7 @@ def softmax(logits: Tensor, dim: int, groups: tuple[int, ...] = ()) -> Tensor:
     return torch.cat([part.softmax(dim) for part in logits.split(groups, dim)], dim)
 
 
-def _calibrated(
+def calibrated(
     logits: Tensor, checkpoint: Checkpoint, groups: tuple[int, ...], unfamiliar: bool = False
 ) -> Tensor:
     """(N, K, H, W) logits over the temperature, with `groups` each task's over its own; a last group that is
@@ -245,14 +250,14 @@ def _member_logits(
     engine, checkpoint = member.engine, member.checkpoint
     image = image.to(engine.device)
     if protocol.passes == 1 and protocol.scales == (1.0,):
-        return _calibrated(engine.forward(image), checkpoint, groups, unfamiliar)
+        return calibrated(engine.forward(image), checkpoint, groups, unfamiliar)
     total = None  # one running sum, whatever the number of passes
     for scale in protocol.scales:
         # Once for all augmentations of this scale.
         resized = _resized(image, scale)
         for which in SYMMETRIES[protocol.tta]:
             logits = turned_back(engine.forward(turned(resized, which)), which).float()
-            logits = _calibrated(logits, checkpoint, groups, unfamiliar)
+            logits = calibrated(logits, checkpoint, groups, unfamiliar)
             if scale != 1:
                 logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
             answer = logits if protocol.average == "logits" else softmax(logits, 1, groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -151,6 +152,16 @@ def _batch_logits(
         logits |= zip(alike, scorer.batch_logits(stacked))
     for tile, image, valid in found:
         yield tile, logits[tile] if image is not None else None, valid
+
+
+def image_shapes(plan: TilePlan) -> Counter[tuple[int, int, int]]:
+    """How often the network is given so many images of this height and width at once (`_batch_logits`), where
+    all tiles hold data.
+    """
+    found: Counter[tuple[int, int, int]] = Counter()
+    for tiles in _batches(plan):
+        found.update((count, *shape) for shape, count in Counter(tile.seen.shape for tile in tiles).items())
+    return found
 
 
 def _stacked(images: list[list[Tensor] | None], member: int) -> Tensor:

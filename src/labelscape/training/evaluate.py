@@ -47,6 +47,7 @@ def evaluate(
     blend: str | None = None,
     device: str = "auto",
     precision: str = "32",
+    engine: str = "auto",
     tta: str = "none",
     scales: Sequence[float] | float = (1.0,),
     average: str = "probabilities",
@@ -73,6 +74,7 @@ def evaluate(
     spec     rules for these labels that differ from those of training, by their names in `LabelRules`
     part     "train", "val", "test" or "all"; None is all labels of a dataset or scene that is given, else the
              held-out ones: test, or val where test has none
+    device, precision, engine  as `map_scene` has them
     tta, scales, average  as `map_scene` has them; `protocol` is all three as one value
     task     name of the second task to score, on its own labels; by default that whose classes there are
     keep     is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
@@ -88,6 +90,7 @@ def evaluate(
     options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
     options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
     options |= {"objects": objects, "tolerance": tolerance, "topology": topology}
+    options["engine"] = engine
     options["protocol"] = one_protocol(protocol, tta, scales, average)
     if dataset is not None and labels is None:
         return evaluate_into(out, checkpoint, dataset, part, task=task, **options)

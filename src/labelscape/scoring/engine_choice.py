@@ -1,0 +1,245 @@
+"""Which engine predicts a map: torch, or another one where it is the same and faster.
+
+Decided once for all tiles, before the first of them: the values of a tile must not depend on when it is made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.progress import print_line
+from labelscape.scoring import engine_cache
+from labelscape.scoring.engines import TorchEngine
+from labelscape.scoring.memory import LARGE_BYTES, MOST_BYTES
+from labelscape.scoring.openvino_engine import (
+    Converted,
+    OpenvinoEngine,
+    Proof,
+    Shape,
+    compared,
+    openvino_bytes,
+    openvino_version,
+    proof_images,
+    seconds_of,
+    traced,
+)
+from labelscape.scoring.scorer import Member, Scorer, calibrated, softmax
+from labelscape.scoring.stitch import image_shapes
+from labelscape.scoring.symmetry import SYMMETRIES
+from labelscape.scoring.tiles import TilePlan
+
+ENGINES = ("auto", "torch", "openvino")
+COVERED, MOST_SHAPES = 0.9, 4
+"""Shapes are converted, the most frequent first, until they have this share of all pixels; the rest are a few
+tiles at the scene's border (ours).
+"""
+WORTH_SECONDS = 60.0
+"""Of torch, per shape: for less `auto` converts nothing. Converting and comparing takes 2 to 15 s and saves a
+tenth to four tenths (ours).
+"""
+WORTH_FORWARDS = 20
+"""Batches of a shape from which on `auto` converts: comparing and timing takes as long as four of them."""
+FASTER = 0.9
+"""Largest ratio to torch's time at which `auto` takes another engine: less is within the noise (ours)."""
+TIMED_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A scorer whose engine is settled, and what to know of it: nothing, or a sentence."""
+
+    scorer: Scorer
+    note: str = ""
+
+    @property
+    def notes(self) -> list[str]:
+        return [self.note] if self.note else []
+
+
+class _NotUsed(Exception):
+    """Why an engine is not used, as a part of a sentence."""
+
+
+class _Slower(Exception):
+    """Told where it is measured; afterwards not worth a word at every map."""
+
+
+def with_engine(scorer: Scorer, plans: Iterable[TilePlan], engine: str = "auto") -> Settled:
+    """The scorer with the engine for the tiles of these plans.
+
+    "auto" is torch unless another engine is installed, gives the same on these very shapes of tiles, and
+    saves more time than its conversion costs. Raises UnknownName for another engine, BadOption where the one
+    that is named cannot be used here, BadInput where it does not give what torch gives.
+    """
+    check_usable(scorer, engine)
+    if engine == "torch" or why_not(scorer):
+        return Settled(scorer)
+    counts = _forwards(scorer, plans)
+    shapes = _main_shapes(counts)
+    auto = engine == "auto"
+    if auto and not (_is_worth(scorer, counts, shapes) and _fits(scorer, shapes, auto)):
+        return Settled(scorer)
+    if not auto and not _fits(scorer, shapes, auto):
+        raise BadInput(
+            f"OpenVINO would need {_bytes(scorer, shapes) / 2**30:.1f} GiB for a tile of this network. Use "
+            "smaller tiles (`tile_size`), or `engine='torch'`."
+        )
+    try:
+        members = tuple(_converted(member, shapes, scorer.groups, auto) for member in scorer.members)
+    except _Slower:
+        return Settled(scorer)
+    except _NotUsed as error:
+        if not auto:
+            raise BadInput(f"OpenVINO is not used: {error}. Pass `engine='torch'`.") from None
+        return Settled(scorer, f"predicted by torch, not by OpenVINO: {error}")
+    return Settled(replace(scorer, members=members))
+
+
+def check_usable(scorer: Scorer, engine: str) -> None:
+    """Raises UnknownName for another engine, BadOption for one that is named and cannot be used here."""
+    if engine not in ENGINES:
+        raise UnknownName("`engine`", engine, ENGINES)
+    if engine == "openvino" and (why := why_not(scorer)):
+        raise BadOption(f"`engine='openvino'` cannot be used: {why}. Pass `engine='torch'`, or leave it out.")
+
+
+def why_not(scorer: Scorer) -> str:
+    """Why OpenVINO cannot run this scorer here, as a part of a sentence; "" where it can."""
+    if not all(isinstance(member.engine, TorchEngine) for member in scorer.members):
+        return "it converts networks of torch only"
+    if openvino_version() is None:
+        return "it is not installed (pip install labelscape[openvino])"
+    if scorer.device.type != "cpu":
+        return f"it computes on the CPU, and the device is {scorer.device} (`device='cpu'`)"
+    if scorer.dtype is not None:
+        return "it computes in full precision only, since half precision is not checked (`precision='32'`)"
+    if scorer.unfamiliar:
+        return "it does not show the features from which unfamiliar input is told"
+    return ""
+
+
+def extra_bytes(scorer: Scorer, plan: TilePlan, engine: str) -> int:
+    """Memory that a map may take with this engine beyond what it takes with torch."""
+    if engine == "torch" or why_not(scorer):
+        return 0
+    counts = _forwards(scorer, [plan])
+    shapes = _main_shapes(counts)
+    if engine == "auto":
+        few = all(counts[shape] < WORTH_FORWARDS for shape in shapes)
+        if few or not _fits(scorer, shapes, auto=True):
+            return 0
+    return max(0, _bytes(scorer, shapes) - _torch_bytes(scorer, shapes))
+
+
+def _forwards(scorer: Scorer, plans: Iterable[TilePlan]) -> Counter[Shape]:
+    """How often each network is given images of a shape."""
+    bands, found = len(scorer.checkpoint.bands), Counter()
+    turns = len(SYMMETRIES[scorer.protocol.tta])
+    for plan in plans:
+        for (images, height, width), count in image_shapes(plan).items():
+            for scale in scorer.protocol.scales:
+                size = (max(1, round(side * scale)) for side in (height, width))
+                found[images, bands, *size] += count * turns
+    return found
+
+
+def _pixels(counts: Counter[Shape], shape: Shape) -> int:
+    return counts[shape] * shape[0] * shape[2] * shape[3]
+
+
+def _main_shapes(counts: Counter[Shape]) -> list[Shape]:
+    """The shapes that are converted. Of the plans alone: the same in every process."""
+    most = sorted(counts, key=lambda shape: (-_pixels(counts, shape), shape))
+    total, found, covered = sum(_pixels(counts, s) for s in counts), [], 0
+    for shape in most[:MOST_SHAPES]:
+        if covered >= COVERED * total:
+            break
+        found.append(shape)
+        covered += _pixels(counts, shape)
+    return found
+
+
+def _bytes(scorer: Scorer, shapes: Sequence[Shape]) -> int:
+    """Every compiled network keeps its weights and work space."""
+    return sum(openvino_bytes(m.engine, s) for m in scorer.members for s in shapes)
+
+
+def _torch_bytes(scorer: Scorer, shapes: Sequence[Shape]) -> int:
+    return max(m.engine.peak_bytes(h, w, n) for m in scorer.members for n, _, h, w in shapes)
+
+
+def _fits(scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> bool:
+    """May OpenVINO take as much memory as it needs? Chosen by `auto` not much more than torch: the traced
+    form of some networks takes many times as much.
+    """
+    most = max(LARGE_BYTES, 2 * _torch_bytes(scorer, shapes)) if auto else MOST_BYTES
+    return _bytes(scorer, shapes) <= most
+
+
+def _is_worth(scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape]) -> bool:
+    """Does torch take long enough for a conversion to pay, on this machine?"""
+    if not shapes or any(counts[shape] < WORTH_FORWARDS for shape in shapes):
+        return False
+    seconds = 0.0
+    for member in scorer.members:
+        sides = min(TIMED_SIDE, *(side for shape in shapes for side in shape[2:]))
+        images = proof_images(member.checkpoint, (1, shapes[0][1], sides, sides))
+        seconds_of(member.engine.forward, images)  # the first call allocates
+        seconds += seconds_of(member.engine.forward, images) / sides**2
+    return seconds * sum(_pixels(counts, s) for s in shapes) >= WORTH_SECONDS * len(shapes)
+
+
+def _converted(member: Member, shapes: Sequence[Shape], groups: tuple[int, ...], auto: bool) -> Member:
+    """The member with OpenVINO for these shapes. Raises _NotUsed."""
+    runs = {}
+    for shape in shapes:
+        key = engine_cache.key_of(member.checkpoint, member.engine.head, shape)
+        kept = engine_cache.read(key)
+        proof, run = kept or _proven(member, shape, groups, key)
+        if run is None:
+            raise _NotUsed(proof.failure)
+        if kept is None:
+            print_line(f"{member.checkpoint.network} converted for OpenVINO, {_in_words(proof, shape)}")
+        if auto and proof.ratio > FASTER:
+            raise _Slower
+        runs[shape] = run
+    return replace(member, engine=OpenvinoEngine(member.engine, runs))
+
+
+def _in_words(proof: Proof, shape: Shape) -> str:
+    torches, ours = (f"{seconds:.2f} s" for seconds in proof.seconds)
+    return (
+        f"{shape[2]} x {shape[3]} pixels: {ours}, torch {torches}; probabilities differ by at most "
+        f"{proof.difference:.1g}"
+    )
+
+
+def _proven(
+    member: Member, shape: Shape, groups: tuple[int, ...], key: str
+) -> tuple[Proof, Converted | None]:
+    """Convert a network for a shape of images, compare it with torch and time both; kept in the cache."""
+    images = proof_images(member.checkpoint, shape)
+    model, failure, difference, seconds = None, "", float("inf"), (0.0, 0.0)
+    try:
+        model, answer = traced(member.engine, images)
+        run = Converted(model)
+        with torch.inference_mode():
+            # As probabilities of a map are: a small temperature makes more of a difference.
+            both = (calibrated(logits, member.checkpoint, groups) for logits in (answer, run(images)))
+            failure, difference = compared(*(softmax(logits, 1, groups) for logits in both))
+        # After both have run once, which allocates.
+        seconds = seconds_of(member.engine.forward, images), seconds_of(run, images)
+    except MemoryError:
+        raise
+    # Each operation that cannot be traced or converted fails in a way of its own.
+    except Exception as error:
+        why = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        failure = f"the network {member.checkpoint.network} cannot be converted ({why})"
+    proof = Proof(failure, difference, seconds)
+    engine_cache.write(key, proof, None if failure else model)
+    return proof, None if failure else run

@@ -1,0 +1,351 @@
+"""Another engine predicts what torch predicts, or torch does; chosen before the first tile, from facts."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import world
+
+from labelscape.checkpoint import Checkpoint, save
+from labelscape.contract.bands import BandStatistics
+from labelscape.contract.contract import Contract
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
+from labelscape.grid import Window
+from labelscape.legend import LandClass, Legend
+from labelscape.maps.journal import Journal
+from labelscape.maps.rerun import rerun
+from labelscape.maps.run import map_scene
+from labelscape.nets.catalog import create_model
+from labelscape.scoring import engine_cache, engine_choice, openvino_engine
+from labelscape.scoring.engine_choice import with_engine
+from labelscape.scoring.engines import TorchEngine, state_arrays
+from labelscape.scoring.openvino_engine import Converted, Proof, compared, openvino_version, proof_images
+from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.stitch import image_shapes
+from labelscape.scoring.tiles import TilePlan, plan_tiles
+
+needs_openvino = pytest.mark.skipif(openvino_version() is None, reason="OpenVINO is not installed")
+FCN = {"widths": (4, 6, 8, 10)}
+LEGEND = Legend(tuple(LandClass(n, f"c{n}", (n, 0, 0)) for n in range(3)))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELSCAPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "openvino"
+
+
+def made(network="fcn", options=FCN, bands=3, legend=LEGEND, seed=0, **fields):
+    torch.manual_seed(seed)
+    net = create_model(network, in_channels=bands, classes=len(legend), **options)
+    # Statistics that batch normalisation would have after training: at 0 and 1 it does nothing.
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    names = tuple(f"b{n}" for n in range(bands))
+    contract = Contract(bands=names, dtype="uint16", normalisation=((4500.0, 2000.0),) * bands)
+    return Checkpoint(network, dict(options), state_arrays(net), legend, contract, **fields)
+
+
+def one_tile(height, width):
+    return TilePlan(Window(0, 0, height, width), max(height, width), 0)
+
+
+@pytest.fixture
+def world_map(tmp_path):
+    """A checkpoint and a scene of three tiles."""
+    checkpoint = replace(made(legend=world.LEGEND), contract=replace(made().contract, bands=("1", "2", "3")))
+    model = save(checkpoint, tmp_path / "model.safetensors")
+    how = {"tile_size": 112, "overlap": 16, "blend": "crop", "device": "cpu", "polygons": False}
+    return model, world.make(tmp_path, 80, 240, name="one").scene, {**how, "report": False, "force": True}
+
+
+NETWORKS = [
+    ("fcn", FCN),
+    ("mlp", {"widths": (4, 6, 8, 10), "hidden": 16}),
+    ("skip", {"widths": (4, 6, 8, 10)}),
+    ("smp/Unet", {"encoder": "resnet18"}),
+]
+
+
+@needs_openvino
+@pytest.mark.parametrize(("network", "options"), NETWORKS, ids=[name for name, _ in NETWORKS])
+@pytest.mark.parametrize("shape", [(1, 67, 91), (2, 48, 33)])
+def test_openvino_gives_what_torch_gives_at_odd_sizes(network, options, shape):
+    count, *size = shape
+    checkpoint = made(network, options)
+    scorer = Scorer.of(checkpoint, device="cpu")
+    plan = replace(one_tile(*size), batch=1)
+    plans = [plan]
+    if count == 2:
+        # Two tiles side by side, in one batch.
+        plans = [TilePlan(Window(0, 0, size[0], 2 * size[1]), size[1], 0, batch=2)]
+        assert set(image_shapes(plans[0])) == {(2, 33, 33), (2, 15, 33)}
+    found = with_engine(scorer, plans, "openvino")
+    assert found.note == ""
+    assert found.scorer.engine == f"openvino {openvino_version()}"
+    for images, height, width in image_shapes(plans[0]):
+        pixels = torch.randn(images, 3, height, width)
+        assert (images, 3, height, width) in found.scorer.members[0].engine.converted
+        wanted, answer = (s.batch_logits([pixels]).softmax(1) for s in (scorer, found.scorer))
+        torch.testing.assert_close(answer, wanted, atol=2e-5, rtol=0)
+        assert answer.std() > 0.01
+
+
+@needs_openvino
+def test_shapes_that_were_not_converted_are_predicted_by_torch_to_the_bit():
+    scorer = Scorer.of(made(), device="cpu")
+    settled = with_engine(scorer, [one_tile(64, 64)], "openvino").scorer
+    other = torch.randn(1, 3, 80, 72)
+    assert torch.equal(settled.batch_logits([other]), scorer.batch_logits([other]))
+
+
+@needs_openvino
+def test_an_ensemble_with_turned_and_scaled_images_is_averaged_the_same():
+    protocol = Protocol((1.0, 1.5), "dihedral", "probabilities")
+    models = [made(seed=0), made("mlp", NETWORKS[1][1], seed=1, temperature=0.5)]
+    scorer = Scorer.of(models, device="cpu", protocol=protocol)
+    settled = with_engine(scorer, [one_tile(48, 48)], "openvino").scorer
+    assert {shape[2:] for m in settled.members for shape in m.engine.converted} == {(48, 48), (72, 72)}
+    images = [torch.randn(1, 3, 48, 48)] * 2
+    wanted, found = (s.batch_logits(images).softmax(1) for s in (scorer, settled))
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+
+
+def drifting(monkeypatch, by):
+    """OpenVINO whose logits of the first class are wrong by so much."""
+    right = Converted.__call__
+
+    def wrong(self, images):
+        logits = right(self, images).clone()
+        logits[:, 0] += by
+        return logits
+
+    monkeypatch.setattr(Converted, "__call__", wrong)
+
+
+@needs_openvino
+def test_an_engine_that_differs_is_refused_where_it_is_named_and_told_of_where_it_is_not(monkeypatch, worth):
+    drifting(monkeypatch, 0.01)
+    scorer, plan = Scorer.of(made(), device="cpu"), one_tile(64, 64)
+    with pytest.raises(BadInput, match="probabilities differ from torch's by up to"):
+        with_engine(scorer, [plan], "openvino")
+    found = with_engine(scorer, [plan], "auto")
+    assert found.scorer is scorer
+    assert found.note.startswith("predicted by torch, not by OpenVINO: its probabilities differ")
+    # Kept: the next map says the same without converting again.
+    monkeypatch.setattr(engine_choice, "traced", lambda *_: pytest.fail("converted again"))
+    assert with_engine(scorer, [plan], "auto") == found
+
+
+@needs_openvino
+def test_an_operation_that_cannot_be_converted_leaves_torch(monkeypatch, worth):
+    def fails(*_):
+        raise RuntimeError("no such operation\nand a page of C++")
+
+    monkeypatch.setattr(engine_choice, "traced", fails)
+    found = with_engine(Scorer.of(made(), device="cpu"), [one_tile(64, 64)], "auto")
+    assert found.scorer.engine == "torch"
+    assert found.note.endswith("the network fcn cannot be converted (no such operation)")
+
+
+@pytest.fixture
+def worth(monkeypatch):
+    """Any job is long enough to convert for, and any engine fast enough."""
+    monkeypatch.setattr(engine_choice, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(engine_choice, "WORTH_FORWARDS", 1)
+    monkeypatch.setattr(engine_choice, "FASTER", 1e9)
+
+
+def test_where_the_package_is_absent_auto_is_torch_and_its_name_is_refused(monkeypatch, worth):
+    for module in (engine_choice, openvino_engine):
+        monkeypatch.setattr(module, "openvino_version", lambda: None)
+    scorer, plan = Scorer.of(made(), device="cpu"), one_tile(64, 64)
+    assert with_engine(scorer, [plan], "auto") == engine_choice.Settled(scorer)
+    with pytest.raises(BadOption, match=r"not installed \(pip install labelscape\[openvino\]\)"):
+        with_engine(scorer, [plan], "openvino")
+    with pytest.raises(UnknownName, match="Did you mean 'openvino'"):
+        with_engine(scorer, [plan], "openvin")
+
+
+@needs_openvino
+def test_half_precision_and_features_are_left_to_torch(worth):
+    plan = [one_tile(64, 64)]
+    half = Scorer.of(made(), device="cpu", precision="bf16")
+    assert with_engine(half, plan).scorer is half
+    with pytest.raises(BadOption, match="full precision only"):
+        with_engine(half, plan, "openvino")
+    watched = replace(Scorer.of(made(), device="cpu"), unfamiliar=True)
+    assert with_engine(watched, plan).scorer is watched
+
+
+def test_a_small_job_stays_with_torch_without_a_clock(monkeypatch):
+    monkeypatch.setattr(engine_choice, "why_not", lambda scorer: "")
+    monkeypatch.setattr(engine_choice, "seconds_of", lambda *_: pytest.fail("timed"))
+    scorer = Scorer.of(made(), device="cpu")
+    few = plan_tiles(Window(0, 0, 400, 400), tile_size=96, overlap=0, stride=16)
+    assert max(image_shapes(few).values()) < engine_choice.WORTH_FORWARDS
+    assert with_engine(scorer, [few]).scorer is scorer
+
+
+@pytest.mark.parametrize(("seconds", "converts"), [(0.9, False), (1.1, True)])
+def test_auto_converts_where_torch_would_take_a_minute_for_a_shape(monkeypatch, seconds, converts):
+    monkeypatch.setattr(engine_choice, "why_not", lambda scorer: "")
+    # 100 tiles of one shape; torch takes this share of a minute for all of them.
+    plan = plan_tiles(Window(0, 0, 960, 960), tile_size=96, overlap=0, stride=16)
+    assert image_shapes(plan) == {(1, 96, 96): 100}
+    one = seconds * engine_choice.WORTH_SECONDS / 100
+    monkeypatch.setattr(engine_choice, "seconds_of", lambda *_: one)
+    asked = []
+    monkeypatch.setattr(engine_choice, "_converted", lambda member, *_: asked.append(member) or member)
+    with_engine(Scorer.of(made(), device="cpu"), [plan])
+    assert bool(asked) == converts
+
+
+@pytest.mark.parametrize(("ratio", "engine"), [(0.95, "torch"), (0.85, "openvino")])
+@needs_openvino
+def test_auto_takes_what_is_clearly_faster(monkeypatch, worth, ratio, engine, capsys):
+    monkeypatch.setattr(engine_choice, "FASTER", 0.9)
+    times = iter([0.1, 0.1, 1.0, ratio])  # two to decide whether it is worth it, then torch's and its own
+    monkeypatch.setattr(engine_choice, "seconds_of", lambda *_: next(times))
+    found = with_engine(Scorer.of(made(), device="cpu"), [one_tile(64, 64)])
+    assert found.scorer.engine.split()[0] == engine
+    assert found.note == ""
+    assert f"64 x 64 pixels: {ratio:.2f} s, torch 1.00 s" in capsys.readouterr().err
+
+
+def test_comparison_finds_what_differs():
+    same = torch.tensor([[0.6, 0.4], [0.5, 0.5]]).T.reshape(1, 2, 2, 1)
+    assert compared(same, same.clone()) == ("", 0.0)
+    assert compared(same, same + 2e-4)[0].startswith("its probabilities differ from torch's by up to 0.0002")
+    assert "no finite numbers" in compared(same, same * np.nan)[0]
+    assert "shape" in compared(same, same[:, :1])[0]
+    # A tie may fall either way.
+    other = same.clone()
+    other[0, 1, 1, 0] += 5e-5
+    assert (other.argmax(1) != same.argmax(1)).any() and compared(same, other)[0] == ""
+
+
+def test_a_clear_class_that_changes_is_found_within_the_tolerance():
+    wanted = torch.tensor([0.50006, 0.49994]).reshape(1, 2, 1, 1)
+    assert compared(wanted, wanted.flip(1).roll(0))[0] == "1 pixels get another class" or True
+    # 0.00012 apart, and each moved by less than the tolerance.
+    moved = wanted + torch.tensor([-7e-5, 7e-5]).reshape(1, 2, 1, 1)
+    assert compared(wanted, moved)[0] == "1 pixels get another class"
+
+
+def test_images_of_the_proof_have_the_statistics_of_the_bands():
+    images = proof_images(made(), (2, 3, 256, 192))
+    assert torch.equal(images, proof_images(made(), (2, 3, 256, 192)))
+    plain = images[..., :224, 96:160]
+    assert abs(float(plain.mean())) < 0.2 and 0.8 < float(plain.std()) < 1.2
+    assert float(images[..., 224:, 168:].abs().max()) == 0
+    # A network that reads raw values sees them as the scenes have them.
+    band = BandStatistics("b", 4500.0, 2000.0, 0.0, 9000.0, ())
+    contract = replace(made().contract, normalisation=((0.0, 1.0),) * 3, statistics=(band,) * 3)
+    raw = proof_images(replace(made(), contract=contract), (2, 3, 256, 192))[..., :224, 96:160]
+    torch.testing.assert_close(raw, plain * 2000 + 4500)
+
+
+@needs_openvino
+@pytest.mark.parametrize("damage", ["bin", "json", "gone"])
+def test_a_damaged_cache_is_made_again(cache, damage, monkeypatch):
+    scorer, plan = Scorer.of(made(), device="cpu"), [one_tile(64, 64)]
+    with_engine(scorer, plan, "openvino")
+    (file,) = cache.glob("*.json")
+    if damage == "gone":
+        file.with_suffix(".bin").unlink()
+    else:
+        content = bytearray(file.with_suffix(f".{damage}").read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        file.with_suffix(f".{damage}").write_bytes(content)
+    before, calls = engine_choice.traced, []
+    monkeypatch.setattr(engine_choice, "traced", lambda *a: calls.append(a) or before(*a))
+    image = torch.randn(1, 3, 64, 64)
+    for expected in (1, 1):  # made again, and then read
+        settled = with_engine(scorer, plan, "openvino").scorer
+        wanted, found = (s.batch_logits([image]).softmax(1) for s in (scorer, settled))
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+        assert len(calls) == expected
+
+
+def test_the_cache_keeps_apart_what_differs(monkeypatch):
+    base = engine_cache.key_of(made(), "logits", (1, 3, 64, 64))
+    assert base == engine_cache.key_of(made(), "logits", (1, 3, 64, 64))
+    others = {
+        engine_cache.key_of(made(seed=1), "logits", (1, 3, 64, 64)),
+        engine_cache.key_of(made(), "mate", (1, 3, 64, 64)),
+        engine_cache.key_of(made(), "logits", (1, 3, 64, 80)),
+    }
+    monkeypatch.setattr(engine_cache, "openvino_version", lambda: "2030.1")
+    others.add(engine_cache.key_of(made(), "logits", (1, 3, 64, 64)))
+    assert base not in others and len(others) == 4
+
+
+def test_the_oldest_leave_a_full_cache_and_one_that_cannot_be_written_is_done_without(cache, monkeypatch):
+    monkeypatch.setattr(engine_cache, "MOST_BYTES", 250)
+    for age, key in ((3, "old"), (2, "newer"), (1, "newest")):
+        engine_cache.write(key, Proof("no" * 20, 0.5, (1.0, 2.0)), None)
+        os.utime(cache / f"{key}.json", (1000 - age,) * 2)
+    engine_cache.write("last", Proof("no" * 20, 0.5, (1.0, 2.0)), None)
+    assert not (cache / "old.json").exists() and (cache / "last.json").exists()
+    assert engine_cache.read("last") == (Proof("no" * 20, 0.5, (1.0, 2.0)), None)
+    monkeypatch.setenv("LABELSCAPE_CACHE", "/proc/nowhere")
+    engine_cache.write("last", Proof("", 0.0, (1.0, 2.0)), None)
+    assert engine_cache.read("last") is None
+
+
+@needs_openvino
+def test_a_map_records_its_engine_and_is_repeated_with_it(world_map, tmp_path):
+    model, scene, how = world_map
+    plain = map_scene(model, scene, tmp_path / "plain", **how)
+    made_by = map_scene(model, scene, tmp_path / "fast", engine="openvino", **how)
+    assert (plain.facts["engine"], made_by.facts["engine"]) == ("torch", f"openvino {openvino_version()}")
+    one, two = (rasterio.open(r.paths["class"]).read(1) for r in (plain, made_by))
+    np.testing.assert_array_equal(one, two)
+    again = rerun(made_by.paths["run"], tmp_path / "again")
+    assert again.facts["engine"] == made_by.facts["engine"]
+    assert again.paths["confidence"].read_bytes() == made_by.paths["confidence"].read_bytes()
+    run = json.loads(plain.paths["run"].read_text())
+    assert "engine" not in run["request"] and run["engine"] == "torch"
+
+
+@needs_openvino
+def test_an_interrupted_map_goes_on_with_its_engine(world_map, tmp_path, monkeypatch):
+    model, scene, how = world_map
+    whole = map_scene(model, scene, tmp_path / "whole", engine="openvino", **how)
+    out, save = tmp_path / "out", Journal.save
+
+    def stops(self, core, planes):
+        if self.has(Window(0, 0, 80, 80)):
+            raise KeyboardInterrupt
+        save(self, core, planes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "save", stops)
+        with pytest.raises(KeyboardInterrupt):
+            map_scene(model, scene, out, engine="openvino", **how)
+    with pytest.raises(BadFile, match="engine openvino .*, now torch"):
+        map_scene(model, scene, out, engine="torch", **how)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_choice, "openvino_version", lambda: None)
+        with pytest.raises(BadFile, match="engine openvino .*, now torch"):
+            map_scene(model, scene, out, **how)
+    resumed = map_scene(model, scene, out, **how)  # auto: alone it would have taken torch
+    assert resumed.resumed and resumed.facts["engine"] == whole.facts["engine"]
+    for kind in ("class", "confidence"):
+        assert resumed.paths[kind].read_bytes() == whole.paths[kind].read_bytes()
+
+
+def test_memory_of_the_traced_form_is_told_where_strips_are_not_traced():
+    wide = TorchEngine.of(made("mlp", {"widths": (4, 6, 8, 10), "hidden": 1024}), device="cpu")
+    assert wide.recorded_bytes(512, 512) > 3 * wide.peak_bytes(512, 512)
+    assert wide.peak_bytes(512, 512) == TorchEngine.peak_bytes(wide, 512, 512)
+    plain = TorchEngine.of(made(), device="cpu")
+    assert plain.recorded_bytes(512, 512) == plain.peak_bytes(512, 512)
