@@ -2,9 +2,10 @@
 
     python benchmarks/engines.py --side 384
 
-Each network runs in a process of its own for each engine, one thread; the least of three times counts. Time is
-that of the processor: a machine that does something else stretches the clock's. Memory is what the process takes
-beyond what it took before the network ran, converting and comparing included; planned is what `check` counts.
+Each network runs in a process of its own for each engine, one thread; the least of three times counts. Time
+is that of the processor: a machine that does something else stretches the clock's. Memory is what the process
+takes beyond what it took before the network ran, converting and comparing included; planned is what `check`
+counts.
 """
 
 from __future__ import annotations
