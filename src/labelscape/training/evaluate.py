@@ -72,10 +72,8 @@ def evaluate(
              checkpoint was trained on, which must still be where its recipe says
     labels   one label file per scene, or one for all
     spec     rules for these labels that differ from those of training, by their names in `LabelRules`
-    part     "train", "val", "test" or "all"; None is all labels of a dataset or scene that is given, else the
-             held-out ones: test, or val where test has none
-    device, precision, engine  as `map_scene` has them
-    tta, scales, average  as `map_scene` has them; `protocol` is all three as one value
+    part     "train", "val", "test" or "all"; None: all labels of what is given, else test (val without)
+    engine, tta, scales, average  as `map_scene` has them; `protocol` is the last three as one value
     task     name of the second task to score, on its own labels; by default that whose classes there are
     keep     is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
@@ -89,8 +87,7 @@ def evaluate(
     """
     options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
     options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
-    options |= {"objects": objects, "tolerance": tolerance, "topology": topology}
-    options["engine"] = engine
+    options |= {"objects": objects, "tolerance": tolerance, "topology": topology, "engine": engine}
     options["protocol"] = one_protocol(protocol, tta, scales, average)
     if dataset is not None and labels is None:
         return evaluate_into(out, checkpoint, dataset, part, task=task, **options)
