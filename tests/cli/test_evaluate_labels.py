@@ -8,6 +8,9 @@ import world
 
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.contract import Contract
+from labelscape.datasets.doctor.check import check_data
+from labelscape.datasets.own import open_dataset
+from labelscape.errors import BadOption
 from labelscape.labels.rules import SETTINGS
 from labelscape.legend import Legend
 from labelscape.nets.catalog import create_model
@@ -124,3 +127,57 @@ def test_scenes_may_be_a_list(w, tmp_path, run_cli):
     counts, said = labelled(run_cli, path, folder / "list.txt", "--labels", labels)
     assert counts == expected and "listed more than once" in said
     assert labelled(run_cli, path, f"{folder}/*.tif", "--labels", labels)[0] == expected
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two scenes, each with a list: of the scenes, and of their label rasters in the same order."""
+    made = [world.make(tmp_path, 64, 80, seed=seed, name=name) for seed, name in ((1, "west"), (2, "east"))]
+    for one in made:
+        world.label_raster(one, tmp_path / f"{one.scene.stem}_labels.tif")
+    (tmp_path / "scenes.txt").write_text("west.tif\neast.tif\n")
+    (tmp_path / "labels.txt").write_text("west_labels.tif\neast_labels.tif\n")
+    return made
+
+
+def test_labels_are_listed_as_scenes_are(two, tmp_path, run_cli):
+    path = model(tmp_path, ["class 0", "class 1", "class 2"])
+    lists = tmp_path / "scenes.txt", "--labels", tmp_path / "labels.txt"
+    pixels = np.sum([np.bincount(one.classes.ravel(), minlength=3) for one in two], axis=0).tolist()
+    assert labelled(run_cli, path, *lists)[0] == pixels
+    # Sorted, east is first: for each scene the other one's labels, which are as many.
+    one_by_one = [one.scene for one in two[::-1]]
+    assert labelled(run_cli, path, *one_by_one, "--labels", f"{tmp_path}/*_labels.tif")[0] == pixels
+    code, out, err = run_cli("data", "check", *lists)
+    assert code == 0 and "2 scenes: 0 errors" in out, err
+    code, _, err = run_cli(
+        "train", *lists, "--network", "fcn", "--block", 16, "--out", tmp_path / "t", "--dry-run"
+    )
+    assert code == 0, err
+
+
+def test_an_asset_of_an_item_is_scored_as_it_is_mapped(two, tmp_path, run_cli):
+    west, east = two
+    files = {"data": west.scene.name, "visual": east.scene.name}
+    assets = {key: {"href": name, "type": "image/tiff", "roles": [key]} for key, name in files.items()}
+    fields = {"type": "Feature", "stac_version": "1.0.0", "id": "x", "geometry": None, "properties": {}}
+    item = tmp_path / "item.json"
+    item.write_text(json.dumps({**fields, "links": [], "assets": assets}))
+    path = model(tmp_path, ["class 0", "class 1", "class 2"])
+
+    def scored(*scene):
+        out = run_cli("evaluate", path, *scene, "--labels", labels, "--device", "cpu", "--json")[1]
+        return json.loads(out)["confusion"]
+
+    labels = tmp_path / "east_labels.tif"
+    assert scored(item, "--asset", "visual") == scored(east.scene) != scored(item)
+    said = run_cli("evaluate", path, east.scene, "--asset", "visual", "--labels", labels)[2]
+    assert "chooses among the assets of STAC items, and there is no item" in said
+    found = check_data([item], [labels], asset="visual")
+    assert [one for one in found if one.severity == "error"] == []
+    with pytest.raises(BadOption, match="there is no item"):
+        open_dataset(east.scene, labels, asset="visual")
+    # Recipes of earlier versions stay the same, to the byte.
+    assert (
+        "asset" not in make_recipe(network="fcn", data={"images": ["a.tif"]}).model_dump(mode="json")["data"]
+    )

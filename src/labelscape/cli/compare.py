@@ -24,7 +24,8 @@ from labelscape.cli.options import (
     print_json,
     talk,
 )
-from labelscape.cli.parsing import scales_of, scene_of
+from labelscape.cli.parsing import scales_of
+from labelscape.cli.scenes import scenes_of
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ def _data_for_maps(
         )
     # Only --labels' settings: the files themselves go by their own argument.
     given = {name: value for name, value in labels.settings.items() if name != "labels"}
-    return data_for(sides, [scene_of(one) for one in scenes] or None, labels.labels, given, task)[:3]
+    found = [scene.source for scene in scenes_of(scenes, asset=labels.asset)] if scenes else None
+    return data_for(sides, found, labels.files, given, task)[:3]
 
 
 def _print(found: Comparison, split: str | None, out: Path | None, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labelscape.cli.options import AsJson, Labels, PublishedSet, as_options, grouped, print_json
-from labelscape.cli.parsing import scene_of, settings_of
+from labelscape.cli.parsing import labelled_scenes, settings_of
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_check(
     if dataset is not None:
         _print(*_check_published(dataset, images, settings), as_json)
     else:
-        _print(*_check_own([scene_of(i) for i in images], reading), as_json)
+        _print(*_check_own(labelled_scenes(images), reading), as_json)
 
 
 def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding], int]:
@@ -70,7 +70,7 @@ def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding]
 
     settings = reading.settings
     rules = LabelRules(**{name: settings[name] for name in SETTINGS if name in settings})
-    labels, given, told = reading.labels, None, ()
+    labels, given, told = reading.files, None, ()
     if not labels:
         folder = scenes[0]
         found = pairs_of_folder(scenes)
@@ -88,6 +88,7 @@ def _check_own(scenes: Sequence[Source], reading: Labels) -> tuple[list[Finding]
             labels,
             spec=rules,
             nodata=reading.nodata,
+            asset=reading.asset,
             band_names=settings.get("band_names"),
             bands=settings.get("bands"),
             part_of=splits,

@@ -261,9 +261,9 @@ def _given(model: str, images: list[str] | None, labels: Labels, scores: Scores,
             f"{model} is not a Labelscape checkpoint; to score it as a finished map, pass the --labels."
         )
     settings = {name: value for name, value in labels.settings.items() if name != "labels"}
-    scenes = [scene.source for scene in scenes_of(images)] if images else None
+    scenes = [scene.source for scene in scenes_of(images, asset=labels.asset)] if images else None
     more = {"out": out, "overwrite": overwrite, **scores.settings}
-    return evaluate(model, scenes, labels.labels, spec=settings, **more)
+    return evaluate(model, scenes, labels.files, spec=settings, **more)
 
 
 def check_options(
@@ -323,7 +323,7 @@ def scored_data(
     if dataset is not None:
         options = published_options(checkpoint, images[0], dataset, settings_of(settings))
         return Data(images=images, dataset=dataset, dataset_options=options)
-    scenes = [scene.source for scene in scenes_of(images)]
+    scenes = [scene.source for scene in scenes_of(images, asset=labels.asset)]
     data, notes = other_data(checkpoint, scenes, labels.settings)
     for note in notes:
         talk(f"warning: {note}")

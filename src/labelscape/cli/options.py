@@ -290,7 +290,11 @@ class Labels:
 
     labels: Annotated[
         list[str],
-        typer.Option("--labels", help="Label raster or polygon file; one per scene, or one for all."),
+        typer.Option(
+            "--labels",
+            help="Label raster or polygon file; one per scene, or one for all. Repeat, or name them by a "
+            "quoted glob or a list (.txt, .csv), in the order of the scenes.",
+        ),
     ] = field(default_factory=list)
     class_column: Annotated[
         str | None, typer.Option("--class-column", help="Column of the polygon file that holds the class.")
@@ -330,6 +334,7 @@ class Labels:
     ] = None
     band_names: BandNames = None
     nodata: Nodata = None
+    asset: Asset = None
     allow_remote: AllowRemote = False
 
     def __post_init__(self) -> None:
@@ -337,12 +342,22 @@ class Labels:
             allow_everywhere()
 
     @property
+    def files(self) -> list[str]:
+        """The label files, those of globs and lists one by one. Raises as `listed_files`."""
+        if not self.labels:  # help and many verbs need no GDAL
+            return []
+        from labelscape.scenes.file_lists import listed_files
+
+        # Label files have no bands in files of their own, so that a comma separates nothing.
+        return [one if isinstance(one, str) else ",".join(one) for one in listed_files(self.labels)]
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The options that were given, as settings of a recipe's data (`training.recipe_data.Data`).
         Raises BadOption for classes or merges that cannot be read.
         """
         values = {
-            "labels": self.labels,
+            "labels": self.files,
             "class_column": self.class_column,
             "layer": self.layer,
             "merge": pairs_of(self.merge, "merge"),
@@ -354,6 +369,7 @@ class Labels:
             "bands": names_of(self.bands) if self.bands else None,
             "band_names": names_of(self.band_names) if self.band_names else None,
             "nodata": self.nodata,
+            "asset": self.asset,
         }
         # What is not given stays out, so that the recipe's own default holds.
         return {name: value for name, value in values.items() if value not in (None, [], {})}

@@ -32,6 +32,13 @@ def scene_of(text: str) -> str | tuple[str, ...]:
     return as_given(text)
 
 
+def labelled_scenes(texts: Iterable[str]) -> list[str | tuple[str, ...]]:
+    """Scenes one by one, by globs or by lists, in their order: that of their label files."""
+    from labelscape.scenes.file_lists import listed_files
+
+    return [scene_of(one) if isinstance(one, str) else one for one in listed_files(texts)]
+
+
 def pairs_of(items: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
     """`woodland=forest,scrub` -> {"woodland": ("forest", "scrub")}; a bare `water` -> {"water":
     ("water",)}.

@@ -12,14 +12,19 @@ if TYPE_CHECKING:
 
 
 def scenes_of(
-    texts: Iterable[str], *, each: bool = False, settings: Mapping[str, Any] | None = None
+    texts: Iterable[str],
+    *,
+    each: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    asset: str | None = None,
 ) -> SceneList:
     """The scenes that arguments name, one by one or by lists (`find_scenes`); notes are printed. `settings`
-    are those of a map, which are checked first: scenes may be thousands of files on a slow disk.
+    are those of a map, which are checked first: scenes may be thousands of files on a slow disk. Without them
+    `asset` chooses among the assets of items.
     """
     from labelscape.scenes.scene_list import find_scenes
 
-    of_items = {}
+    of_items: dict[str, Any] = {"asset": asset}
     if settings is not None:
         from labelscape.maps.request import MapRequest
 

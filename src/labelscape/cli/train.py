@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelscape.cli.options import AsJson, Device, Labels, Overwrite, grouped, print_json, talk
-from labelscape.cli.parsing import scene_of, settings_of
+from labelscape.cli.parsing import labelled_scenes, settings_of
 from labelscape.cli.second_task import SecondTask
 from labelscape.cli.train_ahead import Ahead, print_instead
 
@@ -248,7 +248,7 @@ def recipe_of(
     from labelscape.training.recipe import make_recipe
 
     more = settings_of(setting)
-    data = {"images": [scene_of(i) for i in images], **labels.settings, **named(holdout)}
+    data = {"images": labelled_scenes(images), **labels.settings, **named(holdout)}
     if corrections:
         data["corrections"] = corrections
     settings = named(schedule)

@@ -26,6 +26,7 @@ from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene, seen_as
 from labelscape.scenes.placing import declares
 from labelscape.scenes.raster import Scene, Units
+from labelscape.scenes.stac import is_stac
 from labelscape.scenes.vectors import is_vector
 
 __all__ = ["HOLD_BYTES", "Dataset", "LabelledScene", "open_dataset"]
@@ -44,6 +45,7 @@ def open_dataset(
     nodata: float | None = None,
     bands: Sequence[str] | None = None,
     band_names: Sequence[str] | None = None,
+    asset: str | None = None,
     block: int = 256,
     shares: Mapping[str, float] | None = None,
     buffer: int = 0,
@@ -67,7 +69,7 @@ def open_dataset(
             pairs with splits of its own (`parts_given`) keeps them, except for a random split or a fold
     fold    "2/5": cross-validation, the second of five folds of blocks is the split "test"
     buffer  training labels within this many pixels of a held-out block are dropped
-    pixel_size  metres to resample all scenes to; by default that of the coarsest scene
+    pixel_size, asset  of `open_scene`; by default the coarsest scene's pixels, the assets with the role data
     split   blocks: large blocks, stratified by class; random: blocks of 32 pixels
     corrections  answered review files, or polygons with a column `class`, see `datasets.corrected`
     train_share  of the training blocks, drawn by `seed` (`datasets.share`); `split_seed` draws the others
@@ -79,11 +81,11 @@ def open_dataset(
     spec, division = LabelRules.of(spec), _Division(shares, split, fold, block, buffer, seed, split_seed)
     division.check()
     images, labels = _listed(images), _listed(labels)
-    own = (images, labels, None, ()) if labels else _pairs(images, own_split=division.keeps_given)
-    images, found, given, told = own
-    # A folder with a single pair is one scene, and is split by blocks.
-    by_file = not labels and len(images) > 1
-    files = _files(images, found, spec, (nodata, bands, band_names), tick)
+    own = images, labels, None, ()
+    images, found, given, told = own if labels else _pairs(images, own_split=division.keeps_given)
+    by_file = not labels and len(images) > 1  # a single pair is one scene, and is split by blocks
+    reading = {"nodata": nodata, "bands": bands, "band_names": band_names, "asset": asset}
+    files = _files(images, found, spec, reading, tick)
     with ExitStack() as opened:
         scenes, report = _of_one_kind(files, pixel_size, opened)
         _check_places(spec, scenes)
@@ -261,18 +263,22 @@ def _files(
     images: Sequence[Source],
     labels: Sequence[str | Path],
     rules: LabelRules,
-    reading: tuple[float | None, Sequence[str] | None, Sequence[str] | None],
+    reading: Mapping[str, Any],
     tick: Callable[[str], None] | None,
 ) -> _Files:
     """Scenes and labels to open. Raises BadInput for another number of labels, or masks that would be read
-    wrongly.
+    wrongly; BadOption where an asset is chosen, and no scene is a STAC item.
     """
+    if reading["asset"] is not None and not any(is_stac(image) for image in images):
+        raise BadOption(
+            f"`asset={reading['asset']}` chooses among the assets of STAC items, and there is no item."
+        )
     labels = one_each(images, labels)
     # Before classes are counted: each grey of a soft mask would be one.
     _refuse_masks([f for f in labels if not is_vector(f)], rules)
     # Over all files: a class must have one index although some files lack it.
     table = classes_of(labels, rules) if len(labels) > 1 else None
-    return _Files(images, labels, rules, table, *reading, tick or (lambda name: None))
+    return _Files(images, labels, rules, table, reading, tick or (lambda name: None))
 
 
 @dataclass(frozen=True)
@@ -283,9 +289,8 @@ class _Files:
     labels: Sequence[str | Path]
     rules: LabelRules
     table: ClassTable | None
-    nodata: float | None
-    bands: Sequence[str] | None
-    band_names: Sequence[str] | None
+    reading: Mapping[str, Any]
+    """Options of `open_scene`."""
     tick: Callable[[str], None]
 
 
@@ -343,9 +348,7 @@ def _opened(
     held = 0
     for source, label, size in zip(files.images, files.labels, pixel_sizes):
         # Scenes are resampled before their labels are opened, which then lie on the resampled grid.
-        scene = open_scene(
-            source, pixel_size=size, nodata=files.nodata, bands=files.bands, band_names=files.band_names
-        )
+        scene = open_scene(source, pixel_size=size, **files.reading)
         if units not in (None, scene.units) and declares(scene.units):
             with scene as as_declared:
                 scene = seen_as(as_declared, units=units)

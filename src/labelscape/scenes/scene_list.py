@@ -11,7 +11,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from labelscape.errors import BadFile, BadInput, BadOption, joined
 from labelscape.files import check_path, stem_of
 from labelscape.scenes.catalogue import item_documents
+from labelscape.scenes.file_lists import Place, matches_of, places_of
 from labelscape.scenes.files import is_local, is_raster, rasters_below, stem_of_place
 from labelscape.scenes.scene_tables import TABLES, TEXTS, Entry, entries_of, is_tile_index
 from labelscape.scenes.stac import SUFFIXES, allowed, check_assets, is_stac
@@ -30,11 +30,6 @@ from labelscape.text import printable
 
 MOST_NAMED = 100
 """Missing files that a message lists (ours)."""
-SIDE_FILE = re.compile(r"\.(aux\.xml|ovr|msk|tfw|jgw|pgw|j2w|wld|prj|hdr|xml|md|shx|dbf|cpg)$", re.IGNORECASE)
-"""Files beside rasters: a glob such as `tiles/*` finds them, and they are no scenes."""
-
-Place = str | tuple[str, ...]
-"""What `open_scene` takes: a path, an address, FILE#ITEM, or the files of one scene."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +135,7 @@ class _Found:
             self._file(text, where)
 
     def _glob(self, pattern: str) -> None:
-        matches = sorted(glob.glob(pattern, recursive=True))
-        kept = [match for match in matches if not SIDE_FILE.search(match)]
-        if not kept:
-            raise BadFile(f"No file matches {pattern}.")
-        for match in kept:
+        for match in matches_of(pattern):
             self.add(match, pattern)
 
     def _folder(self, folder: str) -> None:
@@ -190,13 +181,7 @@ class _Found:
 
     def _listed(self, entry: Entry, file: str) -> None:
         """A path of a list: relative to the list."""
-        for part in entry.paths:
-            if not is_local(part) and not allowed(self.allow_remote):
-                raise BadFile(
-                    f"{entry.where} names an address ({printable(part)}). Pass `allow_remote=True` if you "
-                    "trust who wrote the list."
-                )
-        places = tuple(p if not is_local(p) else _beside(file, p, entry.anywhere) for p in entry.paths)
+        places = places_of(entry, file, self.allow_remote)
         self.add(places[0] if len(places) == 1 else places, entry.where)
 
     def _address(self, text: str, where: str) -> None:
@@ -316,14 +301,6 @@ def as_given(text: str) -> Place:
     # A comma is also a character that a file's name may have: what exists is one file.
     files = joined([part for part in text.split(",") if part], os.path.exists)
     return files if len(files) > 1 else text
-
-
-def _beside(file: str, path: str, anywhere: bool) -> str:
-    """A path of a list: relative to the list; of a tile index, whose paths are those that gdaltindex was
-    given, to the current folder where it lies there.
-    """
-    own = os.path.normpath(Path(file).parent / Path(path).expanduser())
-    return path if anywhere and not Path(own).exists() and Path(path).exists() else own
 
 
 def _is_there(place: str) -> bool:

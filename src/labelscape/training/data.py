@@ -43,6 +43,7 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
         nodata=data.nodata,
         bands=data.bands,
         band_names=data.band_names,
+        asset=data.asset,
         block=data.block,
         shares=data.shares,
         buffer=data.buffer,

@@ -236,7 +236,7 @@ def other_data(
     """Other scenes than those of training, whose labels are read as in training except for the settings
     `given`; and what to warn of. Raises UnknownName for another setting.
     """
-    check_names("setting of labels", given, ("labels", *SETTINGS, "nodata", "bands", "band_names"))
+    check_names("setting of labels", given, ("labels", *SETTINGS, "nodata", "bands", "band_names", "asset"))
     stored = checkpoint.recipe.get("data") or {}
     # The area within which training labels are complete says nothing about the labels of other scenes.
     as_trained = {name: stored[name] for name in (*SETTINGS, "nodata") if name != "area" and name in stored}
@@ -248,7 +248,7 @@ def other_data(
     return Data(
         **{
             **as_trained,
-            **_as_the_model_reads(checkpoint, images[0], given.get("band_names")),
+            **_as_the_model_reads(checkpoint, images[0], given.get("band_names"), given.get("asset")),
             **given,
             **scenes,
         }
@@ -270,7 +270,7 @@ def _area_warning(area: str, background: str | None) -> str:
 
 
 def _as_the_model_reads(
-    checkpoint: Checkpoint, image: str | tuple[str, ...], band_names: Sequence[str] | None
+    checkpoint: Checkpoint, image: str | tuple[str, ...], band_names: Sequence[str] | None, asset: str | None
 ) -> dict[str, Any]:
     """The checkpoint's bands where the scene has them by name, else its own order; its pixel size where the
     scene's pixels are finer.
@@ -280,7 +280,7 @@ def _as_the_model_reads(
         (Path(image) / n).is_dir() for n in ("images", "image", "img_dir", "img")
     ):
         return {}
-    with open_scene(image, wanted=checkpoint.bands, band_names=band_names) as scene:
+    with open_scene(image, wanted=checkpoint.bands, band_names=band_names, asset=asset) as scene:
         return {
             "bands": list(checkpoint.bands)
             if match_bands(checkpoint.bands, scene.bands).by == "name"

@@ -64,6 +64,10 @@ class Data(BaseModel):
     """Names of all bands of every file, in order, instead of those that the files have; not stored unless
     given.
     """
+    asset: str | None = Field(None, exclude_if=lambda asset: asset is None)
+    """Of STAC items the asset of this key or role, such as visual, instead of those with the role data;
+    several separated by commas. (Not stored where not given.)
+    """
     pixel_size: float | None = Field(None, gt=0)
     """Pixel size in metres that all scenes are resampled to; by default that of the coarsest scene.
     """

@@ -58,16 +58,17 @@ def check_data(
     nodata: float | None = None,
     bands: Sequence[str] | None = None,
     band_names: Sequence[str] | None = None,
+    asset: str | None = None,
     part_of: Sequence[str | None] | None = None,
     tick: Callable[[], object] | None = None,
 ) -> list[Finding]:
     """Check scenes and their labels; errors first, then warnings, then what the files hold.
 
-    images, labels, spec, nodata, bands, band_names  as `open_dataset` takes them: one label file per scene,
-                                         one for all, or a folder of pairs and no labels
-    part_of                              per scene "train", "val", "test" or None; the same image in two
-                                         splits is then an error
-    tick                                 called after every scene
+    images, labels, ... asset  as `open_dataset` takes them: one label file per scene, one for all, or a
+                               folder of pairs and no labels
+    part_of                    per scene "train", "val", "test" or None; the same image in two splits is then
+                               an error
+    tick                       called after every scene
 
     Raises BadInput only where labels and images cannot be paired at all.
     """
@@ -100,7 +101,7 @@ def check_data(
         if not is_vector(label):
             _count_values(results, label)
     _check_masks(results)
-    reading = {"nodata": nodata, "bands": bands, "band_names": band_names}
+    reading = {"nodata": nodata, "bands": bands, "band_names": band_names, "asset": asset}
     for source, label, split in zip(images, labels, splits):
         _check_pair(results, source, str(label), reading, split, enough)
         if tick:
