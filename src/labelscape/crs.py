@@ -84,6 +84,14 @@ def ring_areas(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
     return np.array([abs(ellipsoid.polygon_area_perimeter(*ring)[0]) for ring in zip(lon, lat)])
 
 
+def ground_distances(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """(N - 1,) metres from the first of N points to each other one, on the WGS 84 ellipsoid."""
+    from pyproj import Geod
+
+    first = np.full(len(lon) - 1, lon[0]), np.full(len(lat) - 1, lat[0])
+    return np.asarray(Geod(ellps="WGS84").inv(*first, lon[1:], lat[1:])[2])
+
+
 def _equal(one: CRS | str, other: CRS | str) -> bool:
     """Are they one CRS to GDAL? It also knows local ones, which nothing is transformed from or to."""
     try:

@@ -15,7 +15,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
-from labelscape.crs import Unrelated, ring_areas, transformed
+from labelscape.crs import Unrelated, ground_distances, ring_areas, transformed
 from labelscape.errors import BadOption, WrongType
 
 if TYPE_CHECKING:
@@ -159,6 +159,18 @@ class Grid:
         except Unrelated:
             return None
         return math.sqrt(area) if math.isfinite(area) and area > 0 else None
+
+    @property
+    def ground_steps(self) -> tuple[float, float] | None:
+        """Metres from a pixel to the one below and to the one at its right, at the centre; None where its
+        place on Earth is not known.
+        """
+        if not self.is_on_earth:
+            return None
+        row, col = self.height // 2, self.width // 2
+        x, y = self.transform @ (np.array([col, col, col + 1.0]), np.array([row, row + 1.0, row]))
+        down, right = ground_distances(*transformed(x, y, self.crs))
+        return float(down), float(right)
 
     def ground_area(self, window: Window) -> float:
         """Area of `window` in square metres on the WGS 84 ellipsoid; its pixel count where its place on Earth

@@ -99,6 +99,14 @@ Lines = Annotated[
         help="Class of lines, such as road: also score whether they are connected (clDice). Repeat.",
     ),
 ]
+Roads = Annotated[
+    list[str],
+    typer.Option(
+        "--apls",
+        help="Class of lines, such as road: also score whether routes along it are as long as they should be "
+        "(APLS, in metres). Repeat.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -136,6 +144,7 @@ class Scores:
     objects: Things = field(default_factory=list)
     tolerance: Tolerance = 2
     topology: Lines = field(default_factory=list)
+    apls: Roads = field(default_factory=list)
 
     @property
     def settings(self) -> dict[str, Any]:

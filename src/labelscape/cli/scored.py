@@ -59,6 +59,7 @@ def as_values(found: Evaluation) -> dict[str, Any]:
         "card": [asdict(line) for line in found.card],
         **({"objects": [one.to_dict() for one in found.objects]} if found.objects else {}),
         **({"topology": [one.to_dict() for one in found.topology]} if found.topology else {}),
+        **({"paths": [one.to_dict() for one in found.paths]} if found.paths else {}),
         **({"reliability": [one.to_dict() for one in found.reliability]} if found.reliability else {}),
         **({"per_ring": rings, "trimap": found.trimap} if rings else {}),
         "notes": list(found.notes),
@@ -66,7 +67,14 @@ def as_values(found: Evaluation) -> dict[str, Any]:
 
 
 def _print(found: Evaluation, shown: Shown, name: str, part: str | None) -> None:
-    from labelscape.evaluation.text import percent, print_card, print_objects, print_scores, print_topology
+    from labelscape.evaluation.text import (
+        percent,
+        print_card,
+        print_objects,
+        print_paths,
+        print_scores,
+        print_topology,
+    )
 
     scenes = list(found.per_scene)
     print(f"{part or 'all'} labels of {', '.join(scenes[:5])}{' ...' if len(scenes) > 5 else ''}")
@@ -75,5 +83,6 @@ def _print(found: Evaluation, shown: Shown, name: str, part: str | None) -> None
         print_card(found.card, found.trimap)
     print_objects(found.objects)
     print_topology(found.topology)
+    print_paths(found.paths)
     for one in found.reliability:
         print(f"expected calibration error, {one.called}: {percent(one.ece)} %")

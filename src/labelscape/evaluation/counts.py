@@ -22,6 +22,7 @@ from labelscape.evaluation.conventions import Convention, eroded_card, metric_ca
 from labelscape.evaluation.distances import DistanceCounts
 from labelscape.evaluation.metrics import summary
 from labelscape.evaluation.objects import ObjectCounts
+from labelscape.evaluation.paths import PathCounts
 from labelscape.evaluation.reliability import Reliability
 from labelscape.evaluation.text import percent, score_table
 from labelscape.evaluation.topology import TopologyCounts
@@ -59,6 +60,8 @@ class Evaluation:
     """
     distances: DistanceCounts | None = None
     """Counts of errors by distance, where they were asked for."""
+    paths: tuple[PathCounts, ...] = ()
+    """Paths along lines, one for each class that they were asked for."""
 
     @property
     def card(self) -> tuple[Convention, ...]:
@@ -111,6 +114,7 @@ class Evaluation:
             _added("skeletons", self.topology, other.topology),
             _added("counts by confidence", self.reliability, other.reliability),
             None if self.distances is None else self.distances + other.distances,
+            _added("paths", self.paths, other.paths),
         )
 
     def __radd__(self, other: object) -> Evaluation:
@@ -131,6 +135,8 @@ class Evaluation:
             **(self.distances.to_dict() if self.distances else {}),
             "objects": [counts.to_dict() for counts in self.objects],
             "topology": [counts.to_dict() for counts in self.topology],
+            # Only where they were asked for: files of earlier versions have none.
+            **({"paths": [counts.to_dict() for counts in self.paths]} if self.paths else {}),
             "reliability": [counts.to_dict() for counts in self.reliability],
         }
 
@@ -151,6 +157,7 @@ class Evaluation:
                 tuple(map(TopologyCounts.from_dict, fields["topology"])),
                 tuple(map(Reliability.from_dict, fields["reliability"])),
                 DistanceCounts.from_dict(fields, len(names)) if "errors" in fields else None,
+                tuple(map(PathCounts.from_dict, fields.get("paths", ()))),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(f"These are not the counts of an evaluation ({FORMAT}).") from error

@@ -23,6 +23,7 @@ from labelscape.datasets.labelled import LabelledScene
 from labelscape.errors import BadInput, BadOption, check_names
 from labelscape.evaluation.kept import zeros
 from labelscape.evaluation.metrics import plain
+from labelscape.evaluation.paths import PathCounts, count_paths
 from labelscape.evaluation.topology import TopologyCounts, check_size, count_topology
 from labelscape.files import temporary_folder
 from labelscape.grid import Window
@@ -239,8 +240,9 @@ def border_counts(truth: np.ndarray, predicted: np.ndarray, known: np.ndarray, t
 
 
 class Objects:
-    """Follows an evaluation (`watch`) and counts objects and borders of some classes, and the skeletons of
-    others (`topology`). Raises UnknownName for another class, BadOption for a tolerance below 1.
+    """Follows an evaluation (`watch`) and counts objects and borders of some classes, the skeletons of others
+    (`topology`), and paths along them (`apls`). Raises UnknownName for another class, BadOption for a
+    tolerance below 1.
     """
 
     def __init__(
@@ -250,24 +252,29 @@ class Objects:
         *,
         tolerance: int = 2,
         topology: Sequence[str] = (),
+        apls: Sequence[str] = (),
     ) -> None:
-        check_names("class", [*classes, *topology], names)
+        check_names("class", [*classes, *topology, *apls], names)
         if tolerance < 1:
             raise BadOption(f"`tolerance={tolerance}` must be at least 1: it is a distance in pixels.")
         self._indices = [list(names).index(name) for name in classes]
         self.counts = [ObjectCounts.empty(name, tolerance) for name in classes]
         self._lines = [list(names).index(name) for name in topology]
         self.topology = [TopologyCounts(name, 0, 0, 0, 0) for name in topology]
+        self._roads = [list(names).index(name) for name in apls]
+        self.paths = [PathCounts(name, 0, 0.0, 0, 0.0) for name in apls]
 
     @contextmanager
     def watch(
         self, name: str, scene: LabelledScene
     ) -> Iterator[Callable[[Window, np.ndarray, np.ndarray], None]]:
         """Yields what is given every tile's window, truth and prediction; counts when the scene is done."""
-        whole = scene.scene.grid.window
-        if self.topology:
+        whole, steps = scene.scene.grid.window, scene.scene.grid.ground_steps
+        for one in (*self.topology, *self.paths)[:1]:
             # Before hours of prediction: a skeleton needs its scene in memory as a whole.
-            check_size(whole.pixels, self.topology[0].name)
+            check_size(whole.pixels, one.name)
+        if self.paths and steps is None:
+            raise BadInput(f"APLS is measured in metres, and the place of {name} on Earth is not known.")
         with temporary_folder() as folder:
             # Truth and prediction, index + 1: what is never written reads as 0, and takes no memory.
             kept = zeros((2, *whole.shape), folder / "classes")
@@ -283,6 +290,9 @@ class Objects:
             for k, index in enumerate(self._lines):
                 masks = kept[0] == index + 1, (kept[1] == index + 1) & (kept[0] > 0)
                 self.topology[k] += count_topology(*masks, self.topology[k].name)
+            for k, index in enumerate(self._roads):
+                masks = kept[0] == index + 1, (kept[1] == index + 1) & (kept[0] > 0)
+                self.paths[k] += count_paths(*masks, self.paths[k].name, steps)
 
 
 def count_objects(kept: np.ndarray, index: int, name: str, tolerance: int) -> ObjectCounts:

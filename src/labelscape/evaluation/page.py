@@ -13,6 +13,7 @@ from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.figures import reliability_figure, steps_figure
 from labelscape.evaluation.metrics import DEFINITIONS
 from labelscape.evaluation.objects import ObjectCounts
+from labelscape.evaluation.paths import PathCounts
 from labelscape.evaluation.places import Places, ranked, wrong_of
 from labelscape.evaluation.reliability import Reliability
 from labelscape.evaluation.report import ConfusionFigure, FileRow, Report, write_report
@@ -99,6 +100,8 @@ def _sections(found: Evaluation, places: Places | None) -> Iterator[Section]:
         )
     if found.topology:
         yield _topology(found.topology)
+    if found.paths:
+        yield _paths(found.paths)
     if found.distances is not None:
         yield where_section(found, places)
     if found.reliability:
@@ -170,6 +173,20 @@ def _topology(found: Sequence[TopologyCounts]) -> Section:
         "sensitivity that of the true skeleton inside the predicted ones; clDice is their harmonic mean.",
     )
     return Section("Lines", text, tables=(Table(heads, rows),))
+
+
+def _paths(found: Sequence[PathCounts]) -> Section:
+    rows = tuple(
+        (one.name, *(percent(one.to_dict()[key]) for key in ("apls", "of_truth", "of_prediction")))
+        for one in found
+    )
+    heads = ("class", "APLS %", "true paths %", "predicted paths %")
+    text = (
+        "Are routes as long as they should be? Shortest paths between places of the true lines are measured "
+        "along the predicted ones, and the other way round; a missing path counts 0. APLS (Van Etten et al. "
+        "2018) is the harmonic mean.",
+    )
+    return Section("Paths along lines", text, tables=(Table(heads, rows),))
 
 
 def reliability_section(found: Sequence[Reliability]) -> Section:

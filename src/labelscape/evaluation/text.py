@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from labelscape.evaluation.conventions import Convention
     from labelscape.evaluation.objects import ObjectCounts
+    from labelscape.evaluation.paths import PathCounts
     from labelscape.evaluation.topology import TopologyCounts
 
 Scores = Mapping[str, Mapping]
@@ -219,3 +220,13 @@ def print_topology(found: Sequence[TopologyCounts]) -> None:
         print(
             f"skeletons of {_printable(one.name)}: clDice {percent(facts['cldice'])} % ({', '.join(parts)})"
         )
+
+
+def print_paths(found: Sequence[PathCounts]) -> None:
+    """Print APLS and its parts for each class."""
+    for one in found:
+        facts = one.to_dict()
+        parts = (
+            f"true paths {percent(facts['of_truth'])} %, predicted paths {percent(facts['of_prediction'])} %"
+        )
+        print(f"paths along {_printable(one.name)}: APLS {percent(facts['apls'])} % ({parts})")

@@ -57,6 +57,7 @@ def evaluate(
     objects: Sequence[str] = (),
     tolerance: int = 2,
     topology: Sequence[str] = (),
+    apls: Sequence[str] = (),
     out: str | Path | None = None,
     overwrite: bool = False,
     show: bool = True,
@@ -77,8 +78,8 @@ def evaluate(
     task     name of the second task to score, on its own labels; by default that whose classes there are
     keep     is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
-    objects, topology  classes of things, whose objects and borders (to `tolerance` pixels) count too, and of
-             lines, whose skeletons are compared
+    objects, topology, apls  classes of things, whose objects and borders (to `tolerance` pixels) count too,
+             of lines, whose skeletons are compared, and of roads, along which paths are
     out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
 
     A class raster, or a folder with one of each scene's name, is scored as it is. Raises as
@@ -87,8 +88,8 @@ def evaluate(
     """
     options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
     options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
-    options |= {"objects": objects, "tolerance": tolerance, "topology": topology, "engine": engine}
-    options["protocol"] = one_protocol(protocol, tta, scales, average)
+    options |= {"objects": objects, "tolerance": tolerance, "topology": topology, "apls": apls}
+    options |= {"engine": engine, "protocol": one_protocol(protocol, tta, scales, average)}
     if dataset is not None and labels is None:
         return evaluate_into(out, checkpoint, dataset, part, task=task, **options)
     known_part(part)  # before scenes are opened
@@ -148,19 +149,20 @@ def evaluate_into(
     objects: Sequence[str] = (),
     tolerance: int = 2,
     topology: Sequence[str] = (),
+    apls: Sequence[str] = (),
     **options: Any,
 ) -> Evaluation:
-    """`measure.evaluate`, which also counts `objects` and `topology` and writes where the model is wrong into
-    the folder `out`, unless that is None. A finished map, or a folder of them, is scored in place of a
-    checkpoint; of the options it takes `boundaries` and `show`.
+    """`measure.evaluate`, which also counts `objects`, `topology` and `apls` and writes where the model is
+    wrong into the folder `out`, unless that is None. A finished map, or a folder of them, is scored in place
+    of a checkpoint; of the options it takes `boundaries` and `show`.
     """
     measure.check_dataset(dataset, "score a checkpoint")
     known = known_part(part)
     scenes = dataset.scenes if known is None else dataset.part(known)
     # Before anything is predicted: that its files may be written is checked when it is made.
     places = Places(out, scenes, dataset.legend, overwrite=overwrite) if out is not None else None
-    how = {"tolerance": tolerance, "topology": topology}
-    things = Objects(objects, dataset.legend.names, **how) if objects or topology else None
+    how = {"tolerance": tolerance, "topology": topology, "apls": apls}
+    things = Objects(objects, dataset.legend.names, **how) if objects or topology or apls else None
     watch = [one.watch for one in (places, things) if one is not None]
     if is_map(checkpoint):
         title, kept = Path(checkpoint).name, {name: options[name] for name in ("boundaries", "show")}
@@ -171,7 +173,8 @@ def evaluate_into(
         options |= {"reliability": options.get("reliability", False) or places is not None}
         found = measure.evaluate(models, dataset, part=part, watch=watch, **options)
     if things is not None:
-        found = replace(found, objects=tuple(things.counts), topology=tuple(things.topology))
+        counts = {"topology": tuple(things.topology), "paths": tuple(things.paths)}
+        found = replace(found, objects=tuple(things.counts), **counts)
     if places is None:
         return found
     found = replace(found, distances=places.distances)
