@@ -5,6 +5,7 @@ wish.
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,7 @@ def test_a_room_imports_only_lower_ones(module):
     assert not {n.split(".")[0] for n in names} & NEVER.get(room, set())
 
 
+@cache
 def runs(module: Path) -> set[str]:
     """Packages that a module imports when it runs; others may be named for type checkers alone."""
     tree = ast.parse(module.read_text())

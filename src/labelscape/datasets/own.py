@@ -65,24 +65,23 @@ def open_dataset(
     spec    how labels are read: LabelRules, or a mapping of their settings; classes that the rules do not
             name are taken from all label files together
     block   side of a block in pixels; pairs of files are split file by file instead
-    shares  split -> share of the labels, e.g. {"train": 0.75, "test": 0.25}; None splits nothing. A folder of
-            pairs with splits of its own (`parts_given`) keeps them, except for a random split or a fold
+    shares  split -> share of the labels, e.g. {"train": 0.75}; None splits nothing. A folder of pairs with
+            splits of its own (`parts_given`) keeps them, except for a random split or a fold
     fold    "2/5": cross-validation, the second of five folds of blocks is the split "test"
     buffer  training labels within this many pixels of a held-out block are dropped
     pixel_size, asset  of `open_scene`; by default the coarsest scene's pixels, the assets with the role data
     split   blocks: large blocks, stratified by class; random: blocks of 32 pixels
-    corrections  answered review files, or polygons with a column `class`, see `datasets.corrected`
+    corrections, tick  review files, see `datasets.corrected`; called with the name of every scene opened
     train_share  of the training blocks, drawn by `seed` (`datasets.share`); `split_seed` draws the others
-    tick    called with the name of every scene that is opened
 
-    Raises BadFile for files that cannot be read, BadOption for invalid options, and BadInput where labels and
-    scenes do not match, nothing is labelled, or there is too little to split.
+    Raises BadFile for unreadable files, BadOption for invalid options, and BadInput where labels and scenes
+    do not match, nothing is labelled, or there is too little to split.
     """
     spec, division = LabelRules.of(spec), _Division(shares, split, fold, block, buffer, seed, split_seed)
     division.check()
     images, labels = _listed(images), _listed(labels)
-    own = images, labels, None, ()
-    images, found, given, told = own if labels else _pairs(images, own_split=division.keeps_given)
+    own = (images, labels, None, ()) if labels else _pairs(images, own_split=division.keeps_given)
+    images, found, given, told = own
     by_file = not labels and len(images) > 1  # a single pair is one scene, and is split by blocks
     reading = {"nodata": nodata, "bands": bands, "band_names": band_names, "asset": asset}
     files = _files(images, found, spec, reading, tick)

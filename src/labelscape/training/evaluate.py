@@ -83,8 +83,7 @@ def evaluate(
     out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
 
     A class raster, or a folder with one of each scene's name, is scored as it is. Raises as
-    `evaluation.measure.evaluate`; also BadOption where the checkpoint does not say what it was trained on,
-    BadFile for files that cannot be read.
+    `measure.evaluate`; also BadOption where the checkpoint does not say what it was trained on, BadFile.
     """
     options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
     options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
