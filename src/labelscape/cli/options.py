@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from labelscape.cli.parsing import names_of, numbers_of, pairs_of, scales_of
+from labelscape.cli.parsing import label_files, names_of, numbers_of, pairs_of, scales_of
 from labelscape.progress import print_line
 
 if TYPE_CHECKING:
@@ -344,12 +344,7 @@ class Labels:
     @property
     def files(self) -> list[str]:
         """The label files, those of globs and lists one by one. Raises as `listed_files`."""
-        if not self.labels:  # help and many verbs need no GDAL
-            return []
-        from labelscape.scenes.file_lists import listed_files
-
-        # Label files have no bands in files of their own, so that a comma separates nothing.
-        return [one if isinstance(one, str) else ",".join(one) for one in listed_files(self.labels)]
+        return label_files(self.labels) if self.labels else []  # many verbs need no GDAL
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -445,8 +440,8 @@ SETTINGS = (
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 
 OF_MATE = (
-    "area background band_names bands block buffer class_column classes dataset holdout ignore_values labels "
-    "layer merge nodata split threshold val"
+    "area asset background band_names bands block buffer class_column classes dataset holdout ignore_values "
+    "labels layer merge nodata split threshold val"
 )
 """Settings of a second task's data (`mate.data`) that are options: `mate.data.classes` is --mate-classes."""
 

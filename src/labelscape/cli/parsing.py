@@ -39,6 +39,14 @@ def labelled_scenes(texts: Iterable[str]) -> list[str | tuple[str, ...]]:
     return [scene_of(one) if isinstance(one, str) else one for one in listed_files(texts)]
 
 
+def label_files(texts: Iterable[str]) -> list[str]:
+    """Label files one by one, by globs or by lists, in their order."""
+    from labelscape.scenes.file_lists import listed_files
+
+    # Labels have no bands in files of their own, so that a comma separates nothing.
+    return [one if isinstance(one, str) else ",".join(one) for one in listed_files(texts)]
+
+
 def pairs_of(items: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
     """`woodland=forest,scrub` -> {"woodland": ("forest", "scrub")}; a bare `water` -> {"water":
     ("water",)}.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labelscape.cli.parsing import names_of, numbers_of, pairs_of, scene_of
+from labelscape.cli.parsing import label_files, labelled_scenes, names_of, numbers_of, pairs_of
 from labelscape.errors import BadOption
 
 Texts = list[str]
@@ -78,6 +78,9 @@ class SecondTask:
     mate_nodata: Annotated[
         float | None, typer.Option("--mate-nodata", help="As --nodata, for the second task.")
     ] = None
+    mate_asset: Annotated[
+        str | None, typer.Option("--mate-asset", help="As --asset, for the second task.")
+    ] = None
     mate_block: Annotated[
         int | None, typer.Option("--mate-block", help="As --block, for the second task.", show_default="256")
     ] = None
@@ -114,7 +117,7 @@ class SecondTask:
         if not given:
             return {}
         its_own = {name.removeprefix("mate_"): value for name, value in given.items()}
-        data = {"images": [scene_of(image) for image in its_own.pop("mate")]}
+        data = {"images": labelled_scenes(its_own.pop("mate"))}
         # The rest describes the data, as the first task's options of the same names do.
         task = {key: its_own.pop(key) for key in ("name", "weight", "batch") if key in its_own}
         readings = {
@@ -122,6 +125,7 @@ class SecondTask:
             "classes": lambda texts: numbers_of(texts, "mate-classes"),
             "bands": names_of,
             "band_names": names_of,
+            "labels": label_files,
         }
         for name, value in its_own.items():
             # Singular on the command line, where it takes one value at a time.
