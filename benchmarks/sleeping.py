@@ -18,9 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from labelscape.files import written_whole
 from labelscape.grid import Window
-from labelscape.maps.blocks import BlockTask
+from labelscape.maps.blocks import BlockTask, Scored
 from labelscape.maps.job import Job, SceneRecord
 from labelscape.maps.journal import Journal
 from labelscape.maps.layout import Blocks, blocks_for
@@ -28,6 +27,7 @@ from labelscape.maps.request import MapRequest
 from labelscape.maps.shared import Begun
 from labelscape.progress import bar
 from labelscape.scoring.tiles import TilePlan
+from labelscape.workers.store import store_at, store_for
 
 RECORDED, TILE = "recorded.json", "recorded-tile.tif"
 
@@ -91,7 +91,7 @@ def recorded(folder: str) -> tuple[Recorded, bytes]:
 
 
 def _journal(out: str, scene: str, planes: tuple[str, ...]) -> Journal:
-    return Journal(Path(out) / f".{Path(scene).stem}.unfinished", {"scene": str(scene)}, planes)
+    return Journal(store_for(Path(out), Path(scene).stem, None), {"scene": str(scene)}, planes)
 
 
 # ------------------------------------------------------------------ in the place of what labelscape.maps does
@@ -102,7 +102,7 @@ def begin(job: Job, source: str, request: MapRequest, workers: int, scenes: int)
     about, _ = recorded(job.out)
     time.sleep(about.begin)
     blocks = blocks_for(about.plan, workers, scenes)
-    folder = str(_journal(job.out, source, about.planes).folder)
+    folder = _journal(job.out, source, about.planes).store.address
     task = BlockTask((), source, request, folder, about.planes, 1, blocks.rows, blocks.columns)
     missing: dict[int, int] = {}
     for tile in about.plan:
@@ -111,19 +111,18 @@ def begin(job: Job, source: str, request: MapRequest, workers: int, scenes: int)
     return Begun(task, missing, 0)
 
 
-def score(task: BlockTask, number: int) -> int:
+def score(task: BlockTask, number: int) -> Scored:
     """As `maps.blocks.score_block`."""
     about, tile_file = recorded(str(Path(task.journal).parent))
     blocks = Blocks(about.plan, task.rows, task.columns)
     tiles = [tile.answers for tile in about.plan if blocks.of(tile.answers) == number]
-    journal = Journal.of_another(Path(task.journal), about.planes)
+    journal = Journal.of_another(store_at(task.journal), {}, about.planes)
     with bar(f"block {number}", len(tiles), "tiles") as tick:
         for tile in tiles:
             time.sleep(about.of_a_tile(about.tile))
-            with written_whole(journal._path(tile)) as part:
-                part.write_bytes(tile_file)
+            journal.store.put(journal._name(tile), tile_file)
             tick()
-    return len(tiles)
+    return Scored(len(tiles), tuple((tile.top, tile.left) for tile in tiles))
 
 
 def write(job: Job, source: str, request: MapRequest, least: int, spent: float | None) -> SceneRecord:
@@ -132,7 +131,7 @@ def write(job: Job, source: str, request: MapRequest, least: int, spent: float |
     journal = _journal(job.out, source, about.planes)
     time.sleep(about.begin)
     for tile in about.plan:
-        assert journal._path(tile.answers).read_bytes() == tile_file
+        assert journal.store.get(journal._name(tile.answers)) == tile_file
         time.sleep(about.of_a_tile(about.add))
     time.sleep(about.megapixels * about.finish)
     journal.close()
@@ -140,7 +139,7 @@ def write(job: Job, source: str, request: MapRequest, least: int, spent: float |
 
 
 def write_in_command(
-    models: Any, source: str, out: Path, request: MapRequest, *, overwrite: bool, tiles: Callable
+    models: Any, source: str, out: Path, request: MapRequest, *, tiles: Callable, **options: Any
 ) -> SceneRecord:
     """As `maps.job.map_one`, with the tiles that arrive from workers."""
     about, _ = recorded(str(out.absolute()))

@@ -29,6 +29,7 @@ from labelscape.nets.catalog import create_model
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.tiles import TilePlan
+from labelscape.workers.store import Folder
 
 QUICK = {"report": False, "device": "cpu", "tile_size": 128, "overlap": 16, "proba": True, "entropy": True}
 
@@ -126,32 +127,32 @@ def test_a_tile_is_kept_for_its_own_key_and_as_long_as_it_is_whole(tmp_path, che
                 ({}, replace(checkpoint, temperature=2.0)),
             )
         ]
-    Journal(tmp_path / "j", keys[0], ("class", "confidence")).save(core, planes)
-    again = Journal(tmp_path / "j", keys[1], ("class", "confidence"))
-    assert again.found == 1 and is_begun(tmp_path / "j", keys[0])
+    Journal(Folder(tmp_path / "j"), keys[0], ("class", "confidence")).save(core, planes)
+    again = Journal(Folder(tmp_path / "j"), keys[1], ("class", "confidence"))
+    assert again.found == 1 and is_begun(Folder(tmp_path / "j"), keys[0])
     np.testing.assert_array_equal(again.load(core), planes)
     for other in keys[2:]:
-        assert not is_begun(tmp_path / "j", other)
+        assert not is_begun(Folder(tmp_path / "j"), other)
     file = next((tmp_path / "j").glob("*.tif"))
     file.write_bytes(file.read_bytes()[:-40])
     assert again.load(core) is None
     for other, said in zip(keys[2:], ("nodata None, now 3.0", "another checkpoint")):
-        Journal(tmp_path / "j", keys[0], overwrite=True).save(core, planes)
+        Journal(Folder(tmp_path / "j"), keys[0], overwrite=True).save(core, planes)
         with pytest.raises(BadFile, match=f"1 finished tile of an interrupted map .*{said}.*overwrite=True"):
-            Journal(tmp_path / "j", other)
-        assert is_begun(tmp_path / "j", keys[0])
-        new = Journal(tmp_path / "j", other, overwrite=True)
-        assert not new.has(core) and said in new.deleted
+            Journal(Folder(tmp_path / "j"), other)
+        assert is_begun(Folder(tmp_path / "j"), keys[0])
+        new = Journal(Folder(tmp_path / "j"), other, overwrite=True)
+        assert not new.had(core) and said in new.deleted
 
 
 def test_a_tile_serves_maps_that_ask_for_fewer_of_its_planes(tmp_path):
     core, planes = Window(0, 0, 2, 3), np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
     kinds = ("class", "proba", "proba", "entropy")
-    Journal(tmp_path / "j", {}, kinds).save(core, planes)
+    Journal(Folder(tmp_path / "j"), {}, kinds).save(core, planes)
     for wanted, bands in ((kinds, [0, 1, 2, 3]), (("class", "entropy"), [0, 3]), (("class",), [0])):
-        np.testing.assert_array_equal(Journal(tmp_path / "j", {}, wanted).load(core), planes[bands])
+        np.testing.assert_array_equal(Journal(Folder(tmp_path / "j"), {}, wanted).load(core), planes[bands])
     for lacking in (("class", "confidence"), (*kinds, "entropy"), ("class", "proba")):
-        assert Journal(tmp_path / "j", {}, lacking).load(core) is None
+        assert Journal(Folder(tmp_path / "j"), {}, lacking).load(core) is None
 
 
 def test_damaged_tiles_are_scored_again(tmp_path, checkpoint, monkeypatch):
@@ -171,7 +172,7 @@ def test_damaged_tiles_are_scored_again(tmp_path, checkpoint, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadFile, match="cannot be written"):
-        Journal(tmp_path / "file" / "j", {})
+        Journal(Folder(tmp_path / "file" / "j"), {})
 
 
 def test_doubtful_pixels_become_unknown(tmp_path, checkpoint):

@@ -15,6 +15,7 @@ from labelscape.maps.run import map_scene
 from labelscape.maps.work import _room, scorer_of
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.stitch import plan_for
+from labelscape.workers.store import Folder
 
 PIXELS, LAYERS = 96 * 128, 2
 MOST = int(PIXELS * LAYERS * (1 + 4 / 3))
@@ -78,5 +79,5 @@ def test_holes_of_a_sparse_scene_need_no_room(tmp_path, disk):
     request = MapRequest(device="cpu", **settings)
     with Scene(path) as scene:
         plan = plan_for(scorer_of(request, [checkpoint]), scene, tile_size=128, overlap=16, blend=None)
-        notes = _room(request, tmp_path, tmp_path / "none", scene, plan, {"": checkpoint.legend})
+        notes = _room(request, tmp_path, Folder(tmp_path / "none"), scene, plan, {"": checkpoint.legend})
     assert len(notes) == 1

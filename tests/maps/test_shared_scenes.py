@@ -12,7 +12,7 @@ from labelscape.checkpoint import StoredAs, save
 from labelscape.errors import BadFile
 from labelscape.grid import Window
 from labelscape.maps import shared
-from labelscape.maps.blocks import BlockTask
+from labelscape.maps.blocks import BlockTask, Scored
 from labelscape.maps.job import Job, SceneRecord
 from labelscape.maps.layout import blocks_for
 from labelscape.maps.request import MapRequest
@@ -124,7 +124,7 @@ def plain(monkeypatch, blocks=5, bad=None):
     def score(task, number):
         if task.source == bad and number == 2:
             raise BadFile("damaged at rows 2-3")
-        return 1
+        return Scored(1, ((0, number),))
 
     def write(job, source, request, least, spent):
         assert least == blocks and spent >= 0

@@ -77,6 +77,15 @@ class Shared(Workers):
             help="What a worker is given: scene, block (of a scene's tiles) or auto (by number and size).",
         ),
     ] = "auto"
+    journal: Annotated[
+        str | None,
+        typer.Option(
+            "--journal",
+            metavar="s3://BUCKET/PREFIX",
+            help="Keep finished tiles on S3: the workers then need no folder in common.",
+            show_default="in --out",
+        ),
+    ] = None
 
 
 Again = Annotated[
@@ -161,7 +170,8 @@ def _map(
     settings: dict[str, Any],
 ) -> None:
     """Map one scene or many, and print what was made."""
-    if len(sources) == 1 and workers.workers is None and workers.cluster is None:
+    alone = workers.workers is None and workers.cluster is None and workers.journal is None
+    if len(sources) == 1 and alone:
         from labelscape.maps.run import map_scene
 
         _tell(map_scene(models, sources[0].source, out, **settings), as_json)

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from labelscape.checkpoint import Checkpoint
@@ -33,9 +32,12 @@ from labelscape.scoring.tiles import TilePlan
 from labelscape.workers.cluster import Call, Took
 from labelscape.workers.pace import Pace
 from labelscape.workers.sent import for_workers, loaded
+from labelscape.workers.store import store_at
 
 Run = Callable[[Iterable[Call | None], Took], Iterator[tuple[Call, Any]]]
 """Runs calls on workers and yields each with what it returned or raised (`cluster.outcomes`)."""
+Corner = tuple[int, int]
+"""First row and column of a tile."""
 
 
 # ---------------------------------------------------------------------------------------------- on a worker
@@ -72,9 +74,19 @@ _kept: list[_Ready] = []
 """The map that this worker worked on last, or nothing."""
 
 
-def score_block(task: BlockTask, number: int) -> int:
-    """Score the tiles of a block that are not in the journal, and keep them there, on a worker. Returns their
-    number. Raises BadFile, BadInput, BadOption.
+@dataclass(frozen=True)
+class Scored:
+    """What became of a block: the number of tiles made just now, and the corners of all that are in the
+    journal now; others of the block hold no valid pixel.
+    """
+
+    made: int
+    there: tuple[Corner, ...]
+
+
+def score_block(task: BlockTask, number: int) -> Scored:
+    """Score the tiles of a block that are not in the journal, and keep them there, on a worker. Raises
+    BadFile, BadInput, BadOption.
     """
     try:
         with as_many_threads({"threads": task.threads}):
@@ -89,19 +101,29 @@ def score_block(task: BlockTask, number: int) -> int:
     raise failed
 
 
-def _score_block(ready: _Ready, number: int) -> int:
+def _score_block(ready: _Ready, number: int) -> Scored:
     scene, plan, journal = ready.scene, ready.plan, ready.journal
     blocks = Blocks(plan, ready.task.rows, ready.task.columns)
 
+    # Of this moment: no other worker makes tiles of this block, but one that died may have made some.
+    finished, there = journal.lookup(), set[Corner]()
+
     def wanted(answers: Window) -> bool:
-        return blocks.of(answers) == number and scene.may_hold(answers) and not journal.has(answers)
+        if blocks.of(answers) != number or not scene.may_hold(answers):
+            return False
+        if finished(answers):
+            there.add((answers.top, answers.left))
+            return False
+        return True
 
     def keep(tile: ScoredTile) -> None:
         planes = planes_of(tile, ready.outputs, ready.task.request.reject, ready.scorer.groups)
         journal.save(tile.window, planes)
+        there.add((tile.window.top, tile.window.left))
 
     with bar(f"block {number}", ready.task.rows * ready.task.columns, "tiles") as tick:
-        return one_behind(score_tiles(ready.scorer, scene, plan, wanted=wanted), keep, tick)
+        made = one_behind(score_tiles(ready.scorer, scene, plan, wanted=wanted), keep, tick)
+    return Scored(made, tuple(there))
 
 
 def _ready(task: BlockTask) -> _Ready:
@@ -124,10 +146,11 @@ def _opened(task: BlockTask, models: list[Checkpoint], stack: ExitStack) -> _Rea
     scorer = with_engine(scorer, [plan], request.engine).scorer
     key = tile_key(request, models, scene, plan, scorer.device.type, watched, engine=scorer.engine)
     # As the process that writes the map sees it: else its tiles would be of another map.
-    if different := differences(Path(task.journal), key):
+    store = store_at(task.journal)
+    if different := differences(store, key):
         raise BadInput(f"A worker sees another map than the one begun ({'; '.join(different)}).")
     outputs = rasters_of(request, mate.name if mate else "")
-    journal = Journal.of_another(Path(task.journal), task.planes)
+    journal = Journal.of_another(store, key, task.planes)
     return _Ready(task, ExitStack(), scene, scorer, plan, outputs, journal)
 
 
@@ -159,7 +182,11 @@ def from_workers(
         task = task_of(work, models, source, blocks)
         calls = (Call(number, f"block-of-{work.stem}", score_block, (task, number)) for number in missing)
         pace.forget()
-        yield from _arriving(work, blocks, missing, run(calls, pace.took), pace, tick)
+
+        def took(worker: str, seconds: float, found: Scored) -> None:
+            pace.took(worker, seconds, found.made)
+
+        yield from _arriving(work, blocks, missing, run(calls, took), pace, tick)
 
     return tiles
 
@@ -185,7 +212,7 @@ def task_of(work: MapWork, models: tuple, source: Source, blocks: Blocks) -> Blo
         portable(
             work.request.replace(device=work.scorer.device.type, engine=work.scorer.engine.partition(" ")[0])
         ),
-        str(work.journal.folder.absolute()),
+        work.journal.store.address,
         work.journal.planes,
         int(work.journal.machine.get("threads") or 1),
         blocks.rows,
@@ -205,9 +232,9 @@ def missing_blocks(work: MapWork, blocks: Blocks) -> dict[int, int]:
 
 
 def _kept_of(work: MapWork) -> set[Window]:
-    """The tiles of an earlier run. A first run is spared a call of the file system per tile."""
+    """The tiles of an earlier run."""
     journal = work.journal
-    return {t.answers for t in work.plan if journal.has(t.answers)} if journal.found else set()
+    return {t.answers for t in work.plan if journal.had(t.answers)} if journal.found else set()
 
 
 def _arriving(
@@ -220,7 +247,7 @@ def _arriving(
 ) -> Iterator[Item]:
     """Every tile with valid pixels in the plan's order, as soon as its block is finished."""
     scene, plan, journal = work.scene, work.plan, work.journal
-    kept, waiting = _kept_of(work), set(missing)
+    kept, waiting, there = _kept_of(work), set(missing), set[Corner]()
     for tile in plan:
         number = blocks.of(tile.answers)
         while number in waiting:
@@ -228,15 +255,17 @@ def _arriving(
             if isinstance(found, BaseException):
                 raise found
             waiting.discard(call.number)
+            there.update(found.there)
             pace.pixels += missing[call.number]
             tick(0, blocks=f"{len(missing) - len(waiting):,}/{len(missing):,}", **pace.facts())
-        # Not there after all: it holds no valid pixel.
-        if tile.answers in kept or (number in missing and journal.has(tile.answers)):
+        # By what the worker said, not by what is there: a tile that was lost since must not become a hole.
+        # Others hold no valid pixel.
+        if tile.answers in kept or (tile.answers.top, tile.answers.left) in there:
             planes = journal.load(tile.answers)
             if planes is not None:
                 yield tile.answers, planes
                 continue
-            # A damaged file: this tile alone is scored, here.
+            # A file that is damaged or gone: this tile alone is scored, here.
             yield from score_tiles(
                 work.scorer, scene, plan, wanted=lambda window, damaged=tile.answers: window == damaged
             )

@@ -36,7 +36,9 @@ SCENES_PER_WORKER = 2
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """The scenes of a job, with the request of each. Raises BadOption for another grain or limit."""
+    """The scenes of a job, with the request of each. `journal` is the address at which tiles are kept, where
+    that is not `out`. Raises BadOption for another grain or limit.
+    """
 
     models: Sequence[Checkpoint]
     scenes: Sequence[Source]
@@ -45,8 +47,14 @@ class Work:
     overwrite: bool
     grain: str
     limit: float | None
+    journal: str | None = None
 
     def __post_init__(self) -> None:
+        if self.journal is not None and self.grain == "scene":
+            raise BadOption(
+                "`journal` holds tiles of blocks; workers with `grain='scene'` write whole maps to `out`, "
+                "which they must share. Leave one of the two out."
+            )
         if self.grain not in GRAINS:
             raise UnknownName("`grain`", self.grain, GRAINS)
         check_limit(self.limit)
@@ -59,7 +67,8 @@ def on_workers(
     called with each record when it is known. Raises BadInput where a worker cannot do the job, ClusterLost.
     """
     job = Job(files_of(work.models), str(work.out.absolute()), work.overwrite, THREADS)
-    crew = check_workers(client, Needs(Path(job.out), job.models, work.requests[0].device))
+    # Of a journal elsewhere workers need no more: `out` may be a disk that only this process has.
+    crew = check_workers(client, Needs(Path(job.out), job.models, work.requests[0].device, work.journal))
     count = len(crew.hosts)
     grain = grain_for(work, count, crew)
     for line in _plan(client, work, grain, crew):
@@ -86,17 +95,19 @@ def on_workers(
 def grain_for(work: Work, workers: int, crew: Crew) -> str:
     """What a worker is given: a "scene" or a "block". Raises BadOption where blocks cannot be joined."""
     many = len(work.scenes) >= SCENES_PER_WORKER * workers
-    if work.grain == "scene" or (work.grain == "auto" and (many or _all_are_small(work))):
+    auto = work.grain == "auto" and work.journal is None
+    if work.grain == "scene" or (auto and (many or _all_are_small(work))):
         return "scene"
     # Tiles of another device have other last digits, and other batches. Of several scenes workers plan the
     # tiles too.
     here = pick_device(work.requests[0].device).type
-    if here == crew.device or len(work.scenes) > 1:
+    if here == crew.device or (len(work.scenes) > 1 and work.journal is None):
         return "block"
-    if work.grain == "block":
+    if not auto:
+        other = "" if work.journal else ", or `grain='scene'`"
         raise BadOption(
             f"The workers compute on {crew.device}, and this process, which plans the tiles, on {here}. Pass "
-            f"`device='cpu'`, or `grain='scene'`, or start it on a machine with {crew.device}."
+            f"`device='cpu'`{other}, or start it on a machine with {crew.device}."
         )
     return "scene"
 
@@ -147,7 +158,8 @@ def _by_block(client: Client, work: Work, job: Job, workers: int) -> Iterator[tu
     def run(calls: Iterable[cluster.Call | None], took: cluster.Took) -> Iterator:
         return cluster.outcomes(client, calls, limit=work.limit, took=took)
 
-    if len(work.scenes) > 1:
+    # They write to `out`, which workers with a journal elsewhere need not have.
+    if len(work.scenes) > 1 and work.journal is None:
         shared = Shared(job, work.scenes, work.requests, workers)
         with bar(f"map {len(work.scenes)} scenes", len(work.scenes), "scenes") as tick:
             yield from shared.records(run, pace, tick)
@@ -170,7 +182,8 @@ def one_after_another(
             say=lambda line, t=f"{count}{text}": print_line(f"{t}: {line}"),
             pace=pace,
         )
-        record = map_one(work.models, scene, work.out, request, overwrite=work.overwrite, tiles=tiles)
+        how = {"overwrite": work.overwrite, "tiles": tiles, "journal": work.journal}
+        record = map_one(work.models, scene, work.out, request, **how)
         # Shown beside the blocks of the scenes that follow.
         pace.failed += not record.is_mapped
         yield n, record

@@ -145,6 +145,7 @@ def map_one(
     tiles: Tiles = in_order,
     patience: float = 0,
     spent: float | None = None,
+    journal: str | None = None,
 ) -> SceneRecord:
     """Map one scene of a job, unless an earlier run has finished it. Whatever is wrong with the scene becomes
     its record: the other scenes do not suffer. For the options see `map_with`.
@@ -152,7 +153,7 @@ def map_one(
 
     def make() -> SceneRecord:
         options = {"overwrite": overwrite, "tiles": tiles, "patience": patience, "spent": spent}
-        result = map_with(models, source, out, request, **options)
+        result = map_with(models, source, out, request, **options, journal=journal)
         return SceneRecord(
             scene_text(source),
             "done",

@@ -1,18 +1,17 @@
 """The journal of a map: every finished tile is kept in a file of its own until the map is complete, so that
 an interrupted run resumes.
 
-The folder is beside the map's files and is removed when they are complete. Its files are written atomically.
-Tiles are never deleted unasked: a folder with tiles of another map, or of a scene that has changed since, is
-refused.
+It is a folder beside the map's files, or a place on S3 (`store`), and is removed when they are complete. Its
+files are written atomically. Tiles are never deleted unasked: a journal with tiles of another map, or of a
+scene that has changed since, is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from rasterio.errors import RasterioError
 
 from labelscape.checkpoint import Checkpoint, fingerprint
 from labelscape.errors import BadFile
-from labelscape.files import cannot_write, private_folder, written_whole
 from labelscape.grid import Window
 from labelscape.maps.outputs import rasters_of
 from labelscape.maps.request import Affects, MapRequest
@@ -35,6 +33,7 @@ from labelscape.scoring.fade import HANN
 from labelscape.scoring.scorer import second_task
 from labelscape.scoring.tiles import TilePlan
 from labelscape.version import __version__
+from labelscape.workers.store import Store
 
 TORCH = "torch"
 RESOLVED = {"checkpoint", "scene", "tile_size", "overlap", "blend", "engine"}
@@ -95,34 +94,37 @@ def planes_wanted(request: MapRequest, models: Sequence[Checkpoint]) -> tuple[st
     return tuple(r.kind for r in rasters for _ in r.band_names(legends[r.task]))
 
 
-def engine_begun(folder: Path) -> str | None:
-    """The engine that a folder's finished tiles were predicted with, without its version; None where there is
+SETTINGS = "settings.json"
+
+
+def engine_begun(store: Store) -> str | None:
+    """The engine that a store's finished tiles were predicted with, without its version; None where there are
     none.
     """
-    key = _stored(folder).get("key")
-    return str(key.get("engine", TORCH)).partition(" ")[0] if key and _tiles(folder) else None
+    key = _stored(store).get("key")
+    return str(key.get("engine", TORCH)).partition(" ")[0] if key and _tiles(store) else None
 
 
-def is_begun(folder: Path, key: dict) -> bool:
-    """Does a folder hold finished tiles of a map with this key?"""
-    return bool(_tiles(folder)) and not differences(folder, key)
+def is_begun(store: Store, key: dict) -> bool:
+    """Does a store hold finished tiles of a map with this key?"""
+    return bool(_tiles(store)) and not differences(store, key)
 
 
-def _tiles(folder: Path) -> list[Path]:
-    return list(folder.glob("[!.]*.tif"))
+def _tiles(store: Store) -> list[str]:
+    return [name for name in store.names() if name.endswith(".tif") and not name.startswith(".")]
 
 
-def _stored(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+def _stored(store: Store) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        found = json.loads(store.get(SETTINGS) or b"")
         if isinstance(found, dict) and isinstance(found.get("key"), dict):
             return found
     return {}
 
 
-def differences(folder: Path, key: dict) -> list[str]:
-    """In what the map that a folder's tiles are of differs from the map of this key, in words."""
-    stored, wanted = _stored(folder).get("key"), json.loads(json.dumps(key))
+def differences(store: Store, key: dict) -> list[str]:
+    """In what the map that a store's tiles are of differs from the map of this key, in words."""
+    stored, wanted = _stored(store).get("key"), json.loads(json.dumps(key))
     if stored is None:
         return ["another version of Labelscape"]
     names = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
@@ -156,66 +158,71 @@ class Journal:
              some is made again
     machine  facts of the machine that values depend on in the last digit, stored with the first tile
 
-    Raises BadFile where the folder holds tiles of another key, or cannot be written.
+    Raises BadFile where the store holds tiles of another key, or cannot be written.
     """
 
     def __init__(
         self,
-        folder: Path,
+        store: Store,
         key: dict,
         planes: Sequence[str] = (),
         *,
         machine: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
-        self.folder, self.planes = folder, tuple(planes)
+        self.store, self.planes, self._end = store, tuple(planes), _end(store, key)
         self.deleted = ""
         """What was deleted of another map, as a sentence."""
-        if folder.is_symlink():
-            raise BadFile(f"{folder} is a symbolic link; remove it, or write to another folder (`out`).")
-        begun, different = len(_tiles(folder)), differences(folder, key)
-        if begun and different:
-            tiles = f"{begun} finished tile{'s' * (begun > 1)} of an interrupted map"
+        begun, different = _tiles(store), differences(store, key)
+        # On S3 a worker that was given up for lost may write a tile after the journal was removed: without
+        # settings nobody knows of which map it is.
+        if begun and different and (not store.remote or _stored(store)):
+            tiles = f"{len(begun)} finished tile{'s' * (len(begun) > 1)} of an interrupted map"
             if not overwrite:
                 raise BadFile(
-                    f"{folder} holds {tiles} that differs from this one ({'; '.join(different)}). Repeat it "
-                    "as it was to resume it, pass `overwrite=True` to delete its tiles, or another `out` or "
-                    "`name`."
+                    f"{store.address} holds {tiles} that differs from this one ({'; '.join(different)}). "
+                    "Repeat it as it was to resume it, pass `overwrite=True` to delete its tiles, or another "
+                    f"{'`journal`' if store.remote else '`out`'} or `name`."
                 )
             self.deleted = f"{tiles} were deleted: it differed from this one ({'; '.join(different)})"
-        try:
-            # All or nothing: one tile of other settings among these would be a map that no settings give.
-            if different:
-                _remove(folder)
-                folder.mkdir(parents=True)
-                # Before the first tile: tiles without settings beside them cannot be resumed.
-                settings = {"key": key, "machine": dict(machine or {})}
-                with written_whole(folder / "settings.json", overwrite=True) as part:
-                    part.write_text(json.dumps(settings, sort_keys=True), encoding="utf-8")
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        self.machine = _stored(folder).get("machine") or dict(machine or {})
-        # A first run finds none, and is spared one call of the file system per tile.
-        self.found = len(_tiles(folder))
-        """Number of tiles finished by an earlier run."""
+        # All or nothing: one tile of other settings among these would be a map that no settings give.
+        if different:
+            store.empty()
+            # Before the first tile: tiles without settings beside them cannot be resumed.
+            settings = {"key": key, "machine": dict(machine or {})}
+            store.put(SETTINGS, json.dumps(settings, sort_keys=True).encode())
+        self.machine = _stored(store).get("machine") or dict(machine or {})
+        self._found = frozenset() if different else frozenset(n for n in begun if n.endswith(self._end))
 
     @classmethod
-    def of_another(cls, folder: Path, planes: Sequence[str]) -> Journal:
+    def of_another(cls, store: Store, key: dict, planes: Sequence[str]) -> Journal:
         """The journal that another process has opened, to add tiles to."""
         made = cls.__new__(cls)
-        made.folder, made.planes, made.deleted, made.machine, made.found = folder, tuple(planes), "", {}, 0
+        made.store, made.planes, made._end = store, tuple(planes), _end(store, key)
+        made.deleted, made.machine, made._found = "", {}, frozenset()
         return made
 
-    def _path(self, core: Window) -> Path:
-        # By place, not by number: a tile is found again whatever was skipped before it.
-        return self.folder / f"{core.top}_{core.left}.tif"
+    @property
+    def found(self) -> int:
+        """Number of tiles finished by an earlier run."""
+        return len(self._found)
 
-    def has(self, core: Window) -> bool:
-        return self._path(core).exists()
+    def had(self, core: Window) -> bool:
+        """Did an earlier run finish this tile?"""
+        return self._name(core) in self._found
+
+    def lookup(self) -> Callable[[Window], bool]:
+        """Is a tile finished by now, whoever finished it? Asks the store once for many tiles where it can."""
+        has = self.store.lookup()
+        return lambda core: has(self._name(core))
+
+    def _name(self, core: Window) -> str:
+        # By place, not by number: a tile is found again whatever was skipped before it.
+        return f"{core.top}_{core.left}{self._end}"
 
     def save(self, core: Window, planes: np.ndarray) -> None:
         """Keep the uint8 planes (C, h, w) of a finished tile. Raises BadFile where they cannot be written."""
-        path = self._path(core)
+        name = self._name(core)
         profile = {
             "driver": "GTiff",
             "count": len(planes),
@@ -225,11 +232,6 @@ class Journal:
             **compression.for_journal().profile,
             "interleave": "band",
         }
-        # Else the folder would be made again, with tiles but without settings.
-        if not self.folder.is_dir():
-            raise BadFile(
-                f"{path} cannot be written: its folder was removed or renamed while the map was made."
-            )
         try:
             # Made in memory and written by Python: GDAL raises no error when the disk is full at the last
             # blocks of a file.
@@ -238,17 +240,22 @@ class Journal:
                     file.write(planes)
                     for band, kind in enumerate(self.planes, start=1):
                         file.set_band_description(band, kind)
-                with written_whole(path, overwrite=True) as part:
-                    part.write_bytes(memory.getbuffer())
+                self.store.put(name, bytes(memory.getbuffer()))
+        except BadFile:
+            raise
         except GDAL_FAILURES as error:
-            raise cannot_write(path, error, reason(error)) from error
+            raise BadFile(f"{self.store.address}/{name} cannot be written: {reason(error)}.") from error
 
     def load(self, core: Window) -> np.ndarray | None:
         """The planes of a tile; None where its file is missing or damaged or lacks some, and it must be
-        scored again.
+        scored again. Raises BadFile where a server does not answer.
         """
+        data = self.store.get(self._name(core))
+        if not data:
+            return None
         try:
-            with gdal(), rasterio.open(self._path(core)) as file:
+            # As GeoTIFF only: on a server others may write, and some formats name files of this machine.
+            with gdal(), rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as file:
                 kinds = file.descriptions
                 chosen = [band for band, kind in enumerate(kinds, start=1) if kind in self.planes]
                 if self.planes and tuple(kinds[band - 1] for band in chosen) != self.planes:
@@ -264,17 +271,19 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.folder.exists() and not _tiles(self.folder):
-            self.close()  # stopped before anything was worth keeping
+        with contextlib.suppress(BadFile):  # a server that is gone; the error that ended the run says so
+            if not _tiles(self.store):
+                self.close()  # stopped before anything was worth keeping
 
     def close(self) -> None:
         """Delete the journal: the map is complete."""
-        _remove(self.folder)
+        self.store.remove()
 
 
-def _remove(folder: Path) -> None:
-    """Delete a journal at once: killed meanwhile, no half of it is left under its name."""
-    if folder.exists():
-        with contextlib.suppress(OSError), private_folder(folder.parent) as private:
-            folder.rename(private / folder.name)
-        shutil.rmtree(folder, ignore_errors=True)  # where it cannot be renamed
+def _end(store: Store, key: dict) -> str:
+    """What the names of this map's tiles end with. No lock keeps another map's process from writing to a
+    bucket: there the name says which map a tile is of.
+    """
+    if not store.remote:
+        return ".tif"
+    return f".{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.tif"

@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from labelscape.checkpoint import load_all
 from labelscape.errors import BadOption, WrongType
-from labelscape.files import check_path
+from labelscape.files import check_local, check_path
 from labelscape.maps.crew import Work, on_workers
 from labelscape.maps.job import JobResult, SceneRecord, map_one, names_for, scene_text
 from labelscape.maps.job_report import JobReport
@@ -22,6 +23,7 @@ from labelscape.scenes.scene_list import SceneList
 from labelscape.scoring.protocol import Protocol
 from labelscape.workers.cluster import connected
 from labelscape.workers.share import TIME_LIMIT
+from labelscape.workers.store import check_journal
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -40,6 +42,7 @@ def map_scenes(
     cluster: str | Client | None = None,
     grain: str = "auto",
     block_timeout: float | None = TIME_LIMIT,
+    journal: str | None = None,
     **settings: Unpack[MapSettings],
 ) -> JobResult:
     """Map many scenes into the folder `out`, each as `map_scene` does. A scene that is refused or fails is
@@ -58,6 +61,8 @@ def map_scenes(
     block_timeout
                 seconds without progress after which a worker is ended, and its work given to another one;
                 None for no limit
+    journal     s3://BUCKET/PREFIX for finished tiles, until a map is complete: workers then need not share
+                `out`, where they lie by default. Server and credentials: AWS_* of the environment
     settings    those of `MapRequest`, for all scenes; `name` only where there is one. With their defaults:
 
     {settings}
@@ -68,23 +73,21 @@ def map_scenes(
 
     Of several scenes `out` gets a report while they finish: job.html, job.json, and footprints, job.gpkg.
 
-    Raises BadOption with all invalid settings, where two scenes would have the same files, and where Dask is
-    needed and not installed; UnknownName for a `task` that a model did not learn; BadFile where a checkpoint
-    cannot be read; BadInput where a worker cannot do the job (another version, no checkpoint, no access to
-    `out`); ClusterLost where the scheduler is gone.
+    Raises BadOption with all invalid settings, where two scenes would have the same files, and where Dask or
+    s3fs is needed and not installed; UnknownName for a `task` that a model did not learn; BadFile where a
+    checkpoint cannot be read, `out` is an address, or `journal` cannot be written to; BadInput where a worker
+    cannot do the job (another version, no checkpoint, no access); ClusterLost where the scheduler is gone.
     """
     start = time.monotonic()
     check_path(out, "The folder of the maps (out)")
+    check_local(out)  # this process writes the files, also where the journal is on S3
     several = listed(scenes)
     request = request_for(checkpoint, several[0], request, protocol, settings)
-    if request.name is not None and len(several) > 1:
-        raise BadOption("`name` is for one scene; maps of several are named after their scenes.")
     models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
     for model in models:
         model.task(request.task)  # an unknown one is wrong of all scenes
-    names = scenes.names if isinstance(scenes, SceneList) else names_for(several)
-    requests = _requests(request, several, names)
-    work = Work(models, several, requests, Path(out), overwrite, grain, block_timeout)
+    requests = _requests(request, several, scenes.names if isinstance(scenes, SceneList) else None)
+    work = Work(models, several, requests, Path(out), overwrite, grain, block_timeout, journal)
     records, grain, count = _mapped(work, workers, cluster, page=request.report)
     return JobResult(tuple(records), work.out, time.monotonic() - start, grain, count)
 
@@ -95,6 +98,8 @@ def _mapped(
     """Map the scenes here or on workers, keeping the job's report: the records, the grain, and the number of
     workers.
     """
+    if work.journal is not None:
+        work = replace(work, journal=check_journal(work.journal))
     with _reported(work, page=page) as finished:
         if workers is None and cluster is None:
             return list(_one_by_one(work, finished)), "scene", 0
@@ -115,8 +120,15 @@ def listed(scenes: Iterable[Source] | SceneList) -> list[Source]:
     return list(found.values())
 
 
-def _requests(request: MapRequest, scenes: Sequence[Source], names: Sequence[str | None]) -> list[MapRequest]:
-    """The request of each scene's map."""
+def _requests(
+    request: MapRequest, scenes: Sequence[Source], names: Sequence[str | None] | None
+) -> list[MapRequest]:
+    """The request of each scene's map; `names` are those of a list of scenes. Raises BadOption where two maps
+    would have the same name.
+    """
+    if request.name is not None and len(scenes) > 1:
+        raise BadOption("`name` is for one scene; maps of several are named after their scenes.")
+    names = names_for(scenes) if names is None else names
     names = names if len(scenes) > 1 else [request.name]
     return [request.replace(scene=source_paths(s), name=name) for s, name in zip(scenes, names)]
 
@@ -134,6 +146,7 @@ def _reported(work: Work, *, page: bool) -> Iterator[Callable[[SceneRecord], Non
 def _one_by_one(work: Work, finished: Callable[[SceneRecord], None]) -> Iterator[SceneRecord]:
     for number, (scene, request) in enumerate(zip(work.scenes, work.requests), start=1):
         print_line(f"scene {number} of {len(work.scenes)}: {scene_text(scene)}")
-        record = map_one(work.models, scene, work.out, request, overwrite=work.overwrite)
+        how = {"overwrite": work.overwrite, "journal": work.journal}
+        record = map_one(work.models, scene, work.out, request, **how)
         finished(record)
         yield record

@@ -272,10 +272,12 @@ def assets(task: str = "") -> dict[str, tuple[str, list[str]]]:
     return {o.kind: (o.title, list(o.roles)) for o in all_outputs(task) if o.title}
 
 
-def bytes_on_disk(pixels: int, layers: int) -> int:
-    """Bytes that the rasters of a map take at most, while they are being finished."""
+def bytes_on_disk(pixels: int, layers: int, *, journal: bool = True) -> int:
+    """Bytes that the rasters of a map take at most, while they are being finished, with or without a journal
+    on the same disk.
+    """
     # The tiles in the journal and the COG, whose overviews add a third (1/4 + 1/16 + ...).
-    return int(pixels * layers * (1 + 4 / 3))
+    return int(pixels * layers * (journal + 4 / 3))
 
 
 def room_note(most: int, free: int, out: str | Path) -> str:

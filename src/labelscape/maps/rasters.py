@@ -214,8 +214,7 @@ def in_order(work: MapWork, _: Tick) -> Iterator[Item]:
     Tiles without stored blocks are skipped.
     """
     scorer, scene, plan, journal = work.scorer, work.scene, work.plan, work.journal
-    # A first run finds nothing, and is spared a call of the file system per tile.
-    kept = {tile.answers for tile in plan if journal.has(tile.answers)} if journal.found else set()
+    kept = {tile.answers for tile in plan if journal.had(tile.answers)} if journal.found else set()
     holds = scene.may_hold
     # One generator over all that is missing, so that the tile after a kept one is already being read.
     scored = score_tiles(scorer, scene, plan, wanted=lambda core: core not in kept and holds(core))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labelscape.maps.blocks import BlockTask, Run, kept_tiles, missing_blocks, score_block, task_of
+from labelscape.maps.blocks import BlockTask, Run, Scored, kept_tiles, missing_blocks, score_block, task_of
 from labelscape.maps.job import (
     NO_MEMORY,
     PATIENCE,
@@ -38,6 +38,7 @@ from labelscape.workers.cluster import Call
 from labelscape.workers.pace import Pace
 from labelscape.workers.sent import for_workers, loaded
 from labelscape.workers.share import cause_of
+from labelscape.workers.store import Folder
 
 # ---------------------------------------------------------------------------------------------- on a worker
 
@@ -112,13 +113,13 @@ class Shared:
         blocks = 0
 
         def took(worker: str, seconds: float, value: Any) -> None:
-            if isinstance(value, int):  # the tiles of a block: other calls say nothing of a worker's speed
-                pace.took(worker, seconds, value)
+            if isinstance(value, Scored):  # other calls say nothing of a worker's speed
+                pace.took(worker, seconds, value.made)
 
         try:
             for call, found in run(self._calls(), took):
                 scene, block = self._of.pop(call.number)
-                if isinstance(found, int) and (one := self._open.get(scene)):
+                if isinstance(found, Scored) and (one := self._open.get(scene)):
                     blocks += 1
                     pace.pixels += one.begun.missing[block]
                     tick(0, blocks=f"{blocks:,}", **pace.facts())
@@ -192,7 +193,7 @@ class Shared:
             text, cause = scene_text(self.scenes[scene]), cause_of(found, NO_MEMORY)
             return SceneRecord(text, "failed", seconds, cause=cause)
         if one is not None:
-            one.kept += found
+            one.kept += found.made
             one.waiting.discard(block)
             if not one.waiting:
                 self._whole.append(scene)
@@ -201,5 +202,8 @@ class Shared:
 
 def _leave(begun: Begun) -> None:
     """Remove the journal of a scene that is not mapped where it has no tile."""
-    with contextlib.suppress(OSError), Journal.of_another(Path(begun.task.journal), begun.task.planes):
+    with (
+        contextlib.suppress(OSError),
+        Journal.of_another(Folder(Path(begun.task.journal)), {}, begun.task.planes),
+    ):
         pass

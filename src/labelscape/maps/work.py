@@ -42,6 +42,7 @@ from labelscape.scoring.memory import size_warning
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
+from labelscape.workers.store import Store, store_for
 
 UNKNOWN = "unknown"
 """Name of the class of pixels whose confidence is below the rejection threshold."""
@@ -134,9 +135,11 @@ def prepared(
     notes: Sequence[str],
     watched: Watched,
     patience: float = 0,
+    journal: str | None = None,
 ) -> Iterator[MapWork]:
     """Plan a map, and hold the lock of its files while the block runs, for which it waits `patience` seconds.
-    Everything that can fail is checked here, before the first tile: raises BadOption, BadInput, BadFile.
+    Tiles are kept in `out`, or below the address `journal`. Everything that can fail is checked here, before
+    the first tile: raises BadOption, BadInput, BadFile.
     """
     checkpoint, grid = models[0], scene.grid
     bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with `force`
@@ -147,8 +150,8 @@ def prepared(
     _check_files(request, scene, paths)
     scorer = scorer_of(request, models)
     plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
-    folder = out / f".{stem}.unfinished"
-    scorer, told_of_engine = settled(scorer, plan, request, folder)
+    store = store_for(out, stem, journal)
+    scorer, told_of_engine = settled(scorer, plan, request, store)
     if warning := size_warning(scorer, plan):
         notes = [*notes, warning]
     notes = [*notes, *told_of_engine]
@@ -162,9 +165,9 @@ def prepared(
     key = tile_key(request, models, scene, plan, scorer.device.type, watched, engine=scorer.engine)
     make_folder(out)
     with locked(out / stem, patience=patience):
-        notes = [*notes, *_room(request, out, folder, scene, plan, legends)]
+        notes = [*notes, *_room(request, out, store, scene, plan, legends)]
         # Files beside tiles with this very key are this map's own, finished before it was stopped.
-        replace = overwrite or is_begun(folder, key)
+        replace = overwrite or is_begun(store, key)
         # Before the journal: a folder that refuses the map must not lose an earlier map's tiles.
         _check_room(paths, replace)
         _try_outputs(request, grid, legends, paths)
@@ -173,10 +176,10 @@ def prepared(
             # Reported, not deleted: only the user knows whether they are still wanted.
             notes = [*notes, f"{', '.join(leftover)} in {out} {verb} from an earlier map, not from this one"]
         wanted = planes_wanted(request, models)
-        journal = Journal(folder, key, wanted, machine=machine_now(), overwrite=overwrite)
-        notes = [*notes, *filter(None, [journal.deleted]), *unlike_before(journal.machine)]
+        kept = Journal(store, key, wanted, machine=machine_now(), overwrite=overwrite)
+        notes = [*notes, *filter(None, [kept.deleted]), *unlike_before(kept.machine)]
         made, told = (stem, paths, rasters_of(request, task)), tuple(notes)
-        yield MapWork(request, scorer, scene, plan, legends, *made, journal, replace, told, watched)
+        yield MapWork(request, scorer, scene, plan, legends, *made, kept, replace, told, watched)
 
 
 def other_scaling(checkpoint: Checkpoint) -> str:
@@ -197,16 +200,17 @@ LEAST_SHARE = 0.02
 
 
 def _room(
-    request: MapRequest, out: Path, begun: Path, scene: Scene, plan: TilePlan, legends: Mapping[str, Legend]
+    request: MapRequest, out: Path, begun: Store, scene: Scene, plan: TilePlan, legends: Mapping[str, Legend]
 ) -> list[str]:
-    """A note where the disk may be too small for the map; tiles in the folder `begun` are on it already.
+    """A note where the disk may be too small for the map; tiles in the store `begun` may be on it already.
     Raises BadFile where it certainly is, unless the map is forced.
     """
     layers = sum(len(one.band_names(legends[one.task])) for one in rasters_of(request, _second(legends)))
-    most, free = bytes_on_disk(scene.grid.window.pixels, layers), free_bytes(out)
+    most = bytes_on_disk(scene.grid.window.pixels, layers, journal=not begun.remote)
+    free = free_bytes(out)
     if free is None:
         return []
-    free += sum(tile.stat().st_size for tile in begun.glob("*.tif"))
+    free += begun.stored_bytes()
     note = room_note(most, free, out)
     if free < LEAST_SHARE * share_stored(scene, plan) * most and not request.force:
         raise BadFile(
@@ -253,8 +257,8 @@ def scorer_of(request: MapRequest, models: Sequence[Checkpoint]) -> Scorer:
     )
 
 
-def settled(scorer: Scorer, plan: TilePlan, request: MapRequest, begun: Path) -> tuple[Scorer, list[str]]:
-    """The scorer with its engine, and what to know of it. An interrupted map whose tiles lie in the folder
+def settled(scorer: Scorer, plan: TilePlan, request: MapRequest, begun: Store) -> tuple[Scorer, list[str]]:
+    """The scorer with its engine, and what to know of it. An interrupted map whose tiles lie in the store
     `begun` is resumed with the engine that it was begun with, unless another one is asked for.
     """
     engine = (request.engine == "auto" and engine_begun(begun)) or request.engine

@@ -1,5 +1,5 @@
 """Can the workers of a cluster do a job? Asked of all of them before it begins: their versions, the
-checkpoint, the shared folder. A job is refused by the worker's name, not after an hour by a missing file.
+checkpoint, the shared place. A job is refused by the worker's name, not after an hour by a missing file.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import OURS, cannot_write
 from labelscape.workers import cluster
+from labelscape.workers.store import Folder, Store, store_at
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -33,14 +35,22 @@ MOST_NAMED = 5
 class Needs:
     """What a job needs of every worker, beside the same version of Labelscape.
 
-    out     folder that all of them write to; None for a job that writes no files
-    models  checkpoints that they read; with any, torch has to be of the same version too
-    device  that the networks run on
+    out      folder that all of them write to; None for a job that writes no files
+    models   checkpoints that they read; with any, torch has to be of the same version too
+    device   that the networks run on
+    journal  address of the place that all of them write to instead of `out`
     """
 
     out: Path | None
     models: tuple[StoredAs, ...] = ()
     device: str = "cpu"
+    journal: str | None = None
+
+    @property
+    def shared(self) -> Store | None:
+        """The place that all workers write to."""
+        place = self.journal or self.out
+        return None if place is None else store_at(str(place))
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ class Crew:
 
 def check_workers(client: Client, needs: Needs) -> Crew:
     """Ask every worker. Raises BadInput that names the workers which cannot do the job, and why; BadFile
-    where the output folder cannot be written here.
+    where the place that they share cannot be written here.
     """
     ours = cluster.versions_for(network=bool(needs.models))
     asked = cluster.asked_of_all(client, _versions(), tuple(ours))
@@ -102,31 +112,40 @@ def check_workers(client: Client, needs: Needs) -> Crew:
 
 def _answers(client: Client, needs: Needs, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What each worker says of itself (`facts_here`), once all of them have what the job needs."""
-    if needs.out is None:
+    shared = needs.shared
+    if shared is None:
         answers = cluster.asked_of_all(client, facts_here, needs, None)
         _refuse(_wrong(answers), asked)
         return answers
-    out = needs.out
-    made = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        mark = out / f"{OURS}{secrets.token_hex(8)}.probe"
-        mark.write_text(mark.name)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    try:
-        answers = cluster.asked_of_all(client, facts_here, needs, str(mark))
+    with _marked(shared) as mark:
+        answers = cluster.asked_of_all(client, facts_here, needs, mark)
         wrong = _wrong(answers)
         for where, answer in answers.items():
-            if not wrong[where] and not _appears(Path(answer["file"])):
-                wrong[where] = f"what it writes to {out} does not appear here: it is another folder there"
-    finally:
-        for file in [mark, *out.glob(f"{mark.name}-*")]:
-            file.unlink(missing_ok=True)
-        if made and not any(out.iterdir()):
-            out.rmdir()  # where the job is refused nothing is left; else it is made again
+            if not wrong[where] and not _appears(shared, answer["file"]):
+                place = shared.address
+                wrong[where] = f"what it writes to {place} does not appear here: it is another place there"
     _refuse(wrong, asked)
     return answers
+
+
+@contextmanager
+def _marked(shared: Store) -> Iterator[str]:
+    """The name of a file that workers should see; it and their answers are deleted at the end."""
+    mark = f"{OURS}{secrets.token_hex(8)}.probe"
+    folder = shared.path if isinstance(shared, Folder) else None
+    made = folder is not None and not folder.exists()
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        shared.put(mark, mark.encode())
+    except OSError as error:
+        raise error if folder is None else cannot_write(folder, error) from error
+    try:
+        yield mark
+    finally:
+        shared.delete(shared.names(mark))
+        if folder is not None and made and not any(folder.iterdir()):
+            folder.rmdir()  # where the job is refused nothing is left; else it is made again
 
 
 def _wrong(answers: Mapping[str, Any]) -> dict[str, object]:
@@ -166,7 +185,7 @@ def _other_version(found: dict[str, Any] | BaseException, ours: Mapping[str, str
 
 def facts_here(needs: Needs, mark: str | None) -> dict[str, Any]:
     """On a worker: what it is, and what is wrong with it, as a part of a sentence. `mark` is a file in the
-    output folder, beside which it writes its own.
+    place that workers share, beside which it writes its own.
     """
     from labelscape.errors import LabelscapeError
 
@@ -177,7 +196,7 @@ def facts_here(needs: Needs, mark: str | None) -> dict[str, Any]:
     except LabelscapeError as error:
         found["wrong"] = str(error)
     if mark is not None and not found["wrong"]:
-        found["wrong"] = _folder_fault(Path(mark), Path(found["file"]))
+        found["wrong"] = needs.shared.probe(mark, found["file"])
     return found
 
 
@@ -194,18 +213,6 @@ def _network_facts(needs: Needs) -> dict[str, Any]:
     }
 
 
-def _folder_fault(mark: Path, answer: Path) -> str:
-    """Why a worker cannot share the folder of `mark`; "" where it can."""
-    try:
-        if mark.read_text() != mark.name:
-            raise OSError("another file is there")
-        answer.write_text("")
-    except OSError as error:
-        why = error.strerror or error
-        return f"it cannot {'write to' if mark.is_file() else 'read'} the folder {mark.parent} ({why})"
-    return ""
-
-
 def check_models(models: Sequence[StoredAs]) -> None:
     """Raises BadFile where this machine lacks a checkpoint's file, BadInput where it is another one."""
     from labelscape.checkpoint import StoredAs
@@ -219,9 +226,9 @@ def check_models(models: Sequence[StoredAs]) -> None:
             raise BadInput(f"its {model.path} is another checkpoint (SHA-256 differs)")
 
 
-def _appears(file: Path) -> bool:
+def _appears(shared: Store, name: str) -> bool:
     until = time.monotonic() + SEEN_WITHIN
-    while not file.exists():
+    while not shared.has(name):
         if time.monotonic() > until:
             return False
         time.sleep(0.2)
