@@ -146,7 +146,7 @@ def write_in_command(
     time.sleep(about.begin)
     journal = _journal(str(out), source, about.planes)
     everywhere = SimpleNamespace(may_hold=lambda window: True)
-    scorer = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+    scorer = SimpleNamespace(device=SimpleNamespace(type="cpu"), engine="torch")
     work = SimpleNamespace(plan=about.plan, journal=journal, scene=everywhere, scorer=scorer)
     work.request, work.stem = request, Path(source).stem
     for _ in tiles(work, lambda done=1, **facts: None):

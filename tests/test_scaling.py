@@ -13,6 +13,7 @@ from labelscape.maps.journal import Journal
 from labelscape.maps.request import MapRequest
 from labelscape.maps.shared import Shared
 from labelscape.workers.pace import Pace
+from labelscape.workers.store import Folder
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import mapping
@@ -26,7 +27,7 @@ SIDE = 64
 @pytest.fixture
 def folder(tmp_path):
     """What `--record` leaves, of blocks that take no time."""
-    journal = Journal(tmp_path / "journal", {}, ("class",))
+    journal = Journal(Folder(tmp_path / "journal"), {}, ("class",))
     journal.save(Window(0, 0, SIDE, SIDE), np.ones((1, SIDE, SIDE), np.uint8))
     (tmp_path / "journal" / "0_0.tif").rename(tmp_path / sleeping.TILE)
     about = sleeping.Recorded("fcn", SIDE, 0, ("class",), 0.0, 0.01, 0.0, 0.0, 0.0, 20.0, 0.5, 0.4)
