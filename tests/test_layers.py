@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "labelscape"
 FLOORS = (
     {"errors", "version", "text"},
     {"crs"},
-    {"grid", "legend", "files", "progress"},
+    {"grid", "legend", "files", "progress", "stages"},
     {"scenes"},
     {"labels"},
     {"contract"},
@@ -56,6 +56,7 @@ BESIDE = {
         "legend",
         "files",
         "progress",
+        "stages",
         "scenes",
         "rasters",
         "workers",

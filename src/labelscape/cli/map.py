@@ -88,6 +88,14 @@ class Shared(Workers):
     ] = None
 
 
+Profiled = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Print what takes the time, and write OUT/map_trace.json, which ui.perfetto.dev opens.",
+    ),
+]
+TRACE = "map_trace.json"
 Again = Annotated[
     Path | None,
     typer.Option(
@@ -114,6 +122,7 @@ def run(
     machine: Inference,
     averaging: Averaging,
     workers: Shared,
+    profile: Profiled = False,
     again: Again = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -143,11 +152,7 @@ def run(
       labelscape map a.safetensors scene.tif --out map --also b.safetensors --tta dihedral --reject 0.6
     """
     if again is not None:
-        # Options beside --rerun would be ignored, and the map taken for one made with them.
-        _only_out(ctx, again)
-        from labelscape.maps.rerun import rerun
-
-        _tell(rerun(again, out, overwrite=overwrite), as_json)
+        _repeat(ctx, again, out, overwrite, as_json)
         return
     # Optional for typer only because --rerun takes neither.
     if model is None or not scenes:
@@ -158,7 +163,40 @@ def run(
     for group in (products, extras, outlines, tiles, machine):
         settings |= asdict(group)
     sources = scenes_of(scenes, each=each, settings=settings)
-    _map([model, *averaging.also], sources, out, workers, as_json, {**settings, "overwrite": overwrite})
+    mapped = _profiled if profile else _map
+    mapped([model, *averaging.also], sources, out, workers, as_json, {**settings, "overwrite": overwrite})
+
+
+def _repeat(ctx: typer.Context, again: Path, out: Path, overwrite: bool, as_json: bool) -> None:
+    # Options beside --rerun would be ignored, and the map taken for one made with them.
+    _only_out(ctx, again)
+    from labelscape.maps.rerun import rerun
+
+    _tell(rerun(again, out, overwrite=overwrite), as_json)
+
+
+def _profiled(
+    models: list[Path],
+    sources: SceneList,
+    out: Path,
+    workers: Workers,
+    as_json: bool,
+    settings: dict[str, Any],
+) -> None:
+    """Map, then print the stages to stderr and write the trace."""
+    import json
+
+    from labelscape.files import written_whole
+    from labelscape.stages import profiled
+
+    if workers.workers is not None or workers.cluster is not None:
+        raise BadOption("--profile times this process, and workers are others: leave one of them out.")
+    with profiled() as profile:
+        _map(models, sources, out, workers, as_json, settings)
+    with written_whole(out / TRACE, overwrite=True) as part:
+        part.write_text(json.dumps(profile.trace()), encoding="utf-8")
+    talk(profile.table())
+    talk(f"trace    {out / TRACE} (open it at https://ui.perfetto.dev)")
 
 
 def _map(

@@ -32,6 +32,7 @@ from labelscape.scenes.vectors import VectorSource
 from labelscape.scoring.fade import HANN
 from labelscape.scoring.scorer import second_task
 from labelscape.scoring.tiles import TilePlan
+from labelscape.stages import stage
 from labelscape.version import __version__
 from labelscape.workers.store import Store
 
@@ -220,6 +221,7 @@ class Journal:
         # By place, not by number: a tile is found again whatever was skipped before it.
         return f"{core.top}_{core.left}{self._end}"
 
+    @stage("journal")
     def save(self, core: Window, planes: np.ndarray) -> None:
         """Keep the uint8 planes (C, h, w) of a finished tile. Raises BadFile where they cannot be written."""
         name = self._name(core)

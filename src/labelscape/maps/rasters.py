@@ -21,6 +21,7 @@ from labelscape.rasters.overviews import count_areas
 from labelscape.rasters.write import MapWriter
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.stitch import score_tiles
+from labelscape.stages import stage
 from labelscape.version import __version__
 
 AREA_ROWS, AREA_COLUMNS = 256, 512
@@ -49,6 +50,7 @@ class Tally:
     """Pixels farther from the training data than the limit; None where that is not mapped."""
     seams: Seams = field(default_factory=Seams)
 
+    @stage("count areas and seams")
     def add(self, core: Window, classes: np.ndarray) -> None:
         self.seams.add(core, classes)
         for block in _blocks(core):
@@ -137,7 +139,7 @@ def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
             work.journal.close()
             raise
         # In threads: rasterio releases Python's lock while GDAL reads, compresses and writes.
-        with ThreadPoolExecutor(len(writers), thread_name_prefix="finish") as pool:
+        with stage("wait for rasters"), ThreadPoolExecutor(len(writers), thread_name_prefix="finish") as pool:
             for future in [pool.submit(writer.finish) for _, writer in writers]:
                 # Raises what failed in the thread; without it a full disk would pass unnoticed.
                 future.result()
@@ -155,6 +157,7 @@ def _empty(work: MapWork) -> BadInput:
     )
 
 
+@stage("softmax, classes, confidence")
 def planes_of(
     tile: ScoredTile, outputs: Sequence[RasterOutput], reject: float | None, groups: tuple[int, ...] = ()
 ) -> np.ndarray:
@@ -199,13 +202,15 @@ def one_behind(items: Iterable[Made], act: Callable[[Made], None], tick: Tick) -
         for item in items:
             if behind is not None:
                 # At most one item waits: memory stays bounded, and an error stops the work at once.
-                behind.result()
+                with stage("wait for writing"):
+                    behind.result()
             behind = pool.submit(act, item)
             done += 1
             tick()
         if behind is not None:
             # The last item's error too, before the work is called finished.
-            behind.result()
+            with stage("wait for writing"):
+                behind.result()
     return done
 
 

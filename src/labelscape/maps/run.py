@@ -29,6 +29,7 @@ from labelscape.progress import bar
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.protocol import Protocol
+from labelscape.stages import stage
 from labelscape.version import __version__
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def map_scene(
     """
     request = request_for(checkpoint, scene, request, protocol, settings)
     check_path(out, "The folder of a map (out)")
-    models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
+    with stage("load the checkpoint"):
+        models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
     source = scene if scene is not None else request.scene
     return map_with(models, source, Path(out), request, overwrite=overwrite)
 
@@ -140,6 +142,7 @@ def opened_work(
             yield work, findings
 
 
+@stage("sieve")
 def _write_sieved(work: MapWork, task: str) -> SieveSummary | None:
     """Write the map sieved to the minimum mapping unit, where one is set."""
     grid = work.scene.grid
@@ -157,6 +160,7 @@ def _write_sieved(work: MapWork, task: str) -> SieveSummary | None:
         )
 
 
+@stage("polygons")
 def _write_polygons(work: MapWork, task: str) -> PolygonSummary | None:
     """Polygonize the sieved map where there is one, else the class map."""
     grid, request = work.scene.grid, work.request
@@ -177,6 +181,7 @@ def _write_polygons(work: MapWork, task: str) -> PolygonSummary | None:
         )
 
 
+@stage("report")
 def _write_report(work: MapWork, result: MapResult) -> None:
     if not work.request.report:
         return
@@ -189,6 +194,7 @@ def _write_report(work: MapWork, result: MapResult) -> None:
     write_map_report(work.paths["report"], checkpoint, work.scene, result, overwrite=work.overwrite)
 
 
+@stage("STAC item")
 def _write_stac(work: MapWork, facts: dict[str, Any]) -> None:
     """A scene without coordinates has no item."""
     if "stac" in work.paths:

@@ -42,6 +42,7 @@ from labelscape.scoring.memory import size_warning
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
+from labelscape.stages import stage
 from labelscape.workers.store import Store, store_for
 
 UNKNOWN = "unknown"
@@ -121,7 +122,9 @@ def fitting(
 ) -> Iterator[tuple[Scene, tuple[Difference, ...], Watched]]:
     """As `opened_for`, with all that differs from the model's contract."""
     with opened_for(checkpoint, source, request) as (scene, adjusted, watched):
-        yield scene, (*adjusted, *compare(checkpoint.contract, scene, stride=stride)), watched
+        with stage("check the scene"):
+            found = (*adjusted, *compare(checkpoint.contract, scene, stride=stride))
+        yield scene, found, watched
 
 
 @contextmanager
@@ -148,10 +151,12 @@ def prepared(
     task = mate.name if mate else ""
     paths = paths_of(request, out, stem, located=grid.is_on_earth, task=task)
     _check_files(request, scene, paths)
-    scorer = scorer_of(request, models)
+    with stage("load the network"):
+        scorer = scorer_of(request, models)
     plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
     store = store_for(out, stem, journal)
-    scorer, told_of_engine = settled(scorer, plan, request, store)
+    with stage("choose the engine"):
+        scorer, told_of_engine = settled(scorer, plan, request, store)
     if warning := size_warning(scorer, plan):
         notes = [*notes, warning]
     notes = [*notes, *told_of_engine]

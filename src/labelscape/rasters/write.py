@@ -30,6 +30,7 @@ from labelscape.rasters import compression
 from labelscape.rasters.cog import assemble
 from labelscape.rasters.overviews import BLOCK, Level, build_levels, count_values
 from labelscape.scenes.files import gdal, reason
+from labelscape.stages import stage
 
 GDAL_FAILURES = (RasterioError, CPLE_BaseError, OSError)
 
@@ -101,6 +102,7 @@ class MapWriter:
             raise refused from error
         return self
 
+    @stage("write blocks")
     def write(self, window: Window, values: np.ndarray) -> None:
         """Write values, uint8 (H, W) or (C, H, W), of a window inside the grid. Raises BadFile."""
         values = values[None] if values.ndim == 2 else values
@@ -138,16 +140,16 @@ class MapWriter:
                 # Closing compresses what GDAL's cache still holds, and overviews are compressed as they are
                 # made. All cores, but for those whom GDAL's own setting restrains, as on workers.
                 with gdal(GDAL_NUM_THREADS=os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")):
-                    self._file.close()
+                    with stage("compress"):
+                        self._file.close()
                     full = Level(self._part, self.grid.shape, self._blocks, self.counts)
-                    levels = [
-                        full,
-                        *build_levels(
-                            full, self._create, nodata=self._profile["nodata"], mode=self.legend is not None
-                        ),
-                    ]
-                    assemble([level.path for level in levels], part)
-                    self._read_back(part, levels)
+                    nodata, mode = self._profile["nodata"], self.legend is not None
+                    with stage("overviews"):
+                        levels = [full, *build_levels(full, self._create, nodata=nodata, mode=mode)]
+                    with stage("COG"):
+                        assemble([level.path for level in levels], part)
+                    with stage("read back"):
+                        self._read_back(part, levels)
             except GDAL_FAILURES as error:
                 raise self._refused(error) from error
             # The table takes its name first: killed in between, there is no raster yet, and none that looks

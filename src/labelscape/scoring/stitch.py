@@ -21,6 +21,7 @@ from labelscape.scoring.memory import EXACT_TILE, batch_of, is_exact, learned_si
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
+from labelscape.stages import stage
 
 USUAL_OVERLAP = 64
 """Overlap of tiles that are blended; tiles below eight times this overlap less (`usual_overlap`)."""
@@ -110,9 +111,11 @@ def _predicted(
             """Normalised in this thread, while the network runs."""
             found = []
             for tile in chosen:
-                patch = own.read(tile.seen, bands)
-                # Nodata needs no network: scenes with wide empty margins cost what their data cost.
-                images = scorer.prepare(patch.pixels, patch.valid) if patch.valid.any() else None
+                with stage("read"):
+                    patch = own.read(tile.seen, bands)
+                with stage("normalise"):
+                    # Nodata needs no network: scenes with wide empty margins cost what their data cost.
+                    images = scorer.prepare(patch.pixels, patch.valid) if patch.valid.any() else None
                 found.append((tile, images, patch.valid))
             return found
 
@@ -120,7 +123,8 @@ def _predicted(
         ahead = reader.submit(read, batch[1]) if batch else None
         while batch:
             # One batch ahead, not more: each is held as float32 for all networks.
-            following, found = next(batches, None), ahead.result()
+            with stage("wait for reading"):
+                following, found = next(batches, None), ahead.result()
             ahead = reader.submit(read, following[1]) if following else None
             yield from _batch_logits(scorer, batch[0], found)
             batch = following
@@ -149,7 +153,8 @@ def _batch_logits(
     for shape in dict.fromkeys(tile.seen.shape for tile in images):
         alike = [tile for tile in tiles if tile.seen.shape == shape]
         stacked = [_stacked([images.get(t) for t in alike], k) for k in range(len(scorer.members))]
-        logits |= zip(alike, scorer.batch_logits(stacked))
+        with stage("network"):
+            logits |= zip(alike, scorer.batch_logits(stacked))
     for tile, image, valid in found:
         yield tile, logits[tile] if image is not None else None, valid
 
@@ -185,7 +190,8 @@ def _faded(
     # Neighbours that are not wanted are predicted all the same: their ramps are part of the wanted pixels.
     needed = None if answers is None else _contributing(plan, answers)
     for tile, logits, valid in _predicted(scorer, scene, plan, lambda t: needed is None or t in needed):
-        scored = fader.feed(tile, logits, valid)
+        with stage("blend"):
+            scored = fader.feed(tile, logits, valid)
         if scored is not None and (answers is None or scored.window in answers):
             yield scored
 

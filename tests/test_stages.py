@@ -1,0 +1,113 @@
+"""What takes the time of a map: every second once, and a trace that other programs open."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import world
+
+from labelscape.checkpoint import save
+from labelscape.stages import MAIN, Profile, Span, profiled, stage
+
+
+def test_time_within_a_stage_is_counted_once():
+    with profiled() as profile:
+        with stage("outer"):
+            time.sleep(0.02)
+            with stage("inner"):
+                time.sleep(0.05)
+    rows = {name: (thread, times, seconds) for name, thread, times, seconds in profile.rows()}
+    assert rows["inner"][:2] == (MAIN, 1) and rows["inner"][2] >= 0.05
+    outer = next(span for span in profile.spans if span.stage == "outer")
+    assert rows["outer"][2] == pytest.approx(outer.seconds - rows["inner"][2])
+    # With what lies beside all stages the main thread's rows are the whole time.
+    assert sum(seconds for _, _, seconds in rows.values()) == pytest.approx(profile.seconds, abs=1e-6)
+
+
+def test_a_stage_that_fails_is_timed_and_none_is_kept_without_a_profile():
+    @stage("decorated")
+    def works():
+        return 1
+
+    with profiled() as profile, pytest.raises(ValueError):
+        with stage("fails"):
+            raise ValueError
+    assert works() == 1
+    assert [span.stage for span in profile.spans] == ["fails"]
+    with profiled() as profile:
+        works(), works()
+    assert [span.stage for span in profile.spans] == ["decorated"] * 2
+
+
+def test_threads_are_told_apart():
+    with profiled() as profile, stage("wait"):
+        with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
+
+            def work(_):
+                with stage("read"):
+                    time.sleep(0.01)
+
+            list(pool.map(work, range(4)))
+    rows = {(name, thread): times for name, thread, times, _ in profile.rows()}
+    assert rows == {("read", "read"): 4, ("wait", MAIN): 1, ("other", MAIN): 1}
+    # Another thread's stage is not within the one that waits for it.
+    assert next(span for span in profile.spans if span.stage == "wait").inner == 0
+
+
+def test_table_and_trace_of_known_spans():
+    profile = Profile()
+    profile.spans = [
+        Span("inner", MAIN, 0.5, 0.25, 0.0),
+        Span("outer", MAIN, 0.25, 1.0, 0.25),
+        Span("r", "read", 0, 2, 0),
+    ]
+    profile.seconds = 2.0
+    assert profile.table().splitlines() == [
+        "stage                           thread      times   seconds   share",
+        "r                               read            1      2.00 100.0 %",
+        "outer                           main            1      0.75  37.5 %",
+        "inner                           main            1      0.25  12.5 %",
+        "other                           main            1      1.00  50.0 %",
+        "all                                                    2.00",
+    ]
+    events = profile.trace()["traceEvents"]
+    assert [(e["ph"], e["tid"], e["args"]["name"]) for e in events[:2]] == [
+        ("M", 0, "main"),
+        ("M", 1, "read"),
+    ]
+    # Microseconds; in the order of their start, so that viewers nest them.
+    assert [(e["ph"], e["name"], e["tid"], e["ts"], e["dur"]) for e in events[2:]] == [
+        ("X", "r", 1, 0.0, 2_000_000.0),
+        ("X", "outer", 0, 250_000.0, 1_000_000.0),
+        ("X", "inner", 0, 500_000.0, 250_000.0),
+    ]
+
+
+def test_a_map_is_profiled_and_the_same(tmp_path, run_cli):
+    model = save(world.ten_metre_fcn(), tmp_path / "model.safetensors")
+    scene = world.make(tmp_path, 150, 150).scene
+    tiles = ("--tile-size", 112, "--overlap", 16, "--device", "cpu", "--no-report")
+    asked = ("map", model, scene, "--force", *tiles)
+    code, _, talk = run_cli(*asked, "--out", tmp_path / "one", "--profile")
+    assert code == 0, talk
+    code, _, plain = run_cli(*asked, "--out", tmp_path / "two")
+    assert code == 0 and "seconds   share" in talk and "share" not in plain
+    trace = json.loads((tmp_path / "one" / "map_trace.json").read_text())
+    found = {(e["name"]) for e in trace["traceEvents"] if e["ph"] == "X"}
+    assert found >= {
+        *(
+            "load the checkpoint",
+            "check the scene",
+            "load the network",
+            "choose the engine",
+            "read",
+            "normalise",
+        ),
+        *("network", "softmax, classes, confidence", "journal", "write blocks", "count areas and seams"),
+        *("compress", "overviews", "COG", "read back", "polygons", "STAC item"),
+    }
+    one, two = (tmp_path / folder / "scene_class.tif" for folder in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    code, _, talk = run_cli(*asked, "--out", tmp_path / "three", "--profile", "--workers", 2)
+    assert code == 2 and "--profile times this process" in talk
