@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "labelscape"
 FLOORS = (
     {"errors", "version", "text"},
     {"crs"},
-    {"grid", "legend", "files", "progress", "stages"},
+    {"grid", "legend", "files", "progress", "stages", "batch_script"},
     {"scenes"},
     {"labels"},
     {"contract"},

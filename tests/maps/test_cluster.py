@@ -31,6 +31,7 @@ from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_scene
 from labelscape.scoring.stitch import _contributing
 from labelscape.scoring.tiles import TilePlan
+from labelscape.workers import cluster
 from labelscape.workers.cluster import Call, ClusterLost, connected, outcomes
 
 QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}
@@ -264,7 +265,7 @@ def test_no_dask_and_wrong_options_are_said(model, tmp_path, monkeypatch):
     scene = scenes_of(tmp_path, 1)[0]
     for options, said in (
         ({"workers": 0}, "`workers=0` must be"),
-        ({"workers": 2, "cluster": "tcp://localhost:1"}, "not both"),
+        ({"workers": 0, "cluster": "tcp://localhost:1"}, "`workers=0` must be"),
         ({"workers": 2, "grain": "tile"}, "No `grain` is called 'tile'"),
         ({"workers": 2, "block_timeout": 0}, "must be above 0"),
     ):
@@ -276,6 +277,23 @@ def test_no_dask_and_wrong_options_are_said(model, tmp_path, monkeypatch):
     with pytest.raises(BadOption, match=r"pip install 'labelscape\[cluster\]'"):
         map_scenes(model, [scene], tmp_path / "maps", workers=2, **QUICK)
     assert not (tmp_path / "maps").exists()
+
+
+def test_workers_of_a_cluster_are_waited_for_and_a_few_are_enough(client, monkeypatch, capfd):
+    """How scenes are cut depends on their number: a job that begins with the first worker of many would be
+    cut for that one.
+    """
+    monkeypatch.setattr(cluster, "JOIN_WITHIN", 0.2)
+    with connected(2, client):
+        pass
+    assert "waiting" not in capfd.readouterr().err
+    begun = time.monotonic()
+    with connected(3, client) as same:
+        assert same is client
+    assert 0.2 <= time.monotonic() - begun < 20
+    said = capfd.readouterr().err
+    assert "waiting for 3 workers of tcp://" in said
+    assert "only 2 of 3 workers have joined; the work begins" in said
 
 
 @pytest.mark.parametrize(("package", "here"), [("labelscape", labelscape), ("torch", torch)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelscape.cli.batch import Batch, print_script
 from labelscape.cli.options import (
     LISTS,
     SCENE,
@@ -122,6 +123,7 @@ def run(
     machine: Inference,
     averaging: Averaging,
     workers: Shared,
+    batch: Batch,
     profile: Profiled = False,
     again: Again = None,
     overwrite: Overwrite = False,
@@ -143,6 +145,8 @@ def run(
 
       labelscape map runs/a/mlp.safetensors "archive/**/*.tif" --out maps --workers 4
 
+      labelscape map runs/a/mlp.safetensors "archive/**/*.tif" --out maps --slurm 2x16 > job.sh
+
       labelscape map runs/a/mlp.safetensors search.json --each --asset visual --out maps
 
       labelscape map --rerun map/scene_run.json --out again
@@ -163,6 +167,9 @@ def run(
     for group in (products, extras, outlines, tiles, machine):
         settings |= asdict(group)
     sources = scenes_of(scenes, each=each, settings=settings)
+    others = {"workers": workers.workers, "cluster": workers.cluster, "profile": profile or None}
+    if print_script(ctx, batch, [model, *averaging.also], sources, out, settings, others=others):
+        return
     mapped = _profiled if profile else _map
     mapped([model, *averaging.also], sources, out, workers, as_json, {**settings, "overwrite": overwrite})
 

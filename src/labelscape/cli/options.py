@@ -165,7 +165,9 @@ Unfamiliar = Annotated[
 LocalWorkers = Annotated[
     int | None,
     typer.Option(
-        "--workers", help="Share the work among so many processes of this machine, one thread each."
+        "--workers",
+        help="Share the work among so many processes of this machine, one thread each; with --cluster wait "
+        "for so many of its workers.",
     ),
 ]
 ClusterAt = Annotated[

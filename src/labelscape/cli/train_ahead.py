@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labelscape.cli.batch import Hours, nodes_by, typed
 from labelscape.cli.options import as_options, print_json
-from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
     from labelscape.training.recipe import Recipe
@@ -48,7 +47,7 @@ class Ahead:
     seeds: Annotated[
         int, typer.Option("--seeds", help="Trainings of each share of --curve, for an interval.")
     ] = 1
-    hours: Annotated[int, typer.Option("--hours", help="Time limit of the SLURM job.")] = 24
+    hours: Hours = 24
 
 
 def print_instead(
@@ -163,25 +162,7 @@ def print_curve(recipe: Recipe, ahead: Ahead, out: Path, as_json: bool, *, overw
 def print_slurm(ahead: Ahead, out: Path, recipe: Recipe) -> None:
     from labelscape.training.slurm import slurm_script
 
-    nodes, by, gpus = ahead.slurm.partition("x")
-    if not (by and nodes.isdigit() and gpus.isdigit() and int(nodes) and int(gpus)):
-        raise BadOption(f"--slurm {ahead.slurm!r} must read NODESxGPUS, such as 1x4.")
-    words = (
-        sys.argv[sys.argv.index("train") + 1 :] if "train" in sys.argv else sys.argv[2:]
-    )  # also beneath rio's own command line
-    size = {"nodes": int(nodes), "gpus": int(gpus), "hours": ahead.hours}
+    nodes, gpus = nodes_by(ahead.slurm, "GPUS")
     # shlex: paths with blanks stay one word in the script.
-    command = shlex.join(["labelscape", "train", *without(words, ("--slurm", "--hours"))])
-    print(slurm_script(recipe, out, command=command, **size), end="")
-
-
-def without(words: list[str], options: tuple[str, ...]) -> list[str]:
-    """A command line without some options and their values."""
-    left, rest = [], iter(words)
-    for word in rest:
-        if word in options:
-            next(rest, None)
-        # `--slurm=1x4` is one word, `--slurm 1x4` two.
-        elif not word.startswith(tuple(f"{option}=" for option in options)):
-            left.append(word)
-    return left
+    command = shlex.join(["labelscape", "train", *typed("train", ("--slurm", "--hours"))])
+    print(slurm_script(recipe, out, nodes=nodes, gpus=gpus, hours=ahead.hours, command=command), end="")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from labelscape.errors import BadOption
+from labelscape.batch_script import CPUS_FOR_SRUN, activation, header
 from labelscape.training.outputs import state_path
 from labelscape.training.recipe import Recipe, as_recipe, make_recipe, refuse_unequal_parts
 
@@ -30,28 +28,17 @@ def slurm_script(
 ) -> str:
     """A SLURM batch script that trains with one process per GPU, in the Python environment that is active
     now. Submitted again after its time limit, it resumes the run. `command` is `labelscape train` with the
-    recipe
-    unless given.
+    recipe unless given.
 
     Raises BadOption where the batch does not divide over the processes: now, not after a night in the queue.
     """
     recipe = as_recipe(recipe)
-    if hours < 1:
-        raise BadOption(f"hours={hours} must be at least 1.")
     network, processes = recipe.network, nodes * gpus
     refuse_unequal_parts(recipe, processes, f"{nodes} x {gpus} = {processes} GPUs")
-    # The port follows from the job's number: two jobs on one node must not meet at one port. A requeued job
-    # writes into the same folder, which is what lets it continue.
-    return f"""#!/bin/bash
-#SBATCH --job-name=labelscape-{network.replace("/", "-").lower()}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node={gpus}
-#SBATCH --gpus-per-node={gpus}
-#SBATCH --cpus-per-task={CPUS}
-#SBATCH --time={hours}:00:00
-#SBATCH --output="{out}/slurm-%j.log"
-#SBATCH --requeue
-# SLURM writes no log into a folder that is not there. Before submitting: mkdir -p {shlex.quote(str(out))}
+    name = network.replace("/", "-").lower()
+    head = header(name, out, nodes=nodes, tasks=gpus, gpus=gpus, cpus=CPUS, hours=hours)
+    # The port follows from the job's number: two jobs on one node must not meet at one port.
+    return f"""{head}
 # One task a GPU. A task that dies ends the others at once; the job, submitted or requeued again, continues
 # from its last saved state:
 # {state_path(Path(out), network)}
@@ -59,25 +46,9 @@ def slurm_script(
 set -euo pipefail
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun no longer takes it from sbatch
+{CPUS_FOR_SRUN}
 srun --kill-on-bad-exit=1 {command or command_of(recipe, out)}
 """
-
-
-def activation() -> str:
-    """The shell line that activates the environment of this Python: conda, venv, or a reminder without
-    either.
-    """
-    here = Path(sys.prefix)
-    if (here / "conda-meta").is_dir():
-        # CONDA_EXE is <installation>/bin/conda; its activate script needs no `conda init`.
-        home = here.parent.parent if here.parent.name == "envs" else here
-        if "CONDA_EXE" in os.environ:
-            home = Path(os.environ["CONDA_EXE"]).parent.parent
-        return f"source {shlex.quote(str(home / 'bin' / 'activate'))} {shlex.quote(str(here))}"
-    if sys.prefix != sys.base_prefix:
-        return f"source {shlex.quote(str(here / 'bin' / 'activate'))}"
-    return "# No environment was active when this script was written: activate the one with labelscape here."
 
 
 def command_of(recipe: Recipe, out: str | Path) -> str:

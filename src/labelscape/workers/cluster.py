@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -36,6 +37,25 @@ HUNG = 79
 TOPIC = "labelscape"
 """Of the messages that workers send to the client."""
 INSTALL = "pip install 'labelscape[cluster]'"
+JOIN_WITHIN = 300
+"""Seconds within which the workers that are waited for have to join (ours): reading torch from a busy network
+file system takes minutes.
+"""
+
+# For shell scripts: a cluster like the one that is started here on one machine.
+SCHEDULER = "dask scheduler --protocol tls --port 0 --dashboard-address :0"
+WORKER = "dask worker --nthreads 1 --memory-limit 0 --preload labelscape.workers.cluster"
+OWN_KEY = """\
+# Whoever reaches a Dask scheduler runs code as its user: only who can read this key is let in.
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=labelscape \\
+    -keyout "$own/key.pem" -out "$own/cert.pem" 2>/dev/null
+export DASK_LOGGING__DISTRIBUTED=warning
+export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True
+export DASK_DISTRIBUTED__COMM__TLS__CA_FILE=$own/cert.pem
+for role in SCHEDULER WORKER CLIENT; do
+    export DASK_DISTRIBUTED__COMM__TLS__${role}__CERT="$own/cert.pem"
+    export DASK_DISTRIBUTED__COMM__TLS__${role}__KEY="$own/key.pem"
+done"""
 
 
 class ClusterLost(LabelscapeError):
@@ -73,22 +93,21 @@ def connected(
     workers: int | None = None, cluster: str | Client | None = None, *, threads: int = 1
 ) -> Iterator[Client]:
     """A client of a cluster with at least one worker: `workers` local processes of so many threads, which end
-    with the block; or an own cluster by its address, its scheduler file or a client of it.
+    with the block; or an own cluster by its address, its scheduler file or a client of it, of which `workers`
+    are waited for, five minutes at most.
 
-    Raises BadOption where Dask is not installed or not just one of the two is given, BadInput where no
-    scheduler answers.
+    Raises BadOption where Dask is not installed or neither is given, BadInput where no scheduler answers.
     """
-    if importlib.util.find_spec("distributed") is None:
-        raise BadOption(f"Workers need Dask, which is not installed: {INSTALL}.")
-    if (workers is None) == (cluster is None):
-        raise BadOption("Give either `workers`, a number of local processes, or `cluster`, not both.")
+    check_installed()
+    if workers is not None:
+        check_count(workers)
+    elif cluster is None:
+        raise BadOption("Give `workers`, a number of local processes, or `cluster`.")
     with _local(workers, threads) if cluster is None else _joined(cluster) as client:
         client.subscribe_topic(TOPIC, lambda event: print_line(event[1]["text"]))
         client.subscribe_topic("all", _say_lost)
         try:
-            if not client.nthreads():
-                print_line(f"waiting for the first worker of {client.scheduler.address}")
-                client.wait_for_workers(1)
+            _wait(client, workers or 1)
             yield client
         finally:
             with contextlib.suppress(Exception):  # the connection may be gone
@@ -102,6 +121,27 @@ def check_count(workers: int) -> None:
         raise BadOption(f"`workers={workers}` must be a whole number of at least 1.")
 
 
+def check_installed() -> None:
+    """Raises BadOption where Dask is not installed."""
+    if importlib.util.find_spec("distributed") is None:
+        raise BadOption(f"Workers need Dask, which is not installed: {INSTALL}.")
+
+
+def _wait(client: Client, workers: int) -> None:
+    """Until so many have joined, or some have and the time is over: how scenes are cut depends on their
+    number, and those that come later are given work too.
+    """
+    if len(client.nthreads()) >= workers:
+        return
+    awaited = f"{workers} workers" if workers > 1 else "the first worker"
+    print_line(f"waiting for {awaited} of {client.scheduler.address}")
+    try:
+        client.wait_for_workers(workers, timeout=JOIN_WITHIN if workers > 1 else None)
+    except TimeoutError:
+        client.wait_for_workers(1)
+        print_line(f"only {len(client.nthreads())} of {workers} workers have joined; the work begins")
+
+
 def _say_lost(event: tuple[float, dict]) -> None:
     what = event[1]
     if what.get("action") == "remove-worker" and not what.get("expected") and what.get("processing-tasks"):
@@ -110,7 +150,6 @@ def _say_lost(event: tuple[float, dict]) -> None:
 
 @contextlib.contextmanager
 def _local(workers: int, threads: int) -> Iterator[Client]:
-    check_count(workers)
     import dask
     from distributed import Client, LocalCluster
 
@@ -170,6 +209,7 @@ def _joined(cluster: str | Client) -> Iterator[Client]:
             f"{cluster} does not exist; an address (tcp://host:8786) or a scheduler's file was expected."
         )
     where = {"address": cluster} if "://" in cluster else {"scheduler_file": cluster}
+    _check_key(cluster)
     try:
         client = Client(**where, timeout="30s", set_as_default=False)
     except (OSError, ValueError, KeyError) as error:
@@ -179,6 +219,23 @@ def _joined(cluster: str | Client) -> Iterator[Client]:
         ) from error
     with client:
         yield client
+
+
+def _check_key(cluster: str) -> None:
+    """Raises BadInput where a scheduler asks for a certificate and none is named here: Dask would raise a
+    TypeError, and wait a minute for its end.
+    """
+    from distributed.security import Security
+
+    try:
+        address = cluster if "://" in cluster else json.loads(Path(cluster).read_text())["address"]
+    except (OSError, ValueError, KeyError):  # said by who connects
+        return
+    if address.startswith("tls:") and Security().get_connection_args("client")["ssl_context"] is None:
+        raise BadInput(
+            f"The Dask scheduler at {cluster} asks for a certificate. Name one in Dask's configuration "
+            "(distributed.comm.tls), or by DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and the like."
+        )
 
 
 def dashboard(client: Client) -> str:
@@ -351,13 +408,15 @@ def _at_work(
 
 
 def _take_gpu(name: object) -> None:
-    """One GPU for each local worker, which Dask calls by their numbers. Elsewhere the user says which one a
-    worker sees (CUDA_VISIBLE_DEVICES).
+    """One GPU for each local worker, which Dask calls by their numbers, and for each task of a SLURM job,
+    which have numbers on their node; clusters differ in whether a task sees the cards of others. Elsewhere
+    the user says which one a worker sees (CUDA_VISIBLE_DEVICES).
     """
     import torch
 
-    if isinstance(name, int) and torch.cuda.device_count() > 1:
-        torch.cuda.set_device(name % torch.cuda.device_count())
+    number = name if isinstance(name, int) else os.environ.get("SLURM_LOCALID")
+    if number is not None and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(int(number) % torch.cuda.device_count())
 
 
 @contextlib.contextmanager

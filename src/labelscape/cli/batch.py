@@ -1,0 +1,107 @@
+"""Batch scripts for SLURM instead of the work: --slurm and --hours of `train` and `map`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labelscape.cli.options import given, talk
+from labelscape.errors import BadOption
+
+if TYPE_CHECKING:
+    from labelscape.scenes.scene_list import SceneList
+
+Hours = Annotated[int, typer.Option("--hours", help="Time limit of the SLURM job.")]
+MOST_CHECKED = 3
+"""Scenes of many that are opened for an estimate of the memory, until one fits (ours)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A map's batch script instead of the map."""
+
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            "--slurm",
+            metavar="NODESxWORKERS",
+            help="Print a SLURM batch script for this command, with so many workers a node, and stop. With "
+            "--device cuda each worker has a GPU.",
+        ),
+    ] = None
+    hours: Hours = 24
+
+
+def nodes_by(text: str, what: str) -> tuple[int, int]:
+    """`2x4` -> (2, 4), nodes and what each has. Raises BadOption."""
+    nodes, by, each = text.partition("x")
+    if not (by and nodes.isdigit() and each.isdigit() and int(nodes) and int(each)):
+        raise BadOption(f"--slurm {text!r} must read NODESx{what}, such as 1x4.")
+    return int(nodes), int(each)
+
+
+def typed(verb: str, leave_out: tuple[str, ...]) -> list[str]:
+    """The words behind the verb as they were typed, without some options and their values."""
+    # Also beneath rio's own command line.
+    words = sys.argv[sys.argv.index(verb) + 1 :] if verb in sys.argv else sys.argv[2:]
+    left, rest = [], iter(words)
+    for word in rest:
+        if word in leave_out:
+            next(rest, None)
+        # `--slurm=1x4` is one word, `--slurm 1x4` two.
+        elif not word.startswith(tuple(f"{option}=" for option in leave_out)):
+            left.append(word)
+    return left
+
+
+def print_script(
+    ctx: typer.Context,
+    batch: Batch,
+    models: Sequence[Path],
+    sources: SceneList,
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    others: Mapping[str, Any],
+) -> bool:
+    """Print the script of a map, where it is asked for. `others` are options that a job cannot have. Raises
+    BadOption where they are given or a file is not seen by other machines, and what is wrong with the
+    settings or a single scene: now, not after a night in the queue.
+    """
+    if batch.slurm is None:
+        if given(ctx, "hours"):
+            raise BadOption("--hours is the time limit of a SLURM job; add --slurm NODESxWORKERS.")
+        return False
+
+    from labelscape.maps.slurm import bytes_a_worker, map_script, on_this_machine_alone
+
+    nodes, workers = nodes_by(batch.slurm, "WORKERS")
+    for option, value in others.items():
+        if value is not None:
+            raise BadOption(f"--slurm {batch.slurm} starts workers of its own; leave --{option} out.")
+    device = settings["device"]
+    if ":" in device:
+        raise BadOption(f"--slurm gives each worker a GPU of its own: --device cuda instead of {device}.")
+    files = [*models, out, settings["area"], *(scene.source for scene in sources)]
+    if there := on_this_machine_alone(files):
+        raise BadOption(
+            f"{there} lies in a folder of this machine alone, which the nodes of a SLURM job do not see. "
+            "Move it to a folder that they share: home, project or scratch."
+        )
+    ram = bytes_a_worker(models, [scene.source for scene in sources][:MOST_CHECKED], settings)
+    # Unasked, a worker would take a GPU that the job did not ask for.
+    device = "cpu" if device == "auto" else device
+    command = [*typed("map", ("--slurm", "--hours", "--device")), "--device", device]
+    size = {"nodes": nodes, "workers": workers, "hours": batch.hours}
+    print(map_script(shlex.join(command), out, **size, ram=ram, gpu=device == "cuda"), end="")
+    talk(
+        f"{nodes} x {workers} workers, each with about {ram / 2**30:.1f} GiB. Submit with: "
+        f"mkdir -p {shlex.quote(str(out))} && sbatch FILE"
+    )
+    return True
