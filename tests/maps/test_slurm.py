@@ -331,11 +331,12 @@ def test_a_real_slurm_runs_the_job_and_after_its_time_limit_the_rest(written, tm
     import psutil
 
     def workers_of(job):
-        return [
-            one
-            for one in psutil.process_iter()
-            if one.environ().get("SLURM_JOB_ID") == job and "spawn_main" in " ".join(one.cmdline())
-        ]
+        found = []
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # another user's, or gone
+                if "spawn_main" in " ".join(one.cmdline()) and one.environ().get("SLURM_JOB_ID") == job:
+                    found.append(one)
+        return found
 
     with private_slurm(tmp_path / "slurm") as environment:
         environment = {**job_environment(tmp_path / "none"), **environment}
@@ -348,7 +349,9 @@ def test_a_real_slurm_runs_the_job_and_after_its_time_limit_the_rest(written, tm
 
         job = asks("sbatch", "--parsable", str(written)).strip()
         until(lambda: len(tiles_in(tmp_path)) > 5)
-        for one in workers_of(job):  # hung, for good
+        hung = workers_of(job)
+        assert len(hung) == 2
+        for one in hung:
             one.send_signal(signal.SIGSTOP)
         kept = tiles_in(tmp_path)
         asks("scontrol", "update", f"JobId={job}", "TimeLimit=1")

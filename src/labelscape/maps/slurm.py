@@ -19,10 +19,10 @@ from typing import Any
 from labelscape.batch_script import CPUS_FOR_SRUN, activation, header
 from labelscape.checkpoint import load_all
 from labelscape.errors import LabelscapeError
-from labelscape.workers.cluster import OWN_KEY, SCHEDULER, WORKER, check_installed
 from labelscape.maps.plan import check, refuse_unless
 from labelscape.scenes.files import Source, is_local, source_paths
 from labelscape.scenes.stac_many import document_of
+from labelscape.workers.cluster import OWN_KEY, SCHEDULER, WORKER, check_installed
 
 NODES_OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run", tempfile.gettempdir())
 """Folders that are each machine's own on any cluster. Of others it cannot be told here: a folder is shared
