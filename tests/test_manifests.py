@@ -12,9 +12,9 @@ import typer
 import yaml
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
-from labelscape.maps.cluster import SCHEDULER, WORKER
 
 from labelscape.cli import app
+from labelscape.workers.cluster import SCHEDULER, WORKER
 
 PAGE = (Path(__file__).parent.parent / "docs" / "how-to" / "clusters.md").read_text()
 
@@ -147,5 +147,5 @@ def test_dask_has_the_options_of_batch_scripts():
     worker = parsed(dask_worker, [*WORKER.split(), "--scheduler-file", "f"], 2)
     assert (scheduler["protocol"], scheduler["port"]) == ("tls", "0")
     assert (worker["nthreads"], worker["memory_limit"]) == (1, "0")
-    assert worker["preload"] == ("labelscape.maps.cluster",)
+    assert worker["preload"] == ("labelscape.workers.cluster",)
     assert scheduler["scheduler_file"] == worker["scheduler_file"] == "f"
