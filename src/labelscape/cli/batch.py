@@ -67,12 +67,10 @@ def print_script(
     sources: SceneList,
     out: Path,
     settings: Mapping[str, Any],
-    *,
-    others: Mapping[str, Any],
 ) -> bool:
-    """Print the script of a map, where it is asked for. `others` are options that a job cannot have. Raises
-    BadOption where they are given or a file is not seen by other machines, and what is wrong with the
-    settings or a single scene: now, not after a night in the queue.
+    """Print the script of a map, where it is asked for. Raises BadOption for options that a job cannot have
+    and for a file that other machines do not see, and what is wrong with the settings or a single scene: now,
+    not after a night in the queue.
     """
     if batch.slurm is None:
         if given(ctx, "hours"):
@@ -82,8 +80,8 @@ def print_script(
     from labelscape.maps.slurm import bytes_a_worker, map_script, on_this_machine_alone
 
     nodes, workers = nodes_by(batch.slurm, "WORKERS")
-    for option, value in others.items():
-        if value is not None:
+    for option in ("workers", "cluster", "profile"):
+        if given(ctx, option):
             raise BadOption(f"--slurm {batch.slurm} starts workers of its own; leave --{option} out.")
     device = settings["device"]
     if ":" in device:

@@ -145,8 +145,6 @@ def run(
 
       labelscape map runs/a/mlp.safetensors "archive/**/*.tif" --out maps --workers 4
 
-      labelscape map runs/a/mlp.safetensors "archive/**/*.tif" --out maps --slurm 2x16 > job.sh
-
       labelscape map runs/a/mlp.safetensors search.json --each --asset visual --out maps
 
       labelscape map --rerun map/scene_run.json --out again
@@ -160,15 +158,12 @@ def run(
         return
     # Optional for typer only because --rerun takes neither.
     if model is None or not scenes:
-        raise BadOption(
-            "labelscape map needs a checkpoint and a scene, or --rerun with the _run.json of a map."
-        )
+        raise BadOption("labelscape map needs a checkpoint and a scene, or --rerun with a map's _run.json.")
     settings = averaging.settings | reading.settings
     for group in (products, extras, outlines, tiles, machine):
         settings |= asdict(group)
     sources = scenes_of(scenes, each=each, settings=settings)
-    others = {"workers": workers.workers, "cluster": workers.cluster, "profile": profile or None}
-    if print_script(ctx, batch, [model, *averaging.also], sources, out, settings, others=others):
+    if print_script(ctx, batch, [model, *averaging.also], sources, out, settings):
         return
     mapped = _profiled if profile else _map
     mapped([model, *averaging.also], sources, out, workers, as_json, {**settings, "overwrite": overwrite})
