@@ -118,6 +118,28 @@ def test_several_bands_keep_their_names(tmp_path):
     assert cog_validate(tmp_path / "p.tif")[0]
 
 
+def test_many_bands_are_what_was_written_however_small_the_cache_of_gdal(tmp_path):
+    grid = Grid(world.UTM, world.NORTH_UP, 1500, 1700)
+    # Blocks of two windows, of one, of none; and nodata in a window.
+    windows = Window(200, 300, 700, 900), Window(900, 300, 10, 900)
+    values = np.random.default_rng(0).integers(0, 200, (6, *grid.shape)).astype(np.uint8)
+    values[:, 850:905] = IGNORE
+    wanted = np.full_like(values, IGNORE)
+    for window in windows:
+        inside = (slice(None), *window.inset_of(grid.window))
+        wanted[inside] = values[inside]
+    for cache in (2**20, 2**22, 2**28):
+        with (
+            rasterio.Env(GDAL_CACHEMAX=cache),
+            MapWriter(tmp_path / f"{cache}.tif", grid, 6, IGNORE) as writer,
+        ):
+            for window in windows:
+                writer.write(window, values[(slice(None), *window.inset_of(grid.window))])
+        with rasterio.open(tmp_path / f"{cache}.tif") as file:
+            np.testing.assert_array_equal(file.read(), wanted)
+    assert len({path.read_bytes() for path in tmp_path.glob("*.tif")}) == 1
+
+
 def test_nothing_is_left_when_the_work_breaks_off(tmp_path):
     grid = Grid(world.UTM, world.NORTH_UP, 40, 50)
     with (

@@ -107,18 +107,44 @@ class MapWriter:
         """Write values, uint8 (H, W) or (C, H, W), of a window inside the grid. Raises BadFile."""
         values = values[None] if values.ndim == 2 else values
         assert values.shape[1:] == window.shape, f"{values.shape} for {window}"
-        try:
-            with gdal():
-                self._file.write(values, window=window.rio)
-        except GDAL_FAILURES as error:
-            raise self._refused(error) from error
-        self.counts += count_values(values)
         rows, columns = (
             range(first // BLOCK, -(-last // BLOCK))
             for first, last in ((window.top, window.bottom), (window.left, window.right))
         )
+        touched = {(row, column) for row in rows for column in columns}
+        try:
+            with gdal():
+                if self.count == 1:
+                    self._file.write(values, window=window.rio)
+                else:
+                    self._write_whole_blocks(sorted(touched), window, values)
+        except GDAL_FAILURES as error:
+            raise self._refused(error) from error
+        self.counts += count_values(values)
         # Only these blocks get overviews and are read back: the rest costs nothing.
-        self._blocks.update((row, column) for row in rows for column in columns)
+        self._blocks |= touched
+
+    def _write_whole_blocks(
+        self, touched: Sequence[tuple[int, int]], window: Window, values: np.ndarray
+    ) -> None:
+        """Write a window of many bands, all pixels of every block that it touches.
+
+        Where its cache is full GDAL writes a part of a block before all its bands have come, with zeros for
+        the others, and takes these zeros for pixels from then on, unless it is given the whole block (seen
+        with 3.10; tests/rasters/test_write.py).
+        """
+        for block in touched:
+            place = Window(block[0] * BLOCK, block[1] * BLOCK, BLOCK, BLOCK) & self.grid.window
+            part = place & window
+            pixels = values[(slice(None), *part.inset_of(window))]
+            if part != place:
+                if block in self._blocks:
+                    whole = self._file.read(window=place.rio)
+                else:
+                    whole = np.full((self.count, *place.shape), self._profile["nodata"], np.uint8)
+                whole[(slice(None), *part.inset_of(place))] = pixels
+                pixels = whole
+            self._file.write(pixels, window=place.rio)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
@@ -194,7 +220,7 @@ class MapWriter:
         """Create a sparse file with these bands and colours. Colours are set before any pixel, so that they
         are part of the directory when GDAL first writes it.
         """
-        file = rasterio.open(path, "w", height=height, width=width, **self._profile, **place)
+        file = rasterio.open(path, "w+", height=height, width=width, **self._profile, **place)
         if self.legend is not None:
             file.write_colormap(
                 1, {IGNORE: (0, 0, 0, 0)} | {c.value: (*c.color, 255) for c in self.legend.classes}
