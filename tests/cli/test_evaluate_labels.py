@@ -105,7 +105,7 @@ def test_every_rule_of_training_is_kept(name, w, tmp_path, monkeypatch, run_cli)
     path = model(tmp_path, ["a", "b"], **{name: value})
     seen = []
 
-    def keep(data, *_):
+    def keep(data, *_, **__):
         seen.append(data.model_dump(mode="json")[name])
         raise SystemExit(0)
 

@@ -82,7 +82,7 @@ def test_the_command_line_scores_maps_and_adds_counts(made, tmp_path, run_cli):
     [
         ([], "to score it as a finished map, pass the --labels"),
         (["--part", "test"], "--part mean nothing for a finished map"),
-        (["--tta", "flips"], "options of tiles and averaging mean nothing"),
+        (["--tta", "flips"], "options of tiles, averaging and workers mean nothing"),
     ],
 )
 def test_what_means_nothing_for_a_map_is_refused(made, options, said, run_cli):

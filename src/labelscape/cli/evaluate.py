@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from labelscape.cli.options import (
     Overwrite,
     PublishedSet,
     Tiles,
+    Workers,
     grouped,
     talk,
 )
@@ -170,6 +172,7 @@ def run(
     tiles: Tiles,
     machine: Inference,
     averaging: Averaging,
+    workers: Workers,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on labelled pixels, mapped tile by tile exactly as by `map`; without scenes on the
@@ -186,32 +189,54 @@ def run(
       labelscape evaluate runs/c/ifbfnet.safetensors Cityscapes --dataset cityscapes --part test --predictions
         sent
 
+      labelscape evaluate runs/a/mlp.safetensors "test/*.tif" --labels fields.gpkg --workers 4
+
       labelscape evaluate map/scene_class.tif --labels fields.gpkg
 
       labelscape evaluate north.json south.json --counts both.json
     """
     from labelscape.checkpoint import load
-    from labelscape.training.data import open_recipe_data
     from labelscape.training.map_data import is_map
 
     _check_new(counts, overwrite)
     shown = Shown(scores.card or scores.boundaries, out, counts, overwrite, as_json)
     if is_map(model):
         asked = {"dataset": dataset, "part": part, "task": task, "predictions": predictions}
-        _run_given(model, images, labels, scores, shown, asked, (tiles, averaging))
+        _run_given(model, images, labels, scores, shown, asked, (tiles, averaging, workers))
         return
     checkpoint = load(model).task(task)
     check_options(checkpoint, model, images, dataset, labels, part)
-    data = scored_data(checkpoint, images, dataset, settings, labels)
+    failed: dict[str, str] = {}
+    data = scored_data(checkpoint, images, dataset, settings, labels, None if workers.hands.alone else failed)
     _check_predictions(predictions, data)
     files = {**scores.settings, "reliability": shown.card, "out": out, "overwrite": overwrite}
+    files |= {"hands": workers.hands, "failed": failed}
+    asked = part, bool(data.dataset or not images), task, predictions
+    _run_checkpoint(checkpoint, data, asked, (tiles, machine, averaging), files, shown)
+
+
+def _run_checkpoint(
+    checkpoint: Checkpoint,
+    data: Data,
+    asked: tuple[str | None, bool, str | None, Path | None],
+    options: tuple[Tiles, Inference, Averaging],
+    files: dict[str, Any],
+    shown: Shown,
+) -> None:
+    """Score a checkpoint. `asked`: the part, whether held-out labels are chosen without one, the task, the
+    folder of predictions.
+    """
+    from labelscape.training.data import open_recipe_data
+
+    part, may_choose, task, predictions = asked
     # The seed of training: another one would hold out other blocks, and score on pixels that were learned.
-    with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as opened:
+    seed = checkpoint.recipe.get("seed", 0)
+    with open_recipe_data(data, seed, checkpoint.legend, hold=files["hands"].alone) as opened:
         for line in opened.report:
             talk(line)
-        split = chosen_split(part, opened, may_choose=bool(data.dataset or not images))
+        split = chosen_split(part, opened, may_choose=may_choose)
         checkpoint = _of_labels(checkpoint, opened, task)
-        found = _scored(checkpoint, opened, data, split, predictions, (tiles, machine, averaging), files)
+        found = _scored(checkpoint, opened, data, split, predictions, options, files)
     print_evaluation(found, shown, checkpoint.network, split or "all", _task_of(checkpoint))
 
 
@@ -233,12 +258,12 @@ def _run_given(
     scores: Scores,
     shown: Shown,
     asked: dict[str, Any],
-    how: tuple[Tiles, Averaging],
+    how: tuple[Tiles, Averaging, Workers],
 ) -> None:
     """Score a finished map, or add files of counts. Raises BadOption for options of a network."""
     given = [f"--{name}" for name, value in asked.items() if value is not None]
-    if how != (Tiles(), Averaging()):
-        given.append("options of tiles and averaging")
+    if how != (Tiles(), Averaging(), Workers()):
+        given.append("options of tiles, averaging and workers")
     if given:
         raise BadOption(
             f"{model} is no checkpoint: {', '.join(given)} mean nothing for a finished map or for counts. "
@@ -321,19 +346,32 @@ def _check_predictions(predictions: Path | None, data: Data) -> None:
 
 
 def scored_data(
-    checkpoint: Checkpoint, images: list[str] | None, dataset: str | None, settings: list[str], labels: Labels
+    checkpoint: Checkpoint,
+    images: list[str] | None,
+    dataset: str | None,
+    settings: list[str],
+    labels: Labels,
+    failed: dict[str, str] | None = None,
 ) -> Data:
-    """The scenes and labels to score on: a published set, scenes of the user's own, or those of training."""
-    from labelscape.training.evaluate import other_data, training_data
+    """The scenes and labels to score on: a published set, scenes of the user's own, or those of training.
+    Where a dict is given for those that `failed`, scenes that cannot be opened are left out and named in it.
+    """
+    from labelscape.training.evaluate import other_data, readable, training_data
     from labelscape.training.recipe_data import Data
 
     if not images:
         return training_data(checkpoint)
     if dataset is not None:
         options = published_options(checkpoint, images[0], dataset, settings_of(settings))
-        return Data(images=images, dataset=dataset, dataset_options=options)
-    scenes = [scene.source for scene in scenes_of(images, asset=labels.asset)]
-    data, notes = other_data(checkpoint, scenes, labels.settings)
+        # An absolute path: workers have another working folder.
+        folder = images if failed is None else [os.path.abspath(images[0])]
+        return Data(images=folder, dataset=dataset, dataset_options=options)
+    scenes, given = [scene.source for scene in scenes_of(images, asset=labels.asset)], labels.settings
+    if failed is not None:
+        scenes, files, found = readable(scenes, given.get("labels", []), given)
+        failed |= found
+        given = {**given, **({"labels": files} if files else {})}
+    data, notes = other_data(checkpoint, scenes, given)
     for note in notes:
         talk(f"warning: {note}")
     return data

@@ -20,6 +20,7 @@ from labelscape.progress import print_line
 
 if TYPE_CHECKING:
     from labelscape.scoring.protocol import Protocol
+    from labelscape.workers.share import Hands
 
 TileSize = Annotated[
     int | None,
@@ -276,6 +277,13 @@ class Workers:
     workers: LocalWorkers = None
     cluster: ClusterAt = None
     block_timeout: BlockTimeout = 3600.0
+
+    @property
+    def hands(self) -> Hands:
+        """The same as a value of the library. Raises BadOption."""
+        from labelscape.workers.share import Hands
+
+        return Hands(self.workers, self.cluster, self.block_timeout)
 
 
 def allow_everywhere() -> None:

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelscape.cli.options import print_json, talk
+import typer
+
+from labelscape.cli.options import as_options, print_json, talk
 
 if TYPE_CHECKING:
     from labelscape.evaluation.counts import Evaluation
@@ -27,12 +29,14 @@ def print_evaluation(
     found: Evaluation, shown: Shown, name: str, part: str | None, task: str | None = None
 ) -> None:
     """Print the scores of the model or map `name` on a `part` of the labels, and write the counts where they
-    are asked for.
+    are asked for. The exit code is 1 where scenes could not be scored.
     """
     if shown.counts is not None:
         found.save(shown.counts, overwrite=shown.overwrite)
     for note in found.notes:
         talk(f"warning: {note}")
+    if found.failure:
+        talk(f"warning: {as_options(found.failure)}")
     # A score of nothing is NaN in every column; the reason is what helps.
     if not found.confusion.labelled:
         where = "any split" if part in (None, "all") else f"the {part} split"
@@ -47,6 +51,8 @@ def print_evaluation(
         talk(f"where it is wrong: {shown.out / 'report.html'}")
     if shown.counts:
         talk(f"counts: {shown.counts}")
+    if found.failed:
+        raise typer.Exit(1)
 
 
 def as_values(found: Evaluation) -> dict[str, Any]:
@@ -63,6 +69,7 @@ def as_values(found: Evaluation) -> dict[str, Any]:
         **({"reliability": [one.to_dict() for one in found.reliability]} if found.reliability else {}),
         **({"per_ring": rings, "trimap": found.trimap} if rings else {}),
         "notes": list(found.notes),
+        **({"failed": dict(found.failed)} if found.failed else {}),
     }
 
 

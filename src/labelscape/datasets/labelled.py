@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,13 +21,15 @@ from labelscape.scenes.raster import Patch, Scene
 @dataclass(frozen=True)
 class LabelledScene:
     """A scene, its labels and, if it was split into blocks, the split (train, val or test) of each block.
-    `corrections` are written over the labels of training blocks, later ones over earlier ones.
+    `corrections` are written over the labels of training blocks, later ones over earlier ones. `again` opens
+    both again in another process, without split and corrections; None where they are only in memory.
     """
 
     scene: Scene
     labels: Labels
     split: BlockSplit | None = None
     corrections: tuple[PolygonIndex, ...] = ()
+    again: Callable[[ExitStack], LabelledScene] | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:

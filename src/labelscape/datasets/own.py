@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,7 @@ def open_dataset(
     train_share: float | None = None,
     split_seed: int | None = None,
     tick: Callable[[str], None] | None = None,
+    hold: bool = True,
 ) -> Dataset:
     """Open scenes with their labels and split them into blocks.
 
@@ -73,18 +74,17 @@ def open_dataset(
     split   blocks: large blocks, stratified by class; random: blocks of 32 pixels
     corrections, tick  review files, see `datasets.corrected`; called with the name of every scene opened
     train_share  of the training blocks, drawn by `seed` (`datasets.share`); `split_seed` draws the others
+    hold    keep scenes in memory while HOLD_BYTES suffice; False where others read them
 
     Raises BadFile for unreadable files, BadOption for invalid options, and BadInput where labels and scenes
     do not match, nothing is labelled, or there is too little to split.
     """
     spec, division = LabelRules.of(spec), _Division(shares, split, fold, block, buffer, seed, split_seed)
     division.check()
-    images, labels = _listed(images), _listed(labels)
-    own = (images, labels, None, ()) if labels else _pairs(images, own_split=division.keeps_given)
-    images, found, given, told = own
+    images, found, given, told = _sources(images, labels, own_split=division.keeps_given)
     by_file = not labels and len(images) > 1  # a single pair is one scene, and is split by blocks
     reading = {"nodata": nodata, "bands": bands, "band_names": band_names, "asset": asset}
-    files = _files(images, found, spec, reading, tick)
+    files = _files(images, found, spec, reading, tick, hold)
     with ExitStack() as opened:
         scenes, report = _of_one_kind(files, pixel_size, opened)
         _check_places(spec, scenes)
@@ -97,6 +97,14 @@ def open_dataset(
         dataset = _as_trained(scenes, legend, part_of, report, train_share, seed, corrections)
         opened.pop_all()  # the dataset closes its files; up to here a failure closes them
     return dataset
+
+
+def _sources(
+    images: str | Path | Sequence[Source], labels: str | Path | Sequence[str | Path], *, own_split: bool
+) -> tuple[Sequence[Source], Sequence[str | Path], GivenParts | None, tuple[str, ...]]:
+    """Scenes and label files that are given, else those of a folder of pairs (`_pairs`)."""
+    images, labels = _listed(images), _listed(labels)
+    return (images, labels, None, ()) if labels else _pairs(images, own_split=own_split)
 
 
 def _listed(given: str | Path | Sequence[Source]) -> Sequence[Source]:
@@ -264,6 +272,7 @@ def _files(
     rules: LabelRules,
     reading: Mapping[str, Any],
     tick: Callable[[str], None] | None,
+    hold: bool,
 ) -> _Files:
     """Scenes and labels to open. Raises BadInput for another number of labels, or masks that would be read
     wrongly; BadOption where an asset is chosen, and no scene is a STAC item.
@@ -277,7 +286,7 @@ def _files(
     _refuse_masks([f for f in labels if not is_vector(f)], rules)
     # Over all files: a class must have one index although some files lack it.
     table = classes_of(labels, rules) if len(labels) > 1 else None
-    return _Files(images, labels, rules, table, reading, tick or (lambda name: None))
+    return _Files(images, labels, rules, table, reading, tick or (lambda name: None), hold)
 
 
 @dataclass(frozen=True)
@@ -291,6 +300,37 @@ class _Files:
     reading: Mapping[str, Any]
     """Options of `open_scene`."""
     tick: Callable[[str], None]
+    hold: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """How a scene and its labels are opened: a value that can be sent to another process.
+
+    table  the classes of all label files together
+    units  that values are converted to, where the scene declares others
+    reading  options of `open_scene`
+    """
+
+    source: Source
+    label: str | Path
+    rules: LabelRules
+    table: ClassTable | None
+    pixel_size: float | None
+    units: Units | None
+    reading: Mapping[str, Any]
+
+    def __call__(self, opened: ExitStack) -> LabelledScene:
+        """Open both, to be closed with `opened`. Raises BadFile, BadInput."""
+        # Scenes are resampled before their labels are opened, which then lie on the resampled grid.
+        scene = open_scene(self.source, pixel_size=self.pixel_size, **self.reading)
+        if self.units not in (None, scene.units) and declares(scene.units):
+            with scene as as_declared:
+                scene = seen_as(as_declared, units=self.units)
+        opened.enter_context(scene)
+        own = open_labels(self.label, scene.grid, self.rules, table=self.table, scene_name=scene.name)
+        opened.callback(own.close)
+        return LabelledScene(scene, own, again=self)
 
 
 def _of_one_kind(
@@ -346,21 +386,14 @@ def _opened(
     scenes: list[LabelledScene] = []
     held = 0
     for source, label, size in zip(files.images, files.labels, pixel_sizes):
-        # Scenes are resampled before their labels are opened, which then lie on the resampled grid.
-        scene = open_scene(source, pixel_size=size, **files.reading)
-        if units not in (None, scene.units) and declares(scene.units):
-            with scene as as_declared:
-                scene = seen_as(as_declared, units=units)
-        opened.enter_context(scene)
-        own = open_labels(label, scene.grid, files.rules, table=files.table, scene_name=scene.name)
-        opened.callback(own.close)
-        if scenes and (problem := bands_differ(scene, scenes[0].scene)):
+        one = Opening(source, label, files.rules, files.table, size, units, files.reading)(opened)
+        if scenes and (problem := bands_differ(one.scene, scenes[0].scene)):
             raise BadInput(problem)
         # Pixels and a byte of label for each.
-        held += scene.nbytes + scene.grid.window.pixels
-        if held <= HOLD_BYTES:
-            scene = opened.enter_context(scene.hold())
-            own.hold()
-        scenes.append(LabelledScene(scene, own))
-        files.tick(scene.name)
+        held += one.scene.nbytes + one.scene.grid.window.pixels
+        if files.hold and held <= HOLD_BYTES:
+            one = replace(one, scene=opened.enter_context(one.scene.hold()))
+            one.labels.hold()
+        scenes.append(one)
+        files.tick(one.scene.name)
     return scenes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,6 +62,20 @@ class Evaluation:
     """Counts of errors by distance, where they were asked for."""
     paths: tuple[PathCounts, ...] = ()
     """Paths along lines, one for each class that they were asked for."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Scenes that could not be scored, and why: the counts are those of the others."""
+
+    @property
+    def failure(self) -> str:
+        """What the scores are not of, as a sentence; "" where all scenes were scored."""
+        if not self.failed:
+            return ""
+        scenes = len(self.failed) + len(self.per_scene)
+        causes = "; ".join(f"{name}: {cause.rstrip('.')}" for name, cause in self.failed.items())
+        return (
+            f"{len(self.failed)} of {scenes} scenes could not be scored, and the scores are of the others: "
+            f"{causes}."
+        )
 
     @property
     def card(self) -> tuple[Convention, ...]:
@@ -115,6 +129,7 @@ class Evaluation:
             _added("counts by confidence", self.reliability, other.reliability),
             None if self.distances is None else self.distances + other.distances,
             _added("paths", self.paths, other.paths),
+            {**self.failed, **other.failed},
         )
 
     def __radd__(self, other: object) -> Evaluation:
@@ -138,6 +153,7 @@ class Evaluation:
             # Only where they were asked for: files of earlier versions have none.
             **({"paths": [counts.to_dict() for counts in self.paths]} if self.paths else {}),
             "reliability": [counts.to_dict() for counts in self.reliability],
+            **({"failed": dict(self.failed)} if self.failed else {}),
         }
 
     @classmethod
@@ -158,6 +174,7 @@ class Evaluation:
                 tuple(map(Reliability.from_dict, fields["reliability"])),
                 DistanceCounts.from_dict(fields, len(names)) if "errors" in fields else None,
                 tuple(map(PathCounts.from_dict, fields.get("paths", ()))),
+                {str(name): str(cause) for name, cause in fields.get("failed", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(f"These are not the counts of an evaluation ({FORMAT}).") from error

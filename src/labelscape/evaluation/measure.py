@@ -103,9 +103,11 @@ def evaluate(
 
     check_dataset(dataset, "score a checkpoint")
     part = known_part(part)
-    scorer = _scorer_for(load_all(checkpoint), dataset, task, device, precision, protocol)
+    models = for_labels(load_all(checkpoint), dataset, task)
+    scorer = scorer_for(models, device, precision, protocol)
+    check_classes(scorer.checkpoint, dataset)
     legend = scorer.checkpoint.legend
-    bins = _no_bins(scorer) if reliability else ()
+    bins = no_bins(scorer) if reliability else ()
     tally = Tally(legend.names, boundaries=boundaries, bins=bins, watch=watch)
     scenes = dataset.scenes if part is None else dataset.part(part)
     # The tiles of `map_scene`: another halo or blending would score another map.
@@ -115,7 +117,7 @@ def evaluate(
     with bar("evaluate", sum(map(len, plans)), "tiles", shown=show) as tick:
         for name, scene, plan in zip(scene_names(scenes), scenes, plans):
             with tally.scene(name, scene) as add:
-                whole = _score_scene(scorer, scene, plan, part, tick, add, whole=keep is not None)
+                whole = score_scene(scorer, scene, plan, part, tick, add, whole=keep is not None)
             if keep:
                 keep(scene, whole)
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
@@ -124,22 +126,14 @@ def evaluate(
     return tally.result((*_size_notes(scorer, plans), *found.notes))
 
 
-def _scorer_for(
-    models: Sequence[Checkpoint],
-    dataset: Dataset,
-    task: str | None,
-    device: str,
-    precision: str,
-    protocol: Protocol | None,
+def scorer_for(
+    models: Sequence[Checkpoint], device: str, precision: str, protocol: Protocol | None
 ) -> Scorer:
-    """The models for the labels' task, on the device. Raises BadInput where the labels have other classes."""
+    """The models on the device."""
     from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
 
-    models = for_labels(models, dataset, task)
-    scorer = Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
-    check_classes(scorer.checkpoint, dataset)
-    return scorer
+    return Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
 
 
 def _size_notes(scorer: Scorer, plans: Sequence[TilePlan]) -> tuple[str, ...]:
@@ -150,7 +144,7 @@ def _size_notes(scorer: Scorer, plans: Sequence[TilePlan]) -> tuple[str, ...]:
     return tuple(filter(None, [size_warning(scorer, max(plans, key=lambda plan: plan.largest))]))
 
 
-def _score_scene(
+def score_scene(
     scorer: Scorer,
     scene: LabelledScene,
     plan: TilePlan,
@@ -186,7 +180,7 @@ def _score_scene(
     return indices
 
 
-def _no_bins(scorer: Scorer) -> list[Reliability]:
+def no_bins(scorer: Scorer) -> list[Reliability]:
     """Empty counts by confidence: without the checkpoint's temperature, and with it."""
     own = scorer.checkpoint.temperature
     # A mean of probabilities is no softmax of logits over one temperature.

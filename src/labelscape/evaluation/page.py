@@ -48,7 +48,7 @@ def write_page(
         subtitle=subtitle,
         lead=worst_in_words(found),
         # Names of options are marked in messages of Python; a page has no such marks.
-        notes=tuple(note.replace("`", "") for note in found.notes),
+        notes=tuple(note.replace("`", "") for note in (*found.notes, found.failure) if note),
         measured_on=measured_on,
         scores=(ModelScores(title, found.metrics),),
         definitions=tuple(DEFINITIONS.values()),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import shapely
@@ -77,6 +78,9 @@ class Overview:
         return -self.wrong, self.scene
 
 
+Shown = TypeVar("Shown", Place, Overview)
+
+
 class Places:
     """Follows an evaluation tile by tile (`watch`), writes error maps into `out`, keeps counts by distance
     (`distances`) and pictures of the worst places. Raises BadFile where a file exists and may not be
@@ -143,10 +147,10 @@ class Places:
         if (
             total
             and len(wrong_in) > 1
-            and (len(self.overviews) < OVERVIEWS or total > self.overviews[-1].wrong)
+            and (len(self.overviews) < OVERVIEWS or total >= self.overviews[-1].wrong)
         ):
             one = Overview(name, total, scene.scene.thumbnail(OVERVIEW_SIDE), whole.shape)
-            self.overviews = sorted([*self.overviews, one], key=lambda o: o.rank)[:OVERVIEWS]
+            self.overviews = _first([*self.overviews, one], OVERVIEWS)
         # By place where errors are as many: as `ranked` has them.
         for (row, column), wrong in sorted(wrong_in.items(), key=lambda pair: (-pair[1], pair[0]))[:WORST]:
             if not wrong or (len(self.worst) == WORST and wrong < self.worst[-1].wrong):
@@ -156,7 +160,19 @@ class Places:
             # 0 - 1 is 255 in bytes.
             classes = kept[(slice(None), *window.inset_of(whole))][:, ::every, ::every] - np.uint8(1)
             place = Place(name, window, wrong, scene.scene.picture(window, SIDE), *classes)
-            self.worst = sorted([*self.worst, place], key=lambda p: p.rank)[:WORST]
+            self.worst = _first([*self.worst, place], WORST)
+
+    def add(self, other: Places) -> None:
+        """What another process saw of other scenes, in whatever order they come."""
+        self.grids |= other.grids
+        self.distances += other.distances
+        self.overviews = _first([*self.overviews, *other.overviews], OVERVIEWS)
+        self.worst = _first([*self.worst, *other.worst], WORST)
+
+
+def _first(found: list[Shown], count: int) -> list[Shown]:
+    """Those of the first ranks, of which no two are equal: the same in whatever order they were found."""
+    return sorted(found, key=lambda one: one.rank)[:count]
 
 
 def ranked(found: Evaluation) -> list[BlockCounts]:

@@ -29,12 +29,12 @@ from labelscape.training.recipe_data import Data
 RGB = ("red", "green", "blue")
 
 
-def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dataset:
+def open_recipe_data(data: Data, seed: int, legend: Legend | None = None, *, hold: bool = True) -> Dataset:
     """Open and split the scenes and labels of a recipe. `legend` fixes the classes, as a trained
-    checkpoint does.
+    checkpoint does. Without `hold` no pixels are kept in memory: others read them.
     """
     if data.dataset:
-        return _open_published(data)
+        return _open_published(data, hold=hold)
     rules = LabelRules(legend=legend, **{name: getattr(data, name) for name in SETTINGS})
     return open_dataset(
         data.images,
@@ -54,6 +54,7 @@ def open_recipe_data(data: Data, seed: int, legend: Legend | None = None) -> Dat
         corrections=data.corrections,
         train_share=data.train_share,
         split_seed=data.split_seed,
+        hold=hold,
     )
 
 
@@ -89,7 +90,7 @@ def of_second_task() -> Iterator[None]:
         raise
 
 
-def _open_published(data: Data) -> Dataset:
+def _open_published(data: Data, *, hold: bool) -> Dataset:
     from labelscape.datasets.published.catalog import open_published
 
     if len(data.images) != 1:
@@ -100,6 +101,8 @@ def _open_published(data: Data) -> Dataset:
         part_of = tuple("train" if part in data.train_on else part for part in dataset.part_of)
         said = f"trained on the parts {' and '.join(data.train_on)}"
         dataset = replace(dataset, part_of=part_of, report=(*dataset.report, said))
+    if not hold:
+        return dataset
     # Small sets are held in memory: otherwise every crop decodes its file again.
     bytes_in_all = 0
     for scene in dataset.scenes:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from labelscape.contract.adjust import is_finer
 from labelscape.contract.matching import match_bands
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import known_part
-from labelscape.errors import BadOption, WrongType, check_names
+from labelscape.errors import BadOption, LabelscapeError, WrongType, check_names
 from labelscape.evaluation import measure
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.measure_maps import evaluate_maps
@@ -30,8 +31,11 @@ from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.map_data import data_of_maps, is_map
 from labelscape.training.recipe_data import Data
 from labelscape.version import __version__
+from labelscape.workers.share import Hands
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from labelscape.scoring.protocol import Protocol
 
 
@@ -62,6 +66,8 @@ def evaluate(
     overwrite: bool = False,
     show: bool = True,
     task: str | None = None,
+    workers: int | None = None,
+    cluster: str | Client | None = None,
 ) -> Evaluation:
     """Confusion counts of a checkpoint (or its file), or the average of several, over labelled pixels.
 
@@ -81,6 +87,8 @@ def evaluate(
     objects, topology, apls  classes of things, whose objects and borders (to `tolerance` pixels) count too,
              of lines, whose skeletons are compared, and of roads, along which paths are
     out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
+    workers, cluster  as `map_scenes` has them, one scene a worker; of several scenes one that fails is named
+             in `Evaluation.failed`, and the others are scored
 
     A class raster, or a folder with one of each scene's name, is scored as it is. Raises as
     `measure.evaluate`; also BadOption where the checkpoint does not say what it was trained on, BadFile.
@@ -89,11 +97,7 @@ def evaluate(
     options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
     options |= {"objects": objects, "tolerance": tolerance, "topology": topology, "apls": apls}
     options |= {"engine": engine, "protocol": one_protocol(protocol, tta, scales, average)}
-    if dataset is not None and labels is None:
-        return evaluate_into(out, checkpoint, dataset, part, task=task, **options)
-    known_part(part)  # before scenes are opened
-    if is_map(checkpoint):
-        return _evaluate_map(out, as_path(checkpoint), (dataset, labels, spec or {}), part, **options)
+    options["hands"] = Hands(workers, cluster)
     return _evaluate_asked(out, checkpoint, (dataset, labels, spec or {}), part, task, **options)
 
 
@@ -106,18 +110,28 @@ def _evaluate_asked(
     **options: Any,
 ) -> Evaluation:
     """`evaluate_into` on the scenes, labels and rules that are `asked` for, or on those of training."""
+    if asked[0] is not None and asked[1] is None:
+        return evaluate_into(out, checkpoint, asked[0], part, task=task, **options)
+    known_part(part)  # before scenes are opened
+    if is_map(checkpoint):
+        return _evaluate_map(out, as_path(checkpoint), asked, part, **options)
     first, *others = load_all(checkpoint)
     models = [first.task(task), *(one.task(task if task in one.tasks else None) for one in others)]
+    hands, failed = options["hands"], {}
+    if not hands.alone and asked[0] is not None and asked[1] is not None:
+        scenes, files, failed = readable(_scenes(asked[0]), _files(asked[1]), asked[2])
+        asked = scenes, files, asked[2]
     data, notes = asked_for(models[0], *asked)
     for note in notes:
         # 3: the line that called `evaluate`, two functions up.
         warnings.warn(note, stacklevel=3)
     # Its seed draws its own held-out blocks, its legend keeps the indices it learned: other labels may lack
     # a class.
-    with open_recipe_data(data, models[0].recipe.get("seed", 0), models[0].legend) as opened:
+    seed, legend = models[0].recipe.get("seed", 0), models[0].legend
+    with open_recipe_data(data, seed, legend, hold=hands.alone) as opened:
         if part is None and asked[0] is None:
             part = scored_part(opened)
-        return evaluate_into(out, models, opened, part, **options)
+        return evaluate_into(out, models, opened, part, failed=failed, **options)
 
 
 def _evaluate_map(
@@ -149,11 +163,14 @@ def evaluate_into(
     tolerance: int = 2,
     topology: Sequence[str] = (),
     apls: Sequence[str] = (),
+    hands: Hands = Hands(),
+    failed: Mapping[str, str] = MappingProxyType({}),
     **options: Any,
 ) -> Evaluation:
     """`measure.evaluate`, which also counts `objects`, `topology` and `apls` and writes where the model is
     wrong into the folder `out`, unless that is None. A finished map, or a folder of them, is scored in place
-    of a checkpoint; of the options it takes `boundaries` and `show`.
+    of a checkpoint; of the options it takes `boundaries` and `show`. `hands` do the work, `failed` are scenes
+    that could not be opened, and why.
     """
     measure.check_dataset(dataset, "score a checkpoint")
     known = known_part(part)
@@ -164,13 +181,21 @@ def evaluate_into(
     things = Objects(objects, dataset.legend.names, **how) if objects or topology or apls else None
     watch = [one.watch for one in (places, things) if one is not None]
     if is_map(checkpoint):
+        if not hands.alone:
+            raise BadOption("A finished map is scored by one process: leave `workers` and `cluster` out.")
         title, kept = Path(checkpoint).name, {name: options[name] for name in ("boundaries", "show")}
         found = evaluate_maps(checkpoint, dataset, part=known, watch=watch, **kept)
     else:
         models = load_all(checkpoint)
         title = " + ".join(one.network for one in models)
         options |= {"reliability": options.get("reliability", False) or places is not None}
-        found = measure.evaluate(models, dataset, part=part, watch=watch, **options)
+        if hands.alone:
+            found = measure.evaluate(models, dataset, part=part, watch=watch, **options)
+        else:
+            counted = {name: tuple(value) for name, value in how.items() if name != "tolerance"}
+            counted |= {"objects": tuple(objects), "tolerance": tolerance}
+            found, things = _on_workers(hands, models, dataset, known, places, {**options, **counted}), None
+        found = replace(found, failed={**failed, **found.failed})
     if things is not None:
         counts = {"topology": tuple(things.topology), "paths": tuple(things.paths)}
         found = replace(found, objects=tuple(things.counts), **counts)
@@ -179,8 +204,54 @@ def evaluate_into(
     found = replace(found, distances=places.distances)
     if places.distances.warning:
         found = replace(found, notes=(*found.notes, places.distances.warning))
-    _write(found, places, title, f"{known or 'all'} labels of {_counted(len(scenes))}", overwrite)
+    _write(found, places, title, f"{known or 'all'} labels of {_counted(len(found.per_scene))}", overwrite)
     return found
+
+
+def _on_workers(
+    hands: Hands,
+    models: Sequence[Checkpoint],
+    dataset: Dataset,
+    part: str | None,
+    places: Places | None,
+    options: dict[str, Any],
+) -> Evaluation:
+    from labelscape.evaluation.on_workers import Counting
+    from labelscape.evaluation.on_workers import evaluate as share
+
+    if options.pop("keep", None) is not None:
+        raise BadOption(
+            "Predictions are written by one process (`keep`, --predictions): leave `workers` and `cluster` "
+            "out."
+        )
+    if options.pop("engine", "auto") == "openvino":
+        raise BadOption("Workers score with torch (`engine='torch'`): leave `workers` and `cluster` out.")
+    options.pop("show", None)
+    tiles = {name: options.pop(name, None) for name in ("tile_size", "overlap", "blend")}
+    names = ("boundaries", "reliability", "objects", "topology", "apls", "tolerance")
+    counting = Counting(part, tiles, None, **{name: options.pop(name) for name in names if name in options})
+    return share(hands, models, dataset, counting, places=places, **options)
+
+
+def readable(
+    scenes: Sequence[str | tuple[str, ...]], labels: Sequence[str], reading: Mapping[str, Any]
+) -> tuple[list[str | tuple[str, ...]], list[str], dict[str, str]]:
+    """Of several scenes those that can be opened, with their labels; and why the others cannot. All of them
+    where none can, or where they have no label file each: then opening says what is wrong.
+    """
+    failed: dict[int, str] = {}
+    how = {name: reading[name] for name in ("nodata", "band_names", "asset") if name in reading}
+    for number, scene in enumerate(scenes):
+        try:
+            open_scene(scene, **how).close()
+        except LabelscapeError as error:
+            failed[number] = str(error)
+    if not failed or len(failed) == len(scenes) or len(labels) not in (1, len(scenes)):
+        return list(scenes), list(labels), {}
+    kept = [number for number in range(len(scenes)) if number not in failed]
+    own = [labels[number] for number in kept] if len(labels) > 1 else list(labels)
+    first = {n: one if isinstance(one, str) else one[0] for n, one in enumerate(scenes)}
+    return [scenes[n] for n in kept], own, {Path(first[n]).stem: cause for n, cause in failed.items()}
 
 
 def _write(found: Evaluation, places: Places, title: str, measured_on: str, overwrite: bool) -> None:

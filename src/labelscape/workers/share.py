@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labelscape.errors import BadOption, LabelscapeError
+from labelscape.files import remove_abandoned
 from labelscape.progress import bar, print_line
 from labelscape.workers import cluster
 from labelscape.workers.pace import Pace
@@ -87,6 +88,9 @@ def on_workers(
             far = f"stopped after {seconds:.0f} s: {ended} of {work} are finished"
             print_line(f"{far}; repeat the command for the others")
             raise
+        finally:
+            if needs.out is not None and needs.out.is_dir():
+                remove_abandoned(needs.out)  # what workers that died left of unfinished files
 
 
 def followed(
