@@ -153,12 +153,12 @@ def test_warnings_of_gdal_about_a_list_are_not_printed(tmp_path, recwarn):
     import contextlib
     import sqlite3
 
-    from labelscape.scenes.scene_tables import is_tile_index
+    from labelscape.scenes.scene_tables import tile_index
 
     path = tmp_path / "plain.gpkg"
     with contextlib.closing(sqlite3.connect(path)) as base, base:
         base.execute("CREATE TABLE t (a)")
-    assert not is_tile_index(str(path))
+    assert tile_index(str(path)) is None
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 

@@ -8,6 +8,7 @@ import world
 
 import labelscape as ls
 from labelscape.evaluation.distances import DISTANCES, LAGS, DistanceCounts, correlation_length, pairs_of
+from labelscape.evaluation.kept import KeptClasses
 from labelscape.evaluation.places import Places
 from labelscape.evaluation.text import percent
 
@@ -68,12 +69,14 @@ def scene(tmp_path):
 
 def counted(dataset, wrong, out):
     """What an evaluation counts whose predictions are wrong there."""
-    places, (scene,) = Places(out, dataset.scenes, dataset.legend), dataset.scenes
-    with places.watch("scene", scene) as see:
+    kept, (scene,) = KeptClasses(), dataset.scenes
+    places = Places(out, dataset.scenes, dataset.legend, kept)
+    with kept.watch("scene", scene) as keep, places.watch("scene", scene) as see:
         for window in scene.scene.grid.window.blocks(256):
             truth = scene.read_labels(window, "test")
             predicted = np.where(wrong[window.inset_of(scene.scene.grid.window)], (truth + 1) % 3, truth)
-            see(window, truth, predicted.astype(np.uint8))
+            for one in (keep, see):
+                one(window, truth, predicted.astype(np.uint8))
     return places.distances
 
 

@@ -87,19 +87,19 @@ def test_pictures_of_a_place_show_its_labels_and_predictions(out):
     """Against the error map, which was written pixel by pixel."""
     import rasterio
 
+    from labelscape.evaluation.kept import KeptClasses
     from labelscape.evaluation.places import Places
 
     w = world.make(out[0].parent, 64, 64, name="again")
     labels = world.label_raster(w, out[0].parent / "again_labels.tif")
     model = world.tiny_checkpoint(like=w.scene)
     with ls.open_dataset([str(w.scene)], [str(labels)], spec={"legend": world.LEGEND}) as dataset:
-        places = Places(out[0].parent / "again_out", dataset.scenes, dataset.legend)
-        kept = []
+        kept, whole = [], KeptClasses()
+        places = Places(out[0].parent / "again_out", dataset.scenes, dataset.legend, whole)
         from labelscape.evaluation import measure
 
-        measure.evaluate(
-            model, dataset, watch=[places.watch], keep=lambda _, c: kept.append(c), device="cpu", show=False
-        )
+        how = {"watch": [whole.watch, places.watch], "keep": lambda _, c: kept.append(c), "show": False}
+        measure.evaluate(model, dataset, device="cpu", **how)
     (place,) = places.worst
     assert (place.truth == w.classes).all() and (place.predicted == kept[0]).all()
     assert place.wrong == (w.classes != kept[0]).sum() and place.picture.shape == (64, 64, 3)

@@ -12,7 +12,7 @@ import world
 
 from labelscape.checkpoint import save
 from labelscape.errors import BadOption
-from labelscape.maps.job import SceneRecord
+from labelscape.maps.job import SceneRecord, names_for
 from labelscape.maps.many import map_scenes
 from labelscape.maps.run import map_scene
 from labelscape.scenes.array import ArrayScene
@@ -107,8 +107,13 @@ def test_scenes_of_one_name_get_their_folders_before_it(tmp_path, model):
     ]
     (tmp_path / "other").mkdir()
     shutil.copytree(tmp_path / "north", tmp_path / "other" / "north")
-    with pytest.raises(BadOption, match="would have the same file names"):
-        map_scenes(model, [scenes[0], tmp_path / "other" / "north" / "s0.tif"], tmp_path / "maps", **QUICK)
+    # Of one folder name too: with as many folders as tell them apart.
+    alike = [scenes[0], tmp_path / "other" / "north" / "s0.tif"]
+    assert names_for(alike) == [f"{tmp_path.name}_north_s0", "other_north_s0"]
+    assert names_for([scenes[0], tmp_path / "x" / "b.tif"]) == [None, None]
+    arrays = [ArrayScene(np.ones((3, 8, 8), np.uint8)) for _ in range(2)]
+    with pytest.raises(BadOption, match="two scenes in memory, .* would have the same file names"):
+        names_for(arrays)
 
 
 def test_a_list_without_scenes_and_names_for_several_are_refused(tmp_path, model):

@@ -49,6 +49,16 @@ def test_a_disk_that_may_be_too_small_is_noted(case, disk):
     assert not any("before compression" in note for note in mapped(case, overwrite=True).notes)
 
 
+def test_rejected_pixels_need_no_probabilities_of_their_own(case, disk):
+    """The class "unknown" is one more in the legend, and none in the probabilities."""
+    most = check(*case[:2], device="cpu", timing=False, out=case[2], proba=True, reject=0.5).plan.disk
+    disk(most)
+    done = mapped(case, proba=True, reject=0.5)
+    assert not any("before compression" in note for note in done.notes)
+    with rasterio.open(done.paths["proba"]) as file:
+        assert most == int(file.width * file.height * (2 + file.count) * (1 + 4 / 3))
+
+
 def test_a_disk_that_is_certainly_too_small_is_refused_before_any_work(case, disk):
     disk(MOST // 100)
     with pytest.raises(BadFile, match=r"^The map may need .* are free in .*map\. .*force=True"):
@@ -79,5 +89,5 @@ def test_holes_of_a_sparse_scene_need_no_room(tmp_path, disk):
     request = MapRequest(device="cpu", **settings)
     with Scene(path) as scene:
         plan = plan_for(scorer_of(request, [checkpoint]), scene, tile_size=128, overlap=16, blend=None)
-        notes = _room(request, tmp_path, Folder(tmp_path / "none"), scene, plan, {"": checkpoint.legend})
+        notes = _room(request, tmp_path, Folder(tmp_path / "none"), scene, plan, 2)
     assert len(notes) == 1

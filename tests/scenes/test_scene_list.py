@@ -11,9 +11,11 @@ import pytest
 import world
 
 from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.scenes import scene_tables
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene_list import find_scenes, unique_names
 from labelscape.scenes.stac_many import PIECE, document_of, items_in, read_items
+from labelscape.scenes.vectors import layers_of
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
@@ -132,7 +134,10 @@ def test_tile_indexes(tiles, tmp_path, suffix, monkeypatch):
         )
     # gdaltindex writes the paths that it was given: relative to the folder in which it ran.
     monkeypatch.chdir(tiles)
+    looked = []
+    monkeypatch.setattr(scene_tables, "layers_of", lambda file: looked.append(file) or layers_of(file))
     assert sources(index) == paths
+    assert len(looked) == (suffix != ".parquet"), "columns are looked for once"
     for path in paths:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         world.make((tmp_path / path).parent, 20, 30, name=Path(path).stem)

@@ -18,7 +18,7 @@ from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.rasters.class_map import class_raster
-from labelscape.rasters.class_names import legend_of
+from labelscape.rasters.class_names import legend_in
 from labelscape.scenes.files import gdal, is_local, is_raster_there, open_raster, sibling, stem_of_place
 
 SAME_PIXEL = 0.01
@@ -79,9 +79,9 @@ def read_sources(paths: Sequence[str], *, by_name: bool) -> tuple[tuple[MapSourc
         with gdal(), open_raster(path) as file:
             opened = class_raster(file, path)
             grid, nodata = opened.grid, opened.nodata
-        if not grid.is_georeferenced:
-            raise BadInput(f"{path} has no coordinates: its place in a mosaic is not known.")
-        legend = legend_of(path)[0]
+            if not grid.is_georeferenced:
+                raise BadInput(f"{path} has no coordinates: its place in a mosaic is not known.")
+            legend = legend_in(opened)
         key = tuple(zip(legend.values, legend.names))
         legends.setdefault(key, (legend, path))
         zone = next((n for n, one in enumerate(crs) if one == grid.crs), len(crs))

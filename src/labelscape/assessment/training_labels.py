@@ -81,9 +81,11 @@ def check_not_training(points: str | Path, labels: Sequence[Learned]) -> None:
 def on_training_labels(design: Design, labels: Sequence[Learned]) -> int | None:
     """Number of points that lie on training labels; None where no label file can be read."""
     hit, read = np.zeros(len(design), bool), False
+    # One area for all label files of a model: its polygons are read once.
+    inside = {area: _inside(design, area) for area in {label.area for label in labels}}
     for label in labels:
         try:
-            hit |= _on_labels(design, label)
+            hit |= _on_labels(design, label, inside[label.area])
             read = True
         # Moved or deleted since: what can be read is checked, and None says that nothing could be.
         except (LabelscapeError, OSError, ValueError):
@@ -91,17 +93,22 @@ def on_training_labels(design: Design, labels: Sequence[Learned]) -> int | None:
     return int(hit.sum()) if read else None
 
 
-def _on_labels(design: Design, one: Learned) -> np.ndarray:
-    """(N,) bool: the points that lie on labels that were learned."""
+def _on_labels(design: Design, one: Learned, inside: np.ndarray | None) -> np.ndarray:
+    """(N,) bool: the points that lie on labels that were learned, of points `inside` the area."""
     on = _on_polygons(design, one.label) if is_vector(one.label) else _on_raster(design, one.label)
-    if one.area is None:
-        return on
-    try:
-        inside = _on_polygons(design, one.area)
-    # The area is gone: all labels may have been used.
-    except (LabelscapeError, OSError, ValueError):
+    if inside is None:
         return on
     return inside if one.fills else on & inside
+
+
+def _inside(design: Design, area: str | None) -> np.ndarray | None:
+    """(N,) bool: the points in an area; None without one, or where it is gone: all labels may have been used
+    then.
+    """
+    try:
+        return None if area is None else _on_polygons(design, area)
+    except (LabelscapeError, OSError, ValueError):
+        return None
 
 
 def _moved(design: Design, crs: str | None) -> np.ndarray:

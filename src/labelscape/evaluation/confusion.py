@@ -141,6 +141,13 @@ class Confusion:
         return cls.from_dict(fields)
 
 
+def count_groups(
+    groups: np.ndarray, truth: np.ndarray, predicted: np.ndarray, classes: int, number: int
+) -> list[Confusion]:
+    """The counts (see `count`) of the pixels of each of `number` groups, given by their numbers (H, W)."""
+    return [count(np.where(groups == k, truth, IGNORE), predicted, classes) for k in range(number)]
+
+
 def count(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Confusion:
     """Count the confusion matrix of two arrays of class indices of one shape, of any integer type.
 

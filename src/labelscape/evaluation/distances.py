@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 
 from labelscape.datasets.labelled import LabelledScene
 from labelscape.errors import BadInput
-from labelscape.evaluation.confusion import Confusion, count
+from labelscape.evaluation.confusion import Confusion, count_groups
 from labelscape.evaluation.metrics import mean_iou, overall_accuracy, plain
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
@@ -144,9 +144,7 @@ def count_distances(
     if scene.split is None:
         return DistanceCounts(DistanceCounts.empty(classes).per_distance, pairs, differing)
     groups = distance_groups(scene, window)
-    counted = (
-        count(np.where(groups == k, truth, IGNORE), predicted, classes) for k in range(len(DISTANCES) + 1)
-    )
+    counted = count_groups(groups, truth, predicted, classes, len(DISTANCES) + 1)
     return DistanceCounts(tuple(counted), pairs, differing)
 
 

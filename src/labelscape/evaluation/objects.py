@@ -21,11 +21,10 @@ from scipy.ndimage import distance_transform_edt, label
 
 from labelscape.datasets.labelled import LabelledScene
 from labelscape.errors import BadInput, BadOption, check_names
-from labelscape.evaluation.kept import zeros
+from labelscape.evaluation.kept import KeptClasses
 from labelscape.evaluation.metrics import plain
 from labelscape.evaluation.paths import PathCounts, count_paths
 from labelscape.evaluation.topology import TopologyCounts, check_size, count_topology
-from labelscape.files import temporary_folder
 from labelscape.grid import Window
 
 SIZES = (25, 100, 400, 1600)
@@ -241,8 +240,8 @@ def border_counts(truth: np.ndarray, predicted: np.ndarray, known: np.ndarray, t
 
 class Objects:
     """Follows an evaluation (`watch`) and counts objects and borders of some classes, the skeletons of others
-    (`topology`), and paths along them (`apls`). Raises UnknownName for another class, BadOption for a
-    tolerance below 1.
+    (`topology`), and paths along them (`apls`), in `kept`. Raises UnknownName for another class, BadOption
+    for a tolerance below 1.
     """
 
     def __init__(
@@ -253,10 +252,12 @@ class Objects:
         tolerance: int = 2,
         topology: Sequence[str] = (),
         apls: Sequence[str] = (),
+        kept: KeptClasses,
     ) -> None:
         check_names("class", [*classes, *topology, *apls], names)
         if tolerance < 1:
             raise BadOption(f"`tolerance={tolerance}` must be at least 1: it is a distance in pixels.")
+        self._kept = kept
         self._indices = [list(names).index(name) for name in classes]
         self.counts = [ObjectCounts.empty(name, tolerance) for name in classes]
         self._lines = [list(names).index(name) for name in topology]
@@ -268,31 +269,26 @@ class Objects:
     def watch(
         self, name: str, scene: LabelledScene
     ) -> Iterator[Callable[[Window, np.ndarray, np.ndarray], None]]:
-        """Yields what is given every tile's window, truth and prediction; counts when the scene is done."""
+        """Counts when the scene is done."""
         whole, steps = scene.scene.grid.window, scene.scene.grid.ground_steps
         for one in (*self.topology, *self.paths)[:1]:
             # Before hours of prediction: a skeleton needs its scene in memory as a whole.
             check_size(whole.pixels, one.name)
         if self.paths and steps is None:
             raise BadInput(f"APLS is measured in metres, and the place of {name} on Earth is not known.")
-        with temporary_folder() as folder:
-            # Truth and prediction, index + 1: what is never written reads as 0, and takes no memory.
-            kept = zeros((2, *whole.shape), folder / "classes")
+        yield lambda window, truth, predicted: None
+        kept = self._kept.array
+        for k, index in enumerate(self._indices):
+            self.counts[k] += count_objects(kept, index, self.counts[k].name, self.counts[k].tolerance)
+        for k, index in enumerate(self._lines):
+            self.topology[k] += count_topology(*_masks(kept, index), self.topology[k].name)
+        for k, index in enumerate(self._roads):
+            self.paths[k] += count_paths(*_masks(kept, index), self.paths[k].name, steps)
 
-            def see(window: Window, truth: np.ndarray, predicted: np.ndarray) -> None:
-                inside = window.inset_of(whole)
-                # 255 + 1 is 0 in bytes.
-                kept[(0, *inside)], kept[(1, *inside)] = truth + np.uint8(1), predicted + np.uint8(1)
 
-            yield see
-            for k, index in enumerate(self._indices):
-                self.counts[k] += count_objects(kept, index, self.counts[k].name, self.counts[k].tolerance)
-            for k, index in enumerate(self._lines):
-                masks = kept[0] == index + 1, (kept[1] == index + 1) & (kept[0] > 0)
-                self.topology[k] += count_topology(*masks, self.topology[k].name)
-            for k, index in enumerate(self._roads):
-                masks = kept[0] == index + 1, (kept[1] == index + 1) & (kept[0] > 0)
-                self.paths[k] += count_paths(*masks, self.paths[k].name, steps)
+def _masks(kept: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where a class is true and predicted, on labelled pixels alone."""
+    return kept[0] == index + 1, (kept[1] == index + 1) & (kept[0] > 0)
 
 
 def count_objects(kept: np.ndarray, index: int, name: str, tolerance: int) -> ObjectCounts:

@@ -20,9 +20,9 @@ from labelscape.errors import BadFile
 from labelscape.evaluation.blocks import BlockCounts, block_side, blocks_in
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.distances import DistanceCounts, count_distances
-from labelscape.evaluation.kept import zeros
+from labelscape.evaluation.kept import KeptClasses
 from labelscape.evaluation.metrics import iou, mean_iou, overall_accuracy, plain
-from labelscape.files import stem_of, temporary_folder, written_whole
+from labelscape.files import stem_of, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.rasters.write import MapWriter
@@ -88,8 +88,16 @@ class Places:
     """
 
     def __init__(
-        self, out: str | Path, scenes: Sequence[LabelledScene], legend: Legend, *, overwrite: bool = False
+        self,
+        out: str | Path,
+        scenes: Sequence[LabelledScene],
+        legend: Legend,
+        kept: KeptClasses,
+        *,
+        overwrite: bool = False,
     ) -> None:
+        """`kept` holds the classes of the scene that is being scored."""
+        self._kept = kept
         self.out, self.legend, self._overwrite = Path(out), legend, overwrite
         self.grids: dict[str, Grid] = {}
         self.distances = DistanceCounts.empty(len(legend))
@@ -116,9 +124,6 @@ class Places:
             writer = held.enter_context(
                 MapWriter(self.map_of(name), grid, 1, IGNORE, legend=legend, overwrite=self._overwrite)
             )
-            folder = held.enter_context(temporary_folder())
-            # Truth and prediction, index + 1: which places are the worst is known when the scene is done.
-            kept = zeros((2, *grid.shape), folder / "classes")
 
             def see(window: Window, truth: np.ndarray, predicted: np.ndarray) -> None:
                 known = truth != IGNORE
@@ -127,19 +132,14 @@ class Places:
                 wrong = known & (truth != predicted)
                 # truth + 1: 0 is left for right pixels, and 255 for those without a label.
                 writer.write(window, np.where(known, np.where(wrong, truth + 1, 0), IGNORE).astype(np.uint8))
-                inside = window.inset_of(grid.window)
-                # 255 + 1 is 0 in bytes.
-                kept[(0, *inside)], kept[(1, *inside)] = truth + np.uint8(1), predicted + np.uint8(1)
                 for place, part in blocks_in(window, block_side(scene)):
                     wrong_in[place] += int(wrong[part.inset_of(window)].sum())
                 self.distances += count_distances(scene, window, truth, predicted, len(self.legend))
 
             yield see
-            self._look(name, scene, kept, wrong_in)
+            self._look(name, scene, wrong_in)
 
-    def _look(
-        self, name: str, scene: LabelledScene, kept: np.ndarray, wrong_in: Counter[tuple[int, int]]
-    ) -> None:
+    def _look(self, name: str, scene: LabelledScene, wrong_in: Counter[tuple[int, int]]) -> None:
         """Keep pictures of a finished scene and its worst blocks, if they are among the worst so far."""
         whole, side = scene.scene.grid.window, block_side(scene)
         total = sum(wrong_in.values())
@@ -158,7 +158,8 @@ class Places:
             window = whole & Window(row * side, column * side, side, side)
             every = -(-max(window.shape) // SIDE)
             # 0 - 1 is 255 in bytes.
-            classes = kept[(slice(None), *window.inset_of(whole))][:, ::every, ::every] - np.uint8(1)
+            kept = self._kept.array[(slice(None), *window.inset_of(whole))]
+            classes = kept[:, ::every, ::every] - np.uint8(1)
             place = Place(name, window, wrong, scene.scene.picture(window, SIDE), *classes)
             self.worst = _first([*self.worst, place], WORST)
 

@@ -11,7 +11,7 @@ import numpy as np
 from labelscape.datasets.labelled import LabelledScene
 from labelscape.evaluation.blocks import BlockCounts, BlockTally, block_side
 from labelscape.evaluation.boundaries import RINGS, ring_of
-from labelscape.evaluation.confusion import Confusion, count
+from labelscape.evaluation.confusion import Confusion, count_groups
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.reliability import Reliability
 from labelscape.legend import IGNORE
@@ -64,7 +64,9 @@ class Tally:
                 for one in see:
                     one(window, truth, predicted)
                 if self._rings:
-                    self._add_rings(_rings_in(scene, window), truth, predicted)
+                    found = _rings_in(scene, window), truth, predicted
+                    rings = count_groups(*found, len(self.names), len(self._rings))
+                    self._rings = [so_far + more for so_far, more in zip(self._rings, rings)]
                 if self._bins and tile is not None:
                     self._add_confidences(tile, truth, predicted)
 
@@ -80,10 +82,6 @@ class Tally:
     def result(self, notes: Sequence[str] = ()) -> Evaluation:
         rings, blocks, bins = tuple(self._rings), tuple(self.per_block), tuple(self._bins)
         return Evaluation(self.per_scene, self.names, tuple(notes), rings, blocks, reliability=bins)
-
-    def _add_rings(self, ring: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> None:
-        for k, so_far in enumerate(self._rings):
-            self._rings[k] = so_far + count(np.where(ring == k, truth, IGNORE), predicted, len(so_far))
 
     def _add_confidences(self, tile: ScoredTile, truth: np.ndarray, predicted: np.ndarray) -> None:
         known = truth != IGNORE

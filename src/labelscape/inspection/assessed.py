@@ -77,7 +77,7 @@ def _answered(path: Path, design: Design) -> int | None:
 def document(path: Path, fields: Mapping[str, Any]) -> Info | None:
     """A JSON document that `assess`, `evaluate` or `train` wrote; None for another."""
     if fields.get("format") == FORMAT:
-        return _counts(path)
+        return _counts(path, Evaluation.from_dict(fields))
     if {"estimator", "design", "sentence", "classes"} <= fields.keys():
         with damaged(f"{path} is not an assessment, or is damaged"):
             return _assessment(path, fields)
@@ -89,8 +89,7 @@ def document(path: Path, fields: Mapping[str, Any]) -> Info | None:
     return None
 
 
-def _counts(path: Path) -> Info:
-    found = Evaluation.load(path)
+def _counts(path: Path, found: Evaluation) -> Info:
     scores = found.metrics if found.per_scene else {}
     facts = {key: scores.get(key) for key in ("overall_accuracy", "mean_iou", "labelled_pixels")}
     facts |= {"classes": list(found.names), "scenes": list(found.per_scene), "blocks": len(found.per_block)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from labelscape.areas.polygon_files import COLUMNS
 from labelscape.errors import BadFile
 from labelscape.evaluation.text import area_lines
 from labelscape.inspection.card import Info, damaged, lines, size_text
-from labelscape.scenes.vectors import PARQUET, layer_facts, layers_of, queried
+from labelscape.scenes.vectors import PARQUET, layer_facts, layers_of, need_pyarrow, queried
 
 SHAPEFILE = {".dbf": "its table of columns", ".prj": "its CRS", ".shx": "the index of its shapes"}
 """Files that a Shapefile is made of beside .shp, and what is lost without them."""
@@ -99,8 +98,7 @@ def _parquet(path: Path) -> dict[str, Any]:
     """A GeoParquet file by its own description, since the GDAL of pyogrio's wheel has no Parquet driver."""
     import json
 
-    if find_spec("pyarrow") is None:
-        raise BadFile(f"{path} can be read only with pyarrow: pip install 'labelscape[parquet]'.")
+    need_pyarrow(path)
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from labelscape.maps.rasters import Tiles, in_order
 from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_with
 from labelscape.scenes.files import Source, source_paths, source_text
+from labelscape.scenes.scene_list import unique_names
 from labelscape.scoring.machine import as_many_threads
 from labelscape.workers.cluster import ClusterLost
 from labelscape.workers.sent import for_workers, loaded
@@ -116,23 +117,22 @@ def scene_text(source: Source) -> str:
 
 
 def names_for(scenes: Sequence[Source]) -> list[str | None]:
-    """Stems for the files of each scene's map: None for the scene's own, which is its file's name; with the
-    name of its folder before it where two scenes have the same. Raises BadOption where that is the same too.
+    """Stems for the files of each scene's map: None for the scene's own, which is its file's name; with as
+    many of its folders before it as tell it apart where two scenes have the same (`unique_names`). Raises
+    BadOption for two scenes in memory of one name.
     """
-    places = [Path(scene_text(scene).partition(",")[0]) for scene in scenes]
-    common = Counter(place.stem for place in places)
-    names = [
-        f"{place.absolute().parent.name}_{place.stem}" if common[place.stem] > 1 else None for place in places
-    ]
-    taken: dict[str, Source] = {}
-    for name, place, scene in zip(names, places, scenes):
-        other = taken.setdefault(name or place.stem, scene)
-        if other is not scene:
+    places = [scene_text(scene).partition(",")[0] for scene in scenes]
+    unnamed: dict[str, Source] = {}
+    for place, scene in zip(places, scenes):
+        if source_paths(scene) is None and unnamed.setdefault(place, scene) is not scene:
             raise BadOption(
-                f"The maps of {scene_text(other)} and {scene_text(scene)} would have the same file names. "
-                "Map one of them into another folder (`out`)."
+                f"The maps of two scenes in memory, {place}, would have the same file names. Map one of them "
+                "into another folder (`out`), or name it (`name`)."
             )
-    return names
+    distinct = list(dict.fromkeys(places))
+    given = [(os.path.abspath(place), Path(place).stem) for place in distinct]
+    names = dict(zip(distinct, unique_names(given)))
+    return [None if names[place] == Path(place).stem else names[place] for place in places]
 
 
 def map_one(

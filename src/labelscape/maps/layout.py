@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from labelscape.grid import Window
 from labelscape.scoring.tiles import TilePlan
@@ -24,7 +25,7 @@ class Blocks:
     rows: int
     columns: int
 
-    @property
+    @cached_property  # asked for every tile
     def shape(self) -> tuple[int, int]:
         """Rows and columns of blocks."""
         height, width = tiles_along(self.plan)

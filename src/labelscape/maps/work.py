@@ -170,7 +170,8 @@ def prepared(
     key = tile_key(request, models, scene, plan, scorer.device.type, watched, engine=scorer.engine)
     make_folder(out)
     with locked(out / stem, patience=patience):
-        notes = [*notes, *_room(request, out, store, scene, plan, legends)]
+        wanted = planes_wanted(request, models)
+        notes = [*notes, *_room(request, out, store, scene, plan, len(wanted))]
         # Files beside tiles with this very key are this map's own, finished before it was stopped.
         replace = overwrite or is_begun(store, key)
         # Before the journal: a folder that refuses the map must not lose an earlier map's tiles.
@@ -180,7 +181,6 @@ def prepared(
             verb = "are" if len(leftover) > 1 else "is"
             # Reported, not deleted: only the user knows whether they are still wanted.
             notes = [*notes, f"{', '.join(leftover)} in {out} {verb} from an earlier map, not from this one"]
-        wanted = planes_wanted(request, models)
         kept = Journal(store, key, wanted, machine=machine_now(), overwrite=overwrite)
         notes = [*notes, *filter(None, [kept.deleted]), *unlike_before(kept.machine)]
         made, told = (stem, paths, rasters_of(request, task)), tuple(notes)
@@ -205,12 +205,11 @@ LEAST_SHARE = 0.02
 
 
 def _room(
-    request: MapRequest, out: Path, begun: Store, scene: Scene, plan: TilePlan, legends: Mapping[str, Legend]
+    request: MapRequest, out: Path, begun: Store, scene: Scene, plan: TilePlan, layers: int
 ) -> list[str]:
-    """A note where the disk may be too small for the map; tiles in the store `begun` may be on it already.
-    Raises BadFile where it certainly is, unless the map is forced.
+    """A note where the disk may be too small for the map's rasters of so many `layers`; tiles in the store
+    `begun` may be on it already. Raises BadFile where it certainly is, unless the map is forced.
     """
-    layers = sum(len(one.band_names(legends[one.task])) for one in rasters_of(request, _second(legends)))
     most = bytes_on_disk(scene.grid.window.pixels, layers, journal=not begun.remote)
     free = free_bytes(out)
     if free is None:

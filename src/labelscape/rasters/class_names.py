@@ -28,16 +28,21 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
             from labelscape.checkpoint import load
 
             return load(checkpoint).legend, file.height
-        names = names_of_values(raster, file) or dict.fromkeys(_values(found), "")
-        try:
-            palette = file.colormap(1)
-        except ValueError:  # rasterio's answer where there is no colour table
-            palette = {}
+        return legend_in(found), file.height
+
+
+def legend_in(raster: ClassRaster) -> Legend:
+    """The legend of an open class raster, as `legend_of` reads it. Raises as it does."""
+    names = names_of_values(raster.path, raster.file) or dict.fromkeys(_values(raster), "")
+    try:
+        palette = raster.file.colormap(1)
+    except ValueError:  # rasterio's answer where there is no colour table
+        palette = {}
     values = sorted(v for v in names if 0 <= v < IGNORE)
     if not values:
-        raise BadInput(f"{raster} has no classes: every pixel is nodata, and it has no attribute table.")
+        raise BadInput(f"{raster.path} has no classes: every pixel is nodata, and it has no attribute table.")
     colors = [palette[v][:3] for v in values] if all(v in palette for v in values) else None
-    return Legend.of_names(called(values, names), values=values, colors=colors), file.height
+    return Legend.of_names(called(values, names), values=values, colors=colors)
 
 
 def _values(raster: ClassRaster) -> list[int]:

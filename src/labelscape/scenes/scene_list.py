@@ -17,12 +17,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labelscape.errors import BadFile, BadInput, BadOption, joined
+from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.files import check_path, stem_of
 from labelscape.scenes.catalogue import item_documents
 from labelscape.scenes.file_lists import Place, matches_of, places_of
 from labelscape.scenes.files import is_local, is_raster, rasters_below, stem_of_place
-from labelscape.scenes.scene_tables import TABLES, TEXTS, Entry, entries_of, is_tile_index
+from labelscape.scenes.scene_tables import (
+    TABLES,
+    TEXTS,
+    Entry,
+    TileIndex,
+    entries_of,
+    split_files,
+    tile_index,
+)
 from labelscape.scenes.stac import SUFFIXES, allowed, check_assets, is_stac
 from labelscape.scenes.stac_documents import check_complete, on_the_web, read_document
 from labelscape.scenes.stac_many import document_of, head_of, item_in, items_in
@@ -159,18 +167,20 @@ class _Found:
             self.missing.append(f"{file}{f' ({where})' if where else ''}")
         elif suffix in SUFFIXES:
             self._document(file, where)
-        elif suffix in TEXTS or suffix in TABLES or is_tile_index(file):
+        elif suffix in TEXTS or suffix in TABLES:
             self._list(file)
+        elif (index := tile_index(file)) is not None:
+            self._list(file, index)
         else:
             self._scene(file, stem_of_place(file), where)
 
-    def _list(self, file: str) -> None:
+    def _list(self, file: str, index: TileIndex | None = None) -> None:
         own = os.path.realpath(file)
         if own in self.lists:
             raise BadInput(f"{file} is a list that names itself.")
         self.lists.append(own)
         before = len(self.scenes) + len(self.missing) + sum(self.times.values())
-        for entry in entries_of(file):
+        for entry in entries_of(file, index):
             if isinstance(entry, Entry):
                 self._listed(entry, file)
             else:
@@ -212,10 +222,11 @@ class _Found:
         if kind in ("Catalog", "Collection"):
             self._catalogue(file, head)
         elif kind == "FeatureCollection" and isinstance(first, dict) and "assets" not in first:
-            if not is_tile_index(file):
+            index = tile_index(file)
+            if index is None:
                 self._scene(file, Path(file).stem, where)
                 return
-            self._list(file)
+            self._list(file, index)
         elif kind == "FeatureCollection" and self.each:
             check_complete(head, file)
             for listed in items_in(file):
@@ -295,11 +306,7 @@ def as_given(text: str) -> Place:
         raise BadOption(
             f"{text} is a checkpoint; a scene was expected here. The checkpoint comes first, then the scene."
         )
-    # Queries of STAC servers have commas.
-    if "://" in text and "?" in text:
-        return text
-    # A comma is also a character that a file's name may have: what exists is one file.
-    files = joined([part for part in text.split(",") if part], os.path.exists)
+    files = split_files(text, os.path.exists)
     return files if len(files) > 1 else text
 
 

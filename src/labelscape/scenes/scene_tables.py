@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from labelscape.errors import BadFile, BadInput, joined
 from labelscape.scenes.files import reason
 from labelscape.scenes.stac_many import PARQUET, Listed, items_in
-from labelscape.scenes.vectors import columns_of, layers_of, read_table
+from labelscape.scenes.vectors import columns_of, layers_of, need_pyarrow, read_table
 
 TEXTS = {".txt", ".lst", ".list"}
 TABLES = {".csv", ".tsv", *PARQUET}
@@ -31,36 +30,39 @@ class Entry:
     anywhere: bool = False
 
 
-def entries_of(file: str) -> Iterator[Entry | Listed]:
-    """The entries of a list in its order. Raises BadFile where it cannot be read, BadInput where it has no
-    column of paths.
+@dataclass(frozen=True, slots=True)
+class TileIndex:
+    """The layer of a vector file, and its column of paths."""
+
+    layer: str
+    column: str
+
+
+def entries_of(file: str, index: TileIndex | None = None) -> Iterator[Entry | Listed]:
+    """The entries of a list in its order; of a vector file those of its `index`. Raises BadFile where it
+    cannot be read, BadInput where it has no column of paths.
     """
     suffix = Path(file).suffix.lower()
     if suffix in TEXTS:
         return _lines(file)
     if suffix in PARQUET:
         return _parquet(file)
-    return _table(file) if suffix in TABLES else _index(file)
+    return _table(file) if index is None else _features(file, index)
 
 
-def is_tile_index(file: str) -> bool:
-    """Is this a vector file with a column of paths? A GeoPackage may also be a raster, and GDAL opens a
-    `.gti.gpkg` as one mosaic.
+def tile_index(file: str) -> TileIndex | None:
+    """The first layer of a vector file that has a column of paths; None for another file. A GeoPackage may
+    also be a raster, and GDAL opens a `.gti.gpkg` as one mosaic.
     """
     path = Path(file)
     if path.suffix.lower() not in INDEXES or path.stem.lower().endswith(".gti"):
-        return False
+        return None
     try:
-        return _layer_and_column(file) is not None
+        for layer in layers_of(file):
+            if column := _column(columns_of(file, layer.name)):
+                return TileIndex(layer.name, column)
     except BadFile:
-        return False
-
-
-def _layer_and_column(file: str) -> tuple[str, str] | None:
-    """The first layer that has a column of paths, and this column."""
-    for layer in layers_of(file):
-        if column := _column(columns_of(file, layer.name)):
-            return layer.name, column
+        pass
     return None
 
 
@@ -90,11 +92,17 @@ def _lines(file: str) -> Iterator[Entry]:
 
 
 def _files(text: str, file: str) -> tuple[str, ...]:
-    """Files of one scene are separated by commas, which a file's name may have too."""
+    folder = Path(file).parent
+    return split_files(text, lambda name: (folder / name).exists())
+
+
+def split_files(text: str, exists: Callable[[str], bool]) -> tuple[str, ...]:
+    """Files of one scene are separated by commas, which the name of a file that `exists` may have too, and
+    the query of an address (`https://...?bbox=1,2,3,4`).
+    """
     if "://" in text and "?" in text:
         return (text,)
-    folder = Path(file).parent
-    return joined([part for part in text.split(",") if part], lambda name: (folder / name).exists())
+    return joined([part for part in text.split(",") if part], exists)
 
 
 def _table(file: str) -> Iterator[Entry]:
@@ -116,8 +124,7 @@ def _table(file: str) -> Iterator[Entry]:
 
 
 def _parquet(file: str) -> Iterator[Entry | Listed]:
-    if find_spec("pyarrow") is None:
-        raise BadFile(f"Reading {file} needs pyarrow: pip install 'labelscape[parquet]'.")
+    need_pyarrow(file)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -143,9 +150,8 @@ def _parquet(file: str) -> Iterator[Entry | Listed]:
         raise BadFile(f"{file} cannot be read as GeoParquet: {reason(error)}.") from error
 
 
-def _index(file: str) -> Iterator[Entry]:
-    layer, column = _layer_and_column(file) or ("", "")
-    (texts,) = read_table(file, layer, [column]).values()
+def _features(file: str, index: TileIndex) -> Iterator[Entry]:
+    (texts,) = read_table(file, index.layer, [index.column]).values()
     for number, text in enumerate(texts, start=1):
         if isinstance(text, str) and text:
             yield Entry((text,), f"{file}, feature {number}", anywhere=True)

@@ -12,13 +12,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelscape.errors import BadFile, BadInput
 from labelscape.scenes.files import is_local, reason
 from labelscape.scenes.stac_documents import items_of, no_json, read_document
+from labelscape.scenes.vectors import need_pyarrow
 
 PARQUET = {".parquet", ".geoparquet"}
 PIECE = 2**16
@@ -144,8 +144,7 @@ def _with_places(file: str) -> Iterator[tuple[int, int, object]]:
 
 def _rows(file: str, key: str | None = None) -> Iterator[dict]:
     """The rows of a stac-geoparquet file as items; only those of a key where one is given."""
-    if find_spec("pyarrow") is None:
-        raise BadFile(f"Reading {file} needs pyarrow: pip install 'labelscape[parquet]'.")
+    need_pyarrow(file)
     import pyarrow as pa
     import pyarrow.dataset as ds
 

@@ -278,12 +278,15 @@ def _as_stored(values: np.ndarray, kind: str, subtype: str) -> np.ndarray:
     return np.ma.array(whole, mask=empty)
 
 
+def need_pyarrow(what: object, or_else: str = "") -> None:
+    """Raises BadFile where pyarrow is not installed, which reads GeoParquet."""
+    if find_spec("pyarrow") is None:
+        raise BadFile(f"Reading {what} needs pyarrow: pip install 'labelscape[parquet]'{or_else}.")
+
+
 def _read_parquet(source: VectorSource) -> Features:
     """GeoParquet, by pyarrow: the GDAL in pyogrio's wheel cannot read it."""
-    if find_spec("pyarrow") is None:
-        raise BadFile(
-            f"Reading {source} needs pyarrow: pip install 'labelscape[parquet]', or save it as .gpkg."
-        )
+    need_pyarrow(source, ", or save it as .gpkg")
     import pyarrow as pa
     import pyarrow.parquet as pq
     import shapely

@@ -21,6 +21,7 @@ from labelscape.datasets.split import known_part
 from labelscape.errors import BadOption, LabelscapeError, WrongType, check_names
 from labelscape.evaluation import measure
 from labelscape.evaluation.counts import Evaluation
+from labelscape.evaluation.kept import KeptClasses
 from labelscape.evaluation.measure_maps import evaluate_maps
 from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places, write_places
@@ -176,10 +177,12 @@ def evaluate_into(
     known = known_part(part)
     scenes = dataset.scenes if known is None else dataset.part(known)
     # Before anything is predicted: that its files may be written is checked when it is made.
-    places = Places(out, scenes, dataset.legend, overwrite=overwrite) if out is not None else None
-    how = {"tolerance": tolerance, "topology": topology, "apls": apls}
+    whole = KeptClasses()
+    places = Places(out, scenes, dataset.legend, whole, overwrite=overwrite) if out is not None else None
+    how = {"tolerance": tolerance, "topology": topology, "apls": apls, "kept": whole}
     things = Objects(objects, dataset.legend.names, **how) if objects or topology or apls else None
-    watch = [one.watch for one in (places, things) if one is not None]
+    wholes = [one.watch for one in (places, things) if one is not None]
+    watch = [whole.watch, *wholes] if wholes else []
     if is_map(checkpoint):
         if not hands.alone:
             raise BadOption("A finished map is scored by one process: leave `workers` and `cluster` out.")
