@@ -120,8 +120,8 @@ def test_several_bands_keep_their_names(tmp_path):
 
 def test_many_bands_are_what_was_written_however_small_the_cache_of_gdal(tmp_path):
     grid = Grid(world.UTM, world.NORTH_UP, 1500, 1700)
-    # Blocks of two windows, of one, of none; and nodata in a window.
-    windows = Window(200, 300, 700, 900), Window(900, 300, 10, 900)
+    # Blocks of two windows, of one, of none, at the edge; and nodata in a window.
+    windows = Window(200, 300, 700, 900), Window(900, 300, 10, 900), Window(1100, 1400, 400, 300)
     values = np.random.default_rng(0).integers(0, 200, (6, *grid.shape)).astype(np.uint8)
     values[:, 850:905] = IGNORE
     wanted = np.full_like(values, IGNORE)
