@@ -38,7 +38,7 @@ from labelscape.workers.cluster import Call
 from labelscape.workers.pace import Pace
 from labelscape.workers.sent import for_workers, loaded
 from labelscape.workers.share import cause_of
-from labelscape.workers.store import Folder
+from labelscape.workers.store import store_at
 
 # ---------------------------------------------------------------------------------------------- on a worker
 
@@ -202,8 +202,6 @@ class Shared:
 
 def _leave(begun: Begun) -> None:
     """Remove the journal of a scene that is not mapped where it has no tile."""
-    with (
-        contextlib.suppress(OSError),
-        Journal.of_another(Folder(Path(begun.task.journal)), {}, begun.task.planes),
-    ):
+    store = store_at(begun.task.journal)
+    with contextlib.suppress(OSError), Journal.of_another(store, {}, begun.task.planes):
         pass
