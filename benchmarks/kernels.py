@@ -23,6 +23,7 @@ from torch import Tensor
 
 import labelscape as ls
 from labelscape.nets.blocks import Network
+from labelscape.nets.kernels.folding import fold_normalisations
 
 BANDS, CLASSES = 3, 6
 
@@ -52,12 +53,27 @@ def rivals() -> tuple[Network, Network]:
     return tuple(ls.create_model(name, in_channels=BANDS, classes=CLASSES, **RIVALS) for name in names)
 
 
+def dfcnet() -> tuple[Network, Network]:
+    """Dense blocks: all kept for the gradient, or recomputed."""
+    how = {"in_channels": BANDS, "classes": CLASSES}
+    return ls.create_model("dfcnet", **how), ls.create_model("dfcnet", **how, checkpointing=True)
+
+
+def folded() -> tuple[Network, Network]:
+    """Normalisations folded, in evaluation alone: a training step has none to compare."""
+    made = [ls.create_model("ifbfnet", in_channels=BANDS, classes=CLASSES, **RIVALS).eval() for _ in range(2)]
+    fold_normalisations(made[1], lambda net: net(torch.zeros(1, BANDS, 64, 64)))
+    return tuple(made)
+
+
 RIVALS = {"pretrained": False}
 
 CASES: dict[str, Callable[[], tuple[Network, Network]]] = {
     "mlp": mlp,
     "mswbn": mswbn,
     "mswbn/deeplabv3plus": rivals,
+    "dfcnet": dfcnet,
+    "folded ifbfnet": folded,
 }
 """(plain form, fast form) of the same network, or two networks that are compared."""
 
@@ -137,6 +153,8 @@ def main() -> None:
         nets = CASES[name]()
         image = torch.randn(asked.batch, BANDS, asked.side, asked.side)
         for what, make in (("forward", forward), ("step", step)):
+            if name.startswith("folded") and what == "step":
+                continue
             compare(name, what, *(make(net, image) for net in nets), asked.rounds)
 
 

@@ -9,7 +9,7 @@ import world
 
 from labelscape.nets.blocks import Network
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.engines import Engine, TorchEngine
+from labelscape.scoring.engines import Engine, TorchEngine, build_network
 from labelscape.scoring.memory import scoring_bytes, tile_side
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scorer import Member, Scorer
@@ -122,3 +122,22 @@ def test_memory_of_scoring_counts_the_largest_network_scale_and_the_sum():
     assert scoring_bytes(twice, 30, 40) == 300 * 60 * 80 + 30 * 40 * 4 * (2 * 3 + (3 + 2 * 3) * 4)
     small = scorer_of(Hungry(100), protocol=Protocol((0.5,), "mirror"))
     assert scoring_bytes(small, 30, 40) == 120_000 + 30 * 40 * 4 * (2 * 3 + 3 + 2 * 3)
+
+
+def test_an_engine_folds_normalisations_and_keeps_its_estimates():
+    made = world.tiny_checkpoint("unpooling")
+    plain = TorchEngine(build_network(made))
+    engine, half = (TorchEngine.of(made, device="cpu", precision=p) for p in ("32", "bf16"))
+
+    def norms(one):
+        return sum(isinstance(m, torch.nn.BatchNorm2d) for m in one.net.modules())
+
+    # In bfloat16 folded weights would round to other values.
+    assert (norms(engine), norms(half), norms(plain)) == (0, 15, 15)
+    image = torch.randn(1, 3, 64, 48)
+    with torch.inference_mode():
+        found, wanted = (one.forward(image).softmax(1) for one in (engine, plain))
+    assert (found - wanted).abs().max() < 1e-5
+    # Tiles are chosen by the estimate: a map keeps its tiles.
+    assert engine.peak_bytes(96, 128) == plain.peak_bytes(96, 128)
+    assert sum(t.nbytes for t in engine.shapes.state_dict().values() if not t.is_meta) == 0

@@ -161,7 +161,8 @@ class Hierarchy(nn.Module):
 def as_linear(branch: nn.Sequential) -> Linear:
     """A convolution, or one with the normalisation after it, as scale and shift."""
     conv = branch[0]
-    if len(branch) == 1:
+    # The normalisation may be folded into the convolution already.
+    if len(branch) == 1 or not isinstance(branch[1], nn.BatchNorm2d):
         return Linear(conv.weight, conv.dilation[0], None, conv.bias)
     norm = branch[1]
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
