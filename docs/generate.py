@@ -264,7 +264,16 @@ TASKS = {
     "Train": ("make_recipe", "train", "learning_curve", "rehearse", "run_table", "slurm_script"),
     "Map": ("check", "map_scene", "rerun", "predict"),
     "Measure": ("evaluate", "compare", "calibrate"),
-    "After the map": ("sieve", "polygonize", "review", "sample", "assess", "estimate_areas"),
+    "After the map": (
+        "sieve",
+        "polygonize",
+        "sieve_maps",
+        "polygonize_maps",
+        "review",
+        "sample",
+        "assess",
+        "estimate_areas",
+    ),
     "Scenes and labels": (
         "open_scene",
         "Scene",

@@ -261,6 +261,23 @@ def test_check_says_how_workers_share_a_scene(model, tmp_path, run_cli):
     assert run_cli("check", model, w.scene, *options, "--workers", "0")[0] == 2
 
 
+def test_many_scenes_are_checked_by_workers_as_by_one_process(client, model, tmp_path, run_cli):
+    scenes = scenes_of(tmp_path / "in", 2)
+    other = world.write(tmp_path / "other.tif", np.ones((1, 64, 64), np.uint16))
+    (tmp_path / "empty.tif").touch()
+    words = ("check", model, scenes[0], other, tmp_path / "empty.tif", scenes[1], "--device", "cpu")
+    shared = ("--cluster", client.scheduler.address)
+    alone = run_cli(*words, "--no-timing")
+    code, out, err = run_cli(*words, "--no-timing", *shared)
+    assert (code, out) == alone[:2] and code == 1
+    assert "4 scenes, 2 workers of 1 thread on cpu: each takes whole scenes" in err
+    assert "UNREADABLE  empty" in out and "1 REFUSED" in out
+    code, _, err = run_cli(*words, "--tta", "turns", *shared)
+    assert code == 2 and "turns" in err
+    code, _, err = run_cli("check", model, scenes[0], *shared)
+    assert code == 2 and "--cluster checks several scenes at once" in err
+
+
 def test_no_dask_and_wrong_options_are_said(model, tmp_path, monkeypatch):
     scene = scenes_of(tmp_path, 1)[0]
     for options, said in (

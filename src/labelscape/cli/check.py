@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from labelscape.cli.options import (
     SCENE,
     AsJson,
     Averaging,
+    ClusterAt,
     Each,
     Extras,
     Inference,
@@ -25,14 +26,22 @@ from labelscape.cli.options import (
     print_json,
 )
 from labelscape.cli.scenes import scenes_of
-from labelscape.errors import BadOption, LabelscapeError
+from labelscape.errors import BadOption
 from labelscape.files import bytes_text
 
 if TYPE_CHECKING:
     from labelscape.maps.plan import CheckResult
-    from labelscape.scenes.scene_list import Place, SceneList
+    from labelscape.scenes.scene_list import SceneList
 
 NAME = "check"
+WorkersAsked = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="How would so many workers share the scene, with how much memory? Several scenes are checked by "
+        "so many processes.",
+    ),
+]
 
 
 @grouped
@@ -53,10 +62,8 @@ def run(
         Path | None,
         typer.Option("--out", help="Folder that the map will be written to: is there room for it?"),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="How would so many workers share the scene, with how much memory?"),
-    ] = None,
+    workers: WorkersAsked = None,
+    cluster: ClusterAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that scenes fit a model before mapping them, and estimate the time, memory and disk space of the
@@ -71,10 +78,8 @@ def run(
 
       labelscape check runs/a/mlp.safetensors scene.tif --tta dihedral --proba
 
-      labelscape check runs/a/mlp.safetensors scenes.txt --no-timing
+      labelscape check runs/a/mlp.safetensors scenes.txt --no-timing --workers 4
     """
-    from labelscape.maps.plan import check
-
     settings: dict[str, Any] = {**reading.settings, **averaging.settings}
     for group in (extras, tiles, machine):
         settings |= asdict(group)
@@ -82,11 +87,12 @@ def run(
     settings |= {"timing": timing, "out": out, "workers": workers}
     files = [model, *averaging.also]
     if len(found) > 1:
-        from labelscape.checkpoint import load_all
-
-        models = load_all(files)
-        _check_each(found, lambda source: check(models, source, **settings), as_json)
+        _check_each(files, found, settings, cluster, as_json)
         return
+    if cluster is not None:
+        raise BadOption("--cluster checks several scenes at once, and one was given: leave it out.")
+    from labelscape.maps.plan import check
+
     result = check(files, found[0].source, **settings)
     if as_json:
         # A refusal is a result too: machines get it as JSON, and the exit code below.
@@ -97,25 +103,33 @@ def run(
         raise typer.Exit(1)
 
 
-def _check_each(scenes: SceneList, check: Callable[[Place], CheckResult], as_json: bool) -> None:
-    """Check scene after scene; one that cannot be opened does not stop the others. Exit code 1 where one does
-    not fit.
+def _check_each(
+    files: list[Path], scenes: SceneList, settings: dict[str, Any], cluster: str | None, as_json: bool
+) -> None:
+    from labelscape.checkpoint import load_all
+    from labelscape.maps.check_many import check_scenes
+    from labelscape.workers.share import Hands
+
+    # A cluster has workers of its own; beside it `workers` only asks how a scene would be shared.
+    hands = Hands(None if cluster else settings["workers"], cluster)
+    checked = check_scenes(load_all(files), [scene.source for scene in scenes], settings, hands)
+    _tell_each(scenes.names, checked, as_json)
+
+
+def _tell_each(names: Sequence[str], checked: Iterable[CheckResult | str], as_json: bool) -> None:
+    """Print scene after scene what was found, or why it cannot be opened. Exit code 1 where one does not
+    fit.
     """
     results: list[dict[str, Any]] = []
-    for scene in scenes:
-        try:
-            found = check(scene.source)
-            results.append({"scene": scene.name, **found.to_dict()})
-        except BadOption:
-            raise  # as wrong for the others
-        except LabelscapeError as error:
-            found = None
-            results.append({"scene": scene.name, "verdict": "UNREADABLE", "cause": str(error)})
+    for name, found in zip(names, checked):
+        if isinstance(found, str):
+            results.append({"scene": name, "verdict": "UNREADABLE", "cause": found})
+            causes = [found]
+        else:
+            results.append({"scene": name, **found.to_dict()})
+            causes = [f.cause for f in found.findings if f.level != "FITS"]
         if not as_json:
-            causes = (
-                [f.cause for f in found.findings if f.level != "FITS"] if found else [results[-1]["cause"]]
-            )
-            print(f"{results[-1]['verdict']:<11} {scene.name}")
+            print(f"{results[-1]['verdict']:<11} {name}")
             for cause in causes:
                 print(f"{'':<12}{as_options(cause)}")
     verdicts = Counter(result["verdict"] for result in results)
