@@ -50,7 +50,7 @@ def asked(run_cli, monkeypatch, capsys):
     return ask
 
 
-def until(true, seconds=300):
+def until(true, seconds=600):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -257,10 +257,15 @@ def test_a_job_whose_cluster_ends_does_not_wait_for_its_time_limit(job, tmp_path
 
 def test_a_job_that_is_cancelled_ends_its_processes(job, tmp_path):
     process = job(
-        """touch "$own/../../begun"; trap 'echo stopped; exit 143' TERM; while :; do sleep 0.1; done"""
+        """touch "$own/../../begun"
+        trap 'sleep 2; echo stopped; exit 143' TERM
+        while :; do sleep 0.1; done"""
     )
     until(lambda: "begun" in left_in(tmp_path), 30)
     process.terminate()
+    # At once: SLURM kills what does not end soon.
+    until(lambda: ".slurm-7" not in left_in(tmp_path / "my maps"), 30)
+    assert process.poll() is None
     assert ended(process)[:2] == (143, "stopped\n")
     assert left_in(tmp_path / "my maps") == ["slurm-7-workers.log"]
 

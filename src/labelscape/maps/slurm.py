@@ -62,7 +62,8 @@ out=$(cd {folder} && pwd)
 own=$out/.slurm-$SLURM_JOB_ID  # seen by all nodes
 rm -rf "$own"  # of a requeued job
 mkdir -m 700 "$own"
-trap 'trap - TERM; kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$own"' EXIT
+# The key first: a job over its time limit is killed seconds later.
+trap 'trap - TERM; rm -rf "$own"; kill $(jobs -p) 2>/dev/null || true; wait' EXIT
 trap 'exit 143' TERM  # the time limit, or scancel
 {OWN_KEY}
 {SCHEDULER} --scheduler-file "$own/scheduler.json" &
