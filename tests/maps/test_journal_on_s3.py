@@ -159,7 +159,7 @@ def interrupted(monkeypatch, after, *arguments, **options):
             map_scenes(*arguments, **options)
 
 
-@pytest.mark.parametrize("blend", [None, "hann"])
+@pytest.mark.parametrize("blend", [None, pytest.param("hann", marks=pytest.mark.long)])
 def test_workers_without_a_common_folder_make_the_map_of_a_single_process(s3, client, model, tmp_path, blend):
     w = world.make(tmp_path, 330, 420, nodata=0)
     settings = {**QUICK, "blend": blend, "proba": True}
@@ -196,7 +196,7 @@ def test_what_a_stopped_process_kept_is_not_made_again_by_workers(s3, client, mo
 def test_a_server_that_goes_is_said_and_the_second_start_makes_only_what_is_missing(
     s3, client, model, tmp_path
 ):
-    w = world.make(tmp_path, 500, 600)
+    w = world.make(tmp_path, 330, 420)
 
     def slow(seconds):
         import time
@@ -231,6 +231,7 @@ def test_a_server_that_goes_is_said_and_the_second_start_makes_only_what_is_miss
     assert objects(s3) == []
 
 
+@pytest.mark.long
 def test_a_command_that_is_killed_resumes(s3, model, tmp_path, run_cli):
     w = world.make(tmp_path, 500, 600)
     options = ("--device", "cpu", "--no-report", "--no-polygons", "--tile-size", "128", "--overlap", "16")
