@@ -92,17 +92,16 @@ def model(folder):
 
 
 def mapped_apart(scene, checkpoint, out, **options):
-    """Map in a process of its own: what its run file says, and the most memory that it, or one of its
-    workers, held at a time, in bytes.
+    """Map in a process of its own: what its run file says, and the most memory that it held at a time, and
+    that one of its workers did, in bytes.
     """
     script = (
         "import json, resource, sys; from labelscape.maps.many import map_scenes\n"
         "o = json.loads(sys.argv[4])\n"
         "made = map_scenes(sys.argv[1], [sys.argv[2]], sys.argv[3], proba=True, device='cpu', **o)\n"
         "assert made.is_whole, made.records\n"
-        "most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, "
-        "resource.RUSAGE_CHILDREN))\n"
-        "print(most * (1 if sys.platform == 'darwin' else 1024))"
+        "for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):\n"
+        "    print(resource.getrusage(who).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, checkpoint, scene, out, json.dumps(options)],
@@ -111,7 +110,8 @@ def mapped_apart(scene, checkpoint, out, **options):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(next(Path(out).glob("*_run.json")).read_text()), int(done.stdout.split()[-1])
+    own, workers = map(int, done.stdout.split()[-2:])
+    return json.loads(next(Path(out).glob("*_run.json")).read_text()), own, workers
 
 
 def assert_right(checkpoint, scene, out, places, side):
@@ -167,7 +167,7 @@ def test_a_sparse_scene_is_mapped_right_where_it_holds_something_in_two_gigabyte
     places = patches(side, count, size)
     scene = sparse_scene(tmp_path / "scene.tif", side, places)
     checkpoint, path = model(tmp_path)
-    _, memory = mapped_apart(scene, path, tmp_path / "map")
+    _, memory, _ = mapped_apart(scene, path, tmp_path / "map")
     assert memory < 2 * GIGABYTE
     assert_right(checkpoint, scene, tmp_path / "map", places, side)
 
@@ -177,9 +177,10 @@ def test_workers_that_share_a_sparse_scene_pass_over_its_holes(tmp_path):
     places = patches(200_000, 4, 1800)
     scene = sparse_scene(tmp_path / "scene.tif", 200_000, places)
     checkpoint, path = model(tmp_path)
-    _, memory = mapped_apart(scene, path, tmp_path / "map", workers=2, grain="block")
-    # Of the command, which writes the map, and of each worker.
+    _, memory, of_a_worker = mapped_apart(scene, path, tmp_path / "map", workers=2, grain="block")
+    # The command writes the map, with scheduler and client in it.
     assert memory < 2 * GIGABYTE
+    assert of_a_worker < 2.5 * GIGABYTE
     assert_right(checkpoint, scene, tmp_path / "map", places, 200_000)
 
 
