@@ -270,9 +270,13 @@ def test_a_tile_that_is_lost_after_it_was_made_is_made_again(s3, client, model, 
 
     monkeypatch.setattr(Bucket, "get", losing)
     how = {"cluster": client, "journal": PLACE, **QUICK}
-    assert map_scenes(model, [w.scene], tmp_path / "maps", **how).counts == {"done": 1}
+    other = world.make(tmp_path, 100, 120, name="other").scene
+    result = map_scenes(model, [w.scene, other], tmp_path / "maps", **how)
+    # Both by blocks: as whole scenes they would be written by workers, to a folder that these do not have.
+    assert (result.grain, result.counts) == ("block", {"done": 2})
     assert len(lost) == 2
-    map_scene(model, w.scene, tmp_path / "alone", **QUICK)
+    for scene in (w.scene, other):
+        map_scene(model, scene, tmp_path / "alone", **QUICK)
     assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
 
 
