@@ -29,10 +29,12 @@ from labelscape.maps.layout import Blocks, blocks_for, tiles_along
 from labelscape.maps.many import map_scenes
 from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_scene
+from labelscape.progress import heard_by
 from labelscape.scoring.stitch import _contributing
 from labelscape.scoring.tiles import TilePlan
 from labelscape.workers import cluster
 from labelscape.workers.cluster import Call, ClusterLost, connected, outcomes
+from labelscape.workers.pace import Pace
 
 QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}
 
@@ -137,6 +139,25 @@ def test_blocks_of_a_scene_give_the_bytes_of_a_single_process(client, tmp_path, 
     assert record.pixels == sum(area.pixels for area in single.areas)
     assert record.seam == single.seam
     assert not list((tmp_path / "maps").glob(".*"))
+
+
+def test_progress_counts_blocks_and_names_a_slow_worker(client, model, tmp_path, monkeypatch, capfd):
+    scene = world.make(tmp_path, 300, 300).scene
+    one = sorted(client.nthreads())[0]
+    monkeypatch.setattr("labelscape.maps.blocks.blocks_for", lambda plan, workers: Blocks(plan, 1, 1))
+    took, start = Pace.took, time.monotonic()
+    # As if one of the two took three times as long.
+    monkeypatch.setattr(Pace, "took", lambda self, w, seconds, n: took(self, w, 3.0 if w == one else 1.0, n))
+    facts = []
+    with heard_by(lambda done=1, **known: facts.append(known)):
+        options = {**QUICK, "cluster": client, "grain": "block"}
+        assert map_scenes(model, [scene], tmp_path / "maps", **options).counts == {"done": 1}
+    seconds = time.monotonic() - start
+    told = [known for known in facts if "blocks" in known]
+    assert [known["blocks"] for known in told] == [f"{n}/25" for n in range(1, 26)]
+    assert told[-1]["slow workers"] == 1 and "failed" not in told[-1]
+    assert told[-1]["Mpx/s"] > 300 * 300 / 1e6 / seconds  # of the time in which blocks were made
+    assert capfd.readouterr().err.count(f"worker {one} is slow: it takes 3.0 times as long") == 1
 
 
 def test_a_block_that_cannot_be_read_is_the_cause_and_another_scene_is_mapped(client, model, tmp_path):
