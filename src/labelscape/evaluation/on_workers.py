@@ -16,6 +16,7 @@ from labelscape.datasets.labelled import LabelledScene, scene_names
 from labelscape.datasets.own import Dataset, Opening
 from labelscape.errors import BadInput, BadOption
 from labelscape.evaluation.counts import Evaluation
+from labelscape.evaluation.kept import KeptClasses
 from labelscape.evaluation.measure import check_classes, for_labels, no_bins, score_scene, scorer_for
 from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places
@@ -214,17 +215,18 @@ def _score(scorer: Scorer, counting: Counting, name: str, scene: LabelledScene) 
 
     names = scorer.checkpoint.legend.names
     # The command has checked that its files may be written; a worker that was lost may have left some.
-    places = None
+    places, whole = None, KeptClasses()
     if counting.out is not None:
-        places = Places(counting.out, [], scorer.checkpoint.legend, overwrite=True)
+        places = Places(counting.out, [], scorer.checkpoint.legend, whole, overwrite=True)
     how = {name: getattr(counting, name) for name in ("tolerance", "topology", "apls")}
     wanted = counting.objects or counting.topology or counting.apls
-    things = Objects(counting.objects, names, **how) if wanted else None
+    things = Objects(counting.objects, names, **how, kept=whole) if wanted else None
+    watch = [one.watch for one in (places, things) if one is not None]
     tally = Tally(
         names,
         boundaries=counting.boundaries,
         bins=no_bins(scorer) if counting.reliability else (),
-        watch=[one.watch for one in (places, things) if one is not None],
+        watch=[whole.watch, *watch] if watch else [],
     )
     plan = plan_for(scorer, scene.scene, **counting.tiles)
     with bar(f"evaluate {name}", len(plan), "tiles") as tick, tally.scene(name, scene) as add:
