@@ -179,8 +179,9 @@ def evaluate_into(
     # Before anything is predicted: that its files may be written is checked when it is made.
     whole = KeptClasses()
     places = Places(out, scenes, dataset.legend, whole, overwrite=overwrite) if out is not None else None
-    how = {"tolerance": tolerance, "topology": topology, "apls": apls, "kept": whole}
-    things = Objects(objects, dataset.legend.names, **how) if objects or topology or apls else None
+    how = {"tolerance": tolerance, "topology": topology, "apls": apls}
+    wanted = objects or topology or apls
+    things = Objects(objects, dataset.legend.names, **how, kept=whole) if wanted else None
     wholes = [one.watch for one in (places, things) if one is not None]
     watch = [whole.watch, *wholes] if wholes else []
     if is_map(checkpoint):
