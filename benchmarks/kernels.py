@@ -50,7 +50,8 @@ def mswbn() -> tuple[Network, Network]:
 def rivals() -> tuple[Network, Network]:
     """The paper compares itself with DeepLabV3+: here in place of the plain form."""
     names = ("deeplabv3plus", "mswbn")
-    return tuple(ls.create_model(name, in_channels=BANDS, classes=CLASSES, **RIVALS) for name in names)
+    made = [ls.create_model(name, in_channels=BANDS, classes=CLASSES, **RIVALS) for name in names]
+    return made[0], made[1]
 
 
 def dfcnet() -> tuple[Network, Network]:
@@ -63,7 +64,7 @@ def folded() -> tuple[Network, Network]:
     """Normalisations folded, in evaluation alone: a training step has none to compare."""
     made = [ls.create_model("ifbfnet", in_channels=BANDS, classes=CLASSES, **RIVALS).eval() for _ in range(2)]
     fold_normalisations(made[1], lambda net: net(torch.zeros(1, BANDS, 64, 64)))
-    return tuple(made)
+    return made[0], made[1]
 
 
 RIVALS = {"pretrained": False}
@@ -142,18 +143,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=list(CASES))
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--side", type=int, default=512, help="of the image, in pixels")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--what", choices=["forward", "step"], help="by default both")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     print(f"side {asked.side}, batch {asked.batch}, threads {torch.get_num_threads()}: plain, fast")
-    for name in asked.cases:
+    for name in asked.cases or CASES:
+        if name not in CASES:
+            parser.error(f"there is no case {name!r}; there are {', '.join(CASES)}")
         torch.manual_seed(0)
         nets = CASES[name]()
         image = torch.randn(asked.batch, BANDS, asked.side, asked.side)
         for what, make in (("forward", forward), ("step", step)):
-            if name.startswith("folded") and what == "step":
+            if (name.startswith("folded") and what == "step") or asked.what not in (None, what):
                 continue
             compare(name, what, *(make(net, image) for net in nets), asked.rounds)
 
