@@ -161,6 +161,7 @@ def test_rules_have_one_name_everywhere():
         "band_names": "B04,B03",
         "nodata": 0.0,
         "labels": ["labels.tif"],
+        "asset": "visual",
     }
     # (How scenes are read, and nothing that a recipe stores.)
     assert given.keys() == {f.name for f in fields(Labels)} - {"allow_remote"}
