@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import world
+from processes import until
 
 from labelscape.areas.many import class_maps, polygonize_maps, sieve_maps
 from labelscape.areas.polygonize import polygonize
@@ -118,19 +119,11 @@ def test_what_is_wrong_of_all_maps_is_said_before_the_first(maps, tmp_path, run_
     assert not (tmp_path / "out").exists()
 
 
-def until(true, seconds=120):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @contextlib.contextmanager
 def slowed(client, file):
     """Workers take their time over each raster, and write its name to the file before."""
 
     def slow(file):
-        import time
 
         import labelscape.areas.many as many
 

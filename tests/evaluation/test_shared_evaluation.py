@@ -14,6 +14,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import world
+from processes import until
 
 import labelscape as ls
 from labelscape.checkpoint import save
@@ -130,13 +131,6 @@ def test_a_bad_scene_is_named_and_the_others_are_scored(client, model, five, tmp
     assert "cut_errors.tif" not in files_in(tmp_path / "out")
 
 
-def until(true, seconds=120):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_what_cannot_be_shared_is_refused_before_the_work(model, five, tmp_path, run_cli):
     options = ("--labels", five[1][0], "--workers", "2")
     for arguments, said in (
@@ -170,7 +164,6 @@ def test_the_order_of_halves_does_not_matter():
 
 def test_a_worker_that_is_killed_loses_nothing(client, model, five, tmp_path, capfd):
     def slow():
-        import time
 
         import labelscape.evaluation.on_workers as on_workers
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 import world
 from distributed import Client
+from processes import group_exists, until
 
 import labelscape
 from labelscape.checkpoint import load, save
@@ -234,9 +235,9 @@ def test_work_that_nobody_waits_for_ends_at_its_next_sign_of_progress(client, tm
     calls = [Call(0, "short", pow, (2, 2)), Call(1, "long", ticking, (str(file), 2000))]
     waiting = outcomes(client, calls)
     assert next(waiting)[0].number == 0
-    until(lambda: file.exists() and int(file.read_text() or 0) > 2)
+    until(lambda: file.exists() and int(file.read_text() or 0) > 2, 240)
     waiting.close()
-    until(lambda: not any(client.processing().values()))
+    until(lambda: not any(client.processing().values()), 240)
     time.sleep(1)
     last = file.read_text()
     time.sleep(1)
@@ -426,13 +427,6 @@ def tiles_in(journal):
     return {p.name: p.stat().st_mtime_ns for p in journal.glob("[!.]*.tif")}
 
 
-def until(true, seconds=240):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_the_work_of_workers_that_die_one_after_the_other_is_done_by_others(model, tmp_path, capfd):
     w = world.make(tmp_path, 300, 400)
     journal = tmp_path / "maps" / ".scene.unfinished"
@@ -442,7 +436,7 @@ def test_the_work_of_workers_that_die_one_after_the_other_is_done_by_others(mode
         with in_a_thread(map_scenes, model, [w.scene], tmp_path / "maps", **options) as mapped:
             for worker in list(client.nthreads()):
                 before = len(tiles_in(journal))
-                until(lambda n=before: len(tiles_in(journal)) > n + 2 or mapped.done())
+                until(lambda n=before: len(tiles_in(journal)) > n + 2 or mapped.done(), 240)
                 os.kill(client.run(os.getpid, workers=[worker])[worker], signal.SIGKILL)
             assert mapped.result().counts == {"done": 1}
     map_scene(model, w.scene, tmp_path / "alone", **QUICK)
@@ -486,7 +480,7 @@ def own_cluster(tmp_path):
             *(sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file)),
             *("--port", "0", "--no-dashboard", "--host", "127.0.0.1"),
         )
-        until(file.exists)
+        until(file.exists, 240)
         return made
 
     def worker(*before):
@@ -513,7 +507,7 @@ def test_a_scheduler_that_dies_loses_no_tile(model, tmp_path, own_cluster, capfd
         other.wait_for_workers(2)
         slowed(other, 0.1)
     with in_a_thread(map_scenes, model, [w.scene], tmp_path / "maps", **options) as mapped:
-        until(lambda: len(tiles_in(journal)) > 4)
+        until(lambda: len(tiles_in(journal)) > 4, 240)
         first.kill()
         with pytest.raises(ClusterLost):
             mapped.result()
@@ -529,7 +523,7 @@ def test_a_scheduler_that_dies_loses_no_tile(model, tmp_path, own_cluster, capfd
         other.wait_for_workers(1)
         slowed(other, 0.1)
     with in_a_thread(map_scenes, model, [w.scene], tmp_path / "maps", **options) as mapped:
-        until(lambda: len(tiles_in(journal)) > len(kept) + 2)
+        until(lambda: len(tiles_in(journal)) > len(kept) + 2, 240)
         assert {name: tiles_in(journal)[name] for name in kept} == kept
         assert mapped.result().counts == {"done": 1}
     map_scene(model, w.scene, tmp_path / "alone", **QUICK)
@@ -561,14 +555,6 @@ def test_workers_that_see_other_folders_are_refused_by_name(tmp_path, own_cluste
             one.kill()
 
 
-def group_exists(number):
-    try:
-        os.killpg(number, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 @pytest.mark.long
 def test_ctrl_c_stops_the_workers_and_says_how_to_resume(model, tmp_path):
     w = world.make(tmp_path, 1000, 1000)
@@ -583,7 +569,7 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_resume(model, tmp_path):
     process = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    until(lambda: len(tiles_in(journal)) > 2)
+    until(lambda: len(tiles_in(journal)) > 2, 240)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130

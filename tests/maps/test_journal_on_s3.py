@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import world
 from moto.server import ThreadedMotoServer
+from processes import until
 
 import labelscape.maps.rasters as rasters
 from labelscape.checkpoint import save
@@ -136,13 +137,6 @@ def written(s3):
     return {line.removeprefix("PUT /tiles/") for line in s3.asked.of("PUT", ".tif")}
 
 
-def until(true, seconds=240):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 def interrupted(monkeypatch, after, *arguments, **options):
     """Map until so many tiles are kept."""
     real, made = rasters.planes_of, []
@@ -199,7 +193,6 @@ def test_a_server_that_goes_is_said_and_the_second_start_makes_only_what_is_miss
     w = world.make(tmp_path, 330, 420)
 
     def slow(seconds):
-        import time
 
         import labelscape.maps.blocks as blocks
 
@@ -211,7 +204,7 @@ def test_a_server_that_goes_is_said_and_the_second_start_makes_only_what_is_miss
     how = {"cluster": client, "journal": PLACE, **QUICK}
     with ThreadPoolExecutor(1) as pool:
         mapped = pool.submit(map_scenes, model, [w.scene], tmp_path / "maps", **how)
-        until(lambda: len(s3.asked.of("PUT", ".tif")) > 6)
+        until(lambda: len(s3.asked.of("PUT", ".tif")) > 6, 240)
         s3.stop()
         (record,) = mapped.result().records
     client.run(slow, 0)
@@ -244,7 +237,7 @@ def test_a_command_that_is_killed_resumes(s3, model, tmp_path, run_cli):
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", program, *map(str, command)], env=environment)
-    until(lambda: len(s3.asked.of("PUT", ".tif")) > 5 or process.poll() is not None)
+    until(lambda: len(s3.asked.of("PUT", ".tif")) > 5 or process.poll() is not None, 240)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = tiles(s3)

@@ -11,12 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import slurm_stand_in
 import world
 from distributed import Client
+from processes import group_exists, until
 from slurm_stand_in import fake_srun, job_environment, private_slurm, stub
 
 from labelscape.checkpoint import save
@@ -48,13 +48,6 @@ def asked(run_cli, monkeypatch, capsys):
         return run_cli(*words)
 
     return ask
-
-
-def until(true, seconds=600):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 # ------------------------------------------------------------------------------------- what the script asks
@@ -199,14 +192,6 @@ def job(tmp_path, monkeypatch, started):
     return start
 
 
-def group_exists(number):
-    try:
-        os.killpg(number, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def ended(process):
     """Exit code, output and messages of a job, of which no process is left."""
     out, said = process.communicate(timeout=120)
@@ -310,19 +295,19 @@ def test_a_job_killed_in_the_middle_maps_the_rest_when_it_is_submitted_again(wri
     words, environment = ["bash", str(written)], job_environment(tmp_path / "bin")
     process = started(words, environment)
     file = tmp_path / "maps" / ".slurm-7" / "scheduler.json"
-    until(lambda: file.exists() and file.stat().st_size)
+    until(lambda: file.exists() and file.stat().st_size, 600)
     # Whoever finds the scheduler's port has no way in without the job's key.
     place = json.loads(file.read_text())["address"]
     with pytest.raises(BadInput, match="asks for a certificate"), cluster.connected(cluster=str(file)):
         pass
     with pytest.raises(OSError):
         Client(place.replace("tls://", "tcp://"), timeout=2)
-    until(lambda: len(tiles_in(tmp_path)) > 5)
+    until(lambda: len(tiles_in(tmp_path)) > 5, 600)
     os.killpg(process.pid, signal.SIGKILL)
     kept = tiles_in(tmp_path)
     assert len(kept) > 5
     process = started(words, environment)
-    until(lambda: len(tiles_in(tmp_path)) > len(kept))
+    until(lambda: len(tiles_in(tmp_path)) > len(kept), 600)
     assert kept.items() <= tiles_in(tmp_path).items()  # with their times
     code, _, said = ended(process)
     assert code == 0, said
@@ -353,19 +338,19 @@ def test_a_real_slurm_runs_the_job_and_after_its_time_limit_the_rest(written, tm
             return re.search(r"JobState=(\w+)", asks("scontrol", "show", "job", job))[1]
 
         job = asks("sbatch", "--parsable", str(written)).strip()
-        until(lambda: len(tiles_in(tmp_path)) > 5)
+        until(lambda: len(tiles_in(tmp_path)) > 5, 600)
         hung = workers_of(job)
         assert len(hung) == 2
         for one in hung:
             one.send_signal(signal.SIGSTOP)
         kept = tiles_in(tmp_path)
         asks("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-        until(lambda: state_of(job) not in ("RUNNING", "COMPLETING"))
+        until(lambda: state_of(job) not in ("RUNNING", "COMPLETING"), 600)
         assert state_of(job) == "TIMEOUT"
         until(lambda: not workers_of(job), 30)
         assert kept.items() <= tiles_in(tmp_path).items()
         again = asks("sbatch", "--parsable", str(written)).strip()
-        until(lambda: state_of(again) not in ("PENDING", "RUNNING", "COMPLETING"))
+        until(lambda: state_of(again) not in ("PENDING", "RUNNING", "COMPLETING"), 600)
         said = (tmp_path / "maps" / f"slurm-{again}.log").read_text()
         assert state_of(again) == "COMPLETED", said
     assert "1 scene, 2 workers of 1 thread on cpu" in said

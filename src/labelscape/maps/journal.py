@@ -125,7 +125,11 @@ def _stored(store: Store) -> dict[str, Any]:
 
 def differences(store: Store, key: dict) -> list[str]:
     """In what the map that a store's tiles are of differs from the map of this key, in words."""
-    stored, wanted = _stored(store).get("key"), json.loads(json.dumps(key))
+    return _differences(_stored(store), key)
+
+
+def _differences(settings: dict[str, Any], key: dict) -> list[str]:
+    stored, wanted = settings.get("key"), json.loads(json.dumps(key))
     if stored is None:
         return ["another version of Labelscape"]
     names = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
@@ -174,10 +178,12 @@ class Journal:
         self.store, self.planes, self._end = store, tuple(planes), _end(store, key)
         self.deleted = ""
         """What was deleted of another map, as a sentence."""
-        begun, different = _tiles(store), differences(store, key)
+        # Read once: on S3 each look is a request.
+        begun, settings = _tiles(store), _stored(store)
+        different = _differences(settings, key)
         # On S3 a worker that was given up for lost may write a tile after the journal was removed: without
         # settings nobody knows of which map it is.
-        if begun and different and (not store.remote or _stored(store)):
+        if begun and different and (not store.remote or settings):
             tiles = f"{len(begun)} finished tile{'s' * (len(begun) > 1)} of an interrupted map"
             if not overwrite:
                 raise BadFile(
@@ -192,7 +198,7 @@ class Journal:
             # Before the first tile: tiles without settings beside them cannot be resumed.
             settings = {"key": key, "machine": dict(machine or {})}
             store.put(SETTINGS, json.dumps(settings, sort_keys=True).encode())
-        self.machine = _stored(store).get("machine") or dict(machine or {})
+        self.machine = settings.get("machine") or dict(machine or {})
         self._found = frozenset() if different else frozenset(n for n in begun if n.endswith(self._end))
 
     @classmethod

@@ -30,6 +30,12 @@ from labelscape.nets import (
 from labelscape.nets.blocks import Network
 from labelscape.nets.checks import OF_WEIGHTS, Effect, is_of_type, refuse_idle
 
+# Measured (docs/results/measured.md). AdamW gives each weight a step of its own size: under SGD the last
+# convolutions of mswbn, a sum over many taps of a 3x3 over 9 C channels, ran away, trunks with ImageNet
+# weights were unlearned, and small networks from nothing had hardly begun after some hundred steps. The rates
+# of the papers are for ten thousands of steps; the papers' tables keep them.
+DEFAULTS = MappingProxyType({"optimizer": "adamw", "rate": 0.001})
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -49,7 +55,7 @@ class Entry:
     paper: str
     start: Start | None = None
     """The network that this one starts from in its paper, if any."""
-    defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    defaults: Mapping[str, Any] = field(default_factory=lambda: DEFAULTS)
     """Settings of a recipe (`training.recipe.Recipe`) that work for this network on a small data set; those
     that a user gives come before them. `benchmarks/defaults.py` measures them.
     """
@@ -66,45 +72,28 @@ IFBFNET = "Li et al. 2021, Inter-Level Feature Balanced Fusion Network for Stree
 FROM_FCN = Start("fcn", maggiori.start_from)
 FROM_FC_DENSENET = Start("fc-densenet", dfcnet_start.start_from)
 
-# Measured (docs/results/measured.md). AdamW gives each weight a step of its own size: under SGD the last
-# convolutions of mswbn, a sum over many taps of a 3x3 over 9 C channels, ran away, trunks with ImageNet
-# weights were unlearned, and small networks from nothing had hardly begun after some hundred steps. The rates
-# of the papers are for ten thousands of steps; the papers' tables keep them.
-DEFAULTS = MappingProxyType({"optimizer": "adamw", "rate": 0.001})
-
 NETWORKS: dict[str, Entry] = {
-    "fcn": Entry(maggiori.fcn, MAGGIORI, defaults=DEFAULTS),
-    "unpooling": Entry(
-        maggiori.unpooling, MAGGIORI, start=FROM_FCN, defaults=DEFAULTS, effects=maggiori.UNPOOLING_EFFECTS
-    ),
-    "skip": Entry(maggiori.skip, MAGGIORI, start=FROM_FCN, defaults=DEFAULTS),
-    "mlp": Entry(maggiori.mlp, MAGGIORI, start=FROM_FCN, defaults=DEFAULTS, effects=maggiori.MLP_EFFECTS),
-    "fc-densenet": Entry(dfcnet.fc_densenet, DFCNET, defaults=DEFAULTS, effects=dfcnet.EFFECTS),
-    "classmate": Entry(
-        dfcnet.classmate, DFCNET, start=FROM_FC_DENSENET, defaults=DEFAULTS, effects=dfcnet.MATE_EFFECTS
-    ),
-    "dfcnet": Entry(
-        dfcnet.dfcnet, DFCNET, start=FROM_FC_DENSENET, defaults=DEFAULTS, effects=dfcnet.MATE_EFFECTS
-    ),
-    "mswbn": Entry(mswbn.mswbn, MSWBN, defaults=DEFAULTS, effects=mswbn.EFFECTS),
-    "dgcwnet": Entry(dgcwnet.dgcwnet, DGCWNET, defaults=DEFAULTS, effects=dgcwnet.EFFECTS),
-    "ifbfnet": Entry(ifbfnet.ifbfnet, IFBFNET, defaults=DEFAULTS, effects=ifbfnet.EFFECTS),
+    "fcn": Entry(maggiori.fcn, MAGGIORI),
+    "unpooling": Entry(maggiori.unpooling, MAGGIORI, start=FROM_FCN, effects=maggiori.UNPOOLING_EFFECTS),
+    "skip": Entry(maggiori.skip, MAGGIORI, start=FROM_FCN),
+    "mlp": Entry(maggiori.mlp, MAGGIORI, start=FROM_FCN, effects=maggiori.MLP_EFFECTS),
+    "fc-densenet": Entry(dfcnet.fc_densenet, DFCNET, effects=dfcnet.EFFECTS),
+    "classmate": Entry(dfcnet.classmate, DFCNET, start=FROM_FC_DENSENET, effects=dfcnet.MATE_EFFECTS),
+    "dfcnet": Entry(dfcnet.dfcnet, DFCNET, start=FROM_FC_DENSENET, effects=dfcnet.MATE_EFFECTS),
+    "mswbn": Entry(mswbn.mswbn, MSWBN, effects=mswbn.EFFECTS),
+    "dgcwnet": Entry(dgcwnet.dgcwnet, DGCWNET, effects=dgcwnet.EFFECTS),
+    "ifbfnet": Entry(ifbfnet.ifbfnet, IFBFNET, effects=ifbfnet.EFFECTS),
     "deeplabv3plus": Entry(
         baselines.deeplabv3plus,
         "Chen et al. 2018, Encoder-Decoder with Atrous Separable Convolution",
-        defaults=DEFAULTS,
         effects=(OF_WEIGHTS,),
     ),
     "pspnet": Entry(
-        baselines.pspnet,
-        "Zhao et al. 2017, Pyramid Scene Parsing Network",
-        defaults=DEFAULTS,
-        effects=(OF_WEIGHTS,),
+        baselines.pspnet, "Zhao et al. 2017, Pyramid Scene Parsing Network", effects=(OF_WEIGHTS,)
     ),
     "tiramisu": Entry(
         tiramisu.fc_densenet_jegou,
         "Jegou et al. 2017, The One Hundred Layers Tiramisu (FC-DenseNet56/67/103)",
-        defaults=DEFAULTS,
         effects=tiramisu.EFFECTS,
     ),
 }
@@ -128,7 +117,7 @@ def entry(name: str) -> Entry:
         architecture = name.removeprefix(SMP)
         baselines.smp_class(architecture)  # refuses unknown ones
         build = partial(baselines.smp_network, architecture)
-        return Entry(build, "segmentation-models-pytorch", defaults=DEFAULTS)
+        return Entry(build, "segmentation-models-pytorch")
     if name not in NETWORKS:
         raise UnknownName("network", name, [*NETWORKS, "smp/Unet"])
     return NETWORKS[name]

@@ -5,7 +5,6 @@ checkpoint, the shared place. A job is refused by the worker's name, not after a
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelscape.errors import BadFile, BadInput
-from labelscape.files import OURS, cannot_write
+from labelscape.files import cannot_write
 from labelscape.workers import cluster
-from labelscape.workers.store import Folder, Store, store_at
+from labelscape.workers.store import Folder, Store, new_mark, store_at
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -131,7 +130,7 @@ def _answers(client: Client, needs: Needs, asked: Mapping[str, Any]) -> dict[str
 @contextmanager
 def _marked(shared: Store) -> Iterator[str]:
     """The name of a file that workers should see; it and their answers are deleted at the end."""
-    mark = f"{OURS}{secrets.token_hex(8)}.probe"
+    mark = new_mark()
     folder = shared.path if isinstance(shared, Folder) else None
     made = folder is not None and not folder.exists()
     try:

@@ -67,6 +67,11 @@ def store_for(out: Path, stem: str, journal: str | None) -> Store:
     return Folder(folder)
 
 
+def new_mark() -> str:
+    """A name that nothing else has, for an object that is written to see whether it can be read."""
+    return f"{OURS}{secrets.token_hex(8)}.probe"
+
+
 def store_at(address: str) -> Store:
     """The store at an address."""
     return Bucket(address) if address.startswith("s3://") else Folder(Path(address))
@@ -284,7 +289,7 @@ def check_journal(journal: object) -> str:
         )
     if importlib.util.find_spec("s3fs") is None:
         raise BadOption(f"A journal on S3 needs s3fs, which is not installed: {INSTALL}.")
-    store, mark = Bucket(place), f"{OURS}{secrets.token_hex(8)}.probe"
+    store, mark = Bucket(place), new_mark()
     store.put(mark, mark.encode())
     if not store.has(mark) or store.get(mark) != mark.encode():
         raise BadFile(f"{place}: what is written there cannot be read again; give another `journal`.")
