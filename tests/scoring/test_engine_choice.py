@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -350,3 +352,36 @@ def test_memory_of_the_traced_form_is_told_where_strips_are_not_traced():
     assert wide.peak_bytes(512, 512) == TorchEngine.peak_bytes(wide, 512, 512)
     plain = TorchEngine.of(made(), device="cpu")
     assert plain.recorded_bytes(512, 512) == plain.peak_bytes(512, 512)
+
+
+@needs_openvino
+def test_a_signal_after_networks_came_and_went_finds_a_stack():
+    """Python's handlers run on the thread's stack for signals, which OpenVINO exchanges (with faulthandler
+    switched on, as in pytest; a fault there has no message: the kernel ends the process).
+    """
+    program = """
+import gc, os, signal
+import torch
+from labelscape.scoring.openvino_engine import Converted
+import openvino.opset13 as opset13
+from openvino import Model, Type
+
+def converted():
+    images = opset13.parameter([1, 3, 8, 8], Type.f32)
+    return Converted(Model([opset13.relu(images)], [images]))
+
+one, other = converted(), converted()
+for each in one, other:
+    each(torch.rand(1, 3, 8, 8))
+del one
+gc.collect()
+other(torch.rand(1, 3, 8, 8))
+del other, each
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("tidy", flush=True))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", program], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "tidy\n"), done.stderr

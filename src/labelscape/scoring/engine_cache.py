@@ -14,7 +14,7 @@ import torch
 from labelscape.checkpoint import Checkpoint, fingerprint
 from labelscape.errors import BadFile
 from labelscape.files import cache_folder, written_whole
-from labelscape.scoring.openvino_engine import Converted, Proof, Shape, openvino_version
+from labelscape.scoring.openvino_engine import Converted, Proof, Shape, core, openvino_version
 from labelscape.version import __version__
 
 MOST_BYTES = 4 * 2**30
@@ -49,9 +49,7 @@ def read(key: str) -> tuple[Proof, Converted | None] | None:
         parts = [(folder / f"{key}{end}").read_bytes() for end in (".xml", ".bin")]
         if [hashlib.sha256(part).hexdigest() for part in parts] != found["sha256"]:
             return None
-        import openvino
-
-        return proof, Converted(openvino.Core().read_model(model=parts[0], weights=parts[1]))
+        return proof, Converted(core().read_model(model=parts[0], weights=parts[1]))
     # A cache is never a reason to stop; what cannot be read is made again.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None

@@ -6,10 +6,12 @@ no other shape may be given to it; torch predicts those. It runs in float32.
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -55,9 +57,28 @@ class Converted:
         return torch.from_numpy(self._compiled[1](images.contiguous().numpy())[0])
 
 
-def _compiled(model: Any, threads: int) -> Any:
+_ONE = threading.Lock()
+
+
+def core() -> Any:
+    """OpenVINO's core: one for the life of a process.
+
+    The first network that a core compiles gives the thread another stack for signals, and a core that is
+    deleted frees it, in whatever order cores come and go. A signal after that, Ctrl-C say, had no stack: the
+    process ended with a segmentation fault, where it should stop tidily.
+    """
+    with _ONE:
+        return _core()
+
+
+@cache
+def _core() -> Any:
     import openvino
 
+    return openvino.Core()
+
+
+def _compiled(model: Any, threads: int) -> Any:
     how = {
         # By itself it takes bfloat16 on processors that have it: faster, and other classes.
         "INFERENCE_PRECISION_HINT": "f32",
@@ -66,7 +87,7 @@ def _compiled(model: Any, threads: int) -> Any:
         # Else all workers of a machine would compute on the same cores.
         "ENABLE_CPU_PINNING": False,
     }
-    return openvino.Core().compile_model(model, "CPU", how)
+    return core().compile_model(model, "CPU", how)
 
 
 @dataclass(frozen=True, eq=False)
