@@ -31,7 +31,7 @@ FLOORS = (
     {"training"},
     {"maps"},
     {"export", "inspection"},
-    {"demo"},
+    {"demo", "benchmark"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

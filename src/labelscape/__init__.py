@@ -45,6 +45,8 @@ _PLACES = {
     "RateSearch": "training.rate_search",
     "slurm_script": "training.slurm",
     "run_table": "training.reproduce",
+    "bench": "benchmark.run",
+    "BenchResult": "benchmark.result",
     "open_dataset": "datasets.own",
     "open_published": "datasets.published.catalog",
     "check_data": "datasets.doctor.check",
@@ -115,6 +117,8 @@ if TYPE_CHECKING:
     from labelscape.assessment.review import review as review
     from labelscape.assessment.sample import SampleSummary as SampleSummary
     from labelscape.assessment.sample import sample as sample
+    from labelscape.benchmark.result import BenchResult as BenchResult
+    from labelscape.benchmark.run import bench as bench
     from labelscape.checkpoint import Checkpoint as Checkpoint
     from labelscape.checkpoint import load as load
     from labelscape.checkpoint import save as save

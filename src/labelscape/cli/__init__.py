@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from labelscape.cli import (
     assess,
+    bench,
     calibrate,
     check,
     compare,
@@ -89,6 +90,7 @@ VERBS = {
     sample: "Draw a random sample of a map to be interpreted.",
     assess: "Accuracy and areas with intervals, from a sample.",
     table: "Reproduce a table of a paper.",
+    bench: "Measure speed and memory of the networks.",
     import_caffe: "Import weights published for Caffe.",
 }
 """One line each for the list of commands, short enough not to be cut at 80 columns."""

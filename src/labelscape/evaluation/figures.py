@@ -44,7 +44,7 @@ def confusion_figure(
     # NaN for rows without pixels: drawn grey, not as 0 %.
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     cell = 0.72 if len(names) <= SHARED else 0.5 if len(names) <= NUMBERED else 8 / len(names)
-    figure = _blank(1.9 + cell * len(columns), 1.6 + cell * len(rows))
+    figure = blank(1.9 + cell * len(columns), 1.6 + cell * len(rows))
     axes = figure.add_subplot()
     colours = LinearSegmentedColormap.from_list(
         "shares", ["#ffffff", "#b9d3ea", "#4b8bc2", "#0b4f8a"]
@@ -114,7 +114,7 @@ def short(pixels: int) -> str:
 
 def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]], quantity: str) -> Figure:
     """Plot curves (label, steps, values) of one quantity, with gaps where a value is not finite."""
-    figure = _blank(5.6, 3.1)
+    figure = blank(5.6, 3.1)
     axes = figure.add_subplot()
     lines, labels = [], []
     for number, (label, steps, values) in enumerate(curves):
@@ -136,7 +136,7 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
         labels.append(label)
     axes.set_xlabel("step", fontsize=9, color=INK)
     axes.set_ylabel(quantity, fontsize=9, color=INK, parse_math=False)
-    _plain_axes(axes)
+    plain_axes(axes)
     axes.margins(x=0.02)
     if len(labels) > 1:
         # A leading blank: older matplotlib hides labels that start with "_".
@@ -152,7 +152,7 @@ def reliability_figure(curves: Sequence[tuple[str, np.ndarray]]) -> Figure:
     """Plot accuracy against confidence, (label, (BINS, 3) of `Reliability.curve`), above the share of pixels
     by confidence. The diagonal is what calibrated confidences have.
     """
-    figure = _blank(4.6, 4.9)
+    figure = blank(4.6, 4.9)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
     edges = np.linspace(0, 1, len(curves[0][1]) + 1) if curves else np.array([0, 1])
@@ -169,7 +169,7 @@ def reliability_figure(curves: Sequence[tuple[str, np.ndarray]]) -> Figure:
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(0, 1)
     for one in (axes, below):
-        _plain_axes(one)
+        plain_axes(one)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
     return figure
 
@@ -180,7 +180,7 @@ def steps_figure(
     """Plot a value, from 0 up, over named steps at equal distances, with gaps where it is None; a dashed line
     stands at the step `mark`.
     """
-    figure = _blank(5.6, 3.1)
+    figure = blank(5.6, 3.1)
     axes = figure.add_subplot()
     known = np.array([np.nan if value is None else value for value in values], float)
     axes.plot(range(len(names)), known, color=LINES[0], linewidth=1.4, marker="o", markersize=4)
@@ -191,11 +191,11 @@ def steps_figure(
     axes.set_ylabel(up, fontsize=9, color=INK)
     top = np.nanmax(known) if np.isfinite(known).any() else 0
     axes.set_ylim(0, 1.08 * top or 1)
-    _plain_axes(axes)
+    plain_axes(axes)
     return figure
 
 
-def _plain_axes(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=8, color=FAINT)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
@@ -213,7 +213,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _blank(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
     """An empty white figure, in inches of 100 screen pixels. Not pyplot's, which would show it in the
     caller's notebook and keep it open.
     """

@@ -1,0 +1,165 @@
+"""The benchmark: turns, medians, the papers' ratios, memory, and what the command prints."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import labelscape as ls
+from labelscape.benchmark.figure import drawn
+from labelscape.benchmark.machine import Machine, MatrixProduct, Memory, Spread, machine_of, take_turns
+from labelscape.benchmark.result import BenchResult, Measured
+from labelscape.benchmark.run import PAIRS
+from labelscape.benchmark.subjects import forward, multiplications, training_step
+from labelscape.errors import BadOption, UnknownName
+from labelscape.nets.count import macs
+
+CPU = torch.device("cpu")
+
+
+def test_median_and_quartiles_stay_within_what_was_measured():
+    assert Spread.of([3.0, 1.0, 2.0, 5.0, 4.0]) == Spread(3.0, 1.5, 4.5)
+    assert Spread.of([2.0, 1.0]) == Spread(1.5, 1.0, 2.0)
+    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
+
+
+def test_runs_take_turns_and_the_first_turn_does_not_count():
+    seen, now, ticks = [], [0.0], []
+
+    def run(name, seconds):
+        def once():
+            seen.append(name)
+            # As a first call that allocates: ten times as long.
+            now[0] += seconds * (10 if seen.count(name) == 1 else 1)
+
+        return once
+
+    found = take_turns({"a": run("a", 1.0), "b": run("b", 2.0)}, 3, lambda: now[0], lambda: ticks.append(1))
+    assert seen == ["a", "b"] * 4 and len(ticks) == 4
+    assert found == {"a": [1.0] * 3, "b": [2.0] * 3}
+
+
+def test_the_papers_ratios_are_those_that_they_print():
+    claimed = {pair.label: pair.claimed for pair in PAIRS}
+    assert claimed["mswbn / deeplabv3plus"] == pytest.approx(0.853, abs=5e-4)
+    assert claimed["mlp / fcn"] == pytest.approx(2.10, abs=5e-3)
+    assert claimed["dgcwnet / with NL-D"] is None
+
+
+def test_operations_are_counted_from_the_multiplications_of_one_image():
+    net = ls.create_model("fcn", in_channels=4, classes=6)
+    once = macs(net, 64, 64, 4)
+    assert multiplications("fcn", {}, 64) == once
+    # Forward, gradients of inputs, gradients of weights; two crops.
+    step = training_step("fcn", {}, 64, "cpu", "32")
+    assert (step.operations, step.pixels) == (2 * 3 * 2 * once, 2 * 64 * 64)
+
+
+def machine_with(busy, turns):
+    product = MatrixProduct(CPU, "32")
+    product.busy[:] = busy
+    return machine_of(CPU, "32", product, turns)
+
+
+def test_a_machine_that_does_something_else_is_warned_of():
+    assert machine_with([0.99, 0.98], [1.0, 1.01, 1.02]).warnings == ()
+    (busy,) = machine_with([0.5, 0.6, 0.55], [1.0, 1.0]).warnings
+    assert "not quiet" in busy and "45 %" in busy
+    (unsteady,) = machine_with([1.0], [1.0, 1.5, 1.0, 1.5]).warnings
+    assert "not steady" in unsteady
+
+
+def test_the_product_counts_what_it_multiplies():
+    product = MatrixProduct(CPU, "32")
+    assert product.operations == product.times * 2 * 1024**3
+    assert product.busy == []
+    product()
+    assert len(product.busy) == 1 and product.busy[0] > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_that_was_given_back_counts_at_the_peak():
+    memory = Memory(CPU)
+    np.ones(64 * 2**20, np.uint8).sum()
+    assert 64 * 2**20 <= memory.peak() < 80 * 2**20
+    assert Memory(CPU).peak() < 16 * 2**20
+
+
+@pytest.fixture(scope="module")
+def result():
+    return ls.bench(["fcn", "mlp"], side=64, rounds=3, engines=["torch"], device="cpu")
+
+
+def test_each_network_predicts_and_trains(result):
+    assert [(one.network, one.what) for one in result.measured] == [
+        (name, what) for name in ("fcn", "mlp") for what in ("forward", "training step")
+    ]
+    for one in result.measured:
+        assert one.failure == "" and one.seconds.low <= one.seconds.median <= one.seconds.high
+        assert one.megapixels_per_second == pytest.approx(one.pixels / one.seconds.median / 1e6)
+    assert {one.pixels for one in result.measured} == {64 * 64, 2 * 32 * 32}
+    # The mean product's rate is another average than the median of neighbours, but of the same numbers.
+    one = result.measured[0]
+    assert one.share.median == pytest.approx(one.gflops / result.machine.gflops.median, rel=1)
+    (pair,) = result.compared
+    assert pair.label == "mlp / fcn" and 1 < pair.ratio.median < 30
+    counts = [multiplications(name, {}, 64) for name in ("mlp", "fcn")]
+    assert pair.floor == pytest.approx(counts[0] / counts[1])
+
+
+def test_what_was_measured_is_printed_stored_and_drawn(result):
+    lines = result.text.splitlines()
+    (row,) = [line for line in lines if line.startswith("fcn") and " forward " in line]
+    assert f"{result.measured[0].seconds.median:.3f}" in row and "torch" in row
+    assert any(line.startswith("mlp / fcn, forward") and "2.099" in line for line in lines)
+    stored = json.loads(json.dumps(result.as_json()))
+    assert stored["measured"][1]["seconds"]["median"] == result.measured[1].seconds.median
+    assert drawn(result, "png")[:4] == b"\x89PNG"
+    svg = drawn(result, "svg")
+    assert b"<svg" in svg and svg == drawn(result, "svg")
+
+
+def test_an_engine_that_is_not_used_leaves_its_reason():
+    rate = Spread(100.0, 90.0, 110.0)
+    machine = Machine("cpu", "a processor", 1, "2", "32", "wall clock", rate, ("the machine is not quiet",))
+    failed = Measured("unpooling", "forward", "openvino", failure="it cannot be converted")
+    text = BenchResult(machine, 64, 3, (failed,), ()).text
+    assert "it cannot be converted" in text and "WARNING: the machine is not quiet" in text
+
+
+def test_a_forward_pass_is_that_of_a_map():
+    from labelscape.benchmark.subjects import blank_checkpoint
+    from labelscape.scoring.scorer import Scorer
+
+    checkpoint = blank_checkpoint("fcn", {})
+    work = forward(checkpoint, 64, "torch", "cpu", "32")
+    images = torch.zeros(1, 4, 64, 64)
+    assert work.run().shape == Scorer.of(checkpoint, device="cpu").batch_logits([images]).shape
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "said"),
+    [
+        ({"networks": ["fnc"]}, UnknownName, "fcn"),
+        ({"networks": ["fcn"], "engines": ["auto"]}, UnknownName, "torch"),
+        ({"networks": ["fcn"], "side": 65}, BadOption, "even number"),
+        ({"networks": ["fcn"], "rounds": 0}, BadOption, "rounds"),
+        ({"networks": ["fcn"], "precision": "8"}, BadOption, "bf16"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_measured(how, error, said):
+    with pytest.raises(error, match=said):
+        ls.bench(**how)
+
+
+def test_the_command_prints_json_and_writes_a_figure(run_cli, tmp_path):
+    how = ("--networks", "fcn", "--side", 64, "--rounds", 1, "--engines", "torch")
+    code, out, _ = run_cli("bench", *how, "--json", "--plot", tmp_path / "bench.svg")
+    assert code == 0 and [one["what"] for one in json.loads(out)["measured"]] == ["forward", "training step"]
+    assert (tmp_path / "bench.svg").read_bytes().startswith(b"<?xml")
+    code, _, said = run_cli("bench", *how, "--plot", tmp_path / "bench.pdf")
+    assert code == 2 and ".png or .svg" in said
+    code, _, said = run_cli("bench", "--networks", "fcn", "--side", 7)
+    assert code == 2 and "--side 7" in said
