@@ -83,7 +83,8 @@ def test_the_product_counts_what_it_multiplies():
 def test_memory_that_was_given_back_counts_at_the_peak():
     memory = Memory(CPU)
     np.ones(64 * 2**20, np.uint8).sum()
-    assert 64 * 2**20 <= memory.peak() < 80 * 2**20
+    # The kernel counts pages in batches for each processor: its numbers are off by some.
+    assert 60 * 2**20 <= memory.peak() < 80 * 2**20
     assert Memory(CPU).peak() < 16 * 2**20
 
 
