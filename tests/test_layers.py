@@ -30,7 +30,7 @@ FLOORS = (
     {"assessment"},
     {"training"},
     {"maps"},
-    {"export", "inspection"},
+    {"export", "inspection", "explanation"},
     {"demo", "benchmark"},
     {"cli"},
 )

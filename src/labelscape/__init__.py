@@ -89,6 +89,8 @@ _PLACES = {
     "Assessment": "assessment.result",
     "estimate_areas": "evaluation.accuracy",
     "AreaEstimates": "evaluation.accuracy",
+    "explain": "explanation.run",
+    "Explanation": "explanation.analysis",
     "import_caffe": "export.from_caffe",
     "info": "inspection",
     "Info": "inspection",
@@ -133,6 +135,8 @@ if TYPE_CHECKING:
     from labelscape.evaluation.calibrate import calibrate as calibrate
     from labelscape.evaluation.compare import Comparison as Comparison
     from labelscape.evaluation.counts import Evaluation as Evaluation
+    from labelscape.explanation.analysis import Explanation as Explanation
+    from labelscape.explanation.run import explain as explain
     from labelscape.export.from_caffe import import_caffe as import_caffe
     from labelscape.grid import Grid as Grid
     from labelscape.grid import Window as Window

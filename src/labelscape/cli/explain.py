@@ -1,0 +1,126 @@
+"""labelscape explain: look inside a network on windows of scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labelscape.cli.options import (
+    LISTS,
+    SCENE,
+    AsJson,
+    Device,
+    Each,
+    Overwrite,
+    Reading,
+    grouped,
+    print_json,
+    talk,
+)
+from labelscape.cli.scenes import scenes_of
+from labelscape.errors import BadOption
+
+if TYPE_CHECKING:
+    from labelscape.explanation.analysis import Explanation
+
+NAME = "explain"
+
+Window = Annotated[
+    list[str],
+    typer.Option(
+        "--window", metavar="X,Y,SIZE", help="A window of the scene, in pixels from its upper left. Repeat."
+    ),
+]
+Number = Annotated[int, typer.Option("--windows", help="So many windows at random places.")]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        help="Pixels a side of random windows.",
+        show_default="what the network learned from, at most 512",
+    ),
+]
+OfClass = Annotated[
+    str | None, typer.Option("--class", help="Random windows in which the model predicts most of this class.")
+]
+Only = Annotated[
+    list[str], typer.Option("--only", help="Run this analysis alone. Repeat. By default all that suit.")
+]
+
+
+@grouped
+def run(
+    model: Annotated[Path, typer.Argument(help="Checkpoint.")],
+    scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help=f"{SCENE} {LISTS}")],
+    *,
+    each: Each = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the page, the numbers and the arrays.")],
+    window: Window = [],
+    windows: Number = 8,
+    size: Size = None,
+    of_class: OfClass = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same windows.")] = 0,
+    only: Only = [],
+    reading: Reading,
+    device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Explain on a scene that `check` refuses.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look inside a network: the analyses of its paper, on windows of your own scenes.
+
+    Writes a page with figures and captions, the numbers as JSON and the arrays as .npz. A scene that does not
+    fit the model is refused as `map` refuses it; an analysis that does not suit the network is named.
+
+    Examples:
+
+      labelscape explain runs/a/mswbn.safetensors scene.tif --out inside
+
+      labelscape explain runs/a/mswbn.safetensors scene.tif --out inside --window 1024,512,256
+
+      labelscape explain runs/a/mlp.safetensors images/ --each --out inside --windows 20 --class forest
+    """
+    from labelscape.explanation.run import explain
+
+    settings: dict[str, Any] = {**reading.settings, "device": device, "force": force}
+    found = scenes_of(scenes, each=each, settings=settings)
+    done = explain(
+        model,
+        found,
+        out,
+        window=[_window_of(text) for text in window],
+        windows=windows,
+        size=size,
+        of_class=of_class,
+        seed=seed,
+        only=only,
+        overwrite=overwrite,
+        **settings,
+    )
+    _tell(done, as_json)
+
+
+def _window_of(text: str) -> tuple[int, int, int]:
+    try:
+        x, y, size = (int(part) for part in text.split(","))
+    except ValueError:
+        raise BadOption(
+            f"--window {text} must be three whole numbers, X,Y,SIZE, such as 1024,512,256."
+        ) from None
+    return x, y, size
+
+
+def _tell(done: Explanation, as_json: bool) -> None:
+    for note in done.notes:
+        talk(f"note: {note}")
+    if as_json:
+        print_json({**done.to_dict(), "files": {kind: str(path) for kind, path in done.paths.items()}})
+        return
+    for name, one in done.found.items():
+        print(f"{name}: {one.lead}")
+    for name, reason in done.not_suited.items():
+        print(f"{name}: not for this network: {reason}")
+    for kind, path in done.paths.items():
+        print(f"{kind:<5}{path}")

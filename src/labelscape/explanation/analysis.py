@@ -1,0 +1,110 @@
+"""What an analysis is given (`Look`), what it finds (`Found`), and what all find together (`Explanation`)."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelscape.checkpoint import Checkpoint
+from labelscape.evaluation.sections import Figure, Picture, Table
+from labelscape.explanation.windows import Windows
+from labelscape.nets.blocks import Network
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What every analysis is given: a network in eval mode, its checkpoint, the windows, and what a user asks
+    beside them.
+    """
+
+    net: Network
+    checkpoint: Checkpoint
+    windows: Windows
+    over: Path | None = None
+    layer: str | None = None
+    pixel: tuple[int, int] | None = None
+    other: Checkpoint | None = None
+    seed: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The classes, in index order."""
+        return self.checkpoint.legend.names
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What an analysis found.
+
+    lead     one or two sentences: the answer
+    numbers  JSON values
+    arrays   everything that figures were drawn from
+    """
+
+    lead: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """An analysis: its name in files and options, its title, why it does not suit what it is given ("" where
+    it does), and the function that runs it.
+    """
+
+    name: str
+    title: str
+    why_not: Callable[[Look], str]
+    run: Callable[[Look], Found]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation:
+    """What `explain` found.
+
+    paths       of the page ("html"), the numbers ("json") and the arrays ("npz")
+    windows     what was looked at, as JSON values
+    found       by the name of each analysis, its numbers and arrays
+    not_suited  by the name of each analysis that this network or scene does not suit, why
+    notes       what was found of the scenes
+    """
+
+    paths: dict[str, Path]
+    windows: tuple[dict[str, Any], ...]
+    found: dict[str, Found]
+    not_suited: dict[str, str]
+    notes: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        count = f"{len(self.windows)} window{'s' * (len(self.windows) != 1)}"
+        return f"<Explanation of {self.facts.get('network')}: {', '.join(self.found)}; {count}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the page, in a frame."""
+        page = html.escape(self.paths["html"].read_text("utf-8"), quote=True)
+        return f'<iframe srcdoc="{page}" width="100%" height="720" style="border:0"></iframe>'
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers as JSON values; arrays are in the .npz file."""
+        return {
+            **self.facts,
+            "notes": list(self.notes),
+            "windows": list(self.windows),
+            "analyses": {name: {"lead": one.lead, **one.numbers} for name, one in self.found.items()},
+            "not_suited": self.not_suited,
+        }
+
+
+def caption(seen: str, paper: str, how: str) -> str:
+    """What is seen, what the paper showed ("" where it has nothing of the kind), how it was computed."""
+    paper = f" In the paper: {paper}" if paper else " No paper has this figure."
+    return f"{seen}{paper} Computed: {how}"
