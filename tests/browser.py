@@ -14,10 +14,13 @@ CHROMIUM = next(filter(os.path.exists, BROWSERS), None)
 
 
 @contextmanager
-def opened(path: Path, width: int) -> Iterator[object]:
-    """The page at a window width in pixels; every message of its console, error and request in `page.seen`.
-    Skips the test where there is no browser.
+def opened(path: Path | str, width: int, **how: object) -> Iterator[object]:
+    """The page of a file or address at a window width in pixels; every message of its console, error and
+    request to elsewhere in `page.seen`. `how` is for the browser: color_scheme="dark". Skips the test where
+    there is no browser.
     """
+    address = path if isinstance(path, str) else path.absolute().as_uri()
+    own = ("file:", "data:", "blob:", *([address] if isinstance(path, str) else []))
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: make install")
     with api.sync_playwright() as playwright:
         # What `playwright install chromium` downloads, where the system has none.
@@ -27,7 +30,7 @@ def opened(path: Path, width: int) -> Iterator[object]:
             pytest.skip(f"needs Chromium (apt-get install chromium): none at {looked}")
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
-            page = browser.new_page(viewport={"width": width, "height": 900})
+            page = browser.new_page(viewport={"width": width, "height": 900}, **how)
             page.seen = []
             page.on("console", lambda message: page.seen.append(f"console: {message.text}"))
             page.on("pageerror", lambda error: page.seen.append(f"error: {error}"))
@@ -36,13 +39,9 @@ def opened(path: Path, width: int) -> Iterator[object]:
             )
             page.on(
                 "request",
-                lambda one: (
-                    None
-                    if one.url.startswith(("file:", "data:"))
-                    else page.seen.append(f"request: {one.url}")
-                ),
+                lambda one: None if one.url.startswith(own) else page.seen.append(f"request: {one.url}"),
             )
-            page.goto(path.absolute().as_uri())
+            page.goto(address)
             yield page
         finally:
             browser.close()
@@ -53,8 +52,8 @@ FAULTS = """() => {
   const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   if (wide > 0) found.push(`${wide} pixels wider than the window`);
   for (const image of document.images) {
-    // The viewer's own is empty until a picture is enlarged.
-    if (image.closest("dialog:not([open])")) continue;
+    // The viewer's own is empty until a picture is enlarged; tiles of a map are no pictures by themselves.
+    if (image.closest("dialog:not([open]), .leaflet-pane")) continue;
     if (!image.alt) found.push(`no alt text: ${image.src.slice(0, 40)}`);
     if (!image.complete || !image.naturalWidth) found.push(`not shown: ${image.alt}`);
   }
@@ -62,7 +61,7 @@ FAULTS = """() => {
   for (const id of ids) if (ids.indexOf(id) !== ids.lastIndexOf(id)) found.push(`id twice: ${id}`);
   for (const one of document.querySelectorAll("main *")) {
     const box = one.getBoundingClientRect();
-    if (box.width && box.right > innerWidth + 1 && !one.closest(".scroll, dialog"))
+    if (box.width && box.right > innerWidth + 1 && !one.closest(".scroll, dialog, #map"))
       found.push(`beyond the window: ${one.tagName} ${one.textContent.slice(0, 30)}`);
   }
   return found;

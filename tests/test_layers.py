@@ -31,6 +31,7 @@ FLOORS = (
     {"training"},
     {"maps"},
     {"export", "inspection", "explanation"},
+    {"viewer"},
     {"demo", "benchmark"},
     {"cli"},
 )
@@ -40,6 +41,7 @@ NEVER = {
     **{r: {"torch"} for r in ("scenes", "labels", "contract", "datasets", "rasters", "areas", "evaluation")},
     "assessment": {"torch"},
     "inspection": {"torch"},
+    "viewer": {"torch"},
     "nets": {"rasterio", "shapely", "pyogrio", "pyproj"},
 }
 """What a room must do without: pages of a map are written where torch is not installed, networks know no

@@ -92,6 +92,7 @@ _PLACES = {
     "explain": "explanation.run",
     "Explanation": "explanation.analysis",
     "import_caffe": "export.from_caffe",
+    "serve": "viewer.serve",
     "info": "inspection",
     "Info": "inspection",
     "Legend": "legend",
@@ -178,6 +179,7 @@ if TYPE_CHECKING:
     from labelscape.training.reproduce import run_table as run_table
     from labelscape.training.run import train as train
     from labelscape.training.slurm import slurm_script as slurm_script
+    from labelscape.viewer.serve import serve as serve
 
 __all__ = ["__version__", *_PLACES]
 

@@ -100,8 +100,10 @@ class ArrayScene(Scene):
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         return cut(self, self.pixels, self.unmasked, window, bands)
 
-    def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return sampled(self, bands, shape)
+    def shrunk(
+        self, bands: Sequence[str], shape: tuple[int, int], window: Window | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return sampled(self, bands, shape, window)
 
     def again(self) -> ArrayScene:
         # Shared by threads: reads are copies, and nothing is written.

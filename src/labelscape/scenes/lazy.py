@@ -79,9 +79,11 @@ class LazyScene(Scene):
         with self.again() as scene:
             return scene.read(window, bands)
 
-    def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def shrunk(
+        self, bands: Sequence[str], shape: tuple[int, int], window: Window | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         with self.again() as scene:
-            return scene.shrunk(bands, shape)
+            return scene.shrunk(bands, shape, window)
 
     def again(self) -> FileScene:
         return FileScene(self.source, **self._options)

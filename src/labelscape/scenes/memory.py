@@ -76,8 +76,10 @@ class HeldScene(Scene):
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         return cut(self, self.pixels, self.unmasked, window, bands)
 
-    def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return sampled(self, bands, shape)
+    def shrunk(
+        self, bands: Sequence[str], shape: tuple[int, int], window: Window | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return sampled(self, bands, shape, window)
 
     def again(self) -> HeldScene:
         # Shared, not copied: threads only read.

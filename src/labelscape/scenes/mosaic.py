@@ -277,8 +277,10 @@ class MosaicScene(Scene):
         self._opened.move_to_end(number)
         return self._opened[number]
 
-    def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return sampled(self, bands, shape)
+    def shrunk(
+        self, bands: Sequence[str], shape: tuple[int, int], window: Window | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return sampled(self, bands, shape, window)
 
 
 def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | None = None) -> MosaicScene:

@@ -239,20 +239,25 @@ class FileScene(Scene):
         """(H, W) bool: masked by no alpha band and no mask, and inside all files."""
         return unmasked(self._masks, window)
 
-    def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def shrunk(
+        self, bands: Sequence[str], shape: tuple[int, int], window: Window | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """From overviews, where one is at least as fine as `shape`; every n-th pixel otherwise."""
+        window = window or self.grid.window
         levels = self._layers[0].dataset.overviews(self._layers[0].bands[0])
         # A padded file, which lacks rows, has overviews of another shape.
         padded = any(mask.kind == "extent" for mask in self._masks)
-        coarse = not levels or min(levels) > max(self.grid.height / shape[0], self.grid.width / shape[1])
+        coarse = not levels or min(levels) > max(window.height / shape[0], window.width / shape[1])
         if coarse or padded:
             in_strips = any(one.dataset.block_shapes[0][1] > PIECE_COLUMNS for one in self._layers)
-            return sampled(self, bands, shape, in_strips=in_strips)
+            return sampled(self, bands, shape, window, in_strips=in_strips)
         layers = picked(self._layers, [self.index(b) for b in bands])
         with gdal(), self._one_at_a_time:
-            pixels = np.concatenate([self._pixels_of(layer, out_shape=shape) for layer in layers])
+            pixels = np.concatenate(
+                [self._pixels_of(layer, window=window.rio, out_shape=shape) for layer in layers]
+            )
             rules = tuple(rule for layer in layers for rule in layer.nodata)
-            return pixels, measured(pixels, rules) & unmasked(self._masks, self.grid.window, shape)
+            return pixels, measured(pixels, rules) & unmasked(self._masks, window, shape)
 
     @property
     def has_overviews(self) -> bool:

@@ -14,16 +14,23 @@ PIECE_ROWS, PIECE_COLUMNS = 512, 8192
 
 
 def sampled(
-    scene: Scene, bands: Sequence[str], shape: tuple[int, int], *, in_strips: bool = False
+    scene: Scene,
+    bands: Sequence[str],
+    shape: tuple[int, int],
+    window: Window | None = None,
+    *,
+    in_strips: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every n-th pixel (B, h, w) and its validity (h, w), read piece by piece; 0 and invalid where the scene
-    has no data.
+    """Every n-th pixel (B, h, w) of a window and its validity (h, w), read piece by piece; 0 and invalid
+    where the scene has no data.
 
     `in_strips`: the file's blocks are as wide as the scene. A row is then read as a whole, since GDAL decodes
     whole blocks, and rows in between are not read.
     """
     # With the first and last row and column: nodata is mostly at the edges.
-    rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(scene.grid.shape, shape))
+    window = window or scene.grid.window
+    starts = zip((window.top, window.left), window.shape, shape)
+    rows, columns = (a + np.linspace(0, n - 1, m).round().astype(int) for a, n, m in starts)
     high, wide = (1, scene.grid.width) if in_strips else (PIECE_ROWS, PIECE_COLUMNS)
     pixels, valid = np.zeros((len(bands), *shape), scene.dtype), np.zeros(shape, bool)
     for down in _runs(rows // high):

@@ -101,9 +101,11 @@ class Scene:
         """
         raise NotImplementedError
 
-    def shrunk(self, bands: Sequence[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (B, h, w) of the whole scene and their validity (h, w) decimated to a smaller shape, from
-        overviews where there are any.
+    def shrunk(
+        self, bands: Sequence[str], shape: tuple[int, int], window: Window | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (B, h, w) of a window, by default of the whole scene, and their validity (h, w) decimated to
+        a smaller shape, from overviews where there are any.
         """
         raise NotImplementedError
 

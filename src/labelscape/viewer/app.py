@@ -1,0 +1,206 @@
+"""The server's addresses. No address holds a path: layers and pages are known by name alone, so that there is
+nothing to climb out of.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from labelscape.crs import Unrelated, transformed
+from labelscape.errors import BadFile, LabelscapeError
+from labelscape.evaluation.sections import VIRIDIS
+from labelscape.grid import Window
+from labelscape.scenes.files import READ_FAILURES
+from labelscape.scenes.scene import crs_text
+from labelscape.version import __version__
+from labelscape.viewer import tiles
+from labelscape.viewer.guard import Guard
+from labelscape.viewer.layers import Layer
+from labelscape.viewer.shown import Shown
+
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+}
+LEAFLET = {"leaflet.js": "leaflet-src.esm.js", "leaflet.css": "leaflet.css"}
+Numbers = Annotated[str, Query(pattern=r"^\d{1,4}(,\d{1,4}){0,254}$")]
+"""Whole numbers with commas between them."""
+PAGE = 86_400
+"""Seconds that a tile may be kept: its address changes with its file."""
+
+
+def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False) -> Guard:
+    """The server of a page, as an ASGI application; `host` is where it will listen."""
+    # No pages about the addresses: they would be loaded from a server elsewhere.
+    app = FastAPI(title="Labelscape", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_exception_handler(LabelscapeError, _say)
+    for failure in READ_FAILURES:
+        app.add_exception_handler(failure, _say)
+    _add_page(app)
+    _add_facts(app, shown, edit)
+    _add_tiles(app, shown)
+    return Guard(app, host=host)
+
+
+async def _say(_: Request, error: Exception) -> Response:
+    """An error as a sentence, which the page shows."""
+    return JSONResponse({"error": str(error)}, status_code=500 if isinstance(error, BadFile) else 422)
+
+
+def page_files() -> dict[str, Path]:
+    """Name in an address -> file, for everything that the page loads. Raises BadFile without Leaflet."""
+    spec = find_spec("xstatic.pkg.leaflet")
+    if spec is None or spec.origin is None:
+        raise BadFile("The viewer needs Leaflet: pip install 'labelscape[viewer]'.")
+    leaflet = Path(spec.origin).parent / "data"
+    own = Path(str(resources.files("labelscape.viewer") / "page"))
+    files = {file.name: file for file in sorted(own.iterdir()) if file.suffix in TYPES}
+    return files | {name: leaflet / file for name, file in LEAFLET.items()}
+
+
+def _add_page(app: FastAPI) -> None:
+    files = page_files()
+
+    @app.get("/")
+    def page() -> Response:
+        return _file(files["index.html"])
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404)
+        return _file(files[name])
+
+
+def _file(path: Path) -> Response:
+    headers = {"cache-control": "no-cache"}
+    return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=headers)
+
+
+def _add_facts(app: FastAPI, shown: Shown, edit: bool) -> None:
+    @app.get("/api/map")
+    def facts() -> dict[str, Any]:
+        grid = shown.grid
+        return {
+            "title": shown.title,
+            "width": grid.width,
+            "height": grid.height,
+            "levels": tiles.levels(grid),
+            "crs": crs_text(grid),
+            "metres": grid.ground_pixel_size,
+            "edit": edit,
+            "ramp": [list(color) for color in VIRIDIS],
+            "notes": list(shown.notes),
+            "layers": [_layer_facts(layer) for layer in shown.layers],
+        }
+
+    @app.get("/api/point")
+    def point(row: Annotated[int, Query(ge=0)], column: Annotated[int, Query(ge=0)]) -> dict[str, Any]:
+        if row >= shown.grid.height or column >= shown.grid.width:
+            raise HTTPException(404)
+        values = {layer.key: tiles.values_at(layer, row, column) for layer in shown.layers}
+        return {"row": row, "column": column, **_place(shown, row, column), "values": values}
+
+    @app.get("/api/stretch")
+    def stretch(
+        bands: Numbers,
+        top: Annotated[int, Query(ge=0)] = 0,
+        left: Annotated[int, Query(ge=0)] = 0,
+        height: Annotated[int, Query(ge=1)] = 2**31,
+        width: Annotated[int, Query(ge=1)] = 2**31,
+    ) -> list[tuple[float, float]]:
+        layer = _known(shown, "scene")
+        window = Window(top, left, height, width) & shown.grid.window
+        if not window.pixels:
+            raise HTTPException(404)
+        return tiles.percentiles(layer, _bands(layer, bands), window)
+
+
+def _layer_facts(layer: Layer) -> dict[str, Any]:
+    facts = {"key": layer.key, "kind": layer.kind, "title": layer.title, "bands": list(layer.bands)}
+    facts |= {"top": layer.top, "unit": layer.unit, "usual": list(layer.usual), "exact": layer.exact}
+    # In every address of its tiles: a browser asks again when the file has changed.
+    facts["version"] = layer.version
+    if layer.legend is not None:
+        areas = layer.areas or [(None, None)] * len(layer.legend)
+        facts["classes"] = [
+            {"value": one.value, "name": one.name, "color": list(one.color), "pixels": p, "hectares": h}
+            for one, (p, h) in zip(layer.legend.classes, areas)
+        ]
+    return facts
+
+
+def _place(shown: Shown, row: int, column: int) -> dict[str, Any]:
+    """Coordinates of a pixel's centre, in the map's CRS and as longitude and latitude."""
+    grid = shown.grid
+    if not grid.is_georeferenced:
+        return {"xy": None, "lonlat": None}
+    x, y = grid.transform @ (column + 0.5, row + 0.5)
+    try:
+        lon, lat = (float(v) for v in transformed(np.array(x), np.array(y), grid.crs))
+    except Unrelated:
+        return {"xy": [x, y], "lonlat": None}
+    return {"xy": [x, y], "lonlat": [lon, lat] if np.isfinite([lon, lat]).all() else None}
+
+
+def _known(shown: Shown, key: str) -> Layer:
+    layer = shown.layer(key)
+    if layer is None:
+        raise HTTPException(404)
+    return layer
+
+
+def _bands(layer: Layer, text: str) -> tuple[int, ...]:
+    found = tuple(int(one) for one in text.split(","))
+    if not all(band < len(layer.bands) for band in found):
+        raise HTTPException(404)
+    return found
+
+
+def _add_tiles(app: FastAPI, shown: Shown) -> None:
+    @app.get("/tiles/{key}/{level}/{column}/{row}.png")
+    def tile(
+        key: str,
+        level: int,
+        column: int,
+        row: int,
+        bands: Numbers = "0",
+        stretch: Annotated[str, Query(max_length=200)] = "",
+        hide: Annotated[str, Query(pattern=r"^(\d{1,3}(,\d{1,3})*)?$", max_length=1100)] = "",
+        colors: Annotated[str, Query(max_length=2800)] = "",
+    ) -> Response:
+        layer = _known(shown, key)
+        place = tiles.tile_window(shown.grid, level, column, row)
+        if place is None:
+            raise HTTPException(404)
+        chosen = _bands(layer, bands)
+        if layer.kind == "classes":
+            hidden = frozenset(int(v) for v in hide.split(",") if v)
+            picture = tiles.class_tile(layer, place, hidden, tiles.colors_from(colors))
+        elif layer.kind == "scene":
+            picture = tiles.scene_tile(layer, place, chosen, _stretch(stretch, len(chosen)))
+        else:
+            picture = tiles.ramp_tile(layer, place, chosen[0])
+        return Response(
+            picture, media_type="image/png", headers={"cache-control": f"private, max-age={PAGE}"}
+        )
+
+
+def _stretch(text: str, count: int) -> list[tuple[float, float]]:
+    """`low,high` of each band, `;` between them, one for all."""
+    try:
+        pairs = [tuple(float(v) for v in one.split(",")) for one in text.split(";")]
+    except ValueError as error:
+        raise HTTPException(422) from error
+    good = all(len(pair) == 2 and np.isfinite(pair).all() for pair in pairs)
+    if not good or len(pairs) not in (1, count) or count != 3:
+        raise HTTPException(422)
+    return pairs * (count // len(pairs))

@@ -1,0 +1,48 @@
+// @ts-check
+/** Requests to the server, and the shapes of its answers. */
+
+/**
+ * @typedef {{value: number, name: string, color: [number, number, number], pixels: number | null,
+ *   hectares: number | null}} MapClass
+ * @typedef {{key: string, kind: "classes" | "measure" | "proba" | "scene", title: string, bands: string[],
+ *   top: number, unit: string, usual: number[], exact: boolean, version: string, classes?: MapClass[]}} Layer
+ * @typedef {{title: string, width: number, height: number, levels: number, crs: string,
+ *   metres: number | null, edit: boolean, ramp: [number, number, number][], notes: string[],
+ *   layers: Layer[]}} MapFacts
+ * @typedef {{row: number, column: number, xy: [number, number] | null, lonlat: [number, number] | null,
+ *   values: Record<string, number[] | null>}} Point
+ */
+
+/**
+ * @param {string} path
+ * @param {Record<string, string | number>} [query]
+ * @returns {Promise<any>} the JSON of an answer; rejected with the server's own sentence
+ */
+export async function ask(path, query = {}) {
+  const words = Object.entries(query).map(([key, value]) => [key, String(value)]);
+  const answer = await fetch(`${path}?${new URLSearchParams(words)}`);
+  return read(answer);
+}
+
+/**
+ * @param {string} path
+ * @param {unknown} body
+ * @returns {Promise<any>}
+ */
+export async function send(path, body) {
+  const headers = { "content-type": "application/json" };
+  return read(await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }));
+}
+
+/** @param {Response} answer */
+async function read(answer) {
+  const text = await answer.text();
+  if (answer.ok) return JSON.parse(text);
+  let said = `The server answered ${answer.status}.`;
+  try {
+    said = JSON.parse(text).error ?? said;
+  } catch {
+    // Not JSON: the number is all there is to say.
+  }
+  throw new Error(said);
+}

@@ -1,0 +1,211 @@
+// @ts-check
+/** Puts the page together: controls change the state, the state is drawn, the address follows it. */
+
+import { ask } from "./api.js";
+import { byId, fill, make } from "./dom.js";
+import { drawLegend, drawRamp } from "./legend.js";
+import { drawScale, fit, makeMap, swipeAt, tileAddress, tileLayer } from "./map.js";
+import { showPoint } from "./point.js";
+import { first, fromHash, toHash } from "./state.js";
+
+/** @type {[string, string[][]][]} */
+const PRESETS = [
+  ["True colour", [["red", "green", "blue"], ["B04", "B03", "B02"], ["B4", "B3", "B2"]]],
+  ["False colour (near infrared)", [["nir", "red", "green"], ["B08", "B04", "B03"], ["B8", "B4", "B3"]]],
+];
+
+const KEYS = [
+  ["+ −", "zoom"], ["arrows", "pan"], ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
+  ["f", "confidence"], ["i", "imagery on or off"], ["[ ]", "opacity"], ["s", "swipe on or off"], [", .", "move the swipe line"],
+];
+
+async function start() {
+  /** @type {import("./api.js").MapFacts} */
+  const facts = await ask("api/map");
+  let state = fromHash(location.hash, first(facts), facts);
+  const layers = new Map(facts.layers.map((layer) => [layer.key, layer]));
+  const scene = facts.layers.find((layer) => layer.kind === "scene");
+  const map = makeMap(facts);
+  const panes = { imagery: tileLayer(facts, "imagery"), left: tileLayer(facts, "left"), right: tileLayer(facts, "right") };
+  /** @type {Record<string, string>} */
+  const shown = {};
+
+  /** @param {"imagery" | "left" | "right"} pane @param {string} key @param {number} band @param {number} opacity */
+  function put(pane, key, band, opacity) {
+    const layer = layers.get(key);
+    const tiles = panes[pane];
+    if (!layer || (layer.kind === "scene" && !state.stretch.length)) {
+      shown[pane] = "";
+      tiles.remove();
+      return;
+    }
+    const address = tileAddress(layer, band, state);
+    // Asked for again only where it changed: a new address throws all tiles away. Not by Leaflet's own redraw,
+    // which asks for tiles of level 2.5 where the map stands between two levels.
+    if (shown[pane] !== address) tiles.remove().setUrl(address, true);
+    shown[pane] = address;
+    tiles.setOpacity(opacity);
+    if (!map.hasLayer(tiles)) tiles.addTo(map);
+  }
+
+  function draw() {
+    put("imagery", state.imagery && scene ? "scene" : "", 0, 1);
+    put("left", state.show, state.showBand, state.opacity / 100);
+    // Imagery is not faded: beside classes it is what they are compared with.
+    put("right", state.beside, state.besideBand, state.beside === "scene" ? 1 : state.opacity / 100);
+    swipeAt(map, state.beside !== "", state.swipe);
+    drawControls();
+    remember();
+  }
+
+  function drawControls() {
+    byId("show").value = state.show;
+    byId("beside").value = state.beside;
+    byId("opacity").value = String(state.opacity);
+    byId("opacity-text").textContent = `${state.opacity} %`;
+    byId("swipe").value = String(state.swipe);
+    byId("imagery-on").checked = state.imagery;
+    for (const [name, key, band] of /** @type {[string, string, number][]} */ ([["show", state.show, state.showBand], ["beside", state.beside, state.besideBand]])) {
+      const layer = layers.get(key);
+      const row = byId(`${name}-class-row`);
+      row.hidden = layer?.kind !== "proba";
+      if (layer?.kind === "proba") fill(byId(`${name}-class`), layer.bands.map((text, i) => [String(i), text]), String(band));
+    }
+    const layer = layers.get(state.show) ?? facts.layers[0];
+    const ramp = layer.kind === "measure" || layer.kind === "proba";
+    byId("ramp").hidden = !ramp;
+    if (ramp) drawRamp(layer, state.showBand, facts.ramp);
+    const classes = layer.kind === "classes" ? layer : facts.layers[0];
+    drawLegend(classes, state.hidden[classes.key] ?? [], (hidden) => {
+      state.hidden[classes.key] = hidden;
+      draw();
+    }, state.colors[classes.key] ?? {});
+    if (scene) drawBands();
+  }
+
+  function drawBands() {
+    if (!scene) return;
+    ["band-r", "band-g", "band-b"].forEach((id, i) => { byId(id).value = String(state.bands[i]); });
+    const presets = presetsOf(scene.bands);
+    const same = presets.find(([, bands]) => bands.join() === state.bands.join());
+    byId("preset").value = same ? same[0] : "";
+  }
+
+  function remember() {
+    const centre = map.getCenter();
+    Object.assign(state, { zoom: map.getZoom(), row: centre.lat, column: centre.lng });
+    history.replaceState(null, "", toHash(state));
+  }
+
+  /** @param {boolean} all of the whole scene, else of this view */
+  async function stretch(all) {
+    if (!scene) return;
+    const box = map.getBounds();
+    const top = Math.max(0, Math.floor(box.getSouth()));
+    const left = Math.max(0, Math.floor(box.getWest()));
+    const view = { top, left, height: Math.max(1, Math.ceil(box.getNorth() - top)), width: Math.max(1, Math.ceil(box.getEast() - left)) };
+    try {
+      state.stretch = await ask("api/stretch", { bands: state.bands.join(","), ...(all ? {} : view) });
+    } catch (error) {
+      note(String(error.message ?? error));
+    }
+    draw();
+  }
+
+  /** @param {string} text */
+  function note(text) {
+    byId("notes").append(make("p", { text }));
+  }
+
+  document.title = `${facts.title} - Labelscape`;
+  byId("title").textContent = facts.title;
+  const size = facts.metres === null ? "no coordinates" : `${Number(facts.metres.toPrecision(3))} m pixels, ${facts.crs}`;
+  byId("facts").textContent = `${facts.width.toLocaleString("en")} × ${facts.height.toLocaleString("en")}, ${size}`;
+  facts.notes.forEach(note);
+  byId("keys").append(...KEYS.flatMap(([key, text]) => [make("dt", { text: key }), make("dd", { text })]));
+  const options = facts.layers.map((layer) => /** @type {[string, string]} */ ([layer.key, layer.title]));
+  fill(byId("show"), [...options.filter(([key]) => key !== "scene"), ["none", "Imagery only"]], state.show);
+  fill(byId("beside"), [["", "nothing"], ...options], state.beside);
+  if (scene) {
+    byId("imagery").hidden = false;
+    fill(byId("preset"), [...presetsOf(scene.bands).map(([name]) => /** @type {[string, string]} */ ([name, name])), ["", "Choose bands"]], "");
+    ["band-r", "band-g", "band-b"].forEach((id, i) => fill(byId(id), scene.bands.map((text, b) => [String(b), text]), String(state.bands[i])));
+  }
+
+  if (state.zoom === null || state.row === null || state.column === null) fit(map, facts);
+  else map.setView([state.row, state.column], state.zoom, { animate: false });
+  listen();
+  drawScale(map, facts);
+  if (scene && !state.stretch.length) await stretch(true);
+  else draw();
+  document.body.dataset.ready = "yes";
+
+  function listen() {
+    map.on("move zoom viewreset resize", () => { swipeAt(map, state.beside !== "", state.swipe); drawScale(map, facts); });
+    map.on("moveend zoomend", remember);
+    map.on("mousemove", (/** @type {any} */ event) => showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), false));
+    map.on("click", (/** @type {any} */ event) => showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), true));
+    /** @type {(id: string, what: string, how: (value: string) => void) => void} */
+    const on = (id, what, how) => byId(id).addEventListener(what, (/** @type {any} */ event) => how(event.target.value));
+    on("show", "change", (value) => { state.show = value; state.showBand = 0; draw(); });
+    on("show-class", "change", (value) => { state.showBand = Number(value); draw(); });
+    on("beside", "change", (value) => { state.beside = value; state.besideBand = 0; draw(); });
+    on("beside-class", "change", (value) => { state.besideBand = Number(value); draw(); });
+    on("opacity", "input", (value) => { state.opacity = Number(value); draw(); });
+    on("swipe", "input", (value) => { state.swipe = Number(value); swipeAt(map, true, state.swipe); remember(); });
+    byId("imagery-on").addEventListener("change", () => { state.imagery = byId("imagery-on").checked; draw(); });
+    byId("stretch-view").addEventListener("click", () => stretch(false));
+    byId("stretch-all").addEventListener("click", () => stretch(true));
+    on("preset", "change", (value) => {
+      const bands = scene && presetsOf(scene.bands).find(([name]) => name === value)?.[1];
+      if (bands) { state.bands = bands; stretch(true); }
+    });
+    ["band-r", "band-g", "band-b"].forEach((id, i) => on(id, "change", (value) => { state.bands[i] = Number(value); stretch(true); }));
+    window.addEventListener("hashchange", () => {
+      state = fromHash(location.hash, state, facts);
+      if (state.zoom !== null) map.setView([state.row, state.column], state.zoom, { animate: false });
+      draw();
+    });
+    document.addEventListener("keydown", keys);
+  }
+
+  /** @param {KeyboardEvent} event */
+  function keys(event) {
+    const target = /** @type {HTMLElement} */ (event.target);
+    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea, button")) return;
+    const centre = map.getCenter();
+    /** @type {Record<string, () => void>} */
+    const doing = {
+      Enter: () => showPoint(facts, Math.floor(centre.lat), Math.floor(centre.lng), true),
+      0: () => fit(map, facts),
+      c: () => { state.show = "class"; state.showBand = 0; draw(); },
+      f: () => { if (layers.has("confidence")) { state.show = "confidence"; state.showBand = 0; draw(); } },
+      i: () => { state.imagery = !state.imagery; draw(); },
+      "[": () => { state.opacity = Math.max(0, state.opacity - 10); draw(); },
+      "]": () => { state.opacity = Math.min(100, state.opacity + 10); draw(); },
+      s: () => { state.beside = state.beside ? "" : byId("beside").options[1].value; draw(); },
+      ",": () => { state.swipe = Math.max(0, state.swipe - 25); draw(); },
+      ".": () => { state.swipe = Math.min(1000, state.swipe + 25); draw(); },
+    };
+    doing[event.key]?.();
+  }
+}
+
+/**
+ * Presets that these bands have: name and positions.
+ * @param {string[]} bands
+ * @returns {[string, number[]][]}
+ */
+function presetsOf(bands) {
+  /** @type {[string, number[]][]} */
+  const found = [];
+  for (const [name, sets] of PRESETS) {
+    const set = sets.find((names) => names.every((one) => bands.includes(one)));
+    if (set) found.push([name, set.map((one) => bands.indexOf(one))]);
+  }
+  return found;
+}
+
+start().catch((error) => {
+  byId("notes").append(make("p", { text: String(error.message ?? error) }));
+});

@@ -1,0 +1,98 @@
+"""Serve a map to the browser on this machine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from labelscape.errors import BadFile, BadOption
+
+NEEDS = ("fastapi", "uvicorn", "xstatic")
+PORT = 8765
+MOST_CONNECTIONS = 500
+"""Connections at a time; more are answered with 503."""
+
+
+def serve(
+    place: str | Path,
+    other: str | Path | None = None,
+    *,
+    scene: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    edit: bool = False,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Show a map in the browser until the process is interrupted.
+
+    place  a folder of a map, or a class map (any GeoTIFF of classes)
+    other  another map to compare with; it is resampled where its grid is another
+    scene  the imagery below the map
+    host   where to listen; 127.0.0.1 can be reached from this machine alone
+    port   0: any that is free
+    edit   may the page write files into the map's folder?
+    ready  called with the page's address when it can be opened
+
+    Raises BadFile where a file cannot be read, the port is taken, or packages of the extra `viewer` are
+    missing, BadInput where there is no map.
+    """
+    check_installed()
+    if not 0 <= port <= 65_535:
+        raise BadOption(f"`port={port}` must be a number from 0 to 65535.")
+    import uvicorn
+
+    from labelscape.viewer.app import create_app
+    from labelscape.viewer.shown import find
+
+    shown = find(place, other, scene)
+    listening = _listening(host, port)
+    settings = uvicorn.Config(
+        create_app(shown, host=host, edit=edit),
+        log_level="error",
+        access_log=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        server_header=False,
+        # Behind no proxy: a header that says where a request comes from is not believed.
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+    )
+    if ready is not None:
+        ready(address_of(host, listening.getsockname()[1]))
+    try:
+        uvicorn.Server(settings).run(sockets=[listening])
+    finally:
+        listening.close()
+        shown.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket bound to an address. Raises BadFile where it is taken."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise BadFile(
+            f"{host}:{port} cannot be listened at ({(error.strerror or str(error)).lower()}); choose another "
+            "`port`, or 0 for any that is free."
+        ) from error
+    return made
+
+
+def address_of(host: str, port: int) -> str:
+    """The page's address. A server that listens everywhere is opened here."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}/"
+
+
+def check_installed() -> None:
+    """Raises BadFile, with the command that installs it, where a package of the viewer is missing."""
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        raise BadFile(
+            f"The viewer needs packages that are not installed ({', '.join(missing)}): pip install "
+            "'labelscape[viewer]'."
+        )

@@ -1,0 +1,255 @@
+"""What a page shows: the rasters of one map by its folder or class map, another map, and the scene.
+
+Files found in a folder must lie in it, links followed: a folder may come from somebody else, and the page
+shows nothing that its user did not name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+
+from labelscape.errors import BadFile, BadInput, LabelscapeError
+from labelscape.files import check_path
+from labelscape.grid import Grid, decimated
+from labelscape.inspection.rasters import RUN
+from labelscape.legend import Legend
+from labelscape.rasters.class_map import class_raster
+from labelscape.rasters.class_names import legend_in
+from labelscape.rasters.overviews import count_areas
+from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.picture import PICTURES
+from labelscape.text import printable_name
+from labelscape.viewer.layers import ByteReader, Layer, Pool, scene_pool, stamp_of
+
+CLASS = "_class.tif"
+LARGEST_RUN = 50_000_000
+"""Bytes of a run file that is read."""
+COUNTED = 25_000_000
+"""Pixels of a map whose areas are counted at the start (ours): a second. Of larger ones without a run file
+they are estimated from an overview.
+"""
+LOOKED = 2048
+MOST_RASTERS = 40
+BESIDE = {
+    "_class.tif": "Classes",
+    "_sieved.tif": "Classes, sieved",
+    "_confidence.tif": "Confidence",
+    "_entropy.tif": "Entropy",
+    "_unfamiliar.tif": "Unfamiliar input",
+    "_proba.tif": "Probability",
+    "_errors.tif": "Errors",
+}
+"""Ending of a name -> title of its layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What a page shows.
+
+    layers  the map's own first; the first one is the class map, and all lie on its `grid`
+    notes   what could not be shown, a sentence each
+    folder  the folder of the map, in which edits are stored
+    """
+
+    title: str
+    grid: Grid
+    layers: tuple[Layer, ...]
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+    def layer(self, key: str) -> Layer | None:
+        return next((one for one in self.layers if one.key == key), None)
+
+    def close(self) -> None:
+        for layer in self.layers:
+            layer.pool.close()
+
+
+def find(place: str | Path, other: str | Path | None = None, scene: str | Path | None = None) -> Shown:
+    """Find and open what is to be shown.
+
+    place  a folder of a map, or a class map
+    other  another map to compare with
+    scene  the imagery below; by default the scene of the run file where it lies in the map's folder
+
+    Raises BadFile where a file cannot be read, BadInput where there is no class map, or where the other map
+    cannot be laid on the first.
+    """
+    main = class_map_of(place)
+    run = _run_of(main)
+    with gdal(), open_raster(main) as file:
+        grid = class_raster(file, main).grid
+    layers = _map_layers(main, run, None, "")
+    notes: list[str] = []
+    if other is not None:
+        second = class_map_of(other)
+        layers += _map_layers(second, _run_of(second), grid, "2-")
+    imagery, note = _scene_of(main, run, scene, grid)
+    layers += imagery
+    notes += note
+    return Shown(stem_of_map(main), grid, tuple(layers), main.parent, tuple(notes))
+
+
+def class_map_of(place: str | Path) -> Path:
+    """The class map of a folder, or the file itself. Raises BadFile, BadInput."""
+    check_path(place, "The map")
+    path = Path(place)
+    if not path.exists():
+        raise BadFile(f"{path} does not exist.")
+    if not path.is_dir():
+        return path
+    runs = sorted(path.glob(f"*{RUN}"))
+    found = [path / (run.name.removesuffix(RUN) + CLASS) for run in runs]
+    found = [file for file in found if file.exists()] or sorted(path.glob(f"*{CLASS}"))
+    if not found:
+        raise BadInput(f"{path} holds no map (no file *{CLASS}); pass a map's folder or a class map.")
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:5]) + (" ..." if len(found) > 5 else "")
+        raise BadInput(f"{path} holds {len(found)} maps ({names}); pass one of these files.")
+    return _inside(found[0], path)
+
+
+def stem_of_map(path: Path) -> str:
+    return printable_name(path.name.removesuffix(CLASS).removesuffix(path.suffix))
+
+
+def _inside(path: Path, folder: Path) -> Path:
+    """The path itself. Raises BadInput where it is a link that leads out of the folder."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"{path} is a link to a file outside {folder}; pass that file itself.")
+    return path
+
+
+def _run_of(main: Path) -> dict[str, Any]:
+    """The run file beside a class map; empty without one, or where it is of another map."""
+    path = main.with_name(main.name.removesuffix(CLASS) + RUN)
+    if not main.name.endswith(CLASS) or not path.is_file() or path.stat().st_size > LARGEST_RUN:
+        return {}
+    try:
+        run = json.loads(_inside(path, main.parent).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
+def _map_layers(main: Path, run: dict[str, Any], grid: Grid | None, prefix: str) -> list[Layer]:
+    """The class map and what lies beside it; resampled to `grid` where one is given."""
+    second = " (second map)" if prefix else ""
+    layers = [_byte_layer(main, f"{prefix}class", f"Classes{second}", grid, run)]
+    stem = main.name.removesuffix(CLASS)
+    if main.name.endswith(CLASS):
+        beside = [file for file in sorted(main.parent.glob(f"{_plain(stem)}_*.tif")) if file != main]
+        for file in beside[:MOST_RASTERS]:
+            ending = next((e for e in BESIDE if file.name.endswith(e)), None)
+            between = file.name.removeprefix(f"{stem}_")[: -len(ending) + 1] if ending else ""
+            # Only of this map: `havel_south_class.tif` beside `havel_class.tif` is another one's.
+            task = between.rstrip("_")
+            if ending is None or (task and task not in (run.get("tasks") or {})):
+                continue
+            title = f"{task}: {BESIDE[ending]}" if task else BESIDE[ending]
+            key = prefix + (f"{task}_" if task else "") + ending[1:-4]
+            try:
+                layers.append(_byte_layer(_inside(file, main.parent), key, title + second, grid, {}))
+            except LabelscapeError:
+                # A raster beside the map that is damaged must not hide the map.
+                continue
+    return layers
+
+
+def _plain(name: str) -> str:
+    """A name as a pattern that matches it alone."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _byte_layer(path: Path, key: str, title: str, grid: Grid | None, run: dict[str, Any]) -> Layer:
+    kind = next((e[1:-4] for e in BESIDE if path.name.endswith(e)), "class")
+    kind = {"sieved": "classes", "class": "classes", "errors": "classes"}.get(kind, kind)
+    pool = Pool(lambda: ByteReader(path, grid), lambda: stamp_of(path))
+    with pool.lent():
+        pass  # damaged files are refused before the page is opened
+    with gdal(), open_raster(path) as file:
+        if kind == "proba":
+            names = [
+                printable_name(name or "") or f"band {i + 1}" for i, name in enumerate(file.descriptions)
+            ]
+            bands = Legend.of_names(_unique(names))
+            return Layer(key, "proba", title, pool, tuple(bands.names), bands, top=250, path=path)
+        if kind != "classes":
+            top, unit = (200, "% of the limit") if kind == "unfamiliar" else (100, "%")
+            return Layer(key, "measure", title, pool, (title,), top=top, unit=unit, path=path)
+        found = class_raster(file, path)
+        legend = legend_in(found)
+        areas = _areas_of_run(run, legend)
+        exact = True
+        if areas is None:
+            areas, exact = _counted(file, found.grid, legend)
+    return Layer(key, "classes", title, pool, ("class",), legend, areas, exact, path=path)
+
+
+def _unique(names: list[str]) -> list[str]:
+    return [f"{name} ({i + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _areas_of_run(run: dict[str, Any], legend: Legend) -> tuple[tuple[int, float | None], ...] | None:
+    """Areas by the run file, None where it does not say them."""
+    try:
+        known = {one["name"]: (int(one["pixels"]), one["hectares"]) for one in run["areas"]}
+        return tuple((known[name][0], known[name][1] and float(known[name][1])) for name in legend.names)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _counted(
+    file: rasterio.DatasetReader, grid: Grid, legend: Legend
+) -> tuple[tuple[tuple[int, float | None], ...], bool]:
+    """(pixels, hectares) of each class, and whether they are exact."""
+    exact = grid.window.pixels <= COUNTED
+    if exact:
+        pixels, metres = np.zeros(256, np.int64), np.zeros(256)
+        for block in grid.window.blocks(512):
+            counts, areas = count_areas(file.read(1, window=block.rio).astype(np.uint8), grid, block)
+            pixels += counts
+            metres += areas
+    else:
+        seen = np.bincount(file.read(1, out_shape=decimated(grid.shape, LOOKED)).ravel(), minlength=256)[:256]
+        pixels = (seen * (grid.window.pixels / max(1, seen.sum()))).astype(np.int64)
+        metres = pixels * (grid.ground_pixel_size or 1.0) ** 2
+    known = grid.is_on_earth
+    return tuple((int(pixels[v]), float(metres[v]) / 10_000 if known else None) for v in legend.values), exact
+
+
+def _scene_of(
+    main: Path, run: dict[str, Any], given: str | Path | None, grid: Grid
+) -> tuple[list[Layer], list[str]]:
+    """The imagery as a layer, and why there is none."""
+    if given is None:
+        named = run.get("scene")
+        named = [named] if isinstance(named, str) else named
+        if not isinstance(named, list) or not named or not all(isinstance(one, str) for one in named):
+            return [], ["No imagery: pass it with --scene FILE."]
+        files = [main.parent / one for one in named]
+        if not all(f.resolve().is_relative_to(main.parent.resolve()) and f.exists() for f in files):
+            # The run file is data that may be somebody else's: no file is opened because it says so.
+            return [], [
+                f"No imagery: if {printable_name(named[0])} is this map's scene, pass it with --scene."
+            ]
+        source: str | list[str] = str(files[0]) if len(files) == 1 else [str(f) for f in files]
+    else:
+        source = str(given)
+    try:
+        pool, scene = scene_pool(source, grid)
+    except LabelscapeError as error:
+        if given is not None:
+            raise
+        return [], [f"No imagery: {error}"]
+    names = scene.bands
+    sets = (*PICTURES, names[:3] if len(names) > 2 else (names[0],) * 3)
+    shown = next(s for s in sets if set(s) <= set(names))
+    usual = tuple(names.index(name) for name in shown)
+    return [Layer("scene", "scene", f"Scene {printable_name(scene.name)}", pool, names, usual=usual)], []

@@ -1,0 +1,393 @@
+"""The viewer's server: what it shows, what it refuses, and that it reads nothing else."""
+
+import io
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import viewed
+import world
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="needs the extra `viewer`")
+from fastapi.testclient import TestClient
+
+from labelscape.errors import BadFile, BadInput
+from labelscape.legend import IGNORE
+from labelscape.viewer import tiles
+from labelscape.viewer.app import create_app
+from labelscape.viewer.guard import HEADERS, LARGEST_BODY
+from labelscape.viewer.shown import find
+
+HOME = "http://127.0.0.1:8765"
+
+
+def asked(shown, **how) -> TestClient:
+    return TestClient(create_app(shown, **how), base_url=HOME, raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return viewed.made(tmp_path_factory.mktemp("map"))
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    shown = find(folder)
+    yield asked(shown)
+    shown.close()
+
+
+def band(folder: Path, name: str) -> np.ndarray:
+    with rasterio.open(folder / f"place_{name}.tif") as file:
+        return file.read()
+
+
+def picture(answer) -> np.ndarray:
+    assert answer.status_code == 200, answer.text
+    image = Image.open(io.BytesIO(answer.content))
+    assert image.size == (256, 256)
+    return np.array(image.convert("RGBA"))
+
+
+# ------------------------------------------------------------------------------------------- what it shows
+
+
+def test_the_page_is_told_what_there_is(page, folder):
+    facts = page.get("/api/map").json()
+    assert [one["key"] for one in facts["layers"]] == ["class", "confidence", "proba", "scene"]
+    assert (facts["height"], facts["width"], facts["levels"]) == (viewed.HEIGHT, viewed.WIDTH, 2)
+    assert facts["crs"] == "EPSG:32633" and abs(facts["metres"] - 10) < 0.1 and facts["edit"] is False
+    classes = band(folder, "class")[0]
+    found = [(one["value"], one["name"], one["pixels"]) for one in facts["layers"][0]["classes"]]
+    assert found == [
+        (v, n, int((classes == v).sum())) for v, n in zip((1, 4, 9), ("water", "field", "forest"))
+    ]
+
+
+def test_tiles_of_classes_are_the_pixels_of_the_map_in_its_colours(page, folder):
+    legend = {one["value"]: one["color"] for one in page.get("/api/map").json()["layers"][0]["classes"]}
+    classes = band(folder, "class")[0]
+    # The second tile of the second row lies beyond the right and lower edge with a part of it.
+    for column, row in ((0, 0), (1, 0), (2, 1)):
+        colours = picture(page.get(f"/tiles/class/2/{column}/{row}.png"))
+        part = classes[row * 256 : (row + 1) * 256, column * 256 : (column + 1) * 256]
+        inside = colours[: part.shape[0], : part.shape[1]]
+        assert (inside[..., 3] == np.where(part == IGNORE, 0, 255)).all()
+        for value, color in legend.items():
+            assert (inside[part == value][:, :3] == color).all()
+        assert not colours[part.shape[0] :, :, 3].any() and not colours[:, part.shape[1] :, 3].any()
+
+
+def test_hidden_classes_are_transparent_and_colours_can_be_tried(page, folder):
+    part = band(folder, "class")[0, :256, :256]
+    colours = picture(page.get("/tiles/class/2/0/0.png?hide=4,9"))
+    assert ((colours[..., 3] == 255) == (part == 1)).all()
+    colours = picture(page.get("/tiles/class/2/0/0.png?colors=1-0a0b0c"))
+    assert (colours[part == 1][:, :3] == (10, 11, 12)).all()
+
+
+def test_coarse_tiles_hold_the_whole_map(page, folder):
+    colours = picture(page.get("/tiles/class/0/0/0.png"))
+    # 300 x 520 pixels in fours.
+    assert colours[5:75, :130, 3].all() and not colours[75:, :, 3].any() and not colours[:, 130:, 3].any()
+
+
+def test_a_ramp_follows_the_values(page, folder):
+    sure = band(folder, "confidence")[0, :256, :256]
+    colours = picture(page.get("/tiles/confidence/2/0/0.png"))
+    assert ((colours[..., 3] == 0) == (sure == IGNORE)).all()
+    # Viridis grows lighter.
+    light = colours[..., :3].astype(int).sum(axis=-1)
+    assert light[sure == 99].min() > light[sure == 70].max() > light[sure == 40].max()
+    second = picture(page.get("/tiles/proba/2/0/0.png?bands=1"))
+    proba = band(folder, "proba")[1, :256, :256]
+    light = second[..., :3].astype(int).sum(axis=-1)
+    assert light[proba == proba[proba < 255].max()].min() > light[proba == proba.min()].max()
+
+
+def test_imagery_is_stretched_between_percentiles(page, folder):
+    with rasterio.open(folder / "place.tif") as file:
+        pixels = file.read()
+    low, high = page.get("/api/stretch?bands=3").json()[0]
+    # Taken from a picture of at most 512 pixels a side: 520 columns are sampled.
+    assert np.allclose((low, high), np.percentile(pixels[3], (2, 98)), rtol=0.02)
+    colours = picture(page.get(f"/tiles/scene/2/0/0.png?bands=3,3,3&stretch={low},{high}"))
+    share = np.clip((pixels[3, :256, :256] - low) / (high - low), 0, 1) * 255
+    assert np.abs(colours[..., 0] - share).max() <= 1 and (colours[..., 0] == colours[..., 2]).all()
+    one = page.get("/api/stretch?bands=0&top=0&left=0&height=40&width=40").json()[0]
+    assert np.allclose(one, np.percentile(pixels[0, :40, :40], (2, 98)))
+
+
+def test_the_pixel_under_the_cursor(page, folder):
+    point = page.get("/api/point?row=100&column=200").json()
+    for key in ("class", "confidence", "proba"):
+        assert point["values"][key] == band(folder, key)[:, 100, 200].tolist()
+    with rasterio.open(folder / "place.tif") as file:
+        assert point["values"]["scene"] == file.read()[:, 100, 200].tolist()
+        assert point["xy"] == list(file.xy(100, 200))
+    lon, lat = point["lonlat"]
+    assert 13 < lon < 14 and 52 < lat < 53
+    assert page.get("/api/point?row=3&column=3").json()["values"]["class"] is None
+    assert page.get("/api/point?row=300&column=0").status_code == 404
+
+
+def test_maps_without_coordinates_are_shown(tmp_path):
+    viewed.made(tmp_path, crs=None, transform=rasterio.Affine.identity())
+    page = asked(find(tmp_path))
+    facts = page.get("/api/map").json()
+    assert facts["metres"] is None and facts["crs"] == "no CRS"
+    assert page.get("/api/point?row=100&column=200").json()["lonlat"] is None
+    picture(page.get("/tiles/class/2/0/0.png"))
+
+
+def test_another_map_is_laid_on_the_first(folder, tmp_path):
+    # The same pixels, 40 columns and 24 rows further.
+    classes = band(folder, "class")[0]
+    shifted = world.NORTH_UP @ rasterio.Affine.translation(40, 24)
+    legend = find(folder).layers[0].legend
+    other = viewed.raster(
+        tmp_path / "other_class.tif", classes[24:200, 40:300][None], legend=legend, transform=shifted
+    )
+    page = asked(find(folder, other))
+    first, second = (picture(page.get(f"/tiles/{key}/2/0/0.png")) for key in ("class", "2-class"))
+    assert (first[24:200, 40:] == second[24:200, 40:]).all() and not second[:24, :, 3].any()
+    assert page.get("/api/point?row=100&column=200").json()["values"]["2-class"] == [float(classes[100, 200])]
+
+
+def test_a_replaced_file_is_read_anew(tmp_path):
+    viewed.made(tmp_path)
+    page = asked(find(tmp_path))
+    before = page.get("/api/map").json()["layers"][0]["version"]
+    first = page.get("/tiles/class/2/0/0.png").content
+    viewed.made(tmp_path, seed=5)
+    assert page.get("/tiles/class/2/0/0.png").content != first
+    assert page.get("/api/map").json()["layers"][0]["version"] != before
+
+
+# ------------------------------------------------------------------------------------------ what it refuses
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example:8765"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "192.168.0.9:8765"},
+        {"host": ""},
+        {"host": "127.0.0.1:x"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "https://127.0.0.1:8765"},
+        {"origin": "http://127.0.0.1:9999"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors"},
+    ],
+)
+def test_other_hosts_and_sites_are_refused(page, headers):
+    for address in ("/api/map", "/tiles/class/0/0/0.png", "/static/main.js"):
+        answer = page.get(address, headers=headers)
+        assert answer.status_code == 403 and "error" in answer.json()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8765", "localhost:1", "LOCALHOST", "[::1]:8765"])
+def test_this_machines_own_names_are_answered(page, host):
+    assert page.get("/api/map", headers={"host": host}).status_code == 200
+
+
+def test_a_link_from_elsewhere_opens_the_page_and_nothing_else(page):
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert page.get("/", headers=link).status_code == 200
+    assert page.get("/api/map", headers=link).status_code == 403
+
+
+def test_a_server_for_others_is_asked_by_number_or_its_own_name(folder):
+    page = asked(find(folder), host="0.0.0.0")
+    assert page.get("/api/map", headers={"host": "192.168.0.9:8765"}).status_code == 200
+    assert page.get("/api/map", headers={"host": "evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/static/..%2fapp.py",
+        "/static/%2e%2e%2f%2e%2e%2fapp.py",
+        "/static/..%5capp.py",
+        "/static//etc/passwd",
+        "/static/%2fetc%2fpasswd",
+        "/static/index.html%00.js",
+        "/../place_run.json",
+        "/place_run.json",
+        "/tiles/..%2fplace/0/0/0.png",
+        "/tiles/%2e%2e/0/0/0.png",
+        "/docs",
+        "/openapi.json",
+    ],
+)
+def test_no_address_leads_to_another_file(page, address):
+    answer = page.get(address)
+    assert answer.status_code == 404
+    assert "root:" not in answer.text and "software" not in answer.text and "import" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/tiles/class/3/0/0.png",
+        "/tiles/class/-1/0/0.png",
+        "/tiles/class/2/9/0.png",
+        "/tiles/class/2/-1/0.png",
+        "/tiles/class/99999999999/0/0.png",
+        "/tiles/class/x/0/0.png",
+        "/tiles/class/2/0/0.png?bands=1",
+        "/tiles/class/2/0/0.png?bands=-1",
+        "/tiles/class/2/0/0.png?bands=" + "0," * 300 + "0",
+        "/tiles/class/2/0/0.png?colors=1-red",
+        "/tiles/scene/2/0/0.png?bands=0,1,2&stretch=nan,1",
+        "/tiles/scene/2/0/0.png?bands=0,1,2&stretch=a",
+        "/tiles/scene/2/0/0.png?bands=0&stretch=0,1",
+        "/tiles/scene/2/0/0.png?bands=0,1,2",
+        "/api/point?row=-1&column=0",
+        "/api/stretch?bands=7",
+        "/api/stretch?bands=0&top=9999",
+    ],
+)
+def test_strange_numbers_are_refused(page, address):
+    assert page.get(address).status_code in (404, 422)
+
+
+def test_long_addresses_and_large_bodies_are_refused(page):
+    assert page.get("/api/map?" + "x" * 5000).status_code == 414
+    home = {"origin": HOME}
+    assert page.post("/api/map", content=b"x" * (LARGEST_BODY + 1), headers=home).status_code == 413
+    assert page.post("/api/map", content=iter([b"x"]), headers=home).status_code == 411
+    assert page.post("/api/map", content=b"{}").status_code == 403
+    # Nothing takes one without --edit.
+    assert page.post("/api/map", content=b"{}", headers=home).status_code == 405
+
+
+def test_every_answer_carries_the_policy(page):
+    for answer in (page.get("/"), page.get("/nowhere"), page.get("/api/map", headers={"host": "a.b"})):
+        assert HEADERS.items() <= dict(answer.headers).items()
+    policy = HEADERS["content-security-policy"]
+    assert "unsafe" not in policy and "default-src 'none'" in policy and "http" not in policy
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_holds_no_script_of_its_own(page):
+    html = page.get("/").text
+    assert "http:" not in html and "https:" not in html and "style=" not in html and "onclick" not in html
+    assert html.count("<script") == 1 and "innerHTML" not in html
+    for name in ("main.js", "legend.js", "point.js", "dom.js", "map.js", "state.js", "api.js"):
+        code = page.get(f"/static/{name}").text
+        assert "innerHTML" not in code and "eval(" not in code and "http:" not in code
+
+
+# ------------------------------------------------------------------------------- folders of somebody else
+
+
+def test_links_out_of_the_folder_are_not_followed(folder, tmp_path):
+    inside = tmp_path / "map"
+    shutil.copytree(folder, inside)
+    secret = tmp_path / "secret_proba.tif"
+    (inside / "place_proba.tif").rename(secret)
+    (inside / "place_proba.tif").symlink_to(secret)
+    assert [one.key for one in find(inside).layers] == ["class", "confidence", "scene"]
+    (inside / "place_class.tif").rename(tmp_path / "secret_class.tif")
+    (inside / "place_class.tif").symlink_to(tmp_path / "secret_class.tif")
+    with pytest.raises(BadInput, match="link to a file outside"):
+        find(inside)
+
+
+@pytest.mark.parametrize("place", ["../secret.tif", "{folder}/../secret.tif", "/etc/passwd", "link.tif"])
+def test_a_scene_elsewhere_is_opened_only_if_the_user_names_it(folder, tmp_path, place):
+    inside = tmp_path / "map"
+    shutil.copytree(folder, inside)
+    shutil.copy(inside / "place.tif", tmp_path / "secret.tif")
+    (inside / "link.tif").symlink_to(tmp_path / "secret.tif")
+    run = json.loads((inside / "place_run.json").read_text())
+    run["scene"] = place.format(folder=inside)
+    (inside / "place_run.json").write_text(json.dumps(run))
+    shown = find(inside)
+    assert shown.layer("scene") is None and "--scene" in shown.notes[0]
+    assert find(inside, scene=tmp_path / "secret.tif").layer("scene") is not None
+
+
+def test_a_scene_on_a_server_is_not_asked_for(folder, tmp_path):
+    inside = tmp_path / "map"
+    shutil.copytree(folder, inside)
+    for place in ("http://127.0.0.1:9/a.tif", "/vsicurl/http://127.0.0.1:9/a.tif", "s3://a/b.tif"):
+        (inside / "place_run.json").write_text(json.dumps({"scene": place}))
+        shown = find(inside)
+        assert shown.layer("scene") is None and place in shown.notes[0]
+
+
+def test_names_from_files_go_out_as_text(tmp_path):
+    viewed.made(tmp_path, names=(viewed.HOSTILE, "a</script>", "\"'&"))
+    answer = asked(find(tmp_path)).get("/api/map")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["layers"][0]["classes"][0]["name"] == viewed.HOSTILE
+
+
+# --------------------------------------------------------------------------------------- what is no map
+
+
+def test_what_cannot_be_shown_gets_a_sentence(tmp_path, run_cli):
+    with pytest.raises(BadFile, match="does not exist"):
+        find(tmp_path / "none")
+    with pytest.raises(BadInput, match="holds no map"):
+        find(tmp_path)
+    (tmp_path / "a_class.tif").write_bytes(b"no raster")
+    with pytest.raises(BadFile, match="cannot be opened"):
+        find(tmp_path)
+    (tmp_path / "b_class.tif").write_bytes(b"no raster")
+    with pytest.raises(BadInput, match="holds 2 maps"):
+        find(tmp_path)
+    code, out, err = run_cli("serve", tmp_path, "--port", "0")
+    assert code == 1 and out == "" and "holds 2 maps" in err
+
+
+def test_a_missing_extra_is_one_sentence(monkeypatch, run_cli):
+    monkeypatch.setattr("labelscape.viewer.serve.find_spec", lambda name: None if name == "uvicorn" else True)
+    code, out, err = run_cli("serve", "nowhere")
+    assert (code, out) == (1, "") and "(uvicorn): pip install 'labelscape[viewer]'" in err
+
+
+def test_a_port_that_is_taken_is_named(folder, run_cli):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, out, err = run_cli("serve", folder, "--port", port)
+    assert (code, out) == (1, "") and f"127.0.0.1:{port} cannot be listened at" in err
+
+
+def test_the_viewer_runs_without_torch(folder):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from labelscape.viewer.shown import find; from labelscape.viewer.app import create_app\n"
+        f"create_app(find({str(folder)!r}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_levels_end_where_the_map_is_one_tile():
+    def of(height, width):
+        return tiles.levels(tiles.Grid(None, rasterio.Affine.identity(), height, width))
+
+    assert [of(1, 1), of(256, 256), of(257, 3), of(512, 512), of(513, 1), of(100_000, 100_000)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        9,
+    ]

@@ -1,0 +1,61 @@
+"""The viewer's page in a real browser."""
+
+import browser
+import pytest
+import viewed
+
+pytest.importorskip("uvicorn", reason="needs the extra `viewer`")
+from labelscape.viewer.shown import find
+
+READY = "body[data-ready]"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = viewed.made(tmp_path_factory.mktemp("map"), names=(viewed.HOSTILE, "field", "forest"))
+    with viewed.server(find(folder, folder)) as home:
+        yield home
+
+
+def test_the_page_works_by_mouse_and_by_keyboard(address):
+    with browser.opened(address, 1600) as page:
+        page.wait_for_selector(READY)
+        page.wait_for_selector("#map .leaflet-tile-loaded")
+        # Text from files is text.
+        assert viewed.HOSTILE in page.inner_text("#legend") and not page.query_selector("#panel img")
+        page.mouse.move(500, 450)
+        page.wait_for_selector("#point th")
+        told = page.inner_text("#point")
+        assert "p(forest)" in told and "WGS 84" in told and "EPSG:32633" in told
+        # A class is taken off the map, and the address says so.
+        with page.expect_response(lambda one: "hide=4" in one.url):
+            page.get_by_label("field").first.uncheck()
+        assert "hide=class%2C4" in page.url
+        page.select_option("#show", "proba")
+        page.select_option("#show-class", "2")
+        assert page.inner_text("#ramp").startswith("Probability of forest")
+        # The line between the two maps is moved by the keyboard.
+        page.focus("#map")
+        before = page.evaluate("document.getElementById('divider').style.left")
+        page.keyboard.press(",")
+        assert page.evaluate("document.getElementById('divider').style.left") != before
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#said:has-text('Confidence')", state="attached")
+        page.keyboard.press("f")
+        assert page.input_value("#show") == "confidence"
+        link = page.url
+        page.goto("about:blank")
+        page.goto(link)
+        page.wait_for_selector(READY)
+        assert page.input_value("#show") == "confidence" and not page.get_by_label("field").first.is_checked()
+        assert page.seen == [] and page.evaluate(browser.FAULTS) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (400, "dark")])
+def test_small_and_dark_screens(address, width, scheme):
+    with browser.opened(address, width, color_scheme=scheme) as page:
+        page.wait_for_selector(READY)
+        assert page.evaluate(browser.FAULTS) == []
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (back == "rgb(20, 23, 26)") == (scheme == "dark")
+        assert page.seen == []

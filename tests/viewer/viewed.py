@@ -1,0 +1,84 @@
+"""A small map with everything that the viewer shows, made without a network, and a server of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import world
+
+from labelscape.grid import Grid
+from labelscape.legend import IGNORE, Legend
+from labelscape.rasters.write import MapWriter
+
+HEIGHT, WIDTH = 300, 520
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def raster(
+    path: Path, planes: np.ndarray, *, legend: Legend | None = None, names: tuple = (), **place
+) -> Path:
+    grid = Grid(place.get("crs", world.UTM), place.get("transform", world.NORTH_UP), *planes.shape[1:])
+    writer = MapWriter(path, grid, len(planes), IGNORE, legend=legend, descriptions=names, overwrite=True)
+    with writer:
+        writer.write(grid.window, planes)
+    return path
+
+
+def made(
+    folder: Path, *, names: tuple[str, ...] = ("water", "field", "forest"), seed: int = 0, **place
+) -> Path:
+    """A map's folder: classes, confidence, probabilities, run file; the upper left corner has no data. The
+    scene lies in it too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    legend = Legend.of_names(names, values=(1, 4, 9))
+    indices = world.paint(HEIGHT, WIDTH, seed=seed)
+    sure = np.random.default_rng(seed).integers(40, 100, (HEIGHT, WIDTH)).astype(np.uint8)
+    proba = np.zeros((3, HEIGHT, WIDTH), np.uint8)
+    for k in range(3):
+        proba[k] = np.where(indices == k, sure * 2.5, (250 - sure * 2.5) / 2)
+    classes = legend.decode(indices)
+    for plane in (classes, sure, *proba):
+        plane[:20, :30] = IGNORE
+    raster(folder / "place_class.tif", classes[None], legend=legend, names=("class",), **place)
+    raster(folder / "place_confidence.tif", sure[None], names=("confidence (%)",), **place)
+    raster(folder / "place_proba.tif", proba, names=names, **place)
+    pixels = world.spectra(indices, 4, "uint16", seed=seed)
+    scene = world.write(folder / "place.tif", pixels, **place)
+    areas = [
+        {"name": n, "pixels": int((classes == v).sum()), "hectares": None} for n, v in zip(names, (1, 4, 9))
+    ]
+    run = {"files": {}, "areas": areas, "software": "labelscape", "scene": scene.name}
+    (folder / "place_run.json").write_text(json.dumps(run))
+    return folder
+
+
+@contextmanager
+def server(shown: object, **how: object) -> Iterator[str]:
+    """A page served by a thread of this process, and its address."""
+    import socket
+
+    import uvicorn
+
+    from labelscape.viewer.app import create_app
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(create_app(shown, **how), log_level="error", timeout_graceful_shutdown=1)
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not running.started and thread.is_alive():
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        finally:
+            running.should_exit = True
+            thread.join(10)
+            shown.close()
