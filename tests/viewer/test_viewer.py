@@ -105,7 +105,7 @@ def test_a_ramp_follows_the_values(page, folder):
     assert ((colours[..., 3] == 0) == (sure == IGNORE)).all()
     # Viridis grows lighter.
     light = colours[..., :3].astype(int).sum(axis=-1)
-    assert light[sure == 99].min() > light[sure == 70].max() > light[sure == 40].max()
+    assert light[sure == 99].min() > light[sure == 60].max() > light[sure == 40].max()
     second = picture(page.get("/tiles/proba/2/0/0.png?bands=1"))
     proba = band(folder, "proba")[1, :256, :256]
     light = second[..., :3].astype(int).sum(axis=-1)

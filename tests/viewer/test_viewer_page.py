@@ -5,6 +5,7 @@ import pytest
 import viewed
 
 pytest.importorskip("uvicorn", reason="needs the extra `viewer`")
+from labelscape.assessment.review import review
 from labelscape.viewer.shown import find
 
 READY = "body[data-ready]"
@@ -59,3 +60,24 @@ def test_small_and_dark_screens(address, width, scheme):
         back = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (back == "rgb(20, 23, 26)") == (scheme == "dark")
         assert page.seen == []
+
+
+def test_areas_are_judged_by_keyboard_alone(tmp_path):
+    folder = viewed.made(tmp_path)
+    review(folder / "place_class.tif", folder / "review.gpkg", top=5, below=70)
+    shown = find(folder, judge=folder / "review.gpkg")
+    with viewed.server(shown, edit=True) as home, browser.opened(home, 1600) as page:
+        page.wait_for_selector(READY)
+        first = page.inner_text("#judge-place")
+        page.focus("#map")
+        page.keyboard.press("3")
+        page.wait_for_selector("#judge-state:has-text('1 answered')")
+        assert page.inner_text("#judge-place") != first
+        page.keyboard.press("m")
+        page.wait_for_selector("#judge-state:has-text('2 answered')")
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        assert page.inner_text("#judge-place") == first
+        assert page.get_attribute("#judge-choices button:has-text('forest')", "aria-pressed") == "true"
+        assert [one["class"] or one["word"] for one in shown.judged.items()[:3]] == ["forest", "mixed", None]
+        assert page.seen == [] and page.evaluate(browser.FAULTS) == []

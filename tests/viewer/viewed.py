@@ -39,7 +39,9 @@ def made(
     folder.mkdir(parents=True, exist_ok=True)
     legend = Legend.of_names(names, values=(1, 4, 9))
     indices = world.paint(HEIGHT, WIDTH, seed=seed)
-    sure = np.random.default_rng(seed).integers(40, 100, (HEIGHT, WIDTH)).astype(np.uint8)
+    # In squares like the classes: of pixels each for itself there would be as many areas to review.
+    sure = (40 + 20 * world.paint(HEIGHT, WIDTH, seed=seed + 9, patch=20)).astype(np.uint8)
+    sure[::50, ::50] = 99
     proba = np.zeros((3, HEIGHT, WIDTH), np.uint8)
     for k in range(3):
         proba[k] = np.where(indices == k, sure * 2.5, (250 - sure * 2.5) / 2)

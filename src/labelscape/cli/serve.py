@@ -23,6 +23,10 @@ def run(
     scene: Annotated[
         Path | None, typer.Option("--scene", help="The imagery below the map.", show_default=False)
     ] = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option("--judge", help="A review file or a sample to answer; with --edit.", show_default=False),
+    ] = None,
     port: Annotated[int, typer.Option("--port", help="Port to listen at; 0 takes any that is free.")] = 8765,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; 0.0.0.0 lets other machines see the map.")
@@ -41,6 +45,8 @@ def run(
       labelscape serve map/ --scene scene.tif --open
 
       labelscape serve new/scene_class.tif old/scene_class.tif
+
+      labelscape serve map/ --scene scene.tif --judge review.gpkg --edit
     """
     from labelscape.viewer.serve import serve
 
@@ -53,4 +59,4 @@ def run(
 
             webbrowser.open(address)
 
-    serve(place, other, scene=scene, host=host, port=port, edit=edit, ready=ready)
+    serve(place, other, scene=scene, judge=judge, host=host, port=port, edit=edit, ready=ready)

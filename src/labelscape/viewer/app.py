@@ -22,6 +22,7 @@ from labelscape.scenes.scene import crs_text
 from labelscape.version import __version__
 from labelscape.viewer import tiles
 from labelscape.viewer.guard import Guard
+from labelscape.viewer.judging import add_judging, judge_of
 from labelscape.viewer.layers import Layer
 from labelscape.viewer.shown import Shown
 
@@ -47,6 +48,7 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False) -> 
     _add_page(app)
     _add_facts(app, shown, edit)
     _add_tiles(app, shown)
+    add_judging(app, shown, edit)
     return Guard(app, host=host)
 
 
@@ -99,6 +101,7 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool) -> None:
             "edit": edit,
             "ramp": [list(color) for color in VIRIDIS],
             "notes": list(shown.notes),
+            "judge": judge_of(shown),
             "layers": [_layer_facts(layer) for layer in shown.layers],
         }
 

@@ -20,6 +20,7 @@ def serve(
     other: str | Path | None = None,
     *,
     scene: str | Path | None = None,
+    judge: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int = PORT,
     edit: bool = False,
@@ -30,6 +31,7 @@ def serve(
     place  a folder of a map, or a class map (any GeoTIFF of classes)
     other  another map to compare with; it is resampled where its grid is another
     scene  the imagery below the map
+    judge  a review file or a sample to answer in the page, which needs `edit`
     host   where to listen; 127.0.0.1 can be reached from this machine alone
     port   0: any that is free
     edit   may the page write files into the map's folder?
@@ -46,7 +48,7 @@ def serve(
     from labelscape.viewer.app import create_app
     from labelscape.viewer.shown import find
 
-    shown = find(place, other, scene)
+    shown = find(place, other, scene, judge)
     listening = _listening(host, port)
     settings = uvicorn.Config(
         create_app(shown, host=host, edit=edit),

@@ -25,6 +25,8 @@ from labelscape.rasters.overviews import count_areas
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.picture import PICTURES
 from labelscape.text import printable_name
+from labelscape.viewer.differences import difference_layer
+from labelscape.viewer.judge import Judged
 from labelscape.viewer.layers import ByteReader, Layer, Pool, scene_pool, stamp_of
 
 CLASS = "_class.tif"
@@ -52,9 +54,11 @@ BESIDE = {
 class Shown:
     """What a page shows.
 
-    layers  the map's own first; the first one is the class map, and all lie on its `grid`
+    layers  the map's own first; the first one is the class map, and all lie on its `grid`. Only imagery where
+            a sample is judged
     notes   what could not be shown, a sentence each
     folder  the folder of the map, in which edits are stored
+    judged  places to answer
     """
 
     title: str
@@ -62,6 +66,7 @@ class Shown:
     layers: tuple[Layer, ...]
     folder: Path
     notes: tuple[str, ...] = ()
+    judged: Judged | None = None
 
     def layer(self, key: str) -> Layer | None:
         return next((one for one in self.layers if one.key == key), None)
@@ -71,12 +76,19 @@ class Shown:
             layer.pool.close()
 
 
-def find(place: str | Path, other: str | Path | None = None, scene: str | Path | None = None) -> Shown:
+def find(
+    place: str | Path,
+    other: str | Path | None = None,
+    scene: str | Path | None = None,
+    judge: str | Path | None = None,
+) -> Shown:
     """Find and open what is to be shown.
 
     place  a folder of a map, or a class map
     other  another map to compare with
     scene  the imagery below; by default the scene of the run file where it lies in the map's folder
+    judge  a review file or a sample to answer; of a map with a sample only the imagery is shown, since its
+           interpreter must not see the classes
 
     Raises BadFile where a file cannot be read, BadInput where there is no class map, or where the other map
     cannot be laid on the first.
@@ -90,10 +102,15 @@ def find(place: str | Path, other: str | Path | None = None, scene: str | Path |
     if other is not None:
         second = class_map_of(other)
         layers += _map_layers(second, _run_of(second), grid, "2-")
+        layers.append(difference_layer(layers[0], next(one for one in layers if one.key == "2-class")))
     imagery, note = _scene_of(main, run, scene, grid)
+    judged = None if judge is None else Judged.of(judge, grid, layers[0].legend)
+    if judged is not None and judged.kind == "sample":
+        layers = []
+        if not imagery:
+            raise BadInput("A sample is interpreted on imagery, without the map; pass it with `scene`.")
     layers += imagery
-    notes += note
-    return Shown(stem_of_map(main), grid, tuple(layers), main.parent, tuple(notes))
+    return Shown(stem_of_map(main), grid, tuple(layers), main.parent, (*notes, *note), judged)
 
 
 def class_map_of(place: str | Path) -> Path:

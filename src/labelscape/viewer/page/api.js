@@ -8,7 +8,12 @@
  *   top: number, unit: string, usual: number[], exact: boolean, version: string, classes?: MapClass[]}} Layer
  * @typedef {{title: string, width: number, height: number, levels: number, crs: string,
  *   metres: number | null, edit: boolean, ramp: [number, number, number][], notes: string[],
- *   layers: Layer[]}} MapFacts
+ *   layers: Layer[], judge: Judging | null}} MapFacts
+ * @typedef {{kind: "review" | "sample" | "differences", file: string,
+ *   classes: {name: string, color: [number, number, number]}[], words: string[]}} Judging
+ * @typedef {{class: string | null, word: string | null}} Answer
+ * @typedef {{id: number, title: string, rings: [number, number][][][], bounds: [number, number, number, number],
+ *   mapped?: string} & Answer} Place
  * @typedef {{row: number, column: number, xy: [number, number] | null, lonlat: [number, number] | null,
  *   values: Record<string, number[] | null>}} Point
  */
@@ -39,10 +44,13 @@ async function read(answer) {
   const text = await answer.text();
   if (answer.ok) return JSON.parse(text);
   let said = `The server answered ${answer.status}.`;
+  let now = null;
   try {
-    said = JSON.parse(text).error ?? said;
+    const told = JSON.parse(text);
+    said = told.error ?? said;
+    now = told.now ?? null;
   } catch {
     // Not JSON: the number is all there is to say.
   }
-  throw new Error(said);
+  throw Object.assign(new Error(said), { status: answer.status, now });
 }

@@ -3,6 +3,7 @@
 
 import { ask } from "./api.js";
 import { byId, fill, make } from "./dom.js";
+import { judge } from "./judge.js";
 import { drawLegend, drawRamp } from "./legend.js";
 import { drawScale, fit, makeMap, swipeAt, tileAddress, tileLayer } from "./map.js";
 import { showPoint } from "./point.js";
@@ -15,7 +16,7 @@ const PRESETS = [
 ];
 
 const KEYS = [
-  ["+ −", "zoom"], ["arrows", "pan"], ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
+  ["+ −", "zoom"], ["arrows", "pan, or go on when judging"], ["1 to 9", "answer"], ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
   ["f", "confidence"], ["i", "imagery on or off"], ["[ ]", "opacity"], ["s", "swipe on or off"], [", .", "move the swipe line"],
 ];
 
@@ -29,6 +30,8 @@ async function start() {
   const panes = { imagery: tileLayer(facts, "imagery"), left: tileLayer(facts, "left"), right: tileLayer(facts, "right") };
   /** @type {Record<string, string>} */
   const shown = {};
+  /** @type {(event: KeyboardEvent) => boolean} */
+  let judgeKeys = () => false;
 
   /** @param {"imagery" | "left" | "right"} pane @param {string} key @param {number} band @param {number} opacity */
   function put(pane, key, band, opacity) {
@@ -71,11 +74,18 @@ async function start() {
       row.hidden = layer?.kind !== "proba";
       if (layer?.kind === "proba") fill(byId(`${name}-class`), layer.bands.map((text, i) => [String(i), text]), String(band));
     }
-    const layer = layers.get(state.show) ?? facts.layers[0];
+    const own = facts.layers.find((one) => one.kind === "classes");
+    const layer = layers.get(state.show) ?? own;
+    // A sample is interpreted without the map: there is no legend of it.
+    if (!layer || !own) {
+      byId("legend").closest("section").hidden = true;
+      if (scene) drawBands();
+      return;
+    }
     const ramp = layer.kind === "measure" || layer.kind === "proba";
     byId("ramp").hidden = !ramp;
     if (ramp) drawRamp(layer, state.showBand, facts.ramp);
-    const classes = layer.kind === "classes" ? layer : facts.layers[0];
+    const classes = layer.kind === "classes" ? layer : own;
     drawLegend(classes, state.hidden[classes.key] ?? [], (hidden) => {
       state.hidden[classes.key] = hidden;
       draw();
@@ -138,6 +148,7 @@ async function start() {
   drawScale(map, facts);
   if (scene && !state.stretch.length) await stretch(true);
   else draw();
+  if (facts.judge) judgeKeys = await judge(map, facts, note);
   document.body.dataset.ready = "yes";
 
   function listen() {
@@ -166,13 +177,20 @@ async function start() {
       if (state.zoom !== null) map.setView([state.row, state.column], state.zoom, { animate: false });
       draw();
     });
-    document.addEventListener("keydown", keys);
+    document.addEventListener("keydown", keys, { capture: true });
   }
 
   /** @param {KeyboardEvent} event */
   function keys(event) {
     const target = /** @type {HTMLElement} */ (event.target);
-    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea, button")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea")) return;
+    if (target.matches("button") && event.key === "Enter") return;
+    if (judgeKeys(event)) {
+      // Else the map is panned by the same arrow.
+      event.preventDefault();
+      event.stopPropagation();
+      return;
+    }
     const centre = map.getCenter();
     /** @type {Record<string, () => void>} */
     const doing = {

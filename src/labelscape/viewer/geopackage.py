@@ -1,0 +1,98 @@
+"""Rows of a GeoPackage read and changed one at a time, by SQLite's own locks: several pages, servers and QGIS
+may have one file open. A change is on the disk before it is answered.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import shapely
+
+from labelscape.errors import BadFile
+
+PATIENCE = 10.0
+"""Seconds to wait for another writer (ours): QGIS saves in less."""
+ENVELOPES = (0, 32, 48, 48, 64)
+"""Bytes of the bounding box in a geometry's header, by its code."""
+
+
+@contextmanager
+def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection in one transaction, which is undone where the block raises. To `write` it has the lock
+    from its first statement on: what it reads is what it changes. Raises BadFile.
+    """
+    try:
+        mode = "rw" if write else "ro"
+        with closing(
+            sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=PATIENCE, isolation_level=None
+            )
+        ) as base:
+            base.row_factory = sqlite3.Row
+            # GDAL sets both, SQLite alone neither: the disk has the answer before the page has its own.
+            base.execute("PRAGMA synchronous = FULL")
+            _bring_functions(base)
+            base.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            try:
+                yield base
+            except BaseException:
+                base.execute("ROLLBACK")
+                raise
+            base.execute("COMMIT")
+    except sqlite3.Error as error:
+        busy = "locked" in str(error)
+        cure = (
+            "another program keeps it locked; save or close it there, and try again" if busy else str(error)
+        )
+        raise BadFile(f"{path} cannot be {'written' if write else 'read'}: {cure}.") from error
+
+
+def _bring_functions(base: sqlite3.Connection) -> None:
+    """What the triggers of a spatial index call, which GDAL and QGIS bring along too."""
+    sides = ("ST_MinX", "ST_MinY", "ST_MaxX", "ST_MaxY")
+    for number, name in enumerate(sides):
+        # n=number: a closure would see the last one.
+        base.create_function(name, 1, lambda blob, n=number: geometry_of(blob).bounds[n], deterministic=True)
+    base.create_function("ST_IsEmpty", 1, lambda blob: int(geometry_of(blob).is_empty), deterministic=True)
+
+
+def geometry_of(blob: bytes) -> shapely.Geometry:
+    """A geometry as a GeoPackage stores it: a header, then WKB. Raises BadFile for another one."""
+    if len(blob) < 8 or blob[:2] != b"GP" or (blob[3] >> 1 & 7) >= len(ENVELOPES):
+        raise BadFile("A geometry of the GeoPackage is damaged.")
+    return shapely.from_wkb(blob[8 + ENVELOPES[blob[3] >> 1 & 7] :])
+
+
+def blob_of(geometry: shapely.Geometry, srs: int) -> bytes:
+    """The inverse of `geometry_of`, with the bounding box that readers use to skip it."""
+    west, south, east, north = geometry.bounds
+    # Flags: little endian, a box of four numbers (order x, x, y, y).
+    head = b"GP\x00\x03" + struct.pack("<i4d", srs, west, east, south, north)
+    return head + shapely.to_wkb(geometry, byte_order=1)
+
+
+def place_of(base: sqlite3.Connection, layer: str) -> tuple[str, str, int]:
+    """The columns that hold the number and the geometry of a layer's features, and its SRS's number."""
+    row = base.execute(
+        "SELECT column_name, srs_id FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
+    ).fetchone()
+    if row is None:
+        raise BadFile(f"The GeoPackage has no layer {layer}.")
+    keys = [
+        one["name"]
+        for one in base.execute("SELECT name, pk FROM pragma_table_info(?)", (layer,))
+        if one["pk"]
+    ]
+    return (keys or ["rowid"])[0], row["column_name"], row["srs_id"]
+
+
+def touched(base: sqlite3.Connection, layer: str) -> None:
+    """Note in the table of contents that a layer was changed, as the standard asks."""
+    base.execute(
+        "UPDATE gpkg_contents SET last_change = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE table_name = ?",
+        (layer,),
+    )

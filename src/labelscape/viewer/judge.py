@@ -1,0 +1,154 @@
+"""Places to judge one after the other: the areas of a review file or the points of a sample. Answers go into
+the GeoPackage at once, in the columns that QGIS would fill.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from labelscape.assessment.form import ANSWERS, CERTAINTY
+from labelscape.assessment.points import POINTS, read_design
+from labelscape.assessment.review import LAYER
+from labelscape.crs import transformed
+from labelscape.errors import BadInput, LabelscapeError, UnknownName
+from labelscape.grid import Grid
+from labelscape.legend import Legend
+from labelscape.scenes.vectors import layer_facts, layers_of
+from labelscape.viewer.geopackage import geometry_of, opened, place_of, touched
+
+WORDS = {"review": tuple(ANSWERS.values()), "sample": CERTAINTY}
+"""What may be said beside or instead of a class: the columns `answer` and `certainty`."""
+
+
+class Changed(LabelscapeError):
+    """Somebody else answered meanwhile; `now` is that answer."""
+
+    def __init__(self, now: dict[str, Any]) -> None:
+        super().__init__(
+            "Somebody else answered this place meanwhile; it is shown now. Answer again to replace it."
+        )
+        self.now = now
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A file of places with answers. `kind` is "review" or "sample"; the interpreter of a sample must not see
+    the map.
+    """
+
+    path: Path
+    kind: str
+    grid: Grid
+    legend: Legend
+
+    @classmethod
+    def of(cls, path: str | Path, grid: Grid, legend: Legend) -> Judged:
+        """Raises BadInput where the file is neither, or of another map; BadFile."""
+        path = Path(path)
+        design = read_design(path)
+        if design is not None:
+            if not design.grid.matches(grid):
+                raise BadInput(f"{path} is a sample of another map: the grids differ.")
+            return cls(path, "sample", grid, design.legend)
+        if path.suffix.lower() != ".gpkg" or LAYER not in [one.name for one in layers_of(path)]:
+            raise BadInput(
+                f"{path} is neither a review file nor a sample; make one with `labelscape review` or "
+                "`labelscape sample`."
+            )
+        return cls(path, "review", grid, legend)
+
+    def items(self) -> list[dict[str, Any]]:
+        """The places in their order, with outlines in pixels (column, row) and answers."""
+        layer = POINTS if self.kind == "sample" else LAYER
+        with opened(self.path) as base:
+            key, shape, _ = place_of(base, layer)
+            # Names of columns cannot be parameters; these come from the file's own table, quoted.
+            rows = base.execute(
+                f"SELECT {_quoted(key)} AS _key, {_quoted(shape)} AS _shape, * FROM {layer} ORDER BY 1"
+            ).fetchall()
+        if self.kind == "sample":
+            return [self._point(dict(row)) for row in rows]
+        crs = layer_facts(self.path, LAYER)["crs"]
+        items = [self._area(dict(row), crs) for row in rows if row["_shape"] is not None]
+        return sorted(items, key=lambda item: item["rank"] or 0)
+
+    def _point(self, row: dict[str, Any]) -> dict[str, Any]:
+        place = geometry_of(row["_shape"])
+        column, line = ~self.grid.transform @ (place.x, place.y)
+        left, top = float(np.floor(column)), float(np.floor(line))
+        ring = [[left, top], [left + 1, top], [left + 1, top + 1], [left, top + 1]]
+        return {
+            "id": row["_key"], "title": f"Point {row['point']}", "rings": [[ring]],
+            "bounds": [left, top, left + 1, top + 1], **self._answer(row),
+        }  # fmt: skip
+
+    def _area(self, row: dict[str, Any], crs: str | None) -> dict[str, Any]:
+        shape = geometry_of(row["_shape"])
+        flat = shapely.transform(shape, lambda xy: self._pixels(xy, crs))
+        size = row.get("area_ha")
+        size = f"{row.get('pixels')} pixels" if size is None else f"{size:g} ha"
+        title = f"{row.get('class')}, {row.get('confidence')} % sure, {size}"
+        return {
+            "id": row["_key"], "rank": row.get("rank"), "title": title, "rings": rings_of(flat),
+            "bounds": list(flat.bounds), "mapped": row.get("class"), **self._answer(row),
+        }  # fmt: skip
+
+    def _pixels(self, xy: np.ndarray, crs: str | None) -> np.ndarray:
+        x, y = xy[:, 0], xy[:, 1]
+        if crs and self.grid.crs is not None:
+            x, y = transformed(x, y, crs, self.grid.crs)
+        return np.column_stack(~self.grid.transform @ (x, y))
+
+    def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.kind == "review":
+            return {"class": row.get("class_right") or None, "word": row.get("answer") or None}
+        value = row.get("reference")
+        names = {one.value: one.name for one in self.legend.classes}
+        return {"class": None if value is None else names.get(value), "word": row.get("certainty") or None}
+
+    def answer(self, number: int, new: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+        """Store an answer, a class, a word, both or neither, in place of the one that the page showed. Raises
+        Changed where that is no longer the answer, UnknownName for other classes and words, BadInput for a
+        place that is not there.
+        """
+        name, word = new.get("class"), new.get("word")
+        if name is not None and name not in self.legend.names:
+            raise UnknownName("class", str(name), self.legend.names)
+        if word is not None and word not in WORDS[self.kind]:
+            raise UnknownName("answer", str(word), WORDS[self.kind])
+        if self.kind == "review" and name is not None and word is not None:
+            raise BadInput("An area has either a class or another answer.")
+        layer = POINTS if self.kind == "sample" else LAYER
+        columns = ("reference", "certainty") if self.kind == "sample" else ("class_right", "answer")
+        value = None
+        if name is not None:
+            value = self.legend.classes[self.legend.index(name)].value if self.kind == "sample" else name
+        with opened(self.path, write=True) as base:
+            key = _quoted(place_of(base, layer)[0])
+            row = base.execute(f"SELECT * FROM {layer} WHERE {key} = ?", (number,)).fetchone()
+            if row is None:
+                raise BadInput(f"{self.path} has no place with the number {number}.")
+            now = self._answer(dict(row))
+            if now != {"class": before.get("class"), "word": before.get("word")}:
+                raise Changed(now)
+            base.execute(
+                f"UPDATE {layer} SET {columns[0]} = ?, {columns[1]} = ? WHERE {key} = ?",
+                (value, word, number),
+            )
+            touched(base, layer)
+        return {"class": name, "word": word}
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def rings_of(shape: shapely.Geometry) -> list[list[list[list[float]]]]:
+    """Polygons, their rings, their corners (column, row)."""
+    parts = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"]
+    return [[[[x, y] for x, y in ring.coords] for ring in (part.exterior, *part.interiors)] for part in parts]

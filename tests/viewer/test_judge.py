@@ -1,0 +1,229 @@
+"""Answers given in the viewer: where they are stored, what is refused, what survives."""
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import viewed
+
+pytest.importorskip("fastapi", reason="needs the extra `viewer`")
+from fastapi.testclient import TestClient
+
+from labelscape.assessment.answers import design_of, read_answers
+from labelscape.assessment.review import review
+from labelscape.assessment.sample import sample
+from labelscape.errors import BadFile, BadInput
+from labelscape.labels.corrections import read_corrections
+from labelscape.viewer.app import create_app
+from labelscape.viewer.differences import differences
+from labelscape.viewer.geopackage import blob_of, geometry_of, opened
+from labelscape.viewer.judge import Changed, Judged
+from labelscape.viewer.shown import find
+
+HOME = "http://127.0.0.1:8765"
+NOTHING = {"class": None, "word": None}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = viewed.made(tmp_path_factory.mktemp("map"))
+    # Ten points and twenty areas are enough.
+    review(folder / "place_class.tif", folder / "review.gpkg", top=20, below=70)
+    sample(folder / "place_class.tif", folder / "points.gpkg", size=10, floor=2)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "map"))
+
+
+def asked(folder: Path, judge: str, *, edit: bool = True, **how) -> TestClient:
+    page = TestClient(
+        create_app(find(folder, judge=folder / judge, **how), edit=edit),
+        base_url=HOME,
+        raise_server_exceptions=False,
+    )
+    page.headers["origin"] = HOME
+    return page
+
+
+def say(page: TestClient, place: dict, **new) -> object:
+    before = {"class": place["class"], "word": place["word"]}
+    return page.post(f"/api/places/{place['id']}", json={"new": {**NOTHING, **new}, "before": before})
+
+
+def test_areas_are_answered_as_in_qgis_and_read_as_corrections(folder):
+    page = asked(folder, "review.gpkg")
+    places = page.get("/api/places").json()
+    assert [one["rank"] for one in places] == list(range(1, 21))
+    classes = rasterio.open(folder / "place_class.tif").read(1)
+    legend = find(folder).layers[0].legend
+    for place in places:
+        # Each outline lies on pixels of the class that the file says.
+        left, top, right, bottom = (round(v) for v in place["bounds"])
+        names = {legend.names[i] for i in legend.indices(classes[top:bottom, left:right]).ravel() if i < 3}
+        assert place["mapped"] in names and 0 <= left < right <= viewed.WIDTH
+    assert say(page, places[0], **{"class": "forest"}).json() == {"class": "forest", "word": None}
+    assert say(page, places[1], word="right").status_code == 200
+    assert say(page, places[2], word="unsure").status_code == 200
+    grid = find(folder).grid
+    found = read_corrections(folder / "review.gpkg", grid, legend)
+    assert (len(found.indices), found.no_class, found.unanswered) == (2, 1, 17)
+    assert [legend.names[i] for i in found.indices] == ["forest", places[1]["mapped"]]
+    again = page.get("/api/places").json()
+    assert again[0]["class"] == "forest" and again[1]["word"] == "right"
+    # An answer can be taken back.
+    assert say(page, again[0]).json() == NOTHING
+    assert page.get("/api/places").json()[0]["class"] is None
+
+
+def test_points_are_answered_without_sight_of_the_map(folder):
+    page = asked(folder, "points.gpkg")
+    facts = page.get("/api/map").json()
+    assert [one["key"] for one in facts["layers"]] == ["scene"] and facts["judge"]["kind"] == "sample"
+    assert page.get("/tiles/class/0/0/0.png").status_code == 404
+    assert set(page.get("/api/point?row=9&column=9").json()["values"]) == {"scene"}
+    places = page.get("/api/places").json()
+    design = design_of(folder / "points.gpkg", None)
+    # In the file's own order; the stratum, which is the map's class, is not told.
+    assert not {"mapped", "stratum"} & places[0].keys() and len(places) == len(design)
+    for place, name in zip(places, ("water", "field", "forest") * 9):
+        assert say(page, place, **{"class": name, "word": "likely"}).status_code == 200
+    got = read_answers(folder / "points.gpkg", design, design.legend)
+    assert got.answered.all()
+    number = int(places[4]["title"].split()[1])
+    assert design.legend.names[got.classes[number - 1]] == "field"
+
+
+def test_a_sample_needs_imagery(folder):
+    (folder / "place.tif").unlink()
+    with pytest.raises(BadInput, match="pass it with `scene`"):
+        find(folder, judge=folder / "points.gpkg")
+
+
+def test_an_answer_never_destroys_one_that_was_not_seen(folder):
+    one, two = asked(folder, "review.gpkg"), asked(folder, "review.gpkg")
+    place = one.get("/api/places").json()[3]
+    assert say(one, place, **{"class": "water"}).status_code == 200
+    late = say(two, place, **{"class": "field"})
+    assert late.status_code == 409 and late.json()["now"] == {"class": "water", "word": None}
+    assert say(two, {**place, **late.json()["now"]}, **{"class": "field"}).status_code == 200
+    assert one.get("/api/places").json()[3]["class"] == "field"
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        {"class": "swamp"},
+        {"word": "perhaps"},
+        {"class": "water", "word": "right"},
+        {"class": 7},
+        {"more": "x"},
+    ],
+)
+def test_answers_that_nobody_can_give_are_refused(folder, new):
+    page = asked(folder, "review.gpkg")
+    place = page.get("/api/places").json()[0]
+    assert say(page, place, **new).status_code == 422
+    assert page.get("/api/places").json()[0]["class"] is None
+    assert page.post("/api/places/999", json={"new": NOTHING, "before": NOTHING}).status_code == 422
+
+
+def test_nothing_is_written_without_edit(folder):
+    page = asked(folder, "review.gpkg", edit=False)
+    before = (folder / "review.gpkg").read_bytes()
+    place = page.get("/api/places").json()[0]
+    assert say(page, place, **{"class": "water"}).status_code in (404, 405)
+    assert (folder / "review.gpkg").read_bytes() == before
+
+
+def test_a_lock_is_waited_for_and_then_named(folder, monkeypatch):
+    monkeypatch.setattr("labelscape.viewer.geopackage.PATIENCE", 0.1)
+    page = asked(folder, "review.gpkg")
+    place = page.get("/api/places").json()[0]
+    with contextlib.closing(sqlite3.connect(folder / "review.gpkg")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = say(page, place, **{"class": "water"})
+        assert answer.status_code == 500 and "another program keeps it locked" in answer.json()["error"]
+    assert say(page, place, **{"class": "water"}).status_code == 200
+
+
+def _answer_until_killed(path: str, grid: object, legend: object, told: object) -> None:
+    judged = Judged.of(path, grid, legend)
+    for place in judged.items():
+        judged.answer(place["id"], {"class": "water"}, place)
+        told.send(place["id"])
+    told.close()
+
+
+def test_what_was_answered_survives_a_kill(folder):
+    shown = find(folder)
+    told, tell = multiprocessing.Pipe(duplex=False)
+    arguments = (str(folder / "review.gpkg"), shown.grid, shown.layers[0].legend, tell)
+    worker = multiprocessing.get_context("fork").Process(target=_answer_until_killed, args=arguments)
+    worker.start()
+    tell.close()  # else nobody would notice that the other end is gone
+    done = [told.recv() for _ in range(7)]
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    items = {
+        one["id"]: one
+        for one in Judged.of(folder / "review.gpkg", shown.grid, shown.layers[0].legend).items()
+    }
+    assert all(items[number]["class"] == "water" for number in done)
+    with contextlib.closing(sqlite3.connect(folder / "review.gpkg")) as base:
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_files_of_other_kinds_and_maps_are_refused(folder, tmp_path):
+    shown = find(folder)
+    legend = shown.layers[0].legend
+    with pytest.raises(BadFile, match="does not exist"):
+        Judged.of(tmp_path / "none.gpkg", shown.grid, legend)
+    with pytest.raises(BadInput, match="neither a review file nor a sample"):
+        Judged.of(folder / "place_run.json", shown.grid, legend)
+    with pytest.raises(BadInput, match="of another map"):
+        Judged.of(folder / "points.gpkg", shown.grid.crop(shown.grid.window.grown(3)), legend)
+
+
+def test_a_geometry_is_stored_as_gdal_stores_it(folder):
+    with opened(folder / "review.gpkg") as base:
+        for row in base.execute("SELECT geom FROM review").fetchall():
+            shape = geometry_of(row["geom"])
+            assert blob_of(shape, 32633)[8:40] == row["geom"][8:40]
+            assert geometry_of(blob_of(shape, 32633)).equals(shape)
+    with pytest.raises(BadFile, match="damaged"):
+        geometry_of(b"GP\x00\xff1234")
+
+
+def test_differences_of_two_maps(folder, tmp_path):
+    classes = rasterio.open(folder / "place_class.tif").read(1)
+    changed = classes.copy()
+    changed[100:140, 200:290], changed[200:210, 50:55] = 9, 1
+    legend = find(folder).layers[0].legend
+    other = viewed.raster(tmp_path / "new_class.tif", changed[None], legend=legend)
+    shown = find(folder, other)
+    found = differences(shown.layer("class"), shown.layer("2-class"), shown.grid)
+    differ = (changed != classes) & (classes != 255)
+    # The whole map is smaller than the overview that is compared: all are found, the largest first.
+    covered = np.zeros_like(differ)
+    for place in found:
+        left, top, right, bottom = (int(v) for v in place["bounds"])
+        covered[top:bottom, left:right] = True
+    assert covered[differ].all() and found[0]["title"].endswith("then forest")
+    page = TestClient(create_app(shown), base_url=HOME)
+    assert page.get("/api/places").json()[0]["id"] == 1
+    values = page.get("/api/point?row=205&column=52").json()["values"]
+    assert values["differs"] == [float(differ[205, 52])]
+
+
+def test_changed_is_an_error_of_its_own():
+    assert Changed(NOTHING).now == NOTHING
