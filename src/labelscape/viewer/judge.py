@@ -91,7 +91,7 @@ class Judged:
         shape = geometry_of(row["_shape"])
         flat = shapely.transform(shape, lambda xy: self._pixels(xy, crs))
         size = row.get("area_ha")
-        size = f"{row.get('pixels')} pixels" if size is None else f"{size:g} ha"
+        size = f"{row.get('pixels')} pixels" if size is None else f"{size:.3g} ha"
         title = f"{row.get('class')}, {row.get('confidence')} % sure, {size}"
         return {
             "id": row["_key"], "rank": row.get("rank"), "title": title, "rings": rings_of(flat),
