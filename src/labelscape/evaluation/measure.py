@@ -99,6 +99,7 @@ def evaluate(
     """
     # Here, not above: it imports torch, and reading an Evaluation should not take its seconds.
     from labelscape.scoring.engine_choice import with_engine
+    from labelscape.scoring.precision import agreement, is_checked
     from labelscape.scoring.stitch import plan_for
 
     check_dataset(dataset, "score a checkpoint")
@@ -113,7 +114,12 @@ def evaluate(
     # The tiles of `map_scene`: another halo or blending would score another map.
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     found = with_engine(scorer, plans, engine)
-    scorer = found.scorer
+    scorer, notes = found.scorer, [*_size_notes(scorer, plans), *found.notes]
+    if is_checked(scorer):
+        # Told, not refused: the score itself shows what the precision costs.
+        pairs = [(one.scene, plan) for one, plan in zip(scenes, plans, strict=True)]
+        compared = agreement(scorer, scorer_for(models, device, "32", protocol), pairs)
+        notes += [str(compared)] if compared is not None else []
     with bar("evaluate", sum(map(len, plans)), "tiles", shown=show) as tick:
         for name, scene, plan in zip(scene_names(scenes), scenes, plans):
             with tally.scene(name, scene) as add:
@@ -123,7 +129,7 @@ def evaluate(
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
     if not tally.per_scene or (not keep and not tally.counted):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    return tally.result((*_size_notes(scorer, plans), *found.notes))
+    return tally.result(tuple(notes))
 
 
 def scorer_for(

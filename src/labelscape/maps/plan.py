@@ -28,6 +28,7 @@ from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.engine_choice import check_usable, extra_bytes
 from labelscape.scoring.memory import scoring_bytes, size_warning
+from labelscape.scoring.precision import checked_bytes, is_checked
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer, second_task
@@ -219,6 +220,8 @@ def cost(
     pixels, classes, bands = (side[0] * side[1] * tiles.batch, scorer.classes, len(scorer.checkpoint.bands))
     # `side` is cut to the scene: a scene smaller than a tile needs less.
     network = scoring_bytes(scorer, *side, tiles.batch) + extra_bytes(scorer, tiles, engine)
+    if is_checked(scorer):
+        network = checked_bytes(scorer, network)
     # Beside the network's memory: one batch read ahead and scaled to float32; logits and probabilities of
     # this batch and of the one being written.
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)

@@ -15,7 +15,7 @@ from labelscape.contract.adjust import fitted
 from labelscape.contract.compare import compare
 from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
-from labelscape.errors import BadFile, BadInput
+from labelscape.errors import BadFile, BadInput, Refused
 from labelscape.files import check_replaceable, check_written, free_bytes, locked, make_folder, try_to_write
 from labelscape.grid import Grid
 from labelscape.legend import LandClass, Legend
@@ -32,6 +32,7 @@ from labelscape.maps.outputs import (
 )
 from labelscape.maps.request import MapRequest
 from labelscape.maps.stac import footprint
+from labelscape.progress import print_line
 from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
@@ -39,6 +40,7 @@ from labelscape.scenes.stamps import Watched
 from labelscape.scoring.engine_choice import why_not, with_engine
 from labelscape.scoring.machine import machine_now, unlike_before
 from labelscape.scoring.memory import size_warning
+from labelscape.scoring.precision import LEAST_EQUAL, agreement, is_checked
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
@@ -157,6 +159,8 @@ def prepared(
     store = store_for(out, stem, journal)
     with stage("choose the engine"):
         scorer, told_of_engine = settled(scorer, plan, request, store)
+    if line := _checked_precision(scorer, request, models, scene, plan):
+        notes = [*notes, line]
     if warning := size_warning(scorer, plan):
         notes = [*notes, warning]
     notes = [*notes, *told_of_engine]
@@ -271,6 +275,27 @@ def settled(scorer: Scorer, plan: TilePlan, request: MapRequest, begun: Store) -
         engine = "torch"
     found = with_engine(scorer, [plan], engine)
     return found.scorer, found.notes
+
+
+def _checked_precision(
+    scorer: Scorer, request: MapRequest, models: Sequence[Checkpoint], scene: Scene, plan: TilePlan
+) -> str:
+    """How reduced precision compares with full precision on some tiles of the scene; "" where that is not
+    measured. Raises Refused where it changes too many classes, unless the map is forced.
+    """
+    if not is_checked(scorer):
+        return ""
+    with stage("check the precision"):
+        found = agreement(scorer, scorer_of(request.replace(precision="32"), models), [(scene, plan)])
+    if found is None:
+        return ""
+    if not (found.enough or request.force):
+        raise Refused(
+            f"{found}; at least {100 * LEAST_EQUAL:.0f} % are required. Map with `precision='32'`, or pass "
+            "`force=True` to map anyway."
+        )
+    print_line(str(found))
+    return str(found)
 
 
 def with_unknown(legend: Legend) -> Legend:

@@ -21,7 +21,7 @@ MOST_BYTES = 4 * 2**30
 """Of all converted networks; the oldest go first (ours)."""
 
 
-def key_of(checkpoint: Checkpoint, head: str, shape: Shape) -> str:
+def key_of(checkpoint: Checkpoint, head: str, shape: Shape, *, half: bool = False) -> str:
     """A name for a network converted for a shape: of all that its values and its speed depend on."""
     parts = {
         "model": fingerprint(checkpoint),
@@ -30,11 +30,13 @@ def key_of(checkpoint: Checkpoint, head: str, shape: Shape) -> str:
         "versions": [__version__, torch.__version__, openvino_version()],
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        # The network is the same, its speed is not.
+        **({"half": True} if half else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def read(key: str) -> tuple[Proof, Converted | None] | None:
+def read(key: str, *, half: bool = False) -> tuple[Proof, Converted | None] | None:
     """What is stored: the comparison, and the network unless that failed. None where nothing is, or where it
     is damaged.
     """
@@ -49,7 +51,7 @@ def read(key: str) -> tuple[Proof, Converted | None] | None:
         parts = [(folder / f"{key}{end}").read_bytes() for end in (".xml", ".bin")]
         if [hashlib.sha256(part).hexdigest() for part in parts] != found["sha256"]:
             return None
-        return proof, Converted(core().read_model(model=parts[0], weights=parts[1]))
+        return proof, Converted(core().read_model(model=parts[0], weights=parts[1]), half=half)
     # A cache is never a reason to stop; what cannot be read is made again.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None

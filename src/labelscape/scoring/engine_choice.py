@@ -22,6 +22,7 @@ from labelscape.scoring.openvino_engine import (
     Proof,
     Shape,
     compared,
+    has_bfloat16,
     openvino_bytes,
     openvino_version,
     proof_images,
@@ -116,8 +117,10 @@ def why_not(scorer: Scorer) -> str:
         return "it is not installed (pip install labelscape[openvino])"
     if scorer.device.type != "cpu":
         return f"it computes on the CPU, and the device is {scorer.device} (`device='cpu'`)"
-    if scorer.dtype is not None:
-        return "it computes in full precision only, since half precision is not checked (`precision='32'`)"
+    if scorer.dtype not in (None, torch.bfloat16):
+        return "it computes in float32 or bfloat16 (`precision='32'`, `precision='bf16'`)"
+    if scorer.dtype is not None and not has_bfloat16():
+        return "this processor has no bfloat16 (`precision='32'`)"
     if scorer.unfamiliar:
         return "it does not show the features from which unfamiliar input is told"
     return ""
@@ -198,8 +201,9 @@ def _converted(member: Member, shapes: Sequence[Shape], groups: tuple[int, ...],
     """The member with OpenVINO for these shapes. Raises _NotUsed."""
     runs = {}
     for shape in shapes:
-        key = engine_cache.key_of(member.checkpoint, member.engine.head, shape)
-        kept = engine_cache.read(key)
+        half = member.engine.dtype is not None
+        key = engine_cache.key_of(member.checkpoint, member.engine.head, shape, half=half)
+        kept = engine_cache.read(key, half=half)
         proof, run = kept or _proven(member, shape, groups, key)
         if run is None:
             raise _NotUsed(proof.failure)
@@ -222,7 +226,9 @@ def _in_words(proof: Proof, shape: Shape) -> str:
 def _proven(
     member: Member, shape: Shape, groups: tuple[int, ...], key: str
 ) -> tuple[Proof, Converted | None]:
-    """Convert a network for a shape of images, compare it with torch and time both; kept in the cache."""
+    """Convert a network for a shape of images, compare it with torch, both in float32, and time both in the
+    engine's precision; kept in the cache.
+    """
     images = proof_images(member.checkpoint, shape)
     model, failure, difference, seconds = None, "", float("inf"), (0.0, 0.0)
     try:
@@ -232,6 +238,11 @@ def _proven(
             # As probabilities of a map are: a small temperature makes more of a difference.
             both = (calibrated(logits, member.checkpoint, groups) for logits in (answer, run(images)))
             failure, difference = compared(*(softmax(logits, 1, groups) for logits in both))
+        if member.engine.dtype is not None:
+            # What this precision does to the scene's classes is measured on its tiles (`precision`).
+            run = Converted(model, half=True)
+            for each in (member.engine.forward, run):
+                seconds_of(each, images)
         # After both have run once, which allocates.
         seconds = seconds_of(member.engine.forward, images), seconds_of(run, images)
     except MemoryError:

@@ -25,6 +25,8 @@ from labelscape.scoring.familiar import Distance, refuse_without
 from labelscape.text import printable
 
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
+HALF_SHARE = 0.6
+"""Of the memory of full precision: autocast keeps some layers in float32."""
 
 
 class Engine(typing.Protocol):
@@ -150,8 +152,9 @@ class TorchEngine:
         image = torch.zeros(images, self.net.in_channels, height, width, device="meta")
         with torch.no_grad(), _Alive() as alive:
             torch.func.functional_call(net, state, (image,))
-        # Autocast keeps some layers in float32: a half-precision network takes more than half the memory.
-        return int(weights + 1.2 * (alive.peak + image.nbytes) * (0.6 if self.dtype is not None else 1))
+        return int(
+            weights + 1.2 * (alive.peak + image.nbytes) * (HALF_SHARE if self.dtype is not None else 1)
+        )
 
 
 def predicted(net: Network, images: Tensor, head: str) -> Tensor:

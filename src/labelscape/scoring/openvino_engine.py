@@ -1,7 +1,8 @@
 """OpenVINO: networks on the CPU, converted for tiles of one shape and compared with torch on that very shape.
 
 A network is traced at the shape of the tiles: sizes of padding and resizing are numbers in the trace, so that
-no other shape may be given to it; torch predicts those. It runs in float32.
+no other shape may be given to it; torch predicts those. It is compared in float32, in which it also runs
+unless bfloat16 is asked for.
 """
 
 from __future__ import annotations
@@ -40,11 +41,19 @@ def openvino_version() -> str | None:
         return None
 
 
-class Converted:
-    """A network in OpenVINO for images of one shape; compiled at the first of them."""
+@cache
+def has_bfloat16() -> bool:
+    """Does this processor multiply in bfloat16? Others would imitate it, more slowly than float32."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+
+class Converted:
+    """A network in OpenVINO for images of one shape; compiled at the first of them. `half` computes in
+    bfloat16 where a layer allows it.
+    """
+
+    def __init__(self, model: Any, *, half: bool = False) -> None:
+        self.model, self.half = model, half
         self._compiled: tuple[int, Any] | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -52,7 +61,7 @@ class Converted:
         # As many threads as torch has: a resumed map sets those that it was begun with.
         threads = torch.get_num_threads()
         if self._compiled is None or self._compiled[0] != threads:
-            self._compiled = threads, _compiled(self.model, threads)
+            self._compiled = threads, _compiled(self.model, threads, self.half)
         # OpenVINO wants (N, B, H, W) in memory too, torch's images have their channels last.
         return torch.from_numpy(self._compiled[1](images.contiguous().numpy())[0])
 
@@ -78,10 +87,10 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _compiled(model: Any, threads: int) -> Any:
+def _compiled(model: Any, threads: int, half: bool) -> Any:
     how = {
         # By itself it takes bfloat16 on processors that have it: faster, and other classes.
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         # Else all workers of a machine would compute on the same cores.

@@ -103,7 +103,7 @@ def _predicted(
     and the mask of valid pixels (h, w). One batch is read ahead.
     """
     bands = bands_to_read(scorer.checkpoint.bands, scene)
-    batches = ((tiles, chosen) for tiles in _batches(plan) if (chosen := [t for t in tiles if wanted(t)]))
+    batches = ((tiles, chosen) for tiles in tile_batches(plan) if (chosen := [t for t in tiles if wanted(t)]))
     # GDAL data sets must not be shared between threads: the reader opens the scene for itself.
     with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
 
@@ -130,7 +130,7 @@ def _predicted(
             batch = following
 
 
-def _batches(plan: TilePlan) -> Iterator[list[Tile]]:
+def tile_batches(plan: TilePlan) -> Iterator[list[Tile]]:
     """Consecutive tiles, as many as are worked on at once."""
     tiles = iter(plan)
     while batch := list(itertools.islice(tiles, plan.batch)):
@@ -152,9 +152,9 @@ def _batch_logits(
     # Tiles cut at the scene's border have other shapes, and tensors are stacked in one.
     for shape in dict.fromkeys(tile.seen.shape for tile in images):
         alike = [tile for tile in tiles if tile.seen.shape == shape]
-        stacked = [_stacked([images.get(t) for t in alike], k) for k in range(len(scorer.members))]
+        images_of = [stacked([images.get(t) for t in alike], k) for k in range(len(scorer.members))]
         with stage("network"):
-            logits |= zip(alike, scorer.batch_logits(stacked))
+            logits |= zip(alike, scorer.batch_logits(images_of))
     for tile, image, valid in found:
         yield tile, logits[tile] if image is not None else None, valid
 
@@ -164,12 +164,12 @@ def image_shapes(plan: TilePlan) -> Counter[tuple[int, int, int]]:
     all tiles hold data.
     """
     found: Counter[tuple[int, int, int]] = Counter()
-    for tiles in _batches(plan):
+    for tiles in tile_batches(plan):
         found.update((count, *shape) for shape, count in Counter(tile.seen.shape for tile in tiles).items())
     return found
 
 
-def _stacked(images: list[list[Tensor] | None], member: int) -> Tensor:
+def stacked(images: list[list[Tensor] | None], member: int) -> Tensor:
     """(N, B, H, W): the images that one network reads, zeros for None."""
     if len(images) == 1:
         return images[0][member]

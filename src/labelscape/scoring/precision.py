@@ -1,0 +1,133 @@
+"""Is reduced precision good enough for this model and these scenes? Measured on some of their own tiles,
+before the first is mapped: how many classes change differs from model to model.
+
+On the CPU alone: on a GPU full precision may not fit, which is why reduced precision was asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labelscape.contract.matching import bands_to_read
+from labelscape.scenes.scene import Scene
+from labelscape.scoring.engines import HALF_SHARE
+from labelscape.scoring.scorer import Scorer, softmax
+from labelscape.scoring.stitch import stacked, tile_batches
+from labelscape.scoring.tiles import Tile, TilePlan
+
+LEAST_EQUAL = 0.99
+"""Share of pixels that must get the class they get in full precision (ours): measured, trained networks keep
+0.995 to 0.999 in bfloat16.
+"""
+SAMPLES, SPARED = 4, 8
+"""Batches of tiles that are predicted twice, at most; and of so many batches one, so that the check does not
+take longer than the map.
+"""
+
+Pairs = Sequence[tuple[Scene, TilePlan]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Reduced precision beside full precision.
+
+    pixels   compared
+    equal    share of them with the same class (of both tasks where two are mapped)
+    mean     mean difference of the probability of the most probable class
+    most     its largest difference
+    """
+
+    precision: str
+    pixels: int
+    equal: float
+    mean: float
+    most: float
+
+    @property
+    def enough(self) -> bool:
+        return self.equal >= LEAST_EQUAL
+
+    def __str__(self) -> str:
+        return (
+            f"{self.precision} gives {100 * self.equal:.2f} % of {self.pixels:,} sampled pixels the class of "
+            f"full precision; confidence differs by {100 * self.mean:.2g} points on average, "
+            f"{100 * self.most:.2g} at most"
+        )
+
+
+def is_checked(scorer: Scorer) -> bool:
+    """Is its reduced precision compared with full precision before it is used?"""
+    return scorer.dtype is not None and scorer.device.type == "cpu"
+
+
+def checked_bytes(scorer: Scorer, network: int) -> int:
+    """Memory that a map takes where reduced precision, for which `network` bytes are needed, is compared with
+    networks in full precision.
+    """
+    own = [member.engine.net for member in scorer.members]
+    return int(network / HALF_SHARE) + sum(
+        v.nbytes for net in own for v in (*net.parameters(), *net.buffers())
+    )
+
+
+def agreement(scorer: Scorer, full: Scorer, pairs: Pairs) -> Agreement | None:
+    """Compare a scorer with the same models in full precision on a sample of the tiles of these scenes. None
+    where none of them holds data.
+    """
+    same = pixels = used = 0
+    total, most = 0.0, 0.0
+    wanted, sampled = _sampled(pairs)
+    for scene, tiles in sampled:
+        # Tiles of one shape together, as they are when the scene is mapped.
+        for images, inside in _read(scorer, scene, tiles):
+            half, whole = (_tops(one, images) for one in (scorer, full))
+            equal = torch.stack([a == b for (a, _), (b, _) in zip(half, whole)]).all(0)
+            apart = torch.stack([(a - b).abs() for (_, a), (_, b) in zip(half, whole)]).amax(0)[inside]
+            same, pixels = same + int(equal[inside].sum()), pixels + int(inside.sum())
+            total, most = total + float(apart.sum(dtype=torch.float64)), max(most, float(apart.max()))
+            used += 1
+        if used >= wanted:
+            break
+    if not pixels:
+        return None
+    name = str(scorer.dtype).removeprefix("torch.")
+    return Agreement(name, pixels, same / pixels, total / pixels, most)
+
+
+def _tops(scorer: Scorer, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Class and confidence (N, H, W) of each task."""
+    logits = scorer.batch_logits(images).float()
+    groups = scorer.groups[:-1] if scorer.unfamiliar else scorer.groups
+    # A distance from training is no task.
+    parts = logits[:, : sum(groups)].split(groups, 1) if groups else (logits,)
+    return [(best.indices, best.values) for best in (softmax(part, 1).max(1) for part in parts)]
+
+
+def _sampled(pairs: Pairs) -> tuple[int, list[tuple[Scene, list[Tile]]]]:
+    """How many batches of tiles are compared, and three times as many to take them from, since some may hold
+    no data; any few that come first are spread over all scenes.
+    """
+    total = sum(-(-len(plan) // plan.batch) for _, plan in pairs)
+    wanted = min(SAMPLES, -(-total // SPARED))
+    step = max(1, total // max(1, 3 * wanted))
+    every = ((scene, tiles) for scene, plan in pairs for tiles in tile_batches(plan))
+    chosen = list(itertools.islice(every, step // 2, None, step))
+    held = [(scene, tiles) for scene, tiles in chosen if any(scene.may_hold(tile.seen) for tile in tiles)]
+    return wanted, [*held[1::3], *held[0::3], *held[2::3]]
+
+
+def _read(scorer: Scorer, scene: Scene, tiles: list[Tile]) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Images (N, B, H, W) of tiles of one shape for each member, and which pixels are valid (N, H, W)."""
+    bands = bands_to_read(scorer.checkpoint.bands, scene)
+    for shape in dict.fromkeys(tile.seen.shape for tile in tiles):
+        patches = [scene.read(tile.seen, bands) for tile in tiles if tile.seen.shape == shape]
+        valid = torch.from_numpy(np.stack([patch.valid for patch in patches]))
+        if valid.any():
+            images = [scorer.prepare(patch.pixels, patch.valid) for patch in patches]
+            yield [stacked(images, k) for k in range(len(scorer.members))], valid
