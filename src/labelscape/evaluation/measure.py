@@ -99,7 +99,6 @@ def evaluate(
     """
     # Here, not above: it imports torch, and reading an Evaluation should not take its seconds.
     from labelscape.scoring.engine_choice import with_engine
-    from labelscape.scoring.precision import agreement, is_checked
     from labelscape.scoring.stitch import plan_for
 
     check_dataset(dataset, "score a checkpoint")
@@ -114,12 +113,8 @@ def evaluate(
     # The tiles of `map_scene`: another halo or blending would score another map.
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     found = with_engine(scorer, plans, engine)
-    scorer, notes = found.scorer, [*_size_notes(scorer, plans), *found.notes]
-    if is_checked(scorer):
-        # Told, not refused: the score itself shows what the precision costs.
-        pairs = [(one.scene, plan) for one, plan in zip(scenes, plans, strict=True)]
-        compared = agreement(scorer, scorer_for(models, device, "32", protocol), pairs)
-        notes += [str(compared)] if compared is not None else []
+    scorer = found.scorer
+    notes = *_size_notes(scorer, plans), *found.notes, *_precision_notes(scorer, models, scenes, plans)
     with bar("evaluate", sum(map(len, plans)), "tiles", shown=show) as tick:
         for name, scene, plan in zip(scene_names(scenes), scenes, plans):
             with tally.scene(name, scene) as add:
@@ -129,7 +124,7 @@ def evaluate(
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
     if not tally.per_scene or (not keep and not tally.counted):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    return tally.result(tuple(notes))
+    return tally.result(notes)
 
 
 def scorer_for(
@@ -140,6 +135,19 @@ def scorer_for(
     from labelscape.scoring.scorer import Scorer
 
     return Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
+
+
+def _precision_notes(
+    scorer: Scorer, models: Sequence[Checkpoint], scenes: Sequence[LabelledScene], plans: Sequence[TilePlan]
+) -> tuple[str, ...]:
+    """What reduced precision changes, on a CPU. Nothing is refused: the score itself shows what it costs."""
+    from labelscape.scoring.precision import agreement, is_checked
+
+    if not is_checked(scorer):
+        return ()
+    full = scorer_for(models, str(scorer.device), "32", scorer.protocol)
+    found = agreement(scorer, full, [(one.scene, plan) for one, plan in zip(scenes, plans, strict=True)])
+    return (str(found),) if found else ()
 
 
 def _size_notes(scorer: Scorer, plans: Sequence[TilePlan]) -> tuple[str, ...]:
