@@ -114,7 +114,6 @@ def evaluate(
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     found = with_engine(scorer, plans, engine)
     scorer = found.scorer
-    notes = *_size_notes(scorer, plans), *found.notes, *_precision_notes(scorer, models, scenes, plans)
     with bar("evaluate", sum(map(len, plans)), "tiles", shown=show) as tick:
         for name, scene, plan in zip(scene_names(scenes), scenes, plans):
             with tally.scene(name, scene) as add:
@@ -124,7 +123,9 @@ def evaluate(
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
     if not tally.per_scene or (not keep and not tally.counted):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    return tally.result(notes)
+    return tally.result(
+        (*_size_notes(scorer, plans), *found.notes, *_half_notes(scorer, models, scenes, plans))
+    )
 
 
 def scorer_for(
@@ -137,7 +138,7 @@ def scorer_for(
     return Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
 
 
-def _precision_notes(
+def _half_notes(
     scorer: Scorer, models: Sequence[Checkpoint], scenes: Sequence[LabelledScene], plans: Sequence[TilePlan]
 ) -> tuple[str, ...]:
     """What reduced precision changes, on a CPU. Nothing is refused: the score itself shows what it costs."""
