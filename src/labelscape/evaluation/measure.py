@@ -123,9 +123,7 @@ def evaluate(
     # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
     if not tally.per_scene or (not keep and not tally.counted):
         raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    return tally.result(
-        (*_size_notes(scorer, plans), *found.notes, *_half_notes(scorer, models, scenes, plans))
-    )
+    return tally.result((*_notes(scorer, models, scenes, plans), *found.notes))
 
 
 def scorer_for(
@@ -138,25 +136,22 @@ def scorer_for(
     return Scorer.of(models, device=device, precision=precision, protocol=protocol or Protocol())
 
 
-def _half_notes(
+def _notes(
     scorer: Scorer, models: Sequence[Checkpoint], scenes: Sequence[LabelledScene], plans: Sequence[TilePlan]
-) -> tuple[str, ...]:
-    """What reduced precision changes, on a CPU. Nothing is refused: the score itself shows what it costs."""
+) -> list[str]:
+    """Warns of tiles larger than the model learned, and says what reduced precision changes on a CPU: nothing
+    is refused, the score itself shows what it costs.
+    """
+    from labelscape.scoring.memory import size_warning
     from labelscape.scoring.precision import agreement, is_checked
 
-    if not is_checked(scorer):
-        return ()
-    full = scorer_for(models, str(scorer.device), "32", scorer.protocol)
-    found = agreement(scorer, full, [(one.scene, plan) for one, plan in zip(scenes, plans, strict=True)])
-    return (str(found),) if found else ()
-
-
-def _size_notes(scorer: Scorer, plans: Sequence[TilePlan]) -> tuple[str, ...]:
-    """Warns of tiles larger than the model learned."""
-    from labelscape.scoring.memory import size_warning
-
     # Of the largest tiles alone: one warning says it for all.
-    return tuple(filter(None, [size_warning(scorer, max(plans, key=lambda plan: plan.largest))]))
+    found = [size_warning(scorer, max(plans, key=lambda plan: plan.largest))]
+    if is_checked(scorer):
+        full = scorer_for(models, str(scorer.device), "32", scorer.protocol)
+        pairs = [(one.scene, plan) for one, plan in zip(scenes, plans, strict=True)]
+        found.append(agreement(scorer, full, pairs))
+    return [str(one) for one in found if one]
 
 
 def score_scene(
