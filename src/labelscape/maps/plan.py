@@ -37,6 +37,8 @@ from labelscape.scoring.tiles import TilePlan
 from labelscape.text import printable
 from labelscape.workers.cluster import check_count
 
+KEPT = 1.2
+"""Of a network's memory on a CPU: what its tiles freed lies between what they use (2 to 17 % measured)."""
 PROCESS_BYTES = 450 * 2**20
 """Memory of Python, torch and GDAL before the first tile."""
 TIMED_SIDE = 512
@@ -226,7 +228,7 @@ def cost(
     # this batch and of the one being written.
     tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
-    ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else network)
+    ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else int(KEPT * network))
     layers = sum(len(o.band_names(scorer.checkpoint.task(o.task or None).legend)) for o in outputs)
     disk = bytes_on_disk(scene.grid.window.pixels, layers)
     # Overlaps are predicted more than once: the time is that of the pixels predicted, not of the scene's.

@@ -17,6 +17,7 @@ from labelscape.errors import UnknownName
 from labelscape.grid import Window
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.fade import Fader
+from labelscape.scoring.heap import memory_kept
 from labelscape.scoring.memory import EXACT_TILE, batch_of, is_exact, learned_side, tile_side
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
@@ -105,7 +106,7 @@ def _predicted(
     bands = bands_to_read(scorer.checkpoint.bands, scene)
     batches = ((tiles, chosen) for tiles in tile_batches(plan) if (chosen := [t for t in tiles if wanted(t)]))
     # GDAL data sets must not be shared between threads: the reader opens the scene for itself.
-    with scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+    with memory_kept(), scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
 
         def read(chosen: list[Tile]) -> list[Read]:
             """Normalised in this thread, while the network runs."""
