@@ -21,7 +21,9 @@ from labelscape.scenes.files import READ_FAILURES
 from labelscape.scenes.scene import crs_text
 from labelscape.version import __version__
 from labelscape.viewer import tiles
+from labelscape.viewer.correcting import add_corrections, corrections_of
 from labelscape.viewer.guard import Guard
+from labelscape.viewer.judge import Changed
 from labelscape.viewer.judging import add_judging, judge_of
 from labelscape.viewer.layers import Layer
 from labelscape.viewer.shown import Shown
@@ -46,15 +48,22 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False) -> 
     for failure in READ_FAILURES:
         app.add_exception_handler(failure, _say)
     _add_page(app)
-    _add_facts(app, shown, edit)
+    corrections = corrections_of(shown, edit)
+    _add_facts(app, shown, edit, corrections is not None)
     _add_tiles(app, shown)
     add_judging(app, shown, edit)
+    add_corrections(app, corrections)
+    app.add_exception_handler(Changed, _conflict)
     return Guard(app, host=host)
 
 
 async def _say(_: Request, error: Exception) -> Response:
     """An error as a sentence, which the page shows."""
     return JSONResponse({"error": str(error)}, status_code=500 if isinstance(error, BadFile) else 422)
+
+
+async def _conflict(_: Request, error: Changed) -> Response:
+    return JSONResponse({"error": str(error), "now": error.now}, status_code=409)
 
 
 def page_files() -> dict[str, Path]:
@@ -87,7 +96,7 @@ def _file(path: Path) -> Response:
     return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=headers)
 
 
-def _add_facts(app: FastAPI, shown: Shown, edit: bool) -> None:
+def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:
     @app.get("/api/map")
     def facts() -> dict[str, Any]:
         grid = shown.grid
@@ -99,6 +108,7 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool) -> None:
             "crs": crs_text(grid),
             "metres": grid.ground_pixel_size,
             "edit": edit,
+            "correct": correct,
             "ramp": [list(color) for color in VIRIDIS],
             "notes": list(shown.notes),
             "judge": judge_of(shown),

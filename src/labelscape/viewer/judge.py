@@ -26,11 +26,11 @@ WORDS = {"review": tuple(ANSWERS.values()), "sample": CERTAINTY}
 
 
 class Changed(LabelscapeError):
-    """Somebody else answered meanwhile; `now` is that answer."""
+    """Somebody else answered or changed it meanwhile; `now` is what they chose."""
 
     def __init__(self, now: dict[str, Any]) -> None:
         super().__init__(
-            "Somebody else answered this place meanwhile; it is shown now. Answer again to replace it."
+            "Somebody else changed this meanwhile; what they chose is shown now. Choose again to replace it."
         )
         self.now = now
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
 from labelscape.viewer.differences import differences
-from labelscape.viewer.judge import WORDS, Changed
+from labelscape.viewer.judge import WORDS
 from labelscape.viewer.shown import Shown
 
 Name = Annotated[str | None, Field(max_length=1000)]
@@ -65,7 +64,3 @@ def add_judging(app: FastAPI, shown: Shown, edit: bool) -> None:
     @app.post("/api/places/{number}")
     def answer(number: int, said: Answered) -> dict[str, Any]:
         return judged.answer(number, said.new.to_dict(), said.before.to_dict())
-
-    @app.exception_handler(Changed)
-    def changed(_: Request, error: Changed) -> Response:
-        return JSONResponse({"error": str(error), "now": error.now}, status_code=409)

@@ -2,6 +2,7 @@
 /** Puts the page together: controls change the state, the state is drawn, the address follows it. */
 
 import { ask } from "./api.js";
+import { correct } from "./correct.js";
 import { byId, fill, make } from "./dom.js";
 import { judge } from "./judge.js";
 import { drawLegend, drawRamp } from "./legend.js";
@@ -16,7 +17,7 @@ const PRESETS = [
 ];
 
 const KEYS = [
-  ["+ −", "zoom"], ["arrows", "pan, or go on when judging"], ["1 to 9", "answer"], ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
+  ["+ −", "zoom"], ["arrows", "pan, or go on when judging"], ["1 to 9", "answer"], ["d z", "draw, undo"], ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
   ["f", "confidence"], ["i", "imagery on or off"], ["[ ]", "opacity"], ["s", "swipe on or off"], [", .", "move the swipe line"],
 ];
 
@@ -32,6 +33,7 @@ async function start() {
   const shown = {};
   /** @type {(event: KeyboardEvent) => boolean} */
   let judgeKeys = () => false;
+  let corrections = { key: (/** @type {KeyboardEvent} */ _) => false, drawing: () => false };
 
   /** @param {"imagery" | "left" | "right"} pane @param {string} key @param {number} band @param {number} opacity */
   function put(pane, key, band, opacity) {
@@ -148,6 +150,7 @@ async function start() {
   drawScale(map, facts);
   if (scene && !state.stretch.length) await stretch(true);
   else draw();
+  if (facts.correct) corrections = await correct(map, facts, note);
   if (facts.judge) judgeKeys = await judge(map, facts, note);
   document.body.dataset.ready = "yes";
 
@@ -155,7 +158,9 @@ async function start() {
     map.on("move zoom viewreset resize", () => { swipeAt(map, state.beside !== "", state.swipe); drawScale(map, facts); });
     map.on("moveend zoomend", remember);
     map.on("mousemove", (/** @type {any} */ event) => showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), false));
-    map.on("click", (/** @type {any} */ event) => showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), true));
+    map.on("click", (/** @type {any} */ event) => {
+      if (!corrections.drawing()) showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), true);
+    });
     /** @type {(id: string, what: string, how: (value: string) => void) => void} */
     const on = (id, what, how) => byId(id).addEventListener(what, (/** @type {any} */ event) => how(event.target.value));
     on("show", "change", (value) => { state.show = value; state.showBand = 0; draw(); });
@@ -185,7 +190,7 @@ async function start() {
     const target = /** @type {HTMLElement} */ (event.target);
     if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea")) return;
     if (target.matches("button") && event.key === "Enter") return;
-    if (judgeKeys(event)) {
+    if (corrections.key(event) || judgeKeys(event)) {
       // Else the map is panned by the same arrow.
       event.preventDefault();
       event.stopPropagation();
