@@ -18,7 +18,7 @@ from labelscape.errors import BadFile, BadOption
 from labelscape.files import check_path, make_folder
 from labelscape.legend import Legend
 from labelscape.progress import bar, print_line
-from labelscape.scenes.files import gdal, is_raster, open_raster
+from labelscape.scenes.files import is_raster, reading
 from labelscape.scenes.scene_list import SceneList, find_scenes
 from labelscape.workers.cluster import Call
 from labelscape.workers.probe import Needs
@@ -197,7 +197,7 @@ def _made(act: Callable[..., Any], legend: Legend | None, raster: str, out: str)
     """Make one file, here or on a worker. Whatever is wrong with the raster becomes its record."""
     start = time.monotonic()
     try:
-        with gdal(), open_raster(raster) as file:
+        with reading(raster) as file:
             height, pixels = file.height, file.height * file.width
         with bar(Path(raster).name, height, "rows") as tick:
             summary = act(raster, out, legend, tick=tick)

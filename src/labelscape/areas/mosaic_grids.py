@@ -19,7 +19,7 @@ from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.rasters.class_map import class_raster
 from labelscape.rasters.class_names import legend_in
-from labelscape.scenes.files import gdal, is_local, is_raster_there, open_raster, sibling, stem_of_place
+from labelscape.scenes.files import is_local, is_raster_there, reading, sibling, stem_of_place
 
 SAME_PIXEL = 0.01
 """Part of a pixel by which maps may be shifted against each other and still have the same pixels (ours)."""
@@ -76,7 +76,7 @@ def read_sources(paths: Sequence[str], *, by_name: bool) -> tuple[tuple[MapSourc
     found: list[tuple[str, Grid, tuple, int, int, tuple[int, int] | None]] = []
     for path in paths:
         state = _state(path)
-        with gdal(), open_raster(path) as file:
+        with reading(path) as file:
             opened = class_raster(file, path)
             grid, nodata = opened.grid, opened.nodata
             if not grid.is_georeferenced:
@@ -186,7 +186,7 @@ def named_grid(
     if like is not None:
         if crs is not None or pixel_size is not None:
             raise BadOption("`like` names the whole grid: leave `crs` and `pixel_size` out.")
-        with gdal(), open_raster(like) as file:
+        with reading(like) as file:
             grid = Grid(file.crs, file.transform, file.height, file.width)
         if not grid.is_georeferenced:
             raise BadInput(f"{like} has no coordinates, so it names no grid.")

@@ -30,7 +30,7 @@ from labelscape.grid import Grid
 from labelscape.legend import Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_of
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 from labelscape.scenes.stamps import Watched
 
 BATCH = 50_000
@@ -92,7 +92,7 @@ def polygonize(
     check_path(out, "The polygon file")
     check_target(out)
     watched = Watched.of([str(raster)])
-    with gdal(), open_raster(raster) as file:
+    with reading(raster) as file:
         grid = class_raster(file, raster).grid
         check_sizes(min_area, simplify, grid, str(raster))
         check_crs(out, grid.crs)
@@ -101,7 +101,7 @@ def polygonize(
     summary, tolerance = PolygonSummary(), simplify / (grid.ground_pixel_size or 1)
 
     def write() -> None:
-        with _sieved(raster, out, legend, sieve, tick) as source, gdal(), open_raster(source) as file:
+        with _sieved(raster, out, legend, sieve, tick) as source, reading(source) as file:
             areas = trace(ClassRaster(file, source), tolerance=tolerance, strip_rows=strip_rows, tick=tick)
             # Before the file takes its name.
             areas = _then(areas, lambda: watched.check(f"{raster} was polygonized"))

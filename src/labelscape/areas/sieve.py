@@ -31,7 +31,7 @@ from labelscape.legend import Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_of
 from labelscape.rasters.write import MapWriter
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 from labelscape.scenes.stamps import Watched
 
 SLACK = 1e-9
@@ -128,7 +128,7 @@ def sieve(
     check_minimum(min_area)
     _check_target(out)
     watched = Watched.of([str(raster)])
-    with gdal(), open_raster(raster) as file:
+    with reading(raster) as file:
         classes = class_raster(file, raster)
         grid = classes.grid
         # samefile, since links and relative paths may name one file twice; the raster is read while `out` is

@@ -21,7 +21,7 @@ from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_of
-from labelscape.scenes.files import gdal, is_raster_there, open_raster, sibling, stem_of_place
+from labelscape.scenes.files import gdal, is_raster_there, reading, sibling, stem_of_place
 
 AREA_COLUMNS = 256
 """Pixels of a row whose ground area is taken as equal: it changes slowly along a row."""
@@ -116,12 +116,12 @@ def open_map(path: str | Path, strata: Strata | None = None) -> Iterator[ClassMa
     """
     legend = legend_of(path)[0]
     with gdal(), ExitStack() as stack:
-        one = ClassMap(class_raster(stack.enter_context(open_raster(path)), path), legend)
+        one = ClassMap(class_raster(stack.enter_context(reading(path)), path), legend)
         if strata is not None:
             one.strata = strata
             if strata.path is not None:
                 # Not `class_raster`: bands of confidence are strata too.
-                one.strata_raster = ClassRaster(stack.enter_context(open_raster(strata.path)), strata.path)
+                one.strata_raster = ClassRaster(stack.enter_context(reading(strata.path)), strata.path)
                 other = one.strata_raster.grid
                 if not one.grid.matches(other):
                     raise BadInput(
@@ -168,7 +168,7 @@ def strata_of_confidence(path: str | Path, limits: Sequence[float]) -> Strata:
             f"Confidence bands are limits in per cent that rise between 0 and 100, such as 60,85; found "
             f"{', '.join(f'{x:g}' for x in limits) or 'none'}."
         )
-    with gdal(), open_raster(path) as file:
+    with reading(path) as file:
         check_confidence(file, path)
     # A limit belongs to the band above it.
     table = np.digitize(np.arange(256), limits).astype(np.int16)
@@ -256,7 +256,7 @@ def content_hash(
     """SHA-256 of a class map's grid and pixels, as `Census` has it: names, colours and compression may
     change.
     """
-    with gdal(), open_raster(path) as file:
+    with reading(path) as file:
         raster = class_raster(file, path)
         grid = raster.grid
         digest = hashlib.sha256(_place_of(grid))

@@ -17,7 +17,7 @@ from labelscape.evaluation.report import Report, write_report
 from labelscape.evaluation.sections import Picture, Section, Table
 from labelscape.grid import decimated
 from labelscape.rasters.class_map import class_raster
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 from labelscape.version import __version__
 
 SIDE = 1000
@@ -130,7 +130,7 @@ def _facts(done: Assessment) -> dict[str, object]:
 def _picture(raster: str | Path, design: Design, mapped: np.ndarray, answers: Answers) -> Picture:
     """The map with its points, coloured by whether they agree."""
     legend = design.legend
-    with gdal(), open_raster(raster) as file:
+    with reading(raster) as file:
         whole = class_raster(file, raster)
         shape = decimated(whole.grid.shape, SIDE)
         picture = legend.paint(legend.indices(whole.read(whole.grid.window, shape)))

@@ -24,7 +24,7 @@ from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_of
-from labelscape.scenes.files import as_path, gdal, open_raster
+from labelscape.scenes.files import as_path, gdal, reading
 from labelscape.scenes.stamps import Watched
 from labelscape.scenes.vectors import write_layer, writing
 
@@ -97,7 +97,7 @@ def review(
     legend = legend or legend_of(raster)[0]
     watched = Watched.of([str(raster), str(beside)])
     with locked(out), gdal(), ExitStack() as stack:
-        file, its = (stack.enter_context(open_raster(path)) for path in (raster, beside))
+        file, its = (stack.enter_context(reading(path)) for path in (raster, beside))
         classes = class_raster(file, raster)
         check_confidence(its, beside)
         sure, grid = ClassRaster(its, beside), classes.grid

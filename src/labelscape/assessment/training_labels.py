@@ -16,7 +16,7 @@ from labelscape.crs import transformed
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 from labelscape.scenes.vectors import VectorSource, is_vector, read_features
 
 
@@ -129,7 +129,7 @@ def _on_polygons(design: Design, label: str) -> np.ndarray:
 
 
 def _on_raster(design: Design, label: str) -> np.ndarray:
-    with gdal(), open_raster(label) as file:
+    with reading(label) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         xy = _moved(design, grid.crs.to_wkt() if grid.crs else None)
         # In the label raster's own pixels: its grid need not be the map's.

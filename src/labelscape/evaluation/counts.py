@@ -191,7 +191,8 @@ class Evaluation:
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
-            raise BadFile(f"{path} cannot be read as the counts of an evaluation: {error}") from error
+            why = str(error).rstrip(".")
+            raise BadFile(f"{path} cannot be read as the counts of an evaluation: {why}.") from error
 
     def __repr__(self) -> str:
         if not self.per_scene:

@@ -22,7 +22,7 @@ from labelscape.legend import Legend
 from labelscape.maps.settings import settings_in_words
 from labelscape.maps.speed import in_words
 from labelscape.model_card import model_card
-from labelscape.scenes.files import Source, gdal, open_raster
+from labelscape.scenes.files import Source, reading
 from labelscape.scenes.vectors import VECTOR_SUFFIXES
 
 LARGEST_JSON = 50_000_000
@@ -83,7 +83,7 @@ def _known(path: Path) -> Info | None:
 def _opens(path: Path) -> bool:
     """Does GDAL open this as a raster?"""
     try:
-        with gdal(), open_raster(path):
+        with reading(path):
             return True
     except LabelscapeError:
         return False

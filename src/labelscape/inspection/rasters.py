@@ -15,7 +15,7 @@ from labelscape.grid import Grid, Window
 from labelscape.inspection.card import Info, json_number, lines, size_text
 from labelscape.rasters.class_names import legend_of
 from labelscape.rasters.overviews import count_areas
-from labelscape.scenes.files import READ_FAILURES, Source, gdal, is_local, open_raster
+from labelscape.scenes.files import READ_FAILURES, Source, is_local, reading
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 
@@ -36,7 +36,7 @@ MEASURES = {
 def described_raster(path: Source, statistics: bool) -> Info:
     """A file that GDAL opens. Raises as `open_scene` does."""
     if isinstance(path, (str, Path)) and is_local(path) and Path(path).is_file():
-        with gdal(), open_raster(path) as file:
+        with reading(path) as file:
             own = file.tags().get("labelscape_version")
             shown = (file.descriptions[0] or "").split(" ")[0]
             # A grey picture has one band of bytes too; only classes have a palette.
@@ -71,7 +71,7 @@ def _label_values(path: str | Path) -> dict[int, int] | None:
     """Value -> pixels in a sample of blocks of a raster of one band, None where it cannot be labels: other
     than whole numbers, or too many values.
     """
-    with gdal(), open_raster(path) as file:
+    with reading(path) as file:
         if file.count != 1 or file.dtypes[0] not in ("uint8", "int8", "uint16", "int16", "uint32", "int32"):
             return None
         counts: dict[int, int] = {}
@@ -120,7 +120,7 @@ def _labels(path: Path, values: Mapping[int, int]) -> Info:
 
 def _class_map(path: Path, statistics: bool) -> Info:
     """A class raster: its georeference, its classes, and the software that made it."""
-    with open_scene(path) as opened, gdal(), open_raster(path) as file:
+    with open_scene(path) as opened, reading(path) as file:
         tags = {
             k.removeprefix("labelscape_"): v for k, v in file.tags().items() if k.startswith("labelscape_")
         }
@@ -160,7 +160,7 @@ def _class_map(path: Path, statistics: bool) -> Info:
 def _counted(path: Path, names: Mapping[int, str]) -> list[tuple[str, int, float | None]]:
     """(name, pixels, hectares) of each class, from all pixels of a class raster."""
     pixels, metres = np.zeros(256, np.int64), np.zeros(256)
-    with gdal(), open_raster(path) as file:
+    with reading(path) as file:
         grid = Grid(file.crs, file.transform, file.height, file.width)
         # The blocks of our own COGs: each is decoded once.
         for block in grid.window.blocks(512):

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 
-from labelscape.errors import BadFile, BadInput
+from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
 from labelscape.labels.base import Labels
 from labelscape.legend import IGNORE, RGB, Legend
-from labelscape.scenes.files import gdal, open_raster, reason
+from labelscape.scenes.files import reading
 from labelscape.scenes.validity import bands_and_validity
 
 Reader = Callable[[Path], np.ndarray]
@@ -127,14 +126,9 @@ class CodedLabels(Labels):
             # Such formats cannot be read by windows: the whole file is decoded for each.
             whole = self._reader(self.file)
             return whole[window.top : window.bottom, window.left : window.right], whole.shape
-        with gdal(), open_raster(self.file) as dataset:
+        with reading(self.file) as dataset:
             mine = window & Window(0, 0, dataset.height, dataset.width)
-            try:
-                return self._of_dataset(dataset, mine), dataset.shape
-            except (RasterioError, OSError) as error:
-                raise BadFile(
-                    f"{self.file} cannot be read: the file is truncated or damaged ({reason(error)})."
-                ) from error
+            return self._of_dataset(dataset, mine), dataset.shape
 
     def _of_dataset(self, dataset: object, window: Window) -> np.ndarray:
         colors = bands_and_validity(dataset, alpha="mask").bands

@@ -16,7 +16,7 @@ from labelscape.labels.polygons import open_polygon_labels, polygon_classes
 from labelscape.labels.rasters import open_raster_labels
 from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, resolve_classes
 from labelscape.labels.values import check_bands, check_lossless, raster_classes
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 from labelscape.scenes.polygons import PolygonIndex, read_area
 from labelscape.scenes.vectors import VectorSource, is_vector
 
@@ -69,7 +69,7 @@ def found_in(source: str, rules: LabelRules) -> FoundClasses:
     """
     if is_vector(source):
         return polygon_classes(source, rules)
-    with gdal(), open_raster(source) as dataset:
+    with reading(source) as dataset:
         check_bands(dataset)
         check_lossless(dataset, rules)
         return raster_classes(dataset, rules)

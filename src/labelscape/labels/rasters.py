@@ -21,7 +21,7 @@ from labelscape.labels.class_names import names_of_values
 from labelscape.labels.rules import ClassTable, LabelRules, class_name, mask_legend, resolve_classes
 from labelscape.labels.values import LabelBand, check_bands, check_lossless, mask_indices, raster_classes
 from labelscape.legend import IGNORE, encode_values
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import gdal, late_failures, open_raster
 from labelscape.scenes.georeference import grid_of, place_notes
 from labelscape.scenes.raster import EXACT
 
@@ -71,7 +71,7 @@ def open_raster_labels(
     Raises BadFile where it cannot be read, BadInput where it is no label raster or does not overlap the
     scene.
     """
-    with gdal(), ExitStack() as handles:
+    with gdal(), late_failures(source), ExitStack() as handles:
         dataset = handles.enter_context(open_raster(source))
         check_bands(dataset)
         check_lossless(dataset, rules)

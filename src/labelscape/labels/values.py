@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
-from labelscape.errors import BadFile, BadInput
+from labelscape.errors import BadInput
 from labelscape.grid import Window
 from labelscape.labels.class_names import names_of_values
 from labelscape.labels.rules import FoundClasses, LabelRules
 from labelscape.legend import IGNORE
-from labelscape.scenes.files import gdal, open_raster, reason
+from labelscape.scenes.files import gdal, late_failures, reading
 from labelscape.scenes.validity import Mask, bands_and_validity, unmasked
 
 EXACT = 2**53
@@ -61,14 +60,9 @@ class LabelBand:
         Raises BadFile where the file cannot be read, FractionalValues for fractions, BadInput for numbers
         that no class can have, and for three bands that differ.
         """
-        try:
-            with gdal():
-                values, *others = self._read_from.read(list(self._bands), window=window.rio)
-                masked = ~unmasked(self._masks, window) if self._masks else None
-        except (RasterioError, OSError) as error:
-            raise BadFile(
-                f"{self.name} cannot be read: the file is truncated or damaged ({reason(error)})."
-            ) from error
+        with gdal(), late_failures(self.name):
+            values, *others = self._read_from.read(list(self._bands), window=window.rio)
+            masked = ~unmasked(self._masks, window) if self._masks else None
         seen = slice(None) if masked is None else ~masked
         if any((values[seen] != other[seen]).any() for other in others):
             raise BadInput(
@@ -263,7 +257,7 @@ def look_like_masks(sources: Sequence[str | Path], rules: LabelRules) -> bool:
         return False
     seen: set[int] = set()
     for source in sources:
-        with gdal(), open_raster(source) as dataset:
+        with reading(source) as dataset:
             # A declared nodata value says what the others are: this is no unexplained mask.
             bands = len(bands_and_validity(dataset, alpha="mask").bands)
             if dataset.nodata is not None or bands not in (1, 3):

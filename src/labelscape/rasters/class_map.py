@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
 
-from labelscape.errors import BadFile, BadInput
+from labelscape.errors import BadInput
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
-from labelscape.scenes.files import reason
+from labelscape.scenes.files import late_failures
 from labelscape.scenes.georeference import grid_of
 from labelscape.scenes.holes import stored_blocks
 from labelscape.scenes.validity import bands_and_validity, may_be_stored, unmasked
@@ -26,24 +25,25 @@ class ClassRaster:
     """
 
     def __init__(self, file: rasterio.DatasetReader, path: str | Path) -> None:
-        """Raises BadInput for several bands, or complex numbers."""
+        """Raises BadInput for several bands, or complex numbers, BadFile where the file is damaged."""
         self.file, self.path = file, path
-        found = bands_and_validity(file, alpha="mask")
-        if len(found.bands) != 1 or file.dtypes[found.bands[0] - 1].startswith("complex"):
-            raise BadInput(
-                f"{path} has {file.count} band(s) of {file.dtypes[0]}; a class map has one band of whole "
-                "numbers from 0 to 254."
-            )
-        self._band = found.bands[0]
-        self.grid = grid_of(file)
-        self._dtype, declared = np.dtype(file.dtypes[self._band - 1]), file.nodatavals[self._band - 1]
-        # A nodata value that no pixel can have marks none.
-        stored = declared is not None and may_be_stored(declared, self._dtype)
-        # Cast: in float32 the usual nodata -3.4028234663852886e+38 equals its pixels only once rounded.
-        self._declared = np.asarray(declared).astype(self._dtype) if stored else None
-        self.nodata = int(declared) if stored and declared in range(256) else IGNORE
-        # Asked for last: after a damaged mask GDAL raises its error at the next call.
-        self._masks = found.masks(file)
+        with late_failures(path):
+            found = bands_and_validity(file, alpha="mask")
+            if len(found.bands) != 1 or file.dtypes[found.bands[0] - 1].startswith("complex"):
+                raise BadInput(
+                    f"{path} has {file.count} band(s) of {file.dtypes[0]}; a class map has one band of whole "
+                    "numbers from 0 to 254."
+                )
+            self._band = found.bands[0]
+            self.grid = grid_of(file)
+            self._dtype, declared = np.dtype(file.dtypes[self._band - 1]), file.nodatavals[self._band - 1]
+            # A nodata value that no pixel can have marks none.
+            stored = declared is not None and may_be_stored(declared, self._dtype)
+            # Cast: in float32 the usual nodata -3.4028234663852886e+38 equals its pixels only once rounded.
+            self._declared = np.asarray(declared).astype(self._dtype) if stored else None
+            self.nodata = int(declared) if stored and declared in range(256) else IGNORE
+            # Asked for last: after a damaged mask GDAL raises its error at the next call.
+            self._masks = found.masks(file)
 
     def stored(self) -> np.ndarray | None:
         """(rows, columns) bool: the blocks that a sparse file has; the others are nodata. None where all may
@@ -55,13 +55,9 @@ class ClassRaster:
         """(H, W) uint8 class values of a window, or decimated to `shape`; `nodata`, or 255, where there is no
         class. Raises BadFile where the file cannot be read, BadInput for values that no class can have.
         """
-        try:
+        with late_failures(self.path):
             values = self.file.read(self._band, window=window.rio, out_shape=shape)
             outside = ~unmasked(self._masks, window, shape) if self._masks else None
-        except (RasterioError, OSError) as error:
-            raise BadFile(
-                f"{self.path} cannot be read: the file is truncated or damaged ({reason(error)})."
-            ) from error
         if self._dtype == np.uint8 and outside is None:
             return values
         if self._dtype != np.uint8:

@@ -10,7 +10,7 @@ from labelscape.errors import BadInput
 from labelscape.labels.class_names import called, names_of_values
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 
 
 def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legend, int]:
@@ -22,7 +22,7 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
     Raises BadFile where a file cannot be read, BadInput where the raster is not a class map or has no
     classes.
     """
-    with gdal(), open_raster(raster) as file:
+    with reading(raster) as file:
         found = class_raster(file, raster)
         if checkpoint is not None:
             from labelscape.checkpoint import load

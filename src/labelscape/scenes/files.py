@@ -38,7 +38,8 @@ window they are read in. 0 would be exact, but rasterio 1.4 fails on it.
 MOST_NAMED = 12
 """Rasters of a container that a message names."""
 
-READ_FAILURES = (RasterioError, CPLE_BaseError, CRSError, OSError, UnicodeDecodeError)
+LATE_FAILURES = (RasterioError, CPLE_BaseError, CRSError, UnicodeDecodeError)
+READ_FAILURES = (*LATE_FAILURES, OSError)
 """What opening and reading raise: GDAL's own errors where a damaged file is noticed late; UnicodeDecodeError
 where GDAL's message quotes a file name that is not UTF-8, as damaged or old VRTs hold.
 """
@@ -139,6 +140,29 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
         cure = f"name one of them: {names}" if inside else "it holds none that GDAL can open"
         raise BadFile(f"{text} is {what}; {cure}.")
     return dataset
+
+
+@contextmanager
+def late_failures(file: str | Path) -> Iterator[None]:
+    """Raises BadFile where GDAL notices only in this block that a file is damaged: when its bands, tags or
+    pixels are asked for.
+    """
+    try:
+        yield
+    # No plain OSError: a block that also writes has those of its own files.
+    except LATE_FAILURES as error:
+        raise BadFile(
+            f"{file} cannot be read: the file is truncated or damaged ({reason(error)})."
+        ) from error
+
+
+@contextmanager
+def reading(file: str | Path) -> Iterator[rasterio.DatasetReader]:
+    """A raster file, open for the time of a block, under GDAL's settings. Raises as `open_raster` and
+    `late_failures` do.
+    """
+    with gdal(), late_failures(file), open_raster(file) as dataset:
+        yield dataset
 
 
 def opens_again(dataset: rasterio.DatasetReader | WarpedVRT) -> bool:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 
 from labelscape.errors import BadOption
@@ -152,7 +153,7 @@ def _is_mask(dataset: rasterio.DatasetReader, band: int) -> bool:
         windows = [Window(places[0][r], places[1][c], LOOK_SIDE, LOOK_SIDE) for r, c in nine]
     try:
         values = np.concatenate([dataset.read(band, window=w.rio).ravel() for w in windows])
-    except (rasterio.errors.RasterioError, OSError):
+    except (rasterio.errors.RasterioError, CPLE_BaseError, OSError):
         return True  # damaged: whoever reads it next reports that
     some = values[values != 0]
     return not some.size or np.isin(some, list(OPAQUE)).mean() >= OPAQUE_SHARE

@@ -16,7 +16,7 @@ from labelscape.labels.rasters import on_grid
 from labelscape.labels.rules import ClassTable, LabelRules, mask_legend
 from labelscape.labels.values import LabelBand, mask_indices
 from labelscape.legend import IGNORE
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 from labelscape.scenes.polygons import PolygonIndex, read_area
 from labelscape.scenes.raster import Scene
 
@@ -38,7 +38,7 @@ def coded(
     if found.kind in ("fractions", "picture"):
         yield None, None
         return
-    with gdal(), open_raster(found.source) as dataset, ExitStack() as opened:
+    with reading(found.source) as dataset, ExitStack() as opened:
         view = (
             None if found.grid.matches(scene.grid) else on_grid(dataset, found.grid, scene.grid, scene.name)
         )

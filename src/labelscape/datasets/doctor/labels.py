@@ -10,16 +10,15 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 
 from labelscape.datasets.doctor.findings import Finding, share, some
-from labelscape.errors import BadFile, LabelscapeError
+from labelscape.errors import LabelscapeError
 from labelscape.grid import Grid, Window
 from labelscape.labels.class_names import names_of_values
 from labelscape.labels.rules import LabelRules, mask_legend
 from labelscape.labels.values import FractionalValues, LabelBand, compression_of
 from labelscape.legend import IGNORE
-from labelscape.scenes.files import gdal, open_raster, reason
+from labelscape.scenes.files import late_failures, reading
 from labelscape.scenes.georeference import grid_of
 from labelscape.scenes.validity import bands_and_validity
 
@@ -60,7 +59,7 @@ def tally(source: str | Path) -> Tally:
     """Count every value or colour of a label raster, block by block. Raises BadFile where it cannot be read
     completely.
     """
-    with gdal(), open_raster(source) as dataset:
+    with reading(source) as dataset:
         bands = list(bands_and_validity(dataset, alpha="mask").bands[:3])
         # One band or two: the values are in the first.
         bands = bands if len(bands) == 3 else bands[:1] or [1]
@@ -97,12 +96,8 @@ def tally(source: str | Path) -> Tally:
 
 
 def _colours(dataset: rasterio.DatasetReader, bands: list[int], window: Window) -> np.ndarray:
-    try:
+    with late_failures(dataset.name):
         return dataset.read(bands, window=window.rio)
-    except (RasterioError, OSError) as error:
-        raise BadFile(
-            f"{dataset.name} cannot be read: the file is truncated or damaged ({reason(error)})."
-        ) from error
 
 
 def thresholded(found: Tally, threshold: int) -> Tally:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from rasterio.errors import RasterioError
 
 from labelscape.datasets.doctor.codes import Read
 from labelscape.datasets.doctor.findings import Finding, share
@@ -21,6 +20,7 @@ from labelscape.errors import LabelscapeError
 from labelscape.grid import Window
 from labelscape.labels.rules import ClassTable, LabelRules
 from labelscape.legend import IGNORE
+from labelscape.scenes.files import READ_FAILURES
 from labelscape.scenes.raster import Scene
 
 
@@ -90,9 +90,9 @@ def read_once(results: Results, pair: Pair, enough: int) -> None:
                 on_nodata += int((indices[~patch.valid] != IGNORE).sum())
                 # Counted as training counts: a label on nodata is none.
                 counts += np.bincount(indices[patch.valid], minlength=256)
-    except (LabelscapeError, RasterioError, OSError) as error:
+    except (LabelscapeError, *READ_FAILURES) as error:
         # A damaged file costs its own pair only: the other files are still worth checking.
-        kind = "unreadable" if isinstance(error, (OSError, RasterioError)) else "labels"
+        kind = "unreadable" if isinstance(error, READ_FAILURES) else "labels"
         results.add(kind, "error", pair.name, str(error))
         return
     digest = label_hash.digest() if read else b""

@@ -22,7 +22,7 @@ from labelscape.datasets.published.layout import (
 from labelscape.errors import BadFile
 from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 
 PAGE = "http://deepglobe.org/challenge.html (CodaLab: land cover 18468, roads 18467)"
 TREE = """
@@ -111,7 +111,7 @@ def _refuse_both_tasks(files: Sequence[Path], root: Path, kind: str, home: Home)
         return
     sizes = {}
     for folder, file in folders.items():  # one header of each folder: reading all would take minutes
-        with gdal(), open_raster(file) as image:
+        with reading(file) as image:
             sizes.setdefault(image.width, folder)
     if len(sizes) > 1:
         shown = ", ".join(f"{folder} ({width} pixels wide)" for width, folder in sizes.items())

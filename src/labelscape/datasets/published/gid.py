@@ -27,7 +27,7 @@ from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.grid import Window
 from labelscape.labels.coded import Code
 from labelscape.legend import IGNORE, Legend
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 
 HOME = Home(
     "GID",
@@ -189,7 +189,7 @@ def code_of(label: Path, classes: int, first_value: int = 1) -> Code:
     (black, or 0 below `first_value`) is unlabelled. Raises BadFile where it cannot be opened.
     """
     colors = [tuple(color) for color in LEGENDS[classes].colors.tolist()]
-    with gdal(), open_raster(label) as dataset:
+    with reading(label) as dataset:
         # Published as colours; repackaged, as class values in one band.
         colored = dataset.count >= 3
         if dataset.colorinterp[0].name == "palette":
@@ -268,7 +268,7 @@ def _of_kind(root: Path, by_folder: dict[Path, dict[str, Path]], wanted: str) ->
     shape_of = {}
     for folder, files in by_folder.items():
         # One header per folder instead of one per scene.
-        with gdal(), open_raster(next(iter(files.values()))) as dataset:
+        with reading(next(iter(files.values()))) as dataset:
             shape_of[folder] = dataset.count, dataset.dtypes[0]
     for kind in KINDS if wanted == "auto" else (wanted,):
         found = [folder for folder, shape in shape_of.items() if shape == KINDS[kind]]
