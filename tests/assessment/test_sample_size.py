@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelscape.assessment.size import (
@@ -58,6 +58,7 @@ strata = st.lists(st.tuples(st.integers(0, 5000), st.floats(0.01, 0.5)), min_siz
 )
 
 
+@settings(deadline=None)  # a busy machine is no slow function
 @given(strata, st.integers(1, 3000), st.sampled_from(["proportional", "equal", "neyman"]), st.integers(2, 60))
 def test_an_allocation_is_whole_floored_and_possible(rows, size, kind, floor):
     units, spread = np.array([n for n, _ in rows]), np.array([s for _, s in rows])
@@ -67,6 +68,7 @@ def test_an_allocation_is_whole_floored_and_possible(rows, size, kind, floor):
     assert points.sum() == min(max(size, least.sum()), units.sum())
 
 
+@settings(deadline=None)
 @given(st.floats(0.005, 0.05), st.sampled_from(["proportional", "equal", "neyman"]), st.integers(2, 100))
 def test_the_size_is_the_smallest_that_meets_the_target(target, kind, floor):
     size = smallest_size(target, kind, SHARES, spreads(), PIXELS, floor)
