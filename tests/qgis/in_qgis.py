@@ -51,7 +51,11 @@ def symbols(layer):
     for feature in layer.getFeatures():
         context.expressionContext().setFeature(feature)
         symbol = renderer.symbolForFeature(feature, context)
-        found[feature.id()] = symbol.color().name() if symbol else None
+        # Areas and pixels are outlines: what is filled shows nothing of the ground.
+        layer_of = symbol.symbolLayer(0) if symbol else None
+        empty = symbol and getattr(layer_of, "brushStyle", lambda: 1)() == 0
+        paint = layer_of.strokeColor() if empty else symbol and symbol.color()
+        found[feature.id()] = paint.name() if symbol else None
     renderer.stopRender(context)
     return found
 

@@ -96,7 +96,7 @@ def test_a_sample_has_its_form_and_shows_no_class_of_the_map(opened, name):
     # Nothing else is to be seen, and every point looks the same until it is answered.
     assert list(points["fields"]) == ["fid", "point", "reference", "certainty", "comment"]
     assert list(pixels["fields"]) == ["fid", "point"]
-    assert points["colours"] == ["#c81e1e"] and len(pixels["colours"]) == 1
+    assert points["colours"] == ["#c81e1e"] and pixels["colours"] == ["#ffff00"]
     reference = points["fields"]["reference"]
     assert reference["widget"] == "ValueMap" and reference["alias"] == "Class on the ground"
     # In the legend's order, and stored as the class's value.
@@ -118,7 +118,7 @@ def test_a_sample_that_was_answered_in_qgis_is_assessed(opened):
 def test_a_review_file_asks_for_the_right_class(opened):
     (layer,) = opened[1]["review.gpkg"].values()
     assert layer["features"] == 5 and layer["sorted_by"] == '"rank"'
-    assert layer["categories"] == ["open", "answered"]
+    assert layer["categories"] == ["open", "answered"] and layer["colours"] == ["#c81e1e"]
     fields = layer["fields"]
     assert fields["class_right"]["choices"] == [{n: n} for n in world.LEGEND.names]
     assert [*fields["answer"]["choices"][1].values()] == ["mixed"]

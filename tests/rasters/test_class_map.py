@@ -5,13 +5,18 @@ import pyogrio
 import pytest
 import rasterio
 import world
+from rasterio._err import CPLE_AppDefinedError
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from labelscape.areas.polygonize import polygonize
 from labelscape.areas.sieve import sieve
 from labelscape.assessment.census import content_hash
-from labelscape.errors import BadInput
+from labelscape.assessment.sample import sample
+from labelscape.errors import BadFile, BadInput
+from labelscape.labels.labels import found_in
+from labelscape.labels.rules import LabelRules
+from labelscape.rasters import class_map
 from labelscape.rasters.class_names import legend_of
 
 CLASSES = world.paint(40, 50) + np.uint8(1)
@@ -196,3 +201,38 @@ def test_rows_of_a_table_that_name_nothing_are_passed_over(tmp_path, rows):
     assert legend_of(path)[0].names == ["See", "Äcker", "Wald"]
     (tmp_path / "map.tif.aux.xml").write_text(RAT.format("none", "", rows), "utf-8")
     assert legend_of(path)[0].names == ["class 1", "class 2", "class 3"]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        legend_of,
+        content_hash,
+        lambda path: polygonize(path, path.with_suffix(".gpkg"), world.LEGEND),
+        lambda path: sieve(path, path.with_name("out.tif"), world.LEGEND, min_area=1),
+        lambda path: sample(path, path.with_suffix(".gpkg")),
+    ],
+    ids=["legend", "hash", "polygonize", "sieve", "sample"],
+)
+def test_damage_that_gdal_notices_late_is_one_sentence(tmp_path, monkeypatch, read):
+    """Some damaged TIFFs open, and the next question raises an error of GDAL's own, no RasterioError."""
+    path = world.write(tmp_path / "map.tif", CLASSES)
+
+    def ask(*_, **__):
+        raise CPLE_AppDefinedError(2, 1, "TIFFFetchNormalTag: custom tag 48350 is undefined")
+
+    monkeypatch.setattr(class_map, "bands_and_validity", ask)
+    with pytest.raises(BadFile, match=r"map.tif cannot be read: .*damaged \(TIFFFetch.*undefined\)\.$"):
+        read(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["map.tif"]
+
+
+def test_damaged_label_rasters_are_one_sentence_too(tmp_path, monkeypatch):
+    path = world.write(tmp_path / "labels.tif", CLASSES)
+
+    def ask(*_):
+        raise CPLE_AppDefinedError(2, 1, "custom tag 48350")
+
+    monkeypatch.setattr("labelscape.labels.labels.check_bands", ask)
+    with pytest.raises(BadFile, match="labels.tif cannot be read"):
+        found_in(str(path), LabelRules())
