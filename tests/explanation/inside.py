@@ -15,7 +15,7 @@ from labelscape.scoring.engines import build_network, state_arrays
 
 TINY = {
     "mswbn": {"backbone": "resnet10t", "reduce": 6, "width": 4, "operations": 5},
-    "dgcwnet": {"backbone": "resnet10t", "width": 4, "base_width": 4, "head_width": 6, "aux_width": 5},
+    "dgcwnet": {"backbone": "resnet10t", "width": 4, "head_width": 6, "aux_width": 5},
     "ifbfnet": {"backbone": "resnet10t", "spatial": 5},
     "dfcnet": {
         "encoder": (1, 1, 1, 1),

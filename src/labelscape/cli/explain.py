@@ -15,6 +15,7 @@ from labelscape.cli.options import (
     Each,
     Overwrite,
     Reading,
+    as_options,
     grouped,
     print_json,
     talk,
@@ -45,6 +46,27 @@ Size = Annotated[
 OfClass = Annotated[
     str | None, typer.Option("--class", help="Random windows in which the model predicts most of this class.")
 ]
+Pixel = Annotated[
+    list[str],
+    typer.Option(
+        "--pixel",
+        metavar="X,Y",
+        help="A pixel of the scene: what speaks for its class? Needs Captum. Twice for a pair (DGCWNet).",
+    ),
+]
+Other = Annotated[
+    Path | None,
+    typer.Option("--other", metavar="MODEL", help="Another checkpoint: where do the two disagree?"),
+]
+Over = Annotated[
+    Path | None,
+    typer.Option(
+        "--over", metavar="RUN", help="Folder of a run of this network: also look at its saved states."
+    ),
+]
+Layer = Annotated[
+    str | None, typer.Option("--layer", help="Show the feature maps of this layer, such as trunk.layer4.")
+]
 Only = Annotated[
     list[str], typer.Option("--only", help="Run this analysis alone. Repeat. By default all that suit.")
 ]
@@ -62,6 +84,10 @@ def run(
     size: Size = None,
     of_class: OfClass = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same windows.")] = 0,
+    pixel: Pixel = [],
+    other: Other = None,
+    over: Over = None,
+    layer: Layer = None,
     only: Only = [],
     reading: Reading,
     device: Device = "auto",
@@ -90,11 +116,15 @@ def run(
         model,
         found,
         out,
-        window=[_window_of(text) for text in window],
+        window=[_numbers_of(text, "--window", ("X", "Y", "SIZE")) for text in window],
         windows=windows,
         size=size,
         of_class=of_class,
         seed=seed,
+        pixel=[_numbers_of(text, "--pixel", ("X", "Y")) for text in pixel],
+        other=other,
+        over=over,
+        layer=layer,
         only=only,
         overwrite=overwrite,
         **settings,
@@ -102,14 +132,14 @@ def run(
     _tell(done, as_json)
 
 
-def _window_of(text: str) -> tuple[int, int, int]:
+def _numbers_of(text: str, option: str, names: tuple[str, ...]) -> tuple[int, ...]:
     try:
-        x, y, size = (int(part) for part in text.split(","))
+        found = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise BadOption(
-            f"--window {text} must be three whole numbers, X,Y,SIZE, such as 1024,512,256."
-        ) from None
-    return x, y, size
+        found = ()
+    if len(found) != len(names):
+        raise BadOption(f"{option} {text} must be {len(names)} whole numbers, {','.join(names)}.")
+    return found
 
 
 def _tell(done: Explanation, as_json: bool) -> None:
@@ -121,6 +151,6 @@ def _tell(done: Explanation, as_json: bool) -> None:
     for name, one in done.found.items():
         print(f"{name}: {one.lead}")
     for name, reason in done.not_suited.items():
-        print(f"{name}: not for this network: {reason}")
+        print(f"{name}: not shown, {as_options(reason)}")
     for kind, path in done.paths.items():
         print(f"{kind:<5}{path}")

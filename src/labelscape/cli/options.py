@@ -445,7 +445,8 @@ SETTINGS = (
     "precision engine rate reject report rows scales seed seeds sieve simplify split start steps threshold "
     "task tile_size tta val size target_se target_class expect allocation floor strata confidence_bands "
     "per_block second design other_map side rounds bootstrap column confidence top below "
-    "corrections by_name crs each like method pixel_size workers cluster grain block_timeout journal"
+    "corrections by_name crs each like method pixel_size workers cluster grain block_timeout journal "
+    "other over pixel windows"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.evaluation.sections import Figure, Picture, Table
@@ -27,7 +28,8 @@ class Look:
     windows: Windows
     over: Path | None = None
     layer: str | None = None
-    pixel: tuple[int, int] | None = None
+    pixels: tuple[tuple[int, int], ...] = ()
+    """(x, y) of the scene, all inside every window that was chosen."""
     other: Checkpoint | None = None
     seed: int = 0
 
@@ -35,6 +37,10 @@ class Look:
     def names(self) -> list[str]:
         """The classes, in index order."""
         return self.checkpoint.legend.names
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
 
 
 @dataclass(frozen=True, eq=False)

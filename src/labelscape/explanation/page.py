@@ -26,8 +26,8 @@ def page_of(made: Explanation, look: Look, analyses: Sequence[Analysis]) -> Repo
     ]
     if made.not_suited:
         rows = tuple((titles[name], reason) for name, reason in made.not_suited.items())
-        table = Table(("analysis", "why it does not suit"), rows, texts=(1,))
-        sections.append(Section("What does not suit this network", tables=(table,)))
+        table = Table(("analysis", "why"), rows, texts=(1,))
+        sections.append(Section("What is not shown", tables=(table,)))
     scenes = {one["scene"] for one in made.windows}
     count = f"{len(made.windows)} window{'s' * (len(made.windows) != 1)}"
     return Report(

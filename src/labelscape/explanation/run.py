@@ -12,7 +12,18 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.errors import BadInput, BadOption, check_names
 from labelscape.evaluation.report import write_report
-from labelscape.explanation import mswbn
+from labelscape.explanation import (
+    dfcnet,
+    dgcwnet,
+    disagreement,
+    general,
+    ifbfnet,
+    maggiori,
+    mswbn,
+    mswbn_gradients,
+    over_training,
+    speaks_for,
+)
 from labelscape.explanation.analysis import Analysis, Explanation, Found, Look
 from labelscape.explanation.page import page_of
 from labelscape.explanation.windows import Wanted, choose
@@ -27,6 +38,19 @@ from labelscape.version import __version__
 ANALYSES = (
     Analysis("branch-weights", "Branch weights", mswbn.why_not, mswbn.branch_weights),
     Analysis("receptive-fields", "Receptive field spectrum", mswbn.why_not, mswbn.receptive_fields),
+    Analysis("over-training", "Branch weights over the training", over_training.why_not, over_training.run),
+    Analysis("gradients", "Gradients of the paper", mswbn.why_not, mswbn_gradients.check),
+    Analysis("resolutions", "What each resolution contributes", maggiori.why_not, maggiori.by_resolution),
+    Analysis("halves", "Balance of high and low levels", ifbfnet.why_not, ifbfnet.halves),
+    Analysis("class-variance", "Class-wise variance", dgcwnet.why_not, dgcwnet.class_variance),
+    Analysis("pair", "Channels for a pair of pixels", dgcwnet.why_no_pair, dgcwnet.channels_of_a_pair),
+    Analysis("deepest-features", "Deepest features", dfcnet.why_not, dfcnet.deepest_features),
+    Analysis("second-task", "Where the second task is found", dfcnet.why_no_mate, dfcnet.co_occurrence),
+    Analysis("effective-field", "Effective receptive field", general.always, general.receptive_field),
+    Analysis("bands", "Importance of bands", general.why_no_bands, general.band_importance),
+    Analysis("speaks-for", "What speaks for the class at a pixel", speaks_for.why_not, speaks_for.speaks_for),
+    Analysis("disagreement", "Where two models disagree", disagreement.why_not, disagreement.disagreement),
+    Analysis("feature-maps", "Feature maps", general.why_no_layer, general.feature_maps),
 )
 """All analyses, in the order of the page."""
 
@@ -41,6 +65,10 @@ def explain(
     size: int | None = None,
     of_class: str | None = None,
     seed: int = 0,
+    pixel: Sequence[tuple[int, int]] = (),
+    other: Checkpoint | str | Path | None = None,
+    over: str | Path | None = None,
+    layer: str | None = None,
     only: Sequence[str] = (),
     overwrite: bool = False,
     **settings: Any,
@@ -53,6 +81,11 @@ def explain(
     window      windows (x, y, size) of the scene, in pixels from its upper left corner; else
     windows     so many at random places, `size` pixels a side (by default what the network learned from, at
                 most 512), drawn by `seed`; where a class is named, those in which it predicts most `of_class`
+    pixel       pixels (x, y) of the scene, in a window around them: what speaks for the class of the first
+                (this needs Captum, the extra `explain`), in which channels of a DGCWNet do two differ
+    other       another checkpoint, of the same bands and classes, to be compared with
+    over        folder of a training run of this network: its saved states are looked at too
+    layer       name of a layer (of torch's `named_modules`) whose maps are shown
     only        names of analyses; by default all that suit the network
     settings    of `map_scene`: nodata, band_names, asset, allow_remote, device, force
 
@@ -62,30 +95,43 @@ def explain(
     """
     check_path(out, "The folder of the explanation (out)")
     (model,) = load_all(checkpoint)
-    listed = isinstance(scene, SceneList)
-    sources = [one.source for one in scene] if listed else [scene]
+    sources = [one.source for one in scene] if isinstance(scene, SceneList) else [scene]
     request = request_for(checkpoint, sources[0], None, None, settings)
-    wanted = Wanted(tuple(tuple(one) for one in window), windows, size, of_class, seed)
+    wanted = Wanted(_tuples(window), _tuples(pixel), windows, size, of_class, seed)
     check_names("analysis", only, [one.name for one in ANALYSES])
     if of_class is not None:
         model.legend.index(of_class)
-    if wanted.given and len(sources) > 1:
+    if wanted.placed and len(sources) > 1:
         raise BadOption(f"A window's place is in one scene; {len(sources)} were given.")
-    paths = {
-        kind: Path(out) / f"{stem_of(model.network)}_explained.{kind}" for kind in ("html", "json", "npz")
-    }
+    stem = Path(out) / f"{stem_of(model.network)}_explained"
+    paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("html", "json", "npz")}
     _check_free(paths, overwrite)
     net = build_network(model).to(pick_device(request.device))
-    with bar("choose windows", len(wanted.given) or windows, "windows") as tick:
+    second = None if other is None else load_all(other)[0]
+    with bar("choose windows", wanted.placed or windows, "windows") as tick:
         chosen, notes = choose(net, model, request, sources, wanted, tick)
-    look = Look(net, model, chosen, seed=seed)
-    found, not_suited = _run(look, [one for one in ANALYSES if not only or one.name in only])
+    asked = {"over": None if over is None else Path(over), "layer": layer, "pixels": wanted.pixels}
+    look = Look(net, model, chosen, other=second, seed=seed, **asked)
+    return _explained(
+        look, [one for one in ANALYSES if not only or one.name in only], paths, notes, overwrite
+    )
+
+
+def _explained(
+    look: Look, asked: Sequence[Analysis], paths: dict[str, Path], notes: Sequence[str], overwrite: bool
+) -> Explanation:
+    """Run the analyses that suit, and write what they find."""
+    found, not_suited = _run(look, asked)
     if not found:
-        raise BadInput(f"No analysis suits {model.network}: {_reasons(not_suited)}.")
-    seen = tuple(one.named(look.names) for one in chosen)
+        raise BadInput(f"No analysis suits {look.checkpoint.network}: {_reasons(not_suited)}.")
+    seen = tuple(one.named(look.names) for one in look.windows)
     made = Explanation(paths, seen, found, not_suited, tuple(notes), _facts(look))
     _write(made, look, overwrite)
     return made
+
+
+def _tuples(given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(value) for value in one) for one in given)
 
 
 def _facts(look: Look) -> dict[str, Any]:
@@ -95,6 +141,7 @@ def _facts(look: Look) -> dict[str, Any]:
         "network": model.network,
         "options": model.options,
         "model": None if model.stored is None else vars(model.stored),
+        "other": look.other and look.other.stored and look.other.stored.path,
         "seed": look.seed,
     }
 

@@ -77,12 +77,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which windows a user asks for: those `given` as (x, y, size) in pixels of the first scene, or `number`
-    random ones, of `of_class` where one is named. `side` is that of random windows; None is what the network
-    learned from.
+    """Which windows a user asks for: those `given` as (x, y, size) in pixels of the scene, one around
+    `pixels` (x, y), or `number` random ones, of `of_class` where one is named. `side` is that of random
+    windows; None is what the network learned from.
     """
 
     given: tuple[tuple[int, int, int], ...] = ()
+    pixels: tuple[tuple[int, int], ...] = ()
     number: int = 8
     side: int | None = None
     of_class: str | None = None
@@ -95,8 +96,13 @@ class Wanted:
                 raise BadOption(f"A window's size is 1 to {MOST_SIDE} pixels a side; found {side}.")
         if not 1 <= self.number <= MOST_WINDOWS:
             raise BadOption(f"`windows={self.number}` must be 1 to {MOST_WINDOWS}.")
-        if self.given and self.of_class is not None:
+        if self.placed and self.of_class is not None:
             raise BadOption("A window given by its place and a class both choose windows; give one of them.")
+
+    @property
+    def placed(self) -> int:
+        """How many windows are given by their place."""
+        return len(self.given) or bool(self.pixels)
 
 
 class Windows:
@@ -130,6 +136,14 @@ class Windows:
                 kept = kept if held <= HELD_BYTES else None
         self._held = kept
 
+    def at(self, number: int) -> Seen:
+        """One window by its number."""
+        if self._held is not None:
+            return self._held[number]
+        place, window = self.places[number]
+        with opened_for(self.checkpoint, self.sources[place], self.request) as (scene, *_):
+            return read(self.net, self.checkpoint, scene, window)
+
     def _read(self) -> Iterator[Seen]:
         for number in sorted({number for number, _ in self.places}):
             # One scene at a time: a data set may be a thousand files.
@@ -156,6 +170,39 @@ def predict(net: Network, image: Tensor) -> np.ndarray:
     return net(image)[0].argmax(0).to(torch.uint8).cpu().numpy()
 
 
+def scaled_for(seen: Seen, mine: Checkpoint, other: Checkpoint) -> Tensor:
+    """The image of a window as another model reads it: (1, B, H, W), scaled by its own mean and deviation."""
+    if mine.contract.normalisation == other.contract.normalisation:
+        return seen.image
+    image = seen.image.clone()
+    for band, (own, theirs) in enumerate(zip(mine.contract.normalisation, other.contract.normalisation)):
+        # A constant band has std 0: it is centred and not scaled.
+        values = image[0, band] * (own[1] or 1.0) + own[0]
+        image[0, band] = (values - theirs[0]) / (theirs[1] or 1.0)
+    # What is no measurement is the mean of every model.
+    image[..., torch.from_numpy(~seen.valid).to(image.device)] = 0
+    return image
+
+
+def around(pixels: Sequence[tuple[int, int]], side: int, shape: tuple[int, int]) -> tuple[int, int, int]:
+    """The window (x, y, size) around pixels (x, y) of a scene of this shape. Raises BadOption where they lie
+    outside it, or too far apart.
+    """
+    side = min(side, *shape)
+    for x, y in pixels:
+        if not (0 <= x < shape[1] and 0 <= y < shape[0]):
+            raise BadOption(
+                f"The pixel {x},{y} is not inside the scene, which is {shape[1]} x {shape[0]} pixels."
+            )
+    corner = []
+    for axis, whole in ((0, shape[1]), (1, shape[0])):
+        low, high = (pick(pixel[axis] for pixel in pixels) for pick in (min, max))
+        if high - low >= side:
+            raise BadOption(f"The pixels are {high - low} apart; a window of `size={side}` is too small.")
+        corner.append(min(max(0, (low + high + 1) // 2 - side // 2), whole - side))
+    return corner[0], corner[1], side
+
+
 def choose(
     net: Network,
     checkpoint: Checkpoint,
@@ -171,7 +218,7 @@ def choose(
     notes: list[str] = []
     pool = wanted.number * (CANDIDATES if wanted.of_class else 1)
     chances = np.random.default_rng(wanted.seed)
-    counts = [len(wanted.given)] if wanted.given else _shared_out(pool, len(sources), chances)
+    counts = [wanted.placed] if wanted.placed else _shared_out(pool, len(sources), chances)
     target = None if wanted.of_class is None else checkpoint.legend.index(wanted.of_class)
     found: list[tuple[float, int, Window]] = []
     for number, count in enumerate(counts):
@@ -182,7 +229,11 @@ def choose(
                 refuse_unless(findings, scene.name)
             notes += [f"{scene.name}: {finding.cause}" for finding in findings]
             side = wanted.side or usual_side(checkpoint)
-            places = _given(scene, wanted.given) if wanted.given else _random(scene, count, side, chances)
+            if wanted.placed:
+                around_them = wanted.given or (around(wanted.pixels, side, scene.grid.shape),)
+                places = _given(scene, around_them, wanted.pixels)
+            else:
+                places = _random(scene, count, side, chances)
             for window in places:
                 share = 0.0
                 if target is not None:
@@ -211,16 +262,26 @@ def _shared_out(number: int, scenes: int, chances: np.random.Generator) -> list[
     return counts
 
 
-def _given(scene: Scene, given: Sequence[tuple[int, int, int]]) -> list[Window]:
+def _given(
+    scene: Scene, given: Sequence[tuple[int, int, int]], pixels: Sequence[tuple[int, int]]
+) -> list[Window]:
     windows = [Window(y, x, side, side) for x, y, side in given]
     for window in windows:
+        place = f"{window.left},{window.top},{window.width}"
         if (window & scene.grid.window) != window:
             raise BadOption(
-                f"The window {window.left},{window.top},{window.width} (x, y, size) is not inside "
-                f"{scene.name}, which is {scene.grid.width} x {scene.grid.height} pixels."
+                f"The window {place} (x, y, size) is not inside {scene.name}, which is {scene.grid.width} x "
+                f"{scene.grid.height} pixels."
             )
-        if not scene.read(window).valid.any():
-            raise BadInput(f"The window {window.left},{window.top},{window.width} has no valid pixel.")
+        valid = scene.read(window).valid
+        if not valid.any():
+            raise BadInput(f"The window {place} has no valid pixel.")
+        for x, y in pixels:
+            row, column = y - window.top, x - window.left
+            if not (0 <= row < window.height and 0 <= column < window.width):
+                raise BadOption(f"The pixel {x},{y} is not inside the window {place}; leave the window out.")
+            if not valid[row, column]:
+                raise BadInput(f"The pixel {x},{y} has no data.")
     return windows
 
 
