@@ -176,6 +176,22 @@ def test_a_worker_that_died_with_a_scene_is_its_cause(monkeypatch):
 
 def test_blocks_of_many_scenes_are_larger_than_those_of_one(tmp_path):
     plan = TilePlan(Window(0, 0, 20_000, 20_000), 1088, 32)
-    sizes = [len(blocks_for(plan, 512, scenes)) for scenes in (1, 10, 400)]
+    sizes = [len(blocks_for(plan, 512, scenes)) for scenes in (1, 50, 400)]
     assert sizes[0] == len(plan) == 361
     assert sizes[0] > sizes[1] > sizes[2] >= 4
+
+
+@pytest.mark.parametrize(
+    ("side", "core", "workers"), [(8192, 1536, 2), (8192, 512, 4), (20_000, 1024, 16), (5000, 512, 3)]
+)
+def test_workers_end_together(side, core, workers):
+    """Whoever is free takes the next block, and a tile takes as long as its pixels are many."""
+    plan = TilePlan(Window(0, 0, side, side), core, 32)
+    blocks = blocks_for(plan, workers)
+    pixels = [0] * len(blocks)
+    for tile in plan:
+        pixels[blocks.of(tile.answers)] += tile.core.pixels
+    free = [0] * workers
+    for number in pixels:
+        free[free.index(min(free))] += number
+    assert max(free) < 1.07 * side**2 / workers

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from labelscape.grid import Window
 from labelscape.scoring.tiles import TilePlan
 
-PER_BLOCK = 0.5
+PER_BLOCK = 0.15
 """What a block costs beside its tiles, in tiles: its task, and its first tile, which is read while the
 network waits (ours).
 """
+APART = 0.25
+"""Of a block: how far apart workers end that are equally fast and have equally much to do (ours)."""
+MANY = 64
+"""Blocks a worker from which on the order in which they end no longer matters."""
 MOST_TILES = 4096
 """Of a block (ours): about an hour of work."""
 
@@ -47,14 +53,26 @@ class Blocks:
         """Tiles that the network predicts, over all blocks. Of blended tiles those above and at the left of a
         block are predicted again; where tiles are predicted in batches, so are those which share one.
         """
+        return sum(count for count, _ in self._each())
+
+    def costs(self) -> list[float]:
+        """Of every block, in the time of a whole tile."""
+        # Where tiles at the scene's border are cut, they take as much less time.
+        return [count * (1 if self.plan.side else share) + PER_BLOCK for count, share in self._each()]
+
+    def _each(self) -> Iterator[tuple[int, float]]:
+        """Tiles that are predicted for a block, and the share of their cores that lies in the scene."""
         height, width = tiles_along(self.plan)
-        more, total = int(self.plan.fade > 0), 0
+        whole, core, more = self.plan.whole, self.plan.core, int(self.plan.fade > 0)
         for top in range(0, height, self.rows):
             for left in range(0, width, self.columns):
-                rows = min(self.rows, height - top) + more * (top > 0)
-                columns = min(self.columns, width - left) + more * (left > 0)
-                total += self._in_batches(top - more * (top > 0), left, rows, columns)
-        return total
+                rows, columns = min(self.rows, height - top), min(self.columns, width - left)
+                inside = min(rows * core, whole.height - top * core) * min(
+                    columns * core, whole.width - left * core
+                )
+                above, before = more * (top > 0), more * (left > 0)
+                count = self._in_batches(top - above, left, rows + above, columns + before)
+                yield count, inside / (rows * columns * core**2)
 
     def _in_batches(self, top: int, left: int, rows: int, columns: int) -> int:
         """Tiles that are predicted for these, at most: batches are whole."""
@@ -80,9 +98,11 @@ def blocks_for(plan: TilePlan, workers: int, scenes: int = 1) -> Blocks:
     height, width = tiles_along(plan)
 
     def time(blocks: Blocks) -> float:
-        cost = blocks.predicted + PER_BLOCK * len(blocks)
-        # At the end workers wait for the last block, half of one on average.
-        return scenes * cost / workers + cost / len(blocks) / 2
+        costs = blocks.costs()
+        shared, each = sum(costs) / workers, sum(costs) / len(costs)
+        # At the end workers wait for the last block.
+        last = shared + each / 2 if len(costs) > MANY * workers else _ends(costs, workers)
+        return (scenes - 1) * shared + last + APART * each
 
     sizes = {
         (math.ceil(height / down), math.ceil(width / across))
@@ -92,6 +112,14 @@ def blocks_for(plan: TilePlan, workers: int, scenes: int = 1) -> Blocks:
     fair = [s for s in sizes if s[0] * s[1] <= MOST_TILES] or [(1, min(width, MOST_TILES))]
     # Of equals the wider one: its tiles are written in its order.
     return min((Blocks(plan, *size) for size in sorted(fair, reverse=True)), key=time)
+
+
+def _ends(costs: list[float], workers: int) -> float:
+    """When the last block ends, if whoever is free takes the next one."""
+    free = [0.0] * workers
+    for cost in costs:
+        heapq.heapreplace(free, free[0] + cost)
+    return max(free)
 
 
 def _divisors(length: int) -> list[int]:
