@@ -62,8 +62,8 @@ def made(
 
 
 @contextmanager
-def server(shown: object, **how: object) -> Iterator[str]:
-    """A page served by a thread of this process, and its address."""
+def server(shown: object, *, app: object = None, **how: object) -> Iterator[str]:
+    """A page served by a thread of this process, and its address; `app` is served instead of the map's."""
     import socket
 
     import uvicorn
@@ -72,7 +72,9 @@ def server(shown: object, **how: object) -> Iterator[str]:
 
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(shown, **how), log_level="error", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app or create_app(shown, **how), log_level="error", timeout_graceful_shutdown=1
+        )
         running = uvicorn.Server(config)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()

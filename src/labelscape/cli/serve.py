@@ -14,7 +14,10 @@ NAME = "serve"
 
 def run(
     place: Annotated[
-        str, typer.Argument(metavar="MAP", help="A map's folder or a class map.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="MAP", help="A map's folder, a class map, or a training run's folder.", show_default=False
+        ),
     ],
     other: Annotated[
         str | None, typer.Argument(metavar="OTHER", help="Another map to compare with.", show_default=False)
@@ -45,6 +48,8 @@ def run(
       labelscape serve map/ --scene scene.tif --open
 
       labelscape serve new/scene_class.tif old/scene_class.tif
+
+      labelscape serve run/
 
       labelscape serve map/ --scene scene.tif --judge review.gpkg --edit
     """

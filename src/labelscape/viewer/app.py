@@ -4,9 +4,6 @@ nothing to climb out of.
 
 from __future__ import annotations
 
-from importlib import resources
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,14 +23,9 @@ from labelscape.viewer.guard import Guard
 from labelscape.viewer.judge import Changed
 from labelscape.viewer.judging import add_judging, judge_of
 from labelscape.viewer.layers import Layer
+from labelscape.viewer.pages import add_page
 from labelscape.viewer.shown import Shown
 
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-}
-LEAFLET = {"leaflet.js": "leaflet-src.esm.js", "leaflet.css": "leaflet.css"}
 Numbers = Annotated[str, Query(pattern=r"^\d{1,4}(,\d{1,4}){0,254}$")]
 """Whole numbers with commas between them."""
 PAGE = 86_400
@@ -47,7 +39,7 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False) -> 
     app.add_exception_handler(LabelscapeError, _say)
     for failure in READ_FAILURES:
         app.add_exception_handler(failure, _say)
-    _add_page(app)
+    add_page(app, "index.html")
     corrections = corrections_of(shown, edit)
     _add_facts(app, shown, edit, corrections is not None)
     _add_tiles(app, shown)
@@ -64,36 +56,6 @@ async def _say(_: Request, error: Exception) -> Response:
 
 async def _conflict(_: Request, error: Changed) -> Response:
     return JSONResponse({"error": str(error), "now": error.now}, status_code=409)
-
-
-def page_files() -> dict[str, Path]:
-    """Name in an address -> file, for everything that the page loads. Raises BadFile without Leaflet."""
-    spec = find_spec("xstatic.pkg.leaflet")
-    if spec is None or spec.origin is None:
-        raise BadFile("The viewer needs Leaflet: pip install 'labelscape[viewer]'.")
-    leaflet = Path(spec.origin).parent / "data"
-    own = Path(str(resources.files("labelscape.viewer") / "page"))
-    files = {file.name: file for file in sorted(own.iterdir()) if file.suffix in TYPES}
-    return files | {name: leaflet / file for name, file in LEAFLET.items()}
-
-
-def _add_page(app: FastAPI) -> None:
-    files = page_files()
-
-    @app.get("/")
-    def page() -> Response:
-        return _file(files["index.html"])
-
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        if name not in files:
-            raise HTTPException(404)
-        return _file(files[name])
-
-
-def _file(path: Path) -> Response:
-    headers = {"cache-control": "no-cache"}
-    return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=headers)
 
 
 def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:

@@ -28,7 +28,8 @@ def serve(
 ) -> None:
     """Show a map in the browser until the process is interrupted.
 
-    place  a folder of a map, or a class map (any GeoTIFF of classes)
+    place  a folder of a map, or a class map (any GeoTIFF of classes); or the folder of a training run, whose
+           loss and scores are then shown while it goes on
     other  another map to compare with; it is resampled where its grid is another
     scene  the imagery below the map
     judge  a review file or a sample to answer in the page, which needs `edit`
@@ -47,11 +48,15 @@ def serve(
 
     from labelscape.viewer.app import create_app
     from labelscape.viewer.shown import find
+    from labelscape.viewer.training import is_run
+    from labelscape.viewer.watch import create_watch
 
-    shown = find(place, other, scene, judge)
+    watched = is_run(place)
+    shown = None if watched else find(place, other, scene, judge)
+    app = create_app(shown, host=host, edit=edit) if shown else create_watch(Path(place), host=host)
     listening = _listening(host, port)
     settings = uvicorn.Config(
-        create_app(shown, host=host, edit=edit),
+        app,
         log_level="error",
         access_log=False,
         limit_concurrency=MOST_CONNECTIONS,
@@ -66,7 +71,8 @@ def serve(
         uvicorn.Server(settings).run(sockets=[listening])
     finally:
         listening.close()
-        shown.close()
+        if shown is not None:
+            shown.close()
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,0 +1,100 @@
+"""A training run watched in the browser: what is read from its files, and when the page changes."""
+
+import asyncio
+import json
+import math
+from pathlib import Path
+
+import browser
+import pytest
+import torch
+import viewed
+
+pytest.importorskip("fastapi", reason="needs the extra `viewer`")
+from fastapi.testclient import TestClient
+
+from labelscape.training.state import Progress, save_state
+from labelscape.viewer import training
+from labelscape.viewer.training import events, is_run, runs_in
+from labelscape.viewer.watch import create_watch
+
+HOME = "http://127.0.0.1:8765"
+
+
+def saved(folder: Path, losses: list[float], name: str = "mlp") -> None:
+    """The state of a run that is not finished, written by the training's own function."""
+    history = [{"step": 10 * (i + 1), "loss": loss, "rate": 0.01} for i, loss in enumerate(losses)]
+    history[-1]["val_miou"] = 0.5
+    net = torch.nn.Linear(2, 2)
+    save_state(
+        folder / f"{name}.state.safetensors",
+        {"steps": 100},
+        Progress(step=10 * len(losses), history=history),
+        net,
+        torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9),
+    )
+
+
+def test_a_running_training_is_read_from_its_state(tmp_path):
+    saved(tmp_path, [1.5, math.nan, 0.7])
+    (run,) = runs_in(tmp_path)
+    assert (run["name"], run["running"], run["step"], run["steps"]) == ("mlp", True, 30, 100)
+    assert run["rows"] == [
+        {"step": 10, "loss": 1.5, "rate": 0.01},
+        {"step": 20, "rate": 0.01},
+        {"step": 30, "loss": 0.7, "val_miou": 0.5, "rate": 0.01},
+    ]
+    assert is_run(tmp_path)
+
+
+def test_damaged_files_are_left_out(tmp_path):
+    saved(tmp_path, [1.0])
+    (tmp_path / "a.state.safetensors").write_bytes(b"\xff" * 100)
+    (tmp_path / "b.safetensors").write_bytes(b"")
+    (tmp_path / "c.state.safetensors").write_bytes((3).to_bytes(8, "little") + b"{}}")
+    (tmp_path / "d.state.safetensors").symlink_to(tmp_path / "mlp.state.safetensors")
+    assert [run["name"] for run in runs_in(tmp_path)] == ["mlp"]
+
+
+def test_an_event_comes_when_a_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "POLLED", 0.02)
+    monkeypatch.setattr(training, "BEAT", 0.06)
+
+    async def watched() -> list[str]:
+        stream = events(tmp_path)
+        saved(tmp_path, [1.5])
+        found = [await anext(stream), await anext(stream)]
+        saved(tmp_path, [1.5, 0.9])
+        found.append(await anext(stream))
+        await stream.aclose()
+        return found
+
+    first, beat, second = asyncio.run(watched())
+    assert beat == ": still here\n\n"
+    steps = [json.loads(text.removeprefix("data: "))[0]["step"] for text in (first, second)]
+    assert steps == [10, 20]
+
+
+def test_the_server_of_a_run_is_as_careful(tmp_path):
+    saved(tmp_path, [1.0])
+    page = TestClient(create_watch(tmp_path), base_url=HOME)
+    assert page.get("/api/runs").json()["runs"][0]["step"] == 10
+    assert page.get("/api/runs", headers={"host": "evil.example"}).status_code == 403
+    assert page.get("/api/stream", headers={"origin": "http://evil.example"}).status_code == 403
+    assert page.get("/static/..%2fwatch.py").status_code == 404
+
+
+def test_the_page_follows_the_training(tmp_path):
+    saved(tmp_path, [1.5, 1.1])
+
+    class Nothing:
+        def close(self) -> None: ...
+
+    with viewed.server(Nothing(), app=create_watch(tmp_path)) as home, browser.opened(home, 400) as page:
+        page.wait_for_selector("body[data-ready]")
+        assert "20 of 100" in page.inner_text("#rows")
+        assert len(page.query_selector_all("figure polyline")) == 3
+        saved(tmp_path, [1.5, 1.1, 0.8])
+        page.wait_for_selector("#rows:has-text('30 of 100')")
+        assert "0.8" in page.get_attribute("figure svg", "aria-label")
+        assert page.seen == [] and page.evaluate(browser.FAULTS) == []
