@@ -20,7 +20,7 @@ def opened(path: Path | str, width: int, **how: object) -> Iterator[object]:
     there is no browser.
     """
     address = path if isinstance(path, str) else path.absolute().as_uri()
-    own = ("file:", "data:", "blob:", *([address] if isinstance(path, str) else []))
+    own = ("file:", "data:", "blob:", *([address.split("#")[0]] if isinstance(path, str) else []))
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: make install")
     with api.sync_playwright() as playwright:
         # What `playwright install chromium` downloads, where the system has none.

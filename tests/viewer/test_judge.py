@@ -23,8 +23,8 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.labels.corrections import read_corrections
 from labelscape.viewer.app import create_app
 from labelscape.viewer.differences import differences
-from labelscape.viewer.geopackage import blob_of, geometry_of, opened
-from labelscape.viewer.judge import Changed, Judged
+from labelscape.viewer.geopackage import Changed, blob_of, geometry_of, opened
+from labelscape.viewer.judge import Judged
 from labelscape.viewer.shown import find
 
 HOME = "http://127.0.0.1:8765"

@@ -147,6 +147,12 @@ def test_maps_without_coordinates_are_shown(tmp_path):
     picture(page.get("/tiles/class/2/0/0.png"))
 
 
+@pytest.mark.parametrize(("transform", "north"), [(world.NORTH_UP, 0), (world.ROTATED, 17)])
+def test_north_is_where_the_crs_has_it(tmp_path, transform, north):
+    viewed.made(tmp_path, transform=transform)
+    assert asked(find(tmp_path)).get("/api/map").json()["north"] == pytest.approx(north)
+
+
 def test_another_map_is_laid_on_the_first(folder, tmp_path):
     # The same pixels, 40 columns and 24 rows further.
     classes = band(folder, "class")[0]

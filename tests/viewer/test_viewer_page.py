@@ -3,6 +3,7 @@
 import browser
 import pytest
 import viewed
+from PIL import Image
 
 pytest.importorskip("uvicorn", reason="needs the extra `viewer`")
 from labelscape.assessment.review import review
@@ -60,6 +61,31 @@ def test_small_and_dark_screens(address, width, scheme):
         back = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (back == "rgb(20, 23, 26)") == (scheme == "dark")
         assert page.seen == []
+
+
+def test_the_view_is_saved_as_a_picture(address, tmp_path):
+    with browser.opened(f"{address}#show=class&opacity=100&at=2,150,260", 1600) as page:
+        page.wait_for_selector(READY)
+        page.select_option("#beside", "")
+        page.wait_for_selector("#map .leaflet-tile-loaded")
+        page.wait_for_timeout(300)
+        with page.expect_download() as saved:
+            page.click("#save-picture")
+        saved.value.save_as(tmp_path / "view.png")
+        size = page.evaluate("[document.getElementById('map').clientWidth, innerHeight]")
+        picture = Image.open(tmp_path / "view.png").convert("RGB")
+        assert list(picture.size) == size and saved.value.suggested_filename == "place.png"
+        # On level 2 a pixel of the screen is one of the map; its centre is row 150, column 260.
+        legend = find_legend(page)
+        classes = page.evaluate("fetch('api/point?row=150&column=260').then((one) => one.json())")
+        (value,) = classes["values"]["class"]
+        assert picture.getpixel((size[0] // 2, size[1] // 2)) == tuple(legend[value])
+        assert page.seen == []
+
+
+def find_legend(page):
+    facts = page.evaluate("fetch('api/map').then((one) => one.json())")
+    return {one["value"]: one["color"] for one in facts["layers"][0]["classes"]}
 
 
 def test_areas_are_judged_by_keyboard_alone(tmp_path):

@@ -4,6 +4,7 @@ nothing to climb out of.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,14 +14,14 @@ from fastapi.responses import JSONResponse
 from labelscape.crs import Unrelated, transformed
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.evaluation.sections import VIRIDIS
-from labelscape.grid import Window
+from labelscape.grid import Grid, Window
 from labelscape.scenes.files import READ_FAILURES
 from labelscape.scenes.scene import crs_text
 from labelscape.version import __version__
 from labelscape.viewer import tiles
 from labelscape.viewer.correcting import add_corrections, corrections_of
+from labelscape.viewer.geopackage import Changed
 from labelscape.viewer.guard import Guard
-from labelscape.viewer.judge import Changed
 from labelscape.viewer.judging import add_judging, judge_of
 from labelscape.viewer.layers import Layer
 from labelscape.viewer.pages import add_page
@@ -70,6 +71,7 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:
             "crs": crs_text(grid),
             "metres": grid.ground_pixel_size,
             "edit": edit,
+            "north": _north(grid),
             "correct": correct,
             "ramp": [list(color) for color in VIRIDIS],
             "notes": list(shown.notes),
@@ -97,6 +99,14 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:
         if not window.pixels:
             raise HTTPException(404)
         return tiles.percentiles(layer, _bands(layer, bands), window)
+
+
+def _north(grid: Grid) -> float | None:
+    """Where the CRS has its north, in degrees clockwise from the upper edge; None without coordinates."""
+    if not grid.is_georeferenced:
+        return None
+    back = ~grid.transform
+    return math.degrees(math.atan2(back.b, -back.e))
 
 
 def _layer_facts(layer: Layer) -> dict[str, Any]:

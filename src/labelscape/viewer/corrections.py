@@ -19,8 +19,7 @@ from labelscape.grid import Grid
 from labelscape.labels.corrections import CLASS
 from labelscape.legend import Legend
 from labelscape.scenes.vectors import layer_facts, write_layer, writing
-from labelscape.viewer.geopackage import blob_of, geometry_of, opened, place_of, touched
-from labelscape.viewer.judge import Changed, rings_of
+from labelscape.viewer.geopackage import Changed, blob_of, geometry_of, opened, place_of, rings_of, touched
 
 NAME = LAYER = "corrections"
 WAIT = 10.0

@@ -9,15 +9,26 @@ import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import shapely
 
-from labelscape.errors import BadFile
+from labelscape.errors import BadFile, LabelscapeError
 
 PATIENCE = 10.0
 """Seconds to wait for another writer (ours): QGIS saves in less."""
 ENVELOPES = (0, 32, 48, 48, 64)
 """Bytes of the bounding box in a geometry's header, by its code."""
+
+
+class Changed(LabelscapeError):
+    """Somebody else answered or changed it meanwhile; `now` is what they chose."""
+
+    def __init__(self, now: dict[str, Any]) -> None:
+        super().__init__(
+            "Somebody else changed this meanwhile; what they chose is shown now. Choose again to replace it."
+        )
+        self.now = now
 
 
 @contextmanager
@@ -96,3 +107,9 @@ def touched(base: sqlite3.Connection, layer: str) -> None:
         "UPDATE gpkg_contents SET last_change = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE table_name = ?",
         (layer,),
     )
+
+
+def rings_of(shape: shapely.Geometry) -> list[list[list[list[float]]]]:
+    """Polygons, their rings, their corners (column, row)."""
+    parts = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"]
+    return [[[[x, y] for x, y in ring.coords] for ring in (part.exterior, *part.interiors)] for part in parts]

@@ -15,24 +15,14 @@ from labelscape.assessment.form import ANSWERS, CERTAINTY
 from labelscape.assessment.points import POINTS, read_design
 from labelscape.assessment.review import LAYER
 from labelscape.crs import transformed
-from labelscape.errors import BadInput, LabelscapeError, UnknownName
+from labelscape.errors import BadInput, UnknownName
 from labelscape.grid import Grid
 from labelscape.legend import Legend
 from labelscape.scenes.vectors import layer_facts, layers_of
-from labelscape.viewer.geopackage import geometry_of, opened, place_of, touched
+from labelscape.viewer.geopackage import Changed, geometry_of, opened, place_of, rings_of, touched
 
 WORDS = {"review": tuple(ANSWERS.values()), "sample": CERTAINTY}
 """What may be said beside or instead of a class: the columns `answer` and `certainty`."""
-
-
-class Changed(LabelscapeError):
-    """Somebody else answered or changed it meanwhile; `now` is what they chose."""
-
-    def __init__(self, now: dict[str, Any]) -> None:
-        super().__init__(
-            "Somebody else changed this meanwhile; what they chose is shown now. Choose again to replace it."
-        )
-        self.now = now
 
 
 @dataclass(frozen=True)
@@ -146,9 +136,3 @@ class Judged:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def rings_of(shape: shapely.Geometry) -> list[list[list[list[float]]]]:
-    """Polygons, their rings, their corners (column, row)."""
-    parts = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"]
-    return [[[[x, y] for x, y in ring.coords] for ring in (part.exterior, *part.interiors)] for part in parts]

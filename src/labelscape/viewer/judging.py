@@ -8,7 +8,6 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
 from labelscape.viewer.differences import differences
-from labelscape.viewer.judge import WORDS
 from labelscape.viewer.shown import Shown
 
 Name = Annotated[str | None, Field(max_length=1000)]
@@ -39,6 +38,8 @@ def judge_of(shown: Shown) -> dict[str, Any] | None:
     """What the page is told of the places to judge."""
     judged = shown.judged
     if judged is not None:
+        from labelscape.viewer.judge import WORDS
+
         names = [{"name": one.name, "color": list(one.color)} for one in judged.legend.classes]
         words = list(WORDS[judged.kind])
         return {"kind": judged.kind, "file": judged.path.name, "classes": names, "words": words}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -17,7 +17,6 @@ import rasterio
 from labelscape.errors import BadFile, BadInput, LabelscapeError
 from labelscape.files import check_path
 from labelscape.grid import Grid, decimated
-from labelscape.inspection.rasters import RUN
 from labelscape.legend import Legend
 from labelscape.rasters.class_map import class_raster
 from labelscape.rasters.class_names import legend_in
@@ -26,10 +25,13 @@ from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.picture import PICTURES
 from labelscape.text import printable_name
 from labelscape.viewer.differences import difference_layer
-from labelscape.viewer.judge import Judged
 from labelscape.viewer.layers import ByteReader, Layer, Pool, scene_pool, stamp_of
 
-CLASS = "_class.tif"
+if TYPE_CHECKING:
+    from labelscape.viewer.judge import Judged
+
+# Of `inspection`, whose import takes a second that a page which opens has not.
+CLASS, RUN = "_class.tif", "_run.json"
 LARGEST_RUN = 50_000_000
 """Bytes of a run file that is read."""
 COUNTED = 25_000_000
@@ -104,7 +106,11 @@ def find(
         layers += _map_layers(second, _run_of(second), grid, "2-")
         layers.append(difference_layer(layers[0], next(one for one in layers if one.key == "2-class")))
     imagery, note = _scene_of(main, run, scene, grid)
-    judged = None if judge is None else Judged.of(judge, grid, layers[0].legend)
+    judged = None
+    if judge is not None:
+        from labelscape.viewer.judge import Judged
+
+        judged = Judged.of(judge, grid, layers[0].legend)
     if judged is not None and judged.kind == "sample":
         layers = []
         if not imagery:

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from labelscape.checkpoint import description
 from labelscape.errors import LabelscapeError
 from labelscape.text import printable_name
 from labelscape.viewer.layers import stamp_of
@@ -65,6 +64,8 @@ def _unfinished(file: Path) -> dict[str, Any]:
 
 
 def _finished(file: Path) -> dict[str, Any]:
+    from labelscape.checkpoint import description
+
     facts = description(file)
     rows = _rows(facts.get("history") or [])
     steps = (facts.get("recipe") or {}).get("steps") or (rows[-1]["step"] if rows else 0)

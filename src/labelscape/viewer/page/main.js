@@ -7,6 +7,7 @@ import { byId, fill, make } from "./dom.js";
 import { judge } from "./judge.js";
 import { drawLegend, drawRamp } from "./legend.js";
 import { drawScale, fit, makeMap, swipeAt, tileAddress, tileLayer } from "./map.js";
+import { savePicture } from "./picture.js";
 import { showPoint } from "./point.js";
 import { first, fromHash, toHash } from "./state.js";
 
@@ -18,7 +19,7 @@ const PRESETS = [
 
 const KEYS = [
   ["+ −", "zoom"], ["arrows", "pan, or go on when judging"], ["1 to 9", "answer"], ["d z", "draw, undo"], ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
-  ["f", "confidence"], ["i", "imagery on or off"], ["[ ]", "opacity"], ["s", "swipe on or off"], [", .", "move the swipe line"],
+  ["f", "confidence"], ["i", "imagery on or off"], ["[ ]", "opacity"], ["p", "save as PNG"], ["s", "swipe on or off"], [", .", "move the swipe line"],
 ];
 
 async function start() {
@@ -170,6 +171,7 @@ async function start() {
     on("opacity", "input", (value) => { state.opacity = Number(value); draw(); });
     on("swipe", "input", (value) => { state.swipe = Number(value); swipeAt(map, true, state.swipe); remember(); });
     byId("imagery-on").addEventListener("change", () => { state.imagery = byId("imagery-on").checked; draw(); });
+    byId("save-picture").addEventListener("click", () => savePicture(map, facts, state));
     byId("stretch-view").addEventListener("click", () => stretch(false));
     byId("stretch-all").addEventListener("click", () => stretch(true));
     on("preset", "change", (value) => {
@@ -203,6 +205,7 @@ async function start() {
       0: () => fit(map, facts),
       c: () => { state.show = "class"; state.showBand = 0; draw(); },
       f: () => { if (layers.has("confidence")) { state.show = "confidence"; state.showBand = 0; draw(); } },
+      p: () => savePicture(map, facts, state),
       i: () => { state.imagery = !state.imagery; draw(); },
       "[": () => { state.opacity = Math.max(0, state.opacity - 10); draw(); },
       "]": () => { state.opacity = Math.min(100, state.opacity + 10); draw(); },
