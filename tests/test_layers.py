@@ -19,7 +19,7 @@ FLOORS = (
     {"scenes"},
     {"labels"},
     {"contract"},
-    {"nets", "model_card", "checkpoint_schema"},
+    {"nets", "model_card", "checkpoint_schema", "exported"},
     {"checkpoint"},
     {"scoring"},
     {"workers"},

@@ -12,6 +12,7 @@
     evaluation = ls.evaluate(checkpoint, dataset)
     comparison = ls.compare(["old.safetensors", "new.safetensors"])   # is the new model better?
     result = ls.map_scene(checkpoint, "scene.tif", out="map/")
+    ls.export_model(checkpoint, "model.onnx")                # for QGIS Deepness, GeoDeep, onnxruntime
     ls.mosaic("maps", "country.tif")                         # the maps of many scenes as one
     ls.sieve("map/scene_class.tif", "map/fields.tif", min_area=0.5)   # minimum mapping unit: half a hectare
     ls.review("map/scene_class.tif", "review.gpkg")                   # to be corrected in QGIS, for training
@@ -91,6 +92,8 @@ _PLACES = {
     "AreaEstimates": "evaluation.accuracy",
     "explain": "explanation.run",
     "Explanation": "explanation.analysis",
+    "export_model": "export.model",
+    "Exported": "export.model",
     "import_caffe": "export.from_caffe",
     "serve": "viewer.serve",
     "info": "inspection",
@@ -139,6 +142,8 @@ if TYPE_CHECKING:
     from labelscape.explanation.analysis import Explanation as Explanation
     from labelscape.explanation.run import explain as explain
     from labelscape.export.from_caffe import import_caffe as import_caffe
+    from labelscape.export.model import Exported as Exported
+    from labelscape.export.model import export_model as export_model
     from labelscape.grid import Grid as Grid
     from labelscape.grid import Window as Window
     from labelscape.inspection import Info as Info

@@ -24,6 +24,7 @@ from labelscape.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     import_caffe,
     info,
     map,
@@ -95,6 +96,7 @@ VERBS = {
     explain: "Look inside a network on your own scenes.",
     table: "Reproduce a table of a paper.",
     bench: "Measure speed and memory of the networks.",
+    export: "Export a model to ONNX for other programs.",
     import_caffe: "Import weights published for Caffe.",
 }
 """One line each for the list of commands, short enough not to be cut at 80 columns."""

@@ -178,14 +178,16 @@ def shares_of(small: int, large: int, align_corners: bool, like: Tensor) -> Tens
 
 def unpool(level: Tensor, places: Tensor) -> Tensor:
     """`F.max_unpool2d` by two, which torch refuses under deterministic algorithms, because it cannot know
-    that no place comes twice; with windows that do not overlap none does.
+    that no place comes twice; with windows that do not overlap none does. ONNX has no form of it either.
     """
-    if not torch.are_deterministic_algorithms_enabled():
+    if not (torch.are_deterministic_algorithms_enabled() or torch.onnx.is_in_onnx_export()):
         return F.max_unpool2d(level, places, 2)
     height, width = level.shape[-2:]
     # One place is written once, so the order of the writes does not matter.
-    empty = level.new_zeros((*level.shape[:2], 4 * height * width))
-    return empty.scatter(2, places.flatten(2), level.flatten(2)).unflatten(2, (2 * height, 2 * width))
+    empty = torch.zeros_like(level).flatten(2).repeat(1, 1, 4)
+    filled = empty.scatter(2, places.flatten(2), level.flatten(2))
+    # -1: an exported network takes any number of images.
+    return filled.reshape(-1, level.shape[1], 2 * height, 2 * width)
 
 
 def conv_bn_relu(

@@ -270,17 +270,20 @@ class DenseNetwork(Network):
                 f"first={first} of {len(image)} images; give how many of them, from the start, are of the "
                 "first task."
             )
-        return self.cropped(image, slice(0, count), slice(count, len(image)))
+        # Written without their number, all images may be any number of them in an exported network.
+        if count == len(image):
+            return self.cropped(image, slice(None), slice(0))
+        return self.cropped(image, slice(count), slice(count, None) if count else slice(None))
 
     def both(self, image: Tensor) -> dict[str, Tensor]:
         """{"logits": (N, K, H, W), "mate": (N, mate_classes, H, W)} through one trunk. Raises BadInput
         without a classmate.
         """
-        return self.cropped(image, slice(0, len(image)), slice(0, len(image)))
+        return self.cropped(image, slice(None), slice(None))
 
     def cropped(self, image: Tensor, land: slice, road: slice) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
-        if road.stop > road.start and self.road_head is None:
+        if self.road_head is None and len(image[road]):
             raise BadInput(
                 "This network has no classmate head, but got images of a second task; build classmate or "
                 "dfcnet with mate_classes=2."

@@ -1,0 +1,85 @@
+"""labelscape export: write a checkpoint's network in a format of other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labelscape.cli.options import AsJson, Overwrite, print_json
+
+NAME = "export"
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors).")],
+    to: Annotated[str, typer.Option("--to", help="Format: onnx.")] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write.", show_default="beside the checkpoint, of its name"),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size",
+            help="Rows and columns of every image that the network is given.",
+            show_default="what the network learned",
+        ),
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Any multiple of the network's stride instead of one size.")
+    ] = False,
+    opset: Annotated[int, typer.Option("--opset", help="Version of ONNX's operators, 14 to 20.")] = 17,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="float32, or float16: half the size, other last digits.")
+    ] = "float32",
+    normalise: Annotated[
+        str,
+        typer.Option(
+            "--normalise",
+            help="What the network is given: inside, the scene's own units, scaled in the graph; outside, "
+            "(value - mean) / std; unit, 8-bit values over 255.",
+        ),
+    ] = "inside",
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="The second task of the model instead.", show_default="its own classes"),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export a network for other programs: QGIS Deepness, GeoDeep, onnxruntime.
+
+    The file is run and compared with PyTorch before it is kept: probabilities differ by at most 1e-4. It
+    carries the classes, bands, scaling, pixel size and tile size.
+
+    Examples:
+
+      labelscape export run/mlp.safetensors --to onnx
+
+      labelscape export run/mlp.safetensors --size 512 --normalise unit --out deepness.onnx
+    """
+    from labelscape.export.model import export_model
+
+    done = export_model(
+        model,
+        out,
+        to=to,
+        size=size,
+        dynamic=dynamic,
+        opset=opset,
+        dtype=dtype,
+        normalise=normalise,
+        task=task,
+        overwrite=overwrite,
+    )
+    if as_json:
+        fields = {"path": str(done.path), "format": done.format, "size": done.size, "bytes": done.bytes}
+        print_json({**fields, "difference": done.difference, "changed": done.changed})
+        return
+    print(f"{'exported':<11}{done.path} ({done.bytes / 2**20:.1f} MiB)")
+    images = "any multiple of the stride" if done.size is None else f"{done.size} x {done.size} pixels"
+    print(f"{'images':<11}{images}")
+    changed = f"; {100 * done.changed:.3g} % of pixels get another class" if done.changed else ""
+    print(f"{'compared':<11}probabilities differ from PyTorch's by at most {done.difference:.1g}{changed}")

@@ -1,0 +1,235 @@
+"""Export a checkpoint's network for other programs; it is compared with torch before it is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labelscape.checkpoint import Checkpoint, fingerprint, load
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
+from labelscape.export import onnx_file
+from labelscape.export.graph import Graph, scaling_of
+from labelscape.exported import FACTS, HEADER, SCALINGS, Facts
+from labelscape.files import written_whole
+from labelscape.scoring.engines import TorchEngine
+from labelscape.scoring.memory import (
+    DEFAULT_TILE,
+    EXACT_TILE,
+    LARGE_TILE,
+    SMALL_TILES,
+    is_exact,
+    learned_side,
+)
+from labelscape.scoring.openvino_engine import compared, proof_images
+from labelscape.scoring.scorer import Member, Scorer
+from labelscape.scoring.stitch import usual_overlap
+
+FORMATS = {"onnx": ".onnx"}
+DTYPES = ("float32", "float16")
+USUAL_SIZE = 512
+"""Side of the images of a network for which no size is better than another (ours)."""
+HALF_TOLERANCE = 0.02
+"""Largest difference of a probability in float16 that is still rounding (ours)."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported network.
+
+    size        rows and columns of its images; None where any multiple of the stride may be given
+    difference  largest difference of a probability from torch's
+    changed     share of pixels with another class than torch's
+    compared    shapes of the images that were compared, (N, B, H, W)
+    """
+
+    path: Path
+    format: str
+    size: int | None
+    bytes: int
+    difference: float
+    changed: float
+    compared: tuple[tuple[int, int, int, int], ...]
+
+
+def export_model(
+    checkpoint: Checkpoint | str | Path,
+    out: str | Path | None = None,
+    *,
+    to: str = "onnx",
+    size: int | None = None,
+    dynamic: bool = False,
+    opset: int = onnx_file.OPSET,
+    dtype: str = "float32",
+    normalise: str = "inside",
+    task: str | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Write a checkpoint's network in another format; it reads images (N, B, H, W) float32 and gives
+    calibrated probabilities (N, K, H, W).
+
+    out        the file; beside the checkpoint where it is left out
+    size       rows and columns of its images: what the network learned, unless given
+    dynamic    any multiple of the network's stride instead of one size
+    opset      version of ONNX's operators
+    dtype      "float32", or "float16": half the size
+    normalise  what the images hold: "inside" the scene's own units, "outside" (value - mean) / std, "unit"
+               8-bit values over 255
+    task       the second task of a network that learned two
+
+    The file is run and compared with torch on images drawn from the statistics of the training data, and
+    kept only where probabilities differ by at most 1e-4 (float16: 0.02). Raises BadOption or UnknownName for
+    settings that cannot work, BadFile where a file cannot be read or written, BadInput where an operator
+    has no form in this format, or the file gives something else than torch.
+    """
+    _check_settings(to, size, dynamic, opset, dtype, normalise)
+    onnx_file.check_installed()
+    one = (load(checkpoint) if not isinstance(checkpoint, Checkpoint) else checkpoint).task(task)
+    out = Path(out) if out is not None else _beside(one, FORMATS[to])
+    if out.exists() and not overwrite:
+        raise BadFile(f"{out} exists; pass `overwrite=True` to replace it.")
+    engine = TorchEngine.of(one, device="cpu")
+    side = None if dynamic else _side(one, engine, size)
+    facts = Facts(
+        normalise, dtype, side, engine.stride, engine.reach, _memory(engine, one, side), fingerprint(one)
+    )
+    graph = Graph(engine, one, normalise, dtype == "float16").eval()
+    shapes = _shapes(len(one.bands), engine.stride, side)
+    model = onnx_file.onnx_bytes(
+        graph, _given(one, shapes[0], normalise), opset, dynamic, _metadata(one, facts, engine), one.network
+    )
+    difference, changed = _proven(model, graph, engine, one, shapes, facts)
+    with written_whole(out, overwrite=overwrite) as part:
+        part.write_bytes(model)
+    return Exported(out, to, side, len(model), difference, changed, tuple(shapes))
+
+
+def _check_settings(to: str, size: int | None, dynamic: bool, opset: int, dtype: str, normalise: str) -> None:
+    for what, value, known in (
+        ("format (`to`)", to, FORMATS),
+        ("type of numbers (`dtype`)", dtype, DTYPES),
+        ("scaling (`normalise`)", normalise, SCALINGS),
+    ):
+        if value not in known:
+            raise UnknownName(what, value, tuple(known))
+    if size is not None and dynamic:
+        raise BadOption("`size` and `dynamic` exclude each other: with `dynamic` any size may be given.")
+    if opset not in onnx_file.OPSETS:
+        raise BadOption(
+            f"`opset={opset}` must be from {onnx_file.OPSETS[0]} to {onnx_file.OPSETS[-1]}; "
+            f"{onnx_file.OPSET} is read everywhere."
+        )
+
+
+def _beside(checkpoint: Checkpoint, suffix: str) -> Path:
+    if checkpoint.stored is None:
+        raise BadOption("`out` is needed: this checkpoint was made in memory, and has no file to lie beside.")
+    task = f"_{checkpoint.whole.mate.name}" if checkpoint.whole else ""
+    path = Path(checkpoint.stored.path)
+    return path.with_name(f"{path.stem}{task}{suffix}")
+
+
+def _side(checkpoint: Checkpoint, engine: TorchEngine, size: int | None) -> int:
+    """The size asked for, else what the network learned. Raises BadOption for one it cannot take."""
+    stride = engine.stride
+    if size is None:
+        found = learned_side(Scorer((Member(checkpoint, engine),))) or USUAL_SIZE
+        return max(1, found // stride) * stride
+    if size < stride or size % stride:
+        near = max(stride, round(size / stride) * stride)
+        raise BadOption(f"`size={size}` must be a multiple of {stride} for {checkpoint.network}; try {near}.")
+    return size
+
+
+def _memory(engine: TorchEngine, checkpoint: Checkpoint, side: int | None) -> tuple[tuple[int, int], ...]:
+    """Memory of the tiles among which `scoring.memory` chooses: elsewhere it cannot be computed."""
+    sides = {LARGE_TILE, DEFAULT_TILE, EXACT_TILE, *SMALL_TILES, 256}
+    sides |= {side} if side else set()
+    return tuple(sorted((s * s, engine.peak_bytes(s, s)) for s in sides))
+
+
+def _shapes(bands: int, stride: int, side: int | None) -> list[tuple[int, int, int, int]]:
+    """Of the images that are compared; the network is recorded with the first."""
+    if side is not None:
+        return [(1, bands, side, side), (2, bands, side, side)]
+    least = -(-64 // stride)
+    # Neither square nor the same twice: a size that was taken for a constant shows.
+    sizes = [(3 * least, 4 * least), (4 * least, 2 * least), (5 * least + 1, 3 * least + 2)]
+    return [(n + 1, bands, h * stride, w * stride) for n, (h, w) in enumerate(sizes)]
+
+
+def _given(checkpoint: Checkpoint, shape: tuple[int, int, int, int], scaling: str) -> Tensor:
+    """Images of this shape as the exported network reads them."""
+    images = proof_images(checkpoint, shape).contiguous()
+    if scaling == "outside":
+        return images
+    mean, std = scaling_of(checkpoint)
+    raw = images * std + mean
+    return raw / 255 if scaling == "unit" else raw
+
+
+def _metadata(checkpoint: Checkpoint, facts: Facts, engine: TorchEngine) -> dict[str, str]:
+    # On its own: one task of two becomes a network of one, and features of training stay behind.
+    alone = replace(checkpoint, whole=None, mate=None, familiarity=None)
+    side = facts.size or USUAL_SIZE
+    exact = is_exact(Member(checkpoint, engine))
+    overlap = 2 * (engine.reach if exact else usual_overlap(side, engine.stride))
+    return {
+        HEADER: json.dumps(alone.describe()),
+        FACTS: json.dumps(facts.describe()),
+        **onnx_file.deepness_metadata(
+            checkpoint.legend.names,
+            pixel_size=checkpoint.pixel_size,
+            size=facts.size,
+            overlap=min(50, -(-100 * overlap // side)),  # per cent
+            normalisation=checkpoint.contract.normalisation,
+            scaling=facts.normalise,
+        ),
+    }
+
+
+@torch.inference_mode()
+def _proven(
+    model: bytes,
+    graph: Graph,
+    engine: TorchEngine,
+    checkpoint: Checkpoint,
+    shapes: list[tuple[int, int, int, int]],
+    facts: Facts,
+) -> tuple[float, float]:
+    """The largest difference of a probability from torch's, and the share of pixels with another class.
+    Raises BadInput where the file gives something else.
+    """
+    run: Any = onnx_file.session(model)
+    most, changed, pixels = 0.0, 0, 0
+    for shape in shapes:
+        given = _given(checkpoint, shape, facts.normalise)
+        wanted = (engine.forward(graph.scaled(given)) / checkpoint.temperature).softmax(1)
+        try:
+            found = onnx_file.run_session(run, given)
+            failure, difference = compared(wanted, found)
+        # onnxruntime has an error of its own for every operator.
+        except Exception as error:
+            failure, difference = (str(error).splitlines() or [""])[0][:200], float("inf")
+        if facts.dtype == "float16" and difference <= HALF_TOLERANCE:
+            failure = ""
+        if failure:
+            raise BadInput(_unlike(checkpoint.network, shape, failure, facts))
+        most = max(most, difference)
+        changed += int((wanted.argmax(1) != found.argmax(1)).sum())
+        pixels += wanted[:, 0].numel()
+    return most, changed / pixels
+
+
+def _unlike(network: str, shape: tuple[int, int, int, int], failure: str, facts: Facts) -> str:
+    cure = "Give a fixed `size`" if facts.size is None else "Try another `opset` or `to`"
+    if facts.dtype == "float16":
+        cure = "Use `dtype='float32'`"
+    return (
+        f"The exported {network} is not what torch computes for images of {shape[2]} x {shape[3]} pixels: "
+        f"{failure}. Nothing was written. {cure}."
+    )

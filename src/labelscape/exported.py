@@ -1,0 +1,80 @@
+"""What an exported network says of itself beyond a checkpoint's description: how its input is scaled, which
+sizes it takes, how its tiles are cut. Written by `export`, read wherever such a file is mapped with.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from labelscape.errors import refused_setting
+
+FORMAT = "labelscape-export-1"
+HEADER, FACTS = "labelscape", "labelscape_export"
+"""Keys of the metadata: a checkpoint's description, and `Facts`."""
+SCALINGS = ("inside", "outside", "unit")
+"""What the graph reads. inside: the scene's own units; outside: (value - mean) / std, computed by whoever
+runs it; unit: values divided by 255, which is what QGIS Deepness and GeoDeep give 8-bit images as.
+"""
+Positive = Annotated[int, Field(gt=0, le=2**40)]
+
+
+class _Schema(BaseModel):
+    """A stranger's file is checked before any of it is used."""
+
+    format: Literal["labelscape-export-1"]
+    normalise: Literal["inside", "outside", "unit"]
+    dtype: Literal["float32", "float16"]
+    size: Positive | None
+    stride: Positive
+    reach: Annotated[int, Field(ge=0)] | None
+    memory: Annotated[list[tuple[Positive, Positive]], Field(min_length=1, max_length=100)]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """normalise  one of SCALINGS
+    dtype      of the weights and of the computation; input and output are float32
+    size       rows and columns of every image; None where any multiple of the stride may be given
+    stride     rows and columns are multiples of it
+    reach      how far, in pixels, a score depends on the image; None where it depends on all of it
+    memory     (pixels of all images of a batch, bytes that torch needs for them), ascending: tiles are
+               planned by it as the checkpoint's are
+    sha256     fingerprint of the checkpoint it was made of
+    """
+
+    normalise: str
+    dtype: str
+    size: int | None
+    stride: int
+    reach: int | None
+    memory: tuple[tuple[int, int], ...]
+    sha256: str
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"format": FORMAT, **asdict(self), "memory": [list(pair) for pair in self.memory]}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Facts:
+        """The inverse of `describe`. Raises ValueError with a sentence for what is none."""
+        try:
+            found = _Schema.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(refused_setting(error.errors(include_url=False)[0]).rstrip(".")) from None
+        values = found.model_dump(exclude={"format"})
+        return cls(**{**values, "memory": tuple(sorted(map(tuple, values["memory"])))})
+
+    def peak_bytes(self, pixels: int) -> int:
+        """Memory for so many pixels at once: between two that were computed on the line through both."""
+        known = [pair[0] for pair in self.memory]
+        if len(known) == 1:
+            return self.memory[0][1] * max(1, pixels) // known[0]
+        place = min(max(1, bisect.bisect_left(known, pixels)), len(known) - 1)
+        (x0, y0), (x1, y1) = self.memory[place - 1], self.memory[place]
+        return max(1, y0 + (y1 - y0) * (pixels - x0) // (x1 - x0))
