@@ -13,7 +13,7 @@ from torch import Tensor
 from labelscape.checkpoint import Checkpoint, fingerprint, load
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.export import onnx_file
-from labelscape.export.graph import Graph, scaling_of
+from labelscape.export.graph import Graph, MatrixPool, scaling_of
 from labelscape.exported import FACTS, HEADER, SCALINGS, Facts
 from labelscape.files import written_whole
 from labelscape.scoring.engines import TorchEngine
@@ -98,6 +98,13 @@ def export_model(
         normalise, dtype, side, engine.stride, engine.reach, _memory(engine, one, side), fingerprint(one)
     )
     graph = Graph(engine, one, normalise, dtype == "float16").eval()
+    if dynamic and (pool := next((m for m in graph.modules() if isinstance(m, MatrixPool)), None)):
+        # Refused before it is recorded, which takes a minute for large networks.
+        raise BadInput(
+            f"{one.network} cannot be exported for images of any size: it pools them to {pool.rows} x "
+            f"{pool.columns} cells (adaptive_avg_pool2d), which ONNX can say of one size only. Give a fixed "
+            "`size`."
+        )
     shapes = _shapes(len(one.bands), engine.stride, side)
     model = onnx_file.onnx_bytes(
         graph, _given(one, shapes[0], normalise), opset, dynamic, _metadata(one, facts, engine), one.network
@@ -126,10 +133,11 @@ def _check_settings(to: str, size: int | None, dynamic: bool, opset: int, dtype:
 
 
 def _beside(checkpoint: Checkpoint, suffix: str) -> Path:
-    if checkpoint.stored is None:
+    stored = (checkpoint.whole or checkpoint).stored
+    if stored is None:
         raise BadOption("`out` is needed: this checkpoint was made in memory, and has no file to lie beside.")
     task = f"_{checkpoint.whole.mate.name}" if checkpoint.whole else ""
-    path = Path(checkpoint.stored.path)
+    path = Path(stored.path)
     return path.with_name(f"{path.stem}{task}{suffix}")
 
 
