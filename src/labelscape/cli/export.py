@@ -12,6 +12,33 @@ from labelscape.cli.options import AsJson, Overwrite, print_json
 NAME = "export"
 
 
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        help="Rows and columns of every image that the network is given.",
+        show_default="what the network learned",
+    ),
+]
+Dynamic = Annotated[
+    bool, typer.Option("--dynamic", help="Any multiple of the network's stride instead of one size.")
+]
+Opset = Annotated[int, typer.Option("--opset", help="Version of ONNX's operators, 14 to 20.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, or float16: half the size, other last digits.")]
+Normalise = Annotated[
+    str,
+    typer.Option(
+        "--normalise",
+        help="What the network is given: inside, the scene's own units, scaled in the graph; outside, "
+        "(value - mean) / std; unit, 8-bit values over 255.",
+    ),
+]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", help="The second task of the model instead.", show_default="its own classes"),
+]
+
+
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors).")],
     to: Annotated[str, typer.Option("--to", help="Format: onnx.")] = "onnx",
@@ -19,33 +46,12 @@ def run(
         Path | None,
         typer.Option("--out", help="File to write.", show_default="beside the checkpoint, of its name"),
     ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            "--size",
-            help="Rows and columns of every image that the network is given.",
-            show_default="what the network learned",
-        ),
-    ] = None,
-    dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Any multiple of the network's stride instead of one size.")
-    ] = False,
-    opset: Annotated[int, typer.Option("--opset", help="Version of ONNX's operators, 14 to 20.")] = 17,
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="float32, or float16: half the size, other last digits.")
-    ] = "float32",
-    normalise: Annotated[
-        str,
-        typer.Option(
-            "--normalise",
-            help="What the network is given: inside, the scene's own units, scaled in the graph; outside, "
-            "(value - mean) / std; unit, 8-bit values over 255.",
-        ),
-    ] = "inside",
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help="The second task of the model instead.", show_default="its own classes"),
-    ] = None,
+    size: Size = None,
+    dynamic: Dynamic = False,
+    opset: Opset = 17,
+    dtype: Dtype = "float32",
+    normalise: Normalise = "inside",
+    task: Task = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
