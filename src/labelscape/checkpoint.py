@@ -23,11 +23,13 @@ from labelscape.contract.contract import Contract
 from labelscape.contract.familiarity import PREFIX, Familiarity
 from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, BadOption, UnknownName
+from labelscape.exported import ExportedNetwork, read_exported
 from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
 from labelscape.text import printable
 
 FORMAT = "labelscape-1"
+ONNX = ".onnx"
 TASK_NAME = r"[\w-]{1,40}"
 """Names of second tasks: what file names may hold everywhere."""
 
@@ -113,6 +115,7 @@ class Checkpoint:
     familiarity       features of its training data, by which unfamiliar input is told; None where they were
                       not measured
     mate              the second task that it learned in the same batches; None where there is none
+    exported          the graph of a model that `export` wrote, which stands for the weights. Not stored
     whole             of what `task` returned, the checkpoint with both tasks; else None. Not stored
     stored            the file that `load` read or `train` wrote, by which a map of it can be made again; None
                       for a checkpoint made or changed (`dataclasses.replace`) in memory. Not stored
@@ -134,6 +137,7 @@ class Checkpoint:
     mate: SecondTask | None = None
     corrections: tuple[dict, ...] = ()
     whole: Checkpoint | None = None
+    exported: ExportedNetwork | None = field(default=None, repr=False)
     # init=False, so that `dataclasses.replace` does not carry it over to other weights.
     stored: StoredAs | None = field(default=None, init=False)
 
@@ -194,6 +198,7 @@ class Checkpoint:
             **({"corrections": list(self.corrections)} if self.corrections else {}),
             # Never in a file (`save` refuses it): it tells the tiles of one task's map from the other's.
             **({"task": self.whole.mate.name} if self.whole else {}),
+            **({"exported": self.exported.describe()} if self.exported else {}),
         }
 
     def __repr__(self) -> str:
@@ -228,6 +233,8 @@ def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Pat
     path = Path(path)
     if checkpoint.whole is not None:
         raise BadOption("This is one task of a checkpoint; save the checkpoint itself (`.whole`).")
+    if checkpoint.exported is not None:
+        raise BadOption("This is an exported model, whose weights are in its graph; it cannot be saved.")
     # Copied to C order: safetensors stores the raw buffer, whatever the strides.
     weights = {
         k: np.array(v, np.float16 if half and v.dtype == np.float32 else v.dtype, order="C")
@@ -252,6 +259,8 @@ def description(path: str | Path) -> dict:
             if not os.path.exists(path)
             else f"{path} is a folder; a .safetensors checkpoint was expected."
         )
+    if path.suffix.lower() == ONNX:
+        return _checked(path, read_exported(path)[0])
     with _opened(path) as file:
         # Only the header is read, not hundreds of megabytes of weights.
         meta = (file.metadata() or {}).get("labelscape")
@@ -262,6 +271,14 @@ def description(path: str | Path) -> dict:
         )
     try:
         fields = json.loads(meta)
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"{path} has a damaged description ({_short(error)}).") from error
+    return _checked(path, fields)
+
+
+def _checked(path: Path, fields: Any) -> dict:
+    """The description without its format. Raises BadFile for one of another format, or damaged."""
+    try:
         # Before any other field is looked at: another format may mean something else by the same names.
         if (made_as := fields.pop("format")) != FORMAT:
             raise BadFile(
@@ -297,7 +314,11 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint (weights as float32). Raises BadFile where it is missing, damaged or another file."""
+    """Read a checkpoint (weights as float32), or an ONNX model that `export` wrote. Raises BadFile where it
+    is missing, damaged or another file.
+    """
+    if Path(path).suffix.lower() == ONNX and Path(path).is_file():
+        return _load_exported(Path(path))
     fields = description(path)
     path = Path(path)
     with _opened(path) as file:
@@ -335,6 +356,30 @@ def load(path: str | Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(f"{path} has a damaged description ({_short(error)}).") from error
     return remember_file(loaded, path)
+
+
+def _load_exported(path: Path) -> Checkpoint:
+    found, network = read_exported(path)
+    fields = _checked(path, found)
+    try:
+        made = Checkpoint(
+            network=fields["network"],
+            options=fields["options"],
+            weights={},
+            legend=Legend.from_json(json.dumps(fields["legend"])),
+            contract=Contract.from_dict(fields),
+            recipe=fields["recipe"],
+            scores=fields["scores"],
+            history=tuple(fields["history"]),
+            # The graph's probabilities are calibrated already.
+            temperature=1.0,
+            tile_sizes=TileSizes.from_dict(fields["tile_sizes"]) if fields.get("tile_sizes") else None,
+            corrections=tuple(fields.get("corrections", ())),
+            exported=network,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadFile(f"{path} has a damaged description ({_short(error)}).") from error
+    return remember_file(made, path)
 
 
 def load_all(given: Checkpoint | str | Path | Sequence[Checkpoint | str | Path]) -> list[Checkpoint]:

@@ -5,13 +5,16 @@ sizes it takes, how its tiles are cut. Written by `export`, read wherever such a
 from __future__ import annotations
 
 import bisect
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from labelscape.errors import refused_setting
+from labelscape.errors import BadFile, BadOption, refused_setting
 
 FORMAT = "labelscape-export-1"
 HEADER, FACTS = "labelscape", "labelscape_export"
@@ -78,3 +81,59 @@ class Facts:
         place = min(max(1, bisect.bisect_left(known, pixels)), len(known) - 1)
         (x0, y0), (x1, y1) = self.memory[place - 1], self.memory[place]
         return max(1, y0 + (y1 - y0) * (pixels - x0) // (x1 - x0))
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedNetwork:
+    """A file that `export` wrote, as a checkpoint holds it in place of weights."""
+
+    facts: Facts
+    sha256: str
+    model: bytes = field(repr=False)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values: another file is another model."""
+        return {**self.facts.describe(), "file": self.sha256}
+
+
+def session(model: bytes, threads: int) -> Any:
+    """An onnxruntime session on the CPU. Raises BadOption where onnxruntime is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BadOption("ONNX models need onnxruntime: pip install 'labelscape[onnx]'.") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised, and printed once
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:
+    """The description of the checkpoint that an ONNX file was made of, unchecked, and the network. Raises
+    BadFile for another file, BadOption where onnxruntime is not installed.
+    """
+    try:
+        # Read once: what is hashed is what is run, and a graph in memory cannot name other files as weights.
+        model = path.read_bytes()
+        meta = session(model, 1).get_modelmeta().custom_metadata_map
+    except OSError as error:
+        raise BadFile(f"{path} cannot be read ({error.strerror or error}).") from error
+    except BadOption:
+        raise
+    # onnxruntime has an error of its own for every kind of damage.
+    except Exception as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise BadFile(f"{path} is no ONNX model that onnxruntime can run ({why}).") from error
+    if not {HEADER, FACTS} <= meta.keys():
+        raise BadFile(
+            f"{path} is an ONNX model without Labelscape's description: only files of `labelscape export` "
+            "can be mapped with, since classes, bands and scaling are not known of others."
+        )
+    try:
+        fields, facts = json.loads(meta[HEADER]), Facts.from_dict(json.loads(meta[FACTS]))
+    except (ValueError, RecursionError) as error:
+        raise BadFile(
+            f"{path} has a damaged description ({(str(error).splitlines() or [''])[0][:200]})."
+        ) from error
+    return fields, ExportedNetwork(facts, hashlib.sha256(model).hexdigest(), model)

@@ -14,7 +14,7 @@ from labelscape.checkpoint import Checkpoint, fingerprint, load
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.export import onnx_file
 from labelscape.export.graph import Graph, MatrixPool, scaling_of
-from labelscape.exported import FACTS, HEADER, SCALINGS, Facts
+from labelscape.exported import FACTS, HEADER, SCALINGS, Facts, session
 from labelscape.files import written_whole
 from labelscape.scoring.engines import TorchEngine
 from labelscape.scoring.memory import (
@@ -24,6 +24,7 @@ from labelscape.scoring.memory import (
     SMALL_TILES,
     is_exact,
     learned_side,
+    tile_side,
 )
 from labelscape.scoring.openvino_engine import compared, proof_images
 from labelscape.scoring.scorer import Member, Scorer
@@ -145,7 +146,9 @@ def _side(checkpoint: Checkpoint, engine: TorchEngine, size: int | None) -> int:
     """The size asked for, else what the network learned. Raises BadOption for one it cannot take."""
     stride = engine.stride
     if size is None:
-        found = learned_side(Scorer((Member(checkpoint, engine),))) or USUAL_SIZE
+        alone = Scorer((Member(checkpoint, engine),))
+        # As a map's tiles: of another size they would give another map.
+        found = tile_side(alone, EXACT_TILE) if learned_side(alone) else USUAL_SIZE
         return max(1, found // stride) * stride
     if size < stride or size % stride:
         near = max(stride, round(size / stride) * stride)
@@ -212,7 +215,7 @@ def _proven(
     """The largest difference of a probability from torch's, and the share of pixels with another class.
     Raises BadInput where the file gives something else.
     """
-    run: Any = onnx_file.session(model)
+    run: Any = session(model, torch.get_num_threads())
     most, changed, pixels = 0.0, 0, 0
     for shape in shapes:
         given = _given(checkpoint, shape, facts.normalise)

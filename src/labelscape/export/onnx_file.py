@@ -107,17 +107,6 @@ def _transposes(opset: int) -> Iterator[None]:
         torch.onnx.unregister_custom_op_symbolic("aten::mT", opset)
 
 
-def session(model: bytes | str, threads: int | None = None) -> Any:
-    """An onnxruntime session on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised, and printed once
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def run_session(run: Any, images: Tensor) -> Tensor:
     """Images (N, B, H, W) float32 -> probabilities (N, K, H, W)."""
     return torch.from_numpy(run.run([PROBABILITIES], {IMAGE: images.contiguous().numpy()})[0])

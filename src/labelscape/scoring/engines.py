@@ -199,6 +199,11 @@ def build_network(checkpoint: Checkpoint) -> Network:
     second task alone. Raises BadFile where the weights are not those of this network, or its options make
     none.
     """
+    if checkpoint.exported is not None:
+        raise BadFile(
+            f"{_source(checkpoint)} is an exported model, which can be mapped and scored with; this needs "
+            "the checkpoint that it was made of (.safetensors)."
+        )
     # Of shapes alone first: what a stranger's options describe may be larger than the memory.
     _check_weights(checkpoint)
     net = _unfilled(checkpoint)

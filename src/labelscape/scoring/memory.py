@@ -60,6 +60,12 @@ def learned_side(scorer: Scorer) -> int | None:
     return max(1, whole_strides) * scorer.stride
 
 
+def image_side(scorer: Scorer) -> int | None:
+    """Side of the only images that an exported network takes, the smallest of several; None for others."""
+    networks = [member.checkpoint.exported for member in scorer.members]
+    return min((n.facts.size for n in networks if n is not None and n.facts.size), default=None)
+
+
 def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
     """What to expect of a plan whose tiles are larger than the networks learned; None where they are not."""
     side, learned = plan.largest, learned_side(scorer)

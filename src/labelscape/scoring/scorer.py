@@ -21,6 +21,7 @@ from labelscape.errors import BadInput
 from labelscape.scenes.validity import measured
 from labelscape.scoring.engines import Engine, TorchEngine
 from labelscape.scoring.familiar import CHANNELS
+from labelscape.scoring.onnx_engine import OnnxEngine
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
 
@@ -84,7 +85,9 @@ class Scorer:
         checkpoints = load_all(checkpoint)
         _check_agreement(checkpoints)
         how = {"device": device, "precision": precision, "both": both, "unfamiliar": unfamiliar}
-        members = (Member(c, TorchEngine.of(c, **how)) for c in checkpoints)
+        members = (
+            Member(c, (TorchEngine if c.exported is None else OnnxEngine).of(c, **how)) for c in checkpoints
+        )
         first = checkpoints[0]
         groups = (len(first.legend),) if both or unfamiliar else ()
         groups += ((len(first.mate.legend),) if both else ()) + ((CHANNELS,) if unfamiliar else ())

@@ -18,7 +18,7 @@ from labelscape.grid import Window
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.fade import Fader
 from labelscape.scoring.heap import memory_kept
-from labelscape.scoring.memory import EXACT_TILE, batch_of, is_exact, learned_side, tile_side
+from labelscape.scoring.memory import EXACT_TILE, batch_of, image_side, is_exact, learned_side, tile_side
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
@@ -47,7 +47,10 @@ def plan_for(
         raise UnknownName("way to join tiles (`blend`)", blend, BLENDS)
     # `reach` is None for global pooling: every pixel sees all of its tile, and no halo is wide enough.
     exact = scorer.reach is not None and all(is_exact(member) for member in scorer.members)
-    side = tile_size or (EXACT_TILE if exact else tile_side(scorer, max(scene.grid.shape)))
+    only = image_side(scorer)
+    # A small image has no room for halos of the reach: its tiles are blended.
+    exact = exact and (only is None or only >= 2 * scorer.reach + 4 * scorer.stride)
+    side = tile_size or only or (EXACT_TILE if exact else tile_side(scorer, max(scene.grid.shape)))
     if overlap is None:
         # A halo as wide as the receptive field: each core pixel sees what it would see in the whole scene.
         overlap = scorer.reach if exact else usual_overlap(side, scorer.stride)
@@ -59,7 +62,7 @@ def plan_for(
     seen = plan.core + 2 * plan.halo
     # Exact tiles may be cut at the scene's border; the others are all of one size where it is known which one
     # the network learned.
-    fixed = not exact and learned_side(scorer) is not None
+    fixed = only is not None or (not exact and learned_side(scorer) is not None)
     return replace(plan, side=seen if fixed else 0, batch=batch_of(scorer, seen))
 
 

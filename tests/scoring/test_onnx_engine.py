@@ -1,0 +1,142 @@
+"""An exported model maps to the class map of its checkpoint; what is none of ours is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import rasterio
+import torch
+import world
+
+from labelscape.checkpoint import Checkpoint, description, load, save
+from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.export.model import export_model
+from labelscape.maps.run import map_scene
+from labelscape.nets.catalog import create_model
+from labelscape.scoring.engines import build_network, state_arrays
+from labelscape.scoring.scorer import Scorer, predict
+
+QUIET = {"polygons": False, "report": False, "force": True, "device": "cpu"}
+WIDTHS = {"widths": (4, 6, 8, 10)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("onnx")
+
+
+@pytest.fixture(scope="module")
+def scene(folder):
+    """More than one tile of 384 in each direction, with nodata."""
+    return world.make(folder, 430, 500, bands=3, name="one", nodata=0).scene
+
+
+def made(network: str, scene, options: dict, **fields) -> Checkpoint:
+    torch.manual_seed(1)
+    net = create_model(network, in_channels=3, classes=3, **options)
+    with rasterio.open(scene) as file:
+        pixels = file.read().astype(float)
+    scaling = tuple((float(band.mean()), float(band.std())) for band in pixels)
+    contract = replace(world.contract_like(scene), normalisation=scaling)
+    return Checkpoint(network, dict(options), state_arrays(net), world.LEGEND, contract, **fields)
+
+
+@pytest.fixture(scope="module")
+def fcn(folder, scene):
+    return save(made("fcn", scene, WIDTHS, temperature=1.5), folder / "fcn.safetensors")
+
+
+def classes_of(model, scene, out, **settings) -> np.ndarray:
+    result = map_scene(model, scene, out, **{**QUIET, **settings})
+    with rasterio.open(result.paths["class"]) as file:
+        return file.read(1)
+
+
+@pytest.mark.parametrize(
+    "how", [{"size": 384}, {"dynamic": True, "normalise": "outside"}], ids=["fixed", "dynamic"]
+)
+def test_the_map_of_an_exported_model_is_that_of_its_checkpoint(how, fcn, scene, folder, tmp_path):
+    wanted = classes_of(fcn, scene, tmp_path / "torch")
+    assert len(np.unique(wanted)) >= 3  # nodata too
+    exported = export_model(fcn, tmp_path / "m.onnx", **how).path
+    result = map_scene(exported, scene, tmp_path / "onnx", **QUIET)
+    with rasterio.open(result.paths["class"]) as file:
+        np.testing.assert_array_equal(file.read(1), wanted)
+    run = json.loads(result.paths["run"].read_text())
+    assert run["engine"].startswith("onnxruntime ") and run["network"] == "fcn"
+
+
+@pytest.mark.long
+def test_blended_tiles_of_the_learned_size_are_the_same(scene, tmp_path):
+    options = {"backbone": "resnet10t", "spatial": 8}
+    checkpoint = save(made("ifbfnet", scene, options, recipe={"crop": 256}), tmp_path / "m.safetensors")
+    exported = export_model(checkpoint)
+    assert exported.size == 256
+    wanted = classes_of(checkpoint, scene, tmp_path / "torch")
+    np.testing.assert_array_equal(classes_of(exported.path, scene, tmp_path / "onnx"), wanted)
+
+
+def test_probabilities_are_calibrated_once_and_any_size_is_padded(fcn, folder, scene):
+    exported = export_model(fcn, folder / "any.onnx", dynamic=True).path
+    with rasterio.open(scene) as file:
+        pixels = file.read(window=((100, 167), (100, 191)))
+    np.testing.assert_allclose(predict(exported, pixels), predict(fcn, pixels), atol=1e-4)
+    flips = {"protocol": Scorer.of(fcn).protocol.__class__(tta="flips")}
+    both = (Scorer.of(one, device="cpu", **flips).score(pixels) for one in (exported, fcn))
+    torch.testing.assert_close(*both, atol=1e-4, rtol=0)
+
+
+def test_what_an_exported_model_cannot_do_is_refused(fcn, folder, scene, tmp_path):
+    exported = export_model(fcn, folder / "fixed.onnx", size=384).path
+    for settings, words in (
+        ({"precision": "bf16"}, "no effect on an ONNX model"),
+        ({"device": "cuda"}, "cannot run an ONNX model"),
+        ({"engine": "openvino"}, "networks of torch only"),
+    ):
+        with pytest.raises(BadOption, match=words):
+            map_scene(exported, scene, tmp_path / "a", **{**QUIET, **settings})
+    with pytest.raises(BadInput, match="takes 384 x 384 pixels, and was given 400"):
+        map_scene(exported, scene, tmp_path / "b", **QUIET, tile_size=400)
+    loaded = load(exported)
+    with pytest.raises(BadFile, match="needs the checkpoint that it was made of"):
+        build_network(loaded)
+    with pytest.raises(BadOption, match="cannot be saved"):
+        save(loaded, tmp_path / "c.safetensors")
+    assert description(exported)["network"] == "fcn"
+
+
+def changed(path, to, change):
+    model = onnx.load(path)
+    fields = {p.key: p.value for p in model.metadata_props}
+    change(fields)
+    onnx.helper.set_model_props(model, fields)
+    onnx.save(model, to)
+    return to
+
+
+def test_models_of_others_and_damaged_ones_are_refused(fcn, folder, tmp_path):
+    exported = export_model(fcn, folder / "good.onnx", size=64).path
+    (tmp_path / "half.onnx").write_bytes(exported.read_bytes()[:1000])
+    (tmp_path / "no.onnx").write_text("no model")
+    damages = {
+        "other": (lambda f: f.pop("labelscape"), "only files of `labelscape export`"),
+        "later": (
+            lambda f: f.update(labelscape=f["labelscape"].replace("labelscape-1", "labelscape-9")),
+            "version",
+        ),
+        "json": (lambda f: f.update(labelscape="{"), "damaged description"),
+        "facts": (
+            lambda f: f.update(labelscape_export=f["labelscape_export"].replace("16", "-16")),
+            "damaged",
+        ),
+    }
+    for name, (change, words) in damages.items():
+        with pytest.raises(BadFile, match=words):
+            load(changed(exported, tmp_path / f"{name}.onnx", change))
+    for name in ("half", "no"):
+        with pytest.raises(BadFile, match="no ONNX model that onnxruntime can run"):
+            load(tmp_path / f"{name}.onnx")
+    with pytest.raises(BadFile, match="does not exist"):
+        load(tmp_path / "nowhere.onnx")
