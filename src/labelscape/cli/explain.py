@@ -150,7 +150,9 @@ def _tell(done: Explanation, as_json: bool) -> None:
         return
     for name, one in done.found.items():
         print(f"{name}: {one.lead}")
-    for name, reason in done.not_suited.items():
-        print(f"{name}: not shown, {as_options(reason)}")
+    # A line for each reason: most analyses of other networks have the same one.
+    for reason in dict.fromkeys(done.not_suited.values()):
+        names = [name for name, why in done.not_suited.items() if why == reason]
+        print(f"not shown: {', '.join(names)} ({as_options(reason)})")
     for kind, path in done.paths.items():
         print(f"{kind:<5}{path}")

@@ -50,6 +50,7 @@ class Found:
     lead     one or two sentences: the answer
     numbers  JSON values
     arrays   everything that figures were drawn from
+    about    the caption of all pictures together: what is seen, the paper, how it was computed
     """
 
     lead: str
@@ -58,6 +59,11 @@ class Found:
     figures: tuple[Figure, ...] = ()
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        captions = [self.about] * bool(self.pictures) + [figure.caption for figure in self.figures]
+        assert all("Computed:" in text for text in captions), "every figure says how it was computed"
 
 
 @dataclass(frozen=True)

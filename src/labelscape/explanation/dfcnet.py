@@ -52,14 +52,13 @@ def deepest_features(look: Look) -> Found:
     lead = f"The map of block 5 varies by {100 * contrast['this']:.0f} % of its mean over a window"
     if "other" in contrast:
         lead += f", that of the other model ({_title(look.other)}) by {100 * contrast['other']:.0f} %"
-    lead += ". " + caption(
-        "Bright is large.",
-        "fig. 3 shows such maps of the baseline and of DFCNet: those with the classmate are the clearer "
-        "ones.",
+    about = caption(
+        "Bright is large; each map has its own scale.",
+        "fig. 3 shows such maps of the baseline and of DFCNet side by side.",
         "outputs of the deepest dense block at 1/32, mean over channels."
         + ("" if other else " Give a baseline as the other model to see both."),
     )
-    return Found(lead, {"contrast": contrast}, arrays, pictures=tuple(pictures))
+    return Found(f"{lead}.", {"contrast": contrast}, arrays, pictures=tuple(pictures), about=about)
 
 
 def _title(checkpoint: Checkpoint) -> str:
@@ -133,7 +132,7 @@ def _co_figure(names: list[str], shares: np.ndarray, overall: float, what: str) 
     tidy(axes, f"% of the pixels that are predicted as {what}")
     text = caption(
         f"On which land classes the second head finds {what}; the dashed line is the share over all.",
-        "no such figure; sec. 2.2 argues that roads help, because they go with some classes and not others.",
+        "no such figure; roads are learned beside land cover because the one tells of the other.",
         "both heads on the same windows, scaled as images of the first task.",
     )
     return Figure(f"Where {what} is predicted", drawing, text)

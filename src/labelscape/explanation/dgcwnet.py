@@ -126,12 +126,11 @@ def class_variance(look: Look) -> Found:
     medians = {name: float(np.median(values)) for name, values in variances.items()}
     between = {name: float(np.median(values)) for name, values in shares.items()}
     present = int((known["past it"].counts > 0).sum())
+    known_by, shared_by = _listed(medians, "{:.3g}"), _listed(between, "{:.2f}")
     lead = (
         f"Median over {len(variances['past it'])} channels of the variance between the means of {present} "
-        f"classes "
-        f"(eq. 8): {_listed(medians, '{:.3g}')}. As a share of all variance of a channel, which its scale "
-        f"does not "
-        f"change: {_listed(between, '{:.2f}')}."
+        f"classes (eq. 8): {known_by}. As a share of all variance of a channel, which its scale does not "
+        f"change: {shared_by}."
     )
     numbers = {"median": medians, "median_share_between_classes": between, "classes": present}
     arrays = {f"variance_{name.replace(' ', '_')}": values for name, values in variances.items()}
@@ -161,11 +160,10 @@ def _variance_figure(variances: dict[str, np.ndarray]) -> Figure:
     text = caption(
         "How many channels of the last features set the classes apart by how much; dashed lines are medians.",
         "fig. 3 compares two trained networks, ASPP and ASPP + DGCW, by the labels of Cityscapes: the module "
-        "moves the histogram to the right.",
+        "is there to raise it.",
         "eq. 8 with the predicted classes in place of labels, over all windows. 'Past it' is the same "
-        "trained "
-        "network with F in place of eq. 5: its head has never seen that, so the scale may change too. Give a "
-        "network trained without the module as the other model for the paper's comparison.",
+        "trained network with F in place of eq. 5: its head has never seen that, so the scale may change "
+        "too. Give a network trained without the module as the other model for the paper's comparison.",
     )
     return Figure("Class-wise variance (eq. 8)", drawing, text)
 
@@ -211,8 +209,8 @@ def channels_of_a_pair(look: Look) -> Found:
     names = [look.names[seen.classes[y - seen.window.top, x - seen.window.left]] for x, y in look.pixels]
     lead = (
         f"Between a pixel of {names[0]} and one of {names[1]}, the {len(order)} channels that are "
-        f"emphasised most "
-        f"hold {100 * share:.0f} % of the weight of {len(weights)}: {', '.join(map(str, order[:6]))}, ..."
+        f"emphasised most hold {100 * share:.0f} % of the weight of {len(weights)}: "
+        f"{', '.join(map(str, order[:6]))}, ..."
     )
     numbers = {
         "cells": places,

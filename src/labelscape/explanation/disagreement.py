@@ -74,10 +74,8 @@ def disagreement(look: Look) -> Found:
     if differing:
         lead += (
             f"; {100 * at_edge / differing:.0f} % of these lie within {NEAR} pixels of a border of one of "
-            f"the two "
-            f"maps. Where they differ their mean confidences are {means[0][1]:.2f} and {means[1][1]:.2f}, "
-            f"where "
-            f"they agree {means[0][0]:.2f} and {means[1][0]:.2f}"
+            f"the two maps. Where they differ their mean confidences are {means[0][1]:.2f} and "
+            f"{means[1][1]:.2f}, where they agree {means[0][0]:.2f} and {means[1][0]:.2f}"
         )
     numbers = {
         "other": look.other.network,
@@ -90,7 +88,12 @@ def disagreement(look: Look) -> Found:
     }
     arrays = {"counts": table, "by_confidence": by_confidence, "at_border": at_border}
     figure = _figure(look.names, table, look.checkpoint.network, look.other.network)
-    return Found(f"{lead}.", numbers, arrays, (figure,), tuple(pictures))
+    about = caption(
+        "The pictures show the scene, the classes of both models, and in black where they differ.",
+        "fig. 6 of IFBFNet shows differences of predictions.",
+        "as below, for the first windows.",
+    )
+    return Found(f"{lead}.", numbers, arrays, (figure,), tuple(pictures), about=about)
 
 
 @torch.no_grad()
@@ -112,8 +115,7 @@ def _picture(look: Look, seen: Seen, theirs: np.ndarray, differ: np.ndarray, num
         f"Window {number}",
         together,
         f"above the scene and {look.checkpoint.network}; below where they differ, in black, and the other "
-        f"model "
-        f"({look.other.network})",
+        f"model ({look.other.network})",
         f"Window {number} by two models",
     )
 

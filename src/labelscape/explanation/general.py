@@ -69,8 +69,7 @@ def receptive_field(look: Look) -> Found:
     )
     lead = (
         f"Half of what a prediction depends on lies within {half} pixels of it, 95 % within {most}: a "
-        f"square of "
-        f"{2 * most + 1} pixels a side; {theory}."
+        f"square of {2 * most + 1} pixels a side; {theory}."
     )
     if reach is not None and reach >= longest:
         lead += (
@@ -86,7 +85,15 @@ def receptive_field(look: Look) -> Found:
     same = [one for one in maps if one.shape == maps[0].shape]
     field = np.mean(same, axis=0)
     arrays = {"share_within": shares, "field": field}
-    return Found(lead, numbers, arrays, (_share_figure(shares, reach),), (_field_picture(field),))
+    about = caption(
+        "The picture shows which pixels of a window decide the class of its middle, the figure how far away "
+        "they are.",
+        "",
+        "gradient of the predicted class's logit by the input, absolute values summed over bands, each "
+        "window's largest value 1, mean over windows.",
+    )
+    pictures = (_field_picture(field),)
+    return Found(lead, numbers, arrays, (_share_figure(shares, reach),), pictures, about=about)
 
 
 def _share_figure(shares: np.ndarray, reach: int | None) -> Figure:
@@ -111,8 +118,7 @@ def _field_picture(field: np.ndarray) -> Picture:
     shown = np.log10(np.maximum(field / (field.max() or 1.0), 1e-4))
     said = (
         "mean over windows; brightness is the logarithm (base 10) of the gradient over its largest value, "
-        "cut "
-        "at -4. The prediction is that of the middle."
+        "cut at -4. The prediction is that of the middle."
     )
     return heat(shown, "What a prediction depends on", said, low=-4, high=0)
 
@@ -165,8 +171,7 @@ def band_importance(look: Look) -> Found:
     first, last = ranked[0], ranked[-1]
     lead = (
         f"With the {bands[first]} of another window {100 * changed.mean(0)[first]:.1f} % of the pixels "
-        f"change "
-        f"their class, the most of {len(bands)} bands; with its {bands[last]} "
+        f"change their class, the most of {len(bands)} bands; with its {bands[last]} "
         f"{100 * changed.mean(0)[last]:.1f} %."
     )
     numbers = {
@@ -201,13 +206,11 @@ def _bands_figure(bands: tuple[str, ...], changed: np.ndarray, order: np.ndarray
     tidy(axes, "% of pixels whose class changes")
     text = caption(
         "How much the map changes where one band is replaced and the others stay: dots are repeats. Bands "
-        "that "
-        "say the same share their importance, so a short bar is no proof that a band is useless.",
+        "that say the same share their importance, so a short bar is no proof that a band is useless.",
         "",
         "permutation: every window gets the band of another window, drawn at random, so that the band "
-        "keeps its "
-        "texture and loses its place; classes are compared with those of the unchanged windows, not with "
-        "labels.",
+        "keeps its texture and loses its place; classes are compared with those of the unchanged windows, "
+        "not with labels.",
     )
     return Figure("Importance of bands by permutation", drawing, text)
 
@@ -270,10 +273,13 @@ def feature_maps(look: Look) -> Found:
     dead = int((spread == 0).sum())
     lead = (
         f"{look.layer} gives {len(maps)} channels of {maps.shape[1]} x {maps.shape[2]} cells for the first "
-        f"window; {dead} of them are the same everywhere. The {len(shown)} that vary most are shown. "
-        + caption(
-            "Bright is large.", "fig. 5 of IFBFNet and fig. 3 of DFCNet show such maps.", "one forward pass."
-        )
+        f"window; {dead} of them are the same everywhere. The {len(shown)} that vary most are shown."
+    )
+    about = caption(
+        "Bright is large; each map has its own scale.",
+        "fig. 5 of IFBFNet and fig. 3 of DFCNet show means over channels like the first map.",
+        "one forward pass of the first window.",
     )
     numbers = {"layer": look.layer, "channels": len(maps), "constant_channels": dead, "shown": shown.tolist()}
-    return Found(lead, numbers, {"maps": maps.astype(np.float32), "std": spread}, pictures=tuple(pictures))
+    arrays = {"maps": maps.astype(np.float32), "std": spread}
+    return Found(lead, numbers, arrays, pictures=tuple(pictures), about=about)

@@ -69,7 +69,12 @@ def halves(look: Look) -> Found:
     )
     panels, maps = _panels(look)
     arrays = stacked | maps
-    return Found(lead, numbers, arrays, (_figure(stacked),), panels)
+    about = caption(
+        "The pictures show the levels before and after they are fused, and the layers of the spatial stream.",
+        "fig. 5 and fig. 4.",
+        "mean over channels of one forward pass, each map between its own extremes.",
+    )
+    return Found(lead, numbers, arrays, (_figure(stacked),), panels, about=about)
 
 
 def weights_of(net: IFBFNet, image: Tensor) -> dict[str, np.ndarray]:
@@ -108,10 +113,9 @@ def _figure(stacked: dict[str, np.ndarray]) -> Figure:
         tidy(axes, "weight", "% of the channels", "first fusion" if name == "balance1" else "second fusion")
     text = caption(
         "Weights of the channels of the two halves, over all windows. A half further to the right is raised.",
-        "no figure of the weights; sec. 3.2 argues that the high half would otherwise outweigh the low one.",
+        "no figure of the weights; sec. 3.2 balances the halves so that neither outweighs the other.",
         "sigmoid outputs of eq. 2. The low half of the first fusion is stage 1, that of the second the "
-        "spatial "
-        "stream.",
+        "spatial stream.",
     )
     return Figure("Weights of the high and low halves", drawing, text)
 

@@ -133,9 +133,16 @@ def by_resolution(look: Look) -> Found:
     }
     arrays = {"logit": logit, "margin": margin, "share_of_pixels_led": wins[:, :4], "pixels": counts}
     figures = (_figure(look.names, present, margin),)
-    return Found(
-        lead_text, numbers, arrays, figures, tuple(pictures), (_table(look.names, present, logit, wins),)
-    )
+    table = _table(look.names, present, logit, wins)
+    return Found(lead_text, numbers, arrays, figures, tuple(pictures), (table,), ABOUT)
+
+
+ABOUT = caption(
+    "The pictures show, pixel by pixel, what each resolution adds to the margin of the class that is "
+    "predicted: where coarse levels decide, and where fine ones.",
+    "no such figure; figs. 8 and 9 show the maps that result.",
+    "as below, for the first windows.",
+)
 
 
 @torch.no_grad()
@@ -165,10 +172,9 @@ def _figure(names: list[str], present: list[int], margin: np.ndarray) -> Figure:
     text = caption(
         "How much each resolution speaks for the class that is predicted, against the second best, by class. "
         "Bars to the left speak against it; all five of a class add up to its mean margin.",
-        "no such figure; sec. III argues that coarse levels recognise and fine levels localise.",
+        "no such figure; the paper argues that coarse levels recognise and fine levels localise.",
         "the logit is a sum over resolutions (for mlp over those hidden units that are on at the pixel); "
-        "each "
-        "term is upsampled by itself, biases apart.",
+        "each term is upsampled by itself, biases apart.",
     )
     return Figure("What each resolution contributes", drawing, text)
 

@@ -115,7 +115,8 @@ def _weights_figure(names: list[str], weights: np.ndarray, limit: float) -> Figu
     text = caption(
         "Weights of the branches in the three hierarchies: bars are means over windows, dots single windows, "
         "the dashed line is theta. O3,2 is a 3 x 3 convolution of rate 2.",
-        "no figure of the weights; sec. 3.1 argues that each image needs receptive fields of its own.",
+        "no figure of the weights, which are there to give each image receptive fields of its own (sec. "
+        "3.1).",
         "softmax outputs of eqs. 1, 3 and 5, before the gate of eq. 14.",
     )
     return Figure("Branch weights", drawing, text)
@@ -165,7 +166,7 @@ def _bin_figure(classes: list[str], bins: np.ndarray, dominant: np.ndarray, thet
     text = caption(
         "How much the scores of the low, fine level weigh against those of the three hierarchies: dots are "
         "windows, the orange mark their mean, the dashed line theta.",
-        "fig. 3 and sec. 3.2: fine levels should matter more where details do.",
+        "fig. 3 draws the module (sec. 3.2); no weights are shown.",
         "the second entry of W_bin, eq. 8, before its gate; the two entries add up to 1.",
     )
     return Figure("Weight of the low level branch (LBM)", drawing, text)

@@ -126,8 +126,7 @@ def check(look: Look) -> Found:
     worst = max(max(each) for each in errors.values())
     lead = (
         f"The gradients that the paper derives and those of backpropagation differ by at most {worst:.1g} "
-        f"of the "
-        "largest, in double precision. "
+        "of the largest, in double precision. "
     )
     lead += (
         "The gates of this model are off."
@@ -148,8 +147,8 @@ def check(look: Look) -> Found:
 
 HOW = (
     "Computed in float64 on windows of at most 128 pixels: labels are the predicted classes, the loss is "
-    "the sum "
-    "over pixels, W and W_bin are free variables as in sec. 3.3. The paper derives, and shows no numbers"
+    "the sum over pixels, W and W_bin are free variables as in sec. 3.3. The paper derives, and shows no "
+    "numbers"
 )
 SAID = {
     "eq. 11": "The sum over pixels and classes of the level's scores times (p - y), through the gate.",

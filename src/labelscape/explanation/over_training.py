@@ -85,8 +85,7 @@ def run(look: Look) -> Found:
     moved = np.abs(means[-1] - means[0]).max()
     lead = (
         f"From step {steps[0]} to step {steps[-1]} ({len(steps)} saved) the mean weight of a branch moved "
-        f"by up "
-        f"to {moved:.3g}."
+        f"by up to {moved:.3g}."
     )
     numbers = {"steps": steps.tolist(), "mean": means.tolist(), "largest_move": float(moved)}
     arrays = {"steps": steps, "weights": means}

@@ -21,7 +21,13 @@ def page_of(made: Explanation, look: Look, analyses: Sequence[Analysis]) -> Repo
     """The report of an explanation."""
     titles = {one.name: one.title for one in analyses}
     sections = [
-        Section(titles[name], (found.lead,), found.pictures, found.figures, found.tables)
+        Section(
+            titles[name],
+            tuple(filter(None, (found.lead, found.about))),
+            found.pictures,
+            found.figures,
+            found.tables,
+        )
         for name, found in made.found.items()
     ]
     if made.not_suited:

@@ -150,7 +150,7 @@ def _run(look: Look, asked: Sequence[Analysis]) -> tuple[dict[str, Found], dict[
     found: dict[str, Found] = {}
     reasons = {one.name: one.why_not(look) for one in asked}
     suited = [one for one in asked if not reasons[one.name]]
-    with bar("explain", len(suited), "analyses") as tick:
+    with bar("explain", len(suited), "steps") as tick:
         for one in suited:
             found[one.name] = one.run(look)
             tick(1, last=one.name)
