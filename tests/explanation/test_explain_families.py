@@ -14,6 +14,7 @@ from labelscape.checkpoint import SecondTask
 from labelscape.errors import BadInput, BadOption
 from labelscape.explanation import dfcnet, dgcwnet, disagreement, ifbfnet, speaks_for
 from labelscape.explanation.analysis import Look
+from labelscape.explanation.drawing import marked
 from labelscape.explanation.windows import Wanted, around, scaled_for
 from labelscape.legend import Legend
 from labelscape.nets.catalog import create_model
@@ -268,3 +269,12 @@ def test_a_pixel_without_data_is_refused(tmp_path):
     nodata = world.make(tmp_path, nodata=0).scene
     with pytest.raises(BadInput, match="5,5 has no data"):
         look_at(checkpoint_of("skip", nodata), nodata, Wanted(pixels=((5, 5),), side=96))
+
+
+def test_a_mark_is_around_its_pixel_and_hides_none_within():
+    picture = np.random.default_rng(0).integers(1, 250, (20, 30, 3)).astype(np.uint8)
+    framed = marked(picture, 10, 1)  # at the border: cut, not moved
+    changed = (framed != picture).any(2)
+    rows, columns = np.nonzero(changed)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 14, 0, 5)
+    assert not changed[8:13, 0:4].any() and (framed[7, 0:4] == 255).all() and (framed[6, 0:5] == 0).all()

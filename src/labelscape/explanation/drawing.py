@@ -51,6 +51,17 @@ def bars_with_dots(axes: Axes, labels: Sequence[str], values: np.ndarray, colour
     axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
 
 
+def marked(picture: np.ndarray, row: int, column: int) -> np.ndarray:
+    """The picture (h, w, 3) with a square around a pixel, white within black, to be seen on any ground."""
+    framed = picture.copy()
+    for half, shade in ((4, 0), (3, 255)):
+        rows, columns = (slice(max(0, at - half), at + half + 1) for at in (row, column))
+        framed[rows, columns] = shade
+    inside = tuple(slice(max(0, at - 2), at + 3) for at in (row, column))
+    framed[inside] = picture[inside]
+    return framed
+
+
 def heat(
     values: np.ndarray, title: str, text: str, *, low: float | None = None, high: float | None = None
 ) -> Picture:

@@ -9,6 +9,7 @@ import numpy as np
 from labelscape.evaluation.report import Report
 from labelscape.evaluation.sections import Picture, Section, Table
 from labelscape.explanation.analysis import Analysis, Explanation, Look
+from labelscape.explanation.drawing import marked
 from labelscape.explanation.windows import Seen
 
 SHOWN = 8
@@ -78,6 +79,8 @@ def _pair(look: Look, seen: Seen, number: int, chips: tuple) -> Picture:
     height, width = seen.valid.shape
     pair = np.full((height, 2 * width + GAP, 3), 255, np.uint8)
     pair[:, :width] = seen.picture
+    for x, y in look.pixels:
+        pair[:, :width] = marked(pair[:, :width], y - seen.window.top, x - seen.window.left)
     pair[:, width + GAP :] = look.checkpoint.legend.paint(seen.classes)
     place = f"{seen.scene}, x {seen.window.left}, y {seen.window.top}, {width} x {height} pixels"
     present = np.unique(seen.classes[seen.valid])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from labelscape.evaluation.sections import Figure
+from labelscape.evaluation.sections import Figure, Picture
 from labelscape.explanation.analysis import Found, Look, caption
-from labelscape.explanation.drawing import COLOURS, blank, heat, tidy
+from labelscape.explanation.drawing import COLOURS, blank, heat, marked, tidy
 
 STEPS = 32, 128
 """Of the integral (ours): the second number where the error of the first is above GOOD."""
@@ -103,7 +104,7 @@ def speaks_for(look: Look) -> Found:
     }
     where = f"for {name} at column {column}, row {row} of the window; 0 is in the middle of the colours"
     pictures = tuple(
-        heat(values, title, f"{text} {where}", low=-limit, high=limit)
+        _marked(heat(values, title, f"{text} {where}", low=-limit, high=limit), row, column)
         for values, title, text in (
             (ig, "Integrated gradients", "bright speaks for, dark against,"),
             (occ, "Occlusion", f"how much the logit falls where a square of {side} pixels is covered,"),
@@ -118,6 +119,10 @@ def speaks_for(look: Look) -> Found:
         "by Captum, as below; bands are added up (integrated gradients) or covered together (occlusion).",
     )
     return Found(lead, numbers, arrays, (figure,), pictures, about=about)
+
+
+def _marked(picture: Picture, row: int, column: int) -> Picture:
+    return replace(picture, pixels=marked(picture.pixels, row, column))
 
 
 def _bands_figure(bands: tuple[str, ...], by_band: np.ndarray, name: str) -> Figure:
