@@ -36,8 +36,10 @@ from labelscape.viewer.tiles import SIDE, levels
 TITILER = """
 import sys, uvicorn
 from fastapi import FastAPI
+from titiler.core.errors import DEFAULT_STATUS_CODES, add_exception_handlers
 from titiler.core.factory import TilerFactory
 app = FastAPI()
+add_exception_handlers(app, DEFAULT_STATUS_CODES)
 app.include_router(TilerFactory().router)
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
 """

@@ -31,8 +31,12 @@ def test_the_page_works_by_mouse_and_by_keyboard(address):
         assert "p(forest)" in told and "WGS 84" in told and "EPSG:32633" in told
         # A class is taken off the map, and the address says so.
         with page.expect_response(lambda one: "hide=4" in one.url):
-            page.get_by_label("field").first.uncheck()
+            page.get_by_label("field", exact=True).first.uncheck()
         assert "hide=class%2C4" in page.url
+        # Another colour for a class, in this view and in its address.
+        with page.expect_response(lambda one: "colors=9-102030" in one.url):
+            page.get_by_label("Colour of forest").fill("#102030")
+        assert "9-102030" in page.url
         page.select_option("#show", "proba")
         page.select_option("#show-class", "2")
         assert page.inner_text("#ramp").startswith("Probability of forest")
@@ -49,7 +53,11 @@ def test_the_page_works_by_mouse_and_by_keyboard(address):
         page.goto("about:blank")
         page.goto(link)
         page.wait_for_selector(READY)
-        assert page.input_value("#show") == "confidence" and not page.get_by_label("field").first.is_checked()
+        assert page.get_by_label("Colour of forest").input_value() == "#102030"
+        assert (
+            page.input_value("#show") == "confidence"
+            and not page.get_by_label("field", exact=True).first.is_checked()
+        )
         assert page.seen == [] and page.evaluate(browser.FAULTS) == []
 
 

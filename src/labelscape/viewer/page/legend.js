@@ -1,15 +1,17 @@
 // @ts-check
 /** The legend: names, areas and toggles of classes, or the colours of a measure. */
 
-import { byId, chip, make } from "./dom.js";
+import { byId, make } from "./dom.js";
+import { hex } from "./map.js";
 
 /**
  * @param {import("./api.js").Layer} layer
  * @param {number[]} hidden
  * @param {(hidden: number[]) => void} changed
- * @param {Record<number, [number, number, number]>} colors
+ * @param {Record<number, [number, number, number]>} colors chosen here instead of the map's
+ * @param {(value: number, color: [number, number, number]) => void} recoloured
  */
-export function drawLegend(layer, hidden, changed, colors) {
+export function drawLegend(layer, hidden, changed, colors, recoloured) {
   const classes = layer.classes ?? [];
   const total = classes.reduce((sum, one) => sum + (one.pixels ?? 0), 0) || 1;
   const unit = unitOf(classes);
@@ -21,13 +23,21 @@ export function drawLegend(layer, hidden, changed, colors) {
       changed(box.checked ? others : [...others, one.value]);
     });
     const name = make("span", { class: "name", text: one.name });
-    const label = make("label", {}, [box, chip(colors[one.value] ?? one.color), name]);
-    return make("li", {}, [label, make("span", { class: "size", text: sizeText(one, total, unit, layer.exact) })]);
+    const label = make("label", {}, [box, name]);
+    const color = make("input", { type: "color", class: "chip", "aria-label": `Colour of ${one.name}` });
+    color.value = `#${hex(colors[one.value] ?? one.color)}`;
+    color.addEventListener("change", () => recoloured(one.value, parts(color.value)));
+    return make("li", {}, [color, label, make("span", { class: "size", text: sizeText(one, total, unit, layer.exact) })]);
   });
   byId("legend").replaceChildren(make("ul", {}, items));
   if (!layer.exact) {
     byId("legend").append(make("p", { class: "quiet", text: "Areas are estimated from an overview." }));
   }
+}
+
+/** @param {string} code #rrggbb @returns {[number, number, number]} */
+export function parts(code) {
+  return [1, 3, 5].map((i) => parseInt(code.slice(i, i + 2), 16));
 }
 
 /** @typedef {{name: string, of: number, digits: number}} Unit */

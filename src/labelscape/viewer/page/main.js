@@ -92,7 +92,10 @@ async function start() {
     drawLegend(classes, state.hidden[classes.key] ?? [], (hidden) => {
       state.hidden[classes.key] = hidden;
       draw();
-    }, state.colors[classes.key] ?? {});
+    }, state.colors[classes.key] ?? {}, (value, color) => {
+      state.colors[classes.key] = { ...state.colors[classes.key], [value]: color };
+      draw();
+    });
     if (scene) drawBands();
   }
 

@@ -76,7 +76,8 @@ function drawLegend(pen, facts, state, size) {
   const [x, y] = [size.x - wide - 12, size.y - high - 12];
   box(pen, x, y, wide, high);
   rows.forEach((one, i) => {
-    pen.fillStyle = `rgb(${one.color.join(" ")})`;
+    const color = state.colors[state.show]?.[one.value] ?? one.color;
+    pen.fillStyle = `rgb(${color.join(" ")})`;
     pen.fillRect(x + 10, y + 8 + 20 * i, 16, 14);
     pen.fillStyle = "#16191d";
     pen.fillText(one.name, x + 34, y + 20 + 20 * i);

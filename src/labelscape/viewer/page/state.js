@@ -1,6 +1,9 @@
 // @ts-check
 /** What is shown, and its address: the part after # is a permalink of the view. */
 
+import { parts } from "./legend.js";
+import { hex } from "./map.js";
+
 /**
  * @typedef {{zoom: number | null, row: number | null, column: number | null, show: string,
  *   showBand: number, opacity: number, beside: string, besideBand: number, swipe: number, imagery: boolean,
@@ -36,6 +39,9 @@ export function toHash(state) {
   if (state.stretch.length) words.set("stretch", state.stretch.map((one) => one.join(",")).join(";"));
   for (const [key, values] of Object.entries(state.hidden)) {
     if (values.length) words.append("hide", [key, ...values].join(","));
+  }
+  for (const [key, colors] of Object.entries(state.colors)) {
+    words.append("color", [key, ...Object.entries(colors).map(([value, color]) => `${value}-${hex(color)}`)].join(","));
   }
   return `#${words}`;
 }
@@ -83,6 +89,13 @@ export function fromHash(hash, before, facts) {
   for (const one of words.getAll("hide")) {
     const [key, ...values] = one.split(",");
     if (keys.includes(key)) state.hidden[key] = values.map(Number).filter((v) => v >= 0 && v < 255);
+  }
+  for (const one of words.getAll("color")) {
+    const [key, ...codes] = one.split(",");
+    const good = codes.map((code) => /^(\d{1,3})-([0-9a-f]{6})$/.exec(code)).filter((found) => found !== null);
+    if (keys.includes(key)) {
+      state.colors[key] = Object.fromEntries(good.map((found) => [found[1], parts(`#${found[2]}`)]));
+    }
   }
   return state;
 }
