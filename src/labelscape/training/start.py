@@ -1,10 +1,15 @@
-"""Start from a trained checkpoint: weights that fit are taken over, the rest is new, and both are named."""
+"""Start from a trained checkpoint: weights that fit are taken over, the rest is new, and both are named.
+
+With other classes or bands the parts of a layer are matched by the name of the class or band: their order,
+and how many there are, may differ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from labelscape.checkpoint import Checkpoint
@@ -14,24 +19,31 @@ from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import entry, shapes_of
 
 Shapes = dict[str, tuple[int, ...]]
+Places = dict[int, tuple[tuple[int, int], ...]]
+"""Axis of a weight -> (place in the start, place in the network) of each name that both have."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights of a network, by name: those that a checkpoint has, those that stay new, and why."""
+    """Weights of a network, by name: those that a checkpoint has, those that stay new, and why.
+
+    partly  weights of which only the parts of some classes or bands are taken over
+    """
 
     taken: tuple[str, ...]
     new: tuple[str, ...]
     why: tuple[str, ...] = ()
+    partly: Mapping[str, Places] = field(default_factory=dict)
 
     def told(self, start: Checkpoint, name: str) -> list[str]:
         """What is taken over and what is not, as lines."""
-        parts = sorted({key.rpartition(".")[0] for key in self.new})
+        parts = sorted({key.rpartition(".")[0] for key in (*self.new, *self.partly)})
         rest = f"; new: {', '.join(parts[:6])}{' ...' * (len(parts) > 6)}" if parts else ""
         because = f" ({'; '.join(self.why)})" if self.why and parts else ""
+        some = "new, but for the classes and bands of the same name: " if self.partly else "new: "
         return [
-            f"{len(self.taken)} of {len(self.taken) + len(self.new)} weights are those of {start.network} in "
-            f"{name}{rest}{because}"
+            f"{len(self.taken)} of {len(self.taken) + len(self.new) + len(self.partly)} weights are those of "
+            f"{start.network} in {name}{rest.replace('new: ', some)}{because}"
         ]
 
 
@@ -44,8 +56,8 @@ def follows_paper(network: str, start: Checkpoint) -> bool:
 def fit_of(
     network: str, options: dict, dataset: Dataset, start: Checkpoint, own: Shapes | None = None
 ) -> Fit:
-    """Which weights of `start` the network for `dataset` takes over: those of equal name and shape, but none
-    that reads other bands or tells apart other classes, even as many.
+    """Which weights of `start` the network for `dataset` takes over: those of equal name and shape; of those
+    that read other bands or tell apart other classes, even as many, the parts of the same names.
 
     own  the network's shapes, where it is built already
 
@@ -55,15 +67,18 @@ def fit_of(
     own = own or shapes_of(network, bands, classes, options) or {}
     theirs = {key: value.shape for key, value in start.weights.items()}
     # One band or one class more shows which weights depend on their number, whatever the network.
-    other: set[str] = set()
+    places: dict[str, Places] = {}
     why = []
     if tuple(start.bands) != tuple(dataset.bands):
-        why.append(f"other bands: {' '.join(start.bands)}")
-        other |= _changed(own, shapes_of(network, bands + 1, classes, options))
-    if start.legend.names != dataset.legend.names:
-        why.append(f"other classes: {', '.join(start.legend.names)}")
-        other |= _changed(own, shapes_of(network, bands, classes + 1, options))
-    taken = tuple(key for key, shape in own.items() if theirs.get(key) == shape and key not in other)
+        why.append(_told_of("bands", start.bands, dataset.bands))
+        more = shapes_of(network, bands + 1, classes, options)
+        _add_places(places, own, more, start.bands, dataset.bands)
+    if list(start.legend.names) != list(dataset.legend.names):
+        why.append(_told_of("classes", start.legend.names, dataset.legend.names))
+        more = shapes_of(network, bands, classes + 1, options)
+        _add_places(places, own, more, start.legend.names, dataset.legend.names)
+    taken = tuple(key for key, shape in own.items() if theirs.get(key) == shape and key not in places)
+    partly = {key: found for key, found in places.items() if _fits(found, own[key], theirs.get(key))}
     # Counters and single numbers fit by chance.
     if own and not any(len(own[key]) > 1 for key in taken):
         raise BadOption(
@@ -72,12 +87,52 @@ def fit_of(
             + (f" or {entry(network).start.base}" if entry(network).start else "")
             + ", or leave `start` out."
         )
-    return Fit(taken, tuple(key for key in own if key not in taken), tuple(why))
+    new = tuple(key for key in own if key not in taken and key not in partly)
+    return Fit(taken, new, tuple(why), partly)
 
 
-def _changed(own: Shapes, other: Shapes | None) -> set[str]:
-    """Names whose shapes depend on what was changed; none where shapes cannot be had without numbers."""
-    return {key for key, shape in own.items() if other is not None and other.get(key) != shape}
+def _told_of(what: str, before: Sequence[str], now: Sequence[str]) -> str:
+    """other classes: water, forest; of the same name: water"""
+    join = " " if what == "bands" else ", "
+    both = [name for name in now if name in before]
+    return f"other {what}: {join.join(before)}" + (f"; of the same name: {join.join(both)}" if both else "")
+
+
+def _add_places(
+    places: dict[str, Places], own: Shapes, more: Shapes | None, before: Sequence[str], now: Sequence[str]
+) -> None:
+    """Add, for each weight whose shape depends on the number of names, along which axes it does, and which
+    places belong together. Nothing where shapes cannot be had without numbers.
+    """
+    same = tuple((list(before).index(name), place) for place, name in enumerate(now) if name in before)
+    for key, shape in own.items():
+        other = shape if more is None else more.get(key)
+        if other == shape:
+            continue
+        axes = [axis for axis, pair in enumerate(zip(shape, other or ())) if pair[0] != pair[1]]
+        # One place a name: of a layer that has several for each it is not known which is which.
+        one = other is not None and len(other) == len(shape)
+        one = one and all((shape[a], other[a]) == (len(now), len(now) + 1) for a in axes)
+        places[key] = places.get(key, {}) | {axis: same if one else () for axis in axes or [0]}
+
+
+def _fits(places: Places, own: tuple[int, ...], theirs: tuple[int, ...] | None) -> bool:
+    """Does a weight of the start have all these places, and the network's shape beside them?"""
+    if theirs is None or len(theirs) != len(own) or not all(places.values()):
+        return False
+    return all(
+        max(old for old, _ in places[axis]) < theirs[axis] if axis in places else theirs[axis] == side
+        for axis, side in enumerate(own)
+    )
+
+
+def _copy_places(to: torch.Tensor, source: np.ndarray, places: Places) -> None:
+    """Copy the parts of a weight that have a name in both, in place."""
+    old = [range(side) for side in source.shape]
+    new = [range(side) for side in to.shape]
+    for axis, pairs in places.items():
+        old[axis], new[axis] = [a for a, _ in pairs], [b for _, b in pairs]
+    to[np.ix_(*new)] = torch.from_numpy(source[np.ix_(*old)]).to(to)
 
 
 def take_over(net: Network, network: str, options: dict, dataset: Dataset, start: Checkpoint) -> None:
@@ -90,9 +145,12 @@ def take_over(net: Network, network: str, options: dict, dataset: Dataset, start
     state = net.state_dict()
     own = {key: tuple(value.shape) for key, value in state.items()}
     with torch.no_grad():
-        for key in fit_of(network, options, dataset, start, own).taken:
+        fit = fit_of(network, options, dataset, start, own)
+        for key in fit.taken:
             # In place: the state shares its memory with the parameters.
             state[key].copy_(torch.from_numpy(start.weights[key]))
+        for key, places in fit.partly.items():
+            _copy_places(state[key], start.weights[key], places)
 
 
 def told_of_start(
