@@ -13,6 +13,8 @@ import world
 from labelscape.checkpoint import Checkpoint, description, load, save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.export.model import export_model
+from labelscape.maps.journal import Journal
+from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scoring.engines import build_network, state_arrays
@@ -114,6 +116,37 @@ def changed(path, to, change):
     onnx.helper.set_model_props(model, fields)
     onnx.save(model, to)
     return to
+
+
+def test_it_is_described_and_checked_as_its_checkpoint(fcn, folder, scene, run_cli):
+    exported = export_model(fcn, folder / "said.onnx", size=384).path
+    code, out, _ = run_cli("info", exported)
+    assert code == 0 and "water" in out and f"labelscape map {exported} SCENE" in out
+    both = [check(one, scene, timing=False, device="cpu") for one in (exported, fcn)]
+    assert both[0].findings == both[1].findings and both[0].plan.tiles == 9
+
+
+def test_an_interrupted_map_goes_on_with_the_exported_model_alone(fcn, folder, scene, tmp_path, monkeypatch):
+    exported = export_model(fcn, folder / "begun.onnx", size=384).path
+    whole = map_scene(exported, scene, tmp_path / "whole", **QUIET)
+    save_tile, kept = Journal.save, []
+
+    def stops(self, core, planes):
+        if kept:
+            raise KeyboardInterrupt
+        kept.append(core)
+        save_tile(self, core, planes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "save", stops)
+        with pytest.raises(KeyboardInterrupt):
+            map_scene(exported, scene, tmp_path / "out", **QUIET)
+    with pytest.raises(BadFile, match="another checkpoint"):
+        map_scene(fcn, scene, tmp_path / "out", **QUIET)
+    resumed = map_scene(exported, scene, tmp_path / "out", **QUIET)
+    assert resumed.resumed
+    for kind in ("class", "confidence"):
+        assert resumed.paths[kind].read_bytes() == whole.paths[kind].read_bytes()
 
 
 def test_models_of_others_and_damaged_ones_are_refused(fcn, folder, tmp_path):
