@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,8 @@ def maps(tmp_path_factory):
 
 
 def files_in(folder):
-    return {p.name: p.read_bytes() for p in sorted(Path(folder).iterdir())}
+    """Beside what is finished lies a list of it."""
+    return {p.name: p.read_bytes() for p in sorted(Path(folder).iterdir()) if p.suffix != ".jsonl"}
 
 
 def sieved_alone(maps, out):
@@ -83,8 +85,8 @@ def test_the_command_reports_a_bad_raster_and_finishes_the_rest(client, maps, tm
     assert "6 rasters, 2 workers of 1 thread on cpu: each takes whole rasters" in err
     assert "failed 1" in err or "sieve 6 rasters: 6 rasters in" in err
     assert files_in(tmp_path / "sieved") == sieved_alone(maps, tmp_path / "alone")
-    # Again, by one process: nothing is replaced unasked.
-    code, out, err = run_cli("sieve", maps, "--out", tmp_path / "sieved", "--min-area", "0.05", "--json")
+    # By other settings: nothing is replaced unasked.
+    code, out, err = run_cli("sieve", maps, "--out", tmp_path / "sieved", "--min-area", "0.06", "--json")
     assert code == 1 and "sieve 1 of 4: " in err
     assert all("exists" in one["cause"] and one["summary"] is None for one in json.loads(out))
     code, out, _ = run_cli("polygonize", maps / "s1_class.tif", "--out", tmp_path / "p", "--legend", bad)
@@ -92,6 +94,37 @@ def test_the_command_reports_a_bad_raster_and_finishes_the_rest(client, maps, tm
     code, out, _ = run_cli("polygonize", f"{maps}/*_class.tif", "--out", tmp_path / "p", "--min-area", "0.02")
     assert code == 0 and "dropped, leaving gaps" in out and out.endswith("4 rasters: 4 done\n")
     assert sorted(files_in(tmp_path / "p")) == [f"s{n}_class.gpkg" for n in range(4)]
+
+
+@pytest.mark.parametrize("verb", ["sieve", "polygonize"])
+def test_a_second_start_makes_only_what_is_missing_or_has_changed(maps, tmp_path, verb):
+    given = tmp_path / "maps"
+    shutil.copytree(maps, given)
+    make, settings, end = {
+        "sieve": (sieve_maps, {"min_area": 0.05}, "tif"),
+        "polygonize": (polygonize_maps, {"sieve": 0.05}, "gpkg"),
+    }[verb]
+    first = make(given, tmp_path / "out", **settings)
+    before = files_in(tmp_path / "out")
+    again = make(given, tmp_path / "out", **settings)
+    assert [record.state for record in again] == ["skipped"] * 4
+    assert [(r.summary, r.pixels, r.out) for r in again] == [(r.summary, r.pixels, r.out) for r in first]
+    (tmp_path / "out" / f"s1_class.{end}").unlink()
+    (tmp_path / "out" / f"s2_class.{end}").write_bytes(b"cut")
+    world.write(given / "s3_class.tif", np.zeros((60, 60), np.uint8), nodata=255)
+    # As a run leaves it that is killed while it writes its line.
+    with (tmp_path / "out" / f".{verb}.jsonl").open("a") as file:
+        file.write('{"out": "s0_cl')
+    states = [(r.state, "exists" in r.cause) for r in make(given, tmp_path / "out", **settings)]
+    assert states == [("skipped", False), ("done", False), ("failed", True), ("failed", True)]
+    states = [r.state for r in make(given, tmp_path / "out", **settings, overwrite=True)]
+    assert states == ["done"] * 4
+    assert [r.state for r in make(given, tmp_path / "out", **settings)] == ["skipped"] * 4
+    after = files_in(tmp_path / "out")
+    if verb == "sieve":  # a GeoPackage holds the time at which it was written
+        assert {name.split(".")[0] for name in after if after[name] != before[name]} == {"s3_class"}
+    other = {name: 2 * value for name, value in settings.items()}
+    assert [r.state for r in make(given, tmp_path / "out", **other)] == ["failed"] * 4
 
 
 def test_what_is_wrong_of_all_maps_is_said_before_the_first(maps, tmp_path, run_cli):

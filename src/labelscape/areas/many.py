@@ -6,20 +6,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
+from labelscape.areas.finished import Finished
 from labelscape.areas.polygon_files import check_target, is_database
 from labelscape.areas.polygonize import PolygonSummary, check_numbers, polygonize
-from labelscape.areas.sieve import SieveSummary, check_minimum, sieve
+from labelscape.areas.sieve import SievedClass, SieveSummary, check_minimum, sieve
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import check_path, make_folder
 from labelscape.legend import Legend
 from labelscape.progress import bar, print_line
 from labelscape.scenes.files import is_raster, reading
 from labelscape.scenes.scene_list import SceneList, find_scenes
+from labelscape.version import __version__
 from labelscape.workers.cluster import Call
 from labelscape.workers.probe import Needs
 from labelscape.workers.sent import for_workers
@@ -38,7 +40,8 @@ class RasterRecord(Generic[Summary]):
 
     raster   as it was given
     out      the file made of it
-    seconds  from opening it to the last byte
+    state    done, failed, or skipped: finished by an earlier run with the same settings
+    seconds  from opening it to the last byte; 0 where it was skipped
     pixels   of the raster; 0 where it failed
     cause    why it failed, as a sentence; "" otherwise
     summary  as `sieve` or `polygonize` returns it; None where it failed
@@ -46,7 +49,7 @@ class RasterRecord(Generic[Summary]):
 
     raster: str
     out: str
-    state: Literal["done", "failed"]
+    state: Literal["done", "skipped", "failed"]
     seconds: float = 0.0
     pixels: int = 0
     cause: str = ""
@@ -65,7 +68,8 @@ def sieve_maps(
     block_timeout: float | None = TIME_LIMIT,
 ) -> tuple[RasterRecord[SieveSummary], ...]:
     """Sieve many class maps into the folder `out`, each to a file of its own name, as `sieve` does. One that
-    fails is reported in its record, and the others are sieved.
+    fails is reported in its record, and the others are sieved. Started again with the same settings, it
+    makes only what is missing or has changed.
 
     rasters  files, folders of class maps (`_class.tif`; without any, all rasters in it), globs, lists as
              `find_scenes` takes them
@@ -78,9 +82,9 @@ def sieve_maps(
     a worker cannot do the job, ClusterLost where the scheduler is gone.
     """
     check_minimum(min_area)
-    act = partial(sieve, min_area=min_area, overwrite=overwrite)
-    made = partial(_made, act, legend)
-    return _each(made, "sieve", class_maps(rasters), out, ".tif", Hands(workers, cluster, block_timeout))
+    many = _Many("sieve", ".tif", legend, {"min_area": min_area}, overwrite, SieveSummary)
+    act = partial(sieve, min_area=min_area)
+    return _each(many, act, class_maps(rasters), out, Hands(workers, cluster, block_timeout))
 
 
 def polygonize_maps(
@@ -110,8 +114,9 @@ def polygonize_maps(
     suffix = f".{polygons_as.removeprefix('.')}"
     check_target(Path("map").with_suffix(suffix))
     settings = {"sieve": sieve, "min_area": min_area, "simplify": simplify}
-    made = partial(_made, partial(polygonize, **settings, overwrite=overwrite), legend)
-    return _each(made, "polygonize", class_maps(rasters), out, suffix, Hands(workers, cluster, block_timeout))
+    many = _Many("polygonize", suffix, legend, settings, overwrite, PolygonSummary)
+    act = partial(polygonize, **settings)
+    return _each(many, act, class_maps(rasters), out, Hands(workers, cluster, block_timeout))
 
 
 def class_maps(given: Given) -> SceneList:
@@ -132,13 +137,20 @@ def class_maps(given: Given) -> SceneList:
     return find_scenes(found)
 
 
+@dataclass(frozen=True)
+class _Many:
+    """What is done with each of many class maps, and how its result is told."""
+
+    verb: str
+    suffix: str
+    legend: Legend | None
+    settings: dict[str, Any]
+    overwrite: bool
+    summary: type
+
+
 def _each(
-    made: Callable[[str, str], RasterRecord],
-    verb: str,
-    maps: SceneList,
-    out: str | Path,
-    suffix: str,
-    hands: Hands,
+    many: _Many, act: Callable[..., Any], maps: SceneList, out: str | Path, hands: Hands
 ) -> tuple[RasterRecord, ...]:
     """A record for each map, in their order."""
     check_path(out, "The folder of the results (out)")
@@ -147,46 +159,68 @@ def _each(
     for note in maps.notes:
         print_line(f"note: {note}")
     make_folder(Path(out))
-    targets = [str(Path(out) / f"{one.name}{suffix}") for one in maps]
-    run = _here if hands.alone else partial(_on_workers, hands=hands, out=Path(out))
+    settings = {**many.settings, "legend": many.legend and many.legend.to_json(), "version": __version__}
+    finished = Finished(Path(out), many.verb, settings)
     records: dict[int, RasterRecord] = {}
-    for number, record in run(made, verb, maps, targets):
+    missing: list[_Task] = []
+    for number, one in enumerate(maps):
+        task = _Task(number, one.source, str(Path(out) / f"{one.name}{many.suffix}"))
+        facts = None if many.overwrite else finished.facts(_text(task.source), task.out)
+        if facts is None:
+            missing.append(task)
+        else:
+            summary = _summary(many.summary, facts["summary"])
+            pixels = facts["pixels"]
+            records[number] = RasterRecord(_text(task.source), task.out, "skipped", 0.0, pixels, "", summary)
+    made = partial(_made, partial(act, overwrite=many.overwrite), many.legend)
+    run = _here if hands.alone else partial(_on_workers, hands=hands, out=Path(out))
+    for number, record in run(made, many.verb, missing) if missing else ():
         records[number] = record
+        if record.state == "done":
+            facts = {"pixels": record.pixels, "summary": asdict(record.summary)}
+            finished.add(record.raster, record.out, facts)
     return tuple(records[number] for number in range(len(maps)))
 
 
+def _summary(kind: type, values: dict[str, Any]) -> Any:
+    if kind is SieveSummary:
+        values = {**values, "classes": tuple(SievedClass(**one) for one in values["classes"])}
+    return kind(**values)
+
+
+class _Task(NamedTuple):
+    number: int
+    source: str | Path | tuple[str, ...]
+    out: str
+
+
 def _here(
-    made: Callable[[str, str], RasterRecord], verb: str, maps: SceneList, targets: Sequence[str]
+    made: Callable[[str, str], RasterRecord], verb: str, tasks: Sequence[_Task]
 ) -> Iterator[tuple[int, RasterRecord]]:
-    for number, (one, target) in enumerate(zip(maps, targets)):
-        print_line(f"{verb} {number + 1} of {len(maps)}: {_text(one.source)}")
-        yield number, made(_text(one.source), target)
+    for count, task in enumerate(tasks, start=1):
+        print_line(f"{verb} {count} of {len(tasks)}: {_text(task.source)}")
+        yield task.number, made(_text(task.source), task.out)
 
 
 def _on_workers(
-    made: Callable[[str, str], RasterRecord],
-    verb: str,
-    maps: SceneList,
-    targets: Sequence[str],
-    *,
-    hands: Hands,
-    out: Path,
+    made: Callable[[str, str], RasterRecord], verb: str, tasks: Sequence[_Task], *, hands: Hands, out: Path
 ) -> Iterator[tuple[int, RasterRecord]]:
     # Absolute paths: workers have another working folder.
     calls = (
-        Call(n, verb, made, (_text(for_workers(one.source)), str(Path(target).absolute())), network=False)
-        for n, (one, target) in enumerate(zip(maps, targets))
+        Call(n, verb, made, (_text(for_workers(one.source)), str(Path(one.out).absolute())), network=False)
+        for n, one in enumerate(tasks)
     )
     ended = on_workers(
-        hands, Needs(out.absolute()), calls, len(maps), verb=verb, unit="rasters", pixels=_pixels
+        hands, Needs(out.absolute()), calls, len(tasks), verb=verb, unit="rasters", pixels=_pixels
     )
     for call, found in ended:
-        given, target = _text(maps[call.number].source), targets[call.number]
+        task = tasks[call.number]
+        given = _text(task.source)
         if isinstance(found, RasterRecord):
             # As they were given.
-            yield call.number, RasterRecord(**{**vars(found), "raster": given, "out": target})
+            yield task.number, RasterRecord(**{**vars(found), "raster": given, "out": task.out})
         else:
-            yield call.number, RasterRecord(given, target, "failed", cause=str(found))
+            yield task.number, RasterRecord(given, task.out, "failed", cause=str(found))
 
 
 def _pixels(record: RasterRecord) -> float | None:

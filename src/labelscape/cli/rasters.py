@@ -58,8 +58,13 @@ def print_records(records: Sequence[RasterRecord], as_json: bool, said: Callable
                 print(f"{record.state:<7} {record.raster}: {as_options(record.cause)}")
             else:
                 print(f"{record.state:<7} {record.raster}: {said(record.summary)}; {record.out}")
+        skipped = sum(record.state == "skipped" for record in records)
         rasters = f"{len(records)} raster{'s' * (len(records) != 1)}"
-        print(f"{rasters}: {len(records) - failed} done" + (f", {failed} failed" if failed else ""))
+        counts = [f"{len(records) - failed - skipped} done"]
+        counts += [f"{skipped} finished by an earlier run"] * bool(skipped) + [f"{failed} failed"] * bool(
+            failed
+        )
+        print(f"{rasters}: {', '.join(counts)}")
     if failed:
         raise typer.Exit(1)
 
