@@ -160,15 +160,15 @@ def slowed(client, file):
 
         import labelscape.areas.many as many
 
-        real = many.open_raster
+        real = many.reading
 
-        def open_raster(raster):
+        def reading(raster):
             with open(file, "a") as log:
                 log.write(f"{raster}\n")
             time.sleep(0.5)
             return real(raster)
 
-        many.open_raster = open_raster
+        many.reading = reading
 
     client.run(slow, str(file))
     yield lambda: file.read_text().splitlines() if file.exists() else []
