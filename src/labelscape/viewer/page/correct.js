@@ -86,9 +86,12 @@ export async function correct(map, facts, note) {
   function close() {
     const corners = ring;
     if (!corners || corners.length < 3) return;
-    ring = null;
+    const name = byId("correct-class").value;
+    // Shown before it is stored: the first one waits until the file is made.
+    items = [...items, { id: -1, class: name, rings: [[corners]] }];
     end();
-    doing(() => add(byId("correct-class").value, corners));
+    byId("correct-state").textContent = "Storing the polygon.";
+    doing(() => add(name, corners));
   }
 
   function begin() {
