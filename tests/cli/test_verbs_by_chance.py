@@ -128,7 +128,7 @@ def files(tmp_path_factory):
     return folder
 
 
-def forked(function, folder, seconds=300):
+def forked(function, folder, seconds=3000):
     """(exit code or minus the signal, what was said) of a function, run in `folder` in its own process."""
     log = folder.parent / f"{folder.name}.log"
 

@@ -107,7 +107,7 @@ def _check_places(path: str | Path, features: Features, numbers: np.ndarray, des
     # `not <`: a point whose coordinates are NaN or infinite has moved too.
     moved = numbers[~(off < MOVED)]
     if moved.size:
-        what = f"{moved.size} points do not lie where they were drawn ({_some(moved)})"
+        what = f"Points do not lie where they were drawn ({_some(moved)})"
         raise BadInput(_not_drawn(what, path))
 
 
