@@ -14,6 +14,7 @@ from labelscape.files import (
     check_replaceable,
     check_written,
     locked,
+    new_files,
     private_folder,
     remove_abandoned,
     try_to_write,
@@ -174,3 +175,16 @@ def test_no_folder_is_made_of_an_address(tmp_path, monkeypatch, address):
     assert list(tmp_path.iterdir()) == []
     check_written("C:/map/a.tif")
     check_written("x:y/a.tif")
+
+
+def test_files_of_a_run_that_fails_are_removed_and_those_of_others_stay(tmp_path):
+    old, new = tmp_path / "old.tif", tmp_path / "new.tif"
+    old.write_text("before")
+    with pytest.raises(KeyboardInterrupt), new_files([old, new, tmp_path / "never.tif"]):
+        for path in (old, new, tmp_path / "new.tif.aux.xml", tmp_path / "another.tif"):
+            path.write_text("now")
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["another.tif", "old.tif"]
+    with new_files([new]):
+        new.write_text("now")
+    assert new.exists()

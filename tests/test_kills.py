@@ -60,7 +60,7 @@ def work(tmp_path_factory):
 
     # In a process of its own: threads that torch starts in this one would be missing in those forked from it.
     process = begun(prepare, trained)
-    process.join(300)
+    process.join(3000)
     assert process.exitcode == 0
 
     def calibrated(out):
@@ -121,7 +121,7 @@ def test_kills_at_random_moments_lose_nothing(name, work, tmp_path):
     verb, rng = work[name], random.Random(f"{SEED} {name}")
     start = time.monotonic()
     process = begun(verb, tmp_path / "whole")
-    process.join(300)
+    process.join(3000)
     seconds = time.monotonic() - start
     assert process.exitcode == 0
     expected = contents(tmp_path / "whole")
@@ -153,7 +153,7 @@ def test_kills_at_random_moments_lose_nothing(name, work, tmp_path):
 def ended(verb, out: Path, expected):
     """Run to the end. All files may have their names already, and are then not replaced unasked."""
     process = begun(verb, out)
-    process.join(300)
+    process.join(3000)
     failed = out.parent / f"{out.name}.failed"
     if process.exitcode == 1 and failed.exists():
         said = failed.read_text()

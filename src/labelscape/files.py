@@ -17,7 +17,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from labelscape.errors import BadFile, WrongType
@@ -216,6 +216,23 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
                 raise BadFile(f"{path} cannot be written: there is a folder of this name.") from error
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def new_files(paths: Iterable[Path]) -> Iterator[None]:
+    """Files that are worth something together: where the block fails, those of `paths` that it made are
+    removed again, with their `.aux.xml`. What was there before stays.
+    """
+    both = (one for path in paths for one in (path, path.with_name(f"{path.name}.aux.xml")))
+    made = [path for path in both if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            # The failure itself is what the user must read.
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
 
 
 def check_replaceable(path: Path) -> None:

@@ -304,5 +304,7 @@ def test_many_odd_inputs_end_in_a_sentence(verb, files, tmp_path):
             ends[code] = ends.get(code, 0) + 1
         except AssertionError as error:
             wrong.append(str(error))
+            # At once: the rest may take hours.
+            print(f"WRONG {verb} {error}", flush=True)
     print(f"{verb}: {CASES} cases, exit codes {ends}, {len(wrong)} wrong")
     assert not wrong, "\n\n".join(wrong[:20])

@@ -52,7 +52,8 @@ def test_maps_are_compared_pixel_by_pixel(w, tmp_path):
     labels_of = {"labels": str(labels), "spec": {"classes": {"water": 0, "field": 1, "forest": 2}}}
     how = {**labels_of, **QUICK}
     with pytest.raises(BadInput, match="1 labelled block in common"):
-        ls.compare([first, other], str(w.scene), **how)
+        ls.compare([first, other], str(w.scene), out=tmp_path / "refused", **how)
+    assert not list((tmp_path / "refused").iterdir()), "difference maps of no comparison"
     with ls.open_dataset(
         [str(w.scene)],
         [str(labels)],

@@ -75,6 +75,16 @@ def test_an_error_map_shows_the_class_that_was_missed(w, labelled, tmp_path):
         ls.evaluate(world.tiny_checkpoint(like=w.scene), labelled, out=tmp_path / "out", **QUICK)
 
 
+def test_an_evaluation_that_fails_leaves_no_error_maps(w, labelled, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise BadFile("blocks.csv cannot be written: no space left on device.")
+
+    monkeypatch.setattr("labelscape.evaluation.places._write_table", full)
+    with pytest.raises(BadFile, match="no space left"):
+        ls.evaluate(world.tiny_checkpoint(like=w.scene), labelled, out=tmp_path / "out", **QUICK)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_what_is_right_looks_like_no_class():
     light, dark = (245, 245, 245), (25, 25, 25)
     assert error_legend(Legend.of_names(["water", "forest"])).classes[0].color == light

@@ -27,7 +27,7 @@ from labelscape.evaluation.predicted import (
     map_classes,
     predicted_classes,
 )
-from labelscape.files import make_folder, private_folder, stem_of, temporary_folder, written_whole
+from labelscape.files import make_folder, new_files, private_folder, stem_of, temporary_folder, written_whole
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.progress import bar
 from labelscape.rasters.write import MapWriter
@@ -166,37 +166,38 @@ def compare_sides(
     names = scene_names(scenes)
     _check_classes(sides, dataset.legend)
     targets = _targets(out, names, sides, overwrite=overwrite)
-    # Once for all scenes: a scorer builds the network and moves its weights to the device.
-    scorers = {
-        id(one): scorer_of(one) for side in sides for one in side.members if isinstance(one, Checkpoint)
-    }
-    found: list[list[list[BlockCounts]]] = [[[] for _ in side.members] for side in sides]
-    outcomes = np.zeros((len(sides) - 1, 4), np.int64)
-    with bar("compare", len(scenes), "scenes", shown=show) as tick:
-        for name, scene in zip(names, scenes):
-            with ExitStack() as held:
-                # Beside the results, where there is room for rasters; else where temporary files go.
-                # Entered first, so removed last: the classes of a large scene are a memory map in it.
-                folder = held.enter_context(private_folder(out) if out else temporary_folder())
-                classes = _classes(sides, scene, dataset.legend, part, scorers, tiles, folder, held)
-                maps = [held.enter_context(_writer(*t, scene, overwrite)) for t in targets.get(name, ())]
-                tallies, more = count_scene(scene, part, classes, maps, valid_only=valid_only)
-            outcomes += more
-            for mine, of_scene in zip(found, tallies):
-                for blocks, tally in zip(mine, of_scene):
-                    blocks += tally.named(name)
-            tick()
-    # Blocks without a label are not kept, so that no block means no label.
-    if not found[0][0]:
-        raise BadInput(f"No labelled pixel to compare on{f' in the {part} part' if part else ''}.")
-    pairs = _pairs(sides, found, outcomes, dataset.legend.names, drawing)
-    per_block = {side.name: tuple(map(tuple, mine)) for side, mine in zip(sides, found)}
-    written = tuple(path for line in targets.values() for path, _ in line)
-    done = Comparison(tuple(dataset.legend.names), per_block, pairs, tuple(notes), written)
-    if out:
-        with written_whole(out / "comparison.json", overwrite=overwrite) as path:
-            path.write_text(json.dumps(done.to_dict()))
-    return done
+    with new_files(path for line in targets.values() for path, _ in line):
+        # Once for all scenes: a scorer builds the network and moves its weights to the device.
+        scorers = {
+            id(one): scorer_of(one) for side in sides for one in side.members if isinstance(one, Checkpoint)
+        }
+        found: list[list[list[BlockCounts]]] = [[[] for _ in side.members] for side in sides]
+        outcomes = np.zeros((len(sides) - 1, 4), np.int64)
+        with bar("compare", len(scenes), "scenes", shown=show) as tick:
+            for name, scene in zip(names, scenes):
+                with ExitStack() as held:
+                    # Beside the results, where there is room for rasters; else where temporary files go.
+                    # Entered first, so removed last: the classes of a large scene are a memory map in it.
+                    folder = held.enter_context(private_folder(out) if out else temporary_folder())
+                    classes = _classes(sides, scene, dataset.legend, part, scorers, tiles, folder, held)
+                    maps = [held.enter_context(_writer(*t, scene, overwrite)) for t in targets.get(name, ())]
+                    tallies, more = count_scene(scene, part, classes, maps, valid_only=valid_only)
+                outcomes += more
+                for mine, of_scene in zip(found, tallies):
+                    for blocks, tally in zip(mine, of_scene):
+                        blocks += tally.named(name)
+                tick()
+        # Blocks without a label are not kept, so that no block means no label.
+        if not found[0][0]:
+            raise BadInput(f"No labelled pixel to compare on{f' in the {part} part' if part else ''}.")
+        pairs = _pairs(sides, found, outcomes, dataset.legend.names, drawing)
+        per_block = {side.name: tuple(map(tuple, mine)) for side, mine in zip(sides, found)}
+        written = tuple(path for line in targets.values() for path, _ in line)
+        done = Comparison(tuple(dataset.legend.names), per_block, pairs, tuple(notes), written)
+        if out:
+            with written_whole(out / "comparison.json", overwrite=overwrite) as path:
+                path.write_text(json.dumps(done.to_dict()))
+        return done
 
 
 def _check_classes(sides: Sequence[Side], legend: Legend) -> None:

@@ -104,10 +104,11 @@ class Places:
         self.worst: list[Place] = []
         self.overviews: list[Overview] = []
         names = ["counts.json", "blocks.csv", "blocks.gpkg", "report.html"]
-        for name in (*names, *(self.map_of(name).name for name in scene_names(scenes))):
+        self.files = [self.out / name for name in names] + [self.map_of(one) for one in scene_names(scenes)]
+        for path in self.files:
             # Before hours of prediction.
-            if (self.out / name).exists() and not overwrite:
-                raise BadFile(f"{self.out / name} exists; pass `overwrite=True` to replace it.")
+            if path.exists() and not overwrite:
+                raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
 
     def map_of(self, scene: str) -> Path:
         return self.out / f"{stem_of(scene)}_errors.tif"

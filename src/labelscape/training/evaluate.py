@@ -25,6 +25,7 @@ from labelscape.evaluation.kept import KeptClasses
 from labelscape.evaluation.measure_maps import evaluate_maps
 from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places, write_places
+from labelscape.files import new_files
 from labelscape.labels.rules import SETTINGS
 from labelscape.scenes.files import Source, as_path, source_paths
 from labelscape.scenes.mosaic import open_scene
@@ -179,36 +180,43 @@ def evaluate_into(
     # Before anything is predicted: that its files may be written is checked when it is made.
     whole = KeptClasses()
     places = Places(out, scenes, dataset.legend, whole, overwrite=overwrite) if out is not None else None
-    how = {"tolerance": tolerance, "topology": topology, "apls": apls}
-    wanted = objects or topology or apls
-    things = Objects(objects, dataset.legend.names, **how, kept=whole) if wanted else None
-    wholes = [one.watch for one in (places, things) if one is not None]
-    watch = [whole.watch, *wholes] if wholes else []
-    if is_map(checkpoint):
-        if not hands.alone:
-            raise BadOption("A finished map is scored by one process: leave `workers` and `cluster` out.")
-        title, kept = Path(checkpoint).name, {name: options[name] for name in ("boundaries", "show")}
-        found = evaluate_maps(checkpoint, dataset, part=known, watch=watch, **kept)
-    else:
-        models = load_all(checkpoint)
-        title = " + ".join(one.network for one in models)
-        options |= {"reliability": options.get("reliability", False) or places is not None}
-        if hands.alone:
-            found = measure.evaluate(models, dataset, part=part, watch=watch, **options)
+    with new_files(places.files if places is not None else ()):
+        how = {"tolerance": tolerance, "topology": topology, "apls": apls}
+        wanted = objects or topology or apls
+        things = Objects(objects, dataset.legend.names, **how, kept=whole) if wanted else None
+        wholes = [one.watch for one in (places, things) if one is not None]
+        watch = [whole.watch, *wholes] if wholes else []
+        if is_map(checkpoint):
+            if not hands.alone:
+                raise BadOption("A finished map is scored by one process: leave `workers` and `cluster` out.")
+            title, kept = Path(checkpoint).name, {name: options[name] for name in ("boundaries", "show")}
+            found = evaluate_maps(checkpoint, dataset, part=known, watch=watch, **kept)
         else:
-            counted = {name: tuple(value) for name, value in how.items() if name != "tolerance"}
-            counted |= {"objects": tuple(objects), "tolerance": tolerance}
-            found, things = _on_workers(hands, models, dataset, known, places, {**options, **counted}), None
-        found = replace(found, failed={**failed, **found.failed})
-    if things is not None:
-        counts = {"topology": tuple(things.topology), "paths": tuple(things.paths)}
-        found = replace(found, objects=tuple(things.counts), **counts)
-    if places is None:
-        return found
+            models = load_all(checkpoint)
+            title = " + ".join(one.network for one in models)
+            options |= {"reliability": options.get("reliability", False) or places is not None}
+            if hands.alone:
+                found = measure.evaluate(models, dataset, part=part, watch=watch, **options)
+            else:
+                counted = {name: tuple(value) for name, value in how.items() if name != "tolerance"}
+                counted |= {"objects": tuple(objects), "tolerance": tolerance}
+                found, things = (
+                    _on_workers(hands, models, dataset, known, places, {**options, **counted}),
+                    None,
+                )
+            found = replace(found, failed={**failed, **found.failed})
+        if things is not None:
+            counts = {"topology": tuple(things.topology), "paths": tuple(things.paths)}
+            found = replace(found, objects=tuple(things.counts), **counts)
+        return found if places is None else _placed(found, places, title, known, overwrite)
+
+
+def _placed(found: Evaluation, places: Places, title: str, part: str | None, overwrite: bool) -> Evaluation:
+    """The counts with those by distance, and the files beside the error maps."""
     found = replace(found, distances=places.distances)
     if places.distances.warning:
         found = replace(found, notes=(*found.notes, places.distances.warning))
-    _write(found, places, title, f"{known or 'all'} labels of {_counted(len(found.per_scene))}", overwrite)
+    _write(found, places, title, f"{part or 'all'} labels of {_counted(len(found.per_scene))}", overwrite)
     return found
 
 
