@@ -132,6 +132,17 @@ def test_what_is_written(made, tmp_path):
     refused("exists", raster, points, out=tmp_path / "out" / "acc", error=BadFile)
 
 
+def test_a_full_disk_leaves_no_part_of_the_results(made, tmp_path, monkeypatch):
+    raster, points, _ = made
+
+    def full(*_, **__):
+        raise BadFile("acc.html cannot be written: no space left on device.")
+
+    monkeypatch.setattr("labelscape.assessment.assess.write_page", full)
+    refused("no space left", raster, points, out=tmp_path / "out" / "acc", error=BadFile)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_kappa_by_hand():
     """20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no: agreement 0.7, by chance 0.5, kappa 0.4."""
     first = np.repeat([0, 0, 1, 1, -1], [20, 5, 10, 15, 3])

@@ -261,6 +261,7 @@ def test_the_size_follows_from_the_target(raster, tmp_path):
     ("options", "error", "said"),
     [
         ({"size": 100, "target_se": 0.1}, BadOption, "either `size` or `target_se`"),
+        ({"size": 200_000, "most": 10_000}, BadOption, r"[0-9,]+ points would be drawn.* 10,000 at most"),
         ({"floor": 1}, BadOption, "`floor=1` must be at least 2: one point has no variance"),
         ({"target_se": 3}, BadOption, "below 0.5"),
         ({"target_class": "fores"}, UnknownName, "Did you mean 'forest'"),
@@ -269,7 +270,9 @@ def test_the_size_follows_from_the_target(raster, tmp_path):
         ({"sieve": 1, "strata": "x.tif"}, BadOption, "not by both"),
     ],
 )
-def test_options_that_cannot_work_are_refused(raster, tmp_path, options, error, said):
+def test_options_that_cannot_work_are_refused(raster, tmp_path, options, error, said, monkeypatch):
+    # The map of this test has fewer pixels than a sample may have points.
+    monkeypatch.setattr("labelscape.assessment.sample.MOST", options.pop("most", 100_000))
     with pytest.raises(error, match=said):
         sample(raster, tmp_path / "s.gpkg", **options)
     assert not (tmp_path / "s.gpkg").exists()

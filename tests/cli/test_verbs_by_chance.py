@@ -93,6 +93,8 @@ VERBS = {
         ("data", "check", "scene.tif", "--labels", "labels.geojson", "--class-column", "kind"),
     ],
 }  # fmt: skip
+HELD_OUT = ("--val", "0.2", "--holdout", "0.5")
+"""So many that models can be compared: on five blocks at least."""
 TINY = (
     "--network", "fcn", "-o", "options.widths=[4, 4, 4, 4]", "--steps", "2", "--batch", "2", "--crop", "32",
     "--block", "32", "-o", "measure_tile_sizes=false",
@@ -112,7 +114,7 @@ def files(tmp_path_factory):
         save(world.tiny_checkpoint(scaling=(4500.0, 2000.0)), folder / "m.safetensors")
         samples.class_map(folder / "other.tif", world.paint(96, 128, seed=4))
         for argv in (
-            ("train", "scene.tif", *LABELS, "--out", "run", *TINY, *QUICK, "--val", "0.2"),
+            ("train", "scene.tif", *LABELS, "--out", "run", *TINY, *QUICK, *HELD_OUT),
             ("map", "m.safetensors", "scene.tif", "--out", "map", "--tile-size", "256", *QUICK),
             ("review", "map/scene_class.tif", "review.gpkg", "--below", "100"),
             ("sample", "map/scene_class.tif", "points.gpkg", "--size", "40", "--floor", "5", "--second"),

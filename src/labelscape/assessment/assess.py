@@ -20,7 +20,7 @@ from labelscape.assessment.training_labels import Learned, check_not_training, l
 from labelscape.assessment.words import rough
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.evaluation.accuracy import AreaEstimates, Blocks, estimate
-from labelscape.files import check_path, check_written, written_whole
+from labelscape.files import check_path, check_written, new_files, written_whole
 from labelscape.grid import Window
 from labelscape.scenes.vectors import write_layer, writing
 
@@ -84,8 +84,9 @@ def assess(
         found, len(drawn), int((~answers.answered).sum()), drawn.facts, estimator, between, notes, targets
     )
     if targets:
-        _write(result, drawn, mapped, answers, other, overwrite)
-        write_page(targets["html"], result, raster, drawn, mapped, answers, overwrite=overwrite)
+        with new_files(targets.values()):
+            _write(result, drawn, mapped, answers, other, overwrite)
+            write_page(targets["html"], result, raster, drawn, mapped, answers, overwrite=overwrite)
     return result
 
 

@@ -33,7 +33,7 @@ from labelscape.assessment.size import (
     smallest_size,
 )
 from labelscape.errors import BadFile, BadOption, check_names
-from labelscape.files import check_path, check_written, private_folder, temporary_folder
+from labelscape.files import check_path, check_written, new_files, private_folder, temporary_folder
 from labelscape.version import __version__
 
 EXPECTED = 0.8
@@ -42,6 +42,8 @@ TARGET = 0.02
 """Standard error of the overall accuracy that is aimed at by default (ours): +- 4 points."""
 FLOOR = 50
 """Points that every stratum gets at least; Olofsson et al. (2014) advise 50 to 100 for rare classes."""
+MOST = 100_000
+"""Points of a sample at most (ours): somebody has to judge each, and all of them are in memory."""
 ALIKE = 0.1
 """Correlation of errors within a block that is expected (ours), for the number of points."""
 
@@ -128,7 +130,8 @@ def sample(
     with _strata(raster, Path(out), strata, sieve, confidence_bands, tick) as given:
         with open_map(raster, given) as one:
             plan, design = _drawn(one, asked, strip_rows, tick)
-    _write(paths, design, seed, overwrite)
+    with new_files(paths):
+        _write(paths, design, seed, overwrite)
     return _summary(paths, plan, design, asked)
 
 
@@ -249,6 +252,12 @@ def _drawn(
     census = count(one, block=asked.block, strip_rows=strip_rows, tick=tick)
     spread = deviations(census.area, expected, names, strata, asked.target_class)
     plan = _Plan.of(census, spread, asked)
+    number = int(plan.points.sum()) * (1 if asked.block is None else asked.per_block)
+    if number > MOST:
+        raise BadOption(
+            f"{number:,} points would be drawn, and somebody has to judge each; a sample has {MOST:,} at "
+            "most. Ask for fewer (`size`), or for a larger standard error (`target_se`)."
+        )
     if asked.block is None:
         drawn = draw_pixels(one, census, plan.points, asked.seed, strip_rows=strip_rows, tick=tick)
     else:
