@@ -70,6 +70,12 @@ class UnknownName(BadOption, LookupError):
         self.kind, self.name, self.nearest = kind, name, nearest
 
 
+def check_seed(seed: int) -> None:
+    """Raises BadOption for a negative seed: NumPy's generators take none."""
+    if seed < 0:
+        raise BadOption(f"`seed={seed}` must be a whole number of at least 0.")
+
+
 def check_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raises UnknownName, with the nearest known name, for the first name given that is not known."""
     known = list(known)

@@ -18,7 +18,7 @@ from labelscape.assessment.assess import assess
 from labelscape.assessment.points import read_design
 from labelscape.assessment.sample import sample
 from labelscape.cli import main
-from labelscape.errors import BadFile, BadInput, UnknownName
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.evaluation.accuracy import estimate_areas
 
 SHAPE = 120, 150
@@ -130,6 +130,7 @@ def test_what_is_written(made, tmp_path):
     assert f"{100 * found.estimates.oa:.1f} %" in found.sentence and "300 pixels" in found.sentence
     assert "<table>" in found._repr_html_() and repr(found).startswith("<Assessment: overall accuracy")
     refused("exists", raster, points, out=tmp_path / "out" / "acc", error=BadFile)
+    refused("`seed=-1` must be", raster, points, seed=-1, bootstrap=10, error=BadOption)
 
 
 def test_a_full_disk_leaves_no_part_of_the_results(made, tmp_path, monkeypatch):

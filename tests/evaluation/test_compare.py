@@ -54,6 +54,8 @@ def test_maps_are_compared_pixel_by_pixel(w, tmp_path):
     with pytest.raises(BadInput, match="1 labelled block in common"):
         ls.compare([first, other], str(w.scene), out=tmp_path / "refused", **how)
     assert not list((tmp_path / "refused").iterdir()), "difference maps of no comparison"
+    with pytest.raises(BadOption, match="`seed=-1` must be a whole number of at least 0"):
+        ls.compare([first, other], str(w.scene), seed=-1, **how)
     with ls.open_dataset(
         [str(w.scene)],
         [str(labels)],

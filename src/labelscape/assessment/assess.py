@@ -18,7 +18,7 @@ from labelscape.assessment.points import Design
 from labelscape.assessment.result import Assessment
 from labelscape.assessment.training_labels import Learned, check_not_training, labels_of, on_training_labels
 from labelscape.assessment.words import rough
-from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.errors import BadFile, BadInput, BadOption, check_seed
 from labelscape.evaluation.accuracy import AreaEstimates, Blocks, estimate
 from labelscape.files import check_path, check_written, new_files, written_whole
 from labelscape.grid import Window
@@ -62,6 +62,7 @@ def assess(
         check_path(path, what)
     if bootstrap < 0:
         raise BadOption(f"`bootstrap={bootstrap}` must be a number of replicates of at least 0.")
+    check_seed(seed)
     targets = _targets(out, overwrite)
     labels = labels_of(raster)
     if os.path.exists(points):

@@ -32,7 +32,7 @@ from labelscape.assessment.size import (
     predicted_error,
     smallest_size,
 )
-from labelscape.errors import BadFile, BadOption, check_names
+from labelscape.errors import BadFile, BadOption, check_names, check_seed
 from labelscape.files import check_path, check_written, new_files, private_folder, temporary_folder
 from labelscape.version import __version__
 
@@ -158,6 +158,7 @@ def _check(paths: Sequence[Path], asked: _Asked, overwrite: bool) -> None:
             raise BadOption(f"{path}: a sample is a GeoPackage (.gpkg), which holds points, pixels and form.")
         if path.exists() and not overwrite:
             raise BadFile(f"{path} exists, perhaps with answers in it; pass `overwrite=True` to replace it.")
+    check_seed(asked.seed)
     target_se = asked.target_se
     if asked.size is not None and target_se is not None:
         raise BadOption("Give either `size` or `target_se`: the one follows from the other.")

@@ -15,7 +15,7 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.labelled import scene_names
 from labelscape.datasets.own import Dataset, LabelledScene
-from labelscape.errors import BadFile, BadInput
+from labelscape.errors import BadFile, BadInput, check_seed
 from labelscape.evaluation.blocks import BlockCounts
 from labelscape.evaluation.confusion import Confusion
 from labelscape.evaluation.metrics import summary
@@ -56,6 +56,10 @@ class Drawing:
     level: float = 0.95
     replicates: int = REPLICATES
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Before hours of prediction: it is drawn from after them.
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, eq=False)
