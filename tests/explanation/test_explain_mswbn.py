@@ -98,6 +98,7 @@ def test_a_network_of_known_weights_is_explained_rightly(scene):
 def test_gates_that_are_off_leave_the_weights_as_they_are(scene):
     look = look_at(checkpoint_of("mswbn", scene, gate_hwm=False, lbm=False), scene, Wanted(number=1, side=48))
     found, weights = receptive_fields(look), branch_weights(look)
+    assert "gates of this model are off" in weights.lead and "raises" not in weights.lead
     assert weights.numbers["theta_hwm"] is None and "lbm" not in weights.numbers
     raw = weights.arrays["weights"][0]
     assert close(found.arrays["shares_three"][0], spectrum(raw, fields_of(5))[1])

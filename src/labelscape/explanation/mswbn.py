@@ -55,11 +55,15 @@ def branch_weights(look: Look) -> Found:
     limit = uniform if theta is None else theta
     below = (weights < limit).mean(0)  # (3, n)
     arrays = {"weights": weights, "dominant": dominant, "below_theta": below}
-    gate = f"theta = {limit:.3g}" + (" (the gates of this model are off)" if theta is None else "")
+    gate = (
+        "1/n (the gates of this model are off: weights are used as they are). "
+        if theta is None
+        else f"theta = {limit:.3g}: the gate raises them to theta, and lets no gradient from the branch to "
+        "its generator (eqs. 14 and 18). "
+    )
     spread = weights.std(0).mean()
     lead = (
-        f"{100 * below.mean():.0f} % of the branch weights of {len(weights)} windows lie below {gate}: the "
-        "gate raises them to theta, and lets no gradient from the branch to its generator (eqs. 14 and 18). "
+        f"{100 * below.mean():.0f} % of the branch weights of {len(weights)} windows lie below {gate}"
         f"From window to window a weight varies by {spread:.3g} (standard deviation); equal weights would be "
         f"{uniform:.3g}."
     )
