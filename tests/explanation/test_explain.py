@@ -118,6 +118,7 @@ def test_a_scene_that_does_not_fit_is_refused_as_a_map_refuses_it(painted, mswbn
         ({"window": [(0, 0, 16)]}, BadInput, "no valid pixel"),
         ({"window": [(0, 0, 5000)]}, BadOption, "1 to 1024"),
         ({"windows": 0}, BadOption, "windows=0"),
+        ({"seed": -1}, BadOption, "seed=-1"),
         ({"of_class": "feild"}, UnknownName, "Did you mean 'field'"),
         ({"only": ["branch-weight"]}, UnknownName, "Did you mean 'branch-weights'"),
         ({"window": [(64, 0, 32)], "of_class": "field"}, BadOption, "give one of them"),

@@ -49,8 +49,7 @@ def assess(
     design     the GeoPackage that `sample` wrote, where `points` is an export in another format
     other_map  the map is another one on the same grid than the sample was drawn for; its strata stay
     bootstrap  replicates of a bootstrap beside the formulas, such as 2000; 0 for none
-    out        also write `<out>.json`, `<out>.gpkg`, points with both classes and weights, and a report,
-               `<out>.html`
+    out        also write `<out>.json`, `<out>.gpkg` (points, both classes, weights), a report `<out>.html`
     tick       called with the number of the map's rows read
 
     Points without an answer are left out, as if they had not been drawn in their stratum. Raises BadInput

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.contract.matching import bands_to_read
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadInput, BadOption, check_seed
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
 from labelscape.maps.plan import refuse_unless
@@ -90,6 +90,7 @@ class Wanted:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         sides = [side for *_, side in self.given] + ([] if self.side is None else [self.side])
         for side in sides:
             if not 1 <= side <= MOST_SIDE:
