@@ -13,8 +13,9 @@ const SIDE = 256;
 export function makeMap(facts) {
   const unit = 1 / 2 ** facts.levels;
   const crs = L.Util.extend({}, L.CRS.Simple, { transformation: new L.Transformation(unit, 0, unit, 0) });
+  // Whole levels alone: scaled tiles leave bright lines between them, which look like errors of the map.
   const map = L.map(byId("map"), {
-    crs, minZoom: -2, maxZoom: facts.levels + 5, zoomSnap: 0.5, zoomDelta: 1, attributionControl: false,
+    crs, minZoom: -2, maxZoom: facts.levels + 5, zoomDelta: 1, attributionControl: false,
     zoomAnimation: !matchMedia("(prefers-reduced-motion: reduce)").matches, fadeAnimation: false,
   });
   for (const [name, order] of [["imagery", 200], ["left", 210], ["right", 220]]) {
