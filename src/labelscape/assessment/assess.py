@@ -75,10 +75,8 @@ def assess(
     notes = _notes(drawn, answers, labels)
     found = _estimated(drawn, mapped, answers, area, other_map, bootstrap, seed)
     estimator = _estimator(drawn, other_map)
-    between = None
-    if other is not None:
-        # Reported, not part of the intervals: these hold the error of sampling, not that of interpreters.
-        between = agreement(answers.classes, other.classes, len(legend))
+    # Reported, not part of the intervals: these hold the error of sampling, not that of interpreters.
+    between = None if other is None else agreement(answers.classes, other.classes, len(legend))
     notes += rough(found)
     result = Assessment(
         found, len(drawn), int((~answers.answered).sum()), drawn.facts, estimator, between, notes, targets
