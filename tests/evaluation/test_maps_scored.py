@@ -45,6 +45,18 @@ def test_nodata_of_a_map_is_a_missing_prediction_where_the_map_is_the_scene(made
     assert np.trace(alone.confusion.counts) == ((mapped == truth) & (truth != 255)).sum()
 
 
+def test_values_of_a_map_without_names_are_those_of_named_labels(tmp_path):
+    truth = world.paint(40, 60)
+    mapped = np.where(np.arange(60) < 6, (truth + 1) % 3, truth).astype(np.uint8)
+    mine, labels = (world.write(tmp_path / f"{n}.tif", v) for n, v in (("map", mapped), ("labels", truth)))
+    rules = {"classes": {"water": 0, "field": 1, "forest": 2}}
+    found = ls.evaluate(mine, labels=str(labels), spec=rules, show=False)
+    assert list(found.names) == ["water", "field", "forest"]
+    assert (
+        np.trace(found.confusion.counts) == (mapped == truth).sum() < found.confusion.labelled == truth.size
+    )
+
+
 def test_maps_without_labels_and_with_other_classes_are_refused(made, tmp_path):
     w, labels, _, raster = made
     with pytest.raises(BadOption, match="scored on `labels`"):

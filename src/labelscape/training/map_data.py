@@ -37,7 +37,7 @@ def data_of_maps(
     if not os.path.isdir(paths[0]):
         named, _ = legend_of(paths[0])
         # Names made from values are no names: those of the labels are then taken.
-        legend = None if named.names == tuple(f"class {v}" for v in named.values) else named
+        legend = None if list(named.names) == [f"class {v}" for v in named.values] else named
     # Maps were made elsewhere: no label was held out for them.
     given = {"images": [os.fspath(i) for i in images], "labels": [os.fspath(f) for f in files], "holdout": 0}
     return Data(**{**spec, **given}), legend
