@@ -59,9 +59,7 @@ def assess(
     """
     for path, what in ((raster, "The class map"), (points, "The file of points")):
         check_path(path, what)
-    if bootstrap < 0:
-        raise BadOption(f"`bootstrap={bootstrap}` must be a number of replicates of at least 0.")
-    check_seed(seed)
+    _check_drawing(bootstrap, seed)
     targets = _targets(out, overwrite)
     labels = labels_of(raster)
     if os.path.exists(points):
@@ -86,6 +84,12 @@ def assess(
             _write(result, drawn, mapped, answers, other, overwrite)
             write_page(targets["html"], result, raster, drawn, mapped, answers, overwrite=overwrite)
     return result
+
+
+def _check_drawing(bootstrap: int, seed: int) -> None:
+    if bootstrap < 0:
+        raise BadOption(f"`bootstrap={bootstrap}` must be a number of replicates of at least 0.")
+    check_seed(seed)
 
 
 def _estimator(design: Design, other_map: bool) -> str:
