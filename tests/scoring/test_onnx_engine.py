@@ -149,6 +149,13 @@ def test_an_interrupted_map_goes_on_with_the_exported_model_alone(fcn, folder, s
         assert resumed.paths[kind].read_bytes() == whole.paths[kind].read_bytes()
 
 
+def test_a_scene_smaller_than_the_images_of_a_model_is_said_to_be_padded(fcn, folder, scene, tmp_path):
+    exported = export_model(fcn, folder / "large.onnx", size=448).path
+    (line,) = check(exported, scene, timing=False, device="cpu").warnings
+    assert "430 pixels are padded to the 448" in line and "`dynamic=True`" in line
+    assert check(fcn, scene, timing=False, device="cpu").warnings == ()
+
+
 def test_models_of_others_and_damaged_ones_are_refused(fcn, folder, tmp_path):
     exported = export_model(fcn, folder / "good.onnx", size=64).path
     (tmp_path / "half.onnx").write_bytes(exported.read_bytes()[:1000])

@@ -67,7 +67,16 @@ def image_side(scorer: Scorer) -> int | None:
 
 
 def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
-    """What to expect of a plan whose tiles are larger than the networks learned; None where they are not."""
+    """What to expect of a plan whose tiles are larger than the networks learned, or smaller than an exported
+    one takes; None where they are neither.
+    """
+    only = image_side(scorer)
+    least = min(plan.core + 2 * plan.halo, *plan.whole.shape)
+    if only is not None and least < only:
+        return (
+            f"tiles of {least} pixels are padded to the {only} that this exported model takes: classes may "
+            "differ from the checkpoint's. Export it with `dynamic=True`, or a smaller `size`"
+        )
     side, learned = plan.largest, learned_side(scorer)
     if learned is None or side <= learned:
         return None
