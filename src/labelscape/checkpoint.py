@@ -317,6 +317,7 @@ def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint (weights as float32), or an ONNX model that `export` wrote. Raises BadFile where it
     is missing, damaged or another file.
     """
+    check_path(path, "A checkpoint")
     if Path(path).suffix.lower() == ONNX and Path(path).is_file():
         return _load_exported(Path(path))
     fields = description(path)
