@@ -2,7 +2,7 @@
 
     python benchmarks/workers.py                 4096 x 4096 in blocks: one process, 1 worker, 2 workers, and
                                                  the same blocks through `client.map` without our code
-    python benchmarks/workers.py --size 8192 --rounds 2
+    python benchmarks/workers.py --size 8192 --network mlp --rounds 1 --ways "1 worker,2 workers"
     python benchmarks/workers.py --scenes 64     so many small scenes instead, one task a scene; beside it the
                                                  loop that people write: a pool of 2 processes over the scenes
     python benchmarks/workers.py --tasks 100000  memory of scheduler and client when so many blocks of no
@@ -85,7 +85,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def times(folder: Path, scenes: list[Path], network: str, rounds: int) -> dict[str, tuple[float, float]]:
+def times(
+    folder: Path, scenes: list[Path], network: str, rounds: int, only: list[str]
+) -> dict[str, tuple[float, float]]:
     """Print, and return, the median wall and CPU seconds of each way."""
     model = ls.save(checkpoint(network), folder / "model.safetensors")
     grain = "scene" if len(scenes) > 1 else "block"
@@ -96,8 +98,8 @@ def times(folder: Path, scenes: list[Path], network: str, rounds: int) -> dict[s
         count += 1
         return folder / f"maps{count}"
 
-    def shared(client: Client, plain: bool = False) -> Callable[[], Any]:
-        def work() -> None:
+    def shared(client: Client, plain: bool = False) -> Callable[[list[Path]], Any]:
+        def work(scenes: list[Path]) -> None:
             crew.cluster.outcomes = through_client_map if plain else outcomes
             made = ls.map_scenes(model, scenes, out(), cluster=client, grain=grain, **QUIET)
             assert made.is_whole, made.records
@@ -110,26 +112,33 @@ def times(folder: Path, scenes: list[Path], network: str, rounds: int) -> dict[s
         multiprocessing.get_context("spawn").Pool(2, initializer=one_thread) as pool,
     ):
         ways = {
-            "one process": lambda: ls.map_scenes(model, scenes, out(), **QUIET),
+            "one process": lambda scenes: ls.map_scenes(model, scenes, out(), **QUIET),
             "1 worker": shared(one),
             "2 workers": shared(two),
             "2, client.map": shared(two, plain=True),
         }
         if len(scenes) > 1:
-            ways["pool of 2"] = lambda: in_a_pool(pool, model, scenes, out())
-        for work in ways.values():
-            work()  # torch is imported, files are in the system's cache
-        assert len({digest(folder / f"maps{n + 1}") for n in range(count)}) == 1
+            ways["pool of 2"] = lambda scenes: in_a_pool(pool, model, scenes, out())
+        (folder / "warm").mkdir()
+        warm = [paint(folder / "warm" / f"scene{n}.tif", 512) for n in range(2)]
+        ways = {way: work for way, work in ways.items() if not only or way in only}
+        for way, work in ways.items():
+            # Torch is imported on every worker. Calls of several scenes wait for each other: not all at once.
+            if "client.map" not in way:
+                work(warm)
+        first = count
         measured: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, work in ways.items():
-                measured[way].append(timed(work))
+                measured[way].append(timed(lambda work=work: work(scenes)))
+    assert len({digest(folder / f"maps{n + 1}") for n in range(first, count)}) == 1
     walls = {way: median(wall for wall, _ in found) for way, found in measured.items()}
     cpus = {way: median(cpu for _, cpu in found) for way, found in measured.items()}
     print(f"{network}, {len(scenes)} scenes by {grain}, median of {rounds}, interleaved")
-    print(f"{'':<16}{'wall s':>9}{'CPU s':>9}{'times as fast as 1 worker':>28}{'CPU / one process':>20}")
+    print(f"{'':<16}{'wall s':>9}{'CPU s':>9}{'times as fast as 1 worker':>28}{'CPU / the first':>20}")
     for way in ways:
-        faster, more = walls["1 worker"] / walls[way], cpus[way] / cpus["one process"]
+        first_cpu = cpus["one process" if "one process" in cpus else "1 worker"]
+        faster, more = walls["1 worker"] / walls[way], cpus[way] / first_cpu
         print(f"{way:<16}{walls[way]:>9.1f}{cpus[way]:>9.1f}{faster:>28.2f}{more:>20.3f}", flush=True)
     return {way: (walls[way], cpus[way]) for way in ways}
 
@@ -164,6 +173,7 @@ def main() -> None:
     parser.add_argument("--network", default="fcn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int)
+    parser.add_argument("--ways", default="", help="some of the lines, by comma; with 1 worker")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     one_thread()
@@ -171,9 +181,10 @@ def main() -> None:
         tasks(arguments.tasks)
     else:
         with tempfile.TemporaryDirectory() as name:
+            ways = [way for way in arguments.ways.split(",") if way]
             size = arguments.size if arguments.scenes == 1 else arguments.scene_size
             made = [paint(Path(name) / f"scene{n}.tif", size) for n in range(arguments.scenes)]
-            times(Path(name), made, arguments.network, arguments.rounds)
+            times(Path(name), made, arguments.network, arguments.rounds, ways)
 
 
 if __name__ == "__main__":
