@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.evaluation.sections import Figure, Picture, Table
 from labelscape.explanation.windows import Windows
 from labelscape.nets.blocks import Network
+
+
+@contextmanager
+def hooked(*hooks: RemovableHandle) -> Iterator[None]:
+    """Remove hooks of modules at the end of a block: the next pass through the network must not run them."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True, eq=False)

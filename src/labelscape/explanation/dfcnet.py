@@ -11,7 +11,7 @@ from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.evaluation.sections import Figure, Picture
-from labelscape.explanation.analysis import Found, Look, caption
+from labelscape.explanation.analysis import Found, Look, caption, hooked
 from labelscape.explanation.drawing import COLOURS, FAINT, blank, heat, tidy
 from labelscape.explanation.windows import scaled_for
 from labelscape.nets.dfcnet import DenseNetwork
@@ -72,11 +72,8 @@ def deepest(net: DenseNetwork, image: Tensor) -> np.ndarray:
     kept: list[Tensor] = []
     block = dict(net.named_modules())[DEEPEST]
     hook = block.register_forward_hook(lambda _, given, made: kept.append(made.stack))
-    try:
-        with torch.no_grad():
-            net(image)
-    finally:
-        hook.remove()
+    with hooked(hook), torch.no_grad():
+        net(image)
     return kept[0][0].double().cpu().numpy()
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelscape.evaluation.sections import Figure
-from labelscape.explanation.analysis import Found, Look, caption
+from labelscape.explanation.analysis import Found, Look, caption, hooked
 from labelscape.explanation.drawing import COLOURS, FAINT, blank, tidy
 from labelscape.explanation.windows import Seen, scaled_for
 from labelscape.nets.dgcwnet import ABLATIONS, ChannelWeighting, DGCWNet, Relation
@@ -56,10 +56,8 @@ def last_features(net: DGCWNet, image: Tensor) -> Tensor:
     """(1, B, H, W) -> (C, h, w): what the final 1 x 1 classifier reads."""
     kept: list[Tensor] = []
     hook = net.head[-1].register_forward_pre_hook(lambda _, given: kept.append(given[0][0]))
-    try:
+    with hooked(hook):
         net(image)
-    finally:
-        hook.remove()
     return kept[0]
 
 
@@ -227,11 +225,9 @@ def queries_and_keys(net: DGCWNet, image: Tensor) -> tuple[Tensor, Tensor, tuple
     kept: list[Tensor] = []
     update = net.context.update
     hook = update.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
-    try:
+    with hooked(hook):
         net(image)
         query, key = update.query(kept[0])[0], update.key(kept[0])[0]
-    finally:
-        hook.remove()
     return query, key, tuple(query.shape[-2:])
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from labelscape.errors import BadInput, UnknownName
 from labelscape.evaluation.sections import Figure, Picture
-from labelscape.explanation.analysis import Found, Look, caption
+from labelscape.explanation.analysis import Found, Look, caption, hooked
 from labelscape.explanation.drawing import COLOURS, FAINT, blank, heat, tidy
 
 MOST_ASKED = 8
@@ -247,12 +247,8 @@ def outputs_of(net: torch.nn.Module, names: list[str], image: Tensor) -> dict[st
         modules[name].register_forward_hook(lambda _, given, made, name=name: keep(name, made))
         for name in names
     ]
-    try:
-        with torch.no_grad():
-            net(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(*hooks), torch.no_grad():
+        net(image)
     return found
 
 

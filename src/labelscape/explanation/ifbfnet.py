@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labelscape.evaluation.sections import Figure, Picture
-from labelscape.explanation.analysis import Found, Look, caption
+from labelscape.explanation.analysis import Found, Look, caption, hooked
 from labelscape.explanation.drawing import COLOURS, blank, heat, tidy
 from labelscape.explanation.general import outputs_of
 from labelscape.nets.ifbfnet import BalancedFusion, IFBFNet
@@ -88,12 +88,8 @@ def weights_of(net: IFBFNet, image: Tensor) -> dict[str, np.ndarray]:
         )
         for name, (module, _) in fusions(net).items()
     ]
-    try:
-        with torch.no_grad():
-            net(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(*hooks), torch.no_grad():
+        net(image)
     return found
 
 
@@ -142,14 +138,11 @@ def panel_maps(net: IFBFNet, image: Tensor) -> dict[str, np.ndarray]:
     known = dict(net.named_modules())
     joined: list[Tensor] = []
     first = known.get("balance1")
-    hook = (
-        first.register_forward_pre_hook(lambda _, given: joined.append(given[0].clone())) if first else None
+    hooks = (
+        [first.register_forward_pre_hook(lambda _, given: joined.append(given[0].clone()))] if first else []
     )
-    try:
+    with hooked(*hooks):
         made = outputs_of(net, [name for name in wanted if name in known], image)
-    finally:
-        if hook:
-            hook.remove()
     if joined:
         made["joined"] = joined[0]
     order = [*PANELS, *LAYERS]
