@@ -59,6 +59,13 @@ class Engine(typing.Protocol):
         """
 
 
+def back_to_logits(probabilities: Tensor) -> Tensor:
+    """Logits whose softmax is these probabilities. 1e-20 is the least that float32 logs safely: a class of
+    probability 0 does not become -inf.
+    """
+    return probabilities.clamp_min(1e-20).log()
+
+
 @dataclass(frozen=True)
 class TorchEngine:
     """A network of the catalogue in torch, in eval mode."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from labelscape.grid import Window
+from labelscape.scoring.engines import back_to_logits
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import soften
 from labelscape.scoring.tiles import Tile, TilePlan
@@ -101,8 +102,7 @@ class Fader:
         inside = tile.answers.inset_of(tile.seen)
         if not valid[inside].any():
             return None
-        # Back to logits, whose softmax is these probabilities; 1e-20 is the least that float32 logs safely.
-        complete = sums[(slice(None), *inside)].clamp_min(1e-20).log()
+        complete = back_to_logits(sums[(slice(None), *inside)])
         return ScoredTile(tile.answers, complete, valid[inside])
 
     def _weighted(self, tile: Tile, logits: Tensor) -> Tensor:

@@ -13,10 +13,8 @@ from torch import Tensor
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadInput, BadOption
 from labelscape.exported import Facts, session
+from labelscape.scoring.engines import back_to_logits
 from labelscape.scoring.familiar import refuse_without
-
-LEAST = 1e-20
-"""The least probability whose logarithm is taken, as where tiles are blended."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +82,7 @@ class OnnxEngine:
         padded = F.pad(images, (0, right, 0, down), mode="replicate") if down or right else images
         given = self._as_read(padded).contiguous().numpy()
         found = self._session().run(["probabilities"], {"image": given})[0]
-        return torch.from_numpy(found)[..., :height, :width].clamp_min(LEAST).log()
+        return back_to_logits(torch.from_numpy(found)[..., :height, :width])
 
     def _missing(self, side: int) -> int:
         """Pixels that a side lacks. Raises BadInput for more than the model takes."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from labelscape.checkpoint import Checkpoint, SecondTask, load_all
 from labelscape.errors import BadInput
 from labelscape.scenes.validity import measured
-from labelscape.scoring.engines import Engine, TorchEngine
+from labelscape.scoring.engines import Engine, TorchEngine, back_to_logits
 from labelscape.scoring.familiar import CHANNELS
 from labelscape.scoring.onnx_engine import OnnxEngine
 from labelscape.scoring.protocol import Protocol
@@ -169,7 +169,7 @@ class Scorer:
             found = next(each)
         else:
             total = sum(softmax(logits.float(), 1, self.groups) for logits in each)
-            found = (total / len(self.members)).clamp_min(1e-20).log()
+            found = back_to_logits(total / len(self.members))
         if not torch.isfinite(found).all():
             raise BadInput(self._not_finite(images))
         return found
@@ -266,8 +266,7 @@ def _member_logits(
             answer = logits if protocol.average == "logits" else softmax(logits, 1, groups)
             total = answer if total is None else total.add_(answer)
     mean = total / protocol.passes
-    # Back to logits; the clamp keeps a class of probability 0 in every pass from becoming -inf.
-    return mean if protocol.average == "logits" else mean.clamp_min(1e-20).log()
+    return mean if protocol.average == "logits" else back_to_logits(mean)
 
 
 def _resized(image: Tensor, scale: float) -> Tensor:
