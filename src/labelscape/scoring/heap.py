@@ -1,8 +1,8 @@
 """Memory that the tiles of a scene use one after the other is kept between them.
 
 glibc gives a large tensor back to the system as soon as it is freed, and the system clears every page of the
-next one: a tenth of the time of a Unet. Dask's workers are told to give back all they can
-(MALLOC_TRIM_THRESHOLD_), which makes the perceptron's networks take 1.8 times as long.
+next one. Dask's workers are told to give back all they can (MALLOC_TRIM_THRESHOLD_), so that they clear every
+tensor anew.
 """
 
 from __future__ import annotations
