@@ -11,6 +11,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share world.py
 torch.set_num_threads(1)  # tensors here are tiny: more threads only wait for each other
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Whatever number a test leaves, the next begins with one thread: last digits depend on it."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def run_cli(capsys):
     """Run the command line in this process: (exit code, stdout, stderr)."""

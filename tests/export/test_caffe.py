@@ -4,7 +4,6 @@ our networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,15 +26,6 @@ KINDS = {
     "vaihingen": {"bands": 4, "classes": 5, "downsample": 1},
     "inria": {"bands": 3, "classes": 1, "downsample": 2},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On tensors this small, threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Writer:

@@ -5,7 +5,6 @@ catalogue promises.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -33,15 +32,6 @@ VARIANTS = [
     for name in BUILDERS
     for downsample, upsampling in ((1, "deconv"), (2, "deconv"), (3, "interpolate"))
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On tensors this small, threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small(name: str, *, in_channels: int = 2, classes: int = 3, **options: object) -> HighResolution:

@@ -4,8 +4,6 @@ loops.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,14 +14,6 @@ from labelscape.nets.kernels import perceptron as kernel
 from labelscape.nets.maggiori import Perceptron, upsample
 
 WIDTHS = (3, 4, 5, 6)
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def head_and_levels(
