@@ -96,6 +96,8 @@ _PLACES = {
     "Exported": "export.model",
     "import_caffe": "export.from_caffe",
     "serve": "viewer.serve",
+    "show_map": "viewer.notebook",
+    "MapView": "viewer.notebook",
     "info": "inspection",
     "Info": "inspection",
     "Legend": "legend",
@@ -184,6 +186,8 @@ if TYPE_CHECKING:
     from labelscape.training.reproduce import run_table as run_table
     from labelscape.training.run import train as train
     from labelscape.training.slurm import slurm_script as slurm_script
+    from labelscape.viewer.notebook import MapView as MapView
+    from labelscape.viewer.notebook import show_map as show_map
     from labelscape.viewer.serve import serve as serve
 
 __all__ = ["__version__", *_PLACES]

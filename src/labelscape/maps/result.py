@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import labelscape
 from labelscape.areas.sieve import SieveSummary
 from labelscape.maps.rasters import ClassArea
 from labelscape.maps.speed import Speed
@@ -84,6 +85,21 @@ class MapResult:
             notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
             parts.append(f"<p>Notes</p><ul>{notes}</ul>")
         return "".join(parts)
+
+    def show(
+        self, *, scene: str | Path | Sequence[str | Path] | None = None, height: int = 560
+    ) -> labelscape.MapView:
+        """The map in the viewer's page, for notebooks: a frame, `height` pixels high (`labelscape.show_map`).
+        `scene` is the imagery below it, by default what was mapped, where that lies in files of this machine.
+        Raises as `show_map`.
+        """
+        if scene is None:
+            mapped = self.facts.get("scene")
+            files = [mapped] if isinstance(mapped, str) else mapped or ()
+            # A scene in memory has words in place of a path.
+            scene = mapped if files and all(Path(one).exists() for one in files) else None
+        # By the public name: the viewer is a room above this one, and an extra.
+        return labelscape.show_map(self.paths["class"], scene=scene, height=height)
 
 
 def _area_table(areas: Sequence[ClassArea]) -> str:

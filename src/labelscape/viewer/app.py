@@ -33,8 +33,10 @@ PAGE = 86_400
 """Seconds that a tile may be kept: its address changes with its file."""
 
 
-def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False) -> Guard:
-    """The server of a page, as an ASGI application; `host` is where it will listen."""
+def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False, framed: bool = False) -> Guard:
+    """The server of a page, as an ASGI application; `host` is where it will listen, `framed` lets notebooks
+    show it in a frame.
+    """
     # No pages about the addresses: they would be loaded from a server elsewhere.
     app = FastAPI(title="Labelscape", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_exception_handler(LabelscapeError, _say)
@@ -47,7 +49,7 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False) -> 
     add_judging(app, shown, edit)
     add_corrections(app, corrections)
     app.add_exception_handler(Changed, _conflict)
-    return Guard(app, host=host)
+    return Guard(app, host=host, framed=framed)
 
 
 async def _say(_: Request, error: Exception) -> Response:

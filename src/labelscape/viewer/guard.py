@@ -21,6 +21,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+NOTEBOOKS = "http://127.0.0.1:* http://localhost:* https://127.0.0.1:* https://localhost:* vscode-webview:"
+"""Who may frame the page of `show_map`: notebooks on this machine, at any port, and those of VS Code."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -31,6 +33,10 @@ HEADERS = {
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SAFE = ("GET", "HEAD")
+FRAMED = {name: value for name, value in HEADERS.items() if name != "x-frame-options"} | {
+    "content-security-policy": POLICY.replace("frame-ancestors 'none'", f"frame-ancestors {NOTEBOOKS}")
+}
+"""The headers of a page that notebooks frame; x-frame-options knows no list of who may."""
 
 Message = MutableMapping[str, Any]
 App = Callable[
@@ -50,8 +56,11 @@ def names_of(host: str) -> frozenset[str]:
 class Guard:
     """ASGI middleware: requests for another host or from another site get 403, large ones 413."""
 
-    def __init__(self, app: App, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, app: App, *, host: str = "127.0.0.1", framed: bool = False) -> None:
+        """`framed`: pages of this machine may show this one in a frame."""
         self._app, self._names = app, names_of(host)
+        headers = FRAMED if framed else HEADERS
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         # Addresses in numbers are no names: nobody can point them elsewhere.
         self._by_number = host not in LOOPBACK
 
@@ -62,8 +71,7 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message.get("headers", ()), *own]
+                message["headers"] = [*message.get("headers", ()), *self._headers]
             await send(message)
 
         if scope["type"] != "http":

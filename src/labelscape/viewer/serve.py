@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labelscape.errors import BadFile, BadOption
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from labelscape.viewer.guard import Guard
 
 NEEDS = ("fastapi", "uvicorn", "xstatic")
 PORT = 8765
@@ -19,7 +25,7 @@ def serve(
     place: str | Path,
     other: str | Path | None = None,
     *,
-    scene: str | Path | None = None,
+    scene: str | Path | Sequence[str | Path] | None = None,
     judge: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int = PORT,
@@ -31,7 +37,7 @@ def serve(
     place  a folder of a map, or a class map (any GeoTIFF of classes); or the folder of a training run, whose
            loss and scores are then shown while it goes on
     other  another map to compare with; it is resampled where its grid is another
-    scene  the imagery below the map
+    scene  the imagery below the map; several files of one grid are a mosaic
     judge  a review file or a sample to answer in the page, which needs `edit`
     host   where to listen; 127.0.0.1 can be reached from this machine alone
     port   0: any that is free
@@ -42,8 +48,6 @@ def serve(
     missing, BadInput where there is no map.
     """
     check_installed()
-    if not 0 <= port <= 65_535:
-        raise BadOption(f"`port={port}` must be a number from 0 to 65535.")
     import uvicorn
 
     from labelscape.viewer.app import create_app
@@ -54,8 +58,22 @@ def serve(
     watched = is_run(place)
     shown = None if watched else find(place, other, scene, judge)
     app = create_app(shown, host=host, edit=edit) if shown else create_watch(Path(place), host=host)
-    listening = _listening(host, port)
-    settings = uvicorn.Config(
+    listening = listening_at(host, port)
+    if ready is not None:
+        ready(address_of(host, listening.getsockname()[1]))
+    try:
+        uvicorn.Server(settings_of(app)).run(sockets=[listening])
+    finally:
+        listening.close()
+        if shown is not None:
+            shown.close()
+
+
+def settings_of(app: Guard) -> uvicorn.Config:
+    """How every page is served."""
+    import uvicorn
+
+    return uvicorn.Config(
         app,
         log_level="error",
         access_log=False,
@@ -65,18 +83,12 @@ def serve(
         proxy_headers=False,
         timeout_graceful_shutdown=2,
     )
-    if ready is not None:
-        ready(address_of(host, listening.getsockname()[1]))
-    try:
-        uvicorn.Server(settings).run(sockets=[listening])
-    finally:
-        listening.close()
-        if shown is not None:
-            shown.close()
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket bound to an address. Raises BadFile where it is taken."""
+def listening_at(host: str, port: int) -> socket.socket:
+    """A socket bound to an address. Raises BadOption for a port that is none, BadFile where it is taken."""
+    if not 0 <= port <= 65_535:
+        raise BadOption(f"`port={port}` must be a number from 0 to 65535.")
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

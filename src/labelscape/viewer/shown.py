@@ -7,6 +7,7 @@ shows nothing that its user did not name.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ class Shown:
 def find(
     place: str | Path,
     other: str | Path | None = None,
-    scene: str | Path | None = None,
+    scene: str | Path | Sequence[str | Path] | None = None,
     judge: str | Path | None = None,
 ) -> Shown:
     """Find and open what is to be shown.
@@ -248,7 +249,7 @@ def _counted(
 
 
 def _scene_of(
-    main: Path, run: dict[str, Any], given: str | Path | None, grid: Grid
+    main: Path, run: dict[str, Any], given: str | Path | Sequence[str | Path] | None, grid: Grid
 ) -> tuple[list[Layer], list[str]]:
     """The imagery as a layer, and why there is none."""
     if given is None:
@@ -264,7 +265,7 @@ def _scene_of(
             ]
         source: str | list[str] = str(files[0]) if len(files) == 1 else [str(f) for f in files]
     else:
-        source = str(given)
+        source = str(given) if isinstance(given, (str, Path)) else [str(one) for one in given]
     try:
         pool, scene = scene_pool(source, grid)
     except LabelscapeError as error:
