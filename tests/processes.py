@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import contextmanager
 
 
 def until(true, seconds=120, every=0.01):
@@ -19,3 +20,38 @@ def group_exists(number):
     except ProcessLookupError:
         return False
     return True
+
+
+@contextmanager
+def held(client, module, name, folder, *, free=0):
+    """Let each worker of a Dask cluster wait in `module.name`, after so many calls that are free, until the
+    block ends. Yields a function that gives the process numbers of those that wait. A worker that is
+    started later does not wait.
+    """
+
+    def wait(module, name, folder, free):
+        import importlib
+        import os
+        import time
+        from pathlib import Path
+
+        place, calls = importlib.import_module(module), []
+        real = getattr(place, name)
+
+        def waiting(*arguments, **options):
+            found = real(*arguments, **options)
+            calls.append(found)
+            if len(calls) > free and not (Path(folder) / "on").exists():
+                (Path(folder) / str(os.getpid())).touch()
+                while not (Path(folder) / "on").exists():
+                    time.sleep(0.02)
+            return found
+
+        setattr(place, name, waiting)
+
+    folder.mkdir()
+    client.run(wait, module, name, str(folder), free)
+    try:
+        yield lambda: sorted(int(path.name) for path in folder.glob("[0-9]*"))
+    finally:
+        (folder / "on").touch()

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from labelscape.errors import BadFile
 from labelscape.files import (
+    _hold,
     check_replaceable,
     check_written,
     locked,
@@ -123,6 +125,37 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_uses_stays(tmp_pa
     with locked(tmp_path / "a.tif"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".labelscape-notes"]
+
+
+def test_what_another_process_tidies_up_in_the_same_moment_is_made_again(tmp_path, monkeypatch):
+    """A folder that is not locked yet looks abandoned."""
+    real, made = tempfile.mkdtemp, []
+
+    def mkdtemp(**options):
+        made.append(real(**options))
+        if len(made) == 1:
+            remove_abandoned(tmp_path)
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with written_whole(tmp_path / "a.txt") as part:
+        part.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole" and len(made) == 2
+
+
+def test_a_lock_that_is_held_for_a_moment_to_tidy_up_is_waited_for(tmp_path, monkeypatch):
+    with locked(tmp_path / "a.tif"):
+        (lock,) = tmp_path.glob(".labelscape-*.lock")
+    other = _hold(lock)
+
+    def later(seconds):
+        lock.unlink()
+        os.close(other)
+
+    monkeypatch.setattr("labelscape.files.time.sleep", later)
+    with locked(tmp_path / "a.tif"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_locks_only_what_is_old_counts_as_abandoned(tmp_path, monkeypatch):

@@ -34,6 +34,8 @@ LOCK = ".lock"
 OLD = 24 * 3600
 """Seconds after which a temporary folder counts as abandoned where locks are not supported (ours)."""
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+TIDYING = 0.5
+"""Seconds to wait for a lock in any case (ours): processes that tidy up hold those of others for a moment."""
 NEARLY_FULL = 2**20
 """Bytes below which a failure to write is put down to the disk (ours)."""
 
@@ -139,9 +141,12 @@ def private_folder(beside: str | Path) -> Iterator[Path]:
     """
     while True:
         folder = Path(tempfile.mkdtemp(prefix=OURS, dir=beside))
-        handle = _open_folder(folder)
         # Another process that tidies up may hold the lock of a folder that was not locked yet, or have
-        # removed it.
+        # removed it: before it was opened here, or after.
+        try:
+            handle = _open_folder(folder)
+        except FileNotFoundError:
+            continue
         if handle is None or (_lock(handle) is not False and os.fstat(handle).st_nlink):
             break
         os.close(handle)
@@ -323,9 +328,9 @@ def locked(path: str | Path, *, patience: float = 0) -> Iterator[None]:
     lock = path.parent / f"{OURS}{digest}{LOCK}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        until = time.monotonic() + patience
+        until = time.monotonic() + max(patience, TIDYING)
         while (handle := _hold(lock)) is None and time.monotonic() < until:
-            time.sleep(0.5)
+            time.sleep(0.05)
     except OSError as error:
         raise cannot_write(path, error) from error
     if handle is None:

@@ -1,18 +1,16 @@
 """Many class maps sieved or polygonized in one command, on workers too: the files of a single process."""
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import world
-from processes import until
+from processes import held, until
 
 from labelscape.areas.many import class_maps, polygonize_maps, sieve_maps
 from labelscape.areas.polygonize import polygonize
@@ -152,35 +150,14 @@ def test_what_is_wrong_of_all_maps_is_said_before_the_first(maps, tmp_path, run_
     assert not (tmp_path / "out").exists()
 
 
-@contextlib.contextmanager
-def slowed(client, file):
-    """Workers take their time over each raster, and write its name to the file before."""
-
-    def slow(file):
-
-        import labelscape.areas.many as many
-
-        real = many.reading
-
-        def reading(raster):
-            with open(file, "a") as log:
-                log.write(f"{raster}\n")
-            time.sleep(0.5)
-            return real(raster)
-
-        many.reading = reading
-
-    client.run(slow, str(file))
-    yield lambda: file.read_text().splitlines() if file.exists() else []
-
-
 def test_a_worker_that_is_killed_loses_nothing(maps, tmp_path, capfd):
-    with connected(2) as client, slowed(client, tmp_path / "log") as begun, ThreadPoolExecutor(1) as pool:
-        options = {"min_area": 0.05, "cluster": client}
-        made = pool.submit(sieve_maps, maps, tmp_path / "sieved", **options)
-        until(lambda: begun() or made.done())
-        worker = next(worker for worker, keys in client.processing().items() if keys)
-        os.kill(client.run(os.getpid, workers=[worker])[worker], signal.SIGKILL)
+    where = "labelscape.areas.many", "reading", tmp_path / "held"
+    with connected(2) as client, ThreadPoolExecutor(1) as pool:
+        with held(client, *where) as waiting:
+            options = {"min_area": 0.05, "cluster": client}
+            made = pool.submit(sieve_maps, maps, tmp_path / "sieved", **options)
+            until(lambda: waiting() or made.done())
+            os.kill(waiting()[0], signal.SIGKILL)
         assert [record.state for record in made.result()] == ["done"] * 4
     assert files_in(tmp_path / "sieved") == sieved_alone(maps, tmp_path / "alone")
     assert "was lost; its work is given to another one" in capfd.readouterr().err

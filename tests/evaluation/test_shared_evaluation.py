@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import world
-from processes import until
+from processes import held, until
 
 import labelscape as ls
 from labelscape.checkpoint import save
@@ -163,26 +162,14 @@ def test_the_order_of_halves_does_not_matter():
 
 
 def test_a_worker_that_is_killed_loses_nothing(client, model, five, tmp_path, capfd):
-    def slow():
-
-        import labelscape.evaluation.on_workers as on_workers
-
-        real = on_workers.score_scene
-
-        def score_scene(*args, **options):
-            found = real(*args, **options)
-            time.sleep(1)  # its error map is begun, and not finished
-            return found
-
-        on_workers.score_scene = score_scene
-
-    client.run(slow)
+    # After it: the scene's error map is begun, and not finished.
+    where = "labelscape.evaluation.on_workers", "score_scene", tmp_path / "held"
     with ThreadPoolExecutor(1) as pool:
-        options = {**TILES, "out": tmp_path / "shared", "cluster": client}
-        made = pool.submit(ls.evaluate, model, *five, **options)
-        until(lambda: list((tmp_path / "shared").glob("*_errors.tif")) or made.done())
-        worker = next(worker for worker, keys in client.processing().items() if keys)
-        os.kill(client.run(os.getpid, workers=[worker])[worker], signal.SIGKILL)
+        with held(client, *where) as waiting:
+            options = {**TILES, "out": tmp_path / "shared", "cluster": client}
+            made = pool.submit(ls.evaluate, model, *five, **options)
+            until(lambda: waiting() or made.done())
+            os.kill(waiting()[0], signal.SIGKILL)
         found = made.result()
     assert "was lost; its work is given to another one" in capfd.readouterr().err
     alone = ls.evaluate(model, *five, out=tmp_path / "alone", **TILES)
