@@ -8,10 +8,11 @@ import world
 
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.explanation.analysis import Look
-from labelscape.explanation.windows import Wanted, choose
+from labelscape.explanation.choosing import Wanted, choose
+from labelscape.explanation.windows import network_of
 from labelscape.maps.request import request_for
 from labelscape.nets.catalog import create_model
-from labelscape.scoring.engines import build_network, state_arrays
+from labelscape.scoring.engines import state_arrays
 
 TINY = {
     "mswbn": {"backbone": "resnet10t", "reduce": 6, "width": 4, "operations": 5},
@@ -53,7 +54,7 @@ def file_of(network: str, scene: Path, folder: Path, **options) -> Path:
 
 def look_at(checkpoint: Checkpoint, scene: Path, wanted: Wanted, **more) -> Look:
     """A look without the rest of `explain`, in float64 where equations are checked to the last digits."""
-    net = build_network(checkpoint)
+    net = network_of(checkpoint)
     request = request_for(checkpoint, scene, None, None, {})
     windows, _ = choose(net, checkpoint, request, [scene], wanted, lambda *a, **k: None)
     return Look(net, checkpoint, windows, **more)

@@ -11,7 +11,7 @@ from inside import checkpoint_of, file_of, look_at
 
 import labelscape as ls
 from labelscape.errors import BadInput, BadOption, Refused, UnknownName
-from labelscape.explanation.windows import Wanted
+from labelscape.explanation.choosing import Wanted
 from labelscape.scenes.scene_list import find_scenes
 
 

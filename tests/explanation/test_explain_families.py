@@ -14,8 +14,9 @@ from labelscape.checkpoint import SecondTask
 from labelscape.errors import BadInput, BadOption
 from labelscape.explanation import dfcnet, dgcwnet, disagreement, ifbfnet, speaks_for
 from labelscape.explanation.analysis import Look
+from labelscape.explanation.choosing import Wanted, around
 from labelscape.explanation.drawing import marked
-from labelscape.explanation.windows import Wanted, around, scaled_for
+from labelscape.explanation.windows import scaled_for
 from labelscape.legend import Legend
 from labelscape.nets.catalog import create_model
 from labelscape.nets.dfcnet import pad_to_corners

@@ -9,8 +9,8 @@ import world
 from inside import checkpoint_of, close, look_at
 
 from labelscape.errors import BadInput, UnknownName
-from labelscape.explanation import general
-from labelscape.explanation.windows import Wanted
+from labelscape.explanation import bands, general
+from labelscape.explanation.choosing import Wanted
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +76,14 @@ def test_a_band_that_is_not_read_has_no_importance(scene):
         net.encoder.level1.conv1_1.weight[:, [0, 2]] = 0
 
     look = look_at(checkpoint_of("skip", scene, change=blind), scene, Wanted(number=4, side=48))
-    bands = general.band_importance(look).numbers["bands"]
-    assert [bands[name]["changed"] for name in ("1", "3")] == [0, 0]
-    assert bands["1"]["confidence_lost"] == 0 < bands["2"]["changed"]
+    by_band = bands.band_importance(look).numbers["bands"]
+    assert [by_band[name]["changed"] for name in ("1", "3")] == [0, 0]
+    assert by_band["1"]["confidence_lost"] == 0 < by_band["2"]["changed"]
 
 
 def test_band_importance_equals_a_loop(scene):
     look = look_at(checkpoint_of("skip", scene), scene, Wanted(number=2, side=48))
-    found = general.band_importance(look).arrays["changed"]
+    found = bands.band_importance(look).arrays["changed"]
     one, other = look.windows
     for b in range(3):
         count = 0
@@ -97,7 +97,7 @@ def test_band_importance_equals_a_loop(scene):
 
 def test_one_window_has_no_other_to_swap_bands_with(scene):
     look = look_at(checkpoint_of("skip", scene), scene, Wanted(number=1, side=48))
-    assert "two or more" in general.why_no_bands(look)
+    assert "two or more" in bands.why_no_bands(look)
 
 
 def test_feature_maps_are_those_of_the_layer(skip, scene):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from labelscape.checkpoint import save
 from labelscape.errors import BadFile, BadInput
 from labelscape.explanation import mswbn_gradients, over_training
-from labelscape.explanation.windows import Wanted
+from labelscape.explanation.choosing import Wanted
 from labelscape.nets.blocks import pad_to_multiple
 
 

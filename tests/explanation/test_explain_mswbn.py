@@ -8,8 +8,8 @@ import torch
 import world
 from inside import checkpoint_of, close, look_at
 
+from labelscape.explanation.choosing import Wanted
 from labelscape.explanation.mswbn import branch_weights, receptive_fields, spectrum
-from labelscape.explanation.windows import Wanted
 from labelscape.nets.mswbn import OPERATIONS
 
 

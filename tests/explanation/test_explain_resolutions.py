@@ -7,7 +7,7 @@ import world
 from inside import checkpoint_of, close, look_at
 
 from labelscape.explanation import maggiori
-from labelscape.explanation.windows import Wanted
+from labelscape.explanation.choosing import Wanted
 
 KINDS = [
     ("skip", {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from labelscape.cli.options import (
     AsJson,
     Device,
     Each,
+    LabelFiles,
     Overwrite,
     Reading,
     as_options,
@@ -44,7 +46,10 @@ Size = Annotated[
     ),
 ]
 OfClass = Annotated[
-    str | None, typer.Option("--class", help="Random windows in which the model predicts most of this class.")
+    str | None,
+    typer.Option(
+        "--class", help="Random windows with most of this class, as labelled (--labels) or else as predicted."
+    ),
 ]
 Pixel = Annotated[
     list[str],
@@ -57,6 +62,14 @@ Pixel = Annotated[
 Other = Annotated[
     Path | None,
     typer.Option("--other", metavar="MODEL", help="Another checkpoint: where do the two disagree?"),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="Name of the model's second task (labelscape info), to look at it instead of the first.",
+        show_default="the first",
+    ),
 ]
 Over = Annotated[
     Path | None,
@@ -72,6 +85,25 @@ Only = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """Which windows are looked at."""
+
+    window: Window = field(default_factory=list)
+    windows: Number = 8
+    size: Size = None
+    of_class: OfClass = None
+    seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same windows.")] = 0
+    pixel: Pixel = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As `explain` takes them. Raises BadOption for what is no place."""
+        window = [_numbers_of(text, "--window", ("X", "Y", "SIZE")) for text in self.window]
+        pixel = [_numbers_of(text, "--pixel", ("X", "Y")) for text in self.pixel]
+        return {**vars(self), "window": window, "pixel": pixel}
+
+
 @grouped
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
@@ -79,13 +111,10 @@ def run(
     *,
     each: Each = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the page, the numbers and the arrays.")],
-    window: Window = [],
-    windows: Number = 8,
-    size: Size = None,
-    of_class: OfClass = None,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same windows.")] = 0,
-    pixel: Pixel = [],
+    which: Which,
     other: Other = None,
+    task: Task = None,
+    labels: LabelFiles,
     over: Over = None,
     layer: Layer = None,
     only: Only = [],
@@ -107,6 +136,10 @@ def run(
       labelscape explain runs/a/mswbn.safetensors scene.tif --out inside --window 1024,512,256
 
       labelscape explain runs/a/mlp.safetensors images/ --each --out inside --windows 20 --class forest
+
+      labelscape explain runs/a/mlp.safetensors scene.tif --out inside --labels fields.gpkg
+
+      labelscape explain runs/both/dfcnet.safetensors scene.tif --out roads --task road
     """
     from labelscape.explanation.run import explain
 
@@ -116,13 +149,10 @@ def run(
         model,
         found,
         out,
-        window=[_numbers_of(text, "--window", ("X", "Y", "SIZE")) for text in window],
-        windows=windows,
-        size=size,
-        of_class=of_class,
-        seed=seed,
-        pixel=[_numbers_of(text, "--pixel", ("X", "Y")) for text in pixel],
+        **which.settings,
         other=other,
+        task=task,
+        **_labels(labels),
         over=over,
         layer=layer,
         only=only,
@@ -130,6 +160,11 @@ def run(
         **settings,
     )
     _tell(done, as_json)
+
+
+def _labels(given: LabelFiles) -> dict[str, Any]:
+    spec = given.settings
+    return {"labels": spec.pop("labels", None), "spec": spec}
 
 
 def _numbers_of(text: str, option: str, names: tuple[str, ...]) -> tuple[int, ...]:

@@ -295,8 +295,10 @@ def allow_everywhere() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labels:
-    """Label files, and how they and their scenes are read."""
+class LabelFiles:
+    """Label files, and how their classes are read. Of a polygon file with several layers one is named as QGIS
+    writes it: fields.gpkg|layername=crops.
+    """
 
     labels: Annotated[
         list[str],
@@ -308,10 +310,6 @@ class Labels:
     ] = field(default_factory=list)
     class_column: Annotated[
         str | None, typer.Option("--class-column", help="Column of the polygon file that holds the class.")
-    ] = None
-    layer: Annotated[
-        str | None,
-        typer.Option("--layer", help="Layer of the polygon file with the labels.", show_default="the first"),
     ] = None
     merge: Annotated[
         list[str],
@@ -326,9 +324,6 @@ class Labels:
     background: Annotated[
         str | None, typer.Option("--background", help="Class of pixels that no polygon covers.")
     ] = None
-    area: Annotated[
-        str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")
-    ] = None
     ignore_value: Annotated[
         list[int], typer.Option("--ignore-value", help="Label value that means 'not labelled'. Repeat.")
     ] = field(default_factory=list)
@@ -338,6 +333,53 @@ class Labels:
             "--threshold",
             help="Label rasters are grey masks: pixels from this value up are the second class.",
         ),
+    ] = None
+
+    @property
+    def files(self) -> list[str]:
+        """The label files, those of globs and lists one by one. Raises as `listed_files`."""
+        return label_files(self.labels) if self.labels else []  # many verbs need no GDAL
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that were given, as settings of a recipe's data (`training.recipe_data.Data`).
+        Raises BadOption for classes or merges that cannot be read.
+        """
+        # What is not given stays out, so that the recipe's own default holds.
+        return {name: value for name, value in self._read().items() if value not in (None, [], {})}
+
+    def _read(self) -> dict[str, Any]:
+        return {
+            "labels": self.files,
+            "class_column": self.class_column,
+            "merge": pairs_of(self.merge, "merge"),
+            "classes": numbers_of(self.classes, "classes"),
+            "background": self.background,
+            "ignore_values": self.ignore_value,
+            "threshold": self.threshold,
+        }
+
+    @property
+    def named(self) -> list[str]:
+        """The options that were given, as on the command line: --class-column."""
+        return [
+            f"--{option.name.replace('_', '-')}"
+            for option in fields(self)
+            # Not of the labels: scenes of the model's own training may be STAC items too.
+            if getattr(self, option.name) not in (None, []) and option.name != "allow_remote"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels(LabelFiles):
+    """Label files, and how they and their scenes are read."""
+
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", help="Layer of the polygon file with the labels.", show_default="the first"),
+    ] = None
+    area: Annotated[
+        str | None, typer.Option("--area", help="Polygons inside which the labels are complete.")
     ] = None
     bands: Annotated[
         str | None, typer.Option("--bands", help="Bands to use by name, in order: B04,B03,B02.")
@@ -351,43 +393,15 @@ class Labels:
         if self.allow_remote:
             allow_everywhere()
 
-    @property
-    def files(self) -> list[str]:
-        """The label files, those of globs and lists one by one. Raises as `listed_files`."""
-        return label_files(self.labels) if self.labels else []  # many verbs need no GDAL
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The options that were given, as settings of a recipe's data (`training.recipe_data.Data`).
-        Raises BadOption for classes or merges that cannot be read.
-        """
-        values = {
-            "labels": self.files,
-            "class_column": self.class_column,
+    def _read(self) -> dict[str, Any]:
+        return super()._read() | {
             "layer": self.layer,
-            "merge": pairs_of(self.merge, "merge"),
-            "classes": numbers_of(self.classes, "classes"),
-            "background": self.background,
             "area": self.area,
-            "ignore_values": self.ignore_value,
-            "threshold": self.threshold,
             "bands": names_of(self.bands) if self.bands else None,
             "band_names": names_of(self.band_names) if self.band_names else None,
             "nodata": self.nodata,
             "asset": self.asset,
         }
-        # What is not given stays out, so that the recipe's own default holds.
-        return {name: value for name, value in values.items() if value not in (None, [], {})}
-
-    @property
-    def named(self) -> list[str]:
-        """The options that were given, as on the command line: --class-column."""
-        return [
-            f"--{option.name.replace('_', '-')}"
-            for option in fields(self)
-            # Not of the labels: scenes of the model's own training may be STAC items too.
-            if getattr(self, option.name) not in (None, []) and option.name != "allow_remote"
-        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -248,6 +248,19 @@ def one_each(images: Sequence[Source], labels: Sequence[str | Path]) -> list[str
     return list(labels)
 
 
+def label_table(
+    images: Sequence[Source], labels: Sequence[str | Path], rules: LabelRules
+) -> tuple[list[str | Path], ClassTable | None]:
+    """The label file of each scene, and the classes of several together. Raises BadInput for another number
+    of labels than of scenes, or masks that would be read wrongly.
+    """
+    labels = one_each(images, labels)
+    # Before classes are counted: each grey of a soft mask would be one.
+    _refuse_masks([f for f in labels if not is_vector(f)], rules)
+    # Over all files: a class must have one index although some files lack it.
+    return labels, classes_of(labels, rules) if len(labels) > 1 else None
+
+
 def _refuse_masks(rasters: Sequence[str | Path], rules: LabelRules) -> None:
     """Raises BadInput for masks that would be read wrongly: every grey of a smoothed edge would become a
     class (judged by the first file), and 255 may mean a class or "not labelled".
@@ -281,11 +294,7 @@ def _files(
         raise BadOption(
             f"`asset={reading['asset']}` chooses among the assets of STAC items, and there is no item."
         )
-    labels = one_each(images, labels)
-    # Before classes are counted: each grey of a soft mask would be one.
-    _refuse_masks([f for f in labels if not is_vector(f)], rules)
-    # Over all files: a class must have one index although some files lack it.
-    table = classes_of(labels, rules) if len(labels) > 1 else None
+    labels, table = label_table(images, labels, rules)
     return _Files(images, labels, rules, table, reading, tick or (lambda name: None), hold)
 
 

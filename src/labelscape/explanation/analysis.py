@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.evaluation.sections import Figure, Picture, Table
+from labelscape.explanation.reference import Reference
 from labelscape.explanation.windows import Windows
 from labelscape.nets.blocks import Network
 
@@ -49,6 +50,16 @@ class Look:
     def names(self) -> list[str]:
         """The classes, in index order."""
         return self.checkpoint.legend.names
+
+    @property
+    def reference(self) -> Reference | None:
+        """The labels that were given."""
+        return self.windows.reference
+
+    @property
+    def known_as(self) -> str:
+        """What a class of a pixel is, in captions: "labelled" or "predicted"."""
+        return "predicted" if self.reference is None else "labelled"
 
     @property
     def device(self) -> torch.device:

@@ -13,9 +13,9 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.evaluation.sections import Figure, Picture
 from labelscape.explanation.analysis import Found, Look, caption, hooked
 from labelscape.explanation.drawing import COLOURS, FAINT, blank, heat, tidy
-from labelscape.explanation.windows import scaled_for
+from labelscape.explanation.windows import network_of, scaled_for
+from labelscape.legend import IGNORE
 from labelscape.nets.dfcnet import DenseNetwork
-from labelscape.scoring.engines import build_network
 
 SHOWN = 3
 """Windows whose maps are on the page, as in fig. 3."""
@@ -31,7 +31,7 @@ def why_not(look: Look) -> str:
 
 def deepest_features(look: Look) -> Found:
     """Channel means of block 5, and those of the other model where one is given and has a block 5."""
-    other = None if look.other is None else build_network(look.other).to(look.device)
+    other = None if look.other is None else network_of(look.other).to(look.device)
     if not isinstance(other, DenseNetwork):
         other = None
     pictures: list[Picture] = []
@@ -81,23 +81,24 @@ def why_no_mate(look: Look) -> str:
     """ "" for a network that learned a second task."""
     if reason := why_not(look):
         return reason
-    return (
-        ""
-        if look.net.road_head is not None and look.checkpoint.mate is not None
-        else ("this model learned no second task (roads)")
-    )
+    if look.checkpoint.whole is not None:
+        return "the second task itself is looked at; leave `task` out to see where it is found"
+    known = look.net.road_head is not None and look.checkpoint.mate is not None
+    return "" if known else "this model learned no second task (roads)"
 
 
 def co_occurrence(look: Look) -> Found:
-    """On each land class the share of pixels that the second head predicts as each of its classes."""
+    """On each land class, labelled or else predicted, the share of pixels that the second head predicts as
+    each of its classes.
+    """
     mate, count = look.checkpoint.mate, len(look.names)
     pixels = np.zeros((count, len(mate.legend)), np.int64)
     for seen in look.windows:
         with torch.no_grad():
             both = look.net.both(seen.image)
         second = both["mate"][0].argmax(0).cpu().numpy()
-        here = seen.valid
-        index = seen.classes[here].astype(np.int64) * pixels.shape[1] + second[here]
+        here = seen.known != IGNORE
+        index = seen.known[here].astype(np.int64) * pixels.shape[1] + second[here]
         pixels += np.bincount(index, minlength=pixels.size).reshape(pixels.shape)
     shares = pixels / np.maximum(1, pixels.sum(1, keepdims=True))
     overall = pixels.sum(0) / max(1, pixels.sum())
@@ -105,8 +106,9 @@ def co_occurrence(look: Look) -> Found:
     name = mate.legend.names[asked]
     present = [k for k in range(count) if pixels[k].sum()]
     most = max(present, key=lambda k: shares[k, asked])
+    every = "all pixels" if look.reference is None else "all labelled pixels"
     lead = (
-        f"{100 * overall[asked]:.2f} % of all pixels are predicted as {name}, most on {look.names[most]} "
+        f"{100 * overall[asked]:.2f} % of {every} are predicted as {name}, most on {look.names[most]} "
         f"({100 * shares[most, asked]:.2f} %)."
     )
     numbers = {
@@ -115,11 +117,12 @@ def co_occurrence(look: Look) -> Found:
         "overall": overall.tolist(),
         "by_class": {look.names[k]: shares[k].tolist() for k in present},
     }
-    figure = _co_figure([look.names[k] for k in present], shares[present, asked], overall[asked], name)
+    names = [look.names[k] for k in present]
+    figure = _co_figure(names, shares[present, asked], overall[asked], name, look.known_as)
     return Found(lead, numbers, {"pixels": pixels}, (figure,))
 
 
-def _co_figure(names: list[str], shares: np.ndarray, overall: float, what: str) -> Figure:
+def _co_figure(names: list[str], shares: np.ndarray, overall: float, what: str, known_as: str) -> Figure:
     drawing = blank(5.6, 1.1 + 0.34 * len(names))
     axes = drawing.add_subplot()
     axes.barh(range(len(names)), 100 * shares, color=COLOURS[0], alpha=0.5)
@@ -128,7 +131,8 @@ def _co_figure(names: list[str], shares: np.ndarray, overall: float, what: str) 
     axes.invert_yaxis()
     tidy(axes, f"% of the pixels that are predicted as {what}")
     text = caption(
-        f"On which land classes the second head finds {what}; the dashed line is the share over all.",
+        f"On which {known_as} land classes the second head finds {what}; the dashed line is the share over "
+        "all.",
         "no such figure; roads are learned beside land cover because the one tells of the other.",
         "both heads on the same windows, scaled as images of the first task.",
     )

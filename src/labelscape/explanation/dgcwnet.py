@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from labelscape.evaluation.sections import Figure
 from labelscape.explanation.analysis import Found, Look, caption, hooked
 from labelscape.explanation.drawing import COLOURS, FAINT, blank, tidy
-from labelscape.explanation.windows import Seen, scaled_for
+from labelscape.explanation.windows import Seen, network_of, scaled_for
 from labelscape.nets.dgcwnet import ABLATIONS, ChannelWeighting, DGCWNet, Relation
 from labelscape.nets.kernels.distance import weigh
-from labelscape.scoring.engines import build_network
 
 BINS = 24
 """Of the histogram, equal on a logarithmic scale (ours: the paper names none)."""
@@ -106,19 +105,19 @@ def class_variance(look: Look) -> Found:
     """Class-wise variance of the last features with the module, past it, and of the other model where that is
     a DGCWNet too.
     """
-    second = None if look.other is None else build_network(look.other).to(look.device)
+    second = None if look.other is None else network_of(look.other).to(look.device)
     if not (isinstance(second, DGCWNet) and isinstance(second.head, nn.Sequential)):
         second = None
     known = {"with the module": Moments.none(len(look.names)), "past it": Moments.none(len(look.names))}
     if second is not None:
         known["the other model"] = Moments.none(len(look.names))
     for seen in look.windows:
-        known["with the module"].add(last_features(look.net, seen.image), seen.classes)
+        known["with the module"].add(last_features(look.net, seen.image), seen.known)
         with bypassed(look.net.context):
-            known["past it"].add(last_features(look.net, seen.image), seen.classes)
+            known["past it"].add(last_features(look.net, seen.image), seen.known)
         if second is not None:
             image = scaled_for(seen, look.checkpoint, look.other)
-            known["the other model"].add(last_features(second, image), seen.classes)
+            known["the other model"].add(last_features(second, image), seen.known)
     variances = {name: one.variance() for name, one in known.items()}
     shares = {name: one.share() for name, one in known.items()}
     medians = {name: float(np.median(values)) for name, values in variances.items()}
@@ -127,20 +126,20 @@ def class_variance(look: Look) -> Found:
     known_by, shared_by = _listed(medians, "{:.3g}"), _listed(between, "{:.2f}")
     lead = (
         f"Median over {len(variances['past it'])} channels of the variance between the means of {present} "
-        f"classes (eq. 8): {known_by}. As a share of all variance of a channel, which its scale does not "
-        f"change: {shared_by}."
+        f"{look.known_as} classes (eq. 8): {known_by}. As a share of all variance of a channel, which its "
+        f"scale does not change: {shared_by}."
     )
     numbers = {"median": medians, "median_share_between_classes": between, "classes": present}
     arrays = {f"variance_{name.replace(' ', '_')}": values for name, values in variances.items()}
     arrays |= {f"share_{name.replace(' ', '_')}": values for name, values in shares.items()}
-    return Found(lead, numbers, arrays, (_variance_figure(variances), _share_figure(shares)))
+    return Found(lead, numbers, arrays, (_variance_figure(variances, look.known_as), _share_figure(shares)))
 
 
 def _listed(values: dict[str, float], form: str) -> str:
     return ", ".join(f"{form.format(value)} {name}" for name, value in values.items())
 
 
-def _variance_figure(variances: dict[str, np.ndarray]) -> Figure:
+def _variance_figure(variances: dict[str, np.ndarray], known_as: str) -> Figure:
     both = np.concatenate(list(variances.values()))
     most = both.max() or 1.0
     # Dead channels have a variance of 0, which a logarithm has no place for: they are in the first bin.
@@ -159,7 +158,7 @@ def _variance_figure(variances: dict[str, np.ndarray]) -> Figure:
         "How many channels of the last features set the classes apart by how much; dashed lines are medians.",
         "fig. 3 compares two trained networks, ASPP and ASPP + DGCW, by the labels of Cityscapes: the module "
         "is there to raise it.",
-        "eq. 8 with the predicted classes in place of labels, over all windows. 'Past it' is the same "
+        f"eq. 8 with the {known_as} classes, over all windows. 'Past it' is the same "
         "trained network with F in place of eq. 5: its head has never seen that, so the scale may change "
         "too. Give a network trained without the module as the other model for the paper's comparison.",
     )

@@ -1,4 +1,4 @@
-"""What every network can be asked: how far it looks, which bands matter, what a layer holds."""
+"""What every network can be asked: how far it looks, what a layer holds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from labelscape.explanation.drawing import COLOURS, FAINT, blank, heat, tidy
 
 MOST_ASKED = 8
 """Windows whose gradients are computed (ours): the mean over them changes little beyond."""
-REPEATS = 3
-"""Other windows that each window gets a band of."""
 CHANNELS = 12
 """Channels of a layer that are shown: those that vary most over the window."""
 
@@ -121,98 +119,6 @@ def _field_picture(field: np.ndarray) -> Picture:
         "cut at -4. The prediction is that of the middle."
     )
     return heat(shown, "What a prediction depends on", said, low=-4, high=0)
-
-
-# ---------------------------------------------------------------------------------------- band importance
-
-
-def why_no_bands(look: Look) -> str:
-    """ "" where there are several bands, and two windows of one shape to swap them between."""
-    if len(look.checkpoint.bands) == 1:
-        return "the model reads one band; nothing is to be compared"
-    return (
-        ""
-        if len(_swapped(look)) > 1
-        else "bands are swapped between windows; ask for two or more of one size"
-    )
-
-
-def _swapped(look: Look) -> list[int]:
-    """Numbers of the windows of the commonest shape."""
-    shapes = [window.shape for _, window in look.windows.places]
-    commonest = max(shapes, key=shapes.count)
-    return [number for number, shape in enumerate(shapes) if shape == commonest]
-
-
-def band_importance(look: Look) -> Found:
-    """How many pixels change their class where one band is that of another window."""
-    bands, chances = look.checkpoint.bands, np.random.default_rng(look.seed)
-    order = chances.permutation(_swapped(look))
-    repeats = min(REPEATS, len(order) - 1)
-    changed, lost, pixels = np.zeros((repeats, len(bands))), np.zeros((repeats, len(bands))), 0
-    for place, number in enumerate(order):
-        seen = look.windows.at(number)
-        valid = torch.from_numpy(seen.valid)
-        before = _probabilities(look, seen.image)
-        index = torch.from_numpy(np.where(seen.valid, seen.classes, 0).astype(np.int64))
-        sure = before.gather(0, index[None])[0]
-        pixels += int(valid.sum())
-        for repeat in range(repeats):
-            # Never the window itself: a shift of a permutation has no fixed point.
-            other = look.windows.at(order[(place + repeat + 1) % len(order)])
-            for b in range(len(bands)):
-                image = seen.image.clone()
-                image[0, b] = other.image[0, b]
-                after = _probabilities(look, image)
-                changed[repeat, b] += float((after.argmax(0) != index)[valid].sum())
-                lost[repeat, b] += float((sure - after.gather(0, index[None])[0])[valid].sum())
-    changed, lost = changed / pixels, lost / pixels
-    ranked = np.argsort(-changed.mean(0))
-    first, last = ranked[0], ranked[-1]
-    lead = (
-        f"With the {bands[first]} of another window {100 * changed.mean(0)[first]:.1f} % of the pixels "
-        f"change their class, the most of {len(bands)} bands; with its {bands[last]} "
-        f"{100 * changed.mean(0)[last]:.1f} %."
-    )
-    numbers = {
-        "pixels": pixels,
-        "repeats": repeats,
-        "bands": {
-            name: {
-                "changed": float(changed[:, b].mean()),
-                "changed_std": float(changed[:, b].std()),
-                "confidence_lost": float(lost[:, b].mean()),
-            }
-            for b, name in enumerate(bands)
-        },
-    }
-    arrays = {"changed": changed, "confidence_lost": lost}
-    return Found(lead, numbers, arrays, (_bands_figure(bands, changed, ranked),))
-
-
-@torch.no_grad()
-def _probabilities(look: Look, image: Tensor) -> Tensor:
-    return (look.net(image)[0] / look.checkpoint.temperature).softmax(0).cpu()
-
-
-def _bands_figure(bands: tuple[str, ...], changed: np.ndarray, order: np.ndarray) -> Figure:
-    drawing = blank(5.6, 1.1 + 0.3 * len(bands))
-    axes = drawing.add_subplot()
-    axes.barh(range(len(bands)), 100 * changed.mean(0)[order], color=COLOURS[0], alpha=0.5)
-    for repeat in changed:
-        axes.plot(100 * repeat[order], range(len(bands)), ".", color=COLOURS[0], markersize=4)
-    axes.set_yticks(range(len(bands)), [bands[b] for b in order], parse_math=False)
-    axes.invert_yaxis()
-    tidy(axes, "% of pixels whose class changes")
-    text = caption(
-        "How much the map changes where one band is replaced and the others stay: dots are repeats. Bands "
-        "that say the same share their importance, so a short bar is no proof that a band is useless.",
-        "",
-        "permutation: every window gets the band of another window, drawn at random, so that the band "
-        "keeps its texture and loses its place; classes are compared with those of the unchanged windows, "
-        "not with labels.",
-    )
-    return Figure("Importance of bands by permutation", drawing, text)
 
 
 # ------------------------------------------------------------------------------------- maps of a layer

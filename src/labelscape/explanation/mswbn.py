@@ -77,7 +77,7 @@ def branch_weights(look: Look) -> Found:
             look.names[k]: weights[dominant == k].mean(0).tolist() for k in np.unique(dominant).tolist()
         },
     }
-    figures = [_weights_figure(names, weights, limit), _by_class_figure(look.names, names, weights, dominant)]
+    figures = [_weights_figure(names, weights, limit), _by_class_figure(look, names, weights, dominant)]
     if bins is not None:
         theta_bin = net.lbm.theta
         arrays["w_bin"] = bins
@@ -126,10 +126,8 @@ def _weights_figure(names: list[str], weights: np.ndarray, limit: float) -> Figu
     return Figure("Branch weights", drawing, text)
 
 
-def _by_class_figure(
-    classes: list[str], names: list[str], weights: np.ndarray, dominant: np.ndarray
-) -> Figure:
-    present = np.unique(dominant)
+def _by_class_figure(look: Look, names: list[str], weights: np.ndarray, dominant: np.ndarray) -> Figure:
+    classes, present = look.names, np.unique(dominant)
     drawing = blank(9.6, 1.6 + 0.32 * len(present))
     low, high = weights.min(), weights.max()
     image = None
@@ -149,7 +147,7 @@ def _by_class_figure(
         "Mean weight of each branch, by the class that fills most of a window (number of windows in "
         "brackets). Rows that differ show that the network treats such windows differently.",
         "no such figure.",
-        "the dominant class is that of most predicted pixels of a window.",
+        f"the dominant class is that of most pixels of a window, as they are {look.known_as}.",
     )
     return Figure("Branch weights by dominant class", drawing, text)
 

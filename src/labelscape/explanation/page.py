@@ -38,7 +38,7 @@ def page_of(made: Explanation, look: Look, analyses: Sequence[Analysis]) -> Repo
     scenes = {one["scene"] for one in made.windows}
     count = f"{len(made.windows)} window{'s' * (len(made.windows) != 1)}"
     return Report(
-        title=f"Inside {look.checkpoint.network}",
+        title=f"Inside {look.checkpoint.network}{_task(look)}",
         subtitle=made.facts["software"],
         lead=f"{len(made.found)} analyses on {count} of {_named(sorted(scenes))}.",
         notes=made.notes[:20],
@@ -55,6 +55,11 @@ def page_of(made: Explanation, look: Look, analyses: Sequence[Analysis]) -> Repo
             "Arrays": made.paths["npz"].name,
         },
     )
+
+
+def _task(look: Look) -> str:
+    whole = look.checkpoint.whole
+    return "" if whole is None else f", second task {whole.mate.name}"
 
 
 def _named(scenes: Sequence[str]) -> str:

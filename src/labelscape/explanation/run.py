@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,31 @@ from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.errors import BadInput, BadOption, check_names
 from labelscape.evaluation.report import write_report
 from labelscape.explanation import (
+    bands,
     dfcnet,
     dgcwnet,
     disagreement,
     general,
     ifbfnet,
     maggiori,
+    mistakes,
     mswbn,
     mswbn_gradients,
     over_training,
     speaks_for,
 )
 from labelscape.explanation.analysis import Analysis, Explanation, Found, Look
+from labelscape.explanation.choosing import Wanted, choose
 from labelscape.explanation.page import page_of
-from labelscape.explanation.windows import Wanted, choose
+from labelscape.explanation.reference import Reference
+from labelscape.explanation.windows import Windows, network_of
 from labelscape.files import check_path, stem_of, written_whole
-from labelscape.maps.request import request_for
+from labelscape.maps.request import MapRequest, request_for
+from labelscape.nets.blocks import Network
 from labelscape.progress import bar
 from labelscape.scenes.files import Source
 from labelscape.scenes.scene_list import SceneList
-from labelscape.scoring.engines import build_network, pick_device
+from labelscape.scoring.engines import pick_device
 from labelscape.version import __version__
 
 ANALYSES = (
@@ -47,8 +52,9 @@ ANALYSES = (
     Analysis("deepest-features", "Deepest features", dfcnet.why_not, dfcnet.deepest_features),
     Analysis("second-task", "Where the second task is found", dfcnet.why_no_mate, dfcnet.co_occurrence),
     Analysis("effective-field", "Effective receptive field", general.always, general.receptive_field),
-    Analysis("bands", "Importance of bands", general.why_no_bands, general.band_importance),
+    Analysis("bands", "Importance of bands", bands.why_no_bands, bands.band_importance),
     Analysis("speaks-for", "What speaks for the class at a pixel", speaks_for.why_not, speaks_for.speaks_for),
+    Analysis("mistakes", "Where the model is wrong", mistakes.why_not, mistakes.mistakes),
     Analysis("disagreement", "Where two models disagree", disagreement.why_not, disagreement.disagreement),
     Analysis("feature-maps", "Feature maps", general.why_no_layer, general.feature_maps),
 )
@@ -67,6 +73,9 @@ def explain(
     seed: int = 0,
     pixel: Sequence[tuple[int, int]] = (),
     other: Checkpoint | str | Path | None = None,
+    task: str | None = None,
+    labels: str | Path | Sequence[str | Path] | None = None,
+    spec: Mapping[str, Any] | None = None,
     over: str | Path | None = None,
     layer: str | None = None,
     only: Sequence[str] = (),
@@ -84,6 +93,9 @@ def explain(
     pixel       pixels (x, y) of the scene, in a window around them: what speaks for the class of the first
                 (this needs Captum, the extra `explain`), in which channels of a DGCWNet do two differ
     other       another checkpoint, of the same bands and classes, to be compared with
+    task        name of the second task that the model learned, to look at that instead of the first
+    labels      one label file per scene, or one for all: windows are drawn where there are labels, and
+                classes are the labelled ones wherever they can be; `spec` as `evaluate` has it
     over        folder of a training run of this network: its saved states are looked at too
     layer       name of a layer (of torch's `named_modules`) whose maps are shown
     only        names of analyses; by default all that suit the network
@@ -91,37 +103,77 @@ def explain(
 
     One window is in memory at a time beyond a fixed 256 MiB, whatever the scene's size. Raises as `map_scene`
     where a scene does not fit the model; BadOption for windows outside the scene, UnknownName for an unknown
-    class or analysis, BadInput where no window has data, or no analysis that was asked for suits.
+    class, task or analysis, BadInput where no window has data, or no analysis that was asked for suits;
+    BadFile and BadInput as `open_labels` for labels.
     """
     check_path(out, "The folder of the explanation (out)")
-    (model,) = load_all(checkpoint)
+    model, second = _models(checkpoint, other, task)
     sources = [one.source for one in scene] if isinstance(scene, SceneList) else [scene]
-    request = request_for(checkpoint, sources[0], None, None, settings)
     wanted = Wanted(_tuples(window), _tuples(pixel), windows, size, of_class, seed)
-    check_names("analysis", only, [one.name for one in ANALYSES])
-    if of_class is not None:
-        model.legend.index(of_class)
-    if wanted.placed and len(sources) > 1:
-        raise BadOption(f"A window's place is in one scene; {len(sources)} were given.")
-    stem = Path(out) / f"{stem_of(model.network)}_explained"
-    paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("html", "json", "npz")}
-    _check_free(paths, overwrite)
-    net = build_network(model).to(pick_device(request.device))
-    second = None if other is None else load_all(other)[0]
-    with bar("choose windows", wanted.placed or windows, "windows") as tick:
-        chosen, notes = choose(net, model, request, sources, wanted, tick)
+    _check(model, sources, wanted, only)
+    paths = _free_paths(Path(out), model, overwrite)
+    request = request_for(checkpoint, sources[0], None, None, settings)
+    reference = _reference(model, sources, labels, spec or {})
+    net, chosen, notes = _chosen(model, request, sources, wanted, reference)
     asked = {"over": None if over is None else Path(over), "layer": layer, "pixels": wanted.pixels}
-    look = Look(net, model, chosen, other=second, seed=seed, **asked)
     return _explained(
-        look, [one for one in ANALYSES if not only or one.name in only], paths, notes, overwrite
+        Look(net, model, chosen, other=second, seed=seed, **asked), only, paths, notes, overwrite
     )
 
 
+def _models(
+    checkpoint: Checkpoint | str | Path, other: Checkpoint | str | Path | None, task: str | None
+) -> tuple[Checkpoint, Checkpoint | None]:
+    """The model, for the task that is asked for, and the other one: its own second task of that name, or else
+    all of it, as a model of roads alone.
+    """
+    model = load_all(checkpoint)[0].task(task)
+    second = None if other is None else load_all(other)[0]
+    return model, second.task(task) if second is not None and task in second.tasks else second
+
+
+def _check(model: Checkpoint, sources: Sequence[Source], wanted: Wanted, only: Sequence[str]) -> None:
+    """Raises UnknownName, BadOption where what is wanted cannot be."""
+    check_names("analysis", only, [one.name for one in ANALYSES])
+    if wanted.of_class is not None:
+        model.legend.index(wanted.of_class)
+    if wanted.placed and len(sources) > 1:
+        raise BadOption(f"A window's place is in one scene; {len(sources)} were given.")
+
+
+def _chosen(
+    model: Checkpoint,
+    request: MapRequest,
+    sources: Sequence[Source],
+    wanted: Wanted,
+    reference: Reference | None,
+) -> tuple[Network, Windows, list[str]]:
+    """The network on its device, its windows, and what was found of their scenes and labels."""
+    net = network_of(model).to(pick_device(request.device))
+    with bar("choose windows", wanted.placed or wanted.number, "windows") as tick:
+        windows, notes = choose(net, model, request, sources, wanted, tick, reference)
+    return net, windows, [*([] if reference is None else reference.notes), *notes]
+
+
+def _reference(
+    model: Checkpoint,
+    sources: Sequence[Source],
+    labels: str | Path | Sequence[str | Path] | None,
+    spec: Mapping[str, Any],
+) -> Reference | None:
+    if labels is None:
+        if spec:
+            raise BadOption(f"{', '.join(spec)}: these say how labels are read; give the `labels` too.")
+        return None
+    files = [labels] if isinstance(labels, (str, Path)) else list(labels)
+    return Reference.of(model, sources, files, spec)
+
+
 def _explained(
-    look: Look, asked: Sequence[Analysis], paths: dict[str, Path], notes: Sequence[str], overwrite: bool
+    look: Look, only: Sequence[str], paths: dict[str, Path], notes: Sequence[str], overwrite: bool
 ) -> Explanation:
     """Run the analyses that suit, and write what they find."""
-    found, not_suited = _run(look, asked)
+    found, not_suited = _run(look, [one for one in ANALYSES if not only or one.name in only])
     if not found:
         raise BadInput(f"No analysis suits {look.checkpoint.network}: {_reasons(not_suited)}.")
     seen = tuple(one.named(look.names) for one in look.windows)
@@ -139,9 +191,11 @@ def _facts(look: Look) -> dict[str, Any]:
     return {
         "software": f"labelscape {__version__}",
         "network": model.network,
+        "task": model.whole and model.whole.mate.name,
         "options": model.options,
         "model": None if model.stored is None else vars(model.stored),
         "other": look.other and look.other.stored and look.other.stored.path,
+        "labels": None if look.reference is None else sorted({str(file) for file in look.reference.files}),
         "seed": look.seed,
     }
 
@@ -161,11 +215,17 @@ def _reasons(not_suited: dict[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in not_suited.items())
 
 
-def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
-    # Before any work, not after minutes of it.
+def _free_paths(out: Path, model: Checkpoint, overwrite: bool) -> dict[str, Path]:
+    """Where the page ("html"), the numbers and the arrays go. Raises BadOption where one exists: before any
+    work, not after minutes of it.
+    """
+    task = "" if model.whole is None else f"_{model.whole.mate.name}"
+    stem = out / f"{stem_of(model.network)}{task}_explained"
+    paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("html", "json", "npz")}
     taken = [path for path in paths.values() if path.exists()]
     if taken and not overwrite:
         raise BadOption(f"{taken[0]} exists; pass `overwrite=True` to replace it, or another `out`.")
+    return paths
 
 
 def _write(made: Explanation, look: Look, overwrite: bool) -> None:

@@ -322,12 +322,7 @@ def other_data(
     `given`; and what to warn of. Raises UnknownName for another setting.
     """
     check_names("setting of labels", given, ("labels", *SETTINGS, "nodata", "bands", "band_names", "asset"))
-    stored = checkpoint.recipe.get("data") or {}
-    # The area within which training labels are complete says nothing about the labels of other scenes.
-    as_trained = {name: stored[name] for name in (*SETTINGS, "nodata") if name != "area" and name in stored}
-    notes = []
-    if stored.get("area") and "area" not in given:
-        notes = [_area_warning(stored["area"], given.get("background", stored.get("background")))]
+    as_trained, notes = rules_of_training(checkpoint, given)
     # Nothing of these scenes was trained on, so nothing needs to be held out.
     scenes = {"images": list(images), "holdout": 0}
     return Data(
@@ -338,6 +333,19 @@ def other_data(
             **scenes,
         }
     ), notes
+
+
+def rules_of_training(checkpoint: Checkpoint, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """How the labels of training were read (settings of `LabelRules`, and nodata), for those of other scenes,
+    which are read with what is `given` beside; and what to warn of.
+    """
+    stored = checkpoint.recipe.get("data") or {}
+    # The area within which training labels are complete says nothing about the labels of other scenes.
+    as_trained = {name: stored[name] for name in (*SETTINGS, "nodata") if name != "area" and name in stored}
+    notes = []
+    if stored.get("area") and "area" not in given:
+        notes = [_area_warning(stored["area"], given.get("background", stored.get("background")))]
+    return as_trained, notes
 
 
 def _area_warning(area: str, background: str | None) -> str:
