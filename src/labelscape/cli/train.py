@@ -107,6 +107,26 @@ class Schedule:
             "--start", help="Checkpoint to start from: weights that fit are taken over, the rest is new."
         ),
     ] = None
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            "--freeze", help="encoder: its weights stay as they start, the rest learns.", show_default="none"
+        ),
+    ] = None
+    encoder_factor: Annotated[
+        float | None,
+        typer.Option(
+            "--encoder-factor", help="Factor on the learning rate of the encoder.", show_default="1.0"
+        ),
+    ] = None
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(
+            "--layer-decay",
+            help="Factor on the learning rate from each stage of the encoder to the one before it.",
+            show_default="1.0",
+        ),
+    ] = None
     batch: Annotated[
         int | None, typer.Option("--batch", help="Batch size: crops per step.", show_default="8")
     ] = None

@@ -292,6 +292,9 @@ class SMPNetwork(Network):
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         return {"logits": resize_like(self.net(image), image)}
 
+    def encoder_modules(self) -> list[tuple[str, nn.Module]]:
+        return [("net.encoder", self.net.encoder)]
+
 
 def smallest_side(net: nn.Module, in_channels: int) -> int:
     """The smallest multiple of the encoder's stride that the whole network takes: pools in a decoder (PAN's)

@@ -76,6 +76,10 @@ class Network(nn.Module):
         """Both tasks for every image: {"logits": ..., "mate": ...}. Raises BadInput where there is one."""
         raise BadInput(f"{type(self).__name__} has no second head; classmate and dfcnet have one.")
 
+    def encoder_modules(self) -> list[tuple[str, nn.Module]]:
+        """The modules that make up the encoder, by name, shallow to deep."""
+        return [(name, part) for name, part in self.named_children() if name in ("encoder", "trunk")]
+
     def forward(self, image: Tensor) -> Tensor:
         return self.heads(image)["logits"]
 

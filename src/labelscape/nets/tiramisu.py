@@ -131,6 +131,13 @@ class Tiramisu(Network):
         return {"logits": self.score(grown.stack)}                         # (N, K, H, W)
     # fmt: on
 
+    def encoder_modules(self) -> list[tuple[str, nn.Module]]:
+        """The way down, whose last block is the bottleneck."""
+        found: list[tuple[str, nn.Module]] = [("conv1", self.conv1), ("blocks.0", self.blocks[0])]
+        for number, down in enumerate(self.downs):
+            found += [(f"downs.{number}", down), (f"blocks.{number + 1}", self.blocks[number + 1])]
+        return found
+
 
 def reach_of(lengths: tuple[int, ...]) -> int:
     """How many pixels away the farthest input lies on which an output depends."""

@@ -8,7 +8,7 @@ Johnson 2021, https://arxiv.org/abs/2105.07576, sec. 3, call averages over whole
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labelscape.nets.blocks import Network
+from labelscape.nets.depth import encoder_names
 from labelscape.progress import Tick, bar
 from labelscape.scenes.files import gdal
 from labelscape.scoring.scorer import normalise
@@ -63,7 +64,8 @@ def at_map_size(
     """The weights with statistics at the recipe's `map_size`, and the number of tiles they are estimated
     over; 0 and the same weights where the network has none. `net` is left with these weights.
     """
-    if not layers_of(net):
+    still = encoder_names(net) if recipe.freeze == "encoder" else frozenset()
+    if not layers_of(net, still):
         say(f"{recipe.network} has no batch normalisation, whose statistics map_size would estimate anew")
         return weights, 0
     weights = fabric.broadcast(weights)  # the first process alone keeps the best ones
@@ -72,7 +74,7 @@ def at_map_size(
     batches = TileBatches(recipe, drawing, fabric)
     title, leads = f"batch normalisation at {recipe.map_size}", fabric.is_global_zero
     with bar(title, len(batches), "batches", shown=leads) as tick:
-        found = estimate(net, _ticked(batches, tick), fabric)
+        found = estimate(net, _ticked(batches, tick), fabric, still)
     say(f"batch normalisation at {recipe.map_size} pixels: {found}")
     return {**weights, **found.statistics}, found.tiles
 
@@ -83,24 +85,30 @@ def _ticked(batches: Iterable[Tensor], tick: Tick) -> Iterator[Tensor]:
         tick()
 
 
-def layers_of(net: nn.Module) -> dict[str, _BatchNorm]:
-    """The layers that keep running statistics, by name."""
+def layers_of(net: nn.Module, still: Collection[str] = ()) -> dict[str, _BatchNorm]:
+    """The layers that keep running statistics, by name; without those whose statistics are frozen (`still`,
+    names in the network's state).
+    """
     return {
         name: layer
         for name, layer in net.named_modules()
-        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+        if isinstance(layer, _BatchNorm)
+        and layer.running_mean is not None
+        and f"{name}.running_mean" not in still
     }
 
 
-def estimate(net: Network, batches: Iterable[Tensor], fabric: Fabric | None = None) -> Estimated:
+def estimate(
+    net: Network, batches: Iterable[Tensor], fabric: Fabric | None = None, still: Collection[str] = ()
+) -> Estimated:
     """The mean over `batches` (N, B, H, W) of each layer's own statistics in a batch (variance as torch keeps
     it, of N - 1), each batch weighted by its images; summed in float64. Batches are those of this process; of
-    several processes, each has its own.
+    several processes, each has its own. Statistics named in `still` stay.
 
     The network itself stays as it is. All but these layers work as in a map, without dropout; layers that a
     map does not use (auxiliary heads) are left out. Raises BadInput for a batch with one value per channel.
     """
-    layers, images = layers_of(net), 0
+    layers, images = layers_of(net, still), 0
     before = {name: value.clone() for name, value in net.state_dict().items()}
     modes = {module: module.training for module in net.modules()}
     momenta = {layer: layer.momentum for layer in layers.values()}

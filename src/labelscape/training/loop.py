@@ -32,10 +32,11 @@ from labelscape.scoring.engines import state_arrays
 from labelscape.training.batchnorm import at_map_size
 from labelscape.training.board import board
 from labelscape.training.clock import Clock, in_words, write_times
+from labelscape.training.freeze import told_of_frozen, train_mode
 from labelscape.training.leader import Leader
 from labelscape.training.losses import shares, total_loss
 from labelscape.training.map_size import larger, told
-from labelscape.training.optimizers import averaged, make_optimizer, rate_at
+from labelscape.training.optimizers import averaged, make_optimizer, rate_at, told_of_rates
 from labelscape.training.outputs import checkpoint_path, state_path, times_path
 from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
@@ -98,7 +99,7 @@ def learn(
                 break
             facts, rate = {}, set_rate(phase.optimizer, recipe, step)
             seed_step(recipe.seed, step, fabric.global_rank)
-            phase.net.train()
+            train_mode(phase.net, recipe)
             progress.recent.append(update(phase.net, phase.optimizer, fabric, batch, recipe, phase.tasks))
             if recipe.ema:
                 progress.average = averaged(progress.average, phase.net.module, recipe.ema, progress.step)
@@ -201,6 +202,8 @@ def run_phase(
     leader = leader or Leader(fabric, out)
     phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric, leader, mate)
     say = say if leads else lambda text: None
+    for line in (*told_of_frozen(net, recipe), *told_of_rates(net, recipe)):
+        say(line)
     # Before the first crop: a file replaced from now on is noticed.
     watched = Watched.of((*dataset.files, *(mate.files if mate else ())))
     progress, keep = _resumed(phase, watched, out, stop, say)

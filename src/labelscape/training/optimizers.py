@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from labelscape.errors import UnknownName
 from labelscape.nets.blocks import Network
+from labelscape.nets.depth import encoder_stages
 from labelscape.training.recipe import Recipe
 
 
@@ -58,21 +59,55 @@ def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def rate_groups(net: Network, recipe: Recipe) -> list[dict]:
-    """The network's parameters grouped by their factor on the learning rate. Raises UnknownName if no
-    parameter's name begins with a prefix of `rate_factors`.
+    """The network's parameters grouped by their factor on the learning rate, without frozen ones. Raises
+    UnknownName if no parameter's name begins with a prefix of `rate_factors`.
     """
     groups: dict[float, list] = {}
     used = set()
+    by_depth = depth_factors(net, recipe)
     for name, parameter in net.named_parameters():
         fitting = max(
             (start for start in recipe.rate_factors if name.startswith(start)), key=len, default=None
         )
         used.add(fitting)
-        groups.setdefault(recipe.rate_factors.get(fitting, 1.0), []).append(parameter)
+        # Weight decay would shrink a frozen weight without any gradient.
+        if parameter.requires_grad:
+            factor = recipe.rate_factors.get(fitting, 1.0) * by_depth.get(name, 1.0)
+            groups.setdefault(factor, []).append(parameter)
     for start in recipe.rate_factors:
         if start not in used:
             raise UnknownName(f"part of {recipe.network}", start, [name for name, _ in net.named_children()])
     return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
+
+
+def depth_factors(net: Network, recipe: Recipe) -> dict[str, float]:
+    """Parameter of the encoder -> `encoder_factor` times `layer_decay` once for each stage from its own to
+    the encoder's last: timm's and BEiT's layer decay, by stages. Empty where both are 1.
+    """
+    if recipe.encoder_factor == recipe.layer_decay == 1:
+        return {}
+    stages = encoder_stages(net)
+    return {
+        f"{part}.{key}" if key else part: recipe.encoder_factor * recipe.layer_decay ** (len(stages) - number)
+        for number, stage in enumerate(stages)
+        for part, module in stage
+        for key, _ in module.named_parameters()
+    }
+
+
+def told_of_rates(net: Network, recipe: Recipe) -> list[str]:
+    """A line on the rates of the encoder's stages, where they are not that of the rest."""
+    factors = depth_factors(net, recipe)
+    if not factors:
+        return []
+    shown = []
+    for stage in encoder_stages(net):
+        keys = [f"{part}.{key}" for part, module in stage for key, _ in module.named_parameters()]
+        name = stage[-1][0] if len(stage) == 1 else f"{stage[0][0]} to {stage[-1][0].rpartition('.')[2]}"
+        shown.append(f"{name} {recipe.rate * factors[keys[0]]:.3g}")
+    # A network of dozens of blocks: the first and the last say it.
+    shown = shown if len(shown) <= 8 else [*shown[:2], "...", *shown[-2:]]
+    return [f"learning rates by depth: {', '.join(shown)}; the rest {recipe.rate:.3g}"]
 
 
 def rate_at(recipe: Recipe, step: int) -> float:

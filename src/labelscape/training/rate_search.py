@@ -17,6 +17,7 @@ from labelscape.files import written_whole
 from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.data import blank_checkpoint, open_both
+from labelscape.training.freeze import train_mode
 from labelscape.training.loop import batches, seed_step, set_up, update
 from labelscape.training.map_size import without_map_size
 from labelscape.training.recipe import Recipe, as_recipe, refuse_unequal_parts
@@ -70,7 +71,7 @@ def find_rate(
         dataset, mate = opened.enter_context(open_both(recipe))
         tasks = make_tasks(recipe, dataset, blank_checkpoint(recipe, dataset, mate=mate), mate)
         net, optimizer = set_up(build_network(recipe, dataset, start, mate), recipe, fabric)
-        net.train()
+        train_mode(net, recipe)
         opened.enter_context(deterministic(recipe.deterministic))
         tick = opened.enter_context(bar("learning rates", steps, "steps", shown=fabric.is_global_zero))
         rates, losses, smoothed = [], [], []

@@ -14,7 +14,7 @@ from labelscape.checkpoint import TASK_NAME
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
-from labelscape.training.recipe_checks import wrong_factors, wrong_options
+from labelscape.training.recipe_checks import wrong_factors, wrong_freeze, wrong_options
 from labelscape.training.recipe_data import Data
 from labelscape.training.recipe_sizes import filled, wrong_map_size
 
@@ -132,6 +132,17 @@ class Recipe(BaseModel):
     rate_factors: dict[str, float] = Field(default_factory=dict)
     """Start of a parameter's name -> factor on its learning rate ("backbone": 0.1); where several fit, the
     longest counts.
+    """
+    freeze: Literal["none", "encoder"] = Field("none", exclude_if=lambda what: what == "none")
+    """encoder: the encoder's weights and batch normalisation's statistics stay as they start, to the bit, and
+    it works as in a map, without dropout; only the rest learns. (none is not stored, nor are the next two at
+    1.)
+    """
+    encoder_factor: float = Field(1.0, gt=0, exclude_if=lambda factor: factor == 1)
+    """Factor on the learning rate of the encoder, in any network; it multiplies those of `rate_factors`."""
+    layer_decay: float = Field(1.0, gt=0, le=1, exclude_if=lambda factor: factor == 1)
+    """Layer-wise rate decay: the last stage of the encoder learns at this factor, the one before at its
+    square, and so on to the stem. 0.65 to 0.9 are usual.
     """
     optimizer: Literal["sgd", "adamw"] = Field("sgd", exclude_if=lambda name: name == "sgd")
     """sgd or adamw; adamw wants a smaller rate: 0.001 or less. (sgd is not stored: recipes of earlier
@@ -262,6 +273,9 @@ class Recipe(BaseModel):
         problems += wrong_factors("aux_losses", self.aux_losses or {}, some=self.aux_losses is not None)
         problems += wrong_factors("rate_factors", self.rate_factors, some=False)
         problems += wrong_options(self.network, self.options)
+        if self.freeze == "encoder":
+            idle = {"encoder_factor": self.encoder_factor, "layer_decay": self.layer_decay}
+            problems += wrong_freeze(bool(self.start or self.base_steps), self.options, idle)
         if self.start and self.base_steps:
             problems.append("start and base_steps both choose the first weights; give one of them.")
         if self.data.holdout + self.data.val >= 1:

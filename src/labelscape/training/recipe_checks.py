@@ -28,3 +28,21 @@ def wrong_options(network: str, options: Mapping[str, Any]) -> list[str]:
     except UnknownName:  # reported elsewhere
         return []
     return [f"options.{line}" for line in found]
+
+
+def wrong_freeze(trained: bool, options: Mapping[str, Any], idle: Mapping[str, float]) -> list[str]:
+    """A frozen encoder without trained weights (`trained`: a start or a base network gives them), or with
+    factors on a rate that it does not learn at (`idle`).
+    """
+    problems = []
+    if not (trained or any(options.get(key) for key in ("pretrained", "weights"))):
+        problems.append(
+            "freeze=encoder would freeze random weights: give start, a trained checkpoint, or "
+            "options.pretrained=true where the network has it."
+        )
+    problems += [
+        f"{name}={factor} has no effect with freeze=encoder; leave one of them out."
+        for name, factor in idle.items()
+        if factor != 1
+    ]
+    return problems

@@ -24,6 +24,7 @@ from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.data import blank_checkpoint, open_both, scored_part
 from labelscape.training.forest import forest_seconds
+from labelscape.training.freeze import train_mode
 from labelscape.training.loop import set_up, update
 from labelscape.training.map_size import larger
 from labelscape.training.recipe import Recipe, as_recipe
@@ -185,7 +186,7 @@ def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> t
     net, optimizer = set_up(net, recipe, fabric)
     for group in optimizer.param_groups:  # three steps at a full rate could end in NaN
         group["lr"] = 0.0
-    net.train()
+    train_mode(net, recipe)
     times = []
     with bar(f"rehearse {recipe.network}", STEPS, "steps", shown=fabric.is_global_zero) as tick:
         for step in range(STEPS):

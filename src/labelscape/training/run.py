@@ -127,7 +127,8 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
             _warn_of_random_weights(recipe, run.say)
         elif not recipe.base_steps:
             options = net_options(recipe, mate)
-            for line in told_of_start(recipe.network, options, dataset, start, Path(recipe.start).name):
+            name = Path(recipe.start).name
+            for line in told_of_start(recipe.network, options, dataset, start, name, mate):
                 run.say(line)
             for line in _seen_by_start(recipe, dataset, start) if run.score else ():
                 run.say(line)
@@ -257,6 +258,10 @@ def base_recipe(recipe: Recipe) -> Recipe:
         mate=None,
         # They name parts of the derived network, which the base network may not have.
         rate_factors={},
+        # The base network's own encoder is what it is trained for.
+        freeze="none",
+        encoder_factor=1.0,
+        layer_decay=1.0,
         **dict.fromkeys(OF_MAP_SIZE),
         options=_shared_options(recipe.network, recipe.options),
     )

@@ -15,6 +15,7 @@ from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, options_of, with_tag
 from labelscape.training.crops import Drawing, index_crops
 from labelscape.training.data import of_second_task
+from labelscape.training.freeze import freeze_encoder
 from labelscape.training.losses import auto_weights
 from labelscape.training.recipe import Recipe
 from labelscape.training.start import take_over
@@ -93,7 +94,9 @@ def without_pixels(dataset: Dataset, task: Task) -> tuple[str, ...]:
 def build_network(
     recipe: Recipe, dataset: Dataset, start: Checkpoint | None, mate: Dataset | None
 ) -> Network:
-    """The recipe's network with its first weights, the same for every process."""
+    """The recipe's network with its first weights, the same for every process. Raises BadInput where what is
+    to be frozen would be random.
+    """
     # Before any layer is built, so that all processes draw the same first weights.
     torch.manual_seed(recipe.seed)
     net = create_model(
@@ -103,8 +106,11 @@ def build_network(
         classes=len(dataset.legend),
         **net_options(recipe, mate),
     )
+    taken = None
     if start is not None:
-        take_over(net, recipe.network, net_options(recipe, mate), dataset, start)
+        taken = take_over(net, recipe.network, net_options(recipe, mate), dataset, start, mate)
+    if recipe.freeze == "encoder":
+        freeze_encoder(net, taken)
     return net
 
 

@@ -14,9 +14,9 @@ import torch
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset
-from labelscape.errors import BadOption
+from labelscape.errors import BadInput, BadOption
 from labelscape.nets.blocks import Network
-from labelscape.nets.catalog import entry, shapes_of
+from labelscape.nets.catalog import create_model, entry, shapes_of
 
 Shapes = dict[str, tuple[int, ...]]
 Places = dict[int, tuple[tuple[int, int], ...]]
@@ -54,12 +54,18 @@ def follows_paper(network: str, start: Checkpoint) -> bool:
 
 
 def fit_of(
-    network: str, options: dict, dataset: Dataset, start: Checkpoint, own: Shapes | None = None
+    network: str,
+    options: dict,
+    dataset: Dataset,
+    start: Checkpoint,
+    own: Shapes | None = None,
+    mate: Dataset | None = None,
 ) -> Fit:
     """Which weights of `start` the network for `dataset` takes over: those of equal name and shape; of those
     that read other bands or tell apart other classes, even as many, the parts of the same names.
 
-    own  the network's shapes, where it is built already
+    own   the network's shapes, where it is built already
+    mate  the second task's data, whose classes are matched by name too
 
     Raises BadOption where nothing fits.
     """
@@ -71,12 +77,19 @@ def fit_of(
     why = []
     if tuple(start.bands) != tuple(dataset.bands):
         why.append(_told_of("bands", start.bands, dataset.bands))
-        more = shapes_of(network, bands + 1, classes, options)
+        more = _shapes(network, bands + 1, classes, options)
         _add_places(places, own, more, start.bands, dataset.bands)
     if list(start.legend.names) != list(dataset.legend.names):
         why.append(_told_of("classes", start.legend.names, dataset.legend.names))
-        more = shapes_of(network, bands, classes + 1, options)
+        more = _shapes(network, bands, classes + 1, options)
         _add_places(places, own, more, start.legend.names, dataset.legend.names)
+    # A head that was not trained is not described, and nothing of it is taken over.
+    before = start.mate.legend.names if start.mate else ()
+    if mate is not None and list(before) != list(mate.legend.names):
+        if before:
+            why.append(_told_of("classes of the second task", before, mate.legend.names))
+        more = _shapes(network, bands, classes, {**options, "mate_classes": len(mate.legend) + 1})
+        _add_places(places, own, more, before, mate.legend.names)
     taken = tuple(key for key, shape in own.items() if theirs.get(key) == shape and key not in places)
     partly = {key: found for key, found in places.items() if _fits(found, own[key], theirs.get(key))}
     # Counters and single numbers fit by chance.
@@ -91,6 +104,18 @@ def fit_of(
     return Fit(taken, new, tuple(why), partly)
 
 
+def _shapes(network: str, bands: int, classes: int, options: dict) -> Shapes:
+    """The shapes of a network's weights. One that computes with numbers while it is built is built: without
+    its shapes, classes of other names would be taken over as they stand.
+    """
+    found = shapes_of(network, bands, classes, options)
+    if found is not None:
+        return found
+    fresh = {key: value for key, value in options.items() if key not in ("pretrained", "weights")}
+    net = create_model(network, in_channels=bands, classes=classes, **fresh)
+    return {key: tuple(value.shape) for key, value in net.state_dict().items()}
+
+
 def _told_of(what: str, before: Sequence[str], now: Sequence[str]) -> str:
     """other classes: water, forest; of the same name: water"""
     join = " " if what == "bands" else ", "
@@ -99,14 +124,14 @@ def _told_of(what: str, before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _add_places(
-    places: dict[str, Places], own: Shapes, more: Shapes | None, before: Sequence[str], now: Sequence[str]
+    places: dict[str, Places], own: Shapes, more: Shapes, before: Sequence[str], now: Sequence[str]
 ) -> None:
     """Add, for each weight whose shape depends on the number of names, along which axes it does, and which
-    places belong together. Nothing where shapes cannot be had without numbers.
+    places belong together.
     """
     same = tuple((list(before).index(name), place) for place, name in enumerate(now) if name in before)
     for key, shape in own.items():
-        other = shape if more is None else more.get(key)
+        other = more.get(key)
         if other == shape:
             continue
         axes = [axis for axis, pair in enumerate(zip(shape, other or ())) if pair[0] != pair[1]]
@@ -135,31 +160,51 @@ def _copy_places(to: torch.Tensor, source: np.ndarray, places: Places) -> None:
     to[np.ix_(*new)] = torch.from_numpy(source[np.ix_(*old)]).to(to)
 
 
-def take_over(net: Network, network: str, options: dict, dataset: Dataset, start: Checkpoint) -> None:
-    """Copy the weights that fit into a network. Raises as `fit_of` and the paper's own start do."""
+def take_over(
+    net: Network,
+    network: str,
+    options: dict,
+    dataset: Dataset,
+    start: Checkpoint,
+    mate: Dataset | None = None,
+) -> set[str]:
+    """Copy the weights that fit into a network; returns the names of those that were taken over whole. Raises
+    as `fit_of` and the paper's own start do, BadInput for a paper's start that reads other bands.
+    """
     if follows_paper(network, start):
+        _refuse_other_bands(network, dataset, start)
         # After the random start, which parts that the two do not share keep.
         weights = {key: torch.from_numpy(value) for key, value in start.weights.items()}
-        entry(network).start.copy_weights(net, weights)
-        return
+        return set(entry(network).start.copy_weights(net, weights))
     state = net.state_dict()
     own = {key: tuple(value.shape) for key, value in state.items()}
     with torch.no_grad():
-        fit = fit_of(network, options, dataset, start, own)
+        fit = fit_of(network, options, dataset, start, own, mate)
         for key in fit.taken:
             # In place: the state shares its memory with the parameters.
             state[key].copy_(torch.from_numpy(start.weights[key]))
         for key, places in fit.partly.items():
             _copy_places(state[key], start.weights[key], places)
+    return set(fit.taken)
+
+
+def _refuse_other_bands(network: str, dataset: Dataset, start: Checkpoint) -> None:
+    """As many bands in another order have the same shapes: they would be taken over for each other."""
+    if tuple(start.bands) != tuple(dataset.bands):
+        raise BadInput(
+            f"The encoder of {start.network} learned the bands {' '.join(start.bands)}, and the scenes have "
+            f"{' '.join(dataset.bands)}: choose and order them with `data.bands` (or name them with "
+            f"`data.band_names`), or start from a checkpoint of {network}, whose bands are matched by name."
+        )
 
 
 def told_of_start(
-    network: str, options: dict, dataset: Dataset, start: Checkpoint, name: str
+    network: str, options: dict, dataset: Dataset, start: Checkpoint, name: str, mate: Dataset | None = None
 ) -> Iterator[str]:
     """Lines on what a network takes over from `start`, the checkpoint in the file `name`."""
     if follows_paper(network, start):
         yield f"the encoder is that of {start.network} in {name}; the other weights are new"
     elif shapes_of(network, len(dataset.bands), len(dataset.legend), options) is not None:
-        yield from fit_of(network, options, dataset, start).told(start, name)
+        yield from fit_of(network, options, dataset, start, mate=mate).told(start, name)
     else:
         yield f"weights that fit are those of {start.network} in {name}"

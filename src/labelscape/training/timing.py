@@ -20,6 +20,7 @@ from labelscape.nets.catalog import create_model
 from labelscape.nets.count import macs
 from labelscape.nets.tables import TABLES, Row
 from labelscape.progress import bar
+from labelscape.training.freeze import train_mode
 from labelscape.training.loop import set_up, update
 from labelscape.training.papers import maggiori_potsdam, maggiori_vaihingen
 from labelscape.training.recipe import Recipe
@@ -223,7 +224,7 @@ class Training:
 
     def step(self) -> float:
         """Seconds of one update of the weights."""
-        self.net.train()
+        train_mode(self.net, self.recipe)
         start = time.monotonic()
         # float() waits for the GPU: otherwise only the launch of its work would be timed.
         float(update(self.net, self.optimizer, self.fabric, self.batch, self.recipe, [Task(None, None)]))
