@@ -1,6 +1,8 @@
 """Other processes, as tests see them."""
 
+import importlib
 import os
+import sys
 import time
 from contextlib import contextmanager
 
@@ -55,3 +57,19 @@ def held(client, module, name, folder, *, free=0):
         yield lambda: sorted(int(path.name) for path in folder.glob("[0-9]*"))
     finally:
         (folder / "on").touch()
+
+
+def list_imports(path):
+    """Write the names of all imported modules."""
+    path.write_text("\n".join(list(sys.modules)))
+
+
+def import_again(path):
+    """Import what another process imported: those that are forked from this one need not. A process that does
+    no more than a second of work spends most of it on imports.
+    """
+    for name in path.read_text().splitlines():
+        try:
+            importlib.import_module(name)
+        except Exception:  # noqa: BLE001, S112: parts of other packages that cannot be imported alone
+            continue

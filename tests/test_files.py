@@ -13,6 +13,7 @@ import pytest
 from labelscape.errors import BadFile
 from labelscape.files import (
     _hold,
+    check_new,
     check_replaceable,
     check_written,
     locked,
@@ -156,6 +157,21 @@ def test_a_lock_that_is_held_for_a_moment_to_tidy_up_is_waited_for(tmp_path, mon
     with locked(tmp_path / "a.tif"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_file_is_the_last_chance_to_remove_what_its_killed_run_left(tmp_path):
+    """Killed after the file had its name: the same command is refused, and there may be no other run."""
+    code = (
+        "with locked(Path(sys.argv[1])), private_folder(Path(sys.argv[1]).parent):\n"
+        "    Path(sys.argv[1]).touch()\n    print(flush=True)\n    time.sleep(60)\n"
+    )
+    dead = started(code, tmp_path / "a.tif")
+    dead.kill()
+    dead.wait()
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(BadFile, match="a.tif exists; pass `overwrite=True`"):
+        check_new(tmp_path / "a.tif", overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
 
 
 def test_without_locks_only_what_is_old_counts_as_abandoned(tmp_path, monkeypatch):

@@ -207,8 +207,7 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     check_local(path)
     path = Path(path)
     check_written(path, HIDDEN)
-    if path.exists() and not overwrite:
-        raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
+    check_new(path, overwrite=overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, since a rename is atomic only within one file system.
@@ -221,6 +220,17 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
                 raise BadFile(f"{path} cannot be written: there is a folder of this name.") from error
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def check_new(path: Path, *, overwrite: bool, why: str = "") -> None:
+    """Raises BadFile where a file exists and may not be replaced; `why` not, as a part of a sentence.
+
+    What a killed run left beside it is removed: where that run had finished its file, this is the only one to
+    come.
+    """
+    if path.exists() and not overwrite:
+        remove_abandoned(path.parent)
+        raise BadFile(f"{path} exists{why}; pass `overwrite=True` to replace it.")
 
 
 @contextlib.contextmanager
@@ -387,7 +397,11 @@ def _open_folder(folder: Path) -> int | None:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder: those whose lock is free."""
-    for path in [path for path in folder.iterdir() if path.name.startswith(OURS)]:
+    try:
+        left = [path for path in folder.iterdir() if path.name.startswith(OURS)]
+    except OSError:  # a folder whose names may not be read
+        return
+    for path in left:
         # Tidying up: what cannot be removed, such as another user's, is no reason not to work.
         with contextlib.suppress(OSError):
             if path.is_symlink():

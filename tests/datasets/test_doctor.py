@@ -515,3 +515,14 @@ def test_the_command_prints_and_ends_with_its_code(tmp_path, run_cli):
         and part_of_path("images/Val/x.png") == "val"
         and part_of_path("testing_ground/x.png") is None
     )
+
+
+def test_labels_in_a_local_crs_of_the_scenes_pixels_are_read_as_training_reads_them(tmp_path):
+    """FLAIR's masks: a local CRS of the name of the images' own, which no transformation leads to."""
+    w = world.make(tmp_path)
+    site = CRS.from_wkt('LOCAL_CS["WGS 84 / UTM zone 33N",UNIT["metre",1]]')
+    labels = world.write(tmp_path / "labels.tif", w.classes, crs=site)
+    findings = check_data([w.scene], [labels])
+    assert not kinds(findings, "error")
+    assert "read pixel on pixel" in only(findings, "crs").text
+    assert f"3 classes, {w.classes.size} labelled pixels" in only(findings, "classes").text

@@ -30,8 +30,8 @@ import numpy as np
 
 from labelscape.areas.mosaic_blocks import MosaicBlocks
 from labelscape.areas.mosaic_grids import MapSource, named_grid, read_sources, zone_grids
-from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
-from labelscape.files import check_path, check_written, locked
+from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.files import check_new, check_path, check_written, locked
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.overviews import count_areas
@@ -130,8 +130,7 @@ def mosaic(
         check_written(path)
         if path.resolve() in taken:
             raise BadOption(f"{path} is one of the maps; give another file for the mosaic.")
-        if path.exists() and not overwrite:
-            raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
+        check_new(path, overwrite=overwrite)
     with locked(Path(out)):
         files, notes = [], list(listed.notes)
         for zone, (path, grid) in enumerate(zip(targets, grids)):

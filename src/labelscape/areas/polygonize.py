@@ -24,8 +24,16 @@ from labelscape.areas.sieve import check_minimum
 from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.areas.style import add_style
 from labelscape.areas.trace import Areas, trace
-from labelscape.errors import BadFile, BadOption
-from labelscape.files import cannot_write, check_path, locked, private_folder, temporary_folder, written_whole
+from labelscape.errors import BadOption
+from labelscape.files import (
+    cannot_write,
+    check_new,
+    check_path,
+    locked,
+    private_folder,
+    temporary_folder,
+    written_whole,
+)
 from labelscape.grid import Grid
 from labelscape.legend import Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
@@ -112,8 +120,7 @@ def polygonize(
         return summary
     with locked(out):
         # Before the sieve, which may take long; the writer checks again.
-        if Path(out).exists() and not overwrite:
-            raise BadFile(f"{out} exists; pass `overwrite=True` to replace it.")
+        check_new(Path(out), overwrite=overwrite)
         try_target(out, grid, legend)
         write()
     return summary

@@ -18,9 +18,9 @@ from labelscape.assessment.points import Design
 from labelscape.assessment.result import Assessment
 from labelscape.assessment.training_labels import Learned, check_not_training, labels_of, on_training_labels
 from labelscape.assessment.words import rough
-from labelscape.errors import BadFile, BadInput, BadOption, check_seed
+from labelscape.errors import BadInput, BadOption, check_seed
 from labelscape.evaluation.accuracy import AreaEstimates, Blocks, estimate
-from labelscape.files import check_path, check_written, new_files, written_whole
+from labelscape.files import check_new, check_path, check_written, new_files, written_whole
 from labelscape.grid import Window
 from labelscape.scenes.vectors import write_layer, writing
 
@@ -115,8 +115,7 @@ def _targets(out: str | Path | None, overwrite: bool) -> dict[str, Path]:
     targets = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("json", "gpkg", "html")}
     for path in targets.values():
         check_written(path)
-        if path.exists() and not overwrite:
-            raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
+        check_new(path, overwrite=overwrite)
     return targets
 
 

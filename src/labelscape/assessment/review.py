@@ -17,9 +17,9 @@ from labelscape.areas.style import store_style
 from labelscape.areas.trace import Areas, Weigh, trace
 from labelscape.assessment.census import check_confidence, confidence_beside
 from labelscape.assessment.form import review_style
-from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.errors import BadInput, BadOption
 from labelscape.evaluation.reliability import usual_limit
-from labelscape.files import check_path, check_written, locked, written_whole
+from labelscape.files import check_new, check_path, check_written, locked, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
@@ -190,8 +190,7 @@ def _check(out: Path, top: int, below: int | None, min_area: float, overwrite: b
     check_written(out)
     if out.suffix.lower() != ".gpkg":
         raise BadOption(f"{out}: a review file is a GeoPackage (.gpkg), which holds areas and their form.")
-    if out.exists() and not overwrite:
-        raise BadFile(f"{out} exists, perhaps with answers in it; pass `overwrite=True` to replace it.")
+    check_new(out, overwrite=overwrite, why=", perhaps with answers in it")
     if top < 1:
         raise BadOption(f"`top={top}` must be at least 1: it is the number of areas to write.")
     if below is not None and not 1 <= below <= 100:

@@ -32,8 +32,8 @@ from labelscape.assessment.size import (
     predicted_error,
     smallest_size,
 )
-from labelscape.errors import BadFile, BadOption, check_names, check_seed
-from labelscape.files import check_path, check_written, new_files, private_folder, temporary_folder
+from labelscape.errors import BadOption, check_names, check_seed
+from labelscape.files import check_new, check_path, check_written, new_files, private_folder, temporary_folder
 from labelscape.version import __version__
 
 EXPECTED = 0.8
@@ -156,8 +156,7 @@ def _check(paths: Sequence[Path], asked: _Asked, overwrite: bool) -> None:
         check_written(path)
         if path.suffix.lower() != ".gpkg":
             raise BadOption(f"{path}: a sample is a GeoPackage (.gpkg), which holds points, pixels and form.")
-        if path.exists() and not overwrite:
-            raise BadFile(f"{path} exists, perhaps with answers in it; pass `overwrite=True` to replace it.")
+        check_new(path, overwrite=overwrite, why=", perhaps with answers in it")
     check_seed(asked.seed)
     target_se = asked.target_se
     if asked.size is not None and target_se is not None:

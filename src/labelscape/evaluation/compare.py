@@ -15,7 +15,7 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.labelled import scene_names
 from labelscape.datasets.own import Dataset, LabelledScene
-from labelscape.errors import BadFile, BadInput, check_seed
+from labelscape.errors import BadInput, check_seed
 from labelscape.evaluation.blocks import BlockCounts
 from labelscape.evaluation.confusion import Confusion
 from labelscape.evaluation.metrics import summary
@@ -27,7 +27,15 @@ from labelscape.evaluation.predicted import (
     map_classes,
     predicted_classes,
 )
-from labelscape.files import make_folder, new_files, private_folder, stem_of, temporary_folder, written_whole
+from labelscape.files import (
+    check_new,
+    make_folder,
+    new_files,
+    private_folder,
+    stem_of,
+    temporary_folder,
+    written_whole,
+)
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.progress import bar
 from labelscape.rasters.write import MapWriter
@@ -249,8 +257,7 @@ def _targets(
             found[scene].append((out / f"{stem_of(scene)}{model}_difference.tif", legend))
     paths = [out / "comparison.json", *(path for line in found.values() for path, _ in line)]
     for path in paths:
-        if path.exists() and not overwrite:
-            raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
+        check_new(path, overwrite=overwrite)
     return found
 
 

@@ -16,13 +16,12 @@ from rasterio.crs import CRS
 
 from labelscape.crs import Unrelated, transformed
 from labelscape.datasets.labelled import LabelledScene, scene_names
-from labelscape.errors import BadFile
 from labelscape.evaluation.blocks import BlockCounts, block_side, blocks_in
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.distances import DistanceCounts, count_distances
 from labelscape.evaluation.kept import KeptClasses
 from labelscape.evaluation.metrics import iou, mean_iou, overall_accuracy, plain
-from labelscape.files import stem_of, written_whole
+from labelscape.files import check_new, stem_of, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.rasters.write import MapWriter
@@ -107,8 +106,7 @@ class Places:
         self.files = [self.out / name for name in names] + [self.map_of(one) for one in scene_names(scenes)]
         for path in self.files:
             # Before hours of prediction.
-            if path.exists() and not overwrite:
-                raise BadFile(f"{path} exists; pass `overwrite=True` to replace it.")
+            check_new(path, overwrite=overwrite)
 
     def map_of(self, scene: str) -> Path:
         return self.out / f"{stem_of(scene)}_errors.tif"

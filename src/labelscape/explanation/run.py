@@ -31,7 +31,7 @@ from labelscape.explanation.choosing import Wanted, choose
 from labelscape.explanation.page import page_of
 from labelscape.explanation.reference import Reference
 from labelscape.explanation.windows import Windows, network_of
-from labelscape.files import check_path, stem_of, written_whole
+from labelscape.files import check_new, check_path, stem_of, written_whole
 from labelscape.maps.request import MapRequest, request_for
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar
@@ -216,15 +216,14 @@ def _reasons(not_suited: dict[str, str]) -> str:
 
 
 def _free_paths(out: Path, model: Checkpoint, overwrite: bool) -> dict[str, Path]:
-    """Where the page ("html"), the numbers and the arrays go. Raises BadOption where one exists: before any
+    """Where the page ("html"), the numbers and the arrays go. Raises BadFile where one exists: before any
     work, not after minutes of it.
     """
     task = "" if model.whole is None else f"_{model.whole.mate.name}"
     stem = out / f"{stem_of(model.network)}{task}_explained"
     paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("html", "json", "npz")}
-    taken = [path for path in paths.values() if path.exists()]
-    if taken and not overwrite:
-        raise BadOption(f"{taken[0]} exists; pass `overwrite=True` to replace it, or another `out`.")
+    for path in paths.values():
+        check_new(path, overwrite=overwrite)
     return paths
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.contract import Contract
-from labelscape.errors import BadFile, BadOption
+from labelscape.errors import BadOption
 from labelscape.export.caffe import read_caffe
+from labelscape.files import check_new
 from labelscape.legend import Legend
 
 CLASSES = {2: ("other", "building"), 5: ("impervious surface", "building", "low vegetation", "tree", "car")}
@@ -39,8 +40,7 @@ def import_caffe(
     """
     out = Path(out)
     # Asked here, because `save` replaces a file without asking.
-    if out.exists() and not overwrite:
-        raise BadFile(f"{out} exists; pass `overwrite=True` to replace it.")
+    check_new(out, overwrite=overwrite)
     if out.suffix != ".safetensors":
         raise BadOption(f"{out.name}: a checkpoint's name ends in .safetensors.")
     found = read_caffe(source)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint, fingerprint, load
-from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
+from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.export import onnx_file
 from labelscape.export.graph import Graph, MatrixPool, scaling_of
 from labelscape.exported import FACTS, HEADER, SCALINGS, Facts, session
-from labelscape.files import written_whole
+from labelscape.files import check_new, written_whole
 from labelscape.scoring.engines import TorchEngine
 from labelscape.scoring.memory import (
     DEFAULT_TILE,
@@ -91,8 +91,7 @@ def export_model(
     onnx_file.check_installed()
     one = (load(checkpoint) if not isinstance(checkpoint, Checkpoint) else checkpoint).task(task)
     out = Path(out) if out is not None else _beside(one, FORMATS[to])
-    if out.exists() and not overwrite:
-        raise BadFile(f"{out} exists; pass `overwrite=True` to replace it.")
+    check_new(out, overwrite=overwrite)
     engine = TorchEngine.of(one, device="cpu")
     side = None if dynamic else _side(one, engine, size)
     facts = Facts(

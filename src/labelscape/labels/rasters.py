@@ -76,18 +76,7 @@ def open_raster_labels(
         check_bands(dataset)
         check_lossless(dataset, rules)
         mine = grid_of(dataset)
-        # On one grid pixels are read as they are stored; warping them would only cost time.
-        view, report = None, []
-        try:
-            view = None if mine.matches(grid) else on_grid(dataset, mine, grid, scene_name)
-        except Unrelated as error:
-            # FLAIR's masks have a local CRS of the same name as their images' own.
-            if not mine.same_pixels(grid):
-                raise Unrelated(f"{dataset.name} cannot be put onto {scene_name}. {error}") from error
-            report = [
-                f"{dataset.name} and {scene_name} have CRSs that cannot be related, but one shape and "
-                "transform: labels are taken pixel on pixel"
-            ]
+        view, report = placed(dataset, mine, grid, scene_name)
         if view is not None:
             handles.enter_context(view)
             if not (mine.is_georeferenced and grid.is_georeferenced):
@@ -155,6 +144,27 @@ def in_one_crs(mine: Grid, grid: Grid) -> tuple[Grid, Grid] | None:
     if left >= east or right <= west or bottom >= north or top <= south:
         return None
     return replace(mine, crs=crs), replace(grid, crs=crs)
+
+
+def placed(
+    dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name: str
+) -> tuple[WarpedVRT | None, list[str]]:
+    """`on_grid` for whoever reads labels, and lines on it: pixels on one grid, or of one shape and transform
+    in CRSs that cannot be related, are read as they are stored. Raises Unrelated for others of those.
+    """
+    # Warping pixels that are on the grid already would only cost time.
+    if mine.matches(grid):
+        return None, []
+    try:
+        return on_grid(dataset, mine, grid, scene_name), []
+    except Unrelated as error:
+        # FLAIR's masks have a local CRS of the same name as their images' own.
+        if not mine.same_pixels(grid):
+            raise Unrelated(f"{dataset.name} cannot be put onto {scene_name}. {error}") from error
+        return None, [
+            f"{dataset.name} and {scene_name} have CRSs that cannot be related, but one shape and "
+            "transform: labels are taken pixel on pixel"
+        ]
 
 
 def on_grid(dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name: str) -> WarpedVRT | None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from labelscape.checkpoint import Checkpoint, StoredAs
 from labelscape.errors import BadOption, Refused
+from labelscape.files import remove_abandoned
 from labelscape.maps.finished import finished_map
 from labelscape.maps.rasters import Tiles, in_order
 from labelscape.maps.request import MapRequest
@@ -182,6 +183,8 @@ def attempted(
     try:
         if not overwrite and (kept := finished_map(request, models, source, out)):
             pixels, seam, files = kept
+            # The last moment of the run that finished it may have been a kill: no other will tidy up.
+            remove_abandoned(out)
             return SceneRecord(text, "skipped", pixels=pixels, seam=seam, files=files)
         return make()
     except ClusterLost:

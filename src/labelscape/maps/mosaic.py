@@ -12,10 +12,9 @@ import rasterio
 
 from labelscape.areas import mosaic as joined
 from labelscape.areas.mosaic import METHODS, MosaicFile, MosaicSummary, Progress
-from labelscape.errors import BadFile
 from labelscape.evaluation.report import AreaRow, FileRow, Picture, Report, write_report
 from labelscape.evaluation.units import area_unit
-from labelscape.files import check_path
+from labelscape.files import check_new, check_path
 from labelscape.grid import decimated
 from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import gdal
@@ -57,8 +56,7 @@ def mosaic(
     """
     check_path(out, "The mosaic")
     page = Path(out).with_name(f"{Path(out).stem}_report.html")
-    if report and page.exists() and not overwrite:
-        raise BadFile(f"{page} exists; pass `overwrite=True` to replace it.")
+    check_new(page, overwrite=overwrite or not report)
     grid = {"like": like, "crs": crs, "pixel_size": pixel_size}
     done = joined.mosaic(
         maps, out, method=method, **grid, by_name=by_name, overwrite=overwrite, progress=progress

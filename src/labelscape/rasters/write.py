@@ -22,7 +22,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile
-from labelscape.files import cannot_write, check_written, private_folder, written_whole
+from labelscape.files import cannot_write, check_new, check_written, private_folder, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.labels.class_names import NAMES_TAG, names_as_tag
 from labelscape.legend import IGNORE, Legend
@@ -87,8 +87,7 @@ class MapWriter:
 
     def __enter__(self) -> MapWriter:
         check_written(self.path)
-        if self.path.exists() and not self._overwrite:
-            raise BadFile(f"{self.path} exists; pass `overwrite=True` to replace it.")
+        check_new(self.path, overwrite=self._overwrite)
         self._folder = contextlib.ExitStack()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from labelscape.checkpoint import Checkpoint, load, remember_file, save
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput, LabelscapeError
-from labelscape.files import check_local, check_path, locked
+from labelscape.files import check_local, check_new, check_path, locked
 from labelscape.labels.rules import too_few_classes
 from labelscape.legend import IGNORE
 from labelscape.nets.catalog import entry, options_of
@@ -177,8 +177,7 @@ def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool, held
     Raises BadFile where it is read-only, holds a finished checkpoint, or another run trains there.
     """
     target = checkpoint_path(out, recipe.network)
-    if target.exists() and not overwrite:
-        raise BadFile(f"{target} exists; pass `overwrite=True` to replace it.")
+    check_new(target, overwrite=overwrite)
     fabric.barrier()  # all processes have checked before the first one writes
     networks = [recipe.network] + ([base_recipe(recipe).network] if recipe.base_steps else [])
     failed: BadFile | None = None

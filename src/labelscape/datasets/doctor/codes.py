@@ -12,7 +12,7 @@ import numpy as np
 from labelscape.datasets.doctor.labels import Tally, class_names, ignored, is_soft_mask
 from labelscape.grid import Window
 from labelscape.labels.labels import open_labels
-from labelscape.labels.rasters import on_grid
+from labelscape.labels.rasters import placed
 from labelscape.labels.rules import ClassTable, LabelRules, mask_legend
 from labelscape.labels.values import LabelBand, mask_indices
 from labelscape.legend import IGNORE
@@ -39,9 +39,7 @@ def coded(
         yield None, None
         return
     with reading(found.source) as dataset, ExitStack() as opened:
-        view = (
-            None if found.grid.matches(scene.grid) else on_grid(dataset, found.grid, scene.grid, scene.name)
-        )
+        view, _ = placed(dataset, found.grid, scene.grid, scene.name)
         if view is not None:
             opened.enter_context(view)
         if found.kind == "colours":
