@@ -1,6 +1,7 @@
-"""PyTorch and OpenVINO on networks of the catalogue: processor time, largest difference, memory.
+"""PyTorch and another engine on networks of the catalogue: processor time, largest difference, memory.
 
     python benchmarks/engines.py --side 384
+    python benchmarks/engines.py --side 384 --engine onnxruntime
 
 Each network runs in a process of its own for each engine, one thread; the least of three times counts. Time
 is that of the processor: a machine that does something else stretches the clock's. Memory is what the process
@@ -39,27 +40,29 @@ def main() -> None:
     )
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--side", type=int, default=384, help="of the tile, in pixels")
+    parser.add_argument("--engine", default="openvino", choices=["openvino", "onnxruntime"])
     parser.add_argument("--child", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     names = asked.networks.split(",")
     if asked.child:
         print(json.dumps(measured(names[0], asked.side, asked.child)))
         return
-    versions = ", ".join(f"{one} {version(one)}" for one in ("torch", "openvino"))
+    versions = ", ".join(f"{one} {version(one)}" for one in ("torch", asked.engine))
     print(f"{versions}, {asked.side} pixels, load {os.getloadavg()[0]:.1f}")
     print(
-        "network         torch s  openvino s  ratio  difference  torch MiB (planned)  openvino MiB (planned)"
+        f"network         torch s {asked.engine:>11} s  ratio  difference  torch MiB (planned)"
+        f"{asked.engine:>14} MiB (planned)"
     )
     for name in names:
-        torches, ours = (child(name, asked.side, engine) for engine in ("torch", "openvino"))
+        torches, ours = (child(name, asked.side, engine) for engine in ("torch", asked.engine))
         if "error" in ours:
             print(f"{name:<16}{torches['seconds']:7.3f}  {ours['error']}", flush=True)
             continue
         memory = [f"{one['peak']:.0f} ({one['planned']:.0f})" for one in (torches, ours)]
         ratio = ours["seconds"] / torches["seconds"]
         print(
-            f"{name:<16}{torches['seconds']:7.3f}{ours['seconds']:12.3f}{ratio:7.2f}{ours['difference']:12.0e}"
-            f"{memory[0]:>21}{memory[1]:>24}",
+            f"{name:<16}{torches['seconds']:7.3f}{ours['seconds']:14.3f}{ratio:7.2f}{ours['difference']:12.0e}"
+            f"{memory[0]:>21}{memory[1]:>28}",
             flush=True,
         )
 
@@ -82,7 +85,7 @@ def measured(name: str, side: int, engine: str) -> dict:
     from labelscape.nets.catalog import create_model
     from labelscape.scoring import engine_choice
     from labelscape.scoring.engines import state_arrays
-    from labelscape.scoring.openvino_engine import proof_images
+    from labelscape.scoring.proof import proof_images
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.tiles import TilePlan
 
@@ -101,7 +104,7 @@ def measured(name: str, side: int, engine: str) -> dict:
         scorer, plan, engine
     )
     before = resident()
-    answer = scorer.batch_logits([images]).softmax(1) if engine == "openvino" else None
+    answer = scorer.batch_logits([images]).softmax(1) if engine != "torch" else None
     try:
         settled = engine_choice.with_engine(scorer, [plan], engine).scorer
     except LabelscapeError as error:

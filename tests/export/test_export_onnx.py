@@ -16,12 +16,12 @@ from labelscape.checkpoint_schema import check_description
 from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.export import model as export
-from labelscape.export.graph import MatrixPool, shares
 from labelscape.export.model import export_model
 from labelscape.exported import Facts
 from labelscape.legend import Legend
 from labelscape.nets.catalog import create_model
 from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.onnx_graph import MatrixPool, shares
 from labelscape.scoring.scorer import predict
 
 BANDS = ("red", "green", "nir")

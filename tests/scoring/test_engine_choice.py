@@ -22,16 +22,21 @@ from labelscape.maps.journal import Journal
 from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
-from labelscape.scoring import engine_cache, engine_choice, openvino_engine
+from labelscape.scoring import engine_cache, engine_choice, onnxruntime_engine, openvino_engine
 from labelscape.scoring.engine_choice import with_engine
 from labelscape.scoring.engines import TorchEngine, state_arrays
-from labelscape.scoring.openvino_engine import Converted, Proof, compared, openvino_version, proof_images
+from labelscape.scoring.openvino_engine import Converted
+from labelscape.scoring.proof import Proof, compared, proof_images
 from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.runtimes import RUNTIMES, installed
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import image_shapes
 from labelscape.scoring.tiles import TilePlan, plan_tiles
 
-needs_openvino = pytest.mark.skipif(openvino_version() is None, reason="OpenVINO is not installed")
+openvino_version = openvino_engine.installed_version
+needs_openvino = pytest.mark.skipif("openvino" not in installed(), reason="OpenVINO is not installed")
+needs_onnx = pytest.mark.skipif("onnxruntime" not in installed(), reason="onnxruntime is not installed")
+RUNS = [pytest.param("openvino", marks=needs_openvino), pytest.param("onnxruntime", marks=needs_onnx)]
 FCN = {"widths": (4, 6, 8, 10)}
 LEGEND = Legend(tuple(LandClass(n, f"c{n}", (n, 0, 0)) for n in range(3)))
 
@@ -39,7 +44,7 @@ LEGEND = Legend(tuple(LandClass(n, f"c{n}", (n, 0, 0)) for n in range(3)))
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LABELSCAPE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "openvino"
+    return tmp_path / "cache"
 
 
 def made(network="fcn", options=FCN, bands=3, legend=LEGEND, seed=0, **fields):
@@ -76,10 +81,16 @@ NETWORKS = [
 ]
 
 
-@needs_openvino
-@pytest.mark.parametrize(("network", "options"), NETWORKS, ids=[name for name, _ in NETWORKS])
-@pytest.mark.parametrize("shape", [(1, 67, 91), (2, 48, 33)])
-def test_openvino_gives_what_torch_gives_at_odd_sizes(network, options, shape):
+ODD = [(1, 67, 91), (2, 48, 33)]
+CASES = [pytest.param("openvino", *one, shape, marks=needs_openvino) for one in NETWORKS for shape in ODD] + [
+    pytest.param("onnxruntime", *NETWORKS[0], ODD[1], marks=needs_onnx),
+    # torch's exporter is slow.
+    *(pytest.param("onnxruntime", *one, ODD[0], marks=(needs_onnx, pytest.mark.long)) for one in NETWORKS),
+]
+
+
+@pytest.mark.parametrize(("engine", "network", "options", "shape"), CASES)
+def test_another_engine_gives_what_torch_gives_at_odd_sizes(engine, network, options, shape):
     count, *size = shape
     checkpoint = made(network, options)
     scorer = Scorer.of(checkpoint, device="cpu")
@@ -89,15 +100,37 @@ def test_openvino_gives_what_torch_gives_at_odd_sizes(network, options, shape):
         # Two tiles side by side, in one batch.
         plans = [TilePlan(Window(0, 0, size[0], 2 * size[1]), size[1], 0, batch=2)]
         assert set(image_shapes(plans[0])) == {(2, 33, 33), (2, 15, 33)}
-    found = with_engine(scorer, plans, "openvino")
+    found = with_engine(scorer, plans, engine)
     assert found.note == ""
-    assert found.scorer.engine == f"openvino {openvino_version()}"
+    assert found.scorer.engine == f"{engine} {RUNTIMES[engine].installed_version()}"
     for images, height, width in image_shapes(plans[0]):
         pixels = torch.randn(images, 3, height, width)
         assert (images, 3, height, width) in found.scorer.members[0].engine.converted
         wanted, answer = (s.batch_logits([pixels]).softmax(1) for s in (scorer, found.scorer))
         torch.testing.assert_close(answer, wanted, atol=2e-5, rtol=0)
         assert answer.std() > 0.01
+
+
+@needs_onnx
+def test_auto_takes_onnxruntime_where_openvino_is_missing_and_a_map_goes_on_with_it(
+    worth, world_map, tmp_path, monkeypatch
+):
+    model, scene, how = world_map
+    plain = map_scene(model, scene, tmp_path / "plain", engine="torch", **how)
+    monkeypatch.setattr(openvino_engine, "installed_version", lambda: None)
+    whole = map_scene(model, scene, tmp_path / "whole", **how)
+    assert whole.facts["engine"] == f"onnxruntime {onnxruntime_engine.installed_version()}"
+    one, two = (rasterio.open(r.paths["class"]).read(1) for r in (plain, whole))
+    np.testing.assert_array_equal(one, two)
+    stopped_after_a_tile(monkeypatch, model, scene, tmp_path / "out", **how)
+    # From the cache.
+    monkeypatch.setattr(onnxruntime_engine, "traced", lambda *_: pytest.fail("recorded again"))
+    resumed = map_scene(model, scene, tmp_path / "out", **how)
+    again = rerun(whole.paths["run"], tmp_path / "again")
+    for made_by in (resumed, again):
+        assert made_by.facts["engine"] == whole.facts["engine"]
+        assert made_by.paths["confidence"].read_bytes() == whole.paths["confidence"].read_bytes()
+    assert resumed.resumed
 
 
 @needs_openvino
@@ -142,7 +175,7 @@ def test_an_engine_that_differs_is_refused_where_it_is_named_and_told_of_where_i
     assert found.scorer is scorer
     assert found.note.startswith("predicted by torch, not by OpenVINO: its probabilities differ")
     # Kept: the next map says the same without converting again.
-    monkeypatch.setattr(engine_choice, "traced", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(openvino_engine, "traced", lambda *_: pytest.fail("converted again"))
     assert with_engine(scorer, [plan], "auto") == found
 
 
@@ -151,7 +184,7 @@ def test_an_operation_that_cannot_be_converted_leaves_torch(monkeypatch, worth):
     def fails(*_):
         raise RuntimeError("no such operation\nand a page of C++")
 
-    monkeypatch.setattr(engine_choice, "traced", fails)
+    monkeypatch.setattr(openvino_engine, "traced", fails)
     found = with_engine(Scorer.of(made(), device="cpu"), [one_tile(64, 64)], "auto")
     assert found.scorer.engine == "torch"
     assert found.note.endswith("the network fcn cannot be converted (no such operation)")
@@ -166,12 +199,14 @@ def worth(monkeypatch):
 
 
 def test_where_the_package_is_absent_auto_is_torch_and_its_name_is_refused(monkeypatch, worth):
-    for module in (engine_choice, openvino_engine):
-        monkeypatch.setattr(module, "openvino_version", lambda: None)
+    for module in RUNTIMES.values():
+        monkeypatch.setattr(module, "installed_version", lambda: None)
     scorer, plan = Scorer.of(made(), device="cpu"), one_tile(64, 64)
     assert with_engine(scorer, [plan], "auto") == engine_choice.Settled(scorer)
     with pytest.raises(BadOption, match=r"not installed \(pip install labelscape\[openvino\]\)"):
         with_engine(scorer, [plan], "openvino")
+    with pytest.raises(BadOption, match=r"not installed \(pip install labelscape\[onnx\]\)"):
+        with_engine(scorer, [plan], "onnxruntime")
     with pytest.raises(UnknownName, match="Did you mean 'openvino'"):
         with_engine(scorer, [plan], "openvin")
 
@@ -189,7 +224,7 @@ def test_float16_and_features_are_left_to_torch(worth):
 
 @needs_openvino
 def test_bfloat16_is_left_to_torch_where_the_processor_has_none(worth, monkeypatch):
-    monkeypatch.setattr(engine_choice, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(openvino_engine, "has_bfloat16", lambda: False)
     half = Scorer.of(made(), device="cpu", precision="bf16")
     assert with_engine(half, [one_tile(64, 64)]).scorer is half
     with pytest.raises(BadOption, match="has no bfloat16"):
@@ -212,13 +247,13 @@ def test_openvino_computes_in_bfloat16_where_asked(monkeypatch):
         assert 1e-3 < apart / full.batch_logits(images).std() < 0.1
         if not again:
             # The second time from the cache, under a name of its own: speed was measured in this precision.
-            monkeypatch.setattr(engine_choice, "traced", lambda *_: pytest.fail("converted again"))
+            monkeypatch.setattr(openvino_engine, "traced", lambda *_: pytest.fail("converted again"))
     with pytest.raises(pytest.fail.Exception, match="converted again"):
         with_engine(full, plan, "openvino")
 
 
 def test_a_small_job_stays_with_torch_without_a_clock(monkeypatch):
-    monkeypatch.setattr(engine_choice, "why_not", lambda scorer: "")
+    monkeypatch.setattr(engine_choice, "why_not", lambda *_: "")
     monkeypatch.setattr(engine_choice, "seconds_of", lambda *_: pytest.fail("timed"))
     scorer = Scorer.of(made(), device="cpu")
     few = plan_tiles(Window(0, 0, 400, 400), tile_size=96, overlap=0, stride=16)
@@ -228,7 +263,7 @@ def test_a_small_job_stays_with_torch_without_a_clock(monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "converts"), [(0.9, False), (1.1, True)])
 def test_auto_converts_where_torch_would_take_a_minute_for_a_shape(monkeypatch, seconds, converts):
-    monkeypatch.setattr(engine_choice, "why_not", lambda scorer: "")
+    monkeypatch.setattr(engine_choice, "why_not", lambda *_: "")
     # 100 tiles of one shape; torch takes this share of a minute for all of them.
     plan = plan_tiles(Window(0, 0, 960, 960), tile_size=96, overlap=0, stride=16)
     assert image_shapes(plan) == {(1, 96, 96): 100}
@@ -290,15 +325,15 @@ def test_images_of_the_proof_have_the_statistics_of_the_bands():
 def test_a_damaged_cache_is_made_again(cache, damage, monkeypatch):
     scorer, plan = Scorer.of(made(), device="cpu"), [one_tile(64, 64)]
     with_engine(scorer, plan, "openvino")
-    (file,) = cache.glob("*.json")
+    (file,) = (cache / "openvino").glob("*.json")
     if damage == "gone":
         file.with_suffix(".bin").unlink()
     else:
         content = bytearray(file.with_suffix(f".{damage}").read_bytes())
         content[len(content) // 2] ^= 0xFF
         file.with_suffix(f".{damage}").write_bytes(content)
-    before, calls = engine_choice.traced, []
-    monkeypatch.setattr(engine_choice, "traced", lambda *a: calls.append(a) or before(*a))
+    before, calls = openvino_engine.traced, []
+    monkeypatch.setattr(openvino_engine, "traced", lambda *a: calls.append(a) or before(*a))
     image = torch.randn(1, 3, 64, 64)
     for expected in (1, 1):  # made again, and then read
         settled = with_engine(scorer, plan, "openvino").scorer
@@ -308,29 +343,30 @@ def test_a_damaged_cache_is_made_again(cache, damage, monkeypatch):
 
 
 def test_the_cache_keeps_apart_what_differs(monkeypatch):
-    base = engine_cache.key_of(made(), "logits", (1, 3, 64, 64))
-    assert base == engine_cache.key_of(made(), "logits", (1, 3, 64, 64))
+    base = engine_cache.key_of("openvino", made(), "logits", (1, 3, 64, 64))
+    assert base == engine_cache.key_of("openvino", made(), "logits", (1, 3, 64, 64))
     others = {
-        engine_cache.key_of(made(seed=1), "logits", (1, 3, 64, 64)),
-        engine_cache.key_of(made(), "mate", (1, 3, 64, 64)),
-        engine_cache.key_of(made(), "logits", (1, 3, 64, 80)),
+        engine_cache.key_of("openvino", made(seed=1), "logits", (1, 3, 64, 64)),
+        engine_cache.key_of("openvino", made(), "mate", (1, 3, 64, 64)),
+        engine_cache.key_of("openvino", made(), "logits", (1, 3, 64, 80)),
     }
-    monkeypatch.setattr(engine_cache, "openvino_version", lambda: "2030.1")
-    others.add(engine_cache.key_of(made(), "logits", (1, 3, 64, 64)))
-    assert base not in others and len(others) == 4
+    others.add(engine_cache.key_of("onnxruntime", made(), "logits", (1, 3, 64, 64)))
+    monkeypatch.setattr(openvino_engine, "installed_version", lambda: "2030.1")
+    others.add(engine_cache.key_of("openvino", made(), "logits", (1, 3, 64, 64)))
+    assert base not in others and len(others) == 5
 
 
 def test_the_oldest_leave_a_full_cache_and_one_that_cannot_be_written_is_done_without(cache, monkeypatch):
     monkeypatch.setattr(engine_cache, "MOST_BYTES", 250)
     for age, key in ((3, "old"), (2, "newer"), (1, "newest")):
-        engine_cache.write(key, Proof("no" * 20, 0.5, (1.0, 2.0)), None)
-        os.utime(cache / f"{key}.json", (1000 - age,) * 2)
-    engine_cache.write("last", Proof("no" * 20, 0.5, (1.0, 2.0)), None)
-    assert not (cache / "old.json").exists() and (cache / "last.json").exists()
-    assert engine_cache.read("last") == (Proof("no" * 20, 0.5, (1.0, 2.0)), None)
+        engine_cache.write("openvino", key, Proof("no" * 20, 0.5, (1.0, 2.0)), None)
+        os.utime(cache / "openvino" / f"{key}.json", (1000 - age,) * 2)
+    engine_cache.write("openvino", "last", Proof("no" * 20, 0.5, (1.0, 2.0)), None)
+    assert not (cache / "openvino" / "old.json").exists() and (cache / "openvino" / "last.json").exists()
+    assert engine_cache.read("openvino", "last") == (Proof("no" * 20, 0.5, (1.0, 2.0)), None)
     monkeypatch.setenv("LABELSCAPE_CACHE", "/proc/nowhere")
-    engine_cache.write("last", Proof("", 0.0, (1.0, 2.0)), None)
-    assert engine_cache.read("last") is None
+    engine_cache.write("openvino", "last", Proof("", 0.0, (1.0, 2.0)), None)
+    assert engine_cache.read("openvino", "last") is None
 
 
 @needs_openvino
@@ -348,11 +384,8 @@ def test_a_map_records_its_engine_and_is_repeated_with_it(world_map, tmp_path):
     assert "engine" not in run["request"] and run["engine"] == "torch"
 
 
-@needs_openvino
-def test_an_interrupted_map_goes_on_with_its_engine(world_map, tmp_path, monkeypatch):
-    model, scene, how = world_map
-    whole = map_scene(model, scene, tmp_path / "whole", engine="openvino", **how)
-    out, save, kept = tmp_path / "out", Journal.save, []
+def stopped_after_a_tile(monkeypatch, model, scene, out, **how):
+    save, kept = Journal.save, []
 
     def stops(self, core, planes):
         if kept:
@@ -363,11 +396,19 @@ def test_an_interrupted_map_goes_on_with_its_engine(world_map, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "save", stops)
         with pytest.raises(KeyboardInterrupt):
-            map_scene(model, scene, out, engine="openvino", **how)
+            map_scene(model, scene, out, **how)
+
+
+@needs_openvino
+def test_an_interrupted_map_goes_on_with_its_engine(world_map, tmp_path, monkeypatch):
+    model, scene, how = world_map
+    whole = map_scene(model, scene, tmp_path / "whole", engine="openvino", **how)
+    out = tmp_path / "out"
+    stopped_after_a_tile(monkeypatch, model, scene, out, engine="openvino", **how)
     with pytest.raises(BadFile, match="engine openvino .*, now torch"):
         map_scene(model, scene, out, engine="torch", **how)
     with monkeypatch.context() as patch:
-        patch.setattr(engine_choice, "openvino_version", lambda: None)
+        patch.setattr(openvino_engine, "installed_version", lambda: None)
         with pytest.raises(BadFile, match="engine openvino .*, now torch"):
             map_scene(model, scene, out, **how)
     resumed = map_scene(model, scene, out, **how)  # auto: alone it would have taken torch

@@ -15,6 +15,7 @@ from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.export.model import export_model
 from labelscape.maps.journal import Journal
 from labelscape.maps.plan import check
+from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scoring.engines import build_network, state_arrays
@@ -68,6 +69,9 @@ def test_the_map_of_an_exported_model_is_that_of_its_checkpoint(how, fcn, scene,
         np.testing.assert_array_equal(file.read(1), wanted)
     run = json.loads(result.paths["run"].read_text())
     assert run["engine"].startswith("onnxruntime ") and run["network"] == "fcn"
+    # Named or not, it is the same engine.
+    again = rerun(result.paths["run"], tmp_path / "again")
+    assert again.paths["class"].read_bytes() == result.paths["class"].read_bytes()
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from labelscape.nets.tables import TABLES
 from labelscape.progress import bar
 from labelscape.scoring.engine_choice import ENGINES
 from labelscape.scoring.engines import PRECISIONS, pick_device
-from labelscape.scoring.openvino_engine import openvino_version
+from labelscape.scoring.runtimes import installed
 
 RIVALS = ("smp/Unet", "smp/DeepLabV3Plus")
 SIDE, QUICK_SIDE = 512, 128
@@ -173,11 +173,6 @@ def bench(
         compared = [own.pair(pair) for pair in pairs]
     machine = machine_of(own.clock.device, precision, own.product, own.products)
     return BenchResult(machine, side, rounds, tuple(measured), tuple(compared))
-
-
-def installed() -> list[str]:
-    """The engines that are installed here, torch first."""
-    return ["torch"] + (["openvino"] if openvino_version() is not None else [])
 
 
 def _check(names: Sequence[str], side: int, rounds: int, engines: Sequence[str], precision: str) -> None:

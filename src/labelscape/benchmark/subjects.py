@@ -19,7 +19,7 @@ from labelscape.nets.catalog import create_model, options_of
 from labelscape.nets.count import macs
 from labelscape.scoring.engine_choice import with_engine
 from labelscape.scoring.engines import state_arrays
-from labelscape.scoring.openvino_engine import proof_images
+from labelscape.scoring.proof import proof_images
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import TilePlan
 from labelscape.training.recipe import make_recipe

@@ -26,7 +26,9 @@ Quick = Annotated[
 Engines = Annotated[
     str | None,
     typer.Option(
-        "--engines", help="Engines separated by commas: torch,openvino.", show_default="all installed"
+        "--engines",
+        help="Engines separated by commas: torch,openvino,onnxruntime.",
+        show_default="all installed",
     ),
 ]
 Side = Annotated[

@@ -52,7 +52,8 @@ Engine = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="What runs the network: torch, openvino or auto (torch unless another is the same and faster).",
+        help="What runs the network: torch, openvino, onnxruntime, or auto (torch unless another is the same "
+        "and faster).",
     ),
 ]
 Tta = Annotated[

@@ -18,6 +18,7 @@ from labelscape.evaluation.reliability import Reliability
 from labelscape.evaluation.tally import Tally, Watch
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
+from labelscape.scoring.heap import memory_kept
 
 if TYPE_CHECKING:
     from labelscape.grid import Window
@@ -87,7 +88,7 @@ def evaluate(
     the labelled pixels of `part`.
 
     part  "train", "val", "test"; None or "all": all labels
-    engine  auto, torch or openvino, as for a map
+    engine  auto, torch, openvino or onnxruntime, as for a map
     task  name of the second task to score; by default that whose classes the labels have, the first if both
     keep  is given every scene, labelled or not, with its class indices (H, W), 255 where there is no data
     boundaries  also count by distance to the borders of the reference (`Evaluation.per_ring`)
@@ -113,17 +114,30 @@ def evaluate(
     # The tiles of `map_scene`: another halo or blending would score another map.
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     found = with_engine(scorer, plans, engine)
-    scorer = found.scorer
-    with bar("evaluate", sum(map(len, plans)), "tiles", shown=show) as tick:
+    _score_all(found.scorer, scenes, plans, part, tally, keep, show)
+    # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
+    if not tally.per_scene or (not keep and not tally.counted):
+        raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
+    return tally.result((*_notes(found.scorer, models, scenes, plans), *found.notes))
+
+
+def _score_all(
+    scorer: Scorer,
+    scenes: Sequence[LabelledScene],
+    plans: Sequence[TilePlan],
+    part: str | None,
+    tally: Tally,
+    keep: Callable[[LabelledScene, np.ndarray], None] | None,
+    show: bool,
+) -> None:
+    """Count every scene in the tally; `keep` is given what is predicted of each."""
+    # Around all scenes: the memory of many small images would be given back and cleared after each.
+    with memory_kept(), bar("evaluate", sum(map(len, plans)), "tiles", shown=show) as tick:
         for name, scene, plan in zip(scene_names(scenes), scenes, plans):
             with tally.scene(name, scene) as add:
                 whole = score_scene(scorer, scene, plan, part, tick, add, whole=keep is not None)
             if keep:
                 keep(scene, whole)
-    # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
-    if not tally.per_scene or (not keep and not tally.counted):
-        raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    return tally.result((*_notes(scorer, models, scenes, plans), *found.notes))
 
 
 def scorer_for(

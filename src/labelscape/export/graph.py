@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.scoring.engines import TorchEngine, predicted
+from labelscape.scoring.onnx_graph import with_plain_pools
 
 
 class Graph(nn.Module):
@@ -48,39 +49,3 @@ def scaling_of(checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
     mean, std = (np.array(column, np.float32) for column in zip(*checkpoint.contract.normalisation))
     std = np.where(std > 0, std, 1).astype(np.float32)  # a constant band is centred and not scaled
     return tuple(torch.from_numpy(values).reshape(1, -1, 1, 1) for values in (mean, std))
-
-
-class MatrixPool(nn.Module):
-    """Adaptive average pooling to `cells` x `cells` as two matrix products: formats that know pooling by
-    equal windows only have no other form of it. The image's size is fixed while it is recorded.
-    """
-
-    def __init__(self, rows: int, columns: int) -> None:
-        super().__init__()
-        self.rows, self.columns = rows, columns
-
-    def forward(self, level: Tensor) -> Tensor:
-        height, width = (int(side) for side in level.shape[-2:])
-        rows, columns = (shares(n, c).to(level) for n, c in ((height, self.rows), (width, self.columns)))
-        return rows @ level @ columns.T
-
-
-def shares(pixels: int, cells: int) -> Tensor:
-    """(cells, pixels): the share of each pixel in the mean of each part, whose borders are torch's."""
-    made = np.zeros((cells, pixels), np.float32)
-    for cell in range(cells):
-        first, last = cell * pixels // cells, -(-(cell + 1) * pixels // cells)
-        made[cell, first:last] = 1 / (last - first)
-    return torch.from_numpy(made)
-
-
-def with_plain_pools(net: nn.Module) -> nn.Module:
-    """The network itself, its adaptive poolings to more than one cell replaced."""
-    for module in [*net.modules()]:
-        for name, child in [*module.named_children()]:
-            if isinstance(child, nn.AdaptiveAvgPool2d):
-                size = child.output_size
-                rows, columns = size if isinstance(size, (tuple, list)) else (size, size)
-                if {rows, columns} != {1} and None not in (rows, columns):
-                    setattr(module, name, MatrixPool(rows, columns))
-    return net

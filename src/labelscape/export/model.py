@@ -13,7 +13,7 @@ from torch import Tensor
 from labelscape.checkpoint import Checkpoint, fingerprint, load
 from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.export import onnx_file
-from labelscape.export.graph import Graph, MatrixPool, scaling_of
+from labelscape.export.graph import Graph, scaling_of
 from labelscape.exported import FACTS, HEADER, SCALINGS, Facts, session
 from labelscape.files import check_new, written_whole
 from labelscape.scoring.engines import TorchEngine
@@ -26,7 +26,8 @@ from labelscape.scoring.memory import (
     learned_side,
     tile_side,
 )
-from labelscape.scoring.openvino_engine import compared, proof_images
+from labelscape.scoring.onnx_graph import MatrixPool
+from labelscape.scoring.proof import compared, proof_images
 from labelscape.scoring.scorer import Member, Scorer
 from labelscape.scoring.stitch import usual_overlap
 

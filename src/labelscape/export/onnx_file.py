@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +11,7 @@ from torch import Tensor
 
 from labelscape.errors import BadInput, BadOption
 from labelscape.export.graph import Graph
+from labelscape.scoring.onnx_graph import recorded
 
 OPSETS = range(14, 21)
 """Those that torch's exporter writes and all these networks can be said in."""
@@ -40,25 +37,14 @@ def onnx_bytes(
     import onnx
 
     free = {0: "batch", 2: "rows", 3: "columns"} if dynamic else {0: "batch"}
-    made = io.BytesIO()
     try:
-        with _quiet(), torch.inference_mode(False), torch.no_grad(), _transposes(opset):
-            torch.onnx.export(
-                graph,
-                (image,),
-                made,
-                dynamo=False,  # torch.export fixes sizes of some of our networks, and takes ten times as long
-                opset_version=opset,
-                input_names=[IMAGE],
-                output_names=[PROBABILITIES],
-                dynamic_axes={IMAGE: free, PROBABILITIES: free},
-            )
+        made = recorded(graph, image, opset, (IMAGE, PROBABILITIES), free)
     except MemoryError:
         raise
     # Each operator that has no form in ONNX fails in a way of its own.
     except Exception as error:
         raise BadInput(_not_said(network, error, opset, dynamic)) from error
-    model = onnx.load_from_string(made.getvalue())
+    model = onnx.load_from_string(made)
     model.producer_name = "labelscape"
     # Written out: Deepness takes no output whose rows and columns are unnamed.
     for dim, side in zip(model.graph.output[0].type.tensor_type.shape.dim[2:], image.shape[2:]):
@@ -77,34 +63,6 @@ def _not_said(network: str, error: Exception, opset: int, dynamic: bool) -> str:
         f"{network} cannot be exported to ONNX (opset {opset}): {line.rstrip('.')}. Try "
         f"{', '.join(cures[:-1])} or {cures[-1]}."
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch prints its whole graph where an operator fails, and warns of every size that is fixed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
-def _transposes(opset: int) -> Iterator[None]:
-    """`tensor.mT`, which torch's exporter does not know, is a transposition."""
-
-    def transposed(g: Any, value: Any) -> Any:
-        axes = list(range(value.type().dim()))
-        return g.op("Transpose", value, perm_i=[*axes[:-2], axes[-1], axes[-2]])
-
-    torch.onnx.register_custom_op_symbolic("aten::mT", transposed, opset)
-    try:
-        yield
-    finally:
-        torch.onnx.unregister_custom_op_symbolic("aten::mT", opset)
 
 
 def run_session(run: Any, images: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from labelscape.progress import Tick, bar
 from labelscape.scenes.files import Source
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.engine_choice import with_engine
+from labelscape.scoring.heap import memory_kept
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer, second_task
@@ -131,6 +132,8 @@ def _ready(task: BlockTask) -> _Ready:
         return _kept[0]
     _forget()
     with ExitStack() as stack:
+        # From block to block, not for each: a block is a few tiles.
+        stack.enter_context(memory_kept())
         made = _opened(task, [one.task(task.request.task) for one in loaded(task.models)], stack)
         made.handles.push(stack.pop_all())
     _kept.append(made)

@@ -157,9 +157,9 @@ class MapRequest(BaseModel):
     precision: Annotated[str, Affects.TILES] = "32"
     """32, bf16 or 16."""
     engine: Annotated[str, Affects.TILES] = Field("auto", exclude_if=lambda engine: engine == "auto")
-    """auto, torch or openvino: what runs the network. auto is torch unless another one is installed, gives
-    the same on tiles of this size, and saves more than its conversion takes. (Not stored unless given; the
-    engine that was used is a fact of the run.)
+    """auto, torch, openvino or onnxruntime: what runs the network. auto is torch unless another one is
+    installed, gives the same on tiles of this size, and saves more than its conversion takes. (Not stored
+    unless given; the engine that was used is a fact of the run.)
     """
     force: Annotated[bool, Affects.FILES] = False
     """Map a scene that `check` refuses; the findings stand in the run's notes and in the class raster's tag

@@ -37,7 +37,7 @@ from labelscape.scenes.files import Source
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 from labelscape.scenes.stamps import Watched
-from labelscape.scoring.engine_choice import ENGINES, why_not, with_engine
+from labelscape.scoring.engine_choice import can_use, with_engine
 from labelscape.scoring.machine import machine_now, unlike_before
 from labelscape.scoring.memory import size_warning
 from labelscape.scoring.precision import LEAST_EQUAL, agreement, is_checked
@@ -270,9 +270,8 @@ def settled(scorer: Scorer, plan: TilePlan, request: MapRequest, begun: Store) -
     `begun` is resumed with the engine that it was begun with, unless another one is asked for.
     """
     engine = (request.engine == "auto" and engine_begun(begun)) or request.engine
-    if engine != request.engine and (engine not in ENGINES or why_not(scorer)):
-        # Begun with an exported model, or with what is not installed here: the journal then says that the
-        # engine differs.
+    if engine != request.engine and not can_use(scorer, engine):
+        # Begun with what is not installed here, say: the journal then says that the engine differs.
         engine = "torch"
     found = with_engine(scorer, [plan], engine)
     return found.scorer, found.notes

@@ -14,20 +14,21 @@ import torch
 from labelscape.checkpoint import Checkpoint, fingerprint
 from labelscape.errors import BadFile
 from labelscape.files import cache_folder, written_whole
-from labelscape.scoring.openvino_engine import Converted, Proof, Shape, core, openvino_version
+from labelscape.scoring.proof import Proof, Shape
+from labelscape.scoring.runtimes import RUNTIMES, Run
 from labelscape.version import __version__
 
 MOST_BYTES = 4 * 2**30
-"""Of all converted networks; the oldest go first (ours)."""
+"""Of all networks converted for a runtime; the oldest go first (ours)."""
 
 
-def key_of(checkpoint: Checkpoint, head: str, shape: Shape, *, half: bool = False) -> str:
+def key_of(runtime: str, checkpoint: Checkpoint, head: str, shape: Shape, *, half: bool = False) -> str:
     """A name for a network converted for a shape: of all that its values and its speed depend on."""
     parts = {
         "model": fingerprint(checkpoint),
         "head": head,
         "shape": shape,
-        "versions": [__version__, torch.__version__, openvino_version()],
+        "versions": [__version__, torch.__version__, RUNTIMES[runtime].installed_version()],
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         # The network is the same, its speed is not.
@@ -36,11 +37,11 @@ def key_of(checkpoint: Checkpoint, head: str, shape: Shape, *, half: bool = Fals
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def read(key: str, *, half: bool = False) -> tuple[Proof, Converted | None] | None:
+def read(runtime: str, key: str, *, half: bool = False) -> tuple[Proof, Run | None] | None:
     """What is stored: the comparison, and the network unless that failed. None where nothing is, or where it
     is damaged.
     """
-    folder = cache_folder() / "openvino"
+    folder, one = cache_folder() / runtime, RUNTIMES[runtime]
     try:
         found = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
         first, second = found["seconds"]
@@ -48,28 +49,27 @@ def read(key: str, *, half: bool = False) -> tuple[Proof, Converted | None] | No
         if proof.failure:
             return proof, None
         # Read once, so that what is checked is what is used.
-        parts = [(folder / f"{key}{end}").read_bytes() for end in (".xml", ".bin")]
+        parts = [(folder / f"{key}{end}").read_bytes() for end in one.ENDS]
         if [hashlib.sha256(part).hexdigest() for part in parts] != found["sha256"]:
             return None
-        return proof, Converted(core().read_model(model=parts[0], weights=parts[1]), half=half)
+        return proof, one.Converted(one.loaded(parts), half=half)
     # A cache is never a reason to stop; what cannot be read is made again.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
 
 
-def write(key: str, proof: Proof, model: Any | None) -> None:
+def write(runtime: str, key: str, proof: Proof, model: Any | None) -> None:
     """Keep what was found; nothing happens where the folder cannot be written."""
-    folder = cache_folder() / "openvino"
+    folder, one = cache_folder() / runtime, RUNTIMES[runtime]
     with contextlib.suppress(OSError, BadFile, RuntimeError):
         sums = []
         if model is not None:
-            import openvino
-
-            with written_whole(folder / f"{key}.xml", overwrite=True) as part:
-                # As it is: weights would become half precision.
-                openvino.save_model(model, part, compress_to_fp16=False)
-                sums = [hashlib.sha256(p.read_bytes()).hexdigest() for p in (part, part.with_suffix(".bin"))]
-                part.with_suffix(".bin").replace(folder / f"{key}.bin")
+            first, *others = one.ENDS
+            with written_whole(folder / f"{key}{first}", overwrite=True) as part:
+                one.saved(model, part)
+                sums = [hashlib.sha256(part.with_suffix(end).read_bytes()).hexdigest() for end in one.ENDS]
+                for end in others:
+                    part.with_suffix(end).replace(folder / f"{key}{end}")
         # Last: without it the others count as nothing.
         with written_whole(folder / f"{key}.json", overwrite=True) as part:
             part.write_text(json.dumps({**asdict(proof), "sha256": sums}), encoding="utf-8")

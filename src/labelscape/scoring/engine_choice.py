@@ -11,30 +11,20 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.errors import BadInput, BadOption, LabelscapeError, UnknownName
 from labelscape.progress import print_line
 from labelscape.scoring import engine_cache
 from labelscape.scoring.engines import TorchEngine
 from labelscape.scoring.memory import LARGE_BYTES, MOST_BYTES
-from labelscape.scoring.openvino_engine import (
-    Converted,
-    OpenvinoEngine,
-    Proof,
-    Shape,
-    compared,
-    has_bfloat16,
-    openvino_bytes,
-    openvino_version,
-    proof_images,
-    seconds_of,
-    traced,
-)
+from labelscape.scoring.onnx_engine import OnnxEngine
+from labelscape.scoring.proof import Proof, Shape, compared, proof_images, seconds_of
+from labelscape.scoring.runtimes import RUNTIMES, ConvertedEngine, Run, Runtime
 from labelscape.scoring.scorer import Member, Scorer, calibrated, softmax
 from labelscape.scoring.stitch import image_shapes
 from labelscape.scoring.symmetry import SYMMETRIES
 from labelscape.scoring.tiles import TilePlan
 
-ENGINES = ("auto", "torch", "openvino")
+ENGINES = ("auto", "torch", *RUNTIMES)
 COVERED, MOST_SHAPES = 0.9, 4
 """Shapes are converted, the most frequent first, until they have this share of all pixels; the rest are a few
 tiles at the scene's border (ours).
@@ -78,49 +68,58 @@ def with_engine(scorer: Scorer, plans: Iterable[TilePlan], engine: str = "auto")
     that is named cannot be used here, BadInput where it does not give what torch gives.
     """
     check_usable(scorer, engine)
-    if engine == "torch" or why_not(scorer):
+    auto, name = engine == "auto", _runtime_of(scorer, engine)
+    if name is None:
         return Settled(scorer)
+    runtime = RUNTIMES[name]
     counts = _forwards(scorer, plans)
     shapes = _main_shapes(counts)
-    auto = engine == "auto"
-    if auto and not (_is_worth(scorer, counts, shapes) and _fits(scorer, shapes, auto)):
+    if auto and not (_is_worth(scorer, counts, shapes) and _fits(runtime, scorer, shapes, auto)):
         return Settled(scorer)
-    if not auto and not _fits(scorer, shapes, auto):
+    if not auto and not _fits(runtime, scorer, shapes, auto):
         raise BadInput(
-            f"OpenVINO would need {_bytes(scorer, shapes) / 2**30:.1f} GiB for a tile of this network. Use "
-            "smaller tiles (`tile_size`), or `engine='torch'`."
+            f"{runtime.TITLE} would need {_bytes(runtime, scorer, shapes) / 2**30:.1f} GiB for a tile of "
+            "this network. Use smaller tiles (`tile_size`), or `engine='torch'`."
         )
     try:
-        members = tuple(_converted(member, shapes, scorer.groups, auto) for member in scorer.members)
+        members = tuple(_converted(name, member, shapes, scorer.groups, auto) for member in scorer.members)
     except _Slower:
         return Settled(scorer)
     except _NotUsed as error:
         if not auto:
-            raise BadInput(f"OpenVINO is not used: {error}. Pass `engine='torch'`.") from None
-        return Settled(scorer, f"predicted by torch, not by OpenVINO: {error}")
+            raise BadInput(f"{runtime.TITLE} is not used: {error}. Pass `engine='torch'`.") from None
+        return Settled(scorer, f"predicted by torch, not by {runtime.TITLE}: {error}")
     return Settled(replace(scorer, members=members))
+
+
+def can_use(scorer: Scorer, engine: str) -> bool:
+    """May this engine be named for this scorer on this machine?"""
+    try:
+        check_usable(scorer, engine)
+    except LabelscapeError:
+        return False
+    return True
 
 
 def check_usable(scorer: Scorer, engine: str) -> None:
     """Raises UnknownName for another engine, BadOption for one that is named and cannot be used here."""
     if engine not in ENGINES:
         raise UnknownName("`engine`", engine, ENGINES)
-    if engine == "openvino" and (why := why_not(scorer)):
-        raise BadOption(f"`engine='openvino'` cannot be used: {why}. Pass `engine='torch'`, or leave it out.")
+    if engine in RUNTIMES and not _runs_already(scorer, engine) and (why := why_not(scorer, engine)):
+        raise BadOption(f"`engine={engine!r}` cannot be used: {why}. Pass `engine='torch'`, or leave it out.")
 
 
-def why_not(scorer: Scorer) -> str:
-    """Why OpenVINO cannot run this scorer here, as a part of a sentence; "" where it can."""
+def why_not(scorer: Scorer, engine: str) -> str:
+    """Why one of the `runtimes` cannot run this scorer here, as a part of a sentence; "" where it can."""
+    runtime = RUNTIMES[engine]
     if not all(isinstance(member.engine, TorchEngine) for member in scorer.members):
         return "it converts networks of torch only"
-    if openvino_version() is None:
-        return "it is not installed (pip install labelscape[openvino])"
+    if runtime.installed_version() is None:
+        return f"it is not installed (pip install labelscape[{runtime.EXTRA}])"
     if scorer.device.type != "cpu":
         return f"it computes on the CPU, and the device is {scorer.device} (`device='cpu'`)"
-    if scorer.dtype not in (None, torch.bfloat16):
-        return "it computes in float32 or bfloat16 (`precision='32'`, `precision='bf16'`)"
-    if scorer.dtype is not None and not has_bfloat16():
-        return "this processor has no bfloat16 (`precision='32'`)"
+    if why := runtime.why_not(scorer.dtype):
+        return why
     if scorer.unfamiliar:
         return "it does not show the features from which unfamiliar input is told"
     return ""
@@ -128,15 +127,27 @@ def why_not(scorer: Scorer) -> str:
 
 def extra_bytes(scorer: Scorer, plan: TilePlan, engine: str) -> int:
     """Memory that a map may take with this engine beyond what it takes with torch."""
-    if engine == "torch" or why_not(scorer):
+    name = _runtime_of(scorer, engine)
+    if name is None:
         return 0
-    counts = _forwards(scorer, [plan])
+    counts, runtime = _forwards(scorer, [plan]), RUNTIMES[name]
     shapes = _main_shapes(counts)
     if engine == "auto":
         few = all(counts[shape] < WORTH_FORWARDS for shape in shapes)
-        if few or not _fits(scorer, shapes, auto=True):
+        if few or not _fits(runtime, scorer, shapes, auto=True):
             return 0
-    return max(0, _bytes(scorer, shapes) - _torch_bytes(scorer, shapes))
+    return max(0, _bytes(runtime, scorer, shapes) - _torch_bytes(scorer, shapes))
+
+
+def _runtime_of(scorer: Scorer, engine: str) -> str | None:
+    """The runtime that may be used where this engine is asked for; None where the scorer stays as it is."""
+    asked = RUNTIMES if engine == "auto" else {engine} & RUNTIMES.keys()
+    return next((name for name in asked if not why_not(scorer, name)), None)
+
+
+def _runs_already(scorer: Scorer, engine: str) -> bool:
+    """Exported models are run by onnxruntime whatever is asked for."""
+    return engine == "onnxruntime" and all(isinstance(m.engine, OnnxEngine) for m in scorer.members)
 
 
 def _forwards(scorer: Scorer, plans: Iterable[TilePlan]) -> Counter[Shape]:
@@ -167,21 +178,21 @@ def _main_shapes(counts: Counter[Shape]) -> list[Shape]:
     return found
 
 
-def _bytes(scorer: Scorer, shapes: Sequence[Shape]) -> int:
+def _bytes(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape]) -> int:
     """Every compiled network keeps its weights and work space."""
-    return sum(openvino_bytes(m.engine, s) for m in scorer.members for s in shapes)
+    return sum(runtime.peak_bytes(m.engine, s) for m in scorer.members for s in shapes)
 
 
 def _torch_bytes(scorer: Scorer, shapes: Sequence[Shape]) -> int:
     return max(m.engine.peak_bytes(h, w, n) for m in scorer.members for n, _, h, w in shapes)
 
 
-def _fits(scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> bool:
-    """May OpenVINO take as much memory as it needs? Chosen by `auto` not much more than torch: the traced
+def _fits(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> bool:
+    """May a runtime take as much memory as it needs? Chosen by `auto` not much more than torch: the traced
     form of some networks takes many times as much.
     """
     most = max(LARGE_BYTES, 2 * _torch_bytes(scorer, shapes)) if auto else MOST_BYTES
-    return _bytes(scorer, shapes) <= most
+    return _bytes(runtime, scorer, shapes) <= most
 
 
 def _is_worth(scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape]) -> bool:
@@ -197,22 +208,26 @@ def _is_worth(scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape]) -
     return seconds * sum(_pixels(counts, s) for s in shapes) >= WORTH_SECONDS * len(shapes)
 
 
-def _converted(member: Member, shapes: Sequence[Shape], groups: tuple[int, ...], auto: bool) -> Member:
-    """The member with OpenVINO for these shapes. Raises _NotUsed."""
-    runs = {}
+def _converted(
+    name: str, member: Member, shapes: Sequence[Shape], groups: tuple[int, ...], auto: bool
+) -> Member:
+    """The member with a runtime for these shapes. Raises _NotUsed."""
+    runs: dict[Shape, Run] = {}
     for shape in shapes:
         half = member.engine.dtype is not None
-        key = engine_cache.key_of(member.checkpoint, member.engine.head, shape, half=half)
-        kept = engine_cache.read(key, half=half)
-        proof, run = kept or _proven(member, shape, groups, key)
+        key = engine_cache.key_of(name, member.checkpoint, member.engine.head, shape, half=half)
+        kept = engine_cache.read(name, key, half=half)
+        proof, run = kept or _proven(name, member, shape, groups, key)
         if run is None:
             raise _NotUsed(proof.failure)
         if kept is None:
-            print_line(f"{member.checkpoint.network} converted for OpenVINO, {_in_words(proof, shape)}")
+            print_line(
+                f"{member.checkpoint.network} converted for {RUNTIMES[name].TITLE}, {_in_words(proof, shape)}"
+            )
         if auto and proof.ratio > FASTER:
             raise _Slower
         runs[shape] = run
-    return replace(member, engine=OpenvinoEngine(member.engine, runs))
+    return replace(member, engine=ConvertedEngine(member.engine, name, runs))
 
 
 def _in_words(proof: Proof, shape: Shape) -> str:
@@ -224,23 +239,23 @@ def _in_words(proof: Proof, shape: Shape) -> str:
 
 
 def _proven(
-    member: Member, shape: Shape, groups: tuple[int, ...], key: str
-) -> tuple[Proof, Converted | None]:
+    name: str, member: Member, shape: Shape, groups: tuple[int, ...], key: str
+) -> tuple[Proof, Run | None]:
     """Convert a network for a shape of images, compare it with torch, both in float32, and time both in the
     engine's precision; kept in the cache.
     """
-    images = proof_images(member.checkpoint, shape)
+    runtime, images = RUNTIMES[name], proof_images(member.checkpoint, shape)
     model, failure, difference, seconds = None, "", float("inf"), (0.0, 0.0)
     try:
-        model, answer = traced(member.engine, images)
-        run = Converted(model)
+        model, answer = runtime.traced(member.engine, images)
+        run = runtime.Converted(model)
         with torch.inference_mode():
             # As probabilities of a map are: a small temperature makes more of a difference.
             both = (calibrated(logits, member.checkpoint, groups) for logits in (answer, run(images)))
             failure, difference = compared(*(softmax(logits, 1, groups) for logits in both))
         if member.engine.dtype is not None:
             # What this precision does to the scene's classes is measured on its tiles (`precision`).
-            run = Converted(model, half=True)
+            run = runtime.Converted(model, half=True)
             for each in (member.engine.forward, run):
                 seconds_of(each, images)
         # After both have run once, which allocates.
@@ -252,5 +267,5 @@ def _proven(
         why = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
         failure = f"the network {member.checkpoint.network} cannot be converted ({why})"
     proof = Proof(failure, difference, seconds)
-    engine_cache.write(key, proof, None if failure else model)
+    engine_cache.write(name, key, proof, None if failure else model)
     return proof, None if failure else run

@@ -1,5 +1,4 @@
-"""Inference engines: torch here, OpenVINO in `openvino_engine`. Another one (onnxruntime) is one more class
-with the methods of `Engine`, chosen in `engine_choice`.
+"""Inference engines: torch here, other libraries in `runtimes`, chosen in `engine_choice`.
 
 An engine maps normalised images to logits. It knows nothing of tiles, augmentation, temperatures or classes.
 """

@@ -236,7 +236,7 @@ def _on_workers(
             "Predictions are written by one process (`keep`, --predictions): leave `workers` and `cluster` "
             "out."
         )
-    if options.pop("engine", "auto") == "openvino":
+    if options.pop("engine", "auto") not in ("auto", "torch"):
         raise BadOption("Workers score with torch (`engine='torch'`): leave `workers` and `cluster` out.")
     options.pop("show", None)
     tiles = {name: options.pop(name, None) for name in ("tile_size", "overlap", "blend")}

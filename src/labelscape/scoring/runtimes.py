@@ -1,0 +1,89 @@
+"""Engines beside torch: libraries that a network is converted for, one module each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from labelscape.scoring import onnxruntime_engine, openvino_engine
+from labelscape.scoring.engines import TorchEngine
+from labelscape.scoring.proof import Shape
+
+
+class Run(Protocol):
+    """A converted network: images (N, B, H, W) float32 of one shape -> logits (N, K, H, W)."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class Runtime(Protocol):
+    """What a module of a library has.
+
+    TITLE  as messages name it
+    EXTRA  of the package, with which it is installed
+    ENDS   of the files of a converted network
+    """
+
+    TITLE: str
+    EXTRA: str
+    ENDS: tuple[str, ...]
+
+    def installed_version(self) -> str | None: ...
+    def why_not(self, dtype: torch.dtype | None) -> str: ...
+    def traced(self, engine: TorchEngine, images: Tensor) -> tuple[Any, Tensor]: ...
+    def Converted(self, model: Any, *, half: bool = False) -> Run: ...
+    def saved(self, model: Any, first: Path) -> None: ...
+    def loaded(self, parts: Sequence[bytes]) -> Any: ...
+    def peak_bytes(self, engine: TorchEngine, shape: Shape) -> int: ...
+
+
+RUNTIMES: Mapping[str, Runtime] = {"openvino": openvino_engine, "onnxruntime": onnxruntime_engine}
+"""In the order in which `auto` takes the first that is installed: OpenVINO also knows bfloat16."""
+
+
+def installed() -> list[str]:
+    """The engines that are installed here, torch first."""
+    return ["torch", *(name for name, one in RUNTIMES.items() if one.installed_version() is not None)]
+
+
+@dataclass(frozen=True, eq=False)
+class ConvertedEngine:
+    """A network whose images of some shapes are predicted by another library, all others by torch."""
+
+    torch: TorchEngine
+    runtime: str
+    converted: Mapping[Shape, Run] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        # As a map records it: another version rounds otherwise.
+        return f"{self.runtime} {RUNTIMES[self.runtime].installed_version()}"
+
+    @property
+    def stride(self) -> int:
+        return self.torch.stride
+
+    @property
+    def reach(self) -> int | None:
+        return self.torch.reach
+
+    @property
+    def device(self) -> torch.device:
+        return self.torch.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return self.torch.dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        run = self.converted.get(tuple(images.shape))
+        return self.torch.forward(images) if run is None else run(images)
+
+    def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
+        # Torch's: the tiles of a map must not depend on the engine.
+        return self.torch.peak_bytes(height, width, images)
