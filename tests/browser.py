@@ -68,6 +68,23 @@ FAULTS = """() => {
 }"""
 
 
+def unreadable(page: object) -> list[str]:
+    """What axe-core finds on a page against WCAG 2.1 A and AA and best practices, minor findings left out.
+    Skips the test where axe-core is not installed.
+    """
+    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python: make install")
+    # Not as a script of the page, which its policy refuses.
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
+    found = page.evaluate("(tags) => axe.run({runOnly: tags, resultTypes: ['violations']})", tags)
+    return [
+        f"{one['id']} ({one['impact']}): {one['help']}: {node['html'][:120]}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical", "moderate")
+        for node in one["nodes"]
+    ]
+
+
 def faults(path: Path, width: int) -> list[str]:
     """What is wrong with a page at a window width."""
     with opened(path, width) as page:

@@ -150,4 +150,11 @@ def test_two_people_draw_in_two_browsers(folder):
         one.keyboard.press("z")
         one.wait_for_selector("#correct-state:has-text('1 polygon ')")
         assert [item["class"] for item in items()] == ["water"]
+        # Colours tried in the page are stored in the map's file.
+        one.get_by_label("Colour of forest").fill("#102030")
+        one.click("#store-colours")
+        one.wait_for_selector("#store-colours", state="detached")
+        with rasterio.open(folder / "place_class.tif") as file:
+            assert file.colormap(1)[9] == (16, 32, 48, 255)
+        assert "color=" not in one.url and one.get_by_label("Colour of forest").input_value() == "#102030"
         assert one.seen == [] and one.evaluate(browser.FAULTS) == []

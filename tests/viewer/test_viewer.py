@@ -177,6 +177,33 @@ def test_a_replaced_file_is_read_anew(tmp_path):
     assert page.get("/api/map").json()["layers"][0]["version"] != before
 
 
+def test_colours_are_stored_in_the_file_with_edit_alone(tmp_path):
+    path = viewed.made(tmp_path) / "place_class.tif"
+    reader, writer = asked(find(tmp_path)), asked(find(tmp_path), edit=True)
+    home, pixels = {"origin": HOME}, band(tmp_path, "class")
+    layer = writer.get("/api/map").json()["layers"][0]
+    old = {one["value"]: one["color"] for one in layer["classes"]}
+    body = {"colors": [{"value": 9, "color": [1, 2, 3], "before": old[9]}]}
+    assert layer["recolour"] and not reader.get("/api/map").json()["layers"][0]["recolour"]
+    assert reader.post("/api/colors/class", json=body, headers=home).status_code in (404, 405)
+    for key in ("confidence", "proba", "scene", "nothing", "..%2fclass"):
+        assert writer.post(f"/api/colors/{key}", json=body, headers=home).status_code in (404, 405)
+    for strange in ({"value": 255}, {"value": 2}, {"color": [1, 2]}, {"color": [1, 2, 256]}, {"path": "x"}):
+        told = {"colors": [{**body["colors"][0], **strange}]}
+        assert writer.post("/api/colors/class", json=told, headers=home).status_code == 422
+    stored = writer.post("/api/colors/class", json=body, headers=home).json()
+    assert stored["colors"] == {"1": old[1], "4": old[4], "9": [1, 2, 3]}
+    assert stored["version"] != layer["version"] and (band(tmp_path, "class") == pixels).all()
+    colours = picture(writer.get("/tiles/class/2/0/0.png"))
+    assert (colours[pixels[0, :256, :256] == 9][:, :3] == (1, 2, 3)).all()
+    # A page that still shows the old colour is told the new one first.
+    body["colors"][0]["color"] = [4, 5, 6]
+    late = writer.post("/api/colors/class", json=body, headers=home)
+    assert late.status_code == 409 and late.json()["now"]["colors"]["9"] == [1, 2, 3]
+    with rasterio.open(path) as file:
+        assert file.colormap(1)[9] == (1, 2, 3, 255)
+
+
 # ------------------------------------------------------------------------------------------ what it refuses
 
 

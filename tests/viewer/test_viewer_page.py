@@ -49,6 +49,10 @@ def test_the_page_works_by_mouse_and_by_keyboard(address):
         page.wait_for_selector("#said:has-text('Confidence')", state="attached")
         page.keyboard.press("f")
         assert page.input_value("#show") == "confidence"
+        assert browser.unreadable(page) == []
+        # axe-core does find what is wrong.
+        page.evaluate("document.getElementById('swipe').removeAttribute('aria-label')")
+        assert [one.split(":")[0] for one in browser.unreadable(page)] == ["label (critical)"]
         link = page.url
         page.goto("about:blank")
         page.goto(link)
@@ -68,7 +72,7 @@ def test_small_and_dark_screens(address, width, scheme):
         assert page.evaluate(browser.FAULTS) == []
         back = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (back == "rgb(20, 23, 26)") == (scheme == "dark")
-        assert page.seen == []
+        assert page.seen == [] and browser.unreadable(page) == []
 
 
 def test_the_view_is_saved_as_a_picture(address, tmp_path):

@@ -93,8 +93,10 @@ def test_the_page_follows_the_training(tmp_path):
     with viewed.server(Nothing(), app=create_watch(tmp_path)) as home, browser.opened(home, 400) as page:
         page.wait_for_selector("body[data-ready]")
         assert "20 of 100" in page.inner_text("#rows")
-        assert len(page.query_selector_all("figure polyline")) == 3
+        # Loss and rate as lines, the only validation score as a dot.
+        assert len(page.query_selector_all("figure polyline")) == 2
+        assert len(page.query_selector_all("figure circle")) == 1
         saved(tmp_path, [1.5, 1.1, 0.8])
         page.wait_for_selector("#rows:has-text('30 of 100')")
         assert "0.8" in page.get_attribute("figure svg", "aria-label")
-        assert page.seen == [] and page.evaluate(browser.FAULTS) == []
+        assert page.seen == [] and page.evaluate(browser.FAULTS) == [] and browser.unreadable(page) == []

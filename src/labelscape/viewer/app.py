@@ -25,6 +25,7 @@ from labelscape.viewer.guard import Guard
 from labelscape.viewer.judging import add_judging, judge_of
 from labelscape.viewer.layers import Layer
 from labelscape.viewer.pages import add_page
+from labelscape.viewer.recolouring import add_recolouring, can_recolour
 from labelscape.viewer.shown import Shown
 
 Numbers = Annotated[str, Query(pattern=r"^\d{1,4}(,\d{1,4}){0,254}$")]
@@ -48,6 +49,7 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False, fra
     _add_tiles(app, shown)
     add_judging(app, shown, edit)
     add_corrections(app, corrections)
+    add_recolouring(app, shown, edit)
     app.add_exception_handler(Changed, _conflict)
     return Guard(app, host=host, framed=framed)
 
@@ -78,7 +80,9 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:
             "ramp": [list(color) for color in VIRIDIS],
             "notes": list(shown.notes),
             "judge": judge_of(shown),
-            "layers": [_layer_facts(layer) for layer in shown.layers],
+            "layers": [
+                _layer_facts(layer) | {"recolour": edit and can_recolour(layer)} for layer in shown.layers
+            ],
         }
 
     @app.get("/api/point")

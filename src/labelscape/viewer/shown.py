@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +53,9 @@ BESIDE = {
 """Ending of a name -> title of its layer."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Shown:
-    """What a page shows.
+    """What a page shows. Only the colours of classes change while it is open (`recolour`).
 
     layers  the map's own first; the first one is the class map, and all lie on its `grid`. Only imagery where
             a sample is judged
@@ -73,6 +73,10 @@ class Shown:
 
     def layer(self, key: str) -> Layer | None:
         return next((one for one in self.layers if one.key == key), None)
+
+    def recolour(self, key: str, legend: Legend) -> None:
+        """Show a layer in the colours of another legend of the same classes."""
+        self.layers = tuple(replace(one, legend=legend) if one.key == key else one for one in self.layers)
 
     def close(self) -> None:
         for layer in self.layers:

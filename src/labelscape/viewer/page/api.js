@@ -5,7 +5,7 @@
  * @typedef {{value: number, name: string, color: [number, number, number], pixels: number | null,
  *   hectares: number | null}} MapClass
  * @typedef {{key: string, kind: "classes" | "measure" | "proba" | "scene", title: string, bands: string[],
- *   top: number, unit: string, usual: number[], exact: boolean, version: string, classes?: MapClass[]}} Layer
+ *   top: number, unit: string, usual: number[], exact: boolean, version: string, recolour: boolean, classes?: MapClass[]}} Layer
  * @typedef {{title: string, width: number, height: number, levels: number, crs: string,
  *   metres: number | null, edit: boolean, correct: boolean, north: number | null, ramp: [number, number, number][], notes: string[],
  *   layers: Layer[], judge: Judging | null}} MapFacts

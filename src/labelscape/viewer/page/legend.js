@@ -10,8 +10,9 @@ import { hex } from "./map.js";
  * @param {(hidden: number[]) => void} changed
  * @param {Record<number, [number, number, number]>} colors chosen here instead of the map's
  * @param {(value: number, color: [number, number, number]) => void} recoloured
+ * @param {() => void} store puts the colours chosen here into the map's file
  */
-export function drawLegend(layer, hidden, changed, colors, recoloured) {
+export function drawLegend(layer, hidden, changed, colors, recoloured, store) {
   const classes = layer.classes ?? [];
   const total = classes.reduce((sum, one) => sum + (one.pixels ?? 0), 0) || 1;
   const unit = unitOf(classes);
@@ -30,6 +31,11 @@ export function drawLegend(layer, hidden, changed, colors, recoloured) {
     return make("li", {}, [color, label, make("span", { class: "size", text: sizeText(one, total, unit, layer.exact) })]);
   });
   byId("legend").replaceChildren(make("ul", {}, items));
+  if (layer.recolour && Object.keys(colors).length) {
+    const button = make("button", { type: "button", id: "store-colours", text: "Save colours to the file" });
+    button.addEventListener("click", store);
+    byId("legend").append(make("div", { class: "row" }, [button]));
+  }
   if (!layer.exact) {
     byId("legend").append(make("p", { class: "quiet", text: "Areas are estimated from an overview." }));
   }

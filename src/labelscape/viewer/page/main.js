@@ -1,7 +1,7 @@
 // @ts-check
 /** Puts the page together: controls change the state, the state is drawn, the address follows it. */
 
-import { ask } from "./api.js";
+import { ask, send } from "./api.js";
 import { correct } from "./correct.js";
 import { byId, fill, make } from "./dom.js";
 import { judge } from "./judge.js";
@@ -95,8 +95,28 @@ async function start() {
     }, state.colors[classes.key] ?? {}, (value, color) => {
       state.colors[classes.key] = { ...state.colors[classes.key], [value]: color };
       draw();
-    });
+    }, () => storeColours(classes));
     if (scene) drawBands();
+  }
+
+  /** @param {import("./api.js").Layer} layer */
+  async function storeColours(layer) {
+    const chosen = state.colors[layer.key] ?? {};
+    const classes = layer.classes ?? [];
+    const colors = classes.filter((one) => one.value in chosen).map((one) => ({ value: one.value, color: chosen[one.value], before: one.color }));
+    const show = (/** @type {{colors: Record<number, [number, number, number]>, version: string}} */ now) => {
+      classes.forEach((one) => { one.color = now.colors[one.value]; });
+      layer.version = now.version;
+    };
+    try {
+      show(await send(`api/colors/${layer.key}`, { colors }));
+      delete state.colors[layer.key];
+    } catch (error) {
+      // Somebody else's colours; ours stay chosen in place of them.
+      if (error.now) show(error.now);
+      note(String(error.message ?? error));
+    }
+    draw();
   }
 
   function drawBands() {

@@ -68,7 +68,9 @@ function chart(title, keys, runs) {
   }
   curves.forEach((curve, i) => {
     const line = curve.points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
-    svg.append(shape("polyline", { class: `curve c${i % 6}`, points: line }));
+    const [only] = curve.points;
+    // A line of one point is not drawn.
+    svg.append(curve.points.length > 1 ? shape("polyline", { class: `curve c${i % 6}`, points: line }) : shape("circle", { class: `curve c${i % 6}`, cx: x(only[0]), cy: y(only[1]), r: 3 }));
     svg.append(shape("line", { class: `curve c${i % 6}`, x1: WIDE - 220, x2: WIDE - 196, y1: 20 + 18 * i, y2: 20 + 18 * i }), label(WIDE - 188, 24 + 18 * i, curve.name, "start"));
   });
   return make("figure", {}, [make("figcaption", { text: title }), svg]);
