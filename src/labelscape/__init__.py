@@ -68,6 +68,7 @@ _PLACES = {
     "CheckResult": "maps.plan",
     "map_scene": "maps.run",
     "map_scenes": "maps.many",
+    "slurm_map_script": "maps.slurm",
     "JobResult": "maps.job",
     "SceneRecord": "maps.job",
     "rerun": "maps.rerun",
@@ -164,6 +165,7 @@ if TYPE_CHECKING:
     from labelscape.maps.rerun import rerun as rerun
     from labelscape.maps.result import MapResult as MapResult
     from labelscape.maps.run import map_scene as map_scene
+    from labelscape.maps.slurm import slurm_map_script as slurm_map_script
     from labelscape.nets.catalog import create_model as create_model
     from labelscape.nets.catalog import list_models as list_models
     from labelscape.scenes.array import ArrayScene as ArrayScene

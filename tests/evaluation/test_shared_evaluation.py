@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from labelscape.checkpoint import save
 from labelscape.errors import BadOption
 from labelscape.evaluation import on_workers
 from labelscape.evaluation.counts import Evaluation
+from labelscape.scoring.openvino_engine import Converted, installed_version
 from labelscape.training.data import open_recipe_data
 from labelscape.training.recipe_data import Data
 from labelscape.workers.cluster import connected
@@ -91,6 +93,35 @@ def test_counts_and_files_are_those_of_a_single_process_in_whatever_order_result
     assert one.keys() == other.keys() and len(one) == 14
     for name in one:
         assert other[name] == one[name], name
+
+
+@pytest.mark.skipif(installed_version() is None, reason="OpenVINO is not installed")
+def test_the_engine_is_chosen_over_all_scenes_as_a_single_process_chooses_it(
+    model, five, tmp_path, monkeypatch
+):
+    """Without a cluster: what a worker would do is done here."""
+    monkeypatch.setenv("LABELSCAPE_CACHE", str(tmp_path / "cache"))
+
+    def here(hands, needs, calls, count, **shown):
+        return ((call, call.function(*call.args)) for call in calls)
+
+    options = {**TILES, "engine": "openvino", "out": tmp_path / "alone"}
+    alone = ls.evaluate(model, *five, **options)
+    # From now on without images of the comparison, which is kept.
+    real, shapes = Converted.__call__, []
+    monkeypatch.setattr(Converted, "__call__", lambda self, x: shapes.append(tuple(x.shape)) or real(self, x))
+    ls.evaluate(model, *five, **TILES, engine="openvino")
+    of_one, shapes[:] = Counter(shapes), []
+    monkeypatch.setattr(on_workers, "on_workers", here)
+    found = ls.evaluate(model, *five, **{**options, "out": tmp_path / "shared"}, workers=2)
+    # Scenes have two sizes; each alone would have other shapes of tiles converted.
+    assert of_one == Counter(shapes) and len(of_one) > 1
+    assert found.to_dict() == alone.to_dict() and files_in(tmp_path / "shared") == files_in(
+        tmp_path / "alone"
+    )
+    shapes.clear()
+    ls.evaluate(model, *five, **TILES, workers=2)  # too few tiles for a conversion to pay
+    assert not shapes
 
 
 def test_held_out_blocks_of_training_scenes_are_those_of_a_single_process(client, five, tmp_path):

@@ -19,11 +19,14 @@ from distributed import Client
 from processes import group_exists, until
 from slurm_stand_in import fake_srun, job_environment, private_slurm, stub
 
+import labelscape
 from labelscape.checkpoint import save
-from labelscape.errors import BadInput
+from labelscape.errors import BadInput, BadOption
 from labelscape.maps import slurm
+from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_scene
 from labelscape.maps.slurm import map_script
+from labelscape.scenes import scene_list
 from labelscape.workers import cluster
 
 
@@ -85,6 +88,68 @@ def test_the_script_repeats_the_command_and_asks_for_what_it_needs(model, tmp_pa
     assert 9 * each < memory < 9 * each + 2.1
     assert "gpus" not in script
     assert not out.exists()
+
+
+OTHER = {
+    "name": "a map",
+    "task": "road",
+    "tile_size": 96,
+    "overlap": 8,
+    "blend": "hann",
+    "tta": "flips",
+    "scales": (0.75, 1.0),
+    "average": "logits",
+    "reject": 0.4,
+    "sieve": 0.5,
+    "polygons_as": "fgb",
+    "min_area": 0.1,
+    "simplify": 2.0,
+    "nodata": -9999.0,
+    "band_names": ("red", "nir"),
+    "area": "area.gpkg",
+    "asset": "visual",
+    "device": "cuda",
+    "precision": "bf16",
+    "engine": "torch",
+}
+"""A value that is not the default, of each setting that is no switch."""
+
+
+def test_the_script_of_the_function_has_the_command_line_of_its_settings(
+    model, tmp_path, shared, asked, monkeypatch
+):
+    """Every setting: one that the script lacks would map with its default, a night later."""
+    scenes = [world.make(tmp_path, 96, 128, name=f"s{n}").scene for n in range(2)]
+    switches = {
+        n: not about.default for n, about in MapRequest.model_fields.items() if about.annotation is bool
+    }
+    wanted = OTHER | switches
+    assert wanted.keys() == MapRequest.model_fields.keys() - {"checkpoint", "scene"}
+    monkeypatch.setattr(slurm, "bytes_a_worker", lambda *_: 2**30)  # no scene has these bands
+    real = scene_list.find_scenes
+    for place in (slurm, scene_list):  # these are no STAC items
+        monkeypatch.setattr(place, "find_scenes", lambda given, *, asset=None, **how: real(given, **how))
+    how = {"grain": "block", "block_timeout": 60.0, "journal": "s3://bucket/job", "overwrite": True}
+    size = {"nodes": 2, "workers": 8, "hours": 3, "each": True}
+    two = [model, shutil.copy(model, tmp_path / "also.safetensors")]
+    script = labelscape.slurm_map_script(two, scenes, tmp_path / "maps", **size, **how, **wanted)
+    (line,) = [line for line in script.splitlines() if line.startswith("labelscape map ")]
+    words = shlex.split(line.removesuffix(" &"))[6:]
+    called = []
+    monkeypatch.setattr("labelscape.cli.map._map", lambda *arguments: called.append(arguments))
+    assert asked(*words)[0] == 0
+    ((models, sources, out, workers, _, settings),) = called
+    assert (models, [s.source for s in sources], out) == (two, list(map(str, scenes)), tmp_path / "maps")
+    assert settings.pop("overwrite") and (workers.grain, workers.block_timeout) == ("block", 60.0)
+    assert workers.journal == "s3://bucket/job"
+    assert MapRequest(**settings) == MapRequest(**wanted)
+    # And what is left out is left at its default.
+    plain = labelscape.slurm_map_script(model, str(tmp_path / "s*.tif"), tmp_path / "maps")
+    assert f"2 {model} '{tmp_path}/s*.tif' --out {tmp_path}/maps --device cpu &" in plain.replace(
+        '"$own/scheduler.json" --workers 1', "2"
+    )
+    with pytest.raises(BadOption, match="save it"):
+        labelscape.slurm_map_script(world.ten_metre_fcn(), scenes, tmp_path / "maps")
 
 
 def test_each_worker_gets_a_gpu_where_they_are_asked_for(model, tmp_path, shared, asked):

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from labelscape.scenes.scene_list import SceneList
 
 Hours = Annotated[int, typer.Option("--hours", help="Time limit of the SLURM job.")]
-MOST_CHECKED = 3
-"""Scenes of many that are opened for an estimate of the memory, until one fits (ours)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,29 +75,18 @@ def print_script(
             raise BadOption("--hours is the time limit of a SLURM job; add --slurm NODESxWORKERS.")
         return False
 
-    from labelscape.maps.slurm import bytes_a_worker, map_script, on_this_machine_alone
+    from labelscape.maps.slurm import script_of
 
     nodes, workers = nodes_by(batch.slurm, "WORKERS")
     for option in ("workers", "cluster", "profile"):
         if given(ctx, option):
             raise BadOption(f"--slurm {batch.slurm} starts workers of its own; leave --{option} out.")
-    device = settings["device"]
-    if ":" in device:
-        raise BadOption(f"--slurm gives each worker a GPU of its own: --device cuda instead of {device}.")
-    files = [*models, out, settings["area"], *(scene.source for scene in sources)]
-    if there := on_this_machine_alone(files):
-        raise BadOption(
-            f"{there} lies in a folder of this machine alone, which the nodes of a SLURM job do not see. "
-            "Move it to a folder that they share: home, project or scratch."
-        )
-    ram = bytes_a_worker(models, [scene.source for scene in sources][:MOST_CHECKED], settings)
-    # Unasked, a worker would take a GPU that the job did not ask for.
-    device = "cpu" if device == "auto" else device
-    command = [*typed("map", ("--slurm", "--hours", "--device")), "--device", device]
+    words = typed("map", ("--slurm", "--hours", "--device"))
     size = {"nodes": nodes, "workers": workers, "hours": batch.hours}
-    print(map_script(shlex.join(command), out, **size, ram=ram, gpu=device == "cuda"), end="")
+    script = script_of(words, models, [scene.source for scene in sources], out, settings, **size)
+    print(script.text, end="")
     talk(
-        f"{nodes} x {workers} workers, each with about {ram / 2**30:.1f} GiB. Submit with: "
+        f"{nodes} x {workers} workers, each with about {script.ram / 2**30:.1f} GiB. Submit with: "
         f"mkdir -p {shlex.quote(str(out))} && sbatch FILE"
     )
     return True

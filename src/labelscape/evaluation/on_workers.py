@@ -29,6 +29,7 @@ from labelscape.workers.sent import files_of, for_workers, loaded
 from labelscape.workers.share import THREADS, Hands, cause_of, on_workers
 
 if TYPE_CHECKING:
+    from labelscape.scoring.engine_choice import Chosen
     from labelscape.scoring.protocol import Protocol
     from labelscape.scoring.scorer import Scorer
 
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 class Scoring:
     """The networks, and how they score: what a worker keeps from scene to scene.
 
-    tasks  of each model, the second task that it is asked for, or None
+    tasks   of each model, the second task that it is asked for, or None
+    chosen  what runs the networks, chosen over the tiles of all scenes; None for torch
     """
 
     models: tuple[StoredAs, ...]
@@ -45,6 +47,7 @@ class Scoring:
     device: str
     precision: str
     protocol: Protocol | None
+    chosen: Chosen | None = None
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,10 @@ def evaluate(
     device: str = "auto",
     precision: str = "32",
     protocol: Protocol | None = None,
+    engine: str = "auto",
 ) -> Evaluation:
-    """As `measure.evaluate`, on workers; a scene that fails is named in the result, and the others are
-    scored. `places` gets what the workers saw of the places.
+    """As `measure.evaluate` in a process of one thread, on workers; a scene that fails is named in the
+    result, and the others are scored. `places` gets what the workers saw of the places.
 
     Raises BadInput where no scene could be scored, nothing is labelled, or a worker cannot do the job;
     BadOption for scenes and models that are only in memory; ClusterLost.
@@ -118,6 +122,8 @@ def evaluate(
     files = files_of([one.whole or one for one in models])
     tasks = tuple(one.whole.mate.name if one.whole else None for one in models)
     scoring = Scoring(files, tasks, device, precision, protocol)
+    chosen, told = _engine(models, scoring, scenes, counting.tiles, engine)
+    scoring = replace(scoring, chosen=chosen)
     out = None if places is None else places.out.absolute()
     counting = replace(counting, out=None if out is None else str(out))
     calls = (Call(n, "evaluate", score_here, (scoring, counting, one)) for n, one in enumerate(sent))
@@ -132,7 +138,34 @@ def evaluate(
             places.add(one.places)
         # Its pictures are in `places` now, where only the worst are kept.
         found[call.number] = replace(one, places=None)
-    return _together(found, {sent[n].name: failed[n] for n in sorted(failed)}, counting.part, places)
+    made = _together(found, {sent[n].name: failed[n] for n in sorted(failed)}, counting.part, places)
+    return replace(made, notes=(*made.notes, *told))
+
+
+def _engine(
+    models: Sequence[Checkpoint],
+    scoring: Scoring,
+    scenes: Sequence[LabelledScene],
+    tiles: Mapping[str, Any],
+    engine: str,
+) -> tuple[Chosen | None, list[str]]:
+    """What runs the networks, chosen over all scenes as a single process of one thread chooses it, and what
+    to know of it. Raises as `with_engine`.
+    """
+    from labelscape.scoring.engine_choice import Chosen, with_engine
+    from labelscape.scoring.machine import as_many_threads
+    from labelscape.scoring.runtimes import installed
+    from labelscape.scoring.stitch import plan_for
+
+    # Runtimes compute on CPUs, and this process may lack the GPU that the workers have.
+    torch_alone = scoring.device not in ("auto", "cpu") or len(installed()) == 1
+    if engine == "torch" or (engine == "auto" and torch_alone):
+        return None, []
+    with as_many_threads({"threads": THREADS}):
+        scorer = scorer_for(models, scoring.device, scoring.precision, scoring.protocol)
+        plans = [plan_for(scorer, one.scene, **tiles) for one in scenes]
+        found = with_engine(scorer, plans, engine)
+    return Chosen.of(found.scorer), found.notes
 
 
 def _together(
@@ -206,7 +239,8 @@ def score_here(scoring: Scoring, counting: Counting, sent: SentScene) -> ScoredS
 def _scorer(scoring: Scoring) -> Scorer:
     """The networks, loaded once for all scenes."""
     models = [one.task(task) for one, task in zip(loaded(scoring.models), scoring.tasks)]
-    return scorer_for(models, scoring.device, scoring.precision, scoring.protocol)
+    scorer = scorer_for(models, scoring.device, scoring.precision, scoring.protocol)
+    return scorer if scoring.chosen is None else scoring.chosen.on(scorer)
 
 
 def _score(scorer: Scorer, counting: Counting, name: str, scene: LabelledScene) -> ScoredScene:

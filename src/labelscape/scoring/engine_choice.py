@@ -82,14 +82,52 @@ def with_engine(scorer: Scorer, plans: Iterable[TilePlan], engine: str = "auto")
             "this network. Use smaller tiles (`tile_size`), or `engine='torch'`."
         )
     try:
-        members = tuple(_converted(name, member, shapes, scorer.groups, auto) for member in scorer.members)
+        return Settled(_all_converted(name, scorer, shapes, auto))
     except _Slower:
         return Settled(scorer)
     except _NotUsed as error:
         if not auto:
-            raise BadInput(f"{runtime.TITLE} is not used: {error}. Pass `engine='torch'`.") from None
+            raise _refused(name, error) from None
         return Settled(scorer, f"predicted by torch, not by {runtime.TITLE}: {error}")
-    return Settled(replace(scorer, members=members))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen for a scorer, as another process is told: one of the `runtimes` and the shapes of
+    images that it predicts; without any all are as the scorer predicts them anyway.
+    """
+
+    runtime: str = ""
+    shapes: tuple[Shape, ...] = ()
+
+    @classmethod
+    def of(cls, scorer: Scorer) -> Chosen:
+        """Of a scorer whose engine is settled."""
+        engine = scorer.members[0].engine
+        found = isinstance(engine, ConvertedEngine)
+        return cls(engine.runtime, tuple(engine.converted)) if found else cls()
+
+    def on(self, scorer: Scorer) -> Scorer:
+        """The same scorer, loaded anew, with this choice; a GPU stays with torch. Raises BadOption where the
+        runtime cannot be used here, BadInput where it does not give what torch gives.
+        """
+        if not self.shapes or scorer.device.type != "cpu":
+            return scorer
+        check_usable(scorer, self.runtime)
+        try:
+            return _all_converted(self.runtime, scorer, self.shapes, auto=False)
+        except _NotUsed as error:
+            raise _refused(self.runtime, error) from None
+
+
+def _all_converted(name: str, scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> Scorer:
+    """Raises _NotUsed, _Slower."""
+    members = tuple(_converted(name, member, shapes, scorer.groups, auto) for member in scorer.members)
+    return replace(scorer, members=members)
+
+
+def _refused(name: str, error: _NotUsed) -> BadInput:
+    return BadInput(f"{RUNTIMES[name].TITLE} is not used: {error}. Pass `engine='torch'`.")
 
 
 def can_use(scorer: Scorer, engine: str) -> bool:

@@ -89,8 +89,8 @@ def evaluate(
     objects, topology, apls  classes of things, whose objects and borders (to `tolerance` pixels) count too,
              of lines, whose skeletons are compared, and of roads, along which paths are
     out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
-    workers, cluster  as `map_scenes` has them, one scene a worker; of several scenes one that fails is named
-             in `Evaluation.failed`, and the others are scored
+    workers, cluster  as `map_scenes` has them, one scene a worker of one thread; of several scenes one that
+             fails is named in `Evaluation.failed`, and the others are scored
 
     A class raster, or a folder with one of each scene's name, is scored as it is. Raises as
     `measure.evaluate`; also BadOption where the checkpoint does not say what it was trained on, BadFile.
@@ -236,8 +236,6 @@ def _on_workers(
             "Predictions are written by one process (`keep`, --predictions): leave `workers` and `cluster` "
             "out."
         )
-    if options.pop("engine", "auto") not in ("auto", "torch"):
-        raise BadOption("Workers score with torch (`engine='torch'`): leave `workers` and `cluster` out.")
     options.pop("show", None)
     tiles = {name: options.pop(name, None) for name in ("tile_size", "overlap", "blend")}
     names = ("boundaries", "reliability", "objects", "topology", "apls", "tolerance")
