@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 
 import browser
@@ -187,6 +188,21 @@ def test_an_export_needs_the_design(made, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32634", "EPSG:4326"])
+def test_points_whose_crs_is_wrong_are_refused_and_it_is_named(made, tmp_path, crs):
+    raster, points, _ = made
+    meta, _, places, fields = pyogrio.raw.read(points, layer="points")
+    wrong = tmp_path / "wrong.gpkg"
+    pyogrio.raw.write(
+        wrong, places, fields, meta["fields"], geometry_type="Point", crs=crs, driver="GPKG", layer="points"
+    )
+    name = {"EPSG:32634": "UTM zone 34N", "EPSG:4326": "WGS 84"}[crs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of places that have none in the map's CRS
+        with pytest.raises(BadInput, match=rf"all of them, so that their CRS \(.*{name}\) may be wrong"):
+            assess(raster, wrong, design=points)
 
 
 def test_chosen_points_are_no_sample(made, tmp_path):

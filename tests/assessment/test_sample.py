@@ -16,7 +16,7 @@ from labelscape.assessment import census
 from labelscape.assessment.census import content_hash, count, open_map
 from labelscape.assessment.draw import draw_pixels
 from labelscape.assessment.points import read_design
-from labelscape.assessment.sample import sample
+from labelscape.assessment.sample import ALIKE, EXPECTED, sample
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.legend import Legend
 
@@ -302,3 +302,22 @@ def test_the_design_is_readable_without_this_software(raster, tmp_path):
     facts = json.loads(text)
     assert facts["format"] == "labelscape-sample-1" and facts["seed"] == 3
     assert len(facts["points"]["rows"]) == 60
+
+
+def test_a_block_as_large_as_the_map_is_refused(raster, tmp_path):
+    with pytest.raises(BadOption, match=r"block=150` is as large as the map \(150 x 120 pixels\)"):
+        sample(raster, tmp_path / "s.gpkg", size=100, block=150)
+    assert not (tmp_path / "s.gpkg").exists()
+
+
+def test_all_blocks_drawn_leave_the_error_within_them(raster, tmp_path):
+    done = sample(raster, tmp_path / "s.gpkg", size=10_000, block=60, per_block=10, floor=10)
+    assert done.blocks == 6  # 2 x 3, all of them
+    # Nothing between blocks, since all are drawn; within them (1 - ALIKE) of the variance.
+    weights = np.array([w for *_, w in done.strata])
+    points = np.array([n for _, _, n, _ in done.strata])
+    pixels = np.array([n for _, n, _, _ in done.strata])
+    used = weights > 0
+    variance = EXPECTED * (1 - EXPECTED) * (1 - ALIKE)
+    terms = weights[used] ** 2 * variance / points[used] * (1 - points[used] / pixels[used])
+    assert done.predicted_se == pytest.approx(np.sqrt(terms.sum()), rel=1e-6) and done.predicted_se > 0

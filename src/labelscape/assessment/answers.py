@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 
 from labelscape.assessment.points import POINTS, Design, read_design
-from labelscape.crs import transformed
+from labelscape.crs import name_of, transformed
 from labelscape.errors import BadInput, UnknownName
 from labelscape.legend import Legend
 from labelscape.scenes.vectors import Features, VectorSource, layers_of, read_features
@@ -101,13 +101,18 @@ def _check_places(path: str | Path, features: Features, numbers: np.ndarray, des
     crs = design.grid.crs
     if features.crs and crs is not None:
         x, y = transformed(x, y, features.crs, crs)
-    columns, rows = ~design.grid.transform @ (np.asarray(x), np.asarray(y))
-    # A point moved to a clearer place is a biased choice: its new pixel was not drawn at random.
-    off = np.hypot(columns - design.columns[numbers - 1] - 0.5, rows - design.rows[numbers - 1] - 0.5)
+    # Places that the map's CRS does not reach are infinite.
+    with np.errstate(invalid="ignore"):
+        columns, rows = ~design.grid.transform @ (np.asarray(x), np.asarray(y))
+        # A point moved to a clearer place is a biased choice: its new pixel was not drawn at random.
+        off = np.hypot(columns - design.columns[numbers - 1] - 0.5, rows - design.rows[numbers - 1] - 0.5)
     # `not <`: a point whose coordinates are NaN or infinite has moved too.
     moved = numbers[~(off < MOVED)]
     if moved.size:
         what = f"Points do not lie where they were drawn ({_some(moved)})"
+        # Nobody moves every point: then it is their CRS that is wrong.
+        if len(moved) == len(numbers) and features.crs and crs is not None:
+            what += f"; all of them, so that their CRS ({name_of(features.crs)}) may be wrong"
         raise BadInput(_not_drawn(what, path))
 
 

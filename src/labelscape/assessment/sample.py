@@ -236,7 +236,13 @@ class _Plan:
             # The error of a block's mean is sqrt(effect) times that of one point, so that fewer units do.
             size = smallest_size(target / np.sqrt(effect), kind, weights, spread, units, floor)
         points = allocate(size, kind, weights, spread, units, floor)
-        error = predicted_error(points, weights, spread, units) * np.sqrt(effect)
+        if per_block is None:
+            error = predicted_error(points, weights, spread, units)
+        else:
+            # Between blocks and within them: where all blocks are drawn, their pixels still vary.
+            between = predicted_error(points, weights, spread * np.sqrt(ALIKE), units)
+            within = predicted_error(points * per_block, weights, spread * np.sqrt(1 - ALIKE), pixels)
+            error = np.hypot(between, within)
         return cls(points, pixels, units, weights, area, float(error))
 
 
@@ -245,6 +251,11 @@ def _drawn(
 ) -> tuple[_Plan, Design]:
     """Count the map, plan the sample and draw it."""
     names, strata = one.legend.names, one.strata.names
+    if asked.block is not None and asked.block >= max(one.grid.shape):
+        raise BadOption(
+            f"`block={asked.block}` is as large as the map ({one.grid.width} x {one.grid.height} pixels): "
+            "there is one block, and no variance between blocks. Take a smaller one, or leave `block` out."
+        )
     if asked.target_class is not None:
         check_names("class", [asked.target_class], names)
     # Before the map is counted, which may take minutes: another name in `expect` is refused at once.

@@ -29,6 +29,7 @@ from labelscape.cli.scenes import scenes_of
 from labelscape.errors import BadOption
 
 if TYPE_CHECKING:
+    from labelscape.datasets.labelled import Dataset
     from labelscape.evaluation.compare import Comparison, Pair, Side
     from labelscape.legend import Legend
     from labelscape.training.recipe_data import Data
@@ -112,13 +113,22 @@ def run(
     else:
         data, legend, split_seed = _data_for_maps(sides, scenes, labels, task, dataset or part)
     with open_recipe_data(data, split_seed, legend) as opened:
-        for line in opened.report:
-            talk(line)
+        _talk_of(opened, pictures=bool(checkpoints or scenes))
         split = chosen_split(part, opened, may_choose=bool(checkpoints and (data.dataset or not scenes)))
         test = {"tta": tta, "scales": scales_of(scales), "average": average, **asdict(machine)}
         files = {"out": out, "overwrite": overwrite, "show": True, "task": task}
         found = compare_on(sides, opened, split, tiles=asdict(tiles), test=test, drawing=drawing, **files)
     _print(found, split, out, as_json)
+
+
+def _talk_of(opened: Dataset, *, pictures: bool) -> None:
+    """What was read. A map that stands for its own scene is no picture: it is read as classes, whatever its
+    file has of colours and bands.
+    """
+    unsaid = set() if pictures else {note for one in opened.scenes for note in one.scene.notes}
+    for line in opened.report:
+        if line not in unsaid:
+            talk(line)
 
 
 def _data_for_maps(
