@@ -80,7 +80,7 @@ def _classes(tile: ScoredTile, reject: float | None) -> np.ndarray:
     if reject is not None:
         # Compared with the rounded per cent that the confidence raster shows: a user can repeat the rejection
         # from the two files.
-        classes[(tile.percent() < 100 * reject) & tile.valid] = len(tile.probabilities)
+        classes[(tile.percent() < 100 * reject) & tile.valid] = len(tile.logits)
     # (h, w) -> (1, h, w): every raster has a band axis, so that planes of all can be joined.
     return classes[None]
 

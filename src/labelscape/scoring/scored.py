@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,23 +48,47 @@ class ScoredTile:
 
     def classes(self) -> np.ndarray:
         """(h, w) uint8 index of the most probable class, 255 on invalid pixels."""
-        # Plane by plane: torch's own argmax over the first dimension takes as long as a small network. The
-        # first of equals wins.
-        best = self.probabilities[0].clone()
-        indices = torch.zeros(best.shape, dtype=torch.uint8)
-        for k, plane in enumerate(self.probabilities[1:], start=1):
-            indices.masked_fill_(plane > best, k)
-            torch.maximum(best, plane, out=best)
-        indices = indices.numpy()
-        if not self.valid.all():
-            indices[~self.valid] = IGNORE
-        return indices
+        return self._marked(self._best[0])
 
     def percent(self) -> np.ndarray:
         """(h, w) uint8 probability of the most probable class in per cent (the confidence), 255 on invalid
         pixels.
         """
-        best = self.probabilities.amax(dim=0).mul(100).round_().to(torch.uint8).numpy()
-        if not self.valid.all():
-            best[~self.valid] = IGNORE
-        return best
+        return self._marked(self._best[1])
+
+    def _marked(self, values: np.ndarray) -> np.ndarray:
+        """A copy, which may be changed."""
+        return values.copy() if self.valid.all() else np.where(self.valid, values, np.uint8(IGNORE))
+
+    @cached_property
+    def _best(self) -> tuple[np.ndarray, np.ndarray]:
+        """(h, w) uint8 each: index of the most probable class, of equals the first; its per cent.
+
+        Both in one pass over strips that stay in the processor's cache, a quarter of the time of two over the
+        whole tile (measured); probabilities of all classes are not kept.
+        """
+        index, percent = (np.empty(self.logits.shape[1:], np.uint8) for _ in range(2))
+        place = 0
+        for strip in self._strips():
+            best, chosen = strip[0].copy(), index[place : place + strip.shape[1]]
+            chosen[:] = 0
+            higher = np.empty(chosen.shape, bool)
+            numbers = higher.view(np.uint8)
+            for k, plane in enumerate(strip[1:], start=1):
+                np.greater(plane, best, out=higher)
+                numbers *= k  # ascending, so that the larger of two numbers is the later class
+                np.maximum(chosen, numbers, out=chosen)
+                np.maximum(best, plane, out=best)
+            best *= 100
+            percent[place : place + len(best)] = np.rint(best, out=best)
+            place += len(best)
+        return index, percent
+
+    def _strips(self) -> Iterator[np.ndarray]:
+        """Probabilities (K, rows, w) float32 of some rows at a time."""
+        if self.logits.device.type != "cpu" or "probabilities" in self.__dict__:
+            parts = self.probabilities.split(SOFTENED_ROWS, dim=1)
+        else:
+            parts = (soften(rows) for rows in self.logits.split(SOFTENED_ROWS, dim=1))
+        for part in parts:
+            yield part.numpy()
