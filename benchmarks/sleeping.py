@@ -108,7 +108,7 @@ def begin(job: Job, source: str, request: MapRequest, workers: int, scenes: int)
     for tile in about.plan:
         number = blocks.of(tile.answers)
         missing[number] = missing.get(number, 0) + tile.answers.pixels
-    return Begun(task, missing, 0)
+    return Begun(task, missing, 0, Path(source).stem)
 
 
 def score(task: BlockTask, number: int) -> Scored:

@@ -324,17 +324,17 @@ def _likely_cause(path: Path, error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: str | Path, *, patience: float = 0) -> Iterator[None]:
+def locked(path: str | Path, *, patience: float = 0, of: str = "", tidy: bool = True) -> Iterator[None]:
     """Let no other process (or thread) write `path` while the block runs, and first remove what killed
-    processes left beside it. The system releases the lock when the process ends, however it ends; `patience`
-    are the seconds to wait for that.
+    processes left beside it (`tidy`). The system releases the lock when the process ends, however it ends;
+    `patience` are the seconds to wait for that. Locks `of` another kind do not exclude each other.
 
     Raises BadFile where another one is writing it, or its folder cannot be written to. File systems without
     locks let all pass.
     """
     path = Path(path)
     # A hash: the name of the target may be as long as the system allows.
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(path.name) + b"/" * bool(of) + of.encode()).hexdigest()[:16]
     lock = path.parent / f"{OURS}{digest}{LOCK}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -349,7 +349,8 @@ def locked(path: str | Path, *, patience: float = 0) -> Iterator[None]:
             "folder (`out`)."
         )
     try:
-        remove_abandoned(path.parent)
+        if tidy:
+            remove_abandoned(path.parent)
         yield
     finally:
         # Removed while it is held: a process that waits for this file finds it gone, and makes a new one.

@@ -4,22 +4,25 @@ are made in this process, and end in any order.
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import world
+from processes import until
 
-from labelscape.checkpoint import StoredAs, save
+from labelscape.checkpoint import StoredAs, load, save
 from labelscape.errors import BadFile
 from labelscape.grid import Window
 from labelscape.maps import shared
-from labelscape.maps.blocks import BlockTask, Scored
+from labelscape.maps.blocks import BlockTask, Scored, kept_tiles, score_block
 from labelscape.maps.job import Job, SceneRecord
 from labelscape.maps.layout import blocks_for
 from labelscape.maps.request import MapRequest
-from labelscape.maps.run import map_scene
-from labelscape.maps.shared import Begun, Shared
+from labelscape.maps.run import map_scene, map_with
+from labelscape.maps.shared import Begun, Shared, begin_here
 from labelscape.scoring.tiles import TilePlan
 from labelscape.workers.pace import Pace
+from labelscape.workers.store import Folder
 
 QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}
 
@@ -113,13 +116,38 @@ def test_tiles_that_are_removed_before_the_map_is_written_are_scored_again(model
     assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
 
 
-def plain(monkeypatch, blocks=5, bad=None):
-    """Calls that do nothing; of scene `bad` a block raises."""
+def test_tiles_on_a_server_are_read_ahead_and_written_in_their_order(model, tmp_path, monkeypatch):
+    one, (scene,) = shared_scenes(model, tmp_path, [(200, 260)])
+    begun = begin_here(one.job, str(scene), one.requests[0], 1, 1)
+    count = sum(score_block(begun.task, number).made for number in begun.missing)
+    real, asked = Folder.get, []
+
+    def late(self, name):
+        """None is answered before the next one is asked for."""
+        asked.append(name)
+        number = len(asked)
+        until(lambda: len(asked) > min(number, count - 1), 60)
+        return real(self, name)
+
+    def tiles(work, tick):
+        monkeypatch.setattr(Folder, "remote", True)
+        monkeypatch.setattr(Folder, "get", late)
+        yield from kept_tiles(count)(work, tick)
+
+    request = one.requests[0].replace(scene=str(scene))
+    map_with([load(model)], scene, tmp_path / "maps", request, tiles=tiles)
+    monkeypatch.undo()
+    assert count == len(set(asked)) > 10
+    map_scene(model, scene, tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+
+
+def plain(monkeypatch, tmp_path, blocks=5, bad=None):
+    """Calls that do nothing, as a job into a folder; of scene `bad` a block raises."""
 
     def begin(job, source, request, workers, scenes):
-        return Begun(
-            BlockTask((), source, request, f"/nowhere/{source}", (), 1, 1, 1), tuple(range(blocks)), 0
-        )
+        task = BlockTask((), source, request, f"/nowhere/{source}", (), 1, 1, 1)
+        return Begun(task, dict.fromkeys(range(blocks), 1), 0, source)
 
     def score(task, number):
         if task.source == bad and number == 2:
@@ -133,13 +161,14 @@ def plain(monkeypatch, blocks=5, bad=None):
     for name, function in (("begin_here", begin), ("score_block", score), ("write_here", write)):
         monkeypatch.setattr(shared, name, function)
     monkeypatch.setattr(shared, "for_workers", lambda source: source)
+    return Job((), str(tmp_path), False)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_scene_is_lost_or_doubled_and_few_are_open_at_a_time(monkeypatch, seed):
-    plain(monkeypatch, bad="s7")
+def test_no_scene_is_lost_or_doubled_and_few_are_open_at_a_time(monkeypatch, tmp_path, seed):
+    job = plain(monkeypatch, tmp_path, bad="s7")
     scenes, workers = [f"s{n}" for n in range(40)], 4
-    one = Shared(Job((), "maps", False), scenes, [MapRequest(scene="s")] * 40, workers)
+    one = Shared(job, scenes, [MapRequest(scene="s")] * 40, workers)
     most, calls = 0, []
 
     def watch(call):
@@ -160,9 +189,34 @@ def test_no_scene_is_lost_or_doubled_and_few_are_open_at_a_time(monkeypatch, see
     assert not one._open and not one._blocks and not one._of
 
 
-def test_a_worker_that_died_with_a_scene_is_its_cause(monkeypatch):
-    plain(monkeypatch)
-    one = Shared(Job((), "maps", False), ["a", "b"], [MapRequest(scene="s")] * 2, 1)
+def test_of_two_jobs_and_a_single_map_one_has_a_scene_until_it_is_written(model, tmp_path, monkeypatch):
+    """Also between its begin and its end, when no worker holds the lock of its files."""
+    monkeypatch.setattr(shared, "PATIENCE", 0)
+    one, (scene, other) = shared_scenes(model, tmp_path, SIZES[:2])
+    said = []
+
+    def meanwhile(call):
+        if call.name == "score-block" and not said:
+            for overwrite in (False, True):
+                job = replace(one.job, overwrite=overwrite)
+                second = Shared(job, [scene], one.requests[:1], 1)
+                said.extend(record.cause for record in mapped(second, ending_in_any_order(0)).values())
+                with pytest.raises(BadFile) as refused:
+                    map_scene(model, scene, tmp_path / "maps", overwrite=overwrite, **QUICK)
+                said.append(str(refused.value))
+
+    assert {r.state for r in mapped(one, ending_in_any_order(0, ahead=1, then=meanwhile)).values()} == {
+        "done"
+    }
+    assert len(said) == 4 and all("s0 is being written by another run" in line for line in said), said
+    for each in (scene, other):
+        map_scene(model, each, tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
+    assert not list((tmp_path / "maps").glob(".*"))
+
+
+def test_a_worker_that_died_with_a_scene_is_its_cause(monkeypatch, tmp_path):
+    one = Shared(plain(monkeypatch, tmp_path), ["a", "b"], [MapRequest(scene="s")] * 2, 1)
 
     def run(calls, took):
         for call, found in ending_in_any_order(0)(calls, took):

@@ -5,7 +5,7 @@ map's journal, from which one process writes the map.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,14 @@ from typing import Any
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError
 from labelscape.grid import Window
+from labelscape.maps.arriving import Corner, arriving, kept_of
 from labelscape.maps.job import portable
 from labelscape.maps.journal import Journal, differences, tile_key
 from labelscape.maps.layout import Blocks, blocks_for, in_words
 from labelscape.maps.outputs import RasterOutput, rasters_of
 from labelscape.maps.rasters import Item, Tiles, in_order, one_behind, planes_of
 from labelscape.maps.request import MapRequest
-from labelscape.maps.work import MapWork, opened_for, scorer_of
+from labelscape.maps.work import MapWork, opened_for, scorer_of, tiles_of
 from labelscape.progress import Tick, bar
 from labelscape.scenes.files import Source
 from labelscape.scenes.scene import Scene
@@ -28,7 +29,7 @@ from labelscape.scoring.heap import memory_kept
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer, second_task
-from labelscape.scoring.stitch import plan_for, score_tiles
+from labelscape.scoring.stitch import score_tiles
 from labelscape.scoring.tiles import TilePlan
 from labelscape.workers.cluster import Call, Took
 from labelscape.workers.pace import Pace
@@ -37,8 +38,6 @@ from labelscape.workers.store import store_at
 
 Run = Callable[[Iterable[Call | None], Took], Iterator[tuple[Call, Any]]]
 """Runs calls on workers and yields each with what it returned or raised (`cluster.outcomes`)."""
-Corner = tuple[int, int]
-"""First row and column of a tile."""
 
 
 # ---------------------------------------------------------------------------------------------- on a worker
@@ -144,8 +143,8 @@ def _opened(task: BlockTask, models: list[Checkpoint], stack: ExitStack) -> _Rea
     request = task.request
     scene, _, watched = stack.enter_context(opened_for(models[0], task.source, request))
     scorer, mate = scorer_of(request, models), second_task(models)
-    tiling = {"tile_size": request.tile_size, "overlap": request.overlap, "blend": request.blend}
-    plan = plan_for(scorer, scene, **tiling)
+    plan = tiles_of(request, scorer, scene)
+    # The engine that was chosen by who began the map, by its name.
     scorer = with_engine(scorer, [plan], request.engine).scorer
     key = tile_key(request, models, scene, plan, scorer.device.type, watched, engine=scorer.engine)
     # As the process that writes the map sees it: else its tiles would be of another map.
@@ -181,7 +180,8 @@ def from_workers(
     def tiles(work: MapWork, tick: Tick) -> Iterator[Item]:
         blocks = blocks_for(work.plan, workers)
         say(in_words(blocks, workers))
-        missing = missing_blocks(work, blocks)
+        kept = kept_of(work)
+        missing = _missing(work, blocks, kept)
         task = task_of(work, models, source, blocks)
         calls = (Call(number, f"block-of-{work.stem}", score_block, (task, number)) for number in missing)
         pace.forget()
@@ -189,7 +189,7 @@ def from_workers(
         def took(worker: str, seconds: float, found: Scored) -> None:
             pace.took(worker, seconds, found.made)
 
-        yield from _arriving(work, blocks, missing, run(calls, took), pace, tick)
+        yield from arriving(work, blocks, kept, missing, run(calls, took), pace, tick)
 
     return tiles
 
@@ -202,7 +202,8 @@ def kept_tiles(least: int) -> Tiles:
         if work.journal.found < least:
             yield from in_order(work, tick)
         else:
-            yield from _arriving(work, Blocks(work.plan, 1, 1), {}, iter(()), Pace(), tick)
+            whole = Blocks(work.plan, 1, 1)
+            yield from arriving(work, whole, kept_of(work), {}, iter(()), Pace(), tick)
 
     return tiles
 
@@ -227,48 +228,12 @@ def missing_blocks(work: MapWork, blocks: Blocks) -> dict[int, int]:
     """The blocks with tiles that may hold data and are not in the journal, in the order in which they are
     written, with the pixels of these tiles.
     """
-    kept, missing = _kept_of(work), Counter[int]()
+    return _missing(work, blocks, kept_of(work))
+
+
+def _missing(work: MapWork, blocks: Blocks, kept: Set[Window]) -> dict[int, int]:
+    missing = Counter[int]()
     for tile in work.plan:
         if tile.answers not in kept and work.scene.may_hold(tile.answers):
             missing[blocks.of(tile.answers)] += tile.answers.pixels
     return dict(missing)
-
-
-def _kept_of(work: MapWork) -> set[Window]:
-    """The tiles of an earlier run."""
-    journal = work.journal
-    return {t.answers for t in work.plan if journal.had(t.answers)} if journal.found else set()
-
-
-def _arriving(
-    work: MapWork,
-    blocks: Blocks,
-    missing: Mapping[int, int],
-    ends: Iterator[tuple[Call, Any]],
-    pace: Pace,
-    tick: Tick,
-) -> Iterator[Item]:
-    """Every tile with valid pixels in the plan's order, as soon as its block is finished."""
-    scene, plan, journal = work.scene, work.plan, work.journal
-    kept, waiting, there = _kept_of(work), set(missing), set[Corner]()
-    for tile in plan:
-        number = blocks.of(tile.answers)
-        while number in waiting:
-            call, found = next(ends)
-            if isinstance(found, BaseException):
-                raise found
-            waiting.discard(call.number)
-            there.update(found.there)
-            pace.pixels += missing[call.number]
-            tick(0, blocks=f"{len(missing) - len(waiting):,}/{len(missing):,}", **pace.facts())
-        # By what the worker said, not by what is there: a tile that was lost since must not become a hole.
-        # Others hold no valid pixel.
-        if tile.answers in kept or (tile.answers.top, tile.answers.left) in there:
-            planes = journal.load(tile.answers)
-            if planes is not None:
-                yield tile.answers, planes
-                continue
-            # A file that is damaged or gone: this tile alone is scored, here.
-            yield from score_tiles(
-                work.scorer, scene, plan, wanted=lambda window, damaged=tile.answers: window == damaged
-            )

@@ -147,6 +147,7 @@ def map_one(
     patience: float = 0,
     spent: float | None = None,
     journal: str | None = None,
+    in_job: bool = False,
 ) -> SceneRecord:
     """Map one scene of a job, unless an earlier run has finished it. Whatever is wrong with the scene becomes
     its record: the other scenes do not suffer. For the options see `map_with`.
@@ -154,7 +155,7 @@ def map_one(
 
     def make() -> SceneRecord:
         options = {"overwrite": overwrite, "tiles": tiles, "patience": patience, "spent": spent}
-        result = map_with(models, source, out, request, **options, journal=journal)
+        result = map_with(models, source, out, request, **options, journal=journal, in_job=in_job)
         return SceneRecord(
             scene_text(source),
             "done",

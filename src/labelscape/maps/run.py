@@ -89,14 +89,15 @@ def map_with(
     patience: float = 0,
     spent: float | None = None,
     journal: str | None = None,
+    in_job: bool = False,
 ) -> MapResult:
     """`map_scene` with models that are loaded, and with tiles that may come from elsewhere (`Tiles`) and are
     kept there (`journal`, an address). While another run writes the same map it waits for `patience` seconds.
     `spent` are the seconds that this job took to make the tiles in the journal; None where an earlier run
-    made some, or there are none.
+    made some, or there are none. `in_job`: see `prepared`.
     """
     start = time.monotonic() - (spent or 0)
-    how = {"overwrite": overwrite, "patience": patience, "journal": journal}
+    how = {"overwrite": overwrite, "patience": patience, "journal": journal, "in_job": in_job}
     with opened_work(models, source, out, request, **how) as (work, findings):
         with as_many_threads(work.journal.machine):
             tallies = write_rasters(work, tiles)
@@ -128,6 +129,7 @@ def opened_work(
     overwrite: bool = False,
     patience: float = 0,
     journal: str | None = None,
+    in_job: bool = False,
 ) -> Iterator[tuple[MapWork, tuple[Difference, ...]]]:
     """A map that can begin, its journal opened, and what was found of its scene. Raises as `map_scene`."""
     models = [one.task(request.task) for one in models]
@@ -138,7 +140,7 @@ def opened_work(
         # With `force` the causes of the refusal become notes: they go into report and run file.
         notes = [finding.cause for finding in findings]
         told = {"overwrite": overwrite, "notes": notes, "watched": watched, "patience": patience}
-        with prepared(request, models, opened, out, **told, journal=journal) as work:
+        with prepared(request, models, opened, out, **told, journal=journal, in_job=in_job) as work:
             yield work, findings
 
 

@@ -12,10 +12,12 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labelscape.errors import LabelscapeError
 from labelscape.maps.blocks import BlockTask, Run, Scored, kept_tiles, missing_blocks, score_block, task_of
 from labelscape.maps.job import (
     NO_MEMORY,
@@ -31,6 +33,7 @@ from labelscape.maps.journal import Journal
 from labelscape.maps.layout import blocks_for
 from labelscape.maps.request import MapRequest
 from labelscape.maps.run import opened_work
+from labelscape.maps.work import held_by_job
 from labelscape.progress import Tick
 from labelscape.scenes.files import Source
 from labelscape.scoring.machine import as_many_threads
@@ -45,12 +48,14 @@ from labelscape.workers.store import store_at
 
 @dataclass(frozen=True)
 class Begun:
-    """A scene whose journal is open: its missing blocks with their pixels, and how many tiles an
-    earlier run made."""
+    """A scene whose journal is open: its missing blocks with their pixels, how many tiles an earlier run
+    made, and the stem of its map's files.
+    """
 
     task: BlockTask
     missing: Mapping[int, int]
     found: int
+    stem: str
 
 
 def begin_here(
@@ -65,7 +70,7 @@ def begin_here(
             with opened_work(models, source, out, request, **options) as (work, _):
                 blocks = blocks_for(work.plan, workers, scenes)
                 task = task_of(work, job.models, source, blocks)
-                return Begun(task, missing_blocks(work, blocks), work.journal.found)
+                return Begun(task, missing_blocks(work, blocks), work.journal.found, work.stem)
 
         return attempted(make, models, source, out, request, overwrite=job.overwrite)
 
@@ -73,7 +78,7 @@ def begin_here(
 def write_here(job: Job, source: Source, request: MapRequest, least: int, spent: float | None) -> SceneRecord:
     """Write the map of a scene, of which at least so many tiles are in the journal, on a worker."""
     with as_many_threads({"threads": job.threads}):
-        options = {"overwrite": job.overwrite, "patience": PATIENCE, "spent": spent}
+        options = {"overwrite": job.overwrite, "patience": PATIENCE, "spent": spent, "in_job": True}
         return map_one(loaded(job.models), source, Path(job.out), request, tiles=kept_tiles(least), **options)
 
 
@@ -82,12 +87,15 @@ def write_here(job: Job, source: Source, request: MapRequest, least: int, spent:
 
 @dataclass(eq=False)
 class _Open:
-    """A scene that is begun: its blocks that have not ended, and the tiles kept so far."""
+    """A scene that is begun: its blocks that have not ended, the tiles kept so far, and the lock that keeps
+    other runs from its map.
+    """
 
     begun: Begun
     waiting: set[int]
     kept: int
     since: float
+    lock: ExitStack
 
 
 @dataclass(eq=False)
@@ -130,7 +138,7 @@ class Shared:
                     yield scene, record
         finally:
             while self._open:
-                _leave(self._open.popitem()[1].begun)
+                _leave(self._open.popitem()[1])
 
     def _calls(self) -> Iterator[Call | None]:
         """The next call, each time; None where it depends on one that has not ended."""
@@ -171,14 +179,10 @@ class Shared:
         """Take what a call returned, or raised: the record of its scene where that has ended with it."""
         self._beginning.discard(scene)
         if isinstance(found, Begun):
-            one = _Open(found, set(found.missing), found.found, time.monotonic())
-            self._open[scene] = one
-            self._blocks.extend([(scene, number) for number in found.missing])
-            if not one.waiting:
-                self._whole.append(scene)
-            return None
+            return self._begun(scene, found)
         if isinstance(found, SceneRecord):
-            self._open.pop(scene, None)
+            if one := self._open.pop(scene, None):
+                one.lock.close()
             return found
         one = self._open.get(scene)
         if isinstance(found, BaseException):
@@ -187,11 +191,9 @@ class Shared:
                 return None
             seconds = 0.0
             if one is not None:
-                self._open.pop(scene)
-                _leave(one.begun)
+                _leave(self._open.pop(scene))
                 seconds = time.monotonic() - one.since
-            text, cause = scene_text(self.scenes[scene]), cause_of(found, NO_MEMORY)
-            return SceneRecord(text, "failed", seconds, cause=cause)
+            return self._failed(scene, found, seconds)
         if one is not None:
             one.kept += found.made
             one.waiting.discard(block)
@@ -199,9 +201,28 @@ class Shared:
                 self._whole.append(scene)
         return None
 
+    def _begun(self, scene: int, found: Begun) -> SceneRecord | None:
+        """Hand out the blocks of a scene; its record where another run has come first."""
+        lock = ExitStack()
+        try:
+            # From here on: a worker has let go of it. A run that came between has the same tiles, or has
+            # deleted these, which whoever makes the next one sees.
+            lock.enter_context(held_by_job(Path(self.job.out), found.stem, patience=PATIENCE))
+        except LabelscapeError as error:
+            return self._failed(scene, error)
+        self._open[scene] = _Open(found, set(found.missing), found.found, time.monotonic(), lock)
+        self._blocks.extend([(scene, number) for number in found.missing])
+        if not found.missing:
+            self._whole.append(scene)
+        return None
 
-def _leave(begun: Begun) -> None:
-    """Remove the journal of a scene that is not mapped where it has no tile."""
-    store = store_at(begun.task.journal)
-    with contextlib.suppress(OSError), Journal.of_another(store, {}, begun.task.planes):
+    def _failed(self, scene: int, error: BaseException, seconds: float = 0.0) -> SceneRecord:
+        text, cause = scene_text(self.scenes[scene]), cause_of(error, NO_MEMORY)
+        return SceneRecord(text, "failed", seconds, cause=cause)
+
+
+def _leave(one: _Open) -> None:
+    """Let go of a scene that is not mapped, and remove its journal where it has no tile."""
+    task = one.begun.task
+    with one.lock, contextlib.suppress(OSError), Journal.of_another(store_at(task.journal), {}, task.planes):
         pass

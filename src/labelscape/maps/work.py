@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,10 +141,12 @@ def prepared(
     watched: Watched,
     patience: float = 0,
     journal: str | None = None,
+    in_job: bool = False,
 ) -> Iterator[MapWork]:
-    """Plan a map, and hold the lock of its files while the block runs, for which it waits `patience` seconds.
-    Tiles are kept in `out`, or below the address `journal`. Everything that can fail is checked here, before
-    the first tile: raises BadOption, BadInput, BadFile.
+    """Plan a map, and hold the locks of its files while the block runs, for which it waits `patience`
+    seconds. `in_job`: another process of this job holds the one that keeps other runs from them. Tiles are
+    kept in `out`, or below the address `journal`. Everything that can fail is checked here, before the first
+    tile: raises BadOption, BadInput, BadFile.
     """
     checkpoint, grid = models[0], scene.grid
     bands_to_read(checkpoint.bands, scene)  # a missing band is refused even with `force`
@@ -155,7 +157,7 @@ def prepared(
     _check_files(request, scene, paths)
     with stage("load the network"):
         scorer = scorer_of(request, models)
-    plan = plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
+    plan = tiles_of(request, scorer, scene)
     store = store_for(out, stem, journal)
     with stage("choose the engine"):
         scorer, told_of_engine = settled(scorer, plan, request, store)
@@ -163,9 +165,7 @@ def prepared(
         notes = [*notes, line]
     if warning := size_warning(scorer, plan):
         notes = [*notes, warning]
-    notes = [*notes, *told_of_engine]
-    if line := other_scaling(checkpoint):
-        notes = [*notes, line]
+    notes = [*notes, *told_of_engine, *filter(None, [other_scaling(checkpoint)])]
     if mate is None and any(one.mate for one in models):
         notes = [*notes, "the second task is not mapped: not all models learned one of that name and classes"]
     legends = {"": checkpoint.legend} | ({task: mate.legend} if mate else {})
@@ -173,7 +173,7 @@ def prepared(
         legends = {name: with_unknown(legend) for name, legend in legends.items()}
     key = tile_key(request, models, scene, plan, scorer.device.type, watched, engine=scorer.engine)
     make_folder(out)
-    with locked(out / stem, patience=patience):
+    with _locks(out, stem, patience, in_job=in_job):
         wanted = planes_wanted(request, models)
         notes = [*notes, *_room(request, out, store, scene, plan, len(wanted))]
         # Files beside tiles with this very key are this map's own, finished before it was stopped.
@@ -189,6 +189,20 @@ def prepared(
         notes = [*notes, *filter(None, [kept.deleted]), *unlike_before(kept.machine)]
         made, told = (stem, paths, rasters_of(request, task)), tuple(notes)
         yield MapWork(request, scorer, scene, plan, legends, *made, kept, replace, told, watched)
+
+
+@contextmanager
+def _locks(out: Path, stem: str, patience: float, *, in_job: bool) -> Iterator[None]:
+    others = nullcontext() if in_job else held_by_job(out, stem, patience=patience)
+    with others, locked(out / stem, patience=patience):
+        yield
+
+
+def held_by_job(out: Path, stem: str, *, patience: float) -> AbstractContextManager[None]:
+    """The lock that keeps other runs from a map's files and tiles while processes of one job take turns to
+    hold the lock of the files. Raises as `locked`, which removes what killed processes left.
+    """
+    return locked(out / stem, patience=patience, of="job", tidy=False)
 
 
 def other_scaling(checkpoint: Checkpoint) -> str:
@@ -263,6 +277,11 @@ def scorer_of(request: MapRequest, models: Sequence[Checkpoint]) -> Scorer:
         both=second_task(models) is not None,
         unfamiliar=request.unfamiliar,
     )
+
+
+def tiles_of(request: MapRequest, scorer: Scorer, scene: Scene) -> TilePlan:
+    """The tiles of a map. Raises BadOption."""
+    return plan_for(scorer, scene, tile_size=request.tile_size, overlap=request.overlap, blend=request.blend)
 
 
 def settled(scorer: Scorer, plan: TilePlan, request: MapRequest, begun: Store) -> tuple[Scorer, list[str]]:
