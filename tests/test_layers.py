@@ -19,7 +19,7 @@ FLOORS = (
     {"scenes"},
     {"labels"},
     {"contract"},
-    {"nets", "model_card", "checkpoint_schema", "exported"},
+    {"nets", "model_card", "checkpoint_schema", "exported", "model_places"},
     {"checkpoint"},
     {"scoring"},
     {"workers"},

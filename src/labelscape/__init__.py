@@ -94,6 +94,7 @@ _PLACES = {
     "explain": "explanation.run",
     "Explanation": "explanation.analysis",
     "export_model": "export.model",
+    "push": "export.push",
     "Exported": "export.model",
     "import_caffe": "export.from_caffe",
     "serve": "viewer.serve",
@@ -147,6 +148,7 @@ if TYPE_CHECKING:
     from labelscape.export.from_caffe import import_caffe as import_caffe
     from labelscape.export.model import Exported as Exported
     from labelscape.export.model import export_model as export_model
+    from labelscape.export.push import push as push
     from labelscape.grid import Grid as Grid
     from labelscape.grid import Window as Window
     from labelscape.inspection import Info as Info

@@ -26,6 +26,7 @@ from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.exported import ExportedNetwork, read_exported
 from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
+from labelscape.model_places import local_model
 from labelscape.text import printable
 
 FORMAT = "labelscape-1"
@@ -252,7 +253,7 @@ def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Pat
 def description(path: str | Path) -> dict:
     """Read all of a checkpoint but its weights, as JSON values. Raises BadFile as `load` does."""
     check_path(path, "A checkpoint")
-    path = Path(path)
+    path = local_model(path)
     if not os.path.isfile(path):
         raise BadFile(
             f"{path} does not exist."
@@ -315,9 +316,11 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint (weights as float32), or an ONNX model that `export` wrote. Raises BadFile where it
-    is missing, damaged or another file.
+    is missing, damaged or another file. `path` may be a place that `push` wrote to: a folder, hf://owner/name,
+    s3://bucket/prefix, or its https:// address.
     """
     check_path(path, "A checkpoint")
+    path = local_model(path)
     if Path(path).suffix.lower() == ONNX and Path(path).is_file():
         return _load_exported(Path(path))
     fields = description(path)

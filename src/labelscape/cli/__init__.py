@@ -31,6 +31,7 @@ from labelscape.cli import (
     models,
     mosaic,
     polygonize,
+    push,
     review,
     sample,
     serve,
@@ -96,7 +97,8 @@ VERBS = {
     explain: "Look inside a network on your own scenes.",
     table: "Reproduce a table of a paper.",
     bench: "Measure speed and memory of the networks.",
-    export: "Export a model to ONNX for other programs.",
+    export: "Export a model for other programs; its card.",
+    push: "Publish a model with its card and checksum.",
     import_caffe: "Import weights published for Caffe.",
 }
 """One line each for the list of commands, short enough not to be cut at 80 columns."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from labelscape.cli.options import AsJson, Overwrite, print_json
+from labelscape.cli.push import License
 
 NAME = "export"
 
@@ -41,10 +42,14 @@ Task = Annotated[
 
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors).")],
-    to: Annotated[str, typer.Option("--to", help="Format: onnx.")] = "onnx",
+    to: Annotated[
+        str, typer.Option("--to", help="Format: onnx; or card, the model card and a STAC item.")
+    ] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="File to write.", show_default="beside the checkpoint, of its name"),
+        typer.Option(
+            "--out", help="File to write; of a card its folder.", show_default="beside the checkpoint"
+        ),
     ] = None,
     size: Size = None,
     dynamic: Dynamic = False,
@@ -52,6 +57,7 @@ def run(
     dtype: Dtype = "float32",
     normalise: Normalise = "inside",
     task: Task = None,
+    license: License = "",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -65,7 +71,12 @@ def run(
       labelscape export run/mlp.safetensors --to onnx
 
       labelscape export run/mlp.safetensors --size 512 --normalise unit --out deepness.onnx
+
+      labelscape export run/mlp.safetensors --to card --license CC-BY-4.0
     """
+    if to == "card":
+        _card(model, out, license, overwrite, as_json)
+        return
     from labelscape.export.model import export_model
 
     done = export_model(
@@ -89,3 +100,14 @@ def run(
     print(f"{'images':<11}{images}")
     changed = f"; {100 * done.changed:.3g} % of pixels get another class" if done.changed else ""
     print(f"{'compared':<11}probabilities differ from PyTorch's by at most {done.difference:.1g}{changed}")
+
+
+def _card(model: Path, out: Path | None, license: str, overwrite: bool, as_json: bool) -> None:
+    from labelscape.export.push import write_card
+
+    paths = write_card(model, out, license=license, overwrite=overwrite)
+    if as_json:
+        print_json({"paths": [str(path) for path in paths]})
+        return
+    for what, path in zip(("card", "STAC item"), paths, strict=True):
+        print(f"{what:<11}{path}")

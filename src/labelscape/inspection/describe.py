@@ -22,6 +22,7 @@ from labelscape.legend import Legend
 from labelscape.maps.settings import settings_in_words
 from labelscape.maps.speed import in_words
 from labelscape.model_card import model_card
+from labelscape.model_places import is_place, local_model
 from labelscape.scenes.files import Source, reading
 from labelscape.scenes.vectors import VECTOR_SUFFIXES
 
@@ -44,7 +45,7 @@ def info(path: Source, *, statistics: bool = False) -> Info:
     if isinstance(path, (list, tuple)):
         return scene(path, statistics)
     check_path(path, "A checkpoint, map or scene")
-    place = Path(path)
+    place = local_model(path) if is_place(path) else Path(path)
     if place.is_dir() and place.suffix.lower() != ".gdb":
         # A folder with one run file is that map, whatever lies beside it.
         runs = sorted(place.glob(f"*{RUN}"))

@@ -130,16 +130,23 @@ def _name_classes(asset: pystac.Asset, legend: Legend) -> None:
     from pystac.extensions.classification import Classification, ClassificationExtension
 
     named = ClassificationExtension.ext(asset, add_if_missing=True)
-    named.classes = [
-        Classification.create(
-            value=c.value,
-            name=_machine_name(c.name, c.value),
-            title=c.name,
-            description=c.description or c.name,
-            color_hint="{:02X}{:02X}{:02X}".format(*c.color),
-        )
+    named.classes = [Classification.create(**one) for one in class_values(legend)] + [
+        Classification.create(value=IGNORE, name="nodata", description="no data", nodata=True)
+    ]
+
+
+def class_values(legend: Legend) -> list[dict]:
+    """Values, names and colours of the classes in the classification extension's words, as JSON values."""
+    return [
+        {
+            "value": c.value,
+            "name": _machine_name(c.name, c.value),
+            "title": c.name,
+            "description": c.description or c.name,
+            "color_hint": "{:02X}{:02X}{:02X}".format(*c.color),
+        }
         for c in legend.classes
-    ] + [Classification.create(value=IGNORE, name="nodata", description="no data", nodata=True)]
+    ]
 
 
 def footprint(grid: Grid) -> tuple[dict, list[float]]:
