@@ -12,17 +12,15 @@ import rasterio
 import shapely
 import viewed
 import world
+from viewed import client
 
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
-from fastapi.testclient import TestClient
-
 from labelscape.errors import BadInput
 from labelscape.labels.corrections import read_corrections
 from labelscape.viewer.app import create_app
 from labelscape.viewer.corrections import Corrections
 from labelscape.viewer.shown import find
 
-HOME = "http://127.0.0.1:8765"
 RING = [[10, 20], [60, 20], [60, 70], [10, 70]]
 
 
@@ -31,14 +29,8 @@ def folder(tmp_path) -> Path:
     return viewed.made(tmp_path)
 
 
-def asked(folder: Path, **how) -> TestClient:
-    page = TestClient(create_app(find(folder), edit=True), base_url=HOME, raise_server_exceptions=False)
-    page.headers["origin"] = HOME
-    return page
-
-
 def test_a_polygon_is_a_correction_for_training(folder):
-    page, shown = asked(folder), find(folder)
+    page, shown = client(find(folder), own=True, edit=True), find(folder)
     assert page.get("/api/corrections").json() == [] and not (folder / "corrections.gpkg").exists()
     made = page.post("/api/corrections", json={"class": "forest", "ring": RING}).json()
     assert page.post("/api/corrections", json={"class": "water", "ring": RING[:3]}).status_code == 200
@@ -77,14 +69,14 @@ def test_a_polygon_is_a_correction_for_training(folder):
     ],
 )
 def test_other_polygons_are_refused(folder, body, says):
-    page = asked(folder)
+    page = client(find(folder), own=True, edit=True)
     answer = page.post("/api/corrections", json=body)
     assert answer.status_code == 422 and says in answer.text
     assert page.get("/api/corrections").json() == []
 
 
 def test_a_polygon_that_somebody_changed_is_not_overwritten(folder):
-    one, two = asked(folder), asked(folder)
+    one, two = client(find(folder), own=True, edit=True), client(find(folder), own=True, edit=True)
     number = one.post("/api/corrections", json={"class": "forest", "ring": RING}).json()["id"]
     assert (
         two.post(f"/api/corrections/{number}", json={"class": "field", "before": "forest"}).status_code == 200

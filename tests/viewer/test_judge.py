@@ -11,23 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import viewed
+from viewed import client
 
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
-from fastapi.testclient import TestClient
-
 from labelscape.assessment.answers import design_of, read_answers
 from labelscape.assessment.review import review
 from labelscape.assessment.sample import sample
+from labelscape.crs import transformed
 from labelscape.errors import BadFile, BadInput
+from labelscape.evaluation.places import error_legend
 from labelscape.labels.corrections import read_corrections
-from labelscape.viewer.app import create_app
+from labelscape.legend import IGNORE
+from labelscape.scenes.vectors import append_polygons, writing
 from labelscape.viewer.differences import differences
 from labelscape.viewer.geopackage import Changed, blob_of, geometry_of, opened
 from labelscape.viewer.judge import Judged
 from labelscape.viewer.shown import find
 
-HOME = "http://127.0.0.1:8765"
 NOTHING = {"class": None, "word": None}
 
 
@@ -45,17 +47,11 @@ def folder(made, tmp_path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "map"))
 
 
-def asked(folder: Path, judge: str, *, edit: bool = True, **how) -> TestClient:
-    page = TestClient(
-        create_app(find(folder, judge=folder / judge, **how), edit=edit),
-        base_url=HOME,
-        raise_server_exceptions=False,
-    )
-    page.headers["origin"] = HOME
-    return page
+def asked(folder: Path, judge: str, *, edit: bool = True):
+    return client(find(folder, judge=folder / judge), own=True, edit=edit)
 
 
-def say(page: TestClient, place: dict, **new) -> object:
+def say(page, place: dict, **new) -> object:
     before = {"class": place["class"], "word": place["word"]}
     return page.post(f"/api/places/{place['id']}", json={"new": {**NOTHING, **new}, "before": before})
 
@@ -188,7 +184,7 @@ def test_files_of_other_kinds_and_maps_are_refused(folder, tmp_path):
     legend = shown.layers[0].legend
     with pytest.raises(BadFile, match="does not exist"):
         Judged.of(tmp_path / "none.gpkg", shown.grid, legend)
-    with pytest.raises(BadInput, match="neither a review file nor a sample"):
+    with pytest.raises(BadInput, match="neither a review file, nor a sample"):
         Judged.of(folder / "place_run.json", shown.grid, legend)
     with pytest.raises(BadInput, match="of another map"):
         Judged.of(folder / "points.gpkg", shown.grid.crop(shown.grid.window.grown(3)), legend)
@@ -219,10 +215,57 @@ def test_differences_of_two_maps(folder, tmp_path):
         left, top, right, bottom = (int(v) for v in place["bounds"])
         covered[top:bottom, left:right] = True
     assert covered[differ].all() and found[0]["title"].endswith("then forest")
-    page = TestClient(create_app(shown), base_url=HOME)
+    page = client(shown)
     assert page.get("/api/places").json()[0]["id"] == 1
     values = page.get("/api/point?row=205&column=52").json()["values"]
     assert values["differs"] == [float(differ[205, 52])]
+
+
+def test_the_worst_blocks_of_an_evaluation_are_flown_through(folder, tmp_path):
+    out, grid = tmp_path / "errors", find(folder).grid
+    out.mkdir()
+    classes = find(folder).layers[0].legend
+    truth = rasterio.open(folder / "place_class.tif").read(1)
+    wrong = np.where(truth == IGNORE, IGNORE, 0).astype(np.uint8)
+    wrong[:40, 100:140] = 2
+    errors = viewed.raster(out / "place_errors.tif", wrong[None], legend=error_legend(classes))
+    blocks = {"scene": [], "wrong": [], "labelled": [], "miou": []}
+    shapes = []
+    # A right one, one of another scene far away, and two with errors; all in another zone's CRS.
+    for left, top, count, miou in (
+        (0, 0, 0, 1.0),
+        (9000, 0, 99, 0.1),
+        (128, 0, 5, 0.5),
+        (256, 128, 1600, None),
+    ):
+        corners = [(left, top), (left + 128, top), (left + 128, top + 128), (left, top + 128)]
+        xy = transformed(*np.array([grid.transform @ one for one in corners]).T, grid.crs, "EPSG:32632")
+        shapes.append(shapely.Polygon(np.column_stack(xy)))
+        for name, value in zip(blocks, ("place", count, 4096, np.nan if miou is None else miou)):
+            blocks[name].append(value)
+    columns = {name: np.array(v, object if name == "scene" else float) for name, v in blocks.items()}
+    with writing(out / "blocks.gpkg") as plain:
+        append_polygons(
+            plain, shapely.to_wkb(shapes), columns, layer="blocks", crs="EPSG:32632", first=True, options={}
+        )
+    # The folder of the evaluation alone, or its blocks and its errors beside a map.
+    alone = find(out, scene=folder / "place.tif")
+    assert [one.key for one in alone.layers] == ["errors", "scene"]
+    beside = find(folder, errors, judge=out / "blocks.gpkg")
+    assert "differs" not in [one.key for one in beside.layers] and beside.layer("errors") is not None
+    for shown in (alone, beside):
+        page = client(shown, own=True, edit=True)
+        judging = page.get("/api/map").json()["judge"]
+        assert (judging["kind"], judging["classes"], judging["words"]) == ("blocks", [], [])
+        places = page.get("/api/places").json()
+        assert [one["title"] for one in places] == [
+            "1,600 of 4,096 labelled pixels wrong",
+            "5 of 4,096 labelled pixels wrong, mIoU 50.0 %",
+        ]
+        assert np.allclose(places[0]["bounds"], (256, 128, 384, 256), atol=0.01)
+        # Nothing is answered, and an error map is not what corrections are drawn on.
+        assert page.post("/api/places/3", json={"new": NOTHING, "before": NOTHING}).status_code in (404, 405)
+        assert page.get("/api/map").json()["correct"] == (shown is beside)
 
 
 def test_changed_is_an_error_of_its_own():

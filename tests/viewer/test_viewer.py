@@ -14,22 +14,14 @@ import rasterio
 import viewed
 import world
 from PIL import Image
+from viewed import HOME, client
 
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
-from fastapi.testclient import TestClient
-
 from labelscape.errors import BadFile, BadInput
 from labelscape.legend import IGNORE
 from labelscape.viewer import tiles
-from labelscape.viewer.app import create_app
 from labelscape.viewer.guard import HEADERS, LARGEST_BODY
 from labelscape.viewer.shown import find
-
-HOME = "http://127.0.0.1:8765"
-
-
-def asked(shown, **how) -> TestClient:
-    return TestClient(create_app(shown, **how), base_url=HOME, raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def page(folder):
     shown = find(folder)
-    yield asked(shown)
+    yield client(shown)
     shown.close()
 
 
@@ -140,7 +132,7 @@ def test_the_pixel_under_the_cursor(page, folder):
 
 def test_maps_without_coordinates_are_shown(tmp_path):
     viewed.made(tmp_path, crs=None, transform=rasterio.Affine.identity())
-    page = asked(find(tmp_path))
+    page = client(find(tmp_path))
     facts = page.get("/api/map").json()
     assert facts["metres"] is None and facts["crs"] == "no CRS"
     assert page.get("/api/point?row=100&column=200").json()["lonlat"] is None
@@ -150,7 +142,7 @@ def test_maps_without_coordinates_are_shown(tmp_path):
 @pytest.mark.parametrize(("transform", "north"), [(world.NORTH_UP, 0), (world.ROTATED, 17)])
 def test_north_is_where_the_crs_has_it(tmp_path, transform, north):
     viewed.made(tmp_path, transform=transform)
-    assert asked(find(tmp_path)).get("/api/map").json()["north"] == pytest.approx(north)
+    assert client(find(tmp_path)).get("/api/map").json()["north"] == pytest.approx(north)
 
 
 def test_another_map_is_laid_on_the_first(folder, tmp_path):
@@ -161,7 +153,7 @@ def test_another_map_is_laid_on_the_first(folder, tmp_path):
     other = viewed.raster(
         tmp_path / "other_class.tif", classes[24:200, 40:300][None], legend=legend, transform=shifted
     )
-    page = asked(find(folder, other))
+    page = client(find(folder, other))
     first, second = (picture(page.get(f"/tiles/{key}/2/0/0.png")) for key in ("class", "2-class"))
     assert (first[24:200, 40:] == second[24:200, 40:]).all() and not second[:24, :, 3].any()
     assert page.get("/api/point?row=100&column=200").json()["values"]["2-class"] == [float(classes[100, 200])]
@@ -169,7 +161,7 @@ def test_another_map_is_laid_on_the_first(folder, tmp_path):
 
 def test_a_replaced_file_is_read_anew(tmp_path):
     viewed.made(tmp_path)
-    page = asked(find(tmp_path))
+    page = client(find(tmp_path))
     before = page.get("/api/map").json()["layers"][0]["version"]
     first = page.get("/tiles/class/2/0/0.png").content
     viewed.made(tmp_path, seed=5)
@@ -179,7 +171,7 @@ def test_a_replaced_file_is_read_anew(tmp_path):
 
 def test_colours_are_stored_in_the_file_with_edit_alone(tmp_path):
     path = viewed.made(tmp_path) / "place_class.tif"
-    reader, writer = asked(find(tmp_path)), asked(find(tmp_path), edit=True)
+    reader, writer = client(find(tmp_path)), client(find(tmp_path), edit=True)
     home, pixels = {"origin": HOME}, band(tmp_path, "class")
     layer = writer.get("/api/map").json()["layers"][0]
     old = {one["value"]: one["color"] for one in layer["classes"]}
@@ -242,7 +234,7 @@ def test_a_link_from_elsewhere_opens_the_page_and_nothing_else(page):
 
 
 def test_a_server_for_others_is_asked_by_number_or_its_own_name(folder):
-    page = asked(find(folder), host="0.0.0.0")
+    page = client(find(folder), host="0.0.0.0")
     assert page.get("/api/map", headers={"host": "192.168.0.9:8765"}).status_code == 200
     assert page.get("/api/map", headers={"host": "evil.example"}).status_code == 403
 
@@ -365,7 +357,7 @@ def test_a_scene_on_a_server_is_not_asked_for(folder, tmp_path):
 
 def test_names_from_files_go_out_as_text(tmp_path):
     viewed.made(tmp_path, names=(viewed.HOSTILE, "a</script>", "\"'&"))
-    answer = asked(find(tmp_path)).get("/api/map")
+    answer = client(find(tmp_path)).get("/api/map")
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["layers"][0]["classes"][0]["name"] == viewed.HOSTILE
 

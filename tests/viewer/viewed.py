@@ -17,6 +17,7 @@ from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.write import MapWriter
 
 HEIGHT, WIDTH = 300, 520
+HOME = "http://127.0.0.1:8765"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -59,6 +60,18 @@ def made(
     run = {"files": {}, "areas": areas, "software": "labelscape", "scene": scene.name}
     (folder / "place_run.json").write_text(json.dumps(run))
     return folder
+
+
+def client(shown: object, *, own: bool = False, **how: object) -> object:
+    """Asks the page's server without a network; `own`: as a page of its own does, which may write."""
+    from fastapi.testclient import TestClient
+
+    from labelscape.viewer.app import create_app
+
+    page = TestClient(create_app(shown, **how), base_url=HOME, raise_server_exceptions=False)
+    if own:
+        page.headers["origin"] = HOME
+    return page
 
 
 @contextmanager

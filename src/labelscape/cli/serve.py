@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,9 @@ def run(
     place: Annotated[
         str,
         typer.Argument(
-            metavar="MAP", help="A map's folder, a class map, or a training run's folder.", show_default=False
+            metavar="MAP",
+            help="A map's or an evaluation's folder, a class map, or a training run's folder.",
+            show_default=False,
         ),
     ],
     other: Annotated[
@@ -28,7 +31,11 @@ def run(
     ] = None,
     judge: Annotated[
         Path | None,
-        typer.Option("--judge", help="A review file or a sample to answer; with --edit.", show_default=False),
+        typer.Option(
+            "--judge",
+            help="A review file or a sample to answer, with --edit; or an evaluation's blocks.",
+            show_default=False,
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", help="Port to listen at; 0 takes any that is free.")] = 8765,
     host: Annotated[
@@ -52,6 +59,8 @@ def run(
       labelscape serve run/
 
       labelscape serve map/ --scene scene.tif --judge review.gpkg --edit
+
+      labelscape serve errors/ --scene scene.tif
     """
     from labelscape.viewer.serve import serve
 
@@ -60,8 +69,6 @@ def run(
         if host not in ("127.0.0.1", "localhost", "::1"):
             talk(f"note: everybody who reaches {host} can see this map{' and change it' * edit}.")
         if browse:
-            import webbrowser
-
             webbrowser.open(address)
 
     serve(place, other, scene=scene, judge=judge, host=host, port=port, edit=edit, ready=ready)

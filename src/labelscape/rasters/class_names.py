@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,12 @@ def legend_of(raster: str | Path, checkpoint: Path | None = None) -> tuple[Legen
         return legend_in(found), file.height
 
 
-def legend_in(raster: ClassRaster) -> Legend:
-    """The legend of an open class raster, as `legend_of` reads it. Raises as it does."""
-    names = names_of_values(raster.path, raster.file) or dict.fromkeys(_values(raster), "")
+def legend_in(raster: ClassRaster, values_of: Callable[[ClassRaster], Iterable[int]] | None = None) -> Legend:
+    """The legend of an open class raster, as `legend_of` reads it; `values_of` finds the values of one
+    without names, by default in all of its pixels. Raises as `legend_of`.
+    """
+    found = names_of_values(raster.path, raster.file)
+    names = found or dict.fromkeys((values_of or values_in)(raster), "")
     try:
         palette = raster.file.colormap(1)
     except ValueError:  # rasterio's answer where there is no colour table
@@ -45,7 +49,8 @@ def legend_in(raster: ClassRaster) -> Legend:
     return Legend.of_names(called(values, names), values=values, colors=colors)
 
 
-def _values(raster: ClassRaster) -> list[int]:
+def values_in(raster: ClassRaster) -> list[int]:
+    """The class values of all pixels."""
     seen = np.zeros(256, np.int64)
     # 4 MB at a time: the raster may be larger than memory.
     for window in raster.grid.window.blocks(2048):

@@ -173,7 +173,9 @@ def _add_tiles(app: FastAPI, shown: Shown) -> None:
         if place is None:
             raise HTTPException(404)
         chosen = _bands(layer, bands)
-        if layer.kind == "classes":
+        if tiles.is_costly(layer, place[0]):
+            picture = tiles.empty_tile()
+        elif layer.kind == "classes":
             hidden = frozenset(int(v) for v in hide.split(",") if v)
             picture = tiles.class_tile(layer, place, hidden, tiles.colors_from(colors))
         elif layer.kind == "scene":

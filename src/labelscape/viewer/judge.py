@@ -1,5 +1,6 @@
-"""Places to judge one after the other: the areas of a review file or the points of a sample. Answers go into
-the GeoPackage at once, in the columns that QGIS would fill.
+"""Places to judge one after the other: the areas of a review file or the points of a sample, whose answers go
+into the GeoPackage at once, in the columns that QGIS would fill; and the blocks of an evaluation, which are
+looked at alone.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ from labelscape.legend import Legend
 from labelscape.scenes.vectors import layer_facts, layers_of
 from labelscape.viewer.geopackage import Changed, geometry_of, opened, place_of, rings_of, touched
 
-WORDS = {"review": tuple(ANSWERS.values()), "sample": CERTAINTY}
+WORDS = {"review": tuple(ANSWERS.values()), "sample": CERTAINTY, "blocks": ()}
 """What may be said beside or instead of a class: the columns `answer` and `certainty`."""
+
+
+BLOCKS = "blocks"
+"""The layer of an evaluation's blocks (`labelscape evaluate --out`)."""
+MOST_BLOCKS = 500
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A file of places with answers. `kind` is "review" or "sample"; the interpreter of a sample must not see
-    the map.
+    """A file of places. `kind` is "review", "sample", whose interpreter must not see the map, or "blocks", of
+    an evaluation, which take no answers.
     """
 
     path: Path
@@ -45,16 +51,19 @@ class Judged:
             if not design.grid.matches(grid):
                 raise BadInput(f"{path} is a sample of another map: the grids differ.")
             return cls(path, "sample", grid, design.legend)
-        if path.suffix.lower() != ".gpkg" or LAYER not in [one.name for one in layers_of(path)]:
-            raise BadInput(
-                f"{path} is neither a review file nor a sample; make one with `labelscape review` or "
-                "`labelscape sample`."
-            )
-        return cls(path, "review", grid, legend)
+        layers = [one.name for one in layers_of(path)] if path.suffix.lower() == ".gpkg" else []
+        if LAYER in layers:
+            return cls(path, "review", grid, legend)
+        if BLOCKS in layers:
+            return cls(path, "blocks", grid, legend)
+        raise BadInput(
+            f"{path} is neither a review file, nor a sample, nor the blocks of an evaluation; make one with "
+            "`labelscape review`, `labelscape sample` or `labelscape evaluate --out`."
+        )
 
     def items(self) -> list[dict[str, Any]]:
         """The places in their order, with outlines in pixels (column, row) and answers."""
-        layer = POINTS if self.kind == "sample" else LAYER
+        layer = {"sample": POINTS, "review": LAYER, "blocks": BLOCKS}[self.kind]
         with opened(self.path) as base:
             key, shape, _ = place_of(base, layer)
             # Names of columns cannot be parameters; these come from the file's own table, quoted.
@@ -63,7 +72,9 @@ class Judged:
             ).fetchall()
         if self.kind == "sample":
             return [self._point(dict(row)) for row in rows]
-        crs = layer_facts(self.path, LAYER)["crs"]
+        crs = layer_facts(self.path, layer)["crs"]
+        if self.kind == "blocks":
+            return self._blocks([dict(row) for row in rows if row["_shape"] is not None], crs)
         items = [self._area(dict(row), crs) for row in rows if row["_shape"] is not None]
         return sorted(items, key=lambda item: item["rank"] or 0)
 
@@ -87,6 +98,22 @@ class Judged:
             "id": row["_key"], "rank": row.get("rank"), "title": title, "rings": rings_of(flat),
             "bounds": list(flat.bounds), "mapped": row.get("class"), **self._answer(row),
         }  # fmt: skip
+
+    def _blocks(self, rows: list[dict[str, Any]], crs: str | None) -> list[dict[str, Any]]:
+        """The blocks with errors that lie on this map, most errors first. The file may have other scenes'."""
+        items = []
+        for row in sorted(rows, key=lambda row: -(row.get("wrong") or 0)):
+            if not row.get("wrong") or len(items) == MOST_BLOCKS:
+                break
+            flat = shapely.transform(geometry_of(row["_shape"]), lambda xy: self._pixels(xy, crs))
+            if not flat.intersects(shapely.box(0, 0, self.grid.width, self.grid.height)):
+                continue
+            title = f"{int(row['wrong']):,} of {int(row.get('labelled') or 0):,} labelled pixels wrong"
+            if row.get("miou") is not None:
+                title += f", mIoU {100 * row['miou']:.1f} %"
+            place = {"rings": rings_of(flat), "bounds": list(flat.bounds)}
+            items.append({"id": row["_key"], "title": title, **place, "class": None, "word": None})
+        return items
 
     def _pixels(self, xy: np.ndarray, crs: str | None) -> np.ndarray:
         x, y = xy[:, 0], xy[:, 1]

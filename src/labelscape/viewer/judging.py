@@ -40,7 +40,8 @@ def judge_of(shown: Shown) -> dict[str, Any] | None:
     if judged is not None:
         from labelscape.viewer.judge import WORDS
 
-        names = [{"name": one.name, "color": list(one.color)} for one in judged.legend.classes]
+        classes = () if judged.kind == "blocks" else judged.legend.classes
+        names = [{"name": one.name, "color": list(one.color)} for one in classes]
         words = list(WORDS[judged.kind])
         return {"kind": judged.kind, "file": judged.path.name, "classes": names, "words": words}
     if shown.layer("differs") is not None:
@@ -58,7 +59,7 @@ def add_judging(app: FastAPI, shown: Shown, edit: bool) -> None:
             raise HTTPException(404)
         return differences(first, second, shown.grid)
 
-    if shown.judged is None or not edit:
+    if shown.judged is None or not edit or shown.judged.kind == "blocks":
         return
     judged = shown.judged
 

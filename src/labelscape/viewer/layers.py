@@ -28,6 +28,11 @@ from labelscape.scenes.georeference import grid_of
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 
+LARGEST_READ = 100_000_000
+"""Pixels that are read for one tile of a raster without overviews (ours): a second or two."""
+SPREAD, SPREAD_SIDE = 12, 64
+"""Windows each way that stand for a large raster without overviews, and their side (ours)."""
+
 
 class Reader(Protocol):
     """An open raster, used by one thread at a time."""
@@ -89,6 +94,7 @@ class Layer:
     exact   are the areas counted from all pixels?
     top     the value at the end of its colours
     path    its file; a scene may have several, and has then none
+    quick   has it overviews, or few pixels? Others are read in full for a coarse picture
     """
 
     key: str
@@ -102,6 +108,7 @@ class Layer:
     top: int = 100
     unit: str = ""
     path: Path | None = None
+    quick: bool = True
     usual: tuple[int, ...] = field(default=(0,))
     """Bands that are shown first."""
 
@@ -116,6 +123,22 @@ class Layer:
         """As `Reader.read`. Raises BadFile where the file is damaged."""
         with gdal(), self.pool.lent() as reader:
             return reader.read(bands, window, shape)
+
+
+def is_quick(pixels: int, overviews: object) -> bool:
+    """Can a picture of a whole raster be made at once: from overviews, or since it is small?"""
+    return bool(overviews) or pixels <= LARGEST_READ
+
+
+def spread(window: Window) -> list[Window]:
+    """Small windows all over a large one, to stand for it where a decimated read would read every block."""
+    rows = np.linspace(window.top, max(window.top, window.bottom - SPREAD_SIDE), SPREAD).astype(int)
+    columns = np.linspace(window.left, max(window.left, window.right - SPREAD_SIDE), SPREAD).astype(int)
+    return [
+        Window(row, column, SPREAD_SIDE, SPREAD_SIDE) & window
+        for row in rows.tolist()
+        for column in columns.tolist()
+    ]
 
 
 def stamp_of(path: str | Path) -> object:

@@ -34,11 +34,12 @@ def serve(
 ) -> None:
     """Show a map in the browser until the process is interrupted.
 
-    place  a folder of a map, or a class map (any GeoTIFF of classes); or the folder of a training run, whose
-           loss and scores are then shown while it goes on
+    place  a folder of a map or of an evaluation (`evaluate --out`), or a class map (any GeoTIFF of
+           classes); or the folder of a training run, whose loss and scores are then shown while it goes on
     other  another map to compare with; it is resampled where its grid is another
     scene  the imagery below the map; several files of one grid are a mosaic
-    judge  a review file or a sample to answer in the page, which needs `edit`
+    judge  a review file or a sample to answer in the page, which needs `edit`; or `blocks.gpkg` of an
+           evaluation, whose worst blocks are shown one after the other
     host   where to listen; 127.0.0.1 can be reached from this machine alone
     port   0: any that is free
     edit   may the page write files into the map's folder?
@@ -86,13 +87,17 @@ def settings_of(app: Guard) -> uvicorn.Config:
 
 
 def listening_at(host: str, port: int) -> socket.socket:
-    """A socket bound to an address. Raises BadOption for a port that is none, BadFile where it is taken."""
+    """A socket that listens at an address. Raises BadOption for a port that is none, BadFile for one that is
+    taken.
+    """
     if not 0 <= port <= 65_535:
         raise BadOption(f"`port={port}` must be a number from 0 to 65535.")
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
+        # From here on a browser that comes before the server has started waits, and is not refused.
+        made.listen(MOST_CONNECTIONS)
     except OSError as error:
         made.close()
         raise BadFile(

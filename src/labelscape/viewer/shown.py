@@ -7,32 +7,33 @@ shows nothing that its user did not name.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 
 from labelscape.errors import BadFile, BadInput, LabelscapeError
 from labelscape.files import check_path
 from labelscape.grid import Grid, decimated
-from labelscape.legend import Legend
-from labelscape.rasters.class_map import class_raster
-from labelscape.rasters.class_names import legend_in
+from labelscape.legend import IGNORE, Legend
+from labelscape.rasters.class_map import ClassRaster, class_raster
+from labelscape.rasters.class_names import legend_in, values_in
 from labelscape.rasters.overviews import count_areas
 from labelscape.scenes.files import gdal, open_raster
 from labelscape.scenes.picture import PICTURES
 from labelscape.text import printable_name
 from labelscape.viewer.differences import difference_layer
-from labelscape.viewer.layers import ByteReader, Layer, Pool, scene_pool, stamp_of
+from labelscape.viewer.layers import ByteReader, Layer, Pool, is_quick, scene_pool, spread, stamp_of
 
 if TYPE_CHECKING:
     from labelscape.viewer.judge import Judged
 
 # Of `inspection`, whose import takes a second that a page which opens has not.
 CLASS, RUN = "_class.tif", "_run.json"
+ERRORS, BLOCKS = "_errors.tif", "blocks.gpkg"
+"""What `evaluate --out` writes."""
 LARGEST_RUN = 50_000_000
 """Bytes of a run file that is read."""
 COUNTED = 25_000_000
@@ -41,6 +42,9 @@ they are estimated from an overview.
 """
 LOOKED = 2048
 MOST_RASTERS = 40
+SLOW = (
+    "is shown only when zoomed in: coarse views would read all of it. `gdaladdo -r nearest FILE` makes them."
+)
 BESIDE = {
     "_class.tif": "Classes",
     "_sieved.tif": "Classes, sieved",
@@ -91,11 +95,11 @@ def find(
 ) -> Shown:
     """Find and open what is to be shown.
 
-    place  a folder of a map, or a class map
-    other  another map to compare with
+    place  a folder of a map or of an evaluation, a class map, or an error map, whose blocks are then judged
+    other  another map to compare with, or an error map
     scene  the imagery below; by default the scene of the run file where it lies in the map's folder
-    judge  a review file or a sample to answer; of a map with a sample only the imagery is shown, since its
-           interpreter must not see the classes
+    judge  a review file or a sample to answer, or the blocks of an evaluation; of a map with a sample only
+           the imagery is shown, since its interpreter must not see the classes
 
     Raises BadFile where a file cannot be read, BadInput where there is no class map, or where the other map
     cannot be laid on the first.
@@ -106,12 +110,18 @@ def find(
         grid = class_raster(file, main).grid
     layers = _map_layers(main, run, None, "")
     notes: list[str] = []
-    if other is not None:
+    if other is not None and str(other).endswith(ERRORS):
+        # Its values are other things than classes: nothing differs from them.
+        layers.append(_byte_layer(class_map_of(other), "errors", "Errors", grid, {}))
+    elif other is not None:
         second = class_map_of(other)
         layers += _map_layers(second, _run_of(second), grid, "2-")
         layers.append(difference_layer(layers[0], next(one for one in layers if one.key == "2-class")))
     imagery, note = _scene_of(main, run, scene, grid)
     judged = None
+    blocks = main.with_name(BLOCKS)
+    if judge is None and main.name.endswith(ERRORS) and blocks.exists():
+        judge = _inside(blocks, main.parent)
     if judge is not None:
         from labelscape.viewer.judge import Judged
 
@@ -121,6 +131,7 @@ def find(
         if not imagery:
             raise BadInput("A sample is interpreted on imagery, without the map; pass it with `scene`.")
     layers += imagery
+    notes += [f"{one.title} has no overviews and {SLOW}" for one in layers if one.path and not one.quick]
     return Shown(stem_of_map(main), grid, tuple(layers), main.parent, (*notes, *note), judged)
 
 
@@ -135,6 +146,8 @@ def class_map_of(place: str | Path) -> Path:
     runs = sorted(path.glob(f"*{RUN}"))
     found = [path / (run.name.removesuffix(RUN) + CLASS) for run in runs]
     found = [file for file in found if file.exists()] or sorted(path.glob(f"*{CLASS}"))
+    # The folder of an evaluation holds no class map, but a map of its errors.
+    found = found or sorted(path.glob(f"*{ERRORS}"))
     if not found:
         raise BadInput(f"{path} holds no map (no file *{CLASS}); pass a map's folder or a class map.")
     if len(found) > 1:
@@ -144,7 +157,7 @@ def class_map_of(place: str | Path) -> Path:
 
 
 def stem_of_map(path: Path) -> str:
-    return printable_name(path.name.removesuffix(CLASS).removesuffix(path.suffix))
+    return printable_name(path.name.removesuffix(CLASS).removesuffix(ERRORS).removesuffix(path.suffix))
 
 
 def _inside(path: Path, folder: Path) -> Path:
@@ -169,6 +182,8 @@ def _run_of(main: Path) -> dict[str, Any]:
 def _map_layers(main: Path, run: dict[str, Any], grid: Grid | None, prefix: str) -> list[Layer]:
     """The class map and what lies beside it; resampled to `grid` where one is given."""
     second = " (second map)" if prefix else ""
+    if main.name.endswith(ERRORS):
+        return [_byte_layer(main, f"{prefix}errors", f"Errors{second}", grid, {})]
     layers = [_byte_layer(main, f"{prefix}class", f"Classes{second}", grid, run)]
     stem = main.name.removesuffix(CLASS)
     if main.name.endswith(CLASS):
@@ -202,22 +217,48 @@ def _byte_layer(path: Path, key: str, title: str, grid: Grid | None, run: dict[s
     with pool.lent():
         pass  # damaged files are refused before the page is opened
     with gdal(), open_raster(path) as file:
+        quick = is_quick(file.width * file.height, file.overviews(1))
         if kind == "proba":
             names = [
                 printable_name(name or "") or f"band {i + 1}" for i, name in enumerate(file.descriptions)
             ]
             bands = Legend.of_names(_unique(names))
-            return Layer(key, "proba", title, pool, tuple(bands.names), bands, top=250, path=path)
+            return Layer(
+                key, "proba", title, pool, tuple(bands.names), bands, top=250, path=path, quick=quick
+            )
         if kind != "classes":
             top, unit = (200, "% of the limit") if kind == "unfamiliar" else (100, "%")
-            return Layer(key, "measure", title, pool, (title,), top=top, unit=unit, path=path)
+            return Layer(key, "measure", title, pool, (title,), top=top, unit=unit, path=path, quick=quick)
         found = class_raster(file, path)
-        legend = legend_in(found)
+        legend = legend_in(found, None if found.grid.window.pixels <= COUNTED else _some_values)
         areas = _areas_of_run(run, legend)
         exact = True
         if areas is None:
-            areas, exact = _counted(file, found.grid, legend)
-    return Layer(key, "classes", title, pool, ("class",), legend, areas, exact, path=path)
+            areas, exact = _counted(found, legend)
+    return Layer(key, "classes", title, pool, ("class",), legend, areas, exact, path=path, quick=quick)
+
+
+def _some_values(found: ClassRaster) -> list[int]:
+    """Values of a large map without names: those of its overview, or of windows spread over it, and those
+    that have a colour. Rarer ones stay transparent.
+    """
+    try:
+        palette = found.file.colormap(1)
+    except ValueError:  # rasterio's answer where there is no colour table
+        palette = {}
+    # GDAL fills a table of 256 colours up with black.
+    colored = {value for value, color in palette.items() if any(color[:3])}
+    seen = {int(value) for values in _looked_at(found) for value in np.unique(values)}
+    return sorted((seen | colored) - {IGNORE, found.nodata}) or values_in(found)
+
+
+def _looked_at(found: ClassRaster) -> Iterator[np.ndarray]:
+    """Pixels that stand for all of a large map."""
+    if found.file.overviews(1):
+        yield found.read(found.grid.window, decimated(found.grid.shape, LOOKED))
+    else:
+        for window in spread(found.grid.window):
+            yield found.read(window)
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -233,19 +274,18 @@ def _areas_of_run(run: dict[str, Any], legend: Legend) -> tuple[tuple[int, float
         return None
 
 
-def _counted(
-    file: rasterio.DatasetReader, grid: Grid, legend: Legend
-) -> tuple[tuple[tuple[int, float | None], ...], bool]:
+def _counted(found: ClassRaster, legend: Legend) -> tuple[tuple[tuple[int, float | None], ...], bool]:
     """(pixels, hectares) of each class, and whether they are exact."""
+    grid = found.grid
     exact = grid.window.pixels <= COUNTED
     if exact:
         pixels, metres = np.zeros(256, np.int64), np.zeros(256)
         for block in grid.window.blocks(512):
-            counts, areas = count_areas(file.read(1, window=block.rio).astype(np.uint8), grid, block)
+            counts, areas = count_areas(found.read(block), grid, block)
             pixels += counts
             metres += areas
     else:
-        seen = np.bincount(file.read(1, out_shape=decimated(grid.shape, LOOKED)).ravel(), minlength=256)[:256]
+        seen = sum(np.bincount(values.ravel(), minlength=256) for values in _looked_at(found))
         pixels = (seen * (grid.window.pixels / max(1, seen.sum()))).astype(np.int64)
         metres = pixels * (grid.ground_pixel_size or 1.0) ** 2
     known = grid.is_on_earth
@@ -280,4 +320,7 @@ def _scene_of(
     sets = (*PICTURES, names[:3] if len(names) > 2 else (names[0],) * 3)
     shown = next(s for s in sets if set(s) <= set(names))
     usual = tuple(names.index(name) for name in shown)
-    return [Layer("scene", "scene", f"Scene {printable_name(scene.name)}", pool, names, usual=usual)], []
+    quick = is_quick(grid.window.pixels, scene.has_overviews)
+    title = f"Scene {printable_name(scene.name)}"
+    notes = [] if quick else [f"{title} has no overviews and {SLOW}"]
+    return [Layer("scene", "scene", title, pool, names, usual=usual, quick=quick)], notes

@@ -12,7 +12,7 @@ from labelscape.errors import BadOption
 from labelscape.evaluation.sections import shades
 from labelscape.grid import Grid, Window, decimated
 from labelscape.legend import RGB
-from labelscape.viewer.layers import Layer
+from labelscape.viewer.layers import LARGEST_READ, Layer, spread
 
 SIDE = 256
 """Pixels of a tile."""
@@ -37,6 +37,17 @@ def tile_window(grid: Grid, level: int, column: int, row: int) -> tuple[Window, 
     if row < 0 or column < 0 or not window.pixels:
         return None
     return window, (math.ceil(window.height / scale), math.ceil(window.width / scale))
+
+
+def is_costly(layer: Layer, window: Window) -> bool:
+    """Would a picture of a window take minutes, since the raster has no overviews?"""
+    return not layer.quick and window.pixels > LARGEST_READ
+
+
+def empty_tile() -> bytes:
+    return _palette_png(
+        np.full((SIDE, SIDE), 255, np.uint8), np.zeros((256, 3), np.uint8), np.zeros(256, np.uint8)
+    )
 
 
 def class_tile(
@@ -81,10 +92,17 @@ def scene_tile(
 
 def percentiles(layer: Layer, bands: Sequence[int], window: Window) -> list[tuple[float, float]]:
     """The 2nd and 98th percentile of bands in a window; (0, 1) where nothing is valid."""
-    pixels, valid = layer.read(tuple(bands), window, decimated(window.shape, LOOKED))
-    if not valid.any():
+    values = np.empty((len(bands), 0))
+    if is_costly(layer, window):
+        parts = [layer.read(tuple(bands), one, one.shape) for one in spread(window)]
+        values = np.concatenate([pixels[:, valid] for pixels, valid in parts], axis=1)
+    if not values.size:
+        # Of a sparse scene too, whose data lie between the windows.
+        pixels, valid = layer.read(tuple(bands), window, decimated(window.shape, LOOKED))
+        values = pixels[:, valid]
+    if not values.size:
         return [(0.0, 1.0)] * len(bands)
-    low, high = np.percentile(pixels[:, valid].astype(np.float64), (2, 98), axis=1)
+    low, high = np.percentile(values.astype(np.float64), (2, 98), axis=1)
     return [(float(a), float(b)) for a, b in zip(low, high)]
 
 

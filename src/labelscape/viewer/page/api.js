@@ -9,7 +9,7 @@
  * @typedef {{title: string, width: number, height: number, levels: number, crs: string,
  *   metres: number | null, edit: boolean, correct: boolean, north: number | null, ramp: [number, number, number][], notes: string[],
  *   layers: Layer[], judge: Judging | null}} MapFacts
- * @typedef {{kind: "review" | "sample" | "differences", file: string,
+ * @typedef {{kind: "review" | "sample" | "differences" | "blocks", file: string,
  *   classes: {name: string, color: [number, number, number]}[], words: string[]}} Judging
  * @typedef {{id: number, class: string, rings: [number, number][][][]}} Correction
  * @typedef {{class: string | null, word: string | null}} Answer

@@ -5,6 +5,8 @@ import * as L from "./leaflet.js";
 import { ask, send } from "./api.js";
 import { byId, chip, make } from "./dom.js";
 
+/** @type {Record<string, string>} */
+const HEADS = { differences: "Differences", blocks: "Worst blocks" };
 const SAYS = { right: "the class is right", mixed: "several classes", unsure: "cannot tell", certain: "certain", likely: "likely" };
 
 /**
@@ -17,18 +19,18 @@ export async function judge(map, facts, note) {
   const judging = /** @type {import("./api.js").Judging} */ (facts.judge);
   /** @type {import("./api.js").Place[]} */
   const places = await ask("api/places");
-  const answered = judging.kind !== "differences";
+  const answered = !(judging.kind in HEADS);
   const outline = L.polygon([], { color: "#ffd400", weight: 3, fill: false, interactive: false }).addTo(map);
   let at = Math.max(0, places.findIndex((one) => !isDone(one)));
   byId("judge").hidden = false;
-  byId("judge-title").textContent = judging.kind === "differences" ? "Differences" : `Judge: ${judging.file}`;
+  byId("judge-title").textContent = HEADS[judging.kind] ?? `Judge: ${judging.file}`;
   byId("judge-open").hidden = !answered;
 
   function draw() {
     const place = places[at];
     const done = places.filter(isDone).length;
     const count = `${(at + 1).toLocaleString("en")} of ${places.length.toLocaleString("en")}`;
-    byId("judge-state").textContent = !places.length ? "There is nothing to judge." : answered ? `Place ${count}; ${done.toLocaleString("en")} answered` : `Place ${count}, the largest first`;
+    byId("judge-state").textContent = !places.length ? "There is nothing to show here." : answered ? `Place ${count}; ${done.toLocaleString("en")} answered` : `Place ${count}, ${judging.kind === "blocks" ? "most errors" : "the largest"} first`;
     byId("judge-place").textContent = place?.title ?? "";
     byId("judge-choices").replaceChildren(...(answered && place ? choices(place) : []));
     if (!place) return;
@@ -93,7 +95,8 @@ export async function judge(map, facts, note) {
   byId("judge-open").addEventListener("click", nextOpen);
   if (answered && !facts.edit) note("Answers are not stored: the server was started without --edit.");
   draw();
-  if (answered) fly();
+  // Two maps are first looked at as a whole.
+  if (judging.kind !== "differences") fly();
   return (event) => {
     const found = byId("judge-choices").querySelector(`[data-key="${CSS.escape(event.key)}"]`);
     if (found) found.click();

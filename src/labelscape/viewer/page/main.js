@@ -226,7 +226,7 @@ async function start() {
     const doing = {
       Enter: () => showPoint(facts, Math.floor(centre.lat), Math.floor(centre.lng), true),
       0: () => fit(map, facts),
-      c: () => { state.show = "class"; state.showBand = 0; draw(); },
+      c: () => { state.show = first(facts).show; state.showBand = 0; draw(); },
       f: () => { if (layers.has("confidence")) { state.show = "confidence"; state.showBand = 0; draw(); } },
       p: () => savePicture(map, facts, state),
       i: () => { state.imagery = !state.imagery; draw(); },

@@ -15,7 +15,7 @@ import { hex } from "./map.js";
 export function first(facts) {
   const scene = facts.layers.find((layer) => layer.kind === "scene");
   return {
-    zoom: null, row: null, column: null, show: "class", showBand: 0, opacity: 70,
+    zoom: null, row: null, column: null, show: facts.layers.find((layer) => layer.kind === "classes")?.key ?? "none", showBand: 0, opacity: 70,
     beside: facts.layers.some((layer) => layer.key === "2-class") ? "2-class" : "",
     besideBand: 0, swipe: 500, imagery: true, bands: scene ? scene.usual : [], stretch: [], hidden: {},
     colors: {},
