@@ -14,10 +14,13 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.evaluation.sections import Figure, Picture, Table
+from labelscape.evaluation.sections import Figure, Picture, Section, Table, section_values
 from labelscape.explanation.reference import Reference
 from labelscape.explanation.windows import Windows
 from labelscape.nets.blocks import Network
+
+NOTEBOOK_WIDTH = 320
+"""Screen pixels of a picture in a notebook."""
 
 
 @contextmanager
@@ -87,6 +90,28 @@ class Found:
     def __post_init__(self) -> None:
         captions = [self.about] * bool(self.pictures) + [figure.caption for figure in self.figures]
         assert all("Computed:" in text for text in captions), "every figure says how it was computed"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the answer, tables, pictures and figures with their captions."""
+        section = section_values(
+            Section("", tuple(filter(None, (self.lead, self.about))), self.pictures, self.figures)
+        )
+        parts = [f"<p>{html.escape(text)}</p>" for text in section["text"]]
+        for table in self.tables:
+            rows = "".join(_row(row, "td") for row in table.rows)
+            parts.append(
+                f"<table><caption>{html.escape(table.title)}</caption>{_row(table.heads, 'th')}{rows}</table>"
+            )
+        for shown in (*section["pictures"], *section["figures"]):
+            title, said, alt = (html.escape(shown[name], quote=True) for name in ("title", "caption", "alt"))
+            width = shown.get("width", NOTEBOOK_WIDTH)
+            image = f'<img src="{shown["source"]}" alt="{alt}" width="{width}">'
+            parts.append(f"<figure>{image}<figcaption><b>{title}</b>: {said}</figcaption></figure>")
+        return "".join(parts)
+
+
+def _row(cells: tuple[str, ...], tag: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 @dataclass(frozen=True)

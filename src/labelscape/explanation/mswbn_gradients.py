@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labelscape.evaluation.sections import Table
-from labelscape.explanation.analysis import Found, Look
+from labelscape.explanation.analysis import Found, Look, caption
 from labelscape.nets.blocks import pad_to_multiple, resize_like
 from labelscape.nets.mswbn import MSWBN
 
@@ -140,15 +140,17 @@ def check(look: Look) -> Found:
         "largest_gradient_through_closed_gates": leaked,
     }
     rows = tuple((name, f"{max(each):.1e}", SAID[name.split(":")[0]]) for name, each in errors.items())
-    table = Table(("identity", "largest error", "what it says"), rows, HOW, texts=(2,))
+    heads = ("identity", "largest error", "what it says")
+    table = Table(heads, rows, "Backpropagation against the paper's gradients", texts=(2,))
     arrays = {name.replace(" ", "_"): np.array(each) for name, each in errors.items()}
-    return Found(lead, numbers, arrays, tables=(table,))
+    return Found(lead, numbers, arrays, tables=(table,), about=ABOUT)
 
 
-HOW = (
-    "Computed in float64 on windows of at most 128 pixels: labels are the predicted classes, the loss is "
-    "the sum over pixels, W and W_bin are free variables as in sec. 3.3. The paper derives, and shows no "
-    "numbers"
+ABOUT = caption(
+    "Each row is an identity of the paper, and by how much its two sides differ.",
+    "sec. 3.3 derives them, without numbers.",
+    "in float64 on windows of at most 128 pixels; labels are the predicted classes, the loss is the sum over "
+    "pixels, W and W_bin are free variables as in sec. 3.3.",
 )
 SAID = {
     "eq. 11": "The sum over pixels and classes of the level's scores times (p - y), through the gate.",
