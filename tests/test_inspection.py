@@ -297,7 +297,7 @@ def test_styles_and_pages(tmp_path):
 def test_what_is_nothing_of_all_this_gets_one_sentence(tmp_path, name):
     (tmp_path / name).write_text("" if name == "empty.tif" else "words")
     with pytest.raises(
-        BadFile, match="is not a checkpoint, a map, a scene or polygons: |cannot be read as JSON"
+        BadFile, match="is not a checkpoint, a map, a scene or polygons: |cannot be read as JSON|is empty"
     ) as said:
         info(tmp_path / name)
     assert len(str(said.value)) < 400 and str(said.value).endswith(".")

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "labelscape"
 
 FLOORS = (
-    {"errors", "version", "text"},
+    {"errors", "version", "text", "mistaken"},
     {"crs"},
     {"grid", "legend", "files", "progress", "stages", "batch_script"},
     {"scenes"},

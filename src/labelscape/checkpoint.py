@@ -26,6 +26,7 @@ from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.exported import ExportedNetwork, read_exported
 from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
+from labelscape.mistaken import what_it_is
 from labelscape.model_places import local_model
 from labelscape.text import printable
 
@@ -309,6 +310,8 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, OSError, ValueError, TypeError) as error:
+        if found := what_it_is(path):
+            raise BadFile(f"{path} {found}.") from error
         raise BadFile(
             f"{path} is not a Labelscape checkpoint or is damaged ({str(error).splitlines()[0]})."
         ) from error

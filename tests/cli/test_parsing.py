@@ -2,7 +2,7 @@
 
 import pytest
 
-from labelscape.cli.parsing import names_of, numbers_of, pairs_of, scene_of
+from labelscape.cli.parsing import accuracies_of, names_of, numbers_of, pairs_of, scene_of
 from labelscape.errors import BadOption, joined
 
 
@@ -30,6 +30,28 @@ def test_names_in_quotes_keep_their_commas():
         "green": ("Cropland, rainfed", "forest"),
         "water": ("water",),
     }
+
+
+def test_quotes_are_no_part_of_a_name_wherever_it_is_typed():
+    assert numbers_of(['"Cropland, rainfed"=0,b=1'], "classes") == {"Cropland, rainfed": 0, "b": 1}
+    assert accuracies_of(['"Cropland, rainfed"=0.8,b=0.9']) == {"Cropland, rainfed": 0.8, "b": 0.9}
+
+
+def test_accuracies_of_classes_whose_names_have_commas():
+    assert accuracies_of(["0.85"]) == 0.85
+    assert accuracies_of(["forest=0.9, Cropland, rainfed = 1e-1", "c=d=1"]) == {
+        "forest": 0.9,
+        "Cropland, rainfed": 0.1,
+        "c=d": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["0.9,water=1", "water=0.9,0.8", "water", "water=", "=1", "a=1,a=1", "a=x", ""]
+)
+def test_what_is_no_accuracy_is_quoted(text):
+    with pytest.raises(BadOption, match="--expect"):
+        accuracies_of([text])
 
 
 def test_names_are_put_together_where_only_the_whole_is_known():

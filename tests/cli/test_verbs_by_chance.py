@@ -8,7 +8,9 @@ runs in a process of its own, forked with everything imported, so that a crash o
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import json
 import os
 import re
 import resource
@@ -18,6 +20,7 @@ import sys
 import typing
 import zlib
 from multiprocessing import get_context
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -25,6 +28,9 @@ import samples
 import torch
 import typer
 import world
+from affine import Affine
+from caffe_weights import caffe_network, written
+from processes import import_again, list_imports
 
 from labelscape.checkpoint import save
 from labelscape.cli import app, main
@@ -44,7 +50,7 @@ VERBS = {
     "check": [("check", "m.safetensors", "scene.tif", "--out", "out")],
     "map": [
         ("map", "m.safetensors", "scene.tif", "--out", "out", "--tile-size", "256", *QUICK),
-        ("map", "m.safetensors", "--rerun", "map/scene_run.json", "--out", "out"),
+        ("map", "--rerun", "map/scene_run.json", "--out", "out"),
     ],
     "train": [
         ("train", "scene.tif", *LABELS, "--out", "out", "TINY", *QUICK),
@@ -61,7 +67,10 @@ VERBS = {
         ("evaluate", "run/fcn_counts.json", "run/fcn_counts.json", "--counts", "out.json", "--out", "out"),
     ],
     "compare": [
-        ("compare", "map/scene_class.tif", "other.tif", *LABELS, "--out", "out"),
+        (
+            "compare", "wide_class.tif", "wide_class2.tif", "--scenes", "wide.tif",
+            "--labels", "wide_labels.tif", "--out", "out",
+        ),
         ("compare", "run/fcn.safetensors", "m.safetensors", "--out", "out", *QUICK),
     ],
     "calibrate": [
@@ -69,7 +78,44 @@ VERBS = {
         ("calibrate", "run/fcn.safetensors", "--unfamiliar", *QUICK),
     ],
     "explain": [("explain", "m.safetensors", "scene.tif", "--out", "out", "--windows", "2", *QUICK)],
-    "mosaic": [("mosaic", "map/scene_class.tif", "other.tif", "--out", "out.tif")],
+    "table": [
+        ("table", "mswbn-1", "gid", "--dataset", "gid-5", "--dry-run", *QUICK),
+        ("table", "mswbn-1"),
+        (
+            "table", "maggiori-2", "vaihingen", "--dataset", "vaihingen", "--rows", "4", "--budget", "1e-9",
+            "--out", "out", "-o", "batch=1", "-o", "crop=16", "-o", "options.widths=[2, 2, 2, 2]", *QUICK,
+        ),
+    ],
+    "bench": [
+        (
+            "bench", "--networks", "fcn", "--quick", "--rounds", "1", "--side", "64", "--engines", "torch",
+            *QUICK,
+        ),
+    ],
+    "export": [
+        ("export", "m.safetensors", "--size", "32", "--out", "out.onnx"),
+        ("export", "run/fcn.safetensors", "--dynamic", "--out", "out.onnx"),
+    ],
+    "import-caffe": [
+        (
+            "import-caffe", "net.caffemodel", "--out", "out.safetensors", "--bands", "red,green,blue",
+            "--classes", "a,b", "--pixel-size", "0.3",
+        ),
+    ],
+    "serve": [
+        ("serve", "map", "--port", "0"),
+        ("serve", "map/scene_class.tif", "other.tif", "--scene", "scene.tif", "--port", "0"),
+        ("serve", "map", "--judge", "review.gpkg", "--edit", "--port", "0"),
+        ("serve", "run", "--port", "0"),
+    ],
+    "mosaic": [
+        ("mosaic", "map/scene_class.tif", "other.tif", "--method", "last", "--out", "out.tif"),
+        (
+            "mosaic", "map/scene_class.tif", "east_class.tif", "--out", "out.tif", "--method", "first",
+            "--crs", "EPSG:3035", "--pixel-size", "12",
+        ),
+        ("mosaic", "map/scene_class.tif", "map2/scene_class.tif", "--out", "out.tif"),
+    ],
     "sieve": [("sieve", "map/scene_class.tif", "out.tif", "--min-area", "0.5")],
     "polygonize": [
         ("polygonize", "map/scene_class.tif", "out.gpkg"),
@@ -116,6 +162,18 @@ def files(tmp_path_factory):
         for argv in (
             ("train", "scene.tif", *LABELS, "--out", "run", *TINY, *QUICK, *HELD_OUT),
             ("map", "m.safetensors", "scene.tif", "--out", "map", "--tile-size", "256", *QUICK),
+            (
+                "map",
+                "m.safetensors",
+                "scene.tif",
+                "--out",
+                "map2",
+                "--tile-size",
+                "256",
+                "--tta",
+                "flips",
+                *QUICK,
+            ),
             ("review", "map/scene_class.tif", "review.gpkg", "--below", "100"),
             ("sample", "map/scene_class.tif", "points.gpkg", "--size", "40", "--floor", "5", "--second"),
         ):
@@ -124,14 +182,35 @@ def files(tmp_path_factory):
         for name in ("points.gpkg", "points_second.gpkg"):
             samples.answer(folder / name, w.classes)
         samples.edit(folder / "review.gpkg", "UPDATE review SET class_right = 'field' WHERE rank < 4")
+        # A map that overlaps the first, and one of as many blocks as models are compared on.
+        samples.class_map(
+            folder / "east_class.tif",
+            world.paint(96, 128, seed=5),
+            transform=world.NORTH_UP @ Affine.translation(100, 0),
+        )
+        wide = world.make(folder, 16, 1600, name="wide")
+        world.label_raster(wide, folder / "wide_labels.tif")
+        for number, name in enumerate(("wide_class", "wide_class2")):
+            samples.class_map(folder / f"{name}.tif", np.roll(wide.classes, number + 1, 1))
+        world.gid_scenes(folder / "gid", 3)
+        world.vaihingen(folder / "vaihingen", (1, 3, 11))
+        written(caffe_network("fcn", bands=3, classes=2, downsample=1), folder)
 
     code, said = forked(prepare, folder)
     assert code == 0 and (folder / "points_second.gpkg").exists(), said
     return folder
 
 
-def forked(function, folder, seconds=3000):
-    """(exit code or minus the signal, what was said) of a function, run in `folder` in its own process."""
+def filled(words):
+    """Words of a command with their short forms written out."""
+    short = {"TINY": TINY, "ANY": ("scene.tif",)}
+    return [one for word in words for one in short.get(word, (word,))]
+
+
+def forked(function, folder, seconds=3000, imports=None):
+    """(exit code or minus the signal, what was said) of a function, run in `folder` in its own process, which
+    lists what it imported in `imports`.
+    """
     log = folder.parent / f"{folder.name}.log"
 
     def run():
@@ -144,7 +223,11 @@ def forked(function, folder, seconds=3000):
         sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))  # noqa: SIM115
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         torch.set_num_threads(1)
-        function()
+        try:
+            function()
+        finally:
+            if imports:
+                list_imports(imports)
 
     process = get_context("fork").Process(target=run)
     process.start()
@@ -200,8 +283,8 @@ TEXT = (
 LEFT_ALONE = {
     # Amounts of work, other machines, and what ends the process by itself.
     "steps", "base_steps", "map_steps", "batch", "crop", "tile_size", "replicates", "bootstrap", "tune",
-    "curve", "curve_seeds", "seeds", "workers", "cluster", "device", "engine", "allow_remote", "help",
-    "version", "out",
+    "curve", "curve_seeds", "seeds", "workers", "cluster", "device", "engine", "engines", "allow_remote",
+    "help", "version", "out", "times", "budget", "rows", "networks", "quick", "rounds", "dry_run", "browse",
 }  # fmt: skip
 
 
@@ -229,9 +312,7 @@ def drawn(verb, folder, rng):
     if "ANY" in words:
         named = [inputs[int(rng.integers(len(inputs)))]]
         words[words.index("ANY")] = str(named[0].relative_to(folder))
-    if "TINY" in words:
-        place = words.index("TINY")
-        words[place : place + 1] = TINY
+    words = filled(words)
     how = rng.integers(3)
     done = []
     if how != 1:
@@ -254,6 +335,59 @@ KEPT = re.compile(r"\.unfinished(/|$)|\.state\.safetensors$|\.csv$|(^|/)events\.
 """Of a run that failed half-way: what the same command continues from."""
 
 
+def started(words, rng):
+    """Run a command. A page is served to a client in this process, which asks odd things."""
+    if words[0] == "serve":
+        import uvicorn
+
+        uvicorn.Server.run = lambda server, sockets: visited(server.config.app, rng)
+    main(words)
+
+
+def visited(app, rng):
+    """Ask a page for its addresses, with odd numbers and bodies. Every answer is one that a page can show."""
+    from fastapi.testclient import TestClient
+
+    page = TestClient(app, base_url="http://127.0.0.1:8765", raise_server_exceptions=False)
+    home = {"origin": "http://127.0.0.1:8765"}
+    for _ in range(ASKED):
+        path = ADDRESSES[int(rng.integers(len(ADDRESSES)))]
+        path = re.sub("N", lambda _: quote(ODD[int(rng.integers(len(ODD)))], safe=""), path)
+        if rng.random() < 0.3:
+            body = reworded(json.dumps(BODIES[int(rng.integers(len(BODIES)))]).encode(), rng)
+            answer = page.post(path, content=body, headers=home)
+        else:
+            answer = page.get(path)
+        if "json" in answer.headers.get("content-type", ""):
+            answer.json()
+        # 500 is for a file that is damaged, and says so.
+        right = answer.status_code < 500 or (answer.status_code == 500 and answer.json()["error"])
+        assert right and "Traceback" not in answer.text, f"{path}: {answer.status_code} {answer.text[:500]}"
+
+
+ASKED = 40
+"""Requests of each page."""
+ODD = (
+    "0", "0", "0", "1", "2", "-1", "99999999999999999999", "9" * 5000, "1.5", "nan", "", "a", "0,1,2",
+    "0,0,0", "0,9,1", "1e400,0;1,2;0,9", "0,100;0,100;0,100", "5,5", "class", "scene", "confidence",
+    "proba", "2-class", "differs", "../..", "%00", "\u00e4", "#ff0000", "1:#ff0000", "0:255-0-0",
+)  # fmt: skip
+ADDRESSES = (
+    "/", "/N", "/api/map", "/api/run", "/api/places", "/api/places/N", "/api/corrections",
+    "/api/corrections/N", "/api/point?row=N&column=N", "/api/stretch?bands=N",
+    "/api/stretch?bands=0,1,2&top=N&left=N&height=N&width=N",
+    "/tiles/class/N/N/N.png?hide=N&colors=N", "/tiles/scene/0/0/0.png?bands=0,1,2&stretch=N",
+    "/tiles/confidence/N/N/N.png?bands=N", "/tiles/N/0/0/0.png", "/tiles/class/0/0/0.png",
+)  # fmt: skip
+BODIES = (
+    {"class": "water", "ring": [[1, 1], [40, 1], [40, 40], [1, 1]]},
+    {"class": "forest", "before": "water"},
+    {"class": None, "before": "forest"},
+    {"new": {"class": "water"}, "before": {"class": None}},
+    {"new": {"word": "unclear"}, "before": {"word": None}},
+)
+
+
 def hashes(folder):
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -267,7 +401,7 @@ def case(verb, files, folder, number):
     shutil.copytree(files, folder)
     words, done = drawn(verb, folder, rng)
     before = hashes(folder)
-    code, said = forked(lambda: main(words), folder, SECONDS)
+    code, said = forked(lambda: started(words, rng), folder, SECONDS)
     after = hashes(folder)
     typed = " ".join(repr(word if len(word) < 100 else f"{word[:9]}...") for word in words)
     told = f"case {number} (seed {SEED}): labelscape {typed}\n{done}\nexit {code}\n{said[-3000:]}"
@@ -277,6 +411,10 @@ def case(verb, files, folder, number):
     new = {name for name in after if name not in before and not KEPT.search(name)}
     # The checkpoint that `calibrate` writes to is the one it read.
     mine = {words[1]} if verb == "calibrate" and code == 0 else set()
+    if "--edit" in words:
+        mine |= {
+            name for name in before if name.endswith(("review.gpkg", "points.gpkg", "_corrections.gpkg"))
+        }
     if "--overwrite" in words or verb == "calibrate":
         mine |= {name for name in before if name in words}
     changed = {name for name in before if after.get(name) != before[name]} - mine
@@ -300,6 +438,14 @@ def test_odd_inputs_end_in_a_sentence(verb, files, tmp_path):
 @pytest.mark.parametrize("verb", VERBS)
 def test_many_odd_inputs_end_in_a_sentence(verb, files, tmp_path):
     ends, wrong = {}, []
+    for number, words in enumerate(VERBS[verb]):
+        # Whole files first: where these are refused, no damage would ever be read.
+        folder, whole = tmp_path / f"whole{number}", filled(words)
+        shutil.copytree(files, folder)
+        begin = functools.partial(started, whole, np.random.default_rng(number))
+        code, said = forked(begin, folder, imports=tmp_path / "imports")
+        assert code == 0, f"labelscape {words}: {code}\n{said}"
+        import_again(tmp_path / "imports")
     for number in range(10, 10 + CASES):
         try:
             code = case(verb, files, tmp_path / str(number), number)

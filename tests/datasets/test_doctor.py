@@ -526,3 +526,31 @@ def test_labels_in_a_local_crs_of_the_scenes_pixels_are_read_as_training_reads_t
     assert not kinds(findings, "error")
     assert "read pixel on pixel" in only(findings, "crs").text
     assert f"3 classes, {w.classes.size} labelled pixels" in only(findings, "classes").text
+
+
+def test_fill_values_whose_square_is_beyond_float32_raise_no_warning(tmp_path):
+    w = world.make(tmp_path, dtype="float32", crs=None)
+    pixels = w.pixels.copy()
+    pixels[:, :9] = 1e20
+    scene = world.write(tmp_path / "filled.tif", pixels, crs=None)
+    with np.errstate(over="raise"):
+        check_data([scene], [world.label_raster(w, tmp_path / "labels.tif")])
+
+
+def test_rules_for_rasters_add_no_classes_to_polygons(tmp_path):
+    w = world.make(tmp_path)
+    polygons = world.label_polygons(w, tmp_path / "labels.gpkg")
+    findings = check_data([w.scene], [polygons], spec={"threshold": 128, "class_column": "kind"})
+    assert kinds(findings) == {"options"}
+    assert "other" not in only(findings, "classes").text
+
+
+def test_notes_keep_the_names_of_files_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    w = world.make(tmp_path)
+    world.write(tmp_path / "my scene.tif", w.pixels, crs=None)
+    with rasterio.open(tmp_path / "my scene.tif", "r+") as file:
+        corners = [(r, c, *(w.transform @ (c, r))) for r in (0, 96) for c in (0, 128)]
+        file.gcps = [rasterio.control.GroundControlPoint(*corner) for corner in corners], w.crs
+    findings = check_data(["my scene.tif"], [world.label_raster(w, tmp_path / "labels.tif")])
+    assert only(findings, "file").text.startswith("my scene.tif is placed by its 4 ground control points")

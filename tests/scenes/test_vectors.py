@@ -392,7 +392,8 @@ def test_layers_as_qgis_writes_them(tmp_path):
     assert VectorSource.of(f"{path}|layername=crops|geometrytype=Polygon").layer == "crops"
     with pytest.raises(BadInput, match=r"a.gpkg: the layer is filtered \(\"class\" = 'c0'\), and filters"):
         is_vector(f"{path}|layername=crops|subset=\"class\" = 'c0'")
-    with pytest.raises(BadInput, match=r"given by its number \(1\); name it: .*a.gpkg\|layername=NAME"):
+    assert VectorSource.of(f"{path}|layerid=0").layer == "crops"
+    with pytest.raises(BadInput, match=r"no layer of the number 1: .* crops, .*a.gpkg\|layername=NAME"):
         read_polygons(f"{path}|layerid=1")
     odd = write(tmp_path / "b|layername=x.gpkg", [box()])
     assert VectorSource.of(odd) == VectorSource(odd) and len(read_polygons(str(odd)).geometries) == 1

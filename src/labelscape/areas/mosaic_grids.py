@@ -57,6 +57,10 @@ class MapSource:
             raise BadFile(f"{self.path} was changed while the mosaic was made; start again.")
 
 
+LONGEST = 2**31 - 1
+"""Pixels of a side of a raster, as GDAL counts them."""
+
+
 def _state(path: str) -> tuple[int, int] | None:
     if not is_local(path):
         return None
@@ -203,6 +207,12 @@ def named_grid(
     if not np.isfinite(boxes).all():
         where = sources[int(np.flatnonzero(~np.isfinite(boxes).all(axis=1))[0])]
         raise BadInput(f"{where.path} has no place in the CRS {target}: name another one.")
+    sides = (boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0)) / pixel_size
+    if not sides.max() < LONGEST:
+        raise BadOption(
+            f"`pixel_size={pixel_size}` makes a mosaic of {sides[0]:.3g} x {sides[1]:.3g} pixels; a raster "
+            f"has up to {LONGEST:,} a side. It is in units of the CRS {target}."
+        )
     # A little less than the bounds: maps whose edges are multiples themselves get no empty row.
     slack = 1e-6
     left, top = (math.floor(boxes[:, i].min() / pixel_size + slack) for i in (0, 1))

@@ -77,6 +77,8 @@ def numbers_of(items: Iterable[str], option: str) -> dict[str, int]:
                 raise BadOption(
                     f"--{option} {rest or text!r} must read NAME=VALUE with a whole number, such as water=5."
                 )
+            # Quoted as `names_of` has it, though here nothing needs it.
+            name = name[1:-1].strip() if re.fullmatch(r'".+"', name) else name
             if name in found:
                 raise BadOption(f"--{option} names the class {name!r} twice.")
             found[name] = int(value)
@@ -126,14 +128,18 @@ def numbers_between(text: str | None, option: str) -> tuple[float, ...]:
 
 def accuracies_of(items: Iterable[str]) -> float | dict[str, float]:
     """`0.85` -> 0.85; `forest=0.9,water=0.95` -> {"forest": 0.9, "water": 0.95}."""
-    parts = [part for text in items for part in text.split(",")]
-    named = [part for part in parts if "=" in part]
+    items = list(items)
     try:
-        if not named and len(parts) == 1:
-            return float(parts[0])
-        if len(named) == len(parts):
-            # From the right: the name of a class may have an equals sign.
-            return {n.strip(): float(v) for n, _, v in (part.rpartition("=") for part in parts)}
+        if len(items) == 1 and "=" not in items[0]:
+            return float(items[0])
+        # A comma separates only after a number, and the last equals sign before it counts: names have both.
+        parts = [re.split(r"(?<==)([^=,]+)(?:,|$)", text) for text in items]
+        if all(len(one) > 1 and not one[-1] for one in parts):
+            pairs = [pair for one in parts for pair in zip(one[::2], one[1::2])]
+            found = {n[:-1].strip(' "'): float(v) for n, v in pairs}
+            overall = any(re.match(r"[\d.]+\s*,", name) for name in found)
+            if all(found) and len(found) == len(pairs) and not overall:
+                return found
     except ValueError:
         pass
     raise BadOption(

@@ -24,7 +24,7 @@ from labelscape.maps.speed import in_words
 from labelscape.model_card import model_card
 from labelscape.model_places import is_place, local_model
 from labelscape.scenes.files import Source, reading
-from labelscape.scenes.vectors import VECTOR_SUFFIXES
+from labelscape.scenes.vectors import VECTOR_SUFFIXES, is_vector
 
 LARGEST_JSON = 50_000_000
 """Bytes of a JSON file that is read as a whole to see what it is; larger ones are taken for polygons."""
@@ -58,7 +58,8 @@ def info(path: Source, *, statistics: bool = False) -> Info:
     try:
         return described_raster(path, statistics)
     except LabelscapeError as error:
-        if not place.exists():
+        # A container names what is in it: that is the answer.
+        if not place.exists() or str(error).startswith(f"{path} is "):
             raise
         # The new sentence begins with the path already.
         why = str(error).removeprefix(f"{path} ").rstrip(".")
@@ -70,7 +71,7 @@ def _known(path: Path) -> Info | None:
     suffix = path.suffix.lower()
     if suffix in (".json", ".geojson") and path.stat().st_size <= LARGEST_JSON:
         return _json(path)
-    if suffix not in VECTOR_SUFFIXES:
+    if suffix not in VECTOR_SUFFIXES and not (suffix == ".zip" and is_vector(path)):
         return beside(path)
     try:
         # Before polygons: its points are layers too, and no labels for training.

@@ -218,6 +218,18 @@ def polygon_report(
     return lines
 
 
+def _check_no_identifier(source: str | Path, column: str, values: np.ndarray) -> None:
+    """Raises BadInput for a column that nobody named where every polygon has a value of its own: each would
+    be a class.
+    """
+    # So many polygons with a class each for itself are rare; numbers of parcels are not (ours).
+    if len(values) > 10 and len({class_name(value) for value in values}) == len(values):
+        raise BadInput(
+            f"The only column of text in {source}, {column!r}, has another value for each of the "
+            f"{len(values)} polygons. If it names the class all the same, pass `class_column`."
+        )
+
+
 def class_column(source: str | Path, attributes: Mapping[str, np.ndarray], rules: LabelRules) -> str | None:
     """The column with the class names: the one asked for, one with a common name, or the only text column;
     None for a file without columns. Raises BadInput where there are several to choose from, UnknownName for
@@ -245,6 +257,7 @@ def class_column(source: str | Path, attributes: Mapping[str, np.ndarray], rules
     # Of several text columns none is guessed: a wrong one would train on the names of streets.
     text = [name for name, values in attributes.items() if values.dtype == object]
     if len(text) == 1:
+        _check_no_identifier(source, text[0], attributes[text[0]])
         return text[0]
     if not attributes:
         return None

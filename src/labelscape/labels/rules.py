@@ -319,7 +319,9 @@ def _merged(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTable:
         stored = dict(rules.classes or zip(called(values, _called(rasters)), values))
     known = dict.fromkeys([*stored, *polygon_names])
     # Whoever counts the values may call them so although the file has names for them.
-    by_value = {f"class {value}": name for name, value in stored.items()} | {name: name for name in known}
+    by_value = {
+        called: name for name, value in stored.items() for called in (str(value), f"class {value}")
+    } | {name: name for name in known}
     olds_of = {new: joined(olds, known.__contains__) for new, olds in rules.merge.items()}
     merge = {new: tuple(by_value.get(old, old) for old in olds) for new, olds in olds_of.items()}
     rules = replace(rules, merge=merge)
@@ -351,7 +353,7 @@ def _check_merge(known: Iterable[str], rules: LabelRules, *, polygons: bool) -> 
         # Labels that a trained model is evaluated on may lack a class. A name that rasters cannot have (they
         # only have `class N`) is a mistake even then.
         absent = rules.legend is not None and (
-            polygons or (not rules.classes and re.fullmatch(r"class \d+", old))
+            polygons or (not rules.classes and re.fullmatch(r"(class )?\d+", old))
         )
         if old not in known and not absent:
             raise UnknownName("class in the labels", old, known)

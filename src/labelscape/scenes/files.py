@@ -22,6 +22,7 @@ from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.files import check_regular
+from labelscape.mistaken import what_it_is
 from labelscape.scenes.scene import Scene
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
@@ -129,6 +130,8 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
     try:
         dataset = rasterio.open(text)
     except (*READ_FAILURES, ValueError) as error:  # ValueError: an address that is none
+        if local and (found := what_it_is(text)):
+            raise BadFile(f"{text} {found}.") from error
         raise BadFile(f"{text} cannot be opened as a raster: {reason(error)}.") from error
     inside = dataset.subdatasets
     # A TIFF of several pages opens as its first.

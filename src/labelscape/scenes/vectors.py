@@ -18,6 +18,7 @@ import numpy as np
 from labelscape.crs import Unrelated, as_wkt
 from labelscape.errors import BadFile, BadInput, LabelscapeError, UnknownName
 from labelscape.files import check_regular
+from labelscape.mistaken import what_it_is
 from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason, suffix_of
 from labelscape.scenes.vector_paths import as_it_is, member_of, vectors_inside
 
@@ -47,8 +48,9 @@ class VectorSource:
 
     @classmethod
     def of(cls, text: str | Path | VectorSource) -> VectorSource:
-        """`fields.gpkg|layername=crops`, as QGIS writes a layer, or a path alone. Raises BadInput for a layer
-        that QGIS filters, or names by its number.
+        """`fields.gpkg|layername=crops` or `|layerid=1`, as QGIS writes a layer, or a path alone. Raises
+        BadInput for a layer that QGIS filters or a number that no layer has, BadFile where the file cannot
+        be read.
         """
         if isinstance(text, VectorSource):
             return text
@@ -64,10 +66,7 @@ class VectorSource:
                 "pass that file."
             )
         if "layerid" in given and "layername" not in given:
-            raise BadInput(
-                f"{path}: the layer is given by its number ({given['layerid']}); name it: "
-                f"{path}|layername=NAME."
-            )
+            return cls(path, _numbered(path, given["layerid"]))
         return cls(path, given.get("layername") or None)
 
 
@@ -121,6 +120,17 @@ def layers_of(path: str | Path) -> list[Layer]:
         check_regular(path)
     with _failures(path), _opened(path) as plain, _warned():
         return [Layer(str(name), kind) for name, kind in pyogrio.list_layers(plain)]
+
+
+def _numbered(path: str, number: str) -> str:
+    """The name of the layer that QGIS gives by its number, from 0."""
+    names = [layer.name for layer in layers_of(path)]
+    if not number.isdecimal() or int(number) >= len(names):
+        raise BadInput(
+            f"{path} has no layer of the number {number}: it has the layers {', '.join(names)}, numbered "
+            f"from 0. Name one: {path}|layername=NAME."
+        )
+    return names[int(number)]
 
 
 def read_features(given: str | Path | VectorSource, columns: Sequence[str] | None = None) -> Features:
@@ -385,6 +395,8 @@ def _failures(path: str | Path) -> Iterator[None]:
     ) as error:
         if isinstance(error, LabelscapeError):
             raise
+        if is_local(path) and (found := what_it_is(path)):
+            raise BadFile(f"{path} {found}.") from error
         # GDAL's advice on how to name a driver is none for a path given here.
         why = re.split(r"[;. ]*It might help", reason(error))[0].rstrip(".")
         raise BadFile(f"{path} cannot be read as a vector file: {why}.") from error

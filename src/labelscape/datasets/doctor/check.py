@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -89,6 +90,9 @@ def check_data(
         raise BadInput(f"{len(images)} scenes and {len(splits)} splits: name the split of every scene.")
     results = Results(spec, several=len(images) > 1)
     _check_options(results, labels)
+    if all(map(is_vector, labels)):
+        # Rules for rasters, which were named, would only add classes that polygons do not have.
+        spec = results.spec = replace(spec, threshold=None, ignore_values=())
     for line in paired:
         results.add("pairs", "info", "all files", line)
     # Before any file is checked by itself: whether a value has a class depends on all files.
@@ -188,7 +192,14 @@ def _spelled_out(rules: LabelRules, table: ClassTable | None) -> LabelRules:
     """
     if table is None or not rules.merge or rules.classes or rules.threshold is not None:
         return rules
-    return replace(rules, classes={n: v for v, n in table.called.items()}) if table.called else rules
+    if not table.called:
+        return rules
+    merge = {
+        new: tuple(name for value, name in table.called.items() if table.index_of.get(value) == index)
+        for index, new in enumerate(table.legend.names)
+        if new in rules.merge
+    }
+    return replace(rules, classes={n: v for v, n in table.called.items()}, merge=merge)
 
 
 def _count_values(results: Results, label: str) -> None:
@@ -224,7 +235,7 @@ def _check_pair(
         if problem := bands_differ(scene, results.first):
             results.add("bands", "error", name, problem)
         for note in scene.notes:
-            results.add("file", "info", name, f"{note[0].upper()}{note[1:]}.")
+            results.add("file", "info", name, as_sentence(note, name))
         _check_nodata(results, scene, name)
         pair = Pair(scene, name, label, split)
         try:
@@ -237,12 +248,18 @@ def _check_pair(
         read_once(results, pair, enough)
 
 
+def as_sentence(note: str, name: str) -> str:
+    """A note on the file `name` as a sentence. One that begins with a file's name is not given a capital."""
+    named = note.startswith(Path(name).stem) or re.match(r"\S*\.\w", note)
+    return f"{note if named else note[0].upper() + note[1:]}."
+
+
 def _check_nodata(results: Results, scene: Scene, name: str) -> None:
     """A border or a fill value that is not declared: refused by training where the scene has coordinates."""
     with suppress(LabelscapeError):  # a damaged file has its own finding
         if found := undeclared_nodata(scene):
             severity = "error" if found.level == REFUSED else "info"
-            results.add("nodata", severity, name, f"{found.cause[0].upper()}{found.cause[1:]}.")
+            results.add("nodata", severity, name, as_sentence(found.cause, name))
 
 
 def _with_raster(results: Results, pair: Pair, opened: ExitStack) -> Pair:

@@ -89,10 +89,11 @@ def edge_strength(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
     for band in pixels:
         band = band.astype(np.float32)
         inside = band[valid]
-        spread = float(inside.std())
+        # In float64: the square of a fill value such as 1e20 is beyond float32.
+        mean, spread = (float(of(inside, dtype=np.float64)) for of in (np.mean, np.std))
         if not spread > 0:
             continue
-        smooth = gaussian_filter(np.where(valid, band, inside.mean()) / spread, 1.0)
+        smooth = gaussian_filter(np.where(valid, band, mean) / spread, 1.0)
         down, right = np.gradient(smooth)
         total += np.hypot(down, right)
     if not total.any():

@@ -1,0 +1,61 @@
+"""What a file is that cannot be opened as what its name says: a look at its first bytes, for the message."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+MOST = 3
+"""Members of an archive that a message names (ours)."""
+
+
+def what_it_is(path: str | Path) -> str | None:
+    """What a local file is instead, and the cure, as the end of a sentence; None where nothing is known.
+    Never raises.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except (OSError, ValueError):
+        return None
+    if not start:
+        return "is empty (0 bytes)"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer that Git LFS puts in place of the file: fetch the file itself (git lfs pull)"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return (
+            "is a web page (HTML), as a server sends it that wants a login or lacks the file: download it "
+            "again"
+        )
+    return _archive(Path(path))
+
+
+def _archive(path: Path) -> str | None:
+    """An archive, and how its members are named to GDAL."""
+    name, files = str(path), []
+    with suppress(OSError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError, EOFError):
+        if zipfile.is_zipfile(path):
+            # A database of a GIS program or a document is a zip archive too: GDAL goes by the name.
+            scheme = "/vsizip/" if name.lower().endswith((".zip", ".kmz")) else f"/vsizip/{{{name}}}"
+            with zipfile.ZipFile(path) as archive:
+                files = [one for one in archive.namelist() if not one.endswith("/")]
+        elif tarfile.is_tarfile(path):
+            scheme = "/vsitar/"
+            with tarfile.open(path) as archive:
+                files = [one.name for one in archive.getmembers() if one.isfile()]
+        else:
+            return None
+        if any(one.endswith("/data.pkl") for one in files):
+            return "is a file of PyTorch's torch.save, which can hold code and is not read"
+        inside = scheme if scheme.endswith("}") else f"{scheme}{name}"
+        # Side files are opened with what they belong to.
+        files = [
+            f for f in files if not f.startswith("__MACOSX/") and not os.path.basename(f).startswith(".")
+        ]
+        shown = ", ".join(f"{inside}/{one}" for one in files[:MOST]) + (", ..." if len(files) > MOST else "")
+        return f"is an archive: unpack it, or name a file in it ({shown})" if files else "is an empty archive"
+    return None

@@ -1,0 +1,73 @@
+"""Files that are something else than their name says: the message says what, and what to do."""
+
+import tarfile
+import zipfile
+
+import pyogrio
+import pytest
+import world
+
+from labelscape.checkpoint import load
+from labelscape.errors import BadFile, BadInput
+from labelscape.scenes.files import open_raster
+from labelscape.scenes.vectors import VectorSource, layers_of, read_features
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Sign in</title></html>"
+
+
+def zipped(path, *members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(POINTER, "pointer that Git LFS puts .*git lfs pull"), (PAGE, "web page"), (b"", "is empty")],
+)
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("a.tif", open_raster), ("a.gpkg", read_features), ("a.geojson", layers_of), ("a.safetensors", load)],
+)
+def test_what_came_instead_of_a_file_is_said(tmp_path, content, said, name, read):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadFile, match=f"{name} .*{said}"):
+        read(tmp_path / name)
+
+
+def test_members_of_archives_have_names_that_open(tmp_path):
+    scene = world.write(tmp_path / "s.tif", world.paint(20, 20))
+    zipped(tmp_path / "a.zip", ("__MACOSX/x/._s.tif", b"0"), ("x/s.tif", scene.read_bytes()))
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(scene, "x/s.tif")
+    for name in ("a.zip", "a.tar.gz"):
+        with pytest.raises(BadFile, match="is an archive: unpack it, or name a file in it") as told:
+            open_raster(tmp_path / name)
+        assert "MACOSX" not in str(told.value)
+        with open_raster(str(told.value).partition("(")[2].rpartition(")")[0]) as file:
+            assert file.shape == (20, 20)
+    with pytest.raises(BadFile, match="is an empty archive"):
+        open_raster(zipped(tmp_path / "none.zip"))
+
+
+def test_weights_of_torch_save_are_no_archive_to_unpack(tmp_path):
+    with pytest.raises(BadFile, match="torch.save, which can hold code"):
+        load(zipped(tmp_path / "w.safetensors", ("archive/data.pkl", b"")))
+
+
+def test_a_layer_that_qgis_gives_by_its_number(tmp_path):
+    w = world.make(tmp_path)
+    path = world.label_polygons(w, tmp_path / "a.gpkg", only=(0,))
+    for name, only in (("b", (1, 2)), ("c", (2,))):
+        other = world.label_polygons(w, tmp_path / f"{name}.gpkg", only=only)
+        meta, _, shapes, fields = pyogrio.raw.read(other)
+        how = {"geometry_type": "Polygon", "crs": meta["crs"], "layer": name, "append": True}
+        pyogrio.raw.write(path, shapes, fields, meta["fields"], **how)
+    assert [VectorSource.of(f"{path}|layerid={n}").layer for n in range(3)] == ["a", "b", "c"]
+    found = set(read_features(f"{path}|layerid=1").columns["kind"])
+    assert found == {"field", "forest"}
+    for wrong in ("3", "-1", "x"):
+        with pytest.raises(BadInput, match=f"no layer of the number {wrong}: it has the layers a, b, c"):
+            VectorSource.of(f"{path}|layerid={wrong}")
