@@ -174,6 +174,21 @@ def test_a_finished_file_is_the_last_chance_to_remove_what_its_killed_run_left(t
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
 
 
+def test_a_writer_without_a_lock_removes_what_a_killed_one_left(tmp_path):
+    """`calibrate` replaces a checkpoint and locks nothing."""
+    code = (
+        "with written_whole(Path(sys.argv[1])) as part:\n"
+        "    part.touch()\n    print(flush=True)\n    time.sleep(60)\n"
+    )
+    dead = started(code, tmp_path / "a.safetensors")
+    dead.kill()
+    dead.wait()
+    assert [path.name[:12] for path in tmp_path.iterdir()] == [".labelscape-"]
+    with written_whole(tmp_path / "b.json") as part:
+        part.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
+
+
 def test_without_locks_only_what_is_old_counts_as_abandoned(tmp_path, monkeypatch):
     monkeypatch.setattr("labelscape.files._lock", lambda handle: None)
     folders = [tmp_path / ".labelscape-new", tmp_path / ".labelscape-old"]

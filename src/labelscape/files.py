@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -210,6 +211,7 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     check_new(path, overwrite=overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _tidied(path.parent.absolute())
         # Beside the target, since a rename is atomic only within one file system.
         with private_folder(path.parent) as folder:
             part = folder / path.name
@@ -220,6 +222,14 @@ def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
                 raise BadFile(f"{path} cannot be written: there is a folder of this name.") from error
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _tidied(folder: Path) -> None:
+    """Remove what killed processes left in a folder, once in each process: folders of thousands of files are
+    written one by one, and what another process leaves meanwhile is for the next.
+    """
+    remove_abandoned(folder)
 
 
 def check_new(path: Path, *, overwrite: bool, why: str = "") -> None:

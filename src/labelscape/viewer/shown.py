@@ -21,7 +21,7 @@ from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_in, values_in
 from labelscape.rasters.overviews import count_areas
-from labelscape.scenes.files import gdal, open_raster
+from labelscape.scenes.files import reading
 from labelscape.scenes.picture import PICTURES
 from labelscape.text import printable_name
 from labelscape.viewer.differences import difference_layer
@@ -106,7 +106,7 @@ def find(
     """
     main = class_map_of(place)
     run = _run_of(main)
-    with gdal(), open_raster(main) as file:
+    with reading(main) as file:
         grid = class_raster(file, main).grid
     layers = _map_layers(main, run, None, "")
     notes: list[str] = []
@@ -216,7 +216,7 @@ def _byte_layer(path: Path, key: str, title: str, grid: Grid | None, run: dict[s
     pool = Pool(lambda: ByteReader(path, grid), lambda: stamp_of(path))
     with pool.lent():
         pass  # damaged files are refused before the page is opened
-    with gdal(), open_raster(path) as file:
+    with reading(path) as file:
         quick = is_quick(file.width * file.height, file.overviews(1))
         if kind == "proba":
             names = [

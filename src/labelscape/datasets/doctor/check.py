@@ -89,10 +89,7 @@ def check_data(
     if len(splits) != len(images):
         raise BadInput(f"{len(images)} scenes and {len(splits)} splits: name the split of every scene.")
     results = Results(spec, several=len(images) > 1)
-    _check_options(results, labels)
-    if all(map(is_vector, labels)):
-        # Rules for rasters, which were named, would only add classes that polygons do not have.
-        spec = results.spec = replace(spec, threshold=None, ignore_values=())
+    spec = results.spec = _check_options(results, labels)
     for line in paired:
         results.add("pairs", "info", "all files", line)
     # Before any file is checked by itself: whether a value has a class depends on all files.
@@ -116,10 +113,12 @@ def check_data(
     return _concluded(results, len(images), [n for n in dict.fromkeys(names) if n != "(not used)"])
 
 
-def _check_options(results: Results, labels: Sequence[str | Path]) -> None:
+def _check_options(results: Results, labels: Sequence[str | Path]) -> LabelRules:
+    """The rules, without those for rasters where all labels are polygons: they would add classes to them."""
     vector = [is_vector(label) for label in labels]
     for line in without_effect(results.spec, rasters=not all(vector), polygons=any(vector)):
         results.add("options", "warning", "all files", f"{line}.")
+    return replace(results.spec, threshold=None, ignore_values=()) if all(vector) else results.spec
 
 
 def check_published(found: Published, *, tick: Callable[[], object] | None = None) -> list[Finding]:
