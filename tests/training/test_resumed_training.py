@@ -442,3 +442,27 @@ def test_float16s_scale_of_losses_is_resumed(tmp_path):
     other = torch.amp.GradScaler("cpu")
     load_state(tmp_path / "s.safetensors", {}, net, optimizer, other)
     assert other.state_dict() == scaler.state_dict() and other.get_scale() != 65536.0
+
+
+def test_a_state_that_a_kill_left_beside_its_finished_network_is_removed(fields, tmp_path):
+    out, recipe = tmp_path / "out", {**fields, "steps": 2, "base_steps": 2, "measure_tile_sizes": False}
+    train(recipe, out, score=False)
+
+    def left(network, age):
+        state = state_path(out, network)
+        state.write_bytes(b"left")
+        at = (out / f"{network}.safetensors").stat().st_mtime_ns - age
+        os.utime(state, ns=(at, at))
+        return state
+
+    base, of_other = left("fcn", 10**9), left("skip", -(10**9))
+    with pytest.raises(BadFile, match="exists; pass `overwrite=True`"):
+        train(recipe, out, score=False)
+    assert of_other.exists()  # newer than the network: of a run that began to replace it
+    own = left("skip", 10**9)
+    with pytest.raises(BadFile, match="exists; pass `overwrite=True`"):
+        train(recipe, out, score=False)
+    assert not own.exists() and base.exists()
+    (out / "skip.safetensors").unlink()
+    train(recipe, out, score=False)
+    assert not list(out.glob("*.state.safetensors"))

@@ -53,6 +53,16 @@ def forget_state(out: Path, network: str) -> None:
         state_path(out, network).unlink()
 
 
+def forget_finished_state(out: Path, network: str) -> None:
+    """Delete the state of a network whose checkpoint is written: a run that is killed between the two leaves
+    both. A state that is newer than the checkpoint is that of another, unfinished run.
+    """
+    with suppress(OSError):
+        state, target = state_path(out, network), checkpoint_path(out, network)
+        if state.stat().st_mtime_ns <= target.stat().st_mtime_ns:
+            state.unlink()
+
+
 def make_room(out: Path) -> None:
     """Create the folder and write to it once: hours of training must not end at a read-only one. Raises
     BadFile.

@@ -24,7 +24,14 @@ from labelscape.training.board import require_tensorboard
 from labelscape.training.data import blank_checkpoint, input_scaling, of_second_task, open_both, scored_part
 from labelscape.training.leader import Leader, leading
 from labelscape.training.loop import run_phase
-from labelscape.training.outputs import checkpoint_path, counts_path, forget_state, make_room, write_log
+from labelscape.training.outputs import (
+    checkpoint_path,
+    counts_path,
+    forget_finished_state,
+    forget_state,
+    make_room,
+    write_log,
+)
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
 from labelscape.training.recipe_sizes import SETTINGS as OF_MAP_SIZE
 from labelscape.training.setup import net_options
@@ -177,6 +184,8 @@ def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool, held
     Raises BadFile where it is read-only, holds a finished checkpoint, or another run trains there.
     """
     target = checkpoint_path(out, recipe.network)
+    if fabric.is_global_zero and not overwrite:
+        forget_finished_state(out, recipe.network)
     check_new(target, overwrite=overwrite)
     fabric.barrier()  # all processes have checked before the first one writes
     networks = [recipe.network] + ([base_recipe(recipe).network] if recipe.base_steps else [])
@@ -211,6 +220,8 @@ def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, run: Run)
         done = load(path)
         _refuse_another_run(path, done, replace(blank, recipe=settings))
         run.say(f"{path} is finished; continuing from it")
+        if run.fabric.is_global_zero:
+            forget_finished_state(run.out, base.network)
         return done
     blank = replace(blank, recipe=settings)
     trained = run_phase(
