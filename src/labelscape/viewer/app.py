@@ -23,7 +23,7 @@ from labelscape.viewer.correcting import add_corrections, corrections_of
 from labelscape.viewer.geopackage import Changed
 from labelscape.viewer.guard import Guard
 from labelscape.viewer.judging import add_judging, judge_of
-from labelscape.viewer.layers import Layer
+from labelscape.viewer.layers import Layer, version_of
 from labelscape.viewer.pages import add_page
 from labelscape.viewer.recolouring import add_recolouring, can_recolour
 from labelscape.viewer.shown import Shown
@@ -80,6 +80,7 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:
             "ramp": [list(color) for color in VIRIDIS],
             "notes": list(shown.notes),
             "judge": judge_of(shown),
+            "outlines": shown.outlines and version_of(shown.outlines.stamp()),
             "layers": [
                 _layer_facts(layer) | {"recolour": edit and can_recolour(layer)} for layer in shown.layers
             ],
@@ -90,7 +91,9 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:
         if row >= shown.grid.height or column >= shown.grid.width:
             raise HTTPException(404)
         values = {layer.key: tiles.values_at(layer, row, column) for layer in shown.layers}
-        return {"row": row, "column": column, **_place(shown, row, column), "values": values}
+        polygon = shown.outlines and shown.outlines.at(row, column)
+        place = _place(shown, row, column)
+        return {"row": row, "column": column, **place, "values": values, "polygon": polygon}
 
     @app.get("/api/stretch")
     def stretch(
@@ -157,6 +160,16 @@ def _bands(layer: Layer, text: str) -> tuple[int, ...]:
 
 
 def _add_tiles(app: FastAPI, shown: Shown) -> None:
+    kept = {"cache-control": f"private, max-age={PAGE}"}
+
+    @app.get("/outlines/{level}/{column}/{row}.png")
+    def outlines(level: int, column: int, row: int) -> Response:
+        place = tiles.tile_window(shown.grid, level, column, row)
+        if place is None or shown.outlines is None:
+            raise HTTPException(404)
+        scale = 2 ** (tiles.levels(shown.grid) - level)
+        return Response(shown.outlines.tile(place[0], scale), media_type="image/png", headers=kept)
+
     @app.get("/tiles/{key}/{level}/{column}/{row}.png")
     def tile(
         key: str,
@@ -182,9 +195,7 @@ def _add_tiles(app: FastAPI, shown: Shown) -> None:
             picture = tiles.scene_tile(layer, place, chosen, _stretch(stretch, len(chosen)))
         else:
             picture = tiles.ramp_tile(layer, place, chosen[0])
-        return Response(
-            picture, media_type="image/png", headers={"cache-control": f"private, max-age={PAGE}"}
-        )
+        return Response(picture, media_type="image/png", headers=kept)
 
 
 def _stretch(text: str, count: int) -> list[tuple[float, float]]:

@@ -101,6 +101,11 @@ def place_of(base: sqlite3.Connection, layer: str) -> tuple[str, str, int]:
     return (keys or ["rowid"])[0], row["column_name"], row["srs_id"]
 
 
+def quoted(name: str) -> str:
+    """The name of a table or a column, from a file, as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def touched(base: sqlite3.Connection, layer: str) -> None:
     """Note in the table of contents that a layer was changed, as the standard asks."""
     base.execute(

@@ -20,7 +20,7 @@ from labelscape.errors import BadInput, UnknownName
 from labelscape.grid import Grid
 from labelscape.legend import Legend
 from labelscape.scenes.vectors import layer_facts, layers_of
-from labelscape.viewer.geopackage import Changed, geometry_of, opened, place_of, rings_of, touched
+from labelscape.viewer.geopackage import Changed, geometry_of, opened, place_of, quoted, rings_of, touched
 
 WORDS = {"review": tuple(ANSWERS.values()), "sample": CERTAINTY, "blocks": ()}
 """What may be said beside or instead of a class: the columns `answer` and `certainty`."""
@@ -68,7 +68,7 @@ class Judged:
             key, shape, _ = place_of(base, layer)
             # Names of columns cannot be parameters; these come from the file's own table, quoted.
             rows = base.execute(
-                f"SELECT {_quoted(key)} AS _key, {_quoted(shape)} AS _shape, * FROM {layer} ORDER BY 1"
+                f"SELECT {quoted(key)} AS _key, {quoted(shape)} AS _shape, * FROM {layer} ORDER BY 1"
             ).fetchall()
         if self.kind == "sample":
             return [self._point(dict(row)) for row in rows]
@@ -146,7 +146,7 @@ class Judged:
         if name is not None:
             value = self.legend.classes[self.legend.index(name)].value if self.kind == "sample" else name
         with opened(self.path, write=True) as base:
-            key = _quoted(place_of(base, layer)[0])
+            key = quoted(place_of(base, layer)[0])
             row = base.execute(f"SELECT * FROM {layer} WHERE {key} = ?", (number,)).fetchone()
             if row is None:
                 raise BadInput(f"{self.path} has no place with the number {number}.")
@@ -159,7 +159,3 @@ class Judged:
             )
             touched(base, layer)
         return {"class": name, "word": word}
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -115,7 +115,7 @@ class Layer:
     @property
     def version(self) -> str:
         """Another text when its files have changed."""
-        return hashlib.sha256(repr(self.pool.stamp()).encode()).hexdigest()[:12]
+        return version_of(self.pool.stamp())
 
     def read(
         self, bands: tuple[int, ...], window: Window, shape: tuple[int, int]
@@ -123,6 +123,11 @@ class Layer:
         """As `Reader.read`. Raises BadFile where the file is damaged."""
         with gdal(), self.pool.lent() as reader:
             return reader.read(bands, window, shape)
+
+
+def version_of(stamp: object) -> str:
+    """A short text that is another one when a stamp is."""
+    return hashlib.sha256(repr(stamp).encode()).hexdigest()[:12]
 
 
 def is_quick(pixels: int, overviews: object) -> bool:

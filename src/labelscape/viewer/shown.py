@@ -29,9 +29,10 @@ from labelscape.viewer.layers import ByteReader, Layer, Pool, is_quick, scene_po
 
 if TYPE_CHECKING:
     from labelscape.viewer.judge import Judged
+    from labelscape.viewer.outlines import Outlines
 
 # Of `inspection`, whose import takes a second that a page which opens has not.
-CLASS, RUN = "_class.tif", "_run.json"
+CLASS, RUN, POLYGONS = "_class.tif", "_run.json", "_polygons.gpkg"
 ERRORS, BLOCKS = "_errors.tif", "blocks.gpkg"
 """What `evaluate --out` writes."""
 LARGEST_RUN = 50_000_000
@@ -61,11 +62,12 @@ BESIDE = {
 class Shown:
     """What a page shows. Only the colours of classes change while it is open (`recolour`).
 
-    layers  the map's own first; the first one is the class map, and all lie on its `grid`. Only imagery where
-            a sample is judged
-    notes   what could not be shown, a sentence each
-    folder  the folder of the map, in which edits are stored
-    judged  places to answer
+    layers    the map's own first; the first one is the class map, and all lie on its `grid`. Only imagery
+              where a sample is judged
+    notes     what could not be shown, a sentence each
+    folder    the folder of the map, in which edits are stored
+    judged    places to answer
+    outlines  the polygons of the map
     """
 
     title: str
@@ -74,6 +76,7 @@ class Shown:
     folder: Path
     notes: tuple[str, ...] = ()
     judged: Judged | None = None
+    outlines: Outlines | None = None
 
     def layer(self, key: str) -> Layer | None:
         return next((one for one in self.layers if one.key == key), None)
@@ -132,7 +135,19 @@ def find(
             raise BadInput("A sample is interpreted on imagery, without the map; pass it with `scene`.")
     layers += imagery
     notes += [f"{one.title} has no overviews and {SLOW}" for one in layers if one.path and not one.quick]
-    return Shown(stem_of_map(main), grid, tuple(layers), main.parent, (*notes, *note), judged)
+    # An interpreter of a sample sees no polygons of classes either.
+    outlines = _outlines_of(main, grid) if judged is None or judged.kind != "sample" else None
+    return Shown(stem_of_map(main), grid, tuple(layers), main.parent, (*notes, *note), judged, outlines)
+
+
+def _outlines_of(main: Path, grid: Grid) -> Outlines | None:
+    """The polygons beside a class map."""
+    path = main.with_name(main.name.removesuffix(CLASS) + POLYGONS)
+    if not main.name.endswith(CLASS) or not path.is_file() or path.is_symlink():
+        return None
+    from labelscape.viewer.outlines import Outlines
+
+    return Outlines.of(path, grid)
 
 
 def class_map_of(place: str | Path) -> Path:

@@ -8,7 +8,7 @@
  *   top: number, unit: string, usual: number[], exact: boolean, version: string, recolour: boolean, classes?: MapClass[]}} Layer
  * @typedef {{title: string, width: number, height: number, levels: number, crs: string,
  *   metres: number | null, edit: boolean, correct: boolean, north: number | null, ramp: [number, number, number][], notes: string[],
- *   layers: Layer[], judge: Judging | null}} MapFacts
+ *   layers: Layer[], judge: Judging | null, outlines: string | null}} MapFacts
  * @typedef {{kind: "review" | "sample" | "differences" | "blocks", file: string,
  *   classes: {name: string, color: [number, number, number]}[], words: string[]}} Judging
  * @typedef {{id: number, class: string, rings: [number, number][][][]}} Correction
@@ -16,7 +16,7 @@
  * @typedef {{id: number, title: string, rings: [number, number][][][], bounds: [number, number, number, number],
  *   mapped?: string} & Answer} Place
  * @typedef {{row: number, column: number, xy: [number, number] | null, lonlat: [number, number] | null,
- *   values: Record<string, number[] | null>}} Point
+ *   values: Record<string, number[] | null>, polygon: Record<string, string | number> | null}} Point
  */
 
 /**

@@ -6,7 +6,7 @@ import { correct } from "./correct.js";
 import { byId, fill, make } from "./dom.js";
 import { judge } from "./judge.js";
 import { drawLegend, drawRamp } from "./legend.js";
-import { drawScale, fit, makeMap, swipeAt, tileAddress, tileLayer } from "./map.js";
+import { drawScale, fit, makeMap, outlineLayer, swipeAt, tileAddress, tileLayer } from "./map.js";
 import { savePicture } from "./picture.js";
 import { showPoint } from "./point.js";
 import { first, fromHash, toHash } from "./state.js";
@@ -19,7 +19,7 @@ const PRESETS = [
 
 const KEYS = [
   ["+ −", "zoom"], ["arrows", "pan, or go on when judging"], ["1 to 9", "answer"], ["d z", "draw, undo"], ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
-  ["f", "confidence"], ["i", "imagery on or off"], ["[ ]", "opacity"], ["p", "save as PNG"], ["s", "swipe on or off"], [", .", "move the swipe line"],
+  ["f", "confidence"], ["i o", "imagery, polygons on or off"], ["[ ]", "opacity"], ["p", "save as PNG"], ["s", "swipe on or off"], [", .", "move the swipe line"],
 ];
 
 async function start() {
@@ -30,6 +30,7 @@ async function start() {
   const scene = facts.layers.find((layer) => layer.kind === "scene");
   const map = makeMap(facts);
   const panes = { imagery: tileLayer(facts, "imagery"), left: tileLayer(facts, "left"), right: tileLayer(facts, "right") };
+  const outlines = facts.outlines ? outlineLayer(facts) : null;
   /** @type {Record<string, string>} */
   const shown = {};
   /** @type {(event: KeyboardEvent) => boolean} */
@@ -59,6 +60,7 @@ async function start() {
     put("left", state.show, state.showBand, state.opacity / 100);
     // Imagery is not faded: beside classes it is what they are compared with.
     put("right", state.beside, state.besideBand, state.beside === "scene" ? 1 : state.opacity / 100);
+    if (outlines && state.outlines !== map.hasLayer(outlines)) state.outlines ? outlines.addTo(map) : outlines.remove();
     swipeAt(map, state.beside !== "", state.swipe);
     drawControls();
     remember();
@@ -71,6 +73,7 @@ async function start() {
     byId("opacity-text").textContent = `${state.opacity} %`;
     byId("swipe").value = String(state.swipe);
     byId("imagery-on").checked = state.imagery;
+    byId("outlines-on").checked = state.outlines;
     for (const [name, key, band] of /** @type {[string, string, number][]} */ ([["show", state.show, state.showBand], ["beside", state.beside, state.besideBand]])) {
       const layer = layers.get(key);
       const row = byId(`${name}-class-row`);
@@ -194,6 +197,8 @@ async function start() {
     on("opacity", "input", (value) => { state.opacity = Number(value); draw(); });
     on("swipe", "input", (value) => { state.swipe = Number(value); swipeAt(map, true, state.swipe); remember(); });
     byId("imagery-on").addEventListener("change", () => { state.imagery = byId("imagery-on").checked; draw(); });
+    byId("outlines-row").hidden = !outlines;
+    byId("outlines-on").addEventListener("change", () => { state.outlines = byId("outlines-on").checked; draw(); });
     byId("save-picture").addEventListener("click", () => savePicture(map, facts, state));
     byId("stretch-view").addEventListener("click", () => stretch(false));
     byId("stretch-all").addEventListener("click", () => stretch(true));
@@ -230,6 +235,7 @@ async function start() {
       f: () => { if (layers.has("confidence")) { state.show = "confidence"; state.showBand = 0; draw(); } },
       p: () => savePicture(map, facts, state),
       i: () => { state.imagery = !state.imagery; draw(); },
+      o: () => { state.outlines = !state.outlines; draw(); },
       "[": () => { state.opacity = Math.max(0, state.opacity - 10); draw(); },
       "]": () => { state.opacity = Math.min(100, state.opacity + 10); draw(); },
       s: () => { state.beside = state.beside ? "" : byId("beside").options[1].value; draw(); },

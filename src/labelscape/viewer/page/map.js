@@ -18,7 +18,7 @@ export function makeMap(facts) {
     crs, minZoom: -2, maxZoom: facts.levels + 5, zoomDelta: 1, attributionControl: false,
     zoomAnimation: !matchMedia("(prefers-reduced-motion: reduce)").matches, fadeAnimation: false,
   });
-  for (const [name, order] of [["imagery", 200], ["left", 210], ["right", 220]]) {
+  for (const [name, order] of [["imagery", 200], ["left", 210], ["right", 220], ["outlines", 230]]) {
     map.createPane(name).style.zIndex = String(order);
   }
   map.zoomControl.setPosition("topright");
@@ -65,6 +65,14 @@ export function tileAddress(layer, band, state) {
   }
   // Braces are Leaflet's own places: the words hold none, since URLSearchParams encodes them.
   return `tiles/${layer.key}/{z}/{x}/{y}.png?${words}`;
+}
+
+/**
+ * The outlines of the map's polygons, drawn by the server: a hundred thousand of them would not fit the browser.
+ * @param {import("./api.js").MapFacts} facts
+ */
+export function outlineLayer(facts) {
+  return tileLayer(facts, "outlines").setUrl(`outlines/{z}/{x}/{y}.png?v=${facts.outlines}`, true);
 }
 
 /** @param {[number, number, number]} color */

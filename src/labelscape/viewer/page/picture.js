@@ -29,6 +29,7 @@ export async function savePicture(map, facts, state) {
     pen.fillStyle = "#16191d";
     pen.fillRect(line - 1, 0, 2, size.y);
   }
+  drawPane(map, pen, "outlines", 0, size.x, size.y);
   drawLegend(pen, facts, state, size);
   drawScaleBar(pen, size);
   if (facts.north !== null) drawNorth(pen, facts.north, size);

@@ -51,6 +51,9 @@ function draw(facts, point) {
       layer.bands.slice(0, 16).forEach((band, i) => rows.push([band, Number(values[i].toPrecision(6)).toString()]));
     }
   }
+  for (const [name, value] of Object.entries(point.polygon ?? {})) {
+    rows.push([`polygon ${name}`, typeof value === "number" ? Number(value.toPrecision(6)).toString() : value]);
+  }
   if (point.lonlat) {
     const [lon, lat] = point.lonlat;
     rows.push(["WGS 84", `${Math.abs(lat).toFixed(6)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(lon).toFixed(6)}° ${lon < 0 ? "W" : "E"}`]);

@@ -6,7 +6,7 @@ import { hex } from "./map.js";
 
 /**
  * @typedef {{zoom: number | null, row: number | null, column: number | null, show: string,
- *   showBand: number, opacity: number, beside: string, besideBand: number, swipe: number, imagery: boolean,
+ *   showBand: number, opacity: number, beside: string, besideBand: number, swipe: number, imagery: boolean, outlines: boolean,
  *   bands: number[], stretch: [number, number][], hidden: Record<string, number[]>,
  *   colors: Record<string, Record<number, [number, number, number]>>}} State
  */
@@ -17,7 +17,7 @@ export function first(facts) {
   return {
     zoom: null, row: null, column: null, show: facts.layers.find((layer) => layer.kind === "classes")?.key ?? "none", showBand: 0, opacity: 70,
     beside: facts.layers.some((layer) => layer.key === "2-class") ? "2-class" : "",
-    besideBand: 0, swipe: 500, imagery: true, bands: scene ? scene.usual : [], stretch: [], hidden: {},
+    besideBand: 0, swipe: 500, imagery: true, outlines: false, bands: scene ? scene.usual : [], stretch: [], hidden: {},
     colors: {},
   };
 }
@@ -35,6 +35,7 @@ export function toHash(state) {
   if (state.besideBand) words.set("besideBand", String(state.besideBand));
   if (state.beside) words.set("swipe", String(state.swipe));
   if (!state.imagery) words.set("imagery", "0");
+  if (state.outlines) words.set("outlines", "1");
   if (state.bands.length) words.set("bands", state.bands.join(","));
   if (state.stretch.length) words.set("stretch", state.stretch.map((one) => one.join(",")).join(";"));
   for (const [key, values] of Object.entries(state.hidden)) {
@@ -77,6 +78,7 @@ export function fromHash(hash, before, facts) {
   state.opacity = Math.round(number("opacity", 0, 100, state.opacity));
   state.swipe = Math.round(number("swipe", 0, 1000, state.swipe));
   if (words.has("imagery")) state.imagery = words.get("imagery") !== "0";
+  if (words.has("outlines")) state.outlines = words.get("outlines") === "1";
   const scene = facts.layers.find((layer) => layer.kind === "scene");
   const bands = (words.get("bands") ?? "").split(",").map(Number);
   if (scene && bands.length === 3 && bands.every((b) => Number.isInteger(b) && b >= 0 && b < scene.bands.length)) {
