@@ -16,6 +16,7 @@ FLOORS = (
     {"errors", "version", "text", "mistaken"},
     {"crs"},
     {"grid", "legend", "files", "progress", "stages", "batch_script"},
+    {"qgis_install"},
     {"scenes"},
     {"labels"},
     {"contract"},
@@ -34,6 +35,7 @@ FLOORS = (
     {"viewer"},
     {"demo", "benchmark"},
     {"cli"},
+    {"qgis_plugin"},  # runs in QGIS's own Python
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -49,6 +51,7 @@ geography.
 """
 BESIDE = {
     "nets": {"errors"},  # networks know no files, legends or scenes
+    "qgis_plugin": set(),  # Labelscape is not installed there
     "areas": {
         "errors",
         "version",

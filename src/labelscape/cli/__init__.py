@@ -32,6 +32,7 @@ from labelscape.cli import (
     mosaic,
     polygonize,
     push,
+    qgis,
     review,
     sample,
     serve,
@@ -99,6 +100,7 @@ VERBS = {
     bench: "Measure speed and memory of the networks.",
     export: "Export a model for other programs; its card.",
     push: "Publish a model with its card and checksum.",
+    qgis: "Install a QGIS plug-in that maps rasters.",
     import_caffe: "Import weights published for Caffe.",
 }
 """One line each for the list of commands, short enough not to be cut at 80 columns."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labelscape.cli.options import AsJson, Overwrite, print_json
 from labelscape.cli.push import License
+
+if TYPE_CHECKING:
+    from labelscape.export.model import Exported
 
 NAME = "export"
 
@@ -43,7 +46,8 @@ Task = Annotated[
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors).")],
     to: Annotated[
-        str, typer.Option("--to", help="Format: onnx; or card, the model card and a STAC item.")
+        str,
+        typer.Option("--to", help="onnx, openvino, pt2 (torch.export); or card: model card and STAC item."),
     ] = "onnx",
     out: Annotated[
         Path | None,
@@ -91,6 +95,10 @@ def run(
         task=task,
         overwrite=overwrite,
     )
+    _print(done, as_json)
+
+
+def _print(done: Exported, as_json: bool) -> None:
     if as_json:
         fields = {"path": str(done.path), "format": done.format, "size": done.size, "bytes": done.bytes}
         print_json({**fields, "difference": done.difference, "changed": done.changed})

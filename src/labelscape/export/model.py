@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from labelscape.checkpoint import Checkpoint, fingerprint, load
 from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.export import onnx_file
 from labelscape.export.graph import Graph, scaling_of
+from labelscape.export.other_files import Run, openvino_files, pt2_file
 from labelscape.exported import FACTS, HEADER, SCALINGS, Facts, session
 from labelscape.files import check_new, written_whole
 from labelscape.scoring.engines import TorchEngine
@@ -31,7 +32,8 @@ from labelscape.scoring.proof import compared, proof_images
 from labelscape.scoring.scorer import Member, Scorer
 from labelscape.scoring.stitch import usual_overlap
 
-FORMATS = {"onnx": ".onnx"}
+FORMATS = {"onnx": (".onnx",), "openvino": (".xml", ".bin"), "pt2": (".pt2",)}
+"""Name -> suffixes of its files, the one that is named first."""
 DTYPES = ("float32", "float16")
 USUAL_SIZE = 512
 """Side of the images of a network for which no size is better than another (ours)."""
@@ -77,6 +79,7 @@ def export_model(
     out        the file; beside the checkpoint where it is left out
     size       rows and columns of its images: what the network learned, unless given
     dynamic    any multiple of the network's stride instead of one size
+    to         "onnx"; "openvino", two files, .xml and .bin; "pt2", a program of torch.export
     opset      version of ONNX's operators
     dtype      "float32", or "float16": half the size
     normalise  what the images hold: "inside" the scene's own units, "outside" (value - mean) / std, "unit"
@@ -89,31 +92,54 @@ def export_model(
     has no form in this format, or the file gives something else than torch.
     """
     _check_settings(to, size, dynamic, opset, dtype, normalise)
-    onnx_file.check_installed()
+    if to != "pt2":  # OpenVINO reads the network from ONNX
+        onnx_file.check_installed()
     one = (load(checkpoint) if not isinstance(checkpoint, Checkpoint) else checkpoint).task(task)
-    out = Path(out) if out is not None else _beside(one, FORMATS[to])
-    check_new(out, overwrite=overwrite)
+    out = Path(out) if out is not None else _beside(one, FORMATS[to][0])
+    paths = {suffix: out if suffix == FORMATS[to][0] else out.with_suffix(suffix) for suffix in FORMATS[to]}
+    for path in paths.values():
+        check_new(path, overwrite=overwrite)
     engine = TorchEngine.of(one, device="cpu")
     side = None if dynamic else _side(one, engine, size)
     facts = Facts(
         normalise, dtype, side, engine.stride, engine.reach, _memory(engine, one, side), fingerprint(one)
     )
     graph = Graph(engine, one, normalise, dtype == "float16").eval()
-    if dynamic and (pool := next((m for m in graph.modules() if isinstance(m, MatrixPool)), None)):
-        # Refused before it is recorded, which takes a minute for large networks.
+    if dynamic:
+        _refuse_pools(graph, one.network)
+    # A program of torch.export is of one image.
+    shapes = _shapes(len(one.bands), engine.stride, side)[: 1 if to == "pt2" else None]
+    files, run = _written(to, graph, _given(one, shapes[0], normalise), facts, opset, one, engine)
+    difference, changed = _proven(run, graph, engine, one, shapes, facts)
+    # The named file last: where it is, the others are.
+    for suffix in reversed(paths):
+        with written_whole(paths[suffix], overwrite=overwrite) as part:
+            part.write_bytes(files[suffix])
+    return Exported(out, to, side, sum(map(len, files.values())), difference, changed, tuple(shapes))
+
+
+def _refuse_pools(graph: Graph, network: str) -> None:
+    """Before the network is recorded, which takes a minute for large ones."""
+    if pool := next((m for m in graph.modules() if isinstance(m, MatrixPool)), None):
         raise BadInput(
-            f"{one.network} cannot be exported for images of any size: it pools them to {pool.rows} x "
+            f"{network} cannot be exported for images of any size: it pools them to {pool.rows} x "
             f"{pool.columns} cells (adaptive_avg_pool2d), which ONNX can say of one size only. Give a fixed "
             "`size`."
         )
-    shapes = _shapes(len(one.bands), engine.stride, side)
-    model = onnx_file.onnx_bytes(
-        graph, _given(one, shapes[0], normalise), opset, dynamic, _metadata(one, facts, engine), one.network
-    )
-    difference, changed = _proven(model, graph, engine, one, shapes, facts)
-    with written_whole(out, overwrite=overwrite) as part:
-        part.write_bytes(model)
-    return Exported(out, to, side, len(model), difference, changed, tuple(shapes))
+
+
+def _written(
+    to: str, graph: Graph, image: Tensor, facts: Facts, opset: int, one: Checkpoint, engine: TorchEngine
+) -> tuple[dict[str, bytes], Run]:
+    """The files of a format by suffix, and a function that runs what was read back from them."""
+    metadata = _metadata(one, facts, engine)
+    if to == "pt2":
+        content, run = pt2_file(graph, image, metadata, one.network)
+        return {".pt2": content}, run
+    model = onnx_file.onnx_bytes(graph, image, opset, facts.size is None, metadata, one.network)
+    if to == "openvino":
+        return openvino_files(model, metadata)
+    return {".onnx": model}, partial(onnx_file.run_session, session(model, torch.get_num_threads()))
 
 
 def _check_settings(to: str, size: int | None, dynamic: bool, opset: int, dtype: str, normalise: str) -> None:
@@ -126,6 +152,8 @@ def _check_settings(to: str, size: int | None, dynamic: bool, opset: int, dtype:
             raise UnknownName(what, value, tuple(known))
     if size is not None and dynamic:
         raise BadOption("`size` and `dynamic` exclude each other: with `dynamic` any size may be given.")
+    if dynamic and to == "pt2":
+        raise BadOption("torch.export fixes the size of images: leave `dynamic` out, and give `size`.")
     if opset not in onnx_file.OPSETS:
         raise BadOption(
             f"`opset={opset}` must be from {onnx_file.OPSETS[0]} to {onnx_file.OPSETS[-1]}; "
@@ -205,7 +233,7 @@ def _metadata(checkpoint: Checkpoint, facts: Facts, engine: TorchEngine) -> dict
 
 @torch.inference_mode()
 def _proven(
-    model: bytes,
+    run: Run,
     graph: Graph,
     engine: TorchEngine,
     checkpoint: Checkpoint,
@@ -215,15 +243,14 @@ def _proven(
     """The largest difference of a probability from torch's, and the share of pixels with another class.
     Raises BadInput where the file gives something else.
     """
-    run: Any = session(model, torch.get_num_threads())
     most, changed, pixels = 0.0, 0, 0
     for shape in shapes:
         given = _given(checkpoint, shape, facts.normalise)
         wanted = (engine.forward(graph.scaled(given)) / checkpoint.temperature).softmax(1)
         try:
-            found = onnx_file.run_session(run, given)
+            found = run(given)
             failure, difference = compared(wanted, found)
-        # onnxruntime has an error of its own for every operator.
+        # Each runtime has an error of its own for every operator.
         except Exception as error:
             failure, difference = (str(error).splitlines() or [""])[0][:200], float("inf")
         if facts.dtype == "float16" and difference <= HALF_TOLERANCE:

@@ -22,7 +22,7 @@ def recorded(
     raises for what has no form in ONNX.
     """
     made, axes = io.BytesIO(), dict(free or {})
-    with _quiet(), torch.inference_mode(False), torch.no_grad(), _transposes(opset):
+    with quiet(), torch.inference_mode(False), torch.no_grad(), _transposes(opset):
         torch.onnx.export(
             graph,
             (image,),
@@ -37,7 +37,7 @@ def recorded(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch prints its whole graph where an operator fails, and warns of every size that is fixed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

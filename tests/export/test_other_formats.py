@@ -1,0 +1,106 @@
+"""OpenVINO's files and programs of torch.export: read back, they give the class map of the checkpoint."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_networks import SMALL
+from test_export_onnx import BANDS, made, scene
+
+from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.export import other_files
+from labelscape.export.model import export_model
+from labelscape.scoring.scorer import predict
+
+LONG = [name for name in SMALL if name != "fcn"]
+
+
+def in_openvino(path, images):
+    import openvino
+
+    # Threads and precision are the user's: full precision is asked for as by ours.
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compiled({"image": images})["probabilities"]
+
+
+def in_torch(path, images):
+    with torch.no_grad():
+        return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
+
+
+RUN = {"openvino": in_openvino, "pt2": in_torch}
+
+
+@pytest.mark.parametrize("to", RUN)
+@pytest.mark.parametrize(
+    "network", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in SMALL]
+)
+def test_each_format_gives_the_class_map_of_the_checkpoint(network, to, tmp_path):
+    checkpoint = made(network)
+    suffix = {"openvino": ".xml", "pt2": ".pt2"}[to]
+    done = export_model(checkpoint, tmp_path / f"model{suffix}", to=to, size=64)
+    assert done.difference <= 1e-4 and done.changed == 0 and done.format == to
+    pixels = scene(64, 64)
+    wanted = predict(checkpoint, pixels)
+    for count in (1,) if to == "pt2" else (1, 3):
+        found = RUN[to](done.path, np.stack([pixels] * count).astype(np.float32))
+        assert found.shape == (count, 4, 64, 64)
+        np.testing.assert_allclose(found[-1], wanted, atol=1e-4)
+        # Ties alone may differ.
+        top = np.sort(wanted, axis=0)
+        clear = top[-1] - top[-2] > 2e-4
+        assert clear.mean() > 0.8
+        np.testing.assert_array_equal(found[-1].argmax(0)[clear], wanted.argmax(0)[clear])
+
+
+def test_the_files_say_what_they_are(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    export_model(made(), tmp_path / "m.xml", to="openvino", size=64, normalise="unit")
+    assert (tmp_path / "m.bin").exists()
+    model = openvino.Core().read_model(tmp_path / "m.xml")
+    assert json.loads(str(model.get_rt_info(["labelscape"]).value))["bands"] == list(BANDS)
+    assert json.loads(str(model.get_rt_info(["labelscape_export"]).value))["normalise"] == "unit"
+    export_model(made(), tmp_path / "m.pt2", to="pt2", size=64)
+    extra = {"labelscape": "", "labelscape_export": ""}
+    torch.export.load(tmp_path / "m.pt2", extra_files=extra)
+    assert json.loads(extra["labelscape"])["network"] == "fcn"
+    assert json.loads(extra["labelscape_export"])["size"] == 64
+
+
+def test_neither_of_two_files_is_replaced_unasked(tmp_path):
+    (tmp_path / "m.bin").write_bytes(b"mine")
+    with pytest.raises(BadFile, match="m.bin"):
+        export_model(made(), tmp_path / "m.xml", to="openvino", size=64)
+    assert (tmp_path / "m.bin").read_bytes() == b"mine" and not (tmp_path / "m.xml").exists()
+
+
+def test_a_program_has_one_size():
+    with pytest.raises(BadOption, match="torch.export fixes the size"):
+        export_model(made(), "m.pt2", to="pt2", dynamic=True)
+
+
+def test_what_cannot_be_recorded_is_told_and_not_written(tmp_path, monkeypatch):
+    def failing(*arguments, **more):
+        raise RuntimeError("\naten::strange is not supported.\nand a page more")
+
+    monkeypatch.setattr(torch.export, "export", failing)
+    with pytest.raises(BadInput, match=r"fcn cannot be recorded by torch.export: aten::strange is not supp"):
+        export_model(made(), tmp_path / "m.pt2", to="pt2", size=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_gives_something_else_is_not_kept(tmp_path, monkeypatch):
+    real = other_files.torch.export.load
+
+    class Off:
+        def __init__(self, program):
+            self.program = program.module()
+
+        def module(self):
+            return lambda images: self.program(images).flip(1)
+
+    monkeypatch.setattr(other_files.torch.export, "load", lambda *a, **k: Off(real(*a, **k)))
+    with pytest.raises(BadInput, match="is not what torch computes"):
+        export_model(made(), tmp_path / "m.pt2", to="pt2", size=64)
+    assert list(tmp_path.iterdir()) == []
