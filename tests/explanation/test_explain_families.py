@@ -251,6 +251,20 @@ def test_attributions_of_a_linear_model_are_its_weights_times_the_input(scene):
     assert found.numbers["by_band"]["2"] == pytest.approx(expected[1].sum(), rel=1e-3, abs=1e-5)
 
 
+def test_a_few_large_values_do_not_hide_the_others():
+    values = np.linspace(-1, 1, 400).reshape(20, 20)
+    values[3, 4], values[5, 6] = 50, -70
+    shown = speaks_for.around_zero(values, "map", "for water")
+    assert "the largest is 70" in shown.caption
+    low, _, high = shown.bar.labels
+    assert low == f"-{high}" and 0.98 < float(high) < 1.001
+    # Halves of the range are told apart: 0 and 0.5 were one colour between -70 and 70.
+    assert abs(shown.pixels[10, 0].astype(int) - shown.pixels[15, 0]).sum() > 60
+    few = np.zeros((20, 20))
+    few[0, 0] = 2
+    assert speaks_for.around_zero(few, "map", "for water").bar.labels == ("-2", "0", "2")
+
+
 def test_a_missing_captum_is_one_sentence(scene, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     look = Look(nn.Conv2d(3, 3, 1), None, None, pixels=((1, 1),))

@@ -37,10 +37,11 @@ def page_of(made: Explanation, look: Look, analyses: Sequence[Analysis]) -> Repo
         sections.append(Section("What is not shown", tables=(table,)))
     scenes = {one["scene"] for one in made.windows}
     count = f"{len(made.windows)} window{'s' * (len(made.windows) != 1)}"
+    ran = f"{len(made.found)} analys{'i' if len(made.found) == 1 else 'e'}s"
     return Report(
         title=f"Inside {look.checkpoint.network}{_task(look)}",
         subtitle=made.facts["software"],
-        lead=f"{len(made.found)} analyses on {count} of {_named(sorted(scenes))}.",
+        lead=f"{ran} on {count} of {_named(sorted(scenes))}.",
         notes=made.notes[:20],
         sections=(_windows(look), *sections),
         provenance={

@@ -17,6 +17,8 @@ STEPS = 32, 128
 """Of the integral (ours): the second number where the error of the first is above GOOD."""
 GOOD, USELESS = 0.05, 0.2
 """Errors of the integral's sum, as shares of the logit's gain (ours)."""
+SHOWN = 0.99
+"""Share of the pixels whose values the colours tell apart (ours)."""
 PATCH_SHARE = 16
 """An occluded square is a sixteenth of the window's side (ours), at least 4 pixels."""
 
@@ -104,12 +106,11 @@ def speaks_for(look: Look) -> Found:
     }
     where = f"for {name} at column {column}, row {row} of the window; 0 is in the middle of the colours"
     pictures = tuple(
-        _marked(heat(values, title, f"{text} {where}", low=-limit, high=limit), row, column)
+        _marked(around_zero(values, title, f"{text} {where}"), row, column)
         for values, title, text in (
             (ig, "Integrated gradients", "bright speaks for, dark against,"),
             (occ, "Occlusion", f"how much the logit falls where a square of {side} pixels is covered,"),
         )
-        for limit in [float(np.abs(values).max()) or 1.0]
     )
     figure = _bands_figure(bands, by_band, name)
     arrays = {"integrated_gradients": integrated.cpu().numpy(), "occlusion": occ}
@@ -119,6 +120,18 @@ def speaks_for(look: Look) -> Found:
         "by Captum, as below; bands are added up (integrated gradients) or covered together (occlusion).",
     )
     return Found(lead, numbers, arrays, (figure,), pictures, about=about)
+
+
+def around_zero(values: np.ndarray, title: str, text: str) -> Picture:
+    """A map (H, W) whose colours have 0 in the middle and end where 1 % of the pixels lie beyond: a few
+    large values would leave the rest one colour.
+    """
+    most = float(np.abs(values).max()) or 1.0
+    # Of a map that is 0 nearly everywhere, the few values are all there is to see.
+    limit = float(np.quantile(np.abs(values), SHOWN)) or most
+    if limit < most:
+        text += f". The colours end where 1 % of the pixels lie beyond; the largest is {most:.3g}"
+    return heat(np.clip(values, -limit, limit), title, text, low=-limit, high=limit)
 
 
 def _marked(picture: Picture, row: int, column: int) -> Picture:
