@@ -379,7 +379,57 @@ def test_checkpointing_keeps_less() -> None:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             block(torch.randn(1, 8, 9, 9, requires_grad=True))
         kept[checkpointing] = total
-    assert kept[True] < kept[False] / 2
+    assert kept[True] == (8 + 6 * 4) * 9 * 9  # the stack
+    assert kept[True] < kept[False] / 5
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_a_stack_alone_gives_the_gradients_of_the_plain_form_to_the_bit(
+    length: int, layout: torch.memory_format
+) -> None:
+    plain, lean = (DenseBlock(5, length, 3, checkpointing=c).train() for c in (False, True))
+    unlike_defaults(plain)
+    lean.load_state_dict(plain.state_dict())
+    image, found = torch.randn(2, 5, 9, 11).contiguous(memory_format=layout), []
+    for block in (plain, lean):
+        inputs = image.clone(memory_format=torch.preserve_format).requires_grad_()
+        grown = block(inputs * 1)
+        assert grown.stack.is_contiguous(memory_format=layout)
+        # All three are used, as by the next block, the skip and the fusion.
+        loss = grown.stack.sin().sum() + grown.new.cos().sum() + grown.total.square().sum()
+        gradients = torch.autograd.grad(loss, [inputs, *block.parameters()])
+        found.append([*grown, *gradients, *(b.clone() for b in block.buffers())])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_frozen_layers_of_a_stack_have_no_gradient_and_pass_it_on() -> None:
+    plain, lean = (DenseBlock(4, 3, 2, checkpointing=c) for c in (False, True))
+    lean.load_state_dict(plain.state_dict())
+    found = []
+    for block in (plain, lean):
+        block.layers[1].requires_grad_(False)
+        torch.manual_seed(1)
+        inputs = torch.randn(2, 4, 6, 6, requires_grad=True)
+        block(inputs).stack.square().mean().backward()
+        assert all(p.grad is None for p in block.layers[1].parameters())
+        found.append([inputs.grad, *(p.grad for p in block.parameters() if p.requires_grad)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_checkpointing_in_mixed_precision_gives_what_the_plain_form_gives() -> None:
+    plain, lean = (DenseBlock(4, 3, 2, checkpointing=c) for c in (False, True))
+    lean.load_state_dict(plain.state_dict())
+    found = []
+    for block in (plain, lean):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            block(torch.randn(2, 4, 6, 6)).total.float().square().mean().backward()
+        found.append([p.grad for p in block.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from labelscape.nets.blocks import is_recorded
+from labelscape.nets.kernels.stacks import StatisticsKept, stacked
 
 
 class Grown(NamedTuple):
@@ -50,8 +50,8 @@ class DenseLayer(nn.Module):
 class DenseBlock(nn.Module):
     """`length` layers, each made by `layer(inputs, growth)`. (N, C, h, w) -> Grown.
 
-    With `checkpointing` a layer's inner maps are computed again in the backward pass instead of being kept:
-    for dfcnet at 257 pixels 0.54 of the memory and 1.17 of the time (`benchmarks/kernels.py`).
+    With `checkpointing` nothing but the stack is kept for the backward pass, which computes all else again
+    (`kernels.stacks`).
     """
 
     def __init__(
@@ -69,6 +69,11 @@ class DenseBlock(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, inputs: Tensor) -> Grown:
+        again = self.checkpointing and torch.is_grad_enabled() and not is_recorded()
+        # Autocast gives maps of two types, which one stack cannot hold.
+        if again and not torch.is_autocast_enabled(inputs.device.type):
+            stack, total = stacked(self.layers, self.new // len(self.layers), inputs)
+            return Grown(stack, stack[:, inputs.shape[1] :], total)
         # filled() writes into one tensor, which autograd, compilation and tracing cannot follow.
         if torch.is_grad_enabled() or is_recorded() or not inputs.is_contiguous():
             return self.joined(inputs)
@@ -76,13 +81,13 @@ class DenseBlock(nn.Module):
 
     def joined(self, inputs: Tensor) -> Grown:
         """Every layer's input joined anew: what the backward pass can follow."""
-        parts, total = [inputs], None
+        parts, total, again = [inputs], None, self.checkpointing and torch.is_grad_enabled()
+
+        def join(layer: nn.Module) -> Callable[..., Tensor]:
+            return lambda *parts: layer(torch.cat(parts, dim=1))
+
         for layer in self.layers:
-            new = (
-                recomputed(layer, parts)
-                if self.checkpointing and torch.is_grad_enabled()
-                else layer(torch.cat(parts, dim=1))
-            )
+            new = recomputed(layer, join(layer), *parts) if again else layer(torch.cat(parts, dim=1))
             total = new if total is None else total + new  # (N, k, h, w)  summed on the way
             parts.append(new)
         stack = torch.cat(parts, dim=1)  # (N, C + l k, h, w)
@@ -103,34 +108,10 @@ class DenseBlock(nn.Module):
         return Grown(stack, stack[:, first:], total)
 
 
-def recomputed(layer: nn.Module, parts: list[Tensor]) -> Tensor:
-    """`layer(torch.cat(parts, 1))`, of which only the parts and the output are kept for the backward pass."""
-
-    def run(*parts: Tensor) -> Tensor:
-        return layer(torch.cat(parts, dim=1))
-
-    return checkpoint(
-        run, *parts, use_reentrant=False, context_fn=lambda: (nullcontext(), StatisticsKept(layer))
-    )
-
-
-class StatisticsKept:
-    """While entered, the normalisations of a module add the batch's statistics to copies of their running
-    ones.
-
-    A second forward over the same batch would count it twice.
+def recomputed(module: nn.Module, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`run(*inputs)`, a pass through `module` of which the inputs and the output alone are kept for the
+    backward pass.
     """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
-
-    def __enter__(self) -> None:
-        self.kept = [
-            (norm, name, buffer) for norm in self.norms for name, buffer in norm.named_buffers(recurse=False)
-        ]
-        for norm, name, buffer in self.kept:
-            setattr(norm, name, buffer.clone())
-
-    def __exit__(self, *failure: object) -> None:
-        for norm, name, buffer in self.kept:
-            setattr(norm, name, buffer)
+    return checkpoint(
+        run, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), StatisticsKept(module))
+    )

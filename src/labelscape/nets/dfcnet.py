@@ -57,7 +57,7 @@ from labelscape.errors import BadInput, BadOption
 from labelscape.nets import checks
 from labelscape.nets.blocks import Network, conv_bn_relu, enough_values, resize_like
 from labelscape.nets.checks import OF_WEIGHTS, Effect
-from labelscape.nets.dense import DenseBlock, Grown
+from labelscape.nets.dense import DenseBlock, Grown, recomputed
 from labelscape.nets.dfcnet_start import densenet_weights, load_encoder
 
 FUSIONS = ("growth", "proj256")
@@ -69,12 +69,18 @@ UPSAMPLED = ("all", "new")
 class TransitionDown(nn.Module):
     """Half the channels, half the pixels (rounded up). (N, C, h, w) -> (N, C/2, h/2, w/2)."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, *, checkpointing: bool = False) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(inputs)
         self.conv = nn.Conv2d(inputs, inputs // 2, 1, bias=False)
+        self.checkpointing = checkpointing
 
     def forward(self, stack: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return recomputed(self, self.halved, stack)
+        return self.halved(stack)
+
+    def halved(self, stack: Tensor) -> Tensor:
         narrow = self.conv(F.relu(self.norm(stack), inplace=True))  # (N, C/2, h, w)
         # Caffe rounds up: 513 -> 257 -> 129. A window cut by the border averages the pixels it has.
         return F.avg_pool2d(narrow, 2, ceil_mode=True)  # (N, C/2, h/2, w/2)
@@ -83,12 +89,18 @@ class TransitionDown(nn.Module):
 class Projection(nn.Module):
     """Normalisation, ReLU, 1 x 1: "(256, 1*1, 0, 1)". (N, C, h, w) -> (N, width, h, w)."""
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, *, checkpointing: bool = False) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(inputs)
         self.conv = nn.Conv2d(inputs, width, 1, bias=False)
+        self.checkpointing = checkpointing
 
     def forward(self, stack: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return recomputed(self, self.projected, stack)
+        return self.projected(stack)
+
+    def projected(self, stack: Tensor) -> Tensor:
         return self.conv(F.relu(self.norm(stack), inplace=True))
 
 
@@ -120,7 +132,7 @@ class Encoder(nn.Module):
         self.widths, inputs = [stem], stem
         for number, length in enumerate(lengths, start=2):
             if number > 2:
-                self.add_module(f"down{number}", TransitionDown(inputs))
+                self.add_module(f"down{number}", TransitionDown(inputs, checkpointing=checkpointing))
                 inputs //= 2
             block = DenseBlock(inputs, length, growth, checkpointing=checkpointing)
             self.add_module(f"block{number}", block)
@@ -162,7 +174,7 @@ class Decoder(nn.Module):
         self.last = 5 + len(lengths)
         # Skips from coarse to fine: blocks 4, 3, 2, then conv1's output.
         for number, (length, skip) in enumerate(zip(lengths, encoder.widths[-2::-1]), start=6):
-            self.add_module(f"up{number}", TransitionUp(inputs, width))
+            self.add_module(f"up{number}", TransitionUp(inputs, width, checkpointing=checkpointing))
             block = DenseBlock(width + skip, length, growth, checkpointing=checkpointing)
             self.add_module(f"block{number}", block)
             widths.append(block.outputs)
@@ -172,7 +184,7 @@ class Decoder(nn.Module):
         )
         self.fusion = fusion
         if fusion is None or fused == "concat":
-            self.add_module(f"out{self.last}", Projection(block.outputs, width))
+            self.add_module(f"out{self.last}", Projection(block.outputs, width, checkpointing=checkpointing))
         fused_width = {None: 0, "growth": growth, "proj256": width}[fusion]
         self.outputs = fused_width + (width if fusion is None or fused == "concat" else 0)
 
