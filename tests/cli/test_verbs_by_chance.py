@@ -79,7 +79,10 @@ VERBS = {
     ],
     "explain": [("explain", "m.safetensors", "scene.tif", "--out", "out", "--windows", "2", *QUICK)],
     "table": [
-        ("table", "mswbn-1", "gid", "--dataset", "gid-5", "--dry-run", *QUICK),
+        (
+            "table", "maggiori-2", "vaihingen", "--dataset", "vaihingen", "--rows", "4", "--dry-run",
+            "-o", "batch=1", "-o", "crop=16", "-o", "options.widths=[2, 2, 2, 2]", *QUICK,
+        ),
         ("table", "mswbn-1"),
         (
             "table", "maggiori-2", "vaihingen", "--dataset", "vaihingen", "--rows", "4", "--budget", "1e-9",
@@ -192,7 +195,6 @@ def files(tmp_path_factory):
         world.label_raster(wide, folder / "wide_labels.tif")
         for number, name in enumerate(("wide_class", "wide_class2")):
             samples.class_map(folder / f"{name}.tif", np.roll(wide.classes, number + 1, 1))
-        world.gid_scenes(folder / "gid", 3)
         world.vaihingen(folder / "vaihingen", (1, 3, 11))
         written(caffe_network("fcn", bands=3, classes=2, downsample=1), folder)
 

@@ -274,3 +274,14 @@ def test_polygons_for_each_image(tmp_path):
         for scene, classes in zip(data.scenes, painted):
             named = np.array(world.LEGEND.names)[classes]
             np.testing.assert_array_equal(np.array(data.legend.names)[scene.labels.read()], named)
+
+
+def test_labels_without_an_image_are_counted(tmp_path):
+    for i, name in enumerate("ab"):
+        pair(tmp_path, f"imgs/{name}.png", f"msk/{name}.png", i)
+    assert pairs_of_folder([tmp_path]).report == ()
+    for name in "cd":
+        (tmp_path / "msk" / f"{name}.png").write_bytes((tmp_path / "msk" / "a.png").read_bytes())
+    found = pairs_of_folder([tmp_path])
+    assert [file.name for file in found.labels] == ["a.png", "b.png"]
+    assert found.report == ("2 of the label files belong to no image, such as c.png",)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import world
 
 from labelscape.datasets.doctor.check import check_data
@@ -98,3 +99,24 @@ def test_the_data_check_names_them_too(tmp_path):
     w, path = labelled(tmp_path, {1: "See", 4: "Acker", 7: "Wald"})
     texts = " ".join(f.text for f in check_data([w.scene], [path]))
     assert "1 See" in texts and "4 Acker" in texts and "class 1" not in texts
+
+
+@pytest.mark.parametrize("driver", ["ENVI", "GTiff", "PNG"])
+def test_categories_of_any_format_are_the_classes(tmp_path, driver):
+    """In the header where the format has a place for them, else in GDAL's side file."""
+    w = world.make(tmp_path, 64, 64, crs=None)
+    categories = "".join(f"<Category>{name}</Category>" for name in ("", "See", "Acker", "Wald"))
+    band = f'<PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames></PAMRasterBand>'
+    path = world.write(tmp_path / "first.tif", w.classes + 1, crs=None)
+    (tmp_path / "first.tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    if driver == "ENVI":
+        path = world.write(tmp_path / "labels.dat", w.classes + 1, crs=None, driver=driver)
+        header = (tmp_path / "labels.hdr").read_text().replace("ENVI Standard", "ENVI Classification")
+        (tmp_path / "labels.hdr").write_text(
+            f"{header}\nclasses = 4\nclass names = {{ , See, Acker, Wald}}\n"
+        )
+    elif driver != "GTiff":
+        with rasterio.open(path) as file:
+            path = tmp_path / "labels.png"
+            rasterio.shutil.copy(file, path, driver=driver)
+    assert legend_of([w.scene], [path])[0] == {"See": 1, "Acker": 2, "Wald": 3}

@@ -21,8 +21,11 @@ from labelscape.scenes.files import RASTER_SUFFIXES, Source, rasters_below
 from labelscape.scenes.vectors import VECTOR_SUFFIXES
 
 SIDES = {
-    "images": ("images", "image", "img_dir", "img"),
-    "labels": ("labels", "label", "masks", "mask", "gt", "groundtruth", "annotations", "ann_dir"),
+    "images": ("images", "image", "img_dir", "img", "imgs"),
+    "labels": (
+        *("labels", "label", "masks", "mask", "gt", "groundtruth", "annotations", "ann_dir"),
+        *("msk", "msks"),
+    ),
 }
 """Folder names for the two sides of pairs."""
 LISTS = (".txt", ".csv", ".tsv", ".lst")
@@ -226,7 +229,12 @@ def _pairs_below(sides: dict[str, Path]) -> Pairs:
                 )
             first[key] = file
     labels = dict(zip(keys["labels"], files["labels"]))
-    return Pairs(files["images"], [labels[key] for key in keys["images"]], report)
+    paired = [labels[key] for key in keys["images"]]
+    # An image that was not copied is missed by nobody else.
+    used = set(paired)
+    if left := [file for file in files["labels"] if file not in used]:
+        report += (f"{len(left)} of the label files belong to no image, such as {left[0].name}",)
+    return Pairs(files["images"], paired, report)
 
 
 def _polygons_below(folder: Path) -> list[Path]:

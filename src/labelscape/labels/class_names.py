@@ -1,6 +1,6 @@
 """Names of the values of a class raster, as Labelscape and GIS programs store them: GDAL's attribute table or
-category names (`.aux.xml`, or inside a `.vrt`), a tag of ours, a table beside the raster (`.vat.dbf`), a QGIS
-style (`.qml`).
+category names (`.aux.xml`, or inside a `.vrt`, an `.img` or ENVI's header), a tag of ours, a table beside the
+raster (`.vat.dbf`), a QGIS style (`.qml`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import rasterio
+import rasterio.shutil
 
 from labelscape.errors import BadFile
-from labelscape.scenes.files import is_local
+from labelscape.files import temporary_folder
+from labelscape.scenes.files import READ_FAILURES, gdal, is_local
 from labelscape.scenes.vectors import read_table
 from labelscape.text import printable_name
 
@@ -21,6 +23,8 @@ NAMES_TAG = "class_names"
 """TIFF tag (GDAL metadata item) of class rasters: their classes' names by value, as JSON."""
 VALUE, MINIMUM, NAME = 5, 3, 2
 """Usages of the columns of an attribute table (GDALRATFieldUsage): value, minimum and name."""
+WITHOUT_NAMES = ("GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "BMP")
+"""Formats that hold no names themselves: those of them lie in side files."""
 VALUE_COLUMNS = ("value", "val", "class_value", "gridcode", "pixelvalue")
 NAME_COLUMNS = ("class", "class_name", "classname", "name", "label", "category", "class_names", "landcover")
 """Columns, in small letters, of tables whose columns have no usage: those of ArcGIS and QGIS."""
@@ -49,7 +53,23 @@ def names_of_values(raster: str | Path, file: rasterio.DatasetReader) -> dict[in
     path = Path(raster)
     if path.suffix.lower() == ".vrt":
         found = named_values(path, band="VRTRasterBand")
+    elif file.driver not in WITHOUT_NAMES:
+        found = _in_file(file)
     return found or _in_table(Path(f"{raster}.vat.dbf")) or _in_style(path.with_suffix(".qml"))
+
+
+def _in_file(file: rasterio.DatasetReader) -> dict[int, str]:
+    """Value -> name from the categories inside a file (ENVI's header, Erdas Imagine): rasterio does not give
+    them, and GDAL writes them into a virtual raster of the file.
+    """
+    with temporary_folder() as folder:
+        view = folder / "names.vrt"
+        try:
+            with gdal():
+                rasterio.shutil.copy(file, view, driver="VRT")
+        except READ_FAILURES:  # its pixels will tell
+            return {}
+        return named_values(view, band="VRTRasterBand")
 
 
 def called(values: Sequence[int], names: Mapping[int, str]) -> list[str]:
