@@ -1,5 +1,9 @@
 """Workers against one process: ratios measured side by side in one run.
 
+    python benchmarks/workers.py --goals --network mlp
+                                                 all of it on a quiet machine with two cores, about half an
+                                                 hour: a scene of 8192 x 8192 and its blocks, small scenes,
+                                                 memory at 100,000 blocks; then what was aimed at
     python benchmarks/workers.py                 4096 x 4096 in blocks: one process, 1 worker, 2 workers, and
                                                  the same blocks through `client.map` without our code
     python benchmarks/workers.py --size 8192 --network mlp --rounds 1 --ways "1 worker,2 workers"
@@ -7,6 +11,8 @@
                                                  loop that people write: a pool of 2 processes over the scenes
     python benchmarks/workers.py --tasks 100000  memory of scheduler and client when so many blocks of no
                                                  work go through them
+
+The overhead of a block is what one worker and the command take more than one process, in CPU seconds.
 
 One thread each. CPU seconds are those of all processes together: other work on the machine changes them
 little, wall times much; two workers need two quiet cores. Workers are started, and have imported torch,
@@ -55,6 +61,17 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - start, cpu_seconds() - before
 
 
+def counting(numbers: set[int]) -> Callable[..., Iterator[tuple[Call, Any]]]:
+    """`outcomes`, which adds the number of each call to those that are known."""
+
+    def run(*arguments: Any, **options: Any) -> Iterator[tuple[Call, Any]]:
+        for call, found in outcomes(*arguments, **options):
+            numbers.add(call.number)
+            yield call, found
+
+    return run
+
+
 def through_client_map(client: Client, calls: Iterable[Call], **_: object) -> Iterator[tuple[Call, Any]]:
     """The same calls as `outcomes` makes, submitted at once: what Dask alone costs."""
     calls = list(calls)
@@ -89,9 +106,11 @@ def times(
     folder: Path, scenes: list[Path], network: str, rounds: int, only: list[str]
 ) -> dict[str, tuple[float, float]]:
     """Print, and return, the median wall and CPU seconds of each way."""
+    folder.mkdir()
     model = ls.save(checkpoint(network), folder / "model.safetensors")
     grain = "scene" if len(scenes) > 1 else "block"
     count = 0
+    blocks: set[int] = set()
 
     def out() -> Path:
         nonlocal count
@@ -100,7 +119,8 @@ def times(
 
     def shared(client: Client, plain: bool = False) -> Callable[[list[Path]], Any]:
         def work(scenes: list[Path]) -> None:
-            crew.cluster.outcomes = through_client_map if plain else outcomes
+            blocks.clear()
+            crew.cluster.outcomes = through_client_map if plain else counting(blocks)
             made = ls.map_scenes(model, scenes, out(), cluster=client, grain=grain, **QUIET)
             assert made.is_whole, made.records
 
@@ -128,9 +148,11 @@ def times(
                 work(warm)
         first = count
         measured: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        each = 0
         for _ in range(rounds):
             for way, work in ways.items():
                 measured[way].append(timed(lambda work=work: work(scenes)))
+                each = len(blocks) if way == "1 worker" else each
     assert len({digest(folder / f"maps{n + 1}") for n in range(first, count)}) == 1
     walls = {way: median(wall for wall, _ in found) for way, found in measured.items()}
     cpus = {way: median(cpu for _, cpu in found) for way, found in measured.items()}
@@ -140,6 +162,9 @@ def times(
         first_cpu = cpus["one process" if "one process" in cpus else "1 worker"]
         faster, more = walls["1 worker"] / walls[way], cpus[way] / first_cpu
         print(f"{way:<16}{walls[way]:>9.1f}{cpus[way]:>9.1f}{faster:>28.2f}{more:>20.3f}", flush=True)
+    if grain == "block" and "one process" in ways and each:
+        alone, more = cpus["one process"] / each, (cpus["1 worker"] - cpus["one process"]) / each
+        print(f"{each} blocks of {alone:.2f} CPU s; overhead of a block {more:.3f} s, {more / alone:.1%}")
     return {way: (walls[way], cpus[way]) for way in ways}
 
 
@@ -147,8 +172,8 @@ def nothing(number: int) -> int:
     return number
 
 
-def tasks(count: int) -> None:
-    """Scheduler and client are in this process: its memory is that of both."""
+def tasks(count: int) -> float:
+    """Print, and return, the MiB by which scheduler and client grow: both are in this process."""
     with connected(2) as client:
         calls = (Call(number, "block", nothing, (number,)) for number in range(count))
         most = before = psutil.Process().memory_info().rss
@@ -161,6 +186,26 @@ def tasks(count: int) -> None:
                 each = f"{1000 * (time.perf_counter() - start) / done:.2f} ms each on {os.cpu_count()} cores"
                 grew = f"grew by {(most - before) / 2**20:.0f} MiB, from {before / 2**20:.0f} MiB"
                 print(f"{done:,} blocks: {each}; scheduler and client {grew}", flush=True)
+    return (most - before) / 2**20
+
+
+def painted(folder: Path, count: int, size: int) -> list[Path]:
+    return [paint(folder / f"{size}-{n}.tif", size) for n in range(count)]
+
+
+def goals(folder: Path, network: str, rounds: int) -> None:
+    """Measure all, and print what was aimed at beside it."""
+    # First: memory that other work has given back would hide what grows.
+    grew = tasks(100_000)
+    one = times(folder / "large", painted(folder, 1, 8192), network, rounds, [])
+    times(folder / "small", painted(folder, 64, 512), network, rounds, [])
+    (alone, cpu), (wall, cpu_of_one), (two, _), (plain, _) = (
+        one[way] for way in ("one process", "1 worker", "2 workers", "2, client.map")
+    )
+    print(f"2 workers, times as fast as 1: {wall / two:.2f} (aimed at: 1.85); client.map {wall / plain:.2f}")
+    print(f"overhead of a block: {cpu_of_one / cpu - 1:.1%} (aimed at: 5 % at most)")
+    print(f"1 worker, wall: {wall / alone:.2f} of one process")
+    print(f"scheduler and client at 100,000 blocks: {grew:.0f} MiB more")
 
 
 def main() -> None:
@@ -173,18 +218,22 @@ def main() -> None:
     parser.add_argument("--network", default="fcn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int)
+    parser.add_argument("--goals", action="store_true", help="all of it")
     parser.add_argument("--ways", default="", help="some of the lines, by comma; with 1 worker")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     one_thread()
     if arguments.tasks:
         tasks(arguments.tasks)
+    elif arguments.goals:
+        with tempfile.TemporaryDirectory() as name:
+            goals(Path(name), arguments.network, arguments.rounds)
     else:
         with tempfile.TemporaryDirectory() as name:
             ways = [way for way in arguments.ways.split(",") if way]
             size = arguments.size if arguments.scenes == 1 else arguments.scene_size
-            made = [paint(Path(name) / f"scene{n}.tif", size) for n in range(arguments.scenes)]
-            times(Path(name), made, arguments.network, arguments.rounds, ways)
+            made = painted(Path(name), arguments.scenes, size)
+            times(Path(name) / "maps", made, arguments.network, arguments.rounds, ways)
 
 
 if __name__ == "__main__":

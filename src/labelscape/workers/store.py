@@ -252,7 +252,9 @@ def _system(environment: tuple[tuple[str, str], ...]) -> Any:
 
     # s3fs shares clients by their arguments, without the environment. Concurrency is within one object: for
     # it s3fs would ask the size of each before reading it.
-    return s3fs.S3FileSystem(use_listings_cache=False, max_concurrency=1, skip_instance_cache=True)
+    how = {"use_listings_cache": False, "max_concurrency": 1, "skip_instance_cache": True}
+    # botocore's own: s3fs gives up a connection after 5 s, which a machine whose cores all compute needs.
+    return s3fs.S3FileSystem(config_kwargs={"connect_timeout": 60, "read_timeout": 60}, **how)
 
 
 def _code(error: BaseException) -> str:
