@@ -104,7 +104,8 @@ class Schedule:
     start: Annotated[
         str | None,
         typer.Option(
-            "--start", help="Checkpoint to start from: weights that fit are taken over, the rest is new."
+            "--start",
+            help="Checkpoint, or a state dict of the same encoder (.pth): weights that fit are taken over.",
         ),
     ] = None
     freeze: Annotated[

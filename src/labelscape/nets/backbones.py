@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 import ssl
 import urllib.error
 import urllib.parse
@@ -375,6 +376,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # each format, and each way to be damaged, has its own error
+        if found := re.search(r"GLOBAL ([\w.]+)", str(failure)):
+            # torch's own message says how to read it all the same.
+            raise BadFile(
+                f"{path} cannot be read as weights: it holds objects ({found[1]}) beside tensors, and "
+                "reading those runs code of whoever made it. Ask for a .safetensors file, or for "
+                "torch.save(net.state_dict(), ...) alone."
+            ) from failure
         raise BadFile(
             f"{path} cannot be read as weights ({first_line(failure)}); expected .safetensors, or .pth of "
             "tensors."

@@ -9,17 +9,17 @@ from contextlib import suppress
 import torch
 from lightning_fabric import Fabric
 
-from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import LabelscapeError
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import SMP, check_model, options_of
+from labelscape.training.foreign import Start, load_start
 from labelscape.training.map_size import larger, without_map_size
 from labelscape.training.optimizers import rate_groups
 from labelscape.training.recipe import Recipe
 from labelscape.training.team import refuse_sync_bn_on_cpu
 
 
-def check_beforehand(recipe: Recipe, base: Recipe | None, fabric: Fabric) -> Checkpoint | None:
+def check_beforehand(recipe: Recipe, base: Recipe | None, fabric: Fabric) -> Start | None:
     """The checkpoint that the recipe starts from, if any. `base` is the recipe of the base network, if one is
     trained first.
 
@@ -31,7 +31,7 @@ def check_beforehand(recipe: Recipe, base: Recipe | None, fabric: Fabric) -> Che
     # Built once for all checks: even without memory the shapes of a ResNet-101 take a second.
     nets = [_blank(each) for each in recipes]
     refuse_sync_bn_on_cpu(recipe.sync_bn, fabric)
-    start = load(recipe.start) if recipe.start else None
+    start = load_start(recipe.start) if recipe.start else None
     for each, net in zip(recipes, nets, strict=True):
         # A missing start is reported first: a forward pass takes seconds, opening a file none.
         if net is not None:

@@ -17,7 +17,9 @@ def freeze_encoder(net: Network, taken: Collection[str] | None) -> None:
     None where the network started from published weights. Raises BadInput where some would stay random.
     """
     names = encoder_names(net)
-    if taken is not None and (fresh := sorted(names - set(taken))):
+    # Counters of batches, which other people's files may lack, change no map.
+    weights = {name for name in names if not name.endswith("num_batches_tracked")}
+    if taken is not None and (fresh := sorted(weights - set(taken))):
         raise BadInput(
             f"freeze=encoder: {len(fresh)} of {len(names)} weights of the encoder are not those of the "
             f"checkpoint, such as {fresh[0]}, and would stay random (other bands or options?). Leave "

@@ -32,6 +32,7 @@ from labelscape.scoring.engines import state_arrays
 from labelscape.training.batchnorm import at_map_size
 from labelscape.training.board import board
 from labelscape.training.clock import Clock, in_words, write_times
+from labelscape.training.foreign import Start
 from labelscape.training.freeze import told_of_frozen, train_mode
 from labelscape.training.leader import Leader
 from labelscape.training.losses import shares, total_loss
@@ -179,7 +180,7 @@ def run_phase(
     blank: Checkpoint,
     out: Path,
     *,
-    start: Checkpoint | None = None,
+    start: Start | None = None,
     mate: Dataset | None = None,
     fabric: Fabric | None = None,
     leader: Leader | None = None,

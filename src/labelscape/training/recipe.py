@@ -74,7 +74,9 @@ class Recipe(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the network (`labelscape models NAME`)."""
     start: str | None = None
-    """Checkpoint that the network starts from: its encoder where a paper says so, else all that fits."""
+    """Checkpoint that the network starts from: its encoder where a paper says so, else all that fits. Or a
+    state dict of torchgeo, segmentation-models-pytorch or timm (.pth, .safetensors) with the same encoder.
+    """
     base_steps: int = Field(None, ge=0)
     """Steps of the base network that is trained first, where the paper of this network starts from one; twice
     `steps` unless given (ours), 0 with `start`.

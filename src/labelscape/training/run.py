@@ -22,6 +22,7 @@ from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.board import require_tensorboard
 from labelscape.training.data import blank_checkpoint, input_scaling, of_second_task, open_both, scored_part
+from labelscape.training.foreign import Start
 from labelscape.training.leader import Leader, leading
 from labelscape.training.loop import run_phase
 from labelscape.training.outputs import (
@@ -105,7 +106,7 @@ def train(
             raise
 
 
-def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
+def _trained(recipe: Recipe, start: Start | None, run: Run) -> Checkpoint:
     fabric, leads = run.fabric, run.fabric.is_global_zero
     with telling_of_the_lost(fabric), ExitStack() as opened:
         dataset, mate = opened.enter_context(open_both(recipe))
@@ -159,12 +160,13 @@ def _trained(recipe: Recipe, start: Checkpoint | None, run: Run) -> Checkpoint:
         return _finished(checkpoint, recipe, dataset, run, before, mate)
 
 
-def _seen_by_start(recipe: Recipe, dataset: Dataset, start: Checkpoint) -> list[str]:
+def _seen_by_start(recipe: Recipe, dataset: Dataset, start: Start) -> list[str]:
     """A warning where a network that starts on corrections has learned what is now held out."""
     from labelscape.training.compare import trained_share
 
     # With corrections alone: they go with the scenes that the start was trained on.
-    if not recipe.data.corrections or not start.recipe.get("data"):
+    ours = isinstance(start, Checkpoint)  # other people's weights say nothing of their data
+    if not recipe.data.corrections or not ours or not start.recipe.get("data"):
         return []
     part, name = scored_part(dataset), Path(recipe.start).name
     try:

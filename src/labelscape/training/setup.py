@@ -15,6 +15,7 @@ from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, options_of, with_tag
 from labelscape.training.crops import Drawing, index_crops
 from labelscape.training.data import of_second_task
+from labelscape.training.foreign import Start
 from labelscape.training.freeze import freeze_encoder
 from labelscape.training.losses import auto_weights
 from labelscape.training.recipe import Recipe
@@ -91,9 +92,7 @@ def without_pixels(dataset: Dataset, task: Task) -> tuple[str, ...]:
     return (f"no training pixel of {', '.join(empty)}: cannot be learned, excluded from mean scores",)
 
 
-def build_network(
-    recipe: Recipe, dataset: Dataset, start: Checkpoint | None, mate: Dataset | None
-) -> Network:
+def build_network(recipe: Recipe, dataset: Dataset, start: Start | None, mate: Dataset | None) -> Network:
     """The recipe's network with its first weights, the same for every process. Raises BadInput where what is
     to be frozen would be random.
     """

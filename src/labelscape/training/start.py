@@ -17,6 +17,8 @@ from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput, BadOption
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, entry, shapes_of
+from labelscape.nets.depth import encoder_names
+from labelscape.training.foreign import ForeignWeights, Start, copy_foreign, match_weights
 
 Shapes = dict[str, tuple[int, ...]]
 Places = dict[int, tuple[tuple[int, int], ...]]
@@ -104,6 +106,13 @@ def fit_of(
     return Fit(taken, new, tuple(why), partly)
 
 
+def of_classes(network: str, options: dict, dataset: Dataset) -> set[str]:
+    """Names of the weights that depend on the number of classes."""
+    bands, classes = len(dataset.bands), len(dataset.legend)
+    own, more = (_shapes(network, bands, count, options) for count in (classes, classes + 1))
+    return {key for key, shape in own.items() if more.get(key) != shape}
+
+
 def _shapes(network: str, bands: int, classes: int, options: dict) -> Shapes:
     """The shapes of a network's weights. One that computes with numbers while it is built is built: without
     its shapes, classes of other names would be taken over as they stand.
@@ -161,16 +170,13 @@ def _copy_places(to: torch.Tensor, source: np.ndarray, places: Places) -> None:
 
 
 def take_over(
-    net: Network,
-    network: str,
-    options: dict,
-    dataset: Dataset,
-    start: Checkpoint,
-    mate: Dataset | None = None,
+    net: Network, network: str, options: dict, dataset: Dataset, start: Start, mate: Dataset | None = None
 ) -> set[str]:
     """Copy the weights that fit into a network; returns the names of those that were taken over whole. Raises
     as `fit_of` and the paper's own start do, BadInput for a paper's start that reads other bands.
     """
+    if isinstance(start, ForeignWeights):
+        return set(copy_foreign(net, of_classes(network, options, dataset), start).taken)
     if follows_paper(network, start):
         _refuse_other_bands(network, dataset, start)
         # After the random start, which parts that the two do not share keep.
@@ -199,10 +205,16 @@ def _refuse_other_bands(network: str, dataset: Dataset, start: Checkpoint) -> No
 
 
 def told_of_start(
-    network: str, options: dict, dataset: Dataset, start: Checkpoint, name: str, mate: Dataset | None = None
+    network: str, options: dict, dataset: Dataset, start: Start, name: str, mate: Dataset | None = None
 ) -> Iterator[str]:
-    """Lines on what a network takes over from `start`, the checkpoint in the file `name`."""
-    if follows_paper(network, start):
+    """Lines on what a network takes over from `start`, the checkpoint or weights in the file `name`."""
+    if isinstance(start, ForeignWeights):
+        fresh = {key: value for key, value in options.items() if key not in ("pretrained", "weights")}
+        net = create_model(network, in_channels=len(dataset.bands), classes=len(dataset.legend), **fresh)
+        own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+        matched = match_weights(own, encoder_names(net), of_classes(network, options, dataset), start)
+        yield matched.told(name)
+    elif follows_paper(network, start):
         yield f"the encoder is that of {start.network} in {name}; the other weights are new"
     elif shapes_of(network, len(dataset.bands), len(dataset.legend), options) is not None:
         yield from fit_of(network, options, dataset, start, mate=mate).told(start, name)

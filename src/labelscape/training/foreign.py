@@ -1,0 +1,155 @@
+"""Other people's weights as a start: state dicts of torchgeo, segmentation-models-pytorch and timm, whose
+encoder is that of the network. Strict: an encoder that does not fit whole is refused, with what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labelscape.checkpoint import Checkpoint, load
+from labelscape.errors import BadFile, BadInput
+from labelscape.nets.backbones import read_weights
+from labelscape.nets.blocks import Network
+from labelscape.nets.depth import encoder_names
+
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
+"""Of files that torch writes; a .safetensors file is one of ours where it has our description."""
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class ForeignWeights:
+    """A state dict that is no checkpoint of ours: it names neither bands nor classes."""
+
+    path: str
+    state: Mapping[str, Tensor] = field(repr=False)
+
+
+Start = Checkpoint | ForeignWeights
+
+
+@dataclass(frozen=True)
+class Match:
+    """taken  names of a network's weights and those that they have in the file
+    new    the other weights of the network
+    left   the other weights of the file
+    """
+
+    taken: Mapping[str, str]
+    new: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def told(self, name: str) -> str:
+        new = f"; new: {_some(sorted({key.rpartition('.')[0] for key in self.new}))}" if self.new else ""
+        left = f"; not used: {_some(self.left)}" if self.left else ""
+        return (
+            f"{len(self.taken)} of {len(self.taken) + len(self.new)} weights are those of {name}{new}{left}. "
+            "It does not say which bands in which order and scaling it learned: that is for you to check"
+        )
+
+
+def load_start(path: str) -> Checkpoint | ForeignWeights:
+    """A checkpoint (or the place of one), or another file of weights. Raises BadFile or BadInput where it is
+    neither.
+    """
+    place = Path(path)
+    if place.suffix.lower() in SUFFIXES:
+        return ForeignWeights(path, read_weights(place))
+    if place.suffix == ".safetensors" and place.is_file() and not _is_ours(place):
+        return ForeignWeights(path, read_weights(place))
+    return load(path)
+
+
+def _is_ours(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return "labelscape" in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return True  # damaged: `load` says how
+
+
+def match_weights(
+    own: Mapping[str, tuple[int, ...]], encoder: set[str], of_classes: set[str], start: ForeignWeights
+) -> Match:
+    """Which weights of a network are in a file, by name and shape.
+
+    own         names and shapes of the network's weights
+    encoder     names of those that must all be there
+    of_classes  names of those that tell classes apart: the file does not say which class a row is
+
+    Raises BadInput where the encoder is another one.
+    """
+    shapes = {key: tuple(value.shape) for key, value in start.state.items()}
+    ours, theirs = _prefixes(encoder, shapes)
+    if ours is None:
+        raise BadInput(
+            f"{start.path} holds no encoder of this network: of its {len(shapes)} weights (such as "
+            f"{_some(sorted(shapes)[:2])}) none is called {_some(sorted(encoder)[:2])}, whatever stands "
+            "before. Choose the backbone that it was trained with."
+        )
+    found = {key: theirs + key.removeprefix(ours) for key in own if key.startswith(ours)}
+    wrong = [
+        f"{key} is {shapes.get(found[key], 'missing')} there, {own[key]} here"
+        for key in sorted(encoder)
+        if shapes.get(found[key]) != own[key] and not key.endswith("num_batches_tracked")
+    ]
+    if wrong:
+        raise BadInput(
+            f"{start.path} does not fit: {len(wrong)} of {len(encoder)} weights of the encoder differ "
+            f"({'; '.join(wrong[:SHOWN])}). It has another backbone, or reads another number of bands "
+            "(`data.bands`)."
+        )
+    taken = {
+        key: name
+        for key, name in found.items()
+        if shapes.get(name) == own[key] and (key in encoder or key not in of_classes)
+    }
+    new = tuple(key for key in own if key not in taken and not key.endswith("num_batches_tracked"))
+    return Match(taken, new, tuple(sorted(shapes.keys() - set(taken.values()))))
+
+
+def _prefixes(encoder: set[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str | None, str]:
+    """What stands before the names of the network's encoder and before those of the file: the pair under
+    which most names are the same.
+    """
+    best: tuple[int, str | None, str] = (0, None, "")
+    names = sorted(encoder)
+    for depth in range(names[0].count(".")):
+        ours = "".join(f"{word}." for word in names[0].split(".")[:depth])
+        if not all(name.startswith(ours) for name in names):
+            break
+        first = names[0].removeprefix(ours)
+        for key in shapes:
+            if key == first or key.endswith(f".{first}"):
+                theirs = key.removesuffix(first)
+                same = sum(theirs + name.removeprefix(ours) in shapes for name in names)
+                # The shortest prefix of ours first: with `net.` a whole network fits, not its encoder alone.
+                if same > best[0]:
+                    best = (same, ours, theirs)
+    return best[1], best[2]
+
+
+def copy_foreign(net: Network, of_classes: set[str], start: ForeignWeights) -> Match:
+    """Copy what fits into a network. Raises as `match_weights`, BadFile for values that are not finite."""
+    state = net.state_dict()
+    own = {key: tuple(value.shape) for key, value in state.items()}
+    match = match_weights(own, encoder_names(net), of_classes, start)
+    with torch.no_grad():
+        for key, name in match.taken.items():
+            value = start.state[name]
+            if not torch.isfinite(value.float()).all():
+                raise BadFile(f"{start.path} cannot be used: {name} holds values that are no finite numbers.")
+            # In place: the state shares its memory with the parameters.
+            state[key].copy_(value)
+    return match
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,158 @@
+"""Other people's weights as a start: what fits is taken over to the bit, what does not is refused and named,
+and a file that would run code is not read.
+"""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import world
+from small_networks import SMALL
+from test_start import RGB, Data
+
+from labelscape.checkpoint import load
+from labelscape.errors import BadFile, BadInput
+from labelscape.legend import Legend
+from labelscape.nets.catalog import create_model
+from labelscape.nets.depth import encoder_names
+from labelscape.nets.torchvision_guard import import_torchvision
+from labelscape.training.foreign import ForeignWeights, load_start
+from labelscape.training.freeze import freeze_encoder
+from labelscape.training.recipe import make_recipe
+from labelscape.training.run import train
+from labelscape.training.start import take_over, told_of_start
+
+DATA = Data(RGB, Legend.of_names(["water", "field", "forest"]))
+
+
+def network(name, bands=3, classes=3, **options):
+    return create_model(name, in_channels=bands, classes=classes, **{**SMALL[name], **options})
+
+
+def marked(net, prefix="", without=()):
+    """A state of numbers that no fresh network has, under names as others write them."""
+    draw = torch.Generator().manual_seed(4)
+    return {
+        prefix + key: torch.rand(value.shape, generator=draw).to(value.dtype) + 2
+        for key, value in net.state_dict().items()
+        if not key.startswith(tuple(without))
+    }
+
+
+def backbone():
+    """timm's own network, with its classifier."""
+    import_torchvision()
+    import timm
+
+    return timm.create_model("resnet10t")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "model.encoder.", "backbone.", "encoder."],  # timm, torchgeo's task, others
+)
+def test_a_timm_encoder_is_taken_over_whatever_stands_before_its_names(prefix):
+    state = marked(backbone(), prefix)
+    net = network("deeplabv3plus")
+    fresh = {key: value.clone() for key, value in net.state_dict().items()}
+    taken = take_over(net, "deeplabv3plus", SMALL["deeplabv3plus"], DATA, ForeignWeights("w.pth", state))
+    assert taken == encoder_names(net)
+    for key, value in net.state_dict().items():
+        wanted = state[prefix + key.removeprefix("trunk.body.")] if key in taken else fresh[key]
+        assert torch.equal(value, wanted), key
+    freeze_encoder(net, taken)
+    (line,) = told_of_start(
+        "deeplabv3plus", SMALL["deeplabv3plus"], DATA, ForeignWeights("w.pth", state), "w.pth"
+    )
+    assert f"not used: {prefix}fc.bias, {prefix}fc.weight" in line and "new: " in line
+
+
+def test_a_whole_network_of_the_library_but_its_classes():
+    theirs = network("smp/Unet").net
+    state = marked(theirs, "model.")
+    net = network("smp/Unet")
+    fresh = {key: value.clone() for key, value in net.state_dict().items()}
+    taken = take_over(net, "smp/Unet", SMALL["smp/Unet"], DATA, ForeignWeights("w.ckpt", state))
+    # As many classes: the file does not say which.
+    heads = {key for key in fresh if key.startswith("net.segmentation_head")}
+    assert heads and taken == fresh.keys() - heads
+    for key, value in net.state_dict().items():
+        wanted = fresh[key] if key in heads else state["model." + key.removeprefix("net.")]
+        assert torch.equal(value, wanted), key
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"bands": 4}, r"1 of \d+ weights of the encoder differ \(.*conv1.*is .* there, .* here.*data.bands"),
+        ({"name": "fcn"}, r"holds no encoder of this network: of its \d+ weights"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_whole_is_refused(change, said):
+    name, bands = change.get("name", "deeplabv3plus"), change.get("bands", 3)
+    net = network(name, bands=bands)
+    data = Data(("a", "b", "c", "d")[:bands], DATA.legend)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(BadInput, match=said):
+        take_over(net, name, SMALL[name], data, ForeignWeights("w.pth", marked(backbone())))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_a_part_that_is_missing_is_named():
+    state = marked(backbone(), without=["layer4.0.conv2"])
+    with pytest.raises(BadInput, match=r"layer4.0.conv2.weight is missing there"):
+        take_over(network("pspnet"), "pspnet", SMALL["pspnet"], DATA, ForeignWeights("w.pth", state))
+
+
+def test_values_that_are_no_numbers_are_refused():
+    state = marked(backbone())
+    state["layer1.0.conv1.weight"][0] = float("nan")
+    with pytest.raises(BadFile, match="layer1.0.conv1.weight holds values that are no finite numbers"):
+        take_over(network("pspnet"), "pspnet", SMALL["pspnet"], DATA, ForeignWeights("w.pth", state))
+
+
+class Harmful:
+    def __reduce__(self):
+        return open, ("harm", "w")
+
+
+def test_a_file_that_would_run_code_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "more": Harmful()}, tmp_path / "w.ckpt")
+    with pytest.raises(BadFile, match=r"it holds objects \(.*open\) .* runs code of whoever made it"):
+        load_start(str(tmp_path / "w.ckpt"))
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(BadFile):
+        load_start(str(tmp_path / "w.pth"))
+    assert not (tmp_path / "harm").exists()
+
+
+def test_training_starts_from_a_file_of_weights(tmp_path):
+    from safetensors.torch import save_file
+
+    state = marked(backbone())
+    # Small values: statistics of 2 and more would leave nothing to learn from.
+    state = {key: value / 50 if value.is_floating_point() else value for key, value in state.items()}
+    save_file(state, tmp_path / "resnet10t.safetensors")
+    w = world.make(tmp_path, 64, 64, bands=3)
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    lines = []
+    recipe = make_recipe(
+        data={"images": [str(w.scene)], "labels": [str(labels)], "holdout": 0},
+        network="deeplabv3plus",
+        options=SMALL["deeplabv3plus"],
+        start=str(tmp_path / "resnet10t.safetensors"),
+        freeze="encoder",
+        steps=1,
+        crop=64,
+        batch=2,
+        device="cpu",
+        measure_unfamiliar=False,
+    )
+    train(recipe, tmp_path / "out", score=False, say=lines.append)
+    weights = load(tmp_path / "out" / "deeplabv3plus.safetensors").weights
+    np.testing.assert_array_equal(
+        weights["trunk.body.layer1.0.conv1.weight"], state["layer1.0.conv1.weight"].numpy()
+    )
+    assert any("weights are those of resnet10t.safetensors" in line for line in lines)
