@@ -41,6 +41,7 @@ from labelscape.maps.request import MapRequest
 from labelscape.maps.work import MapWork, opened_for
 from labelscape.progress import Tick
 from labelscape.workers import cluster
+from labelscape.workers.calls import Took
 from labelscape.workers.pace import Pace
 
 # ----------------------------------------------------------------------------------------------------- record
@@ -152,7 +153,7 @@ def simulate(client: Any, folder: Path, scenes: int, way: str) -> Run:
     clock: list[float] = []
 
     def by_block(client: Any, work: crew.Work, job: Job, workers: int) -> Iterator[tuple[int, SceneRecord]]:
-        def run(calls: Iterator, took: cluster.Took) -> Iterator:
+        def run(calls: Iterator, took: Took) -> Iterator:
             return cluster.outcomes(client, calls, limit=work.limit, took=took)
 
         clock.append(time.perf_counter())

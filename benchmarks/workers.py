@@ -40,7 +40,8 @@ from mapping import checkpoint, paint
 
 import labelscape as ls
 from labelscape.maps import crew
-from labelscape.workers.cluster import Call, connected, outcomes
+from labelscape.workers.calls import Call
+from labelscape.workers.cluster import connected, outcomes
 
 QUIET = {"polygons": False, "report": False, "device": "cpu"}
 

@@ -35,7 +35,8 @@ from labelscape.progress import heard_by
 from labelscape.scoring.stitch import _contributing
 from labelscape.scoring.tiles import TilePlan
 from labelscape.workers import cluster
-from labelscape.workers.cluster import Call, ClusterLost, connected, outcomes
+from labelscape.workers.calls import Call, ClusterLost
+from labelscape.workers.cluster import connected, outcomes
 from labelscape.workers.pace import Pace
 
 QUICK = {"device": "cpu", "report": False, "polygons": False, "tile_size": 96, "overlap": 16}

@@ -27,7 +27,7 @@ from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_scene
 from labelscape.maps.slurm import map_script
 from labelscape.scenes import scene_list
-from labelscape.workers import cluster
+from labelscape.workers import at_work, cluster
 
 
 @pytest.fixture
@@ -170,14 +170,14 @@ def test_a_task_of_a_job_takes_the_gpu_of_its_number(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("SLURM_LOCALID", raising=False)
-    cluster._take_gpu("tcp://10.0.0.1:5")  # a cluster of the user's own: left alone
-    cluster._take_gpu(5)
+    at_work._take_gpu("tcp://10.0.0.1:5")  # a cluster of the user's own: left alone
+    at_work._take_gpu(5)
     monkeypatch.setenv("SLURM_LOCALID", "3")
-    cluster._take_gpu("tcp://10.0.0.1:5")
-    cluster._take_gpu(2)  # a local worker inside of a job
+    at_work._take_gpu("tcp://10.0.0.1:5")
+    at_work._take_gpu(2)  # a local worker inside of a job
     assert taken == [1, 3, 2]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # SLURM shows each task its own alone
-    cluster._take_gpu("tcp://10.0.0.1:5")
+    at_work._take_gpu("tcp://10.0.0.1:5")
     assert taken == [1, 3, 2]
 
 

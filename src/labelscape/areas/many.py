@@ -22,7 +22,7 @@ from labelscape.progress import bar, print_line
 from labelscape.scenes.files import is_raster, reading
 from labelscape.scenes.scene_list import SceneList, find_scenes
 from labelscape.version import __version__
-from labelscape.workers.cluster import Call
+from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
 from labelscape.workers.sent import for_workers
 from labelscape.workers.share import TIME_LIMIT, Hands, cause_of, on_workers

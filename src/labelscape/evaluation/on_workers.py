@@ -23,7 +23,7 @@ from labelscape.evaluation.places import Places
 from labelscape.evaluation.tally import Tally
 from labelscape.progress import bar
 from labelscape.scenes.lazy import LazyScene
-from labelscape.workers.cluster import Call
+from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
 from labelscape.workers.sent import files_of, for_workers, loaded
 from labelscape.workers.share import THREADS, Hands, cause_of, on_workers

@@ -16,7 +16,7 @@ from labelscape.maps.rasters import Item
 from labelscape.maps.work import MapWork
 from labelscape.progress import Tick
 from labelscape.scoring.stitch import score_tiles
-from labelscape.workers.cluster import Call
+from labelscape.workers.calls import Call
 from labelscape.workers.pace import Pace
 
 Corner = tuple[int, int]

@@ -31,7 +31,7 @@ from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import score_tiles
 from labelscape.scoring.tiles import TilePlan
-from labelscape.workers.cluster import Call, Took
+from labelscape.workers.calls import Call, Took
 from labelscape.workers.pace import Pace
 from labelscape.workers.sent import for_workers, loaded
 from labelscape.workers.store import store_at

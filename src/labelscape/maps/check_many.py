@@ -9,7 +9,7 @@ from labelscape.checkpoint import Checkpoint, StoredAs
 from labelscape.errors import BadOption, LabelscapeError
 from labelscape.maps.plan import CheckResult, check
 from labelscape.scenes.files import Source
-from labelscape.workers.cluster import Call
+from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
 from labelscape.workers.sent import files_of, for_workers, loaded
 from labelscape.workers.share import Hands, on_workers

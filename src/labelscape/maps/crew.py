@@ -21,6 +21,7 @@ from labelscape.scoring.engines import pick_device
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.memory import EXACT_TILE
 from labelscape.workers import cluster
+from labelscape.workers.calls import Call, ClusterLost, Took
 from labelscape.workers.pace import Pace
 from labelscape.workers.probe import Crew, Needs, check_workers
 from labelscape.workers.sent import files_of, for_workers
@@ -82,7 +83,7 @@ def on_workers(
                 # As it was given: a worker knows it by its full path.
                 records[number] = replace(record, scene=scene_text(work.scenes[number]))
                 finished(records[number])
-    except (KeyboardInterrupt, cluster.ClusterLost):
+    except (KeyboardInterrupt, ClusterLost):
         mapped = sum(record.is_mapped for record in records.values())
         print_line(
             f"stopped after {time.monotonic() - start:.0f} s: {mapped} of {len(work.scenes)} scenes are "
@@ -136,7 +137,7 @@ def _plan(client: Client, work: Work, grain: str, crew: Crew) -> Iterator[str]:
 
 def _by_scene(client: Client, work: Work, job: Job, workers: int) -> Iterator[tuple[int, SceneRecord]]:
     calls = (
-        cluster.Call(n, "map-scene", map_here, (job, for_workers(scene), portable(request)))
+        Call(n, "map-scene", map_here, (job, for_workers(scene), portable(request)))
         for n, (scene, request) in enumerate(zip(work.scenes, work.requests))
     )
 
@@ -155,7 +156,7 @@ def _by_scene(client: Client, work: Work, job: Job, workers: int) -> Iterator[tu
 def _by_block(client: Client, work: Work, job: Job, workers: int) -> Iterator[tuple[int, SceneRecord]]:
     pace = Pace()
 
-    def run(calls: Iterable[cluster.Call | None], took: cluster.Took) -> Iterator:
+    def run(calls: Iterable[Call | None], took: Took) -> Iterator:
         return cluster.outcomes(client, calls, limit=work.limit, took=took)
 
     # They write to `out`, which workers with a journal elsewhere need not have.

@@ -20,7 +20,7 @@ from labelscape.maps.run import map_with
 from labelscape.scenes.files import Source, source_paths, source_text
 from labelscape.scenes.scene_list import unique_names
 from labelscape.scoring.machine import as_many_threads
-from labelscape.workers.cluster import ClusterLost
+from labelscape.workers.calls import ClusterLost
 from labelscape.workers.sent import for_workers, loaded
 from labelscape.workers.share import cause_of
 

@@ -37,7 +37,7 @@ from labelscape.maps.work import held_by_job
 from labelscape.progress import Tick
 from labelscape.scenes.files import Source
 from labelscape.scoring.machine import as_many_threads
-from labelscape.workers.cluster import Call
+from labelscape.workers.calls import Call
 from labelscape.workers.pace import Pace
 from labelscape.workers.sent import for_workers, loaded
 from labelscape.workers.share import cause_of

@@ -17,13 +17,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError
-from labelscape.progress import heard_by, print_line
-from labelscape.version import __version__
+from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.progress import print_line
+from labelscape.workers.at_work import TOPIC, carried_out, versions_for
+from labelscape.workers.calls import Call, ClusterLost, Returned, Took, WorkersDied
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Scheduler, Worker
@@ -32,10 +32,6 @@ AHEAD = 2
 """Calls submitted per worker: the one it works on, and the next, so that it never waits for the client."""
 RETRIES = 2
 """How often Dask repeats a call that raised."""
-HUNG = 79
-"""Exit code of a worker that ended itself because it hung."""
-TOPIC = "labelscape"
-"""Of the messages that workers send to the client."""
 INSTALL = "pip install 'labelscape[cluster]'"
 JOIN_WITHIN = 300
 """Seconds within which the workers that are waited for have to join (ours): reading torch from a busy network
@@ -56,36 +52,6 @@ for role in SCHEDULER WORKER CLIENT; do
     export DASK_DISTRIBUTED__COMM__TLS__${role}__CERT="$own/cert.pem"
     export DASK_DISTRIBUTED__COMM__TLS__${role}__KEY="$own/key.pem"
 done"""
-
-
-class ClusterLost(LabelscapeError):
-    """The scheduler is gone, and with it what was submitted."""
-
-
-class WorkersDied(LabelscapeError):
-    """A call could not be finished, because every worker that tried it died."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """`function(*args)` on a worker; `name` is shown on Dask's dashboard, `number` says which call it is.
-    `network`: it runs one, with the same version of torch, on the worker's own GPU where it has one.
-    """
-
-    number: int
-    name: str
-    function: Callable[..., Any]
-    args: tuple
-    network: bool = True
-
-
-@dataclass(frozen=True)
-class Returned:
-    """What a call returned, on which worker, after how many seconds."""
-
-    value: Any
-    worker: str
-    seconds: float
 
 
 @contextlib.contextmanager
@@ -252,17 +218,6 @@ def dashboard(client: Client) -> str:
     return ""
 
 
-def versions_for(*, network: bool) -> dict[str, str]:
-    """Package -> version, of those that have to be the same everywhere. Without a network torch is none of
-    them: importing it takes seconds and 300 MB in every worker.
-    """
-    if not network:
-        return {"labelscape": __version__}
-    import torch
-
-    return {"labelscape": __version__, "torch": torch.__version__}
-
-
 def asked_of_all(client: Client, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
     """Worker's address -> what the function returns there, or the exception that it raises."""
     return client.run(function, *args, on_error="return")
@@ -274,10 +229,6 @@ def workers_of(client: Client) -> dict[str, int]:
         return client.nthreads()
     except (OSError, RuntimeError) as error:
         raise ClusterLost("The connection to the scheduler is lost.") from error
-
-
-Took = Callable[[str, float, Any], None]
-"""Is told of every call that returned: the worker's address, the seconds it took there, what it returned."""
 
 
 def outcomes(
@@ -365,84 +316,8 @@ def _outcome(future: Future) -> Any:
     return error
 
 
-# --------------------------------------------------------------------------------------------- on a worker
-
-
-class Stopped(BaseException):
-    """The client does not want this work any more. No Exception, so that nothing on the way takes it for a
-    failure of the scene.
-    """
-
-
-def _at_work(
-    versions: dict[str, str], limit: float | None, network: bool, function: Callable[..., Any], args: tuple
-) -> Returned | None:
-    """Call a function on a worker: its progress bars keep the time limit from ending the worker, and end the
-    work where it was cancelled. Raises BadInput on a worker of other versions of Labelscape or torch.
-    """
+def _at_work(*call: Any) -> Any:
+    """On a worker."""
     from distributed import get_worker
 
-    worker = get_worker()
-    # Also of workers that joined after all were asked.
-    for name, here in versions_for(network=network).items():
-        if here != versions[name]:
-            raise BadInput(f"The worker {worker.address} has {name} {here}; {versions[name]} was expected.")
-    key = worker.get_current_task()
-    if network:
-        _take_gpu(worker.name)
-    with _limited(limit, worker, key) as alive:
-
-        def tick(done: int = 1, **facts: float) -> None:
-            alive()
-            task = worker.state.tasks.get(key)
-            # Dask does not interrupt what it has cancelled.
-            if task is None or task.state == "cancelled":
-                raise Stopped
-
-        start = time.monotonic()
-        with heard_by(tick):
-            try:
-                return Returned(function(*args), worker.address, time.monotonic() - start)
-            except Stopped:
-                return None
-
-
-def _take_gpu(name: object) -> None:
-    """One GPU for each local worker, which Dask calls by their numbers, and for each task of a SLURM job,
-    which have numbers on their node; clusters differ in whether a task sees the cards of others. Elsewhere
-    the user says which one a worker sees (CUDA_VISIBLE_DEVICES).
-    """
-    import torch
-
-    number = name if isinstance(name, int) else os.environ.get("SLURM_LOCALID")
-    if number is not None and torch.cuda.device_count() > 1:
-        torch.cuda.set_device(int(number) % torch.cuda.device_count())
-
-
-@contextlib.contextmanager
-def _limited(limit: float | None, worker: Worker, key: str) -> Iterator[Callable[[], None]]:
-    """End this process where the function yielded was not called for `limit` seconds: a thread that hangs in
-    a read or in a driver cannot be ended in any other way.
-    """
-    if not limit:
-        yield lambda: None
-        return
-    last, over = time.monotonic(), threading.Event()
-
-    def alive() -> None:
-        nonlocal last
-        last = time.monotonic()
-
-    def watch() -> None:
-        while not over.wait(min(1.0, limit / 4)):
-            if time.monotonic() - last > limit:
-                text = f"worker {worker.address} hung: no progress for {limit:g} s at {key}; it is ended"
-                worker.log_event(TOPIC, {"text": text})
-                time.sleep(0.5)  # until the message is sent
-                os._exit(HUNG)
-
-    threading.Thread(target=watch, name="time limit", daemon=True).start()
-    try:
-        yield alive
-    finally:
-        over.set()
+    return carried_out(get_worker(), *call)

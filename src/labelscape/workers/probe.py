@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import cannot_write
 from labelscape.workers import cluster
+from labelscape.workers.at_work import versions_for
 from labelscape.workers.store import Folder, Store, new_mark, store_at
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def check_workers(client: Client, needs: Needs) -> Crew:
     """Ask every worker. Raises BadInput that names the workers which cannot do the job, and why; BadFile
     where the place that they share cannot be written here.
     """
-    ours = cluster.versions_for(network=bool(needs.models))
+    ours = versions_for(network=bool(needs.models))
     asked = cluster.asked_of_all(client, _versions(), tuple(ours))
     _refuse({where: _other_version(found, ours) for where, found in asked.items()}, asked)
     many = {where: count for where, count in cluster.workers_of(client).items() if count > 1}

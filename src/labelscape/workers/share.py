@@ -12,6 +12,7 @@ from labelscape.errors import BadOption, LabelscapeError
 from labelscape.files import remove_abandoned
 from labelscape.progress import bar, print_line
 from labelscape.workers import cluster
+from labelscape.workers.calls import Call, ClusterLost
 from labelscape.workers.pace import Pace
 from labelscape.workers.probe import Crew, Needs, check_workers
 
@@ -57,13 +58,13 @@ def check_limit(limit: float | None) -> None:
 def on_workers(
     hands: Hands,
     needs: Needs,
-    calls: Iterable[cluster.Call],
+    calls: Iterable[Call],
     count: int,
     *,
     verb: str,
     unit: str,
     pixels: Callable[[Any], float | None],
-) -> Iterator[tuple[cluster.Call, Any]]:
+) -> Iterator[tuple[Call, Any]]:
     """Each of `count` calls with what it returned, or the exception that it raised, as they end; with a
     progress bar. `pixels` says of what was returned how many were done, None where it failed.
 
@@ -83,7 +84,7 @@ def on_workers(
             ):
                 ended += 1
                 yield call, found
-        except (KeyboardInterrupt, cluster.ClusterLost):
+        except (KeyboardInterrupt, ClusterLost):
             seconds = time.monotonic() - start
             far = f"stopped after {seconds:.0f} s: {ended} of {work} are finished"
             print_line(f"{far}; repeat the command for the others")
@@ -95,13 +96,13 @@ def on_workers(
 
 def followed(
     client: Client,
-    calls: Iterable[cluster.Call],
+    calls: Iterable[Call],
     limit: float | None,
     title: str,
     total: tuple[int, str],
     *,
     pixels: Callable[[Any], float | None],
-) -> Iterator[tuple[cluster.Call, Any]]:
+) -> Iterator[tuple[Call, Any]]:
     """`cluster.outcomes` with a progress bar over the whole job: `total` is the number of calls and what they
     are.
     """
