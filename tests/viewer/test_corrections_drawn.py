@@ -75,6 +75,19 @@ def test_other_polygons_are_refused(folder, body, says):
     assert page.get("/api/corrections").json() == []
 
 
+def test_what_is_no_json_and_no_number_of_a_row_is_refused(folder):
+    page = client(find(folder), own=True, edit=True)
+    kind = {"content-type": "application/json"}
+    for corner in ("NaN", "1e999", "-Infinity"):
+        told = f'{{"class": "water", "ring": [[{corner}, 1], [1, 2], [3, 4]]}}'
+        answer = page.post("/api/corrections", content=told, headers=kind)
+        assert answer.status_code == 422 and "finite number" in answer.json()["error"]
+    page.post("/api/corrections", json={"class": "forest", "ring": RING})
+    for number in (-1, 2**63, 10**40):
+        answer = page.post(f"/api/corrections/{number}", json={"class": None, "before": "forest"})
+        assert answer.status_code == 422
+
+
 def test_a_polygon_that_somebody_changed_is_not_overwritten(folder):
     one, two = client(find(folder), own=True, edit=True), client(find(folder), own=True, edit=True)
     number = one.post("/api/corrections", json={"class": "forest", "ring": RING}).json()["id"]

@@ -9,6 +9,7 @@ import browser
 import pytest
 import torch
 import viewed
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
 from fastapi.testclient import TestClient
@@ -75,6 +76,25 @@ def test_an_event_comes_when_a_file_changes(tmp_path, monkeypatch):
     assert steps == [10, 20]
 
 
+def test_the_newest_map_of_the_validation_blocks_is_sent(tmp_path):
+    saved(tmp_path, [1.0], "a b")
+    page = TestClient(create_watch(tmp_path), base_url=HOME)
+    assert runs_in(tmp_path)[0]["picture"] is None
+    picture = tmp_path / "a b.val.png"
+    Image.new("RGB", (9, 5)).save(picture)
+    address = runs_in(tmp_path)[0]["picture"]
+    assert page.get(f"/{address}").content == picture.read_bytes()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    for strange in ("secret", "..%2fsecret", "%2e%2e/secret", "a%20b.val"):
+        assert page.get(f"/pictures/{strange}.png").status_code == 404
+    # Another address when the file is another one; a link is not followed.
+    Image.new("RGB", (19, 15)).save(picture)
+    assert runs_in(tmp_path)[0]["picture"] != address
+    picture.rename(tmp_path / "other")
+    picture.symlink_to(tmp_path / "other")
+    assert runs_in(tmp_path)[0]["picture"] is None and page.get(f"/{address}").status_code == 404
+
+
 def test_the_server_of_a_run_is_as_careful(tmp_path):
     saved(tmp_path, [1.0])
     page = TestClient(create_watch(tmp_path), base_url=HOME)
@@ -86,6 +106,7 @@ def test_the_server_of_a_run_is_as_careful(tmp_path):
 
 def test_the_page_follows_the_training(tmp_path):
     saved(tmp_path, [1.5, 1.1])
+    Image.new("RGB", (300, 90)).save(tmp_path / "mlp.val.png")
 
     class Nothing:
         def close(self) -> None: ...
@@ -94,8 +115,9 @@ def test_the_page_follows_the_training(tmp_path):
         page.wait_for_selector("body[data-ready]")
         assert "20 of 100" in page.inner_text("#rows")
         # Loss and rate as lines, the only validation score as a dot.
-        assert len(page.query_selector_all("figure polyline")) == 2
-        assert len(page.query_selector_all("figure circle")) == 1
+        assert len(page.query_selector_all("#charts polyline")) == 2
+        assert len(page.query_selector_all("#charts circle")) == 1
+        assert "labels of the validation blocks" in page.inner_text("#pictures")
         saved(tmp_path, [1.5, 1.1, 0.8])
         page.wait_for_selector("#rows:has-text('30 of 100')")
         assert "0.8" in page.get_attribute("figure svg", "aria-label")

@@ -38,12 +38,13 @@ from labelscape.training.leader import Leader
 from labelscape.training.losses import shares, total_loss
 from labelscape.training.map_size import larger, told
 from labelscape.training.optimizers import averaged, make_optimizer, rate_at, told_of_rates
-from labelscape.training.outputs import checkpoint_path, state_path, times_path
+from labelscape.training.outputs import checkpoint_path, state_path, times_path, val_picture_path
 from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
 from labelscape.training.state import FILES, Progress, load_state, save_state
 from labelscape.training.stopping import Stop
 from labelscape.training.team import deterministic, gather, machine_of, together
+from labelscape.training.val_picture import ValPicture
 
 Say = Callable[[str], None]
 Batch = list[list[tuple[Tensor, Tensor]]]
@@ -70,6 +71,8 @@ class Phase:
     optimizer: _FabricOptimizer
     fabric: Fabric
     leader: Leader
+    out: Path
+    """Where a picture of the part "val" is stored."""
     mate: Dataset | None = None
     """The second task's data."""
 
@@ -201,7 +204,7 @@ def run_phase(
     net = build_network(recipe, dataset, start, mate)
     tasks = make_tasks(recipe, dataset, blank, mate)
     leader = leader or Leader(fabric, out)
-    phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric, leader, mate)
+    phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric, leader, out, mate)
     say = say if leads else lambda text: None
     for line in (*told_of_frozen(net, recipe), *told_of_rates(net, recipe)):
         say(line)
@@ -440,9 +443,13 @@ def score_val(phase: Phase, progress: Progress) -> dict[str, float]:
         its_data = {"val_miou": (made, phase.dataset)}
         if phase.mate is not None and phase.mate.is_labelled("val"):
             its_data["val_miou_mate"] = made.task(made.mate.name), phase.mate
+        seen = ValPicture()
         for key, (one, dataset) in its_data.items():
-            metrics = evaluate(one, dataset, part="val", device=device, show=in_log).metrics
+            # Of the first task: the second's would be looked at the same way, and one picture is enough.
+            watch = (seen.watch,) if key == "val_miou" else ()
+            metrics = evaluate(one, dataset, part="val", device=device, show=in_log, watch=watch).metrics
             found[key] = metrics["mean_iou"] or 0.0
+        seen.save(val_picture_path(phase.out, phase.recipe.network), made.legend)
         return found
 
     found = phase.leader(scored)

@@ -23,6 +23,11 @@ def state_path(out: Path, network: str) -> Path:
     return checkpoint_path(out, network).with_suffix(".state.safetensors")
 
 
+def val_picture_path(out: Path, network: str) -> Path:
+    """Path of the newest map of the part "val"."""
+    return checkpoint_path(out, network).with_suffix(".val.png")
+
+
 def times_path(out: Path, network: str) -> Path:
     """Path of the seconds that a step took."""
     path = checkpoint_path(out, network)

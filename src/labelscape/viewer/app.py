@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from labelscape.crs import Unrelated, transformed
@@ -30,6 +31,7 @@ from labelscape.viewer.shown import Shown
 
 Numbers = Annotated[str, Query(pattern=r"^\d{1,4}(,\d{1,4}){0,254}$")]
 """Whole numbers with commas between them."""
+LARGEST = 3e38
 PAGE = 86_400
 """Seconds that a tile may be kept: its address changes with its file."""
 
@@ -41,6 +43,7 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False, fra
     # No pages about the addresses: they would be loaded from a server elsewhere.
     app = FastAPI(title="Labelscape", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_exception_handler(LabelscapeError, _say)
+    app.add_exception_handler(RequestValidationError, _refuse)
     for failure in READ_FAILURES:
         app.add_exception_handler(failure, _say)
     add_page(app, "index.html")
@@ -57,6 +60,13 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False, fra
 async def _say(_: Request, error: Exception) -> Response:
     """An error as a sentence, which the page shows."""
     return JSONResponse({"error": str(error)}, status_code=500 if isinstance(error, BadFile) else 422)
+
+
+async def _refuse(_: Request, error: RequestValidationError) -> Response:
+    """A request of another shape. Its values are not sent back: NaN is no JSON, others have any size."""
+    where = {".".join(map(str, one["loc"]))[:100]: one["msg"] for one in error.errors()[:5]}
+    said = "; ".join(f"{place}: {why}" for place, why in where.items())
+    return JSONResponse({"error": f"The request is not understood: {said}."}, status_code=422)
 
 
 async def _conflict(_: Request, error: Changed) -> Response:
@@ -204,7 +214,8 @@ def _stretch(text: str, count: int) -> list[tuple[float, float]]:
         pairs = [tuple(float(v) for v in one.split(",")) for one in text.split(";")]
     except ValueError as error:
         raise HTTPException(422) from error
-    good = all(len(pair) == 2 and np.isfinite(pair).all() for pair in pairs)
+    # Pixels are calculated in float32: larger numbers would be infinite. NaN is not below it either.
+    good = all(len(pair) == 2 and all(abs(v) < LARGEST for v in pair) for pair in pairs)
     if not good or len(pairs) not in (1, count) or count != 3:
         raise HTTPException(422)
     return pairs * (count // len(pairs))

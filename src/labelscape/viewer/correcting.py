@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Path
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from labelscape.viewer.corrections import MOST_CORNERS, Corrections
+from labelscape.viewer.corrections import LARGEST, MOST_CORNERS, Corrections
 from labelscape.viewer.judging import Name
 from labelscape.viewer.shown import Shown
 
@@ -19,6 +19,9 @@ class Drawn(BaseModel):
 
     name: Annotated[str, Field(alias="class", max_length=1000)]
     ring: Annotated[list[tuple[FiniteFloat, FiniteFloat]], Field(max_length=MOST_CORNERS)]
+
+
+Number = Annotated[int, Path(ge=0, le=LARGEST)]
 
 
 class Recoded(BaseModel):
@@ -51,6 +54,6 @@ def add_corrections(app: FastAPI, found: Corrections | None) -> None:
         return found.add(drawn.name, drawn.ring)
 
     @app.post("/api/corrections/{number}")
-    def change(number: int, recoded: Recoded) -> dict[str, Any]:
+    def change(number: Number, recoded: Recoded) -> dict[str, Any]:
         found.change(number, recoded.name, recoded.before)
         return {"id": number, "class": recoded.name}

@@ -22,6 +22,8 @@ from labelscape.scenes.vectors import layer_facts, write_layer, writing
 from labelscape.viewer.geopackage import Changed, blob_of, geometry_of, opened, place_of, rings_of, touched
 
 NAME = LAYER = "corrections"
+LARGEST = 2**63 - 1
+"""The largest number of a row in SQLite."""
 WAIT = 10.0
 """Seconds to wait for another server that makes the file."""
 MOST_CORNERS = 5000

@@ -116,7 +116,9 @@ class Guard:
         """Does a Host header name this server? The port is the browser's business: it cannot be forged."""
         name = header.lower()
         if name.startswith("["):
-            name, _, port = name[1:].partition("]")
+            name, closed, port = name[1:].partition("]")
+            if not closed or (port and not port.startswith(":")):
+                return False
             port = port.removeprefix(":")
         else:
             name, _, port = name.partition(":")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from labelscape.viewer.differences import differences
@@ -64,5 +64,5 @@ def add_judging(app: FastAPI, shown: Shown, edit: bool) -> None:
     judged = shown.judged
 
     @app.post("/api/places/{number}")
-    def answer(number: int, said: Answered) -> dict[str, Any]:
+    def answer(number: Annotated[int, Path(ge=0, le=2**63 - 1)], said: Answered) -> dict[str, Any]:
         return judged.answer(number, said.new.to_dict(), said.before.to_dict())

@@ -10,12 +10,15 @@ import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from labelscape.errors import LabelscapeError
 from labelscape.text import printable_name
-from labelscape.viewer.layers import stamp_of
+from labelscape.viewer.layers import stamp_of, version_of
 
-STATE, FINISHED = ".state.safetensors", ".safetensors"
+STATE, FINISHED, PICTURE = ".state.safetensors", ".safetensors", ".val.png"
+LARGEST_PICTURE = 20_000_000
+"""Bytes of a picture of the validation blocks that is sent."""
 LARGEST_HEADER = 50_000_000
 """Bytes of a file's header that are read."""
 MOST_RUNS = 30
@@ -48,8 +51,21 @@ def runs_in(folder: Path) -> list[dict[str, Any]]:
             run = _unfinished(file) if file in running else _finished(file)
         except (LabelscapeError, OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        found.append({"name": printable_name(name), "changed": file.stat().st_mtime, **run})
+        picture = picture_of(folder, name)
+        version = picture and version_of(stamp_of(picture))
+        shown = {"picture": version and f"pictures/{quote(name, safe='')}.png?v={version}"}
+        found.append({"name": printable_name(name), "changed": file.stat().st_mtime, **run, **shown})
     return found
+
+
+def picture_of(folder: Path, name: str) -> Path | None:
+    """The newest map of a network's validation blocks. Only of the names that are in the folder: one from an
+    address cannot lead elsewhere.
+    """
+    known = {file.name.removesuffix(PICTURE): file for file in folder.glob(f"*{PICTURE}")}
+    file = known.get(name)
+    good = file is not None and not file.is_symlink() and file.stat().st_size <= LARGEST_PICTURE
+    return file if good else None
 
 
 def _unfinished(file: Path) -> dict[str, Any]:

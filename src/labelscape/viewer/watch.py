@@ -12,7 +12,7 @@ from labelscape.text import printable_name
 from labelscape.version import __version__
 from labelscape.viewer.guard import Guard
 from labelscape.viewer.pages import add_page
-from labelscape.viewer.training import events, runs_in
+from labelscape.viewer.training import events, picture_of, runs_in
 
 MOST_STREAMS = 50
 
@@ -26,6 +26,13 @@ def create_watch(folder: Path, *, host: str = "127.0.0.1") -> Guard:
     @app.get("/api/runs")
     def runs() -> dict[str, Any]:
         return {"title": printable_name(folder.resolve().name), "runs": runs_in(folder)}
+
+    @app.get("/pictures/{name}.png")
+    def picture(name: str) -> Response:
+        file = picture_of(folder, name)
+        if file is None:
+            raise HTTPException(404)
+        return Response(file.read_bytes(), media_type="image/png", headers={"cache-control": "no-store"})
 
     @app.get("/api/stream")
     async def stream() -> Response:

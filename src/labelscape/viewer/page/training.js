@@ -7,7 +7,7 @@ import { byId, make } from "./dom.js";
 /**
  * @typedef {{step: number, [key: string]: number}} Row
  * @typedef {{name: string, running: boolean, step: number, steps: number, changed: number, rows: Row[],
- *   scores: Record<string, number>}} Run
+ *   scores: Record<string, number>, picture: string | null}} Run
  * @typedef {{name: string, points: [number, number][]}} Curve
  */
 
@@ -26,11 +26,18 @@ function draw(runs) {
   const charts = CHARTS.map(([title, keys]) => chart(String(title), /** @type {string[]} */ (keys), runs)).filter((one) => one !== null);
   byId("charts").replaceChildren(...charts);
   byId("rows").replaceChildren(...runs.map(row));
+  byId("pictures").replaceChildren(...runs.filter((one) => one.picture).map(picture));
   const running = runs.filter((one) => one.running);
   const last = Math.max(0, ...runs.map((one) => one.changed));
   const when = last ? `, last written ${new Date(last * 1000).toLocaleTimeString()}` : "";
   byId("live").textContent = running.length ? `Training${when}. Values come with each saved state.` : `Finished${when}.`;
   document.body.dataset.ready = "yes";
+}
+
+/** @param {Run} run */
+function picture(run) {
+  const text = `${run.name}: labels of the validation blocks, and their newest map`;
+  return make("figure", {}, [make("figcaption", { text }), make("img", { class: "blocks", src: String(run.picture), alt: text })]);
 }
 
 /** @param {Run} run */
