@@ -8,6 +8,16 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+STARTS = {
+    b"\x1f\x8b": "is compressed with gzip: unpack it, or write /vsigzip/ before its path",
+    b"7z\xbc\xaf\x27\x1c": "is an archive (7z): unpack it",
+    b"Rar!": "is an archive (rar): unpack it",
+    b"\xff\xfe": "is text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "is text in UTF-16: save it as UTF-8",
+    b"\x93NUMPY": "is an array of NumPy, which has no coordinates: write it as GeoTIFF, or pass it in Python",
+    b"%PDF": "is a PDF: export what it shows as GeoTIFF or GeoPackage",
+}
+"""How files begin that nothing here reads, and what is said of them."""
 MOST = 3
 """Members of an archive that a message names (ours)."""
 
@@ -31,7 +41,9 @@ def what_it_is(path: str | Path) -> str | None:
             "is a web page (HTML), as a server sends it that wants a login or lacks the file: download it "
             "again"
         )
-    return _archive(Path(path))
+    if found := _archive(Path(path)):
+        return found
+    return next((said for bytes_, said in STARTS.items() if start.startswith(bytes_)), None)
 
 
 def _archive(path: Path) -> str | None:

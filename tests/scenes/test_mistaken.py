@@ -1,5 +1,6 @@
 """Files that are something else than their name says: the message says what, and what to do."""
 
+import gzip
 import tarfile
 import zipfile
 
@@ -25,7 +26,13 @@ def zipped(path, *members):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(POINTER, "pointer that Git LFS puts .*git lfs pull"), (PAGE, "web page"), (b"", "is empty")],
+    [
+        (POINTER, "pointer that Git LFS puts .*git lfs pull"),
+        (PAGE, "web page"),
+        (b"", "is empty"),
+        (gzip.compress(b"data"), "compressed with gzip"),
+        ('{"type": "FeatureCollection"}'.encode("utf-16"), "UTF-16"),
+    ],
 )
 @pytest.mark.parametrize(
     ("name", "read"),

@@ -19,6 +19,7 @@ import numpy as np
 from labelscape.errors import BadFile
 from labelscape.export.caffe_format import message_types
 from labelscape.export.caffe_layers import ASIDE, HEADS, Row, expected_rows
+from labelscape.mistaken import what_it_is
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +68,8 @@ def read_caffe(path: str | Path) -> ImportedNetwork:
     try:
         return import_network(message_types()["NetParameter"].FromString(content))
     except (DecodeError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} is not a Caffe model or is damaged: it cannot be parsed.") from error
+        why = what_it_is(path) or "is not a Caffe model or is damaged: it cannot be parsed"
+        raise BadFile(f"{path} {why}.") from error
     except BadFile as error:
         # The checks below know layers, not the file's name.
         raise BadFile(f"{path} {error}") from error

@@ -73,10 +73,12 @@ def _column(names: object) -> str | None:
 
 
 def _without_column(file: str, names: object) -> BadInput:
-    listed = ", ".join(map(str, names)) or "none"
+    names = list(map(str, names))
+    shapes = {"wkt", "geometry", "geom", "the_geom"} & {name.lower() for name in names}
+    cure = f" Polygons as text are not read: convert them (ogr2ogr {Path(file).stem}.gpkg {file})."
     return BadInput(
-        f"{file} has no column of paths: its columns are {listed}; one called href, path or location was "
-        "expected."
+        f"{file} has no column of paths: its columns are {', '.join(names) or 'none'}; one called href, path "
+        f"or location was expected.{cure if shapes else ''}"
     )
 
 
