@@ -8,6 +8,7 @@ of the block before.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -316,6 +317,47 @@ def test_other_words_are_another_output_other_numbers_are_not():
     here = "class   pixels\nwater   1,234  11.5%   \n\nmodel  /some/where/labelscape/assets/a.safetensors\n"
     assert shape(page) == shape(here)
     assert shape(page) != shape(here.replace("pixels", "hectares"))
+
+
+# ------------------------------------------------------------------------------------------- notebooks
+
+OF_THEIR_OWN = ("explain",)  # tests/explanation
+NOTEBOOKS = [p for p in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")) if p.stem not in OF_THEIR_OWN]
+
+
+def cells_of(notebook: Path) -> list[tuple[int, str]]:
+    cells = json.loads(notebook.read_text())["cells"]
+    return [
+        (number, "".join(c["source"])) for number, c in enumerate(cells, start=1) if c["cell_type"] == "code"
+    ]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_is_valid_and_stored_without_outputs(notebook):
+    book = json.loads(notebook.read_text())
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert code and all(c["outputs"] == [] and c["execution_count"] is None for c in code)
+    for number, text in cells_of(notebook):
+        compile(text, f"{notebook.name}, cell {number}", "exec")
+    assert f"notebooks/{notebook.name}" in (ROOT / "docs" / "index.md").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_cells_of_a_notebook_run(notebook, kitchen, short):
+    names: dict[str, object] = {"__name__": "notebook"}
+    for number, text in cells_of(notebook):
+        tree = ast.parse(text, f"{notebook.name}, cell {number}")
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, f"{notebook.name}, cell {number}", "exec"), names)
+        if last is not None:
+            # What a notebook shows of the last expression.
+            shown = eval(
+                compile(ast.Expression(last.value), f"{notebook.name}, cell {number}", "eval"), names
+            )
+            assert getattr(shown, "_repr_html_", shown.__repr__)()
 
 
 # ------------------------------------------------------------------------------------- what is generated
