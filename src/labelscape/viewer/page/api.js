@@ -40,6 +40,15 @@ export async function send(path, body) {
   return read(await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }));
 }
 
+/**
+ * What a rejected request says, and with 409 what is there now.
+ * @param {any} error
+ * @returns {{text: string, now: any}}
+ */
+export function saidBy(error) {
+  return { text: String(error?.message ?? error), now: error?.now ?? null };
+}
+
 /** @param {Response} answer */
 async function read(answer) {
   const text = await answer.text();

@@ -2,7 +2,7 @@
 /** Draw polygons of the right class; they are stored at once, and others' appear within seconds. */
 
 import * as L from "./leaflet.js";
-import { ask, send } from "./api.js";
+import { ask, saidBy, send } from "./api.js";
 import { byId, fill } from "./dom.js";
 
 const EVERY = 5000;
@@ -66,7 +66,7 @@ export async function correct(map, facts, note) {
     try {
       await act();
     } catch (error) {
-      note(String(error.message ?? error));
+      note(saidBy(error).text);
     }
     await refresh();
   }
@@ -160,6 +160,7 @@ export async function correct(map, facts, note) {
       const centre = map.getCenter();
       /** @type {Record<string, () => void>} */
       const own = { d: () => (ring ? end() : begin()), z: () => byId("correct-undo").click() };
+      /** @type {Record<string, () => void>} */
       const drawing = { " ": () => corner(centre.lat, centre.lng), Enter: close, Escape: end, Backspace: () => { ring?.pop(); draw(); } };
       const act = own[event.key] ?? (ring ? drawing[event.key] : undefined);
       act?.();

@@ -2,11 +2,12 @@
 /** Places one after the other: fly to each, answer by mouse or by the keys 1 to 9, go on with the arrows. */
 
 import * as L from "./leaflet.js";
-import { ask, send } from "./api.js";
+import { ask, saidBy, send } from "./api.js";
 import { byId, chip, make } from "./dom.js";
 
 /** @type {Record<string, string>} */
 const HEADS = { differences: "Differences", blocks: "Worst blocks" };
+/** @type {Record<string, string>} */
 const SAYS = { right: "the class is right", mixed: "several classes", unsure: "cannot tell", certain: "certain", likely: "likely" };
 
 /**
@@ -71,8 +72,9 @@ export async function judge(map, facts, note) {
       Object.assign(place, now);
       if (!stay) return go(1);
     } catch (error) {
-      if (error.now) Object.assign(place, error.now);
-      note(String(error.message ?? error));
+      const { text, now } = saidBy(error);
+      if (now) Object.assign(place, now);
+      note(text);
     }
     draw();
   }

@@ -37,13 +37,14 @@ export function drawLegend(layer, hidden, changed, colors, recoloured, store) {
     byId("legend").append(make("div", { class: "row" }, [button]));
   }
   if (!layer.exact) {
-    byId("legend").append(make("p", { class: "quiet", text: "Areas are estimated from an overview." }));
+    byId("legend").append(make("p", { class: "quiet", text: "Areas are estimated from a sample of the pixels." }));
   }
 }
 
 /** @param {string} code #rrggbb @returns {[number, number, number]} */
 export function parts(code) {
-  return [1, 3, 5].map((i) => parseInt(code.slice(i, i + 2), 16));
+  const side = (/** @type {number} */ i) => parseInt(code.slice(i, i + 2), 16);
+  return [side(1), side(3), side(5)];
 }
 
 /** @typedef {{name: string, of: number, digits: number}} Unit */

@@ -1,7 +1,7 @@
 // @ts-check
 /** Puts the page together: controls change the state, the state is drawn, the address follows it. */
 
-import { ask, send } from "./api.js";
+import { ask, saidBy, send } from "./api.js";
 import { correct } from "./correct.js";
 import { byId, fill, make } from "./dom.js";
 import { judge } from "./judge.js";
@@ -116,8 +116,9 @@ async function start() {
       delete state.colors[layer.key];
     } catch (error) {
       // Somebody else's colours; ours stay chosen in place of them.
-      if (error.now) show(error.now);
-      note(String(error.message ?? error));
+      const { text, now } = saidBy(error);
+      if (now) show(now);
+      note(text);
     }
     draw();
   }
@@ -146,7 +147,7 @@ async function start() {
     try {
       state.stretch = await ask("api/stretch", { bands: state.bands.join(","), ...(all ? {} : view) });
     } catch (error) {
-      note(String(error.message ?? error));
+      note(saidBy(error).text);
     }
     draw();
   }
@@ -262,5 +263,5 @@ function presetsOf(bands) {
 }
 
 start().catch((error) => {
-  byId("notes").append(make("p", { text: String(error.message ?? error) }));
+  byId("notes").append(make("p", { text: saidBy(error).text }));
 });

@@ -1,7 +1,7 @@
 // @ts-check
 /** Class, probabilities, band values and coordinates of the pixel under the cursor. */
 
-import { ask } from "./api.js";
+import { ask, saidBy } from "./api.js";
 import { byId, make } from "./dom.js";
 
 /** @type {AbortController | null} */
@@ -28,7 +28,7 @@ export async function showPoint(facts, row, column, aloud) {
     draw(facts, point);
     if (aloud) byId("said").textContent = spoken(facts, point);
   } catch (error) {
-    byId("point").replaceChildren(make("p", { class: "quiet", text: String(error.message ?? error) }));
+    byId("point").replaceChildren(make("p", { class: "quiet", text: saidBy(error).text }));
   }
 }
 
