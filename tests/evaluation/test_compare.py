@@ -13,7 +13,7 @@ from labelscape.evaluation.confusion import count
 from labelscape.legend import Legend
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.mosaic import open_scene
-from labelscape.training.compare import trained_share
+from labelscape.training.learned import trained_share
 from labelscape.training.recipe import make_recipe
 
 QUICK = {"device": "cpu", "show": False}
@@ -154,9 +154,13 @@ def test_training_pixels_among_the_scored_ones_are_found(w, tmp_path):
         assert trained_share(own, d, None) == pytest.approx(trained.mean())
     found = ls.compare([own, all_of_it], **QUICK)
     assert found.notes == (
-        "skip (2) was trained on 100 % of the labelled pixels that it is scored on: its scores are too good "
-        "there. Compare on labels that no model has seen",
+        "skip (2) was trained on 100 % of the labelled pixels that it is scored on: its score is too good "
+        "there. Use labels that no model has seen",
     )
+    # A single model's score says the same, of its own scene given once more; not of its held-out blocks.
+    (note,) = ls.evaluate(all_of_it, str(w.scene), str(labels), **QUICK).notes
+    assert note.startswith("skip was trained on 100 % of the labelled pixels that it is scored on")
+    assert ls.evaluate(own, **QUICK).notes == ()
     elsewhere = world.make(tmp_path, 32, 32, name="elsewhere")
     there = world.tiny_checkpoint(**like, recipe=recipe(elsewhere, labels))
     unknown = world.tiny_checkpoint(**like)

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 from labelscape.checkpoint import Checkpoint, load
 from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import known_part
-from labelscape.errors import BadInput, BadOption, LabelscapeError, WrongType
+from labelscape.errors import BadOption, WrongType
 from labelscape.evaluation.compare import Comparison, Drawing, Side, compare_sides
 from labelscape.evaluation.measure import check_dataset, for_labels
 from labelscape.evaluation.paired import REPLICATES
-from labelscape.legend import IGNORE, Legend
+from labelscape.legend import Legend
 from labelscape.scenes.files import Source, as_path
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.evaluate import asked_for, one_protocol
+from labelscape.training.learned import learned
 from labelscape.training.map_data import data_of_maps, is_map
 from labelscape.training.recipe_data import Data
 
@@ -188,7 +189,7 @@ def compare_on(
         )
         for s in sides
     ]
-    notes = [note for side in chosen for note in trained_on(side, dataset, part)]
+    notes = [note for side in chosen for note in _trained_on(side, dataset, part)]
     if len(sides) > 2:
         notes.append(
             f"{len(sides) - 1} models are compared with {sides[0].name}: each interval holds at "
@@ -213,61 +214,9 @@ def compare_on(
     )
 
 
-def trained_on(side: Side, dataset: Dataset, part: str | None) -> list[str]:
+def _trained_on(side: Side, dataset: Dataset, part: str | None) -> list[str]:
     """Warnings where checkpoints of a side were trained on pixels of `part`, or do not say on what."""
-    # Keys of a dict: in order, and once where the seeds of one model have the same.
-    notes: dict[str, None] = {}
-    for one in side.members:
-        if not isinstance(one, Checkpoint):
-            continue
-        if not one.recipe.get("data"):
-            notes[f"{side.name} does not say what it was trained on: these labels may be among it"] = None
-            continue
-        try:
-            share = trained_share(one, dataset, part)
-        except LabelscapeError as problem:
-            notes[f"{side.name} was trained on the same files, and its split cannot be read: {problem}"] = (
-                None
-            )
-            continue
-        if share:
-            notes[
-                f"{side.name} was trained on {100 * share:.0f} % of the labelled pixels that it is scored "
-                "on: its scores are too good there. Compare on labels that no model has seen"
-            ] = None
-    return list(notes)
-
-
-def trained_share(checkpoint: Checkpoint, dataset: Dataset, part: str | None) -> float:
-    """Share of the labelled pixels of `part` that are training labels of the checkpoint, 0 to 1. Raises
-    LabelscapeError where its data cannot be read again.
-    """
-    data = Data(**checkpoint.recipe["data"])
-    scored = dataset.scenes if part is None else dataset.part(part)
-    # Most models share no file with what they are scored on: nothing is opened then.
-    if not any(_is_among(file, data) for scene in scored for file in scene.scene.files):
-        return 0.0
-    labelled = learned = 0
-    # With its own seed and classes: others would hold out other blocks.
-    with open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend) as own:
-        trained = {_files(scene.scene.files): scene for scene in own.part("train")}
-        for scene in scored:
-            mine = trained.get(_files(scene.scene.files))
-            if mine is not None and not mine.scene.grid.matches(scene.scene.grid):
-                raise BadInput(f"{scene.name} was resampled to another pixel size")
-            for window in scene.scene.grid.window.blocks(2048):
-                known = scene.read_labels(window, part) != IGNORE
-                labelled += int(known.sum())
-                if mine is not None and known.any():
-                    learned += int((known & (mine.read_labels(window, "train") != IGNORE)).sum())
-    return learned / labelled if labelled else 0.0
-
-
-def _files(paths: Sequence[str]) -> tuple[Path, ...]:
-    return tuple(Path(path).absolute() for path in paths)
-
-
-def _is_among(file: str, data: Data) -> bool:
-    """Whether a file is, or lies in, one of the scenes of training."""
-    given = [path for image in data.images for path in ([image] if isinstance(image, str) else image)]
-    return any(Path(file).absolute().is_relative_to(Path(path).absolute()) for path in given)
+    checkpoints = [one for one in side.members if isinstance(one, Checkpoint)]
+    unknown = [one for one in checkpoints if not one.recipe.get("data")]
+    said = f"{side.name} does not say what it was trained on: these labels may be among it"
+    return [*([said] if unknown else []), *learned(side.name, checkpoints, dataset, part)]

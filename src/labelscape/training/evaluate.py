@@ -30,6 +30,7 @@ from labelscape.labels.rules import SETTINGS
 from labelscape.scenes.files import Source, as_path, source_paths
 from labelscape.scenes.mosaic import open_scene
 from labelscape.training.data import open_recipe_data, scored_part
+from labelscape.training.learned import learned
 from labelscape.training.map_data import data_of_maps, is_map
 from labelscape.training.recipe_data import Data
 from labelscape.version import __version__
@@ -92,8 +93,8 @@ def evaluate(
     workers, cluster  as `map_scenes` has them, one scene a worker of one thread; of several scenes one that
              fails is named in `Evaluation.failed`, and the others are scored
 
-    A class raster, or a folder with one of each scene's name, is scored as it is. Raises as
-    `measure.evaluate`; also BadOption where the checkpoint does not say what it was trained on, BadFile.
+    `Evaluation.notes` name a model that was trained on what it is scored on. A class raster, or a folder with
+    one of each scene's name, is scored as it is. Raises as `measure.evaluate`; also BadOption, BadFile.
     """
     options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
     options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
@@ -204,7 +205,8 @@ def evaluate_into(
                     _on_workers(hands, models, dataset, known, places, {**options, **counted}),
                     None,
                 )
-            found = replace(found, failed={**failed, **found.failed})
+            notes = learned(title, models, dataset, known)
+            found = replace(found, failed={**failed, **found.failed}, notes=(*found.notes, *notes))
         if things is not None:
             counts = {"topology": tuple(things.topology), "paths": tuple(things.paths)}
             found = replace(found, objects=tuple(things.counts), **counts)

@@ -162,7 +162,7 @@ def _trained(recipe: Recipe, start: Start | None, run: Run) -> Checkpoint:
 
 def _seen_by_start(recipe: Recipe, dataset: Dataset, start: Start) -> list[str]:
     """A warning where a network that starts on corrections has learned what is now held out."""
-    from labelscape.training.compare import trained_share
+    from labelscape.training.learned import trained_share
 
     # With corrections alone: they go with the scenes that the start was trained on.
     ours = isinstance(start, Checkpoint)  # other people's weights say nothing of their data
