@@ -284,6 +284,18 @@ def test_two_interpreters_answer_one_sample(made, tmp_path):
     raster, points, ground = made
     sample(raster, tmp_path / "t.gpkg", size=300, floor=20, seed=9)
     refused("different samples", raster, points, second=samples.answer(tmp_path / "t.gpkg", ground))
+    refused("first interpreter's own file", raster, points, second=points)
+    refused("No point of .*s_second.gpkg has an answer", raster, points, second=tmp_path / "s_second.gpkg")
+    copied = shutil.copy(points, tmp_path / "copied.gpkg")
+    found = assess(raster, points, second=copied)
+    assert any("gave the same answer at all 300 points" in note for note in found.notes)
+
+
+def test_words_in_a_column_of_numbers_are_no_class(made, tmp_path):
+    """SQLite keeps them, and GDAL reads them as 0."""
+    raster, points, _ = made
+    samples.edit(points, "UPDATE points SET reference = 'field' WHERE point < 4")
+    refused(r"column reference is of numbers and holds text \('field' in 3 features\)", raster, points)
 
 
 def test_training_labels_are_no_reference(made, tmp_path):

@@ -156,8 +156,14 @@ def test_an_interrupted_map_goes_on_with_the_exported_model_alone(fcn, folder, s
 def test_a_scene_smaller_than_the_images_of_a_model_is_said_to_be_padded(fcn, folder, scene, tmp_path):
     exported = export_model(fcn, folder / "large.onnx", size=448).path
     (line,) = check(exported, scene, timing=False, device="cpu").warnings
-    assert "430 pixels are padded to the 448" in line and "`dynamic=True`" in line
+    assert "430 pixels are padded to the 448" in line and "--dynamic" in line
     assert check(fcn, scene, timing=False, device="cpu").warnings == ()
+
+
+def test_images_too_small_for_what_a_class_depends_on_are_said_to_be_blended(fcn, folder, scene):
+    exported = export_model(fcn, folder / "tiny.onnx", size=64, overwrite=True).path
+    (line,) = check(exported, scene, timing=False, device="cpu").warnings
+    assert "images of 64 pixels" in line and "tiles are blended" in line and "(--dynamic)" in line
 
 
 def test_models_of_others_and_damaged_ones_are_refused(fcn, folder, tmp_path):

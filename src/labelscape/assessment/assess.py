@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from labelscape.assessment.agreement import agreement
+from labelscape.assessment.agreement import Agreement, agreement
 from labelscape.assessment.answers import Answers, design_of, read_answers
 from labelscape.assessment.census import content_hash, open_map, pixel_areas
 from labelscape.assessment.page import write_page
@@ -75,6 +75,8 @@ def assess(
     estimator = _estimator(drawn, other_map)
     # Reported, not part of the intervals: these hold the error of sampling, not that of interpreters.
     between = None if other is None else agreement(answers.classes, other.classes, len(legend))
+    if between is not None:
+        notes += _alike(between, points, second)
     notes += rough(found)
     result = Assessment(
         found, len(drawn), int((~answers.answered).sum()), drawn.facts, estimator, between, notes, targets
@@ -159,12 +161,32 @@ def _at_points(
 
 
 def _second(path: str | Path, design: Design, first: str | Path, column: str) -> Answers:
-    """The second interpreter's answers. Raises BadInput where they are of another sample."""
+    """The second interpreter's answers. Raises BadInput where they are of another sample, or none at all."""
+    if os.path.realpath(path) == os.path.realpath(first):
+        raise BadInput(
+            f"{path} is the first interpreter's own file, which agrees with itself. Pass the file that the "
+            "second one answered; `labelscape sample --second` writes one."
+        )
     theirs = design_of(path, None)
     # Two interpreters of two samples would agree on points that were never the same pixels.
     if theirs.to_json() != design.to_json():
         raise BadInput(f"{path} and {first} are different samples; two interpreters answer the same points.")
-    return read_answers(path, design, design.legend, column)
+    found = read_answers(path, design, design.legend, column)
+    if not found.answered.any():
+        raise BadInput(f"No point of {path} has an answer; the second interpreter chooses a class for each.")
+    return found
+
+
+def _alike(between: Agreement, first: str | Path, second: str | Path) -> tuple[str, ...]:
+    """What to say of two interpreters who answered no point, or all points alike."""
+    if not between.points:
+        raise BadInput(f"{first} and {second} have no answered point in common, so nothing can be compared.")
+    if between.agreement < 1:
+        return ()
+    return (
+        f"Both interpreters gave the same answer at all {between.points} points: if {second} is a copy of "
+        f"{first}, this says nothing.",
+    )
 
 
 def _notes(design: Design, answers: Answers, labels: Sequence[Learned]) -> tuple[str, ...]:

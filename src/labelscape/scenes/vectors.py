@@ -28,6 +28,7 @@ VECTOR_SUFFIXES = {
     *(".gpx", ".dxf"),
 }
 PARQUET = {".parquet", ".geoparquet"}
+SQLITE = {".gpkg", ".sqlite"}
 POLYGONS = ("Polygon", "Surface", "Geometry", "Collection", "TIN", "Triangle", "Unknown")
 """Parts of the names of geometry types that may hold polygons."""
 
@@ -159,6 +160,7 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
         name: _as_stored(values, *kind)
         for name, values, kind in zip(meta["fields"], fields, [*kinds] or [("", "")] * len(fields))
     }
+    _check_numbers(source, layer, found)
     found, wrong = _in_utf8(found)
     if wrong:
         said.append(
@@ -166,6 +168,26 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
             "another encoding: it is read as UTF-8"
         )
     return Features(geometries, found, meta["crs"], (*notes, *said))
+
+
+def _check_numbers(source: VectorSource, layer: str, columns: Mapping[str, np.ndarray]) -> None:
+    """Raises BadInput where a column of numbers of a GeoPackage holds text: SQLite stores what it is given,
+    and GDAL reads the text as 0, which may be a class.
+    """
+    if Path(source.path).suffix.lower() not in SQLITE:
+        return
+    for name, values in columns.items():
+        if values.dtype.kind not in "iuf":
+            continue
+        column, table = (one.replace('"', '""') for one in (name, layer))
+        # Cast, since the result has the column's type too.
+        text = f'SELECT CAST("{column}" AS TEXT) FROM "{table}" WHERE typeof("{column}") = \'text\''
+        found = queried(source.path, text)
+        if found:
+            raise BadInput(
+                f"{source}: the column {name} is of numbers and holds text ({found[0][0]!r} in "
+                f"{len(found)} features), which would be read as 0. Write the text into a column of text."
+            )
 
 
 def _in_utf8(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -66,16 +66,26 @@ def image_side(scorer: Scorer) -> int | None:
     return min((n.facts.size for n in networks if n is not None and n.facts.size), default=None)
 
 
+def exact_side(scorer: Scorer) -> int:
+    """The smallest image with room for halos of the reach and some core (ours: four strides)."""
+    return 2 * scorer.reach + 4 * scorer.stride
+
+
 def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
     """What to expect of a plan whose tiles are larger than the networks learned, or smaller than an exported
     one takes; None where they are neither.
     """
     only = image_side(scorer)
     least = min(plan.core + 2 * plan.halo, *plan.whole.shape)
+    again = "classes may differ from the checkpoint's. Export it for images of any size (--dynamic)"
     if only is not None and least < only:
+        return f"tiles of {least} pixels are padded to the {only} that this exported model takes: {again}"
+    exact = scorer.reach is not None and all(is_exact(member) for member in scorer.members)
+    if exact and only is not None and len(plan) > 1 and only < (least := exact_side(scorer)):
         return (
-            f"tiles of {least} pixels are padded to the {only} that this exported model takes: classes may "
-            "differ from the checkpoint's. Export it with `dynamic=True`, or a smaller `size`"
+            f"the images of {only} pixels that this exported model takes have no room for the {scorer.reach} "
+            f"pixels that a class depends on to each side: tiles are blended, and {again}, or of {least} "
+            "pixels and more (--size)"
         )
     side, learned = plan.largest, learned_side(scorer)
     if learned is None or side <= learned:

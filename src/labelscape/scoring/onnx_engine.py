@@ -92,7 +92,7 @@ class OnnxEngine:
         if side > size:
             raise BadInput(
                 f"This ONNX model takes {size} x {size} pixels, and was given {side}: leave `tile_size` and "
-                "`scales` out, or export it with `dynamic=True`."
+                "`scales` out, or export it for images of any size (labelscape export --dynamic)."
             )
         return size - side
 

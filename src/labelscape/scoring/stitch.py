@@ -18,7 +18,15 @@ from labelscape.grid import Window
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.fade import Fader
 from labelscape.scoring.heap import memory_kept
-from labelscape.scoring.memory import EXACT_TILE, batch_of, image_side, is_exact, learned_side, tile_side
+from labelscape.scoring.memory import (
+    EXACT_TILE,
+    batch_of,
+    exact_side,
+    image_side,
+    is_exact,
+    learned_side,
+    tile_side,
+)
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
@@ -49,7 +57,7 @@ def plan_for(
     exact = scorer.reach is not None and all(is_exact(member) for member in scorer.members)
     only = image_side(scorer)
     # A small image has no room for halos of the reach: its tiles are blended.
-    exact = exact and (only is None or only >= 2 * scorer.reach + 4 * scorer.stride)
+    exact = exact and (only is None or only >= exact_side(scorer))
     side = tile_size or only or (EXACT_TILE if exact else tile_side(scorer, max(scene.grid.shape)))
     if overlap is None:
         # A halo as wide as the receptive field: each core pixel sees what it would see in the whole scene.
