@@ -70,6 +70,14 @@ def test_random_windows_have_labels_and_most_of_the_class_that_is_wanted(painted
     assert all((seen.truth == 2).any() for seen in of_class)
 
 
+@pytest.mark.parametrize("of_class", ["forest", None])
+def test_as_many_windows_are_announced_as_are_read(painted, skip, of_class):
+    wanted, read = Wanted(number=3, side=16, of_class=of_class), []
+    request = request_for(skip, painted.scene, None, None, {})
+    choose(network_of(skip), skip, request, [painted.scene], wanted, lambda *a, **k: read.append(1))
+    assert len(read) == wanted.candidates
+
+
 def test_where_the_model_is_wrong_equals_a_loop(painted, labels, skip):
     look = look_with(skip, painted, labels, Wanted(number=3, side=40))
     found = mistakes.mistakes(look).numbers

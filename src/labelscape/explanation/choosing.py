@@ -63,6 +63,11 @@ class Wanted:
         """How many windows are given by their place."""
         return len(self.given) or bool(self.pixels)
 
+    @property
+    def candidates(self) -> int:
+        """How many windows are read to choose from."""
+        return self.placed or self.number * (CANDIDATES if self.of_class else 1)
+
 
 def around(pixels: Sequence[tuple[int, int]], side: int, shape: tuple[int, int]) -> tuple[int, int, int]:
     """The window (x, y, size) around pixels (x, y) of a scene of this shape. Raises BadOption where they lie
@@ -97,9 +102,8 @@ def choose(
     data (and labels, where there is a `reference`), or none the class that is wanted.
     """
     notes: list[str] = []
-    pool = wanted.number * (CANDIDATES if wanted.of_class else 1)
     chances = np.random.default_rng(wanted.seed)
-    counts = [wanted.placed] if wanted.placed else _shared_out(pool, len(sources), chances)
+    counts = [wanted.placed] if wanted.placed else _shared_out(wanted.candidates, len(sources), chances)
     target = None if wanted.of_class is None else checkpoint.legend.index(wanted.of_class)
     found: list[tuple[float, int, Window]] = []
     for number, count in enumerate(counts):

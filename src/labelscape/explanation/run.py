@@ -150,7 +150,7 @@ def _chosen(
 ) -> tuple[Network, Windows, list[str]]:
     """The network on its device, its windows, and what was found of their scenes and labels."""
     net = network_of(model).to(pick_device(request.device))
-    with bar("choose windows", wanted.placed or wanted.number, "windows") as tick:
+    with bar("choose windows", wanted.candidates, "windows") as tick:
         windows, notes = choose(net, model, request, sources, wanted, tick, reference)
     return net, windows, [*([] if reference is None else reference.notes), *notes]
 
