@@ -428,8 +428,10 @@ def test_checkpointing_in_mixed_precision_gives_what_the_plain_form_gives() -> N
         with torch.autocast("cpu", torch.bfloat16):
             block(torch.randn(2, 4, 6, 6)).total.float().square().mean().backward()
         found.append([p.grad for p in block.parameters()])
+    assert all(gradient.any() for gradient in found[1])
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(other, one)
+        # The plain form rounds every sum of gradients to bfloat16.
+        torch.testing.assert_close(other, one, rtol=0.05, atol=0.02 * float(one.abs().max()))
 
 
 @pytest.mark.parametrize(

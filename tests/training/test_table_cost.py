@@ -38,12 +38,13 @@ def test_dfcnets_batches_fit_no_gpu_and_are_made_to_fit():
     needed = {plan.number: table_cost.step_bytes(plan) / GIB for plan in plans}
     assert all(200 < gib < 320 for gib in needed.values())  # 13 GiB for one crop of 1025
     assert table_cost.fitted(plans, 400 * GIB) == (plans, [])
-    chosen, told = table_cost.fitted(plans, 66 * GIB)
+    chosen, told = table_cost.fitted(plans, 110 * GIB)
     assert all(plan.recipe.options["checkpointing"] and plan.recipe.accumulate == 1 for plan in chosen)
-    assert all(table_cost.step_bytes(plan) <= 66 * GIB for plan in chosen)
-    assert len(told) == 1 and "recomputation" in told[0] and "66.0 GiB" in told[0]
+    assert all(table_cost.step_bytes(plan) <= 110 * GIB for plan in chosen)
+    assert len(told) == 1 and "recomputation" in told[0] and "110.0 GiB" in told[0]
     chosen, told = table_cost.fitted(plans, 20 * GIB)
-    assert {plan.recipe.accumulate for plan in chosen} == {4}  # one for all rows, so that they share a start
+    parts = {plan.recipe.accumulate for plan in chosen}
+    assert len(parts) == 1 and max(parts) > 1  # one for all rows, so that they share a start
     assert "batch normalisation sees one part" in told[1]
 
 

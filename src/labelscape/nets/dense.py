@@ -69,9 +69,7 @@ class DenseBlock(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, inputs: Tensor) -> Grown:
-        again = self.checkpointing and torch.is_grad_enabled() and not is_recorded()
-        # Autocast gives maps of two types, which one stack cannot hold.
-        if again and not torch.is_autocast_enabled(inputs.device.type):
+        if self.checkpointing and torch.is_grad_enabled() and not is_recorded():
             stack, total = stacked(self.layers, self.new // len(self.layers), inputs)
             return Grown(stack, stack[:, inputs.shape[1] :], total)
         # filled() writes into one tensor, which autograd, compilation and tracing cannot follow.
@@ -81,13 +79,9 @@ class DenseBlock(nn.Module):
 
     def joined(self, inputs: Tensor) -> Grown:
         """Every layer's input joined anew: what the backward pass can follow."""
-        parts, total, again = [inputs], None, self.checkpointing and torch.is_grad_enabled()
-
-        def join(layer: nn.Module) -> Callable[..., Tensor]:
-            return lambda *parts: layer(torch.cat(parts, dim=1))
-
+        parts, total = [inputs], None
         for layer in self.layers:
-            new = recomputed(layer, join(layer), *parts) if again else layer(torch.cat(parts, dim=1))
+            new = layer(torch.cat(parts, dim=1))
             total = new if total is None else total + new  # (N, k, h, w)  summed on the way
             parts.append(new)
         stack = torch.cat(parts, dim=1)  # (N, C + l k, h, w)

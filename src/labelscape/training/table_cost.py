@@ -182,7 +182,11 @@ def _kept_per_crop(net: Network, crop: int, bands: int) -> int:
         heads = net.train().heads(torch.zeros(crops, bands, crop, crop, device="meta"))
         # The loss keeps the logits in float32 and their log-softmax.
         logits = sum(2 * value.numel() * 4 for value in heads.values())
-    return (sum(storage.nbytes() for storage in kept.values()) + logits) // crops
+    sizes = [storage.nbytes() for storage in kept.values()]
+    # Alive at once where the largest stack is computed again: a copy, its normalised form, the gradients
+    # of both and of the stack.
+    again = 5 * max(sizes) if any(getattr(m, "checkpointing", False) for m in net.modules()) else 0
+    return (sum(sizes) + again + logits) // crops
 
 
 def device_bytes(device: torch.device) -> int:

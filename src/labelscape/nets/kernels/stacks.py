@@ -11,7 +11,7 @@ Layers are given copies: sums over a part of a larger tensor would be taken in a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ class _Stacked(torch.autograd.Function):
         ctx, layers: Sequence[nn.Module], growth: int, inputs: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         images, first, height, width = inputs.shape
+        kind = inputs.device.type
+        mixed = kind != "meta" and torch.is_autocast_enabled(kind)
+        ctx.autocast = (kind, torch.get_autocast_dtype(kind)) if mixed else None
         ctx.layers, ctx.growth, ctx.first, ctx.format = layers, growth, first, format_of(inputs)
         outputs = first + len(layers) * growth
         stack = inputs.new_empty(images, outputs, height, width).contiguous(memory_format=ctx.format)
@@ -57,12 +60,14 @@ class _Stacked(torch.autograd.Function):
             end = first + number * growth
             given = stack[:, :end].contiguous(memory_format=ctx.format).detach().requires_grad_()
             with torch.enable_grad(), as_before(ctx.random[number]), StatisticsKept(layer):
-                new = layer(given)
+                # Mixed precision is not switched on in a backward pass.
+                with torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext():
+                    new = layer(given)
             own = to[:, end : end + growth]
             # The plain form's total begins as the first output: its gradient comes with the second's.
             own = own if number == 0 and len(layers) > 1 else own + to_total
             wanted = [p for p in layer.parameters() if p.requires_grad]
-            back, *rest = torch.autograd.grad(new, [given, *wanted], own)
+            back, *rest = torch.autograd.grad(new, [given, *wanted], own.to(new.dtype))
             if number == 1:
                 to[:, first : first + growth] += to_total
             to[:, :end] += back
