@@ -47,7 +47,9 @@ def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors).")],
     to: Annotated[
         str,
-        typer.Option("--to", help="onnx, openvino, pt2 (torch.export); or card: model card and STAC item."),
+        typer.Option(
+            "--to", help="onnx, openvino, pt2 (torch.export), smp-folder; or card: model card, STAC item."
+        ),
     ] = "onnx",
     out: Annotated[
         Path | None,
@@ -80,6 +82,9 @@ def run(
     """
     if to == "card":
         _card(model, out, license, overwrite, as_json)
+        return
+    if to == "smp-folder":
+        _smp_folder(model, out, overwrite, as_json)
         return
     from labelscape.export.model import export_model
 
@@ -119,3 +124,17 @@ def _card(model: Path, out: Path | None, license: str, overwrite: bool, as_json:
         return
     for what, path in zip(("card", "STAC item"), paths, strict=True):
         print(f"{what:<11}{path}")
+
+
+def _smp_folder(model: Path, out: Path | None, overwrite: bool, as_json: bool) -> None:
+    from labelscape.checkpoint import load
+    from labelscape.export.smp_folder import write_smp_folder
+
+    checkpoint = load(model)
+    folder = out or Path(checkpoint.stored.path).with_suffix("")
+    size, difference = write_smp_folder(checkpoint, folder, overwrite=overwrite)
+    if as_json:
+        print_json({"path": str(folder), "format": "smp-folder", "bytes": size, "difference": difference})
+        return
+    print(f"{'exported':<11}{folder} ({size / 2**20:.1f} MiB)")
+    print(f'load it with: smp.from_pretrained("{folder}")')
