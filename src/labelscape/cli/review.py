@@ -84,4 +84,7 @@ def run(
         f"{100 * done.share:.0f} % of the doubt of all"
     )
     print(f"{'review':<11}{done.path}")
-    print(f"after answering it in QGIS: labelscape train SCENE --labels OLD --corrections {done.path}")
+    print(
+        f"after answering it in QGIS: labelscape train SCENE --labels OLD --corrections {done.path} "
+        "--network NETWORK --start MODEL"
+    )

@@ -85,8 +85,8 @@ def _too_few_or_many(match: BandMatch, wanted: tuple[str, ...], scene: Scene) ->
         cure = "Add the missing bands, or use a model that does not need them"
     else:
         cure = (
-            "Select or name the bands to match, for example with gdal_translate -b 3 -b 2 -b 1 scene.tif "
-            "picked.tif"
+            "Name the scene's bands as the model calls them (`band_names`), or select them in the model's "
+            "order, such as gdal_translate -b 3 -b 2 -b 1 scene.tif picked.tif where blue comes first"
         )
     cause = (
         f"{scene.name} has {count} ({' '.join(has)}); this model reads {len(wanted)} "

@@ -117,10 +117,11 @@ def differences(
     unit_of, kind = units_of(first[0])
     units = int(unit_of.max(initial=-1)) + 1
     if units < LEAST:
+        one, two = (100 * np.mean([scores(totals(m).sum(axis=0))[1] for m in s]) for s in (first, other))
         raise BadInput(
             f"The models have {units} labelled {kind if units != 1 else kind[:-1]} in common; at least "
-            f"{LEAST} are needed to say how sure a difference is. Compare on more labels, of other scenes, "
-            "or train with smaller held-out blocks (`block`)."
+            f"{LEAST} are needed to say how sure a difference is (mean IoU on these: {one:.1f} and {two:.1f} "
+            "%). Compare on more labels, of other scenes, or train with smaller held-out blocks (`block`)."
         )
     sides = [[_by_unit(totals(member), unit_of, units) for member in side] for side in (first, other)]
     found = [np.array([scores(member.sum(axis=0)) for member in side]) for side in sides]
@@ -219,6 +220,8 @@ def sentence(line: Difference, first: str, other: str, units: int, kind: str, le
     verdict, name = line.verdict, other
     if verdict < 0:
         points, low, high, name = -points, -high, -low, first
+    # + 0.0: a difference that rounds to nothing has no sign.
+    points, low, high = (round(v, 1) + 0.0 for v in (points, low, high))
     if verdict:
         said = f"{name} is better by {points:.1f} {line.metric} points"
     else:

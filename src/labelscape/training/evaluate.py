@@ -18,7 +18,7 @@ from labelscape.contract.adjust import is_finer
 from labelscape.contract.matching import match_bands
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import known_part
-from labelscape.errors import BadOption, LabelscapeError, WrongType, check_names
+from labelscape.errors import BadFile, BadOption, LabelscapeError, WrongType, check_names
 from labelscape.evaluation import measure
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.kept import KeptClasses
@@ -27,7 +27,7 @@ from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places, write_places
 from labelscape.files import new_files
 from labelscape.labels.rules import SETTINGS
-from labelscape.scenes.files import Source, as_path, source_paths
+from labelscape.scenes.files import Source, as_path, is_local, source_paths
 from labelscape.scenes.mosaic import open_scene
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.learned import learned
@@ -308,11 +308,22 @@ def asked_for(
 
 
 def training_data(checkpoint: Checkpoint, name: str = "The checkpoint") -> Data:
-    """What a checkpoint was trained on. Raises BadOption, which calls it `name`, where it does not say."""
+    """What a checkpoint was trained on. Raises BadOption, which calls it `name`, where it does not say, and
+    BadFile where it is not there any more.
+    """
     stored = checkpoint.recipe.get("data")
     if not stored:
         raise BadOption(f"{name} does not say what it was trained on: pass scenes and `labels`.")
-    return Data(**stored)
+    data = Data(**stored)
+    for image in data.images:
+        for file in [image] if isinstance(image, str) else image:
+            # Patterns and lists of files are told by who reads them.
+            if is_local(file) and not set("*?[,") & set(file) and not os.path.exists(file):
+                raise BadFile(
+                    f"{file}, which the checkpoint was trained on and would be scored on, does not exist. "
+                    "Pass scenes and `labels`."
+                )
+    return data
 
 
 def other_data(

@@ -221,7 +221,7 @@ def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, run: Run)
     if path.exists():
         done = load(path)
         _refuse_another_run(path, done, replace(blank, recipe=settings))
-        run.say(f"{path} is finished; continuing from it")
+        run.say(f"{path} is finished and is not trained again")
         if run.fabric.is_global_zero:
             forget_finished_state(run.out, base.network)
         return done

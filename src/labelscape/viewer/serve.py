@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from labelscape.viewer.guard import Guard
 
-NEEDS = ("fastapi", "uvicorn", "xstatic")
+NEEDS = {"fastapi": "fastapi", "uvicorn": "uvicorn", "xstatic": "xstatic-leaflet"}
+"""Module -> the package that holds it."""
 PORT = 8765
 MOST_CONNECTIONS = 500
 """Connections at a time; more are answered with 503."""
@@ -115,7 +116,7 @@ def address_of(host: str, port: int) -> str:
 
 def check_installed() -> None:
     """Raises BadFile, with the command that installs it, where a package of the viewer is missing."""
-    missing = [name for name in NEEDS if find_spec(name) is None]
+    missing = [package for module, package in NEEDS.items() if find_spec(module) is None]
     if missing:
         raise BadFile(
             f"The viewer needs packages that are not installed ({', '.join(missing)}): pip install "

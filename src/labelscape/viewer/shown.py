@@ -132,7 +132,7 @@ def find(
     if judged is not None and judged.kind == "sample":
         layers = []
         if not imagery:
-            raise BadInput("A sample is interpreted on imagery, without the map; pass it with `scene`.")
+            raise BadInput("A sample is interpreted on imagery, without the map: pass a scene (--scene).")
     layers += imagery
     notes += [f"{one.title} has no overviews and {SLOW}" for one in layers if one.path and not one.quick]
     # An interpreter of a sample sees no polygons of classes either.
