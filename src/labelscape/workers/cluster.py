@@ -24,6 +24,7 @@ from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.progress import print_line
 from labelscape.workers.at_work import TOPIC, carried_out, versions_for
 from labelscape.workers.calls import Call, ClusterLost, Returned, Took, WorkersDied
+from labelscape.workers.script import check_script
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Scheduler, Worker
@@ -69,6 +70,8 @@ def connected(
         check_count(workers)
     elif cluster is None:
         raise BadOption("Give `workers`, a number of local processes, or `cluster`.")
+    if cluster is None:
+        check_script()
     with _local(workers, threads) if cluster is None else _joined(cluster) as client:
         client.subscribe_topic(TOPIC, lambda event: print_line(event[1]["text"]))
         client.subscribe_topic("all", _say_lost)
