@@ -99,6 +99,8 @@ function label(x, y, text, anchor) {
 
 /** @param {number} value */
 function short(value) {
+  // Rates are small: 0.000584 would be cut off beside the chart.
+  if (value && Math.abs(value) < 0.001) return value.toExponential(1);
   return Number(value.toPrecision(3)).toString();
 }
 
