@@ -71,5 +71,5 @@ def import_again(path):
     for name in path.read_text().splitlines():
         try:
             importlib.import_module(name)
-        except Exception:  # noqa: BLE001, S112: parts of other packages that cannot be imported alone
-            continue
+        except Exception:
+            continue  # parts of other packages that cannot be imported alone

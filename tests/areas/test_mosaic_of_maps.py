@@ -331,7 +331,8 @@ def test_what_does_not_fit_is_refused_with_the_cure(tmp_path):
         ({"crs": "EPSG:3035"}, "`pixel_size`"),
         ({"pixel_size": 0}, "above 0"),
         ({"pixel_size": 1e-320}, "makes a mosaic of inf x inf pixels"),
-        ({"pixel_size": 1e-7}, "pixels; a raster has up to 2,147,483,647 a side"),
+        ({"pixel_size": 1e-8}, r"2e\+10 x 2e\+10 pixels; a raster has up to 2,147,483,647 a side"),
+        ({"pixel_size": 1e-5}, "may cover up to 10,000,000,000,000 pixels"),
         ({"crs": "EPSG:nowhere", "pixel_size": 1}, "is not known"),
         ({"like": one.path, "pixel_size": 1}, "names the whole grid"),
     ):

@@ -59,6 +59,8 @@ class MapSource:
 
 LONGEST = 2**31 - 1
 """Pixels of a side of a raster, as GDAL counts them."""
+MOST = 10**13
+"""Pixels that maps cover, in all (ours): all land at 10 m is 1.5e12, whose blocks take 0.6 GiB to list."""
 
 
 def _state(path: str) -> tuple[int, int] | None:
@@ -207,11 +209,14 @@ def named_grid(
     if not np.isfinite(boxes).all():
         where = sources[int(np.flatnonzero(~np.isfinite(boxes).all(axis=1))[0])]
         raise BadInput(f"{where.path} has no place in the CRS {target}: name another one.")
-    sides = (boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0)) / pixel_size
-    if not sides.max() < LONGEST:
+    with np.errstate(over="ignore"):  # infinite is too many too
+        sides = (boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0)) / pixel_size
+        covered = ((boxes[:, 2:] - boxes[:, :2]) / pixel_size).prod(axis=1).sum()
+    if not (sides.max() < LONGEST and covered < MOST):
         raise BadOption(
             f"`pixel_size={pixel_size}` makes a mosaic of {sides[0]:.3g} x {sides[1]:.3g} pixels; a raster "
-            f"has up to {LONGEST:,} a side. It is in units of the CRS {target}."
+            f"has up to {LONGEST:,} a side, and maps may cover up to {MOST:,} pixels of a mosaic. It is in "
+            f"units of the CRS {target}."
         )
     # A little less than the bounds: maps whose edges are multiples themselves get no empty row.
     slack = 1e-6

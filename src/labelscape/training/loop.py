@@ -23,8 +23,10 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint
+from labelscape.checkpoint import save as save_checkpoint
 from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput
+from labelscape.files import make_folder
 from labelscape.nets.blocks import Network
 from labelscape.progress import Tick, bar
 from labelscape.scenes.stamps import Watched
@@ -38,7 +40,13 @@ from labelscape.training.leader import Leader
 from labelscape.training.losses import shares, total_loss
 from labelscape.training.map_size import larger, told
 from labelscape.training.optimizers import averaged, make_optimizer, rate_at, told_of_rates
-from labelscape.training.outputs import checkpoint_path, state_path, times_path, val_picture_path
+from labelscape.training.outputs import (
+    checkpoint_path,
+    state_path,
+    steps_folder,
+    times_path,
+    val_picture_path,
+)
 from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
 from labelscape.training.state import FILES, Progress, load_state, save_state
@@ -110,7 +118,7 @@ def learn(
             progress.step += 1
             clock.steps += 1
             scored = recipe.val_every and progress.step % recipe.val_every == 0
-            saving = progress.step % recipe.save_every == 0
+            saving = any(n and progress.step % n == 0 for n in (recipe.save_every, recipe.keep_every))
             # Before saving, losses are averaged into the log: until then each process knows only its own, and
             # only the first one saves.
             # And before crops become larger, so that a line of the log is of one size.
@@ -151,6 +159,17 @@ def _save_together(progress: Progress, fabric: Fabric, save: Callable[[Progress]
         save(progress)
     else:
         progress.recent = [[0.0] * len(row) for row in progress.recent]
+
+
+def _keep_step(phase: Phase, progress: Progress) -> None:
+    """A checkpoint of this step where it is one to keep; a resumed run makes the same one again."""
+    every = phase.recipe.keep_every
+    if not every or progress.step % every:
+        return
+    folder = steps_folder(phase.out, phase.recipe.network)
+    make_folder(folder)
+    made = replace(phase.blank, weights=weights_of(phase, progress), history=tuple(progress.history))
+    save_checkpoint(made, folder / f"{progress.step:06d}.safetensors")
 
 
 def _score_is_missing(recipe: Recipe, progress: Progress) -> bool:
@@ -275,6 +294,7 @@ def _resumed(
         return f"step {progress.step} of {recipe.steps} ({recipe.network})"
 
     def keep(progress: Progress) -> None:
+        _keep_step(phase, progress)
         save_state(state, settings, progress, *resumable)
         stop.saved = saved()
 

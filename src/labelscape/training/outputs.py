@@ -23,6 +23,12 @@ def state_path(out: Path, network: str) -> Path:
     return checkpoint_path(out, network).with_suffix(".state.safetensors")
 
 
+def steps_folder(out: Path, network: str) -> Path:
+    """Folder of the checkpoints that are kept while a network is trained, by their steps."""
+    path = checkpoint_path(out, network)
+    return path.with_name(f"{path.stem}_steps")
+
+
 def val_picture_path(out: Path, network: str) -> Path:
     """Path of the newest map of the part "val"."""
     return checkpoint_path(out, network).with_suffix(".val.png")
@@ -56,6 +62,13 @@ def write_log(path: Path, history: tuple[dict, ...]) -> None:
 def forget_state(out: Path, network: str) -> None:
     with suppress(OSError):
         state_path(out, network).unlink()
+
+
+def forget_steps(out: Path, network: str) -> None:
+    """Delete the checkpoints of the steps of an earlier run."""
+    for path in steps_folder(out, network).glob("*.safetensors"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def forget_finished_state(out: Path, network: str) -> None:

@@ -199,6 +199,10 @@ class Recipe(BaseModel):
     """
     save_every: int = Field(200, ge=1)
     """Steps between two saved states, from which an interrupted run resumes."""
+    keep_every: int = Field(0, ge=0, exclude_if=lambda steps: not steps)
+    """Steps between two checkpoints that are kept in the folder `<network>_steps`, to look at the course of a
+    training (`explain --over`) or to map with; 0: the last one alone. (0 is not stored.)
+    """
     val_every: int = Field(0, ge=0)
     """Steps between validation scores (data.val); the weights with the best score are kept. 0: no validation,
     the last weights are kept.

@@ -30,6 +30,7 @@ from labelscape.training.outputs import (
     counts_path,
     forget_finished_state,
     forget_state,
+    forget_steps,
     make_room,
     write_log,
 )
@@ -206,6 +207,7 @@ def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool, held
     if fabric.is_global_zero and overwrite:
         for network in networks:
             forget_state(out, network)
+            forget_steps(out, network)
         if recipe.base_steps:
             checkpoint_path(out, networks[1]).unlink(missing_ok=True)
     fabric.barrier()

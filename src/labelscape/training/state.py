@@ -21,7 +21,7 @@ from labelscape.scenes.stamps import unlike
 from labelscape.training.optimizers import pack, unpack
 from labelscape.training.recipe import in_todays_words
 
-WHERE_ONLY = ("device", "save_every", "measure_tile_sizes", "measure_unfamiliar")
+WHERE_ONLY = ("device", "save_every", "keep_every", "measure_tile_sizes", "measure_unfamiliar")
 """Settings that may change between a run and its resumption: they do not change the weights."""
 
 
