@@ -304,7 +304,7 @@ def test_a_run_stopped_in_each_part_comes_to_the_same_bytes(fields, tmp_path, mo
             raise KeyboardInterrupt
         return real(*arguments)
 
-    def broken_estimate(net, batches, fabric):
+    def broken_estimate(net, batches, fabric, still):
         monkeypatch.setattr(batchnorm, "estimate", net_of)
         next(iter(batches))
         net.load_state_dict({name: value * 0 for name, value in net.state_dict().items()})
