@@ -166,6 +166,8 @@ def begun(verb, out, armed=lambda: None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
         torch.set_num_threads(1)
+        # GDAL's threads, which earlier tests may have started, are not forked: it would wait for them for ever.
+        os.environ["GDAL_NUM_THREADS"] = "1"
         try:
             armed()
             verb(out)
