@@ -166,7 +166,7 @@ def begun(verb, out, armed=lambda: None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
         torch.set_num_threads(1)
-        # GDAL's threads, which earlier tests may have started, are not forked: it would wait for them for ever.
+        # Threads that GDAL started for earlier tests are not forked: it would wait for them for ever.
         os.environ["GDAL_NUM_THREADS"] = "1"
         try:
             armed()

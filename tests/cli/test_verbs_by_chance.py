@@ -214,7 +214,7 @@ def forked(function, folder, seconds=3000, imports=None):
         sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))  # noqa: SIM115
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         torch.set_num_threads(1)
-        # GDAL's threads, which earlier tests may have started, are not forked: it would wait for them for ever.
+        # Threads that GDAL started for earlier tests are not forked: it would wait for them for ever.
         os.environ["GDAL_NUM_THREADS"] = "1"
         try:
             function()
