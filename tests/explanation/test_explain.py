@@ -153,7 +153,7 @@ def test_the_command_line(painted, mswbn, tmp_path, run_cli):
     code, out, _ = run_cli(*command)
     assert code == 0 and "% of the branch weights of 1 windows" in out
     code, _, err = run_cli(*command)
-    assert code == 2 and "pass --overwrite" in err
+    assert code == 1 and "pass --overwrite" in err
     code, out, _ = run_cli(*command, "--overwrite", "--json")
     assert code == 0 and json.loads(out)["windows"][0] == {
         "scene": "scene",

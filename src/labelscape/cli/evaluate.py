@@ -356,11 +356,11 @@ def scored_data(
     """The scenes and labels to score on: a published set, scenes of the user's own, or those of training.
     Where a dict is given for those that `failed`, scenes that cannot be opened are left out and named in it.
     """
-    from labelscape.training.evaluate import other_data, readable, training_data
+    from labelscape.training.evaluate import other_data, present, readable, training_data
     from labelscape.training.recipe_data import Data
 
     if not images:
-        return training_data(checkpoint)
+        return present(training_data(checkpoint))
     if dataset is not None:
         options = published_options(checkpoint, images[0], dataset, settings_of(settings))
         # An absolute path: workers have another working folder.

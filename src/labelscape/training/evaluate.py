@@ -304,17 +304,19 @@ def asked_for(
         return other_data(model, _scenes(scenes), {**spec, "labels": _files(labels)})
     if labels is not None:
         raise BadOption("`labels` are given, but no scene; pass the scenes too.")
-    return training_data(model), []
+    return present(training_data(model)), []
 
 
 def training_data(checkpoint: Checkpoint, name: str = "The checkpoint") -> Data:
-    """What a checkpoint was trained on. Raises BadOption, which calls it `name`, where it does not say, and
-    BadFile where it is not there any more.
-    """
+    """What a checkpoint was trained on. Raises BadOption, which calls it `name`, where it does not say."""
     stored = checkpoint.recipe.get("data")
     if not stored:
         raise BadOption(f"{name} does not say what it was trained on: pass scenes and `labels`.")
-    data = Data(**stored)
+    return Data(**stored)
+
+
+def present(data: Data) -> Data:
+    """What a checkpoint was trained on, to be scored. Raises BadFile where it is not there any more."""
     for image in data.images:
         for file in [image] if isinstance(image, str) else image:
             # Patterns and lists of files are told by who reads them.
