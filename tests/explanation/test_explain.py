@@ -65,6 +65,12 @@ def test_random_windows_lie_in_the_scene_and_have_data(painted, mswbn):
         assert (seen.classes[~seen.valid] == ls.IGNORE).all() and (seen.classes[seen.valid] < 3).all()
 
 
+def test_fewer_windows_than_were_asked_for_are_named(painted, mswbn, tmp_path):
+    done = ls.explain(mswbn, painted.scene, tmp_path, windows=3, size=1024, only=["branch-weights"])
+    assert "only 1 of 3 windows were found that have data" in done.notes
+    assert "of 1 window lie below" in done.found["branch-weights"].lead
+
+
 def test_windows_of_a_class_hold_most_of_it(painted, mswbn):
     look = look_at(mswbn, painted.scene, Wanted(number=40, side=32))
     counts = np.stack([np.bincount(s.classes[s.valid], minlength=3) for s in look.windows])
@@ -151,7 +157,7 @@ def test_the_command_line(painted, mswbn, tmp_path, run_cli):
         "branch-weights",
     ]
     code, out, _ = run_cli(*command)
-    assert code == 0 and "% of the branch weights of 1 windows" in out
+    assert code == 0 and "% of the branch weights of 1 window lie" in out
     code, _, err = run_cli(*command)
     assert code == 1 and "pass --overwrite" in err
     code, out, _ = run_cli(*command, "--overwrite", "--json")

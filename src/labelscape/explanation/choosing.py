@@ -128,6 +128,9 @@ def choose(
         which = " and labels" * (reference is not None)
         which += f" and the class {wanted.of_class}" if wanted.of_class else ""
         raise BadInput(f"None of {sum(counts)} windows has data{which}; ask for other or more windows.")
+    if not wanted.placed and len(found) < wanted.number:
+        which = f" of {wanted.of_class}" if wanted.of_class else ""
+        notes.append(f"only {len(found)} of {wanted.number} windows were found that have data{which}")
     return Windows(net, checkpoint, request, sources, [(n, w) for _, n, w in found], reference), notes
 
 

@@ -61,11 +61,11 @@ def branch_weights(look: Look) -> Found:
         else f"theta = {limit:.3g}: the gate raises them to theta, and lets no gradient from the branch to "
         "its generator (eqs. 14 and 18). "
     )
-    spread = weights.std(0).mean()
+    several = len(weights) > 1
+    spread = f"From window to window a weight varies by {weights.std(0).mean():.3g} (standard deviation). "
     lead = (
-        f"{100 * below.mean():.0f} % of the branch weights of {len(weights)} windows lie below {gate}"
-        f"From window to window a weight varies by {spread:.3g} (standard deviation); equal weights would be "
-        f"{uniform:.3g}."
+        f"{100 * below.mean():.0f} % of the branch weights of {len(weights)} window{'s' * several} lie below "
+        f"{gate}{spread if several else ''}Equal weights would be {uniform:.3g}."
     )
     numbers = {
         "branches": names,
