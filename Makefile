@@ -23,7 +23,7 @@ demo-quick: install
 
 # Two halves at once, each in a process of its own: with two cores, half the time. What one prints comes when it
 # ends (where make can hold output back), so that the two are not mixed.
-FIRST := tests/nets tests/training tests/scoring tests/datasets tests/export tests/scenes tests/evaluation
+FIRST := tests/nets tests/training tests/scoring tests/datasets tests/export tests/scenes tests/evaluation tests/areas
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 test: lint

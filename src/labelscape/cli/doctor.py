@@ -147,13 +147,13 @@ def _disk() -> str:
 
 
 def _demo() -> str:
-    from labelscape.demo import INSTALL, scene_folder
+    from labelscape.demo import install_command, scene_folder
 
     # Only `labelscape demo` needs it: without it the installation is whole.
     try:
         scene_folder()
     except BadFile:
-        return f"not installed; `labelscape demo` needs it: {INSTALL}"
+        return f"not installed; `labelscape demo` needs it: {install_command()}"
     return "the demo's scene is installed"
 
 
