@@ -196,6 +196,7 @@ def run(
       labelscape evaluate north.json south.json --counts both.json
     """
     from labelscape.checkpoint import load
+    from labelscape.training.evaluate import is_own
     from labelscape.training.map_data import is_map
 
     _check_new(counts, overwrite)
@@ -210,7 +211,7 @@ def run(
     data = scored_data(checkpoint, images, dataset, settings, labels, None if workers.hands.alone else failed)
     _check_predictions(predictions, data)
     files = {**scores.settings, "reliability": shown.card, "out": out, "overwrite": overwrite}
-    files |= {"hands": workers.hands, "failed": failed}
+    files |= {"hands": workers.hands, "failed": failed, "own": is_own(checkpoint, data)}
     asked = part, bool(data.dataset or not images), task, predictions
     _run_checkpoint(checkpoint, data, asked, (tiles, machine, averaging), files, shown)
 

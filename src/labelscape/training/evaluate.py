@@ -134,7 +134,7 @@ def _evaluate_asked(
     with open_recipe_data(data, seed, legend, hold=hands.alone) as opened:
         if part is None and asked[0] is None:
             part = scored_part(opened)
-        return evaluate_into(out, models, opened, part, failed=failed, **options)
+        return evaluate_into(out, models, opened, part, failed=failed, own=is_own(models[0], data), **options)
 
 
 def _evaluate_map(
@@ -168,12 +168,13 @@ def evaluate_into(
     apls: Sequence[str] = (),
     hands: Hands = Hands(),
     failed: Mapping[str, str] = MappingProxyType({}),
+    own: bool = False,
     **options: Any,
 ) -> Evaluation:
     """`measure.evaluate`, which also counts `objects`, `topology` and `apls` and writes where the model is
     wrong into the folder `out`, unless that is None. A finished map, or a folder of them, is scored in place
     of a checkpoint; of the options it takes `boundaries` and `show`. `hands` do the work, `failed` are scenes
-    that could not be opened, and why.
+    that could not be opened, and why; `own`: the data are those of the first model's recipe (`is_own`).
     """
     measure.check_dataset(dataset, "score a checkpoint")
     known = known_part(part)
@@ -205,7 +206,9 @@ def evaluate_into(
                     _on_workers(hands, models, dataset, known, places, {**options, **counted}),
                     None,
                 )
-            notes = learned(title, models, dataset, known)
+            # What its own split holds out it has not learned: labels need not be read again.
+            asked = models[1:] if own and known in ("val", "test") else models
+            notes = learned(title, asked, dataset, known)
             found = replace(found, failed={**failed, **found.failed}, notes=(*found.notes, *notes))
         if things is not None:
             counts = {"topology": tuple(things.topology), "paths": tuple(things.paths)}
@@ -313,6 +316,12 @@ def training_data(checkpoint: Checkpoint, name: str = "The checkpoint") -> Data:
     if not stored:
         raise BadOption(f"{name} does not say what it was trained on: pass scenes and `labels`.")
     return Data(**stored)
+
+
+def is_own(checkpoint: Checkpoint, data: Data) -> bool:
+    """Are these data those of a checkpoint's training, so that their split is its own?"""
+    stored = checkpoint.recipe.get("data")
+    return bool(stored) and Data(**stored) == data
 
 
 def present(data: Data) -> Data:
