@@ -43,7 +43,10 @@ def look_with(checkpoint, painted, labels, wanted, **more):
     look = look_at(checkpoint, painted.scene, wanted, **more)
     reference = Reference.of(checkpoint, [painted.scene], [labels], {})
     request = request_for(checkpoint, painted.scene, None, None, {})
-    ticks = lambda *a, **k: None  # noqa: E731
+
+    def ticks(*_, **__):
+        return None
+
     windows, _ = choose(look.net, checkpoint, request, [painted.scene], wanted, ticks, reference)
     return dataclasses.replace(look, windows=windows)
 

@@ -70,8 +70,6 @@ def connected(
         check_count(workers)
     elif cluster is None:
         raise BadOption("Give `workers`, a number of local processes, or `cluster`.")
-    if cluster is None:
-        check_script()
     with _local(workers, threads) if cluster is None else _joined(cluster) as client:
         client.subscribe_topic(TOPIC, lambda event: print_line(event[1]["text"]))
         client.subscribe_topic("all", _say_lost)
@@ -119,6 +117,7 @@ def _say_lost(event: tuple[float, dict]) -> None:
 
 @contextlib.contextmanager
 def _local(workers: int, threads: int) -> Iterator[Client]:
+    check_script()
     import dask
     from distributed import Client, LocalCluster
 
