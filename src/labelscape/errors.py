@@ -191,3 +191,8 @@ def joined(parts: Sequence[str], known: Callable[[str], bool]) -> tuple[str, ...
         found.append(whole)
         parts = parts[end:]
     return tuple(found)
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What another library's error says, as a part of a sentence; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from labelscape.errors import BadFile, BadOption, refused_setting
+from labelscape.errors import BadFile, BadOption, first_line, refused_setting
 
 FORMAT = "labelscape-export-1"
 HEADER, FACTS = "labelscape", "labelscape_export"
@@ -123,7 +123,7 @@ def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:
         raise
     # onnxruntime has an error of its own for every kind of damage.
     except Exception as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        why = first_line(error)
         raise BadFile(f"{path} is no ONNX model that onnxruntime can run ({why}).") from error
     if not {HEADER, FACTS} <= meta.keys():
         raise BadFile(
@@ -133,7 +133,5 @@ def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:
     try:
         fields, facts = json.loads(meta[HEADER]), Facts.from_dict(json.loads(meta[FACTS]))
     except (ValueError, RecursionError) as error:
-        raise BadFile(
-            f"{path} has a damaged description ({(str(error).splitlines() or [''])[0][:200]})."
-        ) from error
+        raise BadFile(f"{path} has a damaged description ({first_line(error)}).") from error
     return fields, ExportedNetwork(facts, hashlib.sha256(model).hexdigest(), model)

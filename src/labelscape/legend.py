@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from labelscape.errors import BadInput, UnknownName
-from labelscape.text import is_printable_name
+from labelscape.text import is_printable_name, some
 
 IGNORE = 255
 """Index of unlabelled pixels in labels, and nodata of every class map."""
@@ -231,8 +231,9 @@ def encode_values(
             f"{value} {'(not used)' if index == IGNORE else names[index]}"
             for value, index in index_of.items()
         )
+        shown = [f"{value:g}" if isinstance(value, float) else value for value in unknown]
         raise BadInput(
-            f"{where} hold the value{'s' * (len(unknown) > 1)} {_some(unknown)}, which no class has "
+            f"{where} hold the value{'s' * (len(unknown) > 1)} {some(shown)}, which no class has "
             f"(known: {known}). Add the class with `classes`, or name the value with `ignore_values`."
         )
     # Versions of numpy differ in whether `inverse` has the shape of the values.
@@ -260,8 +261,3 @@ def _hue(i: int) -> RGB:
         round(255 * x)
         for x in colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.55 + 0.3 * (i % 2), 0.9 - 0.25 * (i % 3) / 2)
     )
-
-
-def _some(items: list, most: int = 8) -> str:
-    text = ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in items[:most])
-    return text + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from labelscape.text import some
+
 SHOWN_FILES = 3
 """Names of training scenes that are listed; the rest are counted."""
 
@@ -76,8 +78,7 @@ def trained_on(recipe: Mapping) -> str:
     if data.get("dataset"):
         return str(data["dataset"])
     names = [_name(image) for image in data.get("images", ())]
-    more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
-    return ", ".join(names[:SHOWN_FILES]) + more
+    return some(names, SHOWN_FILES)
 
 
 def measured_on(recipe: Mapping) -> str:

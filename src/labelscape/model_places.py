@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from labelscape.errors import BadFile, BadOption
+from labelscape.errors import BadFile, BadOption, LabelscapeError, first_line
 from labelscape.files import cache_folder, make_folder, written_whole
 
 MANIFEST = "labelscape.json"
@@ -174,6 +174,9 @@ def _on_s3(url: str) -> Iterator[IO[bytes]]:
     try:
         with s3().open(url, "rb") as file:
             yield file
+    # What was made of the file: damage, another fingerprint.
+    except LabelscapeError:
+        raise
     # botocore, aiohttp and s3fs each have their own errors, of no common kind.
     except Exception as error:
         raise BadFile(f"{url} cannot be read: {str(error) or type(error).__name__}.") from error
@@ -215,7 +218,7 @@ def _from_hub(rest: str, pinned: str | None) -> Path:
             return Path(client.hf_hub_download(name, file, revision=commit))
         # The client raises errors of its own, of requests and of httpx, by its version.
         except Exception as error:
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            why = first_line(error)
             raise BadFile(f"{shown} cannot be read ({file}): {why}") from error
 
     content = brought(MANIFEST, revision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 INVISIBLE = (
     "\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters: terminals obey them, XML has no place for them
@@ -26,3 +27,9 @@ def printable_name(text: str) -> str:
 
 def is_printable_name(text: str) -> bool:
     return _IN_NAMES.search(text) is None
+
+
+def some(items: Iterable[object], most: int = 8) -> str:
+    """The first few of many, and how many more there are."""
+    items = [str(item) for item in items]
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -13,6 +13,7 @@ from labelscape.crs import name_of, transformed
 from labelscape.errors import BadInput, UnknownName
 from labelscape.legend import Legend
 from labelscape.scenes.vectors import Features, VectorSource, layers_of, read_features
+from labelscape.text import some
 
 UNANSWERED = -1
 MOVED = 0.01
@@ -80,16 +81,16 @@ def _check_numbers(path: str | Path, numbers: np.ndarray, drawn: int) -> None:
     found, times = np.unique(numbers, return_counts=True)
     stray = found[(found < 1) | (found > drawn)]
     if stray.size:
-        what = f"{stray.size} points have numbers that were not drawn ({_some(stray)})"
+        what = f"{stray.size} points have numbers that were not drawn ({some(stray, 5)})"
         raise BadInput(_not_drawn(what, path))
     if (times > 1).any():
-        raise BadInput(_not_drawn(f"Points occur twice ({_some(found[times > 1])})", path))
+        raise BadInput(_not_drawn(f"Points occur twice ({some(found[times > 1], 5)})", path))
     # A deleted point may be one that was hard to interpret: without it the map would look better than it is.
     gone = np.setdiff1d(np.arange(1, drawn + 1), found)
     if gone.size:
         raise BadInput(
-            f"{gone.size} of the {drawn} points of the sample are missing from {path} ({_some(gone)}). Keep "
-            "points that cannot be interpreted, without an answer: they are counted and reported."
+            f"{gone.size} of the {drawn} points of the sample are missing from {path} ({some(gone, 5)}). "
+            "Keep points that cannot be interpreted, without an answer: they are counted and reported."
         )
 
 
@@ -109,7 +110,7 @@ def _check_places(path: str | Path, features: Features, numbers: np.ndarray, des
     # `not <`: a point whose coordinates are NaN or infinite has moved too.
     moved = numbers[~(off < MOVED)]
     if moved.size:
-        what = f"Points do not lie where they were drawn ({_some(moved)})"
+        what = f"Points do not lie where they were drawn ({some(moved, 5)})"
         # Nobody moves every point: then it is their CRS that is wrong.
         if len(moved) == len(numbers) and features.crs and crs is not None:
             what += f"; all of them, so that their CRS ({name_of(features.crs)}) may be wrong"
@@ -147,12 +148,7 @@ def _indices(path: str | Path, answers: np.ndarray, legend: Legend, column: str)
     if unknown:
         known = ", ".join(f"{c.value} {c.name}" for c in legend.classes)
         raise BadInput(
-            f"{path}: the answers {_some(dict.fromkeys(unknown))} in the column {column} are no class of the "
-            f"map (known: {known}). Correct them; leave points empty that cannot be interpreted."
+            f"{path}: the answers {some(dict.fromkeys(unknown), 5)} in the column {column} are no class of "
+            f"the map (known: {known}). Correct them; leave points empty that cannot be interpreted."
         )
     return found
-
-
-def _some(items: object, most: int = 5) -> str:
-    texts = [str(item) for item in items]
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

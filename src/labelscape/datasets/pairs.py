@@ -19,6 +19,7 @@ from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput
 from labelscape.scenes.files import RASTER_SUFFIXES, Source, rasters_below
 from labelscape.scenes.vectors import VECTOR_SUFFIXES
+from labelscape.text import some
 
 SIDES = {
     "images": ("images", "image", "img_dir", "img", "imgs"),
@@ -185,9 +186,8 @@ def split_unread(folder: str | Path) -> tuple[str, ...]:
         ]
     if not seen:
         return ()
-    more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
     return (
-        f"{', '.join(seen[:3])}{more} in {folder} may hold a split and {'is' if len(seen) == 1 else 'are'} "
+        f"{some(seen, 3)} in {folder} may hold a split and {'is' if len(seen) == 1 else 'are'} "
         "not read: lists are train.txt, val.txt and test.txt (or .csv) beside images/, a name per line",
     )
 

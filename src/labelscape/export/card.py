@@ -17,6 +17,7 @@ from labelscape.evaluation.metrics import DEFINITIONS
 from labelscape.maps.stac import footprint
 from labelscape.model_card import calibration, measured_on, pixel_size, trained_on
 from labelscape.scenes.mosaic import open_scene
+from labelscape.text import some
 from labelscape.training.outputs import times_path
 from labelscape.version import __version__
 
@@ -121,9 +122,7 @@ def _training(
             "degrees north"
         )
     if unknown:
-        shown = ", ".join(map(_plain, unknown[:3])) + (
-            f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        )
+        shown = some(map(_plain, unknown), 3)
         lines.append(f"- Where on Earth {shown} lies is not known here: no coordinates, or no such file now")
     if recipe.get("steps"):
         keys = ("optimizer", "rate", "batch", "crop", "augment", "precision", "seed")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint, fingerprint, load
-from labelscape.errors import BadInput, BadOption, UnknownName
+from labelscape.errors import BadInput, BadOption, UnknownName, first_line
 from labelscape.export import onnx_file
 from labelscape.export.graph import Graph, scaling_of
 from labelscape.export.other_files import Run, openvino_files, pt2_file
@@ -252,7 +252,7 @@ def _proven(
             failure, difference = compared(wanted, found)
         # Each runtime has an error of its own for every operator.
         except Exception as error:
-            failure, difference = (str(error).splitlines() or [""])[0][:200], float("inf")
+            failure, difference = first_line(error), float("inf")
         if facts.dtype == "float16" and difference <= HALF_TOLERANCE:
             failure = ""
         if failure:

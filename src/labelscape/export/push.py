@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from labelscape.checkpoint import Checkpoint, StoredAs, load
-from labelscape.errors import BadFile, BadOption
+from labelscape.errors import BadFile, BadOption, first_line
 from labelscape.export.card import card
 from labelscape.export.stac_model import model_item
 from labelscape.files import check_local, make_folder, written_whole
@@ -176,7 +176,7 @@ def _to_hub(made: Path, place: str, names: tuple[str, ...], private: bool, overw
             )
     # The client raises errors of its own, of requests and of httpx, by its version.
     except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        why = first_line(error)
         raise BadFile(
             f"{place} cannot be written to: {why} (log in with `hf auth login`, or set HF_TOKEN.)"
         ) from error

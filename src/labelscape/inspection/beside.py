@@ -12,6 +12,7 @@ from labelscape.errors import BadFile, LabelscapeError
 from labelscape.files import name_fault
 from labelscape.inspection.card import Info, lines, size_text
 from labelscape.labels.class_names import named_values
+from labelscape.text import some
 
 HEAD = 1 << 16
 """Bytes of a page that are read for its title."""
@@ -137,8 +138,7 @@ def _style(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     labels += [
         t.text or "" for e in root.iter() if e.tag.endswith("}Rule") for t in e if t.tag.endswith("}Name")
     ]
-    more = f" and {len(labels) - MOST_SHOWN} more" if len(labels) > MOST_SHOWN else ""
-    return {"categories": labels}, {"categories": ", ".join(map(_visible, labels[:MOST_SHOWN])) + more}
+    return {"categories": labels}, {"categories": some(map(_visible, labels), MOST_SHOWN)}
 
 
 def _visible(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from labelscape.errors import BadInput, BadOption, LabelscapeError, UnknownName
+from labelscape.errors import BadInput, BadOption, LabelscapeError, UnknownName, first_line
 from labelscape.progress import print_line
 from labelscape.scoring import engine_cache
 from labelscape.scoring.engines import TorchEngine
@@ -302,7 +302,7 @@ def _proven(
         raise
     # Each operation that cannot be traced or converted fails in a way of its own.
     except Exception as error:
-        why = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        why = first_line(error, 120)
         failure = f"the network {member.checkpoint.network} cannot be converted ({why})"
     proof = Proof(failure, difference, seconds)
     engine_cache.write(name, key, proof, None if failure else model)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.errors import BadFile, BadOption, LabelscapeError, UnknownName
+from labelscape.errors import BadFile, BadOption, LabelscapeError, UnknownName, first_line
 from labelscape.nets.blocks import Network, as_recorded
 from labelscape.nets.catalog import stored_model
 from labelscape.nets.kernels.folding import fold_normalisations
@@ -229,7 +229,7 @@ def _unfilled(checkpoint: Checkpoint) -> Network:
         raise
     # Each network fails on its own kinds of nonsense in its own ways.
     except Exception as error:
-        why = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        why = first_line(error)
         raise BadFile(
             f"{_source(checkpoint)} describes no network: {checkpoint.network} cannot be built with its "
             f"options ({why})."

@@ -16,6 +16,7 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.nets.backbones import read_weights
 from labelscape.nets.blocks import Network
 from labelscape.nets.depth import encoder_names
+from labelscape.text import some
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 """Of files that torch writes; a .safetensors file is one of ours where it has our description."""
@@ -45,8 +46,9 @@ class Match:
     left: tuple[str, ...]
 
     def told(self, name: str) -> str:
-        new = f"; new: {_some(sorted({key.rpartition('.')[0] for key in self.new}))}" if self.new else ""
-        left = f"; not used: {_some(self.left)}" if self.left else ""
+        fresh = sorted({key.rpartition(".")[0] for key in self.new})
+        new = f"; new: {some(fresh, SHOWN)}" if fresh else ""
+        left = f"; not used: {some(self.left, SHOWN)}" if self.left else ""
         return (
             f"{len(self.taken)} of {len(self.taken) + len(self.new)} weights are those of {name}{new}{left}. "
             "It does not say which bands in which order and scaling it learned: that is for you to check"
@@ -91,7 +93,7 @@ def match_weights(
     if ours is None:
         raise BadInput(
             f"{start.path} holds no encoder of this network: of its {len(shapes)} weights (such as "
-            f"{_some(sorted(shapes)[:2])}) none is called {_some(sorted(encoder)[:2])}, whatever stands "
+            f"{some(sorted(shapes)[:2])}) none is called {some(sorted(encoder)[:2])}, whatever stands "
             "before. Choose the backbone that it was trained with."
         )
     found = {key: theirs + key.removeprefix(ours) for key in own if key.startswith(ours)}
@@ -149,7 +151,3 @@ def copy_foreign(net: Network, of_classes: set[str], start: ForeignWeights) -> M
             # In place: the state shares its memory with the parameters.
             state[key].copy_(value)
     return match
-
-
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

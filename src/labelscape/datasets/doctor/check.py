@@ -17,7 +17,7 @@ from typing import Any
 from labelscape.contract.difference import REFUSED
 from labelscape.contract.values import undeclared_nodata
 from labelscape.datasets.doctor.codes import burned, coded
-from labelscape.datasets.doctor.findings import SEVERITIES, Finding, share, some
+from labelscape.datasets.doctor.findings import SEVERITIES, Finding, share
 from labelscape.datasets.doctor.grids import check_grids
 from labelscape.datasets.doctor.labels import (
     check_classes,
@@ -44,6 +44,7 @@ from labelscape.scenes.files import Source, source_text
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 from labelscape.scenes.vectors import is_vector
+from labelscape.text import some
 
 __all__ = ["Finding", "check_data", "check_published"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -43,9 +42,3 @@ def share(part: float, whole: float) -> str:
     if 99.95 <= percent < 100:
         return "> 99.9 %"
     return f"{percent:.1f} %"
-
-
-def some(items: Iterable[object], most: int = 8) -> str:
-    """The first few of many, and how many more there are."""
-    items = [str(item) for item in items]
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

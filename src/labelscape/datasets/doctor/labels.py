@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
 
-from labelscape.datasets.doctor.findings import Finding, share, some
+from labelscape.datasets.doctor.findings import Finding, share
 from labelscape.errors import LabelscapeError
 from labelscape.grid import Grid, Window
 from labelscape.labels.class_names import names_of_values
@@ -21,6 +21,7 @@ from labelscape.legend import IGNORE
 from labelscape.scenes.files import late_failures, reading
 from labelscape.scenes.georeference import grid_of
 from labelscape.scenes.validity import bands_and_validity
+from labelscape.text import some
 
 Colour = tuple[int, int, int]
 MOST_VALUES = 4096

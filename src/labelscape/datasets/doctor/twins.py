@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from labelscape.datasets.doctor.findings import Finding, some
+from labelscape.datasets.doctor.findings import Finding
 from labelscape.grid import Grid, Window
+from labelscape.text import some
 
 CELLS = 32
 ALIKE = 0.93

@@ -18,6 +18,7 @@ from labelscape.errors import BadFile, UnknownName
 from labelscape.labels.coded import Code, Reader
 from labelscape.legend import Legend
 from labelscape.scenes.files import RASTER_SUFFIXES, Source, rasters_below
+from labelscape.text import some
 
 RED_GREEN_BLUE = ("red", "green", "blue")
 PART_FOLDERS = {
@@ -104,10 +105,9 @@ class Home:
 
     def incomplete(self, root: Path, what: str, missing: Sequence[str]) -> BadFile:
         """The error (returned, not raised) for missing files of pairs; `what` names them: "label files"."""
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         return BadFile(
-            f"{self.title} in {root}: {len(missing)} {what} not found: {shown}. Was an archive unpacked "
-            f"incompletely? Download: {self.page}."
+            f"{self.title} in {root}: {len(missing)} {what} not found: {some(missing, 5)}. Was an archive "
+            f"unpacked incompletely? Download: {self.page}."
         )
 
 
