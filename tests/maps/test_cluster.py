@@ -196,6 +196,16 @@ def test_a_full_disk_is_said_and_the_map_goes_on_once_there_is_room(client, mode
     assert rasters_in(folder / "maps") == rasters_in(tmp_path / "alone")
 
 
+def test_local_workers_do_little_beside_the_work(client):
+    def intervals(dask_worker):
+        return {name: pc.callback_time for name, pc in dask_worker.periodic_callbacks.items()}
+
+    for found in client.run(intervals).values():
+        assert "profile" not in found
+        assert found["monitor"] >= 2000
+        assert found["tick"] >= 500
+
+
 def test_calls_are_submitted_as_workers_come_free(client):
     taken = []
 
