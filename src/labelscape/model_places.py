@@ -4,11 +4,12 @@ file must have. What `push` wrote, `load` reads; another file is refused.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import json
 import os
 import re
-import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from labelscape.errors import BadFile, BadOption, LabelscapeError, first_line
-from labelscape.files import cache_folder, make_folder, written_whole
+from labelscape.files import cache_folder, cannot_write, make_folder, written_whole
 
 MANIFEST = "labelscape.json"
 """Name of the file that says which file is the model, and its SHA-256."""
@@ -28,6 +29,9 @@ LARGEST_MANIFEST = 100_000
 SECONDS = 60
 """How long a server may say nothing."""
 # pathlib makes one slash of two.
+MODELS = (".safetensors", ".onnx")
+MAPS = (".tif", ".tiff", ".vrt", ".img", ".jp2", ".png", ".json")
+"""Endings of addresses that are finished maps or counts; others are places of models."""
 ADDRESS = re.compile(r"(hf|s3|https?):/{1,2}([^#]*)(?:#sha256=([0-9a-fA-F]{64}))?")
 REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?")
 
@@ -69,9 +73,28 @@ def is_address(path: object) -> bool:
     return isinstance(path, (str, os.PathLike)) and ADDRESS.match(os.fspath(path)) is not None
 
 
+def as_given(path: str | Path) -> str:
+    """The path as text, an address with both slashes."""
+    return re.sub(r"^(hf|s3|https?):/{1,2}", r"\1://", str(path))
+
+
 def is_place(path: str | Path) -> bool:
     """An address, or a folder that `push` wrote?"""
     return is_address(path) or os.path.isfile(os.path.join(path, MANIFEST))
+
+
+def is_model(path: str | Path) -> bool:
+    """Is it a model by its name, or a place of one? The rest are maps, scenes or counts."""
+    ending = Path(str(path).partition("#")[0]).suffix.lower()
+    return ending in MODELS or (is_place(path) and not (is_address(path) and ending in MAPS))
+
+
+def refuse_beside(path: object, out: object) -> None:
+    """Raises BadOption where `out` is None and nothing can be written beside a model, since it is brought
+    into a cache.
+    """
+    if out is None and is_address(path):
+        raise BadOption(f"`out` is needed: {as_given(path)} lies elsewhere, with no folder here beside it.")
 
 
 def local_model(path: str | Path) -> Path:
@@ -133,13 +156,40 @@ def _brought(manifest: Manifest, opened: Callable[[], Any], shown: str) -> Path:
         return target
     make_folder(target.parent)
     with written_whole(target, overwrite=True) as part:
-        with opened() as source, part.open("wb") as file:
-            try:
-                shutil.copyfileobj(source, file, 1 << 20)
-            except OSError as error:
-                raise BadFile(f"{shown} stopped answering ({error}); try again.") from error
+        with opened() as source:
+            _copy(source, part, target, shown)
         _proven(part, manifest.sha256, shown)
     return target
+
+
+def _copy(source: Any, part: Path, target: Path, shown: str) -> None:
+    """Read a source to its end. Raises BadFile that says which of the two failed: the other side, or the disk
+    here.
+    """
+    try:
+        with part.open("wb") as file:
+            for piece in _pieces(source, shown):
+                file.write(piece)
+    except BadFile:
+        raise
+    except OSError as error:
+        why = f"{error.strerror or error} (the copy of {shown}; LABELSCAPE_CACHE names another folder)"
+        raise cannot_write(target, error, why) from error
+
+
+def _pieces(source: Any, shown: str) -> Iterator[bytes]:
+    while True:
+        try:
+            piece = source.read(1 << 20)
+        # Servers and their clients each have their own errors, of no common kind.
+        except Exception as error:
+            raise BadFile(f"{shown} stopped answering ({first_line(error)}); try again.") from error
+        if not piece:
+            break
+        yield piece
+    # http.client takes an end that comes too early for the end.
+    if missing := getattr(source, "length", 0):
+        raise BadFile(f"{shown} stopped answering {missing:,} bytes before the end; try again.")
 
 
 def _proven(file: Path, sha256: str, shown: str) -> Path:
@@ -165,7 +215,7 @@ def _at_url(url: str) -> Iterator[IO[bytes]]:
             yield answer
     except urllib.error.HTTPError as error:
         raise BadFile(f"{url} cannot be read: the server answers {error.code} {error.reason}.") from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise BadFile(f"{url} cannot be read: {getattr(error, 'reason', error)}.") from error
 
 
@@ -218,8 +268,12 @@ def _from_hub(rest: str, pinned: str | None) -> Path:
             return Path(client.hf_hub_download(name, file, revision=commit))
         # The client raises errors of its own, of requests and of httpx, by its version.
         except Exception as error:
-            why = first_line(error)
-            raise BadFile(f"{shown} cannot be read ({file}): {why}") from error
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise BadFile(
+                    f"{shown} cannot be kept here ({file}): no space is left on the disk of Hugging Face's "
+                    "cache. HF_HOME names another folder."
+                ) from error
+            raise BadFile(f"{shown} cannot be read ({file}): {_why(error)}") from error
 
     content = brought(MANIFEST, revision)
     manifest = Manifest.read(content.read_bytes(), shown)
@@ -227,3 +281,19 @@ def _from_hub(rest: str, pinned: str | None) -> Path:
     # Of the same commit as the manifest, whatever is pushed in between: a snapshot's folder has its name.
     commit = content.parent.name if re.fullmatch("[0-9a-f]{40}", content.parent.name) else revision
     return _proven(brought(manifest.model, commit), manifest.sha256, shown)
+
+
+def _why(error: Exception) -> str:
+    """What a failure of the hub's client is: its own first line is a number."""
+    known = {
+        "GatedRepoError": "its owner must grant access first: ask on its page, then log in (hf auth login).",
+        "RepositoryNotFoundError": "there is no such repository, or it is private: log in with `hf auth "
+        "login`, or set HF_TOKEN.",
+        "RevisionNotFoundError": "the repository has no such revision.",
+        "LocalEntryNotFoundError": "the hub does not answer, and the file is not in its cache: check the "
+        "connection.",
+        "RemoteEntryNotFoundError": "the repository has no such file: only what `labelscape push` "
+        "wrote is read.",
+    }
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return next((known[name] for name in names if name in known), first_line(error))

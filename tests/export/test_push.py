@@ -8,7 +8,6 @@ import re
 import threading
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from hub_stand_in import hub_stand_in
 from test_export_onnx import made
 
 import labelscape as ls
-import labelscape.model_places as places
 from labelscape.checkpoint import description, load, save
 from labelscape.errors import BadFile, BadOption
 from labelscape.export.push import push, write_card
@@ -203,33 +201,6 @@ def test_what_is_replaced_on_the_hub_is_refused(model, hub):
     with pytest.raises(BadOption, match="names a revision"):
         push(model, "hf://owner/fields@v1")
     assert first.sha256
-
-
-def test_a_model_travels_over_s3(model, tmp_path, monkeypatch):
-    """The file system is a stand-in: a local one with s3fs's methods."""
-
-    class Bucket:
-        def _path(self, url):
-            return tmp_path / url.removeprefix("s3://")
-
-        def exists(self, url):
-            return self._path(url).exists()
-
-        def put_file(self, source, url):
-            self._path(url).parent.mkdir(parents=True, exist_ok=True)
-            self._path(url).write_bytes(Path(source).read_bytes())
-
-        def open(self, url, mode):
-            return self._path(url).open(mode)
-
-    monkeypatch.setattr(places, "s3", Bucket)
-    monkeypatch.setattr("labelscape.export.push.s3", Bucket)
-    push(model, "s3://bucket/fields")
-    same(load("s3://bucket/fields"), model)
-    with pytest.raises(BadFile, match="lies in s3://bucket/fields already"):
-        push(model, "s3://bucket/fields/")
-    with pytest.raises(BadFile, match="s3://bucket/none/labelscape.json cannot be read"):
-        load("s3://bucket/none")
 
 
 def test_the_card_says_what_the_model_is(model, tmp_path):

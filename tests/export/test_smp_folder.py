@@ -7,8 +7,9 @@ import pytest
 import torch
 from test_export_onnx import BANDS, made, scene
 
+import labelscape as ls
 from labelscape.checkpoint import save
-from labelscape.errors import BadFile, BadOption
+from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.export.smp_folder import write_smp_folder
 from labelscape.nets.baselines import smp
 from labelscape.scoring.scorer import predict
@@ -37,6 +38,21 @@ def test_the_library_alone_gives_the_class_map(tmp_path, run_cli):
         logits = smp().from_pretrained(str(folder)).eval()(torch.from_numpy((pixels - mean) / std)[None])
     found = (logits / about["temperature"]).softmax(1)[0].numpy()
     np.testing.assert_allclose(found, predict(checkpoint, pixels), atol=1e-4)
+
+
+def test_from_python_it_is_a_format_like_the_others(tmp_path):
+    checkpoint = made("smp/Unet")
+    save(checkpoint, tmp_path / "unet.safetensors")
+    done = ls.export_model(tmp_path / "unet.safetensors", to="smp-folder")
+    assert done.path == tmp_path / "unet" and done.format == "smp-folder" and done.size is None
+    assert done.difference <= 1e-4 and done.compared[0][:2] == (1, 3)
+    assert done.bytes == sum(file.stat().st_size for file in done.path.iterdir())
+    with pytest.raises(BadOption, match="writes the network as it is: leave `size`"):
+        ls.export_model(checkpoint, tmp_path / "b", to="smp-folder", size=64)
+    with pytest.raises(BadOption, match="`out` is needed"):
+        ls.export_model(checkpoint, to="smp-folder")
+    with pytest.raises(UnknownName, match="smp-folder"):
+        ls.export_model(checkpoint, tmp_path / "b", to="smp")
 
 
 def test_other_networks_and_full_folders_are_refused(tmp_path):

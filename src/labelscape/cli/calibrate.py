@@ -9,6 +9,7 @@ import typer
 
 from labelscape.cli.options import AllowRemote, AsJson, Device, allow_everywhere, print_json, talk
 from labelscape.errors import BadFile, BadOption
+from labelscape.model_places import as_given, is_place
 
 if TYPE_CHECKING:
     from labelscape.checkpoint import Checkpoint
@@ -49,7 +50,7 @@ def run(
 
     if allow_remote:
         allow_everywhere()
-    checkpoint = load(model)
+    checkpoint = load(_unpublished(model))
     if part not in ("val", "test"):
         raise BadOption(
             f"--part {part!r} must be val or test: on its training pixels a network is more confident than "
@@ -85,6 +86,19 @@ def run(
         print(f"{name}temperature {one.temperature:.3f}, {sampled}")
         before, after = (f"{100 * error:.2f} %" for error in (one.ece_before, one.ece_after))
         print(f"{name}expected calibration error {before} before, {after} after")
+
+
+def _unpublished(model: Path) -> Path:
+    """The path, of a checkpoint that may be written to: what was pushed is another file once a temperature
+    is in it. Asked before minutes of prediction.
+    """
+    if is_place(model):
+        raise BadOption(
+            f"{as_given(model)} is a published model with its SHA-256, and the temperature is stored in the "
+            f"checkpoint itself. Copy it (labelscape push {as_given(model)} FOLDER), calibrate the "
+            ".safetensors file in FOLDER, and push that file again."
+        )
+    return model
 
 
 def measure_features(checkpoint: Checkpoint, model: Path, device: str, as_json: bool) -> None:

@@ -83,9 +83,6 @@ def run(
     if to == "card":
         _card(model, out, license, overwrite, as_json)
         return
-    if to == "smp-folder":
-        _smp_folder(model, out, overwrite, as_json)
-        return
     from labelscape.export.model import export_model
 
     done = export_model(
@@ -109,6 +106,9 @@ def _print(done: Exported, as_json: bool) -> None:
         print_json({**fields, "difference": done.difference, "changed": done.changed})
         return
     print(f"{'exported':<11}{done.path} ({done.bytes / 2**20:.1f} MiB)")
+    if done.format == "smp-folder":
+        print(f'load it with: smp.from_pretrained("{done.path}")')
+        return
     images = "any multiple of the stride" if done.size is None else f"{done.size} x {done.size} pixels"
     print(f"{'images':<11}{images}")
     changed = f"; {100 * done.changed:.3g} % of pixels get another class" if done.changed else ""
@@ -124,17 +124,3 @@ def _card(model: Path, out: Path | None, license: str, overwrite: bool, as_json:
         return
     for what, path in zip(("card", "STAC item"), paths, strict=True):
         print(f"{what:<11}{path}")
-
-
-def _smp_folder(model: Path, out: Path | None, overwrite: bool, as_json: bool) -> None:
-    from labelscape.checkpoint import load
-    from labelscape.export.smp_folder import write_smp_folder
-
-    checkpoint = load(model)
-    folder = out or Path(checkpoint.stored.path).with_suffix("")
-    size, difference = write_smp_folder(checkpoint, folder, overwrite=overwrite)
-    if as_json:
-        print_json({"path": str(folder), "format": "smp-folder", "bytes": size, "difference": difference})
-        return
-    print(f"{'exported':<11}{folder} ({size / 2**20:.1f} MiB)")
-    print(f'load it with: smp.from_pretrained("{folder}")')

@@ -15,8 +15,10 @@ from labelscape.errors import BadInput, BadOption, UnknownName, first_line
 from labelscape.export import onnx_file
 from labelscape.export.graph import Graph, scaling_of
 from labelscape.export.other_files import Run, openvino_files, pt2_file
+from labelscape.export.smp_folder import write_smp_folder
 from labelscape.exported import FACTS, HEADER, SCALINGS, Facts, session
 from labelscape.files import check_new, written_whole
+from labelscape.model_places import refuse_beside
 from labelscape.scoring.engines import TorchEngine
 from labelscape.scoring.memory import (
     DEFAULT_TILE,
@@ -34,6 +36,7 @@ from labelscape.scoring.stitch import usual_overlap
 
 FORMATS = {"onnx": (".onnx",), "openvino": (".xml", ".bin"), "pt2": (".pt2",)}
 """Name -> suffixes of its files, the one that is named first."""
+SMP_FOLDER = "smp-folder"
 DTYPES = ("float32", "float16")
 USUAL_SIZE = 512
 """Side of the images of a network for which no size is better than another (ours)."""
@@ -79,7 +82,8 @@ def export_model(
     out        the file; beside the checkpoint where it is left out
     size       rows and columns of its images: what the network learned, unless given
     dynamic    any multiple of the network's stride instead of one size
-    to         "onnx"; "openvino", two files, .xml and .bin; "pt2", a program of torch.export
+    to         "onnx"; "openvino", two files, .xml and .bin; "pt2", a program of torch.export; "smp-folder",
+               which `segmentation_models_pytorch.from_pretrained` loads: logits of scaled images (smp/<Name>)
     opset      version of ONNX's operators
     dtype      "float32", or "float16": half the size
     normalise  what the images hold: "inside" the scene's own units, "outside" (value - mean) / std, "unit"
@@ -91,7 +95,10 @@ def export_model(
     settings that cannot work, BadFile where a file cannot be read or written, BadInput where an operator
     has no form in this format, or the file gives something else than torch.
     """
+    refuse_beside(checkpoint, out)
     _check_settings(to, size, dynamic, opset, dtype, normalise)
+    if to == SMP_FOLDER:
+        return _smp_folder(checkpoint, out, task, overwrite)
     if to != "pt2":  # OpenVINO reads the network from ONNX
         onnx_file.check_installed()
     one = (load(checkpoint) if not isinstance(checkpoint, Checkpoint) else checkpoint).task(task)
@@ -116,6 +123,16 @@ def export_model(
         with written_whole(paths[suffix], overwrite=overwrite) as part:
             part.write_bytes(files[suffix])
     return Exported(out, to, side, sum(map(len, files.values())), difference, changed, tuple(shapes))
+
+
+def _smp_folder(
+    checkpoint: Checkpoint | str | Path, out: str | Path | None, task: str | None, overwrite: bool
+) -> Exported:
+    """As the library of the network saves its models; the folder is called like the checkpoint."""
+    one = (load(checkpoint) if not isinstance(checkpoint, Checkpoint) else checkpoint).task(task)
+    folder = Path(out) if out is not None else _beside(one, "")
+    size, difference, shape = write_smp_folder(one, folder, overwrite=overwrite)
+    return Exported(folder, SMP_FOLDER, None, size, difference, 0.0, (shape,))
 
 
 def _refuse_pools(graph: Graph, network: str) -> None:
@@ -144,12 +161,18 @@ def _written(
 
 def _check_settings(to: str, size: int | None, dynamic: bool, opset: int, dtype: str, normalise: str) -> None:
     for what, value, known in (
-        ("format (`to`)", to, FORMATS),
+        ("format (`to`)", to, (*FORMATS, SMP_FOLDER)),
         ("type of numbers (`dtype`)", dtype, DTYPES),
         ("scaling (`normalise`)", normalise, SCALINGS),
     ):
         if value not in known:
             raise UnknownName(what, value, tuple(known))
+    usual = (None, False, onnx_file.OPSET, "float32", "inside")
+    if to == SMP_FOLDER and (size, dynamic, opset, dtype, normalise) != usual:
+        raise BadOption(
+            "`to='smp-folder'` writes the network as it is: leave `size`, `dynamic`, `opset`, `dtype` and "
+            "`normalise` out."
+        )
     if size is not None and dynamic:
         raise BadOption("`size` and `dynamic` exclude each other: with `dynamic` any size may be given.")
     if dynamic and to == "pt2":

@@ -18,8 +18,8 @@ from labelscape.checkpoint import Checkpoint, StoredAs, load
 from labelscape.errors import BadFile, BadOption, first_line
 from labelscape.export.card import card
 from labelscape.export.stac_model import model_item
-from labelscape.files import check_local, make_folder, written_whole
-from labelscape.model_places import MANIFEST, Manifest, hub, is_address, repository, s3
+from labelscape.files import cannot_write, check_local, make_folder, written_whole
+from labelscape.model_places import MANIFEST, Manifest, hub, is_address, refuse_beside, repository, s3
 
 README, ITEM = "README.md", "stac.json"
 LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
@@ -47,6 +47,7 @@ def write_card(
     `out`, or beside it. Raises BadOption for a checkpoint without a file, BadFile where one cannot be read or
     written.
     """
+    refuse_beside(model, out)
     checkpoint, file, name = _model(model, name, license)
     folder = Path(out) if out is not None else file.parent
     check_local(folder)
@@ -82,7 +83,10 @@ def push(
     checkpoint, file, name = _model(model, name or place.rstrip("/").rpartition("/")[2], license)
     with TemporaryDirectory() as made:
         folder = Path(made)
-        shutil.copyfile(file, folder / file.name)
+        try:
+            shutil.copyfile(file, folder / file.name)
+        except OSError as error:
+            raise cannot_write(folder / file.name, error) from error
         texts = dict(zip((README, ITEM), _texts(checkpoint, file, name, license, README), strict=True))
         digest = StoredAs.now(folder / file.name).sha256
         texts[MANIFEST] = Manifest(file.name, digest).text()

@@ -24,10 +24,13 @@ CONTRACT = "labelscape.json"
 """Beside the library's own files: what a model of it does not say of its input and its classes."""
 
 
-def write_smp_folder(checkpoint: Checkpoint, folder: Path, *, overwrite: bool) -> tuple[int, float]:
-    """Write the folder; returns its bytes, and the largest difference of a logit of what the library loads
-    from it. Raises BadOption for a network of another library, BadFile where the
-    folder holds a model already or cannot be written, BadInput where it does not load back.
+def write_smp_folder(
+    checkpoint: Checkpoint, folder: Path, *, overwrite: bool
+) -> tuple[int, float, tuple[int, int, int, int]]:
+    """Write the folder; returns its bytes, the largest difference of a logit of what the library loads
+    from it, and the shape of the images that were compared. Raises BadOption for a network of another
+    library, BadFile where the folder holds a model already or cannot be written, BadInput where it does not
+    load back.
     """
     if not checkpoint.network.startswith(SMP):
         raise BadOption(
@@ -51,24 +54,26 @@ def write_smp_folder(checkpoint: Checkpoint, folder: Path, *, overwrite: bool) -
         # The library's own card knows neither training nor scores.
         text = card(checkpoint, name=folder.name)
         (place / "README.md").write_text(text, encoding="utf-8", newline="\n")
-        difference = _loaded_back(place, checkpoint, net)
+        difference, shape = _loaded_back(place, checkpoint, net)
         make_folder(folder)
         files = [file for file in place.iterdir() if file.is_file()]
         for file in files:
             with written_whole(folder / file.name, overwrite=overwrite) as part:
                 shutil.copyfile(file, part)
-        return sum(file.stat().st_size for file in files), difference
+        return sum(file.stat().st_size for file in files), difference, shape
 
 
 @torch.inference_mode()
-def _loaded_back(folder: Path, checkpoint: Checkpoint, net: torch.nn.Module) -> float:
+def _loaded_back(
+    folder: Path, checkpoint: Checkpoint, net: torch.nn.Module
+) -> tuple[float, tuple[int, int, int, int]]:
     loaded = smp().from_pretrained(str(folder)).eval()
-    side = 2 * net.stride
-    images = proof_images(checkpoint, (1, len(checkpoint.bands), side, side))
+    shape = (1, len(checkpoint.bands), 2 * net.stride, 2 * net.stride)
+    images = proof_images(checkpoint, shape)
     difference = float((loaded(images) - net(images)).abs().max())
     if not difference <= 1e-4:
         raise BadInput(
             f"{checkpoint.network} does not load back as it is: logits differ by {difference:.3g}. Use "
             "`to='onnx'`."
         )
-    return difference
+    return difference, shape

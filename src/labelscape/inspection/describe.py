@@ -22,7 +22,7 @@ from labelscape.legend import Legend
 from labelscape.maps.settings import settings_in_words
 from labelscape.maps.speed import in_words
 from labelscape.model_card import model_card
-from labelscape.model_places import is_place, local_model
+from labelscape.model_places import as_given, is_address, is_place, local_model
 from labelscape.scenes.files import Source, reading
 from labelscape.scenes.vectors import VECTOR_SUFFIXES, is_vector
 
@@ -51,7 +51,7 @@ def info(path: Source, *, statistics: bool = False) -> Info:
         runs = sorted(place.glob(f"*{RUN}"))
         return _map(runs[0], _run_of(runs[0])) if len(runs) == 1 else folder(place, statistics)
     if place.suffix in (".safetensors", ONNX) and not place.name.endswith(".state.safetensors"):
-        return _checkpoint(place)
+        return _checkpoint(place, as_given(path) if is_address(path) else str(place))
     # Each of these has its own sentence for a damaged file.
     if place.exists() and (found := _known(place)) is not None:
         return found
@@ -92,16 +92,17 @@ def _opens(path: Path) -> bool:
         return False
 
 
-def _checkpoint(path: Path) -> Info:
+def _checkpoint(path: Path, shown: str) -> Info:
+    """`shown`: the address that the file was brought from, or its path."""
     fields = description(path)
     facts = {"bytes": path.stat().st_size, **fields, "nodata": json_number(fields.get("nodata"))}
     with damaged(f"{path} has a damaged description"):
         about = model_card(fields)
-    card = {"checkpoint": str(path), **about, "file size": size_text(path.stat().st_size)}
-    card["use"] = f"labelscape map {path} SCENE --out FOLDER"
+    card = {"checkpoint": shown, **about, "file size": size_text(path.stat().st_size)}
+    card["use"] = f"labelscape map {shown} SCENE --out FOLDER"
     sizes = TileSizes.from_dict(fields["tile_sizes"]).lines() if fields.get("tile_sizes") else []
     table = ["scores by tile size, measured on held-out pixels after training:", *sizes] if sizes else []
-    return Info("checkpoint", str(path), facts, lines(card, table))
+    return Info("checkpoint", shown, facts, lines(card, table))
 
 
 def _json(path: Path) -> Info | None:

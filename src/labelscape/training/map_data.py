@@ -9,16 +9,17 @@ from typing import Any
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.legend import Legend
+from labelscape.model_places import is_model
 from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import Source
 from labelscape.training.recipe_data import Data
 
 
 def is_map(model: object) -> bool:
-    """Is this the path of a finished map, or of a folder of them? Checkpoints are .safetensors."""
+    """Is this the path of a finished map, or of a folder of them?"""
     # By the suffix: GDAL, which opens everything else, does not know checkpoints.
     is_path = isinstance(model, (str, os.PathLike)) and not isinstance(model, Checkpoint)
-    return is_path and Path(model).suffix.lower() != ".safetensors"
+    return is_path and not is_model(model)
 
 
 def data_of_maps(
