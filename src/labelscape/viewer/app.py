@@ -172,13 +172,16 @@ def _bands(layer: Layer, text: str) -> tuple[int, ...]:
 def _add_tiles(app: FastAPI, shown: Shown) -> None:
     kept = {"cache-control": f"private, max-age={PAGE}"}
 
-    @app.get("/outlines/{level}/{column}/{row}.png")
+    @app.get("/outlines/{level}/{column}/{row}.mvt")
     def outlines(level: int, column: int, row: int) -> Response:
-        place = tiles.tile_window(shown.grid, level, column, row)
-        if place is None or shown.outlines is None:
+        if shown.outlines is None or tiles.tile_window(shown.grid, level, column, row) is None:
             raise HTTPException(404)
         scale = 2 ** (tiles.levels(shown.grid) - level)
-        return Response(shown.outlines.tile(place[0], scale), media_type="image/png", headers=kept)
+        side = tiles.SIDE * scale
+        # Whole, also at the edge of the map: of polygons there may be more.
+        tile = shown.outlines.tile(Window(row * side, column * side, side, side), scale)
+        told = {**kept, "x-polygons-here": str(tile.here), "x-polygons-drawn": str(tile.drawn)}
+        return Response(tile.data, media_type="application/vnd.mapbox-vector-tile", headers=told)
 
     @app.get("/tiles/{key}/{level}/{column}/{row}.png")
     def tile(

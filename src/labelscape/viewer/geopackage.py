@@ -19,6 +19,9 @@ PATIENCE = 10.0
 """Seconds to wait for another writer (ours): QGIS saves in less."""
 ENVELOPES = (0, 32, 48, 48, 64)
 """Bytes of the bounding box in a geometry's header, by its code."""
+POINT, POLYGON, MULTIPOLYGON = 1, 3, 6
+"""Kinds of geometry in WKB."""
+DAMAGED = "A geometry of the GeoPackage is damaged, or of a kind that the viewer does not show."
 
 
 class Changed(LabelscapeError):
@@ -73,9 +76,55 @@ def _bring_functions(base: sqlite3.Connection) -> None:
 
 def geometry_of(blob: bytes) -> shapely.Geometry:
     """A geometry as a GeoPackage stores it: a header, then WKB. Raises BadFile for another one."""
+    try:
+        return shapely.from_wkb(wkb_of(blob))
+    except shapely.GEOSException as error:
+        raise BadFile(DAMAGED) from error
+
+
+def wkb_of(blob: bytes) -> bytes:
+    """The WKB behind the header of a stored geometry: of a point, a polygon or a multipolygon. Raises BadFile
+    for another one.
+    """
     if len(blob) < 8 or blob[:2] != b"GP" or (blob[3] >> 1 & 7) >= len(ENVELOPES):
-        raise BadFile("A geometry of the GeoPackage is damaged.")
-    return shapely.from_wkb(blob[8 + ENVELOPES[blob[3] >> 1 & 7] :])
+        raise BadFile(DAMAGED)
+    wkb = blob[8 + ENVELOPES[blob[3] >> 1 & 7] :]
+    # GEOS reads a geometry within a geometry by calling itself: ten thousand levels end the process.
+    try:
+        order, kind, _ = _head(wkb, 0)
+        if kind == MULTIPOLYGON:
+            _check_parts(wkb, *struct.unpack_from(f"{order}I", wkb, 5))
+        elif kind not in (POINT, POLYGON):
+            raise BadFile(DAMAGED)
+    except struct.error as error:
+        raise BadFile(DAMAGED) from error
+    return wkb
+
+
+def _head(wkb: bytes, at: int) -> tuple[str, int, int]:
+    """Byte order, kind of geometry, and bytes of a corner. Raises struct.error beyond the end."""
+    order = "<" if wkb[at : at + 1] == b"\x01" else ">"
+    (code,) = struct.unpack_from(f"{order}I", wkb, at + 1)
+    # Z, M or both: by thousands in the standard, by bits in what others write. Of codes with both GEOS might
+    # think otherwise, and of those with another bit: they are no kind.
+    thousands, kind = divmod(code & 0x3FFFFFFF, 1000)
+    if thousands > 3 or (thousands and code >> 30):
+        return order, 0, 0
+    return order, kind, 8 * (2 + (code >> 30 or thousands).bit_count())
+
+
+def _check_parts(wkb: bytes, count: int) -> None:
+    """Raises BadFile where a part of a multipolygon is no polygon, struct.error where it ends too early."""
+    at = 9
+    for _ in range(count):
+        order, kind, corner = _head(wkb, at)
+        if kind != POLYGON:
+            raise BadFile(DAMAGED)
+        (rings,) = struct.unpack_from(f"{order}I", wkb, at + 5)
+        at += 9
+        for _ in range(rings):
+            (corners,) = struct.unpack_from(f"{order}I", wkb, at)
+            at += 4 + corner * corners
 
 
 def blob_of(geometry: shapely.Geometry, srs: int) -> bytes:

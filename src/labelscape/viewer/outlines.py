@@ -1,35 +1,64 @@
-"""The polygons of a map as a layer of outlines: tiles drawn from the GeoPackage's own spatial index, so that
+"""The polygons of a map as a layer: vector tiles cut from the GeoPackage by its own spatial index, so that
 they are never all in the browser, nor in memory, however many there are.
 """
 
 from __future__ import annotations
 
-import io
+import math
+import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
 
 from labelscape.crs import same
-from labelscape.errors import LabelscapeError
+from labelscape.errors import BadFile, LabelscapeError
 from labelscape.grid import Grid, Window
 from labelscape.scenes.vectors import layer_facts, layers_of
 from labelscape.text import printable_name
 from labelscape.viewer.geopackage import geometry_of, opened, place_of, quoted
 from labelscape.viewer.layers import stamp_of
+from labelscape.viewer.vector_tiles import EXTENT, Rings, encoded
 
 SIDE = 256
 """Pixels of a tile."""
 SMALLEST = 8.0
 """Pixels on the screen below which a polygon is not drawn (ours): outlines would cover the map."""
+TOLERANCE = 0.5
+"""Pixels on the screen by which a line may be moved where the map is shown smaller than it is (ours)."""
+MARGIN = 8
+"""Pixels on the screen around a tile that its polygons reach: no line is as wide."""
 MOST = 20_000
-"""Polygons that are drawn on one tile, the largest first; with SMALLEST more than fit side by side."""
-HALO, LINE = (255, 255, 255, 150), (22, 25, 29, 255)
-"""A light line below a dark one can be seen on any ground."""
+"""Polygons that are read for one tile, the largest first; with SMALLEST more than fit side by side."""
+MOST_CORNERS = 50_000
+"""Corners of one tile: 0.3 MB, which a browser draws in 20 ms. Smaller polygons are left out first."""
+LARGEST_SHAPE = 100_000_000
+"""Bytes of a polygon that is read: six million corners."""
 MOST_FIELDS, LONGEST = 12, 200
 """Fields of a polygon, and characters of one, that the page shows."""
+LAYER = "polygons"
+"""The name of the layer in a tile."""
+
+
+TOUCHES = "r.maxx >= :west AND r.minx <= :east AND r.maxy >= :south AND r.miny <= :north"
+HERE = (
+    "(:a * (r.minx + r.maxx) + :b * (r.miny + r.maxy) BETWEEN :left AND :right AND "
+    ":d * (r.minx + r.maxx) + :e * (r.miny + r.maxy) BETWEEN :top AND :bottom)"
+)
+"""Has the box its centre in the window? In one tile of a level alone; the numbers are by `_centred`."""
+
+
+class Drawn(NamedTuple):
+    """A tile of polygons as Mapbox Vector Tile. `here` polygons have the centre of their box in it, `drawn`
+    of them are not left out: numbers that can be summed over tiles.
+    """
+
+    data: bytes
+    here: int
+    drawn: int
 
 
 @dataclass(frozen=True)
@@ -58,70 +87,112 @@ class Outlines:
     def stamp(self) -> object:
         return stamp_of(self.path)
 
-    def tile(self, window: Window, scale: float) -> bytes:
-        """The outlines in a window as a PNG of SIDE pixels, each as wide as `scale` pixels of the map."""
-        from PIL import Image, ImageDraw
+    def tile(self, window: Window, scale: float) -> Drawn:
+        """The polygons in a window of SIDE * scale pixels of the map each way, shown on SIDE of the screen.
+        Raises BadFile.
+        """
+        grown = window.grown(math.ceil(MARGIN * scale))
+        here, rows = self._largest(window, grown, SMALLEST * scale * self._pixel)
+        # Cut before anything else: a polygon may cross the whole map.
+        shapes = shapely.clip_by_rect(_shapes(rows), *self._box(grown))
+        units = EXTENT / (SIDE * scale)
+        shapes = shapely.transform(shapes, lambda xy: self._places(xy, window) * units)
+        if scale > 1:
+            # At full resolution corners stay where they are: the browser enlarges these tiles.
+            shapes = shapely.simplify(shapes, TOLERANCE * EXTENT / SIDE, preserve_topology=False)
+        # A hole is drawn where the polygon in it is.
+        rings = Rings.of(shapes, SMALLEST * EXTENT / SIDE)
+        kept = _fitting(rings.corners(len(rows)))
+        data = encoded(LAYER, rings.only(kept), [row[0] for row in rows], [_fields(row) for row in rows])
+        return Drawn(data, here, sum(row[2] for row, good in zip(rows, kept) if good))
 
-        picture = Image.new("RGBA", (SIDE, SIDE))
-        pen = ImageDraw.Draw(picture)
-        rings = self._rings(window, scale)
-        for color, width in ((HALO, 3), (LINE, 1)):
-            for ring in rings:
-                pen.line(ring, fill=color, width=width)
-        file = io.BytesIO()
-        picture.save(file, "PNG", compress_level=1)
-        return file.getvalue()
+    def at(self, row: int, column: int) -> dict[str, Any] | None:
+        """The fields of the polygon at a pixel's centre; None where there is none. Raises BadFile."""
+        x, y = self.grid.transform @ (column + 0.5, row + 0.5)
+        pixel = Window(row, column, 1, 1)
+        rows = self._largest(pixel, pixel, 0.0)[1]
+        inside = shapely.contains_xy(_shapes(rows), x, y)
+        return _fields(rows[int(inside.argmax())]) if inside.any() else None
 
-    def _rings(self, window: Window, scale: float) -> list[list[float]]:
-        """Rings in pixels of the tile, x and y in turn."""
-        least = SMALLEST * scale * self._pixel
-        # A line of a neighbouring tile reaches into this one by its width.
-        shapes = [geometry_of(row["s"]) for row in self._found(window.grown(int(2 * scale)), least)]
-        rings = shapely.get_rings(shapely.get_parts(np.array(shapes, object)))
-        xy, number = shapely.get_coordinates(rings, return_index=True)
-        columns, rows = ~self.grid.transform @ (xy[:, 0], xy[:, 1])
-        places = np.column_stack([columns - window.left, rows - window.top]) / scale
-        # Corners in one pixel of the screen are one corner: coasts have thousands.
-        pixels = np.round(places)
-        kept = np.ones(len(pixels), bool)
-        kept[1:] = (pixels[1:] != pixels[:-1]).any(axis=1) | (number[1:] != number[:-1])
-        places, number = places[kept], number[kept]
-        cuts = np.flatnonzero(np.diff(number)) + 1
-        return [part.ravel().tolist() for part in np.split(places, cuts) if len(part) > 1]
+    def _largest(self, window: Window, grown: Window, least: float) -> tuple[int, list[sqlite3.Row]]:
+        """The number of polygons whose box has its centre in `window`, and rows of those whose box touches
+        `grown` and has a side of at least `least`, the largest boxes first: number, geometry, HERE, and the
+        table's own columns.
+        """
+        west, south, east, north = self._box(grown)
+        given = {"west": west, "south": south, "east": east, "north": north, "least": least, "most": MOST}
+        given |= self._centred(window)
+        with opened(self.path) as base:
+            key, shape, _ = place_of(base, self.layer)
+            # Names cannot be parameters; these come from the file's own tables, quoted.
+            index, table = quoted(f"rtree_{self.layer}_{shape}"), quoted(self.layer)
+            key, shape = f"t.{quoted(key)}", f"t.{quoted(shape)}"
+            here = base.execute(f"SELECT count(*) FROM {index} r WHERE {TOUCHES} AND {HERE}", given)
+            rows = base.execute(
+                f"SELECT {key}, {shape}, {HERE}, t.* FROM {index} r JOIN {table} t ON {key} = r.id WHERE "
+                f"{TOUCHES} AND max(r.maxx - r.minx, r.maxy - r.miny) >= :least AND length({shape}) <= "
+                f"{LARGEST_SHAPE} ORDER BY (r.maxx - r.minx) * (r.maxy - r.miny) DESC LIMIT :most",
+                given,
+            )
+            return here.fetchone()[0], rows.fetchall()
+
+    def _centred(self, window: Window) -> dict[str, float]:
+        """The numbers of HERE, which takes twice a box's centre."""
+        back = ~self.grid.transform
+        sides = {"left": window.left - back.c, "right": window.right - back.c}
+        sides |= {"top": window.top - back.f, "bottom": window.bottom - back.f}
+        # The next tile begins with its first pixel: BETWEEN includes both ends.
+        numbers = {
+            name: math.nextafter(2 * value, -math.inf) if name in ("right", "bottom") else 2 * value
+            for name, value in sides.items()
+        }
+        return numbers | {name: getattr(back, name) for name in "abde"}
 
     @property
     def _pixel(self) -> float:
         """The side of a pixel in units of the CRS."""
         return abs(self.grid.transform.determinant) ** 0.5
 
-    def _found(self, window: Window, least: float = 0.0) -> list[Any]:
-        """Rows whose box touches a window and has a side of at least `least`, the largest boxes first."""
+    def _box(self, window: Window) -> tuple[float, float, float, float]:
+        """West, south, east, north of a window in the CRS."""
         corners = [(x, y) for x in (window.left, window.right) for y in (window.top, window.bottom)]
         x, y = np.array([self.grid.transform @ corner for corner in corners]).T
-        with opened(self.path) as base:
-            key, shape, _ = place_of(base, self.layer)
-            index = quoted(f"rtree_{self.layer}_{shape}")
-            # Names cannot be parameters; these come from the file's own tables, quoted.
-            return base.execute(
-                f"SELECT t.*, t.{quoted(shape)} AS s FROM {index} r JOIN {quoted(self.layer)} t "
-                f"ON t.{quoted(key)} = r.id WHERE r.maxx >= ?1 AND r.minx <= ?2 AND r.maxy >= ?3 AND "
-                "r.miny <= ?4 AND max(r.maxx - r.minx, r.maxy - r.miny) >= ?5 "
-                "ORDER BY (r.maxx - r.minx) * (r.maxy - r.miny) DESC LIMIT ?6",
-                (x.min(), x.max(), y.min(), y.max(), least, MOST),
-            ).fetchall()
+        return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
-    def at(self, row: int, column: int) -> dict[str, Any] | None:
-        """The fields of the polygon at a pixel's centre; None where there is none."""
-        x, y = self.grid.transform @ (column + 0.5, row + 0.5)
-        for one in self._found(Window(row, column, 1, 1)):
-            if shapely.contains_xy(geometry_of(one["s"]), x, y):
-                fields = {
-                    printable_name(name): value[:LONGEST] if isinstance(value, str) else value
-                    for name, value in dict(one).items()
-                    if name != "fid" and isinstance(value, (str, int, float))
-                }
-                return dict(list(fields.items())[:MOST_FIELDS])
-        return None
+    def _places(self, xy: np.ndarray, window: Window) -> np.ndarray:
+        """(N, 2) coordinates of the CRS as columns and rows of a window."""
+        columns, rows = ~self.grid.transform @ (xy[:, 0], xy[:, 1])
+        return np.column_stack([columns - window.left, rows - window.top])
+
+
+def _shapes(rows: list[sqlite3.Row]) -> np.ndarray:
+    """(N,) polygons of rows of `_largest`; None for those that are damaged, which hide no others."""
+    shapes = np.full(len(rows), None, object)
+    for number, row in enumerate(rows):
+        with suppress(BadFile):
+            shapes[number] = geometry_of(row[1])
+    # Of NaN nothing can be cut.
+    shapes[~np.isfinite(shapely.bounds(shapes)).all(axis=1)] = None
+    return shapes
+
+
+def _fitting(corners: np.ndarray) -> np.ndarray:
+    """Which polygons a tile can carry, from the first one on; what does not fit is passed over."""
+    kept, free = np.zeros(len(corners), bool), MOST_CORNERS
+    for number, count in enumerate(corners.tolist()):
+        if count <= free:
+            kept[number], free = True, free - count
+    return kept
+
+
+def _fields(row: sqlite3.Row) -> dict[str, str | int | float]:
+    """The fields of a polygon that the page shows, from a row of `_largest`."""
+    fields = {
+        printable_name(name): value[:LONGEST] if isinstance(value, str) else value
+        for name, value in list(zip(row.keys(), row))[3:]
+        if name != "fid" and isinstance(value, (str, int, float))
+    }
+    return dict(list(fields.items())[:MOST_FIELDS])
 
 
 def _is_indexed(path: Path, layer: str) -> bool:

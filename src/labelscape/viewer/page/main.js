@@ -6,9 +6,10 @@ import { correct } from "./correct.js";
 import { byId, fill, make } from "./dom.js";
 import { judge } from "./judge.js";
 import { drawLegend, drawRamp } from "./legend.js";
-import { drawScale, fit, makeMap, outlineLayer, swipeAt, tileAddress, tileLayer } from "./map.js";
+import { drawScale, fit, hex, makeMap, swipeAt, tileAddress, tileLayer } from "./map.js";
 import { savePicture } from "./picture.js";
 import { showPoint } from "./point.js";
+import { polygonLayer } from "./polygons.js";
 import { first, fromHash, toHash } from "./state.js";
 
 /** @type {[string, string[][]][]} */
@@ -30,7 +31,7 @@ async function start() {
   const scene = facts.layers.find((layer) => layer.kind === "scene");
   const map = makeMap(facts);
   const panes = { imagery: tileLayer(facts, "imagery"), left: tileLayer(facts, "left"), right: tileLayer(facts, "right") };
-  const outlines = facts.outlines ? outlineLayer(facts) : null;
+  const polygons = facts.outlines ? polygonLayer(facts, sayPolygons) : null;
   /** @type {Record<string, string>} */
   const shown = {};
   /** @type {(event: KeyboardEvent) => boolean} */
@@ -60,10 +61,34 @@ async function start() {
     put("left", state.show, state.showBand, state.opacity / 100);
     // Imagery is not faded: beside classes it is what they are compared with.
     put("right", state.beside, state.besideBand, state.beside === "scene" ? 1 : state.opacity / 100);
-    if (outlines && state.outlines !== map.hasLayer(outlines)) state.outlines ? outlines.addTo(map) : outlines.remove();
+    drawPolygons();
     swipeAt(map, state.beside !== "", state.swipe);
     drawControls();
     remember();
+  }
+
+  function drawPolygons() {
+    if (!polygons) return;
+    const own = facts.layers.find((one) => one.kind === "classes");
+    const classes = own?.classes ?? [];
+    const hidden = new Set((own && state.hidden[own.key]) ?? []);
+    const chosen = (own && state.colors[own.key]) ?? {};
+    polygons.show({
+      colors: Object.fromEntries(classes.map((one) => [one.name, `#${hex(chosen[one.value] ?? one.color)}`])),
+      hidden: new Set(classes.filter((one) => hidden.has(one.value)).map((one) => one.name)),
+      // Over the raster of classes, or a measure, lines alone: their colours are what is looked at.
+      fill: state.show === "none" ? state.opacity / 100 : 0,
+    });
+    if (state.outlines !== map.hasLayer(polygons.layer)) state.outlines ? polygons.layer.addTo(map) : polygons.layer.remove();
+    if (!state.outlines) polygons.point(null);
+    byId("outlines-state").hidden = !state.outlines;
+  }
+
+  /** @param {number} here @param {number} drawn */
+  function sayPolygons(here, drawn) {
+    const count = (/** @type {number} */ one) => one.toLocaleString("en");
+    const all = `${count(here)} polygon${here === 1 ? "" : "s"} in view`;
+    byId("outlines-state").textContent = here === drawn ? `${all}, all drawn.` : `${all}, ${count(drawn)} drawn: zoom in for the smaller ones.`;
   }
 
   function drawControls() {
@@ -184,10 +209,16 @@ async function start() {
 
   function listen() {
     map.on("move zoom viewreset resize", () => { swipeAt(map, state.beside !== "", state.swipe); drawScale(map, facts); });
-    map.on("moveend zoomend", remember);
-    map.on("mousemove", (/** @type {any} */ event) => showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), false));
+    map.on("moveend zoomend", () => { remember(); polygons?.count(); });
+    map.on("mousemove", (/** @type {any} */ event) => {
+      showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), false);
+      polygons?.point(event.latlng);
+    });
+    map.on("mouseout", () => polygons?.point(null));
     map.on("click", (/** @type {any} */ event) => {
-      if (!corrections.drawing()) showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), true);
+      if (corrections.drawing()) return;
+      showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), true);
+      polygons?.point(event.latlng);
     });
     /** @type {(id: string, what: string, how: (value: string) => void) => void} */
     const on = (id, what, how) => byId(id).addEventListener(what, (/** @type {any} */ event) => how(event.target.value));
@@ -198,7 +229,7 @@ async function start() {
     on("opacity", "input", (value) => { state.opacity = Number(value); draw(); });
     on("swipe", "input", (value) => { state.swipe = Number(value); swipeAt(map, true, state.swipe); remember(); });
     byId("imagery-on").addEventListener("change", () => { state.imagery = byId("imagery-on").checked; draw(); });
-    byId("outlines-row").hidden = !outlines;
+    byId("outlines-row").hidden = !polygons;
     byId("outlines-on").addEventListener("change", () => { state.outlines = byId("outlines-on").checked; draw(); });
     byId("save-picture").addEventListener("click", () => savePicture(map, facts, state));
     byId("stretch-view").addEventListener("click", () => stretch(false));
@@ -230,7 +261,7 @@ async function start() {
     const centre = map.getCenter();
     /** @type {Record<string, () => void>} */
     const doing = {
-      Enter: () => showPoint(facts, Math.floor(centre.lat), Math.floor(centre.lng), true),
+      Enter: () => { showPoint(facts, Math.floor(centre.lat), Math.floor(centre.lng), true); polygons?.point(centre); },
       0: () => fit(map, facts),
       c: () => { state.show = first(facts).show; state.showBand = 0; draw(); },
       f: () => { if (layers.has("confidence")) { state.show = "confidence"; state.showBand = 0; draw(); } },

@@ -67,14 +67,6 @@ export function tileAddress(layer, band, state) {
   return `tiles/${layer.key}/{z}/{x}/{y}.png?${words}`;
 }
 
-/**
- * The outlines of the map's polygons, drawn by the server: a hundred thousand of them would not fit the browser.
- * @param {import("./api.js").MapFacts} facts
- */
-export function outlineLayer(facts) {
-  return tileLayer(facts, "outlines").setUrl(`outlines/{z}/{x}/{y}.png?v=${facts.outlines}`, true);
-}
-
 /** @param {[number, number, number]} color */
 export function hex(color) {
   return color.map((one) => one.toString(16).padStart(2, "0")).join("");

@@ -54,7 +54,7 @@ function drawPane(map, pen, name, left, right, height) {
   pen.clip();
   for (const layer of map.getPane(name).querySelectorAll(".leaflet-layer")) {
     pen.globalAlpha = layer.style.opacity === "" ? 1 : Number(layer.style.opacity);
-    for (const tile of layer.querySelectorAll("img.leaflet-tile-loaded")) {
+    for (const tile of layer.querySelectorAll(".leaflet-tile-loaded")) {
       const box = tile.getBoundingClientRect();
       pen.drawImage(tile, box.left - home.left, box.top - home.top, box.width, box.height);
     }

@@ -3,6 +3,7 @@
 
 import { ask, saidBy } from "./api.js";
 import { byId, make } from "./dom.js";
+import { said } from "./polygons.js";
 
 /** @type {AbortController | null} */
 let waiting = null;
@@ -52,7 +53,7 @@ function draw(facts, point) {
     }
   }
   for (const [name, value] of Object.entries(point.polygon ?? {})) {
-    rows.push([`polygon ${name}`, typeof value === "number" ? Number(value.toPrecision(6)).toString() : value]);
+    rows.push([`polygon ${name}`, said(value)]);
   }
   if (point.lonlat) {
     const [lon, lat] = point.lonlat;
