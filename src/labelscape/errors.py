@@ -66,7 +66,9 @@ class UnknownName(BadOption, LookupError):
         known = [str(k) for k in known]
         nearest = nearest_name(str(name), known)
         hint = f" Did you mean {nearest!r}?" if nearest else ""
-        super().__init__(f"No {kind} is called {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
+        # As they are typed in a list: a name with a comma in double quotes.
+        several = ", ".join(f'"{one}"' if "," in one else one for one in known)
+        super().__init__(f"No {kind} is called {name!r}.{hint} Known: {several or 'none'}.")
         self.kind, self.name, self.nearest = kind, name, nearest
 
 

@@ -73,6 +73,47 @@ def test_an_area_that_holds_no_longer_is_warned_of(trained, tmp_path):
         ls.evaluate(made, scene, labels, **CPU)
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"threshold": 0}, "`data.threshold=0` must be at least 1."),
+        ({"nodata": "none"}, "`data.nodata='none'` must be a number."),
+        ({"merge": "water"}, "`data.merge='water'` must be a mapping"),
+        ({"class_column": 5, "bands": 3}, "`data.class_column=5` must be text.\n  - `data.bands=3` must be a list."),
+    ],
+)
+def test_rules_of_labels_of_a_wrong_type_are_refused_in_our_words(trained, spec, said):
+    made = ls.load(trained)
+    scene, labels = made.recipe["data"]["images"], made.recipe["data"]["labels"]
+    with pytest.raises(BadOption) as told:
+        ls.evaluate(made, scene, labels, spec=spec, **CPU)
+    assert said in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"block": 0}, "data.block=0"),
+        ({"tiles": 3}, "No setting of data is called 'tiles'."),
+        ({"fold": "3"}, "must be K/N, fold K of N"),
+    ],
+)
+def test_data_that_a_checkpoint_stores_and_nobody_can_read_are_refused(trained, wrong, said, run_cli, tmp_path):
+    made = ls.load(trained)
+    odd = replace(made, recipe={**made.recipe, "data": {**made.recipe["data"], **wrong}})
+    with pytest.raises(BadOption, match="that the checkpoint stores cannot be used") as told:
+        ls.evaluate(odd, **CPU)
+    assert said in str(told.value)
+    path = ls.save(odd, tmp_path / "odd.safetensors")
+    code, _, err = run_cli("calibrate", path, "--device", "cpu")
+    assert code == 2 and said in err
+    # It says nothing of other scenes, which are given with their labels.
+    other = world.make(tmp_path, 64, 96, seed=5, name="other")
+    labels = world.label_polygons(other, tmp_path / "other.geojson")
+    found = ls.evaluate(odd, other.scene, labels, spec={"class_column": "kind"}, **CPU)
+    assert found.confusion.labelled == 64 * 96
+
+
 def test_what_cannot_be_scored_is_answered(trained):
     made = ls.load(trained)
     scene, labels = made.recipe["data"]["images"], made.recipe["data"]["labels"]

@@ -326,6 +326,11 @@ def test_parts_named_are_trained_on(tmp_path, run_cli):
     assert json.loads(out)[0]["scored_on"].startswith("camvid, part test: 1 image")
     code, _, err = run_cli(*arguments, *small, "--parts", "train,dev", "--out", tmp_path / "p")
     assert code == 2 and "train_on" in err
+    # ISPRS data are read before a recipe is made of them.
+    world.vaihingen(tmp_path / "v", (1, 3, 11))
+    arguments[2:] = [tmp_path / "v", "--dataset", "vaihingen", "--rows", "4"]
+    code, _, err = run_cli(*arguments, *small, "--parts", "train,dev", "--dry-run")
+    assert code == 2 and "data.train_on.1=dev must be one of 'train', 'val' or 'test'." in err
 
 
 def test_counting_clutter_as_wrong():

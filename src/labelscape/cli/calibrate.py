@@ -127,10 +127,10 @@ def measure_features(checkpoint: Checkpoint, model: Path, device: str, as_json: 
 def training_scenes(checkpoint: Checkpoint, model: Path) -> Dataset:
     """The data that a checkpoint was trained on. Raises BadFile that says from where paths start."""
     from labelscape.training.data import open_recipe_data
-    from labelscape.training.recipe_data import Data
+    from labelscape.training.recipe import stored_data
 
     try:
-        data = Data(**checkpoint.recipe["data"])
+        data = stored_data(checkpoint)
         return open_recipe_data(data, checkpoint.recipe.get("seed", 0), checkpoint.legend)
     except BadFile as error:
         # The recipe keeps paths as they were typed: the most frequent reason why scenes are not found.
@@ -149,10 +149,10 @@ def fitted(checkpoint: Checkpoint, model: Path, task: str | None, part: str, dev
     """
     from labelscape.errors import BadInput
     from labelscape.evaluation.calibrate import calibrate
-    from labelscape.training.recipe_data import Data
+    from labelscape.training.recipe import stored_data
 
     one = checkpoint.task(task)
-    data = Data(**one.recipe["data"])
+    data = stored_data(one)
     if not data.dataset and data.shares is None:
         option = "val" if task is None else "mate.data.val"
         raise BadInput(

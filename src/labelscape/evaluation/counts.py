@@ -176,7 +176,8 @@ class Evaluation:
                 tuple(map(PathCounts.from_dict, fields.get("paths", ()))),
                 {str(name): str(cause) for name, cause in fields.get("failed", {}).items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # OverflowError: JSON has whole numbers of any size, and counts have 64 bits.
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadInput(f"These are not the counts of an evaluation ({FORMAT}).") from error
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -198,8 +198,9 @@ def raster_classes(dataset: rasterio.DatasetReader, rules: LabelRules) -> FoundC
     # A scan of the whole raster, minutes for the largest: a value that occurs in one corner is a class too.
     ignore = set(band.ignored(rules))
     values = sorted(v for v in band.counts() if v not in ignore)
-    # 254, not 255: one byte value must be left for "unlabelled".
-    if values and (len(values) > 254 or values[0] < 0 or values[-1] > 254):
+    # 254, not 255: one byte value must be left for "unlabelled". Codes that are merged get new values.
+    beyond = bool(values) and not rules.merge and (values[0] < 0 or values[-1] > 254)
+    if beyond or len(values) > 254:
         raise BadInput(
             f"{dataset.name} has {len(values)} values from {values[0]} to {values[-1]}; class values must be "
             "0 to 254. Is this a label raster? Name its classes with `classes`, and what is not labelled "

@@ -6,6 +6,7 @@ import datetime
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +33,7 @@ from labelscape.scenes.mosaic import open_scene
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.learned import learned
 from labelscape.training.map_data import data_of_maps, is_map
+from labelscape.training.recipe import make_data, stored_data
 from labelscape.training.recipe_data import Data
 from labelscape.version import __version__
 from labelscape.workers.share import Hands
@@ -312,16 +314,16 @@ def asked_for(
 
 def training_data(checkpoint: Checkpoint, name: str = "The checkpoint") -> Data:
     """What a checkpoint was trained on. Raises BadOption, which calls it `name`, where it does not say."""
-    stored = checkpoint.recipe.get("data")
-    if not stored:
+    if not checkpoint.recipe.get("data"):
         raise BadOption(f"{name} does not say what it was trained on: pass scenes and `labels`.")
-    return Data(**stored)
+    return stored_data(checkpoint)
 
 
 def is_own(checkpoint: Checkpoint, data: Data) -> bool:
     """Are these data those of a checkpoint's training, so that their split is its own?"""
-    stored = checkpoint.recipe.get("data")
-    return bool(stored) and Data(**stored) == data
+    with suppress(BadOption):  # what cannot be read is nobody's
+        return bool(checkpoint.recipe.get("data")) and stored_data(checkpoint) == data
+    return False
 
 
 def present(data: Data) -> Data:
@@ -347,8 +349,8 @@ def other_data(
     as_trained, notes = rules_of_training(checkpoint, given)
     # Nothing of these scenes was trained on, so nothing needs to be held out.
     scenes = {"images": list(images), "holdout": 0}
-    return Data(
-        **{
+    return make_data(
+        {
             **as_trained,
             **_as_the_model_reads(checkpoint, images[0], given.get("band_names"), given.get("asset")),
             **given,

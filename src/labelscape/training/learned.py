@@ -10,6 +10,7 @@ from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.legend import IGNORE
 from labelscape.training.data import open_recipe_data
+from labelscape.training.recipe import stored_data
 from labelscape.training.recipe_data import Data
 
 
@@ -38,7 +39,7 @@ def trained_share(checkpoint: Checkpoint, dataset: Dataset, part: str | None) ->
     """Share of the labelled pixels of `part` that are training labels of the checkpoint, 0 to 1. Raises
     LabelscapeError where its data cannot be read again.
     """
-    data = Data(**checkpoint.recipe["data"])
+    data = stored_data(checkpoint)
     scored = dataset.scenes if part is None else dataset.part(part)
     # Most models share no file with what they are scored on: nothing is opened then.
     if not any(_is_among(file, data) for scene in scored for file in scene.scene.files):

@@ -12,6 +12,7 @@ from labelscape.legend import Legend
 from labelscape.model_places import is_model
 from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import Source
+from labelscape.training.recipe import make_data
 from labelscape.training.recipe_data import Data
 
 
@@ -41,4 +42,4 @@ def data_of_maps(
         legend = None if list(named.names) == [f"class {v}" for v in named.values] else named
     # Maps were made elsewhere: no label was held out for them.
     given = {"images": [os.fspath(i) for i in images], "labels": [os.fspath(f) for f in files], "holdout": 0}
-    return Data(**{**spec, **given}), legend
+    return make_data({**spec, **given}), legend

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from labelscape.datasets.published.isprs import BANDS
 from labelscape.nets.catalog import entry, options_of
 from labelscape.nets.tables import Row
-from labelscape.training.recipe import Recipe, exact_recipe
+from labelscape.training.recipe import Recipe, exact_recipe, make_data
 from labelscape.training.recipe_data import Data
 
 OHEM_DGCW = {"ohem": 1.0}
@@ -263,7 +263,7 @@ def _isprs(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Data | None, str
     if name == "vaihingen":
         options["clutter"] = False
     data = {**data, "dataset": name, "dataset_options": options}
-    return data, Data(**{**data, "dataset": f"{name}-eroded"}), "val"
+    return data, make_data({**data, "dataset": f"{name}-eroded"}), "val"
 
 
 def maggiori_vaihingen(data: Mapping[str, Any], network: str = "mlp", **options: Any) -> Setting:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from labelscape.checkpoint import TASK_NAME
+from labelscape.checkpoint import TASK_NAME, Checkpoint
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
@@ -450,6 +450,23 @@ def exact_recipe(**fields: Any) -> Recipe:
             options = {}
         lines += [line for line in unknown_names(network, options, losses) if line not in lines]
     raise BadOption("This recipe cannot run:\n  - " + "\n  - ".join(lines))
+
+
+def make_data(fields: Mapping[str, Any], whose: str = "These settings of data") -> Data:
+    """The data of a recipe from its settings alone: a caller's, or those that a checkpoint stores. Raises
+    BadOption that lists every problem, as `make_recipe` does.
+    """
+    try:
+        return Data(**fields)
+    except ValidationError as error:
+        # Under the name that they have in a recipe, by which `_said` finds the settings there are.
+        found = [line for one in error.errors() for line in _said({**one, "loc": ("data", *one["loc"])})]
+    raise BadOption(f"{whose} cannot be used:\n  - " + "\n  - ".join(found))
+
+
+def stored_data(checkpoint: Checkpoint) -> Data:
+    """What a checkpoint says it was trained on. Raises BadOption where that cannot be read."""
+    return make_data(checkpoint.recipe["data"], "The settings of data that the checkpoint stores")
 
 
 def as_recipe(given: Recipe | Mapping[str, Any]) -> Recipe:
