@@ -157,6 +157,8 @@ def test_codes_beyond_a_byte(w, grid, tmp_path):
         read(path, grid)
     classes = {"void": -1, "a": 70_000, "b": 70_001, "c": 70_002}
     np.testing.assert_array_equal(read(path, grid, classes=classes), w.classes + 1)
+    by_value = {"x": ("70000", "class 70002"), "y": ("70001",)}
+    assert np.array_equal(read(path, grid, merge=by_value), np.where(w.classes == 1, 1, 0))
     merge = {"x": ("a", "c"), "y": ("b",)}
     np.testing.assert_array_equal(
         read(path, grid, classes=classes, merge=merge), np.where(w.classes == 1, 1, 0)
