@@ -324,8 +324,8 @@ def drawn(verb, folder, rng):
 
 # ---------------------------------------------------------------------------------------------- what is right
 
-SENTENCE = re.compile(r"[.:?)\]'\"]$|: labelscape [^:]+$|^}$")
-"""The end of a sentence, a command that helps, or of JSON."""
+SENTENCE = re.compile(r"[.:?)\]'\"]$|: labelscape [^:]+$|^}$|^  - ")
+"""The end of a sentence, a command that helps, of JSON, or of a list of names."""
 KEPT = re.compile(r"\.unfinished(/|$)|\.state\.safetensors$|\.csv$|(^|/)events\.")
 """Of a run that failed half-way: what the same command continues from."""
 TRAINED = re.compile(r"\.safetensors$|_times\.json$")

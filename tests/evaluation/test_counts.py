@@ -11,12 +11,14 @@ import world
 import labelscape as ls
 from labelscape.datasets.labelled import scene_names
 from labelscape.errors import BadFile, BadInput
+from labelscape.evaluation.blocks import BlockCounts
 from labelscape.evaluation.calibrate import expected_error
 from labelscape.evaluation.confusion import Confusion
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.objects import ObjectCounts
 from labelscape.evaluation.reliability import BINS, UNIT, Reliability
 from labelscape.evaluation.topology import TopologyCounts
+from labelscape.grid import Window
 from labelscape.training.forest import score_forest
 
 QUICK = {"device": "cpu", "show": False}
@@ -152,6 +154,22 @@ def test_counts_beyond_64_bits_are_no_counts(tmp_path, name):
     (tmp_path / "counts.json").write_text(json.dumps(fields))
     with pytest.raises(BadFile, match="cannot be read as the counts of an evaluation"):
         Evaluation.load(tmp_path / "counts.json")
+
+
+@pytest.mark.parametrize("wrong", ["scene", "classes", "names"])
+def test_counts_whose_parts_do_not_fit_together_are_refused(wrong):
+    one = Confusion(np.array([[3, 1], [0, 2]]), np.array([0, 1]))
+    block = BlockCounts.of("a", Window(0, 0, 4, 4), one)
+    fields = Evaluation({"a": one}, ("x", "y"), per_block=(block,)).to_dict()
+    assert Evaluation.from_dict(fields).per_block[0].labelled == 7
+    if wrong == "scene":
+        fields["per_block"][0]["scene"] = "b"
+    elif wrong == "classes":
+        fields["per_block"][0] |= Confusion.empty(3).to_dict()
+    else:
+        fields["names"].append("z")
+    with pytest.raises(BadInput, match="not the counts of an evaluation"):
+        Evaluation.from_dict(fields)
 
 
 def test_a_file_of_counts_is_not_replaced_unasked(tmp_path):

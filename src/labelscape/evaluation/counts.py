@@ -163,7 +163,7 @@ class Evaluation:
             if fields["format"] != FORMAT or fields["ring_radii"] != [*RINGS, None]:
                 raise ValueError("another format")
             names = tuple(map(str, fields["names"]))
-            return cls(
+            found = cls(
                 {str(name): Confusion.from_dict(counts) for name, counts in fields["per_scene"].items()},
                 names,
                 tuple(map(str, fields["notes"])),
@@ -176,9 +176,21 @@ class Evaluation:
                 tuple(map(PathCounts.from_dict, fields.get("paths", ()))),
                 {str(name): str(cause) for name, cause in fields.get("failed", {}).items()},
             )
+            found._check_parts()
+            return found
         # OverflowError: JSON has whole numbers of any size, and counts have 64 bits.
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadInput(f"These are not the counts of an evaluation ({FORMAT}).") from error
+
+    def _check_parts(self) -> None:
+        """Raises ValueError where counts are of other classes than the names, or of a block of no scene: a
+        sum with others would fail, or put them where they do not belong.
+        """
+        sizes = {len(one) for one in (*self.per_scene.values(), *self.per_ring)}
+        if not sizes | {block.classes for block in self.per_block} <= {len(self.names)}:
+            raise ValueError("counts of other classes than the names")
+        if not {block.scene for block in self.per_block} <= self.per_scene.keys():
+            raise ValueError("a block of no scene")
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write all counts as JSON. Raises BadFile where the file exists or cannot be written."""
