@@ -149,7 +149,9 @@ def test_other_files_are_no_counts(tmp_path, text):
 
 @pytest.mark.parametrize("name", ["pixels", "confidence"])
 def test_counts_beyond_64_bits_are_no_counts(tmp_path, name):
-    fields = Evaluation({"a": Confusion.empty(2)}, ("x", "y"), reliability=(Reliability.empty(1.0),)).to_dict()
+    fields = Evaluation(
+        {"a": Confusion.empty(2)}, ("x", "y"), reliability=(Reliability.empty(1.0),)
+    ).to_dict()
     fields["reliability"][0][name][0] = 10**30
     (tmp_path / "counts.json").write_text(json.dumps(fields))
     with pytest.raises(BadFile, match="cannot be read as the counts of an evaluation"):

@@ -79,7 +79,10 @@ def test_an_area_that_holds_no_longer_is_warned_of(trained, tmp_path):
         ({"threshold": 0}, "`data.threshold=0` must be at least 1."),
         ({"nodata": "none"}, "`data.nodata='none'` must be a number."),
         ({"merge": "water"}, "`data.merge='water'` must be a mapping"),
-        ({"class_column": 5, "bands": 3}, "`data.class_column=5` must be text.\n  - `data.bands=3` must be a list."),
+        (
+            {"class_column": 5, "bands": 3},
+            "`data.class_column=5` must be text.\n  - `data.bands=3` must be a list.",
+        ),
     ],
 )
 def test_rules_of_labels_of_a_wrong_type_are_refused_in_our_words(trained, spec, said):
@@ -98,7 +101,9 @@ def test_rules_of_labels_of_a_wrong_type_are_refused_in_our_words(trained, spec,
         ({"fold": "3"}, "must be K/N, fold K of N"),
     ],
 )
-def test_data_that_a_checkpoint_stores_and_nobody_can_read_are_refused(trained, wrong, said, run_cli, tmp_path):
+def test_data_that_a_checkpoint_stores_and_nobody_can_read_are_refused(
+    trained, wrong, said, run_cli, tmp_path
+):
     made = ls.load(trained)
     odd = replace(made, recipe={**made.recipe, "data": {**made.recipe["data"], **wrong}})
     with pytest.raises(BadOption, match="that the checkpoint stores cannot be used") as told:
