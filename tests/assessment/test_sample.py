@@ -263,6 +263,7 @@ def test_the_size_follows_from_the_target(raster, tmp_path):
         ({"size": 100, "target_se": 0.1}, BadOption, "either `size` or `target_se`"),
         ({"size": 200_000, "most": 10_000}, BadOption, r"[0-9,]+ points would be drawn.* 10,000 at most"),
         ({"seed": -1}, BadOption, "`seed=-1` must be a whole number of at least 0"),
+        ({"floor": 10**20, "block": 16, "per_block": 3}, BadOption, "`floor=10+` must be at most 100,000"),
         ({"floor": 1}, BadOption, "`floor=1` must be at least 2: one point has no variance"),
         ({"target_se": 3}, BadOption, "below 0.5"),
         ({"target_class": "fores"}, UnknownName, "Did you mean 'forest'"),

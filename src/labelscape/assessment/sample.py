@@ -168,6 +168,9 @@ def _check(paths: Sequence[Path], asked: _Asked, overwrite: bool) -> None:
         value = getattr(asked, name)
         if value is not None and value < 2:
             raise BadOption(f"`{name}={value}` must be at least 2: one point has no variance.")
+        # Before the map is counted: numbers beyond 64 bits would end its arithmetic.
+        if value is not None and name != "block" and value >= 2**31:
+            raise BadOption(f"`{name}={value}` must be at most {MOST:,}: somebody has to judge each point.")
 
 
 @contextmanager
