@@ -1,4 +1,5 @@
 import json
+import zipfile
 import subprocess
 import sys
 from dataclasses import replace
@@ -236,6 +237,23 @@ def test_polygons_of_others_and_lost_files_of_a_shapefile(tmp_path):
     assert rows(info(path))["Missing files"] == "fields.prj (its CRS)"
     assert info(path).facts["layers"][0]["crs"] is None
     assert info(path.with_suffix(".dbf")).kind == "side file"
+
+
+@pytest.mark.parametrize("suffix", [".shp", ".gpkg"])
+def test_zipped_polygons_are_those_that_are_zipped(tmp_path, suffix):
+    w = world.make(tmp_path, 40, 40)
+    path = world.label_polygons(w, tmp_path / f"fields{suffix}")
+    with zipfile.ZipFile(tmp_path / "fields.zip", "w") as archive:
+        for file in tmp_path.glob("fields.*"):
+            if file.suffix != ".zip":
+                archive.write(file, f"inner/{file.name}")
+    plain, found = info(path), info(tmp_path / "fields.zip")
+    assert found.kind == plain.kind and found.facts["layers"] == plain.facts["layers"]
+    # Of a zipped scene the member is named, which can be given instead.
+    with zipfile.ZipFile(tmp_path / "scene.zip", "w") as archive:
+        archive.write(w.scene, w.scene.name)
+    with pytest.raises(BadFile, match="is an archive: unpack it, or name a file in it .*/vsizip/"):
+        info(tmp_path / "scene.zip")
 
 
 def test_a_geopackage_of_a_raster_is_a_scene(tmp_path):

@@ -276,6 +276,15 @@ def test_polygons_for_each_image(tmp_path):
             np.testing.assert_array_equal(np.array(data.legend.names)[scene.labels.read()], named)
 
 
+@pytest.mark.parametrize(("images", "labels"), [("imgs", "msks"), ("img", "msk"), ("IMGS", "Msk")])
+def test_short_names_of_the_two_sides(tmp_path, images, labels):
+    for i in range(2):
+        pair(tmp_path, f"{images}/{i}.png", f"{labels}/{i}.png", i)
+    found, masks = find_pairs([tmp_path])
+    assert [str(f.relative_to(tmp_path)) for f in found] == [f"{images}/0.png", f"{images}/1.png"]
+    assert [str(f.relative_to(tmp_path)) for f in masks] == [f"{labels}/0.png", f"{labels}/1.png"]
+
+
 def test_labels_without_an_image_are_counted(tmp_path):
     for i, name in enumerate("ab"):
         pair(tmp_path, f"imgs/{name}.png", f"msk/{name}.png", i)

@@ -1,6 +1,8 @@
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 import world
 from affine import Affine
 from rasterio.crs import CRS
@@ -59,6 +61,35 @@ def test_merge_background_and_area(w, grid, tmp_path):
     expected = np.full(w.classes.shape, IGNORE, np.uint8)
     expected[10:60, 20:80] = (w.classes == 0)[10:60, 20:80]
     np.testing.assert_array_equal(with_background.read(), expected)
+
+
+@pytest.mark.parametrize(("count", "refused"), [(10, False), (11, True)])
+def test_a_column_of_identifiers_is_not_taken_for_the_class(w, grid, tmp_path, count, refused):
+    left, bottom, right, top = rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)
+    edges = np.linspace(left, right, count + 1)
+    shapes = shapely.to_wkb(shapely.box(edges[:-1], bottom, edges[1:], top))
+    path, crs = tmp_path / "parcels.gpkg", grid.crs.to_wkt()
+
+    def written(names, column):
+        path.unlink(missing_ok=True)
+        values = [np.array(names, object)]
+        pyogrio.raw.write(path, shapes, values, [column], geometry_type="Polygon", crs=crs, driver="GPKG")
+        return path
+
+    numbers = [f"DE-{n:04}" for n in range(count)]
+    if refused:
+        with pytest.raises(BadInput, match="'parcel', has another value for each of the 11 polygons"):
+            open_labels(written(numbers, "parcel"), grid, LabelRules())
+    else:
+        assert len(open_labels(written(numbers, "parcel"), grid, LabelRules()).legend) == count
+    # Named by the user, named `class`, or with one value twice, it is the class.
+    for names, column, rules in (
+        (numbers, "parcel", LabelRules(class_column="parcel")),
+        (numbers, "class", LabelRules()),
+        ([*numbers[:-1], numbers[0]], "parcel", LabelRules()),
+    ):
+        found = open_labels(written(names, column), grid, rules).legend.names
+        assert found == sorted(set(names))
 
 
 def test_rasters_values_nodata_and_other_grids(w, grid, tmp_path):

@@ -1,9 +1,11 @@
 """Files that are something else than their name says: the message says what, and what to do."""
 
 import gzip
+import io
 import tarfile
 import zipfile
 
+import numpy as np
 import pyogrio
 import pytest
 import world
@@ -14,6 +16,8 @@ from labelscape.scenes.files import open_raster
 from labelscape.scenes.vectors import VectorSource, layers_of, read_features
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+NUMPY = io.BytesIO()
+np.save(NUMPY, np.zeros((4, 4)))
 PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Sign in</title></html>"
 
 
@@ -32,6 +36,10 @@ def zipped(path, *members):
         (b"", "is empty"),
         (gzip.compress(b"data"), "compressed with gzip"),
         ('{"type": "FeatureCollection"}'.encode("utf-16"), "UTF-16"),
+        (b"7z\xbc\xaf\x27\x1c\x00\x04", "an archive .7z.: unpack it"),
+        (b"Rar!\x1a\x07\x01\x00", "an archive .rar.: unpack it"),
+        (NUMPY.getvalue(), "an array of NumPy, which has no coordinates: write it as GeoTIFF"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF: export what it shows as GeoTIFF"),
     ],
 )
 @pytest.mark.parametrize(
