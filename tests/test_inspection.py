@@ -1,7 +1,7 @@
 import json
-import zipfile
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 
 import numpy as np
