@@ -256,7 +256,13 @@ def test_a_map_that_changed_is_refused_and_another_one_may_be_assessed(made, tmp
     changed = samples.class_map(tmp_path / "changed.tif", values)
     refused(r"is not the map that was sampled: its pixels have changed", changed, points)
     found = assess(changed, points, other_map=True)
-    assert found.estimator == "Stehman (2014)" and np.isnan(found.estimates.mapped_area).all()
+    assert found.estimator == "Stehman (2014)" and "(strata: classes of m_class.tif;" in found.sentence
+    # Its own classes are counted; every pixel of this grid has an area of its own.
+    assert found.estimates.mapped_area.sum() == pytest.approx(sum(read_design(points).facts["mapped_area"]))
+    with rasterio.open(changed) as file:
+        pixels = np.bincount(file.read(1).ravel(), minlength=256)[:3]
+    shares = found.estimates.mapped_area / found.estimates.mapped_area.sum()
+    assert shares == pytest.approx(pixels / pixels.sum(), rel=1e-4) and found.notes == ()
     assert found.estimates.area == pytest.approx(
         assess(raster, points).estimates.area
     )  # the ground is the same
@@ -265,6 +271,12 @@ def test_a_map_that_changed_is_refused_and_another_one_may_be_assessed(made, tmp
     values[:60] = 255
     half = samples.class_map(tmp_path / "half.tif", values)
     refused("points lie where .* has no data", half, points, other_map=True)
+    # Nodata where no point lies: the areas are of two regions, which a note says.
+    bare = next(r for r in range(SHAPE[0]) if r not in set(read_design(points).rows))
+    values = world.paint(*SHAPE)
+    values[bare] = 255
+    (note,) = assess(samples.class_map(tmp_path / "bare.tif", values), points, other_map=True).notes
+    assert note.startswith("This map covers 99.")
     cut = samples.class_map(tmp_path / "cut.tif", values[:100])
     refused("has another grid than the map that was sampled", cut, points)
     renamed = samples.class_map(

@@ -1,6 +1,8 @@
 """Models compared on painted scenes, where every pixel's truth is known."""
 
+import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from labelscape.evaluation.confusion import count
 from labelscape.legend import Legend
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.mosaic import open_scene
-from labelscape.training.learned import trained_share
+from labelscape.training.learned import overlap, trained_share
 from labelscape.training.recipe import make_recipe
 
 QUICK = {"device": "cpu", "show": False}
@@ -164,12 +166,73 @@ def test_training_pixels_among_the_scored_ones_are_found(w, tmp_path, monkeypatc
         # Nor are its data opened and its labels read once more to find that out.
         patch.setattr("labelscape.training.learned.open_recipe_data", None)
         assert ls.evaluate(own, **QUICK).notes == ()
-    elsewhere = world.make(tmp_path, 32, 32, name="elsewhere")
+    far = world.NORTH_UP @ world.Affine.translation(0, 500)
+    elsewhere = world.make(tmp_path, 32, 32, name="elsewhere", transform=far)
     there = world.tiny_checkpoint(**like, recipe=recipe(elsewhere, labels))
     unknown = world.tiny_checkpoint(**like)
     notes = ls.compare([own, there, unknown], **QUICK).notes
     assert len(notes) == 2 and "skip (3) does not say what it was trained on" in notes[0]
     assert "2 models are compared with skip (1)" in notes[1]
+
+
+def shares(w, labels, scene, **more):
+    """The shares of notes on a model trained on `w`, by scoring it on another file of a scene."""
+    own = world.tiny_checkpoint(like=w.scene, recipe=recipe(w, labels, **more))
+    with ls.open_dataset([str(scene)], [str(labels)], spec={"legend": world.LEGEND}, block=16) as d:
+        return own, overlap(own, d, None, {}), trained_share(own, d, None)
+
+
+def test_training_scenes_under_other_names_are_found(w, tmp_path):
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    copied = tmp_path / "renamed.tif"
+    copied.write_bytes(w.scene.read_bytes())
+    _, found, share = shares(w, labels, copied)
+    with ls.open_dataset([str(w.scene)], [str(labels)], block=16, shares={"train": 0.6, "test": 0.4}) as d:
+        learned = d.scenes[0].split.mask(d.scenes[0].scene.grid.window, "train")
+    assert found.share == share == pytest.approx(learned.mean())
+    assert found.how == "renamed is a copy of its training scene scene"
+    coarse = world.write(
+        tmp_path / "coarse.tif", w.pixels[:, ::2, ::2], transform=w.transform @ world.Affine.scale(2)
+    )
+    _, found, _ = shares(w, labels, coarse)
+    # 1,024 places of 1,536 pixels: every block of 16 is 8 x 8 of them.
+    assert found.share == pytest.approx(learned.mean(), abs=0.02)
+    assert found.how == "coarse shows the ground of its training scene scene"
+    # A picture has no ground, but its bytes are known.
+    (tmp_path / "plain").mkdir()
+    plain = world.make(tmp_path / "plain", 64, 96, crs=None)
+    there = world.label_raster(plain, tmp_path / "plain.tif")
+    moved = tmp_path / "moved.tif"
+    moved.write_bytes(plain.scene.read_bytes())
+    assert shares(plain, there, moved)[1].share > 0.3
+    other = world.make(tmp_path, 64, 96, crs=None, seed=4, name="other")
+    assert shares(plain, there, other.scene)[1].share == 0
+
+
+def test_a_finished_map_is_known_by_the_model_that_made_it(w, tmp_path):
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    own = world.tiny_checkpoint(like=w.scene, recipe=recipe(w, labels))
+    model = ls.save(own, tmp_path / "net.safetensors")
+    path, _ = a_map(w, tmp_path / "scene_class.tif", wrong=0.2)
+    assert ls.evaluate(path, labels=labels, **QUICK).notes == ()
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    run = {"files": {"class": path.name}, "models": [{"path": str(model), "sha256": digest}]}
+    record = tmp_path / "scene_run.json"
+    record.write_text(json.dumps(run | {"scene": str(w.scene)}))
+    (note,) = ls.evaluate(path, labels=labels, **QUICK).notes
+    # Its training blocks: every pixel is labelled.
+    how = {"spec": {"legend": world.LEGEND}, "block": 16, "shares": {"train": 0.6, "test": 0.4}}
+    other, _ = a_map(w, tmp_path / "second.tif", wrong=0.1)
+    with ls.open_dataset([str(w.scene)], [str(labels)], **how) as d:
+        percent = f"{100 * d.scenes[0].split.mask(d.scenes[0].scene.grid.window, 'train').mean():.0f}"
+        notes = ls.compare([path, other], d, **QUICK).notes
+    assert note.startswith(f"net.safetensors, which made scene_class.tif, was trained on {percent} % of the")
+    assert notes == (note,)
+    # Trained anew since: nobody knows what that map's model had learned.
+    ls.save(replace(own, temperature=1.0), model)
+    assert ls.evaluate(path, labels=labels, **QUICK).notes == ()
+    record.write_text("{")
+    assert ls.evaluate(path, labels=labels, **QUICK).notes == ()
 
 
 def test_the_verb_prints_the_sentence_and_writes_the_maps(w, tmp_path, run_cli):

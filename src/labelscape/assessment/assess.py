@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
 
 from labelscape.assessment.agreement import Agreement, agreement
 from labelscape.assessment.answers import Answers, design_of, read_answers
-from labelscape.assessment.census import content_hash, open_map, pixel_areas
+from labelscape.assessment.census import content_hash, count, open_map, pixel_areas
 from labelscape.assessment.page import write_page
 from labelscape.assessment.points import Design
 from labelscape.assessment.result import Assessment
@@ -26,6 +27,10 @@ from labelscape.scenes.vectors import write_layer, writing
 
 MANY_UNANSWERED = 0.05
 """Share of unanswered points from which a note says that they may bias the estimates (ours)."""
+
+
+SAME_EXTENT = 0.001
+"""Relative difference of two maps' areas up to which they cover the same (ours)."""
 
 
 def assess(
@@ -67,20 +72,18 @@ def assess(
         check_not_training(points, labels)
     drawn = design_of(points, design)
     mapped, area = _at_points(raster, drawn, other_map, tick)
-    legend = drawn.legend
-    answers = read_answers(points, drawn, legend, column)
+    counted = _counted(raster, drawn, other_map, tick)
+    answers = read_answers(points, drawn, drawn.legend, column)
     other = None if second is None else _second(second, drawn, points, column)
-    notes = _notes(drawn, answers, labels)
-    found = _estimated(drawn, mapped, answers, area, other_map, bootstrap, seed)
-    estimator = _estimator(drawn, other_map)
+    notes = (*_notes(drawn, answers, labels), *_elsewhere(drawn, counted))
+    found = _estimated(drawn, mapped, answers, area, counted, bootstrap, seed)
     # Reported, not part of the intervals: these hold the error of sampling, not that of interpreters.
-    between = None if other is None else agreement(answers.classes, other.classes, len(legend))
+    between = None if other is None else agreement(answers.classes, other.classes, len(drawn.legend))
     if between is not None:
         notes += _alike(between, points, second)
     notes += rough(found)
-    result = Assessment(
-        found, len(drawn), int((~answers.answered).sum()), drawn.facts, estimator, between, notes, targets
-    )
+    unanswered, told = int((~answers.answered).sum()), _told(drawn, other_map)
+    result = Assessment(found, len(drawn), unanswered, *told, between, notes, targets)
     if targets:
         with new_files(targets.values()):
             _write(result, drawn, mapped, answers, other, overwrite)
@@ -103,6 +106,14 @@ def _estimator(design: Design, other_map: bool) -> str:
     # indicator functions allow any strata.
     own = design.facts["strata"]["by"] == "map classes" and not other_map
     return "Olofsson et al. (2014)" if own else "Stehman (2014)"
+
+
+def _told(design: Design, other_map: bool) -> tuple[dict[str, Any], str]:
+    """The design and the estimator as the result tells them: another map's classes are not the strata."""
+    facts, strata = design.facts, design.facts["strata"]
+    if other_map and strata["by"] == "map classes":
+        facts = {**facts, "strata": {**strata, "by": f"classes of {facts['map']}"}}
+    return facts, _estimator(design, other_map)
 
 
 def _targets(out: str | Path | None, overwrite: bool) -> dict[str, Path]:
@@ -160,6 +171,29 @@ def _at_points(
     return mapped, area
 
 
+def _counted(
+    raster: str | Path, design: Design, other_map: bool, tick: Callable[[int], None] | None
+) -> np.ndarray:
+    """(K,) mapped area of each class of the map that is assessed; of the sampled one its design knows it."""
+    if not other_map:
+        return np.array(design.facts["mapped_area"])
+    with open_map(raster) as one:
+        return count(one, tick=tick).area.sum(axis=0)
+
+
+def _elsewhere(design: Design, mapped_area: np.ndarray) -> tuple[str, ...]:
+    """A note where another map covers more or less than the sampled one: its mapped areas and the estimates
+    are then of two regions.
+    """
+    ours, sampled = mapped_area.sum(), sum(design.facts["mapped_area"])
+    if abs(ours - sampled) <= SAME_EXTENT * sampled:
+        return ()
+    return (
+        f"This map covers {100 * ours / sampled:.1f} % of the area that the sampled map covers: accuracies "
+        "and estimated areas are of the sampled map's extent, mapped areas of this map's.",
+    )
+
+
 def _second(path: str | Path, design: Design, first: str | Path, column: str) -> Answers:
     """The second interpreter's answers. Raises BadInput where they are of another sample, or none at all."""
     if os.path.realpath(path) == os.path.realpath(first):
@@ -215,7 +249,7 @@ def _estimated(
     mapped: np.ndarray,
     answers: Answers,
     area: np.ndarray,
-    other_map: bool,
+    mapped_area: np.ndarray,
     bootstrap: int,
     seed: int,
 ) -> AreaEstimates:
@@ -235,8 +269,7 @@ def _estimated(
         # Pixels of unequal area make each share a ratio of two sums (Cochran sec. 6.10).
         pixel_area=area[kept],
         blocks=blocks,
-        # The strata's areas are those of the sampled map, not of the one that is assessed.
-        mapped_area=None if other_map else np.array(design.facts["mapped_area"]),
+        mapped_area=mapped_area,
         bootstrap=bootstrap,
         seed=seed,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from labelscape.crs import transformed
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE
+from labelscape.rasters.made_by import made_by
 from labelscape.scenes.files import reading
+from labelscape.scenes.stamps import same_content
 from labelscape.scenes.vectors import VectorSource, is_vector, read_features
 
 
@@ -35,23 +36,9 @@ def labels_of(raster: str | Path) -> list[Learned]:
     """Label files of the models that made a map, as its `_run.json` and their checkpoints name them; none
     where those are gone.
     """
-    found: list[Learned] = []
-    for run in Path(raster).absolute().parent.glob("*_run.json"):
-        try:
-            facts = json.loads(run.read_text(encoding="utf-8"))
-            if Path(raster).name not in facts["files"].values():
-                continue
-            paths = [model["path"] for model in facts["models"] if model["path"]]
-        # A damaged run file names no labels: the check is a help, not a condition.
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-        from labelscape.checkpoint import description
-
-        for path in paths:
-            try:
-                found += _labels(description(path).get("recipe") or {})
-            except (LabelscapeError, OSError):
-                continue
+    found = [
+        label for model in made_by(raster).models.values() for label in _labels(model.get("recipe") or {})
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -70,8 +57,8 @@ def check_not_training(points: str | Path, labels: Sequence[Learned]) -> None:
     """Raises BadInput where the points are a file of training labels."""
     for label in labels:
         path = Path(VectorSource.of(label.label).path)
-        # samefile: the same file by another path or through a link is found too.
-        if path.exists() and path.samefile(points):
+        # By another path, through a link or under another name, it is the same file.
+        if path.exists() and (path.samefile(points) or same_content(path, Path(points))):
             raise BadInput(
                 f"{points} holds the labels that this map's model was trained with: a score on them says how "
                 "well they were learned, not how good the map is. Draw a sample with `labelscape sample`."

@@ -52,8 +52,8 @@ def run(
     from labelscape.progress import bar
     from labelscape.rasters.class_names import legend_of
 
-    # For another map the pixels are not hashed, so there is no pass to show.
-    with bar(f"check of {Path(raster).name}", 0 if other_map else legend_of(raster)[1], "rows") as tick:
+    # One pass over the map: its hash, or the mapped areas of another map.
+    with bar(f"check of {Path(raster).name}", legend_of(raster)[1], "rows") as tick:
         done = assess(
             raster,
             points,

@@ -98,6 +98,18 @@ def changes(before: Mapping[str, Stamp | None], now: Mapping[str, Stamp | None])
     return found
 
 
+def same_content(one: Path, other: Path) -> bool:
+    """Are two local files copies of each other? By size and samples of the content, as stamps are."""
+    try:
+        if one.stat().st_size != other.stat().st_size:
+            return False
+    except OSError:
+        return False
+    first, second = _stamp(one, SAMPLES), _stamp(other, SAMPLES)
+    # The time of the last change is not compared: a copy may have a new one.
+    return first is not None and second is not None and (first[0], first[2]) == (second[0], second[2])
+
+
 def unlike(before: Iterable[Sequence], now: Iterable[Sequence]) -> list[str]:
     """Names that do not have the same stamps in two lists of `Watched.named`."""
     old, new = ({tuple(one) for one in files} for files in (before, now))

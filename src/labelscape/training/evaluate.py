@@ -31,7 +31,7 @@ from labelscape.labels.rules import SETTINGS
 from labelscape.scenes.files import Source, as_path, is_local, source_paths
 from labelscape.scenes.mosaic import open_scene
 from labelscape.training.data import open_recipe_data, scored_part
-from labelscape.training.learned import learned
+from labelscape.training.learned import learned, learned_by_makers
 from labelscape.training.map_data import data_of_maps, is_map
 from labelscape.training.recipe import make_data, stored_data
 from labelscape.training.recipe_data import Data
@@ -195,6 +195,7 @@ def evaluate_into(
                 raise BadOption("A finished map is scored by one process: leave `workers` and `cluster` out.")
             title, kept = Path(checkpoint).name, {name: options[name] for name in ("boundaries", "show")}
             found = evaluate_maps(checkpoint, dataset, part=known, watch=watch, **kept)
+            notes = learned_by_makers(checkpoint, dataset, known)
         else:
             models = load_all(checkpoint)
             title = " + ".join(one.network for one in models)
@@ -204,14 +205,13 @@ def evaluate_into(
             else:
                 counted = {name: tuple(value) for name, value in how.items() if name != "tolerance"}
                 counted |= {"objects": tuple(objects), "tolerance": tolerance}
-                found, things = (
-                    _on_workers(hands, models, dataset, known, places, {**options, **counted}),
-                    None,
-                )
+                found = _on_workers(hands, models, dataset, known, places, {**options, **counted})
+                things = None
             # What its own split holds out it has not learned: labels need not be read again.
             asked = models[1:] if own and known in ("val", "test") else models
             notes = learned(title, asked, dataset, known)
-            found = replace(found, failed={**failed, **found.failed}, notes=(*found.notes, *notes))
+            found = replace(found, failed={**failed, **found.failed})
+        found = replace(found, notes=(*found.notes, *notes))
         if things is not None:
             counts = {"topology": tuple(things.topology), "paths": tuple(things.paths)}
             found = replace(found, objects=tuple(things.counts), **counts)
