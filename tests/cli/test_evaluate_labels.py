@@ -93,7 +93,7 @@ def test_options_that_would_not_be_read_are_refused(w, tmp_path, run_cli):
     assert code == 2 and "--class-column, --area describe the labels of other scenes" in err
     code, _, err = run_cli("evaluate", path, tmp_path, "--dataset", "camvid", "--nodata", 0)
     assert code == 2 and "leave --nodata out" in err
-    code, _, err = run_cli("evaluate", path, w.scene, "--labels", "x.tif", "--part", "val")
+    code, _, err = run_cli("evaluate", path, w.scene, "--labels", w.scene, "--part", "val")
     assert code == 2 and "leave the scenes out" in err
 
 
@@ -110,7 +110,7 @@ def test_every_rule_of_training_is_kept(name, w, tmp_path, monkeypatch, run_cli)
         raise SystemExit(0)
 
     monkeypatch.setattr("labelscape.training.data.open_recipe_data", keep)
-    run_cli("evaluate", path, w.scene, "--labels", "x.tif")
+    run_cli("evaluate", path, w.scene, "--labels", w.scene)
     assert seen == [value]
 
 

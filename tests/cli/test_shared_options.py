@@ -100,7 +100,11 @@ def test_a_mistake_is_told_in_the_words_of_whoever_makes_it(run_cli, tmp_path):
     with pytest.raises(BadOption) as python:
         MapRequest(**settings)
     typed = [part for name, v in settings.items() for part in (f"--{name.replace('_', '-')}", str(v))]
-    code, _, shell = run_cli("map", "m.safetensors", "s.tif", "--out", tmp_path / "map", *typed)
+    # Files that are missing are told before any option is looked at.
+    model, scene = tmp_path / "m.onnx", tmp_path / "s.tif"
+    model.touch()
+    scene.touch()
+    code, _, shell = run_cli("map", model, scene, "--out", tmp_path / "map", *typed)
     assert code == 2
     for name, start in (("tile_size", "=0"), ("reject", "=60"), ("polygons_as", ""), ("tta", "")):
         assert f"`{name}{start}" in str(python.value)

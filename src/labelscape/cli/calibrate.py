@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labelscape.cli.given_files import check_models
 from labelscape.cli.options import AllowRemote, AsJson, Device, allow_everywhere, print_json, talk
-from labelscape.errors import BadFile, BadOption
+from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.model_places import as_given, is_place
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def run(
     from all tiles. Classes do not change; probabilities, confidences and what
     --reject rejects do. A second task is calibrated too, on its own labels.
     """
+    check_models([model])
     from labelscape.checkpoint import load
-    from labelscape.errors import BadInput
 
     if allow_remote:
         allow_everywhere()
@@ -106,7 +107,6 @@ def measure_features(checkpoint: Checkpoint, model: Path, device: str, as_json: 
     from dataclasses import replace
 
     from labelscape.checkpoint import save
-    from labelscape.errors import BadInput
     from labelscape.evaluation.familiar import measure_familiarity
 
     with training_scenes(checkpoint, model) as dataset:
@@ -147,7 +147,6 @@ def fitted(checkpoint: Checkpoint, model: Path, task: str | None, part: str, dev
     """Calibrate one task on the part of its own training data. Raises BadInput where nothing of it was held
     out.
     """
-    from labelscape.errors import BadInput
     from labelscape.evaluation.calibrate import calibrate
     from labelscape.training.recipe import stored_data
 

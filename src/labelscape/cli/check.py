@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelscape.cli.given_files import check_files, check_models
 from labelscape.cli.options import (
     LISTS,
     SCENE,
@@ -80,6 +81,8 @@ def run(
 
       labelscape check runs/a/mlp.safetensors scenes.txt --no-timing --workers 4
     """
+    check_models([model, *averaging.also], scenes)
+    check_files([*scenes, reading.area])
     settings: dict[str, Any] = {**reading.settings, **averaging.settings}
     for group in (extras, tiles, machine):
         settings |= asdict(group)

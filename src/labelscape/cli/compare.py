@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labelscape.cli.evaluate import Settings, Split, Task, check_options, chosen_split, scored_data
+from labelscape.cli.given_files import check_files
 from labelscape.cli.options import (
     AsJson,
     Average,
@@ -98,6 +99,7 @@ def run(
 
       labelscape compare old_class.tif new_class.tif --labels fields.gpkg
     """
+    check_files([*(part for text in models for part in text.split(",")), *scenes, *labels.labels])
     from labelscape.evaluation.compare import Drawing
     from labelscape.training.compare import checkpoints_of, compare_on, sides_of
     from labelscape.training.data import open_recipe_data

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelscape.cli.given_files import check_files, check_models
 from labelscape.cli.options import (
     LISTS,
     AsJson,
@@ -195,6 +196,7 @@ def run(
 
       labelscape evaluate north.json south.json --counts both.json
     """
+    _check_given(model, [*(images or []), *labels.labels])
     from labelscape.checkpoint import load
     from labelscape.training.evaluate import is_own
     from labelscape.training.map_data import is_map
@@ -244,6 +246,12 @@ def _run_checkpoint(
 def _task_of(checkpoint: Checkpoint) -> str | None:
     """The name of the second task, where the checkpoint is for that."""
     return checkpoint.whole.mate.name if checkpoint.whole else None
+
+
+def _check_given(model: str, files: list[str]) -> None:
+    # Without that ending it is a finished map or counts, which open as what they are.
+    (check_models if model.endswith(".safetensors") else check_files)([model])
+    check_files(files)
 
 
 def _check_new(path: Path | None, overwrite: bool) -> None:

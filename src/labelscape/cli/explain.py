@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelscape.cli.given_files import check_files, check_models
 from labelscape.cli.options import (
     LISTS,
     SCENE,
@@ -141,6 +142,8 @@ def run(
 
       labelscape explain runs/both/dfcnet.safetensors scene.tif --out roads --task road
     """
+    check_models([model, other], scenes)
+    check_files([*scenes, *labels.labels])
     from labelscape.explanation.run import explain
 
     settings: dict[str, Any] = {**reading.settings, "device": device, "force": force}

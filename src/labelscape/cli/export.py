@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labelscape.cli.given_files import check_models
 from labelscape.cli.options import AsJson, Overwrite, print_json
 from labelscape.cli.push import License
 
@@ -80,6 +81,7 @@ def run(
 
       labelscape export run/mlp.safetensors --to card --license CC-BY-4.0
     """
+    check_models([model])
     if to == "card":
         _card(model, out, license, overwrite, as_json)
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelscape.cli.batch import Batch, print_script
+from labelscape.cli.given_files import check_files, check_models
 from labelscape.cli.options import (
     LISTS,
     SCENE,
@@ -159,9 +160,10 @@ def run(
     # Optional for typer only because --rerun takes neither.
     if model is None or not scenes:
         raise BadOption("labelscape map needs a checkpoint and a scene, or --rerun with a map's _run.json.")
+    check_models([model, *averaging.also], scenes)
+    check_files([*scenes, reading.area])
     settings = averaging.settings | reading.settings
-    for group in (products, extras, outlines, tiles, machine):
-        settings |= asdict(group)
+    settings |= {k: v for g in (products, extras, outlines, tiles, machine) for k, v in asdict(g).items()}
     sources = scenes_of(scenes, each=each, settings=settings)
     if print_script(ctx, batch, [model, *averaging.also], sources, out, settings):
         return

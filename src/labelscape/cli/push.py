@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from labelscape.cli.given_files import check_models
 from labelscape.cli.options import AsJson, Overwrite, print_json
 
 NAME = "push"
@@ -41,6 +42,7 @@ def run(
 
       labelscape push run/mlp.safetensors hf://owner/fields --license CC-BY-4.0
     """
+    check_models([model])
     from labelscape.export.push import push
 
     done = push(model, target, name=name, license=license, private=private, overwrite=overwrite)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labelscape.cli.given_files import check_files
 from labelscape.cli.options import AsJson, Device, Labels, Overwrite, grouped, print_json, talk
 from labelscape.cli.parsing import labelled_scenes, settings_of
 from labelscape.cli.second_task import SecondTask
@@ -246,6 +247,7 @@ def run(
       labelscape train land --network dfcnet --mate roads --mate-threshold 128 --mate-classes other=0,road=1
         --out runs/both
     """
+    check_files([*images, *labels.labels, labels.area, *corrected.corrections])
     recipe = recipe_of(images, labels, schedule, holdout, second, setting, corrected.corrections)
     if print_instead(recipe, ahead, out, as_json, forest=forest, overwrite=overwrite):
         return
