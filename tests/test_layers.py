@@ -20,7 +20,7 @@ FLOORS = (
     {"scenes"},
     {"labels"},
     {"contract"},
-    {"nets", "model_card", "checkpoint_schema", "exported", "model_places"},
+    {"nets", "model_card", "checkpoint_schema", "exported", "model_places", "raster_vision"},
     {"checkpoint"},
     {"scoring"},
     {"workers"},

@@ -108,6 +108,11 @@ def local_model(path: str | Path) -> Path:
         folder = Path(path)
         if not (folder / MANIFEST).is_file():
             return folder
+        if (folder / "config.json").is_file():
+            raise BadFile(
+                f"{folder} is a model as segmentation-models-pytorch saves it, which that library loads "
+                "(from_pretrained); here `train --start` takes it."
+            )
         manifest = Manifest.read((folder / MANIFEST).read_bytes(), str(folder))
         return _proven(folder / manifest.model, manifest.sha256, str(folder))
     scheme, rest, pinned = _parted(str(path))

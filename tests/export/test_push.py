@@ -8,6 +8,7 @@ import re
 import threading
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from labelscape.errors import BadFile, BadOption
 from labelscape.export.push import push, write_card
 from labelscape.inspection.describe import info
 
+SCHEMAS = Path(__file__).with_name("stac_schemas")
 DATA = {"labels": ["fields.gpkg"], "block": 128, "holdout": 0.25, "split": "blocks", "buffer": 8}
 SCORES = {
     "fcn": {
@@ -281,6 +283,42 @@ def test_the_item_is_one_of_the_extension_for_models(model, tmp_path):
     assert assets["model"]["file:checksum"] == f"1220{digest}"
     west, south, east, north = found["bbox"]
     assert 10 < west < east < 20 and 40 < south < north < 60
+
+
+def extension_errors(item):
+    """What the schemas of an item's extensions say of it, without a connection."""
+    jsonschema, referencing = pytest.importorskip("jsonschema"), pytest.importorskip("referencing")
+    files = {
+        "https://stac-extensions.github.io/{}/{}/schema.json".format(*path.stem.split("-")): json.loads(
+            path.read_text()
+        )
+        for path in SCHEMAS.glob("*.json")
+    }
+    known = [(address, referencing.Resource.from_contents(content)) for address, content in files.items()]
+    registry = referencing.Registry().with_resources(known)
+    assert item["stac_extensions"] and set(item["stac_extensions"]) <= files.keys()
+    return [
+        error.message
+        for address in item["stac_extensions"]
+        for error in jsonschema.Draft7Validator(files[address], registry=registry).iter_errors(item)
+    ]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_item_is_valid_by_the_schemas_of_its_extensions(known, model, tmp_path):
+    if not known:
+        save(made(), tmp_path / "fcn.safetensors")
+        model = tmp_path / "fcn.safetensors"
+    push(model, tmp_path / "shared", license="CC-BY-4.0", name="Fields of the north")
+    item = json.loads((tmp_path / "shared" / "stac.json").read_text())
+    assert extension_errors(item) == []
+    for key, wrong in (("mlm:tasks", ["mapping"]), ("mlm:input", [{}]), ("mlm:name", 3)):
+        broken = {**item, "properties": {**item["properties"], key: wrong}}
+        assert extension_errors(broken), key
+    broken = json.loads(json.dumps(item))
+    broken["assets"]["model"]["raster:bands"][0]["data_type"] = "float12"
+    broken["assets"]["model"]["file:checksum"] = "sha256"
+    assert len(extension_errors(broken)) >= 2
 
 
 def test_a_model_whose_place_is_not_known_says_so_in_its_item(tmp_path):

@@ -8,11 +8,12 @@ import torch
 from test_export_onnx import BANDS, made, scene
 
 import labelscape as ls
-from labelscape.checkpoint import save
+from labelscape.checkpoint import load, save
 from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.export.smp_folder import write_smp_folder
 from labelscape.nets.baselines import smp
 from labelscape.scoring.scorer import predict
+from labelscape.training.foreign import load_start
 
 
 def test_the_library_alone_gives_the_class_map(tmp_path, run_cli):
@@ -38,6 +39,17 @@ def test_the_library_alone_gives_the_class_map(tmp_path, run_cli):
         logits = smp().from_pretrained(str(folder)).eval()(torch.from_numpy((pixels - mean) / std)[None])
     found = (logits / about["temperature"]).softmax(1)[0].numpy()
     np.testing.assert_allclose(found, predict(checkpoint, pixels), atol=1e-4)
+
+
+def test_the_folder_is_a_start_and_no_checkpoint(tmp_path):
+    checkpoint = made("smp/Unet")
+    write_smp_folder(checkpoint, tmp_path / "unet", overwrite=False)
+    found = load_start(str(tmp_path / "unet")).state
+    assert {f"net.{key}" for key in found} == checkpoint.weights.keys()
+    for key, value in found.items():
+        np.testing.assert_array_equal(value.numpy(), checkpoint.weights[f"net.{key}"])
+    with pytest.raises(BadFile, match="saves it, which that library loads .*`train --start` takes it"):
+        load(tmp_path / "unet")
 
 
 def test_from_python_it_is_a_format_like_the_others(tmp_path):

@@ -128,6 +128,46 @@ def test_a_file_that_would_run_code_is_not_read(tmp_path, monkeypatch):
     assert not (tmp_path / "harm").exists()
 
 
+def test_a_checkpoint_of_lightning_as_torchgeo_writes_it_is_a_start(tmp_path):
+    state = marked(network("smp/Unet").net, "model.")
+    written = {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": state,
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-3}]}],
+        "hyper_parameters": {
+            "model": "unet",
+            "backbone": "resnet18",
+            "in_channels": 3,
+            "class_weights": None,
+        },
+    }
+    torch.save(written, tmp_path / "epoch=3.ckpt")
+    net = network("smp/Unet")
+    start = load_start(str(tmp_path / "epoch=3.ckpt"))
+    taken = take_over(net, "smp/Unet", SMALL["smp/Unet"], DATA, start)
+    assert encoder_names(net) < taken
+    assert all(
+        torch.equal(net.state_dict()[key], state["model." + key.removeprefix("net.")]) for key in taken
+    )
+
+
+def test_a_folder_of_the_library_itself_is_a_start(tmp_path):
+    theirs = network("smp/Unet").net
+    theirs.load_state_dict(marked(theirs))
+    theirs.save_pretrained(tmp_path / "unet")
+    net = network("smp/Unet", classes=5)
+    data = Data(RGB, Legend.of_names(["a", "b", "c", "d", "e"]))
+    taken = take_over(net, "smp/Unet", SMALL["smp/Unet"], data, load_start(str(tmp_path / "unet")))
+    heads = {key for key in net.state_dict() if key.startswith("net.segmentation_head")}
+    assert taken == net.state_dict().keys() - heads
+    wanted = theirs.state_dict()
+    assert all(torch.equal(net.state_dict()[key], wanted[key.removeprefix("net.")]) for key in taken)
+    # It is no model to map with: it names neither classes nor bands.
+    with pytest.raises(BadFile, match="is a folder"):
+        load(tmp_path / "unet")
+
+
 def test_training_starts_from_a_file_of_weights(tmp_path):
     from safetensors.torch import save_file
 

@@ -14,6 +14,7 @@ from labelscape.files import check_path
 from labelscape.inspection.assessed import document as assessed_document
 from labelscape.inspection.assessed import sample
 from labelscape.inspection.beside import beside
+from labelscape.inspection.bundles import bundle
 from labelscape.inspection.card import Info, damaged, json_number, lines, size_text
 from labelscape.inspection.folders import entries_of, file_lines, folder
 from labelscape.inspection.polygons import polygons
@@ -23,6 +24,7 @@ from labelscape.maps.settings import settings_in_words
 from labelscape.maps.speed import in_words
 from labelscape.model_card import model_card
 from labelscape.model_places import as_given, is_address, is_place, local_model
+from labelscape.raster_vision import is_bundle
 from labelscape.scenes.files import Source, reading
 from labelscape.scenes.vectors import VECTOR_SUFFIXES, is_vector
 
@@ -69,6 +71,8 @@ def info(path: Source, *, statistics: bool = False) -> Info:
 def _known(path: Path) -> Info | None:
     """A file that is neither checkpoint nor raster; None for what may be a raster or a scene."""
     suffix = path.suffix.lower()
+    if suffix == ".zip" and is_bundle(path):
+        return bundle(path)
     if suffix in (".json", ".geojson") and path.stat().st_size <= LARGEST_JSON:
         return _json(path)
     if suffix not in VECTOR_SUFFIXES and not (suffix == ".zip" and is_vector(path)):

@@ -33,7 +33,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -362,9 +362,9 @@ def load_package(body: nn.Module, name: str, package: Path, in_channels: int) ->
     load(body, {**state, first: adapt_input_conv(in_channels, state[first])}, package)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, content: IO[bytes] | None = None) -> dict[str, Tensor]:
     """Names and tensors of a .safetensors or torch file; "state_dict" or "model" inside it, and the
-    prefixes of wrappers, are undone.
+    prefixes of wrappers, are undone. `content` is that of a torch file inside the file `path`.
     """
     if not path.is_file():
         raise BadFile(f"There is no weights file {path}.")
@@ -374,7 +374,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(content or path, map_location="cpu", weights_only=True)
     except Exception as failure:  # each format, and each way to be damaged, has its own error
         if found := re.search(r"GLOBAL ([\w.]+)", str(failure)):
             # torch's own message says how to read it all the same.

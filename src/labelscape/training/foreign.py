@@ -16,11 +16,14 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.nets.backbones import read_weights
 from labelscape.nets.blocks import Network
 from labelscape.nets.depth import encoder_names
+from labelscape.raster_vision import read_bundle, weights_in
 from labelscape.text import some
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 """Of files that torch writes; a .safetensors file is one of ours where it has our description."""
 SHOWN = 4
+SMP_CONFIG, SMP_WEIGHTS = "config.json", "model.safetensors"
+UNTOLD = "It does not say which bands in which order and scaling it learned: that is for you to check"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class ForeignWeights:
 
     path: str
     state: Mapping[str, Tensor] = field(repr=False)
+    learned: str = UNTOLD
+    """What is known of the bands and their scaling that they learned from, as a sentence."""
 
 
 Start = Checkpoint | ForeignWeights
@@ -45,26 +50,43 @@ class Match:
     new: tuple[str, ...]
     left: tuple[str, ...]
 
-    def told(self, name: str) -> str:
+    def told(self, name: str, learned: str) -> str:
         fresh = sorted({key.rpartition(".")[0] for key in self.new})
         new = f"; new: {some(fresh, SHOWN)}" if fresh else ""
         left = f"; not used: {some(self.left, SHOWN)}" if self.left else ""
         return (
             f"{len(self.taken)} of {len(self.taken) + len(self.new)} weights are those of {name}{new}{left}. "
-            "It does not say which bands in which order and scaling it learned: that is for you to check"
+            f"{learned}"
         )
 
 
 def load_start(path: str) -> Checkpoint | ForeignWeights:
-    """A checkpoint (or the place of one), or another file of weights. Raises BadFile or BadInput where it is
-    neither.
+    """A checkpoint (or the place of one), or other weights: a file of them, a folder as
+    segmentation-models-pytorch saves its models, a bundle of Raster Vision. Raises BadFile or BadInput where
+    it is none of these.
     """
     place = Path(path)
+    if (place / SMP_CONFIG).is_file() and (place / SMP_WEIGHTS).is_file():
+        return ForeignWeights(path, read_weights(place / SMP_WEIGHTS))
+    if place.suffix.lower() == ".zip":
+        return _of_bundle(path)
     if place.suffix.lower() in SUFFIXES:
         return ForeignWeights(path, read_weights(place))
     if place.suffix == ".safetensors" and place.is_file() and not _is_ours(place):
         return ForeignWeights(path, read_weights(place))
     return load(path)
+
+
+def _of_bundle(path: str) -> ForeignWeights:
+    found = read_bundle(path)
+    if not found.backbone:
+        raise BadInput(
+            f"{path} is a bundle of Raster Vision whose network is defined by code in it, which is not run. "
+            "Save its weights alone (torch.save(model.state_dict(), 'weights.pth')), and start from these."
+        )
+    state = read_weights(Path(path), weights_in(path))
+    names = some([name for name, _ in found.classes], SHOWN)
+    return ForeignWeights(path, state, f"They learned {names}, from images scaled as {found.scaling}")
 
 
 def _is_ours(path: Path) -> bool:

@@ -213,7 +213,7 @@ def told_of_start(
         net = create_model(network, in_channels=len(dataset.bands), classes=len(dataset.legend), **fresh)
         own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
         matched = match_weights(own, encoder_names(net), of_classes(network, options, dataset), start)
-        yield matched.told(name)
+        yield matched.told(name, start.learned)
     elif follows_paper(network, start):
         yield f"the encoder is that of {start.network} in {name}; the other weights are new"
     elif shapes_of(network, len(dataset.bands), len(dataset.legend), options) is not None:
