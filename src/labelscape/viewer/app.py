@@ -46,7 +46,7 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False, fra
     app.add_exception_handler(RequestValidationError, _refuse)
     for failure in READ_FAILURES:
         app.add_exception_handler(failure, _say)
-    add_page(app, "index.html")
+    add_page(app, "Map")
     corrections = corrections_of(shown, edit)
     _add_facts(app, shown, edit, corrections is not None)
     _add_tiles(app, shown)
@@ -84,6 +84,7 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:
             "levels": tiles.levels(grid),
             "crs": crs_text(grid),
             "metres": grid.ground_pixel_size,
+            "digits": _digits(grid),
             "edit": edit,
             "north": _north(grid),
             "correct": correct,
@@ -126,6 +127,11 @@ def _north(grid: Grid) -> float | None:
         return None
     back = ~grid.transform
     return math.degrees(math.atan2(back.b, -back.e))
+
+
+def _digits(grid: Grid) -> int:
+    """Decimals of coordinates in the map's CRS, down to a hundredth of a pixel: degrees need more of them."""
+    return max(0, min(12, 2 - math.floor(math.log10(abs(grid.transform.determinant) ** 0.5))))
 
 
 def _layer_facts(layer: Layer) -> dict[str, Any]:

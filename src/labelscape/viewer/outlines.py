@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from labelscape.errors import BadFile, LabelscapeError
 from labelscape.grid import Grid, Window
 from labelscape.scenes.vectors import layer_facts, layers_of
 from labelscape.text import printable_name
-from labelscape.viewer.geopackage import geometry_of, opened, place_of, quoted
+from labelscape.viewer.geopackage import opened, place_of, quoted, wkb_of
 from labelscape.viewer.layers import stamp_of
 from labelscape.viewer.vector_tiles import EXTENT, Rings, encoded
 
@@ -167,10 +166,13 @@ class Outlines:
 
 def _shapes(rows: list[sqlite3.Row]) -> np.ndarray:
     """(N,) polygons of rows of `_largest`; None for those that are damaged, which hide no others."""
-    shapes = np.full(len(rows), None, object)
-    for number, row in enumerate(rows):
-        with suppress(BadFile):
-            shapes[number] = geometry_of(row[1])
+    found: list[bytes | None] = []
+    for row in rows:
+        try:
+            found.append(wkb_of(row[1]))
+        except BadFile:
+            found.append(None)
+    shapes = shapely.from_wkb(np.array(found, object), on_invalid="ignore")
     # Of NaN nothing can be cut.
     shapes[~np.isfinite(shapely.bounds(shapes)).all(axis=1)] = None
     return shapes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from string import Template
 
 from fastapi import FastAPI, HTTPException, Response
 
@@ -15,6 +16,10 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
 }
+PAGES = {"Map": ("index.html", "main.js"), "Training": ("training.html", "training.js")}
+"""Title of a page -> its body, and the module that brings it to life."""
+FRESH = {"cache-control": "no-cache"}
+"""A page of another version of the software is not what the browser kept."""
 LEAFLET = {"leaflet.js": "leaflet-src.esm.js", "leaflet.css": "leaflet.css"}
 
 
@@ -29,21 +34,24 @@ def page_files() -> dict[str, Path]:
     return files | {name: leaflet / file for name, file in LEAFLET.items()}
 
 
-def add_page(app: FastAPI, first: str) -> None:
-    """Serve the files of the page, `first` as the page itself."""
+def add_page(app: FastAPI, title: str) -> None:
+    """Serve one of PAGES, and the files that it loads."""
     files = page_files()
+    body, script = PAGES[title]
+    head = Template(files["head.html"].read_text("utf-8"))
+    whole = head.substitute(title=title, script=script, body=files[body].read_text("utf-8"))
 
     @app.get("/")
     def page() -> Response:
-        return _file(files[first])
+        return Response(whole, media_type=TYPES[".html"], headers=FRESH)
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:
-        if name not in files:
+        # The parts of the page are none of the files that it loads.
+        if name not in files or name.endswith(".html"):
             raise HTTPException(404)
         return _file(files[name])
 
 
 def _file(path: Path) -> Response:
-    headers = {"cache-control": "no-cache"}
-    return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=headers)
+    return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=FRESH)

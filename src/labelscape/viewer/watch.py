@@ -20,7 +20,7 @@ MOST_STREAMS = 50
 def create_watch(folder: Path, *, host: str = "127.0.0.1") -> Guard:
     """The server of a training run's page, as an ASGI application."""
     app = FastAPI(title="Labelscape", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
-    add_page(app, "training.html")
+    add_page(app, "Training")
     streams = 0
 
     @app.get("/api/runs")

@@ -7,7 +7,7 @@
  * @typedef {{key: string, kind: "classes" | "measure" | "proba" | "scene", title: string, bands: string[],
  *   top: number, unit: string, usual: number[], exact: boolean, version: string, recolour: boolean, classes?: MapClass[]}} Layer
  * @typedef {{title: string, width: number, height: number, levels: number, crs: string,
- *   metres: number | null, edit: boolean, correct: boolean, north: number | null, ramp: [number, number, number][], notes: string[],
+ *   metres: number | null, digits: number, edit: boolean, correct: boolean, north: number | null, ramp: [number, number, number][], notes: string[],
  *   layers: Layer[], judge: Judging | null, outlines: string | null}} MapFacts
  * @typedef {{kind: "review" | "sample" | "differences" | "blocks", file: string,
  *   classes: {name: string, color: [number, number, number]}[], words: string[]}} Judging

@@ -182,6 +182,7 @@ async function start() {
     byId("notes").append(make("p", { text }));
   }
 
+  sayLoading([...Object.values(panes), ...(polygons ? [polygons.layer] : [])]);
   document.title = `${facts.title} - Labelscape`;
   byId("title").textContent = facts.title;
   const size = facts.metres === null ? "no coordinates" : `${Number(facts.metres.toPrecision(3))} m pixels, ${facts.crs}`;
@@ -191,6 +192,8 @@ async function start() {
   const options = facts.layers.map((layer) => /** @type {[string, string]} */ ([layer.key, layer.title]));
   fill(byId("show"), [...options.filter(([key]) => key !== "scene"), ["none", "Imagery only"]], state.show);
   fill(byId("beside"), [["", "nothing"], ...options], state.beside);
+  // A sample is interpreted on imagery alone: there is nothing to choose.
+  for (const id of ["show-row", "opacity-row", "beside-row"]) byId(id).hidden = options.every(([key]) => key === "scene");
   if (scene) {
     byId("imagery").hidden = false;
     fill(byId("preset"), [...presetsOf(scene.bands).map(([name]) => /** @type {[string, string]} */ ([name, name])), ["", "Choose bands"]], "");
@@ -275,6 +278,29 @@ async function start() {
       ".": () => { state.swipe = Math.min(1000, state.swipe + 25); draw(); },
     };
     doing[event.key]?.();
+  }
+}
+
+/**
+ * A sign while layers wait for their tiles; not for a blink.
+ * @param {any[]} layers
+ */
+function sayLoading(layers) {
+  const waiting = new Set();
+  /** @type {number | undefined} */
+  let soon;
+  for (const layer of layers) {
+    layer.on("loading", () => {
+      waiting.add(layer);
+      soon ??= window.setTimeout(() => { byId("loading").hidden = !waiting.size; }, 300);
+    });
+    layer.on("load remove", () => {
+      waiting.delete(layer);
+      if (waiting.size) return;
+      clearTimeout(soon);
+      soon = undefined;
+      byId("loading").hidden = true;
+    });
   }
 }
 

@@ -49,7 +49,7 @@ function draw(facts, point) {
       const order = values.map((_, i) => i).sort((a, b) => values[b] - values[a]);
       for (const i of order.slice(0, 8)) rows.push([`p(${layer.bands[i]})`, `${((100 * values[i]) / layer.top).toFixed(1)} %`]);
     } else {
-      layer.bands.slice(0, 16).forEach((band, i) => rows.push([band, Number(values[i].toPrecision(6)).toString()]));
+      layer.bands.slice(0, 16).forEach((band, i) => rows.push([band, said(values[i])]));
     }
   }
   for (const [name, value] of Object.entries(point.polygon ?? {})) {
@@ -59,7 +59,7 @@ function draw(facts, point) {
     const [lon, lat] = point.lonlat;
     rows.push(["WGS 84", `${Math.abs(lat).toFixed(6)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(lon).toFixed(6)}° ${lon < 0 ? "W" : "E"}`]);
   }
-  if (point.xy) rows.push([facts.crs, point.xy.map((one) => Number(one.toFixed(3)).toString()).join(", ")]);
+  if (point.xy) rows.push([facts.crs, point.xy.map((one) => Number(one.toFixed(facts.digits)).toString()).join(", ")]);
   rows.push(["Pixel", `row ${point.row}, column ${point.column}`]);
   const lines = rows.map(([name, text]) => make("tr", {}, [make("th", { scope: "row", text: name }), make("td", { text })]));
   byId("point").replaceChildren(make("table", {}, [make("tbody", {}, lines)]));

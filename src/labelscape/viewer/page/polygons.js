@@ -200,5 +200,7 @@ function className(feature) {
 
 /** @param {string | number} value */
 export function said(value) {
-  return typeof value === "number" ? Number(value.toPrecision(6)).toString() : value;
+  if (typeof value !== "number") return value;
+  // Counts and numbers of places have as many digits as they have; measures are not known to more than six.
+  return Number.isInteger(value) ? String(value) : Number(value.toPrecision(6)).toString();
 }
