@@ -151,6 +151,23 @@ def test_grey_and_alpha_masks(w, grid, tmp_path):
     np.testing.assert_array_equal(found, np.where(TOP[:, None], IGNORE, w.classes > 0))
 
 
+def test_nodata_of_64_bits_is_unlabelled_for_all(w, grid, tmp_path):
+    stored = w.classes.astype(np.int64)
+    stored[TOP] = np.iinfo(np.int64).min
+    world.write(tmp_path / "a.tif", stored)
+    # As GDAL writes it; rasterio cannot.
+    path = tmp_path / "l.vrt"
+    path.write_text(
+        f"""<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}"><SRS>EPSG:32633</SRS>
+        <GeoTransform>{", ".join(map(str, grid.transform.to_gdal()))}</GeoTransform>
+        <VRTRasterBand dataType="Int64" band="1"><NoDataValue>-9223372036854775808</NoDataValue><SimpleSource>
+        <SourceFilename relativeToVRT="1">a.tif</SourceFilename></SimpleSource></VRTRasterBand>
+        </VRTDataset>"""
+    )
+    np.testing.assert_array_equal(read(path, grid), np.where(TOP[:, None], IGNORE, w.classes))
+    assert not errors(w, path)
+
+
 def test_codes_beyond_a_byte(w, grid, tmp_path):
     path = world.write(tmp_path / "codes.tif", w.classes.astype(np.uint32) + 70_000)
     with pytest.raises(BadInput, match="3 values from 70000 to 70002"):

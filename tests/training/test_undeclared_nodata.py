@@ -56,6 +56,29 @@ def test_fill_values_are_refused_before_they_are_learned(tmp_path, value, where)
         assert dataset.scenes[0].scene.read().valid.all()
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype", "typed"),
+    [
+        (-9999.123, "float32", "-9999.123"),
+        (-9999.123456, "float64", "-9999.123456"),
+        (-1234567.0, "float32", "-1234567"),
+        (-2147483648, "int32", "-2147483648"),
+        (-(2**63), "int64", "-9223372036854775808"),
+        (-9999, "int16", "-9999"),
+    ],
+)
+def test_the_value_that_is_suggested_is_that_of_the_pixels(tmp_path, value, dtype, typed):
+    made = world.make(tmp_path, 192, 192, dtype="int16")
+    pixels = made.pixels.astype(dtype)
+    pixels[:, corner()] = value
+    with FileScene(world.write(made.scene, pixels)) as opened:
+        cause = undeclared_nodata(opened).cause
+    suggested = cause.rpartition("`nodata=")[2].rstrip("`")
+    assert suggested == typed
+    with FileScene(made.scene, nodata=float(suggested)) as opened:
+        np.testing.assert_array_equal(opened.read().valid, ~corner())
+
+
 @pytest.mark.parametrize("value", [3e33, -3.4028234663852886e38, np.inf])
 def test_values_beyond_all_measurements_are_left_out_and_named(tmp_path, value):
     path, labels = scene(tmp_path, value, sprinkled())

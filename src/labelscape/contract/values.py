@@ -15,7 +15,7 @@ from labelscape.contract.likeness import KNOWN_FACTORS, Likeness, explain
 from labelscape.contract.sample import Beyond, Border, Filler, Sample, sample_scene
 from labelscape.scenes.files import stack_files
 from labelscape.scenes.scene import Scene
-from labelscape.scenes.validity import LARGEST
+from labelscape.scenes.validity import LARGEST, as_typed
 
 MAYBE_SWAPPED, SURELY_SWAPPED = 0.5, 1.0
 """Gain in log-likelihood, in nats per pixel, from which a swap of two bands is mentioned, and from which a
@@ -90,7 +90,11 @@ def undeclared_nodata(scene: Scene) -> Difference | None:
 def _beyond(found: Beyond, scene: Scene) -> Difference:
     # No refusal: these pixels are left out in training and in maps alike.
     share = f"{100 * found.share:.2g} %" if found.share >= 1e-4 else "a few"
-    declare = f", or declare it: `nodata={found.value:.9g}`" if math.isfinite(found.value) else ""
+    declare = (
+        f", or declare it: `nodata={as_typed(found.value, scene.dtype)}`"
+        if math.isfinite(found.value)
+        else ""
+    )
     cause = (
         f"{share} of the sampled pixels of {scene.name} hold values beyond {LARGEST:g}, such as "
         f"{found.value:.6g}, and the scene {_declared(scene)}: they are taken for nodata. Correct them where "
@@ -106,7 +110,7 @@ def _filler_was_trained(filler: Filler, contract: Contract) -> bool:
 
 def _filler(filler: Filler, scene: Scene, bands: tuple[str, ...]) -> Difference:
     share = f"{100 * filler.share:.2g} %" if filler.share >= 1e-4 else "a few"
-    value = f"{filler.value:.6g}"
+    value = as_typed(filler.value, scene.dtype)
     cause = (
         f"band {bands[filler.band]} of {scene.name} is {value} in {share} of the sampled pixels, far from "
         f"all its other values, and the scene {_declared(scene)}: they would count as measurements. Pass "
@@ -128,10 +132,11 @@ def _border_was_trained(border: Border, contract: Contract) -> bool:
 
 
 def _border(border: Border, scene: Scene) -> Difference:
+    value = as_typed(border.value, scene.dtype)
     cause = (
-        f"all bands are {border.value:g} along the scene's edge ({100 * border.share:.0f} % of the border "
+        f"all bands are {value} along the scene's edge ({100 * border.share:.0f} % of the border "
         f"that was sampled) and the scene {_declared(scene)}: the border would be mapped as ground. Pass "
-        f"`nodata={border.value:g}`"
+        f"`nodata={value}`"
     )
     # A photograph may well be black or white at its edge; in a georeferenced image that is where data end.
     return Difference("border", REFUSED if scene.grid.is_georeferenced else NOTE, cause)

@@ -125,7 +125,10 @@ class LabelBand:
 
 def _whole(nodata: float | None) -> int | None:
     """A nodata value as the whole number that pixels may have; None where there is none."""
-    if nodata is None or not np.isfinite(nodata) or abs(nodata) > EXACT or nodata != round(nodata):
+    if nodata is None or not np.isfinite(nodata) or nodata != round(nodata):
+        return None
+    # The least of 64 bits, which software declares by default, is a power of two, and exact too.
+    if abs(nodata) > EXACT and nodata != np.iinfo(np.int64).min:
         return None
     return int(nodata)
 

@@ -255,6 +255,19 @@ def may_be_stored(value: float, dtype: np.dtype) -> bool:
     return float(value).is_integer() and limits.min <= int(value) <= limits.max
 
 
+def as_typed(value: float, dtype: np.dtype) -> str:
+    """A pixel's value as it can be typed as nodata: the shortest text that the type reads as this very value.
+    A rounded one matches no pixel.
+    """
+    if dtype.kind in "iu" and np.isfinite(value):
+        return str(int(value))
+    with np.errstate(over="ignore"):
+        return next(
+            (text for n in range(6, 17) if dtype.type(float(text := f"{value:.{n}g}")) == dtype.type(value)),
+            repr(float(value)),
+        )
+
+
 def check_nodata(given: float, dtypes: Sequence[np.dtype], name: str) -> None:
     """Raises BadOption where no pixel of the scene `name` can have the nodata value that was given. NaN is
     accepted for integers: it overrides the file's value with none.
