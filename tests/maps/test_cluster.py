@@ -27,7 +27,7 @@ from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
 from labelscape.maps import crew
 from labelscape.maps.crew import Work, grain_for
-from labelscape.maps.layout import Blocks, blocks_for, tiles_along
+from labelscape.maps.layout import Blocks, blocks_for, in_words, tiles_along
 from labelscape.maps.many import map_scenes
 from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_scene
@@ -65,6 +65,20 @@ def rasters_in(folder):
 @dataclass(frozen=True)
 class OnCpu:
     device: str = "cpu"
+
+
+def test_workers_that_will_have_nothing_to_do_are_counted_in_the_plan(client, model, tmp_path, capfd):
+    scenes = scenes_of(tmp_path / "in", 1)
+    map_scenes(model, scenes, tmp_path / "maps", cluster=client, grain="scene", **QUICK)
+    plan = "1 scene, 2 workers of 1 thread on cpu: each maps whole scenes; 1 worker will have nothing to do "
+    assert plan + "(more workers than scenes)" in capfd.readouterr().err
+    plan = TilePlan(Window(0, 0, 90, 90), 96, 16)
+    assert in_words(blocks_for(plan, 3), 3) == (
+        "1 block of up to 1 x 1 tile for 3 workers; 2 workers will have nothing to do (few tiles; a smaller "
+        "`tile_size` makes more)"
+    )
+    plan = TilePlan(Window(0, 0, 960, 960), 96, 16)
+    assert "nothing" not in in_words(blocks_for(plan, 3), 3)
 
 
 def test_few_scenes_are_cut_into_blocks_where_one_of_them_is_larger_than_a_tile(model, tmp_path, monkeypatch):

@@ -20,7 +20,9 @@ import world
 
 from labelscape.checkpoint import save
 from labelscape.errors import BadFile
+from labelscape.files import locked
 from labelscape.grid import Grid
+from labelscape.maps import job_report
 from labelscape.maps.job import SceneRecord
 from labelscape.maps.job_page import MOST_ROWS, job_page
 from labelscape.maps.job_report import JobReport
@@ -160,6 +162,41 @@ def test_a_job_that_goes_on_keeps_what_earlier_runs_knew(scenes, tmp_path):
     assert len(json.loads((out / "job.json").read_text())["scenes"]) == len(layer(out)[1]) == 4
 
 
+def test_two_jobs_in_one_folder_at_a_time_have_one_report(scenes, tmp_path, monkeypatch):
+    out, now = tmp_path / "maps", [0]
+    monkeypatch.setattr(job_report, "_now", lambda: f"2026-01-01T00:00:{now[0]:02}+00:00")
+
+    def add(report, record):
+        now[0] += 1
+        report.add(record)
+        report.write()
+
+    with JobReport(out, 2) as one, JobReport(out, 2) as other:
+        add(one, done(scenes[0], out))
+        # Both have this scene: the job that was held off says so, before the one that maps it ends.
+        add(other, SceneRecord(str(scenes[1]), "failed", 1.0, cause="It is being written by another run."))
+        add(other, done(scenes[2], out))
+        assert {s["scene"] for s in json.loads((out / "job.json").read_text())["scenes"]} == {
+            *map(str, scenes)
+        }
+        add(one, done(scenes[1], out))
+    found = json.loads((out / "job.json").read_text())
+    assert found["counts"] == {"done": 3} and found["finished"]
+    assert list(layer(out)[0]["state"]) == ["done"] * 3
+
+
+def test_a_report_is_not_written_while_another_job_writes_it(scenes, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "maps"
+    monkeypatch.setattr(job_report, "PATIENCE", 0)
+    with JobReport(out, 2) as report:
+        with locked(out / "job.json", of="report", tidy=False):
+            report.add(done(scenes[0], out))
+            assert not (out / "job.json").exists()
+        assert "being written by another run" in capsys.readouterr().err
+        report.write()
+        assert (out / "job.json").exists()
+
+
 def test_files_of_others_are_not_replaced(scenes, tmp_path):
     out = tmp_path / "maps"
     out.mkdir()
@@ -228,6 +265,7 @@ def test_ten_thousand_scenes_are_one_page_of_bounded_size():
 KILLED = """
 import sys
 from pathlib import Path
+from labelscape.maps import job_report
 from labelscape.maps.job import SceneRecord
 from labelscape.maps.many import map_scenes
 from labelscape.maps.job_report import JobReport

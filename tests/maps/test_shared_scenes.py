@@ -14,6 +14,7 @@ from labelscape.checkpoint import StoredAs, load, save
 from labelscape.errors import BadFile
 from labelscape.grid import Window
 from labelscape.maps import shared
+from labelscape.maps.arriving import in_order
 from labelscape.maps.blocks import BlockTask, Scored, kept_tiles, score_block
 from labelscape.maps.job import Job, SceneRecord
 from labelscape.maps.layout import blocks_for
@@ -116,7 +117,8 @@ def test_tiles_that_are_removed_before_the_map_is_written_are_scored_again(model
     assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")
 
 
-def test_tiles_on_a_server_are_read_ahead_and_written_in_their_order(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("alone", [False, True])
+def test_tiles_on_a_server_are_read_ahead_and_written_in_their_order(model, tmp_path, monkeypatch, alone):
     one, (scene,) = shared_scenes(model, tmp_path, [(200, 260)])
     begun = begin_here(one.job, str(scene), one.requests[0], 1, 1)
     count = sum(score_block(begun.task, number).made for number in begun.missing)
@@ -132,7 +134,7 @@ def test_tiles_on_a_server_are_read_ahead_and_written_in_their_order(model, tmp_
     def tiles(work, tick):
         monkeypatch.setattr(Folder, "remote", True)
         monkeypatch.setattr(Folder, "get", late)
-        yield from kept_tiles(count)(work, tick)
+        yield from (in_order if alone else kept_tiles(count))(work, tick)
 
     request = one.requests[0].replace(scene=str(scene))
     map_with([load(model)], scene, tmp_path / "maps", request, tiles=tiles)

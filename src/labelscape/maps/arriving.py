@@ -1,4 +1,6 @@
-"""The tiles of a map whose blocks arrive from workers: read from the journal, in the order of the rasters."""
+"""The tiles of a map in the order of its rasters: those in its journal, kept by an earlier run or just now by
+workers, and those that are scored here.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,27 @@ def kept_of(work: MapWork) -> set[Window]:
     """The tiles of an earlier run."""
     journal = work.journal
     return {t.answers for t in work.plan if journal.had(t.answers)} if journal.found else set()
+
+
+def in_order(work: MapWork, _: Tick) -> Iterator[Item]:
+    """Every tile with valid pixels in the plan's order: from the journal where it is complete, else scored.
+    Tiles without stored blocks are skipped.
+    """
+    kept, holds = kept_of(work), work.scene.may_hold
+    # One generator over all that is missing, so that the tile after a kept one is already being read.
+    scored = score_tiles(
+        work.scorer, work.scene, work.plan, wanted=lambda core: core not in kept and holds(core)
+    )
+    ahead = next(scored, None)
+    with _Loading(work) as loading:
+        for tile in work.plan:
+            if tile.answers in kept:
+                yield from loading.next(tile.answers)
+            elif ahead is not None and ahead.window == tile.answers:
+                yield from loading.all()
+                yield ahead
+                ahead = next(scored, None)
+        yield from loading.all()
 
 
 def arriving(

@@ -13,12 +13,12 @@ from typing import Any
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError
 from labelscape.grid import Window
-from labelscape.maps.arriving import Corner, arriving, kept_of
+from labelscape.maps.arriving import Corner, arriving, in_order, kept_of
 from labelscape.maps.job import portable
 from labelscape.maps.journal import Journal, differences, tile_key
 from labelscape.maps.layout import Blocks, blocks_for, in_words
 from labelscape.maps.outputs import RasterOutput, rasters_of
-from labelscape.maps.rasters import Item, Tiles, in_order, one_behind, planes_of
+from labelscape.maps.rasters import Item, Tiles, one_behind, planes_of
 from labelscape.maps.request import MapRequest
 from labelscape.maps.work import MapWork, opened_for, scorer_of, tiles_of
 from labelscape.progress import Tick, bar

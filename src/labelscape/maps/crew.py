@@ -12,6 +12,7 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, LabelscapeError, UnknownName
 from labelscape.maps.blocks import Run, from_workers
 from labelscape.maps.job import Job, SceneRecord, map_here, map_one, portable, scene_text
+from labelscape.maps.layout import counted, idle
 from labelscape.maps.request import MapRequest
 from labelscape.maps.shared import Shared
 from labelscape.maps.work import opened_for
@@ -131,7 +132,8 @@ def _plan(client: Client, work: Work, grain: str, crew: Crew) -> Iterator[str]:
     one = "each maps whole scenes"
     if grain == "block":
         one = "they share its tiles" if scenes == 1 else "they share the tiles of each scene"
-    yield f"{scenes} scene{'s' * (scenes != 1)}, {crew.in_words(THREADS)}: {one}"
+    too_many = idle(len(crew.hosts) - scenes, "more workers than scenes") if grain == "scene" else ""
+    yield f"{counted(scenes, 'scene')}, {crew.in_words(THREADS)}: {one}{too_many}"
     yield from of_the_crew(client, crew, work.limit)
 
 

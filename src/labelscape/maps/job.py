@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeVar, get_args
 from labelscape.checkpoint import Checkpoint, StoredAs
 from labelscape.errors import BadOption, Refused
 from labelscape.files import remove_abandoned
+from labelscape.maps.arriving import in_order
 from labelscape.maps.finished import finished_map
-from labelscape.maps.rasters import Tiles, in_order
+from labelscape.maps.rasters import Tiles
 from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_with
 from labelscape.scenes.files import Source, source_paths, source_text

@@ -3,7 +3,8 @@
 `job.json` holds every record; `job.gpkg` a footprint for each, a layer that QGIS opens coloured by state and
 a tile index of the class maps by its column `location`; `job.html` is a page. Each is replaced as a whole, so
 that a job that is killed leaves those of a moment before. A job that is started again goes on with them:
-scenes keep the time and the seam score of the run that mapped them.
+scenes keep the time and the seam score of the run that mapped them. Jobs that map into one folder at the same
+time have one report: what the other has written is taken over before each writing.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ import rasterio
 
 from labelscape.areas.style import category_style, store_style
 from labelscape.errors import BadFile, LabelscapeError
-from labelscape.files import written_whole
+from labelscape.files import locked, written_whole
 from labelscape.grid import Grid
-from labelscape.maps.job import SceneRecord
+from labelscape.maps.job import PATIENCE, SceneRecord
 from labelscape.maps.job_page import STATES, job_page
 from labelscape.maps.stac import footprint
 from labelscape.progress import print_line
@@ -89,10 +90,13 @@ class JobReport:
         """Write the three files. Each is whole at any time."""
         start = time.monotonic()
         try:
-            self._write_json()
-            self._write_footprints()
-            if self.page:
-                self._write_page()
+            # All three under one lock: they show the same scenes.
+            with locked(self.out / "job.json", patience=PATIENCE, of="report", tidy=False):
+                self._take_over()
+                self._write_json()
+                self._write_footprints()
+                if self.page:
+                    self._write_page()
         except (LabelscapeError, OSError) as error:
             # Once: the maps are what matters, and a full disk will stop them soon enough.
             if not self._failed:
@@ -100,6 +104,15 @@ class JobReport:
             self._failed = True
         self._last = time.monotonic()
         self._cost = self._last - start
+
+    def _take_over(self) -> None:
+        """What other jobs have written into this folder since. Of a scene that two jobs have it is the later
+        record: the one that was held off by the other's lock has failed before that one ends.
+        """
+        for record in _earlier(self.out / "job.json"):
+            scene = record["scene"]
+            if scene not in self._of_this or record["when"] > self.records[scene]["when"]:
+                self.records[scene] = record
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values."""

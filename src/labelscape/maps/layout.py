@@ -133,7 +133,20 @@ def in_words(blocks: Blocks, workers: int) -> str:
     rows, columns = tiles_along(blocks.plan)
     again = blocks.predicted / (rows * columns) - 1
     twice = f", {100 * again:.0f} % of the tiles predicted twice" if again > 0.005 else ""
+    size = f"{blocks.rows} x {blocks.columns} tile{'s' * (blocks.rows * blocks.columns > 1)}"
     return (
-        f"{len(blocks):,} blocks of up to {blocks.rows} x {blocks.columns} tiles for {workers} "
-        f"worker{'s' * (workers != 1)}{twice}"
+        f"{counted(len(blocks), 'block')} of up to {size} for {counted(workers, 'worker')}{twice}"
+        f"{idle(workers - len(blocks), 'few tiles; a smaller `tile_size` makes more')}"
     )
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def idle(workers: int, why: str) -> str:
+    """The end of a line of the plan, where so many workers are too many; "" where none is."""
+    if workers < 1:
+        return ""
+    return f"; {counted(workers, 'worker')} will have nothing to do ({why})"

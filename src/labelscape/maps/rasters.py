@@ -20,7 +20,6 @@ from labelscape.progress import Tick, bar
 from labelscape.rasters.overviews import count_areas
 from labelscape.rasters.write import MapWriter
 from labelscape.scoring.scored import ScoredTile
-from labelscape.scoring.stitch import score_tiles
 from labelscape.stages import stage
 from labelscape.version import __version__
 
@@ -212,28 +211,3 @@ def one_behind(items: Iterable[Made], act: Callable[[Made], None], tick: Tick) -
             with stage("wait for writing"):
                 behind.result()
     return done
-
-
-def in_order(work: MapWork, _: Tick) -> Iterator[Item]:
-    """Every tile with valid pixels in the plan's order: from the journal where it is complete, else scored.
-    Tiles without stored blocks are skipped.
-    """
-    scorer, scene, plan, journal = work.scorer, work.scene, work.plan, work.journal
-    kept = {tile.answers for tile in plan if journal.had(tile.answers)} if journal.found else set()
-    holds = scene.may_hold
-    # One generator over all that is missing, so that the tile after a kept one is already being read.
-    scored = score_tiles(scorer, scene, plan, wanted=lambda core: core not in kept and holds(core))
-    ahead = next(scored, None)
-    for tile in plan:
-        if tile.answers in kept:
-            planes = journal.load(tile.answers)
-            if planes is not None:
-                yield tile.answers, planes
-                continue
-            # A damaged file, found only when read: this tile alone is scored again.
-            yield from score_tiles(
-                scorer, scene, plan, wanted=lambda window, damaged=tile.answers: window == damaged
-            )
-        elif ahead is not None and ahead.window == tile.answers:
-            yield ahead
-            ahead = next(scored, None)

@@ -18,9 +18,10 @@ from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
 from labelscape.files import check_path, written_whole
+from labelscape.maps.arriving import in_order
 from labelscape.maps.outputs import kind_of, map_name
 from labelscape.maps.plan import mark_forced, refuse_unless
-from labelscape.maps.rasters import Tally, Tiles, in_order, write_rasters
+from labelscape.maps.rasters import Tally, Tiles, write_rasters
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.maps.result import MapResult
 from labelscape.maps.stac import write_item
