@@ -93,9 +93,20 @@ def test_a_small_job_is_simulated_on_real_workers(folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("count", "pool"), [(1, set()), (3, {"pool of 2"})])
-def test_two_workers_are_measured_beside_one_and_all_write_the_same_bytes(tmp_path, count, pool):
+@pytest.mark.parametrize(("count", "ways"), [(1, two_workers.LARGE), (3, two_workers.SMALL)])
+def test_two_workers_are_measured_beside_one_and_all_write_the_same_bytes(tmp_path, count, ways):
     scenes = [mapping.paint(tmp_path / f"scene{n}.tif", 512) for n in range(count)]
-    found = two_workers.times(tmp_path, scenes, "fcn", 1)
-    assert set(found) == {"one process", "1 worker", "2 workers", "2, client.map"} | pool
-    assert all(wall > 0 and cpu > 0 for wall, cpu in found.values())
+    kept = two_workers.Kept(tmp_path / "kept.json", [])
+    found = two_workers.times(tmp_path / "maps", scenes, "fcn", 1, ways, kept)
+    assert list(found) == list(ways)
+    assert all(one["wall"] > 0 and one["cpu"] > 0 for one in found.values())
+    assert (found["1 worker"]["blocks"] > 0) and found["one process"]["blocks"] == 0
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path):
+    path, about = tmp_path / "kept.json", ["mlp", 2]
+    assert two_workers.Kept(path, about).get("one", lambda: 1) == 1
+    again = two_workers.Kept(path, about)
+    assert again.get("one", pytest.fail) == 1 and again.get("two", lambda: 2) == 2
+    # Of another network or version nothing is taken.
+    assert two_workers.Kept(path, ["fcn", 2]).get("one", lambda: 3) == 3
