@@ -3,7 +3,8 @@
     python benchmarks/mapping.py                time: 4096 x 4096 mapped against the same tiles already in
                                                 memory
     python benchmarks/mapping.py --memory       peak memory of mapping 4096 x 4096 and 16384 x 16384, a
-                                                process each
+                                                process each, beside what it held before the map
+    python benchmarks/mapping.py --memory --sizes 4096,8192
     python benchmarks/mapping.py --network mswbn --tile-size 224 --size 1536
                                                 CPU seconds per megapixel in tiles of 224, one by one
                                                 and batched, beside tiles of 1152
@@ -162,12 +163,18 @@ def tile_times(folder: Path, network: str, side: int, size: int, rounds: int) ->
 
 
 def map_and_measure(path: str, out: str, network: str, queue: multiprocessing.Queue) -> None:
-    ls.map_scene(checkpoint(network), path, out, polygons=False, report=False, device="cpu", name="map")
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    made = checkpoint(network)
+    # Of the map alone: libraries, which are loaded at their first use, are not its growth.
+    with tempfile.TemporaryDirectory() as folder:
+        small = paint(Path(folder) / "small.tif", 512)
+        ls.map_scene(made, small, folder, polygons=False, report=False, device="cpu", name="map")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ls.map_scene(made, path, out, polygons=False, report=False, device="cpu", name="map")
+    queue.put((before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
 def memory(folder: Path, sizes: tuple[int, ...]) -> None:
-    peaks = {}
+    peaks: dict[int, float] = {}
     for size in sizes:
         path = paint(folder / f"scene{size}.tif", size)
         context = multiprocessing.get_context("spawn")
@@ -176,9 +183,16 @@ def memory(folder: Path, sizes: tuple[int, ...]) -> None:
             target=map_and_measure, args=(str(path), str(folder / f"map{size}"), "fcn", queue)
         )
         process.start()
-        peaks[size] = queue.get()
+        before, peak = queue.get()
         process.join()
-        print(f"{size:>6} x {size:<6} peak RSS {peaks[size]:8.0f} MiB", flush=True)
+        path.unlink()
+        more = ""
+        if peaks:
+            last = max(peaks)
+            grown = (peak - peaks[last]) * 2**20 / (size**2 - last**2)
+            more = f", {grown:.2f} bytes for each pixel more than {last} x {last}"
+        peaks[size] = peak
+        print(f"{size:>6} x {size:<6} peak RSS {peak:8.0f} MiB ({before:.0f} before){more}", flush=True)
     print(f"ratio {peaks[sizes[-1]] / peaks[sizes[0]]:.3f}")
 
 
@@ -187,6 +201,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--sizes", default="4096,16384", help="Sides of the scenes of --memory, ascending.")
     parser.add_argument("--network", help="Time this network's tiles.")
     parser.add_argument("--tile-size", type=int, default=224)
     parser.add_argument("--size", type=int, default=4096)
@@ -194,7 +209,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if arguments.memory:
-            memory(Path(name), (4096, 16384))
+            memory(Path(name), tuple(map(int, arguments.sizes.split(","))))
         elif arguments.network:
             tile_times(Path(name), arguments.network, arguments.tile_size, arguments.size, arguments.rounds)
         else:

@@ -157,12 +157,12 @@ def machine_of(
     if product.busy and (busy := statistics.median(product.busy)) < BUSY:
         warnings.append(
             f"the machine is not quiet: other programs took {100 * (1 - busy):.0f} % of the processor time "
-            "that the matrix product asked for; times of the wall clock are too long, ratios of turns that "
-            "lie side by side still hold"
+            "that the matrix product asked for; wall-clock times are too long, ratios of neighbouring runs "
+            "still hold"
         )
     if rates.relative > UNSTEADY:
         warnings.append(
-            f"the machine is not steady: half of the turns of the matrix product differ by more than "
+            f"the machine is not steady: half of the runs of the matrix product differ by more than "
             f"{100 * rates.relative:.0f} %"
         )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()

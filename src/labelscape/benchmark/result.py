@@ -81,13 +81,14 @@ class BenchResult:
 
 def _head(result: BenchResult) -> list[str]:
     machine = result.machine
+    runs = f"medians of {result.rounds} runs" if result.rounds > 1 else "a single run of each"
     lines = [
         f"{machine.processor}, {machine.device}, threads {machine.threads}, torch {machine.torch}, precision "
         f"{machine.precision}",
         f"matrix product {machine.gflops.median:.0f} GFLOP/s ({machine.gflops.low:.0f} to "
         f"{machine.gflops.high:.0f})",
         f"forward: one image of {result.side} x {result.side}; training step: 2 crops of "
-        f"{result.side // 2} x {result.side // 2}; medians of {result.rounds} turns, {machine.clock}",
+        f"{result.side // 2} x {result.side // 2}; {runs}, {machine.clock}",
     ]
     return lines + [f"WARNING: {line}" for line in machine.warnings]
 

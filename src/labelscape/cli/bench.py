@@ -21,7 +21,7 @@ Networks = Annotated[
     ),
 ]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Images of 128 x 128, 3 turns, PyTorch alone unless named.")
+    bool, typer.Option("--quick", help="Images of 128 x 128, 3 runs, PyTorch alone unless named.")
 ]
 Engines = Annotated[
     str | None,
@@ -40,7 +40,7 @@ Side = Annotated[
     ),
 ]
 Rounds = Annotated[
-    int | None, typer.Option("--rounds", help="Turns that each measurement takes.", show_default="5")
+    int | None, typer.Option("--rounds", help="How often each measurement is repeated.", show_default="5")
 ]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Write a figure to this file, PNG or SVG.")]
 

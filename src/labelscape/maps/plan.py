@@ -9,28 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Unpack
 
-import numpy as np
-import torch
-
 from labelscape.checkpoint import load_all
 from labelscape.contract.difference import REFUSED, Difference, verdict
-from labelscape.contract.matching import bands_to_read, match_bands
-from labelscape.contract.sample import sampled_windows
+from labelscape.contract.matching import match_bands
 from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import Refused
 from labelscape.files import free_bytes, written_whole
-from labelscape.grid import Window
+from labelscape.maps.duration import seconds_of_map
 from labelscape.maps.layout import blocks_for, in_words
 from labelscape.maps.outputs import RasterOutput, bytes_on_disk, rasters_of, room_note
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
-from labelscape.maps.work import fitting, scorer_of, share_stored
+from labelscape.maps.work import fitting, scorer_of
 from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.engine_choice import check_usable, extra_bytes
 from labelscape.scoring.memory import scoring_bytes, size_warning
 from labelscape.scoring.precision import checked_bytes, is_checked
 from labelscape.scoring.protocol import Protocol
-from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
@@ -41,9 +36,6 @@ KEPT = 1.2
 """Of a network's memory on a CPU: what its tiles freed lies between what they use (2 to 17 % measured)."""
 PROCESS_BYTES = 450 * 2**20
 """Memory of Python, torch and GDAL before the first tile."""
-TIMED_SIDE = 512
-QUICK_SIDE = 128
-"""Sides in pixels of the block that a network is timed on, and of the small one before it (ours)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,8 @@ class Plan:
     ram, gpu       peak memory in bytes, of the machine and of the GPU (0 without one)
     disk           bytes at most, while files are being finished: rasters before compression, with overviews;
                    polygons not counted
-    minutes        from timing the network on one block of the scene, in torch; None without timing
+    minutes        of a map without its report, from reading, predicting and writing a part of the scene; None
+                   without timing
     """
 
     tiles: int
@@ -139,6 +132,7 @@ def check(
     the memory they need. Raises BadOption for invalid settings, UnknownName for a `task`
     that a model did not learn, BadFile where a file is missing or damaged.
     """
+    start = time.monotonic()
     request = request_for(checkpoint, scene, request, protocol, settings)
     loaded = load_all(checkpoint if checkpoint is not None else request.checkpoint)
     models = [one.task(request.task) for one in loaded]
@@ -154,7 +148,12 @@ def check(
         # Refused here, not at the map.
         check_usable(scorer, request.engine)
         outputs = rasters_of(request, mate.name if mate else "")
-        found = cost(scorer, opened, tiles, outputs, timing=timing, engine=request.engine)
+        minutes = None
+        if timing:
+            # What `check` itself did so far, loading models and reading a sample, a map does too.
+            begun = time.monotonic() - start
+            minutes = (begun + seconds_of_map(scorer, opened, tiles, outputs, request)) / 60
+        found = cost(scorer, opened, tiles, outputs, request=request, minutes=minutes)
         warnings = [size_warning(scorer, tiles)]
         if out is not None and (free := free_bytes(Path(out))) is not None:
             warnings.append(room_note(found.disk, free, out))
@@ -214,14 +213,16 @@ def cost(
     tiles: TilePlan,
     outputs: Sequence[RasterOutput],
     *,
-    timing: bool = True,
-    engine: str = "torch",
+    request: MapRequest,
+    minutes: float | None,
 ) -> Plan:
-    """What a plan of tiles costs with this network on this device, written as these rasters."""
+    """What a plan of tiles costs with this network on this device, written as these rasters; it takes so
+    many `minutes`.
+    """
     side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
     pixels, classes, bands = (side[0] * side[1] * tiles.batch, scorer.classes, len(scorer.checkpoint.bands))
     # `side` is cut to the scene: a scene smaller than a tile needs less.
-    network = scoring_bytes(scorer, *side, tiles.batch) + extra_bytes(scorer, tiles, engine)
+    network = scoring_bytes(scorer, *side, tiles.batch) + extra_bytes(scorer, tiles, request.engine)
     if is_checked(scorer):
         network = checked_bytes(scorer, network)
     # Beside the network's memory: one batch read ahead and scaled to float32; logits and probabilities of
@@ -231,64 +232,14 @@ def cost(
     ram = PROCESS_BYTES + GDAL_CACHE_BYTES + tile_bytes + (0 if on_gpu else int(KEPT * network))
     layers = sum(len(o.band_names(scorer.checkpoint.task(o.task or None).legend)) for o in outputs)
     disk = bytes_on_disk(scene.grid.window.pixels, layers)
-    # Overlaps are predicted more than once: the time is that of the pixels predicted, not of the scene's.
-    share = tiles.forward_share
-    minutes = None
-    if timing:
-        pixels = share * share_stored(scene, tiles) * scene.grid.window.pixels
-        minutes = _seconds_a_pixel(scorer, scene) * pixels / 60
     return Plan(
         len(tiles),
         tiles.core,
         tiles.halo,
-        share,
+        tiles.forward_share,
         ram,
         network if on_gpu else 0,
         disk,
         minutes,
         str(scorer.device),
     )
-
-
-def _seconds_a_pixel(scorer: Scorer, scene: Scene) -> float:
-    """Seconds to read, score and classify a pixel, timed on a block of at most TIMED_SIDE that has data."""
-    bands = bands_to_read(scorer.checkpoint.bands, scene)
-    # Tiles without data are skipped and nodata reads fast: a block of it would promise too short a time.
-    block = _block_with_data(scene, bands)
-    start = time.monotonic()
-    patch = scene.read(block, bands)
-    reading = (time.monotonic() - start) / block.pixels
-
-    def timed(rows: int, columns: int) -> float:
-        """Seconds for the upper left part of the block."""
-        start = time.monotonic()
-        pixels, valid = patch.pixels[:, :rows, :columns], patch.valid[:rows, :columns]
-        tile = ScoredTile(Window(0, 0, rows, columns), scorer.logits(scorer.prepare(pixels, valid)), valid)
-        # Classes and confidence are part of the cost of every tile.
-        tile.classes()
-        tile.percent()
-        if scorer.device.type == "cuda":  # kernels run asynchronously
-            torch.cuda.synchronize(scorer.device)
-        return time.monotonic() - start
-
-    quick = min(QUICK_SIDE, block.height), min(QUICK_SIDE, block.width)
-    timed(*quick)  # warm-up: the first call also allocates and compiles
-    seconds, pixels = timed(*quick), quick[0] * quick[1]
-    if seconds / pixels * block.pixels < 20:  # else the large block would take too long (ours: 20 s)
-        seconds, pixels = timed(block.height, block.width), block.pixels
-    return max(reading, seconds / pixels)  # the next tile is read while the network works
-
-
-def _block_with_data(scene: Scene, bands: tuple[str, ...]) -> Window:
-    """The block with most valid pixels among a dozen."""
-    # The interior first: a scene's corners are often nodata.
-    edge, inner = sampled_windows(scene.grid.window, 12, block=TIMED_SIDE)
-    best, most = None, -1
-    for window in [*inner, *edge]:
-        valid = int(np.count_nonzero(scene.read(window, bands).valid))
-        if valid > most:
-            best, most = window, valid
-        # Good enough: each further block is another read, seconds where files are on a server.
-        if most > 0.9 * TIMED_SIDE**2:
-            break
-    return best
