@@ -25,6 +25,18 @@ def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
     assert lines[2].startswith("train: 2 steps in ") and lines[-1].startswith("map: 1 tile in ")
 
 
+def test_the_first_of_many_units_says_nothing_of_the_rest(capsys, monkeypatch):
+    """It opens the files: 100 units after a first one of 20 s would be 33 minutes, and take one."""
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.bar("evaluate", 300, "tiles") as tick:
+        for _ in range(11):
+            tick()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:9] == [f"evaluate: {n} of 300 tiles" for n in range(1, 10)]
+    assert lines[9] == "evaluate: 10 of 300 tiles, 106 min left"
+
+
 def test_the_list_of_verbs_is_not_cut():
     root = typer.main.get_command(app)
     for command in (*root.commands.values(), *root.commands["data"].commands.values()):

@@ -13,6 +13,9 @@ from labelscape.text import printable, printable_name
 Tick = Callable[..., None]
 """`tick()` advances the bar by one; `tick(3, loss=0.41)` by three, showing the loss."""
 
+FEW = 10
+"""Units of work, or a twentieth of them, from which on the time that is left is estimated (ours)."""
+
 _listener: ContextVar[Tick | None] = ContextVar("listener", default=None)
 
 
@@ -98,8 +101,14 @@ def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
             last = now
             when = f"(at {known_at}) " if known_at not in (0, done) else ""
             # A terminal's bar has a column for it.
-            left = f", {in_words((now - start) / done * (total - done))} left" if 0 < done < total else ""
-            print_line(f"{title}: {done} of {total} {unit} {when}{_said(known)}".rstrip() + left)
+            # The first of many units is the slowest: files are opened, memory is taken. An hour of work read
+            # as a day.
+            known_pace = done >= FEW or done * 20 >= total
+            left = (now - start) / done * (total - done) if known_pace and done < total else 0
+            print_line(
+                f"{title}: {done} of {total} {unit} {when}{_said(known)}".rstrip()
+                + (f", {in_words(left)} left" if left else "")
+            )
 
     yield tick
     unit = unit.removesuffix("s") if done == 1 else unit

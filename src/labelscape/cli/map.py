@@ -294,9 +294,9 @@ def _tell_job(result: JobResult, as_json: bool) -> None:
         counts = ", ".join(f"{count} {state}" for state, count in result.counts.items())
         scenes = f"{len(result.records)} scene{'s' * (len(result.records) != 1)}"
         print(f"{scenes} in {result.seconds:.0f} s: {counts}")
-        for kind in ("html", "gpkg"):
-            if len(result.records) > 1 and (path := result.out / f"job.{kind}").exists():
-                print(f"report   {path}")
+        for what, ending in (("report", "html"), ("footprints", "gpkg")):
+            if len(result.records) > 1 and (path := result.out / f"job.{ending}").exists():
+                print(f"{what:<11}{path}")
     if not result.is_whole:
         raise typer.Exit(1)
 

@@ -69,8 +69,10 @@ def _polygonize_one(
     from labelscape.rasters.class_names import legend_of
 
     names, rows = legend_of(raster, legend)
-    # A sieve counts all rows once more, before the polygons.
-    with bar(f"polygons of {Path(raster).name}", rows * (2 if settings["sieve"] else 1), "rows") as tick:
+    # A sieve counts all rows once more, before the polygons; said, since more rows than the map has look like
+    # a mistake.
+    passes = 2 if settings["sieve"] else 1
+    with bar(f"polygons of {Path(raster).name} (passes: {passes})", rows * passes, "rows") as tick:
         done = polygonize(raster, out, names, **settings, tick=tick)
     if as_json:
         print_json({"out": out, **asdict(done)})

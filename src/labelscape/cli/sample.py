@@ -109,18 +109,18 @@ def run(
     from labelscape.progress import bar
     from labelscape.rasters.class_names import legend_of
 
-    points = {"size": size, "target_se": target_se, "target_class": target_class}
-    points |= {"allocation": allocation, "floor": floor}
+    points = {"size": size, "target_se": target_se, "target_class": target_class, "floor": floor}
     # Left out where it is not given: the library's own default is the only one.
     points |= {"expect": accuracies_of(expect)} if expect else {}
     rows = legend_of(raster)[1]
     # One counts, one draws, one sieves. Blocks are drawn from the counts: only they are read again.
     passes = 1 + (block is None) + bool(sieve)
-    with bar(f"sample of {Path(raster).name}", rows * passes, "rows") as tick:
+    with bar(f"sample of {Path(raster).name} (passes: {passes})", rows * passes, "rows") as tick:
         done = sample(
             raster,
             out,
             **points,
+            allocation=allocation,
             strata=strata,
             sieve=sieve,
             confidence_bands=numbers_between(confidence_bands, "confidence-bands"),

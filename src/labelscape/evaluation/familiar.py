@@ -59,7 +59,9 @@ def measure_familiarity(
     else:
         judged = chosen_units(dataset, held, pixels)
     moments = Moments(len(checkpoint.legend))
-    with bar("features", len(learned) + len(judged), "blocks", shown=show) as tick:
+    with bar(
+        "features of the training data (for --unfamiliar)", len(learned) + len(judged), "blocks", shown=show
+    ) as tick:
         for features, classes in _features(scorer, layer, learned, "train", tick):
             moments.add(features, classes)
         if not moments.counts.any():

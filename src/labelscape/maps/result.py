@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import labelscape
 from labelscape.areas.sieve import SieveSummary
+from labelscape.evaluation.units import area_unit
 from labelscape.maps.rasters import ClassArea
 from labelscape.maps.speed import Speed
 
@@ -104,15 +105,17 @@ class MapResult:
 
 def _area_table(areas: Sequence[ClassArea]) -> str:
     total = sum(area.pixels for area in areas) or 1
-    hectares = any(area.hectares is not None for area in areas)
-    rows = [("class", "pixels", "share", *(["hectares"] if hectares else []))]
+    known = any(area.hectares is not None for area in areas)
+    # Of buildings every class may be 0.00 ha.
+    unit = area_unit((area.pixels, area.hectares) for area in areas)
+    rows = [("class", "pixels", "share", *([unit.name] if known else []))]
     rows += [
         (
             area.name,
             f"{area.pixels:,}",
             # Of the mapped pixels: nodata is no class and has no share.
             f"{100 * area.pixels / total:.2f} %",
-            *([f"{area.hectares:,.2f}"] if hectares else []),
+            *([unit.text(area.hectares)] if known else []),
         )
         for area in areas
     ]

@@ -7,6 +7,7 @@ No other module scales, pads or flips: what is trained is what is scored and map
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint, SecondTask, load_all
-from labelscape.errors import BadInput
+from labelscape.errors import BadInput, WrongType
 from labelscape.scenes.validity import measured
 from labelscape.scoring.engines import Engine, TorchEngine, back_to_logits
 from labelscape.scoring.familiar import CHANNELS
@@ -298,14 +299,27 @@ def predict(
 
     `task` is the name of a second task, whose classes are returned instead (pixels scaled as its training
     images were). `valid` (H, W) marks the pixels that hold a measurement; where it is not given, all finite
-    pixels do.
+    pixels do. Raises WrongType for a path or another value that is no array of three dimensions.
     """
+    _check_pixels(pixels)
     if isinstance(checkpoint, Scorer):
         scorer = checkpoint
     else:
         scorer = Scorer.of([one.task(task) for one in load_all(checkpoint)])
     # A masked array loses its mask here: `valid` says which pixels count.
     return scorer.score(np.asarray(pixels), valid).numpy()
+
+
+def _check_pixels(pixels: object) -> None:
+    wanted = "predict takes an array of pixels (bands, rows, columns)"
+    if isinstance(pixels, (str, os.PathLike)):
+        raise WrongType(
+            f"{wanted}, and found the path {os.fspath(pixels)!r}. Read it (with labelscape.Scene(path) as "
+            "scene: pixels = scene.read().pixels), or map the file with labelscape.map_scene."
+        )
+    if np.ndim(pixels) != 3:
+        kind = type(pixels).__name__
+        raise WrongType(f"{wanted}, and found a {kind} of shape {np.shape(pixels)}.")
 
 
 def _all_finite(pixels: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Eval
     # Each tree draws from a seed of its own: any number of jobs grows the same forest.
     forest.fit(values[chosen], classes[chosen])
     tally, scenes = Tally(dataset.legend.names), dataset.part(part)
-    with bar("random forest", len(scenes), "scenes") as tick:
+    with bar("score the random forest", len(scenes), "scenes") as tick:
         for name, scene in zip(scene_names(scenes), scenes):
             with tally.scene(name, scene) as add:
                 for window in scene.scene.grid.window.blocks(1024):

@@ -128,7 +128,7 @@ def learn(
                 each = last.batch if last and step >= last.first else recipe.batch
                 crops = each * len(progress.recent)
                 line = log_line(recipe, progress, rate, fabric)  # waits for the device
-                facts = {**_shown(line), "images/s": crops / (time.monotonic() - since)}
+                facts = {**_shown(line), "crops/s": crops / (time.monotonic() - since)}
                 if scored and sys.stderr.isatty():
                     tick(0, loss=line["loss"], now="scoring the part val")
                 with clock.paused():

@@ -126,7 +126,7 @@ def _trained(recipe: Recipe, start: Start | None, run: Run) -> Checkpoint:
         )
         # As many of each as `survey` looks at.
         surveyed = sum(min(len(each.learned_from()), 1000) for each in (dataset, mate) if each)
-        with bar("statistics", surveyed, "scenes", shown=leads) as tick:
+        with bar("statistics of the bands", surveyed, "scenes", shown=leads) as tick:
             blank = blank_checkpoint(recipe, dataset, tick, mate)
         for line in about_second_task(recipe, blank, mate, scored=run.score_mate):
             run.say(line)
