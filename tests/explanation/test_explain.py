@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pages
@@ -133,6 +134,14 @@ def test_a_scene_that_does_not_fit_is_refused_as_a_map_refuses_it(painted, mswbn
 def test_what_cannot_be_looked_at_is_said(painted, mswbn, tmp_path, wanted, error, said):
     with pytest.raises(error, match=re.escape(said)):
         ls.explain(mswbn, painted.scene, tmp_path / "out", **wanted)
+
+
+def test_weights_that_give_no_finite_numbers_leave_no_page(painted, mswbn, tmp_path):
+    # Each is finite, their products are not.
+    damaged = replace(mswbn, weights={name: one * np.float32(1e30) for name, one in mswbn.weights.items()})
+    with pytest.raises(BadInput, match="mswbn gives numbers that are not finite: its weights"):
+        ls.explain(damaged, painted.scene, tmp_path / "out", windows=1)
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_an_analysis_that_does_not_suit_is_named(painted, tmp_path, run_cli):

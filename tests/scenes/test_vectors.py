@@ -324,9 +324,18 @@ def test_text_in_another_encoding_than_a_shapefile_declares(tmp_path, stored, de
             read_polygons(path)
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])
+def test_text_of_formats_that_are_utf_8_stays_as_it_is(tmp_path, suffix):
+    names = ["Â¡", "Ã©"]
+    path = write(tmp_path / f"f{suffix}", [box(0, 0.5), box(0.5, 1)], values=np.array(names, object))
+    found = read_polygons(path)
+    assert sorted(found.attributes["class"].tolist()) == sorted(names) and not found.notes
+
+
 def test_words_that_are_no_utf_8_stay_as_they_are(tmp_path):
     for names in (["Ã", "Ã©tude ñ"], ["é", "Ã©"], ["東京", "Ã©"]):
-        path = write(tmp_path / "f.geojson", [box(), box()], values=np.array(names, object))
+        (tmp_path / "f.cpg").unlink(missing_ok=True)
+        path = write(tmp_path / "f.shp", [box(), box()], values=np.array(names, object))
         assert read_polygons(path).attributes["class"].tolist() == names
         path.unlink()
 

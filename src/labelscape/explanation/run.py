@@ -228,10 +228,17 @@ def _free_paths(out: Path, model: Checkpoint, overwrite: bool) -> dict[str, Path
 
 
 def _write(made: Explanation, look: Look, overwrite: bool) -> None:
+    try:
+        # NaN is not JSON: analyses give None.
+        text = json.dumps(made.to_dict(), indent=1, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise BadInput(
+            f"The network {look.checkpoint.network} gives numbers that are not finite: its weights or statistics "
+            "are damaged, or the input lies far from what it learned. Train or download it again."
+        ) from error
     write_report(made.paths["html"], page_of(made, look, ANALYSES), overwrite=overwrite)
     with written_whole(made.paths["json"], overwrite=overwrite) as part:
-        # newline: the same bytes on Windows. NaN is not JSON: analyses give None.
-        text = json.dumps(made.to_dict(), indent=1, allow_nan=False) + "\n"
+        # newline: the same bytes on Windows.
         part.write_text(text, encoding="utf-8", newline="\n")
     arrays = {f"{name}/{key}": value for name, one in made.found.items() for key, value in one.arrays.items()}
     with written_whole(made.paths["npz"], overwrite=overwrite) as part, part.open("wb") as file:

@@ -29,6 +29,8 @@ VECTOR_SUFFIXES = {
 }
 PARQUET = {".parquet", ".geoparquet"}
 SQLITE = {".gpkg", ".sqlite"}
+UNICODE = SQLITE | {".fgb", ".geojson", ".json", ".geojsonl", ".parquet"}
+"""Formats whose text is UTF-8 and nothing else."""
 POLYGONS = ("Polygon", "Surface", "Geometry", "Collection", "TIN", "Triangle", "Unknown")
 """Parts of the names of geometry types that may hold polygons."""
 
@@ -161,7 +163,10 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
         for name, values, kind in zip(meta["fields"], fields, [*kinds] or [("", "")] * len(fields))
     }
     _check_numbers(source, layer, found)
-    found, wrong = _in_utf8(found)
+    wrong: list[str] = []
+    # In other formats nothing is to be guessed: what looks so is what somebody wrote.
+    if Path(source.path).suffix.lower() not in UNICODE:
+        found, wrong = _in_utf8(found)
     if wrong:
         said.append(
             f"{source}: the text of {', '.join(wrong)} is UTF-8, though the file (or its .cpg) declares "
