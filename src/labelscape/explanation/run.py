@@ -233,8 +233,8 @@ def _write(made: Explanation, look: Look, overwrite: bool) -> None:
         text = json.dumps(made.to_dict(), indent=1, allow_nan=False) + "\n"
     except ValueError as error:
         raise BadInput(
-            f"The network {look.checkpoint.network} gives numbers that are not finite: its weights or statistics "
-            "are damaged, or the input lies far from what it learned. Train or download it again."
+            f"The network {look.checkpoint.network} gives numbers that are not finite: its weights or "
+            "statistics are damaged, or the input lies far from what it learned. Train or download it again."
         ) from error
     write_report(made.paths["html"], page_of(made, look, ANALYSES), overwrite=overwrite)
     with written_whole(made.paths["json"], overwrite=overwrite) as part:
