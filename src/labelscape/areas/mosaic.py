@@ -125,12 +125,14 @@ def mosaic(
     else:
         grids = [named_grid(sources, like, crs, pixel_size)]
     targets = _targets(Path(out), grids)
+    # Written over while it is read, a map would be lost.
     taken = {Path(source.path).resolve() for source in sources}
     for path in targets:
         check_written(path)
         if path.resolve() in taken:
             raise BadOption(f"{path} is one of the maps; give another file for the mosaic.")
         check_new(path, overwrite=overwrite)
+    # One lock for the files of all zones: two mosaics of one name would mix theirs.
     with locked(Path(out)):
         files, notes = [], list(listed.notes)
         for zone, (path, grid) in enumerate(zip(targets, grids)):
@@ -154,6 +156,7 @@ def _class_maps(given: str | Path | Sequence[str | Path]) -> list[str]:
         if not Path(one).is_dir():
             found.append(str(one))
             continue
+        # By the name: confidences, probabilities and sieved maps lie in the same folder.
         inside = sorted(str(path) for path in Path(one).glob("*_class.tif"))
         if not inside:
             raise BadInput(f"The folder {one} holds no class maps (*_class.tif).")
@@ -211,6 +214,7 @@ def _written(blocks: MosaicBlocks, path: Path, progress: Progress, *, overwrite:
         "labelscape_mosaic": f"{len(blocks.placed)} maps; where several answer, {METHODS[blocks.method]}",
     }
     with blocks, ExitStack() as opened, progress(f"mosaic {path.name}", len(todo), "blocks") as tick:
+        # Opened by the first block with a class: a zone whose places all belong to others leaves no file.
         writer = None
         for block in todo:
             values = blocks.classes(block)

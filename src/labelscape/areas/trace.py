@@ -130,6 +130,7 @@ def _cut(raster: ClassRaster, strip: Window, runs: list[Window], weigh: Weigh | 
         begin += np.count_nonzero(starts, axis=1)
     parts, top, areas = [], strip.top, 0
     for row, more in enumerate(begin.tolist(), start=strip.top):
+        # A single row of more areas than that stays whole: a part has a row at least.
         if areas + more > MOST_AREAS and row > top:
             parts.append(Window(top, 0, row - top, strip.width))
             top, areas = row, 0
@@ -144,6 +145,7 @@ def runs_of(raster: ClassRaster, stored: np.ndarray | None, strip: Window) -> li
     if stored is None:
         return [strip]
     block = raster.file.block_shapes[0]
+    # Where "a block of this column is stored" begins and ends to hold: the ends of the ranges, in blocks.
     columns = (
         np.flatnonzero(np.diff(stored[touched(strip, block)].any(axis=0), prepend=False, append=False))
         * block[1]
@@ -167,6 +169,7 @@ def _traced(
     none).
     """
     first, last = np.full((2, strip.width), -1)
+    # Of nothing, for strips without runs: concatenating needs one array, which also sets the types.
     found = [Areas(np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, object))]
     count = 0
     for run in runs:
@@ -198,9 +201,11 @@ def _stitched(
     """
     old = len(above.values)
     values, *weights = (np.concatenate([getattr(above, n), getattr(new, n)]) for n in COUNTED)
+    # Directly above only: pieces that meet in a corner are two areas.
     meet = (above.ends >= 0) & (top_row >= 0)
     pairs = np.stack([above.ends[meet], top_row[meet] + old])
     pairs = pairs[:, values[pairs[0]] == values[pairs[1]]]
+    # A graph, not pairs: a strip may join areas that were apart above it, any number at once.
     links = coo_array((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=(len(values), len(values)))
     group = connected_components(links, directed=False)[1] if len(values) else np.zeros(0, int)
     ends = np.where(bottom_row >= 0, group[bottom_row + old] if len(values) else -1, -1)
@@ -221,6 +226,7 @@ def _stitched(
     joined = np.empty(len(done), object)
     joined[:] = [_joined(members.pop(own), straight=straight) for own in done.tolist()]
     still = np.flatnonzero(goes_on)
+    # Numbered from 0 again: with numbers that went on, arrays would grow with the map.
     rest = _Open(
         np.where(ends >= 0, np.cumsum(goes_on)[ends] - 1, -1) if len(goes_on) else ends,
         kinds[still],
@@ -239,6 +245,7 @@ def _joined(pieces: list[shapely.Polygon], *, straight: bool) -> shapely.Polygon
     """
     if len(pieces) == 1:
         return pieces[0]
+    # The dearest step of all, hence only for the few areas that cross a border of strips.
     whole = shapely.union_all(shapely.polygons(shapely.get_exterior_ring(pieces)))
     assert isinstance(whole, shapely.Polygon), "pieces that share edges are one polygon"
     rings = list(shapely.get_rings(whole))
@@ -257,4 +264,5 @@ def _corners(ring: shapely.LinearRing) -> np.ndarray:
     """(N, 2) the vertices where a ring turns."""
     points = shapely.get_coordinates(ring)[:-1]
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    # The cross product of two edges is 0 on a straight line: exact, in whole pixels.
     return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
