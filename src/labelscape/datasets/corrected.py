@@ -77,6 +77,7 @@ def corrected(
     without coordinates cannot be told apart.
     """
     located = [scene.scene.grid.is_georeferenced for scene in scenes]
+    # In pixels a polygon fits any of the scenes, and would correct all of them.
     if files and len(scenes) > 1 and not all(located):
         lost = scenes[located.index(False)].name
         raise BadInput(
@@ -98,6 +99,7 @@ def _by_file(
     for scene, part in zip(scenes, part_of):
         found = read_corrections(file, scene.scene.grid, legend)
         index, hits = _on(scene, found)
+        # Over all scenes: a polygon across two of them is one correction, and not elsewhere.
         touching = hits if not touching.size else touching | hits
         if index is not None:
             counts += _counts(scene, index, part)
@@ -148,6 +150,7 @@ def _counts(scene: LabelledScene, index: PolygonIndex, part: str | None) -> np.n
     """
     counts = np.zeros(4, np.int64)
     for window in scene.scene.grid.window.blocks(BLOCK):
+        # Corrections are few and small; reading the labels of all other windows is what would take the time.
         if not index.touches(window):
             continue
         new = index.burn(window, np.full(window.shape, IGNORE, np.uint8))
