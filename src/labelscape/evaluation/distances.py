@@ -73,6 +73,7 @@ class DistanceCounts:
         than the first of DISTANCES.
         """
         length = self.correlation_length
+        # Where errors are alike everywhere, everything that was measured is near.
         return max(LAGS[-1] if length is None else length, DISTANCES[0])
 
     @property
@@ -155,6 +156,7 @@ def pairs_of(known: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarr
     pairs, differing = np.zeros(len(LAGS), np.int64), np.zeros(len(LAGS), np.int64)
     for k, lag in enumerate(LAGS):
         for one, other in ((np.s_[lag:], np.s_[:-lag]), (np.s_[:, lag:], np.s_[:, :-lag])):
+            # Along rows and columns only: diagonal lags would be no whole pixels.
             both = known[one] & known[other]
             pairs[k] += both.sum()
             differing[k] += (both & (wrong[one] != wrong[other])).sum()

@@ -65,6 +65,7 @@ def block_map(one: Overview, blocks: Sequence[BlockCounts], low: float) -> np.nd
         columns = slice(round(w.left * across), max(round(w.left * across) + 1, round(w.right * across)))
         colour = shades(np.array((overall_accuracy(block.counts) - low) / (1 - low)))
         inside = picture[rows, columns]
+        # Mixed in, not drawn over: the scene shows through, by which a place is found again.
         inside[:] = 0.3 * inside + 0.7 * colour
         if min(inside.shape[:2]) > 8:
             inside[0], inside[:, 0] = LINE, LINE
@@ -106,6 +107,7 @@ def _place(number: int, one: Place, legend: Legend) -> Section:
 
 def _mixed_up(one: Place, legend: Legend) -> str:
     """The most frequent error of a place, in words."""
+    # Both classes as one number: a single pass counts all pairs.
     pairs = np.bincount(
         (one.truth.astype(int) * 256 + one.predicted)[(one.truth != IGNORE) & (one.truth != one.predicted)]
     )
