@@ -42,11 +42,14 @@ def disagreement(look: Look) -> Found:
     pictures: list[Picture] = []
     for number, seen in enumerate(look.windows, start=1):
         one = probabilities(look.net, seen.image, look.checkpoint)
+        # Scaled anew: each model learned from pixels scaled by its own statistics.
         two = probabilities(net, scaled_for(seen, look.checkpoint, look.other), look.other)
         mine, theirs, valid = one.argmax(0), two.argmax(0), seen.valid
+        # Of either map: a border that one model moves by a pixel is a difference near a border of both.
         near = near_border(mine) | near_border(theirs)
         pairs.add(mine[valid], theirs[valid], near[valid], [one.max(0)[valid], two.max(0)[valid]])
         if seen.truth is not None:
+            # Where they agree a label says nothing of which model is better.
             asked = (mine != theirs) & (seen.truth != IGNORE)
             whose = [(truth == seen.truth)[asked].sum() for truth in (mine, theirs)]
             right += np.array([*whose, asked.sum() - sum(whose)])

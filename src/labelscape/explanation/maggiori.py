@@ -61,6 +61,7 @@ def _of_skip(head: Skip, levels: list[Tensor]) -> list[Tensor]:
             conv.bias[:, None, None].expand(-1, *level.shape[-2:])[None],
         )
         for _ in range(up):
+            # Step by step as the network does: one upsampling by 8 interpolates differently.
             score, own = upsample(score, 2, head.border), upsample(own, 2, head.border)
         parts.append(score)
         bias = own if bias is None else bias + own
@@ -78,6 +79,8 @@ def _of_perceptron(head: Perceptron, levels: list[Tensor]) -> list[Tensor]:
     for pixels in pool.split(CHUNK, dim=1):  # (sum C, P)
         shares = [w @ x for w, x in zip(first.split(widths, 1), pixels.split(widths), strict=True)]
         shares.append(head.mlp1.bias[:, None].expand_as(shares[0]))  # (D, P) each
+        # A ReLU that is on passes its input, one that is off nothing: once that is known the layer is linear,
+        # and its sum can be taken apart.
         on = torch.ones_like(shares[0]) if linear else (sum(shares) > 0).to(pixels.dtype)
         chunks.append(torch.stack([second @ (share * on) for share in shares]))
     found = torch.cat(chunks, dim=2).unflatten(2, levels[0].shape[-2:])  # (5, K, H/2, W/2)
@@ -95,8 +98,10 @@ def by_resolution(look: Look) -> Found:
         parts = contributions(look.net, seen.image)
         whole = _logits(look, seen.image)
         scale = float(whole.abs().max()) or 1.0
+        # Proof of the decomposition on the user's own model: it stands on the page, and is rounding only.
         error = max(error, float((parts.sum(0) - whole).abs().max()) / scale)
         best, second = whole.topk(2, 0).indices  # (H, W)
+        # In double: the parts are far larger than their sum where they cancel.
         of_best = parts.gather(1, best.expand(5, 1, -1, -1))[:, 0].double().cpu().numpy()
         lead = of_best - parts.gather(1, second.expand(5, 1, -1, -1))[:, 0].double().cpu().numpy()
         for k in np.unique(seen.classes[seen.valid]).tolist():
@@ -104,6 +109,7 @@ def by_resolution(look: Look) -> Found:
             counts[k] += here.sum()
             logit[k] += of_best[:, here].sum(1)
             margin[k] += lead[:, here].sum(1)
+            # Among the levels only: biases know nothing of the pixel.
             wins[k] += np.bincount(lead[:4, here].argmax(0), minlength=5)
         if number < SHOWN:
             pictures += _maps(lead, seen.valid, number + 1)

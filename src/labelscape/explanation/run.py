@@ -149,6 +149,7 @@ def _chosen(
     reference: Reference | None,
 ) -> tuple[Network, Windows, list[str]]:
     """The network on its device, its windows, and what was found of their scenes and labels."""
+    # A plain network: analyses hook into layers, which the engines of maps fold together.
     net = network_of(model).to(pick_device(request.device))
     with bar("choose windows", wanted.candidates, "windows") as tick:
         windows, notes = choose(net, model, request, sources, wanted, tick, reference)
