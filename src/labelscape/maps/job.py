@@ -126,6 +126,7 @@ def names_for(scenes: Sequence[Source]) -> list[str | None]:
     places = [scene_text(scene).partition(",")[0] for scene in scenes]
     unnamed: dict[str, Source] = {}
     for place, scene in zip(places, scenes):
+        # The same object twice is one map; two objects of one name would overwrite each other.
         if source_paths(scene) is None and unnamed.setdefault(place, scene) is not scene:
             raise BadOption(
                 f"The maps of two scenes in memory, {place}, would have the same file names. Map one of them "
@@ -191,6 +192,8 @@ def attempted(
         return make()
     except ClusterLost:
         raise  # no fault of this scene, and the next one would meet it too
+    # Of any kind: GDAL, torch and file systems raise their own, and one bad file of a thousand must not end a
+    # job that runs overnight.
     except Exception as error:
         state = "refused" if isinstance(error, Refused) else "failed"
         return SceneRecord(text, state, time.monotonic() - start, cause=cause_of(error, NO_MEMORY))

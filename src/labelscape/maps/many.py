@@ -99,6 +99,7 @@ def _mapped(
     workers.
     """
     if work.journal is not None:
+        # Before a scene is opened: else every one of them fails at its first tile.
         work = replace(work, journal=check_journal(work.journal))
     with _reported(work, page=page) as finished:
         if workers is None and cluster is None:
@@ -148,5 +149,6 @@ def _one_by_one(work: Work, finished: Callable[[SceneRecord], None]) -> Iterator
         print_line(f"scene {number} of {len(work.scenes)}: {scene_text(scene)}")
         how = {"overwrite": work.overwrite, "journal": work.journal}
         record = map_one(work.models, scene, work.out, request, **how)
+        # Before the next scene: the report of a job that is killed says how far it came.
         finished(record)
         yield record
