@@ -95,6 +95,7 @@ class DenseBlock(nn.Module):
         stack, total = inputs.new_empty(images, self.outputs, height, width), None
         stack[:, :first], filled = inputs, first
         for layer in self.layers:
+            # A view, not a copy: the layer reads what earlier ones wrote into the same memory.
             new = layer(stack[:, :filled])  # (N, k, h, w)
             total = new if total is None else total + new
             stack[:, filled : filled + new.shape[1]] = new
