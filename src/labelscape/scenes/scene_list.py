@@ -128,6 +128,8 @@ class _Found:
         check_path(given, "A scene")
         text = os.fspath(given)
         local = is_local(text)
+        # Before anything else is asked of the text: commas name the files of one scene, unless a file of that
+        # very name exists.
         files = as_given(text)
         if local and glob.has_magic(text) and not Path(text).exists() and document_of(text)[1] is None:
             self._glob(text)
@@ -147,6 +149,7 @@ class _Found:
             self.add(match, pattern)
 
     def _folder(self, folder: str) -> None:
+        # A folder of tiles with a catalogue beside them is those tiles: the user named the folder.
         rasters = any(is_raster(file) for file in Path(folder).iterdir())
         documents = [Path(folder, name) for name in ("catalog.json", "collection.json")]
         catalogue = next((str(document) for document in documents if document.is_file()), None)
@@ -175,6 +178,7 @@ class _Found:
             self._scene(file, stem_of_place(file), where)
 
     def _list(self, file: str, index: TileIndex | None = None) -> None:
+        # By what links lead to: a list that names itself by a link would have no end either.
         own = os.path.realpath(file)
         if own in self.lists:
             raise BadInput(f"{file} is a list that names itself.")
@@ -195,6 +199,7 @@ class _Found:
         self.add(places[0] if len(places) == 1 else places, entry.where)
 
     def _address(self, text: str, where: str) -> None:
+        # A question mark starts the query of an address, whose brackets and stars are no glob.
         if glob.has_magic(text) and "?" not in text:
             raise BadFile(f"{text}: only local files are found by a glob. List the addresses in a text file.")
         if not is_stac(text) or not on_the_web(text):
@@ -221,6 +226,7 @@ class _Found:
         kind, first = head.get("type"), head.get("features")
         if kind in ("Catalog", "Collection"):
             self._catalogue(file, head)
+        # GeoJSON is also what gdaltindex writes: features without assets are no items.
         elif kind == "FeatureCollection" and isinstance(first, dict) and "assets" not in first:
             index = tile_index(file)
             if index is None:
@@ -356,6 +362,7 @@ def unique_names(scenes: Iterable[tuple[str, str]]) -> list[str]:
 
 def _told_apart(group: Sequence[tuple[str, str]]) -> Iterator[str]:
     folders = [Path(path).parent.parts[::-1] for path, _ in group]
+    # Five folders at most (ours): names would grow as long as paths, and a file's has 255 bytes at most.
     for depth in range(1, 6):
         made = [
             stem_of("_".join((*(p.strip("/\\:") or "root" for p in own[:depth][::-1]), name)))
