@@ -158,6 +158,7 @@ def answered(gain: Mapping[str, Any] | None) -> str:
         )
     low, high = 100 * gain["low"], 100 * gain["high"]
     known = f"{changed} (95 % interval {low:+.1f} to {high:+.1f} over {gain['trainings']} trainings)"
+    # By the interval, not the mean: with a few seeds the sign of the mean is often chance.
     if high < 0:
         return f"More labels like these would not help: {known}."
     if high < 100 * LITTLE:
@@ -194,6 +195,8 @@ def learning_curve(
     _check(recipe, shares, seeds)
     out, say = Path(out), say or (lambda text: None)
     make_room(out)
+    # All shares of a seed before the next seed: a curve that is interrupted has few trainings of every share
+    # instead of all of one.
     runs = [(share, recipe.seed + number) for number in range(seeds) for share in shares]
     points = []
     for number, (share, seed) in enumerate(runs, start=1):
@@ -242,6 +245,8 @@ def _point(recipe: Recipe, share: float, seed: int, out: Path, overwrite: bool, 
     try:
         with open_recipe_data(own.data, own.seed) as dataset:
             pixels = int(dataset.class_counts("train").sum())
+        # Looked up, not trained again: a curve of four shares and three seeds is twelve trainings, and seldom
+        # done in one go.
         scores = None if overwrite else _finished(target, own)
         if scores is None:
             scores = train(own, place, overwrite=overwrite, say=say).scores
