@@ -55,9 +55,9 @@ from labelscape.workers.calls import Call
 from labelscape.workers.cluster import connected, outcomes
 
 QUIET = {"polygons": False, "report": False, "device": "cpu"}
-LARGE = ("one process", "1 worker", "2 workers", "2, client.map")
-SMALL = (*LARGE, "joblib, 2", "2 splits")
-ONCE = {"one process", "2, client.map"}
+LARGE = ("one process", "1 worker", "2 workers", "client.map of 2")
+SMALL = (*LARGE, "joblib of 2", "2 splits")
+ONCE = {"one process", "client.map of 2"}
 """Of a large scene these are beside the goal: measured in the first round only."""
 
 
@@ -140,7 +140,8 @@ def measured(way: str, folder: Path, model: Path, scenes: list[Path]) -> dict[st
     """Map the scenes in one way: wall and CPU seconds, number and seconds of the calls, the maps' digest."""
     out, warm = folder / "maps", [paint(folder / f"warm{n}.tif", 512) for n in range(2)]
     grain, calls = "scene" if len(scenes) > 1 else "block", Calls()
-    peers = {"joblib, 2": with_joblib, "2 splits": in_splits}
+    count = 1 if way == "1 worker" else 2
+    peers = {"joblib of 2": with_joblib, "2 splits": in_splits}
 
     def work(scenes: list[Path], out: Path, client: Client | None) -> None:
         if way in peers:
@@ -154,7 +155,7 @@ def measured(way: str, folder: Path, model: Path, scenes: list[Path]) -> dict[st
     run = calls.run_plain if "client.map" in way else calls.run
     before, crew.cluster.outcomes = crew.cluster.outcomes, run
     try:
-        with contextlib.nullcontext() if way in {"one process", *peers} else connected(int(way[0])) as client:
+        with contextlib.nullcontext() if way in {"one process", *peers} else connected(count) as client:
             # Torch is imported on every worker; processes of splits are new each time.
             for number in range(2 if client is not None else way != "2 splits"):
                 crew.cluster.outcomes = calls.run
