@@ -387,6 +387,10 @@ def test_intervals_hold_the_truth_in_93_to_97_of_100_samples(kind):
     bootstrap hold it in 88 to 93.
     """
     held, bias = coverage(kind, 2000, bootstrap=300)
+    # The table of the documentation, with -s.
+    for how, scores in held.items():
+        for name, share in scores.items():
+            print(f"{kind:<16}{how:<11}{name:<6}" + "".join(f"{100 * s:7.1f}" for s in np.atleast_1d(share)))
     assert all(np.all(np.abs(b) < 0.15) for b in bias.values()), bias
     for how, least, rare in (("wilson", 0.925, 0.915), ("symmetric", 0.92, 0.87), ("bootstrap", 0.92, 0.89)):
         for name, share in held[how].items():
