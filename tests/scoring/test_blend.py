@@ -29,15 +29,15 @@ def scorer():
 def test_weights_of_a_tile_are_half_hann_windows_in_numbers():
     rising = [0.0380602, 0.3086583, 0.6913417, 0.9619398]  # sin^2 of 1/16, 3/16, 5/16, 7/16 of pi
     expected = [0, 0, *rising, *[1] * 6, *rising[::-1], 0, 0]
-    found = ramp(range(10, 20), range(6, 24), range(30), fade=2)
+    found = ramp(range(10, 20), range(6, 24), range(30), 2, torch)
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
-    found = ramp(range(9), range(12), range(30), fade=3)
+    found = ramp(range(9), range(12), range(30), 3, torch)
     expected = [1.0] * 6 + [0.9829629, 0.8535534, 0.6294095, 0.3705905, 0.1464466, 0.0170371]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
 def test_there_is_no_ramp_at_the_scenes_own_borders():
-    assert ramp(range(7), range(7), range(7), fade=3).tolist() == [1.0] * 7
+    assert ramp(range(7), range(7), range(7), 3, torch).tolist() == [1.0] * 7
 
 
 @pytest.mark.parametrize("length", [41, 43, 57, 60, 61, 79])
@@ -48,7 +48,7 @@ def test_weights_along_an_axis_add_up_to_one(length, fade):
     for start in range(0, length, 14):
         stop = min(start + 14, length)
         seen = range(max(0, start - 7), min(length, stop + 7))
-        total[seen.start : seen.stop] += ramp(range(start, stop), seen, range(length), fade)
+        total[seen.start : seen.stop] += ramp(range(start, stop), seen, range(length), fade, torch)
     torch.testing.assert_close(total, torch.ones(length), atol=1e-6, rtol=0)
 
 

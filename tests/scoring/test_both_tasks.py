@@ -17,9 +17,10 @@ from labelscape.errors import UnknownName
 from labelscape.legend import Legend
 from labelscape.nets.catalog import create_model
 from labelscape.scenes.array import ArrayScene
+from labelscape.scoring.arrays import softmax
 from labelscape.scoring.engines import TorchEngine
 from labelscape.scoring.protocol import Protocol
-from labelscape.scoring.scorer import Scorer, second_task, softmax
+from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.training.data import open_recipe_data
 from labelscape.training.recipe_data import Data

@@ -9,7 +9,8 @@ import world
 
 from labelscape.nets.blocks import Network
 from labelscape.scenes.raster import Scene
-from labelscape.scoring.engines import Engine, TorchEngine, build_network
+from labelscape.scoring.engine import Engine
+from labelscape.scoring.engines import TorchEngine, build_network
 from labelscape.scoring.memory import scoring_bytes, tile_side
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scorer import Member, Scorer

@@ -127,7 +127,7 @@ def measure_features(checkpoint: Checkpoint, model: Path, device: str, as_json: 
 def training_scenes(checkpoint: Checkpoint, model: Path) -> Dataset:
     """The data that a checkpoint was trained on. Raises BadFile that says from where paths start."""
     from labelscape.training.data import open_recipe_data
-    from labelscape.training.recipe import stored_data
+    from labelscape.training.recipe_data import stored_data
 
     try:
         data = stored_data(checkpoint)
@@ -148,7 +148,7 @@ def fitted(checkpoint: Checkpoint, model: Path, task: str | None, part: str, dev
     out.
     """
     from labelscape.evaluation.calibrate import calibrate
-    from labelscape.training.recipe import stored_data
+    from labelscape.training.recipe_data import stored_data
 
     one = checkpoint.task(task)
     data = stored_data(one)

@@ -22,6 +22,7 @@ from labelscape.evaluation.measure import check_classes, check_dataset, for_labe
 from labelscape.evaluation.reliability import BINS, Reliability
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
+from labelscape.scoring.arrays import as_numpy
 
 MAX_PIXELS = 400_000
 """Pixels the temperature is fitted on, the same number from each tile (ours): one parameter needs no more."""
@@ -179,7 +180,7 @@ def _logits(
                 places = np.flatnonzero((truth != IGNORE) & tile.valid)
                 places = rng.choice(places, min(share, len(places)), replace=False)
                 # (K, h, w) -> (K, pixels)
-                rows = tile.logits.float().cpu().numpy().reshape(len(checkpoint.legend), -1)
+                rows = as_numpy(tile.logits).reshape(len(checkpoint.legend), -1)
                 found.append((rows[:, places].T, truth.ravel()[places]))
     # Nothing labelled: empty arrays of the right shape, so that the caller gives the reason.
     empty = np.zeros((0, len(checkpoint.legend)), np.float32), np.zeros(0, np.uint8)

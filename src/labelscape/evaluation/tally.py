@@ -15,6 +15,7 @@ from labelscape.evaluation.confusion import Confusion, count_groups
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.reliability import Reliability
 from labelscape.legend import IGNORE
+from labelscape.scoring.arrays import as_numpy
 
 if TYPE_CHECKING:
     from labelscape.grid import Window
@@ -100,8 +101,8 @@ def _confidence(
     predictions has no temperature.
     """
     if temperature == own:
-        return tile.probabilities.amax(dim=0).numpy()[known]
-    logits = tile.logits.float().cpu().numpy()[:, known] * (own / temperature)
+        return as_numpy(tile.probabilities).max(axis=0)[known]
+    logits = as_numpy(tile.logits)[:, known] * (own / temperature)
     # The softmax of the largest logit: 1 over the sum of exp of the differences to it.
     return 1 / np.exp(logits - logits.max(axis=0)).sum(axis=0)
 

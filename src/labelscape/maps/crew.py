@@ -18,7 +18,7 @@ from labelscape.maps.shared import Shared
 from labelscape.maps.work import opened_for
 from labelscape.progress import bar, print_line
 from labelscape.scenes.files import Source
-from labelscape.scoring.engines import pick_device
+from labelscape.scoring.devices import pick_device
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.memory import EXACT_TILE
 from labelscape.workers import cluster

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from labelscape.areas.polygonize import polygonize
 from labelscape.areas.sieve import sieve
@@ -26,6 +25,7 @@ from labelscape.maps.request import MapRequest
 from labelscape.maps.work import share_stored, with_unknown
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.scene import Scene
+from labelscape.scoring.arrays import Array
 from labelscape.scoring.engine_choice import with_engine
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
@@ -105,14 +105,16 @@ def _timed_tile(
     bands = bands_to_read(scorer.checkpoint.bands, scene)
     block = scene.read(looked.best, bands)
 
-    def timed(pixels: np.ndarray, valid: np.ndarray, batch: int) -> tuple[float, float, torch.Tensor]:
+    def timed(pixels: np.ndarray, valid: np.ndarray, batch: int) -> tuple[float, float, Array]:
         start = time.monotonic()
         images = scorer.prepare(pixels, valid)
         normalised = time.monotonic()
         many = [stacked([images] * batch, member) for member in range(len(images))]
         logits = scorer.batch_logits(many)[0]
         if scorer.device.type == "cuda":  # kernels run asynchronously
-            torch.cuda.synchronize(scorer.device)
+            from torch.cuda import synchronize
+
+            synchronize(scorer.device)
         size = valid.size
         return (normalised - start) / size, (time.monotonic() - normalised) / size / batch, logits
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
 
 from labelscape.areas.polygon_files import SUFFIXES
 from labelscape.files import bytes_text, stem_of
 from labelscape.legend import IGNORE, Legend
+from labelscape.scoring.arrays import Array, as_numpy, library_of, parts_of
 from labelscape.scoring.scored import SOFTENED_ROWS, ScoredTile
 
 if TYPE_CHECKING:
@@ -97,10 +97,12 @@ def _probabilities(tile: ScoredTile, reject: float | None) -> np.ndarray:
 def _entropy(tile: ScoredTile, reject: float | None) -> np.ndarray:
     """Entropy in per cent of its maximum, the logarithm of the number of classes."""
 
-    def entropy(p: torch.Tensor) -> torch.Tensor:
+    def entropy(p: Array) -> Array:
         """Probabilities (K, h, w) -> (1, h, w)."""
         # p log p is 0 at p = 0, where the logarithm alone is infinite.
-        return -(p * p.clamp_min(1e-12).log()).sum(dim=0, keepdim=True) / math.log(max(2, len(p))) * 100
+        library = library_of(p)
+        known = -(p * library.log(library.clip(p, 1e-12, None))).sum(axis=0, keepdims=True)
+        return known / math.log(max(2, len(p))) * 100
 
     return _rounded(entropy, tile)
 
@@ -110,16 +112,16 @@ def _unfamiliar(tile: ScoredTile, reject: float | None) -> np.ndarray:
     `scoring.familiar` adds.
     """
     # p = d / (limit + d), so that d / limit = p / (1 - p).
-    return _rounded(lambda p: (p[1:] / (1 - p[1:]).clamp_min(1e-6) * 100).clamp(max=MOST_UNFAMILIAR), tile)
+    return _rounded(lambda p: (p[1:] / (1 - p[1:]).clip(1e-6, None) * 100).clip(None, MOST_UNFAMILIAR), tile)
 
 
-def _rounded(made_of: Callable[[torch.Tensor], torch.Tensor], tile: ScoredTile) -> np.ndarray:
+def _rounded(made_of: Callable[[Array], Array], tile: ScoredTile) -> np.ndarray:
     """Round values made of probabilities to uint8 (C, h, w), 255 on invalid pixels; some rows at a time,
     which saves a second copy of all classes (measured: 400 MB for 12 classes).
     """
     # The classes' axis is first, (K, rows, w): split along dim 1 into strips of rows.
-    strips = [made_of(p).round_().to(torch.uint8) for p in tile.probabilities.split(SOFTENED_ROWS, dim=1)]
-    rounded = torch.cat(strips, dim=1).numpy()
+    strips = parts_of(tile.probabilities, SOFTENED_ROWS, 1)
+    rounded = np.concatenate([np.rint(as_numpy(made_of(p))).astype(np.uint8) for p in strips], axis=1)
     if not tile.valid.all():
         rounded[:, ~tile.valid] = IGNORE
     return rounded

@@ -22,8 +22,8 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.files import ADDED, name_fault, stem_of
 from labelscape.scenes.files import source_paths
+from labelscape.scoring.devices import PRECISIONS, check_device
 from labelscape.scoring.engine_choice import ENGINES
-from labelscape.scoring.engines import PRECISIONS, pick_device
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.tiles import BLENDS
 
@@ -254,12 +254,7 @@ class MapRequest(BaseModel):
     @classmethod
     def _device(cls, device: str) -> str:
         """A device that this machine lacks is valid here: requests are also read on other machines."""
-        try:
-            pick_device(device)
-        except UnknownName:
-            raise
-        except BadOption:
-            pass
+        check_device(device)
         return device
 
 

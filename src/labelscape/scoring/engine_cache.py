@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from labelscape.checkpoint import Checkpoint, fingerprint
 from labelscape.errors import BadFile
 from labelscape.files import cache_folder, written_whole
@@ -24,6 +22,8 @@ MOST_BYTES = 4 * 2**30
 
 def key_of(runtime: str, checkpoint: Checkpoint, head: str, shape: Shape, *, half: bool = False) -> str:
     """A name for a network converted for a shape: of all that its values and its speed depend on."""
+    import torch
+
     parts = {
         "model": fingerprint(checkpoint),
         "head": head,

@@ -9,17 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from labelscape.errors import BadInput, BadOption, LabelscapeError, UnknownName, first_line
 from labelscape.progress import print_line
 from labelscape.scoring import engine_cache
-from labelscape.scoring.engines import TorchEngine
+from labelscape.scoring.arrays import softmax, without_gradients
+from labelscape.scoring.exported_engine import ExportedEngine
 from labelscape.scoring.memory import LARGE_BYTES, MOST_BYTES
-from labelscape.scoring.onnx_engine import OnnxEngine
 from labelscape.scoring.proof import Proof, Shape, compared, proof_images, seconds_of
 from labelscape.scoring.runtimes import RUNTIMES, ConvertedEngine, Run, Runtime
-from labelscape.scoring.scorer import Member, Scorer, calibrated, softmax
+from labelscape.scoring.scorer import Member, Scorer, calibrated
 from labelscape.scoring.stitch import image_shapes
 from labelscape.scoring.symmetry import SYMMETRIES
 from labelscape.scoring.tiles import TilePlan
@@ -150,7 +148,7 @@ def check_usable(scorer: Scorer, engine: str) -> None:
 def why_not(scorer: Scorer, engine: str) -> str:
     """Why one of the `runtimes` cannot run this scorer here, as a part of a sentence; "" where it can."""
     runtime = RUNTIMES[engine]
-    if not all(isinstance(member.engine, TorchEngine) for member in scorer.members):
+    if any(isinstance(member.engine, (ExportedEngine, ConvertedEngine)) for member in scorer.members):
         return "it converts networks of torch only"
     if runtime.installed_version() is None:
         return f"it is not installed (pip install labelscape[{runtime.EXTRA}])"
@@ -185,7 +183,7 @@ def _runtime_of(scorer: Scorer, engine: str) -> str | None:
 
 def _runs_already(scorer: Scorer, engine: str) -> bool:
     """Exported models are run by onnxruntime whatever is asked for."""
-    return engine == "onnxruntime" and all(isinstance(m.engine, OnnxEngine) for m in scorer.members)
+    return engine == "onnxruntime" and all(isinstance(m.engine, ExportedEngine) for m in scorer.members)
 
 
 def _forwards(scorer: Scorer, plans: Iterable[TilePlan]) -> Counter[Shape]:
@@ -287,7 +285,7 @@ def _proven(
     try:
         model, answer = runtime.traced(member.engine, images)
         run = runtime.Converted(model)
-        with torch.inference_mode():
+        with without_gradients():
             # As probabilities of a map are: a small temperature makes more of a difference.
             both = (calibrated(logits, member.checkpoint, groups) for logits in (answer, run(images)))
             failure, difference = compared(*(softmax(logits, 1, groups) for logits in both))

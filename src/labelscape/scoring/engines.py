@@ -1,12 +1,10 @@
-"""Inference engines: torch here, other libraries in `runtimes`, chosen in `engine_choice`.
-
-An engine maps normalised images to logits. It knows nothing of tiles, augmentation, temperatures or classes.
+"""The engine of checkpoints, torch. `engine` says what all engines have; other libraries are in `runtimes`,
+chosen in `engine_choice`.
 """
 
 from __future__ import annotations
 
 import copy
-import typing
 import weakref
 from dataclasses import dataclass, field
 
@@ -16,53 +14,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.errors import BadFile, BadOption, LabelscapeError, UnknownName, first_line
+from labelscape.errors import BadFile, BadOption, LabelscapeError, first_line
 from labelscape.nets.blocks import Network, as_recorded
 from labelscape.nets.catalog import stored_model
 from labelscape.nets.kernels.folding import fold_normalisations
-from labelscape.scoring.familiar import Distance, refuse_without
+from labelscape.scoring.devices import HALF_SHARE, pick_device
+from labelscape.scoring.devices import PRECISIONS as NAMES
+from labelscape.scoring.familiar import Distance
+from labelscape.scoring.machine import import_torch
+from labelscape.scoring.unfamiliar import refuse_without
 from labelscape.text import printable
 
-PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
-HALF_SHARE = 0.6
-"""Of the memory of full precision: autocast keeps some layers in float32."""
+import_torch()  # a worker may have been told its threads before
 
-
-class Engine(typing.Protocol):
-    """A network that is ready for inference.
-
-    name    as a map records it
-    stride  tiles start at multiples of this many pixels
-    reach   how far, in pixels, a logit depends on the image; None where it depends on all of it
-    device  where `forward` leaves its logits
-    dtype   of reduced precision; None for float32
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def stride(self) -> int: ...
-    @property
-    def reach(self) -> int | None: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype | None: ...
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, B, H, W) float32 on `device`, any H and W -> logits (N, K, H, W)."""
-
-    def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
-        """Memory for images of this size at once, weights included: an estimate, the same on every
-        machine.
-        """
-
-
-def back_to_logits(probabilities: Tensor) -> Tensor:
-    """Logits whose softmax is these probabilities. 1e-20 is the least that float32 logs safely: a class of
-    probability 0 does not become -inf.
-    """
-    return probabilities.clamp_min(1e-20).log()
+PRECISIONS = {option: getattr(torch, name) if name else None for option, name in NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -265,25 +230,6 @@ def _source(checkpoint: Checkpoint) -> str:
 def state_arrays(net: torch.nn.Module) -> dict[str, np.ndarray]:
     """A network's weights as a checkpoint holds them: copies, on the CPU. `build_network` loads them back."""
     return {key: value.detach().cpu().numpy().copy() for key, value in net.state_dict().items()}
-
-
-def pick_device(device: str = "auto") -> torch.device:
-    """`auto` takes the first GPU if there is one. Raises BadOption for a device this machine lacks."""
-    if device == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    if device.split(":")[0] not in ("cpu", "cuda", "mps"):  # torch itself would answer with twenty names
-        raise UnknownName("device", device, ("auto", "cpu", "cuda", "cuda:1", "mps"))
-    try:
-        # torch.device() accepts cuda on any machine; only memory on it shows whether there is one.
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise BadOption(
-            f"The device {device!r} cannot be used here ({str(error).splitlines()[0]}). Try `device='cpu'`."
-        ) from error
-    return chosen
 
 
 class _Alive(TorchDispatchMode):

@@ -8,15 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from labelscape.grid import Window
-from labelscape.scoring.engines import back_to_logits
+from labelscape.scoring.arrays import Array, back_to_logits, copied, library_of, soften
 from labelscape.scoring.scored import ScoredTile
-from labelscape.scoring.scorer import soften
 from labelscape.scoring.tiles import Tile, TilePlan
 
 
@@ -25,29 +23,30 @@ class Curve:
     """How a tile's weight rises across a border to its neighbour.
 
     name  identifies the shape where blended tiles are kept: a map begun with another curve cannot be resumed
-    rise  weights 0..1 at places 0..1 (Tensor -> Tensor); the neighbour's weight is 1 - rise
+    rise  weights 0..1 at places 0..1 (array -> array of the same library); the neighbour's weight is 1 - rise
     """
 
     name: str
-    rise: Callable[[Tensor], Tensor]
+    rise: Callable[[Array], Array]
 
 
-HANN = Curve("hann", lambda place: torch.sin(place * (math.pi / 2)) ** 2)
+HANN = Curve("hann", lambda place: library_of(place).sin(place * (math.pi / 2)) ** 2)
 """Half a Hann window: its slope is 0 at both ends, so that neither end of a ramp is visible."""
 
 
-def ramp(core: range, seen: range, whole: range, fade: int, curve: Curve = HANN) -> Tensor:
-    """(len(seen),) weights of a tile along one axis, at the centres of the pixels that it reads.
+def ramp(core: range, seen: range, whole: range, fade: int, library: Any, curve: Curve = HANN) -> Array:
+    """(len(seen),) float32 weights of a tile along one axis, at the centres of the pixels that it reads, as
+    an array of the `library`, torch or numpy.
 
     At a border of its `core` to a neighbour they pass from 0 to 1 within `fade` pixels on each side. They are
     1 inside, and at the ends of the `whole` scene, where there is no neighbour.
     """
-    middle = torch.arange(seen.start, seen.stop, dtype=torch.float32) + 0.5
+    middle = library.arange(seen.start, seen.stop, dtype=library.float32) + 0.5
 
-    def rise(border: int) -> Tensor:
-        return curve.rise(((middle - border + fade) / (2 * fade)).clamp(0, 1))
+    def rise(border: int) -> Array:
+        return curve.rise(((middle - border + fade) / (2 * fade)).clip(0, 1))
 
-    weights = torch.ones_like(middle)
+    weights = library.ones_like(middle)
     if core.start > whole.start:
         weights *= rise(core.start)
     if core.stop < whole.stop:
@@ -61,9 +60,9 @@ class _Strip:
 
     next: tuple[int, int]
     window: Window
-    sums: Tensor
+    sums: Array
 
-    def add_to(self, sums: Tensor, seen: Window) -> None:
+    def add_to(self, sums: Array, seen: Window) -> None:
         sums[(slice(None), *self.window.inset_of(seen))] += self.sums
 
 
@@ -83,7 +82,7 @@ class Fader:
         self._below: dict[int, _Strip] = {}
         """By the left edge of the window."""
 
-    def feed(self, tile: Tile, logits: Tensor | None, valid: np.ndarray) -> ScoredTile | None:
+    def feed(self, tile: Tile, logits: Array | None, valid: np.ndarray) -> ScoredTile | None:
         """Take logits (K, h, w) and validity (h, w) of all that a tile sees; None where nothing is valid.
 
         Returns what is now complete, the tile's `answers`; None where no pixel of it is valid.
@@ -105,25 +104,26 @@ class Fader:
         complete = back_to_logits(sums[(slice(None), *inside)])
         return ScoredTile(tile.answers, complete, valid[inside])
 
-    def _weighted(self, tile: Tile, logits: Tensor) -> Tensor:
+    def _weighted(self, tile: Tile, logits: Array) -> Array:
         core, seen, whole, fade = tile.core, tile.seen, self.plan.whole, self.plan.fade
-        rows = ramp(_rows(core), _rows(seen), _rows(whole), fade, self.curve)
-        columns = ramp(_columns(core), _columns(seen), _columns(whole), fade, self.curve)
+        how = fade, library_of(logits), self.curve
+        rows = ramp(_rows(core), _rows(seen), _rows(whole), *how)
+        columns = ramp(_columns(core), _columns(seen), _columns(whole), *how)
         sums = soften(logits, self.groups) * rows[:, None]
         sums *= columns
         return sums
 
-    def _keep(self, tile: Tile, sums: Tensor) -> None:
+    def _keep(self, tile: Tile, sums: Array) -> None:
         """Keep what tiles at the right and below will add to."""
         core, seen, answers, fade = tile.core, tile.seen, tile.answers, self.plan.fade
         if core.bottom < self.plan.whole.bottom:
             window = Window(core.bottom - fade, answers.left, 2 * fade, answers.width) & seen
             # A copy: a view would keep the sums of the whole tile in memory.
-            kept = sums[(slice(None), *window.inset_of(seen))].clone()
+            kept = copied(sums[(slice(None), *window.inset_of(seen))])
             self._below[answers.left] = _Strip((core.bottom, core.left), window, kept)
         if core.right < self.plan.whole.right:
             window = Window(seen.top, core.right - fade, seen.height, 2 * fade) & seen
-            kept = sums[(slice(None), *window.inset_of(seen))].clone()
+            kept = copied(sums[(slice(None), *window.inset_of(seen))])
             self._right = _Strip((core.top, core.right), window, kept)
 
 

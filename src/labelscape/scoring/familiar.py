@@ -15,14 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labelscape.checkpoint import Checkpoint
 from labelscape.contract.familiarity import Familiarity
 from labelscape.errors import BadFile
 from labelscape.nets.blocks import Network, without_autocast
 from labelscape.nets.catalog import shapes_of
 
-CHANNELS = 2
-"""How many channels a distance takes among the logits."""
 CHUNK_VALUES = 2**22
 """Feature values whose distances are computed at once (ours): 32 MB in float64."""
 FARTHEST = 1000.0
@@ -167,15 +164,3 @@ class Distance:
         near = near + (scaled * t["along"]).sum(1)
         far = left[:, None] - 2 * x @ t["beside"].T + t["beside"].square().sum(1)
         return (near + far / rest).amin(1)
-
-
-def refuse_without(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raises BadFile where a checkpoint holds no features of its training data."""
-    for one in checkpoints:
-        if one.familiarity is None:
-            name, file = (one.stored.path,) * 2 if one.stored else ("The checkpoint", "MODEL")
-            raise BadFile(
-                f"{name} does not know the features of its training data, from which unfamiliar input is "
-                "told: it is of an earlier version, imported, or an untrained one. Measure them on its "
-                f"training scenes: labelscape calibrate {file} --unfamiliar"
-            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -12,6 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from labelscape.scoring.engines import TorchEngine, predicted
+
+IMAGES, LOGITS = "images", "logits"
+OPSET = 17
 
 
 def recorded(
@@ -98,3 +104,26 @@ def with_plain_pools(net: nn.Module) -> nn.Module:
                 if {rows, columns} != {1} and None not in (rows, columns):
                     setattr(module, name, MatrixPool(rows, columns))
     return net
+
+
+def traced(engine: TorchEngine, images: Tensor) -> tuple[bytes, Tensor]:
+    """The network as an ONNX file for images of this shape, and torch's answer for these. Raises whatever
+    torch raises for what has no form in ONNX.
+    """
+    # Contiguous: torch's exporter records how memory lies as operations of the network.
+    model = recorded(_Recorder(engine), images.contiguous(), OPSET, (IMAGES, LOGITS))
+    with torch.inference_mode():
+        return model, engine.forward(images)
+
+
+class _Recorder(nn.Module):
+    """The network as it is recorded: a copy, since some layers get another form."""
+
+    def __init__(self, engine: TorchEngine) -> None:
+        super().__init__()
+        self.net, self.head = with_plain_pools(copy.deepcopy(engine.net)), engine.head
+        # torch's exporter gives all parts the mode of the whole when it is done.
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return predicted(self.net, images, self.head)

@@ -1,37 +1,43 @@
-"""onnxruntime: networks of checkpoints on the CPU, one of the `runtimes`. Models that `labelscape export`
-wrote have an engine of their own, `onnx_engine`.
+"""onnxruntime: networks of checkpoints on the CPU, one of the `runtimes`, and the files of `labelscape
+export`.
 
-A network is recorded at the shape of the tiles, as for OpenVINO, and computed in float32.
+A checkpoint's network is recorded at the shape of the tiles, as for OpenVINO, and computed in float32.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from labelscape.exported import session
-from labelscape.scoring.engines import TorchEngine, predicted
-from labelscape.scoring.onnx_graph import recorded, with_plain_pools
-from labelscape.scoring.proof import Shape
+from labelscape.scoring.arrays import Array, through
+from labelscape.scoring.machine import threads_now
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from labelscape.scoring.engines import TorchEngine
+    from labelscape.scoring.proof import Shape
 
 TITLE, EXTRA = "onnxruntime", "onnx"
 ENDS: tuple[str, ...] = (".onnx",)
-IMAGES, LOGITS = "images", "logits"
-OPSET = 17
 LIBRARY_BYTES = 60 * 2**20
 """Memory of onnxruntime itself and of torch's exporter, before any network."""
+
+
+def library_version() -> str:
+    """Raises PackageNotFoundError where it is not installed."""
+    return version("onnxruntime")
 
 
 def installed_version() -> str | None:
     """None where it, or what writes its files, is not installed."""
     try:
         version("onnx")
-        return version("onnxruntime")
+        return library_version()
     except PackageNotFoundError:
         return None
 
@@ -42,42 +48,31 @@ def why_not(dtype: torch.dtype | None) -> str:
 
 
 class Converted:
-    """A network in onnxruntime for images of one shape; prepared at the first of them."""
+    """A network in onnxruntime; its session is made at the first images, for as many threads as there are
+    then: a resumed map sets those that it was begun with.
+    """
 
     def __init__(self, model: bytes, *, half: bool = False) -> None:
         self.model = model
-        self._session: tuple[int, object] | None = None
+        self._session: tuple[int, Any] | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images (N, B, H, W) float32 on the CPU -> logits (N, K, H, W)."""
-        # As many threads as torch has: a resumed map sets those that it was begun with.
-        threads = torch.get_num_threads()
+    def __call__(self, images: Array) -> Array:
+        """Images (N, B, H, W) float32 on the CPU -> what the network gives for them."""
+        threads = threads_now()
         if self._session is None or self._session[0] != threads:
             self._session = threads, session(self.model, threads)
-        return torch.from_numpy(self._session[1].run([LOGITS], {IMAGES: images.contiguous().numpy()})[0])
+        run = self._session[1]
+        name = run.get_inputs()[0].name
+        return through(lambda given: run.run(None, {name: given})[0], images)
 
 
 def traced(engine: TorchEngine, images: Tensor) -> tuple[bytes, Tensor]:
     """The network as an ONNX file for images of this shape, and torch's answer for these. Raises whatever
     torch raises for what has no form in ONNX.
     """
-    # Contiguous: torch's exporter records how memory lies as operations of the network.
-    model = recorded(_Recorder(engine), images.contiguous(), OPSET, (IMAGES, LOGITS))
-    with torch.inference_mode():
-        return model, engine.forward(images)
+    from labelscape.scoring.onnx_graph import traced
 
-
-class _Recorder(nn.Module):
-    """The network as it is recorded: a copy, since some layers get another form."""
-
-    def __init__(self, engine: TorchEngine) -> None:
-        super().__init__()
-        self.net, self.head = with_plain_pools(copy.deepcopy(engine.net)), engine.head
-        # torch's exporter gives all parts the mode of the whole when it is done.
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return predicted(self.net, images, self.head)
+    return traced(engine, images)
 
 
 def saved(model: bytes, first: Path) -> None:

@@ -8,18 +8,21 @@ unless bfloat16 is asked for.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from labelscape.scoring.arrays import Array, through
+from labelscape.scoring.machine import threads_now
 
-from labelscape.scoring.engines import TorchEngine, predicted
-from labelscape.scoring.proof import Shape
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from labelscape.scoring.engines import TorchEngine
+    from labelscape.scoring.proof import Shape
 
 TITLE, EXTRA = "OpenVINO", "openvino"
 ENDS: tuple[str, ...] = (".xml", ".bin")
@@ -37,7 +40,7 @@ def installed_version() -> str | None:
 
 def why_not(dtype: torch.dtype | None) -> str:
     """Why it cannot compute in this precision, as a part of a sentence; "" where it can."""
-    if dtype not in (None, torch.bfloat16):
+    if dtype is not None and str(dtype) != "torch.bfloat16":
         return "it computes in float32 or bfloat16 (`precision='32'`, `precision='bf16'`)"
     if dtype is not None and not has_bfloat16():
         return "this processor has no bfloat16 (`precision='32'`)"
@@ -59,14 +62,13 @@ class Converted:
         self.model, self.half = model, half
         self._compiled: tuple[int, Any] | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Array) -> Array:
         """Images (N, B, H, W) float32 on the CPU -> logits (N, K, H, W)."""
-        # As many threads as torch has: a resumed map sets those that it was begun with.
-        threads = torch.get_num_threads()
+        # As many threads as there are now: a resumed map sets those that it was begun with.
+        threads = threads_now()
         if self._compiled is None or self._compiled[0] != threads:
             self._compiled = threads, _compiled(self.model, threads, self.half)
-        # OpenVINO wants (N, B, H, W) in memory too, torch's images have their channels last.
-        return torch.from_numpy(self._compiled[1](images.contiguous().numpy())[0])
+        return through(lambda given: self._compiled[1](given)[0], images)
 
 
 _ONE = threading.Lock()
@@ -106,30 +108,9 @@ def traced(engine: TorchEngine, images: Tensor) -> tuple[Any, Tensor]:
     """The network as OpenVINO's model for images of this shape, and torch's answer for these: tracing runs
     the network once. Raises whatever torch and OpenVINO raise for what cannot be traced or converted.
     """
-    import openvino
+    from labelscape.scoring.openvino_graph import traced
 
-    recorder = _Recorder(engine)
-    # Branches on sizes are meant to be fixed.
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        # Unchecked: the check would run the network three times more, and says less than our comparison.
-        script = torch.jit.trace(recorder, images, check_trace=False, strict=False)
-        model = openvino.convert_model(script, input=[tuple(images.shape)])
-    return model, recorder.answer
-
-
-class _Recorder(torch.nn.Module):
-    """A network as `torch.jit.trace` takes it, which keeps its answer."""
-
-    def __init__(self, engine: TorchEngine) -> None:
-        super().__init__()
-        self.net, self.head = engine.net, engine.head
-        self.answer = torch.empty(0)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = predicted(self.net, images, self.head)
-        self.answer = logits.detach()
-        return logits
+    return traced(engine, images)
 
 
 def saved(model: Any, first: Path) -> None:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from labelscape.contract.matching import bands_to_read
 from labelscape.scenes.scene import Scene
-from labelscape.scoring.engines import HALF_SHARE
-from labelscape.scoring.scorer import Scorer, softmax
+from labelscape.scoring.arrays import softmax
+from labelscape.scoring.devices import HALF_SHARE
+from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import stacked, tile_batches
 from labelscape.scoring.tiles import Tile, TilePlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEAST_EQUAL = 0.99
 """Share of pixels that must get the class they get in full precision (ours): measured, trained networks keep
@@ -80,6 +83,8 @@ def agreement(scorer: Scorer, full: Scorer, pairs: Pairs) -> Agreement | None:
     """Compare a scorer with the same models in full precision on a sample of the tiles of these scenes. None
     where none of them holds data.
     """
+    import torch
+
     same = pixels = used = 0
     total, most = 0.0, 0.0
     wanted, sampled = _sampled(pairs)
@@ -124,6 +129,8 @@ def _sampled(pairs: Pairs) -> tuple[int, list[tuple[Scene, list[Tile]]]]:
 
 def _read(scorer: Scorer, scene: Scene, tiles: list[Tile]) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Images (N, B, H, W) of tiles of one shape for each member, and which pixels are valid (N, H, W)."""
+    import torch
+
     bands = bands_to_read(scorer.checkpoint.bands, scene)
     for shape in dict.fromkeys(tile.seen.shape for tile in tiles):
         patches = [scene.read(tile.seen, bands) for tile in tiles if tile.seen.shape == shape]

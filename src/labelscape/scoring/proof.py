@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from labelscape.checkpoint import Checkpoint
+from labelscape.scoring.arrays import without_gradients
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = tuple[int, int, int, int]
 """Of the images that a network is given: (N, B, H, W)."""
@@ -50,6 +51,8 @@ def proof_images(checkpoint: Checkpoint, shape: Shape) -> Tensor:
     No stored picture: what has to be right is the network converted for the tiles' own shape, which no block
     stored with a checkpoint has.
     """
+    import torch
+
     generator = torch.Generator().manual_seed(SEED)
     images, bands, height, width = shape
     total = torch.zeros(shape)
@@ -82,7 +85,7 @@ def compared(wanted: Tensor, found: Tensor) -> tuple[str, float]:
         return f"its logits have the shape {tuple(found.shape)} instead of {tuple(wanted.shape)}", float(
             "inf"
         )
-    if not torch.isfinite(found).all():
+    if not found.isfinite().all():
         return "its probabilities are no finite numbers", float("inf")
     difference = float((wanted - found).abs().max())
     if difference > TOLERANCE:
@@ -96,6 +99,6 @@ def compared(wanted: Tensor, found: Tensor) -> tuple[str, float]:
 
 def seconds_of(run: Any, images: Tensor) -> float:
     start = time.perf_counter()
-    with torch.inference_mode():
+    with without_gradients():
         run(images)
     return time.perf_counter() - start

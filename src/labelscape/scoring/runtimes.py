@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from labelscape.scoring import onnxruntime_engine, openvino_engine
-from labelscape.scoring.engines import TorchEngine
 from labelscape.scoring.proof import Shape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from labelscape.scoring.engines import TorchEngine
 
 
 class Run(Protocol):

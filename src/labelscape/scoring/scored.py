@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
-from labelscape.scoring.scorer import soften
+from labelscape.scoring.arrays import Array, as_numpy, library_of, on_cpu, parts_of, soften
 
 SOFTENED_ROWS = 64
 """Rows of a tile turned into probabilities at once: a second copy of all classes of a whole tile would set
@@ -25,25 +23,27 @@ class ScoredTile:
     """The prediction for one window (a tile's `answers`): logits (K, h, w), and (h, w) which are valid."""
 
     window: Window
-    logits: Tensor
+    logits: Array
     valid: np.ndarray
 
     def tasks(self, groups: tuple[int, ...]) -> tuple[ScoredTile, ...]:
         """One tile for each task, whose classes are these numbers of channels; itself where there is one."""
         if not groups:
             return (self,)
-        return tuple(ScoredTile(self.window, logits, self.valid) for logits in self.logits.split(groups))
+        parts = parts_of(self.logits, groups, 0)
+        return tuple(ScoredTile(self.window, logits, self.valid) for logits in parts)
 
     @cached_property
-    def probabilities(self) -> Tensor:
+    def probabilities(self) -> Array:
         """(K, h, w) float32 class probabilities, computed at first use: in the thread that writes, while the
         network runs on the next tile.
         """
-        if self.logits.device.type != "cpu":
+        if not on_cpu(self.logits):
             return soften(self.logits)
-        made = torch.empty(self.logits.shape)
-        for rows, out in zip(self.logits.split(SOFTENED_ROWS, dim=1), made.split(SOFTENED_ROWS, dim=1)):
-            out.copy_(soften(rows))
+        library = library_of(self.logits)
+        made = library.empty(self.logits.shape, dtype=library.float32)
+        for rows, out in zip(_strips_of(self.logits), _strips_of(made)):
+            out[:] = soften(rows)
         return made
 
     def classes(self) -> np.ndarray:
@@ -86,9 +86,14 @@ class ScoredTile:
 
     def _strips(self) -> Iterator[np.ndarray]:
         """Probabilities (K, rows, w) float32 of some rows at a time."""
-        if self.logits.device.type != "cpu" or "probabilities" in self.__dict__:
-            parts = self.probabilities.split(SOFTENED_ROWS, dim=1)
+        if not on_cpu(self.logits) or "probabilities" in self.__dict__:
+            parts = _strips_of(self.probabilities)
         else:
-            parts = (soften(rows) for rows in self.logits.split(SOFTENED_ROWS, dim=1))
+            parts = (soften(rows) for rows in _strips_of(self.logits))
         for part in parts:
-            yield part.numpy()
+            yield as_numpy(part)
+
+
+def _strips_of(values: Array) -> tuple[Array, ...]:
+    """(K, h, w) -> some rows of it each."""
+    return parts_of(values, SOFTENED_ROWS, 1)

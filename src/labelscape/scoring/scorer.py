@@ -11,20 +11,34 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint, SecondTask, load_all
 from labelscape.errors import BadInput, WrongType
 from labelscape.scenes.validity import measured
-from labelscape.scoring.engines import Engine, TorchEngine, back_to_logits
-from labelscape.scoring.familiar import CHANNELS
-from labelscape.scoring.onnx_engine import OnnxEngine
+from labelscape.scoring.arrays import (
+    Array,
+    as_numpy,
+    back_to_logits,
+    library_of,
+    parts_of,
+    resized,
+    soften,
+    softmax,
+    without_gradients,
+)
+from labelscape.scoring.devices import Processor
+from labelscape.scoring.engine import Engine
+from labelscape.scoring.exported_engine import ExportedEngine
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
+from labelscape.scoring.unfamiliar import CHANNELS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def normalise(
@@ -33,14 +47,23 @@ def normalise(
     """(B, H, W) in the scene's units -> (B, H, W) float32, (value - mean) / std per band; invalid pixels
     become 0, the mean.
     """
+    import torch
+
+    return torch.from_numpy(_scaled(pixels, valid, normalisation))
+
+
+def _scaled(
+    pixels: np.ndarray, valid: np.ndarray, normalisation: tuple[tuple[float, float], ...]
+) -> np.ndarray:
     # A constant band has std 0: it is centred and not scaled.
     mean, std = (np.array(column, np.float32).reshape(-1, 1, 1) for column in zip(*normalisation))
     # One copy, changed in place from here on: a tile of many bands is large.
-    scaled = torch.from_numpy(pixels.astype(np.float32))
-    scaled.sub_(torch.from_numpy(mean)).div_(torch.from_numpy(np.where(std > 0, std, 1).astype(np.float32)))
+    scaled = pixels.astype(np.float32)
+    scaled -= mean
+    scaled /= np.where(std > 0, std, np.float32(1))
     # Indexing by a mask copies, and most tiles have no invalid pixel.
     if not valid.all():
-        scaled[:, torch.from_numpy(~valid)] = 0
+        scaled[:, ~valid] = 0
     return scaled
 
 
@@ -86,9 +109,7 @@ class Scorer:
         checkpoints = load_all(checkpoint)
         _check_agreement(checkpoints)
         how = {"device": device, "precision": precision, "both": both, "unfamiliar": unfamiliar}
-        members = (
-            Member(c, (TorchEngine if c.exported is None else OnnxEngine).of(c, **how)) for c in checkpoints
-        )
+        members = (Member(c, _engine_class(c).of(c, **how)) for c in checkpoints)
         first = checkpoints[0]
         groups = (len(first.legend),) if both or unfamiliar else ()
         groups += ((len(first.mate.legend),) if both else ()) + ((CHANNELS,) if unfamiliar else ())
@@ -105,7 +126,7 @@ class Scorer:
         return sum(self.groups) or len(self.checkpoint.legend)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device | Processor:
         return self.members[0].engine.device
 
     @property
@@ -134,7 +155,12 @@ class Scorer:
         names = ", ".join(member.checkpoint.network for member in self.members)
         return f"<Scorer of {names} on {self.device}: {self.protocol}>"
 
-    def prepare(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> list[Tensor]:
+    @property
+    def needs_torch(self) -> bool:
+        """Are its images and logits tensors of torch? Those of exported models alone are NumPy's."""
+        return not all(isinstance(member.engine, ExportedEngine) for member in self.members)
+
+    def prepare(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> list[Array]:
         """(B, H, W) in the scene's units, valid (H, W) bool -> (1, B, H, W) float32 on the CPU for each
         member, as its network reads it.
         """
@@ -146,14 +172,15 @@ class Scorer:
             )
         valid = _all_finite(pixels) if valid is None else valid
         scalings = [member.checkpoint.contract.normalisation for member in self.members]
-        made = {  # members of one scaling share the image: a tile of many bands is large
-            scaling: normalise(pixels, valid, scaling)[None].contiguous(memory_format=torch.channels_last)
-            for scaling in dict.fromkeys(scalings)
+        as_read = channels_last if self.needs_torch else lambda image: image
+        # Members of one scaling share the image: a tile of many bands is large.
+        made = {
+            scaling: as_read(_scaled(pixels, valid, scaling)[None]) for scaling in dict.fromkeys(scalings)
         }
         return [made[scaling] for scaling in scalings]
 
-    @torch.inference_mode()
-    def logits(self, images: Sequence[Tensor]) -> Tensor:
+    @without_gradients()
+    def logits(self, images: Sequence[Array]) -> Array:
         """What `prepare` gave -> (K, H, W) scores whose softmax is the prediction, on the scorer's device.
 
         One pass of one network: its logits over its temperature. Several: the logarithm of the mean
@@ -161,26 +188,27 @@ class Scorer:
         """
         return self.batch_logits(images)[0]
 
-    @torch.inference_mode()
-    def batch_logits(self, images: Sequence[Tensor]) -> Tensor:
+    @without_gradients()
+    def batch_logits(self, images: Sequence[Array]) -> Array:
         """The same for several tiles of one shape: (N, B, H, W) for each member -> (N, K, H, W)."""
         how = self.protocol, self.groups, self.unfamiliar
         each = (_member_logits(m, i, *how) for m, i in zip(self.members, images))
         if len(self.members) == 1:
             found = next(each)
         else:
-            total = sum(softmax(logits.float(), 1, self.groups) for logits in each)
+            total = sum(softmax(_as_float32(logits), 1, self.groups) for logits in each)
             found = back_to_logits(total / len(self.members))
         # One pass instead of five over all logits. Where their sum alone is not finite, each is looked at.
-        if not torch.isfinite(found.sum(dtype=torch.float32)) and not torch.isfinite(found).all():
+        library = library_of(found)
+        if not library.isfinite(_sum(found)) and not library.isfinite(found).all():
             raise BadInput(self._not_finite(images))
         return found
 
-    def _not_finite(self, images: Sequence[Tensor]) -> str:
+    def _not_finite(self, images: Sequence[Array]) -> str:
         """Why scores are no numbers; mapped all the same, they would be the first class everywhere."""
-        most = max(float(image.abs().max()) for image in images)
+        most = max(float(abs(image).max()) for image in images)
         where = f"its input lies up to {most:.3g} standard deviations from the training's mean"
-        half = self.dtype is not None and self.dtype != torch.float32
+        half = self.dtype is not None and str(self.dtype) != "torch.float32"
         cure = "Map with `precision=32`" if half else "Declare what is no measurement with `nodata`"
         if most < 1e4 and not half:
             cure = "Its weights or statistics are damaged: train or download it again"
@@ -188,23 +216,43 @@ class Scorer:
             f"The network {self.checkpoint.network} gives scores that are no finite numbers; {where}. {cure}."
         )
 
-    def score(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> Tensor:
+    def score(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> Array:
         """(B, H, W) in the scene's units, valid (H, W) bool -> (K, H, W) float32 class probabilities on
         the CPU.
         """
         return soften(self.logits(self.prepare(pixels, valid)), self.groups)
 
 
-def softmax(logits: Tensor, dim: int, groups: tuple[int, ...] = ()) -> Tensor:
-    """Probabilities along `dim`; with `groups`, of each group of so many classes by itself."""
-    if not groups:
-        return logits.softmax(dim)
-    return torch.cat([part.softmax(dim) for part in logits.split(groups, dim)], dim)
+def channels_last(images: np.ndarray) -> Tensor:
+    """The same images as a tensor whose channels lie side by side in memory."""
+    import torch
+
+    return torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+
+
+def _engine_class(checkpoint: Checkpoint) -> type:
+    if checkpoint.exported is not None:
+        return ExportedEngine
+    # Here, not above: exported models are mapped where torch is not installed.
+    from labelscape.scoring.engines import TorchEngine
+
+    return TorchEngine
+
+
+def _as_float32(values: Array) -> Array:
+    return values.astype(np.float32, copy=False) if isinstance(values, np.ndarray) else values.float()
+
+
+def _sum(values: Array) -> Array:
+    """In float32, also of half precision."""
+    # An overflow is what is looked for.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.sum(dtype=library_of(values).float32)
 
 
 def calibrated(
-    logits: Tensor, checkpoint: Checkpoint, groups: tuple[int, ...], unfamiliar: bool = False
-) -> Tensor:
+    logits: Array, checkpoint: Checkpoint, groups: tuple[int, ...], unfamiliar: bool = False
+) -> Array:
     """(N, K, H, W) logits over the temperature, with `groups` each task's over its own; a last group that is
     `unfamiliar` stays as it is.
     """
@@ -217,7 +265,8 @@ def calibrated(
         return logits
     # A distance is no confidence.
     temperatures += [1.0] * unfamiliar
-    return torch.cat([part / t for part, t in zip(logits.split(groups, 1), temperatures)], 1)
+    parts = zip(parts_of(logits, groups, 1), temperatures)
+    return library_of(logits).concatenate([part / t for part, t in parts], 1)
 
 
 def _check_agreement(checkpoints: Sequence[Checkpoint]) -> None:
@@ -249,43 +298,38 @@ def second_task(checkpoints: Sequence[Checkpoint]) -> SecondTask | None:
 
 
 def _member_logits(
-    member: Member, image: Tensor, protocol: Protocol, groups: tuple[int, ...] = (), unfamiliar: bool = False
-) -> Tensor:
+    member: Member, image: Array, protocol: Protocol, groups: tuple[int, ...] = (), unfamiliar: bool = False
+) -> Array:
     """(N, B, H, W) -> (N, K, H, W): all scales and augmentations of one network, averaged."""
     engine, checkpoint = member.engine, member.checkpoint
-    image = image.to(engine.device)
+    if not isinstance(engine, ExportedEngine):
+        image = image.to(engine.device)
     if protocol.passes == 1 and protocol.scales == (1.0,):
         return calibrated(engine.forward(image), checkpoint, groups, unfamiliar)
     total = None  # one running sum, whatever the number of passes
     for scale in protocol.scales:
         # Once for all augmentations of this scale.
-        resized = _resized(image, scale)
+        scaled = _at_scale(image, scale)
         for which in SYMMETRIES[protocol.tta]:
-            logits = turned_back(engine.forward(turned(resized, which)), which).float()
+            logits = _as_float32(turned_back(engine.forward(turned(scaled, which)), which))
             logits = calibrated(logits, checkpoint, groups, unfamiliar)
             if scale != 1:
-                logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+                logits = resized(logits, image.shape[-2:])
             answer = logits if protocol.average == "logits" else softmax(logits, 1, groups)
-            total = answer if total is None else total.add_(answer)
+            if total is None:
+                total = answer
+            else:
+                total += answer
     mean = total / protocol.passes
     return mean if protocol.average == "logits" else back_to_logits(mean)
 
 
-def _resized(image: Tensor, scale: float) -> Tensor:
-    """Resize by `scale`, bilinear; with antialiasing when reducing, as a coarser sensor would average the
-    ground.
-    """
+def _at_scale(image: Array, scale: float) -> Array:
+    """Resized by `scale`; with antialiasing when reducing."""
     if scale == 1:
         return image
-    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=scale < 1)
-
-
-@torch.inference_mode()
-def soften(logits: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
-    """(K, H, W) logits on any device -> float32 probabilities on the CPU."""
-    # float32 first: half precision rounds small probabilities away, and they no longer sum to 1.
-    return softmax(logits.float().contiguous(), 0, groups).cpu()
+    height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
+    return resized(image, (height, width), antialias=scale < 1)
 
 
 def predict(
@@ -307,7 +351,7 @@ def predict(
     else:
         scorer = Scorer.of([one.task(task) for one in load_all(checkpoint)])
     # A masked array loses its mask here: `valid` says which pixels count.
-    return scorer.score(np.asarray(pixels), valid).numpy()
+    return as_numpy(scorer.score(np.asarray(pixels), valid))
 
 
 def _check_pixels(pixels: object) -> None:

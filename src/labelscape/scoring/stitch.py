@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import UnknownName
 from labelscape.grid import Window
 from labelscape.scenes.scene import Scene
+from labelscape.scoring.arrays import Array
 from labelscape.scoring.fade import Fader
 from labelscape.scoring.heap import memory_kept
 from labelscape.scoring.memory import (
@@ -28,7 +27,7 @@ from labelscape.scoring.memory import (
     tile_side,
 )
 from labelscape.scoring.scored import ScoredTile
-from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.scorer import Scorer, channels_last
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
 from labelscape.stages import stage
 
@@ -104,13 +103,13 @@ def score_tiles(
             yield ScoredTile(tile.core, logits[(slice(None), *inside)], valid[inside])
 
 
-Read = tuple[Tile, list[Tensor] | None, np.ndarray]
+Read = tuple[Tile, list[Array] | None, np.ndarray]
 """A tile, what each network reads of it (None where nothing is valid), and which pixels are valid."""
 
 
 def _predicted(
     scorer: Scorer, scene: Scene, plan: TilePlan, wanted: Callable[[Tile], bool]
-) -> Iterator[tuple[Tile, Tensor | None, np.ndarray]]:
+) -> Iterator[tuple[Tile, Array | None, np.ndarray]]:
     """Each wanted tile with the logits (K, h, w) of its whole `seen` window, None where no pixel is valid,
     and the mask of valid pixels (h, w). One batch is read ahead.
     """
@@ -151,7 +150,7 @@ def tile_batches(plan: TilePlan) -> Iterator[list[Tile]]:
 
 def _batch_logits(
     scorer: Scorer, tiles: list[Tile], found: list[Read]
-) -> Iterator[tuple[Tile, Tensor | None, np.ndarray]]:
+) -> Iterator[tuple[Tile, Array | None, np.ndarray]]:
     """Logits of what was read of a batch, in the order of its tiles; tiles of one shape are predicted
     together.
 
@@ -160,7 +159,7 @@ def _batch_logits(
     map or an evaluation would differ from a whole map in the last digit.
     """
     images = {tile: image for tile, image, _ in found if image is not None}
-    logits: dict[Tile, Tensor] = {}
+    logits: dict[Tile, Array] = {}
     # Tiles cut at the scene's border have other shapes, and tensors are stacked in one.
     for shape in dict.fromkeys(tile.seen.shape for tile in images):
         alike = [tile for tile in tiles if tile.seen.shape == shape]
@@ -181,12 +180,14 @@ def image_shapes(plan: TilePlan) -> Counter[tuple[int, int, int]]:
     return found
 
 
-def stacked(images: list[list[Tensor] | None], member: int) -> Tensor:
+def stacked(images: list[list[Array] | None], member: int) -> Array:
     """(N, B, H, W): the images that one network reads, zeros for None."""
     if len(images) == 1:
         return images[0][member]
     like = next(image[member] for image in images if image is not None)
-    made = torch.zeros(len(images), *like.shape[1:]).contiguous(memory_format=torch.channels_last)
+    made = np.zeros((len(images), *like.shape[1:]), np.float32)
+    if not isinstance(like, np.ndarray):
+        made = channels_last(made)
     for place, image in enumerate(images):
         if image is not None:
             made[place] = image[member][0]

@@ -7,25 +7,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from labelscape.scoring.arrays import Array
 
 SYMMETRIES = {"none": (0,), "mirror": (0, 1), "flips": (0, 1, 2, 3), "dihedral": tuple(range(8))}
 """Named sets of elements: of `--tta`, and of a recipe's `augment`."""
 
 
-def turned(image: Tensor, which: int) -> Tensor:
+def turned(image: Array, which: int) -> Array:
     """Apply an element to the last two dimensions: transposed first, then flipped."""
-    return _flipped(image.transpose(-1, -2) if which & 4 else image, which)
+    return _flipped(_transposed(image) if which & 4 else image, which)
 
 
-def turned_back(image: Tensor, which: int) -> Tensor:
+def turned_back(image: Array, which: int) -> Array:
     """The inverse of `turned`: flipped first, then transposed."""
     image = _flipped(image, which)
-    return image.transpose(-1, -2) if which & 4 else image
+    return _transposed(image) if which & 4 else image
 
 
-def _flipped(image: Tensor, which: int) -> Tensor:
+def _transposed(image: Array) -> Array:
+    # What both call `transpose` is not the same.
+    return image.swapaxes(-1, -2)
+
+
+def _flipped(image: Array, which: int) -> Array:
     axes = [axis for bit, axis in ((1, -1), (2, -2)) if which & bit]
     # torch copies also where it flips along no axis.
-    return image.flip(axes) if axes else image
+    if not axes:
+        return image
+    return np.flip(image, tuple(axes)) if isinstance(image, np.ndarray) else image.flip(axes)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,10 +21,11 @@ from labelscape.errors import BadInput, BadOption, LabelscapeError
 from labelscape.grid import Grid
 from labelscape.labels.rules import SETTINGS, LabelRules
 from labelscape.legend import Legend
-from labelscape.nets.catalog import weights_scaling
 from labelscape.progress import bar
-from labelscape.training.recipe import Recipe
 from labelscape.training.recipe_data import Data
+
+if TYPE_CHECKING:
+    from labelscape.training.recipe import Recipe
 
 RGB = ("red", "green", "blue")
 
@@ -163,6 +164,9 @@ def input_scaling(recipe: Recipe, dataset: Dataset, statistics: Sequence[BandSta
     own = tuple((s.mean, s.std) for s in statistics)
     if recipe.normalisation == "data":
         return InputScaling(own, "")
+    # Here, not above: it imports torch, and scores of exported models need none.
+    from labelscape.nets.catalog import weights_scaling
+
     trained = weights_scaling(recipe.network, recipe.options)
     dtype = dataset.scenes[0].scene.dtype.name
     random = not recipe.options.get("pretrained") and recipe.options.get("weights") is None

@@ -33,8 +33,7 @@ from labelscape.scenes.mosaic import open_scene
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.learned import learned, learned_by_makers
 from labelscape.training.map_data import data_of_maps, is_map
-from labelscape.training.recipe import make_data, stored_data
-from labelscape.training.recipe_data import Data
+from labelscape.training.recipe_data import Data, make_data, stored_data
 from labelscape.version import __version__
 from labelscape.workers.share import Hands
 

@@ -26,8 +26,7 @@ from labelscape.rasters.made_by import made_by
 from labelscape.scenes.files import is_local, reading
 from labelscape.scenes.stamps import same_content
 from labelscape.training.data import open_recipe_data
-from labelscape.training.recipe import stored_data
-from labelscape.training.recipe_data import Data
+from labelscape.training.recipe_data import Data, stored_data
 
 PLACES = 1024
 """Labelled pixels of a window whose place is looked up in the training labels (ours): a share of them is

@@ -12,8 +12,7 @@ from labelscape.legend import Legend
 from labelscape.model_places import is_model
 from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import Source
-from labelscape.training.recipe import make_data
-from labelscape.training.recipe_data import Data
+from labelscape.training.recipe_data import Data, make_data
 
 
 def is_map(model: object) -> bool:

@@ -20,8 +20,8 @@ from typing import Any, Literal
 from labelscape.datasets.published.isprs import BANDS
 from labelscape.nets.catalog import entry, options_of
 from labelscape.nets.tables import Row
-from labelscape.training.recipe import Recipe, exact_recipe, make_data
-from labelscape.training.recipe_data import Data
+from labelscape.training.recipe import Recipe, exact_recipe
+from labelscape.training.recipe_data import Data, make_data
 
 OHEM_DGCW = {"ohem": 1.0}
 """Threshold 0.7, at least 100,000 pixels (DGCWNet sec. 4.4.1); on the main head alone (ours: OCNet's notes

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from labelscape.checkpoint import TASK_NAME, Checkpoint
+from labelscape.checkpoint import TASK_NAME
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
@@ -452,23 +452,6 @@ def exact_recipe(**fields: Any) -> Recipe:
     raise BadOption("This recipe cannot run:\n  - " + "\n  - ".join(lines))
 
 
-def make_data(fields: Mapping[str, Any], whose: str = "These settings of data") -> Data:
-    """The data of a recipe from its settings alone: a caller's, or those that a checkpoint stores. Raises
-    BadOption that lists every problem, as `make_recipe` does.
-    """
-    try:
-        return Data(**fields)
-    except ValidationError as error:
-        # Under the name that they have in a recipe, by which `_said` finds the settings there are.
-        found = [line for one in error.errors() for line in _said({**one, "loc": ("data", *one["loc"])})]
-    raise BadOption(f"{whose} cannot be used:\n  - " + "\n  - ".join(found))
-
-
-def stored_data(checkpoint: Checkpoint) -> Data:
-    """What a checkpoint says it was trained on. Raises BadOption where that cannot be read."""
-    return make_data(checkpoint.recipe["data"], "The settings of data that the checkpoint stores")
-
-
 def as_recipe(given: Recipe | Mapping[str, Any]) -> Recipe:
     """A recipe as it is, or made of a mapping of its settings; the complete recipe that a checkpoint stores
     is taken without today's defaults. Raises WrongType for anything else, BadOption as `make_recipe`.
@@ -507,6 +490,11 @@ def unknown_names(network: str, options: Mapping[str, Any], losses: Mapping[str,
     except UnknownName as error:
         problems.append(str(error))
     return problems + [str(UnknownName("loss", loss, LOSSES)) for loss in losses if loss not in LOSSES]
+
+
+def problems(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences for what pydantic found wrong with a recipe's fields."""
+    return [line for one in found for line in _said(dict(one))]
 
 
 def _said(problem: dict) -> list[str]:

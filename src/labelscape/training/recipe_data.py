@@ -9,8 +9,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.split import fold_of
 from labelscape.errors import BadOption
 
@@ -130,3 +131,23 @@ class Data(BaseModel):
     def shares(self) -> dict[str, float] | None:
         parts = {"train": 1 - self.holdout - self.val, "val": self.val, "test": self.holdout}
         return parts if self.holdout or self.val else None
+
+
+def make_data(fields: Mapping[str, Any], whose: str = "These settings of data") -> Data:
+    """The data of a recipe from its settings alone: a caller's, or those that a checkpoint stores. Raises
+    BadOption that lists every problem, as `make_recipe` does.
+    """
+    try:
+        return Data(**fields)
+    except ValidationError as error:
+        # Under the name that they have in a recipe, by which `problems` finds the settings there are.
+        wrong = [{**one, "loc": ("data", *one["loc"])} for one in error.errors()]
+    # Here, not above: it knows the networks, which are of torch, and data are read without them too.
+    from labelscape.training.recipe import problems
+
+    raise BadOption(f"{whose} cannot be used:\n  - " + "\n  - ".join(problems(wrong)))
+
+
+def stored_data(checkpoint: Checkpoint) -> Data:
+    """What a checkpoint says it was trained on. Raises BadOption where that cannot be read."""
+    return make_data(checkpoint.recipe["data"], "The settings of data that the checkpoint stores")

@@ -31,9 +31,16 @@ def versions_for(*, network: bool) -> dict[str, str]:
     """
     if not network:
         return {"labelscape": __version__}
-    import torch
+    return {"labelscape": __version__, "torch": _torch_version()}
 
-    return {"labelscape": __version__, "torch": torch.__version__}
+
+def _torch_version() -> str:
+    """ "" where it is not installed: exported models are mapped without it."""
+    try:
+        import torch
+    except ImportError:
+        return ""
+    return torch.__version__
 
 
 class Stopped(BaseException):
@@ -82,8 +89,10 @@ def _take_gpu(name: object) -> None:
     which have numbers on their node; clusters differ in whether a task sees the cards of others. Elsewhere
     the user says which one a worker sees (CUDA_VISIBLE_DEVICES).
     """
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        return
     number = name if isinstance(name, int) else os.environ.get("SLURM_LOCALID")
     if number is not None and torch.cuda.device_count() > 1:
         torch.cuda.set_device(int(number) % torch.cuda.device_count())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -201,15 +202,18 @@ def facts_here(needs: Needs, mark: str | None) -> dict[str, Any]:
 
 
 def _network_facts(needs: Needs) -> dict[str, Any]:
-    import torch
-
-    from labelscape.scoring.engines import pick_device
+    from labelscape.scoring.devices import pick_device
 
     check_models(needs.models)
+    device = pick_device(needs.device).type
+    torch = sys.modules.get("torch")
+    # Exported models alone are mapped without it.
+    if torch is None:
+        return {"processor": "", "gpus": [], "device": device}
     return {
         "processor": torch.backends.cpu.get_cpu_capability(),
         "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
-        "device": pick_device(needs.device).type,
+        "device": device,
     }
 
 

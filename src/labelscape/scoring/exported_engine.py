@@ -1,32 +1,42 @@
-"""onnxruntime: models that `labelscape export` wrote, run on the CPU."""
+"""Models that `labelscape export` wrote, run on the CPU without torch by the library of their format."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadInput, BadOption
-from labelscape.exported import Facts, session
-from labelscape.scoring.engines import back_to_logits
-from labelscape.scoring.familiar import refuse_without
+from labelscape.exported import Facts
+from labelscape.scoring import onnxruntime_engine
+from labelscape.scoring.arrays import Array, back_to_logits, library_of
+from labelscape.scoring.devices import Processor
+from labelscape.scoring.unfamiliar import refuse_without
+
+if TYPE_CHECKING:
+    import torch
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""Images (N, B, H, W) float32 as the graph reads them -> probabilities (N, K, H, W) float32."""
 
 
 @dataclass(frozen=True, eq=False)
-class OnnxEngine:
-    """An exported network. `scaling` is (mean, std) of its bands, (1, B, 1, 1) each, by which the images of
-    `forward` are brought back to what the graph reads.
+class ExportedEngine:
+    """An exported network.
+
+    name     of the library that runs it, and its version
+    scaling  (mean, std) of its bands, (1, B, 1, 1) float32 each, by which the images of `forward` are brought
+             back to what the graph reads
     """
 
+    name: str
     facts: Facts
-    model: bytes = field(repr=False)
-    scaling: tuple[Tensor, Tensor] = field(repr=False)
-    _sessions: dict[int, Any] = field(default_factory=dict, repr=False)
+    run: Run = field(repr=False)
+    scaling: tuple[np.ndarray, np.ndarray] = field(repr=False)
+    device: Processor = Processor()
 
     @classmethod
     def of(
@@ -37,7 +47,7 @@ class OnnxEngine:
         precision: str = "32",
         both: bool = False,
         unfamiliar: bool = False,
-    ) -> OnnxEngine:
+    ) -> ExportedEngine:
         """Raises BadOption for a device or a precision that an exported model does not have, BadFile where
         unfamiliar input is asked for.
         """
@@ -50,13 +60,11 @@ class OnnxEngine:
         if unfamiliar:
             refuse_without([checkpoint])
         pairs = checkpoint.contract.normalisation
-        mean, std = (torch.tensor(column).reshape(1, -1, 1, 1) for column in zip(*pairs))
+        mean, std = (np.array(column, np.float32).reshape(1, -1, 1, 1) for column in zip(*pairs))
         network = checkpoint.exported
-        return cls(network.facts, network.model, (mean, torch.where(std > 0, std, 1)))
-
-    @property
-    def name(self) -> str:
-        return f"onnxruntime {version('onnxruntime')}"
+        name = f"onnxruntime {onnxruntime_engine.library_version()}"
+        run = onnxruntime_engine.Converted(network.model)
+        return cls(name, network.facts, run, (mean, np.where(std > 0, std, np.float32(1))))
 
     @property
     def stride(self) -> int:
@@ -67,22 +75,22 @@ class OnnxEngine:
         return self.facts.reach
 
     @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
     def dtype(self) -> torch.dtype | None:
         return None
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Array) -> Array:
         """(N, B, H, W) float32, normalised -> the logarithm of calibrated probabilities (N, K, H, W)."""
+        if isinstance(images, np.ndarray):
+            return back_to_logits(self._probabilities(images))
+        # Beside a network of torch, with which it is averaged.
+        return back_to_logits(library_of(images).from_numpy(self._probabilities(images.numpy())))
+
+    def _probabilities(self, images: np.ndarray) -> np.ndarray:
         height, width = images.shape[-2:]
         # As the network pads in torch: edge pixels repeated at the right and bottom.
         down, right = self._missing(height), self._missing(width)
-        padded = F.pad(images, (0, right, 0, down), mode="replicate") if down or right else images
-        given = self._as_read(padded).contiguous().numpy()
-        found = self._session().run(["probabilities"], {"image": given})[0]
-        return back_to_logits(torch.from_numpy(found)[..., :height, :width])
+        padded = np.pad(images, ((0, 0), (0, 0), (0, down), (0, right)), "edge") if down or right else images
+        return self.run(self._as_read(padded))[..., :height, :width]
 
     def _missing(self, side: int) -> int:
         """Pixels that a side lacks. Raises BadInput for more than the model takes."""
@@ -96,19 +104,13 @@ class OnnxEngine:
             )
         return size - side
 
-    def _as_read(self, images: Tensor) -> Tensor:
+    def _as_read(self, images: np.ndarray) -> np.ndarray:
         if self.facts.normalise == "outside":
             return images
         mean, std = self.scaling
-        raw = images * std + mean
+        raw = images * std
+        raw += mean
         return raw / 255 if self.facts.normalise == "unit" else raw
-
-    def _session(self) -> Any:
-        # As many threads as torch has: a resumed map sets those that it was begun with.
-        threads = torch.get_num_threads()
-        if threads not in self._sessions:
-            self._sessions[threads] = session(self.model, threads)
-        return self._sessions[threads]
 
     def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
         return self.facts.peak_bytes(height * width * images)
