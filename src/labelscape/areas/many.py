@@ -112,6 +112,7 @@ def polygonize_maps(
     if sieve:
         check_minimum(sieve)
     suffix = f".{polygons_as.removeprefix('.')}"
+    # With any name: a format without its driver is refused before the first map, not by each of them.
     check_target(Path("map").with_suffix(suffix))
     settings = {"sieve": sieve, "min_area": min_area, "simplify": simplify}
     many = _Many("polygonize", suffix, legend, settings, overwrite, PolygonSummary)
@@ -165,6 +166,8 @@ def _each(
     missing: list[_Task] = []
     for number, one in enumerate(maps):
         task = _Task(number, one.source, str(Path(out) / f"{one.name}{many.suffix}"))
+        # By settings and content, not by the file being there: one of another minimum would be taken for
+        # done.
         facts = None if many.overwrite else finished.facts(_text(task.source), task.out)
         if facts is None:
             missing.append(task)
