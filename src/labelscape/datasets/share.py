@@ -39,6 +39,7 @@ def trained_share(
     if not len(units):
         raise BadInput("There is no labelled training block to take a share of.")
     order = nested_order(counts, seed)
+    # A share that is a whole number of units stays it: 0.07 * 100 is a little above 7 in floating point.
     kept = order[: max(1, math.ceil(share * len(order) - 1e-9))]
     chosen = {tuple(units[place]) for place in kept.tolist()}
     what = "images" if by_file else "blocks"
@@ -65,6 +66,7 @@ def nested_order(counts: np.ndarray, seed: int) -> np.ndarray:
     """
     order = np.random.default_rng([seed, 0]).permutation(len(counts))
     first: dict[int, None] = {}
+    # Rare classes first: what is chosen for them mostly holds the common ones too.
     for index in np.argsort(counts.sum(axis=0), kind="stable").tolist():
         having = order[counts[order, index] > 0]
         # A class that a chosen unit has already needs no other.
