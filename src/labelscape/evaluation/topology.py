@@ -91,14 +91,19 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
     height, width = padded.shape
     flat = padded.ravel()
     steps = [row * width + column for row, column in TURN]
+    # Only these are looked at: roads are a small part of a scene, and each pass over all of it would cost the
+    # same.
     left = np.flatnonzero(flat)
     while True:
         removed = 0
         for removable in REMOVABLE:
             code = np.zeros(len(left), np.uint8)
             for bit, step in enumerate(steps):
+                # The neighbourhood as one byte: a table answers what the equations would for each pixel.
                 code |= flat[left + step].astype(np.uint8) << np.uint8(bit)
             gone = removable[code]
+            # All at once after the pass, as the algorithm is defined: pixels removed one by one could cut a
+            # line.
             flat[left[gone]] = False
             left = left[~gone]
             removed += int(gone.sum())
