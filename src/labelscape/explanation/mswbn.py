@@ -34,6 +34,7 @@ def weights_of(look: Look) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     weights, bins, dominant = [], [], []
     for seen in look.windows:
         named = look.net.branch_weights(seen.image)
+        # In double: sums over windows, whose differences are a few per cent.
         weights.append(torch.cat([named[key] for key in ("w1", "w2", "w3")]).double().cpu().numpy())
         if "w_bin" in named:
             bins.append(named["w_bin"][0].double().cpu().numpy())
@@ -52,6 +53,7 @@ def branch_weights(look: Look) -> Found:
     weights, bins, dominant = weights_of(look)
     theta, names = net.hwm.theta, branch_names(net)
     uniform = 1 / len(names)
+    # Without gates no weight is raised; equal weights are then what there is to compare with.
     limit = uniform if theta is None else theta
     below = (weights < limit).mean(0)  # (3, n)
     arrays = {"weights": weights, "dominant": dominant, "below_theta": below}
@@ -129,6 +131,7 @@ def _weights_figure(names: list[str], weights: np.ndarray, limit: float) -> Figu
 def _by_class_figure(look: Look, names: list[str], weights: np.ndarray, dominant: np.ndarray) -> Figure:
     classes, present = look.names, np.unique(dominant)
     drawing = blank(9.6, 1.6 + 0.32 * len(present))
+    # One scale for the three panels: their colours are compared.
     low, high = weights.min(), weights.max()
     image = None
     for h, axes in enumerate(drawing.subplots(1, 3, sharey=True)):
