@@ -66,6 +66,7 @@ def read_corrections(source: str | Path, grid: Grid, legend: Legend) -> Correcti
             f"{source} holds no answer yet: none of its {count} areas has a class. Choose `{RIGHT}` for "
             "some, or say that the map's class is right."
         )
+    # Refused, not left out: a class that is spelt otherwise would lose all its answers.
     strange = sorted({name for name, kept in zip(names, answered) if kept} - set(legend.names))
     if strange:
         raise UnknownName(f"class of the labels (found in {source})", strange[0], legend.names)
@@ -90,6 +91,7 @@ def _answers(
         said = answer.lower()
         if said not in ("", "right", *NO_CLASS):
             raise UnknownName(f"answer (found in {source})", answer, ("right", *NO_CLASS))
+        # Which of the two was meant only the interpreter knows.
         if said == "right" and name and name != own:
             raise BadInput(
                 f"{source}: an area is said to be right as {own!r}, and its right class to be {name!r} "
