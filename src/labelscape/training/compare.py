@@ -175,6 +175,7 @@ def compare_on(
     """Compare on an open data set; `test` holds `tta`, `scales`, `average`, `device` and `precision`."""
     from labelscape.scoring.scorer import Scorer
 
+    # Both mean every label; the functions below know None alone.
     part = None if part == "all" else part
     protocol = one_protocol(None, test["tta"], test["scales"], test["average"])
 
