@@ -291,6 +291,7 @@ def _given(model: str, images: list[str] | None, labels: Labels, scores: Scores,
         if labels.named or scores.settings != Scores().settings:
             raise BadOption("Counts are added as they are: leave labels and what is to be counted out.")
         files = [Path(file) for file in (model, *(images or ()))]
+        # Counts, not scores: those of parts cannot be averaged to that of the whole.
         found = sum(Evaluation.load(path) for path in files)
         if out:
             from labelscape.evaluation.page import write_page
@@ -299,6 +300,7 @@ def _given(model: str, images: list[str] | None, labels: Labels, scores: Scores,
             title = ", ".join(path.stem for path in files)
             write_page(out / "report.html", found, title=title, overwrite=overwrite)
         return found
+    # Any other file may be a map of other software, so only the labels tell what was meant.
     if not labels.labels:
         raise BadOption(
             f"{model} is not a Labelscape checkpoint; to score it as a finished map, pass the --labels."
