@@ -358,6 +358,55 @@ def test_a_scene_on_a_server_is_not_asked_for(folder, tmp_path):
         assert shown.layer("scene") is None and place in shown.notes[0]
 
 
+def referring(path: Path, to: Path) -> None:
+    """A VRT, under any name, of a raster elsewhere."""
+    bands = "".join(
+        f'<VRTRasterBand dataType="UInt16" band="{i}"><SimpleSource><SourceFilename relativeToVRT="0">{to}'
+        f"</SourceFilename><SourceBand>{i}</SourceBand></SimpleSource></VRTRasterBand>"
+        for i in (1, 2, 3, 4)
+    )
+    size = f'rasterXSize="{viewed.WIDTH}" rasterYSize="{viewed.HEIGHT}"'
+    path.unlink(missing_ok=True)
+    path.write_text(f"<VRTDataset {size}>{bands}</VRTDataset>")
+
+
+def test_rasters_that_name_other_files_are_not_followed(folder, tmp_path):
+    """Nothing outside of a folder is read because a file in it says so, nor a server asked."""
+    inside = Path(shutil.copytree(folder, tmp_path / "map"))
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    for name in ("place.tif", "place_class.tif"):
+        shutil.copy(inside / name, secret)
+    item = {"type": "Feature", "stac_version": "1.0.0", "id": "x", "geometry": None, "links": []}
+    item |= {"properties": {"datetime": "2020-01-01T00:00:00Z"}}
+    (inside / "scenes").mkdir()
+    (inside / "scenes" / "a.tif").symlink_to(secret / "place.tif")
+    referring(inside / "place.vrt", secret / "place.tif")
+    (inside / "web.tif").write_text(
+        '<GDAL_WMS><Service name="TMS"><ServerUrl>http://127.0.0.1:9/${z}</ServerUrl></Service></GDAL_WMS>'
+    )
+    shutil.copy(inside / "place.tif", inside / "overview.tif")
+    (inside / "overview.tif.ovr").symlink_to(secret / "place.tif")
+    for href in (str(secret / "place.tif"), "../secret/place.tif", f"file://{secret}/place.tif", "a.tif"):
+        item["assets"] = {"data": {"href": href, "type": "image/tiff; application=geotiff"}}
+        (inside / "item.json").write_text(json.dumps(item))
+        for scene in ("item.json", "scenes", "place.vrt", "web.tif", "overview.tif"):
+            (inside / "place_run.json").write_text(json.dumps({"scene": scene}))
+            shown = find(inside)
+            assert shown.layer("scene") is None and "--scene" in shown.notes[0]
+    referring(inside / "place_confidence.tif", secret / "place_class.tif")
+    assert [one.key for one in find(inside).layers] == ["class", "proba"]
+    # Text that GDAL opens under the name of a GeoPackage.
+    (inside / "place_polygons.gpkg").write_text(
+        f'<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>{secret}</SrcDataSource></OGRVRTLayer>'
+        "</OGRVRTDataSource>"
+    )
+    assert find(inside).outlines is None
+    referring(inside / "place_class.tif", secret / "place_class.tif")
+    with pytest.raises(BadFile, match="such as a VRT"):
+        find(inside)
+
+
 def test_names_from_files_go_out_as_text(tmp_path):
     viewed.made(tmp_path, names=(viewed.HOSTILE, "a</script>", "\"'&"))
     answer = client(find(tmp_path)).get("/api/map")
@@ -374,6 +423,9 @@ def test_what_cannot_be_shown_gets_a_sentence(tmp_path, run_cli):
     with pytest.raises(BadInput, match="holds no map"):
         find(tmp_path)
     (tmp_path / "a_class.tif").write_bytes(b"no raster")
+    with pytest.raises(BadFile, match="cannot be opened"):
+        find(tmp_path)
+    (tmp_path / "a_class.tif").write_bytes(b"II*\0 cut off")
     with pytest.raises(BadFile, match="cannot be opened"):
         find(tmp_path)
     (tmp_path / "b_class.tif").write_bytes(b"no raster")

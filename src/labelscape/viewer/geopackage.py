@@ -15,6 +15,7 @@ import shapely
 
 from labelscape.errors import BadFile, LabelscapeError
 
+MAGIC = b"SQLite format 3\0"
 PATIENCE = 10.0
 """Seconds to wait for another writer (ours): QGIS saves in less."""
 ENVELOPES = (0, 32, 48, 48, 64)
@@ -32,6 +33,15 @@ class Changed(LabelscapeError):
             "Somebody else changed this meanwhile; what they chose is shown now. Choose again to replace it."
         )
         self.now = now
+
+
+def is_geopackage(path: Path) -> bool:
+    """Is it a file of SQLite's? GDAL would also open text under this name, which may name files elsewhere."""
+    try:
+        with path.open("rb") as file:
+            return path.is_file() and file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import rasterio
 
 from labelscape.errors import BadFile, BadInput, LabelscapeError
 from labelscape.files import check_path
@@ -21,10 +22,11 @@ from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_in, values_in
 from labelscape.rasters.overviews import count_areas
-from labelscape.scenes.files import reading
+from labelscape.scenes.files import READ_FAILURES, gdal, reading, reason
 from labelscape.scenes.picture import PICTURES
 from labelscape.text import printable_name
 from labelscape.viewer.differences import difference_layer
+from labelscape.viewer.geopackage import is_geopackage
 from labelscape.viewer.layers import ByteReader, Layer, Pool, is_quick, scene_pool, spread, stamp_of
 
 if TYPE_CHECKING:
@@ -40,6 +42,13 @@ LARGEST_RUN = 50_000_000
 COUNTED = 25_000_000
 """Pixels of a map whose areas are counted at the start (ours): a second. Of larger ones without a run file
 they are estimated from an overview.
+"""
+PLAIN = {
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
+    **{b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"\0\0\0\x0cjP": "JP2OpenJPEG"},
+}
+"""First bytes -> driver of rasters that are opened because they lie in a folder: they hold their own pixels.
+Others open files, or ask servers, that are named in the file.
 """
 LOOKED = 2048
 MOST_RASTERS = 40
@@ -124,7 +133,7 @@ def find(
     judged = None
     blocks = main.with_name(BLOCKS)
     if judge is None and main.name.endswith(ERRORS) and blocks.exists():
-        judge = _inside(blocks, main.parent)
+        judge = _inside(blocks, main.parent) if is_geopackage(blocks) else None
     if judge is not None:
         from labelscape.viewer.judge import Judged
 
@@ -143,7 +152,7 @@ def find(
 def _outlines_of(main: Path, grid: Grid) -> Outlines | None:
     """The polygons beside a class map."""
     path = main.with_name(main.name.removesuffix(CLASS) + POLYGONS)
-    if not main.name.endswith(CLASS) or not path.is_file() or path.is_symlink():
+    if not main.name.endswith(CLASS) or path.is_symlink() or not is_geopackage(path):
         return None
     from labelscape.viewer.outlines import Outlines
 
@@ -168,7 +177,7 @@ def class_map_of(place: str | Path) -> Path:
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:5]) + (" ..." if len(found) > 5 else "")
         raise BadInput(f"{path} holds {len(found)} maps ({names}); pass one of these files.")
-    return _inside(found[0], path)
+    return _own_raster(found[0], path)
 
 
 def stem_of_map(path: Path) -> str:
@@ -179,6 +188,31 @@ def _inside(path: Path, folder: Path) -> Path:
     """The path itself. Raises BadInput where it is a link that leads out of the folder."""
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BadInput(f"{path} is a link to a file outside {folder}; pass that file itself.")
+    return path
+
+
+def _own_raster(path: Path, folder: Path) -> Path:
+    """The path itself of a raster found in a folder. Raises BadInput where it or a file that belongs to it
+    lies elsewhere, BadFile where it is none of PLAIN.
+    """
+    _inside(path, folder)
+    if not path.is_file():
+        raise BadInput(f"{path} is not a file; pass it itself.")
+    with path.open("rb") as opened:
+        first = opened.read(8)
+    driver = next((name for magic, name in PLAIN.items() if first.startswith(magic)), None)
+    if driver is None:
+        raise BadFile(
+            f"{path} cannot be opened: it is no GeoTIFF, PNG, JPEG or JPEG 2000. What names other files, "
+            "such as a VRT, is not opened because it lies in a folder: pass it itself."
+        )
+    try:
+        with gdal(), rasterio.open(path, driver=driver) as file:
+            parts = file.files
+    except READ_FAILURES as error:
+        raise BadFile(f"{path} cannot be opened ({reason(error)}).") from error
+    for part in parts:
+        _inside(Path(part), folder)
     return path
 
 
@@ -213,7 +247,7 @@ def _map_layers(main: Path, run: dict[str, Any], grid: Grid | None, prefix: str)
             title = f"{task}: {BESIDE[ending]}" if task else BESIDE[ending]
             key = prefix + (f"{task}_" if task else "") + ending[1:-4]
             try:
-                layers.append(_byte_layer(_inside(file, main.parent), key, title + second, grid, {}))
+                layers.append(_byte_layer(_own_raster(file, main.parent), key, title + second, grid, {}))
             except LabelscapeError:
                 # A raster beside the map that is damaged must not hide the map.
                 continue
@@ -322,6 +356,11 @@ def _scene_of(
             return [], [
                 f"No imagery: if {printable_name(named[0])} is this map's scene, pass it with --scene."
             ]
+        try:
+            for file in files:
+                _own_raster(file, main.parent)
+        except LabelscapeError as error:
+            return [], [f"No imagery: {error} (--scene)"]
         source: str | list[str] = str(files[0]) if len(files) == 1 else [str(f) for f in files]
     else:
         source = str(given) if isinstance(given, (str, Path)) else [str(one) for one in given]

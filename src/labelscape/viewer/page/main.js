@@ -71,11 +71,11 @@ async function start() {
     if (!polygons) return;
     const own = facts.layers.find((one) => one.kind === "classes");
     const classes = own?.classes ?? [];
-    const hidden = new Set((own && state.hidden[own.key]) ?? []);
+    const hidden = (own && state.hidden[own.key]) ?? [];
     const chosen = (own && state.colors[own.key]) ?? {};
     polygons.show({
       colors: Object.fromEntries(classes.map((one) => [one.name, `#${hex(chosen[one.value] ?? one.color)}`])),
-      hidden: new Set(classes.filter((one) => hidden.has(one.value)).map((one) => one.name)),
+      hidden: classes.filter((one) => hidden.includes(one.value)).map((one) => one.name),
       // Over the raster of classes, or a measure, lines alone: their colours are what is looked at.
       fill: state.show === "none" ? state.opacity / 100 : 0,
     });
