@@ -53,6 +53,7 @@ def test_a_setting_of_the_data_given_at_the_top_is_sent_there(name):
         ({"data": {**DATA, "val": 1}}, "`data.val=1` must be below 1."),
         ({"data": DATA, "sync_bn": "perhaps"}, "`sync_bn='perhaps'` must be True or False."),
         ({"data": {"labels": []}}, "`data.images` is missing."),
+        ({"data": {**DATA, "buffer": 10**20}}, "`data.buffer=100000000000000000000` must be at most 1e+06."),
     ],
 )
 def test_values_of_a_recipe_are_refused_in_our_words(settings, said):

@@ -82,7 +82,7 @@ class Data(BaseModel):
     """Cross-validation: K/N holds out fold K of N folds of blocks, and sets `holdout` to 1/N. Over all N
     folds each labelled block is tested once. (Not stored where not given.)
     """
-    buffer: int = Field(0, ge=0)
+    buffer: int = Field(0, ge=0, le=1_000_000)
     """Training labels within this many pixels of a held-out block are dropped."""
     holdout: float = Field(0.25, ge=0, lt=1)
     """Share of the labels held out for the score (part "test")."""
