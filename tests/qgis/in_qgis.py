@@ -1,6 +1,6 @@
 """Run by the Python that QGIS is installed for, which has neither pytest nor Labelscape: opens files as QGIS
-does and prints what it makes of them, as JSON. --answer=PATH answers the points of a sample, as a person
-would in the attribute table.
+does and prints what it makes of them, as JSON. --picture=PATH draws a raster with its legend, --answer=PATH
+answers the points of a sample, as a person would in the attribute table.
 """
 
 import json
@@ -10,11 +10,19 @@ from pathlib import Path
 from qgis.core import (
     QgsApplication,
     QgsExpressionContextUtils,
+    QgsLayerTree,
+    QgsLayerTreeModel,
+    QgsLegendRenderer,
+    QgsLegendSettings,
+    QgsMapLayerLegendUtils,
+    QgsMapRendererParallelJob,
+    QgsMapSettings,
     QgsRasterLayer,
     QgsRenderContext,
     QgsVectorLayer,
 )
-from qgis.PyQt.QtGui import QColor
+from qgis.PyQt.QtCore import QSize
+from qgis.PyQt.QtGui import QColor, QImage, QPainter
 
 
 def raster(path):
@@ -58,6 +66,46 @@ def symbols(layer):
         found[feature.id()] = paint.name() if symbol else None
     renderer.stopRender(context)
     return found
+
+
+def picture(path, target):
+    """Draw a raster as QGIS's map window does, four pixels for each of its pixels, with its legend below."""
+    layer = QgsRasterLayer(path, "Class map")
+    width, height = 4 * layer.width(), 4 * layer.height()
+    settings = QgsMapSettings()
+    settings.setLayers([layer])
+    settings.setDestinationCrs(layer.crs())
+    settings.setExtent(layer.extent())
+    settings.setOutputSize(QSize(width, height))
+    settings.setBackgroundColor(QColor("white"))
+    job = QgsMapRendererParallelJob(settings)
+    job.start()
+    job.waitForFinished()
+    tree = QgsLayerTree()
+    node = tree.addLayer(layer)
+    # QGIS before 3.30 lists all 256 entries of a colour table: the classes are the first of them.
+    named = [n for n, one in enumerate(layer.renderer().classes()) if one.label != str(int(one.value))]
+    QgsMapLayerLegendUtils.setLegendNodeOrder(node, [0, *(n + 1 for n in named)])  # 0: the band's name
+    model = QgsLayerTreeModel(tree)
+    model.refreshLayerLegend(node)
+    legend = QgsLegendRenderer(model, QgsLegendSettings())
+    size = legend.minimumSize()  # in millimetres
+    scale = 8  # pixels a millimetre
+    drawn = QImage(
+        max(width, int(scale * size.width())), height + int(scale * size.height()), QImage.Format_RGB32
+    )
+    drawn.fill(QColor("white"))
+    drawn.setDotsPerMeterX(1000 * scale)
+    drawn.setDotsPerMeterY(1000 * scale)
+    painter = QPainter(drawn)
+    painter.drawImage(0, 0, job.renderedImage())
+    painter.translate(0, height)
+    painter.scale(scale, scale)  # a legend is drawn in millimetres
+    context = QgsRenderContext.fromQPainter(painter)
+    context.setScaleFactor(scale)
+    legend.drawLegend(context)
+    painter.end()
+    assert drawn.save(target)
 
 
 def vector(path):
@@ -111,6 +159,8 @@ def main(paths):
     for path in paths:
         if path.startswith("--answer="):
             answer(path.partition("=")[2])
+        elif path.startswith("--picture="):
+            picture(path.partition("=")[2], path.partition("=")[2].replace(".tif", ".png"))
         else:
             found[Path(path).name] = (raster if path.endswith(".tif") else vector)(path)
     print("FOUND" + json.dumps(found))

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import samples
 import world
+from PIL import Image
+from rio_cogeo import cog_validate
 
 from labelscape.areas.polygonize import polygonize
 from labelscape.assessment.assess import assess
@@ -52,6 +55,7 @@ def opened(tmp_path_factory):
     sample(folder / "m_class.tif", folder / "answered.gpkg", size=60, floor=10)
     names = ("m_class.tif", "areas.gpkg", "review.gpkg", "blind.gpkg", "blind_second.gpkg")
     words = [*(str(folder / n) for n in names), f"--answer={folder / 'answered.gpkg'}"]
+    words.append(f"--picture={folder / 'm_class.tif'}")
     done = subprocess.run(
         [program, str(Path(__file__).with_name("in_qgis.py")), *words, str(folder / "answered.gpkg")],
         env=ENVIRONMENT | {"QT_QPA_PLATFORM": "offscreen"},
@@ -77,6 +81,45 @@ def test_a_class_map_opens_named_and_in_its_colours(opened):
     shown = found["shown"]
     assert shown.pop("nodata")[3] == 0
     assert shown == {str(c.value): [*c.color, 255] for c in world.LEGEND.classes}
+
+
+def test_a_class_map_is_drawn_in_the_colours_of_its_legend_with_names_beside(opened):
+    """The picture of QGIS's own renderer, pixel by pixel."""
+    folder = opened[0]
+    drawn = np.asarray(Image.open(folder / "m_class.png").convert("RGB"))
+    with rasterio.open(folder / "m_class.tif") as file:
+        values = file.read(1)
+    wanted = np.full((*values.shape, 3), 255, np.uint8)  # nodata shows the paper
+    for one in world.LEGEND.classes:
+        wanted[values == one.value] = one.color
+    height, width = (4 * side for side in values.shape)
+    np.testing.assert_array_equal(drawn[:height, :width], wanted.repeat(4, 0).repeat(4, 1))
+    # Below it each class has a swatch in its colour, and text beside.
+    legend = drawn[height:]
+    rows = {}
+    for one in world.LEGEND.classes:
+        swatch = (legend == one.color).all(-1)
+        assert swatch.sum() > 50, one.name
+        rows[one.name] = np.median(np.nonzero(swatch)[0])
+        right = legend[int(rows[one.name]) - 4 : int(rows[one.name]) + 5, np.nonzero(swatch)[1].max() + 4 :]
+        assert (right.sum(-1) < 300).any(), f"no name stands beside {one.name}"
+    assert list(rows) == sorted(rows, key=rows.get), "in the legend's order"
+
+
+def test_the_tools_of_gdal_take_a_class_map_for_a_named_cog(opened):
+    """GDAL of the system, older than ours, and the validator of Cloud Optimized GeoTIFFs."""
+    path = opened[0] / "m_class.tif"
+    assert cog_validate(path, strict=True, quiet=True) == (True, [], [])
+    program = shutil.which("gdalinfo")
+    if program is None:
+        pytest.skip("needs gdalinfo (apt-get install gdal-bin)")
+    done = subprocess.run([program, str(path)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""
+    for said in ("LAYOUT=COG", "NoData Value=255", "ColorInterp=Palette", 'ID["EPSG",32633]]'):
+        assert said in done.stdout, said
+    for one in world.LEGEND.classes:
+        assert f"<F>{one.name}</F>" in done.stdout
+        assert f"{one.value}: {','.join(map(str, one.color))},255" in done.stdout
 
 
 def test_polygons_open_in_the_colours_of_the_legend(opened):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import world
+from test_opens_in_qgis import ENVIRONMENT, python_of_qgis
 
 from labelscape.errors import BadFile
 from labelscape.qgis_install import NAME, SOURCE, install, plugins_folder
@@ -119,6 +120,36 @@ def test_metadata_are_those_of_a_plug_in_with_algorithms():
 
 
 @pytest.mark.long
+def test_cancel_in_qgis_ends_the_command_and_leaves_nothing(tmp_path):
+    install(tmp_path / "plugins")
+    scene = world.make(tmp_path, 16, 16, bands=3).scene
+    program = tmp_path / "never"
+    program.write_text(
+        f"#!{sys.executable}\nimport os, sys, time\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "print('map scene: 3 of 12 tiles', flush=True)\ntime.sleep(600)\n"
+    )
+    program.chmod(0o755)
+    (tmp_path / "maps").mkdir()
+    words = [tmp_path / "plugins", scene, program, tmp_path / "maps" / "out.tif"]
+    done = subprocess.run(
+        [python_of_qgis(), str(Path(__file__).with_name("cancel_in_qgis.py")), *map(str, words)],
+        env=ENVIRONMENT | {"QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "FOUND" in done.stdout, done.stderr[-3000:]
+    found = json.loads(done.stdout.partition("FOUND")[2])
+    assert found["asked"][:3] == ["INPUT", "MODEL", "TTA"] and found["asked"][-1] == "OUTPUT"
+    assert found["shares"] == [25.0] and found["lines"] == ["map scene: 3 of 12 tiles"]
+    assert found["results"] == {}
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert list((tmp_path / "maps").iterdir()) == []
+
+
+@pytest.mark.long
 def test_a_map_is_made_in_qgis_itself(tmp_path):
     # Debian's wrapper adds options that the program refuses.
     program = shutil.which("qgis_process.bin") or shutil.which("qgis_process")
@@ -155,6 +186,21 @@ def test_a_map_is_made_in_qgis_itself(tmp_path):
     told = qgis("run", "labelscape:map", *settings, f"--OUTPUT={tmp_path / 'out.tif'}")
     assert (tmp_path / "out.tif").exists(), told
     assert (tmp_path / "out.tif.aux.xml").exists() and "map scene: " in told.replace(scene.stem, "scene")
+    # As QGIS loads it: the colours and names of the model's classes.
+    opened = subprocess.run(
+        [python_of_qgis(), str(Path(__file__).with_name("in_qgis.py")), str(tmp_path / "out.tif")],
+        env=ENVIRONMENT | {"QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "FOUND" in opened.stdout, opened.stderr[-3000:]
+    layer = json.loads(opened.stdout.partition("FOUND")[2])["out.tif"]
+    assert layer["renderer"] == "paletted" and layer["crs"] == "EPSG:32633"
+    paints = ["#{:02x}{:02x}{:02x}".format(*one.color) for one in world.LEGEND.classes]
+    assert layer["classes"][:3] == [
+        [one.value, one.name, paint] for one, paint in zip(world.LEGEND.classes, paints, strict=True)
+    ]
     # A raster that does not fit is refused, and QGIS shows why.
     told = qgis(
         "run", "labelscape:map", *settings[:1], "--MODEL=/none.safetensors", f"--OUTPUT={tmp_path / 'no.tif'}"
