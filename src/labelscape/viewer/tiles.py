@@ -1,4 +1,11 @@
-"""Tiles of a layer as PNG, the stretch of imagery, and the values at a pixel."""
+"""Tiles of a layer as PNG, the stretch of imagery, and the values at a pixel.
+
+Not by rio-tiler, which knows one nodata value: of a class map without a declared one, or with another than
+255, it takes 255 for a class, or the declared value for one. Of imagery it takes a pixel for missing where
+one band alone holds the nodata value, and NaN for a value. Where both agree (400 tiles of a COG of 6,000 x
+6,000, nodata 255 passed to its `read`: the same pixels and masks) it takes two to four times the processor,
+0.6 ms a tile.
+"""
 
 from __future__ import annotations
 
