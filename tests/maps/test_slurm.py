@@ -137,6 +137,7 @@ def test_the_script_of_the_function_has_the_command_line_of_its_settings(
     words = shlex.split(line.removesuffix(" &"))[6:]
     called = []
     monkeypatch.setattr("labelscape.cli.map._map", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr("labelscape.cli.map.check_files", lambda given: None)  # there is no area.gpkg
     assert asked(*words)[0] == 0
     ((models, sources, out, workers, _, settings),) = called
     assert (models, [s.source for s in sources], out) == (two, list(map(str, scenes)), tmp_path / "maps")
