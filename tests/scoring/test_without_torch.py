@@ -68,7 +68,7 @@ def test_the_command_line_needs_no_torch_to_map_check_and_score_an_exported_mode
         profile = {**file.profile, "count": 1, "dtype": "uint8", "nodata": 255}
     with rasterio.open(labels, "w", **profile) as file:
         file.write(np.array(world.LEGEND.values, np.uint8)[scene.classes], 1)
-    tiles = "--tile-size 96 --overlap 16 --blend hann --force --no-polygons --no-report --proba --entropy"
+    tiles = "--tile-size 96 --overlap 16 --blend hann --force --no-polygons --proba --entropy"
     lines = [
         f"info {model}",
         f"check {model} {scene.scene} --json",
@@ -88,7 +88,7 @@ def test_the_command_line_needs_no_torch_to_map_check_and_score_an_exported_mode
     assert (
         "water" in said[0] and json.loads(said[1])["plan"]["tiles"] and json.loads(said[4])["mean_iou"] >= 0
     )
-    how = {"tile_size": 96, "overlap": 16, "blend": "hann", "force": True, "polygons": False, "report": False}
+    how = {"tile_size": 96, "overlap": 16, "blend": "hann", "force": True, "polygons": False}
     for name, more in (("plain", {}), ("more", {"tta": "dihedral", "scales": (0.75, 1.0)})):
         wanted = map_scene(
             model, scene.scene, tmp_path / f"{name}-with", proba=True, entropy=True, **how, **more

@@ -40,6 +40,14 @@ def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {label: value for label, value in rows.items() if value not in (None, "")}
 
 
+def _machine(machine: Mapping[str, Any]) -> str:
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
+    # Exported models are mapped without torch, which also names the processor.
+    if "torch" not in machine:
+        return threads
+    return f"{machine['processor']}, {threads}, torch {machine['torch']}"
+
+
 def _tiles(facts: Mapping[str, Any]) -> str:
     count, core, halo, blend = (facts.get(key) or 0 for key in ("tiles", "core", "halo", "blend"))
     # A scene smaller than a tile has no overlap, whatever the plan says.
@@ -100,13 +108,6 @@ WORDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "models_averaged": ("Models averaged", lambda count: None if count == 1 else count),
     "device": ("Device", lambda value: value),
     "engine": ("Engine", lambda value: None if value == "torch" else value),
-    "machine": (
-        "Processor",
-        lambda m: (
-            f"{m['processor']}, {m['threads']} thread{'s' * (m['threads'] != 1)}, torch {m['torch']}"
-            if m
-            else None
-        ),
-    ),
+    "machine": ("Processor", lambda m: _machine(m) if m else None),
     "precision": ("Precision", lambda value: PRECISIONS.get(str(value), value)),
 }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelscape.checkpoint import Checkpoint, SecondTask, load_all
-from labelscape.errors import BadInput, WrongType
+from labelscape.errors import BadInput, BadOption, WrongType
 from labelscape.scenes.validity import measured
 from labelscape.scoring.arrays import (
     Array,
@@ -234,8 +234,15 @@ def _engine_class(checkpoint: Checkpoint) -> type:
     if checkpoint.exported is not None:
         return ExportedEngine
     # Here, not above: exported models are mapped where torch is not installed.
-    from labelscape.scoring.engines import TorchEngine
-
+    try:
+        from labelscape.scoring.engines import TorchEngine
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise BadOption(
+            "A checkpoint needs PyTorch, which is not installed: pip install torch, or export it where it is "
+            "(labelscape export --to onnx) and pass the .onnx file."
+        ) from error
     return TorchEngine
 
 
