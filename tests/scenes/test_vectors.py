@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import time
 import zipfile
 
@@ -17,6 +18,7 @@ from labelscape.grid import Grid
 from labelscape.labels.labels import open_labels
 from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE
+from labelscape.scenes.nested import MOST_LEVELS, is_too_deep
 from labelscape.scenes.polygons import read_area, read_polygons
 from labelscape.scenes.vectors import VectorSource, append_polygons, is_vector, layers_of, writing
 
@@ -406,6 +408,49 @@ def test_layers_as_qgis_writes_them(tmp_path):
         read_polygons(f"{path}|layerid=1")
     odd = write(tmp_path / "b|layername=x.gpkg", [box()])
     assert VectorSource.of(odd) == VectorSource(odd) and len(read_polygons(str(odd)).geometries) == 1
+
+
+def nested(levels: int, within: bytes, kind: int = 7, order: str = "<") -> bytes:
+    return struct.pack(f"{order}BII", order == "<", kind, 1) * levels + within
+
+
+@pytest.mark.parametrize("kind", [4, 5, 6, 7, 11, 12])
+@pytest.mark.parametrize("order", "<>")
+def test_geometries_nested_without_end_are_found_anywhere(kind, order):
+    # GEOS would call itself for each level: 100,000 end the process.
+    point = shapely.to_wkb(shapely.Point(1, 2))
+    assert is_too_deep(nested(100_000, point, kind, order))
+    assert is_too_deep(nested(MOST_LEVELS, point, kind, order))
+    assert not is_too_deep(nested(MOST_LEVELS - 1, point, kind, order))
+    deep = nested(MOST_LEVELS, point, kind, order)
+    for flags in (0, 1000, 2000, 3000, 1 << 31, 1 << 30, 3 << 30):
+        before = shapely.to_wkb(shapely.GeometryCollection([box()]), flavor="iso")[9:]
+        assert is_too_deep(struct.pack("<BII", 1, 7 + flags, 2) + before + deep)
+    with_srid = struct.pack("<BIII", 1, 6 | 0x20000000, 32633, 1)
+    assert is_too_deep(with_srid + deep)
+
+
+def test_large_geometries_that_are_not_deep_are_left_alone():
+    rings = shapely.MultiPolygon([box(n, n + 0.5) for n in range(300)])
+    lines = shapely.MultiLineString([[(n, 0, 1), (n, 1, 2)] for n in range(300)])
+    for geometry in (rings, lines, shapely.GeometryCollection([rings, lines, shapely.Point(1, 2, 3)])):
+        for flavor in ("iso", "extended"):
+            wkb = shapely.to_wkb(
+                shapely.set_srid(geometry, 32633), flavor=flavor, include_srid=flavor != "iso"
+            )
+            assert not is_too_deep(wkb)
+            assert not is_too_deep(wkb[:-50]), "cut off: GEOS says so"
+    assert not is_too_deep(bytes(5000)) and not is_too_deep(b"\xff" * 5000)
+
+
+def test_geoparquet_of_nested_geometries_keeps_its_other_polygons(tmp_path):
+    pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    deep = nested(100_000, shapely.to_wkb(box()))
+    geo = {"primary_column": "geometry", "columns": {"geometry": {"encoding": "WKB", "crs": "EPSG:32633"}}}
+    table = pa.table({"class": [1, 2, 1], "geometry": [shapely.to_wkb(box()), deep, None]})
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), tmp_path / "a.parquet")
+    (kept,) = read_polygons(tmp_path / "a.parquet").geometries
+    assert kept.equals(box())
 
 
 @pytest.mark.parametrize("crs", ["EPSG:99999", {"type": "nonsense"}, 'PROJCS["'])

@@ -20,6 +20,7 @@ from labelscape.errors import BadFile, BadInput, LabelscapeError, UnknownName
 from labelscape.files import check_regular
 from labelscape.mistaken import what_it_is
 from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason, suffix_of
+from labelscape.scenes.nested import is_too_deep
 from labelscape.scenes.vector_paths import as_it_is, member_of, vectors_inside
 
 VECTOR_SUFFIXES = {
@@ -341,9 +342,10 @@ def _read_parquet(source: VectorSource) -> Features:
             raise BadFile(
                 f"{source} stores geometry as {column.get('encoding')}; WKB was expected. Save it as .gpkg."
             )
-        geometries = shapely.from_wkb(
-            np.array(table[geo["primary_column"]].to_pylist(), object), on_invalid="fix"
-        )
+        wkb = table[geo["primary_column"]].to_pylist()
+        # GDAL leaves such geometries out of what it reads from other formats.
+        wkb = [None if item and is_too_deep(item) else item for item in wkb]
+        geometries = shapely.from_wkb(np.array(wkb, object), on_invalid="fix")
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, (BadInput, BadFile)):
             raise
