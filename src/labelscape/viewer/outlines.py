@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,14 +96,16 @@ class Outlines:
         # Cut before anything else: a polygon may cross the whole map.
         shapes = shapely.clip_by_rect(_shapes(rows), *self._box(grown))
         units = EXTENT / (SIDE * scale)
-        shapes = shapely.transform(shapes, lambda xy: self._places(xy, window) * units)
-        if scale > 1:
+        rings = Rings.of(
+            shapes,
+            # A hole is drawn where the polygon in it is.
+            SMALLEST * EXTENT / SIDE,
+            placed=lambda xy: self._places(xy, window) * units,
             # At full resolution corners stay where they are: the browser enlarges these tiles.
-            shapes = shapely.simplify(shapes, TOLERANCE * EXTENT / SIDE, preserve_topology=False)
-        # A hole is drawn where the polygon in it is.
-        rings = Rings.of(shapes, SMALLEST * EXTENT / SIDE)
+            tolerance=TOLERANCE * scale * self._pixel if scale > 1 else 0.0,
+        )
         kept = _fitting(rings.corners(len(rows)))
-        data = encoded(LAYER, rings.only(kept), [row[0] for row in rows], [_fields(row) for row in rows])
+        data = encoded(LAYER, rings.only(kept), [row[0] for row in rows], _fields(rows))
         return Drawn(data, here, sum(row[2] for row, good in zip(rows, kept) if good))
 
     def at(self, row: int, column: int) -> dict[str, Any] | None:
@@ -111,7 +114,7 @@ class Outlines:
         pixel = Window(row, column, 1, 1)
         rows = self._largest(pixel, pixel, 0.0)[1]
         inside = shapely.contains_xy(_shapes(rows), x, y)
-        return _fields(rows[int(inside.argmax())]) if inside.any() else None
+        return _fields([rows[int(inside.argmax())]])[0] if inside.any() else None
 
     def _largest(self, window: Window, grown: Window, least: float) -> tuple[int, list[sqlite3.Row]]:
         """The number of polygons whose box has its centre in `window`, and rows of those whose box touches
@@ -127,10 +130,13 @@ class Outlines:
             index, table = quoted(f"rtree_{self.layer}_{shape}"), quoted(self.layer)
             key, shape = f"t.{quoted(key)}", f"t.{quoted(shape)}"
             here = base.execute(f"SELECT count(*) FROM {index} r WHERE {TOUCHES} AND {HERE}", given)
+            # Sorted by their boxes alone: SQLite would carry the geometries through the sorting, which takes
+            # four times as long.
             rows = base.execute(
-                f"SELECT {key}, {shape}, {HERE}, t.* FROM {index} r JOIN {table} t ON {key} = r.id WHERE "
-                f"{TOUCHES} AND max(r.maxx - r.minx, r.maxy - r.miny) >= :least AND length({shape}) <= "
-                f"{LARGEST_SHAPE} ORDER BY (r.maxx - r.minx) * (r.maxy - r.miny) DESC LIMIT :most",
+                f"SELECT {key}, {shape}, o.here, t.* FROM (SELECT r.id, {HERE} AS here FROM {index} r WHERE "
+                f"{TOUCHES} AND max(r.maxx - r.minx, r.maxy - r.miny) >= :least ORDER BY (r.maxx - r.minx) * "
+                f"(r.maxy - r.miny) DESC LIMIT :most) o CROSS JOIN {table} t ON {key} = o.id "
+                f"WHERE length({shape}) <= {LARGEST_SHAPE}",
                 given,
             )
             return here.fetchone()[0], rows.fetchall()
@@ -187,14 +193,20 @@ def _fitting(corners: np.ndarray) -> np.ndarray:
     return kept
 
 
-def _fields(row: sqlite3.Row) -> dict[str, str | int | float]:
-    """The fields of a polygon that the page shows, from a row of `_largest`."""
-    fields = {
-        printable_name(name): value[:LONGEST] if isinstance(value, str) else value
-        for name, value in list(zip(row.keys(), row))[3:]
-        if name != "fid" and isinstance(value, (str, int, float))
-    }
-    return dict(list(fields.items())[:MOST_FIELDS])
+def _fields(rows: list[sqlite3.Row]) -> list[dict[str, str | int | float]]:
+    """The fields of polygons that the page shows, from rows of `_largest`."""
+    # Of thousands of rows each name is looked at once.
+    names = [
+        (k, printable_name(name))
+        for k, name in enumerate(rows[0].keys() if rows else ())
+        if k > 2 and name != "fid"
+    ]
+    found = []
+    for row in rows:
+        some = ((name, row[k]) for k, name in names if isinstance(row[k], (str, int, float)))
+        cut = ((name, value[:LONGEST] if isinstance(value, str) else value) for name, value in some)
+        found.append(dict(islice(cut, MOST_FIELDS)))
+    return found
 
 
 def _is_indexed(path: Path, layer: str) -> bool:

@@ -8,7 +8,7 @@ and packages for it go from corner to corner in Python.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,23 +37,35 @@ class Rings:
     feature: np.ndarray
 
     @classmethod
-    def of(cls, shapes: np.ndarray, least: float) -> Rings:
-        """`shapes` (F,) in units of the tile, y downwards; None and what has no area are left out. Holes with
-        no side of `least` units are filled.
+    def of(
+        cls,
+        shapes: np.ndarray,
+        least: float,
+        *,
+        placed: Callable[[np.ndarray], np.ndarray] | None = None,
+        tolerance: float = 0.0,
+    ) -> Rings:
+        """The rings of `shapes` (F,); None and what has no area are left out. Holes with no side of `least`
+        units are filled.
+
+        placed     (N, 2) coordinates of the shapes -> in units of the tile, y downwards; None: they are
+        tolerance  by which lines may be moved, in units of the shapes
         """
         parts, feature = shapely.get_parts(shapes, return_index=True)
         # Clipping leaves lines and points where a polygon touches the edge.
         areas = shapely.get_type_id(parts) == AREA
-        # Outer rings turn so that the specification's formula of the area is positive.
-        parts, feature = shapely.orient_polygons(parts[areas], exterior_cw=False), feature[areas]
+        parts, feature = parts[areas], feature[areas]
         lines, polygon = shapely.get_rings(parts, return_index=True)
+        outer = np.diff(polygon, prepend=-1) != 0
+        if tolerance:
+            # Ring by ring: GEOS would make every polygon valid again, which rounding then undoes.
+            lines = shapely.simplify(lines, tolerance, preserve_topology=False)
         xy, ring = shapely.get_coordinates(lines, return_index=True)
-        corners = np.rint(xy).astype(np.int64)
+        corners = np.rint(_turned(placed(xy) if placed else xy, ring, outer)).astype(np.int64)
         # Corners in one place are one corner, and the last of a ring is its first.
         kept = np.zeros(len(corners), bool)
         kept[:-1] = (corners[1:] != corners[:-1]).any(axis=1) & (ring[1:] == ring[:-1])
         corners, ring = corners[kept], ring[kept]
-        outer = np.diff(polygon, prepend=-1) != 0
         good = _worth(corners, ring, outer, least)
         # Without its outer ring a hole would be an area of its own.
         good &= good[np.flatnonzero(outer)][np.cumsum(outer) - 1]
@@ -69,6 +81,23 @@ class Rings:
         good, sizes = kept[self.feature], np.diff(self.begins)
         begins = np.concatenate([[0], np.cumsum(sizes[good])])
         return Rings(self.xy[np.repeat(good, sizes)], begins, self.feature[good])
+
+
+def _turned(xy: np.ndarray, ring: np.ndarray, outer: np.ndarray) -> np.ndarray:
+    """The corners of closed rings in the order that the specification asks for: by its formula the area of
+    outer rings is positive, that of holes negative.
+    """
+    if not len(xy):
+        return xy
+    starts = np.flatnonzero(np.diff(ring, prepend=-1))
+    ends = np.append(starts[1:], len(xy))
+    # Of closed rings the step from one to the next adds nothing: its last corner is its first.
+    steps = np.append(xy[:-1, 0] * xy[1:, 1] - xy[1:, 0] * xy[:-1, 1], 0.0)
+    steps[ends - 1] = 0
+    twice = np.add.reduceat(steps, starts)
+    wrong = np.repeat((twice > 0) != outer[ring[starts]], ends - starts)
+    here = np.arange(len(xy))
+    return xy[np.where(wrong, np.repeat(starts + ends - 1, ends - starts) - here, here)]
 
 
 def _worth(xy: np.ndarray, ring: np.ndarray, outer: np.ndarray, least: float) -> np.ndarray:
@@ -90,16 +119,18 @@ def encoded(name: str, rings: Rings, numbers: Sequence[int], fields: Sequence[Ma
     """A tile of one layer. `numbers` and `fields` are of the shapes that `rings` were made of; those without
     a ring are left out.
     """
-    keys: dict[str, int] = {}
-    values: dict[tuple[type, Value], int] = {}
+    # Each with its place as it is written.
+    keys: dict[str, bytes] = {}
+    values: dict[tuple[type, Value], bytes] = {}
     stream, begins = _geometries(rings)
     found = bytearray(_field(1, name.encode()))
     for feature, begin, end in zip(np.unique(rings.feature).tolist(), begins, begins[1:]):
         tags = bytearray()
         for key, value in fields[feature].items():
-            tags += _varint(keys.setdefault(key, len(keys)))
+            tags += keys.get(key) or keys.setdefault(key, _varint(len(keys)))
             # 1 and 1.0 are one key of a dictionary, and two values.
-            tags += _varint(values.setdefault((type(value), value), len(values)))
+            one = (type(value), value)
+            tags += values.get(one) or values.setdefault(one, _varint(len(values)))
         body = b"\x08" + _varint(numbers[feature] & (1 << 64) - 1) + _field(2, tags) + b"\x18\x03"
         found += _field(2, body + _field(4, stream[begin:end]))
     for key in keys:
@@ -136,13 +167,15 @@ def _geometries(rings: Rings) -> tuple[bytes, list[int]]:
 
 def _varints(words: np.ndarray) -> tuple[bytes, np.ndarray]:
     """Numbers of up to 35 bits as protobuf writes them, and where each begins."""
-    sizes = 1 + sum((words >= 1 << 7 * k).astype(np.int64) for k in range(1, 5))
+    sizes = np.ones(len(words), np.int64)
+    for k in range(1, 5):
+        sizes += words >= 1 << 7 * k
     begins = np.cumsum(sizes) - sizes
     data = np.empty(int(sizes.sum()), np.uint8)
-    for k in range(5):
-        some = sizes > k
-        more = (sizes[some] > k + 1) * np.int64(128)
-        data[begins[some] + k] = words[some] >> 7 * k & 127 | more
+    # Most are of one byte: each round goes through those alone that are longer.
+    for k in range(int(sizes.max(initial=0))):
+        data[begins[sizes > k] + k] = words & 127 | (sizes[sizes > k] > k + 1) * np.int64(128)
+        words = words[words > 127] >> 7
     return data.tobytes(), begins
 
 
