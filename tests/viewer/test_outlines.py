@@ -197,6 +197,8 @@ def test_damaged_and_strange_polygons_hurt_nobody_else(copy, tmp_path):
         6: head + (b"\x01" + struct.pack("<II", 7, 1)) * 100_000,  # collections in collections
         7: head + b"\x01" + struct.pack("<II", 3, 0),  # empty
         8: head + (b"\x01" + struct.pack("<II", 6, 1)) * 100_000,  # the same of multipolygons
+        9: "text, where bytes were expected",
+        10: 1_234_567_890,
     }
     with sqlite3.connect(path) as base:
         for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():

@@ -96,7 +96,10 @@ def wkb_of(blob: bytes) -> bytes:
     """The WKB behind the header of a stored geometry: of a point, a polygon or a multipolygon. Raises BadFile
     for another one.
     """
-    if len(blob) < 8 or blob[:2] != b"GP" or (blob[3] >> 1 & 7) >= len(ENVELOPES):
+    # SQLite keeps text or a number in any column.
+    if not isinstance(blob, bytes) or len(blob) < 8 or blob[:2] != b"GP":
+        raise BadFile(DAMAGED)
+    if (blob[3] >> 1 & 7) >= len(ENVELOPES):
         raise BadFile(DAMAGED)
     wkb = blob[8 + ENVELOPES[blob[3] >> 1 & 7] :]
     # GEOS reads a geometry within a geometry by calling itself: ten thousand levels end the process.
