@@ -11,6 +11,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from labelscape.text import printable
 
 INNER, PIPELINE, LEARNER = "model-bundle.zip", "pipeline-config.json", "learner-config.json"
 WEIGHTS = "model.pth"
+DAMAGE = (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, zlib.error)
+"""What `zipfile` raises for archives that are damaged, encrypted, or packed in a way it does not know."""
 LARGEST_JSON, LARGEST_WEIGHTS = 50_000_000, 8_000_000_000
 """Bytes (ours): a small archive may say that it unpacks to any size."""
 STATISTICS = ("analyze/stats/train_scenes/stats.json", "stats.json")
@@ -67,10 +70,12 @@ class Bundle:
 
 def is_bundle(path: str | Path) -> bool:
     """Is it an archive with the settings of a pipeline or a training of Raster Vision?"""
-    if not zipfile.is_zipfile(path):
+    try:
+        # Not by `is_zipfile`, which looks at the end of a file alone: its list of members may be damaged.
+        with zipfile.ZipFile(path) as archive:
+            return not {PIPELINE, LEARNER}.isdisjoint(archive.namelist())
+    except (*DAMAGE, ValueError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return not {PIPELINE, LEARNER}.isdisjoint(archive.namelist())
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -82,7 +87,8 @@ def read_bundle(path: str | Path) -> Bundle:
         stats = next(filter(None, (_json(path, outer, name) for name in STATISTICS)), {})
         try:
             return _bundle(path, pipeline, learner, stats, WEIGHTS in inner.namelist())
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        # OverflowError: JSON has numbers beyond a float, and infinite ones.
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise BadFile(f"{path} has damaged settings ({printable(first_line(error))}).") from error
 
 
@@ -103,18 +109,20 @@ def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipFile
     """The archive, and the one of the training inside it, or itself."""
     if not Path(path).is_file():
         raise BadFile(f"{path} does not exist.")
-    if not is_bundle(path):
-        raise BadFile(f"{path} is no bundle of Raster Vision: it holds neither {PIPELINE} nor {LEARNER}.")
     try:
         with zipfile.ZipFile(path) as outer:
+            if {PIPELINE, LEARNER}.isdisjoint(outer.namelist()):
+                raise BadFile(
+                    f"{path} is no bundle of Raster Vision: it holds neither {PIPELINE} nor {LEARNER}."
+                )
             if INNER not in outer.namelist():
                 yield outer, outer
                 return
             with outer.open(INNER) as file, zipfile.ZipFile(file) as inner:
                 yield outer, inner
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
-        if isinstance(error, BadFile):
-            raise
+    except BadFile:
+        raise
+    except DAMAGE as error:
         raise BadFile(f"{path} is damaged ({first_line(error)}).") from error
 
 
@@ -189,6 +197,6 @@ def _color(color: str | Sequence[int] | None) -> tuple[int, int, int] | None:
 
     try:
         values = ImageColor.getrgb(color) if isinstance(color, str) else tuple(int(v) for v in color or ())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
     return tuple(values[:3]) if len(values) >= 3 and all(0 <= v <= 255 for v in values) else None

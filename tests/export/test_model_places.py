@@ -190,6 +190,8 @@ def test_a_model_travels_over_s3(pushed, bucket, tmp_path):
         load("s3://models/none")
     with pytest.raises(BadFile, match="s3://nobucket/fields cannot be written to"):
         push(file, "s3://nobucket/fields")
+    with pytest.raises(BadOption, match="cannot be written to: give a folder, hf://owner/name or s3://"):
+        push(file, "s3://")
     # Replaced behind the manifest's back: nothing of it is kept here, nor taken from what was kept before.
     content = bytearray(file.read_bytes())
     content[-1] ^= 1

@@ -4,6 +4,7 @@ shown, their weights are a start, and no code in them runs.
 
 import io
 import json
+import math
 import pickle
 import zipfile
 
@@ -151,6 +152,11 @@ def test_damage_is_told(tmp_path):
         ({"pipeline-config.json": {"dataset": {"class_config": {"names": []}}}}, "it has no classes"),
         ({"stats.json": {"means": [1], "stds": []}}, "statistics of its bands"),
         ({"model-bundle.zip": b"no archive"}, "is damaged"),
+        ({"stats.json": {"means": [10**400], "stds": [1]}}, "has damaged settings"),
+        (
+            {"learner-config.json": LEARNER | {"data": {"class_config": CLASSES, "img_channels": math.inf}}},
+            "has damaged settings",
+        ),
     ):
         (tmp_path / "b.zip").write_bytes(archive(files | change))
         with pytest.raises(BadFile, match=said):
@@ -162,6 +168,18 @@ def test_damage_is_told(tmp_path):
         load_start(str(tmp_path / "none.zip"))
     with pytest.raises(BadInput, match="without model.pth"):
         load_start(str(bundle(tmp_path / "c.zip", {"model.pth": None})))
+
+
+def test_a_damaged_list_of_members_is_told(tmp_path):
+    """Of an archive whose end is whole, by which it is known for one."""
+    path, whole = tmp_path / "b.zip", archive({"pipeline-config.json": PIPELINE})
+    member = whole.rindex(b"PK\x01\x02")
+    for at, byte, said in ((0, b"X", "central directory"), (6, b"\xc8", "file version")):
+        path.write_bytes(whole[: member + at] + byte + whole[member + at + 1 :])
+        with pytest.raises(BadFile, match=f"is damaged .*{said}"):
+            load_start(str(path))
+        with pytest.raises(BadFile, match="is not a checkpoint, a map, a scene or polygons"):
+            info(path)
 
 
 @pytest.mark.long

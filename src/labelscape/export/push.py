@@ -106,7 +106,7 @@ def push(
 def _place(target: str | Path) -> str:
     """The target with both slashes. Raises BadOption where nothing can be written to."""
     text = str(target)
-    if found := re.fullmatch(r"(hf|s3):/{1,2}([^#]+)", text):
+    if found := re.fullmatch(r"(hf|s3):/{1,2}([^#/][^#]*)", text):
         place = f"{found[1]}://{found[2]}".rstrip("/")
         if found[1] == "hf" and repository(found[2])[1] is not None:
             raise BadOption(f"{place} names a revision; a model is pushed to hf://owner/name.")

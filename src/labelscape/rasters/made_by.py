@@ -35,7 +35,7 @@ def made_by(raster: str | Path) -> MadeBy:
             given = [(one["path"], one["sha256"]) for one in facts["models"] if one["path"]]
             shown = facts.get("scene") or ()
             scene = (shown,) if isinstance(shown, str) else tuple(map(str, shown))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # a damaged run file
         for path, digest in given:
             try:

@@ -75,11 +75,16 @@ def _link(true: Path, folder: Path, new: bool) -> Path:
 
 
 def vectors_inside(path: str | Path, suffixes: set[str]) -> list[str]:
-    """Names of the vector files in a zip archive; none where it is no archive."""
-    if not str(path).lower().endswith(".zip") or not zipfile.is_zipfile(path):
+    """Names of the vector files in a zip archive; none where it is no archive, or its list of members is
+    damaged.
+    """
+    if not str(path).lower().endswith(".zip"):
         return []
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+        return []  # GDAL says what is wrong with it
     # A .json beside a vector file is its metadata.
     return [name for name in names if Path(name).suffix.lower() in suffixes - {".json"}]
 
