@@ -7,6 +7,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,9 @@ from rasterio.crs import CRS
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.placing import declares
+from labelscape.scenes.scene_list import find_scenes
 from labelscape.scenes.stac import described, is_stac
+from labelscape.scenes.stac_many import items_in
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 SENTINEL = {"B02": "blue", "B03": "green", "B04": "red"}
@@ -383,6 +386,36 @@ def test_an_item_does_not_decide_which_files_and_servers_are_asked(tmp_path, mon
     assert described(file, allow_remote=True)
     monkeypatch.setenv("LABELSCAPE_ALLOW_REMOTE", "1")
     assert described(file)
+
+
+@pytest.mark.parametrize("features", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_value_without_end_of_a_local_document_is_not_read(tmp_path, monkeypatch, features, closed):
+    import labelscape.scenes.remote as remote
+
+    monkeypatch.setattr(remote, "MOST_BYTES", 2**20)
+    big, long = tmp_path / "big.json", '"' + "a" * 2**24
+    with open(big, "w") as file:
+        file.write('{"type": "FeatureCollection", "features": [{"id": ' if features else '{"x": ')
+        file.write(long + ('"' + ("}]}" if features else "}")) * closed)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            BadFile, match=r"big\.json has one value of more than 1 MiB, at byte \d+, so it is no"
+        ):
+            find_scenes(big)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20  # a half of the file
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_document_of_many_items_may_be_longer_than_one_of_them(tmp_path, monkeypatch):
+    import labelscape.scenes.remote as remote
+
+    monkeypatch.setattr(remote, "MOST_BYTES", 2**17)
+    items = [{"type": "Feature", "id": str(n), "assets": {}, "pad": "a" * 2**14} for n in range(20)]
+    (tmp_path / "many.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    assert [listed.item for listed in items_in(str(tmp_path / "many.json"))] == items
 
 
 def test_a_document_without_end_or_too_slow_is_refused(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelscape.errors import BadFile, BadInput
+from labelscape.scenes import remote
 from labelscape.scenes.files import is_local, reason
 from labelscape.scenes.stac_documents import items_of, no_json, read_document
 from labelscape.scenes.vectors import need_pyarrow
@@ -180,10 +181,16 @@ def _mapped(file: str) -> Iterator[_Reader]:
                 yield _Reader(data)
     except FileNotFoundError as error:
         raise BadFile(f"{file} does not exist.") from error
+    except _TooLong as error:
+        raise BadFile(f"{file} has {error}, so it is no STAC document.") from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadInput):  # a ValueError too, of whoever reads the items
             raise
         raise no_json(file, error) from error
+
+
+class _TooLong(ValueError):
+    """A value that no STAC document has."""
 
 
 class _Reader:
@@ -224,7 +231,10 @@ class _Reader:
             except json.JSONDecodeError:
                 if whole:
                     raise
-            size *= 4
+            # A string without end would be searched to the end of a file of any size, at six times its bytes.
+            if size >= remote.MOST_BYTES:
+                raise _TooLong(f"one value of more than {remote.MOST_BYTES // 2**20} MiB, at byte {self.at}")
+            size = min(size * 4, remote.MOST_BYTES)
 
     def members(self) -> Iterator[str]:
         """Names of the object's members; the caller passes each value."""
