@@ -231,9 +231,11 @@ def test_the_rate_follows_the_batch_and_is_not_raised():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"map_size": 1024, "steps": 400}, (100, 256, 2, 32)),
-        ({"map_size": 160}, (100, 160, 5, 32)),
-        ({"map_size": 1024, "batch": 32, "accumulate": 4}, (100, 256, 8, 32)),
+        ({"map_size": 1024, "map_steps": 50}, (50, 256, 2, 32)),
+        ({"map_size": 160, "map_steps": 100}, (100, 160, 5, 32)),
+        ({"map_size": 1024, "map_steps": 100, "batch": 32, "accumulate": 4}, (100, 256, 8, 32)),
+        ({"map_size": 1024, "steps": 400}, (0, None, None, 32)),
+        ({"map_size": 1024, "map_batch": 2}, (100, 256, 2, 32)),
         ({"map_size": 1024, "map_crop": 512}, (100, 512, 2, 32)),
         ({"map_size": 1024, "map_steps": 0, "map_tiles": 5}, (0, None, None, 5)),
         ({"map_size": 128}, (0, None, None, 32)),
@@ -262,11 +264,20 @@ def test_recipes_without_a_map_size_are_stored_as_before():
         ({"map_size": 256, "map_steps": 500}, "map_steps=500 are more than steps=400"),
         ({"map_size": 256, "map_crop": 300}, "map_crop=300 is larger than map_size=256"),
         ({"map_size": 256, "map_crop": 100}, "map_crop=100 is not larger than crop=128"),
-        ({"map_size": 256, "batch": 2}, "map_crop=128 is not larger than crop=128 .*memory of batch=2"),
+        (
+            {"map_size": 256, "map_steps": 9, "batch": 2},
+            "map_crop=128 is not larger than crop=128 .*memory of batch=2",
+        ),
         ({"map_size": 256, "map_batch": 3, "accumulate": 2}, "map_batch=3 cannot be divided"),
         ({"map_size": "big"}, "map_size"),
         (
-            {"map_size": 256, "patience": 2, "val_every": 5, "data": {"images": ["a"], "val": 0.2}},
+            {
+                "map_size": 256,
+                "map_steps": 100,
+                "patience": 2,
+                "val_every": 5,
+                "data": {"images": ["a"], "val": 0.2},
+            },
             "patience=2 may end training before the last map_steps=100",
         ),
     ],

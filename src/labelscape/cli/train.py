@@ -140,8 +140,8 @@ class Schedule:
         typer.Option(
             "--map-size",
             help=(
-                "Side in pixels of a map's tiles, where they are larger than --crop: the last steps run at "
-                "larger crops, then batch normalisation's statistics are estimated at this size."
+                "Side in pixels of a map's tiles, where they are larger than --crop: batch normalisation's "
+                "statistics are estimated at this size after the last step."
             ),
             show_default="none",
         ),
@@ -150,8 +150,8 @@ class Schedule:
         int | None,
         typer.Option(
             "--map-steps",
-            help="How many of the last steps run at larger crops (--map-size); 0: none.",
-            show_default="a quarter",
+            help="How many of the last steps run at larger crops, for --map-size.",
+            show_default="0",
         ),
     ] = None
     rate: Annotated[
@@ -247,7 +247,8 @@ def run(
       labelscape train land --network dfcnet --mate roads --mate-threshold 128 --mate-classes other=0,road=1
         --out runs/both
     """
-    check_files([*images, *labels.labels, labels.area, *corrected.corrections])
+    if ahead.slurm is None:  # a batch script may name files of another machine
+        check_files([*images, *labels.labels, labels.area, *corrected.corrections])
     recipe = recipe_of(images, labels, schedule, holdout, second, setting, corrected.corrections)
     if print_instead(recipe, ahead, out, as_json, forest=forest, overwrite=overwrite):
         return

@@ -100,13 +100,13 @@ class Recipe(BaseModel):
     crop: int = Field(128, ge=16)
     """Side of a training crop, in pixels."""
     map_size: int | None = Field(None, ge=16, exclude_if=lambda size: size is None)
-    """Side in pixels of the tiles in which maps will be made, where they are larger than `crop`: the last
-    steps run at larger crops, statistics of batch normalisation are then estimated at this size, and scores
-    by tile size are measured up to it. For networks that see the whole tile. (Stored only where given, as the
-    four below.)
+    """Side in pixels of the tiles in which maps will be made, where they are larger than `crop`: after the
+    last step statistics of batch normalisation are estimated at this size, and scores by tile size are
+    measured up to it. For networks that see the whole tile. (Stored only where given, as the four below.)
     """
     map_steps: int | None = Field(None, ge=0, exclude_if=lambda steps: steps is None)
-    """With `map_size`: how many of the last `steps` run at larger crops; a quarter unless given, 0: none."""
+    """With `map_size`: how many of the last `steps` run at larger crops; none unless given (a quarter where
+    `map_crop` or `map_batch` is)."""
     map_crop: int | None = Field(None, ge=16, exclude_if=lambda crop: crop is None)
     """Side of the larger crops; unless given, what fits into the memory of an ordinary step in a batch of
     two, at most `map_size`.

@@ -7,7 +7,7 @@ from typing import Any
 
 SETTINGS = ("map_size", "map_steps", "map_crop", "map_batch", "map_tiles")
 SHARE = 0.25
-"""Share of the steps that run at larger crops unless `map_steps` is given (ours)."""
+"""Share of the steps that run at larger crops, where `map_crop` or `map_batch` is given alone (ours)."""
 TILES = 32
 """Tiles over which statistics are estimated unless `map_tiles` is given (ours)."""
 LEAST_CROPS = 2
@@ -27,7 +27,10 @@ def filled(given: Mapping[str, Any], usual: Mapping[str, int]) -> dict[str, Any]
         return dict(given)  # without a map size, or reported by the types
     side, steps, batch, crop, parts = numbers
     known.setdefault("map_tiles", TILES)
-    known.setdefault("map_steps", round(SHARE * steps) if side > crop else 0)
+    # None unless they are asked for: in docs/concepts/tiles.md such steps cost every network points of mean
+    # IoU that the statistics alone do not.
+    asked = side > crop and ("map_crop" in known or "map_batch" in known)
+    known.setdefault("map_steps", round(SHARE * steps) if asked else 0)
     if known["map_steps"] and type(known["map_steps"]) is int:
         # Memory goes with the pixels of a part: those of an ordinary one in as few crops as it may have.
         affordable = int(crop * (batch / (LEAST_CROPS * parts)) ** 0.5) // WHOLE * WHOLE
