@@ -203,9 +203,13 @@ def _fields(rows: list[sqlite3.Row]) -> list[dict[str, str | int | float]]:
     ]
     found = []
     for row in rows:
-        some = ((name, row[k]) for k, name in names if isinstance(row[k], (str, int, float)))
-        cut = ((name, value[:LONGEST] if isinstance(value, str) else value) for name, value in some)
-        found.append(dict(islice(cut, MOST_FIELDS)))
+        values = tuple(row)
+        one = {
+            name: value[:LONGEST] if type(value) is str else value
+            for k, name in names
+            if type(value := values[k]) in (str, int, float)
+        }
+        found.append(one if len(one) <= MOST_FIELDS else dict(islice(one.items(), MOST_FIELDS)))
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import shapely
@@ -131,8 +132,8 @@ def encoded(name: str, rings: Rings, numbers: Sequence[int], fields: Sequence[Ma
             # 1 and 1.0 are one key of a dictionary, and two values.
             one = (type(value), value)
             tags += values.get(one) or values.setdefault(one, _varint(len(values)))
-        body = b"\x08" + _varint(numbers[feature] & (1 << 64) - 1) + _field(2, tags) + b"\x18\x03"
-        found += _field(2, body + _field(4, stream[begin:end]))
+        number, shape = _varint(numbers[feature] & (1 << 64) - 1), _field(4, stream[begin:end])
+        found += _field(2, b"\x08%b%b\x18\x03%b" % (number, _field(2, tags), shape))
     for key in keys:
         found += _field(3, key.encode())
     for _, value in values:
@@ -179,6 +180,8 @@ def _varints(words: np.ndarray) -> tuple[bytes, np.ndarray]:
     return data.tobytes(), begins
 
 
+# Of a tile's thousands of numbers most are lengths and places below a few hundred.
+@lru_cache(1 << 14)
 def _varint(number: int) -> bytes:
     found = bytearray()
     while number > 127:
@@ -190,7 +193,7 @@ def _varint(number: int) -> bytes:
 
 def _field(number: int, data: bytes | bytearray) -> bytes:
     """Bytes as a field of a message."""
-    return _varint(number << 3 | 2) + _varint(len(data)) + bytes(data)
+    return b"%c%b%b" % (number << 3 | 2, _varint(len(data)), data)
 
 
 def _value(value: Value) -> bytes:
