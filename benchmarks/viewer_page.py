@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--map", type=Path)
     parser.add_argument("--side", type=int, help="of the map that is made")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--levels", type=int, nargs="+", help="of `polygons`; all where it is left out")
     parser.add_argument("--port", type=int, default=0, help="`pictures` alone, which `polygons` starts")
     asked = parser.parse_args()
     with TemporaryDirectory() as folder:
@@ -87,7 +88,7 @@ def main() -> None:
         elif asked.what == "open":
             opened(asked.map or sparse(Path(folder) / "large_class.tif", asked.side or 100_000), asked.rounds)
         else:
-            moved(asked.map or fields(Path(folder), asked.side or 6000), asked.rounds)
+            moved(asked.map or fields(Path(folder), asked.side or 6000), asked.rounds, asked.levels)
 
 
 # ------------------------------------------------------------------------------------------ large rasters
@@ -162,7 +163,7 @@ def fields(folder: Path, side: int) -> Path:
     return folder
 
 
-def moved(folder: Path, rounds: int) -> None:
+def moved(folder: Path, rounds: int, levels: list[int] | None) -> None:
     shown = find(folder)
     side, count = tiles.SIDE * 2 ** tiles.levels(shown.grid), shown.outlines
     whole = count._largest(Window(0, 0, side, side), Window(0, 0, side, side), np.inf)[0]
@@ -170,7 +171,7 @@ def moved(folder: Path, rounds: int) -> None:
     print(f"{'level':>5}{'drawn by':>10}{'polygons':>10}{'until drawn':>13}{'p50':>9}{'p95':>9}{'worst':>9}")
     command = [sys.executable, __file__, "pictures", "--map", str(folder), "--port"]
     with served(command) as address, browser() as chromium:
-        for zoom in range(1, tiles.levels(shown.grid) + 2):
+        for zoom in levels or range(1, tiles.levels(shown.grid) + 2):
             for kind in ("vector", "filled", "pictures"):
                 taken = [measured(chromium, address, kind, zoom) for _ in range(rounds)]
                 until, middle, high, worst = np.median(taken, axis=0)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -471,3 +472,14 @@ def test_levels_end_where_the_map_is_one_tile():
         2,
         9,
     ]
+
+
+def test_the_page_asks_for_all_its_modules_at_once(page):
+    whole = page.get("/").text
+    early = re.findall(r'<link rel="modulepreload" href="static/([^"]+)">', whole)
+    assert "$" not in whole and len(set(early)) == len(early)
+    reached = {"main.js"}
+    for name in [*reached, *early]:
+        # The worker's own imports are another thread's.
+        reached |= set(re.findall(r' from "\./([^"]+)"', page.get(f"/static/{name}").text))
+    assert set(early) == reached - {"main.js"} and "leaflet.js" in early and "vector.js" in early

@@ -37,7 +37,15 @@ def test_the_page_works_by_mouse_and_by_keyboard(address):
         with page.expect_response(lambda one: "colors=9-102030" in one.url):
             page.get_by_label("Colour of forest").fill("#102030")
         assert "9-102030" in page.url
+        # Tiles that take long are waited for under a sign.
+        held, free = [], []
+        page.route("**/tiles/proba/**", lambda one: one.continue_() if free else held.append(one))
         page.select_option("#show", "proba")
+        page.wait_for_selector("#loading", state="visible")
+        free.append(True)
+        for one in held:
+            one.continue_()
+        page.wait_for_selector("#loading", state="hidden")
         page.select_option("#show-class", "2")
         assert page.inner_text("#ramp").startswith("Probability of forest")
         # The line between the two maps is moved by the keyboard.
