@@ -212,6 +212,30 @@ def test_files_of_others_are_not_replaced(scenes, tmp_path):
     assert json.loads((out / "job.json").read_text())["finished"] and not (out / "job.html").exists()
 
 
+def test_records_changed_by_hand_are_left_out(tmp_path):
+    """They ended the job of all other scenes."""
+    with JobReport(tmp_path, 1) as report:
+        report.add(SceneRecord("kept.tif", "done", 1.0, 4))
+    path = tmp_path / "job.json"
+    whole = json.loads(path.read_text("utf-8"))
+    strange = {
+        "scene": ["a"],
+        "state": ["done"],
+        "seconds": None,
+        "pixels": "x",
+        "seam": "x",
+        "files": None,
+        "when": 5,
+    }
+    for number, (name, value) in enumerate(strange.items()):
+        whole["scenes"].append(whole["scenes"][0] | {"scene": f"{number}.tif", name: value})
+    path.write_text(json.dumps(whole), "utf-8")
+    with JobReport(tmp_path, 1) as report:
+        report.add(SceneRecord("next.tif", "failed", cause="no disk"))
+    written = json.loads(path.read_text("utf-8"))
+    assert [one["scene"] for one in written["scenes"]] == ["kept.tif", "next.tif"]
+
+
 def test_a_report_that_cannot_be_written_does_not_stop_the_job(scenes, tmp_path, capsys):
     out = tmp_path / "maps"
     with JobReport(out, 2) as report:

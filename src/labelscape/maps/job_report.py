@@ -198,9 +198,20 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _earlier(path: Path) -> list[dict[str, Any]]:
     """The records of the report that an earlier job left, of this or another list of scenes."""
-    known = {"scene", "state", "seconds", "pixels", "seam", "cause", "files", "when", "geometry"}
     found = (_read(path) or {"scenes": []})["scenes"]
-    return [r for r in found if isinstance(r, dict) and known <= r.keys() and r["state"] in STATES]
+    # One record that was changed by hand would end the job of all other scenes.
+    return [r for r in found if isinstance(r, dict) and _is_record(r)]
+
+
+def _is_record(fields: Mapping[str, Any]) -> bool:
+    kinds = {"scene": str, "state": str, "seconds": (int, float), "pixels": int, "files": dict}
+    kinds |= {"seam": (int, float, type(None)), "cause": str, "when": str}
+    return (
+        kinds.keys() | {"geometry"} <= fields.keys()
+        and all(isinstance(fields[name], kind) for name, kind in kinds.items())
+        and math.isfinite(fields["seconds"])
+        and fields["state"] in STATES
+    )
 
 
 def _check_ours(out: Path, overwrite: bool) -> None:
