@@ -1,4 +1,6 @@
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -39,6 +41,14 @@ def test_a_checkpoint_without_its_weights():
     assert rows(found)["measured on"] == "held-out blocks of IMG_DATA"
     assert rows(found)["file size"] == f"{demo_checkpoint().stat().st_size / 1e6:.2f} MB"
     assert repr(found) == found.text
+
+
+def test_commands_to_copy_hold_in_a_shell(tmp_path):
+    for name in ("mlp.safetensors", "with space.safetensors", "it's $HOME.safetensors"):
+        model = tmp_path / name
+        shutil.copyfile(demo_checkpoint(), model)
+        words = shlex.split(rows(info(model))["use"])
+        assert words == ["labelscape", "map", str(model), "SCENE", "--out", "FOLDER"]
 
 
 def test_torch_is_not_loaded():

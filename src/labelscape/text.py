@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 
 INVISIBLE = (
@@ -33,3 +34,8 @@ def some(items: Iterable[object], most: int = 8) -> str:
     """The first few of many, and how many more there are."""
     items = [str(item) for item in items]
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def typed(path: object) -> str:
+    """A path as a word of a command that a user copies: quoted where a shell would split or expand it."""
+    return shlex.quote(str(path))

@@ -35,6 +35,7 @@ def test_what_may_be_a_model_passes(tmp_path):
             "not a Labelscape checkpoint but a vector file: a .saf",
         ),
         ("a.safetensors", b"", "a.safetensors is empty"),
+        ("a.onnx", b"", "a.onnx is empty"),
         ("b.safetensors", (2**40).to_bytes(8, "little") + b"{}", "not a Labelscape checkpoint: a .safetens"),
         ("c.safetensors", (2).to_bytes(8, "little") + b"[]", "not a Labelscape checkpoint: a .safetensors"),
     ],

@@ -11,6 +11,7 @@ from labelscape.cli.given_files import check_models
 from labelscape.cli.options import AllowRemote, AsJson, Device, allow_everywhere, print_json, talk
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.model_places import as_given, is_place
+from labelscape.text import typed
 
 if TYPE_CHECKING:
     from labelscape.checkpoint import Checkpoint
@@ -96,7 +97,7 @@ def _unpublished(model: Path) -> Path:
     if is_place(model):
         raise BadOption(
             f"{as_given(model)} is a published model with its SHA-256, and the temperature is stored in the "
-            f"checkpoint itself. Copy it (labelscape push {as_given(model)} FOLDER), calibrate the "
+            f"checkpoint itself. Copy it (labelscape push {typed(as_given(model))} FOLDER), calibrate the "
             ".safetensors file in FOLDER, and push that file again."
         )
     return model

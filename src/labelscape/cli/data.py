@@ -11,6 +11,7 @@ import typer
 from labelscape.cli.options import AsJson, Overwrite, as_options, print_json, talk
 from labelscape.cli.parsing import settings_of
 from labelscape.errors import BadOption
+from labelscape.text import typed
 
 if TYPE_CHECKING:
     from labelscape.datasets.published.layout import Published
@@ -136,7 +137,7 @@ def run_prepare(
         print_json({"out": str(out), "patches": patches})
         return
     print(f"{out}: " + ", ".join(f"{n} {split} patches" for split, n in patches.items()))
-    talk(f"Use it as the data set 'prepared', for example: labelscape data describe prepared {out}")
+    talk(f"Use it as the data set 'prepared', for example: labelscape data describe prepared {typed(out)}")
 
 
 @app.command("split", short_help="Show or write the splits: train, val, test.")
@@ -243,8 +244,8 @@ def _talk_training(name: str, path: Path, lists: Path) -> None:
     # Other data sets have no option `lists` and would refuse it.
     if name in ("gid-mtl5", "prepared"):
         talk(
-            f"Train on it: labelscape train {path} --dataset {name} -o data.dataset_options.lists={lists} "
-            "--out run"
+            f"Train on it: labelscape train {typed(path)} --dataset {name} "
+            f"-o {typed(f'data.dataset_options.lists={lists}')} --out run"
         )
 
 

@@ -52,6 +52,8 @@ def check_models(models: Iterable[str | Path | None], scenes: Iterable[str] = ()
         if not os.path.exists(model):
             raise BadFile(f"{model} does not exist.")
         # Only plain files: reading a pipe would take from it what the loader needs.
+        if os.path.isfile(model) and not os.path.getsize(model):
+            raise BadFile(f"{model} is empty (0 bytes).")
         if os.path.isfile(model) and not str(model).lower().endswith(ONNX) and not _may_be_checkpoint(model):
             raise BadFile(f"{model} {what_it_is(model) or _expected(model)}.")
 

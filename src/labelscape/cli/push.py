@@ -10,6 +10,7 @@ import typer
 
 from labelscape.cli.given_files import check_models
 from labelscape.cli.options import AsJson, Overwrite, print_json
+from labelscape.text import typed
 
 NAME = "push"
 License = Annotated[
@@ -51,4 +52,4 @@ def run(
         return
     print(f"{'pushed':<11}{done.place} ({', '.join(done.files)})")
     print(f"{'SHA-256':<11}{done.sha256}")
-    print(f"map a scene with: labelscape map {done.place} SCENE --out map")
+    print(f"map a scene with: labelscape map {typed(done.place)} SCENE --out map")

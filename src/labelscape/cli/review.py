@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from labelscape.cli.options import AsJson, Overwrite, print_json
+from labelscape.text import typed
 
 NAME = "review"
 
@@ -85,6 +86,6 @@ def run(
     )
     print(f"{'review':<11}{done.path}")
     print(
-        f"after answering it in QGIS: labelscape train SCENE --labels OLD --corrections {done.path} "
+        f"after answering it in QGIS: labelscape train SCENE --labels OLD --corrections {typed(done.path)} "
         "--network NETWORK --start MODEL"
     )

@@ -16,6 +16,7 @@ from labelscape.cli.options import AsJson, Device, Labels, Overwrite, grouped, p
 from labelscape.cli.parsing import labelled_scenes, settings_of
 from labelscape.cli.second_task import SecondTask
 from labelscape.cli.train_ahead import Ahead, print_instead
+from labelscape.text import typed
 
 if TYPE_CHECKING:
     from labelscape.checkpoint import Checkpoint
@@ -353,4 +354,4 @@ def print_trained(
     if best != recipe.network:
         better, last = (f"{name} {100 * scores[name]['mean_iou']:.2f} %" for name in (best, recipe.network))
         print(f"the base network scored better (mean IoU: {better}, {last}): {use}")
-    print(f"map a scene with: labelscape map {use} SCENE --out map")
+    print(f"map a scene with: labelscape map {typed(use)} SCENE --out map")

@@ -15,6 +15,7 @@ from labelscape.evaluation.counts import FORMAT, Evaluation
 from labelscape.evaluation.text import percent
 from labelscape.inspection.card import Info, damaged, lines, size_text
 from labelscape.scenes.vectors import layers_of
+from labelscape.text import typed
 
 ASSESSED = "assessed_points"
 """Layer of points with both classes, which `assess` writes."""
@@ -56,10 +57,10 @@ def _sample(path: Path, design: Design) -> Info:
     card["seed"] = str(facts["seed"])
     card["classes"] = ", ".join(f"{c.value} {c.name}" for c in design.legend.classes)
     card["use"] = (
-        f"labelscape assess {facts['map']} {path}"
+        f"labelscape assess {typed(facts['map'])} {typed(path)}"
         if answered == len(design)
         else "open it in QGIS over imagery, without the map, and choose a class for each point; then "
-        f"labelscape assess {facts['map']} {path}"
+        f"labelscape assess {typed(facts['map'])} {typed(path)}"
     )
     table = [f"{'stratum':<24}{'pixels':>16}{'points':>9}"]
     table += [f"{row['name']:<24}{row['pixels']:>16,}{row['points']:>9,}" for row in known["strata"]]
@@ -98,7 +99,7 @@ def _counts(path: Path, found: Evaluation) -> Info:
     if scores:
         card["labelled pixels"] = f"{scores['labelled_pixels']:,}"
         card["scores"] = f"OA {percent(scores['overall_accuracy'])} %, mIoU {percent(scores['mean_iou'])} %"
-    card["use"] = f"labelscape evaluate {path} --card; name more files of counts to add them"
+    card["use"] = f"labelscape evaluate {typed(path)} --card; name more files of counts to add them"
     return Info("counts", str(path), facts, lines(card))
 
 

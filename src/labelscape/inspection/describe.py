@@ -27,6 +27,7 @@ from labelscape.model_places import as_given, is_address, is_place, local_model
 from labelscape.raster_vision import is_bundle
 from labelscape.scenes.files import Source, reading
 from labelscape.scenes.vectors import VECTOR_SUFFIXES, is_vector
+from labelscape.text import typed
 
 LARGEST_JSON = 50_000_000
 """Bytes of a JSON file that is read as a whole to see what it is; larger ones are taken for polygons."""
@@ -103,7 +104,7 @@ def _checkpoint(path: Path, shown: str) -> Info:
     with damaged(f"{path} has a damaged description"):
         about = model_card(fields)
     card = {"checkpoint": shown, **about, "file size": size_text(path.stat().st_size)}
-    card["use"] = f"labelscape map {shown} SCENE --out FOLDER"
+    card["use"] = f"labelscape map {typed(shown)} SCENE --out FOLDER"
     sizes = TileSizes.from_dict(fields["tile_sizes"]).lines() if fields.get("tile_sizes") else []
     table = ["scores by tile size, measured on held-out pixels after training:", *sizes] if sizes else []
     return Info("checkpoint", shown, facts, lines(card, table))
@@ -176,7 +177,7 @@ def _legend(path: Path, document: list[Any]) -> Info | None:
         return None
     classes = [{"value": c.value, "name": c.name, "color": list(c.color)} for c in legend.classes]
     card = {"legend": str(path), "classes": ", ".join(f"{c.value} {c.name}" for c in legend.classes)}
-    card["use"] = f"the classes of a prepared data set: labelscape info {path.parent}"
+    card["use"] = f"the classes of a prepared data set: labelscape info {typed(path.parent)}"
     return Info("legend", str(path), {"classes": classes}, lines(card))
 
 
@@ -211,7 +212,7 @@ def _described(path: Path, run: dict[str, Any]) -> Info:
     missing = [name for name in run["files"].values() if not (path.parent / name).exists()]
     card["Missing files"] = ", ".join(missing)
     card["Notes"] = " ".join(run.get("notes", ()))
-    card["use"] = f"repeat it: labelscape map --rerun {path} --out FOLDER"
+    card["use"] = f"repeat it: labelscape map --rerun {typed(path)} --out FOLDER"
     # Also what other programs put there: it explains a folder that holds more than one map's files.
     entries = entries_of(path.parent, list(run["files"].values()))
     table = area_lines([(a["name"], a["pixels"], a["hectares"]) for a in run["areas"]])

@@ -16,6 +16,7 @@ from labelscape.inspection.rasters import scene
 from labelscape.legend import Legend
 from labelscape.scenes.files import is_raster
 from labelscape.scenes.vectors import VECTOR_SUFFIXES
+from labelscape.text import typed
 
 MOST_LISTED = 60
 """Files of a folder that are listed; the rest are counted."""
@@ -77,7 +78,7 @@ def _data_set(path: Path) -> Info | None:
             raise BadFile(f"{file} is not a valid list of classes: {error}.") from error
         facts["classes"] = [{"value": c.value, "name": c.name} for c in legend.classes]
         card["classes"] = ", ".join(f"{c.value} {c.name}" for c in legend.classes)
-    card["use"] = f"labelscape data check {path}; labelscape train {path} --out run"
+    card["use"] = f"labelscape data check {typed(path)}; labelscape train {typed(path)} --out run"
     return Info("data set", str(path), facts, lines(card))
 
 

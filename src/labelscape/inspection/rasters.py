@@ -18,6 +18,7 @@ from labelscape.rasters.overviews import count_areas
 from labelscape.scenes.files import READ_FAILURES, Source, is_local, reading
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
+from labelscape.text import typed
 
 RUN = "_run.json"
 MOST_LABELS = 32
@@ -148,7 +149,7 @@ def _class_map(path: Path, statistics: bool) -> Info:
     beside = next((run for stem in stems if (run := path.with_name(stem + RUN)).is_file()), None)
     if beside is not None:
         # The class raster holds what a viewer needs; how it was made is in the run file.
-        facts["run"], card["settings"] = str(beside), f"labelscape info {beside}"
+        facts["run"], card["settings"] = str(beside), f"labelscape info {typed(beside)}"
     card["use"] = "open it in QGIS; labelscape sieve, labelscape polygonize; or labels for training"
     if statistics:
         areas = _counted(path, {c["value"]: c["name"] for c in classes})

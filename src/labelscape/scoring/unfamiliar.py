@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile
+from labelscape.text import typed
 
 CHANNELS = 2
 """How many channels a distance takes among the logits."""
@@ -19,5 +20,5 @@ def refuse_without(checkpoints: Sequence[Checkpoint]) -> None:
             raise BadFile(
                 f"{name} does not know the features of its training data, from which unfamiliar input is "
                 "told: it is of an earlier version, imported, or an untrained one. Measure them on its "
-                f"training scenes: labelscape calibrate {file} --unfamiliar"
+                f"training scenes: labelscape calibrate {typed(file)} --unfamiliar"
             )
