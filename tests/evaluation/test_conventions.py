@@ -205,3 +205,17 @@ def test_rings_of_tiles_add_up_to_those_of_the_scene(tmp_path):
     far = (rings > 2) & (truth != 255)
     assert eroded == pytest.approx((kept["a"] == truth)[far].mean())
     assert found.trimap[-1]["overall_accuracy"] == pytest.approx(found.metrics["overall_accuracy"])
+
+
+def test_names_of_arguments_are_whole_in_a_narrow_terminal(images, capsys):
+    """They are what a reader searches the libraries for."""
+    from rich.console import Console
+
+    from labelscape.evaluation.text import print_card
+
+    per_scene = {str(i): count(t, p, len(NAMES)) for i, (t, p) in enumerate(zip(*images, strict=True))}
+    print_card(metric_card(per_scene, NAMES), (), console=Console(width=80))
+    shown = capsys.readouterr().out
+    users = "".join(row.split("│")[4].strip() for row in shown.splitlines() if row.count("│") == 5)
+    assert "…" not in shown
+    assert "reduction='macro-imagewise'" in users and "balanced_accuracy_score" in users

@@ -84,7 +84,8 @@ def _print(found: Evaluation, shown: Shown, name: str, part: str | None) -> None
     )
 
     scenes = list(found.per_scene)
-    print(f"{part or 'all'} labels of {', '.join(scenes[:5])}{' ...' if len(scenes) > 5 else ''}")
+    more = f" and {len(scenes) - 5:,} more" if len(scenes) > 5 else ""
+    print(f"{part or 'all'} labels of {', '.join(scenes[:5])}{more}")
     print_scores({name: found.metrics}, found.names)
     if shown.card:
         print_card(found.card, found.trimap)

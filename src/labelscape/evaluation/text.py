@@ -167,12 +167,12 @@ def print_card(
     borders of the reference where they were counted.
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = console or Console()
-    table = Table(
-        "metric", "%", "definition", "reported so by", title="the same pixels under each convention"
-    )
+    # Names of arguments are longer than the column of a narrow terminal: cut short nobody can search them.
+    users = Column("reported so by", overflow="fold")
+    table = Table("metric", "%", "definition", users, title="the same pixels under each convention")
     for line in card:
         table.add_row(line.name, percent(line.value), line.definition, line.used_by)
     console.print(table)
