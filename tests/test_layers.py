@@ -19,7 +19,7 @@ FLOORS = (
     {"qgis_install"},
     {"scenes"},
     {"labels"},
-    {"contract"},
+    {"contract", "exported_formats"},
     {"nets", "model_card", "checkpoint_schema", "exported", "model_places", "raster_vision"},
     {"checkpoint"},
     {"scoring"},

@@ -24,6 +24,7 @@ from labelscape.contract.familiarity import PREFIX, Familiarity
 from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.exported import ExportedNetwork, read_exported
+from labelscape.exported_formats import KINDS
 from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
 from labelscape.mistaken import what_it_is
@@ -31,7 +32,6 @@ from labelscape.model_places import local_model
 from labelscape.text import printable
 
 FORMAT = "labelscape-1"
-ONNX = ".onnx"
 TASK_NAME = r"[\w-]{1,40}"
 """Names of second tasks: what file names may hold everywhere."""
 
@@ -261,7 +261,7 @@ def description(path: str | Path) -> dict:
             if not os.path.exists(path)
             else f"{path} is a folder; a .safetensors checkpoint was expected."
         )
-    if path.suffix.lower() == ONNX:
+    if path.suffix.lower() in KINDS:
         return _checked(path, read_exported(path)[0])
     with _opened(path) as file:
         # Only the header is read, not hundreds of megabytes of weights.
@@ -318,13 +318,13 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint (weights as float32), or an ONNX model that `export` wrote. Raises BadFile where it
+    """Read a checkpoint (weights as float32), or a model that `export` wrote. Raises BadFile where it
     is missing, damaged or another file. `path` may be a place that `push` wrote to: a folder, hf://owner/name,
     s3://bucket/prefix, or its https:// address.
     """
     check_path(path, "A checkpoint")
     path = local_model(path)
-    if Path(path).suffix.lower() == ONNX and Path(path).is_file():
+    if Path(path).suffix.lower() in KINDS and Path(path).is_file():
         return _load_exported(Path(path))
     fields = description(path)
     path = Path(path)

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from labelscape.errors import BadFile, BadOption, first_line, refused_setting
+from labelscape.errors import BadFile, first_line, refused_setting
+from labelscape.exported_formats import KINDS, TITLES, read_onnx, read_openvino
 
 FORMAT = "labelscape-export-1"
 HEADER, FACTS = "labelscape", "labelscape_export"
@@ -85,53 +86,49 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class ExportedNetwork:
-    """A file that `export` wrote, as a checkpoint holds it in place of weights."""
+    """A file that `export` wrote, as a checkpoint holds it in place of weights.
+
+    sha256   of the file that is named; an OpenVINO model's says that of its weights
+    kind     its format, one of the values of `KINDS`
+    weights  of an OpenVINO model, which lie in a file of their own
+    """
 
     facts: Facts
     sha256: str
     model: bytes = field(repr=False)
+    kind: str = "onnx"
+    weights: bytes = field(default=b"", repr=False)
+
+    @property
+    def title(self) -> str:
+        """What it is, with its article."""
+        return TITLES[self.kind]
 
     def describe(self) -> dict[str, Any]:
         """As JSON values: another file is another model."""
         return {**self.facts.describe(), "file": self.sha256}
 
 
-def session(model: bytes, threads: int) -> Any:
-    """An onnxruntime session on the CPU. Raises BadOption where onnxruntime is not installed."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BadOption("ONNX models need onnxruntime: pip install 'labelscape[onnx]'.") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised, and printed once
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:
-    """The description of the checkpoint that an ONNX file was made of, unchecked, and the network. Raises
-    BadFile for another file, BadOption where onnxruntime is not installed.
+    """The description of the checkpoint that such a file was made of, unchecked, and the network. Raises
+    BadFile for another file, BadOption where the library of its format is not installed.
     """
+    kind, weights = KINDS[path.suffix.lower()], b""
     try:
-        # Read once: what is hashed is what is run, and a graph in memory cannot name other files as weights.
         model = path.read_bytes()
-        meta = session(model, 1).get_modelmeta().custom_metadata_map
     except OSError as error:
         raise BadFile(f"{path} cannot be read ({error.strerror or error}).") from error
-    except BadOption:
-        raise
-    # onnxruntime has an error of its own for every kind of damage.
-    except Exception as error:
-        why = first_line(error)
-        raise BadFile(f"{path} is no ONNX model that onnxruntime can run ({why}).") from error
+    if kind == "openvino":
+        meta, weights = read_openvino(path, model, (HEADER, FACTS))
+    else:
+        meta = read_onnx(path, model)
     if not {HEADER, FACTS} <= meta.keys():
         raise BadFile(
-            f"{path} is an ONNX model without Labelscape's description: only files of `labelscape export` "
+            f"{path} is {TITLES[kind]} without Labelscape's description: only files of `labelscape export` "
             "can be mapped with, since classes, bands and scaling are not known of others."
         )
     try:
         fields, facts = json.loads(meta[HEADER]), Facts.from_dict(json.loads(meta[FACTS]))
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{path} has a damaged description ({first_line(error)}).") from error
-    return fields, ExportedNetwork(facts, hashlib.sha256(model).hexdigest(), model)
+    return fields, ExportedNetwork(facts, hashlib.sha256(model).hexdigest(), model, kind, weights)

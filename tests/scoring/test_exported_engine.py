@@ -1,6 +1,7 @@
 """An exported model maps to the class map of its checkpoint; what is none of ours is refused."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,11 @@ import rasterio
 import torch
 import world
 
-from labelscape.checkpoint import Checkpoint, description, load, save
+from labelscape import exported_formats
+from labelscape.checkpoint import Checkpoint, description, fingerprint, load, save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.export.model import export_model
+from labelscape.export.push import push
 from labelscape.maps.journal import Journal
 from labelscape.maps.plan import check
 from labelscape.maps.rerun import rerun
@@ -73,6 +76,72 @@ def test_the_map_of_an_exported_model_is_that_of_its_checkpoint(how, fcn, scene,
     # Named or not, it is the same engine.
     again = rerun(result.paths["run"], tmp_path / "again")
     assert again.paths["class"].read_bytes() == result.paths["class"].read_bytes()
+
+
+ENGINES = {".xml": "openvino"}
+
+
+@pytest.mark.parametrize("ending", ENGINES)
+def test_the_map_of_another_format_is_that_of_the_checkpoint(ending, fcn, scene, tmp_path):
+    pytest.importorskip("openvino")
+    to = {".xml": "openvino", ".pt2": "pt2"}[ending]
+    exported = export_model(fcn, tmp_path / f"m{ending}", to=to, size=384).path
+    wanted = classes_of(fcn, scene, tmp_path / "torch", engine="torch")
+    result = map_scene(exported, scene, tmp_path / "other", **QUIET)
+    with rasterio.open(result.paths["class"]) as file:
+        assert file.read(1).tobytes() == wanted.tobytes()
+    engine = json.loads(result.paths["run"].read_text())["engine"]
+    assert engine.partition(" ")[0] == ENGINES[ending]
+    again = rerun(result.paths["run"], tmp_path / "again")
+    for kind in ("class", "confidence"):
+        assert again.paths[kind].read_bytes() == result.paths[kind].read_bytes()
+    both = [check(one, scene, timing=False, device="cpu") for one in (exported, fcn)]
+    assert both[0].findings == both[1].findings and both[0].plan.tiles == 9
+    loaded, checkpoint = load(exported), load(fcn)
+    assert (loaded.legend, loaded.contract) == (checkpoint.legend, checkpoint.contract)
+    assert loaded.exported.facts.sha256 == fingerprint(checkpoint)
+
+
+def test_an_openvino_model_of_any_size_gives_the_probabilities_of_the_checkpoint(fcn, folder, scene):
+    pytest.importorskip("openvino")
+    exported = export_model(fcn, folder / "any.xml", to="openvino", dynamic=True, normalise="outside").path
+    with rasterio.open(scene) as file:
+        pixels = file.read(window=((100, 167), (100, 191)))
+    np.testing.assert_allclose(predict(exported, pixels), predict(fcn, pixels), atol=1e-4)
+
+
+def test_an_openvino_model_without_its_own_weights_is_refused(fcn, scene, tmp_path, monkeypatch, run_cli):
+    pytest.importorskip("openvino")
+    exported = export_model(fcn, tmp_path / "m.xml", to="openvino", size=64).path
+    weights, whole = exported.with_suffix(".bin").read_bytes(), exported.read_bytes()
+    code, out, _ = run_cli("info", exported)
+    assert code == 0 and "water" in out and f"labelscape map {exported} SCENE" in out
+    for damaged in (weights[:-4], weights[:-4] + b"\0\0\0\1"):
+        exported.with_suffix(".bin").write_bytes(damaged)
+        with pytest.raises(BadFile, match=r"m.bin does not belong to m.xml, or is damaged"):
+            load(exported)
+    exported.with_suffix(".bin").unlink()
+    code, _, said = run_cli("map", exported, scene, "--out", tmp_path / "out")
+    assert code and "m.bin beside it, which cannot be read" in said and "Traceback" not in said
+    exported.with_suffix(".bin").write_bytes(weights)
+    for content, words in (
+        (whole[: len(whole) // 2], "no OpenVINO model"),
+        (b"<?xml version='1.0'?><Level-2A_User_Product/>", "does not begin as one"),
+        (whole.replace(b"labelscape_weights", b"another"), "does not say the SHA-256 of m.bin"),
+        (whole.replace(b"labelscape_export", b"others"), "only files of `labelscape export`"),
+    ):
+        exported.write_bytes(content)
+        with pytest.raises(BadFile, match=words):
+            load(exported)
+    exported.write_bytes(whole)
+    with pytest.raises(BadOption, match=r"no effect on an OpenVINO model"):
+        map_scene(exported, scene, tmp_path / "out", **QUIET, precision="bf16")
+    with pytest.raises(BadOption, match="push its checkpoint"):
+        push(exported, tmp_path / "pushed")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    exported_formats._core.cache_clear()
+    with pytest.raises(BadOption, match=r"pip install 'labelscape\[openvino\]'"):
+        load(exported)
 
 
 @pytest.mark.long

@@ -26,7 +26,8 @@ KINDS = {
     "a raster": (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".nc"),
     "a vector file": (".gpkg", ".geojson", ".shp", ".fgb", ".parquet"),
 }
-ONNX = ".onnx"
+EXPORTED = (".onnx", ".xml")
+"""Endings of what `labelscape export` writes: the library of the format says what is wrong with them."""
 HEADER = 8
 """Bytes at the start of a safetensors file: the length of the JSON that follows."""
 
@@ -54,7 +55,7 @@ def check_models(models: Iterable[str | Path | None], scenes: Iterable[str] = ()
         # Only plain files: reading a pipe would take from it what the loader needs.
         if os.path.isfile(model) and not os.path.getsize(model):
             raise BadFile(f"{model} is empty (0 bytes).")
-        if os.path.isfile(model) and not str(model).lower().endswith(ONNX) and not _may_be_checkpoint(model):
+        if os.path.isfile(model) and not _is_exported(model) and not _may_be_checkpoint(model):
             raise BadFile(f"{model} {what_it_is(model) or _expected(model)}.")
 
 
@@ -72,6 +73,10 @@ def check_files(places: Iterable[str | Path | None]) -> None:
         raise BadFile("These files do not exist:\n  - " + "\n  - ".join(missing))
 
 
+def _is_exported(model: str | Path) -> bool:
+    return str(model).lower().endswith(EXPORTED)
+
+
 def _may_be_checkpoint(path: str | Path) -> bool:
     """Does it begin as safetensors files do? True where it cannot be read: the loader says why."""
     try:
@@ -87,6 +92,6 @@ def _expected(path: str | Path) -> str:
     ending = Path(path).suffix.lower()
     found = next((f" but {kind}" for kind, endings in KINDS.items() if ending in endings), "")
     return (
-        f"is not a Labelscape checkpoint{found}: a .safetensors file of labelscape train, or an .onnx file "
-        "of labelscape export, was expected"
+        f"is not a Labelscape checkpoint{found}: a .safetensors file of labelscape train, or an .onnx or "
+        ".xml file of labelscape export, was expected"
     )

@@ -50,7 +50,9 @@ def run(
     if allow_remote:
         allow_everywhere()
     # `scene_of` refuses checkpoints, and splits names at commas.
-    found = info(file if file.endswith((".safetensors", ".onnx")) else scene_of(file), statistics=statistics)
+    found = info(
+        file if file.endswith((".safetensors", ".onnx", ".pt2")) else scene_of(file), statistics=statistics
+    )
     if as_json:
         print_json(found.to_dict())
         return

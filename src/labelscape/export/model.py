@@ -16,7 +16,8 @@ from labelscape.export import onnx_file
 from labelscape.export.graph import Graph, scaling_of
 from labelscape.export.other_files import Run, openvino_files, pt2_file
 from labelscape.export.smp_folder import write_smp_folder
-from labelscape.exported import FACTS, HEADER, SCALINGS, Facts, session
+from labelscape.exported import FACTS, HEADER, SCALINGS, Facts
+from labelscape.exported_formats import session
 from labelscape.files import check_new, written_whole
 from labelscape.model_places import refuse_beside
 from labelscape.scoring.engines import TorchEngine

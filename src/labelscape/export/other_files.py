@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from labelscape.errors import BadInput, BadOption
 from labelscape.export.onnx_file import IMAGE, PROBABILITIES
+from labelscape.exported_formats import WEIGHTS, openvino_core
 from labelscape.scoring.onnx_graph import quiet
 
 Run = Callable[[Tensor], Tensor]
@@ -27,7 +29,7 @@ def openvino_files(onnx: bytes, metadata: Mapping[str, str]) -> tuple[dict[str, 
         raise BadOption("`to='openvino'` needs OpenVINO: pip install 'labelscape[openvino]'.")
     import openvino
 
-    core = openvino.Core()
+    core = openvino_core()
     try:
         model = core.read_model(onnx)
     except RuntimeError as error:
@@ -37,6 +39,9 @@ def openvino_files(onnx: bytes, metadata: Mapping[str, str]) -> tuple[dict[str, 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         # Its default rounds weights to float16.
+        openvino.save_model(model, path, compress_to_fp16=False)
+        # Twice: which weights belong to it is known when they are written.
+        model.set_rt_info(hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest(), [WEIGHTS])
         openvino.save_model(model, path, compress_to_fp16=False)
         files = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")}
     read = core.read_model(model=files[".xml"], weights=files[".bin"])

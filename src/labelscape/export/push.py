@@ -18,6 +18,7 @@ from labelscape.checkpoint import Checkpoint, StoredAs, load
 from labelscape.errors import BadFile, BadOption, first_line
 from labelscape.export.card import card
 from labelscape.export.stac_model import model_item
+from labelscape.exported_formats import KINDS
 from labelscape.files import cannot_write, check_local, make_folder, written_whole
 from labelscape.model_places import MANIFEST, Manifest, hub, is_address, refuse_beside, repository, s3
 
@@ -80,6 +81,8 @@ def push(
     `overwrite`) or it cannot be written.
     """
     place = _place(target)
+    if (ending := Path(str(model)).suffix.lower()) in KINDS and KINDS[ending] != "onnx":
+        raise BadOption(f"{model} is no model to push: push its checkpoint, or export it with `to='onnx'`.")
     checkpoint, file, name = _model(model, name or place.rstrip("/").rpartition("/")[2], license)
     with TemporaryDirectory() as made:
         folder = Path(made)

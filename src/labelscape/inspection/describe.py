@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from labelscape.checkpoint import ONNX, description
+from labelscape.checkpoint import description
 from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.evaluation.text import area_lines
+from labelscape.exported_formats import begins_as_exported
 from labelscape.files import check_path
 from labelscape.inspection.assessed import document as assessed_document
 from labelscape.inspection.assessed import sample
@@ -36,7 +37,7 @@ LARGEST_JSON = 50_000_000
 def info(path: Source, *, statistics: bool = False) -> Info:
     """Describe a file or folder: what it is, its facts, and what to do with it.
 
-    path        a checkpoint (.safetensors), or a model that `export` wrote (.onnx); a map: its folder, its
+    path        a checkpoint (.safetensors), or a model that `export` wrote; a map: its folder, its
                 `_run.json`, its rasters, or any other file of it; a sample, an assessment, counts of an
                 evaluation; polygons; label rasters; a data set's folder; anything that opens as a scene, also
                 a list of files
@@ -53,7 +54,8 @@ def info(path: Source, *, statistics: bool = False) -> Info:
         # A folder with one run file is that map, whatever lies beside it.
         runs = sorted(place.glob(f"*{RUN}"))
         return _map(runs[0], _run_of(runs[0])) if len(runs) == 1 else folder(place, statistics)
-    if place.suffix in (".safetensors", ONNX) and not place.name.endswith(".state.safetensors"):
+    is_checkpoint = place.suffix == ".safetensors" and not place.name.endswith(".state.safetensors")
+    if is_checkpoint or begins_as_exported(place):
         return _checkpoint(place, as_given(path) if is_address(path) else str(place))
     # Each of these has its own sentence for a damaged file.
     if place.exists() and (found := _known(place)) is not None:

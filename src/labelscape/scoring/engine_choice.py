@@ -182,8 +182,9 @@ def _runtime_of(scorer: Scorer, engine: str) -> str | None:
 
 
 def _runs_already(scorer: Scorer, engine: str) -> bool:
-    """Exported models are run by onnxruntime whatever is asked for."""
-    return engine == "onnxruntime" and all(isinstance(m.engine, ExportedEngine) for m in scorer.members)
+    """Exported models are run by the library of their format, whatever is asked for."""
+    engines = [member.engine for member in scorer.members]
+    return all(isinstance(e, ExportedEngine) and e.name.partition(" ")[0] == engine for e in engines)
 
 
 def _forwards(scorer: Scorer, plans: Iterable[TilePlan]) -> Counter[Shape]:

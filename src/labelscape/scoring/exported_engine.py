@@ -10,8 +10,8 @@ import numpy as np
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadInput, BadOption
-from labelscape.exported import Facts
-from labelscape.scoring import onnxruntime_engine
+from labelscape.exported import ExportedNetwork, Facts
+from labelscape.scoring import onnxruntime_engine, openvino_engine
 from labelscape.scoring.arrays import Array, back_to_logits, library_of
 from labelscape.scoring.devices import Processor
 from labelscape.scoring.unfamiliar import refuse_without
@@ -28,12 +28,14 @@ class ExportedEngine:
     """An exported network.
 
     name     of the library that runs it, and its version
+    title    what the file is, for messages
     scaling  (mean, std) of its bands, (1, B, 1, 1) float32 each, by which the images of `forward` are brought
              back to what the graph reads
     """
 
     name: str
     facts: Facts
+    title: str
     run: Run = field(repr=False)
     scaling: tuple[np.ndarray, np.ndarray] = field(repr=False)
     device: Processor = Processor()
@@ -51,20 +53,19 @@ class ExportedEngine:
         """Raises BadOption for a device or a precision that an exported model does not have, BadFile where
         unfamiliar input is asked for.
         """
+        network = checkpoint.exported
         if device not in ("auto", "cpu"):
-            raise BadOption(f"`device={device!r}` cannot run an ONNX model here; use `device='cpu'`.")
+            raise BadOption(f"`device={device!r}` cannot run {network.title} here; use `device='cpu'`.")
         if precision != "32":
             raise BadOption(
-                f"`precision={precision}` has no effect on an ONNX model: export it with `dtype='float16'`."
+                f"`precision={precision}` has no effect on {network.title}: export it with `dtype='float16'`."
             )
         if unfamiliar:
             refuse_without([checkpoint])
         pairs = checkpoint.contract.normalisation
         mean, std = (np.array(column, np.float32).reshape(1, -1, 1, 1) for column in zip(*pairs))
-        network = checkpoint.exported
-        name = f"onnxruntime {onnxruntime_engine.library_version()}"
-        run = onnxruntime_engine.Converted(network.model)
-        return cls(name, network.facts, run, (mean, np.where(std > 0, std, np.float32(1))))
+        name, run = _runner(network)
+        return cls(name, network.facts, network.title, run, (mean, np.where(std > 0, std, np.float32(1))))
 
     @property
     def stride(self) -> int:
@@ -99,8 +100,9 @@ class ExportedEngine:
             return -side % self.facts.stride
         if side > size:
             raise BadInput(
-                f"This ONNX model takes {size} x {size} pixels, and was given {side}: leave `tile_size` and "
-                "`scales` out, or export it for images of any size (labelscape export --dynamic)."
+                f"This {self.title.partition(' ')[2]} takes {size} x {size} pixels, and was given {side}: "
+                "leave `tile_size` and `scales` out, or export it for images of any size (labelscape export "
+                "--dynamic)."
             )
         return size - side
 
@@ -114,3 +116,12 @@ class ExportedEngine:
 
     def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
         return self.facts.peak_bytes(height * width * images)
+
+
+def _runner(network: ExportedNetwork) -> tuple[str, Run]:
+    """The library of the network's format, with its version, and a function that runs the network by it."""
+    if network.kind == "openvino":
+        model = openvino_engine.loaded((network.model, network.weights))
+        return f"openvino {openvino_engine.installed_version()}", openvino_engine.Converted(model)
+    name = f"onnxruntime {onnxruntime_engine.library_version()}"
+    return name, onnxruntime_engine.Converted(network.model)

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelscape.exported import session
+from labelscape.exported_formats import session
 from labelscape.scoring.arrays import Array, through
 from labelscape.scoring.machine import threads_now
 

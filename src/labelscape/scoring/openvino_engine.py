@@ -7,13 +7,13 @@ unless bfloat16 is asked for.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelscape.exported_formats import openvino_core as core
 from labelscape.scoring.arrays import Array, through
 from labelscape.scoring.machine import threads_now
 
@@ -69,27 +69,6 @@ class Converted:
         if self._compiled is None or self._compiled[0] != threads:
             self._compiled = threads, _compiled(self.model, threads, self.half)
         return through(lambda given: self._compiled[1](given)[0], images)
-
-
-_ONE = threading.Lock()
-
-
-def core() -> Any:
-    """OpenVINO's core: one for the life of a process.
-
-    The first network that a core compiles gives the thread another stack for signals, and a core that is
-    deleted frees it, in whatever order cores come and go. A signal after that, Ctrl-C say, had no stack: the
-    process ended with a segmentation fault, where it should stop tidily.
-    """
-    with _ONE:
-        return _core()
-
-
-@cache
-def _core() -> Any:
-    import openvino
-
-    return openvino.Core()
 
 
 def _compiled(model: Any, threads: int, half: bool) -> Any:

@@ -1,0 +1,117 @@
+"""Files that `export` wrote, as the library of their format reads them: the metadata, and what is run.
+
+Files are read once: what is checked is what is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from labelscape.errors import BadFile, BadOption, first_line
+
+KINDS = {".onnx": "onnx", ".xml": "openvino"}
+"""Ending of a file -> the format's name, as `export --to` has it."""
+TITLES = {"onnx": "an ONNX model", "openvino": "an OpenVINO model"}
+WEIGHTS = "labelscape_weights"
+"""Key in an OpenVINO model: SHA-256 of its .bin, which the .xml alone does not tell from another's."""
+
+
+def begins_as_exported(path: Path) -> bool:
+    """Is it a model by its name and, since scenes are called .xml too, by its start?"""
+    if path.suffix.lower() != ".xml":
+        return path.suffix.lower() in KINDS
+    try:
+        with path.open("rb") as file:
+            return _is_network(file.read(200))
+    except OSError:
+        return False
+
+
+def _is_network(start: bytes) -> bool:
+    return b"<net " in start[:200]
+
+
+def session(model: bytes, threads: int) -> Any:
+    """An onnxruntime session on the CPU. Raises BadOption where onnxruntime is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BadOption("ONNX models need onnxruntime: pip install 'labelscape[onnx]'.") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised, and printed once
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+_ONE = threading.Lock()
+
+
+def openvino_core() -> Any:
+    """OpenVINO's core: one for the life of a process. Raises BadOption where OpenVINO is not installed.
+
+    The first network that a core compiles gives the thread another stack for signals, and a core that is
+    deleted frees it, in whatever order cores come and go. A signal after that, Ctrl-C say, had no stack: the
+    process ended with a segmentation fault, where it should stop tidily.
+    """
+    with _ONE:
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise BadOption("OpenVINO models need OpenVINO: pip install 'labelscape[openvino]'.") from error
+    return openvino.Core()
+
+
+def read_onnx(path: Path, model: bytes) -> dict[str, str]:
+    """The metadata of an ONNX file with this content. Raises BadFile for another file."""
+    try:
+        # In memory: the graph cannot name other files as weights.
+        return session(model, 1).get_modelmeta().custom_metadata_map
+    except BadOption:
+        raise
+    # onnxruntime has an error of its own for every kind of damage.
+    except Exception as error:
+        why = first_line(error)
+        raise BadFile(f"{path} is no ONNX model that onnxruntime can run ({why}).") from error
+
+
+def read_openvino(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict[str, str], bytes]:
+    """The metadata under `keys` of an .xml file with this content, and the content of the .bin beside it.
+    Raises BadFile where one of them is damaged, or is not of the other.
+    """
+    if not _is_network(model):
+        raise BadFile(f"{path} is no OpenVINO model: it does not begin as one.")
+    core = openvino_core()
+    beside = path.with_suffix(".bin")
+    try:
+        weights = beside.read_bytes()
+    except OSError as error:
+        why = f"cannot be read ({error.strerror or error}): keep both files together"
+        raise BadFile(f"{path} has its weights in {beside.name} beside it, which {why}.") from error
+    # Before OpenVINO sees either: it takes any bytes of this length for weights.
+    stated = re.search(rb'<%b value="([0-9a-f]{64})"' % WEIGHTS.encode(), model)
+    if stated and stated[1].decode() != hashlib.sha256(weights).hexdigest():
+        raise BadFile(
+            f"{beside} does not belong to {path.name}, or is damaged: its SHA-256 is another. Copy both "
+            "files again, or export the model again."
+        )
+    try:
+        read = core.read_model(model=model, weights=weights)
+        found = {key: str(read.get_rt_info([key]).value) for key in keys if read.has_rt_info([key])}
+    # OpenVINO raises RuntimeError, and others of its bindings.
+    except Exception as error:
+        why = first_line(error)
+        raise BadFile(f"{path} is no OpenVINO model that can be run ({why}).") from error
+    if found and not stated:
+        raise BadFile(f"{path} does not say the SHA-256 of {beside.name}: export the model again.")
+    return found, weights
