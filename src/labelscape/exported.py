@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from labelscape.errors import BadFile, first_line, refused_setting
-from labelscape.exported_formats import KINDS, TITLES, read_onnx, read_openvino
+from labelscape.exported_formats import KINDS, TITLES, read_onnx, read_openvino, read_pt2
 
 FORMAT = "labelscape-export-1"
 HEADER, FACTS = "labelscape", "labelscape_export"
@@ -120,6 +120,8 @@ def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:
         raise BadFile(f"{path} cannot be read ({error.strerror or error}).") from error
     if kind == "openvino":
         meta, weights = read_openvino(path, model, (HEADER, FACTS))
+    elif kind == "pt2":
+        meta = read_pt2(path, model, (HEADER, FACTS))
     else:
         meta = read_onnx(path, model)
     if not {HEADER, FACTS} <= meta.keys():

@@ -6,17 +6,19 @@ Files are read once: what is checked is what is run.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import threading
+import zipfile
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from labelscape.errors import BadFile, BadOption, first_line
 
-KINDS = {".onnx": "onnx", ".xml": "openvino"}
+KINDS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
 """Ending of a file -> the format's name, as `export --to` has it."""
-TITLES = {"onnx": "an ONNX model", "openvino": "an OpenVINO model"}
+TITLES = {"onnx": "an ONNX model", "openvino": "an OpenVINO model", "pt2": "a model of torch.export"}
 WEIGHTS = "labelscape_weights"
 """Key in an OpenVINO model: SHA-256 of its .bin, which the .xml alone does not tell from another's."""
 
@@ -115,3 +117,27 @@ def read_openvino(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict
     if found and not stated:
         raise BadFile(f"{path} does not say the SHA-256 of {beside.name}: export the model again.")
     return found, weights
+
+
+def read_pt2(path: Path, model: bytes, keys: tuple[str, ...]) -> dict[str, str]:
+    """The metadata under `keys` of a program of torch.export with this content, which is not loaded. Raises
+    BadFile for another file.
+    """
+    try:
+        found = pt2_entries(model)
+        return {key: found[f"extra/{key}"].decode() for key in keys if f"extra/{key}" in found}
+    # zipfile has errors of many kinds for damage.
+    except Exception as error:
+        raise BadFile(f"{path} is no model of torch.export, or is damaged ({first_line(error)}).") from error
+
+
+def pt2_entries(model: bytes) -> dict[str, bytes]:
+    """What a program's archive holds, by name. Raises ValueError for a compressed part, and what zipfile
+    raises for damage.
+    """
+    with zipfile.ZipFile(io.BytesIO(model)) as archive:
+        # torch compresses nothing: a small file cannot fill the memory.
+        if any(one.compress_type or one.file_size > len(model) for one in archive.infolist()):
+            raise ValueError("a part of it is compressed")
+        # Each name begins with the archive's own.
+        return {"/".join(PurePosixPath(name).parts[1:]): archive.read(name) for name in archive.namelist()}

@@ -29,7 +29,7 @@ LARGEST_MANIFEST = 100_000
 SECONDS = 60
 """How long a server may say nothing."""
 # pathlib makes one slash of two.
-MODELS = (".safetensors", ".onnx", ".xml")
+MODELS = (".safetensors", ".onnx", ".xml", ".pt2")
 MAPS = (".tif", ".tiff", ".vrt", ".img", ".jp2", ".png", ".json")
 """Endings of addresses that are finished maps or counts; others are places of models."""
 ADDRESS = re.compile(r"(hf|s3|https?):/{1,2}([^#]*)(?:#sha256=([0-9a-fA-F]{64}))?")

@@ -1,7 +1,10 @@
 """An exported model maps to the class map of its checkpoint; what is none of ours is refused."""
 
+import io
 import json
+import os
 import sys
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -78,12 +81,13 @@ def test_the_map_of_an_exported_model_is_that_of_its_checkpoint(how, fcn, scene,
     assert again.paths["class"].read_bytes() == result.paths["class"].read_bytes()
 
 
-ENGINES = {".xml": "openvino"}
+ENGINES = {".xml": "openvino", ".pt2": "torch"}
 
 
 @pytest.mark.parametrize("ending", ENGINES)
 def test_the_map_of_another_format_is_that_of_the_checkpoint(ending, fcn, scene, tmp_path):
-    pytest.importorskip("openvino")
+    if ending == ".xml":
+        pytest.importorskip("openvino")
     to = {".xml": "openvino", ".pt2": "pt2"}[ending]
     exported = export_model(fcn, tmp_path / f"m{ending}", to=to, size=384).path
     wanted = classes_of(fcn, scene, tmp_path / "torch", engine="torch")
@@ -100,6 +104,90 @@ def test_the_map_of_another_format_is_that_of_the_checkpoint(ending, fcn, scene,
     loaded, checkpoint = load(exported), load(fcn)
     assert (loaded.legend, loaded.contract) == (checkpoint.legend, checkpoint.contract)
     assert loaded.exported.facts.sha256 == fingerprint(checkpoint)
+
+
+def repacked(path, to, change):
+    """A .pt2 file whose parts were changed, by name."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    change(parts)
+    with zipfile.ZipFile(to, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(f"m/{name}", content)
+    return to
+
+
+class Ran:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+PROGRAM, ARRAYS = "models/model.json", "data/weights/model_weights_config.json"
+SWAPS = {
+    "name": (PROGRAM, b"torch.ops.aten.softmax.int", b"torch.os.system", "calls 'torch.os.system'"),
+    "other": (PROGRAM, b"torch.ops.aten.softmax.int", b"torch.ops.prim.Print.default", "no operator"),
+    "text": (PROGRAM, b'{"as_int": 1}', b'{"as_string": "/etc/passwd"}', "given the text '/etc/passwd'"),
+    "size": (PROGRAM, b'{"as_int": 1}', b'{"as_expr": {"expr_str": "f()"}}', "may run code"),
+    "object": (PROGRAM, b'{"as_int": 1}', b'{"as_custom_obj": {}}', "may run code"),
+    "shape": (PROGRAM, b"builtins.dict", b"collections.defaultdict", "does not take one image"),
+    "pickle": (ARRAYS, b'"use_pickle": false', b'"use_pickle": true', "stored as a pickle"),
+    "path": (ARRAYS, b'"weight_0"', b'"../weight_0"', "stored as a pickle"),
+    "missing": (ARRAYS, b'"weight_0"', b'"weight_999"', "cannot be used"),
+}
+
+
+@pytest.fixture(scope="module")
+def program(fcn, folder):
+    return export_model(fcn, folder / "program.pt2", to="pt2", size=64).path
+
+
+@pytest.mark.parametrize("kind", SWAPS)
+def test_a_program_with_more_than_a_network_is_refused(kind, program, tmp_path):
+    name, before, after, words = SWAPS[kind]
+
+    def change(parts):
+        assert before in parts[name]
+        parts[name] = parts[name].replace(before, after, 1)
+
+    changed = repacked(program, tmp_path / "m.pt2", change)
+    with pytest.raises(BadFile, match=f"m.pt2 cannot be used.*{words}" if kind != "missing" else words):
+        Scorer.of(changed, device="cpu")
+
+
+def test_pickles_in_a_program_are_not_read(program, fcn, scene, tmp_path):
+    place, made = tmp_path / "ran", io.BytesIO()
+    torch.save(Ran(place), made)
+
+    def change(parts):
+        parts |= dict.fromkeys(("data/sample_inputs/model.pt", "data/weights/model.pt"), made.getvalue())
+        parts["data/constants/model.pt"] = made.getvalue()
+
+    changed = repacked(program, tmp_path / "m.pt2", change)
+    pixels = np.random.default_rng(1).uniform(50, 200, (3, 64, 64))
+    np.testing.assert_allclose(predict(changed, pixels), predict(fcn, pixels), atol=1e-4)
+    assert not place.exists()
+    with pytest.raises(FileExistsError):  # it would have run
+        place.mkdir()
+        torch.load(io.BytesIO(made.getvalue()), weights_only=False)
+
+
+def test_damaged_programs_and_those_of_others_are_refused(program, tmp_path, run_cli):
+    code, out, _ = run_cli("info", program)
+    assert code == 0 and "water" in out
+    half = tmp_path / "half.pt2"
+    half.write_bytes(program.read_bytes()[:5000])
+    with pytest.raises(BadFile, match="no model of torch.export, or is damaged"):
+        load(half)
+    other = repacked(program, tmp_path / "other.pt2", lambda parts: parts.pop("extra/labelscape"))
+    with pytest.raises(BadFile, match="only files of `labelscape export`"):
+        load(other)
+    with pytest.raises(BadInput, match="This model of torch.export takes 64 x 64 pixels, and was given 80"):
+        Scorer.of(program, device="cpu").members[0].engine.forward(np.zeros((1, 3, 80, 80), np.float32))
 
 
 def test_an_openvino_model_of_any_size_gives_the_probabilities_of_the_checkpoint(fcn, folder, scene):

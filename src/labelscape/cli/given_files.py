@@ -26,7 +26,7 @@ KINDS = {
     "a raster": (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".nc"),
     "a vector file": (".gpkg", ".geojson", ".shp", ".fgb", ".parquet"),
 }
-EXPORTED = (".onnx", ".xml")
+EXPORTED = (".onnx", ".xml", ".pt2")
 """Endings of what `labelscape export` writes: the library of the format says what is wrong with them."""
 HEADER = 8
 """Bytes at the start of a safetensors file: the length of the JSON that follows."""
@@ -92,6 +92,6 @@ def _expected(path: str | Path) -> str:
     ending = Path(path).suffix.lower()
     found = next((f" but {kind}" for kind, endings in KINDS.items() if ending in endings), "")
     return (
-        f"is not a Labelscape checkpoint{found}: a .safetensors file of labelscape train, or an .onnx or "
-        ".xml file of labelscape export, was expected"
+        f"is not a Labelscape checkpoint{found}: a .safetensors file of labelscape train, or an .onnx, "
+        ".xml or .pt2 file of labelscape export, was expected"
     )

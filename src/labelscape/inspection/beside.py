@@ -40,6 +40,7 @@ ENDINGS = {
     ".state.safetensors": ("training state", "state of an unfinished training run; train again to resume it"),
     ".safetensors": ("checkpoint", "a trained network; labelscape map FILE SCENE --out FOLDER"),
     ".onnx": ("exported model", "a network for other programs; labelscape map FILE SCENE --out FOLDER"),
+    ".pt2": ("exported model", "a network for other programs; labelscape map FILE SCENE --out FOLDER"),
     ".aux.xml": ("side file", "class names, colours or statistics of the raster; keep it beside the raster"),
     ".html": ("report", "a page; open it in a browser"),
     ".csv": ("table", "a table; of a training run: loss and learning rate by step"),

@@ -1,4 +1,4 @@
-"""Models that `labelscape export` wrote, run on the CPU without torch by the library of their format."""
+"""Models that `labelscape export` wrote, run on the CPU by the library of their format."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from labelscape.exported import ExportedNetwork, Facts
 from labelscape.scoring import onnxruntime_engine, openvino_engine
 from labelscape.scoring.arrays import Array, back_to_logits, library_of
 from labelscape.scoring.devices import Processor
+from labelscape.scoring.pt2_program import Program
 from labelscape.scoring.unfamiliar import refuse_without
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class ExportedEngine:
             refuse_without([checkpoint])
         pairs = checkpoint.contract.normalisation
         mean, std = (np.array(column, np.float32).reshape(1, -1, 1, 1) for column in zip(*pairs))
-        name, run = _runner(network)
+        name, run = _runner(network, checkpoint.stored.path if checkpoint.stored else "The model")
         return cls(name, network.facts, network.title, run, (mean, np.where(std > 0, std, np.float32(1))))
 
     @property
@@ -102,7 +103,7 @@ class ExportedEngine:
             raise BadInput(
                 f"This {self.title.partition(' ')[2]} takes {size} x {size} pixels, and was given {side}: "
                 "leave `tile_size` and `scales` out, or export it for images of any size (labelscape export "
-                "--dynamic)."
+                "--to onnx --dynamic)."
             )
         return size - side
 
@@ -118,8 +119,13 @@ class ExportedEngine:
         return self.facts.peak_bytes(height * width * images)
 
 
-def _runner(network: ExportedNetwork) -> tuple[str, Run]:
-    """The library of the network's format, with its version, and a function that runs the network by it."""
+def _runner(network: ExportedNetwork, source: str) -> tuple[str, Run]:
+    """The library of the network's format, with its version, and a function that runs the network by it;
+    `source` names the file. Raises BadFile for a program that holds more than a network.
+    """
+    if network.kind == "pt2":
+        # As a network of torch: no version, which is among the conditions of every map.
+        return "torch", Program(network.model, source)
     if network.kind == "openvino":
         model = openvino_engine.loaded((network.model, network.weights))
         return f"openvino {openvino_engine.installed_version()}", openvino_engine.Converted(model)
