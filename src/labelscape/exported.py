@@ -32,12 +32,13 @@ class _Schema(BaseModel):
 
     format: Literal["labelscape-export-1"]
     normalise: Literal["inside", "outside", "unit"]
-    dtype: Literal["float32", "float16"]
+    dtype: Literal["float32", "float16", "int8"]
     size: Positive | None
     stride: Positive
     reach: Annotated[int, Field(ge=0)] | None
     memory: Annotated[list[tuple[Positive, Positive]], Field(min_length=1, max_length=100)]
     sha256: str
+    check: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Facts:
     memory     (pixels of all images of a batch, bytes that torch needs for them), ascending: tiles are
                planned by it as the checkpoint's are
     sha256     fingerprint of the checkpoint it was made of
+    check      of a network in int8 its scores beside float32 (`export.int8.Check`); else None
     """
 
     normalise: str
@@ -59,10 +61,15 @@ class Facts:
     reach: int | None
     memory: tuple[tuple[int, int], ...]
     sha256: str
+    check: Mapping[str, Any] | None = None
 
     def describe(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"format": FORMAT, **asdict(self), "memory": [list(pair) for pair in self.memory]}
+        fields = asdict(self)
+        # Left out where there is none: the same network in float32 gives the same file as before.
+        if self.check is None:
+            del fields["check"]
+        return {"format": FORMAT, **fields, "memory": [list(pair) for pair in self.memory]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Facts:

@@ -171,7 +171,7 @@ def test_a_second_task_is_exported_alone(tmp_path):
     ("settings", "error", "words"),
     [
         ({"to": "tflite"}, UnknownName, "tflite"),
-        ({"dtype": "int8"}, UnknownName, "int8"),
+        ({"dtype": "int4"}, UnknownName, "int4"),
         ({"normalise": "both"}, UnknownName, "both"),
         ({"opset": 9}, BadOption, "from 14 to 20"),
         ({"size": 64, "dynamic": True}, BadOption, "exclude each other"),

@@ -45,11 +45,18 @@ def onnx_bytes(
     except Exception as error:
         raise BadInput(_not_said(network, error, opset, dynamic)) from error
     model = onnx.load_from_string(made)
-    model.producer_name = "labelscape"
     # Written out: Deepness takes no output whose rows and columns are unnamed.
     for dim, side in zip(model.graph.output[0].type.tensor_type.shape.dim[2:], image.shape[2:]):
         if not dynamic:
             dim.dim_value = side
+    return described(model, metadata)
+
+
+def described(model: Any, metadata: Mapping[str, str]) -> bytes:
+    """An ONNX model with this metadata alone, as a file."""
+    import onnx
+
+    model.producer_name = "labelscape"
     # Set anew, sorted: the same network gives the same bytes.
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
