@@ -84,8 +84,6 @@ def run(
 
       labelscape export run/mlp.safetensors --size 512 --normalise unit --out deepness.onnx
 
-      labelscape export run/mlp.safetensors --dtype int8 --out small.onnx
-
       labelscape export run/mlp.safetensors --to card --license CC-BY-4.0
     """
     check_models([model])
