@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from labelscape.legend import IGNORE
-from labelscape.training.losses import LOSSES, dice, focal, hardest, lovasz, ohem, total_loss
+from labelscape.training.losses import LOSSES, dice, focal, hardest, lovasz, ohem, total_loss, tversky
 
 
 @pytest.fixture
@@ -86,6 +86,21 @@ def test_dice_is_its_formula_over_the_classes_present(case):
     p = rows.softmax(dim=1)
     terms = [1 - 2 * p[truth == k, k].sum() / (p[:, k].sum() + (truth == k).sum()) for k in range(3)]
     torch.testing.assert_close(dice(*case), torch.stack(terms).mean())
+
+
+def test_tversky_is_its_formula_jaccard_and_dice_are_two_of_it(case):
+    rows, truth = pixels(*case)
+    p = rows.softmax(dim=1)
+    terms, unions = [], []
+    for k in range(3):
+        hit = sum(p[n, k] for n in range(len(truth)) if truth[n] == k)
+        false = sum(p[n, k] for n in range(len(truth)) if truth[n] != k)
+        missed = sum(1 - p[n, k] for n in range(len(truth)) if truth[n] == k)
+        terms.append(1 - hit / (hit + 0.3 * false + 0.7 * missed))
+        unions.append(1 - hit / (hit + false + missed))
+    torch.testing.assert_close(tversky(*case), torch.stack(terms).mean())
+    torch.testing.assert_close(LOSSES["jaccard"](*case), torch.stack(unions).mean())
+    torch.testing.assert_close(tversky(*case, alpha=0.5, beta=0.5), dice(*case))
 
 
 def test_lovasz_of_hard_predictions_is_one_minus_iou(case):

@@ -101,6 +101,24 @@ def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
     return _over_present(1 - overlap, own, weights)
 
 
+def tversky(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, alpha: float = 0.3, beta: float = 0.7
+) -> Tensor:
+    """1 minus the mean over the batch's classes of TP / (TP + alpha FP + beta FN), each a sum of
+    probabilities (Salehi et al. 2017, with their alpha and beta: missed pixels cost more than false ones).
+
+    alpha = beta = 1 is the Jaccard index (intersection over union), 0.5 is Dice.
+    """
+    predicted, truth = labelled_pixels(logits, labels)
+    if not len(truth):
+        return predicted.sum()  # of nothing: 0 that still has a gradient
+    probabilities, own = predicted.softmax(dim=1), F.one_hot(truth, predicted.shape[1])
+    hit = (probabilities * own).sum(dim=0)  # (K,)
+    false, missed = probabilities.sum(dim=0) - hit, own.sum(dim=0) - hit
+    # A class that is absent may sum to 0 and does not count: the clamp only keeps NaN out of its gradient.
+    return _over_present(1 - hit / (hit + alpha * false + beta * missed).clamp_min(1e-12), own, weights)
+
+
 def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """The Lovasz extension of 1 - IoU, mean over the batch's classes (Berman et al. 2018, Lovasz-Softmax)."""
     predicted, truth = labelled_pixels(logits, labels)
@@ -130,6 +148,8 @@ LOSSES: dict[str, Loss] = {
     "ohem-hardest": partial(ohem, keep=0.75),
     "focal": focal,
     "dice": dice,
+    "tversky": tversky,
+    "jaccard": partial(tversky, alpha=1.0, beta=1.0),
     "lovasz": lovasz,
 }
 

@@ -164,7 +164,7 @@ class Recipe(BaseModel):
     """
     losses: dict[str, float] = Field(default_factory=lambda: {"cross-entropy": 1.0})
     """Loss -> its factor; the sum is minimised. cross-entropy, ohem, hardest, hardest-per-image,
-    ohem-hardest, focal, dice, lovasz.
+    ohem-hardest, focal, dice, tversky, jaccard, lovasz.
     """
     aux_losses: dict[str, float] | None = None
     """The same for the auxiliary head; as `losses` unless given."""
