@@ -45,7 +45,10 @@ def test_a_model_is_scored_on_the_eroded_labels_of_a_part(tmp_path, run_cli):
     code, _, err = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "-o", "clutter=false")
     assert code == 1
     assert "the model knows impervious surface" in err
-    code, _, err = run_cli("evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "--labels", "x.tif")
+    (tmp_path / "x.tif").touch()
+    code, _, err = run_cli(
+        "evaluate", model, tmp_path / "v", "--dataset", "vaihingen", "--labels", tmp_path / "x.tif"
+    )
     assert code == 2
     assert "which has its own labels and classes" in err
 

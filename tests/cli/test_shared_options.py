@@ -102,7 +102,7 @@ def test_a_mistake_is_told_in_the_words_of_whoever_makes_it(run_cli, tmp_path):
     typed = [part for name, v in settings.items() for part in (f"--{name.replace('_', '-')}", str(v))]
     # Files that are missing are told before any option is looked at.
     model, scene = tmp_path / "m.onnx", tmp_path / "s.tif"
-    model.touch()
+    model.write_bytes(b"opened later")
     scene.touch()
     code, _, shell = run_cli("map", model, scene, "--out", tmp_path / "map", *typed)
     assert code == 2

@@ -61,8 +61,11 @@ def test_weights_out_of_reach_are_said_in_the_words_of_the_surface(offline, run_
         check_model(network, pretrained=True)
     assert "does not answer: Name or service not known)" in str(caught.value)
     assert ("Pass pretrained=False and weights=FILE for" in str(caught.value)) == file
+    # The weights are asked for before the scene is opened; that it exists is seen earlier.
+    scene = tmp_path / "scene.tif"
+    scene.touch()
     code, _, err = run_cli(
-        "train", "gone.tif", "--network", network, "-o", "options.pretrained=true", "--out", tmp_path
+        "train", scene, "--network", network, "-o", "options.pretrained=true", "--out", tmp_path
     )
     assert code == 1 and err.count("\n") == 1
     assert ("-o options.pretrained=false -o options.weights=FILE" in err) == file
