@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import world
-from hub_stand_in import hub_stand_in
 from test_export_onnx import made
 from test_push import same
 
@@ -203,19 +202,6 @@ def test_a_model_travels_over_s3(pushed, bucket, tmp_path):
     assert files_under(tmp_path / "cache") == []
     push(file, "s3://models/fields", overwrite=True)
     same(load("s3://models/fields"), file)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    pytest.importorskip("huggingface_hub")
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    with hub_stand_in() as (found, address):
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        yield found
 
 
 def test_the_hub_gets_weights_by_git_lfs_and_goes_on_where_they_broke_off(pushed, hub, tmp_path):

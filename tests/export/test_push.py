@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import world
-from hub_stand_in import hub_stand_in
 from test_export_onnx import made
 
 import labelscape as ls
@@ -157,19 +156,6 @@ def test_an_address_needs_a_fingerprint_that_it_keeps_to(model, tmp_path):
     kept.write_bytes(b"other")
     with pytest.raises(BadFile, match="cannot be read"):
         load(f"{address}/fcn.safetensors#sha256={digest}")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    pytest.importorskip("huggingface_hub")
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    with hub_stand_in() as (found, address):
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        yield found
 
 
 def test_a_model_travels_over_hugging_face(model, hub, tmp_path):

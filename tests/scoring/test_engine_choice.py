@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import torch
 import world
+from interrupted import stopped_after_a_tile
 
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.bands import BandStatistics
@@ -18,7 +19,6 @@ from labelscape.contract.contract import Contract
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.grid import Window
 from labelscape.legend import LandClass, Legend
-from labelscape.maps.journal import Journal
 from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
@@ -382,21 +382,6 @@ def test_a_map_records_its_engine_and_is_repeated_with_it(world_map, tmp_path):
     assert again.paths["confidence"].read_bytes() == made_by.paths["confidence"].read_bytes()
     run = json.loads(plain.paths["run"].read_text())
     assert "engine" not in run["request"] and run["engine"] == "torch"
-
-
-def stopped_after_a_tile(monkeypatch, model, scene, out, **how):
-    save, kept = Journal.save, []
-
-    def stops(self, core, planes):
-        if kept:
-            raise KeyboardInterrupt
-        kept.append(core)
-        save(self, core, planes)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "save", stops)
-        with pytest.raises(KeyboardInterrupt):
-            map_scene(model, scene, out, **how)
 
 
 @needs_openvino

@@ -13,13 +13,13 @@ import pytest
 import rasterio
 import torch
 import world
+from interrupted import stopped_after_a_tile
 
 from labelscape import exported_formats
 from labelscape.checkpoint import Checkpoint, description, fingerprint, load, save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.export.model import export_model
 from labelscape.export.push import push
-from labelscape.maps.journal import Journal
 from labelscape.maps.plan import check
 from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
@@ -291,18 +291,7 @@ def test_it_is_described_and_checked_as_its_checkpoint(fcn, folder, scene, run_c
 def test_an_interrupted_map_goes_on_with_the_exported_model_alone(fcn, folder, scene, tmp_path, monkeypatch):
     exported = export_model(fcn, folder / "begun.onnx", size=384).path
     whole = map_scene(exported, scene, tmp_path / "whole", **QUIET)
-    save_tile, kept = Journal.save, []
-
-    def stops(self, core, planes):
-        if kept:
-            raise KeyboardInterrupt
-        kept.append(core)
-        save_tile(self, core, planes)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "save", stops)
-        with pytest.raises(KeyboardInterrupt):
-            map_scene(exported, scene, tmp_path / "out", **QUIET)
+    stopped_after_a_tile(monkeypatch, exported, scene, tmp_path / "out", **QUIET)
     with pytest.raises(BadFile, match="another checkpoint"):
         map_scene(fcn, scene, tmp_path / "out", **QUIET)
     resumed = map_scene(exported, scene, tmp_path / "out", **QUIET)
