@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,8 @@ STARTS = {
     b"%PDF": "is a PDF: export what it shows as GeoTIFF or GeoPackage",
 }
 """How files begin that nothing here reads, and what is said of them."""
+DAMAGED_ZIP = (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, zlib.error)
+"""What `zipfile` raises for archives that are damaged, encrypted, or packed in a way it does not know."""
 MOST = 3
 """Members of an archive that a message names (ours)."""
 
@@ -49,7 +52,7 @@ def what_it_is(path: str | Path) -> str | None:
 def _archive(path: Path) -> str | None:
     """An archive, and how its members are named to GDAL."""
     name, files = str(path), []
-    with suppress(OSError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError, EOFError):
+    with suppress(*DAMAGED_ZIP, tarfile.TarError):
         if zipfile.is_zipfile(path):
             # A database of a GIS program or a document is a zip archive too: GDAL goes by the name.
             scheme = "/vsizip/" if name.lower().endswith((".zip", ".kmz")) else f"/vsizip/{{{name}}}"

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from labelscape.errors import BadFile, BadInput, first_line
+from labelscape.mistaken import DAMAGED_ZIP
 from labelscape.text import printable
 
 INNER, PIPELINE, LEARNER = "model-bundle.zip", "pipeline-config.json", "learner-config.json"
 WEIGHTS = "model.pth"
-DAMAGE = (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, zlib.error)
-"""What `zipfile` raises for archives that are damaged, encrypted, or packed in a way it does not know."""
 LARGEST_JSON, LARGEST_WEIGHTS = 50_000_000, 8_000_000_000
 """Bytes (ours): a small archive may say that it unpacks to any size."""
 STATISTICS = ("analyze/stats/train_scenes/stats.json", "stats.json")
@@ -74,7 +72,7 @@ def is_bundle(path: str | Path) -> bool:
         # Not by `is_zipfile`, which looks at the end of a file alone: its list of members may be damaged.
         with zipfile.ZipFile(path) as archive:
             return not {PIPELINE, LEARNER}.isdisjoint(archive.namelist())
-    except (*DAMAGE, ValueError):
+    except (*DAMAGED_ZIP, ValueError):
         return False
 
 
@@ -122,7 +120,7 @@ def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipFile
                 yield outer, inner
     except BadFile:
         raise
-    except DAMAGE as error:
+    except DAMAGED_ZIP as error:
         raise BadFile(f"{path} is damaged ({first_line(error)}).") from error
 
 

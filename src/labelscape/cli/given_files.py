@@ -53,9 +53,9 @@ def check_models(models: Iterable[str | Path | None], scenes: Iterable[str] = ()
         if not os.path.exists(model):
             raise BadFile(f"{model} does not exist.")
         # Only plain files: reading a pipe would take from it what the loader needs.
-        if os.path.isfile(model) and not os.path.getsize(model):
-            raise BadFile(f"{model} is empty (0 bytes).")
-        if os.path.isfile(model) and not _is_exported(model) and not _may_be_checkpoint(model):
+        # An exported model is its library's to judge, unless there is nothing in it.
+        exported = _is_exported(model) and os.path.getsize(model) > 0
+        if os.path.isfile(model) and not exported and not _may_be_checkpoint(model):
             raise BadFile(f"{model} {what_it_is(model) or _expected(model)}.")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from labelscape.errors import BadInput, first_line
+from labelscape.errors import BadInput, LabelscapeError, first_line
 from labelscape.scoring.onnx_graph import quiet
 
 WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -48,7 +48,8 @@ def quantised(model: bytes, images: Iterable[np.ndarray], name: str) -> bytes:
                     op_types_to_quantize=list(QUANTISED),
                     nodes_to_exclude=scoring_nodes(prepared.graph),
                 )
-        except MemoryError:
+        # Of the training scenes that the images are read from, LabelscapeError says what is wrong with them.
+        except (MemoryError, LabelscapeError):
             raise
         # onnxruntime fails in its own way for every operator that it cannot quantise.
         except Exception as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from labelscape.errors import BadFile
 from labelscape.files import temporary_folder
+from labelscape.mistaken import DAMAGED_ZIP
 from labelscape.scenes.files import is_local, reason
 
 CHANGED = re.compile(r"[!;?\x00-\x1f\x7f]")
@@ -83,7 +84,7 @@ def vectors_inside(path: str | Path, suffixes: set[str]) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+    except (*DAMAGED_ZIP, ValueError):
         return []  # GDAL says what is wrong with it
     # A .json beside a vector file is its metadata.
     return [name for name in names if Path(name).suffix.lower() in suffixes - {".json"}]
