@@ -11,7 +11,7 @@ import world
 from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.scoring.engines import build_network
 from labelscape.scoring.protocol import Protocol
-from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.scorer import Member, Scorer, normalise
 from labelscape.scoring.symmetry import SYMMETRIES, turned, turned_back
 
 PIXELS = np.random.default_rng(0).integers(0, 9000, (3, 48, 80)).astype(np.uint16)
@@ -35,6 +35,23 @@ def test_the_turns_are_the_eight_symmetries():
     assert torch.equal(turned(image, 2), image.flip(0))
     assert turned(image, 5).tolist() == [[6, 3, 0], [7, 4, 1], [8, 5, 2]]  # a quarter turn, clockwise
     assert turned_back(image, 5).tolist() == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]  # and back
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 10])
+def test_images_are_scaled_as_in_training_with_their_bands_side_by_side(bands, dtype):
+    """In the very strides that torch gives them: networks are faster in that order, and round in it."""
+    rng = np.random.default_rng(bands)
+    pixels, valid = rng.uniform(0, 200, (bands, 37, 21)).astype(dtype), rng.random((37, 21)) > 0.2
+    scaling = tuple((100.0 + b, 0.0 if b == 1 else 7.0 + b) for b in range(bands))
+    checkpoint = world.tiny_checkpoint()
+    contract = replace(checkpoint.contract, bands=tuple(map(str, range(bands))), normalisation=scaling)
+    scorer = Scorer.of(checkpoint, device="cpu")
+    changed = Member(replace(checkpoint, contract=contract), scorer.members[0].engine)
+    (image,) = replace(scorer, members=(changed,)).prepare(pixels, valid)
+    expected = normalise(pixels, valid, scaling)[None].contiguous(memory_format=torch.channels_last)
+    assert torch.equal(image, expected)
+    assert image.stride()[1:] == expected.stride()[1:]
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])

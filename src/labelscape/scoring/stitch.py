@@ -14,7 +14,7 @@ from labelscape.contract.matching import bands_to_read
 from labelscape.errors import UnknownName
 from labelscape.grid import Window
 from labelscape.scenes.scene import Scene
-from labelscape.scoring.arrays import Array
+from labelscape.scoring.arrays import Array, library_of
 from labelscape.scoring.fade import Fader
 from labelscape.scoring.heap import memory_kept
 from labelscape.scoring.memory import (
@@ -27,7 +27,7 @@ from labelscape.scoring.memory import (
     tile_side,
 )
 from labelscape.scoring.scored import ScoredTile
-from labelscape.scoring.scorer import Scorer, channels_last
+from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
 from labelscape.stages import stage
 
@@ -185,9 +185,13 @@ def stacked(images: list[list[Array] | None], member: int) -> Array:
     if len(images) == 1:
         return images[0][member]
     like = next(image[member] for image in images if image is not None)
-    made = np.zeros((len(images), *like.shape[1:]), np.float32)
-    if not isinstance(like, np.ndarray):
-        made = channels_last(made)
+    shape = (len(images), *like.shape[1:])
+    if isinstance(like, np.ndarray):
+        made = np.zeros(shape, np.float32)
+    else:
+        # In the order that the images have in memory.
+        torch = library_of(like)
+        made = torch.empty(shape, memory_format=torch.channels_last).zero_()
     for place, image in enumerate(images):
         if image is not None:
             made[place] = image[member][0]
