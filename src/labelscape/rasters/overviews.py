@@ -10,15 +10,17 @@ So nodata in a level means that all pixels under it are nodata.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import rasterio
+from rasterio.io import DatasetWriter
 
 from labelscape.grid import Grid, Window
+from labelscape.stages import stage
 
 BLOCK = 512
 """Side of the blocks of all rasters of a map; a block of a level is made of 2 x 2 blocks of the one
@@ -26,51 +28,111 @@ before.
 """
 
 
+Block = tuple[int, int]
+"""Row and column of a block."""
+
+
 @dataclass
 class Level:
-    """The file of one level: its shape, the blocks (row, column) that were written, and a histogram (256,) of
-    their values over all bands.
+    """The file of one level: its shape, the blocks that were written, and a histogram (256,) of their values
+    over all bands.
     """
 
     path: Path
     shape: tuple[int, int]
-    blocks: Collection[tuple[int, int]]
+    blocks: set[Block] = field(default_factory=set)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
 
-    def window(self, block: tuple[int, int]) -> Window:
+    def window(self, block: Block) -> Window:
         """The pixels of a block, cut at the level's edge."""
         return Window(block[0] * BLOCK, block[1] * BLOCK, BLOCK, BLOCK) & Window(0, 0, *self.shape)
 
 
-def build_levels(
-    full: Level, create: Callable[[Path, int, int], rasterio.io.DatasetWriter], *, nodata: int, mode: bool
-) -> list[Level]:
-    """Make all overviews of a finished uint8 raster, one file each beside it; `create` opens a sparse file of
-    (path, height, width).
+class Overviews:
+    """The smaller levels of a uint8 raster, made while it is written: each block as soon as all under it is
+    there and still in GDAL's cache, what is left in `finish`.
 
-    Each level is made of the one before, so all of them cost a third more pixels than the raster. Memory: a
-    few times 4 blocks of all bands. Raises what GDAL raises.
+    `full` is the raster's own level, `file` its open data set; `create` opens a sparse file of (path, height,
+    width). Each level is made of the one before, so all of them cost a third more pixels than the raster.
+    Memory: a few times 4 blocks of all bands. Raises what GDAL raises.
     """
-    levels = [full]
-    while max(levels[-1].shape) > BLOCK:
-        above = levels[-1]
-        height, width = (math.ceil(n / 2) for n in above.shape)
-        level = Level(
+
+    def __init__(
+        self,
+        full: Level,
+        file: DatasetWriter,
+        create: Callable[[Path, int, int], DatasetWriter],
+        *,
+        nodata: int,
+        mode: bool,
+    ) -> None:
+        self.levels, self._files = [full], [file]
+        self._create, self._nodata, self._mode = create, nodata, mode
+        while max(self.levels[-1].shape) > BLOCK:
             # A name that begins as the raster's: what a failure leaves is found and removed with it.
-            full.path.with_name(f"{full.path.name}.{len(levels)}.tif"),
-            (height, width),
-            {(r // 2, c // 2) for r, c in above.blocks},
-        )
-        with rasterio.open(above.path) as source, create(level.path, height, width) as file:
-            for row, column in sorted(level.blocks):
-                four = Window(2 * row * BLOCK, 2 * column * BLOCK, 2 * BLOCK, 2 * BLOCK) & Window(
-                    0, 0, *above.shape
-                )
-                made = halved(source.read(window=four.rio), nodata, mode=mode)
-                file.write(made, window=level.window((row, column)).rio)
-                level.counts += count_values(made)
-        levels.append(level)
-    return levels[1:]
+            path = full.path.with_name(f"{full.path.name}.{len(self.levels)}.tif")
+            height, width = (math.ceil(n / 2) for n in self.levels[-1].shape)
+            self.levels.append(Level(path, (height, width)))
+        self._missing: list[dict[Block, int]] = [{} for _ in self.levels]
+        """By level: how many pixels of the level before a block still waits for; those of no pixel yet are
+        not in it.
+        """
+
+    @stage("overviews")
+    def add(self, window: Window) -> None:
+        """A window of the full raster was written; no pixel is twice."""
+        self._add(0, window)
+
+    def _add(self, number: int, window: Window) -> None:
+        """A window of a level is there."""
+        if number + 1 == len(self.levels):
+            return
+        for block in blocks_in(window, 2 * BLOCK):
+            whole, missing = self._under(number + 1, block), self._missing[number + 1]
+            left = missing.get(block, whole.pixels) - (whole & window).pixels
+            missing[block] = left
+            if not left:
+                del missing[block]
+                self._make(number + 1, block)
+
+    def _under(self, number: int, block: Block) -> Window:
+        """What a block of a level is made of, in the pixels of the level before."""
+        row, column = (2 * BLOCK * n for n in block)
+        return Window(row, column, 2 * BLOCK, 2 * BLOCK) & Window(0, 0, *self.levels[number - 1].shape)
+
+    def _make(self, number: int, block: Block) -> None:
+        level = self.levels[number]
+        while len(self._files) <= number:
+            one = self.levels[len(self._files)]
+            self._files.append(self._create(one.path, *one.shape))
+        values = self._files[number - 1].read(window=self._under(number, block).rio)
+        made, window = halved(values, self._nodata, mode=self._mode), level.window(block)
+        self._files[number].write(made, window=window.rio)
+        level.counts += count_values(made)
+        level.blocks.add(block)
+        self._add(number, window)
+
+    @stage("overviews")
+    def finish(self) -> None:
+        """Make what is left: blocks under which some pixels were never written."""
+        for number, above in enumerate(self.levels[:-1], start=1):
+            wanted = {(row // 2, column // 2) for row, column in above.blocks}
+            for block in sorted(wanted - self.levels[number].blocks):
+                self._make(number, block)
+
+    def close(self) -> None:
+        """Close the files of the smaller levels."""
+        while len(self._files) > 1:
+            self._files.pop().close()
+
+
+def blocks_in(window: Window, side: int = BLOCK) -> list[Block]:
+    """The blocks of so many pixels a side that a window touches, row by row."""
+    rows, columns = (
+        range(first // side, -(-last // side))
+        for first, last in ((window.top, window.bottom), (window.left, window.right))
+    )
+    return list(itertools.product(rows, columns))
 
 
 def halved(values: np.ndarray, nodata: int, *, mode: bool) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Write rasters window by window as Cloud Optimized GeoTIFFs with colours, class names and overviews.
 
-Windows are written to a sparse tiled GeoTIFF beside the target; at the end overviews are made of it, and all
-levels are assembled in a second file, which then takes the target's name. For a moment both need disk space.
-Time depends on what was written, not on the size of the grid.
+Windows are written to a sparse tiled GeoTIFF beside the target, and overviews to files of their own; at the
+end all levels are assembled in a second file, which then takes the target's name. For a moment both need disk
+space. Time depends on what was written, not on the size of the grid.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from labelscape.labels.class_names import NAMES_TAG, names_as_tag
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters import compression
 from labelscape.rasters.cog import assemble
-from labelscape.rasters.overviews import BLOCK, Level, build_levels, count_values
+from labelscape.rasters.overviews import BLOCK, Level, Overviews, blocks_in, count_values
 from labelscape.scenes.files import gdal, reason
 from labelscape.stages import stage
 
@@ -95,6 +95,9 @@ class MapWriter:
             with gdal():
                 self._file = self._create(self._part, *self.grid.shape, **self._place)
                 self._describe()
+            full = Level(self._part, self.grid.shape, self._blocks, self.counts)
+            how = {"nodata": self._profile["nodata"], "mode": self.legend is not None}
+            self._overviews = Overviews(full, self._file, self._create, **how)
         except GDAL_FAILURES as error:
             refused = self._refused(error)
             self._folder.close()
@@ -106,22 +109,20 @@ class MapWriter:
         """Write values, uint8 (H, W) or (C, H, W), of a window inside the grid. Raises BadFile."""
         values = values[None] if values.ndim == 2 else values
         assert values.shape[1:] == window.shape, f"{values.shape} for {window}"
-        rows, columns = (
-            range(first // BLOCK, -(-last // BLOCK))
-            for first, last in ((window.top, window.bottom), (window.left, window.right))
-        )
-        touched = {(row, column) for row in rows for column in columns}
+        touched = blocks_in(window)
         try:
             with gdal():
                 if self.count == 1:
                     self._file.write(values, window=window.rio)
                 else:
-                    self._write_whole_blocks(sorted(touched), window, values)
+                    self._write_whole_blocks(touched, window, values)
+                self.counts += count_values(values)
+                # Only these blocks get overviews and are read back: the rest costs nothing.
+                self._blocks.update(touched)
+                # Now, while the network is at the next tile: at the end nothing else would be done meanwhile.
+                self._overviews.add(window)
         except GDAL_FAILURES as error:
             raise self._refused(error) from error
-        self.counts += count_values(values)
-        # Only these blocks get overviews and are read back: the rest costs nothing.
-        self._blocks |= touched
 
     def _write_whole_blocks(
         self, touched: Sequence[tuple[int, int]], window: Window, values: np.ndarray
@@ -151,6 +152,7 @@ class MapWriter:
                 self.finish()
         finally:
             with contextlib.suppress(*GDAL_FAILURES), gdal():
+                self._overviews.close()
                 self._file.close()
             self._folder.close()
 
@@ -162,15 +164,14 @@ class MapWriter:
             raise BadFile(f"{self.path} cannot be written: its folder was removed or renamed meanwhile.")
         with written_whole(self.path, overwrite=self._overwrite) as part:
             try:
-                # Closing compresses what GDAL's cache still holds, and overviews are compressed as they are
-                # made. All cores, but for those whom GDAL's own setting restrains, as on workers.
+                # Closing compresses what GDAL's cache still holds, and reading back decompresses all: on all
+                # cores, but for those whom GDAL's own setting restrains, as on workers.
                 with gdal(GDAL_NUM_THREADS=os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")):
+                    self._overviews.finish()
+                    levels = self._overviews.levels
                     with stage("compress"):
+                        self._overviews.close()
                         self._file.close()
-                    full = Level(self._part, self.grid.shape, self._blocks, self.counts)
-                    nodata, mode = self._profile["nodata"], self.legend is not None
-                    with stage("overviews"):
-                        levels = [full, *build_levels(full, self._create, nodata=nodata, mode=mode)]
                     with stage("COG"):
                         assemble([level.path for level in levels], part)
                     with stage("read back"):
