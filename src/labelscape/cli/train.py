@@ -227,9 +227,11 @@ def run(
             "--forest", help="Also score a per-pixel random forest on the same blocks, as a baseline."
         ),
     ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write the log as TensorBoard event files.")
-    ] = False,
+    log: Annotated[
+        Texts,
+        typer.Option("--log", help="Log to tensorboard, wandb (Weights & Biases) or mlflow too. Repeat."),
+    ] = [],
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="As --log tensorboard.")] = False,
     setting: Setting = [],
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -255,7 +257,7 @@ def run(
         return
     from labelscape.training.run import train
 
-    checkpoint = train(recipe, out, overwrite=overwrite, tensorboard=tensorboard, say=talk)
+    checkpoint = train(recipe, out, overwrite=overwrite, log=log, tensorboard=tensorboard, say=talk)
     scores = {**(forest_score(recipe, out) if forest and recipe.data.holdout else {}), **checkpoint.scores}
     print_trained(out, recipe, scores, checkpoint, as_json)
 

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from labelscape.errors import BadOption
+from labelscape.training.outputs import checkpoint_path
+from labelscape.training.recipe import Recipe
 
 
-def require_tensorboard() -> None:
-    """Raises BadOption if the package is missing. Called before the first step, not after hours of
-    training.
+class Board:
+    """A training's log as event files beside its checkpoint. Events that an interrupted run wrote after its
+    last saved state are hidden.
     """
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise BadOption(
-            "TensorBoard logs need the package tensorboard: pip install 'labelscape[tensorboard]'."
-        ) from error
 
+    id = ""
 
-@contextmanager
-def board(folder: Path, history: Sequence[dict]) -> Iterator[Callable[[dict], None]]:
-    """Yields a function that writes one line of the log (step, losses, rate, scores) as scalars.
+    def __init__(self, out: Path, recipe: Recipe, history: Sequence[Mapping[str, float]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-    `history` holds the lines of an interrupted run that is resumed; events it wrote after its last saved
-    state are hidden.
-    """
-    from torch.utils.tensorboard import SummaryWriter
+        folder = checkpoint_path(out, recipe.network).with_suffix(".tensorboard")
+        self.where = str(folder)
+        done = int(history[-1]["step"]) if history else 0
+        # A training that wrote no events so far has none of its history.
+        self.step = done if any(folder.glob("events.*")) else 0
+        # purge_step: TensorBoard hides events from this step on, because those steps are run again.
+        self.writer = SummaryWriter(str(folder), purge_step=self.step + 1 if self.step else None)
+        if not self.step:
+            self.writer.add_text("recipe", f"    {recipe.model_dump_json()}", 0)
 
-    done = history[-1]["step"] if history else 0
-    # purge_step: TensorBoard hides events from this step on, because those steps are run again.
-    writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+    def rows(self, lines: Sequence[Mapping[str, float]]) -> None:
+        for line in lines:
+            for name, value in line.items():
+                if name != "step":
+                    self.writer.add_scalar(name, value, line["step"])
+            self.step = int(line["step"])
 
-    def note(row: dict) -> None:
-        for name, value in row.items():
-            if name != "step":
-                writer.add_scalar(name, value, row["step"])
+    def end(self, scores: Mapping[str, float], checkpoint: Path) -> None:
+        for name, value in scores.items():
+            self.writer.add_scalar(name, value, self.step)
+        self.writer.add_text("checkpoint", str(checkpoint), self.step)
 
-    try:
-        yield note
-    finally:
-        writer.close()
+    def close(self, *, well: bool) -> None:
+        self.writer.close()

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,21 +32,15 @@ from labelscape.progress import Tick, bar
 from labelscape.scenes.stamps import Watched
 from labelscape.scoring.engines import state_arrays
 from labelscape.training.batchnorm import at_map_size
-from labelscape.training.board import board
 from labelscape.training.clock import Clock, in_words, write_times
 from labelscape.training.foreign import Start
 from labelscape.training.freeze import told_of_frozen, train_mode
 from labelscape.training.leader import Leader
+from labelscape.training.logs import Logs
 from labelscape.training.losses import shares, total_loss
 from labelscape.training.map_size import larger, told
 from labelscape.training.optimizers import averaged, make_optimizer, rate_at, told_of_rates
-from labelscape.training.outputs import (
-    checkpoint_path,
-    state_path,
-    steps_folder,
-    times_path,
-    val_picture_path,
-)
+from labelscape.training.outputs import state_path, steps_folder, times_path, val_picture_path
 from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
 from labelscape.training.state import FILES, Progress, load_state, save_state
@@ -207,7 +201,7 @@ def run_phase(
     fabric: Fabric | None = None,
     leader: Leader | None = None,
     until: int | None = None,
-    tensorboard: bool = False,
+    logs: Logs | None = None,
     say: Say = lambda text: None,
     stop: Stop | None = None,
 ) -> Checkpoint:
@@ -215,7 +209,7 @@ def run_phase(
 
     A state file in `out` is resumed from. It is saved at the last step, so that a failing score loses no
     weights, and where `stop` was asked to, before KeyboardInterrupt or SystemExit. It pauses at step `until`;
-    `tensorboard` adds event files. Raises BadOption, BadInput or BadFile where data or state do not fit.
+    `logs` gets every line of the log. Raises BadOption, BadInput or BadFile where data or state do not fit.
     """
     fabric, stop = fabric or gather(recipe.device, recipe.precision), stop or Stop()
     leads = fabric.is_global_zero
@@ -230,22 +224,21 @@ def run_phase(
     # Before the first crop: a file replaced from now on is noticed.
     watched = Watched.of((*dataset.files, *(mate.files if mate else ())))
     progress, keep = _resumed(phase, watched, out, stop, say)
+    logs = logs or Logs((), out, recipe, say)
+    leader(lambda: logs.begin(progress.step, progress.history))
     # A base network that is trained first has named them already.
     for line in without_pixels(dataset, tasks[0]) if not recipe.base_steps else ():
         say(line)
     with deterministic(recipe.deterministic), ExitStack() as opened:
         tick = opened.enter_context(bar(f"train {recipe.network}", recipe.steps, "steps", shown=leads))
-        events = checkpoint_path(out, recipe.network).with_suffix(".tensorboard")
-        log = board(events, progress.history) if tensorboard and leads else nullcontext(lambda line: None)
         tick(progress.step)
-        note = opened.enter_context(log)
         opened.enter_context(stop.between_steps())
         end = min(recipe.steps, until or recipe.steps)
         if progress.step < end:
             for line in told(recipe):
                 say(line)
         clock = Clock()
-        learn(phase, progress, end, save=keep, note=note, tick=tick, stop=stop, clock=clock)
+        learn(phase, progress, end, save=keep, note=logs.row, tick=tick, stop=stop, clock=clock)
     if stop.asked:
         say(f"stopped at {stop.saved}; the same command continues from there")
         stop.told = True

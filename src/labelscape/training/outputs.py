@@ -23,6 +23,11 @@ def state_path(out: Path, network: str) -> Path:
     return checkpoint_path(out, network).with_suffix(".state.safetensors")
 
 
+def runs_path(out: Path, network: str) -> Path:
+    """Path of the ids of an unfinished training's runs in loggers, which a resumed training continues."""
+    return checkpoint_path(out, network).with_suffix(".runs.json")
+
+
 def steps_folder(out: Path, network: str) -> Path:
     """Folder of the checkpoints that are kept while a network is trained, by their steps."""
     path = checkpoint_path(out, network)
@@ -60,8 +65,9 @@ def write_log(path: Path, history: tuple[dict, ...]) -> None:
 
 
 def forget_state(out: Path, network: str) -> None:
-    with suppress(OSError):
-        state_path(out, network).unlink()
+    for path in (state_path(out, network), runs_path(out, network)):
+        with suppress(OSError):
+            path.unlink()
 
 
 def forget_steps(out: Path, network: str) -> None:
@@ -78,7 +84,7 @@ def forget_finished_state(out: Path, network: str) -> None:
     with suppress(OSError):
         state, target = state_path(out, network), checkpoint_path(out, network)
         if state.stat().st_mtime_ns <= target.stat().st_mtime_ns:
-            state.unlink()
+            forget_state(out, network)
 
 
 def make_room(out: Path) -> None:

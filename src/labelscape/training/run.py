@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,10 @@ from labelscape.legend import IGNORE
 from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
-from labelscape.training.board import require_tensorboard
 from labelscape.training.data import blank_checkpoint, input_scaling, of_second_task, open_both, scored_part
 from labelscape.training.foreign import Start
 from labelscape.training.leader import Leader, leading
+from labelscape.training.logs import Logs, checked, logging_to
 from labelscape.training.loop import run_phase
 from labelscape.training.outputs import (
     checkpoint_path,
@@ -53,7 +53,8 @@ class Run:
     fabric: Fabric
     leader: Leader
     score: bool
-    tensorboard: bool
+    log: tuple[str, ...]
+    """Loggers; none but in the first process."""
     say: Say
     stop: Stop
     score_mate: bool = False
@@ -66,6 +67,7 @@ def train(
     *,
     overwrite: bool = False,
     score: bool = True,
+    log: str | Sequence[str] = (),
     tensorboard: bool = False,
     say: Say | None = None,
 ) -> Checkpoint:
@@ -76,19 +78,19 @@ def train(
     run's talk; None is silent.
 
     The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint;
-    `tensorboard` writes the log as event files too. An interrupted run of the same recipe in `out` continues
-    from where it was last saved, to the same weights: SIGINT and SIGTERM save the step in progress first, and
-    end in KeyboardInterrupt or SystemExit. Under `torchrun` or SLURM all processes call this;
-    the first one writes. Raises BadOption, BadInput or BadFile before any step is made where the recipe, the
+    `log` names loggers that get the recipe, every line of the log and the scores too: "tensorboard", "wandb",
+    "mlflow" (`tensorboard` is short for the first). An interrupted run of the same recipe in `out` continues
+    from where it was last saved, to the same weights and in the same runs of its loggers: SIGINT and SIGTERM
+    save the step in progress first, and end in KeyboardInterrupt or SystemExit. A logger that fails after the
+    first step does not end the training. Under `torchrun` or SLURM all processes call this; the first one
+    writes. Raises BadOption, BadInput or BadFile before any step is made where the recipe, the
     data or the place of writing cannot work.
     """
     recipe = as_recipe(recipe)
     check_path(out, "The folder of a training run (out)")
     check_local(out)
     out = Path(out)
-    if tensorboard:
-        # Before hours of training, not when the first value is written.
-        require_tensorboard()
+    names = checked([*([log] if isinstance(log, str) else log), *["tensorboard"] * tensorboard])
     fabric = gather(recipe.device, recipe.precision)
     several = "es" * (fabric.world_size > 1)
     refuse_unequal_parts(recipe, fabric.world_size, f"{fabric.world_size} process{several}")
@@ -100,7 +102,8 @@ def train(
         stop = held.enter_context(stoppable())
         try:
             with leading(fabric, out) as leader:
-                return _trained(recipe, start, Run(out, fabric, leader, score, tensorboard, say, stop))
+                log = names if fabric.is_global_zero else ()
+                return _trained(recipe, start, Run(out, fabric, leader, score, log, say, stop))
         except (KeyboardInterrupt, SystemExit):
             if not stop.told:
                 say(stop.message())
@@ -143,6 +146,23 @@ def _trained(recipe: Recipe, start: Start | None, run: Run) -> Checkpoint:
                 run.say(line)
         if recipe.base_steps:
             start = _base_network(recipe, dataset, replace(blank, mate=None), run)
+        # The base network's are of the same blocks; those of a checkpoint given as `start` may not be.
+        before = start.scores if recipe.base_steps else {}
+        return _learned(recipe, dataset, blank, run, start=start, mate=mate, before=before)
+
+
+def _learned(
+    recipe: Recipe,
+    dataset: Dataset,
+    blank: Checkpoint,
+    run: Run,
+    *,
+    start: Start | None = None,
+    mate: Dataset | None = None,
+    before: dict | None = None,
+) -> Checkpoint:
+    """Train one network, score it and write its files."""
+    with logging_to(run.log, run.out, recipe, run.say) as logs:
         checkpoint = run_phase(
             recipe,
             dataset,
@@ -150,15 +170,13 @@ def _trained(recipe: Recipe, start: Start | None, run: Run) -> Checkpoint:
             run.out,
             start=start,
             mate=mate,
-            fabric=fabric,
+            fabric=run.fabric,
             leader=run.leader,
-            tensorboard=run.tensorboard,
+            logs=logs,
             say=run.say,
             stop=run.stop,
         )
-        # The base network's are of the same blocks; those of a checkpoint given as `start` may not be.
-        before = start.scores if recipe.base_steps else {}
-        return _finished(checkpoint, recipe, dataset, run, before, mate)
+        return _finished(checkpoint, recipe, dataset, run, logs, before, mate)
 
 
 def _seen_by_start(recipe: Recipe, dataset: Dataset, start: Start) -> list[str]:
@@ -228,18 +246,7 @@ def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, run: Run)
             forget_finished_state(run.out, base.network)
         return done
     blank = replace(blank, recipe=settings)
-    trained = run_phase(
-        base,
-        dataset,
-        blank,
-        run.out,
-        fabric=run.fabric,
-        leader=run.leader,
-        tensorboard=run.tensorboard,
-        say=run.say,
-        stop=run.stop,
-    )
-    _finished(trained, base, dataset, run)
+    _learned(base, dataset, blank, run)
     return load(path)  # from the file, so that all processes start from the same bytes
 
 
@@ -446,8 +453,9 @@ def _finished(
     recipe: Recipe,
     dataset: Dataset,
     run: Run,
-    before: dict | None = None,
-    mate: Dataset | None = None,
+    logs: Logs,
+    before: dict | None,
+    mate: Dataset | None,
 ) -> Checkpoint:
     """Score a trained network, add the scores `before` it (the base network's), and write log and checkpoint.
     Only then is the state file deleted: a failing score loses no training.
@@ -467,6 +475,7 @@ def _finished(
         # The checkpoint after its log: where it exists, the run counts as finished and is not repeated.
         write_log(target.with_suffix(".csv"), made.history)
         save(made, target)
+        logs.end(made, target)
         forget_state(run.out, recipe.network)
         return remember_file(made, target)
 
