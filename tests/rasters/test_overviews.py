@@ -2,6 +2,7 @@
 it.
 """
 
+import itertools
 import math
 from collections import Counter
 
@@ -75,6 +76,37 @@ def test_the_levels_of_a_file_are_those_of_its_pixels(tmp_path, size, mode):
             assert file.nodata == IGNORE
             if mode:
                 assert file.colormap(1)[1][:3] == tuple(LEGEND.colors[1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_levels_do_not_depend_on_the_order_of_the_windows(tmp_path, seed):
+    """A raster cut at any rows and columns, written in any order; of some seeds a part is never written."""
+    rng = np.random.default_rng(seed)
+    size, bands = (int(rng.integers(1, 1700)), int(rng.integers(500, 1700))), 1 + seed % 2
+    rows, columns = (
+        [0, *sorted(rng.choice(np.arange(1, n), min(n - 1, 4), replace=False).tolist()), n] for n in size
+    )
+    windows = [
+        Window(top, left, bottom - top, right - left)
+        for top, bottom in itertools.pairwise(rows)
+        for left, right in itertools.pairwise(columns)
+    ]
+    rng.shuffle(windows)
+    values = np.full((bands, *size), IGNORE, np.uint8)
+    grid, legend = Grid(world.UTM, world.NORTH_UP, *size), LEGEND if bands == 1 else None
+    with MapWriter(tmp_path / "m.tif", grid, bands, IGNORE, legend=legend) as writer:
+        for window in windows if seed % 3 else windows[:-4]:
+            here = (slice(None), *window.inset_of(grid.window))
+            values[here] = rng.integers(0, 4, values[here].shape)
+            writer.write(window, values[here])
+    with rasterio.open(tmp_path / "m.tif") as file:
+        np.testing.assert_array_equal(file.read(), values)
+        levels = len(file.overviews(1))
+    assert levels == math.ceil(math.log2(max(size) / 512))
+    for number in range(levels):
+        values = halved(values, IGNORE, mode=bands == 1)
+        with rasterio.open(tmp_path / "m.tif", overview_level=number) as file:
+            np.testing.assert_array_equal(file.read(), values)
 
 
 @pytest.mark.parametrize("big", [False, True])
