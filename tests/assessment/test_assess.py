@@ -310,41 +310,6 @@ def test_words_in_a_column_of_numbers_are_no_class(made, tmp_path):
     refused(r"column reference is of numbers and holds text \('field' in 3 features\)", raster, points)
 
 
-def test_training_labels_are_no_reference(made, tmp_path):
-    """As far as `_run.json` and the checkpoint know them."""
-    from labelscape.checkpoint import save
-
-    raster, points, _ = made
-    painted = world.World(raster, world.paint(*SHAPE), np.zeros(0), world.UTM, world.NORTH_UP)
-    labels = world.label_polygons(painted, tmp_path / "fields.gpkg")
-    model = replace(world.ten_metre_fcn(), recipe={"data": {"images": ["a.tif"], "labels": [str(labels)]}})
-    save(model, tmp_path / "net.safetensors")
-    run = {
-        "files": {"class": raster.name},
-        "models": [{"path": str(tmp_path / "net.safetensors"), "sha256": ""}],
-    }
-    (tmp_path / "m_run.json").write_text(json.dumps(run))
-    refused("labels that this map's model was trained with", raster, labels)
-    (note,) = assess(raster, points).notes
-    assert note.startswith("300 of 300 points lie on labels of the files that the model was trained with")
-    # Only what lies in the area of training was learned, with a background all of it.
-    area = world.rectangle(painted, tmp_path / "west.geojson", 0, 0, 120, 60)
-    design = read_design(points)
-    for background in (None, "other"):
-        data = {"images": ["a.tif"], "labels": [str(labels)], "area": str(area), "background": background}
-        save(replace(model, recipe={"data": data}), tmp_path / "net.safetensors")
-        (note,) = assess(raster, points).notes
-        assert note.startswith(f"{(design.columns < 60).sum()} of 300 points lie on labels")
-    wet = world.label_polygons(painted, tmp_path / "wet.gpkg", only=(0,))
-    data |= {"labels": [str(wet)], "background": None}
-    save(replace(model, recipe={"data": data}), tmp_path / "net.safetensors")
-    learned = (design.columns < 60) & (world.paint(*SHAPE)[design.rows, design.columns] == 0)
-    assert assess(raster, points).notes[0].startswith(f"{learned.sum()} of 300 points lie on labels")
-    # Without the checkpoint nothing is known of labels.
-    (tmp_path / "net.safetensors").unlink()
-    assert assess(raster, points).notes == ()
-
-
 # ------------------------------------------------------------------------------------------- command line
 
 

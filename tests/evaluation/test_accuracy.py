@@ -291,27 +291,37 @@ def drawer(kind, bootstrap=0):
     true, mapped = population()
     rows, columns = np.divmod(np.arange(SIDE**2), SIDE)
     # Towards a pole pixels of a map in degrees are smaller.
-    area = np.linspace(1, 0.4, SIDE)[rows] if kind == "unequal pixels" else np.ones(SIDE**2)
+    area = np.linspace(1, 0.4, SIDE)[rows] if "unequal" in kind else np.ones(SIDE**2)
     stratum = rows * 3 // SIDE if kind == "other strata" else mapped
     block, each = rows // BLOCK * (SIDE // BLOCK) + columns // BLOCK, 8
     members = [np.flatnonzero(stratum == h) for h in np.unique(stratum)]
     inside = block.argsort(kind="stable").reshape(-1, BLOCK**2)
     sizes = [200] * 3 if kind == "other strata" else [60, 60, 120, 160]
+    # A block belongs to one stratum, as a whole: here three bands of rows of blocks.
+    of_block = np.arange(len(inside)) * 3 // len(inside) if "unequal" in kind else np.zeros(len(inside), int)
+    block_area = np.bincount(block, weights=area)
 
     def draw(rng):
-        if kind == "blocks":
-            chosen = rng.choice(len(inside), 80, replace=False)
-            rows = np.concatenate([rng.choice(inside[b], each, replace=False) for b in chosen])
-            whole = np.full(rows.size, BLOCK**2)
+        if "blocks" in kind:
+            number = np.bincount(of_block)
+            picked = [
+                rng.choice(np.flatnonzero(of_block == h), 80 // len(number), replace=False)
+                for h in range(len(number))
+            ]
+            rows = np.concatenate(
+                [rng.choice(inside[b], each, replace=False) for b in np.concatenate(picked)]
+            )
+            own = block[rows]
             return estimate(
-                0 * rows,
+                of_block[own],
                 mapped[rows],
                 true[rows],
-                stratum_area=[SIDE**2],
-                stratum_units=[len(inside)],
-                blocks=Blocks(block[rows], whole * 1.0, whole),
+                stratum_area=np.bincount(of_block, weights=block_area),
+                stratum_units=number,
+                pixel_area=area[rows],
+                blocks=Blocks(own, block_area[own], np.full(rows.size, BLOCK**2)),
                 names="abcd",
-                strata_names=["all"],
+                strata_names=range(len(number)),
                 bootstrap=bootstrap,
             )
         rows = np.concatenate([rng.choice(m, n, replace=False) for m, n in zip(members, sizes)])
@@ -365,7 +375,7 @@ def coverage(kind, times, bootstrap=0):
     return held, bias
 
 
-KINDS = ["map classes", "other strata", "unequal pixels", "blocks"]
+KINDS = ["map classes", "other strata", "unequal pixels", "blocks", "unequal blocks in strata"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -390,7 +400,7 @@ def test_intervals_hold_the_truth_in_93_to_97_of_100_samples(kind):
     # The table of the documentation, with -s.
     for how, scores in held.items():
         for name, share in scores.items():
-            print(f"{kind:<16}{how:<11}{name:<6}" + "".join(f"{100 * s:7.1f}" for s in np.atleast_1d(share)))
+            print(f"{kind:<26}{how:<11}{name:<6}" + "".join(f"{100 * s:7.1f}" for s in np.atleast_1d(share)))
     assert all(np.all(np.abs(b) < 0.15) for b in bias.values()), bias
     for how, least, rare in (("wilson", 0.925, 0.915), ("symmetric", 0.92, 0.87), ("bootstrap", 0.92, 0.89)):
         for name, share in held[how].items():

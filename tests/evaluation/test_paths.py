@@ -10,7 +10,7 @@ import labelscape as ls
 from labelscape.errors import BadInput
 from labelscape.evaluation import paths
 from labelscape.evaluation.paths import Lines, PathCounts, count_paths
-from labelscape.evaluation.topology import skeleton
+from labelscape.evaluation.topology import skeleton, thinned
 
 
 def lengths_from(lines, start, size):
@@ -37,7 +37,7 @@ def reference(own, other, size):
     """Paths of a mask in another one, pair by pair: their number and the sum of their differences."""
     lines, others = skeleton(own), skeleton(other)
     pixels = [tuple(map(int, p)) for p in np.argwhere(lines)]
-    nodes = [pixels[n] for n in Lines.of(lines, size).nodes()]
+    nodes = [pixels[n] for n in Lines.of(np.nonzero(lines), size).nodes()]
     snap = max(paths.SNAP, paths.SNAP_PIXELS * max(size))
 
     def nearest(node):
@@ -97,7 +97,7 @@ def bar(gap=(), length=222):
 
 
 def test_a_straight_road_and_a_gap():
-    nodes = Lines.of(skeleton(bar()), (1.0, 1.0)).nodes()
+    nodes = Lines.of(thinned(bar()), (1.0, 1.0)).nodes()
     assert len(nodes) == 6, "both ends, and 50 and 100 metres from each"
     same = count_paths(bar(), bar(), "road", (1.0, 1.0))
     assert same.apls == 1.0 and same.true == same.predicted == len(nodes) * (len(nodes) - 1) / 2
@@ -119,7 +119,7 @@ def test_a_detour_costs_what_it_is_longer():
     steps = np.arange(10, 110)
     truth[steps, steps] = True
     around[10, 10:110] = around[10:110, 109] = True
-    lengths = [Lines.of(skeleton(mask), (1.0, 1.0)) for mask in (truth, around)]
+    lengths = [Lines.of(thinned(mask), (1.0, 1.0)) for mask in (truth, around)]
     ends = [np.flatnonzero(np.diff(one.steps.indptr) == 1) for one in lengths]
     direct, detour = (one.between(e)[0, 1] for one, e in zip(lengths, ends))
     assert direct == pytest.approx(99 * math.sqrt(2)) and detour == pytest.approx(2 * 99, abs=1)

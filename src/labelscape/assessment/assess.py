@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from labelscape.assessment.census import content_hash, count, open_map, pixel_ar
 from labelscape.assessment.page import write_page
 from labelscape.assessment.points import Design
 from labelscape.assessment.result import Assessment
-from labelscape.assessment.training_labels import Learned, check_not_training, labels_of, on_training_labels
+from labelscape.assessment.training_labels import check_not_training, label_notes, labels_of
 from labelscape.assessment.words import rough
 from labelscape.errors import BadInput, BadOption, check_seed
 from labelscape.evaluation.accuracy import AreaEstimates, Blocks, estimate
 from labelscape.files import check_new, check_path, check_written, new_files, written_whole
 from labelscape.grid import Window
+from labelscape.rasters.made_by import MadeBy, made_by
 from labelscape.scenes.vectors import write_layer, writing
 
 MANY_UNANSWERED = 0.05
@@ -41,6 +42,7 @@ def assess(
     design: str | Path | None = None,
     column: str = "reference",
     other_map: bool = False,
+    independent: bool = False,
     bootstrap: int = 0,
     seed: int = 0,
     out: str | Path | None = None,
@@ -53,29 +55,30 @@ def assess(
     second     the second interpreter's file: their agreement is reported, the first's answers are used
     design     the GeoPackage that `sample` wrote, where `points` is an export in another format
     other_map  the map is another one on the same grid than the sample was drawn for; its strata stay
+    independent  somebody interpreted the points on training labels without seeing the labels
     bootstrap  replicates of a bootstrap beside the formulas, such as 2000; 0 for none
     out        also write `<out>.json`, `<out>.gpkg` (points, both classes, weights), a report `<out>.html`
     tick       called with the number of the map's rows read
 
     Points without an answer are left out, as if they had not been drawn in their stratum. Raises BadInput
     where the points are no probability sample (none was drawn, or points or probabilities were changed), the
-    map was changed after sampling, points lie outside it or on nodata, an answer is no class, or a stratum
-    has fewer than two answers; BadFile.
+    map was changed after sampling, points lie outside it or on nodata, an answer is no class, a stratum has
+    fewer than two answers, or the labels that the map's model was trained with are the answers; BadFile.
     """
     for path, what in ((raster, "The class map"), (points, "The file of points")):
         check_path(path, what)
     _check_drawing(bootstrap, seed)
     targets = _targets(out, overwrite)
-    labels = labels_of(raster)
+    made = made_by(raster)
     if os.path.exists(points):
         # Before the design is looked for: label files have none, and that message would hide the mistake.
-        check_not_training(points, labels)
+        check_not_training(points, labels_of(made))
     drawn = design_of(points, design)
     mapped, area = _at_points(raster, drawn, other_map, tick)
     counted = _counted(raster, drawn, other_map, tick)
     answers = read_answers(points, drawn, drawn.legend, column)
     other = None if second is None else _second(second, drawn, points, column)
-    notes = (*_notes(drawn, answers, labels), *_elsewhere(drawn, counted))
+    notes = (*_notes(drawn, answers, made, independent), *_elsewhere(drawn, counted))
     found = _estimated(drawn, mapped, answers, area, counted, bootstrap, seed)
     # Reported, not part of the intervals: these hold the error of sampling, not that of interpreters.
     between = None if other is None else agreement(answers.classes, other.classes, len(drawn.legend))
@@ -223,7 +226,7 @@ def _alike(between: Agreement, first: str | Path, second: str | Path) -> tuple[s
     )
 
 
-def _notes(design: Design, answers: Answers, labels: Sequence[Learned]) -> tuple[str, ...]:
+def _notes(design: Design, answers: Answers, made: MadeBy, independent: bool) -> tuple[str, ...]:
     notes, missing = [], int((~answers.answered).sum())
     if missing == len(design):
         raise BadInput(
@@ -234,14 +237,7 @@ def _notes(design: Design, answers: Answers, labels: Sequence[Learned]) -> tuple
         if missing > MANY_UNANSWERED * len(design):
             text += ": if they are of other classes than the rest of their stratum, estimates are biased"
         notes.append(f"{text}.")
-    hits = on_training_labels(design, labels) if labels else None
-    if hits:
-        notes.append(
-            f"{hits} of {len(design)} points lie on labels of the files that the model was trained "
-            "with. Their answers must not come from those files: the map would be compared with what it was "
-            "taught."
-        )
-    return tuple(notes)
+    return (*notes, *label_notes(design, answers, made, independent))
 
 
 def _estimated(

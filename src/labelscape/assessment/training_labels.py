@@ -1,7 +1,13 @@
-"""Were a sample's points among the labels that a map's model was trained with? As far as files can tell."""
+"""Were a sample's points among the labels that a map's model was trained with? As far as files can tell.
+
+The checkpoint records its data and how they were split, so that the same blocks are held out again: labels in
+them were not learned, and may be the reference. Where its scenes are gone, the label files alone tell where
+labels are, not which of them were learned.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +16,21 @@ from typing import Any
 import numpy as np
 import shapely
 
+from labelscape.assessment.answers import Answers
 from labelscape.assessment.points import Design
 from labelscape.crs import transformed
+from labelscape.datasets.split import PARTS, UNUSED
 from labelscape.errors import BadInput, LabelscapeError
 from labelscape.grid import Grid
-from labelscape.legend import IGNORE
-from labelscape.rasters.made_by import made_by
+from labelscape.legend import IGNORE, Legend
+from labelscape.rasters.made_by import MadeBy
 from labelscape.scenes.files import reading
 from labelscape.scenes.stamps import same_content
 from labelscape.scenes.vectors import VectorSource, is_vector, read_features
+from labelscape.training.learned import LabelsAt, Maker, labels_at
+
+ENOUGH = 20
+"""Answers that all equal the training labels there from which these are taken to be their source (ours)."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +44,27 @@ class Learned:
     fills: bool = False
 
 
-def labels_of(raster: str | Path) -> list[Learned]:
+@dataclass(frozen=True, eq=False)
+class Met:
+    """The labels of a model's training files that N points of a sample lie on.
+
+    parts    (N,) index into PARTS of the split that the label belongs to; UNUSED for none (the buffer around
+             held-out blocks); -1 without a label
+    classes  (N,) the label's class, an index in the legend of the sample; -1 without, or for another class
+    """
+
+    parts: np.ndarray
+    classes: np.ndarray
+
+    def number(self, part: int) -> int:
+        return int((self.parts == part).sum())
+
+
+def labels_of(made: MadeBy) -> list[Learned]:
     """Label files of the models that made a map, as its `_run.json` and their checkpoints name them; none
     where those are gone.
     """
-    found = [
-        label for model in made_by(raster).models.values() for label in _labels(model.get("recipe") or {})
-    ]
+    found = [label for model in made.models.values() for label in _labels(model.get("recipe") or {})]
     return list(dict.fromkeys(found))
 
 
@@ -65,19 +91,109 @@ def check_not_training(points: str | Path, labels: Sequence[Learned]) -> None:
             )
 
 
-def on_training_labels(design: Design, labels: Sequence[Learned]) -> int | None:
-    """Number of points that lie on training labels; None where no label file can be read."""
-    hit, read = np.zeros(len(design), bool), False
+def label_notes(design: Design, answers: Answers, made: MadeBy, independent: bool) -> tuple[str, ...]:
+    """What to say of points on labels of the training files. Raises BadInput where the answers on labels that
+    were trained with are these labels, unless somebody is said to have interpreted them independently.
+    """
+    if not (labels := labels_of(made)) and not any(_has_data(one) for one in made.models.values()):
+        return ()
+    try:
+        met = _met(design, made)
+    except (LabelscapeError, OSError, ValueError) as problem:
+        return _by_files(design, labels, problem)
+    if not independent:
+        _check_independent(design, answers, met)
+    return _in_words(met, len(design))
+
+
+def _has_data(model: Mapping[str, Any]) -> bool:
+    return bool((model.get("recipe") or {}).get("data"))
+
+
+def _met(design: Design, made: MadeBy) -> Met:
+    """The training labels at the points. Raises as `labels_at`."""
+    met = Met(np.full(len(design), -1), np.full(len(design), -1))
+    for about in made.models.values():
+        if not _has_data(about):
+            continue
+        model = Maker(about["recipe"], Legend.from_json(json.dumps(about["legend"])))
+        found = labels_at(model, design.grid, design.rows, design.columns, made.scene)
+        _add(met, found, model.legend, design.legend)
+    return met
+
+
+def _add(met: Met, found: LabelsAt, theirs: Legend, ours: Legend) -> None:
+    """The labels of one model. Of an ensemble one member that was trained on a label decides."""
+    train = PARTS.index("train")
+    new = (found.classes != IGNORE) & ((met.parts < 0) | (found.parts == train))
+    by_name = {name: index for index, name in enumerate(ours.names)}
+    # By name: the map may be of other software's legend or order.
+    table = np.array([by_name.get(name, -1) for name in theirs.names])
+    met.parts[new] = found.parts[new]
+    met.classes[new] = table[found.classes[new]]
+
+
+def _check_independent(design: Design, answers: Answers, met: Met) -> None:
+    """Raises BadInput where all answers on training labels are these labels."""
+    asked = (met.parts == PARTS.index("train")) & answers.answered
+    if asked.sum() < ENOUGH or (answers.classes[asked] != met.classes[asked]).any():
+        return
+    raise BadInput(
+        f"{asked.sum()} of {len(design)} points lie on labels that the model was trained with, and all their "
+        f"answers in {answers.path} are these labels: the map would be compared with what it was taught. "
+        "Interpret these points without the labels, or assess a map of ground that training did not see "
+        "(`labelscape map --area`). If they were interpreted without the labels, pass `independent=True`."
+    )
+
+
+def _in_words(met: Met, drawn: int) -> tuple[str, ...]:
+    trained, beside = met.number(PARTS.index("train")), met.number(UNUSED)
+    held = {part: met.number(PARTS.index(part)) for part in ("test", "val")}
+    notes = []
+    if trained:
+        notes.append(
+            f"{trained} of {drawn} points lie on labels that the model was trained with. Their answers must "
+            "not come from those labels: the map would be compared with what it was taught."
+        )
+    if sum(held.values()):
+        parts = ", ".join(f"{count} in {part}" for part, count in held.items() if count)
+        notes.append(
+            f"{sum(held.values())} of {drawn} points lie on labels that were held out from training "
+            f"({parts}): the model did not learn them, and they may be the reference."
+        )
+    if beside:
+        notes.append(
+            f"{beside} of {drawn} points lie on labels that belong to no part of the model's split, such as "
+            "those in the buffer around held-out blocks: the model did not learn them."
+        )
+    return tuple(notes)
+
+
+def _by_files(design: Design, labels: Sequence[Learned], problem: Exception) -> tuple[str, ...]:
+    """What the label files alone tell, where the training scenes cannot be read again."""
+    hits = _on_label_files(design, labels)
+    if not hits:
+        return ()
+    why = str(problem).rstrip(".")
+    return (
+        f"{hits} of {len(design)} points lie on labels of the files that the model was trained with; "
+        f"which of them it held out is unknown ({why}). Their answers must not come from labels that it "
+        "learned: the map would be compared with what it was taught.",
+    )
+
+
+def _on_label_files(design: Design, labels: Sequence[Learned]) -> int:
+    """Number of points that lie on labels of files that can be read."""
+    hit = np.zeros(len(design), bool)
     # One area for all label files of a model: its polygons are read once.
     inside = {area: _inside(design, area) for area in {label.area for label in labels}}
     for label in labels:
         try:
             hit |= _on_labels(design, label, inside[label.area])
-            read = True
-        # Moved or deleted since: what can be read is checked, and None says that nothing could be.
+        # Moved or deleted since: what can be read is checked.
         except (LabelscapeError, OSError, ValueError):
             continue
-    return int(hit.sum()) if read else None
+    return int(hit.sum())
 
 
 def _on_labels(design: Design, one: Learned, inside: np.ndarray | None) -> np.ndarray:

@@ -14,30 +14,49 @@ if TYPE_CHECKING:
 
 NAME = "assess"
 
+Raster = Annotated[str, typer.Argument(help="The class map that was sampled.")]
+Points = Annotated[Path, typer.Argument(help="The interpreted sample.")]
+Second = Annotated[
+    Path | None, typer.Option("--second", help="The second interpreter's file: report their agreement.")
+]
+DesignFile = Annotated[
+    Path | None,
+    typer.Option("--design", help="The GeoPackage that `sample` wrote, where POINTS is an export."),
+]
+Column = Annotated[str, typer.Option("--column", help="Column with the answers.")]
+OtherMap = Annotated[
+    bool, typer.Option("--other-map", help="Assess another map on the grid of the one that was sampled.")
+]
+Independent = Annotated[
+    bool,
+    typer.Option(
+        "--independent",
+        help="Points on training labels were interpreted without seeing these: do not refuse answers that "
+        "equal them.",
+    ),
+]
+Bootstrap = Annotated[
+    int, typer.Option("--bootstrap", help="Replicates of a bootstrap beside the formulas, such as 2000.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the bootstrap.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Also write OUT.json, OUT.gpkg with the points, and OUT.html, a report."),
+]
+
 
 def run(
-    raster: Annotated[str, typer.Argument(help="The class map that was sampled.")],
-    points: Annotated[Path, typer.Argument(help="The interpreted sample.")],
+    raster: Raster,
+    points: Points,
     *,
-    second: Annotated[
-        Path | None, typer.Option("--second", help="The second interpreter's file: report their agreement.")
-    ] = None,
-    design: Annotated[
-        Path | None,
-        typer.Option("--design", help="The GeoPackage that `sample` wrote, where POINTS is an export."),
-    ] = None,
-    column: Annotated[str, typer.Option("--column", help="Column with the answers.")] = "reference",
-    other_map: Annotated[
-        bool, typer.Option("--other-map", help="Assess another map on the grid of the one that was sampled.")
-    ] = False,
-    bootstrap: Annotated[
-        int, typer.Option("--bootstrap", help="Replicates of a bootstrap beside the formulas, such as 2000.")
-    ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Also write OUT.json, OUT.gpkg with the points, and OUT.html, a report."),
-    ] = None,
+    second: Second = None,
+    design: DesignFile = None,
+    column: Column = "reference",
+    other_map: OtherMap = False,
+    independent: Independent = False,
+    bootstrap: Bootstrap = 0,
+    seed: Seed = 0,
+    out: Out = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,6 +80,7 @@ def run(
             design=design,
             column=column,
             other_map=other_map,
+            independent=independent,
             bootstrap=bootstrap,
             seed=seed,
             out=out,

@@ -74,6 +74,7 @@ def as_values(found: Evaluation) -> dict[str, Any]:
 
 
 def _print(found: Evaluation, shown: Shown, name: str, part: str | None) -> None:
+    from labelscape.evaluation.printed import print_matrix, print_scenes
     from labelscape.evaluation.text import (
         percent,
         print_card,
@@ -87,6 +88,8 @@ def _print(found: Evaluation, shown: Shown, name: str, part: str | None) -> None
     more = f" and {len(scenes) - 5:,} more" if len(scenes) > 5 else ""
     print(f"{part or 'all'} labels of {', '.join(scenes[:5])}{more}")
     print_scores({name: found.metrics}, found.names)
+    print_matrix(found.confusion, found.names)
+    print_scenes(found.per_scene)
     if shown.card:
         print_card(found.card, found.trimap)
     print_objects(found.objects)

@@ -148,7 +148,7 @@ def _per_image(scenes: Sequence[Confusion]) -> list[Convention]:
             "mIoU, mean over images",
             mean(np.array([mean(of_class) for of_class in ious])),
             "mIoU of each image over its own present classes, then the mean over images with labels",
-            "image-wise evaluations",
+            "torchmetrics.segmentation.MeanIoU, image-wise evaluations",
         ),
         _line(
             "mIoU, images and classes, absent class = 1",

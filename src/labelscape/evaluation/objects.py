@@ -24,7 +24,7 @@ from labelscape.errors import BadInput, BadOption, check_names
 from labelscape.evaluation.kept import KeptClasses
 from labelscape.evaluation.metrics import plain
 from labelscape.evaluation.paths import PathCounts, count_paths
-from labelscape.evaluation.topology import TopologyCounts, check_size, count_topology
+from labelscape.evaluation.topology import ClassMask, TopologyCounts, count_topology
 from labelscape.grid import Window
 
 SIZES = (25, 100, 400, 1600)
@@ -184,9 +184,13 @@ def match(strips: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
     sides = (Components(), Components())
     seen: list[np.ndarray] = []
     for masks in strips:
-        numbers = np.stack([side.add(mask).ravel() for side, mask in zip(sides, masks)])
-        pairs, pixels = np.unique(numbers[:, (numbers >= 0).any(axis=0)], axis=1, return_counts=True)
-        seen.append(np.vstack([pairs, pixels]))
+        true, predicted = (side.add(mask).ravel() for side, mask in zip(sides, masks))
+        # Both numbers as one: sorting pairs of a strip of millions would take several times its memory. 0 is
+        # outside both masks.
+        base = int(predicted.max(initial=-1)) + 2
+        keys, pixels = np.unique((true + 1) * base + predicted + 1, return_counts=True)
+        pairs = np.stack(np.divmod(keys, base)) - 1
+        seen.append(np.vstack([pairs, pixels])[:, keys > 0])
     if not seen:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
     true, predicted, pixels = np.concatenate(seen, axis=1)
@@ -270,10 +274,8 @@ class Objects:
         self, name: str, scene: LabelledScene
     ) -> Iterator[Callable[[Window, np.ndarray, np.ndarray], None]]:
         """Counts when the scene is done."""
-        whole, steps = scene.scene.grid.window, scene.scene.grid.ground_steps
-        for one in (*self.topology, *self.paths)[:1]:
-            # Before hours of prediction: a skeleton needs its scene in memory as a whole.
-            check_size(whole.pixels, one.name)
+        steps = scene.scene.grid.ground_steps
+        # Before hours of prediction.
         if self.paths and steps is None:
             raise BadInput(f"APLS is measured in metres, and the place of {name} on Earth is not known.")
         yield lambda window, truth, predicted: None
@@ -286,9 +288,9 @@ class Objects:
             self.paths[k] += count_paths(*_masks(kept, index), self.paths[k].name, steps)
 
 
-def _masks(kept: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
+def _masks(kept: np.ndarray, index: int) -> tuple[ClassMask, ClassMask]:
     """Where a class is true and predicted, on labelled pixels alone."""
-    return kept[0] == index + 1, (kept[1] == index + 1) & (kept[0] > 0)
+    return ClassMask(kept, index, 0), ClassMask(kept, index, 1)
 
 
 def count_objects(kept: np.ndarray, index: int, name: str, tolerance: int) -> ObjectCounts:

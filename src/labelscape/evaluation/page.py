@@ -15,6 +15,7 @@ from labelscape.evaluation.metrics import DEFINITIONS
 from labelscape.evaluation.objects import ObjectCounts
 from labelscape.evaluation.paths import PathCounts
 from labelscape.evaluation.places import Places, ranked, wrong_of
+from labelscape.evaluation.printed import scene_rows
 from labelscape.evaluation.reliability import Reliability
 from labelscape.evaluation.report import ConfusionFigure, FileRow, Report, write_report
 from labelscape.evaluation.score_tables import ModelScores
@@ -25,6 +26,8 @@ from labelscape.evaluation.where import where_section
 
 MOST_FILES = 20
 """Files of one kind that are listed by name (ours): data sets of images have hundreds."""
+MOST_SCENES = 30
+"""Scenes that are listed with their scores (ours), for the same reason."""
 
 
 def write_page(
@@ -90,6 +93,8 @@ def worst_in_words(found: Evaluation) -> str | None:
 
 
 def _sections(found: Evaluation, places: Places | None) -> Iterator[Section]:
+    if len(found.per_scene) > 1:
+        yield _scenes(found)
     yield card_section(found)
     if found.per_ring:
         yield _borders(found)
@@ -106,6 +111,14 @@ def _sections(found: Evaluation, places: Places | None) -> Iterator[Section]:
         yield where_section(found, places)
     if found.reliability:
         yield reliability_section(found.reliability)
+
+
+def _scenes(found: Evaluation) -> Section:
+    head, *rows = scene_rows(found.per_scene)
+    text = "Each scene or image scored alone, the worst first."
+    if len(rows) > MOST_SCENES:
+        text += f" {MOST_SCENES} of {len(rows):,} are shown; counts.json holds all."
+    return Section("Scenes", (text,), tables=(Table(head, tuple(rows[:MOST_SCENES])),))
 
 
 def card_section(found: Evaluation) -> Section:

@@ -8,7 +8,7 @@ L is the length of the shortest path in metres; a' is the place of G' that is ne
 none within the snap distance, or no path, the term is 1. The nodes a, b are ends, junctions, and points every
 SPACING metres of line.
 
-Differs   Graphs are skeletons of the masks (`topology.skeleton`): steps from pixel to pixel, so that slanting
+Differs   Graphs are skeletons of the masks (`topology.thinned`): steps from pixel to pixel, so that slanting
           lines are up to 8 % longer, in both graphs alike. a' is a pixel of the other skeleton. The snap
           distance is at least SNAP_PIXELS pixels, for imagery coarser than SpaceNet's 0.3 m. Paths are pooled
           over scenes, where SpaceNet takes the mean of chips. Of more than MOST_NODES nodes of a graph as
@@ -27,7 +27,7 @@ from scipy.spatial import cKDTree
 
 from labelscape.errors import BadInput
 from labelscape.evaluation.metrics import plain
-from labelscape.evaluation.topology import skeleton
+from labelscape.evaluation.topology import Mask, thinned
 
 SPACING, SNAP, SHORTEST = 50.0, 4.0, 10.0
 """Metres, SpaceNet's: between nodes along a line, to the other graph, of the shortest path that counts."""
@@ -99,16 +99,19 @@ class Lines:
     steps: csr_array
 
     @classmethod
-    def of(cls, lines: np.ndarray, size: tuple[float, float]) -> Lines:
-        """Of a skeleton (H, W) whose pixels are `size` metres high and wide."""
-        rows, columns = np.nonzero(lines)
-        numbers = np.full(np.add(lines.shape, 2), -1, np.int32)
-        numbers[rows + 1, columns + 1] = np.arange(len(rows))
+    def of(cls, pixels: tuple[np.ndarray, np.ndarray], size: tuple[float, float]) -> Lines:
+        """Of rows and columns (N,) of a skeleton, row by row; pixels are `size` metres high and wide."""
+        rows, columns = pixels
+        # Two columns between the last of a row and the first of the next: these are no neighbours.
+        across = int(columns.max(initial=0)) + 3
+        places = rows * across + columns
         ends, lengths = [], []
         # Half of the eight neighbours: each pair of pixels once.
         for down, right in ((0, 1), (1, -1), (1, 0), (1, 1)):
-            other = numbers[rows + 1 + down, columns + 1 + right]
-            here = np.flatnonzero(other >= 0)
+            wanted = places + down * across + right
+            # Looked up in the sorted places: a table of the whole scene would not fit into memory.
+            other = np.minimum(np.searchsorted(places, wanted), max(0, len(places) - 1))
+            here = np.flatnonzero(places[other] == wanted) if len(places) else other
             ends.append(np.stack([here, other[here]]))
             lengths.append(np.full(len(here), np.hypot(down * size[0], right * size[1])))
         pairs, lengths = np.concatenate(ends, axis=1), np.concatenate(lengths)
@@ -197,10 +200,10 @@ def _graph(pairs: np.ndarray, lengths: np.ndarray, count: int, *, both: bool = T
     return csr_array((lengths[order][::-1][last], places), (count, count))
 
 
-def count_paths(truth: np.ndarray, predicted: np.ndarray, name: str, size: tuple[float, float]) -> PathCounts:
+def count_paths(truth: Mask, predicted: Mask, name: str, size: tuple[float, float]) -> PathCounts:
     """Paths along two masks (H, W) whose pixels are `size` metres high and wide, each in the other."""
     snap = max(SNAP, SNAP_PIXELS * max(size))
-    one, other = (Lines.of(skeleton(mask), size) for mask in (truth, predicted))
+    one, other = (Lines.of(thinned(mask), size) for mask in (truth, predicted))
     return PathCounts(name, *_errors(one, other, snap), *_errors(other, one, snap))
 
 

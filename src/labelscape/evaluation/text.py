@@ -48,12 +48,12 @@ def score_table(scores: Scores, names: Sequence[str] | None = None) -> list[tupl
 
     A model without a class shows "-" there. `names` picks and orders the classes; by default all.
     """
-    rows = [("class", *(f"{_printable(model)} {what}" for model in scores for what in ("IoU", "F1")))]
+    rows = [("class", *(f"{printable(model)} {what}" for model in scores for what in ("IoU", "F1")))]
     for name in class_names(scores) if names is None else names:
         cells = (
             percent(of_class(score, name).get(key)) for score in scores.values() for key in ("iou", "f1")
         )
-        rows.append((_printable(name), *cells))
+        rows.append((printable(name), *cells))
     rows.append(
         (
             "mean (mIoU, mean F1)",
@@ -85,15 +85,15 @@ def print_scores(
 
     console = console or Console()
     rows = score_table(scores, names)
-    models = [_printable(model) for model in scores]
+    models = [printable(model) for model in scores]
     group: list[int] = []
     for i in range(len(models)):
         # Models are added until the next one would not fit; in a file lines may be as long as they are.
         if group and console.is_terminal and _beside(rows, models, [*group, i]).width > console.width:
-            _print_whole(console, _beside(rows, models, group))
+            print_whole(console, _beside(rows, models, group))
             group = []
         group.append(i)
-    _print_whole(console, _beside(rows, models, group))
+    print_whole(console, _beside(rows, models, group))
     if definitions:
         for key in PRINTED:
             console.print(
@@ -109,7 +109,6 @@ def _beside(rows: list[tuple[str, ...]], models: list[str], group: list[int]) ->
     """A table of the models in `group`, one column each, as wide as it needs to be."""
     from rich import box
     from rich.cells import cell_len
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -125,19 +124,27 @@ def _beside(rows: list[tuple[str, ...]], models: list[str], group: list[int]) ->
         pairs = (f"{cells[2 * i]:>7}{cells[2 * i + 1]:>8}".rjust(wide[i]) for i in group)
         # A line below the classes: the last three rows are of no class.
         table.add_row(Text(name), *map(Text, pairs), end_section=number == len(rows) - 4)
-    # rich shrinks a table to its console: measured on one without limits, it keeps its width.
-    endless = Console(width=100_000)
-    table.width = table.__rich_measure__(endless, endless.options).maximum
+    table.width = whole_width(table)
     return table
 
 
-def _print_whole(console: Console, table: Table) -> None:
+def whole_width(table: Table) -> int:
+    """Columns of text that a table needs."""
+    from rich.console import Console
+
+    # rich shrinks a table to its console: measured on one without limits, it keeps its width.
+    endless = Console(width=100_000)
+    return table.__rich_measure__(endless, endless.options).maximum
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table, and an empty line."""
     # soft_wrap: rich would cut cells at 80 columns in a pipe.
     console.print(table, soft_wrap=True)
     console.print()
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Replace control characters: names of a downloaded checkpoint may contain escape sequences."""
     # Not str.isascii: names in any script stay, escape sequences go.
     return "".join(c if c.isprintable() else "?" for c in text)
@@ -156,7 +163,7 @@ def area_lines(areas: Sequence[tuple[str, int, float | None]]) -> list[str]:
     lines = [f"{'class':<20}{'pixels':>14}{'share':>9}{unit.name:>14}"]
     for name, pixels, hectares in areas:
         share = f"{100 * pixels / total:.2f}%"
-        lines.append(f"{_printable(name):<20}{pixels:>14,}{share:>9}{unit.text(hectares):>14}")
+        lines.append(f"{printable(name):<20}{pixels:>14,}{share:>9}{unit.text(hectares):>14}")
     return lines
 
 
@@ -198,12 +205,12 @@ def print_objects(found: Sequence[ObjectCounts], *, console: Console | None = No
     console = console or Console()
     for one in found:
         facts = one.to_dict()
-        title = f"objects of {_printable(one.name)}, matched at IoU 0.5"
+        title = f"objects of {printable(one.name)}, matched at IoU 0.5"
         table = Table("pixels", "true", "found", "predicted", "right", title=title)
         for row in facts["by_size"]:
             size = "larger" if row["up_to_pixels"] is None else f"up to {row['up_to_pixels']}"
             table.add_row(size, *(f"{row[key]:,}" for key in ("truth", "found", "predicted", "right")))
-        _print_whole(console, table)
+        print_whole(console, table)
         said = {
             key: percent(facts[key]) for key in ("precision", "recall", "f1", "boundary_f1", "boundary_iou")
         }
@@ -217,9 +224,7 @@ def print_topology(found: Sequence[TopologyCounts]) -> None:
     for one in found:
         facts = one.to_dict()
         parts = (f"topology {key} {percent(facts[key])} %" for key in ("precision", "sensitivity"))
-        print(
-            f"skeletons of {_printable(one.name)}: clDice {percent(facts['cldice'])} % ({', '.join(parts)})"
-        )
+        print(f"skeletons of {printable(one.name)}: clDice {percent(facts['cldice'])} % ({', '.join(parts)})")
 
 
 def print_paths(found: Sequence[PathCounts]) -> None:
@@ -229,4 +234,4 @@ def print_paths(found: Sequence[PathCounts]) -> None:
         parts = (
             f"true paths {percent(facts['of_truth'])} %, predicted paths {percent(facts['of_prediction'])} %"
         )
-        print(f"paths along {_printable(one.name)}: APLS {percent(facts['apls'])} % ({parts})")
+        print(f"paths along {printable(one.name)}: APLS {percent(facts['apls'])} % ({parts})")

@@ -2,20 +2,26 @@
 
 A gap of a few pixels costs a road its use and IoU next to nothing; a skeleton that is missing there costs
 topology sensitivity. Skeletons are thinned by Guo and Hall (1989), which keeps what is connected connected.
+Memory grows with the pixels of the class, some 20 bytes each, not with the scene.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from labelscape.errors import BadInput
+from labelscape.evaluation.kept import zeros
 from labelscape.evaluation.metrics import plain
+from labelscape.files import temporary_folder
 
-MOST = 1 << 26
-"""Pixels of a scene up to which skeletons are made: one of a part is not that of the whole."""
+STRIP = 1 << 24
+"""Pixels of a mask that are read at once."""
+CHUNK = 1 << 20
+"""Pixels of the class whose neighbourhoods are looked up at once."""
 TURN = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 """The eight neighbours, clockwise from the one above: bits 0 to 7 of a neighbourhood."""
 
@@ -84,49 +90,83 @@ def _removable() -> np.ndarray:
 REMOVABLE = _removable()
 
 
+class ClassMask:
+    """Where a class is true (`side` 0) or predicted (1) among kept classes (2, H, W), index + 1, 0 for none;
+    on labelled pixels alone. Read by parts, as an array (H, W) of bool is: a large scene is kept in a file.
+    """
+
+    def __init__(self, kept: np.ndarray, index: int, side: int) -> None:
+        self._kept, self._index, self._side = kept, index, side
+        self.shape = kept.shape[1:]
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        found = self._kept[self._side][place] == self._index + 1
+        return found & (self._kept[0][place] > 0) if self._side else found
+
+
+Mask = np.ndarray | ClassMask
+"""What is thinned: (H, W) bool."""
+
+
 def skeleton(mask: np.ndarray) -> np.ndarray:
     """(H, W) bool: the mask thinned to lines of one pixel, 8-connected as the mask was."""
+    lines = np.zeros(mask.shape, bool)
+    lines[thinned(mask)] = True
+    return lines
+
+
+def thinned(mask: Mask) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns (N,) of the pixels of a mask's skeleton, row by row."""
+    height, width = mask.shape
     # A border of zeros, so that every pixel has eight neighbours.
-    padded = np.pad(mask, 1)
-    height, width = padded.shape
-    flat = padded.ravel()
-    steps = [row * width + column for row, column in TURN]
-    # Only these are looked at: roads are a small part of a scene, and each pass over all of it would cost the
-    # same.
-    left = np.flatnonzero(flat)
-    while True:
-        removed = 0
-        for removable in REMOVABLE:
-            code = np.zeros(len(left), np.uint8)
-            for bit, step in enumerate(steps):
-                # The neighbourhood as one byte: a table answers what the equations would for each pixel.
-                code |= flat[left + step].astype(np.uint8) << np.uint8(bit)
-            gone = removable[code]
-            # All at once after the pass, as the algorithm is defined: pixels removed one by one could cut a
-            # line.
-            flat[left[gone]] = False
-            left = left[~gone]
-            removed += int(gone.sum())
-        if not removed:
-            return flat.reshape(height, width)[1:-1, 1:-1]
+    across = width + 2
+    steps = [row * across + column for row, column in TURN]
+    with temporary_folder() as folder:
+        padded = zeros((height + 2, across), folder / "mask")
+        # Only pixels of the class are looked at: roads are a small part of a scene, and each pass over all of
+        # it would cost the same.
+        found, rows = [], max(1, STRIP // width)
+        for top in range(0, height, rows):
+            part = mask[top : top + rows]
+            padded[top + 1 : top + 1 + len(part), 1:-1] = part
+            row, column = np.nonzero(part)
+            found.append((row + top + 1) * across + column + 1)
+        left = np.concatenate(found)
+        flat = padded.reshape(-1)
+        while len(left):
+            before = len(left)
+            for removable in REMOVABLE:
+                gone = np.concatenate([removable[_codes(flat, some, steps)] for some in _chunks(left)])
+                # All at once after the pass, as the algorithm is defined: pixels removed one by one could cut
+                # a line.
+                flat[left[gone]] = 0
+                left = left[~gone]
+                if not len(left):
+                    break
+            if len(left) == before:
+                break
+        # Else the file could not be removed on systems that keep open ones.
+        del padded, flat
+    row, column = np.divmod(left, across)
+    return row - 1, column - 1
 
 
-def check_size(pixels: int, name: str) -> None:
-    """Raises BadInput where a scene has more pixels than skeletons are made of."""
-    if pixels > MOST:
-        raise BadInput(
-            f"The topology of {name} is measured on whole scenes of up to {MOST:,} pixels; this one has "
-            f"{pixels:,}. Leave `topology` out, or score a part of the scene."
-        )
+def _chunks(left: np.ndarray) -> list[np.ndarray]:
+    return [left[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
 
 
-def count_topology(truth: np.ndarray, predicted: np.ndarray, name: str) -> TopologyCounts:
+def _codes(flat: np.ndarray, some: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+    """(N,) the neighbourhood of each pixel as one byte: a table answers what the equations would for each."""
+    code = np.zeros(len(some), np.uint8)
+    for bit, step in enumerate(steps):
+        code |= flat[some + step] << np.uint8(bit)
+    return code
+
+
+def count_topology(truth: Mask, predicted: Mask, name: str) -> TopologyCounts:
     """Skeletons of two masks (H, W), each against the other mask."""
-    lines = skeleton(truth), skeleton(predicted)
-    return TopologyCounts(
-        name,
-        int(lines[0].sum()),
-        int((lines[0] & predicted).sum()),
-        int(lines[1].sum()),
-        int((lines[1] & truth).sum()),
-    )
+    # One after the other: of the first only two numbers are kept.
+    true = thinned(truth)
+    covered = int(predicted[true].sum())
+    lines = thinned(predicted)
+    return TopologyCounts(name, len(true[0]), covered, len(lines[0]), int(truth[lines].sum()))

@@ -7,8 +7,7 @@ the same ground, in whatever file, of whatever date. Without coordinates only a 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,26 +15,23 @@ from typing import Any, Protocol
 import numpy as np
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.crs import Unrelated, bounds_in, transformed
+from labelscape.crs import Unrelated
 from labelscape.datasets.own import Dataset, LabelledScene
-from labelscape.errors import BadInput, LabelscapeError
+from labelscape.datasets.split import PARTS, UNUSED
+from labelscape.errors import BadFile, BadInput, LabelscapeError
 from labelscape.evaluation.predicted import map_of
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.made_by import made_by
-from labelscape.scenes.files import is_local, reading
 from labelscape.scenes.stamps import same_content
 from labelscape.training.data import open_recipe_data
 from labelscape.training.recipe_data import Data, stored_data
+from labelscape.training.same_ground import all_files, around, given_files, is_near, pixels_under, tiles_of
 
 PLACES = 1024
 """Labelled pixels of a window whose place is looked up in the training labels (ours): a share of them is
 exact to a few per cent.
 """
-TILE = 256
-"""Side of the windows of training labels that such places are read in."""
-RASTERS = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".jpg", ".jpeg", ".png")
-"""Files of a folder that may be a training scene."""
 
 
 class Trained(Protocol):
@@ -132,7 +128,7 @@ def overlap(
     files = {id(scene): _files_of(scene, shown) for scene in scored}
     copies = _copies({file for own in files.values() for file in own}, data)
     # Most models share neither a file nor ground with what they are scored on: nothing is opened then.
-    near = _near([scene.scene.grid for scene in scored], data)
+    near = is_near([scene.scene.grid for scene in scored], data)
     if not near and not any(file in copies for own in files.values() for file in own):
         return Overlap(0.0)
     labelled, seen, how = 0, 0.0, ""
@@ -143,7 +139,7 @@ def overlap(
         pairs = []
         for scene in scored:
             mine = by_files.get(tuple(copies.get(file, file) for file in files[id(scene)]))
-            others = [mine] if mine is not None else _around(scene.scene.grid, trained)
+            others = [mine] if mine is not None else around(scene.scene.grid, trained)
             pairs.append((scene, mine, others))
             if others and not how:
                 how = _how(scene, files[id(scene)], mine, others)
@@ -187,36 +183,18 @@ def _absolute(paths: Sequence[str]) -> tuple[Path, ...]:
     return tuple(Path(path).absolute() for path in paths)
 
 
-def _given(data: Data) -> Iterator[Path]:
-    """Local files and folders of the training scenes, as the recipe names them."""
-    for image in data.images:
-        for path in [image] if isinstance(image, str) else image:
-            if is_local(path):
-                yield Path(path).absolute()
-
-
-def _all_files(data: Data) -> Iterator[Path]:
-    """Every local file that may belong to a training scene."""
-    for path in _given(data):
-        if path.is_dir():
-            for folder, _, names in os.walk(path):
-                yield from (Path(folder, name) for name in sorted(names))
-        else:
-            yield path
-
-
 def _copies(files: Iterable[Path], data: Data) -> dict[Path, Path]:
     """Each file that is among those of training -> the one that it is, or that it is a copy of."""
     found: dict[Path, Path] = {}
     others: dict[int, list[Path]] = {}
     for file in files:
-        if any(file.is_relative_to(path) for path in _given(data)):
+        if any(file.is_relative_to(path) for path in given_files(data)):
             found[file] = file
         elif file.is_file():
             others.setdefault(file.stat().st_size, []).append(file)
     if not others:
         return found
-    for own in _all_files(data):
+    for own in all_files(data):
         # The size first: it costs no reading, and data sets have many thousands of files.
         for file in others.get(own.stat().st_size, ()) if own.is_file() else ():
             if file not in found and same_content(own, file):
@@ -224,68 +202,81 @@ def _copies(files: Iterable[Path], data: Data) -> dict[Path, Path]:
     return found
 
 
-def _near(grids: Sequence[Grid], data: Data) -> bool:
-    """Does a training scene show some of the ground of these grids? By the headers of its files."""
-    boxes = [box for grid in grids if (box := _box(grid)) is not None]
-    if not boxes:
-        return False
-    for file in _all_files(data):
-        if file.suffix.lower() not in RASTERS:
-            continue
-        try:
-            with reading(file) as opened:
-                own = _box(Grid(opened.crs, opened.transform, opened.height, opened.width))
-        except LabelscapeError:
-            continue  # no raster: not a scene
-        if own is not None and any(_meet(own, box) for box in boxes):
-            return True
-    return False
-
-
-def _around(grid: Grid, scenes: Sequence[LabelledScene]) -> list[LabelledScene]:
-    """The scenes that show some of the ground of a grid."""
-    box = _box(grid)
-    if box is None:
-        return []
-    return [one for one in scenes if (own := _box(one.scene.grid)) is not None and _meet(own, box)]
-
-
-def _box(grid: Grid) -> tuple[float, float, float, float] | None:
-    """Bounds in degrees; None where it is not known where on Earth the pixels lie."""
-    if not grid.is_on_earth:
-        return None
-    try:
-        return bounds_in(grid.bounds_of(grid.window), grid.crs)
-    except Unrelated:
-        return None
-
-
-def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
 def _share_at_places(grid: Grid, window: Window, known: np.ndarray, others: Sequence[LabelledScene]) -> float:
     """Share of the known pixels (H, W) of a window whose centre lies on a training label."""
     places = np.flatnonzero(known)
     places = places[np.linspace(0, len(places) - 1, min(PLACES, len(places))).astype(int)]
     rows, columns = np.divmod(places, window.width)
-    x, y = grid.transform @ (window.left + columns + 0.5, window.top + rows + 0.5)
     hit = np.zeros(len(places), bool)
     for other in others:
-        theirs = other.scene.grid
         try:
-            there = ~theirs.transform @ transformed(x, y, grid.crs, theirs.crs)
+            row, column = pixels_under(grid, window.top + rows, window.left + columns, other.scene.grid)
         except Unrelated:
             continue
-        # Places without coordinates there are infinite, which is no whole number.
-        column, row = (np.floor(np.nan_to_num(v, nan=-1, posinf=-1, neginf=-1)).astype(int) for v in there)
-        inside = (row >= 0) & (column >= 0) & (row < theirs.height) & (column < theirs.width)
-        # Read by the tile, once for all places in it: the training scene may have far smaller pixels.
-        tile = row // TILE * (theirs.width // TILE + 1) + column // TILE
-        for one in np.unique(tile[inside & ~hit]):
-            mine = np.flatnonzero(inside & (tile == one))
-            down, across = divmod(int(one), theirs.width // TILE + 1)
-            part = Window(down * TILE, across * TILE, TILE, TILE) & theirs.window
+        for part, mine in tiles_of(other.scene.grid, row, column):
             labels = other.read_labels(part, "train")
             hit[mine] |= labels[row[mine] - part.top, column[mine] - part.left] != IGNORE
     return float(hit.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class LabelsAt:
+    """What the training data of a model say of N places: class index in its legend, 255 without a label; and
+    the part of the split that the label belongs to, an index into PARTS: UNUSED in the buffer around held-out
+    blocks, or beyond the share of blocks that was trained on.
+    """
+
+    classes: np.ndarray
+    parts: np.ndarray
+
+
+def labels_at(
+    model: Trained, grid: Grid, rows: np.ndarray, columns: np.ndarray, shown: Sequence[str] = ()
+) -> LabelsAt:
+    """The labels of a model's training scenes at pixels (N,) of another grid, such as that of a map of
+    `shown`, files of a scene. Without coordinates only those of that very scene. Raises LabelscapeError where
+    the data cannot be read again.
+    """
+    data = stored_data(model)
+    if gone := next((file for file in given_files(data) if not file.exists()), None):
+        raise BadFile(f"{gone} does not exist.")
+    found = LabelsAt(np.full(len(rows), IGNORE, np.uint8), np.full(len(rows), UNUSED, np.uint8))
+    own_files = _absolute(shown)
+    # Labels are read and blocks assigned again only where a training scene lies there.
+    if not is_near([grid], data) and not (set(own_files) & set(_copies(own_files, data))):
+        return found
+    # With its own seed and classes, as in `overlap`: others would hold out other blocks.
+    with open_recipe_data(data, model.recipe.get("seed", 0), model.legend, hold=False) as own:
+        for scene, whole in zip(own.scenes, own.part_of):
+            theirs = scene.scene.grid
+            if grid.is_on_earth and theirs.is_on_earth:
+                try:
+                    row, column = pixels_under(grid, rows, columns, theirs)
+                except Unrelated:
+                    continue
+            elif _absolute(scene.scene.files) == own_files and theirs.shape == grid.shape:
+                row, column = rows, columns
+            else:
+                continue
+            for window, mine in tiles_of(theirs, row, column):
+                at = row[mine] - window.top, column[mine] - window.left
+                _add(found, mine, scene.read_labels(window)[at], _parts(scene, window, whole)[at])
+    return found
+
+
+def _parts(scene: LabelledScene, window: Window, whole: str | None) -> np.ndarray:
+    """(H, W) uint8: the part of the split of each pixel of a window; `whole` is that of the file."""
+    found = np.full(window.shape, UNUSED, np.uint8)
+    for number, part in enumerate(PARTS):
+        if whole == part or (whole is None and scene.split is None and part == "train"):
+            found[:] = number
+        elif scene.split is not None:
+            found[scene.split.mask(window, part)] = number
+    return found
+
+
+def _add(found: LabelsAt, mine: np.ndarray, classes: np.ndarray, parts: np.ndarray) -> None:
+    """The labels of a scene at the places `mine`. Of overlapping scenes one that was trained on decides."""
+    train = PARTS.index("train")
+    new = (classes != IGNORE) & ((found.classes[mine] == IGNORE) | (parts == train))
+    found.classes[mine[new]], found.parts[mine[new]] = classes[new], parts[new]
