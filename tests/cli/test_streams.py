@@ -87,4 +87,5 @@ def test_a_map_that_is_told_to_stop_leaves_its_tiles_and_nothing_else(tmp_path, 
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "labelscape: stopped." in said and "Traceback" not in said
+    assert f"kept in {tmp_path}/map/.scene.unfinished; the same command resumes the map" in said
     assert [path.name for path in (tmp_path / "map").iterdir()] == [".scene.unfinished"]

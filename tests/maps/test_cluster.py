@@ -589,7 +589,8 @@ def test_workers_that_see_other_folders_are_refused_by_name(tmp_path, own_cluste
 
 
 @pytest.mark.long
-def test_ctrl_c_stops_the_workers_and_says_how_to_resume(model, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_workers_and_the_command_says_how_to_resume(model, tmp_path, number):
     w = world.make(tmp_path, 1000, 1000)
     journal = tmp_path / "maps" / ".scene.unfinished"
     program = "import sys; from labelscape.cli import main; main(sys.argv[1:])"
@@ -603,10 +604,12 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_resume(model, tmp_path):
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     until(lambda: len(tiles_in(journal)) > 2, 240)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+    os.killpg(process.pid, number)  # as a terminal or `timeout` does: to all processes
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "0 of 1 scenes are finished; repeat the command to map what is missing" in said
-    assert "Traceback" not in said and said.rstrip().endswith("labelscape: stopped.")
+    assert f"kept in {tmp_path}/maps/.scene.unfinished; the same command resumes the map" in said
+    assert "Traceback" not in said and "was lost" not in said
+    assert said.rstrip().endswith("labelscape: stopped.")
     until(lambda: not group_exists(process.pid))  # no worker is left
     assert tiles_in(journal)

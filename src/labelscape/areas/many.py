@@ -25,7 +25,7 @@ from labelscape.version import __version__
 from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
 from labelscape.workers.sent import for_workers
-from labelscape.workers.share import TIME_LIMIT, Hands, cause_of, on_workers
+from labelscape.workers.share import TIME_LIMIT, Hands, cause_of, on_workers, said_where_stopped
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -200,9 +200,14 @@ class _Task(NamedTuple):
 def _here(
     made: Callable[[str, str], RasterRecord], verb: str, tasks: Sequence[_Task]
 ) -> Iterator[tuple[int, RasterRecord]]:
-    for count, task in enumerate(tasks, start=1):
-        print_line(f"{verb} {count} of {len(tasks)}: {_text(task.source)}")
-        yield task.number, made(_text(task.source), task.out)
+    ended = 0
+    with said_where_stopped(
+        lambda: f"{ended} of {len(tasks)} rasters are finished; repeat the command for the others"
+    ):
+        for task in tasks:
+            print_line(f"{verb} {ended + 1} of {len(tasks)}: {_text(task.source)}")
+            yield task.number, made(_text(task.source), task.out)
+            ended += 1
 
 
 def _on_workers(
@@ -213,9 +218,8 @@ def _on_workers(
         Call(n, verb, made, (_text(for_workers(one.source)), str(Path(one.out).absolute())), network=False)
         for n, one in enumerate(tasks)
     )
-    ended = on_workers(
-        hands, Needs(out.absolute()), calls, len(tasks), verb=verb, unit="rasters", pixels=_pixels
-    )
+    shown = {"verb": verb, "unit": "rasters", "pixels": _pixels, "kept": True}
+    ended = on_workers(hands, Needs(out.absolute()), calls, len(tasks), **shown)
     for call, found in ended:
         task = tasks[call.number]
         given = _text(task.source)
@@ -223,7 +227,7 @@ def _on_workers(
             # As they were given.
             yield task.number, RasterRecord(**{**vars(found), "raster": given, "out": task.out})
         else:
-            yield task.number, RasterRecord(given, task.out, "failed", cause=str(found))
+            yield task.number, RasterRecord(given, task.out, "failed", cause=cause_of(found))
 
 
 def _pixels(record: RasterRecord) -> float | None:

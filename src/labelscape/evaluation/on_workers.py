@@ -132,7 +132,7 @@ def evaluate(
     shown = {"verb": "evaluate", "unit": "scenes", "pixels": _pixels}
     for call, one in on_workers(hands, Needs(out, files, device), calls, len(sent), **shown):
         if not isinstance(one, ScoredScene):
-            failed[call.number] = one if isinstance(one, str) else str(one)
+            failed[call.number] = one if isinstance(one, str) else cause_of(one)
             continue
         if places is not None:
             places.add(one.places)

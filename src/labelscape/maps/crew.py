@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,16 @@ from typing import TYPE_CHECKING
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, LabelscapeError, UnknownName
 from labelscape.maps.blocks import Run, from_workers
-from labelscape.maps.job import Job, SceneRecord, map_here, map_one, portable, scene_text
+from labelscape.maps.job import (
+    NO_MEMORY,
+    Job,
+    SceneRecord,
+    map_here,
+    map_one,
+    missing_text,
+    portable,
+    scene_text,
+)
 from labelscape.maps.layout import counted, idle
 from labelscape.maps.request import MapRequest
 from labelscape.maps.shared import Shared
@@ -22,11 +30,11 @@ from labelscape.scoring.devices import pick_device
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.memory import EXACT_TILE
 from labelscape.workers import cluster
-from labelscape.workers.calls import Call, ClusterLost, Took
+from labelscape.workers.calls import Call, Took
 from labelscape.workers.pace import Pace
 from labelscape.workers.probe import Crew, Needs, check_workers
 from labelscape.workers.sent import files_of, for_workers
-from labelscape.workers.share import THREADS, check_limit, followed, of_the_crew
+from labelscape.workers.share import THREADS, cause_of, check_limit, followed, of_the_crew, said_where_stopped
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -75,22 +83,16 @@ def on_workers(
     grain = grain_for(work, count, crew)
     for line in _plan(client, work, grain, crew):
         print_line(line)
-    start = time.monotonic()
     by = _by_scene if grain == "scene" else _by_block
     records: dict[int, SceneRecord] = {}
-    try:
-        with as_many_threads({"threads": THREADS}):
-            for number, record in by(client, work, job, count):
-                # As it was given: a worker knows it by its full path.
-                records[number] = replace(record, scene=scene_text(work.scenes[number]))
-                finished(records[number])
-    except (KeyboardInterrupt, ClusterLost):
-        mapped = sum(record.is_mapped for record in records.values())
-        print_line(
-            f"stopped after {time.monotonic() - start:.0f} s: {mapped} of {len(work.scenes)} scenes are "
-            "finished; repeat the command to map what is missing"
-        )
-        raise
+    with (
+        said_where_stopped(lambda: missing_text(records.values(), len(work.scenes))),
+        as_many_threads({"threads": THREADS}),
+    ):
+        for number, record in by(client, work, job, count):
+            # As it was given: a worker knows it by its full path.
+            records[number] = replace(record, scene=scene_text(work.scenes[number]))
+            finished(records[number])
     return [records[number] for number in range(len(work.scenes))], grain, count
 
 
@@ -151,7 +153,10 @@ def _by_scene(client: Client, work: Work, job: Job, workers: int) -> Iterator[tu
         client, calls, work.limit, f"map {len(work.scenes)} scenes", total, pixels=pixels
     ):
         text = scene_text(work.scenes[call.number])
-        record = found if isinstance(found, SceneRecord) else SceneRecord(text, "failed", cause=str(found))
+        if isinstance(found, SceneRecord):
+            record = found
+        else:
+            record = SceneRecord(text, "failed", cause=cause_of(found, NO_MEMORY))
         yield call.number, record
 
 

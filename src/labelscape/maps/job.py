@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -116,6 +116,15 @@ def scene_text(source: Source) -> str:
     """A scene as it was given, in one line."""
     paths = source_paths(source)
     return ",".join(paths) if isinstance(paths, tuple) else paths or source_text(source)
+
+
+def missing_text(records: Iterable[SceneRecord], scenes: int) -> str:
+    """How far a job of so many scenes came before it was stopped, and how it is resumed."""
+    mapped = sum(record.is_mapped for record in records)
+    return (
+        f"{mapped} of {scenes} scenes are finished; repeat the command to map what is missing (finished "
+        "tiles are kept)"
+    )
 
 
 def names_for(scenes: Sequence[Source]) -> list[str | None]:

@@ -214,6 +214,10 @@ class Journal:
         """Number of tiles finished by an earlier run."""
         return len(self._found)
 
+    def count(self) -> int:
+        """Number of tiles that are kept now. Raises BadFile where a server does not answer."""
+        return sum(name.endswith(self._end) for name in _tiles(self.store))
+
     def had(self, core: Window) -> bool:
         """Did an earlier run finish this tile?"""
         return self._name(core) in self._found

@@ -14,7 +14,7 @@ from labelscape.checkpoint import load_all
 from labelscape.errors import BadOption, WrongType
 from labelscape.files import check_local, check_path
 from labelscape.maps.crew import Work, on_workers
-from labelscape.maps.job import JobResult, SceneRecord, map_one, names_for, scene_text
+from labelscape.maps.job import JobResult, SceneRecord, map_one, missing_text, names_for, scene_text
 from labelscape.maps.job_report import JobReport
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.progress import print_line
@@ -22,7 +22,7 @@ from labelscape.scenes.files import Source, source_paths
 from labelscape.scenes.scene_list import SceneList
 from labelscape.scoring.protocol import Protocol
 from labelscape.workers.cluster import connected
-from labelscape.workers.share import TIME_LIMIT
+from labelscape.workers.share import TIME_LIMIT, said_where_stopped
 from labelscape.workers.store import check_journal
 
 if TYPE_CHECKING:
@@ -145,10 +145,12 @@ def _reported(work: Work, *, page: bool) -> Iterator[Callable[[SceneRecord], Non
 
 
 def _one_by_one(work: Work, finished: Callable[[SceneRecord], None]) -> Iterator[SceneRecord]:
-    for number, (scene, request) in enumerate(zip(work.scenes, work.requests), start=1):
-        print_line(f"scene {number} of {len(work.scenes)}: {scene_text(scene)}")
-        how = {"overwrite": work.overwrite, "journal": work.journal}
-        record = map_one(work.models, scene, work.out, request, **how)
-        # Before the next scene: the report of a job that is killed says how far it came.
-        finished(record)
-        yield record
+    records: list[SceneRecord] = []
+    with said_where_stopped(lambda: missing_text(records, len(work.scenes))):
+        for number, (scene, request) in enumerate(zip(work.scenes, work.requests), start=1):
+            print_line(f"scene {number} of {len(work.scenes)}: {scene_text(scene)}")
+            how = {"overwrite": work.overwrite, "journal": work.journal}
+            records.append(map_one(work.models, scene, work.out, request, **how))
+            # Before the next scene: the report of a job that is killed says how far it came.
+            finished(records[-1])
+            yield records[-1]

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -17,6 +17,7 @@ from labelscape.areas.sieve import sieve as merge_small_areas
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
+from labelscape.errors import LabelscapeError
 from labelscape.files import check_path, written_whole
 from labelscape.maps.arriving import in_order
 from labelscape.maps.outputs import kind_of, map_name
@@ -26,12 +27,13 @@ from labelscape.maps.request import MapRequest, MapSettings, Models, request_for
 from labelscape.maps.result import MapResult
 from labelscape.maps.stac import write_item
 from labelscape.maps.work import MapWork, fitting, prepared
-from labelscape.progress import bar
+from labelscape.progress import bar, print_line
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.protocol import Protocol
 from labelscape.stages import stage
 from labelscape.version import __version__
+from labelscape.workers.calls import ClusterLost
 
 if TYPE_CHECKING:
     from labelscape.areas.polygonize import PolygonSummary
@@ -99,7 +101,7 @@ def map_with(
     """
     start = time.monotonic() - (spent or 0)
     how = {"overwrite": overwrite, "patience": patience, "journal": journal, "in_job": in_job}
-    with opened_work(models, source, out, request, **how) as (work, findings):
+    with opened_work(models, source, out, request, **how) as (work, findings), _said_where_kept(work):
         with as_many_threads(work.journal.machine):
             tallies = write_rasters(work, tiles)
         # After the rasters are finished: their writer makes the side file that this one adds to.
@@ -118,6 +120,24 @@ def map_with(
         # Last: until all files are written an interrupted map must find its tiles.
         work.journal.close()
     return result
+
+
+@contextmanager
+def _said_where_kept(work: MapWork) -> Iterator[None]:
+    """Say where the finished tiles are if the map is stopped: by Ctrl-C, by a signal (which the command line
+    makes SystemExit), or because the scheduler of its workers is gone.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, ClusterLost):
+        journal = work.journal
+        with suppress(LabelscapeError):  # the server that holds them may be what is gone
+            if kept := journal.count():
+                tiles = (
+                    f"{kept} finished tile{'s are' if kept > 1 else ' is'} kept in {journal.store.address}"
+                )
+                print_line(f"{work.scene.name}: {tiles}; the same command resumes the map")
+        raise
 
 
 @contextmanager

@@ -39,6 +39,9 @@ JOIN_WITHIN = 300
 file system takes minutes.
 """
 
+END_WITHIN = 10.0
+"""Seconds after which a worker ends that gets SIGTERM (ours): the command needs up to five to end all."""
+
 QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
@@ -164,12 +167,20 @@ def _local(workers: int, threads: int) -> Iterator[Client]:
 
 
 def dask_setup(worker: Worker) -> None:
-    """Called by Dask in a local worker when it starts: Ctrl-C is for the command alone, which then ends its
-    workers; they would each print a traceback.
+    """Called by Dask in a local worker when it starts. Signals to all (Ctrl-C, `timeout`) are for the
+    command, which then ends its workers: they would each print a traceback, or be started again by Dask
+    while it ends them.
     """
     import signal
 
+    def end_later(*_: object) -> None:
+        # Meant for this worker alone, if the command does not end it.
+        late = threading.Timer(END_WITHIN, os._exit, (128 + signal.SIGTERM,))
+        late.daemon = True
+        late.start()
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_later)
 
 
 def dask_teardown(worker: Worker) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labelscape.errors import BadOption, LabelscapeError
+from labelscape.errors import BadOption, LabelscapeError, first_line
 from labelscape.files import remove_abandoned
 from labelscape.progress import bar, print_line
 from labelscape.workers import cluster
@@ -64,12 +65,13 @@ def on_workers(
     verb: str,
     unit: str,
     pixels: Callable[[Any], float | None],
+    kept: bool = False,
 ) -> Iterator[tuple[Call, Any]]:
     """Each of `count` calls with what it returned, or the exception that it raised, as they end; with a
     progress bar. `pixels` says of what was returned how many were done, None where it failed.
 
     Raises BadInput where a worker cannot do the job, ClusterLost where the scheduler is gone. Where it is
-    interrupted it says how far it came.
+    interrupted it says how far it came; `kept`: the command, repeated, passes over what was finished.
     """
     with cluster.connected(hands.workers, hands.cluster) as client:
         crew = check_workers(client, needs)
@@ -77,18 +79,14 @@ def on_workers(
         print_line(f"{work}, {crew.in_words(THREADS)}: each takes whole {unit}")
         for line in of_the_crew(client, crew, hands.limit):
             print_line(line)
-        start, ended = time.monotonic(), 0
+        ended = 0
         try:
-            for call, found in followed(
-                client, calls, hands.limit, f"{verb} {work}", (count, unit), pixels=pixels
-            ):
-                ended += 1
-                yield call, found
-        except (KeyboardInterrupt, ClusterLost):
-            seconds = time.monotonic() - start
-            far = f"stopped after {seconds:.0f} s: {ended} of {work} are finished"
-            print_line(f"{far}; repeat the command for the others")
-            raise
+            following = followed(client, calls, hands.limit, f"{verb} {work}", (count, unit), pixels=pixels)
+            how = "repeat the command for the others" if kept else "the command, repeated, begins anew"
+            with said_where_stopped(lambda: f"{ended} of {work} are finished; {how}"):
+                for call, found in following:
+                    ended += 1
+                    yield call, found
         finally:
             if needs.out is not None and needs.out.is_dir():
                 remove_abandoned(needs.out)  # what workers that died left of unfinished files
@@ -130,12 +128,32 @@ def of_the_crew(client: Client, crew: Crew, limit: float | None) -> Iterator[str
         yield f"note: {doubt}"
 
 
+@contextlib.contextmanager
+def said_where_stopped(far: Callable[[], str]) -> Iterator[None]:
+    """Say after how many seconds, and how far, the work in the block came, where it is stopped by Ctrl-C, by
+    a signal (which the command line makes SystemExit), or because the scheduler is gone.
+    """
+    start = time.monotonic()
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, ClusterLost):
+        print_line(f"stopped after {time.monotonic() - start:.0f} s: {far()}")
+        raise
+
+
 def cause_of(error: BaseException, out_of_memory: str = "Out of memory.") -> str:
     """Why a piece of work failed, in a sentence."""
     if isinstance(error, LabelscapeError):
         return str(error)
-    if isinstance(error, MemoryError):
+    # By name: torch is not imported for this, and its own error is no MemoryError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return out_of_memory
-    # A fault of ours: its place is wanted.
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'A file'}: {error.strerror}."
+    # A fault of ours: its place is wanted, and what Python says of it is no sentence for users.
     print_line("".join(traceback.format_exception(error)))
-    return f"{type(error).__name__}: {error}"
+    said = f"{type(error).__name__}: {first_line(error)}"
+    return (
+        f"Ended by an error that Labelscape should have explained ({said}). Please report it, with the "
+        "traceback that was printed."
+    )
