@@ -261,7 +261,7 @@ def _root() -> Any:
 
 
 TASKS = {
-    "Train": ("make_recipe", "train", "learning_curve", "rehearse", "run_table", "slurm_script"),
+    "Train": ("make_recipe", "train", "tune", "learning_curve", "rehearse", "run_table", "slurm_script"),
     "Map": ("check", "map_scene", "map_scenes", "slurm_map_script", "rerun", "predict"),
     "Measure": ("evaluate", "compare", "calibrate"),
     "After the map": (

@@ -113,7 +113,12 @@ def runs(module: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("package", "module"),
-    [("dask", "workers/cluster.py"), ("distributed", "workers/cluster.py"), ("pyproj", "crs.py")],
+    [
+        ("optuna", "training/tune_study.py"),
+        ("dask", "workers/cluster.py"),
+        ("distributed", "workers/cluster.py"),
+        ("pyproj", "crs.py"),
+    ],
 )
 def test_one_module_knows_a_package(package, module):
     assert [str(m.relative_to(PACKAGE)) for m in MODULES if package in runs(m)] == [module]

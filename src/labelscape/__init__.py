@@ -7,6 +7,7 @@
     net = ls.create_model("mlp", in_channels=4, classes=6)   # a torch module
     recipe = ls.make_recipe(data={"images": ["scene.tif"], "labels": ["fields.gpkg"]})
     checkpoint = ls.train(recipe, out="runs/a")
+    tuning = ls.tune(recipe, "search", over={"rate": "1e-4:1e-2:log"})   # hyper-parameter search
     checkpoint = ls.load("runs/a/mlp.safetensors")
     probabilities = ls.predict(checkpoint, pixels)           # (bands, H, W) -> (classes, H, W)
     evaluation = ls.evaluate(checkpoint, dataset)
@@ -44,6 +45,8 @@ _PLACES = {
     "learning_curve": "training.curve",
     "LearningCurve": "training.curve",
     "RateSearch": "training.rate_search",
+    "tune": "training.tune",
+    "Tuning": "training.tune_result",
     "slurm_script": "training.slurm",
     "run_table": "training.reproduce",
     "bench": "benchmark.run",
@@ -190,6 +193,8 @@ if TYPE_CHECKING:
     from labelscape.training.reproduce import run_table as run_table
     from labelscape.training.run import train as train
     from labelscape.training.slurm import slurm_script as slurm_script
+    from labelscape.training.tune import tune as tune
+    from labelscape.training.tune_result import Tuning as Tuning
     from labelscape.viewer.notebook import MapView as MapView
     from labelscape.viewer.notebook import show_map as show_map
     from labelscape.viewer.serve import serve as serve

@@ -61,6 +61,12 @@ VERBS = {
             "--out", "out", "TINY", *QUICK,
         ),
     ],
+    "tune": [
+        (
+            "tune", "scene.tif", *LABELS, "--out", "out", "TINY", "--trials", "2", "--over",
+            "rate=1e-3:1e-2:log", *QUICK,
+        ),
+    ],
     "evaluate": [
         ("evaluate", "run/fcn.safetensors", "--out", "out", *QUICK),
         ("evaluate", "m.safetensors", "scene.tif", *LABELS, "--card", "--boundaries", *QUICK),
@@ -279,6 +285,7 @@ LEFT_ALONE = {
     "steps", "base_steps", "map_steps", "batch", "crop", "tile_size", "replicates", "bootstrap", "tune",
     "curve", "curve_seeds", "seeds", "workers", "cluster", "device", "engine", "engines", "allow_remote",
     "help", "version", "out", "times", "budget", "rows", "networks", "quick", "rounds", "dry_run", "browse",
+    "trials", "train_best",
 }  # fmt: skip
 
 
@@ -326,7 +333,7 @@ def drawn(verb, folder, rng):
 
 SENTENCE = re.compile(r"[.:?)\]'\"]$|: labelscape [^:]+$|^}$|^  - ")
 """The end of a sentence, a command that helps, of JSON, or of a list of names."""
-KEPT = re.compile(r"\.unfinished(/|$)|\.state\.safetensors$|\.csv$|(^|/)events\.")
+KEPT = re.compile(r"(^|\/)tune\.(journal|json)$|\.unfinished(/|$)|\.state\.safetensors$|\.csv$|(^|/)events\.")
 """Of a run that failed half-way: what the same command continues from."""
 TRAINED = re.compile(r"\.safetensors$|_times\.json$")
 """What a training leaves where only the score afterwards failed: hours of work, which stay."""
@@ -416,7 +423,7 @@ def case(verb, files, folder, number):
     assert code in (0, 1, 2), f"crashes: {told}"
     assert not re.search(r"Traceback|<class '|object at 0x", said), told
     new = {name for name in after if name not in before and not KEPT.search(name)}
-    if verb in ("train", "table"):
+    if verb in ("train", "table", "tune"):
         new -= {name for name in new if TRAINED.search(name) and is_whole(folder / name)}
     # The checkpoint that `calibrate` writes to is the one it read.
     mine = {words[1]} if verb == "calibrate" and code == 0 else set()

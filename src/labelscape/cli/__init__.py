@@ -40,6 +40,7 @@ from labelscape.cli import (
     streams,
     table,
     train,
+    tune,
 )
 from labelscape.cli.options import talk
 from labelscape.errors import LabelscapeError, nearest_name
@@ -83,6 +84,7 @@ VERBS = {
     info: "Show what a checkpoint, map or scene holds.",
     models: "List the networks and their options.",
     train: "Train a network; score it on held-out blocks.",
+    tune: "Search the settings that score best.",
     evaluate: "Measure accuracy against labels.",
     compare: "Is another model better than the first?",
     calibrate: "Calibrate the predicted probabilities.",

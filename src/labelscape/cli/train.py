@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -271,43 +269,39 @@ def recipe_of(
     setting: Texts,
     corrections: Texts = [],
 ) -> Recipe:
-    """The recipe of the command line; `-o` overrides the other options."""
+    """The recipe of the command line."""
+    from labelscape.training.data import val_interval
     from labelscape.training.recipe import make_recipe
 
-    more = settings_of(setting)
-    data = {"images": labelled_scenes(images), **labels.settings, **named(holdout)}
-    if corrections:
-        data["corrections"] = corrections
-    settings = named(schedule)
-    if holdout.val:
+    settings = settings_given(images, labels, schedule, holdout, second, setting, corrections)
+    val_every = settings.get("val_every")
+    if holdout.val and val_every is None:
         settings["val_every"] = 1  # replaced below, where the recipe is known
-    if its := second.settings:
-        own = more.get("mate", {})
-        more["mate"] = {**its, **own, "data": {**its["data"], **own.get("data", {})}}
-    recipe = make_recipe(**{**settings, **more, "data": {**data, **more.get("data", {})}})
+    recipe = make_recipe(**settings)
     # Only with the recipe made: the steps, batch and crop that were not given count too.
-    if holdout.val and "val_every" not in more:
+    if holdout.val and val_every is None:
         return recipe.replace(val_every=val_interval(recipe))
     return recipe
 
 
-def val_interval(recipe: Recipe) -> int:
-    """Steps between two validation scores: ten scores a run, fewer where they would take longer than the
-    training between them (ours).
-    """
-    from labelscape.errors import LabelscapeError
-    from labelscape.scenes.mosaic import open_scene
-
-    pixels = 0
-    for image in () if recipe.data.dataset else recipe.data.images:
-        # What cannot be read is reported by the training, which opens it in any case.
-        with suppress(LabelscapeError), open_scene(image) as scene:
-            pixels += scene.grid.window.pixels
-    # By pixels, not by the clock: the best weights must be the same on every machine. A training step goes
-    # forward and backward, which costs three times the forward pass of a score; scattered held-out blocks
-    # make nearly every tile of a scene one that is scored.
-    affordable = math.ceil(pixels / (3 * recipe.batch * recipe.crop**2))
-    return min(recipe.steps, max(1, recipe.steps // 10, affordable))
+def settings_given(
+    images: Texts,
+    labels: Labels,
+    schedule: Schedule,
+    holdout: Holdout,
+    second: SecondTask,
+    setting: Texts,
+    corrections: Texts = [],
+) -> dict[str, Any]:
+    """The settings of the recipe that the command line names; `-o` overrides the other options."""
+    more = settings_of(setting)
+    data = {"images": labelled_scenes(images), **labels.settings, **named(holdout)}
+    if corrections:
+        data["corrections"] = corrections
+    if its := second.settings:
+        own = more.get("mate", {})
+        more["mate"] = {**its, **own, "data": {**its["data"], **own.get("data", {})}}
+    return {**named(schedule), **more, "data": {**data, **more.get("data", {})}}
 
 
 def named(group: Holdout | Schedule) -> dict[str, Any]:

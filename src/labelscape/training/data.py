@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -242,3 +243,21 @@ def task_name(recipe: Recipe, mate: Dataset) -> str:
     named = [name for name in names if name.lower() not in NOTHING]
     found = recipe.mate.name or (named[0] if len(names) == 2 and len(named) == 1 else "")
     return re.sub(r"[^\w-]+", "-", found.lower()).strip("-")[:40] or "second"
+
+
+def val_interval(recipe: Recipe) -> int:
+    """Steps between two validation scores: ten scores a run, fewer where they would take longer than the
+    training between them (ours).
+    """
+    from labelscape.scenes.mosaic import open_scene
+
+    pixels = 0
+    for image in () if recipe.data.dataset else recipe.data.images:
+        # What cannot be read is reported by the training, which opens it in any case.
+        with suppress(LabelscapeError), open_scene(image) as scene:
+            pixels += scene.grid.window.pixels
+    # By pixels, not by the clock: the best weights must be the same on every machine. A training step goes
+    # forward and backward, which costs three times the forward pass of a score; scattered held-out blocks
+    # make nearly every tile of a scene one that is scored.
+    affordable = math.ceil(pixels / (3 * recipe.batch * recipe.crop**2))
+    return min(recipe.steps, max(1, recipe.steps // 10, affordable))

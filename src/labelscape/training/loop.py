@@ -204,12 +204,13 @@ def run_phase(
     logs: Logs | None = None,
     say: Say = lambda text: None,
     stop: Stop | None = None,
+    watch: Callable[[dict], None] = lambda line: None,
 ) -> Checkpoint:
     """Train one network on an open dataset, from the encoder of `start` where given. Returns its checkpoint.
 
     A state file in `out` is resumed from. It is saved at the last step, so that a failing score loses no
     weights, and where `stop` was asked to, before KeyboardInterrupt or SystemExit. It pauses at step `until`;
-    `logs` gets every line of the log. Raises BadOption, BadInput or BadFile where data or state do not fit.
+    `logs` and `watch` get the log. Raises BadOption, BadInput or BadFile where data or state do not fit.
     """
     fabric, stop = fabric or gather(recipe.device, recipe.precision), stop or Stop()
     leads = fabric.is_global_zero
@@ -237,8 +238,8 @@ def run_phase(
         if progress.step < end:
             for line in told(recipe):
                 say(line)
-        clock = Clock()
-        learn(phase, progress, end, save=keep, note=logs.row, tick=tick, stop=stop, clock=clock)
+        note, clock = lambda line: (logs.row(line), watch(line)), Clock()
+        learn(phase, progress, end, save=keep, note=note, tick=tick, stop=stop, clock=clock)
     if stop.asked:
         say(f"stopped at {stop.saved}; the same command continues from there")
         stop.told = True

@@ -59,6 +59,8 @@ class Run:
     stop: Stop
     score_mate: bool = False
     """Whether the second task is scored."""
+    watch: Callable[[dict], None] = lambda line: None
+    """Is given every line of the log of the recipe's own network."""
 
 
 def train(
@@ -70,12 +72,14 @@ def train(
     log: str | Sequence[str] = (),
     tensorboard: bool = False,
     say: Say | None = None,
+    watch: Callable[[dict], None] | None = None,
 ) -> Checkpoint:
     """Train the recipe's network and write `out/<network>.safetensors` with its log as .csv, its times and
     the counts of its score (and the base network's, where it trains one first).
 
     `recipe` may also be a mapping of the settings of `make_recipe`. `say` is called with every line of the
-    run's talk; None is silent.
+    run's talk; None is silent. `watch` is called with every line of the log as it is written, a
+    mapping as in `Checkpoint.history` (not with those of a base network); what it raises ends the training.
 
     The held-out part is scored afterwards (unless `score` is False) and the score stored in the checkpoint;
     `log` names loggers that get the recipe, every line of the log and the scores too: "tensorboard", "wandb",
@@ -97,13 +101,15 @@ def train(
     start = check_beforehand(recipe, base_recipe(recipe) if recipe.base_steps else None, fabric)
     # One process alone prints: the others would repeat every line.
     say = say if say is not None and fabric.is_global_zero else lambda text: None
+    watch = watch if watch is not None and fabric.is_global_zero else lambda line: None
     with ExitStack() as held:
         _make_place(recipe, out, fabric, overwrite, held)
         stop = held.enter_context(stoppable())
         try:
             with leading(fabric, out) as leader:
                 log = names if fabric.is_global_zero else ()
-                return _trained(recipe, start, Run(out, fabric, leader, score, log, say, stop))
+                run = Run(out, fabric, leader, score, log, say, stop, watch=watch)
+                return _trained(recipe, start, run)
         except (KeyboardInterrupt, SystemExit):
             if not stop.told:
                 say(stop.message())
@@ -117,7 +123,7 @@ def _trained(recipe: Recipe, start: Start | None, run: Run) -> Checkpoint:
         for line in (*dataset.report, *(f"second task: {line}" for line in (mate.report if mate else ()))):
             run.say(line)
         # Before the statistics, which may read a thousand scenes.
-        _check_data(recipe, dataset)
+        refuse_data(recipe, dataset)
         if mate is not None:
             with of_second_task():
                 _check_classes(mate)
@@ -175,6 +181,7 @@ def _learned(
             logs=logs,
             say=run.say,
             stop=run.stop,
+            watch=run.watch,
         )
         return _finished(checkpoint, recipe, dataset, run, logs, before, mate)
 
@@ -293,9 +300,9 @@ def _shared_options(network: str, options: dict) -> dict:
     return {key: value for key, value in options.items() if key in options_of(entry(network).start.base)}
 
 
-def _check_data(recipe: Recipe, dataset: Dataset) -> None:
-    """Raises BadInput where the labels have one class only, or `val_every` has no labelled pixels to
-    score.
+def refuse_data(recipe: Recipe, dataset: Dataset) -> None:
+    """Look at the data before the first step. Raises BadInput where the labels have one class only, or
+    `val_every` has no labelled pixels to score.
     """
     _check_classes(dataset)
     if larger := larger_than_all(recipe, dataset):
