@@ -124,6 +124,9 @@ def refused_setting(problem: Mapping[str, Any]) -> str:
 
 SYNONYMS = {
     "lr": "rate",
+    "learning": "rate",
+    "learning_rate": "rate",
+    "batch_size": "batch",
     "epochs": "steps",
     "max_epochs": "steps",
     "iterations": "steps",
@@ -155,12 +158,14 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
     lower = {key.lower(): key for key in reversed(known)}
     lower |= {key.lower().rpartition("/")[2]: key for key in reversed(known)}
 
-    def close(cutoff: float) -> str | None:
-        found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
-        return lower[found[0]] if found else None
+    synonyms = {theirs: ours for theirs, ours in SYNONYMS.items() if ours in known}
+
+    def close(names: Mapping[str, str], cutoff: float) -> str | None:
+        found = difflib.get_close_matches(name.lower(), names, n=1, cutoff=cutoff)
+        return names[found[0]] if found else None
 
     # Words before loose spelling: by letters alone `lerning_rate` would be taken for `base_rate`.
-    return close(0.8) or _sharing_words(name, known) or close(0.5)
+    return close(synonyms | lower, 0.8) or _sharing_words(name, known) or close(lower, 0.5)
 
 
 def _sharing_words(name: str, known: Sequence[str]) -> str | None:

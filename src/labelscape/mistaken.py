@@ -16,6 +16,8 @@ STARTS = {
     b"\xff\xfe": "is text in UTF-16: save it as UTF-8",
     b"\xfe\xff": "is text in UTF-16: save it as UTF-8",
     b"\x93NUMPY": "is an array of NumPy, which has no coordinates: write it as GeoTIFF, or pass it in Python",
+    # Archives that are whole are told apart before.
+    b"PK\x03\x04": "is a damaged zip archive, cut short perhaps: download or copy it again",
     b"%PDF": "is a PDF: export what it shows as GeoTIFF or GeoPackage",
 }
 """How files begin that nothing here reads, and what is said of them."""

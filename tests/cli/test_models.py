@@ -35,9 +35,9 @@ def test_the_list_says_what_each_needs(run_cli):
         and costs["deeplabv3plus"] == 88.76
         and costs["mlp"] == 24.36
     )
-    assert "929,957" in rows["unpooling"] and "a trained fcn" in rows["mlp"]
+    assert "929,957" in rows["unpooling"] and "fcn, which is trained first" in rows["mlp"]
     assert (
-        "random weights, or ImageNet: pretrained=true" in rows["mswbn"]
+        "random weights, or ImageNet (pretrained=true)" in rows["mswbn"]
         and "2017, The One Hundred Layers" in rows["tiramisu"]
     )
     assert not any(word in rows["tiramisu"] for word in ("timm", "trained", "ImageNet"))
@@ -50,7 +50,7 @@ def test_one_network_shows_cost_options_and_claims(run_cli, one):
     assert found["options"]["variant"] == "paper" and found["options"]["hidden"] is None
     vaihingen = next(row for row in found["claims_of_the_paper"] if row["table"] == "maggiori-2")
     assert vaihingen["claimed"]["mean_f1"] == 86.58 and vaihingen["claimed"]["f1/car"] == 78.42
-    assert found["needs"] == ["a trained fcn (trained first)"]
+    assert found["needs"] == ["fcn, which is trained first"]
     code, out, _ = run_cli("models", "mlp")
     assert code == 0
     assert (

@@ -40,6 +40,10 @@ def zipped(path, *members):
         (b"Rar!\x1a\x07\x01\x00", "an archive .rar.: unpack it"),
         (NUMPY.getvalue(), "an array of NumPy, which has no coordinates: write it as GeoTIFF"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF: export what it shows as GeoTIFF"),
+        (
+            b"PK\x03\x04" + b"cut short" * 9,
+            "a damaged zip archive, cut short perhaps: download or copy it again",
+        ),
     ],
 )
 @pytest.mark.parametrize(

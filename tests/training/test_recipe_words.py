@@ -74,6 +74,16 @@ def test_a_misspelt_network_is_answered_with_the_one_that_was_meant():
     }.items():
         assert nearest_name(typed, known) == meant
     assert nearest_name("xyzzy", known) is None
+    settings = list(Recipe.model_fields)
+    for typed, meant in {
+        "lr": "rate",
+        "lerning": "rate",
+        "lerning_rate": "rate",
+        "batchsize": "batch",
+        "epoch": "steps",
+        "weightdecay": "weight_decay",
+    }.items():
+        assert nearest_name(typed, settings) == meant
     with pytest.raises(UnknownName, match="Did you mean 'smp/Unet'") as caught:
         create_model("unet", classes=2)
     assert caught.value.nearest == "smp/Unet"

@@ -58,18 +58,16 @@ def run(
     if as_json:
         print_json(rows)
         return
-    wide = max(len(row["name"]) for row in rows) + 2
+    starts = ["; or ".join(row["needs"]) for row in rows]
+    wide, deep = (max(map(len, column)) + 2 for column in ([row["name"] for row in rows], starts))
     costs = f"{'GMACs':>9}" if with_macs else ""
     print(
-        f"{'name':<{wide}}{'parameters':>12}{costs}  {'starts from':<46}paper      ({in_channels} bands, "
+        f"{'name':<{wide}}{'parameters':>12}{costs}  {'starts from':<{deep}}paper      ({in_channels} bands, "
         f"{classes} classes)"
     )
-    for row in rows:
+    for row, start in zip(rows, starts):
         costs = f"{in_billions(row['macs']):>9}" if with_macs else ""
-        print(
-            f"{row['name']:<{wide}}{counted(row['parameters']):>12}{costs}  "
-            f"{', '.join(row['needs']):<46}{row['paper']}"
-        )
+        print(f"{row['name']:<{wide}}{counted(row['parameters']):>12}{costs}  {start:<{deep}}{row['paper']}")
     if not smp:
         # Not on stdout, where each line is a network.
         talk("also: smp/<Name>, such as smp/Unet, of segmentation-models-pytorch (--smp lists all)")
@@ -158,7 +156,7 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
     )
     print(f"{in_billions(found['macs'])} billion multiply-accumulates for an image of {SIDE} x {SIDE}.")
     if found["needs"]:
-        print(f"Starts from: {', '.join(found['needs'])}.")
+        print(f"Starts from: {'; or '.join(found['needs'])}.")
     # Of options alone, as `-o options.KEY=VALUE` takes them: bands and classes follow from the data.
     print("\noptions and their defaults (-o options.KEY=VALUE):")
     defaults = {key: as_typed(value) for key, value in found["options"].items()}
@@ -204,9 +202,9 @@ def needs(name: str) -> list[str]:
 
     options, found = options_of(name), []
     if (start := entry(name).start) is not None:
-        found.append(f"a trained {start.base} (trained first)")
+        found.append(f"{start.base}, which is trained first")
     if "pretrained" in options:
-        found.append("random weights, or ImageNet: pretrained=true")
+        found.append("random weights, or ImageNet (pretrained=true)")
     return found or ["random weights"]
 
 
