@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import browser
+import numpy as np
 import pyogrio
 import pytest
 import rasterio
@@ -19,6 +20,7 @@ from labelscape.errors import BadInput
 from labelscape.labels.corrections import read_corrections
 from labelscape.viewer.app import create_app
 from labelscape.viewer.corrections import Corrections
+from labelscape.viewer.geopackage import blob_of, opened
 from labelscape.viewer.shown import find
 
 RING = [[10, 20], [60, 20], [60, 70], [10, 70]]
@@ -97,6 +99,40 @@ def test_a_polygon_that_somebody_changed_is_not_overwritten(folder):
     late = one.post(f"/api/corrections/{number}", json={"class": None, "before": "forest"})
     assert late.status_code == 409 and late.json()["now"] == {"class": "field"}
     assert one.post("/api/corrections/99", json={"class": None, "before": "x"}).status_code == 409
+
+
+def test_what_was_deleted_comes_back_whole(folder):
+    """A polygon of QGIS: two parts, a hole, and a column that the page does not know."""
+    page = client(find(folder), own=True, edit=True)
+    number = page.post("/api/corrections", json={"class": "forest", "ring": RING}).json()["id"]
+    grid = find(folder).grid
+    parts = [
+        shapely.box(10, 10, 90, 90).difference(shapely.box(20, 20, 40, 40)),
+        shapely.box(100, 10, 130, 50),
+    ]
+    shape = shapely.transform(
+        shapely.MultiPolygon(parts), lambda xy: np.column_stack(grid.transform @ (xy[:, 0], xy[:, 1]))
+    )
+    path = folder / "corrections.gpkg"
+    with opened(path, write=True) as base:
+        base.execute("ALTER TABLE corrections ADD COLUMN why TEXT")
+        base.execute("UPDATE corrections SET geom = ?, why = 'seen'", (blob_of(shape, 32633),))
+    whole = pyogrio.raw.read(path, return_fids=True)
+    address = f"/api/corrections/{number}"
+    assert page.post(address, json={"class": None, "before": "forest"}).status_code == 200
+    assert page.get("/api/corrections").json() == []
+    assert page.post(address, json={"class": "forest", "before": None}).status_code == 200
+    found = pyogrio.raw.read(path, return_fids=True)
+    assert found[1].tolist() == whole[1].tolist() == [number]
+    assert shapely.from_wkb(found[2][0]).equals(shape)
+    assert [one.tolist() for one in found[3]] == [one.tolist() for one in whole[3]]
+    near = pyogrio.raw.read(path, bbox=tuple(shape.bounds))[2]
+    assert len(near) == 1 and pyogrio.read_info(path)["features"] == 1
+    # Once, and only by the server that deleted it.
+    assert page.post(address, json={"class": "forest", "before": None}).status_code == 409
+    page.post(address, json={"class": None, "before": "forest"})
+    other = client(find(folder), own=True, edit=True)
+    assert other.post(address, json={"class": "forest", "before": None}).status_code == 409
 
 
 def test_several_writers_lose_nothing(folder):

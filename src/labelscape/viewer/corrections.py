@@ -4,7 +4,7 @@ which `train --corrections` takes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,17 @@ from labelscape.grid import Grid
 from labelscape.labels.corrections import CLASS
 from labelscape.legend import Legend
 from labelscape.scenes.vectors import layer_facts, write_layer, writing
-from labelscape.viewer.geopackage import Changed, blob_of, geometry_of, opened, place_of, rings_of, touched
+from labelscape.viewer.geopackage import (
+    Changed,
+    blob_of,
+    geometry_of,
+    opened,
+    place_of,
+    quoted,
+    recover,
+    rings_of,
+    touched,
+)
 
 NAME = LAYER = "corrections"
 LARGEST = 2**63 - 1
@@ -27,6 +37,8 @@ LARGEST = 2**63 - 1
 WAIT = 10.0
 """Seconds to wait for another server that makes the file."""
 MOST_CORNERS = 5000
+MOST_DELETED = 1000
+"""Deleted polygons that can be restored (ours)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,8 @@ class Corrections:
     path: Path
     grid: Grid
     legend: Legend
+    deleted: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Rows that were deleted here, whole: parts, holes and columns that the page does not know come back."""
 
     @classmethod
     def beside(cls, folder: Path, grid: Grid, legend: Legend) -> Corrections:
@@ -46,6 +60,7 @@ class Corrections:
         if path.is_symlink():
             raise BadInput(f"{path} is a link; corrections are written into the map's folder itself.")
         if path.exists():
+            recover(path)
             crs = layer_facts(path, LAYER)["crs"]
             if (crs is None) != (grid.crs is None) or (crs and not same(crs, grid.crs)):
                 raise BadInput(
@@ -57,7 +72,7 @@ class Corrections:
         """All polygons, in pixels (column, row), with number and class."""
         if not self.path.exists():
             return []
-        with opened(self.path) as base:
+        with opened(self.path, edit=True) as base:
             key, shape, _ = place_of(base, LAYER)
             found = f'SELECT "{key}" AS k, "{shape}" AS s, "{CLASS}" AS c FROM {LAYER}'
             rows = base.execute(found).fetchall()
@@ -96,7 +111,8 @@ class Corrections:
 
     def change(self, number: int, name: str | None, before: str | None) -> None:
         """Give a polygon another class, None to delete it. Raises Changed where its class is no longer the
-        one that the page showed (None: it is gone), UnknownName, BadFile.
+        one that the page showed, UnknownName, BadFile. Where that was None, the polygon is restored, which
+        must have been deleted here.
         """
         if name is not None:
             self._check(name)
@@ -104,12 +120,19 @@ class Corrections:
             raise Changed({"class": None})
         with opened(self.path, write=True) as base:
             key = place_of(base, LAYER)[0]
-            row = base.execute(f'SELECT "{CLASS}" FROM {LAYER} WHERE "{key}" = ?', (number,)).fetchone()
+            row = base.execute(f'SELECT * FROM {LAYER} WHERE "{key}" = ?', (number,)).fetchone()
             now = row[CLASS] if row is not None else None
-            if row is None or now != before:
+            if now != before or (row is None and (name is None or number not in self.deleted)):
                 raise Changed({"class": now})
-            if name is None:
+            if row is None:
+                whole = self.deleted[number] | {CLASS: name}
+                columns, places = ", ".join(map(quoted, whole)), ", ".join("?" * len(whole))
+                base.execute(f"INSERT INTO {LAYER} ({columns}) VALUES ({places})", tuple(whole.values()))
+            elif name is None:
                 base.execute(f'DELETE FROM {LAYER} WHERE "{key}" = ?', (number,))
+                self.deleted[number] = dict(row)
+                while len(self.deleted) > MOST_DELETED:
+                    del self.deleted[next(iter(self.deleted))]
             else:
                 base.execute(f'UPDATE {LAYER} SET "{CLASS}" = ? WHERE "{key}" = ?', (name, number))
             touched(base, LAYER)

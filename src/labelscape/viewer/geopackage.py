@@ -22,6 +22,11 @@ ENVELOPES = (0, 32, 48, 48, 64)
 """Bytes of the bounding box in a geometry's header, by its code."""
 POINT, POLYGON, MULTIPOLYGON = 1, 3, 6
 """Kinds of geometry in WKB."""
+LOCKED = "another program keeps it locked; save or close it there, and try again"
+UNFINISHED = (
+    "a program was ended while it wrote there. Open it once where it may be written, with --edit or in QGIS, "
+    "which undoes the unfinished change and nothing else"
+)
 DAMAGED = "A geometry of the GeoPackage is damaged, or of a kind that the viewer does not show."
 
 
@@ -45,12 +50,15 @@ def is_geopackage(path: Path) -> bool:
 
 
 @contextmanager
-def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+def opened(path: Path, *, write: bool = False, edit: bool = False) -> Iterator[sqlite3.Connection]:
     """A connection in one transaction, which is undone where the block raises. To `write` it has the lock
     from its first statement on: what it reads is what it changes. Raises BadFile.
+
+    edit  what a killed program left half-written may be undone before reading, as SQLite does by itself
+          where it may write; without it such a file is refused
     """
     try:
-        mode = "rw" if write else "ro"
+        mode = "rw" if write or edit else "ro"
         with closing(
             sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=PATIENCE, isolation_level=None
@@ -59,6 +67,8 @@ def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
             base.row_factory = sqlite3.Row
             # GDAL sets both, SQLite alone neither: the disk has the answer before the page has its own.
             base.execute("PRAGMA synchronous = FULL")
+            if not write:
+                base.execute("PRAGMA query_only = ON")
             _bring_functions(base)
             base.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
@@ -68,11 +78,20 @@ def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
                 raise
             base.execute("COMMIT")
     except sqlite3.Error as error:
-        busy = "locked" in str(error)
-        cure = (
-            "another program keeps it locked; save or close it there, and try again" if busy else str(error)
-        )
+        # A journal that was left must be rolled back first, which a reader may not.
+        left = getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_ROLLBACK"
+        cure = UNFINISHED if left else LOCKED if "locked" in str(error) else str(error)
         raise BadFile(f"{path} cannot be {'written' if write else 'read'}: {cure}.") from error
+
+
+def recover(path: Path) -> None:
+    """Undo what a killed program left half-written in a GeoPackage, if anything: GDAL, which reads it without
+    the right to write, would find it damaged. Raises BadFile.
+    """
+    if is_geopackage(path):
+        with opened(path, edit=True) as base:
+            # The transaction alone reads nothing yet.
+            base.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def _bring_functions(base: sqlite3.Connection) -> None:

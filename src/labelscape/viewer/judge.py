@@ -34,13 +34,14 @@ MOST_BLOCKS = 500
 @dataclass(frozen=True)
 class Judged:
     """A file of places. `kind` is "review", "sample", whose interpreter must not see the map, or "blocks", of
-    an evaluation, which take no answers.
+    an evaluation, which take no answers. `edit`: may the file be written?
     """
 
     path: Path
     kind: str
     grid: Grid
     legend: Legend
+    edit: bool = False
 
     @classmethod
     def of(cls, path: str | Path, grid: Grid, legend: Legend) -> Judged:
@@ -64,7 +65,7 @@ class Judged:
     def items(self) -> list[dict[str, Any]]:
         """The places in their order, with outlines in pixels (column, row) and answers."""
         layer = {"sample": POINTS, "review": LAYER, "blocks": BLOCKS}[self.kind]
-        with opened(self.path) as base:
+        with opened(self.path, edit=self.edit) as base:
             key, shape, _ = place_of(base, layer)
             # Names of columns cannot be parameters; these come from the file's own table, quoted.
             rows = base.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Path
@@ -50,18 +51,19 @@ def judge_of(shown: Shown) -> dict[str, Any] | None:
 
 
 def add_judging(app: FastAPI, shown: Shown, edit: bool) -> None:
+    judged = shown.judged and replace(shown.judged, edit=edit)
+
     @app.get("/api/places")
     def places() -> list[dict[str, Any]]:
-        if shown.judged is not None:
-            return shown.judged.items()
+        if judged is not None:
+            return judged.items()
         first, second = shown.layer("class"), shown.layer("2-class")
         if first is None or second is None:
             raise HTTPException(404)
         return differences(first, second, shown.grid)
 
-    if shown.judged is None or not edit or shown.judged.kind == "blocks":
+    if judged is None or not edit or judged.kind == "blocks":
         return
-    judged = shown.judged
 
     @app.post("/api/places/{number}")
     def answer(number: Annotated[int, Path(ge=0, le=2**63 - 1)], said: Answered) -> dict[str, Any]:

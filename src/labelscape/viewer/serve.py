@@ -53,11 +53,14 @@ def serve(
     import uvicorn
 
     from labelscape.viewer.app import create_app
+    from labelscape.viewer.geopackage import recover
     from labelscape.viewer.shown import find
     from labelscape.viewer.training import is_run
     from labelscape.viewer.watch import create_watch
 
     watched = is_run(place)
+    if edit and judge is not None:
+        recover(Path(judge))
     shown = None if watched else find(place, other, scene, judge)
     app = create_app(shown, host=host, edit=edit) if shown else create_watch(Path(place), host=host)
     listening = listening_at(host, port)

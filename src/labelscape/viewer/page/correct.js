@@ -78,7 +78,7 @@ export async function correct(map, facts, note) {
     return made;
   }
 
-  /** @param {number} id @param {string | null} name @param {string} before */
+  /** @param {number} id @param {string | null} name @param {string | null} before null: it is deleted, and comes back */
   async function recode(id, name, before) {
     await send(`api/corrections/${id}`, { class: name, before });
   }
@@ -135,8 +135,8 @@ export async function correct(map, facts, note) {
     if (!item) return;
     doing(async () => {
       await recode(item.id, null, item.class);
-      const corners = item.rings[0][0].slice(0, -1);
-      undo.push(async () => { await send("api/corrections", { class: item.class, ring: corners }); });
+      // The server has kept it whole, with holes and parts, under the same number.
+      undo.push(() => recode(item.id, item.class, null));
     });
   });
   byId("correct-class").addEventListener("change", () => {
