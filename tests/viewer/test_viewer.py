@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ import rasterio
 import viewed
 import world
 from PIL import Image
+from rasterio import warp
 from viewed import HOME, client
 
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
 from labelscape.errors import BadFile, BadInput
-from labelscape.legend import IGNORE
-from labelscape.viewer import tiles
+from labelscape.legend import IGNORE, Legend
+from labelscape.viewer import layers, tiles
 from labelscape.viewer.guard import HEADERS, LARGEST_BODY
 from labelscape.viewer.shown import find
 
@@ -158,6 +160,107 @@ def test_another_map_is_laid_on_the_first(folder, tmp_path):
     first, second = (picture(page.get(f"/tiles/{key}/2/0/0.png")) for key in ("class", "2-class"))
     assert (first[24:200, 40:] == second[24:200, 40:]).all() and not second[:24, :, 3].any()
     assert page.get("/api/point?row=100&column=200").json()["values"]["2-class"] == [float(classes[100, 200])]
+
+
+def test_the_version_of_a_layer_changes_with_its_tiles(tmp_path):
+    """Browsers keep tiles by their address, and another map may be served at the same one."""
+    first, second = viewed.made(tmp_path / "a"), viewed.made(tmp_path / "b", seed=3)
+    part = tmp_path / "part_class.tif"
+    with rasterio.open(first / "place_class.tif") as file:
+        pixels, grid = file.read()[:, 100:, 60:], find(first).grid
+    legend = find(first).layers[0].legend
+    viewed.raster(
+        part, pixels, legend=legend, transform=grid.transform @ rasterio.Affine.translation(60, 100)
+    )
+
+    def versions(*what, **how):
+        shown = find(*what, **how)
+        return {one.key: shown.version(one) for one in shown.layers}
+
+    whole, cut = (versions(one, second, scene=first / "place.tif") for one in (first, part))
+    assert whole == versions(first, second, scene=first / "place.tif")
+    # The same files, laid on another grid.
+    assert whole["scene"] != cut["scene"] and whole["2-class"] != cut["2-class"]
+    # Of files elsewhere nothing but the name is known.
+    names = [SimpleNamespace(files=(f"/vsicurl/http://a/{one}.tif",)) for one in "xy"]
+    assert layers._stamps(names[0])() != layers._stamps(names[1])()
+    shown = find(first)
+    before = shown.version(shown.layers[0])
+    shown.recolour("class", Legend.of_names(legend.names, values=legend.values, colors=[(1, 2, 3)] * 3))
+    assert shown.version(shown.layers[0]) != before
+
+
+def test_a_file_of_the_page_that_the_browser_has_is_not_sent_again(page):
+    first = page.get("/static/main.js")
+    again = page.get("/static/main.js", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"") and HEADERS.items() <= dict(again.headers).items()
+    other = page.get("/static/map.js", headers={"if-none-match": first.headers["etag"]})
+    assert other.status_code == 200 and other.headers["cache-control"] == "no-cache"
+
+
+def turned(path: Path, source: Path, *, crs: str, resolution: float) -> Path:
+    """A raster in another CRS by the nearest pixel, smaller than its source on all sides; its own edges are
+    those of its data.
+    """
+    with rasterio.open(source) as file:
+        left, bottom, right, top = file.bounds
+        wide, high = (right - left) / 5, (top - bottom) / 5
+        box = warp.transform_bounds(file.crs, crs, left + wide, bottom + high, right - wide, top - high)
+        columns, rows = (round((b - a) / resolution) for a, b in ((box[0], box[2]), (box[1], box[3])))
+        place = rasterio.Affine(resolution, 0, box[0], 0, -resolution, box[3])
+        facts = file.profile | {"driver": "GTiff", "crs": crs, "transform": place}
+        with rasterio.open(path, "w", **(facts | {"width": columns, "height": rows, "nodata": None})) as made:
+            for band in range(1, file.count + 1):
+                onto = np.zeros((rows, columns), file.dtypes[0])
+                how = {"src_crs": file.crs, "dst_crs": crs, "src_transform": file.transform}
+                warp.reproject(file.read(band), onto, dst_transform=place, **how)
+                made.write(onto, band)
+    return path
+
+
+def test_rasters_in_another_crs_end_where_their_data_do(tmp_path):
+    crs, resolution = "EPSG:4326", 1.1e-4
+    folder = viewed.made(tmp_path / "map")
+    scene = turned(tmp_path / "scene.tif", folder / "place.tif", crs=crs, resolution=resolution)
+    other = turned(tmp_path / "other.tif", folder / "place_class.tif", crs=crs, resolution=resolution)
+    page = client(find(folder, other, scene=scene))
+    grid = find(folder).grid
+    with rasterio.open(scene) as file:
+        rows, columns = np.mgrid[: grid.height, : grid.width] + 0.5
+        x, y = grid.transform @ (columns, rows)
+        xy = warp.transform(grid.crs, crs, x.ravel(), y.ravel())
+        across, down = (np.reshape(one, grid.shape) for one in ~file.transform @ tuple(map(np.array, xy)))
+        height, width = file.shape
+
+    def inside(by: float) -> np.ndarray:
+        """Pixels of the map that lie so many pixels inside of the raster."""
+        return (down > by) & (down < height - by) & (across > by) & (across < width - by)
+
+    addresses = ("/tiles/scene/{}/{}/{}.png?bands=0,1,2&stretch=0,9000", "/tiles/2-class/{}/{}/{}.png")
+    for address in addresses:
+        seen = np.concatenate(
+            [
+                np.concatenate([picture(page.get(address.format(2, c, r))) for c in range(3)], axis=1)
+                for r in range(2)
+            ]
+        )[: grid.height, : grid.width]
+        # Within a pixel of the edge it may be either.
+        assert (seen[..., 3][inside(1)] == 255).all() and not seen[..., 3][~inside(-1)].any()
+        assert inside(1).any() and (~inside(-1)).any()
+        # A coarse view ends there, too.
+        coarse = picture(page.get(address.format(0, 0, 0)))[: grid.height // 4, : grid.width // 4, 3]
+        near = inside(-6)[2::4, 2::4][: coarse.shape[0], : coarse.shape[1]]
+        far = inside(6)[2::4, 2::4][: coarse.shape[0], : coarse.shape[1]]
+        assert (coarse[far] == 255).all() and not coarse[~near].any()
+    # What is seen there are the classes of the map itself, but for pixels at the edges of areas.
+    classes = band(folder, "class")[0]
+    (second,) = [one for one in page.get("/api/map").json()["layers"] if one["key"] == "2-class"]
+    legend = {one["value"]: one["color"] for one in second["classes"]}
+    right = np.zeros(grid.shape, bool)
+    for value, color in legend.items():
+        right |= (classes == value) & (seen[..., :3] == color).all(axis=-1)
+    assert right[inside(1) & (classes != IGNORE)].mean() > 0.9
+    assert page.get("/api/point?row=2&column=500").json()["values"]["2-class"] is None
 
 
 def test_a_replaced_file_is_read_anew(tmp_path):

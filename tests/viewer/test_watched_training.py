@@ -14,6 +14,7 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
 from fastapi.testclient import TestClient
 
+from labelscape.files import locked
 from labelscape.training.state import Progress, save_state
 from labelscape.viewer import training
 from labelscape.viewer.training import events, is_run, runs_in
@@ -122,3 +123,12 @@ def test_the_page_follows_the_training(tmp_path):
         page.wait_for_selector("#rows:has-text('30 of 100')")
         assert "0.8" in page.get_attribute("figure svg", "aria-label")
         assert page.seen == [] and page.evaluate(browser.FAULTS) == [] and browser.unreadable(page) == []
+
+
+def test_a_training_that_has_just_begun_can_be_watched(tmp_path):
+    assert not is_run(tmp_path)
+    with locked(tmp_path / "mlp.safetensors"):
+        assert is_run(tmp_path) and runs_in(tmp_path) == []
+        (tmp_path / "notes.txt").touch()
+        # Of another program's folder nothing says that a training writes there.
+        assert not is_run(tmp_path)

@@ -24,16 +24,11 @@ from labelscape.viewer.correcting import add_corrections, corrections_of
 from labelscape.viewer.geopackage import Changed
 from labelscape.viewer.guard import Guard
 from labelscape.viewer.judging import add_judging, judge_of
-from labelscape.viewer.layers import Layer, version_of
+from labelscape.viewer.layers import Layer
 from labelscape.viewer.pages import add_page
 from labelscape.viewer.recolouring import add_recolouring, can_recolour
 from labelscape.viewer.shown import Shown
-
-Numbers = Annotated[str, Query(pattern=r"^\d{1,4}(,\d{1,4}){0,254}$")]
-"""Whole numbers with commas between them."""
-LARGEST = 3e38
-PAGE = 86_400
-"""Seconds that a tile may be kept: its address changes with its file."""
+from labelscape.viewer.tiling import Numbers, add_tiles, bands_of, known_layer
 
 
 def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False, framed: bool = False) -> Guard:
@@ -49,7 +44,7 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False, fra
     add_page(app, "Map")
     corrections = corrections_of(shown, edit)
     _add_facts(app, shown, edit, corrections is not None)
-    _add_tiles(app, shown)
+    add_tiles(app, shown)
     add_judging(app, shown, edit)
     add_corrections(app, corrections)
     add_recolouring(app, shown, edit)
@@ -91,9 +86,12 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:
             "ramp": [list(color) for color in VIRIDIS],
             "notes": list(shown.notes),
             "judge": judge_of(shown),
-            "outlines": shown.outlines and version_of(shown.outlines.stamp()),
+            "outlines": shown.outlines and shown.version(shown.outlines),
             "layers": [
-                _layer_facts(layer) | {"recolour": edit and can_recolour(layer)} for layer in shown.layers
+                _layer_facts(layer)
+                # In every address of its tiles: a browser asks again when they are others.
+                | {"version": shown.version(layer), "recolour": edit and can_recolour(layer)}
+                for layer in shown.layers
             ],
         }
 
@@ -114,11 +112,11 @@ def _add_facts(app: FastAPI, shown: Shown, edit: bool, correct: bool) -> None:
         height: Annotated[int, Query(ge=1)] = 2**31,
         width: Annotated[int, Query(ge=1)] = 2**31,
     ) -> list[tuple[float, float]]:
-        layer = _known(shown, "scene")
+        layer = known_layer(shown, "scene")
         window = Window(top, left, height, width) & shown.grid.window
         if not window.pixels:
             raise HTTPException(404)
-        return tiles.percentiles(layer, _bands(layer, bands), window)
+        return tiles.percentiles(layer, bands_of(layer, bands), window)
 
 
 def _north(grid: Grid) -> float | None:
@@ -137,8 +135,6 @@ def _digits(grid: Grid) -> int:
 def _layer_facts(layer: Layer) -> dict[str, Any]:
     facts = {"key": layer.key, "kind": layer.kind, "title": layer.title, "bands": list(layer.bands)}
     facts |= {"top": layer.top, "unit": layer.unit, "usual": list(layer.usual), "exact": layer.exact}
-    # In every address of its tiles: a browser asks again when the file has changed.
-    facts["version"] = layer.version
     if layer.legend is not None:
         areas = layer.areas or [(None, None)] * len(layer.legend)
         facts["classes"] = [
@@ -159,72 +155,3 @@ def _place(shown: Shown, row: int, column: int) -> dict[str, Any]:
     except Unrelated:
         return {"xy": [x, y], "lonlat": None}
     return {"xy": [x, y], "lonlat": [lon, lat] if np.isfinite([lon, lat]).all() else None}
-
-
-def _known(shown: Shown, key: str) -> Layer:
-    layer = shown.layer(key)
-    if layer is None:
-        raise HTTPException(404)
-    return layer
-
-
-def _bands(layer: Layer, text: str) -> tuple[int, ...]:
-    found = tuple(int(one) for one in text.split(","))
-    if not all(band < len(layer.bands) for band in found):
-        raise HTTPException(404)
-    return found
-
-
-def _add_tiles(app: FastAPI, shown: Shown) -> None:
-    kept = {"cache-control": f"private, max-age={PAGE}"}
-
-    @app.get("/outlines/{level}/{column}/{row}.mvt")
-    def outlines(level: int, column: int, row: int) -> Response:
-        if shown.outlines is None or tiles.tile_window(shown.grid, level, column, row) is None:
-            raise HTTPException(404)
-        scale = 2 ** (tiles.levels(shown.grid) - level)
-        side = tiles.SIDE * scale
-        # Whole, also at the edge of the map: of polygons there may be more.
-        tile = shown.outlines.tile(Window(row * side, column * side, side, side), scale)
-        told = {**kept, "x-polygons-here": str(tile.here), "x-polygons-drawn": str(tile.drawn)}
-        return Response(tile.data, media_type="application/vnd.mapbox-vector-tile", headers=told)
-
-    @app.get("/tiles/{key}/{level}/{column}/{row}.png")
-    def tile(
-        key: str,
-        level: int,
-        column: int,
-        row: int,
-        bands: Numbers = "0",
-        stretch: Annotated[str, Query(max_length=200)] = "",
-        hide: Annotated[str, Query(pattern=r"^(\d{1,3}(,\d{1,3})*)?$", max_length=1100)] = "",
-        colors: Annotated[str, Query(max_length=2800)] = "",
-    ) -> Response:
-        layer = _known(shown, key)
-        place = tiles.tile_window(shown.grid, level, column, row)
-        if place is None:
-            raise HTTPException(404)
-        chosen = _bands(layer, bands)
-        if tiles.is_costly(layer, place[0]):
-            picture = tiles.empty_tile()
-        elif layer.kind == "classes":
-            hidden = frozenset(int(v) for v in hide.split(",") if v)
-            picture = tiles.class_tile(layer, place, hidden, tiles.colors_from(colors))
-        elif layer.kind == "scene":
-            picture = tiles.scene_tile(layer, place, chosen, _stretch(stretch, len(chosen)))
-        else:
-            picture = tiles.ramp_tile(layer, place, chosen[0])
-        return Response(picture, media_type="image/png", headers=kept)
-
-
-def _stretch(text: str, count: int) -> list[tuple[float, float]]:
-    """`low,high` of each band, `;` between them, one for all."""
-    try:
-        pairs = [tuple(float(v) for v in one.split(",")) for one in text.split(";")]
-    except ValueError as error:
-        raise HTTPException(422) from error
-    # Pixels are calculated in float32: larger numbers would be infinite. NaN is not below it either.
-    good = all(len(pair) == 2 and all(abs(v) < LARGEST for v in pair) for pair in pairs)
-    if not good or len(pairs) not in (1, count) or count != 3:
-        raise HTTPException(422)
-    return pairs * (count // len(pairs))

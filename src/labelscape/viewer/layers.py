@@ -112,10 +112,9 @@ class Layer:
     usual: tuple[int, ...] = field(default=(0,))
     """Bands that are shown first."""
 
-    @property
-    def version(self) -> str:
-        """Another text when its files have changed."""
-        return version_of(self.pool.stamp())
+    def stamp(self) -> object:
+        """What changes when its files do."""
+        return self.pool.stamp()
 
     def read(
         self, bands: tuple[int, ...], window: Window, shape: tuple[int, int]
@@ -233,4 +232,5 @@ def scene_pool(source: str | list[str], grid: Grid | None) -> tuple[Pool, Scene]
 
 
 def _stamps(scene: Scene) -> Callable[[], object]:
-    return lambda: tuple(map(stamp_of, scene.files))
+    # With their names: of files elsewhere no more is known.
+    return lambda: tuple((file, stamp_of(file)) for file in scene.files)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 
 from labelscape.errors import BadFile
 
@@ -52,11 +53,11 @@ def add_page(app: FastAPI, title: str) -> None:
         return Response(whole, media_type=TYPES[".html"], headers=FRESH)
 
     @app.get("/static/{name}")
-    def static(name: str) -> Response:
+    def static(request: Request, name: str) -> Response:
         # The parts of the page are none of the files that it loads.
         if name not in files or name.endswith(".html"):
             raise HTTPException(404)
-        return _file(files[name])
+        return _file(files[name], request.headers.get("if-none-match"))
 
 
 def _imported(script: str, files: dict[str, Path]) -> list[str]:
@@ -71,5 +72,10 @@ def _imported(script: str, files: dict[str, Path]) -> list[str]:
     return found[1:]
 
 
-def _file(path: Path) -> Response:
-    return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=FRESH)
+def _file(path: Path, known: str | None) -> Response:
+    """A file, or that it is the `known` one: a browser then also keeps the code that it made of a module."""
+    data = path.read_bytes()
+    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    if known == tag:
+        return Response(status_code=304, headers=FRESH | {"etag": tag})
+    return Response(data, media_type=TYPES[path.suffix], headers=FRESH | {"etag": tag})

@@ -55,7 +55,8 @@ def add_recolouring(app: FastAPI, shown: Shown, edit: bool) -> None:
         classes = tuple(replace(one, color=now[one.value]) for one in layer.legend.classes)
         shown.recolour(key, Legend(classes))
         # Addresses of tiles hold the version: those that the browser keeps have the colours of before.
-        answer = {"colors": {one.value: list(one.color) for one in classes}, "version": layer.version}
+        version = shown.version(shown.layer(key))
+        answer = {"colors": {one.value: list(one.color) for one in classes}, "version": version}
         if any(now[value] != color for value, color in colors.items()):
             raise Changed(answer)
         return answer

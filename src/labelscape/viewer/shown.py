@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,19 @@ from labelscape.rasters.overviews import count_areas
 from labelscape.scenes.files import READ_FAILURES, gdal, reading, reason
 from labelscape.scenes.picture import PICTURES
 from labelscape.text import printable_name
+from labelscape.version import __version__
 from labelscape.viewer.differences import difference_layer
 from labelscape.viewer.geopackage import is_geopackage
-from labelscape.viewer.layers import ByteReader, Layer, Pool, is_quick, scene_pool, spread, stamp_of
+from labelscape.viewer.layers import (
+    ByteReader,
+    Layer,
+    Pool,
+    is_quick,
+    scene_pool,
+    spread,
+    stamp_of,
+    version_of,
+)
 
 if TYPE_CHECKING:
     from labelscape.viewer.judge import Judged
@@ -89,6 +100,19 @@ class Shown:
 
     def layer(self, key: str) -> Layer | None:
         return next((one for one in self.layers if one.key == key), None)
+
+    def version(self, layer: Layer | Outlines) -> str:
+        """Another text when a tile of a layer may be another picture: browsers keep tiles by their address,
+        and the next map may be served at the same one.
+        """
+        legend = layer.legend if isinstance(layer, Layer) else None
+        colors = [(one.value, one.color) for one in legend.classes] if legend else ()
+        return version_of((layer.stamp(), self._place, colors, __version__))
+
+    @cached_property
+    def _place(self) -> str:
+        """The grid that tiles are cut from, as text."""
+        return repr(self.grid)
 
     def recolour(self, key: str, legend: Legend) -> None:
         """Show a layer in the colours of another legend of the same classes."""

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from labelscape.errors import LabelscapeError
+from labelscape.files import LOCK, OURS
 from labelscape.text import printable_name
 from labelscape.viewer.layers import stamp_of, version_of
 
@@ -31,7 +32,11 @@ CURVES = ("loss", "loss_first", "loss_mate", "val_miou", "val_miou_mate", "rate"
 def is_run(place: str | Path) -> bool:
     """Is this the folder of a training run, finished or not, without a map in it?"""
     path = Path(place)
-    return path.is_dir() and not any(path.glob("*_class.tif")) and any(path.glob(f"*{FINISHED}"))
+    if not path.is_dir() or any(path.glob("*_class.tif")):
+        return False
+    # One that has just begun has the lock of its checkpoint, and nothing else.
+    begun = any(path.glob(f"{OURS}*{LOCK}")) and all(one.name.startswith(OURS) for one in path.iterdir())
+    return begun or any(path.glob(f"*{FINISHED}"))
 
 
 def runs_in(folder: Path) -> list[dict[str, Any]]:

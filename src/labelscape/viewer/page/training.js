@@ -30,7 +30,8 @@ function draw(runs) {
   const running = runs.filter((one) => one.running);
   const last = Math.max(0, ...runs.map((one) => one.changed));
   const when = last ? `, last written ${new Date(last * 1000).toLocaleTimeString()}` : "";
-  byId("live").textContent = running.length ? `Training${when}. Values come with each saved state.` : `Finished${when}.`;
+  if (!runs.length) byId("live").textContent = "Waiting for the first values; they come within a minute of the first step.";
+  else byId("live").textContent = running.length ? `Training${when}. Values come with each saved state.` : `Finished${when}.`;
   document.body.dataset.ready = "yes";
 }
 
