@@ -1,12 +1,15 @@
 """The viewer's page in a real browser."""
 
 import browser
+import numpy as np
 import pytest
 import viewed
+from affine import Affine
 from PIL import Image
 
 pytest.importorskip("uvicorn", reason="needs the extra `viewer`")
 from labelscape.assessment.review import review
+from labelscape.legend import Legend
 from labelscape.viewer.shown import find
 
 READY = "body[data-ready]"
@@ -73,22 +76,79 @@ def test_the_page_works_by_mouse_and_by_keyboard(address):
         assert page.seen == [] and page.evaluate(browser.FAULTS) == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (400, "dark")])
-def test_small_and_dark_screens(address, width, scheme):
-    with browser.opened(address, width, color_scheme=scheme) as page:
+def test_small_and_dark_screens(address):
+    with browser.opened(address, 400, color_scheme="dark") as page:
         page.wait_for_selector(READY)
-        assert page.evaluate(browser.FAULTS) == []
-        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (back == "rgb(20, 23, 26)") == (scheme == "dark")
-        assert page.seen == [] and browser.unreadable(page) == []
+        for width in (400, 1600):
+            page.set_viewport_size({"width": width, "height": 900})
+            for scheme in ("dark", "light"):
+                page.emulate_media(color_scheme=scheme)
+                assert page.evaluate(browser.FAULTS) == [] and browser.unreadable(page) == []
+                back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                assert (back == "rgb(20, 23, 26)") == (scheme == "dark")
+        assert page.seen == []
+
+
+PANES = "['left', 'right'].map((name) => document.querySelector(`.leaflet-${name}-pane`))"
+
+
+def clips(page):
+    return page.evaluate(PANES + ".map((one) => one.style.clip)")
+
+
+def test_two_layers_are_compared_and_the_address_says_how(address):
+    with browser.opened(address, 1600) as page:
+        page.wait_for_selector(READY)
+        assert all(clips(page)) and page.is_visible("#swipe")
+        # One seen through the other: below it, whole.
+        page.select_option("#how", "fade")
+        assert clips(page) == ["", ""] and page.is_hidden("#swipe")
+        left, right = page.evaluate(PANES + ".map((one) => Number(one.style.zIndex))")
+        assert left > right
+        page.select_option("#beside", "proba")
+        page.select_option("#beside-class", "1")
+        page.fill("#opacity", "30")
+        faded = PANES + ".map((one) => one.firstChild.style.opacity)"
+        assert page.evaluate(faded) == ["0.3", "1"]
+        compared = page.evaluate("location.href")
+        page.select_option("#beside", "")
+        page.get_by_label("field", exact=True).first.uncheck()
+        alone = page.evaluate("location.href")
+        # An address that is opened, or pasted into the page as it is, shows what it showed.
+        for link, beside, how, field in ((compared, "proba", True, True), (alone, "", False, False)):
+            page.evaluate("(link) => { location.hash = new URL(link).hash; }", link)
+            page.wait_for_function("(to) => document.getElementById('beside').value === to", arg=beside)
+            for again in (False, True):
+                if again:
+                    page.goto("about:blank")
+                    page.goto(link)
+                    page.wait_for_selector(READY)
+                assert page.input_value("#beside") == beside and page.is_visible("#how") == how
+                assert page.get_by_label("field", exact=True).first.is_checked() == field
+                assert page.is_hidden("#swipe") and page.evaluate("location.href") == link
+        assert page.seen == []
+
+
+def test_the_map_is_dragged_and_zoomed(address):
+    with browser.opened(f"{address}#at=2,150,260", 1600) as page:
+        page.wait_for_selector(READY)
+        page.mouse.move(600, 450)
+        page.mouse.down()
+        page.mouse.move(520, 410, steps=4)
+        page.mouse.up()
+        # On level 2 a pixel of the screen is one of the map; it may slide on.
+        page.wait_for_function("() => location.hash.match(/at=2%2C[\\d.]+%2C([\\d.]+)/)?.[1] >= 339")
+        page.mouse.wheel(0, 200)
+        page.wait_for_function("() => !location.hash.includes('at=2%2C')")
+        page.wait_for_selector(".leaflet-left-pane img.leaflet-tile-loaded:not([src*='/2/'])")
+        assert page.seen == []
 
 
 def test_the_view_is_saved_as_a_picture(address, tmp_path):
     with browser.opened(f"{address}#show=class&opacity=100&at=2,150,260", 1600) as page:
         page.wait_for_selector(READY)
         page.select_option("#beside", "")
-        page.wait_for_selector("#map .leaflet-tile-loaded")
-        page.wait_for_timeout(300)
+        # Tiles that have not come yet are waited for.
         with page.expect_download() as saved:
             page.click("#save-picture")
         saved.value.save_as(tmp_path / "view.png")
@@ -100,7 +160,46 @@ def test_the_view_is_saved_as_a_picture(address, tmp_path):
         classes = page.evaluate("fetch('api/point?row=150&column=260').then((one) => one.json())")
         (value,) = classes["values"]["class"]
         assert picture.getpixel((size[0] // 2, size[1] // 2)) == tuple(legend[value])
+        # A ramp has a legend as classes have: the colours at both ends, beside each other.
+        page.select_option("#show", "confidence")
+        with page.expect_download() as saved:
+            page.click("#save-picture")
+        saved.value.save_as(tmp_path / "ramp.png")
+        picture = Image.open(tmp_path / "ramp.png").convert("RGB")
+        corner = picture.crop((size[0] - 200, size[1] - 90, size[0], size[1]))
+        first, *_, last = page.evaluate("fetch('api/map').then((one) => one.json())")["ramp"]
+        found = [[x for x in range(200) if near(corner.getpixel((x, 45)), one)] for one in (first, last)]
+        assert found[0] and found[1] and max(found[0]) < min(found[1])
         assert page.seen == []
+
+
+def near(one, other):
+    return all(abs(a - b) < 12 for a, b in zip(one, other))
+
+
+def test_controls_of_what_a_map_lacks_are_not_there(tmp_path):
+    """Classes alone, without coordinates, and all of them nodata at that."""
+    nothing = np.full((1, 60, 90), 255, np.uint8)
+    legend = Legend.of_names(("water", "field"))
+    path = viewed.raster(
+        tmp_path / "bare_class.tif", nothing, legend=legend, crs=None, transform=Affine.identity()
+    )
+    with viewed.server(find(path), edit=True) as home, browser.opened(home, 400) as page:
+        page.wait_for_selector(READY)
+        for one in ("#imagery", "#ramp", "#outlines-row", "#show-class-row", "#how-row", "#judge"):
+            assert page.is_hidden(one), one
+        assert [one.inner_text() for one in page.query_selector_all("#show option")] == [
+            "Classes",
+            "Imagery only",
+        ]
+        assert "No imagery" in page.inner_text("#notes") and "no coordinates" in page.inner_text("#facts")
+        assert "NaN" not in page.inner_text("#panel") and "0.0 %" in page.inner_text("#legend")
+        page.focus("#map")
+        for key in ("f", "i", "o", "s", "s", "[", ",", "0", "c", "Enter"):
+            page.keyboard.press(key)
+        page.wait_for_selector("#point:has-text('no data')")
+        assert page.input_value("#show") == "class" and "imagery=0" not in page.evaluate("location.href")
+        assert page.seen == [] and page.evaluate(browser.FAULTS) == [] and browser.unreadable(page) == []
 
 
 def find_legend(page):

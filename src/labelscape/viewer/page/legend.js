@@ -79,6 +79,17 @@ function sizeText(one, total, unit, exact) {
 }
 
 /**
+ * What a ramp shows, and the values at its ends and in its middle.
+ * @param {import("./api.js").Layer} layer
+ * @param {number} band
+ */
+export function rampText(layer, band) {
+  const what = layer.kind === "proba" ? `Probability of ${layer.bands[band]}` : layer.title;
+  const top = layer.kind === "proba" ? 100 : layer.top;
+  return { what, ends: ["0", String(top / 2), `${top} ${layer.kind === "proba" ? "%" : layer.unit}`] };
+}
+
+/**
  * @param {import("./api.js").Layer} layer
  * @param {number} band
  * @param {[number, number, number][]} colors
@@ -90,9 +101,7 @@ export function drawRamp(layer, band, colors) {
   colors.forEach((color, i) => paint.addColorStop(i / (colors.length - 1), `rgb(${color.join(" ")})`));
   pen.fillStyle = paint;
   pen.fillRect(0, 0, 300, 14);
-  const what = layer.kind === "proba" ? `Probability of ${layer.bands[band]}` : layer.title;
-  const top = layer.kind === "proba" ? 100 : layer.top;
-  const ends = ["0", String(top / 2), `${top} ${layer.kind === "proba" ? "%" : layer.unit}`];
+  const { what, ends } = rampText(layer, band);
   byId("ramp").replaceChildren(
     make("p", { class: "quiet", text: what }), bar,
     make("div", { class: "ends" }, ends.map((text) => make("span", { text }))),

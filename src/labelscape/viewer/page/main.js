@@ -20,7 +20,7 @@ const PRESETS = [
 
 const KEYS = [
   ["+ −", "zoom"], ["arrows", "pan, or go on when judging"], ["1 to 9", "answer"], ["d z", "draw, undo"], ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
-  ["f", "confidence"], ["i o", "imagery, polygons on or off"], ["[ ]", "opacity"], ["p", "save as PNG"], ["s", "swipe on or off"], [", .", "move the swipe line"],
+  ["f", "confidence"], ["i o", "imagery, polygons on or off"], ["[ ]", "opacity"], ["p", "save as PNG"], ["s", "compare on or off"], [", .", "move the swipe line"],
 ];
 
 async function start() {
@@ -59,13 +59,16 @@ async function start() {
   function draw() {
     put("imagery", state.imagery && scene ? "scene" : "", 0, 1);
     put("left", state.show, state.showBand, state.opacity / 100);
-    // Imagery is not faded: beside classes it is what they are compared with.
-    put("right", state.beside, state.besideBand, state.beside === "scene" ? 1 : state.opacity / 100);
+    // Imagery is not faded: beside classes it is what they are compared with. Nor is what lies below.
+    put("right", state.beside, state.besideBand, state.beside === "scene" || state.fade ? 1 : state.opacity / 100);
     drawPolygons();
-    swipeAt(map, state.beside !== "", state.swipe);
+    swipeAt(map, swiped(), state.swipe);
     drawControls();
     remember();
   }
+
+  /** Are two layers on both sides of a line, not one above the other? */
+  const swiped = () => state.beside !== "" && !state.fade;
 
   function drawPolygons() {
     if (!polygons) return;
@@ -94,6 +97,8 @@ async function start() {
   function drawControls() {
     byId("show").value = state.show;
     byId("beside").value = state.beside;
+    byId("how-row").hidden = state.beside === "";
+    byId("how").value = state.fade ? "fade" : "swipe";
     byId("opacity").value = String(state.opacity);
     byId("opacity-text").textContent = `${state.opacity} %`;
     byId("swipe").value = String(state.swipe);
@@ -211,7 +216,7 @@ async function start() {
   document.body.dataset.ready = "yes";
 
   function listen() {
-    map.on("move zoom viewreset resize", () => { swipeAt(map, state.beside !== "", state.swipe); drawScale(map, facts); });
+    map.on("move zoom viewreset resize", () => { swipeAt(map, swiped(), state.swipe); drawScale(map, facts); });
     map.on("moveend zoomend", () => { remember(); polygons?.count(); });
     map.on("mousemove", (/** @type {any} */ event) => {
       showPoint(facts, Math.floor(event.latlng.lat), Math.floor(event.latlng.lng), false);
@@ -228,6 +233,7 @@ async function start() {
     on("show", "change", (value) => { state.show = value; state.showBand = 0; draw(); });
     on("show-class", "change", (value) => { state.showBand = Number(value); draw(); });
     on("beside", "change", (value) => { state.beside = value; state.besideBand = 0; draw(); });
+    on("how", "change", (value) => { state.fade = value === "fade"; draw(); });
     on("beside-class", "change", (value) => { state.besideBand = Number(value); draw(); });
     on("opacity", "input", (value) => { state.opacity = Number(value); draw(); });
     on("swipe", "input", (value) => { state.swipe = Number(value); swipeAt(map, true, state.swipe); remember(); });
@@ -243,7 +249,8 @@ async function start() {
     });
     ["band-r", "band-g", "band-b"].forEach((id, i) => on(id, "change", (value) => { state.bands[i] = Number(value); stretch(true); }));
     window.addEventListener("hashchange", () => {
-      state = fromHash(location.hash, state, facts);
+      // What the address does not say is as on a page that is opened by it; the stretch takes long to find.
+      state = fromHash(location.hash, { ...first(facts), bands: state.bands, stretch: state.stretch }, facts);
       if (state.zoom !== null) map.setView([state.row, state.column], state.zoom, { animate: false });
       draw();
     });
@@ -269,11 +276,11 @@ async function start() {
       c: () => { state.show = first(facts).show; state.showBand = 0; draw(); },
       f: () => { if (layers.has("confidence")) { state.show = "confidence"; state.showBand = 0; draw(); } },
       p: () => savePicture(map, facts, state),
-      i: () => { state.imagery = !state.imagery; draw(); },
-      o: () => { state.outlines = !state.outlines; draw(); },
+      i: () => { if (scene) { state.imagery = !state.imagery; draw(); } },
+      o: () => { if (polygons) { state.outlines = !state.outlines; draw(); } },
       "[": () => { state.opacity = Math.max(0, state.opacity - 10); draw(); },
       "]": () => { state.opacity = Math.min(100, state.opacity + 10); draw(); },
-      s: () => { state.beside = state.beside ? "" : byId("beside").options[1].value; draw(); },
+      s: () => { if (byId("beside-row").hidden) return; state.beside = state.beside ? "" : (options.find(([key]) => key !== state.show)?.[0] ?? ""); draw(); },
       ",": () => { state.swipe = Math.max(0, state.swipe - 25); draw(); },
       ".": () => { state.swipe = Math.min(1000, state.swipe + 25); draw(); },
     };

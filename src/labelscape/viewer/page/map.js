@@ -73,7 +73,7 @@ export function hex(color) {
 }
 
 /**
- * Cut the right pane at the swipe line.
+ * Cut the right pane at the swipe line; where there is none it lies below the left one, which is seen through.
  * @param {any} map
  * @param {boolean} on
  * @param {number} place 0 to 1000
@@ -82,6 +82,7 @@ export function swipeAt(map, on, place) {
   const left = map.getPane("left");
   const right = map.getPane("right");
   byId("swipe").hidden = byId("divider").hidden = !on;
+  right.style.zIndex = on ? "220" : "205";
   if (!on) {
     left.style.clip = right.style.clip = "";
     return;

@@ -2,6 +2,9 @@
 /** The view as a PNG: tiles as they are on the screen, legend, scale bar, north arrow. */
 
 import { byId } from "./dom.js";
+import { box, drawLegends } from "./picture-legend.js";
+
+const PATIENCE = 10000;
 
 /**
  * @param {any} map
@@ -10,6 +13,7 @@ import { byId } from "./dom.js";
  * @returns {Promise<void>} when the browser has been given the file
  */
 export async function savePicture(map, facts, state) {
+  await loaded(map);
   const size = map.getSize();
   // As many pixels as the screen has: sharp on screens with small ones.
   const factor = Math.max(1, window.devicePixelRatio || 1);
@@ -21,16 +25,19 @@ export async function savePicture(map, facts, state) {
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, size.x, size.y);
   pen.imageSmoothingEnabled = !byId("map").classList.contains("sharp");
-  const line = state.beside ? (size.x * state.swipe) / 1000 : size.x;
+  const swiped = state.beside && !state.fade;
+  const line = swiped ? (size.x * state.swipe) / 1000 : size.x;
   drawPane(map, pen, "imagery", 0, size.x, size.y);
+  if (state.beside && !swiped) drawPane(map, pen, "right", 0, size.x, size.y);
   drawPane(map, pen, "left", 0, line, size.y);
-  if (state.beside) {
+  if (swiped) {
     drawPane(map, pen, "right", line, size.x, size.y);
     pen.fillStyle = "#16191d";
     pen.fillRect(line - 1, 0, 2, size.y);
   }
   drawPane(map, pen, "outlines", 0, size.x, size.y);
-  drawLegend(pen, facts, state, size);
+  drawLines(map, pen);
+  drawLegends(pen, facts, state, size);
   drawScaleBar(pen, size);
   if (facts.north !== null) drawNorth(pen, facts.north, size);
   const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
@@ -63,26 +70,39 @@ function drawPane(map, pen, name, left, right, height) {
 }
 
 /**
- * @param {CanvasRenderingContext2D} pen @param {import("./api.js").MapFacts} facts
- * @param {import("./state.js").State} state @param {{x: number, y: number}} size
+ * When the tiles in view are there: a picture has no holes because it was asked for early.
+ * @param {any} map
  */
-function drawLegend(pen, facts, state, size) {
-  const layer = facts.layers.find((one) => one.key === state.show);
-  const hidden = state.hidden[state.show] ?? [];
-  const rows = layer?.kind === "classes" ? (layer.classes ?? []).filter((one) => !hidden.includes(one.value)) : [];
-  if (!rows.length) return;
-  pen.font = "13px system-ui, sans-serif";
-  const wide = Math.max(...rows.map((one) => pen.measureText(one.name).width)) + 44;
-  const high = rows.length * 20 + 12;
-  const [x, y] = [size.x - wide - 12, size.y - high - 12];
-  box(pen, x, y, wide, high);
-  rows.forEach((one, i) => {
-    const color = state.colors[state.show]?.[one.value] ?? one.color;
-    pen.fillStyle = `rgb(${color.join(" ")})`;
-    pen.fillRect(x + 10, y + 8 + 20 * i, 16, 14);
-    pen.fillStyle = "#16191d";
-    pen.fillText(one.name, x + 34, y + 20 + 20 * i);
+async function loaded(map) {
+  /** @type {Promise<void>[]} */
+  const waiting = [];
+  map.eachLayer((/** @type {any} */ layer) => {
+    if (layer.isLoading?.()) waiting.push(new Promise((done) => { layer.once("load remove", done); }));
   });
+  await Promise.race([Promise.all(waiting), new Promise((done) => { setTimeout(done, PATIENCE); })]);
+}
+
+/**
+ * Polygons drawn by hand, and the place that is judged.
+ * @param {any} map @param {CanvasRenderingContext2D} pen
+ */
+function drawLines(map, pen) {
+  const origin = map.containerPointToLayerPoint([0, 0]);
+  pen.save();
+  pen.translate(-origin.x, -origin.y);
+  for (const line of map.getPane("overlayPane").querySelectorAll("path")) {
+    const path = new Path2D(line.getAttribute("d") ?? "");
+    const look = getComputedStyle(line);
+    for (const what of /** @type {("fill" | "stroke")[]} */ (["fill", "stroke"])) {
+      if (look[what] === "none") continue;
+      pen.globalAlpha = Number(look[`${what}Opacity`]);
+      pen[`${what}Style`] = look[what];
+      pen.lineWidth = parseFloat(look.strokeWidth);
+      if (what === "fill") pen.fill(path, "evenodd");
+      else pen.stroke(path);
+    }
+  }
+  pen.restore();
 }
 
 /** @param {CanvasRenderingContext2D} pen @param {{x: number, y: number}} size */
@@ -116,10 +136,4 @@ function drawNorth(pen, north, size) {
   pen.textAlign = "center";
   pen.fillText("N", 0, -10);
   pen.restore();
-}
-
-/** @param {CanvasRenderingContext2D} pen @param {number} x @param {number} y @param {number} wide @param {number} high */
-function box(pen, x, y, wide, high) {
-  pen.fillStyle = "rgb(255 255 255 / 88%)";
-  pen.fillRect(x, y, wide, high);
 }

@@ -5,8 +5,11 @@ import { ask, saidBy } from "./api.js";
 import { byId, make } from "./dom.js";
 import { said } from "./polygons.js";
 
-/** @type {AbortController | null} */
-let waiting = null;
+/** @typedef {{row: number, column: number, aloud: boolean}} Asked */
+/** The place to be asked for when the answer before has come: a mouse passes places faster than they are read.
+ * @type {Asked | null} */
+let next = null;
+let busy = false;
 let last = "";
 
 /**
@@ -20,17 +23,23 @@ export async function showPoint(facts, row, column, aloud) {
   const place = `${row},${column}`;
   if (place === last && !aloud) return;
   last = place;
-  waiting?.abort();
-  waiting = new AbortController();
-  const mine = waiting;
-  try {
-    const point = await ask("api/point", { row, column });
-    if (mine.signal.aborted) return;
-    draw(facts, point);
-    if (aloud) byId("said").textContent = spoken(facts, point);
-  } catch (error) {
-    byId("point").replaceChildren(make("p", { class: "quiet", text: saidBy(error).text }));
+  // What is to be read aloud is not passed over.
+  if (next?.aloud && !aloud) return;
+  next = { row, column, aloud };
+  if (busy) return;
+  busy = true;
+  while (next) {
+    const now = /** @type {Asked} */ (next);
+    next = null;
+    try {
+      const point = await ask("api/point", { row: now.row, column: now.column });
+      draw(facts, point);
+      if (now.aloud) byId("said").textContent = spoken(facts, point);
+    } catch (error) {
+      byId("point").replaceChildren(make("p", { class: "quiet", text: saidBy(error).text }));
+    }
   }
+  busy = false;
 }
 
 /** @param {import("./api.js").MapFacts} facts @param {import("./api.js").Point} point */

@@ -16,6 +16,8 @@ const MOST_KEPT = 300;
 
 /** @type {Map<string, Promise<Tile>>} by their address, the one used last at the end */
 const kept = new Map();
+/** @type {Map<string, AbortController>} what has been asked for and has not come */
+const coming = new Map();
 /** @type {Map<number, {place: import("./polygons.js").Place, tile: Tile | null}>} what the page shows */
 const live = new Map();
 /** @type {import("./polygons.js").Look} */
@@ -29,7 +31,7 @@ self.addEventListener("message", ({ data }) => {
     look = data.look;
     for (const tile of live.keys()) draw(tile);
   } else if (data.at !== undefined) point(data.at, data.number);
-  else live.delete(data.gone);
+  else forget(data.gone);
 });
 
 /** @param {number} number @param {import("./polygons.js").Place} place */
@@ -46,12 +48,25 @@ async function begin(number, place) {
   }
 }
 
+/** @param {number} number of a tile that the page shows no longer */
+function forget(number) {
+  const address = live.get(number)?.place.address;
+  live.delete(number);
+  if (address === undefined || [...live.values()].some(({ place }) => place.address === address)) return;
+  // Nobody waits for it: the server need not make it.
+  const stop = coming.get(address);
+  if (!stop) return;
+  kept.delete(address);
+  coming.delete(address);
+  stop.abort();
+}
+
 /** @param {string} address @returns {Promise<Tile>} */
 function load(address) {
   const known = kept.get(address) ?? fetched(address);
   kept.delete(address);
   kept.set(address, known);
-  known.catch(() => kept.delete(address));
+  known.catch(() => { if (kept.get(address) === known) kept.delete(address); });
   for (const old of kept.keys()) {
     if (kept.size <= MOST_KEPT) break;
     kept.delete(old);
@@ -61,9 +76,17 @@ function load(address) {
 
 /** @param {string} address @returns {Promise<Tile>} */
 async function fetched(address) {
-  const answer = await fetch(address);
-  if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
-  const features = decode(await answer.arrayBuffer());
+  const stop = new AbortController();
+  coming.set(address, stop);
+  let answer, data;
+  try {
+    answer = await fetch(address, { signal: stop.signal });
+    if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
+    data = await answer.arrayBuffer();
+  } finally {
+    if (coming.get(address) === stop) coming.delete(address);
+  }
+  const features = decode(data);
   /** @type {Map<string, Path2D>} */
   const paths = new Map();
   for (const feature of features) {

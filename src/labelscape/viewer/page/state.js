@@ -6,7 +6,7 @@ import { hex } from "./map.js";
 
 /**
  * @typedef {{zoom: number | null, row: number | null, column: number | null, show: string,
- *   showBand: number, opacity: number, beside: string, besideBand: number, swipe: number, imagery: boolean, outlines: boolean,
+ *   showBand: number, opacity: number, beside: string, besideBand: number, fade: boolean, swipe: number, imagery: boolean, outlines: boolean,
  *   bands: number[], stretch: [number, number][], hidden: Record<string, number[]>,
  *   colors: Record<string, Record<number, [number, number, number]>>}} State
  */
@@ -17,7 +17,7 @@ export function first(facts) {
   return {
     zoom: null, row: null, column: null, show: facts.layers.find((layer) => layer.kind === "classes")?.key ?? "none", showBand: 0, opacity: 70,
     beside: facts.layers.some((layer) => layer.key === "2-class") ? "2-class" : "",
-    besideBand: 0, swipe: 500, imagery: true, outlines: false, bands: scene ? scene.usual : [], stretch: [], hidden: {},
+    besideBand: 0, fade: false, swipe: 500, imagery: true, outlines: false, bands: scene ? scene.usual : [], stretch: [], hidden: {},
     colors: {},
   };
 }
@@ -31,9 +31,10 @@ export function toHash(state) {
   words.set("show", state.show);
   if (state.showBand) words.set("band", String(state.showBand));
   words.set("opacity", String(state.opacity));
-  if (state.beside) words.set("beside", state.beside);
+  // Of two maps the other one is shown beside where an address does not say that there is none.
+  words.set("beside", state.beside);
   if (state.besideBand) words.set("besideBand", String(state.besideBand));
-  if (state.beside) words.set("swipe", String(state.swipe));
+  if (state.beside) words.set("swipe", state.fade ? "fade" : String(state.swipe));
   if (!state.imagery) words.set("imagery", "0");
   if (state.outlines) words.set("outlines", "1");
   if (state.bands.length) words.set("bands", state.bands.join(","));
@@ -48,7 +49,7 @@ export function toHash(state) {
 }
 
 /**
- * The state of an address: what it does not say, or says wrongly, stays as it was.
+ * The state of an address: what it does not say, or says wrongly, is as `before`.
  * @param {string} hash
  * @param {State} before
  * @param {import("./api.js").MapFacts} facts
@@ -65,17 +66,18 @@ export function fromHash(hash, before, facts) {
   };
   const at = (words.get("at") ?? "").split(",").map(Number);
   if (at.length === 3 && at.every(Number.isFinite)) {
-    state.zoom = Math.min(facts.levels + 5, Math.max(-2, at[0]));
+    state.zoom = Math.round(Math.min(facts.levels + 5, Math.max(-2, at[0])));
     state.row = Math.min(facts.height, Math.max(0, at[1]));
     state.column = Math.min(facts.width, Math.max(0, at[2]));
   }
   const show = words.get("show");
   if (show !== null && (keys.includes(show) || show === "none")) state.show = show;
   const beside = words.get("beside");
-  if (beside !== null && keys.includes(beside)) state.beside = beside;
+  if (beside !== null && (beside === "" || keys.includes(beside))) state.beside = beside;
   state.showBand = Math.round(number("band", 0, 254, state.showBand));
   state.besideBand = Math.round(number("besideBand", 0, 254, state.besideBand));
   state.opacity = Math.round(number("opacity", 0, 100, state.opacity));
+  state.fade = words.get("swipe") === "fade";
   state.swipe = Math.round(number("swipe", 0, 1000, state.swipe));
   if (words.has("imagery")) state.imagery = words.get("imagery") !== "0";
   if (words.has("outlines")) state.outlines = words.get("outlines") === "1";
