@@ -83,6 +83,7 @@ def test_counts_and_files_are_those_of_a_single_process_in_whatever_order_result
     names = ls.load(model).legend.names
     options = {**TILES, "boundaries": True, "objects": names[:1], "topology": names[1:2], "tolerance": 3}
     options["apls"] = names[1:2]
+    options["creation_options"] = {"COMPRESS": "LZW"}
     alone = ls.evaluate(model, *five, out=tmp_path / "alone", **options)
     shuffled(monkeypatch)
     monkeypatch.chdir(tmp_path)

@@ -132,7 +132,16 @@ EXACT = {"network": "fcn", "tile_size": 256, "overlap": None}
     [
         (EXACT, {"proba": True, "entropy": True}),
         (BLENDED, {"proba": True, "tta": "flips", "reject": 0.4}),
-        (BLENDED, {"also": True, "area": True, "sieve": 2.0, "polygons": True}),
+        (
+            BLENDED,
+            {
+                "also": True,
+                "area": True,
+                "sieve": 2.0,
+                "polygons": True,
+                "creation_options": ("BLOCKSIZE=128",),
+            },
+        ),
     ],
     ids=["exact", "blended with augmentation", "two models in an area"],
 )

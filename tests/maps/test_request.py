@@ -95,6 +95,7 @@ def test_tiles_are_kept_exactly_where_no_setting_changes_their_values(stored):
         "precision": "bf16",
         "engine": "openvino",
         "force": True,
+        "creation_options": ("COMPRESS=LZW",),
     }
     assert set(others) == set(MapRequest.model_fields)
     key = key_of(base)

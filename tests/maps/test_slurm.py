@@ -111,6 +111,7 @@ OTHER = {
     "device": "cuda",
     "precision": "bf16",
     "engine": "torch",
+    "creation_options": ("BLOCKSIZE=256", "COMPRESS=LZW"),
 }
 """A value that is not the default, of each setting that is no switch."""
 

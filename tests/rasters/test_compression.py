@@ -11,13 +11,13 @@ from labelscape.rasters.write import MapWriter
 
 def test_without_zstd_rasters_are_deflated(monkeypatch):
     kinds = compression.for_classes, compression.for_smooth_values, compression.for_journal
-    monkeypatch.setattr(compression, "_has_zstd", lambda: True)
+    monkeypatch.setattr(compression, "has", lambda codec: True)
     assert [kind().profile for kind in kinds] == [
         {"compress": "ZSTD", "zstd_level": 1, "predictor": 1},
         {"compress": "ZSTD", "zstd_level": 1, "predictor": 2},
         {"compress": "ZSTD", "zstd_level": 1},
     ]
-    monkeypatch.setattr(compression, "_has_zstd", lambda: False)
+    monkeypatch.setattr(compression, "has", lambda codec: codec != "ZSTD")
     assert [kind().profile for kind in kinds] == [
         {"compress": "DEFLATE", "zlevel": 1, "predictor": 1},
         {"compress": "DEFLATE", "zlevel": 1, "predictor": 2},
@@ -25,11 +25,13 @@ def test_without_zstd_rasters_are_deflated(monkeypatch):
     ]
 
 
-def test_a_class_map_may_be_compressed_otherwise_than_probabilities(tmp_path, monkeypatch):
-    monkeypatch.setattr(compression, "for_classes", lambda: compression.Compression("LZW"))
+def test_a_class_map_may_be_compressed_otherwise_than_probabilities(tmp_path):
     grid = Grid(world.UTM, world.NORTH_UP, 40, 50)
-    for name, legend in (("class", world.LEGEND), ("proba", None)):
-        with MapWriter(tmp_path / f"{name}.tif", grid, 1, IGNORE, legend=legend) as writer:
+    for name, how in (
+        ("class", {"legend": world.LEGEND, "creation_options": ["COMPRESS=LZW"]}),
+        ("proba", {}),
+    ):
+        with MapWriter(tmp_path / f"{name}.tif", grid, 1, IGNORE, **how) as writer:
             writer.write(grid.window, world.paint(40, 50))
     with rasterio.open(tmp_path / "class.tif") as classes, rasterio.open(tmp_path / "proba.tif") as smooth:
         assert classes.compression.name == "lzw"

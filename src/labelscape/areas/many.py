@@ -19,6 +19,7 @@ from labelscape.errors import BadFile, BadOption
 from labelscape.files import check_path, make_folder
 from labelscape.legend import Legend
 from labelscape.progress import bar, print_line
+from labelscape.rasters import creation
 from labelscape.scenes.files import is_raster, reading
 from labelscape.scenes.scene_list import SceneList, find_scenes
 from labelscape.version import __version__
@@ -63,6 +64,7 @@ def sieve_maps(
     *,
     min_area: float,
     overwrite: bool = False,
+    creation_options: creation.Given = None,
     workers: int | None = None,
     cluster: str | Client | None = None,
     block_timeout: float | None = TIME_LIMIT,
@@ -74,6 +76,7 @@ def sieve_maps(
     rasters  files, folders of class maps (`_class.tif`; without any, all rasters in it), globs, lists as
              `find_scenes` takes them
     workers  processes of this machine that share the maps, one each; by default none
+    creation_options  GDAL's, such as {"COMPRESS": "LZW"}
     cluster  instead: the address or scheduler file of a Dask cluster, or a `distributed.Client` of one
     block_timeout
              seconds without progress after which a worker is ended, and its work given to another one
@@ -82,8 +85,12 @@ def sieve_maps(
     a worker cannot do the job, ClusterLost where the scheduler is gone.
     """
     check_minimum(min_area)
-    many = _Many("sieve", ".tif", legend, {"min_area": min_area}, overwrite, SieveSummary)
-    act = partial(sieve, min_area=min_area)
+    settings: dict[str, Any] = {"min_area": min_area}
+    # Left out where there are none: what earlier versions have finished is not made again.
+    if options := creation.as_texts(creation_options):
+        settings["creation_options"] = options
+    many = _Many("sieve", ".tif", legend, settings, overwrite, SieveSummary)
+    act = partial(sieve, **settings)
     return _each(many, act, class_maps(rasters), out, Hands(workers, cluster, block_timeout))
 
 

@@ -34,6 +34,7 @@ from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.files import check_new, check_path, check_written, locked
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE, Legend
+from labelscape.rasters.creation import CreationOptions, Given
 from labelscape.rasters.overviews import count_areas
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.scene_list import find_scenes
@@ -102,6 +103,7 @@ def mosaic(
     pixel_size: float | None = None,
     by_name: bool = False,
     overwrite: bool = False,
+    creation_options: Given = None,
     progress: Progress | None = None,
 ) -> MosaicSummary:
     """Join class maps into one, `out`: a GeoTIFF (COG) with colours, names, overviews and areas.
@@ -112,6 +114,7 @@ def mosaic(
     where classes or pixel sizes differ, BadOption, BadFile.
     """
     check_path(out, "The mosaic")
+    how = CreationOptions.of(creation_options)
     if Path(out).suffix.lower() not in (".tif", ".tiff"):
         raise BadOption(f"{out}: a mosaic is a GeoTIFF (.tif, .tiff).")
     if method is not None and method not in METHODS:
@@ -137,7 +140,7 @@ def mosaic(
         files, notes = [], list(listed.notes)
         for zone, (path, grid) in enumerate(zip(targets, grids)):
             blocks = MosaicBlocks(sources, legend, method, grid, zone if len(grids) > 1 else None)
-            made = _written(blocks, path, progress or _unseen, overwrite=overwrite)
+            made = _written(blocks, path, progress or _unseen, how, overwrite=overwrite)
             files += [made] if made else []
             if made is None:  # that of an earlier mosaic would be taken for a part of this one
                 path.unlink(missing_ok=True)
@@ -204,7 +207,9 @@ def _unseen(title: str, total: int, unit: str) -> AbstractContextManager[Callabl
     return nullcontext(lambda done=1: None)
 
 
-def _written(blocks: MosaicBlocks, path: Path, progress: Progress, *, overwrite: bool) -> MosaicFile | None:
+def _written(
+    blocks: MosaicBlocks, path: Path, progress: Progress, how: CreationOptions, *, overwrite: bool
+) -> MosaicFile | None:
     """Write one file, counting its areas; None where all its places belong to others."""
     grid, legend = blocks.grid, blocks.legend
     pixels, metres = np.zeros(256, np.int64), np.zeros(256)
@@ -213,6 +218,7 @@ def _written(blocks: MosaicBlocks, path: Path, progress: Progress, *, overwrite:
         "labelscape_version": __version__,
         "labelscape_mosaic": f"{len(blocks.placed)} maps; where several answer, {METHODS[blocks.method]}",
     }
+    said = {"overwrite": overwrite, "creation_options": how}
     with blocks, ExitStack() as opened, progress(f"mosaic {path.name}", len(todo), "blocks") as tick:
         # Opened by the first block with a class: a zone whose places all belong to others leaves no file.
         writer = None
@@ -220,7 +226,7 @@ def _written(blocks: MosaicBlocks, path: Path, progress: Progress, *, overwrite:
             values = blocks.classes(block)
             if (values != IGNORE).any():
                 writer = writer or opened.enter_context(
-                    MapWriter(path, grid, 1, IGNORE, legend=legend, tags=tags, overwrite=overwrite)
+                    MapWriter(path, grid, 1, IGNORE, legend=legend, tags=tags, **said)
                 )
                 counts, areas = count_areas(values, grid, block)
                 pixels, metres = pixels + counts, metres + areas

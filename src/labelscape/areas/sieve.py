@@ -30,6 +30,7 @@ from labelscape.grid import Window
 from labelscape.legend import Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_of
+from labelscape.rasters.creation import CreationOptions, Given
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.files import reading
 from labelscape.scenes.stamps import Watched
@@ -108,6 +109,7 @@ def sieve(
     min_area: float,
     strip_rows: int | None = None,
     overwrite: bool = False,
+    creation_options: Given = None,
     tick: Callable[[int], None] | None = None,
 ) -> SieveSummary:
     """Sieve the class map `raster`: write it to `out` with every area below `min_area` merged into a
@@ -116,15 +118,17 @@ def sieve(
     min_area  minimum mapping unit: hectares on the WGS 84 ellipsoid, or pixels for a raster without
               coordinates; areas are 4-connected
     legend    by default the names and colours stored with the raster
+    creation_options  GDAL's, such as {"COMPRESS": "LZW"}
     tick      called with the number of rows done
 
     Pixels of 255 and of the raster's own nodata value are never changed and never a neighbour. All classes
     are treated alike, also the class "unknown" of `map_scene(reject=...)`. The result does not depend on
     `strip_rows`. It is a COG with the colours, attribute table, overviews and nodata value of the raster.
-    Raises BadOption for a minimum that is not above 0, BadInput for a raster that is not a class map,
-    BadFile.
+    Raises BadOption for a minimum that is not above 0 and for creation options that cannot be honoured,
+    BadInput for a raster that is not a class map, BadFile.
     """
     check_path(raster, "The class map")
+    options = CreationOptions.of(creation_options)
     check_minimum(min_area)
     _check_target(out)
     watched = Watched.of([str(raster)])
@@ -139,10 +143,8 @@ def sieve(
         legend = legend or legend_of(raster)[0]
         tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}
         tags["labelscape_sieve"] = f"{min_area:g} {'ha' if grid.is_on_earth else 'pixels'}"
-        with (
-            locked(out),
-            MapWriter(out, grid, 1, classes.nodata, legend=legend, tags=tags, overwrite=overwrite) as writer,
-        ):
+        how = {"legend": legend, "tags": tags, "overwrite": overwrite, "creation_options": options}
+        with locked(out), MapWriter(out, grid, 1, classes.nodata, **how) as writer:
             work = _Sieve(classes, min_area * (1e4 if grid.is_on_earth else 1) * (1 - SLACK))
             rows = strip_rows or _rows(grid.width)
             for top in range(0, grid.height, rows):

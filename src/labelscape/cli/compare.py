@@ -14,6 +14,7 @@ from labelscape.cli.given_files import check_files
 from labelscape.cli.options import (
     AsJson,
     Average,
+    Co,
     Labels,
     Machine,
     Overwrite,
@@ -82,6 +83,7 @@ def run(
     seed: Seed = 0,
     out: Out = None,
     overwrite: Overwrite = False,
+    creation_options: Co = [],
     as_json: AsJson = False,
 ) -> None:
     """Compare models with the first one on the same labelled pixels: is the new model better?
@@ -119,6 +121,7 @@ def run(
         split = chosen_split(part, opened, may_choose=bool(checkpoints and (data.dataset or not scenes)))
         test = {"tta": tta, "scales": scales_of(scales), "average": average, **asdict(machine)}
         files = {"out": out, "overwrite": overwrite, "show": True, "task": task}
+        files |= {"creation_options": creation_options}
         found = compare_on(sides, opened, split, tiles=asdict(tiles), test=test, drawing=drawing, **files)
     _print(found, split, out, as_json)
 

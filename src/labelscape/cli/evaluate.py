@@ -15,6 +15,7 @@ from labelscape.cli.options import (
     LISTS,
     AsJson,
     Averaging,
+    Co,
     Inference,
     Labels,
     Overwrite,
@@ -155,6 +156,32 @@ class Scores:
         return {name: value for name, value in asdict(self).items() if name != "card"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Which files are written, and how."""
+
+    predictions: Predictions = None
+    out: Out = None
+    counts: CountsFile = None
+    creation_options: Co = field(default_factory=list)
+    overwrite: Overwrite = False
+
+    def check(self) -> None:
+        """Before hours of scoring, not after: raises BadFile where a file of counts exists, BadOption for
+        creation options.
+        """
+        from labelscape.rasters.creation import of_folder
+
+        of_folder(self.creation_options, self.out, "error maps")
+        if self.counts is not None and self.counts.exists() and not self.overwrite:
+            raise BadFile(f"{self.counts} exists; pass --overwrite to replace it.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As `evaluate` takes them."""
+        return {name: getattr(self, name) for name in ("out", "overwrite", "creation_options")}
+
+
 @grouped
 def run(
     model: Model,
@@ -165,11 +192,8 @@ def run(
     settings: Settings = [],
     part: Split = None,
     task: Task = None,
-    predictions: Predictions = None,
     scores: Scores,
-    out: Out = None,
-    counts: CountsFile = None,
-    overwrite: Overwrite = False,
+    written: Written,
     tiles: Tiles,
     machine: Inference,
     averaging: Averaging,
@@ -201,18 +225,19 @@ def run(
     from labelscape.training.evaluate import is_own
     from labelscape.training.map_data import is_map
 
-    _check_new(counts, overwrite)
-    shown = Shown(scores.card or scores.boundaries, out, counts, overwrite, as_json)
+    written.check()
+    card, predictions = scores.card or scores.boundaries, written.predictions
+    shown = Shown(card, written.out, written.counts, written.overwrite, as_json)
     if is_map(model):
         asked = {"dataset": dataset, "part": part, "task": task, "predictions": predictions}
-        _run_given(model, images, labels, scores, shown, asked, (tiles, averaging, workers))
+        _run_given(model, images, labels, scores, shown, asked, (tiles, averaging, workers), written)
         return
     checkpoint = load(model).task(task)
     check_options(checkpoint, model, images, dataset, labels, part)
     failed: dict[str, str] = {}
     data = scored_data(checkpoint, images, dataset, settings, labels, None if workers.hands.alone else failed)
     _check_predictions(predictions, data)
-    files = {**scores.settings, "reliability": shown.card, "out": out, "overwrite": overwrite}
+    files = {**scores.settings, "reliability": shown.card, **written.settings}
     files |= {"hands": workers.hands, "failed": failed, "own": is_own(checkpoint, data)}
     asked = part, bool(data.dataset or not images), task, predictions
     _run_checkpoint(checkpoint, data, asked, (tiles, machine, averaging), files, shown)
@@ -254,12 +279,6 @@ def _check_given(model: str, files: list[str]) -> None:
     check_files(files)
 
 
-def _check_new(path: Path | None, overwrite: bool) -> None:
-    """Raises BadFile where the file exists: before hours of scoring, not after."""
-    if path is not None and path.exists() and not overwrite:
-        raise BadFile(f"{path} exists; pass --overwrite to replace it.")
-
-
 def _run_given(
     model: str,
     images: list[str] | None,
@@ -268,6 +287,7 @@ def _run_given(
     shown: Shown,
     asked: dict[str, Any],
     how: tuple[Tiles, Averaging, Workers],
+    written: Written,
 ) -> None:
     """Score a finished map, or add files of counts. Raises BadOption for options of a network."""
     given = [f"--{name}" for name, value in asked.items() if value is not None]
@@ -278,27 +298,28 @@ def _run_given(
             f"{model} is no checkpoint: {', '.join(given)} mean nothing for a finished map or for counts. "
             "Leave them out."
         )
-    print_evaluation(_given(model, images, labels, scores, shown), shown, Path(model).name, None)
+    print_evaluation(_given(model, images, labels, scores, written), shown, Path(model).name, None)
 
 
-def _given(model: str, images: list[str] | None, labels: Labels, scores: Scores, shown: Shown) -> Evaluation:
+def _given(
+    model: str, images: list[str] | None, labels: Labels, scores: Scores, written: Written
+) -> Evaluation:
     """The counts of a finished map, or the sum of files of counts."""
-    out, overwrite = shown.out, shown.overwrite
     from labelscape.evaluation.counts import Evaluation
     from labelscape.training.evaluate import evaluate
 
     if Path(model).suffix.lower() == ".json":
-        if labels.named or scores.settings != Scores().settings:
-            raise BadOption("Counts are added as they are: leave labels and what is to be counted out.")
+        if labels.named or scores.settings != Scores().settings or written.creation_options:
+            raise BadOption("Counts are added as they are: leave labels, what is to be counted and --co out.")
         files = [Path(file) for file in (model, *(images or ()))]
         # Counts, not scores: those of parts cannot be averaged to that of the whole.
         found = sum(Evaluation.load(path) for path in files)
-        if out:
+        if out := written.out:
             from labelscape.evaluation.page import write_page
 
             make_folder(out)
             title = ", ".join(path.stem for path in files)
-            write_page(out / "report.html", found, title=title, overwrite=overwrite)
+            write_page(out / "report.html", found, title=title, overwrite=written.overwrite)
         return found
     # Any other file may be a map of other software, so only the labels tell what was meant.
     if not labels.labels:
@@ -307,8 +328,7 @@ def _given(model: str, images: list[str] | None, labels: Labels, scores: Scores,
         )
     settings = {name: value for name, value in labels.settings.items() if name != "labels"}
     scenes = [scene.source for scene in scenes_of(images, asset=labels.asset)] if images else None
-    more = {"out": out, "overwrite": overwrite, **scores.settings}
-    return evaluate(model, scenes, labels.files, spec=settings, **more)
+    return evaluate(model, scenes, labels.files, spec=settings, **written.settings, **scores.settings)
 
 
 def check_options(

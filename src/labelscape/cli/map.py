@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from labelscape.cli.options import (
     SCENE,
     AsJson,
     Averaging,
+    Co,
     Each,
     Extras,
     Inference,
@@ -60,6 +61,7 @@ class Products:
     ] = True
     polygons_as: PolygonsAs = "gpkg"
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True
+    creation_options: Co = field(default_factory=list)
     force: Annotated[
         bool,
         typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import AsJson, Overwrite, grouped, print_json, talk
+from labelscape.cli.options import AsJson, Co, Overwrite, grouped, print_json, talk
 
 if TYPE_CHECKING:
     from labelscape.areas.mosaic import MosaicSummary
@@ -61,6 +61,7 @@ def run(
     ] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
     overwrite: Overwrite = False,
+    creation_options: Co = [],
     as_json: AsJson = False,
 ) -> None:
     """Join the class maps of many scenes into one: every place once, with the areas of the whole.
@@ -80,6 +81,7 @@ def run(
     from labelscape.progress import bar
 
     settings = {"by_name": by_name, "report": report, "overwrite": overwrite, **asdict(grid)}
+    settings |= {"creation_options": creation_options}
     done = mosaic(maps, out, method=method, **settings, progress=bar)
     for note in done.notes:
         talk(f"note: {note}")

@@ -189,6 +189,15 @@ BlockTimeout = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Co = Annotated[
+    list[str],
+    typer.Option(
+        "--co",
+        metavar="KEY=VALUE",
+        help="GDAL creation option of the rasters: COMPRESS=LZW, LEVEL=9, BLOCKSIZE=256, BIGTIFF=YES. "
+        "Repeat.",
+    ),
+]
 SCENE = (
     "A raster file; a folder (or a,b,c) of single-band files of one area, or of tiles; a STAC item, or a "
     "collection of items (.json or https://...)."

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import AsJson, Overwrite, Workers, grouped, print_json
+from labelscape.cli.options import AsJson, Co, Overwrite, Workers, grouped, print_json
 from labelscape.cli.rasters import ManyOut, Rasters, legend_in, one_target, only_with_out, print_records
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def run(
     ] = None,
     workers: Workers,
     overwrite: Overwrite = False,
+    creation_options: Co = [],
     as_json: AsJson = False,
 ) -> None:
     """Merge areas smaller than a minimum mapping unit into a neighbour; no gaps are left.
@@ -50,27 +51,31 @@ def run(
     """
     if out is None:
         only_with_out(workers)
-        _sieve_one(*one_target(rasters, NAME), min_area, legend, overwrite, as_json)
+        how = {"overwrite": overwrite, "creation_options": creation_options}
+        _sieve_one(*one_target(rasters, NAME), min_area, legend, as_json, how)
         return
     from labelscape.areas.many import sieve_maps
 
-    how = {"min_area": min_area, "overwrite": overwrite, **asdict(workers)}
+    how = {"min_area": min_area, "overwrite": overwrite, "creation_options": creation_options}
+    how |= asdict(workers)
     records = sieve_maps(rasters, out, legend_in(legend), **how)
     print_records(records, as_json, lambda done: f"{done.given:,} areas merged")
 
 
 def _sieve_one(
-    raster: str, out: str, min_area: float, legend: Path | None, overwrite: bool, as_json: bool
+    raster: str, out: str, min_area: float, legend: Path | None, as_json: bool, how: dict[str, Any]
 ) -> None:
     from labelscape.areas.sieve import check_minimum, sieve
     from labelscape.progress import bar
     from labelscape.rasters.class_names import legend_of
+    from labelscape.rasters.creation import as_texts
 
     # Before the names: without an attribute table those take a pass over all pixels.
     check_minimum(min_area)
+    as_texts(how["creation_options"])
     names, rows = legend_of(raster, legend)
     with bar(f"sieve {Path(raster).name}", rows, "rows") as tick:
-        done = sieve(raster, out, names, min_area=min_area, overwrite=overwrite, tick=tick)
+        done = sieve(raster, out, names, min_area=min_area, **how, tick=tick)
     if as_json:
         print_json({"out": out, **asdict(done)})
         return

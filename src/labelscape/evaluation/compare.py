@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from labelscape.files import (
 )
 from labelscape.legend import IGNORE, LandClass, Legend
 from labelscape.progress import bar
+from labelscape.rasters.creation import Given, of_folder
 from labelscape.rasters.write import MapWriter
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def compare_sides(
     valid_only: bool = True,
     out: Path | None = None,
     overwrite: bool = False,
+    creation_options: Given = None,
     show: bool = True,
     notes: Sequence[str] = (),
 ) -> Comparison:
@@ -169,7 +171,7 @@ def compare_sides(
 
     tiles       settings of `plan_for`
     valid_only  labels on the scenes' nodata do not count; False where the scenes are maps to compare
-    out         folder for comparison.json and difference maps
+    out         folder for comparison.json and difference maps, which have the `creation_options`
 
     Raises BadInput where classes differ, nothing is labelled or too few blocks are; BadFile where a file of
     `out` exists.
@@ -177,8 +179,10 @@ def compare_sides(
     scenes = dataset.scenes if part is None else dataset.part(part)
     names = scene_names(scenes)
     _check_classes(sides, dataset.legend)
+    files = {"overwrite": overwrite, "creation_options": of_folder(creation_options, out, "difference maps")}
     targets = _targets(out, names, sides, overwrite=overwrite)
-    with new_files(path for line in targets.values() for path, _ in line):
+    written = tuple(path for line in targets.values() for path, _ in line)
+    with new_files(written):
         # Once for all scenes: a scorer builds the network and moves its weights to the device.
         scorers = {
             id(one): scorer_of(one) for side in sides for one in side.members if isinstance(one, Checkpoint)
@@ -192,7 +196,7 @@ def compare_sides(
                     # Entered first, so removed last: the classes of a large scene are a memory map in it.
                     folder = held.enter_context(private_folder(out) if out else temporary_folder())
                     classes = _classes(sides, scene, dataset.legend, part, scorers, tiles, folder, held)
-                    maps = [held.enter_context(_writer(*t, scene, overwrite)) for t in targets.get(name, ())]
+                    maps = [held.enter_context(_writer(*t, scene, **files)) for t in targets.get(name, ())]
                     tallies, more = count_scene(scene, part, classes, maps, valid_only=valid_only)
                 outcomes += more
                 for mine, of_scene in zip(found, tallies):
@@ -204,12 +208,15 @@ def compare_sides(
             raise BadInput(f"No labelled pixel to compare on{f' in the {part} part' if part else ''}.")
         pairs = _pairs(sides, found, outcomes, dataset.legend.names, drawing)
         per_block = {side.name: tuple(map(tuple, mine)) for side, mine in zip(sides, found)}
-        written = tuple(path for line in targets.values() for path, _ in line)
         done = Comparison(tuple(dataset.legend.names), per_block, pairs, tuple(notes), written)
-        if out:
-            with written_whole(out / "comparison.json", overwrite=overwrite) as path:
-                path.write_text(json.dumps(done.to_dict()))
+        _write(done, out, overwrite)
         return done
+
+
+def _write(done: Comparison, out: Path | None, overwrite: bool) -> None:
+    if out:
+        with written_whole(out / "comparison.json", overwrite=overwrite) as path:
+            path.write_text(json.dumps(done.to_dict()))
 
 
 def _check_classes(sides: Sequence[Side], legend: Legend) -> None:
@@ -261,8 +268,8 @@ def _targets(
     return found
 
 
-def _writer(path: Path, legend: Legend, scene: LabelledScene, overwrite: bool) -> MapWriter:
-    return MapWriter(path, scene.scene.grid, 1, IGNORE, legend=legend, overwrite=overwrite)
+def _writer(path: Path, legend: Legend, scene: LabelledScene, **files: Any) -> MapWriter:
+    return MapWriter(path, scene.scene.grid, 1, IGNORE, legend=legend, **files)
 
 
 def _classes(

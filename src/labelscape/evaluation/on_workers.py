@@ -22,6 +22,7 @@ from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places
 from labelscape.evaluation.tally import Tally
 from labelscape.progress import bar
+from labelscape.rasters.creation import CreationOptions
 from labelscape.scenes.lazy import LazyScene
 from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
@@ -52,7 +53,8 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Counting:
-    """What is counted of every scene; `out` is the folder of error maps, None where they are not written.
+    """What is counted of every scene; `out` is the folder of error maps, None where they are not written;
+    `creation_options` are those of their files.
 
     tiles  tile size, overlap and blend, as `plan_for` takes them
     """
@@ -66,6 +68,7 @@ class Counting:
     topology: tuple[str, ...] = ()
     apls: tuple[str, ...] = ()
     tolerance: int = 2
+    creation_options: CreationOptions = CreationOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,8 @@ def evaluate(
     chosen, told = _engine(models, scoring, scenes, counting.tiles, engine)
     scoring = replace(scoring, chosen=chosen)
     out = None if places is None else places.out.absolute()
-    counting = replace(counting, out=None if out is None else str(out))
+    if places is not None:
+        counting = replace(counting, out=str(out), creation_options=places.creation_options)
     calls = (Call(n, "evaluate", score_here, (scoring, counting, one)) for n, one in enumerate(sent))
     found: dict[int, ScoredScene] = {}
     failed: dict[int, str] = {}
@@ -251,7 +255,8 @@ def _score(scorer: Scorer, counting: Counting, name: str, scene: LabelledScene) 
     # The command has checked that its files may be written; a worker that was lost may have left some.
     places, whole = None, KeptClasses()
     if counting.out is not None:
-        places = Places(counting.out, [], scorer.checkpoint.legend, whole, overwrite=True)
+        how = {"overwrite": True, "creation_options": counting.creation_options}
+        places = Places(counting.out, [], scorer.checkpoint.legend, whole, **how)
     how = {name: getattr(counting, name) for name in ("tolerance", "topology", "apls")}
     wanted = counting.objects or counting.topology or counting.apls
     things = Objects(counting.objects, names, **how, kept=whole) if wanted else None

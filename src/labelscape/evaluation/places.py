@@ -24,6 +24,7 @@ from labelscape.evaluation.metrics import iou, mean_iou, overall_accuracy, plain
 from labelscape.files import check_new, stem_of, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
+from labelscape.rasters.creation import CreationOptions, Given
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.vectors import append_polygons, writing
 
@@ -94,8 +95,10 @@ class Places:
         kept: KeptClasses,
         *,
         overwrite: bool = False,
+        creation_options: Given | CreationOptions = None,
     ) -> None:
-        """`kept` holds the classes of the scene that is being scored."""
+        """`kept` holds the classes of the scene that is being scored; the options are those of error maps."""
+        self.creation_options = CreationOptions.of(creation_options)
         self._kept = kept
         self.out, self.legend, self._overwrite = Path(out), legend, overwrite
         self.grids: dict[str, Grid] = {}
@@ -120,9 +123,8 @@ class Places:
         wrong_in: Counter[tuple[int, int]] = Counter()
         with ExitStack() as held:
             legend = error_legend(self.legend)
-            writer = held.enter_context(
-                MapWriter(self.map_of(name), grid, 1, IGNORE, legend=legend, overwrite=self._overwrite)
-            )
+            how = {"overwrite": self._overwrite, "creation_options": self.creation_options}
+            writer = held.enter_context(MapWriter(self.map_of(name), grid, 1, IGNORE, legend=legend, **how))
 
             def see(window: Window, truth: np.ndarray, predicted: np.ndarray) -> None:
                 known = truth != IGNORE

@@ -182,6 +182,7 @@ def _write(
 ) -> None:
     """Make what a map makes of a tile, as a map of its own."""
     planes, first = planes_of(tile, outputs, request.reject, scorer.groups), 0
+    how = {"creation_options": request.creation_options}
     grid = scene.grid.crop(tile.window)
     for output in outputs:
         legend = scorer.checkpoint.task(output.task or None).legend
@@ -189,15 +190,15 @@ def _write(
         mine = planes[first : first + len(names)]
         first += len(names)
         if not output.classes:
-            with MapWriter(path, grid, len(names), IGNORE, descriptions=names) as file:
+            with MapWriter(path, grid, len(names), IGNORE, descriptions=names, **how) as file:
                 file.write(tile.window, mine)
             continue
         legend = legend if request.reject is None else with_unknown(legend)
-        with MapWriter(path, grid, 1, IGNORE, legend=legend) as file:
+        with MapWriter(path, grid, 1, IGNORE, legend=legend, **how) as file:
             file.write(tile.window, legend.decode(mine))
         if request.sieve:
             sieved = folder / f"{kind_of('sieved', output.task)}.tif"
-            sieve(path, sieved, legend, min_area=request.sieve)
+            sieve(path, sieved, legend, min_area=request.sieve, **how)
             path = sieved
         if request.polygons:
             polygonize(

@@ -17,6 +17,7 @@ from labelscape.evaluation.units import area_unit
 from labelscape.files import check_new, check_path
 from labelscape.grid import decimated
 from labelscape.rasters.class_names import legend_of
+from labelscape.rasters.creation import Given
 from labelscape.scenes.files import gdal
 from labelscape.version import __version__
 
@@ -35,6 +36,7 @@ def mosaic(
     by_name: bool = False,
     report: bool = True,
     overwrite: bool = False,
+    creation_options: Given = None,
     progress: Progress | None = None,
 ) -> MosaicSummary:
     """Join class maps into one, `out`: a GeoTIFF (COG) with colours, names, overviews; beside it a report.
@@ -48,6 +50,8 @@ def mosaic(
                 the grid of the mosaic, in units of the CRS, over all maps
     by_name     classes of one name are one class, whatever their values
     report      write `<out>_report.html`
+    creation_options
+                GDAL's, such as {"COMPRESS": "LZW"}; see `rasters.creation`
     progress    shows a progress bar: called with a title, the number of blocks and "blocks"
 
     Maps of several CRSs make several files, out_32633.tif and so on, unless a grid is named; each place is
@@ -58,9 +62,8 @@ def mosaic(
     page = Path(out).with_name(f"{Path(out).stem}_report.html")
     check_new(page, overwrite=overwrite or not report)
     grid = {"like": like, "crs": crs, "pixel_size": pixel_size}
-    done = joined.mosaic(
-        maps, out, method=method, **grid, by_name=by_name, overwrite=overwrite, progress=progress
-    )
+    how = {"overwrite": overwrite, "creation_options": creation_options, "progress": progress}
+    done = joined.mosaic(maps, out, method=method, **grid, by_name=by_name, **how)
     if not report:
         return done
     done = replace(done, report=page)

@@ -186,6 +186,7 @@ def _writer(work: MapWork, output: RasterOutput) -> MapWriter:
         descriptions=names,
         tags=tags,
         overwrite=work.overwrite,
+        creation_options=work.request.creation_options,
     )
 
 

@@ -21,6 +21,7 @@ from labelscape.areas.sieve import check_minimum
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.files import ADDED, name_fault, stem_of
+from labelscape.rasters.creation import Given, as_texts
 from labelscape.scenes.files import source_paths
 from labelscape.scoring.devices import PRECISIONS, check_device
 from labelscape.scoring.engine_choice import ENGINES
@@ -74,6 +75,7 @@ class MapSettings(TypedDict, total=False):
     precision: str
     engine: str
     force: bool
+    creation_options: Given
 
 
 class MapRequest(BaseModel):
@@ -165,6 +167,10 @@ class MapRequest(BaseModel):
     """Map a scene that `check` refuses; the findings stand in the run's notes and in the class raster's tag
     `labelscape_forced`.
     """
+    creation_options: Annotated[Given, Affects.FILES] = Field((), exclude_if=lambda options: not options)
+    """GDAL creation options of all rasters, {"COMPRESS": "LZW"} or ["COMPRESS=LZW"]: COMPRESS, LEVEL,
+    PREDICTOR, BLOCKSIZE, BIGTIFF, OVERVIEWS, OVERVIEW_COUNT, NUM_THREADS. (Not stored unless given.)
+    """
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -202,6 +208,11 @@ class MapRequest(BaseModel):
     def _plain(cls, value: Any) -> Any:
         """Convert NumPy numbers, paths and lists of them to plain values."""
         return _text(value)
+
+    @field_validator("creation_options", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> tuple[str, ...]:
+        return as_texts(value)
 
     @field_validator("name")
     @classmethod
@@ -359,7 +370,7 @@ def settings_help() -> str:
     # Cut to the width of a terminal, as the docstring itself is.
     return "\n".join(
         textwrap.fill(
-            f"{name:<13}{' '.join(meaning[name].split())} [{MapRequest.model_fields[name].default!r}]",
+            f"{name:<12} {' '.join(meaning[name].split())} [{MapRequest.model_fields[name].default!r}]",
             110,
             initial_indent="    ",
             subsequent_indent=" " * 17,

@@ -179,6 +179,7 @@ def _write_sieved(work: MapWork, task: str) -> SieveSummary | None:
             work.legends[task],
             min_area=work.request.sieve,
             overwrite=work.overwrite,
+            creation_options=work.request.creation_options,
             tick=tick,
         )
 

@@ -78,6 +78,8 @@ def _options(options: Mapping[str, Any], *, metric: bool) -> dict[str, str]:
         rows["Bands named"] = ", ".join(options["band_names"])
     if options.get("asset"):
         rows["Assets of the STAC item"] = str(options["asset"])
+    if options.get("creation_options"):
+        rows["Creation options"] = ", ".join(options["creation_options"])
     if options.get("force"):
         rows["Forced"] = "yes: the scene was mapped although the check refused it"
     return rows

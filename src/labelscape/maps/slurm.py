@@ -109,6 +109,8 @@ def _options(request: MapRequest) -> Iterator[str]:
             continue
         if isinstance(value, bool):
             yield f"--{option}" if value else f"--no-{option}"
+        elif name == "creation_options":
+            yield from (f"--co={one}" for one in value)
         else:
             yield f"--{option}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
 

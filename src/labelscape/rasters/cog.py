@@ -51,6 +51,18 @@ preceded by its size, so that one request reads both.
 """
 
 
+CLASSIC_BYTES = 2**32
+"""A TIFF of this size needs offsets of 64 bits: BigTIFF."""
+
+
+class TooLarge(OSError):
+    """A file of `size` bytes that may not be BigTIFF, and would have to."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes do not fit into a classic TIFF")
+        self.size = size
+
+
 @dataclass
 class Level:
     """The first directory of a TIFF: fields as tag -> (type, bytes), and the offsets and sizes (N,) of its
@@ -69,18 +81,20 @@ class Level:
 
 
 def assemble(levels: Sequence[Path], out: Path, *, big: bool | None = None) -> None:
-    """Write the levels, from the full one down, as one COG `out`; `big` forces BigTIFF, which is used for 4
-    GB and more anyway.
+    """Write the levels, from the full one down, as one COG `out`. `big` forces or forbids BigTIFF,
+    which is otherwise used for 4 GB and more.
 
     Each level is a tiled little-endian TIFF of one directory, interleaved by pixel. Raises OSError where a
-    file is not, is truncated, or the disk is full.
+    file is not, is truncated, or the disk is full; TooLarge where BigTIFF is needed and forbidden.
     """
     found = [read_level(path) for path in levels]
     for level in found[1:]:
         level.fields[SUBFILE] = LONG, struct.pack("<L", 1)  # a picture of reduced size
     # Only now is the compressed size known; offsets in a classic TIFF have 32 bits.
-    if big is None:
-        big = _places(found, big=False)[1] >= 2**32
+    size = _places(found, big=False)[1]
+    if big is False and size >= CLASSIC_BYTES:
+        raise TooLarge(size)
+    big = size >= CLASSIC_BYTES if big is None else big
     starts, _ = _places(found, big=big)
     with out.open("wb") as file:
         file.write(

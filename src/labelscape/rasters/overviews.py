@@ -23,8 +23,8 @@ from labelscape.grid import Grid, Window
 from labelscape.stages import stage
 
 BLOCK = 512
-"""Side of the blocks of all rasters of a map; a block of a level is made of 2 x 2 blocks of the one
-before.
+"""Side of the blocks of all rasters of a map, unless another is asked for; a block of a level is made of
+2 x 2 blocks of the one before.
 """
 
 
@@ -34,18 +34,19 @@ Block = tuple[int, int]
 
 @dataclass
 class Level:
-    """The file of one level: its shape, the blocks that were written, and a histogram (256,) of their values
-    over all bands.
+    """The file of one level: its shape, the blocks that were written, a histogram (256,) of their values over
+    all bands, and the side of a block in pixels.
     """
 
     path: Path
     shape: tuple[int, int]
     blocks: set[Block] = field(default_factory=set)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    side: int = BLOCK
 
     def window(self, block: Block) -> Window:
         """The pixels of a block, cut at the level's edge."""
-        return Window(block[0] * BLOCK, block[1] * BLOCK, BLOCK, BLOCK) & Window(0, 0, *self.shape)
+        return square(block, self.side) & Window(0, 0, *self.shape)
 
 
 class Overviews:
@@ -53,7 +54,8 @@ class Overviews:
     there and still in GDAL's cache, what is left in `finish`.
 
     `full` is the raster's own level, `file` its open data set; `create` opens a sparse file of (path, height,
-    width). Each level is made of the one before, so all of them cost a third more pixels than the raster.
+    width). There are as many as it takes until one fits into a block, or `count`, fewer where one is a single
+    pixel. Each level is made of the one before, so all of them cost a third more pixels than the raster.
     Memory: a few times 4 blocks of all bands. Raises what GDAL raises.
     """
 
@@ -65,14 +67,16 @@ class Overviews:
         *,
         nodata: int,
         mode: bool,
+        count: int | None = None,
     ) -> None:
         self.levels, self._files = [full], [file]
         self._create, self._nodata, self._mode = create, nodata, mode
-        while max(self.levels[-1].shape) > BLOCK:
+        last = full.side if count is None else 1
+        while max(self.levels[-1].shape) > last and len(self.levels) - 1 != count:
             # A name that begins as the raster's: what a failure leaves is found and removed with it.
             path = full.path.with_name(f"{full.path.name}.{len(self.levels)}.tif")
             height, width = (math.ceil(n / 2) for n in self.levels[-1].shape)
-            self.levels.append(Level(path, (height, width)))
+            self.levels.append(Level(path, (height, width), side=full.side))
         self._missing: list[dict[Block, int]] = [{} for _ in self.levels]
         """By level: how many pixels of the level before a block still waits for; those of no pixel yet are
         not in it.
@@ -87,7 +91,7 @@ class Overviews:
         """A window of a level is there."""
         if number + 1 == len(self.levels):
             return
-        for block in blocks_in(window, 2 * BLOCK):
+        for block in blocks_in(window, 2 * self.levels[0].side):
             whole, missing = self._under(number + 1, block), self._missing[number + 1]
             left = missing.get(block, whole.pixels) - (whole & window).pixels
             missing[block] = left
@@ -97,8 +101,8 @@ class Overviews:
 
     def _under(self, number: int, block: Block) -> Window:
         """What a block of a level is made of, in the pixels of the level before."""
-        row, column = (2 * BLOCK * n for n in block)
-        return Window(row, column, 2 * BLOCK, 2 * BLOCK) & Window(0, 0, *self.levels[number - 1].shape)
+        above = self.levels[number - 1]
+        return square(block, 2 * above.side) & Window(0, 0, *above.shape)
 
     def _make(self, number: int, block: Block) -> None:
         level = self.levels[number]
@@ -124,6 +128,11 @@ class Overviews:
         """Close the files of the smaller levels."""
         while len(self._files) > 1:
             self._files.pop().close()
+
+
+def square(block: Block, side: int) -> Window:
+    """The pixels of a block of so many a side."""
+    return Window(block[0] * side, block[1] * side, side, side)
 
 
 def blocks_in(window: Window, side: int = BLOCK) -> list[Block]:

@@ -22,13 +22,13 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from labelscape.errors import BadFile
-from labelscape.files import cannot_write, check_new, check_written, private_folder, written_whole
+from labelscape.files import bytes_text, cannot_write, check_new, check_written, private_folder, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.labels.class_names import NAMES_TAG, names_as_tag
 from labelscape.legend import IGNORE, Legend
-from labelscape.rasters import compression
-from labelscape.rasters.cog import assemble
-from labelscape.rasters.overviews import BLOCK, Level, Overviews, blocks_in, count_values
+from labelscape.rasters.cog import TooLarge, assemble
+from labelscape.rasters.creation import CreationOptions, Given
+from labelscape.rasters.overviews import Level, Overviews, blocks_in, count_values, square
 from labelscape.scenes.files import gdal, reason
 from labelscape.stages import stage
 
@@ -40,8 +40,8 @@ class MapWriter:
 
     With a `legend` it is a class map: colour table, overviews by mode and a raster attribute table beside it
     (`<file>.aux.xml`). `write` then takes class values. A pixel is written at most once; pixels never written
-    read as nodata and take no space. Raises BadFile where the file exists and may not be replaced, or cannot
-    be written.
+    read as nodata and take no space. `creation_options` are GDAL's, as `creation` reads them. Raises BadFile
+    where the file exists and may not be replaced, or cannot be written; BadOption.
     """
 
     def __init__(
@@ -55,22 +55,23 @@ class MapWriter:
         descriptions: Sequence[str] | None = None,
         tags: Mapping[str, str] | None = None,
         overwrite: bool = False,
+        creation_options: Given | CreationOptions = None,
     ) -> None:
         self.path, self.grid, self.count, self.legend = Path(path), grid, count, legend
         self._tags, self._descriptions = dict(tags or {}), descriptions
         self._overwrite = overwrite
-        packed = compression.for_classes() if legend is not None else compression.for_smooth_values()
+        self._how = CreationOptions.of(creation_options)
         self._profile = {
             "driver": "GTiff",
             "dtype": "uint8",
             "count": count,
             "nodata": nodata,
             "tiled": True,
-            "blockxsize": BLOCK,
-            "blockysize": BLOCK,
+            "blockxsize": self._how.block,
+            "blockysize": self._how.block,
             # All bands of a block in one piece, as `cog.assemble` copies them.
             "interleave": "pixel",
-            **packed.profile,
+            **self._how.compression(smooth=legend is None).profile,
             # Otherwise GDAL fills every block that was not written when the file is closed.
             "sparse_ok": True,
             # A compressed file's size is not known beforehand, and a classic TIFF ends at 4 GB, in mid-write.
@@ -95,8 +96,9 @@ class MapWriter:
             with gdal():
                 self._file = self._create(self._part, *self.grid.shape, **self._place)
                 self._describe()
-            full = Level(self._part, self.grid.shape, self._blocks, self.counts)
+            full = Level(self._part, self.grid.shape, self._blocks, self.counts, self._how.block)
             how = {"nodata": self._profile["nodata"], "mode": self.legend is not None}
+            how["count"] = self._how.overviews
             self._overviews = Overviews(full, self._file, self._create, **how)
         except GDAL_FAILURES as error:
             refused = self._refused(error)
@@ -109,7 +111,7 @@ class MapWriter:
         """Write values, uint8 (H, W) or (C, H, W), of a window inside the grid. Raises BadFile."""
         values = values[None] if values.ndim == 2 else values
         assert values.shape[1:] == window.shape, f"{values.shape} for {window}"
-        touched = blocks_in(window)
+        touched = blocks_in(window, self._how.block)
         try:
             with gdal():
                 if self.count == 1:
@@ -134,7 +136,7 @@ class MapWriter:
         with 3.10; tests/rasters/test_write.py).
         """
         for block in touched:
-            place = Window(block[0] * BLOCK, block[1] * BLOCK, BLOCK, BLOCK) & self.grid.window
+            place = square(block, self._how.block) & self.grid.window
             part = place & window
             pixels = values[(slice(None), *part.inset_of(window))]
             if part != place:
@@ -165,17 +167,23 @@ class MapWriter:
         with written_whole(self.path, overwrite=self._overwrite) as part:
             try:
                 # Closing compresses what GDAL's cache still holds, and reading back decompresses all: on all
-                # cores, but for those whom GDAL's own setting restrains, as on workers.
-                with gdal(GDAL_NUM_THREADS=os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")):
+                # cores, unless the creation options or, as on workers, GDAL's own setting restrain them.
+                threads = self._how.threads or os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")
+                with gdal(GDAL_NUM_THREADS=threads):
                     self._overviews.finish()
                     levels = self._overviews.levels
                     with stage("compress"):
                         self._overviews.close()
                         self._file.close()
                     with stage("COG"):
-                        assemble([level.path for level in levels], part)
+                        assemble([level.path for level in levels], part, big=self._how.big)
                     with stage("read back"):
                         self._read_back(part, levels)
+            except TooLarge as error:
+                raise BadFile(
+                    f"{self.path} takes {bytes_text(error.size)}, and the creation option BIGTIFF=NO "
+                    "allows less than 4 GiB: leave it out."
+                ) from error
             except GDAL_FAILURES as error:
                 raise self._refused(error) from error
             # The table takes its name first: killed in between, there is no raster yet, and none that looks

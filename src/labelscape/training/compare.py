@@ -18,6 +18,7 @@ from labelscape.evaluation.compare import Comparison, Drawing, Side, compare_sid
 from labelscape.evaluation.measure import check_dataset, for_labels
 from labelscape.evaluation.paired import REPLICATES
 from labelscape.legend import Legend
+from labelscape.rasters.creation import Given
 from labelscape.scenes.files import Source, as_path
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.evaluate import asked_for, one_protocol
@@ -52,6 +53,7 @@ def compare(
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
+    creation_options: Given = None,
     show: bool = True,
 ) -> Comparison:
     """Is another model better than the first? Scores of two or more models on the same labelled pixels, and
@@ -65,7 +67,7 @@ def compare(
              each scene's name), or a list of these: trainings with other seeds, whose scores are averaged
     dataset, labels, spec, part  what they are scored on, as `evaluate` has them for the first checkpoint
     level, replicates, seed  of the paired block bootstrap
-    out      folder for comparison.json and difference maps
+    out      folder for comparison.json and difference maps (with GDAL's `creation_options`)
     Other settings are those of `evaluate`.
 
     Warns where a model was trained on pixels that it is scored on. Raises BadInput where classes differ or
@@ -77,6 +79,7 @@ def compare(
     tiles = {"tile_size": tile_size, "overlap": overlap, "blend": blend}
     test = {"tta": tta, "scales": scales, "average": average, "device": device, "precision": precision}
     rest = {"out": Path(out) if out else None, "overwrite": overwrite, "show": show, "task": task}
+    rest |= {"creation_options": creation_options}
     if isinstance(dataset, Dataset) or (dataset is not None and labels is None):
         check_dataset(dataset, "compare models")
         return compare_on(sides, dataset, part, tiles=tiles, test=test, drawing=drawing, **rest)
@@ -171,6 +174,7 @@ def compare_on(
     overwrite: bool,
     show: bool,
     task: str | None = None,
+    creation_options: Given = None,
 ) -> Comparison:
     """Compare on an open data set; `test` holds `tta`, `scales`, `average`, `device` and `precision`."""
     from labelscape.scoring.scorer import Scorer
@@ -210,6 +214,7 @@ def compare_on(
         valid_only=valid_only,
         out=out,
         overwrite=overwrite,
+        creation_options=creation_options,
         show=show,
         notes=notes,
     )

@@ -28,6 +28,8 @@ from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places, write_places
 from labelscape.files import new_files
 from labelscape.labels.rules import SETTINGS
+from labelscape.legend import Legend
+from labelscape.rasters.creation import Given, of_folder
 from labelscape.scenes.files import Source, as_path, is_local, source_paths
 from labelscape.scenes.mosaic import open_scene
 from labelscape.training.data import open_recipe_data, scored_part
@@ -68,6 +70,7 @@ def evaluate(
     apls: Sequence[str] = (),
     out: str | Path | None = None,
     overwrite: bool = False,
+    creation_options: Given = None,
     show: bool = True,
     task: str | None = None,
     workers: int | None = None,
@@ -90,18 +93,17 @@ def evaluate(
     boundaries  also count by distance to the borders of the reference, for `trimap` and the eroded scores
     objects, topology, apls  classes of things, whose objects and borders (to `tolerance` pixels) count too,
              of lines, whose skeletons are compared, and of roads, along which paths are
-    out      folder for where it is wrong: error maps, blocks by their errors, counts and a report
-    workers, cluster  as `map_scenes` has them, one scene a worker of one thread; of several scenes one that
-             fails is named in `Evaluation.failed`, and the others are scored
+    out      folder for where it is wrong: error maps (with the `creation_options`), blocks, counts, a report
+    workers, cluster  as `map_scenes` has them, a scene a worker; one that fails is in `Evaluation.failed`
 
-    `Evaluation.notes` name a model that was trained on what it is scored on. A class raster, or a folder with
-    one of each scene's name, is scored as it is. Raises as `measure.evaluate`; also BadOption, BadFile.
+    `Evaluation.notes` name a model that was trained on what it is scored on. A class raster, or a folder of
+    them by scenes' names, is scored as it is. Raises as `measure.evaluate`; also BadOption, BadFile.
     """
     options = {"tile_size": tile_size, "overlap": overlap, "blend": blend, "keep": keep, "show": show}
     options |= {"device": device, "precision": precision, "boundaries": boundaries, "overwrite": overwrite}
     options |= {"objects": objects, "tolerance": tolerance, "topology": topology, "apls": apls}
     options |= {"engine": engine, "protocol": one_protocol(protocol, tta, scales, average)}
-    options["hands"] = Hands(workers, cluster)
+    options |= {"hands": Hands(workers, cluster), "creation_options": creation_options}
     return _evaluate_asked(out, checkpoint, (dataset, labels, spec or {}), part, task, **options)
 
 
@@ -163,6 +165,7 @@ def evaluate_into(
     part: str | None,
     *,
     overwrite: bool = False,
+    creation_options: Given = None,
     objects: Sequence[str] = (),
     tolerance: int = 2,
     topology: Sequence[str] = (),
@@ -182,7 +185,7 @@ def evaluate_into(
     scenes = dataset.scenes if known is None else dataset.part(known)
     # Before anything is predicted: that its files may be written is checked when it is made.
     whole = KeptClasses()
-    places = Places(out, scenes, dataset.legend, whole, overwrite=overwrite) if out is not None else None
+    places = _places(out, scenes, dataset.legend, whole, overwrite, creation_options)
     with new_files(places.files if places is not None else ()):
         how = {"tolerance": tolerance, "topology": topology, "apls": apls}
         wanted = objects or topology or apls
@@ -215,6 +218,19 @@ def evaluate_into(
             counts = {"topology": tuple(things.topology), "paths": tuple(things.paths)}
             found = replace(found, objects=tuple(things.counts), **counts)
         return found if places is None else _placed(found, places, title, known, overwrite)
+
+
+def _places(
+    out: str | Path | None,
+    scenes: Sequence[LabelledScene],
+    legend: Legend,
+    kept: KeptClasses,
+    overwrite: bool,
+    creation_options: Given,
+) -> Places | None:
+    """What follows an evaluation, where files are asked for. Raises BadFile, BadOption."""
+    files = {"overwrite": overwrite, "creation_options": of_folder(creation_options, out, "error maps")}
+    return None if out is None else Places(out, scenes, legend, kept, **files)
 
 
 def _placed(found: Evaluation, places: Places, title: str, part: str | None, overwrite: bool) -> Evaluation:
