@@ -247,7 +247,7 @@ def run_line(line: str, capsys, where: str) -> str:
         return done.stdout
     from labelscape.cli import main
 
-    if words[1] == "train" and "--slurm" not in words and "--dry-run" not in words:
+    if words[1] == "train" and "--out" in words and "--slurm" not in words and "--dry-run" not in words:
         _make_room(Path(words[words.index("--out") + 1]))
     before, sys.argv = sys.argv, words  # `--slurm` repeats the command
     try:

@@ -6,7 +6,7 @@
     ls.list_models()                                         # names of the networks
     net = ls.create_model("mlp", in_channels=4, classes=6)   # a torch module
     recipe = ls.make_recipe(data={"images": ["scene.tif"], "labels": ["fields.gpkg"]})
-    checkpoint = ls.train(recipe, out="runs/a")
+    checkpoint = ls.train(recipe, out="runs/a")              # or ls.train(**ls.read_config("train.yaml"))
     tuning = ls.tune(recipe, "search", over={"rate": "1e-4:1e-2:log"})   # hyper-parameter search
     checkpoint = ls.load("runs/a/mlp.safetensors")
     probabilities = ls.predict(checkpoint, pixels)           # (bands, H, W) -> (classes, H, W)
@@ -39,6 +39,7 @@ _PLACES = {
     "Protocol": "scoring.protocol",
     "Recipe": "training.recipe",
     "make_recipe": "training.recipe",
+    "read_config": "cli.config",
     "train": "training.run",
     "rehearse": "training.rehearse",
     "find_rate": "training.rate_search",
@@ -135,6 +136,7 @@ if TYPE_CHECKING:
     from labelscape.checkpoint import Checkpoint as Checkpoint
     from labelscape.checkpoint import load as load
     from labelscape.checkpoint import save as save
+    from labelscape.cli.config import read_config as read_config
     from labelscape.contract.contract import Contract as Contract
     from labelscape.datasets.doctor.check import check_data as check_data
     from labelscape.datasets.own import open_dataset as open_dataset

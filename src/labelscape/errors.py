@@ -108,18 +108,22 @@ KINDS = {
 
 def refused_setting(problem: Mapping[str, Any]) -> str:
     """A sentence for a value that pydantic refused, from its details: `tile_size=0` must be at least 1."""
-    where, kind = ".".join(str(part) for part in problem["loc"]), problem["type"]
-    if kind == "missing":
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
         return f"`{where}` is missing."
+    # Cut short: an array of pixels may stand where a number was expected.
+    return f"`{where}={reprlib.repr(problem['input'])}` must be {expected_of(problem)}."
+
+
+def expected_of(problem: Mapping[str, Any]) -> str:
+    """What pydantic expected in place of a value: `at least 1`."""
+    kind = problem["type"]
     if kind in LIMITS:
         words, limit = LIMITS[kind]
         value = problem["ctx"][limit]
-        expected = words.format(value if isinstance(value, str) else f"{value:g}")
-    else:
-        # All other kinds in pydantic's own words, which begin alike.
-        expected = KINDS.get(kind.partition("_")[0]) or re.sub("^Input should be ", "", problem["msg"])
-    # Cut short: an array of pixels may stand where a number was expected.
-    return f"`{where}={reprlib.repr(problem['input'])}` must be {expected}."
+        return words.format(value if isinstance(value, str) else f"{value:g}")
+    # All other kinds in pydantic's own words, which begin alike.
+    return KINDS.get(kind.partition("_")[0]) or re.sub("^Input should be ", "", problem["msg"])
 
 
 SYNONYMS = {

@@ -532,6 +532,12 @@ def talk(text: str) -> None:
     print_line(as_options(text))
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that prints: under torchrun or SLURM all have the results."""
+    # torchrun sets RANK, srun SLURM_PROCID; alone neither is there.
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
 def given(ctx: typer.Context, parameter: str) -> bool:
     """Whether a parameter was given on the command line, not left at its default."""
     # By name: typer may carry a click of its own, whose enum differs from the installed click's.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import AsJson, Device, grouped, print_json, talk
+from labelscape.cli.options import AsJson, Device, grouped, is_first_process, print_json, talk
 from labelscape.cli.parsing import integers_of, settings_of
 from labelscape.cli.table_print import print_costs, print_results, print_times
 from labelscape.errors import BadOption
@@ -256,12 +256,6 @@ def print_measured_times(name: str, extent: Extent, device: str, setting: list[s
         print_json([one.as_json() for one in found])
         return
     print_times(name, found, setting)
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that prints: under torchrun or SLURM all have the results."""
-    # torchrun sets RANK, srun SLURM_PROCID; alone neither is there.
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def list_tables() -> None:

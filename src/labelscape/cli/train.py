@@ -10,17 +10,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelscape.cli.given_files import check_files
-from labelscape.cli.options import AsJson, Device, Labels, Overwrite, grouped, print_json, talk
+from labelscape.cli.options import (
+    AsJson,
+    Device,
+    Labels,
+    Overwrite,
+    given,
+    grouped,
+    is_first_process,
+    print_json,
+    talk,
+)
 from labelscape.cli.parsing import labelled_scenes, settings_of
 from labelscape.cli.second_task import SecondTask
 from labelscape.cli.train_ahead import Ahead, print_instead
+from labelscape.errors import BadOption
 from labelscape.text import typed
 
 if TYPE_CHECKING:
     from labelscape.checkpoint import Checkpoint
+    from labelscape.cli.config import ConfigFile
     from labelscape.training.recipe import Recipe
 
 NAME = "train"
+CONFIG_FILE = "labelscape.config"
+"""Where the command line's context keeps the file of --config."""
 Texts = list[str]
 Setting = Annotated[
     Texts, typer.Option("-o", "--set", help="KEY=VALUE for any other setting of the recipe. Repeat.")
@@ -201,17 +215,53 @@ class Corrected:
     ] = field(default_factory=list)
 
 
+Images = Annotated[
+    Texts | None,
+    typer.Argument(
+        metavar="[IMAGES]...",
+        help="Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with "
+        "images/ and labels/.",
+    ),
+]
+Forest = Annotated[
+    bool,
+    typer.Option("--forest", help="Also score a per-pixel random forest on the same blocks, as a baseline."),
+]
+Log = Annotated[
+    Texts, typer.Option("--log", help="Log to tensorboard, wandb (Weights & Biases) or mlflow too. Repeat.")
+]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="As --log tensorboard.")]
+
+
+def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    if path is not None and not ctx.resilient_parsing:
+        from labelscape.cli.config import read_config_file
+
+        file = ctx.meta[CONFIG_FILE] = read_config_file(path)
+        # What the file says stands for options that are not given.
+        ctx.default_map = {**(ctx.default_map or {}), **file.defaults}
+    return path
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        # Before all other options, for which it may stand.
+        callback=_read_config,
+        is_eager=True,
+        help="Configuration file (.yaml, .toml, .json) with these options and settings of the recipe as "
+        "keys; options given here overrule it.",
+    ),
+]
+
+
 @grouped
 def run(
-    images: Annotated[
-        Texts,
-        typer.Argument(
-            help=(
-                "Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with "
-                "images/ and labels/."
-            )
-        ),
-    ],
+    ctx: typer.Context,
+    images: Images = None,
+    *,
+    config: Config = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint and its log.")],
     labels: Labels,
     schedule: Schedule,
@@ -219,17 +269,9 @@ def run(
     second: SecondTask,
     corrected: Corrected,
     ahead: Ahead,
-    forest: Annotated[
-        bool,
-        typer.Option(
-            "--forest", help="Also score a per-pixel random forest on the same blocks, as a baseline."
-        ),
-    ] = False,
-    log: Annotated[
-        Texts,
-        typer.Option("--log", help="Log to tensorboard, wandb (Weights & Biases) or mlflow too. Repeat."),
-    ] = [],
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="As --log tensorboard.")] = False,
+    forest: Forest = False,
+    log: Log = [],
+    tensorboard: TensorBoard = False,
     setting: Setting = [],
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -247,17 +289,36 @@ def run(
 
       labelscape train land --network dfcnet --mate roads --mate-threshold 128 --mate-classes other=0,road=1
         --out runs/both
+
+      labelscape train --config train.yaml --steps 1000
     """
+    images = images or []
     if ahead.slurm is None:  # a batch script may name files of another machine
         check_files([*images, *labels.labels, labels.area, *corrected.corrections])
-    recipe = recipe_of(images, labels, schedule, holdout, second, setting, corrected.corrections)
-    if print_instead(recipe, ahead, out, as_json, forest=forest, overwrite=overwrite):
+    file, told = ctx.meta.get(CONFIG_FILE), []
+    recipe = recipe_of(images, labels, schedule, holdout, second, setting, corrected.corrections, file, told)
+    if file is not None and is_first_process():
+        tell_overruled(ctx, file, told)
+    if print_instead(recipe, ahead, out, as_json, ctx.params):
         return
     from labelscape.training.run import train
 
     checkpoint = train(recipe, out, overwrite=overwrite, log=log, tensorboard=tensorboard, say=talk)
     scores = {**(forest_score(recipe, out) if forest and recipe.data.holdout else {}), **checkpoint.scores}
     print_trained(out, recipe, scores, checkpoint, as_json)
+
+
+def tell_overruled(ctx: typer.Context, file: ConfigFile, settings: Texts) -> None:
+    """One line for what the command line has instead of the file; of the recipe these are the `settings`."""
+    from labelscape.cli.config import change
+
+    options = [
+        line
+        for name, value in file.options.items()
+        if given(ctx, name) and (line := change(name, value, ctx.params[name]))
+    ]
+    if lines := [*options, *settings]:
+        talk(f"{file.path}: the command line overrules {', '.join(lines)}")
 
 
 def recipe_of(
@@ -268,20 +329,31 @@ def recipe_of(
     second: SecondTask,
     setting: Texts,
     corrections: Texts = [],
+    file: ConfigFile | None = None,
+    told: Texts | None = None,
 ) -> Recipe:
-    """The recipe of the command line."""
+    """The recipe of the command line, whose options override those of the `file`: what they replace in it is
+    added to `told`.
+    """
     from labelscape.training.data import val_interval
     from labelscape.training.recipe import make_recipe
 
     settings = settings_given(images, labels, schedule, holdout, second, setting, corrections)
-    val_every = settings.get("val_every")
-    if holdout.val and val_every is None:
-        settings["val_every"] = 1  # replaced below, where the recipe is known
-    recipe = make_recipe(**settings)
+    if file is not None:
+        from labelscape.cli.config import overruled
+
+        settings, lines = overruled(file.settings, settings)
+        if told is not None:
+            told += lines
+    if not settings["data"].get("images"):
+        raise BadOption(
+            "labelscape train needs scenes: name them, or a configuration file (--config) that does."
+        )
     # Only with the recipe made: the steps, batch and crop that were not given count too.
-    if holdout.val and val_every is None:
+    if (holdout.val or (file is not None and file.val)) and settings.get("val_every") is None:
+        recipe = make_recipe(**{**settings, "val_every": 1})
         return recipe.replace(val_every=val_interval(recipe))
-    return recipe
+    return make_recipe(**settings)
 
 
 def settings_given(
@@ -295,7 +367,8 @@ def settings_given(
 ) -> dict[str, Any]:
     """The settings of the recipe that the command line names; `-o` overrides the other options."""
     more = settings_of(setting)
-    data = {"images": labelled_scenes(images), **labels.settings, **named(holdout)}
+    # Without scenes, those of a configuration file hold.
+    data = {**({"images": labelled_scenes(images)} if images else {}), **labels.settings, **named(holdout)}
     if corrections:
         data["corrections"] = corrections
     if its := second.settings:

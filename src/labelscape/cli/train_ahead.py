@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,14 @@ from labelscape.cli.options import as_options, print_json
 
 if TYPE_CHECKING:
     from labelscape.training.recipe import Recipe
+
+
+def print_schema(asked: bool) -> None:
+    if asked:
+        from labelscape.cli.config_print import config_schema
+
+        print_json(config_schema())
+        raise typer.Exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +57,41 @@ class Ahead:
         int, typer.Option("--seeds", help="Trainings of each share of --curve, for an interval.")
     ] = 1
     hours: Hours = 24
+    print_config: Annotated[
+        bool,
+        typer.Option(
+            "--print-config", help="Print the complete configuration of this command, to be edited, and stop."
+        ),
+    ] = False
+    config_schema: Annotated[
+        bool,
+        typer.Option(
+            "--config-schema",
+            callback=print_schema,
+            is_eager=True,
+            help="Print the JSON Schema of configuration files, for editors, and stop.",
+        ),
+    ] = False
 
 
-def print_instead(
-    recipe: Recipe, ahead: Ahead, out: Path, as_json: bool, *, forest: bool, overwrite: bool
-) -> bool:
-    """Print what is asked for instead of training; False where nothing is."""
+def print_instead(recipe: Recipe, ahead: Ahead, out: Path, as_json: bool, values: Mapping[str, Any]) -> bool:
+    """Print what is asked for instead of training; False where nothing is. `values` are those of all options,
+    by parameter.
+    """
+    if ahead.print_config:
+        from labelscape.cli.config_print import config_text
+
+        print(config_text(recipe, values), end="")
+        return True
     # First: the script repeats the command with the other options.
     if ahead.slurm is not None:
         print_slurm(ahead, out, recipe)
     elif ahead.dry_run:
-        print_rehearsal(recipe, as_json, forest=forest)
+        print_rehearsal(recipe, as_json, forest=values["forest"])
     elif ahead.find_rate:
         print_rates(recipe, out, as_json)
     elif ahead.curve is not None:
-        print_curve(recipe, ahead, out, as_json, overwrite=overwrite)
+        print_curve(recipe, ahead, out, as_json, overwrite=values["overwrite"])
     else:
         return False
     return True

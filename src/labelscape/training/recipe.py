@@ -15,7 +15,7 @@ from labelscape.errors import BadOption, UnknownName, WrongType, refused_setting
 from labelscape.nets.catalog import NETWORKS, entry, in_our_words, options_of
 from labelscape.training.losses import LOSSES
 from labelscape.training.recipe_checks import wrong_factors, wrong_freeze, wrong_options
-from labelscape.training.recipe_data import Data
+from labelscape.training.recipe_data import OF_FILES, Data
 from labelscape.training.recipe_sizes import filled, wrong_map_size
 
 DEFAULT_NETWORK, DEFAULT_STEPS = "mlp", 400
@@ -37,7 +37,7 @@ class Mate(BaseModel):
     Any labelled data will do.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     data: Data
     """The second task's scenes and labels; as many bands as the first's. Each set is scaled by its own
@@ -66,14 +66,15 @@ class Recipe(BaseModel):
     versions stay the same to the byte.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     data: Data
+    """Scenes, labels, and what is held out."""
     network: str = DEFAULT_NETWORK
     """Name in the catalogue (`labelscape models`)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the network (`labelscape models NAME`)."""
-    start: str | None = None
+    start: str | None = Field(None, json_schema_extra=OF_FILES)
     """Checkpoint that the network starts from: its encoder where a paper says so, else all that fits. Or a
     state dict of torchgeo, segmentation-models-pytorch or timm (.pth, .safetensors) with the same encoder.
     """

@@ -15,13 +15,16 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.split import fold_of
 from labelscape.errors import BadOption
 
+OF_FILES = {"format": "path"}
+"""Marks settings that name files, in the JSON Schema too: in a configuration file they are relative to it."""
+
 
 class Data(BaseModel):
     """Training data: scenes, their labels, how labels are read, and what is held out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    images: tuple[str | tuple[str, ...], ...]
+    images: tuple[str | tuple[str, ...], ...] = Field(json_schema_extra=OF_FILES)
     """Scenes: files, folders of single-band files, or one folder of image and label pairs; the folder of a
     published data set.
     """
@@ -33,7 +36,7 @@ class Data(BaseModel):
         None, exclude_if=lambda parts: parts is None
     )
     """Parts of a published data set to train on; its part train unless given, and then not stored."""
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = Field((), json_schema_extra=OF_FILES)
     """One label file per scene, or one for all: a raster of class values, or polygons."""
     classes: dict[str, int] | None = None
     """Class name -> value in label rasters; found in the labels unless given."""
@@ -47,13 +50,13 @@ class Data(BaseModel):
     """New class -> the classes it is made of; classes not named stay unlabelled."""
     background: str | None = None
     """Name of the class of every pixel that no polygon covers."""
-    area: str | None = None
+    area: str | None = Field(None, json_schema_extra=OF_FILES)
     """Polygons inside which the labels are complete."""
     ignore_values: tuple[int, ...] = ()
     """Values of a label raster that mean "not labelled"."""
     threshold: int | None = Field(None, ge=1)
     """Label rasters are grey masks: values from this one up are the second class, the others the first."""
-    corrections: tuple[str, ...] = Field((), exclude_if=lambda files: not files)
+    corrections: tuple[str, ...] = Field((), exclude_if=lambda files: not files, json_schema_extra=OF_FILES)
     """Answered review files (`labelscape review`), or polygons with a column `class`: their classes replace
     the labels of training blocks; held-out blocks keep theirs. (Not stored where not given.)
     """
