@@ -90,10 +90,11 @@ window.measure = async (kind, zoom) => {
   for (const [id, color, by] of [["light", "rgba(255,255,255,0.8)", 1.5], ["dark", "#16191d", 0]])
     map.addLayer({ id, type: "line", ...own,
       paint: { "line-color": color, "line-width": 2, "line-translate": [by, by] } });
-  await map.once("idle");
+  const seen = () => new Set(map.queryRenderedFeatures({ layers: ["dark"] }).map((one) => one.id)).size;
+  // Idle it is before the first tile has been asked for, too.
+  do await map.once("idle"); while (!map.areTilesLoaded() || !seen());
   await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   const drawn = performance.now() - began;
-  const seen = map.queryRenderedFeatures({ layers: ["dark"] }).length;
   const frames = [];
   for (let n = 0, last = await new Promise(requestAnimationFrame); n < 240; n++) {
     map.panBy([n % 120 < 60 ? 16 : -16, n < 120 ? 8 : -8], { animate: false });
@@ -101,7 +102,7 @@ window.measure = async (kind, zoom) => {
     frames.push(now - last);
     last = now;
   }
-  return [drawn, frames, seen];
+  return [drawn, frames, seen()];
 };
 document.body.dataset.ready = "yes";
 """

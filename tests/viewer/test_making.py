@@ -11,10 +11,13 @@ from fastapi import Request, Response
 
 from labelscape.viewer.making import GONE, Kept, Turns
 
+WHOLE = {"type": "http.request", "body": b"", "more_body": False}
+LEFT = {"type": "http.disconnect"}
 
-def request(*more: dict) -> Request:
-    """A request whose body is empty, and what is received after it."""
-    messages = [{"type": "http.request", "body": b"", "more_body": False}, *more]
+
+def request(*received: dict) -> Request:
+    """A request, of which this is received, and no more."""
+    messages = [*received]
 
     async def receive() -> dict:
         if not messages:
@@ -33,11 +36,12 @@ def test_nothing_is_made_for_a_browser_that_has_gone():
 
     async def asked() -> list[int]:
         turns = Turns(1)
-        gone = request({"type": "http.disconnect"})
-        answers = [await turns.answer(one, make) for one in (request(), gone, request())]
+        # A server that is late is told of the browser that has gone in place of its request.
+        asked = request(WHOLE), request(WHOLE, LEFT), request(LEFT), request(WHOLE)
+        answers = [await turns.answer(one, make) for one in asked]
         return [one.status_code for one in answers]
 
-    assert asyncio.run(asked()) == [200, GONE, 200]
+    assert asyncio.run(asked()) == [200, GONE, GONE, 200]
     assert len(made) == 2 and threading.current_thread() not in made
 
 
@@ -60,7 +64,7 @@ def test_so_many_are_made_at_a_time_and_an_error_gives_its_turn_back():
     async def asked() -> list[object]:
         turns = Turns(2)
         return await asyncio.gather(
-            *(turns.answer(request(), make) for _ in range(6)), return_exceptions=True
+            *(turns.answer(request(WHOLE), make) for _ in range(6)), return_exceptions=True
         )
 
     assert [str(one) for one in asyncio.run(asked())] == ["damaged"] * 6 and most == 2

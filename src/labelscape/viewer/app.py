@@ -20,7 +20,6 @@ from labelscape.scenes.files import READ_FAILURES
 from labelscape.scenes.scene import crs_text
 from labelscape.version import __version__
 from labelscape.viewer import tiles
-from labelscape.viewer.correcting import add_corrections, corrections_of
 from labelscape.viewer.geopackage import Changed
 from labelscape.viewer.guard import Guard
 from labelscape.viewer.judging import add_judging, judge_of
@@ -42,11 +41,16 @@ def create_app(shown: Shown, *, host: str = "127.0.0.1", edit: bool = False, fra
     for failure in READ_FAILURES:
         app.add_exception_handler(failure, _say)
     add_page(app, "Map")
-    corrections = corrections_of(shown, edit)
+    corrections = None
+    if edit:
+        # Its import of shapely takes a time that a page which only shows has not.
+        from labelscape.viewer.correcting import add_corrections, corrections_of
+
+        corrections = corrections_of(shown)
+        add_corrections(app, corrections)
     _add_facts(app, shown, edit, corrections is not None)
     add_tiles(app, shown)
     add_judging(app, shown, edit)
-    add_corrections(app, corrections)
     add_recolouring(app, shown, edit)
     app.add_exception_handler(Changed, _conflict)
     return Guard(app, host=host, framed=framed)

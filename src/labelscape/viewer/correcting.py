@@ -33,10 +33,10 @@ class Recoded(BaseModel):
     before: Name
 
 
-def corrections_of(shown: Shown, edit: bool) -> Corrections | None:
-    """The corrections that the page may write; None without --edit, or where the map is not shown."""
+def corrections_of(shown: Shown) -> Corrections | None:
+    """The corrections that a page with --edit may write; None where the map is not shown."""
     layer = shown.layer("class")
-    if not edit or layer is None or layer.legend is None:
+    if layer is None or layer.legend is None:
         return None
     return Corrections.beside(shown.folder, shown.grid, layer.legend)
 

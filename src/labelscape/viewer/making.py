@@ -12,6 +12,7 @@ from threading import Lock
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 GONE = 499
 """Status of an answer that nobody waits for, as nginx has it."""
@@ -26,11 +27,19 @@ class Turns:
     async def answer(self, request: Request, make: Callable[[], Response]) -> Response:
         """What `make` returns on a thread; nothing is made where the browser has closed its connection."""
         async with self._free:
-            # The request itself is received first; that the browser has gone comes after it.
-            await request.body()
-            if await request.is_disconnected():
+            if await _is_gone(request):
                 return Response(status_code=GONE)
             return await run_in_threadpool(make)
+
+
+async def _is_gone(request: Request) -> bool:
+    """Has the browser closed its connection?"""
+    try:
+        # The request itself is received first; that the browser has gone comes after it, or in its place.
+        await request.body()
+    except ClientDisconnect:
+        return True
+    return await request.is_disconnected()
 
 
 class Kept:
