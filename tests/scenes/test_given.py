@@ -311,7 +311,7 @@ def test_data_arrays_that_are_no_scene():
         open_scene(four.isel(band=0))
     with pytest.raises(BadInput, match="dimensions row, column.*dimension not found"):
         open_scene(xarray.DataArray(np.zeros((5, 6)), dims=("row", "column")))
-    with pytest.raises(BadInput, match=r"xarray.Dataset was given.*to_dataarray"):
+    with pytest.raises(BadInput, match=r"time, band, y, x.*\.isel\(time=0\)"):
         open_scene(four.to_dataset(name="red"))
 
 

@@ -65,8 +65,8 @@ def open_scene(
                 a STAC item may name files outside of its folder, or of its host
 
     Georeferenced objects are scenes too: an open rasterio dataset (opened again by its name where possible,
-    else read as it is; never closed), an `xarray.DataArray` with rioxarray's accessor, an `ArrayScene`, and
-    any other scene.
+    else read as it is; never closed), a DataArray or Dataset of xarray with rioxarray's accessor, an
+    `ArrayScene`, and any other scene.
 
     Raises BadFile where a file cannot be read, BadInput where files are neither a stack nor a mosaic, the
     area lies outside the scene, or the source cannot be a scene, BadOption for a pixel size of 0 or less.
