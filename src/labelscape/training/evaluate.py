@@ -154,7 +154,8 @@ def _evaluate_map(
             "A finished map is scored on `labels`; pass them, and scenes where there are several."
         )
     data, legend = data_of_maps([path], scenes, labels, spec)
-    with open_recipe_data(data, 0, legend) as opened:
+    # Not held in memory, as for training: each of its pixels is read once.
+    with open_recipe_data(data, 0, legend, hold=False) as opened:
         return evaluate_into(out, path, opened, part, **how)
 
 
