@@ -108,4 +108,4 @@ def test_counts_are_not_replaced_unasked_and_not_labelled_again(made, tmp_path, 
     code, _, err = run_cli("evaluate", made[3], "--labels", made[1], "--counts", path)
     assert code == 1 and "counts.json exists; pass --overwrite" in " ".join(err.split())
     code, _, err = run_cli("evaluate", path, "--labels", made[1])
-    assert code == 2 and "leave labels and what is to be counted out" in " ".join(err.split())
+    assert code == 2 and "leave labels, what is to be counted and" in " ".join(err.split())
