@@ -605,7 +605,7 @@ def test_a_signal_stops_the_workers_and_the_command_says_how_to_resume(model, tm
     program = "import sys; from labelscape.cli import main; main(sys.argv[1:])"
     command = [
         *(sys.executable, "-c", program, "map", str(model), str(w.scene), "--out", str(tmp_path / "maps")),
-        *("--workers", "2", "--device", "cpu", "--no-report", "--no-polygons"),
+        *("--workers", "2", "--device", "cpu", "--no-report", "--no-polygons", "--grain", "block"),
         *("--tile-size", "96", "--overlap", "16"),
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -41,7 +41,8 @@ def test_causes_are_sentences(capsys):
 
 def test_a_fault_of_the_software_asks_for_a_report_and_shows_its_place(capsys):
     def faulty():
-        return None[0]
+        nothing = None
+        return nothing[0]
 
     try:
         faulty()
