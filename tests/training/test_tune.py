@@ -384,6 +384,14 @@ def test_a_search_from_the_command_line(settings, tmp_path, run_cli, monkeypatch
         return real(checkpoint, dataset, **settings)
 
     monkeypatch.setattr(measure, "evaluate", counting)
+
+    def listening(recipe, out, *, watch, **settings):
+        seen = []
+        made = running.train(recipe, out, watch=lambda line: (seen.append(line), watch(line)), **settings)
+        assert seen == list(made.history), "without the lines of the base network"
+        return made
+
+    monkeypatch.setattr(tuning, "train", listening)
     words = [
         "tune", data["images"][0], "--labels", data["labels"][0], "--block", 16, "--network", "skip",
         "--base-steps", 2, "--steps", 3, "--batch", 2, "--crop", 32, "--device", "cpu", "-o",

@@ -253,7 +253,8 @@ def _base_network(recipe: Recipe, dataset: Dataset, blank: Checkpoint, run: Run)
             forget_finished_state(run.out, base.network)
         return done
     blank = replace(blank, recipe=settings)
-    _learned(base, dataset, blank, run)
+    # The log that is watched is that of the network that was asked for.
+    _learned(base, dataset, blank, replace(run, watch=lambda line: None))
     return load(path)  # from the file, so that all processes start from the same bytes
 
 
