@@ -411,7 +411,7 @@ def test_a_search_from_the_command_line(settings, tmp_path, run_cli, monkeypatch
     lines = printed.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["trial", "0", "1", "2"]
     assert "train it again with: labelscape train " in printed and "on the test blocks" in printed
-    assert f"best: trial {stored['best']}, mean_iou" in printed
+    assert f"best: trial {stored['best']}, mean IoU" in printed
     with (out / "tune.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["score"]) for row in rows] == [trial["score"] for trial in stored["trials"]]

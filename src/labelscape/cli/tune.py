@@ -119,14 +119,14 @@ def space_given(over: Texts) -> dict[str, str]:
 def _print(found: Tuning, out: Path) -> None:
     from labelscape.training.tune_result import shown
 
-    print(f"{'trial':>5}{found.score + ' %':>20}{'step':>7}{'minutes':>9}  {'state':<9} settings")
+    print(f"{'trial':>5}{found.score_name + ' %':>20}{'step':>7}{'minutes':>9}  {'state':<9} settings")
     for one in found.trials:
         score = "-" if one.score is None else f"{100 * one.score:.2f}"
         minutes = "-" if one.minutes is None else f"{one.minutes:.1f}"
         settings = " ".join(f"{name}={shown(value)}" for name, value in one.settings.items())
         print(f"{one.number:>5}{score:>20}{one.step:>7}{minutes:>9}  {one.state:<9} {settings}")
     best = found.best
-    print(f"best: trial {best.number}, {found.score} {100 * best.score:.2f} % on validation blocks")
+    print(f"best: trial {best.number}, {found.score_name} {100 * best.score:.2f} % on validation blocks")
     if found.test:
         print(f"on the test blocks, which no trial was scored on: {100 * found.test[found.score]:.2f} %")
     print(f"train it again with: {found.command}")

@@ -30,7 +30,7 @@ from labelscape.training.recipe import Recipe, as_recipe
 from labelscape.training.recipe_data import Data
 from labelscape.training.run import refuse_data, train
 from labelscape.training.tune_page import write_page
-from labelscape.training.tune_result import Trial, Tuning, best_of, shown, train_command, write_tuning
+from labelscape.training.tune_result import SCORES, Trial, Tuning, best_of, shown, train_command, write_tuning
 from labelscape.training.tune_space import Over, Varied, default_space, space_of, with_settings
 from labelscape.training.tune_study import (
     PRUNERS,
@@ -52,7 +52,6 @@ Say = Callable[[str], None]
 TRIALS = 20
 VAL = 0.2
 """Share of the labels held out for validation where none is given (ours)."""
-SCORES = ("mean_iou", "overall_accuracy", "mean_f1", "kappa")
 MOST_FAILED = 5
 """Trials after which a search ends of which all have failed (ours)."""
 
@@ -161,7 +160,7 @@ def _planned(recipe: Recipe | Mapping[str, Any], over: Over | None, given: tuple
     """What is asked for, or BadOption with all that is wrong with it."""
     score, pruner, trials, hours, train_best = given
     problems = []
-    for name, value, known in (("score", score, SCORES), ("pruner", pruner, PRUNERS)):
+    for name, value, known in (("score", score, list(SCORES)), ("pruner", pruner, PRUNERS)):
         if value not in known:
             nearest = nearest_name(str(value), known)
             meant = f" Did you mean {nearest!r}?" if nearest else ""
@@ -312,7 +311,7 @@ def _told(plan: Plan, mine: Trial, best: Trial | None) -> str:
         return f"trial {mine.number} failed: {mine.cause} ({settings})"
     pruned = f", pruned at step {mine.step}" if mine.state == "pruned" else ""
     leads = f"; best {100 * best.score:.2f} % (trial {best.number})" if best else ""
-    return f"trial {mine.number}: {plan.score} {100 * mine.score:.2f} %{pruned} ({settings}){leads}"
+    return f"trial {mine.number}: {SCORES[plan.score]} {100 * mine.score:.2f} %{pruned} ({settings}){leads}"
 
 
 def _remove_checkpoints(found: tuple[Trial, ...], out: Path) -> None:

@@ -29,7 +29,7 @@ def write_page(found: Tuning, path: Path) -> Path:
     report = Report(
         title=f"Hyper-parameter search: {found.recipe.network}",
         subtitle=f"labelscape {__version__}",
-        lead=f"Trial {best.number} has won with {found.score} {percent(best.score)} % on validation blocks. "
+        lead=f"Trial {best.number} has won: {found.score_name} {percent(best.score)} % on validation blocks. "
         f"{len(found.trials)} trials: {said}.",
         notes=tuple(_notes(found)),
         measured_on="The winner on the test blocks, which no trial was trained or scored on.",
@@ -70,14 +70,18 @@ def _sections(found: Tuning) -> Iterator[Section]:
         "The winner", text, tables=(Table(("setting", "value", "varied over"), rows, texts=(1, 2)),)
     )
     yield Section("What the settings did", _on_importance(found), figures=tuple(_figures(found)))
-    heads = ("trial", *found.over, f"{found.score} %", "step", "state", "minutes", "cause")
+    heads = ("trial", *found.over, f"{found.score_name} %", "step", "state", "minutes", "cause")
     cells = tuple(_cells(found, one) for one in found.trials)
-    yield Section("Trials", _ON_TRIALS, tables=(Table(heads, cells, texts=(len(heads) - 1,)),))
+    if any(one.cause for one in found.trials):
+        table = Table(heads, cells, texts=(len(heads) - 1,))
+    else:
+        table = Table(heads[:-1], tuple(row[:-1] for row in cells))
+    yield Section("Trials", (_ON_TRIALS,), tables=(table,))
 
 
 _ON_TRIALS = (
-    "Scores are of validation blocks; that of a pruned trial is its best until then. Settings and minutes "
-    "of trials that were interrupted are those of their last part.",
+    "Scores are of validation blocks; that of a pruned trial is its best until then. Minutes of a trial that "
+    "was interrupted are those since it went on."
 )
 
 
@@ -112,6 +116,7 @@ def _figures(found: Tuning) -> Iterator[Figure]:
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.set_xlabel("importance, %", fontsize=9, color=INK)
         plain_axes(axes)
+        axes.set_axisbelow(True)
         said = ", ".join(f"{name} {percent(share)} %" for name, share in found.importance.items())
         yield Figure("Importance", figure, alt=f"Importance of the settings: {said}")
     yield Figure(
@@ -138,7 +143,7 @@ def _course(found: Tuning) -> Drawing:
     leading = [max(100 * one.score for one in finished[: n + 1]) for n in range(len(finished))]
     axes.step([one.number for one in finished], leading, where="post", color=LINES[0], linewidth=1.2)
     axes.set_xlabel("trial", fontsize=9, color=INK)
-    axes.set_ylabel(f"{found.score}, %", fontsize=9, color=INK)
+    axes.set_ylabel(f"{found.score_name}, %", fontsize=9, color=INK)
     plain_axes(axes)
     return figure
 
@@ -169,7 +174,7 @@ def _slices(found: Tuning) -> Drawing:
         plain_axes(axes)
     for axes in list(panels):  # those that are left over in the last row
         axes.set_axis_off()
-    figure.axes[0].set_ylabel(f"{found.score}, %", fontsize=9, color=INK)
+    figure.axes[0].set_ylabel(f"{found.score_name}, %", fontsize=9, color=INK)
     return figure
 
 

@@ -18,6 +18,13 @@ from labelscape.training.recipe import Recipe, make_recipe
 OPTIONS = "network steps base_steps batch crop rate base_rate optimizer precision seed device"
 OF_DATA = "dataset class_column layer background area block split holdout buffer val"
 """Settings of a recipe, and of its data, that `labelscape train` has options for; others follow `-o`."""
+SCORES = {
+    "mean_iou": "mean IoU",
+    "overall_accuracy": "overall accuracy",
+    "mean_f1": "mean F1",
+    "kappa": "kappa x 100",
+}
+"""What trials may be compared by, and how it is called."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,10 @@ class Tuning:
     test: Mapping[str, Any] | None = None
     tested: int = 0
     command: str = ""
+
+    @property
+    def score_name(self) -> str:
+        return SCORES[self.score]
 
     @property
     def best(self) -> Trial | None:
