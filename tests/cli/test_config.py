@@ -294,6 +294,30 @@ def test_options_mean_in_a_file_what_they_mean_on_the_command_line(here, run_cli
     assert read == typed
 
 
+def test_settings_below_data_are_read_as_the_options_beside_it(here):
+    for name in ("a1.tif", "a2.tif"):
+        shutil.copy("scene.tif", name)
+    given = {
+        "images": "a*.tif",
+        "labels": ["labels.tif"],
+        "merge": "x=1,2",
+        "classes": "water=5",
+        "bands": "b1,b2",
+    }
+    Path("flat.yaml").write_text(yaml.safe_dump(given))
+    Path("below.yaml").write_text(yaml.safe_dump({"data": given}))
+    assert recipe_of("flat.yaml") == recipe_of("below.yaml")
+    data = recipe_of("below.yaml").data
+    assert (
+        data.images == ("a1.tif", "a2.tif") and data.merge == {"x": ("1", "2")} and data.bands == ("b1", "b2")
+    )
+    Path("flat.yaml").write_text("images: none*.tif\ndata: {classes: water}\n")
+    with pytest.raises(BadOption) as problem:
+        recipe_of("flat.yaml")
+    assert "images: No file matches none*.tif." in str(problem.value)
+    assert "data.classes: --classes 'water' must read NAME=VALUE" in str(problem.value)
+
+
 def test_paths_are_relative_to_the_file(here):
     folder = here / "configs"
     (folder / "bands").mkdir(parents=True)
@@ -532,5 +556,6 @@ def test_the_schema_has_every_key_and_refuses_others(run_cli):
     assert valid(
         {"images": "a.tif", "precision": "bf16", "mate": {"data": {"images": ["b.tif"]}}, "mate_block": 3}
     )
+    assert valid({"data": {"images": "a.tif", "labels": "b.gpkg", "corrections": ["c.gpkg"]}})
     for wrong in ({"epochs": 3}, {"steps": "many"}, {"steps": 0}, {"precision": "8"}, {"data": {"blok": 3}}):
         assert not valid(wrong), wrong

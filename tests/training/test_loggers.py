@@ -280,6 +280,23 @@ def test_a_missing_package_is_one_sentence_before_the_first_step(tmp_path, monke
     assert not (tmp_path / "out").exists()
 
 
+def test_reports_to_the_makers_of_loggers_are_off_before_their_import(monkeypatch):
+    names = ("MLFLOW_DISABLE_TELEMETRY", "WANDB_ERROR_REPORTING")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")  # what the user has set stays
+    seen = {}
+
+    def imported(package):
+        seen[package] = [os.environ.get(name) for name in names]
+        return json  # any module with a file
+
+    monkeypatch.setattr(logs, "import_module", imported)
+    assert logs.checked(["wandb", "mlflow", "wandb"]) == ("wandb", "mlflow")
+    assert list(seen) == ["wandb", "mlflow", "sqlalchemy", "alembic"]
+    assert all(values == ["false", "false"] for values in seen.values())
+
+
 def test_an_unknown_logger_is_answered_with_the_nearest(tmp_path, run_cli):
     recipe = recipe_in(tmp_path)
     words = ("train", *recipe.data.images, "--labels", *recipe.data.labels, "--out", tmp_path / "out")

@@ -23,7 +23,7 @@ from labelscape.cli.options import Labels
 from labelscape.cli.parsing import label_files, labelled_scenes
 from labelscape.cli.second_task import SecondTask
 from labelscape.cli.train_ahead import Ahead
-from labelscape.errors import BadOption, expected_of, nearest_name
+from labelscape.errors import BadOption, LabelscapeError, expected_of, nearest_name
 from labelscape.scenes.files import is_local
 from labelscape.training.recipe import Recipe, problems, unknown_names
 from labelscape.training.recipe_data import OF_FILES, Data
@@ -160,18 +160,19 @@ def _recipe_settings(
     }
     places: dict[str, str] = {}
     data = recipe.get("data", {})
-    for key, value in found.items():
+    for key, value in found.items() if isinstance(data, dict) else ():
         setting = of_data(key)
-        if setting is None or not isinstance(data, dict):
-            continue
         if setting in data:
             wrong.append(f"{key}: is data.{setting}, which is given too; leave one of them out")
-            continue
-        places[f"data.{setting}"] = key
+        elif setting is not None:
+            places[f"data.{setting}"] = key
+            data[setting] = _at(value, folder) if setting in PATHS else value
+    for setting, value in data.items() if isinstance(data, dict) else ():
+        key = next((key for key in options() if of_data(key) == setting), "")
         try:
-            data[setting] = _as_in_recipe(key, setting, _at(value, folder) if setting in PATHS else value)
-        except BadOption as problem:
-            wrong.append(f"{key}: {problem}")
+            data[setting] = _as_in_recipe(key, setting, value) if key else value
+        except LabelscapeError as problem:  # a glob without files, text that cannot be read
+            wrong.append(f"{places.get(f'data.{setting}', f'data.{setting}')}: {problem}")
     if data:
         recipe["data"] = data
     mate = {k: _at(v, folder) if _names_files(k) else v for k, v in found.items() if is_of_mate(k, v)}
@@ -179,7 +180,7 @@ def _recipe_settings(
     if checked and checked.keys() == mate.keys():
         try:
             recipe["mate"] = SecondTask(**checked).settings
-        except BadOption as problem:
+        except LabelscapeError as problem:
             wrong.append(str(problem))
     return recipe, places
 

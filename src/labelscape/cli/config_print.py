@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from labelscape.cli.config import SCHEMA_KEY, Option, is_of_mate, of_data, of_run, options
 from labelscape.cli.config_file import Loader
 from labelscape.training.recipe import Recipe
-from labelscape.training.recipe_data import Data
+from labelscape.training.recipe_data import OF_FILES, Data
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 WIDTH = 100
@@ -112,6 +112,11 @@ def config_schema() -> dict[str, Any]:
     for part in (schema, *parts.values()):
         part.pop("required", None)
     its_own, data = schema.pop("properties"), parts[Data.__name__]["properties"]
+    for name, form in data.items():
+        # One file is a list of one.
+        if form.get("type") == "array" and form.get("format") == OF_FILES["format"]:
+            about = {key: form.pop(key) for key in ("description", "default") if key in form}
+            data[name] = {**about, "anyOf": [form, {"type": "string"}]}
     keys: dict[str, Any] = {SCHEMA_KEY: {"type": "string", "description": "The schema, for editors."}}
     for key, option in options().items():
         if key in its_own and not is_of_mate(key, ""):

@@ -22,6 +22,17 @@ from labelscape.training.recipe import Recipe
 Say = Callable[[str], None]
 LOGGERS = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "mlflow": "MLflow"}
 """Name, which is that of its package and of our extra too -> what people call it."""
+UNLESS_SET = {
+    # Both report to their makers over the network unless told not to.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    # MLflow tells of the tables that it creates in a new database.
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # A server that is away holds up a training step for so long, once: by default for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""Environment variables of loggers, where the user has not set them."""
 HELD_OUT = "held_out"
 """What the names of the final scores begin with."""
 
@@ -54,6 +65,9 @@ def checked(log: str | Sequence[str]) -> tuple[str, ...]:
         raise WrongType(f"`log` must be a list of names, such as ['wandb']; found a {type(log).__name__}.")
     names = tuple(dict.fromkeys([log] if isinstance(log, str) else log))
     check_names("logger", names, LOGGERS)
+    for variable, value in UNLESS_SET.items() if names else ():
+        # Before the imports, which read them.
+        os.environ.setdefault(variable, value)
     for name in names:
         # mlflow-skinny leaves out what a database needs, which is where we log unless told otherwise.
         more = (

@@ -18,16 +18,6 @@ MOST_VALUES = 900
 """Values in one request; MLflow takes 1000."""
 LONGEST = 500
 """Characters of a parameter's value, which older servers refuse to exceed; the checkpoint has the whole."""
-QUIET = {
-    # MLflow counts its users over the network unless told not to.
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    # It tells of the tables that it creates in a new database.
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    # A server that is away holds up a training step for so long, once: by default for minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
-"""Settings of MLflow that hold unless the user has set them."""
 
 
 class MlflowLog:
@@ -36,8 +26,6 @@ class MlflowLog:
     """
 
     def __init__(self, out: Path, recipe: Recipe, known: str) -> None:
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
         place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / 'mlflow.db').absolute()}"

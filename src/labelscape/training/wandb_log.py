@@ -22,8 +22,6 @@ class WandbLog:
     """
 
     def __init__(self, out: Path, recipe: Recipe, known: str) -> None:
-        # Before the import, where it is read: reports of W&B's own errors go over the network.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         offline = _is_offline(wandb)
