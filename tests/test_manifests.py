@@ -1,9 +1,12 @@
-"""The Kubernetes manifest of the pages: what the operator's definition asks for is there, what has to agree
-agrees, and its commands can be parsed. Fields are those of the DaskJob of kubernetes.dask.org/v1.
+"""The Kubernetes manifest of the pages and the Dockerfile: what the operator's definition asks for is there,
+what has to agree agrees, and its commands can be parsed. Fields are those of the DaskJob of
+kubernetes.dask.org/v1.
 """
 
 import copy
+import json
 import re
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -12,6 +15,7 @@ import typer
 import yaml
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
+from packaging.specifiers import SpecifierSet
 
 from labelscape.cli import app
 from labelscape.workers.cluster import SCHEDULER, WORKER
@@ -149,3 +153,42 @@ def test_dask_has_the_options_of_batch_scripts():
     assert (worker["nthreads"], worker["memory_limit"]) == (1, "0")
     assert worker["preload"] == ("labelscape.workers.cluster",)
     assert scheduler["scheduler_file"] == worker["scheduler_file"] == "f"
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_dockerfile_is_that_of_the_pages_and_installs_as_the_readme_does():
+    """Docker itself is not asked: its lines are compared with those that other tests run or read."""
+    lines = [one for one in (ROOT / "Dockerfile").read_text().splitlines() if one and one[0] != "#"]
+    assert lines == re.search(r"```dockerfile\n(.*?)```", PAGE, re.S)[1].splitlines()
+    assert all(one.split()[0] in ("FROM", "RUN", "COPY", "WORKDIR", "CMD") for one in lines)
+    (installs,) = [one.removeprefix("RUN ") for one in lines if "pip install" in one]
+    readme = re.search(
+        r"pip install \. -c constraints\.txt \\\n\s+(--extra-index-url \S+)", (ROOT / "README.md").read_text()
+    )
+    here = installs.replace(" --no-cache-dir", "").replace("'/src[cluster]'", ".").replace("/src/", "")
+    assert here == f"pip install . -c constraints.txt {readme[1]}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "cluster" in project["optional-dependencies"]
+    (base,) = [one.removeprefix("FROM ") for one in lines if one.startswith("FROM")]
+    assert base.split(":")[1].split("-")[0] in SpecifierSet(project["requires-python"])
+    # What the image starts is a verb that there is.
+    assert json.loads(lines[-1].removeprefix("CMD ")) == ["labelscape", "--help"]
+    assert "labelscape" in project["scripts"]
+
+
+def test_the_image_holds_what_the_package_is_built_from():
+    """A file that .dockerignore leaves out is missing where pip builds the wheel."""
+    left_out = {
+        one.strip("/")
+        for one in (ROOT / ".dockerignore").read_text().splitlines()
+        if one and not one.startswith("#")
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {"pyproject.toml", "constraints.txt", project["project"]["readme"]}
+    needed |= {
+        *project["project"]["license-files"],
+        project["tool"]["hatch"]["version"]["path"].split("/")[0],
+    }
+    assert all((ROOT / one).exists() for one in needed) and not needed & left_out

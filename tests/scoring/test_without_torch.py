@@ -2,11 +2,8 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,14 +151,3 @@ def test_threads_are_those_of_the_process_where_torch_is_not_loaded(monkeypatch)
     with machine.as_many_threads({"threads": 2}):
         assert machine.threads_now() == 2
     assert machine.threads_now() == 5
-
-
-def test_the_page_lists_what_is_installed_in_place_of_torch():
-    root = Path(__file__).parents[2]
-    fields = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    page = (root / "docs/how-to/export.md").read_text()
-    command = re.search(r"pip install (numpy[^`]*?)\n```", page)[1]
-    needed = {re.match(r"[\w-]+", line)[0] for line in fields["dependencies"]}
-    # Those that bring torch themselves.
-    absent = {"torch", "timm", "segmentation-models-pytorch", "lightning-fabric"}
-    assert set(command.replace("\\\n", " ").split()) == needed - absent | {"onnxruntime"}

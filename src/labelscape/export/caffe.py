@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelscape.errors import BadFile
+from labelscape.errors import BadFile, BadOption
 from labelscape.export.caffe_format import message_types
 from labelscape.export.caffe_layers import ASIDE, HEADS, Row, expected_rows
 from labelscape.mistaken import what_it_is
@@ -56,10 +56,12 @@ def read_caffe(path: str | Path) -> ImportedNetwork:
 
     The first three bands are turned from Caffe's B, G, R to the order of the files. A single sigmoid output s
     becomes two classes with the logits 0 and s, whose softmax is that sigmoid. Raises BadFile if the file is
-    missing, damaged, or holds another network.
+    missing, damaged, or holds another network, BadOption without protobuf.
     """
-    from google.protobuf.message import DecodeError
-
+    try:
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise BadOption("Caffe weights need protobuf: pip install 'labelscape[caffe]'.") from error
     path = Path(path)
     try:
         content = path.read_bytes()
