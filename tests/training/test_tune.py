@@ -439,7 +439,7 @@ def test_a_search_that_is_killed_goes_on_and_two_processes_share_one(settings, t
 
     whole = json.loads(begun(tmp_path / "whole").communicate()[0])
     one = begun(out)
-    until(state_path(out / "trials" / "0001", "fcn").exists)
+    until(state_path(out / "trials" / "0001", "fcn").exists, seconds=600)
     one.send_signal(signal.SIGKILL)
     one.communicate()
     found = json.loads(begun(out).communicate()[0])
