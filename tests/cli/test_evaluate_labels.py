@@ -60,6 +60,11 @@ def test_an_area_of_training_is_missed_and_can_be_named(w, tmp_path, run_cli):
     counts, said = labelled(run_cli, path, w.scene, "--labels", water, "--area", area)
     assert counts == [int((~wet[:, :40]).sum()), int(wet[:, :40].sum())]
     assert "warning" not in said
+    # A raster says itself what is unlabelled: there the background stands for nothing.
+    raster = world.label_raster(w, tmp_path / "l.tif", values=(1, 0, 255))
+    counts, said = labelled(run_cli, path, w.scene, "--labels", raster, "--classes", "other=0,water=1")
+    assert counts == [int((w.classes == 1).sum()), int(wet.sum())]
+    assert "only inside town.geojson" in said and "counts as 'other'" not in said
 
 
 def test_what_is_named_replaces_what_training_said(w, tmp_path, run_cli):

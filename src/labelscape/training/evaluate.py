@@ -32,6 +32,7 @@ from labelscape.legend import Legend
 from labelscape.rasters.creation import Given, of_folder
 from labelscape.scenes.files import Source, as_path, is_local, source_paths
 from labelscape.scenes.mosaic import open_scene
+from labelscape.scenes.vectors import is_vector
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.learned import learned, learned_by_makers
 from labelscape.training.map_data import data_of_maps, is_map
@@ -384,7 +385,11 @@ def rules_of_training(checkpoint: Checkpoint, given: Mapping[str, Any]) -> tuple
     as_trained = {name: stored[name] for name in (*SETTINGS, "nodata") if name != "area" and name in stored}
     notes = []
     if stored.get("area") and "area" not in given:
-        notes = [_area_warning(stored["area"], given.get("background", stored.get("background")))]
+        files = given.get("labels", ())
+        # A background is what no polygon covers: rasters say themselves what is unlabelled.
+        rasters = files and not any(map(is_vector, files))
+        background = None if rasters else given.get("background", stored.get("background"))
+        notes = [_area_warning(stored["area"], background)]
     return as_trained, notes
 
 
