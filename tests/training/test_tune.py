@@ -101,11 +101,9 @@ def test_a_known_optimum_is_found(settings, tmp_path, quick):
 
 
 def test_the_same_seed_draws_the_same_trials_also_after_an_interruption(settings, tmp_path, quick):
-    whole = ls.tune(settings, tmp_path / "whole", over=OVER, trials=14)
+    whole = ls.tune(settings, tmp_path / "whole", over=OVER, trials=9)
     states = [one.state for one in whole.trials]
     assert {"finished", "pruned"} == set(states)
-    again = ls.tune(settings, tmp_path / "again", over=OVER, trials=14)
-    assert drawn(again) == drawn(whole)
     other = ls.tune({**settings, "seed": 1}, tmp_path / "other", over=OVER, trials=2)
     assert drawn(other) != drawn(whole)[:2]
 
@@ -113,43 +111,41 @@ def test_the_same_seed_draws_the_same_trials_also_after_an_interruption(settings
 
     def breaking(recipe):
         calls.append(recipe)
-        if len(calls) in (3, 12):
+        if len(calls) in (3, 8):
             raise KeyboardInterrupt
 
     quick.before = breaking
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            ls.tune(settings, tmp_path / "cut", over=OVER, trials=14, say=said.append)
-        assert said[-1].endswith("of 14 trials; the same command continues the search")
-    assert "stopped after 2 of 14" in " ".join(said)
-    assert drawn(ls.tune(settings, tmp_path / "cut", over=OVER, trials=14)) == drawn(whole)
-    assert len(calls) == 16, "finished trials are not trained again"
+            ls.tune(settings, tmp_path / "cut", over=OVER, trials=9, say=said.append)
+        assert said[-1].endswith("of 9 trials; the same command continues the search")
+    assert "stopped after 2 of 9" in " ".join(said)
+    assert drawn(ls.tune(settings, tmp_path / "cut", over=OVER, trials=9)) == drawn(whole)
+    assert len(calls) == 11, "finished trials are not trained again"
 
 
 def test_trials_that_are_behind_are_pruned_and_only_the_best_keeps_its_weights(settings, tmp_path, quick):
     out = tmp_path / "out"
-    found = ls.tune(settings, out, over=OVER, trials=14)
+    found = ls.tune(settings, out, over=OVER, trials=9)
     pruned = [one for one in found.trials if one.state == "pruned"]
     assert pruned and all(one.step < 10 and one.number >= 5 for one in pruned)
     kept = [path.parent.name for path in (out / "trials").rglob("*.safetensors")]
     assert kept == [f"{found.best.number:04d}"]
-    assert (
-        ls.tune(settings, tmp_path / "h", over=OVER, trials=12, pruner="hyperband").best.state == "finished"
-    )
+    assert ls.tune(settings, tmp_path / "h", over=OVER, trials=8, pruner="hyperband").best.state == "finished"
 
 
 def test_test_blocks_are_scored_once_for_the_winner(settings, tmp_path, quick):
     out = tmp_path / "out"
-    found = ls.tune(settings, out, over=OVER, trials=6)
+    found = ls.tune(settings, out, over=OVER, trials=1)
     assert quick.scored == ["test"] and found.tested == 1
     assert found.checkpoint == out / "best" / "fcn.safetensors"
     assert load(found.checkpoint).scores == {"fcn": found.test}
     # The same command again scores nothing, and trains nothing.
     trained = len(quick.recipes)
-    assert ls.tune(settings, out, over=OVER, trials=6).to_dict() == found.to_dict()
-    assert quick.scored == ["test"] and len(quick.recipes) == trained == 6
-    more = ls.tune(settings, out, over=OVER, trials=20)
-    assert more.best.number > 5, "this seed finds a better one later"
+    assert ls.tune(settings, out, over=OVER, trials=1).to_dict() == found.to_dict()
+    assert quick.scored == ["test"] and len(quick.recipes) == trained == 1
+    more = ls.tune(settings, out, over=OVER, trials=9)
+    assert more.best.number > 0, "this seed finds a better one later"
     assert quick.scored == ["test", "test"] and more.tested == 2
     assert list((out / "best").glob("*.safetensors")) == [more.checkpoint]
 
@@ -192,30 +188,31 @@ def test_two_processes_share_a_search(settings, tmp_path, quick):
     assert quick.scored == ["test"]
 
 
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        (BadInput("The loss became nan by step 10."), "The loss became nan by step 10."),
-        (RuntimeError("CUDA out of memory.\nTried to allocate"), "CUDA out of memory. Tried to allocate"),
-        (MemoryError(), "out of memory"),
-    ],
-)
-def test_a_trial_that_fails_has_its_cause_and_the_search_goes_on(settings, tmp_path, quick, error, cause):
+def test_trials_that_fail_have_their_cause_and_the_search_goes_on(settings, tmp_path, quick):
+    errors = {
+        32: BadInput("The loss became nan by step 10."),
+        96: MemoryError(),
+        128: RuntimeError("CUDA out of memory.\nTried to allocate"),
+    }
+    causes = {
+        32: "The loss became nan by step 10.", 96: "out of memory",
+        128: "CUDA out of memory. Tried to allocate",
+    }  # fmt: skip
+
     def failing(recipe):
-        if recipe.crop == 128:
-            raise error
+        if recipe.crop in errors:
+            raise errors[recipe.crop]
 
     quick.before, said = failing, []
-    over = {"rate": OVER["rate"], "crop": "128,64"}
-    found = ls.tune(settings, tmp_path / "out", over=over, trials=8, say=said.append)
+    over = {"rate": OVER["rate"], "crop": "32,64,96,128"}
+    found = ls.tune(settings, tmp_path / "out", over=over, trials=10, say=said.append)
     failed = [one for one in found.trials if one.state == "failed"]
-    assert failed and {one.cause for one in failed} == {cause}
-    assert all(one.settings["crop"] == 128 for one in failed) and found.best.settings["crop"] == 64
-    assert any(line.startswith(f"trial {failed[0].number} failed: {cause}") for line in said)
-    over = {"rate": OVER["rate"], "crop": "128,127"}
-    quick.before = lambda recipe: (_ for _ in ()).throw(error)
+    assert {one.settings["crop"] for one in failed} == set(errors)
+    assert all(one.cause == causes[one.settings["crop"]] for one in failed)
+    assert found.best.settings["crop"] == 64
+    assert any(line.startswith(f"trial {failed[0].number} failed: {failed[0].cause}") for line in said)
     with pytest.raises(BadInput, match="first 5 trials all failed; the last one: "):
-        ls.tune(settings, tmp_path / "none", over=over, trials=8)
+        ls.tune(settings, tmp_path / "none", over={**over, "crop": "32,96,128"}, trials=8)
 
 
 def test_a_full_disk_ends_the_search_and_fails_no_trial(settings, tmp_path, quick):
