@@ -166,10 +166,11 @@ def _object_part(one: ObjectCounts) -> Section:
         for row in facts["by_size"]
     )
     said = {key: percent(facts[key]) for key in ("precision", "recall", "f1", "boundary_f1", "boundary_iou")}
+    true, _, predicted = (f"{count:,}" for count in facts["borders"][:3])
     text = (
         f"Precision {said['precision']} %, recall {said['recall']} %, F1 {said['f1']} % of objects. Borders "
         f"within {one.tolerance} pixels: boundary F1 {said['boundary_f1']} %, boundary IoU "
-        f"{said['boundary_iou']} %.",
+        f"{said['boundary_iou']} % ({true} true and {predicted} predicted border pixels).",
     )
     heads = ("pixels", "true", "found", "predicted", "right")
     return Section(one.name, text, tables=(Table(heads, rows),))

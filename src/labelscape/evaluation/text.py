@@ -216,7 +216,12 @@ def print_objects(found: Sequence[ObjectCounts], *, console: Console | None = No
         }
         print(f"objects: precision {said['precision']} %, recall {said['recall']} %, F1 {said['f1']} %")
         within = f"borders, within {one.tolerance} pixel{'s' * (one.tolerance != 1)}"
-        print(f"{within}: boundary F1 {said['boundary_f1']} %, boundary IoU {said['boundary_iou']} %")
+        # Where labels seldom meet, a score is of a handful of pixels.
+        true, _, predicted = (f"{count:,}" for count in facts["borders"][:3])
+        print(
+            f"{within}: boundary F1 {said['boundary_f1']} %, boundary IoU {said['boundary_iou']} % "
+            f"({true} true and {predicted} predicted border pixels)"
+        )
 
 
 def print_topology(found: Sequence[TopologyCounts]) -> None:
