@@ -420,6 +420,20 @@ def test_a_search_from_the_command_line(settings, tmp_path, run_cli, monkeypatch
     assert code == 0 and json.loads(printed) == stored and len(parts) == 16, err
 
 
+def test_a_configuration_file_of_a_training_is_searched_too(settings, tmp_path, quick, run_cli):
+    data = settings["data"]
+    file = tmp_path / "train.json"
+    own = {"images": data["images"], "labels": data["labels"], "block": 16, "network": "fcn", "steps": 8}
+    file.write_text(json.dumps({**own, "batch": 2, "val_every": 4, "device": "cpu"}))
+    words = ["tune", "--config", file, "--over", "rate=1e-3:1e-2:log", "--trials", 1]
+    code, _, err = run_cli(*words, "--steps", 4, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert (quick.recipes[0].network, quick.recipes[0].steps, quick.recipes[0].batch) == ("fcn", 4, 2)
+    assert "the command line overrules" in err
+    code, _, err = run_cli("tune", "--out", tmp_path / "none")
+    assert code == 2 and "labelscape tune needs scenes: name them, or a configuration file" in err
+
+
 @pytest.mark.long
 def test_a_search_that_is_killed_goes_on_and_two_processes_share_one(settings, tmp_path):
     data, out = settings["data"], tmp_path / "out"

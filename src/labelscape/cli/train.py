@@ -339,21 +339,28 @@ def recipe_of(
     from labelscape.training.recipe import make_recipe
 
     settings = settings_given(images, labels, schedule, holdout, second, setting, corrections)
-    if file is not None:
-        from labelscape.cli.config import overruled
-
-        settings, lines = overruled(file.settings, settings)
-        if told is not None:
-            told += lines
-    if not settings["data"].get("images"):
-        raise BadOption(
-            "labelscape train needs scenes: name them, or a configuration file (--config) that does."
-        )
+    settings = with_file(settings, file, [] if told is None else told, NAME)
     # Only with the recipe made: the steps, batch and crop that were not given count too.
     if (holdout.val or (file is not None and file.val)) and settings.get("val_every") is None:
         recipe = make_recipe(**{**settings, "val_every": 1})
         return recipe.replace(val_every=val_interval(recipe))
     return make_recipe(**settings)
+
+
+def with_file(settings: dict[str, Any], file: ConfigFile | None, told: Texts, verb: str) -> dict[str, Any]:
+    """The settings over those of a configuration file; what they replace in it is added to `told`. Raises
+    BadOption where neither names a scene.
+    """
+    if file is not None:
+        from labelscape.cli.config import overruled
+
+        settings, lines = overruled(file.settings, settings)
+        told += lines
+    if not settings["data"].get("images"):
+        raise BadOption(
+            f"labelscape {verb} needs scenes: name them, or a configuration file (--config) that does."
+        )
+    return settings
 
 
 def settings_given(

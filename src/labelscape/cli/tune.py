@@ -11,7 +11,19 @@ import typer
 from labelscape.cli.given_files import check_files
 from labelscape.cli.options import AsJson, Labels, Overwrite, grouped, print_json, talk
 from labelscape.cli.second_task import SecondTask
-from labelscape.cli.train import Corrected, Holdout, Schedule, Setting, Texts, settings_given
+from labelscape.cli.train import (
+    CONFIG_FILE,
+    Config,
+    Corrected,
+    Holdout,
+    Images,
+    Schedule,
+    Setting,
+    Texts,
+    settings_given,
+    tell_overruled,
+    with_file,
+)
 from labelscape.errors import BadOption
 from labelscape.text import typed
 
@@ -56,17 +68,11 @@ class Search:
 
 @grouped
 def run(
-    images: Annotated[
-        Texts,
-        typer.Argument(
-            help=(
-                "Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with "
-                "images/ and labels/."
-            )
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the search; one that is there goes on.")],
+    ctx: typer.Context,
+    images: Images = None,
     *,
+    config: Config = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the search; one that is there goes on.")],
     search: Search,
     labels: Labels,
     schedule: Schedule,
@@ -91,8 +97,13 @@ def run(
         --over network=mlp,smp/Unet --over losses=cross-entropy,cross-entropy+dice --trials 40
         --train-best 2000 --out search
     """
+    images = images or []
     check_files([*images, *labels.labels, labels.area, *corrected.corrections])
+    told: Texts = []
     settings = settings_given(images, labels, schedule, holdout, second, setting, corrected.corrections)
+    settings = with_file(settings, file := ctx.meta.get(CONFIG_FILE), told, NAME)
+    if file is not None:
+        tell_overruled(ctx, file, told)
     how = {**asdict(search), "over": space_given(search.over) or None}
     from labelscape.training.tune import tune
 
