@@ -65,6 +65,15 @@ class Bundle:
             "8-bit images were only divided by 255"
         )
 
+    def pairs(self, dtype: str, bands: int) -> tuple[tuple[float, float], ...]:
+        """(mean, deviation) of so many bands by which scenes of this type are scaled as those that its
+        weights learned from: `scaling` without the cut. Empty where it has no statistics.
+        """
+        if dtype == "uint8":
+            return ((0.0, 255.0),) * bands
+        # (v - m) / 6 d + 1 / 2 = (v - (m - 3 d)) / 6 d
+        return tuple((mean - 3 * std, 6 * std) for mean, std in zip(self.means, self.stds, strict=True))
+
 
 def is_bundle(path: str | Path) -> bool:
     """Is it an archive with the settings of a pipeline or a training of Raster Vision?"""

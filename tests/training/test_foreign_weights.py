@@ -68,6 +68,23 @@ def test_a_timm_encoder_is_taken_over_whatever_stands_before_its_names(prefix):
     assert f"not used: {prefix}fc.bias, {prefix}fc.weight" in line and "new: " in line
 
 
+@pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv3_small_050"])
+def test_classifiers_of_timm_whose_names_are_joined_otherwise_fit_too(name):
+    """Its feature extractors have "stages_0" where its classifiers have "stages.0"."""
+    import_torchvision()
+    import timm
+
+    state = marked(timm.create_model(name), "backbone.")
+    options = {**SMALL["deeplabv3plus"], "backbone": name}
+    net = network("deeplabv3plus", backbone=name)
+    taken = take_over(net, "deeplabv3plus", options, DATA, ForeignWeights("w.pth", state))
+    assert taken == encoder_names(net)
+    flat = {key.removeprefix("backbone.").replace(".", "_"): value for key, value in state.items()}
+    for key in taken:
+        theirs = flat[key.removeprefix("trunk.body.").replace(".", "_")]
+        assert torch.equal(net.state_dict()[key], theirs), key
+
+
 def test_a_whole_network_of_the_library_but_its_classes():
     theirs = network("smp/Unet").net
     state = marked(theirs, "model.")

@@ -8,8 +8,10 @@ import math
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
+import world
 from small_networks import SMALL
 from test_foreign_weights import DATA, Harmful, backbone, marked, network
 
@@ -18,6 +20,8 @@ from labelscape.inspection.describe import info
 from labelscape.nets.depth import encoder_names
 from labelscape.raster_vision import read_bundle
 from labelscape.training.foreign import load_start
+from labelscape.training.recipe import make_recipe
+from labelscape.training.run import train
 from labelscape.training.start import take_over, told_of_start
 
 CLASSES = {
@@ -126,6 +130,43 @@ def test_its_weights_are_a_start(tmp_path):
     assert "does not say which bands" not in line
     with pytest.raises(BadInput, match="holds no encoder of this network"):
         take_over(network("fcn"), "fcn", SMALL["fcn"], DATA, start)
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"), [(1, "as in the training of b.zip"), (100, "another band or unit")]
+)
+def test_bands_are_scaled_as_the_weights_learned_them(scale, told, tmp_path):
+    """Scenes of 16 bits, whose values lie around the means of the bundle or plainly elsewhere."""
+    scene = world.make(tmp_path, 64, 64)
+    labels = world.label_raster(scene, tmp_path / "labels.tif")
+    means = (scale * scene.pixels.mean((1, 2))).tolist()
+    stds = scene.pixels.std((1, 2)).tolist()
+    pipeline = {**PIPELINE, "dataset": {"class_config": CLASSES}}
+    outer = {
+        "analyze/stats/train_scenes/stats.json": {"means": means, "stds": stds},
+        "pipeline-config.json": pipeline,
+    }
+    state = {k: v / 50 if v.is_floating_point() else v for k, v in marked(backbone(), "backbone.").items()}
+    torch.save(state, made := io.BytesIO())
+    path = bundle(tmp_path / "b.zip", {"model.pth": made.getvalue()}, outer)
+    lines = []
+    recipe = make_recipe(
+        data={"images": [str(scene.scene)], "labels": [str(labels)], "holdout": 0},
+        network="deeplabv3plus",
+        options=SMALL["deeplabv3plus"],
+        start=str(path),
+        steps=1,
+        crop=32,
+        batch=2,
+        device="cpu",
+        measure_unfamiliar=False,
+    )
+    found = train(recipe, tmp_path / "out", score=False, say=lines.append).contract
+    (line,) = [line for line in lines if line.startswith("input is scaled")]
+    assert told in line
+    own = tuple((one.mean, one.std) for one in found.statistics)
+    wanted = own if scale == 100 else [(m - 3 * s, 6 * s) for m, s in zip(means, stds)]
+    np.testing.assert_allclose(found.normalisation, wanted)
 
 
 def test_no_code_of_a_bundle_runs(tmp_path, monkeypatch):

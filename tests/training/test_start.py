@@ -143,6 +143,29 @@ def test_columns_are_matched_by_the_name_of_the_band():
     assert fit.why == ("other bands: red green blue; of the same name: blue red",)
 
 
+def test_a_band_whose_name_stands_twice_is_no_bands_part():
+    old, now = ("red", "nir", "nir"), ("nir", "nir", "red")
+    before, fresh, after, fit = started(*FCN, (old, ("a", "b")), (now, ("a", "b")))
+    for column, (name, wanted) in enumerate(zip(now, (fresh[STEM], fresh[STEM], before[STEM]))):
+        source = 0 if name == "red" else column
+        np.testing.assert_array_equal(after[STEM][:, column], wanted[:, source], err_msg=f"{column} {name}")
+    assert fit.why == ("other bands: red nir nir; of the same name: red",)
+    # In the same order each is itself.
+    before, _, after, _ = started(*FCN, (old, ("a", "b")), (old, ("a", "b")))
+    np.testing.assert_array_equal(after[STEM], before[STEM])
+
+
+def test_names_that_differ_in_case_or_blanks_are_other_classes_and_told():
+    old, now = ("water", "broad leaf", "town"), ("Water", "broad  leaf", "town")
+    before, fresh, after, fit = started(*FCN, (RGB, old), (RGB, now))
+    for row, source in enumerate((fresh, fresh, before)):
+        np.testing.assert_array_equal(after[f"{HEAD}.weight"][row], source[f"{HEAD}.weight"][row])
+    assert fit.why == (
+        "other classes: water, broad leaf, town; of the same name: town; new, since written otherwise there: "
+        "Water, broad  leaf",
+    )
+
+
 def test_as_many_classes_and_none_of_the_same_name_is_a_new_head():
     _, fresh, after, fit = started(*FCN, (RGB, ("a", "b")), (RGB, ("c", "d")))
     np.testing.assert_array_equal(after[f"{HEAD}.weight"], fresh[f"{HEAD}.weight"])

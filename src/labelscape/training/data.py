@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from labelscape.grid import Grid
 from labelscape.labels.rules import SETTINGS, LabelRules
 from labelscape.legend import Legend
 from labelscape.progress import bar
+from labelscape.raster_vision import Bundle
 from labelscape.training.recipe_data import Data
 
 if TYPE_CHECKING:
@@ -157,14 +159,19 @@ class InputScaling(NamedTuple):
     source: str
 
 
-def input_scaling(recipe: Recipe, dataset: Dataset, statistics: Sequence[BandStatistics]) -> InputScaling:
+def input_scaling(
+    recipe: Recipe, dataset: Dataset, statistics: Sequence[BandStatistics], bundle: Bundle | None = None
+) -> InputScaling:
     """How a data set's bands are scaled for the recipe's network. Pretrained weights get red, green and blue
-    of 8 bits as in their own training; all else is scaled by the data's own statistics. Raises BadOption
-    where `normalisation` asks for the weights' and they do not apply.
+    of 8 bits as in their own training, and weights of a `bundle` of Raster Vision all bands by its
+    statistics; all else is scaled by the data's own. Raises BadOption where `normalisation` asks for the
+    weights' and they do not apply.
     """
     own = tuple((s.mean, s.std) for s in statistics)
     if recipe.normalisation == "data":
         return InputScaling(own, "")
+    if bundle is not None:
+        return _as_the_bundle(recipe, dataset, statistics, bundle)
     # Here, not above: it imports torch, and scores of exported models need none.
     from labelscape.nets.catalog import weights_scaling
 
@@ -190,30 +197,69 @@ def input_scaling(recipe: Recipe, dataset: Dataset, statistics: Sequence[BandSta
     return InputScaling(own, "" if random else f"input is scaled by the data's own statistics: {missing}")
 
 
+def _as_the_bundle(
+    recipe: Recipe, dataset: Dataset, statistics: Sequence[BandStatistics], bundle: Bundle
+) -> InputScaling:
+    """Scaled as the images that a bundle's weights learned from, unless the values are plainly others."""
+    dtype, name = dataset.scenes[0].scene.dtype.name, Path(bundle.path).name
+    pairs, missing = bundle.pairs(dtype, len(statistics)), ""
+    if not pairs:
+        missing = f"{name} has no statistics of bands, and values are {dtype}"
+    elif len(pairs) != len(statistics):
+        missing = f"{name} has statistics of {len(pairs)} bands, and {len(statistics)} are read"
+    elif dtype != "uint8":
+        # A bundle names no bands: that these are others, or in other units, shows in their values alone.
+        known = zip(statistics, pairs, bundle.means, bundle.stds)
+        missing = next(
+            (
+                f"band {own.name} has a mean of {own.mean:.6g}, and in {name} one of {mean:.6g} (deviation "
+                f"{std:.6g}): another band or unit"
+                for own, (low, width), mean, std in known
+                if not low < own.mean < low + width
+            ),
+            "",
+        )
+    if missing and recipe.normalisation == "weights":
+        raise BadOption(f"normalisation='weights' cannot be followed: {missing}.")
+    if missing:
+        return InputScaling(
+            tuple((s.mean, s.std) for s in statistics),
+            f"input is scaled by the data's own statistics: {missing}",
+        )
+    how = "8-bit values over 255" if dtype == "uint8" else "by its statistics of the bands, in their order"
+    return InputScaling(pairs, f"input is scaled as in the training of {name}: {how}")
+
+
 def blank_checkpoint(
-    recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None, mate: Dataset | None = None
+    recipe: Recipe,
+    dataset: Dataset,
+    tick: Callable[[], None] | None = None,
+    mate: Dataset | None = None,
+    bundle: Bundle | None = None,
 ) -> Checkpoint:
     """A checkpoint without weights: classes, recipe, and the contract of the training imagery (bands,
     statistics, units, pixel size), the same of the second task `mate`. `tick` is called for every scene
-    surveyed.
+    surveyed; `bundle` is that of the weights to start from.
     """
     second = None
     if mate is not None:
         # By its own statistics, or the weights': the two data sets may come from different sensors.
-        second = SecondTask(task_name(recipe, mate), mate.legend, contract_of(recipe, mate, tick))
+        second = SecondTask(task_name(recipe, mate), mate.legend, contract_of(recipe, mate, tick, bundle))
     return Checkpoint(
         network=recipe.network,
         options=dict(recipe.options),
         weights={},
         legend=dataset.legend,
         recipe=recipe.model_dump(mode="json"),
-        contract=contract_of(recipe, dataset, tick),
+        contract=contract_of(recipe, dataset, tick, bundle),
         mate=second,
         corrections=dataset.corrected,
     )
 
 
-def contract_of(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None) -> Contract:
+def contract_of(
+    recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None, bundle: Bundle | None = None
+) -> Contract:
     """What a network of the recipe will know of the imagery of a data set."""
     statistics, samples = survey((s.scene for s in dataset.learned_from()), tick=tick)
     first: Grid = dataset.scenes[0].scene.grid
@@ -221,7 +267,7 @@ def contract_of(recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | Non
     return Contract(
         bands=dataset.bands,
         dtype=dataset.scenes[0].scene.dtype.name,
-        normalisation=input_scaling(recipe, dataset, statistics).pairs,
+        normalisation=input_scaling(recipe, dataset, statistics, bundle).pairs,
         statistics=statistics,
         colours=colours_of(samples),
         units=dataset.scenes[0].scene.units,

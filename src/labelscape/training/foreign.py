@@ -4,7 +4,7 @@ encoder is that of the network. Strict: an encoder that does not fit whole is re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.nets.backbones import read_weights
 from labelscape.nets.blocks import Network
 from labelscape.nets.depth import encoder_names
-from labelscape.raster_vision import read_bundle, weights_in
+from labelscape.raster_vision import Bundle, read_bundle, weights_in
 from labelscape.text import some
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
@@ -34,6 +34,8 @@ class ForeignWeights:
     state: Mapping[str, Tensor] = field(repr=False)
     learned: str = UNTOLD
     """What is known of the bands and their scaling that they learned from, as a sentence."""
+    bundle: Bundle | None = None
+    """Of Raster Vision, where they come from one: its statistics say how their images were scaled."""
 
 
 Start = Checkpoint | ForeignWeights
@@ -86,7 +88,13 @@ def _of_bundle(path: str) -> ForeignWeights:
         )
     state = read_weights(Path(path), weights_in(path))
     names = some([name for name, _ in found.classes], SHOWN)
-    return ForeignWeights(path, state, f"They learned {names}, from images scaled as {found.scaling}")
+    learned = f"They learned {names}, from images scaled as {found.scaling}"
+    return ForeignWeights(path, state, learned, found)
+
+
+def bundle_of(start: Start | None) -> Bundle | None:
+    """The bundle that weights to start from come from; None for others."""
+    return start.bundle if isinstance(start, ForeignWeights) else None
 
 
 def _is_ours(path: Path) -> bool:
@@ -111,14 +119,17 @@ def match_weights(
     Raises BadInput where the encoder is another one.
     """
     shapes = {key: tuple(value.shape) for key, value in start.state.items()}
-    ours, theirs = _prefixes(encoder, shapes)
+    # timm's feature extractors join the names of a sequence with "_" where its classifiers have ".".
+    flat = {_flat(key): key for key in shapes}
+    ours, theirs = _prefixes({_flat(key) for key in encoder}, flat)
     if ours is None:
         raise BadInput(
             f"{start.path} holds no encoder of this network: of its {len(shapes)} weights (such as "
             f"{some(sorted(shapes)[:2])}) none is called {some(sorted(encoder)[:2])}, whatever stands "
             "before. Choose the backbone that it was trained with."
         )
-    found = {key: theirs + key.removeprefix(ours) for key in own if key.startswith(ours)}
+    places = {key: theirs + _flat(key).removeprefix(ours) for key in own if _flat(key).startswith(ours)}
+    found = {key: flat.get(place, place) for key, place in places.items()}
     wrong = [
         f"{key} is {shapes.get(found[key], 'missing')} there, {own[key]} here"
         for key in sorted(encoder)
@@ -139,21 +150,25 @@ def match_weights(
     return Match(taken, new, tuple(sorted(shapes.keys() - set(taken.values()))))
 
 
-def _prefixes(encoder: set[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str | None, str]:
-    """What stands before the names of the network's encoder and before those of the file: the pair under
-    which most names are the same.
+def _flat(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def _prefixes(encoder: set[str], given: Collection[str]) -> tuple[str | None, str]:
+    """What stands before the names of the network's encoder and before those `given`, all flat: the pair
+    under which most names are the same.
     """
     best: tuple[int, str | None, str] = (0, None, "")
     names = sorted(encoder)
-    for depth in range(names[0].count(".")):
-        ours = "".join(f"{word}." for word in names[0].split(".")[:depth])
+    for depth in range(names[0].count("_")):
+        ours = "".join(f"{word}_" for word in names[0].split("_")[:depth])
         if not all(name.startswith(ours) for name in names):
             break
         first = names[0].removeprefix(ours)
-        for key in shapes:
-            if key == first or key.endswith(f".{first}"):
+        for key in given:
+            if key == first or key.endswith(f"_{first}"):
                 theirs = key.removesuffix(first)
-                same = sum(theirs + name.removeprefix(ours) in shapes for name in names)
+                same = sum(theirs + name.removeprefix(ours) in given for name in names)
                 # The shortest prefix of ours first: with `net.` a whole network fits, not its encoder alone.
                 if same > best[0]:
                     best = (same, ours, theirs)

@@ -17,6 +17,7 @@ from labelscape.files import written_whole
 from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.data import blank_checkpoint, open_both
+from labelscape.training.foreign import bundle_of
 from labelscape.training.freeze import train_mode
 from labelscape.training.loop import batches, seed_step, set_up, update
 from labelscape.training.map_size import without_map_size
@@ -69,7 +70,8 @@ def find_rate(
     start = check_beforehand(recipe, None, fabric)
     with ExitStack() as opened:
         dataset, mate = opened.enter_context(open_both(recipe))
-        tasks = make_tasks(recipe, dataset, blank_checkpoint(recipe, dataset, mate=mate), mate)
+        blank = blank_checkpoint(recipe, dataset, mate=mate, bundle=bundle_of(start))
+        tasks = make_tasks(recipe, dataset, blank, mate)
         net, optimizer = set_up(build_network(recipe, dataset, start, mate), recipe, fabric)
         train_mode(net, recipe)
         opened.enter_context(deterministic(recipe.deterministic))

@@ -177,8 +177,8 @@ class Recipe(BaseModel):
     """Weight of the auxiliary head's loss, where the network has one (DGCWNet eq. 7, IFBFNet table 5)."""
     normalisation: Literal["auto", "data", "weights"] = Field("auto", exclude_if=lambda how: how == "auto")
     """Mean and deviation of the input bands. data: the training data's own; weights: those that the ImageNet
-    weights were trained with, for red, green and blue of 8 bits; auto: weights where these apply, else data.
-    (auto is not stored.)
+    weights were trained with, for red, green and blue of 8 bits, or those of a bundle of Raster Vision in
+    `start`; auto: weights where these apply, else data. (auto is not stored.)
     """
     sampling: Literal["uniform", "labelled", "balanced"] = "labelled"
     """Where crops are taken: anywhere; around a labelled pixel; around a pixel of a class drawn with equal

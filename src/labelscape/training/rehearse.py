@@ -23,6 +23,7 @@ from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.data import blank_checkpoint, open_both, scored_part
+from labelscape.training.foreign import bundle_of
 from labelscape.training.forest import forest_seconds
 from labelscape.training.freeze import train_mode
 from labelscape.training.loop import set_up, update
@@ -90,7 +91,7 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
     since = time.monotonic()
     with ExitStack() as opened:
         dataset, mate = opened.enter_context(open_both(recipe))
-        blank = blank_checkpoint(recipe, dataset, mate=mate)
+        blank = blank_checkpoint(recipe, dataset, mate=mate, bundle=bundle_of(start))
         if too_large := larger_than_all(recipe, dataset):
             raise BadInput(too_large)
         tasks = make_tasks(recipe, dataset, blank, mate)

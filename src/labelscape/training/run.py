@@ -21,7 +21,7 @@ from labelscape.nets.catalog import entry, options_of
 from labelscape.progress import bar
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.data import blank_checkpoint, input_scaling, of_second_task, open_both, scored_part
-from labelscape.training.foreign import Start
+from labelscape.training.foreign import Start, bundle_of
 from labelscape.training.leader import Leader, leading
 from labelscape.training.logs import Logs, checked, logging_to
 from labelscape.training.loop import run_phase
@@ -136,10 +136,10 @@ def _trained(recipe: Recipe, start: Start | None, run: Run) -> Checkpoint:
         # As many of each as `survey` looks at.
         surveyed = sum(min(len(each.learned_from()), 1000) for each in (dataset, mate) if each)
         with bar("statistics of the bands", surveyed, "scenes", shown=leads) as tick:
-            blank = blank_checkpoint(recipe, dataset, tick, mate)
+            blank = blank_checkpoint(recipe, dataset, tick, mate, bundle_of(start))
         for line in about_second_task(recipe, blank, mate, scored=run.score_mate):
             run.say(line)
-        if line := input_scaling(recipe, dataset, blank.contract.statistics).source:
+        if line := input_scaling(recipe, dataset, blank.contract.statistics, bundle_of(start)).source:
             run.say(line)
         if start is None:
             _warn_of_random_weights(recipe, run.say)

@@ -126,10 +126,17 @@ def _shapes(network: str, bands: int, classes: int, options: dict) -> Shapes:
 
 
 def _told_of(what: str, before: Sequence[str], now: Sequence[str]) -> str:
-    """other classes: water, forest; of the same name: water"""
+    """other classes: water, forest; of the same name: water; new, since written otherwise there: Forest"""
     join = " " if what == "bands" else ", "
-    both = [name for name in now if name in before]
-    return f"other {what}: {join.join(before)}" + (f"; of the same name: {join.join(both)}" if both else "")
+    both = [name for name in now if list(before).count(name) == list(now).count(name) == 1]
+    known = {" ".join(name.casefold().split()) for name in before}
+    # Names are matched as they stand: told, since "Water" for "water" would be learned anew unnoticed.
+    near = [name for name in now if name not in before and " ".join(name.casefold().split()) in known]
+    return (
+        f"other {what}: {join.join(before)}"
+        + (f"; of the same name: {join.join(both)}" if both else "")
+        + (f"; new, since written otherwise there: {join.join(near)}" if near else "")
+    )
 
 
 def _add_places(
@@ -138,7 +145,9 @@ def _add_places(
     """Add, for each weight whose shape depends on the number of names, along which axes it does, and which
     places belong together.
     """
-    same = tuple((list(before).index(name), place) for place, name in enumerate(now) if name in before)
+    # A name that stands twice says of neither which it is.
+    once = {name for name in now if list(before).count(name) == list(now).count(name) == 1}
+    same = tuple((list(before).index(name), place) for place, name in enumerate(now) if name in once)
     for key, shape in own.items():
         other = more.get(key)
         if other == shape:
