@@ -267,6 +267,7 @@ def test_auto_converts_where_torch_would_take_a_minute_for_a_shape(monkeypatch, 
     # 100 tiles of one shape; torch takes this share of a minute for all of them.
     plan = plan_tiles(Window(0, 0, 960, 960), tile_size=96, overlap=0, stride=16)
     assert image_shapes(plan) == {(1, 96, 96): 100}
+    assert image_shapes(plan) is image_shapes(replace(plan))  # counted once for memory and engine
     one = seconds * engine_choice.WORTH_SECONDS / 100
     monkeypatch.setattr(engine_choice, "seconds_of", lambda *_: one)
     asked = []

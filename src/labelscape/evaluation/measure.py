@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from labelscape.scoring.heap import memory_kept
 if TYPE_CHECKING:
     from labelscape.grid import Window
     from labelscape.scoring.protocol import Protocol
+    from labelscape.scoring.scored import ScoredTile
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.tiles import TilePlan
 
@@ -181,10 +182,26 @@ def score_scene(
     """Gives every tile to `add`. Returns the scene's class indices (H, W) where the `whole` is asked for:
     else tiles without a label are passed over.
     """
-    from labelscape.scoring.stitch import score_tiles
-
     left = len(plan)
     indices = np.full(scene.scene.grid.shape, IGNORE, np.uint8) if whole else None
+    for tile, truth in tiles_with_truth(scorer, scene, plan, part, whole=whole):
+        predicted = tile.classes()
+        add(tile.window, truth, predicted, tile)
+        if indices is not None:
+            indices[tile.window.inset_of(scene.scene.grid.window)] = predicted
+        left -= 1
+        tick()
+    tick(left)  # those without a label, which are not predicted
+    return indices
+
+
+def tiles_with_truth(
+    scorer: Scorer, scene: LabelledScene, plan: TilePlan, part: str | None, *, whole: bool = False
+) -> Iterator[tuple[ScoredTile, np.ndarray]]:
+    """Each tile of a scene that has a label, or every one of the `whole`, as it is predicted, and the class
+    indices (H, W) of its labels, 255 without.
+    """
+    from labelscape.scoring.stitch import score_tiles
 
     def wanted(window: Window) -> bool:
         # Reading labels costs little beside a pass of the network, which is spared where there are none.
@@ -194,14 +211,7 @@ def score_scene(
         truth = scene.read_labels(tile.window, part)
         # Nodata has no prediction: a label there counts neither as right nor as wrong.
         truth[~tile.valid] = IGNORE
-        predicted = tile.classes()
-        add(tile.window, truth, predicted, tile)
-        if indices is not None:
-            indices[tile.window.inset_of(scene.scene.grid.window)] = predicted
-        left -= 1
-        tick()
-    tick(left)  # those without a label, which are not predicted
-    return indices
+        yield tile, truth
 
 
 def no_bins(scorer: Scorer) -> list[Reliability]:

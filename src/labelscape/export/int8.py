@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from labelscape.contract.matching import bands_to_read
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.errors import BadInput, LabelscapeError, first_line
 from labelscape.evaluation import measure
-from labelscape.evaluation.counts import Evaluation
+from labelscape.evaluation.confusion import Confusion, count
+from labelscape.evaluation.metrics import mean_iou, overall_accuracy
 from labelscape.export import onnx_file
 from labelscape.export.images import as_read, images_of
 from labelscape.export.quantised import quantised
-from labelscape.exported import ExportedNetwork, Facts
+from labelscape.exported import ExportedNetwork, Facts, check_lines
 from labelscape.exported_formats import session
 from labelscape.legend import IGNORE
 from labelscape.scoring.precision import LEAST_EQUAL
@@ -31,10 +32,6 @@ from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.evaluate import present, training_data
-
-if TYPE_CHECKING:
-    from labelscape.evaluation.tally import See
-    from labelscape.grid import Window
 
 MOST_LOST = 0.01
 """How far the mean IoU may fall (ours): a map users would call worse."""
@@ -81,17 +78,7 @@ class Check:
 
     def lines(self) -> list[str]:
         """For people."""
-        equal = f"{100 * self.equal:.2f} % of {self.pixels:,} pixels get the class of float32"
-        if not self.float32:
-            return [
-                f"{equal}, on images drawn from the statistics of the training data: no score on real pixels "
-                f"could be measured ({self.why_drawn})"
-            ]
-        rows = [
-            f"{name:<8} mIoU {100 * one['mean_iou']:.2f} %, OA {100 * one['overall_accuracy']:.2f} %"
-            for name, one in (("float32", self.float32), ("int8", self.int8))
-        ]
-        return [f"on the held-out {self.images} part of its training data:", *rows, equal]
+        return check_lines(self.describe(), self.why_drawn)
 
 
 @contextmanager
@@ -148,35 +135,30 @@ def _spread(dataset: Dataset) -> list[LabelledScene]:
 
 
 def scores_beside(full: Checkpoint, small: Checkpoint, dataset: Dataset) -> Check:
-    """Both exported networks on the held-out labels, scored as `evaluate` scores them."""
+    """Both exported networks on the held-out labels, scored as `evaluate` scores them: tile by tile side by
+    side, since both cut a scene alike, so that memory does not grow with the scenes. Raises BadInput where
+    no label lies on valid pixels.
+    """
+    measure.check_classes(full, dataset)
     part = scored_part(dataset)
-    seen: dict[tuple[str, Window], np.ndarray] = {}
-    counts = [0, 0]
-
-    def kept(name: str, _: LabelledScene) -> Any:
-        return _seeing(lambda window, truth, predicted: seen.update({(name, window): predicted.copy()}))
-
-    def compared(name: str, _: LabelledScene) -> Any:
-        def see(window: Window, truth: np.ndarray, predicted: np.ndarray) -> None:
-            labelled = truth != IGNORE
-            counts[0] += int(labelled.sum())
-            counts[1] += int((seen.pop((name, window)) == predicted)[labelled].sum())
-
-        return _seeing(see)
-
-    how = {"part": part, "device": "cpu", "show": False}
-    wanted = measure.evaluate(full, dataset, watch=[kept], **how)
-    found = measure.evaluate(small, dataset, watch=[compared], **how)
-    return Check(part, counts[0], counts[1] / counts[0], _scores(wanted), _scores(found))
+    scorers = [Scorer.of([one], device="cpu") for one in (full, small)]
+    counts, same = [Confusion.empty(len(full.legend))] * 2, 0
+    for one in dataset.part(part):
+        plan = plan_for(scorers[0], one.scene)
+        beside = (measure.tiles_with_truth(scorer, one, plan, part) for scorer in scorers)
+        for (wanted, truth), (found, _) in zip(*beside, strict=True):
+            first, second = wanted.classes(), found.classes()
+            more = (count(truth, predicted, len(full.legend)) for predicted in (first, second))
+            counts = [so_far + new for so_far, new in zip(counts, more)]
+            same += int((first == second)[truth != IGNORE].sum())
+    labelled = counts[0].labelled
+    if not labelled:
+        raise BadInput(f"No labelled pixel to score on in the {part} part.")
+    return Check(part, labelled, same / labelled, *map(_scores, counts))
 
 
-@contextmanager
-def _seeing(see: See) -> Iterator[See]:
-    yield see
-
-
-def _scores(found: Evaluation) -> dict[str, float]:
-    return {name: float(found.metrics[name]) for name in ("mean_iou", "overall_accuracy")}
+def _scores(counts: Confusion) -> dict[str, float]:
+    return {"mean_iou": float(mean_iou(counts)), "overall_accuracy": float(overall_accuracy(counts))}
 
 
 def classes_beside(

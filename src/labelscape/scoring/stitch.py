@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 
@@ -170,14 +172,18 @@ def _batch_logits(
         yield tile, logits[tile] if image is not None else None, valid
 
 
-def image_shapes(plan: TilePlan) -> Counter[tuple[int, int, int]]:
+@lru_cache(maxsize=64)
+def image_shapes(plan: TilePlan) -> Mapping[tuple[int, int, int], int]:
     """How often the network is given so many images of this height and width at once (`_batch_logits`), where
     all tiles hold data.
+
+    Kept for the plans asked for last: memory and engine of a map both depend on it, and counting a million
+    tiles takes seconds.
     """
     found: Counter[tuple[int, int, int]] = Counter()
     for tiles in tile_batches(plan):
         found.update((count, *shape) for shape, count in Counter(tile.seen.shape for tile in tiles).items())
-    return found
+    return MappingProxyType(found)
 
 
 def stacked(images: list[list[Array] | None], member: int) -> Array:
