@@ -74,6 +74,10 @@ def test_maps_are_compared_pixel_by_pixel(w, tmp_path):
     assert (test.both, test.only_first) == ((right[0] & right[1]).sum(), (right[0] & ~right[1]).sum())
     assert (test.only_other, test.neither) == ((~right[0] & right[1]).sum(), (~right[0] & ~right[1]).sum())
     assert pair.units == 24 and pair.sentence.startswith("other is better by ")
+    page = found._repr_html_()
+    low, high = (f"{100 * value:+.2f}" for value in (pair.lines[1].low, pair.lines[1].high))
+    assert "<caption>%, 24 blocks</caption>" in page and pair.sentence in page and "Notes" not in page
+    assert f"<td>mIoU</td><td>{100 * pair.lines[1].first:.2f}</td>" in page and f"{low} to {high}" in page
     (path,) = found.maps
     with rasterio.open(path) as file:
         drawn = file.read(1)

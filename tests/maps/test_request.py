@@ -1,7 +1,9 @@
 """A map as one value: what is wrong with it, what its settings decide, and that it makes the map again."""
 
+import base64
 import hashlib
 import inspect
+import io
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import pytest
 import rasterio
 import torch
 import world
+from PIL import Image
 
 import labelscape as ls
 from labelscape.checkpoint import Checkpoint, load, save
@@ -354,6 +357,11 @@ def test_a_result_is_short_to_read(stored, tmp_path):
     assert len(repr(made)) < 200 + len(str(out)) and "one_class.tif" in repr(made)
     page = made._repr_html_()
     assert "a&lt;b" in page and "a<b" not in page
+    # The map itself, in its colours.
+    picture = base64.b64decode(page.partition("data:image/png;base64,")[2].partition("'")[0])
+    colours = {color for _, color in Image.open(io.BytesIO(picture)).convert("RGB").getcolors()}
+    legend = load(files[0]).legend
+    assert colours <= {one.color for one in legend.classes} | {(255, 255, 255)} and len(colours) > 1
     for area in made.areas:
         assert f"<td>{area.name}</td><td>{area.pixels:,}</td>" in page
     assert f"Seam score {made.seam:.2f}" in page

@@ -42,7 +42,8 @@ NAME = "compare"
 Models = Annotated[
     list[str],
     typer.Argument(
-        help="Two or more: checkpoints, class rasters, or folders of class rasters. Trainings with "
+        help="Two or more: checkpoints or models of export, class rasters, or folders of class rasters. "
+        "Trainings with "
         "several seeds are one model: a0.safetensors,a1.safetensors."
     ),
 ]
@@ -172,20 +173,20 @@ def _print_pair(pair: Pair, split: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from labelscape.evaluation.text import percent
+    from labelscape.evaluation.text import interval, percent
 
-    interval = f"{100 * pair.level:g} % interval"
+    level = f"{100 * pair.level:g} % interval"
     # Trainings with other seeds are rare: without them the column would be empty.
     over_seeds = any(line.seeds_low is not None for line in pair.lines)
     table = Table(title=f"{split or 'all'} labels, {pair.units} {pair.kind}, in per cent")
-    heads = ("", pair.first, pair.other, "difference", interval, *(["over trainings"] if over_seeds else []))
+    heads = ("", pair.first, pair.other, "difference", level, *(["over trainings"] if over_seeds else []))
     for n, head in enumerate(heads):
         table.add_column(Text(head), justify="right" if n else "left", no_wrap=True)
     for line in pair.lines:
         row = [line.metric, percent(line.first), percent(line.other), percent(line.difference)]
-        row.append(_range(line.low, line.high))
+        row.append(interval(line.low, line.high))
         if over_seeds:
-            row.append(_range(line.seeds_low, line.seeds_high))
+            row.append(interval(line.seeds_low, line.seeds_high))
         # Text: rich would read the brackets of a name as markup.
         table.add_row(*map(Text, row))
     # soft_wrap: in a pipe rich would cut cells at 80 columns.
@@ -198,7 +199,3 @@ def _print_pair(pair: Pair, split: str | None) -> None:
         f"{test.only_other:,} (McNemar p {p}, too small: neighbouring pixels are alike)"
     )
     print(pair.sentence)
-
-
-def _range(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"

@@ -27,6 +27,7 @@ from labelscape.evaluation.predicted import (
     map_classes,
     predicted_classes,
 )
+from labelscape.evaluation.text import interval, percent
 from labelscape.files import (
     check_new,
     make_folder,
@@ -148,8 +149,27 @@ class Comparison:
         return f"<Comparison: {' '.join(pair.sentence for pair in self.pairs)}>"
 
     def _repr_html_(self) -> str:
-        """What notebooks show: the sentences."""
-        return "".join(f"<p>{escape(pair.sentence)}</p>" for pair in self.pairs)
+        """What notebooks show: of each pair the scores in per cent and their differences, and its sentence;
+        then the warnings.
+        """
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return "".join(map(_html, self.pairs)) + (f"<p>Notes</p><ul>{notes}</ul>" if notes else "")
+
+
+def _html(pair: Pair) -> str:
+    rows = [("", pair.first, pair.other, "difference", f"{100 * pair.level:g} % interval")]
+    rows += [
+        (line.metric, *map(percent, (line.first, line.other, line.difference)), interval(line.low, line.high))
+        for line in pair.lines
+    ]
+    cells = (
+        "".join(f"<{tag}>{escape(text)}</{tag}>" for text in row)
+        for tag, row in zip(("th", *("td",) * len(rows)), rows)
+    )
+    table = "".join(f"<tr>{row}</tr>" for row in cells)
+    return (
+        f"<table><caption>%, {pair.units} {pair.kind}</caption>{table}</table><p>{escape(pair.sentence)}</p>"
+    )
 
 
 def compare_sides(

@@ -28,6 +28,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """Of a difference of fractions, in per cent with signs; "-" where it is undefined."""
+    return "-" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
+
+
 def class_names(scores: Scores) -> list[str]:
     """All classes that any model was scored on, in order of appearance."""
     return list(

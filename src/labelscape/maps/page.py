@@ -48,7 +48,7 @@ def write_map_report(
     """Write the HTML report of a `MapResult`."""
     legend, facts = checkpoint.legend, result.facts
     # Mean and low share are those of the small picture: the page costs seconds, whatever the map's size.
-    confidence = _small(result.paths["confidence"])
+    confidence = small(result.paths["confidence"])
     scores = tuple(ModelScores(name, metrics) for name, metrics in checkpoint.scores.items())
     report = Report(
         title=f"Map of {facts['name']}",
@@ -78,7 +78,7 @@ def write_map_report(
 def _second_task(checkpoint: Checkpoint, scene: Scene, result: MapResult) -> Report:
     """The section of a second task, whose map `result` is."""
     one = checkpoint.task(checkpoint.mate.name)
-    confidence = _small(result.paths["confidence"])
+    confidence = small(result.paths["confidence"])
     scores = tuple(ModelScores(name, metrics) for name, metrics in one.scores.items())
     return Report(
         title=f"Second task: {checkpoint.mate.name}",
@@ -179,7 +179,7 @@ def _pictures(scene: Scene, result: MapResult, legend: Legend, confidence: np.nd
         f" of {size:.3g} m" if size else ", no coordinates"
     )
     nodata = "white is nodata" if result.nodata_pixels else ""
-    classes = legend.paint(legend.indices(_small(result.paths["class"])))
+    classes = legend.paint(legend.indices(small(result.paths["class"])))
     pictures = [
         Picture("Scene", scene.thumbnail(SIDE), said, f"The scene, {said}"),
         Picture("Map", classes, nodata, f"Class map with {len(legend)} classes", legend=chips),
@@ -202,7 +202,7 @@ def _pictures(scene: Scene, result: MapResult, legend: Legend, confidence: np.nd
 
 def _unfamiliar(result: MapResult) -> Picture:
     """The picture of unfamiliar input, the limit in the middle of its colours."""
-    far = _small(result.paths["unfamiliar"])
+    far = small(result.paths["unfamiliar"])
     # NaN is shown white.
     return Picture(
         "Unfamiliar input",
@@ -227,7 +227,7 @@ def _sieved(result: MapResult, legend: Legend) -> Picture:
         "The polygons are of this map; classes, confidences, areas and scores on this page are of the "
         "map before sieving."
     )
-    picture = legend.paint(legend.indices(_small(result.paths["sieved"])))
+    picture = legend.paint(legend.indices(small(result.paths["sieved"])))
     return Picture("Sieved map", picture, caption, "Class map without small areas")
 
 
@@ -275,8 +275,8 @@ def _files(result: MapResult) -> tuple[FileRow, ...]:
     )
 
 
-def _small(path: Path) -> np.ndarray:
-    """The first band decimated to SIDE, from overviews where there are any."""
+def small(path: Path, side: int = SIDE) -> np.ndarray:
+    """The first band decimated to `side`, from overviews where there are any."""
     with gdal(), rasterio.open(path) as file:
         # Decimated reads come from the mode overviews: classes are never averaged into others.
-        return file.read(1, out_shape=decimated(file.shape, SIDE))
+        return file.read(1, out_shape=decimated(file.shape, side))

@@ -5,18 +5,23 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import labelscape
 from labelscape.areas.sieve import SieveSummary
+from labelscape.errors import LabelscapeError
 from labelscape.evaluation.units import area_unit
 from labelscape.maps.rasters import ClassArea
 from labelscape.maps.speed import Speed
 
 if TYPE_CHECKING:
     from labelscape.areas.polygonize import PolygonSummary
+
+SHOWN = 480
+"""Longest side in pixels of the map that a notebook shows (ours)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +77,10 @@ class MapResult:
         return f"<MapResult {self.paths['class'].name}: {classes}, {files}{seam}{notes}>"
 
     def _repr_html_(self) -> str:
-        """What notebooks show: areas, files, seam score, notes."""
-        parts = [_area_table(self.areas)]
+        """What notebooks show: the class map in its colours, areas, files, seam score, notes."""
+        parts = [_picture(self.paths["class"]), _area_table(self.areas)]
         for name, one in self.tasks.items():
-            parts += [f"<p>{html.escape(name)}</p>", _area_table(one.areas)]
+            parts += [f"<p>{html.escape(name)}</p>", _picture(one.paths["class"]), _area_table(one.areas)]
         parts.append(_table([("file", "path"), *((k, str(p)) for k, p in self.paths.items())]))
         if not math.isnan(self.seam):
             # NaN for a single tile, where there is no seam to measure.
@@ -101,6 +106,25 @@ class MapResult:
             scene = mapped if files and all(Path(one).exists() for one in files) else None
         # By the public name: the viewer is a room above this one, and an extra.
         return labelscape.show_map(self.paths["class"], scene=scene, height=height)
+
+
+def _picture(path: Path) -> str:
+    """The class map and its legend; "" where it was moved meanwhile, or damaged."""
+    # Here, not above: pages need what draws them.
+    from labelscape.evaluation.embedding import picture_address
+    from labelscape.maps.page import small
+    from labelscape.rasters.class_names import legend_of
+
+    with suppress(LabelscapeError, OSError):
+        legend, values = legend_of(path)[0], small(path, SHOWN)
+        address = picture_address(legend.paint(legend.indices(values)))
+        chips = "&ensp;".join(
+            f"<span style='display:inline-block;width:.9em;height:.9em;border:1px solid #888;"
+            f"background:rgb{one.color}'></span> {html.escape(one.name)}"
+            for one in legend.classes
+        )
+        return f"<img alt='Class map' src='{address}'><p>{chips}</p>"
+    return ""
 
 
 def _area_table(areas: Sequence[ClassArea]) -> str:
