@@ -262,7 +262,8 @@ def description(path: str | Path) -> dict:
             else f"{path} is a folder; a .safetensors checkpoint was expected."
         )
     if path.suffix.lower() in KINDS:
-        return _checked(path, read_exported(path)[0])
+        found, network = read_exported(path)
+        return {**_checked(path, found), "exported": network.describe()}
     with _opened(path) as file:
         # Only the header is read, not hundreds of megabytes of weights.
         meta = (file.metadata() or {}).get("labelscape")
@@ -382,7 +383,7 @@ def _load_exported(path: Path) -> Checkpoint:
             temperature=1.0,
             tile_sizes=TileSizes.from_dict(fields["tile_sizes"]) if fields.get("tile_sizes") else None,
             corrections=tuple(fields.get("corrections", ())),
-            exported=network,
+            exported=replace(network, temperature=fields.get("temperature", 1.0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(f"{path} has a damaged description ({_short(error)}).") from error

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from labelscape.errors import BadFile, first_line, refused_setting
 from labelscape.exported_formats import KINDS, TITLES, read_onnx, read_openvino, read_pt2
+from labelscape.text import printable
 
 FORMAT = "labelscape-export-1"
 HEADER, FACTS = "labelscape", "labelscape_export"
@@ -24,6 +25,12 @@ SCALINGS = ("inside", "outside", "unit")
 """What the graph reads. inside: the scene's own units; outside: (value - mean) / std, computed by whoever
 runs it; unit: values divided by 255, which is what QGIS Deepness and GeoDeep give 8-bit images as.
 """
+READS = {
+    "inside": "values as the scene has them",
+    "outside": "(value - mean) / deviation",
+    "unit": "8-bit values over 255",
+}
+"""The same in words."""
 Positive = Annotated[int, Field(gt=0, le=2**40)]
 
 
@@ -81,6 +88,13 @@ class Facts:
         values = found.model_dump(exclude={"format"})
         return cls(**{**values, "memory": tuple(sorted(map(tuple, values["memory"])))})
 
+    @property
+    def images(self) -> str:
+        """The sizes that it takes, in words."""
+        if self.size is None:
+            return f"any multiple of {self.stride} pixels"
+        return f"{self.size} x {self.size} pixels"
+
     def peak_bytes(self, pixels: int) -> int:
         """Memory for so many pixels at once: between two that were computed on the line through both."""
         known = [pair[0] for pair in self.memory]
@@ -98,6 +112,7 @@ class ExportedNetwork:
     sha256   of the file that is named; an OpenVINO model's says that of its weights
     kind     its format, one of the values of `KINDS`
     weights  of an OpenVINO model, which lie in a file of their own
+    temperature  by which its probabilities are calibrated already
     """
 
     facts: Facts
@@ -105,6 +120,7 @@ class ExportedNetwork:
     model: bytes = field(repr=False)
     kind: str = "onnx"
     weights: bytes = field(default=b"", repr=False)
+    temperature: float = 1.0
 
     @property
     def title(self) -> str:
@@ -114,6 +130,25 @@ class ExportedNetwork:
     def describe(self) -> dict[str, Any]:
         """As JSON values: another file is another model."""
         return {**self.facts.describe(), "file": self.sha256}
+
+
+def check_lines(check: Mapping[str, Any], why_drawn: str = "") -> list[str]:
+    """A check of a network in int8 (`Facts.check`) for people; `why_drawn`: why its training data could not
+    be opened. Raises KeyError, TypeError or ValueError for what is none.
+    """
+    equal = f"{100 * check['equal']:.2f} % of {check['pixels']:,} pixels get the class of float32"
+    if not check["float32"]:
+        why = f" ({why_drawn})" if why_drawn else ""
+        return [
+            f"{equal}, on images drawn from the statistics of the training data: no score on real pixels "
+            f"could be measured{why}"
+        ]
+    rows = [
+        f"{name:<8} mIoU {100 * check[name]['mean_iou']:.2f} %, OA "
+        f"{100 * check[name]['overall_accuracy']:.2f} %"
+        for name in ("float32", "int8")
+    ]
+    return [f"on the held-out {printable(check['images'])} part of its training data:", *rows, equal]
 
 
 def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:

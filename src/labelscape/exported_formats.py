@@ -79,7 +79,8 @@ def read_onnx(path: Path, model: bytes) -> dict[str, str]:
     try:
         # In memory: the graph cannot name other files as weights.
         return session(model, 1).get_modelmeta().custom_metadata_map
-    except BadOption:
+    # Too little memory is no damage of the file.
+    except (BadOption, MemoryError):
         raise
     # onnxruntime has an error of its own for every kind of damage.
     except Exception as error:
@@ -101,8 +102,8 @@ def read_openvino(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict
         why = f"cannot be read ({error.strerror or error}): keep both files together"
         raise BadFile(f"{path} has its weights in {beside.name} beside it, which {why}.") from error
     # Before OpenVINO sees either: it takes any bytes of this length for weights.
-    stated = re.search(rb'<%b value="([0-9a-f]{64})"' % WEIGHTS.encode(), model)
-    if stated and stated[1].decode() != hashlib.sha256(weights).hexdigest():
+    stated = stated_weights(model)
+    if stated and stated != hashlib.sha256(weights).hexdigest():
         raise BadFile(
             f"{beside} does not belong to {path.name}, or is damaged: its SHA-256 is another. Copy both "
             "files again, or export the model again."
@@ -110,6 +111,8 @@ def read_openvino(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict
     try:
         read = core.read_model(model=model, weights=weights)
         found = {key: str(read.get_rt_info([key]).value) for key in keys if read.has_rt_info([key])}
+    except MemoryError:
+        raise
     # OpenVINO raises RuntimeError, and others of its bindings.
     except Exception as error:
         why = first_line(error)
@@ -119,6 +122,12 @@ def read_openvino(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict
     return found, weights
 
 
+def stated_weights(model: bytes) -> str | None:
+    """SHA-256 of the .bin that belongs to an .xml file with this content; None where it does not say."""
+    found = re.search(rb'<%b value="([0-9a-f]{64})"' % WEIGHTS.encode(), model)
+    return found[1].decode() if found else None
+
+
 def read_pt2(path: Path, model: bytes, keys: tuple[str, ...]) -> dict[str, str]:
     """The metadata under `keys` of a program of torch.export with this content, which is not loaded. Raises
     BadFile for another file.
@@ -126,6 +135,8 @@ def read_pt2(path: Path, model: bytes, keys: tuple[str, ...]) -> dict[str, str]:
     try:
         found = pt2_entries(model)
         return {key: found[f"extra/{key}"].decode() for key in keys if f"extra/{key}" in found}
+    except MemoryError:
+        raise
     # zipfile has errors of many kinds for damage.
     except Exception as error:
         raise BadFile(f"{path} is no model of torch.export, or is damaged ({first_line(error)}).") from error

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from labelscape.errors import BadFile, BadOption, LabelscapeError, first_line
+from labelscape.exported_formats import stated_weights
 from labelscape.files import cache_folder, cannot_write, make_folder, written_whole
 
 MANIFEST = "labelscape.json"
@@ -28,10 +30,12 @@ LARGEST_MANIFEST = 100_000
 """Bytes (ours): it has four lines."""
 SECONDS = 60
 """How long a server may say nothing."""
-# pathlib makes one slash of two.
 MODELS = (".safetensors", ".onnx", ".xml", ".pt2")
 MAPS = (".tif", ".tiff", ".vrt", ".img", ".jp2", ".png", ".json")
 """Endings of addresses that are finished maps or counts; others are places of models."""
+NAME = re.compile(r"\w[\w.-]{0,120}\.(safetensors|onnx|xml|pt2)", re.IGNORECASE)
+"""What a manifest may name: a file beside it, since `../` would read another folder, or write to it."""
+# pathlib makes one slash of two.
 ADDRESS = re.compile(r"(hf|s3|https?):/{1,2}([^#]*)(?:#sha256=([0-9a-fA-F]{64}))?")
 REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?")
 
@@ -55,11 +59,8 @@ class Manifest:
         try:
             fields = json.loads(content)
             name, digest = fields["model"], fields["sha256"]
-            # A name alone: `../` would read another folder, or write to it.
             good = (
-                fields["format"] == FORMAT
-                and re.fullmatch(r"[\w][\w.-]{0,120}\.(safetensors|onnx)", name)
-                and re.fullmatch("[0-9a-f]{64}", digest)
+                fields["format"] == FORMAT and NAME.fullmatch(name) and re.fullmatch("[0-9a-f]{64}", digest)
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadFile(f"{place} has a damaged {MANIFEST}: push the model there again.") from error
@@ -120,7 +121,7 @@ def local_model(path: str | Path) -> Path:
     if scheme == "hf":
         return _from_hub(rest, pinned)
     opened = _on_s3 if scheme == "s3" else _at_url
-    if re.search(r"\.(safetensors|onnx)$", rest):
+    if rest.lower().endswith(MODELS):
         if pinned is None:
             raise BadOption(
                 f"{shown} needs the SHA-256 of the file, so that another one is refused: add #sha256=... (64 "
@@ -134,7 +135,21 @@ def local_model(path: str | Path) -> Path:
         with opened(f"{folder}/{MANIFEST}") as file:
             manifest = Manifest.read(file.read(LARGEST_MANIFEST), folder)
     _same_pin(manifest, pinned, shown)
-    return _brought(manifest, lambda: opened(f"{folder}/{manifest.model}"), shown)
+    place = cache_folder() / "models" / manifest.sha256
+    model = _brought(manifest, place, lambda: opened(f"{folder}/{manifest.model}"), shown)
+    if (weights := _weights_of(model, shown)) is not None:
+        _brought(weights, place, lambda: opened(f"{folder}/{weights.model}"), shown)
+    return model
+
+
+def _weights_of(model: Path, shown: str) -> Manifest | None:
+    """The .bin that an OpenVINO model has beside it, by the SHA-256 that its .xml states; None of others."""
+    if model.suffix.lower() != ".xml":
+        return None
+    stated = stated_weights(model.read_bytes())
+    if stated is None:
+        raise BadFile(f"{shown} does not say the SHA-256 of its weights: export the model again.")
+    return Manifest(model.with_suffix(".bin").name, stated)
 
 
 def _parted(address: str) -> tuple[str, str, str | None]:
@@ -153,9 +168,9 @@ def _same_pin(manifest: Manifest, pinned: str | None, shown: str) -> None:
         )
 
 
-def _brought(manifest: Manifest, opened: Callable[[], Any], shown: str) -> Path:
-    """The file in the user's cache, brought there once."""
-    target = cache_folder() / "models" / manifest.sha256 / manifest.model
+def _brought(manifest: Manifest, folder: Path, opened: Callable[[], Any], shown: str) -> Path:
+    """The file in a folder of the user's cache, brought there once."""
+    target = folder / manifest.model
     # Compared each time: a cache is a folder that anything may write to.
     if target.is_file() and _digest(target) == manifest.sha256:
         return target
@@ -216,7 +231,9 @@ def _digest(path: Path) -> str:
 @contextmanager
 def _at_url(url: str) -> Iterator[IO[bytes]]:
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+        # Blanks and letters beyond ASCII, which a name may have and a request may not.
+        asked = urllib.parse.quote(url, safe="%:/?#[]@!$&'()*+,;=~")
+        with urllib.request.urlopen(asked, timeout=SECONDS) as answer:
             yield answer
     except urllib.error.HTTPError as error:
         raise BadFile(f"{url} cannot be read: the server answers {error.code} {error.reason}.") from error
@@ -285,7 +302,10 @@ def _from_hub(rest: str, pinned: str | None) -> Path:
     _same_pin(manifest, pinned, shown)
     # Of the same commit as the manifest, whatever is pushed in between: a snapshot's folder has its name.
     commit = content.parent.name if re.fullmatch("[0-9a-f]{40}", content.parent.name) else revision
-    return _proven(brought(manifest.model, commit), manifest.sha256, shown)
+    model = _proven(brought(manifest.model, commit), manifest.sha256, shown)
+    if (weights := _weights_of(model, shown)) is not None:
+        _proven(brought(weights.model, commit), weights.sha256, shown)
+    return model
 
 
 def _why(error: Exception) -> str:

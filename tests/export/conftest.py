@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 from hub_stand_in import hub_stand_in
 
@@ -14,3 +16,26 @@ def hub(tmp_path, monkeypatch):
     with hub_stand_in() as (found, address):
         monkeypatch.setenv("HF_ENDPOINT", address)
         yield found
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket of a real S3 server on the loopback."""
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for key, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(key, value)
+    server = moto.ThreadedMotoServer("127.0.0.1", port=port, verbose=False)
+    server.start()
+    yield boto3.resource("s3").create_bucket(Bucket="models")
+    server.stop()

@@ -91,6 +91,15 @@ def test_the_check_stands_in_the_file(exported):
     assert json.loads(meta["labelscape_export"])["check"]["int8"] == exported.check.int8
 
 
+def test_info_prints_the_check(exported, run_cli):
+    code, out, err = run_cli("info", exported.path)
+    assert code == 0, err
+    said = " ".join("; ".join(exported.check.lines()).replace(":;", ":").split())
+    assert said in out and "an ONNX model, int8" in out, out
+    code, out, _ = run_cli("info", exported.path, "--json")
+    assert json.loads(out)["exported"]["check"]["int8"] == exported.check.int8
+
+
 def test_layers_are_integers_and_what_gives_scores_is_not(exported):
     graph = onnx.load(exported.path).graph
     kinds = {one.name: one.data_type for one in graph.initializer}

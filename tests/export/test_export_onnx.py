@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -114,11 +115,24 @@ def test_the_input_is_scaled_as_asked_for(scaling, given, tmp_path):
     np.testing.assert_allclose(ran(done.path, images)[0], predict(checkpoint, pixels), atol=1e-4)
 
 
+@pytest.mark.parametrize("opset", [14, 20])
+def test_the_version_of_the_operators_is_that_asked_for(opset, tmp_path):
+    checkpoint = made()
+    done = export_model(checkpoint, tmp_path / "m.onnx", size=64, opset=opset)
+    assert [one.version for one in onnx.load(done.path).opset_import if not one.domain] == [opset]
+    pixels = scene(64, 64)
+    np.testing.assert_allclose(ran(done.path, pixels[None])[0], predict(checkpoint, pixels), atol=1e-4)
+
+
 def test_half_precision_is_half_the_size_and_near(tmp_path):
     checkpoint = made("mlp")
     full = export_model(checkpoint, tmp_path / "full.onnx", size=64)
     half = export_model(checkpoint, tmp_path / "half.onnx", size=64, dtype="float16")
     assert half.bytes < 0.9 * full.bytes and 1e-4 < half.difference < 0.02
+
+
+DEEPNESS = {"model_type", "class_names", "resolution", "tile_size", "tiles_size", "tiles_overlap"}
+DEEPNESS |= {"seg_thresh", "seg_small_segment", "standardization_mean", "standardization_std"}
 
 
 def test_metadata_are_what_deepness_and_geodeep_read(tmp_path):
@@ -129,7 +143,12 @@ def test_metadata_are_what_deepness_and_geodeep_read(tmp_path):
     assert read["model_type"] == "Segmentor"
     assert read["class_names"] == {"0": "water", "1": "field", "2": "forest", "3": "town"}
     assert read["resolution"] == 1000  # centimetres
-    assert read["tile_size"] == 64
+    assert read["tile_size"] == read["tiles_size"] == 64
+    assert isinstance(read["tiles_overlap"], int) and 0 < read["tiles_overlap"] <= 50  # per cent
+    assert read["seg_thresh"] == 0 and read["seg_small_segment"] == 0
+    assert read.keys() == DEEPNESS | {"labelscape", "labelscape_export"}
+    # GeoDeep reads some as they stand, without JSON.
+    assert all(float(meta[key]) == read[key] for key in ("resolution", "tiles_overlap"))
     # Deepness: (value / 255 - mean) / std
     np.testing.assert_allclose(read["standardization_mean"], np.array([4000, 4500, 5000]) / 255)
     np.testing.assert_allclose(read["standardization_std"], np.array([1500, 1600, 1700]) / 255)

@@ -6,7 +6,6 @@ import datetime
 import functools
 import ipaddress
 import json
-import socket
 import ssl
 import threading
 from contextlib import contextmanager
@@ -149,29 +148,6 @@ def test_a_model_travels_over_https(pushed, tmp_path, monkeypatch):
         same(load(f"{address}/fcn.safetensors#sha256={digest}"), folder / "fcn.safetensors")
         with pytest.raises(BadFile, match="its SHA-256 is .*, expected 000000000000"):
             load(f"{address}/fcn.safetensors#sha256={'0' * 64}")
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """A bucket of a real S3 server on the loopback."""
-    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for key, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_MAX_ATTEMPTS": "1",
-    }.items():
-        monkeypatch.setenv(key, value)
-    server = moto.ThreadedMotoServer("127.0.0.1", port=port, verbose=False)
-    server.start()
-    yield boto3.resource("s3").create_bucket(Bucket="models")
-    server.stop()
 
 
 def test_a_model_travels_over_s3(pushed, bucket, tmp_path):

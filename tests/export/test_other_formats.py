@@ -52,6 +52,8 @@ def test_each_format_gives_the_class_map_of_the_checkpoint(network, to, tmp_path
         clear = top[-1] - top[-2] > 2e-4
         assert clear.mean() > 0.8
         np.testing.assert_array_equal(found[-1].argmax(0)[clear], wanted.argmax(0)[clear])
+    # Our own reader, which takes nothing of a program but operators and arrays.
+    np.testing.assert_allclose(predict(done.path, pixels), wanted, atol=1e-4)
 
 
 def test_the_files_say_what_they_are(tmp_path):

@@ -19,7 +19,6 @@ from labelscape import exported_formats
 from labelscape.checkpoint import Checkpoint, description, fingerprint, load, save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.export.model import export_model
-from labelscape.export.push import push
 from labelscape.maps.plan import check
 from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
@@ -224,8 +223,6 @@ def test_an_openvino_model_without_its_own_weights_is_refused(fcn, scene, tmp_pa
     exported.write_bytes(whole)
     with pytest.raises(BadOption, match=r"no effect on an OpenVINO model"):
         map_scene(exported, scene, tmp_path / "out", **QUIET, precision="bf16")
-    with pytest.raises(BadOption, match="push its checkpoint"):
-        push(exported, tmp_path / "pushed")
     monkeypatch.setitem(sys.modules, "openvino", None)
     exported_formats._core.cache_clear()
     with pytest.raises(BadOption, match=r"pip install 'labelscape\[openvino\]'"):
@@ -269,6 +266,18 @@ def test_what_an_exported_model_cannot_do_is_refused(fcn, folder, scene, tmp_pat
     with pytest.raises(BadOption, match="cannot be saved"):
         save(loaded, tmp_path / "c.safetensors")
     assert description(exported)["network"] == "fcn"
+
+
+@pytest.mark.parametrize(("ending", "reader"), [(".onnx", "session"), (".pt2", "pt2_entries")])
+def test_too_little_memory_is_no_damage_of_the_file(ending, reader, fcn, program, folder, monkeypatch):
+    path = program if ending == ".pt2" else export_model(fcn, folder / "memory.onnx", size=64).path
+
+    def failing(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(exported_formats, reader, failing)
+    with pytest.raises(MemoryError):
+        load(path)
 
 
 def changed(path, to, change):

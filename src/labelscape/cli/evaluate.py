@@ -43,7 +43,8 @@ NAME = "evaluate"
 Model = Annotated[
     str,
     typer.Argument(
-        help="Checkpoint; or a finished class raster or folder of them, to score on --labels; or a file of "
+        help="Checkpoint or model of export; or a finished class raster or folder of them, to score on "
+        "--labels; or a file of "
         "counts, to which others are added."
     ),
 ]

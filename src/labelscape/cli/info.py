@@ -16,8 +16,8 @@ def run(
     file: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint; a map's folder or any file of it; a sample, an assessment, counts; polygons; "
-            "labels; a data set; a scene.",
+            help="A checkpoint or a model of export; a map's folder or any file of it; a sample, an "
+            "assessment, counts; polygons; labels; a data set; a scene.",
             show_default=False,
         ),
     ],

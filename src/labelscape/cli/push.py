@@ -22,7 +22,9 @@ Name = Annotated[
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors), or a model of export (.onnx).")],
+    model: Annotated[
+        Path, typer.Argument(help="Checkpoint (.safetensors), or a model of export (.onnx, .xml, .pt2).")
+    ],
     target: Annotated[str, typer.Argument(help="A folder, hf://owner/name or s3://bucket/prefix.")],
     license: License = "",
     name: Name = None,

@@ -14,6 +14,7 @@ from typing import Any
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import LabelscapeError
 from labelscape.evaluation.metrics import DEFINITIONS
+from labelscape.exported import READS
 from labelscape.maps.stac import footprint
 from labelscape.model_card import calibration, measured_on, pixel_size, trained_on
 from labelscape.scenes.mosaic import open_scene
@@ -21,6 +22,15 @@ from labelscape.text import some
 from labelscape.training.outputs import times_path
 from labelscape.version import __version__
 
+LOADING = {
+    "": "The file holds arrays and JSON: loading it runs no code.",
+    "onnx": "The file holds operators of ONNX and JSON: loading it runs no code.",
+    "openvino": "The .xml and the .bin beside it hold operators, arrays and JSON: loading them runs no code. "
+    "Keep both together.",
+    "pt2": "Labelscape reads arrays and operators alone from the file, and runs no code of it; "
+    "`torch.export.load` does run what such a file brings along.",
+}
+"""By the format of a model, "" of a checkpoint."""
 WEAK = 0.5
 """Classes below this IoU are named among the limits (ours)."""
 UNKNOWN = "not stated"
@@ -66,7 +76,7 @@ def card(checkpoint: Checkpoint, *, name: str, license: str = "", file: str = ""
     places, unknown = places_of(checkpoint)
     sections = [
         ("", [_summary(checkpoint)]),
-        ("Use", _use(file or f"{name}.safetensors")),
+        ("Use", _use(file or f"{name}.safetensors", checkpoint)),
         ("Trained on", _training(checkpoint, about, places, unknown)),
         ("Input", _input(checkpoint, about)),
         ("Classes", _classes(checkpoint)),
@@ -92,21 +102,25 @@ def _front(checkpoint: Checkpoint, license: str) -> str:
 
 def _summary(checkpoint: Checkpoint) -> str:
     size = sum(values.size for values in checkpoint.weights.values())
+    exported = checkpoint.exported
+    # Of an exported network the weights are in its graph, and are not counted.
+    what = f"of {size:,} weights" if exported is None else f"as {exported.title} ({exported.facts.dtype})"
     return (
-        f"A `{checkpoint.network}` network of {size:,} weights that gives each pixel of an image with "
+        f"A `{checkpoint.network}` network {what} that gives each pixel of an image with "
         f"{len(checkpoint.bands)} bands one of {len(checkpoint.legend)} classes. Made with Labelscape "
         f"{__version__}."
     )
 
 
-def _use(file: str) -> list[str]:
+def _use(file: str, checkpoint: Checkpoint) -> list[str]:
+    kind = checkpoint.exported.kind if checkpoint.exported else ""
     return [
         "```sh",
         f"labelscape check {file} scene.tif",
         f"labelscape map {file} scene.tif --out map",
         "```",
         "",
-        "The file holds arrays and JSON: loading it runs no code. `check` refuses scenes that do not fit.",
+        f"{LOADING[kind]} `check` refuses scenes that do not fit.",
     ]
 
 
@@ -164,9 +178,13 @@ def _input(checkpoint: Checkpoint, about: Mapping[str, Any]) -> list[str]:
     for band, (mean, std), (scale, offset) in zip(contract.bands, contract.normalisation, units, strict=True):
         rows.append(f"| {_plain(band)} | {mean:.6g} | {std:.6g} | {scale:g}, {offset:g} |")
     nodata = "none" if contract.nodata is None else f"{contract.nodata:g}"
+    given = ""
+    if checkpoint.exported:
+        facts = checkpoint.exported.facts
+        given = f"The file is given images of {facts.images}, {READS[facts.normalise]}. "
     return [
         f"Values of type {contract.dtype} (nodata: {nodata}), pixels of {pixel_size(contract.pixel_size)}. "
-        "The network reads (value - mean) / deviation of these bands, in this order:",
+        f"{given}The network reads (value - mean) / deviation of these bands, in this order:",
         "",
         *rows,
     ]
@@ -220,6 +238,8 @@ def _blocks(recipe: Mapping[str, Any]) -> str:
 
 
 def _limits(checkpoint: Checkpoint, about: Mapping[str, Any]) -> list[str]:
+    # What an exported network gives is calibrated already.
+    inside = checkpoint.exported or checkpoint
     lines = [
         "- It knows the landscapes, seasons and sensors that it was trained on. Elsewhere it was not "
         "measured: score it on labels of your own (`labelscape evaluate`), or assess the finished map "
@@ -227,7 +247,7 @@ def _limits(checkpoint: Checkpoint, about: Mapping[str, Any]) -> list[str]:
         "- Held-out blocks lie in the training scenes: they tell nothing of other scenes.",
         "- Every pixel gets one of the classes above, also where the ground is none of them"
         + ("; `map --unfamiliar` marks such places." if checkpoint.familiarity else "."),
-        f"- Confidences: {calibration(checkpoint.temperature)}.",
+        f"- Confidences: {calibration(inside.temperature)}.",
     ]
     if (checkpoint.recipe.get("data") or {}).get("split") == "random":
         lines.append(

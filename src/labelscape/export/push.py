@@ -20,7 +20,7 @@ from labelscape.export.card import card
 from labelscape.export.stac_model import model_item
 from labelscape.exported_formats import KINDS
 from labelscape.files import cannot_write, check_local, make_folder, written_whole
-from labelscape.model_places import MANIFEST, Manifest, hub, is_address, refuse_beside, repository, s3
+from labelscape.model_places import MANIFEST, NAME, Manifest, hub, is_address, refuse_beside, repository, s3
 
 README, ITEM = "README.md", "stac.json"
 LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
@@ -71,7 +71,7 @@ def push(
 ) -> Pushed:
     """Copy a model to a folder, `hf://owner/name` or `s3://bucket/prefix`, with its card (README.md), its
     STAC item (stac.json) and its SHA-256 (labelscape.json); `load`, `map` and the others take that place for
-    the model.
+    the model. It may be a checkpoint or what `export` wrote; an OpenVINO model goes with its .bin.
 
     name       in the card and the item; the folder's or repository's name unless given
     license    SPDX identifier, such as CC-BY-4.0
@@ -81,22 +81,18 @@ def push(
     `overwrite`) or it cannot be written.
     """
     place = _place(target)
-    if (ending := Path(str(model)).suffix.lower()) in KINDS and KINDS[ending] != "onnx":
-        raise BadOption(f"{model} is no model to push: push its checkpoint, or export it with `to='onnx'`.")
     checkpoint, file, name = _model(model, name or place.rstrip("/").rpartition("/")[2], license)
     with TemporaryDirectory() as made:
         folder = Path(made)
-        try:
-            shutil.copyfile(file, folder / file.name)
-        except OSError as error:
-            raise cannot_write(folder / file.name, error) from error
-        texts = dict(zip((README, ITEM), _texts(checkpoint, file, name, license, README), strict=True))
-        digest = StoredAs.now(folder / file.name).sha256
-        texts[MANIFEST] = Manifest(file.name, digest).text()
+        files = _copied(file, folder)
+        texts = _texts(checkpoint, folder / files[0], name, license, README)
+        texts = dict(zip((README, ITEM), texts, strict=True))
+        digest = StoredAs.now(folder / files[0]).sha256
+        texts[MANIFEST] = Manifest(files[0], digest).text()
         for entry, text in texts.items():
             (folder / entry).write_text(text, encoding="utf-8", newline="\n")
         # The manifest last: where it is, the model is whole.
-        names = (file.name, README, ITEM, MANIFEST)
+        names = (*files, README, ITEM, MANIFEST)
         if place.startswith("hf://"):
             _to_hub(folder, place, names, private, overwrite)
         elif place.startswith("s3://"):
@@ -104,6 +100,24 @@ def push(
         else:
             _to_folder(folder, Path(place), names, overwrite)
     return Pushed(place, names, digest)
+
+
+def _copied(file: Path, folder: Path) -> tuple[str, ...]:
+    """Copy a model into a folder, with the weights that an OpenVINO model has beside it; returns the names,
+    the model's first.
+    """
+    beside = (file.with_suffix(".bin"),) if KINDS.get(file.suffix.lower()) == "openvino" else ()
+    stem = file.stem
+    # A name that every place can hold: of another, what `load` reads no model would be found.
+    if not NAME.fullmatch(file.name):
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.")[:100] or "model"
+    names = tuple(f"{stem}{one.suffix}" for one in (file, *beside))
+    for source, name in zip((file, *beside), names, strict=True):
+        try:
+            shutil.copyfile(source, folder / name)
+        except OSError as error:
+            raise cannot_write(folder / name, error) from error
+    return names
 
 
 def _place(target: str | Path) -> str:

@@ -19,6 +19,20 @@ EXTENSIONS = (
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
     "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
 )
+FRAMEWORKS = {"onnx": "ONNX", "openvino": "OpenVINO", "pt2": "PyTorch"}
+MEDIA = {
+    "safetensors": "application/octet-stream; application=safetensors",
+    "onnx": "application/octet-stream; framework=onnx",
+    "openvino": "application/xml",
+    "pt2": "application/octet-stream; application=pytorch",
+}
+ARTIFACTS = {
+    "safetensors": "safetensors.torch.save_file",
+    "onnx": "torch.onnx.export",
+    "openvino": "openvino.save_model",
+    "pt2": "torch.export.save",
+}
+"""By the format of the file, as are the media types above."""
 WORLD = ((-180.0, -90.0, 180.0, 90.0), "the whole Earth: where it was trained is not known")
 
 
@@ -55,6 +69,8 @@ def model_item(
         "links": [],
         "assets": {"model": _asset(file, checkpoint), "card": _card_asset(card)},
     }
+    if checkpoint.exported is not None and checkpoint.exported.kind == "openvino":
+        made["assets"]["weights"] = _weights_asset(file.with_suffix(".bin"))
     if not places:
         made["properties"]["description"] = f"The footprint is {WORLD[1]}."
     return made
@@ -84,20 +100,14 @@ def _ground(places: Sequence[Place]) -> tuple[tuple[float, float, float, float],
 
 def _fields(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     """The extension's fields."""
-    import torch
-
     recipe = checkpoint.recipe
     pretrained = bool(recipe.get("start") or recipe.get("options", {}).get("pretrained"))
     source = recipe.get("start") and Path(str(recipe["start"])).name
-    weights = sum(values.nbytes for values in checkpoint.weights.values())
     found = {
         "mlm:name": _name(name),
         "mlm:architecture": checkpoint.network,
         "mlm:tasks": ["semantic-segmentation"],
-        "mlm:framework": "PyTorch",
-        "mlm:framework_version": torch.__version__,
-        "mlm:total_parameters": sum(values.size for values in checkpoint.weights.values()),
-        "mlm:memory_size": weights,
+        **_framework(checkpoint),
         "mlm:pretrained": pretrained,
         "mlm:pretrained_source": (source or "ImageNet") if pretrained else None,
         "mlm:accelerator_constrained": False,
@@ -110,51 +120,99 @@ def _fields(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     return found
 
 
+def _framework(checkpoint: Checkpoint) -> dict[str, Any]:
+    if checkpoint.exported is not None:
+        # Its weights are in the graph, and which version will run it is not known.
+        return {"mlm:framework": FRAMEWORKS[checkpoint.exported.kind]}
+    import torch
+
+    return {
+        "mlm:framework": "PyTorch",
+        "mlm:framework_version": torch.__version__,
+        "mlm:total_parameters": sum(values.size for values in checkpoint.weights.values()),
+        "mlm:memory_size": sum(values.nbytes for values in checkpoint.weights.values()),
+    }
+
+
+def _shape(checkpoint: Checkpoint, channels: int) -> list[int]:
+    """Of images or answers; -1: any number, of one network or another."""
+    exported = checkpoint.exported
+    side = (exported and exported.facts.size) or -1
+    return [1 if exported and exported.kind == "pt2" else -1, channels, side, side]
+
+
+def _value_scaling(checkpoint: Checkpoint) -> list[dict[str, Any]] | None:
+    """What is to be done to values before the file is given them; None where that is nothing."""
+    normalise = checkpoint.exported.facts.normalise if checkpoint.exported else "outside"
+    if normalise == "inside":
+        return None
+    if normalise == "unit":
+        return [{"type": "min-max", "minimum": 0, "maximum": 255}] * len(checkpoint.bands)
+    return [
+        # As the network uses it: a constant band is centred and not scaled.
+        {"type": "z-score", "mean": mean, "stddev": std if std > 0 else 1.0}
+        for mean, std in checkpoint.contract.normalisation
+    ]
+
+
 def _input(checkpoint: Checkpoint) -> dict[str, Any]:
-    # Any size, of one number of rows and columns or another: -1.
     return {
         "name": "image",
         "bands": list(checkpoint.bands),
         "input": {
-            "shape": [-1, len(checkpoint.bands), -1, -1],
+            "shape": _shape(checkpoint, len(checkpoint.bands)),
             "dim_order": ["batch", "bands", "height", "width"],
             "data_type": "float32",
         },
         "description": f"Values as stored in the training scenes, of type {checkpoint.contract.dtype}.",
-        "value_scaling": [
-            # As the network uses it: a constant band is centred and not scaled.
-            {"type": "z-score", "mean": mean, "stddev": std if std > 0 else 1.0}
-            for mean, std in checkpoint.contract.normalisation
-        ],
+        "value_scaling": _value_scaling(checkpoint),
         "resize_type": None,
     }
 
 
 def _output(checkpoint: Checkpoint) -> dict[str, Any]:
+    exported = checkpoint.exported is not None
     return {
-        "name": "classes",
+        "name": "probabilities" if exported else "classes",
         "tasks": ["semantic-segmentation"],
         "result": {
-            "shape": [-1, len(checkpoint.legend), -1, -1],
+            "shape": _shape(checkpoint, len(checkpoint.legend)),
             "dim_order": ["batch", "class", "height", "width"],
             "data_type": "float32",
         },
-        "description": "Logits; their softmax, after division by the temperature, are probabilities.",
+        "description": "Calibrated probabilities, adding up to 1."
+        if exported
+        else "Logits; their softmax, after division by the temperature, are probabilities.",
         "classification:classes": class_values(checkpoint.legend),
     }
 
 
 def _asset(file: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    kind = checkpoint.exported.kind if checkpoint.exported else "safetensors"
+    # OpenVINO keeps its weights in another file.
+    weights = [] if kind == "openvino" else ["mlm:weights"]
     return {
         "href": f"./{file.name}",
         "title": "Weights, classes and input contract",
-        "type": "application/octet-stream; application=safetensors",
-        "roles": ["mlm:model", "mlm:weights", "data"],
-        "mlm:artifact_type": "safetensors.torch.save_file",
+        "type": MEDIA[kind],
+        "roles": ["mlm:model", *weights, "data"],
+        "mlm:artifact_type": ARTIFACTS[kind],
         # The extension wants the bands of an input described; STAC has no place for them in an item itself.
         "raster:bands": [{"name": band, "data_type": checkpoint.contract.dtype} for band in checkpoint.bands],
         "file:size": file.stat().st_size,
         # A multihash in hexadecimal: 12 is SHA-256, 20 its length of 32 bytes.
+        "file:checksum": f"1220{StoredAs.now(file).sha256}",
+    }
+
+
+def _weights_asset(file: Path) -> dict[str, Any]:
+    """The .bin of an OpenVINO model."""
+    return {
+        "href": f"./{file.name}",
+        "title": "Weights",
+        "type": "application/octet-stream",
+        "roles": ["mlm:weights"],
+        "file:size": file.stat().st_size,
         "file:checksum": f"1220{StoredAs.now(file).sha256}",
     }
 

@@ -10,7 +10,8 @@ from labelscape.checkpoint import description
 from labelscape.contract.tile_sizes import TileSizes
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.evaluation.text import area_lines
-from labelscape.exported_formats import begins_as_exported
+from labelscape.exported import READS, Facts, check_lines
+from labelscape.exported_formats import KINDS, TITLES, begins_as_exported
 from labelscape.files import check_path
 from labelscape.inspection.assessed import document as assessed_document
 from labelscape.inspection.assessed import sample
@@ -28,7 +29,7 @@ from labelscape.model_places import as_given, is_address, is_place, local_model
 from labelscape.raster_vision import is_bundle
 from labelscape.scenes.files import Source, reading
 from labelscape.scenes.vectors import VECTOR_SUFFIXES, is_vector
-from labelscape.text import typed
+from labelscape.text import printable, typed
 
 LARGEST_JSON = 50_000_000
 """Bytes of a JSON file that is read as a whole to see what it is; larger ones are taken for polygons."""
@@ -102,14 +103,36 @@ def _opens(path: Path) -> bool:
 def _checkpoint(path: Path, shown: str) -> Info:
     """`shown`: the address that the file was brought from, or its path."""
     fields = description(path)
+    exported = fields.get("exported")
     facts = {"bytes": path.stat().st_size, **fields, "nodata": json_number(fields.get("nodata"))}
     with damaged(f"{path} has a damaged description"):
-        about = model_card(fields)
-    card = {"checkpoint": shown, **about, "file size": size_text(path.stat().st_size)}
+        about = model_card(fields) | (_exported(path, exported) if exported else {})
+    card = {"model" if exported else "checkpoint": shown, **about, "file size": size_text(_bytes(path))}
     card["use"] = f"labelscape map {typed(shown)} SCENE --out FOLDER"
     sizes = TileSizes.from_dict(fields["tile_sizes"]).lines() if fields.get("tile_sizes") else []
     table = ["scores by tile size, measured on held-out pixels after training:", *sizes] if sizes else []
     return Info("checkpoint", shown, facts, lines(card, table))
+
+
+def _exported(path: Path, about: dict[str, Any]) -> dict[str, str]:
+    """What a model that `export` wrote says of itself."""
+    facts = Facts.from_dict({key: value for key, value in about.items() if key != "file"})
+    reach = "the whole image" if facts.reach is None else f"{facts.reach} pixels around"
+    head, *rest = check_lines(facts.check) if facts.check else [""]
+    checked = " ".join(f"{head} {'; '.join(rest)}".split())
+    return {
+        "format": f"{TITLES[KINDS[path.suffix.lower()]]}, {facts.dtype}",
+        "images": f"{facts.images}; a class depends on {reach}",
+        "is given": READS[facts.normalise],
+        "int8 check": checked,
+        "made of": f"the checkpoint with the fingerprint {printable(facts.sha256[:12])}...",
+    }
+
+
+def _bytes(path: Path) -> int:
+    """Of a model; of OpenVINO's with its weights, which lie beside it."""
+    beside = path.with_suffix(".bin")
+    return path.stat().st_size + (beside.stat().st_size if path.suffix.lower() == ".xml" else 0)
 
 
 def _json(path: Path) -> Info | None:

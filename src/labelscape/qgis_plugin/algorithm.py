@@ -17,6 +17,7 @@ from qgis.core import (
 
 from .command import Cancelled, Failed, arguments, class_map, moved, program, run
 
+MODELS = "Models (*.safetensors *.onnx *.xml *.pt2);;All files (*)"
 TTA = ("none", "flips", "dihedral")
 
 
@@ -36,14 +37,13 @@ class MapScene(QgsProcessingAlgorithm):
         return (
             "Gives every pixel of a raster one of the classes of a trained model (labelscape map). A raster "
             "that does not fit the model (other bands, units or pixel size) is refused with the reason. "
-            "Model: a .safetensors or .onnx file, a folder that labelscape push wrote, or hf://owner/name."
+            "Model: a checkpoint (.safetensors), a model that labelscape export wrote (.onnx, .xml of "
+            "OpenVINO, .pt2), a folder that labelscape push wrote, or hf://owner/name."
         )
 
     def initAlgorithm(self, config=None):
         self.addParameter(QgsProcessingParameterRasterLayer("INPUT", "Raster"))
-        self.addParameter(
-            QgsProcessingParameterFile("MODEL", "Model", fileFilter="Models (*.safetensors *.onnx)")
-        )
+        self.addParameter(QgsProcessingParameterFile("MODEL", "Model", fileFilter=MODELS))
         self.addParameter(
             QgsProcessingParameterEnum("TTA", "Test-time augmentation", options=list(TTA), defaultValue=0)
         )
