@@ -1,4 +1,5 @@
 import socket
+import urllib.request
 
 import pytest
 from hub_stand_in import hub_stand_in
@@ -37,5 +38,7 @@ def bucket(monkeypatch):
         monkeypatch.setenv(key, value)
     server = moto.ThreadedMotoServer("127.0.0.1", port=port, verbose=False)
     server.start()
+    # What another test stored is in this process still.
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/reset", data=b"").close()
     yield boto3.resource("s3").create_bucket(Bucket="models")
     server.stop()
