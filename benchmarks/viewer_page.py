@@ -5,8 +5,7 @@
     python benchmarks/viewer_page.py polygons --map map/       # of a map's folder
 
 `open` starts `labelscape serve` and takes the time until the page shows tiles. `polygons` draws a map's own
-as vector tiles, as the page does, as vector tiles filled with colours, as pictures made by the server, and,
-where its package is unpacked (npm pack maplibre-gl), by MapLibre GL:
+as vector tiles, as the page does, as vector tiles filled with colours, and as pictures made by the server:
 the time until a view is drawn, then the times between frames (requestAnimationFrame) while the map is
 moved by 9 pixels a frame.
 """
@@ -71,42 +70,6 @@ window.measure = async (kind, zoom) => {
 document.body.dataset.ready = "yes";
 """
 
-# The map is twice as large, at half the pixel ratio: MapLibre shows a tile on 512 pixels, the page on 256.
-GL_CODE = """
-import * as gl from "./maplibre/maplibre-gl.mjs";
-const facts = await (await fetch("api/map")).json();
-const side = 256 * 2 ** facts.levels;
-const middle = [facts.width / 2 / side * 360 - 180,
-  Math.atan(Math.sinh(Math.PI * (1 - facts.height / side))) * 180 / Math.PI];
-window.measure = async (kind, zoom) => {
-  const style = { version: 8, sources: {}, layers: [] };
-  const map = new gl.Map({ container: "map", style, center: middle, zoom,
-    pixelRatio: 0.5, renderWorldCopies: false, attributionControl: false, fadeDuration: 0, maxZoom: 24 });
-  await map.once("load");
-  const tiles = [new URL(`outlines/{z}/{x}/{y}.mvt?v=${facts.outlines}`, document.baseURI).href];
-  const began = performance.now();
-  map.addSource("polygons", { type: "vector", tiles, minzoom: 0, maxzoom: facts.levels });
-  const own = { source: "polygons", "source-layer": "polygons" };
-  for (const [id, color, by] of [["light", "rgba(255,255,255,0.8)", 1.5], ["dark", "#16191d", 0]])
-    map.addLayer({ id, type: "line", ...own,
-      paint: { "line-color": color, "line-width": 2, "line-translate": [by, by] } });
-  const seen = () => new Set(map.queryRenderedFeatures({ layers: ["dark"] }).map((one) => one.id)).size;
-  // Idle it is before the first tile has been asked for, too.
-  do await map.once("idle"); while (!map.areTilesLoaded() || !seen());
-  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-  const drawn = performance.now() - began;
-  const frames = [];
-  for (let n = 0, last = await new Promise(requestAnimationFrame); n < 240; n++) {
-    map.panBy([n % 120 < 60 ? 16 : -16, n < 120 ? 8 : -8], { animate: false });
-    const now = await new Promise(requestAnimationFrame);
-    frames.push(now - last);
-    last = now;
-  }
-  return [drawn, frames, seen()];
-};
-document.body.dataset.ready = "yes";
-"""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -117,16 +80,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="of the map that is made")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--levels", type=int, nargs="+", help="of `polygons`; all where it is left out")
-    parser.add_argument("--maplibre", type=Path, help="folder `dist` of the package maplibre-gl")
     parser.add_argument("--port", type=int, default=0, help="`pictures` alone, which `polygons` starts")
     asked = parser.parse_args()
     with TemporaryDirectory() as folder:
         if asked.what == "pictures":
-            serve_both(asked.map, asked.port, asked.maplibre)
+            serve_both(asked.map, asked.port)
         elif asked.what == "open":
             opened(asked.map or sparse(Path(folder) / "large_class.tif", asked.side or 100_000), asked.rounds)
         else:
-            moved(asked.map or fields(Path(folder), asked.side or 6000), asked)
+            moved(asked.map or fields(Path(folder), asked.side or 6000), asked.rounds, asked.levels)
 
 
 # ------------------------------------------------------------------------------------------ large rasters
@@ -201,19 +163,17 @@ def fields(folder: Path, side: int) -> Path:
     return folder
 
 
-def moved(folder: Path, asked: argparse.Namespace) -> None:
+def moved(folder: Path, rounds: int, levels: list[int] | None) -> None:
     shown = find(folder)
     side, count = tiles.SIDE * 2 ** tiles.levels(shown.grid), shown.outlines
     whole = count._largest(Window(0, 0, side, side), Window(0, 0, side, side), np.inf)[0]
-    print(f"{shown.title}: {whole:,} polygons; 1600 x 900 pixels, the median of {asked.rounds} rounds")
+    print(f"{shown.title}: {whole:,} polygons; a window of 1600 x 900 pixels, the median of {rounds} rounds")
     print(f"{'level':>5}{'drawn by':>10}{'polygons':>10}{'until drawn':>13}{'p50':>9}{'p95':>9}{'worst':>9}")
-    command = [sys.executable, __file__, "pictures", "--map", str(folder)]
-    command += ["--maplibre", str(asked.maplibre)] if asked.maplibre else []
-    kinds = ("vector", "filled", "pictures", *(["maplibre"] if asked.maplibre else []))
-    with served([*command, "--port"]) as address, browser() as chromium:
-        for zoom in asked.levels or range(1, tiles.levels(shown.grid) + 2):
-            for kind in kinds:
-                taken = [measured(chromium, address, kind, zoom) for _ in range(asked.rounds)]
+    command = [sys.executable, __file__, "pictures", "--map", str(folder), "--port"]
+    with served(command) as address, browser() as chromium:
+        for zoom in levels or range(1, tiles.levels(shown.grid) + 2):
+            for kind in ("vector", "filled", "pictures"):
+                taken = [measured(chromium, address, kind, zoom) for _ in range(rounds)]
                 until, middle, high, worst = np.median(taken, axis=0)
                 held = in_view(shown.outlines, zoom) if kind == "vector" else ""
                 print(
@@ -227,13 +187,11 @@ def moved(folder: Path, asked: argparse.Namespace) -> None:
 def measured(chromium: object, address: str, kind: str, zoom: int) -> tuple[float, ...]:
     """Milliseconds until a view is drawn, and p50, p95 and the longest of the frames while it is moved."""
     # A new context: the browser has kept no tile.
-    library = kind == "maplibre"
-    size = {"width": 2860, "height": 1800} if library else {"width": 1600, "height": 900}
-    context = chromium.new_context(viewport=size)
+    context = chromium.new_context(viewport={"width": 1600, "height": 900})
     page = context.new_page()
-    page.goto(f"{address}{'gl' if library else 'bench'}.html")
+    page.goto(f"{address}bench.html")
     page.wait_for_selector("body[data-ready]")
-    drawn, frames, *_ = page.evaluate("([kind, zoom]) => measure(kind, zoom)", [kind, zoom])
+    drawn, frames = page.evaluate("([kind, zoom]) => measure(kind, zoom)", [kind, zoom])
     context.close()
     return (drawn, *np.percentile(frames, (50, 95)), max(frames))
 
@@ -253,7 +211,7 @@ def in_view(outlines: Outlines, zoom: int) -> str:
     return f"{len(rows):,}"
 
 
-def serve_both(folder: Path, port: int, maplibre: Path | None) -> None:
+def serve_both(folder: Path, port: int) -> None:
     """The viewer's server with the page of this benchmark, and pictures of outlines."""
     import uvicorn
     from fastapi import Response
@@ -266,17 +224,13 @@ def serve_both(folder: Path, port: int, maplibre: Path | None) -> None:
     guard = create_app(shown)
     app = guard._app
 
-    @app.get("/{name}.html")
-    def page(name: str) -> Response:
-        return Response(PAGE.replace("bench.js", f"{name}.js"), media_type="text/html")
+    @app.get("/bench.html")
+    def page() -> Response:
+        return Response(PAGE, media_type="text/html")
 
-    @app.get("/{name}.js")
-    def code(name: str) -> Response:
-        return Response(GL_CODE if name == "gl" else CODE, media_type="text/javascript")
-
-    @app.get("/maplibre/{name}.mjs")
-    def library(name: str) -> Response:
-        return Response((maplibre / f"{Path(name).name}.mjs").read_bytes(), media_type="text/javascript")
+    @app.get("/bench.js")
+    def code() -> Response:
+        return Response(CODE, media_type="text/javascript")
 
     @app.get("/pictures/{level}/{column}/{row}.png")
     def outlines(level: int, column: int, row: int) -> Response:
@@ -341,9 +295,7 @@ def browser() -> Iterator[object]:
 
     with sync_playwright() as playwright:
         program = CHROMIUM if Path(CHROMIUM).exists() else None
-        chromium = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
-        )
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield chromium
         chromium.close()
 
