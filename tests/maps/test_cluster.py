@@ -229,6 +229,10 @@ def test_local_workers_do_little_beside_the_work(client):
         assert found["tick"] >= 500
 
 
+def test_local_workers_have_one_heap_for_all_threads(client):
+    assert set(client.run(os.getenv, "MALLOC_ARENA_MAX").values()) == {"1"}
+
+
 def test_calls_are_submitted_as_workers_come_free(client):
     taken = []
 

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from labelscape.workers.cluster import ONE_ARENA
+
 PROGRAM = """
-import resource, sys
+import resource, sys, threading
 import torch
 from contextlib import nullcontext
 from labelscape.scoring.heap import memory_kept
@@ -24,24 +26,38 @@ def tiles(count):
         other = one + 1
         del one, other
 
-tiles(1)
-start = mebibytes()
-with memory_kept() if sys.argv[1] == "kept" else nullcontext():
-    tiles(12)  # until the heap has found its shape
-    with memory_kept():  # a second scene of the same process
-        pass
-    before = faults()
-    tiles(10)
-    print(faults() - before)
-print(mebibytes() - start)
+def scene():
+    tiles(1)
+    start = mebibytes()
+    with memory_kept() if sys.argv[1] == "kept" else nullcontext():
+        tiles(12)  # until the heap has found its shape
+        with memory_kept():  # a second scene of the same process
+            pass
+        before = faults()
+        tiles(10)
+        print(faults() - before)
+    print(mebibytes() - start)
+
+if sys.argv[2] == "thread":
+    other = threading.Thread(target=scene)
+    other.start()
+    other.join()
+else:
+    scene()
 """
 
 
-def measured(how, threshold):
+def measured(how, threshold, **where):
+    """Page faults, and MiB that are left; in the main thread, or as `place` and `environment` say."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     environment |= {"MALLOC_TRIM_THRESHOLD_": threshold} if threshold else {}
+    environment |= where.get("environment", {})
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", PROGRAM, how, where.get("place", "main")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
     return [float(line) for line in done.stdout.split()]
 
@@ -55,3 +71,12 @@ def test_tiles_find_the_memory_of_those_before_and_the_system_gets_it_back():
         assert faults < 1000, threshold
         assert left < 32, threshold
     assert measured("plain", "65536")[0] > 100_000
+
+
+@pytest.mark.skipif(not hasattr(os, "confstr") or not sys.platform.startswith("linux"), reason="needs glibc")
+def test_on_a_worker_whose_work_runs_in_a_thread_too():
+    if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
+        pytest.skip("needs glibc")
+    faults, left = measured("kept", "65536", place="thread", environment=ONE_ARENA)
+    assert faults < 1000
+    assert left < 32

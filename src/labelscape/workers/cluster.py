@@ -53,6 +53,11 @@ QUIET = {
 looks at each event loop) it took 7 % of the two cores that two workers had, now it takes 1 %.
 """
 
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""Work of a worker runs in a thread, and glibc gives threads heaps that cannot hold a large tensor: each is
+mapped, cleared page by page, and given back. In one heap for all its memory serves the next (`heap`).
+"""
+
 # For shell scripts: a cluster like the one that is started here on one machine.
 SCHEDULER = "dask scheduler --protocol tls --port 0 --dashboard-address :0"
 WORKER = "dask worker --nthreads 1 --memory-limit 0 --preload labelscape.workers.cluster"
@@ -61,6 +66,7 @@ OWN_KEY = """\
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=labelscape \\
     -keyout "$own/key.pem" -out "$own/cert.pem" 2>/dev/null
 export DASK_LOGGING__DISTRIBUTED=warning
+export MALLOC_ARENA_MAX=1  # else the system clears the memory of every large tensor anew
 export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True
 export DASK_DISTRIBUTED__COMM__TLS__CA_FILE=$own/cert.pem
 for role in SCHEDULER WORKER CLIENT; do
@@ -138,10 +144,11 @@ def _local(workers: int, threads: int) -> Iterator[Client]:
     # Read by the numerical libraries when a worker starts. Dask takes them from this process where it has
     # them, else it sets them here too.
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    before = {name: os.environ.get(name) for name in (*counts, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")}
+    changed = (*counts, *ONE_ARENA, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")
+    before = {name: os.environ.get(name) for name in changed}
     config = {
         **QUIET,
-        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536, **counts},
+        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536, **ONE_ARENA, **counts},
         # Set in the worker alone: this process, which joins the blocks of a map, compresses with all cores.
         "distributed.nanny.environ": {"GDAL_NUM_THREADS": str(threads)},
     }
