@@ -30,7 +30,7 @@ from labelscape.grid import Window
 SIZES = (25, 100, 400, 1600)
 """Upper bounds in pixels of the groups of sizes (ours); a last group holds larger objects."""
 LEAST_IOU = 0.5
-STRIP = 1 << 24
+STRIP = 1 << 22
 """Pixels of a strip: memory grows with the number of objects, not with the scene."""
 WINDOW = 1024
 """Side of the windows in which borders are measured."""

@@ -18,7 +18,7 @@ from labelscape.evaluation.kept import zeros
 from labelscape.evaluation.metrics import plain
 from labelscape.files import temporary_folder
 
-STRIP = 1 << 24
+STRIP = 1 << 22
 """Pixels of a mask that are read at once."""
 CHUNK = 1 << 20
 """Pixels of the class whose neighbourhoods are looked up at once."""
