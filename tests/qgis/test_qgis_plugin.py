@@ -14,6 +14,7 @@ import world
 from test_opens_in_qgis import ENVIRONMENT, python_of_qgis
 
 from labelscape.errors import BadFile
+from labelscape.export.push import push
 from labelscape.qgis_install import NAME, SOURCE, install, plugins_folder
 from labelscape.qgis_plugin import command
 
@@ -186,6 +187,17 @@ def test_a_map_is_made_in_qgis_itself(tmp_path):
     told = qgis("run", "labelscape:map", *settings, f"--OUTPUT={tmp_path / 'out.tif'}")
     assert (tmp_path / "out.tif").exists(), told
     assert (tmp_path / "out.tif.aux.xml").exists() and "map scene: " in told.replace(scene.stem, "scene")
+    # A folder that `push` wrote, which no filter of file names may refuse.
+    push(tmp_path / "fcn.safetensors", tmp_path / "fields")
+    told = qgis(
+        "run",
+        "labelscape:map",
+        settings[0],
+        f"--MODEL={tmp_path / 'fields'}",
+        settings[2],
+        f"--OUTPUT={tmp_path / 'same.tif'}",
+    )
+    assert (tmp_path / "same.tif").read_bytes() == (tmp_path / "out.tif").read_bytes(), told
     # As QGIS loads it: the colours and names of the model's classes.
     opened = subprocess.run(
         [python_of_qgis(), str(Path(__file__).with_name("in_qgis.py")), str(tmp_path / "out.tif")],
