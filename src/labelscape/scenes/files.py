@@ -23,6 +23,7 @@ from rasterio.vrt import WarpedVRT
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.files import check_regular
 from labelscape.mistaken import what_it_is
+from labelscape.scenes.containers import is_zarr, rasters_in
 from labelscape.scenes.scene import Scene
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".bmp", ".dat"}
@@ -121,9 +122,9 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
     # os.path: a name that is too long for the system is no file, and no error.
     if local and not os.path.exists(text):
         raise BadFile(f"{text} does not exist.")
-    if local and Path(text).is_dir():
+    if local and Path(text).is_dir() and not is_zarr(text):
         raise BadFile(f"{text} is a folder; a raster file was expected.")
-    if local:
+    if local and not Path(text).is_dir():
         check_regular(text)
     if local and Path(text).stat().st_size == 0:
         raise BadFile(f"{text} is empty (0 bytes).")
@@ -133,14 +134,15 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
         if local and (found := what_it_is(text)):
             raise BadFile(f"{text} {found}.") from error
         raise BadFile(f"{text} cannot be opened as a raster: {reason(error)}.") from error
-    inside = dataset.subdatasets
+    inside = rasters_in(dataset)
     # A TIFF of several pages opens as its first.
     pages = len(inside) > 1 and dataset.driver == "GTiff"
     if dataset.count == 0 or pages:
         dataset.close()
         what = f"a TIFF of {len(inside)} pages" if pages else "a container of several rasters"
         names = ", ".join(inside[:MOST_NAMED]) + (" ..." if len(inside) > MOST_NAMED else "")
-        cure = f"name one of them: {names}" if inside else "it holds none that GDAL can open"
+        several = "" if pages else ", or several, separated by commas, as the bands of one scene"
+        cure = f"name one of them{several}: {names}" if inside else "it holds none that GDAL can open"
         raise BadFile(f"{text} is {what}; {cure}.")
     return dataset
 
@@ -287,7 +289,7 @@ def stack_files(source: Source | SharedDataset) -> list[str]:
         return [source.dataset.name]
     if isinstance(source, (str, Path)):
         folder = Path(source)
-        if not is_local(source) or not folder.is_dir():
+        if not is_local(source) or not folder.is_dir() or is_zarr(folder):
             return [str(source)]
         # Sorted: file systems list in any order, and in a mosaic the last file is on top.
         files = sorted(str(f) for f in folder.iterdir() if is_raster(f))

@@ -17,6 +17,7 @@ from rasterio.enums import Resampling
 
 from labelscape.errors import BadFile, BadInput, LabelscapeError
 from labelscape.grid import Grid, Window, check_window
+from labelscape.scenes.containers import check_placed
 from labelscape.scenes.files import (
     EXACT,
     READ_FAILURES,
@@ -128,6 +129,8 @@ class FileScene(Scene):
         datasets = [in_colours(one, file, self._handles) for one, file in zip(given, files)]
         place = str(source if isinstance(source, (str, Path)) else files[0])
         self.name = name or stem_of_place(place) or place
+        for one, file in zip(given, files):
+            check_placed(one, file)
         found = [bands_and_validity(d, nodata=nodata, title=f) for d, f in zip(datasets, files)]
         for file, own in zip(files, found):
             if not own.bands:
@@ -141,7 +144,7 @@ class FileScene(Scene):
             check_single(found, files)
             self.bands = tuple(name_in_stack(file, files) for file in files)
         else:
-            self.bands = tuple(names_in_file(datasets[0], found[0].bands))
+            self.bands = tuple(names_in_file(datasets[0], found[0].bands, files[0]))
         self.units = tuple(
             (d.scales[i - 1], d.offsets[i - 1]) for d, own in zip(datasets, found) for i in own.bands
         )

@@ -20,6 +20,7 @@ from pathlib import Path
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.files import check_path, stem_of
 from labelscape.scenes.catalogue import item_documents
+from labelscape.scenes.containers import is_zarr
 from labelscape.scenes.file_lists import Place, matches_of, places_of
 from labelscape.scenes.files import is_local, is_raster, rasters_below, stem_of_place
 from labelscape.scenes.scene_tables import (
@@ -139,7 +140,7 @@ class _Found:
             self._address(text, where)
         elif document_of(text)[1] is not None:
             self._item(*document_of(text), item_in(*document_of(text)))
-        elif Path(text).is_dir():
+        elif Path(text).is_dir() and not is_zarr(text):
             self._folder(text)
         else:
             self._file(text, where)

@@ -12,6 +12,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.windows import Window as RasterioWindow
 
 from labelscape.errors import BadInput
+from labelscape.scenes.containers import names_on_axis
 from labelscape.scenes.files import stem_of_place
 from labelscape.scenes.layers import Layer, is_spread, warped
 from labelscape.scenes.validity import BandsAndValidity, Mask, bands_and_validity
@@ -153,11 +154,14 @@ def match_band_names(
     )
 
 
-def names_in_file(dataset: rasterio.DatasetReader, indices: Sequence[int]) -> list[str]:
-    """Band names: the file's descriptions, else colours, else numbers; numbers for all where names repeat."""
+def names_in_file(dataset: rasterio.DatasetReader, indices: Sequence[int], title: str = "") -> list[str]:
+    """Band names: the file's descriptions, else colours, else places on an axis of bands (Zarr, NetCDF), else
+    numbers; numbers for all where names repeat. Raises BadInput where the axis is one of dates.
+    """
     colours = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
     names = [
-        dataset.descriptions[i - 1] or colours.get(dataset.colorinterp[i - 1]) or str(i) for i in indices
+        dataset.descriptions[i - 1] or colours.get(dataset.colorinterp[i - 1]) or place or str(i)
+        for i, place in zip(indices, names_on_axis(dataset, indices, title))
     ]
     # Bands are chosen by name: of two with one name the second could not be reached.
     return names if len(set(names)) == len(names) else [str(i) for i in indices]

@@ -16,6 +16,7 @@ from pathlib import Path
 import rasterio
 
 from labelscape.errors import BadFile
+from labelscape.scenes.containers import folder_of
 from labelscape.scenes.files import READ_FAILURES, gdal, is_local
 
 SAMPLES, SAMPLE = 16, 2**16
@@ -120,12 +121,15 @@ def _read_with(name: str, file: Path | None) -> list[str]:
     """The files that are read with one: GDAL's list for a raster, the parts of a Shapefile; none for a file
     that is neither, such as a .tfw.
     """
+    if (store := folder_of(name)) is not None:
+        return [str(store)]
     # Not a server's: its list would cost a request, and says nothing of this machine's files.
     if file is None and ("://" in name or name.startswith("/vsi")):
         return []
     if file is not None and file.suffix.lower() == ".shp":
         return [str(file.with_suffix(suffix)) for suffix in SHAPEFILE if file.with_suffix(suffix).exists()]
-    if file is not None and file.suffix.lower() in NO_RASTERS:
+    # Its stamp is of all files in it.
+    if file is not None and (file.suffix.lower() in NO_RASTERS or file.is_dir()):
         return []
     try:
         with rasterio.open(name) as dataset:
@@ -150,6 +154,8 @@ def _on_disk(name: str) -> Path | None:
 
 def _stamp(file: Path, samples: int) -> Stamp | None:
     try:
+        if file.is_dir():
+            return _store(file)
         if file.name.endswith(".aux.xml"):
             return _side_file(file)
         with file.open("rb") as opened:
@@ -163,6 +169,15 @@ def _stamp(file: Path, samples: int) -> Stamp | None:
         return None
     # 64 bits: enough against accidents, and nobody forges a file to spoil a map of their own.
     return about.st_size, about.st_mtime_ns, digest.hexdigest()[:16]
+
+
+def _store(folder: Path) -> Stamp:
+    """Of a Zarr store: sizes and times of its files, which are too many to be read."""
+    about = sorted((str(p.relative_to(folder)), p.stat()) for p in folder.rglob("*") if p.is_file())
+    lines = [f"{name} {one.st_size} {one.st_mtime_ns}" for name, one in about]
+    latest = max((one.st_mtime_ns for _, one in about), default=0)
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return sum(one.st_size for _, one in about), latest, digest
 
 
 def _side_file(file: Path) -> Stamp:
