@@ -116,7 +116,7 @@ def default_space(recipe: Recipe) -> dict[str, str]:
     allows.
     """
     highest = HIGHEST_ADAMW_RATE if recipe.optimizer == "adamw" else math.inf
-    sides = [side for side in (recipe.crop // 2, recipe.crop, 2 * recipe.crop) if side >= 32]
+    sides = [side for side in (recipe.crop // 2, recipe.crop, 2 * recipe.crop) if side >= 16]
     return {
         "rate": f"{recipe.rate / 10:g}:{min(10 * recipe.rate, highest):g}:log",
         "weight_decay": "1e-05:0.01:log",
