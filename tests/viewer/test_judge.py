@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from labelscape.assessment.sample import sample
 from labelscape.crs import transformed
 from labelscape.errors import BadFile, BadInput
 from labelscape.evaluation.places import error_legend
+from labelscape.grid import Grid, Window
 from labelscape.labels.corrections import read_corrections
-from labelscape.legend import IGNORE
+from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.vectors import append_polygons, writing
 from labelscape.viewer.differences import differences
 from labelscape.viewer.geopackage import Changed, blob_of, geometry_of, opened
@@ -219,6 +221,27 @@ def test_differences_of_two_maps(folder, tmp_path):
     assert page.get("/api/places").json()[0]["id"] == 1
     values = page.get("/api/point?row=205&column=52").json()["values"]
     assert values["differs"] == [float(differ[205, 52])]
+
+
+def test_what_differs_in_overviews_alone_is_no_difference(monkeypatch):
+    """Those of one map hold the most frequent class, of the other the nearest pixel's."""
+    monkeypatch.setattr("labelscape.viewer.differences.LOOKED", 50)
+    grid = Grid(None, rasterio.Affine.identity(), 100, 100)
+
+    def layer(whole: np.ndarray, coarse: np.ndarray) -> SimpleNamespace:
+        def read(_: tuple, window: Window, shape: tuple) -> tuple:
+            found = whole[window.inset_of(grid.window)] if shape == window.shape else coarse
+            return found[None], np.ones(found.shape, bool)
+
+        return SimpleNamespace(read=read, legend=Legend.of_names(("water", "field")))
+
+    whole, coarse = np.zeros((100, 100), np.uint8), np.zeros((50, 50), np.uint8)
+    other, other_coarse = whole.copy(), coarse.copy()
+    other[20:24, 60:70] = other_coarse[10:12, 30:35] = 1
+    # The larger place is one of the overview alone.
+    other_coarse[30:40, 5:15] = 1
+    (found,) = differences(layer(whole, coarse), layer(other, other_coarse), grid)
+    assert found["id"] == 1 and found["bounds"] == [60, 20, 70, 24] and found["title"] == "water, then field"
 
 
 def test_the_worst_blocks_of_an_evaluation_are_flown_through(folder, tmp_path):

@@ -24,6 +24,7 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.legend import IGNORE, Legend
 from labelscape.viewer import layers, tiles
 from labelscape.viewer.guard import HEADERS, LARGEST_BODY
+from labelscape.viewer.pages import page_files
 from labelscape.viewer.shown import find
 
 
@@ -418,7 +419,9 @@ def test_the_page_loads_nothing_from_elsewhere_and_holds_no_script_of_its_own(pa
     html = page.get("/").text
     assert "http:" not in html and "https:" not in html and "style=" not in html and "onclick" not in html
     assert html.count("<script") == 1 and "innerHTML" not in html
-    for name in ("main.js", "legend.js", "point.js", "dom.js", "map.js", "state.js", "api.js"):
+    own = [name for name, file in page_files().items() if name.endswith(".js") and file.parent.name == "page"]
+    assert {"main.js", "polygon-worker.js", "picture-legend.js"} <= {*own}
+    for name in own:
         code = page.get(f"/static/{name}").text
         assert "innerHTML" not in code and "eval(" not in code and "http:" not in code
 

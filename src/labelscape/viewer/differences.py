@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ LOOKED = 1500
 """Side of the overviews that are compared for the list (ours)."""
 MOST = 200
 """Places that are listed."""
+MOST_CHECKED, CHECKED = 1000, 1_000_000
+"""Places that are looked at in full resolution, and pixels of the largest of them (ours): a second or two."""
 SAME, DIFFERENT = 0, 1
 
 
@@ -41,7 +44,7 @@ def difference_layer(first: Layer, second: Layer) -> Layer:
 
 def differences(first: Layer, second: Layer, grid: Grid) -> list[dict[str, Any]]:
     """Where two maps have other classes (by name), as connected areas, the largest first, found in overviews
-    of at most LOOKED pixels a side: smaller ones are not seen.
+    of at most LOOKED pixels a side: smaller ones are not seen, and those of overviews alone are left out.
     """
     from scipy import ndimage
 
@@ -50,8 +53,8 @@ def differences(first: Layer, second: Layer, grid: Grid) -> list[dict[str, Any]]
     labels, count = ndimage.label(differ)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     boxes, down, across = ndimage.find_objects(labels), grid.height / shape[0], grid.width / shape[1]
-    items = []
-    for rank, place in enumerate(np.argsort(-sizes, kind="stable")[:MOST].tolist(), start=1):
+    items: list[dict[str, Any]] = []
+    for place in np.argsort(-sizes, kind="stable")[:MOST_CHECKED].tolist():
         rows, columns = boxes[place]
         # The pair of classes that most of its pixels have.
         inside = labels[rows, columns] == place + 1
@@ -62,15 +65,28 @@ def differences(first: Layer, second: Layer, grid: Grid) -> list[dict[str, Any]]
         left, top, right, bottom = (
             columns.start * across, rows.start * down, columns.stop * across, rows.stop * down,
         )  # fmt: skip
+        window = _pixels_of(left, top, right, bottom) & grid.window
+        # Overviews that were made in other ways differ where the maps do not.
+        checked = shape != grid.shape and window.pixels <= CHECKED
+        if checked and not compared(first, second, window, window.shape)[2].any():
+            continue
         items.append(
             {
-                "id": rank,
+                "id": len(items) + 1,
                 "title": f"{first.legend.names[a]}, then {second.legend.names[b]}",
                 "rings": [[[[left, top], [right, top], [right, bottom], [left, bottom]]]],
                 "bounds": [left, top, right, bottom],
             }
         )
+        if len(items) == MOST:
+            break
     return items
+
+
+def _pixels_of(left: float, top: float, right: float, bottom: float) -> Window:
+    """All pixels of a rectangle, those on its edges included."""
+    row, column = math.floor(top), math.floor(left)
+    return Window(row, column, math.ceil(bottom) - row, math.ceil(right) - column)
 
 
 def compared(first: Layer, second: Layer, window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
