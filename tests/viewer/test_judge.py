@@ -28,7 +28,7 @@ from labelscape.labels.corrections import read_corrections
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.vectors import append_polygons, writing
 from labelscape.viewer.differences import differences
-from labelscape.viewer.geopackage import Changed, blob_of, geometry_of, opened
+from labelscape.viewer.geopackage import Changed, blob_of, geometry_of, opened, recover
 from labelscape.viewer.judge import Judged
 from labelscape.viewer.shown import find
 
@@ -172,6 +172,8 @@ def test_what_was_answered_survives_a_kill(folder):
     done = [told.recv() for _ in range(7)]
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
+    # As a server with --edit does when it starts.
+    recover(folder / "review.gpkg")
     items = {
         one["id"]: one
         for one in Judged.of(folder / "review.gpkg", shown.grid, shown.layers[0].legend).items()
