@@ -1,3 +1,4 @@
+import errno
 import json
 
 import numpy as np
@@ -6,6 +7,7 @@ import world
 from scipy.ndimage import label
 
 import labelscape as ls
+from labelscape.errors import BadFile
 from labelscape.evaluation import kept, topology
 from labelscape.evaluation.topology import ClassMask, TopologyCounts, count_topology, skeleton
 
@@ -101,6 +103,17 @@ def test_a_scene_in_a_file_has_the_skeleton_of_the_algorithm(shape, monkeypatch)
     found = count_topology(ClassMask(classes, 1, 0), ClassMask(classes, 1, 1), "road")
     known = classes[0] > 0
     assert found == count_topology(mask & known, guess & known, "road")
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.ENOMEM, MemoryError), (errno.ENOSPC, BadFile)])
+def test_a_file_that_cannot_be_mapped_is_no_traceback(number, raised, monkeypatch):
+    def full(*_, **__):
+        raise OSError(number, "full")
+
+    monkeypatch.setattr(kept, "IN_MEMORY", 0)
+    monkeypatch.setattr(np, "memmap", full)
+    with pytest.raises(raised):
+        skeleton(np.ones((4, 4), bool))
 
 
 def test_an_evaluation_measures_the_topology_of_a_class(tmp_path, run_cli):

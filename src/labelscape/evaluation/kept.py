@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from labelscape.datasets.labelled import LabelledScene
-from labelscape.files import temporary_folder
+from labelscape.files import cannot_write, temporary_folder
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
 
@@ -20,10 +21,17 @@ IN_MEMORY = 1 << 26
 
 def zeros(shape: tuple[int, ...], file: Path) -> np.ndarray:
     """An array of bytes, all 0, whose last two dimensions are a scene's. What is never written takes neither
-    memory nor disk; `file` is used for large scenes only, and is the caller's to remove.
+    memory nor disk; `file` is used for large scenes only, and is the caller's to remove. Raises BadFile where
+    it cannot be written, MemoryError where the process may not have so much address space.
     """
     if math.prod(shape[-2:]) > IN_MEMORY:
-        return np.memmap(file, np.uint8, "w+", shape=shape)
+        try:
+            return np.memmap(file, np.uint8, "w+", shape=shape)
+        except OSError as error:
+            # Address space is limited (ulimit -v, batch systems): the command line has a sentence for that.
+            if error.errno == errno.ENOMEM:
+                raise MemoryError from error
+            raise cannot_write(file, error) from error
     return np.zeros(shape, np.uint8)
 
 
