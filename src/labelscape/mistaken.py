@@ -23,6 +23,11 @@ STARTS = {
 """How files begin that nothing here reads, and what is said of them."""
 DAMAGED_ZIP = (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, zlib.error)
 """What `zipfile` raises for archives that are damaged, encrypted, or packed in a way it does not know."""
+UNFINISHED = (
+    "a program was ended while it wrote there. Open it once where it may be written, with `labelscape serve "
+    "--edit` or in QGIS, which undoes the unfinished change and nothing else"
+)
+"""Of a GeoPackage with a journal that SQLite must roll back first, which a reader may not."""
 MOST = 3
 """Members of an archive that a message names (ours)."""
 

@@ -72,6 +72,8 @@ def test_what_a_killed_writer_left_is_undone_where_the_page_may_write(folder):
     # A reader may not, and says what to do.
     with pytest.raises(BadFile, match="ended while it wrote there. Open it once"), opened(path) as base:
         base.execute("SELECT * FROM review").fetchall()
+    with pytest.raises(BadFile, match="ended while it wrote there. Open it once"):
+        read_corrections(path, shown.grid, legend)
     assert path.with_name("review.gpkg-journal").exists()
     recover(path)
     assert not path.with_name("review.gpkg-journal").exists()

@@ -18,7 +18,7 @@ import numpy as np
 from labelscape.crs import Unrelated, as_wkt
 from labelscape.errors import BadFile, BadInput, LabelscapeError, UnknownName
 from labelscape.files import check_regular
-from labelscape.mistaken import what_it_is
+from labelscape.mistaken import UNFINISHED, what_it_is
 from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason, suffix_of
 from labelscape.scenes.nested import is_too_deep
 from labelscape.scenes.vector_paths import as_it_is, member_of, vectors_inside
@@ -428,6 +428,8 @@ def _failures(path: str | Path) -> Iterator[None]:
             raise BadFile(f"{path} {found}.") from error
         # GDAL's advice on how to name a driver is none for a path given here.
         why = re.split(r"[;. ]*It might help", reason(error))[0].rstrip(".")
+        if "readonly database" in why:
+            why = UNFINISHED
         raise BadFile(f"{path} cannot be read as a vector file: {why}.") from error
 
 

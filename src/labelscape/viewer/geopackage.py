@@ -14,6 +14,7 @@ from typing import Any
 import shapely
 
 from labelscape.errors import BadFile, LabelscapeError
+from labelscape.mistaken import UNFINISHED
 
 MAGIC = b"SQLite format 3\0"
 PATIENCE = 10.0
@@ -23,10 +24,6 @@ ENVELOPES = (0, 32, 48, 48, 64)
 POINT, POLYGON, MULTIPOLYGON = 1, 3, 6
 """Kinds of geometry in WKB."""
 LOCKED = "another program keeps it locked; save or close it there, and try again"
-UNFINISHED = (
-    "a program was ended while it wrote there. Open it once where it may be written, with --edit or in QGIS, "
-    "which undoes the unfinished change and nothing else"
-)
 DAMAGED = "A geometry of the GeoPackage is damaged, or of a kind that the viewer does not show."
 
 
