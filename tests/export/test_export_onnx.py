@@ -2,6 +2,7 @@
 QGIS Deepness and GeoDeep read.
 """
 
+import copy
 import json
 from dataclasses import replace
 
@@ -90,6 +91,41 @@ def test_a_file_that_gives_something_else_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="not what torch computes.*differ from torch's by up to"):
         export_model(checkpoint, tmp_path / "m.onnx", size=64)
     assert list(tmp_path.iterdir()) == []
+
+
+def with_loud_scores(times):
+    """A network whose scores are so large that rounding shows in their probabilities."""
+    checkpoint = made()
+    louder = {
+        name: value * np.float32(times) if name.startswith("head.score") else value
+        for name, value in checkpoint.weights.items()
+    }
+    return replace(checkpoint, weights=louder)
+
+
+@pytest.mark.parametrize(("off", "kept"), [(0.0, True), (0.01, False)])
+def test_what_rounds_otherwise_than_torch_is_kept_where_it_is_as_near_to_the_truth(
+    off, kept, tmp_path, monkeypatch
+):
+    checkpoint = with_loud_scores(20_000)
+    written = export._written
+
+    def in_64_bits(to, graph, *more):
+        """The best of all files: it has no rounding of its own."""
+        net = copy.deepcopy(graph.net).double()
+
+        def run(images):
+            return net(graph.scaled(images).double()).softmax(1).float() + off
+
+        return written(to, graph, *more)[0], run
+
+    monkeypatch.setattr(export, "_written", in_64_bits)
+    if not kept:
+        with pytest.raises(BadInput, match="not what torch computes"):
+            export_model(checkpoint, tmp_path / "m.onnx", size=64)
+        return
+    done = export_model(checkpoint, tmp_path / "m.onnx", size=64)
+    assert done.difference > 2e-4  # of torch, which is what is said
 
 
 def test_an_operator_without_a_form_is_named(tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ def _statistics(checkpoint: Checkpoint) -> list[tuple[float, float]]:
     return list(contract.normalisation)
 
 
-def compared(wanted: Tensor, found: Tensor) -> tuple[str, float]:
+def compared(wanted: Tensor, found: Tensor, tolerance: float = TOLERANCE) -> tuple[str, float]:
     """Probabilities (N, K, H, W) of torch and of an engine: why they are not the same, empty where they are,
     and their largest difference.
     """
@@ -88,11 +88,11 @@ def compared(wanted: Tensor, found: Tensor) -> tuple[str, float]:
     if not found.isfinite().all():
         return "its probabilities are no finite numbers", float("inf")
     difference = float((wanted - found).abs().max())
-    if difference > TOLERANCE:
+    if difference > tolerance:
         return f"its probabilities differ from torch's by up to {difference:.2g}", difference
     # Among equals rounding decides; anywhere else the class has to be the same.
     best = wanted.topk(min(2, wanted.shape[1]), dim=1).values
-    clear = (best[:, 0] - best[:, -1]) > TOLERANCE
+    clear = (best[:, 0] - best[:, -1]) > tolerance
     changed = int(((wanted.argmax(1) != found.argmax(1)) & clear).sum())
     return (f"{changed} pixels get another class" if changed else ""), difference
 
