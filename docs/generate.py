@@ -268,6 +268,7 @@ TASKS = {
         "sieve",
         "polygonize",
         "sieve_maps",
+        "write_styles",
         "polygonize_maps",
         "review",
         "sample",

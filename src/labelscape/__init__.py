@@ -83,6 +83,7 @@ _PLACES = {
     "sieve": "areas.sieve",
     "SieveSummary": "areas.sieve",
     "sieve_maps": "areas.many",
+    "write_styles": "rasters.style",
     "polygonize": "areas.polygonize",
     "PolygonSummary": "areas.polygonize",
     "polygonize_maps": "areas.many",
@@ -175,6 +176,7 @@ if TYPE_CHECKING:
     from labelscape.maps.slurm import slurm_map_script as slurm_map_script
     from labelscape.nets.catalog import create_model as create_model
     from labelscape.nets.catalog import list_models as list_models
+    from labelscape.rasters.style import write_styles as write_styles
     from labelscape.scenes.array import ArrayScene as ArrayScene
     from labelscape.scenes.mosaic import open_scene as open_scene
     from labelscape.scenes.scene import Scene as Scene

@@ -127,6 +127,7 @@ VERBS = {
         ("mosaic", "map/scene_class.tif", "map2/scene_class.tif", "--out", "out.tif"),
     ],
     "sieve": [("sieve", "map/scene_class.tif", "out.tif", "--min-area", "0.5")],
+    "style": [("style", "map/scene_class.tif", "map/scene_confidence.tif", "--out", "out")],
     "polygonize": [
         ("polygonize", "map/scene_class.tif", "out.gpkg"),
         ("polygonize", "map/scene_class.tif", "out.geojson", "--min-area", "0.5"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from labelscape.errors import BadOption
 from labelscape.legend import RGB, Legend
+from labelscape.rasters.style import polygons_sld
 
 
 def written_at() -> str:
@@ -29,10 +30,13 @@ def written_at() -> str:
 
 def add_style(path: Path, layer: str, legend: Legend) -> None:
     """Store the legend's colours as the default style of a layer of polygons."""
-    store_style(path, layer, polygon_style(legend), "classes", "colours of the legend")
+    sld = polygons_sld(legend, layer)
+    store_style(path, layer, polygon_style(legend), "classes", "colours of the legend", sld=sld)
 
 
-def store_style(path: Path, layer: str, qml: str, name: str, description: str) -> None:
+def store_style(
+    path: Path, layer: str, qml: str, name: str, description: str, *, sld: str | None = None
+) -> None:
     """Store a default style for `layer` in the table `layer_styles`, with the columns that QGIS creates; and
     `written_at` as the time of all tables.
     """
@@ -51,10 +55,10 @@ def store_style(path: Path, layer: str, qml: str, name: str, description: str) -
         )
         base.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
-            "styleName, styleQML, useAsDefault, "
+            "styleName, styleQML, styleSLD, useAsDefault, "
             "description, owner, update_time) "
-            "VALUES ('', '', ?, ?, ?, ?, 1, ?, '', ?)",
-            (layer, column, name, qml, description, written_at()),
+            "VALUES ('', '', ?, ?, ?, ?, ?, 1, ?, '', ?)",
+            (layer, column, name, qml, sld, description, written_at()),
         )
         # A table that gpkg_contents does not list is not part of a GeoPackage for other readers.
         base.execute(
