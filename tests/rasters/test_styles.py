@@ -13,7 +13,7 @@ import labelscape as ls
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, LandClass, Legend
-from labelscape.rasters.style import polygons_sld, write_styles
+from labelscape.rasters.style import polygons_sld, write_all_styles, write_styles
 from labelscape.rasters.write import MapWriter
 
 LEGEND = Legend((LandClass(3, "water & <ice>", (10, 20, 250)), LandClass(7, "Wäld", (0, 99, 5))))
@@ -92,6 +92,8 @@ def test_what_has_no_style_is_refused(classes, tmp_path):
     scene = world.write(tmp_path / "s.tif", np.zeros((3, 20, 20), np.uint8))
     with pytest.raises(BadInput, match="a class map has one band"):
         write_styles(scene)
+    with pytest.raises(BadInput):
+        write_all_styles([classes, scene])
     assert not list(tmp_path.glob("*.qml"))
 
 

@@ -36,12 +36,11 @@ def run(
 
       labelscape style map/scene_proba.tif --band 3 --out styles
     """
-    from labelscape.rasters.style import write_styles
+    from labelscape.rasters.style import write_all_styles
 
-    made = []
-    for raster in rasters:
-        made.append([str(file) for file in write_styles(raster, band=band, out=out, overwrite=overwrite)])
-        if not as_json:
-            print(", ".join(made[-1]))
+    made = write_all_styles(rasters, band=band, out=out, overwrite=overwrite)
     if as_json:
-        print_json([{"raster": str(r), "qml": qml, "sld": sld} for r, (qml, sld) in zip(rasters, made)])
+        print_json([{"raster": str(r), "qml": str(q), "sld": str(s)} for r, (q, s) in zip(rasters, made)])
+        return
+    for files in made:
+        print(", ".join(map(str, files)))

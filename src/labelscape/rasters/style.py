@@ -47,20 +47,27 @@ def write_styles(
     Raises BadFile where the raster cannot be read or the files exist, BadInput where it is no raster of a
     map, BadOption for a band that it lacks.
     """
-    path = Path(raster)
-    entries, ramp = _entries(path, band)
-    folder = path.parent if out is None else Path(out)
-    qml, sld = (folder / f"{path.stem}{ending}" for ending in (".qml", ".sld"))
-    for file in (qml, sld):
-        check_new(file, overwrite=overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, text in (
-        (qml, qml_of(entries, band, ramp=ramp)),
-        (sld, sld_of(entries, band, path.stem, ramp=ramp)),
-    ):
-        with written_whole(file, overwrite=overwrite) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
-    return qml, sld
+    return write_all_styles([raster], band=band, out=out, overwrite=overwrite)[0]
+
+
+def write_all_styles(
+    rasters: Sequence[str | Path], *, band: int = 1, out: str | Path | None = None, overwrite: bool = False
+) -> list[tuple[Path, Path]]:
+    """`write_styles` of several rasters: none is written before all of them are read."""
+    texts: dict[tuple[Path, Path], tuple[str, str]] = {}
+    for path in map(Path, rasters):
+        entries, ramp = _entries(path, band)
+        folder = path.parent if out is None else Path(out)
+        files = folder / f"{path.stem}.qml", folder / f"{path.stem}.sld"
+        for file in files:
+            check_new(file, overwrite=overwrite)
+        texts[files] = qml_of(entries, band, ramp=ramp), sld_of(entries, band, path.stem, ramp=ramp)
+    for files, both in texts.items():
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        for file, text in zip(files, both):
+            with written_whole(file, overwrite=overwrite) as part:
+                part.write_text(text, encoding="utf-8", newline="\n")
+    return list(texts)
 
 
 def _entries(path: Path, band: int) -> tuple[list[Entry], bool]:
