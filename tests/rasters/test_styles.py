@@ -94,6 +94,8 @@ def test_what_has_no_style_is_refused(classes, tmp_path):
         write_styles(scene)
     with pytest.raises(BadInput):
         write_all_styles([classes, scene])
+    with pytest.raises(BadOption, match="Two rasters would have the style"):
+        write_all_styles([classes, classes])
     assert not list(tmp_path.glob("*.qml"))
 
 

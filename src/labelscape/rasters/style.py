@@ -59,6 +59,8 @@ def write_all_styles(
         entries, ramp = _entries(path, band)
         folder = path.parent if out is None else Path(out)
         files = folder / f"{path.stem}.qml", folder / f"{path.stem}.sld"
+        if files in texts:
+            raise BadOption(f"Two rasters would have the style {files[0]}; write them into other folders.")
         for file in files:
             check_new(file, overwrite=overwrite)
         texts[files] = qml_of(entries, band, ramp=ramp), sld_of(entries, band, path.stem, ramp=ramp)
