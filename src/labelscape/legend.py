@@ -21,6 +21,10 @@ IGNORE = 255
 
 RGB = tuple[int, int, int]
 
+VIRIDIS: tuple[RGB, ...] = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+"""Colours from least to most: matplotlib's viridis at five stops, readable in grey and by the colour-blind.
+"""
+
 # Twelve colours that most colour-blind readers can tell apart (Paul Tol's "muted" and "bright" sets).
 PALETTE: tuple[RGB, ...] = (
     (204, 102, 119),
@@ -196,6 +200,15 @@ class Legend:
                 for c in json.loads(text)
             )
         )
+
+
+def css(color: RGB) -> str:
+    """A colour as web pages and styles write it: #0a14fa."""
+    red, green, blue = (int(part) for part in color)
+    assert all(0 <= part <= 255 for part in (red, green, blue)), (
+        f"a colour is three numbers 0..255, not {color}"
+    )
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def encode_values(

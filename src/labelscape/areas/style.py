@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labelscape.errors import BadOption
 from labelscape.legend import RGB, Legend
-from labelscape.rasters.style import polygons_sld
+from labelscape.rasters.style import polygons_sld, qml_text
 
 
 def written_at() -> str:
@@ -114,6 +114,4 @@ def category_style(
             rows += [("outline_style", "no")]
         for name, text in rows:
             xml.SubElement(options, "Option", name=name, type="QString", value=text)
-    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + xml.tostring(
-        root, encoding="unicode"
-    )
+    return qml_text(root)

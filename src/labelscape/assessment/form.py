@@ -6,8 +6,8 @@ import xml.etree.ElementTree as xml
 from collections.abc import Sequence
 
 from labelscape.legend import Legend
+from labelscape.rasters.style import qml_text
 
-HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 CERTAINTY = ("certain", "likely", "unsure")
 ANSWERS = {"the class is right": "right", "several classes": "mixed", "cannot tell": "unsure"}
 """What a reviewer may say of an area instead of naming a class -> as it is stored."""
@@ -145,4 +145,4 @@ def _root(categories: str) -> xml.Element:
 
 
 def _text(root: xml.Element) -> str:
-    return HEAD + xml.tostring(root, encoding="unicode")
+    return qml_text(root)

@@ -36,7 +36,6 @@ from labelscape.evaluation.sections import (
     Picture,
     Section,
     chips,
-    css,
     drawn_width,
     has_pictures,
     picture_values,
@@ -45,7 +44,7 @@ from labelscape.evaluation.sections import (
 from labelscape.evaluation.text import percent
 from labelscape.evaluation.units import area_unit
 from labelscape.files import written_whole
-from labelscape.legend import RGB
+from labelscape.legend import RGB, css
 from labelscape.version import __version__
 
 

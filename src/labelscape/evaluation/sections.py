@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelscape.evaluation.embedding import data_address, picture_address
-from labelscape.legend import RGB
+from labelscape.legend import RGB, VIRIDIS, css
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 GENTLE_SIDE = 500
 """Pictures smaller than this, in pixels, are enlarged with sharp pixels instead of being smoothed."""
-VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-"""Colours from least to most: matplotlib's viridis at five stops, readable in grey and by the colour-blind.
-"""
-
 Chip = tuple[str, RGB]
 """A name and its colour, as legends show them."""
 
@@ -138,14 +134,6 @@ def drawn_width(png: bytes) -> int:
 
 def chips(legend: Sequence[Chip]) -> list[tuple[str, str]]:
     return [(name, css(color)) for name, color in legend]
-
-
-def css(color: RGB) -> str:
-    red, green, blue = (int(part) for part in color)
-    assert all(0 <= part <= 255 for part in (red, green, blue)), (
-        f"a colour is three numbers 0..255, not {color}"
-    )
-    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def shades(shares: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ from labelscape.evaluation.distances import DISTANCES, LAGS, DistanceCounts
 from labelscape.evaluation.figures import steps_figure
 from labelscape.evaluation.metrics import overall_accuracy
 from labelscape.evaluation.places import Overview, Place, Places, error_legend
-from labelscape.evaluation.sections import VIRIDIS, ColourBar, Figure, Picture, Section, Table, shades
+from labelscape.evaluation.sections import ColourBar, Figure, Picture, Section, Table, shades
 from labelscape.evaluation.text import percent
-from labelscape.legend import IGNORE, Legend
+from labelscape.legend import IGNORE, VIRIDIS, Legend
 
 LINE = (255, 255, 255)
 """Colour of the outlines of blocks."""

@@ -13,6 +13,7 @@ from rasterio.enums import ColorInterp
 from labelscape.evaluation.text import area_lines
 from labelscape.grid import Grid, Window
 from labelscape.inspection.card import Info, json_number, lines, size_text
+from labelscape.rasters.class_map import measure_in
 from labelscape.rasters.class_names import legend_of
 from labelscape.rasters.overviews import count_areas
 from labelscape.scenes.files import READ_FAILURES, Source, is_local, reading
@@ -30,25 +31,22 @@ MEASURES = {
     "confidence": "confidence: probability of the class shown, in per cent",
     "entropy": "entropy of the prediction, 0 (certain) to 100",
     "unfamiliar": "distance from the training data, above 100 unfamiliar",
+    "probability": "probability of every class, one band each, in 1/250",
 }
-"""First word of a band's description -> what a raster of a map holds."""
+"""What a raster of a map holds in place of classes (`measure_in`), in words."""
 
 
 def described_raster(path: Source, statistics: bool) -> Info:
     """A file that GDAL opens. Raises as `open_scene` does."""
     if isinstance(path, (str, Path)) and is_local(path) and Path(path).is_file():
         with reading(path) as file:
-            own = file.tags().get("labelscape_version")
-            shown = (file.descriptions[0] or "").split(" ")[0]
             # A grey picture has one band of bytes too; only classes have a palette.
             classes = (
                 file.count == 1 and file.dtypes[0] == "uint8" and file.colorinterp[0] == ColorInterp.palette
             )
-            measure = MEASURES.get(shown) if own else None
-            if (own and file.tags().get("labelscape_scale")) or (own and file.count > 1):
-                measure = "probability of every class, one band each, in 1/250"
-        if measure:
-            return _measure(Path(path), measure, statistics)
+            measure = measure_in(file)
+        if measure is not None:
+            return _measure(Path(path), MEASURES[measure], statistics)
         if classes:
             return _class_map(Path(path), statistics)
         if (values := _label_values(path)) is not None:

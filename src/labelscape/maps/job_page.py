@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from labelscape.evaluation.report import page_of, page_style
-from labelscape.evaluation.sections import css
-from labelscape.legend import RGB
+from labelscape.legend import RGB, css
 
 SIDE = 900
 """Of the picture with the footprints, in units of the page (ours)."""

@@ -84,12 +84,28 @@ class ClassRaster:
         return np.where(outside, 0, values).astype(np.uint8)
 
 
+MEASURES = ("confidence", "entropy", "unfamiliar")
+"""First word of the description of a map's raster that holds no classes."""
+
+
+def measure_in(file: rasterio.DatasetReader) -> str | None:
+    """What an open raster of a map holds in place of classes: one of MEASURES, or probability. None for
+    classes, and for rasters of other software.
+    """
+    tags, shown = file.tags(), (file.descriptions[0] or "").split(" ")[0]
+    if "labelscape_version" not in tags:
+        return None
+    # First: a class of probabilities may be called anything.
+    if tags.get("scale") == "1/250":
+        return "probability"
+    return shown if shown in MEASURES else "probability" if file.count > 1 else None
+
+
 def class_raster(file: rasterio.DatasetReader, path: str | Path) -> ClassRaster:
     """An open class map. Raises BadInput where it is none: as `ClassRaster` does, and for another raster of a
     map (its confidence or entropy, which are bytes too).
     """
     found = ClassRaster(file, path)
-    shown = (file.descriptions[0] or "").split(" ")[0]
-    if shown in ("confidence", "entropy", "unfamiliar") and "labelscape_version" in file.tags():
+    if (shown := measure_in(file)) is not None:
         raise BadInput(f"{path} holds the {shown} of a map, not its classes; use its _class.tif.")
     return found

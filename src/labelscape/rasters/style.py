@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import rasterio
-
 from labelscape.errors import BadOption
 from labelscape.files import check_new, written_whole
-from labelscape.legend import RGB, Legend
+from labelscape.legend import RGB, VIRIDIS, Legend, css
+from labelscape.rasters.class_map import measure_in
 from labelscape.rasters.class_names import legend_of
 from labelscape.scenes.files import reading
 
-VIRIDIS: tuple[RGB, ...] = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-"""Even steps of matplotlib's colour map: its lightness rises evenly, also for the colour-blind."""
+RAMPS = {"confidence": (100, 100), "entropy": (100, 100), "unfamiliar": (200, 200), "probability": (250, 100)}
+"""What a raster of a map holds (`measure_in`) -> the largest value that its ramp shows, and that in per
+cent.
+"""
 OGC = "http://www.opengis.net"
 
 
@@ -29,10 +30,6 @@ class Entry:
     value: float
     label: str
     color: RGB
-
-    @property
-    def code(self) -> str:
-        return "#{:02x}{:02x}{:02x}".format(*self.color)
 
 
 def write_styles(
@@ -79,88 +76,66 @@ def _entries(path: Path, band: int) -> tuple[list[Entry], bool]:
             raise BadOption(
                 f"{path} has {file.count} band{'s' * (file.count > 1)}; `band={band}` is none of them."
             )
-        top = _top(file, band)
-    if top is not None:
-        last = len(VIRIDIS) - 1
-        steps = [(top.value * n / last, f"{top.per_cent * n / last:g} %") for n in range(last + 1)]
-        return [Entry(value, label, color) for (value, label), color in zip(steps, VIRIDIS)], True
+        measure = measure_in(file)
+    if measure is not None:
+        top, per_cent = RAMPS[measure]
+        shares = [n / (len(VIRIDIS) - 1) for n in range(len(VIRIDIS))]
+        return [Entry(top * n, f"{per_cent * n:g} %", color) for n, color in zip(shares, VIRIDIS)], True
     legend, _ = legend_of(path)
     return [Entry(one.value, one.name, one.color) for one in legend.classes], False
-
-
-@dataclass(frozen=True)
-class _Top:
-    """The largest value that a ramp shows, and what it means in per cent."""
-
-    value: float
-    per_cent: float
-
-
-def _top(file: rasterio.DatasetReader, band: int) -> _Top | None:
-    """Of a raster of a map other than its classes; None for classes."""
-    tags, shown = file.tags(), (file.descriptions[band - 1] or "").split(" ")[0]
-    if "labelscape_version" not in tags:
-        return None
-    if tags.get("scale") == "1/250":
-        return _Top(250, 100)
-    if shown == "unfamiliar":
-        return _Top(200, 200)
-    return _Top(100, 100) if shown in ("confidence", "entropy") else None
 
 
 def qml_of(entries: Sequence[Entry], band: int = 1, *, ramp: bool) -> str:
     """The style as QGIS 3 saves it."""
     root = xml.Element("qgis", version="3.22", styleCategories="Symbology")
-    common = {"band": str(band), "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
-    pipe = xml.SubElement(root, "pipe")
-    if not ramp:
-        renderer = xml.SubElement(pipe, "rasterrenderer", {"type": "paletted", **common})
-        palette = xml.SubElement(renderer, "colorPalette")
-        for one in entries:
-            fields = {"value": f"{one.value:g}", "color": one.code, "label": one.label, "alpha": "255"}
-            xml.SubElement(palette, "paletteEntry", fields)
+    renderer = xml.SubElement(
+        xml.SubElement(root, "pipe"),
+        "rasterrenderer",
+        {"type": "paletted", "band": str(band), "opacity": "1", "alphaBand": "-1", "nodataColor": ""},
+    )
+    if ramp:
+        least, most = (f"{one.value:g}" for one in (entries[0], entries[-1]))
+        renderer.attrib |= {
+            "type": "singlebandpseudocolor",
+            "classificationMin": least,
+            "classificationMax": most,
+        }
+        ends = {"clip": "0", "minimumValue": least, "maximumValue": most}
+        shader = xml.SubElement(renderer, "rastershader")
+        how = {"colorRampType": "INTERPOLATED", "classificationMode": "1", **ends}
+        table, item = xml.SubElement(shader, "colorrampshader", how), "item"
     else:
-        ends = {"classificationMin": f"{entries[0].value:g}", "classificationMax": f"{entries[-1].value:g}"}
-        renderer = xml.SubElement(pipe, "rasterrenderer", {"type": "singlebandpseudocolor", **common, **ends})
-        shader = xml.SubElement(
-            xml.SubElement(renderer, "rastershader"),
-            "colorrampshader",
-            colorRampType="INTERPOLATED",
-            classificationMode="1",
-            clip="0",
-            minimumValue=ends["classificationMin"],
-            maximumValue=ends["classificationMax"],
-        )
-        for one in entries:
-            fields = {"value": f"{one.value:g}", "color": one.code, "label": one.label, "alpha": "255"}
-            xml.SubElement(shader, "item", fields)
-    return f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n{_text(root)}"
+        table, item = xml.SubElement(renderer, "colorPalette"), "paletteEntry"
+    for one in entries:
+        fields = {"value": f"{one.value:g}", "color": css(one.color), "label": one.label, "alpha": "255"}
+        xml.SubElement(table, item, fields)
+    xml.indent(root, " ")
+    return f"{qml_text(root)}\n"
+
+
+def qml_text(root: xml.Element) -> str:
+    """A QGIS style with the head that QGIS writes."""
+    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + xml.tostring(
+        root, encoding="unicode"
+    )
 
 
 def sld_of(entries: Sequence[Entry], band: int, name: str, *, ramp: bool) -> str:
     """The style as Styled Layer Descriptor 1.0 (OGC 02-070)."""
-    root = xml.Element("StyledLayerDescriptor", {"version": "1.0.0", "xmlns": f"{OGC}/sld"})
-    layer = xml.SubElement(root, "NamedLayer")
-    xml.SubElement(layer, "Name").text = name
-    rule = xml.SubElement(xml.SubElement(xml.SubElement(layer, "UserStyle"), "FeatureTypeStyle"), "Rule")
-    symbolizer = xml.SubElement(rule, "RasterSymbolizer")
+    root, style = _sld(name)
+    symbolizer = xml.SubElement(xml.SubElement(style, "Rule"), "RasterSymbolizer")
     channel = xml.SubElement(xml.SubElement(symbolizer, "ChannelSelection"), "GrayChannel")
     xml.SubElement(channel, "SourceChannelName").text = str(band)
     colors = xml.SubElement(symbolizer, "ColorMap", type="ramp" if ramp else "values")
     for one in entries:
-        fields = {"color": one.code, "quantity": f"{one.value:g}", "label": one.label, "opacity": "1"}
+        fields = {"color": css(one.color), "quantity": f"{one.value:g}", "label": one.label, "opacity": "1"}
         xml.SubElement(colors, "ColorMapEntry", fields)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{_text(root)}'
+    return _sld_text(root)
 
 
 def polygons_sld(legend: Legend, name: str) -> str:
     """Polygons by their column `value`, filled in the colours of the classes, as SLD 1.0."""
-    root = xml.Element(
-        "StyledLayerDescriptor", {"version": "1.0.0", "xmlns": f"{OGC}/sld", "xmlns:ogc": f"{OGC}/ogc"}
-    )
-    layer = xml.SubElement(root, "NamedLayer")
-    xml.SubElement(layer, "Name").text = name
-    style = xml.SubElement(xml.SubElement(layer, "UserStyle"), "FeatureTypeStyle")
+    root, style = _sld(name, {"xmlns:ogc": f"{OGC}/ogc"})
     for one in legend.classes:
         rule = xml.SubElement(style, "Rule")
         xml.SubElement(rule, "Name").text = xml.SubElement(rule, "Title").text = one.name
@@ -168,10 +143,18 @@ def polygons_sld(legend: Legend, name: str) -> str:
         xml.SubElement(equal, "ogc:PropertyName").text = "value"
         xml.SubElement(equal, "ogc:Literal").text = str(one.value)
         fill = xml.SubElement(xml.SubElement(rule, "PolygonSymbolizer"), "Fill")
-        xml.SubElement(fill, "CssParameter", name="fill").text = Entry(0, "", one.color).code
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{_text(root)}'
+        xml.SubElement(fill, "CssParameter", name="fill").text = css(one.color)
+    return _sld_text(root)
 
 
-def _text(root: xml.Element) -> str:
+def _sld(name: str, more: dict[str, str] = {}) -> tuple[xml.Element, xml.Element]:
+    """The root of an SLD of one layer, and the element that its rules stand in."""
+    root = xml.Element("StyledLayerDescriptor", {"version": "1.0.0", "xmlns": f"{OGC}/sld", **more})
+    layer = xml.SubElement(root, "NamedLayer")
+    xml.SubElement(layer, "Name").text = name
+    return root, xml.SubElement(xml.SubElement(layer, "UserStyle"), "FeatureTypeStyle")
+
+
+def _sld_text(root: xml.Element) -> str:
     xml.indent(root, " ")
-    return f"{xml.tostring(root, encoding='unicode')}\n"
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{xml.tostring(root, encoding="unicode")}\n'

@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse
 
 from labelscape.crs import Unrelated, transformed
 from labelscape.errors import BadFile, LabelscapeError
-from labelscape.evaluation.sections import VIRIDIS
 from labelscape.grid import Grid, Window
+from labelscape.legend import VIRIDIS
 from labelscape.scenes.files import READ_FAILURES
 from labelscape.scenes.scene import crs_text
 from labelscape.version import __version__
