@@ -196,7 +196,7 @@ def test_a_block_that_cannot_be_read_is_the_cause_and_another_scene_is_mapped(cl
     one, other = map_scenes(
         model, [bad, good], tmp_path / "maps", cluster=client, grain="block", **QUICK
     ).records
-    assert one.state == "failed" and one.cause.startswith("bad cannot be read at rows "), one.cause
+    assert one.state == "failed" and one.cause.startswith(f"{bad} cannot be read at rows "), one.cause
     assert "truncated or damaged" in one.cause
     assert other.state == "done"
 

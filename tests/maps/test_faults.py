@@ -206,7 +206,7 @@ def test_a_scene_cut_in_the_middle_leaves_nothing_and_its_whole_copy_is_mapped(
     copy.write_bytes(content[: int(share * len(content))])
     with pytest.raises(
         BadFile,
-        match=r"scene cannot be read at rows \d+-\d+, columns \d+-\d+: the file is truncated or damaged",
+        match=r"scene.tif cannot be read at rows \d+-\d+, columns \d+-\d+: the file is truncated or damaged",
     ):
         map_scene(checkpoint, copy, tmp_path / "map", **QUICK)
     assert [p.name for p in (tmp_path / "map").iterdir()] in ([], [".scene.unfinished"])

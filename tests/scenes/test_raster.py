@@ -7,6 +7,7 @@ import world
 from affine import Affine
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.shutil import copy
 
 from labelscape.contract.bands import band_statistics
 from labelscape.errors import BadFile, BadInput, UnknownName
@@ -142,6 +143,43 @@ def test_bad_files_are_named(tmp_path):
         scene.read(bands=["nir"])
     with pytest.raises(BadInput, match="single-band files"):
         Scene([w.scene, w.scene])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("strips.tif", {}),
+        ("tiles.tif", {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}),
+        ("cog.tif", {"driver": "COG"}),
+        ("image.jp2", {"driver": "JP2OpenJPEG"}),
+        ("image.png", {"driver": "PNG"}),
+        ("image.jpg", {"driver": "JPEG"}),
+    ],
+)
+def test_of_a_file_that_was_cut_short_it_is_said_which_what_and_what_to_do(tmp_path, name, options):
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 300, 400)).astype(np.uint8)
+    whole, cut = world.write(tmp_path / "whole.tif", pixels), tmp_path / name
+    if "driver" in options:
+        copy(whole, cut, **options)
+    else:
+        world.write(cut, pixels, **options)
+    content = cut.read_bytes()
+    for share in (0.0001, 0.02, 0.6, 0.99):
+        cut.write_bytes(content[: int(share * len(content)) or 9])
+        with pytest.raises(BadFile) as told, Scene(cut) as scene:
+            scene.read()
+        said = str(told.value)
+        assert said.startswith(f"{cut} cannot be ")
+        assert "truncated or damaged. Copy or download it again (GDAL: " in said, said
+        assert "turned as a warning" not in said
+
+
+def test_of_a_stack_the_damaged_file_is_named(tmp_path):
+    w = world.make(tmp_path, 200, 300, name="whole")
+    files = [world.write(tmp_path / f"B{n}.tif", band[None]) for n, band in enumerate(w.pixels)]
+    files[1].write_bytes(files[1].read_bytes()[:60_000])
+    with Scene(files) as scene, pytest.raises(BadFile, match=r"B1\.tif cannot be read at rows 0-200, col"):
+        scene.read()
 
 
 def test_statistics_ignore_nodata_and_equal_numpy(tmp_path):

@@ -18,7 +18,7 @@ from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import class_raster
 from labelscape.rasters.overviews import BLOCK
-from labelscape.scenes.files import READ_FAILURES, gdal, open_raster, reason
+from labelscape.scenes.files import READ_FAILURES, damaged, gdal, open_raster
 
 MAX_OPEN = 48
 """Rasters that are open at a time (ours); systems limit the open files of a process."""
@@ -212,7 +212,7 @@ class MosaicBlocks:
         except READ_FAILURES as error:
             if isinstance(error, BadFile):
                 raise
-            raise BadFile(f"{path} cannot be read: {reason(error)}.") from error
+            raise damaged(path, error) from error
 
     def _read_classes(self, source: MapSource, window: Window) -> np.ndarray:
         with gdal():

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -37,6 +37,16 @@ EXACT = 1e-6
 window they are read in. 0 would be exact, but rasterio 1.4 fails on it.
 """
 
+STARTS = {
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"II+\0": "a TIFF",
+    b"MM\0+": "a TIFF",
+    b"\x89PNG": "a PNG",
+    b"\xff\xd8\xff": "a JPEG",
+    b"\0\0\0\x0cjP": "a JPEG 2000",
+}
+"""How files of these formats begin, also one that was cut short."""
 MOST_NAMED = 12
 """Rasters of a container that a message names."""
 
@@ -133,6 +143,8 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
     except (*READ_FAILURES, ValueError) as error:  # ValueError: an address that is none
         if local and (found := what_it_is(text)):
             raise BadFile(f"{text} {found}.") from error
+        if local and (begins := _format_of(text)):
+            raise damaged(text, error, f" as a raster: it begins as {begins}, but", verb="opened") from error
         raise BadFile(f"{text} cannot be opened as a raster: {reason(error)}.") from error
     inside = rasters_in(dataset)
     # A TIFF of several pages opens as its first.
@@ -147,6 +159,25 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
     return dataset
 
 
+def _format_of(file: str) -> str | None:
+    """The format that a file's first bytes announce."""
+    with suppress(OSError), open(file, "rb") as opened:
+        start = opened.read(8)
+        return next((name for bytes_, name in STARTS.items() if start.startswith(bytes_)), None)
+    return None
+
+
+def damaged(file: str | Path, error: BaseException, where: str = ":", *, verb: str = "read") -> BadFile:
+    """A BadFile for a raster that GDAL can open no further, or of which it cannot decode a part: which file,
+    what is wrong with it, what to do, and last GDAL's own words.
+    """
+    if is_local(str(file)):
+        what, cure = "the file is truncated or damaged", "Copy or download it again"
+    else:
+        what, cure = "the server did not answer, or the file there is truncated or damaged", "Try again"
+    return BadFile(f"{file} cannot be {verb}{where} {what}. {cure} (GDAL: {reason(error)}).")
+
+
 @contextmanager
 def late_failures(file: str | Path) -> Iterator[None]:
     """Raises BadFile where GDAL notices only in this block that a file is damaged: when its bands, tags or
@@ -156,9 +187,7 @@ def late_failures(file: str | Path) -> Iterator[None]:
         yield
     # No plain OSError: a block that also writes has those of its own files.
     except LATE_FAILURES as error:
-        raise BadFile(
-            f"{file} cannot be read: the file is truncated or damaged ({reason(error)})."
-        ) from error
+        raise damaged(file, error) from error
 
 
 @contextmanager
@@ -343,4 +372,6 @@ def reason(error: BaseException) -> str:
     """The first line of GDAL's own message."""
     # rasterio raises its error from GDAL's, which is the more exact of the two.
     cause = error.__cause__ or error
-    return str(cause).strip().splitlines()[0].rstrip(".") if str(cause).strip() else type(cause).__name__
+    # GDAL's hint on how to read damaged JPEGs all the same is nothing to follow here.
+    text = str(cause).strip().partition(" (this error can be turned as a warning")[0]
+    return text.splitlines()[0].rstrip(".") if text else type(cause).__name__

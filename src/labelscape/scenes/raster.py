@@ -23,6 +23,7 @@ from labelscape.scenes.files import (
     READ_FAILURES,
     Files,
     SharedDataset,
+    damaged,
     gdal,
     open_raster,
     reason,
@@ -216,20 +217,20 @@ class FileScene(Scene):
         window = self.grid.window if window is None else window
         check_window(window, self.grid.window)
         chosen = None if bands is None or tuple(bands) == self.bands else [self.index(b) for b in bands]
+        file = self.name
         try:
             with gdal(), self._one_at_a_time:
-                layers = picked(self._layers, chosen)
-                parts = [self._pixels_of(layer, window=window.rio) for layer in layers]
+                layers, parts = picked(self._layers, chosen), []
+                for layer in layers:
+                    file = layer.title
+                    parts.append(self._pixels_of(layer, window=window.rio))
                 # One file is the usual case: its pixels are not copied once more.
                 pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
                 rules = tuple(rule for layer in layers for rule in layer.nodata)
                 valid = measured(pixels, rules) & self._unmasked(window)
         except READ_FAILURES as error:
-            raise BadFile(
-                f"{self.name} cannot be read at rows {window.top}-{window.bottom}, columns "
-                f"{window.left}-{window.right}: "
-                f"the file is truncated or damaged ({reason(error)})."
-            ) from error
+            rows, columns = f"{window.top}-{window.bottom}", f"{window.left}-{window.right}"
+            raise damaged(file, error, f" at rows {rows}, columns {columns}:") from error
         return Patch(pixels, valid, window)
 
     def _pixels_of(self, layer: Layer, **how: object) -> np.ndarray:
