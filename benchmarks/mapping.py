@@ -66,14 +66,16 @@ def paint(path: Path, size: int) -> Path:
     return path
 
 
-def checkpoint(network: str, crop: int | None = None) -> ls.Checkpoint:
+def checkpoint(
+    network: str, crop: int | None = None, classes: int = CLASSES, **options: object
+) -> ls.Checkpoint:
     torch.manual_seed(0)
-    net = ls.create_model(network, in_channels=BANDS, classes=CLASSES)
+    net = ls.create_model(network, in_channels=BANDS, classes=classes, **options)
     return ls.Checkpoint(
         network=network,
-        options={},
+        options=options,
         weights=state_arrays(net),
-        legend=ls.Legend.of_names([f"class {i}" for i in range(CLASSES)]),
+        legend=ls.Legend.of_names([f"class {i}" for i in range(classes)]),
         contract=ls.Contract(
             bands=tuple(str(i + 1) for i in range(BANDS)),
             dtype="uint16",

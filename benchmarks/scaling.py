@@ -9,6 +9,9 @@
                           arithmetic: 400 scenes of 20,000 x 20,000 pixels, up to 4096 workers
     python benchmarks/scaling.py --small-scenes 10000
                           memory of scheduler and command, job report included, for scenes of no work
+    python benchmarks/scaling.py --sparse 200000
+                          memory of scheduler and command, and of a worker, for one scene of this side that
+                          holds four patches of 1800 x 1800, mapped with probabilities by two workers
 
 The real scene are the pixels of the demo (Sentinel-2, 10 bands) repeated to the size, mapped with the demo's
 checkpoint and all files that `map` writes by itself, on one thread. CPU seconds are recorded, because other
@@ -18,23 +21,29 @@ work on a machine changes them little; sleeping takes no CPU, so that 64 workers
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import mapping
 import numpy as np
 import psutil
+import rasterio
 import sleeping
+from affine import Affine
 from sleeping import RECORDED, TILE, Recorded, light_workers
 
 import labelscape as ls
 from labelscape.checkpoint import StoredAs, load
 from labelscape.demo import demo_checkpoint, demo_data
+from labelscape.grid import Window
 from labelscape.maps import blocks, crew, run, shared
 from labelscape.maps.job import Job, SceneRecord, map_one
 from labelscape.maps.request import MapRequest
@@ -49,8 +58,6 @@ from labelscape.workers.pace import Pace
 
 def real_scene(path: Path, size: int) -> Path:
     """The demo's pixels, mirrored at their borders until they fill the size."""
-    import rasterio
-
     model, source = load(demo_checkpoint()), demo_data()["images"][0]
     with opened_for(model, source, MapRequest()) as (scene, *_):
         pixels, grid, names = scene.read().pixels, scene.grid, scene.bands
@@ -273,33 +280,71 @@ def nothing(job: Job, source: str, request: MapRequest) -> SceneRecord:
     return SceneRecord(source, "done", 1.0, 250_000)
 
 
+class Memory:
+    """The most memory that this process, and the largest of its children, held while the block ran; MiB."""
+
+    def __enter__(self) -> Memory:
+        self.before = self.here = psutil.Process().memory_info().rss / 2**20
+        self.worker, self._over = 0.0, threading.Event()
+        self._watching = threading.Thread(target=self._watch)
+        self._watching.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watching.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.2):
+            self.here = max(self.here, psutil.Process().memory_info().rss / 2**20)
+            for one in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self.worker = max(self.worker, one.memory_info().rss / 2**20)
+
+
 def small_scenes(count: int) -> None:
     """Scheduler and command are in this process: its memory is that of both."""
-    import threading
-
     with light_workers(2) as client, tempfile.TemporaryDirectory() as name:
         sources = [Path(name) / f"scene{n}.tif" for n in range(count)]
         for source in sources:
             source.touch()
         crew.map_here = nothing
-        before = most = psutil.Process().memory_info().rss
-        over = threading.Event()
-
-        def watch() -> None:
-            nonlocal most
-            while not over.wait(0.2):
-                most = max(most, psutil.Process().memory_info().rss)
-
-        watching = threading.Thread(target=watch)
-        watching.start()
         start = time.perf_counter()
-        made = ls.map_scenes(demo_checkpoint(), sources, Path(name) / "maps", cluster=client, device="cpu")
+        with Memory() as memory:
+            made = ls.map_scenes(
+                demo_checkpoint(), sources, Path(name) / "maps", cluster=client, device="cpu"
+            )
         seconds = time.perf_counter() - start
-        over.set()
-        watching.join()
     assert made.is_whole and made.grain == "scene"
-    grew = f"grew by {(most - before) / 2**20:.0f} MiB, from {before / 2**20:.0f} MiB"
+    grew = f"grew by {memory.here - memory.before:.0f} MiB, from {memory.before:.0f} MiB"
     print(f"{count:,} scenes: {1000 * seconds / count:.1f} ms each; scheduler, command and report {grew}")
+
+
+def sparse(side: int, patches: int = 4, size: int = 1800) -> None:
+    """Memory of scheduler and command, and of a worker, for a scene of which little holds anything."""
+    with tempfile.TemporaryDirectory() as name:
+        scene, model = Path(name) / "scene.tif", Path(name) / "model.safetensors"
+        profile = {"driver": "GTiff", "dtype": "uint16", "count": mapping.BANDS}
+        profile |= {"height": side, "width": side, "nodata": 0}
+        profile |= {"crs": "EPSG:32633", "transform": Affine(10, 0, 4e5, 0, -10, 5.8e6)}
+        profile |= {"tiled": True, "compress": "deflate", "sparse_ok": True, "bigtiff": "IF_SAFER"}
+        with rasterio.open(scene, "w", **profile) as file:
+            for number in range(patches):
+                place = int((side - size) * number / max(1, patches - 1))
+                pixels = np.random.default_rng(number).integers(1, 9000, (mapping.BANDS, size, size))
+                file.write(pixels.astype(np.uint16), window=Window(place, place, size, size).rio)
+        ls.save(mapping.checkpoint("fcn", classes=12, widths=[4, 4, 8, 8]), model)
+        start = time.perf_counter()
+        with Memory() as memory:
+            made = ls.map_scenes(
+                model, [scene], Path(name) / "maps", workers=2, grain="block", proba=True, device="cpu"
+            )
+        assert made.is_whole, made.records
+    print(
+        f"{side:,} x {side:,}, {made.records[0].pixels:,} pixels with data, in "
+        f"{time.perf_counter() - start:.0f} s: scheduler and command at most {memory.here:.0f} MiB, "
+        f"from {memory.before:.0f} MiB; a worker at most {memory.worker:.0f} MiB"
+    )
 
 
 def main() -> None:
@@ -314,6 +359,7 @@ def main() -> None:
     parser.add_argument("--country", type=Path, metavar="FOLDER")
     parser.add_argument("--ms-per-call", type=float, default=0.0, help="as workers.py --tasks prints it")
     parser.add_argument("--small-scenes", type=int)
+    parser.add_argument("--sparse", type=int, metavar="SIDE")
     arguments = parser.parse_args()
     import torch
 
@@ -327,6 +373,8 @@ def main() -> None:
         country(Recorded.load(arguments.country), per_call=arguments.ms_per_call / 1000)
     if arguments.small_scenes:
         small_scenes(arguments.small_scenes)
+    if arguments.sparse:
+        sparse(arguments.sparse)
 
 
 if __name__ == "__main__":
