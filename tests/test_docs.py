@@ -348,8 +348,9 @@ def test_a_notebook_is_valid_and_stored_without_outputs(notebook):
 
 @pytest.mark.long
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
-def test_the_cells_of_a_notebook_run(notebook, kitchen, short):
+def test_the_cells_of_a_notebook_run_and_show_nothing_twice(notebook, kitchen, short, capsys):
     names: dict[str, object] = {"__name__": "notebook"}
+    told: set[str] = set()
     for number, text in cells_of(notebook):
         tree = ast.parse(text, f"{notebook.name}, cell {number}")
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
@@ -359,7 +360,13 @@ def test_the_cells_of_a_notebook_run(notebook, kitchen, short):
             shown = eval(
                 compile(ast.Expression(last.value), f"{notebook.name}, cell {number}", "eval"), names
             )
-            assert getattr(shown, "_repr_html_", shown.__repr__)()
+            text = getattr(shown, "_repr_html_", shown.__repr__)()
+            assert text
+            print(text)
+        # Sentences and rows; heads and words of markup may come again.
+        lines = {line for line in re.split(r"<[^>]+>|\n", capsys.readouterr().out) if len(line.split()) > 5}
+        assert not told & lines, f"cell {number} repeats what an earlier cell shows"
+        told |= lines
 
 
 # ------------------------------------------------------------------------------------- what is generated

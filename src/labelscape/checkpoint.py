@@ -263,7 +263,7 @@ def description(path: str | Path) -> dict:
         )
     if path.suffix.lower() in KINDS:
         found, network = read_exported(path)
-        return {**_checked(path, found), "exported": network.describe()}
+        return {**_checked(path, found), "exported": network.describe() | {"metadata": dict(network.others)}}
     with _opened(path) as file:
         # Only the header is read, not hundreds of megabytes of weights.
         meta = (file.metadata() or {}).get("labelscape")

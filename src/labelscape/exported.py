@@ -113,6 +113,7 @@ class ExportedNetwork:
     kind     its format, one of the values of `KINDS`
     weights  of an OpenVINO model, which lie in a file of their own
     temperature  by which its probabilities are calibrated already
+    others   of an ONNX file, the metadata for other programs (QGIS Deepness, GeoDeep), JSON under their names
     """
 
     facts: Facts
@@ -121,6 +122,7 @@ class ExportedNetwork:
     kind: str = "onnx"
     weights: bytes = field(default=b"", repr=False)
     temperature: float = 1.0
+    others: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def title(self) -> str:
@@ -175,4 +177,6 @@ def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:
         fields, facts = json.loads(meta[HEADER]), Facts.from_dict(json.loads(meta[FACTS]))
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{path} has a damaged description ({first_line(error)}).") from error
-    return fields, ExportedNetwork(facts, hashlib.sha256(model).hexdigest(), model, kind, weights)
+    others = {key: meta[key] for key in sorted(meta.keys() - {HEADER, FACTS})}
+    digest = hashlib.sha256(model).hexdigest()
+    return fields, ExportedNetwork(facts, digest, model, kind, weights, others=others)

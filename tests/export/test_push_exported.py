@@ -5,6 +5,7 @@ and compared as their checkpoint is.
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import rasterio
 import world
@@ -236,6 +237,20 @@ def test_info_tells_what_an_exported_model_takes(ending, models, run_cli):
     assert found["exported"]["size"] == (64 if ending == ".pt2" else None)
     assert found["exported"]["normalise"] == "inside"
     assert found["temperature"] == 1.5
+
+
+def test_info_lists_what_deepness_and_geodeep_read(tmp_path, run_cli):
+    """Each key with its value as the library of the format gives it; of the other formats there are none."""
+    done = export_model(made(), tmp_path / "m.onnx", size=64, normalise="unit")
+    stored = onnxruntime.InferenceSession(done.path).get_modelmeta().custom_metadata_map
+    wanted = {key: value for key, value in stored.items() if not key.startswith("labelscape")}
+    assert {"model_type", "class_names", "resolution", "tile_size", "standardization_mean"} <= wanted.keys()
+    _, out, _ = run_cli("info", done.path)
+    listed = out.partition("metadata that other programs read (QGIS Deepness, GeoDeep):\n")[2]
+    assert dict(line.split(None, 1) for line in listed.splitlines()) == wanted
+    assert json.loads(run_cli("info", done.path, "--json")[1])["exported"]["metadata"] == wanted
+    other = export_model(made(), tmp_path / "m.pt2", to="pt2", size=64)
+    assert "metadata" not in run_cli("info", other.path)[1]
 
 
 def test_the_map_of_a_place_is_that_of_the_checkpoint(models, checkpoint, scene, hub, tmp_path, run_cli):

@@ -29,7 +29,7 @@ from labelscape.model_places import as_given, is_address, is_place, local_model
 from labelscape.raster_vision import is_bundle
 from labelscape.scenes.files import Source, reading
 from labelscape.scenes.vectors import VECTOR_SUFFIXES, is_vector
-from labelscape.text import printable, typed
+from labelscape.text import printable, printable_name, typed
 
 LARGEST_JSON = 50_000_000
 """Bytes of a JSON file that is read as a whole to see what it is; larger ones are taken for polygons."""
@@ -111,12 +111,13 @@ def _checkpoint(path: Path, shown: str) -> Info:
     card["use"] = f"labelscape map {typed(shown)} SCENE --out FOLDER"
     sizes = TileSizes.from_dict(fields["tile_sizes"]).lines() if fields.get("tile_sizes") else []
     table = ["scores by tile size, measured on held-out pixels after training:", *sizes] if sizes else []
+    table += _for_others(exported["metadata"]) if exported else []
     return Info("checkpoint", shown, facts, lines(card, table))
 
 
 def _exported(path: Path, about: dict[str, Any]) -> dict[str, str]:
     """What a model that `export` wrote says of itself."""
-    facts = Facts.from_dict({key: value for key, value in about.items() if key != "file"})
+    facts = Facts.from_dict({key: value for key, value in about.items() if key not in ("file", "metadata")})
     reach = "the whole image" if facts.reach is None else f"{facts.reach} pixels around"
     head, *rest = check_lines(facts.check) if facts.check else [""]
     checked = " ".join(f"{head} {'; '.join(rest)}".split())
@@ -127,6 +128,16 @@ def _exported(path: Path, about: dict[str, Any]) -> dict[str, str]:
         "int8 check": checked,
         "made of": f"the checkpoint with the fingerprint {printable(facts.sha256[:12])}...",
     }
+
+
+def _for_others(metadata: dict[str, str]) -> list[str]:
+    """The metadata of an ONNX file that other programs read, as they stand there."""
+    if not metadata:
+        return []
+    wide = max(map(len, metadata)) + 2
+    # Of a file that anybody may have changed.
+    rows = [f"  {printable_name(key):<{wide}}{printable_name(value)}" for key, value in metadata.items()]
+    return ["metadata that other programs read (QGIS Deepness, GeoDeep):", *rows]
 
 
 def _bytes(path: Path) -> int:
