@@ -60,10 +60,13 @@ def test_value_and_gradients_are_those_of_the_plain_form(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("columns", [8, 16, 256])
 @pytest.mark.parametrize(("strip", "block"), [(1, 2**20), (2**40, 1), (16 * 70 * 24 * 8, 16 * 24 * 8 * 32)])
-def test_neither_strips_nor_chunks_nor_threads_change_the_value(
-    threads: int, strip: int, block: int, monkeypatch: pytest.MonkeyPatch
+def test_neither_strips_nor_columns_nor_chunks_nor_threads_change_the_value(
+    threads: int, columns: int, strip: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """24 columns: three pieces of 8, one of 16 and one of 8, or one."""
+    monkeypatch.setattr(kernel, "COLUMNS", columns)
     monkeypatch.setattr(kernel, "STRIP_BYTES", strip)
     monkeypatch.setattr(kernel, "BLOCK_BYTES", block)
     torch.set_num_threads(threads)
@@ -103,7 +106,9 @@ def test_only_what_needs_a_gradient_is_given_one() -> None:
     agree(list(torch.autograd.grad(out, list(head.parameters()), torch.randn_like(out))), wanted, 1e-13)
 
 
-def test_hooks_see_the_hidden_layer_and_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", [8, 256])
+def test_hooks_see_the_hidden_layer_and_change_no_bit(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "COLUMNS", columns)
     monkeypatch.setattr(kernel, "STRIP_BYTES", 1)
     head, levels = head_and_levels()
     seen: list[Tensor] = []
@@ -132,5 +137,5 @@ def test_the_hidden_layer_never_exists_whole() -> None:
             return made
 
     with Sizes():
-        net(torch.randn(1, 3, 256, 256)).square().sum().backward()
-    assert largest < 128 * 128 * 1024 * 4 / 16
+        net(torch.randn(1, 3, 512, 512)).square().sum().backward()
+    assert largest < 256 * 256 * 1024 * 4 / 32
