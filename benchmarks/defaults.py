@@ -50,6 +50,10 @@ OPTIONS = {
     **SMALL,
     "pspnet": {"backbone": "tf_efficientnet_lite0", "pretrained": True, "width": 128, "aux_width": 64},
     "smp/Unet": {"encoder": "resnet18", "pretrained": False},
+    # As they are: those of their papers are small.
+    "fcn": {},
+    "skip": {},
+    "unpooling": {},
 }
 
 
