@@ -14,6 +14,7 @@ from labelscape.files import stem_of
 from labelscape.grid import Window
 from labelscape.labels.base import Labels
 from labelscape.legend import IGNORE, Legend
+from labelscape.scenes.lazy import LazyScene
 from labelscape.scenes.polygons import PolygonIndex
 from labelscape.scenes.raster import Patch, Scene
 
@@ -38,6 +39,13 @@ class LabelledScene:
     def __repr__(self) -> str:
         split = "" if self.split is None else f", split into blocks of {self.split.block} pixels"
         return f"<LabelledScene {self.name}: {len(self.labels.legend)} classes{split}>"
+
+    def for_thread(self, opened: ExitStack) -> LabelledScene:
+        """The same scene for another thread, with files of its own, which `opened` closes."""
+        # One that opens its files at each read has none, and would keep those of thousands open.
+        lazy = isinstance(self.scene, LazyScene)
+        scene = self.scene if lazy else opened.enter_context(self.scene.for_thread())
+        return replace(self, scene=scene, labels=self.labels.for_thread(opened))
 
     def read_labels(self, window: Window, part: str | None = None) -> np.ndarray:
         """(H, W) uint8 class indices; 255 where unlabelled, and outside the blocks of the split `part`.

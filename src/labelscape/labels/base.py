@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -45,6 +46,12 @@ class Labels:
     def outside_area(self) -> bool:
         """Is there an area, and none of it in the scene? Then nothing is labelled."""
         return self._area is not None and not self._area.touches(self.grid.window)
+
+    def for_thread(self, opened: ExitStack) -> Labels:
+        """The same labels for another thread, where need be with files of its own, which `opened` closes: a
+        GDAL dataset serves one thread at a time.
+        """
+        return self
 
     def hold(self) -> Labels:
         """Load all labels into memory (a byte per pixel) and close the files. Returns itself."""

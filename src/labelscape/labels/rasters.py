@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +35,18 @@ class RasterLabels(Labels):
     """A raster of class values, resampled by nearest neighbour where its grid is not the scene's."""
 
     def __init__(
-        self, band: LabelBand, grid: Grid, rules: LabelRules, table: ClassTable, handles: ExitStack
+        self,
+        band: LabelBand,
+        grid: Grid,
+        rules: LabelRules,
+        table: ClassTable,
+        handles: ExitStack,
+        again: Callable[[], RasterLabels],
     ) -> None:
-        """`band` covers the pixels of `grid`; `handles` holds its open files."""
+        """`band` covers the pixels of `grid`; `handles` holds its open files, `again` opens them again."""
         super().__init__(table.legend, grid)
         self._band, self._handles, self._rules = band, handles, rules
+        self._again = again
         self._ignore = band.ignored(rules)
         # Other files, or a model's legend, may have a class for what is unlabelled in this one.
         self._index_of = {v: index for v, index in table.index_of_value.items() if v not in self._ignore}
@@ -58,6 +67,14 @@ class RasterLabels(Labels):
         indices = np.full(values.shape, IGNORE, np.uint8)
         indices[~unlabelled] = known
         return indices
+
+    def for_thread(self, opened: ExitStack) -> Labels:
+        if self._held is not None:
+            return self
+        other = self._again()
+        opened.callback(other.close)
+        other._area, other.files = self._area, self.files
+        return other
 
     def close(self) -> None:
         self._handles.close()
@@ -86,8 +103,10 @@ def open_raster_labels(
             mask_legend(rules)  # two classes, whoever made the table
         table = table or resolve_classes([raster_classes(dataset, rules)], rules)
         _check_names(dataset, rules, table)
+        # With the table: to look for classes once more is to read the whole raster once more.
+        again = partial(open_raster_labels, source, grid, rules, table, scene_name)
         # Handed over: the labels keep the files open until they are closed; any error above closes them.
-        found = RasterLabels(LabelBand(dataset, view), grid, rules, table, handles.pop_all())
+        found = RasterLabels(LabelBand(dataset, view), grid, rules, table, handles.pop_all(), again)
         found.notes = (*place_notes(dataset, dataset.name), *report, *_hidden(found, table))
         found.report += found.notes
         return found

@@ -4,8 +4,10 @@ alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from labelscape.errors import BadInput
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
 from labelscape.scenes.files import gdal
+from labelscape.scoring.arrays import Array
 from labelscape.scoring.scorer import normalise
 from labelscape.scoring.symmetry import SYMMETRIES, turned_back
 from labelscape.training.map_size import Larger, larger, mate_batch
@@ -146,20 +149,18 @@ class Drawing:
 
     def part(self, step: int, part: int, parts: int) -> tuple[Tensor, Tensor]:
         """Image (n, B, crop, crop) float32 and label (n, crop, crop) uint8 of the part-th of `parts` equal
-        parts of a step's batch.
+        parts of a step's batch. Raises as `LabelledScene.read`.
         """
-        if self.larger and step >= self.larger.first:
-            last = replace(self, crop=self.larger.crop, batch=self.larger.batch, larger=None)
-            return last.part(step, part, parts)
-        size = self.batch // parts
-        # Seeded per crop: a batch is the same whatever the number of processes and parts that draw it.
-        with gdal(GDAL_CACHEMAX=CACHE_BYTES):
-            crops = [
-                draw(self, np.random.default_rng(self.stream(step, i)))
-                for i in range(part * size, (part + 1) * size)
-            ]
-        images, labels = zip(*crops)
-        return torch.stack(images), torch.stack(labels)
+        crops = Crops(self, step, part, parts)
+        crops.draw()
+        return crops.drawn()
+
+    def at(self, step: int) -> Drawing:
+        """How the crops of one step are drawn."""
+        last = self.larger
+        if last is None or step < last.first:
+            return self
+        return replace(self, crop=last.crop, batch=last.batch, larger=None)
 
     def stream(self, step: int, number: int) -> np.random.SeedSequence:
         """The random numbers of one crop. Those of the second task are of another stream: scenes of one size
@@ -170,8 +171,56 @@ class Drawing:
         return np.random.SeedSequence((self.seed, step, number), spawn_key=(self.task,) * bool(self.task))
 
 
-def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """One crop: placed, read, padded where its scene is smaller, resized to scale, flipped or rotated."""
+class Crops:
+    """A part of a batch, as `Drawing.part` has it, that one thread or several draw."""
+
+    def __init__(self, drawing: Drawing, step: int, part: int, parts: int) -> None:
+        self._drawing, self._step = drawing.at(step), step
+        size = self._drawing.batch // parts
+        self._first, shape = part * size, (self._drawing.crop, self._drawing.crop)
+        self._left, self._lock = iter(range(size)), Lock()
+        self._errors: dict[int, Exception] = {}
+        bands = len(drawing.normalisation)
+        # In the order that networks are trained in. (Of one band both orders are one, and torch tells them
+        # apart by strides alone: these decide which of its kernels rounds.)
+        order = torch.channels_last if bands > 1 else torch.contiguous_format
+        self._images = torch.empty((size, bands, *shape), memory_format=order)
+        self._labels = torch.empty((size, *shape), dtype=torch.uint8)
+
+    def draw(self, own: Callable[[LabelledScene], LabelledScene] = lambda scene: scene) -> None:
+        """Draw crops until none is left that no other thread has taken. `own` gives a scene as this thread
+        may read it.
+        """
+        with gdal(GDAL_CACHEMAX=CACHE_BYTES):
+            while (place := self._next()) is not None:
+                try:
+                    # Seeded per crop: a batch is the same whatever processes, parts and threads draw it.
+                    stream = self._drawing.stream(self._step, self._first + place)
+                    image, label = draw(self._drawing, np.random.default_rng(stream), own)
+                    # Band by band, and by NumPy: torch would take threads away from the network for it.
+                    for into, band in zip(self._images.numpy()[place], image):
+                        into[...] = band
+                    self._labels.numpy()[place] = label
+                except Exception as error:
+                    self._errors[place] = error
+
+    def _next(self) -> int | None:
+        with self._lock:
+            return None if self._errors else next(self._left, None)
+
+    def drawn(self) -> tuple[Tensor, Tensor]:
+        """Images and labels, once all are drawn. Raises the error of the first crop that could not be."""
+        if self._errors:
+            raise self._errors[min(self._errors)]
+        return self._images, self._labels
+
+
+def draw(
+    drawing: Drawing, rng: np.random.Generator, own: Callable[[LabelledScene], LabelledScene]
+) -> tuple[np.ndarray, np.ndarray]:
+    """One crop: placed, read, padded where its scene is smaller, resized to scale, flipped or rotated. Image
+    (B, crop, crop) and label (crop, crop), which may be views.
+    """
     # The order of these draws is part of a recipe: in another a seed would give other crops and weights.
     scale = 1.0
     if drawing.scale_range:
@@ -180,13 +229,14 @@ def draw(drawing: Drawing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         scale = float(drawing.scale_set[rng.integers(len(drawing.scale_set))])
     side = max(1, round(drawing.crop / scale))  # enlarging by 2 shows half as much ground
     scene, window = place_crop(drawing, side, rng)
-    patch, labels = scene.read(window, "train")
+    patch, labels = own(scene).read(window, "train")
     image = normalise(patch.pixels, patch.valid, tuple(drawing.normalisation))
     image, label = _padded(image, torch.from_numpy(labels), side)
     if side != drawing.crop:
         image, label = _resized(image, label, drawing.crop, drawing.resampling == "antialiased")
     turns = SYMMETRIES[drawing.augment]
-    return _turned(image, label, turns[int(rng.integers(len(turns)))]) if len(turns) > 1 else (image, label)
+    which = turns[int(rng.integers(len(turns)))] if len(turns) > 1 else 0
+    return _turned(image.numpy(), label.numpy(), which)
 
 
 def place_crop(drawing: Drawing, side: int, rng: np.random.Generator) -> tuple[LabelledScene, Window]:
@@ -235,7 +285,7 @@ def _resized(image: Tensor, label: Tensor, size: int, antialias: bool) -> tuple[
     return image, F.interpolate(label[None, None], (size, size), mode="nearest-exact")[0, 0]
 
 
-def _turned(image: Tensor, label: Tensor, which: int) -> tuple[Tensor, Tensor]:
+def _turned(image: Array, label: Array, which: int) -> tuple[Array, Array]:
     """One of the eight symmetries of the square, applied as its inverse: a seed gives the crops it always
     gave.
     """

@@ -11,7 +11,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,11 +40,12 @@ from labelscape.training.losses import shares, total_loss
 from labelscape.training.map_size import larger, told
 from labelscape.training.optimizers import averaged, make_optimizer, rate_at, told_of_rates
 from labelscape.training.outputs import state_path, steps_folder, times_path, val_picture_path
+from labelscape.training.reading import Reader, threads_for
 from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
 from labelscape.training.state import FILES, Progress, load_state, save_state
 from labelscape.training.stopping import Stop
-from labelscape.training.team import deterministic, gather, machine_of, together
+from labelscape.training.team import deterministic, gather, machine_of, processes_here, together
 from labelscape.training.val_picture import ValPicture
 
 Say = Callable[[str], None]
@@ -330,21 +330,23 @@ def set_up(net: Network, recipe: Recipe, fabric: Fabric) -> tuple[_FabricModule,
 def batches(
     recipe: Recipe, tasks: list[Task], fabric: Fabric, first: int, end: int
 ) -> Iterator[tuple[int, Batch]]:
-    """This process's parts of the batches of steps `first` to `end` - 1, each read in a thread while the one
-    before is trained on.
+    """This process's parts of the batches of steps `first` to `end` - 1, each read in threads while the
+    one before is trained on.
     """
     parts = recipe.accumulate * fabric.world_size
     mine = [number * fabric.world_size + fabric.global_rank for number in range(recipe.accumulate)]
+    drawings = [task.drawing for task in tasks]
+    with Reader(threads_for(drawings, processes_here(fabric))) as reader:
 
-    def read(step: int) -> Batch:
-        return [[task.drawing.part(step, number, parts) for task in tasks] for number in mine]
+        def begin(step: int) -> list[list[Callable[[], tuple[Tensor, Tensor]]]]:
+            return [[reader.begin(drawing, step, number, parts) for drawing in drawings] for number in mine]
 
-    # One batch ahead: the device waits only where reading takes longer than a step. More would hold
-    # more batches in memory and save nothing then.
-    with ThreadPoolExecutor(1, "crops") as reader:
-        ahead = reader.submit(read, first) if first < end else None
+        # One batch ahead: the device waits only where reading takes longer than a step. More would hold
+        # more batches in memory and save nothing then.
+        ahead = begin(first) if first < end else []
         for step in range(first, end):
-            batch, ahead = ahead.result(), reader.submit(read, step + 1) if step + 1 < end else None
+            batch = [[drawn() for drawn in part] for part in ahead]
+            ahead = begin(step + 1) if step + 1 < end else []
             yield step, batch
 
 
@@ -400,7 +402,8 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     value = torch.zeros(1 if len(tasks) == 1 else 1 + len(tasks), device=fabric.device)
     for number, part in enumerate(batch):
-        image = torch.cat([crops for crops, _ in part]).to(fabric.device, memory_format=torch.channels_last)
+        crops = part[0][0] if len(part) == 1 else torch.cat([crops for crops, _ in part])
+        image = crops.to(fabric.device, memory_format=torch.channels_last)
         labels = [label.to(fabric.device) for _, label in part]
         # DDP exchanges gradients once, in the backward pass of the last part.
         with fabric.no_backward_sync(net, enabled=number + 1 < len(batch)):

@@ -39,12 +39,7 @@ def gather(device: str, precision: str) -> Fabric:
             devices=[where.index] if where.index is not None else 1,
             precision=PRECISIONS[precision],
         )
-    # SLURM writes 4(x2) for four tasks on each of two nodes.
-    per_node = int(
-        os.environ.get(
-            "LOCAL_WORLD_SIZE", os.environ.get("SLURM_STEP_TASKS_PER_NODE", str(size)).split("(")[0]
-        )
-    )
+    per_node = _on_this_machine(size)
     # Some parameters have no gradient in some batches (heads of a task without crops); DDP would wait for
     # them.
     strategy = DDPStrategy(timeout=PATIENCE, find_unused_parameters=True)
@@ -59,6 +54,20 @@ def gather(device: str, precision: str) -> Fabric:
     atexit.unregister(_let_go)
     atexit.register(_let_go)
     return fabric
+
+
+def _on_this_machine(size: int) -> int:
+    """How many of the `size` processes run on this machine."""
+    # SLURM writes 4(x2) for four tasks on each of two nodes.
+    per_node = os.environ.get(
+        "LOCAL_WORLD_SIZE", os.environ.get("SLURM_STEP_TASKS_PER_NODE", str(size)).split("(")[0]
+    )
+    return int(per_node)
+
+
+def processes_here(fabric: Fabric) -> int:
+    """How many of the processes that train together run on this machine."""
+    return 1 if fabric.world_size == 1 else _on_this_machine(fabric.world_size)
 
 
 def _let_go() -> None:

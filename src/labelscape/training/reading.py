@@ -1,0 +1,83 @@
+"""Batches that are read while the one before is trained on, in threads with files of their own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+
+from torch import Tensor
+
+from labelscape.datasets.own import LabelledScene
+from labelscape.scenes.memory import HeldScene
+from labelscape.scenes.mosaic import MAX_OPEN
+from labelscape.training.crops import Crops, Drawing
+
+MOST_THREADS = 4
+"""Threads that read crops (ours)."""
+MOST_FILES = 128
+"""Files that they open beside those that are open anyway: a process may have no more than 1024 on many
+systems."""
+
+
+class Reader:
+    """Threads that draw crops. Each has its own files, opened when it first reads a scene; all are closed on
+    leaving the block. Batches are the same to the byte for every number of threads.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads, self._own = threads, threading.local()
+        self._pool = ThreadPoolExecutor(threads, "crops")
+        self._files: list[ExitStack] = []
+
+    def begin(
+        self, drawing: Drawing, step: int, part: int, parts: int
+    ) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Begin a `Drawing.part`; what is returned waits for it. Raises as that does."""
+        crops = Crops(drawing, step, part, parts)
+        begun = [self._pool.submit(crops.draw, self._as_mine) for _ in range(self._threads)]
+        return lambda: _drawn(crops, begun)
+
+    def _as_mine(self, scene: LabelledScene) -> LabelledScene:
+        """A scene with files of this thread's."""
+        if self._threads == 1:
+            return scene
+        mine = self._own.__dict__
+        if "scenes" not in mine:
+            mine |= {"scenes": {}, "opened": ExitStack()}
+            self._files.append(mine["opened"])
+        # By identity: scenes hold arrays, which have no hash.
+        if id(scene) not in mine["scenes"]:
+            mine["scenes"][id(scene)] = scene.for_thread(mine["opened"])
+        return mine["scenes"][id(scene)]
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        with ExitStack() as all_closed:
+            for opened in self._files:
+                all_closed.push(opened)
+
+
+def _drawn(crops: Crops, begun: Sequence[Future]) -> tuple[Tensor, Tensor]:
+    for one in begun:
+        one.result()
+    return crops.drawn()
+
+
+def threads_for(drawings: Sequence[Drawing], processes: int) -> int:
+    """Threads of a process's reader, of `processes` on this machine: one for each core that it may use, up to
+    MOST_THREADS; one where scenes are objects that may not be read by several, or would open too many files.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    scenes = [one for drawing in drawings for one in drawing.index.scenes]
+    from_files = [one for one in scenes if not isinstance(one.scene, HeldScene)]
+    if any(one.scene.in_memory for one in from_files):
+        return 1
+    files = sum(min(len(one.scene.files), MAX_OPEN) + len(one.labels.files) for one in from_files)
+    most = MOST_THREADS if not files else min(MOST_THREADS, MOST_FILES // files)
+    return max(1, min(usable // max(1, processes), most))
