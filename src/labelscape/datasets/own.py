@@ -13,6 +13,7 @@ from labelscape.contract.matching import match_pixels
 from labelscape.datasets.corrected import as_values, corrected
 from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
+from labelscape.datasets.holding import held_bytes
 from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
 from labelscape.datasets.pairs import GivenParts, pairs_of_folder, parts_given, split_unread
 from labelscape.datasets.share import trained_share
@@ -29,12 +30,7 @@ from labelscape.scenes.raster import Scene, Units
 from labelscape.scenes.stac import is_stac
 from labelscape.scenes.vectors import is_vector
 
-__all__ = ["HOLD_BYTES", "Dataset", "LabelledScene", "open_dataset"]
-
-HOLD_BYTES = 1 << 30
-"""Scenes of up to this many bytes in total are kept in memory for training; beyond that they are read window
-by window.
-"""
+__all__ = ["Dataset", "LabelledScene", "open_dataset"]
 
 
 def open_dataset(
@@ -74,7 +70,7 @@ def open_dataset(
     split   blocks: large blocks, stratified by class; random: blocks of 32 pixels
     corrections, tick  review files, see `datasets.corrected`; called with the name of every scene opened
     train_share  of the training blocks, drawn by `seed` (`datasets.share`); `split_seed` draws the others
-    hold    keep scenes in memory while HOLD_BYTES suffice; False where others read them
+    hold    keep scenes in memory as far as `held_bytes` allow; False where others read them
 
     Raises BadFile for unreadable files, BadOption for invalid options, and BadInput where labels and scenes
     do not match, nothing is labelled, or there is too little to split.
@@ -391,16 +387,19 @@ def _units_differ(first: Scene, other: Scene) -> bool:
 def _opened(
     files: _Files, pixel_sizes: Sequence[float | None], units: Units | None, opened: ExitStack
 ) -> list[LabelledScene]:
-    """Every scene with its labels, in memory while HOLD_BYTES suffice. Raises BadInput where bands differ."""
+    """Every scene with its labels, in memory as far as `held_bytes` allow. Raises BadInput where bands
+    differ.
+    """
     scenes: list[LabelledScene] = []
-    held = 0
+    # Asked once: what is held makes less memory free.
+    held, most = 0, held_bytes() if files.hold else 0
     for source, label, size in zip(files.images, files.labels, pixel_sizes):
         one = Opening(source, label, files.rules, files.table, size, units, files.reading)(opened)
         if scenes and (problem := bands_differ(one.scene, scenes[0].scene)):
             raise BadInput(problem)
         # Pixels and a byte of label for each.
         held += one.scene.nbytes + one.scene.grid.window.pixels
-        if files.hold and held <= HOLD_BYTES:
+        if held <= most:
             one = replace(one, scene=opened.enter_context(one.scene.hold()))
             one.labels.hold()
         scenes.append(one)

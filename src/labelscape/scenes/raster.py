@@ -217,21 +217,26 @@ class FileScene(Scene):
         window = self.grid.window if window is None else window
         check_window(window, self.grid.window)
         chosen = None if bands is None or tuple(bands) == self.bands else [self.index(b) for b in bands]
+        layers = picked(self._layers, chosen)
+        pixels, inside = self._window_of(layers, window)
+        rules = tuple(rule for layer in layers for rule in layer.nodata)
+        return Patch(pixels, measured(pixels, rules) & inside, window)
+
+    def _window_of(self, layers: Sequence[Layer], window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (B, H, W) of layers, and (H, W) bool what no mask leaves out. Raises BadFile."""
         file = self.name
         try:
             with gdal(), self._one_at_a_time:
-                layers, parts = picked(self._layers, chosen), []
+                parts = []
                 for layer in layers:
                     file = layer.title
                     parts.append(self._pixels_of(layer, window=window.rio))
                 # One file is the usual case: its pixels are not copied once more.
                 pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
-                rules = tuple(rule for layer in layers for rule in layer.nodata)
-                valid = measured(pixels, rules) & self._unmasked(window)
+                return pixels, self._unmasked(window)
         except READ_FAILURES as error:
             rows, columns = f"{window.top}-{window.bottom}", f"{window.left}-{window.right}"
             raise damaged(file, error, f" at rows {rows}, columns {columns}:") from error
-        return Patch(pixels, valid, window)
 
     def _pixels_of(self, layer: Layer, **how: object) -> np.ndarray:
         """(B, H, W) of a layer's bands in the scene's type."""
@@ -293,10 +298,8 @@ class FileScene(Scene):
         return FileScene(self.source, **self._options, onto=self._onto)
 
     def hold(self) -> HeldScene:
-        whole = self.read(self.grid.window)
-        with gdal(), self._one_at_a_time:
-            # Not `whole.valid`: which nodata values count depends on the bands of each later read.
-            held = HeldScene(self, whole.pixels, self._unmasked(self.grid.window))
+        # Masks alone: which nodata values count depends on the bands of each later read.
+        held = HeldScene(self, *self._window_of(self._layers, self.grid.window))
         self.close()
         return held
 

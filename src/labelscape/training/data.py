@@ -18,7 +18,8 @@ from labelscape.contract.colours import colours_of
 from labelscape.contract.contract import Contract
 from labelscape.contract.difference import REFUSED
 from labelscape.contract.values import undeclared_nodata
-from labelscape.datasets.own import HOLD_BYTES, Dataset, open_dataset
+from labelscape.datasets.holding import held_bytes
+from labelscape.datasets.own import Dataset, open_dataset
 from labelscape.errors import BadInput, BadOption, LabelscapeError
 from labelscape.grid import Grid
 from labelscape.labels.rules import SETTINGS, LabelRules
@@ -108,11 +109,11 @@ def _open_published(data: Data, *, hold: bool) -> Dataset:
     if not hold:
         return dataset
     # Small sets are held in memory: otherwise every crop decodes its file again.
-    bytes_in_all = 0
+    bytes_in_all, most = 0, held_bytes()
     for scene in dataset.scenes:
         # A byte a pixel more for the labels.
         bytes_in_all += scene.scene.nbytes + scene.scene.grid.window.pixels
-        if bytes_in_all > HOLD_BYTES:
+        if bytes_in_all > most:
             return dataset
     with bar(f"read {data.dataset}", len(dataset.scenes), "scenes") as tick:
         return dataset.held(tick)
