@@ -7,7 +7,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from labelscape.errors import BadFile, first_line, refused_setting
-from labelscape.exported_formats import KINDS, TITLES, read_onnx, read_openvino, read_pt2
+from labelscape.exported_formats import KINDS, TITLES, Shapes, read_onnx, read_openvino, read_pt2
 from labelscape.text import printable
 
 FORMAT = "labelscape-export-1"
@@ -163,11 +163,11 @@ def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:
     except OSError as error:
         raise BadFile(f"{path} cannot be read ({error.strerror or error}).") from error
     if kind == "openvino":
-        meta, weights = read_openvino(path, model, (HEADER, FACTS))
+        meta, shapes, weights = read_openvino(path, model, (HEADER, FACTS))
     elif kind == "pt2":
-        meta = read_pt2(path, model, (HEADER, FACTS))
+        meta, shapes = read_pt2(path, model, (HEADER, FACTS))
     else:
-        meta = read_onnx(path, model)
+        meta, shapes = read_onnx(path, model)
     if not {HEADER, FACTS} <= meta.keys():
         raise BadFile(
             f"{path} is {TITLES[kind]} without Labelscape's description: only files of `labelscape export` "
@@ -177,6 +177,32 @@ def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:
         fields, facts = json.loads(meta[HEADER]), Facts.from_dict(json.loads(meta[FACTS]))
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{path} has a damaged description ({first_line(error)}).") from error
+    if shapes is not None:
+        _refuse_other_graph(path, shapes, fields, facts)
     others = {key: meta[key] for key in sorted(meta.keys() - {HEADER, FACTS})}
     digest = hashlib.sha256(model).hexdigest()
     return fields, ExportedNetwork(facts, digest, model, kind, weights, others=others)
+
+
+def _refuse_other_graph(path: Path, shapes: Shapes, fields: Any, facts: Facts) -> None:
+    """Raises BadFile where a graph is not that of the description beside it: a class more would be mapped
+    under a name that it does not have.
+    """
+    try:
+        bands, classes = len(fields["bands"]), len(fields["legend"])
+    except (KeyError, TypeError):
+        return  # damaged, which is told with the rest of the description
+    for what, found, channels in (("takes", shapes[0], bands), ("gives", shapes[1], classes)):
+        wanted = (None, channels, facts.size, facts.size)
+        # Dimensions that are computed are stated nowhere.
+        if len(found) != 1 or len(found[0]) != 4 or any(a and b and a != b for a, b in zip(found[0], wanted)):
+            sides = "any" if facts.size is None else facts.size
+            raise BadFile(
+                f"{path} is not the model that its description tells of: its graph {what} "
+                f"{' and '.join(map(_in_words, found)) or 'nothing'}, and by the description "
+                f"{_in_words((None, channels, sides, sides))}. Export it again."
+            )
+
+
+def _in_words(shape: Sequence[object]) -> str:
+    return "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"

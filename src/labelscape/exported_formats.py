@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import threading
 import zipfile
@@ -21,6 +22,12 @@ KINDS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
 TITLES = {"onnx": "an ONNX model", "openvino": "an OpenVINO model", "pt2": "a model of torch.export"}
 WEIGHTS = "labelscape_weights"
 """Key in an OpenVINO model: SHA-256 of its .bin, which the .xml alone does not tell from another's."""
+
+
+Shape = tuple[int | None, ...]
+"""Of an array; None where any size may be given."""
+Shapes = tuple[list[Shape], list[Shape]]
+"""What a graph says that it takes, and what it gives."""
 
 
 def begins_as_exported(path: Path) -> bool:
@@ -74,23 +81,33 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def read_onnx(path: Path, model: bytes) -> dict[str, str]:
-    """The metadata of an ONNX file with this content. Raises BadFile for another file."""
+def read_onnx(path: Path, model: bytes) -> tuple[dict[str, str], Shapes]:
+    """The metadata of an ONNX file with this content, and its shapes. Raises BadFile for another file."""
     try:
         # In memory: the graph cannot name other files as weights.
-        return session(model, 1).get_modelmeta().custom_metadata_map
+        run = session(model, 1)
+        shapes = tuple(
+            [tuple(n if isinstance(n, int) else None for n in one.shape) for one in ends]
+            for ends in (run.get_inputs(), run.get_outputs())
+        )
+        return run.get_modelmeta().custom_metadata_map, shapes
     # Too little memory is no damage of the file.
     except (BadOption, MemoryError):
         raise
     # onnxruntime has an error of its own for every kind of damage.
     except Exception as error:
         why = first_line(error)
+        if "external data" in why.lower():
+            raise BadFile(
+                f"{path} keeps weights in another file (external data), which is not read: save the model as "
+                "one file."
+            ) from error
         raise BadFile(f"{path} is no ONNX model that onnxruntime can run ({why}).") from error
 
 
-def read_openvino(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict[str, str], bytes]:
-    """The metadata under `keys` of an .xml file with this content, and the content of the .bin beside it.
-    Raises BadFile where one of them is damaged, or is not of the other.
+def read_openvino(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict[str, str], Shapes, bytes]:
+    """The metadata under `keys` of an .xml file with this content, its shapes, and the content of the .bin
+    beside it. Raises BadFile where one of them is damaged, or is not of the other.
     """
     if not _is_network(model):
         raise BadFile(f"{path} is no OpenVINO model: it does not begin as one.")
@@ -111,15 +128,20 @@ def read_openvino(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict
     try:
         read = core.read_model(model=model, weights=weights)
         found = {key: str(read.get_rt_info([key]).value) for key in keys if read.has_rt_info([key])}
+        shapes = tuple(
+            [tuple(n.get_length() if n.is_static else None for n in one.partial_shape) for one in ends]
+            for ends in (read.inputs, read.outputs)
+        )
     except MemoryError:
         raise
     # OpenVINO raises RuntimeError, and others of its bindings.
     except Exception as error:
-        why = first_line(error)
+        # Its first lines name places in its own source.
+        why = ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
         raise BadFile(f"{path} is no OpenVINO model that can be run ({why}).") from error
     if found and not stated:
         raise BadFile(f"{path} does not say the SHA-256 of {beside.name}: export the model again.")
-    return found, weights
+    return found, shapes, weights
 
 
 def stated_weights(model: bytes) -> str | None:
@@ -128,18 +150,36 @@ def stated_weights(model: bytes) -> str | None:
     return found[1].decode() if found else None
 
 
-def read_pt2(path: Path, model: bytes, keys: tuple[str, ...]) -> dict[str, str]:
-    """The metadata under `keys` of a program of torch.export with this content, which is not loaded. Raises
-    BadFile for another file.
+def read_pt2(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict[str, str], Shapes | None]:
+    """The metadata under `keys` of a program of torch.export with this content, which is not loaded, and its
+    shapes, None where they are not known. Raises BadFile for another file.
     """
     try:
         found = pt2_entries(model)
-        return {key: found[f"extra/{key}"].decode() for key in keys if f"extra/{key}" in found}
+        meta = {key: found[f"extra/{key}"].decode() for key in keys if f"extra/{key}" in found}
+        return meta, _pt2_shapes(json.loads(found["models/model.json"])) if meta else None
     except MemoryError:
         raise
     # zipfile has errors of many kinds for damage.
     except Exception as error:
         raise BadFile(f"{path} is no model of torch.export, or is damaged ({first_line(error)}).") from error
+
+
+def _pt2_shapes(program: Any) -> Shapes | None:
+    """The image that a program takes and what it gives; None where it does not say so as `export` does, which
+    is refused before it is run.
+    """
+    try:
+        graph = program["graph_module"]["graph"]
+        specs = program["graph_module"]["signature"]["input_specs"]
+        taken = [one["user_input"]["arg"] for one in specs if "user_input" in one]
+        sizes = [
+            [graph["tensor_values"][arg["as_tensor"]["name"]]["sizes"] for arg in args]
+            for args in (taken, graph["outputs"])
+        ]
+        return tuple([tuple(n["as_int"] for n in one) for one in ends] for ends in sizes)
+    except (KeyError, TypeError):
+        return None
 
 
 def pt2_entries(model: bytes) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from interrupted import stopped_after_a_tile
 from labelscape import exported_formats
 from labelscape.checkpoint import Checkpoint, description, fingerprint, load, save
 from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.export import model as export
 from labelscape.export.model import export_model
 from labelscape.maps.plan import check
 from labelscape.maps.rerun import rerun
@@ -260,6 +261,8 @@ def test_what_an_exported_model_cannot_do_is_refused(fcn, folder, scene, tmp_pat
             map_scene(exported, scene, tmp_path / "a", **{**QUIET, **settings})
     with pytest.raises(BadInput, match="takes 384 x 384 pixels, and was given 400"):
         map_scene(exported, scene, tmp_path / "b", **QUIET, tile_size=400)
+    with pytest.raises(BadFile, match="an ONNX model, without .* needs the checkpoint that it was made of"):
+        map_scene(exported, scene, tmp_path / "b", **QUIET, unfamiliar=True)
     loaded = load(exported)
     with pytest.raises(BadFile, match="needs the checkpoint that it was made of"):
         build_network(loaded)
@@ -320,6 +323,62 @@ def test_images_too_small_for_what_a_class_depends_on_are_said_to_be_blended(fcn
     exported = export_model(fcn, folder / "tiny.onnx", size=64, overwrite=True).path
     (line,) = check(exported, scene, timing=False, device="cpu").warnings
     assert "images of 64 pixels" in line and "tiles are blended" in line and "(--dynamic)" in line
+
+
+OTHERS = {
+    "a class less": (
+        "labelscape",
+        lambda f: f["legend"].pop(),
+        r"gives .*3, .* by the description \(any, 2, ",
+    ),
+    "a band more": (
+        "labelscape",
+        lambda f: (f["bands"].append("4"), f["normalisation"].append([1.0, 1.0])),
+        r"takes .*3, .* by the description \(any, 4, ",
+    ),
+    "another size": ("labelscape_export", lambda f: f.update(size=96), r"takes .*64, .*96, 96\)"),
+}
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_description_of_another_graph_is_refused_before_anything_is_mapped(
+    other, ending, fcn, tmp_path, monkeypatch
+):
+    key, change, words = OTHERS[other]
+    real = export._metadata
+
+    def told(*given, **more):
+        fields = json.loads((found := real(*given, **more))[key])
+        change(fields)
+        return {**found, key: json.dumps(fields)}
+
+    monkeypatch.setattr(export, "_metadata", told)
+    to = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}[ending]
+    exported = export_model(fcn, tmp_path / f"m{ending}", to=to, size=64).path
+    for read in (load, description):
+        with pytest.raises(BadFile, match=f"not the model that its description tells of: its graph {words}"):
+            read(exported)
+
+
+def test_what_a_graph_does_not_say_of_itself_is_seen_when_it_is_run(fcn, folder):
+    exported = load(export_model(fcn, folder / "says.onnx", size=64).path)
+    engine = Scorer.of(exported, device="cpu").members[0].engine
+    odd = replace(engine, classes=2)
+    with pytest.raises(BadFile, match="it is not the one of 2 classes that its description tells of"):
+        odd.forward(np.zeros((1, 3, 64, 64), np.float32))
+
+
+def test_weights_in_another_file_are_not_read(fcn, tmp_path):
+    """Whatever they name: the message says what to do."""
+    model = onnx.load(export_model(fcn, tmp_path / "m.onnx", size=64).path)
+    onnx.save_model(
+        model, tmp_path / "e.onnx", save_as_external_data=True, location="e.data", size_threshold=0
+    )
+    with pytest.raises(
+        BadFile, match=r"another file \(external data\), which is not read: save the model as"
+    ):
+        load(tmp_path / "e.onnx")
 
 
 def test_models_of_others_and_damaged_ones_are_refused(fcn, folder, tmp_path):

@@ -469,7 +469,8 @@ SETTINGS = (
     "split start steps threshold task tile_size tta val size target_se target_class expect allocation "
     "floor strata confidence_bands per_block second design other_map side rounds bootstrap column "
     "confidence top below corrections by_name crs each like method pixel_size workers cluster grain "
-    "block_timeout journal other over pixel windows trials hours pruner train_best"
+    "block_timeout journal other over pixel windows trials hours pruner train_best to dtype dynamic opset "
+    "normalise force license private"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.errors import BadInput, BadOption
+from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.exported import ExportedNetwork, Facts
 from labelscape.scoring import onnxruntime_engine, openvino_engine
 from labelscape.scoring.arrays import Array, back_to_logits, library_of
@@ -32,6 +32,7 @@ class ExportedEngine:
     title    what the file is, for messages
     scaling  (mean, std) of its bands, (1, B, 1, 1) float32 each, by which the images of `forward` are brought
              back to what the graph reads
+    classes  how many its description has
     """
 
     name: str
@@ -39,6 +40,7 @@ class ExportedEngine:
     title: str
     run: Run = field(repr=False)
     scaling: tuple[np.ndarray, np.ndarray] = field(repr=False)
+    classes: int
     device: Processor = Processor()
 
     @classmethod
@@ -66,7 +68,8 @@ class ExportedEngine:
         pairs = checkpoint.contract.normalisation
         mean, std = (np.array(column, np.float32).reshape(1, -1, 1, 1) for column in zip(*pairs))
         name, run = _runner(network, checkpoint.stored.path if checkpoint.stored else "The model")
-        return cls(name, network.facts, network.title, run, (mean, np.where(std > 0, std, np.float32(1))))
+        scaling = (mean, np.where(std > 0, std, np.float32(1)))
+        return cls(name, network.facts, network.title, run, scaling, len(checkpoint.legend))
 
     @property
     def stride(self) -> int:
@@ -92,7 +95,14 @@ class ExportedEngine:
         # As the network pads in torch: edge pixels repeated at the right and bottom.
         down, right = self._missing(height), self._missing(width)
         padded = np.pad(images, ((0, 0), (0, 0), (0, down), (0, right)), "edge") if down or right else images
-        return self.run(self._as_read(padded))[..., :height, :width]
+        found = self.run(self._as_read(padded))
+        # What a graph does not say of itself before it is run: a class more would be mapped without a name.
+        if found.shape != (len(padded), self.classes, *padded.shape[-2:]):
+            raise BadFile(
+                f"This {self.title.partition(' ')[2]} gives {found.shape} for {padded.shape}: it is not the "
+                f"one of {self.classes} classes that its description tells of. Export it again."
+            )
+        return found[..., :height, :width]
 
     def _missing(self, side: int) -> int:
         """Pixels that a side lacks. Raises BadInput for more than the model takes."""

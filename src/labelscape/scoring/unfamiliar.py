@@ -16,6 +16,12 @@ def refuse_without(checkpoints: Sequence[Checkpoint]) -> None:
     """Raises BadFile where a checkpoint holds no features of its training data."""
     for one in checkpoints:
         if one.familiarity is None:
+            if one.exported is not None:
+                raise BadFile(
+                    f"{one.stored.path if one.stored else 'The model'} is {one.exported.title}, without the "
+                    "features of its training data from which unfamiliar input is told: that needs the "
+                    "checkpoint that it was made of."
+                )
             name, file = (one.stored.path,) * 2 if one.stored else ("The checkpoint", "MODEL")
             raise BadFile(
                 f"{name} does not know the features of its training data, from which unfamiliar input is "
