@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import labelscape as ls
-from labelscape.nets.blocks import Network
+from labelscape.nets.blocks import Network, conv_bn_relu
+from labelscape.nets.ifbfnet import BalancedFusion, fused
 from labelscape.nets.kernels.folding import fold_normalisations
 
 BANDS, CLASSES = 3, 6
@@ -67,19 +68,68 @@ def folded() -> tuple[Network, Network]:
     return made[0], made[1]
 
 
+class Fusion(nn.Module):
+    """Levels at a quarter of the image, joined, weighed and convolved as IFBFNet does it: `form` is "plain",
+    "used", or "kernels", which was tried: a kernel for each image and part, no weighed or joined map.
+    """
+
+    def __init__(self, widths: tuple[int, ...], outputs: int, kernel: int, form: str) -> None:
+        super().__init__()
+        self.widths, self.form, self.levels = widths, form, []
+        self.balance = BalancedFusion(sum(widths))
+        self.after = nn.Sequential(conv_bn_relu(sum(widths), outputs, kernel))
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not self.levels:
+            shape = image.shape[-2] // 4, image.shape[-1] // 4
+            self.levels = [torch.randn(len(image), width, *shape) for width in self.widths]
+            # As maps are made.
+            self.levels = [level.contiguous(memory_format=torch.channels_last) for level in self.levels]
+        if self.form == "used":
+            return fused(self.balance, [*self.levels], self.after)
+        if self.form == "plain":
+            return self.after(self.balance(torch.cat(self.levels, dim=1)))
+        return self.after[0][1:](self.by_kernels())
+
+    def by_kernels(self) -> Tensor:
+        conv, made = self.after[0][0], []
+        means = torch.cat([level.mean((2, 3), keepdim=True) for level in self.levels], dim=1)
+        for n, factors in enumerate(1 + self.balance.weights_of(means)):
+            total = None
+            kernels = (conv.weight * factors).split(self.widths, dim=1)
+            for level, kernel in zip(self.levels, kernels, strict=True):
+                term = F.conv2d(level[n : n + 1], kernel, padding=conv.padding)
+                total = term if total is None else total.add_(term)
+            made.append(total)
+        return torch.cat(made) if len(made) > 1 else made[0]
+
+
+def fusion(*how: object, forms: tuple[str, str]) -> Callable[[], tuple[nn.Module, nn.Module]]:
+    def make() -> tuple[nn.Module, nn.Module]:
+        one, other = (Fusion(*how, form).to(memory_format=torch.channels_last) for form in forms)
+        return one, other
+
+    return make
+
+
 RIVALS = {"pretrained": False}
 
-CASES: dict[str, Callable[[], tuple[Network, Network]]] = {
+CASES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "mlp": mlp,
     "mswbn": mswbn,
     "mswbn/deeplabv3plus": rivals,
     "dfcnet": dfcnet,
     "folded ifbfnet": folded,
+    "fusion 1x1": fusion((256, 128), 128, 1, forms=("plain", "used")),
+    "fusion 3x3": fusion((256, 64), 256, 3, forms=("plain", "used")),
+    "fusion 3x3 kernels": fusion((256, 64), 256, 3, forms=("used", "kernels")),
 }
-"""(plain form, fast form) of the same network, or two networks that are compared."""
+"""(plain form, fast form) of the same network or layers, or two that are compared."""
+INFERENCE = ("folded", "fusion")
+"""Beginnings of cases whose forms differ in inference alone."""
 
 
-def forward(net: Network, image: Tensor) -> Callable[[], object]:
+def forward(net: nn.Module, image: Tensor) -> Callable[[], object]:
     @torch.inference_mode()
     def run() -> None:
         net.eval()(image)
@@ -157,7 +207,7 @@ def main() -> None:
         nets = CASES[name]()
         image = torch.randn(asked.batch, BANDS, asked.side, asked.side)
         for what, make in (("forward", forward), ("step", step)):
-            if (name.startswith("folded") and what == "step") or asked.what not in (None, what):
+            if (name.startswith(INFERENCE) and what == "step") or asked.what not in (None, what):
                 continue
             compare(name, what, *(make(net, image) for net in nets), asked.rounds)
 
