@@ -9,6 +9,7 @@ from labelscape.checkpoint import Checkpoint, StoredAs
 from labelscape.errors import BadOption, LabelscapeError
 from labelscape.maps.plan import CheckResult, check
 from labelscape.scenes.files import Source
+from labelscape.scoring.kept import networks_kept
 from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
 from labelscape.workers.sent import files_of, for_workers, loaded
@@ -28,7 +29,8 @@ def check_scenes(
     the job.
     """
     if hands.alone:
-        yield from (_checked(models, scene, settings) for scene in scenes)
+        with networks_kept():
+            yield from (_checked(models, scene, settings) for scene in scenes)
         return
     sent = dict(settings)
     for name in ("area", "out"):

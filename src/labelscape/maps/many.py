@@ -20,6 +20,7 @@ from labelscape.maps.request import MapRequest, MapSettings, Models, request_for
 from labelscape.progress import print_line
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scenes.scene_list import SceneList
+from labelscape.scoring.kept import networks_kept
 from labelscape.scoring.protocol import Protocol
 from labelscape.workers.cluster import connected
 from labelscape.workers.share import TIME_LIMIT, said_where_stopped
@@ -49,8 +50,8 @@ def map_scenes(
     reported in its record, and the others are mapped.
 
     checkpoint  a checkpoint, its file, or several whose probabilities are averaged
-    scenes      what `find_scenes` found; or a list, each a file, a folder or list of files of one scene, or a
-                STAC item
+    scenes      what `find_scenes` found, which reads globs, lists, tables and catalogues; or a list, each a
+                file, a folder or list of files of one scene, or a STAC item
     request     all settings as one value
     protocol    `scales`, `tta` and `average` as one value
     overwrite   replace files that exist
@@ -101,7 +102,7 @@ def _mapped(
     if work.journal is not None:
         # Before a scene is opened: else every one of them fails at its first tile.
         work = replace(work, journal=check_journal(work.journal))
-    with _reported(work, page=page) as finished:
+    with networks_kept(), _reported(work, page=page) as finished:
         if workers is None and cluster is None:
             return list(_one_by_one(work, finished)), "scene", 0
         with connected(workers, cluster) as client:
@@ -113,7 +114,11 @@ def listed(scenes: Iterable[Source] | SceneList) -> list[Source]:
     if isinstance(scenes, SceneList):
         return [scene.source for scene in scenes]
     if isinstance(scenes, (str, os.PathLike)):
-        raise WrongType(f"Scenes must be a list; for one scene pass [{str(scenes)!r}].")
+        given = repr(str(scenes))
+        raise WrongType(
+            f"Scenes must be a list: pass [{given}] for one scene, or labelscape.find_scenes({given}) for "
+            "all that a glob, a folder, a list, a table or a catalogue names."
+        )
     # A scene in memory has no path: it is itself.
     found = {source_paths(scene) or id(scene): scene for scene in scenes}
     if not found:

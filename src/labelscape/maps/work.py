@@ -38,6 +38,7 @@ from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.scene import Scene
 from labelscape.scenes.stamps import Watched
 from labelscape.scoring.engine_choice import can_use, with_engine
+from labelscape.scoring.kept import kept_scorer
 from labelscape.scoring.machine import machine_now, unlike_before
 from labelscape.scoring.memory import size_warning
 from labelscape.scoring.precision import LEAST_EQUAL, agreement, is_checked
@@ -269,7 +270,7 @@ def _check_files(request: MapRequest, scene: Scene, paths: Mapping[str, Path]) -
 
 def scorer_of(request: MapRequest, models: Sequence[Checkpoint]) -> Scorer:
     """The models of a map ready for inference: both tasks at once where all of them learned a second."""
-    return Scorer.of(
+    return kept_scorer(
         models,
         device=request.device,
         precision=request.precision,

@@ -66,7 +66,10 @@ def carried_out(
             raise BadInput(f"The worker {worker.address} has {name} {here}; {versions[name]} was expected.")
     key = worker.get_current_task()
     if network:
+        from labelscape.scoring.kept import keep_networks
+
         _take_gpu(worker.name)
+        keep_networks(for_life=True)
     with _limited(limit, worker, key) as alive:
 
         def tick(done: int = 1, **facts: float) -> None:
