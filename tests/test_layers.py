@@ -118,6 +118,7 @@ def runs(module: Path) -> set[str]:
         ("dask", "workers/cluster.py"),
         ("distributed", "workers/cluster.py"),
         ("pyproj", "crs.py"),
+        ("triton", "nets/kernels/distance_triton.py"),
     ],
 )
 def test_one_module_knows_a_package(package, module):

@@ -11,9 +11,10 @@ each for a 1024 x 2048 image. Two rewritings, both exact, avoid them:
                                        i: a batched product
 
 `relation_sum` returns sum_j h_ij, a few queries at a time, and computes its gradient by doing each few again.
-  The caller applies
-W2 and P b2. Divided by their sum, the squared distances could be expanded into matrix products too (q^2 - 2qk
-+ k^2); that cancels badly in float32 where the mean is larger than the spread, so it is not done.
+The caller applies W2 and P b2. On a GPU the sum may come from one Triton kernel (`distance_triton`).
+
+Divided by their sum, the squared distances could be expanded into matrix products too (q^2 - 2qk + k^2); that
+cancels badly in float32 where the mean is larger than the spread, so it is not done.
 
 Symbols   N images  C channels  P pixels  i query  j partner  m queries at a time; letters in comments as in
           the paper
@@ -22,13 +23,14 @@ Symbols   N images  C channels  P pixels  i query  j partner  m queries at a tim
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from labelscape.errors import UnknownName
-from labelscape.nets.blocks import without_autocast
+from labelscape.nets.blocks import is_recorded, without_autocast
 
 WEIGHTINGS = ("dbs", "softmax", "tanh")
 """f of eq. 3, over channels: divided by the sum (the paper's choice), softmax, element-wise tanh."""
@@ -77,7 +79,7 @@ def relation_sum(
         )
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             return RelationSum.apply(*inputs, weighting, queries)
-        return _forward(*inputs, weighting, queries)
+        return _summed(*inputs, weighting, queries)
 
 
 def weigh(distance: Tensor, weighting: str) -> tuple[Tensor, Tensor | None]:
@@ -106,7 +108,7 @@ class RelationSum(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(query, key, value, weight, bias)
         ctx.weighting, ctx.queries = weighting, queries
-        return _forward(query, key, value, weight, bias, weighting, queries)
+        return _summed(query, key, value, weight, bias, weighting, queries)
 
     # fmt: off
     @staticmethod
@@ -134,6 +136,32 @@ class RelationSum(torch.autograd.Function):
             to_key -= to_difference.sum(1)
         return to_query, to_key, to_value, to_weight, to_bias, None, None
     # fmt: on
+
+
+def _summed(
+    query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, weighting: str, queries: int
+) -> Tensor:
+    """`_forward`, or the Triton kernel where it is known to give the same."""
+
+    def for_some(query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return _forward(query, key, value, weight, bias, weighting, queries)
+
+    kernel = _kernel_for(key)
+    if kernel is not None and kernel.fits(key, weight, weighting, EPS, for_some):
+        return kernel.fused_sum(query, key, value, weight, bias, weighting, EPS)
+    return _forward(query, key, value, weight, bias, weighting, queries)
+
+
+def _kernel_for(tensor: Tensor) -> ModuleType | None:
+    """The Triton kernel, for float32 on a GPU where Triton is installed."""
+    if not tensor.is_cuda or tensor.dtype != torch.float32 or is_recorded():
+        return None
+    # Here: Triton takes a second to import, and torch for processors comes without it.
+    try:
+        from labelscape.nets.kernels import distance_triton
+    except ImportError:
+        return None
+    return distance_triton
 
 
 # fmt: off
