@@ -36,7 +36,11 @@ OLD = 24 * 3600
 """Seconds after which a temporary folder counts as abandoned where locks are not supported (ours)."""
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 TIDYING = 0.5
-"""Seconds to wait for a lock in any case (ours): processes that tidy up hold those of others for a moment."""
+"""Seconds to wait for a lock in any case (ours): processes that tidy up hold old ones for a moment."""
+YOUNG = 0.5
+"""Seconds for which a lock file is not taken for one that a killed process left (ours). Who made it is about
+to lock it, and the moment for which tidying up would hold it can be long on a busy machine or disk.
+"""
 NEARLY_FULL = 2**20
 """Bytes below which a failure to write is put down to the disk (ours)."""
 
@@ -418,6 +422,8 @@ def remove_abandoned(folder: Path) -> None:
             if path.is_symlink():
                 continue
             if path.suffix == LOCK:
+                if time.time() - path.lstat().st_mtime < YOUNG:
+                    continue
                 handle = _hold(path)
                 if handle is not None:
                     path.unlink()
