@@ -331,8 +331,12 @@ def sparse(side: int, patches: int = 4, size: int = 1800) -> None:
         with rasterio.open(scene, "w", **profile) as file:
             for number in range(patches):
                 place = int((side - size) * number / max(1, patches - 1))
-                pixels = np.random.default_rng(number).integers(1, 9000, (mapping.BANDS, size, size))
-                file.write(pixels.astype(np.uint16), window=Window(place, place, size, size).rio)
+                # Fields of 30 x 30 pixels: of noise every pixel would be a polygon.
+                coarse = np.random.default_rng(number).integers(
+                    1, 9000, (mapping.BANDS, size // 30, size // 30)
+                )
+                pixels = np.kron(coarse, np.ones((30, 30))).astype(np.uint16)
+                file.write(pixels, window=Window(place, place, size, size).rio)
         ls.save(mapping.checkpoint("fcn", classes=12, widths=[4, 4, 8, 8]), model)
         start = time.perf_counter()
         with Memory() as memory:
