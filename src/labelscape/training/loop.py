@@ -30,6 +30,7 @@ from labelscape.nets.blocks import Network
 from labelscape.progress import Tick, bar
 from labelscape.scenes.stamps import Watched
 from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.heap import memory_kept
 from labelscape.training.batchnorm import at_map_size
 from labelscape.training.clock import Clock, in_words, write_times
 from labelscape.training.foreign import Start
@@ -230,7 +231,7 @@ def run_phase(
     # A base network that is trained first has named them already.
     for line in without_pixels(dataset, tasks[0]) if not recipe.base_steps else ():
         say(line)
-    with deterministic(recipe.deterministic), ExitStack() as opened:
+    with deterministic(recipe.deterministic), memory_kept(), ExitStack() as opened:
         tick = opened.enter_context(bar(f"train {recipe.network}", recipe.steps, "steps", shown=leads))
         tick(progress.step)
         opened.enter_context(stop.between_steps())
@@ -395,10 +396,9 @@ def update(
     weights = [task.weights.to(fabric.device) if task.weights is not None else None for task in tasks]
     # Each part is weighted by its share of the batch's labelled pixels: with equal weights, the gradient
     # would depend on how the batch is divided into parts and processes.
-    totals = [
-        together(fabric, float(sum(shares(part[t][1], task.weights).sum() for part in batch)))
-        for t, task in enumerate(tasks)
-    ]
+    # Counted where the crops were drawn: a number of a GPU's would have to be waited for.
+    counts = [[shares(part[t][1], task.weights).sum() for t, task in enumerate(tasks)] for part in batch]
+    totals = [together(fabric, float(sum(of_task))) for of_task in zip(*counts, strict=True)]
     optimizer.zero_grad(set_to_none=True)
     value = torch.zeros(1 if len(tasks) == 1 else 1 + len(tasks), device=fabric.device)
     for number, part in enumerate(batch):
@@ -412,8 +412,7 @@ def update(
             with fabric.autocast():
                 heads = net.heads(image) if len(tasks) == 1 else net.heads(image, first=len(labels[0]))
             share = [
-                float(shares(label, w).sum()) / max(total, 1e-12)
-                for label, w, total in zip(labels, weights, totals)
+                float(own) / max(total, 1e-12) for own, total in zip(counts[number], totals, strict=True)
             ]
             loss = share[0] * total_loss(recipe.losses, heads["logits"], labels[0], weights[0])
             if "aux" in heads:
