@@ -1,13 +1,18 @@
 """An option that several verbs have is declared once: one name, one meaning, one sentence of help."""
 
+import ast
 import inspect
+import itertools
+import re
 from dataclasses import fields
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import typer
 from typer.models import OptionInfo
 
+import labelscape
 from labelscape.cli import app, check, evaluate, map, polygonize
 from labelscape.cli.options import OF_MATE, SETTINGS, Labels, as_options
 from labelscape.cli.second_task import SecondTask
@@ -75,7 +80,7 @@ def test_messages_of_the_library_name_options_on_the_command_line(said, typed):
     assert as_options(said) == typed
 
 
-def test_every_setting_that_is_translated_is_an_option():
+def options_of_verbs():
     options = set()
 
     def collect(command):
@@ -84,6 +89,30 @@ def test_every_setting_that_is_translated_is_an_option():
         options.update(opt for p in command.params for opt in (*p.opts, *p.secondary_opts))
 
     collect(typer.main.get_command(app))
+    return options
+
+
+def names_in_messages():
+    """What texts of the library that are given to a call have in backquotes, with or without a value."""
+    package = Path(labelscape.__file__).parent
+    for file in package.rglob("*.py"):
+        if "cli" in file.relative_to(package).parts:
+            continue
+        calls = [node for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        for node in itertools.chain.from_iterable(ast.walk(call) for call in calls):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield from re.findall(r"`(\w+)[=`]", node.value)
+
+
+def test_every_option_that_a_message_names_is_translated():
+    options = options_of_verbs()
+    named = {name for name in names_in_messages() if f"--{name.replace('_', '-')}" in options}
+    assert {"overwrite", "dtype", "freeze"} <= named
+    assert named - set(SETTINGS.split()) == set()
+
+
+def test_every_setting_that_is_translated_is_an_option():
+    options = options_of_verbs()
     named = [*SETTINGS.split(), *(f"mate.data.{name}" for name in OF_MATE.split())]
     assert {name for name in named if as_options(f"`{name}`") not in options} == set()
 

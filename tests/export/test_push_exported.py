@@ -197,8 +197,8 @@ def test_scores_are_those_of_the_checkpoint(ending, models, checkpoint, scene, r
 @pytest.mark.long
 @pytest.mark.parametrize("ending", FORMATS)
 def test_scores_of_images_of_one_size_are_those_of_the_checkpoint(ending, folder, checkpoint, run_cli):
-    """On a scene larger than these, so that both cut it alike."""
-    large = world.make(folder, 400, 420, name="large", nodata=0)
+    """On a scene larger than these, so that both cut it alike, with blocks enough to be compared on."""
+    large = world.make(folder, 400, 700, name="large", nodata=0)
     labels = world.label_raster(large, folder / "large_labels.tif")
     model = export_model(checkpoint, folder / f"one{ending}", to=FORMATS[ending], size=384).path
     first, second = (scores(m, [large.scene, "--labels", labels], run_cli) for m in (checkpoint, model))

@@ -3,6 +3,7 @@ and a file that would run code is not read.
 """
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import world
 from small_networks import SMALL
 from test_start import RGB, Data
 
-from labelscape.checkpoint import load
+from labelscape.checkpoint import load, save
 from labelscape.errors import BadFile, BadInput
+from labelscape.export.model import export_model
 from labelscape.legend import Legend
 from labelscape.nets.catalog import create_model
 from labelscape.nets.depth import encoder_names
@@ -139,10 +141,42 @@ def test_a_file_that_would_run_code_is_not_read(tmp_path, monkeypatch):
     torch.save({"state_dict": {"a": torch.zeros(2)}, "more": Harmful()}, tmp_path / "w.ckpt")
     with pytest.raises(BadFile, match=r"it holds objects \(.*open\) .* runs code of whoever made it"):
         load_start(str(tmp_path / "w.ckpt"))
-    (tmp_path / "w.pth").write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(BadFile):
-        load_start(str(tmp_path / "w.pth"))
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(Harmful()),
+        pickle.dumps({"a": Harmful()}, protocol=2),
+        pickle.dumps({"a": 1}),
+        b"hello",
+        b"",
+        b"PK\3\4",
+        bytes(range(256)),
+    ],
+)
+def test_what_is_no_file_of_tensors_is_refused_without_advice_to_run_it(
+    content, tmp_path, monkeypatch, recwarn
+):
+    monkeypatch.chdir(tmp_path)
+    for ending in (".pth", ".bin"):
+        (tmp_path / f"w{ending}").write_bytes(content)
+        with pytest.raises(
+            (BadFile, BadInput), match=r"^\S+w\.\w+ (cannot be read as weights|holds no n)"
+        ) as told:
+            load_start(str(tmp_path / f"w{ending}"))
+        assert "weights_only" not in str(told.value) and not re.search(r"\(\d+\)", str(told.value))
+    assert not recwarn.list and not (tmp_path / "harm").exists()
+
+
+def test_an_exported_model_is_no_start(tmp_path):
+    save(world.ten_metre_fcn(), tmp_path / "m.safetensors")
+    made = export_model(tmp_path / "m.safetensors", size=64)
+    with pytest.raises(
+        BadInput, match="is an ONNX model, whose weights .* the checkpoint that it was made of"
+    ):
+        load_start(str(made.path))
 
 
 def test_a_checkpoint_of_lightning_as_torchgeo_writes_it_is_a_start(tmp_path):

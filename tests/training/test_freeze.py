@@ -141,6 +141,15 @@ def test_what_would_stay_random_is_not_frozen():
         freeze_encoder(net, taken)
 
 
+def test_bands_in_another_order_are_all_known_and_can_be_frozen():
+    net, old = network("fcn"), checkpoint("fcn", None, RGB, ("a", "b", "c"))
+    data = Data(RGB[::-1], Legend.of_names(["a", "b", "c"]))
+    freeze_encoder(net, take_over(net, "fcn", SMALL["fcn"], data, old))
+    (line,) = starting.fit_of("fcn", SMALL["fcn"], data, old).told(old, "old.safetensors")
+    assert line.startswith("43 of 43 weights") and "new" not in line
+    assert "by the names of classes and bands: encoder.level1.conv1_1 (other bands: red green blue;" in line
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -470,7 +470,7 @@ SETTINGS = (
     "floor strata confidence_bands per_block second design other_map side rounds bootstrap column "
     "confidence top below corrections by_name crs each like method pixel_size workers cluster grain "
     "block_timeout journal other over pixel windows trials hours pruner train_best to dtype dynamic opset "
-    "normalise force license private"
+    "normalise force license private level replicates tolerance freeze encoder_factor independent port band"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 

@@ -31,6 +31,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -374,7 +375,9 @@ def read_weights(path: Path, content: IO[bytes] | None = None) -> dict[str, Tens
 
             state = load_file(path)
         else:
-            state = torch.load(content or path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of how a pickle was written
+                state = torch.load(content or path, map_location="cpu", weights_only=True)
     except Exception as failure:  # each format, and each way to be damaged, has its own error
         if found := re.search(r"GLOBAL ([\w.]+)", str(failure)):
             # torch's own message says how to read it all the same.
@@ -383,9 +386,12 @@ def read_weights(path: Path, content: IO[bytes] | None = None) -> dict[str, Tens
                 "reading those runs code of whoever made it. Ask for a .safetensors file, or for "
                 "torch.save(net.state_dict(), ...) alone."
             ) from failure
+        why = first_line(failure)
+        if path.suffix != ".safetensors" and not isinstance(failure, OSError):
+            # torch's own message is a number, or how to run what a pickle holds.
+            why = "it is damaged, or no file of tensors that torch wrote"
         raise BadFile(
-            f"{path} cannot be read as weights ({first_line(failure)}); expected .safetensors, or .pth of "
-            "tensors."
+            f"{path} cannot be read as weights ({why}); expected .safetensors, or .pth of tensors."
         ) from failure
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

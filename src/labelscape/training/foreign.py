@@ -76,7 +76,13 @@ def load_start(path: str) -> Checkpoint | ForeignWeights:
         return ForeignWeights(path, read_weights(place))
     if place.suffix == ".safetensors" and place.is_file() and not _is_ours(place):
         return ForeignWeights(path, read_weights(place))
-    return load(path)
+    found = load(path)
+    if found.exported is not None:
+        raise BadInput(
+            f"{path} is {found.exported.title}, whose weights are in its graph: start from the checkpoint "
+            "that it was made of."
+        )
+    return found
 
 
 def _of_bundle(path: str) -> ForeignWeights:

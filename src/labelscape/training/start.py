@@ -29,23 +29,30 @@ Places = dict[int, tuple[tuple[int, int], ...]]
 class Fit:
     """Weights of a network, by name: those that a checkpoint has, those that stay new, and why.
 
-    partly  weights of which only the parts of some classes or bands are taken over
+    partly  weights of which the parts of classes or bands are taken over by name
+    whole   those of `partly` in which every class and band has its part
     """
 
     taken: tuple[str, ...]
     new: tuple[str, ...]
     why: tuple[str, ...] = ()
     partly: Mapping[str, Places] = field(default_factory=dict)
+    whole: tuple[str, ...] = ()
 
     def told(self, start: Checkpoint, name: str) -> list[str]:
         """What is taken over and what is not, as lines."""
-        parts = sorted({key.rpartition(".")[0] for key in (*self.new, *self.partly)})
-        rest = f"; new: {', '.join(parts[:6])}{' ...' * (len(parts) > 6)}" if parts else ""
-        because = f" ({'; '.join(self.why)})" if self.why and parts else ""
-        some = "new, but for the classes and bands of the same name: " if self.partly else "new: "
+        some = set(self.partly) - set(self.whole)
+        parts, by_name = (
+            sorted({key.rpartition(".")[0] for key in keys}) for keys in ((*self.new, *some), self.whole)
+        )
+        kind = "new, but for the classes and bands of the same name" if some else "new"
+        told = [f"{kind}: {', '.join(parts[:6])}{' ...' * (len(parts) > 6)}"] if parts else []
+        told += [f"by the names of classes and bands: {', '.join(by_name)}"] if by_name else []
+        because = f" ({'; '.join(self.why)})" if self.why and told else ""
+        count = len(self.taken) + len(self.whole)
         return [
-            f"{len(self.taken)} of {len(self.taken) + len(self.new) + len(self.partly)} weights are those of "
-            f"{start.network} in {name}{rest.replace('new: ', some)}{because}"
+            f"{count} of {count + len(self.new) + len(some)} weights are those of "
+            f"{'; '.join([f'{start.network} in {name}', *told])}{because}"
         ]
 
 
@@ -103,7 +110,12 @@ def fit_of(
             + ", or leave `start` out."
         )
     new = tuple(key for key in own if key not in taken and key not in partly)
-    return Fit(taken, new, tuple(why), partly)
+    whole = tuple(
+        key
+        for key, found in partly.items()
+        if all(len(pairs) == own[key][axis] for axis, pairs in found.items())
+    )
+    return Fit(taken, new, tuple(why), partly, whole)
 
 
 def of_classes(network: str, options: dict, dataset: Dataset) -> set[str]:
@@ -200,7 +212,7 @@ def take_over(
             state[key].copy_(torch.from_numpy(start.weights[key]))
         for key, places in fit.partly.items():
             _copy_places(state[key], start.weights[key], places)
-    return set(fit.taken)
+    return {*fit.taken, *fit.whole}
 
 
 def _refuse_other_bands(network: str, dataset: Dataset, start: Checkpoint) -> None:
