@@ -12,6 +12,7 @@ from rasterio.shutil import copy
 from labelscape.contract.bands import band_statistics
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Window
+from labelscape.scenes import memory
 from labelscape.scenes.raster import Scene
 
 
@@ -106,8 +107,18 @@ def test_a_folder_of_single_bands_is_one_scene_on_the_finest_grid(tmp_path):
         np.testing.assert_array_equal(scene.read().pixels[0], whole.pixels[1])
 
 
-def test_holding_a_scene_changes_nothing(tmp_path):
+@pytest.mark.parametrize("strip", [None, 16])
+def test_holding_a_scene_changes_nothing(tmp_path, strip, monkeypatch, capsys):
+    """Neither at once nor strip by strip, as large scenes are read."""
+    if strip:
+        monkeypatch.setattr(memory, "LONG", 1)
+        monkeypatch.setattr(memory, "STRIP", strip)
     w = world.make(tmp_path, 40, 50, nodata=0)
+    with Scene(w.scene) as scene:
+        whole, held = scene.read(), scene.hold()
+        np.testing.assert_array_equal(held.pixels, whole.pixels)
+        np.testing.assert_array_equal(held.read().valid, whole.valid)
+        assert ("into memory: 40 rows" in capsys.readouterr().err) == bool(strip)
     with Scene(w.scene) as scene:
         window = Window(10, 12, 25, 30)
         before = scene.read(window, ["2", "1"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from labelscape.grid import Window, check_window
+from labelscape.progress import bar
 from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import Part, Patch, Scene
 from labelscape.scenes.validity import measured
@@ -43,6 +44,31 @@ def cut(
         found, rules = pixels[(chosen, *inside)], tuple(scene.band_nodata[c] for c in chosen)
     valid = measured(found, rules)
     return Patch(found, valid if unmasked is None else valid & unmasked[inside], window)
+
+
+LONG = 1 << 28
+"""Bytes of a scene whose reading is worth a progress bar (ours): some seconds."""
+STRIP = 1024
+"""Rows that are read between two looks at the clock (ours), whole blocks of most files."""
+
+
+def read_whole(
+    scene: Scene, read: Callable[[Window], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `read` gives of all of a scene, pixels (B, H, W) and bool (H, W). A large one is read strip by
+    strip, with a progress bar.
+    """
+    whole = scene.grid.window
+    if scene.nbytes < LONG:
+        return read(whole)
+    pixels, valid = np.empty((len(scene.bands), *whole.shape), scene.dtype), np.empty(whole.shape, bool)
+    with bar(f"read {scene.name} into memory", whole.height, "rows") as tick:
+        for top in range(whole.top, whole.bottom, STRIP):
+            strip = Window(top, whole.left, min(STRIP, whole.bottom - top), whole.width)
+            rows = slice(strip.top - whole.top, strip.bottom - whole.top)
+            pixels[:, rows], valid[rows] = read(strip)
+            tick(strip.height)
+    return pixels, valid
 
 
 class HeldScene(Scene):

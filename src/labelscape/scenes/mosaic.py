@@ -21,7 +21,7 @@ from labelscape.files import check_path
 from labelscape.grid import Grid, Window, check_window
 from labelscape.scenes.files import Files, Source, stack_files
 from labelscape.scenes.given import scene_given
-from labelscape.scenes.memory import HeldScene
+from labelscape.scenes.memory import HeldScene, read_whole
 from labelscape.scenes.placing import file_part, is_stack, mosaic_grid, placed_on, resized
 from labelscape.scenes.polygons import PolygonIndex, read_area
 from labelscape.scenes.raster import FileScene
@@ -215,10 +215,14 @@ class MosaicScene(Scene):
         return MosaicScene(self.source, self.name, self.grid, self._parts, self.mask, self.units)
 
     def hold(self) -> HeldScene:
-        whole = self.read(self.grid.window)
-        self.close()
+        def read(window: Window) -> tuple[np.ndarray, np.ndarray]:
+            found = self.read(window)
+            return found.pixels, found.valid
+
         # Validity as a mask: each part has its own nodata value, which is gone in the mosaic.
-        return HeldScene(self, whole.pixels, whole.valid)
+        held = HeldScene(self, *read_whole(self, read))
+        self.close()
+        return held
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         window = self.grid.window if window is None else window

@@ -34,7 +34,7 @@ from labelscape.scenes.files import (
 from labelscape.scenes.georeference import grid_of, place_notes
 from labelscape.scenes.holes import may_hold
 from labelscape.scenes.layers import Layer, is_spread, picked, warped
-from labelscape.scenes.memory import HeldScene
+from labelscape.scenes.memory import HeldScene, read_whole
 from labelscape.scenes.sampling import PIECE_COLUMNS, sampled
 from labelscape.scenes.scene import Part, Patch, Scene, Units
 from labelscape.scenes.stack import (
@@ -299,7 +299,7 @@ class FileScene(Scene):
 
     def hold(self) -> HeldScene:
         # Masks alone: which nodata values count depends on the bands of each later read.
-        held = HeldScene(self, *self._window_of(self._layers, self.grid.window))
+        held = HeldScene(self, *read_whole(self, partial(self._window_of, self._layers)))
         self.close()
         return held
 
