@@ -64,8 +64,9 @@ def test_qgis_own_python_and_gdal_stay_behind(monkeypatch):
 
 def test_the_words_of_the_command():
     words = command.arguments("hf://owner/name", "a b.tif", "out", "flips", True)
-    assert words == ["map", "hf://owner/name", "a b.tif", "--out", "out", "--tta", "flips", "--force"]
-    assert command.arguments("m", "s", "o") == ["map", "m", "s", "--out", "o"]
+    alone = ["--no-polygons", "--no-report"]
+    assert words == ["map", "hf://owner/name", "a b.tif", "--out", "out", *alone, "--tta", "flips", "--force"]
+    assert command.arguments("m", "s", "o") == ["map", "m", "s", "--out", "o", *alone]
 
 
 def test_an_installed_plug_in_knows_its_installation(tmp_path, monkeypatch):
@@ -111,6 +112,13 @@ def test_the_class_map_comes_with_its_names(tmp_path):
     assert (tmp_path / "out.tif.aux.xml").read_text() == "scene_class.tif.aux.xml"
     with pytest.raises(command.Failed, match="wrote no class map"):
         command.class_map(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("name", ["out.tif", "OUT.TIFF", "a.b/c d.tif"])
+def test_a_class_map_has_the_name_of_a_geotiff(name):
+    command.check_target(f"/maps/{name}")
+    with pytest.raises(command.Failed, match=r"png is no name .* a GeoTIFF: end it with \.tif"):
+        command.check_target(f"/maps/{name}.png")
 
 
 def test_metadata_are_those_of_a_plug_in_with_algorithms():
@@ -187,6 +195,10 @@ def test_a_map_is_made_in_qgis_itself(tmp_path):
     told = qgis("run", "labelscape:map", *settings, f"--OUTPUT={tmp_path / 'out.tif'}")
     assert (tmp_path / "out.tif").exists(), told
     assert (tmp_path / "out.tif.aux.xml").exists() and "map scene: " in told.replace(scene.stem, "scene")
+    # Files of the map that are not kept are not shown as if they were there.
+    assert "_confidence.tif" not in told and "_polygons" not in told
+    told = qgis("run", "labelscape:map", *settings, f"--OUTPUT={tmp_path / 'out.png'}")
+    assert not (tmp_path / "out.png").exists() and "a GeoTIFF: end it with .tif" in told, told
     # A folder that `push` wrote, which no filter of file names may refuse.
     push(tmp_path / "fcn.safetensors", tmp_path / "fields")
     told = qgis(

@@ -15,7 +15,7 @@ from qgis.core import (
     QgsProcessingParameterString,
 )
 
-from .command import Cancelled, Failed, arguments, class_map, moved, program, run
+from .command import Cancelled, Failed, arguments, check_target, class_map, moved, program, run
 
 MODELS = "Models (*.safetensors *.onnx *.xml *.pt2);;All files (*)"
 TTA = ("none", "flips", "dihedral")
@@ -60,6 +60,10 @@ class MapScene(QgsProcessingAlgorithm):
         model = self.parameterAsString(parameters, "MODEL", context)
         if raster is None or not raster.source():
             raise QgsProcessingException(self.invalidRasterError(parameters, "INPUT"))
+        try:
+            check_target(target)
+        except Failed as error:
+            raise QgsProcessingException(str(error)) from error
         # Beside the target: a map may be larger than the system's folder of temporary files.
         with tempfile.TemporaryDirectory(prefix="labelscape_", dir=os.path.dirname(target) or ".") as folder:
             try:
@@ -75,7 +79,8 @@ class MapScene(QgsProcessingAlgorithm):
                 run(
                     words,
                     progress=feedback.setProgress,
-                    say=feedback.pushConsoleInfo,
+                    # Not where files lie that are gone when the map is moved.
+                    say=lambda line: feedback.pushConsoleInfo(line) if folder not in line else None,
                     cancelled=feedback.isCanceled,
                 )
                 moved(class_map(folder), target)

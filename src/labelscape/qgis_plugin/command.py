@@ -54,8 +54,8 @@ def environment() -> dict[str, str]:
 
 
 def arguments(model: str, raster: str, out: str, tta: str = "none", force: bool = False) -> list[str]:
-    """The words behind the program."""
-    words = ["map", model, raster, "--out", out]
+    """The words behind the program; of the map the class raster alone is kept."""
+    words = ["map", model, raster, "--out", out, "--no-polygons", "--no-report"]
     words += ["--tta", tta] if tta != "none" else []
     return [*words, "--force"] if force else words
 
@@ -134,6 +134,12 @@ def share_of(line: str) -> float | None:
     if found is None or int(found[2]) == 0:
         return None
     return 100 * int(found[1]) / int(found[2])
+
+
+def check_target(target: str) -> None:
+    """Raises Failed for a file that programs would take for another format by its name."""
+    if not target.lower().endswith((".tif", ".tiff")):
+        raise Failed(f"{target} is no name for a class map, which is a GeoTIFF: end it with .tif.")
 
 
 def class_map(folder: str) -> str:

@@ -14,6 +14,10 @@ class Provider(QgsProcessingProvider):
     def name(self):
         return "Labelscape"
 
+    def supportedOutputRasterLayerExtensions(self):
+        # What its dialog offers; what is typed is checked by the algorithm.
+        return ["tif"]
+
     def loadAlgorithms(self):
         self.addAlgorithm(MapScene())
 
