@@ -19,11 +19,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from distance_tried import sum_from_product
 from torch import Tensor, nn
 
 import labelscape as ls
 from labelscape.nets.blocks import Network, conv_bn_relu
 from labelscape.nets.ifbfnet import BalancedFusion, fused
+from labelscape.nets.kernels.distance import relation_sum
 from labelscape.nets.kernels.folding import fold_normalisations
 
 BANDS, CLASSES = 3, 6
@@ -112,6 +114,28 @@ def fusion(*how: object, forms: tuple[str, str]) -> Callable[[], tuple[nn.Module
     return make
 
 
+class Pairs(nn.Module):
+    """DGCW's sum over all pairs of pixels at 1/32 of the image, by `form`."""
+
+    def __init__(self, channels: int, form: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.channels, self.form, self.maps = channels, form, []
+        self.first = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not self.maps:
+            pixels = -(-image.shape[-2] // 32) * -(-image.shape[-1] // 32)
+            shape = len(image), self.channels, pixels
+            with torch.inference_mode(False):  # a step needs them too
+                self.maps = [torch.randn(shape).requires_grad_() for _ in range(3)]
+        return self.form(*self.maps, self.first.weight.flatten(1), self.first.bias)
+
+
+def pairs(channels: int) -> Callable[[], tuple[nn.Module, nn.Module]]:
+    """What is used beside what was tried."""
+    return lambda: (Pairs(channels, relation_sum), Pairs(channels, sum_from_product))
+
+
 RIVALS = {"pretrained": False}
 
 CASES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
@@ -122,6 +146,8 @@ CASES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "folded ifbfnet": folded,
     "fusion 1x1": fusion((256, 128), 128, 1, forms=("plain", "used")),
     "fusion 3x3": fusion((256, 64), 256, 3, forms=("plain", "used")),
+    "dgcw 128": pairs(128),
+    "dgcw 16": pairs(16),
     "fusion 3x3 kernels": fusion((256, 64), 256, 3, forms=("used", "kernels")),
 }
 """(plain form, fast form) of the same network or layers, or two that are compared."""
@@ -137,11 +163,14 @@ def forward(net: nn.Module, image: Tensor) -> Callable[[], object]:
     return run
 
 
-def step(net: Network, image: Tensor) -> Callable[[], object]:
+def step(net: nn.Module, image: Tensor) -> Callable[[], object]:
     label = torch.randint(0, CLASSES, (len(image), *image.shape[-2:]))
 
     def run() -> None:
         net.train().zero_grad()
+        if not isinstance(net, Network):
+            net(image).square().mean().backward()
+            return
         F.cross_entropy(net.heads(image)["logits"], label).backward()
 
     return run

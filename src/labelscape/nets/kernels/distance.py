@@ -16,6 +16,12 @@ The caller applies W2 and P b2. On a GPU the sum may come from one Triton kernel
 Divided by their sum, the squared distances could be expanded into matrix products too (q^2 - 2qk + k^2); that
 cancels badly in float32 where the mean is larger than the spread, so it is not done.
 
+On a processor the division could wait until after the product, where rows of ones give what to divide by
+(`benchmarks/distance_tried.py`). `taskset -c 1 env OMP_NUM_THREADS=1 python benchmarks/kernels.py "dgcw 128"
+"dgcw 16" --rounds 7`, with --side 800 and with --side 512 --batch 2, twice on a busy machine: with 128
+channels 1.12 to 1.19 of the time of a forward pass and 0.87 to 1.05 of that of a step, with 16 channels 1.27
+to 1.46 and 0.98 to 1.10. So that is not done either.
+
 Symbols   N images  C channels  P pixels  i query  j partner  m queries at a time; letters in comments as in
           the paper
 """
