@@ -6,6 +6,7 @@ import hashlib
 import threading
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ from labelscape.errors import BadFile
 from labelscape.legend import Legend
 from labelscape.scenes.array import ArrayScene
 from labelscape.scenes.lazy import LazyScene
-from labelscape.training import reading
-from labelscape.training.crops import Drawing, index_crops
+from labelscape.training import crops, reading
+from labelscape.training.crops import Crops, Drawing, index_crops
 from labelscape.training.loop import batches
 from labelscape.training.reading import Reader, threads_for
 from labelscape.training.recipe import make_recipe
@@ -127,14 +128,14 @@ def test_threads_open_files_of_their_own_and_close_them(files, handles, monkeypa
         recipe, drawing = drawing_of(dataset)
         handles.clear()
         barrier = threading.Barrier(3, timeout=60)
-        real = Drawing.stream
+        waiting, real = iter(range(3)), crops.draw
 
-        def together(self, step, number):  # so that each thread has a crop
-            if step == 0 and number < 3:
+        def together(*given):  # so that each thread has a crop
+            if next(waiting, None) is not None:
                 barrier.wait()
-            return real(self, step, number)
+            return real(*given)
 
-        monkeypatch.setattr(Drawing, "stream", together)
+        monkeypatch.setattr(crops, "draw", together)
         steps = batches(recipe, [Task(drawing, None)], gather("cpu", "32"), 0, 6)
         if end == "all read":
             assert [step for step, _ in steps] == list(range(6))
@@ -206,6 +207,30 @@ def test_a_damaged_file_is_told_as_without_threads(tmp_path, which):
             messages.add(str(caught.value))
     assert len(messages) == 1
     assert not reading_threads()
+
+
+def test_a_thread_keeps_to_its_part_of_a_scene_and_then_helps_the_others(files):
+    """What GDAL has decoded for one file handle it decodes again for another."""
+    with opened(files) as dataset:
+        _, drawing = drawing_of(dataset, batch=24, sampling="uniform")
+        taken = []
+        for thread in (0, 1):
+            following = partial(Crops(drawing, 0, 0, 1)._next, thread, 2)
+            taken.append([crop.part(2) for _, crop in iter(following, None)])
+    assert taken[0] == sorted(taken[0]) and taken[1] == sorted(taken[0], reverse=True)
+    assert set(taken[0]) == {0, 1} and len(taken[0]) == 24
+
+
+def test_a_scene_that_is_missing_when_it_is_placed_is_told_with_its_name(tmp_path):
+    w = world.make(tmp_path, 64, 64, bands=3, nodata=0)
+    labels = str(world.label_raster(w, tmp_path / "labels.tif"))
+    with open_dataset([str(w.scene)], [labels], hold=False) as dataset:
+        missing = LazyScene(str(tmp_path / "gone.tif"), name="gone", band_names=dataset.bands)
+        index = replace(index_crops(dataset), scenes=(replace(dataset.scenes[0], scene=missing),))
+        drawing = Drawing(index, ((0.0, 1.0),) * 3, seed=0, batch=4, crop=SIDE)
+        for threads in (1, 3):
+            with Reader(threads) as reader, pytest.raises(BadFile, match="gone.tif does not exist"):
+                reader.begin(drawing, 0, 0, 1)()
 
 
 def test_who_may_read_in_several_threads(files, monkeypatch):

@@ -178,8 +178,9 @@ class Crops:
         self._drawing, self._step = drawing.at(step), step
         size = self._drawing.batch // parts
         self._first, shape = part * size, (self._drawing.crop, self._drawing.crop)
-        self._left, self._lock = iter(range(size)), Lock()
+        self._left: dict[int, Placed] | None = None
         self._errors: dict[int, Exception] = {}
+        self._lock = Lock()
         bands = len(drawing.normalisation)
         # In the order that networks are trained in. (Of one band both orders are one, and torch tells them
         # apart by strides alone: these decide which of its kernels rounds.)
@@ -187,26 +188,50 @@ class Crops:
         self._images = torch.empty((size, bands, *shape), memory_format=order)
         self._labels = torch.empty((size, *shape), dtype=torch.uint8)
 
-    def draw(self, own: Callable[[LabelledScene], LabelledScene] = lambda scene: scene) -> None:
-        """Draw crops until none is left that no other thread has taken. `own` gives a scene as this thread
-        may read it.
+    def draw(
+        self,
+        own: Callable[[LabelledScene], LabelledScene] = lambda scene: scene,
+        thread: int = 0,
+        threads: int = 1,
+    ) -> None:
+        """Draw crops, as the thread-th of `threads`, until none is left that no other has taken. `own` gives
+        a scene as this thread may read it.
         """
         with gdal(GDAL_CACHEMAX=CACHE_BYTES):
-            while (place := self._next()) is not None:
+            while (taken := self._next(thread, threads)) is not None:
+                number, crop = taken
                 try:
-                    # Seeded per crop: a batch is the same whatever processes, parts and threads draw it.
-                    stream = self._drawing.stream(self._step, self._first + place)
-                    image, label = draw(self._drawing, np.random.default_rng(stream), own)
+                    image, label = draw(self._drawing, crop, own)
                     # Band by band, and by NumPy: torch would take threads away from the network for it.
-                    for into, band in zip(self._images.numpy()[place], image):
+                    for into, band in zip(self._images.numpy()[number], image):
                         into[...] = band
-                    self._labels.numpy()[place] = label
+                    self._labels.numpy()[number] = label
                 except Exception as error:
-                    self._errors[place] = error
+                    self._errors[number] = error
 
-    def _next(self) -> int | None:
+    def _next(self, thread: int, threads: int) -> tuple[int, Placed] | None:
+        """A crop that nobody has taken: one of the thread's own part of its scene, which GDAL has decoded for
+        this thread's files, or, where none is left, one of another's part.
+        """
         with self._lock:
-            return None if self._errors else next(self._left, None)
+            if self._left is None:
+                self._place()
+            # None after one that cannot be read: all before it are, and the first error is raised.
+            wanted = [n for n in self._left if n < min(self._errors, default=n + 1)]
+            mine = (n for n in wanted if self._left[n].part(threads) == thread)
+            number = next(mine, wanted[0] if wanted else None)
+            return None if number is None else (number, self._left.pop(number))
+
+    def _place(self) -> None:
+        self._left = {}
+        for number in range(len(self._labels)):
+            # Seeded per crop: a batch is the same whatever processes, parts and threads draw it.
+            rng = np.random.default_rng(self._drawing.stream(self._step, self._first + number))
+            try:
+                self._left[number] = placed(self._drawing, rng)
+            except Exception as error:  # a scene that is opened when its size is asked for
+                self._errors[number] = error
+                break
 
     def drawn(self) -> tuple[Tensor, Tensor]:
         """Images and labels, once all are drawn. Raises the error of the first crop that could not be."""
@@ -215,12 +240,23 @@ class Crops:
         return self._images, self._labels
 
 
-def draw(
-    drawing: Drawing, rng: np.random.Generator, own: Callable[[LabelledScene], LabelledScene]
-) -> tuple[np.ndarray, np.ndarray]:
-    """One crop: placed, read, padded where its scene is smaller, resized to scale, flipped or rotated. Image
-    (B, crop, crop) and label (crop, crop), which may be views.
-    """
+@dataclass(frozen=True)
+class Placed:
+    """Where a crop lies: a window of a scene, smaller than `side` where the scene is."""
+
+    scene: LabelledScene
+    window: Window
+    side: int
+    rng: np.random.Generator
+    """Of this crop, as far as it was used."""
+
+    def part(self, parts: int) -> int:
+        """Which of so many parts of the scene, from the top down, it lies in."""
+        return (2 * self.window.top + self.window.height) * parts // (2 * self.scene.scene.grid.height)
+
+
+def placed(drawing: Drawing, rng: np.random.Generator) -> Placed:
+    """Choose the place of a crop, and its scale."""
     # The order of these draws is part of a recipe: in another a seed would give other crops and weights.
     scale = 1.0
     if drawing.scale_range:
@@ -228,14 +264,23 @@ def draw(
     elif drawing.scale_set:
         scale = float(drawing.scale_set[rng.integers(len(drawing.scale_set))])
     side = max(1, round(drawing.crop / scale))  # enlarging by 2 shows half as much ground
-    scene, window = place_crop(drawing, side, rng)
-    patch, labels = own(scene).read(window, "train")
+    return Placed(*place_crop(drawing, side, rng), side, rng)
+
+
+def draw(
+    drawing: Drawing, crop: Placed, own: Callable[[LabelledScene], LabelledScene]
+) -> tuple[np.ndarray, np.ndarray]:
+    """One crop: read, padded where its scene is smaller, resized to scale, flipped or rotated. Image (B,
+    crop, crop) and label (crop, crop), which may be views.
+    """
+    patch, labels = own(crop.scene).read(crop.window, "train")
     image = normalise(patch.pixels, patch.valid, tuple(drawing.normalisation))
-    image, label = _padded(image, torch.from_numpy(labels), side)
-    if side != drawing.crop:
+    image, label = _padded(image, torch.from_numpy(labels), crop.side)
+    if crop.side != drawing.crop:
         image, label = _resized(image, label, drawing.crop, drawing.resampling == "antialiased")
     turns = SYMMETRIES[drawing.augment]
-    which = turns[int(rng.integers(len(turns)))] if len(turns) > 1 else 0
+    # The last of a crop's draws.
+    which = turns[int(crop.rng.integers(len(turns)))] if len(turns) > 1 else 0
     return _turned(image.numpy(), label.numpy(), which)
 
 

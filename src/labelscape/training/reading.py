@@ -22,45 +22,59 @@ MOST_FILES = 128
 systems."""
 
 
+class ThreadFiles:
+    """Scenes as one thread may read them: with files of its own, opened when they are first wanted."""
+
+    def __init__(self) -> None:
+        self._opened, self._scenes = ExitStack(), {}
+
+    def __call__(self, scene: LabelledScene) -> LabelledScene:
+        # By identity: scenes hold arrays, which have no hash.
+        if id(scene) not in self._scenes:
+            self._scenes[id(scene)] = scene.for_thread(self._opened)
+        return self._scenes[id(scene)]
+
+    def close(self) -> None:
+        self._opened.close()
+
+
 class Reader:
     """Threads that draw crops. Each has its own files, opened when it first reads a scene; all are closed on
     leaving the block. Batches are the same to the byte for every number of threads.
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads, self._own = threads, threading.local()
+        self._threads, self._mine = threads, threading.local()
         self._pool = ThreadPoolExecutor(threads, "crops")
-        self._files: list[ExitStack] = []
+        self._files: list[ThreadFiles] = []
+        self._lock = threading.Lock()
 
     def begin(
         self, drawing: Drawing, step: int, part: int, parts: int
     ) -> Callable[[], tuple[Tensor, Tensor]]:
         """Begin a `Drawing.part`; what is returned waits for it. Raises as that does."""
         crops = Crops(drawing, step, part, parts)
-        begun = [self._pool.submit(crops.draw, self._as_mine) for _ in range(self._threads)]
+        begun = [self._pool.submit(self._draw, crops) for _ in range(self._threads)]
         return lambda: _drawn(crops, begun)
 
-    def _as_mine(self, scene: LabelledScene) -> LabelledScene:
-        """A scene with files of this thread's."""
+    def _draw(self, crops: Crops) -> None:
         if self._threads == 1:
-            return scene
-        mine = self._own.__dict__
-        if "scenes" not in mine:
-            mine |= {"scenes": {}, "opened": ExitStack()}
-            self._files.append(mine["opened"])
-        # By identity: scenes hold arrays, which have no hash.
-        if id(scene) not in mine["scenes"]:
-            mine["scenes"][id(scene)] = scene.for_thread(mine["opened"])
-        return mine["scenes"][id(scene)]
+            crops.draw()
+            return
+        own = self._mine.__dict__
+        if not own:
+            with self._lock:
+                own |= {"files": ThreadFiles(), "number": len(self._files)}
+                self._files.append(own["files"])
+        crops.draw(own["files"], own["number"], self._threads)
 
     def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-        with ExitStack() as all_closed:
-            for opened in self._files:
-                all_closed.push(opened)
+        for files in self._files:
+            files.close()
 
 
 def _drawn(crops: Crops, begun: Sequence[Future]) -> tuple[Tensor, Tensor]:
