@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from labelscape.errors import BadFile, first_line, refused_setting
-from labelscape.exported_formats import KINDS, TITLES, Shapes, read_onnx, read_openvino, read_pt2
+from labelscape.exported_formats import GRAPH, KINDS, TITLES, Shapes, read_onnx, read_openvino, read_pt2
 from labelscape.text import printable
 
 FORMAT = "labelscape-export-1"
@@ -179,7 +179,7 @@ def read_exported(path: Path) -> tuple[dict[str, Any], ExportedNetwork]:
         raise BadFile(f"{path} has a damaged description ({first_line(error)}).") from error
     if shapes is not None:
         _refuse_other_graph(path, shapes, fields, facts)
-    others = {key: meta[key] for key in sorted(meta.keys() - {HEADER, FACTS})}
+    others = {key: meta[key] for key in sorted(meta.keys() - {HEADER, FACTS, GRAPH})}
     digest = hashlib.sha256(model).hexdigest()
     return fields, ExportedNetwork(facts, digest, model, kind, weights, others=others)
 

@@ -24,6 +24,8 @@ WEIGHTS = "labelscape_weights"
 """Key in an OpenVINO model: SHA-256 of its .bin, which the .xml alone does not tell from another's."""
 
 
+GRAPH = "labelscape_graph"
+"""Key in an ONNX file: SHA-256 of its graph with the weights, since nothing else tells of damage."""
 Shape = tuple[int | None, ...]
 """Of an array; None where any size may be given."""
 Shapes = tuple[list[Shape], list[Shape]]
@@ -90,7 +92,8 @@ def read_onnx(path: Path, model: bytes) -> tuple[dict[str, str], Shapes]:
             [tuple(n if isinstance(n, int) else None for n in one.shape) for one in ends]
             for ends in (run.get_inputs(), run.get_outputs())
         )
-        return run.get_modelmeta().custom_metadata_map, shapes
+        meta = run.get_modelmeta().custom_metadata_map
+        damaged = GRAPH in meta and meta[GRAPH] != json.dumps(graph_digest(model))
     # Too little memory is no damage of the file.
     except (BadOption, MemoryError):
         raise
@@ -103,6 +106,41 @@ def read_onnx(path: Path, model: bytes) -> tuple[dict[str, str], Shapes]:
                 "one file."
             ) from error
         raise BadFile(f"{path} is no ONNX model that onnxruntime can run ({why}).") from error
+    if damaged:
+        raise BadFile(
+            f"{path} is damaged, or was changed: the SHA-256 of its graph is another than that of the one "
+            "that was exported. Copy it again, or export the model again."
+        )
+    return meta, shapes
+
+
+def graph_digest(model: bytes) -> str:
+    """SHA-256 of the graph of an ONNX file: field 7 of its message, as protobuf writes these one after the
+    other. Raises ValueError or IndexError for what is no such file.
+    """
+    place, digest = 0, hashlib.sha256()
+    while place < len(model):
+        key, place = _varint(model, place)
+        if key & 7 == 0:
+            _, place = _varint(model, place)
+            continue
+        if key & 7 != 2:
+            raise ValueError("it holds a field that ONNX does not have")
+        size, place = _varint(model, place)
+        if key >> 3 == 7:
+            digest.update(memoryview(model)[place : place + size])
+        place += size
+    return digest.hexdigest()
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    """A number of protobuf, seven bits a byte, the lowest first, and where what follows it begins."""
+    value = shift = 0
+    while True:
+        byte = content[place]
+        value, shift, place = value | (byte & 127) << shift, shift + 7, place + 1
+        if byte < 128:
+            return value, place
 
 
 def read_openvino(path: Path, model: bytes, keys: tuple[str, ...]) -> tuple[dict[str, str], Shapes, bytes]:

@@ -182,7 +182,7 @@ def test_metadata_are_what_deepness_and_geodeep_read(tmp_path):
     assert read["tile_size"] == read["tiles_size"] == 64
     assert isinstance(read["tiles_overlap"], int) and 0 < read["tiles_overlap"] <= 50  # per cent
     assert read["seg_thresh"] == 0 and read["seg_small_segment"] == 0
-    assert read.keys() == DEEPNESS | {"labelscape", "labelscape_export"}
+    assert read.keys() == DEEPNESS | {"labelscape", "labelscape_export", "labelscape_graph"}
     # GeoDeep reads some as they stand, without JSON.
     assert all(float(meta[key]) == read[key] for key in ("resolution", "tiles_overlap"))
     # Deepness: (value / 255 - mean) / std

@@ -381,6 +381,20 @@ def test_weights_in_another_file_are_not_read(fcn, tmp_path):
         load(tmp_path / "e.onnx")
 
 
+@pytest.mark.parametrize("ending", [".onnx", ".bin", ".pt2"])
+def test_a_byte_of_the_weights_that_is_another_is_seen(ending, fcn, folder, tmp_path):
+    to, name = {".onnx": ("onnx", "b.onnx"), ".bin": ("openvino", "b.xml"), ".pt2": ("pt2", "b.pt2")}[ending]
+    model = export_model(fcn, tmp_path / name, to=to, size=64).path
+    load(model)
+    file = model.with_suffix(ending)
+    content = bytearray(file.read_bytes())
+    # In the middle of a file lie weights, of which any bytes are numbers.
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BadFile, match="damaged"):
+        load(model)
+
+
 def test_models_of_others_and_damaged_ones_are_refused(fcn, folder, tmp_path):
     exported = export_model(fcn, folder / "good.onnx", size=64).path
     (tmp_path / "half.onnx").write_bytes(exported.read_bytes()[:1000])

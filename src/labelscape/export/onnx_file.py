@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from labelscape.errors import BadInput, BadOption
 from labelscape.export.graph import Graph
+from labelscape.exported_formats import GRAPH, graph_digest
 from labelscape.scoring.onnx_graph import recorded
 
 OPSETS = range(14, 21)
@@ -59,7 +61,8 @@ def described(model: Any, metadata: Mapping[str, str]) -> bytes:
     model.producer_name = "labelscape"
     # Set anew, sorted: the same network gives the same bytes.
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+    digest = graph_digest(model.SerializeToString(deterministic=True))
+    onnx.helper.set_model_props(model, dict(sorted({**metadata, GRAPH: json.dumps(digest)}.items())))
     return model.SerializeToString(deterministic=True)
 
 
@@ -91,8 +94,6 @@ def deepness_metadata(
     normalisation  (mean, std) of each band in the scene's units: both give the network 8-bit values over 255,
                    from which Deepness takes a mean and divides by a deviation
     """
-    import json
-
     if scaling == "outside":
         means, stds = ([value / 255 for value in column] for column in zip(*normalisation))
         stds = [std or 1 / 255 for std in stds]
