@@ -1,5 +1,5 @@
 """DGCW's Triton kernel against loops and the torch form: on the processor under Triton's interpreter, and on
-a GPU where there is one.
+a GPU where there is one. `pip install triton` is enough for the first.
 """
 
 from __future__ import annotations
@@ -37,18 +37,28 @@ every_weighting = pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[ModuleType]:
     """The kernel as the interpreter runs it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        pytest.importorskip("triton", reason="Triton is not installed: torch for processors comes without it")
+    # Triton's own functions are made for a GPU or for the interpreter too, and torch may have imported it.
+    before = forget()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_INTERPRET", "1")
+            pytest.importorskip(
+                "triton", reason="Triton is not installed: torch for processors comes without it"
+            )
+            yield importlib.import_module(MODULE)
+    finally:
         forget()
-        yield importlib.import_module(MODULE)
-        forget()
+        sys.modules.update(before)
 
 
-def forget() -> None:
-    """The next import runs the module anew: a kernel is made for a GPU or for the interpreter then."""
+def forget() -> dict[str, ModuleType]:
+    """The next import runs the kernel's module and Triton anew. -> Triton's modules, but for its library, which
+    is loaded once.
+    """
     sys.modules.pop(MODULE, None)
     vars(kernels).pop("distance_triton", None)
+    names = [name for name in sys.modules if name.split(".")[0] == "triton" and "._C" not in name]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def five(images: int, channels: int, outputs: int, pixels: int, dtype: torch.dtype) -> list[Tensor]:
