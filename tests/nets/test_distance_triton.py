@@ -52,8 +52,8 @@ def kernel() -> Iterator[ModuleType]:
 
 
 def forget() -> dict[str, ModuleType]:
-    """The next import runs the kernel's module and Triton anew. -> Triton's modules, but for its library, which
-    is loaded once.
+    """The next import runs the kernel's module and Triton anew. -> Triton's modules, but for its library,
+    which is loaded once.
     """
     sys.modules.pop(MODULE, None)
     vars(kernels).pop("distance_triton", None)
