@@ -9,9 +9,11 @@ channels to 128, by `taskset -c 0 env OMP_NUM_THREADS=1 python benchmarks/kernel
 with --side 128 to 1024, twice on a busy machine: 0.78 and 0.94 with 32 x 32 cells, 0.56 and 0.63 with 64 x
 64, 0.52 and 0.53 with 128 x 128, 0.52 and 0.55 with 256 x 256.
 
-Before a 3 x 3, levels are joined and weighed in place. A kernel for each image and part was tried instead
-(case "fusion 3x3 kernels", 256 + 64 channels to 256): 1.06 and 1.08 of the time with 32 x 32 cells, 1.02 and
-1.03 with 64 x 64, 0.90 and 0.99 with 128 x 128: not worth another form.
+Before a 3 x 3, levels are joined and weighed in place (case "fusion 3x3", 256 + 64 channels to 256): 1.02 of
+the plain form's time with 32 x 32 cells, 0.98 and 0.99 with 64 x 64, 0.99 with 128 x 128, 0.93 and 0.94 with
+256 x 256. A kernel for each image and part was tried instead (case "fusion 3x3 kernels"): of the time in
+place 1.06 and 1.08, 1.02 and 1.03, 0.90 to 0.99, 0.96 and 0.98, and 1.04 for two images of 128 x 128 cells.
+That is not worth another form.
 
 Symbols   N images  C channels of all parts together  P pixels
 """
