@@ -325,6 +325,21 @@ def test_images_too_small_for_what_a_class_depends_on_are_said_to_be_blended(fcn
     assert "images of 64 pixels" in line and "tiles are blended" in line and "(--dynamic)" in line
 
 
+@pytest.mark.parametrize("size", [128, 256, 320])
+def test_images_of_another_size_than_the_checkpoint_maps_with_are_told(size, scene, tmp_path):
+    """Smaller and larger ones: of a network that sees the whole image both give another map."""
+    options = {"backbone": "resnet10t", "spatial": 8}
+    checkpoint = save(made("ifbfnet", scene, options, recipe={"crop": 256}), tmp_path / "m.safetensors")
+    exported = export_model(checkpoint, size=size).path
+    lines = check(exported, scene, timing=False, device="cpu").warnings
+    if size == 256:
+        assert not lines
+        return
+    (line,) = lines
+    assert f"images of {size} pixels" in line and "of 256 pixels (--size)" in line
+    assert "Leave the tile size out" not in line
+
+
 OTHERS = {
     "a class less": (
         "labelscape",

@@ -72,7 +72,7 @@ def exact_side(scorer: Scorer) -> int:
 
 
 def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
-    """What to expect of a plan whose tiles are larger than the networks learned, or smaller than an exported
+    """What to expect of a plan whose tiles are larger than the networks learned, or other than an exported
     one takes; None where they are neither.
     """
     only = image_side(scorer)
@@ -86,6 +86,11 @@ def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
             f"the images of {only} pixels that this exported model takes have no room for the {scorer.reach} "
             f"pixels that a class depends on to each side: tiles are blended, and {again}, or of {least} "
             "pixels and more (--size)"
+        )
+    if not exact and only is not None and only != (usual := tile_side(scorer, max(plan.whole.shape))):
+        return (
+            f"the images of {only} pixels that this exported model takes are not the tiles of {usual} that "
+            f"its checkpoint maps with: {again}, or of {usual} pixels (--size)"
         )
     side, learned = plan.largest, learned_side(scorer)
     if learned is None or side <= learned:
