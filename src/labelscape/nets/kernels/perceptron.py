@@ -38,8 +38,9 @@ STRIP_BYTES = 64 * 2**20
 """Ours: rows of an image, COLUMNS wide, whose hidden layer would take this much are one piece of work."""
 
 COLUMNS = 256
-"""Columns computed at once, a multiple of the coarsest factor (ours). Rows of a wide tile leave the cache before
-they are used again: 1024 columns at once took 1.2 times as long, with a quarter of the units in a chunk.
+"""Columns computed at once, a multiple of the coarsest factor (ours). Rows of a wide tile leave the cache
+before they are used again: 1024 columns at once took 1.2 times as long, with a quarter of the units in a
+chunk.
 """
 
 BLOCK_ROWS = 16
