@@ -36,10 +36,10 @@ OLD = 24 * 3600
 """Seconds after which a temporary folder counts as abandoned where locks are not supported (ours)."""
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 TIDYING = 0.5
-"""Seconds to wait for a lock in any case (ours): processes that tidy up hold old ones for a moment."""
-YOUNG = 0.5
-"""Seconds for which a lock file is not taken for one that a killed process left (ours). Who made it is about
-to lock it, and the moment for which tidying up would hold it can be long on a busy machine or disk.
+"""Seconds to wait for a lock in any case (ours): processes that tidy up hold those of others for a moment."""
+YOUNG = 5.0
+"""Seconds to wait for one whose file was made just now (ours): between making and locking it another process
+may tidy up, and that moment can be long on a busy machine or disk.
 """
 NEARLY_FULL = 2**20
 """Bytes below which a failure to write is put down to the disk (ours)."""
@@ -352,8 +352,11 @@ def locked(path: str | Path, *, patience: float = 0, of: str = "", tidy: bool = 
     lock = path.parent / f"{OURS}{digest}{LOCK}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        until = time.monotonic() + max(patience, TIDYING)
-        while (handle := _hold(lock)) is None and time.monotonic() < until:
+        begun = time.monotonic()
+        while (handle := _hold(lock)) is None:
+            waited = time.monotonic() - begun
+            if waited > max(patience, YOUNG if _is_young(lock) else TIDYING):
+                break
             time.sleep(0.05)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -371,6 +374,13 @@ def locked(path: str | Path, *, patience: float = 0, of: str = "", tidy: bool = 
         with contextlib.suppress(OSError):
             lock.unlink()
         os.close(handle)
+
+
+def _is_young(lock: Path) -> bool:
+    """Was a lock file made just now, or is it gone again?"""
+    with contextlib.suppress(OSError):
+        return time.time() - lock.lstat().st_mtime < YOUNG
+    return True
 
 
 def _hold(lock: Path) -> int | None:
@@ -422,8 +432,6 @@ def remove_abandoned(folder: Path) -> None:
             if path.is_symlink():
                 continue
             if path.suffix == LOCK:
-                if time.time() - path.lstat().st_mtime < YOUNG:
-                    continue
                 handle = _hold(path)
                 if handle is not None:
                     path.unlink()
