@@ -69,7 +69,7 @@ class ScoredTile:
         """
         index, percent = (np.empty(self.logits.shape[1:], np.uint8) for _ in range(2))
         place = 0
-        for strip in self._strips():
+        for strip in map(as_numpy, self.strips()):
             best, chosen = strip[0].copy(), index[place : place + strip.shape[1]]
             chosen[:] = 0
             higher = np.empty(chosen.shape, bool)
@@ -84,14 +84,12 @@ class ScoredTile:
             place += len(best)
         return index, percent
 
-    def _strips(self) -> Iterator[np.ndarray]:
-        """Probabilities (K, rows, w) float32 of some rows at a time."""
+    def strips(self) -> Iterator[Array]:
+        """Probabilities (K, rows, w) float32 of some rows at a time; those of all rows are not kept."""
         if not on_cpu(self.logits) or "probabilities" in self.__dict__:
-            parts = _strips_of(self.probabilities)
+            yield from _strips_of(self.probabilities)
         else:
-            parts = (soften(rows) for rows in _strips_of(self.logits))
-        for part in parts:
-            yield as_numpy(part)
+            yield from (soften(rows) for rows in _strips_of(self.logits))
 
 
 def _strips_of(values: Array) -> tuple[Array, ...]:
