@@ -1,5 +1,6 @@
 """Results print on one line, in words; notebooks show the notes of a map."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import world
@@ -18,7 +19,9 @@ def test_results_print_on_one_line():
     plan = Plan(1, 512, 64, 1.2, 3 * 2**30, 0, 9, 2.5, "cpu")
     border = Difference("border", "REFUSED", "all bands are 0")
     shown = {
-        "<Plan: 1 tile on cpu, memory 3.0 GiB, about 2.5 minutes>": plan,
+        "<Plan: 1 tile on cpu, memory 3.0 GiB, about 2 min>": plan,
+        "<Plan: 1 tile on cpu, memory 3.0 GiB, about 1 s>": replace(plan, minutes=0.0142),
+        "<Plan: 1 tile on cpu, memory 3.0 GiB, about 3 h>": replace(plan, minutes=150.4),
         "<Plan: 1,200 tiles on cuda, memory 1.0 GiB and 2.0 on it>": Plan(
             1200, 512, 64, 1.2, 2**30, 2 * 2**30, 9, None, "cuda"
         ),
@@ -34,7 +37,7 @@ def test_results_print_on_one_line():
         ),
         "<PolygonSummary: 20,000 polygons, 7 dropped, 5 below 8 pixels>": PolygonSummary(20_000, 7, 5),
         "<PolygonSummary: 3 polygons>": PolygonSummary(3),
-        "<Rehearsal: 400 steps in about 3.5 minutes, 2.0 GiB of memory>": Rehearsal(
+        "<Rehearsal: 400 steps in about 4 min, 2.0 GiB of memory>": Rehearsal(
             400, 0, 10, 20, 30, 2 * 2**30, 10.0, 0.5, 0.0
         ),
     }

@@ -20,6 +20,7 @@ from labelscape.maps.layout import blocks_for, in_words
 from labelscape.maps.outputs import RasterOutput, bytes_on_disk, rasters_of, room_note
 from labelscape.maps.request import MapRequest, MapSettings, Models, request_for, spelt_out
 from labelscape.maps.work import fitting, scorer_of
+from labelscape.progress import in_words as lasting
 from labelscape.scenes.files import GDAL_CACHE_BYTES, Source
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.engine_choice import check_usable, extra_bytes
@@ -64,7 +65,7 @@ class Plan:
 
     def __repr__(self) -> str:
         memory = f"{self.ram / 2**30:.1f} GiB" + (f" and {self.gpu / 2**30:.1f} on it" if self.gpu else "")
-        time = "" if self.minutes is None else f", about {self.minutes:.3g} minutes"
+        time = "" if self.minutes is None else f", about {lasting(max(1, 60 * self.minutes))}"
         tiles = f"{self.tiles:,} tile{'s' * (self.tiles != 1)}"
         return f"<Plan: {tiles} on {self.device}, memory {memory}{time}>"
 

@@ -17,7 +17,7 @@ from labelscape.datasets.own import Dataset
 from labelscape.errors import BadInput
 from labelscape.legend import IGNORE
 from labelscape.nets.blocks import Network
-from labelscape.progress import bar
+from labelscape.progress import bar, in_words
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for, score_tiles
@@ -66,7 +66,7 @@ class Rehearsal:
 
     def __repr__(self) -> str:
         memory = "" if self.peak_bytes is None else f", {self.peak_bytes / 2**30:.1f} GiB of memory"
-        return f"<Rehearsal: {self.steps:,} steps in about {self.seconds / 60:.3g} minutes{memory}>"
+        return f"<Rehearsal: {self.steps:,} steps in about {in_words(max(1, self.seconds))}{memory}>"
 
     @property
     def seconds(self) -> float:
