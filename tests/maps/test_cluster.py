@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import torch
@@ -231,6 +232,12 @@ def test_local_workers_do_little_beside_the_work(client):
 
 def test_local_workers_have_one_heap_for_all_threads(client):
     assert set(client.run(os.getenv, "MALLOC_ARENA_MAX").values()) == {"1"}
+
+
+def test_workers_that_end_leave_no_folder_and_no_lock_of_it(tmp_path):
+    with dask.config.set({"temporary-directory": str(tmp_path)}), connected(2):
+        assert len(list(tmp_path.glob("dask-scratch-space/worker-*.dirlock"))) == 2
+    until(lambda: not list(tmp_path.glob("dask-scratch-space/worker-*")), 30)
 
 
 def test_calls_are_submitted_as_workers_come_free(client):

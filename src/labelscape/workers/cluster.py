@@ -192,6 +192,9 @@ def dask_setup(worker: Worker) -> None:
 
 def dask_teardown(worker: Worker) -> None:
     """Called by Dask in a local worker when it ends: at once, since taking torch down takes seconds."""
+    # Else the lock file of its folder stays. Dask has no public name for it.
+    with contextlib.suppress(Exception):
+        worker._workdir.release()
     os._exit(0)
 
 
