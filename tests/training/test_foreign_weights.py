@@ -118,6 +118,23 @@ def test_an_encoder_that_does_not_fit_whole_is_refused(change, said):
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("prefix", ["", "model.encoder."])
+@pytest.mark.parametrize("name", ["deeplabv3plus", "smp/Unet"])
+def test_a_deeper_backbone_of_which_all_would_fit_but_its_further_blocks_is_refused(name, prefix):
+    import_torchvision()
+    import timm
+
+    key = "encoder" if name.startswith("smp/") else "backbone"
+    net = network(name, **{key: "resnet18"})
+    deeper, same = (marked(timm.create_model(one), prefix) for one in ("resnet34", "resnet18"))
+    options = {**SMALL[name], key: "resnet18"}
+    with pytest.raises(
+        BadInput, match=r"has 96 weights more .*layer1.2.bn1.bias. It is of a deeper backbone"
+    ):
+        take_over(net, name, options, DATA, ForeignWeights("w.pth", deeper))
+    assert encoder_names(net) <= take_over(net, name, options, DATA, ForeignWeights("w.pth", same))
+
+
 def test_a_part_that_is_missing_is_named():
     state = marked(backbone(), without=["layer4.0.conv2"])
     with pytest.raises(BadInput, match=r"layer4.0.conv2.weight is missing there"):

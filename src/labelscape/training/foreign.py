@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from labelscape.checkpoint import Checkpoint, load
 from labelscape.errors import BadFile, BadInput
-from labelscape.nets.backbones import read_weights
+from labelscape.nets.backbones import read_weights, within
 from labelscape.nets.blocks import Network
 from labelscape.nets.depth import encoder_names
 from labelscape.raster_vision import Bundle, read_bundle, weights_in
@@ -146,6 +147,17 @@ def match_weights(
             f"{start.path} does not fit: {len(wrong)} of {len(encoder)} weights of the encoder differ "
             f"({'; '.join(wrong[:SHOWN])}). It has another backbone, or reads another number of bands "
             "(`data.bands`)."
+        )
+    # A deeper backbone has all weights of a shallower one, and more beside them.
+    words = zip(*(key.split(".")[:-1] for key in encoder))
+    root = "".join(f"{same[0]}." for same in takewhile(lambda same: len(set(same)) == 1, words))
+    stages = {key.removeprefix(root).partition(".")[0] for key in encoder}
+    place = theirs + _flat(root).removeprefix(ours)
+    rest = sorted(shapes.keys() - set(found.values()))
+    if more := [key for key in rest if _flat(key).startswith(place) and within(key[len(place) :], stages)]:
+        raise BadInput(
+            f"{start.path} does not fit: its encoder has {len(more)} weights more than this one, such as "
+            f"{more[0]}. It is of a deeper backbone, of which a part is no start: choose that backbone."
         )
     taken = {
         key: name
