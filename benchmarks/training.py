@@ -4,6 +4,8 @@ tensors that are in memory already, in a loop that does nothing else.
     python benchmarks/training.py               crops from a tiled GeoTIFF (4 bands, uint16, ZSTD) of
                                                 0.28 GiB, held in memory; fcn, mlp, smp/Unet
     python benchmarks/training.py --from-file   the same file, read window by window
+    python benchmarks/training.py --kept        the bare loop keeps freed memory between steps too, as
+                                                training does and plain loops do not
     python benchmarks/training.py --network fcn --rounds 30 --crop 256
 
 Ours is all that `labelscape train` does in a step: waiting for crops that are read, augmented and scaled, the
@@ -22,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
@@ -33,6 +36,7 @@ from crops import paint_geotiff
 from torch import Tensor
 
 import labelscape as ls
+from labelscape.scoring.heap import memory_kept
 from labelscape.training.data import blank_checkpoint, open_recipe_data
 from labelscape.training.loop import LOG_EVERY, run_phase
 from labelscape.training.losses import total_loss
@@ -49,7 +53,13 @@ Batch = tuple[Tensor, Tensor]
 
 
 def bare(
-    recipe: ls.Recipe, bands: int, classes: int, batches: list[Batch], talk: Connection, threads: int
+    recipe: ls.Recipe,
+    bands: int,
+    classes: int,
+    batches: list[Batch],
+    talk: Connection,
+    threads: int,
+    kept: bool,
 ) -> None:
     """In a process of its own: for each message the wall and CPU seconds of a turn of bare steps."""
     torch.set_num_threads(threads)
@@ -58,13 +68,14 @@ def bare(
     net = net.to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(net, recipe)
     stream = cycle([(image.to(memory_format=torch.channels_last), label) for image, label in batches])
-    while talk.recv():
-        wall, cpu = time.perf_counter(), time.process_time()
-        for image, label in islice(stream, LOG_EVERY):
-            optimizer.zero_grad(set_to_none=True)
-            total_loss(recipe.losses, net(image), label, None).backward()
-            optimizer.step()
-        talk.send((time.perf_counter() - wall, time.process_time() - cpu))
+    with memory_kept() if kept else nullcontext():
+        while talk.recv():
+            wall, cpu = time.perf_counter(), time.process_time()
+            for image, label in islice(stream, LOG_EVERY):
+                optimizer.zero_grad(set_to_none=True)
+                total_loss(recipe.losses, net(image), label, None).backward()
+                optimizer.step()
+            talk.send((time.perf_counter() - wall, time.process_time() - cpu))
 
 
 @dataclass
@@ -130,7 +141,7 @@ def measure(network: str, folder: Path, a: argparse.Namespace) -> Turns:
         context = multiprocessing.get_context("spawn")
         mine, its = context.Pipe()
         sizes = len(dataset.bands), len(dataset.legend)
-        arguments = recipe, *sizes, batches, its, torch.get_num_threads()
+        arguments = recipe, *sizes, batches, its, torch.get_num_threads(), a.kept
         other = context.Process(target=bare, args=arguments, daemon=True)
         other.start()
         turns = Turns(mine)
@@ -169,6 +180,7 @@ def main(show: Callable[[str], None] = print) -> None:
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--precision", default="32")
     parser.add_argument("--from-file", action="store_true", help="hold nothing in memory")
+    parser.add_argument("--kept", action="store_true", help="the bare loop keeps freed memory too")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         paint_geotiff(Path(name), a.size)

@@ -99,14 +99,14 @@ def learn(
     clock, last = clock or Clock(), larger(recipe)
     if _score_is_missing(recipe, progress):
         note(_scored(phase, progress, save, stop))
+    train_mode(phase.net, recipe)  # scores are those of another network with its weights
     since = last_saved = time.monotonic()
     with closing(batches(recipe, phase.tasks, fabric, progress.step, end)) as read, clock.running():
         for step, batch in read:
             if done_early(recipe, progress):  # first: a saved state may be that of a run that ended early
                 break
             facts, rate = {}, set_rate(phase.optimizer, recipe, step)
-            seed_step(recipe.seed, step, fabric.global_rank)
-            train_mode(phase.net, recipe)
+            seed_step(recipe.seed, step, fabric)
             progress.recent.append(update(phase.net, phase.optimizer, fabric, batch, recipe, phase.tasks))
             if recipe.ema:
                 progress.average = averaged(progress.average, phase.net.module, recipe.ema, progress.step)
@@ -488,8 +488,13 @@ def done_early(recipe: Recipe, progress: Progress) -> bool:
     return bool(recipe.patience) and progress.waited >= recipe.patience
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
+def seed_step(seed: int, step: int, fabric: Fabric) -> None:
     """Seed dropout from the step, so that a resumed run draws what an uninterrupted one would; the rank is in
     it because processes must not drop the same units.
     """
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
+    number = int(
+        np.random.SeedSequence((seed, step, fabric.global_rank)).generate_state(1, np.uint64)[0] >> 1
+    )
+    # torch.manual_seed prepares graphics cards that are not there too, a hundredth of a small network's step.
+    seeded = torch.default_generator.manual_seed if fabric.device.type == "cpu" else torch.manual_seed
+    seeded(number)

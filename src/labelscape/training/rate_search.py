@@ -84,7 +84,7 @@ def find_rate(
                 for group in optimizer.param_groups:
                     # With the recipe's factors: the suggestion is for the rate that they multiply.
                     group["lr"] = rates[-1] * group["factor"]
-                seed_step(recipe.seed, step, fabric.global_rank)
+                seed_step(recipe.seed, step, fabric)
                 # Read at every step, which waits for the device: the sweep must end at the first bad loss.
                 losses.append(
                     together(fabric, float(update(net, optimizer, fabric, batch, recipe, tasks)[0]))
