@@ -198,7 +198,7 @@ def test_the_card_says_what_the_model_is(model, tmp_path):
         "# Fields of the north",
         "- Where on Earth north\\_\\[a\\]\\*.tif lies is not known here: no coordinates, or no such file now",
         "- Training: 300 steps (rate 0.001, batch 8, crop 64, seed 3)",
-        "- Time: 0.3 hours of training steps on cuda, 2 processes; energy and carbon were not measured",
+        "- Time: 18 min of training steps on cuda, 2 processes; energy and carbon were not measured",
         "| red | 4000 | 1500 | 1, 0 |",
         "| 3 | town | #",
         "Held out: 25 % of the labels, in blocks 128 pixels wide, 8 pixels around them unused (seed 3).",

@@ -17,6 +17,7 @@ from labelscape.evaluation.metrics import DEFINITIONS
 from labelscape.exported import READS
 from labelscape.maps.stac import footprint
 from labelscape.model_card import calibration, measured_on, pixel_size, trained_on
+from labelscape.progress import in_words
 from labelscape.scenes.mosaic import open_scene
 from labelscape.text import some
 from labelscape.training.outputs import times_path
@@ -166,7 +167,7 @@ def _times(checkpoint: Checkpoint) -> list[str]:
         return []
     several = f", {processes} processes" if processes > 1 else ""
     return [
-        f"{seconds / 3600:.3g} hours of training steps on {_plain(where)}{several}; energy and carbon were "
+        f"{in_words(max(1, seconds))} of training steps on {_plain(where)}{several}; energy and carbon were "
         "not measured"
     ]
 
