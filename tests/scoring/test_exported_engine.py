@@ -396,6 +396,16 @@ def test_weights_in_another_file_are_not_read(fcn, tmp_path):
         load(tmp_path / "e.onnx")
 
 
+@pytest.mark.parametrize("more", [(), ("--unfamiliar",)])
+def test_an_exported_model_is_not_calibrated(more, scene, folder, run_cli):
+    """Told before minutes of prediction, whose result could not be stored."""
+    recipe = {"data": {"images": [str(scene)], "labels": ["gone.gpkg"]}}
+    checkpoint = save(made("fcn", scene, WIDTHS, recipe=recipe), folder / f"learned{len(more)}.safetensors")
+    exported = export_model(checkpoint, folder / "learned.onnx", size=64, overwrite=True).path
+    code, _, err = run_cli("calibrate", exported, *more)
+    assert code == 2 and "is an ONNX model" in err and "calibrate the checkpoint that it was made of" in err
+
+
 @pytest.mark.parametrize("ending", [".onnx", ".bin", ".pt2"])
 def test_a_byte_of_the_weights_that_is_another_is_seen(ending, fcn, folder, tmp_path):
     to, name = {".onnx": ("onnx", "b.onnx"), ".bin": ("openvino", "b.xml"), ".pt2": ("pt2", "b.pt2")}[ending]

@@ -52,7 +52,7 @@ def run(
 
     if allow_remote:
         allow_everywhere()
-    checkpoint = load(_unpublished(model))
+    checkpoint = _not_exported(load(_unpublished(model)), model)
     if part not in ("val", "test"):
         raise BadOption(
             f"--part {part!r} must be val or test: on its training pixels a network is more confident than "
@@ -101,6 +101,16 @@ def _unpublished(model: Path) -> Path:
             ".safetensors file in FOLDER, and push that file again."
         )
     return model
+
+
+def _not_exported(checkpoint: Checkpoint, model: Path) -> Checkpoint:
+    """The checkpoint. Raises BadOption for an exported model, before minutes of prediction for nothing."""
+    if checkpoint.exported is not None:
+        raise BadOption(
+            f"{model} is {checkpoint.exported.title}, and what is measured is stored in the checkpoint: "
+            "calibrate the checkpoint that it was made of, and export it again."
+        )
+    return checkpoint
 
 
 def measure_features(checkpoint: Checkpoint, model: Path, device: str, as_json: bool) -> None:
