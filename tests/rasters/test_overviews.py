@@ -14,6 +14,7 @@ from rio_cogeo import cog_validate
 
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
+from labelscape.rasters import overviews
 from labelscape.rasters.cog import GHOST, assemble, read_level
 from labelscape.rasters.overviews import halved
 from labelscape.rasters.write import MapWriter
@@ -36,6 +37,15 @@ def slowly(values, nodata, mode):
         elif four:
             made[band, row, column] = math.floor(sum(four) / len(four) + 0.5)
     return made
+
+
+@pytest.mark.parametrize("piece", [2, 10, 2**22])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (2, 6, 5)])
+def test_values_are_counted_whatever_the_size_of_a_piece(piece, shape, monkeypatch):
+    monkeypatch.setattr(overviews, "COUNTED", piece)
+    values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    wanted = np.bincount(values.ravel(), minlength=256)
+    np.testing.assert_array_equal(overviews.count_values(values), wanted)
 
 
 @pytest.mark.parametrize("mode", [True, False])

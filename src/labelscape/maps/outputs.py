@@ -119,10 +119,15 @@ def _rounded(made_of: Callable[[Array], Array], tile: ScoredTile) -> np.ndarray:
     """Round values made of probabilities to uint8 (C, h, w), 255 on invalid pixels; some rows at a time,
     which saves two copies of all classes (400 MB for 12 classes).
     """
-    strips = [np.rint(as_numpy(made_of(p))).astype(np.uint8) for p in tile.strips()]
-    rounded = np.concatenate(strips, axis=1)
-    if not tile.valid.all():
-        rounded[:, ~tile.valid] = IGNORE
+    rounded, top = np.empty((0, *tile.valid.shape), np.uint8), 0
+    for strip in tile.strips():
+        made = np.rint(as_numpy(made_of(strip)))
+        if not top:
+            rounded = np.empty((len(made), *tile.valid.shape), np.uint8)
+        rows = slice(top, top + made.shape[1])
+        rounded[:, rows], top = made, rows.stop
+        if not tile.valid[rows].all():
+            rounded[:, rows][:, ~tile.valid[rows]] = IGNORE
     return rounded
 
 

@@ -26,6 +26,8 @@ BLOCK = 512
 """Side of the blocks of all rasters of a map, unless another is asked for; a block of a level is made of
 2 x 2 blocks of the one before.
 """
+COUNTED = 2**22
+"""Pixels whose values are counted at once (ours), an even number."""
 
 
 Block = tuple[int, int]
@@ -214,6 +216,9 @@ def count_values(values: np.ndarray) -> np.ndarray:
     (measured).
     """
     flat = np.ascontiguousarray(values).ravel()
-    even = len(flat) // 2 * 2
-    pairs = np.bincount(flat[:even].view(np.uint16), minlength=65536).reshape(256, 256)
+    pairs, even = np.zeros((256, 256), np.int64), len(flat) // 2 * 2
+    # Piece by piece: numpy makes a number of 8 bytes of every pair.
+    for first in range(0, even, COUNTED):
+        piece = flat[first : min(first + COUNTED, even)].view(np.uint16)
+        pairs += np.bincount(piece, minlength=65536).reshape(256, 256)
     return pairs.sum(axis=0) + pairs.sum(axis=1) + np.bincount(flat[even:], minlength=256)
