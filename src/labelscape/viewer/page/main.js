@@ -297,7 +297,8 @@ function sayLoading(layers) {
   /** @type {number | undefined} */
   let soon;
   for (const layer of layers) {
-    layer.on("loading", () => {
+    // At each tile: a layer that was taken away while it loaded tells of no "loading" when it is back.
+    layer.on("loading tileloadstart", () => {
       waiting.add(layer);
       soon ??= window.setTimeout(() => { byId("loading").hidden = !waiting.size; }, 300);
     });
