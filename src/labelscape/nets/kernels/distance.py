@@ -99,7 +99,7 @@ def weigh(distance: Tensor, weighting: str) -> tuple[Tensor, Tensor | None]:
 
 
 class RelationSum(torch.autograd.Function):
-    """`_forward` with a gradient that keeps the inputs only and weighs every chunk again."""
+    """`_summed` with a gradient that keeps the inputs only and weighs every chunk again."""
 
     @staticmethod
     def forward(
