@@ -24,6 +24,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from labelscape.errors import first_line
+
 PARTNERS, CHANNELS, OUTPUTS = 64, 16, 128
 """Pixels j, channels and (at most) outputs that a program has on the chip at once."""
 
@@ -166,6 +168,5 @@ def _deviation(
         # Here at the latest what went wrong on the device is raised.
         error = float((found - wanted).abs().max() / wanted.abs().max())
     except Exception as failure:  # of Triton, of the compiler that it calls, of the driver
-        lines = str(failure).strip().splitlines()
-        return f"it fails there ({': '.join([type(failure).__name__, *lines[:1]])})"
+        return f"it fails there ({type(failure).__name__}: {first_line(failure)})"
     return "" if error <= WITHIN else f"it deviates there by {error:.1e} of the largest sum"
