@@ -34,8 +34,8 @@ def scene():
         with memory_kept():  # a second scene of the same process
             pass
         before = faults()
-        tiles(10)
-        print(faults() - before)
+        tiles(30)
+        print((faults() - before) / 16384)
     print(mebibytes() - start)
 
 if sys.argv[2] == "thread":
@@ -47,8 +47,15 @@ else:
 """
 
 
+# Of 60 tensors, which without memory_kept are all cleared anew. Where the system happens to put the heap, up
+# to three were seen to find no hole of their size: the heap then grows once for each, for good.
+MOST = 10
+
+
 def measured(how, threshold, **where):
-    """Page faults, and MiB that are left; in the main thread, or as `place` and `environment` say."""
+    """Tensors whose pages the system had to clear, and MiB that are left; in the main thread, or as `place`
+    and `environment` say.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     environment |= {"MALLOC_TRIM_THRESHOLD_": threshold} if threshold else {}
     environment |= where.get("environment", {})
@@ -67,16 +74,16 @@ def test_tiles_find_the_memory_of_those_before_and_the_system_gets_it_back():
     if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
         pytest.skip("needs glibc")
     for threshold in ("", "65536"):  # Dask's nanny sets the second
-        faults, left = measured("kept", threshold)
-        assert faults < 1000, threshold
+        cleared, left = measured("kept", threshold)
+        assert cleared < MOST, threshold
         assert left < 32, threshold
-    assert measured("plain", "65536")[0] > 100_000
+    assert measured("plain", "65536")[0] > 50
 
 
 @pytest.mark.skipif(not hasattr(os, "confstr") or not sys.platform.startswith("linux"), reason="needs glibc")
 def test_on_a_worker_whose_work_runs_in_a_thread_too():
     if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
         pytest.skip("needs glibc")
-    faults, left = measured("kept", "65536", place="thread", environment=ONE_ARENA)
-    assert faults < 1000
+    cleared, left = measured("kept", "65536", place="thread", environment=ONE_ARENA)
+    assert cleared < MOST
     assert left < 32
