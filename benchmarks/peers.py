@@ -79,13 +79,9 @@ def with_labelscape(
 ) -> None:
     # What bfloat16 changes is printed here, not refused.
     how: dict[str, Any] = {"engine": engine, "precision": precision, "force": precision != "32"}
-    if engine != "torch":
-        # Of every shape of tile it keeps a compiled network: in the default tiles 5 GiB, and it is refused.
-        how["tile_size"] = OPENVINO_TILE
     ls.map_scene(model, scene, out, polygons=False, report=False, device="cpu", name="map", **how)
 
 
-OPENVINO_TILE = 640
 OURS: dict[str, Callable] = {
     "labelscape": with_labelscape,
     "openvino": partial(with_labelscape, engine="openvino"),
@@ -259,7 +255,7 @@ def main() -> None:
             held = max(grown for _, grown in found[way]) / a.size**2
             print(
                 f"{way:<14}{value:>8.3f}{value / peer:>14.2f}{(classes == first).mean():>12.2%}"
-                f"{seam(classes, our_lines(way, model, scene) if way in OURS else theirs):>7.2f}{held:>13.1f}"
+                f"{seam(classes, our_lines(model, scene) if way in OURS else theirs):>7.2f}{held:>13.1f}"
             )
 
 
@@ -268,14 +264,13 @@ def classes_of(folder: Path, way: str) -> np.ndarray:
         return file.read(1)
 
 
-def our_lines(way: str, model: Path, scene: Path) -> list[int]:
+def our_lines(model: Path, scene: Path) -> list[int]:
     """Where tiles begin to fade, meet, and end to fade."""
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for
 
-    side = None if way == "labelscape" else OPENVINO_TILE
     with ls.Scene(scene) as opened:
-        plan = plan_for(Scorer.of(ls.load(model), device="cpu"), opened, tile_size=side)
+        plan = plan_for(Scorer.of(ls.load(model), device="cpu"), opened)
         ends = range(plan.core, opened.grid.shape[0], plan.core)
     return [line + d for line in ends for d in (-plan.fade, 0, plan.fade)]
 

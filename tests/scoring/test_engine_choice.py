@@ -141,6 +141,67 @@ def test_shapes_that_were_not_converted_are_predicted_by_torch_to_the_bit():
     assert torch.equal(settled.batch_logits([other]), scorer.batch_logits([other]))
 
 
+FOUR = [TilePlan(Window(0, 0, 112, 144), 80, 0)]
+"""Tiles of four shapes."""
+
+
+def networks_of(settled):
+    """The converted networks, and the shapes that they predict."""
+    engine = settled.scorer.members[0].engine
+    return set(map(id, engine.converted.values())), set(engine.converted)
+
+
+@needs_openvino
+@pytest.mark.parametrize(("network", "options"), NETWORKS)
+def test_where_a_network_for_each_shape_takes_much_memory_one_predicts_them_all(
+    network, options, monkeypatch
+):
+    scorer = Scorer.of(made(network, options), device="cpu")
+    shapes = {(1, 3, height, width) for height in (80, 32) for width in (80, 64)}
+    monkeypatch.setattr(engine_choice, "LARGE_BYTES", 2 * 2**30)
+    several, found = networks_of(with_engine(scorer, FOUR, "openvino"))
+    assert len(several) == 4 and found == shapes
+    needed = engine_choice.extra_bytes(scorer, FOUR[0], "openvino")
+    monkeypatch.setattr(engine_choice, "LARGE_BYTES", 1)
+    settled = with_engine(scorer, FOUR, "openvino")
+    one, found = networks_of(settled)
+    assert len(one) == 1 and found == shapes
+    assert 0 < engine_choice.extra_bytes(scorer, FOUR[0], "openvino") < needed
+    for shape in shapes:
+        pixels = torch.randn(shape)
+        wanted, answer = (s.batch_logits([pixels]).softmax(1) for s in (scorer, settled.scorer))
+        torch.testing.assert_close(answer, wanted, atol=2e-5, rtol=0)
+    # From the cache, and by another process that is told the choice.
+    monkeypatch.setattr(openvino_engine, "traced", lambda *_: pytest.fail("converted again"))
+    again = engine_choice.Chosen.of(settled.scorer).on(Scorer.of(made(network, options), device="cpu"))
+    assert networks_of(engine_choice.Settled(again))[1] == shapes
+    assert torch.equal(again.batch_logits([pixels]), settled.scorer.batch_logits([pixels]))
+
+
+@needs_openvino
+@pytest.mark.parametrize("how", ["raises", "differs"])
+def test_a_network_that_holds_its_sizes_is_converted_for_each_where_memory_allows(how, monkeypatch, worth):
+    def of_any_size(model):
+        if how == "raises":
+            raise RuntimeError("a size is a number in this graph")
+        return wrong
+
+    scorer = Scorer.of(made(), device="cpu")
+    torch.manual_seed(1)
+    wrong = openvino_engine.traced(
+        Scorer.of(made(seed=5), device="cpu").members[0].engine, torch.randn(1, 3, 80, 80)
+    )[0]
+    monkeypatch.setattr(openvino_engine, "of_any_size", of_any_size)
+    monkeypatch.setattr(engine_choice, "LARGE_BYTES", 200 * 2**20)  # OpenVINO itself takes 110 a network
+    several, _ = networks_of(with_engine(scorer, FOUR, "openvino"))
+    assert len(several) == 4
+    monkeypatch.setattr(engine_choice, "MOST_BYTES", 300 * 2**20)
+    with pytest.raises(BadInput, match=r"tiles of 80 x 80, .* pixels it would need 0\.4 GiB; smaller tiles"):
+        with_engine(scorer, FOUR, "openvino")
+    told = with_engine(scorer, FOUR, "auto")
+    assert told.scorer is scorer and "it would need 0.4 GiB" in told.note
+
+
 @needs_openvino
 def test_an_ensemble_with_turned_and_scaled_images_is_averaged_the_same():
     protocol = Protocol((1.0, 1.5), "dihedral", "probabilities")
@@ -442,3 +503,19 @@ os.kill(os.getpid(), signal.SIGINT)
         [sys.executable, "-X", "faulthandler", "-c", program], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, "tidy\n"), done.stderr
+
+
+@pytest.mark.parametrize(("side", "many"), [(1152, False), (1664, True)])
+def test_one_network_for_all_shapes_pays_where_there_are_many_tiles_in_all(side, many, monkeypatch):
+    """Where each of the shapes alone has few."""
+    monkeypatch.setattr(engine_choice, "why_not", lambda *_: "")
+    monkeypatch.setattr(engine_choice, "seconds_of", lambda *_: 10.0)
+    asked = []
+    monkeypatch.setattr(engine_choice, "_converted", lambda member, *_: asked.append(member) or member)
+    scorer = Scorer.of(made("smp/Unet", {"encoder": "resnet18"}), device="cpu")
+    plan = plan_tiles(Window(0, 0, side, side), tile_size=256, overlap=16, stride=32)
+    counts = image_shapes(plan)
+    assert min(sorted(counts.values())[-3:]) < engine_choice.WORTH_FORWARDS
+    with_engine(scorer, [plan])
+    assert bool(asked) == many
+    assert bool(engine_choice.extra_bytes(scorer, plan, "auto")) == many

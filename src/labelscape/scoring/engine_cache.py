@@ -20,14 +20,14 @@ MOST_BYTES = 4 * 2**30
 """Of all networks converted for a runtime; the oldest go first (ours)."""
 
 
-def key_of(runtime: str, checkpoint: Checkpoint, head: str, shape: Shape, *, half: bool = False) -> str:
-    """A name for a network converted for a shape: of all that its values and its speed depend on."""
+def key_of(runtime: str, checkpoint: Checkpoint, head: str, *shapes: Shape, half: bool = False) -> str:
+    """A name for a network converted for these shapes: of all that its values and its speed depend on."""
     import torch
 
     parts = {
         "model": fingerprint(checkpoint),
         "head": head,
-        "shape": shape,
+        "shapes": shapes,
         "versions": [__version__, torch.__version__, RUNTIMES[runtime].installed_version()],
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from labelscape.errors import BadInput, BadOption, LabelscapeError, UnknownName, first_line
 from labelscape.progress import print_line
@@ -22,14 +23,21 @@ from labelscape.scoring.stitch import image_shapes
 from labelscape.scoring.symmetry import SYMMETRIES
 from labelscape.scoring.tiles import TilePlan
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ENGINES = ("auto", "torch", *RUNTIMES)
 COVERED, MOST_SHAPES = 0.9, 4
 """Shapes are converted, the most frequent first, until they have this share of all pixels; the rest are a few
 tiles at the scene's border (ours).
 """
+MOST_TORCHES = 2.5
+"""Memory that `auto` lets another engine take, over torch's (ours): a U-Net on ResNet-18 takes 2.2 times as
+much in tiles of 1152 pixels.
+"""
 WORTH_SECONDS = 60.0
-"""Of torch, per shape: for less `auto` converts nothing. Converting and comparing takes 2 to 15 s and saves a
-tenth to four tenths (ours).
+"""Of torch, per converted network: for less `auto` converts nothing. Converting and comparing takes 2 to 15 s
+and saves a tenth to four tenths (ours).
 """
 WORTH_FORWARDS = 20
 """Batches of a shape from which on `auto` converts: comparing and timing takes as long as four of them."""
@@ -72,13 +80,10 @@ def with_engine(scorer: Scorer, plans: Iterable[TilePlan], engine: str = "auto")
     runtime = RUNTIMES[name]
     counts = _forwards(scorer, plans)
     shapes = _main_shapes(counts)
-    if auto and not (_is_worth(scorer, counts, shapes) and _fits(runtime, scorer, shapes, auto)):
+    if auto and not (_is_worth(runtime, scorer, counts, shapes) and _fits(runtime, scorer, shapes, auto)):
         return Settled(scorer)
     if not auto and not _fits(runtime, scorer, shapes, auto):
-        raise BadInput(
-            f"{runtime.TITLE} would need {_bytes(runtime, scorer, shapes) / 2**30:.1f} GiB for a tile of "
-            "this network. Use smaller tiles (`tile_size`), or `engine='torch'`."
-        )
+        raise _refused(name, _too_large(_bytes(runtime, scorer, shapes), shapes))
     try:
         return Settled(_all_converted(name, scorer, shapes, auto))
     except _Slower:
@@ -120,12 +125,33 @@ class Chosen:
 
 def _all_converted(name: str, scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> Scorer:
     """Raises _NotUsed, _Slower."""
-    members = tuple(_converted(name, member, shapes, scorer.groups, auto) for member in scorer.members)
+    runtime = RUNTIMES[name]
+    if _is_shared(runtime, scorer, shapes):
+        try:
+            return _with_each(name, scorer, [tuple(shapes)], auto)
+        except _NotUsed:
+            # One that holds the sizes of its tiles: a network for each, where memory allows.
+            if (needed := _separate_bytes(runtime, scorer, shapes)) > _most_bytes(scorer, shapes, auto):
+                raise _too_large(needed, shapes) from None
+    return _with_each(name, scorer, [(shape,) for shape in shapes], auto)
+
+
+def _with_each(name: str, scorer: Scorer, sets: Sequence[tuple[Shape, ...]], auto: bool) -> Scorer:
+    """The scorer with a converted network for each of these sets of shapes. Raises _NotUsed, _Slower."""
+    members = tuple(_converted(name, member, sets, scorer.groups, auto) for member in scorer.members)
     return replace(scorer, members=members)
 
 
 def _refused(name: str, error: _NotUsed) -> BadInput:
     return BadInput(f"{RUNTIMES[name].TITLE} is not used: {error}. Pass `engine='torch'`.")
+
+
+def _too_large(needed: int, shapes: Sequence[Shape]) -> _NotUsed:
+    sizes = ", ".join(f"{height} x {width}" for _, _, height, width in shapes)
+    return _NotUsed(
+        f"for tiles of {sizes} pixels it would need {needed / 2**30:.1f} GiB; smaller tiles (`tile_size`) "
+        "need less"
+    )
 
 
 def can_use(scorer: Scorer, engine: str) -> bool:
@@ -169,8 +195,8 @@ def extra_bytes(scorer: Scorer, plan: TilePlan, engine: str) -> int:
     counts, runtime = _forwards(scorer, [plan]), RUNTIMES[name]
     shapes = _main_shapes(counts)
     if engine == "auto":
-        few = all(counts[shape] < WORTH_FORWARDS for shape in shapes)
-        if few or not _fits(runtime, scorer, shapes, auto=True):
+        many = _are_many(runtime, scorer, counts, shapes)
+        if not many or not _fits(runtime, scorer, shapes, auto=True):
             return 0
     return max(0, _bytes(runtime, scorer, shapes) - _torch_bytes(scorer, shapes))
 
@@ -215,7 +241,28 @@ def _main_shapes(counts: Counter[Shape]) -> list[Shape]:
     return found
 
 
+def _is_shared(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape]) -> bool:
+    """Does one converted network predict all shapes? One for each is up to a tenth faster, and keeps work
+    space for each. Of the network and the shapes alone: the same in every process, and when a map goes on.
+    """
+    return runtime.ANY_SIZE and len(shapes) > 1 and _separate_bytes(runtime, scorer, shapes) > LARGE_BYTES
+
+
 def _bytes(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape]) -> int:
+    if not _is_shared(runtime, scorer, shapes):
+        return _separate_bytes(runtime, scorer, shapes)
+    # Weights in the order that the kernels of each shape take them in.
+    return sum(
+        max(runtime.peak_bytes(m.engine, s) for s in shapes) + (len(shapes) - 1) * _weights(m)
+        for m in scorer.members
+    )
+
+
+def _weights(member: Member) -> int:
+    return sum(value.nbytes for value in member.checkpoint.weights.values())
+
+
+def _separate_bytes(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape]) -> int:
     """Every compiled network keeps its weights and work space."""
     return sum(runtime.peak_bytes(m.engine, s) for m in scorer.members for s in shapes)
 
@@ -224,17 +271,28 @@ def _torch_bytes(scorer: Scorer, shapes: Sequence[Shape]) -> int:
     return max(m.engine.peak_bytes(h, w, n) for m in scorer.members for n, _, h, w in shapes)
 
 
-def _fits(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> bool:
-    """May a runtime take as much memory as it needs? Chosen by `auto` not much more than torch: the traced
-    form of some networks takes many times as much.
+def _most_bytes(scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> int:
+    """Memory that a runtime may take. Chosen by `auto` not much more than torch: the traced form of some
+    networks takes many times as much.
     """
-    most = max(LARGE_BYTES, 2 * _torch_bytes(scorer, shapes)) if auto else MOST_BYTES
-    return _bytes(runtime, scorer, shapes) <= most
+    return max(LARGE_BYTES, MOST_TORCHES * _torch_bytes(scorer, shapes)) if auto else MOST_BYTES
 
 
-def _is_worth(scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape]) -> bool:
+def _fits(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> bool:
+    return _bytes(runtime, scorer, shapes) <= _most_bytes(scorer, shapes, auto)
+
+
+def _are_many(runtime: Runtime, scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape]) -> bool:
+    """Is the network given these shapes often enough for comparing and timing to pay?"""
+    if _is_shared(runtime, scorer, shapes):
+        # Converted and timed once; every further shape is compared, which takes half as long.
+        return sum(counts[s] for s in shapes) >= WORTH_FORWARDS * (1 + len(shapes)) / 2
+    return bool(shapes) and all(counts[shape] >= WORTH_FORWARDS for shape in shapes)
+
+
+def _is_worth(runtime: Runtime, scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape]) -> bool:
     """Does torch take long enough for a conversion to pay, on this machine?"""
-    if not shapes or any(counts[shape] < WORTH_FORWARDS for shape in shapes):
+    if not _are_many(runtime, scorer, counts, shapes):
         return False
     seconds = 0.0
     for member in scorer.members:
@@ -242,54 +300,68 @@ def _is_worth(scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape]) -
         images = proof_images(member.checkpoint, (1, shapes[0][1], sides, sides))
         seconds_of(member.engine.forward, images)  # the first call allocates
         seconds += seconds_of(member.engine.forward, images) / sides**2
-    return seconds * sum(_pixels(counts, s) for s in shapes) >= WORTH_SECONDS * len(shapes)
+    networks = 1 if _is_shared(runtime, scorer, shapes) else len(shapes)
+    return seconds * sum(_pixels(counts, s) for s in shapes) >= WORTH_SECONDS * networks
 
 
 def _converted(
-    name: str, member: Member, shapes: Sequence[Shape], groups: tuple[int, ...], auto: bool
+    name: str, member: Member, sets: Sequence[tuple[Shape, ...]], groups: tuple[int, ...], auto: bool
 ) -> Member:
-    """The member with a runtime for these shapes. Raises _NotUsed."""
+    """The member with a network of the runtime for each set of shapes. Raises _NotUsed, _Slower."""
     runs: dict[Shape, Run] = {}
-    for shape in shapes:
+    for shapes in sets:
         half = member.engine.dtype is not None
-        key = engine_cache.key_of(name, member.checkpoint, member.engine.head, shape, half=half)
+        key = engine_cache.key_of(name, member.checkpoint, member.engine.head, *shapes, half=half)
         kept = engine_cache.read(name, key, half=half)
-        proof, run = kept or _proven(name, member, shape, groups, key)
+        proof, run = kept or _proven(name, member, shapes, groups, key)
         if run is None:
             raise _NotUsed(proof.failure)
         if kept is None:
             print_line(
-                f"{member.checkpoint.network} converted for {RUNTIMES[name].TITLE}, {_in_words(proof, shape)}"
+                f"{member.checkpoint.network} converted for {RUNTIMES[name].TITLE}, "
+                f"{_in_words(proof, shapes)}"
             )
         if auto and proof.ratio > FASTER:
             raise _Slower
-        runs[shape] = run
+        runs |= dict.fromkeys(shapes, run)
     return replace(member, engine=ConvertedEngine(member.engine, name, runs))
 
 
-def _in_words(proof: Proof, shape: Shape) -> str:
+def _in_words(proof: Proof, shapes: Sequence[Shape]) -> str:
     torches, ours = (f"{seconds:.2f} s" for seconds in proof.seconds)
+    others = f" (also for {len(shapes) - 1} other sizes)" if len(shapes) > 1 else ""
     return (
-        f"{shape[2]} x {shape[3]} pixels: {ours}, torch {torches}; probabilities differ by at most "
-        f"{proof.difference:.1g}"
+        f"{shapes[0][2]} x {shapes[0][3]} pixels{others}: {ours}, torch {torches}; probabilities differ by "
+        f"at most {proof.difference:.1g}"
     )
 
 
 def _proven(
-    name: str, member: Member, shape: Shape, groups: tuple[int, ...], key: str
+    name: str, member: Member, shapes: Sequence[Shape], groups: tuple[int, ...], key: str
 ) -> tuple[Proof, Run | None]:
-    """Convert a network for a shape of images, compare it with torch, both in float32, and time both in the
-    engine's precision; kept in the cache.
+    """Convert a network for shapes of images, compare it with torch on each, both in float32, and time both
+    on the first in the engine's precision; kept in the cache.
     """
-    runtime, images = RUNTIMES[name], proof_images(member.checkpoint, shape)
-    model, failure, difference, seconds = None, "", float("inf"), (0.0, 0.0)
+    runtime, images = RUNTIMES[name], proof_images(member.checkpoint, shapes[0])
+    model, failure, difference, seconds = None, "", 0.0, (0.0, 0.0)
     try:
         model, answer = runtime.traced(member.engine, images)
+        if len(shapes) > 1:
+            model = runtime.of_any_size(model)
         run = runtime.Converted(model)
-        with without_gradients():
-            # As probabilities of a map are: a small temperature makes more of a difference.
-            both = (calibrated(logits, member.checkpoint, groups) for logits in (answer, run(images)))
-            failure, difference = compared(*(softmax(logits, 1, groups) for logits in both))
+        for shape in shapes:
+            if shape != shapes[0]:
+                given = proof_images(member.checkpoint, shape)
+                answer = _in_full_precision(member, given)
+            else:
+                given = images
+            with without_gradients():
+                # As probabilities of a map are: a small temperature makes more of a difference.
+                both = (calibrated(logits, member.checkpoint, groups) for logits in (answer, run(given)))
+                failure, apart = compared(*(softmax(logits, 1, groups) for logits in both))
+            difference = max(difference, apart)
+            if failure:
+                break
         if member.engine.dtype is not None:
             # What this precision does to the scene's classes is measured on its tiles (`precision`).
             run = runtime.Converted(model, half=True)
@@ -303,6 +375,15 @@ def _proven(
     except Exception as error:
         why = first_line(error, 120)
         failure = f"the network {member.checkpoint.network} cannot be converted ({why})"
+        difference = float("inf")
     proof = Proof(failure, difference, seconds)
     engine_cache.write(name, key, proof, None if failure else model)
     return proof, None if failure else run
+
+
+def _in_full_precision(member: Member, images: Tensor) -> Tensor:
+    """Logits of torch in float32, whatever the engine's precision."""
+    from labelscape.scoring.engines import predicted
+
+    with without_gradients():
+        return predicted(member.engine.net, images, member.engine.head)

@@ -1,8 +1,9 @@
 """OpenVINO: networks on the CPU, one of the `runtimes`.
 
-A network is traced at the shape of the tiles: sizes of padding and resizing are numbers in the trace, so that
-no other shape may be given to it; torch predicts those. It is compared in float32, in which it also runs
-unless bfloat16 is asked for.
+A network is traced at the shape of the tiles. Where tiles of several shapes would take much memory one
+network predicts them all (`of_any_size`); of some networks the trace holds sizes of padding and resizing as
+numbers, which the comparison finds out. Torch predicts all other shapes. It is compared in float32, in which
+it also runs unless bfloat16 is asked for.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 TITLE, EXTRA = "OpenVINO", "openvino"
 ENDS: tuple[str, ...] = (".xml", ".bin")
+ANY_SIZE = True
 LIBRARY_BYTES = 110 * 2**20
 """Memory of OpenVINO itself, before any network."""
 
@@ -54,7 +56,7 @@ def has_bfloat16() -> bool:
 
 
 class Converted:
-    """A network in OpenVINO for images of one shape; compiled at the first of them. `half` computes in
+    """A network in OpenVINO; compiled at the first of them. `half` computes in
     bfloat16 where a layer allows it.
     """
 
@@ -90,6 +92,14 @@ def traced(engine: TorchEngine, images: Tensor) -> tuple[Any, Tensor]:
     from labelscape.scoring.openvino_graph import traced
 
     return traced(engine, images)
+
+
+def of_any_size(model: Any) -> Any:
+    """The same model, for images of any number, height and width: it keeps work space for the largest alone.
+    Raises what OpenVINO raises where the sizes do not allow it.
+    """
+    model.reshape([-1, model.inputs[0].get_partial_shape()[1].get_length(), -1, -1])
+    return model
 
 
 def saved(model: Any, first: Path) -> None:
