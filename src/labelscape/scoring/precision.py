@@ -17,6 +17,7 @@ from labelscape.contract.matching import bands_to_read
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.arrays import softmax
 from labelscape.scoring.devices import HALF_SHARE
+from labelscape.scoring.heap import memory_kept
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import stacked, tile_batches
 from labelscape.scoring.tiles import Tile, TilePlan
@@ -88,17 +89,18 @@ def agreement(scorer: Scorer, full: Scorer, pairs: Pairs) -> Agreement | None:
     same = pixels = used = 0
     total, most = 0.0, 0.0
     wanted, sampled = _sampled(pairs)
-    for scene, tiles in sampled:
-        # Tiles of one shape together, as they are when the scene is mapped.
-        for images, inside in _read(scorer, scene, tiles):
-            half, whole = (_tops(one, images) for one in (scorer, full))
-            equal = torch.stack([a == b for (a, _), (b, _) in zip(half, whole)]).all(0)
-            apart = torch.stack([(a - b).abs() for (_, a), (_, b) in zip(half, whole)]).amax(0)[inside]
-            same, pixels = same + int(equal[inside].sum()), pixels + int(inside.sum())
-            total, most = total + float(apart.sum(dtype=torch.float64)), max(most, float(apart.max()))
-            used += 1
-        if used >= wanted:
-            break
+    with memory_kept():
+        for scene, tiles in sampled:
+            # Tiles of one shape together, as they are when the scene is mapped.
+            for images, inside in _read(scorer, scene, tiles):
+                half, whole = (_tops(one, images) for one in (scorer, full))
+                equal = torch.stack([a == b for (a, _), (b, _) in zip(half, whole)]).all(0)
+                apart = torch.stack([(a - b).abs() for (_, a), (_, b) in zip(half, whole)]).amax(0)[inside]
+                same, pixels = same + int(equal[inside].sum()), pixels + int(inside.sum())
+                total, most = total + float(apart.sum(dtype=torch.float64)), max(most, float(apart.max()))
+                used += 1
+            if used >= wanted:
+                break
     if not pixels:
         return None
     name = str(scorer.dtype).removeprefix("torch.")
@@ -119,7 +121,7 @@ def _sampled(pairs: Pairs) -> tuple[int, list[tuple[Scene, list[Tile]]]]:
     no data; any few that come first are spread over all scenes.
     """
     total = sum(-(-len(plan) // plan.batch) for _, plan in pairs)
-    wanted = min(SAMPLES, -(-total // SPARED))
+    wanted = max(1, min(SAMPLES, total // SPARED))
     step = max(1, total // max(1, 3 * wanted))
     every = ((scene, tiles) for scene, plan in pairs for tiles in tile_batches(plan))
     chosen = list(itertools.islice(every, step // 2, None, step))
