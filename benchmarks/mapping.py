@@ -1,7 +1,7 @@
 """Mapping against the bare network: ratios measured side by side in one run.
 
     python benchmarks/mapping.py                time: 4096 x 4096 mapped against the same tiles already in
-                                                memory
+                                                memory, by PyTorch
     python benchmarks/mapping.py --memory       peak memory of mapping 4096 x 4096 and 16384 x 16384, a
                                                 process each, beside what it held before the map
     python benchmarks/mapping.py --memory --sizes 4096,8192
@@ -36,6 +36,7 @@ from labelscape.scoring.scorer import Scorer, normalise
 from labelscape.scoring.stitch import plan_for, score_tiles
 
 BANDS, CLASSES = 4, 6
+NETWORKS: dict[str, dict] = {"fcn": {}, "mlp": {}, "smp/Unet": {"encoder": "resnet18"}}
 
 
 def paint(path: Path, size: int) -> Path:
@@ -110,8 +111,8 @@ def times(folder: Path, size: int, rounds: int) -> None:
         f"{'network':<10}{'bare s':>10}{'map s':>10}{'ratio':>8}{'s/Mpx':>8}{'forward':>9}   {size} x "
         f"{size}, best of {rounds}, interleaved"
     )
-    for network in ("fcn", "mlp"):
-        made = checkpoint(network)
+    for network, options in NETWORKS.items():
+        made = checkpoint(network, **options)
         scorer = Scorer.of(made, device="cpu")
         best_bare, best_map, forward = np.inf, np.inf, 0.0
         for number in range(rounds):
@@ -120,10 +121,11 @@ def times(folder: Path, size: int, rounds: int) -> None:
             result = ls.map_scene(
                 made,
                 path,
-                folder / f"{network}{number}",
+                folder / f"{network.replace('/', '-')}{number}",
                 polygons=False,
                 report=False,
                 device="cpu",
+                engine="torch",
                 name="map",
             )
             best_map, forward = min(best_map, time.perf_counter() - start), result.forward_share
