@@ -23,10 +23,11 @@ from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scoring import engine_cache, engine_choice, onnxruntime_engine, openvino_engine
+from labelscape.scoring.arrays import softmax
 from labelscape.scoring.engine_choice import with_engine
 from labelscape.scoring.engines import TorchEngine, state_arrays
 from labelscape.scoring.openvino_engine import Converted
-from labelscape.scoring.proof import Proof, compared, proof_images
+from labelscape.scoring.proof import Proof, compared, proof_images, scores_apart
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.runtimes import RUNTIMES, installed
 from labelscape.scoring.scorer import Scorer
@@ -241,6 +242,21 @@ def test_an_engine_that_differs_is_refused_where_it_is_named_and_told_of_where_i
 
 
 @needs_openvino
+def test_an_engine_that_differs_is_refused_where_the_images_of_the_proof_get_one_class_with_certainty(
+    monkeypatch,
+):
+    checkpoint = made()
+    (bias,) = (name for name, value in checkpoint.weights.items() if value.shape == (3,))
+    certain = checkpoint.weights[bias] + np.array([0, 1000, 0], np.float32)
+    scorer = Scorer.of(replace(checkpoint, weights={**checkpoint.weights, bias: certain}), device="cpu")
+    assert scorer.batch_logits([proof_images(checkpoint, (1, 3, 64, 64))]).softmax(1)[:, 1].min() == 1
+    with_engine(scorer, [one_tile(64, 64)], "openvino")
+    drifting(monkeypatch, 0.5)
+    with pytest.raises(BadInput, match="its scores differ from torch's by up to"):
+        with_engine(scorer, [one_tile(64, 80)], "openvino")
+
+
+@needs_openvino
 def test_an_operation_that_cannot_be_converted_leaves_torch(monkeypatch, worth):
     def fails(*_):
         raise RuntimeError("no such operation\nand a page of C++")
@@ -361,9 +377,23 @@ def test_comparison_finds_what_differs():
     assert (other.argmax(1) != same.argmax(1)).any() and compared(same, other)[0] == ""
 
 
+@pytest.mark.parametrize("groups", [(), (2, 2)])
+def test_scores_are_compared_where_probabilities_say_nothing(groups):
+    wanted = torch.randn(1, 4 if groups else 2, 8, 8)
+    wanted[:, ::2] += 60
+    found = wanted + 1e-6 * torch.randn_like(wanted)
+    assert scores_apart(wanted, found, groups) == ""
+    found[:, -1, 3, 3] += 0.1
+    assert compared(*(softmax(one, 1, groups) for one in (wanted, found))) == ("", 0)
+    assert scores_apart(wanted, found, groups).startswith("its scores differ from torch's by up to 0.1")
+    assert scores_apart(wanted, found * np.nan, groups)
+    # One class everywhere, to the last digit of float32.
+    flat = torch.full((1, 2, 1, 1), 1e4)
+    assert scores_apart(flat, flat + 1e-2) == ""
+
+
 def test_a_clear_class_that_changes_is_found_within_the_tolerance():
     wanted = torch.tensor([0.50006, 0.49994]).reshape(1, 2, 1, 1)
-    assert compared(wanted, wanted.flip(1).roll(0))[0] == "1 pixels get another class" or True
     # 0.00012 apart, and each moved by less than the tolerance.
     moved = wanted + torch.tensor([-7e-5, 7e-5]).reshape(1, 2, 1, 1)
     assert compared(wanted, moved)[0] == "1 pixels get another class"

@@ -16,7 +16,7 @@ from labelscape.scoring import engine_cache
 from labelscape.scoring.arrays import softmax, without_gradients
 from labelscape.scoring.exported_engine import ExportedEngine
 from labelscape.scoring.memory import LARGE_BYTES, MOST_BYTES
-from labelscape.scoring.proof import Proof, Shape, compared, proof_images, seconds_of
+from labelscape.scoring.proof import Proof, Shape, compared, proof_images, scores_apart, seconds_of
 from labelscape.scoring.runtimes import RUNTIMES, ConvertedEngine, Run, Runtime
 from labelscape.scoring.scorer import Member, Scorer, calibrated
 from labelscape.scoring.stitch import image_shapes
@@ -357,8 +357,9 @@ def _proven(
                 given = images
             with without_gradients():
                 # As probabilities of a map are: a small temperature makes more of a difference.
-                both = (calibrated(logits, member.checkpoint, groups) for logits in (answer, run(given)))
+                both = [calibrated(logits, member.checkpoint, groups) for logits in (answer, run(given))]
                 failure, apart = compared(*(softmax(logits, 1, groups) for logits in both))
+                failure = failure or scores_apart(*both, groups)
             difference = max(difference, apart)
             if failure:
                 break

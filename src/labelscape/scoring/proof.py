@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labelscape.checkpoint import Checkpoint
-from labelscape.scoring.arrays import without_gradients
+from labelscape.scoring.arrays import parts_of, without_gradients
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,10 @@ Shape = tuple[int, int, int, int]
 TOLERANCE = 1e-4
 """Largest difference of a probability from torch's that is still rounding (ours): a hundredth of a
 per cent.
+"""
+SCORE_TOLERANCE, ROUNDING = 1e-3, 1e-5
+"""Largest difference of a score (ours): as a share of the spread of the scores over the pixels, and of the
+largest score, which sets the last digits. Measured: 1e-5 and less of the spread.
 """
 SEED = 0
 
@@ -95,6 +99,25 @@ def compared(wanted: Tensor, found: Tensor, tolerance: float = TOLERANCE) -> tup
     clear = (best[:, 0] - best[:, -1]) > tolerance
     changed = int(((wanted.argmax(1) != found.argmax(1)) & clear).sum())
     return (f"{changed} pixels get another class" if changed else ""), difference
+
+
+def scores_apart(wanted: Tensor, found: Tensor, groups: tuple[int, ...] = ()) -> str:
+    """Why scores (N, K, H, W) of torch and of an engine, finite and of one shape, are not the same by more
+    than rounding; empty where they are. With `groups`, each of so many classes by itself.
+
+    Beside `compared`: where the images get one class with certainty, as noise may from a network that was
+    trained, probabilities are 0 and 1 whatever else the engine does.
+    """
+    for one, other in zip(*(parts_of(scores, groups or scores.shape[1], 1) for scores in (wanted, found))):
+        # Over the pixels: what a class has everywhere says nothing of how well the others are computed.
+        spread = float(one.std((0, 2, 3), correction=0).max())
+        difference = float((one - other).abs().max())
+        if not difference <= SCORE_TOLERANCE * spread + ROUNDING * float(one.abs().max()):
+            return (
+                f"its scores differ from torch's by up to {difference:.2g}, where those of a class have a "
+                f"deviation of {spread:.2g}"
+            )
+    return ""
 
 
 def seconds_of(run: Any, images: Tensor) -> float:
