@@ -68,6 +68,17 @@ def test_a_scene_without_data_says_nothing():
     assert agreement(one, one, [(area, plan_for(one, area))]) is None
 
 
+def test_data_that_the_sample_misses_are_compared_all_the_same():
+    one, other = (Scorer.of(made(seed), device="cpu") for seed in (0, 1))
+    for top, left in [(0, 0), (200, 330), (300, 100), (470, 470)]:
+        pixels = np.zeros((3, 512, 512), np.uint16)
+        pixels[:, top : top + 20, left : left + 20] = 4000
+        area = ArrayScene(pixels, bands=("1", "2", "3"), nodata=0)
+        plan = plan_for(one, area, tile_size=64, overlap=0)
+        found = agreement(one, other, [(area, plan)])
+        assert found is not None and 0 < found.pixels <= 400
+
+
 def test_tiles_are_taken_from_all_scenes_and_few_of_them():
     one = Scorer.of(made(), device="cpu")
     areas = scene(256, 256), scene(256, 256)

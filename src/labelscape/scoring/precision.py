@@ -90,7 +90,11 @@ def agreement(scorer: Scorer, full: Scorer, pairs: Pairs) -> Agreement | None:
     total, most = 0.0, 0.0
     wanted, sampled = _sampled(pairs)
     with memory_kept():
-        for scene, tiles in sampled:
+        # Where none of the sample holds data, the first that does: a map of a small island in a large scene
+        # is compared too.
+        for number, (scene, tiles) in enumerate(itertools.chain(sampled, _held(pairs))):
+            if used >= wanted or (used and number >= len(sampled)):
+                break
             # Tiles of one shape together, as they are when the scene is mapped.
             for images, inside in _read(scorer, scene, tiles):
                 half, whole = (_tops(one, images) for one in (scorer, full))
@@ -99,8 +103,6 @@ def agreement(scorer: Scorer, full: Scorer, pairs: Pairs) -> Agreement | None:
                 same, pixels = same + int(equal[inside].sum()), pixels + int(inside.sum())
                 total, most = total + float(apart.sum(dtype=torch.float64)), max(most, float(apart.max()))
                 used += 1
-            if used >= wanted:
-                break
     if not pixels:
         return None
     name = str(scorer.dtype).removeprefix("torch.")
@@ -123,10 +125,16 @@ def _sampled(pairs: Pairs) -> tuple[int, list[tuple[Scene, list[Tile]]]]:
     total = sum(-(-len(plan) // plan.batch) for _, plan in pairs)
     wanted = max(1, min(SAMPLES, total // SPARED))
     step = max(1, total // max(1, 3 * wanted))
-    every = ((scene, tiles) for scene, plan in pairs for tiles in tile_batches(plan))
-    chosen = list(itertools.islice(every, step // 2, None, step))
-    held = [(scene, tiles) for scene, tiles in chosen if any(scene.may_hold(tile.seen) for tile in tiles)]
+    held = list(_held(pairs, step // 2, step))
     return wanted, [*held[1::3], *held[0::3], *held[2::3]]
+
+
+def _held(pairs: Pairs, first: int = 0, step: int = 1) -> Iterator[tuple[Scene, list[Tile]]]:
+    """Of every `step`th batch of tiles, from the `first`, those that may hold data."""
+    every = ((scene, tiles) for scene, plan in pairs for tiles in tile_batches(plan))
+    for scene, tiles in itertools.islice(every, first, None, step):
+        if any(scene.may_hold(tile.seen) for tile in tiles):
+            yield scene, tiles
 
 
 def _read(scorer: Scorer, scene: Scene, tiles: list[Tile]) -> Iterator[tuple[list[Tensor], Tensor]]:
