@@ -16,7 +16,7 @@ def machine(root, available, **files):
     written = {"proc/meminfo": f"MemTotal: 99999999 kB\nMemAvailable: {int(available * 2**20)} kB\n", **files}
     for path, text in written.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
+        (root / path).write_text(text, encoding="utf-8")
     return root
 
 
@@ -30,6 +30,18 @@ def test_a_quarter_of_what_is_free_within_bounds(tmp_path):
     assert held_bytes(machine(tmp_path, 12)) == 3 * GIB
     assert held_bytes(machine(tmp_path, 2)) == LEAST == GIB
     assert held_bytes(machine(tmp_path, 500)) == MOST == 8 * GIB
+
+
+def test_the_least_is_no_more_than_half_of_what_is_free(tmp_path, monkeypatch):
+    """A process that takes all that a container has is ended without a word."""
+    assert held_bytes(machine(tmp_path, 1)) == GIB // 2
+    limits = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": f"{GIB}\n"}
+    limits["sys/fs/cgroup/memory.current"] = f"{GIB // 2}\n"
+    assert held_bytes(machine(tmp_path, 200, **limits)) == GIB // 4
+    limits["sys/fs/cgroup/memory.current"] = f"{2 * GIB}\n"
+    assert held_bytes(machine(tmp_path, 200, **limits)) == 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert held_bytes(machine(tmp_path / "many", 8)) == GIB // 2
 
 
 def test_a_system_that_does_not_say_gets_what_all_can_give(tmp_path):
@@ -51,12 +63,12 @@ def test_a_container_gives_what_is_left_of_its_limit(tmp_path):
         tmp_path,
         200,
         **{
-            "proc/self/cgroup": "0::/job/step\n",
-            "sys/fs/cgroup/job/memory.max": f"{16 * GIB}\n",
-            "sys/fs/cgroup/job/memory.current": f"{7 * GIB}\n",
-            "sys/fs/cgroup/job/memory.stat": f"anon 1\ninactive_file {3 * GIB}\n",
-            "sys/fs/cgroup/job/step/memory.max": "max\n",
-            "sys/fs/cgroup/job/step/memory.current": f"{6 * GIB}\n",
+            "proc/self/cgroup": "0::/jöb/step\n",
+            "sys/fs/cgroup/jöb/memory.max": f"{16 * GIB}\n",
+            "sys/fs/cgroup/jöb/memory.current": f"{7 * GIB}\n",
+            "sys/fs/cgroup/jöb/memory.stat": f"anon 1\ninactive_file {3 * GIB}\n",
+            "sys/fs/cgroup/jöb/step/memory.max": "max\n",
+            "sys/fs/cgroup/jöb/step/memory.current": f"{6 * GIB}\n",
         },
     )
     assert held_bytes(root) == 3 * GIB
@@ -103,4 +115,4 @@ def test_scenes_are_held_while_it_suffices(tmp_path, monkeypatch):
 
 
 def test_this_machine_says_something():
-    assert LEAST <= held_bytes() <= MOST
+    assert 0 < held_bytes() <= MOST

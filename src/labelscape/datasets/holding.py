@@ -7,7 +7,8 @@ from pathlib import Path
 
 LEAST, MOST = 1 << 30, 8 << 30
 """Bytes of pixels and labels that a process keeps at least and at most (ours): what is more takes minutes to
-read, longer than a short training.
+read, longer than a short training. The least is never more than half of what is free: beyond that the system
+ends a process without a word.
 """
 SHARE = 4
 """A quarter of the memory that is free may be taken: the network, its gradients and other programs need some
@@ -22,7 +23,8 @@ def held_bytes(system: Path = Path("/")) -> int:
     free = [found for found in (_free(system), *_free_in_groups(system)) if found is not None]
     if not free:  # not Linux
         return LEAST
-    return max(LEAST, min(MOST, min(free) // SHARE // _processes()))
+    share = min(free) // _processes()
+    return max(min(LEAST, share // 2), min(MOST, share // SHARE))
 
 
 def _processes() -> int:
@@ -75,6 +77,7 @@ def _given_back(group: Path) -> int:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
+        # Names of groups may have any letters.
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
         return ""
