@@ -15,7 +15,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from labelscape.contract.bands import QUANTILES
 
@@ -129,6 +128,9 @@ def _costs(seen: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _cycles(seen: np.ndarray, known: np.ndarray) -> tuple[tuple[int, ...], ...]:
     """Swaps of bands that fit much better than the present order."""
+    # It takes 0.2 s to import, and every command imports this module.
+    from scipy.optimize import linear_sum_assignment
+
     if len(seen) < 2:
         return ()
     # The gain is unknown until the bands are identified: each order is judged with the gain that suits
