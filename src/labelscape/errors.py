@@ -177,7 +177,12 @@ def _sharing_words(name: str, known: Sequence[str]) -> str | None:
     asked, best = _words(name), (0, None)
     for key in known:
         words = _words(key)
-        common = [word for word in words if difflib.get_close_matches(word, asked, n=1, cutoff=0.8)]
+        # Of two or three letters all count: `fc` is no misspelt `fcm`.
+        common = [
+            word
+            for word in words
+            if difflib.get_close_matches(word, asked, n=1, cutoff=0.8 if len(word) > 3 else 1)
+        ]
         # All words of the shorter name: one shared word, as of `base_rate` and `base_steps`, means nothing.
         if len(common) == min(len(words), len(asked)) and len(common) > best[0]:
             best = len(common), key

@@ -9,7 +9,7 @@ import torch
 
 import labelscape as ls
 from labelscape.benchmark.figure import drawn
-from labelscape.benchmark.machine import Machine, MatrixProduct, Memory, Spread, machine_of, take_turns
+from labelscape.benchmark.machine import Clock, Machine, MatrixProduct, Memory, Spread, machine_of, take_turns
 from labelscape.benchmark.result import BenchResult, Measured
 from labelscape.benchmark.run import PAIRS
 from labelscape.benchmark.subjects import forward, multiplications, training_step
@@ -69,6 +69,19 @@ def test_a_machine_that_does_something_else_is_warned_of():
     assert "not quiet" in busy and "45 %" in busy
     (unsteady,) = machine_with([1.0], [1.0, 1.5, 1.0, 1.5]).warnings
     assert "not steady" in unsteady
+
+
+def test_the_warning_names_the_clock_that_was_read():
+    """Processor time is not too long because other programs run."""
+    before = torch.get_num_threads()
+    try:
+        for threads, said in ((1, "the processor's own"), (2, "the wall clock's and too long")):
+            torch.set_num_threads(threads)
+            machine = machine_with([0.5], [1.0, 1.0])
+            assert said in machine.warnings[0]
+            assert machine.clock == Clock(CPU).name and machine.clock.split()[0] in machine.warnings[0]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_product_counts_what_it_multiplies():

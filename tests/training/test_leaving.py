@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import pyogrio
 import pytest
 import shapely
 import shapely.affinity
+import two_tasks
 import world
 from affine import Affine
 from typer.main import get_command
@@ -27,8 +29,10 @@ from labelscape.datasets.doctor.check import check_data
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadInput, BadOption, LabelscapeError
 from labelscape.legend import IGNORE
+from labelscape.training.rate_search import find_rate
 from labelscape.training.recipe import Recipe, make_recipe
 from labelscape.training.recipe_data import Data
+from labelscape.training.rehearse import rehearse
 from labelscape.training.run import best_network, train
 from labelscape.training.slurm import slurm_script
 from labelscape.training.team import gather, telling_of_the_lost
@@ -182,6 +186,24 @@ def test_one_class_alone_is_nothing_to_learn(tmp_path):
     ):
         train(recipe, tmp_path / "out", score=False)
     train(recipe.replace(data={**data, "background": "land"}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("ahead", [rehearse, lambda recipe: find_rate(recipe, steps=10)])
+def test_what_is_tried_before_a_run_refuses_what_the_run_would(tmp_path, ahead):
+    """An estimate of minutes, or a rate, for labels that training then refuses would be wrong in silence."""
+    w = world.make(tmp_path, 96, 128)
+    polygons = world.label_polygons(w, tmp_path / "water.gpkg", only=(0,))
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    one = {"images": [str(w.scene)], "labels": [str(polygons)], "class_column": "kind", "block": 32}
+    two = {"images": [str(w.scene)], "labels": [str(labels)], "block": 32}
+    small = {"steps": 1, "batch": 2, "crop": 16, "device": "cpu"}
+    with pytest.raises(BadInput, match="one class only, water"):
+        ahead(make_recipe(data=one, network="fcn", options={"widths": [4, 4, 4, 4]}, **small))
+    dfcnet = make_recipe(
+        data=two, mate={"data": one}, network="dfcnet", options=two_tasks.SMALL, base_steps=0, **small
+    )
+    with pytest.raises(BadInput, match=r"Second task \(`mate`\).*one class only, water"):
+        ahead(dfcnet)
 
 
 def test_labels_on_nodata_alone_are_refused_before_training(tmp_path):
@@ -344,3 +366,13 @@ def test_a_dry_run_prints_what_scores_and_the_forest_take(tmp_path, run_cli):
     assert "to score the part val 5 times" in out
     code, out, _ = run_cli(*words, "--holdout", 0)
     assert code == 0 and "Of all that" not in out
+
+
+def test_a_process_alone_is_not_told_to_be_started_by_srun(tmp_path, monkeypatch):
+    """Wherever SLURM is installed, as on the nodes on which people log in."""
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gather("cpu", "32").world_size == 1

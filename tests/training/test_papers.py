@@ -189,6 +189,20 @@ def test_a_table_is_trained_scored_and_not_done_twice(camvid, tmp_path, run_cli,
 
 
 @pytest.mark.parametrize(
+    ("asked", "option"),
+    [
+        (["mswbn-1", "--dry-run"], "--dry-run"),
+        (["mswbn-1", "--budget", "0.01", "--rows", "9"], "--budget, --rows"),
+        (["--json"], "--json"),
+    ],
+)
+def test_options_of_a_run_are_not_passed_over_where_rows_are_only_listed(run_cli, asked, option):
+    code, out, err = run_cli("table", *asked)
+    assert (code, out) == (2, "")
+    assert f"{option} cannot be followed" in err and "FOLDER --dataset NAME" in err
+
+
+@pytest.mark.parametrize(
     ("changed", "code", "said"),
     [
         (["--rows", "9"], 2, "maggiori-2 has the rows 1 to 4; there is no row 9"),

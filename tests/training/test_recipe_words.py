@@ -71,6 +71,7 @@ def test_a_misspelt_network_is_answered_with_the_one_that_was_meant():
         "psp_net": "pspnet",
         "fcdensenet": "fc-densenet",
         "unpoling": "unpooling",
+        "fcm": "fcn",
     }.items():
         assert nearest_name(typed, known) == meant
     assert nearest_name("xyzzy", known) is None

@@ -153,12 +153,16 @@ def machine_of(
 ) -> Machine:
     """The machine as the turns of its matrix product show it, with a warning where it is not quiet."""
     rates = Spread.of([product.operations / seconds / 1e9 for seconds in turns])
-    warnings = []
+    clock, warnings = Clock(device), []
     if product.busy and (busy := statistics.median(product.busy)) < BUSY:
+        effect = (
+            "the times here are the processor's own, which that lengthens little"
+            if clock.of_processor
+            else "the times here are the wall clock's and too long, ratios of neighbouring runs still hold"
+        )
         warnings.append(
             f"the machine is not quiet: other programs took {100 * (1 - busy):.0f} % of the processor time "
-            "that the matrix product asked for; wall-clock times are too long, ratios of neighbouring runs "
-            "still hold"
+            f"that the matrix product asked for; {effect}"
         )
     if rates.relative > UNSTEADY:
         warnings.append(
@@ -168,7 +172,7 @@ def machine_of(
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     threads = torch.get_num_threads()
     return Machine(
-        str(device), name, threads, torch.__version__, precision, Clock(device).name, rates, tuple(warnings)
+        str(device), name, threads, torch.__version__, precision, clock.name, rates, tuple(warnings)
     )
 
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelscape.cli.options import AsJson, Device, grouped, is_first_process, print_json, talk
+from labelscape.cli.options import (
+    AsJson,
+    Device,
+    given,
+    grouped,
+    is_first_process,
+    option_of,
+    print_json,
+    talk,
+)
 from labelscape.cli.parsing import integers_of, settings_of
 from labelscape.cli.table_print import print_costs, print_results, print_times
 from labelscape.errors import BadOption
@@ -112,6 +121,7 @@ class Classmate:
 
 @grouped
 def run(
+    ctx: typer.Context,
     name: Annotated[
         str | None, typer.Argument(help="Table: mswbn-1, dfcnet-1, ...; without it the tables are listed.")
     ] = None,
@@ -150,30 +160,44 @@ def run(
       labelscape table mswbn-1 --times -o batch=1 -o crop=128
     """
     # Less given, less done: the tables, then a table's rows, then the run.
-    if name is None:
-        list_tables()
-        return
-    if times:
+    if name is not None and times:
         print_measured_times(name, extent, device, setting, as_json)
         return
-    if data is None:
-        print_rows(name)
+    if name is None or data is None:
+        _refuse_options(ctx, name)
+        list_tables() if name is None else print_rows(name)
         return
-    given = _given(extent, mate, device, setting)
+    how = _how(extent, mate, device, setting)
     place, seeds = {"images": [data], "dataset": dataset}, integers_of(extent.seeds, "seeds")
     if dry_run:
-        print_table_costs(name, place, given, len(seeds), as_json)
+        print_table_costs(name, place, how, len(seeds), as_json)
         return
     from labelscape.training.reproduce import run_table
 
-    results = run_table(name, place, out, seeds=seeds, overwrite=overwrite, say=talk, **given)
+    results = run_table(name, place, out, seeds=seeds, overwrite=overwrite, say=talk, **how)
     # Every process has the results; as many copies of the table would be printed.
     if is_first_process():
-        timed = _times_of(results, name, given["changes"], given["options"], device)
+        timed = _times_of(results, name, how["changes"], how["options"], device)
         _print(name, results, timed, extent.budget, setting, short=short, as_json=as_json)
 
 
-def _given(extent: Extent, mate: Classmate, device: str, setting: list[str]) -> dict[str, Any]:
+def _refuse_options(ctx: typer.Context, name: str | None) -> None:
+    """Raises BadOption for options given where tables or rows are only listed: what they ask for would be
+    left undone in silence.
+    """
+    options = (p.name for p in ctx.command.params if p.name not in ("name", "data"))
+    asked = [option_of(ctx, option) for option in options if given(ctx, option)]
+    if not asked:
+        return
+    listed, missing = ("rows are", "FOLDER") if name else ("tables are", "NAME FOLDER")
+    raise BadOption(
+        f"{', '.join(asked)} cannot be followed: without {missing} {listed} only listed. Name the data set, "
+        f"labelscape table {name or 'NAME'} FOLDER --dataset NAME (with --dry-run it need not exist), "
+        "or leave the options out."
+    )
+
+
+def _how(extent: Extent, mate: Classmate, device: str, setting: list[str]) -> dict[str, Any]:
     """What `run_table` is given beside the data. Raises BadOption for a budget that trains nothing."""
     # Checked here: every row would train no step and be scored all the same.
     if extent.budget <= 0:

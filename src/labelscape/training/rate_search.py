@@ -22,6 +22,7 @@ from labelscape.training.freeze import train_mode
 from labelscape.training.loop import batches, seed_step, set_up, update
 from labelscape.training.map_size import without_map_size
 from labelscape.training.recipe import Recipe, as_recipe, refuse_unequal_parts
+from labelscape.training.run import refuse_data
 from labelscape.training.setup import build_network, make_tasks
 from labelscape.training.team import deterministic, gather, together
 
@@ -70,6 +71,7 @@ def find_rate(
     start = check_beforehand(recipe, None, fabric)
     with ExitStack() as opened:
         dataset, mate = opened.enter_context(open_both(recipe))
+        refuse_data(recipe, dataset, mate)
         blank = blank_checkpoint(recipe, dataset, mate=mate, bundle=bundle_of(start))
         tasks = make_tasks(recipe, dataset, blank, mate)
         net, optimizer = set_up(build_network(recipe, dataset, start, mate), recipe, fabric)

@@ -14,7 +14,6 @@ from lightning_fabric import Fabric
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset
-from labelscape.errors import BadInput
 from labelscape.legend import IGNORE
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar, in_words
@@ -29,7 +28,7 @@ from labelscape.training.freeze import train_mode
 from labelscape.training.loop import set_up, update
 from labelscape.training.map_size import larger
 from labelscape.training.recipe import Recipe, as_recipe
-from labelscape.training.run import base_recipe, larger_than_all
+from labelscape.training.run import base_recipe, refuse_data
 from labelscape.training.setup import Task, build_network, make_tasks, net_options
 from labelscape.training.team import gather
 
@@ -91,9 +90,8 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
     since = time.monotonic()
     with ExitStack() as opened:
         dataset, mate = opened.enter_context(open_both(recipe))
+        refuse_data(recipe, dataset, mate)
         blank = blank_checkpoint(recipe, dataset, mate=mate, bundle=bundle_of(start))
-        if too_large := larger_than_all(recipe, dataset):
-            raise BadInput(too_large)
         tasks = make_tasks(recipe, dataset, blank, mate)
         # Opening and statistics count: the run itself does them again.
         before = time.monotonic() - since

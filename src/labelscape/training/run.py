@@ -123,10 +123,7 @@ def _trained(recipe: Recipe, start: Start | None, run: Run) -> Checkpoint:
         for line in (*dataset.report, *(f"second task: {line}" for line in (mate.report if mate else ()))):
             run.say(line)
         # Before the statistics, which may read a thousand scenes.
-        refuse_data(recipe, dataset)
-        if mate is not None:
-            with of_second_task():
-                _check_classes(mate)
+        refuse_data(recipe, dataset, mate)
         of_mate = run.score and mate is not None and bool(recipe.mate.data.holdout)
         run = replace(
             run,
@@ -301,11 +298,15 @@ def _shared_options(network: str, options: dict) -> dict:
     return {key: value for key, value in options.items() if key in options_of(entry(network).start.base)}
 
 
-def refuse_data(recipe: Recipe, dataset: Dataset) -> None:
-    """Look at the data before the first step. Raises BadInput where the labels have one class only, or
-    `val_every` has no labelled pixels to score.
+def refuse_data(recipe: Recipe, dataset: Dataset, mate: Dataset | None) -> None:
+    """Look at the data of both tasks before the first step, in a run and in what only estimates or tries one.
+    Raises BadInput where labels have one class only or lie where scenes have no data, `map_size` is larger
+    than all scenes, or `val_every` has no labelled pixels to score.
     """
     _check_classes(dataset)
+    if mate is not None:
+        with of_second_task():
+            _check_classes(mate)
     if larger := larger_than_all(recipe, dataset):
         raise BadInput(larger)
     if recipe.val_every and not dataset.is_labelled("val"):

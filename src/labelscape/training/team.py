@@ -8,6 +8,7 @@ import atexit
 import datetime
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,11 +35,15 @@ def gather(device: str, precision: str) -> Fabric:
     # SLURM_STEP_...: set for what `srun` starts, not for a lone process inside a batch script.
     size = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
     if size == 1:
-        return Fabric(
-            accelerator=where.type,
-            devices=[where.index] if where.index is not None else 1,
-            precision=PRECISIONS[precision],
-        )
+        with warnings.catch_warnings():
+            # Wherever SLURM is installed it would tell to type `srun python` before the command: a process
+            # alone is what was asked for.
+            warnings.filterwarnings("ignore", message="The `srun` command is available")
+            return Fabric(
+                accelerator=where.type,
+                devices=[where.index] if where.index is not None else 1,
+                precision=PRECISIONS[precision],
+            )
     per_node = _on_this_machine(size)
     # Some parameters have no gradient in some batches (heads of a task without crops); DDP would wait for
     # them.

@@ -207,7 +207,7 @@ def _checked_data(recipe: Recipe, say: Say) -> bool:
     """Open the data once before all trials, and say what was read. Whether there are labelled test blocks.
     Raises BadInput where trials could not be compared.
     """
-    with open_both(recipe) as (dataset, _):
+    with open_both(recipe) as (dataset, mate):
         for line in dataset.report:
             say(line)
         if not dataset.is_labelled("val"):
@@ -215,7 +215,7 @@ def _checked_data(recipe: Recipe, say: Say) -> bool:
                 "Trials are compared on validation blocks (part val), and none of them has a labelled pixel. "
                 "Give a smaller `block`, or a larger share of the labels as `val`."
             )
-        refuse_data(recipe, dataset)
+        refuse_data(recipe, dataset, mate)
         return bool(recipe.data.holdout) and dataset.is_labelled("test")
 
 
