@@ -27,6 +27,7 @@ from labelscape.nets.blocks import Network, conv_bn_relu
 from labelscape.nets.ifbfnet import BalancedFusion, fused
 from labelscape.nets.kernels.distance import relation_sum
 from labelscape.nets.kernels.folding import fold_normalisations
+from labelscape.nets.smp_blocks import BLOCKS
 
 BANDS, CLASSES = 3, 6
 
@@ -68,6 +69,25 @@ def folded() -> tuple[Network, Network]:
     made = [ls.create_model("ifbfnet", in_channels=BANDS, classes=CLASSES, **RIVALS).eval() for _ in range(2)]
     fold_normalisations(made[1], lambda net: net(torch.zeros(1, BANDS, 64, 64)))
     return made[0], made[1]
+
+
+def upsampled(network: str) -> Callable[[], tuple[Network, Network]]:
+    """Blocks that double a map, join another one and convolve: as the library has them, and as a map is made
+    with.
+    """
+
+    def make() -> tuple[Network, Network]:
+        how = {"in_channels": BANDS, "classes": CLASSES, "encoder": "resnet18"}
+        one, other = (ls.create_model(network, **how).eval() for _ in range(2))
+        for block in one.net.decoder.modules():
+            if type(block).__name__ in BLOCKS:
+                block.__class__ = type(block).__bases__[0]
+        for net in (one, other):
+            fold_normalisations(net, lambda net: net(torch.zeros(1, BANDS, 64, 64)))
+            net.to(memory_format=torch.channels_last)
+        return one, other
+
+    return make
 
 
 class Fusion(nn.Module):
@@ -144,6 +164,8 @@ CASES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "mswbn/deeplabv3plus": rivals,
     "dfcnet": dfcnet,
     "folded ifbfnet": folded,
+    "upsampled smp/Unet": upsampled("smp/Unet"),
+    "upsampled smp/UnetPlusPlus": upsampled("smp/UnetPlusPlus"),
     "fusion 1x1": fusion((256, 128), 128, 1, forms=("plain", "used")),
     "fusion 3x3": fusion((256, 64), 256, 3, forms=("plain", "used")),
     "dgcw 128": pairs(128),
@@ -151,7 +173,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "fusion 3x3 kernels": fusion((256, 64), 256, 3, forms=("used", "kernels")),
 }
 """(plain form, fast form) of the same network or layers, or two that are compared."""
-INFERENCE = ("folded", "fusion")
+INFERENCE = ("folded", "fusion", "upsampled")
 """Beginnings of cases whose forms differ in inference alone."""
 
 
@@ -212,7 +234,7 @@ def compare(name: str, what: str, plain: Callable, fast: Callable, rounds: int) 
     one, two = (1000 * statistics.median(column) for column in zip(*times, strict=True))
     low, middle, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
     print(
-        f"{name:20} {what:8} {one:8.0f} ms {two:8.0f} ms   ratio {middle:.3f} ({low:.3f} to {high:.3f})   "
+        f"{name:26} {what:8} {one:8.0f} ms {two:8.0f} ms   ratio {middle:.3f} ({low:.3f} to {high:.3f})   "
         f"memory {memory[0]:5.0f} MiB {memory[1]:5.0f} MiB   ratio {memory[1] / max(memory[0], 1):.3f}",
         flush=True,
     )

@@ -47,6 +47,7 @@ from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
 from labelscape.nets.checks import sizes
 from labelscape.nets.context import ASPP, OneValueNorm, PyramidPooling
 from labelscape.nets.count import on_meta
+from labelscape.nets.smp_blocks import join_upsampling
 from labelscape.nets.torchvision_guard import import_torchvision
 
 
@@ -286,6 +287,7 @@ class SMPNetwork(Network):
             # In place, since the library builds its decoders itself; names of weights stay its own.
             if type(norm) is nn.BatchNorm2d:
                 norm.__class__ = OneValueNorm  # the same state, another forward
+        join_upsampling(net.decoder)
         self.net = net
         self.stride = smallest_side(net, in_channels)
 
