@@ -267,6 +267,49 @@ def test_an_operation_that_cannot_be_converted_leaves_torch(monkeypatch, worth):
     assert found.note.endswith("the network fcn cannot be converted (no such operation)")
 
 
+@needs_openvino
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libtbb.so.12: cannot open shared object file"),
+        BadOption("OpenVINO models need OpenVINO"),
+        OSError(28, "No space left on device"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["library", "core", "disk", "memory"],
+)
+def test_what_was_missing_at_one_time_is_tried_again_at_the_next(error, monkeypatch, worth):
+    scorer, plan = Scorer.of(made(), device="cpu"), [one_tile(64, 64)]
+
+    def fails(*_):
+        raise error
+
+    with monkeypatch.context() as now:
+        now.setattr(openvino_engine, "traced", fails)
+        assert "cannot be converted" in with_engine(scorer, plan, "auto").note
+    assert with_engine(scorer, plan, "auto").scorer.engine.startswith("openvino")
+
+
+@needs_openvino
+def test_a_library_that_cannot_be_loaded_any_more_leaves_torch(monkeypatch, worth):
+    plain, half = (Scorer.of(made(), device="cpu", precision=precision) for precision in ("32", "bf16"))
+    plan = [one_tile(64, 64)]
+    assert with_engine(plain, plan, "auto").scorer.engine.startswith("openvino")
+
+    def missing():
+        try:
+            raise ImportError("libtbb.so.12: cannot open shared object file")
+        except ImportError as error:
+            raise BadOption("OpenVINO models need OpenVINO: pip install it.") from error
+
+    openvino_engine.has_bfloat16.cache_clear()
+    monkeypatch.setattr(openvino_engine, "core", missing)
+    for scorer in (plain, half):
+        assert with_engine(scorer, plan, "auto").scorer is scorer
+    with pytest.raises(BadOption, match=r"what this processor can do \(libtbb.so.12: cannot open"):
+        with_engine(half, plan, "openvino")
+
+
 @pytest.fixture
 def worth(monkeypatch):
     """Any job is long enough to convert for, and any engine fast enough."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from labelscape.checkpoint import Checkpoint, fingerprint
-from labelscape.errors import BadFile
+from labelscape.errors import BadFile, LabelscapeError
 from labelscape.files import cache_folder, written_whole
 from labelscape.scoring.proof import Proof, Shape
 from labelscape.scoring.runtimes import RUNTIMES, Run
@@ -54,7 +54,9 @@ def read(runtime: str, key: str, *, half: bool = False) -> tuple[Proof, Run | No
             return None
         return proof, one.Converted(one.loaded(parts), half=half)
     # A cache is never a reason to stop; what cannot be read is made again.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
+        return None
+    except (ImportError, LabelscapeError):  # a library that cannot be loaded any more
         return None
 
 

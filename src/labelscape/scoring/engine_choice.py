@@ -343,7 +343,7 @@ def _proven(
     on the first in the engine's precision; kept in the cache.
     """
     runtime, images = RUNTIMES[name], proof_images(member.checkpoint, shapes[0])
-    model, failure, difference, seconds = None, "", 0.0, (0.0, 0.0)
+    model, failure, difference, seconds, lasting = None, "", 0.0, (0.0, 0.0), True
     try:
         model, answer = runtime.traced(member.engine, images)
         if len(shapes) > 1:
@@ -376,10 +376,19 @@ def _proven(
     except Exception as error:
         why = first_line(error, 120)
         failure = f"the network {member.checkpoint.network} cannot be converted ({why})"
-        difference = float("inf")
+        difference, lasting = float("inf"), not _may_pass(error)
     proof = Proof(failure, difference, seconds)
-    engine_cache.write(name, key, proof, None if failure else model)
+    if lasting:
+        engine_cache.write(name, key, proof, None if failure else model)
     return proof, None if failure else run
+
+
+def _may_pass(error: Exception) -> bool:
+    """May the same conversion succeed at another time: is it memory, a file or a library that is missing? Of
+    memory each library tells in words alone.
+    """
+    words = str(error).lower()
+    return isinstance(error, (ImportError, OSError, LabelscapeError)) or "memory" in words or "alloc" in words
 
 
 def _in_full_precision(member: Member, images: Tensor) -> Tensor:

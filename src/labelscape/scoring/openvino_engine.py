@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelscape.errors import LabelscapeError, first_line
 from labelscape.exported_formats import openvino_core as core
 from labelscape.scoring.arrays import Array, through
 from labelscape.scoring.machine import threads_now
@@ -44,9 +45,12 @@ def why_not(dtype: torch.dtype | None) -> str:
     """Why it cannot compute in this precision, as a part of a sentence; "" where it can."""
     if dtype is not None and str(dtype) != "torch.bfloat16":
         return "it computes in float32 or bfloat16 (`precision='32'`, `precision='bf16'`)"
-    if dtype is not None and not has_bfloat16():
-        return "this processor has no bfloat16 (`precision='32'`)"
-    return ""
+    if dtype is None:
+        return ""
+    try:
+        return "" if has_bfloat16() else "this processor has no bfloat16 (`precision='32'`)"
+    except LabelscapeError as error:  # installed, and cannot be loaded
+        return f"it cannot be asked what this processor can do ({first_line(error.__cause__ or error, 120)})"
 
 
 @cache
