@@ -215,6 +215,15 @@ def test_an_ensemble_with_turned_and_scaled_images_is_averaged_the_same():
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
 
 
+@needs_openvino
+def test_every_turn_of_a_tile_that_is_not_square_is_converted(monkeypatch):
+    scorer = Scorer.of(made(), device="cpu", protocol=Protocol(tta="dihedral"))
+    settled = with_engine(scorer, [one_tile(48, 80)], "openvino").scorer
+    assert networks_of(engine_choice.Settled(settled))[1] == {(1, 3, 48, 80), (1, 3, 80, 48)}
+    monkeypatch.setattr(TorchEngine, "forward", lambda *_: pytest.fail("predicted by torch"))
+    settled.batch_logits([torch.randn(1, 3, 48, 80)])
+
+
 def drifting(monkeypatch, by):
     """OpenVINO whose logits of the first class are wrong by so much."""
     right = Converted.__call__

@@ -216,12 +216,14 @@ def _runs_already(scorer: Scorer, engine: str) -> bool:
 def _forwards(scorer: Scorer, plans: Iterable[TilePlan]) -> Counter[Shape]:
     """How often each network is given images of a shape."""
     bands, found = len(scorer.checkpoint.bands), Counter()
-    turns = len(SYMMETRIES[scorer.protocol.tta])
+    # Turned by a quarter, a tile that is not square has another shape.
+    turns = Counter(bool(which & 4) for which in SYMMETRIES[scorer.protocol.tta])
     for plan in plans:
         for (images, height, width), count in image_shapes(plan).items():
             for scale in scorer.protocol.scales:
-                size = (max(1, round(side * scale)) for side in (height, width))
-                found[images, bands, *size] += count * turns
+                size = [max(1, round(side * scale)) for side in (height, width)]
+                for quarter, times in turns.items():
+                    found[images, bands, *(size[::-1] if quarter else size)] += count * times
     return found
 
 
