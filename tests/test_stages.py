@@ -111,3 +111,8 @@ def test_a_map_is_profiled_and_the_same(tmp_path, run_cli):
     assert one.read_bytes() == two.read_bytes()
     code, _, talk = run_cli(*asked, "--out", tmp_path / "three", "--profile", "--workers", 2)
     assert code == 2 and "--profile times this process" in talk
+    # A place where the trace cannot be written is told before the map is made.
+    (tmp_path / "four" / "map_trace.json").mkdir(parents=True)
+    code, _, talk = run_cli(*asked, "--out", tmp_path / "four", "--profile")
+    assert code and "there is a folder of this name" in talk
+    assert not (tmp_path / "four" / "scene_class.tif").exists()

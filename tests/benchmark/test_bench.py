@@ -156,6 +156,7 @@ def test_a_forward_pass_is_that_of_a_map():
 @pytest.mark.parametrize(
     ("how", "error", "said"),
     [
+        ({"networks": []}, BadOption, "No network is named"),
         ({"networks": ["fnc"]}, UnknownName, "fcn"),
         ({"networks": ["fcn"], "engines": ["auto"]}, UnknownName, "torch"),
         ({"networks": ["fcn"], "side": 65}, BadOption, "even number"),

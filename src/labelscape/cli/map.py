@@ -192,17 +192,20 @@ def _profiled(
     """Map, then print the stages to stderr and write the trace."""
     import json
 
-    from labelscape.files import written_whole
+    from labelscape.files import check_replaceable, written_whole
     from labelscape.stages import profiled
 
     if workers.workers is not None or workers.cluster is not None:
         raise BadOption("--profile times this process, and workers are others: leave one of them out.")
+    trace = out / TRACE
+    if trace.exists():  # now, not after hours of mapping
+        check_replaceable(trace)
     with profiled() as profile:
         _map(models, sources, out, workers, as_json, settings)
-    with written_whole(out / TRACE, overwrite=True) as part:
-        part.write_text(json.dumps(profile.trace()), encoding="utf-8")
     talk(profile.table())
-    talk(f"trace    {out / TRACE} (open it at https://ui.perfetto.dev)")
+    with written_whole(trace, overwrite=True) as part:
+        part.write_text(json.dumps(profile.trace()), encoding="utf-8")
+    talk(f"trace    {trace} (open it at https://ui.perfetto.dev)")
 
 
 def _map(
