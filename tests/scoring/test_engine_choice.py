@@ -12,6 +12,7 @@ import rasterio
 import torch
 import world
 from interrupted import stopped_after_a_tile
+from small_networks import SMALL
 
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.bands import BandStatistics
@@ -21,6 +22,7 @@ from labelscape.grid import Window
 from labelscape.legend import LandClass, Legend
 from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
+from labelscape.nets.blocks import pad_to_multiple
 from labelscape.nets.catalog import create_model
 from labelscape.scoring import engine_cache, engine_choice, onnxruntime_engine, openvino_engine
 from labelscape.scoring.arrays import softmax
@@ -29,7 +31,7 @@ from labelscape.scoring.engines import TorchEngine, state_arrays
 from labelscape.scoring.openvino_engine import Converted
 from labelscape.scoring.proof import Proof, compared, proof_images, scores_apart
 from labelscape.scoring.protocol import Protocol
-from labelscape.scoring.runtimes import RUNTIMES, installed
+from labelscape.scoring.runtimes import RUNTIMES, installed, padded
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import image_shapes
 from labelscape.scoring.tiles import TilePlan, plan_tiles
@@ -106,7 +108,8 @@ def test_another_engine_gives_what_torch_gives_at_odd_sizes(engine, network, opt
     assert found.scorer.engine == f"{engine} {RUNTIMES[engine].installed_version()}"
     for images, height, width in image_shapes(plans[0]):
         pixels = torch.randn(images, 3, height, width)
-        assert (images, 3, height, width) in found.scorer.members[0].engine.converted
+        one = found.scorer.members[0].engine
+        assert padded(pixels.shape, one.step) in one.converted
         wanted, answer = (s.batch_logits([pixels]).softmax(1) for s in (scorer, found.scorer))
         torch.testing.assert_close(answer, wanted, atol=2e-5, rtol=0)
         assert answer.std() > 0.01
@@ -142,7 +145,7 @@ def test_shapes_that_were_not_converted_are_predicted_by_torch_to_the_bit():
     assert torch.equal(settled.batch_logits([other]), scorer.batch_logits([other]))
 
 
-FOUR = [TilePlan(Window(0, 0, 112, 144), 80, 0)]
+FOUR = [TilePlan(Window(0, 0, 160, 160), 96, 0)]
 """Tiles of four shapes."""
 
 
@@ -158,7 +161,7 @@ def test_where_a_network_for_each_shape_takes_much_memory_one_predicts_them_all(
     network, options, monkeypatch
 ):
     scorer = Scorer.of(made(network, options), device="cpu")
-    shapes = {(1, 3, height, width) for height in (80, 32) for width in (80, 64)}
+    shapes = {(1, 3, height, width) for height in (96, 64) for width in (96, 64)}
     monkeypatch.setattr(engine_choice, "LARGE_BYTES", 2 * 2**30)
     several, found = networks_of(with_engine(scorer, FOUR, "openvino"))
     assert len(several) == 4 and found == shapes
@@ -197,7 +200,7 @@ def test_a_network_that_holds_its_sizes_is_converted_for_each_where_memory_allow
     several, _ = networks_of(with_engine(scorer, FOUR, "openvino"))
     assert len(several) == 4
     monkeypatch.setattr(engine_choice, "MOST_BYTES", 300 * 2**20)
-    with pytest.raises(BadInput, match=r"tiles of 80 x 80, .* pixels it would need 0\.4 GiB; smaller tiles"):
+    with pytest.raises(BadInput, match=r"tiles of 96 x 96, .* pixels it would need 0\.4 GiB; smaller tiles"):
         with_engine(scorer, FOUR, "openvino")
     told = with_engine(scorer, FOUR, "auto")
     assert told.scorer is scorer and "it would need 0.4 GiB" in told.note
@@ -209,7 +212,7 @@ def test_an_ensemble_with_turned_and_scaled_images_is_averaged_the_same():
     models = [made(seed=0), made("mlp", NETWORKS[1][1], seed=1, temperature=0.5)]
     scorer = Scorer.of(models, device="cpu", protocol=protocol)
     settled = with_engine(scorer, [one_tile(48, 48)], "openvino").scorer
-    assert {shape[2:] for m in settled.members for shape in m.engine.converted} == {(48, 48), (72, 72)}
+    assert {shape[2:] for m in settled.members for shape in m.engine.converted} == {(48, 48), (80, 80)}
     images = [torch.randn(1, 3, 48, 48)] * 2
     wanted, found = (s.batch_logits(images).softmax(1) for s in (scorer, settled))
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
@@ -222,6 +225,35 @@ def test_every_turn_of_a_tile_that_is_not_square_is_converted(monkeypatch):
     assert networks_of(engine_choice.Settled(settled))[1] == {(1, 3, 48, 80), (1, 3, 80, 48)}
     monkeypatch.setattr(TorchEngine, "forward", lambda *_: pytest.fail("predicted by torch"))
     settled.batch_logits([torch.randn(1, 3, 48, 80)])
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_an_image_gets_the_logits_that_it_gets_when_it_is_padded(network):
+    torch.manual_seed(0)
+    net = create_model(network, in_channels=3, classes=3, **SMALL[network]).eval()
+    image = torch.randn(2, 3, 75, 109)
+    with torch.inference_mode():
+        found = net(pad_to_multiple(image, net.pads_to))[..., :75, :109]
+        torch.testing.assert_close(found, net(image), atol=0, rtol=0)
+
+
+@needs_openvino
+@pytest.mark.parametrize(("network", "options"), NETWORKS[1::2])
+def test_one_network_predicts_all_tiles_that_are_cut_by_less_than_a_stride(network, options, monkeypatch):
+    """As those at the border of a scene are where their size is fixed."""
+    scorer = Scorer.of(made(network, options), device="cpu")
+    stride = scorer.stride
+    plan = plan_tiles(Window(0, 0, 200, 215), tile_size=128, overlap=stride, stride=stride)
+    plan = replace(plan, side=128)
+    shapes = [(images, 3, height, width) for images, height, width in image_shapes(plan)]
+    assert len(shapes) > 2 and any(side % stride for shape in shapes for side in shape[2:])
+    settled = with_engine(scorer, [plan], "openvino").scorer
+    assert networks_of(engine_choice.Settled(settled))[1] == {(1, 3, 128, 128)}
+    given = [torch.randn(shape) for shape in shapes]
+    wanted = [scorer.batch_logits([images]).softmax(1) for images in given]
+    monkeypatch.setattr(TorchEngine, "forward", lambda *_: pytest.fail("predicted by torch"))
+    for images, answer in zip(given, wanted, strict=True):
+        torch.testing.assert_close(settled.batch_logits([images]).softmax(1), answer, atol=2e-5, rtol=0)
 
 
 def drifting(monkeypatch, by):
@@ -431,12 +463,13 @@ def test_comparison_finds_what_differs():
 
 @pytest.mark.parametrize("groups", [(), (2, 2)])
 def test_scores_are_compared_where_probabilities_say_nothing(groups):
+    torch.manual_seed(0)
     wanted = torch.randn(1, 4 if groups else 2, 8, 8)
     wanted[:, ::2] += 60
     found = wanted + 1e-6 * torch.randn_like(wanted)
     assert scores_apart(wanted, found, groups) == ""
     found[:, -1, 3, 3] += 0.1
-    assert compared(*(softmax(one, 1, groups) for one in (wanted, found))) == ("", 0)
+    assert compared(*(softmax(one, 1, groups) for one in (wanted, found))) == ("", pytest.approx(0))
     assert scores_apart(wanted, found, groups).startswith("its scores differ from torch's by up to 0.1")
     assert scores_apart(wanted, found * np.nan, groups)
     # One class everywhere, to the last digit of float32.

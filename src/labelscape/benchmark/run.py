@@ -177,7 +177,9 @@ def bench(
 
 def _check(names: Sequence[str], side: int, rounds: int, engines: Sequence[str], precision: str) -> None:
     if not names:
-        raise BadOption("No network is named in `networks`: give names of `labelscape models`, or leave it out.")
+        raise BadOption(
+            "No network is named in `networks`: give names of `labelscape models`, or leave it out."
+        )
     for name in names:
         entry(name)
     for engine in engines:

@@ -59,6 +59,13 @@ class Network(nn.Module):
     pooling).
     """
 
+    @property
+    def pads_to(self) -> int:
+        """An image gets the logits that it gets when it is padded at the right and bottom (edge pixels
+        repeated) to a multiple of this.
+        """
+        return self.stride
+
     def scores(self, image: Tensor) -> dict[str, Tensor]:
         """(N, B, H, W), whole strides -> {"logits": (N, K, H, W), ...}."""
         raise NotImplementedError
@@ -69,7 +76,7 @@ class Network(nn.Module):
             raise BadInput(f"{type(self).__name__} has no second head; classmate and dfcnet have one.")
         height, width = image.shape[-2:]
         with enough_values(image):
-            scores = self.scores(pad_to_multiple(image, self.stride))
+            scores = self.scores(pad_to_multiple(image, self.pads_to))
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
     def both(self, image: Tensor) -> dict[str, Tensor]:

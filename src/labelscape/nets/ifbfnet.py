@@ -200,11 +200,15 @@ class IFBFNet(Network):
             leaky_for_relu(self)
         self.trunk = levels  # assigned last: the trunk keeps its own activations
 
+    @property
+    def pads_to(self) -> int:
+        # Not to the stride of 16, as other networks: the paper's crop of 876 would become 880.
+        return 4
+
     def heads(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
-        # Not to the stride of 16, as other networks: the paper's crop of 876 would become 880.
         with enough_values(image):
-            scores = self.scores(pad_to_multiple(image, 4))
+            scores = self.scores(pad_to_multiple(image, self.pads_to))
         return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
     # fmt: off

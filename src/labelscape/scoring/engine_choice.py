@@ -5,6 +5,7 @@ Decided once for all tiles, before the first of them: the values of a tile must 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from labelscape.scoring.arrays import softmax, without_gradients
 from labelscape.scoring.exported_engine import ExportedEngine
 from labelscape.scoring.memory import LARGE_BYTES, MOST_BYTES
 from labelscape.scoring.proof import Proof, Shape, compared, proof_images, scores_apart, seconds_of
-from labelscape.scoring.runtimes import RUNTIMES, ConvertedEngine, Run, Runtime
+from labelscape.scoring.runtimes import RUNTIMES, ConvertedEngine, Run, Runtime, padded
 from labelscape.scoring.scorer import Member, Scorer, calibrated
 from labelscape.scoring.stitch import image_shapes
 from labelscape.scoring.symmetry import SYMMETRIES
@@ -138,8 +139,8 @@ def _all_converted(name: str, scorer: Scorer, shapes: Sequence[Shape], auto: boo
 
 def _with_each(name: str, scorer: Scorer, sets: Sequence[tuple[Shape, ...]], auto: bool) -> Scorer:
     """The scorer with a converted network for each of these sets of shapes. Raises _NotUsed, _Slower."""
-    members = tuple(_converted(name, member, sets, scorer.groups, auto) for member in scorer.members)
-    return replace(scorer, members=members)
+    how = scorer.groups, _step(scorer), auto
+    return replace(scorer, members=tuple(_converted(name, member, sets, *how) for member in scorer.members))
 
 
 def _refused(name: str, error: _NotUsed) -> BadInput:
@@ -214,8 +215,8 @@ def _runs_already(scorer: Scorer, engine: str) -> bool:
 
 
 def _forwards(scorer: Scorer, plans: Iterable[TilePlan]) -> Counter[Shape]:
-    """How often each network is given images of a shape."""
-    bands, found = len(scorer.checkpoint.bands), Counter()
+    """How often each network is given images of a shape, after padding (`_step`)."""
+    bands, found, step = len(scorer.checkpoint.bands), Counter(), _step(scorer)
     # Turned by a quarter, a tile that is not square has another shape.
     turns = Counter(bool(which & 4) for which in SYMMETRIES[scorer.protocol.tta])
     for plan in plans:
@@ -223,8 +224,14 @@ def _forwards(scorer: Scorer, plans: Iterable[TilePlan]) -> Counter[Shape]:
             for scale in scorer.protocol.scales:
                 size = [max(1, round(side * scale)) for side in (height, width)]
                 for quarter, times in turns.items():
-                    found[images, bands, *(size[::-1] if quarter else size)] += count * times
+                    shape = (images, bands, *(size[::-1] if quarter else size))
+                    found[padded(shape, step)] += count * times
     return found
+
+
+def _step(scorer: Scorer) -> int:
+    """What all its networks pad their images to, or would pad on from."""
+    return math.gcd(*(member.engine.pads_to for member in scorer.members))
 
 
 def _pixels(counts: Counter[Shape], shape: Shape) -> int:
@@ -307,7 +314,12 @@ def _is_worth(runtime: Runtime, scorer: Scorer, counts: Counter[Shape], shapes: 
 
 
 def _converted(
-    name: str, member: Member, sets: Sequence[tuple[Shape, ...]], groups: tuple[int, ...], auto: bool
+    name: str,
+    member: Member,
+    sets: Sequence[tuple[Shape, ...]],
+    groups: tuple[int, ...],
+    step: int,
+    auto: bool,
 ) -> Member:
     """The member with a network of the runtime for each set of shapes. Raises _NotUsed, _Slower."""
     runs: dict[Shape, Run] = {}
@@ -326,7 +338,7 @@ def _converted(
         if auto and proof.ratio > FASTER:
             raise _Slower
         runs |= dict.fromkeys(shapes, run)
-    return replace(member, engine=ConvertedEngine(member.engine, name, runs))
+    return replace(member, engine=ConvertedEngine(member.engine, name, runs, step))
 
 
 def _in_words(proof: Proof, shapes: Sequence[Shape]) -> str:

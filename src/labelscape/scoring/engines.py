@@ -96,6 +96,10 @@ class TorchEngine:
     def reach(self) -> int | None:
         return self.net.reach
 
+    @property
+    def pads_to(self) -> int:
+        return self.net.pads_to
+
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             if self.distance is None:

@@ -56,13 +56,24 @@ def installed() -> list[str]:
     return ["torch", *(name for name, one in RUNTIMES.items() if one.installed_version() is not None)]
 
 
+def padded(shape: Sequence[int], step: int) -> Shape:
+    """The shape of images whose height and width are brought to a multiple of `step`."""
+    images, bands, *size = shape
+    return (images, bands, *(side + -side % step for side in size))
+
+
 @dataclass(frozen=True, eq=False)
 class ConvertedEngine:
-    """A network whose images of some shapes are predicted by another library, all others by torch."""
+    """A network whose images of some shapes are predicted by another library, all others by torch.
+
+    step  images are padded to a multiple of it, as the network in torch pads them: tiles at a scene's border,
+          which are cut to any size, have few shapes then
+    """
 
     torch: TorchEngine
     runtime: str
     converted: Mapping[Shape, Run] = field(repr=False)
+    step: int = 1
 
     @property
     def name(self) -> str:
@@ -86,8 +97,13 @@ class ConvertedEngine:
         return self.torch.dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        run = self.converted.get(tuple(images.shape))
-        return self.torch.forward(images) if run is None else run(images)
+        from labelscape.nets.blocks import pad_to_multiple
+
+        run = self.converted.get(padded(images.shape, self.step))
+        if run is None:
+            return self.torch.forward(images)
+        height, width = images.shape[-2:]
+        return run(pad_to_multiple(images, self.step))[..., :height, :width]
 
     def peak_bytes(self, height: int, width: int, images: int = 1) -> int:
         # Torch's: the tiles of a map must not depend on the engine.
