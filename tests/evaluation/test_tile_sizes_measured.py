@@ -14,17 +14,26 @@ from global_sum import in_catalogue  # noqa: F401 (a fixture)
 
 from labelscape.checkpoint import load, save
 from labelscape.datasets.own import open_dataset
+from labelscape.evaluation import familiar
 from labelscape.evaluation import tile_sizes as measuring
 from labelscape.evaluation.calibrate import calibrate
 from labelscape.evaluation.confusion import Confusion
+from labelscape.evaluation.familiar import familiarity_seconds, measure_familiarity
 from labelscape.evaluation.measure import evaluate
 from labelscape.evaluation.metrics import mean_iou, overall_accuracy
-from labelscape.evaluation.tile_sizes import chosen_units, measure_tile_sizes, measured_sides, summarised
+from labelscape.evaluation.tile_sizes import (
+    chosen_units,
+    measure_tile_sizes,
+    measured_sides,
+    pixels_for_tile_sizes,
+    summarised,
+)
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
 from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
 from labelscape.scoring import stitch
+from labelscape.scoring.scorer import Scorer
 from labelscape.training.recipe import make_recipe
 from labelscape.training.run import train
 
@@ -93,6 +102,34 @@ def test_training_without_measuring_or_stopped_in_it(landscape, tmp_path, monkey
     train(recipe, tmp_path / "stopped")
     name = "global-sum.safetensors"
     assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("block", [48, None])
+def test_what_measuring_for_maps_will_cost_is_counted_from_the_tiles_it_reads(landscape, monkeypatch, block):
+    """`train --dry-run` multiplies these pixels by the time of one."""
+    scene, labels = landscape
+    split = {"shares": {"train": 0.6, "test": 0.4}, "block": block} if block else {}
+    given = []
+    prepare = Scorer.prepare
+
+    def noted(self, pixels, *rest):
+        given.append(pixels[0].size)
+        return prepare(self, pixels, *rest)
+
+    with open_dataset([scene], [labels], **split) as data:
+        made = train_free(data)
+        scorer = Scorer.of(made, device="cpu")
+        monkeypatch.setattr(Scorer, "prepare", noted)
+        assert measure_tile_sizes(made, data, part="test", device="cpu", show=False)
+        assert sum(given) == pixels_for_tile_sizes(scorer, data, "test") > 0
+        given.clear()
+        exact = replace(world.tiny_checkpoint("skip", like=scene, recipe={"crop": 64}), legend=data.legend)
+        assert measure_familiarity(exact, data, device="cpu", show=False)
+        whole = sum(given)
+        # A clock that every pixel moves on by a second.
+        monkeypatch.setattr(familiar.time, "monotonic", lambda: sum(given))
+        assert familiarity_seconds(exact, data, device="cpu") == pytest.approx(whole) != 0
+        assert pixels_for_tile_sizes(Scorer.of(exact, device="cpu"), data, "test") == 0
 
 
 def test_exact_networks_are_not_measured(landscape):

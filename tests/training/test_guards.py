@@ -206,6 +206,7 @@ def test_a_rehearsal_counts_both_networks_and_the_reading(fields):
         + 3 * found.seconds_per_step
         + 1000 * found.base_seconds_per_step
         + found.scoring_seconds
+        + found.map_seconds
     )
     assert found.base_seconds_per_step > 0
 
@@ -234,9 +235,12 @@ def test_a_rehearsal_counts_scores_and_the_forest(fields):
     assert found.val_scores == 2 + 3
     assert min(found.val_seconds, found.scoring_seconds, found.forest_seconds) > 0
     rest = found.seconds_before + 9 * found.seconds_per_step + 6 * found.base_seconds_per_step
-    more = found.val_seconds + found.scoring_seconds + found.forest_seconds
+    more = found.val_seconds + found.scoring_seconds + found.forest_seconds + found.map_seconds
     assert found.seconds == pytest.approx(rest + more)
     assert rehearse(recipe).forest_seconds == 0
+    # Features of the training data take about as long as the score; not measured, they take nothing.
+    assert found.map_seconds > 0
+    assert rehearse(recipe.replace(measure_unfamiliar=False, measure_tile_sizes=False)).map_seconds == 0
 
 
 def test_two_trainings_in_one_folder_are_told_apart(tmp_path):

@@ -138,6 +138,8 @@ def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
     if found.statistics_seconds:
         tiles = f"{recipe.map_tiles} tiles of {recipe.map_size}"
         parts.append(f"{lasting(found.statistics_seconds)} for batch normalisation over {tiles}")
+    if found.map_seconds:
+        parts.append(f"{lasting(found.map_seconds)} for features of the data and scores by tile size")
     if parts:
         print(f"Of all that: {', '.join(parts)} (estimated from one tile and a small forest)")
 

@@ -4,6 +4,7 @@ what `map --unfamiliar` compares a scene with.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -41,23 +42,8 @@ def measure_familiarity(
 
     Tiles are as large as in a map. Raises as `Scorer.of` does.
     """
-    from labelscape.scoring.familiar import feature_layer
-    from labelscape.scoring.scorer import Scorer
-
-    scorer = Scorer.of(checkpoint, device=device)
-    net = scorer.members[0].engine.net
-    whole = checkpoint.whole or checkpoint
-    layer = feature_layer(net, whole.network, dict(whole.options))
-    # Of scenes that are not split every part has all labels.
-    divided = any(s.split is not None for s in dataset.scenes) or any(dataset.part_of)
-    held = next((p for p in ("test", "val") if divided and dataset.is_labelled(p)), "train")
-    learned = chosen_units(dataset, "train", pixels)
-    if held == "train":
-        # Every other unit: a limit on the very pixels of the means would be too narrow.
-        judged, learned = learned[1::2], learned[::2]
-        judged = judged or learned
-    else:
-        judged = chosen_units(dataset, held, pixels)
+    scorer, layer = _scorer_and_layer(checkpoint, device)
+    held, learned, judged = _chosen(dataset, pixels)
     moments = Moments(len(checkpoint.legend))
     with bar(
         "features of the training data (for --unfamiliar)", len(learned) + len(judged), "blocks", shown=show
@@ -77,6 +63,44 @@ def measure_familiarity(
     limit = max(float(np.quantile(distances, QUANTILE)), 1e-9)
     counted = int(moments.counts.sum()), len(distances)
     return Familiarity(layer, **found, limit=limit, quantile=QUANTILE, part=held, pixels=counted)
+
+
+def familiarity_seconds(
+    checkpoint: Checkpoint, dataset: Dataset, *, pixels: int = MOST_PIXELS, device: str = "auto"
+) -> float:
+    """How long `measure_familiarity` will take: one unit is timed, the pixels of all that are read are
+    counted.
+    """
+    from labelscape.scoring.memory import tile_side
+
+    scorer, layer = _scorer_and_layer(checkpoint, device)
+    _, learned, judged = _chosen(dataset, pixels)
+    side_for = cache(partial(tile_side, scorer))
+    read = [seen_window(scorer, unit, side_for).pixels for unit in [*learned, *judged]]
+    start = time.monotonic()
+    for _ in _features(scorer, layer, learned[:1], "train", lambda: None):
+        pass
+    return (time.monotonic() - start) / read[0] * sum(read) if learned else 0.0
+
+
+def _scorer_and_layer(checkpoint: Checkpoint, device: str) -> tuple[Scorer, str]:
+    from labelscape.scoring.familiar import feature_layer
+    from labelscape.scoring.scorer import Scorer
+
+    scorer, whole = Scorer.of(checkpoint, device=device), checkpoint.whole or checkpoint
+    return scorer, feature_layer(scorer.members[0].engine.net, whole.network, dict(whole.options))
+
+
+def _chosen(dataset: Dataset, pixels: int) -> tuple[str, list[Unit], list[Unit]]:
+    """The held-out part, units of the training part, and those that give the limit."""
+    # Of scenes that are not split every part has all labels.
+    divided = any(s.split is not None for s in dataset.scenes) or any(dataset.part_of)
+    held = next((p for p in ("test", "val") if divided and dataset.is_labelled(p)), "train")
+    learned = chosen_units(dataset, "train", pixels)
+    if held != "train":
+        return held, learned, chosen_units(dataset, held, pixels)
+    # Every other unit: a limit on the very pixels of the means would be too narrow.
+    return held, learned[::2], learned[1::2] or learned[::2]
 
 
 def _features(

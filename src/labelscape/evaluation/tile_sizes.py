@@ -62,19 +62,13 @@ def measure_tile_sizes(
     None where there is nothing to compare: the network's tiles are exact, its training crop is not known,
     nothing is labelled, or the scenes are no larger than the crop.
     """
-    from labelscape.scoring.memory import SMALL_TILES, is_exact, memory_side
     from labelscape.scoring.scorer import Scorer
 
-    crop, scorer = checkpoint.recipe.get("crop"), Scorer.of(checkpoint, device=device)
-    if not crop or all(is_exact(member) for member in scorer.members):
+    scorer = Scorer.of(checkpoint, device=device)
+    if not _depends_on_size(scorer):
         return None
-    units = chosen_units(dataset, part, pixels)
-    longest = max((max(unit.scene.scene.grid.shape) for unit in units), default=0)
-    most = SMALL_TILES[-1]  # any network may take tiles of this size
-    if FACTORS[-1] * crop > most:
-        most = memory_side(scorer)
-    map_size = checkpoint.recipe.get("map_size")
-    sides = tuple(sides) or measured_sides(crop, scorer.stride, longest, most, map_size)
+    crop, units = checkpoint.recipe["crop"], chosen_units(dataset, part, pixels)
+    sides = tuple(sides) or _sides(scorer, units)
     if len(sides) < 2:
         return None
     totals = np.zeros((len(sides), len(units), 3, len(checkpoint.legend)), np.int64)
@@ -84,6 +78,45 @@ def measure_tile_sizes(
         for side, into in zip(sides, totals):
             _count_units(scorer, units, part, side, into, tick)
     return summarised(crop, sides, totals)
+
+
+def pixels_for_tile_sizes(scorer: Scorer, dataset: Dataset, part: str, pixels: int = MOST_PIXELS) -> int:
+    """How many pixels the network is given for `measure_tile_sizes`, overlaps included; 0 where that has
+    nothing to compare.
+    """
+    from labelscape.scoring.stitch import plan_for, tiles_read
+
+    if not _depends_on_size(scorer):
+        return 0
+    units = chosen_units(dataset, part, pixels)
+    sides, found = _sides(scorer, units), 0
+    for scene in {id(unit.scene): unit.scene for unit in units}.values() if len(sides) > 1 else ():
+        mine = [unit.window for unit in units if unit.scene is scene]
+        for side in sides:
+            plan = plan_for(scorer, scene.scene, tile_size=side)
+            read = tiles_read(plan, _meeting(mine))
+            found += sum(tile.seen.pixels for tile in read)
+    return found
+
+
+def _depends_on_size(scorer: Scorer) -> bool:
+    """Whether a larger tile than the training crop, where that is known, may give another map."""
+    from labelscape.scoring.memory import is_exact
+
+    known = scorer.checkpoint.recipe.get("crop")
+    return bool(known) and not all(is_exact(member) for member in scorer.members)
+
+
+def _sides(scorer: Scorer, units: Sequence[Unit]) -> tuple[int, ...]:
+    """The sides that are measured, as memory and the largest scene allow."""
+    from labelscape.scoring.memory import SMALL_TILES, memory_side
+
+    crop, map_size = (scorer.checkpoint.recipe.get(key) for key in ("crop", "map_size"))
+    longest = max((max(unit.scene.scene.grid.shape) for unit in units), default=0)
+    most = SMALL_TILES[-1]  # any network may take tiles of this size
+    if FACTORS[-1] * crop > most:
+        most = memory_side(scorer)
+    return measured_sides(crop, scorer.stride, longest, most, map_size)
 
 
 def measured_sides(
@@ -145,10 +178,7 @@ def _count_units(
     scenes = {id(unit.scene): unit.scene for unit in units}
     for scene in scenes.values():
         mine = [(number, unit.window) for number, unit in enumerate(units) if unit.scene is scene]
-
-        def wanted(window: Window, mine: list[tuple[int, Window]] = mine) -> bool:
-            return any((window & own).pixels for _, own in mine)
-
+        wanted = _meeting([own for _, own in mine])
         plan = plan_for(scorer, scene.scene, tile_size=side)
         for tile in score_tiles(scorer, scene.scene, plan, wanted=wanted):
             predicted = tile.classes()
@@ -162,6 +192,11 @@ def _count_units(
                     found = count(truth, predicted[inside], into.shape[-1])
                     into[number] += [np.diag(found.counts), found.support, found.counts.sum(axis=0)]
         tick(len(mine))
+
+
+def _meeting(windows: Sequence[Window]) -> Callable[[Window], bool]:
+    """Whether a window has pixels in common with one of these."""
+    return lambda window: any((window & own).pixels for own in windows)
 
 
 def summarised(crop: int, sides: Sequence[int], totals: np.ndarray) -> TileSizes | None:

@@ -219,6 +219,14 @@ def _faded(
             yield scored
 
 
+def tiles_read(plan: TilePlan, wanted: Callable[[Window], bool]) -> list[Tile]:
+    """The tiles that `score_tiles` reads for the wanted windows: where neighbours are blended, some of these
+    too.
+    """
+    tiles = [tile for tile in plan if wanted(tile.answers)]
+    return list(_contributing(plan, {tile.answers for tile in tiles})) if plan.fade else tiles
+
+
 def _contributing(plan: TilePlan, wanted: set[Window]) -> set[Tile]:
     """The tiles that contribute to the wanted windows: their own, the left neighbour, and the two above
     these. Right and lower neighbours do not: a tile's `answers` ends where their ramps begin.

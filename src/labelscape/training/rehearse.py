@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ from lightning_fabric import Fabric
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.own import Dataset
+from labelscape.evaluation.familiar import familiarity_seconds
+from labelscape.evaluation.tile_sizes import pixels_for_tile_sizes
 from labelscape.legend import IGNORE
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar, in_words
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.scorer import Scorer
-from labelscape.scoring.stitch import plan_for, score_tiles
+from labelscape.scoring.stitch import plan_for, score_tiles, tiles_read
 from labelscape.training.beforehand import check_beforehand
 from labelscape.training.data import blank_checkpoint, open_both, scored_part
 from labelscape.training.foreign import bundle_of
@@ -43,8 +45,9 @@ class Rehearsal:
     `steps` and `crops` include the base network's phase; `mate_crops` are those of the second task.
     `seconds_before` is what reading the data took, `scoring_seconds` what the held-out part will take for all
     networks, `val_seconds` what all scores of the part "val" during training will, `forest_seconds` the
-    random forest, `statistics_seconds` those of batch normalisation at `map_size`. `peak_bytes` is None where
-    memory cannot be measured.
+    random forest, `statistics_seconds` those of batch normalisation at `map_size`, `map_seconds` what is
+    measured of all networks for their maps: the best tile size, and features of the training data.
+    `peak_bytes` is None where memory cannot be measured.
     """
 
     steps: int
@@ -62,6 +65,7 @@ class Rehearsal:
     forest_seconds: float = 0.0
     statistics_seconds: float = 0.0
     mate_crops: int = 0
+    map_seconds: float = 0.0
 
     def __repr__(self) -> str:
         memory = "" if self.peak_bytes is None else f", {self.peak_bytes / 2**30:.1f} GiB of memory"
@@ -77,6 +81,7 @@ class Rehearsal:
             + self.scoring_seconds
             + self.forest_seconds
             + self.statistics_seconds
+            + self.map_seconds
         )
 
 
@@ -128,55 +133,75 @@ def rehearse(recipe: Recipe | Mapping[str, Any], *, forest: bool = False) -> Reh
         grown,
         step / 3 * tiles / (recipe.batch * recipe.crop**2),
         recipe.steps * (recipe.mate.batch or recipe.batch) if recipe.mate else 0,
+        scoring.for_maps,
     )
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """Seconds of all scores of the part "val", how many they are, seconds of the held-out part's score."""
+    """Seconds of all scores of the part "val", how many they are, seconds of the held-out part's score and
+    of what is measured for maps.
+    """
 
     val: float = 0.0
     val_scores: int = 0
     held_out: float = 0.0
+    for_maps: float = 0.0
 
     def __add__(self, other: Scoring) -> Scoring:
-        return Scoring(
-            self.val + other.val, self.val_scores + other.val_scores, self.held_out + other.held_out
-        )
+        return Scoring(*(one + more for one, more in zip(astuple(self), astuple(other))))
 
 
 def _scoring(
     recipe: Recipe, net: Network, blank: Checkpoint, dataset: Dataset, mate: Dataset | None
 ) -> Scoring:
     weights, options = state_arrays(net), net_options(recipe, mate)
-    made = replace(blank, network=recipe.network, options=options, weights=weights)
+    settings = recipe.model_dump(mode="json")  # the base network's own, where it is that
+    made = replace(blank, network=recipe.network, options=options, weights=weights, recipe=settings)
     # Untrained weights will do: the time of a tile does not depend on them.
     scorer = Scorer.of(made, device=recipe.device)
     scores = recipe.steps // recipe.val_every if recipe.val_every else 0
-    val = held_out = 0.0
+    val = held_out = per_pixel = 0.0
     for data, scenes in ((recipe.data, dataset), (recipe.mate and recipe.mate.data, mate)):
         if scenes is not None:
             part = scored_part(scenes) if data.holdout else None
-            val += scores * _part_seconds(scorer, scenes, "val") if scores else 0.0
-            held_out += _part_seconds(scorer, scenes, part) if part else 0.0
-    return Scoring(val, scores, held_out)
+            val += scores * _part_seconds(scorer, scenes, "val")[0] if scores else 0.0
+            seconds, pace = _part_seconds(scorer, scenes, part) if part else (0.0, 0.0)
+            # Of the first task, whose scenes the measurements for maps are made on.
+            held_out, per_pixel = held_out + seconds, per_pixel or pace
+    return Scoring(val, scores, held_out, _map_seconds(recipe, scorer, dataset, per_pixel))
 
 
-def _part_seconds(scorer: Scorer, dataset: Dataset, part: str) -> float:
-    """How long predicting a part takes: its first labelled tile is timed, the others are counted."""
+def _map_seconds(recipe: Recipe, scorer: Scorer, dataset: Dataset, per_pixel: float) -> float:
+    """What `train` measures after a network's last step for its maps, where predicting a pixel takes
+    `per_pixel` seconds.
+    """
+    seconds, held = 0.0, [part for part in ("val", "test") if dataset.is_labelled(part)]
+    if held and recipe.data.holdout and recipe.measure_tile_sizes:
+        seconds += per_pixel * pixels_for_tile_sizes(scorer, dataset, held[0])
+    if recipe.measure_unfamiliar:
+        seconds += familiarity_seconds(scorer.checkpoint, dataset, device=recipe.device)
+    return seconds
+
+
+def _part_seconds(scorer: Scorer, dataset: Dataset, part: str) -> tuple[float, float]:
+    """How long predicting a part takes, and a pixel of it: its first labelled tile is timed, the others are
+    counted.
+    """
     per_pixel, pixels = 0.0, 0
     for scene in dataset.part(part):
         plan = plan_for(scorer, scene.scene)
         # Scoring passes over tiles without labels, and with them most of a sparsely labelled scene.
-        tiles = [t for t in plan if (scene.read_labels(t.answers, part) != IGNORE).any()]
-        pixels += sum(tile.seen.pixels for tile in tiles)
-        if tiles and not per_pixel:
-            start, first = time.monotonic(), tiles[0].answers
+        wanted = {t.answers for t in plan if (scene.read_labels(t.answers, part) != IGNORE).any()}
+        pixels += sum(tile.seen.pixels for tile in tiles_read(plan, wanted.__contains__))
+        if wanted and not per_pixel:
+            start, first = time.monotonic(), next(t.answers for t in plan if t.answers in wanted)
             for _ in score_tiles(scorer, scene.scene, plan, wanted=first.__eq__):
                 pass
             # Per pixel, since tiles at the border of a scene are smaller.
-            per_pixel = (time.monotonic() - start) / tiles[0].seen.pixels
-    return per_pixel * pixels
+            read = sum(tile.seen.pixels for tile in tiles_read(plan, first.__eq__))
+            per_pixel = (time.monotonic() - start) / read
+    return per_pixel * pixels, per_pixel
 
 
 def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> tuple[int, float]:
