@@ -46,6 +46,7 @@ class _Schema(BaseModel):
     memory: Annotated[list[tuple[Positive, Positive]], Field(min_length=1, max_length=100)]
     sha256: str
     check: dict[str, Any] | None = None
+    pads_to: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Facts:
                planned by it as the checkpoint's are
     sha256     fingerprint of the checkpoint it was made of
     check      of a network in int8 its scores beside float32 (`export.int8.Check`); else None
+    pads_to    rows and columns to a multiple of which images of any size are padded, as in torch; None where
+               that is the stride
     """
 
     normalise: str
@@ -69,13 +72,15 @@ class Facts:
     memory: tuple[tuple[int, int], ...]
     sha256: str
     check: Mapping[str, Any] | None = None
+    pads_to: int | None = None
 
     def describe(self) -> dict[str, Any]:
         """As JSON values."""
         fields = asdict(self)
         # Left out where there is none: the same network in float32 gives the same file as before.
-        if self.check is None:
-            del fields["check"]
+        for name in ("check", "pads_to"):
+            if fields[name] is None:
+                del fields[name]
         return {"format": FORMAT, **fields, "memory": [list(pair) for pair in self.memory]}
 
     @classmethod

@@ -78,6 +78,14 @@ def test_a_dynamic_network_takes_any_multiple_of_its_stride(network, tmp_path):
         np.testing.assert_allclose(ran(done.path, pixels[None])[0], predict(checkpoint, pixels), atol=1e-4)
 
 
+@pytest.mark.parametrize("network", ["fcn", "ifbfnet", "dfcnet"])
+def test_images_that_are_no_multiple_of_the_stride_are_padded_as_in_torch(network, tmp_path):
+    """`ifbfnet` pads to less than its stride, `dfcnet` by one pixel more."""
+    checkpoint, pixels = made(network), scene(75, 109)
+    done = export_model(checkpoint, tmp_path / "m.onnx", dynamic=True)
+    np.testing.assert_allclose(predict(load(done.path), pixels), predict(checkpoint, pixels), atol=1e-5)
+
+
 def test_a_network_whose_sizes_are_fixed_is_refused_with_a_cure(tmp_path):
     with pytest.raises(BadInput, match=r"pspnet cannot be exported.*adaptive_avg_pool2d.*fixed `size`"):
         export_model(made("pspnet"), tmp_path / "m.onnx", dynamic=True)

@@ -143,12 +143,15 @@ def _made(
     """The files by suffix, read back and compared, and what is told of them."""
     full = "float32" if dtype == "int8" else dtype  # integers are made of the file in float32
     memory = _memory(engine, one, side)
-    facts = Facts(normalise, full, side, engine.stride, engine.reach, memory, fingerprint(one))
+    pads_to = engine.pads_to if side is None and engine.pads_to != engine.stride else None
+    facts = Facts(
+        normalise, full, side, engine.stride, engine.reach, memory, fingerprint(one), pads_to=pads_to
+    )
     graph = Graph(engine, one, normalise, dtype == "float16").eval()
     if side is None:
         _refuse_pools(graph, one.network)
     # A program of torch.export is of one image.
-    shapes = shapes_of(len(one.bands), engine.stride, side)[: 1 if to == "pt2" else None]
+    shapes = shapes_of(len(one.bands), engine.stride, side, pads_to)[: 1 if to == "pt2" else None]
     files, run = _written(to, graph, images_of(one, shapes[0], normalise), facts, opset, one, engine)
     proven, check = _proven(run, graph, engine, one, shapes, facts), None
     if dtype == "int8":

@@ -108,7 +108,7 @@ class ExportedEngine:
         """Pixels that a side lacks. Raises BadInput for more than the model takes."""
         size = self.facts.size
         if size is None:
-            return -side % self.facts.stride
+            return -side % (self.facts.pads_to or self.facts.stride)
         if side > size:
             raise BadInput(
                 f"This {self.title.partition(' ')[2]} takes {size} x {size} pixels, and was given {side}: "
