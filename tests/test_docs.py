@@ -306,6 +306,24 @@ def test_blocks_run_uncut(page, kitchen, capsys):
     assert run_page(page, capsys, everything=True)
 
 
+def test_blocks_that_run_uncut_only_show_the_rows_that_are_printed_now(kitchen, capsys):
+    """Numbers of the tutorial's network take minutes to make again; what rows there are takes a moment."""
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    pages = {b.text.split()[0]: shape(b.text) for b in blocks_of(text) if {*b.marks} >= {"output", "long"}}
+
+    info = run_line("labelscape info run/mlp.safetensors", capsys, "info")
+    names = [line.split("  ")[0] for line in shown(info).splitlines()]
+    assert [n for n in names if not any(line.startswith(f"{n} ") for line in pages["checkpoint"])] == []
+    made = shape(
+        run_line("labelscape map run/mlp.safetensors scene.tif --out map --sieve 0.5", capsys, "map")
+    )
+    assert (
+        [line for line in made if "(includes" in line]
+        == [line for line in pages["class"] if "(includes" in line]
+        != []
+    )
+
+
 def test_a_block_that_fails_is_named(tmp_path, capsys, monkeypatch):
     page = ROOT / "docs" / "made-up.md"
     text = "# x\n\n```sh\nlabelscape sieve none.tif out.tif --min-area 1\n```\n"

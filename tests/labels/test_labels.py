@@ -63,6 +63,18 @@ def test_merge_background_and_area(w, grid, tmp_path):
     np.testing.assert_array_equal(with_background.read(), expected)
 
 
+def test_polygons_of_no_wanted_class_are_named(w, grid, tmp_path):
+    """As where a model of other classes is scored: what was found is said beside what was expected."""
+    path = world.label_polygons(w, tmp_path / "fields.gpkg")
+    rules = LabelRules(
+        class_column="kind", legend=Legend.of_names(["roof", "road"]), merge={"roof": ("house",)}
+    )
+    with pytest.raises(
+        BadInput, match="are field, forest, water; none belongs to one of the classes roof, road"
+    ):
+        open_labels(path, grid, rules)
+
+
 @pytest.mark.parametrize(("count", "refused"), [(10, False), (11, True)])
 def test_a_column_of_identifiers_is_not_taken_for_the_class(w, grid, tmp_path, count, refused):
     left, bottom, right, top = rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)

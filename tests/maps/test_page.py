@@ -91,6 +91,9 @@ def test_specks_are_met_with_a_minimum_mapping_unit():
         "into their neighbours: labelscape map ... --sieve 0.08, or for the finished map: labelscape sieve "
         "scene_class.tif OUT.tif --min-area 0.08"
     )
+    # Pixels of 13 cm, whose areas the page gives in square metres.
+    many.areas = (ClassArea("roof", 1_000_000, 1.743),)
+    assert "(0.14 m², 0.000014 ha)" in tiny_hint(many) and "--sieve 0.000014," in tiny_hint(many)
     many.areas = (ClassArea("water", 1000, None),)
     assert "(8 pixels)" in tiny_hint(many) and "--sieve 8," in tiny_hint(many)
     many.outlined = PolygonSummary(1255, 0, 627)

@@ -14,6 +14,7 @@ from labelscape.labels.base import Labels
 from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, alike, class_name, resolve_classes
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.polygons import PolygonIndex, read_polygons
+from labelscape.text import some
 
 NO_NAMES = {"null", "none", "nan", "n/a", "#n/a", "<na>", "nil", "unlabeled", "unlabelled"}
 """What tables write, in lower case, where a polygon has no class."""
@@ -86,8 +87,8 @@ def open_polygon_labels(
     used = inside & (indices != IGNORE)
     if not used.any():
         raise BadInput(
-            f"No polygon of {source} within {scene_name} belongs to one of the classes "
-            f"{', '.join(legend.names)}. Check `class_column` and `merge`."
+            f"The polygons of {source} within {scene_name} are {some(sorted({*names[inside].tolist()}))}; "
+            f"none belongs to one of the classes {', '.join(legend.names)}. Check `class_column` and `merge`."
         )
     background = legend.index(rules.background) if rules.background else None
     report = [*notes, *polygon_report(names, known, inside, legend)]

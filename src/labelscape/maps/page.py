@@ -163,11 +163,15 @@ def tiny_hint(result: MapResult) -> str:
     hectares, pixels = (sum(getattr(a, key) or 0 for a in result.areas) for key in ("hectares", "pixels"))
     # The mean pixel of this map: pixels of a scene in degrees differ in area.
     size = done.tiny_pixels * (hectares / pixels if hectares else 1)
+    # In the table's unit too where that is another: nobody sees 0.14 m² in 0.000014 ha.
+    unit = area_unit([(pixels, hectares)]) if hectares else None
+    other = f"{unit.of_hectares(size):.2g} {unit.name}, " if unit and unit.name != "hectares" else ""
+    size = np.format_float_positional(size, 2, fractional=False, trim="-")
     return (
         f"{done.tiny:,} of {done.written:,} polygons are smaller than {done.tiny_pixels} pixels "
-        f"({size:.2g} {'ha' if hectares else 'pixels'}). A minimum mapping unit merges such areas into their "
-        f"neighbours: labelscape map ... --sieve {size:.2g}, or for the finished map: labelscape sieve "
-        f"{result.paths['class'].name} OUT.tif --min-area {size:.2g}"
+        f"({other}{size} {'ha' if hectares else 'pixels'}). A minimum mapping unit merges such areas into "
+        f"their neighbours: labelscape map ... --sieve {size}, or for the finished map: labelscape sieve "
+        f"{result.paths['class'].name} OUT.tif --min-area {size}"
     )
 
 
