@@ -207,6 +207,29 @@ def checked_options(
     return sizes, given
 
 
+IN_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "str": "text",
+    "str | Path": "a path",
+    "Sequence[int]": "a list of whole numbers",
+    "tuple[int, ...]": "a list of whole numbers",
+    "Sequence[str]": "a list of words",
+}
+"""Types as signatures write them, for people who do not write Python."""
+
+
+def _expected(option: inspect.Parameter) -> str:
+    """The values that an option takes: `a list of whole numbers, such as [4,6], or none`."""
+    kind, nothing, _ = str(option.annotation).partition(" | None")
+    # As it is typed behind -o, and a list of Python all the same.
+    like = (
+        ", such as [" + ",".join(map(str, option.default)) + "]" if isinstance(option.default, tuple) else ""
+    )
+    return IN_WORDS.get(kind, kind) + like + (", or none" if nothing else "")
+
+
 def wrong_types(name: str, options: Mapping[str, object]) -> list[str]:
     """One sentence for each option whose value is not of the type that the network's signature has: a number
     for a list, text or nothing for a number. Raises UnknownName for an unknown network.
@@ -215,7 +238,7 @@ def wrong_types(name: str, options: Mapping[str, object]) -> list[str]:
         return []
     build, known = entry(name).build, options_of(name)
     return [
-        f"{option}={value!r} is of the wrong type; {name} takes {known[option].annotation}."
+        f"{option}={value!r} is of the wrong type; {name} takes {_expected(known[option])}."
         for option, value in options.items()
         if option in known and not is_of_type(value, build, option)
     ]
