@@ -23,7 +23,7 @@ per cent.
 """
 SCORE_TOLERANCE, ROUNDING = 1e-3, 1e-5
 """Largest difference of a score (ours): as a share of the spread of the scores over the pixels, and of the
-largest score, which sets the last digits. Measured: 1e-5 and less of the spread.
+largest score, which sets the last digits. Measured: 3e-5 of the spread and less.
 """
 SEED = 0
 
