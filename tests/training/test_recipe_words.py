@@ -85,6 +85,9 @@ def test_a_misspelt_network_is_answered_with_the_one_that_was_meant():
         "weightdecay": "weight_decay",
     }.items():
         assert nearest_name(typed, settings) == meant
+    # By letters alone fp16 would be bf16, which is another number format.
+    for typed, meant in {"fp16": "16", "float16": "16", "bfloat16": "bf16", "float32": "32"}.items():
+        assert nearest_name(typed, ["32", "bf16", "16"]) == meant
     with pytest.raises(UnknownName, match="Did you mean 'smp/Unet'") as caught:
         create_model("unet", classes=2)
     assert caught.value.nearest == "smp/Unet"
