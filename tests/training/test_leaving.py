@@ -365,7 +365,9 @@ def test_a_dry_run_prints_what_scores_and_the_forest_take(tmp_path, run_cli):
     assert "to score the held-out part" in out and "for the random forest" in out
     assert "to score the part val 5 times" in out
     code, out, _ = run_cli(*words, "--holdout", 0)
-    assert code == 0 and "Of all that" not in out
+    assert code == 0 and "to score" not in out and "forest" not in out
+    # Whatever is trained, its data are looked at once more.
+    assert "for features of the data" in out and "(estimated from one tile)" in out
 
 
 def test_a_process_alone_is_not_told_to_be_started_by_srun(tmp_path, monkeypatch):

@@ -141,7 +141,8 @@ def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
     if found.map_seconds:
         parts.append(f"{lasting(found.map_seconds)} for features of the data and scores by tile size")
     if parts:
-        print(f"Of all that: {', '.join(parts)} (estimated from one tile and a small forest)")
+        forest = " and a small forest" if found.forest_seconds else ""
+        print(f"Of all that: {', '.join(parts)} (estimated from one tile{forest})")
 
 
 def lasting(seconds: float) -> str:
