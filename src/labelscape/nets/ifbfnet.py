@@ -49,7 +49,7 @@ from torch import Tensor, nn
 
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.backbones import Trunk, trunk
-from labelscape.nets.blocks import Network, conv_bn_relu, enough_values, pad_to_multiple, resize_like
+from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
 from labelscape.nets.checks import OF_WEIGHTS, Effect
 from labelscape.nets.context import ASPP
 from labelscape.nets.kernels.fusion import is_inference, saves, weighed_pointwise
@@ -204,12 +204,6 @@ class IFBFNet(Network):
     def pads_to(self) -> int:
         # Not to the stride of 16, as other networks: the paper's crop of 876 would become 880.
         return 4
-
-    def heads(self, image: Tensor) -> dict[str, Tensor]:
-        height, width = image.shape[-2:]
-        with enough_values(image):
-            scores = self.scores(pad_to_multiple(image, self.pads_to))
-        return {name: logits[..., :height, :width] for name, logits in scores.items()}
 
     # fmt: off
     def scores(self, image: Tensor) -> dict[str, Tensor]:
