@@ -81,12 +81,15 @@ def with_engine(scorer: Scorer, plans: Iterable[TilePlan], engine: str = "auto")
     runtime = RUNTIMES[name]
     counts = _forwards(scorer, plans)
     shapes = _main_shapes(counts)
-    if auto and not (_is_worth(runtime, scorer, counts, shapes) and _fits(runtime, scorer, shapes, auto)):
+    if auto and _are_few(counts, shapes):
         return Settled(scorer)
-    if not auto and not _fits(runtime, scorer, shapes, auto):
-        raise _refused(name, _too_large(_bytes(runtime, scorer, shapes), shapes))
+    memory = _memory(runtime, scorer, shapes)
+    if auto and not (_is_worth(scorer, counts, shapes, memory.shared) and memory.fits(auto)):
+        return Settled(scorer)
+    if not auto and not memory.fits(auto):
+        raise _refused(name, _too_large(memory.taken, shapes))
     try:
-        return Settled(_all_converted(name, scorer, shapes, auto))
+        return Settled(_all_converted(name, scorer, shapes, memory, auto))
     except _Slower:
         return Settled(scorer)
     except _NotUsed as error:
@@ -119,21 +122,21 @@ class Chosen:
             return scorer
         check_usable(scorer, self.runtime)
         try:
-            return _all_converted(self.runtime, scorer, self.shapes, auto=False)
+            memory = _memory(RUNTIMES[self.runtime], scorer, self.shapes)
+            return _all_converted(self.runtime, scorer, self.shapes, memory, auto=False)
         except _NotUsed as error:
             raise _refused(self.runtime, error) from None
 
 
-def _all_converted(name: str, scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> Scorer:
+def _all_converted(name: str, scorer: Scorer, shapes: Sequence[Shape], memory: _Memory, auto: bool) -> Scorer:
     """Raises _NotUsed, _Slower."""
-    runtime = RUNTIMES[name]
-    if _is_shared(runtime, scorer, shapes):
+    if memory.shared:
         try:
             return _with_each(name, scorer, [tuple(shapes)], auto)
         except _NotUsed:
             # One that holds the sizes of its tiles: a network for each, where memory allows.
-            if (needed := _separate_bytes(runtime, scorer, shapes)) > _most_bytes(scorer, shapes, auto):
-                raise _too_large(needed, shapes) from None
+            if memory.separate > memory.most(auto):
+                raise _too_large(memory.separate, shapes) from None
     return _with_each(name, scorer, [(shape,) for shape in shapes], auto)
 
 
@@ -195,11 +198,13 @@ def extra_bytes(scorer: Scorer, plan: TilePlan, engine: str) -> int:
         return 0
     counts, runtime = _forwards(scorer, [plan]), RUNTIMES[name]
     shapes = _main_shapes(counts)
-    if engine == "auto":
-        many = _are_many(runtime, scorer, counts, shapes)
-        if not many or not _fits(runtime, scorer, shapes, auto=True):
-            return 0
-    return max(0, _bytes(runtime, scorer, shapes) - _torch_bytes(scorer, shapes))
+    auto = engine == "auto"
+    if auto and _are_few(counts, shapes):
+        return 0
+    memory = _memory(runtime, scorer, shapes)
+    if auto and not (_are_many(counts, shapes, memory.shared) and memory.fits(auto)):
+        return 0
+    return max(0, memory.taken - memory.of_torch)
 
 
 def _runtime_of(scorer: Scorer, engine: str) -> str | None:
@@ -250,58 +255,69 @@ def _main_shapes(counts: Counter[Shape]) -> list[Shape]:
     return found
 
 
-def _is_shared(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape]) -> bool:
-    """Does one converted network predict all shapes? One for each is up to a tenth faster, and keeps work
-    space for each. Of the network and the shapes alone: the same in every process, and when a map goes on.
+@dataclass(frozen=True)
+class _Memory:
+    """Bytes at the peak for some shapes. Of the network and the shapes alone: the same in every process, and
+    when a map goes on.
+
+    separate  with a converted network for each shape, which keeps its weights and work space
+    one       with one for all of them; None where there is none, or one shape alone
+    of_torch  with torch
     """
-    return runtime.ANY_SIZE and len(shapes) > 1 and _separate_bytes(runtime, scorer, shapes) > LARGE_BYTES
+
+    separate: int
+    one: int | None
+    of_torch: int
+
+    @property
+    def shared(self) -> bool:
+        """Does one converted network predict all shapes? One for each is up to a tenth faster."""
+        return self.one is not None and self.separate > LARGE_BYTES
+
+    @property
+    def taken(self) -> int:
+        return self.one if self.shared else self.separate
+
+    def most(self, auto: bool) -> float:
+        """That a runtime may take. Chosen by `auto` not much more than torch: the traced form of some
+        networks takes many times as much.
+        """
+        return max(LARGE_BYTES, MOST_TORCHES * self.of_torch) if auto else MOST_BYTES
+
+    def fits(self, auto: bool) -> bool:
+        return self.taken <= self.most(auto)
 
 
-def _bytes(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape]) -> int:
-    if not _is_shared(runtime, scorer, shapes):
-        return _separate_bytes(runtime, scorer, shapes)
-    # Weights in the order that the kernels of each shape take them in.
-    return sum(
-        max(runtime.peak_bytes(m.engine, s) for s in shapes) + (len(shapes) - 1) * _weights(m)
-        for m in scorer.members
-    )
+def _memory(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape]) -> _Memory:
+    members = scorer.members
+    each = [[runtime.peak_bytes(member.engine, shape) for shape in shapes] for member in members]
+    one = None
+    if runtime.of_any_size is not None and len(shapes) > 1:
+        # Weights in the order that the kernels of each shape take them in.
+        more = (len(shapes) - 1) * sum(v.nbytes for m in members for v in m.checkpoint.weights.values())
+        one = sum(map(max, each)) + more
+    of_torch = (member.engine.peak_bytes(h, w, n) for member in members for n, _, h, w in shapes)
+    return _Memory(sum(map(sum, each)), one, max(of_torch, default=0))
 
 
-def _weights(member: Member) -> int:
-    return sum(value.nbytes for value in member.checkpoint.weights.values())
-
-
-def _separate_bytes(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape]) -> int:
-    """Every compiled network keeps its weights and work space."""
-    return sum(runtime.peak_bytes(m.engine, s) for m in scorer.members for s in shapes)
-
-
-def _torch_bytes(scorer: Scorer, shapes: Sequence[Shape]) -> int:
-    return max(m.engine.peak_bytes(h, w, n) for m in scorer.members for n, _, h, w in shapes)
-
-
-def _most_bytes(scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> int:
-    """Memory that a runtime may take. Chosen by `auto` not much more than torch: the traced form of some
-    networks takes many times as much.
+def _are_few(counts: Counter[Shape], shapes: Sequence[Shape]) -> bool:
+    """Too few for `_are_many`, however they are converted? Told without asking for memory, which takes a
+    tenth of a second.
     """
-    return max(LARGE_BYTES, MOST_TORCHES * _torch_bytes(scorer, shapes)) if auto else MOST_BYTES
+    return sum(counts[shape] for shape in shapes) < WORTH_FORWARDS
 
 
-def _fits(runtime: Runtime, scorer: Scorer, shapes: Sequence[Shape], auto: bool) -> bool:
-    return _bytes(runtime, scorer, shapes) <= _most_bytes(scorer, shapes, auto)
-
-
-def _are_many(runtime: Runtime, scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape]) -> bool:
+def _are_many(counts: Counter[Shape], shapes: Sequence[Shape], shared: bool) -> bool:
     """Is the network given these shapes often enough for comparing and timing to pay?"""
-    if _is_shared(runtime, scorer, shapes):
+    if shared:
         # Converted and timed once; every further shape is compared, which takes half as long.
         return sum(counts[s] for s in shapes) >= WORTH_FORWARDS * (1 + len(shapes)) / 2
-    return bool(shapes) and all(counts[shape] >= WORTH_FORWARDS for shape in shapes)
+    return all(counts[shape] >= WORTH_FORWARDS for shape in shapes)
 
 
-def _is_worth(runtime: Runtime, scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape]) -> bool:
+def _is_worth(scorer: Scorer, counts: Counter[Shape], shapes: Sequence[Shape], shared: bool) -> bool:
     """Does torch take long enough for a conversion to pay, on this machine?"""
-    if not _are_many(runtime, scorer, counts, shapes):
+    if not _are_many(counts, shapes, shared):
         return False
     seconds = 0.0
     for member in scorer.members:
@@ -309,7 +325,7 @@ def _is_worth(runtime: Runtime, scorer: Scorer, counts: Counter[Shape], shapes: 
         images = proof_images(member.checkpoint, (1, shapes[0][1], sides, sides))
         seconds_of(member.engine.forward, images)  # the first call allocates
         seconds += seconds_of(member.engine.forward, images) / sides**2
-    networks = 1 if _is_shared(runtime, scorer, shapes) else len(shapes)
+    networks = 1 if shared else len(shapes)
     return seconds * sum(_pixels(counts, s) for s in shapes) >= WORTH_SECONDS * networks
 
 
@@ -364,11 +380,10 @@ def _proven(
             model = runtime.of_any_size(model)
         run = runtime.Converted(model)
         for shape in shapes:
+            given = images
             if shape != shapes[0]:
                 given = proof_images(member.checkpoint, shape)
                 answer = _in_full_precision(member, given)
-            else:
-                given = images
             with without_gradients():
                 # As probabilities of a map are: a small temperature makes more of a difference.
                 both = [calibrated(logits, member.checkpoint, groups) for logits in (answer, run(given))]

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 TITLE, EXTRA = "onnxruntime", "onnx"
 ENDS: tuple[str, ...] = (".onnx",)
-ANY_SIZE = False
 LIBRARY_BYTES = 60 * 2**20
 """Memory of onnxruntime itself and of torch's exporter, before any network."""
 
@@ -76,9 +75,8 @@ def traced(engine: TorchEngine, images: Tensor) -> tuple[bytes, Tensor]:
     return traced(engine, images)
 
 
-def of_any_size(model: bytes) -> bytes:
-    """Raises NotImplementedError: the file holds the sizes of its images."""
-    raise NotImplementedError(f"{TITLE} is given networks for one size of images")
+of_any_size = None
+"""The file holds the sizes of its images."""
 
 
 def saved(model: bytes, first: Path) -> None:

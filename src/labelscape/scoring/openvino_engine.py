@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 TITLE, EXTRA = "OpenVINO", "openvino"
 ENDS: tuple[str, ...] = (".xml", ".bin")
-ANY_SIZE = True
 LIBRARY_BYTES = 110 * 2**20
 """Memory of OpenVINO itself, before any network."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,19 +29,18 @@ class Runtime(Protocol):
     TITLE  as messages name it
     EXTRA  of the package, with which it is installed
     ENDS   of the files of a converted network
-    ANY_SIZE  can a converted network take images of other shapes too (`of_any_size`)?
+    of_any_size  a converted network of one shape -> one that takes images of any; None where none can
     """
 
     TITLE: str
     EXTRA: str
     ENDS: tuple[str, ...]
-    ANY_SIZE: bool
+    of_any_size: Callable[[Any], Any] | None
 
     def installed_version(self) -> str | None: ...
     def why_not(self, dtype: torch.dtype | None) -> str: ...
     def traced(self, engine: TorchEngine, images: Tensor) -> tuple[Any, Tensor]: ...
     def Converted(self, model: Any, *, half: bool = False) -> Run: ...
-    def of_any_size(self, model: Any) -> Any: ...
     def saved(self, model: Any, first: Path) -> None: ...
     def loaded(self, parts: Sequence[bytes]) -> Any: ...
     def peak_bytes(self, engine: TorchEngine, shape: Shape) -> int: ...
