@@ -242,6 +242,7 @@ def main() -> None:
                     raise SystemExit(f"{way} failed; see above.")
                 found[way].append(run)
                 process.join()
+        ours = our_lines(model, scene)
         theirs = [edge for start in starts(a.size) for edge in (start, start + TILE)]
         print(
             f"{'way':<14}{'s/Mpx':>8}{'of best peer':>14}{'same class':>12}{'seam':>7}{'bytes/pixel':>13}   "
@@ -255,7 +256,7 @@ def main() -> None:
             held = max(grown for _, grown in found[way]) / a.size**2
             print(
                 f"{way:<14}{value:>8.3f}{value / peer:>14.2f}{(classes == first).mean():>12.2%}"
-                f"{seam(classes, our_lines(model, scene) if way in OURS else theirs):>7.2f}{held:>13.1f}"
+                f"{seam(classes, ours if way in OURS else theirs):>7.2f}{held:>13.1f}"
             )
 
 

@@ -466,12 +466,12 @@ SETTINGS = (
     "class_column classes crop dataset deterministic device fold force grid holdout ignore_values labels "
     "layer legend log mate merge min_area name network networks nodata other_data optimizer out overlap "
     "overwrite part polygons polygons_as precision engine rate reject report rows scales seed seeds sieve "
-    "simplify "
-    "split start steps threshold task tile_size tta val size target_se target_class expect allocation "
-    "floor strata confidence_bands per_block second design other_map side rounds bootstrap column "
-    "confidence top below corrections by_name crs each like method pixel_size workers cluster grain "
-    "block_timeout journal other over pixel windows trials hours pruner train_best to dtype dynamic opset "
-    "normalise force license private level replicates tolerance freeze encoder_factor independent port band"
+    "simplify split start steps threshold task tile_size tta val size target_se target_class expect "
+    "allocation floor strata confidence_bands per_block second design other_map side rounds bootstrap "
+    "column confidence top below corrections by_name crs each like method pixel_size workers cluster "
+    "grain block_timeout journal other over pixel windows trials hours pruner train_best to dtype dynamic "
+    "opset normalise force license private level replicates tolerance freeze encoder_factor independent "
+    "port band"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 
