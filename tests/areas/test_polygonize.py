@@ -22,6 +22,7 @@ from labelscape.areas.trace import Areas, trace
 from labelscape.errors import BadOption, WrongType
 from labelscape.grid import Grid
 from labelscape.rasters.class_map import ClassRaster
+from labelscape.scenes.vectors import append_polygons, write_layer, writing
 
 
 def areas_of(values, strip_rows, tolerance=0.0):
@@ -311,3 +312,23 @@ def test_the_same_map_has_the_same_bytes_at_any_time(tmp_path, monkeypatch):
         (times,) = {row[0] for row in base.execute("SELECT last_change FROM gpkg_contents")}
         assert base.execute("SELECT update_time FROM layer_styles").fetchone() == (times,)
     assert times == "2023-11-14T22:13:20.000Z"
+
+
+def test_gdal_itself_notes_a_fixed_time(tmp_path, monkeypatch):
+    # Set afterwards, the same map had other bytes now and then: SQLite counts changes in the file's head, and
+    # a note of the millisecond of the one before changes nothing.
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    square = shapely.to_wkb(np.array([shapely.box(0, 0, 1, 1)]))
+    columns = {"value": np.array([1])}
+    with writing(tmp_path / "a.gpkg") as plain:
+        for first in (True, False):
+            append_polygons(plain, square, columns, layer="l", crs="EPSG:32633", first=first, options={})
+    with writing(tmp_path / "b.gpkg") as plain:
+        write_layer(plain, square, columns, layer="l", geometry="Polygon", crs="EPSG:32633")
+    for name in "ab":
+        with contextlib.closing(sqlite3.connect(tmp_path / f"{name}.gpkg")) as base:
+            assert base.execute("SELECT last_change FROM gpkg_contents").fetchall() == [
+                ("2023-11-14T22:13:20.000Z",)
+            ]
+    assert pyogrio.get_gdal_config_option("OGR_CURRENT_DATE") == before

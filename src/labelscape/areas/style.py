@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import os
 import sqlite3
 import xml.etree.ElementTree as xml
 from collections.abc import Sequence
 from pathlib import Path
 
-from labelscape.errors import BadOption
 from labelscape.legend import RGB, Legend
 from labelscape.rasters.style import polygons_sld, qml_text
-
-
-def written_at() -> str:
-    """The time of writing that is stored: SOURCE_DATE_EPOCH (seconds since 1970) where it is set, else always
-    the same, so that the same map has the same bytes.
-    """
-    given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    seconds = int(given) if given.isdecimal() else 0
-    try:
-        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    except (OverflowError, ValueError, OSError) as error:
-        raise BadOption(f"SOURCE_DATE_EPOCH={given} is no time in seconds since 1970.") from error
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+from labelscape.scenes.vectors import written_at
 
 
 def add_style(path: Path, layer: str, legend: Legend) -> None:
@@ -37,9 +22,7 @@ def add_style(path: Path, layer: str, legend: Legend) -> None:
 def store_style(
     path: Path, layer: str, qml: str, name: str, description: str, *, sld: str | None = None
 ) -> None:
-    """Store a default style for `layer` in the table `layer_styles`, with the columns that QGIS creates; and
-    `written_at` as the time of all tables.
-    """
+    """Store a default style for `layer` in the table `layer_styles`, with the columns that QGIS creates."""
     # closing(...), base: the connection as a context manager commits, but does not close.
     with contextlib.closing(sqlite3.connect(path)) as base, base:
         (column,) = base.execute(
@@ -62,10 +45,10 @@ def store_style(
         )
         # A table that gpkg_contents does not list is not part of a GeoPackage for other readers.
         base.execute(
-            "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) VALUES "
-            "('layer_styles', 'attributes', 'layer_styles')"
+            "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier, last_change) VALUES "
+            "('layer_styles', 'attributes', 'layer_styles', ?)",
+            (written_at(),),
         )
-        base.execute("UPDATE gpkg_contents SET last_change = ?", (written_at(),))
 
 
 def polygon_style(legend: Legend) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from labelscape.crs import Unrelated, as_wkt
-from labelscape.errors import BadFile, BadInput, LabelscapeError, UnknownName
+from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError, UnknownName
 from labelscape.files import check_regular
 from labelscape.mistaken import UNFINISHED, what_it_is
 from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason, suffix_of
@@ -479,7 +481,7 @@ def append_polygons(
     """Append polygons to a layer of a GeoPackage at a path of `writing`; the first ones make the layer."""
     import pyogrio
 
-    with _without_crs_warning():
+    with _at_a_fixed_time(), _without_crs_warning():
         pyogrio.raw.write(
             plain,
             wkb,
@@ -509,7 +511,7 @@ def write_layer(
     """
     import pyogrio
 
-    with _without_crs_warning():
+    with _at_a_fixed_time(), _without_crs_warning():
         pyogrio.raw.write(
             plain,
             wkb,
@@ -548,6 +550,39 @@ def translate(source: Path, plain: str, driver: str, layer: str, options: dict[s
             geometry_type="Polygon",
             layer=layer,
         )
+
+
+def written_at() -> str:
+    """The time of writing that is stored: SOURCE_DATE_EPOCH (seconds since 1970) where it is set, else always
+    the same, so that the same map has the same bytes. Raises BadOption where that is no time.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    seconds = int(given) if given.isdecimal() else 0
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise BadOption(f"SOURCE_DATE_EPOCH={given} is no time in seconds since 1970.") from error
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+@contextmanager
+def _at_a_fixed_time() -> Iterator[None]:
+    """GDAL notes `written_at` as the time of what it writes. Set afterwards, the bytes would not be the same:
+    SQLite counts changes in the file, and two notes of one millisecond are one.
+    """
+    import pyogrio
+
+    option, fixed = "OGR_CURRENT_DATE", written_at()
+    with _TIME:  # the option is that of the whole process
+        before = pyogrio.get_gdal_config_option(option)
+        pyogrio.set_gdal_config_options({option: fixed})
+        try:
+            yield
+        finally:
+            pyogrio.set_gdal_config_options({option: before})
+
+
+_TIME = threading.Lock()
 
 
 @contextmanager
