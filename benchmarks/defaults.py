@@ -7,6 +7,8 @@ factors on them, for each network, searched in three stages.
 
     python benchmarks/defaults.py gid-mtl5 FOLDER --out runs/defaults --steps 150 --seeds 0,1,2
     python benchmarks/defaults.py camvid FOLDER --networks mswbn,smp/Unet
+    python benchmarks/defaults.py own centre.tif --labels buildings.geojson --class-column class \
+        --background other --area labelled_area.geojson --block 512
 
 One JSON a run: what has finished in --out is not done again, so a search can be stopped and continued, or
 shared by several machines by --networks. Scored on the part val where the data set has one, so that the test
@@ -95,9 +97,10 @@ def second_stage(first: dict[Cell, float]) -> list[Cell]:
 
 def measured(cell: Cell, seed: int, a: argparse.Namespace) -> float | None:
     """Mean IoU in per cent of one run, None where the loss diverged; read from --out where it is finished."""
-    place = Path(a.out) / a.dataset / cell.folder / f"seed{seed}"
+    data = Path(a.folder).stem if a.dataset == "own" else a.dataset
+    place = Path(a.out) / data / cell.folder / f"seed{seed}"
     recipe = ls.make_recipe(
-        data={"dataset": a.dataset, "images": [a.folder]},
+        data=data_of(a),
         network=cell.network,
         options=OPTIONS[cell.network],
         steps=a.steps,
@@ -133,6 +136,24 @@ def measured(cell: Cell, seed: int, a: argparse.Namespace) -> float | None:
     return score
 
 
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="a published data set, or own")
+    parser.add_argument("folder", help="its folder, or the scene")
+    parser.add_argument("--labels")
+    parser.add_argument("--class-column")
+    parser.add_argument("--background")
+    parser.add_argument("--area")
+    parser.add_argument("--block", type=int)
+
+
+def data_of(a: argparse.Namespace) -> dict:
+    """The data of a recipe, from `data_arguments`."""
+    if a.dataset != "own":
+        return {"dataset": a.dataset, "images": [a.folder]}
+    more = {"class_column": a.class_column, "background": a.background, "area": a.area, "block": a.block}
+    return {"images": [a.folder], "labels": [a.labels], **{k: v for k, v in more.items() if v}}
+
+
 def line_of(cell: Cell, scores: list[float | None]) -> str:
     """Mean and range over the seeds; a setting that diverged for any seed has none."""
     named = f"{cell.network:<16}{cell.optimizer:<7}{cell.rate:>8g}  {cell.factors:<26}"
@@ -165,8 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dataset")
-    parser.add_argument("folder")
+    data_arguments(parser)
     parser.add_argument("--out", default="runs/defaults")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=8)

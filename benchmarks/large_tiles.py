@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from defaults import OPTIONS as SMALL
+from defaults import data_arguments, data_of
 
 import labelscape as ls
 from labelscape.checkpoint import Checkpoint
@@ -149,13 +150,6 @@ class Bench:
         return replace(made, weights=weights)
 
 
-def data_of(a: argparse.Namespace) -> dict:
-    if a.dataset != "own":
-        return {"dataset": a.dataset, "images": [a.folder]}
-    more = {"class_column": a.class_column, "background": a.background, "area": a.area, "block": a.block}
-    return {"images": [a.folder], "labels": [a.labels], **{k: v for k, v in more.items() if v}}
-
-
 def table(bench: Bench, labels: list[str], seeds: list[int]) -> list[str]:
     """One line a network, one column a way: mean IoU in per cent in tiles of the crop / of the map's size,
     the mean over the seeds and, in brackets, the highest less the lowest.
@@ -188,13 +182,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dataset", help="a published data set, or own")
-    parser.add_argument("folder", help="its folder, or the scene")
-    parser.add_argument("--labels")
-    parser.add_argument("--class-column")
-    parser.add_argument("--background")
-    parser.add_argument("--area")
-    parser.add_argument("--block", type=int)
+    data_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/large_tiles.json"))
     parser.add_argument("--network", default=",".join(NETWORKS), help="one or several, with commas")
     parser.add_argument("--seeds", default="0,1,2")
