@@ -1,6 +1,7 @@
 """From what label files hold to classes: one table for rasters, polygons and several files."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pyogrio
@@ -9,7 +10,7 @@ import shapely
 import world
 
 import labelscape as ls
-from labelscape.errors import BadInput, UnknownName
+from labelscape.errors import BadInput, UnknownName, WrongType
 from labelscape.labels.labels import classes_of, open_labels
 from labelscape.labels.rules import SETTINGS, FoundClasses, LabelRules, alike, class_name, resolve_classes
 from labelscape.legend import IGNORE, Legend
@@ -242,3 +243,45 @@ def test_models_of_earlier_versions_keep_their_names(tmp_path):
         labels = open_labels(tmp_path / "codes.gpkg", scene.grid, rules)
     expected = np.where(np.arange(60) < 30, 1, IGNORE)[None].repeat(40, 0)
     np.testing.assert_array_equal(labels.read(), expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("legend", ["water", "forest"]),
+        ("classes", {0: "water"}),
+        ("classes", {"water": "0"}),
+        ("classes", {"water": True}),
+        ("classes", ["water"]),
+        ("class_column", 3),
+        ("layer", 0),
+        ("merge", {"woodland": "forest"}),
+        ("merge", {"woodland": 3}),
+        ("merge", ["forest"]),
+        ("merge", None),
+        ("background", 0),
+        ("area", 5),
+        ("ignore_values", 3),
+        ("ignore_values", "255"),
+        ("threshold", "128"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named_with_what_it_should_be(setting, wrong):
+    for given in (lambda: LabelRules(**{setting: wrong}), lambda: LabelRules.of({setting: wrong})):
+        with pytest.raises(WrongType) as raised:
+            given()
+        assert str(raised.value).startswith(f"`{setting}` must be ")
+        assert repr(wrong) in str(raised.value)
+
+
+def test_settings_of_the_right_kind_in_any_container():
+    rules = LabelRules(
+        classes={"water": np.int64(1)}, merge={"wood": ("a", "b")}, area=Path("a.gpkg"), ignore_values=[0, 7]
+    )
+    assert rules.classes == {"water": 1} and rules.ignore_values == [0, 7]
+    assert LabelRules(ignore_values=np.array([3])).ignore_values[0] == 3
+
+
+def test_a_key_that_is_no_text_is_an_unknown_setting():
+    with pytest.raises(UnknownName, match="No setting of LabelRules is called '1'"):
+        LabelRules.of({1: "water"})

@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,12 @@ class LabelRules:
         check_names("setting of LabelRules", given, (f.name for f in fields(cls)))
         return super().__new__(cls)
 
+    def __post_init__(self) -> None:
+        for name, (fits, wanted) in _WANTED.items():
+            value = getattr(self, name)
+            if not (fits(value) or (value is None and name not in ("merge", "ignore_values"))):
+                raise WrongType(f"`{name}` must be {wanted}; found {repr(value)[:80]}.")
+
     @classmethod
     def of(cls, given: LabelRules | Mapping[str, Any]) -> LabelRules:
         """Rules as they are, or made of a mapping of settings. Raises WrongType for anything else."""
@@ -64,6 +73,8 @@ class LabelRules:
             raise WrongType(
                 f"spec must be a LabelRules or a mapping of its settings; found a {type(given).__name__}."
             )
+        # A key that is no text cannot be passed by name.
+        check_names("setting of LabelRules", map(str, given), (f.name for f in fields(cls)))
         return cls(**given)
 
     @property
@@ -79,6 +90,46 @@ class LabelRules:
         """A polygon file of labels, with its layer."""
         named = VectorSource.of(source)
         return VectorSource(named.path, self.layer or named.layer)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _all_are(kind: Callable[[object], bool], values: object) -> bool:
+    return isinstance(values, Collection) and not _is_text(values) and all(map(kind, values))
+
+
+def _maps_text(values: object, to: Callable[[object], bool]) -> bool:
+    return isinstance(values, Mapping) and _all_are(_is_text, values) and _all_are(to, values.values())
+
+
+_WANTED: dict[str, tuple[Callable[[object], bool], str]] = {
+    "legend": (
+        lambda value: isinstance(value, Legend),
+        "a labelscape.Legend, such as Legend.of_names(['water', 'forest'])",
+    ),
+    "classes": (
+        partial(_maps_text, to=_is_whole),
+        "class name -> its value in label rasters, such as {'water': 1}",
+    ),
+    "class_column": (_is_text, "the name of a column"),
+    "layer": (_is_text, "the name of a layer"),
+    "merge": (
+        partial(_maps_text, to=partial(_all_are, _is_text)),
+        "new class -> the classes merged into it, such as {'woodland': ['forest', 'scrub']}",
+    ),
+    "background": (_is_text, "the name of a class"),
+    "area": (lambda value: isinstance(value, (str, PathLike)), "the path of a file of polygons"),
+    "ignore_values": (partial(_all_are, _is_whole), "whole numbers, such as (0, 255)"),
+    "threshold": (_is_whole, "a whole number"),
+}
+"""Setting -> whether a value can be it, and what can. From Python anything may come: found here, it is not an
+error somewhere inside."""
 
 
 SETTINGS = tuple(f.name for f in fields(LabelRules) if f.name != "legend")
