@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from labelscape.areas.groups import joined_by
 
 LARGE = 256
 """Nodes below this number stand for all areas of the class of that number which are not below the minimum:
@@ -120,9 +120,7 @@ def fused(nodes: Nodes, pairs: np.ndarray, least: float) -> tuple[Nodes, np.ndar
     """
     count = len(nodes)
     # Chains of any length at once: a to b, b to c is one area.
-    group = connected_components(
-        coo_array((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=(count, count)), directed=False
-    )[1]
+    group = joined_by(pairs, count)
     # Written backwards, the smallest number of each group is written last and stays. LARGE nodes are the
     # smallest.
     lowest = np.empty(count, np.int64)

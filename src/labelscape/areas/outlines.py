@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import shapely
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
 
+from labelscape.areas.groups import joined_by, ring_of
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE
 
@@ -42,13 +41,9 @@ def connected(
     down = (values[1:] == values[:-1]) & (starts[1:] | starts[:-1])
     cuts = np.arange(RUN, width, RUN)
     across = values[:, cuts] == values[:, cuts - 1]
-    pairs = (
-        np.concatenate([runs[:-1][down], runs[:, cuts - 1][across]]),
-        np.concatenate([runs[1:][down], runs[:, cuts][across]]),
-    )
-    area = connected_components(
-        coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(len(first), len(first))), directed=False
-    )[1]
+    upper = np.concatenate([runs[:-1][down], runs[:, cuts - 1][across]])
+    lower = np.concatenate([runs[1:][down], runs[:, cuts][across]])
+    area = joined_by(np.stack([upper, lower]), len(first))
     kinds = np.zeros(area.max() + 1, np.uint8)
     kinds[area] = values.ravel()[first]
     number = np.where(kinds == IGNORE, -1, np.cumsum(kinds != IGNORE) - 1)
@@ -82,9 +77,7 @@ def outlines(labels: np.ndarray, count: int, top: int, left: int = 0, *, junctio
     if junctions:
         nw, ne, sw, se = (flat[begins - step] for step in (pitch + 1, pitch, 1, 0))
         corner |= (nw != ne).astype(np.int8) + (sw != se) + (nw != sw) + (ne != se) > 2
-    ring = connected_components(
-        csr_array((np.ones(len(side), bool), follows, np.arange(len(side) + 1))), directed=False
-    )[1]
+    ring = ring_of(follows)
     start = np.empty(ring.max() + 1, np.int64)
     start[ring[::-1]] = np.arange(len(ring))[::-1]
     order = _walk(follows, before, start)
@@ -139,6 +132,9 @@ def _walk(follows: np.ndarray, before: np.ndarray, start: np.ndarray) -> np.ndar
     """All sides in the order of their rings, ring after ring: rings are cut open at their start and chained
     to one path, which scipy walks at the speed of C.
     """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import breadth_first_order
+
     path = follows.copy()
     path[before[start[:-1]]] = start[1:]
     last = before[start[-1]]

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import shapely
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from labelscape.areas.groups import joined_by
 from labelscape.areas.outlines import connected, outlines, simplified
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
@@ -206,8 +205,7 @@ def _stitched(
     pairs = np.stack([above.ends[meet], top_row[meet] + old])
     pairs = pairs[:, values[pairs[0]] == values[pairs[1]]]
     # A graph, not pairs: a strip may join areas that were apart above it, any number at once.
-    links = coo_array((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=(len(values), len(values)))
-    group = connected_components(links, directed=False)[1] if len(values) else np.zeros(0, int)
+    group = joined_by(pairs, len(values))
     ends = np.where(bottom_row >= 0, group[bottom_row + old] if len(values) else -1, -1)
     goes_on = np.zeros(group.max(initial=-1) + 1, bool)
     goes_on[ends[ends >= 0]] = True

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from labelscape.grid import Window
 from labelscape.scenes.layers import OUTSIDE
@@ -206,6 +205,8 @@ def _at_edge(
     found = []
     for value in values[np.argsort(counts)[::-1][:2]]:  # a border has one value, two where images were joined
         constant = equal & (pixels[0] == value)
+        from scipy import ndimage  # when it is needed: it takes longer than a small scene does
+
         # Connected to the edge: dark water inside the scene has the border's value too.
         labels, _ = ndimage.label(constant)
         touching = np.unique(np.concatenate([labels[side] for side in sides]))
@@ -243,6 +244,8 @@ def _is_steep(pixels: np.ndarray, region: np.ndarray, ground: np.ndarray, value:
 
     JPEG blurs a border within its 8 x 8 blocks and still leaves a step; a cloud thins out gradually.
     """
+    from scipy import ndimage
+
     # Rings of ground at 1, 2, ... pixels from the region; everything that is no ground counts as 0.
     distance = np.where(ground, ndimage.distance_transform_edt(~region).round(), 0)
     rings = [ring for away in range(1, FRINGE + 1) if np.count_nonzero(ring := distance == away) >= 8]
