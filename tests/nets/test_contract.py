@@ -141,6 +141,11 @@ def test_a_stored_network_scores_the_same(name: str, tmp_path: Path) -> None:
     )
     restored = build_network(load(save(checkpoint, tmp_path / "net.safetensors")))
     assert not restored.training and restored.state_dict().keys() == net.state_dict().keys()
+    # Made of shapes and filled: what follows from building must be the same, and no shape may be left.
+    assert (restored.stride, restored.reach, restored.pads_to) == (net.stride, net.reach, net.pads_to)
+    assert [(k, v.dtype, v.is_meta, v.requires_grad) for k, v in restored.named_parameters()] == [
+        (k, v.dtype, False, v.requires_grad) for k, v in net.named_parameters()
+    ]
     with torch.no_grad():
         assert torch.equal(restored(image), net(image))
 

@@ -10,7 +10,7 @@ import world
 from labelscape.nets.blocks import Network
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.engine import Engine
-from labelscape.scoring.engines import TorchEngine, build_network
+from labelscape.scoring.engines import TorchEngine, _lacks_weights_alone, build_network
 from labelscape.scoring.memory import scoring_bytes, tile_side
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scorer import Member, Scorer
@@ -142,3 +142,32 @@ def test_an_engine_folds_normalisations_and_keeps_its_estimates():
     # Tiles are chosen by the estimate: a map keeps its tiles.
     assert engine.peak_bytes(96, 128) == plain.peak_bytes(96, 128)
     assert sum(t.nbytes for t in engine.shapes.state_dict().values() if not t.is_meta) == 0
+
+
+def test_a_network_that_holds_more_than_its_weights_is_built_with_numbers():
+    """What is no weight, or shared, is lost where a network of shapes is filled with its weights."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self, kind):
+            super().__init__()
+            self.one, self.two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+            if kind == "buffer":
+                self.register_buffer("table", torch.arange(3.0), persistent=False)
+            if kind == "stored buffer":
+                self.register_buffer("table", torch.arange(3.0))
+            if kind == "attribute":
+                self.table = torch.arange(3.0)
+            if kind == "shared":
+                self.two.weight = self.one.weight
+            if kind == "shared module":
+                self.three = self.one
+
+    with torch.device("meta"):
+        found = {
+            kind: _lacks_weights_alone(Odd(kind))
+            for kind in ("", "stored buffer", "buffer", "attribute", "shared", "shared module")
+        }
+    assert found == {
+        **{"": True, "stored buffer": True, "buffer": False, "attribute": False},
+        **{"shared": False, "shared module": False},
+    }

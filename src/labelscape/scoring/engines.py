@@ -180,10 +180,31 @@ def build_network(checkpoint: Checkpoint) -> Network:
             "the checkpoint that it was made of (.safetensors)."
         )
     # Of shapes alone first: what a stranger's options describe may be larger than the memory.
-    _check_weights(checkpoint)
-    net = _unfilled(checkpoint)
-    net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in checkpoint.weights.items()})
+    net = _of_shapes(checkpoint)
+    weights = {key: torch.from_numpy(np.array(value)) for key, value in checkpoint.weights.items()}
+    if net is not None and _lacks_weights_alone(net):
+        # To build it again, and to draw numbers that the weights replace, takes twice as long as the rest.
+        kinds = {key: value.dtype for key, value in net.state_dict().items()}
+        net.load_state_dict({key: value.to(kinds[key]) for key, value in weights.items()}, assign=True)
+    else:
+        net = _unfilled(checkpoint)
+        net.load_state_dict(weights)
     return net.eval()
+
+
+def _lacks_weights_alone(net: Network) -> bool:
+    """Is a network of shapes whole once it has its weights: no tensor that they do not hold, none that two
+    of its modules share?
+    """
+    tensors = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
+    stored = net.state_dict().keys()
+    known = {id(tensor) for _, tensor in tensors}
+    plain = (value for module in net.modules() for value in vars(module).values())
+    return (
+        all(name in stored for name, _ in tensors)
+        and len(known) == len(tensors)
+        and not any(isinstance(value, Tensor) and value.is_meta for value in plain)
+    )
 
 
 def _unfilled(checkpoint: Checkpoint) -> Network:
@@ -205,17 +226,20 @@ def _unfilled(checkpoint: Checkpoint) -> Network:
         ) from error
 
 
-def _check_weights(checkpoint: Checkpoint) -> None:
-    """Raises BadFile where names and shapes of the weights are not those of the network."""
+def _of_shapes(checkpoint: Checkpoint) -> Network | None:
+    """The network without values; None for one that computes with numbers while it is built. Raises BadFile
+    where names and shapes of the weights are not those of the network.
+    """
     try:
         with torch.device("meta"):
-            wanted = {name: tuple(value.shape) for name, value in _unfilled(checkpoint).state_dict().items()}
+            net = _unfilled(checkpoint)
     except (LabelscapeError, NotImplementedError, RuntimeError) as error:
-        # Some transformers compute with numbers while they are built, which this device has none of.
+        # This device has no numbers, which some transformers compute with.
         why = error.__cause__ or error
         if isinstance(why, NotImplementedError) or "meta" in str(why):
-            return
+            return None
         raise
+    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: np.shape(value) for name, value in checkpoint.weights.items()}
     odd = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
     if odd:
@@ -225,6 +249,7 @@ def _check_weights(checkpoint: Checkpoint) -> None:
             f"{printable(odd[0])!r} (shape {found.get(odd[0], 'none')}, expected "
             f"{wanted.get(odd[0], 'none')})."
         )
+    return net
 
 
 def _source(checkpoint: Checkpoint) -> str:
