@@ -449,6 +449,14 @@ def test_tiles_that_overlap_on_the_ground(tmp_path):
     assert "overlap" not in kinds(check_data([a.scene, b.scene], labels, part_of=["train", "train"]))
 
 
+def test_overlaps_in_many_systems_are_told_in_the_order_of_the_scenes():
+    """Not in that of a set of texts, which is another one in every process."""
+    zones = [Grid(CRS.from_epsg(32630 + n), world.NORTH_UP, 64, 64) for n in range(8)]
+    sketches = [Sketch(f"{n}{x}", bytes([n, ord(x)]), None, False, zones[n]) for x in "ab" for n in range(8)]
+    overlaps = [f.where for f in check_twins(sketches) if f.kind == "overlap"]
+    assert overlaps == [f"{n}a" for n in range(8)]
+
+
 @pytest.mark.parametrize("name", ["gid-mtl5", "dubai"])
 def test_copies_among_real_neighbours(tmp_path, name):
     folder = real(name)

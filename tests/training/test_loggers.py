@@ -226,6 +226,18 @@ def test_a_logger_that_fails_is_named_once_and_training_goes_on(tmp_path, monkey
     assert fake.well is True
 
 
+def test_loggers_get_a_line_in_the_order_in_which_they_were_asked_for(tmp_path, monkeypatch):
+    """Not in that of a set of names, which is another one in every process."""
+    monkeypatch.setattr(logs, "LOGGERS", {f"logger {n}": f"Logger {n}" for n in range(8)})
+    monkeypatch.setattr(logs, "_started", lambda *given: Fake())
+    found = logs.Logs(tuple(logs.LOGGERS), tmp_path, recipe_in(tmp_path), say=str)
+    found.begin(0, [])
+    told = []
+    monkeypatch.setattr(found, "_rows", lambda name, lines: told.append(name))
+    found.row({"step": 1})
+    assert told == list(logs.LOGGERS)
+
+
 def test_a_logger_that_cannot_start_ends_a_new_training_alone(tmp_path, monkeypatch):
     recipe = recipe_in(tmp_path, steps=6, val_every=0, save_every=2)
 

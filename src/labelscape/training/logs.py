@@ -125,8 +125,9 @@ class Logs:
 
     def row(self, line: Mapping[str, float]) -> None:
         """Log a line of the training's log."""
-        for name in self.started.keys() - self.failed:
-            self._rows(name, [line])
+        for name in self.started:
+            if name not in self.failed:
+                self._rows(name, [line])
 
     def end(self, made: Checkpoint, checkpoint: Path) -> None:
         """Log the final scores of a finished network, and lines that a logger has missed by failing."""

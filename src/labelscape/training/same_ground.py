@@ -35,7 +35,8 @@ def all_files(data: Data) -> Iterator[Path]:
     """Every local file that may belong to a training scene."""
     for path in given_files(data):
         if path.is_dir():
-            for folder, _, names in os.walk(path):
+            for folder, below, names in os.walk(path):
+                below.sort()  # the disk lists them in any order
                 yield from (Path(folder, name) for name in sorted(names))
         else:
             yield path

@@ -193,7 +193,7 @@ def _overlaps(sketches: Sequence[Sketch]) -> list[Finding]:
     placed = [s for s in sketches if s.grid.is_georeferenced]
     findings = []
     # By text: equal CRSs of several files are different objects.
-    for crs in {s.grid.crs.to_wkt() for s in placed}:
+    for crs in dict.fromkeys(s.grid.crs.to_wkt() for s in placed):
         mine = [s for s in placed if s.grid.crs.to_wkt() == crs]
         boxes = shapely.box(*np.array([s.grid.bounds_of(s.grid.window) for s in mine]).T)
         # A tree: the pairs of thousands of tiles are millions, those that touch a few thousand.
