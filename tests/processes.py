@@ -2,17 +2,32 @@
 
 import importlib
 import os
+import socket
 import sys
 import time
 from contextlib import contextmanager
 
+PATIENCE = 600
+"""Seconds after which something counts as hung, however slow the machine: no test decides by it."""
 
-def until(true, seconds=120, every=0.01):
+
+def until(true, seconds=PATIENCE, every=0.01):
     """Wait until `true()`; fails after so many seconds."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
         time.sleep(every)
+
+
+@contextmanager
+def reserved_port():
+    """A port of the loopback for a server that starts later, perhaps in another process. Nobody else is given
+    it while the block lasts: it is bound here, and a server, which reuses addresses, may listen at it still.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def group_exists(number):

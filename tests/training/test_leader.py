@@ -1,7 +1,6 @@
 """One process works for a team: its results and errors reach all, and a dead process is named."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import world
+from processes import PATIENCE, reserved_port
 
 from labelscape.evaluation import measure
 from labelscape.training.leader import Leader, leading
@@ -26,7 +26,9 @@ from labelscape.training import leader as module
 from labelscape.training import team
 from labelscape.training.team import gather
 team.PATIENCE = datetime.timedelta(seconds=int(os.environ["PATIENCE"]))
-module.BEAT, module.SILENCE = 0.1, 1.0
+module.BEAT, module.SILENCE = 0.1, float(os.environ["SILENCE"])
+print("ready", flush=True)
+sys.stdin.readline()
 fabric = gather("cpu", "32")
 rank = fabric.global_rank
 with module.leading(fabric, Path(sys.argv[1])) as leader:
@@ -38,32 +40,38 @@ os._exit(0)  # the first process holds the store: torch aborts others that leave
 """
 
 
-def team(tmp_path, body, patience=1800):
+def team(tmp_path, body, patience=1800, silence=60.0):
     """Run a program in two processes: (exit code, stdout) of each. `patience` in seconds is that of
-    collective operations.
+    collective operations, `silence` that with a process without signs of life.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     program = START + "\n".join(f"    {line}" for line in body.strip().splitlines()) + END
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    shared |= {"PATIENCE": str(patience)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared |= {"PATIENCE": str(patience), "SILENCE": str(silence)}
     shared |= {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(SRC)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        return [(one.communicate(timeout=60)[0], one.returncode) for one in started]
-    finally:
-        for one in started:
-            one.kill()
+    with reserved_port() as port:
+        shared |= {"MASTER_PORT": str(port)}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(tmp_path)],
+                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        try:
+            # Both have imported everything: on a busy machine one is seconds behind the other.
+            for one in started:
+                assert one.stdout.readline() == "ready\n"
+            for one in started:
+                one.stdin.write("go\n")
+                one.stdin.flush()
+            return [(one.communicate(timeout=PATIENCE)[0], one.returncode) for one in started]
+        finally:
+            for one in started:
+                one.kill()
 
 
 def test_results_and_errors_of_the_first_process_reach_all(tmp_path):
@@ -99,6 +107,7 @@ except LabelscapeError as error:
     print(error, flush=True)
 os._exit(3)
 """,
+        silence=1.0,
     )
     assert ended[dies][1] == 9
     assert ended[1 - dies][1] == 3
@@ -107,7 +116,7 @@ os._exit(3)
 
 def test_waiting_for_the_first_process_takes_as_long_as_its_work(tmp_path):
     """Longer than a collective operation would wait."""
-    ended = team(tmp_path, "print(leader(lambda: time.sleep(6) or rank))", patience=3)
+    ended = team(tmp_path, "print(leader(lambda: time.sleep(7) or rank))", patience=5)
     assert ended == [("0\n", 0)] * 2
 
 
