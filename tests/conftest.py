@@ -5,10 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share world.py
 
 torch.set_num_threads(1)  # tensors here are tiny: more threads only wait for each other
+
+# The same examples in every run, so that none fails by chance; `pytest --hypothesis-profile=default` looks
+# for others. No deadline: a busy machine is no slow function.
+settings.register_profile("repeated", derandomize=True, deadline=None)
+settings.load_profile("repeated")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Nothing that the user's cache holds, or that another run of the tests keeps there meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABELSCAPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)
