@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE
 
 BROWSERS = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 CHROMIUM = next(filter(os.path.exists, BROWSERS), None)
@@ -28,9 +29,12 @@ def opened(path: Path | str, width: int, **how: object) -> Iterator[object]:
         if not os.path.exists(program):
             looked = ", ".join((*BROWSERS, program))
             pytest.skip(f"needs Chromium (apt-get install chromium): none at {looked}")
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], timeout=1000 * PATIENCE
+        )
         try:
             page = browser.new_page(viewport={"width": width, "height": 900}, **how)
+            page.set_default_timeout(1000 * PATIENCE)
             page.seen = []
             page.on("console", lambda message: page.seen.append(f"console: {message.text}"))
             page.on("pageerror", lambda error: page.seen.append(f"error: {error}"))

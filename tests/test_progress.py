@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import typer
 
 from labelscape import progress
@@ -12,7 +14,7 @@ from labelscape.datasets.doctor.findings import Finding
 
 def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
     clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with progress.bar("train", 3, "steps") as tick:
         tick(loss=0.5)
         tick()
@@ -28,7 +30,7 @@ def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
 def test_the_first_of_many_units_says_nothing_of_the_rest(capsys, monkeypatch):
     """It opens the files: 100 units after a first one of 20 s would be 33 minutes, and take one."""
     clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with progress.bar("evaluate", 300, "tiles") as tick:
         for _ in range(11):
             tick()

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import world
+from processes import PATIENCE, until
 
 from labelscape.checkpoint import save
 
@@ -80,11 +80,9 @@ def test_a_map_that_is_told_to_stop_leaves_its_tiles_and_nothing_else(tmp_path, 
     process = subprocess.Popen(
         [*command, str(tmp_path / "map"), *options], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("map/.scene.unfinished/[!.]*.tif")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: list(tmp_path.glob("map/.scene.unfinished/[!.]*.tif")) or process.poll() is not None)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert "labelscape: stopped." in said and "Traceback" not in said
     assert f"kept in {tmp_path}/map/.scene.unfinished; the same command resumes the map" in said

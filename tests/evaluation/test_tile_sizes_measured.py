@@ -6,11 +6,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import world
 from global_sum import in_catalogue  # noqa: F401 (a fixture)
+from processes import PATIENCE
 
 from labelscape.checkpoint import load, save
 from labelscape.datasets.own import open_dataset
@@ -127,7 +129,7 @@ def test_what_measuring_for_maps_will_cost_is_counted_from_the_tiles_it_reads(la
         assert measure_familiarity(exact, data, device="cpu", show=False)
         whole = sum(given)
         # A clock that every pixel moves on by a second.
-        monkeypatch.setattr(familiar.time, "monotonic", lambda: sum(given))
+        monkeypatch.setattr(familiar, "time", SimpleNamespace(monotonic=lambda: sum(given)))
         assert familiarity_seconds(exact, data, device="cpu") == pytest.approx(whole) != 0
         assert pixels_for_tile_sizes(Scorer.of(exact, device="cpu"), data, "test") == 0
 
@@ -290,6 +292,6 @@ def test_all_processes_agree(landscape, tmp_path):
     ]
     head = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*head, *arguments], env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run([*head, *arguments], env=environment, check=True, capture_output=True, timeout=PATIENCE)
     one, other = (json.loads((tmp_path / "run" / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one == other == load(tmp_path / "run" / "global-sum.safetensors").tile_sizes.to_dict()

@@ -20,7 +20,7 @@ import pytest
 import torch
 import world
 from distributed import Client
-from processes import group_exists, held, until
+from processes import PATIENCE, group_exists, held, until
 
 import labelscape
 from labelscape.checkpoint import load, save
@@ -237,7 +237,7 @@ def test_local_workers_have_one_heap_for_all_threads(client):
 def test_workers_that_end_leave_no_folder_and_no_lock_of_it(tmp_path):
     with dask.config.set({"temporary-directory": str(tmp_path)}), connected(2):
         assert len(list(tmp_path.glob("dask-scratch-space/worker-*.dirlock"))) == 2
-    until(lambda: not list(tmp_path.glob("dask-scratch-space/worker-*")), 30)
+    until(lambda: not list(tmp_path.glob("dask-scratch-space/worker-*")))
 
 
 def test_calls_are_submitted_as_workers_come_free(client):
@@ -274,23 +274,23 @@ def test_work_that_nobody_waits_for_ends_at_its_next_sign_of_progress(client, tm
 
         from labelscape.progress import bar
 
-        with bar("ticks", times) as tick:
-            for number in range(times):
-                Path(file).write_text(str(number))
-                time.sleep(0.05)
-                tick()
+        try:
+            with bar("ticks", times) as tick:
+                for number in range(times):
+                    Path(file).write_text(str(number))
+                    time.sleep(0.05)
+                    tick()
+        finally:
+            Path(f"{file}-ended").touch()
 
-    file = tmp_path / "ticks"
-    calls = [Call(0, "short", pow, (2, 2)), Call(1, "long", ticking, (str(file), 2000))]
+    file, ended = tmp_path / "ticks", tmp_path / "ticks-ended"
+    calls = [Call(0, "short", pow, (2, 2)), Call(1, "long", ticking, (str(file), 100_000))]
     waiting = outcomes(client, calls)
     assert next(waiting)[0].number == 0
-    until(lambda: file.exists() and int(file.read_text() or 0) > 2, 240)
+    until(lambda: file.exists() and int(file.read_text() or 0) > 2)
     waiting.close()
-    until(lambda: not any(client.processing().values()), 240)
-    time.sleep(1)
-    last = file.read_text()
-    time.sleep(1)
-    assert file.read_text() == last and int(last) < 1000
+    until(lambda: not any(client.processing().values()))
+    until(ended.exists)  # the whole of it would take more than an hour
 
 
 @pytest.mark.parametrize(("height", "width", "fade", "batch"), [(7, 9, 0, 1), (7, 9, 8, 1), (5, 31, 8, 4)])
@@ -378,7 +378,7 @@ def test_workers_of_a_cluster_are_waited_for_and_a_few_are_enough(client, monkey
     begun = time.monotonic()
     with connected(3, client) as same:
         assert same is client
-    assert 0.2 <= time.monotonic() - begun < 20
+    assert time.monotonic() - begun >= 0.2
     said = capfd.readouterr().err
     assert "waiting for 3 workers of tcp://" in said
     assert "only 2 of 3 workers have joined; the work begins" in said
@@ -485,11 +485,11 @@ def test_the_work_of_workers_that_die_one_after_the_other_is_done_by_others(mode
         with held(client, *where, free=1) as waiting:
             options = {"cluster": client, "grain": "block", **QUICK}
             mapped = pool.submit(map_scenes, model, [w.scene], tmp_path / "maps", **options)
-            until(lambda: len(waiting()) == 2 or mapped.done(), 240)
+            until(lambda: len(waiting()) == 2 or mapped.done())
             first, second = waiting()
             before = len(tiles_in(journal))
             os.kill(first, signal.SIGKILL)
-            until(lambda: len(tiles_in(journal)) > before or mapped.done(), 240)
+            until(lambda: len(tiles_in(journal)) > before or mapped.done())
             os.kill(second, signal.SIGKILL)
         assert mapped.result().counts == {"done": 1}
     map_scene(model, w.scene, tmp_path / "alone", **QUICK)
@@ -533,7 +533,7 @@ def own_cluster(tmp_path):
             *(sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file)),
             *("--port", "0", "--no-dashboard", "--host", "127.0.0.1"),
         )
-        until(file.exists, 240)
+        until(file.exists)
         return made
 
     def worker(*before):
@@ -560,7 +560,7 @@ def test_a_scheduler_that_dies_loses_no_tile(model, tmp_path, own_cluster, capfd
         other.wait_for_workers(2)
         slowed(other, 0.1)
     with in_a_thread(map_scenes, model, [w.scene], tmp_path / "maps", **options) as mapped:
-        until(lambda: len(tiles_in(journal)) > 4, 240)
+        until(lambda: len(tiles_in(journal)) > 4)
         first.kill()
         with pytest.raises(ClusterLost):
             mapped.result()
@@ -576,7 +576,7 @@ def test_a_scheduler_that_dies_loses_no_tile(model, tmp_path, own_cluster, capfd
         other.wait_for_workers(1)
         slowed(other, 0.1)
     with in_a_thread(map_scenes, model, [w.scene], tmp_path / "maps", **options) as mapped:
-        until(lambda: len(tiles_in(journal)) > len(kept) + 2, 240)
+        until(lambda: len(tiles_in(journal)) > len(kept) + 2)
         assert {name: tiles_in(journal)[name] for name in kept} == kept
         assert mapped.result().counts == {"done": 1}
     map_scene(model, w.scene, tmp_path / "alone", **QUICK)
@@ -623,9 +623,9 @@ def test_a_signal_stops_the_workers_and_the_command_says_how_to_resume(model, tm
     process = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    until(lambda: len(tiles_in(journal)) > 2, 240)
+    until(lambda: len(tiles_in(journal)) > 2)
     os.killpg(process.pid, number)  # as a terminal or `timeout` does: to all processes
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert "0 of 1 scenes are finished; repeat the command to map what is missing" in said
     assert f"kept in {tmp_path}/maps/.scene.unfinished; the same command resumes the map" in said

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import world
 from moto.server import ThreadedMotoServer
-from processes import until
+from processes import reserved_port, until
 
 import labelscape.maps.rasters as rasters
 from labelscape.checkpoint import save
@@ -56,37 +56,35 @@ class Requests(logging.Handler):
 @pytest.fixture(scope="module")
 def server():
     """A server that can be stopped and started again with what it holds, and the environment of its users."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    asked, log = Requests(), logging.getLogger("werkzeug")
-    level, log.propagate = log.level, False
-    log.setLevel(logging.INFO)
-    log.addHandler(asked)
-    running = []
+    with reserved_port() as port:
+        asked, log = Requests(), logging.getLogger("werkzeug")
+        level, log.propagate = log.level, False
+        log.setLevel(logging.INFO)
+        log.addHandler(asked)
+        running = []
 
-    def start():
-        running.append(ThreadedMotoServer("127.0.0.1", port=port, verbose=False))
-        running[-1].start()
+        def start():
+            running.append(ThreadedMotoServer("127.0.0.1", port=port, verbose=False))
+            running[-1].start()
 
-    def stop():
-        running.pop().stop()
+        def stop():
+            running.pop().stop()
 
-    start()
-    with pytest.MonkeyPatch.context() as env:
-        env.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        env.setenv("AWS_ACCESS_KEY_ID", "key")
-        env.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        env.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        env.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        env.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore would wait some seconds for a server that is gone
-        bucket = boto3.resource("s3").create_bucket(Bucket="tiles")
-        yield SimpleNamespace(start=start, stop=stop, asked=asked, running=running, bucket=bucket)
-    if running:
-        stop()
-    log.removeHandler(asked)
-    log.setLevel(level)
-    log.propagate = True
+        start()
+        with pytest.MonkeyPatch.context() as env:
+            env.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            env.setenv("AWS_ACCESS_KEY_ID", "key")
+            env.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+            env.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            env.setenv("AWS_EC2_METADATA_DISABLED", "true")
+            env.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore would wait some seconds for a server that is gone
+            bucket = boto3.resource("s3").create_bucket(Bucket="tiles")
+            yield SimpleNamespace(start=start, stop=stop, asked=asked, running=running, bucket=bucket)
+        if running:
+            stop()
+        log.removeHandler(asked)
+        log.setLevel(level)
+        log.propagate = True
 
 
 @pytest.fixture
@@ -204,7 +202,7 @@ def test_a_server_that_goes_is_said_and_the_second_start_makes_only_what_is_miss
     how = {"cluster": client, "journal": PLACE, **QUICK}
     with ThreadPoolExecutor(1) as pool:
         mapped = pool.submit(map_scenes, model, [w.scene], tmp_path / "maps", **how)
-        until(lambda: len(s3.asked.of("PUT", ".tif")) > 6, 240)
+        until(lambda: len(s3.asked.of("PUT", ".tif")) > 6)
         s3.stop()
         (record,) = mapped.result().records
     client.run(slow, 0)
@@ -237,7 +235,7 @@ def test_a_command_that_is_killed_resumes(s3, model, tmp_path, run_cli):
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", program, *map(str, command)], env=environment)
-    until(lambda: len(s3.asked.of("PUT", ".tif")) > 5 or process.poll() is not None, 240)
+    until(lambda: len(s3.asked.of("PUT", ".tif")) > 5 or process.poll() is not None)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = tiles(s3)

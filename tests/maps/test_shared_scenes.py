@@ -128,7 +128,7 @@ def test_tiles_on_a_server_are_read_ahead_and_written_in_their_order(model, tmp_
         """None is answered before the next one is asked for."""
         asked.append(name)
         number = len(asked)
-        until(lambda: len(asked) > min(number, count - 1), 60)
+        until(lambda: len(asked) > min(number, count - 1))
         return real(self, name)
 
     def tiles(work, tick):

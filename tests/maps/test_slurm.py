@@ -16,7 +16,7 @@ import pytest
 import slurm_stand_in
 import world
 from distributed import Client
-from processes import group_exists, until
+from processes import PATIENCE, group_exists, until
 from slurm_stand_in import fake_srun, job_environment, private_slurm, stub
 
 import labelscape
@@ -261,8 +261,8 @@ def job(tmp_path, monkeypatch, started):
 
 def ended(process):
     """Exit code, output and messages of a job, of which no process is left."""
-    out, said = process.communicate(timeout=120)
-    until(lambda: not group_exists(process.pid), 20)
+    out, said = process.communicate(timeout=PATIENCE)
+    until(lambda: not group_exists(process.pid))
     return process.returncode, out, said
 
 
@@ -293,14 +293,14 @@ def test_a_job_ends_as_its_map_ends_and_leaves_no_process_and_no_key(job, tmp_pa
         (SERVES, "echo no module >&2; exit 1", "The scheduler or all workers ended before the map; "),
         (
             SERVES.replace("while :", "for n in {1..20}"),
-            "exec sleep 60",
+            f"exec sleep {PATIENCE}",
             "The scheduler or all workers ended",
         ),
     ],
     ids=["no scheduler", "no worker", "scheduler lost"],
 )
 def test_a_job_whose_cluster_ends_does_not_wait_for_its_time_limit(job, tmp_path, scheduler, worker, said):
-    code, _, err = ended(job("exec sleep 60", scheduler, worker))
+    code, _, err = ended(job(f"exec sleep {PATIENCE}", scheduler, worker))
     assert code == 1 and said in err
     log = tmp_path / "my maps" / "slurm-7-workers.log"
     assert (str(log) in err and "no module" in log.read_text()) == ("no module" in worker)
@@ -309,15 +309,16 @@ def test_a_job_whose_cluster_ends_does_not_wait_for_its_time_limit(job, tmp_path
 
 def test_a_job_that_is_cancelled_ends_its_processes(job, tmp_path):
     process = job(
-        """touch "$own/../../begun"
-        trap 'sleep 2; echo stopped; exit 143' TERM
+        f"""touch {tmp_path}/begun
+        trap 'until [ -e {tmp_path}/seen ]; do sleep 0.1; done; echo stopped; exit 143' TERM
         while :; do sleep 0.1; done"""
     )
-    until(lambda: "begun" in left_in(tmp_path), 30)
+    until(lambda: "begun" in left_in(tmp_path))
     process.terminate()
     # At once: SLURM kills what does not end soon.
-    until(lambda: ".slurm-7" not in left_in(tmp_path / "my maps"), 30)
+    until(lambda: ".slurm-7" not in left_in(tmp_path / "my maps"))
     assert process.poll() is None
+    (tmp_path / "seen").touch()
     assert ended(process)[:2] == (143, "stopped\n")
     assert left_in(tmp_path / "my maps") == ["slurm-7-workers.log"]
 
@@ -362,19 +363,19 @@ def test_a_job_killed_in_the_middle_maps_the_rest_when_it_is_submitted_again(wri
     words, environment = ["bash", str(written)], job_environment(tmp_path / "bin")
     process = started(words, environment)
     file = tmp_path / "maps" / ".slurm-7" / "scheduler.json"
-    until(lambda: file.exists() and file.stat().st_size, 600)
+    until(lambda: file.exists() and file.stat().st_size)
     # Whoever finds the scheduler's port has no way in without the job's key.
     place = json.loads(file.read_text())["address"]
     with pytest.raises(BadInput, match="asks for a certificate"), cluster.connected(cluster=str(file)):
         pass
     with pytest.raises(OSError):
         Client(place.replace("tls://", "tcp://"), timeout=2)
-    until(lambda: len(tiles_in(tmp_path)) > 5, 600)
+    until(lambda: len(tiles_in(tmp_path)) > 5)
     os.killpg(process.pid, signal.SIGKILL)
     kept = tiles_in(tmp_path)
     assert len(kept) > 5
     process = started(words, environment)
-    until(lambda: len(tiles_in(tmp_path)) > len(kept), 600)
+    until(lambda: len(tiles_in(tmp_path)) > len(kept))
     assert kept.items() <= tiles_in(tmp_path).items()  # with their times
     code, _, said = ended(process)
     assert code == 0, said
@@ -405,19 +406,19 @@ def test_a_real_slurm_runs_the_job_and_after_its_time_limit_the_rest(written, tm
             return re.search(r"JobState=(\w+)", asks("scontrol", "show", "job", job))[1]
 
         job = asks("sbatch", "--parsable", str(written)).strip()
-        until(lambda: len(tiles_in(tmp_path)) > 5, 600)
+        until(lambda: len(tiles_in(tmp_path)) > 5)
         hung = workers_of(job)
         assert len(hung) == 2
         for one in hung:
             one.send_signal(signal.SIGSTOP)
         kept = tiles_in(tmp_path)
         asks("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-        until(lambda: state_of(job) not in ("RUNNING", "COMPLETING"), 600)
+        until(lambda: state_of(job) not in ("RUNNING", "COMPLETING"))
         assert state_of(job) == "TIMEOUT"
-        until(lambda: not workers_of(job), 30)
+        until(lambda: not workers_of(job))
         assert kept.items() <= tiles_in(tmp_path).items()
         again = asks("sbatch", "--parsable", str(written)).strip()
-        until(lambda: state_of(again) not in ("PENDING", "RUNNING", "COMPLETING"), 600)
+        until(lambda: state_of(again) not in ("PENDING", "RUNNING", "COMPLETING"))
         said = (tmp_path / "maps" / f"slurm-{again}.log").read_text()
         assert state_of(again) == "COMPLETED", said
     assert "1 scene, 2 workers of 1 thread on cpu" in said

@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import time
 import zipfile
 
 import numpy as np
@@ -215,11 +214,11 @@ def test_collections_give_their_polygons_and_the_rest_is_counted(tmp_path):
 
 
 def test_rings_that_cross_or_stay_open(tmp_path):
-    """A scribble of 300 corners is repaired within seconds, a bow tie keeps both wings."""
+    """A scribble of 300 corners is repaired by what it encloses, a bow tie keeps both wings."""
     scribble = shapely.Polygon(np.random.default_rng(0).uniform((WEST, SOUTH), (EAST, NORTH), (300, 2)))
-    started = time.perf_counter()
     found = read_polygons(write(tmp_path / "scribble.gpkg", [scribble]), UTM).geometries
-    assert time.perf_counter() - started < 5 and shapely.is_valid(found).all()
+    # 5,862 corners. By all its lines it would have 25,561, and take a hundred times as long.
+    assert shapely.get_num_coordinates(found).sum() < 10_000 and shapely.is_valid(found).all()
     west, middle, top = WEST, (WEST + EAST) / 2, NORTH
     bow = shapely.Polygon([(west, top), (EAST, SOUTH), (EAST, top), (west, SOUTH)])
     (tie,) = read_polygons(write(tmp_path / "bow.gpkg", [bow]), UTM).geometries

@@ -1,6 +1,7 @@
 """Times of training: what they hold, and where they are written."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import world
@@ -13,7 +14,7 @@ from labelscape.training.run import train
 
 def test_pauses_do_not_count(monkeypatch):
     now = iter([100.0, 103.0, 110.0, 112.0])
-    monkeypatch.setattr(clock.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: next(now)))
     one = Clock()
     with one.running(), one.paused():
         one.steps += 4

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import PATIENCE
 
 import labelscape.training.data as opening
 from labelscape.errors import BadFile, BadInput, BadOption
@@ -166,7 +167,7 @@ def test_synchronised_batch_normalisation_on_cpus_is_refused(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE,
         check=False,
     )
     assert found.stdout.count("sync_bn works on CUDA devices only, and these 2 processes train on cpu") == 2

@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ import shapely.affinity
 import two_tasks
 import world
 from affine import Affine
+from processes import PATIENCE, until
 from typer.main import get_command
 
 import labelscape.evaluation.measure as measure
@@ -306,15 +306,9 @@ def test_control_c_stops_with_one_line_and_the_run_can_go_on(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 120
-    while (
-        not list((tmp_path / "run").glob("*.state.safetensors"))
-        and process.poll() is None
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.05)
+    until(lambda: list((tmp_path / "run").glob("*.state.safetensors")) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, said
     assert said.endswith("labelscape: stopped.\n")
     assert "Traceback" not in said

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import world
+from processes import PATIENCE
 
 from labelscape.checkpoint import load
 from labelscape.errors import BadOption
@@ -341,7 +342,10 @@ def test_of_two_processes_the_first_one_logs(tmp_path):
     head = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(tmp_path / "program.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(
-        [sys.executable, *head, recipe.model_dump_json(), str(out)], env=environment, check=True, timeout=300
+        [sys.executable, *head, recipe.model_dump_json(), str(out)],
+        env=environment,
+        check=True,
+        timeout=PATIENCE,
     )
     made, client = load(checkpoint_path(out, "fcn")), MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("labelscape").experiment_id])

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import world
+from processes import PATIENCE
 
 import labelscape.training.loop as loop
 from labelscape.training.recipe import make_recipe
@@ -79,7 +80,7 @@ def test_the_layers_of_two_processes_work_in_bfloat16(fields, tmp_path):
         [sys.executable, *torchrun, str(program), json.dumps(fields), str(tmp_path / "out")],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
-        timeout=200,
+        timeout=PATIENCE,
         check=False,
     )
     assert run.returncode == 0, run.stderr.decode()[-3000:]

@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import torch
 import world
+from processes import PATIENCE
 
 import labelscape.labels.rasters as label_rasters
 import labelscape.scenes.raster as scene_files
@@ -127,7 +128,7 @@ def test_threads_open_files_of_their_own_and_close_them(files, handles, monkeypa
     with opened(files) as dataset:
         recipe, drawing = drawing_of(dataset)
         handles.clear()
-        barrier = threading.Barrier(3, timeout=60)
+        barrier = threading.Barrier(3, timeout=PATIENCE)
         waiting, real = iter(range(3)), crops.draw
 
         def together(*given):  # so that each thread has a crop

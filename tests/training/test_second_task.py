@@ -15,6 +15,7 @@ import pytest
 import torch
 import two_tasks
 import world
+from processes import PATIENCE
 
 from labelscape.checkpoint import SecondTask, load, save
 from labelscape.errors import BadFile, BadOption, UnknownName
@@ -220,7 +221,7 @@ def test_every_process_returns_the_whole_checkpoint(both, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SRC)},
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     one, other = (json.loads((tmp_path / "run" / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one == other

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import world
+from processes import PATIENCE
 
 from labelscape.checkpoint import load
 from labelscape.cli.table_print import print_results
@@ -244,7 +245,7 @@ def test_two_processes_run_a_table_together_and_one_prints_it(tmp_path, run_cli)
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     together = json.loads(ran.stdout)
     assert [row["second_task"]["name"] for row in together[1:]] == ["road"]

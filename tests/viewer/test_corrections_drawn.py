@@ -13,6 +13,7 @@ import rasterio
 import shapely
 import viewed
 import world
+from processes import PATIENCE
 from viewed import client
 
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
@@ -172,6 +173,7 @@ def test_two_people_draw_in_two_browsers(folder):
     shown = find(folder)
     with viewed.server(shown, edit=True) as home, browser.opened(home, 1600) as one:
         two = one.context.browser.new_page(viewport={"width": 1600, "height": 900})
+        two.set_default_timeout(1000 * PATIENCE)
         two.goto(home)
         for page, name, left in ((one, "forest", 300), (two, "water", 700)):
             page.wait_for_selector("body[data-ready]")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import viewed
+from processes import PATIENCE
 from viewed import client
 
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
@@ -83,5 +84,5 @@ def test_a_large_map_without_names_is_known_by_samples_and_colours(tmp_path, sma
 def test_an_address_is_told_when_it_can_be_asked():
     with listening_at("127.0.0.1", 0) as listening:
         # Before the server has started: a browser that comes now waits for it.
-        with socket.create_connection(listening.getsockname(), timeout=5):
+        with socket.create_connection(listening.getsockname(), timeout=PATIENCE):
             pass

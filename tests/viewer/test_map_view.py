@@ -11,6 +11,7 @@ import browser
 import pytest
 import viewed
 import world
+from processes import until
 
 pytest.importorskip("uvicorn", reason="needs the extra `viewer`")
 import labelscape as ls
@@ -62,6 +63,10 @@ class Notebook(BaseHTTPRequestHandler):
     def log_message(self, *_): ...
 
 
+def refusals(page):
+    return [one for one in page.seen if not one.startswith("request:")]
+
+
 def test_the_frame_works_in_a_page_of_another_port(folder):
     """By another name too: a notebook at localhost is another site than 127.0.0.1."""
     other = ThreadingHTTPServer(("127.0.0.1", 0), Notebook)
@@ -73,9 +78,10 @@ def test_the_frame_works_in_a_page_of_another_port(folder):
             inside.locator("body[data-ready]").wait_for()
             assert "forest" in inside.locator("#legend").inner_text()
             inside.locator("#map .leaflet-tile-loaded").first.wait_for()
-            # What `serve` serves refuses to be framed, and nothing else is in the console.
-            refused = [one for one in page.seen if not one.startswith("request:")]
-            assert len(refused) >= 1 and all("frame-ancestors" in one or "frame" in one for one in refused)
+            # What `serve` serves refuses to be framed, and nothing else is in the console. Messages come
+            # while the page is asked.
+            until(lambda: page.wait_for_timeout(20) or refusals(page))
+            assert all("frame-ancestors" in one or "frame" in one for one in refusals(page))
     other.shutdown()
     other.server_close()
 

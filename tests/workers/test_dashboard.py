@@ -4,6 +4,7 @@ import urllib.request
 
 import pytest
 from distributed import Client, LocalCluster
+from processes import PATIENCE
 
 from labelscape.workers.cluster import dashboard
 
@@ -41,7 +42,7 @@ def test_it_is_where_the_scheduler_answers(client):
     client.run_on_scheduler(add)
     address = dashboard(client)
     assert address.startswith("http://127.0.0.1:") and address.endswith("/status")
-    with urllib.request.urlopen(address.replace("/status", "/tasks"), timeout=10) as page:
+    with urllib.request.urlopen(address.replace("/status", "/tasks"), timeout=PATIENCE) as page:
         assert page.read() == b"tasks"
 
 

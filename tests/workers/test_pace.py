@@ -1,5 +1,7 @@
 """What a bar says of work on workers: speed, failures, slow workers."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from labelscape.workers import pace
@@ -44,7 +46,7 @@ def test_the_faster_of_two_is_usual():
 
 def test_speed_is_that_of_the_whole_job(monkeypatch):
     clock = iter((100.0, 104.0, 108.0))
-    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     found = Pace()
     found.pixels = 8e6
     assert found.facts() == {"Mpx/s": 2.0}

@@ -4,13 +4,14 @@ import subprocess
 import sys
 
 import pytest
+from processes import PATIENCE
 
 CALL = "from labelscape.workers.cluster import connected\n"
 BARE = f"{CALL}with connected(1) as client:\n    print('begun')\n"
 
 
 def ran(script):
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -1,10 +1,12 @@
 """What is said of work that ends early, and of pieces of it that fail."""
 
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 from labelscape.errors import BadFile
+from labelscape.workers import share
 from labelscape.workers.calls import ClusterLost
 from labelscape.workers.share import cause_of, said_where_stopped
 
@@ -12,12 +14,14 @@ from labelscape.workers.share import cause_of, said_where_stopped
 @pytest.mark.parametrize(
     "stop", [KeyboardInterrupt(), SystemExit(128 + signal.SIGTERM), ClusterLost("gone")], ids=repr
 )
-def test_work_that_is_stopped_says_how_far_it_came(stop, capsys):
+def test_work_that_is_stopped_says_how_far_it_came(stop, capsys, monkeypatch):
+    clock = iter((100.0, 112.0))
+    monkeypatch.setattr(share, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     done = []
     with pytest.raises(type(stop)), said_where_stopped(lambda: f"{len(done)} of 3 are finished"):
         done.append(1)
         raise stop
-    assert capsys.readouterr().err == "stopped after 0 s: 1 of 3 are finished\n"
+    assert capsys.readouterr().err == "stopped after 12 s: 1 of 3 are finished\n"
 
 
 def test_work_that_fails_or_ends_is_not_said_to_be_stopped(capsys):
