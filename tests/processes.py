@@ -74,6 +74,17 @@ def held(client, module, name, folder, *, free=0):
         (folder / "on").touch()
 
 
+def wait_until_idle(client):
+    """Wait until no thread of a Dask cluster's workers works: what is cancelled ends at its next sign of
+    progress, when the scheduler has long forgotten it.
+    """
+
+    def busy(dask_worker):
+        return len(dask_worker.state.all_running_tasks)
+
+    until(lambda: not any(client.processing().values()) and not any(client.run(busy).values()))
+
+
 def list_imports(path):
     """Write the names of all imported modules."""
     path.write_text("\n".join(list(sys.modules)))

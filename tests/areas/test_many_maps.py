@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import world
-from processes import held, until
+from processes import held, until, wait_until_idle
 
 from labelscape.areas.many import class_maps, polygonize_maps, sieve_maps
 from labelscape.areas.polygonize import polygonize
@@ -178,7 +178,7 @@ def test_ctrl_c_cancels_what_was_not_begun_and_says_how_far_it_came(
     with pytest.raises(KeyboardInterrupt):
         sieve_maps(maps, tmp_path / "sieved", min_area=0.05, cluster=client)
     assert "s: 1 of 4 rasters are finished; repeat the command for the others" in capfd.readouterr().err
-    until(lambda: not any(client.processing().values()))
+    wait_until_idle(client)
     whole = sieved_alone(maps, tmp_path / "alone")
     left = files_in(tmp_path / "sieved")
     assert left and all(whole[name] == data for name, data in left.items())  # whole files, no rests

@@ -38,7 +38,7 @@ from labelscape.cli import app, main
 
 CASES = int(os.environ.get("LABELSCAPE_FUZZ", "200"))
 SEED = int(os.environ.get("LABELSCAPE_SEED", "0"))
-SECONDS = 120
+SECONDS = 600
 MEMORY = 6 << 30
 """Address space of a case: a library that asks for all there is must end in a sentence."""
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 import world
 from distributed import Client
-from processes import PATIENCE, group_exists, held, until
+from processes import PATIENCE, group_exists, held, until, wait_until_idle
 
 import labelscape
 from labelscape.checkpoint import load, save
@@ -289,8 +289,8 @@ def test_work_that_nobody_waits_for_ends_at_its_next_sign_of_progress(client, tm
     assert next(waiting)[0].number == 0
     until(lambda: file.exists() and int(file.read_text() or 0) > 2)
     waiting.close()
-    until(lambda: not any(client.processing().values()))
     until(ended.exists)  # the whole of it would take more than an hour
+    wait_until_idle(client)
 
 
 @pytest.mark.parametrize(("height", "width", "fade", "batch"), [(7, 9, 0, 1), (7, 9, 8, 1), (5, 31, 8, 4)])

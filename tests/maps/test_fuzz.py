@@ -61,7 +61,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @contextmanager
-def no_hang(seconds=60):
+def no_hang(seconds=600):
     """A case that does not end is stopped."""
 
     def stop(*_):

@@ -19,6 +19,7 @@ from viewed import client
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
 from labelscape.errors import BadInput
 from labelscape.labels.corrections import read_corrections
+from labelscape.viewer import geopackage
 from labelscape.viewer.app import create_app
 from labelscape.viewer.corrections import Corrections
 from labelscape.viewer.geopackage import blob_of, opened
@@ -136,7 +137,9 @@ def test_what_was_deleted_comes_back_whole(folder):
     assert other.post(address, json={"class": "forest", "before": None}).status_code == 409
 
 
-def test_several_writers_lose_nothing(folder):
+def test_several_writers_lose_nothing(folder, monkeypatch):
+    # Whose turn it is, SQLite leaves to chance: on a slow disk one may wait for long.
+    monkeypatch.setattr(geopackage, "PATIENCE", PATIENCE)
     shown = find(folder)
     path, legend = folder / "corrections.gpkg", shown.layers[0].legend
     names = ["water", "field", "forest"] * 8
