@@ -17,6 +17,7 @@ from labelscape.grid import Window
 from labelscape.legend import Legend
 from labelscape.nets.catalog import create_model, options_of
 from labelscape.nets.count import macs
+from labelscape.nets.shapes import shapes_alone
 from labelscape.scoring.engine_choice import with_engine
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.proof import proof_images
@@ -60,7 +61,7 @@ def blank_checkpoint(name: str, options: Options) -> Checkpoint:
 
 def multiplications(name: str, options: Options, side: int) -> int:
     """Multiply-accumulates of a forward pass over one image."""
-    with torch.device("meta"):
+    with shapes_alone():
         net = create_model(name, in_channels=BANDS, classes=CLASSES, **without_weights(name, options))
     return macs(net, side, side, BANDS)
 

@@ -188,11 +188,10 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
 
 def without_weights(name: str, in_channels: int, classes: int) -> Network:
     """The network on torch's "meta" device: shapes only, which takes no memory."""
-    import torch
-
     from labelscape.nets.catalog import create_model
+    from labelscape.nets.shapes import shapes_alone
 
-    with torch.device("meta"):
+    with shapes_alone():
         return create_model(name, in_channels=in_channels, classes=classes)
 
 

@@ -20,6 +20,7 @@ from labelscape.errors import BadFile, BadOption
 from labelscape.export.caffe_format import message_types
 from labelscape.export.caffe_layers import ASIDE, HEADS, Row, expected_rows
 from labelscape.mistaken import what_it_is
+from labelscape.nets.shapes import shapes_alone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -310,12 +311,11 @@ def check_fit(
     head: str, in_channels: int, classes: int, options: dict[str, object], weights: dict[str, Tensor]
 ) -> None:
     """The weights must have the shapes of our network of that name and those options."""
-    import torch
 
     from labelscape.nets.catalog import create_model
 
     # Shapes alone: no memory is taken and nothing is initialised.
-    with torch.device("meta"):
+    with shapes_alone():
         ours = create_model(head, in_channels=in_channels, classes=classes, **options).state_dict()
     for name, value in ours.items():
         if name not in weights or weights[name].shape != value.shape:

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from labelscape.errors import BadFile, BadInput, BadOption, NoWeights, UnknownName
 from labelscape.nets.checks import one_of
 from labelscape.nets.count import on_meta
+from labelscape.nets.shapes import shapes_alone
 from labelscape.nets.torchvision_guard import import_torchvision
 
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ def renamed(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The weights of a package under timm's names: both list them in the order of computation."""
     import timm
 
-    with torch.device("meta"):
+    with shapes_alone():
         names = list(timm.create_model(name).state_dict())
     # Names differ between the two, their last words do not: order alone would let a swap pass.
     if [key.rsplit(".")[-1] for key in names] != [key.rsplit(".")[-1] for key in state]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from labelscape.errors import BadFile, BadOption, UnknownName, WrongType
@@ -29,6 +28,7 @@ from labelscape.nets import (
 )
 from labelscape.nets.blocks import Network
 from labelscape.nets.checks import OF_WEIGHTS, Effect, is_of_type, refuse_idle
+from labelscape.nets.shapes import shapes_alone
 
 # Measured (docs/results/measured.md). AdamW gives each weight a step of its own size: under SGD the last
 # convolutions of mswbn, a sum over many taps of a 3x3 over 9 C channels, ran away, trunks with ImageNet
@@ -254,7 +254,7 @@ def shapes_of(
     for of_weights in ("pretrained", "weights"):
         given.pop(of_weights, None)
     try:
-        with torch.device("meta"):
+        with shapes_alone():
             net = entry(name).build(**sizes, **given)
     except (BadOption, NotImplementedError, RuntimeError):
         return None
@@ -270,7 +270,7 @@ def check_model(name: str, *, in_channels: int | None = None, **options: object)
     pretrained, weights = given.pop("pretrained", False), given.pop("weights", None)
     net = None
     try:
-        with torch.device("meta"):
+        with shapes_alone():
             net = entry(name).build(**sizes, **given)
     except (BadOption, NotImplementedError, RuntimeError) as error:
         # Some transformers compute with numbers in building, which this device has none of: no fault of the

@@ -150,7 +150,9 @@ def bilinear_deconv(classes: int, factor: int) -> nn.ConvTranspose2d:
     factor.
     """
     deconv = nn.ConvTranspose2d(classes, classes, 2 * factor, factor, factor // 2, groups=classes, bias=False)
-    ramp = 1 - ((torch.arange(2 * factor) + 0.5) / factor - 1).abs()  # (2 factor,) a triangle
+    # On the processor, also in a network of shapes: else torch would load its compiler, which takes a second.
+    with torch.device("cpu"):
+        ramp = 1 - ((torch.arange(2 * factor) + 0.5) / factor - 1).abs()  # (2 factor,) a triangle
     with torch.no_grad():
         deconv.weight.copy_(torch.outer(ramp, ramp).expand_as(deconv.weight))
     return deconv

@@ -18,6 +18,7 @@ from labelscape.errors import BadFile, BadOption, LabelscapeError, first_line
 from labelscape.nets.blocks import Network, as_recorded
 from labelscape.nets.catalog import stored_model
 from labelscape.nets.kernels.folding import fold_normalisations
+from labelscape.nets.shapes import result_of, shapes_alone
 from labelscape.scoring.devices import HALF_SHARE, pick_device
 from labelscape.scoring.devices import PRECISIONS as NAMES
 from labelscape.scoring.familiar import Distance
@@ -231,7 +232,7 @@ def _of_shapes(checkpoint: Checkpoint) -> Network | None:
     where names and shapes of the weights are not those of the network.
     """
     try:
-        with torch.device("meta"):
+        with shapes_alone():
             net = _unfilled(checkpoint)
     except (LabelscapeError, NotImplementedError, RuntimeError) as error:
         # This device has no numbers, which some transformers compute with.
@@ -270,8 +271,13 @@ class _Alive(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # True would load torch's compiler, which takes a second, to keep it from looking in here.
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
+        made = result_of(func, args, kwargs or {})
         results = made if isinstance(made, (tuple, list)) else (made,)
         for result, returned in zip(results, func._schema.returns):
             if isinstance(result, torch.Tensor) and returned.alias_info is None:

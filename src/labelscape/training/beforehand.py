@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from labelscape.errors import LabelscapeError
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import SMP, check_model, options_of
+from labelscape.nets.shapes import shapes_alone
 from labelscape.training.foreign import Start, load_start
 from labelscape.training.map_size import larger, without_map_size
 from labelscape.training.optimizers import rate_groups
@@ -69,7 +70,7 @@ def try_out(recipe: Recipe, net: Network, processes: int) -> None:
     land = max(1, recipe.batch // parts)
     mate = max(1, (recipe.mate.batch or recipe.batch) // parts) if recipe.mate else 0
     # Some of timm's networks compute with numbers too; those are tried by their first step.
-    with suppress(NotImplementedError), torch.device("meta"):
+    with suppress(NotImplementedError), shapes_alone():
         try:
             image = torch.empty(land + mate, net.in_channels, recipe.crop, recipe.crop)
             net.train().heads(image, first=land) if mate else net.train().heads(image)

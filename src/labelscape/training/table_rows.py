@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from labelscape.datasets.published.catalog import find_published
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, BadOption, LabelscapeError, UnknownName
 from labelscape.nets.blocks import Network
 from labelscape.nets.catalog import create_model, options_of
+from labelscape.nets.shapes import shapes_alone
 from labelscape.nets.tables import TABLES, Row, Table
 from labelscape.training.data import of_second_task, open_recipe_data
 from labelscape.training.optimizers import rate_groups
@@ -262,7 +261,7 @@ def blank_network(recipe: Recipe, bands: int, classes: int) -> Network:
     options = {k: v for k, v in recipe.options.items() if k != "weights"}
     if "pretrained" in options:  # would be downloaded
         options["pretrained"] = False
-    with torch.device("meta"):
+    with shapes_alone():
         return create_model(recipe.network, in_channels=bands, classes=classes, **options)
 
 
